@@ -1,0 +1,13 @@
+"""Adapters that run a message-passing scheme on an attention graph.
+
+A scheme is one file. :data:`SCHEMES` maps names to classes; a scheme registers itself beside its definition.
+"""
+
+from adapters.scheme import SCHEMES, Scheme, register  # isort: skip
+from adapters.appnp import APPNP
+from adapters.gcn import GCN
+from adapters.gcnii import GCNII
+from adapters.pgnn import PGNN
+from adapters.residual import Residual
+
+__all__ = ["SCHEMES", "Scheme", "register", "APPNP", "GCN", "GCNII", "PGNN", "Residual"]

@@ -1,0 +1,129 @@
+"""The adapters of one frozen model: put in, switched off, saved, loaded, taken out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from adapters.config import AdapterConfig
+from adapters.joins import JOINS
+from attngraph.errors import UserError
+
+CONFIG_KEY = "attngraph_adapter"
+
+
+class GraphAdapter(nn.Module):
+    """A scheme and a join for one attention layer."""
+
+    def __init__(self, config: AdapterConfig, width: int):
+        super().__init__()
+        self.scheme = config.scheme()
+        self.join = JOINS[config.join](width, max(1, width // config.reduction))
+        self.backend = config.backend
+        self.top_k = config.top_k
+
+
+class AdapterSet:
+    """All adapters in one model.
+
+    Attributes:
+        config: what they are made of.
+        modules: ``{place: module}``; the modules also belong to the model's own module tree.
+        enabled: whether the adapters run; use :meth:`disabled`.
+    """
+
+    def __init__(self, config: AdapterConfig, modules: dict[str, nn.Module], detach):
+        self.config, self.modules, self.enabled = config, modules, True
+        self._detach = detach
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Every trainable parameter of the adapters."""
+        return [p for module in self.modules.values() for p in module.parameters()]
+
+    def decay_groups(self, weight_decay: float) -> list[dict]:
+        """Optimiser groups: matrices are decayed; biases, gates and the p and μ of a scheme never are."""
+        parameters = self.parameters()
+        return [{"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+                {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}]
+
+    def count(self) -> int:
+        """Number of trainable parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """``{place.parameter: tensor}``."""
+        return {f"{place}.{name}": tensor for place, module in self.modules.items()
+                for name, tensor in module.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy tensors in.
+
+        Raises:
+            UserError: names or shapes do not fit; nothing is loaded then.
+        """
+        own = self.state_dict()
+        wrong = sorted(set(own) ^ set(state)) or sorted(k for k in own if own[k].shape != state[k].shape)
+        if wrong:
+            raise UserError(f"the adapter weights do not fit this model: {wrong[0]} and {len(wrong) - 1} more differ; "
+                            "use the same base model and adapter settings as when they were saved")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and configuration to one safetensors file (complete or not at all)."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        save_file({k: v.detach().contiguous().cpu() for k, v in self.state_dict().items()}, part,
+                  metadata={CONFIG_KEY: json.dumps(self.config.to_dict())})
+        part.replace(path)
+
+    def load(self, path: str | Path) -> None:
+        """Read weights written by :meth:`save` for the same configuration.
+
+        Raises:
+            UserError: no such file, a damaged one, or weights of another adapter.
+        """
+        config, state = read_adapter(path)
+        if config != self.config:
+            raise UserError(f"{path} holds a {config.gnn}/{config.join} adapter with other settings than this "
+                            f"{self.config.gnn}/{self.config.join} one; make one with adapters.adapter.read_adapter's config")
+        self.load_state_dict(state)
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Inside, the model is exactly the frozen one."""
+        before, self.enabled = self.enabled, False
+        try:
+            yield
+        finally:
+            self.enabled = before
+
+    def detach(self) -> None:
+        """Take the adapters out; the model's modules are as before."""
+        self._detach()
+
+
+def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """Configuration and weights from a file written by :meth:`AdapterSet.save`.
+
+    Raises:
+        UserError: no such file, or a damaged one.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            config = json.loads((file.metadata() or {})[CONFIG_KEY])
+            return AdapterConfig(**config), {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such adapter file") from None
+    except (SafetensorError, KeyError, json.JSONDecodeError, TypeError, OSError) as error:
+        raise UserError(f"{path} is not a readable adapter file ({type(error).__name__}): train it again or take a "
+                        "backup") from None

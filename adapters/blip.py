@@ -1,0 +1,148 @@
+"""Graph adapters in BLIP's text decoder: after :math:`W_o` and dropout, before the residual and LayerNorm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.models.blip.modeling_blip_text import BlipTextOutput, BlipTextSelfAttention, BlipTextSelfOutput
+
+from adapters.adapter import AdapterSet, GraphAdapter
+from adapters.bottleneck import Bottleneck
+from adapters.config import AdapterConfig
+from attngraph.blip import QueryMask, attend, head_metric, merge_heads, sites, text_model
+from attngraph.degree_cache import degree_cache_of
+from attngraph.errors import UserError
+from attngraph.graph import AttentionGraph
+
+
+class _Attention(BlipTextSelfAttention):
+    """Returns the plain context, and leaves the aggregated one for the output module."""
+
+    def forward(self, hidden_states, *args, **kwargs):
+        site = self.attngraph_site
+        if not site.owner.enabled:
+            return super().forward(hidden_states, *args, **kwargs)
+        return site.attend(self, hidden_states, *args, **kwargs)
+
+
+class _SelfOutput(BlipTextSelfOutput):
+    """Output projection and LayerNorm with the adapter in between."""
+
+    def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+        site = self.attngraph_site
+        if not site.owner.enabled:
+            return super().forward(hidden_states, input_tensor)
+        adapter = self.attngraph_adapter
+        joined = adapter.join(hidden_states, site.take(), lambda x: self.dropout(self.dense(x)), adapter.scheme)
+        return self.LayerNorm(joined + input_tensor)
+
+
+class _FeedForwardOutput(BlipTextOutput):
+    """Feed-forward output with the vanilla adapter :math:`x + σ(x W_{down}) W_{up}` before the residual."""
+
+    def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+        if not self.attngraph_site.owner.enabled:
+            return super().forward(hidden_states, input_tensor)
+        x = self.dropout(self.dense(hidden_states))
+        return self.LayerNorm(x + self.attngraph_adapter(x) + input_tensor)
+
+
+class _Site:
+    """One adapted layer: what its attention and output modules share. No module, so it owns no parameters."""
+
+    def __init__(self, kind: str, causal: bool, queries: QueryMask, dense: nn.Linear):
+        self.kind, self.causal, self.queries, self.dense = kind, causal, queries, dense
+        self.owner: AdapterSet | None = None
+        self.adapter: GraphAdapter | None = None
+        self._aggregated: Tensor | None = None
+        self._metric: tuple | None = None
+
+    def attend(self, module: BlipTextSelfAttention, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        parts = attend(module, *args, **kwargs)
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        degrees = degree_cache_of(cache, module.layer_idx, self.kind) if self.causal else None
+        graph = AttentionGraph(
+            parts.query, parts.value, parts.dropped, query_mask=self.queries.last(parts.query.shape[2]),
+            value_mask=parts.visible, causal=self.causal, metric=self.metric(module.num_attention_heads),
+            past_degree=None if degrees is None else degrees.past(parts.value.shape[2]),
+        )
+        if self.adapter.top_k is not None:
+            graph = graph.sparsify(top_k=self.adapter.top_k)
+        if degrees is not None:
+            degrees.append(graph)
+        self._aggregated = merge_heads(self.adapter.scheme(graph, self.adapter.backend))
+        return merge_heads(parts.dropped @ parts.value), parts.weight
+
+    def take(self) -> Tensor:
+        """The aggregated context of the call just made."""
+        aggregated, self._aggregated = self._aggregated, None
+        return aggregated
+
+    def metric(self, heads: int) -> Tensor:
+        """The heads' Gram matrices, kept while the frozen projection stays the same."""
+        weight = self.dense.weight
+        if weight.requires_grad and torch.is_grad_enabled():
+            return head_metric(self.dense, heads)
+        key = (weight.data_ptr(), weight._version, weight.dtype)
+        if self._metric is None or self._metric[0] != key:
+            self._metric = key, head_metric(self.dense, heads).detach()
+        return self._metric[1]
+
+
+def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
+    """Freeze a BLIP model and put adapters into its text decoder.
+
+    Args:
+        model: ``BlipForConditionalGeneration`` or its ``text_decoder``; changed in place.
+        config: what the adapters are made of.
+
+    Returns:
+        The adapters; only their parameters require gradients.
+
+    Raises:
+        UserError: no BLIP text decoder, or adapters are in already.
+    """
+    text = text_model(model)
+    places = sites(model)
+    if any(hasattr(place.attention, "attngraph_site") for place in places):
+        raise UserError("this model has graph adapters already: call detach() on them first")
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    queries = QueryMask(text)
+    like = text.embeddings.word_embeddings.weight
+    modules: dict[str, nn.Module] = {}
+    all_sites: list[_Site] = []
+    undo: list[tuple[nn.Module, type]] = []
+
+    def change(module: nn.Module, kind: type, site: _Site, adapter: nn.Module | None = None) -> None:
+        undo.append((module, type(module)))
+        module.__class__ = kind
+        module.attngraph_site = site
+        if adapter is not None:
+            module.attngraph_adapter = adapter.to(like.device, like.dtype)
+
+    for place in places:
+        site = _Site(place.kind, bool(text.config.is_decoder), queries, place.output.dense)
+        all_sites.append(site)
+        width = place.output.dense.out_features
+        if place.kind in config.positions:
+            site.adapter = modules[place.name] = GraphAdapter(config, width)
+            change(place.attention, _Attention, site)
+            change(place.output, _SelfOutput, site, site.adapter)
+        if place.kind == "self" and "ffn" in config.positions:
+            name = place.name.replace("attention", "ffn")
+            modules[name] = Bottleneck(width, max(1, width // config.reduction))
+            change(place.ffn_output, _FeedForwardOutput, site, modules[name])
+
+    def detach() -> None:
+        queries.remove()
+        for module, kind in undo:
+            module.__class__ = kind
+            del module.attngraph_site
+            if hasattr(module, "attngraph_adapter"):
+                del module.attngraph_adapter
+
+    adapters = AdapterSet(config, modules, detach)
+    for site in all_sites:
+        site.owner = adapters
+    return adapters

@@ -1,0 +1,43 @@
+"""GCN: the vanilla adapter, seen as a graph convolution."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from adapters.scheme import Scheme, register
+from attngraph.edges import Edges, rsqrt
+
+
+@register("gcn")
+class GCN(Scheme):
+    r"""Graph convolution on the attention graph.
+
+    .. math:: \bar U_i = \sum_j M_{ij} \hat V_j
+
+    With the aggregation matrix :math:`\tilde M` unnormalised, as in the paper, this *is* the attention output: the GCN
+    adapter is the vanilla adapter. ``normalize=True`` gives the form of Kipf & Welling (2017), with self-loops and
+    symmetric normalisation:
+
+    .. math:: \bar U_i = \sum_j \frac{M_{ij} \hat V_j}{\sqrt{(d_i + 1)(e_j + 1)}} + \frac{\hat V_i}{d_i + 1} .
+
+    Args:
+        normalize: the form of Kipf & Welling. Default: ``False``.
+
+    Source: Wu et al., "p-Laplacian Adaptation for Generative Pre-trained Vision-Language Models", AAAI 2024.
+    """
+
+    def __init__(self, normalize: bool = False):
+        super().__init__()
+        self.normalize = bool(normalize)
+
+    def propagate(self, edges: Edges) -> Tensor:
+        out = edges.to_queries(self.edge_weights(edges), edges.value)
+        if self.normalize:
+            degree = edges.graph.query_degree()
+            out = out + edges.query / (degree + 1)
+        return out
+
+    def edge_weights(self, edges: Edges) -> Tensor:
+        if not self.normalize:
+            return edges.weight
+        return edges.weight * rsqrt(edges.query_degree() + 1) * rsqrt(edges.value_degree("sum") + 1)

@@ -1,0 +1,79 @@
+r"""Three ways to join a scheme's output :math:`\bar U` to a frozen model whose attention output is :math:`U`.
+
+Both arrive before the output projection; ``project`` applies :math:`W_o`, its bias and dropout. Schemes never know which
+join is used. The result goes on to the residual connection and LayerNorm of the frozen layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from adapters.bottleneck import Bottleneck
+from adapters.scheme import Scheme
+
+Projection = Callable[[Tensor], Tensor]
+
+
+class Replace(nn.Module):
+    r"""The paper's: :math:`\bar U` takes the place of :math:`U`,
+
+    .. math:: U' = \mathrm{combine}(\bar U,\; \sigma(\bar U W_{down}) W_{up}) .
+
+    It changes the frozen model at step 0 (degree normalisation and residual rescale its output), except for GCN.
+    """
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.bottleneck = Bottleneck(width, hidden)
+
+    def forward(self, plain: Tensor, aggregated: Tensor, project: Projection, scheme: Scheme) -> Tensor:
+        u = project(aggregated)
+        return scheme.combine(u, self.bottleneck(u))
+
+
+class Gated(nn.Module):
+    r"""The released code's GELU gate, repaired: :math:`U` stays and opens a gate in the bottleneck,
+
+    .. math:: U' = U + \big(\mathrm{GELU}(U W_{gate}) \odot \bar U W_{down}\big) W_{up} .
+
+    :math:`W_{up}` starts at zero, so the model is untouched at step 0. It has a third more parameters than the others.
+    A scheme's own ``combine`` does not apply: :math:`U` is never rescaled.
+    """
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.bottleneck = Bottleneck(width, hidden)
+        self.gate = nn.Linear(width, hidden)
+        nn.init.normal_(self.gate.weight, std=width**-0.5)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, plain: Tensor, aggregated: Tensor, project: Projection, scheme: Scheme) -> Tensor:
+        u, u_bar = project(plain), project(aggregated)
+        opened = self.bottleneck.activation(self.gate(u)) * self.bottleneck.down(u_bar)
+        return u + self.bottleneck.up(opened)
+
+
+class Blend(nn.Module):
+    r"""A learned share :math:`g` (starting at 0) on the way from the vanilla adapter to the scheme,
+
+    .. math:: H = U + g (\bar U - U), \qquad
+              U' = (1 - g) (H + \Delta) + g \, \mathrm{combine}(H, \Delta), \qquad \Delta = \sigma(H W_{down}) W_{up} .
+
+    At step 0 the model is untouched for every scheme; :math:`g = 1` is ``replace``.
+    """
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.bottleneck = Bottleneck(width, hidden)
+        self.share = nn.Parameter(torch.zeros(()))
+
+    def forward(self, plain: Tensor, aggregated: Tensor, project: Projection, scheme: Scheme) -> Tensor:
+        h = project(torch.lerp(plain, aggregated, self.share.to(plain.dtype)))
+        update = self.bottleneck(h)
+        return torch.lerp(h + update, scheme.combine(h, update), self.share.to(h.dtype))
+
+
+JOINS: dict[str, type[nn.Module]] = {"replace": Replace, "gated": Gated, "blend": Blend}

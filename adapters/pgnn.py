@@ -1,0 +1,111 @@
+"""pGNN: p-Laplacian message passing, the scheme of the p-adapter."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from adapters.scheme import Scheme, check_degree, check_range, check_steps, register
+from attngraph.edges import Edges, floor, rsqrt
+
+P_LOW, P_HIGH = 1.0, 3.0  # a learned p stays inside
+
+
+@register("pgnn")
+class PGNN(Scheme):
+    r"""p-Laplacian message passing on the attention graph.
+
+    .. math::
+        \bar M_{ij} &= M_{ij} \Big\lVert \sqrt{M_{ij}/d_i}\, \hat V_i - \sqrt{M_{ij}/e_j}\, \hat V_j \Big\rVert^{p-2}
+                     = M_{ij}^{p/2} R_{ij}^{p-2}, \qquad
+        R_{ij} = \big\lVert \hat V_i/\sqrt{d_i} - \hat V_j/\sqrt{e_j} \big\rVert \\
+        \alpha_i &= \Big( \sum_j \bar M_{ij}/d_i + 2\mu/p \Big)^{-1}, \qquad \beta_i = \tfrac{2\mu}{p} \alpha_i \\
+        \bar U_i &= \alpha_i \sum_j \frac{\bar M_{ij} \hat V_j}{\sqrt{d_i e_j}} + \beta_i \hat V_i
+
+    repeated ``steps`` times with the weights recomputed from the current features and the residual always to the original
+    :math:`\hat V`. All :math:`R_{ij}^2` come from one matrix product in the metric of :math:`W_o`,
+    :math:`|x|^2 + |y|^2 - 2 x \cdot y`, clamped from below at :math:`\epsilon (|x|^2 + |y|^2)`, since the expanded form
+    loses small distances and :math:`R \to 0` blows up for :math:`p < 2`. In a causal graph value rows stay
+    :math:`\hat V`.
+
+    Args:
+        p: exponent. The starting value in (1, 3) if it is learned, else any value in [1, 8]. Default: 1.5.
+        mu: weight of the residual; at least 0. Default: 0.1.
+        steps: number of steps. Default: 1.
+        learn_p: learn p within (1, 3). Default: ``True``. Its parameter must not be weight-decayed; see
+            :meth:`no_decay`.
+        learn_mu: learn μ > 0. Default: ``False``.
+        degree: value degree, ``"sum"`` (the paper's) or ``"mean"``. Default: ``"sum"``.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Source: Fu et al., "p-Laplacian Based Graph Neural Networks", ICML 2022, Algorithm 1; Wu et al., AAAI 2024.
+    """
+
+    def __init__(self, p: float = 1.5, mu: float = 0.1, steps: int = 1, learn_p: bool = True, learn_mu: bool = False,
+                 degree: str = "sum"):
+        super().__init__()
+        if learn_p and not P_LOW < float(p) < P_HIGH:
+            raise ValueError(f"a learned p must start inside ({P_LOW:g}, {P_HIGH:g}), got {float(p):g}; "
+                             "use learn_p=False for a fixed p in [1, 8]")
+        start_p = check_range("p", p, 1, 8)
+        start_mu = check_range("mu", mu, 0, 1e6, open_low=learn_mu)
+        self.steps = check_steps(steps)
+        self.degree = check_degree(degree)
+        share = (start_p - P_LOW) / (P_HIGH - P_LOW)
+        self.p_logit = nn.Parameter(torch.tensor(math.log(share / (1 - share)))) if learn_p else None
+        self.log_mu = nn.Parameter(torch.tensor(math.log(start_mu))) if learn_mu else None
+        self.fixed_p, self.fixed_mu = start_p, start_mu
+
+    @property
+    def p(self) -> Tensor | float:
+        """The current exponent."""
+        return self.fixed_p if self.p_logit is None else P_LOW + (P_HIGH - P_LOW) * self.p_logit.sigmoid()
+
+    @property
+    def mu(self) -> Tensor | float:
+        """The current weight of the residual."""
+        return self.fixed_mu if self.log_mu is None else self.log_mu.exp()
+
+    def propagate(self, edges: Edges) -> Tensor:
+        return self._run(edges)[0]
+
+    def edge_weights(self, edges: Edges) -> Tensor:
+        r""":math:`\bar M` of the last step."""
+        return self._run(edges)[1]
+
+    def _run(self, edges: Edges) -> tuple[Tensor, Tensor]:
+        residual = 2 * self.mu / self.p
+        root_d, root_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(self.degree))
+        query, value = edges.query, edges.value
+        for _ in range(self.steps):
+            weight = _p_weight(edges, query, value, root_d, root_e, self.p)
+            message = weight * root_d * root_e
+            alpha = _inverse(edges.sum_at_queries(weight * root_d.square()) + residual)
+            new_query = alpha * (edges.to_queries(message, value) + residual * edges.query)
+            if not edges.causal:
+                alpha = _inverse(edges.sum_at_values(weight * root_e.square()) + residual)
+                value = alpha * (edges.to_values(message, query) + residual * edges.value)
+            query = new_query
+        return query, weight
+
+
+def _p_weight(edges: Edges, query: Tensor, value: Tensor, root_d: Tensor, root_e: Tensor, p: Tensor | float) -> Tensor:
+    r"""Per edge :math:`M^{p/2} R^{p-2}`, 0 where there is no edge."""
+    norm_q, norm_v, dot = edges.products(query, value)
+    lengths = norm_q * root_d.square() + norm_v * root_e.square()
+    square = lengths - 2 * dot * (root_d * root_e)
+    square = torch.maximum(square, 8 * torch.finfo(square.dtype).eps * lengths + floor(square.dtype))
+    weight = edges.weight
+    there = weight > floor(weight.dtype)
+    power = 0.5 * p * torch.where(there, weight, torch.ones_like(weight)).log() + (0.5 * p - 1) * square.log()
+    return torch.where(there, power.exp(), torch.zeros_like(power))
+
+
+def _inverse(x: Tensor) -> Tensor:
+    """``1/x``, and 0 where x is 0 (a node without edges and without residual)."""
+    there = x > 0
+    return torch.where(there, torch.where(there, x, torch.ones_like(x)).reciprocal(), torch.zeros_like(x))

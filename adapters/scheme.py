@@ -1,0 +1,103 @@
+"""What every message-passing scheme is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from attngraph.edges import Edges, edges_of
+from attngraph.graph import AttentionGraph
+
+SCHEMES: dict[str, type[Scheme]] = {}
+
+
+def register(name: str) -> Callable[[type[Scheme]], type[Scheme]]:
+    """Class decorator: make a scheme known by ``name`` to the commands, the tables and the contract test.
+
+    Raises:
+        ValueError: the name is taken by another class.
+    """
+
+    def add(scheme: type[Scheme]) -> type[Scheme]:
+        taken = SCHEMES.get(name)
+        if taken is not None and taken.__qualname__ != scheme.__qualname__:
+            raise ValueError(f"the scheme name {name!r} is taken by {taken.__module__}.{taken.__qualname__}")
+        SCHEMES[name] = scheme
+        scheme.name = name
+        return scheme
+
+    return add
+
+
+class Scheme(nn.Module):
+    r"""One way to aggregate the features of an attention graph at its query nodes.
+
+    A subclass writes :meth:`propagate` against :class:`attngraph.edges.Edges`, so it runs on every backend, and
+    :meth:`edge_weights`. Schemes see neither :math:`W_o` (only its metric) nor how their output joins the frozen model.
+    """
+
+    name: str
+
+    def forward(self, graph: AttentionGraph, backend: str = "dense") -> Tensor:
+        """Aggregated query features ``(b, h, n, d)``, in the dtype of ``graph.query``.
+
+        Args:
+            graph: the attention graph.
+            backend: ``"dense"`` or ``"sparse"`` (PyG message passing over the non-zero edges); same numbers.
+        """
+        with torch.autocast(graph.query.device.type, enabled=False):
+            return self.propagate(edges_of(graph, backend)).to(graph.query.dtype)
+
+    def reweight(self, graph: AttentionGraph, backend: str = "dense") -> Tensor:
+        """The edge weights that the scheme really uses in place of the attention weights, ``(b, h, n, m)``."""
+        edges = edges_of(graph, backend)
+        return edges.to_dense(self.edge_weights(edges))
+
+    def propagate(self, edges: Edges) -> Tensor:
+        raise NotImplementedError
+
+    def edge_weights(self, edges: Edges) -> Tensor:
+        raise NotImplementedError
+
+    def combine(self, hidden: Tensor, update: Tensor) -> Tensor:
+        r"""How the bottleneck's output joins the aggregated features (both after :math:`W_o`):
+        :math:`H + \sigma(H W_{down}) W_{up}` unless a scheme says otherwise."""
+        return hidden + update
+
+
+def check_range(name: str, value: float, low: float, high: float, open_low: bool = False) -> float:
+    """``value`` as a float if it lies in ``[low, high]`` (``(low, high]`` with ``open_low``).
+
+    Raises:
+        ValueError: it does not.
+    """
+    value = float(value)
+    if not (low < value if open_low else low <= value) or not value <= high:
+        raise ValueError(f"{name} must lie in {'(' if open_low else '['}{low:g}, {high:g}], got {value:g}")
+    return value
+
+
+def check_steps(steps: int) -> int:
+    """``steps`` if it is a whole number from 1 to 64.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if int(steps) != steps or not 1 <= steps <= 64:
+        raise ValueError(f"steps must be a whole number from 1 to 64, got {steps}")
+    return int(steps)
+
+
+def check_degree(degree: str) -> str:
+    """``degree`` if it names a kind of value degree.
+
+    Raises:
+        ValueError: it does not.
+    """
+    from attngraph.graph import DEGREES
+
+    if degree not in DEGREES:
+        raise ValueError(f"degree must be one of {', '.join(DEGREES)}, got {degree!r}")
+    return degree

@@ -1,0 +1,10 @@
+"""Attention layers as sparse bipartite graphs.
+
+Axis legend used in shape comments: b batch, h heads, n query nodes, m value nodes, d features per head, e edges.
+"""
+
+from attngraph.errors import UserError
+from attngraph.graph import AttentionGraph, PastDegree
+
+__version__ = "0.1.0"
+__all__ = ["AttentionGraph", "PastDegree", "UserError", "__version__"]

@@ -1,0 +1,122 @@
+"""Running value degrees for decoding with a key/value cache.
+
+In a causal graph query i sees value degrees summed over the queries up to i. With a cache the earlier queries are gone,
+so their sums are kept beside the cached keys and values, and follow them through beam reordering, cropping and batch
+changes: the cache layer is replaced by one of its class extended with :class:`_KeepsDegrees`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import EncoderDecoderCache
+
+from attngraph.graph import AttentionGraph, PastDegree
+
+
+class DegreeCache:
+    """The running degrees of one attention layer after every query so far, so that cropping is exact.
+
+    ``totals`` holds a tensor ``(b, h, n, m)`` per call, cumulated over all queries; ``queries`` ``(b, n)`` likewise.
+    """
+
+    def __init__(self):
+        self.totals: list[Tensor] = []
+        self.queries: list[Tensor] = []
+
+    def past(self, values: int) -> PastDegree | None:
+        """The degrees left by all queries so far, widened with zeros to ``values`` values; None before the first."""
+        if not self.totals:
+            return None
+        total = self.totals[-1][:, :, -1]
+        grown = values - total.shape[-1]
+        total = torch.nn.functional.pad(total, (0, grown)) if grown >= 0 else total[..., :values]
+        return PastDegree(total, self.queries[-1][:, -1])
+
+    def append(self, graph: AttentionGraph) -> None:
+        """Add a graph's queries; the graph's own ``past_degree`` must be :meth:`past`."""
+        b, _, n, _, _ = graph.shape
+        valid = graph.query_mask if graph.query_mask is not None else torch.ones(
+            b, n, dtype=torch.bool, device=graph.weight.device)
+        queries = valid.cumsum(1)
+        if graph.past_degree is not None:
+            queries = queries + graph.past_degree.queries[:, None]
+        self.totals.append(graph.value_degree("sum").detach())
+        self.queries.append(queries)
+
+    def crop(self, removed: int) -> None:
+        """Forget the last ``removed`` queries."""
+        while removed > 0 and self.totals:
+            here = self.totals[-1].shape[2]
+            if here <= removed:
+                self.totals.pop(), self.queries.pop()
+            else:
+                self.totals[-1] = self.totals[-1][:, :, :-removed]
+                self.queries[-1] = self.queries[-1][:, :-removed]
+            removed -= here
+
+    def change_batch(self, change) -> None:
+        """Apply ``change`` (a function of a tensor) to the batch dimension of everything kept. Only the newest sums can
+        still be asked for by later steps or crops, but all of them are kept in step."""
+        self.totals = [change(x) for x in self.totals]
+        self.queries = [change(x) for x in self.queries]
+
+
+class _KeepsDegrees:
+    """Mixed into a cache layer's class: whatever happens to keys and values happens to the degrees."""
+
+    degrees: dict[str, DegreeCache]
+
+    def reorder_cache(self, beam_idx):
+        super().reorder_cache(beam_idx)
+        self._change(lambda x: x.index_select(0, beam_idx.to(x.device)))
+
+    def batch_repeat_interleave(self, repeats):
+        super().batch_repeat_interleave(repeats)
+        self._change(lambda x: x.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices):
+        super().batch_select_indices(indices)
+        self._change(lambda x: x[indices, ...])
+
+    def crop(self, tokens_to_remove):
+        before = self.get_seq_length()
+        super().crop(tokens_to_remove)
+        for cache in self.degrees.values():
+            cache.crop(before - self.get_seq_length())
+
+    def reset(self):
+        super().reset()
+        self.degrees.clear()
+
+    def _change(self, change):
+        for cache in self.degrees.values():
+            cache.change_batch(change)
+
+
+_extended: dict[type, type] = {}
+
+
+def degree_cache_of(cache, layer: int, name: str) -> DegreeCache | None:
+    """The degrees kept in a key/value cache for one attention layer, made on first use; None without a cache.
+
+    They live in the *self-attention* cache layer, also for cross-attention: it is the one that grows and is cropped
+    with the queries.
+
+    Args:
+        cache: the model's ``Cache`` (an ``EncoderDecoderCache`` or one that holds self-attention), or None.
+        layer: the layer's index in the cache.
+        name: who keeps degrees there.
+    """
+    if cache is None:
+        return None
+    store = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    kept = store.layers[layer]
+    if not isinstance(kept, _KeepsDegrees):
+        base = type(kept)
+        if base not in _extended:
+            _extended[base] = type(f"{base.__name__}WithDegrees", (_KeepsDegrees, base), {})
+        extended = _extended[base].__new__(_extended[base])
+        extended.__dict__.update(vars(kept), degrees={})
+        kept = store.layers[layer] = extended
+    return kept.degrees.setdefault(name, DegreeCache())

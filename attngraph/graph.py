@@ -1,0 +1,229 @@
+"""What an attention graph is: two sets of nodes, weighted edges, masks and an order in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import networkx
+    from torch_geometric.data import Data, HeteroData
+
+DEGREES = ("sum", "mean")
+
+
+class PastDegree(NamedTuple):
+    """What queries decoded earlier left on the value nodes, for decoding with a key/value cache.
+
+    Args:
+        total: ``(b, h, m)``, the sum of the earlier valid queries' weights on each value (0 for new values).
+        queries: ``(b,)``, how many valid queries came before.
+    """
+
+    total: Tensor
+    queries: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionGraph:
+    r"""One attention layer as a bipartite graph per example and head.
+
+    Query node :math:`i` and value node :math:`j` are joined by an edge of weight :math:`M_{ij}`. Its square,
+    symmetric form is :math:`\tilde M = [[0, M], [M^\top, 0]]` with node features
+    :math:`\hat V = [Q W_q; V W_v] W_o`. Features are kept per head *before* :math:`W_o`; the metric
+    :math:`G^h = W_o^h {W_o^h}^\top` gives norms and distances after it:
+    :math:`\lVert x W_o^h \rVert^2 = x G^h x^\top`. Multi-head attention is one graph per head whose messages are
+    summed after each head's slice of :math:`W_o`; with one head this is the single-head formula.
+
+    Args:
+        query: projected query features, biases included, ``(b, h, n, d)``.
+        value: projected value features, biases included, ``(b, h, m, d)``.
+        weight: attention weights ``(b, h, n, m)``; rows need not sum to 1.
+        query_mask: ``(b, n)`` bool, False for padded queries. Default: all valid.
+        value_mask: ``(b, m)`` bool, or ``(b, n, m)`` where each query sees its own values (a causal mask, say).
+            Default: all visible. Edges outside either mask weigh exactly 0.
+        causal: the queries are ordered in time (a decoder). The weights need not be triangular: cross-attention in a
+            decoder is causal too. Messages then flow from values to queries only, and value degrees as seen by query
+            :math:`i` sum over queries :math:`i' \le i`, so nothing leaks from later tokens.
+        metric: ``(h, d, d)`` Gram matrix of each head's slice of :math:`W_o`. Default: the identity.
+        past_degree: degrees left by earlier queries; only for causal graphs.
+
+    Raises:
+        ValueError: shapes that do not fit; the message names the argument.
+    """
+
+    query: Tensor
+    value: Tensor
+    weight: Tensor
+    query_mask: Tensor | None = None
+    value_mask: Tensor | None = None
+    causal: bool = False
+    metric: Tensor | None = None
+    past_degree: PastDegree | None = None
+
+    def __post_init__(self):
+        _check_shapes(self)
+        visible = self.visible
+        if visible is not None:
+            weight = torch.where(visible[:, None], self.weight, torch.zeros((), dtype=self.weight.dtype,
+                                                                            device=self.weight.device))
+            object.__setattr__(self, "weight", weight)
+
+    # ---- shape ----------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """``(b, h, n, m, d)``."""
+        b, h, n, d = self.query.shape
+        return b, h, n, self.value.shape[2], d
+
+    @property
+    def visible(self) -> Tensor | None:
+        """Which edges may exist: bool, broadcastable to ``(b, n, m)``; None when nothing is masked."""
+        visible = None
+        if self.value_mask is not None:
+            visible = self.value_mask if self.value_mask.dim() == 3 else self.value_mask[:, None, :]
+        if self.query_mask is not None:
+            rows = self.query_mask[:, :, None]
+            visible = rows if visible is None else visible & rows
+        return visible
+
+    def __repr__(self) -> str:
+        b, h, n, m, d = self.shape
+        kind = "causal" if self.causal else "bidirectional"
+        return f"AttentionGraph(batch={b}, heads={h}, queries={n}, values={m}, features={d}, {kind})"
+
+    # ---- degrees --------------------------------------------------------------------------------------------
+
+    def query_degree(self) -> Tensor:
+        r"""Query degrees :math:`d_i = \sum_j M_{ij}`, ``(b, h, n, 1)``: 1 for a softmax row."""
+        return _wide(self.weight).sum(-1, keepdim=True)
+
+    def value_degree(self, degree: str = "sum") -> Tensor:
+        r"""Value degrees, ``(b, h, 1, m)``, or ``(b, h, n, m)`` in a causal graph.
+
+        ``"sum"`` is :math:`e_j = \sum_i M_{ij}`; in a causal graph :math:`e_{ij} = \sum_{i' \le i} M_{i'j}`.
+        ``"mean"`` divides by the number of valid queries (so far) and multiplies by the number of visible values, so
+        that uniform attention has degree 1 everywhere and :math:`M_{ij}/\sqrt{d_i e_{ij}} = M_{ij}`.
+
+        Raises:
+            ValueError: another name for ``degree``.
+        """
+        if degree not in DEGREES:
+            raise ValueError(f"degree must be one of {', '.join(DEGREES)}, got {degree!r}")
+        weight = _wide(self.weight)
+        if self.causal:
+            total = weight.cumsum(-2)
+            if self.past_degree is not None:
+                total = total + self.past_degree.total.to(total.dtype)[:, :, None]
+        else:
+            total = weight.sum(-2, keepdim=True)
+        if degree == "sum":
+            return total
+        return total * self._values_per_query().to(total.dtype)[:, None]
+
+    def _values_per_query(self) -> Tensor:
+        """Visible values / valid queries (so far): ``(b, n, 1)`` in a causal graph, else ``(b, 1, 1)``."""
+        b, _, n, m, _ = self.shape
+        device = self.weight.device
+        rows = self.query_mask if self.query_mask is not None else torch.ones(b, n, dtype=torch.bool, device=device)
+        columns = self.value_mask if self.value_mask is not None else torch.ones(b, m, dtype=torch.bool, device=device)
+        if columns.dim() == 2:
+            columns = columns[:, None, :]
+        if self.causal:
+            queries = rows.cumsum(1)
+            if self.past_degree is not None:
+                queries = queries + self.past_degree.queries[:, None]
+            values = columns.sum(-1)
+        else:
+            queries = rows.sum(1, keepdim=True)
+            values = columns.any(1).sum(-1, keepdim=True) if columns.shape[1] > 1 else columns.sum(-1)
+        return (values / queries.clamp(min=1))[..., None]
+
+    def degree_after(self) -> PastDegree:
+        """The running degrees after this graph's queries, to be handed to the next decoding step."""
+        b, _, n, _, _ = self.shape
+        queries = torch.full((b,), n, device=self.weight.device) if self.query_mask is None else self.query_mask.sum(1)
+        total = _wide(self.weight).sum(-2)
+        if self.past_degree is not None:
+            total, queries = total + self.past_degree.total, queries + self.past_degree.queries
+        return PastDegree(total, queries)
+
+    # ---- other views ----------------------------------------------------------------------------------------
+
+    def sparsify(self, top_k: int | None = None, threshold: float | None = None,
+                 mass: float | None = None) -> AttentionGraph:
+        """Keep the strongest edges of each query; see :func:`attngraph.sparsify.keep`. Weights are not renormalised."""
+        from attngraph.sparsify import keep
+
+        kept = keep(self.weight, top_k=top_k, threshold=threshold, mass=mass)
+        return replace(self, weight=torch.where(kept, self.weight, torch.zeros_like(self.weight)))
+
+    def to_data(self, example: int = 0, head: int = 0) -> Data:
+        """One example and head as a homogeneous PyG graph; see :func:`attngraph.convert.to_data`."""
+        from attngraph.convert import to_data
+
+        return to_data(self, example, head)
+
+    def to_hetero(self, example: int = 0, head: int = 0) -> HeteroData:
+        """One example and head as a PyG graph of two node types; see :func:`attngraph.convert.to_hetero`."""
+        from attngraph.convert import to_hetero
+
+        return to_hetero(self, example, head)
+
+    def to_networkx(self, example: int = 0, head: int = 0) -> networkx.Graph:
+        """One example and head as a networkx graph; see :func:`attngraph.convert.to_networkx`."""
+        from attngraph.convert import to_networkx
+
+        return to_networkx(self, example, head)
+
+    @staticmethod
+    def from_pyg(graph: Data | HeteroData) -> AttentionGraph:
+        """Back from :meth:`to_data` or :meth:`to_hetero`; see :func:`attngraph.convert.from_pyg`."""
+        from attngraph.convert import from_pyg
+
+        return from_pyg(graph)
+
+    @staticmethod
+    def from_networkx(graph: networkx.Graph) -> AttentionGraph:
+        """Back from :meth:`to_networkx`; see :func:`attngraph.convert.from_networkx`."""
+        from attngraph.convert import from_networkx
+
+        return from_networkx(graph)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Half precision accumulates in float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _check_shapes(graph: AttentionGraph) -> None:
+    def fail(name: str, want: str, got) -> None:
+        raise ValueError(f"{name} must have shape {want}, got {tuple(got.shape)}")
+
+    if graph.query.dim() != 4:
+        fail("query", "(batch, heads, queries, features)", graph.query)
+    b, h, n, d = graph.query.shape
+    if graph.value.dim() != 4 or graph.value.shape[:2] != (b, h) or graph.value.shape[3] != d:
+        fail("value", f"({b}, {h}, values, {d}), like query", graph.value)
+    m = graph.value.shape[2]
+    if graph.weight.shape != (b, h, n, m):
+        fail("weight", f"({b}, {h}, {n}, {m})", graph.weight)
+    if graph.query_mask is not None and graph.query_mask.shape != (b, n):
+        fail("query_mask", f"({b}, {n})", graph.query_mask)
+    if graph.value_mask is not None and graph.value_mask.shape not in ((b, m), (b, n, m)):
+        fail("value_mask", f"({b}, {m}) or ({b}, {n}, {m})", graph.value_mask)
+    for name in ("query_mask", "value_mask"):
+        mask = getattr(graph, name)
+        if mask is not None and mask.dtype != torch.bool:
+            raise ValueError(f"{name} must be a bool tensor (True = valid), got {mask.dtype}")
+    if graph.metric is not None and graph.metric.shape != (h, d, d):
+        fail("metric", f"({h}, {d}, {d})", graph.metric)
+    if graph.past_degree is not None:
+        if not graph.causal:
+            raise ValueError("past_degree belongs to causal graphs: pass causal=True")
+        if graph.past_degree.total.shape != (b, h, m):
+            fail("past_degree.total", f"({b}, {h}, {m})", graph.past_degree.total)

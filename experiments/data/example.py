@@ -1,0 +1,24 @@
+"""What every data set loader returns."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image with a prompt and its reference answers.
+
+    Args:
+        id: the example's id in its official file (question id, pair id, image id).
+        image: path of the image file.
+        prompt: the text before the answer: a question, a hypothesis, or "" for captions.
+        references: accepted answers. VQA: the ten annotators' answers; entailment: the one gold label
+            ("entailment", "contradiction", "neutral"); captions: the reference captions.
+        kind: question type ("existence", "count", ...), hypothesis type, or "caption"; scores are broken down by it.
+    """
+
+    id: str
+    image: Path
+    prompt: str
+    references: tuple[str, ...]
+    kind: str
