@@ -1,0 +1,32 @@
+"""Visual entailment, cast as generation, on files in the format of SNLI-VE."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.data import snli_ve
+from experiments.data.example import Example
+from experiments.data.write import VE_SPLITS
+from experiments.metrics.vqa import ENTAILMENT_WORDS, entailment_scores
+from experiments.tasks.task import Task, TaskScores, accuracy_scores, add, references
+
+
+class VisualEntailment(Task):
+    """``Is it correct that <hypothesis> ?`` is answered by correct, incorrect or ambiguous."""
+
+    name, title = "ve", "Visual entailment (Scenes, SNLI-VE format)"
+
+    def examples(self, data: Path, split: str) -> list[Example]:
+        folder = data / "snli_ve"
+        return snli_ve.load(folder / f"snli_ve_{VE_SPLITS[split]}.jsonl", folder / "flickr30k_images")
+
+    def prompt(self, example: Example) -> str:
+        return f"is it correct that {example.prompt.rstrip(' .')} ?"
+
+    def target(self, example: Example, draw: float) -> str:
+        return ENTAILMENT_WORDS[example.references[0]]
+
+    def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
+        return accuracy_scores("ve", entailment_scores(predictions, references(examples)), examples)
+
+
+add(VisualEntailment())

@@ -1,0 +1,27 @@
+"""Visual question answering on files in the format of VQA v2."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.data import vqa_v2
+from experiments.data.example import Example
+from experiments.data.write import COCO_SPLITS
+from experiments.metrics.vqa import vqa_scores
+from experiments.tasks.task import Task, TaskScores, accuracy_scores, add, references
+
+
+class VQA(Task):
+    """The question is the prompt; official VQA accuracy against ten answers."""
+
+    name, title = "vqa", "VQA (Scenes, VQA v2 format)"
+
+    def examples(self, data: Path, split: str) -> list[Example]:
+        folder, part = data / "vqa_v2", COCO_SPLITS[split]
+        return vqa_v2.load(folder / f"v2_OpenEnded_mscoco_{part}_questions.json",
+                           folder / f"v2_mscoco_{part}_annotations.json", folder / part)
+
+    def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
+        return accuracy_scores("vqa", vqa_scores(predictions, references(examples)), examples)
+
+
+add(VQA())

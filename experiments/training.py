@@ -1,0 +1,138 @@
+"""The training loop of one run: resumable, with a row of metrics per few steps."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from attngraph.errors import UserError
+from experiments.methods.method import Tuned
+from experiments.models.generation import decoder_loss, sequence_batch
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Args:
+        learning_rate: peak of a linear schedule (warm-up, then down to 0).
+        steps: optimiser steps.
+        batch_size: examples per step.
+        warmup: share of the steps to warm up.
+        weight_decay: AdamW's, on matrices only.
+        label_smoothing: of the cross-entropy.
+        clip: limit of the gradient norm.
+    """
+
+    learning_rate: float
+    steps: int
+    batch_size: int = 64
+    warmup: float = 0.06
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    clip: float = 1.0
+
+    def __post_init__(self):
+        for name in ("learning_rate", "steps", "batch_size"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
+        warm = max(1, round(self.warmup * self.steps))
+        return self.learning_rate * min((step + 1) / warm, (self.steps - step) / max(1, self.steps - warm))
+
+
+LOG_EVERY = 20
+SAVE_EVERY = 200  # steps between states from which an interrupted run continues
+
+
+def batch_positions(examples: int, batch_size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Positions of a step's examples, and a uniform draw for each: a function of seed and step alone, so that an
+    interrupted run continues as if it had not been interrupted. Every epoch is a new permutation."""
+    batch_size = min(batch_size, examples)
+    per_epoch = examples // batch_size
+    epoch, k = divmod(step, per_epoch)
+    order = torch.randperm(examples, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch))
+    draws = torch.rand(batch_size, generator=torch.Generator().manual_seed(7_368_787 * seed + 31 + step))
+    return order[k * batch_size:(k + 1) * batch_size], draws
+
+
+def train(model: nn.Module, tuned: Tuned, tokenizer, prompts: Sequence[str], target: Callable[[int, float], str],
+          states: Callable[[Tensor], Tensor], recipe: Recipe, seed: int, folder: Path,
+          on_step: Callable[[int], None] = lambda step: None) -> float:
+    """Train what ``tuned`` declares trainable and return the last mean loss.
+
+    Args:
+        prompts: one per training example.
+        target: (position, uniform draw) -> the answer to train on.
+        states: positions -> image states.
+        folder: the run's folder; gets ``metrics.csv``, and ``state.pt`` until the run is finished.
+        on_step: told after every step.
+
+    Raises:
+        UserError: the loss is not finite, or the saved state is damaged.
+    """
+    optimizer = torch.optim.AdamW(tuned.optimizer_groups(recipe.weight_decay), lr=recipe.learning_rate)
+    parameters = tuned.parameters()
+    state_file, metrics_file = folder / "state.pt", folder / "metrics.csv"
+    start, rows = 0, []
+    if state_file.exists():
+        start, rows = _load_state(state_file, tuned, optimizer)
+    model.train()
+    total, count, last = 0.0, 0, float("nan")
+    for step in range(start, recipe.steps):
+        positions, draws = batch_positions(len(prompts), recipe.batch_size, seed, step)
+        batch = sequence_batch(tokenizer, [prompts[k] for k in positions.tolist()],
+                               [target(k, u) for k, u in zip(positions.tolist(), draws.tolist())])
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(step)
+        loss = decoder_loss(model, states(positions), batch, recipe.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        value = loss.item()
+        if not (math.isfinite(value) and math.isfinite(norm.item())):
+            raise UserError(f"{folder}: the loss is not finite at step {step}; lower the learning rate "
+                            f"({recipe.learning_rate:g})")
+        optimizer.step()
+        total, count = total + value, count + 1
+        if (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps:
+            last = total / count
+            rows.append({"step": step + 1, "loss": round(last, 5), "learning_rate": recipe.rate(step),
+                         "gradient_norm": round(norm.item(), 4)})
+            total, count = 0.0, 0
+        if (step + 1) % SAVE_EVERY == 0 and step + 1 < recipe.steps:
+            _save_state(state_file, step + 1, rows, tuned, optimizer)
+        on_step(step + 1)
+    model.eval()
+    with open(metrics_file, "w", newline="") as file:
+        writer = csv.DictWriter(file, ["step", "loss", "learning_rate", "gradient_norm"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return last
+
+
+def _save_state(file: Path, step: int, rows: list[dict], tuned: Tuned, optimizer: torch.optim.Optimizer) -> None:
+    part = file.with_suffix(".part")
+    torch.save({"step": step, "rows": rows, "weights": tuned.state_dict(), "optimizer": optimizer.state_dict(),
+                "rng": torch.get_rng_state()}, part)
+    part.replace(file)
+
+
+def _load_state(file: Path, tuned: Tuned, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict]]:
+    try:
+        state = torch.load(file, weights_only=True, map_location="cpu")
+        tuned.load_state_dict(state["weights"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        return state["step"], state["rows"]
+    except Exception as error:
+        raise UserError(f"{file} cannot be read ({type(error).__name__}): delete it to start this run again") from error
