@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from adapters.config import AdapterConfig
 from adapters.joins import JOINS
+from adapters.scheme import Scheme
 from attngraph.errors import UserError
 
 CONFIG_KEY = "attngraph_adapter"
@@ -22,9 +23,9 @@ CONFIG_KEY = "attngraph_adapter"
 class GraphAdapter(nn.Module):
     """A scheme and a join for one attention layer."""
 
-    def __init__(self, config: AdapterConfig, width: int):
+    def __init__(self, config: AdapterConfig, width: int, scheme: Scheme):
         super().__init__()
-        self.scheme = config.scheme()
+        self.scheme = scheme
         self.join = JOINS[config.join](width, max(1, width // config.reduction))
         self.backend = config.backend
         self.top_k = config.top_k
@@ -45,7 +46,7 @@ class AdapterSet:
 
     def parameters(self) -> list[nn.Parameter]:
         """Every trainable parameter of the adapters."""
-        return [p for module in self.modules.values() for p in module.parameters()]
+        return list(dict.fromkeys(p for module in self.modules.values() for p in module.parameters()))
 
     def decay_groups(self, weight_decay: float) -> list[dict]:
         """Optimiser groups: matrices are decayed; biases, gates and the p and μ of a scheme never are."""
@@ -82,7 +83,7 @@ class AdapterSet:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        save_file({k: v.detach().contiguous().cpu() for k, v in self.state_dict().items()}, part,
+        save_file({k: v.detach().cpu().clone().contiguous() for k, v in self.state_dict().items()}, part,
                   metadata={CONFIG_KEY: json.dumps(self.config.to_dict())})
         part.replace(path)
 
@@ -108,7 +109,7 @@ class AdapterSet:
             self.enabled = before
 
     def detach(self) -> None:
-        """Take the adapters out; the model's modules are as before."""
+        """Take the adapters out; the model's modules, and which of its parameters are trainable, are as before."""
         self._detach()
 
 
@@ -121,7 +122,10 @@ def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     try:
         with safe_open(str(path), "pt") as file:
             config = json.loads((file.metadata() or {})[CONFIG_KEY])
-            return AdapterConfig(**config), {name: file.get_tensor(name) for name in file.keys()}
+            state = {name: file.get_tensor(name) for name in file.keys()}
+        return AdapterConfig(**config), state
+    except UserError as error:  # settings that this version does not know
+        raise UserError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such adapter file") from None
     except (SafetensorError, KeyError, json.JSONDecodeError, TypeError, OSError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from transformers.models.blip.modeling_blip_text import BlipTextOutput, BlipTextSelfAttention, BlipTextSelfOutput
@@ -60,9 +62,11 @@ class _Site:
     def attend(self, module: BlipTextSelfAttention, *args, **kwargs) -> tuple[Tensor, Tensor]:
         parts = attend(module, *args, **kwargs)
         cache = kwargs.get("cache", kwargs.get("past_key_values"))
-        degrees = degree_cache_of(cache, module.layer_idx, self.kind) if self.causal else None
+        degrees = None
+        if self.causal:
+            degrees = degree_cache_of(cache, module.layer_idx, self.kind, parts.query.shape[2])
         graph = AttentionGraph(
-            parts.query, parts.value, parts.dropped, query_mask=self.queries.last(parts.query.shape[2]),
+            parts.query, parts.value, parts.dropped, query_mask=self.queries.current(),
             value_mask=parts.visible, causal=self.causal, metric=self.metric(module.num_attention_heads),
             past_degree=None if degrees is None else degrees.past(parts.value.shape[2]),
         )
@@ -85,7 +89,8 @@ class _Site:
             return head_metric(self.dense, heads)
         key = (weight.data_ptr(), weight._version, weight.dtype)
         if self._metric is None or self._metric[0] != key:
-            self._metric = key, head_metric(self.dense, heads).detach()
+            with torch.inference_mode(False):  # so that it can be used in training later
+                self._metric = key, head_metric(self.dense, heads).detach()
         return self._metric[1]
 
 
@@ -104,14 +109,16 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
     """
     text = text_model(model)
     places = sites(model)
-    if any(hasattr(place.attention, "attngraph_site") for place in places):
+    if any(hasattr(module, "attngraph_site") for module in text.modules()):
         raise UserError("this model has graph adapters already: call detach() on them first")
-    for parameter in model.parameters():
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
         parameter.requires_grad_(False)
     queries = QueryMask(text)
     like = text.embeddings.word_embeddings.weight
     modules: dict[str, nn.Module] = {}
     all_sites: list[_Site] = []
+    shared = config.scheme() if config.shared else None
     undo: list[tuple[nn.Module, type]] = []
 
     def change(module: nn.Module, kind: type, site: _Site, adapter: nn.Module | None = None) -> None:
@@ -126,7 +133,7 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
         all_sites.append(site)
         width = place.output.dense.out_features
         if place.kind in config.positions:
-            site.adapter = modules[place.name] = GraphAdapter(config, width)
+            site.adapter = modules[place.name] = GraphAdapter(config, width, shared or config.scheme())
             change(place.attention, _Attention, site)
             change(place.output, _SelfOutput, site, site.adapter)
         if place.kind == "self" and "ffn" in config.positions:
@@ -134,15 +141,19 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
             modules[name] = Bottleneck(width, max(1, width // config.reduction))
             change(place.ffn_output, _FeedForwardOutput, site, modules[name])
 
-    def detach() -> None:
-        queries.remove()
-        for module, kind in undo:
-            module.__class__ = kind
-            del module.attngraph_site
-            if hasattr(module, "attngraph_adapter"):
-                del module.attngraph_adapter
-
-    adapters = AdapterSet(config, modules, detach)
+    adapters = AdapterSet(config, modules, partial(_take_out, queries, undo, trainable))
     for site in all_sites:
         site.owner = adapters
     return adapters
+
+
+def _take_out(queries: QueryMask, undo: list[tuple[nn.Module, type]], trainable: list[nn.Parameter]) -> None:
+    queries.remove()
+    while undo:
+        module, kind = undo.pop()
+        module.__class__ = kind
+        del module.attngraph_site
+        if hasattr(module, "attngraph_adapter"):
+            del module.attngraph_adapter
+    while trainable:
+        trainable.pop().requires_grad_(True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ class AdapterConfig:
         positions: where adapters sit: after self-attention, after cross-attention, after the feed-forward block (there
             always the vanilla adapter: a feed-forward block has no graph).
         backend: ``dense`` or ``sparse`` message passing.
+        shared: one scheme for all layers, so that they learn one p together. Default: one per layer.
         top_k: keep only each query's ``top_k`` heaviest edges. Default: all of them.
 
     Raises:
@@ -37,24 +39,32 @@ class AdapterConfig:
     reduction: int = 8
     positions: tuple[str, ...] = POSITIONS
     backend: str = "dense"
+    shared: bool = False
     top_k: int | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "positions", tuple(self.positions))
+        positions = (self.positions,) if isinstance(self.positions, str) else tuple(self.positions or ())
+        object.__setattr__(self, "positions", positions)
         for name, value, known in (("gnn", self.gnn, SCHEMES), ("join", self.join, JOINS),
                                    ("backend", self.backend, BACKENDS)):
-            if value not in known:
+            if not isinstance(value, str) or value not in known:
                 raise UserError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
         if not self.positions or not set(self.positions) <= set(POSITIONS):
-            raise UserError(f"positions must be some of {', '.join(POSITIONS)}, got {', '.join(self.positions) or 'none'}")
-        if int(self.reduction) != self.reduction or self.reduction < 1:
-            raise UserError(f"reduction must be a whole number of at least 1, got {self.reduction}")
-        if self.top_k is not None and self.top_k < 1:
-            raise UserError(f"top_k must be at least 1, got {self.top_k}")
+            got = ", ".join(map(str, self.positions)) or "none"
+            raise UserError(f"positions must be some of {', '.join(POSITIONS)}, got {got}")
+        for name, value in (("reduction", self.reduction), ("top_k", self.top_k)):
+            if not (name == "top_k" and value is None) and (not isinstance(value, int) or value < 1):
+                raise UserError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not isinstance(self.gnn_args, dict):
+            raise UserError(f"gnn_args must be a dict such as {{'alpha': 0.1}}, got {self.gnn_args!r}")
         self.scheme()  # its arguments are checked here, not at the first layer
 
     def scheme(self) -> Scheme:
         """A new scheme as described."""
+        known = inspect.signature(SCHEMES[self.gnn]).parameters
+        unknown = [name for name in self.gnn_args if name not in known]
+        if unknown:
+            raise UserError(f"{self.gnn} has no argument {unknown[0]!r}: it takes {', '.join(known) or 'none'}")
         try:
             return SCHEMES[self.gnn](**self.gnn_args)
         except (TypeError, ValueError) as error:

@@ -48,10 +48,10 @@ class PGNN(Scheme):
     def __init__(self, p: float = 1.5, mu: float = 0.1, steps: int = 1, learn_p: bool = True, learn_mu: bool = False,
                  degree: str = "sum"):
         super().__init__()
-        if learn_p and not P_LOW < float(p) < P_HIGH:
-            raise ValueError(f"a learned p must start inside ({P_LOW:g}, {P_HIGH:g}), got {float(p):g}; "
-                             "use learn_p=False for a fixed p in [1, 8]")
         start_p = check_range("p", p, 1, 8)
+        if learn_p and not P_LOW < start_p < P_HIGH:
+            raise ValueError(f"a learned p must start inside ({P_LOW:g}, {P_HIGH:g}), got {start_p:g}; "
+                             "use learn_p=False for a fixed p in [1, 8]")
         start_mu = check_range("mu", mu, 0, 1e6, open_low=learn_mu)
         self.steps = check_steps(steps)
         self.degree = check_degree(degree)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,9 @@ class Scheme(nn.Module):
 
     def reweight(self, graph: AttentionGraph, backend: str = "dense") -> Tensor:
         """The edge weights that the scheme really uses in place of the attention weights, ``(b, h, n, m)``."""
-        edges = edges_of(graph, backend)
-        return edges.to_dense(self.edge_weights(edges))
+        with torch.autocast(graph.query.device.type, enabled=False):
+            edges = edges_of(graph, backend)
+            return edges.to_dense(self.edge_weights(edges))
 
     def propagate(self, edges: Edges) -> Tensor:
         raise NotImplementedError
@@ -73,6 +75,8 @@ def check_range(name: str, value: float, low: float, high: float, open_low: bool
     Raises:
         ValueError: it does not.
     """
+    if not isinstance(value, Real):
+        raise ValueError(f"{name} must be a number, got {value!r}")
     value = float(value)
     if not (low < value if open_low else low <= value) or not value <= high:
         raise ValueError(f"{name} must lie in {'(' if open_low else '['}{low:g}, {high:g}], got {value:g}")
@@ -85,7 +89,7 @@ def check_steps(steps: int) -> int:
     Raises:
         ValueError: it is not.
     """
-    if int(steps) != steps or not 1 <= steps <= 64:
+    if not isinstance(steps, Real) or steps % 1 or not 1 <= steps <= 64:
         raise ValueError(f"steps must be a whole number from 1 to 64, got {steps}")
     return int(steps)
 

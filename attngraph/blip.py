@@ -131,30 +131,43 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 def head_metric(dense: nn.Linear, heads: int) -> Tensor:
-    r"""Gram matrices :math:`W_o^h {W_o^h}^\top`, ``(h, d, d)``, of an output projection."""
-    width = dense.in_features // heads
-    slices = dense.weight.view(dense.out_features, heads, width).transpose(0, 1)  # h, out, d
-    return slices.transpose(-1, -2) @ slices
+    r"""Gram matrices :math:`W_o^h {W_o^h}^\top`, ``(h, d, d)``, of an output projection; float32 in half precision, also
+    under autocast, since distances are differences of its products."""
+    weight = dense.weight.float() if dense.weight.dtype in (torch.float16, torch.bfloat16) else dense.weight
+    slices = weight.view(dense.out_features, heads, dense.in_features // heads).transpose(0, 1)  # h, out, d
+    with torch.autocast(weight.device.type, enabled=False):
+        return slices.transpose(-1, -2) @ slices
 
 
 class QueryMask:
-    """Which of the current queries are valid tokens. Cross-attention is not told by the model, so this listens to the
-    decoder's own ``attention_mask`` (``(b, past + n)``)."""
+    """Which of the current queries are valid tokens: those that self-attention lets see themselves.
+
+    Cross-attention is not told by the model, so this listens to the self-attention that comes before it in the same
+    layer. That holds for any mask the model is given, and when gradient checkpointing runs a layer again later.
+    """
 
     def __init__(self, text: BlipTextModel):
         self.mask: Tensor | None = None
-        self._hook = text.register_forward_pre_hook(self._listen, with_kwargs=True)
+        self._hooks = [layer.attention.self.register_forward_pre_hook(self._listen, with_kwargs=True)
+                       for layer in text.encoder.layer]
 
     def _listen(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        self.mask = mask if mask is not None and mask.dim() == 2 else None
+        hidden_states = args[0] if args else kwargs["hidden_states"]
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)  # b 1 n m, added to the scores
+        if mask is None:
+            self.mask = None
+            return
+        n, m = mask.shape[-2:]
+        itself = mask[:, 0].diagonal(m - n, -2, -1) > torch.finfo(mask.dtype).min / 2
+        self.mask = itself.expand(hidden_states.shape[0], n)
 
-    def last(self, queries: int) -> Tensor | None:
-        """``(b, n)`` bool for the last ``n`` tokens, or None when all are valid."""
-        return None if self.mask is None else self.mask[:, -queries:].bool()
+    def current(self) -> Tensor | None:
+        """``(b, n)`` bool, or None when all are valid."""
+        return self.mask
 
     def remove(self) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
 
 
 @contextmanager
@@ -221,9 +234,10 @@ def _graph_after(module: BlipTextSelfAttention, args: tuple, kwargs: dict, weigh
     else:
         value = _heads(module, module.value(encoder if cross else hidden_states))
     causal = bool(module.config.is_decoder)
-    degrees = degree_cache_of(cache, module.layer_idx, "read cross" if cross else "read self") if causal else None
+    name = "read cross" if cross else "read self"
+    degrees = degree_cache_of(cache, module.layer_idx, name, query.shape[2]) if causal else None
     graph = AttentionGraph(
-        query, value, weight, query_mask=queries.last(query.shape[2]),
+        query, value, weight, query_mask=queries.current(),
         value_mask=_visible(kwargs.get("encoder_attention_mask" if cross else "attention_mask"), weight),
         causal=causal, metric=metric, past_degree=None if degrees is None else degrees.past(value.shape[2]),
     )

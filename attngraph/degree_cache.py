@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import EncoderDecoderCache
 
+from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph, PastDegree
 
 
@@ -23,6 +24,11 @@ class DegreeCache:
     def __init__(self):
         self.totals: list[Tensor] = []
         self.queries: list[Tensor] = []
+
+    @property
+    def length(self) -> int:
+        """How many queries so far, padded ones included."""
+        return sum(x.shape[1] for x in self.queries)
 
     def past(self, values: int) -> PastDegree | None:
         """The degrees left by all queries so far, widened with zeros to ``values`` values; None before the first."""
@@ -97,7 +103,7 @@ class _KeepsDegrees:
 _extended: dict[type, type] = {}
 
 
-def degree_cache_of(cache, layer: int, name: str) -> DegreeCache | None:
+def degree_cache_of(cache, layer: int, name: str, queries: int) -> DegreeCache | None:
     """The degrees kept in a key/value cache for one attention layer, made on first use; None without a cache.
 
     They live in the *self-attention* cache layer, also for cross-attention: it is the one that grows and is cropped
@@ -107,6 +113,10 @@ def degree_cache_of(cache, layer: int, name: str) -> DegreeCache | None:
         cache: the model's ``Cache`` (an ``EncoderDecoderCache`` or one that holds self-attention), or None.
         layer: the layer's index in the cache.
         name: who keeps degrees there.
+        queries: how many queries the current call adds; their keys are in the cache already.
+
+    Raises:
+        UserError: the cache holds tokens whose degrees were not kept.
     """
     if cache is None:
         return None
@@ -119,4 +129,9 @@ def degree_cache_of(cache, layer: int, name: str) -> DegreeCache | None:
         extended = _extended[base].__new__(_extended[base])
         extended.__dict__.update(vars(kept), degrees={})
         kept = store.layers[layer] = extended
-    return kept.degrees.setdefault(name, DegreeCache())
+    degrees = kept.degrees.setdefault(name, DegreeCache())
+    earlier = kept.get_seq_length() - queries
+    if earlier != degrees.length:
+        raise UserError(f"the key/value cache holds {earlier} earlier tokens, but the attention graph saw {degrees.length} "
+                        "of them: start from an empty cache, with the adapters on (or inside read_attention) throughout")
+    return degrees

@@ -1,8 +1,8 @@
 """`attngraph doctor`: what is installed, what it runs on, and what is wrong with it.
 
-attngraph brings a top-level package `adapters`, and so does AdapterHub's distribution of that name. Installed together
-they write into one folder, and whichever came last wins file by file. Imports therefore can't tell whether there is a
-clash: the metadata of the installed distributions can.
+attngraph brings a top-level package `adapters`, and so does AdapterHub's distribution of that name. Installed
+together they write into one folder, and whichever came last wins file by file. So imports can't tell whether
+there is a clash: the metadata of the installed distributions can.
 """
 
 import base64
@@ -31,14 +31,15 @@ HOME = Path(__file__).resolve().parent.parent  # the folder that holds our `adap
 
 
 def check_adapters_clash(distributions: Iterable[metadata.Distribution] | None = None) -> str | None:
-    """One line on a second distribution that brings a package `adapters`, or on traces that it left; else None.
+    """One line on a second distribution that brings a package `adapters`, or on its traces; else None.
 
     Args:
         distributions: what to look through; the installed ones by default.
     """
     found = list(metadata.distributions() if distributions is None else distributions)
     ours = [dist for dist in found if _name(dist) == "attngraph"]
-    others = {f"{_name(dist)} {dist.version}" for dist in found if _name(dist) != "attngraph" and _brings_adapters(dist)}
+    rivals = [dist for dist in found if _name(dist) != "attngraph" and _brings_adapters(dist)]
+    others = {f"{_name(dist)} {dist.version}" for dist in rivals}
     damaged = [path for dist in ours for path in _changed_files(dist)]
     again = "install attngraph again (pip install --force-reinstall --no-deps, from where it came)"
     if others:
@@ -76,7 +77,7 @@ def _brings_adapters(dist: metadata.Distribution) -> bool:
 
 
 def _changed_files(dist: metadata.Distribution) -> list[str]:
-    """Files under adapters/ that are gone or differ from what the distribution installed (none if editable)."""
+    """Files under adapters/ that are gone or differ from what was installed (none if editable)."""
     changed = []
     for file in dist.files or []:
         if file.parts[0] != "adapters" or file.hash is None or file.hash.mode != "sha256":
@@ -155,8 +156,8 @@ def _scatter() -> str:
     if backend == "torch-scatter":
         return f"torch-scatter {_version('torch-scatter') or ''}".rstrip()
     error = _import_error("torch-scatter")
-    why = f"torch-scatter does not import: {error}" if _version("torch-scatter") else "torch-scatter is not installed"
-    return f"PyG's own ({why}; the numbers are the same, `make setup` compiles it)"
+    why = f"does not import: {error}" if _version("torch-scatter") else "is not installed"
+    return f"PyG's own (torch-scatter {why}; the numbers are the same, `make setup` compiles it)"
 
 
 def _java() -> str:
@@ -192,7 +193,7 @@ def run(file: TextIO | None = None, distributions: Iterable[metadata.Distributio
     line(f"  {'python':<16}{platform.python_version()}  ({sys.executable})")
     line(f"  {'attngraph':<16}{_version('attngraph') or 'not installed, used from its folder'}  ({HOME})")
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        problems.append("attngraph is tested with Python 3.11 to 3.13: make a virtual environment with one of them")
+        problems.append("attngraph is tested with Python 3.11 to 3.13: make a virtual environment of one")
     needs = _needs()
     for name in REQUIRED:
         version, wanted = _version(name), needs.get(name, "")

@@ -123,16 +123,17 @@ class AttentionGraph:
             total = weight.sum(-2, keepdim=True)
         if degree == "sum":
             return total
-        return total * self._values_per_query().to(total.dtype)[:, None]
+        values, queries = self._visible_values_and_queries()
+        return total * values / queries
 
-    def _values_per_query(self) -> Tensor:
-        """Visible values / valid queries (so far): ``(b, n, 1)`` in a causal graph, else ``(b, 1, 1)``."""
+    def _visible_values_and_queries(self) -> tuple[Tensor, Tensor]:
+        """How many values are visible and how many queries valid (so far, at least 1): each broadcastable to
+        ``(b, 1, n, 1)`` in a causal graph, else ``(b, 1, 1, 1)``."""
         b, _, n, m, _ = self.shape
         device = self.weight.device
         rows = self.query_mask if self.query_mask is not None else torch.ones(b, n, dtype=torch.bool, device=device)
-        columns = self.value_mask if self.value_mask is not None else torch.ones(b, m, dtype=torch.bool, device=device)
-        if columns.dim() == 2:
-            columns = columns[:, None, :]
+        columns = self.visible
+        columns = torch.ones(b, 1, m, dtype=torch.bool, device=device) if columns is None else columns.expand(b, -1, m)
         if self.causal:
             queries = rows.cumsum(1)
             if self.past_degree is not None:
@@ -140,8 +141,8 @@ class AttentionGraph:
             values = columns.sum(-1)
         else:
             queries = rows.sum(1, keepdim=True)
-            values = columns.any(1).sum(-1, keepdim=True) if columns.shape[1] > 1 else columns.sum(-1)
-        return (values / queries.clamp(min=1))[..., None]
+            values = columns.any(1).sum(-1, keepdim=True)
+        return values[:, None, :, None], queries.clamp(min=1)[:, None, :, None]
 
     def degree_after(self) -> PastDegree:
         """The running degrees after this graph's queries, to be handed to the next decoding step."""

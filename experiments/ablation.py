@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 
 from adapters.joins import JOINS
 from attngraph.errors import UserError
@@ -208,6 +209,7 @@ def dry_run(cells: Sequence[Cell], jobs: int) -> None:
 
 def prepare(cells: Sequence[Cell], out: Path, device: str, sizes: Sizes) -> None:
     """Draw the data and compute the image states that cells share, once, before anything long starts."""
+    transformers.utils.logging.disable_progress_bar()
     model, _ = load_model(cells[0].model)
     model.to(device)
     write_scenes(cells[0].data, DATA_SEED, sizes)

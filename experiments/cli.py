@@ -10,6 +10,7 @@ COMMANDS = {
     "ablation": ("train and score the GNN ablation table", "experiments.ablation"),
     "pretrain": ("pre-train the mini-BLIP from scratch on drawn scenes", "experiments.pretrain"),
     "search": ("choose learning rates, joins and scheme arguments on validation data", "experiments.search"),
+    "scenes": ("draw the Scenes data sets and write them in the official file formats", "experiments.data.write"),
     "doctor": ("print versions and devices, and look for what is missing or in the way", "attngraph.doctor"),
 }
 

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
+import transformers
 from tqdm import tqdm
 
 from attngraph.errors import UserError
@@ -56,8 +57,9 @@ def _run(todo: list[Cell], out: Path, device: str, jobs: int, total: int) -> Non
     counter = context.Value("l", 0)
     order = context.Value("l", 0)
     threads = max(1, (os.cpu_count() or 1) // jobs)
+    # A process per cell: its peak memory is its own, and nothing of one run reaches the next.
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker,
-                               initargs=(counter, order, threads))
+                               initargs=(counter, order, threads), max_tasks_per_child=1)
     bar = tqdm(total=total, unit="step", desc=f"{len(todo)} cells, {jobs} at a time", smoothing=0.05, dynamic_ncols=True)
     try:
         waiting = {pool.submit(_work, cell, out, device): cell for cell in todo}
@@ -99,6 +101,7 @@ def _start_worker(counter, order, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
+    transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="Java not found")  # said once, by the parent
 
 

@@ -11,6 +11,7 @@ A folder holds::
     {vqa_v2,snli_ve,karpathy}/scenes.json    image name -> what the image shows
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -79,6 +80,24 @@ def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``attngraph scenes``."""
+    sizes = Sizes()
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; it must be new, or hold the same data")
+    parser.add_argument("--seed", type=int, default=0, help="of scenes and texts (default: 0)")
+    for name, value in asdict(sizes).items():
+        parser.add_argument(f"--{name}", type=int, nargs=3, default=value, metavar=("TRAIN", "VAL", "TEST"),
+                            help=f"number of {'images with captions' if name == 'captions' else name} "
+                                 f"(default: {' '.join(map(str, value))})")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the data sets and say where they are."""
+    write_scenes(args.out, args.seed, Sizes(tuple(args.questions), tuple(args.hypotheses), tuple(args.captions)))
+    print(f"{args.out}: vqa_v2, snli_ve and karpathy, seed {args.seed}")
+    return 0
 
 
 def _is_finished(folder: Path, manifest: dict) -> bool:

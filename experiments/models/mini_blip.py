@@ -1,0 +1,185 @@
+"""mini-BLIP: Hugging Face's BLIP captioner (ViT encoder, text decoder with cross-attention), small."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration, PreTrainedTokenizerBase
+
+from attngraph.errors import UserError
+
+CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "mini-blip"
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # BLIP's own image statistics
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def build_model(
+    tokenizer: PreTrainedTokenizerBase,
+    width: int = 128,
+    vision_layers: int = 4,
+    text_layers: int = 4,
+    heads: int = 4,
+) -> BlipForConditionalGeneration:
+    """A freshly initialised mini-BLIP for 64x64 images in patches of 8 (65 image states).
+
+    Args:
+        tokenizer: from `build_tokenizer`; gives the vocabulary and the ids of the start and end tokens.
+        width: hidden width of both towers; the feed-forward width is 4 times this.
+        vision_layers, text_layers: depth of the image encoder and of the text decoder.
+        heads: attention heads in both towers.
+    """
+    end = tokenizer.sep_token_id
+    shared = dict(
+        hidden_size=width, intermediate_size=4 * width, num_attention_heads=heads, projection_dim=width
+    )
+    text = dict(
+        shared,
+        encoder_hidden_size=width,
+        num_hidden_layers=text_layers,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=tokenizer.model_max_length,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=end,
+        sep_token_id=end,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    # initializer_range: BLIP's default of 1e-10 is for weights that are loaded; nothing is learnt from it.
+    vision = dict(
+        shared,
+        num_hidden_layers=vision_layers,
+        image_size=64,
+        patch_size=8,
+        initializer_range=0.02,
+    )
+    config = BlipConfig(
+        text_config=text,
+        vision_config=vision,
+        projection_dim=width,
+        image_text_hidden_size=width,
+        attn_implementation="eager",
+    )
+    return BlipForConditionalGeneration(config)
+
+
+def load_model(
+    path_or_name: str | Path | None = None, allow_download: bool = False
+) -> tuple[BlipForConditionalGeneration, PreTrainedTokenizerBase]:
+    """A BLIP captioner and its tokenizer, in float32, in evaluation mode, with eager attention.
+
+    Args:
+        path_or_name: None for the mini-BLIP that ships with this package, a local folder, or a hub name of
+            any BLIP captioner such as "Salesforce/blip-image-captioning-base".
+        allow_download: look on the hub for what is not on this machine. Off by default: no network is used.
+
+    Raises:
+        UserError: the checkpoint is missing, damaged, or not a BLIP captioner in safetensors.
+    """
+    source = str(CHECKPOINT if path_or_name is None else path_or_name)
+    is_folder = path_or_name is None or os.path.isdir(source)
+    shipped = path_or_name is None
+    remedy = (
+        "make it again with `attngraph pretrain`, or reinstall the package"
+        if shipped
+        else "check the folder (config.json, model.safetensors, tokenizer.json)"
+        if is_folder
+        else "give an existing folder, or allow the download"
+    )
+    if is_folder:
+        missing = [
+            f for f in ("config.json", "tokenizer.json") if not os.path.isfile(os.path.join(source, f))
+        ]
+        if not any(Path(source).glob("*.safetensors")):
+            missing.append("model.safetensors")
+        if missing:
+            raise UserError(f"checkpoint {source}: {', '.join(missing)} missing; {remedy}")
+    try:
+        options = dict(local_files_only=is_folder or not allow_download)
+        config = BlipConfig.from_pretrained(source, **options)
+        if config.to_dict().get("model_type") != "blip":
+            raise ValueError("not a BLIP model")
+        model, report = BlipForConditionalGeneration.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **options,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except (
+        Exception
+    ) as error:  # OSError, SafetensorError, JSON and configuration errors: all mean the same to the user
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"checkpoint {source} cannot be loaded ({reason}); {remedy}") from error
+    problems = [*report["missing_keys"], *report["mismatched_keys"]]
+    if problems:
+        raise UserError(
+            f"checkpoint {source}: {len(problems)} weights missing or of another shape, "
+            f"first {problems[0]}; {remedy}"
+        )
+    _set_special_tokens(model, tokenizer, source, remedy)
+    return model.eval(), tokenizer
+
+
+def _set_special_tokens(model, tokenizer, source: str, remedy: str) -> None:
+    """Give hub tokenizers BLIP's [DEC] start token, and the decoder its real end token ([SEP])."""
+    text = model.config.text_config
+    if tokenizer.bos_token is None:
+        tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+    if tokenizer.bos_token_id != text.bos_token_id or tokenizer.sep_token_id != text.sep_token_id:
+        raise UserError(
+            f"checkpoint {source}: the tokenizer's start or end token is not the model's; {remedy}"
+        )
+    if len(tokenizer) > text.vocab_size:
+        raise UserError(
+            f"checkpoint {source}: the tokenizer has {len(tokenizer)} tokens, "
+            f"the model {text.vocab_size}; {remedy}"
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
+    text.eos_token_id = text.sep_token_id
+
+
+def preprocess(images: Sequence[Image.Image | str | Path], image_size: int = 64) -> Tensor:
+    """Images to BLIP's normalised pixels.
+
+    Args:
+        images: PIL images or paths of image files.
+        image_size: side length to resize to: `model.config.vision_config.image_size`.
+
+    Returns:
+        float32 tensor `(B, 3, image_size, image_size)`.
+
+    Raises:
+        UserError: a file is missing or is not an image.
+    """
+    return normalise(torch.from_numpy(np.stack([_read(image, image_size) for image in images])))
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """uint8 `(B, height, width, 3)` to normalised float32 `(B, 3, height, width)`."""
+    mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
+    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+
+
+def _read(image: Image.Image | str | Path, image_size: int) -> np.ndarray:
+    if not isinstance(image, Image.Image):
+        try:
+            with Image.open(image) as file:
+                return _read(file, image_size)
+        except FileNotFoundError:
+            raise UserError(
+                f"image {image} not found; check the data folder or write the data set again"
+            ) from None
+        except OSError as error:
+            raise UserError(f"image {image} cannot be read ({error}); replace the file") from error
+    image = image.convert("RGB")
+    if image.size != (image_size, image_size):
+        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    return np.asarray(image)

@@ -1,0 +1,62 @@
+"""What attngraph consists of. torch-scatter is an extra: without it the sparse backend uses PyG's scatter."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGES = ["attngraph", "adapters", "analysis", "experiments"]
+
+TEST = [
+    "pytest>=8.0",
+    "pytest-timeout>=2.2",
+    "scipy>=1.11",
+    "scikit-learn>=1.4",
+    "setuptools>=77",
+    "wheel>=0.43",
+]
+
+README = Path(__file__).parent / "README.md"
+
+setup(
+    name="attngraph",
+    version="0.1.0",
+    description="Attention as a graph: graph neural networks as adapters for frozen vision-language models",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    author="attngraph authors",
+    license="MIT",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    python_requires=">=3.11",
+    packages=find_packages(include=PACKAGES + [f"{name}.*" for name in PACKAGES]),
+    package_data={"experiments": ["**/*.json", "checkpoints/**/*"]},
+    exclude_package_data={"experiments": ["*.pt"]},  # the state of an unfinished pre-training
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "torch-geometric>=2.6",
+        "transformers>=5.0",
+        "safetensors>=0.4.3",
+        "networkx>=3.2",
+        "numpy>=1.26",
+        "pandas>=2.2",
+        "matplotlib>=3.8",
+        "pillow>=10.3",
+        "tqdm>=4.66",
+        "pycocoevalcap>=1.2",
+        "easy-vqa>=1.0",
+    ],
+    extras_require={
+        "scatter": ["torch-scatter>=2.1.2"],  # from source, after torch: pip install --no-build-isolation
+        "test": TEST,
+        "dev": TEST + ["ruff>=0.6"],
+    },
+    entry_points={"console_scripts": ["attngraph = experiments.cli:main"]},
+)

@@ -1,0 +1,309 @@
+"""The contract that every message-passing scheme keeps, as plain functions of a :class:`Case`.
+
+``test_contract.py`` runs all of them on every registered scheme; a new scheme adds one line to its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapters.scheme import SCHEMES, Scheme
+from attngraph import AttentionGraph
+
+Reference = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scheme with arguments, and the loops it must agree with (see ``brute_force.py``)."""
+
+    name: str
+    reference: Reference
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, dtype: torch.dtype = torch.float32) -> Scheme:
+        return SCHEMES[self.name](**self.args).to(dtype)
+
+    def __str__(self) -> str:
+        return "-".join([self.name, *(f"{k}={v}" for k, v in self.args.items())])
+
+
+def random_graph(seed: int = 0, b: int = 2, h: int = 2, n: int = 4, m: int = 5, d: int = 3, width: int = 7,
+                 causal: bool = False, triangular: bool = False, padded: bool = False, sparse: bool = False,
+                 dtype: torch.dtype = torch.float64) -> tuple[AttentionGraph, Tensor]:
+    """A graph and the output projection ``(h, d, width)`` that its metric comes from.
+
+    Args:
+        triangular: self-attention of a decoder: as many values as queries, none later than its query.
+        padded: the last queries and values of example 1 are padding (of example 0 the first, if triangular).
+        sparse: some weights are exactly zero.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    m = n if triangular else m
+    query, value = (torch.randn(b, h, k, d, generator=draw, dtype=torch.float64) for k in (n, m))
+    output = torch.randn(h, d, width, generator=draw, dtype=torch.float64)
+    scores = 1.5 * torch.randn(b, h, n, m, generator=draw, dtype=torch.float64)
+    value_mask = query_mask = None
+    if triangular:
+        value_mask = torch.ones(n, n, dtype=torch.bool).tril().expand(b, n, n).clone()
+    if padded:
+        query_mask = torch.ones(b, n, dtype=torch.bool)
+        query_mask[1, -1] = False
+        if triangular:
+            query_mask[0, 0] = False
+            value_mask &= query_mask[:, None, :]
+        else:
+            value_mask = torch.ones(b, m, dtype=torch.bool)
+            value_mask[1, -2:] = False
+    if sparse:
+        scores[torch.rand(scores.shape, generator=draw) < 0.3] = -torch.inf
+        scores[..., 0] = scores[..., 0].clamp(min=-3)
+    if value_mask is not None:
+        visible = value_mask if value_mask.dim() == 3 else value_mask[:, None].expand(b, n, m)
+        scores = scores.masked_fill(~visible[:, None], -1e9)  # as a model would: padded rows look at everything
+    graph = AttentionGraph(query.to(dtype), value.to(dtype), scores.softmax(-1).to(dtype), query_mask, value_mask, causal,
+                           (output @ output.transpose(-1, -2)).to(dtype))
+    return graph, output
+
+
+GRAPHS = {
+    "encoder": dict(),
+    "encoder, padded": dict(padded=True),
+    "encoder, zero weights": dict(sparse=True),
+    "decoder cross": dict(causal=True),
+    "decoder cross, padded": dict(causal=True, padded=True),
+    "decoder self": dict(causal=True, triangular=True),
+    "decoder self, padded": dict(causal=True, triangular=True, padded=True),
+}
+
+
+def leaves(graph: AttentionGraph, scheme: Scheme) -> tuple[AttentionGraph, list[Tensor]]:
+    """The graph on leaves that collect gradients, and those leaves with the scheme's parameters."""
+    inputs = [x.detach().clone().requires_grad_() for x in (graph.query, graph.value, graph.weight, graph.metric)]
+    query, value, weight, metric = inputs
+    return replace(graph, query=query, value=value, weight=weight, metric=metric), inputs + list(scheme.parameters())
+
+
+def gradients(case: Case, graph: AttentionGraph, backend: str) -> tuple[Tensor, list[Tensor]]:
+    scheme = case.make(graph.query.dtype)
+    graph, inputs = leaves(graph, scheme)
+    out = scheme(graph, backend)
+    probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(out.dtype)
+    grads = torch.autograd.grad((out * probe).sum(), inputs, allow_unused=True)
+    return out.detach(), [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, grads)]
+
+
+# ---- what every scheme must do ------------------------------------------------------------------------------------
+
+
+def check_brute_force(case: Case, kind: str, seed: int) -> None:
+    """The projected output is the formula's, written as loops over the nodes of the square graph."""
+    graph, output = random_graph(seed, **GRAPHS[kind])
+    scheme = case.make(torch.float64)
+    with torch.no_grad():
+        got = scheme(graph) @ output  # b h n width
+        again = scheme(graph, "sparse") @ output
+    want = case.reference(scheme, graph, output)
+    rows = torch.ones(want.shape[0], want.shape[2], dtype=torch.bool) if graph.query_mask is None else graph.query_mask
+    rows = rows[:, None, :, None]
+    # a learned exponent is stored in single precision before it is widened, so the tolerance is not that of float64
+    torch.testing.assert_close(got * rows, want * rows, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(again * rows, want * rows, rtol=1e-9, atol=1e-10)
+
+
+def check_dense_equals_sparse(case: Case, kind: str, seed: int) -> None:
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 2e-4)):
+        graph, _ = random_graph(seed, **GRAPHS[kind], dtype=dtype)
+        (dense, dense_grads), (sparse, sparse_grads) = (gradients(case, graph, b) for b in ("dense", "sparse"))
+        torch.testing.assert_close(sparse, dense, rtol=tolerance, atol=tolerance)
+        there = graph.weight > 0  # a zero weight is no edge, so it has no gradient in the sparse form
+        dense_grads[2], sparse_grads[2] = dense_grads[2] * there, sparse_grads[2] * there
+        for d, s in zip(dense_grads, sparse_grads):
+            scale = max(1.0, float(d.abs().max()))
+            torch.testing.assert_close(s / scale, d / scale, rtol=tolerance, atol=tolerance)
+        with torch.no_grad():
+            scheme = case.make(dtype)
+            torch.testing.assert_close(scheme.reweight(graph, "sparse"), scheme.reweight(graph), rtol=tolerance,
+                                       atol=tolerance)
+
+
+def check_gradients(case: Case, kind: str, backend: str) -> None:
+    """gradcheck in float64: query, value, weight, metric and the scheme's own parameters."""
+    graph, _ = random_graph(11, b=1, h=2, n=3, m=4, d=2, **{k: v for k, v in GRAPHS[kind].items() if k != "padded"})
+    if GRAPHS[kind].get("padded"):
+        mask = torch.tensor([[True, True, False]])
+        value_mask = graph.value_mask & mask[:, None, :] if graph.value_mask is not None else None
+        graph = replace(graph, query_mask=mask, value_mask=value_mask)
+    scheme = case.make(torch.float64)
+    there = graph.weight > 0
+    graph, inputs = leaves(graph, scheme)
+    names = [name for name, _ in scheme.named_parameters()]
+
+    def run(query, value, weight, metric, *parameters):
+        part = replace(graph, query=query, value=value, weight=weight * there, metric=metric)
+        if not names:
+            return scheme(part, backend)
+        return torch.func.functional_call(scheme, dict(zip(names, parameters)), (part, backend))
+
+    # forward differences around a zero weight would make it negative: only real edges are perturbed
+    assert torch.autograd.gradcheck(run, inputs, eps=1e-7, atol=1e-4, rtol=1e-4, fast_mode=not bool(names))
+
+
+def check_masked_edges(case: Case, kind: str) -> None:
+    """Edges outside the masks weigh exactly 0, and what lies behind them cannot matter."""
+    graph, _ = random_graph(5, **GRAPHS[kind])
+    visible = graph.visible
+    if visible is None:
+        return
+    visible = visible.expand(graph.shape[0], *graph.shape[2:4])
+    scheme = case.make(torch.float64)
+    with torch.no_grad():
+        for backend in ("dense", "sparse"):
+            weights = scheme.reweight(graph, backend)
+            assert (weights.masked_select(~visible[:, None]) == 0).all()
+        garbage = graph.weight + torch.where(visible[:, None], 0.0, 7.0)
+        hidden = ~visible.any(1)  # values that nobody sees
+        value = graph.value.masked_fill(hidden[:, None, :, None], 1e3)
+        other = replace(graph, weight=garbage, value=value)
+        rows = slice(None) if graph.query_mask is None else graph.query_mask
+        torch.testing.assert_close(scheme(other).transpose(1, 2)[rows], scheme(graph).transpose(1, 2)[rows], rtol=0, atol=0)
+
+
+def check_padding(case: Case, causal: bool) -> None:
+    """Padded queries and values (before or after the others) change nothing for the valid ones."""
+    graph, _ = random_graph(6, b=1, causal=causal)
+    b, h, n, m, d = graph.shape
+    scheme = case.make(torch.float64)
+    want = scheme(graph)
+    for left in (False, True):
+        def pad(x, dim, by, left=left):
+            junk = torch.full([*x.shape[:dim], by, *x.shape[dim + 1:]], 0.5, dtype=x.dtype)
+            return torch.cat([junk, x] if left else [x, junk], dim)
+
+        def mask(k, by, left=left):
+            ok = torch.ones(1, k, dtype=torch.bool)
+            return torch.cat([~ok[:, :1].expand(1, by), ok] if left else [ok, ~ok[:, :1].expand(1, by)], 1)
+
+        for three in (False, True):
+            query_mask, value_mask = mask(n, 3), mask(m, 2)
+            if three:  # a mask per query: the padded queries see everything
+                value_mask = value_mask[:, None, :] | ~query_mask[:, :, None]
+            padded = AttentionGraph(pad(graph.query, 2, 3), pad(graph.value, 2, 2), pad(pad(graph.weight, 3, 2), 2, 3),
+                                    query_mask, value_mask, causal, graph.metric)
+            for backend in ("dense", "sparse"):
+                got = scheme(padded, backend)[:, :, query_mask[0]]
+                torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+def check_no_future(case: Case, triangular: bool) -> None:
+    """In a causal graph the first queries' output does not change when later queries (and their values) do."""
+    kind = dict(causal=True, triangular=triangular)
+    one, _ = random_graph(7, n=6, **kind)
+    two, _ = random_graph(8, n=6, **kind)
+    scheme = case.make(torch.float64)
+    for k in range(1, 6):
+        mixed_value = torch.cat([one.value[:, :, :k], two.value[:, :, k:]], 2) if triangular else one.value
+        mixed = replace(one, query=torch.cat([one.query[:, :, :k], two.query[:, :, k:]], 2), value=mixed_value,
+                        weight=torch.cat([one.weight[:, :, :k], two.weight[:, :, k:]], 2))
+        for backend in ("dense", "sparse"):
+            torch.testing.assert_close(scheme(mixed, backend)[:, :, :k], scheme(one, backend)[:, :, :k], rtol=1e-12, atol=1e-12)
+
+
+def check_past_degree(case: Case, triangular: bool) -> None:
+    """Queries in chunks, with the degrees handed on, give what all queries at once give."""
+    whole, _ = random_graph(9, n=6, causal=True, triangular=triangular, padded=True)
+    scheme = case.make(torch.float64)
+    want = scheme(whole)
+    past = None
+    for start, end in ((0, 2), (2, 3), (3, 6)):
+        values = slice(0, end if triangular else None)
+        value_mask = whole.value_mask[:, start:end, values] if triangular else whole.value_mask
+        if past is not None and triangular:
+            grown = end - past.total.shape[-1]
+            past = past._replace(total=torch.nn.functional.pad(past.total, (0, grown)))
+        part = AttentionGraph(whole.query[:, :, start:end], whole.value[:, :, values], whole.weight[:, :, start:end, values],
+                              whole.query_mask[:, start:end], value_mask, True, whole.metric, past)
+        for backend in ("dense", "sparse"):
+            torch.testing.assert_close(scheme(part, backend), want[:, :, start:end], rtol=1e-11, atol=1e-12)
+        past = part.degree_after()
+
+
+def awkward_graphs(dtype: torch.dtype) -> dict[str, AttentionGraph]:
+    """Graphs on which careless formulas give inf or NaN."""
+    draw = torch.Generator().manual_seed(2)
+    b, h, n, m, d = 2, 2, 4, 6, 3
+    query, value = torch.randn(b, h, n, d, generator=draw), torch.randn(b, h, m, d, generator=draw)
+    soft = torch.randn(b, h, n, m, generator=draw).softmax(-1)
+    factor = torch.randn(h, d, 8, generator=draw)
+    metric = factor @ factor.transpose(-1, -2)
+    one_hot = torch.zeros(b, h, n, m)
+    one_hot[..., 2] = 1
+    blind = torch.ones(b, n, m, dtype=torch.bool)
+    blind[:, 0] = False
+    blind[1, :, 3] = False
+    triangle = torch.ones(n, n, dtype=torch.bool).tril().expand(b, n, n)
+    tiny = {w: torch.where(torch.rand(b, h, n, m, generator=draw) < 0.5, torch.full_like(soft, w), soft)
+            for w in (1e-4, 1e-10, 1e-20, 1e-30, 1e-38, 1e-44)}
+    same = torch.randn(b, h, 1, d, generator=draw).expand(b, h, 6, d)
+    peaked = (30 * torch.randn(b, h, n, m, generator=draw)).softmax(-1)
+    plain = {
+        "usual": dict(), "one-hot": dict(weight=one_hot), "peaked": dict(weight=peaked),
+        "duplicates": dict(query=same[:, :, :n], value=same),
+        # d_i = e_j = 1 and equal features: the distance R is exactly 0
+        "duplicates, equal degrees": dict(query=same[:, :, :4], value=same[:, :, :4], weight=torch.full((b, h, n, 4), 0.25)),
+        "duplicates, one-hot": dict(query=same[:, :, :4], value=same[:, :, :4], weight=torch.eye(4).expand(b, h, 4, 4)),
+        "nearly duplicates": dict(query=same[:, :, :n] * (1 + 1e-4), value=same),
+        "zero features": dict(query=torch.zeros(b, h, n, d), value=torch.zeros(b, h, m, d)),
+        "huge features": dict(query=200 * query, value=200 * value),
+        "blind rows": dict(value_mask=blind), "no valid query": dict(query_mask=torch.zeros(b, n, dtype=torch.bool)),
+        "no visible value": dict(value_mask=torch.zeros(b, m, dtype=torch.bool)),
+        "all weights zero": dict(weight=torch.zeros(b, h, n, m)),
+        "triangle": dict(value=value[:, :, :n], weight=soft[..., :n], value_mask=triangle),
+        **{f"weights of {w}": dict(weight=weight) for w, weight in tiny.items()},
+        "all weights 1e-30": dict(weight=torch.full((b, h, n, m), 1e-30)),
+    }
+    graphs = {}
+    for name, changes in plain.items():
+        made = dict(query=query, value=value, weight=soft, metric=metric) | changes
+        made = {k: v.to(dtype) if v.is_floating_point() else v for k, v in made.items()}
+        graphs[name] = AttentionGraph(**made)
+        graphs[f"{name}, causal"] = AttentionGraph(**made, causal=True)
+    return graphs
+
+
+def check_finite(case: Case, dtype: torch.dtype) -> None:
+    """Values and gradients of everything are finite numbers on graphs made to break them."""
+    for name, graph in awkward_graphs(dtype).items():
+        for backend in ("dense", "sparse"):
+            out, grads = gradients(case, graph, backend)
+            assert out.dtype == dtype
+            assert out.isfinite().all(), f"{name} ({backend}): output"
+            for what, grad in zip(("query", "value", "weight", "metric", "parameter", "parameter"), grads):
+                assert grad.isfinite().all(), f"{name} ({backend}): gradient of {what}"
+
+
+def check_close_in_half(case: Case, dtype: torch.dtype) -> None:
+    """Half precision gives the same numbers to its own accuracy."""
+    graph, _ = random_graph(4, n=6, m=9, d=8, causal=True, dtype=torch.float32)
+    half = AttentionGraph(*(x.to(dtype) for x in (graph.query, graph.value, graph.weight)), causal=True, metric=graph.metric)
+    wide = AttentionGraph(*(x.float() for x in (half.query, half.value, half.weight)), causal=True, metric=graph.metric)
+    scheme = case.make()
+    with torch.no_grad():
+        want, got = scheme(wide), scheme(half)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), want, rtol=1e-2, atol=1e-2)
+
+
+def check_autocast(case: Case) -> None:
+    """Autocast does not touch the arithmetic of a scheme."""
+    graph, _ = random_graph(4, causal=True, dtype=torch.float32)
+    scheme = case.make()
+    with torch.no_grad():
+        want, weights = scheme(graph), scheme.reweight(graph)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(scheme(graph), want) and torch.equal(scheme.reweight(graph), weights)

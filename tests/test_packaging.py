@@ -1,0 +1,158 @@
+"""The package description, the wheel that comes of it, and the set-up tools."""
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from attngraph import doctor
+
+setuptools = pytest.importorskip("setuptools")
+
+ROOT = Path(__file__).resolve().parent.parent
+TOP_LEVEL = ["attngraph", "adapters", "analysis", "experiments"]
+
+
+def package_files() -> list[Path]:
+    """Every file under the four packages that belongs to them, relative to the root."""
+    found = (path for name in TOP_LEVEL for path in (ROOT / name).rglob("*") if path.is_file())
+    return [path.relative_to(ROOT) for path in found if path.suffix not in (".pyc", ".pt")]
+
+
+@pytest.fixture(scope="module")
+def description() -> dict:
+    """The arguments of setup()."""
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setuptools, "setup", seen.update)
+        patch.chdir(ROOT)
+        runpy.run_path("setup.py")
+    return seen
+
+
+def test_every_folder_with_python_files_is_a_package(description):
+    folders = {".".join(path.parent.parts) for path in package_files() if path.suffix == ".py"}
+    assert set(description["packages"]) == folders
+    assert {name.split(".")[0] for name in folders} == set(TOP_LEVEL)
+
+
+def test_console_script(description):
+    assert description["entry_points"] == {"console_scripts": ["attngraph = experiments.cli:main"]}
+
+
+def test_doctor_looks_for_what_is_required(description):
+    names = [re.split(r"[<>=!~]", requirement)[0] for requirement in description["install_requires"]]
+    assert sorted(names) == sorted(doctor.REQUIRED)
+
+
+def test_torch_scatter_is_an_extra_and_nothing_is_pinned(description):
+    extras = description["extras_require"]
+    assert any(line.startswith("torch-scatter") for line in extras["scatter"])
+    everything = description["install_requires"] + sum(extras.values(), [])
+    assert not any(line.startswith("torch-scatter") for line in description["install_requires"])
+    assert not any("==" in line for line in everything)
+
+
+def test_wheel_holds_every_file_of_the_packages(tmp_path):
+    pytest.importorskip("wheel")
+    source = tmp_path / "source"
+    (source / "experiments" / "checkpoints" / "mini").mkdir(parents=True)
+    (source / "experiments" / "checkpoints" / "mini" / "state.pt").touch()
+    for path in [*package_files(), *map(Path, ("setup.py", "pyproject.toml", "LICENSE", "MANIFEST.in"))]:
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, source / path)
+    command = [sys.executable, "setup.py", "-q", "bdist_wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {path.as_posix() for path in package_files()} <= names
+    assert not any(name.startswith(("tests/", "tools/")) for name in names)
+    assert not any(name.endswith(".pt") for name in names)
+    assert any(name.endswith("LICENSE") for name in names)
+
+
+def find_python(argument: str, **environment: str) -> subprocess.CompletedProcess:
+    command = ["sh", str(ROOT / "tools" / "find_python.sh"), argument]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+def fake_python(folder: Path, version: tuple[int, int, int], without: str = "") -> Path:
+    """A `python3` that claims another version, or lacks a module."""
+    code = f"import sys; sys.version_info = {version}; sys.modules.update(dict.fromkeys({without.split()}))"
+    script = folder / "python3"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}\n$2"\n')
+    script.chmod(0o755)
+    return script
+
+
+def test_find_python_takes_the_one_that_is_named():
+    answer = find_python(sys.executable)
+    assert answer.returncode == 0, answer.stderr
+    assert Path(answer.stdout.strip()).exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "without", "message"),
+    [
+        ((3, 10, 4), "", "python3 is Python 3.10.4"),
+        ((3, 14, 0), "", "python3 is Python 3.14.0"),
+        ((3, 12, 1), "ensurepip", "has no venv module (Debian, Ubuntu: apt install python3.12-venv)"),
+    ],
+)
+def test_find_python_says_in_one_line_what_is_missing(tmp_path, version, without, message):
+    answer = find_python(str(fake_python(tmp_path, version, without)))
+    assert answer.returncode == 1 and answer.stdout == ""
+    assert message in answer.stderr and answer.stderr.count("\n") == 1
+
+
+def test_find_python_without_any(tmp_path):
+    answer = find_python(str(tmp_path / "nowhere"))
+    assert answer.returncode == 1
+    assert "nowhere is not there" in answer.stderr
+
+
+@pytest.fixture
+def setup_env(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import setup_env
+
+    return setup_env
+
+
+def test_wheels_are_kept_outside_the_checkout_by_python_torch_and_platform(setup_env, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    key = setup_env.ask(Path(sys.executable), setup_env.KEY_CODE)
+    assert sys.implementation.cache_tag in key
+    import torch
+
+    assert f"torch{torch.__version__}" in key and "/" not in key
+    assert setup_env.wheel_folder(key) == tmp_path / "attngraph" / "wheels" / key
+
+
+def test_no_compiler_is_one_line_and_no_failure(setup_env, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(setup_env, "find_compiler", lambda: None)
+    monkeypatch.setattr(setup_env, "uninstall_scatter", lambda python: None)
+    setup_env.install_scatter(Path(sys.executable), tmp_path)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "without torch-scatter (no C++ compiler found" in line and "PyG's own scatter" in line
+
+
+def test_an_environment_made_by_someone_else_is_never_deleted(setup_env, tmp_path):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    with pytest.raises(setup_env.SetupError, match="not one made here"):
+        setup_env.create_venv(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_failing_step_shows_its_last_lines(setup_env, tmp_path):
+    command = [sys.executable, "-c", "print('the cause'); raise SystemExit(3)"]
+    with pytest.raises(setup_env.SetupError, match="(?s)that failed.*step.log.*the cause"):
+        setup_env.run("that", command, tmp_path / "step.log")

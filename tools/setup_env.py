@@ -1,0 +1,197 @@
+"""Creates the virtual environment of a checkout and installs attngraph with torch-scatter into it.
+
+    python tools/setup_env.py [VENV]                (what `make setup` runs; standard library only)
+
+1. VENV (default .venv) is created, or begun afresh when an earlier installation into it was cut off.
+2. attngraph is installed in it (editable, with what the tests need).
+3. torch-scatter is compiled against the torch that step 2 brought. The wheel is kept in
+   $XDG_CACHE_HOME/attngraph/wheels (default ~/.cache), in one folder for each Python, torch and platform: it
+   is compiled once for a machine. Where that fails, one line says so; the sparse backend uses PyG's scatter.
+VENV/.attngraph-ready is written last. Running it again repairs whatever an interruption left.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STAMP = ".attngraph-ready"  # written when all is done; the Makefile looks for it
+UNFINISHED = ".attngraph-unfinished"  # there from the start until pip has installed everything
+OWN = ".attngraph-venv"  # this script made the environment, so it may delete it
+SCATTER = "torch-scatter>=2.1.2"
+
+# Names a wheel's folder: a wheel compiled for another torch may crash, and its file name doesn't tell.
+KEY_CODE = """
+import sys, sysconfig, torch
+device = "gpu" if torch.cuda.is_available() else "cpu"
+print(sys.implementation.cache_tag, f"torch{torch.__version__}", device, sysconfig.get_platform(), sep="-")
+"""
+
+
+class SetupError(Exception):
+    """A step failed; the message says which, why and where its output is."""
+
+
+def say(text: str) -> None:
+    print(f"[setup] {text}", flush=True)
+
+
+def run(what: str, command: list, log: Path) -> None:
+    """Runs a long command with its output in `log`, and says every 30 s that it is still at work.
+
+    Raises:
+        SetupError: the command failed; the message ends with its last lines.
+    """
+    done = threading.Event()
+    start = time.monotonic()
+
+    def heartbeat() -> None:
+        while not done.wait(30):
+            say(f"... still at work ({time.monotonic() - start:.0f} s)")
+
+    threading.Thread(target=heartbeat, daemon=True).start()
+    try:
+        with open(log, "w", encoding="utf-8") as output:
+            code = subprocess.run(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
+            ).returncode
+    finally:
+        done.set()
+    if code != 0:
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
+        raise SetupError("\n    ".join([f"{what} failed, its output is in {log}:", *tail]))
+
+
+def ask(python: Path, code: str) -> str | None:
+    """What `code` prints under `python`, or None when it fails."""
+    try:
+        answer = subprocess.run([str(python), "-c", code], capture_output=True, text=True, cwd=python.parent)
+    except OSError:
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def create_venv(venv: Path) -> Path:
+    """Makes sure that `venv` is a sound environment of the running Python; returns its interpreter."""
+    python = venv / "bin" / "python"
+    version = "%d.%d" % sys.version_info[:2]
+    found = ask(python, "import sys, pip; print('%d.%d' % sys.version_info[:2])")
+    own = (venv / OWN).exists()
+    if found == version and not (own and (venv / UNFINISHED).exists()):
+        return python
+    if venv.exists() and any(venv.iterdir()):
+        if not own:
+            what = f"an environment of Python {found}" if found else "no sound environment"
+            raise SetupError(f"{venv} is {what}, and not one made here: move it away, or make VENV=elsewhere")
+        say(f"{venv} is unfinished or not of Python {version}: beginning it afresh")
+        shutil.rmtree(venv)
+    say(f"creating {venv} with Python {version} ({sys.executable})")
+    venv.mkdir(parents=True, exist_ok=True)
+    (venv / OWN).touch()
+    (venv / UNFINISHED).touch()
+    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
+    return python
+
+
+def install_package(python: Path, venv: Path) -> None:
+    say("installing attngraph and what it needs: 1 to 5 minutes the first time, most of it for torch ...")
+    (venv / UNFINISHED).touch()
+    command = [python, "-m", "pip", "install", "setuptools>=77", "wheel>=0.43", "-e", ".[test]"]
+    run("installing attngraph", command, venv / "install.log")
+    (venv / UNFINISHED).unlink()
+
+
+def wheel_folder(key: str) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "attngraph" / "wheels" / key
+
+
+def find_compiler() -> str | None:
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    return next((path for name in names if (path := shutil.which(name.split()[0]))), None)
+
+
+def build_scatter(python: Path, venv: Path, folder: Path) -> Path:
+    """Compiles torch-scatter; the finished wheel appears in `folder` in one step, so a cut leaves none."""
+    if find_compiler() is None:
+        raise SetupError("no C++ compiler found; Debian, Ubuntu: apt install g++")
+    say(f"compiling torch-scatter for {folder.name}: about 5 minutes on 2 cores, once for this machine ...")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as workplace:
+        # pip's own cache is left out: it does not know which torch a wheel was compiled for.
+        command = [python, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-cache-dir"]
+        command += ["--no-binary", "torch-scatter", "-w", workplace, SCATTER]
+        run("compiling it", command, venv / "torch-scatter.log")
+        built = next(Path(workplace).glob("*.whl"))
+        return Path(shutil.move(built, folder / built.name))
+
+
+def install_wheel(python: Path, venv: Path, wheel: Path) -> bool:
+    """Whether torch-scatter imports after `wheel` was installed; a wheel that doesn't is thrown away."""
+    command = [python, "-m", "pip", "install", "--no-deps", "--force-reinstall", wheel]
+    try:
+        run("installing torch-scatter", command, venv / "torch-scatter-install.log")
+    except SetupError:
+        pass
+    else:
+        if ask(python, "import torch_scatter; print('imports')"):
+            return True
+    wheel.unlink()
+    return False
+
+
+def uninstall_scatter(python: Path) -> None:
+    command = [python, "-m", "pip", "uninstall", "-y", "torch-scatter"]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def install_scatter(python: Path, venv: Path) -> None:
+    """Installs torch-scatter from the kept wheel, compiled first where there is none; never fails."""
+    try:
+        key = ask(python, KEY_CODE)
+        if key is None:
+            raise SetupError("torch does not import")
+        folder = wheel_folder(key)
+        for wheel in folder.glob("torch_scatter-*.whl"):
+            if install_wheel(python, venv, wheel):
+                return say(f"torch-scatter: installed from {wheel}")
+        wheel = build_scatter(python, venv, folder)
+        if not install_wheel(python, venv, wheel):
+            raise SetupError("what was compiled does not import")
+        say(f"torch-scatter: compiled and installed; kept as {wheel}")
+    except (SetupError, OSError) as error:
+        uninstall_scatter(python)  # one for another torch may be left
+        reason = str(error).splitlines()[0].rstrip(":")
+        say(f"going on without torch-scatter ({reason}): the sparse backend uses PyG's own scatter; "
+            "`make setup` tries again")
+
+
+def main() -> int:
+    venv = (ROOT / (sys.argv[1] if len(sys.argv) > 1 else ".venv")).absolute()
+    os.environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as for Ctrl-C: stop the step, clear away, say so
+    try:
+        python = create_venv(venv)
+        (venv / STAMP).unlink(missing_ok=True)
+        install_package(python, venv)
+        install_scatter(python, venv)
+    except KeyboardInterrupt:
+        say("interrupted. The same command goes on from here.")
+        return 130
+    except (SetupError, OSError, subprocess.CalledProcessError) as error:
+        say(f"{error}\n[setup] not finished. When the cause is gone, the same command goes on.")
+        return 1
+    (venv / STAMP).touch()
+    say(f"ready: {venv}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
