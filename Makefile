@@ -33,12 +33,12 @@ test: $(READY)
 	$(RUN) -m pytest $(TESTARGS)
 
 setup:
-	@python=$$(sh tools/find_python.sh "$(PYTHON)") && "$$python" tools/setup_env.py "$(VENV)"
+	@python=$$(sh .ci/find_python.sh "$(PYTHON)") && "$$python" .ci/setup_env.py "$(VENV)"
 
-$(READY): setup.py tools/setup_env.py
-	@python=$$(sh tools/find_python.sh "$(PYTHON)") && "$$python" tools/setup_env.py "$(VENV)"
+$(READY): setup.py .ci/setup_env.py
+	@python=$$(sh .ci/find_python.sh "$(PYTHON)") && "$$python" .ci/setup_env.py "$(VENV)"
 
 clean:
 	if [ -e "$(VENV)/.attngraph-venv" ]; then rm -rf "$(VENV)"; fi
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
-	find attngraph adapters analysis experiments tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find attngraph adapters analysis experiments tests .ci -name __pycache__ -type d -prune -exec rm -rf {} +

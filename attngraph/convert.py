@@ -66,16 +66,19 @@ def from_pyg(data: Data | HeteroData) -> AttentionGraph:
         ValueError: a field that is needed is missing; the message names it.
     """
     if isinstance(data, HeteroData):
+        edges = ("value", "to", "query")
+        for part, field in (("query", "x"), ("value", "x"), (edges, "edge_index"), (edges, "edge_weight")):
+            if part not in data.node_types + data.edge_types or data[part].get(field) is None:
+                raise ValueError(f"the PyG graph has no {part!r}.{field} (see attngraph.convert.to_hetero)")
         query, value = data["query"].x, data["value"].x
-        edges = data["value", "to", "query"]
-        (j, i), weight = edges.edge_index, edges.edge_weight
+        (j, i), weight = data[edges].edge_index, data[edges].edge_weight
         rows, columns = data["query"].get("valid"), data["value"].get("valid")
     else:
         for field in ("x", "edge_index", "edge_weight", "is_value"):
             if data.get(field) is None:
                 raise ValueError(f"the PyG graph has no {field!r}: an attention graph needs x, edge_index, "
                                  "edge_weight and is_value (see attngraph.convert.to_data)")
-        is_value = data.is_value
+        is_value = data.is_value.bool()
         query, value = data.x[~is_value], data.x[is_value]
         place = torch.where(is_value, is_value.cumsum(0) - 1, (~is_value).cumsum(0) - 1)
         source, target = data.edge_index
@@ -102,7 +105,7 @@ def to_networkx(graph: AttentionGraph, example: int = 0, head: int = 0) -> netwo
     ``bipartite`` (0 or 1), ``x`` (a list of numbers) and ``valid``; edges carry ``weight``."""
     part = _one(graph, example, head)
     rows, columns = _valid(part)
-    out = networkx.Graph(causal=part.causal)
+    out = networkx.Graph(causal=part.causal, dtype=part.query.dtype)
     for side, (name, features, valid) in enumerate((("query", part.query, rows), ("value", part.value, columns))):
         out.add_nodes_from(
             ((name, k), {"bipartite": side, "x": x, "valid": ok})
@@ -129,7 +132,8 @@ def from_networkx(graph: networkx.Graph) -> AttentionGraph:
             raise ValueError(f"node {node!r} needs the attributes bipartite (0 = query, 1 = value) and x (its features)")
         sides[attributes["bipartite"]].append(node)
     place = [{node: k for k, node in enumerate(side)} for side in sides]
-    features = [torch.tensor([graph.nodes[node]["x"] for node in side]) for side in sides]
+    dtype = graph.graph.get("dtype")
+    features = [torch.tensor([graph.nodes[node]["x"] for node in side], dtype=dtype) for side in sides]
     valid = [torch.tensor([graph.nodes[node].get("valid", True) for node in side]) for side in sides]
     weight = torch.zeros(len(sides[0]), len(sides[1]), dtype=features[0].dtype)
     for a, b, w in graph.edges(data="weight", default=1.0):

@@ -25,17 +25,19 @@ def keep(weight: Tensor, top_k: int | None = None, threshold: float | None = Non
     if len(given) != 1:
         raise ValueError(f"give exactly one of top_k, threshold, mass; got {', '.join(given) or 'none'}")
     if threshold is not None:
-        if threshold < 0:
+        if not threshold >= 0:
             raise ValueError(f"threshold must be at least 0, got {threshold}")
         return (weight >= threshold) & (weight > 0)
+    if mass == 1:
+        return weight > 0
     order = weight.sort(dim=-1, descending=True, stable=True)
+    if mass is not None and not 0 < mass <= 1:
+        raise ValueError(f"mass must lie in (0, 1], got {mass}")
     if top_k is not None:
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}")
         ranked = (torch.arange(weight.shape[-1], device=weight.device) < top_k).expand_as(weight)
     else:
-        if not 0 < mass <= 1:
-            raise ValueError(f"mass must lie in (0, 1], got {mass}")
         values = order.values.double()
         before = values.cumsum(-1) - values  # the mass of the heavier edges
         ranked = before < mass * values.sum(-1, keepdim=True)

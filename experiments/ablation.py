@@ -58,7 +58,7 @@ class Preset:
     sizes: Sizes = Sizes()
 
 
-STEPS = {"vqa": 400, "ve": 400, "caption": 300, "easy_vqa": 300}
+STEPS = {"vqa": 300, "ve": 300, "caption": 250, "easy_vqa": 200}
 TRAIN_EXAMPLES = {"vqa": None, "ve": None, "caption": None, "easy_vqa": 2000}
 ONE_EACH = dict.fromkeys(GNNS, 1)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from attngraph.errors import UserError
 from experiments.cells import Cell, is_finished, run_cell
 
-_steps = None  # in a worker: the counter of all workers' steps
+EVAL_STEPS = 60  # scoring a cell takes about as long as this many training steps
 
 
 def default_jobs(device: str) -> int:
@@ -53,35 +53,56 @@ def run_cells(cells: Sequence[Cell], out: Path, device: str = "cpu", jobs: int |
 
 
 def _run(todo: list[Cell], out: Path, device: str, jobs: int, total: int) -> None:
-    context = multiprocessing.get_context("spawn")
-    counter = context.Value("l", 0)
-    order = context.Value("l", 0)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     # A process per cell: its peak memory is its own, and nothing of one run reaches the next.
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker,
-                               initargs=(counter, order, threads), max_tasks_per_child=1)
-    bar = tqdm(total=total, unit="step", desc=f"{len(todo)} cells, {jobs} at a time", smoothing=0.05, dynamic_ncols=True)
+    context = multiprocessing.get_context("spawn")
+    steps = context.Value("l", 0)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    waiting, running = list(reversed(todo)), {}
+    free = list(reversed(range(jobs)))
+    with tqdm(total=total, unit="step", desc=f"{len(todo)} cells, {jobs} at a time", smoothing=0.05,
+              dynamic_ncols=True) as bar:
+        try:
+            while waiting or running:
+                while waiting and free:
+                    slot, cell = free.pop(), waiting.pop()
+                    reading, writing = context.Pipe(duplex=False)
+                    process = context.Process(target=_work, args=(cell, out, _placed(device, slot), threads, steps, writing))
+                    process.start()
+                    writing.close()
+                    running[process.sentinel] = process, cell, slot, reading
+                for sentinel in multiprocessing.connection.wait(list(running), timeout=1):
+                    process, cell, slot, reading = running.pop(sentinel)
+                    process.join()
+                    free.append(slot)
+                    scores = _outcome(process, cell, reading)["scores"]
+                    told = " ".join(f"{name} {100 * value:.1f}" for name, value in scores.items())
+                    bar.write(f"{cell.row:>9} {cell.task:<9} seed {cell.seed}: {told}", file=sys.stderr)
+                bar.update(steps.value - bar.n)
+        finally:
+            for process, *_ in running.values():
+                process.kill()
+                process.join()
+
+
+def _placed(device: str, slot: int) -> str:
+    """``cuda`` spreads the cells over all GPUs."""
+    return f"cuda:{slot % torch.cuda.device_count()}" if device == "cuda" else device
+
+
+def _outcome(process, cell: Cell, reading) -> dict:
+    """The scores that a worker sent.
+
+    Raises:
+        UserError: it sent an error, or died without a word.
+    """
     try:
-        waiting = {pool.submit(_work, cell, out, device): cell for cell in todo}
-        while waiting:
-            done, _ = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
-            bar.update(counter.value - bar.n)
-            for future in done:
-                cell = waiting.pop(future)
-                result = future.result()
-                scores = " ".join(f"{name} {100 * value:.1f}" for name, value in result["scores"].items())
-                bar.write(f"{cell.row:>9} {cell.task:<9} seed {cell.seed}: {scores}", file=sys.stderr)
-        pool.shutdown()
-    except BaseException as error:
-        for process in list((pool._processes or {}).values()):
-            process.kill()
-        pool.shutdown(wait=False, cancel_futures=True)
-        if isinstance(error, BrokenProcessPool):
-            raise UserError("a worker process died (out of memory?): run the same command again to go on, perhaps with "
-                            "--jobs 1") from None
-        raise
-    finally:
-        bar.close()
+        outcome = reading.recv()
+    except EOFError:
+        raise UserError(f"the worker for {cell.row} {cell.task} seed {cell.seed} died (exit code {process.exitcode}; out of "
+                        "memory?): run the same command again to go on, perhaps with --jobs 1") from None
+    if isinstance(outcome, dict):
+        return outcome
+    raise UserError(f"{cell.row} {cell.task} seed {cell.seed}: {outcome}")
 
 
 def _weight(cell: Cell) -> int:
@@ -89,34 +110,29 @@ def _weight(cell: Cell) -> int:
     return (cell.recipe.steps if cell.recipe else 0) + EVAL_STEPS
 
 
-EVAL_STEPS = 60
-
-
-def _start_worker(counter, order, threads: int) -> None:
-    global _steps, _worker
-    _steps = counter
-    with order.get_lock():
-        _worker = order.value
-        order.value += 1
+def _work(cell: Cell, out: Path, device: str, threads: int, steps, writing) -> None:
+    """What a worker process does: one cell."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="Java not found")  # said once, by the parent
-
-
-def _work(cell: Cell, out: Path, device: str) -> dict:
-    if device == "cuda":
-        device = f"cuda:{_worker % torch.cuda.device_count()}"
     seen = 0
 
     def on_step(step: int) -> None:
         nonlocal seen
-        with _steps.get_lock():
-            _steps.value += step - seen if seen else 1
+        with steps.get_lock():
+            steps.value += step - seen if seen else 1
         seen = step
 
-    result = run_cell(cell, out, device, on_step)
-    with _steps.get_lock():
-        _steps.value += _weight(cell) - seen
-    return result
+    try:
+        result = run_cell(cell, out, device, on_step)
+    except UserError as error:
+        writing.send(str(error))
+        return
+    except Exception:
+        writing.send(traceback.format_exc())
+        return
+    with steps.get_lock():
+        steps.value += _weight(cell) - seen
+    writing.send(result)

@@ -18,12 +18,20 @@ def text_config(**changes) -> dict:
     ) | changes
 
 
-def far_from_zero(model: torch.nn.Module, seed: int, std: float = 0.5) -> torch.nn.Module:
-    """Every weight and bias random and large, so that no term of any formula can hide."""
+def far_from_zero(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Every weight and bias random and large, so that no term of any formula can hide and every token matters."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=draw) * std)
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=draw)
+            if "LayerNorm.weight" in name or "layer_norm.weight" in name:
+                parameter.copy_(1 + 0.2 * noise)
+            elif parameter.dim() == 1:
+                parameter.copy_(0.3 * noise)
+            elif "embedding" in name:
+                parameter.copy_(noise)
+            else:
+                parameter.copy_(1.5 * noise / parameter.shape[1] ** 0.5)
     return model.eval()
 
 

@@ -73,7 +73,7 @@ def test_wheel_holds_every_file_of_the_packages(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {path.as_posix() for path in package_files()} <= names
-    assert not any(name.startswith(("tests/", "tools/")) for name in names)
+    assert not any(name.startswith(("tests/", ".ci/")) for name in names)
     assert not any(name.endswith(".pt") for name in names)
     assert any(name.endswith("LICENSE") for name in names)
 

@@ -78,9 +78,10 @@ def test_gcn_under_replace_is_the_vanilla_adapter(seed, positions, make_decoder,
     ids, states = words(seed=seed), image_states(seed=seed)
     mask = torch.ones_like(ids)
     mask[0, 5:] = 0
-    got, want = run(model, ids, states, mask), run(plain, ids, states, mask)
+    valid = mask.bool()  # padded rows are nodes without edges here
+    got, want = run(model, ids, states, mask)[valid], run(plain, ids, states, mask)[valid]
     close(got, want, 1e-6)
-    assert not torch.allclose(want, run(make_decoder(seed), ids, states, mask), atol=0.1)
+    assert not torch.allclose(want, run(make_decoder(seed), ids, states, mask)[valid], atol=0.1)
 
 
 @every_gnn

@@ -76,10 +76,10 @@ def test_names_lead_to_classes():
 
 def test_p_starts_where_it_should_and_stays_in_range():
     for p in (1.01, 1.25, 1.5, 2.9):
-        assert float(PGNN(p=p).p) == pytest.approx(p, abs=1e-5)
+        assert PGNN(p=p).p.item() == pytest.approx(p, abs=1e-5)
     scheme = PGNN()
     for logit in (-1e4, 1e4):
         scheme.p_logit.data.fill_(logit)
-        assert 1 <= float(scheme.p) <= 3
-    assert float(PGNN(mu=10, learn_mu=True).mu) == pytest.approx(10, rel=1e-5)
+        assert 1 <= scheme.p.item() <= 3
+    assert PGNN(mu=10, learn_mu=True).mu.item() == pytest.approx(10, rel=1e-5)
     assert not list(PGNN(p=2, learn_p=False).parameters())

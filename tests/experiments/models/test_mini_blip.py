@@ -8,7 +8,7 @@ from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGenera
 
 from attngraph.errors import UserError
 from experiments.models.generation import frozen_image_states, generate_text
-from experiments.models.mini_blip import CHECKPOINT, build_model, load_model, preprocess
+from experiments.models.mini_blip import CHECKPOINT, build_model, grid_positions, load_model, preprocess
 from experiments.models.tokenizer import build_tokenizer
 
 needs_checkpoint = pytest.mark.skipif(not (CHECKPOINT / "scores.json").exists(), reason="not pre-trained yet")
@@ -71,6 +71,14 @@ def test_unknown_name_is_not_looked_up_on_the_network():
         load_model("no-such-owner/no-such-blip")
 
 
+def test_grid_positions_tell_rows_from_columns():
+    grid = grid_positions(8, 32).view(8, 8, 32)
+    rows, columns = grid[..., :16], grid[..., 16:]
+    assert torch.equal(rows[:, 0], rows[:, 7]) and torch.equal(columns[0], columns[7])
+    assert torch.equal(rows[:, 0], columns[0])
+    assert torch.cdist(grid.flatten(0, 1), grid.flatten(0, 1)).fill_diagonal_(9).min() > 0.5
+
+
 def test_pixels(tmp_path):
     picture = np.zeros((64, 64, 3), np.uint8)
     picture[:, :, 0] = 255
@@ -99,10 +107,8 @@ def test_shipped_checkpoint_is_small_and_sees():
 
 
 def test_checkpoint_in_the_hub_layout_gets_its_start_and_end_tokens(tmp_path):
-    """Salesforce's tokenizers do not know [DEC], and their configuration names another end token than [SEP]."""
-    vocabulary = {
-        t: i for i, t in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "circle"])
-    }
+    """Hub tokenizers do not know [DEC], and hub configurations name another end token than [SEP]."""
+    vocabulary = {t: i for i, t in enumerate("[PAD] [UNK] [CLS] [SEP] [MASK] a red circle".split())}
     BertTokenizerFast(vocab=vocabulary).save_pretrained(tmp_path)
     shared = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4)
     text = dict(

@@ -1,6 +1,6 @@
 """Creates the virtual environment of a checkout and installs attngraph with torch-scatter into it.
 
-    python tools/setup_env.py [VENV]                (what `make setup` runs; standard library only)
+    python .ci/setup_env.py [VENV]                (what `make setup` runs; standard library only)
 
 1. VENV (default .venv) is created, or begun afresh when an earlier installation into it was cut off.
 2. attngraph is installed in it (editable, with what the tests need).

@@ -1,0 +1,166 @@
+"""The same graph in PyG and networkx, and back."""
+
+import networkx
+import pytest
+import torch
+from torch_geometric.data import Data, HeteroData
+from torch_geometric.utils import to_dense_adj
+
+from attngraph import AttentionGraph
+
+FORMS = {
+    "plain": dict(), "causal": dict(causal=True), "padded": dict(padded=True), "own values per query": dict(own=True),
+    "metric": dict(metric=True), "everything": dict(causal=True, padded=True, own=True, metric=True),
+}
+every_form = pytest.mark.parametrize("form", FORMS)
+
+
+def make(causal=False, padded=False, own=False, metric=False, dtype=torch.float32, sparse=True):
+    draw = torch.Generator().manual_seed(0)
+    b, h, n, m, d = 2, 2, 4, 5, 3
+    weight = torch.randn(b, h, n, m, generator=draw).softmax(-1)
+    if sparse:
+        weight = weight * (weight > 0.1)
+    query_mask = value_mask = None
+    if padded:
+        query_mask, value_mask = torch.ones(b, n, dtype=torch.bool), torch.ones(b, m, dtype=torch.bool)
+        query_mask[1, :2] = value_mask[0, 4] = False
+    if own:
+        window = torch.ones(n, m, dtype=torch.bool).tril(1).expand(b, n, m)
+        value_mask = window if value_mask is None else window & value_mask[:, None]
+    gram = torch.randn(h, d, 7, generator=draw)
+    return AttentionGraph(torch.randn(b, h, n, d, generator=draw).to(dtype), torch.randn(b, h, m, d, generator=draw).to(dtype),
+                          weight.to(dtype), query_mask, value_mask, causal,
+                          (gram @ gram.transpose(-1, -2)).to(dtype) if metric else None)
+
+
+def same(got: AttentionGraph, whole: AttentionGraph, b: int, h: int):
+    assert got.shape == (1, 1, *whole.shape[2:])
+    for name in ("query", "value", "weight"):
+        assert getattr(got, name).dtype == getattr(whole, name).dtype
+        assert torch.equal(getattr(got, name)[0, 0], getattr(whole, name)[b, h]), name
+    everything = torch.ones(whole.shape[2:4], dtype=torch.bool)
+    seen = [everything if g.visible is None else g.visible.expand(-1, *everything.shape)[k] for g, k in ((got, 0), (whole, b))]
+    assert torch.equal(*seen)
+    assert got.causal == whole.causal
+    assert (got.metric is None) == (whole.metric is None)
+    assert whole.metric is None or torch.equal(got.metric[0], whole.metric[h])
+    for degree in ("sum", "mean"):
+        assert torch.equal(got.value_degree(degree)[0, 0], whole.value_degree(degree)[b, h])
+
+
+@every_form
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_round_trips(form, dtype):
+    graph = make(**FORMS[form], dtype=dtype)
+    for b in range(2):
+        for h in range(2):
+            same(AttentionGraph.from_pyg(graph.to_data(b, h)), graph, b, h)
+            same(AttentionGraph.from_pyg(graph.to_hetero(b, h)), graph, b, h)
+            same(AttentionGraph.from_networkx(graph.to_networkx(b, h)), graph, b, h)
+
+
+@every_form
+def test_data_is_the_square_symmetric_graph(form):
+    graph = make(**FORMS[form])
+    data = graph.to_data(1, 0)
+    assert isinstance(data, Data) and data.validate()
+    square = to_dense_adj(data.edge_index, edge_attr=data.edge_weight, max_num_nodes=9)[0]
+    zero = torch.zeros
+    want = torch.cat([torch.cat([zero(4, 4), graph.weight[1, 0]], 1), torch.cat([graph.weight[1, 0].T, zero(5, 5)], 1)])
+    assert torch.equal(square, want) and torch.equal(square, square.T)
+    assert torch.equal(data.x, torch.cat([graph.query[1, 0], graph.value[1, 0]]))
+    assert data.is_value.tolist() == [False] * 4 + [True] * 5
+    assert not data.has_self_loops() and data.is_undirected()
+    half = data.edge_index.shape[1] // 2  # value→query messages first
+    assert data.is_value[data.edge_index[0, :half]].all() and not data.is_value[data.edge_index[1, :half]].any()
+
+
+@every_form
+def test_hetero_has_both_directions(form):
+    graph = make(**FORMS[form])
+    data = graph.to_hetero(0, 1)
+    assert isinstance(data, HeteroData) and data.validate()
+    assert data.node_types == ["query", "value"]
+    there, back = data["query", "to", "value"], data["value", "to", "query"]
+    assert torch.equal(there.edge_index, back.edge_index.flip(0)) and torch.equal(there.edge_weight, back.edge_weight)
+    dense = torch.zeros(4, 5).index_put(tuple(there.edge_index), there.edge_weight)
+    assert torch.equal(dense, graph.weight[0, 1])
+
+
+def test_networkx_adjacency():
+    graph = make(padded=True)
+    out = graph.to_networkx(0, 1)
+    names = [("query", i) for i in range(4)] + [("value", j) for j in range(5)]
+    assert list(out.nodes) == names
+    square = torch.from_numpy(networkx.to_numpy_array(out, nodelist=names)).float()
+    assert torch.equal(square[:4, 4:], graph.weight[0, 1]) and torch.equal(square, square.T)
+    assert out.nodes["value", 4]["valid"] is False and out.nodes["query", 0]["bipartite"] == 0
+
+
+def test_graphs_of_trained_features_keep_their_gradients_in_pyg():
+    graph = make(sparse=False)
+    query = graph.query.clone().requires_grad_()
+    data = AttentionGraph(query, graph.value, graph.weight).to_data()
+    AttentionGraph.from_pyg(data).query.sum().backward()
+    assert query.grad[0, 0].eq(1).all()
+    assert AttentionGraph(query, graph.value, graph.weight).to_networkx().number_of_nodes() == 9
+
+
+def test_graphs_made_by_hand():
+    """Nodes in any order, one direction only, whole numbers as flags."""
+    x = torch.arange(8.0).view(4, 2)
+    data = Data(x=x, edge_index=torch.tensor([[0, 0, 3], [1, 2, 1]]), edge_weight=torch.tensor([0.1, 0.2, 0.3]),
+                is_value=torch.tensor([1, 0, 0, 1]))
+    graph = AttentionGraph.from_pyg(data)
+    assert torch.equal(graph.query[0, 0], x[[1, 2]]) and torch.equal(graph.value[0, 0], x[[0, 3]])
+    torch.testing.assert_close(graph.weight[0, 0], torch.tensor([[0.1, 0.3], [0.2, 0.0]]))
+    assert not graph.causal and graph.visible is None
+
+    hetero = HeteroData()
+    hetero["query"].x, hetero["value"].x = x[:1], x[1:]
+    hetero["value", "to", "query"].edge_index = torch.tensor([[2, 0], [0, 0]])
+    hetero["value", "to", "query"].edge_weight = torch.tensor([0.5, 0.25])
+    torch.testing.assert_close(AttentionGraph.from_pyg(hetero).weight[0, 0], torch.tensor([[0.25, 0.0, 0.5]]))
+
+    plain = networkx.Graph([("dog", "patch 7", {"weight": 0.5}), ("patch 3", "dog")])
+    for name, side in (("dog", 0), ("patch 7", 1), ("patch 3", 1)):
+        plain.add_node(name, bipartite=side, x=[1.0, side])
+    torch.testing.assert_close(AttentionGraph.from_networkx(plain).weight[0, 0], torch.tensor([[0.5, 1.0]]))
+
+
+@pytest.mark.parametrize("field", ["x", "edge_index", "edge_weight", "is_value"])
+def test_a_missing_field_of_data_is_named(field):
+    data = make().to_data()
+    del data[field]
+    with pytest.raises(ValueError, match=f"has no '{field}'"):
+        AttentionGraph.from_pyg(data)
+
+
+def test_a_missing_field_of_hetero_data_is_named():
+    for store, field in (("query", "x"), ("value", "x"), (("value", "to", "query"), "edge_index"),
+                         (("value", "to", "query"), "edge_weight")):
+        data = make().to_hetero()
+        del data[store][field]
+        with pytest.raises(ValueError, match=f"has no .*{field}"):
+            AttentionGraph.from_pyg(data)
+    with pytest.raises(ValueError, match="has no"):
+        AttentionGraph.from_pyg(HeteroData())
+
+
+def test_networkx_graphs_that_are_not_bipartite_are_refused():
+    out = make().to_networkx()
+    out.add_edge(("query", 0), ("query", 1))
+    with pytest.raises(ValueError, match="does not join a query"):
+        AttentionGraph.from_networkx(out)
+    out = make().to_networkx()
+    del out.nodes["value", 2]["x"]
+    with pytest.raises(ValueError, match=r"\('value', 2\) needs the attributes"):
+        AttentionGraph.from_networkx(out)
+
+
+def test_example_and_head_out_of_range():
+    for example, head in ((2, 0), (0, 2), (-1, 0)):
+        for convert in ("to_data", "to_hetero", "to_networkx"):
+            with pytest.raises(ValueError, match=r"example must lie in 0..1 and head in 0..1"):
+                getattr(make(), convert)(example, head)

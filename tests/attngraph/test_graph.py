@@ -1,0 +1,148 @@
+"""What an attention graph holds: shapes, masks, degrees."""
+
+import networkx
+import pytest
+import torch
+
+from attngraph import AttentionGraph, PastDegree
+
+B, H, N, M, D = 2, 3, 4, 5, 6
+
+
+def parts(dtype=torch.float32, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return (torch.randn(B, H, N, D, generator=draw, dtype=dtype), torch.randn(B, H, M, D, generator=draw, dtype=dtype),
+            torch.randn(B, H, N, M, generator=draw, dtype=dtype).softmax(-1))
+
+
+def yes(*shape):
+    return torch.ones(*shape, dtype=torch.bool)
+
+
+BAD = [
+    (dict(query=torch.zeros(B, N, D)), r"query must have shape \(batch, heads, queries, features\), got \(2, 4, 6\)"),
+    (dict(value=torch.zeros(B, H, M, D + 1)), r"value must have shape \(2, 3, values, 6\), like query, got \(2, 3, 5, 7\)"),
+    (dict(value=torch.zeros(B, M, D)), "value must have shape"),
+    (dict(value=torch.zeros(B, H + 1, M, D)), "value must have shape"),
+    (dict(weight=torch.zeros(B, H, M, N)), r"weight must have shape \(2, 3, 4, 5\), got \(2, 3, 5, 4\)"),
+    (dict(query_mask=yes(B, M)), r"query_mask must have shape \(2, 4\), got \(2, 5\)"),
+    (dict(value_mask=yes(B, N)), r"value_mask must have shape \(2, 5\) or \(2, 4, 5\), got \(2, 4\)"),
+    (dict(value_mask=yes(B, H, N, M)), "value_mask must have shape"),
+    (dict(query_mask=torch.ones(B, N)), "query_mask must be a bool tensor .* got torch.float32"),
+    (dict(value_mask=torch.ones(B, M, dtype=torch.long)), "value_mask must be a bool tensor"),
+    (dict(metric=torch.zeros(H, D, D + 1)), r"metric must have shape \(3, 6, 6\), got \(3, 6, 7\)"),
+    (dict(past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(B))), "past_degree belongs to causal graphs"),
+    (dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, N), torch.zeros(B))), r"past_degree.total must have shape"),
+]
+
+
+@pytest.mark.parametrize("wrong, message", BAD, ids=[str(k) for k in range(len(BAD))])
+def test_errors_name_the_argument(wrong, message):
+    query, value, weight = parts()
+    with pytest.raises(ValueError, match=message):
+        AttentionGraph(**(dict(query=query, value=value, weight=weight) | wrong))
+
+
+def test_an_unknown_degree():
+    with pytest.raises(ValueError, match="degree must be one of sum, mean, got 'max'"):
+        AttentionGraph(*parts()).value_degree("max")
+
+
+def test_shape_and_repr():
+    graph = AttentionGraph(*parts(), causal=True)
+    assert graph.shape == (B, H, N, M, D)
+    assert repr(graph) == "AttentionGraph(batch=2, heads=3, queries=4, values=5, features=6, causal)"
+
+
+def test_masked_edges_weigh_exactly_zero():
+    query_mask, value_mask = yes(B, N), yes(B, M)
+    query_mask[0, 1] = value_mask[1, 4] = False
+    weight = parts()[2]
+    for mask in (value_mask, value_mask[:, None].expand(B, N, M)):
+        graph = AttentionGraph(*parts(), query_mask=query_mask, value_mask=mask)
+        assert (graph.weight[0, :, 1] == 0).all() and (graph.weight[1, :, :, 4] == 0).all()
+        keep = (query_mask[:, :, None] & value_mask[:, None])[:, None].expand_as(weight)
+        assert torch.equal(graph.weight[keep], weight[keep])
+    assert torch.equal(AttentionGraph(*parts()).weight, weight)
+
+
+def test_no_gradient_passes_a_mask():
+    query, value, weight = parts()
+    weight.requires_grad_()
+    mask = yes(B, M)
+    mask[:, 2] = False
+    AttentionGraph(query, value, weight, value_mask=mask).weight.sum().backward()
+    assert (weight.grad[..., 2] == 0).all() and (weight.grad[..., :2] == 1).all()
+
+
+def test_degrees_are_the_sums_over_the_masked_weights():
+    query_mask = yes(B, N)
+    query_mask[0, 0] = query_mask[1, 3] = False
+    for causal in (False, True):
+        graph = AttentionGraph(*parts(torch.float64), query_mask=query_mask, causal=causal)
+        torch.testing.assert_close(graph.query_degree()[..., 0], graph.weight.sum(-1))
+        degree, mean = graph.value_degree(), graph.value_degree("mean")
+        for b in range(B):
+            for i in range(N):
+                seen = [k for k in range(i + 1 if causal else N) if query_mask[b, k]]
+                want = sum((graph.weight[b, :, k] for k in seen), torch.zeros(H, M, dtype=torch.float64))
+                torch.testing.assert_close(degree[b, :, i if causal else 0], want)
+                if query_mask[b, i]:
+                    torch.testing.assert_close(mean[b, :, i if causal else 0], want * M / len(seen))
+
+
+def test_the_mean_degree_counts_the_values_that_a_query_sees():
+    """Uniform attention with a window of its own per query."""
+    sees = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]).bool().expand(B, N, M)
+    weight = (sees / sees.sum(-1, keepdim=True))[:, None].expand(B, H, N, M)
+    graph = AttentionGraph(*parts()[:2], weight, value_mask=sees, causal=True)
+    want = torch.tensor([1 / 2, (1 / 2 + 1 / 3), (1 / 2 + 1 / 3 + 1 / 4), (1 / 2 + 1 / 3 + 1 / 4 + 1 / 5)])
+    want = want * torch.tensor([2, 3, 4, 5]) / torch.tensor([1, 2, 3, 4])
+    torch.testing.assert_close(graph.value_degree("mean")[0, 0, :, 0], want)
+
+
+def test_padded_queries_do_not_widen_what_is_visible():
+    """Values that only a padded query sees do not count as visible."""
+    sees = yes(B, N, M)
+    sees[:, :3, 4] = False  # only the last query sees value 4, and it is padding
+    query_mask = yes(B, N)
+    query_mask[:, 3] = False
+    graph = AttentionGraph(*parts(), query_mask=query_mask, value_mask=sees)
+    torch.testing.assert_close(graph.value_degree("mean"), graph.value_degree() * 4 / 3)
+
+
+def test_half_precision_degrees_are_summed_in_single():
+    n = 3000
+    weight = torch.full((1, 1, n, 1), 1.0, dtype=torch.bfloat16)
+    graph = AttentionGraph(torch.zeros(1, 1, n, 1), torch.zeros(1, 1, 1, 1), weight, causal=True)
+    assert graph.value_degree().dtype == torch.float32
+    assert torch.equal(graph.value_degree()[0, 0, :, 0], torch.arange(1.0, n + 1))
+
+
+@pytest.mark.parametrize("degree", ["sum", "mean"])
+def test_past_degree_continues_the_sums(degree):
+    query, value, weight = parts(torch.float64)
+    query_mask = yes(B, N)
+    query_mask[0, 0] = False
+    whole = AttentionGraph(query, value, weight, query_mask, causal=True)
+    first = AttentionGraph(query[:, :, :2], value, weight[:, :, :2], query_mask[:, :2], causal=True)
+    second = AttentionGraph(query[:, :, 2:], value, weight[:, :, 2:], query_mask[:, 2:], causal=True,
+                            past_degree=first.degree_after())
+    torch.testing.assert_close(torch.cat([first.value_degree(degree), second.value_degree(degree)], 2),
+                               whole.value_degree(degree))
+    for got, want in zip(second.degree_after(), whole.degree_after()):
+        torch.testing.assert_close(got, want)
+
+
+def test_networkx_degrees_are_ours():
+    query_mask = yes(B, N)
+    query_mask[1, 2] = False
+    graph = AttentionGraph(*parts(torch.float64), query_mask=query_mask)
+    for b in range(B):
+        for h in range(H):
+            degree = dict(graph.to_networkx(b, h).degree(weight="weight"))
+            for i in range(N):
+                assert degree["query", i] == pytest.approx(float(graph.query_degree()[b, h, i, 0]))
+            for j in range(M):
+                assert degree["value", j] == pytest.approx(float(graph.value_degree()[b, h, 0, j]))
+    assert networkx.is_bipartite(graph.to_networkx())
