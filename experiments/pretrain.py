@@ -170,8 +170,7 @@ def parameter_groups(model: nn.Module) -> list[dict]:
     """Weight decay on matrices only, not on biases, norms and embeddings."""
     decayed, free = [], []
     for name, parameter in model.named_parameters():
-        kept = parameter.dim() < 2 or name.endswith(("_embedding", "_embeddings.weight"))
-        (free if kept else decayed).append(parameter)
+        (decayed if parameter.dim() > 1 and "embedding" not in name else free).append(parameter)
     return [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": free, "weight_decay": 0.0}]
 
 

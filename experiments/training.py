@@ -82,11 +82,11 @@ def train(model: nn.Module, tuned: Tuned, tokenizer, prompts: Sequence[str], tar
     optimizer = torch.optim.AdamW(tuned.optimizer_groups(recipe.weight_decay), lr=recipe.learning_rate)
     parameters = tuned.parameters()
     state_file, metrics_file = folder / "state.pt", folder / "metrics.csv"
-    start, rows = 0, []
+    start, rows, total, count = 0, [], 0.0, 0  # total and count: of the losses since the last row
     if state_file.exists():
-        start, rows = _load_state(state_file, tuned, optimizer)
+        start, rows, total, count = _load_state(state_file, tuned, optimizer)
     model.train()
-    total, count, last = 0.0, 0, float("nan")
+    last = float("nan")
     for step in range(start, recipe.steps):
         positions, draws = batch_positions(len(prompts), recipe.batch_size, seed, step)
         batch = sequence_batch(tokenizer, [prompts[k] for k in positions.tolist()],
@@ -110,7 +110,7 @@ def train(model: nn.Module, tuned: Tuned, tokenizer, prompts: Sequence[str], tar
                          "gradient_norm": round(norm.item(), 4)})
             total, count = 0.0, 0
         if (step + 1) % SAVE_EVERY == 0 and step + 1 < recipe.steps:
-            _save_state(state_file, step + 1, rows, tuned, optimizer)
+            _save_state(state_file, (step + 1, rows, total, count), tuned, optimizer)
         on_step(step + 1)
     model.eval()
     with open(metrics_file, "w", newline="") as file:
@@ -120,19 +120,22 @@ def train(model: nn.Module, tuned: Tuned, tokenizer, prompts: Sequence[str], tar
     return last
 
 
-def _save_state(file: Path, step: int, rows: list[dict], tuned: Tuned, optimizer: torch.optim.Optimizer) -> None:
+Progress = tuple[int, list[dict], float, int]  # step, rows of metrics, sum and number of the losses since the last row
+
+
+def _save_state(file: Path, progress: Progress, tuned: Tuned, optimizer: torch.optim.Optimizer) -> None:
     part = file.with_suffix(".part")
-    torch.save({"step": step, "rows": rows, "weights": tuned.state_dict(), "optimizer": optimizer.state_dict(),
+    torch.save({"progress": progress, "weights": tuned.state_dict(), "optimizer": optimizer.state_dict(),
                 "rng": torch.get_rng_state()}, part)
     part.replace(file)
 
 
-def _load_state(file: Path, tuned: Tuned, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict]]:
+def _load_state(file: Path, tuned: Tuned, optimizer: torch.optim.Optimizer) -> Progress:
     try:
         state = torch.load(file, weights_only=True, map_location="cpu")
         tuned.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
-        return state["step"], state["rows"]
+        return state["progress"]
     except Exception as error:
         raise UserError(f"{file} cannot be read ({type(error).__name__}): delete it to start this run again") from error

@@ -79,7 +79,7 @@ def test_wheel_holds_every_file_of_the_packages(tmp_path):
 
 
 def find_python(argument: str, **environment: str) -> subprocess.CompletedProcess:
-    command = ["sh", str(ROOT / "tools" / "find_python.sh"), argument]
+    command = ["sh", str(ROOT / ".ci" / "find_python.sh"), argument]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
 
 
@@ -120,7 +120,7 @@ def test_find_python_without_any(tmp_path):
 
 @pytest.fixture
 def setup_env(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    monkeypatch.syspath_prepend(str(ROOT / ".ci"))
     import setup_env
 
     return setup_env

@@ -64,24 +64,7 @@ def build_model(
         image_text_hidden_size=width,
         attn_implementation="eager",
     )
-    model = BlipForConditionalGeneration(config)
-    with torch.no_grad():
-        positions = model.vision_model.embeddings.position_embedding
-        positions[0, 1:] = grid_positions(vision["image_size"] // vision["patch_size"], width)
-    return model
-
-
-def grid_positions(side: int, width: int) -> Tensor:
-    """Sines and cosines of the row and the column of each patch: `(side * side, width)`, row by row.
-
-    frequency = 100.0 ** -torch.linspace(0, 1, width // 4)  # from 1 radian per patch to 0.01
-    model did not learn within the recipe's steps to tell left from right.
-    """
-    place = torch.arange(side, dtype=torch.float32)
-    frequency = 100.0 ** -torch.linspace(0, 1, width // 4)  # from one radian per patch down to a hundredth
-    angle = place[:, None] * frequency  # side, width/4
-    wave = torch.cat([angle.sin(), angle.cos()], dim=1)  # side, width/2
-    return torch.cat([wave.repeat_interleave(side, dim=0), wave.repeat(side, 1)], dim=1)
+    return BlipForConditionalGeneration(config)
 
 
 def load_model(

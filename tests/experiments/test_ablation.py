@@ -78,7 +78,7 @@ def test_a_folder_of_another_experiment_is_refused_and_left_alone(smoke):
 def test_ctrl_c_loses_nothing_finished(tmp_path):
     out = tmp_path / "stopped"
     words = [sys.executable, "-m", "experiments.cli", "ablation", "--preset", "smoke", "--gnn", "gcn", "--tasks", "vqa,ve",
-             "--jobs", "1", "--out", str(out)]
+             "--jobs", "2", "--out", str(out)]
     process = subprocess.Popen(words, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until = time.time() + 200
     while not list(out.glob("cells/*/*/*/scores.json")) and time.time() < until and process.poll() is None:

@@ -8,7 +8,7 @@ from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGenera
 
 from attngraph.errors import UserError
 from experiments.models.generation import frozen_image_states, generate_text
-from experiments.models.mini_blip import CHECKPOINT, build_model, grid_positions, load_model, preprocess
+from experiments.models.mini_blip import CHECKPOINT, build_model, load_model, preprocess
 from experiments.models.tokenizer import build_tokenizer
 
 needs_checkpoint = pytest.mark.skipif(not (CHECKPOINT / "scores.json").exists(), reason="not pre-trained yet")
@@ -69,14 +69,6 @@ def test_weights_of_another_architecture_are_refused(folder):
 def test_unknown_name_is_not_looked_up_on_the_network():
     with pytest.raises(UserError, match="cannot be loaded .*existing folder"):
         load_model("no-such-owner/no-such-blip")
-
-
-def test_grid_positions_tell_rows_from_columns():
-    grid = grid_positions(8, 32).view(8, 8, 32)
-    rows, columns = grid[..., :16], grid[..., 16:]
-    assert torch.equal(rows[:, 0], rows[:, 7]) and torch.equal(columns[0], columns[7])
-    assert torch.equal(rows[:, 0], columns[0])
-    assert torch.cdist(grid.flatten(0, 1), grid.flatten(0, 1)).fill_diagonal_(9).min() > 0.5
 
 
 def test_pixels(tmp_path):
