@@ -9,7 +9,6 @@ PACKAGES = ["attngraph", "adapters", "analysis", "experiments"]
 TEST = [
     "pytest>=8.0",
     "pytest-timeout>=2.2",
-    "scipy>=1.11",
     "scikit-learn>=1.4",
     "setuptools>=77",
     "wheel>=0.43",
@@ -49,6 +48,7 @@ setup(
         "pandas>=2.2",
         "matplotlib>=3.8",
         "pillow>=10.3",
+        "scipy>=1.11",
         "tqdm>=4.66",
         "pycocoevalcap>=1.2",
         "easy-vqa>=1.0",

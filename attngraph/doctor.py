@@ -22,9 +22,9 @@ from typing import TextIO
 
 REQUIRED = (
     "torch", "torchvision", "torch-geometric", "transformers", "safetensors", "networkx", "numpy", "pandas",
-    "matplotlib", "pillow", "tqdm", "pycocoevalcap", "easy-vqa",
+    "matplotlib", "pillow", "scipy", "tqdm", "pycocoevalcap", "easy-vqa",
 )
-OPTIONAL = ("torch-scatter", "peft", "accelerate", "scikit-learn", "scipy")
+OPTIONAL = ("torch-scatter", "peft", "accelerate", "scikit-learn")
 IMPORT_NAMES = {"pillow": "PIL"}  # where it is not the name with underscores
 
 HOME = Path(__file__).resolve().parent.parent  # the folder that holds our `adapters`

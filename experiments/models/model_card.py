@@ -45,13 +45,16 @@ mean.
 Loss per caption token: {caption_loss:.3f}.
 
 `attngraph pretrain --check` computes these again from the checkpoint (equal within {run[check_tolerance]}).
-The command above, run anew, reaches the average within {run[tolerance]}.
+For a new run of the command, an average within {run[tolerance]} is expected; no second run has been made to
+measure it.
 
 ## Use and limits
 
 Made to be adapted and measured in this package's experiments. It knows the drawn shapes, colours and
 sentences, and nothing else. Some pairs of colour and shape, textured backgrounds and the downstream wordings
 are not in its training.
+The kinds "half" and "spatial" ask for positions; where they score about 50 %, the model cannot tell left
+from right.
 """
 
 
