@@ -99,7 +99,9 @@ def _draw_panel(figure: Figure, table: Table, column: str, lines: list, box: tup
 
     low, high = _limits([row for _, row in rows], column)
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(3, steps=[1, 5, 10]))
+    ticks = matplotlib.ticker.MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
+    inside = [tick for tick in ticks if low <= tick <= high]
+    axes.set_xticks(inside if len(inside) < 3 else [inside[0], inside[-1]])  # more would touch with three digits
     for i, (_, row) in enumerate(lines[:last + 1]):
         if isinstance(row, Row):
             axes.axhline(i, color="#eeeeee", linewidth=0.8, zorder=0)
