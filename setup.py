@@ -35,7 +35,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=PACKAGES + [f"{name}.*" for name in PACKAGES]),
-    package_data={"experiments": ["**/*.json", "checkpoints/**/*"]},
+    package_data={"experiments": ["**/*.json", "checkpoints/**/*", "results/**/*"]},
     exclude_package_data={"experiments": ["*.pt"]},  # the state of an unfinished pre-training
     install_requires=[
         "torch>=2.6",
