@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attngraph.edges import Edges, edges_of
-from attngraph.graph import AttentionGraph
+from attngraph.graph import DEGREES, AttentionGraph
 
 SCHEMES: dict[str, type[Scheme]] = {}
 
@@ -100,8 +100,6 @@ def check_degree(degree: str) -> str:
     Raises:
         ValueError: it does not.
     """
-    from attngraph.graph import DEGREES
-
     if degree not in DEGREES:
         raise ValueError(f"degree must be one of {', '.join(DEGREES)}, got {degree!r}")
     return degree

@@ -26,7 +26,7 @@ class Site:
     """One attention layer of the text decoder.
 
     Args:
-        name: module name inside the decoder, ``bert.encoder.layer.0.crossattention``.
+        name: module name inside the decoder's encoder, ``layer.0.crossattention``.
         kind: ``"self"`` or ``"cross"``.
         attention: the module that computes weights and context.
         output: the module with :math:`W_o`, dropout, residual and LayerNorm.

@@ -21,6 +21,7 @@ import torch
 import transformers
 
 from adapters.joins import JOINS
+from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.cells import Cell, subset, versions, write_json
 from experiments.data.write import Sizes, write_scenes
@@ -31,7 +32,7 @@ from experiments.rows import GNNS, ROWS, learning_rate_of, method_of, row_of
 from experiments.runner import default_jobs, run_cells
 from experiments.significance import holm, mean_score, paired_bootstrap
 from experiments.tables import (
-    COLUMNS, REFERENCE, Table, kinds_markdown, render_text, rows_from_frame, save_all, seeds_markdown, summarise,
+    ADAPTERS, ATTRIBUTION, COLUMNS, REFERENCE, Table, kinds_markdown, render_text, rows_from_frame, save_all, seeds_markdown, summarise,
 )
 from experiments.tasks import TASKS
 from experiments.training import Recipe
@@ -137,11 +138,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Cell], Path]:
     tasks = _names(args.tasks, TASKS, "task")
     rows = dict(preset.seeds)
     if args.gnn is not None:
-        asked = [name.strip() for name in args.gnn.split(",") if name.strip()]
-        if not asked:
-            raise UserError("--gnn names no adapter")
-        for name in asked:
-            row_of(name)
+        asked = _names(args.gnn, list(dict.fromkeys([*ROWS, *SCHEMES])), "GNN")
         rows = {**{name: preset.seeds.get(name, max(preset.seeds.values())) for name in asked},
                 **{name: n for name, n in rows.items() if ROWS[name].group == REFERENCE}}
     out = args.out or Path("runs") / f"ablation-{args.preset}"
@@ -157,7 +154,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Cell], Path]:
                 continue
             for task in tasks:
                 recipe = Recipe(learning_rate_of(key, task), preset.steps[task]) if row.trains else None
-                cells.append(Cell(key, task, args.seed + k if row.trains else 0, method_of(key, task, args.join), recipe,
+                cells.append(Cell(key, task, args.seed + k if row.trains else 0, method_of(key, args.join), recipe,
                                   data, args.model, train_examples=preset.train_examples[task],
                                   eval_examples=preset.eval_examples[task]))
     return cells, out
@@ -228,16 +225,14 @@ def make_table(results: dict[Cell, dict], out: Path, preset: str) -> Table:
     rows = rows_from_frame(frame)
     learned = [row for row in rows if row.name == "pGNN"]
     if learned and any(cell.row == "fixed_p" for cell in results):
-        from experiments.tables import ATTRIBUTION
-
         rows.append(replace(learned[0], name="Learned p", group=ATTRIBUTION, note="the pGNN row again"))
     p_adjusted, comparisons = significance(results, out)
     write_json(out / "significance.json", comparisons)
     tasks = list(dict.fromkeys(cell.task for cell in results))
     notes = [f"{TASKS[task].title}: {_count(results, task, 'trained_on')} training and {_count(results, task, 'examples')} "
              "test examples" for task in tasks]
-    notes.append("Time: training and scoring of all tasks for one seed, in seconds of one of several parallel workers; "
-                 "peak memory of that worker")
+    notes.append("Time: training and scoring of all tasks for one seed, in one of several parallel workers; peak "
+                 "memory of that worker")
     return Table(f"GNN ablation, preset {preset}", rows, p_adjusted=p_adjusted, notes=notes)
 
 
@@ -269,7 +264,7 @@ def significance(results: dict[Cell, dict], out: Path) -> tuple[dict[tuple[str, 
         "avg": lambda v, e, c: (mean_score(v) + mean_score(e) + bleu4_from_counts(c[..., :10])
                                 + mean_score(c[..., 10:])) / 4,
     }
-    rows = [key for key in dict.fromkeys(cell.row for cell in results) if row_of(key).group == "GNN adapters"]
+    rows = [key for key in dict.fromkeys(cell.row for cell in results) if row_of(key).group == ADAPTERS]
     seeds = {key: {cell.seed for cell in results if cell.row == key} for key in rows}
     found = []
     for key in rows:

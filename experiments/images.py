@@ -53,7 +53,8 @@ class ImageStates:
 def frozen_states(model: BlipForConditionalGeneration, paths: Sequence[Path], cache: Path) -> Tensor:
     """States ``(images, N, D)`` of images under the frozen encoder, from ``cache`` if they are there.
 
-    The file's name is a digest of the encoder's weights and the images' contents, so a stale file is never read.
+    The file's name is a digest of the encoder's weights and of the images' names, sizes and times, so a stale file is not
+    read.
     """
     digest = hashlib.sha256()
     for name, parameter in model.vision_model.named_parameters():

@@ -86,18 +86,17 @@ def chosen(file: Path = SETTINGS_FILE) -> dict:
         raise UserError(f"{file} cannot be read ({error}): restore it, or make it again with attngraph search") from None
 
 
-def method_of(key: str, task: str, join: str | None = None) -> Method:
+def method_of(key: str, join: str | None = None) -> Method:
     """The method of a row with its chosen settings."""
     row = row_of(key)
     if row.method is not None:
         return row.method
     leader = row.follows or key
-    base = dict(chosen()["gnn_args"].get(leader, {}))
+    found = chosen()["gnn_args"].get(leader, {})
+    base = found if row.gnn == leader else {}  # another scheme has arguments of its own
     if key == "residual":  # the same balance of message and residual as pGNN starts with
-        share = 2 * base.get("mu", 0.1) / base.get("p", 1.5)
+        share = 2 * found["mu"] / found["p"]
         base = {"alpha": share / (1 + share)}
-    elif row.gnn != leader:  # a scheme of one's own has its own arguments
-        base = base if row.gnn == ROWS.get(leader, row).gnn else {}
     return Adapter(AdapterConfig(gnn=row.gnn, gnn_args={**base, **row.gnn_args}, join=join or chosen()["join"],
                                  reduction=REDUCTION))
 

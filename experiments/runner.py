@@ -117,22 +117,21 @@ def _work(cell: Cell, out: Path, device: str, threads: int, steps, writing) -> N
     torch.set_flush_denormal(True)
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="Java not found")  # said once, by the parent
-    seen = 0
+    counted = 0
 
-    def on_step(step: int) -> None:
-        nonlocal seen
+    def count(more: int) -> None:
+        nonlocal counted
         with steps.get_lock():
-            steps.value += step - seen if seen else 1
-        seen = step
+            steps.value += more
+        counted += more
 
     try:
-        result = run_cell(cell, out, device, on_step)
+        result = run_cell(cell, out, device, lambda step: count(1))
     except UserError as error:
         writing.send(str(error))
         return
     except Exception:
         writing.send(traceback.format_exc())
         return
-    with steps.get_lock():
-        steps.value += _weight(cell) - seen
+    count(_weight(cell) - counted)  # scoring, and what an earlier call had trained
     writing.send(result)

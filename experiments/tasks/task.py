@@ -13,7 +13,6 @@ import numpy as np
 from experiments.data.example import Example
 
 TASKS: dict[str, Task] = {}
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
