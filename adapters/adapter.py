@@ -18,6 +18,7 @@ from adapters.scheme import Scheme
 from attngraph.errors import UserError
 
 CONFIG_KEY = "attngraph_adapter"
+SCALAR_SPEED = 10
 
 
 class GraphAdapter(nn.Module):
@@ -48,11 +49,18 @@ class AdapterSet:
         """Every trainable parameter of the adapters."""
         return list(dict.fromkeys(p for module in self.modules.values() for p in module.parameters()))
 
-    def decay_groups(self, weight_decay: float) -> list[dict]:
-        """Optimiser groups: matrices are decayed; biases, gates and the p and μ of a scheme never are."""
+    def optimizer_groups(self, learning_rate: float, weight_decay: float) -> list[dict]:
+        """Groups for an optimiser: matrices, which are decayed; biases; and single numbers (a join's share, p, μ).
+
+        Adam moves every parameter by about the learning rate per step. That suits matrices, but a share has the whole way
+        from 0 to 1 to go, so single numbers step :data:`SCALAR_SPEED` times as far.
+        """
         parameters = self.parameters()
-        return [{"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-                {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}]
+        return [
+            {"params": [p for p in parameters if p.dim() > 1], "lr": learning_rate, "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.dim() == 1], "lr": learning_rate, "weight_decay": 0.0},
+            {"params": [p for p in parameters if p.dim() == 0], "lr": SCALAR_SPEED * learning_rate, "weight_decay": 0.0},
+        ]
 
     def count(self) -> int:
         """Number of trainable parameters."""
@@ -79,13 +87,22 @@ class AdapterSet:
                 tensor.copy_(state[name])
 
     def save(self, path: str | Path) -> None:
-        """Write weights and configuration to one safetensors file (complete or not at all)."""
+        """Write weights and configuration to one safetensors file (complete or not at all).
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        save_file({k: v.detach().cpu().clone().contiguous() for k, v in self.state_dict().items()}, part,
-                  metadata={CONFIG_KEY: json.dumps(self.config.to_dict())})
-        part.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({k: v.detach().cpu().clone().contiguous() for k, v in self.state_dict().items()}, part,
+                      metadata={CONFIG_KEY: json.dumps(self.config.to_dict())})
+            part.replace(path)
+        except (OSError, SafetensorError) as error:
+            part.unlink(missing_ok=True)
+            raise UserError(f"{path} cannot be written ({error}): give the name of a file in a folder you may write "
+                            "to") from error
 
     def load(self, path: str | Path) -> None:
         """Read weights written by :meth:`save` for the same configuration.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextOutput, BlipText
 from adapters.adapter import AdapterSet, GraphAdapter
 from adapters.bottleneck import Bottleneck
 from adapters.config import AdapterConfig
-from attngraph.blip import QueryMask, attend, head_metric, merge_heads, sites, text_model
+from attngraph.blip import Queries, attend, head_metric, merge_heads, sites, text_model
 from attngraph.degree_cache import degree_cache_of
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
@@ -52,8 +53,8 @@ class _FeedForwardOutput(BlipTextOutput):
 class _Site:
     """One adapted layer: what its attention and output modules share. No module, so it owns no parameters."""
 
-    def __init__(self, kind: str, causal: bool, queries: QueryMask, dense: nn.Linear):
-        self.kind, self.causal, self.queries, self.dense = kind, causal, queries, dense
+    def __init__(self, kind: str, queries: Queries, dense: nn.Linear):
+        self.kind, self.queries, self.dense = kind, queries, dense
         self.owner: AdapterSet | None = None
         self.adapter: GraphAdapter | None = None
         self._aggregated: Tensor | None = None
@@ -63,16 +64,17 @@ class _Site:
         parts = attend(module, *args, **kwargs)
         cache = kwargs.get("cache", kwargs.get("past_key_values"))
         degrees = None
-        if self.causal:
+        causal = self.queries.causal
+        if causal:
             degrees = degree_cache_of(cache, module.layer_idx, self.kind, parts.query.shape[2])
         graph = AttentionGraph(
-            parts.query, parts.value, parts.dropped, query_mask=self.queries.current(),
-            value_mask=parts.visible, causal=self.causal, metric=self.metric(module.num_attention_heads),
-            past_degree=None if degrees is None else degrees.past(parts.value.shape[2]),
+            parts.query, parts.value, parts.dropped, query_mask=self.queries.mask, value_mask=parts.visible,
+            causal=causal, metric=self.metric(module.num_attention_heads),
         )
         if self.adapter.top_k is not None:
             graph = graph.sparsify(top_k=self.adapter.top_k)
         if degrees is not None:
+            graph = replace(graph, past_degree=degrees.past(parts.value.shape[2]))
             degrees.append(graph)
         self._aggregated = merge_heads(self.adapter.scheme(graph, self.adapter.backend))
         return merge_heads(parts.dropped @ parts.value), parts.weight
@@ -83,9 +85,10 @@ class _Site:
         return aggregated
 
     def metric(self, heads: int) -> Tensor:
-        """The heads' Gram matrices, kept while the frozen projection stays the same."""
+        """The heads' Gram matrices, kept while the frozen projection stays the same. Writes that go round PyTorch's
+        version counter, as ``weight.data.copy_`` does, are not noticed."""
         weight = self.dense.weight
-        if weight.requires_grad and torch.is_grad_enabled():
+        if weight.is_inference() or weight.requires_grad and torch.is_grad_enabled():
             return head_metric(self.dense, heads)
         key = (weight.data_ptr(), weight._version, weight.dtype)
         if self._metric is None or self._metric[0] != key:
@@ -97,6 +100,8 @@ class _Site:
 def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
     """Freeze a BLIP model and put adapters into its text decoder.
 
+    An adapted model runs in one thread at a time (so not under ``nn.DataParallel``; use one process per device).
+
     Args:
         model: ``BlipForConditionalGeneration`` or its ``text_decoder``; changed in place.
         config: what the adapters are made of.
@@ -105,16 +110,19 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
         The adapters; only their parameters require gradients.
 
     Raises:
-        UserError: no BLIP text decoder, or adapters are in already.
+        UserError: no BLIP text decoder, adapters are in already, or accelerate has hooks on the model.
     """
     text = text_model(model)
     places = sites(model)
     if any(hasattr(module, "attngraph_site") for module in text.modules()):
         raise UserError("this model has graph adapters already: call detach() on them first")
+    if any("forward" in module.__dict__ for module in text.modules()):
+        raise UserError("this model has hooks on its forward methods, as accelerate's dispatch_model and device_map put "
+                        "there; adapters would not run: attach them before, or remove the hooks")
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
-    queries = QueryMask(text)
+    queries = Queries(text)
     like = text.embeddings.word_embeddings.weight
     modules: dict[str, nn.Module] = {}
     all_sites: list[_Site] = []
@@ -127,9 +135,12 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
         module.attngraph_site = site
         if adapter is not None:
             module.attngraph_adapter = adapter.to(like.device, like.dtype)
+            for parameter in adapter.parameters():
+                if parameter.dim() == 0:  # a share, p, μ: their steps are too small for half precision
+                    parameter.data = parameter.data.float()
 
     for place in places:
-        site = _Site(place.kind, bool(text.config.is_decoder), queries, place.output.dense)
+        site = _Site(place.kind, queries, place.output.dense)
         all_sites.append(site)
         width = place.output.dense.out_features
         if place.kind in config.positions:
@@ -147,7 +158,9 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
     return adapters
 
 
-def _take_out(queries: QueryMask, undo: list[tuple[nn.Module, type]], trainable: list[nn.Parameter]) -> None:
+def _take_out(queries: Queries, undo: list[tuple[nn.Module, type]], trainable: list[nn.Parameter]) -> None:
+    if any("forward" in module.__dict__ for module, _ in undo):
+        raise UserError("this model has hooks on its forward methods, as accelerate puts there: remove them before detach()")
     queries.remove()
     while undo:
         module, kind = undo.pop()

@@ -43,7 +43,9 @@ class AdapterConfig:
     top_k: int | None = None
 
     def __post_init__(self):
-        positions = (self.positions,) if isinstance(self.positions, str) else tuple(self.positions or ())
+        if not isinstance(self.positions, (str, tuple, list, set)):
+            raise UserError(f"positions must be some of {', '.join(POSITIONS)}, got {self.positions!r}")
+        positions = (self.positions,) if isinstance(self.positions, str) else tuple(self.positions)
         object.__setattr__(self, "positions", positions)
         for name, value, known in (("gnn", self.gnn, SCHEMES), ("join", self.join, JOINS),
                                    ("backend", self.backend, BACKENDS)):
@@ -57,6 +59,8 @@ class AdapterConfig:
                 raise UserError(f"{name} must be a whole number of at least 1, got {value!r}")
         if not isinstance(self.gnn_args, dict):
             raise UserError(f"gnn_args must be a dict such as {{'alpha': 0.1}}, got {self.gnn_args!r}")
+        plain = {name: value.item() if hasattr(value, "item") else value for name, value in self.gnn_args.items()}
+        object.__setattr__(self, "gnn_args", plain)  # NumPy's numbers as Python's, which JSON can save
         self.scheme()  # its arguments are checked here, not at the first layer
 
     def scheme(self) -> Scheme:

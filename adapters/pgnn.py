@@ -35,7 +35,7 @@ class PGNN(Scheme):
         mu: weight of the residual; at least 0. Default: 0.1.
         steps: number of steps. Default: 1.
         learn_p: learn p within (1, 3). Default: ``True``. Its parameter must not be weight-decayed; see
-            :meth:`no_decay`.
+            :meth:`adapters.adapter.AdapterSet.optimizer_groups`.
         learn_mu: learn μ > 0. Default: ``False``.
         degree: value degree, ``"sum"`` (the paper's) or ``"mean"``. Default: ``"sum"``.
 

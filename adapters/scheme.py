@@ -23,7 +23,7 @@ def register(name: str) -> Callable[[type[Scheme]], type[Scheme]]:
 
     def add(scheme: type[Scheme]) -> type[Scheme]:
         taken = SCHEMES.get(name)
-        if taken is not None and taken.__qualname__ != scheme.__qualname__:
+        if taken is not None and (taken.__module__, taken.__qualname__) != (scheme.__module__, scheme.__qualname__):
             raise ValueError(f"the scheme name {name!r} is taken by {taken.__module__}.{taken.__qualname__}")
         SCHEMES[name] = scheme
         scheme.name = name

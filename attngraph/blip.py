@@ -139,17 +139,26 @@ def head_metric(dense: nn.Linear, heads: int) -> Tensor:
         return slices.transpose(-1, -2) @ slices
 
 
-class QueryMask:
-    """Which of the current queries are valid tokens: those that self-attention lets see themselves.
+class Queries:
+    """What an attention layer is not told about the current queries; found out by listening to the running model.
 
-    Cross-attention is not told by the model, so this listens to the self-attention that comes before it in the same
-    layer. That holds for any mask the model is given, and when gradient checkpointing runs a layer again later.
+    Attributes:
+        mask: ``(b, n)`` bool, which of them are valid tokens: those that self-attention lets see themselves; None when all
+            are. Cross-attention goes by the self-attention before it in the same layer. That holds for any mask the model
+            is given, and when gradient checkpointing runs a layer again later.
+        causal: whether the model runs as a decoder. BLIP takes that from an argument of the call, not from its
+            configuration.
     """
 
     def __init__(self, text: BlipTextModel):
         self.mask: Tensor | None = None
+        self.causal = bool(text.config.is_decoder)
         self._hooks = [layer.attention.self.register_forward_pre_hook(self._listen, with_kwargs=True)
                        for layer in text.encoder.layer]
+        self._hooks.append(text.register_forward_pre_hook(self._begin, with_kwargs=True))
+
+    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        self.causal = bool(kwargs.get("is_decoder", False))
 
     def _listen(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         hidden_states = args[0] if args else kwargs["hidden_states"]
@@ -160,10 +169,6 @@ class QueryMask:
         n, m = mask.shape[-2:]
         itself = mask[:, 0].diagonal(m - n, -2, -1) > torch.finfo(mask.dtype).min / 2
         self.mask = itself.expand(hidden_states.shape[0], n)
-
-    def current(self) -> Tensor | None:
-        """``(b, n)`` bool, or None when all are valid."""
-        return self.mask
 
     def remove(self) -> None:
         for hook in self._hooks:
@@ -192,7 +197,7 @@ def read_attention(model: nn.Module, on_graph: Callable[[str, AttentionGraph], N
     """
     seen: dict[str, list[AttentionGraph]] = {site.name: [] for site in sites(model)}
     calls = dict.fromkeys(seen, 0)
-    queries = QueryMask(text_model(model))
+    queries = Queries(text_model(model))
 
     def reader(site: Site):
         metric = head_metric(site.output.dense, site.attention.num_attention_heads).detach()
@@ -220,7 +225,7 @@ def read_attention(model: nn.Module, on_graph: Callable[[str, AttentionGraph], N
                         "encoder_hidden_states inside the with block")
 
 
-def _graph_after(module: BlipTextSelfAttention, args: tuple, kwargs: dict, weight: Tensor, queries: QueryMask,
+def _graph_after(module: BlipTextSelfAttention, args: tuple, kwargs: dict, weight: Tensor, queries: Queries,
                  metric: Tensor) -> AttentionGraph:
     """The graph of a call that has just been made; ``weight`` is what the module returned, before dropout."""
     hidden_states = args[0] if args else kwargs["hidden_states"]
@@ -233,11 +238,11 @@ def _graph_after(module: BlipTextSelfAttention, args: tuple, kwargs: dict, weigh
         value = store.layers[module.layer_idx].values
     else:
         value = _heads(module, module.value(encoder if cross else hidden_states))
-    causal = bool(module.config.is_decoder)
+    causal = queries.causal
     name = "read cross" if cross else "read self"
     degrees = degree_cache_of(cache, module.layer_idx, name, query.shape[2]) if causal else None
     graph = AttentionGraph(
-        query, value, weight, query_mask=queries.current(),
+        query, value, weight, query_mask=queries.mask,
         value_mask=_visible(kwargs.get("encoder_attention_mask" if cross else "attention_mask"), weight),
         causal=causal, metric=metric, past_degree=None if degrees is None else degrees.past(value.shape[2]),
     )

@@ -132,16 +132,16 @@ def from_networkx(graph: networkx.Graph) -> AttentionGraph:
             raise ValueError(f"node {node!r} needs the attributes bipartite (0 = query, 1 = value) and x (its features)")
         sides[attributes["bipartite"]].append(node)
     place = [{node: k for k, node in enumerate(side)} for side in sides]
-    dtype = graph.graph.get("dtype")
+    dtype = graph.graph.get("dtype", torch.get_default_dtype())
     features = [torch.tensor([graph.nodes[node]["x"] for node in side], dtype=dtype) for side in sides]
     valid = [torch.tensor([graph.nodes[node].get("valid", True) for node in side]) for side in sides]
-    weight = torch.zeros(len(sides[0]), len(sides[1]), dtype=features[0].dtype)
+    weight = torch.zeros(len(sides[0]), len(sides[1]), dtype=dtype)
     for a, b, w in graph.edges(data="weight", default=1.0):
         if a in place[1]:
             a, b = b, a
         if a not in place[0] or b not in place[1]:
             raise ValueError(f"edge {a!r} – {b!r} does not join a query (bipartite 0) and a value (bipartite 1)")
-        weight[place[0][a], place[1][b]] = w
+        weight[place[0][a], place[1][b]] += w  # a multigraph's parallel edges add up
     visible = graph.graph.get("visible", None if valid[1].all() else valid[1])
     metric = graph.graph.get("metric")
     return AttentionGraph(

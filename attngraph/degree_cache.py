@@ -2,14 +2,15 @@
 
 In a causal graph query i sees value degrees summed over the queries up to i. With a cache the earlier queries are gone,
 so their sums are kept beside the cached keys and values, and follow them through beam reordering, cropping and batch
-changes: the cache layer is replaced by one of its class extended with :class:`_KeepsDegrees`.
+changes: the cache layer is replaced by one of its class extended with :class:`_KeepsDegrees`. They are kept for
+generation: no gradient flows back through them.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import EncoderDecoderCache
+from transformers.cache_utils import EncoderDecoderCache, StaticLayer
 
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph, PastDegree
@@ -116,12 +117,15 @@ def degree_cache_of(cache, layer: int, name: str, queries: int) -> DegreeCache |
         queries: how many queries the current call adds; their keys are in the cache already.
 
     Raises:
-        UserError: the cache holds tokens whose degrees were not kept.
+        UserError: the cache holds tokens whose degrees were not kept, or is of fixed length.
     """
     if cache is None:
         return None
     store = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
     kept = store.layers[layer]
+    if isinstance(kept, StaticLayer):
+        raise UserError("a static key/value cache has places without tokens, which an attention graph would take for "
+                        "values: use a DynamicCache")
     if not isinstance(kept, _KeepsDegrees):
         base = type(kept)
         if base not in _extended:

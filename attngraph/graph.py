@@ -157,8 +157,17 @@ class AttentionGraph:
 
     def sparsify(self, top_k: int | None = None, threshold: float | None = None,
                  mass: float | None = None) -> AttentionGraph:
-        """Keep the strongest edges of each query; see :func:`attngraph.sparsify.keep`. Weights are not renormalised."""
+        """Keep the strongest edges of each query; see :func:`attngraph.sparsify.keep`. Weights are not renormalised.
+
+        Raises:
+            ValueError: not exactly one rule, a value out of range, or a graph with ``past_degree``: what earlier queries
+                left counts edges that the rule would have dropped.
+        """
         from attngraph.sparsify import keep
+
+        if self.past_degree is not None:
+            raise ValueError("past_degree comes from all edges of the earlier queries: sparsify their graphs too, and give "
+                             "the sparse graph what they leave (dataclasses.replace), or read the model without a cache")
 
         kept = keep(self.weight, top_k=top_k, threshold=threshold, mass=mass)
         return replace(self, weight=torch.where(kept, self.weight, torch.zeros_like(self.weight)))
@@ -228,3 +237,5 @@ def _check_shapes(graph: AttentionGraph) -> None:
             raise ValueError("past_degree belongs to causal graphs: pass causal=True")
         if graph.past_degree.total.shape != (b, h, m):
             fail("past_degree.total", f"({b}, {h}, {m})", graph.past_degree.total)
+        if graph.past_degree.queries.shape != (b,):
+            fail("past_degree.queries", f"({b},)", graph.past_degree.queries)

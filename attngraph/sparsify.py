@@ -34,8 +34,8 @@ def keep(weight: Tensor, top_k: int | None = None, threshold: float | None = Non
     if mass is not None and not 0 < mass <= 1:
         raise ValueError(f"mass must lie in (0, 1], got {mass}")
     if top_k is not None:
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        if top_k < 1 or top_k % 1:
+            raise ValueError(f"top_k must be a whole number of at least 1, got {top_k}")
         ranked = (torch.arange(weight.shape[-1], device=weight.device) < top_k).expand_as(weight)
     else:
         values = order.values.double()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 import transformers
 
 from adapters.joins import JOINS
@@ -25,6 +25,7 @@ from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.cells import Cell, subset, versions, write_json
 from experiments.data.write import Sizes, write_scenes
+from experiments.device import check_device
 from experiments.images import ImageStates
 from experiments.metrics.captions import bleu4_from_counts
 from experiments.models.mini_blip import load_model
@@ -59,7 +60,7 @@ class Preset:
     sizes: Sizes = Sizes()
 
 
-STEPS = {"vqa": 300, "ve": 300, "caption": 250, "easy_vqa": 200}
+STEPS = {"vqa": 250, "ve": 250, "caption": 200, "easy_vqa": 160}
 TRAIN_EXAMPLES = {"vqa": None, "ve": None, "caption": None, "easy_vqa": 2000}
 ONE_EACH = dict.fromkeys(GNNS, 1)
 
@@ -89,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--join", help=f"how adapters join the model: {','.join(JOINS)} (default: chosen on validation)")
     parser.add_argument("--out", type=Path, help="folder of runs and tables (default: runs/ablation-PRESET)")
     parser.add_argument("--model", help="checkpoint folder or hub name (default: the mini-BLIP of this package)")
+    parser.add_argument("--download", action="store_true", help="fetch --model from the hub if it is not on this machine")
     parser.add_argument("--device", default="cpu", help="cpu, cuda (all GPUs), cuda:1, mps (default: cpu)")
     parser.add_argument("--jobs", type=int, help="cells at the same time (default: one per core or GPU)")
     parser.add_argument("--dry-run", action="store_true", help="list the cells and an estimate of time, run nothing")
@@ -104,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
     check_device(args.device)
     print(f"{len(cells)} cells into {out} (about {_minutes(estimate(cells, jobs))} on 2 cores like the reference machine's; "
           "Ctrl-C is safe, the same command goes on)", file=sys.stderr)
-    prepare(cells, out, args.device, PRESETS[args.preset].sizes)
+    check_table(cells, out)
+    prepare(cells, out, args.device, PRESETS[args.preset].sizes, args.download)
     try:
         results = run_cells(cells, out, args.device, args.jobs)
     except KeyboardInterrupt:
@@ -170,18 +173,11 @@ def _names(given: str | None, known: Sequence[str], what: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check_device(device: str) -> None:
-    """Raises UserError where the device is not there."""
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device} is not available here ({str(error).splitlines()[0]}): use cpu") from None
-
-
 # Seconds per training step and per scoring on one of two cores with both busy: means of the quick preset's runs; that of
 # full fine-tuning is a guess.
 STEP_SECONDS = {"adapter": 0.18, "full": 0.45}
-EVAL_SECONDS = {"vqa": 2.3, "ve": 1.7, "caption": 5.3, "easy_vqa": 2.3}
+EVAL_SECONDS = {"vqa": 1.4e-3, "ve": 1.4e-3, "caption": 17e-3, "easy_vqa": 1.2e-3}  # per example
+TEST_EXAMPLES = {"vqa": 1600, "ve": 1200, "caption": 600, "easy_vqa": 9673}
 
 
 def estimate(cells: Sequence[Cell], jobs: int) -> float:
@@ -189,7 +185,8 @@ def estimate(cells: Sequence[Cell], jobs: int) -> float:
     total = 0.0
     for cell in cells:
         kind = "full" if row_of(cell.row).gnn is None else "adapter"
-        total += 3 + EVAL_SECONDS[cell.task] + (cell.recipe.steps * STEP_SECONDS[kind] if cell.recipe else 0)
+        scored = min(cell.eval_examples or math.inf, TEST_EXAMPLES[cell.task])
+        total += 3 + EVAL_SECONDS[cell.task] * scored + (cell.recipe.steps * STEP_SECONDS[kind] if cell.recipe else 0)
     return total / jobs
 
 
@@ -205,10 +202,27 @@ def dry_run(cells: Sequence[Cell], jobs: int) -> None:
     print(f"\n{len(cells)} cells, {jobs} at a time: about {_minutes(estimate(cells, jobs))} on a 2-core machine")
 
 
-def prepare(cells: Sequence[Cell], out: Path, device: str, sizes: Sizes) -> None:
+def check_table(cells: Sequence[Cell], out: Path) -> None:
+    """Raises UserError where the folder holds a table with more than these cells, or something else of its files' names."""
+    file = out / "results.json"
+    if not file.exists():
+        if any(out.glob("ablation.*")):
+            raise UserError(f"{out} holds a table without its results.json: give another --out")
+        return
+    try:
+        there = {(r["row"], r["task"], r["seed"]) for r in json.loads(file.read_text())["cells"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read ({type(error).__name__}): give another --out, or delete it") from None
+    more = there - {(cell.row, cell.task, cell.seed) for cell in cells}
+    if more:
+        raise UserError(f"{out} holds a table with {len(more)} runs that this one would leave out, such as "
+                        f"{' '.join(map(str, sorted(more)[0]))}: give another --out")
+
+
+def prepare(cells: Sequence[Cell], out: Path, device: str, sizes: Sizes, download: bool = False) -> None:
     """Draw the data and compute the image states that cells share, once, before anything long starts."""
     transformers.utils.logging.disable_progress_bar()
-    model, _ = load_model(cells[0].model)
+    model, _ = load_model(cells[0].model, allow_download=download)
     model.to(device)
     write_scenes(cells[0].data, DATA_SEED, sizes)
     for cell in {c.task: c for c in cells}.values():
@@ -225,8 +239,11 @@ def make_table(results: dict[Cell, dict], out: Path, preset: str) -> Table:
     frame = score_frame(results)
     rows = rows_from_frame(frame)
     learned = [row for row in rows if row.name == "pGNN"]
-    if learned and any(cell.row == "fixed_p" for cell in results):
-        rows.append(replace(learned[0], name="Learned p", group=ATTRIBUTION, note="the pGNN row again"))
+    seeds = {cell.seed for cell in results if cell.row == "fixed_p"}
+    if learned and seeds:  # the same seeds as the rows that it is compared with
+        of_pgnn = frame[(frame.name == learned[0].name) & frame.seed.isin(seeds)]
+        rows.append(replace(rows_from_frame(of_pgnn)[0], name="Learned p", group=ATTRIBUTION,
+                            note="the pGNN row's runs with the seeds of these rows"))
     p_adjusted, comparisons = significance(results, out)
     write_json(out / "significance.json", comparisons)
     tasks = list(dict.fromkeys(cell.task for cell in results))
@@ -257,7 +274,7 @@ def score_frame(results: dict[Cell, dict]) -> pd.DataFrame:
 
 
 def significance(results: dict[Cell, dict], out: Path) -> tuple[dict[tuple[str, str], float], list[dict]]:
-    """Every GNN against GCN in every column: paired bootstrap over seeds and examples, Holm-corrected over the table."""
+    """Every GNN against GCN in every column: paired bootstrap over seeds and images, Holm-corrected over the table."""
     columns = {"vqa": ("vqa",), "ve": ("ve",), "bleu4": ("caption",), "cider": ("caption",), "easy_vqa": ("easy_vqa",),
                "avg": ("vqa", "ve", "caption")}
     scores = {
@@ -266,21 +283,21 @@ def significance(results: dict[Cell, dict], out: Path) -> tuple[dict[tuple[str, 
                                 + mean_score(c[..., 10:])) / 4,
     }
     rows = [key for key in dict.fromkeys(cell.row for cell in results) if row_of(key).group == ADAPTERS]
-    seeds = {key: {cell.seed for cell in results if cell.row == key} for key in rows}
+    ran = {(cell.row, cell.task, cell.seed) for cell in results}
     found = []
     for key in rows:
-        shared = sorted(seeds[key] & seeds.get("gcn", set()))
-        if key == "gcn" or not shared:
+        if key == "gcn":
             continue
         for column, tasks in columns.items():
-            try:
-                both = [[_statistics(out, name, task, shared) for task in tasks] for name in (key, "gcn")]
-            except FileNotFoundError:
-                continue  # a task that was not run
+            shared = [seed for seed in sorted({cell.seed for cell in results})
+                      if all((name, task, seed) in ran for name in (key, "gcn") for task in tasks)]
+            if not shared:
+                continue
+            both = [[_statistics(out, name, task, shared) for task in tasks] for name in (key, "gcn")]
             comparison = paired_bootstrap(*both, scores.get(column, mean_score))
             found.append({"row": row_of(key).title, "column": column, "difference": comparison.difference,
                           "low": comparison.low, "high": comparison.high, "p": comparison.p_value,
-                          "seeds": comparison.seeds, "examples": comparison.examples})
+                          "seeds": comparison.seeds, "images": comparison.examples})
     if found:
         for line, p in zip(found, holm([line["p"] for line in found])):
             line["p_holm"] = float(p)
@@ -288,7 +305,7 @@ def significance(results: dict[Cell, dict], out: Path) -> tuple[dict[tuple[str, 
 
 
 def _statistics(out: Path, row: str, task: str, seeds: Sequence[int]) -> np.ndarray:
-    """Per-example statistics ``(S, N, K)``; the two caption scores side by side."""
+    """Statistics of each seed and image ``(S, images, K)``; the two caption scores side by side."""
     per_seed = []
     for seed in seeds:
         with np.load(out / "cells" / row / task / f"seed{seed}" / "statistics.npz") as file:
@@ -318,7 +335,7 @@ def save_details(results: dict[Cell, dict], out: Path) -> None:
         lines = ["| GNN | Column | Difference to GCN | 95 % interval | p | p (Holm) |", "|:--|:--|--:|:--|--:|--:|"]
         lines += [f"| {c['row']} | {COLUMNS[c['column']]} | {100 * c['difference']:+.2f} | "
                   f"{100 * c['low']:+.2f} to {100 * c['high']:+.2f} | {c['p']:.3f} | {c['p_holm']:.3f} |" for c in comparisons]
-        parts.append("**Significance** (paired bootstrap over seeds and examples, Holm-corrected over the table)\n\n"
+        parts.append("**Significance** (paired bootstrap over seeds and images, Holm-corrected over the table)\n\n"
                      + "\n".join(lines) + "\n")
     (out / "details.md").write_text("\n".join(parts))
     write_json(out / "results.json", {"cells": list(results.values()), **versions()})

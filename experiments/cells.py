@@ -21,7 +21,7 @@ from attngraph.errors import UserError
 from experiments.data.example import Example
 from experiments.images import ImageStates
 from experiments.methods import Method
-from experiments.models.mini_blip import load_model
+from experiments.models.mini_blip import load_model, weights_digest
 from experiments.tasks import TASKS
 from experiments.training import Recipe, train
 
@@ -64,6 +64,7 @@ class Cell:
         settings = asdict(self)
         settings["method"] = {"kind": type(self.method).__name__, **_plain(asdict(self.method))}
         settings["data"] = json.loads((self.data / "manifest.json").read_text())
+        settings["weights"] = weights_digest(self.model)
         return _plain(settings)
 
 
@@ -110,23 +111,24 @@ def run_cell(cell: Cell, out: Path, device: str = "cpu", on_step: Callable[[int]
     tuned = cell.method.put_on(model)
     training = subset(task.examples(cell.data, "train"), cell.train_examples)
     tuned.observe([task.target(example, 0.0) for example in training])
-    loss = None
+    loss, earlier = None, 0.0
     if cell.recipe is not None:
         states = ImageStates(model, training, tuned.vision, out / "image-states")
-        loss = train(model, tuned, tokenizer, [task.prompt(e) for e in training],
-                     lambda k, draw: task.target(training[k], draw), states, cell.recipe, cell.seed, folder, on_step)
+        loss, earlier = train(model, tuned, tokenizer, [task.prompt(e) for e in training],
+                              lambda k, draw: task.target(training[k], draw), states, cell.recipe, cell.seed, folder, on_step)
         tuned.save(folder)
     trained = time.perf_counter()
     examples = subset(task.examples(cell.data, cell.split), cell.eval_examples)
     predictions = predict(model, tuned, tokenizer, task, examples, out / "image-states")
     scores = task.score(predictions, examples)
     write_json(folder / "predictions.json", predictions)
-    np.savez_compressed(folder / "statistics.npz", **scores.statistics)
+    np.savez_compressed(folder / "statistics.npz",
+                        **{name: per_image(values, examples) for name, values in scores.statistics.items()})
     result = {
         "row": cell.row, "task": cell.task, "seed": cell.seed, "split": cell.split,
         "scores": scores.columns, "kinds": scores.kinds, "examples": len(examples), "trained_on": len(training),
         "parameters": sum(p.numel() for p in tuned.parameters()), "loss": loss, "learned": tuned.learned(),
-        "train_seconds": trained - began, "eval_seconds": time.perf_counter() - trained, "peak_mb": peak.megabytes(),
+        "train_seconds": earlier + trained - began, "eval_seconds": time.perf_counter() - trained, "peak_mb": peak.megabytes(),
     }
     write_json(folder / "scores.json", result)  # last: it marks the cell as finished
     (folder / "state.pt").unlink(missing_ok=True)
@@ -146,6 +148,15 @@ def predict(model, tuned, tokenizer, task, examples: list[Example], cache: Path)
                                    task.max_new_tokens, task.num_beams)
         texts.update((examples[k].id, text) for k, text in zip(part, generated))
     return texts
+
+
+def per_image(statistics: np.ndarray, examples: list[Example]) -> np.ndarray:
+    """Per-example statistics ``(N, K)`` summed over the questions about each image, ``(images, K)``: what a bootstrap may
+    draw, since questions about one image are right or wrong together."""
+    place = {image: k for k, image in enumerate(dict.fromkeys(example.image for example in examples))}
+    sums = np.zeros((len(place), statistics.shape[1]))
+    np.add.at(sums, [place[example.image] for example in examples], statistics)
+    return sums
 
 
 def subset(examples: list[Example], count: int | None) -> list[Example]:

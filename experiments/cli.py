@@ -45,6 +45,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"attngraph: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"attngraph: {error}: check the path, the room on the disk and your rights", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         return 130

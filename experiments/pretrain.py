@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from attngraph.errors import UserError
 from experiments.data.vocabulary import all_words
+from experiments.device import check_device
 from experiments.models import model_card, skills
 from experiments.models.generation import decoder_loss, encode_images
 from experiments.models.mini_blip import CHECKPOINT, build_model, load_model, normalise
@@ -33,8 +34,8 @@ from experiments.models.tokenizer import build_tokenizer
 # The recipe. Options are the number of steps, the seed and the hardware only.
 IMAGES = 32  # new images in each step
 TEXTS = 8  # texts about each image, one of them a caption
-ROW_LENGTH = 112  # tokens in the packed row of an image
-STEPS = 6000
+ROW_LENGTH = 128  # tokens in the packed row of an image
+STEPS = 5000
 LEARNING_RATE = 1e-3
 WARMUP_STEPS = 300
 BETAS = (0.9, 0.98)
@@ -71,8 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pre-trains, or checks a checkpoint. Returns the process's exit code."""
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {args.device}: no CUDA device here; use --device cpu")
+    check_device(args.device)
+    if args.threads is not None and args.threads < 1:
+        raise UserError(f"--threads must be at least 1, got {args.threads}")
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
@@ -97,15 +99,17 @@ def train(args: argparse.Namespace) -> int:
     optimizer = torch.optim.AdamW(parameter_groups(model), lr=LEARNING_RATE, betas=BETAS, fused=True)
     half = uses_bfloat16(args.device)
 
-    settings = {"seed": args.seed, "steps": args.steps}
+    settings = {"seed": args.seed, "steps": args.steps, "recipe": RECIPE}
     step, seconds, log, running = 0, 0.0, [], None
     state_file = out / "training_state.pt"
     if state_file.exists():
-        state = torch.load(state_file, map_location=args.device, weights_only=True)
-        if state["settings"] != settings:
-            raise UserError(
-                f"{out} holds a run with {state['settings']}, not {settings}; choose another --out"
-            )
+        try:
+            state = torch.load(state_file, map_location=args.device, weights_only=True)
+        except Exception as error:
+            raise UserError(f"{state_file} cannot be read ({type(error).__name__}); choose another --out") from None
+        other = [name for name in settings if state["settings"].get(name) != settings[name]]
+        if other:
+            raise UserError(f"{out} holds a run with other {' and '.join(other)}; choose another --out")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step, seconds, log = state["step"], state["seconds"], state["log"]

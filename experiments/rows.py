@@ -51,7 +51,7 @@ ROWS: dict[str, RowSpec] = {
     "p2": RowSpec("Normalisation alone (p = 2)", ATTRIBUTION, "pgnn", {"p": 2.0, "mu": 0.0, "learn_p": False},
                   follows="pgnn", note="pGNN with p = 2 and no residual: only the degrees of the graph act"),
     "residual": RowSpec("Residual alone", ATTRIBUTION, "residual", follows="pgnn",
-                        note="attention output plus pGNN's query residual, no degrees, no re-weighting"),
+                        note="attention output plus a share of the query's own features, no degrees, no re-weighting"),
     "fixed_p": RowSpec("Fixed p", ATTRIBUTION, "pgnn", {"learn_p": False}, follows="pgnn",
                        note="pGNN with p kept at its starting value"),
     "frozen": RowSpec("Frozen model", REFERENCE, method=Frozen(), trains=False),
@@ -81,9 +81,15 @@ def row_of(key: str) -> RowSpec:
 def chosen(file: Path = SETTINGS_FILE) -> dict:
     """The settings chosen on validation data by ``attngraph search``."""
     try:
-        return json.loads(file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{file} cannot be read ({error}): restore it, or make it again with attngraph search") from None
+        found = json.loads(file.read_text())
+        missing = sorted({"join", "gnn_args", "learning_rates"} - set(found)) or sorted(
+            {"full", "text", *GNNS} - set(found["learning_rates"]))
+        if missing:
+            raise ValueError(f"{missing[0]} is missing")
+        return found
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}): restore it, or run attngraph search and put the settings.json that "
+                        "it writes in its place") from None
 
 
 def method_of(key: str, join: str | None = None) -> Method:
@@ -94,7 +100,7 @@ def method_of(key: str, join: str | None = None) -> Method:
     leader = row.follows or key
     found = chosen()["gnn_args"].get(leader, {})
     base = found if row.gnn == leader else {}  # another scheme has arguments of its own
-    if key == "residual":  # the same balance of message and residual as pGNN starts with
+    if key == "residual":  # pGNN's β at its start where the weights that p makes of a query's edges sum to 1
         share = 2 * found["mu"] / found["p"]
         base = {"alpha": share / (1 + share)}
     return Adapter(AdapterConfig(gnn=row.gnn, gnn_args={**base, **row.gnn_args}, join=join or chosen()["join"],

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from attngraph.errors import UserError
 from experiments.cells import Cell, is_finished, run_cell
+from experiments.training import Diverged
 
 EVAL_STEPS = 60  # scoring a cell takes about as long as this many training steps
 
@@ -29,35 +30,47 @@ def default_jobs(device: str) -> int:
     return max(1, torch.cuda.device_count()) if device == "cuda" else 1
 
 
-def run_cells(cells: Sequence[Cell], out: Path, device: str = "cpu", jobs: int | None = None) -> dict[Cell, dict]:
+def run_cells(cells: Sequence[Cell], out: Path, device: str = "cpu", jobs: int | None = None,
+              may_diverge: bool = False) -> dict[Cell, dict]:
     """Run all cells and return their scores.
 
     Args:
         cells: what to run; those with saved scores are skipped, interrupted ones continue.
         out: folder of the table.
         device: ``cpu``, ``cuda`` (cells are spread over all GPUs), ``cuda:1``, ``mps``.
-        jobs: cells at the same time.
+        jobs: cells at the same time. Default: as :func:`default_jobs` says.
+        may_diverge: leave out cells whose loss is not finite, instead of failing.
 
     Raises:
-        UserError: a folder holds another experiment, or a cell failed; finished cells stay.
+        UserError: a folder holds another experiment, or cells failed; the others are finished then.
         KeyboardInterrupt: Ctrl-C; finished cells stay, running ones continue from their last saved state next time.
     """
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {jobs}")
     todo = [cell for cell in cells if not is_finished(cell, out)]
     jobs = min(jobs or default_jobs(device), max(1, len(todo)))
     total = sum(_weight(cell) for cell in todo)
     if len(todo) < len(cells):
         print(f"{len(cells) - len(todo)} of {len(cells)} cells are finished already", file=sys.stderr)
-    if todo:
-        _run(todo, out, device, jobs, total)
-    return {cell: run_cell(cell, out, device) for cell in cells}  # all finished: only read
+    failures = _run(todo, out, device, jobs, total) if todo else {}
+    fatal = [f"{_name(cell)}: {error}" for cell, error in failures.items()
+             if not (may_diverge and isinstance(error, Diverged))]
+    if fatal:
+        raise UserError(f"{len(fatal)} of {len(cells)} cells failed, the others are finished: " + "; ".join(fatal))
+    return {cell: run_cell(cell, out, device) for cell in cells if cell not in failures}  # all finished: only read
 
 
-def _run(todo: list[Cell], out: Path, device: str, jobs: int, total: int) -> None:
+def _name(cell: Cell) -> str:
+    return f"{cell.row} {cell.task} seed {cell.seed}"
+
+
+def _run(todo: list[Cell], out: Path, device: str, jobs: int, total: int) -> dict[Cell, UserError]:
+    """Runs the cells; returns what went wrong with those that failed."""
     # A process per cell: its peak memory is its own, and nothing of one run reaches the next.
     context = multiprocessing.get_context("spawn")
     steps = context.Value("l", 0)
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    waiting, running = list(reversed(todo)), {}
+    waiting, running, failures = list(reversed(todo)), {}, {}
     free = list(reversed(range(jobs)))
     with tqdm(total=total, unit="step", desc=f"{len(todo)} cells, {jobs} at a time", smoothing=0.05,
               dynamic_ncols=True) as bar:
@@ -74,14 +87,18 @@ def _run(todo: list[Cell], out: Path, device: str, jobs: int, total: int) -> Non
                     process, cell, slot, reading = running.pop(sentinel)
                     process.join()
                     free.append(slot)
-                    scores = _outcome(process, cell, reading)["scores"]
-                    told = " ".join(f"{name} {100 * value:.1f}" for name, value in scores.items())
+                    try:
+                        scores = _outcome(process, reading)["scores"]
+                        told = " ".join(f"{name} {100 * value:.1f}" for name, value in scores.items())
+                    except UserError as error:
+                        failures[cell], told = error, str(error)
                     bar.write(f"{cell.row:>9} {cell.task:<9} seed {cell.seed}: {told}", file=sys.stderr)
                 bar.update(steps.value - bar.n)
         finally:
             for process, *_ in running.values():
                 process.kill()
                 process.join()
+    return failures
 
 
 def _placed(device: str, slot: int) -> str:
@@ -89,7 +106,7 @@ def _placed(device: str, slot: int) -> str:
     return f"cuda:{slot % torch.cuda.device_count()}" if device == "cuda" else device
 
 
-def _outcome(process, cell: Cell, reading) -> dict:
+def _outcome(process, reading) -> dict:
     """The scores that a worker sent.
 
     Raises:
@@ -98,11 +115,11 @@ def _outcome(process, cell: Cell, reading) -> dict:
     try:
         outcome = reading.recv()
     except EOFError:
-        raise UserError(f"the worker for {cell.row} {cell.task} seed {cell.seed} died (exit code {process.exitcode}; out of "
-                        "memory?): run the same command again to go on, perhaps with --jobs 1") from None
-    if isinstance(outcome, dict):
-        return outcome
-    raise UserError(f"{cell.row} {cell.task} seed {cell.seed}: {outcome}")
+        raise UserError(f"its worker died (exit code {process.exitcode}; out of memory?): run the same command again to go "
+                        "on, perhaps with --jobs 1") from None
+    if isinstance(outcome, UserError):
+        raise outcome
+    return outcome
 
 
 def _weight(cell: Cell) -> int:
@@ -128,10 +145,10 @@ def _work(cell: Cell, out: Path, device: str, threads: int, steps, writing) -> N
     try:
         result = run_cell(cell, out, device, lambda step: count(1))
     except UserError as error:
-        writing.send(str(error))
+        writing.send(error)
         return
     except Exception:
-        writing.send(traceback.format_exc())
+        writing.send(UserError(traceback.format_exc()))
         return
     count(_weight(cell) - counted)  # scoring, and what an earlier call had trained
     writing.send(result)

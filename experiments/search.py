@@ -1,12 +1,14 @@
 """Choose learning rates, the join and the schemes' arguments on validation data, with the same budget for each GNN.
 
-    attngraph search                # not timed yet, perhaps 45 minutes on 2 cores; writes runs/search/{trials.csv,settings.json}
+    attngraph search                # writes runs/search/{trials.csv,search.md,settings.json}
 
 Stages, each scored on the validation splits with seed 0:
 
 1. references: two learning rates for full fine-tuning; with the frozen model and text alone they tell whether a column
    can speak at all;
-2. joins: 4 GNNs × 3 joins × 2 learning rates on VQA and captions. The join with the best mean over GNNs is taken for all;
+2. joins: 4 GNNs × 3 joins × 2 learning rates on VQA and captions. The join with the best mean over GNNs is taken for all.
+   A task counts by its gain, (score − frozen model) / (full fine-tuning − frozen model), so that CIDEr's larger numbers do
+   not decide alone;
 3. rates: 2 learning rates per GNN on the other two tasks, with that join;
 4. arguments: 2 alternatives per GNN on VQA and captions (GCN has none, so it gets two more learning rates).
 
@@ -27,11 +29,13 @@ import pandas as pd
 
 from adapters.config import AdapterConfig
 from adapters.joins import JOINS
-from experiments.ablation import PRESETS, check_device, prepare
+from experiments.ablation import PRESETS, prepare
 from experiments.cells import Cell, write_json
+from experiments.device import check_device
 from experiments.methods import Adapter, Frozen, FullFineTuning, Majority, Method
-from experiments.rows import GNNS, REDUCTION
+from experiments.rows import GNNS, REDUCTION, SETTINGS_FILE
 from experiments.runner import run_cells
+from experiments.tables import kinds_markdown
 from experiments.tasks import TASKS
 from experiments.training import Recipe
 
@@ -43,6 +47,7 @@ ALTERNATIVES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gcnii": ({"alpha": 0.3, "theta": 0.5}, {"alpha": 0.1, "theta": 0.5, "degree": "mean"}),
     "pgnn": ({"p": 1.5, "mu": 1.0}, {"p": 1.5, "mu": 0.1, "degree": "mean"}),
 }
+KIND = "kind "  # begins the columns of trials.csv that hold scores per question type
 MORE_RATES = (2e-3, 6e-3)  # for GCN, which has no arguments
 BOTH = ("vqa", "caption")
 OTHERS = ("ve", "easy_vqa")
@@ -81,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph search``."""
     parser.add_argument("--out", type=Path, default=Path("runs/search"), help="folder (default: %(default)s)")
     parser.add_argument("--model", help="checkpoint folder or hub name (default: the mini-BLIP of this package)")
+    parser.add_argument("--download", action="store_true", help="fetch --model from the hub if it is not on this machine")
     parser.add_argument("--device", default="cpu", help="cpu, cuda (all GPUs), cuda:1, mps (default: cpu)")
     parser.add_argument("--jobs", type=int, help="trials at the same time (default: one per core or GPU)")
 
@@ -90,24 +96,30 @@ def run(args: argparse.Namespace) -> int:
     check_device(args.device)
     data = args.out / "data"
     first = [Trial("gcn", task, RATES[0], "replace").cell(data, args.model) for task in TASKS]
-    prepare(first, args.out, args.device, PRESETS["full"].sizes)
+    prepare(first, args.out, args.device, PRESETS["full"].sizes, args.download)
     found: dict[Trial, float] = {}
     frame = pd.DataFrame()
 
     def score(trials: Sequence[Trial]) -> None:
         nonlocal frame
         cells = {trial.cell(data, args.model): trial for trial in trials}
-        for cell, result in run_cells(list(cells), args.out, args.device, args.jobs).items():
+        found.update((_key(trial), float("-inf")) for trial in trials)  # what a diverged trial is worth
+        for cell, result in run_cells(list(cells), args.out, args.device, args.jobs, may_diverge=True).items():
             trial = cells[cell]
             found[_key(trial)] = value = result["scores"][TASKS[trial.task].selection]
             line = {"who": trial.who, "task": trial.task, "join": trial.join, "rate": trial.rate,
                     "args": json.dumps(trial.args), "selection": value, **result["scores"],
-                    "seconds": result["train_seconds"], "parameters": result["parameters"]}
+                    "seconds": result["train_seconds"], "parameters": result["parameters"],
+                    **{KIND + kind: value for kind, (value, _) in result["kinds"].items()}}
             frame = pd.concat([frame, pd.DataFrame([line])], ignore_index=True)
         frame.to_csv(args.out / "trials.csv", index=False)
 
     def best(options: Sequence[Trial]) -> Trial:
         return max(options, key=lambda trial: found[_key(trial)])
+
+    def gain(trial: Trial) -> float:
+        low, high = (found[_key(t)] for t in (Trial("frozen", trial.task), Trial("full", trial.task, rates["full"][trial.task])))
+        return (found[_key(trial)] - low) / max(high - low, 1e-9)
 
     score([Trial(who, task) for who in ("frozen", "majority") for task in TASKS]
           + [Trial("full", task, rate) for task in BOTH for rate in FULL_RATES])
@@ -119,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
           + [Trial("text", task, rates["text"][task]) for task in TASKS])
 
     score([Trial(gnn, task, rate, join, START[gnn]) for task in BOTH for gnn in GNNS for join in JOINS for rate in RATES])
-    join = max(JOINS, key=lambda name: sum(found[_key(best([Trial(gnn, task, rate, name, START[gnn]) for rate in RATES]))]
+    join = max(JOINS, key=lambda name: sum(gain(best([Trial(gnn, task, rate, name, START[gnn]) for rate in RATES]))
                                            for gnn in GNNS for task in BOTH))
     score([Trial(gnn, task, rate, join, START[gnn]) for task in OTHERS for gnn in GNNS for rate in RATES])
     for gnn in GNNS:
@@ -133,12 +145,44 @@ def run(args: argparse.Namespace) -> int:
     chosen = dict(START)
     for gnn, others in ALTERNATIVES.items():
         chosen[gnn] = max((START[gnn], *others),
-                          key=lambda a: sum(found[_key(Trial(gnn, task, rates[gnn][task], join, a))] for task in BOTH))
+                          key=lambda a: sum(gain(Trial(gnn, task, rates[gnn][task], join, a)) for task in BOTH))
     settings = {"join": join, "gnn_args": chosen, "learning_rates": rates}
     write_json(args.out / "settings.json", settings)
-    print(json.dumps(settings, indent=1))
-    print(f"\nsaved: {args.out / 'trials.csv'}, {args.out / 'settings.json'}", file=sys.stderr)
+    text = report(frame)
+    (args.out / "search.md").write_text(text)
+    print(text + "\n" + json.dumps(settings, indent=1))
+    print(f"\nsaved: {args.out}/trials.csv, search.md, settings.json\nto use these settings in the tables: "
+          f"cp {args.out}/settings.json {SETTINGS_FILE}", file=sys.stderr)
     return 0
+
+
+def report(frame: pd.DataFrame) -> str:
+    """The trials as Markdown: whether each column and each question type can speak, and how the joins compare.
+
+    Args:
+        frame: one line per trial, as in ``trials.csv``.
+    """
+    references = {"Majority class": "majority", "Text only": "text", "Frozen model": "frozen", "Full fine-tuning": "full"}
+    rows = {**{title: frame[frame.who == who] for title, who in references.items()}, "Best adapter": frame[frame["join"] != ""]}
+    best = {title: dict(lines.groupby("task").selection.max()) for title, lines in rows.items()}
+    parts = [kinds_markdown(best, "Validation scores, best setting of each method", "Task")]
+    for task in dict.fromkeys(frame.task):
+        kinds = [column for column in frame if column.startswith(KIND) and frame[frame.task == task][column].notna().any()]
+        if len(kinds) > 1:
+            scores = {title: {kind.removeprefix(KIND): lines[lines.task == task][kind].max() for kind in kinds}
+                      for title, lines in rows.items()}
+            parts.append(kinds_markdown(scores, f"{TASKS[task].title}, validation: best score per question type"))
+    compared = frame[frame.task.isin(BOTH) & frame.rate.isin(RATES) & (frame.args == frame.who.map(
+        {gnn: json.dumps(args) for gnn, args in START.items()}))]
+    joins = {}
+    for join in JOINS:
+        found = compared[compared["join"] == join].groupby(["task", "who"]).selection.max()
+        joins[join] = {f"{TASKS[task].title}, {gnn}": value for (task, gnn), value in found.items()}
+        joins[join]["mean gain"] = sum((value - best["Frozen model"][task])
+                                       / max(best["Full fine-tuning"][task] - best["Frozen model"][task], 1e-9)
+                                       for (task, gnn), value in found.items()) / len(found)
+    parts.append(kinds_markdown(joins, "Joins: validation score at the better of two learning rates", "Task and GNN"))
+    return "\n".join(parts)
 
 
 def _key(trial: Trial) -> tuple[str, str]:

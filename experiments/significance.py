@@ -23,8 +23,8 @@ term is the variance of :math:`d_1`: the interval then speaks of examples only.
 Hesterberg, What teachers should know about the bootstrap (2015); Owen, The pigeonhole bootstrap (2007).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -44,7 +44,6 @@ class Comparison:
         p_value: two-sided, of "no difference".
         standard_error: over new seeds and new examples (only examples when `seeds` is 1).
         seeds, examples: how many of each were paired.
-        p_adjusted: Holm-adjusted within one call of `compare_to_baseline`, else None.
     """
 
     difference: float
@@ -54,7 +53,6 @@ class Comparison:
     standard_error: float
     seeds: int
     examples: int
-    p_adjusted: float | None = None
 
 
 def mean_statistics(scores: np.ndarray) -> np.ndarray:
@@ -121,24 +119,6 @@ def paired_bootstrap(a: np.ndarray | Sequence[np.ndarray], b: np.ndarray | Seque
     reach = error * float(stats.t.ppf((1 + level) / 2, freedom))
     p_value = 2 * float(stats.t.sf(abs(difference) / error, freedom))
     return Comparison(difference, difference - reach, difference + reach, p_value, error, seeds, examples)
-
-
-def compare_to_baseline(methods: Mapping[str, np.ndarray | Sequence[np.ndarray]], baseline: str,
-                        score: Score = mean_score, **options) -> dict[str, Comparison]:
-    """`paired_bootstrap` of every other method against `baseline` on the same draws, Holm-adjusted together.
-
-    Args:
-        methods: name -> statistics as in `paired_bootstrap`.
-        baseline: one of the names.
-        options: passed on to `paired_bootstrap`.
-    """
-    if baseline not in methods:
-        raise UserError(f"the baseline {baseline!r} is not among the methods: {', '.join(methods)}")
-    results = {name: paired_bootstrap(values, methods[baseline], score, **options)
-               for name, values in methods.items() if name != baseline}
-    adjusted = holm([result.p_value for result in results.values()])
-    return {name: replace(result, p_adjusted=float(p))
-            for (name, result), p in zip(results.items(), adjusted, strict=True)}
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

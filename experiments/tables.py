@@ -199,7 +199,8 @@ def _legend(table: Table, best: str, dagger: str) -> list[str]:
         lines.append(f"{best} = best GNN adapter of the column.")
     if table.p_adjusted:
         lines.append(f"{dagger} = differs from {table.baseline} "
-                     "(paired bootstrap over seeds and examples, Holm-adjusted p < 0.05).")
+                     f"(paired bootstrap over {'seeds and images' if several else 'images only: one training run each'}, "
+                     "Holm-adjusted p < 0.05).")
     lines += [f"{row.name}: {row.note.rstrip('.')}." for row in table.rows if row.note]
     return lines + list(table.notes)
 
@@ -274,16 +275,17 @@ def render_markdown(table: Table) -> str:
 
 
 def kinds_markdown(scores: Mapping[str, Mapping[str, float | tuple[float, float | None, int]]],
-                   title: str = "") -> str:
+                   title: str = "", corner: str = "Question type") -> str:
     """Scores per question type: one line per type, one column per method.
 
     Args:
         scores: method -> question type -> fraction, or (mean, std, seeds).
         title: printed in bold above.
+        corner: heads the first column; lines may stand for something else than question types.
     """
     kinds = sorted({kind for of_kind in scores.values() for kind in of_kind})
     lines = [f"**{_md(title)}**", ""] if title else []
-    lines += [_md_line(["Question type", *scores]), _md_rule(len(scores) + 1)]
+    lines += [_md_line([corner, *scores]), _md_rule(len(scores) + 1)]
     for kind in kinds:
         cells = [of_kind.get(kind) for of_kind in scores.values()]
         cells = [(cell, None, 1) if isinstance(cell, (int, float)) else cell for cell in cells]

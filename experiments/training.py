@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 from attngraph.errors import UserError
 from experiments.methods.method import Tuned
 from experiments.models.generation import decoder_loss, sequence_batch
+
+
+class Diverged(UserError):
+    """The loss of a run is not finite."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,10 @@ class Recipe:
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, from 0."""
+    def factor(self, step: int) -> float:
+        """The share of its peak that a learning rate has in a step, counted from 0."""
         warm = max(1, round(self.warmup * self.steps))
-        return self.learning_rate * min((step + 1) / warm, (self.steps - step) / max(1, self.steps - warm))
+        return min((step + 1) / warm, (self.steps - step) / max(1, self.steps - warm))
 
 
 LOG_EVERY = 20
@@ -66,8 +71,8 @@ def batch_positions(examples: int, batch_size: int, seed: int, step: int) -> tup
 
 def train(model: nn.Module, tuned: Tuned, tokenizer, prompts: Sequence[str], target: Callable[[int, float], str],
           states: Callable[[Tensor], Tensor], recipe: Recipe, seed: int, folder: Path,
-          on_step: Callable[[int], None] = lambda step: None) -> float:
-    """Train what ``tuned`` declares trainable and return the last mean loss.
+          on_step: Callable[[int], None] = lambda step: None) -> tuple[float, float]:
+    """Train what ``tuned`` declares trainable.
 
     Args:
         prompts: one per training example.
@@ -76,15 +81,21 @@ def train(model: nn.Module, tuned: Tuned, tokenizer, prompts: Sequence[str], tar
         folder: the run's folder; gets ``metrics.csv``, and ``state.pt`` until the run is finished.
         on_step: told after every step.
 
+    Returns:
+        The last mean loss, and the seconds that earlier, interrupted calls took.
+
     Raises:
-        UserError: the loss is not finite, or the saved state is damaged.
+        Diverged: the loss is not finite.
+        UserError: the saved state is damaged.
     """
-    optimizer = torch.optim.AdamW(tuned.optimizer_groups(recipe.weight_decay), lr=recipe.learning_rate)
+    optimizer = torch.optim.AdamW(tuned.optimizer_groups(recipe.learning_rate, recipe.weight_decay))
+    peaks = [group["lr"] for group in optimizer.param_groups]
     parameters = tuned.parameters()
     state_file, metrics_file = folder / "state.pt", folder / "metrics.csv"
-    start, rows, total, count = 0, [], 0.0, 0  # total and count: of the losses since the last row
+    start, rows, total, count, earlier = 0, [], 0.0, 0, 0.0  # total and count: of the losses since the last row
     if state_file.exists():
-        start, rows, total, count = _load_state(state_file, tuned, optimizer)
+        start, rows, total, count, earlier = _load_state(state_file, tuned, optimizer)
+    began = time.perf_counter()
     model.train()
     last = float("nan")
     for step in range(start, recipe.steps):
@@ -92,35 +103,36 @@ def train(model: nn.Module, tuned: Tuned, tokenizer, prompts: Sequence[str], tar
         batch = sequence_batch(tokenizer, [prompts[k] for k in positions.tolist()],
                                [target(k, u) for k, u in zip(positions.tolist(), draws.tolist())])
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate(step)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * recipe.factor(step)
         loss = decoder_loss(model, states(positions), batch, recipe.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
         value = loss.item()
         if not (math.isfinite(value) and math.isfinite(norm.item())):
-            raise UserError(f"{folder}: the loss is not finite at step {step}; lower the learning rate "
-                            f"({recipe.learning_rate:g})")
+            raise Diverged(f"{folder}: the loss is not finite at step {step}; lower the learning rate "
+                           f"({recipe.learning_rate:g})")
         optimizer.step()
         total, count = total + value, count + 1
         if (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps:
             last = total / count
-            rows.append({"step": step + 1, "loss": round(last, 5), "learning_rate": recipe.rate(step),
+            rows.append({"step": step + 1, "loss": round(last, 5), "learning_rate": recipe.learning_rate * recipe.factor(step),
                          "gradient_norm": round(norm.item(), 4)})
             total, count = 0.0, 0
         if (step + 1) % SAVE_EVERY == 0 and step + 1 < recipe.steps:
-            _save_state(state_file, (step + 1, rows, total, count), tuned, optimizer)
+            seconds = earlier + time.perf_counter() - began
+            _save_state(state_file, (step + 1, rows, total, count, seconds), tuned, optimizer)
         on_step(step + 1)
     model.eval()
     with open(metrics_file, "w", newline="") as file:
         writer = csv.DictWriter(file, ["step", "loss", "learning_rate", "gradient_norm"])
         writer.writeheader()
         writer.writerows(rows)
-    return last
+    return last, earlier
 
 
-Progress = tuple[int, list[dict], float, int]  # step, rows of metrics, sum and number of the losses since the last row
+Progress = tuple[int, list[dict], float, int, float]  # step, rows of metrics, sum and number of losses since the last, seconds
 
 
 def _save_state(file: Path, progress: Progress, tuned: Tuned, optimizer: torch.optim.Optimizer) -> None:

@@ -4,13 +4,12 @@ The order is fixed (left to right, then top to bottom), so that a model can lear
 on word sequences mean something.
 """
 
-from experiments.data.facts import describe, related
+from experiments.data.facts import describe, place_of, related
 from experiments.data.questions import BESIDE
 from experiments.data.scenes import DOMAINS, SPLITS, Scene, Thing, generator, sample_scene
 
 NUMBERS = ("no", "one", "two", "three", "four")
 _STREAM = 3
-_COLUMNS, _ROWS = ("left", "middle", "right"), ("top", "middle", "bottom")
 
 
 def caption_scenes(split: str, count: int, seed: int, start: int = 0):
@@ -124,7 +123,7 @@ def _only(things):
 
 
 def _place(thing: Thing) -> str:
-    column, row = _COLUMNS[thing.x * 3 // 64], _ROWS[thing.y * 3 // 64]
+    row, column = place_of(thing).split()
     return column if row == "middle" else row if column == "middle" else f"{row} {column}"
 
 

@@ -3,11 +3,13 @@
 import random
 from dataclasses import dataclass
 
-from experiments.data.scenes import CLEAR, COLORS, SHAPES, SIZES, Scene, Thing
+from experiments.data.scenes import CANVAS, CLEAR, COLORS, SHAPES, SIZES, Scene, Thing
 
 PLURALS = {"cross": "crosses"}
 RELATIONS = ("left", "right", "above", "below")
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
+PLACES = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
 FORMS = ("shape", "color", "color shape", "size shape", "size color")
 
 
@@ -80,6 +82,11 @@ def related(first: Thing, relation: str, second: Thing) -> bool | None:
     if abs(gap) < CLEAR:
         return None
     return (gap > 0) == (relation in ("left", "above"))
+
+
+def place_of(thing: Thing) -> str:
+    """Row and column of a thing's centre on a grid of three by three: "top left", "middle middle"."""
+    return f"{ROWS[thing.y * 3 // CANVAS]} {COLUMNS[thing.x * 3 // CANVAS]}"
 
 
 def unique(scene: Scene, form: str) -> list[tuple[Thing, Description]]:

@@ -4,7 +4,20 @@ A function returns (prompt, answer), or None if the scene offers nothing to ask.
 them several times, for a random choice.
 """
 
-from experiments.data.facts import OPPOSITE, RELATIONS, Description, count, describe, plural, related, unique
+from experiments.data.facts import (
+    COLUMNS,
+    OPPOSITE,
+    PLACES,
+    RELATIONS,
+    ROWS,
+    Description,
+    count,
+    describe,
+    place_of,
+    plural,
+    related,
+    unique,
+)
 from experiments.data.pretraining_words import (
     BESIDE,
     NOUNS,
@@ -322,14 +335,71 @@ def _half(scene, rng):
 
 
 def _third(rng, thing, words, across):
-    sides = ("left", "middle", "right") if across else ("top", "middle", "bottom")
+    sides = COLUMNS if across else ROWS
     prompt = ask(
         rng,
         ("{sides} : where is the {one} ?", "the {one} , {sides} ?"),
         sides=f"{sides[0]} , {sides[1]} or {sides[2]}",
         one=words.one(rng.choice(NOUNS)),
     )
-    return prompt, sides[(thing.x if across else thing.y) * 3 // 64]
+    return prompt, place_of(thing).split()[across]
+
+
+def _place(scene, rng):
+    found = unique(scene, some_form(scene, rng))
+    if not found:
+        return None
+    thing, words = rng.choice(found)
+    prompt = ask(
+        rng,
+        (
+            "where does the {one} lie ?",
+            "the {one} : where ?",
+            "find the {one} . where have they drawn it ?",
+            "say where the {one} is",
+        ),
+        one=words.one(rng.choice(NOUNS)),
+    )
+    return prompt, place_of(thing)
+
+
+def _at(scene, rng):
+    if rng.random() < 0.25:
+        taken = {place_of(thing) for thing in scene.things}
+        place = rng.choice([place for place in PLACES if place not in taken])
+        answer = "none"
+    else:
+        thing = rng.choice(scene.things)
+        place, answer = place_of(thing), describe(thing, "color shape").one()
+    prompt = ask(
+        rng,
+        (
+            "{place} : what is here ?",
+            "what have they drawn {place} ?",
+            "look {place} . what do you see ?",
+            "name the {noun} that is {place} , or say none",
+        ),
+        place=place,
+        noun=rng.choice(NOUNS),
+    )
+    return prompt, answer
+
+
+def _map(scene, rng):
+    noun = rng.choice(NOUNS)
+    prompt = ask(
+        rng,
+        (
+            "what is where ?",
+            "where is every {noun} ?",
+            "name all {nouns} and where they are",
+            "the {nouns} and where they lie :",
+        ),
+        noun=noun,
+        nouns=plural(noun),
+    )
+    things = sorted(scene.things, key=lambda thing: PLACES.index(place_of(thing)))
+    return prompt, " , ".join(f"{describe(thing, 'color shape').one()} {place_of(thing)}" for thing in things)
 
 
 def _negation(scene, rng):
@@ -411,6 +481,6 @@ def _curtain(scene, rng):
 # fmt: off
 SKILLS = (
     _existence, _existence, _count, _count, _count, _attribute, _attribute, _attribute, _either, _all_of,
-    _more, _more, _compare_pair, _compare_pair, _spatial, _spatial, _spatial, _extreme, _half, _negation,
-    _negation, _curtain,
+    _more, _more, _compare_pair, _compare_pair, _spatial, _spatial, _spatial, _extreme, _half, _half, _place, _place,
+    _place, _at, _at, _at, _map, _map, _map, _negation, _negation, _curtain,
 )

@@ -37,7 +37,7 @@ class Sizes:
 
     questions: tuple[int, int, int] = field(default=(4000, 800, 1600))
     hypotheses: tuple[int, int, int] = field(default=(3600, 600, 1200))
-    captions: tuple[int, int, int] = field(default=(1200, 150, 300))
+    captions: tuple[int, int, int] = field(default=(1200, 400, 600))
 
     def __post_init__(self):
         for name, counts in asdict(self).items():
@@ -56,6 +56,8 @@ def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
     Raises:
         UserError: `folder` holds something else.
     """
+    if seed < 0:
+        raise UserError(f"--seed must be at least 0, got {seed}")
     folder = Path(folder)
     manifest = {
         "version": VERSION,

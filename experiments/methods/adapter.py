@@ -30,6 +30,9 @@ class _TunedAdapter(Tuned):
     def parameters(self) -> list[nn.Parameter]:
         return self.adapters.parameters()
 
+    def optimizer_groups(self, learning_rate: float, weight_decay: float) -> list[dict]:
+        return self.adapters.optimizer_groups(learning_rate, weight_decay)
+
     def state_dict(self) -> dict[str, Tensor]:
         return self.adapters.state_dict()
 

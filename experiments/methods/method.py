@@ -29,10 +29,11 @@ class Tuned(ABC):
     def parameters(self) -> list[nn.Parameter]:
         """What is trained; empty for a method without training."""
 
-    def optimizer_groups(self, weight_decay: float) -> list[dict]:
-        """Matrices are decayed; biases, LayerNorms and scalars are not."""
-        return [{"params": [p for p in self.parameters() if p.dim() > 1], "weight_decay": weight_decay},
-                {"params": [p for p in self.parameters() if p.dim() <= 1], "weight_decay": 0.0}]
+    def optimizer_groups(self, learning_rate: float, weight_decay: float) -> list[dict]:
+        """Groups with their peak learning rates. Matrices are decayed; biases and LayerNorms are not."""
+        parameters = self.parameters()
+        return [{"params": [p for p in parameters if p.dim() > 1], "lr": learning_rate, "weight_decay": weight_decay},
+                {"params": [p for p in parameters if p.dim() <= 1], "lr": learning_rate, "weight_decay": 0.0}]
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ def skill_scores(
         guesses = []
         for start in range(0, len(rows), BATCH):
             part = slice(start, start + BATCH)
-            guesses += generate_text(model, tokenizer, states[rows[part]], prompts[part], max_new_tokens=24)
+            guesses += generate_text(model, tokenizer, states[rows[part]], prompts[part], max_new_tokens=32)
         hits = [guess == written(tokenizer, answer) for guess, answer in zip(guesses, answers, strict=True)]
         exact[f"exact_{kind}"] = float(np.mean(hits))
     scores = {**exact, "exact_average": float(np.mean(list(exact.values()))), "caption_loss": caption_loss}

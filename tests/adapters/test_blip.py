@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache
 
-from adapters.adapter import AdapterSet
+from adapters.adapter import SCALAR_SPEED, AdapterSet
 from adapters.blip import attach
 from adapters.config import AdapterConfig
 from attngraph.errors import UserError
@@ -371,17 +371,18 @@ def test_the_four_gnns_have_equal_parameter_counts(join, make_decoder):
 @every_join
 def test_scalars_and_biases_are_never_decayed(join, make_decoder):
     adapters = attach(make_decoder(), AdapterConfig("pgnn", {"learn_mu": True}, join=join))
-    decayed, spared = adapters.decay_groups(0.05)
-    assert decayed["weight_decay"] == 0.05 and spared["weight_decay"] == 0.0
-    assert len(decayed["params"]) + len(spared["params"]) == len(adapters.parameters())
-    names = {id(p): name for place, m in adapters.modules.items() for name, p in m.named_parameters()}
-    assert {names[id(p)].split(".")[-1] for p in decayed["params"]} == {"weight"}
-    assert {"p_logit", "log_mu", "bias"} <= {names[id(p)].split(".")[-1] for p in spared["params"]}
+    matrices, biases, scalars = groups = adapters.optimizer_groups(1e-3, 0.05)
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.0, 0.0]
+    assert [group["lr"] for group in groups] == [1e-3, 1e-3, 1e-3 * SCALAR_SPEED]
+    assert sum(len(group["params"]) for group in groups) == len(adapters.parameters())
+    names = {id(p): name.split(".")[-1] for m in adapters.modules.values() for name, p in m.named_parameters()}
+    assert [{names[id(p)] for p in group["params"]} for group in groups] == [
+        {"weight"}, {"bias"}, {"p_logit", "log_mu"} | ({"share"} if join == "blend" else set())]
     p = adapters.modules["layer.0.attention"].scheme.p_logit
     before = p.detach().clone()
     for parameter in adapters.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    torch.optim.AdamW([decayed, spared], lr=0.1).step()
+    torch.optim.AdamW(groups).step()
     assert torch.equal(p, before)
 
 
@@ -549,3 +550,79 @@ def test_attentions_are_still_recorded(make_decoder, words, image_states):
     got = model(words(), encoder_hidden_states=image_states(), output_attentions=True)
     for name in ("attentions", "cross_attentions"):
         assert all(torch.equal(a, b) for a, b in zip(got[name], want[name], strict=True))
+
+
+def test_a_decoder_run_without_a_causal_mask_is_not_causal(make_decoder, words, image_states):
+    """BLIP takes that from the call. Bidirectionally, the value degrees sum over all queries."""
+    model = make_decoder()
+    adapters = put(model, "appnp", join="replace", positions=("self",))
+    seen = []
+    for module in adapters.modules.values():
+        module.scheme.register_forward_pre_hook(lambda scheme, args: seen.append(args[0]))
+    ids, states = words(), image_states()
+    with torch.no_grad():
+        model.bert(ids, encoder_hidden_states=states, use_cache=False)
+        assert [graph.causal for graph in seen] == [False, False]
+        assert (seen[0].weight[:, :, 0] > 0).all()
+        run(model, ids, states)
+    assert [graph.causal for graph in seen] == [False, False, True, True]
+
+
+def test_hooks_on_forward_methods_are_refused(make_decoder):
+    """They would keep calling the model's own forward: adapters would silently not run."""
+    from accelerate import dispatch_model
+
+    hooked = dispatch_model(make_decoder(), {"": "cpu"}, force_hooks=True)
+    with pytest.raises(UserError, match="attach them before"):
+        attach(hooked, AdapterConfig())
+    assert not any(hasattr(module, "attngraph_site") for module in hooked.modules())
+    model = make_decoder()
+    adapters = attach(model, AdapterConfig())
+    dispatch_model(model, {"": "cpu"}, force_hooks=True)
+    with pytest.raises(UserError, match="before detach"):
+        adapters.detach()
+
+
+def test_a_static_cache_is_refused(make_decoder, words, image_states):
+    from transformers import StaticCache
+
+    model = make_decoder()
+    put(model)
+    cache = EncoderDecoderCache(StaticCache(config=model.config, max_cache_len=12), DynamicCache())
+    with pytest.raises(UserError, match="use a DynamicCache"), torch.no_grad():
+        model(words(), encoder_hidden_states=image_states(), past_key_values=cache, use_cache=True)
+
+
+@every_join
+def test_p_learns_in_a_bfloat16_model(join, make_decoder, words, image_states):
+    """Near p = 1.25 a step of bfloat16 is larger than a step of the optimiser."""
+    model = make_decoder().bfloat16().train()
+    adapters = attach(model, AdapterConfig("pgnn", {"p": 1.25}, join=join, reduction=4))
+    with torch.no_grad():
+        for name, tensor in adapters.state_dict().items():
+            if name.endswith("share"):
+                tensor.fill_(0.5)
+    scalars = [p for p in adapters.parameters() if p.dim() == 0]
+    assert len(scalars) == (8 if join == "blend" else 4) and all(p.dtype == torch.float32 for p in scalars)
+    before = [p.detach().clone() for p in scalars]
+    optimizer = torch.optim.AdamW(adapters.optimizer_groups(1e-5, 0.0))
+    for step in range(5):
+        optimizer.zero_grad()
+        ids = words(seed=step)
+        model(ids, encoder_hidden_states=image_states().bfloat16(), labels=ids).loss.backward()
+        optimizer.step()
+    if join != "gated":  # there W_up is still nearly zero
+        assert all(not torch.equal(p, old) for p, old in zip(scalars, before))
+
+
+def test_a_model_made_in_inference_mode(make_decoder, words, image_states):
+    with torch.inference_mode():
+        model = make_decoder()
+        put(model)
+        close(model(words(), encoder_hidden_states=image_states(), use_cache=False).logits, _reference(make_decoder, words, image_states))
+
+
+def _reference(make_decoder, words, image_states):
+    model = make_decoder()
+    put(model)
+    return run(model, words(), image_states())

@@ -83,3 +83,18 @@ def test_p_starts_where_it_should_and_stays_in_range():
         assert 1 <= scheme.p.item() <= 3
     assert PGNN(mu=10, learn_mu=True).mu.item() == pytest.approx(10, rel=1e-5)
     assert not list(PGNN(p=2, learn_p=False).parameters())
+
+
+def test_numpys_numbers_become_pythons():
+    import json
+
+    import numpy as np
+
+    config = AdapterConfig("appnp", {"steps": np.int64(2), "alpha": np.float64(0.5)})
+    assert json.loads(json.dumps(config.to_dict()))["gnn_args"] == {"steps": 2, "alpha": 0.5}
+
+
+@pytest.mark.parametrize("positions", [5, None])
+def test_positions_that_are_no_names(positions):
+    with pytest.raises(UserError, match="positions must be some of self, cross, ffn"):
+        AdapterConfig(positions=positions)

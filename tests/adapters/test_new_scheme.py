@@ -84,3 +84,6 @@ def test_its_arguments_are_checked_like_any_others():
 def test_a_name_is_given_once():
     with pytest.raises(ValueError, match="'gcn' is taken by adapters.gcn.GCN"):
         register("gcn")(type("Other", (), {}))
+    namesake = type("GCN", (), {"__module__": "mine"})
+    with pytest.raises(ValueError, match="is taken by adapters.gcn.GCN"):
+        register("gcn")(namesake)

@@ -164,3 +164,14 @@ def test_example_and_head_out_of_range():
         for convert in ("to_data", "to_hetero", "to_networkx"):
             with pytest.raises(ValueError, match=r"example must lie in 0..1 and head in 0..1"):
                 getattr(make(), convert)(example, head)
+
+
+def test_networkx_graphs_with_whole_numbers_and_parallel_edges():
+    graph = networkx.MultiGraph()
+    graph.add_node("q", bipartite=0, x=[1, 0])
+    graph.add_node("v", bipartite=1, x=[0, 2])
+    graph.add_edge("q", "v", weight=0.25)
+    graph.add_edge("q", "v", weight=0.5)
+    back = AttentionGraph.from_networkx(graph)
+    assert back.query.dtype == back.weight.dtype == torch.float32
+    assert back.weight.item() == 0.75

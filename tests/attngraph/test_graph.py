@@ -33,6 +33,7 @@ BAD = [
     (dict(metric=torch.zeros(H, D, D + 1)), r"metric must have shape \(3, 6, 6\), got \(3, 6, 7\)"),
     (dict(past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(B))), "past_degree belongs to causal graphs"),
     (dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, N), torch.zeros(B))), r"past_degree.total must have shape"),
+    (dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(()))), r"past_degree.queries must have shape"),
 ]
 
 

@@ -57,7 +57,7 @@ def test_all_of_the_mass_is_every_edge():
 @pytest.mark.parametrize("rule, message", [
     (dict(), "exactly one of top_k, threshold, mass; got none"),
     (dict(top_k=2, mass=0.5), "exactly one of .* got top_k, mass"),
-    (dict(top_k=0), "top_k must be at least 1, got 0"), (dict(threshold=-0.1), "threshold must be at least 0, got -0.1"),
+    (dict(top_k=0), "top_k must be a whole number of at least 1, got 0"), (dict(threshold=-0.1), "threshold must be at least 0, got -0.1"),
     (dict(mass=0), r"mass must lie in \(0, 1\], got 0"), (dict(mass=1.1), "mass must lie in"),
     (dict(mass=float("nan")), "mass must lie in"), (dict(threshold=float("nan")), "threshold must be"),
 ])
@@ -86,3 +86,17 @@ def test_weights_are_not_renormalised_and_degrees_come_from_the_kept_edges(rule)
             s = APPNP().reweight(thin, backend)
             assert ((s > 0) == kept).all()
         assert int(thin.to_data().edge_index.shape[1]) == 2 * int(kept[0, 0].sum())
+
+
+def test_a_graph_with_past_degrees_is_not_sparsified_alone():
+    full = torch.rand(1, 1, 2, 3)
+    x = torch.rand(1, 1, 2, 4)
+    past = AttentionGraph(x, torch.rand(1, 1, 3, 4), full, causal=True).degree_after()
+    graph = AttentionGraph(x, torch.rand(1, 1, 3, 4), full, causal=True, past_degree=past)
+    with pytest.raises(ValueError, match="read the model without a cache"):
+        graph.sparsify(top_k=1)
+
+
+def test_top_k_is_a_whole_number():
+    with pytest.raises(ValueError, match="whole number of at least 1, got 1.5"):
+        keep(torch.rand(1, 2), top_k=1.5)

@@ -6,7 +6,7 @@ from scipy import stats
 
 from attngraph.errors import UserError
 from experiments.metrics.captions import bleu4_from_counts, caption_scores
-from experiments.significance import compare_to_baseline, holm, mean_score, mean_statistics, paired_bootstrap
+from experiments.significance import holm, mean_score, mean_statistics, paired_bootstrap
 
 
 def simulate(runs, seeds, examples, seed_std=0.0, example_std=0.0, noise_std=0.0, shift=0.0):
@@ -119,19 +119,6 @@ def test_corpus_bleu_and_an_average_of_columns():
     assert both.difference == pytest.approx((bleu.difference + 0.5) / 2)
     assert both.standard_error == pytest.approx(bleu.standard_error / 2, rel=0.1)
     assert both.examples == 25
-
-
-def test_compare_to_baseline_adjusts_together():
-    rng = np.random.default_rng(0)
-    scores = {name: mean_statistics(rng.random((4, 60)) + shift)
-              for name, shift in (("GCN", 0), ("APPNP", 0.02), ("pGNN", 0.4))}
-    results = compare_to_baseline(scores, "GCN")
-    assert list(results) == ["APPNP", "pGNN"]
-    adjusted = holm([result.p_value for result in results.values()])
-    assert [result.p_adjusted for result in results.values()] == pytest.approx(adjusted)
-    assert results["pGNN"].p_adjusted < 0.05 < results["APPNP"].p_adjusted
-    with pytest.raises(UserError, match="baseline"):
-        compare_to_baseline(scores, "GCNII")
 
 
 @pytest.mark.parametrize("p_values, adjusted", [

@@ -76,7 +76,7 @@ def test_every_epoch_sees_every_example_once_in_a_new_order():
 
 def test_the_learning_rate_rises_and_falls_linearly():
     recipe = Recipe(1.0, 100, warmup=0.1)
-    rates = [recipe.rate(step) for step in range(100)]
+    rates = [recipe.factor(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0) and rates[9] == pytest.approx(1.0)
     assert rates[99] == pytest.approx(1 / 90)
 

@@ -357,6 +357,12 @@ CLAIMS = [
 ]
 
 
+def cell(thing: dict) -> str:
+    """The cell of a grid of three by three in which a thing's centre lies."""
+    row = "top" if thing["y"] < 64 / 3 else "bottom" if thing["y"] > 128 / 3 else "middle"
+    return row + (" left" if thing["x"] < 64 / 3 else " right" if thing["x"] > 128 / 3 else " middle")
+
+
 def read_pretraining(prompt: str, scene: dict) -> str | None:
     """The answer by the independent reading, None where no pattern covers the wording."""
     things, prompt = scene["things"], prompt.removesuffix(" ?")
@@ -372,6 +378,19 @@ def read_pretraining(prompt: str, scene: dict) -> str | None:
         rf"(?:name the|say the|which) (color|shape|size) (?:of|does) the (?:only )?{NOUN}(?: have)?", prompt
     ):
         return the(match[2], things)[match[1]]
+    if match := re.fullmatch(
+        rf"(?:where does the {NOUN} lie|the {NOUN} : where|find the {NOUN} . where have they drawn it|"
+        rf"say where the {NOUN} is)",
+        prompt,
+    ):
+        return cell(the(next(filter(None, match.groups())), things))
+    if match := re.fullmatch(
+        r"(?:what have they drawn )?((?:top|middle|bottom) (?:left|middle|right))(?: : what is here)?", prompt
+    ):
+        return next((f"{t['color']} {t['shape']}" for t in things if cell(t) == match[1]), "none")
+    if re.fullmatch(r"what is where|where is every \w+|name all \w+ and where they are", prompt):
+        in_reading_order = sorted(things, key=lambda thing: (thing["y"] // (64 / 3), thing["x"]))
+        return " , ".join(f"{t['color']} {t['shape']} {cell(t)}" for t in in_reading_order)
     for frame in (
         r"true or false : (.*)",
         r"(.*) \. true , false or unknown",
