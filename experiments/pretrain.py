@@ -1,6 +1,6 @@
 """Pre-train mini-BLIP from scratch on drawn scenes.
 
-    python -m experiments.pretrain --out runs/mini-blip    # about 20 minutes on 2 free cores
+    python -m experiments.pretrain --out runs/mini-blip    # about 25 minutes on 2 free cores
     python -m experiments.pretrain --check                 # score the shipped checkpoint again
 
 Ctrl-C stops a run, the same command goes on with it.

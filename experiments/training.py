@@ -1,4 +1,4 @@
-"""The training loop of one run: resumable, with a row of metrics per few steps."""
+"""The training loop of one run: resumable, with a row of metrics per step."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Recipe:
         return min((step + 1) / warm, (self.steps - step) / max(1, self.steps - warm))
 
 
-LOG_EVERY = 20
+LAST = 20  # steps whose mean loss sums up a run
 SAVE_EVERY = 200  # steps between states from which an interrupted run continues
 
 
@@ -82,7 +82,7 @@ def train(model: nn.Module, tuned: Tuned, tokenizer, prompts: Sequence[str], tar
         on_step: told after every step.
 
     Returns:
-        The last mean loss, and the seconds that earlier, interrupted calls took.
+        The mean loss of the last steps, and the seconds that earlier, interrupted calls took.
 
     Raises:
         Diverged: the loss is not finite.
@@ -92,13 +92,12 @@ def train(model: nn.Module, tuned: Tuned, tokenizer, prompts: Sequence[str], tar
     peaks = [group["lr"] for group in optimizer.param_groups]
     parameters = tuned.parameters()
     state_file, metrics_file = folder / "state.pt", folder / "metrics.csv"
-    start, rows, total, count, earlier = 0, [], 0.0, 0, 0.0  # total and count: of the losses since the last row
+    rows, earlier = [], 0.0
     if state_file.exists():
-        start, rows, total, count, earlier = _load_state(state_file, tuned, optimizer)
+        rows, earlier = _load_state(state_file, tuned, optimizer)
     began = time.perf_counter()
     model.train()
-    last = float("nan")
-    for step in range(start, recipe.steps):
+    for step in range(len(rows), recipe.steps):
         positions, draws = batch_positions(len(prompts), recipe.batch_size, seed, step)
         batch = sequence_batch(tokenizer, [prompts[k] for k in positions.tolist()],
                                [target(k, u) for k, u in zip(positions.tolist(), draws.tolist())])
@@ -114,25 +113,21 @@ def train(model: nn.Module, tuned: Tuned, tokenizer, prompts: Sequence[str], tar
             raise Diverged(f"{folder}: the loss is not finite at step {step}; lower the learning rate "
                            f"({recipe.learning_rate:g})")
         optimizer.step()
-        total, count = total + value, count + 1
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps:
-            last = total / count
-            rows.append({"step": step + 1, "loss": round(last, 5), "learning_rate": recipe.learning_rate * recipe.factor(step),
-                         "gradient_norm": round(norm.item(), 4)})
-            total, count = 0.0, 0
+        rows.append({"step": step + 1, "loss": round(value, 5), "learning_rate": recipe.learning_rate * recipe.factor(step),
+                     "gradient_norm": round(norm.item(), 4)})
         if (step + 1) % SAVE_EVERY == 0 and step + 1 < recipe.steps:
-            seconds = earlier + time.perf_counter() - began
-            _save_state(state_file, (step + 1, rows, total, count, seconds), tuned, optimizer)
+            _save_state(state_file, (rows, earlier + time.perf_counter() - began), tuned, optimizer)
         on_step(step + 1)
     model.eval()
     with open(metrics_file, "w", newline="") as file:
         writer = csv.DictWriter(file, ["step", "loss", "learning_rate", "gradient_norm"])
         writer.writeheader()
         writer.writerows(rows)
-    return last, earlier
+    last = [row["loss"] for row in rows[-LAST:]]
+    return sum(last) / len(last), earlier
 
 
-Progress = tuple[int, list[dict], float, int, float]  # step, rows of metrics, sum and number of losses since the last, seconds
+Progress = tuple[list[dict], float]  # a row of metrics per step, seconds
 
 
 def _save_state(file: Path, progress: Progress, tuned: Tuned, optimizer: torch.optim.Optimizer) -> None:

@@ -53,8 +53,8 @@ measure it.
 Made to be adapted and measured in this package's experiments. It knows the drawn shapes, colours and
 sentences, and nothing else. Some pairs of colour and shape, textured backgrounds and the downstream wordings
 are not in its training.
-The kinds "half" and "spatial" ask for positions; where they score about 50 %, the model cannot tell left
-from right.
+Where a kind asks for one of two answers, as "more" and most "spatial" prompts do, 50 % is chance. "half" and
+"place" ask where one thing is, "spatial" how two things stand to each other.
 """
 
 

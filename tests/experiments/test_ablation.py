@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -142,3 +143,84 @@ def test_subsets_do_not_depend_on_method_or_seed():
 def test_cells_of_an_empty_folder_are_not_finished(tmp_path):
     assert not is_finished(Cell("gcn", "vqa", 0, None, None, tmp_path), tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_smaller_table_does_not_replace_a_larger(smoke):
+    out, _ = smoke
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    done = command("ablation", "--preset", "smoke", "--tasks", "vqa", "--out", out)
+    assert done.returncode == 2 and "runs that this one would leave out" in done.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+
+
+def test_cells_of_other_weights_are_not_taken_for_finished(smoke, tmp_path):
+    import shutil
+
+    from experiments.models.mini_blip import CHECKPOINT, weights_digest
+
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(CHECKPOINT, model)
+    assert weights_digest(model) == weights_digest()
+    words = ["ablation", "--preset", "smoke", "--gnn", "gcn", "--tasks", "vqa", "--model", model, "--out", out]
+    assert command(*words).returncode == 0
+    content = bytearray((model / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (model / "model.safetensors").write_bytes(content)
+    done = command(*words)
+    assert done.returncode == 2 and "holds another experiment (other weights)" in done.stderr
+
+
+def test_comparisons_use_the_runs_of_this_table_only(smoke, monkeypatch):
+    from experiments import ablation
+
+    out, _ = smoke
+    frozen = [Cell(row, task, 0, None, None, out) for row in ("gcn", "pgnn") for task in ("vqa", "ve")]
+    adjusted, lines = ablation.significance(dict.fromkeys(frozen[:1] + frozen[2:], {}), out)
+    assert [line["column"] for line in lines] == ["vqa"] and set(adjusted) == {("pGNN", "vqa")}
+
+
+def test_one_failing_cell_does_not_end_the_others(smoke, tmp_path, capsys):
+    from attngraph.errors import UserError
+    from experiments.methods import Frozen, Majority
+    from experiments.runner import run_cells
+
+    data = smoke[0] / "data"
+    bad = Cell("bad", "vqa", 0, Frozen(), None, data, str(tmp_path / "no such model"), eval_examples=4)
+    good = Cell("good", "vqa", 0, Majority(), None, data, eval_examples=4)
+    with pytest.raises(UserError, match="1 of 2 cells failed, the others are finished: bad vqa seed 0: .*no such model"):
+        run_cells([bad, good], tmp_path / "out", jobs=1)
+    assert is_finished(good, tmp_path / "out")
+
+
+def test_statistics_are_summed_over_the_questions_of_an_image():
+    from experiments.cells import per_image
+    from experiments.data.example import Example
+
+    examples = [Example(str(k), Path(name), "", (), "") for k, name in enumerate("abab")]
+    sums = per_image(np.array([[1.0, 1], [0, 1], [0.5, 1], [0, 1]]), examples)
+    assert sums.tolist() == [[1.5, 2], [0, 2]]
+
+
+@pytest.mark.parametrize("words, said", [
+    (["search", "--out", "FILE"], "FILE"), (["ablation", "--preset", "smoke", "--out", "FILE/x"], "FILE"),
+    (["scenes", "--out", "x", "--seed", "-1"], "--seed must be at least 0"), (["pretrain", "--out", "FILE"], "FILE"),
+    (["pretrain", "--threads", "-1"], "--threads must be at least 1"),
+    (["pretrain", "--device", "cuda:99"], "--device cuda:99 is not available"),
+])
+def test_wrong_calls_of_every_command_end_with_one_line(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text("keep me")
+    assert main(words) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("attngraph:")]
+    assert len(errors) == 1 and said in errors[0]
+    assert Path("FILE").read_text() == "keep me"
+
+
+def test_settings_that_lack_something_are_named(tmp_path):
+    from attngraph.errors import UserError
+    from experiments.rows import chosen
+
+    file = tmp_path / "settings.json"
+    file.write_text('{"join": "blend", "gnn_args": {}, "learning_rates": {"gcn": {}}}')
+    with pytest.raises(UserError, match="settings.json cannot be read .appnp is missing"):
+        chosen(file)

@@ -64,8 +64,9 @@ def test_the_best_settings_are_chosen(found):
     assert settings["join"] == "gated"
     assert settings["gnn_args"]["pgnn"] == {"p": 1.5, "mu": 1.0}
     assert settings["gnn_args"]["appnp"] == search.START["appnp"]
-    assert settings["learning_rates"]["gcn"] == {"vqa": 6e-3, "caption": 6e-3, "ve": 3e-3, "easy_vqa": 3e-3}
-    assert set(settings["learning_rates"]["pgnn"].values()) == {1e-3} and set(settings["learning_rates"]["full"].values()) == {1e-3}
+    assert settings["learning_rates"]["gcn"] == dict.fromkeys(TASKS, 6e-3)
+    assert settings["learning_rates"]["pgnn"] == {"vqa": 1e-3, "caption": 1e-3, "ve": 3e-3, "easy_vqa": 3e-3}
+    assert set(settings["learning_rates"]["full"].values()) == {1e-3}
     assert all(set(rates) == set(TASKS) for rates in settings["learning_rates"].values())
 
 
