@@ -10,7 +10,7 @@ Stages, each scored on the validation splits with seed 0:
    A task counts by its gain, (score − frozen model) / (full fine-tuning − frozen model), so that CIDEr's larger numbers do
    not decide alone;
 3. rates: a higher learning rate per GNN on these tasks, and two on the other two tasks, with that join;
-4. arguments: 2 alternatives per GNN on VQA and captions (GCN has none, so it gets two more learning rates).
+4. arguments: 2 alternatives per GNN on VQA (GCN has none, so it gets two more learning rates).
 
 Test data are never touched.
 """
@@ -140,15 +140,13 @@ def run(args: argparse.Namespace) -> int:
     for gnn in GNNS:
         rates[gnn] = {task: best(tried[gnn][task]).rate for task in TASKS}
 
-    score([Trial(gnn, task, rates[gnn][task], join, args_) for gnn in GNNS if gnn in ALTERNATIVES
-           for args_ in ALTERNATIVES[gnn] for task in BOTH]
-          + [Trial("gcn", task, rate, join) for task in BOTH for rate in MORE_RATES])
-    for task in BOTH:
-        rates["gcn"][task] = best([Trial("gcn", task, rate, join) for rate in (*TASK_RATES[task], *MORE_RATES)]).rate
+    score([Trial(gnn, "vqa", rates[gnn]["vqa"], join, args_) for gnn in ALTERNATIVES for args_ in ALTERNATIVES[gnn]]
+          + [Trial("gcn", "vqa", rate, join) for rate in MORE_RATES])
+    rates["gcn"]["vqa"] = best([Trial("gcn", "vqa", rate, join) for rate in (*TASK_RATES["vqa"], *MORE_RATES)]).rate
     chosen = dict(START)
     for gnn, others in ALTERNATIVES.items():
         chosen[gnn] = max((START[gnn], *others),
-                          key=lambda a: sum(gain(Trial(gnn, task, rates[gnn][task], join, a)) for task in BOTH))
+                          key=lambda a: found[_key(Trial(gnn, "vqa", rates[gnn]["vqa"], join, a))])
     settings = {"join": join, "gnn_args": chosen, "learning_rates": rates}
     write_json(args.out / "settings.json", settings)
     text = report(frame)
