@@ -69,7 +69,7 @@ PRESETS = {
                     {**ONE_EACH, "frozen": 1, "majority": 1}, STEPS, TRAIN_EXAMPLES,
                     {"vqa": None, "ve": None, "caption": None, "easy_vqa": 2000}),
     "full": Preset("5 seeds for the four GNNs, 2 for attribution and fine-tuning rows; under 2 hours on 2 cores",
-                   {**dict.fromkeys(GNNS, 5), "p2": 2, "residual": 2, "fixed_p": 2, "frozen": 1, "full": 2, "text": 2,
+                   {**dict.fromkeys(GNNS, 5), "rate": 2, "p2": 2, "residual": 2, "fixed_p": 2, "frozen": 1, "full": 2, "text": 2,
                     "majority": 1}, STEPS, TRAIN_EXAMPLES, dict.fromkeys(TASKS)),
     "smoke": Preset("checks the installation in about a minute; its scores mean nothing",
                     {"gcn": 1, "pgnn": 1, "frozen": 1, "majority": 1}, dict.fromkeys(TASKS, 4),

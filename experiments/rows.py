@@ -48,6 +48,8 @@ ROWS: dict[str, RowSpec] = {
     "appnp": RowSpec("APPNP", ADAPTERS, "appnp"),
     "gcnii": RowSpec("GCNII", ADAPTERS, "gcnii"),
     "pgnn": RowSpec("pGNN", ADAPTERS, "pgnn"),
+    "rate": RowSpec("Learning rate alone", ATTRIBUTION, "gcn", follows="pgnn",
+                    note="GCN, the vanilla adapter, with pGNN's learning rates"),
     "p2": RowSpec("Normalisation alone (p = 2)", ATTRIBUTION, "pgnn", {"p": 2.0, "mu": 0.0, "learn_p": False},
                   follows="pgnn", note="pGNN with p = 2 and no residual: only the degrees of the graph act"),
     "residual": RowSpec("Residual alone", ATTRIBUTION, "residual", follows="pgnn",

@@ -1,6 +1,6 @@
 """Choose learning rates, the join and the schemes' arguments on validation data, with the same budget for each GNN.
 
-    attngraph search                # writes runs/search/{trials.csv,search.md,settings.json}
+    attngraph search                # about 45 minutes on 2 cores; writes runs/search/{trials.csv,search.md,settings.json}
 
 Stages, each scored on the validation splits with seed 0:
 
