@@ -1,6 +1,7 @@
 """Adapters inside Hugging Face's BLIP decoder: what they compute, what they must not see, and decoding with a cache."""
 
 import copy
+import functools
 import io
 
 import pytest
@@ -570,15 +571,19 @@ def test_a_decoder_run_without_a_causal_mask_is_not_causal(make_decoder, words, 
 
 def test_hooks_on_forward_methods_are_refused(make_decoder):
     """They would keep calling the model's own forward: adapters would silently not run."""
-    from accelerate import dispatch_model
 
-    hooked = dispatch_model(make_decoder(), {"": "cpu"}, force_hooks=True)
+    def hook(model):  # as accelerate's add_hook_to_module does
+        for module in model.modules():
+            module.forward = functools.partial(type(module).forward, module)
+        return model
+
+    hooked = hook(make_decoder())
     with pytest.raises(UserError, match="attach them before"):
         attach(hooked, AdapterConfig())
     assert not any(hasattr(module, "attngraph_site") for module in hooked.modules())
     model = make_decoder()
     adapters = attach(model, AdapterConfig())
-    dispatch_model(model, {"": "cpu"}, force_hooks=True)
+    hook(model)
     with pytest.raises(UserError, match="before detach"):
         adapters.detach()
 
