@@ -43,10 +43,8 @@ class AdapterConfig:
     top_k: int | None = None
 
     def __post_init__(self):
-        if not isinstance(self.positions, (str, tuple, list, set)):
-            raise UserError(f"positions must be some of {', '.join(POSITIONS)}, got {self.positions!r}")
-        positions = (self.positions,) if isinstance(self.positions, str) else tuple(self.positions)
-        object.__setattr__(self, "positions", positions)
+        several = isinstance(self.positions, (tuple, list, set))
+        object.__setattr__(self, "positions", tuple(self.positions) if several else (self.positions,))
         for name, value, known in (("gnn", self.gnn, SCHEMES), ("join", self.join, JOINS),
                                    ("backend", self.backend, BACKENDS)):
             if not isinstance(value, str) or value not in known:

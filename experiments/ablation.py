@@ -30,7 +30,7 @@ from experiments.images import ImageStates
 from experiments.metrics.captions import bleu4_from_counts
 from experiments.models.mini_blip import load_model
 from experiments.rows import GNNS, ROWS, learning_rate_of, method_of, row_of
-from experiments.runner import default_jobs, run_cells
+from experiments.runner import add_run_arguments, jobs_for, run_cells
 from experiments.significance import holm, mean_score, paired_bootstrap
 from experiments.tables import (
     ADAPTERS, ATTRIBUTION, COLUMNS, REFERENCE, Table, kinds_markdown, render_text, rows_from_frame, save_all, seeds_markdown, summarise,
@@ -89,17 +89,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, help="number of seeds for every row (default: by preset)")
     parser.add_argument("--join", help=f"how adapters join the model: {','.join(JOINS)} (default: chosen on validation)")
     parser.add_argument("--out", type=Path, help="folder of runs and tables (default: runs/ablation-PRESET)")
-    parser.add_argument("--model", help="checkpoint folder or hub name (default: the mini-BLIP of this package)")
-    parser.add_argument("--download", action="store_true", help="fetch --model from the hub if it is not on this machine")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda (all GPUs), cuda:1, mps (default: cpu)")
-    parser.add_argument("--jobs", type=int, help="cells at the same time (default: one per core or GPU)")
+    add_run_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="list the cells and an estimate of time, run nothing")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print and save the table."""
     cells, out = plan(args)
-    jobs = args.jobs or default_jobs(args.device)
+    jobs = jobs_for(args.device, args.jobs)
     if args.dry_run:
         dry_run(cells, jobs)
         return 0
@@ -109,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     check_table(cells, out)
     prepare(cells, out, args.device, PRESETS[args.preset].sizes, args.download)
     try:
-        results = run_cells(cells, out, args.device, args.jobs)
+        results = run_cells(cells, out, args.device, jobs)
     except KeyboardInterrupt:
         print(f"\nstopped; finished cells are in {out}, the same command goes on from there", file=sys.stderr)
         return 130
@@ -134,8 +131,6 @@ def plan(args: argparse.Namespace) -> tuple[list[Cell], Path]:
         raise UserError(f"unknown join {args.join!r}: choose from {', '.join(JOINS)}")
     if args.seeds is not None and args.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {args.seeds}")
-    if args.jobs is not None and args.jobs < 1:
-        raise UserError(f"--jobs must be at least 1, got {args.jobs}")
     if args.seed < 0:
         raise UserError(f"--seed must be at least 0, got {args.seed}")
     tasks = _names(args.tasks, TASKS, "task")
@@ -176,7 +171,7 @@ def _names(given: str | None, known: Sequence[str], what: str) -> list[str]:
 # Seconds per training step, and per scored example, on one of two cores with both busy: means of the full preset's runs.
 STEP_SECONDS = {"frozen": 0.2, "trained": 0.56}  # by what happens to the image encoder
 EVAL_SECONDS = {"vqa": 1.4e-3, "ve": 1.6e-3, "caption": 15e-3, "easy_vqa": 1.2e-3}
-TEST_EXAMPLES = {"vqa": 1600, "ve": 1200, "caption": 600, "easy_vqa": 9673}
+TEST_EXAMPLES = {"vqa": Sizes().questions[2], "ve": Sizes().hypotheses[2], "caption": Sizes().captions[2], "easy_vqa": 9673}
 
 
 def estimate(cells: Sequence[Cell], jobs: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -23,8 +24,24 @@ from experiments.training import Diverged
 EVAL_STEPS = 60  # scoring a cell takes about as long as this many training steps
 
 
-def default_jobs(device: str) -> int:
-    """Cells that run at the same time: one per core (at most 8) on a CPU, one per GPU otherwise."""
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that runs cells."""
+    parser.add_argument("--model", help="checkpoint folder or hub name (default: the mini-BLIP of this package)")
+    parser.add_argument("--download", action="store_true", help="fetch --model from the hub if it is not on this machine")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda (all GPUs), cuda:1, mps (default: cpu)")
+    parser.add_argument("--jobs", type=int, help="runs at the same time (default: one per core or GPU)")
+
+
+def jobs_for(device: str, asked: int | None) -> int:
+    """Cells that run at the same time: as asked; else one per core (at most 8) on a CPU, one per GPU otherwise.
+
+    Raises:
+        UserError: less than one was asked for.
+    """
+    if asked is not None:
+        if asked < 1:
+            raise UserError(f"--jobs must be at least 1, got {asked}")
+        return asked
     if device == "cpu":
         return min(8, os.cpu_count() or 1)
     return max(1, torch.cuda.device_count()) if device == "cuda" else 1
@@ -38,17 +55,16 @@ def run_cells(cells: Sequence[Cell], out: Path, device: str = "cpu", jobs: int |
         cells: what to run; those with saved scores are skipped, interrupted ones continue.
         out: folder of the table.
         device: ``cpu``, ``cuda`` (cells are spread over all GPUs), ``cuda:1``, ``mps``.
-        jobs: cells at the same time. Default: as :func:`default_jobs` says.
+        jobs: cells at the same time. Default: as :func:`jobs_for` says.
         may_diverge: leave out cells whose loss is not finite, instead of failing.
 
     Raises:
         UserError: a folder holds another experiment, or cells failed; the others are finished then.
         KeyboardInterrupt: Ctrl-C; finished cells stay, running ones continue from their last saved state next time.
     """
-    if jobs is not None and jobs < 1:
-        raise UserError(f"--jobs must be at least 1, got {jobs}")
+    jobs = jobs_for(device, jobs)
     todo = [cell for cell in cells if not is_finished(cell, out)]
-    jobs = min(jobs or default_jobs(device), max(1, len(todo)))
+    jobs = min(jobs, max(1, len(todo)))
     total = sum(_weight(cell) for cell in todo)
     if len(todo) < len(cells):
         print(f"{len(cells) - len(todo)} of {len(cells)} cells are finished already", file=sys.stderr)

@@ -34,7 +34,7 @@ from experiments.cells import Cell, write_json
 from experiments.device import check_device
 from experiments.methods import Adapter, Frozen, FullFineTuning, Majority, Method
 from experiments.rows import GNNS, REDUCTION, SETTINGS_FILE
-from experiments.runner import run_cells
+from experiments.runner import add_run_arguments, jobs_for, run_cells
 from experiments.tables import kinds_markdown
 from experiments.tasks import TASKS
 from experiments.training import Recipe
@@ -86,14 +86,12 @@ class Trial:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph search``."""
     parser.add_argument("--out", type=Path, default=Path("runs/search"), help="folder (default: %(default)s)")
-    parser.add_argument("--model", help="checkpoint folder or hub name (default: the mini-BLIP of this package)")
-    parser.add_argument("--download", action="store_true", help="fetch --model from the hub if it is not on this machine")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda (all GPUs), cuda:1, mps (default: cpu)")
-    parser.add_argument("--jobs", type=int, help="trials at the same time (default: one per core or GPU)")
+    add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the stages; a second call continues."""
+    jobs = jobs_for(args.device, args.jobs)
     check_device(args.device)
     data = args.out / "data"
     first = [Trial("gcn", task, RATES[0], "replace").cell(data, args.model) for task in TASKS]
@@ -105,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         nonlocal frame
         cells = {trial.cell(data, args.model): trial for trial in trials}
         found.update((_key(trial), float("-inf")) for trial in trials)  # what a diverged trial is worth
-        for cell, result in run_cells(list(cells), args.out, args.device, args.jobs, may_diverge=True).items():
+        for cell, result in run_cells(list(cells), args.out, args.device, jobs, may_diverge=True).items():
             trial = cells[cell]
             found[_key(trial)] = value = result["scores"][TASKS[trial.task].selection]
             line = {"who": trial.who, "task": trial.task, "join": trial.join, "rate": trial.rate,
@@ -119,8 +117,8 @@ def run(args: argparse.Namespace) -> int:
         return max(options, key=lambda trial: found[_key(trial)])
 
     def gain(trial: Trial) -> float:
-        low, high = (found[_key(t)] for t in (Trial("frozen", trial.task), Trial("full", trial.task, rates["full"][trial.task])))
-        return (found[_key(trial)] - low) / max(high - low, 1e-9)
+        full = Trial("full", trial.task, rates["full"][trial.task])
+        return _gain(*(found[_key(t)] for t in (trial, Trial("frozen", trial.task), full)))
 
     score([Trial(who, task) for who in ("frozen", "majority") for task in TASKS]
           + [Trial("full", task, rate) for task in BOTH for rate in FULL_RATES])
@@ -179,11 +177,15 @@ def report(frame: pd.DataFrame) -> str:
     for join in JOINS:
         found = compared[compared["join"] == join].groupby(["task", "who"]).selection.max()
         joins[join] = {f"{TASKS[task].title}, {gnn}": value for (task, gnn), value in found.items()}
-        joins[join]["mean gain"] = sum((value - best["Frozen model"][task])
-                                       / max(best["Full fine-tuning"][task] - best["Frozen model"][task], 1e-9)
-                                       for (task, gnn), value in found.items()) / len(found)
+        joins[join]["mean gain"] = sum(_gain(value, best["Frozen model"][task], best["Full fine-tuning"][task])
+                                       for (task, _), value in found.items()) / len(found)
     parts.append(kinds_markdown(joins, "Joins: validation score at the better of two learning rates", "Task and GNN"))
     return "\n".join(parts)
+
+
+def _gain(score: float, frozen: float, full: float) -> float:
+    """The share of the way from the frozen model to full fine-tuning."""
+    return (score - frozen) / max(full - frozen, 1e-9)
 
 
 def _key(trial: Trial) -> tuple[str, str]:

@@ -117,7 +117,7 @@ def load_model(
         if shipped
         else "check the folder (config.json, model.safetensors, tokenizer.json)"
         if is_folder
-        else "give an existing folder, or allow the download"
+        else "give an existing folder, or allow the download (--download)"
     )
     if is_folder:
         missing = [

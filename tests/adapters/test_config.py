@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from adapters import APPNP, GCN, GCNII, PGNN, Residual
@@ -86,10 +87,6 @@ def test_p_starts_where_it_should_and_stays_in_range():
 
 
 def test_numpys_numbers_become_pythons():
-    import json
-
-    import numpy as np
-
     config = AdapterConfig("appnp", {"steps": np.int64(2), "alpha": np.float64(0.5)})
     assert json.loads(json.dumps(config.to_dict()))["gnn_args"] == {"steps": 2, "alpha": 0.5}
 

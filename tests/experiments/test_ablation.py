@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from attngraph.errors import UserError
 from experiments.cells import Cell, is_finished, subset
 from experiments.cli import main
 
@@ -124,8 +126,6 @@ def test_help_explains(capsys):
 
 
 def test_a_damaged_score_file_is_named(smoke, tmp_path):
-    import shutil
-
     out, _ = smoke
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
@@ -154,8 +154,6 @@ def test_a_smaller_table_does_not_replace_a_larger(smoke):
 
 
 def test_cells_of_other_weights_are_not_taken_for_finished(smoke, tmp_path):
-    import shutil
-
     from experiments.models.mini_blip import CHECKPOINT, weights_digest
 
     model, out = tmp_path / "model", tmp_path / "out"
@@ -180,7 +178,6 @@ def test_comparisons_use_the_runs_of_this_table_only(smoke, monkeypatch):
 
 
 def test_one_failing_cell_does_not_end_the_others(smoke, tmp_path, capsys):
-    from attngraph.errors import UserError
     from experiments.methods import Frozen, Majority
     from experiments.runner import run_cells
 
@@ -217,7 +214,6 @@ def test_wrong_calls_of_every_command_end_with_one_line(words, said, tmp_path, m
 
 
 def test_settings_that_lack_something_are_named(tmp_path):
-    from attngraph.errors import UserError
     from experiments.rows import chosen
 
     file = tmp_path / "settings.json"
