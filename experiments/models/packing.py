@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from experiments.data.drawing import draw
+from experiments.data.patches import patch_targets
 from experiments.data.pretraining import pretraining_texts
 from experiments.data.scenes import generator, scenes
 from experiments.models.generation import IGNORED
@@ -47,14 +48,20 @@ class PackedSteps(Dataset):
         return self.steps
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        """`pixels` uint8 `(images, 64, 64, 3)`, and what `pack` returns."""
+        """`pixels` uint8 `(images, 64, 64, 3)`, `patch_shapes` and `patch_colors` int64 `(images, 64)` (see
+        `patch_targets`), and what `pack` returns.
+        """
         drawn = list(scenes("train", self.images, self.seed, "pretrain", start=step * self.images))
         texts = [
             pretraining_texts(scene, generator(self.seed, 1, step, number), self.texts)
             for number, scene in enumerate(drawn)
         ]
         pixels = torch.from_numpy(np.stack([np.asarray(draw(scene)) for scene in drawn]))
-        return {"pixels": pixels, **pack(self.tokenizer, texts, self.row_length)}
+        shapes, colors = (
+            torch.from_numpy(np.stack(targets)) for targets in zip(*map(patch_targets, drawn), strict=True)
+        )
+        seen = {"pixels": pixels, "patch_shapes": shapes, "patch_colors": colors}
+        return {**seen, **pack(self.tokenizer, texts, self.row_length)}
 
 
 def batches(data: PackedSteps, first: int) -> DataLoader:
