@@ -247,6 +247,11 @@ def finish(out: Path, args: argparse.Namespace, half: bool, seconds: float, log:
     }
     model_card.write_card(out, model, about, scores, log)
     print("\n".join(f"{name:24} {value:.4f}" for name, value in scores.items()))
+    if (CHECKPOINT / "scores.json").exists():
+        shipped = json.loads((CHECKPOINT / "scores.json").read_text(encoding="utf-8"))["scores"]["exact_average"]
+        far = abs(scores["exact_average"] - shipped)
+        verdict = "equal within" if far <= TOLERANCE else f"differs by {far:.4f}, more than"
+        print(f"the shipped checkpoint's average is {shipped:.4f}: {verdict} {TOLERANCE:g}")
 
 
 def check(folder: Path, device: str = "cpu") -> int:

@@ -8,7 +8,7 @@ import torch
 
 from attngraph.errors import UserError
 from experiments import pretrain
-from experiments.models import skills
+from experiments.models import model_card, skills
 from experiments.models.mini_blip import load_model
 
 
@@ -64,6 +64,33 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(toy, tmp_path, monkeypat
     scores["scores"]["caption_loss"] += 1
     (tmp_path / "b" / "scores.json").write_text(json.dumps(scores))
     assert pretrain.run(arguments("--check", tmp_path / "b")) == 1
+
+
+def test_runs_with_other_seeds_are_columns_of_the_card(tmp_path):
+    model, _ = load_model()
+    saved = json.loads((pretrain.CHECKPOINT / "scores.json").read_text())
+    other = {name: value - 0.031 for name, value in saved["scores"].items()}
+    write = lambda: model_card.write_card(tmp_path, model, saved["run"], saved["scores"], [[1, 2.0, 3.0], [2, 1.0, 4.0]])
+    write()
+    assert "other seeds" not in (tmp_path / "README.md").read_text()
+    (tmp_path / "seed1.json").write_text(json.dumps({"scores": other}))
+    write()
+    card = (tmp_path / "README.md").read_text()
+    assert "| prompt | seed 0 | seed 1 |" in card and "at most 0.031" in card
+    assert f"| count | {100 * saved['scores']['exact_count']:.1f} % | {100 * other['exact_count']:.1f} % |" in card
+
+
+def test_patch_loss_against_a_loop():
+    torch.manual_seed(0)
+    scores = torch.randn(2, 3, pretrain.SHAPE_CLASSES + pretrain.COLOR_CLASSES)
+    batch = {"patch_shapes": torch.tensor([[0, 2, 1], [0, 0, 7]]), "patch_colors": torch.tensor([[0, 3, 1], [0, 0, 11]])}
+    loss = 0.0
+    for image in range(2):
+        for patch in range(3):
+            shape, color = scores[image, patch, :pretrain.SHAPE_CLASSES], scores[image, patch, pretrain.SHAPE_CLASSES:]
+            loss -= shape.log_softmax(0)[batch["patch_shapes"][image, patch]] / 6
+            loss -= color.log_softmax(0)[batch["patch_colors"][image, patch]] / 6
+    assert torch.allclose(pretrain.patch_loss(scores, batch), loss)
 
 
 def test_bad_input_is_one_line(tmp_path):
