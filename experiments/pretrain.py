@@ -1,7 +1,7 @@
 """Pre-train mini-BLIP from scratch on drawn scenes.
 
-    python -m experiments.pretrain --out runs/mini-blip    # about 24 minutes on 2 free cores
-    python -m experiments.pretrain --check                 # score the shipped checkpoint again
+    attngraph pretrain --out runs/mini-blip    # about 24 minutes on 2 free cores
+    attngraph pretrain --check                 # score the shipped checkpoint again
 
 Ctrl-C stops a run, the same command goes on with it.
 
@@ -12,7 +12,6 @@ import argparse
 import copy
 import json
 import math
-import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -272,20 +271,3 @@ def check(folder: Path, device: str = "cpu") -> int:
         print(f"{name:24} saved {saved[name]:.4f}  now {now[name]:.4f}  difference {difference:.4f}")
     print("the scores agree" if agree else f"the scores differ by more than {CHECK_TOLERANCE}")
     return 0 if agree else 1
-
-
-def main() -> int:
-    """`python -m experiments.pretrain`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
