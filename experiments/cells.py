@@ -19,6 +19,7 @@ import transformers
 import attngraph
 from attngraph.errors import UserError
 from experiments.data.example import Example
+from experiments.device import uses_bfloat16
 from experiments.images import ImageStates
 from experiments.methods import Method
 from experiments.models.mini_blip import load_model, weights_digest
@@ -100,7 +101,8 @@ def run_cell(cell: Cell, out: Path, device: str = "cpu", on_step: Callable[[int]
     if is_finished(cell, out):
         return json.loads((folder / "scores.json").read_text())
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", {"settings": cell.settings(), "device": device, **versions()})
+    precision = "bfloat16 autocast" if uses_bfloat16(device) else "float32"
+    write_json(folder / "config.json", {"settings": cell.settings(), "device": device, "precision": precision, **versions()})
     torch.manual_seed(cell.seed)
     random.seed(cell.seed)
     peak = PeakMemory(device)

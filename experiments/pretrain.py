@@ -25,7 +25,7 @@ from tqdm import tqdm
 from attngraph.errors import UserError
 from experiments.data.patches import COLOR_CLASSES, SHAPE_CLASSES
 from experiments.data.vocabulary import all_words
-from experiments.device import check_device
+from experiments.device import check_device, mixed_precision, uses_bfloat16
 from experiments.models import model_card, skills
 from experiments.models.generation import decoder_loss, encode_images
 from experiments.models.mini_blip import CHECKPOINT, build_model, load_model, normalise
@@ -150,7 +150,7 @@ def train(args: argparse.Namespace) -> int:
             batch["attention_mask"] = block_causal_mask(batch["segments"])
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * schedule(step, args.steps)
-            with torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=half):
+            with mixed_precision(args.device):
                 states = encode_images(model, normalise(batch["pixels"]))
                 loss = decoder_loss(model, states, batch)
                 total = loss + PATCH_WEIGHT * patch_loss(head(states[:, 1:]), batch)
@@ -208,16 +208,6 @@ def schedule(step: int, steps: int) -> float:
         return (step + 1) / WARMUP_STEPS
     progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def uses_bfloat16(device: str) -> bool:
-    """Whether bfloat16 pays: on GPUs, and on processors with instructions for it (1.7 times as fast)."""
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
-    try:
-        return "bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
 
 
 def save_weights(model: nn.Module, out: Path) -> None:

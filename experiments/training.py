@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attngraph.errors import UserError
+from experiments.device import mixed_precision
 from experiments.methods.method import Tuned
 from experiments.models.generation import decoder_loss, sequence_batch
 
@@ -104,7 +105,8 @@ def train(model: nn.Module, tuned: Tuned, tokenizer, prompts: Sequence[str], tar
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * recipe.factor(step)
-        loss = decoder_loss(model, states(positions), batch, recipe.label_smoothing)
+        with mixed_precision(model.device):
+            loss = decoder_loss(model, states(positions), batch, recipe.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
