@@ -92,9 +92,17 @@ class Call:
         if not graph.causal or self.cache is None or self.layer_idx is None:
             return graph
         degrees = degree_cache_of(self.cache, self.layer_idx, f"{owner} {self.kind}", self.query.shape[2])
-        graph = replace(graph, past_degree=degrees.past(graph.shape[3]))
-        degrees.append(graph)
+        start = self.tokens - graph.shape[3] if self.kind == "self" else 0
+        graph = replace(graph, past_degree=degrees.past(graph.shape[3], start))
+        degrees.append(graph, start)
         return graph
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens self-attention has seen, those included whose values a cache has dropped again."""
+        if self.cache is None or self.layer_idx is None:
+            return self.value.shape[2]
+        return int(self.cache.get_seq_length(self.layer_idx))
 
 
 class Mask(NamedTuple):
