@@ -6,10 +6,12 @@ heads, position bias, soft caps, sinks) is in them; dropout follows as the model
 
 from __future__ import annotations
 
+import inspect
 import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -241,6 +243,17 @@ def _ordered(told: bool | None, order: str | None, n: int, cache) -> bool:
     if told is None:
         return order == "causal" or (n == 1 and cache is not None)
     return bool(told) and order != "none"
+
+
+def arguments(module: nn.Module, args: tuple, kwargs: dict) -> dict:
+    """What a forward pass is given, by name."""
+    given = _signature(type(module)).bind_partial(module, *args, **kwargs).arguments
+    return given | given.pop("kwargs", {})
+
+
+@lru_cache(maxsize=None)
+def _signature(kind: type) -> inspect.Signature:
+    return inspect.signature(kind.forward)
 
 
 def eager_of(module: nn.Module) -> Callable:

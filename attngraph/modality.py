@@ -1,22 +1,20 @@
 """What the nodes of a running model's attention graphs stand for: words, or parts of an image.
 
 An image encoder's nodes are image nodes, and so are the queries of a Q-Former or resampler, which become image tokens. A
-language model's are text, but for those positions of ``input_ids`` that the configuration's image (or video) token
-holds. Cross-attention's values are what the encoder they came from says. ViLT and LXMERT say it themselves
+language model's are text, but for those positions of ``input_ids`` (as the model or its embedding layer gets them) that
+hold the configuration's image or video token. Cross-attention's values are what the encoder they came from says. ViLT and LXMERT say it themselves
 (``attngraph.families``). Whatever is not known this way is None.
 """
 
 from __future__ import annotations
 
-import inspect
 import weakref
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from attngraph.calls import Call
+from attngraph.calls import Call, arguments
 
 Side = str | Tensor | None
 
@@ -38,7 +36,8 @@ class Modalities:
         self.now: dict[str, Side] = {}
         self.whole: dict[str, Side] = {}
         self._outputs: list[tuple] = []  # weak reference to the states, how many, what they stand for
-        self._hooks = []
+        self._embedded: Tensor | None = None  # the ids that the embedding layer saw last
+        self._hooks = [layer.register_forward_pre_hook(self._embed) for layer in self._embeddings()]
         for name, part in self.models.items():
             self._hooks.append(part.register_forward_pre_hook(self._enter(name), with_kwargs=True))
             self._hooks.append(part.register_forward_hook(self._leave(name)))
@@ -49,12 +48,12 @@ class Modalities:
 
     def of(self, name: str, call: Call) -> dict[str, Side]:
         """``query_modality`` and ``value_modality`` of a call of the layer ``name``."""
-        owner = next((k for k in self._around(name)), None)
+        owner = next(self._around(name), None)
         if call.sides != (None, None) or owner is None:
             query, value = call.sides
         else:
             n, m = call.query.shape[2], call.value.shape[2]
-            query = value = self.now[owner] if owner in self.now else None
+            query = value = self.now.get(owner)
             if isinstance(query, Tensor):
                 query = query if query.shape == (call.query.shape[0], n) else None
             if call.kind == "cross":
@@ -63,6 +62,18 @@ class Modalities:
                 self.whole[owner] = value = self._continued(owner, query, call.tokens)
                 value = None if value is None else value[:, -m:]
         return {"query_modality": _named(query), "value_modality": _named(value)}
+
+    def _embeddings(self) -> set[nn.Module]:
+        found = set()
+        for part in self.models.values():
+            try:
+                found.add(part.get_input_embeddings())
+            except (NotImplementedError, AttributeError):  # has none
+                continue
+        return {layer for layer in found if isinstance(layer, nn.Embedding)}
+
+    def _embed(self, layer: nn.Module, args: tuple) -> None:
+        self._embedded = args[0] if args else None
 
     def _around(self, name: str):
         """The models that hold a module or are it, innermost first."""
@@ -85,8 +96,7 @@ class Modalities:
 
     def _enter(self, name: str):
         def before(part: PreTrainedModel, args: tuple, kwargs: dict) -> None:
-            bound = _signature(type(part)).bind_partial(part, *args, **kwargs).arguments
-            given = bound | bound.get("kwargs", {})
+            given = arguments(part, args, kwargs)
             self.now[name] = self._tell(name, part, given.get("input_ids"), given.get("inputs_embeds"))
 
         return before
@@ -99,19 +109,25 @@ class Modalities:
         around = list(self._around(name))
         tokens = [getattr(self.models[k].config, token, None) for k in around for token in IMAGE_TOKENS]
         tokens = [token for token in tokens if token is not None]
-        if ids is not None:
-            return torch.isin(ids, torch.tensor(tokens, device=ids.device)) if tokens else "text"
-        if embeds is None:
+        if ids is None and embeds is None:
             return None
-        for outer in around[1:]:
-            side = self.now.get(outer)
-            if isinstance(side, Tensor) and side.shape == embeds.shape[:2]:
-                return side
-        return None if tokens else "text"
+        if not tokens:
+            return "text"
+        if ids is None:
+            for outer in around[1:]:
+                side = self.now.get(outer)
+                if isinstance(side, Tensor) and side.shape == embeds.shape[:2]:
+                    return side
+            b, n = embeds.shape[:2]
+            ids = self._embedded
+            if ids is None or ids.shape[1:] != (n,) or b % ids.shape[0]:
+                return None
+            ids = ids.repeat_interleave(b // ids.shape[0], 0)  # beams copy the embedded prompt
+        return torch.isin(ids, torch.tensor(tokens, device=ids.device))
 
     def _leave(self, name: str):
         def after(part: PreTrainedModel, args: tuple, output) -> None:
-            states = output if isinstance(output, Tensor) else next((x for x in _values(output)), None)
+            states = output if isinstance(output, Tensor) else next(iter(_values(output)), None)
             if isinstance(states, Tensor) and states.dim() == 3 and self.now.get(name) is not None:
                 kept = None if states.is_inference() else weakref.ref(states)
                 self._outputs = [*self._outputs[1 - self.KEPT:], (kept, states.shape[1], self.now[name])]
@@ -143,8 +159,3 @@ def _named(side: Side) -> Side:
         return side
     images = int(side.sum())
     return "text" if images == 0 else "image" if images == side.numel() else side
-
-
-@lru_cache(maxsize=None)
-def _signature(kind: type) -> inspect.Signature:
-    return inspect.signature(kind.forward)
