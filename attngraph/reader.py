@@ -52,7 +52,8 @@ def capture(model: nn.Module, inputs: Mapping | Tensor, layers: Layers = None, h
     Returns:
         ``{module name: graph}`` in the order of the calls. A module that attends several times in one pass (LXMERT's
         cross-attention, in both directions; Qwen2-VL's vision tower, once per image; ALBERT's shared layer) gives its
-        further graphs as ``"name#2"``, ``"name#3"``... A layer whose output projection was not found has no metric.
+        further graphs as ``"name#2"``, ``"name#3"``... A layer whose output projection was not found has no metric; where
+        a model puts a gate or a norm between attention and its output projection, the metric is that of the latter alone.
 
     Raises:
         UserError: an unknown layer or head; a layer that ran without being seen, or none that ran; query and value
