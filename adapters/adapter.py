@@ -32,6 +32,19 @@ class GraphAdapter(nn.Module):
         self.top_k = config.top_k
 
 
+def parameter_groups(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> list[dict]:
+    """Groups for an optimiser: matrices, which are decayed; biases; and single numbers (a join's share, p, μ).
+
+    Adam moves every parameter by about the learning rate per step. That suits matrices, but a share has the whole way
+    from 0 to 1 to go, so single numbers step :data:`SCALAR_SPEED` times as far.
+    """
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() == 1], "lr": learning_rate, "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.dim() == 0], "lr": SCALAR_SPEED * learning_rate, "weight_decay": 0.0},
+    ]
+
+
 class AdapterSet:
     """All adapters in one model.
 
@@ -50,17 +63,8 @@ class AdapterSet:
         return list(dict.fromkeys(p for module in self.modules.values() for p in module.parameters()))
 
     def optimizer_groups(self, learning_rate: float, weight_decay: float) -> list[dict]:
-        """Groups for an optimiser: matrices, which are decayed; biases; and single numbers (a join's share, p, μ).
-
-        Adam moves every parameter by about the learning rate per step. That suits matrices, but a share has the whole way
-        from 0 to 1 to go, so single numbers step :data:`SCALAR_SPEED` times as far.
-        """
-        parameters = self.parameters()
-        return [
-            {"params": [p for p in parameters if p.dim() > 1], "lr": learning_rate, "weight_decay": weight_decay},
-            {"params": [p for p in parameters if p.dim() == 1], "lr": learning_rate, "weight_decay": 0.0},
-            {"params": [p for p in parameters if p.dim() == 0], "lr": SCALAR_SPEED * learning_rate, "weight_decay": 0.0},
-        ]
+        """See :func:`parameter_groups`."""
+        return parameter_groups(self.parameters(), learning_rate, weight_decay)
 
     def count(self) -> int:
         """Number of trainable parameters."""

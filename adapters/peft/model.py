@@ -1,0 +1,136 @@
+"""The PEFT tuner: puts graph adapters into a model by name, switches and removes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTuner
+from torch import nn
+
+from adapters.peft.config import GraphAdapterConfig
+from adapters.peft.layer import AttentionLayer, FeedForwardLayer, GraphLayer
+from adapters.peft.places import find_places
+from adapters.peft.shim import PEFT_TYPE
+from attngraph.errors import UserError
+from attngraph.instrument import Instrument, Site, instrument
+
+
+class GraphAdapterModel(BaseTuner):
+    """Graph adapters in a Hugging Face transformer; made by ``peft.get_peft_model`` from a :class:`GraphAdapterConfig`.
+
+    A model that LoRA (or another PEFT method) is in already keeps it: both then train, and are saved, switched off and taken
+    out together, each under its own adapter name.
+
+    Args:
+        model: the base model, or a ``PeftModel``, whose own model is taken.
+        peft_config: the configuration, or ``{adapter name: configuration}``.
+        adapter_name: the adapter's name.
+
+    Raises:
+        UserError: no attention layer is found, or the adapter name is taken.
+    """
+
+    prefix = "graph_adapter"
+    tuner_layer_cls = GraphLayer
+    target_module_mapping: dict[str, list[str]] = {}
+    instrument: Instrument | None = None
+
+    def __init__(self, model: nn.Module, peft_config: PeftConfig | dict[str, PeftConfig], adapter_name: str, **options: Any):
+        if isinstance(model, PeftModel):
+            model = model.get_base_model()
+        taken = getattr(model, "peft_config", None) or {}
+        if adapter_name in taken:
+            raise UserError(f"the adapter name {adapter_name!r} is taken by a {taken[adapter_name].peft_type.value} adapter in "
+                            "this model: give another adapter_name")
+        super().__init__(model, peft_config, adapter_name, **options)
+
+    # ---- putting adapters in -----------------------------------------------------------------------------------------
+
+    def _prepare_adapter_config(self, peft_config: GraphAdapterConfig, model_config: dict) -> GraphAdapterConfig:
+        return peft_config
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
+        self._attach()
+        try:
+            super().inject_adapter(model, adapter_name, *args, **options)
+        finally:
+            if not any(isinstance(module, AttentionLayer) for module in model.modules()):
+                self._release()  # nobody listens: it failed, or adapters follow feed-forward blocks only
+
+    def _prepare_model(self, peft_config: GraphAdapterConfig, model: nn.Module) -> None:
+        self._places = find_places(model, self.instrument.sites.values(), peft_config)
+        self._shared = peft_config.settings().scheme() if peft_config.shared else None
+
+    def _check_target_module_exists(self, peft_config: GraphAdapterConfig, key: str) -> bool:
+        return key in self._places
+
+    def _create_and_replace(self, peft_config: GraphAdapterConfig, adapter_name: str, target: nn.Module, target_name: str,
+                            parent: nn.Module, current_key: str) -> None:
+        layer = target
+        if not isinstance(target, GraphLayer):
+            site = self._places[current_key].site
+            layer = FeedForwardLayer(target, current_key) if site is None else AttentionLayer(target, current_key)
+            self._replace_module(parent, target_name, layer, target)
+            if site is not None:
+                site.listeners.append(layer.listen)
+        settings = peft_config.settings()
+        layer.add(adapter_name, settings, self._shared or settings.scheme(), peft_config.init_weights)
+        if adapter_name not in self.active_adapters:
+            layer.graph_adapter[adapter_name].requires_grad_(False)
+
+    # ---- switching ---------------------------------------------------------------------------------------------------
+
+    def _enable_adapter_layers(self, enabled: bool = True) -> None:
+        """While the adapters are off, the model runs its own attention function."""
+        super()._enable_adapter_layers(enabled)
+        if enabled:
+            self._attach()
+        else:
+            self._release()
+
+    def _attach(self) -> None:
+        """Let the attention layers tell the adapters behind them what they compute."""
+        if self.instrument is None:
+            self.instrument = instrument(self.model)
+            for site, layer in self._listening():
+                site.listeners.append(layer.listen)
+
+    def _release(self) -> None:
+        if self.instrument is not None:
+            for site, layer in self._listening():
+                site.listeners.remove(layer.listen)
+            self.instrument.remove()
+            self.instrument = None
+
+    def _listening(self) -> Iterator[tuple[Site, AttentionLayer]]:
+        for site in self.instrument.sites.values():
+            layer = None if site.output is None else self.model.get_submodule(site.output_name)
+            if isinstance(layer, AttentionLayer):
+                yield site, layer
+
+    # ---- taking them out ---------------------------------------------------------------------------------------------
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        config = self.peft_config.get(adapter_name)
+        if config is not None and config.peft_type != PEFT_TYPE:
+            raise UserError(f"{adapter_name!r} is a {config.peft_type.value} adapter below the graph adapters: unload() takes "
+                            "everything out")
+        super().delete_adapter(adapter_name)
+
+    def _check_merge_allowed(self) -> None:
+        raise UserError("a graph adapter depends on the attention of each input, so it can't be merged into the weights: "
+                        "use unload() to take it out")
+
+    def _unload_and_optionally_merge(self, *args: Any, **options: Any) -> nn.Module:
+        if options.get("merge", args[0] if args else True):
+            self._check_merge_allowed()
+        self._release()
+        return super()._unload_and_optionally_merge(*args, **options)
+
+    # ---- saving ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        return key.replace(f".{cls.prefix}.{adapter_name}.", f".{cls.prefix}.", 1)
