@@ -153,6 +153,10 @@ class AttentionGraph:
             total, queries = total + self.past_degree.total, queries + self.past_degree.queries
         return PastDegree(total, queries)
 
+    def after(self, past: PastDegree | None) -> AttentionGraph:
+        """The same graph, of queries that come after others."""
+        return replace(self, past_degree=past)
+
     # ---- other views ----------------------------------------------------------------------------------------
 
     def sparsify(self, top_k: int | None = None, threshold: float | None = None,

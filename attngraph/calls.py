@@ -1,0 +1,264 @@
+"""One attention call of a running model: what it computed, and the graph it is.
+
+The weights come from the model's own eager function, called without dropout, so whatever that function knows (grouped
+heads, position bias, soft caps, sinks) is in them; dropout follows as the model would draw it.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from attngraph.degree_cache import degree_cache_of
+from attngraph.errors import UserError
+from attngraph.graph import AttentionGraph
+
+if TYPE_CHECKING:
+    from attngraph.instrument import Site, _Shared
+
+HIDDEN = -9e3  # an additive mask at or below this hides an edge: models use -1e4, -1e9, the smallest number and -inf
+
+
+@dataclass(eq=False)
+class Call:
+    """What one attention call computed.
+
+    Attributes:
+        site: the attention layer.
+        kind: ``"self"`` or ``"cross"``.
+        causal: whether the queries are ordered in time. A cross-attention follows the self-attention before it.
+        query ``(b, h, n, d)``, key and value ``(b, h, m, d)``: as the model compares them, after rotary embedding and
+            with grouped heads repeated.
+        weight: ``(b, h, n, m)`` before dropout.
+        dropped: after it; the same tensor where there is none.
+        context: ``(b, h, n, d)``, ``dropped @ value``; what the model goes on with. A listener may replace it.
+        visible: bool ``(b, n, m)``, or None when nothing is masked.
+        query_mask: bool ``(b, n)``, which queries are valid: those that self-attention lets see themselves.
+        source: the states that cross-attention attends to, where the module was given them.
+        cache, layer_idx: the model's key/value cache, and the layer's place in it.
+        dropout: probability; 0 in evaluation.
+    """
+
+    site: Site
+    kind: str
+    causal: bool
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    weight: Tensor
+    dropped: Tensor
+    context: Tensor
+    visible: Tensor | None
+    query_mask: Tensor | None
+    source: Tensor | None
+    cache: object | None
+    layer_idx: int | None
+    dropout: float
+
+    def graph(self, dropped: bool = False, metric: Tensor | None = None, **more) -> AttentionGraph:
+        """The call as a graph, without what a cache holds from earlier queries (see :meth:`remember`).
+
+        Args:
+            dropped: take the weights after dropout.
+            metric: see :meth:`Site.metric`.
+            more: further fields of :class:`AttentionGraph`.
+
+        Raises:
+            UserError: query and value features of different widths.
+        """
+        if self.query.shape[-1] != self.value.shape[-1]:
+            raise UserError(f"{self.site.name}: queries have {self.query.shape[-1]} features per head and values "
+                            f"{self.value.shape[-1]}; a graph needs both in one space: leave this layer out (layers=...)")
+        return AttentionGraph(
+            self.query, self.value, self.dropped if dropped else self.weight, query_mask=self.query_mask,
+            value_mask=self.visible, causal=self.causal, metric=metric, **more,
+        )
+
+    def remember(self, graph: AttentionGraph, owner: str) -> AttentionGraph:
+        """The graph with the degrees that earlier queries left in the key/value cache, where its own are then added.
+
+        Args:
+            graph: this call's graph, in whatever form (sparse, some heads) it has in every step.
+            owner: who keeps degrees; every owner has its own.
+        """
+        if not graph.causal or self.cache is None or self.layer_idx is None:
+            return graph
+        degrees = degree_cache_of(self.cache, self.layer_idx, f"{owner} {self.kind}", self.query.shape[2])
+        graph = graph.after(degrees.past(graph.shape[3]))
+        degrees.append(graph)
+        return graph
+
+
+class Mask(NamedTuple):
+    """What an attention mask says. ``order`` is "causal" if all later values are hidden, "none" if none of them, "mixed"
+    if some, and None if there are none."""
+
+    visible: Tensor | None  # b n m, bool
+    queries: Tensor | None  # b n, bool
+    order: str | None
+
+
+def read_mask(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
+    """An additive or bool mask, broadcastable to ``(b, h, n, m)``. Where heads differ, an edge is visible if any sees it."""
+    if mask is None:
+        return Mask(None, None, None)
+    b, _, n, m = shape
+    visible = mask if mask.dtype == torch.bool else mask > HIDDEN
+    while visible.dim() < 4:
+        visible = visible[None]
+    visible = visible[..., :m].any(1).expand(b, n, m)
+    if m < n:
+        return Mask(visible, None, None)
+    queries = visible.diagonal(m - n, -2, -1)
+    seen = visible & queries[..., None]
+    later = torch.ones(n, m, dtype=torch.bool, device=mask.device).triu(m - n + 1)
+    later = later & queries[..., None] & seen.any(1, keepdim=True)
+    shown, possible = int((seen & later).sum()), int(later.sum())
+    order = None if possible == 0 else "causal" if shown == 0 else "none" if shown == possible else "mixed"
+    return Mask(visible, queries, order)
+
+
+class Flow:
+    """What the calls of one model tell each other: a mask is read once, and cross-attention follows the self-attention
+    call before it over as many queries."""
+
+    KEPT = 8  # numbers of queries whose last self-attention is remembered
+
+    def __init__(self):
+        self._masks: list[tuple] = []
+        self._last: dict[tuple[int, int], tuple[bool, Tensor | None]] = {}
+
+    def __reduce__(self):
+        return Flow, ()
+
+    def mask(self, mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
+        """:func:`read_mask`, shared by layers that get the same tensor."""
+        for kept, key, read in self._masks:
+            if mask is not None and kept() is mask and key == (shape[0], *shape[2:], mask._version):
+                return read
+        read = read_mask(mask, shape)
+        if mask is not None and not mask.is_inference():
+            self._masks = [entry for entry in self._masks if entry[0]() is not None][-self.KEPT:]
+            self._masks.append((weakref.ref(mask), (shape[0], *shape[2:], mask._version), read))
+        return read
+
+    def note(self, b: int, n: int, causal: bool, queries: Tensor | None) -> None:
+        self._last.pop((b, n), None)
+        self._last[b, n] = causal, queries
+        while len(self._last) > self.KEPT:
+            del self._last[next(iter(self._last))]
+
+    def before(self, b: int, n: int) -> tuple[bool, Tensor | None]:
+        return self._last.get((b, n), (False, None))
+
+
+class Hub:
+    """What an attention module carries while it is instrumented, as ``module.attngraph``.
+
+    Attributes:
+        site: its first description; several handles may have their own.
+        listeners: called with each :class:`Call`.
+        shared: what the modules of a model have in common, with their :class:`Flow`.
+        source, cache: from the arguments of the forward pass that is running.
+        causal: noted by a family, whose modules do not say so themselves.
+        turns: noted by a family, the valid queries of the cross-attention calls to come.
+    """
+
+    def __init__(self, site: Site, shared: _Shared):
+        self.site, self.shared = site, shared
+        self.listeners: list[Callable[[Call], None]] = []
+        self.source: Tensor | None = None
+        self.cache = None
+        self.causal: bool | None = None
+        self.turns: list[Tensor | None] = []
+
+
+def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+           eager: Callable, dropout: float = 0.0, is_causal: bool | None = None, **kwargs) -> Call:
+    """Run an attention call and tell the module's listeners.
+
+    Args:
+        module: an instrumented attention module.
+        query ``(b, h, n, d)``, key and value ``(b, g, m, d)`` with ``g`` dividing ``h``.
+        attention_mask: added to the scores (or bool).
+        eager: the model's eager attention, ``(module, query, key, value, attention_mask, dropout=, ...)`` to context
+            ``(b, n, h, d)`` and weights.
+        dropout: probability while training.
+        is_causal, kwargs: what else the model passes.
+    """
+    hub: Hub = module.attngraph
+    if is_causal is not None:
+        kwargs["is_causal"] = is_causal
+    context, weight = eager(module, query, key, value, attention_mask, dropout=0.0, **kwargs)
+    context = context.transpose(1, 2)
+    b, h, n, m = weight.shape
+    query, key, value = query.expand(b, -1, -1, -1), _heads(key, b, h), _heads(value, b, h)
+    dropped = weight
+    if dropout and module.training:
+        dropped = nn.functional.dropout(weight, p=dropout, training=True)
+        context = dropped @ value
+    mask = hub.shared.flow.mask(attention_mask, (b, h, n, m))
+    cross = hub.source is not None or (hub.cache is None and n != m) or "Cross" in type(module).__name__
+    if cross:
+        causal, queries = hub.shared.flow.before(b, n)
+        if hub.turns:
+            queries = hub.turns.pop(0)
+    else:
+        told = is_causal if is_causal is not None else getattr(module, "is_causal", hub.causal)
+        causal, queries = _ordered(told, mask.order, n, hub.cache), mask.queries
+        hub.shared.flow.note(b, n, causal, queries)
+    call = Call(
+        hub.site, "cross" if cross else "self", causal, query, key, value, weight, dropped, context, mask.visible,
+        queries, hub.source, hub.cache, getattr(module, "layer_idx", None), dropout if module.training else 0.0,
+    )
+    for listener in tuple(hub.listeners):
+        listener(call)
+    return call
+
+
+def _heads(x: Tensor, b: int, h: int) -> Tensor:
+    """Grouped keys or values, one per head of the query."""
+    return (x if x.shape[1] == h else x.repeat_interleave(h // x.shape[1], 1)).expand(b, -1, -1, -1)
+
+
+def _ordered(told: bool | None, order: str | None, n: int, cache) -> bool:
+    """Whether self-attention's queries are ordered in time. The module's word counts, but not against a mask that hides
+    no later value; where the module says nothing the mask decides, and for a single query whether it came from a cache."""
+    if told is None:
+        return order == "causal" or (n == 1 and cache is not None)
+    return bool(told) and order != "none"
+
+
+def eager_of(module: nn.Module) -> Callable:
+    """The eager attention function of the file that defines the module's class.
+
+    Raises:
+        UserError: there is none.
+    """
+    for kind in type(module).__mro__:
+        names = vars(sys.modules.get(kind.__module__, object))
+        for name in ("eager_attention_forward", *sorted(names)):
+            if name.endswith("eager_attention_forward") and callable(names.get(name)):
+                return names[name]
+    raise UserError(f"{type(module).__name__}: the file that defines it has no eager_attention_forward, so its attention "
+                    "cannot be read: give it one, or leave the layer out")
+
+
+def graph_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None,
+                    **kwargs) -> tuple[Tensor, Tensor]:
+    """What transformers' ``AttentionInterface`` calls in an instrumented model: eager attention, with listeners.
+
+    Returns:
+        context ``(b, n, h, d)`` and weights after dropout, as eager attention returns them.
+    """
+    eager = eager_of(module)
+    if "attngraph" not in module.__dict__:  # of another model, with which an instrumented one shares its configuration
+        return eager(module, query, key, value, attention_mask, **kwargs)
+    call = attend(module, query, key, value, attention_mask, eager, **kwargs)
+    return call.context.transpose(1, 2).contiguous(), call.dropped
