@@ -42,10 +42,10 @@ class GraphLayer(nn.Module, BaseTunerLayer):
                 elif not name.startswith("scheme."):
                     nn.init.normal_(parameter, std=0.3)
         weight = self.get_base_layer().weight
-        adapter.to(weight.device)
         for parameter in adapter.parameters():
-            if parameter.dim() > 0 and weight.is_floating_point():  # a share, p, μ: their steps are too small for half precision
-                parameter.data = parameter.data.to(weight.dtype)
+            if not parameter.is_meta:  # else PEFT loads what belongs there, and then calls _move_adapter_to_...
+                # a share, p, μ: their steps are too small for half precision
+                parameter.data = parameter.data.to(weight.device, weight.dtype if parameter.dim() else None)
         self.graph_adapter[adapter_name] = adapter
 
     def make(self, settings: AdapterConfig, scheme: Scheme) -> nn.Module:
