@@ -15,21 +15,24 @@ from attngraph.errors import UserError
 from attngraph.outputs import widths
 
 
+ADAPTERS = "gnn_adapter"  # in every layer, the adapters by name
+
+
 class GraphLayer(nn.Module, BaseTunerLayer):
     """A frozen output projection with adapters, by name; at most one of them is active.
 
     Args:
-        base_layer: the projection, or what another PEFT method has made of it.
+        base_layer: the projection.
         name: its name in the model.
     """
 
-    adapter_layer_names = ("graph_adapter",)
+    adapter_layer_names = (ADAPTERS,)
 
     def __init__(self, base_layer: nn.Module, name: str):
         super().__init__()
         self.base_layer = base_layer
         self.name = name
-        self.graph_adapter = nn.ModuleDict()
+        self.gnn_adapter = nn.ModuleDict()
         self.in_features, self.out_features = widths(self.get_base_layer())
 
     def add(self, adapter_name: str, settings: AdapterConfig, scheme: Scheme, neutral: bool) -> None:
@@ -46,7 +49,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
             if not parameter.is_meta:  # else PEFT loads what belongs there, and then calls _move_adapter_to_...
                 # a share, p, μ: their steps are too small for half precision
                 parameter.data = parameter.data.to(weight.device, weight.dtype if parameter.dim() else None)
-        self.graph_adapter[adapter_name] = adapter
+        self.gnn_adapter[adapter_name] = adapter
 
     def make(self, settings: AdapterConfig, scheme: Scheme) -> nn.Module:
         raise NotImplementedError
@@ -56,20 +59,29 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         """The adapter that runs now."""
         if self.disable_adapters:
             return None
-        names = [name for name in self.active_adapters if name in self.graph_adapter]
-        return self.graph_adapter[names[0]] if names else None
+        names = [name for name in self.active_adapters if name in self.gnn_adapter]
+        return self.gnn_adapter[names[0]] if names else None
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
-        ours = [name for name in names if name in self.graph_adapter]
+        ours = [name for name in names if name in self.gnn_adapter]
         if len(ours) > 1:
             raise UserError(f"{' and '.join(ours)} can't run together: choose one graph adapter with set_adapter")
         super().set_adapter(adapter_names, inference_mode)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         """Called by PEFT after loading; the numbers that were loaded keep their precision."""
-        if adapter_name in self.graph_adapter:
-            self.graph_adapter[adapter_name].to(device or self.get_base_layer().weight.device)
+        if adapter_name in self.gnn_adapter:
+            self.gnn_adapter[adapter_name].to(device or self.get_base_layer().weight.device)
+
+
+def find_layer(module: nn.Module) -> GraphLayer | None:
+    """The layer with adapters in what PEFT has made of a projection."""
+    while isinstance(module, BaseTunerLayer):
+        if isinstance(module, GraphLayer):
+            return module
+        module = module.base_layer
+    return None
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -95,7 +107,7 @@ class AttentionLayer(GraphLayer):
     r"""The output projection :math:`W_o` of an attention layer; joins what the scheme makes of the layer's graph.
 
     The attention calls :meth:`listen`, then the model calls :meth:`forward` with the plain context. The metric is that of the
-    frozen :math:`W_o`, also where LoRA changes the projection itself.
+    frozen :math:`W_o`. Where LoRA is on the same projection, its update of the plain context is added to what is joined here.
 
     Args:
         base_layer, name: as for :class:`GraphLayer`.

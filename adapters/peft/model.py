@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from peft import PeftConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
 from adapters.peft.config import GraphAdapterConfig
-from adapters.peft.layer import AttentionLayer, FeedForwardLayer, GraphLayer
+from adapters.peft.layer import ADAPTERS, AttentionLayer, FeedForwardLayer, GraphLayer, find_layer
 from adapters.peft.places import find_places
 from adapters.peft.shim import PEFT_TYPE
 from attngraph.errors import UserError
@@ -32,7 +33,7 @@ class GraphAdapterModel(BaseTuner):
         UserError: no attention layer is found, or the adapter name is taken.
     """
 
-    prefix = "graph_adapter"
+    prefix = "gnn_"
     tuner_layer_cls = GraphLayer
     target_module_mapping: dict[str, list[str]] = {}
     instrument: Instrument | None = None
@@ -44,7 +45,9 @@ class GraphAdapterModel(BaseTuner):
         if adapter_name in taken:
             raise UserError(f"the adapter name {adapter_name!r} is taken by a {taken[adapter_name].peft_type.value} adapter in "
                             "this model: give another adapter_name")
-        super().__init__(model, peft_config, adapter_name, **options)
+        with warnings.catch_warnings():  # that LoRA is there is what is wanted
+            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+            super().__init__(model, peft_config, adapter_name, **options)
 
     # ---- putting adapters in -----------------------------------------------------------------------------------------
 
@@ -68,8 +71,10 @@ class GraphAdapterModel(BaseTuner):
 
     def _create_and_replace(self, peft_config: GraphAdapterConfig, adapter_name: str, target: nn.Module, target_name: str,
                             parent: nn.Module, current_key: str) -> None:
-        layer = target
-        if not isinstance(target, GraphLayer):
+        layer = find_layer(target)
+        if layer is None:
+            while isinstance(target, BaseTunerLayer):  # below LoRA, whose own names then stay as they are
+                parent, target, target_name = target, target.base_layer, "base_layer"
             site = self._places[current_key].site
             layer = FeedForwardLayer(target, current_key) if site is None else AttentionLayer(target, current_key)
             self._replace_module(parent, target_name, layer, target)
@@ -78,7 +83,7 @@ class GraphAdapterModel(BaseTuner):
         settings = peft_config.settings()
         layer.add(adapter_name, settings, self._shared or settings.scheme(), peft_config.init_weights)
         if adapter_name not in self.active_adapters:
-            layer.graph_adapter[adapter_name].requires_grad_(False)
+            layer.gnn_adapter[adapter_name].requires_grad_(False)
 
     # ---- switching ---------------------------------------------------------------------------------------------------
 
@@ -106,8 +111,8 @@ class GraphAdapterModel(BaseTuner):
 
     def _listening(self) -> Iterator[tuple[Site, AttentionLayer]]:
         for site in self.instrument.sites.values():
-            layer = None if site.output is None else self.model.get_submodule(site.output_name)
-            if isinstance(layer, AttentionLayer):
+            layer = None if site.output is None else find_layer(self.model.get_submodule(site.output_name))
+            if layer is not None:
                 yield site, layer
 
     # ---- taking them out ---------------------------------------------------------------------------------------------
@@ -133,4 +138,10 @@ class GraphAdapterModel(BaseTuner):
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        return key.replace(f".{cls.prefix}.{adapter_name}.", f".{cls.prefix}.", 1)
+        """The key without the adapter's name, and the same whether LoRA is there or not."""
+        place, ours, rest = key.rpartition(f".{ADAPTERS}.{adapter_name}.")
+        if not ours:
+            return super()._remove_adapter_name_from_key(key, adapter_name)
+        while place.endswith(".base_layer"):
+            place = place.removesuffix(".base_layer")
+        return f"{place}.{ADAPTERS}.{rest}"

@@ -68,7 +68,7 @@ def test_the_numbers_are_those_of_the_blip_adapters(gnn, join):
         if ".ffn." in name:
             place, _, rest = name.partition(".ffn.")
             place, kind = place, "."
-        weights[name] = state[f"base_model.model.text_decoder.bert.encoder.{place}.output.dense.graph_adapter.default{kind}{rest}"]
+        weights[name] = state[f"base_model.model.text_decoder.bert.encoder.{place}.output.dense.gnn_adapter.default{kind}{rest}"]
     adapters.load_state_dict(weights)
     batch = FAMILIES["blip"].batch()
     batch["attention_mask"][0, 4:] = 0
@@ -87,7 +87,7 @@ def test_the_scheme_runs_on_the_layers_own_graph(family, gnn):
     layer = model.get_base_model().get_submodule(site.output_name)
     layer.register_forward_hook(lambda module, args, output: seen.append(output))
     run(model, FAMILIES[family].batch())
-    adapter, call = layer.graph_adapter["default"], calls[0]
+    adapter, call = layer.gnn_adapter["default"], calls[0]
     weight = site.output.weight if family == "gpt2" else site.output.weight.T
     output = weight.reshape(call.query.shape[1], -1, weight.shape[1])  # h d width
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_only_the_adapters_learn(family):
     model = put(family).train()
     learn = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert len(model.get_base_model().state_dict()) > len(learn)
-    assert all(".graph_adapter.default." in name for name in learn)
+    assert all(".gnn_adapter.default." in name for name in learn)
     assert all(name.removeprefix("base_model.model.").startswith(FAMILIES[family].adapted) for name in learn)
     assert {name.removeprefix("base_model.model.").replace(".base_layer", "") for name, p in model.named_parameters()
             if not p.requires_grad} == base
@@ -126,7 +126,7 @@ def test_only_the_adapters_learn(family):
 @pytest.mark.parametrize("settings", [dict(backend="sparse"), dict(top_k=2), dict(shared=True)], ids=str)
 def test_settings_reach_the_layers(settings):
     model = put("llama", **settings)
-    layers = [m.graph_adapter["default"] for m in model.modules() if isinstance(m, AttentionLayer)]
+    layers = [m.gnn_adapter["default"] for m in model.modules() if isinstance(m, AttentionLayer)]
     plain = put("llama")
     if "backend" in settings:
         close(run(model, FAMILIES["llama"].batch()), run(plain, FAMILIES["llama"].batch()), 1e-4)
@@ -304,7 +304,7 @@ def test_several_adapters_by_name(tmp_path):
         model.set_adapter(name)
         assert torch.equal(run(model, batch), alone[name])
         learn = [n for n, p in model.named_parameters() if p.requires_grad]
-        assert learn and all(f".graph_adapter.{name}." in n for n in learn)
+        assert learn and all(f".gnn_adapter.{name}." in n for n in learn)
     model.save_pretrained(tmp_path / "all")
     again = PeftModel.from_pretrained(FAMILIES["t5"].make(), tmp_path / "all" / "wide")
     assert torch.equal(run(again, batch), alone["wide"])
