@@ -89,8 +89,9 @@ class Call:
         """
         if not graph.causal or self.cache is None or self.layer_idx is None:
             return graph
-        degrees = degree_cache_of(self.cache, self.layer_idx, f"{owner} {self.kind}", self.query.shape[2])
-        graph = graph.after(degrees.past(graph.shape[3]))
+        n = self.query.shape[2]
+        degrees = degree_cache_of(self.cache, self.layer_idx, f"{owner} {self.kind}", n)
+        graph = graph.after(degrees.past(graph.shape[3], n if self.kind == "self" else 0))
         degrees.append(graph)
         return graph
 

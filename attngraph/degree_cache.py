@@ -19,23 +19,32 @@ from attngraph.graph import AttentionGraph, PastDegree
 class DegreeCache:
     """The running degrees of one attention layer after every query so far, so that cropping is exact.
 
-    ``totals`` holds a tensor ``(b, h, n, m)`` per call, cumulated over all queries; ``queries`` ``(b, n)`` likewise.
+    ``totals`` holds a tensor ``(b, h, n, m)`` per call, cumulated over all queries; ``queries`` ``(b, n)`` likewise;
+    ``starts`` says which token the first value of the call was, in self-attention.
     """
 
     def __init__(self):
         self.totals: list[Tensor] = []
         self.queries: list[Tensor] = []
+        self.starts: list[int] = []
 
     @property
     def length(self) -> int:
         """How many queries so far, padded ones included."""
         return sum(x.shape[1] for x in self.queries)
 
-    def past(self, values: int) -> PastDegree | None:
-        """The degrees left by all queries so far, widened with zeros to ``values`` values; None before the first."""
+    def past(self, values: int, new: int = 0) -> PastDegree | None:
+        """The degrees left by all queries so far, widened with zeros to ``values`` values; None before the first.
+
+        Args:
+            values: how many values the current call has.
+            new: how many of them its own queries bring (self-attention). A sliding window has lost its oldest values.
+        """
         if not self.totals:
             return None
         total = self.totals[-1][:, :, -1]
+        if new:
+            total = total[..., self.length + new - values - self.starts[-1]:]
         grown = values - total.shape[-1]
         total = torch.nn.functional.pad(total, (0, grown)) if grown >= 0 else total[..., :values]
         return PastDegree(total, self.queries[-1][:, -1])
@@ -48,6 +57,7 @@ class DegreeCache:
         queries = valid.cumsum(1)
         if graph.past_degree is not None:
             queries = queries + graph.past_degree.queries[:, None]
+        self.starts.append(self.length + n - graph.shape[3])
         self.totals.append(graph.value_degree("sum").detach())
         self.queries.append(queries)
 
@@ -56,7 +66,7 @@ class DegreeCache:
         while removed > 0 and self.totals:
             here = self.totals[-1].shape[2]
             if here <= removed:
-                self.totals.pop(), self.queries.pop()
+                self.totals.pop(), self.queries.pop(), self.starts.pop()
             else:
                 self.totals[-1] = self.totals[-1][:, :, :-removed]
                 self.queries[-1] = self.queries[-1][:, :-removed]

@@ -27,7 +27,8 @@ OTHER_SIDES_OF = {"vision-encoder-decoder": {"encoder"}}  # by the model's type
 # Ends of the names of output projections of feed-forward blocks.
 FFN_OUTPUTS = (
     "mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "fc2", "fc_out", "feed_forward.down_proj", "feed_forward.w2",
-    "DenseReluDense.wo", "ffn.lin2", "output.dense", "output_query.dense", "lang_output.dense", "visn_output.dense",
+    "mlp.Wo", "DenseReluDense.wo", "ffn.lin2", "ffn_output", "output.dense", "output_query.dense", "lang_output.dense",
+    "visn_output.dense",
 )
 
 
