@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -43,6 +43,7 @@ class Call:
         source: the states that cross-attention attends to, where the module was given them.
         cache, layer_idx: the model's key/value cache, and the layer's place in it.
         dropout: probability; 0 in evaluation.
+        sides: modalities of queries and values, as far as a family tells them (see :class:`AttentionGraph`).
     """
 
     site: Site
@@ -60,6 +61,7 @@ class Call:
     cache: object | None
     layer_idx: int | None
     dropout: float
+    sides: tuple[str | Tensor | None, str | Tensor | None]
 
     def graph(self, dropped: bool = False, metric: Tensor | None = None, **more) -> AttentionGraph:
         """The call as a graph, without what a cache holds from earlier queries (see :meth:`remember`).
@@ -77,7 +79,7 @@ class Call:
                             f"{self.value.shape[-1]}; a graph needs both in one space: leave this layer out (layers=...)")
         return AttentionGraph(
             self.query, self.value, self.dropped if dropped else self.weight, query_mask=self.query_mask,
-            value_mask=self.visible, causal=self.causal, metric=metric, **more,
+            value_mask=self.visible, causal=self.causal, metric=metric, kind=self.kind, **more,
         )
 
     def remember(self, graph: AttentionGraph, owner: str) -> AttentionGraph:
@@ -91,7 +93,7 @@ class Call:
             return graph
         n = self.query.shape[2]
         degrees = degree_cache_of(self.cache, self.layer_idx, f"{owner} {self.kind}", n)
-        graph = graph.after(degrees.past(graph.shape[3], n if self.kind == "self" else 0))
+        graph = replace(graph, past_degree=degrees.past(graph.shape[3], n if self.kind == "self" else 0))
         degrees.append(graph)
         return graph
 
@@ -167,8 +169,7 @@ class Hub:
         listeners: called with each :class:`Call`.
         shared: what the modules of a model have in common, with their :class:`Flow`.
         source, cache: from the arguments of the forward pass that is running.
-        causal: noted by a family, whose modules do not say so themselves.
-        turns: noted by a family, the valid queries of the cross-attention calls to come.
+        notes: what a family's hooks leave for its attention modules.
     """
 
     def __init__(self, site: Site, shared: _Shared):
@@ -176,12 +177,12 @@ class Hub:
         self.listeners: list[Callable[[Call], None]] = []
         self.source: Tensor | None = None
         self.cache = None
-        self.causal: bool | None = None
-        self.turns: list[Tensor | None] = []
+        self.notes: dict = {}
 
 
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-           eager: Callable, dropout: float = 0.0, is_causal: bool | None = None, **kwargs) -> Call:
+           eager: Callable, dropout: float = 0.0, is_causal: bool | None = None, query_mask: Tensor | None = None,
+           sides: tuple = (None, None), **kwargs) -> Call:
     """Run an attention call and tell the module's listeners.
 
     Args:
@@ -191,11 +192,11 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
         eager: the model's eager attention, ``(module, query, key, value, attention_mask, dropout=, ...)`` to context
             ``(b, n, h, d)`` and weights.
         dropout: probability while training.
-        is_causal, kwargs: what else the model passes.
+        is_causal: whether self-attention's queries are ordered in time, if the model or a family says so.
+        query_mask, sides: told by a family, see :class:`Call`.
+        kwargs: what else the model passes; its eager attention gets it.
     """
     hub: Hub = module.attngraph
-    if is_causal is not None:
-        kwargs["is_causal"] = is_causal
     context, weight = eager(module, query, key, value, attention_mask, dropout=0.0, **kwargs)
     context = context.transpose(1, 2)
     b, h, n, m = weight.shape
@@ -208,15 +209,14 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
     cross = hub.source is not None or (hub.cache is None and n != m) or "Cross" in type(module).__name__
     if cross:
         causal, queries = hub.shared.flow.before(b, n)
-        if hub.turns:
-            queries = hub.turns.pop(0)
     else:
-        told = is_causal if is_causal is not None else getattr(module, "is_causal", hub.causal)
+        told = getattr(module, "is_causal", None) if is_causal is None else is_causal
         causal, queries = _ordered(told, mask.order, n, hub.cache), mask.queries
         hub.shared.flow.note(b, n, causal, queries)
     call = Call(
         hub.site, "cross" if cross else "self", causal, query, key, value, weight, dropped, context, mask.visible,
-        queries, hub.source, hub.cache, getattr(module, "layer_idx", None), dropout if module.training else 0.0,
+        queries if query_mask is None else query_mask, hub.source, hub.cache, getattr(module, "layer_idx", None),
+        dropout if module.training else 0.0, sides,
     )
     for listener in tuple(hub.listeners):
         listener(call)
@@ -263,3 +263,13 @@ def graph_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor
         return eager(module, query, key, value, attention_mask, **kwargs)
     call = attend(module, query, key, value, attention_mask, eager, **kwargs)
     return call.context.transpose(1, 2).contiguous(), call.dropped
+
+
+def split_heads(x: Tensor, features: int) -> Tensor:
+    """``(b, n, h·d)`` to ``(b, h, n, d)``."""
+    return x.view(*x.shape[:-1], -1, features).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """``(b, h, n, d)`` to ``(b, n, h·d)``."""
+    return x.transpose(1, 2).flatten(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data, HeteroData
 
 DEGREES = ("sum", "mean")
+KINDS = ("self", "cross")
+MODALITIES = ("text", "image")
 
 
 class PastDegree(NamedTuple):
@@ -25,6 +28,31 @@ class PastDegree(NamedTuple):
 
     total: Tensor
     queries: Tensor
+
+
+class _Packed(NamedTuple):
+    """The non-zero entries of a tensor: places in its flat form, and values."""
+
+    index: Tensor
+    values: Tensor
+    shape: torch.Size
+
+    def dense(self) -> Tensor:
+        flat = self.values.new_zeros(self.shape.numel())
+        return flat.index_put((self.index,), self.values).view(self.shape)
+
+
+class _Weight:
+    """The field ``weight``: a tensor, made dense whenever it is read if :meth:`AttentionGraph.packed` has packed it."""
+
+    def __get__(self, graph: AttentionGraph | None, owner=None) -> Tensor:
+        if graph is None:
+            raise AttributeError("weight has no default")  # which tells dataclass that it must be given
+        kept = graph.__dict__["_weight"]
+        return kept.dense() if isinstance(kept, _Packed) else kept
+
+    def __set__(self, graph: AttentionGraph, weight: Tensor | _Packed) -> None:
+        graph.__dict__["_weight"] = weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +78,26 @@ class AttentionGraph:
             :math:`i` sum over queries :math:`i' \le i`, so nothing leaks from later tokens.
         metric: ``(h, d, d)`` Gram matrix of each head's slice of :math:`W_o`. Default: the identity.
         past_degree: degrees left by earlier queries; only for causal graphs.
+        kind: ``"self"`` or ``"cross"``; None if unknown.
+        query_modality: what the query nodes stand for: ``"text"``, ``"image"``, or, where both are mixed, a bool
+            ``(b, n)`` that is True for image nodes; None if unknown.
+        value_modality: the same for value nodes, ``(b, m)``.
 
     Raises:
-        ValueError: shapes that do not fit; the message names the argument.
+        ValueError: shapes that do not fit, or an unknown kind or modality; the message names the argument.
     """
 
     query: Tensor
     value: Tensor
-    weight: Tensor
+    weight: Tensor = _Weight()
     query_mask: Tensor | None = None
     value_mask: Tensor | None = None
     causal: bool = False
     metric: Tensor | None = None
     past_degree: PastDegree | None = None
+    kind: str | None = None
+    query_modality: str | Tensor | None = None
+    value_modality: str | Tensor | None = None
 
     def __post_init__(self):
         _check_shapes(self)
@@ -91,10 +126,28 @@ class AttentionGraph:
             visible = rows if visible is None else visible & rows
         return visible
 
+    def is_image(self) -> tuple[Tensor | None, Tensor | None]:
+        """Which query and which value nodes stand for parts of an image: bool ``(b, n)`` and ``(b, m)``, each None if
+        unknown."""
+        b, _, n, m, _ = self.shape
+
+        def mask(modality: str | Tensor | None, nodes: int) -> Tensor | None:
+            if modality is None or isinstance(modality, Tensor):
+                return modality
+            return torch.full((b, nodes), modality == "image", device=self.query.device)
+
+        return mask(self.query_modality, n), mask(self.value_modality, m)
+
     def __repr__(self) -> str:
         b, h, n, m, d = self.shape
-        kind = "causal" if self.causal else "bidirectional"
-        return f"AttentionGraph(batch={b}, heads={h}, queries={n}, values={m}, features={d}, {kind})"
+        told = ["causal" if self.causal else "bidirectional"]
+        if self.kind is not None:
+            told.append(self.kind)
+        if self.query_modality is not None or self.value_modality is not None:
+            names = ["unknown" if side is None else "mixed" if isinstance(side, Tensor) else side
+                     for side in (self.query_modality, self.value_modality)]
+            told.append(" to ".join(names))
+        return f"AttentionGraph(batch={b}, heads={h}, queries={n}, values={m}, features={d}, {', '.join(told)})"
 
     # ---- degrees --------------------------------------------------------------------------------------------
 
@@ -153,10 +206,6 @@ class AttentionGraph:
             total, queries = total + self.past_degree.total, queries + self.past_degree.queries
         return PastDegree(total, queries)
 
-    def after(self, past: PastDegree | None) -> AttentionGraph:
-        """The same graph, of queries that come after others."""
-        return replace(self, past_degree=past)
-
     # ---- other views ----------------------------------------------------------------------------------------
 
     def sparsify(self, top_k: int | None = None, threshold: float | None = None,
@@ -175,6 +224,16 @@ class AttentionGraph:
 
         kept = keep(self.weight, top_k=top_k, threshold=threshold, mass=mass)
         return replace(self, weight=torch.where(kept, self.weight, torch.zeros_like(self.weight)))
+
+    def packed(self) -> AttentionGraph:
+        """The same graph, keeping only the edges in memory (8 to 16 bytes each) in place of all ``n m`` weights. ``weight``
+        is made dense whenever it is read; no gradient flows back from it."""
+        weight = self.weight.detach()
+        index = weight.flatten().nonzero()[:, 0]
+        packed = _Packed(index.int() if weight.numel() < 2**31 else index, weight.flatten()[index], weight.shape)
+        graph = copy(self)
+        object.__setattr__(graph, "weight", packed)
+        return graph
 
     def to_data(self, example: int = 0, head: int = 0) -> Data:
         """One example and head as a homogeneous PyG graph; see :func:`attngraph.convert.to_data`."""
@@ -236,6 +295,16 @@ def _check_shapes(graph: AttentionGraph) -> None:
             raise ValueError(f"{name} must be a bool tensor (True = valid), got {mask.dtype}")
     if graph.metric is not None and graph.metric.shape != (h, d, d):
         fail("metric", f"({h}, {d}, {d})", graph.metric)
+    if graph.kind not in (None, *KINDS):
+        raise ValueError(f"kind must be one of {', '.join(KINDS)} or None, got {graph.kind!r}")
+    for name, nodes in (("query_modality", n), ("value_modality", m)):
+        modality = getattr(graph, name)
+        if isinstance(modality, Tensor):
+            if modality.dtype != torch.bool or modality.shape != (b, nodes):
+                raise ValueError(f"{name} must be a bool tensor of shape ({b}, {nodes}) (True = image), got "
+                                 f"{modality.dtype} {tuple(modality.shape)}")
+        elif modality not in (None, *MODALITIES):
+            raise ValueError(f"{name} must be one of {', '.join(MODALITIES)}, a bool tensor or None, got {modality!r}")
     if graph.past_degree is not None:
         if not graph.causal:
             raise ValueError("past_degree belongs to causal graphs: pass causal=True")

@@ -6,11 +6,11 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from adapters.adapter import GraphAdapter
+from adapters.adapter import GraphAdapter, move
 from adapters.bottleneck import Bottleneck
 from adapters.config import AdapterConfig
 from adapters.scheme import Scheme
-from attngraph.calls import Call
+from attngraph.calls import Call, merge_heads
 from attngraph.errors import UserError
 from attngraph.outputs import widths
 
@@ -44,11 +44,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
                     nn.init.constant_(parameter, 0.5)
                 elif not name.startswith("scheme."):
                     nn.init.normal_(parameter, std=0.3)
-        weight = self.get_base_layer().weight
-        for parameter in adapter.parameters():
-            if not parameter.is_meta:  # else PEFT loads what belongs there, and then calls _move_adapter_to_...
-                # a share, p, μ: their steps are too small for half precision
-                parameter.data = parameter.data.to(weight.device, weight.dtype if parameter.dim() else None)
+        move(adapter, self.get_base_layer().weight)
         self.gnn_adapter[adapter_name] = adapter
 
     def make(self, settings: AdapterConfig, scheme: Scheme) -> nn.Module:
@@ -82,11 +78,6 @@ def find_layer(module: nn.Module) -> GraphLayer | None:
             return module
         module = module.base_layer
     return None
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """``(b, h, n, d)`` to ``(b, n, h·d)``."""
-    return x.transpose(1, 2).flatten(2)
 
 
 class FeedForwardLayer(GraphLayer):
@@ -124,16 +115,8 @@ class AttentionLayer(GraphLayer):
     def listen(self, call: Call) -> None:
         """Leave the plain and the aggregated context of an attention call, ``(b, n, h·d)``, for :meth:`forward`."""
         adapter = self.active
-        if adapter is None:
-            return
-        _, heads, _, features = call.query.shape
-        graph = call.graph(dropped=True, metric=call.site.metric(heads, features))
-        owner = "adapter"
-        if adapter.top_k is not None:
-            graph = graph.sparsify(top_k=adapter.top_k)
-            owner = f"adapter top {adapter.top_k}"  # adapters that see the same edges keep the same degrees
-        graph = call.remember(graph, owner)
-        self._heard = merge_heads(call.context), merge_heads(adapter.scheme(graph, adapter.backend))
+        if adapter is not None:
+            self._heard = merge_heads(call.context), adapter.aggregate(call)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         adapter, heard, self._heard = self.active, self._heard, None

@@ -9,4 +9,4 @@ Where attention is not told something that only an outer module knows, a hook on
 from attngraph.families import blip, lxmert, vilt
 
 CLASSES = blip.CLASSES | vilt.CLASSES | lxmert.CLASSES  # original class -> subclass
-HOOKS = blip.HOOKS | lxmert.HOOKS  # class of an outer module -> forward pre-hook
+HOOKS = blip.HOOKS | vilt.HOOKS | lxmert.HOOKS  # class of an outer module -> forward pre-hook

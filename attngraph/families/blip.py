@@ -7,8 +7,8 @@ from transformers.cache_utils import EncoderDecoderCache
 from transformers.models.blip.modeling_blip import BlipAttention
 from transformers.models.blip.modeling_blip_text import BlipTextModel, BlipTextSelfAttention
 
-from attngraph.calls import attend
-from attngraph.families.eager import merge_heads, rooted_attention, split_heads
+from attngraph.calls import attend, merge_heads, split_heads
+from attngraph.families.eager import rooted_attention
 
 
 class GraphBlipTextSelfAttention(BlipTextSelfAttention):
@@ -34,7 +34,8 @@ class GraphBlipTextSelfAttention(BlipTextSelfAttention):
                 key, value = store.update(key, value, layer)
                 if cross and both:
                     cache.is_updated[layer] = True
-        call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p)
+        call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p,
+                      is_causal=self.attngraph.notes.get("causal"))
         return merge_heads(call.context), call.weight
 
 
@@ -58,9 +59,7 @@ class GraphBlipAttention(BlipAttention):
 def _note_is_decoder(model: BlipTextModel, args: tuple, kwargs: dict) -> None:
     """BLIP's text model is a decoder by an argument of the call, whatever its configuration says."""
     for layer in model.encoder.layer:
-        hub = layer.attention.self.__dict__.get("attngraph")
-        if hub is not None:
-            hub.causal = bool(kwargs.get("is_decoder", False))
+        layer.attention.self.attngraph.notes["causal"] = bool(kwargs.get("is_decoder", False))
 
 
 CLASSES = {BlipTextSelfAttention: GraphBlipTextSelfAttention, BlipAttention: GraphBlipAttention}

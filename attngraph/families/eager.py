@@ -14,13 +14,3 @@ def rooted_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tenso
         scores = scores + attention_mask
     weight = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
     return (weight @ value).transpose(1, 2), weight
-
-
-def split_heads(x: Tensor, features: int) -> Tensor:
-    """``(b, n, h·d)`` to ``(b, h, n, d)``."""
-    return x.view(*x.shape[:-1], -1, features).transpose(1, 2)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    """``(b, h, n, d)`` to ``(b, n, h·d)``."""
-    return x.transpose(1, 2).flatten(2)

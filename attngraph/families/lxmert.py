@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from torch import Tensor
-from transformers.models.lxmert.modeling_lxmert import LxmertAttention, LxmertXLayer
+from transformers.models.lxmert.modeling_lxmert import LxmertAttention, LxmertEncoder, LxmertXLayer
 
-from attngraph.calls import attend, read_mask
-from attngraph.families.eager import merge_heads, rooted_attention, split_heads
+from attngraph.calls import attend, merge_heads, read_mask, split_heads
+from attngraph.families.eager import rooted_attention
 
 
 class GraphLxmertAttention(LxmertAttention):
@@ -17,24 +17,39 @@ class GraphLxmertAttention(LxmertAttention):
                 output_attentions: bool = False) -> tuple[Tensor, ...]:
         query = split_heads(self.query(hidden_states), self.attention_head_size)
         key, value = (split_heads(project(context), self.attention_head_size) for project in (self.key, self.value))
-        call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p)
+        notes, told = self.attngraph.notes, {}
+        if context is hidden_states:
+            told["sides"] = (notes.get("side"),) * 2
+        elif notes.get("turns"):
+            told["sides"], told["query_mask"] = notes["turns"].pop(0)
+        call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p, is_causal=False,
+                      **told)
         merged = merge_heads(call.context)
         return (merged, call.dropped) if output_attentions else (merged,)
 
 
-def _note_masks(layer: LxmertXLayer, args: tuple, kwargs: dict) -> None:
-    """The queries' own padding, which cross-attention is not told."""
-    hub = layer.visual_attention.att.__dict__.get("attngraph")
-    if hub is None:
-        return
+def _note_sides(encoder: LxmertEncoder, args: tuple, kwargs: dict) -> None:
+    """Which self-attention layers run over words and which over regions."""
+    words = [layer.attention.self for layer in encoder.layer] + [layer.lang_self_att.self for layer in encoder.x_layers]
+    regions = [layer.attention.self for layer in encoder.r_layers] + [layer.visn_self_att.self for layer in encoder.x_layers]
+    for side, modules in (("text", words), ("image", regions)):
+        for module in modules:
+            module.attngraph.notes["side"] = side
+
+
+def _note_turns(layer: LxmertXLayer, args: tuple, kwargs: dict) -> None:
+    """The two directions of cross-attention, and the queries' own padding, which it is not told."""
     names = ("lang_feats", "lang_attention_mask", "visual_feats", "visual_attention_mask")
     given = dict(zip(names, args)) | kwargs
-    hub.turns = []
-    for side in ("lang", "visual"):
-        states, mask = given[f"{side}_feats"], given[f"{side}_attention_mask"]
-        n = states.shape[1]
-        hub.turns.append(read_mask(mask, (states.shape[0], 1, n, n)).queries)
+
+    def valid(side: str) -> Tensor | None:
+        b, n = given[f"{side}_feats"].shape[:2]
+        return read_mask(given[f"{side}_attention_mask"], (b, 1, n, n)).queries
+
+    layer.visual_attention.att.attngraph.notes["turns"] = [
+        (("text", "image"), valid("lang")), (("image", "text"), valid("visual")),
+    ]
 
 
 CLASSES = {LxmertAttention: GraphLxmertAttention}
-HOOKS = {LxmertXLayer: _note_masks}
+HOOKS = {LxmertEncoder: _note_sides, LxmertXLayer: _note_turns}

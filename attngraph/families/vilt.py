@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-from transformers.models.vilt.modeling_vilt import ViltSelfAttention
+from transformers.models.vilt.modeling_vilt import ViltModel, ViltSelfAttention
 
-from attngraph.calls import attend
-from attngraph.families.eager import merge_heads, rooted_attention, split_heads
+from attngraph.calls import attend, merge_heads, split_heads
+from attngraph.families.eager import rooted_attention
 
 
 class GraphViltSelfAttention(ViltSelfAttention):
@@ -16,9 +17,22 @@ class GraphViltSelfAttention(ViltSelfAttention):
                 output_attentions: bool = False) -> tuple[Tensor, ...]:
         query, key, value = (split_heads(project(hidden_states), self.attention_head_size)
                              for project in (self.query, self.key, self.value))
-        call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p)
+        side, words = None, self.attngraph.notes.get("words")
+        if words is not None:
+            side = (torch.arange(query.shape[2], device=query.device) >= words).expand(query.shape[0], -1)
+        call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p, is_causal=False,
+                      sides=(side, side))
         context = merge_heads(call.context)
         return (context, call.dropped) if output_attentions else (context,)
 
 
+def _note_words(model: ViltModel, args: tuple, kwargs: dict) -> None:
+    """How many words come before the patches."""
+    text = args[0] if args else kwargs.get("input_ids")
+    text = kwargs.get("inputs_embeds") if text is None else text
+    for layer in model.encoder.layer:
+        layer.attention.attention.attngraph.notes["words"] = text.shape[1]
+
+
 CLASSES = {ViltSelfAttention: GraphViltSelfAttention}
+HOOKS = {ViltModel: _note_words}
