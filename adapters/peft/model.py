@@ -10,6 +10,7 @@ from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
+from adapters.adapter import GraphAdapter
 from adapters.peft.config import GraphAdapterConfig
 from adapters.peft.layer import ADAPTERS, AttentionLayer, FeedForwardLayer, GraphLayer, find_layer
 from adapters.peft.places import find_places
@@ -55,6 +56,11 @@ class GraphAdapterModel(BaseTuner):
         return peft_config
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
+        settings = self.peft_config[adapter_name].settings()
+        names = [*dict(model.named_parameters()), *GraphAdapter(settings, 1, settings.scheme()).state_dict()]
+        if any(adapter_name in name.split(".") for name in names):
+            raise UserError(f"the adapter name {adapter_name!r} is part of the names of parameters, which PEFT would take for "
+                            "that adapter's: choose another")
         self._attach()
         try:
             super().inject_adapter(model, adapter_name, *args, **options)

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from adapters.peft.config import GraphAdapterConfig
 from attngraph.errors import UserError
-from attngraph.instrument import Site
+from attngraph.instrument import Site, attention_like
 
 # Parts of a module's name that mark cross-attention.
 CROSS = {"crossattention", "cross_attn", "cross_attention", "encoder_attn", "EncDecAttention", "visual_attention"}
@@ -78,7 +78,12 @@ def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) 
         return chosen
     kind = getattr(getattr(model, "config", None), "model_type", None)
     others = OTHER_SIDES | OTHER_SIDES_OF.get(kind, set())
-    return [site for site in sites if not others & set(site.name.split("."))] or sites
+    language = [site for site in sites if not others & set(site.name.split("."))]
+    unread = [name for name, _ in attention_like(model) if not others & set(name.split("."))]
+    if unread and not language:
+        raise UserError(f"the attention layers on the language side of {type(model).__name__} can't be read ({unread[0]} is "
+                        f"one): choose others with target_modules (it has {_some(site.name for site in sites)})")
+    return language or sites
 
 
 def _feed_forward(model: nn.Module, sites: list[Site], chosen: list[Site], config: GraphAdapterConfig) -> list[str]:
@@ -94,11 +99,12 @@ def _feed_forward(model: nn.Module, sites: list[Site], chosen: list[Site], confi
                             f"{_some(linear)}")
         return found
     layers = {_layer(site.name) for site in chosen}
-    inside = [name for name in linear if _layer(name) in layers]
+    attention = tuple(f"{site.name}." for site in sites)
+    inside = [name for name in linear if _layer(name) in layers and not name.startswith(attention)]
     found = [name for name in inside if _matches(FFN_OUTPUTS, name)]
     if not found and chosen:
-        raise UserError(f"no output projection of a feed-forward block is known in {type(model).__name__}: name it with "
-                        f"ffn_modules=[...] (linear layers there: {_some(inside)}), or leave ffn out of positions")
+        raise UserError(f"no output projection of a feed-forward block is known in {type(model).__name__}: leave ffn out of "
+                        f"positions, or name it with ffn_modules=[...] (linear layers there: {_some(inside)})")
     return found
 
 

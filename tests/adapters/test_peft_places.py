@@ -1,6 +1,7 @@
 """Where adapters go by themselves, and how to say it otherwise."""
 
 import pytest
+import transformers as hf
 from peft import get_peft_model
 
 from adapters import GraphAdapterConfig
@@ -89,8 +90,17 @@ def test_an_unknown_feed_forward_block_asks_for_a_name():
     model = FAMILIES["llama"].make()
     for layer in model.model.layers:
         layer.mlp.strange = layer.mlp.__dict__["_modules"].pop("down_proj")
-    with pytest.raises(UserError, match=r"name it with ffn_modules=\[...\] \(linear layers there: .*mlp.strange"):
+    with pytest.raises(UserError, match=r"or name it with ffn_modules=\[...\] \(linear layers there: .*mlp.strange"):
         get_peft_model(model, GraphAdapterConfig())
+
+
+def test_an_image_encoder_is_not_adapted_for_want_of_a_text_that_can_be_read():
+    vision = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4)
+    text = dict(vocab_size=41, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
+    model = hf.GitForCausalLM(hf.GitConfig(**text, vision_config=vision))
+    with pytest.raises(UserError, match="language side of GitForCausalLM can't be read .git.encoder.layer.0.attention.self"):
+        get_peft_model(model, GraphAdapterConfig())
+    assert get_peft_model(model, GraphAdapterConfig(target_modules=r".*image_encoder.*self_attn"))
 
 
 def test_a_failed_attempt_leaves_the_model_as_it_was():
