@@ -132,5 +132,6 @@ class AttentionLayer(GraphLayer):
                                 "messages can't take its place: leave this layer out with exclude=[...]")
             self._checked = True
         dtype = adapter.join.bottleneck.down.weight.dtype
+        aggregated = aggregated.to(hidden_states.dtype)
         out = adapter.join(hidden_states, aggregated, lambda x: self.base_layer(x).to(dtype), adapter.scheme)
         return out.to(hidden_states.dtype)

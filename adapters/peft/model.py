@@ -65,8 +65,8 @@ class GraphAdapterModel(BaseTuner):
         try:
             super().inject_adapter(model, adapter_name, *args, **options)
         finally:
-            if not any(isinstance(module, AttentionLayer) for module in model.modules()):
-                self._release()  # nobody listens: it failed, or adapters follow feed-forward blocks only
+            if not self._listens():  # it failed, or adapters follow feed-forward blocks only
+                self._release()
 
     def _prepare_model(self, peft_config: GraphAdapterConfig, model: nn.Module) -> None:
         self._places = find_places(model, self.instrument.sites.values(), peft_config)
@@ -96,10 +96,13 @@ class GraphAdapterModel(BaseTuner):
     def _enable_adapter_layers(self, enabled: bool = True) -> None:
         """While the adapters are off, the model runs its own attention function."""
         super()._enable_adapter_layers(enabled)
-        if enabled:
-            self._attach()
-        else:
+        if not enabled:
             self._release()
+        elif self._listens():
+            self._attach()
+
+    def _listens(self) -> bool:
+        return any(isinstance(module, AttentionLayer) for module in self.model.modules())
 
     def _attach(self) -> None:
         """Let the attention layers tell the adapters behind them what they compute."""

@@ -304,6 +304,14 @@ def test_switching_off_gives_the_base_back_exactly(family):
     get_peft_model(base, config())  # there is room for new ones
 
 
+def test_after_feed_forward_blocks_alone_attention_stays_as_it_is():
+    model = put("llama", positions="ffn")
+    for _ in range(2):
+        assert model.get_base_model().config._attn_implementation == "sdpa"
+        with model.disable_adapter():
+            assert torch.equal(run(model, FAMILIES["llama"].batch()), run(FAMILIES["llama"].make(), FAMILIES["llama"].batch()))
+
+
 def test_several_adapters_by_name(tmp_path):
     """Different schemes, joins and places in one model; each alone is the same as in a model of its own."""
     batch = FAMILIES["t5"].batch()
@@ -394,6 +402,19 @@ def test_half_precision(family, gnn):
     assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
     logits.float().square().mean().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("join", ["replace", "gated", "blend"])
+@every_family
+def test_autocast_does_not_leave_traces(family, join):
+    model, batch = put(family, join=join), FAMILIES[family].batch()
+    want = run(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(**batch).logits
+        rough.float().square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    assert torch.nn.functional.cosine_similarity(rough.float().flatten(), want.flatten(), dim=0) > 0.99
+    assert torch.equal(run(model, batch), want)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "blip"])
