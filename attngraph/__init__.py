@@ -7,4 +7,12 @@ from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph, PastDegree
 
 __version__ = "0.1.0"
-__all__ = ["AttentionGraph", "PastDegree", "UserError", "__version__"]
+__all__ = ["AttentionGraph", "PastDegree", "UserError", "__version__", "capture", "record"]
+
+
+def __getattr__(name: str):
+    if name in ("capture", "record"):  # on first use: transformers takes seconds to import
+        from attngraph import reader
+
+        return getattr(reader, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,10 +6,12 @@ heads, position bias, soft caps, sinks) is in them; dropout follows as the model
 
 from __future__ import annotations
 
+import inspect
 import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -91,11 +93,18 @@ class Call:
         """
         if not graph.causal or self.cache is None or self.layer_idx is None:
             return graph
-        n = self.query.shape[2]
-        degrees = degree_cache_of(self.cache, self.layer_idx, f"{owner} {self.kind}", n)
-        graph = replace(graph, past_degree=degrees.past(graph.shape[3], n if self.kind == "self" else 0))
-        degrees.append(graph)
+        degrees = degree_cache_of(self.cache, self.layer_idx, f"{owner} {self.kind}", self.query.shape[2])
+        start = self.tokens - graph.shape[3] if self.kind == "self" else 0
+        graph = replace(graph, past_degree=degrees.past(graph.shape[3], start))
+        degrees.append(graph, start)
         return graph
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens self-attention has seen, those included whose values a cache has dropped again."""
+        if self.cache is None or self.layer_idx is None:
+            return self.value.shape[2]
+        return int(self.cache.get_seq_length(self.layer_idx))
 
 
 class Mask(NamedTuple):
@@ -234,6 +243,17 @@ def _ordered(told: bool | None, order: str | None, n: int, cache) -> bool:
     if told is None:
         return order == "causal" or (n == 1 and cache is not None)
     return bool(told) and order != "none"
+
+
+def arguments(module: nn.Module, args: tuple, kwargs: dict) -> dict:
+    """What a forward pass is given, by name."""
+    given = _signature(type(module)).bind_partial(module, *args, **kwargs).arguments
+    return given | given.pop("kwargs", {})
+
+
+@lru_cache(maxsize=None)
+def _signature(kind: type) -> inspect.Signature:
+    return inspect.signature(kind.forward)
 
 
 def eager_of(module: nn.Module) -> Callable:

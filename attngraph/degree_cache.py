@@ -17,59 +17,68 @@ from attngraph.graph import AttentionGraph, PastDegree
 
 
 class DegreeCache:
-    """The running degrees of one attention layer after every query so far, so that cropping is exact.
+    """The running degrees of one attention layer, so that decoding can go on after the last query, or after an earlier one
+    when the cache is cropped.
 
-    ``totals`` holds a tensor ``(b, h, n, m)`` per call, cumulated over all queries; ``queries`` ``(b, n)`` likewise;
-    ``starts`` says which token the first value of the call was, in self-attention.
+    ``totals`` holds a tensor ``(b, h, rows, m)`` per call, cumulated over all queries; ``queries`` ``(b, rows)`` likewise. Of
+    a long call only the last :data:`ROWS` queries are kept, ``lengths`` tells how many there were, and ``starts`` how many
+    of the first values had left a sliding window by then.
     """
+
+    ROWS = 64
 
     def __init__(self):
         self.totals: list[Tensor] = []
         self.queries: list[Tensor] = []
+        self.lengths: list[int] = []
         self.starts: list[int] = []
 
     @property
     def length(self) -> int:
         """How many queries so far, padded ones included."""
-        return sum(x.shape[1] for x in self.queries)
+        return sum(self.lengths)
 
-    def past(self, values: int, new: int = 0) -> PastDegree | None:
-        """The degrees left by all queries so far, widened with zeros to ``values`` values; None before the first.
-
-        Args:
-            values: how many values the current call has.
-            new: how many of them its own queries bring (self-attention). A sliding window has lost its oldest values.
-        """
+    def past(self, values: int, start: int = 0) -> PastDegree | None:
+        """The degrees left by all queries so far, on ``values`` values from number ``start`` on, zero for new ones; None
+        before the first."""
         if not self.totals:
             return None
-        total = self.totals[-1][:, :, -1]
-        if new:
-            total = total[..., self.length + new - values - self.starts[-1]:]
+        total = self.totals[-1][:, :, -1, start - self.starts[-1]:]
         grown = values - total.shape[-1]
         total = torch.nn.functional.pad(total, (0, grown)) if grown >= 0 else total[..., :values]
         return PastDegree(total, self.queries[-1][:, -1])
 
-    def append(self, graph: AttentionGraph) -> None:
+    def append(self, graph: AttentionGraph, start: int = 0) -> None:
         """Add a graph's queries; the graph's own ``past_degree`` must be :meth:`past`."""
         b, _, n, _, _ = graph.shape
         valid = graph.query_mask if graph.query_mask is not None else torch.ones(
-            b, n, dtype=torch.bool, device=graph.weight.device)
+            b, n, dtype=torch.bool, device=graph.query.device)
         queries = valid.cumsum(1)
         if graph.past_degree is not None:
             queries = queries + graph.past_degree.queries[:, None]
-        self.starts.append(self.length + n - graph.shape[3])
-        self.totals.append(graph.value_degree("sum").detach())
-        self.queries.append(queries)
+        self.totals.append(graph.value_degree("sum").detach()[:, :, -self.ROWS:].clone())
+        self.queries.append(queries[:, -self.ROWS:])
+        self.lengths.append(n)
+        self.starts.append(start)
 
     def crop(self, removed: int) -> None:
-        """Forget the last ``removed`` queries."""
+        """Forget the last ``removed`` queries.
+
+        Raises:
+            UserError: part of a long call, whose earlier queries were not kept.
+        """
         while removed > 0 and self.totals:
-            here = self.totals[-1].shape[2]
+            here = self.lengths[-1]
             if here <= removed:
-                self.totals.pop(), self.queries.pop(), self.starts.pop()
+                for kept in (self.totals, self.queries, self.lengths, self.starts):
+                    kept.pop()
+            elif removed >= self.totals[-1].shape[2]:
+                raise UserError(f"the key/value cache is cropped by {removed} of the {here} tokens of one forward pass; the "
+                                f"attention graph can forget {self.ROWS - 1} of them: pass the text in shorter pieces")
             else:
                 self.totals[-1] = self.totals[-1][:, :, :-removed]
                 self.queries[-1] = self.queries[-1][:, :-removed]
+                self.lengths[-1] -= removed
             removed -= here
 
     def change_batch(self, change) -> None:
@@ -147,5 +156,5 @@ def degree_cache_of(cache, layer: int, name: str, queries: int) -> DegreeCache |
     earlier = kept.get_seq_length() - queries
     if earlier != degrees.length:
         raise UserError(f"the key/value cache holds {earlier} earlier tokens, but the attention graph saw {degrees.length} "
-                        "of them: start from an empty cache, with the adapters on (or inside read_attention) throughout")
+                        "of them: start from an empty cache, with the adapters on (or inside attngraph.record) throughout")
     return degrees

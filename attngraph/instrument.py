@@ -24,7 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.cache_utils import Cache
 from transformers.masking_utils import eager_mask
 
-from attngraph.calls import Call, Flow, Hub, graph_attention
+from attngraph.calls import Call, Flow, Hub, arguments, graph_attention
 from attngraph.errors import UserError
 from attngraph.families import CLASSES, HOOKS
 from attngraph.outputs import Metric, find_output, widths
@@ -249,8 +249,7 @@ def _configs(model: nn.Module) -> list[PretrainedConfig]:
 
 def _before(module: nn.Module, args: tuple, kwargs: dict) -> None:
     """Before an attention module runs: what is it given to attend to, and which cache?"""
-    bound = _signature(type(module)).bind_partial(module, *args, **kwargs).arguments
-    given = {name: value for name, value in bound.items() if name != "kwargs"} | bound.get("kwargs", {})
+    given = arguments(module, args, kwargs)
     hub: Hub = module.attngraph
     sources = [given[name] for name in SOURCES if isinstance(given.get(name), Tensor)]
     hub.source = next((source for source in sources if source is not given.get("hidden_states")), None)
@@ -261,8 +260,3 @@ def _after(module: nn.Module, args: tuple, output) -> None:
     hub = module.__dict__.get("attngraph")
     if hub is not None:
         hub.source = hub.cache = None
-
-
-@lru_cache(maxsize=None)
-def _signature(kind: type) -> inspect.Signature:
-    return inspect.signature(kind.forward)
