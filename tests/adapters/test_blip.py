@@ -12,7 +12,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from adapters.adapter import SCALAR_SPEED, AdapterSet
 from adapters.blip import attach
 from adapters.config import AdapterConfig
-from attngraph.errors import UserError
+from attngraph import UserError, capture
 
 GNNS = {
     "gcn": {}, "appnp": {"alpha": 0.2, "steps": 2}, "gcnii": {"alpha": 0.2, "theta": 1.2, "steps": 2},
@@ -89,18 +89,15 @@ def test_gcn_under_replace_is_the_vanilla_adapter(seed, positions, make_decoder,
 @pytest.mark.parametrize("top_k", [None, 2])
 def test_the_model_uses_the_schemes_own_numbers(gnn, args, top_k, make_decoder, words, image_states):
     """Layer 0's cross-attention under replace, recomputed from the recorded graph with explicit W_o, b_o and LayerNorm."""
-    from attngraph.blip import read_attention
-
     model = make_decoder()
     adapters = put(model, gnn, args, join="replace", positions=("cross",), top_k=top_k)
     block = model.bert.encoder.layer[0].crossattention
     seen = []
     block.output.register_forward_hook(lambda module, inputs, output: seen.append((inputs[1], output)))
-    with read_attention(model) as graphs, torch.no_grad():
-        model(words(), encoder_hidden_states=image_states())
+    graphs = capture(model, {"input_ids": words(), "encoder_hidden_states": image_states()})
     scheme, join = adapters.modules["layer.0.crossattention"].scheme, adapters.modules["layer.0.crossattention"].join
     with torch.no_grad():
-        graph = graphs["layer.0.crossattention"][0]
+        graph = graphs["bert.encoder.layer.0.crossattention.self"]
         heads = scheme(graph if top_k is None else graph.sparsify(top_k=top_k))
         output = block.output.dense.weight.T.reshape(2, 8, 16)  # W_o, one slice per head
         u = (heads @ output).sum(1) + block.output.dense.bias

@@ -10,12 +10,13 @@ from attngraph import AttentionGraph
 
 FORMS = {
     "plain": dict(), "causal": dict(causal=True), "padded": dict(padded=True), "own values per query": dict(own=True),
-    "metric": dict(metric=True), "everything": dict(causal=True, padded=True, own=True, metric=True),
+    "metric": dict(metric=True), "told": dict(told=True),
+    "everything": dict(causal=True, padded=True, own=True, metric=True, told=True),
 }
 every_form = pytest.mark.parametrize("form", FORMS)
 
 
-def make(causal=False, padded=False, own=False, metric=False, dtype=torch.float32, sparse=True):
+def make(causal=False, padded=False, own=False, metric=False, told=False, dtype=torch.float32, sparse=True):
     draw = torch.Generator().manual_seed(0)
     b, h, n, m, d = 2, 2, 4, 5, 3
     weight = torch.randn(b, h, n, m, generator=draw).softmax(-1)
@@ -31,7 +32,9 @@ def make(causal=False, padded=False, own=False, metric=False, dtype=torch.float3
     gram = torch.randn(h, d, 7, generator=draw)
     return AttentionGraph(torch.randn(b, h, n, d, generator=draw).to(dtype), torch.randn(b, h, m, d, generator=draw).to(dtype),
                           weight.to(dtype), query_mask, value_mask, causal,
-                          (gram @ gram.transpose(-1, -2)).to(dtype) if metric else None)
+                          (gram @ gram.transpose(-1, -2)).to(dtype) if metric else None,
+                          **(dict(kind="cross", query_modality=torch.arange(n).expand(b, n) % 3 == 1, value_modality="image")
+                             if told else {}))
 
 
 def same(got: AttentionGraph, whole: AttentionGraph, b: int, h: int):
@@ -42,7 +45,10 @@ def same(got: AttentionGraph, whole: AttentionGraph, b: int, h: int):
     everything = torch.ones(whole.shape[2:4], dtype=torch.bool)
     seen = [everything if g.visible is None else g.visible.expand(-1, *everything.shape)[k] for g, k in ((got, 0), (whole, b))]
     assert torch.equal(*seen)
-    assert got.causal == whole.causal
+    assert got.causal == whole.causal and got.kind == whole.kind
+    for mine, its in zip(got.is_image(), whole.is_image()):
+        assert (mine is None) == (its is None) and (its is None or torch.equal(mine[0], its[b]))
+    assert got.value_modality == whole.value_modality
     assert (got.metric is None) == (whole.metric is None)
     assert whole.metric is None or torch.equal(got.metric[0], whole.metric[h])
     for degree in ("sum", "mean"):

@@ -1,5 +1,9 @@
 """What an attention graph holds: shapes, masks, degrees."""
 
+import copy
+import pickle
+from dataclasses import replace
+
 import networkx
 import pytest
 import torch
@@ -31,6 +35,10 @@ BAD = [
     (dict(query_mask=torch.ones(B, N)), "query_mask must be a bool tensor .* got torch.float32"),
     (dict(value_mask=torch.ones(B, M, dtype=torch.long)), "value_mask must be a bool tensor"),
     (dict(metric=torch.zeros(H, D, D + 1)), r"metric must have shape \(3, 6, 6\), got \(3, 6, 7\)"),
+    (dict(kind="both"), "kind must be one of self, cross or None, got 'both'"),
+    (dict(query_modality="sound"), "query_modality must be one of text, image, a bool tensor or None, got 'sound'"),
+    (dict(value_modality=yes(B, N)), r"value_modality must be a bool tensor of shape \(2, 5\) .* got torch.bool \(2, 4\)"),
+    (dict(query_modality=torch.ones(B, N)), "query_modality must be a bool tensor .* got torch.float32"),
     (dict(past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(B))), "past_degree belongs to causal graphs"),
     (dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, N), torch.zeros(B))), r"past_degree.total must have shape"),
     (dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(()))), r"past_degree.queries must have shape"),
@@ -53,6 +61,37 @@ def test_shape_and_repr():
     graph = AttentionGraph(*parts(), causal=True)
     assert graph.shape == (B, H, N, M, D)
     assert repr(graph) == "AttentionGraph(batch=2, heads=3, queries=4, values=5, features=6, causal)"
+    graph = AttentionGraph(*parts(), kind="cross", query_modality="text", value_modality=yes(B, M))
+    assert repr(graph).endswith("features=6, bidirectional, cross, text to mixed)")
+    assert repr(AttentionGraph(*parts(), value_modality="image")).endswith("bidirectional, unknown to image)")
+
+
+def test_modality():
+    mixed = torch.arange(M).expand(B, M) > 2
+    graph = AttentionGraph(*parts(), kind="cross", query_modality="text", value_modality=mixed)
+    queries, values = graph.is_image()
+    assert torch.equal(queries, ~yes(B, N)) and torch.equal(values, mixed)
+    assert AttentionGraph(*parts(), query_modality="image").is_image()[0].all()
+    assert AttentionGraph(*parts()).is_image() == (None, None)
+    for other in (replace(graph, causal=True), graph.sparsify(top_k=1), graph.packed(), pickle.loads(pickle.dumps(graph))):
+        assert other.kind == "cross" and other.query_modality == "text" and torch.equal(other.value_modality, mixed)
+
+
+def test_packed_graphs_are_the_same_graphs():
+    """Only the edges are in memory; whatever reads the weights gets them."""
+    query, value, weight = parts()
+    graph = AttentionGraph(query, value, weight, value_mask=torch.arange(M).expand(B, M) < 4, causal=True).sparsify(top_k=1)
+    packed = graph.packed()
+    assert vars(packed)["_weight"].values.shape == (B * H * N,) and vars(packed)["_weight"].index.dtype == torch.int32
+    for other in (packed, pickle.loads(pickle.dumps(packed)), copy.deepcopy(packed), packed.packed()):
+        assert torch.equal(other.weight, graph.weight) and repr(other) == repr(graph)
+        assert torch.equal(other.value_degree("mean"), graph.value_degree("mean"))
+    assert torch.equal(replace(packed, causal=False).weight, graph.weight)
+    assert torch.equal(graph.to_data(1, 2).edge_index, packed.to_data(1, 2).edge_index)
+    with pytest.raises(TypeError, match="weight"):
+        AttentionGraph(query, value)
+    half = AttentionGraph(*parts(torch.bfloat16)).packed()
+    assert half.weight.dtype == torch.bfloat16
 
 
 def test_masked_edges_weigh_exactly_zero():

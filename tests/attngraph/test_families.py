@@ -1,4 +1,4 @@
-"""Graphs read from BLIP's decoder are what the model computed."""
+"""Families with attention of their own: BLIP plain and adapted, its decoding, its masks; LXMERT's and ViLT's notes."""
 
 import pytest
 import torch
@@ -7,10 +7,11 @@ from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from adapters.blip import attach
 from adapters.config import AdapterConfig
-from attngraph.blip import head_metric, read_attention, sites, text_model
-from attngraph.errors import UserError
+from attngraph import UserError, capture, record
+from tests.attngraph.zoo import FAMILIES, far_from_zero, normal
+from tests.attngraph.zoo import words as texts
 
-LAYERS = ["layer.0.attention", "layer.0.crossattention", "layer.1.attention", "layer.1.crossattention"]
+LAYERS = [f"bert.encoder.layer.{k}.{name}.self" for k in (0, 1) for name in ("attention", "crossattention")]
 
 
 @pytest.fixture(params=["plain", "adapted"])
@@ -31,12 +32,7 @@ def run(model, ids, states, **more):
 def by_name(output) -> dict[str, torch.Tensor]:
     """The model's own attention weights under our names."""
     pairs = zip(output.attentions, output.cross_attentions, strict=True)
-    return {f"layer.{k}.{name}": w for k, pair in enumerate(pairs) for name, w in zip(("attention", "crossattention"), pair)}
-
-
-def test_sites(model):
-    assert [site.name for site in sites(model)] == LAYERS
-    assert [site.kind for site in sites(model)] == ["self", "cross"] * 2
+    return {f"bert.encoder.layer.{k}.{name}.self": w for k, pair in enumerate(pairs) for name, w in zip(("attention", "crossattention"), pair)}
 
 
 @pytest.mark.parametrize("padding", ["none", "right", "left"])
@@ -46,7 +42,7 @@ def test_weights_are_the_models_own(model, padding, words, image_states):
         mask[1, 5:] = 0
     if padding == "left":
         mask = mask.flip(1)
-    with read_attention(model) as graphs:
+    with record(model) as graphs:
         output = run(model, words(), image_states(), attention_mask=mask, output_attentions=True)
     assert list(graphs) == LAYERS and all(len(calls) == 1 for calls in graphs.values())
     valid = mask.bool()
@@ -57,56 +53,21 @@ def test_weights_are_the_models_own(model, padding, words, image_states):
         rows = valid[:, None, :].expand(2, 2, 7)
         assert torch.equal(graph.weight[rows], weight[rows])
         assert (graph.weight[~rows] == 0).all()
-        if name.endswith(".attention"):
+        if name.endswith(".attention.self"):
             allowed = torch.ones(7, 7, dtype=torch.bool).tril() & valid[:, None] & valid[:, :, None]
             assert torch.equal(graph.visible, allowed)
 
 
-def test_the_graph_gives_the_attention_output(make_decoder, words, image_states):
-    """M V W_o + b_o is what comes out of the model's projection; and the metric measures after W_o."""
-    model = make_decoder()
-    seen = {}
-    for site in sites(model):
-        site.output.dense.register_forward_hook(lambda m, a, out, name=site.name: seen.update({name: out}))
-        site.attention.query.register_forward_hook(lambda m, a, out, name=site.name: seen.update({name + ".q": out}))
-    with read_attention(model) as graphs:
-        run(model, words(), image_states())
-    for site in sites(model):
-        graph = graphs[site.name][0]
-        output = site.output.dense.weight.detach().T.reshape(2, 8, 16)  # h d width
-        got = ((graph.weight @ graph.value) @ output).sum(1) + site.output.dense.bias.detach()
-        torch.testing.assert_close(got, seen[site.name], rtol=1e-5, atol=1e-5)
-        assert torch.equal(graph.query.transpose(1, 2).flatten(2), seen[site.name + ".q"])  # W_q and b_q, before W_o
-        projected = graph.query @ output
-        norms = torch.einsum("bhnd,hde,bhne->bhn", graph.query, graph.metric, graph.query)
-        torch.testing.assert_close(norms, projected.square().sum(-1), rtol=1e-4, atol=1e-4)
-        assert not graph.metric.requires_grad
-
-
-def test_weights_are_read_before_dropout(make_decoder, words, image_states):
-    model = make_decoder(attention_probs_dropout_prob=0.5).train()
-    used = {}
-    for site in sites(model):
-        site.attention.register_forward_hook(lambda m, a, out, name=site.name: used.update({name: out[0]}))
-    with read_attention(model) as graphs:
-        run(model, words(), image_states())
-    for name in LAYERS:
-        graph = graphs[name][0]
-        torch.testing.assert_close(graph.weight.sum(-1), torch.ones(2, 2, 7))
-        undropped = (graph.weight @ graph.value).transpose(1, 2).flatten(2)
-        assert not torch.allclose(used[name], undropped, atol=0.1)  # the model's own messages are after it
-
-
 def test_reading_changes_nothing(model, words, image_states):
     before = run(model, words(), image_states()).logits
-    with read_attention(model):
+    with record(model):
         during = run(model, words(), image_states()).logits
     assert torch.equal(during, before)
     assert torch.equal(run(model, words(), image_states()).logits, before)
-    with pytest.raises(ZeroDivisionError), read_attention(model):
+    with pytest.raises(ZeroDivisionError), record(model):
         1 / 0  # the caller's own error comes through, and no hook stays behind
     kept = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-    with read_attention(model):
+    with record(model):
         run(model, words(), image_states())
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == kept
 
@@ -118,7 +79,7 @@ def test_cached_generation_is_recorded(model, beams, words, image_states):
     mask = torch.ones(2, 7, dtype=torch.long)
     mask[1, :3] = 0
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    with read_attention(model) as graphs, torch.no_grad():
+    with record(model) as graphs, torch.no_grad():
         out = model.generate(ids, attention_mask=mask, position_ids=positions, encoder_hidden_states=image_states(),
                              num_beams=beams, do_sample=False, min_new_tokens=4, max_new_tokens=4)
     for name in LAYERS:
@@ -128,7 +89,7 @@ def test_cached_generation_is_recorded(model, beams, words, image_states):
     if beams > 1:
         return
     mask = torch.cat([mask, torch.ones(2, 3, dtype=torch.long)], 1)
-    with read_attention(model) as whole:
+    with record(model) as whole:
         run(model, out[:, :10], image_states(), attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
     for name in LAYERS:
         want = whole[name][0]
@@ -146,44 +107,11 @@ def test_cached_generation_is_recorded(model, beams, words, image_states):
             torch.testing.assert_close(torch.cat(steps, 2)[rows], want.value_degree(degree)[rows], rtol=1e-3, atol=1e-4)
 
 
-def test_several_calls_and_a_function_of_ones_own(model, words, image_states):
-    with read_attention(model) as graphs:
-        for seed in range(3):
-            run(model, words(seed=seed), image_states(), use_cache=False)
-    assert all(len(calls) == 3 for calls in graphs.values())
-    assert all(g.past_degree is None for calls in graphs.values() for g in calls)
-    order = []
-    with read_attention(model, on_graph=lambda name, graph: order.append((name, graph.shape[2]))) as graphs:
-        run(model, words(), image_states())
-    assert order == [(name, 7) for name in LAYERS] and not any(graphs.values())
-
-
-def test_a_layer_that_was_not_seen_fails_loudly(model, words, image_states):
-    with pytest.raises(UserError, match="no attention was seen in layer.0.attention, layer.0.crossattention"):
-        with read_attention(model):
-            pass
-    with pytest.raises(UserError, match="no attention was seen in layer.0.crossattention, layer.1.crossattention"):
-        with read_attention(model), torch.no_grad():
-            model(words())  # without image states cross-attention does not run
-    with pytest.raises(UserError):
-        with read_attention(model, on_graph=lambda name, graph: None):
-            pass
-
-
 def test_reading_must_start_with_the_cache(model, words, image_states):
     cache = run(model, words(), image_states(), use_cache=True).cache
     with pytest.raises(UserError, match="cache holds 7 earlier tokens, but the attention graph saw 0"):
-        with read_attention(model):
+        with record(model):
             run(model, words()[:, :1], image_states(), cache=cache, use_cache=True)
-
-
-def test_one_text_model_is_needed(make_captioner):
-    captioner = make_captioner()
-    assert text_model(captioner) is captioner.text_decoder.bert
-    with pytest.raises(UserError, match="Linear holds 0 BlipTextModel modules"):
-        text_model(torch.nn.Linear(2, 2))
-    with pytest.raises(UserError, match="holds 2 BlipTextModel"):
-        text_model(torch.nn.ModuleList([captioner, make_captioner()]))
 
 
 def test_an_encoder_is_not_causal(words):
@@ -192,19 +120,65 @@ def test_an_encoder_is_not_causal(words):
     encoder = BlipTextModel(config).eval()
     mask = torch.ones(2, 7, dtype=torch.long)
     mask[0, 4:] = 0
-    with read_attention(encoder) as graphs, torch.no_grad():
+    with record(encoder) as graphs, torch.no_grad():
         encoder(words(), attention_mask=mask)
-    graph = graphs["layer.0.attention"][0]
+    graph = graphs["encoder.layer.0.attention.self"][0]
     assert not graph.causal and torch.equal(graph.query_mask, mask.bool())
     assert (graph.weight[1, 0, 0] > 0).all() and (graph.weight[0, :, :, 4:] == 0).all()
 
 
-def test_the_metric_is_the_gram_matrix_of_each_head(make_decoder):
-    dense = make_decoder().bert.encoder.layer[0].attention.output.dense
-    metric = head_metric(dense, 2)
-    for h in range(2):
-        w = dense.weight[:, 8 * h:8 * h + 8].T  # W_o^h: features of one head to the model's width
-        torch.testing.assert_close(metric[h], w @ w.T)
-    half = head_metric(dense.to(torch.bfloat16), 2)
-    assert half.dtype == torch.float32
-    torch.testing.assert_close(half, metric, rtol=0.05, atol=0.05)
+def test_a_single_query_is_causal_where_the_model_is_a_decoder(make_decoder, words, image_states):
+    """No mask can tell; BLIP says it to its text model only."""
+    model = make_decoder()
+    for module, causal in ((model, True), (model.bert, False)):
+        with record(model) as graphs:
+            run(module, words(2, 1), image_states(), use_cache=False)
+        assert [calls[0].causal for calls in graphs.values()] == [causal] * 4
+
+
+def blip_vqa():
+    import transformers as hf
+    from tests.attngraph.zoo import BLIP_TEXT, VISION
+
+    config = hf.BlipConfig(text_config=BLIP_TEXT | dict(is_decoder=True, encoder_hidden_size=16),
+                           vision_config=VISION | dict(hidden_size=16))
+    return far_from_zero(hf.BlipForQuestionAnswering(config), 0)
+
+
+def test_blip_does_not_look_at_padding_on_the_other_side():
+    """The loss does not depend on how much padding the question carries; transformers' own does (5.24)."""
+    model, question, answer = blip_vqa(), texts(5), texts(4, seed=1)
+    given = dict(pixel_values=normal(2, 3, 8, 8), decoder_input_ids=answer, labels=answer)
+
+    def loss(pads: int) -> torch.Tensor:
+        ids = torch.cat([question, torch.full((2, pads), 7)], 1)
+        mask = torch.cat([torch.ones_like(question), torch.zeros(2, pads, dtype=torch.long)], 1)
+        with torch.no_grad():
+            return model(input_ids=ids, attention_mask=mask, **given).loss
+
+    assert abs(loss(6) - loss(0)) > 1e-3  # as it is
+    with record(model) as graphs:
+        losses = [loss(pads) for pads in (0, 1, 6)]
+    torch.testing.assert_close(torch.stack(losses), losses[0].expand(3), rtol=1e-6, atol=1e-6)
+    cross = graphs["text_decoder.bert.encoder.layer.1.crossattention.self"]
+    assert (cross[2].weight[..., 5:] == 0).all() and (cross[2].weight[..., :5] > 0).all()
+    assert cross[2].query_modality == cross[2].value_modality == "text"  # the question, not the image
+    assert graphs["text_encoder.encoder.layer.1.crossattention.self"][2].value_modality == "image"
+
+
+def test_lxmert_knows_whose_padding_it_is():
+    """Words and regions are equally many, and their paddings differ: every layer goes by its own queries."""
+    family = FAMILIES["lxmert"]
+    inputs = family.inputs()
+    words_mask, regions_mask = inputs["attention_mask"].bool(), inputs["visual_attention_mask"].bool()
+    assert words_mask.shape == regions_mask.shape and not torch.equal(words_mask, regions_mask)
+    for name, graph in capture(family.model(), inputs).items():
+        sides = [words_mask if side == "text" else regions_mask for side in (graph.query_modality, graph.value_modality)]
+        assert torch.equal(graph.query_mask, sides[0]), name
+        assert torch.equal(graph.visible.any(1), sides[1]), name
+
+
+def test_vilt_has_its_words_first():
+    family = FAMILIES["vilt"]
+    graph = capture(family.model(), family.inputs())["encoder.layer.1.attention.attention"]
+    assert torch.equal(graph.query_modality, (torch.arange(12) >= 7).expand(2, -1))  # seven words; [CLS] and four patches
