@@ -24,9 +24,9 @@ LAYER = {  # the first adapted layer of each family
     "blip2": {"self": "language_model.model.decoder.layers.0.self_attn.out_proj",
               "ffn": "language_model.model.decoder.layers.0.fc2"},
     "llava": {"self": "model.language_model.layers.0.self_attn.o_proj", "ffn": "model.language_model.layers.0.mlp.down_proj"},
-    "qwen2_vl": {"self": "model.language_model.layers.0.self_attn.o_proj", "ffn": "model.language_model.layers.0.mlp.down_proj"},
+    "qwen2-vl": {"self": "model.language_model.layers.0.self_attn.o_proj", "ffn": "model.language_model.layers.0.mlp.down_proj"},
 }
-COUNT = {"t5": (4, 2, 4), "bart": (3, 2, 3), "blip": (2, 2, 2)}  # of each position; others have two layers without cross
+COUNT = {"t5": (4, 2, 4), "bart": (4, 2, 4), "blip": (2, 2, 2)}  # of each position; others have two layers without cross
 
 
 def places(family, **settings):

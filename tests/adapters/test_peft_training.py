@@ -11,8 +11,8 @@ from adapters import GraphAdapterConfig
 from adapters.adapter import SCALAR_SPEED
 from adapters.peft import optimizer_groups, trainer_optimizer
 from attngraph.errors import UserError
-from tests.adapters.peft_models import FAMILIES, TEXT, VOCABULARY
-from tests.conftest import far_from_zero
+from tests.adapters.peft_models import FAMILIES
+from tests.attngraph.zoo import TEXT, far_from_zero, words
 
 LORA = {"gpt2": ["c_attn", "attn.c_proj"], "llama": ["q_proj", "o_proj", "down_proj"], "t5": ["q", "o", "wo"],
         "blip": ["query", "attention.output.dense"]}
@@ -92,10 +92,9 @@ def test_trainer_uses_these_groups(tmp_path):
 def test_a_head_of_its_own(tmp_path):
     """``modules_to_save`` trains and saves a classification head along with the adapters."""
     def base():
-        kind = hf.BertConfig(**{**TEXT, "num_attention_heads": 2}, num_labels=3)
-        return far_from_zero(hf.BertForSequenceClassification(kind), 0)
+        return far_from_zero(hf.BertForSequenceClassification(hf.BertConfig(**TEXT, num_labels=3)), 0)
 
-    ids = torch.randint(3, VOCABULARY, (2, 6))
+    ids = words()
     model = get_peft_model(base(), GraphAdapterConfig(task_type="SEQ_CLS", init_weights=False)).eval()
     assert any("classifier" in name for name in learned(model))
     with torch.no_grad():
