@@ -45,8 +45,8 @@ class GraphAdapter(nn.Module):
 
 
 def move(module: nn.Module, like: Tensor) -> None:
-    """Onto the device and into the precision of a weight. Single numbers (a share, p, μ) stay in single precision, since
-    half precision would swallow their steps; what is still to be loaded (on ``meta``) stays there."""
+    """Onto the device and into the precision of a weight. Single numbers (a share, p, μ) stay in single precision,
+    since half precision would swallow their steps; what is still to be loaded (on ``meta``) stays there."""
     for parameter in module.parameters():
         if not parameter.is_meta:
             parameter.data = parameter.data.to(like.device, like.dtype if parameter.dim() else torch.float32)

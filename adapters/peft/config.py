@@ -19,24 +19,25 @@ MODULE_LISTS = ("target_modules", "ffn_modules", "exclude", "modules_to_save")
 class GraphAdapterConfig(PeftConfig):
     """Graph adapters for ``peft.get_peft_model``.
 
-    By default they sit in every attention layer and feed-forward block of the model, of a vision-language model those of its
-    language side: the image encoder is frozen and left alone. See :mod:`adapters.peft.places` for what is found by itself.
+    By default they sit in every attention layer and feed-forward block of the model, of a vision-language model those
+    of its language side: the image encoder is frozen and left alone. See :mod:`adapters.peft.places` for what is found
+    by itself.
 
     Args:
         gnn: the scheme's name in ``adapters.SCHEMES``.
         p, mu, steps, alpha, theta, degree, learn_p, learn_mu, normalize: arguments of the scheme, where it takes them;
             ``None`` is the scheme's own default.
         gnn_args: arguments of schemes that have others.
-        join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``. Default: ``blend``, which
-            leaves the model as it is until it is trained.
+        join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``. Default: ``blend``,
+            which leaves the model as it is until it is trained.
         reduction: width of the model / width of the bottleneck.
-        positions: after ``self``-attention, ``cross``-attention and the feed-forward block (``ffn``). Those that a model does
-            not have are skipped.
+        positions: after ``self``-attention, ``cross``-attention and the feed-forward block (``ffn``). Those that a
+            model does not have are skipped.
         backend: ``dense`` or ``sparse`` message passing.
         shared: one scheme for all layers, so that they learn one p together.
         top_k: keep only each query's ``top_k`` heaviest edges.
-        target_modules: which attention layers: names of attention modules or of their output projections. In a list, full
-            names or their ends (``"layers.3.self_attn"``); a string is a regular expression for the whole name.
+        target_modules: which attention layers: names of attention modules or of their output projections. In a list,
+            full names or their ends (``"layers.3.self_attn"``); a string is a regular expression for the whole name.
         ffn_modules: likewise the output projections of feed-forward blocks.
         exclude: likewise what is left out of both.
         modules_to_save: other modules to train and save, a classification head for instance.
@@ -94,7 +95,8 @@ class GraphAdapterConfig(PeftConfig):
             if twice:
                 raise UserError(f"{twice[0]} is given twice, by itself and in gnn_args")
             args = {**args, **given}
-        return AdapterConfig(self.gnn, args, self.join, self.reduction, self.positions, self.backend, self.shared, self.top_k)
+        return AdapterConfig(self.gnn, args, self.join, self.reduction, self.positions, self.backend, self.shared,
+                             self.top_k)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; the type says what to import (see :mod:`adapters.peft.shim`)."""

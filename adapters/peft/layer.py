@@ -14,7 +14,6 @@ from attngraph.calls import Call, merge_heads
 from attngraph.errors import UserError
 from attngraph.outputs import widths
 
-
 ADAPTERS = "gnn_adapter"  # in every layer, the adapters by name
 
 
@@ -97,8 +96,9 @@ class FeedForwardLayer(GraphLayer):
 class AttentionLayer(GraphLayer):
     r"""The output projection :math:`W_o` of an attention layer; joins what the scheme makes of the layer's graph.
 
-    The attention calls :meth:`listen`, then the model calls :meth:`forward` with the plain context. The metric is that of the
-    frozen :math:`W_o`. Where LoRA is on the same projection, its update of the plain context is added to what is joined here.
+    The attention calls :meth:`listen`, then the model calls :meth:`forward` with the plain context. The metric is that
+    of the frozen :math:`W_o`. Where LoRA is on the same projection, its update of the plain context is added to what
+    is joined here.
 
     Args:
         base_layer, name: as for :class:`GraphLayer`.
@@ -106,30 +106,31 @@ class AttentionLayer(GraphLayer):
 
     def __init__(self, base_layer: nn.Module, name: str):
         super().__init__(base_layer, name)
-        self._heard: tuple[Tensor, Tensor] | None = None
+        self._heard: tuple[Tensor | None, Tensor] | None = None
         self._checked = False
 
     def make(self, settings: AdapterConfig, scheme: Scheme) -> GraphAdapter:
         return GraphAdapter(settings, self.out_features, scheme)
 
     def listen(self, call: Call) -> None:
-        """Leave the plain and the aggregated context of an attention call, ``(b, n, h·d)``, for :meth:`forward`."""
+        """Leave the aggregated context of an attention call, ``(b, n, h·d)``, for :meth:`forward`; the first time also
+        the plain one, to see that it is what the projection gets."""
         adapter = self.active
         if adapter is not None:
-            self._heard = merge_heads(call.context), adapter.aggregate(call)
+            self._heard = None if self._checked else merge_heads(call.context), adapter.aggregate(call)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         adapter, heard, self._heard = self.active, self._heard, None
         if adapter is None:
             return self.base_layer(hidden_states)
         if heard is None:
-            raise UserError(f"the attention before {self.name} ran unseen: its implementation was changed after the adapters "
-                            "were put in; set it before")
+            raise UserError(f"the attention before {self.name} ran unseen: its implementation was changed after the "
+                            "adapters were put in; set it before")
         plain, aggregated = heard
-        if not self._checked:
+        if plain is not None:
             if plain.shape != hidden_states.shape or not ((plain == hidden_states) | plain.isnan()).all():
-                raise UserError(f"the model changes what attention gives before {self.name} takes it (a gate or a norm), so "
-                                "messages can't take its place: leave this layer out with exclude=[...]")
+                raise UserError(f"the model changes what attention gives before {self.name} takes it (a gate or a "
+                                "norm), so messages can't take its place: leave this layer out with exclude=[...]")
             self._checked = True
         dtype = adapter.join.bottleneck.down.weight.dtype
         aggregated = aggregated.to(hidden_states.dtype)

@@ -11,10 +11,12 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import nn
 
 from adapters.adapter import GraphAdapter
+from adapters.config import AdapterConfig
 from adapters.peft.config import GraphAdapterConfig
 from adapters.peft.layer import ADAPTERS, AttentionLayer, FeedForwardLayer, GraphLayer, find_layer
 from adapters.peft.places import find_places
 from adapters.peft.shim import PEFT_TYPE
+from adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.instrument import Instrument, Site, instrument
 
@@ -22,8 +24,8 @@ from attngraph.instrument import Instrument, Site, instrument
 class GraphAdapterModel(BaseTuner):
     """Graph adapters in a Hugging Face transformer; made by ``peft.get_peft_model`` from a :class:`GraphAdapterConfig`.
 
-    A model that LoRA (or another PEFT method) is in already keeps it: both then train, and are saved, switched off and taken
-    out together, each under its own adapter name.
+    A model that LoRA (or another PEFT method) is in already keeps it: both then train, and are saved, switched off and
+    taken out together, each under its own adapter name.
 
     Args:
         model: the base model, or a ``PeftModel``, whose own model is taken.
@@ -39,13 +41,15 @@ class GraphAdapterModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}
     instrument: Instrument | None = None
 
-    def __init__(self, model: nn.Module, peft_config: PeftConfig | dict[str, PeftConfig], adapter_name: str, **options: Any):
+    def __init__(self, model: nn.Module, peft_config: PeftConfig | dict[str, PeftConfig], adapter_name: str,
+                 **options: Any):
         if isinstance(model, PeftModel):
             model = model.get_base_model()
         taken = getattr(model, "peft_config", None) or {}
         if adapter_name in taken:
-            raise UserError(f"the adapter name {adapter_name!r} is taken by a {taken[adapter_name].peft_type.value} adapter in "
-                            "this model: give another adapter_name")
+            kind = taken[adapter_name].peft_type.value
+            raise UserError(f"the adapter name {adapter_name!r} is taken by a {kind} adapter in this model: give "
+                            "another adapter_name")
         with warnings.catch_warnings():  # that LoRA is there is what is wanted
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
             super().__init__(model, peft_config, adapter_name, **options)
@@ -59,8 +63,8 @@ class GraphAdapterModel(BaseTuner):
         settings = self.peft_config[adapter_name].settings()
         names = [*dict(model.named_parameters()), *GraphAdapter(settings, 1, settings.scheme()).state_dict()]
         if any(adapter_name in name.split(".") for name in names):
-            raise UserError(f"the adapter name {adapter_name!r} is part of the names of parameters, which PEFT would take for "
-                            "that adapter's: choose another")
+            raise UserError(f"the adapter name {adapter_name!r} is part of the names of parameters, which PEFT would "
+                            "take for that adapter's: choose another")
         self._attach()
         try:
             super().inject_adapter(model, adapter_name, *args, **options)
@@ -70,13 +74,12 @@ class GraphAdapterModel(BaseTuner):
 
     def _prepare_model(self, peft_config: GraphAdapterConfig, model: nn.Module) -> None:
         self._places = find_places(model, self.instrument.sites.values(), peft_config)
-        self._shared = peft_config.settings().scheme() if peft_config.shared else None
 
     def _check_target_module_exists(self, peft_config: GraphAdapterConfig, key: str) -> bool:
         return key in self._places
 
-    def _create_and_replace(self, peft_config: GraphAdapterConfig, adapter_name: str, target: nn.Module, target_name: str,
-                            parent: nn.Module, current_key: str) -> None:
+    def _create_and_replace(self, peft_config: GraphAdapterConfig, adapter_name: str, target: nn.Module,
+                            target_name: str, parent: nn.Module, current_key: str) -> None:
         layer = find_layer(target)
         if layer is None:
             while isinstance(target, BaseTunerLayer):  # below LoRA, whose own names then stay as they are
@@ -85,11 +88,16 @@ class GraphAdapterModel(BaseTuner):
             layer = FeedForwardLayer(target, current_key) if site is None else AttentionLayer(target, current_key)
             self._replace_module(parent, target_name, layer, target)
             if site is not None:
-                site.listeners.append(layer.listen)
+                _add(site, layer)
         settings = peft_config.settings()
-        layer.add(adapter_name, settings, self._shared or settings.scheme(), peft_config.init_weights)
+        layer.add(adapter_name, settings, self._scheme(settings, adapter_name), peft_config.init_weights)
         if adapter_name not in self.active_adapters:
             layer.gnn_adapter[adapter_name].requires_grad_(False)
+
+    def _scheme(self, settings: AdapterConfig, adapter_name: str) -> Scheme:
+        """A new scheme, or, if all layers share one, that of the layers before."""
+        layers = [m for m in self.model.modules() if isinstance(m, AttentionLayer) and adapter_name in m.gnn_adapter]
+        return layers[0].gnn_adapter[adapter_name].scheme if layers and settings.shared else settings.scheme()
 
     # ---- switching ---------------------------------------------------------------------------------------------------
 
@@ -109,12 +117,13 @@ class GraphAdapterModel(BaseTuner):
         if self.instrument is None:
             self.instrument = instrument(self.model)
             for site, layer in self._listening():
-                site.listeners.append(layer.listen)
+                _add(site, layer)
 
     def _release(self) -> None:
         if self.instrument is not None:
             for site, layer in self._listening():
-                site.listeners.remove(layer.listen)
+                if layer.listen in site.listeners:
+                    site.listeners.remove(layer.listen)
             self.instrument.remove()
             self.instrument = None
 
@@ -129,13 +138,16 @@ class GraphAdapterModel(BaseTuner):
     def delete_adapter(self, adapter_name: str) -> None:
         config = self.peft_config.get(adapter_name)
         if config is not None and config.peft_type != PEFT_TYPE:
-            raise UserError(f"{adapter_name!r} is a {config.peft_type.value} adapter below the graph adapters: unload() takes "
-                            "everything out")
+            raise UserError(f"{adapter_name!r} is a {config.peft_type.value} adapter below the graph adapters: "
+                            "unload() takes everything out")
+        active = self.active_adapters
         super().delete_adapter(adapter_name)
+        if adapter_name in active:  # the same one everywhere, also where adapters sit in different layers
+            self.set_adapter([name for name, config in self.peft_config.items() if config.peft_type == PEFT_TYPE][:1])
 
     def _check_merge_allowed(self) -> None:
-        raise UserError("a graph adapter depends on the attention of each input, so it can't be merged into the weights: "
-                        "use unload() to take it out")
+        raise UserError("a graph adapter depends on the attention of each input, so it can't be merged into the "
+                        "weights: use unload() to take it out")
 
     def _unload_and_optionally_merge(self, *args: Any, **options: Any) -> nn.Module:
         if options.get("merge", args[0] if args else True):
@@ -154,3 +166,8 @@ class GraphAdapterModel(BaseTuner):
         while place.endswith(".base_layer"):
             place = place.removesuffix(".base_layer")
         return f"{place}.{ADAPTERS}.{rest}"
+
+
+def _add(site: Site, layer: AttentionLayer) -> None:
+    if layer.listen not in site.listeners:  # a second PeftModel round the same model finds it there
+        site.listeners.append(layer.listen)

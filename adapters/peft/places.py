@@ -54,18 +54,20 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
     """
     sites = list(sites)
     position = {site.name: "cross" if CROSS & set(site.name.split(".")) else "self" for site in sites}
-    chosen = [site for site in _attention(model, sites, config) if not _matches(config.exclude, site.name, site.output_name)]
-    places = {site.output_name: Place(site.output_name, position[site.name], site) for site in chosen
-              if position[site.name] in config.positions and site.output is not None}
-    blind = [site.name for site in chosen if site.output is None and position[site.name] in config.positions]
+    chosen = [site for site in _attention(model, sites, config)
+              if not _matches(config.exclude, site.name, site.output_name)]
+    followed = [site for site in chosen if position[site.name] in config.positions]
+    blind = [site.name for site in followed if site.output is None]
     if blind:
-        raise UserError(f"the output projection of {blind[0]} is not found, so no adapter can follow it: leave it out with "
-                        "exclude=[...]")
+        raise UserError(f"the output projection of {blind[0]} is not found, or is quantised, so no adapter can follow "
+                        "it: leave it out with exclude=[...]")
+    places = {site.output_name: Place(site.output_name, position[site.name], site) for site in followed}
     if "ffn" in config.positions:
         places |= {name: Place(name, "ffn") for name in _feed_forward(model, sites, chosen, config)}
     if not places:
-        raise UserError(f"no attention layer for positions {', '.join(config.positions)} in {type(model).__name__}: it has "
-                        f"{_some(f'{site.name} ({position[site.name]})' for site in sites)}; choose with target_modules")
+        there = _some(f"{site.name} ({position[site.name]})" for site in sites)
+        raise UserError(f"no attention layer for positions {', '.join(config.positions)} in {type(model).__name__}: it "
+                        f"has {there}; choose with target_modules")
     return places
 
 
@@ -73,21 +75,22 @@ def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) 
     if config.target_modules:
         chosen = [site for site in sites if _matches(config.target_modules, site.name, site.output_name)]
         if not chosen:
-            raise UserError(f"target_modules={config.target_modules!r} matches no attention layer of {type(model).__name__}: "
-                            f"it has {_some(site.name for site in sites)}")
+            raise UserError(f"target_modules={config.target_modules!r} matches no attention layer of "
+                            f"{type(model).__name__}: it has {_some(site.name for site in sites)}")
         return chosen
     kind = getattr(getattr(model, "config", None), "model_type", None)
     others = OTHER_SIDES | OTHER_SIDES_OF.get(kind, set())
     language = [site for site in sites if not others & set(site.name.split("."))]
     unread = [name for name, _ in attention_like(model) if not others & set(name.split("."))]
     if unread and not language:
-        raise UserError(f"the attention layers on the language side of {type(model).__name__} can't be read ({unread[0]} is "
-                        f"one): choose others with target_modules (it has {_some(site.name for site in sites)})")
+        raise UserError(f"the attention layers on the language side of {type(model).__name__} can't be read "
+                        f"({unread[0]} is one): choose others with target_modules (it has "
+                        f"{_some(site.name for site in sites)})")
     return language or sites
 
 
 def _feed_forward(model: nn.Module, sites: list[Site], chosen: list[Site], config: GraphAdapterConfig) -> list[str]:
-    """Names of output projections of feed-forward blocks: the named ones, else those in the layers of the chosen sites."""
+    """Output projections of feed-forward blocks: the named ones, else those in the layers of the chosen sites."""
     taken = {site.output_name for site in sites}
     tuned = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
     linear = [name for name, module in model.named_modules() if _is_linear(module) and name not in taken
@@ -95,16 +98,16 @@ def _feed_forward(model: nn.Module, sites: list[Site], chosen: list[Site], confi
     if config.ffn_modules:
         found = [name for name in linear if _matches(config.ffn_modules, name)]
         if not found:
-            raise UserError(f"ffn_modules={config.ffn_modules!r} matches no linear layer of {type(model).__name__}: it has "
-                            f"{_some(linear)}")
+            raise UserError(f"ffn_modules={config.ffn_modules!r} matches no linear layer of {type(model).__name__}: it "
+                            f"has {_some(linear)}")
         return found
     layers = {_layer(site.name) for site in chosen}
     attention = tuple(f"{site.name}." for site in sites)
     inside = [name for name in linear if _layer(name) in layers and not name.startswith(attention)]
     found = [name for name in inside if _matches(FFN_OUTPUTS, name)]
     if not found and chosen:
-        raise UserError(f"no output projection of a feed-forward block is known in {type(model).__name__}: leave ffn out of "
-                        f"positions, or name it with ffn_modules=[...] (linear layers there: {_some(inside)})")
+        raise UserError(f"no output projection of a feed-forward block is known in {type(model).__name__}: leave ffn "
+                        f"out of positions, or name it with ffn_modules=[...] (linear layers there: {_some(inside)})")
     return found
 
 

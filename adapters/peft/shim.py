@@ -1,9 +1,9 @@
 """What PEFT lacks for methods from outside: a place in its list of types, and a hint for those who lack our package.
 
-PEFT registers a method only under a name that its ``PeftType`` enum holds, and that enum is closed. Here a member is added
-at run time, and the method is registered through PEFT's own function. A checkpoint names its method in
-``adapter_config.json``; PEFT looks that name up and raises ``KeyError`` with it when it does not know it. So the name that we
-write there says what to do, and is registered as a second name of the same configuration.
+PEFT registers a method only under a name that its ``PeftType`` enum holds, and that enum is closed. Here a member is
+added at run time, and the method is registered through PEFT's own function. A checkpoint names its method in
+``adapter_config.json``; PEFT looks that name up and raises ``KeyError`` with it when it does not know it. So the name
+that we write there says what to do, and is registered as a second name of the same configuration.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Graph adapters under PEFT keep the contract in every kind of model: what they compute, what they must not see, decoding
-with a cache, and the way back."""
+"""Graph adapters under PEFT keep the contract in every kind of model: what they compute, what they must not see,
+decoding with a cache, and the way back."""
 
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -63,14 +64,10 @@ def test_the_numbers_are_those_of_the_blip_adapters(gnn, join):
     model, other = put("blip", gnn, join=join), FAMILIES["blip"].make()
     adapters = attach(other, model.peft_config["default"].settings())
     state = model.state_dict()
-    weights = {}
-    for name in adapters.state_dict():
-        place, _, rest = name.partition(".join.") if ".join." in name else name.partition(".scheme.")
-        kind = ".join." if ".join." in name else ".scheme."
-        if ".ffn." in name:
-            place, _, rest = name.partition(".ffn.")
-            place, kind = place, "."
-        weights[name] = state[f"base_model.model.text_decoder.bert.encoder.{place}.output.dense.gnn_adapter.default{kind}{rest}"]
+    weights, layers = {}, "base_model.model.text_decoder.bert.encoder"
+    for name in adapters.state_dict():  # layer.0.attention.join.…, layer.0.ffn.…
+        place, rest = re.fullmatch(r"(layer\.\d+(?:\.\w*attention)?)\.(?:ffn\.)?(.*)", name).groups()
+        weights[name] = state[f"{layers}.{place}.output.dense.gnn_adapter.default.{rest}"]
     adapters.load_state_dict(weights)
     batch = FAMILIES["blip"].batch()
     batch["attention_mask"][0, 4:] = 0
@@ -99,7 +96,8 @@ def test_the_scheme_runs_on_the_layers_own_graph(family, gnn):
 
 
 @every_family
-@pytest.mark.parametrize("gnn, join", [("pgnn", "blend"), ("gcnii", "gated"), ("gcn", "replace")])
+@pytest.mark.parametrize("gnn, join", [
+    *((gnn, "blend") for gnn in SCHEME_ARGS), ("gcnii", "gated"), ("gcn", "replace")])
 def test_a_new_adapter_leaves_the_model_untouched(family, gnn, join):
     model = FAMILIES[family].make()
     model.set_attn_implementation("eager")
@@ -136,6 +134,8 @@ def test_settings_reach_the_layers(settings):
         assert differ(run(model, FAMILIES["llama"].batch()), run(plain, FAMILIES["llama"].batch()))
     else:
         assert len({id(adapter.scheme) for adapter in layers}) == 1 < len(layers)
+        assert sum(name.endswith("p_logit") for name, p in model.named_parameters() if p.requires_grad) == 1
+        assert sum(name.endswith("p_logit") for name in model.state_dict()) == len(layers)
 
 
 # ---- what they must not see ----------------------------------------------------------------------------------------
@@ -241,7 +241,8 @@ def test_a_saved_adapter_comes_back_exactly(family, gnn, settings, low_memory, t
             if p.dim() == 0:
                 p += 0.123
     model.save_pretrained(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
     loaded = PeftModel.from_pretrained(FAMILIES[family].make(), tmp_path, low_cpu_mem_usage=low_memory)
     assert torch.equal(run(loaded, batch), run(model, batch))
     named = PeftModel.from_pretrained(FAMILIES[family].make(), tmp_path, adapter_name="mine", is_trainable=True)
@@ -301,17 +302,18 @@ def test_switching_off_gives_the_base_back_exactly(family):
     assert back is base and torch.equal(run(base, batch), want) and base.config._attn_implementation == implementation
     assert [type(m) for m in base.modules()] == kinds
     assert not any(m._forward_pre_hooks or "attngraph" in m.__dict__ for m in base.modules())
-    assert base.state_dict().keys() == state.keys() and all(torch.equal(v, state[k]) for k, v in base.state_dict().items())
+    assert base.state_dict().keys() == state.keys()
+    assert all(torch.equal(x, state[name]) for name, x in base.state_dict().items())
     close(run(put(family), batch), adapted, 1e-6)
     get_peft_model(base, config())  # there is room for new ones
 
 
 def test_after_feed_forward_blocks_alone_attention_stays_as_it_is():
-    model = put("llama", positions="ffn")
+    model, batch = put("llama", positions="ffn"), FAMILIES["llama"].batch()
     for _ in range(2):
         assert model.get_base_model().config._attn_implementation == "sdpa"
         with model.disable_adapter():
-            assert torch.equal(run(model, FAMILIES["llama"].batch()), run(FAMILIES["llama"].make(), FAMILIES["llama"].batch()))
+            assert torch.equal(run(model, batch), run(FAMILIES["llama"].make(), batch))
 
 
 def test_several_adapters_by_name(tmp_path):
@@ -345,6 +347,29 @@ def test_several_adapters_by_name(tmp_path):
     model.set_adapter("wide")
     model.delete_adapter("default")
     assert torch.equal(run(model, batch), alone["wide"])
+
+
+def test_after_deleting_the_active_adapter_another_is_active_in_all_layers():
+    model = put("llama", positions="self", target_modules=["0.self_attn"])
+    model.add_adapter("other", config(positions="self", target_modules=["1.self_attn"]))
+    model.set_adapter("default")
+    model.delete_adapter("default")
+    assert model.active_adapters == ["other"]
+    alone = put("llama", positions="self", target_modules=["1.self_attn"])
+    renamed = {name.replace(".other.", ".default."): x for name, x in model.state_dict().items()}
+    alone.load_state_dict(renamed, strict=False)
+    assert torch.equal(run(model, FAMILIES["llama"].batch()), run(alone, FAMILIES["llama"].batch()))
+    model.delete_adapter("other")
+    assert model.active_adapters == []
+
+
+def test_two_peft_models_round_one_model_hear_each_call_once():
+    first = put("llama", "appnp")
+    second = get_peft_model(first.get_base_model(), config(), adapter_name="second").eval()
+    ids = FAMILIES["llama"].batch()["input_ids"]
+    want = run(second, {"input_ids": ids})
+    cache = second(ids[:, :3], use_cache=True).past_key_values
+    close(second(ids[:, 3:], past_key_values=cache, use_cache=True).logits, want[:, 3:])
 
 
 @pytest.mark.parametrize("name", ["down", "share", "c_proj", "0"])

@@ -45,12 +45,14 @@ def test_arguments_reach_the_scheme():
     config = GraphAdapterConfig(gnn="pgnn", p=1.25, mu=10, steps=2, degree="mean", join="gated", top_k=4, shared=True)
     want = AdapterConfig("pgnn", {"p": 1.25, "mu": 10, "steps": 2, "degree": "mean"}, "gated", top_k=4, shared=True)
     assert config.settings() == want
-    assert GraphAdapterConfig(gnn="appnp", gnn_args={"alpha": 0.3}, steps=2).settings().gnn_args == {"alpha": 0.3, "steps": 2}
+    both = GraphAdapterConfig(gnn="appnp", gnn_args={"alpha": 0.3}, steps=2)
+    assert both.settings().gnn_args == {"alpha": 0.3, "steps": 2}
 
 
 @pytest.mark.parametrize("settings", [
     dict(gnn="pgnn", p=1.25, learn_mu=True, positions=["cross"], target_modules=["b", "a"], task_type="CAUSAL_LM"),
-    dict(gnn="appnp", gnn_args={"alpha": np.float64(0.3)}, steps=np.int64(2), target_modules=r".*\.attn", exclude={"x"}),
+    dict(gnn="appnp", gnn_args={"alpha": np.float64(0.3)}, steps=np.int64(2), target_modules=r".*\.attn",
+         exclude={"x"}),
 ])
 def test_saved_settings_come_back(settings, tmp_path):
     config = GraphAdapterConfig(**settings)

@@ -9,24 +9,26 @@ from adapters.peft.places import find_places
 from attngraph.errors import UserError
 from attngraph.instrument import instrument
 from tests.adapters.peft_models import FAMILIES
+from tests.attngraph.zoo import TEXT, VISION
 
+LLAMA = {"self": "layers.0.self_attn.o_proj", "ffn": "layers.0.mlp.down_proj"}
 LAYER = {  # the first adapted layer of each family
     "bert": {"self": "bert.encoder.layer.0.attention.output.dense", "ffn": "bert.encoder.layer.0.output.dense"},
     "gpt2": {"self": "transformer.h.0.attn.c_proj", "ffn": "transformer.h.0.mlp.c_proj"},
-    "llama": {"self": "model.layers.0.self_attn.o_proj", "ffn": "model.layers.0.mlp.down_proj"},
+    "llama": {position: f"model.{name}" for position, name in LLAMA.items()},
     "t5": {"self": "encoder.block.0.layer.0.SelfAttention.o", "cross": "decoder.block.0.layer.1.EncDecAttention.o",
            "ffn": "encoder.block.0.layer.1.DenseReluDense.wo"},
-    "bart": {"self": "model.encoder.layers.0.self_attn.out_proj", "cross": "model.decoder.layers.0.encoder_attn.out_proj",
-             "ffn": "model.encoder.layers.0.fc2"},
+    "bart": {"self": "model.encoder.layers.0.self_attn.out_proj",
+             "cross": "model.decoder.layers.0.encoder_attn.out_proj", "ffn": "model.encoder.layers.0.fc2"},
     "blip": {"self": "text_decoder.bert.encoder.layer.0.attention.output.dense",
              "cross": "text_decoder.bert.encoder.layer.0.crossattention.output.dense",
              "ffn": "text_decoder.bert.encoder.layer.0.output.dense"},
     "blip2": {"self": "language_model.model.decoder.layers.0.self_attn.out_proj",
               "ffn": "language_model.model.decoder.layers.0.fc2"},
-    "llava": {"self": "model.language_model.layers.0.self_attn.o_proj", "ffn": "model.language_model.layers.0.mlp.down_proj"},
-    "qwen2-vl": {"self": "model.language_model.layers.0.self_attn.o_proj", "ffn": "model.language_model.layers.0.mlp.down_proj"},
+    "llava": {position: f"model.language_model.{name}" for position, name in LLAMA.items()},
+    "qwen2-vl": {position: f"model.language_model.{name}" for position, name in LLAMA.items()},
 }
-COUNT = {"t5": (4, 2, 4), "bart": (4, 2, 4), "blip": (2, 2, 2)}  # of each position; others have two layers without cross
+COUNT = {"t5": (4, 2, 4), "bart": (4, 2, 4), "blip": (2, 2, 2)}  # of each position; others: two layers without cross
 
 
 def places(family, **settings):
@@ -51,7 +53,8 @@ def test_defaults(family):
     assert tuple(sum(position == x for x in found.values()) for position in ("self", "cross", "ffn")) == count
     assert {name: found[name] for name in LAYER[family].values()} == {name: x for x, name in LAYER[family].items()}
     for position, name in LAYER[family].items():
-        assert name in places(family, positions=position) and set(places(family, positions=position).values()) == {position}
+        alone = places(family, positions=position)
+        assert name in alone and set(alone.values()) == {position}
 
 
 @pytest.mark.parametrize("names", [
@@ -81,7 +84,7 @@ def test_feed_forward_blocks_by_name():
 def test_what_is_not_there_is_said_with_what_is():
     assert "target_modules=['nothing'] matches no attention layer of BartForConditionalGeneration: it has " \
            "model.encoder.layers.0.self_attn, " in error("bart", target_modules=["nothing"])
-    assert "ffn_modules='nothing' matches no linear layer of GPT2LMHeadModel: it has " in error("gpt2", ffn_modules="nothing")
+    assert "ffn_modules='nothing' matches no linear layer of GPT2LMHeadModel" in error("gpt2", ffn_modules="nothing")
     assert "no attention layer for positions cross in GPT2LMHeadModel: it has transformer.h.0.attn (self)" in error(
         "gpt2", positions="cross")
 
@@ -95,10 +98,8 @@ def test_an_unknown_feed_forward_block_asks_for_a_name():
 
 
 def test_an_image_encoder_is_not_adapted_for_want_of_a_text_that_can_be_read():
-    vision = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4)
-    text = dict(vocab_size=41, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
-    model = hf.GitForCausalLM(hf.GitConfig(**text, vision_config=vision))
-    with pytest.raises(UserError, match="language side of GitForCausalLM can't be read .git.encoder.layer.0.attention.self"):
+    model = hf.GitForCausalLM(hf.GitConfig(**TEXT, vision_config=VISION))
+    with pytest.raises(UserError, match="language side of GitForCausalLM can't be read .git.encoder.layer.0.attention"):
         get_peft_model(model, GraphAdapterConfig())
     assert get_peft_model(model, GraphAdapterConfig(target_modules=r".*image_encoder.*self_attn"))
 

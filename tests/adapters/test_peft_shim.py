@@ -1,4 +1,4 @@
-"""What PEFT lacks for methods from outside is added when our package is imported, and missed in plain words without it."""
+"""What PEFT lacks for methods from outside is added when our package is imported, and missed in plain words without."""
 
 import copy
 import enum
@@ -60,7 +60,8 @@ def test_the_saved_type_says_what_to_import(saved):
     assert type(PeftConfig.from_pretrained(saved)) is GraphAdapterConfig
 
 
-@pytest.mark.parametrize("load", ["PeftModel.from_pretrained(torch.nn.Linear(1, 1), {!r})", "PeftConfig.from_pretrained({!r})"])
+@pytest.mark.parametrize("load", [
+    "PeftModel.from_pretrained(torch.nn.Linear(1, 1), {!r})", "PeftConfig.from_pretrained({!r})"])
 def test_loading_without_our_package_says_what_to_import(saved, load):
     answer = python(f"import torch\nfrom peft import PeftConfig, PeftModel\n{load.format(str(saved))}")
     last = answer.stderr.strip().splitlines()[-1]

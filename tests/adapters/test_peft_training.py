@@ -44,8 +44,9 @@ def lora_config(family):
 
 
 def trainer(model, folder, **more) -> Trainer:
-    args = TrainingArguments(str(folder), max_steps=24, save_steps=12, per_device_train_batch_size=8, learning_rate=2e-2,
-                             weight_decay=0.1, report_to=[], use_cpu=True, disable_tqdm=True, logging_steps=1, seed=1, lr_scheduler_type="constant")
+    args = TrainingArguments(str(folder), max_steps=24, save_steps=12, per_device_train_batch_size=8,
+                             learning_rate=2e-2, lr_scheduler_type="constant", weight_decay=0.1, seed=1, report_to=[],
+                             use_cpu=True, disable_tqdm=True, logging_steps=1)
     more = {name: value(model, args) for name, value in more.items()}
     return Trainer(model, args, train_dataset=Counting(), **more)
 
@@ -169,7 +170,7 @@ def test_both_generate_with_a_cache(family):
 
 def test_one_name_for_both_is_refused():
     model = get_peft_model(FAMILIES["llama"].make(), lora_config("llama"))
-    with pytest.raises(UserError, match="'default' is taken by a LORA adapter in this model: give another adapter_name"):
+    with pytest.raises(UserError, match="'default' is taken by a LORA adapter in this model: give another"):
         get_peft_model(model, GraphAdapterConfig())
 
 
