@@ -264,9 +264,10 @@ def eager_of(module: nn.Module) -> Callable:
     """
     for kind in type(module).__mro__:
         names = vars(sys.modules.get(kind.__module__, object))
-        for name in ("eager_attention_forward", *sorted(names)):
-            if name.endswith("eager_attention_forward") and callable(names.get(name)):
-                return names[name]
+        found = names.get("eager_attention_forward") or next(
+            (names[name] for name in names if name.endswith("eager_attention_forward")), None)
+        if found is not None:
+            return found
     raise UserError(f"{type(module).__name__}: the file that defines it has no eager_attention_forward, so its attention "
                     "cannot be read: give it one, or leave the layer out")
 

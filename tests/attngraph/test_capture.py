@@ -300,6 +300,19 @@ def test_image_tokens_are_where_the_prompt_has_them():
     assert graph.query_modality is None  # nobody says which of them are images
 
 
+def test_image_tokens_follow_the_beams():
+    """BLIP-2's generate embeds the prompt itself, and copies what it embedded for its beams."""
+    family = FAMILIES["blip2"]
+    model, inputs = family.model(), family.inputs()
+    inputs["input_ids"][1] = inputs["input_ids"][1].flip(0)
+    inputs["attention_mask"][:] = 1
+    with record(model, layers="language_model.*.0.*") as graphs, torch.no_grad():
+        model.generate(**inputs, num_beams=2, max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    (first, second), = graphs.values()
+    images = (inputs["input_ids"] == IMAGE).repeat_interleave(2, 0)
+    assert torch.equal(first.query_modality, images) and torch.equal(second.value_modality[:, :-1], images)
+
+
 def test_recording_must_start_with_the_cache():
     model = FAMILIES["llama"].model()
     cache = run(model, {"input_ids": words()}, use_cache=True).cache

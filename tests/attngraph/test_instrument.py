@@ -106,8 +106,25 @@ def test_a_saved_configuration_does_not_know(tmp_path):
 
 def test_branches_for_eager_attention_are_taken():
     """Models that ask for eager attention by name (the indexer of DeepSeek-V3.2, say) find it."""
-    assert NAME == "eager" and NAME == "attngraph" and NAME != "sdpa" and NAME in ("eager", "sdpa")
+    assert NAME == "eager" and NAME == "attngraph" and NAME != "sdpa" and not NAME != "eager" and NAME in ("eager", "sdpa")
     assert {"eager": 1, "attngraph": 2}[NAME] == 2
+
+
+def test_a_call_knows_cache_and_source_and_nothing_is_kept():
+    """What a forward pass was given is there during its calls, and let go of afterwards."""
+    model = FAMILIES["bart"].model()
+    handle = instrument(model)
+    given = {}
+    for name, site in handle.sites.items():
+        site.listeners.append(lambda call, name=name: given.update({name: (call.source, call.cache)}))
+    with torch.no_grad():
+        output = model(words(), use_cache=True)
+    for name, site in handle.sites.items():
+        source, cache = given[name]
+        assert (source is output.encoder_last_hidden_state) == ("encoder_attn" in name)
+        assert (cache is output.cache) == ("decoder" in name)
+        assert site.module.attngraph.source is None and site.module.attngraph.cache is None
+    handle.remove()
 
 
 def test_a_listener_may_replace_the_context():
