@@ -109,6 +109,18 @@ def test_a_new_adapter_leaves_the_model_untouched(family, gnn, join):
         assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2", "bart", "t5"])
+def test_while_training_a_new_adapter_draws_the_dropout_that_the_model_draws(family):
+    base, batch = FAMILIES[family].make().train(), FAMILIES[family].batch()
+    base.set_attn_implementation("eager")
+    torch.manual_seed(5)
+    want = run(base, batch)
+    assert differ(run(base, batch), want)
+    model = get_peft_model(base, config(init_weights=True)).train()
+    torch.manual_seed(5)
+    assert torch.equal(run(model, batch), want)
+
+
 @every_family
 def test_only_the_adapters_learn(family):
     base = {name for name, _ in FAMILIES[family].make().named_parameters()}

@@ -9,7 +9,7 @@ from adapters.peft.places import find_places
 from attngraph.errors import UserError
 from attngraph.instrument import instrument
 from tests.adapters.peft_models import FAMILIES
-from tests.attngraph.zoo import TEXT, VISION
+from tests.attngraph.zoo import GQA, TEXT, VISION, words
 
 LLAMA = {"self": "layers.0.self_attn.o_proj", "ffn": "layers.0.mlp.down_proj"}
 LAYER = {  # the first adapted layer of each family
@@ -102,6 +102,24 @@ def test_an_image_encoder_is_not_adapted_for_want_of_a_text_that_can_be_read():
     with pytest.raises(UserError, match="language side of GitForCausalLM can't be read .git.encoder.layer.0.attention"):
         get_peft_model(model, GraphAdapterConfig())
     assert get_peft_model(model, GraphAdapterConfig(target_modules=r".*image_encoder.*self_attn"))
+
+
+def test_an_image_encoder_with_a_text_decoder():
+    vision, text = hf.ViTModel(hf.ViTConfig(**VISION)), FAMILIES["gpt2"].make().config
+    text.add_cross_attention = True
+    model = hf.VisionEncoderDecoderModel(encoder=vision, decoder=hf.GPT2LMHeadModel(text))
+    handle = instrument(model)
+    found = find_places(model, handle.sites.values(), GraphAdapterConfig())
+    assert all(name.startswith("decoder.transformer.h") for name in found)
+    assert sorted(place.position for place in found.values()) == ["cross"] * 2 + ["ffn"] * 2 + ["self"] * 2
+
+
+def test_experts_are_no_feed_forward_block():
+    window = {name: value for name, value in GQA.items() if name != "model_type"}
+    model = hf.MixtralForCausalLM(hf.MixtralConfig(**window, num_local_experts=2))
+    with pytest.raises(UserError, match="feed-forward block is known in MixtralForCausalLM: leave ffn out of positions"):
+        get_peft_model(model, GraphAdapterConfig())
+    assert get_peft_model(model, GraphAdapterConfig(positions="self"))(words()).logits.isfinite().all()
 
 
 def test_a_failed_attempt_leaves_the_model_as_it_was():
