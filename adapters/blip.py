@@ -109,25 +109,25 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
             move(adapter, text.embeddings.word_embeddings.weight)
             module.attngraph_adapter = adapter
 
-    for k, layer in enumerate(text.encoder.layer):
+    def adapt(k: int, name: str, block: nn.Module, width: int) -> None:
+        site = _Site(handle.sites[f"encoder.layer.{k}.{name}.self"])
+        all_sites.append(site)
+        site.adapter = modules[f"layer.{k}.{name}"] = GraphAdapter(config, width, shared or config.scheme())
+        site.layer.listeners.append(site.listen)
+        change(block.self, type(block.self), site)
+        change(block.output, _SelfOutput, site, site.adapter)
+
+    for k, layer in enumerate(text.encoder.layer):  # in this order, so that a seed gives the same adapters as ever
         width = layer.output.dense.out_features
-        for kind, name in (("self", "attention"), ("cross", "crossattention")):
-            block = getattr(layer, name, None)
-            if block is None or kind not in config.positions:
-                continue
-            site = _Site(handle.sites[f"encoder.layer.{k}.{name}.self"])
-            all_sites.append(site)
-            place = f"layer.{k}.{name}"
-            site.adapter = modules[place] = GraphAdapter(config, width, shared or config.scheme())
-            site.layer.listeners.append(site.listen)
-            change(block.self, type(block.self), site)
-            change(block.output, _SelfOutput, site, site.adapter)
+        if "self" in config.positions:
+            adapt(k, "attention", layer.attention, width)
         if "ffn" in config.positions:
             site = _Site(handle.sites[f"encoder.layer.{k}.attention.self"])
             all_sites.append(site)
-            place = f"layer.{k}.ffn"
-            modules[place] = Bottleneck(width, max(1, width // config.reduction))
-            change(layer.output, _FeedForwardOutput, site, modules[place])
+            modules[f"layer.{k}.ffn"] = Bottleneck(width, max(1, width // config.reduction))
+            change(layer.output, _FeedForwardOutput, site, modules[f"layer.{k}.ffn"])
+        if "cross" in config.positions and hasattr(layer, "crossattention"):
+            adapt(k, "crossattention", layer.crossattention, width)
 
     adapters = AdapterSet(config, modules, partial(_take_out, handle, undo, trainable))
     for site in all_sites:

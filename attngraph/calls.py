@@ -78,7 +78,7 @@ class Call:
         """
         if self.query.shape[-1] != self.value.shape[-1]:
             raise UserError(f"{self.site.name}: queries have {self.query.shape[-1]} features per head and values "
-                            f"{self.value.shape[-1]}; a graph needs both in one space: leave this layer out "
+                            f"{self.value.shape[-1]}; a graph needs both in one space: leave the layer out "
                             "(layers=...; for adapters exclude=...)")
         return AttentionGraph(
             self.query, self.value, self.dropped if dropped else self.weight, query_mask=self.query_mask,
@@ -109,8 +109,8 @@ class Call:
 
 
 class Mask(NamedTuple):
-    """What an attention mask says. ``order`` is "causal" if all later values are hidden, "none" if none of them, "mixed"
-    if some, and None if there are none."""
+    """What an attention mask says. ``order`` is "causal" if all later values are hidden, "none" if none of them,
+    "mixed" if some, and None if there are none."""
 
     visible: Tensor | None  # b n m, bool
     queries: Tensor | None  # b n, bool
@@ -118,7 +118,7 @@ class Mask(NamedTuple):
 
 
 def read_mask(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
-    """An additive or bool mask, broadcastable to ``(b, h, n, m)``. Where heads differ, an edge is visible if any sees it."""
+    """An additive or bool mask, broadcastable to ``(b, h, n, m)``. Where heads differ, it is enough that one sees."""
     if mask is None:
         return Mask(None, None, None)
     b, _, n, m = shape
@@ -239,8 +239,8 @@ def _heads(x: Tensor, b: int, h: int) -> Tensor:
 
 
 def _ordered(told: bool | None, order: str | None, n: int, cache) -> bool:
-    """Whether self-attention's queries are ordered in time. The module's word counts, but not against a mask that hides
-    no later value; where the module says nothing the mask decides, and for a single query whether it came from a cache."""
+    """Whether self-attention's queries are ordered in time. The module's word counts, but not against a mask that
+    hides no later value; where it says nothing the mask decides, and for a single query whether there is a cache."""
     if told is None:
         return order == "causal" or (n == 1 and cache is not None)
     return bool(told) and order != "none"
@@ -269,8 +269,8 @@ def eager_of(module: nn.Module) -> Callable:
             (names[name] for name in names if name.endswith("eager_attention_forward")), None)
         if found is not None:
             return found
-    raise UserError(f"{type(module).__name__}: the file that defines it has no eager_attention_forward, so its attention "
-                    "cannot be read: give it one, or leave the layer out")
+    raise UserError(f"{type(module).__name__}: the file that defines it has no eager_attention_forward, so that its "
+                    "attention cannot be read: give it one, or leave the layer out")
 
 
 def graph_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None,

@@ -109,8 +109,8 @@ def from_pyg(data: Data | HeteroData) -> AttentionGraph:
 
 def to_networkx(graph: AttentionGraph, example: int = 0, head: int = 0) -> networkx.Graph:
     """One example and head as an undirected graph. Nodes are ``("query", i)`` and ``("value", j)`` with attributes
-    ``bipartite`` (0 or 1), ``x`` (a list of numbers), ``valid`` and ``modality`` (0 text, 1 image, -1 unknown); edges carry
-    ``weight``."""
+    ``bipartite`` (0 or 1), ``x`` (a list of numbers), ``valid`` and ``modality`` (0 text, 1 image, -1 unknown); edges
+    carry ``weight``."""
     part = _one(graph, example, head)
     rows, columns = _valid(part)
     out = networkx.Graph(causal=part.causal, dtype=part.query.dtype)

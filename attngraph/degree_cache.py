@@ -17,12 +17,12 @@ from attngraph.graph import AttentionGraph, PastDegree
 
 
 class DegreeCache:
-    """The running degrees of one attention layer, so that decoding can go on after the last query, or after an earlier one
-    when the cache is cropped.
+    """The running degrees of one attention layer, so that decoding can go on after the last query, or after an earlier
+    one when the cache is cropped.
 
-    ``totals`` holds a tensor ``(b, h, rows, m)`` per call, cumulated over all queries; ``queries`` ``(b, rows)`` likewise. Of
-    a long call only the last :data:`ROWS` queries are kept, ``lengths`` tells how many there were, and ``starts`` how many
-    of the first values had left a sliding window by then.
+    ``totals`` holds a tensor ``(b, h, rows, m)`` per call, cumulated over all queries; ``queries`` ``(b, rows)``
+    likewise. Of a long call only the last :data:`ROWS` queries are kept, ``lengths`` tells how many there were, and
+    ``starts`` how many of the first values had left a sliding window by then.
     """
 
     ROWS = 64
@@ -39,8 +39,8 @@ class DegreeCache:
         return sum(self.lengths)
 
     def past(self, values: int, start: int = 0) -> PastDegree | None:
-        """The degrees left by all queries so far, on ``values`` values from number ``start`` on, zero for new ones; None
-        before the first."""
+        """The degrees left by all queries so far, on ``values`` values from number ``start`` on, zero for new ones;
+        None before the first."""
         if not self.totals:
             return None
         total = self.totals[-1][:, :, -1, start - self.starts[-1]:]
@@ -73,8 +73,8 @@ class DegreeCache:
                 for kept in (self.totals, self.queries, self.lengths, self.starts):
                     kept.pop()
             elif removed >= self.totals[-1].shape[2]:
-                raise UserError(f"the key/value cache is cropped by {removed} of the {here} tokens of one forward pass; the "
-                                f"attention graph can forget {self.ROWS - 1} of them: pass the text in shorter pieces")
+                raise UserError(f"the key/value cache is cropped by {removed} of the {here} tokens of one forward pass; "
+                                f"the attention graph can forget {self.ROWS - 1}: pass the text in shorter pieces")
             else:
                 self.totals[-1] = self.totals[-1][:, :, :-removed]
                 self.queries[-1] = self.queries[-1][:, :-removed]

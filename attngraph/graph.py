@@ -226,8 +226,8 @@ class AttentionGraph:
         return replace(self, weight=torch.where(kept, self.weight, torch.zeros_like(self.weight)))
 
     def packed(self) -> AttentionGraph:
-        """The same graph, keeping only the edges in memory (8 to 16 bytes each) in place of all ``n m`` weights. ``weight``
-        is made dense whenever it is read; no gradient flows back from it."""
+        """The same graph, keeping only the edges in memory (8 to 16 bytes each) in place of all ``n m`` weights.
+        ``weight`` is made dense whenever it is read; no gradient flows back from it."""
         weight = self.weight.detach()
         index = weight.flatten().nonzero()[:, 0]
         packed = _Packed(index.int() if weight.numel() < 2**31 else index, weight.flatten()[index], weight.shape)

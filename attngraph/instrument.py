@@ -1,8 +1,8 @@
 """Making a model's attention visible while it runs, and its way back.
 
-Models that use transformers' ``AttentionInterface`` are switched to :func:`attngraph.calls.graph_attention` through their
-configurations; families that do not use it (``attngraph.families``) get attention classes that call the same function.
-Both compute what the model's eager attention computes.
+Models that use transformers' ``AttentionInterface`` are switched to :func:`attngraph.calls.graph_attention` through
+their configurations; families that do not use it (``attngraph.families``) get attention classes that call what is
+behind it, :func:`attngraph.calls.attend`. Both compute what the model's eager attention computes.
 
     >>> handle = instrument(model)
     >>> handle.sites["model.layers.0.self_attn"].listeners.append(lambda call: print(call.weight.shape))
@@ -79,8 +79,8 @@ class Site:
 
 
 class Instrument:
-    """A hold on an instrumented model. Several may be held at once, on a model and on its parts; what none of them holds
-    any more is as it was before.
+    """A hold on an instrumented model. Several may be held at once, on a model and on its parts; what none of them
+    holds any more is as it was before.
 
     Attributes:
         sites: ``{name: site}``, in the order of the model's modules.
@@ -192,8 +192,8 @@ def instrument(model: nn.Module) -> Instrument:
                            "described in attngraph.families" if seen else ""))
     for name, module, _ in sites:
         if "forward" in module.__dict__ and type(module) in CLASSES:
-            raise UserError(f"{name} has hooks on its forward method, as accelerate's dispatch_model and device_map put "
-                            "there; it would not be seen: attach before, or remove the hooks")
+            raise UserError(f"{name} has hooks on its forward method, as accelerate's dispatch_model and device_map "
+                            "put there, and would not be seen: remove the hooks, or put them on afterwards")
     hubs = [module.attngraph for _, module, _ in sites if "attngraph" in module.__dict__]
     shared = hubs[0].shared if hubs else _Shared()
     for hub in hubs:

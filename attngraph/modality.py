@@ -1,9 +1,9 @@
 """What the nodes of a running model's attention graphs stand for: words, or parts of an image.
 
-An image encoder's nodes are image nodes, and so are the queries of a Q-Former or resampler, which become image tokens. A
-language model's are text, but for those positions of ``input_ids`` (as the model or its embedding layer gets them) that
-hold the configuration's image or video token. Cross-attention's values are what the encoder they came from says. ViLT and LXMERT say it themselves
-(``attngraph.families``). Whatever is not known this way is None.
+An image encoder's nodes are image nodes, and so are the queries of a Q-Former or resampler, which become image tokens.
+A language model's are text, but for those positions of ``input_ids`` (as the model or its embedding layer gets them)
+that hold the configuration's image or video token. Cross-attention's values are what the encoder they came from says.
+ViLT and LXMERT say it themselves (``attngraph.families``). Whatever is not known this way is None.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from attngraph.calls import Call, arguments
 
 Side = str | Tensor | None
 
-IMAGE_NAMES = ("Vision", "QFormer", "Resampler")  # in the class names of models or configurations whose nodes are images
+IMAGE_NAMES = ("Vision", "QFormer", "Resampler")  # in class names of models or configurations whose nodes are images
 IMAGE_TOKENS = ("image_token_id", "image_token_index", "video_token_id")
 
 
 class Modalities:
     """Follows a model's forward passes with hooks on it and on every model inside it.
 
-    A call belongs to the innermost model that holds its layer; ``now`` is what that model's current nodes stand for, and
-    ``whole`` the same for all its tokens so far, those in the key/value cache included.
+    A call belongs to the innermost model that holds its layer; ``now`` is what that model's current nodes stand for,
+    and ``whole`` the same for all its tokens so far, those in the key/value cache included.
     """
 
     KEPT = 8  # encoder outputs remembered
@@ -135,8 +135,8 @@ class Modalities:
         return after
 
     def _source(self, call: Call) -> Side:
-        """What the states stand for that cross-attention attends to: those very states' encoder, or else (beams copy them)
-        what all encoders say that gave as many."""
+        """What the states stand for that cross-attention attends to: those very states' encoder says, or else (beams
+        copy them) all encoders that gave as many."""
         b, m = call.value.shape[0], call.value.shape[2]
         found = [side for kept, _, side in self._outputs if kept is not None and call.source is not None
                  and kept() is call.source][-1:]

@@ -46,8 +46,8 @@ def widths(output: nn.Module) -> tuple[int, int]:
 
 
 def head_metric(output: nn.Module, heads: int) -> Tensor:
-    r"""Gram matrices :math:`W_o^h {W_o^h}^\top`, ``(h, d, d)``, of an output projection; float32 in half precision, also
-    under autocast, since distances are differences of its products."""
+    r"""Gram matrices :math:`W_o^h {W_o^h}^\top`, ``(h, d, d)``, of an output projection; float32 in half precision,
+    also under autocast, since distances are differences of its products."""
     weight = output.weight.float() if output.weight.dtype in (torch.float16, torch.bfloat16) else output.weight
     if isinstance(output, Conv1D):
         weight = weight.T
@@ -58,8 +58,8 @@ def head_metric(output: nn.Module, heads: int) -> Tensor:
 
 class Metric:
     """The metric of one projection, kept while its weight stays the same. Writes that go round PyTorch's version
-    counter, as ``weight.data.copy_`` does, are not noticed. With a trainable projection and gradients switched on, it is
-    part of the computation and made anew."""
+    counter, as ``weight.data.copy_`` does, are not noticed. With a trainable projection and gradients switched on, it
+    is part of the computation and made anew."""
 
     def __init__(self, output: nn.Module):
         self.output = output

@@ -36,8 +36,8 @@ def capture(model: nn.Module, inputs: Mapping | Tensor, layers: Layers = None, h
             detach: bool = True) -> dict[str, AttentionGraph]:
     """One graph per attention layer of a model, from one forward pass.
 
-    The model stays in the mode it is in; weights are those before dropout. Whatever attention implementation it is set to
-    (SDPA, say), it runs its eager attention meanwhile, and is as before afterwards.
+    The model stays in the mode it is in; weights are those before dropout. Whatever attention implementation it is set
+    to (SDPA, say), it runs its eager attention meanwhile, and is as before afterwards.
 
     Args:
         model: any transformers model, or a part of one.
@@ -52,7 +52,8 @@ def capture(model: nn.Module, inputs: Mapping | Tensor, layers: Layers = None, h
     Returns:
         ``{module name: graph}`` in the order of the calls. A module that attends several times in one pass (LXMERT's
         cross-attention, in both directions; Qwen2-VL's vision tower, once per image; ALBERT's shared layer) gives its
-        further graphs as ``"name#2"``, ``"name#3"``... A layer whose output projection was not found has no metric.
+        further graphs as ``"name#2"``, ``"name#3"``... A layer whose output projection was not found has no metric; where
+        a model puts a gate or a norm between attention and its output projection, the metric is that of the latter alone.
 
     Raises:
         UserError: an unknown layer or head; a layer that ran without being seen, or none that ran; query and value
@@ -96,7 +97,7 @@ def record(model: nn.Module, layers: Layers = None, heads: Iterable[int] | None 
     else:
         keep(torch.ones(1, 1), **rules)  # refuses what it cannot do before the model runs
         if not detach:
-            raise UserError("sparse graphs keep no gradients: leave out detach=False, or sparsify the graphs afterwards")
+            raise UserError("sparse graphs keep no gradients: leave out detach=False, or sparsify them afterwards")
     reader = _Reader(model, layers, None if heads is None else list(heads), rules, detach, on_graph)
     try:
         yield reader.graphs
@@ -148,12 +149,12 @@ class _Reader:
         """
         missing = [f"{name} ({kind.__name__})" for name, kind in self.ran.items() if name not in self.seen]
         if missing:
-            raise UserError(f"no attention was seen in {', '.join(missing)}, though it ran: it uses neither transformers' "
-                            "AttentionInterface nor a family described in attngraph.families; choose other layers "
-                            "(layers=...) or add a file for the family")
+            raise UserError(f"no attention was seen in {', '.join(missing)}, though it ran: it uses neither "
+                            "transformers' AttentionInterface nor a family described in attngraph.families; choose other "
+                            "layers (layers=...) or add a file for the family")
         if not self.ran:
-            raise UserError("no attention layer ran: run the model inside the with block, on inputs that reach the chosen "
-                            "layers (cross-attention needs an encoder's states)")
+            raise UserError("no attention layer ran: run the model inside the with block, on inputs that reach the "
+                            "chosen layers (cross-attention needs an encoder's states)")
 
     def _note(self, name: str, module: nn.Module, args: tuple) -> None:
         self.ran[name] = type(module)
@@ -189,8 +190,8 @@ def check_weights(name: str, graph: AttentionGraph, module: nn.Module) -> None:
     """
     weight = graph.weight.detach()
     if not weight.isfinite().all():
-        raise UserError(f"{name}: the attention weights hold NaN or Inf. Look for inputs that are not finite, for rows "
-                        "whose values are all masked with -inf, and for overflow in float16 (bfloat16 or float32 has none)")
+        raise UserError(f"{name}: the attention weights hold NaN or Inf. Look for inputs or parameters that are not "
+                        "finite, and for overflow in float16 (bfloat16 or float32 has none)")
     sums = weight.float().sum(-1)
     slack = 1e-3 if weight.dtype in (torch.float32, torch.float64) else 2e-2
     sinks = any("sink" in part for part, _ in module.named_parameters())
@@ -199,16 +200,16 @@ def check_weights(name: str, graph: AttentionGraph, module: nn.Module) -> None:
         fits = fits | ~graph.visible.any(-1)[:, None]
     if not fits.all() or (weight < 0).any():
         worst = float((sums - 1).abs().masked_fill(fits, 0).max())
-        raise UserError(f"{name}: the attention weights are not a distribution (a row sum is {worst:.3g} away from 1, or a "
-                        "weight is negative), so they are no edge weights of a graph with softmax attention: leave this "
-                        "layer out (layers=...), or normalise its weights")
+        raise UserError(f"{name}: the attention weights are not a distribution (a row sum is {worst:.3g} away from 1, "
+                        "or a weight is negative), as edge weights must be: leave this layer out (layers=...), or "
+                        "normalise what its eager attention returns")
 
 
 def _take_heads(name: str, graph: AttentionGraph, heads: list[int]) -> AttentionGraph:
     wrong = [head for head in heads if not 0 <= head < graph.shape[1]]
     if wrong:
-        raise UserError(f"{name} has heads 0..{graph.shape[1] - 1}, not {', '.join(map(str, wrong))}: choose heads that all "
-                        "recorded layers have, or record them apart (layers=...)")
+        raise UserError(f"{name} has heads 0..{graph.shape[1] - 1}, not {', '.join(map(str, wrong))}: choose heads that "
+                        "all recorded layers have, or record them apart (layers=...)")
     return replace(graph, query=graph.query[:, heads], value=graph.value[:, heads], weight=graph.weight[:, heads],
                    metric=None if graph.metric is None else graph.metric[heads])
 

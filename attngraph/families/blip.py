@@ -12,8 +12,9 @@ from attngraph.families.eager import rooted_attention
 
 
 class GraphBlipTextSelfAttention(BlipTextSelfAttention):
-    """Self- and cross-attention of the text model. transformers hands cross-attention's mask over as ``attention_mask``,
-    where its own forward (5.24) does not look: padding on the other side is attended to. Here it is not."""
+    """Self- and cross-attention of the text model. transformers hands cross-attention's mask over as
+    ``attention_mask``, where its own forward (5.24) does not look: padding on the other side is attended to. Here it
+    is not."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None,
                 encoder_hidden_states: Tensor | None = None, encoder_attention_mask: Tensor | None = None, cache=None,

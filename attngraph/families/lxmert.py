@@ -22,19 +22,19 @@ class GraphLxmertAttention(LxmertAttention):
             told["sides"] = (notes.get("side"),) * 2
         elif notes.get("turns"):
             told["sides"], told["query_mask"] = notes["turns"].pop(0)
-        call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p, is_causal=False,
-                      **told)
+        call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p,
+                      is_causal=False, **told)
         merged = merge_heads(call.context)
         return (merged, call.dropped) if output_attentions else (merged,)
 
 
 def _note_sides(encoder: LxmertEncoder, args: tuple, kwargs: dict) -> None:
     """Which self-attention layers run over words and which over regions."""
-    words = [layer.attention.self for layer in encoder.layer] + [layer.lang_self_att.self for layer in encoder.x_layers]
-    regions = [layer.attention.self for layer in encoder.r_layers] + [layer.visn_self_att.self for layer in encoder.x_layers]
-    for side, modules in (("text", words), ("image", regions)):
-        for module in modules:
-            module.attngraph.notes["side"] = side
+    words = [*(layer.attention for layer in encoder.layer), *(layer.lang_self_att for layer in encoder.x_layers)]
+    regions = [*(layer.attention for layer in encoder.r_layers), *(layer.visn_self_att for layer in encoder.x_layers)]
+    for side, layers in (("text", words), ("image", regions)):
+        for layer in layers:
+            layer.self.attngraph.notes["side"] = side
 
 
 def _note_turns(layer: LxmertXLayer, args: tuple, kwargs: dict) -> None:

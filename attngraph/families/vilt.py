@@ -20,8 +20,8 @@ class GraphViltSelfAttention(ViltSelfAttention):
         side, words = None, self.attngraph.notes.get("words")
         if words is not None:
             side = (torch.arange(query.shape[2], device=query.device) >= words).expand(query.shape[0], -1)
-        call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p, is_causal=False,
-                      sides=(side, side))
+        call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p,
+                      is_causal=False, sides=(side, side))
         context = merge_heads(call.context)
         return (context, call.dropped) if output_attentions else (context,)
 

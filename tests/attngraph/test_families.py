@@ -32,7 +32,7 @@ def run(model, ids, states, **more):
 def by_name(output) -> dict[str, torch.Tensor]:
     """The model's own attention weights under our names."""
     pairs = zip(output.attentions, output.cross_attentions, strict=True)
-    return {f"bert.encoder.layer.{k}.{name}.self": w for k, pair in enumerate(pairs) for name, w in zip(("attention", "crossattention"), pair)}
+    return dict(zip(LAYERS, (weight for pair in pairs for weight in pair), strict=True))
 
 
 @pytest.mark.parametrize("padding", ["none", "right", "left"])
