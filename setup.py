@@ -42,6 +42,7 @@ setup(
         "torchvision>=0.21",
         "torch-geometric>=2.6",
         "transformers>=5.0",
+        "peft>=0.21",  # its tuners map the names in checkpoints themselves since then
         "safetensors>=0.4.3",
         "networkx>=3.2",
         "numpy>=1.26",

@@ -1,6 +1,7 @@
 """Adapters that run a message-passing scheme on an attention graph.
 
-A scheme is one file. :data:`SCHEMES` maps names to classes; a scheme registers itself beside its definition.
+A scheme is one file. :data:`SCHEMES` maps names to classes; a scheme registers itself beside its definition. Importing
+this package also makes graph adapters known to PEFT (:mod:`adapters.peft`).
 """
 
 from adapters.scheme import SCHEMES, Scheme, register  # isort: skip
@@ -9,5 +10,6 @@ from adapters.gcn import GCN
 from adapters.gcnii import GCNII
 from adapters.pgnn import PGNN
 from adapters.residual import Residual
+from adapters.peft import GraphAdapterConfig  # after the schemes
 
-__all__ = ["SCHEMES", "Scheme", "register", "APPNP", "GCN", "GCNII", "PGNN", "Residual"]
+__all__ = ["SCHEMES", "Scheme", "register", "APPNP", "GCN", "GCNII", "PGNN", "Residual", "GraphAdapterConfig"]

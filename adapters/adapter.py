@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from adapters.config import AdapterConfig
 from adapters.joins import JOINS
 from adapters.scheme import Scheme
+from attngraph.calls import Call, merge_heads
 from attngraph.errors import UserError
 
 CONFIG_KEY = "attngraph_adapter"
@@ -30,6 +31,38 @@ class GraphAdapter(nn.Module):
         self.join = JOINS[config.join](width, max(1, width // config.reduction))
         self.backend = config.backend
         self.top_k = config.top_k
+
+    def aggregate(self, call: Call) -> Tensor:
+        """What the scheme makes of the graph of an attention call, ``(b, n, h·d)``.
+
+        Decoding with a cache, adapters that see the same edges keep the same degrees there.
+        """
+        graph = call.graph(dropped=True, metric=call.site.metric(*call.query.shape[1::2]))
+        owner = "adapter"
+        if self.top_k is not None:
+            graph, owner = graph.sparsify(top_k=self.top_k), f"adapter top {self.top_k}"
+        return merge_heads(self.scheme(call.remember(graph, owner), self.backend))
+
+
+def move(module: nn.Module, like: Tensor) -> None:
+    """Onto the device and into the precision of a weight. Single numbers (a share, p, μ) stay in single precision,
+    since half precision would swallow their steps; what is still to be loaded (on ``meta``) stays there."""
+    for parameter in module.parameters():
+        if not parameter.is_meta:
+            parameter.data = parameter.data.to(like.device, like.dtype if parameter.dim() else torch.float32)
+
+
+def parameter_groups(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> list[dict]:
+    """Groups for an optimiser: matrices, which are decayed; biases; and single numbers (a join's share, p, μ).
+
+    Adam moves every parameter by about the learning rate per step. That suits matrices, but a share has the whole way
+    from 0 to 1 to go, so single numbers step :data:`SCALAR_SPEED` times as far.
+    """
+    return [
+        {"params": [p for p in parameters if p.dim() > 1], "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() == 1], "lr": learning_rate, "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.dim() == 0], "lr": SCALAR_SPEED * learning_rate, "weight_decay": 0.0},
+    ]
 
 
 class AdapterSet:
@@ -50,17 +83,8 @@ class AdapterSet:
         return list(dict.fromkeys(p for module in self.modules.values() for p in module.parameters()))
 
     def optimizer_groups(self, learning_rate: float, weight_decay: float) -> list[dict]:
-        """Groups for an optimiser: matrices, which are decayed; biases; and single numbers (a join's share, p, μ).
-
-        Adam moves every parameter by about the learning rate per step. That suits matrices, but a share has the whole way
-        from 0 to 1 to go, so single numbers step :data:`SCALAR_SPEED` times as far.
-        """
-        parameters = self.parameters()
-        return [
-            {"params": [p for p in parameters if p.dim() > 1], "lr": learning_rate, "weight_decay": weight_decay},
-            {"params": [p for p in parameters if p.dim() == 1], "lr": learning_rate, "weight_decay": 0.0},
-            {"params": [p for p in parameters if p.dim() == 0], "lr": SCALAR_SPEED * learning_rate, "weight_decay": 0.0},
-        ]
+        """See :func:`parameter_groups`."""
+        return parameter_groups(self.parameters(), learning_rate, weight_decay)
 
     def count(self) -> int:
         """Number of trainable parameters."""

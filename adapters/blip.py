@@ -7,10 +7,10 @@ from functools import partial
 from torch import Tensor, nn
 from transformers.models.blip.modeling_blip_text import BlipTextModel, BlipTextOutput, BlipTextSelfOutput
 
-from adapters.adapter import AdapterSet, GraphAdapter
+from adapters.adapter import AdapterSet, GraphAdapter, move
 from adapters.bottleneck import Bottleneck
 from adapters.config import AdapterConfig
-from attngraph.calls import Call, merge_heads
+from attngraph.calls import Call
 from attngraph.errors import UserError
 from attngraph.instrument import Instrument, Site, instrument
 
@@ -50,11 +50,7 @@ class _Site:
         """Aggregate over the graph of an attention call."""
         if not self.owner.enabled:
             return
-        graph = call.graph(dropped=True, metric=self.layer.metric(*call.query.shape[1::2]))
-        if self.adapter.top_k is not None:
-            graph = graph.sparsify(top_k=self.adapter.top_k)
-        graph = call.remember(graph, "adapter")
-        self._aggregated = merge_heads(self.adapter.scheme(graph, self.adapter.backend))
+        self._aggregated = self.adapter.aggregate(call)
 
     def take(self) -> Tensor:
         """The aggregated context of the call just made."""
@@ -100,7 +96,6 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
     for parameter in trainable:
         parameter.requires_grad_(False)
     handle = instrument(text)
-    like = text.embeddings.word_embeddings.weight
     modules: dict[str, nn.Module] = {}
     all_sites: list[_Site] = []
     shared = config.scheme() if config.shared else None
@@ -111,10 +106,8 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
         module.__class__ = kind
         module.attngraph_site = site
         if adapter is not None:
-            module.attngraph_adapter = adapter.to(like.device, like.dtype)
-            for parameter in adapter.parameters():
-                if parameter.dim() == 0:  # a share, p, μ: their steps are too small for half precision
-                    parameter.data = parameter.data.float()
+            move(adapter, text.embeddings.word_embeddings.weight)
+            module.attngraph_adapter = adapter
 
     def adapt(k: int, name: str, block: nn.Module, width: int) -> None:
         site = _Site(handle.sites[f"encoder.layer.{k}.{name}.self"])

@@ -78,7 +78,8 @@ class Call:
         """
         if self.query.shape[-1] != self.value.shape[-1]:
             raise UserError(f"{self.site.name}: queries have {self.query.shape[-1]} features per head and values "
-                            f"{self.value.shape[-1]}; a graph needs both in one space: leave the layer out (layers=...)")
+                            f"{self.value.shape[-1]}; a graph needs both in one space: leave the layer out "
+                            "(layers=...; for adapters exclude=...)")
         return AttentionGraph(
             self.query, self.value, self.dropped if dropped else self.weight, query_mask=self.query_mask,
             value_mask=self.visible, causal=self.causal, metric=metric, kind=self.kind, **more,

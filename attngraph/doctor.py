@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TextIO
 
 REQUIRED = (
-    "torch", "torchvision", "torch-geometric", "transformers", "safetensors", "networkx", "numpy", "pandas",
+    "torch", "torchvision", "torch-geometric", "transformers", "peft", "safetensors", "networkx", "numpy", "pandas",
     "matplotlib", "pillow", "scipy", "tqdm", "pycocoevalcap", "easy-vqa",
 )
-OPTIONAL = ("torch-scatter", "peft", "accelerate", "scikit-learn")
+OPTIONAL = ("torch-scatter", "accelerate", "scikit-learn")
 IMPORT_NAMES = {"pillow": "PIL"}  # where it is not the name with underscores
 
 HOME = Path(__file__).resolve().parent.parent  # the folder that holds our `adapters`

@@ -16,14 +16,21 @@ def find_output(attention: nn.Module, parent: nn.Module | None) -> tuple[str, nn
 
     Returns:
         its path from the attention module (``"o_proj"``) or from the parent (``"output.dense"``), and itself; None if
-        there is no such layer, or not in plain form (quantised, wrapped).
+        there is no such layer, or not in plain form (quantised).
     """
     for name in NAMES:
-        module = getattr(attention, name, None)
+        module = _unwrapped(getattr(attention, name, None))
         if _plain(module):
             return name, module
-    dense = getattr(getattr(parent, "output", None), "dense", None)
+    dense = _unwrapped(getattr(getattr(parent, "output", None), "dense", None))
     return ("output.dense", dense) if _plain(dense) else None
+
+
+def _unwrapped(module):
+    """The frozen layer inside those that PEFT puts round it."""
+    while hasattr(module, "base_layer"):
+        module = module.base_layer
+    return module
 
 
 def _plain(module) -> bool:

@@ -1,0 +1,103 @@
+"""The configuration of graph adapters as a PEFT method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft import PeftConfig
+
+from adapters.config import POSITIONS, AdapterConfig
+from adapters.peft.shim import PEFT_TYPE, SAVED_NAME
+from attngraph.errors import UserError
+
+SCHEME_ARGS = ("p", "mu", "steps", "alpha", "theta", "degree", "learn_p", "learn_mu", "normalize")
+MODULE_LISTS = ("target_modules", "ffn_modules", "exclude", "modules_to_save")
+
+
+@dataclass
+class GraphAdapterConfig(PeftConfig):
+    """Graph adapters for ``peft.get_peft_model``.
+
+    By default they sit in every attention layer and feed-forward block of the model, of a vision-language model those
+    of its language side: the image encoder is frozen and left alone. See :mod:`adapters.peft.places` for what is found
+    by itself.
+
+    Args:
+        gnn: the scheme's name in ``adapters.SCHEMES``.
+        p, mu, steps, alpha, theta, degree, learn_p, learn_mu, normalize: arguments of the scheme, where it takes them;
+            ``None`` is the scheme's own default.
+        gnn_args: arguments of schemes that have others.
+        join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``. Default: ``blend``,
+            which leaves the model as it is until it is trained.
+        reduction: width of the model / width of the bottleneck.
+        positions: after ``self``-attention, ``cross``-attention and the feed-forward block (``ffn``). Those that a
+            model does not have are skipped.
+        backend: ``dense`` or ``sparse`` message passing.
+        shared: one scheme for all layers, so that they learn one p together.
+        top_k: keep only each query's ``top_k`` heaviest edges.
+        target_modules: which attention layers: names of attention modules or of their output projections. In a list,
+            full names or their ends (``"layers.3.self_attn"``); a string is a regular expression for the whole name.
+        ffn_modules: likewise the output projections of feed-forward blocks.
+        exclude: likewise what is left out of both.
+        modules_to_save: other modules to train and save, a classification head for instance.
+        init_weights: ``False`` draws random numbers where a new adapter would start at zero (to test with).
+
+    Raises:
+        UserError: an unknown name or a value out of range; the message says what is allowed.
+    """
+
+    gnn: str = "pgnn"
+    p: float | None = None
+    mu: float | None = None
+    steps: int | None = None
+    alpha: float | None = None
+    theta: float | None = None
+    degree: str | None = None
+    learn_p: bool | None = None
+    learn_mu: bool | None = None
+    normalize: bool | None = None
+    gnn_args: dict[str, Any] = field(default_factory=dict)
+    join: str = "blend"
+    reduction: int = 8
+    positions: tuple[str, ...] = POSITIONS
+    backend: str = "dense"
+    shared: bool = False
+    top_k: int | None = None
+    target_modules: list[str] | str | None = None
+    ffn_modules: list[str] | str | None = None
+    exclude: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    init_weights: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.peft_type = PEFT_TYPE
+        settings = self.settings()
+        self.positions = settings.positions
+        plain, self.gnn_args = settings.gnn_args, {name: settings.gnn_args[name] for name in self.gnn_args}
+        for name in plain.keys() - self.gnn_args.keys():  # NumPy's numbers have become Python's
+            setattr(self, name, plain[name])
+        for name in MODULE_LISTS:
+            value = getattr(self, name)
+            if value is None or isinstance(value, str) and name != "modules_to_save":
+                continue
+            if not isinstance(value, (list, tuple, set)) or not all(isinstance(x, str) for x in value):
+                raise UserError(f"{name} must be a list of names of modules, got {value!r}")
+            setattr(self, name, sorted(value))
+
+    def settings(self) -> AdapterConfig:
+        """What the adapters are made of, without where they sit."""
+        args = self.gnn_args
+        if isinstance(args, dict):
+            given = {name: getattr(self, name) for name in SCHEME_ARGS if getattr(self, name) is not None}
+            twice = sorted(set(given) & set(args))
+            if twice:
+                raise UserError(f"{twice[0]} is given twice, by itself and in gnn_args")
+            args = {**args, **given}
+        return AdapterConfig(self.gnn, args, self.join, self.reduction, self.positions, self.backend, self.shared,
+                             self.top_k)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; the type says what to import (see :mod:`adapters.peft.shim`)."""
+        return {**super().to_dict(), "peft_type": SAVED_NAME}

@@ -1,0 +1,173 @@
+"""The PEFT tuner: puts graph adapters into a model by name, switches and removes them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import nn
+
+from adapters.adapter import GraphAdapter
+from adapters.config import AdapterConfig
+from adapters.peft.config import GraphAdapterConfig
+from adapters.peft.layer import ADAPTERS, AttentionLayer, FeedForwardLayer, GraphLayer, find_layer
+from adapters.peft.places import find_places
+from adapters.peft.shim import PEFT_TYPE
+from adapters.scheme import Scheme
+from attngraph.errors import UserError
+from attngraph.instrument import Instrument, Site, instrument
+
+
+class GraphAdapterModel(BaseTuner):
+    """Graph adapters in a Hugging Face transformer; made by ``peft.get_peft_model`` from a :class:`GraphAdapterConfig`.
+
+    A model that LoRA (or another PEFT method) is in already keeps it: both then train, and are saved, switched off and
+    taken out together, each under its own adapter name.
+
+    Args:
+        model: the base model, or a ``PeftModel``, whose own model is taken.
+        peft_config: the configuration, or ``{adapter name: configuration}``.
+        adapter_name: the adapter's name.
+
+    Raises:
+        UserError: no attention layer is found, or the adapter name is taken.
+    """
+
+    prefix = "gnn_"
+    tuner_layer_cls = GraphLayer
+    target_module_mapping: dict[str, list[str]] = {}
+    instrument: Instrument | None = None
+
+    def __init__(self, model: nn.Module, peft_config: PeftConfig | dict[str, PeftConfig], adapter_name: str,
+                 **options: Any):
+        if isinstance(model, PeftModel):
+            model = model.get_base_model()
+        taken = getattr(model, "peft_config", None) or {}
+        if adapter_name in taken:
+            kind = taken[adapter_name].peft_type.value
+            raise UserError(f"the adapter name {adapter_name!r} is taken by a {kind} adapter in this model: give "
+                            "another adapter_name")
+        with warnings.catch_warnings():  # that LoRA is there is what is wanted
+            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+            super().__init__(model, peft_config, adapter_name, **options)
+
+    # ---- putting adapters in -----------------------------------------------------------------------------------------
+
+    def _prepare_adapter_config(self, peft_config: GraphAdapterConfig, model_config: dict) -> GraphAdapterConfig:
+        return peft_config
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
+        settings = self.peft_config[adapter_name].settings()
+        names = [*dict(model.named_parameters()), *GraphAdapter(settings, 1, settings.scheme()).state_dict()]
+        if any(adapter_name in name.split(".") for name in names):
+            raise UserError(f"the adapter name {adapter_name!r} is part of the names of parameters, which PEFT would "
+                            "take for that adapter's: choose another")
+        self._attach()
+        try:
+            super().inject_adapter(model, adapter_name, *args, **options)
+        finally:
+            if not self._listens():  # it failed, or adapters follow feed-forward blocks only
+                self._release()
+
+    def _prepare_model(self, peft_config: GraphAdapterConfig, model: nn.Module) -> None:
+        self._places = find_places(model, self.instrument.sites.values(), peft_config)
+
+    def _check_target_module_exists(self, peft_config: GraphAdapterConfig, key: str) -> bool:
+        return key in self._places
+
+    def _create_and_replace(self, peft_config: GraphAdapterConfig, adapter_name: str, target: nn.Module,
+                            target_name: str, parent: nn.Module, current_key: str) -> None:
+        layer = find_layer(target)
+        if layer is None:
+            while isinstance(target, BaseTunerLayer):  # below LoRA, whose own names then stay as they are
+                parent, target, target_name = target, target.base_layer, "base_layer"
+            site = self._places[current_key].site
+            layer = FeedForwardLayer(target, current_key) if site is None else AttentionLayer(target, current_key)
+            self._replace_module(parent, target_name, layer, target)
+            if site is not None:
+                _add(site, layer)
+        settings = peft_config.settings()
+        layer.add(adapter_name, settings, self._scheme(settings, adapter_name), peft_config.init_weights)
+        if adapter_name not in self.active_adapters:
+            layer.gnn_adapter[adapter_name].requires_grad_(False)
+
+    def _scheme(self, settings: AdapterConfig, adapter_name: str) -> Scheme:
+        """A new scheme, or, if all layers share one, that of the layers before."""
+        layers = [m for m in self.model.modules() if isinstance(m, AttentionLayer) and adapter_name in m.gnn_adapter]
+        return layers[0].gnn_adapter[adapter_name].scheme if layers and settings.shared else settings.scheme()
+
+    # ---- switching ---------------------------------------------------------------------------------------------------
+
+    def _enable_adapter_layers(self, enabled: bool = True) -> None:
+        """While the adapters are off, the model runs its own attention function."""
+        super()._enable_adapter_layers(enabled)
+        if not enabled:
+            self._release()
+        elif self._listens():
+            self._attach()
+
+    def _listens(self) -> bool:
+        return any(isinstance(module, AttentionLayer) for module in self.model.modules())
+
+    def _attach(self) -> None:
+        """Let the attention layers tell the adapters behind them what they compute."""
+        if self.instrument is None:
+            self.instrument = instrument(self.model)
+            for site, layer in self._listening():
+                _add(site, layer)
+
+    def _release(self) -> None:
+        if self.instrument is not None:
+            for site, layer in self._listening():
+                if layer.listen in site.listeners:
+                    site.listeners.remove(layer.listen)
+            self.instrument.remove()
+            self.instrument = None
+
+    def _listening(self) -> Iterator[tuple[Site, AttentionLayer]]:
+        for site in self.instrument.sites.values():
+            layer = None if site.output is None else find_layer(self.model.get_submodule(site.output_name))
+            if layer is not None:
+                yield site, layer
+
+    # ---- taking them out ---------------------------------------------------------------------------------------------
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        config = self.peft_config.get(adapter_name)
+        if config is not None and config.peft_type != PEFT_TYPE:
+            raise UserError(f"{adapter_name!r} is a {config.peft_type.value} adapter below the graph adapters: "
+                            "unload() takes everything out")
+        active = self.active_adapters
+        super().delete_adapter(adapter_name)
+        if adapter_name in active:  # the same one everywhere, also where adapters sit in different layers
+            self.set_adapter([name for name, config in self.peft_config.items() if config.peft_type == PEFT_TYPE][:1])
+
+    def _check_merge_allowed(self) -> None:
+        raise UserError("a graph adapter depends on the attention of each input, so it can't be merged into the "
+                        "weights: use unload() to take it out")
+
+    def _unload_and_optionally_merge(self, *args: Any, **options: Any) -> nn.Module:
+        if options.get("merge", args[0] if args else True):
+            self._check_merge_allowed()
+        self._release()
+        return super()._unload_and_optionally_merge(*args, **options)
+
+    # ---- saving ------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """The key without the adapter's name, and the same whether LoRA is there or not."""
+        place, ours, rest = key.rpartition(f".{ADAPTERS}.{adapter_name}.")
+        if not ours:
+            return super()._remove_adapter_name_from_key(key, adapter_name)
+        while place.endswith(".base_layer"):
+            place = place.removesuffix(".base_layer")
+        return f"{place}.{ADAPTERS}.{rest}"
+
+
+def _add(site: Site, layer: AttentionLayer) -> None:
+    if layer.listen not in site.listeners:  # a second PeftModel round the same model finds it there
+        site.listeners.append(layer.listen)
