@@ -1,0 +1,185 @@
+"""Attention that has not been computed yet: what an attention graph's edges come from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attngraph.graph import AttentionGraph, PastDegree, _check_shapes, _wide
+
+HIDDEN = -1e30  # the score of an edge that may not exist: its weight is exactly 0, and no arithmetic on it overflows
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionScores:
+    r"""The attention graph of :math:`M = \mathrm{softmax}(s\, Q K^\top + \text{mask})` before :math:`M` is computed.
+
+    :meth:`graph` computes it. Schemes work from the scores alone where they can
+    (:meth:`adapters.scheme.Scheme.attend`), so that no array of all edges is kept, or even made.
+
+    Args:
+        query: projected queries, biases included, ``(b, h, n, d)``; they are also the query nodes' features.
+        key: ``(b, h, m, d)``.
+        value: projected values, biases included, ``(b, h, m, d)``.
+        scale: the factor of the scores. Default: :math:`1/\sqrt d`.
+        mask: broadcastable to ``(b, 1, n, m)``: bool (True = visible), or numbers that are added to the scores, where
+            half of the type's lowest number or less hides an edge. Not trained.
+        query_mask: ``(b, n)`` bool, False for padded queries. Default: all valid.
+        triangular: query i sees values up to ``i + m - n`` only (self-attention of a decoder), without a mask in memory.
+        causal: the queries are ordered in time; see :class:`AttentionGraph`.
+        metric: ``(h, d, d)``, as in :class:`AttentionGraph`. Default: the identity.
+        past_degree: degrees left by earlier queries; only for causal graphs.
+
+    Raises:
+        ValueError: shapes that do not fit; the message names the argument.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float | None = None
+    mask: Tensor | None = None
+    query_mask: Tensor | None = None
+    triangular: bool = False
+    causal: bool = False
+    metric: Tensor | None = None
+    past_degree: PastDegree | None = None
+
+    def __post_init__(self):
+        if self.query.dim() != 4:
+            raise ValueError(f"query must have shape (batch, heads, queries, features), got {tuple(self.query.shape)}")
+        b, h, n, m, d = self.shape
+        _check_shapes(_Like(self.query, self.value, self.query.new_empty(()).expand(b, h, n, m), self.query_mask, None,
+                            self.causal, self.metric, self.past_degree))
+        if self.key.shape != self.value.shape:
+            raise ValueError(f"key must have shape {tuple(self.value.shape)}, like value, got {tuple(self.key.shape)}")
+        if self.mask is not None:
+            shape = (1,) * (4 - self.mask.dim()) + tuple(self.mask.shape)
+            if len(shape) != 4 or any(got not in (1, want) for got, want in zip(shape, (b, 1, n, m))):
+                raise ValueError(f"mask must be broadcastable to ({b}, 1, {n}, {m}), got {tuple(self.mask.shape)}")
+            if self.mask.requires_grad:
+                raise ValueError("mask must not require gradients: learned biases of the scores are not supported")
+            object.__setattr__(self, "mask", self.mask.view(shape))
+        if self.scale is None:
+            object.__setattr__(self, "scale", 1 / math.sqrt(d))
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """``(b, h, n, m, d)``."""
+        b, h, n, d = self.query.shape
+        return b, h, n, self.value.shape[2], d
+
+    @property
+    def masked(self) -> bool:
+        """Whether any edge may be hidden or biased."""
+        return self.mask is not None or self.query_mask is not None or self.triangular
+
+    def visible(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor | None:
+        """Which edges of a tile may exist: bool, broadcastable to ``(b, 1, rows, columns)``; None when all may."""
+        _, _, n, m, _ = self.shape
+        seen = None
+        if self.mask is not None:
+            mask = _cut(self.mask, rows, columns)
+            seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        if self.query_mask is not None:
+            valid = self.query_mask[:, None, rows, None]
+            seen = valid if seen is None else seen & valid
+        if self.triangular:
+            device = self.query.device
+            i, j = torch.arange(n, device=device)[rows, None], torch.arange(m, device=device)[columns]
+            before = (j <= i + (m - n))[None, None]
+            seen = before if seen is None else seen & before
+        return seen
+
+    def bias(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor | None:
+        """What is added to a tile of scores, :data:`HIDDEN` where there is no edge; broadcastable to
+        ``(b, 1, rows, columns)``, float32 or wider."""
+        visible = self.visible(rows, columns)
+        if visible is None:
+            return None
+        zero = torch.zeros((), dtype=_wide(self.query).dtype, device=self.query.device)
+        added = zero
+        if self.mask is not None and self.mask.dtype != torch.bool:
+            added = _cut(self.mask, rows, columns).to(zero.dtype)
+        return torch.where(visible, added, zero + HIDDEN)
+
+    def degree_scale(self, degree: str) -> Tensor | None:
+        """What sums of weights are multiplied by to give ``degree``: None for ``"sum"``, else broadcastable to
+        ``(b, 1, n, 1)``; see :meth:`AttentionGraph.value_degree`."""
+        if degree == "sum":
+            return None
+        b, _, n, m, _ = self.shape
+        device = self.query.device
+        rows = self.query_mask if self.query_mask is not None else torch.ones(b, n, dtype=torch.bool, device=device)
+        queries = rows.cumsum(1) if self.causal else rows.sum(1, keepdim=True)
+        if self.past_degree is not None:
+            queries = queries + self.past_degree.queries[:, None]
+        values = self._visible_values().to(_wide(self.query).dtype)
+        return (values / queries.clamp(min=1))[:, None, :, None]
+
+    def _visible_values(self) -> Tensor:
+        """How many values each query sees, ``(b, n)``; in a graph without order, how many any query sees, ``(b, 1)``."""
+        b, _, n, m, _ = self.shape
+        if not self.masked:
+            return torch.full((b, n if self.causal else 1), m, device=self.query.device)
+        counts, anybody = [], torch.zeros(b, m, dtype=torch.bool, device=self.query.device)
+        for start in range(0, n, 256):  # in strips: a triangle is never held whole
+            seen = self.visible(slice(start, start + 256)).expand(b, 1, -1, m)[:, 0]
+            counts.append(seen.sum(-1))
+            anybody |= seen.any(1)
+        return torch.cat(counts, 1) if self.causal else anybody.sum(-1, keepdim=True)
+
+    def query_degree(self) -> Tensor:
+        """``(b, h, n, 1)``: 1, or 0 for a query that sees nothing. Softmax rows sum to 1 whatever the scores are, so this has
+        no gradient."""
+        b, h, n, m, _ = self.shape
+        one = torch.ones((), dtype=_wide(self.query).dtype, device=self.query.device)
+        if not self.masked:
+            return one.expand(b, h, n, 1)
+        seen = [self.visible(slice(start, start + 256)).expand(b, 1, -1, m).any(-1, keepdim=True) for start in range(0, n, 256)]
+        return torch.cat(seen, 2).to(one.dtype).expand(b, h, n, 1)
+
+    def weight(self) -> Tensor:
+        """The attention weights :math:`M`, ``(b, h, n, m)``; rows of queries that see nothing are 0."""
+        scores = (_wide(self.query) * self.scale) @ _wide(self.key).transpose(-1, -2)
+        bias = self.bias()
+        if bias is None:
+            return scores.softmax(-1)
+        return (scores + bias).softmax(-1) * (bias > HIDDEN / 2)
+
+    def graph(self) -> AttentionGraph:
+        """The attention graph with its weights."""
+        visible = self.visible()
+        b, _, n, m, _ = self.shape
+        return AttentionGraph(self.query, self.value, self.weight().to(self.query.dtype), query_mask=self.query_mask,
+                              value_mask=None if visible is None else visible.expand(b, 1, n, m)[:, 0], causal=self.causal,
+                              metric=self.metric, past_degree=self.past_degree)
+
+    def wide(self) -> AttentionScores:
+        """The same in float32 where it was in half precision."""
+        metric = None if self.metric is None else _wide(self.metric)
+        return replace(self, query=_wide(self.query), key=_wide(self.key), value=_wide(self.value), metric=metric)
+
+
+@dataclass
+class _Like:
+    """What the shape check of :class:`AttentionGraph` looks at."""
+
+    query: Tensor
+    value: Tensor
+    weight: Tensor
+    query_mask: Tensor | None
+    value_mask: None
+    causal: bool
+    metric: Tensor | None
+    past_degree: PastDegree | None
+
+
+def _cut(mask: Tensor, rows: slice, columns: slice) -> Tensor:
+    """A tile of a mask whose rows or columns may be shared."""
+    if mask.shape[2] > 1:
+        mask = mask[:, :, rows]
+    return mask if mask.shape[3] == 1 else mask[..., columns]
