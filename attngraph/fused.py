@@ -142,7 +142,8 @@ class _Shared:
         self.degree_scale = scores.degree_scale(degree)
         self.metric = None if scores.metric is None else _wide(scores.metric).repeat(b, 1, 1)
         self.past = None if scores.past_degree is None else scores.past_degree.total.flatten(0, 1)[:, None]
-        self.count, self.size = b * self.heads, max(1, BLOCK * torch.get_num_threads() // max(1, n * m))
+        self.count = b * self.heads
+        self.size = min(self.count, max(1, BLOCK * torch.get_num_threads() // max(1, n * m)))
 
     def over_blocks(self, function, *tensors: Tensor | list | None) -> list:
         """``function(self, heads, *tensors)`` for every block of heads, with its heads' part of the tensors."""
