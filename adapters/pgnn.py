@@ -81,12 +81,12 @@ class PGNN(Scheme):
         residual = 2 * self.mu / self.p
         root_d, root_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(self.degree))
         query, value = edges.query, edges.value
-        for _ in range(self.steps):
+        for step in range(self.steps):
             weight = _p_weight(edges, query, value, root_d, root_e, self.p)
             message = weight * root_d * root_e
             alpha = _inverse(edges.sum_at_queries(weight * root_d.square()) + residual)
             new_query = alpha * (edges.to_queries(message, value) + residual * edges.query)
-            if not edges.causal:
+            if not edges.causal and step < self.steps - 1:
                 alpha = _inverse(edges.sum_at_values(weight * root_e.square()) + residual)
                 value = alpha * (edges.to_values(message, query) + residual * edges.value)
             query = new_query

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from attngraph.edges import floor
 from attngraph.graph import _wide
+from attngraph.per_edge import Tile
 from attngraph.scores import HIDDEN, AttentionScores
 
 LOG2_E = 1 / math.log(2)
@@ -137,8 +138,7 @@ class _Shared:
     def __init__(self, scores: AttentionScores, degree: str, p: float, residual: float):
         b, self.heads, n, m, _ = scores.shape
         self.causal, self.scale, self.p, self.residual = scores.causal, scores.scale, p, residual
-        bias = scores.bias()
-        self.bias = None if bias is None else bias * LOG2_E
+        self.scores = scores
         self.degree_scale = scores.degree_scale(degree)
         self.metric = None if scores.metric is None else _wide(scores.metric).repeat(b, 1, 1)
         self.past = None if scores.past_degree is None else scores.past_degree.total.flatten(0, 1)[:, None]
@@ -164,6 +164,11 @@ class _Shared:
             return x[0]
         return x[torch.arange(self.count, device=x.device)[heads] // self.heads, 0]
 
+    def bias(self, heads: slice, tile: Tile = Tile(slice(None), slice(None))) -> Tensor | None:
+        """What is added to the scores (to base 2)."""
+        bias = self.scores.bias(*tile)
+        return None if bias is None else self.example(bias, heads) * LOG2_E
+
     def with_metric(self, x: Tensor, heads: slice = slice(None)) -> Tensor:
         return x if self.metric is None else torch.bmm(x, self.metric[heads])
 
@@ -173,14 +178,19 @@ class _Shared:
         if self.past is not None:
             total += self.past[heads]
         total.clamp_(min=floor(weight.dtype))  # a value without edges: its messages have weight 0
+        return total, self.root(total, heads)
+
+    def root(self, total: Tensor, heads: slice, rows: slice = slice(None)) -> Tensor:
+        r""":math:`1/\sqrt e` from sums of weights."""
         if self.degree_scale is None:
-            return total, total.rsqrt()
-        return total, (total * self.example(self.degree_scale, heads)).rsqrt_()
+            return total.rsqrt()
+        scale = self.example(self.degree_scale, heads)
+        return (total * (scale[:, rows] if self.causal else scale)).rsqrt_()
 
     def kappa(self, kept: _Kept) -> Tensor:
         r""":math:`\kappa = S/(S + r)`, 0 for a query that sees nothing."""
         kappa = 1 / (1 + self.residual * torch.exp2(0.5 * self.p * kept.log_total - kept.row))
-        return torch.where(kept.row == 0, 0, kappa) if self.bias is not None else kappa
+        return torch.where(kept.row == 0, 0, kappa) if self.scores.masked else kappa
 
     def beta(self, kappa: Tensor) -> Tensor:
         return 1 - kappa if self.residual > 0 else torch.zeros_like(kappa)
@@ -192,12 +202,12 @@ def _forward_block(shared: _Shared, heads: slice, query, query_g, norm_q, key, v
     key, value = _wide(key), _wide(value)
     # M = softmax(scores)
     torch.bmm(query, key.transpose(-1, -2), out=sums)
-    if shared.bias is not None:
-        sums += shared.example(shared.bias, heads)
+    if shared.scores.masked:
+        sums += shared.bias(heads)
     sums -= sums.amax(-1, keepdim=True).clamp_(min=HIDDEN / 4)
     weight = sums.exp2()
     total = weight.sum(-1, keepdim=True)
-    if shared.bias is not None:
+    if shared.scores.masked:
         total.masked_fill_(total == 0, 1)
     weight /= total
     torch.log2(total, out=log_total)
@@ -220,7 +230,7 @@ def _forward_block(shared: _Shared, heads: slice, query, query_g, norm_q, key, v
     total = powers.sum(-1, keepdim=True)
     torch.bmm(powers.mul_(root), value, out=message)
     row += total.log2()
-    if shared.bias is not None:
+    if shared.scores.masked:
         nothing = total == 0
         row.masked_fill_(nothing, 0)
         total.masked_fill_(nothing, 1)
