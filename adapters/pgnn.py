@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from adapters.scheme import Scheme, check_degree, check_range, check_steps, register
 from attngraph.edges import Edges, floor, rsqrt
+from attngraph.fused import p_laplacian_step
+from attngraph.scores import AttentionScores
+from attngraph.tiled_step import tiled_step
 
 P_LOW, P_HIGH = 1.0, 3.0  # a learned p stays inside
 
@@ -69,6 +72,15 @@ class PGNN(Scheme):
     def mu(self) -> Tensor | float:
         """The current weight of the residual."""
         return self.fixed_mu if self.log_mu is None else self.log_mu.exp()
+
+    def attend(self, scores: AttentionScores, backend: str = "dense", context: bool = True) -> tuple[Tensor, Tensor | None]:
+        """One step takes a function with a backward pass of its own; see :mod:`attngraph.fused` and
+        :mod:`attngraph.tiled_step`."""
+        trained_metric = scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled()
+        if self.steps > 1 or backend == "sparse" or trained_metric:
+            return super().attend(scores, backend, context)
+        step = tiled_step if backend == "tiled" else p_laplacian_step
+        return step(scores, self.p, 2 * self.mu / self.p, self.degree, context)
 
     def propagate(self, edges: Edges) -> Tensor:
         return self._run(edges)[0]

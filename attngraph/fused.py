@@ -25,8 +25,8 @@ from torch import Tensor
 
 from attngraph.edges import floor
 from attngraph.graph import _wide
-from attngraph.per_edge import Tile
 from attngraph.scores import HIDDEN, AttentionScores
+from attngraph.tiles import Tile
 
 LOG2_E = 1 / math.log(2)
 BLOCK = 2**17  # edges that are worked on at a time: 0.5 MB per array in float32
@@ -49,15 +49,20 @@ def p_laplacian_step(scores: AttentionScores, p: Tensor | float, residual: Tenso
     Raises:
         ValueError: the metric requires gradients.
     """
-    if scores.metric is not None and scores.metric.requires_grad:
-        raise ValueError("the fused p-Laplacian step has no gradient for the metric: use the dense backend, "
-                         "scheme(scores.graph()), or detach the metric")
+    check_metric(scores)
     wide = _wide(scores.query)
     p, residual = (torch.as_tensor(x, dtype=wide.dtype, device=wide.device) for x in (p, residual))
     with torch.autocast(scores.query.device.type, enabled=False):
         keep = torch.is_grad_enabled()
         out = _Step.apply(scores.query, scores.key, scores.value, p, residual, scores, degree, context, keep)
     return out if context else (out, None)
+
+
+def check_metric(scores: AttentionScores) -> None:
+    """Raises ValueError if a gradient for the metric is asked for."""
+    if scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled():
+        raise ValueError("the p-Laplacian step in one function has no gradient for the metric: detach it, or use the scheme on "
+                         "scores.graph()")
 
 
 class _Step(torch.autograd.Function):
@@ -164,10 +169,9 @@ class _Shared:
             return x[0]
         return x[torch.arange(self.count, device=x.device)[heads] // self.heads, 0]
 
-    def bias(self, heads: slice, tile: Tile = Tile(slice(None), slice(None))) -> Tensor | None:
-        """What is added to the scores (to base 2)."""
-        bias = self.scores.bias(*tile)
-        return None if bias is None else self.example(bias, heads) * LOG2_E
+    def mask_(self, logits: Tensor, heads: slice, tile: Tile = Tile(slice(None), slice(None))) -> Tensor:
+        """Scores to base 2 with the mask, in place."""
+        return self.scores.mask_(logits, *tile, unit=LOG2_E, of=lambda x: self.example(x, heads))
 
     def with_metric(self, x: Tensor, heads: slice = slice(None)) -> Tensor:
         return x if self.metric is None else torch.bmm(x, self.metric[heads])
@@ -202,8 +206,7 @@ def _forward_block(shared: _Shared, heads: slice, query, query_g, norm_q, key, v
     key, value = _wide(key), _wide(value)
     # M = softmax(scores)
     torch.bmm(query, key.transpose(-1, -2), out=sums)
-    if shared.scores.masked:
-        sums += shared.bias(heads)
+    shared.mask_(sums, heads)
     sums -= sums.amax(-1, keepdim=True).clamp_(min=HIDDEN / 4)
     weight = sums.exp2()
     total = weight.sum(-1, keepdim=True)
@@ -241,14 +244,50 @@ def _forward_block(shared: _Shared, heads: slice, query, query_g, norm_q, key, v
 def _clamp(square: Tensor, norm_q: Tensor, norm_v: Tensor) -> Tensor | None:
     """Lift squared distances to a small share of the squared lengths, and tell which were, if any."""
     tiny, least = _tiny(square), floor(square.dtype)
-    if norm_v.shape[-2] == 1 and (square.amin(-2, keepdim=True) > tiny * (norm_v + norm_q.amax(-2, keepdim=True)) + least).all():
-        return None  # the usual case, seen without an array of all edges
+    if (square.amin(-2) > tiny * (norm_v.amax(-2) + norm_q.amax(-2)) + least).all():
+        return None  # the usual case, seen without another array of all edges
     low = (norm_v + norm_q).mul_(tiny).add_(least)
     clamped = square < low
     if not clamped.any():
         return None
     torch.maximum(square, low, out=square)
     return clamped
+
+
+class _Through(NamedTuple):
+    """Gradients through log R², all but ``degree`` over p/2 - 1."""
+
+    near: Tensor  # g n m: of R² times 1/√e, where the distance counted
+    norm_q: Tensor  # g n 1
+    norm_v: Tensor  # g 1 m
+    degree: Tensor  # g n m, or g 1 m if the degrees are the same for all queries: of log 1/√e, also through the messages
+
+
+def _through_distances(shared: _Shared, logit: Tensor, power: Tensor, pulled: Tensor, square: Tensor, clamped: Tensor | None,
+                       root: Tensor, lengths: Tensor, norm_q: Tensor) -> _Through:
+    """Back from the gradient ``logit`` of the edges' log weight. ``logit + power · pulled`` is that of the log message."""
+    half, free, lifted = 0.5 * shared.p - 1, logit, None
+    near = torch.div(logit, square)
+    if clamped is not None:  # there R² is a share of the lengths
+        lifted = near.masked_fill(~clamped, 0).mul_(_tiny(square))
+        free, near = logit.masked_fill(clamped, 0), near.masked_fill_(clamped, 0)
+    grad_norm_q = near.sum(-1, keepdim=True)
+    if shared.causal:
+        degree = torch.addcmul(logit, power, pulled).add_(free, alpha=half).addcmul_(near, lengths - norm_q, value=half)
+        near.mul_(root)
+        grad_norm_v = (near * root).sum(-2, keepdim=True)
+    else:
+        total = near.sum(-2, keepdim=True)
+        degree = free.sum(-2, keepdim=True).addcmul_(total, lengths).sub_(norm_q.transpose(-1, -2) @ near).mul_(half)
+        degree.add_(logit.sum(-2, keepdim=True)).add_(pulled.transpose(-1, -2) @ power)
+        near.mul_(root)
+        grad_norm_v = total * root.square()
+    if lifted is not None:
+        grad_norm_q += lifted.sum(-1, keepdim=True)
+        grad_norm_v += (lifted * root.square()).sum(-2, keepdim=True)
+        lifted *= 2 * half * lengths
+        degree += lifted if shared.causal else lifted.sum(-2, keepdim=True)
+    return _Through(near, grad_norm_q, grad_norm_v, degree)
 
 
 def _backward_block(shared: _Shared, heads: slice, query, query_g, norm_q, key, value, sums, square, log_total, row, norm_v,
@@ -262,31 +301,16 @@ def _backward_block(shared: _Shared, heads: slice, query, query_g, norm_q, key, 
     total, root = shared.root_degree(weight, heads)
     logit = torch.bmm(grad_message, value_t).mul_(root).sub_(offset).mul_(sigma)  # gradient of p/2 · sums - log R²
     grad_p = torch.dot(logit.view(-1), sums.view(-1))
-    # through log R², over p/2 - 1: near where the distance counted, far at the lengths
-    near = torch.div(logit, square)
-    free, far = logit, near
-    if clamped is not None:
-        free = logit.masked_fill(clamped, 0)
-        far = near.masked_fill(~clamped, 0).mul_(_tiny(square)) + near.masked_fill_(clamped, 0)
-    torch.sum(far, -1, keepdim=True, out=along)
-    # through log 1/√e
     lengths = norm_v * root.square()  # |v|²/e
+    near, grad_norm_q, grad_norm_v, degree = _through_distances(shared, logit, sigma, offset, square, clamped, root, lengths, norm_q)
+    along.copy_(grad_norm_q)
+    grad_weight = degree.div_(total).mul_(-0.5)
     if shared.causal:
-        degree = torch.addcmul(logit, sigma, offset).add_(free, alpha=half)
-        degree.addcmul_(far, lengths, value=2 * half).addcmul_(near, lengths.add_(norm_q), value=-half)
-        grad_norm = (far * root.square()).sum(-2, keepdim=True)
-        grad_weight = degree.div_(total).mul_(-0.5).flip(-2).cumsum(-2).flip(-2)
-    else:
-        sum_near, sum_far = near.sum(-2, keepdim=True), far.sum(-2, keepdim=True)
-        degree = free.sum(-2, keepdim=True) + lengths * (2 * sum_far - sum_near) - norm_q.transpose(-1, -2) @ near
-        degree = degree * half + logit.sum(-2, keepdim=True) + offset.transpose(-1, -2) @ sigma
-        grad_norm = sum_far * root.square()
-        grad_weight = degree.div_(total).mul_(-0.5)
+        grad_weight = grad_weight.flip(-2).cumsum(-2).flip(-2)
     # through q·v, over -2 (p/2 - 1)
-    near.mul_(root)
     torch.bmm(near, value, out=grad_query_g)
     if grad_value is not None:
-        grad_value.mul_(grad_norm.transpose(-1, -2).mul_(2 * half))
+        grad_value.mul_(grad_norm_v.transpose(-1, -2).mul_(2 * half))
         grad_value.baddbmm_(sigma.mul_(root).transpose(-1, -2), grad_message)
         grad_value.baddbmm_(near.transpose(-1, -2), query_g)
         if grad_plain is not None:

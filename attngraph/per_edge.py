@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attngraph.tiles import Tile
+
 ELEMENTWISE = frozenset("""
     abs add addcdiv addcmul and ceil clamp clamp_max clamp_min clip cos cosh div eq erf exp exp2 expm1 floor fmax fmin ge gelu
     gt hypot invert le leaky_relu lerp log log10 log1p log2 logaddexp logical_and logical_not logical_or logical_xor logit
@@ -19,13 +21,6 @@ ELEMENTWISE = frozenset("""
     round rpow rsqrt rsub rtruediv sgn sigmoid sign silu sin sinh softplus sqrt square sub tan tanh true_divide truediv where
     xlogy zeros_like isfinite isnan isinf double float to type_as detach relu6 elu celu selu
 """.split())
-
-
-class Tile(NamedTuple):
-    """A rectangle of edges."""
-
-    rows: slice
-    columns: slice
 
 
 class Leaf(NamedTuple):

@@ -87,24 +87,26 @@ class AttentionScores:
         if self.query_mask is not None:
             valid = self.query_mask[:, None, rows, None]
             seen = valid if seen is None else seen & valid
-        if self.triangular:
+        i, j = range(n)[rows], range(m)[columns]
+        if self.triangular and j and i and j[-1] > i[0] + m - n:
             device = self.query.device
-            i, j = torch.arange(n, device=device)[rows, None], torch.arange(m, device=device)[columns]
-            before = (j <= i + (m - n))[None, None]
+            i, j = (torch.arange(x.start, x.stop, device=device) for x in (i, j))
+            before = (j <= i[:, None] + (m - n))[None, None]
             seen = before if seen is None else seen & before
         return seen
 
-    def bias(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor | None:
-        """What is added to a tile of scores, :data:`HIDDEN` where there is no edge; broadcastable to
-        ``(b, 1, rows, columns)``, float32 or wider."""
-        visible = self.visible(rows, columns)
-        if visible is None:
-            return None
-        zero = torch.zeros((), dtype=_wide(self.query).dtype, device=self.query.device)
-        added = zero
+    def mask_(self, scores: Tensor, rows: slice = slice(None), columns: slice = slice(None), unit: float = 1.0,
+              of=lambda x: x) -> Tensor:
+        """Add the mask to a tile of scores in place; hidden edges get :data:`HIDDEN`.
+
+        Args:
+            unit: the unit of the scores, as a factor of the mask's numbers.
+            of: picks from a tensor ``(b or 1, 1, ...)`` what belongs to the scores, if they are not ``(b, h, ...)``.
+        """
         if self.mask is not None and self.mask.dtype != torch.bool:
-            added = _cut(self.mask, rows, columns).to(zero.dtype)
-        return torch.where(visible, added, zero + HIDDEN)
+            scores += of(_cut(self.mask, rows, columns)).to(scores.dtype) * unit
+        visible = self.visible(rows, columns)
+        return scores if visible is None else scores.masked_fill_(~of(visible), HIDDEN)
 
     def degree_scale(self, degree: str) -> Tensor | None:
         """What sums of weights are multiplied by to give ``degree``: None for ``"sum"``, else broadcastable to
@@ -127,7 +129,10 @@ class AttentionScores:
             return torch.full((b, n if self.causal else 1), m, device=self.query.device)
         counts, anybody = [], torch.zeros(b, m, dtype=torch.bool, device=self.query.device)
         for start in range(0, n, 256):  # in strips: a triangle is never held whole
-            seen = self.visible(slice(start, start + 256)).expand(b, 1, -1, m)[:, 0]
+            strip = slice(start, min(start + 256, n))
+            seen = self.visible(strip)
+            seen = torch.ones((), dtype=torch.bool, device=self.query.device) if seen is None else seen
+            seen = seen.expand(b, 1, strip.stop - start, m)[:, 0]
             counts.append(seen.sum(-1))
             anybody |= seen.any(1)
         return torch.cat(counts, 1) if self.causal else anybody.sum(-1, keepdim=True)
@@ -144,11 +149,9 @@ class AttentionScores:
 
     def weight(self) -> Tensor:
         """The attention weights :math:`M`, ``(b, h, n, m)``; rows of queries that see nothing are 0."""
-        scores = (_wide(self.query) * self.scale) @ _wide(self.key).transpose(-1, -2)
-        bias = self.bias()
-        if bias is None:
-            return scores.softmax(-1)
-        return (scores + bias).softmax(-1) * (bias > HIDDEN / 2)
+        scores = self.mask_((_wide(self.query) * self.scale) @ _wide(self.key).transpose(-1, -2))
+        visible = self.visible()
+        return scores.softmax(-1) if visible is None else scores.softmax(-1) * visible
 
     def graph(self) -> AttentionGraph:
         """The attention graph with its weights."""

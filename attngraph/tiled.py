@@ -14,8 +14,9 @@ from torch import Tensor
 
 from attngraph.edges import Edges
 from attngraph.graph import AttentionGraph, _wide
-from attngraph.per_edge import Leaf, PerEdge, Tile, Values
+from attngraph.per_edge import Leaf, PerEdge, Values
 from attngraph.scores import HIDDEN, AttentionScores
+from attngraph.tiles import Tile, columns_of_tiles
 
 LOG2_E = 1 / math.log(2)
 TILE = 2**18  # edges of a tile, all examples and heads together: 1 MB per array in float32
@@ -38,16 +39,10 @@ class TiledEdges(Edges):
             self.weight = _Operand(_wide(graph.weight), self)
 
     def tiles(self) -> Iterator[list[Tile]]:
-        """Lists of tiles with the same values, queries in order; tiles without edges are left out."""
+        """See :func:`attngraph.tiles.columns_of_tiles`."""
         b, h, n, m = self.shape
-        side = max(16, math.isqrt(TILE // (b * h)))
-        rows = min(n, side)
-        columns = min(m, max(side, TILE // (b * h * rows)))
         triangular = isinstance(self.graph, AttentionScores) and self.graph.triangular
-        for j in range(0, m, columns):
-            starts = range(0, n, rows)
-            yield [Tile(slice(i, min(i + rows, n)), slice(j, min(j + columns, m))) for i in starts
-                   if not triangular or min(i + rows, n) - 1 + m - n >= j]
+        return columns_of_tiles(n, m, max(1, math.isqrt(TILE // (b * h))), max(1, TILE // (b * h)), triangular)
 
     def query_degree(self) -> Tensor:
         return self.graph.query_degree()
@@ -135,9 +130,7 @@ class _Weight(_Product):
 
     def logits(self, query: Tensor, key: Tensor, tile: Tile) -> Tensor:
         """Scores of a tile to base 2."""
-        out = query @ key.transpose(-1, -2)
-        bias = self.scores.bias(*tile)
-        return out if bias is None else out + bias * LOG2_E
+        return self.scores.mask_(query @ key.transpose(-1, -2), *tile, unit=LOG2_E)
 
     def evaluate(self, values: Values) -> Tensor:
         logits = self.logits(values.of(self.query), values.of(self.value), values.tile)

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from attngraph.edges import floor
-from attngraph.fused import LOG2_E, _clamp, _dot, _Shared, _tiny
+from attngraph.fused import LOG2_E, _clamp, _dot, _Shared, _through_distances, check_metric
 from attngraph.graph import _wide
-from attngraph.per_edge import Tile
 from attngraph.scores import HIDDEN, AttentionScores
+from attngraph.tiles import Tile, columns_of_tiles
 
+ROWS = 256  # queries of a tile
 TILE = 2**17  # edges of a tile: 0.5 MB per array in float32
 
 
@@ -36,8 +37,7 @@ def tiled_step(scores: AttentionScores, p: Tensor | float, residual: Tensor | fl
     Raises:
         ValueError: the metric requires gradients.
     """
-    if scores.metric is not None and scores.metric.requires_grad:
-        raise ValueError("the tiled p-Laplacian step has no gradient for the metric: detach it, or use the dense backend")
+    check_metric(scores)
     wide = _wide(scores.query)
     p, residual = (torch.as_tensor(x, dtype=wide.dtype, device=wide.device) for x in (p, residual))
     with torch.autocast(scores.query.device.type, enabled=False):
@@ -105,18 +105,13 @@ class _Heads:
             yield _Heads(shared, heads, *(x[heads] for x in tensors))
 
     def columns(self) -> Iterator[list[Tile]]:
-        """Tiles of the same values, queries in order; tiles without edges are left out."""
-        n, m, triangular = self.query.shape[1], self.key.shape[1], self.shared.scores.triangular
-        rows = min(n, 256)
-        columns = max(16, TILE // rows)
-        for j in range(0, m, columns):
-            yield [Tile(slice(i, min(i + rows, n)), slice(j, min(j + columns, m))) for i in range(0, n, rows)
-                   if not triangular or min(i + rows, n) - 1 + m - n >= j]
+        """See :func:`attngraph.tiles.columns_of_tiles`. Degrees per edge take room in the cache."""
+        size = TILE * 5 // 8 if self.shared.causal else TILE
+        return columns_of_tiles(self.query.shape[1], self.key.shape[1], ROWS, size, self.shared.scores.triangular)
 
     def logits(self, tile: Tile) -> Tensor:
         out = torch.bmm(self.scaled[:, tile.rows], self.key[:, tile.columns].transpose(-1, -2))
-        bias = self.shared.bias(self.heads, tile)
-        return out if bias is None else out.add_(bias)
+        return self.shared.mask_(out, self.heads, tile)
 
     def log_weight(self, tile: Tile) -> Tensor:
         """log2 M."""
@@ -146,7 +141,7 @@ class _Heads:
     def root_degree(self, weight: Tensor | None, tile: Tile, carry: Tensor | None) -> tuple[Tensor, Tensor]:
         r"""Sums of weights and :math:`1/\sqrt e`."""
         total = self.degrees[:, :, tile.columns] if carry is None else weight.cumsum(-2).add_(carry)
-        total = total.clamp(min=floor(total.dtype))
+        total = total.clamp(min=floor(total.dtype)) if carry is None else total.clamp_(min=floor(total.dtype))
         return total, self.shared.root(total, self.heads, tile.rows)
 
     def distances(self, tile: Tile, root: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -202,32 +197,18 @@ class _Heads:
                 power = self.powers(sums, square.log())
                 logit = torch.bmm(up, value.transpose(-1, -2)).mul_(root).add_(grad_sum[:, rows]).mul_(power)  # of log w
                 grad_p = grad_p + torch.dot(logit.view(-1), sums.view(-1))
-                # through log R², over p/2 - 1: near where the distance counted, far at the lengths
-                near = square.reciprocal_().mul_(logit)
-                free, far = logit, near
-                if clamped is not None:
-                    free = logit.masked_fill(clamped, 0)
-                    far = near.masked_fill(~clamped, 0).mul_(_tiny(square)) + near.masked_fill_(clamped, 0)
-                along[:, rows] += far.sum(-1, keepdim=True)
-                # through log 1/√e
-                norm_q, pulled = self.norm_q[:, rows], grad_sum[:, rows]
+                near, norm_q, norm_v, degree = _through_distances(shared, logit, power, -grad_sum[:, rows], square, clamped, root,
+                                                                  lengths, self.norm_q[:, rows])
+                along[:, rows] += norm_q
+                grad_norm[:, :, columns] += norm_v
                 if carry is None:
-                    sum_near, sum_far = near.sum(-2, keepdim=True), far.sum(-2, keepdim=True)
-                    degree = free.sum(-2, keepdim=True) + lengths * (2 * sum_far - sum_near) - norm_q.transpose(-1, -2) @ near
-                    degree = 0.5 * two_half * degree + logit.sum(-2, keepdim=True) - pulled.transpose(-1, -2) @ power
                     grad_degree[:, :, columns] += degree
-                    grad_norm[:, :, columns] += sum_far * root.square()
-                    weight = None
                 else:
-                    degree = torch.addcmul(logit, power, pulled, value=-1).add_(free, alpha=0.5 * two_half)
-                    degree.addcmul_(far, lengths, value=two_half).addcmul_(near, lengths.add_(norm_q), value=-0.5 * two_half)
-                    grad_norm[:, :, columns] += (far * root.square()).sum(-2, keepdim=True)
                     later = degree.div_(total).mul_(-0.5).flip(-2).cumsum(-2).flip(-2).add_(later)
                     weight.mul_(later)
                     later = later[:, :1]
                 # through the messages and q·v
                 grad_value[:, columns].baddbmm_(power.mul_(root).transpose(-1, -2), up)
-                near.mul_(root)
                 grad_query_g[:, rows].baddbmm_(near, value)
                 grad_value[:, columns].baddbmm_(near.transpose(-1, -2), self.query_g[:, rows], alpha=-two_half)
                 # through log M
