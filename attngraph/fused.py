@@ -132,7 +132,7 @@ class _Kept(NamedTuple):
     sums: Tensor  # g n m: log2 M + log2 R², without log_total
     square: Tensor  # g n m: R²
     log_total: Tensor  # g n 1: M = exp2(sums - log_total) / square
-    row: Tensor  # g n 1: σ = exp2(p/2 · sums - row) / square
+    row: Tensor  # g n 1: σ = exp2(p/2 · sums - row) / square; infinite for a query that sees nothing
     norm_v: Tensor  # g 1 m: |v|²
     message: Tensor  # g n d: Σ σ V/√e
 
@@ -189,12 +189,12 @@ class _Shared:
         if self.degree_scale is None:
             return total.rsqrt()
         scale = self.example(self.degree_scale, heads)
-        return (total * (scale[:, rows] if self.causal else scale)).rsqrt_()
+        return (total * (scale[:, rows] if self.causal else scale)).clamp_(min=floor(total.dtype)).rsqrt_()
 
     def kappa(self, kept: _Kept) -> Tensor:
         r""":math:`\kappa = S/(S + r)`, 0 for a query that sees nothing."""
         kappa = 1 / (1 + self.residual * torch.exp2(0.5 * self.p * kept.log_total - kept.row))
-        return torch.where(kept.row == 0, 0, kappa) if self.scores.masked else kappa
+        return torch.where(kept.row == torch.inf, 0, kappa) if self.scores.masked else kappa
 
     def beta(self, kappa: Tensor) -> Tensor:
         return 1 - kappa if self.residual > 0 else torch.zeros_like(kappa)
@@ -235,7 +235,7 @@ def _forward_block(shared: _Shared, heads: slice, query, query_g, norm_q, key, v
     row += total.log2()
     if shared.scores.masked:
         nothing = total == 0
-        row.masked_fill_(nothing, 0)
+        row.masked_fill_(nothing, torch.inf)
         total.masked_fill_(nothing, 1)
     message /= total
     return clamped

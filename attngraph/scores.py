@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from attngraph.graph import AttentionGraph, PastDegree, _check_shapes, _wide
 
 HIDDEN = -1e30  # the score of an edge that may not exist: its weight is exactly 0, and no arithmetic on it overflows
+STRIP = 256  # queries whose mask is looked at together
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,11 +130,7 @@ class AttentionScores:
         if not self.masked:
             return torch.full((b, n if self.causal else 1), m, device=self.query.device)
         counts, anybody = [], torch.zeros(b, m, dtype=torch.bool, device=self.query.device)
-        for start in range(0, n, 256):  # in strips: a triangle is never held whole
-            strip = slice(start, min(start + 256, n))
-            seen = self.visible(strip)
-            seen = torch.ones((), dtype=torch.bool, device=self.query.device) if seen is None else seen
-            seen = seen.expand(b, 1, strip.stop - start, m)[:, 0]
+        for seen in self._strips():
             counts.append(seen.sum(-1))
             anybody |= seen.any(1)
         return torch.cat(counts, 1) if self.causal else anybody.sum(-1, keepdim=True)
@@ -140,12 +138,21 @@ class AttentionScores:
     def query_degree(self) -> Tensor:
         """``(b, h, n, 1)``: 1, or 0 for a query that sees nothing. Softmax rows sum to 1 whatever the scores are, so this has
         no gradient."""
-        b, h, n, m, _ = self.shape
+        b, h, n, _, _ = self.shape
         one = torch.ones((), dtype=_wide(self.query).dtype, device=self.query.device)
         if not self.masked:
             return one.expand(b, h, n, 1)
-        seen = [self.visible(slice(start, start + 256)).expand(b, 1, -1, m).any(-1, keepdim=True) for start in range(0, n, 256)]
-        return torch.cat(seen, 2).to(one.dtype).expand(b, h, n, 1)
+        seen = torch.cat([seen.any(-1) for seen in self._strips()], 1)
+        return seen.to(one.dtype)[:, None, :, None].expand(b, h, n, 1)
+
+    def _strips(self) -> Iterator[Tensor]:
+        """:meth:`visible` as ``(b, some rows, m)``: a triangle is never held whole."""
+        b, _, n, m, _ = self.shape
+        for start in range(0, n, STRIP):
+            rows = slice(start, min(start + STRIP, n))
+            seen = self.visible(rows)
+            seen = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.query.device) if seen is None else seen
+            yield seen.expand(b, 1, rows.stop - start, m)[:, 0]
 
     def weight(self) -> Tensor:
         """The attention weights :math:`M`, ``(b, h, n, m)``; rows of queries that see nothing are 0."""

@@ -44,13 +44,14 @@ class TiledEdges(Edges):
         triangular = isinstance(self.graph, AttentionScores) and self.graph.triangular
         return columns_of_tiles(n, m, max(1, math.isqrt(TILE // (b * h))), max(1, TILE // (b * h)), triangular)
 
-    def query_degree(self) -> Tensor:
-        return self.graph.query_degree()
+    def query_degree(self) -> PerEdge:
+        return _Operand(self.graph.query_degree(), self)
 
-    def value_degree(self, degree: str) -> Tensor | PerEdge:
-        if not self.causal and isinstance(self.graph, AttentionGraph):
-            return self.graph.value_degree(degree)
-        total = _Running(self) if self.causal else self.sum_at_values(self.weight).transpose(-1, -2)
+    def value_degree(self, degree: str) -> PerEdge:
+        if self.causal:
+            total = _Running(self)
+        else:
+            total = _Operand(self.sum_at_values(self.weight).transpose(-1, -2), self)
         scale = degree_scale(self.graph, degree)
         return total if scale is None else total * scale
 
@@ -66,11 +67,11 @@ class TiledEdges(Edges):
     def sum_at_values(self, per_edge: PerEdge) -> Tensor:
         return self._sum(per_edge, None, at_queries=False)
 
-    def products(self, query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, PerEdge]:
+    def products(self, query: Tensor, value: Tensor) -> tuple[PerEdge, PerEdge, PerEdge]:
         query_g = self.with_metric(query)
         norms_q = (query_g * query).sum(-1, keepdim=True)
         norms_v = (self.with_metric(value) * value).sum(-1)[..., None, :]
-        return norms_q, norms_v, _Product(query_g, value, self)
+        return _Operand(norms_q, self), _Operand(norms_v, self), _Product(query_g, value, self)
 
     def to_dense(self, per_edge: PerEdge) -> Tensor:
         if isinstance(self.graph, AttentionScores):
@@ -80,9 +81,7 @@ class TiledEdges(Edges):
         carry = self._first_carry(whole) if self.causal else None
         return Values(whole, {id(leaf.tensor): leaf.tensor for leaf in per_edge.leaves()}, carry).of(per_edge).expand(self.shape)
 
-    def _sum(self, per_edge: PerEdge | Tensor, features: Tensor | None, at_queries: bool) -> Tensor:
-        if isinstance(per_edge, Tensor):
-            per_edge = _Operand(per_edge, self)
+    def _sum(self, per_edge: PerEdge, features: Tensor | None, at_queries: bool) -> Tensor:
         leaves = {id(leaf.tensor): leaf for leaf in per_edge.leaves()}
         tensors = [leaf.tensor for leaf in leaves.values()]
         return _TileSum.apply(self, per_edge, list(leaves.values()), at_queries, features, *tensors)
@@ -96,7 +95,7 @@ class TiledEdges(Edges):
 
 
 class _Operand(PerEdge):
-    """A tensor as an expression."""
+    """A tensor as an expression. Numbers per query and per value are expressions too: their sum would hold all edges."""
 
     def __init__(self, tensor: Tensor, edges: TiledEdges):
         super().__init__(lambda x: x, (tensor,), {}, *edges.like)
