@@ -45,9 +45,10 @@ class APPNP(Scheme):
 def pagerank(edges: Edges, weight: Tensor, alpha: float, steps: int) -> Tensor:
     r"""The query rows of :math:`Z^{(K)}`, :math:`Z^{(k+1)} = (1 - \alpha) S Z^{(k)} + \alpha \hat V`."""
     query, value = edges.query, edges.value
-    for _ in range(1 if edges.causal else steps):
+    steps = 1 if edges.causal else steps
+    for step in range(steps):
         new_query = (1 - alpha) * edges.to_queries(weight, value) + alpha * edges.query
-        if not edges.causal:
+        if step < steps - 1:
             value = (1 - alpha) * edges.to_values(weight, query) + alpha * edges.value
         query = new_query
     return query

@@ -25,7 +25,7 @@ class AdapterConfig:
         reduction: width of the model / width of the bottleneck.
         positions: where adapters sit: after self-attention, after cross-attention, after the feed-forward block (there
             always the vanilla adapter: a feed-forward block has no graph).
-        backend: ``dense`` or ``sparse`` message passing.
+        backend: ``dense``, ``sparse`` or ``tiled`` message passing.
         shared: one scheme for all layers, so that they learn one p together. Default: one per layer.
         top_k: keep only each query's ``top_k`` heaviest edges. Default: all of them.
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from adapters.scheme import Scheme, register
 from attngraph.edges import Edges, rsqrt
+from attngraph.scores import AttentionScores
 
 
 @register("gcn")
@@ -29,6 +30,11 @@ class GCN(Scheme):
     def __init__(self, normalize: bool = False):
         super().__init__()
         self.normalize = bool(normalize)
+
+    def attend(self, scores: AttentionScores, backend: str = "dense", context: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Without normalisation both outputs are the same."""
+        aggregated, plain = super().attend(scores, backend, context and self.normalize)
+        return aggregated, aggregated if context and not self.normalize else plain
 
     def propagate(self, edges: Edges) -> Tensor:
         out = edges.to_queries(self.edge_weights(edges), edges.value)

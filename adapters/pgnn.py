@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from adapters.scheme import Scheme, check_degree, check_range, check_steps, register
 from attngraph.edges import Edges, floor, rsqrt
+from attngraph.fused import p_laplacian_step
+from attngraph.scores import AttentionScores
+from attngraph.tiled_step import tiled_step
 
 P_LOW, P_HIGH = 1.0, 3.0  # a learned p stays inside
 
@@ -70,6 +73,15 @@ class PGNN(Scheme):
         """The current weight of the residual."""
         return self.fixed_mu if self.log_mu is None else self.log_mu.exp()
 
+    def attend(self, scores: AttentionScores, backend: str = "dense", context: bool = True) -> tuple[Tensor, Tensor | None]:
+        """One step takes a function with a backward pass of its own; see :mod:`attngraph.fused` and
+        :mod:`attngraph.tiled_step`."""
+        trained_metric = scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled()
+        if self.steps > 1 or backend == "sparse" or trained_metric:
+            return super().attend(scores, backend, context)
+        step = tiled_step if backend == "tiled" else p_laplacian_step
+        return step(scores, self.p, 2 * self.mu / self.p, self.degree, context)
+
     def propagate(self, edges: Edges) -> Tensor:
         return self._run(edges)[0]
 
@@ -81,12 +93,12 @@ class PGNN(Scheme):
         residual = 2 * self.mu / self.p
         root_d, root_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(self.degree))
         query, value = edges.query, edges.value
-        for _ in range(self.steps):
+        for step in range(self.steps):
             weight = _p_weight(edges, query, value, root_d, root_e, self.p)
             message = weight * root_d * root_e
             alpha = _inverse(edges.sum_at_queries(weight * root_d.square()) + residual)
             new_query = alpha * (edges.to_queries(message, value) + residual * edges.query)
-            if not edges.causal:
+            if not edges.causal and step < self.steps - 1:
                 alpha = _inverse(edges.sum_at_values(weight * root_e.square()) + residual)
                 value = alpha * (edges.to_values(message, query) + residual * edges.value)
             query = new_query

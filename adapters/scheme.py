@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attngraph.edges import Edges, edges_of
 from attngraph.graph import DEGREES, AttentionGraph
+from attngraph.scores import AttentionScores
 
 SCHEMES: dict[str, type[Scheme]] = {}
 
@@ -41,15 +42,27 @@ class Scheme(nn.Module):
 
     name: str
 
-    def forward(self, graph: AttentionGraph, backend: str = "dense") -> Tensor:
+    def forward(self, graph: AttentionGraph | AttentionScores, backend: str = "dense") -> Tensor:
         """Aggregated query features ``(b, h, n, d)``, in the dtype of ``graph.query``.
 
         Args:
-            graph: the attention graph.
-            backend: ``"dense"`` or ``"sparse"`` (PyG message passing over the non-zero edges); same numbers.
+            graph: the attention graph, or the scores that it comes from.
+            backend: ``"dense"``, ``"sparse"`` (PyG message passing over the non-zero edges) or ``"tiled"`` (edges are computed
+                a tile at a time: memory linear in the number of nodes); same numbers.
         """
         with torch.autocast(graph.query.device.type, enabled=False):
             return self.propagate(edges_of(graph, backend)).to(graph.query.dtype)
+
+    def attend(self, scores: AttentionScores, backend: str = "dense", context: bool = True) -> tuple[Tensor, Tensor | None]:
+        """:meth:`forward`, and the attention output :math:`M V` if asked for, by the fastest way there is for the scheme.
+
+        Returns:
+            Aggregated query features and the attention output (or None), both ``(b, h, n, d)``.
+        """
+        if backend == "tiled":
+            return self(scores, backend), attention(scores) if context else None
+        graph = scores.graph()
+        return self(graph, backend), graph.weight @ graph.value if context else None
 
     def reweight(self, graph: AttentionGraph, backend: str = "dense") -> Tensor:
         """The edge weights that the scheme really uses in place of the attention weights, ``(b, h, n, m)``."""
@@ -67,6 +80,13 @@ class Scheme(nn.Module):
         r"""How the bottleneck's output joins the aggregated features (both after :math:`W_o`):
         :math:`H + \sigma(H W_{down}) W_{up}` unless a scheme says otherwise."""
         return hidden + update
+
+
+def attention(scores: AttentionScores) -> Tensor:
+    """The attention output :math:`M V` without an array of all edges."""
+    with torch.autocast(scores.query.device.type, enabled=False):
+        edges = edges_of(scores, "tiled")
+        return edges.to_queries(edges.weight, edges.value).to(scores.query.dtype)
 
 
 def check_range(name: str, value: float, low: float, high: float, open_low: bool = False) -> float:

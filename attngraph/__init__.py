@@ -5,9 +5,10 @@ Axis legend used in shape comments: b batch, h heads, n query nodes, m value nod
 
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph, PastDegree
+from attngraph.scores import AttentionScores
 
 __version__ = "0.1.0"
-__all__ = ["AttentionGraph", "PastDegree", "UserError", "__version__", "capture", "record"]
+__all__ = ["AttentionGraph", "AttentionScores", "PastDegree", "UserError", "__version__", "capture", "record"]
 
 
 def __getattr__(name: str):

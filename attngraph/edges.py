@@ -1,5 +1,6 @@
 """How messages move on an attention graph. A scheme is written once, against :class:`Edges`; a backend decides how the
-edges are stored: :class:`DenseEdges` as an ``(b, h, n, m)`` array, :class:`SparseEdges` as a PyG edge list.
+edges are stored: :class:`DenseEdges` as an ``(b, h, n, m)`` array, :class:`SparseEdges` as a PyG edge list,
+:class:`attngraph.tiled.TiledEdges` not at all: they are computed a tile at a time whenever they are summed over.
 
 Everything "per edge" below has whatever shape the backend gives it, and broadcasts against ``edges.weight``.
 """
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attngraph.graph import AttentionGraph, _wide
+from attngraph.scores import AttentionScores
 
 
 class Edges(ABC):
@@ -165,17 +167,25 @@ class SparseEdges(Edges):
         return torch.zeros_like(_wide(self.graph.weight)).index_put(self.index, per_edge)
 
 
-BACKENDS = {"dense": DenseEdges, "sparse": SparseEdges}
+def _tiled(graph: AttentionGraph | AttentionScores) -> Edges:
+    from attngraph.tiled import TiledEdges
+
+    return TiledEdges(graph)
 
 
-def edges_of(graph: AttentionGraph, backend: str = "dense") -> Edges:
-    """The graph's edges in the form of a backend.
+BACKENDS = {"dense": DenseEdges, "sparse": SparseEdges, "tiled": _tiled}
+
+
+def edges_of(graph: AttentionGraph | AttentionScores, backend: str = "dense") -> Edges:
+    """The graph's edges in the form of a backend. Only ``"tiled"`` leaves the weights of scores uncomputed.
 
     Raises:
         ValueError: an unknown backend.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend != "tiled" and isinstance(graph, AttentionScores):
+        graph = graph.graph()
     return BACKENDS[backend](graph)
 
 

@@ -16,6 +16,7 @@ from adapters.scheme import SCHEMES, Scheme
 from attngraph import AttentionGraph
 
 Reference = Callable[..., Tensor]
+BACKENDS = ("dense", "sparse", "tiled")
 
 
 @dataclass(frozen=True)
@@ -106,29 +107,28 @@ def check_brute_force(case: Case, kind: str, seed: int) -> None:
     graph, output = random_graph(seed, **GRAPHS[kind])
     scheme = case.make(torch.float64)
     with torch.no_grad():
-        got = scheme(graph) @ output  # b h n width
-        again = scheme(graph, "sparse") @ output
+        got = [scheme(graph, backend) @ output for backend in BACKENDS]  # b h n width
     want = case.reference(scheme, graph, output)
     rows = torch.ones(want.shape[0], want.shape[2], dtype=torch.bool) if graph.query_mask is None else graph.query_mask
     rows = rows[:, None, :, None]
     # a learned exponent is stored in single precision before it is widened, so the tolerance is not that of float64
-    torch.testing.assert_close(got * rows, want * rows, rtol=1e-9, atol=1e-10)
-    torch.testing.assert_close(again * rows, want * rows, rtol=1e-9, atol=1e-10)
+    for one in got:
+        torch.testing.assert_close(one * rows, want * rows, rtol=1e-9, atol=1e-10)
 
 
-def check_dense_equals_sparse(case: Case, kind: str, seed: int) -> None:
+def check_dense_equals(case: Case, kind: str, seed: int, backend: str) -> None:
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 2e-4)):
         graph, _ = random_graph(seed, **GRAPHS[kind], dtype=dtype)
-        (dense, dense_grads), (sparse, sparse_grads) = (gradients(case, graph, b) for b in ("dense", "sparse"))
-        torch.testing.assert_close(sparse, dense, rtol=tolerance, atol=tolerance)
+        (dense, dense_grads), (other, other_grads) = (gradients(case, graph, b) for b in ("dense", backend))
+        torch.testing.assert_close(other, dense, rtol=tolerance, atol=tolerance)
         there = graph.weight > 0  # a zero weight is no edge, so it has no gradient in the sparse form
-        dense_grads[2], sparse_grads[2] = dense_grads[2] * there, sparse_grads[2] * there
-        for d, s in zip(dense_grads, sparse_grads):
+        dense_grads[2], other_grads[2] = dense_grads[2] * there, other_grads[2] * there
+        for d, o in zip(dense_grads, other_grads):
             scale = max(1.0, float(d.abs().max()))
-            torch.testing.assert_close(s / scale, d / scale, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(o / scale, d / scale, rtol=tolerance, atol=tolerance)
         with torch.no_grad():
             scheme = case.make(dtype)
-            torch.testing.assert_close(scheme.reweight(graph, "sparse"), scheme.reweight(graph), rtol=tolerance,
+            torch.testing.assert_close(scheme.reweight(graph, backend), scheme.reweight(graph), rtol=tolerance,
                                        atol=tolerance)
 
 
@@ -163,7 +163,7 @@ def check_masked_edges(case: Case, kind: str) -> None:
     visible = visible.expand(graph.shape[0], *graph.shape[2:4])
     scheme = case.make(torch.float64)
     with torch.no_grad():
-        for backend in ("dense", "sparse"):
+        for backend in BACKENDS:
             weights = scheme.reweight(graph, backend)
             assert (weights.masked_select(~visible[:, None]) == 0).all()
         garbage = graph.weight + torch.where(visible[:, None], 0.0, 7.0)
@@ -195,7 +195,7 @@ def check_padding(case: Case, causal: bool) -> None:
                 value_mask = value_mask[:, None, :] | ~query_mask[:, :, None]
             padded = AttentionGraph(pad(graph.query, 2, 3), pad(graph.value, 2, 2), pad(pad(graph.weight, 3, 2), 2, 3),
                                     query_mask, value_mask, causal, graph.metric)
-            for backend in ("dense", "sparse"):
+            for backend in BACKENDS:
                 got = scheme(padded, backend)[:, :, query_mask[0]]
                 torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
@@ -210,7 +210,7 @@ def check_no_future(case: Case, triangular: bool) -> None:
         mixed_value = torch.cat([one.value[:, :, :k], two.value[:, :, k:]], 2) if triangular else one.value
         mixed = replace(one, query=torch.cat([one.query[:, :, :k], two.query[:, :, k:]], 2), value=mixed_value,
                         weight=torch.cat([one.weight[:, :, :k], two.weight[:, :, k:]], 2))
-        for backend in ("dense", "sparse"):
+        for backend in BACKENDS:
             torch.testing.assert_close(scheme(mixed, backend)[:, :, :k], scheme(one, backend)[:, :, :k], rtol=1e-12, atol=1e-12)
 
 
@@ -228,7 +228,7 @@ def check_past_degree(case: Case, triangular: bool) -> None:
             past = past._replace(total=torch.nn.functional.pad(past.total, (0, grown)))
         part = AttentionGraph(whole.query[:, :, start:end], whole.value[:, :, values], whole.weight[:, :, start:end, values],
                               whole.query_mask[:, start:end], value_mask, True, whole.metric, past)
-        for backend in ("dense", "sparse"):
+        for backend in BACKENDS:
             torch.testing.assert_close(scheme(part, backend), want[:, :, start:end], rtol=1e-11, atol=1e-12)
         past = part.degree_after()
 
@@ -279,7 +279,7 @@ def awkward_graphs(dtype: torch.dtype) -> dict[str, AttentionGraph]:
 def check_finite(case: Case, dtype: torch.dtype) -> None:
     """Values and gradients of everything are finite numbers on graphs made to break them."""
     for name, graph in awkward_graphs(dtype).items():
-        for backend in ("dense", "sparse") if dtype == torch.float32 else ("dense",):
+        for backend in BACKENDS if dtype == torch.float32 else ("dense",):
             out, grads = gradients(case, graph, backend)
             assert out.dtype == dtype
             assert out.isfinite().all(), f"{name} ({backend}): output"

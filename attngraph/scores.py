@@ -1,0 +1,195 @@
+"""Attention that has not been computed yet: what an attention graph's edges come from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attngraph.graph import AttentionGraph, PastDegree, _check_shapes, _wide
+
+HIDDEN = -1e30  # the score of an edge that may not exist: its weight is exactly 0, and no arithmetic on it overflows
+STRIP = 256  # queries whose mask is looked at together
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionScores:
+    r"""The attention graph of :math:`M = \mathrm{softmax}(s\, Q K^\top + \text{mask})` before :math:`M` is computed.
+
+    :meth:`graph` computes it. Schemes work from the scores alone where they can
+    (:meth:`adapters.scheme.Scheme.attend`), so that no array of all edges is kept, or even made.
+
+    Args:
+        query: projected queries, biases included, ``(b, h, n, d)``; they are also the query nodes' features.
+        key: ``(b, h, m, d)``.
+        value: projected values, biases included, ``(b, h, m, d)``.
+        scale: the factor of the scores. Default: :math:`1/\sqrt d`.
+        mask: broadcastable to ``(b, 1, n, m)``: bool (True = visible), or numbers that are added to the scores, where
+            half of the type's lowest number or less hides an edge. Not trained.
+        query_mask: ``(b, n)`` bool, False for padded queries. Default: all valid.
+        triangular: query i sees values up to ``i + m - n`` only (self-attention of a decoder), without a mask in memory.
+        causal: the queries are ordered in time; see :class:`AttentionGraph`.
+        metric: ``(h, d, d)``, as in :class:`AttentionGraph`. Default: the identity.
+        past_degree: degrees left by earlier queries; only for causal graphs.
+
+    Raises:
+        ValueError: shapes that do not fit; the message names the argument.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float | None = None
+    mask: Tensor | None = None
+    query_mask: Tensor | None = None
+    triangular: bool = False
+    causal: bool = False
+    metric: Tensor | None = None
+    past_degree: PastDegree | None = None
+
+    def __post_init__(self):
+        if self.query.dim() != 4:
+            raise ValueError(f"query must have shape (batch, heads, queries, features), got {tuple(self.query.shape)}")
+        b, h, n, m, d = self.shape
+        _check_shapes(_Like(self.query, self.value, self.query.new_empty(()).expand(b, h, n, m), self.query_mask, None,
+                            self.causal, self.metric, self.past_degree))
+        if self.key.shape != self.value.shape:
+            raise ValueError(f"key must have shape {tuple(self.value.shape)}, like value, got {tuple(self.key.shape)}")
+        if self.mask is not None:
+            shape = (1,) * (4 - self.mask.dim()) + tuple(self.mask.shape)
+            if len(shape) != 4 or any(got not in (1, want) for got, want in zip(shape, (b, 1, n, m))):
+                raise ValueError(f"mask must be broadcastable to ({b}, 1, {n}, {m}), got {tuple(self.mask.shape)}")
+            if self.mask.requires_grad:
+                raise ValueError("mask must not require gradients: learned biases of the scores are not supported")
+            object.__setattr__(self, "mask", self.mask.view(shape))
+        if self.scale is None:
+            object.__setattr__(self, "scale", 1 / math.sqrt(d))
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """``(b, h, n, m, d)``."""
+        b, h, n, d = self.query.shape
+        return b, h, n, self.value.shape[2], d
+
+    @property
+    def masked(self) -> bool:
+        """Whether any edge may be hidden or biased."""
+        return self.mask is not None or self.query_mask is not None or self.triangular
+
+    def visible(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor | None:
+        """Which edges of a tile may exist: bool, broadcastable to ``(b, 1, rows, columns)``; None when all may."""
+        _, _, n, m, _ = self.shape
+        seen = None
+        if self.mask is not None:
+            mask = _cut(self.mask, rows, columns)
+            seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        if self.query_mask is not None:
+            valid = self.query_mask[:, None, rows, None]
+            seen = valid if seen is None else seen & valid
+        i, j = range(n)[rows], range(m)[columns]
+        if self.triangular and j and i and j[-1] > i[0] + m - n:
+            device = self.query.device
+            i, j = (torch.arange(x.start, x.stop, device=device) for x in (i, j))
+            before = (j <= i[:, None] + (m - n))[None, None]
+            seen = before if seen is None else seen & before
+        return seen
+
+    def mask_(self, scores: Tensor, rows: slice = slice(None), columns: slice = slice(None), unit: float = 1.0,
+              of=lambda x: x) -> Tensor:
+        """Add the mask to a tile of scores in place; hidden edges get :data:`HIDDEN`.
+
+        Args:
+            unit: the unit of the scores, as a factor of the mask's numbers.
+            of: picks from a tensor ``(b or 1, 1, ...)`` what belongs to the scores, if they are not ``(b, h, ...)``.
+        """
+        if self.mask is not None and self.mask.dtype != torch.bool:
+            scores += of(_cut(self.mask, rows, columns)).to(scores.dtype) * unit
+        visible = self.visible(rows, columns)
+        return scores if visible is None else scores.masked_fill_(~of(visible), HIDDEN)
+
+    def degree_scale(self, degree: str) -> Tensor | None:
+        """What sums of weights are multiplied by to give ``degree``: None for ``"sum"``, else broadcastable to
+        ``(b, 1, n, 1)``; see :meth:`AttentionGraph.value_degree`."""
+        if degree == "sum":
+            return None
+        b, _, n, m, _ = self.shape
+        device = self.query.device
+        rows = self.query_mask if self.query_mask is not None else torch.ones(b, n, dtype=torch.bool, device=device)
+        queries = rows.cumsum(1) if self.causal else rows.sum(1, keepdim=True)
+        if self.past_degree is not None:
+            queries = queries + self.past_degree.queries[:, None]
+        values = self._visible_values().to(_wide(self.query).dtype)
+        return (values / queries.clamp(min=1))[:, None, :, None]
+
+    def _visible_values(self) -> Tensor:
+        """How many values each query sees, ``(b, n)``; in a graph without order, how many any query sees, ``(b, 1)``."""
+        b, _, n, m, _ = self.shape
+        if not self.masked:
+            return torch.full((b, n if self.causal else 1), m, device=self.query.device)
+        counts, anybody = [], torch.zeros(b, m, dtype=torch.bool, device=self.query.device)
+        for seen in self._strips():
+            counts.append(seen.sum(-1))
+            anybody |= seen.any(1)
+        return torch.cat(counts, 1) if self.causal else anybody.sum(-1, keepdim=True)
+
+    def query_degree(self) -> Tensor:
+        """``(b, h, n, 1)``: 1, or 0 for a query that sees nothing. Softmax rows sum to 1 whatever the scores are, so this has
+        no gradient."""
+        b, h, n, _, _ = self.shape
+        one = torch.ones((), dtype=_wide(self.query).dtype, device=self.query.device)
+        if not self.masked:
+            return one.expand(b, h, n, 1)
+        seen = torch.cat([seen.any(-1) for seen in self._strips()], 1)
+        return seen.to(one.dtype)[:, None, :, None].expand(b, h, n, 1)
+
+    def _strips(self) -> Iterator[Tensor]:
+        """:meth:`visible` as ``(b, some rows, m)``: a triangle is never held whole."""
+        b, _, n, m, _ = self.shape
+        for start in range(0, n, STRIP):
+            rows = slice(start, min(start + STRIP, n))
+            seen = self.visible(rows)
+            seen = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.query.device) if seen is None else seen
+            yield seen.expand(b, 1, rows.stop - start, m)[:, 0]
+
+    def weight(self) -> Tensor:
+        """The attention weights :math:`M`, ``(b, h, n, m)``; rows of queries that see nothing are 0."""
+        scores = self.mask_((_wide(self.query) * self.scale) @ _wide(self.key).transpose(-1, -2))
+        visible = self.visible()
+        return scores.softmax(-1) if visible is None else scores.softmax(-1) * visible
+
+    def graph(self) -> AttentionGraph:
+        """The attention graph with its weights."""
+        visible = self.visible()
+        b, _, n, m, _ = self.shape
+        return AttentionGraph(self.query, self.value, self.weight().to(self.query.dtype), query_mask=self.query_mask,
+                              value_mask=None if visible is None else visible.expand(b, 1, n, m)[:, 0], causal=self.causal,
+                              metric=self.metric, past_degree=self.past_degree)
+
+    def wide(self) -> AttentionScores:
+        """The same in float32 where it was in half precision."""
+        metric = None if self.metric is None else _wide(self.metric)
+        return replace(self, query=_wide(self.query), key=_wide(self.key), value=_wide(self.value), metric=metric)
+
+
+@dataclass
+class _Like:
+    """What the shape check of :class:`AttentionGraph` looks at."""
+
+    query: Tensor
+    value: Tensor
+    weight: Tensor
+    query_mask: Tensor | None
+    value_mask: None
+    causal: bool
+    metric: Tensor | None
+    past_degree: PastDegree | None
+
+
+def _cut(mask: Tensor, rows: slice, columns: slice) -> Tensor:
+    """A tile of a mask whose rows or columns may be shared."""
+    if mask.shape[2] > 1:
+        mask = mask[:, :, rows]
+    return mask if mask.shape[3] == 1 else mask[..., columns]

@@ -1,0 +1,105 @@
+"""Time in interleaved repetitions, and the peak of memory in a process of its own."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+Run = Callable[[], object]
+
+
+class Times(NamedTuple):
+    """Median seconds, and the median of the ratios to the baseline within the same repetition."""
+
+    seconds: float
+    ratio: float
+
+
+def compare(runs: dict[str, Run], baseline: str, repeats: int) -> tuple[dict[str, Times], dict[str, str]]:
+    """Run everything once to warm up, then in turn, ``repeats`` times.
+
+    The machine may be slower at one time than at another; so ratios are taken between neighbours, and the order changes
+    from one repetition to the next.
+
+    Returns:
+        Times of what ran, and why the rest did not.
+    """
+    failed = {}
+    for name, run in runs.items():
+        try:
+            run()
+        except Exception as error:  # no compiler, say: the others are measured still
+            if name == baseline:
+                raise
+            failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    names = [name for name in runs if name not in failed]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for repeat in range(repeats):
+        for name in names if repeat % 2 == 0 else reversed(names):
+            gc.collect()
+            start = time.perf_counter()
+            runs[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: Times(statistics.median(taken), statistics.median(a / b for a, b in zip(taken, seconds[baseline])))
+            for name, taken in seconds.items()}, failed
+
+
+def extra_memory(module: str, name: str, options: dict) -> float:
+    """Megabytes that a run needs at most beyond its inputs, measured in a process of its own.
+
+    There the run's inputs are made, a tiny run loads what is loaded at first use, and then the growth of the peak of resident
+    memory over one run counts (``VmHWM``, which Linux can reset; elsewhere the growth of ``ru_maxrss``).
+
+    Args:
+        module: a module with ``runs(options) -> {name: run}``.
+        name: which of them.
+        options: JSON values for it; the tiny run gets ``options | {"tiny": True}``.
+    """
+    command = [sys.executable, "-m", "experiments.bench.measure", module, name, json.dumps(options), str(torch.get_num_threads())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the memory of {name!r} could not be measured: {done.stderr.strip().splitlines()[-1:]}")
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def _peak() -> float:
+    """Peak of resident memory in megabytes."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
+
+
+def _forget_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def _child(module: str, name: str, options: str, threads: str) -> None:
+    torch.set_num_threads(int(threads))
+    runs = importlib.import_module(module).runs
+    runs(json.loads(options) | {"tiny": True})[name]()
+    run = runs(json.loads(options))[name]
+    gc.collect()
+    _forget_peak()
+    before = _peak()
+    run()
+    print(_peak() - before)
+
+
+if __name__ == "__main__":
+    _child(*sys.argv[1:])

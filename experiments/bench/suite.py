@@ -1,0 +1,69 @@
+"""All benchmarks: sizes, baselines, targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+
+from experiments.bench import long, sparse, steps, training
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Runs that are compared with each other.
+
+    Args:
+        title: for the table.
+        module: with ``runs(options)``.
+        options: sizes.
+        quick: other sizes for a quick look.
+        baseline: what the others are measured by.
+        targets: the ratio that a run should not exceed.
+        memory: the runs whose memory is measured.
+        memory_target: extra memory should not exceed this times the baseline's.
+        only: leave the other runs out.
+        errors: relative errors of the runs.
+    """
+
+    title: str
+    module: ModuleType
+    options: dict
+    quick: dict
+    baseline: str
+    targets: dict[str, float] = field(default_factory=dict)
+    memory: tuple[str, ...] = ()
+    memory_target: float | None = None
+    only: tuple[str, ...] = ()
+    errors: Callable[[dict], dict[str, float]] | None = None
+
+
+BASE = dict(h=12, n=40, m=577, d=64)
+SMALL = dict(h=2, n=8, m=60, d=16, compiled=False)  # compiling takes a minute
+STEP_MEMORY = (steps.BASELINE, steps.DEFAULT, steps.DEFAULT_CAUSAL, "ours, dense backend")
+LONG = dict(h=2, d=64)
+
+
+def _long(n: int, causal: bool) -> Benchmark:
+    baseline, ours = (long.CAUSAL, long.TILED_CAUSAL) if causal else (long.BASELINE, long.TILED)
+    return Benchmark(f"self-attention, N {n:,}{', causal' if causal else ''}, H 2, d 64", long, LONG | dict(n=n), LONG | dict(n=300),
+                     baseline, {ours: long.TARGET}, (baseline, ours), long.MEMORY_TARGET, (baseline, ours))
+
+
+BENCHMARKS = {
+    "step": Benchmark("attention and one p-Laplacian step, B 8, H 12, N1 40, N2 577, d 64", steps, BASE | dict(b=8),
+                      SMALL | dict(b=2), steps.BASELINE, steps.TARGETS, STEP_MEMORY),
+    "step-b2": Benchmark("the same with B 2", steps, BASE | dict(b=2), SMALL | dict(b=1), steps.BASELINE, {}, STEP_MEMORY),
+    "peers": Benchmark("the same with B 1 and H 2, and the peers that need gigabytes", steps,
+                       BASE | dict(b=1, h=2, peers=True), SMALL | dict(b=1, peers=True), steps.BASELINE, {},
+                       (steps.BASELINE, steps.DEFAULT, "per edge (PyG: gather, norm, scatter)", "(N1+N2)²×d")),
+    "training": Benchmark("training step of a BLIP-base decoder, B 8, 40 words, 577 image tokens", training,
+                          dict(b=8, n=40, m=577, layers=12, join="blend"), dict(b=1, n=6, m=20, layers=1, join="blend"),
+                          training.BASELINE, training.TARGETS, tuple(training.GNNS)),
+    "long-4k": _long(4096, False),
+    "long-4k-causal": _long(4096, True),
+    "long-16k": _long(16384, False),
+    "long-16k-causal": _long(16384, True),
+    "sparse": Benchmark("sparse top-k against the exact step (forward), B 2, H 12, N1 40, N2 577, d 64", sparse, BASE | dict(b=2),
+                        SMALL | dict(b=1), sparse.BASELINE, errors=sparse.errors),
+}

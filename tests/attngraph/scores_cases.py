@@ -1,0 +1,59 @@
+"""Scores to test with, and the dense graph's answer as the reference."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from adapters import PGNN
+from attngraph import AttentionScores, PastDegree
+
+KINDS = {
+    "encoder": {},
+    "encoder, padded": dict(padded=True),
+    "encoder, bool mask": dict(bool_mask=True),
+    "decoder cross": dict(causal=True),
+    "decoder cross, padded": dict(causal=True, padded=True),
+    "decoder self": dict(causal=True, triangular=True),
+    "decoder self, padded": dict(causal=True, triangular=True, padded=True),
+    "decoder, cached": dict(causal=True, past=True),
+}
+
+
+def random_scores(seed: int = 0, b: int = 2, h: int = 2, n: int = 5, m: int = 7, d: int = 3, causal: bool = False,
+                  triangular: bool = False, padded: bool = False, bool_mask: bool = False, past: bool = False,
+                  metric: bool = True, dtype: torch.dtype = torch.float64) -> AttentionScores:
+    """Random scores; in padded ones, the last values of example 1 are hidden and the first query of example 0."""
+    draw = torch.Generator().manual_seed(seed)
+    m = n if triangular else m
+    query, key, value = (torch.randn(b, h, k, d, generator=draw, dtype=torch.float64).to(dtype) for k in (n, m, m))
+    output = torch.randn(h, d, 2 * d + 1, generator=draw, dtype=torch.float64)
+    mask = query_mask = past_degree = None
+    if padded:
+        mask = torch.zeros(b, 1, 1, m, dtype=dtype)
+        mask[1, ..., -2:] = torch.finfo(dtype).min
+        mask[0, ..., 1] = -0.7  # a bias that hides nothing
+        query_mask = torch.ones(b, n, dtype=torch.bool)
+        query_mask[0, 0] = False
+    if bool_mask:
+        mask = torch.rand(b, 1, n, m, generator=draw) < 0.6
+        mask[0, :, 1] = False  # a query that sees nothing
+        mask[1, :, :, 2] = False  # a value that nobody sees
+    if past:
+        past_degree = PastDegree(torch.rand(b, h, m, generator=draw, dtype=torch.float64).to(dtype), torch.tensor([3, 5])[:b])
+    gram = (output @ output.transpose(-1, -2)).to(dtype) if metric else None
+    return AttentionScores(query, key, value, mask=mask, query_mask=query_mask, triangular=triangular, causal=causal,
+                           metric=gram, past_degree=past_degree)
+
+
+def on_leaves(scores: AttentionScores) -> tuple[AttentionScores, list[Tensor]]:
+    leaves = [x.detach().clone().requires_grad_() for x in (scores.query, scores.key, scores.value)]
+    return replace(scores, query=leaves[0], key=leaves[1], value=leaves[2]), leaves
+
+
+def dense(scores: AttentionScores, p, mu, degree: str) -> tuple[Tensor, Tensor]:
+    """What a step must return: the dense backend on the computed graph, and M V."""
+    scheme = PGNN(p=1.5, learn_p=False, degree=degree)
+    scheme.fixed_p, scheme.fixed_mu = p, mu
+    graph = scores.graph()
+    return scheme(graph), graph.weight @ graph.value

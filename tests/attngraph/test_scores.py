@@ -1,0 +1,71 @@
+"""Scores before they are weights: masks, degrees, and the graph they become."""
+
+import pytest
+import torch
+
+from attngraph import AttentionScores
+from tests.attngraph.scores_cases import KINDS, random_scores
+
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@every_kind
+def test_graph_is_the_softmax_where_edges_are_visible(kind):
+    scores = random_scores(**KINDS[kind])
+    b, h, n, m, d = scores.shape
+    seen = torch.ones(b, n, m, dtype=torch.bool)
+    added = torch.zeros(b, 1, n, m, dtype=torch.float64)
+    if scores.mask is not None and scores.mask.dtype == torch.bool:
+        seen &= scores.mask[:, 0]
+    elif scores.mask is not None:
+        seen &= (scores.mask > -1e9)[:, 0]
+        added = added + scores.mask
+    if scores.query_mask is not None:
+        seen &= scores.query_mask[:, :, None]
+    if scores.triangular:
+        seen &= torch.ones(n, m, dtype=torch.bool).tril()
+    logits = (scores.query @ scores.key.transpose(-1, -2) / d**0.5 + added).masked_fill(~seen[:, None], -torch.inf)
+    torch.testing.assert_close(scores.graph().weight, logits.softmax(-1).nan_to_num(0))
+    assert (scores.graph().weight.masked_select(~seen[:, None]) == 0).all()
+
+
+@every_kind
+def test_degrees_are_those_of_the_graph(kind):
+    scores = random_scores(**KINDS[kind])
+    graph = scores.graph()
+    torch.testing.assert_close(scores.query_degree(), graph.query_degree())
+    assert scores.degree_scale("sum") is None
+    want = graph.value_degree("mean")
+    torch.testing.assert_close((graph.value_degree("sum") * scores.degree_scale("mean")).expand_as(want), want)
+
+
+def test_tiles_of_the_mask_make_up_the_mask():
+    for kind in ("decoder self, padded", "encoder, bool mask"):
+        scores = random_scores(n=6, **KINDS[kind])
+        whole = scores.visible().expand(2, 1, *scores.shape[2:4])
+        for rows in (slice(0, 2), slice(2, 6)):
+            for columns in (slice(0, 3), slice(3, scores.shape[3])):
+                tile = scores.visible(rows, columns)
+                assert torch.equal(whole[:, :, rows, columns], tile.expand_as(whole[:, :, rows, columns]))
+
+
+def test_half_precision_weights_are_computed_in_single():
+    scores = random_scores(dtype=torch.bfloat16, m=40)
+    wide = AttentionScores(scores.query.float(), scores.key.float(), scores.value.float())
+    assert scores.graph().weight.dtype == torch.bfloat16
+    torch.testing.assert_close(scores.graph().weight, wide.graph().weight.bfloat16(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(key=torch.zeros(1, 1, 3, 2)), "key must have shape"),
+    (dict(value=torch.zeros(1, 1, 4, 3)), "value must have shape"),
+    (dict(mask=torch.zeros(1, 1, 2, 5)), "mask must be broadcastable to"),
+    (dict(mask=torch.zeros(4, requires_grad=True)), "learned biases"),
+    (dict(query=torch.zeros(2, 2)), "query must have shape"),
+    (dict(metric=torch.zeros(2, 2)), "metric must have shape"),
+    (dict(query_mask=torch.ones(1, 9, dtype=torch.bool)), "query_mask must have shape"),
+])
+def test_bad_input_is_named(changes, message):
+    good = dict(query=torch.zeros(1, 1, 2, 2), key=torch.zeros(1, 1, 4, 2), value=torch.zeros(1, 1, 4, 2))
+    with pytest.raises(ValueError, match=message):
+        AttentionScores(**good | changes)
