@@ -35,18 +35,28 @@ class GraphAdapter(nn.Module):
     def aggregate(self, call: Call) -> Tensor:
         """What the scheme makes of the graph of an attention call, ``(b, n, h·d)``.
 
-        Decoding with a cache, adapters that see the same edges keep the same degrees there.
+        In training the scheme computes the attention output too, by the fastest way it has, where the call can be had
+        before its weights are computed; in evaluation the model computes it, so that a new adapter changes nothing to the
+        last bit. Decoding with a cache, adapters that see the same edges keep the same degrees there.
         """
-        graph = call.graph(dropped=True, metric=call.site.metric(*call.query.shape[1::2]))
+        metric = call.site.metric(*call.query.shape[1::2])
+        wanted = self.backend == "tiled" or (self.training and self.backend == "dense")
+        scores = call.scores(metric) if wanted and self.top_k is None else None
+        if scores is not None:
+            aggregated, call.context = self.scheme.attend(scores, self.backend)
+            return merge_heads(aggregated)
+        graph = call.graph(dropped=True, metric=metric)
         owner = "adapter"
         if self.top_k is not None:
             graph, owner = graph.sparsify(top_k=self.top_k), f"adapter top {self.top_k}"
         return merge_heads(self.scheme(call.remember(graph, owner), self.backend))
 
 
-def move(module: nn.Module, like: Tensor) -> None:
-    """Onto the device and into the precision of a weight. Single numbers (a share, p, μ) stay in single precision,
+def move(module: nn.Module, to: nn.Module, like: Tensor) -> None:
+    """Into the mode (training or evaluation) of the module it is put into, onto the device and into the precision of a
+    weight. Single numbers (a share, p, μ) stay in single precision,
     since half precision would swallow their steps; what is still to be loaded (on ``meta``) stays there."""
+    module.train(to.training)
     for parameter in module.parameters():
         if not parameter.is_meta:
             parameter.data = parameter.data.to(like.device, like.dtype if parameter.dim() else torch.float32)

@@ -106,7 +106,7 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
         module.__class__ = kind
         module.attngraph_site = site
         if adapter is not None:
-            move(adapter, text.embeddings.word_embeddings.weight)
+            move(adapter, module, text.embeddings.word_embeddings.weight)
             module.attngraph_adapter = adapter
 
     def adapt(k: int, name: str, block: nn.Module, width: int) -> None:

@@ -11,7 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -20,6 +20,12 @@ from torch import Tensor, nn
 from attngraph.degree_cache import degree_cache_of
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
+from attngraph.scores import AttentionScores
+
+try:  # where transformers (5.24) notes what a model was asked to return
+    from transformers.utils.output_capturing import _active_collector
+except ImportError:
+    _active_collector = None
 
 if TYPE_CHECKING:
     from attngraph.instrument import Site, _Shared
@@ -31,6 +37,8 @@ HIDDEN = -9e3  # an additive mask at or below this hides an edge: models use -1e
 class Call:
     """What one attention call computed.
 
+    Weights and context are computed when somebody reads them first.
+
     Attributes:
         site: the attention layer.
         kind: ``"self"`` or ``"cross"``.
@@ -39,13 +47,16 @@ class Call:
             with grouped heads repeated.
         weight: ``(b, h, n, m)`` before dropout.
         dropped: after it; the same tensor where there is none.
-        context: ``(b, h, n, d)``, ``dropped @ value``; what the model goes on with. A listener may replace it.
+        context: ``(b, h, n, d)``, ``dropped @ value``; what the model goes on with. A listener may set it.
         visible: bool ``(b, n, m)``, or None when nothing is masked.
         query_mask: bool ``(b, n)``, which queries are valid: those that self-attention lets see themselves.
         source: the states that cross-attention attends to, where the module was given them.
         cache, layer_idx: the model's key/value cache, and the layer's place in it.
         dropout: probability; 0 in evaluation.
         sides: modalities of queries and values, as far as a family tells them (see :class:`AttentionGraph`).
+        eager: the model's eager attention of this call: to context ``(b, n, h, d)`` and weights, without dropout.
+        scale: the factor of the scores where the model told it.
+        plain: whether scale and mask are all that the scores are made of, as far as can be seen from outside.
     """
 
     site: Site
@@ -54,9 +65,6 @@ class Call:
     query: Tensor
     key: Tensor
     value: Tensor
-    weight: Tensor
-    dropped: Tensor
-    context: Tensor
     visible: Tensor | None
     query_mask: Tensor | None
     source: Tensor | None
@@ -64,6 +72,56 @@ class Call:
     layer_idx: int | None
     dropout: float
     sides: tuple[str | Tensor | None, str | Tensor | None]
+    eager: Callable[[], tuple[Tensor, Tensor]]
+    scale: float | None
+    plain: bool
+
+    @cached_property
+    def _eager(self) -> tuple[Tensor, Tensor]:
+        return self.eager()
+
+    @property
+    def weight(self) -> Tensor:
+        return self._eager[1]
+
+    @cached_property
+    def dropped(self) -> Tensor:
+        return nn.functional.dropout(self.weight, p=self.dropout, training=True) if self.dropout else self.weight
+
+    @cached_property
+    def context(self) -> Tensor:
+        return self.dropped @ self.value if self.dropout else self._eager[0].transpose(1, 2)
+
+    def recorded(self, weight: str = "dropped") -> Tensor | None:
+        """Weights (``"dropped"`` or ``"weight"``) for the model to return: None if they were not needed so far and
+        nobody asked the model for attentions."""
+        if "_eager" in self.__dict__ or attentions_wanted():
+            return getattr(self, weight)
+        return None
+
+    def scores(self, metric: Tensor | None = None) -> AttentionScores | None:
+        """The call before its weights are computed, or None where only they tell the graph: under dropout, with a
+        key/value cache in a causal layer (which keeps degrees), or if the model's eager attention is more than a softmax
+        of scaled and masked scores. That is tried out at a module's first call.
+
+        Args:
+            metric: see :meth:`Site.metric`.
+        """
+        hub: Hub = self.site.module.attngraph
+        if not self.plain or hub.plain is False or self.dropout or (self.causal and self.cache is not None):
+            return None
+        if self.query.shape[-1] != self.value.shape[-1]:
+            return None
+        mask = None if self.visible is None else self.visible[:, None]
+        scores = AttentionScores(self.query, self.key, self.value, self.scale, mask, self.query_mask,
+                                 causal=self.causal, metric=metric)
+        if hub.plain is None:
+            with torch.no_grad():
+                visible, here = scores.visible(), self.weight
+                here = here if visible is None else here.masked_fill(~visible, 0)
+                slack = 1e-5 if here.dtype in (torch.float32, torch.float64) else 2e-2
+                hub.plain = bool((here - scores.weight().to(here.dtype)).abs().max() < slack)
+        return scores if hub.plain else None
 
     def graph(self, dropped: bool = False, metric: Tensor | None = None, **more) -> AttentionGraph:
         """The call as a graph, without what a cache holds from earlier queries (see :meth:`remember`).
@@ -110,11 +168,12 @@ class Call:
 
 class Mask(NamedTuple):
     """What an attention mask says. ``order`` is "causal" if all later values are hidden, "none" if none of them,
-    "mixed" if some, and None if there are none."""
+    "mixed" if some, and None if there are none. ``pure``: it hides edges or leaves them as they are, for all heads."""
 
     visible: Tensor | None  # b n m, bool
     queries: Tensor | None  # b n, bool
     order: str | None
+    pure: bool = True
 
 
 def read_mask(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
@@ -125,16 +184,17 @@ def read_mask(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
     visible = mask if mask.dtype == torch.bool else mask > HIDDEN
     while visible.dim() < 4:
         visible = visible[None]
+    pure = visible.shape[1] == 1 and (mask.dtype == torch.bool or not bool(((mask > HIDDEN) & (mask != 0)).any()))
     visible = visible[..., :m].any(1).expand(b, n, m)
     if m < n:
-        return Mask(visible, None, None)
+        return Mask(visible, None, None, pure)
     queries = visible.diagonal(m - n, -2, -1)
     seen = visible & queries[..., None]
     later = torch.ones(n, m, dtype=torch.bool, device=mask.device).triu(m - n + 1)
     later = later & queries[..., None] & seen.any(1, keepdim=True)
     shown, possible = int((seen & later).sum()), int(later.sum())
     order = None if possible == 0 else "causal" if shown == 0 else "none" if shown == possible else "mixed"
-    return Mask(visible, queries, order)
+    return Mask(visible, queries, order, pure)
 
 
 class Flow:
@@ -179,6 +239,7 @@ class Hub:
         listeners: called with each :class:`Call`.
         shared: what the modules of a model have in common, with their :class:`Flow`.
         source, cache: from the arguments of the forward pass that is running.
+        plain: whether the module's eager attention is a softmax of scaled and masked scores; None before it was tried.
         notes: what a family's hooks leave for its attention modules.
     """
 
@@ -187,6 +248,7 @@ class Hub:
         self.listeners: list[Callable[[Call], None]] = []
         self.source: Tensor | None = None
         self.cache = None
+        self.plain: bool | None = None
         self.notes: dict = {}
 
 
@@ -207,14 +269,10 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
         kwargs: what else the model passes; its eager attention gets it.
     """
     hub: Hub = module.attngraph
-    context, weight = eager(module, query, key, value, attention_mask, dropout=0.0, **kwargs)
-    context = context.transpose(1, 2)
-    b, h, n, m = weight.shape
+    b, h = max(query.shape[0], key.shape[0]), query.shape[1]
+    n, m = query.shape[2], key.shape[2]
+    run = partial(eager, module, query, key, value, attention_mask, dropout=0.0, **kwargs)
     query, key, value = query.expand(b, -1, -1, -1), _heads(key, b, h), _heads(value, b, h)
-    dropped = weight
-    if dropout and module.training:
-        dropped = nn.functional.dropout(weight, p=dropout, training=True)
-        context = dropped @ value
     mask = hub.shared.flow.mask(attention_mask, (b, h, n, m))
     cross = hub.source is not None or (hub.cache is None and n != m) or "Cross" in type(module).__name__
     if cross:
@@ -223,10 +281,11 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
         told = getattr(module, "is_causal", None) if is_causal is None else is_causal
         causal, queries = _ordered(told, mask.order, n, hub.cache), mask.queries
         hub.shared.flow.note(b, n, causal, queries)
+    more = [name for name, x in kwargs.items() if name != "scaling" and isinstance(x, (Tensor, float))]
     call = Call(
-        hub.site, "cross" if cross else "self", causal, query, key, value, weight, dropped, context, mask.visible,
+        hub.site, "cross" if cross else "self", causal, query, key, value, mask.visible,
         queries if query_mask is None else query_mask, hub.source, hub.cache, getattr(module, "layer_idx", None),
-        dropout if module.training else 0.0, sides,
+        dropout if module.training else 0.0, sides, run, kwargs.get("scaling"), mask.pure and not more,
     )
     for listener in tuple(hub.listeners):
         listener(call)
@@ -284,7 +343,15 @@ def graph_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor
     if "attngraph" not in module.__dict__:  # of another model, with which an instrumented one shares its configuration
         return eager(module, query, key, value, attention_mask, **kwargs)
     call = attend(module, query, key, value, attention_mask, eager, **kwargs)
-    return call.context.transpose(1, 2).contiguous(), call.dropped
+    return call.context.transpose(1, 2).contiguous(), call.recorded()
+
+
+def attentions_wanted() -> bool:
+    """Whether the model that runs was asked for attentions (``output_attentions``); True where it cannot be told."""
+    if _active_collector is None:
+        return True
+    collected = _active_collector.get()
+    return collected is not None and any("attentions" in name for name in collected)
 
 
 def split_heads(x: Tensor, features: int) -> Tensor:

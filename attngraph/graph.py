@@ -100,7 +100,9 @@ class AttentionGraph:
     value_modality: str | Tensor | None = None
 
     def __post_init__(self):
-        _check_shapes(self)
+        check_parts(self.query, self.value, self.weight, self.query_mask, self.value_mask, self.causal, self.metric,
+                    self.past_degree)
+        _check_labels(self)
         visible = self.visible
         if visible is not None:
             weight = torch.where(visible[:, None], self.weight, torch.zeros((), dtype=self.weight.dtype,
@@ -273,28 +275,40 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _check_shapes(graph: AttentionGraph) -> None:
+def check_parts(query: Tensor, value: Tensor, weight: Tensor | None, query_mask: Tensor | None, value_mask: Tensor | None,
+                causal: bool, metric: Tensor | None, past_degree: PastDegree | None) -> None:
+    """Raises ValueError where the shapes of a graph's parts do not fit, naming the argument."""
     def fail(name: str, want: str, got) -> None:
         raise ValueError(f"{name} must have shape {want}, got {tuple(got.shape)}")
 
-    if graph.query.dim() != 4:
-        fail("query", "(batch, heads, queries, features)", graph.query)
-    b, h, n, d = graph.query.shape
-    if graph.value.dim() != 4 or graph.value.shape[:2] != (b, h) or graph.value.shape[3] != d:
-        fail("value", f"({b}, {h}, values, {d}), like query", graph.value)
-    m = graph.value.shape[2]
-    if graph.weight.shape != (b, h, n, m):
-        fail("weight", f"({b}, {h}, {n}, {m})", graph.weight)
-    if graph.query_mask is not None and graph.query_mask.shape != (b, n):
-        fail("query_mask", f"({b}, {n})", graph.query_mask)
-    if graph.value_mask is not None and graph.value_mask.shape not in ((b, m), (b, n, m)):
-        fail("value_mask", f"({b}, {m}) or ({b}, {n}, {m})", graph.value_mask)
-    for name in ("query_mask", "value_mask"):
-        mask = getattr(graph, name)
+    if query.dim() != 4:
+        fail("query", "(batch, heads, queries, features)", query)
+    b, h, n, d = query.shape
+    if value.dim() != 4 or value.shape[:2] != (b, h) or value.shape[3] != d:
+        fail("value", f"({b}, {h}, values, {d}), like query", value)
+    m = value.shape[2]
+    if weight is not None and weight.shape != (b, h, n, m):
+        fail("weight", f"({b}, {h}, {n}, {m})", weight)
+    if query_mask is not None and query_mask.shape != (b, n):
+        fail("query_mask", f"({b}, {n})", query_mask)
+    if value_mask is not None and value_mask.shape not in ((b, m), (b, n, m)):
+        fail("value_mask", f"({b}, {m}) or ({b}, {n}, {m})", value_mask)
+    for name, mask in (("query_mask", query_mask), ("value_mask", value_mask)):
         if mask is not None and mask.dtype != torch.bool:
             raise ValueError(f"{name} must be a bool tensor (True = valid), got {mask.dtype}")
-    if graph.metric is not None and graph.metric.shape != (h, d, d):
-        fail("metric", f"({h}, {d}, {d})", graph.metric)
+    if metric is not None and metric.shape != (h, d, d):
+        fail("metric", f"({h}, {d}, {d})", metric)
+    if past_degree is not None:
+        if not causal:
+            raise ValueError("past_degree belongs to causal graphs: pass causal=True")
+        if past_degree.total.shape != (b, h, m):
+            fail("past_degree.total", f"({b}, {h}, {m})", past_degree.total)
+        if past_degree.queries.shape != (b,):
+            fail("past_degree.queries", f"({b},)", past_degree.queries)
+
+
+def _check_labels(graph: AttentionGraph) -> None:
+    b, _, n, m, _ = graph.shape
     if graph.kind not in (None, *KINDS):
         raise ValueError(f"kind must be one of {', '.join(KINDS)} or None, got {graph.kind!r}")
     for name, nodes in (("query_modality", n), ("value_modality", m)):
@@ -305,10 +319,3 @@ def _check_shapes(graph: AttentionGraph) -> None:
                                  f"{modality.dtype} {tuple(modality.shape)}")
         elif modality not in (None, *MODALITIES):
             raise ValueError(f"{name} must be one of {', '.join(MODALITIES)}, a bool tensor or None, got {modality!r}")
-    if graph.past_degree is not None:
-        if not graph.causal:
-            raise ValueError("past_degree belongs to causal graphs: pass causal=True")
-        if graph.past_degree.total.shape != (b, h, m):
-            fail("past_degree.total", f"({b}, {h}, {m})", graph.past_degree.total)
-        if graph.past_degree.queries.shape != (b,):
-            fail("past_degree.queries", f"({b},)", graph.past_degree.queries)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attngraph.graph import AttentionGraph, PastDegree, _check_shapes, _wide
+from attngraph.graph import AttentionGraph, PastDegree, _wide, check_parts
 
 HIDDEN = -1e30  # the score of an edge that may not exist: its weight is exactly 0, and no arithmetic on it overflows
 STRIP = 256  # queries whose mask is looked at together
@@ -53,9 +53,8 @@ class AttentionScores:
     def __post_init__(self):
         if self.query.dim() != 4:
             raise ValueError(f"query must have shape (batch, heads, queries, features), got {tuple(self.query.shape)}")
-        b, h, n, m, d = self.shape
-        _check_shapes(_Like(self.query, self.value, self.query.new_empty(()).expand(b, h, n, m), self.query_mask, None,
-                            self.causal, self.metric, self.past_degree))
+        b, _, n, m, d = self.shape
+        check_parts(self.query, self.value, None, self.query_mask, None, self.causal, self.metric, self.past_degree)
         if self.key.shape != self.value.shape:
             raise ValueError(f"key must have shape {tuple(self.value.shape)}, like value, got {tuple(self.key.shape)}")
         if self.mask is not None:
@@ -172,20 +171,6 @@ class AttentionScores:
         """The same in float32 where it was in half precision."""
         metric = None if self.metric is None else _wide(self.metric)
         return replace(self, query=_wide(self.query), key=_wide(self.key), value=_wide(self.value), metric=metric)
-
-
-@dataclass
-class _Like:
-    """What the shape check of :class:`AttentionGraph` looks at."""
-
-    query: Tensor
-    value: Tensor
-    weight: Tensor
-    query_mask: Tensor | None
-    value_mask: None
-    causal: bool
-    metric: Tensor | None
-    past_degree: PastDegree | None
 
 
 def _cut(mask: Tensor, rows: slice, columns: slice) -> Tensor:

@@ -27,7 +27,7 @@ from experiments.data.patches import COLOR_CLASSES, SHAPE_CLASSES
 from experiments.data.vocabulary import all_words
 from experiments.device import check_device, mixed_precision, uses_bfloat16
 from experiments.models import model_card, skills
-from experiments.models.generation import decoder_loss, encode_images
+from experiments.models.generation import IGNORED, decoder_logits, encode_images
 from experiments.models.mini_blip import CHECKPOINT, build_model, load_model, normalise
 from experiments.models.packing import PackedSteps, batches, block_causal_mask
 from experiments.models.tokenizer import build_tokenizer
@@ -152,7 +152,7 @@ def train(args: argparse.Namespace) -> int:
                 group["lr"] = LEARNING_RATE * schedule(step, args.steps)
             with mixed_precision(args.device):
                 states = encode_images(model, normalise(batch["pixels"]))
-                loss = decoder_loss(model, states, batch)
+                loss = text_loss(decoder_logits(model, states, batch), batch)
                 total = loss + PATCH_WEIGHT * patch_loss(head(states[:, 1:]), batch)
             total.backward()
             nn.utils.clip_grad_norm_(trained.parameters(), CLIP)
@@ -176,6 +176,18 @@ def train(args: argparse.Namespace) -> int:
     finish(out, args, half, seconds, log)
     state_file.unlink()
     return 0
+
+
+def text_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Cross-entropy of the next token over answers and end tokens, a mean weighted by the batch's ``weights``.
+
+    Args:
+        logits: ``(images, row_length, vocabulary)``.
+        batch: from `pack`.
+    """
+    targets, weights = batch["labels"][:, 1:].flatten(), batch["weights"][:, 1:].flatten()
+    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="none")
+    return (losses * weights).sum() / weights.sum()
 
 
 def patch_loss(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:

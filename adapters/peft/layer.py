@@ -30,6 +30,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
     def __init__(self, base_layer: nn.Module, name: str):
         super().__init__()
         self.base_layer = base_layer
+        self.training = base_layer.training
         self.name = name
         self.gnn_adapter = nn.ModuleDict()
         self.in_features, self.out_features = widths(self.get_base_layer())
@@ -43,7 +44,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
                     nn.init.constant_(parameter, 0.5)
                 elif not name.startswith("scheme."):
                     nn.init.normal_(parameter, std=0.3)
-        move(adapter, self.get_base_layer().weight)
+        move(adapter, self, self.get_base_layer().weight)
         self.gnn_adapter[adapter_name] = adapter
 
     def make(self, settings: AdapterConfig, scheme: Scheme) -> nn.Module:
@@ -117,7 +118,8 @@ class AttentionLayer(GraphLayer):
         the plain one, to see that it is what the projection gets."""
         adapter = self.active
         if adapter is not None:
-            self._heard = None if self._checked else merge_heads(call.context), adapter.aggregate(call)
+            aggregated = adapter.aggregate(call)
+            self._heard = None if self._checked else merge_heads(call.context), aggregated
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         adapter, heard, self._heard = self.active, self._heard, None

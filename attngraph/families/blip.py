@@ -37,7 +37,7 @@ class GraphBlipTextSelfAttention(BlipTextSelfAttention):
                     cache.is_updated[layer] = True
         call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p,
                       is_causal=self.attngraph.notes.get("causal"))
-        return merge_heads(call.context), call.weight
+        return merge_heads(call.context), call.recorded("weight")
 
 
 def _scaled_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None,
@@ -54,7 +54,7 @@ class GraphBlipAttention(BlipAttention):
         b, n, width = hidden_states.shape
         query, key, value = self.qkv(hidden_states).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         call = attend(self, query, key, value, None, _scaled_attention, dropout=self.dropout.p)
-        return self.projection(call.context.transpose(1, 2).reshape(b, n, width)), call.dropped
+        return self.projection(call.context.transpose(1, 2).reshape(b, n, width)), call.recorded()
 
 
 def _note_is_decoder(model: BlipTextModel, args: tuple, kwargs: dict) -> None:

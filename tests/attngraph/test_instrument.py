@@ -194,14 +194,16 @@ def test_reading_masks():
     assert torch.equal(read_mask(half, (1, 1, 3, 3)).visible[0], lower)
     assert read_mask(torch.zeros(1, 1, 1, 3), (2, 4, 3, 3)).order == "none"
     alibi = -torch.arange(3.0).expand(1, 2, 3, 3) * 100  # a bias hides nothing
-    assert read_mask(alibi, (1, 2, 3, 3)).visible.all()
+    assert read_mask(alibi, (1, 2, 3, 3)).visible.all() and not read_mask(alibi, (1, 2, 3, 3)).pure
+    assert not read_mask(alibi[:, :1], (1, 2, 3, 3)).pure
     padded = torch.zeros(2, 1, 3, 3)
     padded[1, :, :, 2] = low
     read = read_mask(padded, (2, 4, 3, 3))
+    assert read.pure
     assert torch.equal(read.queries, torch.tensor([[True] * 3, [True, True, False]])) and read.order == "none"
     mixed = torch.zeros(3, 3).masked_fill(torch.tensor([[0, 0, 1], [0, 0, 0], [0, 0, 0]]).bool(), low)
     assert read_mask(mixed, (1, 1, 3, 3)).order == "mixed"
     cached = torch.zeros(1, 1, 1, 5)
-    assert read_mask(cached, (1, 1, 1, 5)).order is None and read_mask(None, (1, 1, 2, 2)) == (None, None, None)
+    assert read_mask(cached, (1, 1, 1, 5)).order is None and read_mask(None, (1, 1, 2, 2)) == (None, None, None, True)
     either = torch.zeros(1, 2, 1, 2).masked_fill(torch.tensor([[[True, False]], [[True, True]]])[None], low)
     assert read_mask(either, (1, 2, 1, 2)).visible.tolist() == [[[False, True]]]

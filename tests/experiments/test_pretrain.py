@@ -31,7 +31,7 @@ def toy(monkeypatch):
 
 def interrupt_at(monkeypatch, step):
     """Ctrl-C while `step` is being computed."""
-    original, calls = pretrain.decoder_loss, []
+    original, calls = pretrain.text_loss, []
 
     def loss(*args):
         calls.append(1)
@@ -39,8 +39,8 @@ def interrupt_at(monkeypatch, step):
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(pretrain, "decoder_loss", loss)
-    return lambda: monkeypatch.setattr(pretrain, "decoder_loss", original)
+    monkeypatch.setattr(pretrain, "text_loss", loss)
+    return lambda: monkeypatch.setattr(pretrain, "text_loss", original)
 
 
 def test_interrupted_run_ends_like_an_uninterrupted_one(toy, tmp_path, monkeypatch):
