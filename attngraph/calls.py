@@ -30,6 +30,7 @@ except ImportError:
 if TYPE_CHECKING:
     from attngraph.instrument import Site, _Shared
 
+PROBED = 32  # queries on which a module's eager attention is tried out
 HIDDEN = -9e3  # an additive mask at or below this hides an edge: models use -1e4, -1e9, the smallest number and -inf
 
 
@@ -54,7 +55,8 @@ class Call:
         cache, layer_idx: the model's key/value cache, and the layer's place in it.
         dropout: probability; 0 in evaluation.
         sides: modalities of queries and values, as far as a family tells them (see :class:`AttentionGraph`).
-        eager: the model's eager attention of this call: to context ``(b, n, h, d)`` and weights, without dropout.
+        eager: the model's eager attention of this call, without dropout: to context ``(b, n, h, d)`` and weights; of the
+            first ``rows`` queries of the first example if that is given.
         scale: the factor of the scores where the model told it.
         plain: whether scale and mask are all that the scores are made of, as far as can be seen from outside.
     """
@@ -72,7 +74,7 @@ class Call:
     layer_idx: int | None
     dropout: float
     sides: tuple[str | Tensor | None, str | Tensor | None]
-    eager: Callable[[], tuple[Tensor, Tensor]]
+    eager: Callable[..., tuple[Tensor, Tensor]]
     scale: float | None
     plain: bool
 
@@ -116,12 +118,20 @@ class Call:
         scores = AttentionScores(self.query, self.key, self.value, self.scale, mask, self.query_mask,
                                  causal=self.causal, metric=metric)
         if hub.plain is None:
-            with torch.no_grad():
-                visible, here = scores.visible(), self.weight
-                here = here if visible is None else here.masked_fill(~visible, 0)
-                slack = 1e-5 if here.dtype in (torch.float32, torch.float64) else 2e-2
-                hub.plain = bool((here - scores.weight().to(here.dtype)).abs().max() < slack)
+            hub.plain = self._agrees(scores)
         return scores if hub.plain else None
+
+    @torch.no_grad()
+    def _agrees(self, scores: AttentionScores) -> bool:
+        """Whether the model's eager attention has the weights of the scores, for a few queries of one example."""
+        weight = self.eager(rows=PROBED)[1]
+        few = replace(scores, query=scores.query[:1, :, :PROBED], key=scores.key[:1], value=scores.value[:1],
+                      mask=None if scores.mask is None else scores.mask[:1, :, :PROBED],
+                      query_mask=None if scores.query_mask is None else scores.query_mask[:1, :PROBED])
+        visible = few.visible()
+        weight = weight if visible is None else weight.masked_fill(~visible, 0)
+        slack = 1e-5 if weight.dtype in (torch.float32, torch.float64) else 2e-2
+        return bool((weight - few.weight().to(weight.dtype)).abs().max() < slack)
 
     def graph(self, dropped: bool = False, metric: Tensor | None = None, **more) -> AttentionGraph:
         """The call as a graph, without what a cache holds from earlier queries (see :meth:`remember`).
@@ -271,7 +281,7 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
     hub: Hub = module.attngraph
     b, h = max(query.shape[0], key.shape[0]), query.shape[1]
     n, m = query.shape[2], key.shape[2]
-    run = partial(eager, module, query, key, value, attention_mask, dropout=0.0, **kwargs)
+    run = partial(_run, partial(eager, module, dropout=0.0, **kwargs), query, key, value, attention_mask)
     query, key, value = query.expand(b, -1, -1, -1), _heads(key, b, h), _heads(value, b, h)
     mask = hub.shared.flow.mask(attention_mask, (b, h, n, m))
     cross = hub.source is not None or (hub.cache is None and n != m) or "Cross" in type(module).__name__
@@ -290,6 +300,17 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
     for listener in tuple(hub.listeners):
         listener(call)
     return call
+
+
+def _run(eager: Callable, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
+         rows: int | None = None) -> tuple[Tensor, Tensor]:
+    """Eager attention, or that of the first rows of the first example."""
+    if rows is not None:
+        if mask is not None:
+            mask = mask[:1] if mask.dim() == 4 else mask
+            mask = mask[..., :rows, :] if mask.shape[-2] == query.shape[2] else mask
+        query, key, value = query[:1, :, :rows], key[:1], value[:1]
+    return eager(query, key, value, mask)
 
 
 def _heads(x: Tensor, b: int, h: int) -> Tensor:

@@ -33,10 +33,10 @@ from experiments.models.packing import PackedSteps, batches, block_causal_mask
 from experiments.models.tokenizer import build_tokenizer
 
 # The recipe. Options are the number of steps, the seed and the hardware only.
-IMAGES = 32  # new images in each step
+IMAGES = 16  # new images in each step; few, so that there are many steps
 TEXTS = 8  # texts about each image, one of them a caption
 ROW_LENGTH = 128  # tokens in the packed row of an image
-STEPS = 4000
+STEPS = 8000
 LEARNING_RATE = 1e-3
 WARMUP_STEPS = 300
 BETAS = (0.9, 0.98)
@@ -45,9 +45,9 @@ CLIP = 1.0
 PATCH_WEIGHT = 1.0  # of the auxiliary loss
 RECIPE = f"""{IMAGES} new images in each step, with up to {TEXTS} texts each (a caption, and questions and
 statements of {len(skills.KINDS) - 1} kinds in varied wordings), packed into rows of {ROW_LENGTH} tokens. The
-loss covers answers and end tokens; a linear head on the image states, dropped afterwards, also names the
-shape and the colour that each patch shows (cross-entropy, weight {PATCH_WEIGHT:g}). AdamW, learning rate
-{LEARNING_RATE:g} with {WARMUP_STEPS} steps of warm-up, then a cosine to 1 % of it; betas {BETAS[0]} and {BETAS[1]}, weight
+loss covers answers and end tokens, and an answer of n tokens weighs n^(1/2) in all; a linear head on the
+image states, dropped afterwards, also names the shape and the colour that each patch shows (cross-entropy,
+weight {PATCH_WEIGHT:g}). AdamW, learning rate {LEARNING_RATE:g} with {WARMUP_STEPS} steps of warm-up, then a cosine to 1 % of it; betas {BETAS[0]} and {BETAS[1]}, weight
 decay {WEIGHT_DECAY} on matrices but not on embeddings, gradients clipped at {CLIP:g}."""
 
 SAVE_SECONDS = 120

@@ -108,7 +108,7 @@ def pack(
                 continue
             ids[row, start:end] = prefix + answer
             labels[row, middle:end] = answer
-            weights[row, middle:end] = len(answer) ** -float(os.environ.get("POW", "0.5"))
+            weights[row, middle:end] = len(answer) ** -0.5
             positions[row, start:end] = np.arange(end - start)
             segments[row, start:end] = number
             start = end
