@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from adapters.config import AdapterConfig
 from adapters.joins import JOINS
-from adapters.scheme import Scheme
+from adapters.scheme import Scheme, attention
 from attngraph.calls import Call, merge_heads
 from attngraph.errors import UserError
 
@@ -31,20 +33,31 @@ class GraphAdapter(nn.Module):
         self.join = JOINS[config.join](width, max(1, width // config.reduction))
         self.backend = config.backend
         self.top_k = config.top_k
+        self._told = False
 
     def aggregate(self, call: Call) -> Tensor:
         """What the scheme makes of the graph of an attention call, ``(b, n, h·d)``.
 
-        In training the scheme computes the attention output too, by the fastest way it has, where the call can be had
-        before its weights are computed; in evaluation the model computes it, so that a new adapter changes nothing to the
-        last bit. Decoding with a cache, adapters that see the same edges keep the same degrees there.
+        In training the call is taken before its weights are computed, where it can be: the scheme has faster ways from
+        there, which also give the attention output if all queries are valid. In evaluation the model's own weights are
+        taken, so that a new adapter changes nothing to the last bit. The tiled backend takes every call so, and never the
+        weights. Decoding with a cache, adapters that see the same edges keep the same degrees there.
         """
         metric = call.site.metric(*call.query.shape[1::2])
-        wanted = self.backend == "tiled" or (self.training and self.backend == "dense")
-        scores = call.scores(metric) if wanted and self.top_k is None else None
+        tiled = self.backend == "tiled"
+        wanted = self.top_k is None and (tiled or (self.training and self.backend == "dense"))
+        scores = call.scores(metric) if wanted else None
         if scores is not None:
-            aggregated, call.context = self.scheme.attend(scores, self.backend)
+            aggregated, context = self.scheme.attend(scores, self.backend, context=call.whole)
+            if not call.whole and tiled:
+                context = attention(replace(scores, query_mask=None))
+            if context is not None:
+                call.context = context
             return merge_heads(aggregated)
+        if tiled and not self._told:
+            self._told = True
+            warnings.warn(f"{call.site.name} holds its attention weights for now, in spite of the tiled backend: dropout, a "
+                          "key/value cache, top_k or attention that is more than a softmax of masked scores", stacklevel=2)
         graph = call.graph(dropped=True, metric=metric)
         owner = "adapter"
         if self.top_k is not None:

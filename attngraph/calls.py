@@ -30,7 +30,6 @@ except ImportError:
 if TYPE_CHECKING:
     from attngraph.instrument import Site, _Shared
 
-PROBED = 32  # queries on which a module's eager attention is tried out
 HIDDEN = -9e3  # an additive mask at or below this hides an edge: models use -1e4, -1e9, the smallest number and -inf
 
 
@@ -55,10 +54,10 @@ class Call:
         cache, layer_idx: the model's key/value cache, and the layer's place in it.
         dropout: probability; 0 in evaluation.
         sides: modalities of queries and values, as far as a family tells them (see :class:`AttentionGraph`).
-        eager: the model's eager attention of this call, without dropout: to context ``(b, n, h, d)`` and weights; of the
-            first ``rows`` queries of the first example if that is given.
+        whole: whether every query is valid and sees something.
+        eager: the model's eager attention of this call, without dropout: to context ``(b, n, h, d)`` and weights.
         scale: the factor of the scores where the model told it.
-        plain: whether scale and mask are all that the scores are made of, as far as can be seen from outside.
+        plain: tells whether scale and mask are all that the scores are made of; None where the mask is more than that.
     """
 
     site: Site
@@ -74,9 +73,10 @@ class Call:
     layer_idx: int | None
     dropout: float
     sides: tuple[str | Tensor | None, str | Tensor | None]
-    eager: Callable[..., tuple[Tensor, Tensor]]
+    whole: bool
+    eager: Callable[[], tuple[Tensor, Tensor]]
     scale: float | None
-    plain: bool
+    plain: Callable[[], bool] | None
 
     @cached_property
     def _eager(self) -> tuple[Tensor, Tensor]:
@@ -95,43 +95,32 @@ class Call:
         return self.dropped @ self.value if self.dropout else self._eager[0].transpose(1, 2)
 
     def recorded(self, weight: str = "dropped") -> Tensor | None:
-        """Weights (``"dropped"`` or ``"weight"``) for the model to return: None if they were not needed so far and
-        nobody asked the model for attentions."""
-        if "_eager" in self.__dict__ or attentions_wanted():
+        """Weights (``"dropped"`` or ``"weight"``) for the model to return: None if they were not needed so far and nobody
+        asked the model for attentions. Those that nothing else needed carry no gradient."""
+        if "_eager" in self.__dict__:
             return getattr(self, weight)
+        if self.site.module.attngraph.wanted or attentions_wanted():
+            with torch.no_grad():  # so that checkpointing, which runs a layer again unasked, finds the same computation
+                return self.eager()[1]
         return None
 
     def scores(self, metric: Tensor | None = None) -> AttentionScores | None:
         """The call before its weights are computed, or None where only they tell the graph: under dropout, with a
-        key/value cache in a causal layer (which keeps degrees), or if the model's eager attention is more than a softmax
-        of scaled and masked scores. That is tried out at a module's first call.
+        key/value cache in a causal layer (which keeps degrees; not when the cache was empty and gradients are wanted, since
+        nobody decodes on from there), or if the model's eager attention is more than a softmax of scaled and masked
+        scores, which is tried out.
 
         Args:
             metric: see :meth:`Site.metric`.
         """
-        hub: Hub = self.site.module.attngraph
-        if not self.plain or hub.plain is False or self.dropout or (self.causal and self.cache is not None):
-            return None
-        if self.query.shape[-1] != self.value.shape[-1]:
+        keeps = self.causal and self.cache is not None
+        if keeps and torch.is_grad_enabled() and self.tokens == self.query.shape[2]:
+            keeps = False
+        if self.plain is None or self.dropout or keeps or self.query.shape[-1] != self.value.shape[-1] or not self.plain():
             return None
         mask = None if self.visible is None else self.visible[:, None]
-        scores = AttentionScores(self.query, self.key, self.value, self.scale, mask, self.query_mask,
-                                 causal=self.causal, metric=metric)
-        if hub.plain is None:
-            hub.plain = self._agrees(scores)
-        return scores if hub.plain else None
-
-    @torch.no_grad()
-    def _agrees(self, scores: AttentionScores) -> bool:
-        """Whether the model's eager attention has the weights of the scores, for a few queries of one example."""
-        weight = self.eager(rows=PROBED)[1]
-        few = replace(scores, query=scores.query[:1, :, :PROBED], key=scores.key[:1], value=scores.value[:1],
-                      mask=None if scores.mask is None else scores.mask[:1, :, :PROBED],
-                      query_mask=None if scores.query_mask is None else scores.query_mask[:1, :PROBED])
-        visible = few.visible()
-        weight = weight if visible is None else weight.masked_fill(~visible, 0)
-        slack = 1e-5 if weight.dtype in (torch.float32, torch.float64) else 2e-2
-        return bool((weight - few.weight().to(weight.dtype)).abs().max() < slack)
+        return AttentionScores(self.query, self.key, self.value, self.scale, mask, self.query_mask, causal=self.causal,
+                               metric=metric)
 
     def graph(self, dropped: bool = False, metric: Tensor | None = None, **more) -> AttentionGraph:
         """The call as a graph, without what a cache holds from earlier queries (see :meth:`remember`).
@@ -178,12 +167,15 @@ class Call:
 
 class Mask(NamedTuple):
     """What an attention mask says. ``order`` is "causal" if all later values are hidden, "none" if none of them,
-    "mixed" if some, and None if there are none. ``pure``: it hides edges or leaves them as they are, for all heads."""
+    "mixed" if some, and None if there are none. ``pure``: it hides edges or leaves them as they are, for all heads.
+    ``sees``: every query sees something. ``valid``: every query is valid."""
 
     visible: Tensor | None  # b n m, bool
     queries: Tensor | None  # b n, bool
     order: str | None
     pure: bool = True
+    sees: bool = True
+    valid: bool = True
 
 
 def read_mask(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
@@ -196,26 +188,35 @@ def read_mask(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
         visible = visible[None]
     pure = visible.shape[1] == 1 and (mask.dtype == torch.bool or not bool(((mask > HIDDEN) & (mask != 0)).any()))
     visible = visible[..., :m].any(1).expand(b, n, m)
+    sees = bool(visible.any(-1).all())
     if m < n:
-        return Mask(visible, None, None, pure)
+        return Mask(visible, None, None, pure, sees)
     queries = visible.diagonal(m - n, -2, -1)
     seen = visible & queries[..., None]
     later = torch.ones(n, m, dtype=torch.bool, device=mask.device).triu(m - n + 1)
     later = later & queries[..., None] & seen.any(1, keepdim=True)
     shown, possible = int((seen & later).sum()), int(later.sum())
     order = None if possible == 0 else "causal" if shown == 0 else "none" if shown == possible else "mixed"
-    return Mask(visible, queries, order, pure)
+    return Mask(visible, queries, order, pure, sees, bool(queries.all()))
+
+
+class Before(NamedTuple):
+    """What a self-attention call tells the cross-attention after it."""
+
+    causal: bool = False
+    queries: Tensor | None = None
+    valid: bool = True
 
 
 class Flow:
     """What the calls of one model tell each other: a mask is read once, and cross-attention follows the self-attention
-    call before it over as many queries."""
+    call before it over as many queries in the same part (``home``, the innermost transformers model)."""
 
     KEPT = 8  # numbers of queries whose last self-attention is remembered
 
     def __init__(self):
         self._masks: list[tuple] = []
-        self._last: dict[tuple[int, int], tuple[bool, Tensor | None]] = {}
+        self._last: dict[tuple[object, int, int], Before] = {}
 
     def __reduce__(self):
         return Flow, ()
@@ -231,14 +232,14 @@ class Flow:
             self._masks.append((weakref.ref(mask), (shape[0], *shape[2:], mask._version), read))
         return read
 
-    def note(self, b: int, n: int, causal: bool, queries: Tensor | None) -> None:
-        self._last.pop((b, n), None)
-        self._last[b, n] = causal, queries
+    def note(self, home: object, b: int, n: int, before: Before) -> None:
+        self._last.pop((home, b, n), None)
+        self._last[home, b, n] = before
         while len(self._last) > self.KEPT:
             del self._last[next(iter(self._last))]
 
-    def before(self, b: int, n: int) -> tuple[bool, Tensor | None]:
-        return self._last.get((b, n), (False, None))
+    def before(self, home: object, b: int, n: int) -> Before:
+        return self._last.get((home, b, n), Before())
 
 
 class Hub:
@@ -249,16 +250,19 @@ class Hub:
         listeners: called with each :class:`Call`.
         shared: what the modules of a model have in common, with their :class:`Flow`.
         source, cache: from the arguments of the forward pass that is running.
-        plain: whether the module's eager attention is a softmax of scaled and masked scores; None before it was tried.
+        home: the innermost transformers model that holds the module.
+        wanted: whether the module was asked for its weights (``output_attentions``).
+        plain: what was found by :meth:`Call.scores` for the settings that the module runs with.
         notes: what a family's hooks leave for its attention modules.
     """
 
-    def __init__(self, site: Site, shared: _Shared):
-        self.site, self.shared = site, shared
+    def __init__(self, site: Site, shared: _Shared, home: object):
+        self.site, self.shared, self.home = site, shared, home
         self.listeners: list[Callable[[Call], None]] = []
         self.source: Tensor | None = None
         self.cache = None
-        self.plain: bool | None = None
+        self.wanted = False
+        self.plain: dict[tuple, bool] = {}
         self.notes: dict = {}
 
 
@@ -281,36 +285,57 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
     hub: Hub = module.attngraph
     b, h = max(query.shape[0], key.shape[0]), query.shape[1]
     n, m = query.shape[2], key.shape[2]
-    run = partial(_run, partial(eager, module, dropout=0.0, **kwargs), query, key, value, attention_mask)
+    masked = attention_mask
+    if masked is not None and masked.dtype == torch.bool:  # eager attention would add it
+        masked = torch.zeros_like(masked, dtype=query.dtype).masked_fill(~masked, torch.finfo(query.dtype).min)
+    run = partial(eager, module, dropout=0.0, **kwargs)
+    compute = partial(run, query, key, value, masked)
+    tried = partial(_is_plain, hub, run, (h, key.shape[1], query.shape[-1], value.shape[-1]), kwargs, query.device)
     query, key, value = query.expand(b, -1, -1, -1), _heads(key, b, h), _heads(value, b, h)
     mask = hub.shared.flow.mask(attention_mask, (b, h, n, m))
     cross = hub.source is not None or (hub.cache is None and n != m) or "Cross" in type(module).__name__
     if cross:
-        causal, queries = hub.shared.flow.before(b, n)
+        before = hub.shared.flow.before(hub.home, b, n)
     else:
         told = getattr(module, "is_causal", None) if is_causal is None else is_causal
-        causal, queries = _ordered(told, mask.order, n, hub.cache), mask.queries
-        hub.shared.flow.note(b, n, causal, queries)
-    more = [name for name, x in kwargs.items() if name != "scaling" and isinstance(x, (Tensor, float))]
+        before = Before(_ordered(told, mask.order, n, hub.cache), mask.queries, mask.valid)
+        hub.shared.flow.note(hub.home, b, n, before)
     call = Call(
-        hub.site, "cross" if cross else "self", causal, query, key, value, mask.visible,
-        queries if query_mask is None else query_mask, hub.source, hub.cache, getattr(module, "layer_idx", None),
-        dropout if module.training else 0.0, sides, run, kwargs.get("scaling"), mask.pure and not more,
+        hub.site, "cross" if cross else "self", before.causal, query, key, value, mask.visible,
+        before.queries if query_mask is None else query_mask, hub.source, hub.cache, getattr(module, "layer_idx", None),
+        dropout if module.training else 0.0, sides, mask.sees and before.valid and query_mask is None, compute,
+        kwargs.get("scaling"), tried if mask.pure else None,
     )
     for listener in tuple(hub.listeners):
         listener(call)
     return call
 
 
-def _run(eager: Callable, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
-         rows: int | None = None) -> tuple[Tensor, Tensor]:
-    """Eager attention, or that of the first rows of the first example."""
-    if rows is not None:
-        if mask is not None:
-            mask = mask[:1] if mask.dim() == 4 else mask
-            mask = mask[..., :rows, :] if mask.shape[-2] == query.shape[2] else mask
-        query, key, value = query[:1, :, :rows], key[:1], value[:1]
-    return eager(query, key, value, mask)
+@torch.no_grad()
+def _is_plain(hub: Hub, run: Callable, sizes: tuple[int, int, int, int], kwargs: dict, device: torch.device) -> bool:
+    """Whether a module's eager attention is a softmax of scaled and masked scores: tried out once for the settings that it
+    runs with, on made-up queries and keys with scores of all sizes, so that neither the data nor their precision decide."""
+    if any(isinstance(x, Tensor) and x.is_floating_point() for x in kwargs.values()):
+        return False  # a bias, say, whose shape fits these numbers only
+    key = tuple(sorted((name, x) for name, x in kwargs.items() if isinstance(x, (int, float, str))))
+    if key not in hub.plain:
+        heads, groups, features, wide = sizes
+        scale = kwargs.get("scaling") or features**-0.5
+        random = torch.Generator().manual_seed(0)
+        spread = (4 / (abs(scale) * features**0.5)) ** 0.5  # scores of about 4
+        query, keys, value = (torch.randn(1, *shape, generator=random).to(device) * spread
+                              for shape in ((heads, 5, features), (groups, 17, features), (groups, 17, wide)))
+        hidden = torch.rand(1, 1, 5, 17, generator=random).to(device) < 0.2
+        mask = torch.zeros_like(hidden, dtype=query.dtype).masked_fill(hidden, torch.finfo(query.dtype).min)
+        with torch.autocast(device.type, enabled=False):
+            try:
+                weight = run(query, keys, value, mask)[1]
+            except Exception:  # it needs the numbers of a real call
+                hub.plain[key] = False
+            else:
+                expected = (query @ _heads(keys, 1, heads).transpose(-1, -2) * scale + mask).softmax(-1)
+                hub.plain[key] = weight.shape == expected.shape and bool((weight - expected).abs().max() < 1e-4)
+    return hub.plain[key]
 
 
 def _heads(x: Tensor, b: int, h: int) -> Tensor:

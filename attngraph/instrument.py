@@ -128,7 +128,7 @@ class _Shared:
             site = Site(name, module, output, output_name, [] if hub is None else hub.listeners)
             handle.sites[name] = site
             if hub is None:
-                hub = module.attngraph = Hub(site, self)
+                hub = module.attngraph = Hub(site, self, _home(handle.model, name))
                 site.listeners = hub.listeners
                 kind = type(module)
                 hooks = [module.register_forward_pre_hook(_before, with_kwargs=True),
@@ -232,6 +232,16 @@ def _uses_interface(kind: type) -> bool:
     return any("ALL_ATTENTION_FUNCTIONS" in f.__code__.co_names for f in methods)
 
 
+def _home(model: nn.Module, name: str) -> nn.Module:
+    """The innermost transformers model that holds a module."""
+    while name:
+        name = name.rpartition(".")[0]
+        part = model.get_submodule(name)
+        if isinstance(part, PreTrainedModel):
+            return part
+    return model
+
+
 def _configs(model: nn.Module) -> list[PretrainedConfig]:
     """Every configuration that the model and its parts look at."""
     found: list[PretrainedConfig] = []
@@ -254,6 +264,8 @@ def _before(module: nn.Module, args: tuple, kwargs: dict) -> None:
     sources = [given[name] for name in SOURCES if isinstance(given.get(name), Tensor)]
     hub.source = next((source for source in sources if source is not given.get("hidden_states")), None)
     hub.cache = next((value for value in given.values() if isinstance(value, Cache)), None)
+    told = given.get("output_attentions")
+    hub.wanted = bool(getattr(getattr(module, "config", None), "output_attentions", False) if told is None else told)
 
 
 def _after(module: nn.Module, args: tuple, output) -> None:

@@ -33,7 +33,7 @@ class GraphAdapterConfig(PeftConfig):
         reduction: width of the model / width of the bottleneck.
         positions: after ``self``-attention, ``cross``-attention and the feed-forward block (``ffn``). Those that a
             model does not have are skipped.
-        backend: ``dense`` or ``sparse`` message passing.
+        backend: ``dense``, ``sparse`` or ``tiled`` message passing.
         shared: one scheme for all layers, so that they learn one p together.
         top_k: keep only each query's ``top_k`` heaviest edges.
         target_modules: which attention layers: names of attention modules or of their output projections. In a list,

@@ -94,7 +94,7 @@ class FeedForwardLayer(GraphLayer):
         return (wide + adapter(wide)).to(x.dtype)
 
 
-class AttentionLayer(GraphLayer):
+class OutputLayer(GraphLayer):
     r"""The output projection :math:`W_o` of an attention layer; joins what the scheme makes of the layer's graph.
 
     The attention calls :meth:`listen`, then the model calls :meth:`forward` with the plain context. The metric is that

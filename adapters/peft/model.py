@@ -13,7 +13,7 @@ from torch import nn
 from adapters.adapter import GraphAdapter
 from adapters.config import AdapterConfig
 from adapters.peft.config import GraphAdapterConfig
-from adapters.peft.layer import ADAPTERS, AttentionLayer, FeedForwardLayer, GraphLayer, find_layer
+from adapters.peft.layer import ADAPTERS, OutputLayer, FeedForwardLayer, GraphLayer, find_layer
 from adapters.peft.places import find_places
 from adapters.peft.shim import PEFT_TYPE
 from adapters.scheme import Scheme
@@ -85,7 +85,7 @@ class GraphAdapterModel(BaseTuner):
             while isinstance(target, BaseTunerLayer):  # below LoRA, whose own names then stay as they are
                 parent, target, target_name = target, target.base_layer, "base_layer"
             site = self._places[current_key].site
-            layer = FeedForwardLayer(target, current_key) if site is None else AttentionLayer(target, current_key)
+            layer = FeedForwardLayer(target, current_key) if site is None else OutputLayer(target, current_key)
             self._replace_module(parent, target_name, layer, target)
             if site is not None:
                 _add(site, layer)
@@ -96,7 +96,7 @@ class GraphAdapterModel(BaseTuner):
 
     def _scheme(self, settings: AdapterConfig, adapter_name: str) -> Scheme:
         """A new scheme, or, if all layers share one, that of the layers before."""
-        layers = [m for m in self.model.modules() if isinstance(m, AttentionLayer) and adapter_name in m.gnn_adapter]
+        layers = [m for m in self.model.modules() if isinstance(m, OutputLayer) and adapter_name in m.gnn_adapter]
         return layers[0].gnn_adapter[adapter_name].scheme if layers and settings.shared else settings.scheme()
 
     # ---- switching ---------------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ class GraphAdapterModel(BaseTuner):
             self._attach()
 
     def _listens(self) -> bool:
-        return any(isinstance(module, AttentionLayer) for module in self.model.modules())
+        return any(isinstance(module, OutputLayer) for module in self.model.modules())
 
     def _attach(self) -> None:
         """Let the attention layers tell the adapters behind them what they compute."""
@@ -127,7 +127,7 @@ class GraphAdapterModel(BaseTuner):
             self.instrument.remove()
             self.instrument = None
 
-    def _listening(self) -> Iterator[tuple[Site, AttentionLayer]]:
+    def _listening(self) -> Iterator[tuple[Site, OutputLayer]]:
         for site in self.instrument.sites.values():
             layer = None if site.output is None else find_layer(self.model.get_submodule(site.output_name))
             if layer is not None:
@@ -168,6 +168,6 @@ class GraphAdapterModel(BaseTuner):
         return f"{place}.{ADAPTERS}.{rest}"
 
 
-def _add(site: Site, layer: AttentionLayer) -> None:
+def _add(site: Site, layer: OutputLayer) -> None:
     if layer.listen not in site.listeners:  # a second PeftModel round the same model finds it there
         site.listeners.append(layer.listen)

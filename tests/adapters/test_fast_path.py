@@ -1,12 +1,19 @@
 """In training, adapters take attention before its weights are computed; that changes no number, and is left where it must be."""
 
+import warnings
+from types import SimpleNamespace
+
 import pytest
 import torch
+from peft import get_peft_model
 
+from adapters import GraphAdapterConfig
 from adapters.blip import attach
 from adapters.config import AdapterConfig
-from attngraph.calls import Call
+from attngraph import capture
+from attngraph.calls import Call, Flow, Hub, attend
 from experiments.models.mini_blip import load_model
+from tests.adapters.peft_models import FAMILIES
 
 
 def train_step(fast: bool, monkeypatch, gnn: str = "pgnn", padded: bool = True, dropout: float = 0.0, **config):
@@ -36,9 +43,7 @@ def train_step(fast: bool, monkeypatch, gnn: str = "pgnn", padded: bool = True, 
         mask[2, :2] = 0
     states = torch.randn(3, 65, 128)
     labels = ids.masked_fill(mask == 0, -100)
-    labels[2, 2] = -100  # its prediction would come from a padded query
-    for _ in range(2):  # the first call tries out whether the fast path agrees
-        loss = model.text_decoder(ids, attention_mask=mask, encoder_hidden_states=states, labels=labels, reduction="mean").loss
+    loss = model.text_decoder(ids, attention_mask=mask, encoder_hidden_states=states, labels=labels, reduction="mean").loss
     loss.backward()
     monkeypatch.undo()
     return loss.detach(), [p.grad.clone() for p in adapters.parameters() if p.grad is not None], asked
@@ -74,3 +79,97 @@ def test_attentions_are_returned_where_they_are_asked_for():
     for _ in range(2):
         out = model.text_decoder(ids, encoder_hidden_states=states, output_attentions=True)
         assert all(torch.allclose(x.sum(-1), torch.ones(())) for x in out.attentions)
+
+
+def peft(name: str, init_weights: bool = False, **config):
+    """A model of a family with graph adapters, in training, without dropout."""
+    torch.manual_seed(0)
+    model = get_peft_model(FAMILIES[name].make(), GraphAdapterConfig(
+        gnn="pgnn", reduction=4, positions=("self", "cross"), init_weights=init_weights, **config))
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model.train()
+
+
+@pytest.mark.parametrize("backend", ["dense", "tiled"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_has_the_same_loss_and_gradients(name, backend, monkeypatch):
+    """Decoders with the cache that they make by default; T5's position bias keeps it to the graph."""
+    batch = FAMILIES[name].batch()
+    batch["attention_mask"][1, -2:] = 0
+    found = []
+    for fast in (True, False):
+        model, asked, original = peft(name, backend=backend), [], Call.scores
+        if not fast:
+            monkeypatch.setattr(Call, "scores", lambda call, metric=None: None)
+        else:
+            monkeypatch.setattr(Call, "scores", lambda call, metric=None: asked.append(original(call, metric)) or asked[-1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logits = model(**batch).logits
+        logits.square().mean().backward()
+        monkeypatch.undo()
+        found.append((logits.detach(), [p.grad for p in model.parameters() if p.grad is not None], asked))
+    (one, gradients, asked), (other, expected, _) = found
+    assert asked and all((x is None) == (name == "t5") for x in asked)
+    valid = batch["attention_mask"].bool() if one.shape[:2] == batch["attention_mask"].shape else ...
+    torch.testing.assert_close(one[valid], other[valid], atol=2e-4, rtol=2e-4)
+    for a, b in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3 * float(b.abs().max()) + 1e-7, rtol=2e-3)
+
+
+def test_padded_queries_keep_the_attention_that_the_model_gives_them():
+    batch = FAMILIES["bert"].batch()
+    batch["attention_mask"][1, -2:] = 0
+    model = peft("bert", init_weights=True)
+    states = [model.train(training)(**batch).logits for training in (True, False)]
+    torch.testing.assert_close(*states, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_that_is_more_than_a_softmax_is_found_out():
+    """A soft cap, sinks, a forgotten scale: whatever the batch and its precision are."""
+    query, key = torch.randn(1, 2, 3, 8), torch.randn(1, 2, 4, 8)
+
+    def eager(change):
+        def attention(module, query, key, value, mask, dropout=0.0, scaling=8**-0.5, **kwargs):
+            scores = query @ key.transpose(-1, -2) * scaling
+            scores = change(scores if mask is None else scores + mask)
+            return (scores.softmax(-1) @ value).transpose(1, 2), scores.softmax(-1)
+
+        return attention
+
+    def plain(change, dtype=torch.float32, **kwargs) -> bool:
+        module = torch.nn.Module()
+        module.attngraph = Hub(SimpleNamespace(module=module), SimpleNamespace(flow=Flow()), None)
+        x = [t.to(dtype) for t in (query, key, key)]
+        call = attend(module, *x, None, eager(change), **kwargs)
+        return call.scores() is not None
+
+    for dtype in (torch.float32, torch.bfloat16):
+        assert plain(lambda s: s, dtype) and plain(lambda s: s, dtype, scaling=0.25, position_ids=torch.arange(3)[None])
+        assert not plain(lambda s: 50 * (s / 50).tanh(), dtype)
+        assert not plain(lambda s: 0.5 * s, dtype)
+        assert not plain(lambda s: s, dtype, position_bias=torch.zeros(1, 2, 3, 4))
+
+
+def test_an_adapted_model_can_be_captured():
+    for name in ("bert", "llama", "blip"):
+        model = peft(name)
+        batch = FAMILIES[name].batch()
+        seen = capture(model, batch)
+        assert seen and all(graph.weight.sum(-1).allclose(torch.ones(())) for graph in seen.values())
+
+
+def test_checkpointing_while_attentions_are_asked_for():
+    model = peft("bert")
+    model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+    out = model(**FAMILIES["bert"].batch(), output_attentions=True)
+    out.logits.sum().backward()
+    assert all(x is not None for x in out.attentions)
+
+
+def test_a_tiled_adapter_says_when_it_holds_the_weights():
+    with pytest.warns(UserWarning, match="in spite of the tiled backend"):
+        peft("t5", backend="tiled")(**FAMILIES["t5"].batch())

@@ -204,6 +204,6 @@ def test_reading_masks():
     mixed = torch.zeros(3, 3).masked_fill(torch.tensor([[0, 0, 1], [0, 0, 0], [0, 0, 0]]).bool(), low)
     assert read_mask(mixed, (1, 1, 3, 3)).order == "mixed"
     cached = torch.zeros(1, 1, 1, 5)
-    assert read_mask(cached, (1, 1, 1, 5)).order is None and read_mask(None, (1, 1, 2, 2)) == (None, None, None, True)
+    assert read_mask(cached, (1, 1, 1, 5)).order is None and read_mask(None, (1, 1, 2, 2)) == (None, None, None, True, True, True)
     either = torch.zeros(1, 2, 1, 2).masked_fill(torch.tensor([[[True, False]], [[True, True]]])[None], low)
     assert read_mask(either, (1, 2, 1, 2)).visible.tolist() == [[[False, True]]]

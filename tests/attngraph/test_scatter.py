@@ -53,7 +53,7 @@ def test_a_scheme_gives_the_same_numbers(backend, causal):
 
 def test_an_unknown_backend():
     graph, _ = random_graph(1)
-    with pytest.raises(ValueError, match="backend must be one of dense, sparse, got 'fast'"):
+    with pytest.raises(ValueError, match="backend must be one of dense, sparse, tiled, got 'fast'"):
         edges_of(graph, "fast")
 
 
