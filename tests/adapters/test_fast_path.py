@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers as hf
 from peft import get_peft_model
 
 from adapters import GraphAdapterConfig
@@ -173,3 +174,27 @@ def test_checkpointing_while_attentions_are_asked_for():
 def test_a_tiled_adapter_says_when_it_holds_the_weights():
     with pytest.warns(UserWarning, match="in spite of the tiled backend"):
         peft("t5", backend="tiled")(**FAMILIES["t5"].batch())
+
+
+def test_a_boolean_mask_hides_in_eager_attention_too():
+    model, ids = FAMILIES["llama"].make(), FAMILIES["llama"].batch()["input_ids"]
+    model.set_attn_implementation("sdpa")
+    n = ids.shape[1]
+    mask = torch.ones(len(ids), 1, n, n, dtype=torch.bool).tril()
+    mask[1, :, :, 1] = False
+    mask[1, :, 1, 1] = True
+    seen = capture(model, dict(input_ids=ids, attention_mask=mask))
+    for graph in seen.values():
+        assert (graph.weight.masked_select(~mask) == 0).all() and graph.weight.sum(-1).allclose(torch.ones(()))
+    want = model(input_ids=ids, attention_mask=mask).logits
+    with torch.no_grad():
+        got = get_peft_model(model, GraphAdapterConfig(gnn="pgnn", reduction=4)).eval()(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
+
+
+def test_models_that_take_output_attentions_as_an_argument():
+    config = hf.PatchTSTConfig(num_input_channels=1, context_length=8, patch_length=2, patch_stride=2, d_model=8, ffn_dim=8,
+                               num_hidden_layers=1, num_attention_heads=2, attn_implementation="eager")
+    model = get_peft_model(hf.PatchTSTModel(config), GraphAdapterConfig(gnn="pgnn", reduction=2, positions=("self",))).train()
+    out = model(past_values=torch.randn(2, 8, 1), output_attentions=True)
+    assert out.attentions and all(x is not None for x in out.attentions)
