@@ -25,10 +25,9 @@ from torch import Tensor
 
 from attngraph.edges import floor
 from attngraph.graph import _wide
-from attngraph.scores import HIDDEN, AttentionScores
+from attngraph.scores import HIDDEN, LOG2_E, AttentionScores
 from attngraph.tiles import Tile
 
-LOG2_E = 1 / math.log(2)
 BLOCK = 2**17  # edges that are worked on at a time: 0.5 MB per array in float32
 
 
@@ -49,20 +48,24 @@ def p_laplacian_step(scores: AttentionScores, p: Tensor | float, residual: Tenso
     Raises:
         ValueError: the metric requires gradients.
     """
-    check_metric(scores)
-    wide = _wide(scores.query)
-    p, residual = (torch.as_tensor(x, dtype=wide.dtype, device=wide.device) for x in (p, residual))
-    with torch.autocast(scores.query.device.type, enabled=False):
-        keep = torch.is_grad_enabled()
-        out = _Step.apply(scores.query, scores.key, scores.value, p, residual, scores, degree, context, keep)
-    return out if context else (out, None)
+    return apply_step(_Step, scores, p, residual, degree, context, torch.is_grad_enabled())
 
 
-def check_metric(scores: AttentionScores) -> None:
-    """Raises ValueError if a gradient for the metric is asked for."""
+def apply_step(step: type[torch.autograd.Function], scores: AttentionScores, p: Tensor | float, residual: Tensor | float,
+               degree: str, context: bool, *more) -> tuple[Tensor, Tensor | None]:
+    """Call a step's function, whatever autocast says.
+
+    Raises:
+        ValueError: the metric requires gradients.
+    """
     if scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled():
         raise ValueError("the p-Laplacian step in one function has no gradient for the metric: detach it, or use the scheme on "
                          "scores.graph()")
+    wide = _wide(scores.query)
+    p, residual = (torch.as_tensor(x, dtype=wide.dtype, device=wide.device) for x in (p, residual))
+    with torch.autocast(scores.query.device.type, enabled=False):
+        out = step.apply(scores.query, scores.key, scores.value, p, residual, scores, degree, context, *more)
+    return out if context else (out, None)
 
 
 class _Step(torch.autograd.Function):

@@ -167,8 +167,7 @@ class AttentionGraph:
         Raises:
             ValueError: another name for ``degree``.
         """
-        if degree not in DEGREES:
-            raise ValueError(f"degree must be one of {', '.join(DEGREES)}, got {degree!r}")
+        scale = self.degree_scale(degree)
         weight = _wide(self.weight)
         if self.causal:
             total = weight.cumsum(-2)
@@ -176,10 +175,21 @@ class AttentionGraph:
                 total = total + self.past_degree.total.to(total.dtype)[:, :, None]
         else:
             total = weight.sum(-2, keepdim=True)
+        return total if scale is None else total * scale
+
+    def degree_scale(self, degree: str) -> Tensor | None:
+        """What sums of weights are multiplied by to give value degrees: None for ``"sum"``, else broadcastable to
+        ``(b, 1, n, 1)`` in a causal graph and to ``(b, 1, 1, 1)`` in others.
+
+        Raises:
+            ValueError: another name for ``degree``.
+        """
+        if degree not in DEGREES:
+            raise ValueError(f"degree must be one of {', '.join(DEGREES)}, got {degree!r}")
         if degree == "sum":
-            return total
+            return None
         values, queries = self._visible_values_and_queries()
-        return total * values / queries
+        return values.to(_wide(self.query).dtype) / queries
 
     def _visible_values_and_queries(self) -> tuple[Tensor, Tensor]:
         """How many values are visible and how many queries valid (so far, at least 1): each broadcastable to

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attngraph.graph import AttentionGraph, PastDegree, _wide, check_parts
 
+LOG2_E = 1 / math.log(2)
 HIDDEN = -1e30  # the score of an edge that may not exist: its weight is exactly 0, and no arithmetic on it overflows
 STRIP = 256  # queries whose mask is looked at together
 

@@ -15,10 +15,9 @@ from torch import Tensor
 from attngraph.edges import Edges
 from attngraph.graph import AttentionGraph, _wide
 from attngraph.per_edge import Leaf, PerEdge, Values
-from attngraph.scores import HIDDEN, AttentionScores
-from attngraph.tiles import Tile, columns_of_tiles
+from attngraph.scores import LOG2_E, AttentionScores
+from attngraph.tiles import RowSums, Tile, columns_of_tiles
 
-LOG2_E = 1 / math.log(2)
 TILE = 2**18  # edges of a tile, all examples and heads together: 1 MB per array in float32
 
 
@@ -52,7 +51,7 @@ class TiledEdges(Edges):
             total = _Running(self)
         else:
             total = _Operand(self.sum_at_values(self.weight).transpose(-1, -2), self)
-        scale = degree_scale(self.graph, degree)
+        scale = self.graph.degree_scale(degree)
         return total if scale is None else total * scale
 
     def to_queries(self, per_edge: PerEdge, value: Tensor) -> Tensor:
@@ -156,17 +155,11 @@ class _LogSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, weight, edges, query, key):
-        high = query.new_full((*query.shape[:3], 1), HIDDEN / 4)
-        total = torch.zeros_like(high)
+        sums = RowSums(query.new_empty((*query.shape[:3], 1)))
         for tiles in edges.tiles():
             for tile in tiles:
-                logits = weight.logits(query[:, :, tile.rows], key[:, :, tile.columns], tile)
-                old = high[:, :, tile.rows]
-                new = torch.maximum(old, logits.amax(-1, keepdim=True))
-                total[:, :, tile.rows] *= (old - new).exp2()
-                total[:, :, tile.rows] += logits.sub_(new).exp2_().sum(-1, keepdim=True)
-                high[:, :, tile.rows] = new
-        out = torch.where(total > 0, high + total.log2(), 0)
+                sums.add(tile, weight.logits(query[:, :, tile.rows], key[:, :, tile.columns], tile))
+        out = sums.log2()
         ctx.save_for_backward(query, key, out)
         ctx.weight, ctx.edges = weight, edges
         return out
@@ -271,13 +264,3 @@ def _tile_sum(weight: Tensor, features: Tensor | None, at_queries: bool, tile: T
     if features is None:
         return weight.sum(-1, keepdim=True) if at_queries else weight.sum(-2)[..., None]
     return (weight if at_queries else weight.transpose(-1, -2)) @ features
-
-
-def degree_scale(graph: AttentionGraph | AttentionScores, degree: str) -> Tensor | None:
-    """What sums of weights are multiplied by to give value degrees; None for ``"sum"``."""
-    if isinstance(graph, AttentionScores):
-        return graph.degree_scale(degree)
-    if degree == "sum":
-        return None
-    values, queries = graph._visible_values_and_queries()
-    return values.to(_wide(graph.query).dtype) / queries

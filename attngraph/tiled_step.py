@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from attngraph.edges import floor
-from attngraph.fused import LOG2_E, _clamp, _dot, _Shared, _through_distances, check_metric
+from attngraph.fused import _clamp, _dot, _Shared, _through_distances, apply_step
 from attngraph.graph import _wide
-from attngraph.scores import HIDDEN, AttentionScores
-from attngraph.tiles import Tile, columns_of_tiles
+from attngraph.scores import LOG2_E, AttentionScores
+from attngraph.tiles import RowSums, Tile, columns_of_tiles
 
 ROWS = 256  # queries of a tile
 TILE = 2**17  # edges of a tile: 0.5 MB per array in float32
@@ -37,12 +37,7 @@ def tiled_step(scores: AttentionScores, p: Tensor | float, residual: Tensor | fl
     Raises:
         ValueError: the metric requires gradients.
     """
-    check_metric(scores)
-    wide = _wide(scores.query)
-    p, residual = (torch.as_tensor(x, dtype=wide.dtype, device=wide.device) for x in (p, residual))
-    with torch.autocast(scores.query.device.type, enabled=False):
-        out = _TiledStep.apply(scores.query, scores.key, scores.value, p, residual, scores, degree, context)
-    return out if context else (out, None)
+    return apply_step(_TiledStep, scores, p, residual, degree, context)
 
 
 class _TiledStep(torch.autograd.Function):
@@ -119,15 +114,11 @@ class _Heads:
 
     def normalise(self) -> None:
         """Row normalisers, and value degrees unless they depend on the query."""
-        high, total = torch.full_like(self.log_sum, HIDDEN / 4), torch.zeros_like(self.log_sum)
+        sums = RowSums(self.log_sum)
         for tiles in self.columns():
             for tile in tiles:
-                logits = self.logits(tile)
-                old = high[:, tile.rows]
-                new = torch.maximum(old, logits.amax(-1, keepdim=True))
-                total[:, tile.rows].mul_((old - new).exp2_()).add_(logits.sub_(new).exp2_().sum(-1, keepdim=True))
-                high[:, tile.rows] = new
-        self.log_sum.copy_(torch.where(total > 0, high + total.log2(), 0))
+                sums.add(tile, self.logits(tile))
+        self.log_sum.copy_(sums.log2())
         if not self.shared.causal:
             self.degrees.zero_()
             for tiles in self.columns():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import platform
 import random
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,8 +17,9 @@ import transformers
 import attngraph
 from attngraph.errors import UserError
 from experiments.data.example import Example
-from experiments.device import uses_bfloat16
+from experiments.device import training_precision
 from experiments.images import ImageStates
+from experiments.memory import PeakMemory
 from experiments.methods import Method
 from experiments.models.mini_blip import load_model, weights_digest
 from experiments.tasks import TASKS
@@ -101,8 +100,8 @@ def run_cell(cell: Cell, out: Path, device: str = "cpu", on_step: Callable[[int]
     if is_finished(cell, out):
         return json.loads((folder / "scores.json").read_text())
     folder.mkdir(parents=True, exist_ok=True)
-    precision = "bfloat16 autocast" if uses_bfloat16(device) else "float32"
-    write_json(folder / "config.json", {"settings": cell.settings(), "device": device, "precision": precision, **versions()})
+    write_json(folder / "config.json", {"settings": cell.settings(), "device": device,
+                                        "precision": training_precision(device), **versions()})
     torch.manual_seed(cell.seed)
     random.seed(cell.seed)
     peak = PeakMemory(device)
@@ -173,31 +172,6 @@ def versions() -> dict:
     return {"versions": {"attngraph": attngraph.__version__, "python": platform.python_version(),
                          "torch": torch.__version__, "transformers": transformers.__version__},
             "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"}
-
-
-class PeakMemory:
-    """Peak memory from now on: of the GPU where there is one, else of this process."""
-
-    def __init__(self, device: str):
-        self.device = device
-        if device.startswith("cuda"):
-            torch.cuda.reset_peak_memory_stats(device)
-        elif sys.platform == "linux":
-            try:
-                Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-            except OSError:
-                pass
-
-    def megabytes(self) -> float:
-        """In MB (10^6 bytes)."""
-        if self.device.startswith("cuda"):
-            return torch.cuda.max_memory_allocated(self.device) / 1e6
-        if sys.platform == "linux":
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM"):
-                    return int(line.split()[1]) * 1024 / 1e6
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def write_json(file: Path, content) -> None:

@@ -21,6 +21,11 @@ def mixed_precision(device: str | torch.device) -> torch.autocast:
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=uses_bfloat16(str(device)))
 
 
+def training_precision(device: str) -> str:
+    """:func:`mixed_precision` in words."""
+    return "bfloat16 autocast" if uses_bfloat16(device) else "float32"
+
+
 @cache
 def uses_bfloat16(device: str) -> bool:
     """Whether bfloat16 pays: on GPUs and processors with instructions for it (1.4 to 1.7 times as fast)."""

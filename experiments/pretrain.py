@@ -25,7 +25,7 @@ from tqdm import tqdm
 from attngraph.errors import UserError
 from experiments.data.patches import COLOR_CLASSES, SHAPE_CLASSES
 from experiments.data.vocabulary import all_words
-from experiments.device import check_device, mixed_precision, uses_bfloat16
+from experiments.device import check_device, mixed_precision, training_precision
 from experiments.models import model_card, skills
 from experiments.models.generation import IGNORED, decoder_logits, encode_images
 from experiments.models.mini_blip import CHECKPOINT, build_model, load_model, normalise
@@ -103,7 +103,6 @@ def train(args: argparse.Namespace) -> int:
     head = nn.Linear(model.config.vision_config.hidden_size, SHAPE_CLASSES + COLOR_CLASSES).to(args.device)
     trained = nn.ModuleDict({"model": model, "head": head})
     optimizer = torch.optim.AdamW(parameter_groups(trained), lr=LEARNING_RATE, betas=BETAS, fused=True)
-    half = uses_bfloat16(args.device)
 
     settings = {"seed": args.seed, "steps": args.steps, "recipe": RECIPE}
     step, seconds, log, running = 0, 0.0, [], None
@@ -173,7 +172,7 @@ def train(args: argparse.Namespace) -> int:
     save()
     seconds += time.monotonic() - began
     print(f"trained {step} steps in {seconds / 60:.1f} minutes; scoring on {skills.SCENES} held-out scenes")
-    finish(out, args, half, seconds, log)
+    finish(out, args, seconds, log)
     state_file.unlink()
     return 0
 
@@ -227,7 +226,7 @@ def save_weights(model: nn.Module, out: Path) -> None:
     copy.deepcopy(model).cpu().half().save_pretrained(out)
 
 
-def finish(out: Path, args: argparse.Namespace, half: bool, seconds: float, log: list[list[float]]) -> None:
+def finish(out: Path, args: argparse.Namespace, seconds: float, log: list[list[float]]) -> None:
     """Scores the saved float16 weights, not those in memory, and writes the model card."""
     model, tokenizer = load_model(out)
     scores = skills.skill_scores(model.to(args.device), tokenizer, skills.SCENES)
@@ -235,7 +234,7 @@ def finish(out: Path, args: argparse.Namespace, half: bool, seconds: float, log:
         "seed": args.seed,
         "steps": args.steps,
         "recipe": RECIPE,
-        "precision": "bfloat16 autocast" if half else "float32",
+        "precision": training_precision(args.device),
         "date": date.today().isoformat(),
         "minutes": round(seconds / 60, 1),
         "machine": model_card.describe_machine(args.device),

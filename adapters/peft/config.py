@@ -7,7 +7,7 @@ from typing import Any
 
 from peft import PeftConfig
 
-from adapters.config import POSITIONS, AdapterConfig
+from adapters.config import AdapterConfig
 from adapters.peft.shim import PEFT_TYPE, SAVED_NAME
 from attngraph.errors import UserError
 
@@ -47,7 +47,7 @@ class GraphAdapterConfig(PeftConfig):
         UserError: an unknown name or a value out of range; the message says what is allowed.
     """
 
-    gnn: str = "pgnn"
+    gnn: str = AdapterConfig.gnn
     p: float | None = None
     mu: float | None = None
     steps: int | None = None
@@ -58,12 +58,12 @@ class GraphAdapterConfig(PeftConfig):
     learn_mu: bool | None = None
     normalize: bool | None = None
     gnn_args: dict[str, Any] = field(default_factory=dict)
-    join: str = "blend"
-    reduction: int = 8
-    positions: tuple[str, ...] = POSITIONS
-    backend: str = "dense"
-    shared: bool = False
-    top_k: int | None = None
+    join: str = AdapterConfig.join
+    reduction: int = AdapterConfig.reduction
+    positions: tuple[str, ...] = AdapterConfig.positions
+    backend: str = AdapterConfig.backend
+    shared: bool = AdapterConfig.shared
+    top_k: int | None = AdapterConfig.top_k
     target_modules: list[str] | str | None = None
     ffn_modules: list[str] | str | None = None
     exclude: list[str] | str | None = None

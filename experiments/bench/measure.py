@@ -5,16 +5,16 @@ from __future__ import annotations
 import gc
 import importlib
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from experiments.memory import PeakMemory
 
 Run = Callable[[], object]
 
@@ -73,32 +73,16 @@ def extra_memory(module: str, name: str, options: dict) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def _peak() -> float:
-    """Peak of resident memory in megabytes."""
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 2**20)
-
-
-def _forget_peak() -> None:
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-
-
 def _child(module: str, name: str, options: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
     runs = importlib.import_module(module).runs
     runs(json.loads(options) | {"tiny": True})[name]()
     run = runs(json.loads(options))[name]
     gc.collect()
-    _forget_peak()
-    before = _peak()
+    peak = PeakMemory("cpu")
+    before = peak.bytes()
     run()
-    print(_peak() - before)
+    print((peak.bytes() - before) / 2**20)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,38 @@
+"""The peak of memory over a stretch of work."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+
+class PeakMemory:
+    """Peak memory from now on: of the GPU where there is one, else of this process."""
+
+    def __init__(self, device: str):
+        self.device = device
+        if device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(device)
+        elif sys.platform == "linux":
+            try:
+                Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+            except OSError:
+                pass
+
+    def megabytes(self) -> float:
+        """In MB (10^6 bytes)."""
+        return self.bytes() / 1e6
+
+    def bytes(self) -> int:
+        """In bytes."""
+        if self.device.startswith("cuda"):
+            return torch.cuda.max_memory_allocated(self.device)
+        if sys.platform == "linux":
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM"):
+                    return int(line.split()[1]) * 1024
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
