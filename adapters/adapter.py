@@ -94,11 +94,13 @@ class AdapterSet:
     Attributes:
         config: what they are made of.
         modules: ``{place: module}``; the modules also belong to the model's own module tree.
+        layers: ``{name of the attention layer: adapter}`` for those after attention, named as :func:`attngraph.capture`
+            names the layers of the adapted model's text decoder.
         enabled: whether the adapters run; use :meth:`disabled`.
     """
 
-    def __init__(self, config: AdapterConfig, modules: dict[str, nn.Module], detach):
-        self.config, self.modules, self.enabled = config, modules, True
+    def __init__(self, config: AdapterConfig, modules: dict[str, nn.Module], layers: dict[str, GraphAdapter], detach):
+        self.config, self.modules, self.layers, self.enabled = config, modules, layers, True
         self._detach = detach
 
     def parameters(self) -> list[nn.Parameter]:

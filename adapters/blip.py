@@ -129,7 +129,8 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
         if "cross" in config.positions and hasattr(layer, "crossattention"):
             adapt(k, "crossattention", layer.crossattention, width)
 
-    adapters = AdapterSet(config, modules, partial(_take_out, handle, undo, trainable))
+    layers = {site.layer.name: site.adapter for site in all_sites if site.adapter is not None}
+    adapters = AdapterSet(config, modules, layers, partial(_take_out, handle, undo, trainable))
     for site in all_sites:
         site.owner = adapters
     return adapters

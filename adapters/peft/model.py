@@ -109,6 +109,13 @@ class GraphAdapterModel(BaseTuner):
         elif self._listens():
             self._attach()
 
+    def layers(self) -> dict[str, GraphAdapter]:
+        """``{name of the attention layer: its active adapter}``, named as :func:`attngraph.capture` names the layers of the
+        base model; empty while the adapters are off."""
+        if self.instrument is None:
+            return {}
+        return {site.name: layer.active for site, layer in self._listening() if layer.active is not None}
+
     def _listens(self) -> bool:
         return any(isinstance(module, OutputLayer) for module in self.model.modules())
 

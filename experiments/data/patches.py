@@ -12,22 +12,27 @@ _COLOR_NAMES = tuple(HUGE_COLORS)
 _MIN_PIXELS = 4  # of a thing's bounding square that a patch must hold to count as showing the thing
 
 
-def patch_targets(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+def patch_targets(scene: Scene, side: int = CANVAS // PATCH) -> tuple[np.ndarray, np.ndarray]:
     """The shape and the colour of the thing that each patch shows.
 
-    A patch shows the thing whose bounding square covers most of it, and none if that is fewer than 4 pixels.
+    A patch shows the thing whose bounding square covers most of it, and none if that is fewer than 4 pixels of the
+    drawing (or half of a smaller patch).
+
+    Args:
+        scene: what is drawn.
+        side: patches along a side of the picture.
 
     Returns:
         Two int64 arrays ``(patches,)``, row by row: number of the shape in ``HUGE_SHAPES`` and of the colour in
         ``HUGE_COLORS``, counted from 1; 0 where there is nothing.
     """
-    side = CANVAS // PATCH
-    starts = np.arange(side) * PATCH
+    width = CANVAS / side
+    starts = np.arange(side) * width
     shapes, colors = np.zeros((side, side), np.int64), np.zeros((side, side), np.int64)
-    most = np.full((side, side), _MIN_PIXELS - 1)
+    most = np.full((side, side), min(_MIN_PIXELS - 1, width * width / 2))
     for thing in scene.things:
         across, down = (
-            (np.minimum(starts + PATCH, centre + thing.radius + 1) - np.maximum(starts, centre - thing.radius)).clip(0)
+            (np.minimum(starts + width, centre + thing.radius + 1) - np.maximum(starts, centre - thing.radius)).clip(0)
             for centre in (thing.x, thing.y)
         )
         covered = down[:, None] * across

@@ -1,0 +1,188 @@
+"""Images and texts as a model's inputs, for BLIP captioners and for any other transformers model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedTokenizerBase
+
+from attngraph.errors import UserError
+from experiments.data.scenes import Scene
+from experiments.models.generation import generate_text, frozen_image_states, prompt_ids, sequence_batch
+from experiments.models.mini_blip import load_model, preprocess
+from experiments.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Item:
+    """One example: a prompt and a text that goes on from it (None: the model's own), and an image (or none)."""
+
+    name: str
+    prompt: str
+    text: str | None
+    image: Path | Image.Image | None
+    scene: Scene | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A batch's inputs; see ``experiments.source.Batch`` for the other fields."""
+
+    inputs: dict[str, Tensor]
+    tokens: list[list[str]] | None = None
+    token_ids: Tensor | None = None
+    special: Tensor | None = None
+    padding: Tensor | None = None
+    images: list[Image.Image] | None = None
+    prompt: Tensor | None = None
+
+
+class Encoder(ABC):
+    """Makes a model's inputs.
+
+    Attributes:
+        model: which model.
+        patches_per_side: of the grid of image nodes that follow a [CLS] node; None where there is no such grid.
+    """
+
+    model: nn.Module
+    patches_per_side: int | None = None
+
+    @abstractmethod
+    def check(self, items: Sequence[Item]) -> None:
+        """Raises UserError where the items lack what the model needs."""
+
+    @abstractmethod
+    def encode(self, items: Sequence[Item], images: Sequence[Image.Image] | None) -> Encoded:
+        """Inputs for the items, whose images are given if they have any."""
+
+
+def load_with_encoder(name: str | None, download: bool = False) -> tuple[nn.Module, Encoder]:
+    """A model and what makes its inputs.
+
+    Args:
+        name: folder or hub name of a transformers model; None for the mini-BLIP.
+        download: look on the hub for what is not on this machine.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    options = {"local_files_only": not download}
+    if name is not None and not (Path(name) / "config.json").exists() and (Path(name).exists() or "/" not in name.strip("/")):
+        raise UserError(f"--model {name}: no folder with a config.json, and no hub name of the form owner/name")
+    try:
+        config = None if name is None else AutoConfig.from_pretrained(name, **options)
+        if config is None or "BlipForConditionalGeneration" in (config.architectures or ()):
+            model, tokenizer = load_model(name, download)
+            return model, BlipEncoder(model, tokenizer, own=name is None)
+        kind = getattr(transformers, (config.architectures or [""])[0], AutoModel)
+        model = kind.from_pretrained(name, use_safetensors=True, dtype=torch.float32, **options).eval()
+        return model, ProcessorEncoder(model, AutoProcessor.from_pretrained(name, **options))
+    except UserError:
+        raise
+    except Exception as error:  # whatever is wrong with the files means the same to the user
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--model {name} cannot be loaded ({reason}): give a folder with config.json, model.safetensors and "
+                        "the tokenizer's or processor's files, or allow the download (--download)") from None
+
+
+class BlipEncoder(Encoder):
+    """For BLIP captioners: ``[DEC] prompt text [SEP]`` in the text decoder, padded on the right."""
+
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, own: bool):
+        self.model, self.tokenizer = model, tokenizer
+        vision = model.config.vision_config
+        self.size, self.patches_per_side = vision.image_size, vision.image_size // vision.patch_size
+        self.opening = TASKS["caption"].prompt(None) if own else ""  # before a description of its own
+
+    def check(self, items: Sequence[Item]) -> None:
+        if items[0].image is None:
+            raise UserError("BLIP looks at images: give --images")
+
+    def encode(self, items: Sequence[Item], images: Sequence[Image.Image] | None) -> Encoded:
+        pixels = preprocess(images, self.size)
+        prompts, texts = [item.prompt for item in items], [item.text for item in items]
+        if None in texts:
+            device = next(self.model.parameters()).device
+            states = frozen_image_states(self.model, pixels.to(device))
+            prompts = [self.opening] * len(items)
+            texts = generate_text(self.model, self.tokenizer, states, prompts)
+        batch = sequence_batch(self.tokenizer, prompts, texts)
+        words = _words(self.tokenizer, batch["input_ids"], batch["attention_mask"])
+        room = self.tokenizer.model_max_length
+        lengths = torch.tensor([len(prompt_ids(self.tokenizer, prompt, 1)) for prompt in prompts]).clamp(max=room)
+        shown = [image.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC) for image in images]
+        inputs = {"pixel_values": pixels, "input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        return Encoded(inputs, **words, images=shown, prompt=lengths)
+
+
+class ProcessorEncoder(Encoder):
+    """For any other model, through its own processor, tokenizer or image processor."""
+
+    def __init__(self, model: nn.Module, processor):
+        self.model, self.processor = model, processor
+        is_text = isinstance(processor, PreTrainedTokenizerBase)
+        self.tokenizer = processor if is_text else getattr(processor, "tokenizer", None)
+        self.vision = getattr(processor, "image_processor", None if is_text or self.tokenizer else processor)
+        if self.tokenizer is not None and self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    def check(self, items: Sequence[Item]) -> None:
+        name = type(self.model).__name__
+        if self.vision is not None and items[0].image is None:
+            raise UserError(f"{name} looks at images: give --images")
+        if self.tokenizer is not None and any(item.text is None for item in items):
+            raise UserError(f"{name} reads text: give --texts")
+
+    def encode(self, items: Sequence[Item], images: Sequence[Image.Image] | None) -> Encoded:
+        images = None if self.vision is None else list(images)
+        if self.tokenizer is None:
+            inputs = dict(self.processor(images=images, return_tensors="pt"))
+            return Encoded(inputs, images=self._shown(inputs, images))
+        texts = [self._text(item, images is not None) for item in items]
+        options = {"return_tensors": "pt", "padding": True, "truncation": images is None}
+        inputs = dict(self.processor(texts, **options) if images is None
+                      else self.processor(images=images, text=texts, **options))
+        words = _words(self.tokenizer, inputs["input_ids"], inputs.get("attention_mask"))
+        if self.model.config.is_encoder_decoder:
+            answers = self.tokenizer([item.text for item in items], return_tensors="pt", padding=True, truncation=True).input_ids
+            shift = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
+            inputs["decoder_input_ids"] = answers if shift is None else shift(labels=answers)
+        return Encoded(inputs, **words, images=None if images is None else self._shown(inputs, images))
+
+    def _text(self, item: Item, with_image: bool) -> str:
+        """The prompt and the text, after the image's place where the model reads both in one sequence."""
+        text = f"{item.prompt} {item.text}".strip()
+        if with_image and getattr(self.processor, "chat_template", None):
+            asked = [{"type": "image"}, {"type": "text", "text": item.prompt or item.text}]
+            turns = [{"role": "user", "content": asked}]
+            if item.prompt:
+                turns.append({"role": "assistant", "content": [{"type": "text", "text": item.text}]})
+            return self.processor.apply_chat_template(turns, tokenize=False)
+        token = getattr(self.processor, "image_token", None)
+        return f"{token} {text}" if with_image and isinstance(token, str) else text
+
+    def _shown(self, inputs: dict[str, Tensor], images: list[Image.Image]) -> list[Image.Image]:
+        """The pictures after cropping and resizing, where the pixels can be read back; else as given."""
+        pixels = inputs.get("pixel_values")
+        mean, std = (getattr(self.vision, name, None) for name in ("image_mean", "image_std"))
+        if pixels is None or pixels.dim() != 4 or pixels.shape[0] != len(images) or pixels.shape[1] != 3 or mean is None:
+            return images
+        back = pixels.float() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+        back = (back.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        return [Image.fromarray(np.ascontiguousarray(picture)) for picture in back]
+
+
+def _words(tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor | None) -> dict:
+    tokens = [tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
+    special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
+    padding = torch.zeros_like(special) if mask is None else mask == 0
+    return {"tokens": tokens, "token_ids": ids, "special": special, "padding": padding}
