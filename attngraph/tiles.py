@@ -26,7 +26,7 @@ def columns_of_tiles(n: int, m: int, rows: int, size: int, triangular: bool) -> 
         size: edges per tile, about.
         triangular: leave out tiles in which no query may see a value (those beyond ``i + m - n``).
     """
-    rows = min(n, rows)
+    rows = max(1, min(n, rows))
     width = max(1, size // rows)
     if width > 64:
         width -= 16  # rows a power of two apart share cache lines: products and sums take up to three times as long
