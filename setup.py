@@ -13,6 +13,7 @@ TEST = [
     "setuptools>=77",
     "wheel>=0.43",
 ]
+BROWSER = ["playwright>=1.44"]  # drives a Chromium that is installed already; without it those tests are skipped
 
 README = Path(__file__).parent / "README.md"
 
@@ -35,7 +36,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=PACKAGES + [f"{name}.*" for name in PACKAGES]),
-    package_data={"experiments": ["**/*.json", "checkpoints/**/*", "results/**/*"]},
+    package_data={"analysis": ["viewer.html"], "experiments": ["**/*.json", "checkpoints/**/*", "results/**/*"]},
     exclude_package_data={"experiments": ["*.pt"]},  # the state of an unfinished pre-training
     install_requires=[
         "torch>=2.6",
@@ -57,7 +58,8 @@ setup(
     extras_require={
         "scatter": ["torch-scatter>=2.1.2"],  # from source, after torch: pip install --no-build-isolation
         "test": TEST,
-        "dev": TEST + ["ruff>=0.6"],
+        "browser": BROWSER,
+        "dev": TEST + BROWSER + ["ruff>=0.6"],
     },
     entry_points={"console_scripts": ["attngraph = experiments.cli:main"]},
 )

@@ -46,8 +46,9 @@ def capture(model: nn.Module, inputs: Mapping | Tensor, layers: Layers = None, h
         heads: which heads. Default: all.
         top_k, threshold, mass: keep only the strongest edges, see :func:`attngraph.sparsify.keep`. The graphs then hold
             nothing else in memory.
-        detach: cut the graphs off from the computation. With False, and gradients enabled, they are part of it; not
-            together with a rule for edges.
+        detach: cut the graphs off from the computation. With False, and gradients enabled, gradients flow back through
+            them; not together with a rule for edges. The model itself goes on with the weights before a graph masks them,
+            so for the derivative of its output with respect to M see ``analysis.relevance.capture_with_gradients``.
 
     Returns:
         ``{module name: graph}`` in the order of the calls. A module that attends several times in one pass (LXMERT's

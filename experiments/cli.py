@@ -11,6 +11,8 @@ COMMANDS = {
     "pretrain": ("pre-train the mini-BLIP from scratch on drawn scenes", "experiments.pretrain"),
     "search": ("choose learning rates, joins and scheme arguments on validation data", "experiments.search"),
     "scenes": ("draw the Scenes data sets and write them in the official file formats", "experiments.data.write"),
+    "attention": ("draw where a model looks: attention, rollout and gradient-weighted relevance on the picture",
+                  "experiments.attention"),
     "bench": ("measure speed and memory against attention itself and against peers", "experiments.bench.command"),
     "doctor": ("print versions and devices, and look for what is missing or in the way", "attngraph.doctor"),
 }

@@ -41,7 +41,7 @@ from experiments.tasks import TASKS
 from experiments.training import Recipe
 
 RATES = (1e-3, 3e-3)  # for the joins
-TASK_RATES = {"vqa": (*RATES, 6e-3, 12e-3), "caption": (*RATES, 6e-3, 12e-3),
+TASK_RATES = {"vqa": (*RATES, 6e-3, 12e-3), "caption": (*RATES, 6e-3, 12e-3, 24e-3),
               "ve": (3e-3, 6e-3, 12e-3), "easy_vqa": (3e-3, 6e-3, 12e-3)}
 FULL_RATES = (3e-4, 1e-3)
 START = {"gcn": {}, "appnp": {"alpha": 0.1}, "gcnii": {"alpha": 0.1, "theta": 0.5}, "pgnn": {"p": 1.5, "mu": 0.1}}

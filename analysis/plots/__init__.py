@@ -1,0 +1,1 @@
+"""Figures of the tables that `analysis` makes; nothing is computed here."""

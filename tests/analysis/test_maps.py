@@ -1,0 +1,88 @@
+"""Maps on the picture and the mass inside a region, on values that are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from analysis.maps import map_table, mass_summary, mass_table, patch_grid, shares
+
+NAMES = ["one", "two"]
+
+
+def region() -> torch.Tensor:
+    """Of 3 x 3 patches: the middle one, and the left column."""
+    inside = torch.zeros(2, 9, dtype=torch.bool)
+    inside[0, 4] = inside[1, 0::3] = True
+    return inside
+
+
+@pytest.mark.parametrize(("nodes", "grid"), [(65, (8, 1)), (64, (8, 0)), (577, (24, 1)), (50, (7, 1)), (261, (16, 5)),
+                                             (1, (1, 0))])
+def test_patch_grid(nodes, grid):
+    assert patch_grid(nodes) == grid
+
+
+@pytest.mark.parametrize("nodes", [0, 63, 80, 70])
+def test_no_patch_grid(nodes):
+    with pytest.raises(ValueError, match=f"square number of patches after at most 5 others .* got {nodes}"):
+        patch_grid(nodes)
+
+
+def test_nodes_before_the_grid_are_dropped_and_the_rest_is_shared_out():
+    values = torch.tensor([[7.0, 1, 0, 0, 3]])  # [CLS] and 2 x 2 patches
+    assert shares(values).tolist() == [[0.25, 0, 0, 0.75]]
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        shares(-values / 7)
+
+
+def test_a_row_per_patch():
+    values = torch.tensor([[9.0, 1, 2, 3, 4], [0, 0, 0, 0, 1]])
+    table = map_table({("raw", "first"): values, ("raw", "answer"): values.flip(0)}, NAMES)
+    assert len(table) == 16
+    row = table.set_index(["example", "query", "row", "column"])["share"]
+    assert row["one", "first", 0, 1] == 0.2 and row["one", "first", 1, 0] == 0.3 and row["two", "first", 1, 1] == 1
+    assert table["lift"].tolist() == pytest.approx((4 * table["share"]).tolist())
+    assert row["two", "answer", 1, 1] == 0.4 and row["one", "answer", 0, 0] == 0
+
+
+def test_mass_inside_a_region():
+    values = torch.arange(20.0).view(2, 10)  # [CLS] is 0 and 10
+    table = mass_table({("raw", "answer"): values}, region(), NAMES)
+    assert table["mass"].tolist() == pytest.approx([5 / sum(range(1, 10)), (11 + 14 + 17) / sum(range(11, 20))])
+    assert table["uniform"].tolist() == pytest.approx([1 / 9, 3 / 9])
+    everywhere = mass_table({("raw", "answer"): torch.full((2, 10), 0.1)}, region(), NAMES)
+    assert everywhere["mass"].tolist() == pytest.approx(everywhere["uniform"].tolist())
+    within = torch.cat([torch.ones(2, 1), region().float()], 1)
+    assert mass_table({("raw", "answer"): within}, region(), NAMES)["mass"].tolist() == [1, 1]
+    with pytest.raises(ValueError, match=r"inside must have shape \(2, 9\), got \(2, 10\)"):
+        mass_table({("raw", "answer"): values}, torch.ones(2, 10, dtype=torch.bool), NAMES)
+
+
+def test_the_summary_is_of_examples_and_paired_with_the_uniform_map():
+    draw = np.random.default_rng(0)
+    n = 400
+    uniform = draw.uniform(0.05, 0.15, n)
+    mass = uniform + draw.normal(0.2, 0.05, n)
+    table = pd.DataFrame({"example": range(n), "method": "raw", "query": "answer", "mass": mass, "uniform": uniform})
+    table.loc[3, "mass"] = float("nan")
+    raw, last = mass_summary(table).to_dict("records")
+    there = table.dropna()
+    assert (raw["examples"], raw["empty"], last["method"], last["examples"]) == (n - 1, 1, "uniform", n)
+    assert raw["mass"] == pytest.approx(there["mass"].mean()) and last["mass"] == pytest.approx(uniform.mean())
+    error = there["mass"].std() / (n - 1) ** 0.5
+    assert raw["high"] - raw["mass"] == pytest.approx(1.96 * error, rel=0.1)
+    assert raw["mass"] - raw["low"] == pytest.approx(1.96 * error, rel=0.1)
+    paired = (there["mass"] - there["uniform"]).std() / (n - 1) ** 0.5
+    assert raw["excess"] == pytest.approx(0.2, abs=4 * paired)
+    assert raw["excess_high"] - raw["excess_low"] == pytest.approx(3.92 * paired, rel=0.1)
+    assert mass_summary(table).equals(mass_summary(table))
+
+
+def test_a_map_that_is_0_everywhere_is_counted_apart():
+    values = torch.ones(2, 10)
+    values[0] = 0
+    summary = mass_summary(mass_table({("gradient", "first"): values}, region(), NAMES))
+    third = pytest.approx(3 / 9)
+    assert summary.loc[0, ["examples", "empty", "mass", "uniform"]].tolist() == [1, 1, third, third]
+    assert np.isnan(summary.loc[0, "low"])

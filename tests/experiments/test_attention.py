@@ -1,0 +1,199 @@
+"""The command ``attngraph attention``, on the model and scenes that it has at hand."""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from adapters.blip import attach
+from adapters.config import AdapterConfig
+from attngraph import AttentionGraph, capture
+from attngraph.errors import UserError
+from experiments import attention
+from experiments.data.drawing import draw
+from experiments.data.facts import count
+from experiments.data.scenes import scenes
+from experiments.encoders import Item
+from experiments.models.mini_blip import load_model, preprocess
+from experiments.source import Batch
+
+CROSS = "text_decoder.bert.encoder.layer.{}.crossattention.self"
+
+
+def run(out, *words) -> int:
+    parser = argparse.ArgumentParser()
+    attention.add_arguments(parser)
+    return attention.run(parser.parse_args([*map(str, words), "--out", str(out)]))
+
+
+def items(many: int) -> list[Item]:
+    return [Item(str(scene.id), "", None, draw(scene), scene) for scene in scenes("test", many, 3, "downstream")]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    out = tmp_path_factory.mktemp("attention")
+    assert run(out, "--examples", 24, "--pictures", 2) == 0
+    return out
+
+
+def test_the_token_before_the_answer_looks_at_the_asked_object(results):
+    summary = pd.read_csv(results / "summary.csv").set_index(["method", "query"])
+    assert summary.loc[("raw", "answer"), "excess_low"] > 0.1
+    assert summary.loc[("gradient", "answer"), "excess_low"] > 0
+    assert summary["mass"].between(0, 1).all() and summary["examples"].nunique() == 1
+    assert sorted(file.name for file in results.iterdir()) == [
+        "maps.csv", "maps_answer.png", "maps_first.png", "mass.csv", "mass.png", "summary.csv", "viewer.html"]
+    for name in ("maps_answer.png", "mass.png"):
+        picture = np.asarray(Image.open(results / name).convert("L"))
+        assert picture.shape[0] > 300 and picture.std() > 10
+    maps = pd.read_csv(results / "maps.csv")
+    assert len(maps) == 2 * 3 * 2 * 64
+    assert maps.groupby(["example", "method", "query"])["share"].sum().to_numpy() == pytest.approx(1)
+
+
+def test_the_mass_is_what_the_weights_say(tmp_path, monkeypatch):
+    """One example again, from its picture and question to the mass, in other words."""
+    seen = {}
+    asking = attention.ask
+    monkeypatch.setattr(attention, "ask", lambda *args: seen.setdefault("asked", asking(*args)))
+    run(tmp_path, "--examples", 3, "--tokens", "answer", "--pictures", 1, "--layers", "*layer.2*", "--heads", 1, 3)
+    (asked, *_), things = seen["asked"]
+    model, tokenizer = load_model()
+    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(asked.prompt, add_special_tokens=False).input_ids]])
+    graph = capture(model, {"pixel_values": preprocess([asked.image]), "input_ids": ids,
+                            "attention_mask": torch.ones_like(ids)})[CROSS.format(2)]
+    row = graph.weight[0, [1, 3], -1, 1:].mean(0).view(8, 8)
+    thing = things[asked.name]
+    low, high = ([max(0, (centre + way * thing.radius) // 8) for centre in (thing.y, thing.x)] for way in (-1, 1))
+    box = row[low[0]:high[0] + 1, low[1]:high[1] + 1].sum() / row.sum()
+    table = pd.read_csv(tmp_path / "mass.csv", dtype={"example": str})
+    found = table[(table["example"] == asked.name) & (table["method"] == "raw")]["mass"].item()
+    inside = attention.region(asked.scene, thing, 8).view(8, 8)
+    assert found == pytest.approx(float(row[inside].sum() / row.sum()), rel=1e-4)
+    assert found <= float(box) + 1e-6  # the patches that the object touches
+
+
+def test_questions_are_about_one_object_and_answered_truly():
+    asked, things = attention.ask(items(40), seed=0)
+    assert len(asked) > 30 and {item.text for item in asked} > {"red", "circle"}
+    for item in asked:
+        thing = things[item.name]
+        told = thing.shape if "color is" in item.prompt else thing.color
+        assert told in item.prompt and item.text == (thing.color if "color is" in item.prompt else thing.shape)
+        assert sum(told in (other.shape, other.color) for other in item.scene.things) == 1
+    assert attention.ask(items(40), seed=0)[0] == asked and attention.ask(items(40), seed=1)[0] != asked
+    twins = [replace(item, scene=replace(item.scene, things=item.scene.things[:1] * 2)) for item in items(2)]
+    with pytest.raises(UserError, match="raise --examples"):
+        attention.ask(twins, seed=0)
+
+
+def test_the_region_is_where_the_object_is_drawn():
+    """Pixels that change when the object is taken away lie in its patches, but for a few."""
+    for item in items(12):
+        for thing in item.scene.things:
+            without = replace(item.scene, things=tuple(other for other in item.scene.things if other is not thing))
+            changed = (np.asarray(draw(item.scene)) != np.asarray(draw(without))).any(-1)
+            per_patch = changed.reshape(8, 8, 8, 8).sum((1, 3)).ravel()
+            inside = attention.region(item.scene, thing, 8).numpy()
+            assert (per_patch[~inside] < 4).all()
+            assert per_patch[inside].sum() > 0.95 * per_patch.sum() and inside.sum() <= 16
+
+
+def batch(prompt=None) -> Batch:
+    """Two examples, padded on the left and on the right."""
+    tokens = [["[PAD]", "a", "b", "c"], ["d", "e", "[PAD]", "[PAD]"]]
+    padding = torch.tensor([[word == "[PAD]" for word in line] for line in tokens])
+    return Batch({}, ["one", "two"], tokens, torch.tensor([[0, 1, 2, 3], [4, 5, 0, 0]]), padding=padding, prompt=prompt)
+
+
+def test_positions_of_tokens():
+    assert attention.positions(batch(), "first").tolist() == [1, 0]
+    assert attention.positions(batch(), "1").tolist() == [2, 1]
+    assert attention.positions(batch(torch.tensor([3, 2])), "answer").tolist() == [2, 1]
+    with pytest.raises(UserError, match="--tokens 2: example two has tokens 0 to 1 only: d e$"):
+        attention.positions(batch(), "2")
+    with pytest.raises(UserError, match="not known; give numbers"):
+        attention.positions(batch(), "answer")
+
+
+def test_the_score_is_the_logit_of_the_next_token_or_of_the_likeliest():
+    source = argparse.Namespace(title="model")
+    logits = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
+    score = attention._logit(source, batch(), torch.tensor([1, 0]), argparse.Namespace(logits=logits))
+    assert score.tolist() == [logits[0, 1, 2], logits[1, 0, 5]]
+    score = attention._logit(source, batch(), torch.tensor([3, 1]), argparse.Namespace(logits=logits))
+    assert score.tolist() == [logits[0, 3].max(), logits[1, 1].max()]
+    with pytest.raises(UserError, match="model gives no logits"):
+        attention._logit(source, batch(), torch.tensor([1, 0]), argparse.Namespace(logits=logits[:, 0]))
+
+
+def test_an_adapted_model_shows_both_weights(tmp_path):
+    """Whatever the backend of its messages: tiles never hold the weights that are differentiated."""
+    summaries = []
+    for backend in ("dense", "tiled"):
+        torch.manual_seed(0)
+        attach(load_model()[0], AdapterConfig(join="replace", backend=backend)).save(tmp_path / "adapter.safetensors")
+        run(tmp_path / backend, "--adapter", tmp_path / "adapter.safetensors", "--examples", 4, "--pictures", 2)
+        summaries.append(pd.read_csv(tmp_path / backend / "summary.csv").set_index(["method", "query"])["mass"])
+    one, other = summaries
+    assert [method for method, query in one.index if query == "answer"] == [
+        "raw M", "raw M\u0304", "rollout M", "rollout M\u0304", "gradient"]
+    assert abs(one["raw M", "answer"] - one["raw M\u0304", "answer"]) > 1e-3
+    assert '"weights":["M","M\u0304"]' in (tmp_path / "dense" / "viewer.html").read_text(encoding="utf-8")
+    pd.testing.assert_series_equal(one, other, rtol=1e-4)
+
+
+def pictures(folder, *names) -> list:
+    folder.mkdir()
+    for k, name in enumerate(names):
+        Image.linear_gradient("L").rotate(90 * k).save(folder / name)
+    return [folder / name for name in names]
+
+
+def test_own_pictures_of_the_same_name_and_unreadable_ones(tmp_path, capsys):
+    one, other = pictures(tmp_path / "a", "x.png"), pictures(tmp_path / "b", "x.png")
+    (tmp_path / "b" / "broken.png").write_bytes(b"no picture")
+    run(tmp_path / "out", "--images", *one, tmp_path / "b")
+    told = capsys.readouterr()
+    assert f"left out: {tmp_path / 'b' / 'broken.png'} cannot be read" in told.err
+    assert "1 of 3 images cannot be read" in told.out
+    assert set(pd.read_csv(tmp_path / "out" / "maps.csv")["example"]) == {"x.png", "x.png #2"}
+    assert not (tmp_path / "out" / "mass.csv").exists()  # nothing is known about these
+    with pytest.raises(UserError, match="broken.png cannot be read .* or leave out --strict"):
+        run(tmp_path / "strict", "--images", tmp_path / "b", "--strict")
+    assert not (tmp_path / "strict").exists()
+
+
+def test_models_without_maps_are_refused():
+    """Without cross-attention, with queries that are no tokens of the text, or image nodes in no square grid."""
+    source = argparse.Namespace(title="model", heads=None)
+
+    def graph(kind, n, m, values="image"):
+        features = torch.zeros(2, 1, n, 1), torch.zeros(2, 1, m, 1)
+        return AttentionGraph(*features, torch.ones(2, 1, n, m) / m, kind=kind, query_modality="text", value_modality=values)
+
+    for graphs, message in (({"own": graph("self", 4, 4, "text")}, "graphs must hold a cross-attention layer; there are own"),
+                            ({"cross": graph("cross", 3, 9)}, "the queries of cross are not the tokens of the text"),
+                            ({"cross": graph("cross", 4, 24)}, "nodes must be a square number of patches")):
+        with pytest.raises(UserError, match=f"^model: {message}"):
+            attention._stack(source, batch(), graphs)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--layers", "*layer.7*"], r"no layer of the decoder is called '\*layer.7\*'; there are text_decoder"),
+    (["--layers", "*.attention.*"], "no cross-attention layer among them; there are text_decoder.*crossattention"),
+    (["--heads", "4"], "has heads 0 to 3, not 4"),
+    (["--tokens", "40"], "--tokens 40: example .* has tokens 0 to .* only"),
+    (["--tokens", "last"], "--tokens last: give first, answer, or the number"),
+    (["--pictures", "0"], "--pictures must be at least 1, got 0"),
+])
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, words, message):
+    with pytest.raises(UserError, match=message) as error:
+        run(tmp_path / "out", "--examples", 2, *words)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
