@@ -9,7 +9,6 @@ PACKAGES = ["attngraph", "adapters", "analysis", "experiments"]
 TEST = [
     "pytest>=8.0",
     "pytest-timeout>=2.2",
-    "scikit-learn>=1.4",
     "setuptools>=77",
     "wheel>=0.43",
 ]
@@ -51,6 +50,8 @@ setup(
         "matplotlib>=3.8",
         "pillow>=10.3",
         "scipy>=1.11",
+        "scikit-learn>=1.4",
+        "openTSNE>=1.0",
         "tqdm>=4.66",
         "pycocoevalcap>=1.2",
         "easy-vqa>=1.0",
@@ -58,6 +59,7 @@ setup(
     extras_require={
         "scatter": ["torch-scatter>=2.1.2"],  # from source, after torch: pip install --no-build-isolation
         "test": TEST,
+        "umap": ["umap-learn>=0.5.6"],
         "browser": BROWSER,
         "dev": TEST + BROWSER + ["ruff>=0.6"],
     },

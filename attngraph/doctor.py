@@ -22,10 +22,10 @@ from typing import TextIO
 
 REQUIRED = (
     "torch", "torchvision", "torch-geometric", "transformers", "peft", "safetensors", "networkx", "numpy", "pandas",
-    "matplotlib", "pillow", "scipy", "tqdm", "pycocoevalcap", "easy-vqa",
+    "matplotlib", "pillow", "scipy", "scikit-learn", "openTSNE", "tqdm", "pycocoevalcap", "easy-vqa",
 )
-OPTIONAL = ("torch-scatter", "accelerate", "scikit-learn")
-IMPORT_NAMES = {"pillow": "PIL"}  # where it is not the name with underscores
+OPTIONAL = ("torch-scatter", "accelerate", "umap-learn")
+IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn"}  # where it is not the name with underscores
 
 HOME = Path(__file__).resolve().parent.parent  # the folder that holds our `adapters`
 
