@@ -1,1 +1,1 @@
-"""Statistics and figures of attention graphs; nothing is here yet."""
+"""Statistics and figures of attention graphs."""

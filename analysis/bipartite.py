@@ -1,0 +1,168 @@
+"""A weighted bipartite graph with masks: what all statistics are computed on. Axes: b examples, h heads, n queries, m
+values, d features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data, HeteroData
+
+from attngraph import AttentionGraph
+from attngraph.edges import floor, rsqrt
+
+
+@dataclass(frozen=True, eq=False)
+class Bipartite:
+    r"""Queries (rows) and values (columns), joined by edges of weight :math:`A_{ij} \ge 0`.
+
+    Args:
+        weight: ``(b, h, n, m)``, exactly 0 at edges that are not visible. Rows need not sum to 1.
+        visible: ``(b, n, m)`` bool, which edges may exist.
+        query: ``(b, h, n, d)`` features of the queries, in a Euclidean space; None in a graph without features.
+        value: ``(b, h, m, d)`` features of the values, in the same space.
+        paired: query i and value i are the same node (self-attention, plain graphs), so n = m.
+    """
+
+    weight: Tensor
+    visible: Tensor
+    query: Tensor | None = None
+    value: Tensor | None = None
+    paired: bool = False
+
+    @staticmethod
+    def of(graph: AttentionGraph | Data | HeteroData | Bipartite) -> Bipartite:
+        r"""A view of an attention graph, or of a plain PyG graph.
+
+        Features of an attention graph are mapped by a factor :math:`L` of its metric :math:`G = L L^\top`, so that
+        products and distances are those after :math:`W_o`. In a plain ``Data`` an edge goes from source (value) to
+        target (query), as messages do, and every node stands on both sides; so an undirected graph has a symmetric
+        weight. ``HeteroData`` must hold queries and values (:func:`attngraph.convert.to_hetero`), or one edge type.
+        Weights come from ``edge_weight``, 1 without; parallel edges add up. The array of weights is dense: for graphs
+        of up to some ten thousand nodes.
+
+        Raises:
+            ValueError: a step of cached decoding, a graph without edges to read, several edge types, or negative
+                weights.
+        """
+        if isinstance(graph, Bipartite):
+            return graph
+        if isinstance(graph, AttentionGraph):
+            return _of_attention(graph)
+        if isinstance(graph, Data) and "is_value" in graph or \
+                isinstance(graph, HeteroData) and {"query", "value"} <= set(graph.node_types):
+            return _of_attention(AttentionGraph.from_pyg(graph))
+        return _of_pyg(graph)
+
+    @property
+    def heads(self) -> int:
+        return self.weight.shape[1]
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """Queries that may have edges, ``(b, n)``."""
+        return self.visible.any(2)
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """Values that may have edges, ``(b, m)``."""
+        return self.visible.any(1)
+
+    @cached_property
+    def query_degree(self) -> Tensor:
+        r""":math:`d_i = \sum_j A_{ij}`, ``(b, h, n)``."""
+        return self.weight.sum(-1)
+
+    @cached_property
+    def value_degree(self) -> Tensor:
+        r""":math:`e_j = \sum_i A_{ij}`, ``(b, h, m)``, over all queries, also in causal graphs."""
+        return self.weight.sum(-2)
+
+    @cached_property
+    def surprise(self) -> Tensor:
+        r""":math:`A_{ij} \log A_{ij}`, ``(b, h, n, m)``; 0 where there is no edge."""
+        return torch.special.xlogy(self.weight, self.weight)
+
+    def without_self_loops(self) -> Bipartite:
+        """The graph without the edges between node i and node i.
+
+        Raises:
+            ValueError: the two sides are not the same nodes.
+        """
+        if not self.paired:
+            raise ValueError("only a graph whose two sides are the same nodes (paired) has self-loops")
+        visible = self.visible & ~torch.eye(self.visible.shape[1], dtype=torch.bool, device=self.visible.device)
+        return replace(self, weight=self.weight * visible[:, None], visible=visible)
+
+    def normalised_rows(self) -> Tensor:
+        r""":math:`A_{ij}/d_i`; 0 in rows without edges."""
+        return self.weight / positive(self.query_degree)[..., None]
+
+    def symmetric(self) -> Tensor:
+        r""":math:`S_{ij} = A_{ij}/\sqrt{d_i e_j}`, ``(b, h, n, m)``; 0 at nodes without edges."""
+        return self.weight * rsqrt(self.query_degree)[..., None] * rsqrt(self.value_degree)[..., None, :]
+
+
+def joined(degree: Tensor) -> Tensor:
+    """Which nodes have edges: those whose degree is not too small for its inverse to be a number."""
+    return degree > floor(degree.dtype)
+
+
+def positive(x: Tensor) -> Tensor:
+    """``x`` with 1 in place of 0: what is divided by it is 0 already."""
+    return torch.where(x > 0, x, torch.ones_like(x))
+
+
+def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient; NaN (undefined) where the denominator is not positive."""
+    return torch.where(denominator > 0, numerator / positive(denominator), torch.nan)
+
+
+def factor(metric: Tensor) -> Tensor:
+    r""":math:`L` with :math:`L L^\top = G`, for ``(h, d, d)`` positive semi-definite :math:`G`, singular ones
+    included."""
+    values, vectors = torch.linalg.eigh(metric.double())
+    return (vectors * values.clamp(min=0).sqrt()[..., None, :]).to(metric.dtype)
+
+
+def _of_attention(graph: AttentionGraph) -> Bipartite:
+    if graph.past_degree is not None:
+        raise ValueError("the graph is a step of cached decoding and lacks the earlier queries: read the whole text in one "
+                         "forward pass")
+    b, _, n, m, _ = graph.shape
+    dtype = torch.float64 if graph.weight.dtype == torch.float64 else torch.float32
+    visible = graph.visible
+    visible = torch.ones(b, n, m, dtype=torch.bool, device=graph.weight.device) if visible is None else visible.expand(b, n, m)
+    query, value = graph.query.to(dtype), graph.value.to(dtype)
+    if graph.metric is not None:
+        root = factor(graph.metric).to(dtype)
+        query, value = query @ root, value @ root
+    return Bipartite(graph.weight.to(dtype), visible, query, value, paired=graph.kind == "self" and n == m)
+
+
+def _of_pyg(graph: Data | HeteroData) -> Bipartite:
+    if isinstance(graph, HeteroData):
+        if len(graph.edge_types) != 1:
+            kinds = ", ".join(map(str, graph.edge_types)) or "none"
+            raise ValueError(f"the graph must have one edge type, or the node types query and value; it has {kinds}: select one, "
+                             "for instance graph.edge_type_subgraph")
+        edges, (source, _, target) = graph[graph.edge_types[0]], graph.edge_types[0]
+        values, queries = graph[source], graph[target]
+    else:
+        edges = values = queries = graph
+    if edges.get("edge_index") is None:
+        raise ValueError("the PyG graph has no edge_index")
+    (j, i), weight = edges.edge_index, edges.get("edge_weight")
+    x = [side.get("x") for side in (queries, values)]
+    if weight is None:
+        wide = x[0] is not None and x[0].dtype == torch.float64
+        weight = torch.ones(len(j), device=j.device, dtype=torch.float64 if wide else torch.float32)
+    if (weight < 0).any():
+        raise ValueError("edge_weight must not be negative")
+    dense = weight.new_zeros(queries.num_nodes, values.num_nodes).index_put((i, j), weight, accumulate=True)
+    if x[0] is None or x[1] is None or x[0].shape[1] != x[1].shape[1]:
+        x = [None, None]
+    query, value = (None if side is None else side.to(dense.dtype)[None, None] for side in x)
+    return Bipartite(dense[None, None], torch.ones_like(dense, dtype=torch.bool)[None], query, value, paired=queries is values)

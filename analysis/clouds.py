@@ -1,0 +1,109 @@
+r"""How far apart the clouds of query and value features are. All work on ``(..., nodes, features)`` and return
+``(...)``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from analysis.bipartite import Bipartite, divide
+
+
+def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
+    r"""Linear centred kernel alignment of paired features, at most 1: 1 where they agree up to rotation and scale,
+    around 0 where they have nothing to do with one another (the unbiased estimate can fall below). Kornblith et al.
+    2019, with the unbiased HSIC of Song et al. 2012; needs four pairs.
+
+    Args:
+        x: ``(..., n, d)``.
+        y: ``(..., n, d')``, paired with ``x``.
+        valid: bool ``(..., n)``, which pairs count.
+    """
+    k, g = _gram(x, valid), _gram(y, valid)
+    n = valid.sum(-1).double()
+    own = _hsic(k, k, n).clamp(min=0) * _hsic(g, g, n).clamp(min=0)
+    return torch.where(n > 3, divide(_hsic(k, g, n), own.sqrt()), torch.nan)
+
+
+def neighbour_cka(graph: Bipartite) -> Tensor:
+    r""":func:`cka` of each query :math:`q_i` and what it receives, :math:`\sum_j A_{ij} v_j / d_i`, ``(b, h)``. So the
+    clouds are paired by attention, whatever their sizes. Undefined for uniform attention without a mask, where all
+    receive the same."""
+    received = graph.normalised_rows() @ graph.value
+    valid = graph.rows[:, None] & (graph.query_degree > 0)
+    centred = received - divide((received * valid[..., None]).sum(-2, keepdim=True), valid.sum(-1)[..., None, None]).nan_to_num(0)
+    still = (centred * valid[..., None]).square().sum((-1, -2)) <= 1e-9 * received.square().sum((-1, -2))
+    return cka(graph.query, received, valid).masked_fill(still, torch.nan)
+
+
+def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:
+    r"""Squared maximum mean discrepancy between two clouds, unbiased, with the kernel
+    :math:`\exp(-\lVert x - y \rVert^2 / s)`, s the mean squared distance of all pairs: about 0 for equal clouds (it can
+    fall below), up to 2 for clouds far apart. Gretton et al. 2012.
+
+    Args:
+        x: ``(..., N, d)``, the points of both clouds.
+        is_query: bool ``(..., N)``, which cloud each belongs to.
+        valid: bool ``(..., N)``, which points count.
+    """
+    x = x.double()
+    norms = x.square().sum(-1)
+    square = (norms[..., None] + norms[..., None, :] - 2 * x @ x.mT).clamp(min=0)
+    pairs = valid[..., None] & valid[..., None, :]
+    count = valid.sum(-1).double()
+    scale = divide((square * pairs).sum((-1, -2)), count * (count - 1))
+    kernel = torch.exp(-divide(square, scale[..., None, None]))
+    kernel = kernel * pairs * ~torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
+    sides = torch.stack([valid & is_query, valid & ~is_query], -1).double()  # (..., N, 2)
+    sums, size = sides.mT @ kernel @ sides, sides.sum(-2)
+    within = divide(sums.diagonal(dim1=-2, dim2=-1), size * (size - 1)).sum(-1)
+    return within - 2 * divide(sums[..., 0, 1], size[..., 0] * size[..., 1])
+
+
+def probe_auc(x: Tensor, is_query: Tensor, valid: Tensor, fold: Tensor, ridge: float = 0.1) -> Tensor:
+    r"""Area under the ROC curve of a linear probe that tells queries from values, in [0, 1]: 0.5 if it cannot, 1 if it
+    always can.
+
+    The probe is linear discriminant analysis, :math:`(\Sigma + \lambda I)^{-1}(\mu_q - \mu_v)` with :math:`\lambda` =
+    ``ridge`` times the mean variance, fitted on one half of the points and scored on the other, both ways. Each half
+    needs two points of both clouds.
+
+    Args:
+        x, is_query, valid: as in :func:`mmd`.
+        fold: bool ``(..., N)``, the half that each point belongs to.
+    """
+    x = x.double()
+    halves = [_probe(x, is_query, valid & fold, valid & ~fold, ridge), _probe(x, is_query, valid & ~fold, valid & fold, ridge)]
+    return torch.stack(halves).mean(0)
+
+
+def _probe(x: Tensor, is_query: Tensor, train: Tensor, test: Tensor, ridge: float) -> Tensor:
+    sides = torch.stack([train & is_query, train & ~is_query], -1).double()  # (..., N, 2)
+    size = sides.sum(-2)
+    means = divide(sides.mT @ x, size[..., None]).nan_to_num(0)  # (..., 2, d)
+    rest = (x - sides @ means) * train[..., None]
+    scatter = divide(rest.mT @ rest, train.sum(-1)[..., None, None].double()).nan_to_num(0)
+    d = x.shape[-1]
+    variance = scatter.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] / d
+    eye = torch.eye(d, dtype=x.dtype, device=x.device)
+    probe = torch.linalg.solve(scatter + (ridge * variance + 1e-12) * eye, (means[..., 0, :] - means[..., 1, :])[..., None])
+    score = (x @ probe)[..., 0]
+    query, value = (test & is_query).double(), (test & ~is_query).double()
+    higher = (score[..., :, None] > score[..., None, :]).double() + 0.5 * (score[..., :, None] == score[..., None, :])
+    area = divide((query[..., None, :] @ higher @ value[..., None])[..., 0, 0], query.sum(-1) * value.sum(-1))
+    return torch.where((size > 1).all(-1), area, torch.nan)
+
+
+def _gram(x: Tensor, valid: Tensor) -> Tensor:
+    """Products of the valid rows, 0 on the diagonal."""
+    x = x.double() * valid[..., None]
+    gram = x @ x.mT
+    return gram - torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1))
+
+
+def _hsic(k: Tensor, g: Tensor, n: Tensor) -> Tensor:
+    """Song et al. 2012, equation 5, up to the factor n(n - 3), for Gram matrices without diagonals."""
+    rows_k, rows_g = k.sum(-1), g.sum(-1)
+    mixed = (rows_k * rows_g).sum(-1)
+    both = rows_k.sum(-1) * rows_g.sum(-1)
+    return (k * g).sum((-1, -2)) + divide(both, (n - 1) * (n - 2)) - 2 * divide(mixed, n - 2)

@@ -1,0 +1,230 @@
+"""Maps of points in the plane (t-SNE, UMAP, PCA), and how far they can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from attngraph.errors import UserError
+
+METHODS = ("tsne", "umap", "pca")
+INITS = ("pca", "random")
+EXAGGERATED, PLAIN = 250, 500  # iterations of t-SNE
+ITERATIONS = EXAGGERATED + PLAIN
+_EVERY = 25  # iterations between two reports of progress
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """Points in the plane.
+
+    Attributes:
+        coordinates: ``(points, 2)``.
+        place: from new points ``(n, features)`` to where they belong on this map, ``(n, 2)``; the map stays as it is.
+        method: one of ``METHODS``.
+        perplexity, seed: what the map was made with; None for PCA, which has neither.
+    """
+
+    coordinates: np.ndarray
+    place: Callable[[np.ndarray], np.ndarray]
+    method: str
+    perplexity: float | None
+    seed: int | None
+
+
+def least_points(method: str, perplexity: float) -> int:
+    """How many points a map needs: t-SNE looks at 3 perplexities of neighbours of each, UMAP at one, PCA at none."""
+    return {"tsne": int(3 * perplexity) + 1, "umap": round(perplexity) + 1, "pca": 3}[method]
+
+
+def maps(points: np.ndarray, method: str = "tsne", perplexities: Sequence[float] = (30,), seeds: Sequence[int] = (0,),
+         init: str = "pca", jobs: int = 1, progress: Callable[[int], None] | None = None) -> Iterator[Map]:
+    r"""A map for each perplexity and seed.
+
+    t-SNE (van der Maaten & Hinton 2008) looks for coordinates :math:`y` whose neighbourhoods resemble the points',
+
+    .. math:: \min_y \sum_{ij} P_{ij} \log \frac{P_{ij}}{Q_{ij}}, \quad
+              Q_{ij} \propto \frac{1}{1 + \lVert y_i - y_j \rVert^2},
+
+    where the perplexity sets how many neighbours :math:`P` has. It is openTSNE's (Policar et al. 2024): exact
+    neighbours, found once for all maps, 250 iterations with exaggeration 12 and 500 without. New points are placed
+    against the points of the map only, not against each other.
+
+    Args:
+        points: ``(n, features)``; distances are Euclidean.
+        method: ``"tsne"``; ``"umap"`` (McInnes et al. 2018), whose number of neighbours is then the perplexity; or
+            ``"pca"``, the two directions of most variance: one map, whatever perplexities and seeds.
+        perplexities: one map or more for each.
+        seeds: one map for each. From ``init="pca"`` t-SNE maps of different seeds are nearly the same.
+        init: ``"pca"``, which keeps some of the large-scale arrangement, or ``"random"``.
+        jobs: threads of t-SNE.
+        progress: called with the number of t-SNE's iterations done since the last call, ``ITERATIONS`` a map in all.
+
+    Raises:
+        ValueError: another method or init, points that are not finite, a perplexity below 1, or too few points for it.
+        UserError: umap-learn is not installed.
+    """
+    points = np.ascontiguousarray(points)
+    _check(points, method, perplexities, seeds, init)
+    if method == "pca":
+        yield _pca(points)
+        return
+    affinities = _affinities(points, max(perplexities), jobs) if method == "tsne" else None
+    for perplexity in perplexities:
+        if method == "tsne":
+            affinities.set_perplexity(perplexity)
+            weights = affinities.P
+        for seed in seeds:
+            if method == "umap":
+                yield _umap(points, perplexity, seed, init)
+            else:
+                affinities.P = weights.copy()  # exaggeration rounds them, and small differences grow
+                yield _tsne(points, affinities, perplexity, seed, init, jobs, progress)
+
+
+def _check(points: np.ndarray, method: str, perplexities: Sequence[float], seeds: Sequence[int], init: str) -> None:
+    for name, given, known in (("method", method, METHODS), ("init", init, INITS)):
+        if given not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {given!r}")
+    if points.ndim != 2 or not np.isfinite(points).all():
+        raise ValueError(f"points must be finite numbers of shape (points, features), got shape {points.shape}")
+    if not perplexities or not seeds or min(perplexities) < 1:
+        raise ValueError(f"perplexities must be numbers from 1 on and seeds not empty, got {perplexities} and {seeds}")
+    least = least_points(method, max(perplexities))
+    if len(points) < least:
+        few = "" if method == "pca" else f" with perplexity {max(perplexities):g}: give more points or lower it"
+        raise ValueError(f"{len(points)} points are too few for {method}, which needs {least}{few}")
+
+
+def _affinities(points: np.ndarray, perplexity: float, jobs: int):
+    from openTSNE.affinity import PerplexityBasedNN
+
+    return PerplexityBasedNN(points, perplexity=perplexity, method="exact", n_jobs=jobs)
+
+
+def _tsne(points: np.ndarray, affinities, perplexity: float, seed: int, init: str, jobs: int,
+          progress: Callable[[int], None] | None) -> Map:
+    from openTSNE import TSNEEmbedding, initialization
+
+    start = (initialization.pca(points, random_state=seed) if init == "pca"
+             else initialization.random(len(points), random_state=seed))
+
+    def report(*_) -> None:  # a callback that returns something true would stop t-SNE
+        progress(_EVERY)
+
+    calls = {} if progress is None else {"callbacks": [report], "callbacks_every_iters": _EVERY}
+    found = TSNEEmbedding(start, affinities, random_state=seed, n_jobs=jobs)
+    found = found.optimize(EXAGGERATED, exaggeration=12, momentum=0.5, **calls)
+    found = found.optimize(PLAIN, momentum=0.8, **calls)
+    found -= (found.max(0) + found.min(0)) / 2  # as placing new points would, so that it moves nothing later
+
+    def place(new: np.ndarray) -> np.ndarray:
+        return np.array(found.transform(np.ascontiguousarray(new)))
+
+    return Map(np.array(found), place, "tsne", perplexity, seed)
+
+
+def _umap(points: np.ndarray, perplexity: float, seed: int, init: str) -> Map:
+    try:
+        from umap import UMAP
+    except ImportError:
+        raise UserError("umap-learn is not installed: pip install 'attngraph[umap]', or choose tsne or pca") from None
+    # one thread: with a seed UMAP uses no more, and says so in a warning unless it is told
+    found = UMAP(n_neighbors=round(perplexity), random_state=seed, init=init, n_jobs=1).fit(points)
+    return Map(np.array(found.embedding_), found.transform, "umap", perplexity, seed)
+
+
+def _pca(points: np.ndarray) -> Map:
+    from sklearn.decomposition import PCA
+
+    found = PCA(2, svd_solver="full").fit(points)
+    return Map(found.transform(points), found.transform, "pca", None, None)
+
+
+def purity(points: np.ndarray, labels: Sequence, neighbours: int = 10) -> float:
+    r"""kNN purity: the share of points' nearest neighbours that have the point's own label,
+
+    .. math:: \frac{1}{nk} \sum_i \sum_{j \in N_k(i)} [y_i = y_j],
+
+    over the points that have a label, in [0, 1]; :func:`chance_purity` is what labels unrelated to the points get.
+
+    Args:
+        points: ``(n, features)``, or coordinates on a map.
+        labels: ``(n,)``, of any kind; None for a point without a label, which is nobody's like.
+        neighbours: how many of them, fewer than points.
+
+    Raises:
+        ValueError: as many neighbours as points, another number of labels, or no label at all.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    labels = _labels(labels, len(points))
+    if not 1 <= neighbours < len(points):
+        raise ValueError(f"neighbours must lie in 1..{len(points) - 1} for {len(points)} points, got {neighbours}")
+    nearest = NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
+    return float((labels[nearest] == labels[:, None])[labels >= 0].mean())
+
+
+def chance_purity(labels: Sequence) -> float:
+    r"""What :func:`purity` is on average if the labels are dealt out at random:
+    :math:`\sum_c n_c (n_c - 1) / ((n - 1) \sum_c n_c)`, with :math:`n_c` of the :math:`n` points of label :math:`c`."""
+    codes = _labels(labels, len(labels))
+    counts = np.bincount(codes[codes >= 0])
+    return float((counts * (counts - 1)).sum() / (counts.sum() * (len(codes) - 1)))
+
+
+def _labels(labels: Sequence, points: int) -> np.ndarray:
+    """Numbers for them, -1 where there is none."""
+    codes = pd.factorize(np.asarray(labels))[0]
+    if len(codes) != points:
+        raise ValueError(f"labels must be one per point, got {len(codes)} for {points} points")
+    if (codes < 0).all():
+        raise ValueError("labels are all missing: leave them out")
+    return codes
+
+
+def quality(points: np.ndarray, coordinates: np.ndarray, labels: Mapping[str, Sequence], neighbours: int = 10,
+            most: int = 3000, seed: int = 0) -> pd.DataFrame:
+    r"""What a map can be asked: is it faithful, and do labels part the points themselves, not only their map?
+
+    Trustworthiness (Venna & Kaski 2001) is 1 if every point's neighbours on the map are its neighbours among the
+    points, and about 0.5 on a random map. It takes time and memory quadratic in the number of points, so that of more
+    than ``most`` points a random sample is measured, for all rows of the table alike.
+
+    Args:
+        points: ``(n, features)``, at least 3.
+        coordinates: ``(n, 2)``, their map.
+        labels: ``{name: (n,)}``, see :func:`purity`. Of labels that are all missing, or all the same, nothing is said.
+        neighbours: how many; fewer where there are not twice as many points.
+        most: how many points are measured.
+        seed: of the sample.
+
+    Returns:
+        a row for the map's ``trustworthiness``, and for each of the labels the ``purity`` among the points (``space``
+        "features") and on the ``map``: columns measure, label, space, value, chance, neighbours, measured (points).
+
+    Raises:
+        ValueError: fewer than 3 points, or arguments of different lengths.
+    """
+    from sklearn.manifold import trustworthiness
+
+    if len(points) < 3 or len(points) != len(coordinates):
+        raise ValueError("points and coordinates must be as many, and at least 3, got "
+                         f"{len(points)} and {len(coordinates)}")
+    labels = {name: np.asarray(given, dtype=object) for name, given in labels.items()}
+    if len(points) > most:
+        rows = np.sort(np.random.default_rng(seed).choice(len(points), most, replace=False))
+        points, coordinates = points[rows], coordinates[rows]
+        labels = {name: given[rows] for name, given in labels.items()}
+    neighbours = min(neighbours, (len(points) - 1) // 2)
+    table = [("trustworthiness", "", "map", trustworthiness(points, coordinates, n_neighbors=neighbours), 0.5)]
+    for name, given in labels.items():
+        if pd.Series(given).nunique() < 2:
+            continue
+        for space, where in (("features", points), ("map", coordinates)):
+            table.append(("purity", name, space, purity(where, given, neighbours), chance_purity(given)))
+    found = pd.DataFrame(table, columns=["measure", "label", "space", "value", "chance"])
+    return found.assign(neighbours=neighbours, measured=len(points))

@@ -1,0 +1,144 @@
+r"""Label statistics. Each takes the sums of weights by class (:class:`analysis.mixing.Mixing`) and returns ``(b, h)``
+numbers, NaN where it is undefined.
+
+>>> graph = Bipartite.of(Data(edge_index=torch.tensor([[0, 1, 2, 3], [1, 2, 0, 4]]), num_nodes=5))
+>>> mixing = Mixing(graph, Labels.same([0, 0, 0, 0, 1]).on(graph))
+>>> edge(mixing).item(), node_query(mixing, isolated=True).item()
+(0.75, 0.6)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from analysis.bipartite import divide
+from analysis.mixing import Mixing
+
+
+def edge(mixing: Mixing) -> Tensor:
+    r"""Edge homophily :math:`\operatorname{tr} E`, in [0, 1]: the share of weight between nodes of one class. Zhu et
+    al. 2020."""
+    _shared(mixing)
+    return _trace(mixing.matrix)
+
+
+def node_query(mixing: Mixing, isolated: bool = False) -> Tensor:
+    r"""Node homophily of the queries, in [0, 1]: :math:`\operatorname{mean}_i \sum_j A_{ij} 1[y_i = z_j] / d_i`. Pei et
+    al. 2020.
+
+    Args:
+        isolated: count labelled queries without edges as 0, as PyG does, instead of leaving them out.
+    """
+    _shared(mixing)
+    return _node(mixing.at_queries, mixing.labels.query, isolated)
+
+
+def node_value(mixing: Mixing, isolated: bool = False) -> Tensor:
+    r"""Node homophily of the values: :math:`\operatorname{mean}_j \sum_i A_{ij} 1[y_i = z_j] / e_j`; see
+    :func:`node_query`."""
+    _shared(mixing)
+    return _node(mixing.at_values, mixing.labels.value, isolated)
+
+
+def class_insensitive(mixing: Mixing) -> Tensor:
+    r"""Class-insensitive edge homophily, in [0, 1]:
+    :math:`\frac{1}{C-1} \sum_k \max(0, E_{kk}/a_k - m_k/m)`, with :math:`m_k/m` the share of class k among the values
+    and C the number of classes present on either side. Lim et al. 2021."""
+    _shared(mixing)
+    own = divide(mixing.matrix.diagonal(dim1=-2, dim2=-1), mixing.query_marginal).nan_to_num(0)
+    prior = divide(mixing.values, mixing.values.sum(-1, keepdim=True))
+    classes = ((mixing.queries > 0) | (mixing.values > 0)).sum(-1)
+    excess = (own - prior).clamp(min=0).sum(-1)
+    return torch.where(mixing.total > 0, divide(excess, (classes - 1).to(excess.dtype)), torch.nan)
+
+
+def adjusted(mixing: Mixing) -> Tensor:
+    r"""Adjusted homophily :math:`\frac{\operatorname{tr} E - \sum_k a_k b_k}{1 - \sum_k a_k b_k}`, at most 1, 0 for
+    weights that do not depend on classes beyond the two sides' own marginals. It is Cohen's :math:`\kappa` of the ends
+    of the edges, and, in undirected graphs, the assortativity coefficient. Platonov et al. 2023."""
+    _shared(mixing)
+    chance = (mixing.query_marginal * mixing.value_marginal).sum(-1)
+    rest = 1 - chance
+    return divide(_trace(mixing.matrix) - chance, torch.where(rest > 1e-12, rest, torch.zeros_like(rest)))
+
+
+def label_informativeness(mixing: Mixing) -> Tensor:
+    r"""Label informativeness :math:`I(E)/H(a)`, in [0, 1]: the share of the uncertainty about a query's class that the
+    class at the other end of an edge removes. Defined for different alphabets on the two sides too. Platonov et al.
+    2023."""
+    return _informativeness(mixing.matrix, mixing.value_marginal)
+
+
+def label_informativeness_node(mixing: Mixing) -> Tensor:
+    r"""Label informativeness where every query counts alike: E comes from :math:`A_{ij}/d_i`, while the values'
+    marginal stays that of A. The same as :func:`label_informativeness` where rows sum to 1. Platonov et al. 2023."""
+    share = divide(mixing.at_queries, mixing.at_queries.sum(-1, keepdim=True)).nan_to_num(0)
+    sums = mixing.y.double().mT @ share.double()
+    return _informativeness(divide(sums, sums.sum((-1, -2), keepdim=True)), mixing.value_marginal)
+
+
+def _informativeness(matrix: Tensor, b: Tensor) -> Tensor:
+    a = matrix.sum(-1)
+    entropy = -torch.special.xlogy(a, a).sum(-1)
+    log_b = torch.special.xlogy(matrix.sum(-2), b).sum(-1)
+    information = torch.special.xlogy(matrix, matrix).sum((-1, -2)) + entropy - log_b
+    return divide(information.clamp(min=0), torch.where(entropy > 1e-12, entropy, torch.zeros_like(entropy)))
+
+
+SHARED = {"edge": edge, "node_query": node_query, "node_value": node_value, "class_insensitive": class_insensitive,
+          "adjusted": adjusted}
+ANY = {"label_informativeness": label_informativeness}
+
+
+def label_statistics(mixing: Mixing) -> dict[str, Tensor]:
+    """All of the above that are defined for these labels."""
+    return {name: function(mixing) for name, function in ((SHARED if mixing.labels.shared else {}) | ANY).items()}
+
+
+FINE, EMPTY, ONE_CLASS, ROLES, NO_PAIR, ALL_PAIRS = range(6)
+REASONS = ("", "no edges between labelled nodes", "one side has one class only", "role labels: the sides share no class",
+           "no visible pair of equal labels", "all visible pairs have equal labels")
+
+
+def degenerate(mixing: Mixing, uniform: Mixing | None = None) -> Tensor:
+    """Why label statistics say nothing about the weights of a graph, ``(b, h)``: a place in :data:`REASONS`, 0 where
+    they do.
+
+    Args:
+        mixing: of the graph.
+        uniform: for statistics that ask whether labels are equal: of uniform attention with the same mask and labels,
+            which tells what pairs there are.
+    """
+    reason = torch.full_like(mixing.total, FINE, dtype=torch.long)
+    queries, values = mixing.counts()
+    single = (queries == 1) | (values == 1)
+    apart = torch.zeros_like(single)
+    if mixing.labels.shared:
+        apart = ~((mixing.queries > 0) & (mixing.values > 0)).any(-1)
+    if uniform is not None:
+        same = edge(uniform)
+        reason = torch.where(same <= 1e-9, NO_PAIR, reason)
+        reason = torch.where(same >= 1 - 1e-9, ALL_PAIRS, reason)
+        reason = torch.where(apart, ROLES, reason)
+    reason = torch.where(single, torch.where(apart, ROLES, ONE_CLASS), reason)
+    return torch.where(mixing.total > 0, reason, EMPTY)
+
+
+def _trace(matrix: Tensor) -> Tensor:
+    return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+
+
+def _node(sums: Tensor, labels: Tensor, isolated: bool) -> Tensor:
+    labels = labels.expand(-1, sums.shape[1], -1)
+    own = sums.gather(-1, labels.clamp(min=0)[..., None])[..., 0].double()
+    total = sums.sum(-1).double()
+    counted = (labels >= 0) & (isolated | (total > 0))
+    share = torch.where(counted, divide(own, total).nan_to_num(0), 0)
+    return divide(share.sum(-1), counted.sum(-1).to(share.dtype))
+
+
+def _shared(mixing: Mixing) -> None:
+    if not mixing.labels.shared:
+        raise ValueError("the two sides' labels have different alphabets, so no label can be equal to another: use "
+                         "label_informativeness, or labels with shared=True")

@@ -1,0 +1,178 @@
+"""Labels of nodes: what "alike" means in a statistic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from analysis.bipartite import Bipartite
+from analysis.nulls import gather, shuffle
+from attngraph import AttentionGraph
+
+TEXT, IMAGE, SPECIAL = range(3)
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """A class for each node of each side.
+
+    Args:
+        query: int ``(b, n)``, or ``(b, h, n)`` where heads have classes of their own; -1 for a node without a class,
+            whose edges count in no statistic of these labels.
+        value: int, the same for the values.
+        shared: equal numbers on the two sides mean the same class. With False the sides have alphabets of their own,
+            and only label informativeness, aggregation and neighbourhood similarity are defined.
+
+    Raises:
+        ValueError: labels that are not whole numbers, or of the wrong number of axes.
+    """
+
+    query: Tensor
+    value: Tensor
+    shared: bool = True
+
+    def __post_init__(self):
+        for name in ("query", "value"):
+            labels = getattr(self, name)
+            if labels.is_floating_point() or labels.dim() not in (2, 3):
+                raise ValueError(f"{name} labels must be whole numbers of shape (b, nodes) or (b, h, nodes), got "
+                                 f"{labels.dtype} {tuple(labels.shape)}")
+            if labels.dim() == 2:
+                labels = labels[:, None]
+            object.__setattr__(self, name, labels.long())
+
+    @staticmethod
+    def same(labels: Tensor | Sequence[int]) -> Labels:
+        """For graphs whose two sides are the same nodes (self-attention, plain PyG graphs): ``(n,)`` or ``(b, n)``."""
+        labels = torch.as_tensor(labels)
+        labels = labels[None] if labels.dim() == 1 else labels
+        return Labels(labels, labels)
+
+    def on(self, graph: Bipartite) -> Labels:
+        """Without classes at nodes that no visible edge touches, and with classes numbered anew in each example (and
+        head), from 0 up: one-hot codes are then as narrow as they can be.
+
+        Raises:
+            ValueError: another number of nodes than the graph's.
+        """
+        b, _, n, m = graph.weight.shape
+        for name, labels, nodes in (("query", self.query, n), ("value", self.value, m)):
+            if labels.shape[-1] != nodes or labels.shape[0] != b or labels.shape[1] not in (1, graph.heads):
+                raise ValueError(f"{name} labels must have shape ({b}, {nodes}) or ({b}, {graph.heads}, {nodes}), got "
+                                 f"{tuple(labels.shape)}")
+        heads = max(self.query.shape[1], self.value.shape[1])
+        query = torch.where(graph.rows[:, None], self.query.clamp(min=-1), -1).expand(-1, heads, -1)
+        value = torch.where(graph.columns[:, None], self.value.clamp(min=-1), -1).expand(-1, heads, -1)
+        if self.shared:
+            query, value = _renumbered(torch.cat([query, value], -1)).split([n, m], -1)
+        else:
+            query, value = _renumbered(query), _renumbered(value)
+        return replace(self, query=query, value=value)
+
+    def permuted(self, graph: Bipartite, generator: torch.Generator) -> Labels:
+        """:meth:`on` the graph, with the classes dealt anew; see :mod:`analysis.nulls`."""
+        touched = graph.columns[:, None]
+        if not graph.paired:
+            return replace(self, value=gather(self.value, shuffle(touched & (self.value >= 0), generator))).on(graph)
+        known = (touched | graph.rows[:, None]) & ((self.query >= 0) | (self.value >= 0))
+        order = shuffle(known, generator)
+        return replace(self, query=gather(self.query, order), value=gather(self.value, order)).on(graph)
+
+
+def _renumbered(labels: Tensor) -> Tensor:
+    """Rank of each label among the different labels of its row; -1 stays."""
+    ordered, order = labels.sort(-1)
+    new = torch.zeros_like(ordered)
+    new[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    rank = torch.zeros_like(labels).scatter(-1, order, new.cumsum(-1))
+    return torch.where(labels < 0, -1, rank - (ordered[..., :1] < 0).long())
+
+
+def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """``(..., nodes, classes)``; a row of zeros for a node without a class."""
+    return (labels[..., None] == torch.arange(classes, device=labels.device)).to(dtype)
+
+
+def modality(graph: AttentionGraph, special_query: Tensor | None = None, special_value: Tensor | None = None) -> Labels | None:
+    """Text, image or special (``TEXT``, ``IMAGE``, ``SPECIAL``) for every node; None where the graph does not know.
+
+    Args:
+        special_query, special_value: bool ``(b, n)`` and ``(b, m)``, which nodes are special tokens ([CLS], [SEP]...).
+    """
+    sides = []
+    for images, special in zip(graph.is_image(), (special_query, special_value)):
+        if images is None:
+            return None
+        kind = torch.where(images, IMAGE, TEXT)
+        sides.append(kind if special is None else torch.where(special, SPECIAL, kind))
+    return Labels(*sides)
+
+
+def classes_of_tokens(tokens: Sequence[Sequence[str]], classes: Mapping[str, str] | Mapping[str, int],
+                      names: Sequence[str] | None = None) -> Tensor:
+    """The class of each token, ``(b, n)``; -1 for tokens that ``classes`` does not list.
+
+    Args:
+        tokens: ``b`` lists of ``n`` tokens.
+        classes: token to class, such as a part of speech.
+        names: numbers the classes: theirs are their places in it. Default: the classes' names, sorted.
+    """
+    names = sorted(set(map(str, classes.values()))) if names is None else list(names)
+    number = {name: k for k, name in enumerate(names)}
+    return torch.tensor([[number[str(classes[token])] if token in classes else -1 for token in line] for line in tokens])
+
+
+class SharedClusters:
+    """k-means over the queries and values of one layer together, head by head, fitted on the first graphs that it sees.
+
+    Where the two clouds lie apart, a cluster holds nodes of one side only. Then no labels are shared, and the
+    statistics say so.
+
+    Args:
+        clusters: how many, at least 2.
+        points: at most so many nodes of each side for the fit, chosen by ``seed``.
+        seed: of the choice and of k-means.
+
+    Raises:
+        ValueError: fewer than 2 clusters, or fewer points.
+    """
+
+    def __init__(self, clusters: int = 8, points: int = 512, seed: int = 0):
+        if clusters < 2 or points < clusters:
+            raise ValueError(f"clusters must be at least 2 and at most points, got {clusters} clusters and {points} points")
+        self.clusters, self.points, self.seed = clusters, points, seed
+        self._centres: dict[str, Tensor] = {}  # (h, k, d)
+
+    def __call__(self, name: str, graph: Bipartite) -> Labels:
+        """Labels ``(b, h, nodes)`` of the graph's nodes: the nearest centre of the layer ``name``.
+
+        Raises:
+            ValueError: a graph without features, or a first one with fewer valid nodes than clusters.
+        """
+        if graph.query is None:
+            raise ValueError("clusters need features, and the graph has none")
+        if name not in self._centres:
+            self._centres[name] = self._fit(graph)
+        centres = self._centres[name]
+        near = [(x.square().sum(-1, keepdim=True) - 2 * x @ centres.mT + centres.square().sum(-1)[:, None]).argmin(-1)
+                for x in (graph.query, graph.value)]
+        return Labels(torch.where(graph.rows[:, None], near[0], -1), torch.where(graph.columns[:, None], near[1], -1))
+
+    def _fit(self, graph: Bipartite) -> Tensor:
+        from sklearn.cluster import KMeans
+
+        generator = torch.Generator().manual_seed(self.seed)
+        parts = []
+        for x, valid in ((graph.query, graph.rows), (graph.value, graph.columns)):
+            b_index, node = valid.nonzero(as_tuple=True)
+            chosen = torch.randperm(len(node), generator=generator)[:self.points].to(node.device)
+            parts.append(x[b_index[chosen], :, node[chosen]])  # (points, h, d)
+        points = torch.cat(parts).transpose(0, 1)
+        if points.shape[1] < self.clusters:
+            raise ValueError(f"{self.clusters} clusters need at least so many nodes, and the first graph has {points.shape[1]}")
+        fitted = [KMeans(self.clusters, n_init=1, random_state=self.seed).fit(head.double().cpu().numpy()).cluster_centers_
+                  for head in points]
+        return torch.stack([torch.from_numpy(centres) for centres in fitted]).to(points)

@@ -1,0 +1,201 @@
+"""The nodes of attention graphs as points of the projected query and value space."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from attngraph.graph import AttentionGraph
+from attngraph.instrument import instrument
+
+ROLES = ("query", "value")
+WHOLE = "all"  # stands for a layer's heads together
+COLUMNS = ["layer", "kind", "head", "role", "modality", "token", "class", "example", "node"]
+Labels = Mapping[str, Sequence[Sequence[str]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    r"""The points of one layer, or of one head of it.
+
+    Attributes:
+        nodes: a row for each point, with ``COLUMNS``: head is a number or "all", role query or value, modality text,
+            image or unknown, node the place in the sequence.
+        features: ``(points, width)``; their Euclidean distances are those in :math:`\hat V`.
+        projected: False where the layer has no output projection that could be read: distances are those before it.
+    """
+
+    nodes: pd.DataFrame
+    features: np.ndarray
+    projected: bool
+
+
+def output_matrices(model: nn.Module) -> dict[str, Tensor]:
+    """:math:`W_o` of every attention layer that has one, ``{layer: (h·d, width)}``."""
+    handle = instrument(model)
+    try:
+        outputs = {name: site.output for name, site in handle.sites.items() if site.output is not None}
+    finally:
+        handle.remove()
+    return {name: output_matrix(output) for name, output in outputs.items()}
+
+
+def output_matrix(output: nn.Module) -> Tensor:
+    """An output projection's :math:`W_o`, for rows from the left: ``(h·d, width)``."""
+    return (output.weight if isinstance(output, Conv1D) else output.weight.T).detach()
+
+
+class Points:
+    r"""Gathers points from graph after graph, at most ``most`` for each layer and head.
+
+    The features are queries and values after :math:`W_o`, up to a rotation, so that all distances are kept. Of a whole
+    layer: :math:`\hat V = \sum_h x^h W_o^h`, which needs :math:`W_o` itself (heads that are set beside each other, each
+    in its own metric, have other distances: the products :math:`W_o^h {W_o^{h'}}^\top` are missing). Of one head:
+    :math:`x^h L^h` with :math:`L^h {L^h}^\top = W_o^h {W_o^h}^\top`, as wide as the head. Points of different heads lie
+    in different bases, so they do not share a map.
+
+    Padding is left out, special tokens are kept. Where there are too many points, every example's queries and its
+    values are thinned out to one and the same number, at random. The choice depends on the seed and on which nodes
+    there are, so it is the same for all heads, and for the same examples in another model.
+
+    Args:
+        most: points kept for each cloud.
+        seed: of the choice.
+        heads: their numbers, where the graphs hold these alone: a cloud for each. Default: a cloud for the whole layer.
+        outputs: from :func:`output_matrices`; only for whole layers.
+    """
+
+    def __init__(self, most: int = 3000, seed: int = 0, heads: Sequence[int] | None = None,
+                 outputs: Mapping[str, Tensor] | None = None):
+        if most < 1:
+            raise ValueError(f"most must be at least 1, got {most}")
+        self.most, self.seed = most, seed
+        self.heads = None if heads is None else list(heads)
+        self.outputs = outputs or {}
+        self._layers: dict[str, _Layer] = {}
+
+    @torch.no_grad()
+    def add(self, layer: str, graph: AttentionGraph, examples: Sequence[str], query_labels: Labels | None = None,
+            value_labels: Labels | None = None, query_valid: Tensor | None = None,
+            value_valid: Tensor | None = None) -> None:
+        """The nodes of another graph of a layer.
+
+        Args:
+            layer: its name.
+            graph: ``b`` examples.
+            examples: their names, ``b``.
+            query_labels, value_labels: any of ``"token"`` and ``"class"``: ``(b, n)`` and ``(b, m)`` strings.
+            query_valid, value_valid: ``(b, n)`` and ``(b, m)`` bool, False for padding that the graph's masks do not
+                tell.
+
+        Raises:
+            ValueError: shapes that do not fit, or another number of heads than were named.
+        """
+        b, h = graph.shape[:2]
+        if len(examples) != b:
+            raise ValueError(f"examples must be as many as the graph's, got {len(examples)} for {b} ({layer})")
+        if self.heads is not None and len(self.heads) != h:
+            raise ValueError(f"heads must be those of the graph: got {len(self.heads)} for {h} ({layer})")
+        kept = self._layers.setdefault(layer, _Layer(graph.kind))
+        project, kept.projected = self._projection(layer, graph)
+        valid = [_valid_queries(graph), _valid_values(graph)]
+        for role, told in enumerate((query_valid, value_valid)):
+            valid[role] = (valid[role] if told is None else valid[role] & told.to(valid[role].device)).cpu().numpy()
+            kept.sizes.append(valid[role].sum(1))
+        each = kept.each(self.most)
+        for role, (features, labels) in enumerate(((graph.query, query_labels), (graph.value, value_labels))):
+            rank = self._ranks(valid[role], role, kept.examples)
+            example, node = (valid[role] & (rank < each)).nonzero()
+            image = graph.is_image()[role]
+            modality = "unknown" if image is None else np.where(image.cpu().numpy()[example, node], "image", "text")
+            rows = pd.DataFrame({"role": ROLES[role], "modality": modality, "node": node, "rank": rank[example, node],
+                                 "example": np.asarray(examples, dtype=object)[example]})
+            for name in ("token", "class"):
+                names = np.asarray((labels or {}).get(name, np.full(rank.shape, "")), dtype=object)
+                if names.shape != rank.shape:
+                    raise ValueError(f"{ROLES[role]}_labels[{name!r}] must have shape {rank.shape}, got {names.shape}")
+                rows[name] = names[example, node]
+            kept.rows.append(rows)
+            chosen = features[torch.from_numpy(example), :, torch.from_numpy(node)]  # (points, h, d)
+            kept.features.append(project(chosen.float()).cpu().numpy())
+        kept.examples += b
+        if sum(map(len, kept.rows)) > 2 * self.most:
+            kept.thin(self.most)
+
+    def clouds(self) -> list[Cloud]:
+        """One for each layer, or for each layer and head, in the order in which they came."""
+        found = []
+        for name, kept in self._layers.items():
+            kept.thin(self.most)
+            rows, features = kept.rows[0], kept.features[0]
+            if len(rows) > self.most:  # more examples than points
+                some = np.sort(np.random.default_rng(self.seed).choice(len(rows), self.most, replace=False))
+                rows, features = rows.iloc[some], features[:, some]
+            rows = rows.reset_index(drop=True).assign(layer=name, kind=kept.kind or "unknown")
+            for head, points in zip([WHOLE] if self.heads is None else self.heads, features):
+                found.append(Cloud(rows.assign(head=head)[COLUMNS], np.ascontiguousarray(points), kept.projected))
+        return found
+
+    def _projection(self, layer: str, graph: AttentionGraph) -> tuple[Callable[[Tensor], Tensor], bool]:
+        """What maps features ``(points, h, d)`` to ``(clouds, points, width)``, and whether it is W_o."""
+        _, h, _, _, d = graph.shape
+        if self.heads is None and h > 1:
+            output = self.outputs.get(layer.partition("#")[0])
+            if output is not None and output.shape[0] == h * d:
+                return lambda x: (x.flatten(1) @ output.to(x))[None], True
+            if graph.metric is not None:
+                raise ValueError(f"{layer}: the points of a whole layer need W_o, and the metric has only the heads' "
+                                 "own: give outputs=output_matrices(model), or name the heads")
+            return lambda x: x.flatten(1)[None], False
+        if graph.metric is None:
+            return lambda x: x.transpose(0, 1), False
+        values, vectors = torch.linalg.eigh(graph.metric.double().cpu())
+        factor = vectors * values.clamp(min=0).sqrt()[:, None]  # (h, d, d), G = L L^T
+        return lambda x: x.transpose(0, 1) @ factor.to(x), True
+
+    def _ranks(self, valid: np.ndarray, role: int, before: int) -> np.ndarray:
+        """The valid nodes of each example in a random order: ``(b, nodes)``, from 0 up."""
+        order = np.random.default_rng([self.seed, role, before]).random(valid.shape)
+        return np.where(valid, order, np.inf).argsort(1).argsort(1)
+
+
+@dataclass(eq=False)
+class _Layer:
+    """What was gathered of one layer so far. ``features``: ``(clouds, points, width)`` arrays."""
+
+    kind: str | None
+    projected: bool = True
+    examples: int = 0
+    sizes: list[np.ndarray] = field(default_factory=list)  # valid nodes of each example and role
+    rows: list[pd.DataFrame] = field(default_factory=list)
+    features: list[np.ndarray] = field(default_factory=list)
+
+    def each(self, most: int) -> int:
+        """How many of each example's queries, and of its values, make at most ``most`` points in all; at least one.
+        More examples only lower it."""
+        sizes = np.concatenate(self.sizes)
+        return max(1, bisect_right(range(1, most + 1), most, key=lambda k: np.minimum(sizes, k).sum()))
+
+    def thin(self, most: int) -> None:
+        """Keep the first so many of each in their random order."""
+        rows, features = pd.concat(self.rows, ignore_index=True), np.concatenate(self.features, 1)
+        kept = (rows["rank"] < self.each(most)).to_numpy()
+        self.rows, self.features = [rows[kept]], [features[:, kept]]
+
+
+def _valid_queries(graph: AttentionGraph) -> Tensor:
+    b, _, n, _, _ = graph.shape
+    return torch.ones(b, n, dtype=torch.bool) if graph.query_mask is None else graph.query_mask
+
+
+def _valid_values(graph: AttentionGraph) -> Tensor:
+    """Values that some valid query sees."""
+    b, _, _, m, _ = graph.shape
+    return torch.ones(b, m, dtype=torch.bool) if graph.visible is None else graph.visible.any(1).expand(b, m)

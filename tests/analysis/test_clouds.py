@@ -1,0 +1,100 @@
+"""Distances of clouds against loops, scikit-learn, and known answers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import roc_auc_score
+
+from analysis.bipartite import Bipartite
+from analysis.clouds import cka, mmd, neighbour_cka, probe_auc
+from analysis.nulls import uniform
+from tests.analysis.example_graphs import random_graph
+
+
+def points(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def hsic(x: np.ndarray, y: np.ndarray) -> float:
+    """The unbiased estimator as a sum over different pairs, triples and quadruples (Gretton et al. 2005)."""
+    k, g, n = x @ x.T, y @ y.T, len(x)
+    pairs = sum(k[i, j] * g[i, j] for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    triples = sum(k[i, j] * g[i, q] for i in range(n) for j in range(n) for q in range(n) if len({i, j, q}) == 3)
+    quads = sum(k[i, j] * g[q, r] for i in range(n) for j in range(n) for q in range(n) for r in range(n)
+                if len({i, j, q, r}) == 4)
+    return pairs - 2 * triples / (n * (n - 1) * (n - 2)) + quads / (n * (n - 1) * (n - 2) * (n - 3))
+
+
+def test_cka_against_sums_over_tuples():
+    x, y = points(2, 7, 3), points(2, 7, 4, seed=1)
+    x[:, :, 0] += y[:, :, 0]
+    valid = torch.ones(2, 7, dtype=torch.bool)
+    valid[1, -1] = False
+    found = cka(x, y, valid)
+    for e, n in ((0, 7), (1, 6)):
+        a, b = x[e, :n].numpy(), y[e, :n].numpy()
+        own = max(0, hsic(a, a)) * max(0, hsic(b, b))
+        assert found[e].item() == pytest.approx(hsic(a, b) / math.sqrt(own))
+
+
+def test_cka_known_answers():
+    x, valid = points(1, 400, 3), torch.ones(1, 400, dtype=torch.bool)
+    turn = torch.linalg.qr(points(3, 3, seed=2))[0]
+    assert cka(x, 5 * x @ turn + 1, valid).item() == pytest.approx(1)
+    assert abs(cka(x, points(1, 400, 3, seed=3), valid).item()) < 0.05
+    assert cka(x[:, :3], x[:, :3], valid[:, :3]).isnan().item()
+
+
+def test_neighbour_cka():
+    graph = Bipartite.of(random_graph(n=9, m=9, padding=False))
+    own = Bipartite(torch.eye(9, dtype=torch.float64).expand(2, 3, 9, 9), graph.visible, graph.query, graph.query)
+    assert torch.allclose(neighbour_cka(own), torch.ones(2, 3, dtype=torch.float64))
+    single = Bipartite(*(x.float() if x.is_floating_point() else x for x in (graph.weight, graph.visible, graph.query, graph.value)))
+    assert neighbour_cka(uniform(single)).isnan().all()
+    assert torch.allclose(neighbour_cka(single).double(), neighbour_cka(graph), atol=1e-4)
+
+
+def pool(x: torch.Tensor, y: torch.Tensor):
+    both = torch.cat([x, y], -2)
+    is_query = (torch.arange(both.shape[-2]) < x.shape[-2]).expand(both.shape[:-1])
+    return both, is_query, torch.ones_like(is_query)
+
+
+def test_mmd_against_loops():
+    both, is_query, valid = pool(points(5, 3), points(6, 3, seed=1) + 0.5)
+    valid = valid.clone()
+    valid[-1] = False
+    kept = both[:-1]
+    square = torch.cdist(kept, kept).square()
+    kernel = torch.exp(-square / (square.sum() / (10 * 9)))
+    qq = sum(kernel[i, j] for i in range(5) for j in range(5) if i != j) / 20
+    vv = sum(kernel[i, j] for i in range(5, 10) for j in range(5, 10) if i != j) / 20
+    qv = kernel[:5, 5:].mean()
+    assert mmd(both, is_query, valid).item() == pytest.approx((qq + vv - 2 * qv).item())
+
+
+def test_clouds_far_apart_and_alike():
+    fold = (torch.arange(400) % 2 == 0)
+    near, far = pool(points(200, 5), points(200, 5, seed=1)), pool(points(200, 5), points(200, 5, seed=1) + 8)
+    assert abs(mmd(*near).item()) < 0.01 and mmd(*far).item() > 0.7
+    assert probe_auc(*near, fold).item() == pytest.approx(0.5, abs=0.08) and probe_auc(*far, fold).item() == 1
+    scaled = (1000 * far[0], *far[1:])
+    assert mmd(*scaled).item() == pytest.approx(mmd(*far).item())
+
+
+def test_probe_is_linear_discriminant_analysis():
+    both, is_query, valid = pool(points(60, 4), points(90, 4, seed=1) * torch.tensor([1, 2, 0.5, 1]) + 0.4)
+    fold = torch.rand(150, generator=torch.Generator().manual_seed(0)) < 0.5
+    areas = []
+    for half in (fold, ~fold):
+        fitted = LinearDiscriminantAnalysis().fit(both[half].numpy(), is_query[half].numpy())
+        areas.append(roc_auc_score(is_query[~half].numpy(), fitted.decision_function(both[~half].numpy())))
+    assert probe_auc(both, is_query, valid, fold, ridge=0).item() == pytest.approx(sum(areas) / 2)
+
+
+def test_too_few_points():
+    both, is_query, valid = pool(points(1, 3), points(6, 3, seed=1))
+    assert probe_auc(both, is_query, valid, torch.arange(7) % 2 == 0).isnan().item() and mmd(both, is_query, valid).isnan().item()

@@ -1,0 +1,228 @@
+"""Label statistics against loops over edges and against other libraries' definitions and published numbers."""
+
+import math
+
+import networkx
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import cohen_kappa_score
+from torch_geometric.data import Data
+from torch_geometric.utils import erdos_renyi_graph, homophily, to_undirected
+
+from analysis.bipartite import Bipartite
+from analysis.homophily import (ALL_PAIRS, EMPTY, FINE, NO_PAIR, ONE_CLASS, ROLES, adjusted, class_insensitive, degenerate, edge,
+                                label_informativeness, label_informativeness_node, node_query, node_value)
+from analysis.labels import Labels
+from analysis.mixing import Mixing
+from analysis.nulls import uniform
+from tests.analysis.example_graphs import block_model, random_graph
+
+
+def mixing_of(graph, labels) -> Mixing:
+    view = Bipartite.of(graph)
+    return Mixing(view, (labels if isinstance(labels, Labels) else Labels.same(labels)).on(view))
+
+
+def plain(edges, n: int, undirected: bool = False, **fields) -> Data:
+    index = torch.tensor(edges).T
+    return Data(edge_index=to_undirected(index) if undirected else index, num_nodes=n, **fields)
+
+
+def labels_for(graph, classes: int = 3, seed: int = 1, missing: bool = True) -> Labels:
+    b, _, n, m, _ = graph.shape
+    draw = torch.Generator().manual_seed(seed)
+    low = -1 if missing else 0
+    return Labels(torch.randint(low, classes, (b, n), generator=draw), torch.randint(low, classes, (b, m), generator=draw))
+
+
+def loops(graph, labels: Labels, e: int, h: int) -> dict[str, float]:
+    """Every statistic by its definition, one edge at a time."""
+    weight = graph.weight[e, h].tolist()
+    visible = graph.visible.expand(graph.shape[0], *graph.shape[2:4])[e].tolist()
+    y, z = labels.query[e, 0].tolist(), labels.value[e, 0].tolist()
+    n, m = len(y), len(z)
+    valid_y = [y[i] if any(visible[i]) else -1 for i in range(n)]
+    valid_z = [z[j] if any(visible[i][j] for i in range(n)) else -1 for j in range(m)]
+    known = [(i, j, weight[i][j]) for i in range(n) for j in range(m) if weight[i][j] > 0 and valid_y[i] >= 0 and valid_z[j] >= 0]
+    total = sum(w for *_, w in known)
+    classes = sorted({*valid_y, *valid_z} - {-1})
+    joint = {(k, c): sum(w for i, j, w in known if (y[i], z[j]) == (k, c)) / total for k in classes for c in classes}
+    a = {k: sum(joint[k, c] for c in classes) for k in classes}
+    b = {c: sum(joint[k, c] for k in classes) for c in classes}
+    same = sum(joint[k, k] for k in classes)
+
+    def node(side: int) -> float:
+        shares = {}
+        for edge_ in known:
+            own, all_ = shares.get(edge_[side], (0, 0))
+            shares[edge_[side]] = own + edge_[2] * (y[edge_[0]] == z[edge_[1]]), all_ + edge_[2]
+        return sum(own / all_ for own, all_ in shares.values()) / len(shares)
+
+    chance = sum(a[k] * b[k] for k in classes)
+    values = [c for c in valid_z if c >= 0]
+    return {
+        "edge": same, "node_query": node(0), "node_value": node(1), "adjusted": (same - chance) / (1 - chance),
+        "class_insensitive": sum(max(0, (joint[k, k] / a[k] if a[k] else 0) - values.count(k) / len(values))
+                                 for k in classes) / (len(classes) - 1),
+        "label_informativeness": sum(p * math.log(p / (a[k] * b[c])) for (k, c), p in joint.items() if p)
+        / -sum(p * math.log(p) for p in a.values() if p),
+    }
+
+
+FUNCTIONS = {"edge": edge, "node_query": node_query, "node_value": node_value, "adjusted": adjusted,
+             "class_insensitive": class_insensitive, "label_informativeness": label_informativeness}
+
+
+@pytest.mark.parametrize("options", [{"kind": "self", "causal": True, "n": 9}, {"n": 9, "m": 11},
+                                     {"n": 8, "m": 9, "softmax": False, "padding": False}])
+def test_against_loops(options):
+    graph = random_graph(**options)
+    labels = labels_for(graph)
+    mixing = mixing_of(graph, labels)
+    for e in range(2):
+        for h in range(3):
+            for name, expected in loops(graph, labels, e, h).items():
+                assert FUNCTIONS[name](mixing)[e, h].item() == pytest.approx(expected, abs=1e-12), name
+
+
+def test_pyg_and_dgl_published_examples():
+    cycle = mixing_of(plain([(0, 1), (1, 2), (2, 0), (3, 4)], 5), [0, 0, 0, 0, 1])
+    assert edge(cycle).item() == pytest.approx(0.75)
+    assert node_query(cycle, isolated=True).item() == pytest.approx(0.6)
+    assert class_insensitive(cycle).item() == pytest.approx(0.2)
+    both_ways = mixing_of(plain([(0, 1), (1, 2), (2, 0), (3, 4)], 5, undirected=True), [0, 0, 0, 0, 1])
+    assert adjusted(both_ways).item() == pytest.approx(-0.1428571, abs=1e-6)
+    tail = plain([(0, 1), (1, 2), (2, 0), (2, 3), (3, 4), (4, 5)], 6, undirected=True)
+    assert label_informativeness(mixing_of(tail, [0, 0, 0, 0, 1, 1])).item() == pytest.approx(0.251776, abs=1e-6)
+    assert label_informativeness_node(mixing_of(tail, [0, 0, 0, 0, 1, 1])).item() == pytest.approx(0.338187, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("directed", [False, True])
+def test_agrees_with_pyg(seed, directed):
+    torch.manual_seed(seed)
+    index = erdos_renyi_graph(40, 0.08, directed=directed)
+    y = torch.randint(0, 4, (40,))
+    mixing = mixing_of(Data(edge_index=index, num_nodes=40), y)
+    assert edge(mixing).item() == pytest.approx(homophily(index, y, method="edge"), abs=1e-6)
+    assert node_query(mixing, isolated=True).item() == pytest.approx(homophily(index, y, method="node"), abs=1e-6)
+    assert class_insensitive(mixing).item() == pytest.approx(homophily(index, y, method="edge_insensitive"), abs=1e-6)
+
+
+def test_adjusted_is_weighted_kappa():
+    graph = random_graph(n=9, m=11, softmax=False, padding=False)
+    labels = labels_for(graph, missing=False)
+    found = adjusted(mixing_of(graph, labels))
+    for e in range(2):
+        i, j = np.indices((9, 11)).reshape(2, -1)
+        y, z = labels.query[e, 0].numpy()[i], labels.value[e, 0].numpy()[j]
+        for h in range(3):
+            kappa = cohen_kappa_score(y, z, sample_weight=graph.weight[e, h].numpy().ravel())
+            assert found[e, h].item() == pytest.approx(kappa, abs=1e-12)
+
+
+@pytest.mark.parametrize("name,attribute", [("karate", "club"), ("davis", "bipartite"), ("florentine", "even")])
+def test_adjusted_is_assortativity(name, attribute):
+    graph = {"karate": networkx.karate_club_graph, "davis": networkx.davis_southern_women_graph,
+             "florentine": networkx.florentine_families_graph}[name]()
+    for k, node in enumerate(graph):
+        graph.nodes[node]["even"] = k % 2
+    expected = networkx.attribute_assortativity_coefficient(graph, attribute)  # unweighted
+    kinds = {kind: k for k, kind in enumerate(dict.fromkeys(networkx.get_node_attributes(graph, attribute).values()))}
+    y = [kinds[graph.nodes[node][attribute]] for node in graph]
+    place = {node: k for k, node in enumerate(graph)}
+    data = plain([(place[a], place[b]) for a, b in graph.edges], len(y), undirected=True)
+    assert adjusted(mixing_of(data, y)).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_rows_that_sum_to_one():
+    graph = random_graph(n=9, m=11, padding=False)
+    mixing = mixing_of(graph, labels_for(graph, missing=False))
+    assert torch.allclose(edge(mixing), node_query(mixing))
+    assert torch.allclose(label_informativeness(mixing), label_informativeness_node(mixing))
+
+
+def test_uniform_attention():
+    graph = Bipartite.of(random_graph(n=9, m=12, padding=False))
+    labels = Labels(torch.arange(9).expand(2, 9) % 4, torch.arange(12).expand(2, 12) % 3)
+    mixing = mixing_of(uniform(graph), labels)
+    assert adjusted(mixing).abs().max() < 1e-12 and label_informativeness(mixing).abs().max() < 1e-9
+    causal = Bipartite.of(random_graph(kind="self", causal=True, n=12, padding=False)).without_self_loops()
+    alternating = Labels.same((torch.arange(12) % 3).expand(2, 12))
+    assert (adjusted(mixing_of(uniform(causal), alternating)) < -0.05).all()  # the mask alone does that
+
+
+def test_role_labels_are_an_oracle():
+    graph = random_graph(b=1, h=1, softmax=False, padding=False)
+    roles = Labels(torch.zeros(1, 5, dtype=torch.long), torch.ones(1, 7, dtype=torch.long))
+    mixing = mixing_of(graph, roles)
+    assert edge(mixing).item() == 0 and degenerate(mixing, mixing_of(uniform(Bipartite.of(graph)), roles)).item() == ROLES
+    square = graph.to_data()  # both sides' nodes in one graph: the role at the other end is known
+    square = Data(edge_index=square.edge_index, edge_weight=square.edge_weight, num_nodes=12)
+    pooled = mixing_of(square, [0] * 5 + [1] * 7)
+    assert edge(pooled).item() == 0 and label_informativeness(pooled).item() == pytest.approx(1)
+
+
+def reason(graph, labels: Labels) -> int:
+    view = Bipartite.of(graph)
+    labels = labels.on(view)
+    return degenerate(Mixing(view, labels), Mixing(uniform(view), labels)).item()
+
+
+def test_degenerate():
+    graph = random_graph(b=1, h=1, kind="self", causal=True, n=4, padding=False)
+    bare = Bipartite.of(graph).without_self_loops()
+    assert reason(graph, Labels.same([0, 1, 0, 1])) == FINE
+    assert reason(graph, Labels.same([2, 2, 2, 2])) == ONE_CLASS
+    assert reason(bare, Labels.same([0, 1, 2, 3])) == NO_PAIR  # no token twice
+    apart = random_graph(b=1, h=1, n=4, m=4, padding=False)
+    assert reason(apart, Labels(torch.tensor([[0, 1, 0, 1]]), torch.tensor([[2, 3, 2, 3]]))) == ROLES
+    only_own = Bipartite(torch.eye(4)[None, None], torch.eye(4, dtype=torch.bool)[None])
+    assert reason(only_own, Labels.same([0, 1, 0, 1])) == ALL_PAIRS
+    empty = Data(edge_index=torch.empty(2, 0, dtype=torch.long), num_nodes=4)
+    assert reason(empty, Labels.same([0, 1, 0, 1])) == EMPTY
+    mixing = mixing_of(empty, [0, 1, 0, 1])
+    assert all(function(mixing).isnan().all() for function in FUNCTIONS.values())
+    one = mixing_of(graph, [2, 2, 2, 2])
+    assert adjusted(one).isnan().all() and label_informativeness(one).isnan().all() and class_insensitive(one).isnan().all()
+
+
+def test_relabelling_scaling_and_padding_change_nothing():
+    graph = random_graph(n=9, m=11)
+    labels = labels_for(graph)
+    before = {name: function(mixing_of(graph, labels)) for name, function in FUNCTIONS.items()}
+    view = Bipartite.of(graph)
+    rows, columns = torch.randperm(9), torch.randperm(11)
+    renamed = torch.tensor([7, 3, 5, -1])  # -1 stays last
+    moved = Bipartite(5 * view.weight[:, :, rows][..., columns], view.visible[:, rows][..., columns])
+    after = mixing_of(moved, Labels(renamed[labels.query[:, 0, rows]], renamed[labels.value[:, 0, columns]]))
+    padded = Bipartite(torch.nn.functional.pad(view.weight, (0, 3, 0, 2)), torch.nn.functional.pad(view.visible, (0, 3, 0, 2)))
+    wider = mixing_of(padded, Labels(torch.nn.functional.pad(labels.query[:, 0], (0, 2), value=1),
+                                     torch.nn.functional.pad(labels.value[:, 0], (0, 3), value=0)))
+    for name, function in FUNCTIONS.items():
+        assert torch.allclose(function(after), before[name], equal_nan=True), name
+        assert torch.allclose(function(wider), before[name], equal_nan=True), name
+
+
+def test_different_alphabets_are_refused():
+    graph = random_graph(n=9, m=11)
+    labels = labels_for(graph)
+    mixing = mixing_of(graph, Labels(labels.query[:, 0], labels.value[:, 0], shared=False))
+    assert label_informativeness(mixing).isfinite().all()
+    for function in (edge, node_query, node_value, class_insensitive, adjusted):
+        with pytest.raises(ValueError, match="shared=True"):
+            function(mixing)
+    one = mixing_of(graph, Labels(torch.zeros(2, 9, dtype=torch.long), labels.value[:, 0], shared=False))
+    assert (degenerate(one) == ONE_CLASS).all()
+
+
+@pytest.mark.parametrize("agreement", [0.1, 1 / 3, 0.6, 0.9])
+def test_recovers_planted_homophily(agreement):
+    graph, y, z = block_model(agreement)
+    mixing = mixing_of(graph, Labels(y[None], z[None]))
+    assert edge(mixing).item() == pytest.approx(agreement, abs=0.02)
+    assert adjusted(mixing).item() == pytest.approx((agreement - 1 / 3) / (2 / 3), abs=0.03)
+    joint = [agreement / 3] * 3 + [(1 - agreement) / 6] * 6
+    expected = sum(p * math.log(9 * p) for p in joint) / math.log(3)
+    assert label_informativeness(mixing).item() == pytest.approx(expected, abs=0.02)

@@ -1,0 +1,91 @@
+import pytest
+import torch
+
+from analysis.bipartite import Bipartite
+from analysis.labels import IMAGE, SPECIAL, TEXT, Labels, SharedClusters, classes_of_tokens, modality, one_hot
+from attngraph import AttentionGraph
+from tests.analysis.example_graphs import random_graph
+
+
+def test_numbers_anew_in_each_example():
+    graph = Bipartite.of(random_graph(n=4, m=6, padding=False))
+    query = torch.tensor([[900, -1, 7, 900], [3, 3, 5, 4]])
+    value = torch.tensor([[7, 7, 30000, -1, 8, 900], [3, 3, 3, 3, 3, 3]])
+    found = Labels(query, value).on(graph)
+    assert found.query.tolist() == [[[2, -1, 0, 2]], [[0, 0, 2, 1]]]
+    assert found.value.tolist() == [[[0, 0, 3, -1, 1, 2]], [[0] * 6]]
+    apart = Labels(query, value, shared=False).on(graph)
+    assert apart.query.tolist() == [[[1, -1, 0, 1]], [[0, 0, 2, 1]]] and apart.value[0, 0].tolist() == [0, 0, 3, -1, 1, 2]
+
+
+def test_padding_has_no_class():
+    graph = Bipartite.of(random_graph())
+    found = Labels(torch.ones(2, 5, dtype=torch.long), torch.ones(2, 7, dtype=torch.long)).on(graph)
+    assert torch.equal(found.query[:, 0] >= 0, graph.rows) and torch.equal(found.value[:, 0] >= 0, graph.columns)
+
+
+def test_permuted_moves_classes_among_labelled_values():
+    graph = Bipartite.of(random_graph())  # the second example has padding
+    labels = Labels(torch.zeros(2, 5, dtype=torch.long), torch.tensor([[0, -1, 1, 1, -1, 2, 3]]).expand(2, 7))
+    plain, moved = labels.on(graph), labels.permuted(graph, torch.Generator().manual_seed(0))
+    assert torch.equal(moved.value < 0, plain.value < 0) and not torch.equal(moved.value, plain.value)
+    assert torch.equal(moved.value.sort(-1)[0], plain.value.sort(-1)[0]) and torch.equal(moved.query, plain.query)
+
+
+def test_permuted_moves_both_sides_of_self_attention_alike():
+    graph = Bipartite.of(random_graph(kind="self", n=9, padding=False))
+    labels = Labels.same(torch.arange(9).expand(2, 9) % 4)
+    moved = labels.permuted(graph, torch.Generator().manual_seed(0))
+    assert torch.equal(moved.query, moved.value) and not torch.equal(moved.value[:, 0], labels.value[:, 0])
+
+
+@pytest.mark.parametrize("query", [torch.zeros(2, 5), torch.zeros(5, dtype=torch.long)])
+def test_wrong_labels(query):
+    with pytest.raises(ValueError, match="query labels must be whole numbers"):
+        Labels(query, torch.zeros(2, 7, dtype=torch.long))
+
+
+def test_wrong_number_of_nodes():
+    with pytest.raises(ValueError, match=r"value labels must have shape \(2, 7\)"):
+        Labels(torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 5, dtype=torch.long)).on(Bipartite.of(random_graph()))
+
+
+def test_modality():
+    x, mixed = torch.zeros(1, 1, 3, 2), torch.tensor([[True, False, False]])
+    graph = AttentionGraph(x, x, torch.full((1, 1, 3, 3), 1 / 3), query_modality=mixed, value_modality="text")
+    found = modality(graph, special_query=torch.tensor([[False, False, True]]))
+    assert found.query.tolist() == [[[IMAGE, TEXT, SPECIAL]]] and found.value.tolist() == [[[TEXT] * 3]]
+    assert modality(AttentionGraph(x, x, torch.full((1, 1, 3, 3), 1 / 3))) is None
+
+
+def test_classes_of_tokens():
+    found = classes_of_tokens([["a", "red", "circle"], ["a", "##s", "[PAD]"]], {"red": "colour", "circle": "noun", "a": "article"})
+    assert found.tolist() == [[0, 1, 2], [0, -1, -1]]
+    assert classes_of_tokens([["circle"]], {"circle": "noun"}, names=["x", "noun"]).tolist() == [[1]]
+
+
+def test_one_hot():
+    assert one_hot(torch.tensor([1, -1]), 2, torch.float32).tolist() == [[0, 1], [0, 0]]
+
+
+def test_shared_clusters_find_planted_ones():
+    draw = torch.Generator().manual_seed(0)
+    corners = 20 * torch.eye(3)
+    kinds = torch.randint(0, 3, (2, 12), generator=draw), torch.randint(0, 3, (2, 15), generator=draw)
+    x, y = (corners[kind][:, None].expand(-1, 2, -1, -1) + torch.randn(2, 2, kind.shape[1], 3, generator=draw) for kind in kinds)
+    graph = Bipartite(torch.rand(2, 2, 12, 15), torch.ones(2, 12, 15, dtype=torch.bool), x, y)
+    clusters = SharedClusters(3)
+    found = clusters("layer", graph)
+    for h in range(2):
+        for e in range(2):
+            names = {}
+            for kind, cluster in [*zip(kinds[0][e].tolist(), found.query[e, h].tolist()),
+                                  *zip(kinds[1][e].tolist(), found.value[e, h].tolist())]:
+                assert names.setdefault(kind, cluster) == cluster  # one cluster for both sides and both examples
+            assert len(set(names.values())) == len(names)
+    moved = Bipartite(graph.weight, graph.visible, x + 1, y)
+    assert torch.equal(clusters("layer", moved).query, found.query)  # the fit is kept
+    with pytest.raises(ValueError, match="clusters need at least so many nodes"):
+        SharedClusters(60)("layer", graph)
+    with pytest.raises(ValueError, match="at least 2"):
+        SharedClusters(1)

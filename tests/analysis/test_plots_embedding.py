@@ -1,0 +1,155 @@
+"""The figure of maps: which panel stands where, what is written in it, and what its points look like."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from analysis.embedding import quality
+from analysis.plots.embedding import draw
+
+
+def tables(panels, points=12, **labels):
+    """Made-up maps: ``panels`` are dicts of what differs."""
+    draw_ = np.random.default_rng(0)
+    found, measures = [], []
+    for number, about in enumerate(panels):
+        keys = {"layer": "block.0.attention", "kind": "self", "head": "all", "state": "frozen", "method": "tsne",
+                "perplexity": 30.0, "seed": 0, "map": number, "panel": number} | about
+        nodes = pd.DataFrame({"role": ["query", "value"] * (points // 2), "modality": "text", "token": "red",
+                              "class": ["word", "special token", "word"] * (points // 3), "example": "picture",
+                              "node": range(points)}).assign(**labels)
+        place = draw_.normal(size=(points, 2))
+        found.append(nodes.assign(x=place[:, 0], y=place[:, 1], **keys))
+        named = {name: nodes[name] for name in ("role", "class")}
+        measures.append(quality(place, place, named, neighbours=3).assign(**keys))
+    return pd.concat(found, ignore_index=True), pd.concat(measures, ignore_index=True)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figure that draw() made, without writing it."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+
+    def make(table, measures, colour="role", **more):
+        draw(table, measures, ["a.png"], colour, **more)
+        return figures[-1]
+
+    return make
+
+
+def words(figure):
+    """What is written in each panel."""
+    return ["\n".join(text.get_text() for text in axes.texts) for axes in figure.axes]
+
+
+def corners(figure):
+    """Row and column of each panel, from where it stands."""
+    lefts = sorted({round(axes.get_position().x0, 6) for axes in figure.axes})
+    tops = sorted({round(axes.get_position().y0, 6) for axes in figure.axes}, reverse=True)
+    return [(tops.index(round(axes.get_position().y0, 6)), lefts.index(round(axes.get_position().x0, 6)))
+            for axes in figure.axes]
+
+
+def test_self_and_cross_attention_of_a_block_stand_side_by_side(drawn):
+    layers = [("vision.0", "self"), ("vision.1", "self"), ("text.0.self", "self"), ("text.0.cross", "cross"),
+              ("text.1.self", "self"), ("text.1.cross", "cross"), ("text.2.cross", "cross"), ("text.3.self", "self")]
+    figure = drawn(*tables([{"layer": layer, "kind": kind} for layer, kind in layers]))
+    assert corners(figure) == [(0, 0), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (4, 1), (5, 0)]
+    assert all(layer in told and f"{kind}-attention" in told for (layer, kind), told in zip(layers, words(figure)))
+
+
+def test_heads_and_states_are_columns_and_settings_rows(drawn):
+    panels = [{"head": head, "state": state, "perplexity": perplexity, "map": 2 * head + (perplexity > 10)}
+              for head in (0, 1) for perplexity in (5.0, 30.0) for state in ("frozen", "adapted")]
+    figure = drawn(*tables(panels))
+    assert corners(figure) == [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (0, 3), (1, 2), (1, 3)]
+    told = words(figure)
+    assert all(f"head {about['head']} · {about['state']}" in text and f"perplexity {about['perplexity']:g}" in text
+               for about, text in zip(panels, told))
+    frames = [(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes]
+    assert frames[0] == frames[1] != frames[2]  # states on one map share its frame
+
+
+def test_pca_has_no_settings(drawn):
+    pca = {"method": "pca", "perplexity": None, "seed": None}
+    figure = drawn(*tables([pca | {"layer": f"block.{k}"} for k in range(2)]))
+    assert corners(figure) == [(0, 0), (1, 0)]
+    assert figure.axes[0].get_xlabel() == "principal component 1" and "perplexity" not in words(figure)[0]
+
+
+def test_the_measures_are_under_the_map_they_belong_to(drawn):
+    table, measures = tables([{}, {"layer": "block.1"}])
+    told = words(drawn(table, measures, "class"))
+    for panel, text in enumerate(told):
+        own = measures[measures.panel == panel].set_index(["measure", "label", "space"]).sort_index().value
+        assert f"trustworthiness {own['trustworthiness', '', 'map']:.3f}" in text
+        for label in ("role", "class"):
+            values = own["purity", label]
+            assert f"purity by {label}: V̂ {values['features']:.2f}, map {values['map']:.2f}, chance" in text
+    assert told[0] != told[1]
+    assert "by class" not in words(drawn(table, measures))[0]
+
+
+def points_of(figure):
+    """``{(x, y): (colour, marker)}`` of the first panel."""
+    found = {}
+    for marker, dots in zip(("query", "value"), figure.axes[0].collections):
+        for place, colour in zip(dots.get_offsets(), dots.get_facecolors()):
+            found[tuple(place)] = to_hex(colour), marker
+    return found
+
+
+def test_every_point_has_its_labels_colour_and_its_roles_shape(drawn):
+    classes = ["word"] * 6 + [f"rare {k}" for k in range(5)] + [""]
+    table, measures = tables([{}], **{"class": classes})
+    figure = drawn(table, measures, "class")
+    legend = {text.get_text(): to_hex(handle.get_markerfacecolor())
+              for text, handle in zip(figure.legends[0].get_texts(), figure.legends[0].legend_handles)}
+    seen = points_of(figure)
+    assert len(seen) == len(table)
+    for row in table.itertuples():
+        colour, marker = seen[row.x, row.y]
+        assert marker == row.role
+        assert colour == legend[row[table.columns.get_loc("class") + 1] or "no label"]
+    assert len(set(legend.values())) == len(legend) - 1  # both shapes have one colour
+    shapes = {path.get_paths()[0].vertices.tobytes() for path in figure.axes[0].collections}
+    assert len(shapes) == 2
+
+
+def test_rare_labels_share_a_colour(drawn):
+    tokens = ["often"] * 2 + [f"token {k}" for k in range(10)]
+    figure = drawn(*tables([{}], token=tokens), "token")
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[0] == "often" and labels[-3:] == ["other", "query", "value"] and len(labels) == 12
+
+
+def test_many_examples_are_coloured_on_a_scale(drawn):
+    names = [f"picture {k}" for k in range(12)]
+    table, measures = tables([{}], example=names)
+    figure = drawn(table, measures, "example")
+    seen = points_of(figure)
+    assert len({colour for colour, _ in seen.values()}) == 12
+    assert [round(x) for x in figure.axes[-1].get_xlim()] == [1, 12]  # the colour bar
+    few = drawn(*tables([{}], example=names[:3] * 4), "example")
+    assert [text.get_text() for text in few.legends[0].get_texts()][:3] == names[:3]
+
+
+def test_files_of_both_kinds_hold_the_text(tmp_path):
+    table, measures = tables([{}], token=["$x$"] * 12)
+    paths = [tmp_path / "map.png", tmp_path / "map.svg"]
+    draw(table, measures, paths, "token", "A model", ["Read this."])
+    assert paths[0].read_bytes().startswith(b"\x89PNG")
+    svg = paths[1].read_text(encoding="utf-8")
+    assert all(text in svg for text in ("A model", "Read this.", "trustworthiness", "$x$"))
+
+
+@pytest.mark.parametrize("wrong, message", [("shape", "colour"), (None, "no rows")])
+def test_what_cannot_be_drawn_is_refused(wrong, message):
+    table, measures = tables([{}])
+    with pytest.raises(ValueError, match=message):
+        draw(table if wrong else table[:0], measures, [], wrong or "role")

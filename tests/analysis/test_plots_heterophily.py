@@ -1,0 +1,71 @@
+"""Figures show the table's numbers and nothing else."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from analysis.heterophily import Heterophily, Settings
+from analysis.labels import Labels
+from analysis.plots import heterophily as plots
+from tests.analysis.example_graphs import random_graph
+
+
+@pytest.fixture(scope="module")
+def tables():
+    measured = Heterophily(Settings(bins=5, replicates=10))
+    for seed in range(3):
+        graph = random_graph(seed, n=6, m=6)
+        measured.add(f"decoder.{seed}.cross", graph, {"one": Labels.same(np.zeros((2, 6), int)), "two": Labels.same([[0, 1] * 3] * 2)})
+    return measured.table(), measured.spectrum()
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **options: figures.append(figure))
+    return figures
+
+
+def test_stacks_and_entries(tables):
+    table, _ = tables
+    assert plots.stacks(table) == {"decoder.*.cross": [f"decoder.{k}.cross" for k in range(3)]}
+    pairs = plots.entries(table)
+    assert ("adjusted", "two") in pairs and ("adjusted", "one") not in pairs and ("entropy", "") in pairs  # nothing degenerate
+
+
+def test_heat_maps(tables, drawn):
+    table, _ = tables
+    plots.heat_maps(table, "x.png", "title")
+    panels = {panel.get_title(loc="left"): panel for panel in drawn[0].axes}
+    shown = panels["adjusted homophily\nby two"].images[0].get_array()
+    for k in range(3):
+        for head in range(3):
+            found = table[(table.layer == f"decoder.{k}.cross") & (table["head"] == head) & (table.statistic == "adjusted")
+                          & (table.labels == "two")]
+            assert shown[k, head] == found.excess.item()
+
+
+def test_curves(tables, drawn):
+    table, _ = tables
+    plots.curves(table, "x.png", "title")
+    panel = next(panel for panel in drawn[0].axes if panel.get_title(loc="left") == "attention entropy")
+    expected = table[(table.statistic == "entropy") & (table["head"] == "all")]
+    assert panel.lines[0].get_ydata().tolist() == expected.value.tolist()
+    assert any(np.array_equal(line.get_ydata(), expected.null_uniform) for line in panel.lines)
+
+
+def test_spectra(tables, drawn):
+    _, spectrum = tables
+    plots.spectra(spectrum, "x.png", "title")
+    expected = spectrum[(spectrum.layer == "decoder.1.cross") & (spectrum["head"] == "all") & (spectrum.statistic == "spectral_energy")]
+    assert drawn[0].axes[1].lines[0].get_ydata().tolist() == expected.value.tolist()
+
+
+def test_files(tables, tmp_path):
+    table, spectrum = tables
+    for draw, data in ((plots.heat_maps, table), (plots.curves, table), (plots.spectra, spectrum)):
+        draw(data, tmp_path / "figure.png", "title")
+        assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="no number to draw"):
+        plots.curves(table[table.labels == "one"], tmp_path / "none.png", "title")
