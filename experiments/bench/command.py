@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from attngraph.errors import UserError
-from experiments.bench.measure import compare, extra_memory
+from experiments.bench.measure import ENOUGH, LEAST, compare, extra_memory
 from experiments.bench.report import draw, markdown, text
 from experiments.bench.suite import BENCHMARKS, Benchmark
 
@@ -25,7 +25,8 @@ from experiments.bench.suite import BENCHMARKS, Benchmark
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), metavar="NAME",
                         help=f"some of: {', '.join(BENCHMARKS)}")
-    parser.add_argument("--repeats", type=int, default=15, help="repetitions of which medians are taken (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=15, help=f"repetitions of which medians are taken (default: %(default)s; {LEAST} or more where they would take over "
+                             f"{ENOUGH:g} s)")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether everything runs, not how fast")
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: %(default)s)")

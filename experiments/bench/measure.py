@@ -17,6 +17,7 @@ import torch
 from experiments.memory import PeakMemory
 
 Run = Callable[[], object]
+LEAST, ENOUGH = 3, 60.0  # a benchmark that takes more than so many seconds ends after so many repetitions
 
 
 class Times(NamedTuple):
@@ -24,10 +25,11 @@ class Times(NamedTuple):
 
     seconds: float
     ratio: float
+    repeats: int
 
 
 def compare(runs: dict[str, Run], baseline: str, repeats: int) -> tuple[dict[str, Times], dict[str, str]]:
-    """Run everything once to warm up, then in turn, ``repeats`` times.
+    """Run everything once to warm up, then in turn, ``repeats`` times, or less often if that takes too long.
 
     The machine may be slower at one time than at another; so ratios are taken between neighbours, and the order changes
     from one repetition to the next.
@@ -45,13 +47,17 @@ def compare(runs: dict[str, Run], baseline: str, repeats: int) -> tuple[dict[str
             failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     names = [name for name in runs if name not in failed]
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    began = time.perf_counter()
     for repeat in range(repeats):
+        if repeat >= LEAST and time.perf_counter() - began > ENOUGH:
+            break
         for name in names if repeat % 2 == 0 else reversed(names):
             gc.collect()
             start = time.perf_counter()
             runs[name]()
             seconds[name].append(time.perf_counter() - start)
-    return {name: Times(statistics.median(taken), statistics.median(a / b for a, b in zip(taken, seconds[baseline])))
+    return {name: Times(statistics.median(taken), statistics.median(a / b for a, b in zip(taken, seconds[baseline])),
+                        len(taken))
             for name, taken in seconds.items()}, failed
 
 

@@ -38,14 +38,33 @@ def test_attention_is_pytorchs(inputs):
                                torch.nn.functional.scaled_dot_product_attention(query, key, value))
 
 
+class Clock:
+    """Time that passes only while something runs."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(measure.time, "perf_counter", lambda: self.now)
+
+    def takes(self, seconds: float):
+        def run():
+            self.now += seconds
+
+        return run
+
+
 def test_ratios_are_taken_between_neighbours(monkeypatch):
-    clock = iter(x for start in (0, 10) for x in (start, start + 1, start + 1, start + 4))  # a 1 s and a 3 s run, in turn
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
+    clock = Clock(monkeypatch)
     broken = lambda: 1 / 0  # noqa: E731
-    times, failed = measure.compare({"base": int, "other": int, "broken": broken}, "base", 1)
-    assert times == {"base": (1, 1.0), "other": (3, 3.0)} and "ZeroDivisionError" in failed["broken"]
+    times, failed = measure.compare({"base": clock.takes(1), "other": clock.takes(3), "broken": broken}, "base", 2)
+    assert times == {"base": (1, 1.0, 2), "other": (3, 3.0, 2)} and "ZeroDivisionError" in failed["broken"]
     with pytest.raises(ZeroDivisionError):
         measure.compare({"base": broken}, "base", 1)
+
+
+@pytest.mark.parametrize("seconds, repeats", [(1, 15), (8, 8), (100, 3)])
+def test_long_runs_are_repeated_less_often(monkeypatch, seconds, repeats):
+    times, _ = measure.compare({"base": Clock(monkeypatch).takes(seconds)}, "base", 15)
+    assert times["base"].repeats == repeats
 
 
 def test_memory_is_that_of_the_run():
