@@ -169,8 +169,8 @@ def _names(given: str | None, known: Sequence[str], what: str) -> list[str]:
 
 
 # Seconds per training step, and per scored example, on one of two cores with both busy: means of the full preset's runs.
-STEP_SECONDS = {"frozen": 0.2, "trained": 0.56}  # by what happens to the image encoder
-EVAL_SECONDS = {"vqa": 1.4e-3, "ve": 1.6e-3, "caption": 15e-3, "easy_vqa": 1.2e-3}
+STEP_SECONDS = {"frozen": 0.17, "trained": 0.34}  # by what happens to the image encoder
+EVAL_SECONDS = {"vqa": 1.7e-3, "ve": 1.9e-3, "caption": 20e-3, "easy_vqa": 1.4e-3}
 TEST_EXAMPLES = {"vqa": Sizes().questions[2], "ve": Sizes().hypotheses[2], "caption": Sizes().captions[2], "easy_vqa": 9673}
 
 
