@@ -44,8 +44,8 @@ class Bipartite:
         of up to some ten thousand nodes.
 
         Raises:
-            ValueError: a step of cached decoding, a graph without edges to read, several edge types, or negative
-                weights.
+            ValueError: a step of cached decoding, a graph without edges to read, several edge types, weights that are
+                negative, not finite or not one number per edge, or features that are not one row per node.
         """
         if isinstance(graph, Bipartite):
             return graph
@@ -156,9 +156,18 @@ def _of_pyg(graph: Data | HeteroData) -> Bipartite:
         raise ValueError("the PyG graph has no edge_index")
     (j, i), weight = edges.edge_index, edges.get("edge_weight")
     x = [side.get("x") for side in (queries, values)]
-    if weight is None:
-        wide = x[0] is not None and x[0].dtype == torch.float64
-        weight = torch.ones(len(j), device=j.device, dtype=torch.float64 if wide else torch.float32)
+    for side in x:
+        if side is not None and side.dim() != 2:
+            raise ValueError(f"x must have shape (nodes, features), got {tuple(side.shape)}: give x[:, None] for one feature")
+    given = weight if weight is not None and weight.is_floating_point() else x[0]
+    wide = given is not None and given.dtype == torch.float64
+    weight = torch.ones(len(j), device=j.device) if weight is None else weight
+    if weight.shape != j.shape:
+        raise ValueError(f"edge_weight must have shape ({len(j)},), one number per edge, got {tuple(weight.shape)}: give "
+                         "edge_weight.flatten()")
+    weight = weight.to(torch.float64 if wide else torch.float32)
+    if not weight.isfinite().all():
+        raise ValueError("edge_weight must be finite: it holds NaN or infinity")
     if (weight < 0).any():
         raise ValueError("edge_weight must not be negative")
     dense = weight.new_zeros(queries.num_nodes, values.num_nodes).index_put((i, j), weight, accumulate=True)

@@ -39,7 +39,8 @@ def neighbour_cka(graph: Bipartite) -> Tensor:
 def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:
     r"""Squared maximum mean discrepancy between two clouds, unbiased, with the kernel
     :math:`\exp(-\lVert x - y \rVert^2 / s)`, s the mean squared distance of all pairs: about 0 for equal clouds (it can
-    fall below), up to 2 for clouds far apart. Gretton et al. 2012.
+    fall below), at most :math:`2 - 2\exp(-N(N-1)/2nm)` for n and m points, N = n + m, far apart: 1.73 for clouds of one
+    size, up to 2 for clouds of very different sizes. Gretton et al. 2012.
 
     Args:
         x: ``(..., N, d)``, the points of both clouds.

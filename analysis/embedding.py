@@ -64,7 +64,8 @@ def maps(points: np.ndarray, method: str = "tsne", perplexities: Sequence[float]
         progress: called with the number of t-SNE's iterations done since the last call, ``ITERATIONS`` a map in all.
 
     Raises:
-        ValueError: another method or init, points that are not finite, a perplexity below 1, or too few points for it.
+        ValueError: another method or init, points that are not finite, a perplexity below 1 (2 for UMAP), or too few
+            points for it.
         UserError: umap-learn is not installed.
     """
     points = np.ascontiguousarray(points)
@@ -93,6 +94,9 @@ def _check(points: np.ndarray, method: str, perplexities: Sequence[float], seeds
         raise ValueError(f"points must be finite numbers of shape (points, features), got shape {points.shape}")
     if not perplexities or not seeds or min(perplexities) < 1:
         raise ValueError(f"perplexities must be numbers from 1 on and seeds not empty, got {perplexities} and {seeds}")
+    if method == "umap" and round(min(perplexities)) < 2:
+        raise ValueError(f"perplexities must be numbers from 2 on for umap, which takes them for numbers of neighbours, got "
+                         f"{perplexities}")
     least = least_points(method, max(perplexities))
     if len(points) < least:
         few = "" if method == "pca" else f" with perplexity {max(perplexities):g}: give more points or lower it"

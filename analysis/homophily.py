@@ -96,9 +96,10 @@ def label_statistics(mixing: Mixing) -> dict[str, Tensor]:
     return {name: function(mixing) for name, function in ((SHARED if mixing.labels.shared else {}) | ANY).items()}
 
 
-FINE, EMPTY, ONE_CLASS, ROLES, NO_PAIR, ALL_PAIRS = range(6)
+FINE, EMPTY, ONE_CLASS, ROLES, NO_PAIR, ALL_PAIRS, ALL_DIFFER = range(7)
 REASONS = ("", "no edges between labelled nodes", "one side has one class only", "role labels: the sides share no class",
-           "no visible pair of equal labels", "all visible pairs have equal labels")
+           "no visible pair of equal labels", "all visible pairs have equal labels",
+           "all labels differ: a permutation changes nothing")
 
 
 def degenerate(mixing: Mixing, uniform: Mixing | None = None) -> Tensor:
@@ -116,6 +117,8 @@ def degenerate(mixing: Mixing, uniform: Mixing | None = None) -> Tensor:
     apart = torch.zeros_like(single)
     if mixing.labels.shared:
         apart = ~((mixing.queries > 0) & (mixing.values > 0)).any(-1)
+    if uniform is None or mixing.paired:  # across two sides a permutation changes which labels are equal
+        reason = torch.where(_all_differ(mixing), ALL_DIFFER, reason)
     if uniform is not None:
         same = edge(uniform)
         reason = torch.where(same <= 1e-9, NO_PAIR, reason)
@@ -123,6 +126,13 @@ def degenerate(mixing: Mixing, uniform: Mixing | None = None) -> Tensor:
         reason = torch.where(apart, ROLES, reason)
     reason = torch.where(single, torch.where(apart, ROLES, ONE_CLASS), reason)
     return torch.where(mixing.total > 0, reason, EMPTY)
+
+
+def _all_differ(mixing: Mixing) -> Tensor:
+    """Whether dealing the classes anew only renames them, ``(b, h|1)``."""
+    if mixing.paired and mixing.labels.shared:
+        return (((mixing.y + mixing.z) > 0).sum(-2) <= 1).all(-1)
+    return (mixing.values <= 1).all(-1) & (not mixing.paired or (mixing.queries <= 1).all(-1))
 
 
 def _trace(matrix: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from analysis.bipartite import Bipartite
-from analysis.nulls import gather, shuffle
+from analysis.nulls import Draws, gather, shuffle
 from attngraph import AttentionGraph
 
 TEXT, IMAGE, SPECIAL = range(3)
@@ -72,13 +72,13 @@ class Labels:
             query, value = _renumbered(query), _renumbered(value)
         return replace(self, query=query, value=value)
 
-    def permuted(self, graph: Bipartite, generator: torch.Generator) -> Labels:
+    def permuted(self, graph: Bipartite, draws: Draws) -> Labels:
         """:meth:`on` the graph, with the classes dealt anew; see :mod:`analysis.nulls`."""
         touched = graph.columns[:, None]
         if not graph.paired:
-            return replace(self, value=gather(self.value, shuffle(touched & (self.value >= 0), generator))).on(graph)
+            return replace(self, value=gather(self.value, shuffle(touched & (self.value >= 0), draws))).on(graph)
         known = (touched | graph.rows[:, None]) & ((self.query >= 0) | (self.value >= 0))
-        order = shuffle(known, generator)
+        order = shuffle(known, draws)
         return replace(self, query=gather(self.query, order), value=gather(self.value, order)).on(graph)
 
 
@@ -126,53 +126,87 @@ def classes_of_tokens(tokens: Sequence[Sequence[str]], classes: Mapping[str, str
 
 
 class SharedClusters:
-    """k-means over the queries and values of one layer together, head by head, fitted on the first graphs that it sees.
+    """k-means over the queries and values of one layer together, head by head.
 
-    Where the two clouds lie apart, a cluster holds nodes of one side only. Then no labels are shared, and the
-    statistics say so.
+    It is fitted on the nodes that were gathered, or, where none were, on the first graph that is to be labelled. Where
+    the two clouds lie apart, a cluster holds nodes of one side only. Then no labels are shared, and the statistics say
+    so.
+
+    >>> clusters = SharedClusters(8)
+    >>> for graph in stream:
+    ...     clusters.gather("layer", graph)
+    >>> clusters("layer", graph)
 
     Args:
         clusters: how many, at least 2.
         points: at most so many nodes of each side for the fit, chosen by ``seed``.
+        examples: only nodes of the first so many examples.
         seed: of the choice and of k-means.
 
     Raises:
-        ValueError: fewer than 2 clusters, or fewer points.
+        ValueError: fewer than 2 clusters, or fewer points, or no examples.
     """
 
-    def __init__(self, clusters: int = 8, points: int = 512, seed: int = 0):
+    def __init__(self, clusters: int = 8, points: int = 512, examples: int = 16, seed: int = 0):
         if clusters < 2 or points < clusters:
             raise ValueError(f"clusters must be at least 2 and at most points, got {clusters} clusters and {points} points")
-        self.clusters, self.points, self.seed = clusters, points, seed
+        if examples < 1:
+            raise ValueError(f"examples must be at least 1, got {examples}")
+        self.clusters, self.points, self.examples, self.seed = clusters, points, examples, seed
+        self._seen: dict[str, int] = {}
+        self._gathered: dict[str, list[tuple[Tensor, Tensor]]] = {}  # of both sides: keys (points), features (points, h, d)
         self._centres: dict[str, Tensor] = {}  # (h, k, d)
+
+    def gather(self, name: str, graph: Bipartite) -> None:
+        """Nodes of a graph of the layer ``name`` for its fit; none after its first ``examples``, or after the fit.
+
+        Raises:
+            ValueError: a graph without features.
+        """
+        if graph.query is None:
+            raise ValueError("clusters need features, and the graph has none")
+        seen = self._seen.get(name, 0)
+        new = self.examples - seen
+        if new <= 0 or name in self._centres:
+            return
+        draws, sides = Draws(self.seed, name, seen), []
+        for side, (x, valid) in enumerate(((graph.query, graph.rows), (graph.value, graph.columns))):
+            valid = valid[:new]
+            example, node = valid.nonzero(as_tuple=True)
+            keys, x = draws(valid)[valid.cpu()], x[example, :, node]
+            if seen:
+                keys, x = (torch.cat(parts) for parts in zip(self._gathered[name][side], (keys, x)))
+            order = keys.argsort()[:self.points]
+            sides.append((keys[order], x[order.to(x.device)]))
+        self._gathered[name], self._seen[name] = sides, seen + len(graph.rows)
+
+    def fit(self, name: str) -> None:
+        """Find the centres of a layer that was gathered.
+
+        Raises:
+            ValueError: fewer nodes than clusters.
+        """
+        from sklearn.cluster import KMeans
+
+        points = torch.cat([x for _, x in self._gathered[name]]).transpose(0, 1)
+        if points.shape[1] < self.clusters:
+            raise ValueError(f"{self.clusters} clusters need at least so many nodes, and the first examples have {points.shape[1]}")
+        fitted = [KMeans(self.clusters, n_init=1, random_state=self.seed).fit(head.double().cpu().numpy()).cluster_centers_
+                  for head in points]
+        self._centres[name] = torch.stack([torch.from_numpy(centres) for centres in fitted]).to(points)
+        del self._gathered[name]
 
     def __call__(self, name: str, graph: Bipartite) -> Labels:
         """Labels ``(b, h, nodes)`` of the graph's nodes: the nearest centre of the layer ``name``.
 
         Raises:
-            ValueError: a graph without features, or a first one with fewer valid nodes than clusters.
+            ValueError: a graph without features, or fewer nodes than clusters for the fit.
         """
-        if graph.query is None:
-            raise ValueError("clusters need features, and the graph has none")
         if name not in self._centres:
-            self._centres[name] = self._fit(graph)
+            if name not in self._gathered:
+                self.gather(name, graph)
+            self.fit(name)
         centres = self._centres[name]
         near = [(x.square().sum(-1, keepdim=True) - 2 * x @ centres.mT + centres.square().sum(-1)[:, None]).argmin(-1)
                 for x in (graph.query, graph.value)]
         return Labels(torch.where(graph.rows[:, None], near[0], -1), torch.where(graph.columns[:, None], near[1], -1))
-
-    def _fit(self, graph: Bipartite) -> Tensor:
-        from sklearn.cluster import KMeans
-
-        generator = torch.Generator().manual_seed(self.seed)
-        parts = []
-        for x, valid in ((graph.query, graph.rows), (graph.value, graph.columns)):
-            b_index, node = valid.nonzero(as_tuple=True)
-            chosen = torch.randperm(len(node), generator=generator)[:self.points].to(node.device)
-            parts.append(x[b_index[chosen], :, node[chosen]])  # (points, h, d)
-        points = torch.cat(parts).transpose(0, 1)
-        if points.shape[1] < self.clusters:
-            raise ValueError(f"{self.clusters} clusters need at least so many nodes, and the first graph has {points.shape[1]}")
-        fitted = [KMeans(self.clusters, n_init=1, random_state=self.seed).fit(head.double().cpu().numpy()).cluster_centers_
-                  for head in points]
-        return torch.stack([torch.from_numpy(centres) for centres in fitted]).to(points)

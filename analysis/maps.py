@@ -3,7 +3,7 @@ r"""Values on image nodes as maps on the picture, and how much of them lies insi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isqrt
+from math import isqrt, prod
 
 import numpy as np
 import pandas as pd
@@ -15,42 +15,58 @@ from analysis.bootstrap import Means
 OTHERS = 5  # image nodes that are no patches, at most: [CLS], distillation token, registers
 
 
-def patch_grid(nodes: int) -> tuple[int, int]:
-    """Side of the square grid of patches among image nodes, and how many other nodes ([CLS], registers) come before it.
+Grid = tuple[int, int]  # rows and columns of patches
+
+
+def patch_grid(nodes: int, grid: Grid | None = None) -> tuple[int, int, int]:
+    """Rows and columns of the grid of patches among image nodes, and how many other nodes ([CLS], registers) come before.
+
+    Args:
+        nodes: how many in all.
+        grid: rows and columns. Default: a square with at most one node before it, if there is such a one.
 
     Raises:
-        ValueError: the nodes are no square grid, even without up to 5 leading nodes.
+        ValueError: the grid does not fit the nodes, or none was given and they are no square.
     """
-    side = isqrt(nodes)
-    if nodes < 1 or nodes - side**2 > OTHERS:
-        raise ValueError(f"nodes must be a square number of patches after at most {OTHERS} others ([CLS]), got {nodes}")
-    return side, nodes - side**2
+    if grid is None:
+        side = isqrt(max(nodes, 0))
+        if nodes < 1 or nodes - side**2 > 1:
+            raise ValueError(f"nodes must be a square number of patches, with or without a [CLS] before, where no grid is given, "
+                             f"got {nodes}")
+        grid = side, side
+    others = nodes - prod(grid)
+    if min(grid) < 1 or not 0 <= others <= OTHERS:
+        raise ValueError(f"nodes must be {grid[0]} x {grid[1]} patches after at most {OTHERS} others ([CLS], registers), got "
+                         f"{nodes}")
+    return *grid, others
 
 
-def shares(values: Tensor) -> Tensor:
+def shares(values: Tensor, grid: Grid | None = None) -> Tensor:
     r"""Values of the patches, divided by their sum, ``(b, patches)``: nodes before the grid are dropped.
 
     An example whose values are all 0 gets NaN.
 
     Args:
         values: ``(b, m)``, at least 0, for all image nodes.
+        grid: see :func:`patch_grid`.
 
     Raises:
         ValueError: a negative value, or see :func:`patch_grid`.
     """
     if (values < 0).any():
         raise ValueError(f"values must be at least 0, got {float(values.min()):g}")
-    patches = values[:, patch_grid(values.shape[1])[1]:]
+    patches = values[:, patch_grid(values.shape[1], grid)[2]:]
     patches = patches.double() if patches.device.type != "mps" else patches
     return patches / patches.sum(-1, keepdim=True)
 
 
-def map_table(values: Mapping[tuple[str, str], Tensor], names: Sequence[str]) -> pd.DataFrame:
+def map_table(values: Mapping[tuple[str, str], Tensor], names: Sequence[str], grid: Grid | None = None) -> pd.DataFrame:
     """A row per patch.
 
     Args:
         values: ``{(method, query): (b, m)}``, values of all image nodes.
         names: of the examples.
+        grid: see :func:`patch_grid`.
 
     Returns:
         Columns example, method, query, row, column (of the patch), share of the patches' sum, and lift: the share as a
@@ -61,22 +77,24 @@ def map_table(values: Mapping[tuple[str, str], Tensor], names: Sequence[str]) ->
     """
     tables = []
     for (method, query), nodes in values.items():
-        found = shares(nodes).cpu().numpy()
-        side = isqrt(found.shape[1])
-        place = np.tile(np.arange(side**2), len(names))
-        tables.append(pd.DataFrame({"example": np.repeat(list(names), side**2), "method": method, "query": query,
-                                    "row": place // side, "column": place % side, "share": found.ravel(),
-                                    "lift": found.ravel() * side**2}))
+        rows, columns, _ = patch_grid(nodes.shape[1], grid)
+        found, many = shares(nodes, grid).cpu().numpy(), rows * columns
+        place = np.tile(np.arange(many), len(names))
+        tables.append(pd.DataFrame({"example": np.repeat(list(names), many), "method": method, "query": query,
+                                    "row": place // columns, "column": place % columns, "share": found.ravel(),
+                                    "lift": found.ravel() * many}))
     return pd.concat(tables, ignore_index=True)
 
 
-def mass_table(values: Mapping[tuple[str, str], Tensor], inside: Tensor, names: Sequence[str]) -> pd.DataFrame:
+def mass_table(values: Mapping[tuple[str, str], Tensor], inside: Tensor, names: Sequence[str],
+               grid: Grid | None = None) -> pd.DataFrame:
     r"""How much of each map lies inside a region: :math:`\sum_{j \in S} r_j / \sum_j r_j` over the patches j.
 
     Args:
         values: ``{(method, query): (b, m)}``, values of all image nodes.
         inside: bool ``(b, patches)``, the region S of each example.
         names: of the examples.
+        grid: see :func:`patch_grid`.
 
     Returns:
         Columns example, method, query, mass in [0, 1] (NaN for a map that is 0 everywhere), and uniform: the mass of a
@@ -87,7 +105,7 @@ def mass_table(values: Mapping[tuple[str, str], Tensor], inside: Tensor, names: 
     """
     tables = []
     for (method, query), nodes in values.items():
-        found = shares(nodes)
+        found = shares(nodes, grid)
         if inside.shape != found.shape:
             raise ValueError(f"inside must have shape {tuple(found.shape)}, got {tuple(inside.shape)}")
         region = inside.to(found)

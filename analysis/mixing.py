@@ -22,6 +22,7 @@ class Mixing:
         labels: the labels.
         at_queries: ``(b, h, n, C)``, :math:`\sum_j A_{ij} 1[z_j = l]`.
         queries, values: ``(b, h|1, K)`` and ``(b, h|1, C)``, numbers of nodes in each class.
+        paired: whether both sides are the same nodes.
         total: ``(b, h)``, weight of the edges whose two ends have a class.
         matrix: ``(b, h, K, C)``, :math:`E_{kl} = \sum_{y_i = k, z_j = l} A_{ij} / \text{total}`; NaN without such
             edges.
@@ -30,7 +31,7 @@ class Mixing:
     def __init__(self, graph: Bipartite, labels: Labels):
         sizes = [int(side.max()) + 1 if side.numel() else 0 for side in (labels.query, labels.value)]
         sizes = [max(1, *sizes)] * 2 if labels.shared else [max(1, size) for size in sizes]
-        self.labels, self._weight = labels, graph.weight
+        self.labels, self.paired, self._weight = labels, graph.paired, graph.weight
         self.y, self.z = (one_hot(side, size, graph.weight.dtype)
                           for side, size in zip((labels.query, labels.value), sizes))
         self.queries, self.values = self.y.sum(-2).double(), self.z.sum(-2).double()

@@ -15,12 +15,40 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from analysis.bipartite import Bipartite
+
+
+class Draws:
+    """Random numbers for nodes. Every example has a stream of its own, from the seed, a name and the example's number,
+    and its numbers go to the nodes that count, one after another: so neither the size of batches nor padding changes
+    them. They are drawn on the CPU and so are the same on every device.
+
+    Args:
+        seed: of the numbers.
+        name: tells streams of one seed apart, such as a layer's name.
+        first: number of the batch's first example.
+    """
+
+    def __init__(self, seed: int = 0, name: str = "", first: int = 0):
+        self.seed, self.name, self.first = seed, crc32(name.encode()), first
+        self._streams: list[np.random.Generator] = []
+
+    def __call__(self, mask: Tensor) -> Tensor:
+        """The next numbers, in [0, 1) where ``mask (b, nodes)`` is True and 2 elsewhere; on the CPU."""
+        mask = mask.cpu().numpy()
+        for k in range(len(self._streams), len(mask)):
+            self._streams.append(np.random.default_rng([self.seed, self.name, self.first + k]))
+        keys = np.full(mask.shape, 2.0)
+        for row, known, stream in zip(keys, mask, self._streams):
+            row[known] = stream.random(known.sum())
+        return torch.from_numpy(keys)
 
 
 def uniform(graph: Bipartite) -> Bipartite:
@@ -30,23 +58,21 @@ def uniform(graph: Bipartite) -> Bipartite:
     return replace(graph, weight=weight)
 
 
-def permuted(graph: Bipartite, generator: torch.Generator) -> Bipartite:
+def permuted(graph: Bipartite, draws: Draws) -> Bipartite:
     """The graph with the features of its values dealt anew, or of its nodes where both sides are the same."""
     if not graph.paired:
-        return replace(graph, value=gather(graph.value, shuffle(graph.columns[:, None], generator)[..., None]))
-    order = shuffle((graph.rows | graph.columns)[:, None], generator)[..., None]
+        return replace(graph, value=gather(graph.value, shuffle(graph.columns[:, None], draws)[..., None]))
+    order = shuffle((graph.rows | graph.columns)[:, None], draws)[..., None]
     return replace(graph, query=gather(graph.query, order), value=gather(graph.value, order))
 
 
-def shuffle(mask: Tensor, generator: torch.Generator) -> Tensor:
-    """A random order of the last axis, as long as ``mask``, that moves the places where ``mask`` is True among
-    themselves only.
-
-    The generator lives on the CPU, so that the orders are the same on every device.
-    """
-    keys = torch.rand(mask.shape, generator=generator, dtype=torch.float64).to(mask.device).masked_fill(~mask, 2)
-    places = (~mask).long().argsort(dim=-1, stable=True)
-    return torch.zeros_like(places).scatter(-1, places, keys.argsort(dim=-1, stable=True))
+def shuffle(mask: Tensor, draws: Draws) -> Tensor:
+    """A random order of the nodes, as long as ``mask (b, h|1, nodes)``, that moves the places where ``mask`` is True
+    among themselves only; the same for all heads where their masks are the same."""
+    known = mask.cpu()
+    keys = draws(known.any(1))[:, None].expand(known.shape).masked_fill(~known, 2)
+    places = (~known).long().argsort(dim=-1, stable=True)
+    return torch.zeros_like(places).scatter(-1, places, keys.argsort(dim=-1, stable=True)).to(mask.device)
 
 
 def gather(x: Tensor, order: Tensor) -> Tensor:

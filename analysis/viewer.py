@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from analysis.maps import patch_grid
+from analysis.maps import Grid, patch_grid
 from analysis.relevance import stack
 from attngraph import AttentionGraph
 
@@ -33,8 +33,9 @@ class Shown:
         tokens: the decoder's tokens, without padding: the first, or all, of the graphs' query nodes.
         graphs: for each kind of weights (``"M"``, an adapter's) the graphs of this example alone. All kinds have the
             same layers; those of the decoder are shown.
-        image: what the encoder saw, in square patches.
+        image: what the encoder saw, in patches.
         start: the token that is picked at first.
+        grid: rows and columns of the patches; see :func:`analysis.maps.patch_grid`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Shown:
     graphs: Mapping[str, Mapping[str, AttentionGraph]]
     image: Image.Image
     start: int = 0
+    grid: Grid | None = None
 
 
 def one_example(graphs: Mapping[str, AttentionGraph], example: int) -> dict[str, AttentionGraph]:
@@ -71,7 +73,7 @@ def write_viewer(path: str | Path, examples: Sequence[Shown], title: str, layers
 
     Raises:
         ValueError: no example, examples with different kinds of weights, layers and heads that are not there, or image
-            nodes that are no square grid (:func:`analysis.maps.patch_grid`).
+            nodes that are no grid of patches (:func:`analysis.maps.patch_grid`).
     """
     if not examples:
         raise ValueError("examples must hold at least one")
@@ -112,9 +114,9 @@ def _example(shown: Shown, layers: Sequence[str] | None, heads: Sequence[int] | 
                    for kind in shown.graphs.values()]
         found.append({"name": name, "kind": graphs[name].kind, "heads": ["mean of heads", *(f"head {k}" for k in some)],
                       "kept": some_kept, "weights": weights})
-    side, others = patch_grid(graphs[stack(graphs).cross[-1]].shape[3])
-    return {"name": shown.name, "tokens": shown.tokens, "start": shown.start, "image": _png(shown.image), "side": side,
-            "others": others, "layers": found}
+    rows, columns, others = patch_grid(graphs[stack(graphs).cross[-1]].shape[3], shown.grid)
+    return {"name": shown.name, "tokens": shown.tokens, "start": shown.start, "image": _png(shown.image),
+            "size": shown.image.size, "rows": rows, "columns": columns, "others": others, "layers": found}
 
 
 def _pack(weight: torch.Tensor, kept: int) -> dict[str, str]:

@@ -9,6 +9,9 @@ Unless images, texts or a task are given, the texts are questions about one obje
 and it is measured how much of each map lies inside. Written are maps_*.png, maps.csv and viewer.html, and mass.csv,
 summary.csv and mass.png where something was measured. Gradients of all layers are held at once: for large models make
 --batch small.
+
+Covered are models whose text looks at an image by cross-attention: BLIP captioners and encoder-decoders such as
+VisionEncoderDecoder. Models that read image and text as one sequence (LLaVA, ViLT) or apart (CLIP) are not.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -31,12 +34,14 @@ from analysis.maps import map_table, mass_summary, mass_table, patch_grid
 from analysis.plots.maps import draw_maps, draw_mass
 from analysis.relevance import Graphs, Stack, capture_with_gradients, raw, relevance, rollout, stack
 from analysis.viewer import Shown, one_example, write_viewer
+from attngraph import capture
 from attngraph.errors import UserError
 from experiments.data.facts import unique
 from experiments.data.patches import patch_targets
 from experiments.data.scenes import Scene, Thing
 from experiments.encoders import Item
 from experiments.source import Batch, Source, add_source_arguments, open_source
+from experiments.words import Text, words_of, written
 
 ASKED = "questions about one object"
 QUESTIONS = {"color": ("shape", "what color is the {}?"), "shape": ("color", "what shape is the {}?")}
@@ -48,18 +53,21 @@ Maps = dict[tuple[str, str], Tensor]  # (method, query): (b, m)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
     parser.set_defaults(task=ASKED, examples=256, batch=8)
-    parser.add_argument("--tokens", nargs="+", default=["first", "answer"], metavar="TOKEN",
+    parser.add_argument("--tokens", nargs="+", metavar="TOKEN",
                         help="whose maps: first, answer (the token from which the answer's first token is predicted), "
-                             "or numbers of tokens, from 0 (default: first answer)")
+                             "or numbers of tokens, from 0 (default: first, and answer where it is known)")
     parser.add_argument("--pictures", type=int, default=4, help="examples to draw (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/attention"),
                         help="folder for the results (default: %(default)s)")
+    parser.epilog = ("Covered are models whose text looks at an image by cross-attention: BLIP captioners and "
+                     "encoder-decoders such as VisionEncoderDecoder. Models that read image and text as one sequence (LLaVA, "
+                     "ViLT) or apart (CLIP) are not. Where a model gives no logits for its text, there is no gradient map.")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.pictures < 1:
         raise UserError(f"--pictures must be at least 1, got {args.pictures}")
-    for token in args.tokens:
+    for token in args.tokens or ():
         if token not in ("first", "answer") and not token.isdecimal():
             raise UserError(f"--tokens {token}: give first, answer, or the number of a token, from 0")
     asked = args.task == ASKED
@@ -67,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     things: dict[str, Thing] = {}
     if asked and all(item.scene is not None for item in source.items):
         source.items, things = ask(source.items, args.seed)
-    found = look(source, list(dict.fromkeys(args.tokens)), things, args.pictures)
+    found = look(source, None if args.tokens is None else list(dict.fromkeys(args.tokens)), things, args.pictures)
 
     model = f"{source.title} with adapters" if source.adapters else source.title
     args.out.mkdir(parents=True, exist_ok=True)
@@ -80,13 +88,15 @@ def run(args: argparse.Namespace) -> int:
         written.append(f"maps_{query}.png")
         title = f"{model}: where {_called(query)} looks"
         draw_maps(table, pictures, args.out / written[-1], title, found.regions)
-    if things:
+    if len(found.mass):
         summary = mass_summary(found.mass, seed=args.seed)
         found.mass.to_csv(args.out / "mass.csv", index=False)
         summary.to_csv(args.out / "summary.csv", index=False)
         draw_mass(summary, args.out / "mass.png", f"{model}: relevance inside the asked object")
         written += ["mass.csv", "summary.csv", "mass.png"]
         print(told(summary))
+    if not found.scored:
+        print(f"no gradient map: {source.title} gives no logits for the tokens of its text")
     if source.skipped:
         print(f"{len(source.skipped)} of {len(source)} images cannot be read and were left out")
     print(f"written: {args.out}/{', '.join(written)}")
@@ -124,6 +134,7 @@ class Looked:
         maps, mass: see :mod:`analysis.maps`.
         regions: ``{example: bool (patches,)}``, where the thing is that was asked for.
         shown: what the viewer gets.
+        scored: whether the model gives logits for its text, of which relevance takes the gradient.
     """
 
     layers: list[str] = field(default_factory=list)
@@ -132,36 +143,44 @@ class Looked:
     mass: pd.DataFrame = field(default_factory=pd.DataFrame)
     regions: dict[str, Tensor] = field(default_factory=dict)
     shown: list[Shown] = field(default_factory=list)
+    scored: bool = True
 
 
-def look(source: Source, tokens: list[str], things: Mapping[str, Thing], pictures: int) -> Looked:
-    """Maps of all examples of a source, one per method and token, and their mass inside ``things``."""
+def look(source: Source, tokens: list[str] | None, things: Mapping[str, Thing], pictures: int) -> Looked:
+    """Maps of all examples of a source, one per method and token, and their mass inside ``things``.
+
+    Args:
+        tokens: None for the first, and the one before the answer where that is known.
+    """
     found, maps, masses, many = Looked(), [], [], Counter()
     for adapter in source.adapters.values():
         if adapter.backend == "tiled":  # the numbers are the same, but tiles never hold the weights to differentiate
             adapter.backend = "dense"
     for batch in source.batches():
-        if batch.images is None or batch.tokens is None:
+        text = written(batch)
+        if batch.images is None or text is None:
             raise UserError("attention maps need images and texts: give both, and a model that reads both")
-        queries = {token: positions(batch, token) for token in tokens}
-        kinds, layers, values = read(source, batch, queries)
-        found.layers = layers
+        tokens = tokens or (["first"] if text.prompt is None else ["first", "answer"])
+        queries = {token: positions(batch.names, text, token) for token in tokens}
+        kinds, layers, values = read(source, batch, text, queries, found.scored)
+        found.layers, found.scored = layers, any(method == "gradient" for method, _ in values)
         names = [_numbered(name, many) for name in batch.names]
         some = min(len(names), pictures - len(found.names))
-        if things:
-            side = patch_grid(next(iter(values.values())).shape[1])[0]
-            inside = torch.stack([region(scene, things[name], side) for scene, name in zip(batch.scenes, batch.names)])
-            masses.append(mass_table(values, inside.to(source.device), names))
+        measured = bool(things) and batch.patches is not None
+        if measured:
+            inside = torch.stack([region(scene, things[name], batch.grid[0])
+                                  for scene, name in zip(batch.scenes, batch.names)])
+            masses.append(mass_table(values, inside.to(source.device), names, batch.grid))
             found.regions |= dict(zip(names[:some], inside))
         if some:
-            maps.append(map_table({key: nodes[:some] for key, nodes in values.items()}, names[:some]))
+            maps.append(map_table({key: nodes[:some] for key, nodes in values.items()}, names[:some], batch.grid))
         found.names += names[:some]
         for k in range(some):
             graphs = {kind: one_example(graphs, k) for kind, graphs in kinds.items()}
-            words = _words(batch, k)
+            words = _words(text, k)
             found.shown.append(Shown(f"{names[k]}: {' '.join(words)}", words, graphs, batch.images[k],
-                                     int(queries[tokens[-1]][k])))
-        if not things and len(found.names) == pictures:
+                                     int(queries[tokens[-1]][k]), batch.grid))
+        if not measured and len(found.names) == pictures:
             break
     found.maps = pd.concat(maps, ignore_index=True)
     if masses:
@@ -169,29 +188,32 @@ def look(source: Source, tokens: list[str], things: Mapping[str, Thing], picture
     return found
 
 
-def read(source: Source, batch: Batch, queries: Mapping[str, Tensor]) -> tuple[dict[str, Graphs], list[str], Maps]:
+def read(source: Source, batch: Batch, text: Text, queries: Mapping[str, Tensor],
+         scored: bool = True) -> tuple[dict[str, Graphs], list[str], Maps]:
     """What a batch's tokens look at.
 
     Relevance is that for the logit of the text's next token: at the query itself, or where the answer begins if the
-    query comes before.
+    query comes before. There is none where the model gives no logits for its text.
 
     Args:
+        text: that the model writes.
         queries: ``{token: (b,)}``, where it stands.
+        scored: False for a model that is known to give no logits.
 
     Returns:
         The graphs by kind of weights, the chosen layers of the decoder, and the maps.
     """
     each = torch.arange(len(batch.names))
-    gradient: Maps = {}
-    runs: dict[tuple[int, ...], tuple] = {}
-    for token, place in queries.items():
-        scored = place if batch.prompt is None else torch.maximum(place, batch.prompt - 1)
-        key = tuple(scored.tolist())
-        if key not in runs:
-            runs[key] = capture_with_gradients(source.model, batch.inputs, partial(_logit, source, batch, scored))
-        graphs = runs[key][0]
-        layers = _stack(source, batch, graphs)
-        gradient["gradient", token] = relevance(*runs[key]).encoder[each, place]
+    graphs, gradient = None, {}
+    if scored:
+        try:
+            graphs, gradient = _gradients(source, batch, text, queries)
+        except _NoLogits:
+            pass
+    if graphs is None:
+        with source.running():
+            graphs = capture(source.model, batch.inputs)
+    layers = _stack(source, batch, text, graphs)
     chosen = _chosen(source.layers, layers.decoder)
     cross = [name for name in chosen if name in layers.cross]
     if not cross:
@@ -209,21 +231,42 @@ def read(source: Source, batch: Batch, queries: Mapping[str, Tensor]) -> tuple[d
     return kinds, chosen, values | gradient
 
 
-def positions(batch: Batch, token: str) -> Tensor:
-    """Where a token stands in each example, ``(b,)``.
+class _NoLogits(Exception):
+    """The model gives no logits for the tokens of its text."""
+
+
+def _gradients(source: Source, batch: Batch, text: Text, queries: Mapping[str, Tensor]) -> tuple[Graphs, Maps]:
+    """The graphs, and the maps of relevance."""
+    each = torch.arange(len(batch.names))
+    found: Maps = {}
+    runs: dict[tuple[int, ...], tuple] = {}
+    for token, place in queries.items():
+        scored = place if text.prompt is None else torch.maximum(place, text.prompt - 1)
+        key = tuple(scored.tolist())
+        if key not in runs:
+            with source.running():
+                runs[key] = capture_with_gradients(source.model, batch.inputs, partial(_logit, text, scored))
+        graphs = runs[key][0]
+        _stack(source, batch, text, graphs)
+        found["gradient", token] = relevance(*runs[key]).encoder[each, place]
+    return graphs, found
+
+
+def positions(names: Sequence[str], text: Text, token: str) -> Tensor:
+    """Where a token stands in each example's text, ``(b,)``.
 
     Raises:
         UserError: an example has no such token.
     """
     if token == "answer":
-        if batch.prompt is None:
+        if text.prompt is None:
             raise UserError("--tokens answer: where this model's answers begin is not known; give numbers of tokens")
-        return batch.prompt - 1
-    there = ~batch.padding
+        return text.prompt - 1
+    there = ~text.padding
     first, number = there.int().argmax(1), 0 if token == "first" else int(token)
-    for name, k, many in zip(batch.names, range(len(batch.names)), there.sum(1).tolist()):
+    for name, k, many in zip(names, range(len(names)), there.sum(1).tolist()):
         if number >= many:
-            words = " ".join(_words(batch, k))
+            words = " ".join(_words(text, k))
             raise UserError(f"--tokens {token}: example {name} has tokens 0 to {many - 1} only: {words}")
     return first + number
 
@@ -240,28 +283,32 @@ def told(summary: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _logit(source: Source, batch: Batch, place: Tensor, output) -> Tensor:
-    """The logit of the token that follows a place; of the likeliest where the text ends there."""
+def _logit(text: Text, place: Tensor, output) -> Tensor:
+    """The logit of the token that follows a place; of the likeliest where the text ends there.
+
+    Raises:
+        _NoLogits: there are none.
+    """
     logits = getattr(output, "logits", None)
-    b, n = batch.token_ids.shape
-    if logits is None or logits.shape[:2] != (b, n):
-        raise UserError(f"{source.title} gives no logits for the tokens of its text, of which relevance takes the "
-                        "gradient: give a model that writes text")
+    b, n = text.token_ids.shape
+    if logits is None or logits.dim() != 3 or logits.shape[:2] != (b, n):
+        raise _NoLogits
     rows, after = torch.arange(b), (place + 1).clamp(max=n - 1)
-    ends = (place + 1 >= n) | batch.padding[rows, after]
+    ends = (place + 1 >= n) | text.padding[rows, after]
     there = logits[rows, place]
-    target = torch.where(ends.to(there.device), there.argmax(-1), batch.token_ids[rows, after].to(there.device))
+    target = torch.where(ends.to(there.device), there.argmax(-1), text.token_ids[rows, after].to(there.device))
     return there[rows, target]
 
 
-def _stack(source: Source, batch: Batch, graphs: Graphs) -> Stack:
+def _stack(source: Source, batch: Batch, text: Text, graphs: Graphs) -> Stack:
     try:
         layers = stack(graphs)
         graph = graphs[layers.cross[-1]]
-        patch_grid(graph.shape[3])
+        patch_grid(graph.shape[3], batch.grid)
     except ValueError as error:
         raise UserError(f"{source.title}: {error}") from None
-    if graph.shape[2] != batch.token_ids.shape[1]:
+    words = words_of(batch, graph, 0)
+    if graph.shape[2] != text.token_ids.shape[1] or words is None or not torch.equal(words.token_ids, text.token_ids.cpu()):
         raise UserError(f"{source.title}: the queries of {layers.cross[-1]} are not the tokens of the text")
     wrong = [head for head in source.heads or () if not 0 <= head < graph.shape[1]]
     if wrong:
@@ -283,9 +330,9 @@ def _numbered(name: str, many: Counter[str]) -> str:
     return name if many[name] == 1 else f"{name} #{many[name]}"
 
 
-def _words(batch: Batch, example: int) -> list[str]:
+def _words(text: Text, example: int) -> list[str]:
     """The tokens up to the last that is no padding."""
-    return batch.tokens[example][:int((~batch.padding[example]).nonzero()[-1]) + 1]
+    return text.tokens[example][:int((~text.padding[example]).nonzero()[-1]) + 1]
 
 
 def _called(query: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,14 @@ import torch
 import transformers
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, PreTrainedTokenizerBase, TrOCRProcessor
 
 from attngraph.errors import UserError
 from experiments.data.scenes import Scene
 from experiments.models.generation import generate_text, frozen_image_states, prompt_ids, sequence_batch
 from experiments.models.mini_blip import load_model, preprocess
 from experiments.tasks import TASKS
+from experiments.words import Text
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,11 @@ class Encoded:
     token_ids: Tensor | None = None
     special: Tensor | None = None
     padding: Tensor | None = None
-    images: list[Image.Image] | None = None
     prompt: Tensor | None = None
+    images: list[Image.Image] | None = None
+    decoder: Text | None = None
+    grid: tuple[int, int] | None = None
+    whole: bool = False
 
 
 class Encoder(ABC):
@@ -50,11 +54,9 @@ class Encoder(ABC):
 
     Attributes:
         model: which model.
-        patches_per_side: of the grid of image nodes that follow a [CLS] node; None where there is no such grid.
     """
 
     model: nn.Module
-    patches_per_side: int | None = None
 
     @abstractmethod
     def check(self, items: Sequence[Item]) -> None:
@@ -85,7 +87,10 @@ def load_with_encoder(name: str | None, download: bool = False) -> tuple[nn.Modu
             return model, BlipEncoder(model, tokenizer, own=name is None)
         kind = getattr(transformers, (config.architectures or [""])[0], AutoModel)
         model = kind.from_pretrained(name, use_safetensors=True, dtype=torch.float32, **options).eval()
-        return model, ProcessorEncoder(model, AutoProcessor.from_pretrained(name, **options))
+        processor = AutoProcessor.from_pretrained(name, **options)
+        if config.model_type == "vision-encoder-decoder" and isinstance(processor, PreTrainedTokenizerBase):  # saved apart
+            processor = TrOCRProcessor(AutoImageProcessor.from_pretrained(name, **options), processor)
+        return model, ProcessorEncoder(model, processor)
     except UserError:
         raise
     except Exception as error:  # whatever is wrong with the files means the same to the user
@@ -100,7 +105,7 @@ class BlipEncoder(Encoder):
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, own: bool):
         self.model, self.tokenizer = model, tokenizer
         vision = model.config.vision_config
-        self.size, self.patches_per_side = vision.image_size, vision.image_size // vision.patch_size
+        self.size, self.grid = vision.image_size, (vision.image_size // vision.patch_size,) * 2
         self.opening = TASKS["caption"].prompt(None) if own else ""  # before a description of its own
 
     def check(self, items: Sequence[Item]) -> None:
@@ -116,12 +121,12 @@ class BlipEncoder(Encoder):
             prompts = [self.opening] * len(items)
             texts = generate_text(self.model, self.tokenizer, states, prompts)
         batch = sequence_batch(self.tokenizer, prompts, texts)
-        words = _words(self.tokenizer, batch["input_ids"], batch["attention_mask"])
         room = self.tokenizer.model_max_length
         lengths = torch.tensor([len(prompt_ids(self.tokenizer, prompt, 1)) for prompt in prompts]).clamp(max=room)
         shown = [image.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC) for image in images]
         inputs = {"pixel_values": pixels, "input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-        return Encoded(inputs, **words, images=shown, prompt=lengths)
+        text = Text.of(self.tokenizer, batch["input_ids"], batch["attention_mask"], lengths)
+        return Encoded(inputs, **vars(text), images=shown, grid=self.grid, whole=True)
 
 
 class ProcessorEncoder(Encoder):
@@ -146,17 +151,58 @@ class ProcessorEncoder(Encoder):
         images = None if self.vision is None else list(images)
         if self.tokenizer is None:
             inputs = dict(self.processor(images=images, return_tensors="pt"))
-            return Encoded(inputs, images=self._shown(inputs, images))
+            return Encoded(inputs, **self._seen(inputs, images))
         texts = [self._text(item, images is not None) for item in items]
-        options = {"return_tensors": "pt", "padding": True, "truncation": images is None}
+        options = {"return_tensors": "pt", "padding": True}
+        if images is None or not self._holds_images:
+            options |= {"truncation": True, "max_length": self.longest}
         inputs = dict(self.processor(texts, **options) if images is None
                       else self.processor(images=images, text=texts, **options))
-        words = _words(self.tokenizer, inputs["input_ids"], inputs.get("attention_mask"))
-        if self.model.config.is_encoder_decoder:
-            answers = self.tokenizer([item.text for item in items], return_tensors="pt", padding=True, truncation=True).input_ids
-            shift = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
-            inputs["decoder_input_ids"] = answers if shift is None else shift(labels=answers)
-        return Encoded(inputs, **words, images=None if images is None else self._shown(inputs, images))
+        seen = {} if images is None else self._seen(inputs, images)
+        if "input_ids" not in inputs:  # the text is the decoder's alone; the processor takes it for labels
+            inputs.pop("labels", None)
+            decoder = self._decoder(inputs, texts, [item.prompt for item in items])
+            return Encoded(inputs, decoder=decoder, **seen)
+        self._check_length(items, inputs)
+        text = Text.of(self.tokenizer, inputs["input_ids"], inputs.get("attention_mask"))
+        decoder = None
+        if getattr(self.model.config, "is_encoder_decoder", False):
+            decoder = self._decoder(inputs, [item.text for item in items], [""] * len(items))
+        return Encoded(inputs, **vars(text), decoder=decoder, **seen)
+
+    @property
+    def longest(self) -> int | None:
+        """How many tokens a text may have; None where nothing is said."""
+        config = self.model.config.get_text_config()
+        known = self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)
+        return min((most for most in known if most is not None and most < 1_000_000), default=None)
+
+    @property
+    def _holds_images(self) -> bool:
+        """Whether the text holds the images' places."""
+        return any(getattr(self.processor, name, None) for name in ("image_token", "chat_template"))
+
+    def _check_length(self, items: Sequence[Item], inputs: dict[str, Tensor]) -> None:
+        many = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum(1)
+        if self.longest is not None and int(many.max()) > self.longest:
+            raise UserError(f"the text of {items[int(many.argmax())].name} has {int(many.max())} tokens with its image, and "
+                            f"{type(self.model).__name__} reads at most {self.longest}: give a shorter text")
+
+    def _decoder(self, inputs: dict[str, Tensor], texts: list[str], prompts: list[str]) -> Text:
+        """Puts the texts into the inputs as the decoder gets them, a start token first, and returns them."""
+        given = self.tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", truncation=True,
+                               max_length=self.longest, return_attention_mask=True)
+        ids, mask = given["input_ids"], given["attention_mask"]
+        shift = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
+        if shift is not None:
+            ids = shift(labels=ids)  # as many of them: a start token comes in, and each text's last goes out
+        inputs |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
+        text = Text.of(self.tokenizer, ids, mask)
+        unknown = self.tokenizer.unk_token_id  # None where there is no such token
+        opening = text.special if unknown is None else text.special & (ids != unknown)
+        asked = [len(self.tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else 0 for prompt in prompts]
+        before = opening.long().cumprod(1).sum(1) + torch.tensor(asked)
+        return replace(text, prompt=torch.minimum(before, mask.sum(1)).clamp(min=1))
 
     def _text(self, item: Item, with_image: bool) -> str:
         """The prompt and the text, after the image's place where the model reads both in one sequence."""
@@ -170,19 +216,27 @@ class ProcessorEncoder(Encoder):
         token = getattr(self.processor, "image_token", None)
         return f"{token} {text}" if with_image and isinstance(token, str) else text
 
-    def _shown(self, inputs: dict[str, Tensor], images: list[Image.Image]) -> list[Image.Image]:
-        """The pictures after cropping and resizing, where the pixels can be read back; else as given."""
+    def _seen(self, inputs: dict[str, Tensor], images: list[Image.Image]) -> dict:
+        """The pictures after cropping and resizing, where the pixels can be read back, else as given; the grid of patches
+        that they are cut into, None where unknown; and whether they are whole, or something was cropped."""
         pixels = inputs.get("pixel_values")
+        if pixels is None or pixels.dim() != 4 or pixels.shape[0] != len(images):
+            return {"images": images}
+        config = self.model.config
+        vision = getattr(config, "vision_config", None) or getattr(config, "encoder", None) or config
+        patch = getattr(vision, "patch_size", None)
+        sides = (patch, patch) if isinstance(patch, int) else patch
+        grid = None if sides is None else tuple(size // side for size, side in zip(pixels.shape[2:], sides))
+        cut = getattr(self.vision, "do_center_crop", False) and _sides(self.vision.crop_size) != _sides(self.vision.size)
+        about = {"images": images, "grid": grid, "whole": not cut}
         mean, std = (getattr(self.vision, name, None) for name in ("image_mean", "image_std"))
-        if pixels is None or pixels.dim() != 4 or pixels.shape[0] != len(images) or pixels.shape[1] != 3 or mean is None:
-            return images
+        if pixels.shape[1] != 3 or mean is None:
+            return about
         back = pixels.float() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
         back = (back.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        return [Image.fromarray(np.ascontiguousarray(picture)) for picture in back]
+        return about | {"images": [Image.fromarray(np.ascontiguousarray(picture)) for picture in back]}
 
 
-def _words(tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor | None) -> dict:
-    tokens = [tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
-    special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
-    padding = torch.zeros_like(special) if mask is None else mask == 0
-    return {"tokens": tokens, "token_ids": ids, "special": special, "padding": padding}
+def _sides(size) -> set[int]:
+    """The lengths that an image processor's size names."""
+    return {side for side in dict(size).values() if side is not None}

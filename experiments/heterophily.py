@@ -5,7 +5,8 @@
     attngraph heterophily --layers '*crossattention*' --spectra      # spectra too, which take longer
     attngraph heterophily --adapter runs/ablation/cells/pgnn/vqa/seed0   # M̄ in place of M, before and after training
 
-Writes runs/heterophily/{heterophily.csv,heterophily.json,heads-*.png,curves-*.png} and with --spectra spectrum.csv and
+Writes runs/heterophily/{heterophily.csv,heterophily.json,heads-*.png,curves-*.png}, with --adapter differences-*.png (paired
+differences M̄ − M and after − before), and with --spectra spectrum.csv and
 spectra-*.png. docs/statistics.md says what each statistic means and when it misleads.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import ceil
 from pathlib import Path
 
@@ -24,15 +25,17 @@ from tqdm import tqdm
 from analysis.bipartite import Bipartite
 from analysis.heterophily import Heterophily, Settings
 from analysis.labels import Labels, SharedClusters, classes_of_tokens, modality
-from analysis.plots.heterophily import curves, entries, heat_maps, number, spectra, stacks
+from analysis.plots.heterophily import DIFFERENCE, curves, entries, heat_maps, is_difference, number, spectra, stack, stacks
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
 from experiments.data.facts import PLURALS
 from experiments.data.scenes import HUGE_SHAPES
 from experiments.data.speech import parts_of_speech
 from experiments.source import PATCH_NAMES, Batch, Source, add_source_arguments, open_source
+from experiments.words import Words, patches_of, words_of
 
 BEFORE, AFTER = "before", "after"  # training
+BUILT_IN = ("modality", "token", "part of speech", "patch", "named", "named shape", "cluster")
 LABELLED = ("edge", "adjusted", "label_informativeness", "aggregation")  # on screen
 PLAIN = ("generalised_edge", "dirichlet_normalised", "entropy", "effective_degree", "neighbour_cka", "mmd", "probe_auc")
 
@@ -42,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
     parser.add_argument("--labels", type=Path, nargs="+", default=[], metavar="FILE",
                         help="classes of tokens of your own: JSON files {token: class}; a file's name is the labels' name")
-    parser.add_argument("--clusters", type=int, default=8, help="of k-means over queries and values (default: %(default)s)")
+    parser.add_argument("--clusters", type=int, default=8, metavar="K",
+                        help="labels by k-means over queries and values, 0 for none (default: %(default)s)")
     parser.add_argument("--p", type=float, default=1.5, help="of the p-Dirichlet energy (default: %(default)s)")
     parser.add_argument("--spectra", action="store_true", help="energy over the spectrum too: decomposes every graph")
     parser.add_argument("--bins", type=int, default=21, help="of the spectra, an odd number (default: %(default)s)")
@@ -54,21 +58,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """``attngraph heterophily``."""
     settings = _settings(args)
-    labeller = Labeller({file.stem: _classes(file) for file in args.labels}, args.clusters, args.seed)
+    labeller = Labeller(_own_classes(args.labels), args.clusters, args.seed)
     args.heads = None if args.heads is None else list(dict.fromkeys(args.heads))
     measured = Heterophily(settings)
     states = {BEFORE: False, AFTER: True} if args.adapter is not None else {"": True}
     for state, trained in states.items():
         source = open_source(args, trained)
+        labeller.fit(source)
         for name, graph, labels, weights in _graphs(source, labeller, state):
             measured.add(name, graph, labels, weights)
-    table, spectrum = (_renumbered(one, args.heads) for one in (measured.table(), measured.spectrum()))
+    table, spectrum = (_renumbered(one, args.heads) for one in (measured.table(_differences(states)), measured.spectrum()))
 
     args.out.mkdir(parents=True, exist_ok=True)
     written = ["heterophily.csv", "heterophily.json"]
     table.to_csv(args.out / written[0], index=False, float_format="%.6g")
     about = {"model": source.title, "adapter": None if args.adapter is None else str(args.adapter), "examples": len(source),
-             "skipped": source.skipped, "settings": vars(settings)}
+             "skipped": source.skipped, "notes": labeller.notes(), "settings": vars(settings)}
     content = about | {"table": _records(table)} | ({"spectrum": _records(spectrum)} if len(spectrum) else {})
     (args.out / written[1]).write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
     if len(spectrum):
@@ -76,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
         spectrum.to_csv(args.out / written[-1], index=False, float_format="%.6g")
     written += _draw(table, spectrum, source.title, args.out)
     print(screen(table))
+    for note in labeller.notes():
+        print(note)
     if source.skipped:
         print(f"{len(source.skipped)} of {len(source)} images could not be read and were left out")
     print(f"written: {args.out}/{', '.join(written)}")
@@ -87,54 +94,74 @@ class Labeller:
 
     Args:
         classes: ``{name: {token: class}}`` of the user's own.
-        clusters: of k-means, fitted on the first batch of a layer; adapted models share the clusters of the first one.
+        clusters: of k-means, fitted on a layer's first examples; 0 for none. Adapted models share the clusters of the
+            first one.
         seed: of k-means.
     """
 
     def __init__(self, classes: dict[str, dict[str, str]], clusters: int, seed: int):
-        self.classes = {"part of speech": parts_of_speech()} | classes
-        self.clusters = SharedClusters(clusters, seed=seed)
+        self.own, self.classes = classes, {"part of speech": parts_of_speech()} | classes
+        self.clusters = SharedClusters(clusters, seed=seed) if clusters else None
+        self._small: dict[str, str] = {}  # layers with too few nodes for clusters, and why
+        self._fitted = False
+
+    def fit(self, source: Source) -> None:
+        """Fit the clusters of every layer on the first examples of the first source that comes, however they are
+        batched."""
+        if self.clusters is None or self._fitted:
+            return
+        seen, layers, self._fitted = 0, {}, True
+        for batch, graphs in source.graphs():
+            for name, graph in graphs.items():
+                self.clusters.gather(name, Bipartite.of(graph))
+            seen, layers = seen + len(batch.names), layers | graphs
+            if seen >= self.clusters.examples:
+                break
+        for name in layers:
+            try:
+                self.clusters.fit(name)
+            except ValueError as error:
+                self._small[name] = str(error)
+
+    def notes(self) -> list[str]:
+        """A line for each stack of layers that lacks labels by cluster."""
+        return list(dict.fromkeys(f"{stack(name)}: no labels by cluster: {why}" for name, why in self._small.items()))
 
     def __call__(self, batch: Batch, name: str, graph: AttentionGraph) -> dict[str, Labels]:
         """``{name: labels}``: modality (text, image or special); within text: token, part of speech and the user's
-        classes; within images: patch; from text to an image: named (the shape that a word names, the shape that a patch
-        shows), and each class of tokens against patch; cluster."""
+        classes; within images: patch; where text looks at an image: named (the shape that a word names, the shape that a
+        patch shows), and between the two each class of tokens against patch; cluster."""
         device = graph.query.device
-        special = self._special(batch, graph)
-        found = {"modality": modality(graph, *special)}
-        text = [self._is_text(batch, graph, side) for side in (0, 1)]
-        patches = [self._patches(batch, graph, side) for side in (0, 1)]
-        if text[0] and (text[1] or patches[1] is not None):
-            kinds = {one: classes_of_tokens(batch.tokens, classes).to(device) for one, classes in self.classes.items()}
-            if text[1]:
-                kinds = {"token": batch.token_ids.to(device)} | kinds
-                found |= {one: Labels(classes, classes) for one, classes in kinds.items()}
-            else:
-                found["named shape"] = Labels(classes_of_tokens(batch.tokens, _NAMED, PATCH_NAMES).to(device), patches[1])
-                found |= {f"{one} and patch": Labels(classes, patches[1], shared=False) for one, classes in kinds.items()}
-        elif patches[0] is not None and patches[1] is not None:
+        words, patches = ([of(batch, graph, side) for side in (0, 1)] for of in (words_of, patches_of))
+        patches = [None if shown is None else shown.to(device) for shown in patches]
+        found = {"modality": modality(graph, *(None if one is None else one.special.to(device) for one in words))}
+        if None not in words:
+            found["token"] = Labels(*(one.token_ids.to(device) for one in words))
+            found |= {kind: Labels(*(_classified(one, classes, own=kind in self.own).to(device) for one in words))
+                      for kind, classes in self.classes.items()}
+        if patches[0] is not None and patches[1] is not None:
             found["patch"] = Labels(*patches)
-        try:
+        if words[0] is not None and patches[1] is not None:
+            named = [None if one is None else _classified(one, _NAMED, PATCH_NAMES).to(device) for one in words]
+            found["named shape"] = Labels(*(_either(*sides) for sides in zip(named, patches)))
+            if words[1] is None:
+                found |= {f"{kind} and patch": Labels(_classified(words[0], classes, own=kind in self.own).to(device), patches[1],
+                                                      shared=False) for kind, classes in self.classes.items()}
+        if self.clusters is not None and name not in self._small:
             found["cluster"] = self.clusters(name, Bipartite.of(graph))
-        except ValueError as error:
-            raise UserError(f"--clusters, {name}: {error}") from None
         return {one: labels for one, labels in found.items() if labels is not None}
 
-    def _is_text(self, batch: Batch, graph: AttentionGraph, side: int) -> bool:
-        """Whether a side's nodes are the batch's tokens."""
-        kind, nodes = ((graph.query_modality, graph.query), (graph.value_modality, graph.value))[side]
-        return isinstance(kind, str) and kind == "text" and batch.token_ids is not None \
-            and batch.token_ids.shape[1] == nodes.shape[2]
 
-    def _patches(self, batch: Batch, graph: AttentionGraph, side: int) -> torch.Tensor | None:
-        kind, nodes = ((graph.query_modality, graph.query), (graph.value_modality, graph.value))[side]
-        if not isinstance(kind, str) or kind != "image" or batch.patches is None or batch.patches.shape[1] != nodes.shape[2]:
-            return None
-        return batch.patches.to(nodes.device)
+def _classified(words: Words, classes: dict[str, str], names: tuple[str, ...] | None = None, own: bool = False) -> torch.Tensor:
+    """Classes of words; the user's own may list tokens as the vocabulary writes them, too."""
+    lines = zip(words.tokens.tolist(), words.whole())
+    return classes_of_tokens([[next((one for one in (token, word) if own and one in classes), word.lower())
+                               for token, word in zip(*line)] for line in lines], classes, names)
 
-    def _special(self, batch: Batch, graph: AttentionGraph) -> list[torch.Tensor | None]:
-        return [batch.special.to(graph.query.device) if batch.special is not None and self._is_text(batch, graph, side) else None
-                for side in (0, 1)]
+
+def _either(named: torch.Tensor | None, shown: torch.Tensor | None) -> torch.Tensor:
+    """The classes of a side's words and of its patches."""
+    return shown if named is None else named if shown is None else torch.where(shown < 0, named, shown)
 
 
 _NAMED = {word: shape for shape in HUGE_SHAPES for word in (shape, PLURALS.get(shape, f"{shape}s"))}
@@ -152,6 +179,14 @@ def _graphs(source: Source, labeller: Labeller, state: str) -> Iterator[tuple[st
                 yield name, reweighted, labels, f"M̄{suffix}"
 
 
+def _differences(states: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """The paired differences of the table: what the adapter does to M, and what training does."""
+    found = {f"M̄ − M {state}".rstrip(): (f"M̄ {state}".rstrip(), f"M {state}".rstrip()) for state in states}
+    if {BEFORE, AFTER} <= set(states):
+        found |= {f"{weights} {AFTER} − {BEFORE}": (f"{weights} {AFTER}", f"{weights} {BEFORE}") for weights in ("M", "M̄")}
+    return found
+
+
 def _renumbered(table: pd.DataFrame, heads: list[int] | None) -> pd.DataFrame:
     """With the chosen heads' own numbers."""
     return table if heads is None else table.assign(head=[head if head == "all" else heads[head] for head in table["head"]])
@@ -160,13 +195,24 @@ def _renumbered(table: pd.DataFrame, heads: list[int] | None) -> pd.DataFrame:
 def _settings(args: argparse.Namespace) -> Settings:
     if args.bins < 3 or args.bins % 2 == 0:
         raise UserError(f"--bins must be an odd number from 3 on, got {args.bins}")
-    if not 2 <= args.clusters <= 512:
-        raise UserError(f"--clusters must lie in 2..512, got {args.clusters}")
+    if args.clusters and not 2 <= args.clusters <= 512:
+        raise UserError(f"--clusters must lie in 2..512, or be 0 for none, got {args.clusters}")
     try:
         return Settings(permutations=args.permutations, replicates=args.replicates, p=args.p, seed=args.seed,
                         bins=args.bins if args.spectra else 0)
     except ValueError as error:
         raise UserError(f"--{error}") from None
+
+
+def _own_classes(files: list[Path]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for file in files:
+        if file.stem in BUILT_IN or file.stem.endswith(" and patch"):
+            raise UserError(f"--labels {file}: {file.stem!r} is the name of labels that are there already: rename the file")
+        if file.stem in found:
+            raise UserError(f"--labels {file}: two files are called {file.stem!r}, the name of their labels: rename one")
+        found[file.stem] = _classes(file)
+    return found
 
 
 def _classes(file: Path) -> dict[str, str]:
@@ -181,18 +227,21 @@ def _classes(file: Path) -> dict[str, str]:
 
 def screen(table: pd.DataFrame) -> str:
     """The table as text, a paragraph for each stack of layers: means over heads and examples, in brackets the null, and
-    a star where the interval of the difference leaves out 0."""
+    a star where the interval of the difference leaves out 0. Lines of differences between two kinds of weights: their
+    values, with a star where the values' intervals leave out 0."""
     mean = table[table["head"] == "all"].assign(cell=[_cell(line) for line in table[table["head"] == "all"].itertuples()])
     parts = ["mean over heads and examples (null); * = the interval of the difference leaves out 0; layers by number"]
-    for stack, layers in stacks(mean).items():
+    if is_difference(mean).any():
+        parts[0] += "\nlines with −: paired differences, without null; * = their interval leaves out 0"
+    for series, layers in stacks(mean).items():
         here = mean[mean.layer.isin(layers)].assign(layer=lambda lines: lines.layer.map(number))
-        lines = [stack]
+        lines = [series]
         for statistics, keys in ((LABELLED, ["layer", "weights", "labels"]), (PLAIN, ["layer", "weights"])):
             chosen = here[here.statistic.isin(statistics) & (here.cell != "")]
             if len(chosen):
                 order = pd.MultiIndex.from_frame(chosen[keys].drop_duplicates())
                 wide = chosen.pivot(index=keys, columns="statistic", values="cell").reindex(order).reindex(columns=list(statistics))
-                lines.append(wide.fillna("").reset_index().to_string(index=False))
+                lines.append(wide.astype(object).fillna("").reset_index().to_string(index=False))
         for labels, found in here[here.labels != ""].groupby("labels"):
             if not found.examples.any():
                 why = {part.partition("left out: ")[2] for note in found.note for part in note.split("; ")}
@@ -204,6 +253,8 @@ def screen(table: pd.DataFrame) -> str:
 def _cell(line) -> str:
     if pd.isna(line.value):
         return ""
+    if DIFFERENCE in line.weights:
+        return f"{line.value:+.3f}{'*' if line.low > 0 or line.high < 0 else ' '}"
     null = line.null_uniform if pd.isna(line.null_permuted) else line.null_permuted
     star = "*" if line.excess_low > 0 or line.excess_high < 0 else " "
     return f"{line.value:.3f}{star}({null:.3f})"
@@ -216,18 +267,22 @@ def _draw(table: pd.DataFrame, spectrum: pd.DataFrame, title: str, out: Path) ->
         function(data, out / name, about)
         written.append(name)
 
-    for stack, layers in stacks(table).items():
+    for series, layers in stacks(table).items():
         chosen = table[table.layer.isin(layers)]
-        slug = stack.replace(".*", "").replace("*", "").replace("#", "-").replace(".", "-")
+        slug = series.replace(".*", "").replace("*", "").replace("#", "-").replace(".", "-")
         if not entries(chosen):
             continue
-        draw(curves, chosen, f"curves-{slug}.png", f"{title}: {stack}")
+        differences = chosen[is_difference(chosen)]
+        chosen = chosen.drop(differences.index)
+        draw(curves, chosen, f"curves-{slug}.png", f"{title}: {series}")
+        if entries(differences):
+            draw(curves, differences, f"differences-{slug}.png", f"{title}: {series}, differences")
         for weights, part in chosen.groupby("weights", sort=False):
             name = slug + ("" if weights == "M" else "-" + weights.replace("M̄", "Mbar").replace(" ", "-"))
-            draw(heat_maps, part, f"heads-{name}.png", f"{title}: {stack}, {weights}")
+            draw(heat_maps, part, f"heads-{name}.png", f"{title}: {series}, {weights}")
             waves = spectrum[spectrum.layer.isin(layers) & (spectrum.weights == weights)]
             if len(waves):
-                draw(spectra, waves, f"spectra-{name}.png", f"{title}: {stack}, {weights}")
+                draw(spectra, waves, f"spectra-{name}.png", f"{title}: {series}, {weights}")
     return written
 
 

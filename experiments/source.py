@@ -13,6 +13,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -29,8 +30,9 @@ from experiments.data.patches import patch_targets
 from experiments.data.scenes import HUGE_SHAPES, Scene
 from experiments.data.write import Sizes, write_scenes
 from experiments.device import check_device
-from experiments.encoders import Encoder, Item, load_with_encoder
+from experiments.encoders import Encoded, Encoder, Item, load_with_encoder
 from experiments.tasks import TASKS
+from experiments.words import Text
 
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 PATCH_NAMES = ("background", *HUGE_SHAPES)
@@ -73,8 +75,10 @@ class Batch:
         token_ids, special, padding: ``(b, n)``: ids, whether they are special tokens, whether they are padding.
         images: the pictures as the model sees them; None without images.
         scenes: what is drawn, where that is known.
-        patches: ``(b, v)``, what each image node shows: -1 for [CLS], else the place in :data:`PATCH_NAMES`.
+        patches: ``(b, v)``, what each patch shows, row by row: the place in :data:`PATCH_NAMES`.
         prompt: ``(b,)``, how many of the tokens, [CLS] included, come before the answer; None where unknown.
+        decoder: of encoder-decoders the decoder's own text; ``tokens`` and the like are then the encoder's.
+        grid: rows and columns of the patches; None where unknown.
     """
 
     inputs: dict[str, Tensor]
@@ -87,6 +91,8 @@ class Batch:
     scenes: list[Scene] | None = None
     patches: Tensor | None = None
     prompt: Tensor | None = None
+    decoder: Text | None = None
+    grid: tuple[int, int] | None = None
 
 
 class Source:
@@ -129,7 +135,23 @@ class Source:
     def graphs(self) -> Iterator[tuple[Batch, dict[str, AttentionGraph]]]:
         """Each batch with its attention graphs, ``{layer: graph}``."""
         for batch in self.batches():
-            yield batch, capture(self.model, batch.inputs, self.layers, self.heads)
+            with self.running():
+                graphs = capture(self.model, batch.inputs, self.layers, self.heads)
+            yield batch, graphs
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """What the model or its processor complains of while it runs, in one line.
+
+        Raises:
+            UserError: in place of any error of theirs.
+        """
+        try:
+            yield
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise UserError(f"{self.title} cannot be run on these inputs ({type(error).__name__}: {reason}): check that images "
+                            "and texts are what it reads, or make --batch smaller if memory was short") from error
 
     def reweighted(self, name: str, graph: AttentionGraph) -> AttentionGraph | None:
         """The graph with the weights that the layer's adapter uses in place of M; None where there is no adapter.
@@ -160,18 +182,20 @@ class Source:
 
     def _batch(self, items: list[tuple[Item, Image.Image | None]]) -> Batch:
         given, pictures = [item for item, _ in items], [picture for _, picture in items]
-        encoded = self.encoder.encode(given, pictures if pictures[0] is not None else None)
+        with self.running():
+            encoded = self.encoder.encode(given, pictures if pictures[0] is not None else None)
         scenes = [item.scene for item in given]
         scenes = None if encoded.images is None or None in scenes else scenes
         inputs = {name: x.to(self.device) for name, x in encoded.inputs.items()}
         return Batch(inputs, [item.name for item in given], encoded.tokens, encoded.token_ids, encoded.special, encoded.padding,
-                     encoded.images, scenes, self._patches(scenes), encoded.prompt)
+                     encoded.images, scenes, _patches(scenes, encoded), encoded.prompt, encoded.decoder, encoded.grid)
 
-    def _patches(self, scenes: list[Scene] | None) -> Tensor | None:
-        if scenes is None or self.encoder.patches_per_side is None:
-            return None
-        shown = torch.stack([torch.from_numpy(patch_targets(scene, self.encoder.patches_per_side)[0]) for scene in scenes])
-        return torch.cat([torch.full((len(scenes), 1), -1), shown], 1)
+
+def _patches(scenes: list[Scene] | None, encoded: Encoded) -> Tensor | None:
+    """What the patches show, where the model sees whole scenes, which are square, in as many rows as columns."""
+    if scenes is None or encoded.grid is None or not encoded.whole or encoded.grid[0] != encoded.grid[1]:
+        return None
+    return torch.stack([torch.from_numpy(patch_targets(scene, encoded.grid[0])[0]) for scene in scenes])
 
 
 def open_source(args: argparse.Namespace, trained: bool = True) -> Source:

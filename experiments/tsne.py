@@ -32,6 +32,7 @@ from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
 from experiments.adapted import put_in
 from experiments.source import PATCH_NAMES, Batch, Source, add_source_arguments, open_source
+from experiments.words import patches_of, words_of
 
 FROZEN, ADAPTED = "frozen", "adapted"
 UNKNOWN = ("", "unknown")  # labels that say nothing
@@ -84,6 +85,9 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--points must be at least 3, got {args.points}")
     if not all(1 <= perplexity < float("inf") for perplexity in args.perplexity):
         raise UserError(f"--perplexity must be numbers from 1 on, got {' '.join(f'{p:g}' for p in args.perplexity)}")
+    if args.method == "umap" and round(min(args.perplexity)) < 2:
+        raise UserError(f"--perplexity must be at least 2 for umap, which takes it for a number of neighbours, got "
+                        f"{min(args.perplexity):g}")
     seeds = [args.seed] if args.map_seeds is None else args.map_seeds
     if not all(0 <= seed < 2**32 for seed in seeds):
         raise UserError(f"--map-seeds must lie in 0..{2**32 - 1}, got {' '.join(map(str, seeds))}")
@@ -104,8 +108,10 @@ def _gather(source: Source, args: argparse.Namespace) -> dict[str, list[Cloud]]:
     points = {state: Points(args.points, args.seed, source.heads, outputs) for state in models}
     for batch in tqdm(source.batches(), "reading layers", ceil(len(source) / source.batch), leave=False):
         for state, model in models.items():
-            for layer, graph in capture(model, batch.inputs, source.layers, source.heads).items():
-                (query, some), (value, others) = (_labels(source, batch, graph, side) for side in (0, 1))
+            with source.running():
+                graphs = capture(model, batch.inputs, source.layers, source.heads)
+            for layer, graph in graphs.items():
+                (query, some), (value, others) = (_labels(batch, graph, side) for side in (0, 1))
                 points[state].add(layer, graph, batch.names, query, value, some, others)
     return {state: gathered.clouds() for state, gathered in points.items()}
 
@@ -122,42 +128,21 @@ def _default_layers(source: Source) -> list[str]:
     return [name for name, kind in list(zip(names, kinds))[:last] if kind == "self"][-1:] + [names[last]]
 
 
-def _labels(source: Source, batch: Batch, graph: AttentionGraph,
-            side: int) -> tuple[dict[str, np.ndarray], torch.Tensor]:
+def _labels(batch: Batch, graph: AttentionGraph, side: int) -> tuple[dict[str, np.ndarray], torch.Tensor]:
     """Tokens and classes of the query (0) or value nodes (1), and which of them are no padding."""
-    b, nodes = graph.shape[0], graph.shape[2 + side]
-    image = graph.is_image()[side]
-    text = np.ones((b, nodes), bool) if image is None else ~image.cpu().numpy()
-    token, kind = np.full((2, b, nodes), "", dtype=object)
-    valid = np.ones((b, nodes), bool)
+    shape = graph.shape[0], graph.shape[2 + side]
+    image, words, patches = graph.is_image()[side], words_of(batch, graph, side), patches_of(batch, graph, side)
+    token, kind = np.full((2, *shape), "", dtype=object)
+    valid = torch.ones(shape, dtype=torch.bool)
     if image is not None:
-        kind[~text] = "image"
-    words = _words(source, batch, decoder=graph.causal and (graph.kind == "self" or side == 0))
+        image = image.cpu().numpy()
+        kind[image] = "image"
+        if patches is not None:
+            kind[image] = np.array([*PATCH_NAMES, "image's [CLS]"], dtype=object)[patches.numpy()[image]]  # -1 is the last
     if words is not None:
-        tokens, special, padding = words
-        place = text if (text.sum(1) == tokens.shape[1]).all() else None
-        if nodes == tokens.shape[1]:
-            place, tokens, special, padding = text, tokens[text], special[text], padding[text]
-        if place is not None:
-            token[place], valid[place] = tokens.ravel(), ~padding.ravel()
-            kind[place] = np.where(special.ravel(), "special token", "word")
-    if batch.patches is not None and not text.any() and batch.patches.shape == (b, nodes):
-        kind = np.array([*PATCH_NAMES, "image's [CLS]"], dtype=object)[batch.patches.numpy()]  # -1 is the last
-    return {"token": token, "class": kind}, torch.from_numpy(valid)
-
-
-def _words(source: Source, batch: Batch, decoder: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Tokens, which of them are special and which padding, each ``(b, n)``; the decoder's own where it has some."""
-    ids = batch.inputs.get("decoder_input_ids")
-    if not decoder or ids is None:
-        if batch.tokens is None:
-            return None
-        return np.array(batch.tokens, dtype=object), batch.special.numpy(), batch.padding.numpy()
-    tokenizer, ids = source.encoder.tokenizer, ids.cpu()
-    tokens = np.array([tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()], dtype=object)
-    padding = (ids == tokenizer.pad_token_id).numpy()
-    padding[:, 0] = False  # a decoder may start with the padding token
-    return tokens, np.isin(ids.numpy(), tokenizer.all_special_ids), padding
+        there, token, valid = words.there.numpy(), words.tokens, ~words.padding
+        kind[there] = np.where(words.special.numpy()[there], "special token", "word")
+    return {"token": token, "class": kind}, valid
 
 
 def _check_clouds(clouds: list[Cloud], args: argparse.Namespace) -> None:

@@ -27,13 +27,24 @@ HEADLINE = ("adjusted", "label_informativeness", "generalised_edge", "dirichlet_
             "probe_auc", "mmd")
 _COLOURS = ("#0b5fa5", "#b3541e", "#2f8f4e", "#7d3c98")
 _COLUMNS = 4  # panels in a row
+DIFFERENCE = " − "  # in the column weights of a paired difference
+
+
+def is_difference(table: pd.DataFrame) -> pd.Series:
+    """Which lines are paired differences of two kinds of weights."""
+    return table.weights.str.contains(DIFFERENCE, regex=False)
+
+
+def stack(layer: str) -> str:
+    """A layer's name with * in place of numbers."""
+    return re.sub(r"\d+", "*", layer)
 
 
 def stacks(table: pd.DataFrame) -> dict[str, list[str]]:
     """Layers that differ in numbers only, ``{name with * in place of numbers: layers}``: one figure each."""
     found: dict[str, list[str]] = {}
     for layer in table.layer.unique():
-        found.setdefault(re.sub(r"\d+", "*", layer), []).append(layer)
+        found.setdefault(stack(layer), []).append(layer)
     return found
 
 
@@ -81,15 +92,18 @@ def heat_maps(table: pd.DataFrame, path: Path, title: str, column: str = "excess
 
 
 def curves(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Means over heads along the layers with their intervals, beside both nulls. One colour for each kind of weights.
+    """Means over heads along the layers with their intervals, beside both nulls, or, for differences, beside 0. One
+    colour for each kind of weights.
 
     Args:
-        table: of one stack of layers.
+        table: of one stack of layers; differences of weights only, or none.
     """
     pairs, layers = entries(table), list(table.layer.unique())
-    variants = list(table.weights.unique())
+    variants, differences = list(table.weights.unique()), is_difference(table).all()
     figure, panels = _grid(len(pairs), 2.0, title)
     for panel, (statistic, labels) in zip(panels, pairs):
+        if differences:
+            panel.axhline(0, color="#666666", linewidth=0.8)
         for k, (colour, variant) in enumerate(zip(_COLOURS, variants)):
             chosen = table[(table.statistic == statistic) & (table.labels == labels) & (table["head"] == "all")
                            & (table.weights == variant)].set_index("layer").reindex(layers)
@@ -100,7 +114,7 @@ def curves(table: pd.DataFrame, path: Path, title: str) -> None:
             else:
                 panel.vlines(x, chosen.low, chosen.high, color=colour, linewidth=1)
             shade = colour if len(variants) > 1 else "#666666"
-            for null, style in (("null_permuted", ":"), ("null_uniform", "--")):
+            for null, style in () if differences else (("null_permuted", ":"), ("null_uniform", "--")):
                 if len(layers) > 1:
                     panel.plot(x, chosen[null], style, color=shade, linewidth=1)
                 else:
@@ -114,9 +128,10 @@ def curves(table: pd.DataFrame, path: Path, title: str) -> None:
         panel.tick_params(labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
     handles = [*(panels[0].plot([], [], "o-", color=colour, markersize=3.5, label=variant)[0]
-                 for colour, variant in zip(_COLOURS, variants)),
-               panels[0].plot([], [], ":", color="#666666", label="permuted null")[0],
-               panels[0].plot([], [], "--", color="#666666", label="uniform null")[0]]
+                 for colour, variant in zip(_COLOURS, variants))]
+    if not differences:
+        handles += [panels[0].plot([], [], style, color="#666666", label=label)[0]
+                    for style, label in ((":", "permuted null"), ("--", "uniform null"))]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False,
                   title="mean over heads and examples; bands and bars: bootstrap intervals over examples", title_fontsize=8)
     figure.savefig(path, dpi=150)

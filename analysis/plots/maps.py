@@ -42,22 +42,23 @@ def draw_maps(table: pd.DataFrame, pictures: Mapping[str, tuple[Image.Image, str
         figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
 
-        def place(column: int, row: int):
+        def place(column: int, row: int, picture: Image.Image):
             left, bottom = 0.2 + _TEXT + column * (_CELL + 0.1), height - 0.6 - (row + 1) * (_CELL + 0.1)
             axes = figure.add_axes((left / width, bottom / height, _CELL / width, _CELL / height))
             axes.set_xticks([])
             axes.set_yticks([])
+            axes.set_box_aspect(picture.height / picture.width)
             return axes
 
         figure.text(0.2 / width, 1 - 0.25 / height, title, fontsize=12, fontweight="bold", va="center")
         for row, (name, (picture, words)) in enumerate(pictures.items()):
             outline = (outlines or {}).get(name)
-            axes = place(0, row)
+            axes = place(0, row, picture)
             axes.imshow(picture, extent=(0, 1, 1, 0), aspect="auto")
             figure.text(0.2 / width, (height - 0.7 - (row + 0.5) * (_CELL + 0.1)) / height, textwrap.fill(words, 24),
                         va="center", fontsize=9)
             for column, method in enumerate(methods):
-                axes = place(1 + column, row)
+                axes = place(1 + column, row, picture)
                 if row == 0:
                     axes.set_title(method, fontsize=9.5, fontweight="bold", pad=4)
                 part = table[(table["example"] == name) & (table["method"] == method)]

@@ -42,6 +42,13 @@ def test_plain_data():
     assert Bipartite.of(graph).query is None
 
 
+def test_whole_numbers():
+    graph = Data(x=torch.tensor([[1], [2]]), edge_index=torch.tensor([[0, 1], [1, 0]]), edge_weight=torch.tensor([2, 3]))
+    view = Bipartite.of(graph)
+    assert view.weight[0, 0].tolist() == [[0, 3], [2, 0]] and {view.weight.dtype, view.query.dtype} == {torch.float32}
+    assert view.normalised_rows().sum() == 2
+
+
 def test_plain_hetero():
     graph = HeteroData()
     graph["word"].x, graph["patch"].x = torch.randn(2, 3), torch.randn(4, 3)
@@ -62,5 +69,12 @@ def test_refused():
         Bipartite.of(step)
     with pytest.raises(ValueError, match="no edge_index"):
         Bipartite.of(Data(x=torch.ones(3, 2)))
+    edges = {"edge_index": torch.tensor([[0, 1], [1, 0]]), "num_nodes": 2}
+    for weight, message in ((torch.ones(2, 1), "one number per edge, got \\(2, 1\\)"), (torch.ones(1), "one number per edge"),
+                            (torch.tensor([1, torch.nan]), "finite"), (torch.tensor([1, torch.inf]), "finite")):
+        with pytest.raises(ValueError, match=message):
+            Bipartite.of(Data(edge_weight=weight, **edges))
+    with pytest.raises(ValueError, match=r"x must have shape \(nodes, features\), got \(2,\)"):
+        Bipartite.of(Data(x=torch.ones(2), **edges))
     with pytest.raises(ValueError, match="negative"):
         Bipartite.of(Data(edge_index=torch.tensor([[0], [1]]), edge_weight=torch.tensor([-1.0]), num_nodes=2))

@@ -85,6 +85,13 @@ def test_clouds_far_apart_and_alike():
     assert mmd(*scaled).item() == pytest.approx(mmd(*far).item())
 
 
+@pytest.mark.parametrize("n,m,most", [(64, 64, 1.73), (64, 8, 2.0)])
+def test_largest_mmd_depends_on_the_sides(n, m, most):
+    """Two single points, far apart: the bandwidth is the mean over all pairs, so it tells how many pairs cross."""
+    found = mmd(*pool(torch.zeros(n, 3), torch.full((m, 3), 50.0))).item()
+    assert found == pytest.approx(2 - 2 * math.exp(-(n + m) * (n + m - 1) / (2 * n * m))) == pytest.approx(most, abs=0.02)
+
+
 def test_probe_is_linear_discriminant_analysis():
     both, is_query, valid = pool(points(60, 4), points(90, 4, seed=1) * torch.tensor([1, 2, 0.5, 1]) + 0.4)
     fold = torch.rand(150, generator=torch.Generator().manual_seed(0)) < 0.5

@@ -144,6 +144,12 @@ def test_other_arguments_are_refused(wrong, message):
         list(maps(clouds()[0], **wrong))
 
 
+@pytest.mark.parametrize("perplexity", [1, 1.4])
+def test_umap_needs_two_neighbours(perplexity):
+    with pytest.raises(ValueError, match="perplexities must be numbers from 2 on for umap"):
+        next(maps(np.random.default_rng(0).normal(size=(20, 3)), "umap", [30, perplexity]))
+
+
 def test_points_must_be_finite():
     with pytest.raises(ValueError, match="finite"):
         list(maps(np.full((100, 3), np.nan)))

@@ -11,11 +11,11 @@ from torch_geometric.data import Data
 from torch_geometric.utils import erdos_renyi_graph, homophily, to_undirected
 
 from analysis.bipartite import Bipartite
-from analysis.homophily import (ALL_PAIRS, EMPTY, FINE, NO_PAIR, ONE_CLASS, ROLES, adjusted, class_insensitive, degenerate, edge,
+from analysis.homophily import (ALL_DIFFER, ALL_PAIRS, EMPTY, FINE, NO_PAIR, ONE_CLASS, ROLES, adjusted, class_insensitive, degenerate, edge,
                                 label_informativeness, label_informativeness_node, node_query, node_value)
 from analysis.labels import Labels
 from analysis.mixing import Mixing
-from analysis.nulls import uniform
+from analysis.nulls import Draws, uniform
 from tests.analysis.example_graphs import block_model, random_graph
 
 
@@ -186,6 +186,24 @@ def test_degenerate():
     assert all(function(mixing).isnan().all() for function in FUNCTIONS.values())
     one = mixing_of(graph, [2, 2, 2, 2])
     assert adjusted(one).isnan().all() and label_informativeness(one).isnan().all() and class_insensitive(one).isnan().all()
+
+
+def test_labels_that_all_differ():
+    """Dealing them anew renames them, and no more: then a statistic equals its null by construction."""
+    cross = Bipartite.of(random_graph(b=1, h=2, n=4, m=5, padding=False))
+    apart = Labels(torch.tensor([[0, 0, 1, 1]]), torch.arange(5)[None])
+    mixing = Mixing(cross, apart.on(cross))
+    assert (degenerate(mixing) == ALL_DIFFER).all() and (degenerate(mixing, Mixing(uniform(cross), apart.on(cross))) == FINE).all()
+    dealt = [Mixing(cross, apart.permuted(cross, Draws(seed))) for seed in range(4)]
+    assert all(torch.allclose(label_informativeness(one), label_informativeness(mixing)) for one in dealt)
+    assert not all(torch.allclose(edge(one), edge(mixing)) for one in dealt)
+    bare = Bipartite.of(random_graph(b=1, h=2, kind="self", causal=True, n=4, padding=False)).without_self_loops()
+    for labels, expected in (([0, 1, 2, 3], ALL_DIFFER), ([0, 1, 2, 0], FINE), ([-1, 1, 2, 3], ALL_DIFFER)):
+        assert (degenerate(Mixing(bare, Labels.same(labels).on(bare))) == expected).all(), labels
+    looped = plain([(0, 1), (1, 1), (2, 0)], 3)  # edge homophily 1/3, whoever is who
+    assert reason(looped, Labels.same([0, 1, 2])) == ALL_DIFFER
+    shifted = Labels(torch.tensor([[0, 1, 2, 3]]), torch.tensor([[1, 2, 3, 0]]))  # "the next one": a finding
+    assert reason(random_graph(b=1, h=1, kind="self", n=4, padding=False), shifted) == FINE
 
 
 def test_relabelling_scaling_and_padding_change_nothing():

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from analysis.bipartite import Bipartite
 from analysis.labels import IMAGE, SPECIAL, TEXT, Labels, SharedClusters, classes_of_tokens, modality, one_hot
+from analysis.nulls import Draws
 from attngraph import AttentionGraph
 from tests.analysis.example_graphs import random_graph
 
@@ -27,7 +31,7 @@ def test_padding_has_no_class():
 def test_permuted_moves_classes_among_labelled_values():
     graph = Bipartite.of(random_graph())  # the second example has padding
     labels = Labels(torch.zeros(2, 5, dtype=torch.long), torch.tensor([[0, -1, 1, 1, -1, 2, 3]]).expand(2, 7))
-    plain, moved = labels.on(graph), labels.permuted(graph, torch.Generator().manual_seed(0))
+    plain, moved = labels.on(graph), labels.permuted(graph, Draws(0))
     assert torch.equal(moved.value < 0, plain.value < 0) and not torch.equal(moved.value, plain.value)
     assert torch.equal(moved.value.sort(-1)[0], plain.value.sort(-1)[0]) and torch.equal(moved.query, plain.query)
 
@@ -35,7 +39,7 @@ def test_permuted_moves_classes_among_labelled_values():
 def test_permuted_moves_both_sides_of_self_attention_alike():
     graph = Bipartite.of(random_graph(kind="self", n=9, padding=False))
     labels = Labels.same(torch.arange(9).expand(2, 9) % 4)
-    moved = labels.permuted(graph, torch.Generator().manual_seed(0))
+    moved = labels.permuted(graph, Draws(0))
     assert torch.equal(moved.query, moved.value) and not torch.equal(moved.value[:, 0], labels.value[:, 0])
 
 
@@ -89,3 +93,23 @@ def test_shared_clusters_find_planted_ones():
         SharedClusters(60)("layer", graph)
     with pytest.raises(ValueError, match="at least 2"):
         SharedClusters(1)
+    with pytest.raises(ValueError, match="examples must be at least 1"):
+        SharedClusters(2, examples=0)
+
+
+def test_clusters_do_not_depend_on_batches():
+    """Same first examples, same centres, though batches and padding differ; later examples do not count."""
+    graph = Bipartite.of(random_graph(b=6, n=8, m=9, padding=False, metric=False))
+    parts = [replace(graph, **{name: getattr(graph, name)[k] for name in ("weight", "visible", "query", "value")})
+             for k in (slice(0, 1), slice(1, 3), slice(3, 6))]
+    parts[0] = replace(parts[0], query=pad(parts[0].query, (0, 0, 2, 0)), weight=pad(parts[0].weight, (0, 0, 2, 0)),
+                       visible=pad(parts[0].visible, (0, 0, 2, 0)))
+    whole, split = SharedClusters(3, points=20, examples=4), SharedClusters(3, points=20, examples=4)
+    whole.gather("layer", graph)
+    for part in parts:
+        split.gather("layer", part)
+    expected, found = whole("layer", graph), split("layer", graph)
+    assert torch.equal(expected.query, found.query) and torch.equal(expected.value, found.value)
+    other = SharedClusters(3, points=20, examples=4)
+    other.gather("layer", replace(graph, query=graph.query + torch.tensor([0, 0, 0, 0, 9, 9])[:, None, None, None]))
+    assert torch.equal(other("layer", graph).query, expected.query)

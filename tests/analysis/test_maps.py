@@ -17,16 +17,27 @@ def region() -> torch.Tensor:
     return inside
 
 
-@pytest.mark.parametrize(("nodes", "grid"), [(65, (8, 1)), (64, (8, 0)), (577, (24, 1)), (50, (7, 1)), (261, (16, 5)),
-                                             (1, (1, 0))])
+@pytest.mark.parametrize(("nodes", "grid"), [(65, (8, 8, 1)), (64, (8, 8, 0)), (577, (24, 24, 1)), (50, (7, 7, 1)),
+                                             (1, (1, 1, 0))])
 def test_patch_grid(nodes, grid):
     assert patch_grid(nodes) == grid
 
 
-@pytest.mark.parametrize("nodes", [0, 63, 80, 70])
+@pytest.mark.parametrize(("nodes", "grid", "others"), [(225, (14, 16), 1), (261, (16, 16), 5), (7, (2, 3), 1), (6, (3, 2), 0)])
+def test_a_given_grid(nodes, grid, others):
+    assert patch_grid(nodes, grid) == (*grid, others)
+
+
+@pytest.mark.parametrize("nodes", [0, 63, 80, 70, 261, 7])
 def test_no_patch_grid(nodes):
-    with pytest.raises(ValueError, match=f"square number of patches after at most 5 others .* got {nodes}"):
+    with pytest.raises(ValueError, match=f"square number of patches, .* where no grid is given, got {nodes}"):
         patch_grid(nodes)
+
+
+@pytest.mark.parametrize("grid", [(15, 16), (14, 15), (0, 3)])
+def test_a_grid_that_does_not_fit(grid):
+    with pytest.raises(ValueError, match=f"nodes must be {grid[0]} x {grid[1]} patches after at most 5 others .* got 225"):
+        patch_grid(225, grid)
 
 
 def test_nodes_before_the_grid_are_dropped_and_the_rest_is_shared_out():
@@ -44,6 +55,16 @@ def test_a_row_per_patch():
     assert row["one", "first", 0, 1] == 0.2 and row["one", "first", 1, 0] == 0.3 and row["two", "first", 1, 1] == 1
     assert table["lift"].tolist() == pytest.approx((4 * table["share"]).tolist())
     assert row["two", "answer", 1, 1] == 0.4 and row["one", "answer", 0, 0] == 0
+
+
+def test_a_rectangle_of_patches():
+    values = torch.tensor([[9.0, 1, 2, 3, 4, 0, 0]])  # [CLS] and 2 x 3 patches
+    table = map_table({("raw", "first"): values}, ["one"], (2, 3)).set_index(["row", "column"])["share"]
+    assert table[0, 2] == 0.3 and table[1, 0] == 0.4 and table.index.max() == (1, 2)
+    inside = torch.tensor([[False, False, True, True, False, False]])
+    assert mass_table({("raw", "first"): values}, inside, ["one"], (2, 3))["mass"].tolist() == pytest.approx([0.7])
+    with pytest.raises(ValueError, match="where no grid is given, got 7"):
+        map_table({("raw", "first"): values}, ["one"])
 
 
 def test_mass_inside_a_region():

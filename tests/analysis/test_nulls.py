@@ -1,7 +1,7 @@
 import torch
 
 from analysis.bipartite import Bipartite
-from analysis.nulls import gather, permuted, shuffle, uniform
+from analysis.nulls import Draws, gather, permuted, shuffle, uniform
 from tests.analysis.example_graphs import random_graph
 
 
@@ -16,7 +16,7 @@ def test_uniform_keeps_mask_and_query_degrees():
 
 def test_permuted_keeps_degrees_and_deals_features_among_visible_values():
     graph = Bipartite.of(random_graph(b=3))
-    dealt = permuted(graph, torch.Generator().manual_seed(1))
+    dealt = permuted(graph, Draws(1))
     assert dealt.weight is graph.weight and torch.equal(dealt.value_degree, graph.value_degree)
     assert torch.equal(dealt.value[-1, :, -2:], graph.value[-1, :, -2:])  # padding stays
     assert not torch.equal(dealt.value, graph.value)
@@ -29,7 +29,7 @@ def test_permuted_keeps_degrees_and_deals_features_among_visible_values():
 
 def test_permuted_self_attention_moves_whole_nodes():
     graph = Bipartite.of(random_graph(kind="self", causal=True))
-    dealt = permuted(graph, torch.Generator().manual_seed(1))
+    dealt = permuted(graph, Draws(1))
     assert not torch.equal(dealt.query, graph.query)
     before, after = (torch.cat([x.query[0, 0], x.value[0, 0]], -1).tolist() for x in (graph, dealt))
     assert sorted(before) == sorted(after)
@@ -37,9 +37,23 @@ def test_permuted_self_attention_moves_whole_nodes():
 
 def test_shuffle_is_uniform():
     mask = torch.tensor([True, False, True, True]).expand(6000, 4)
-    order = shuffle(mask, torch.Generator().manual_seed(0))
+    order = shuffle(mask[:, None], Draws(0))[:, 0]
     kinds, counts = order.unique(dim=0, return_counts=True)
     assert len(kinds) == 6 and (kinds[:, 1] == 1).all() and (counts - 1000).abs().max() < 150
+
+
+def test_batches_and_padding_do_not_matter():
+    """An example's order is its own, wherever its nodes stand in the row and with whom it is measured."""
+    mask = torch.tensor([[True] * 6, [True] * 5 + [False]])[:, None]
+    first, second = (shuffle(mask, draws) for draws in [Draws(3, "layer")] for _ in range(2))
+    assert not torch.equal(first, second)
+    alone = Draws(3, "layer", first=1)
+    left = torch.tensor([[[False] * 4 + [True] * 5]])
+    for whole in (first, second):
+        assert (shuffle(left, alone)[0, 0, 4:] - 4).tolist() == whole[1, 0, :5].tolist()
+    assert not torch.equal(shuffle(mask, Draws(3, "other")), first)  # layers differ
+    heads = shuffle(mask.expand(2, 3, 6), Draws(3, "layer"))
+    assert torch.equal(heads, first.expand(2, 3, 6))
 
 
 def test_gather():

@@ -1,5 +1,7 @@
 """Figures show the table's numbers and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -53,6 +55,23 @@ def test_curves(tables, drawn):
     expected = table[(table.statistic == "entropy") & (table["head"] == "all")]
     assert panel.lines[0].get_ydata().tolist() == expected.value.tolist()
     assert any(np.array_equal(line.get_ydata(), expected.null_uniform) for line in panel.lines)
+
+
+def test_curves_of_differences(drawn):
+    """One curve for each, beside 0, without nulls."""
+    measured = Heterophily(Settings(replicates=10))
+    for k in range(2):
+        graph = random_graph(k, n=6, m=6)
+        for weights, one in (("M", graph), ("M̄", replace(graph, weight=graph.weight.square()))):
+            measured.add(f"decoder.{k}.cross", one, weights=weights)
+    table = measured.table({"M̄ − M": ("M̄", "M")})
+    differences = table[plots.is_difference(table)]
+    assert set(differences.weights) == {"M̄ − M"}
+    plots.curves(differences, "x.png", "title")
+    panel = next(panel for panel in drawn[0].axes if panel.get_title(loc="left") == "attention entropy")
+    zero, curve, *more = panel.lines
+    expected = differences[(differences.statistic == "entropy") & (differences["head"] == "all")]
+    assert list(zero.get_ydata()) == [0, 0] and curve.get_ydata().tolist() == expected.value.tolist() and not more
 
 
 def test_spectra(tables, drawn):

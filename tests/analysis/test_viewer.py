@@ -140,6 +140,24 @@ def test_lines_end_where_their_nodes_are(page, tmp_path):
     assert tab.inner_text("#kept") == "10 edges, 100.0 % of the query's weight"
 
 
+def test_patches_in_no_square(page, tmp_path):
+    first, image = graphs(1), torch.zeros(1, HEADS, 7, 1)  # [CLS] and 2 x 3 patches
+    wide = first | {"encoder": replace(first["encoder"], query=image, value=image, weight=softmax(1, HEADS, 7, 7, seed=5)),
+                    CROSS: replace(first[CROSS], value=image, weight=softmax(1, HEADS, 5, 7, seed=6))}
+    shown = Shown("wide", TOKENS, {"M": wide}, Image.linear_gradient("L").resize((36, 24)), start=3, grid=(2, 3))
+    with pytest.raises(ValueError, match="where no grid is given, got 7"):
+        write_viewer(tmp_path / "viewer.html", [replace(shown, grid=None)], "wide")
+    write_viewer(tmp_path / "viewer.html", [shown], "wide")
+    tab = page(tmp_path / "viewer.html")
+    boxes = tab.eval_on_selector_all("#patches div", """all => all.map(x => {
+        const box = x.getBoundingClientRect();
+        return [box.width, box.height, Math.round(box.left), Math.round(box.top)];
+    })""")
+    assert len(boxes) == 6 and all(width == pytest.approx(height, abs=1) for width, height, *_ in boxes)
+    assert len({left for *_, left, _ in boxes}) == 3 and len({top for *_, top in boxes}) == 2
+    assert drawn(tab) == expected(wide[CROSS], 0, None, 3, 7)
+
+
 def test_the_keyboard_reaches_everything(page, tmp_path):
     shown, weights = examples()
     write_viewer(tmp_path / "viewer.html", shown, "keys")

@@ -2,12 +2,16 @@
 
 import argparse
 from dataclasses import replace
+from functools import wraps
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from tests.experiments.tiny import save
+from transformers import VisionEncoderDecoderModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from adapters.blip import attach
 from adapters.config import AdapterConfig
@@ -15,11 +19,11 @@ from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
 from experiments import attention
 from experiments.data.drawing import draw
-from experiments.data.facts import count
 from experiments.data.scenes import scenes
 from experiments.encoders import Item
 from experiments.models.mini_blip import load_model, preprocess
-from experiments.source import Batch
+from experiments.source import Batch, add_source_arguments, open_source
+from experiments.words import Text
 
 CROSS = "text_decoder.bert.encoder.layer.{}.crossattention.self"
 
@@ -104,32 +108,73 @@ def test_the_region_is_where_the_object_is_drawn():
             assert per_patch[inside].sum() > 0.95 * per_patch.sum() and inside.sum() <= 16
 
 
-def batch(prompt=None) -> Batch:
+def text(prompt=None) -> Text:
     """Two examples, padded on the left and on the right."""
     tokens = [["[PAD]", "a", "b", "c"], ["d", "e", "[PAD]", "[PAD]"]]
     padding = torch.tensor([[word == "[PAD]" for word in line] for line in tokens])
-    return Batch({}, ["one", "two"], tokens, torch.tensor([[0, 1, 2, 3], [4, 5, 0, 0]]), padding=padding, prompt=prompt)
+    return Text(tokens, torch.tensor([[0, 1, 2, 3], [4, 5, 0, 0]]), padding, padding, prompt)
 
 
 def test_positions_of_tokens():
-    assert attention.positions(batch(), "first").tolist() == [1, 0]
-    assert attention.positions(batch(), "1").tolist() == [2, 1]
-    assert attention.positions(batch(torch.tensor([3, 2])), "answer").tolist() == [2, 1]
+    names = ["one", "two"]
+    assert attention.positions(names, text(), "first").tolist() == [1, 0]
+    assert attention.positions(names, text(), "1").tolist() == [2, 1]
+    assert attention.positions(names, text(torch.tensor([3, 2])), "answer").tolist() == [2, 1]
     with pytest.raises(UserError, match="--tokens 2: example two has tokens 0 to 1 only: d e$"):
-        attention.positions(batch(), "2")
+        attention.positions(names, text(), "2")
     with pytest.raises(UserError, match="not known; give numbers"):
-        attention.positions(batch(), "answer")
+        attention.positions(names, text(), "answer")
 
 
 def test_the_score_is_the_logit_of_the_next_token_or_of_the_likeliest():
-    source = argparse.Namespace(title="model")
     logits = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
-    score = attention._logit(source, batch(), torch.tensor([1, 0]), argparse.Namespace(logits=logits))
+    score = attention._logit(text(), torch.tensor([1, 0]), argparse.Namespace(logits=logits))
     assert score.tolist() == [logits[0, 1, 2], logits[1, 0, 5]]
-    score = attention._logit(source, batch(), torch.tensor([3, 1]), argparse.Namespace(logits=logits))
+    score = attention._logit(text(), torch.tensor([3, 1]), argparse.Namespace(logits=logits))
     assert score.tolist() == [logits[0, 3].max(), logits[1, 1].max()]
-    with pytest.raises(UserError, match="model gives no logits"):
-        attention._logit(source, batch(), torch.tensor([1, 0]), argparse.Namespace(logits=logits[:, 0]))
+    for output in (argparse.Namespace(logits=logits[:, 0]), argparse.Namespace()):
+        with pytest.raises(attention._NoLogits):
+            attention._logit(text(), torch.tensor([1, 0]), output)
+
+
+@pytest.fixture(scope="module")
+def captioner(tmp_path_factory):
+    """An encoder-decoder that is not BLIP, with patches in no square, and options with what it is run on."""
+    folder = tmp_path_factory.mktemp("captioner")
+    (folder / "texts.txt").write_text("red\na red ball\n")
+    files = pictures(folder / "pictures", "0.png", "1.png")
+    return "--model", save("captioner", folder / "model"), "--images", *files, "--texts", folder / "texts.txt"
+
+
+def test_an_encoder_decoder_of_another_kind(captioner, tmp_path):
+    run(tmp_path, *captioner)
+    maps = pd.read_csv(tmp_path / "maps.csv")
+    assert set(maps["query"]) == {"first", "answer"} and set(maps["method"]) == {"raw", "rollout", "gradient"}
+    assert (maps["row"].max(), maps["column"].max()) == (1, 2)
+    args = argparse.ArgumentParser()
+    add_source_arguments(args)
+    source = open_source(args.parse_args([*map(str, captioner)]))
+    batch, = source.batches()
+    last = [graph for graph in capture(source.model, batch.inputs).values() if graph.kind == "cross"][-1]
+    row = last.weight[1, :, 1, 1:].mean(0)  # of [CLS], after which "a" is written
+    found = maps[(maps["example"] == "1.png") & (maps["method"] == "raw") & (maps["query"] == "answer")]
+    assert found.sort_values(["row", "column"])["share"].tolist() == pytest.approx((row / row.sum()).tolist(), rel=1e-4)
+
+
+def test_without_logits_there_is_no_gradient_map(captioner, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(VisionEncoderDecoderModel, "forward", without_logits(VisionEncoderDecoderModel.forward))
+    run(tmp_path, *captioner, "--batch", 1)
+    maps = pd.read_csv(tmp_path / "maps.csv")
+    assert set(maps["method"]) == {"raw", "rollout"} and set(maps["example"]) == {"0.png", "1.png"}
+    assert "no gradient map: model gives no logits for the tokens of its text" in capsys.readouterr().out
+
+
+def without_logits(forward):
+    @wraps(forward)
+    def run_without(*args, **kwargs):
+        return BaseModelOutput(forward(*args, **kwargs).logits)
+
+    return run_without
 
 
 def test_an_adapted_model_shows_both_weights(tmp_path):
@@ -172,6 +217,7 @@ def test_own_pictures_of_the_same_name_and_unreadable_ones(tmp_path, capsys):
 def test_models_without_maps_are_refused():
     """Without cross-attention, with queries that are no tokens of the text, or image nodes in no square grid."""
     source = argparse.Namespace(title="model", heads=None)
+    batch = Batch({}, ["one", "two"], **vars(text()))
 
     def graph(kind, n, m, values="image"):
         features = torch.zeros(2, 1, n, 1), torch.zeros(2, 1, m, 1)
@@ -181,7 +227,7 @@ def test_models_without_maps_are_refused():
                             ({"cross": graph("cross", 3, 9)}, "the queries of cross are not the tokens of the text"),
                             ({"cross": graph("cross", 4, 24)}, "nodes must be a square number of patches")):
         with pytest.raises(UserError, match=f"^model: {message}"):
-            attention._stack(source, batch(), graphs)
+            attention._stack(source, batch, text(), graphs)
 
 
 @pytest.mark.parametrize(("words", "message"), [

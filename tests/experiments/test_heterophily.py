@@ -111,7 +111,17 @@ def test_adapters_before_and_after(tmp_path):
             adapter.join.share += 0.5
     adapters.save(tmp_path / "adapter.safetensors")
     table = run(tmp_path / "out", "--adapter", tmp_path, "--layers", LAYER.format("[01]", "crossattention"), "--heads", 0)
-    assert set(table.weights) == {"M before", "M̄ before", "M after", "M̄ after"}
+    differences = {"M̄ − M before": ("M̄ before", "M before"), "M̄ − M after": ("M̄ after", "M after"),
+                   "M after − before": ("M after", "M before"), "M̄ after − before": ("M̄ after", "M̄ before")}
+    assert set(table.weights) == {"M before", "M̄ before", "M after", "M̄ after", *differences}
+    for difference, (one, other) in differences.items():
+        for statistic in ("entropy", "dirichlet_normalised"):
+            found, a, b = (table[(table.weights == weights) & (table.statistic == statistic) & (table["head"] == "0")].iloc[0]
+                           for weights in (difference, one, other))
+            assert found.value == pytest.approx(a.value - b.value, abs=2e-5), difference
+            assert found.low <= found.value <= found.high and found.examples == 4
+    shown = heterophily.screen(table.assign(labels=table.labels.fillna(""), note=table.note.fillna("")))
+    assert "M̄ − M after" in shown and "paired differences, without null" in shown
     mean = table[(table["head"] == "all") & (table.statistic == "entropy")].set_index(["layer", "weights"]).value
     source = open_source(parse(*QUICK, "--adapter", tmp_path, "--layers", LAYER.format(0, "crossattention"), "--heads", 0))
     batch, graphs = next(source.graphs())
@@ -140,8 +150,11 @@ def test_another_model_on_texts_and_on_images(tmp_path):
     assert set(table.labels.dropna()) == {"modality", "token", "part of speech", "cluster"}
     assert table[(table.labels == "token") & (table.statistic == "edge")].value.notna().all()
     (tmp_path / "short").write_text("a\n")
-    with pytest.raises(UserError, match="--clusters, .*clusters need at least so many nodes"):
-        run(tmp_path / "none", "--model", tmp_path / "bert", "--texts", tmp_path / "short", "--clusters", 20)
+    table = run(tmp_path / "short-out", "--model", tmp_path / "bert", "--texts", tmp_path / "short", "--clusters", 20)
+    notes = json.loads((tmp_path / "short-out" / "heterophily.json").read_text())["notes"]
+    assert len(notes) == 1 and notes[0].endswith("no labels by cluster: 20 clusters need at least so many nodes, and the first "
+                                                 "examples have 6")
+    assert set(table.labels.dropna()) == {"modality", "token", "part of speech"}
     FAMILIES["vit"].model().save_pretrained(tmp_path / "vit")
     ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "vit")
     Image.new("RGB", (9, 9), "red").save(tmp_path / "one.png")
@@ -173,10 +186,18 @@ def test_every_word_has_a_part_of_speech():
     (("--replicates", "1"), "--replicates must be at least 2"),
     (("--p", "0.5"), "--p must be at least 1"),
     (("--bins", "4"), "--bins must be an odd number"),
-    (("--clusters", "1"), "--clusters must lie in 2..512"),
+    (("--clusters", "1"), "--clusters must lie in 2..512, or be 0 for none"),
+    (("--labels", "cluster.json"), "--labels cluster.json: 'cluster' is the name of labels that are there already"),
+    (("--labels", "part of speech and patch.json"), "is the name of labels that are there already"),
+    (("--labels", "one/mine.json", "other/mine.json"), "--labels other/mine.json: two files are called 'mine'"),
     (("--labels", "nowhere.json"), "--labels nowhere.json cannot be read"),
 ])
-def test_bad_input_is_one_line_and_nothing_is_written(words, message, tmp_path):
+def test_bad_input_is_one_line_and_nothing_is_written(words, message, tmp_path, monkeypatch):
+    if "one/mine.json" in words:
+        for folder in ("one", "other"):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "mine.json").write_text('{"a": "x"}')
+        monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
         heterophily.run(parse("--out", tmp_path / "out", "--examples", 1, *words))
     assert message in str(error.value) and "\n" not in str(error.value) and not (tmp_path / "out").exists()
@@ -187,6 +208,24 @@ def test_labels_file(tmp_path):
     file.write_text("[1, 2]")
     with pytest.raises(UserError, match="must hold one JSON object"):
         heterophily.run(parse("--out", tmp_path / "out", "--labels", file))
-    file.write_text(json.dumps({"a": "x", "red": "y", "circle": "y", "blue": "x"}))
-    table = run(tmp_path / "out", "--labels", file, "--layers", LAYER.format(0, "attention"))
-    assert table[(table.labels == "mine") & (table.statistic == "label_informativeness")].value.notna().any()
+    classes = {word: "xyz"[k % 3] for k, word in enumerate(all_words())}
+    file.write_text(json.dumps(classes))
+    words = ("--labels", file, "--layers", LAYER.format(0, "attention"))
+    table = run(tmp_path / "out", *words, "--clusters", 0)
+    assert "cluster" not in set(table.labels)
+    batch, graphs = next(open_source(parse(*QUICK, *words)).graphs())
+    weight, expected = graphs[LAYER.format(0, "attention")].weight.double().numpy(), []
+    for lines, padding, tokens in zip(weight, batch.padding.tolist(), batch.tokens):
+        pairs = [(i, j, classes[tokens[i]] == classes[tokens[j]]) for i in range(len(tokens)) for j in range(i)
+                 if not padding[i] and tokens[i] in classes and tokens[j] in classes]
+        expected.append([sum(head[i, j] for i, j, equal in pairs if equal) / sum(head[i, j] for i, j, _ in pairs) for head in lines])
+    found = table[(table.labels == "mine") & (table.statistic == "edge")]
+    assert (found.examples == [4] * 4 + [16]).all() or found.examples.tolist() == [4] * 5
+    assert found.value.tolist() == pytest.approx([*np.mean(expected, 0), np.mean(expected)], rel=1e-4)
+
+
+def test_clusters_do_not_depend_on_the_batch(tmp_path):
+    """All numbers of a run are the same, whatever the batches: choices, permutations and clusters are the examples' own."""
+    words = ("--layers", LAYER.format(3, "*"), "--heads", 0, "--examples", 6)
+    whole, parts = (run(tmp_path / str(batch), *words, "--batch", batch) for batch in (6, 4))
+    pd.testing.assert_frame_equal(whole, parts, rtol=1e-3, atol=1e-4)

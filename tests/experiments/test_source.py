@@ -58,7 +58,7 @@ def test_scenes_come_with_all_that_is_known():
     assert batch.tokens[0][:3] == ["[DEC]", "what", "does"] and batch.special[0, 0] and not batch.special[0, 1]
     assert torch.equal(batch.padding, batch.inputs["attention_mask"] == 0)
     assert batch.tokens[0][batch.prompt[0] - 1] == "?" and not batch.special[0, batch.prompt[0]]
-    assert all(isinstance(scene, Scene) for scene in batch.scenes) and batch.patches.shape == (2, 65)
+    assert all(isinstance(scene, Scene) for scene in batch.scenes) and batch.patches.shape == (2, 64) and batch.grid == (8, 8)
     drawn = {PATCH_NAMES[k] for k in batch.patches[0].unique() if k > 0}
     assert drawn == {thing.shape for thing in batch.scenes[0].things}
     assert batch.images[0].size == (64, 64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,7 @@ from experiments import tsne
 from experiments.data.patches import patch_targets
 from experiments.models.mini_blip import load_model
 from experiments.source import PATCH_NAMES, Batch, open_source
+from experiments.words import Text
 
 LAYER = "text_decoder.bert.encoder.layer.{}.{}.self"
 QUICK = ("--examples", "6", "--method", "pca", "--points", "120")
@@ -149,6 +151,7 @@ def test_images_of_ones_own_and_unreadable_ones(tmp_path, capsys):
     (("--method", "tsne", "--perplexity", 5, 60), r"attention.* gives \d+ points, too few .* perplexity 60, .* 181"),
     (("--perplexity", 0.5), "--perplexity must be"),
     (("--perplexity", "nan"), "--perplexity must be"),
+    (("--perplexity", 30, 1, "--method", "umap"), "--perplexity must be at least 2 for umap"),
     (("--points", 2), "--points must be"),
     (("--map-seeds", -1), "--map-seeds must"),
     (("--layers", "vision_model*3*", "--colour", "token"), "--colour token: nothing is known"),
@@ -172,7 +175,7 @@ def text_batch(**inputs):
 
 def test_text_nodes_of_a_mixed_sequence_get_the_tokens_in_order():
     image = torch.tensor([[True, False, False, True, False]] * 2)
-    labels, valid = tsne._labels(None, text_batch(), graph_of(5, 5, query_modality=image), 0)
+    labels, valid = tsne._labels(text_batch(), graph_of(5, 5, query_modality=image), 0)
     assert labels["token"].tolist() == [["", "[CLS]", "red", "", "[SEP]"], ["", "[CLS]", "[SEP]", "", "[PAD]"]]
     assert labels["class"][0].tolist() == ["image", "special token", "word", "image", "special token"]
     assert valid.tolist() == [[True] * 5, [True, True, True, True, False]]
@@ -180,14 +183,14 @@ def test_text_nodes_of_a_mixed_sequence_get_the_tokens_in_order():
 
 def test_a_sequence_that_holds_the_images_places_gets_the_tokens_of_the_text():
     image = torch.tensor([[False, True, False]] * 2)
-    labels, valid = tsne._labels(None, text_batch(), graph_of(3, 3, query_modality=image), 0)
+    labels, valid = tsne._labels(text_batch(), graph_of(3, 3, query_modality=image), 0)
     assert labels["token"].tolist() == [["[CLS]", "", "[SEP]"], ["[CLS]", "", "[PAD]"]]
     assert valid.tolist() == [[True] * 3, [True, True, False]]
 
 
 def test_nodes_that_are_no_tokens_stay_without():
     for graph in (graph_of(3, 3, query_modality="image"), graph_of(4, 4, query_modality="text")):
-        labels, valid = tsne._labels(None, text_batch(), graph, 0)
+        labels, valid = tsne._labels(text_batch(), graph, 0)
         assert (labels["token"] == "").all() and valid.all()
 
 
@@ -197,13 +200,13 @@ def test_a_decoder_has_its_own_tokens():
     batch = text_batch(input_ids=torch.tensor([[1, 2, 3], [1, 3, 0]]),
                        decoder_input_ids=torch.tensor([[0, 7, 8], [0, 9, 0]]),
                        attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]]))
-    tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda row: [f"t{k}" for k in row], pad_token_id=0,
-                                all_special_ids=[0])
-    source = SimpleNamespace(encoder=SimpleNamespace(tokenizer=tokenizer))
+    tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda row: [f"t{k}" for k in row], all_special_ids=[0])
+    decoder = Text.of(tokenizer, batch.inputs["decoder_input_ids"], torch.tensor([[1, 1, 1], [1, 1, 0]]))
+    batch = replace(batch, decoder=decoder)
     graphs = capture(model, batch.inputs)
     for name, graph in graphs.items():
         for side in (0, 1):
-            labels, valid = tsne._labels(source, batch, graph, side)
+            labels, valid = tsne._labels(batch, graph, side)
             if name.startswith("encoder") or "EncDec" in name and side == 1:
                 assert labels["token"][0].tolist() == ["[CLS]", "red", "[SEP]"]
                 assert valid.tolist() == [[True] * 3, [True, True, False]]
