@@ -126,7 +126,7 @@ class Points:
             chosen = features[torch.from_numpy(example), :, torch.from_numpy(node)]  # (points, h, d)
             kept.features.append(project(chosen.float()).cpu().numpy())
         kept.examples += b
-        if sum(map(len, kept.rows)) > 2 * self.most:
+        if sum(map(len, kept.rows)) > 2 * max(self.most, kept.thinned):  # twice as many as were kept last
             kept.thin(self.most)
 
     def clouds(self) -> list[Cloud]:
@@ -173,6 +173,7 @@ class _Layer:
     kind: str | None
     projected: bool = True
     examples: int = 0
+    thinned: int = 0  # points that the last thinning left
     sizes: list[np.ndarray] = field(default_factory=list)  # valid nodes of each example and role
     rows: list[pd.DataFrame] = field(default_factory=list)
     features: list[np.ndarray] = field(default_factory=list)
@@ -187,7 +188,7 @@ class _Layer:
         """Keep the first so many of each in their random order."""
         rows, features = pd.concat(self.rows, ignore_index=True), np.concatenate(self.features, 1)
         kept = (rows["rank"] < self.each(most)).to_numpy()
-        self.rows, self.features = [rows[kept]], [features[:, kept]]
+        self.rows, self.features, self.thinned = [rows[kept]], [features[:, kept]], int(kept.sum())
 
 
 def _valid_queries(graph: AttentionGraph) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 from transformers.pytorch_utils import Conv1D
 
+from analysis import points as points_module
 from analysis.points import COLUMNS, Points, output_matrices, output_matrix
 from attngraph import AttentionGraph, capture
 from attngraph.outputs import head_metric
@@ -187,6 +188,23 @@ def test_thinning_on_the_way_changes_nothing():
     for one, other in zip(early.clouds(), late.clouds()):
         assert one.nodes.equals(other.nodes)
         np.testing.assert_array_equal(one.features, other.features)
+
+
+def test_many_examples_are_thinned_seldom(monkeypatch):
+    """However many examples there are beyond the points, each row is gone over a few times only."""
+    gone_over = []
+    thin = points_module._Layer.thin
+
+    def counted(layer, most):
+        gone_over.append(sum(map(len, layer.rows)))
+        thin(layer, most)
+
+    monkeypatch.setattr(points_module._Layer, "thin", counted)
+    points = Points(most=20, seed=0)
+    for k in range(200):
+        points.add("layer", graph_of(b=2, h=1, seed=k), [f"picture {2 * k}", f"picture {2 * k + 1}"])
+    (cloud,) = points.clouds()
+    assert len(cloud.nodes) == 20 and sum(gone_over) < 10 * 200 * 2 * 2
 
 
 def test_a_model_whose_layers_have_projections():
