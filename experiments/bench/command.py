@@ -25,8 +25,9 @@ from experiments.bench.suite import BENCHMARKS, Benchmark
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), metavar="NAME",
                         help=f"some of: {', '.join(BENCHMARKS)}")
-    parser.add_argument("--repeats", type=int, default=15, help=f"repetitions of which medians are taken (default: %(default)s; {LEAST} or more where they would take over "
-                             f"{ENOUGH:g} s)")
+    parser.add_argument("--repeats", type=int, default=15,
+                        help=f"repetitions of which medians are taken (default: %(default)s; {LEAST} or more where they would "
+                             f"take over {ENOUGH:g} s)")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: whether everything runs, not how fast")
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: %(default)s)")

@@ -12,17 +12,15 @@ import torch
 from PIL import Image
 from transformers import BertTokenizerFast, ViTImageProcessor
 
-from adapters.blip import attach
-from adapters.config import AdapterConfig
 from analysis.labels import Labels
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
 from experiments import heterophily
 from experiments.data.speech import PARTS, parts_of_speech
 from experiments.data.vocabulary import all_words
-from experiments.models.mini_blip import load_model
 from experiments.source import Batch, open_source
 from tests.attngraph.zoo import FAMILIES
+from tests.experiments.tiny import adapted
 
 LAYER = "text_decoder.bert.encoder.layer.{}.{}.self"
 QUICK = ("--examples", 4, "--replicates", 10, "--permutations", 1)
@@ -102,14 +100,7 @@ def test_choosing_heads_gives_their_own_numbers(first, tmp_path):
 
 
 def test_adapters_before_and_after(tmp_path):
-    model, _ = load_model()
-    torch.manual_seed(0)
-    adapters = attach(model, AdapterConfig("pgnn", {"p": 1.5, "mu": 0.1}))
-    with torch.no_grad():
-        for adapter in adapters.layers.values():
-            adapter.scheme.p_logit += 1.0
-            adapter.join.share += 0.5
-    adapters.save(tmp_path / "adapter.safetensors")
+    adapted(tmp_path)
     table = run(tmp_path / "out", "--adapter", tmp_path, "--layers", LAYER.format("[01]", "crossattention"), "--heads", 0)
     differences = {"M̄ − M before": ("M̄ before", "M before"), "M̄ − M after": ("M̄ after", "M after"),
                    "M after − before": ("M after", "M before"), "M̄ after − before": ("M̄ after", "M̄ before")}

@@ -7,10 +7,9 @@ import torch
 from peft import get_peft_model
 from PIL import Image
 from tests.attngraph.zoo import FAMILIES
+from tests.experiments.tiny import adapted
 from transformers import AutoModel, BertTokenizerFast, ViTImageProcessor
 
-from adapters.blip import attach
-from adapters.config import AdapterConfig
 from adapters.peft import GraphAdapterConfig
 from attngraph import capture
 from attngraph.errors import UserError
@@ -122,13 +121,7 @@ def test_image_models(vit, pictures):
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_adapters_of_a_table(tmp_path, trained):
-    model, _ = load_model()
-    adapters = attach(model, AdapterConfig("pgnn", {"p": 1.5, "mu": 0.1}))
-    with torch.no_grad():
-        for adapter in adapters.layers.values():
-            adapter.scheme.p_logit += 1.0
-            adapter.join.share += 0.5
-    adapters.save(tmp_path / "adapter.safetensors")
+    model = adapted(tmp_path)
     found = source("--examples", 2, "--adapter", tmp_path, trained=trained)
     (batch, graphs), = found.graphs()
     name = "text_decoder.bert.encoder.layer.1.crossattention.self"

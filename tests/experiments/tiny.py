@@ -1,9 +1,15 @@
-"""Families of the zoo as folders that the commands can load, with a tokenizer or processor of a few words."""
+"""Families of the zoo as folders that the commands can load, with a tokenizer or processor of a few words; and saved
+adapters for the mini-BLIP."""
 
 from pathlib import Path
 
+import torch
 import transformers as hf
 from tests.attngraph.zoo import FAMILIES, TEXT, VISION, far_from_zero
+
+from adapters.blip import attach
+from adapters.config import AdapterConfig
+from experiments.models.mini_blip import load_model
 
 NAMES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<image>", "a", "red", "ball", "star", "##s"]
 
@@ -38,3 +44,16 @@ def save(family: str, folder: Path) -> Path:
             hf.LlavaProcessor(images, tokenizer(1000), patch_size=4, vision_feature_select_strategy="default",
                               image_token="<image>", num_additional_image_tokens=1).save_pretrained(folder)
     return folder
+
+
+def adapted(folder: Path) -> hf.BlipForConditionalGeneration:
+    """The mini-BLIP with p-adapters that are no longer as they start, saved in the folder as a table's run saves them."""
+    torch.manual_seed(0)
+    model, _ = load_model()
+    adapters = attach(model, AdapterConfig("pgnn", {"p": 1.5, "mu": 0.1}))
+    with torch.no_grad():
+        for adapter in adapters.layers.values():
+            adapter.scheme.p_logit += 1.0
+            adapter.join.share += 0.5
+    adapters.save(folder / "adapter.safetensors")
+    return model
