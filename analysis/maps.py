@@ -7,7 +7,6 @@ from math import isqrt, prod
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from analysis.bootstrap import Means
@@ -23,7 +22,8 @@ def patch_grid(nodes: int, grid: Grid | None = None) -> tuple[int, int, int]:
 
     Args:
         nodes: how many in all.
-        grid: rows and columns. Default: a square with at most one node before it, if there is such a one.
+        grid: rows and columns. Squares of 2 x 2 patches or more may have become one node each (Swin, SmolVLM), without
+            other nodes then. Default: a square with at most one node before it, if there is such a one.
 
     Raises:
         ValueError: the grid does not fit the nodes, or none was given and they are no square.
@@ -33,12 +33,15 @@ def patch_grid(nodes: int, grid: Grid | None = None) -> tuple[int, int, int]:
         if nodes < 1 or nodes - side**2 > 1:
             raise ValueError(f"nodes must be a square number of patches, with or without a [CLS] before, where no grid is given, "
                              f"got {nodes}")
-        grid = side, side
+        return side, side, nodes - side**2
     others = nodes - prod(grid)
-    if min(grid) < 1 or not 0 <= others <= OTHERS:
-        raise ValueError(f"nodes must be {grid[0]} x {grid[1]} patches after at most {OTHERS} others ([CLS], registers), got "
-                         f"{nodes}")
-    return *grid, others
+    if min(grid) >= 1 and 0 <= others <= OTHERS:
+        return *grid, others
+    merged = isqrt(prod(grid) // nodes) if nodes > 0 else 1
+    if merged > 1 and not any(side % merged for side in grid) and nodes * merged**2 == prod(grid):
+        return grid[0] // merged, grid[1] // merged, 0
+    raise ValueError(f"nodes must be {grid[0]} x {grid[1]} patches after at most {OTHERS} others ([CLS], registers), or these "
+                     f"merged by squares, got {nodes}")
 
 
 def shares(values: Tensor, grid: Grid | None = None) -> Tensor:

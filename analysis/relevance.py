@@ -1,10 +1,12 @@
 r"""Which nodes a token looks at: raw attention, attention rollout, and relevance weighted by gradients.
 
-All three read an encoder-decoder pair: the query side of cross-attention (the decoder, nodes :math:`s`) and its value
-side (the encoder, nodes :math:`q`). Axes: b examples, h heads, n decoder nodes, m encoder nodes.
+All three read the layers of a model in the order of their calls, whatever their sets of nodes: an encoder and a decoder
+with cross-attention, one sequence of text and image tokens, two streams that attend to one another (LXMERT), or one
+encoder alone. They answer for the tokens at the end of the :class:`Route`. Axes: b examples, h heads, n tokens, m nodes
+that they see in the end, image nodes if there are any.
 
     >>> graphs, gradients = capture_with_gradients(model, inputs, lambda output: output.logits[:, 4, answer])
-    >>> relevance(graphs, gradients).encoder[:, 4]      # (b, m): the image nodes that the answer comes from
+    >>> relevance(graphs, gradients).seen[:, 4]      # (b, m): the image nodes that the answer comes from
 """
 
 from __future__ import annotations
@@ -25,153 +27,173 @@ from attngraph.instrument import instrument
 Graphs = Mapping[str, AttentionGraph]
 
 
-class Stack(NamedTuple):
-    """Names of the layers that relevance runs through, each in the order of the calls.
+class Nodes(NamedTuple):
+    """A set of nodes, known by how many they are, what they stand for and whether they are ordered in time.
 
     Args:
-        encoder: self-attention among the encoder's nodes; empty where its states were given.
-        decoder: self- and cross-attention of the decoder.
-        cross: the cross-attention layers among them.
+        number: how many, padding included.
+        modality: ``"text"``, ``"image"``, ``"mixed"``, or None if unknown.
+        causal: a decoder's tokens.
     """
 
-    encoder: list[str]
-    decoder: list[str]
-    cross: list[str]
+    number: int
+    modality: str | None
+    causal: bool
+
+
+class Route(NamedTuple):
+    """How the tokens of a model come to see what they see.
+
+    Args:
+        layers: those in which the tokens are queries, in the order of the calls.
+        hops: the last layer by which the tokens look at other nodes; then, where those are no image yet, the last by
+            which these look at others, and so on. One sequence of text and image looks at itself.
+    """
+
+    layers: list[str]
+    hops: list[str]
 
 
 class Relevance(NamedTuple):
-    """What the decoder's nodes get from the inputs.
+    """What the tokens get from the inputs.
 
     Args:
-        decoder: ``(b, n, n)``, from the decoder's own nodes.
-        encoder: ``(b, n, m)``, from the encoder's nodes.
+        own: ``(b, n, n)``, from the tokens themselves.
+        seen: ``(b, n, m)``, from the value nodes of the route's last hop; the same as ``own`` in one sequence.
     """
 
-    decoder: Tensor
-    encoder: Tensor
+    own: Tensor
+    seen: Tensor
 
 
-def stack(graphs: Graphs) -> Stack:
-    """Find the decoder and the encoder that belong to the last cross-attention layer, by the number, modality and order
-    of their nodes.
+def route(graphs: Graphs) -> Route:
+    """Find the tokens whose view is asked for, and the layers by which they see.
+
+    The tokens are the queries of the last layer that is cross-attention from other than image nodes, or self-attention
+    in a sequence of text and image. Where there is neither, they are those of the last image encoder, or else of the
+    last layer. Image tokens of a sequence that are as many as the queries of some cross-attention of image nodes (a
+    Q-Former) are taken for those, and the route goes on by it.
 
     Raises:
-        ValueError: no cross-attention layer, several that join other nodes (LXMERT attends in both directions), or an
-            encoder that cannot be told from the decoder.
+        ValueError: no layer, or cross-attention whose sides cannot be told apart.
     """
-    cross = [name for name, graph in graphs.items() if graph.kind == "cross"]
-    if not cross:
-        raise ValueError(f"graphs must hold a cross-attention layer; there are {', '.join(graphs) or 'none'}")
-    last = graphs[cross[-1]]
-    queries, values = _side(last, 0), _side(last, 1)
-    others = [name for name in cross if (_side(graphs[name], 0), _side(graphs[name], 1)) != (queries, values)]
-    if others:
-        raise ValueError(f"graphs must hold one decoder: {others[0]} joins other nodes than {cross[-1]}; leave it out")
-    own = {name: graph for name, graph in graphs.items() if graph.kind == "self"}
-    decoder = [name for name, graph in own.items() if _side(graph, 0) == queries and graph.causal == last.causal]
-    encoder = [name for name, graph in own.items() if _side(graph, 0) == values and name not in decoder]
-    if queries == values and not last.causal and decoder:
-        raise ValueError("graphs must tell the encoder from the decoder: both have the same number and kind of nodes, "
-                         "in no order; give texts of another length")
-    return Stack(encoder, [name for name in graphs if name in decoder or name in cross], cross)
+    if not graphs:
+        raise ValueError("graphs must hold a layer, got none")
+    ends = _ends(graphs)
+    start = next(iter(_last(graphs, lambda name: _reads(graphs[name], ends[name]))
+                      + _last(graphs, lambda name: ends[name][0].modality == "image") + list(graphs)[-1:]))
+    tokens = ends[start][0]
+    hops, passed = [start], {tokens}
+    while True:
+        seen = _linked(graphs, ends, hops[-1]) or ends[hops[-1]][1]
+        onward = _last(graphs, lambda name: graphs[name].kind == "cross" and ends[name][0] == seen
+                       and ends[name][1] not in passed)
+        passed.add(seen)
+        if not onward or seen == tokens:
+            return Route([name for name in graphs if ends[name][0] == tokens], hops)
+        hops += onward
 
 
 def raw(graphs: Graphs, layer: str | None = None, heads: Sequence[int] | None = None) -> Tensor:
     r"""Attention weights themselves, the mean over heads :math:`\frac{1}{h} \sum_k M^k`, ``(b, n, m)``.
 
+    Where the route has several hops (a Q-Former, BLIP's question encoder), the product of theirs.
+
     Args:
         graphs: of one model.
-        layer: which; None for the last cross-attention layer.
-        heads: which; None for all.
+        layer: which, in place of the first hop; it must join the same nodes.
+        heads: which of that layer; None for all.
 
     Raises:
-        ValueError: no such layer or head.
+        ValueError: no such layer or head, or see :func:`route`.
     """
-    layer = stack(graphs).cross[-1] if layer is None else layer
-    if layer not in graphs:
-        raise ValueError(f"layer must be one of {', '.join(graphs)}, got {layer!r}")
-    weight = graphs[layer].weight
+    hops, ends = route(graphs).hops, _ends(graphs)
+    first = hops[0] if layer is None else layer
+    if first not in graphs or ends[first] != ends[hops[0]]:
+        raise ValueError(f"layer must be one of {', '.join(name for name in graphs if ends[name] == ends[hops[0]])}, "
+                         f"got {layer!r}")
+    weight = graphs[first].weight
     if heads is not None and not (heads and all(0 <= head < weight.shape[1] for head in heads)):
-        raise ValueError(f"heads must lie in 0..{weight.shape[1] - 1} for {layer}, got {list(heads)}")
-    return _exact(weight if heads is None else weight[:, list(heads)]).mean(1)
+        raise ValueError(f"heads must lie in 0..{weight.shape[1] - 1} for {first}, got {list(heads)}")
+    found = _exact(weight if heads is None else weight[:, list(heads)]).mean(1)
+    for before, name in zip(hops, hops[1:]):
+        if _linked(graphs, ends, before):
+            found = _columns(found, image_nodes(graphs[before], 1))
+        found = found @ _exact(graphs[name].weight).mean(1)
+    return found
 
 
 def rollout(graphs: Graphs) -> Relevance:
     r"""Attention rollout: how inputs mix on the way up, if every layer keeps half and takes half by attention.
 
-    With :math:`P` the mean over heads of a layer's weights, its rows divided by their sums,
+    With :math:`P` the mean over heads of a layer's weights, its rows divided by their sums, and for every set of
+    nodes :math:`c`, a layer by which the nodes :math:`a` look at :math:`b` (at themselves in self-attention) does
 
     .. math::
-        R^{qq} &\leftarrow \tfrac12 (P + I) R^{qq} && \text{encoder} \\
-        R^{ss} &\leftarrow \tfrac12 (P + I) R^{ss}, \quad R^{sq} \leftarrow \tfrac12 (P + I) R^{sq}
-            && \text{self-attention of the decoder} \\
-        R^{ss} &\leftarrow \tfrac12 R^{ss}, \quad R^{sq} \leftarrow \tfrac12 (R^{sq} + P R^{qq})
-            && \text{cross-attention}
+        R^{ac} \leftarrow \tfrac12 (R^{ac} + P R^{bc})
 
-    from :math:`R^{qq} = R^{ss} = I, R^{sq} = 0`. That is the product of the layers' square matrices over both sides, so
-    a row of :math:`[R^{ss}, R^{sq}]` sums to 1. A row without edges (padding) is kept as it is.
+    from :math:`R^{aa} = I` and :math:`R^{ac} = 0`. That is the product of the layers' square matrices over all
+    nodes, so a token's row over all sets sums to 1. A row without edges (padding) is kept as it is.
 
     Raises:
-        ValueError: see :func:`stack`.
+        ValueError: see :func:`route`.
 
     Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, for self-attention;
     cross-attention is our reading of it.
     """
-    layers = stack(graphs)
-    own, source, encoder = _start(graphs, layers)
-    for name in layers.encoder:
+    def layer(name: str, a: Nodes, b: Nodes, maps: _Maps) -> dict[tuple[Nodes, Nodes], Tensor]:
         weight, share = _mixing(graphs[name])
-        encoder = (1 - share) * encoder + share * (weight @ encoder)
-    for name in layers.decoder:
-        weight, share = _mixing(graphs[name])
-        if name in layers.cross:
-            own, source = (1 - share) * own, (1 - share) * source + share * (weight @ encoder)
-        else:
-            own = (1 - share) * own + share * (weight @ own)
-            source = (1 - share) * source + share * (weight @ source)
-    return Relevance(own, source)
+        return {(a, c): (1 - share) * maps.of(a, c) + share * (weight @ maps.of(b, c)) for c in maps.sources(a, b)}
+
+    return _walk(graphs, layer)
 
 
 def relevance(graphs: Graphs, gradients: Mapping[str, Tensor]) -> Relevance:
-    r"""Relevance weighted by gradients, for an encoder and a decoder with cross-attention.
+    r"""Relevance weighted by gradients.
 
-    With a score :math:`y`, and over the heads of a layer with weights :math:`A`,
+    With a score :math:`y`, and over the heads of a layer with weights :math:`A`, for every set of nodes :math:`c`,
 
     .. math::
         \bar A &= E_h\big[ (\nabla A \odot A)^+ \big], \quad \nabla A = \partial y / \partial A && (5) \\
-        R^{qq} &\leftarrow R^{qq} + \bar A R^{qq} && \text{encoder (6)} \\
-        R^{ss} &\leftarrow R^{ss} + \bar A R^{ss}, \quad R^{sq} \leftarrow R^{sq} + \bar A R^{sq}
-            && \text{self-attention of the decoder (6, 7)} \\
+        R^{ac} &\leftarrow R^{ac} + \bar A R^{ac} && \text{self-attention of } a \text{ (6, 7)} \\
         \bar R &= I + \hat R / \textstyle\sum_k \hat R_{\cdot k}, \quad \hat R = R - I
             && \text{rows normalised (8, 9)} \\
-        R^{sq} &\leftarrow R^{sq} + (\bar R^{ss})^\top \bar A \bar R^{qq} && \text{cross-attention (10)}
+        R^{ab} &\leftarrow R^{ab} + (\bar R^{aa})^\top \bar A \bar R^{bb} && a \text{ looks at } b \text{ (10)} \\
+        R^{ac} &\leftarrow R^{ac} + \bar A R^{bc}, \quad c \neq b && \text{(11)}
 
-    from :math:`R^{qq} = R^{ss} = I, R^{sq} = 0`. A row of :math:`\hat R` that is 0 stays 0. Rule (11),
-    :math:`R^{ss} \leftarrow R^{ss} + \bar A R^{qs}`, changes nothing here: the encoder never looks at the decoder, so
-    :math:`R^{qs} = 0`. Numbers are at least 0 and have no upper bound; compare shares of their sum.
+    from :math:`R^{aa} = I` and :math:`R^{ac} = 0`. A row of :math:`\hat R` that is 0 stays 0. The paper has two sets of
+    nodes, and (11) for :math:`c = a` alone; here it also hands on what :math:`b` took from others. Two directions of
+    cross-attention by one module (LXMERT) look at the same states, so both are read before either changes. Numbers
+    are at least 0 and have no upper bound; compare shares of their sum.
 
     Args:
         graphs, gradients: see :func:`capture_with_gradients`. Other weights than those that were differentiated (an
             adapter's :math:`\bar M`, say) have no gradients of their own here.
 
     Raises:
-        ValueError: a layer without gradients, gradients of another shape, or see :func:`stack`.
+        ValueError: a layer without gradients, gradients of another shape, or see :func:`route`.
 
     Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
     Transformers", ICCV 2021, equations 5 to 11.
     """
-    layers = stack(graphs)
-    own, source, encoder = _start(graphs, layers)
-    for name in layers.encoder:
-        encoder = encoder + _positive(name, graphs, gradients) @ encoder
-    normalised = _normalised(encoder)
-    for name in layers.decoder:
+    def layer(name: str, a: Nodes, b: Nodes, maps: _Maps) -> dict[tuple[Nodes, Nodes], Tensor]:
         weight = _positive(name, graphs, gradients)
-        if name in layers.cross:
-            source = source + _normalised(own).transpose(1, 2) @ weight @ normalised
-        else:
-            own, source = own + weight @ own, source + weight @ source
-    return Relevance(own, source)
+        found = {(a, c): maps.of(a, c) + weight @ maps.of(b, c) for c in maps.sources(a, b)}
+        if a != b:
+            own, other = _normalised(maps.of(a, a)), _normalised(maps.of(b, b))
+            found[a, b] = maps.of(a, b) + own.transpose(1, 2) @ weight @ other
+        return found
+
+    return _walk(graphs, layer)
+
+
+def image_nodes(graph: AttentionGraph, side: int) -> Tensor:
+    """Which query (0) or value nodes (1) stand for parts of an image, padding left out: bool ``(b, nodes)``."""
+    image = graph.is_image()[side]
+    mask = (graph.query_mask, graph.value_mask)[side]
+    if image is None:
+        return torch.zeros(graph.shape[0], graph.shape[2 + side], dtype=torch.bool, device=graph.query.device)
+    return image if mask is None else image & (mask.any(1) if mask.dim() == 3 else mask)
 
 
 def capture_with_gradients(model: nn.Module, inputs: Mapping, score: Callable[..., Tensor]
@@ -238,20 +260,99 @@ def _all_parameters_tracked(model: nn.Module) -> Iterator[None]:
         for parameter in frozen:
             parameter.requires_grad_(False)
 
+def _ends(graphs: Graphs) -> dict[str, tuple[Nodes, Nodes]]:
+    """The sets that each layer's queries and values are."""
+    found = {}
+    for name, graph in graphs.items():
+        modalities = ["mixed" if isinstance(side, Tensor) else side
+                      for side in (graph.query_modality, graph.value_modality)]
+        query = Nodes(graph.shape[2], modalities[0], graph.causal)
+        found[name] = query, query if graph.kind == "self" else Nodes(graph.shape[3], modalities[1], False)
+    for name, (query, value) in found.items():
+        if graphs[name].kind == "cross" and query == value:
+            raise ValueError(f"graphs must tell the two sides of {name} apart: both have the same number and kind of nodes, in "
+                             "no order; give texts of another length")
+    return found
 
-def _side(graph: AttentionGraph, side: int) -> tuple[int, str | None]:
-    """How many nodes a side has, and what they stand for."""
-    modality = (graph.query_modality, graph.value_modality)[side]
-    return graph.shape[2 + side], "mixed" if isinstance(modality, Tensor) else modality
+
+def _last(graphs: Graphs, which: Callable[[str], bool]) -> list[str]:
+    """The last layer that is such a one, or none."""
+    return [name for name in graphs if which(name)][-1:]
 
 
-def _start(graphs: Graphs, layers: Stack) -> tuple[Tensor, Tensor, Tensor]:
-    """:math:`R^{ss} = I`, :math:`R^{sq} = 0` and :math:`R^{qq} = I`."""
-    graph = graphs[layers.cross[-1]]
-    b, _, n, m, _ = graph.shape
-    zero = _exact(graph.weight.new_zeros(b, n, m))
-    own, encoder = (torch.eye(size, dtype=zero.dtype, device=zero.device).expand(b, -1, -1) for size in (n, m))
-    return own, zero, encoder
+def _reads(graph: AttentionGraph, ends: tuple[Nodes, Nodes]) -> bool:
+    return ends[0].modality != "image" if graph.kind == "cross" else ends[0].modality == "mixed"
+
+
+def _linked(graphs: Graphs, ends: Mapping[str, tuple[Nodes, Nodes]], name: str) -> Nodes | None:
+    """The queries of cross-attention that became the image tokens among a layer's values; None if there are none."""
+    if ends[name][1].modality != "mixed":
+        return None
+    many = image_nodes(graphs[name], 1).sum(1)
+    queries = [ends[other][0] for other in graphs if graphs[other].kind == "cross" and ends[other][0].modality == "image"]
+    return next((nodes for nodes in reversed(queries) if (many == nodes.number).all()), None)
+
+
+class _Maps:
+    """What sets of nodes got from sets of nodes so far; 0, and the identity within a set, until a layer changes it."""
+
+    def __init__(self, like: Tensor):
+        self.like, self.found = like, {}
+
+    def sources(self, *sets: Nodes) -> set[Nodes]:
+        """The sets that any of these got something from, themselves included."""
+        return {*sets, *(c for a, c in self.found if a in sets)}
+
+    def of(self, a: Nodes, c: Nodes) -> Tensor:
+        if (a, c) not in self.found:
+            b, eye = self.like.shape[0], torch.eye if a == c else torch.zeros
+            self.found[a, c] = eye(a.number, c.number, dtype=self.like.dtype, device=self.like.device).expand(b, -1, -1)
+        return self.found[a, c]
+
+
+def _walk(graphs: Graphs, layer: Callable[[str, Nodes, Nodes, _Maps], dict[tuple[Nodes, Nodes], Tensor]]) -> Relevance:
+    """Let every layer change the maps, in the order of the calls, and return those of the route."""
+    ends, found = _ends(graphs), route(graphs)
+    maps = _Maps(_exact(graphs[found.hops[0]].weight[:, 0]))
+    started: set[Nodes] = set()
+    for names in _calls(graphs, ends):
+        for name in names:
+            link = None if ends[name][0] in started else _linked(graphs, ends, name)
+            if link is not None and graphs[name].kind == "self":
+                _begin(maps, ends[name][0], link, image_nodes(graphs[name], 1))
+            started.add(ends[name][0])
+        changed = [layer(name, *ends[name], maps) for name in names]
+        for some in changed:
+            maps.found |= some
+    tokens, seen = ends[found.hops[0]][0], ends[found.hops[-1]][1]
+    return Relevance(maps.of(tokens, tokens), maps.of(tokens, seen))
+
+
+def _calls(graphs: Graphs, ends: Mapping[str, tuple[Nodes, Nodes]]) -> Iterator[list[str]]:
+    """The layers one by one; together those that one module ran in both directions."""
+    names = list(graphs)
+    while names:
+        some = names[:1]
+        if graphs[some[0]].kind == "cross" and len(names) > 1:
+            (one, number), (other, next_number) = (name.partition("#")[::2] for name in names[:2])
+            if one == other and int(next_number) - int(number or 1) == 1 and ends[names[1]] == ends[some[0]][::-1]:
+                some = names[:2]
+        names = names[len(some):]
+        yield some
+
+
+def _begin(maps: _Maps, sequence: Nodes, link: Nodes, image: Tensor) -> None:
+    """The image tokens of a sequence start with what the queries that became them have."""
+    for c in maps.sources(link):
+        whole = maps.of(sequence, c).clone()
+        whole[image] = maps.of(link, c).reshape(-1, c.number)
+        maps.found[sequence, c] = whole
+
+
+def _columns(x: Tensor, mask: Tensor) -> Tensor:
+    """The columns of ``(b, n, m)`` at a mask ``(b, m)`` with as many places in each example."""
+    place = mask.nonzero()[:, 1].view(x.shape[0], 1, -1)
+    return x.gather(2, place.expand(-1, x.shape[1], -1))
 
 
 def _mixing(graph: AttentionGraph) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
-"""A page that shows attention graphs: pick layer, head and token, and see the token's edges on patches and words.
+"""A page that shows attention graphs: pick layer, head and query, and see the query's edges on patches and words.
 
-The page is one HTML file with everything in it; it asks no network for anything.
+Any attention layer can be shown: the nodes of each side are words, parts of an image, or a mix of both. The page is one
+HTML file with everything in it; it asks no network for anything.
 """
 
 from __future__ import annotations
@@ -8,20 +9,23 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from io import BytesIO
+from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
-from analysis.maps import Grid, patch_grid
-from analysis.relevance import stack
+from analysis.maps import Grid
 from attngraph import AttentionGraph
 
 EDGES = 500_000  # in a page, unless asked for otherwise: about 3 MB
+
+Cell = int | str | None  # an image node's number (others first, then patches row by row), a word, or None: not drawn
 
 
 @dataclass(frozen=True)
@@ -30,20 +34,23 @@ class Shown:
 
     Args:
         name: of the example.
-        tokens: the decoder's tokens, without padding: the first, or all, of the graphs' query nodes.
-        graphs: for each kind of weights (``"M"``, an adapter's) the graphs of this example alone. All kinds have the
-            same layers; those of the decoder are shown.
-        image: what the encoder saw, in patches.
-        start: the token that is picked at first.
-        grid: rows and columns of the patches; see :func:`analysis.maps.patch_grid`.
+        graphs: ``{kind of weights ("M", an adapter's): {layer: graph}}``, graphs of this example alone (b = 1). All kinds
+            have the same layers; all are drawn, in this order.
+        sides: ``{layer: (query cells, value cells)}``, what each node is: the number of an image node, a word, or None for
+            a node that is not drawn (padding).
+        image: what the encoder saw; None where there is no image node.
+        grid: rows and columns of the patches.
+        others: how many image nodes come before the patches ([CLS], registers).
+        start: ``{layer: query node that is picked at first}``. Default: the first that is drawn.
     """
 
     name: str
-    tokens: list[str]
     graphs: Mapping[str, Mapping[str, AttentionGraph]]
-    image: Image.Image
-    start: int = 0
+    sides: Mapping[str, tuple[Sequence[Cell], Sequence[Cell]]]
+    image: Image.Image | None = None
     grid: Grid | None = None
+    others: int = 0
+    start: Mapping[str, int] = field(default_factory=dict)
 
 
 def one_example(graphs: Mapping[str, AttentionGraph], example: int) -> dict[str, AttentionGraph]:
@@ -56,67 +63,122 @@ def one_example(graphs: Mapping[str, AttentionGraph], example: int) -> dict[str,
             for name, graph in graphs.items()}
 
 
-def write_viewer(path: str | Path, examples: Sequence[Shown], title: str, layers: Sequence[str] | None = None,
-                 heads: Sequence[int] | None = None, edges: int = EDGES) -> None:
+def write_viewer(path: str | Path, examples: Sequence[Shown], title: str, heads: Sequence[int] | None = None,
+                 edges: int = EDGES, first: str | None = None) -> None:
     """Write the page.
 
     Weights are rounded to 1/65535 of their query's largest. Each query keeps its strongest edges, as many for each as
-    ``edges`` allows, and the page says which share of the query's weight they are.
+    ``edges`` allows, and the page says which share of the query's weight they are. Nodes that are not drawn do not count.
 
     Args:
         path: of the HTML file.
         examples: what to show.
         title: of the page.
-        layers: which of the decoder's layers. Default: all.
         heads: which heads, beside their mean. Default: all.
         edges: how many edges to keep in the whole page.
+        first: the layer that is chosen when the page opens. Default: the last.
 
     Raises:
-        ValueError: no example, examples with different kinds of weights, layers and heads that are not there, or image
-            nodes that are no grid of patches (:func:`analysis.maps.patch_grid`).
+        ValueError: no example; kinds of weights or layers that differ; heads, a first layer or a query to start with that
+            are not there; sides that lack a layer, do not fit its graphs, draw no query or no value, name an image node
+            that does not exist or name one twice; image nodes without an image and its grid.
     """
-    if not examples:
-        raise ValueError("examples must hold at least one")
+    layers = _layers(examples)
+    if first is not None and first not in layers:
+        raise ValueError(f"first must be one of {', '.join(layers)}, got {first}")
+    drawn = [[_drawn(shown, name, heads) for name in layers] for shown in examples]
     kinds = list(examples[0].graphs)
-    if any(list(shown.graphs) != kinds for shown in examples):
-        raise ValueError(f"examples must all have the weights {', '.join(kinds)}")
-    rows = 0
-    for shown in examples:
-        decoder = _layers(shown, layers)
-        rows += sum(len(shown.tokens) * (1 + len(heads or range(shown.graphs[kinds[0]][name].shape[1])))
-                    for name in decoder) * len(kinds)
-    kept = max(1, edges // max(1, rows))
-    data = {"title": title, "weights": kinds, "examples": [_example(shown, layers, heads, kept) for shown in examples]}
+    rows = sum(len(kinds) * (1 + len(layer.heads)) * len(layer.queries) for example in drawn for layer in example)
+    sides: dict[tuple[Cell, ...], int] = {}  # cells that are drawn, each list once in the page, and its number
+    found = [_example(shown, dict(zip(layers, example)), sides, max(1, edges // rows))
+             for shown, example in zip(examples, drawn)]
+    data = {"title": title, "weights": kinds, "layers": layers, "examples": found, "sides": list(sides),
+            "first": len(layers) - 1 if first is None else layers.index(first)}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     page = files("analysis").joinpath("viewer.html").read_text(encoding="utf-8")
     Path(path).write_text(page.replace("/*DATA*/", text), encoding="utf-8")
 
 
-def _layers(shown: Shown, layers: Sequence[str] | None) -> list[str]:
-    decoder = stack(next(iter(shown.graphs.values()))).decoder
-    wrong = [name for name in layers or () if name not in decoder]
-    if wrong:
-        raise ValueError(f"layers must be some of {', '.join(decoder)}, got {wrong[0]}")
-    return [name for name in decoder if layers is None or name in layers]
+def _layers(examples: Sequence[Shown]) -> list[str]:
+    """The layers that all examples have, in all kinds of weights."""
+    if not examples:
+        raise ValueError("examples must hold at least one")
+    kinds = list(examples[0].graphs)
+    if any(list(shown.graphs) != kinds for shown in examples):
+        raise ValueError(f"examples must all have the weights {', '.join(kinds)}")
+    layers = list(examples[0].graphs[kinds[0]]) if kinds else []
+    if not layers:
+        raise ValueError("graphs must hold at least one layer")
+    for shown in examples:
+        for kind, graphs in shown.graphs.items():
+            if set(graphs) != set(layers):
+                raise ValueError(f"graphs must all have the layers {', '.join(layers)}, got {', '.join(graphs)} for {kind} "
+                                 f"of {shown.name}")
+    return layers
 
 
-def _example(shown: Shown, layers: Sequence[str] | None, heads: Sequence[int] | None, kept: int) -> dict:
-    graphs = next(iter(shown.graphs.values()))
-    found = []
-    for name in _layers(shown, layers):
-        h = graphs[name].shape[1]
-        some = list(range(h)) if heads is None else list(heads)
-        if not some or not all(0 <= head < h for head in some):
-            raise ValueError(f"heads must lie in 0..{h - 1} for {name}, got {some}")
-        values = graphs[name].shape[3] if graphs[name].kind == "cross" else len(shown.tokens)
-        some_kept = min(kept, values)
-        weights = [_pack(kind[name].weight[0, some, :len(shown.tokens), :values], some_kept)
+class _Drawn(NamedTuple):
+    """What is drawn of one layer: the numbers of heads, query nodes and value nodes."""
+
+    heads: list[int]
+    queries: list[int]
+    values: list[int]
+
+
+def _drawn(shown: Shown, name: str, heads: Sequence[int] | None) -> _Drawn:
+    """What is drawn of a layer, which must be sound."""
+    graphs = [kind[name] for kind in shown.graphs.values()]
+    _, h, n, m, _ = graphs[0].shape
+    for graph in graphs:
+        if graph.shape[:4] != (1, h, n, m):
+            raise ValueError(f"graphs must be of one example and have one shape, got {graph.shape[:4]} beside "
+                             f"{(1, h, n, m)} for {name}")
+    some = list(range(h)) if heads is None else list(heads)
+    if not some or not all(0 <= head < h for head in some):
+        raise ValueError(f"heads must lie in 0..{h - 1} for {name}, got {some}")
+    if name not in shown.sides:
+        raise ValueError(f"sides must hold all layers, got none for {name}")
+    sides = shown.sides[name]
+    if [len(cells) for cells in sides] != [n, m]:
+        raise ValueError(f"sides must hold {n} query cells and {m} value cells for {name}, got "
+                         f"{' and '.join(str(len(cells)) for cells in sides)}")
+    for cells in sides:
+        _check_image(shown, name, [cell for cell in cells if cell is not None and not isinstance(cell, str)])
+    queries, values = ([node for node, cell in enumerate(cells) if cell is not None] for cells in sides)
+    if not queries or not values:
+        raise ValueError(f"sides must hold a query and a value that are drawn for {name}")
+    if name in shown.start and shown.start[name] not in queries:
+        raise ValueError(f"start must be a query that is drawn, got {shown.start[name]} for {name}")
+    return _Drawn(some, queries, values)
+
+
+def _check_image(shown: Shown, name: str, numbers: list[int]) -> None:
+    if not numbers:
+        return
+    for argument in ("image", "grid"):
+        if getattr(shown, argument) is None:
+            raise ValueError(f"{argument} must be given for {name}, which has image nodes")
+    many = shown.others + prod(shown.grid)
+    if not 0 <= min(numbers) <= max(numbers) < many:
+        raise ValueError(f"sides must number image nodes 0..{many - 1} for {name}, got {min(numbers)}..{max(numbers)}")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"sides must name each image node once for {name}")
+
+
+def _example(shown: Shown, drawn: Mapping[str, _Drawn], sides: dict[tuple[Cell, ...], int], kept: int) -> dict:
+    """An example as the page reads it; lists of cells that ``sides`` does not hold yet are added to it."""
+    layers = []
+    for name, (heads, queries, values) in drawn.items():
+        query, value = (sides.setdefault(tuple(cell for cell in cells if cell is not None), len(sides))
+                        for cells in shown.sides[name])
+        some_kept = min(kept, len(values))
+        weights = [_pack(kind[name].weight[0, heads][:, queries][:, :, values], some_kept)
                    for kind in shown.graphs.values()]
-        found.append({"name": name, "kind": graphs[name].kind, "heads": ["mean of heads", *(f"head {k}" for k in some)],
-                      "kept": some_kept, "weights": weights})
-    rows, columns, others = patch_grid(graphs[stack(graphs).cross[-1]].shape[3], shown.grid)
-    return {"name": shown.name, "tokens": shown.tokens, "start": shown.start, "image": _png(shown.image),
-            "size": shown.image.size, "rows": rows, "columns": columns, "others": others, "layers": found}
+        layers.append({"query": query, "value": value, "start": queries.index(shown.start.get(name, queries[0])),
+                       "heads": ["mean of heads", *(f"head {k}" for k in heads)], "kept": some_kept, "weights": weights})
+    rows, columns = shown.grid or (0, 0)
+    found = {"name": shown.name, "rows": rows, "columns": columns, "others": shown.others, "layers": layers}
+    return found if shown.image is None else found | {"image": _png(shown.image), "size": shown.image.size}
 
 
 def _pack(weight: torch.Tensor, kept: int) -> dict[str, str]:
@@ -124,15 +186,14 @@ def _pack(weight: torch.Tensor, kept: int) -> dict[str, str]:
     to the strongest, as 16-bit numbers; the strongest and the sum as 32-bit floats. All little-endian, row by row."""
     weight = weight.detach().float().cpu()
     weight = torch.cat([weight.mean(0, keepdim=True), weight])
-    top = weight.sort(dim=-1, descending=True, stable=True)
-    values, nodes = top.values[..., :kept], top.indices[..., :kept]
-    most = values[..., :1]
-    scaled = (values / torch.where(most > 0, most, torch.ones_like(most)) * 65535).round()
+    top = weight.topk(kept)
+    most = top.values[..., :1]
+    scaled = (top.values / torch.where(most > 0, most, torch.ones_like(most)) * 65535).round()
 
     def text(x: torch.Tensor, kind: str) -> str:
         return base64.b64encode(np.ascontiguousarray(x.numpy()).astype(kind).tobytes()).decode()
 
-    return {"node": text(nodes, "<u2"), "weight": text(scaled, "<u2"), "most": text(most, "<f4"),
+    return {"node": text(top.indices, "<u2"), "weight": text(scaled, "<u2"), "most": text(most, "<f4"),
             "sum": text(weight.sum(-1), "<f4")}
 
 

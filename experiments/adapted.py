@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -17,16 +20,27 @@ from attngraph.errors import UserError
 TABLE_FILE, PEFT_FILE = "adapter.safetensors", "adapter_config.json"
 
 
-def put_in(model: nn.Module, path: Path, trained: bool = True, seed: int = 0) -> tuple[nn.Module, dict[str, GraphAdapter]]:
+class Adapted(NamedTuple):
+    """A model with adapters.
+
+    Args:
+        model: to run.
+        adapters: ``{layer as attngraph.capture names it: adapter}``.
+        disabled: a context in which they are switched off.
+    """
+
+    model: nn.Module
+    adapters: dict[str, GraphAdapter]
+    disabled: Callable[[], AbstractContextManager]
+
+
+def put_in(model: nn.Module, path: Path, trained: bool = True, seed: int = 0) -> Adapted:
     """Put saved adapters into a model.
 
     Args:
         model: the frozen model that they were trained for; changed in place.
         path: a cell's folder of ``attngraph ablation``, its ``adapter.safetensors``, or a folder that PEFT saved.
         trained: False leaves them as a new adapter starts, with this seed.
-
-    Returns:
-        The model to run, and ``{layer as attngraph.capture names it: adapter}``.
 
     Raises:
         UserError: no such file, a damaged one, or adapters of another model or kind.
@@ -43,10 +57,11 @@ def put_in(model: nn.Module, path: Path, trained: bool = True, seed: int = 0) ->
         adapters.load_state_dict(state)
     text = text_model(model)
     prefix = next(name for name, module in model.named_modules() if module is text)
-    return model, {f"{prefix}.{name}" if prefix else name: adapter for name, adapter in adapters.layers.items()}
+    layers = {f"{prefix}.{name}" if prefix else name: adapter for name, adapter in adapters.layers.items()}
+    return Adapted(model, layers, adapters.disabled)
 
 
-def _from_peft(model: nn.Module, path: Path, trained: bool) -> tuple[nn.Module, dict[str, GraphAdapter]]:
+def _from_peft(model: nn.Module, path: Path, trained: bool) -> Adapted:
     try:
         config = PeftConfig.from_pretrained(str(path))
         if not isinstance(config, GraphAdapterConfig):
@@ -55,4 +70,4 @@ def _from_peft(model: nn.Module, path: Path, trained: bool) -> tuple[nn.Module, 
     except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
         raise UserError(f"--adapter {path} cannot be put into this model ({str(error).splitlines()[0]}): give the model that "
                         "it was trained for (--model)") from None
-    return whole.get_base_model().eval(), whole.base_model.layers()
+    return Adapted(whole.get_base_model().eval(), whole.base_model.layers(), whole.disable_adapter)

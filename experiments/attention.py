@@ -19,10 +19,8 @@ from __future__ import annotations
 import argparse
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from unicodedata import combining
 
@@ -30,25 +28,22 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.maps import map_table, mass_summary, mass_table, patch_grid
+from analysis.maps import OTHERS, map_table, mass_summary, mass_table
 from analysis.plots.maps import draw_maps, draw_mass
-from analysis.relevance import Graphs, Stack, capture_with_gradients, raw, relevance, rollout, stack
+from analysis.relevance import image_nodes
 from analysis.viewer import Shown, one_example, write_viewer
-from attngraph import capture
+from attngraph import AttentionGraph
 from attngraph.errors import UserError
 from experiments.data.facts import unique
 from experiments.data.patches import patch_targets
 from experiments.data.scenes import Scene, Thing
 from experiments.encoders import Item
 from experiments.source import Batch, Source, add_source_arguments, open_source
-from experiments.words import Text, words_of, written
+from experiments.views import PLAIN, View, read
+from experiments.words import words_of
 
 ASKED = "questions about one object"
 QUESTIONS = {"color": ("shape", "what color is the {}?"), "shape": ("color", "what shape is the {}?")}
-PLAIN, ADAPTED = "M", "M\u0304"
-
-Maps = dict[tuple[str, str], Tensor]  # (method, query): (b, m)
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
@@ -68,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     if args.pictures < 1:
         raise UserError(f"--pictures must be at least 1, got {args.pictures}")
     for token in args.tokens or ():
-        if token not in ("first", "answer") and not token.isdecimal():
-            raise UserError(f"--tokens {token}: give first, answer, or the number of a token, from 0")
+        if token not in ("first", "answer", "last") and not token.isdecimal():
+            raise UserError(f"--tokens {token}: give first, answer, last, or the number of a token, from 0")
     asked = args.task == ASKED
     source = open_source(argparse.Namespace(**vars(args) | {"task": "caption"}) if asked else args)
     things: dict[str, Thing] = {}
@@ -82,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
     written = ["maps.csv", "viewer.html"]
     found.maps.to_csv(args.out / "maps.csv", index=False)
     title = f"Attention graphs of {model}"
-    write_viewer(args.out / "viewer.html", found.shown, title, found.layers, source.heads)
-    pictures = {name: (shown.image, " ".join(shown.tokens)) for name, shown in zip(found.names, found.shown)}
+    write_viewer(args.out / "viewer.html", found.shown, title, source.heads, first=found.last)
+    pictures = {name: (one.image, one.name.partition(": ")[2]) for name, one in zip(found.names, found.shown)}
     for query, table in found.maps.groupby("query", sort=False):
         written.append(f"maps_{query}.png")
         title = f"{model}: where {_called(query)} looks"
@@ -96,9 +91,8 @@ def run(args: argparse.Namespace) -> int:
         written += ["mass.csv", "summary.csv", "mass.png"]
         print(told(summary))
     if not found.scored:
-        print(f"no gradient map: {source.title} gives no logits for the tokens of its text")
-    if source.skipped:
-        print(f"{len(source.skipped)} of {len(source)} images cannot be read and were left out")
+        print(f"no gradient map: {source.title} gives no logits for the tokens of its text, nor for classes")
+    source.report_skipped()
     print(f"written: {args.out}/{', '.join(written)}")
     return 0
 
@@ -129,20 +123,20 @@ class Looked:
     """What was found. The mass is that of all examples; names, maps, regions and shown are of the first ones only.
 
     Args:
-        layers: the chosen layers of the decoder.
         names: of examples.
         maps, mass: see :mod:`analysis.maps`.
         regions: ``{example: bool (patches,)}``, where the thing is that was asked for.
         shown: what the viewer gets.
-        scored: whether the model gives logits for its text, of which relevance takes the gradient.
+        last: the layer that raw attention is read from.
+        scored: whether the model gives a score, of which relevance takes the gradient.
     """
 
-    layers: list[str] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     maps: pd.DataFrame = field(default_factory=pd.DataFrame)
     mass: pd.DataFrame = field(default_factory=pd.DataFrame)
     regions: dict[str, Tensor] = field(default_factory=dict)
     shown: list[Shown] = field(default_factory=list)
+    last: str = ""
     scored: bool = True
 
 
@@ -150,37 +144,32 @@ def look(source: Source, tokens: list[str] | None, things: Mapping[str, Thing], 
     """Maps of all examples of a source, one per method and token, and their mass inside ``things``.
 
     Args:
-        tokens: None for the first, and the one before the answer where that is known.
+        tokens: None for the first, and the one before the answer where that is known, or else a decoder's last.
     """
     found, maps, masses, many = Looked(), [], [], Counter()
     for adapter in source.adapters.values():
         if adapter.backend == "tiled":  # the numbers are the same, but tiles never hold the weights to differentiate
             adapter.backend = "dense"
     for batch in source.batches():
-        text = written(batch)
-        if batch.images is None or text is None:
-            raise UserError("attention maps need images and texts: give both, and a model that reads both")
-        tokens = tokens or (["first"] if text.prompt is None else ["first", "answer"])
-        queries = {token: positions(batch.names, text, token) for token in tokens}
-        kinds, layers, values = read(source, batch, text, queries, found.scored)
-        found.layers, found.scored = layers, any(method == "gradient" for method, _ in values)
-        names = [_numbered(name, many) for name in batch.names]
-        some = min(len(names), pictures - len(found.names))
-        measured = bool(things) and batch.patches is not None
-        if measured:
-            inside = torch.stack([region(scene, things[name], batch.grid[0])
-                                  for scene, name in zip(batch.scenes, batch.names)])
-            masses.append(mass_table(values, inside.to(source.device), names, batch.grid))
-            found.regions |= dict(zip(names[:some], inside))
-        if some:
-            maps.append(map_table({key: nodes[:some] for key, nodes in values.items()}, names[:some], batch.grid))
-        found.names += names[:some]
-        for k in range(some):
-            graphs = {kind: one_example(graphs, k) for kind, graphs in kinds.items()}
-            words = _words(text, k)
-            found.shown.append(Shown(f"{names[k]}: {' '.join(words)}", words, graphs, batch.images[k],
-                                     int(queries[tokens[-1]][k]), batch.grid))
-        if not measured and len(found.names) == pictures:
+        if batch.pictures is None:
+            raise UserError("attention maps need images: give --images, and a model that looks at them")
+        view = read(source, batch, tokens, found.scored)
+        found.last, found.scored = view.last, any(method == "gradient" for method, _ in view.values)
+        for k, name in enumerate(batch.names):
+            values = {key: nodes[k][view.image[k]][None] for key, nodes in view.values.items()}
+            grid = view.grids[k][:2]
+            name, thing = _numbered(name, many), things.get(name)
+            inside = None
+            if thing is not None and batch.pictures.whole and grid[0] == grid[1]:
+                inside = region(batch.scenes[k], thing, grid[0])
+                masses.append(mass_table(values, inside[None].to(source.device), [name], grid))
+            if len(found.names) < pictures:
+                found.names.append(name)
+                maps.append(map_table(values, [name], grid))
+                found.shown.append(shown(name, batch, view, k))
+                if inside is not None:
+                    found.regions[name] = inside
+        if not masses and len(found.names) == pictures:
             break
     found.maps = pd.concat(maps, ignore_index=True)
     if masses:
@@ -188,87 +177,41 @@ def look(source: Source, tokens: list[str] | None, things: Mapping[str, Thing], 
     return found
 
 
-def read(source: Source, batch: Batch, text: Text, queries: Mapping[str, Tensor],
-         scored: bool = True) -> tuple[dict[str, Graphs], list[str], Maps]:
-    """What a batch's tokens look at.
-
-    Relevance is that for the logit of the text's next token: at the query itself, or where the answer begins if the
-    query comes before. There is none where the model gives no logits for its text.
-
-    Args:
-        text: that the model writes.
-        queries: ``{token: (b,)}``, where it stands.
-        scored: False for a model that is known to give no logits.
-
-    Returns:
-        The graphs by kind of weights, the chosen layers of the decoder, and the maps.
-    """
-    each = torch.arange(len(batch.names))
-    graphs, gradient = None, {}
-    if scored:
-        try:
-            graphs, gradient = _gradients(source, batch, text, queries)
-        except _NoLogits:
-            pass
-    if graphs is None:
-        with source.running():
-            graphs = capture(source.model, batch.inputs)
-    layers = _stack(source, batch, text, graphs)
-    chosen = _chosen(source.layers, layers.decoder)
-    cross = [name for name in chosen if name in layers.cross]
-    if not cross:
-        raise UserError(f"--layers: no cross-attention layer among them; there are {', '.join(layers.cross)}")
-    kinds = {PLAIN: graphs}
-    if source.adapters:
-        adapted = {name: source.reweighted(name, graph) for name, graph in graphs.items()}
-        kinds[ADAPTED] = graphs | {name: graph for name, graph in adapted.items() if graph is not None}
-    values: Maps = {}
-    for method, compute in (("raw", lambda some: raw(some, cross[-1], source.heads)),
-                            ("rollout", lambda some: rollout(some).encoder)):
-        for kind, some in kinds.items():
-            name, nodes = f"{method} {kind}" if source.adapters else method, compute(some)
-            values |= {(name, token): nodes[each, place] for token, place in queries.items()}
-    return kinds, chosen, values | gradient
+def shown(name: str, batch: Batch, view: View, k: int) -> Shown:
+    """One example for the viewer."""
+    graphs = view.kinds[PLAIN]
+    rows, columns, _ = view.grids[k]
+    sides = {layer: tuple(_cells(batch, graphs[layer], side, k, (rows, columns)) for side in (0, 1)) for layer in view.layers}
+    others = max((number for both in sides.values() for _, number in both), default=0)
+    placed = {layer: tuple([cell + others - own if isinstance(cell, int) and cell >= own else cell for cell in cells]
+                           for cells, own in both) for layer, both in sides.items()}
+    picked = int(list(view.queries.values())[-1][k])
+    start = {layer: picked for layer in view.layers if placed[layer][0] == placed[view.last][0]}
+    text = " ".join(cell for cell in placed[view.last][0] if isinstance(cell, str))
+    return Shown(f"{name}: {text}" if text else name,
+                 {kind: {layer: one_example(some, k)[layer] for layer in view.layers} for kind, some in view.kinds.items()},
+                 placed, batch.pictures.images[k], (rows, columns), others, start)
 
 
-class _NoLogits(Exception):
-    """The model gives no logits for the tokens of its text."""
-
-
-def _gradients(source: Source, batch: Batch, text: Text, queries: Mapping[str, Tensor]) -> tuple[Graphs, Maps]:
-    """The graphs, and the maps of relevance."""
-    each = torch.arange(len(batch.names))
-    found: Maps = {}
-    runs: dict[tuple[int, ...], tuple] = {}
-    for token, place in queries.items():
-        scored = place if text.prompt is None else torch.maximum(place, text.prompt - 1)
-        key = tuple(scored.tolist())
-        if key not in runs:
-            with source.running():
-                runs[key] = capture_with_gradients(source.model, batch.inputs, partial(_logit, text, scored))
-        graphs = runs[key][0]
-        _stack(source, batch, text, graphs)
-        found["gradient", token] = relevance(*runs[key]).encoder[each, place]
-    return graphs, found
-
-
-def positions(names: Sequence[str], text: Text, token: str) -> Tensor:
-    """Where a token stands in each example's text, ``(b,)``.
-
-    Raises:
-        UserError: an example has no such token.
-    """
-    if token == "answer":
-        if text.prompt is None:
-            raise UserError("--tokens answer: where this model's answers begin is not known; give numbers of tokens")
-        return text.prompt - 1
-    there = ~text.padding
-    first, number = there.int().argmax(1), 0 if token == "first" else int(token)
-    for name, k, many in zip(names, range(len(names)), there.sum(1).tolist()):
-        if number >= many:
-            words = " ".join(_words(text, k))
-            raise UserError(f"--tokens {token}: example {name} has tokens 0 to {many - 1} only: {words}")
-    return first + number
+def _cells(batch: Batch, graph: AttentionGraph, side: int, k: int, grid: tuple[int, int]) -> tuple[list[int | str | None], int]:
+    """What the viewer shows for each node of a side, and how many of the image nodes come before the patches. Image nodes
+    in another grid (an image encoder's before patches are merged, the queries of a Q-Former) are numbered words."""
+    image, words = image_nodes(graph, side)[k].tolist(), words_of(batch, graph, side)
+    many = sum(image)
+    others = many - grid[0] * grid[1]
+    fits = 0 <= others <= OTHERS
+    mask = (graph.query_mask, graph.value_mask)[side]
+    valid = [True] * len(image) if mask is None else (mask.any(1) if mask.dim() == 3 else mask)[k].tolist()
+    cells, number = [], 0
+    for node, is_image in enumerate(image):
+        if is_image:
+            cells.append(number if fits else f"image {number}")
+            number += 1
+        elif not valid[node] or words is not None and bool(words.padding[k, node]):
+            cells.append(None)
+        else:
+            cells.append(words.tokens[k, node] if words is not None else f"node {node}")
+    return cells, others if fits else 0
 
 
 def told(summary: pd.DataFrame) -> str:
@@ -283,57 +226,12 @@ def told(summary: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _logit(text: Text, place: Tensor, output) -> Tensor:
-    """The logit of the token that follows a place; of the likeliest where the text ends there.
-
-    Raises:
-        _NoLogits: there are none.
-    """
-    logits = getattr(output, "logits", None)
-    b, n = text.token_ids.shape
-    if logits is None or logits.dim() != 3 or logits.shape[:2] != (b, n):
-        raise _NoLogits
-    rows, after = torch.arange(b), (place + 1).clamp(max=n - 1)
-    ends = (place + 1 >= n) | text.padding[rows, after]
-    there = logits[rows, place]
-    target = torch.where(ends.to(there.device), there.argmax(-1), text.token_ids[rows, after].to(there.device))
-    return there[rows, target]
-
-
-def _stack(source: Source, batch: Batch, text: Text, graphs: Graphs) -> Stack:
-    try:
-        layers = stack(graphs)
-        graph = graphs[layers.cross[-1]]
-        patch_grid(graph.shape[3], batch.grid)
-    except ValueError as error:
-        raise UserError(f"{source.title}: {error}") from None
-    words = words_of(batch, graph, 0)
-    if graph.shape[2] != text.token_ids.shape[1] or words is None or not torch.equal(words.token_ids, text.token_ids.cpu()):
-        raise UserError(f"{source.title}: the queries of {layers.cross[-1]} are not the tokens of the text")
-    wrong = [head for head in source.heads or () if not 0 <= head < graph.shape[1]]
-    if wrong:
-        raise UserError(f"--heads: {layers.cross[-1]} has heads 0 to {graph.shape[1] - 1}, not "
-                        f"{', '.join(map(str, wrong))}")
-    return layers
-
-
-def _chosen(patterns: list[str] | None, names: list[str]) -> list[str]:
-    for pattern in patterns or ():
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise UserError(f"--layers: no layer of the decoder is called {pattern!r}; there are {', '.join(names)}")
-    return [name for name in names if patterns is None or any(fnmatchcase(name, pattern) for pattern in patterns)]
-
-
 def _numbered(name: str, many: Counter[str]) -> str:
     """Names of examples that occur again (files in several folders) get a number."""
     many[name] += 1
     return name if many[name] == 1 else f"{name} #{many[name]}"
 
 
-def _words(text: Text, example: int) -> list[str]:
-    """The tokens up to the last that is no padding."""
-    return text.tokens[example][:int((~text.padding[example]).nonzero()[-1]) + 1]
-
-
 def _called(query: str) -> str:
-    return {"first": "the first token", "answer": "the token before the answer"}.get(query, f"token {query}")
+    names = {"first": "the first token", "answer": "the token before the answer", "last": "the last token"}
+    return names.get(query, f"token {query}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers
 from PIL import Image
@@ -18,6 +18,8 @@ from attngraph.errors import UserError
 from experiments.data.scenes import Scene
 from experiments.models.generation import generate_text, frozen_image_states, prompt_ids, sequence_batch
 from experiments.models.mini_blip import load_model, preprocess
+from experiments.models.vilt import in_order
+from experiments.pictures import Pictures, seen
 from experiments.tasks import TASKS
 from experiments.words import Text
 
@@ -35,18 +37,19 @@ class Item:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A batch's inputs; see ``experiments.source.Batch`` for the other fields."""
+    """A batch as the model gets it.
+
+    Args:
+        inputs: keyword arguments for the model.
+        text: what it reads: a decoder's text in BLIP and in models of one stack, the encoder's in encoder-decoders.
+        decoder: of encoder-decoders, the decoder's own text.
+        pictures: what it sees.
+    """
 
     inputs: dict[str, Tensor]
-    tokens: list[list[str]] | None = None
-    token_ids: Tensor | None = None
-    special: Tensor | None = None
-    padding: Tensor | None = None
-    prompt: Tensor | None = None
-    images: list[Image.Image] | None = None
+    text: Text | None = None
     decoder: Text | None = None
-    grid: tuple[int, int] | None = None
-    whole: bool = False
+    pictures: Pictures | None = None
 
 
 class Encoder(ABC):
@@ -54,9 +57,11 @@ class Encoder(ABC):
 
     Attributes:
         model: which model.
+        unadapted: a context in which its adapters are switched off.
     """
 
     model: nn.Module
+    unadapted: Callable[[], AbstractContextManager] = nullcontext
 
     @abstractmethod
     def check(self, items: Sequence[Item]) -> None:
@@ -87,6 +92,7 @@ def load_with_encoder(name: str | None, download: bool = False) -> tuple[nn.Modu
             return model, BlipEncoder(model, tokenizer, own=name is None)
         kind = getattr(transformers, (config.architectures or [""])[0], AutoModel)
         model = kind.from_pretrained(name, use_safetensors=True, dtype=torch.float32, **options).eval()
+        in_order(model)
         processor = AutoProcessor.from_pretrained(name, **options)
         if config.model_type == "vision-encoder-decoder" and isinstance(processor, PreTrainedTokenizerBase):  # saved apart
             processor = TrOCRProcessor(AutoImageProcessor.from_pretrained(name, **options), processor)
@@ -119,14 +125,15 @@ class BlipEncoder(Encoder):
             device = next(self.model.parameters()).device
             states = frozen_image_states(self.model, pixels.to(device))
             prompts = [self.opening] * len(items)
-            texts = generate_text(self.model, self.tokenizer, states, prompts)
+            with self.unadapted():  # so that all states of an adapted model read the same
+                texts = generate_text(self.model, self.tokenizer, states, prompts)
         batch = sequence_batch(self.tokenizer, prompts, texts)
         room = self.tokenizer.model_max_length
         lengths = torch.tensor([len(prompt_ids(self.tokenizer, prompt, 1)) for prompt in prompts]).clamp(max=room)
         shown = [image.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC) for image in images]
         inputs = {"pixel_values": pixels, "input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
         text = Text.of(self.tokenizer, batch["input_ids"], batch["attention_mask"], lengths)
-        return Encoded(inputs, **vars(text), images=shown, grid=self.grid, whole=True)
+        return Encoded(inputs, text, pictures=Pictures(shown, [self.grid] * len(items), whole=True))
 
 
 class ProcessorEncoder(Encoder):
@@ -151,24 +158,26 @@ class ProcessorEncoder(Encoder):
         images = None if self.vision is None else list(images)
         if self.tokenizer is None:
             inputs = dict(self.processor(images=images, return_tensors="pt"))
-            return Encoded(inputs, **self._seen(inputs, images))
+            return Encoded(inputs, pictures=self._pictures(inputs, images))
         texts = [self._text(item, images is not None) for item in items]
         options = {"return_tensors": "pt", "padding": True}
         if images is None or not self._holds_images:
             options |= {"truncation": True, "max_length": self.longest}
-        inputs = dict(self.processor(texts, **options) if images is None
-                      else self.processor(images=images, text=texts, **options))
-        seen = {} if images is None else self._seen(inputs, images)
+        if images is None:
+            inputs = dict(self.processor(texts, **options))
+        else:  # a list for each text where a text could hold several
+            given = [[image] for image in images] if self._holds_images else images
+            inputs = dict(self.processor(images=given, text=texts, **options))
+        pictures = None if images is None else self._pictures(inputs, images)
         if "input_ids" not in inputs:  # the text is the decoder's alone; the processor takes it for labels
             inputs.pop("labels", None)
-            decoder = self._decoder(inputs, texts, [item.prompt for item in items])
-            return Encoded(inputs, decoder=decoder, **seen)
+            return Encoded(inputs, None, self._decoder(inputs, texts, [item.prompt for item in items]), pictures)
         self._check_length(items, inputs)
         text = Text.of(self.tokenizer, inputs["input_ids"], inputs.get("attention_mask"))
-        decoder = None
         if getattr(self.model.config, "is_encoder_decoder", False):
             decoder = self._decoder(inputs, [item.text for item in items], [""] * len(items))
-        return Encoded(inputs, **vars(text), decoder=decoder, **seen)
+            return Encoded(inputs, text, decoder, pictures)
+        return Encoded(inputs, self._prompted(text, items, texts, images is not None), None, pictures)
 
     @property
     def longest(self) -> int | None:
@@ -216,27 +225,18 @@ class ProcessorEncoder(Encoder):
         token = getattr(self.processor, "image_token", None)
         return f"{token} {text}" if with_image and isinstance(token, str) else text
 
-    def _seen(self, inputs: dict[str, Tensor], images: list[Image.Image]) -> dict:
-        """The pictures after cropping and resizing, where the pixels can be read back, else as given; the grid of patches
-        that they are cut into, None where unknown; and whether they are whole, or something was cropped."""
-        pixels = inputs.get("pixel_values")
-        if pixels is None or pixels.dim() != 4 or pixels.shape[0] != len(images):
-            return {"images": images}
-        config = self.model.config
-        vision = getattr(config, "vision_config", None) or getattr(config, "encoder", None) or config
-        patch = getattr(vision, "patch_size", None)
-        sides = (patch, patch) if isinstance(patch, int) else patch
-        grid = None if sides is None else tuple(size // side for size, side in zip(pixels.shape[2:], sides))
-        cut = getattr(self.vision, "do_center_crop", False) and _sides(self.vision.crop_size) != _sides(self.vision.size)
-        about = {"images": images, "grid": grid, "whole": not cut}
-        mean, std = (getattr(self.vision, name, None) for name in ("image_mean", "image_std"))
-        if pixels.shape[1] != 3 or mean is None:
-            return about
-        back = pixels.float() * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
-        back = (back.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-        return about | {"images": [Image.fromarray(np.ascontiguousarray(picture)) for picture in back]}
+    def _pictures(self, inputs: dict[str, Tensor], images: list[Image.Image]) -> Pictures:
+        return seen(inputs, images, self.model.config, self.vision)
 
-
-def _sides(size) -> set[int]:
-    """The lengths that an image processor's size names."""
-    return {side for side in dict(size).values() if side is not None}
+    def _prompted(self, text: Text, items: Sequence[Item], texts: list[str], with_image: bool) -> Text:
+        """With the place where each answer begins, if there are prompts: what follows the beginning that the whole text
+        shares with the prompt alone, in tokens (an image's place counts as one in both)."""
+        if not all(item.prompt for item in items):
+            return text
+        asked = [self._text(replace(item, text=""), with_image) for item in items]
+        ends = (~text.padding).int().cumsum(1).argmax(1) + 1  # after the last that is no padding
+        after = []
+        for whole, prompt in zip(self.tokenizer(texts)["input_ids"], self.tokenizer(asked)["input_ids"]):
+            same = next((k for k, (one, other) in enumerate(zip(whole, prompt)) if one != other), min(len(whole), len(prompt)))
+            after.append(len(whole) - same)
+        return replace(text, prompt=(ends - torch.tensor(after)).clamp(min=1))

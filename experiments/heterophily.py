@@ -83,8 +83,7 @@ def run(args: argparse.Namespace) -> int:
     print(screen(table))
     for note in labeller.notes():
         print(note)
-    if source.skipped:
-        print(f"{len(source.skipped)} of {len(source)} images could not be read and were left out")
+    source.report_skipped()
     print(f"written: {args.out}/{', '.join(written)}")
     return 0
 

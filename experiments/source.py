@@ -20,17 +20,17 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from adapters.adapter import GraphAdapter
 from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
 from experiments.adapted import put_in
-from experiments.data.patches import patch_targets
 from experiments.data.scenes import HUGE_SHAPES, Scene
 from experiments.data.write import Sizes, write_scenes
 from experiments.device import check_device
 from experiments.encoders import Encoded, Encoder, Item, load_with_encoder
+from experiments.packed import unpacked
 from experiments.tasks import TASKS
 from experiments.words import Text
 
@@ -47,7 +47,8 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
                              "a folder that PEFT saved")
     parser.add_argument("--images", nargs="+", type=Path, metavar="PATH", help="image files, or folders of them")
     parser.add_argument("--texts", type=Path, metavar="FILE",
-                        help="a text per line, one for each image, or one for all; without it BLIP describes the images")
+                        help="a text per line, one for each image, or one for all; without it BLIP describes the images, "
+                             "without its adapters")
     parser.add_argument("--data", type=Path, metavar="FOLDER",
                         help="data in official files, as `attngraph scenes` lays them out (default: scenes drawn for the run)")
     parser.add_argument("--task", choices=list(TASKS), default="caption",
@@ -64,35 +65,22 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of scenes, choices and random numbers (default: %(default)s)")
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Examples as the model gets them. Axes: b examples, n text tokens, v image nodes.
+@dataclass(frozen=True, kw_only=True)
+class Batch(Encoded):
+    """Examples as the model gets them.
 
     Args:
-        inputs: keyword arguments for the model.
         names: the examples' names.
-        tokens: the text tokens, ``b`` lists of ``n``, padding included; None without text.
-        token_ids, special, padding: ``(b, n)``: ids, whether they are special tokens, whether they are padding.
-        images: the pictures as the model sees them; None without images.
         scenes: what is drawn, where that is known.
-        patches: ``(b, v)``, what each patch shows, row by row: the place in :data:`PATCH_NAMES`.
-        prompt: ``(b,)``, how many of the tokens, [CLS] included, come before the answer; None where unknown.
-        decoder: of encoder-decoders the decoder's own text; ``tokens`` and the like are then the encoder's.
-        grid: rows and columns of the patches; None where unknown.
     """
 
-    inputs: dict[str, Tensor]
     names: list[str]
-    tokens: list[list[str]] | None = None
-    token_ids: Tensor | None = None
-    special: Tensor | None = None
-    padding: Tensor | None = None
-    images: list[Image.Image] | None = None
     scenes: list[Scene] | None = None
-    patches: Tensor | None = None
-    prompt: Tensor | None = None
-    decoder: Text | None = None
-    grid: tuple[int, int] | None = None
+
+    @property
+    def written(self) -> Text | None:
+        """The text that the model writes: the decoder's own where there is one."""
+        return self.decoder or self.text
 
 
 class Source:
@@ -137,7 +125,7 @@ class Source:
         for batch in self.batches():
             with self.running():
                 graphs = capture(self.model, batch.inputs, self.layers, self.heads)
-            yield batch, graphs
+            yield batch, unpacked(graphs, batch.inputs)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -165,6 +153,11 @@ class Source:
             kept = graph if adapter.top_k is None else graph.sparsify(top_k=adapter.top_k)
             return replace(kept, weight=adapter.scheme.reweight(kept))
 
+    def report_skipped(self) -> None:
+        """Say on screen how many images were left out, if any."""
+        if self.skipped:
+            print(f"{len(self.skipped)} of {len(self)} images cannot be read and were left out")
+
     def _readable(self, items: list[Item]) -> list[tuple[Item, Image.Image | None]]:
         found = []
         for item in items:
@@ -175,7 +168,7 @@ class Source:
                     raise UserError(f"image {item.image} cannot be read ({error}): replace the file, or leave out --strict "
                                     "to go on without it") from None
                 self.skipped.append(str(item.image))
-                print(f"left out: {item.image} cannot be read ({error})", file=sys.stderr)
+                _tell_once(f"left out: {item.image} cannot be read ({error})")
                 continue
             found.append((item, picture))
         return found
@@ -185,17 +178,9 @@ class Source:
         with self.running():
             encoded = self.encoder.encode(given, pictures if pictures[0] is not None else None)
         scenes = [item.scene for item in given]
-        scenes = None if encoded.images is None or None in scenes else scenes
         inputs = {name: x.to(self.device) for name, x in encoded.inputs.items()}
-        return Batch(inputs, [item.name for item in given], encoded.tokens, encoded.token_ids, encoded.special, encoded.padding,
-                     encoded.images, scenes, _patches(scenes, encoded), encoded.prompt, encoded.decoder, encoded.grid)
-
-
-def _patches(scenes: list[Scene] | None, encoded: Encoded) -> Tensor | None:
-    """What the patches show, where the model sees whole scenes, which are square, in as many rows as columns."""
-    if scenes is None or encoded.grid is None or not encoded.whole or encoded.grid[0] != encoded.grid[1]:
-        return None
-    return torch.stack([torch.from_numpy(patch_targets(scene, encoded.grid[0])[0]) for scene in scenes])
+        return Batch(**vars(encoded) | {"inputs": inputs}, names=[item.name for item in given],
+                     scenes=None if encoded.pictures is None or None in scenes else scenes)
 
 
 def open_source(args: argparse.Namespace, trained: bool = True) -> Source:
@@ -223,10 +208,15 @@ def open_source(args: argparse.Namespace, trained: bool = True) -> Source:
     encoder.check(items)
     adapters = {}
     if args.adapter is not None:
-        model, adapters = put_in(model, args.adapter, trained, args.seed)
+        model, adapters, encoder.unadapted = put_in(model, args.adapter, trained, args.seed)
         encoder.model = model
     title = "mini-BLIP" if args.model is None else Path(args.model).name
     return Source(model, encoder, items, title, args.batch, args.layers, args.heads, args.device, args.strict, adapters)
+
+
+@cache
+def _tell_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _own(args: argparse.Namespace) -> list[Item]:

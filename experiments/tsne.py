@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from copy import deepcopy
 from math import ceil
 from pathlib import Path
 
@@ -28,9 +27,8 @@ from tqdm import tqdm
 from analysis.embedding import INITS, ITERATIONS, METHODS, least_points, maps, quality
 from analysis.plots.embedding import COLOURS, METHOD_NAMES, draw
 from analysis.points import Cloud, Points, output_matrices
-from attngraph import AttentionGraph, capture
+from attngraph import AttentionGraph
 from attngraph.errors import UserError
-from experiments.adapted import put_in
 from experiments.source import PATCH_NAMES, Batch, Source, add_source_arguments, open_source
 from experiments.words import patches_of, words_of
 
@@ -60,8 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """``attngraph tsne``."""
     _check(args)
-    source = open_source(argparse.Namespace(**vars(args) | {"adapter": None}))
-    clouds = _gather(source, args)
+    sources = {FROZEN: open_source(argparse.Namespace(**vars(args) | {"adapter": None}))}
+    if args.adapter is not None:
+        sources[ADAPTED] = open_source(args)
+    source = sources[FROZEN]
+    clouds = _gather(sources, args)
     _check_clouds(clouds[FROZEN], args)
     table, measures = _maps(clouds, args)
 
@@ -73,8 +74,7 @@ def run(args: argparse.Namespace) -> int:
         paths = [args.out / f"{args.method}-{colour}.{kind}" for kind in ("png", "svg")]
         draw(table, measures, paths, colour, title, notes)
     print(_summary(table, measures))
-    if source.skipped:
-        print(f"left out, since they cannot be read: {len(source.skipped)} of {len(source)} images")
+    source.report_skipped()
     print(f"written: {args.out}/coordinates.csv, quality.csv, "
           + ", ".join(f"{args.method}-{colour}.png and .svg" for colour in args.colour))
     return 0
@@ -97,23 +97,18 @@ def _check(args: argparse.Namespace) -> None:
         setattr(args, name, None if given is None else list(dict.fromkeys(given)))
 
 
-def _gather(source: Source, args: argparse.Namespace) -> dict[str, list[Cloud]]:
+def _gather(sources: dict[str, Source], args: argparse.Namespace) -> dict[str, list[Cloud]]:
     """The points of the frozen model and, with an adapter, those of the adapted model on the same inputs."""
-    models = {FROZEN: source.model}
-    if args.adapter is not None:
-        models[ADAPTED] = put_in(deepcopy(source.model), args.adapter)[0].to(args.device).eval()
-    if source.layers is None:
-        source.layers = _default_layers(source)
-    outputs = output_matrices(source.model)
-    points = {state: Points(args.points, args.seed, source.heads, outputs) for state in models}
-    for batch in tqdm(source.batches(), "reading layers", ceil(len(source) / source.batch), leave=False):
-        for state, model in models.items():
-            with source.running():
-                graphs = capture(model, batch.inputs, source.layers, source.heads)
+    layers = args.layers or _default_layers(sources[FROZEN])
+    outputs, clouds = output_matrices(sources[FROZEN].model), {}
+    for state, source in sources.items():
+        source.layers, points = layers, Points(args.points, args.seed, source.heads, outputs)
+        for batch, graphs in tqdm(source.graphs(), f"reading layers ({state})", ceil(len(source) / source.batch), leave=False):
             for layer, graph in graphs.items():
                 (query, some), (value, others) = (_labels(batch, graph, side) for side in (0, 1))
-                points[state].add(layer, graph, batch.names, query, value, some, others)
-    return {state: gathered.clouds() for state, gathered in points.items()}
+                points.add(layer, graph, batch.names, query, value, some, others)
+        clouds[state] = points.clouds()
+    return clouds
 
 
 def _default_layers(source: Source) -> list[str]:

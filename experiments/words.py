@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from analysis.maps import OTHERS
+from analysis.maps import patch_grid
+from analysis.relevance import image_nodes
 from attngraph import AttentionGraph
+from experiments.data.patches import patch_targets
 
 if TYPE_CHECKING:
     from experiments.source import Batch
@@ -28,7 +30,7 @@ class Text:
     Args:
         tokens: ``b`` lists of ``n``.
         token_ids, special, padding: ``(b, n)``: ids, whether they are special tokens, whether they are padding.
-        prompt: ``(b,)``, how many of the tokens, special ones included, come before the answer; None where unknown.
+        prompt: ``(b,)``, where the answer begins, padding before it included; None where unknown.
     """
 
     tokens: list[list[str]]
@@ -53,6 +55,7 @@ class Words:
         there: which nodes are tokens of the text; others have ``""``, -1 and False in what follows.
         tokens: strings.
         token_ids, special, padding: as in :class:`Text`.
+        all: whether every token of the text is a node, those that keep the images' places too.
     """
 
     there: Tensor
@@ -60,17 +63,19 @@ class Words:
     token_ids: Tensor
     special: Tensor
     padding: Tensor
+    all: bool
+
+    def node(self, place: Tensor) -> Tensor:
+        """Which nodes the tokens at places ``(b,)`` of the text are."""
+        return place if self.all else (self.there.int().cumsum(1) <= place[:, None]).int().sum(1)
+
+    def place(self, node: Tensor) -> Tensor:
+        """At which places of the text the nodes ``(b,)`` stand."""
+        return node if self.all else self.there.int().cumsum(1).gather(1, node[:, None])[:, 0] - 1
 
     def whole(self) -> list[list[str]]:
         """See :func:`whole_words`."""
         return whole_words(self.tokens.tolist(), self.special | ~self.there)
-
-
-def written(batch: Batch) -> Text | None:
-    """The text that the model writes: the decoder's own where there is one."""
-    if batch.decoder is not None or batch.tokens is None:
-        return batch.decoder
-    return Text(**{field.name: getattr(batch, field.name) for field in fields(Text)})
 
 
 def words_of(batch: Batch, graph: AttentionGraph, side: int) -> Words | None:
@@ -81,9 +86,9 @@ def words_of(batch: Batch, graph: AttentionGraph, side: int) -> Words | None:
     too, or the text nodes are the tokens in order.
     """
     decoder = batch.decoder is not None and graph.causal and (graph.kind == "self" or side == 0)
-    if not decoder and batch.tokens is None:
+    text = batch.decoder if decoder else batch.text
+    if text is None:
         return None
-    text = batch.decoder if decoder else batch  # they have the same fields
     b, nodes, width = graph.shape[0], graph.shape[2 + side], len(text.tokens[0])
     image = graph.is_image()[side]
     there = torch.ones(b, nodes, dtype=torch.bool) if image is None else ~image.cpu()
@@ -102,21 +107,26 @@ def words_of(batch: Batch, graph: AttentionGraph, side: int) -> Words | None:
         given = torch.full((b, width), empty) if given is None else given.cpu()
         return torch.full((b, nodes), empty, dtype=given.dtype).masked_scatter(there, given[taken])
 
-    return Words(there, tokens, put(text.token_ids, -1), put(text.special, False), put(text.padding, False))
+    return Words(there, tokens, put(text.token_ids, -1), put(text.special, False), put(text.padding, False),
+                 nodes == width)
 
 
 def patches_of(batch: Batch, graph: AttentionGraph, side: int) -> Tensor | None:
     """What the image nodes among the query (0) or value nodes (1) show, ``(b, nodes)``: places in ``PATCH_NAMES``, -1 for
-    other nodes ([CLS], text). None where that is unknown."""
-    image = graph.is_image()[side]
-    if image is None or batch.patches is None:
+    other nodes ([CLS], text). None where that is unknown: no scenes, or no patches of whole pictures in a square."""
+    image, pictures = image_nodes(graph, side).cpu(), batch.pictures
+    if batch.scenes is None or pictures is None or pictures.grids is None or not pictures.whole or not image.any():
         return None
-    image, (b, patches) = image.cpu(), batch.patches.shape
-    others = image.sum(1, keepdim=True) - patches  # they come first
-    if (others < 0).any() or (others > OTHERS).any():
-        return None
-    place = image & (image.cumsum(1) > others)
-    return torch.full(image.shape, -1).masked_scatter(place, batch.patches)
+    shown = torch.full(image.shape, -1)
+    for scene, nodes, grid, line in zip(batch.scenes, image, pictures.grids, shown):
+        try:
+            rows, columns, others = patch_grid(int(nodes.sum()), grid)
+        except ValueError:
+            return None
+        if rows != columns:
+            return None
+        line[nodes.nonzero()[others:, 0]] = torch.from_numpy(patch_targets(scene, rows)[0])
+    return shown
 
 
 def whole_words(tokens: Sequence[Sequence[str]], special: Tensor) -> list[list[str]]:

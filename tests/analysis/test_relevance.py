@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.attngraph.zoo import FAMILIES
 
 from adapters.blip import attach
 from adapters.config import AdapterConfig
-from analysis.relevance import capture_with_gradients, raw, relevance, rollout, stack
+from analysis.relevance import capture_with_gradients, image_nodes, raw, relevance, rollout, route
 from attngraph import AttentionGraph
 from attngraph.instrument import instrument
 
@@ -93,35 +94,35 @@ def test_relevance_equals_loops():
     found = relevance(graphs, gradients)
     for example in range(2):
         ss, sq = by_loops(graphs, gradients, example)
-        torch.testing.assert_close(found.decoder[example], torch.tensor(ss, dtype=torch.float64), rtol=1e-12, atol=0)
-        torch.testing.assert_close(found.encoder[example], torch.tensor(sq, dtype=torch.float64), rtol=1e-12, atol=0)
-    assert found.encoder.min() > 0
+        torch.testing.assert_close(found.own[example], torch.tensor(ss, dtype=torch.float64), rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.seen[example], torch.tensor(sq, dtype=torch.float64), rtol=1e-12, atol=0)
+    assert found.seen.min() > 0
 
 
 def test_one_layer_has_a_closed_form():
     graphs, gradients = made_up()
     bar = (graphs["c0"].weight * gradients["c0"]).clamp(min=0).mean(1)
     alone = relevance({"c0": graphs["c0"]}, gradients)
-    torch.testing.assert_close(alone.encoder, bar)
-    torch.testing.assert_close(alone.decoder, torch.eye(3, dtype=torch.float64).expand(2, -1, -1))
+    torch.testing.assert_close(alone.seen, bar)
+    torch.testing.assert_close(alone.own, torch.eye(3, dtype=torch.float64).expand(2, -1, -1))
     own = (graphs["s0"].weight * gradients["s0"]).clamp(min=0).mean(1)
     both = relevance({"s0": graphs["s0"], "c0": graphs["c0"]}, gradients)
     sums = own.sum(-1, keepdim=True)
     assert (sums > 0).all()
-    torch.testing.assert_close(both.encoder, bar + (own / sums).transpose(1, 2) @ bar)
+    torch.testing.assert_close(both.seen, bar + (own / sums).transpose(1, 2) @ bar)
 
 
 def test_without_gradients_every_token_is_only_itself():
     graphs, gradients = made_up()
     found = relevance(graphs, {name: 0 * g for name, g in gradients.items()})
-    assert torch.equal(found.decoder, torch.eye(3, dtype=torch.float64).expand(2, -1, -1))
-    assert not found.encoder.any()
+    assert torch.equal(found.own, torch.eye(3, dtype=torch.float64).expand(2, -1, -1))
+    assert not found.seen.any()
 
 
 def test_only_positive_contributions_count():
     graphs, gradients = made_up()
     found = relevance(graphs, {name: -g.abs() for name, g in gradients.items()})
-    assert not found.encoder.any()
+    assert not found.seen.any()
 
 
 def test_rollout_is_the_product_of_the_layers_on_both_sides():
@@ -151,7 +152,7 @@ def test_rollout_takes_rows_for_what_they_are_worth():
     padded = {name: replace(g, query_mask=mask) if name[0] != "e" else g for name, g in graphs.items()}
     found = rollout(padded)
     torch.testing.assert_close(torch.cat(found, -1).sum(-1), torch.ones(2, 3, dtype=torch.float64))
-    assert found.decoder[:, 2].tolist() == [[0, 0, 1]] * 2
+    assert found.own[:, 2].tolist() == [[0, 0, 1]] * 2
 
 
 def test_raw_is_the_mean_over_heads_of_the_last_layer():
@@ -161,7 +162,7 @@ def test_raw_is_the_mean_over_heads_of_the_last_layer():
     torch.testing.assert_close(raw(graphs, heads=[1]), graphs["c1"].weight[:, 1])
     with pytest.raises(ValueError, match=r"heads must lie in 0\.\.1 for c1, got \[2\]"):
         raw(graphs, heads=[2])
-    with pytest.raises(ValueError, match="layer must be one of e0, e1, s0, c0, s1, c1, got 'c2'"):
+    with pytest.raises(ValueError, match="layer must be one of c0, c1, got 'c2'"):
         raw(graphs, "c2")
 
 
@@ -218,9 +219,9 @@ def test_a_frozen_model_stays_as_it_is(make_captioner, words):
 
 def test_nothing_comes_from_later_tokens(make_captioner, words):
     found = relevance(*capture_with_gradients(make_captioner().double(), inputs(words, n=6), score))
-    assert (found.encoder[:, POSITION].sum(-1) > 0).all()
-    assert not found.encoder[:, POSITION + 1:].any()
-    assert not found.decoder[:, POSITION, POSITION + 1:].any()
+    assert (found.seen[:, POSITION].sum(-1) > 0).all()
+    assert not found.seen[:, POSITION + 1:].any()
+    assert not found.own[:, POSITION, POSITION + 1:].any()
 
 
 def test_padding_changes_nothing(make_captioner, words):
@@ -229,29 +230,169 @@ def test_padding_changes_nothing(make_captioner, words):
               "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 2))}
     short, long = capture_with_gradients(model, batch, score), capture_with_gradients(model, padded, score)
     for one, other in ((relevance(*short), relevance(*long)), (rollout(short[0]), rollout(long[0]))):
-        torch.testing.assert_close(one.encoder, other.encoder[:, :5])
-        torch.testing.assert_close(one.decoder, other.decoder[:, :5, :5])
+        torch.testing.assert_close(one.seen, other.seen[:, :5])
+        torch.testing.assert_close(one.own, other.own[:, :5, :5])
     torch.testing.assert_close(raw(short[0]), raw(long[0])[:, :5])
 
 
-def test_stack_finds_encoder_and_decoder(make_captioner, words):
+def test_the_route_of_an_encoder_and_a_decoder(make_captioner, words):
     model = make_captioner().double()
-    layers = stack(capture_with_gradients(model, inputs(words), score)[0])  # five tokens and five image nodes
-    assert layers.encoder == [VISION]
-    assert layers.decoder == [SELF.format(0), CROSS.format(0), SELF.format(1), CROSS.format(1)]
-    assert layers.cross == [CROSS.format(0), CROSS.format(1)]
+    found = route(capture_with_gradients(model, inputs(words), score)[0])  # five tokens and five image nodes
+    assert found.layers == [SELF.format(0), CROSS.format(0), SELF.format(1), CROSS.format(1)]
+    assert found.hops == [CROSS.format(1)]
 
 
-def test_what_is_no_encoder_and_decoder_is_refused():
+ROUTES = {
+    "bert": ["encoder.layer.1.attention.self"],
+    "vit": ["layers.1.attention"],
+    "clip": ["vision_model.encoder.layers.1.self_attn"],
+    "t5": ["decoder.block.1.layer.1.EncDecAttention"],
+    "blip2": ["language_model.model.decoder.layers.1.self_attn", "qformer.encoder.layer.0.crossattention.attention"],
+    "llava": ["model.language_model.layers.1.self_attn"],
+    "vilt": ["encoder.layer.1.attention.attention"],
+    "lxmert": ["encoder.x_layers.0.visual_attention.att"],
+}
+
+
+@pytest.mark.parametrize("family", ROUTES)
+def test_routes_of_all_kinds_of_models(family):
+    model = FAMILIES[family].model()
+
+    def last(output):  # of the last node, which sees all others
+        states = output.logits if hasattr(output, "logits") else output.to_tuple()[0]
+        return (states[:, -1] if states.dim() == 3 else states).amax(-1)
+
+    graphs, gradients = capture_with_gradients(model, FAMILIES[family].inputs(left=True), last)
+    found = route(graphs)
+    assert found.hops == ROUTES[family] and found.hops[0] in found.layers
+    n, m = graphs[found.hops[0]].weight.shape[2], graphs[found.hops[-1]].weight.shape[3]
+    for one in (relevance(graphs, gradients), rollout(graphs)):
+        assert one.own.shape == (2, n, n) and one.seen.shape == (2, n, m)
+        assert one.seen.isfinite().all() and (one.seen >= 0).all() and one.seen.any()
+    assert raw(graphs).shape == (2, n, m)
+
+
+def two_streams() -> tuple[dict[str, AttentionGraph], dict[str, torch.Tensor]]:
+    """Words and regions that look at themselves and then, by one module, at one another; twice."""
+    graphs = {}
+    for k in range(2):
+        graphs[f"s{k}"] = graph(softmax(2, 2, 3, 3, seed=20 + k), "self", ("text", "text"))
+        graphs[f"e{k}"] = graph(softmax(2, 2, 4, 4, seed=30 + k), "self", ("image", "image"))
+        graphs[f"x{k}"] = graph(softmax(2, 2, 3, 4, seed=40 + k), "cross", ("text", "image"))
+        graphs[f"x{k}#2"] = graph(softmax(2, 2, 4, 3, seed=50 + k), "cross", ("image", "text"))
+    draw = torch.Generator().manual_seed(12)
+    return graphs, {name: torch.randn(g.weight.shape, generator=draw, dtype=torch.float64) for name, g in graphs.items()}
+
+
+def test_two_streams_equal_the_equations_written_out():
+    graphs, gradients = two_streams()
+    bar = {name: (g.weight * gradients[name]).clamp(min=0).mean(1) for name, g in graphs.items()}
+
+    def norm(r):  # (8, 9)
+        hat = r - torch.eye(r.shape[-1])
+        return torch.eye(r.shape[-1]) + hat / hat.sum(-1, keepdim=True)
+
+    def t(r):
+        return norm(r).transpose(1, 2)
+
+    eye = {size: torch.eye(size, dtype=torch.float64) for size in (3, 4)}
+    ss, qq = eye[3] + bar["s0"], eye[4] + bar["e0"]
+    sq, qs = t(ss) @ bar["x0"] @ norm(qq), t(qq) @ bar["x0#2"] @ norm(ss)
+    ss, sq = ss + bar["s1"] @ ss, sq + bar["s1"] @ sq
+    qq, qs = qq + bar["e1"] @ qq, qs + bar["e1"] @ qs
+    ss, sq = ss + bar["x1"] @ qs, sq + t(ss) @ bar["x1"] @ norm(qq)
+    found = relevance(graphs, gradients)
+    torch.testing.assert_close(found.own, ss)
+    torch.testing.assert_close(found.seen, sq)
+
+
+def test_rollout_of_two_streams_is_the_product_of_square_matrices():
+    graphs, _ = two_streams()
+    product = torch.eye(7, dtype=torch.float64).expand(2, -1, -1)
+    places = {"text": slice(0, 3), "image": slice(3, 7)}
+    for names in (["s0"], ["e0"], ["x0", "x0#2"], ["s1"], ["e1"], ["x1", "x1#2"]):
+        layer = torch.eye(7, dtype=torch.float64).repeat(2, 1, 1)
+        for name in names:
+            rows, columns = places[graphs[name].query_modality], places[graphs[name].value_modality]
+            layer[:, rows] *= 0.5
+            layer[:, rows, columns] += 0.5 * graphs[name].weight.mean(1)
+        product = layer @ product
+    torch.testing.assert_close(torch.cat(rollout(graphs), -1), product[:, :3])
+
+
+def test_one_sequence_is_the_product_over_its_layers():
     graphs, gradients = made_up()
-    with pytest.raises(ValueError, match="must hold a cross-attention layer; there are e0"):
-        stack({"e0": graphs["e0"]})
-    back = graph(softmax(2, 2, 4, 3), "cross", ("image", "text"))
-    with pytest.raises(ValueError, match="back joins other nodes than c1"):
-        stack({"back": back, **graphs})
+    graphs = {name: graphs[name] for name in ("e0", "e1")}
+    bar = [(graphs[name].weight * gradients[name]).clamp(min=0).mean(1) for name in ("e0", "e1")]
+    found, eye = relevance(graphs, gradients), torch.eye(4, dtype=torch.float64)
+    torch.testing.assert_close(found.own, (eye + bar[1]) @ (eye + bar[0]))
+    assert torch.equal(found.seen, found.own)
+
+
+def through_queries() -> tuple[dict[str, AttentionGraph], dict[str, torch.Tensor], torch.Tensor]:
+    """Two queries that look at four image nodes and become the image tokens of a sequence of five, at other places in
+    each example."""
+    image = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 1, 1, 0]]).bool()
+    own = softmax(2, 2, 5, 5, seed=63).tril()
+    graphs = {
+        "e": graph(softmax(2, 2, 4, 4, seed=60), "self", ("image", "image")),
+        "q": graph(softmax(2, 2, 2, 2, seed=61), "self", ("image", "image")),
+        "c": graph(softmax(2, 2, 2, 4, seed=62), "cross", ("image", "image")),
+        "l": graph(own / own.sum(-1, keepdim=True), "self", (image, image), causal=True),
+    }
+    draw = torch.Generator().manual_seed(13)
+    return graphs, {name: torch.randn(g.weight.shape, generator=draw, dtype=torch.float64) for name, g in graphs.items()}, image
+
+
+def test_image_tokens_see_what_the_queries_saw_that_became_them():
+    graphs, gradients, image = through_queries()
+    assert route(graphs) == (["l"], ["l", "c"]) and torch.equal(image_nodes(graphs["l"], 0), image)
+    eye = {size: torch.eye(size, dtype=torch.float64) for size in (2, 4, 5)}
+    bar = {name: (g.weight * gradients[name]).clamp(min=0).mean(1) for name, g in graphs.items()}
+    mean = {name: g.weight.mean(1) for name, g in graphs.items()}
+
+    def norm(x):  # (9), where a layer's own weights are all that was added to the identity
+        return eye[x.shape[-1]] + x / x.sum(-1, keepdim=True)
+
+    seen = norm(bar["q"]).transpose(1, 2) @ bar["c"] @ norm(bar["e"])
+    mixed = 0.5 * mean["c"] @ (0.5 * (eye[4] + mean["e"]))
+    for found, own, there in ((relevance(graphs, gradients), eye[5] + bar["l"], seen),
+                              (rollout(graphs), 0.5 * (eye[5] + mean["l"]), mixed)):
+        torch.testing.assert_close(found.own, own)
+        for k in range(2):
+            torch.testing.assert_close(found.seen[k], own[k][:, image[k]] @ there[k])
+    for k in range(2):
+        torch.testing.assert_close(raw(graphs)[k], mean["l"][k][:, image[k]] @ mean["c"][k])
+
+
+def test_an_answer_sees_the_image_through_the_question():
+    """A decoder that looks at a question, whose encoder looks at the image."""
+    text = ("text", "text")
+    own = softmax(2, 2, 2, 2, seed=73).tril()
+    graphs = {
+        "q": graph(softmax(2, 2, 3, 3, seed=70), "self", text),
+        "c": graph(softmax(2, 2, 3, 4, seed=71), "cross", ("text", "image")),
+        "s": graph(own / own.sum(-1, keepdim=True), "self", text, causal=True),
+        "a": graph(softmax(2, 2, 2, 3, seed=72), "cross", text, causal=True),
+    }
+    draw = torch.Generator().manual_seed(14)
+    gradients = {name: torch.randn(g.weight.shape, generator=draw, dtype=torch.float64) for name, g in graphs.items()}
+    assert route(graphs) == (["s", "a"], ["a", "c"])
+    mean, bar = ({name: f(name) for name in graphs} for f in (
+        lambda name: graphs[name].weight.mean(1), lambda name: (graphs[name].weight * gradients[name]).clamp(min=0).mean(1)))
+    torch.testing.assert_close(raw(graphs), mean["a"] @ mean["c"])
+    torch.testing.assert_close(rollout(graphs).seen, 0.25 * mean["a"] @ mean["c"])
+    asked = (torch.eye(3, dtype=torch.float64) + bar["q"] / bar["q"].sum(-1, keepdim=True)).transpose(1, 2) @ bar["c"]
+    torch.testing.assert_close(relevance(graphs, gradients).seen, bar["a"] @ asked)
+
+
+def test_what_cannot_be_read_is_refused():
+    graphs, gradients = made_up()
+    with pytest.raises(ValueError, match="graphs must hold a layer, got none"):
+        route({})
     square = graph(softmax(2, 2, 3, 3), "self", ("text", "text"))
-    with pytest.raises(ValueError, match="the encoder from the decoder"):
-        stack({"s": square, "c": graph(softmax(2, 2, 3, 3), "cross", ("text", "text"))})
+    with pytest.raises(ValueError, match="tell the two sides of c apart"):
+        route({"s": square, "c": graph(softmax(2, 2, 3, 3), "cross", ("text", "text"))})
     with pytest.raises(ValueError, match=r"gradients must hold c1 with shape \(2, 2, 3, 4\), got none"):
         relevance(graphs, {name: g for name, g in gradients.items() if name != "c1"})
     with pytest.raises(ValueError, match=r"got \(2, 3, 4\)"):

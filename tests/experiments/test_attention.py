@@ -17,13 +17,14 @@ from adapters.blip import attach
 from adapters.config import AdapterConfig
 from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
-from experiments import attention
+from experiments import attention, views
 from experiments.data.drawing import draw
 from experiments.data.scenes import scenes
 from experiments.encoders import Item
 from experiments.models.mini_blip import load_model, preprocess
+from experiments.pictures import Pictures
 from experiments.source import Batch, add_source_arguments, open_source
-from experiments.words import Text
+from experiments.words import Text, words_of
 
 CROSS = "text_decoder.bert.encoder.layer.{}.crossattention.self"
 
@@ -32,6 +33,12 @@ def run(out, *words) -> int:
     parser = argparse.ArgumentParser()
     attention.add_arguments(parser)
     return attention.run(parser.parse_args([*map(str, words), "--out", str(out)]))
+
+
+def parse(*words) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_source_arguments(parser)
+    return parser.parse_args([*map(str, words)])
 
 
 def items(many: int) -> list[Item]:
@@ -115,26 +122,55 @@ def text(prompt=None) -> Text:
     return Text(tokens, torch.tensor([[0, 1, 2, 3], [4, 5, 0, 0]]), padding, padding, prompt)
 
 
+def batch_of(written: Text) -> Batch:
+    return Batch(inputs={}, names=["one", "two"], text=written)
+
+
+def sequence(n: int, image: torch.Tensor | str = "text") -> AttentionGraph:
+    x = torch.zeros(2, 1, n, 1)
+    return AttentionGraph(x, x, torch.ones(2, 1, n, n) / n, kind="self", query_modality=image, value_modality=image)
+
+
 def test_positions_of_tokens():
-    names = ["one", "two"]
-    assert attention.positions(names, text(), "first").tolist() == [1, 0]
-    assert attention.positions(names, text(), "1").tolist() == [2, 1]
-    assert attention.positions(names, text(torch.tensor([3, 2])), "answer").tolist() == [2, 1]
+    names, words, seeing = ["one", "two"], words_of(batch_of(text()), sequence(4), 0), torch.ones(2, 4, dtype=torch.bool)
+
+    def positions(token, prompt=None, seeing=seeing):
+        return views.positions(names, words, token, prompt, seeing).tolist()
+
+    assert positions("first") == [1, 0] and positions("last") == [3, 1] and positions("1") == [2, 1]
+    assert positions("answer", torch.tensor([3, 2])) == [2, 1]
+    assert positions("first", seeing=torch.tensor([[True, False, True, True], [False, True, True, True]])) == [2, 1]
     with pytest.raises(UserError, match="--tokens 2: example two has tokens 0 to 1 only: d e$"):
-        attention.positions(names, text(), "2")
+        positions("2")
     with pytest.raises(UserError, match="not known; give numbers"):
-        attention.positions(names, text(), "answer")
+        positions("answer")
+    with pytest.raises(UserError, match="--tokens first: no token of example two sees the image"):
+        positions("first", seeing=torch.tensor([[True] * 4, [False] * 4]))
+
+
+def test_tokens_of_a_sequence_and_places_of_the_text():
+    """Image nodes before the text: the nodes come later than the tokens."""
+    image = torch.tensor([[True, True, False, False, False, False]] * 2)
+    words = words_of(batch_of(text()), sequence(6, image), 0)
+    assert views.positions(["one", "two"], words, "last", None, torch.ones(2, 6, dtype=torch.bool)).tolist() == [5, 3]
+    assert words.node(torch.tensor([2, 0])).tolist() == [4, 2] and words.place(torch.tensor([4, 2])).tolist() == [2, 0]
 
 
 def test_the_score_is_the_logit_of_the_next_token_or_of_the_likeliest():
     logits = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
-    score = attention._logit(text(), torch.tensor([1, 0]), argparse.Namespace(logits=logits))
-    assert score.tolist() == [logits[0, 1, 2], logits[1, 0, 5]]
-    score = attention._logit(text(), torch.tensor([3, 1]), argparse.Namespace(logits=logits))
-    assert score.tolist() == [logits[0, 3].max(), logits[1, 1].max()]
-    for output in (argparse.Namespace(logits=logits[:, 0]), argparse.Namespace()):
-        with pytest.raises(attention._NoLogits):
-            attention._logit(text(), torch.tensor([1, 0]), output)
+
+    def score(place, **output):
+        return views._score(batch_of(text()), torch.tensor(place), argparse.Namespace(**output)).tolist()
+
+    assert score([1, 0], logits=logits) == [logits[0, 1, 2], logits[1, 0, 5]]
+    assert score([3, 1], logits=logits) == [logits[0, 3].max(), logits[1, 1].max()]
+    behind = torch.cat([torch.zeros(2, 3, 6), logits], 1)  # an image of three nodes comes before the text
+    assert score([1, 0], logits=behind) == [logits[0, 1, 2], logits[1, 0, 5]]
+    assert score([1, 0], logits=logits[:, 0]) == [logits[0, 0].max(), logits[1, 0].max()]  # of a classifier
+    assert score([1, 0], logits_per_image=logits[0, :2, :2]) == [logits[0, 0, 0], logits[0, 1, 1]]
+    for output in ({"logits": logits[:, :3]}, {"logits": None}, {}):
+        with pytest.raises(views._NoScore):
+            score([1, 0], **output)
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +187,7 @@ def test_an_encoder_decoder_of_another_kind(captioner, tmp_path):
     maps = pd.read_csv(tmp_path / "maps.csv")
     assert set(maps["query"]) == {"first", "answer"} and set(maps["method"]) == {"raw", "rollout", "gradient"}
     assert (maps["row"].max(), maps["column"].max()) == (1, 2)
-    args = argparse.ArgumentParser()
-    add_source_arguments(args)
-    source = open_source(args.parse_args([*map(str, captioner)]))
+    source = open_source(parse(*captioner))
     batch, = source.batches()
     last = [graph for graph in capture(source.model, batch.inputs).values() if graph.kind == "cross"][-1]
     row = last.weight[1, :, 1, 1:].mean(0)  # of [CLS], after which "a" is written
@@ -166,7 +200,7 @@ def test_without_logits_there_is_no_gradient_map(captioner, tmp_path, monkeypatc
     run(tmp_path, *captioner, "--batch", 1)
     maps = pd.read_csv(tmp_path / "maps.csv")
     assert set(maps["method"]) == {"raw", "rollout"} and set(maps["example"]) == {"0.png", "1.png"}
-    assert "no gradient map: model gives no logits for the tokens of its text" in capsys.readouterr().out
+    assert "no gradient map: model gives no logits for the tokens of its text, nor for classes" in capsys.readouterr().out
 
 
 def without_logits(forward):
@@ -214,28 +248,31 @@ def test_own_pictures_of_the_same_name_and_unreadable_ones(tmp_path, capsys):
     assert not (tmp_path / "strict").exists()
 
 
-def test_models_without_maps_are_refused():
-    """Without cross-attention, with queries that are no tokens of the text, or image nodes in no square grid."""
-    source = argparse.Namespace(title="model", heads=None)
-    batch = Batch({}, ["one", "two"], **vars(text()))
+def test_models_without_maps_are_refused(monkeypatch):
+    """With nodes that are no tokens of the text, an image without [CLS], or image nodes in no grid."""
+    written = batch_of(text())
+    batch = replace(written, pictures=Pictures([Image.new("RGB", (8, 8))] * 2))
+    source = open_source(parse())
 
-    def graph(kind, n, m, values="image"):
+    def graph(kind, n, m, values="image", queries="text"):
         features = torch.zeros(2, 1, n, 1), torch.zeros(2, 1, m, 1)
-        return AttentionGraph(*features, torch.ones(2, 1, n, m) / m, kind=kind, query_modality="text", value_modality=values)
+        return AttentionGraph(*features, torch.ones(2, 1, n, m) / m, kind=kind, query_modality=queries, value_modality=values)
 
-    for graphs, message in (({"own": graph("self", 4, 4, "text")}, "graphs must hold a cross-attention layer; there are own"),
-                            ({"cross": graph("cross", 3, 9)}, "the queries of cross are not the tokens of the text"),
-                            ({"cross": graph("cross", 4, 24)}, "nodes must be a square number of patches")):
-        with pytest.raises(UserError, match=f"^model: {message}"):
-            attention._stack(source, batch, text(), graphs)
+    for found, message in ((graph("self", 4, 4, "text"), "nodes must be a square number of patches"),
+                           (graph("cross", 3, 9), "the query nodes of its last layer are not the tokens of the text"),
+                           (graph("self", 4, 4, "image", "image"), "no .CLS. node whose view could be drawn"),
+                           (graph("cross", 4, 24), "nodes must be a square number of patches")):
+        monkeypatch.setattr(views, "capture", lambda *_: {"layer": found})
+        with pytest.raises(UserError, match=f"^mini-BLIP.*{message}"):
+            views.read(source, batch, None)
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--layers", "*layer.7*"], r"no layer of the decoder is called '\*layer.7\*'; there are text_decoder"),
-    (["--layers", "*.attention.*"], "no cross-attention layer among them; there are text_decoder.*crossattention"),
+    (["--layers", "*layer.7*"], r"no layer is called '\*layer.7\*'; there are vision_model"),
+    (["--layers", "*.attention.*"], "none of them leads to the image; there are text_decoder.*crossattention"),
     (["--heads", "4"], "has heads 0 to 3, not 4"),
     (["--tokens", "40"], "--tokens 40: example .* has tokens 0 to .* only"),
-    (["--tokens", "last"], "--tokens last: give first, answer, or the number"),
+    (["--tokens", "middle"], "--tokens middle: give first, answer, last, or the number"),
     (["--pictures", "0"], "--pictures must be at least 1, got 0"),
 ])
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, words, message):

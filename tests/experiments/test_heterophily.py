@@ -18,6 +18,7 @@ from attngraph.errors import UserError
 from experiments import heterophily
 from experiments.data.speech import PARTS, parts_of_speech
 from experiments.data.vocabulary import all_words
+from experiments.words import Text
 from experiments.source import Batch, open_source
 from tests.attngraph.zoo import FAMILIES
 from tests.experiments.tiny import adapted
@@ -119,7 +120,7 @@ def test_adapters_before_and_after(tmp_path):
     weight = source.reweighted(LAYER.format(0, "crossattention"), graphs[LAYER.format(0, "crossattention")]).weight.double()
     share = weight / weight.sum(-1, keepdim=True)
     nats = -torch.special.xlogy(share, share).sum(-1) / np.log(65)
-    expected = torch.stack([nats[k][:, ~padding].mean() for k, padding in enumerate(batch.padding)]).mean().item()
+    expected = torch.stack([nats[k][:, ~padding].mean() for k, padding in enumerate(batch.text.padding)]).mean().item()
     assert mean[LAYER.format(0, "crossattention"), "M̄ after"] == pytest.approx(expected, rel=1e-4)
     for layer in (0, 1):
         name = LAYER.format(layer, "crossattention")
@@ -153,12 +154,14 @@ def test_another_model_on_texts_and_on_images(tmp_path):
     assert set(table.labels.dropna()) == {"modality", "cluster"} and table[table.statistic == "entropy"].value.notna().all()
 
 
-def test_labels_are_those_of_the_nodes():
+def test_labels_are_those_of_the_nodes(monkeypatch):
     """Words of shapes meet patches of shapes in one alphabet; special tokens and other words have no class."""
     x, image = torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 3, 2)
     graph = AttentionGraph(x, image, torch.full((1, 1, 4, 3), 1 / 3), kind="cross", query_modality="text", value_modality="image")
-    batch = Batch({}, ["one"], [["[CLS]", "red", "stars", "circle"]], torch.arange(4)[None], torch.tensor([[True] + [False] * 3]),
-                  torch.zeros(1, 4, dtype=torch.bool), patches=torch.tensor([[-1, 0, 1]]))
+    text = Text([["[CLS]", "red", "stars", "circle"]], torch.arange(4)[None], torch.tensor([[True] + [False] * 3]),
+                torch.zeros(1, 4, dtype=torch.bool))
+    monkeypatch.setattr(heterophily, "patches_of", lambda batch, graph, side: torch.tensor([[-1, 0, 1]]) if side else None)
+    batch = Batch(inputs={}, names=["one"], text=text)
     found = heterophily.Labeller({"mine": {"red": "7"}}, 2, 0)(batch, "layer", graph)
     assert found["named shape"].query.tolist() == [[[-1, -1, 4, 1]]] and found["named shape"].value.tolist() == [[[-1, 0, 1]]]
     assert found["mine and patch"].query.tolist() == [[[-1, 0, -1, -1]]] and not found["mine and patch"].shared
@@ -206,7 +209,7 @@ def test_labels_file(tmp_path):
     assert "cluster" not in set(table.labels)
     batch, graphs = next(open_source(parse(*QUICK, *words)).graphs())
     weight, expected = graphs[LAYER.format(0, "attention")].weight.double().numpy(), []
-    for lines, padding, tokens in zip(weight, batch.padding.tolist(), batch.tokens):
+    for lines, padding, tokens in zip(weight, batch.text.padding.tolist(), batch.text.tokens):
         pairs = [(i, j, classes[tokens[i]] == classes[tokens[j]]) for i in range(len(tokens)) for j in range(i)
                  if not padding[i] and tokens[i] in classes and tokens[j] in classes]
         expected.append([sum(head[i, j] for i, j, equal in pairs if equal) / sum(head[i, j] for i, j, _ in pairs) for head in lines])

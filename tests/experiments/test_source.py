@@ -54,19 +54,17 @@ def test_scenes_come_with_all_that_is_known():
     batches = list(found.batches())
     assert [len(batch.names) for batch in batches] == [2, 1]
     batch = batches[0]
-    assert batch.tokens[0][:3] == ["[DEC]", "what", "does"] and batch.special[0, 0] and not batch.special[0, 1]
-    assert torch.equal(batch.padding, batch.inputs["attention_mask"] == 0)
-    assert batch.tokens[0][batch.prompt[0] - 1] == "?" and not batch.special[0, batch.prompt[0]]
-    assert all(isinstance(scene, Scene) for scene in batch.scenes) and batch.patches.shape == (2, 64) and batch.grid == (8, 8)
-    drawn = {PATCH_NAMES[k] for k in batch.patches[0].unique() if k > 0}
-    assert drawn == {thing.shape for thing in batch.scenes[0].things}
-    assert batch.images[0].size == (64, 64)
+    assert batch.text.tokens[0][:3] == ["[DEC]", "what", "does"] and batch.text.special[0, 0] and not batch.text.special[0, 1]
+    assert torch.equal(batch.text.padding, batch.inputs["attention_mask"] == 0)
+    assert batch.text.tokens[0][batch.text.prompt[0] - 1] == "?" and not batch.text.special[0, batch.text.prompt[0]]
+    assert all(isinstance(scene, Scene) for scene in batch.scenes) and batch.pictures.grids == [(8, 8)] * 2 and batch.pictures.whole
+    assert batch.pictures.images[0].size == (64, 64)
 
 
 def test_the_same_seed_gives_the_same_examples():
     first, same, other = (list(source("--examples", 3, "--task", "vqa", "--seed", seed).batches())[0] for seed in (1, 1, 2))
-    assert first.tokens == same.tokens and torch.equal(first.inputs["pixel_values"], same.inputs["pixel_values"])
-    assert first.tokens != other.tokens
+    assert first.text.tokens == same.text.tokens and torch.equal(first.inputs["pixel_values"], same.inputs["pixel_values"])
+    assert first.text.tokens != other.text.tokens
 
 
 def test_graphs_are_those_of_a_forward_pass():
@@ -82,15 +80,15 @@ def test_graphs_are_those_of_a_forward_pass():
 
 def test_images_of_ones_own_get_a_description(pictures):
     batch, = source("--images", pictures).batches()
-    assert batch.names == ["0.png", "1.png", "2.png"] and batch.scenes is None and batch.patches is None
-    assert len(batch.tokens[0]) > batch.prompt[0]
+    assert batch.names == ["0.png", "1.png", "2.png"] and batch.scenes is None
+    assert len(batch.text.tokens[0]) > batch.text.prompt[0]
 
 
 def test_one_text_serves_all_images(pictures, tmp_path):
     file = tmp_path / "texts.txt"
     file.write_text("a red circle\n")
     batch, = source("--images", pictures, "--texts", file).batches()
-    assert batch.tokens[0] == batch.tokens[2] == ["[DEC]", "a", "red", "circle", "[SEP]"]
+    assert batch.text.tokens[0] == batch.text.tokens[2] == ["[DEC]", "a", "red", "circle", "[SEP]"]
 
 
 def test_unreadable_images_are_left_out_by_name_or_refused(pictures, tmp_path, capsys):
@@ -109,14 +107,14 @@ def test_text_models(bert, tmp_path):
     file = tmp_path / "texts.txt"
     file.write_text("a red ball\nred\n")
     (batch, graphs), = source("--model", bert, "--texts", file).graphs()
-    assert batch.tokens[1] == ["[CLS]", "red", "[SEP]", "[PAD]", "[PAD]"] and batch.images is None
+    assert batch.text.tokens[1] == ["[CLS]", "red", "[SEP]", "[PAD]", "[PAD]"] and batch.pictures is None
     assert len(graphs) == 2 and not graphs["encoder.layer.0.attention.self"].weight[1, :, :, 3:].any()
 
 
 def test_image_models(vit, pictures):
     (batch, graphs), = source("--model", vit, "--images", pictures).graphs()
-    assert batch.tokens is None and len(batch.images) == 3 and len(graphs) == 2
-    assert batch.images[0].size == (8, 8) and batch.images[0].getpixel((0, 0)) == (255, 0, 0)
+    assert batch.text is None and len(batch.pictures.images) == 3 and len(graphs) == 2
+    assert batch.pictures.images[0].size == (8, 8) and batch.pictures.images[0].getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("trained", [True, False])

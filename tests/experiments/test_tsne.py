@@ -73,7 +73,7 @@ def test_labels_are_those_of_the_nodes(first):
     source = open_source(parse(*words))
     shown, tokens = {}, {}
     for batch in source.batches():
-        for name, scene, *text in zip(batch.names, batch.scenes, batch.tokens, batch.special, batch.padding):
+        for name, scene, *text in zip(batch.names, batch.scenes, batch.text.tokens, batch.text.special, batch.text.padding):
             shown[str(name)] = patch_targets(scene)[0]
             tokens[str(name)] = [(token, bool(special)) for token, special, padding in zip(*text) if not padding]
     assert table.example.nunique() == 8
@@ -105,7 +105,7 @@ def test_the_map_is_that_of_the_features_after_w_o(tmp_path):
     for batch, graphs in source.graphs():
         graph = graphs[layer]
         seen = torch.ones(len(batch.names), 65, dtype=torch.bool)
-        for x, valid in ((graph.query, ~batch.padding), (graph.value, seen)):
+        for x, valid in ((graph.query, ~batch.text.padding), (graph.value, seen)):
             found.append(x.transpose(1, 2).flatten(2)[valid] @ weight.T)
     points = torch.cat(found).double()
     u, s, _ = torch.linalg.svd(points - points.mean(0), full_matrices=False)
@@ -138,7 +138,7 @@ def test_images_of_ones_own_and_unreadable_ones(tmp_path, capsys):
     (folder / "broken.png").write_bytes(b"no picture")
     table, _ = run(tmp_path / "out", "--images", folder, "--method", "pca")
     printed = capsys.readouterr()
-    assert "broken.png" in printed.err and "cannot be read: 1 of 5 images" in printed.out
+    assert "broken.png" in printed.err and "1 of 5 images cannot be read" in printed.out
     assert set(table.example) == {f"{k}.png" for k in range(4)}
     assert set(table["class"]) == {"word", "special token", "image"}
     with pytest.raises(UserError, match="broken.png"):
@@ -170,7 +170,7 @@ def text_batch(**inputs):
     tokens = [["[CLS]", "red", "[SEP]"], ["[CLS]", "[SEP]", "[PAD]"]]
     special = torch.tensor([[True, False, True], [True, True, True]])
     padding = torch.tensor([[False, False, False], [False, False, True]])
-    return Batch(inputs, ["a", "b"], tokens, None, special, padding)
+    return Batch(inputs=inputs, names=["a", "b"], text=Text(tokens, torch.zeros(2, 3, dtype=torch.long), special, padding))
 
 
 def test_text_nodes_of_a_mixed_sequence_get_the_tokens_in_order():

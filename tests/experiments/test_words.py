@@ -13,7 +13,7 @@ from attngraph.errors import UserError
 from experiments.data.patches import patch_targets
 from experiments.heterophily import Labeller
 from experiments.source import Batch, add_source_arguments, open_source
-from experiments.words import Text, patches_of, whole_words, words_of, written
+from experiments.words import Text, patches_of, whole_words, words_of
 
 
 def source(*words: str):
@@ -44,32 +44,6 @@ def saved(tmp_path_factory):
     return one
 
 
-def named(line, there) -> list[str]:
-    return [token for token, ok in zip(line, there) if ok]
-
-
-@pytest.mark.parametrize("family", ["t5", "bart", "captioner", "clip", "llava"])
-def test_a_batch_changes_neither_graphs_nor_words(family, saved, given):
-    words = ("--model", saved(family), *(() if family in ("t5", "bart") else given["images"]), *given["texts"])
-    (batch, graphs), = source(*words, "--batch", 2).graphs()
-    for k, (single, own) in enumerate(source(*words, "--batch", 1).graphs()):
-        assert list(own) == list(graphs)
-        for name, graph in graphs.items():
-            one, there = own[name], []
-            for side in (0, 1):
-                together, alone = words_of(batch, graph, side), words_of(single, one, side)
-                assert (together is None) == (alone is None)
-                if alone is None:
-                    there.append(torch.ones(graph.shape[2 + side], dtype=torch.bool))
-                    continue
-                there.append(~together.padding[k])
-                assert there[side].sum() == (~alone.padding[0]).sum() == alone.padding.shape[1], name
-                assert named(together.tokens[k], there[side]) == alone.tokens[0].tolist()
-            whole = graph.weight[k]
-            torch.testing.assert_close(whole[:, there[0]][:, :, there[1]], one.weight[0], rtol=1e-4, atol=1e-5)
-            assert not whole[:, :, ~there[1]].any() and not whole[:, ~there[0]].any(), name
-
-
 @pytest.mark.parametrize(("family", "start"), [("t5", "[PAD]"), ("bart", "[CLS]")])
 def test_a_decoder_has_its_own_words(family, start, saved, given):
     (batch, graphs), = source("--model", saved(family), *given["texts"]).graphs()
@@ -83,16 +57,16 @@ def test_a_decoder_has_its_own_words(family, start, saved, given):
         labels = Labeller({}, 2, 0)(batch, name, graph)
         assert labels["token"].query[1, 0].tolist() == query.token_ids[1].tolist()
         assert labels["modality"].query[1, 0].tolist() == ([2, 2, 0, 0, 0] if graph.causal else [2, 0, 0, 0, 2])
-    assert written(batch).prompt.tolist() == [2, 2]
+    assert batch.written.prompt.tolist() == [2, 2]
 
 
 def test_a_captioner_writes_its_text_in_the_decoder(saved, given, tmp_path):
     batch, = source("--model", saved("captioner"), *given["images"], *given["texts"]).batches()
-    assert batch.tokens is None and batch.grid == (2, 3) and batch.images[0].size == (12, 8)
+    assert batch.text is None and batch.pictures.grids == [(2, 3)] * 2 and batch.pictures.images[0].size == (12, 8)
     assert batch.decoder.tokens[1] == ["[CLS]", "[CLS]", "a", "red", "ball"] and "labels" not in batch.inputs
-    assert written(batch).prompt.tolist() == [2, 2]
+    assert batch.written.prompt.tolist() == [2, 2]
     batch, = source("--model", saved("captioner"), "--examples", 2, "--task", "vqa").batches()
-    assert (batch.decoder.prompt > 4).all() and batch.patches is None  # a prompt; pictures in no square
+    assert (batch.decoder.prompt > 4).all()
     apart = tmp_path / "apart"  # without a processor that holds both
     for part in (captioner(), ViTImageProcessor(size={"height": 8, "width": 12}), tokenizer()):
         part.save_pretrained(apart)
@@ -114,21 +88,21 @@ def test_sequences_of_text_and_image_are_labelled_by_place(saved, given):
 
 def test_patches_come_from_the_configuration(saved):
     (batch, graphs), = source("--model", saved("clip"), "--examples", 2).graphs()
-    assert batch.grid == (2, 2) and batch.patches.shape == (2, 4)
-    assert batch.patches[1].tolist() == patch_targets(batch.scenes[1], 2)[0].tolist()
+    assert batch.pictures.grids == [(2, 2)] * 2
+    expected = patch_targets(batch.scenes[1], 2)[0].tolist()
     graph = graphs["vision_model.encoder.layers.0.self_attn"]
-    assert patches_of(batch, graph, 0)[1].tolist() == [-1, *batch.patches[1].tolist()]
-    assert Labeller({}, 2, 0)(batch, "layer", graph)["patch"].value[1, 0, 1:].tolist() == batch.patches[1].tolist()
+    assert patches_of(batch, graph, 0)[1].tolist() == [-1, *expected]
+    assert Labeller({}, 2, 0)(batch, "layer", graph)["patch"].value[1, 0, 1:].tolist() == expected
     assert patches_of(batch, graphs["text_model.encoder.layers.0.self_attn"], 0) is None
     (batch, graphs), = source("--model", saved("llava"), "--examples", 2).graphs()
     shown = patches_of(batch, graphs["model.language_model.layers.0.self_attn"], 0)
-    assert shown[1].tolist()[:6] == [-1, *batch.patches[1].tolist(), -1]
+    assert shown[1].tolist()[:6] == [-1, *patch_targets(batch.scenes[1], 2)[0].tolist(), -1]
 
 
 def test_a_text_too_long_is_cut_or_refused(saved, given, tmp_path):
     (tmp_path / "long.txt").write_text("a red ball " * 50)
     (batch, _), = source("--model", saved("clip"), *given["images"], "--texts", tmp_path / "long.txt").graphs()
-    assert batch.token_ids.shape == (2, 32)
+    assert batch.text.token_ids.shape == (2, 32)
     batch, = source("--model", saved("captioner"), *given["images"], "--texts", tmp_path / "long.txt").batches()
     assert batch.decoder.token_ids.shape == (2, 32)
     with pytest.raises(UserError, match="text of 0.png has 156 tokens with its image, and .* at most 64: give a shorter text"):
@@ -163,7 +137,7 @@ def test_classes_of_marked_words():
     text = Text(tokens, torch.arange(6)[None], torch.tensor([[True] + [False] * 5]), torch.zeros(1, 6, dtype=torch.bool))
     x = torch.zeros(1, 1, 6, 2)
     graph = AttentionGraph(x, x, torch.full((1, 1, 6, 6), 1 / 6), kind="self", query_modality="text", value_modality="text")
-    found = Labeller({"mine": {"red": "y", "s": "x"}}, 2, 0)(Batch({}, ["one"], **vars(text)), "layer", graph)
+    found = Labeller({"mine": {"red": "y", "s": "x"}}, 2, 0)(Batch(inputs={}, names=["one"], text=text), "layer", graph)
     part = found["part of speech"].query[0, 0].tolist()
     assert part[1] >= 0 and part[4:] == [-1, -1] and part[3] == -1
     assert found["mine"].query[0, 0].tolist() == [-1, 1, -1, 0, -1, 1]  # the token "red" itself is listed

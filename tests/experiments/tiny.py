@@ -5,18 +5,20 @@ from pathlib import Path
 
 import torch
 import transformers as hf
-from tests.attngraph.zoo import FAMILIES, TEXT, VISION, far_from_zero
+from tests.attngraph.zoo import FAMILIES, GQA, TEXT, VISION, far_from_zero
 
 from adapters.blip import attach
 from adapters.config import AdapterConfig
 from experiments.models.mini_blip import load_model
 
-NAMES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<image>", "a", "red", "ball", "star", "##s"]
+NAMES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<image>", "a", "red", "ball", "star", "##s", "<video>", "<global>", "<fake>", "<end>"]
+SIDE = {"height": 8, "width": 8}
+CLIP_IMAGES = dict(size={"shortest_edge": 8}, crop_size=SIDE)
 
 
-def tokenizer(longest: int = 32) -> hf.BertTokenizerFast:
+def tokenizer(longest: int = 32, **special: str) -> hf.BertTokenizerFast:
     return hf.BertTokenizerFast(vocab={name: k for k, name in enumerate(NAMES)}, mask_token="<image>", model_max_length=longest,
-                                model_input_names=["input_ids", "attention_mask"])
+                                model_input_names=["input_ids", "attention_mask"], extra_special_tokens=special)
 
 
 def captioner() -> hf.VisionEncoderDecoderModel:
@@ -28,21 +30,76 @@ def captioner() -> hf.VisionEncoderDecoderModel:
     return far_from_zero(hf.VisionEncoderDecoderModel(config), 0)
 
 
+def classifier() -> hf.ViTForImageClassification:
+    return far_from_zero(hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=3)), 0)
+
+
+def answerer() -> hf.ViltForQuestionAnswering:
+    return far_from_zero(hf.ViltForQuestionAnswering(hf.ViltConfig(**TEXT, image_size=8, patch_size=4, num_labels=5)), 0)
+
+
+def blip() -> hf.BlipForConditionalGeneration:
+    """With the start that BLIP adds to a tokenizer, and this one's end."""
+    model = FAMILIES["blip"].model()
+    for config in (model.config.text_config, model.text_decoder.config, model.text_decoder.generation_config):
+        config.bos_token_id, config.eos_token_id, config.sep_token_id = len(NAMES), 3, 3
+    return model
+
+
+def qwen() -> hf.Qwen2VLForConditionalGeneration:
+    """With this tokenizer's video token."""
+    model = FAMILIES["qwen2-vl"].model()
+    model.config.video_token_id = NAMES.index("<video>")
+    return model
+
+
+def smolvlm() -> hf.SmolVLMForConditionalGeneration:
+    """Pictures of 4 x 4 patches, merged into 2 x 2."""
+    return far_from_zero(hf.SmolVLMForConditionalGeneration(hf.SmolVLMConfig(
+        vision_config=VISION | dict(image_size=16), text_config=GQA, image_token_id=4, scale_factor=2, pad_token_id=0)), 0)
+
+
+OWN = {"blip": blip, "qwen2-vl": qwen, "smolvlm": smolvlm, "captioner": captioner, "classifier": classifier, "vilt-vqa": answerer}
+
+
+def _qwen() -> hf.Qwen2VLProcessor:
+    pixels = dict(patch_size=4, merge_size=2, temporal_patch_size=1, min_pixels=64, max_pixels=1024)
+    words = tokenizer(1000, image_token="<image>", video_token="<video>")
+    return hf.Qwen2VLProcessor(hf.Qwen2VLImageProcessor(**pixels), words, hf.Qwen2VLVideoProcessor(**pixels))
+
+
+def _smolvlm() -> hf.SmolVLMProcessor:
+    edge = {"longest_edge": 16}
+    words = tokenizer(1000, image_token="<image>", fake_image_token="<fake>", global_image_token="<global>",
+                      end_of_utterance_token="<end>")
+    images = hf.SmolVLMImageProcessor(size=edge, max_image_size=edge, do_image_splitting=False)
+    videos = hf.SmolVLMVideoProcessor(size=edge, max_image_size=edge)
+    return hf.SmolVLMProcessor(images, words, videos, image_seq_len=4)
+
+
+PROCESSORS = {
+    "vit": lambda: hf.ViTImageProcessor(size=SIDE),
+    "classifier": lambda: hf.ViTImageProcessor(size=SIDE),
+    "captioner": lambda: hf.TrOCRProcessor(hf.ViTImageProcessor(size={"height": 8, "width": 12}), tokenizer()),
+    "clip": lambda: hf.CLIPProcessor(hf.CLIPImageProcessor(**CLIP_IMAGES), tokenizer()),
+    "vilt": lambda: hf.ViltProcessor(hf.ViltImageProcessor(size={"shortest_edge": 8}, size_divisor=4), tokenizer()),
+    "blip2": lambda: hf.Blip2Processor(hf.BlipImageProcessor(size=SIDE), tokenizer(1000), num_query_tokens=3),
+    "llava": lambda: hf.LlavaProcessor(hf.CLIPImageProcessor(**CLIP_IMAGES), tokenizer(1000), patch_size=4, image_token="<image>",
+                                       vision_feature_select_strategy="default", num_additional_image_tokens=1),
+    "qwen2-vl": _qwen,
+    "smolvlm": _smolvlm,
+}
+PROCESSORS["vilt-vqa"] = PROCESSORS["vilt"]
+TEXT_ALONE = ("bert", "gpt2", "llama", "t5", "bart")
+IMAGE_ALONE = ("vit", "classifier")
+ALL = (*TEXT_ALONE, *PROCESSORS, "blip")
+
+
 def save(family: str, folder: Path) -> Path:
-    """A folder with one of t5, bart, captioner, clip, llava."""
-    model = captioner() if family == "captioner" else FAMILIES[family].model()
+    """A folder with one of ``ALL``."""
+    model = OWN[family]() if family in OWN else FAMILIES[family].model()
     model.save_pretrained(folder)
-    if family in ("t5", "bart"):
-        tokenizer().save_pretrained(folder)
-    elif family == "captioner":
-        hf.TrOCRProcessor(hf.ViTImageProcessor(size={"height": 8, "width": 12}), tokenizer()).save_pretrained(folder)
-    else:
-        images = hf.CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
-        if family == "clip":
-            hf.CLIPProcessor(images, tokenizer()).save_pretrained(folder)
-        else:
-            hf.LlavaProcessor(images, tokenizer(1000), patch_size=4, vision_feature_select_strategy="default",
-                              image_token="<image>", num_additional_image_tokens=1).save_pretrained(folder)
+    PROCESSORS.get(family, tokenizer)().save_pretrained(folder)
     return folder
 
 

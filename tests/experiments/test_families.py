@@ -1,0 +1,126 @@
+"""Every family of models that a command can load: the right words and patches, alone and in a batch, through all commands."""
+
+import argparse
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.experiments.tiny import ALL, IMAGE_ALONE, TEXT_ALONE, save
+
+from analysis.maps import patch_grid
+from analysis.relevance import image_nodes, route
+from attngraph import capture
+from experiments.source import add_source_arguments, open_source
+from experiments.words import words_of
+
+WITH_IMAGES = [family for family in ALL if family not in TEXT_ALONE]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """Two pictures of other shapes and two texts of other lengths."""
+    folder = tmp_path_factory.mktemp("given")
+    for k, size in enumerate(((24, 16), (16, 16))):
+        noise = np.random.default_rng(k).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{k}.png")
+    (folder / "texts.txt").write_text("red\na red ball\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory, given):
+    """``options(family)``: what a command is told, so that it runs this model on those."""
+    folders = {}
+
+    def of(family: str) -> list[str]:
+        if family not in folders:
+            folders[family] = save(family, tmp_path_factory.mktemp(family))
+        words = ["--model", folders[family]]
+        words += [] if family in TEXT_ALONE else ["--images", given / "0.png", given / "1.png"]
+        words += [] if family in IMAGE_ALONE else ["--texts", given / "texts.txt"]
+        return [str(word) for word in words]
+
+    return of
+
+
+def source(words: list[str], *more: str):
+    parser = argparse.ArgumentParser()
+    add_source_arguments(parser)
+    return open_source(parser.parse_args([*words, *more]))
+
+
+def valid(graph, side: int, example: int) -> torch.Tensor:
+    """Which nodes are no padding."""
+    mask = (graph.query_mask, graph.value_mask)[side]
+    if mask is None:
+        return torch.ones(graph.shape[2 + side], dtype=torch.bool)
+    return (mask.any(1) if mask.dim() == 3 else mask)[example]
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_a_batch_changes_neither_graphs_nor_words(family, options):
+    (batch, graphs), = source(options(family), "--batch", "2").graphs()
+    for k, (single, own) in enumerate(source(options(family), "--batch", "1").graphs()):
+        assert list(own) == list(graphs)
+        for name, graph in graphs.items():
+            one, there = own[name], [valid(graph, side, k) for side in (0, 1)]
+            for side in (0, 1):
+                together, alone = words_of(batch, graph, side), words_of(single, one, side)
+                assert (together is None) == (alone is None), (name, side)
+                assert torch.equal(image_nodes(graph, side)[k][there[side]], image_nodes(one, side)[0]), (name, side)
+                if alone is not None:
+                    assert together.tokens[k][there[side]].tolist() == alone.tokens[0].tolist(), (name, side)
+                    assert not together.padding[k][there[side]].any(), (name, side)
+            whole = graph.weight[k]
+            torch.testing.assert_close(whole[:, there[0]][:, :, there[1]], one.weight[0], rtol=1e-4, atol=1e-5)
+            assert not whole[:, :, ~there[1]].any() and not whole[:, ~there[0]].any(), name
+
+
+MIXERS = ("self_attn.projection", "attn.proj", "out_proj", "o_proj")  # output projections of image encoders' attention
+
+
+@pytest.mark.parametrize("family", [family for family in WITH_IMAGES if family != "blip2"])  # its image tokens are no patches
+def test_a_patch_is_the_node_that_changes_with_its_pixels(family, options, given):
+    """Where image encoders mix nothing: their attention's output is set to 0."""
+    found = source(options(family))
+    for name, part in found.model.named_modules():
+        if name.endswith(MIXERS) and not any(word in name for word in ("decoder", "language", "text_model")):
+            torch.nn.init.zeros_(part.weight)
+    (batch, graphs), = found.graphs()
+    last = route(graphs).hops[-1]
+    same = graphs[last].kind, int(image_nodes(graphs[last], 1).sum())
+    layer = next(name for name, graph in graphs.items() if (graph.kind, int(image_nodes(graph, 1).sum())) == same)
+    image, before = image_nodes(graphs[layer], 1), graphs[layer].value
+    grids = [patch_grid(int(image[k].sum()), batch.pictures.grids[k]) for k in range(2)]
+    for row, column in ((0, 0), (0, 1), (1, 0), (grids[0][0] - 1, grids[0][1] - 1)):
+        inputs = dict(batch.inputs)
+        pixels = inputs["pixel_values"]
+        if pixels.dim() == 2:  # packed patches: through the processor
+            pictures = [np.array(Image.open(given / f"{k}.png")) for k in range(2)]
+            for picture in pictures:
+                picture[8 * row:8 * row + 8, 8 * column:8 * column + 8] ^= 255
+            inputs |= found.encoder.processor.image_processor([Image.fromarray(picture) for picture in pictures],
+                                                              return_tensors="pt")
+        else:
+            inputs["pixel_values"] = pixels = pixels.clone()
+            size = pixels.shape[-2] // grids[0][0]
+            pixels[..., size * row:size * (row + 1), size * column:size * (column + 1)] += 1
+        after = capture(found.model, inputs)[layer].value
+        for k, (rows, columns, others) in enumerate(grids):
+            if row < rows and column < columns:
+                moved = (after[k] - before[k]).abs().sum((0, 2))[image[k]]
+                assert moved.nonzero()[:, 0].tolist() == [others + row * columns + column], (row, column, k)
+
+
+def test_vilt_computes_the_same_with_its_patches_in_order(options):
+    found = source(options("vilt"))
+    batch, = found.batches()
+    embeddings = found.model.embeddings
+    ordered = found.model(**batch.inputs)
+    embeddings.__class__ = type(embeddings).__mro__[1]
+    torch.manual_seed(1)
+    dealt = found.model(**batch.inputs)
+    assert not torch.allclose(ordered.last_hidden_state, dealt.last_hidden_state)
+    torch.testing.assert_close(ordered.last_hidden_state[:, :6], dealt.last_hidden_state[:, :6])  # the words and [CLS]
+    torch.testing.assert_close(ordered.pooler_output, dealt.pooler_output)
