@@ -27,7 +27,7 @@ class Cloud:
 
     Attributes:
         nodes: a row for each point, with ``COLUMNS``: head is a number or "all", role query or value, modality text,
-            image or unknown, node the place in the sequence.
+            image or unknown, node the place in the sequence, padding not counted.
         features: ``(points, width)``; their Euclidean distances are those in :math:`\hat V`.
         projected: False where the layer has no output projection that could be read: distances are those before it.
     """
@@ -63,7 +63,7 @@ class Points:
 
     Padding is left out, special tokens are kept. Where there are too many points, every example's queries and its
     values are thinned out to one and the same number, at random. The choice depends on the seed and on which nodes
-    there are, so it is the same for all heads, and for the same examples in another model.
+    there are, so it is the same for all heads, however examples are batched, and for the same examples in another model.
 
     Args:
         most: points kept for each cloud.
@@ -115,7 +115,9 @@ class Points:
             example, node = (valid[role] & (rank < each)).nonzero()
             image = graph.is_image()[role]
             modality = "unknown" if image is None else np.where(image.cpu().numpy()[example, node], "image", "text")
-            rows = pd.DataFrame({"role": ROLES[role], "modality": modality, "node": node, "rank": rank[example, node],
+            rows = pd.DataFrame({"role": ROLES[role], "modality": modality, "rank": rank[example, node],
+                                 "node": valid[role].cumsum(1)[example, node] - 1,
+                                 "number": kept.examples + example,
                                  "example": np.asarray(examples, dtype=object)[example]})
             for name in ("token", "class"):
                 names = np.asarray((labels or {}).get(name, np.full(rank.shape, "")), dtype=object)
@@ -134,7 +136,8 @@ class Points:
         found = []
         for name, kept in self._layers.items():
             kept.thin(self.most)
-            rows, features = kept.rows[0], kept.features[0]
+            order = np.lexsort([kept.rows[0][key] for key in ("node", "role", "number")])
+            rows, features = kept.rows[0].iloc[order], kept.features[0][:, order]
             if len(rows) > self.most:  # more examples than points
                 some = np.sort(np.random.default_rng(self.seed).choice(len(rows), self.most, replace=False))
                 rows, features = rows.iloc[some], features[:, some]
@@ -161,9 +164,11 @@ class Points:
         return lambda x: x.transpose(0, 1) @ factor.to(x), True
 
     def _ranks(self, valid: np.ndarray, role: int, before: int) -> np.ndarray:
-        """The valid nodes of each example in a random order: ``(b, nodes)``, from 0 up."""
-        order = np.random.default_rng([self.seed, role, before]).random(valid.shape)
-        return np.where(valid, order, np.inf).argsort(1).argsort(1)
+        """The valid nodes of each example in a random order of its own: ``(b, nodes)``, from 0 up."""
+        order = np.full(valid.shape, np.inf)
+        for k, there in enumerate(valid):
+            order[k, there] = np.random.default_rng([self.seed, role, before + k]).random(int(there.sum()))
+        return order.argsort(1).argsort(1)
 
 
 @dataclass(eq=False)

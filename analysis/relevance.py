@@ -235,9 +235,9 @@ def capture_with_gradients(model: nn.Module, inputs: Mapping, score: Callable[..
         with _all_parameters_tracked(model), torch.enable_grad(), \
                 record(model, on_graph=partial(numbered, graphs, Counter())):
             value = score(model(**inputs))
-            b = next(iter(graphs.values())).shape[0]
-            if value.shape != (b,):
-                raise ValueError(f"score must give one number per example, shape ({b},), got {tuple(value.shape)}")
+            sizes = {graph.shape[0] for graph in graphs.values()}  # image encoders may read a batch's pictures one by one
+            if value.dim() != 1 or len(value) not in sizes:
+                raise ValueError(f"score must give one number per example, shape ({max(sizes)},), got {tuple(value.shape)}")
             reached = [name for name in graphs if weights[name].requires_grad]
             found = torch.autograd.grad(value.sum(), [weights[name] for name in reached], materialize_grads=True)
     finally:
@@ -314,8 +314,10 @@ def _walk(graphs: Graphs, layer: Callable[[str, Nodes, Nodes, _Maps], dict[tuple
     """Let every layer change the maps, in the order of the calls, and return those of the route."""
     ends, found = _ends(graphs), route(graphs)
     maps = _Maps(_exact(graphs[found.hops[0]].weight[:, 0]))
-    started: set[Nodes] = set()
+    reached, started = _reached(graphs, ends, ends[found.hops[0]][0]), set()
     for names in _calls(graphs, ends):
+        if ends[names[0]][0] not in reached:
+            continue
         for name in names:
             link = None if ends[name][0] in started else _linked(graphs, ends, name)
             if link is not None and graphs[name].kind == "self":
@@ -326,6 +328,17 @@ def _walk(graphs: Graphs, layer: Callable[[str, Nodes, Nodes, _Maps], dict[tuple
             maps.found |= some
     tokens, seen = ends[found.hops[0]][0], ends[found.hops[-1]][1]
     return Relevance(maps.of(tokens, tokens), maps.of(tokens, seen))
+
+
+def _reached(graphs: Graphs, ends: Mapping[str, tuple[Nodes, Nodes]], tokens: Nodes) -> set[Nodes]:
+    """The sets that the tokens see, directly or through others; an image encoder whose states become a sequence's tokens
+    is none of them."""
+    reached, fresh = set(), {tokens}
+    while fresh:
+        reached |= fresh
+        fresh = {seen for name in graphs if ends[name][0] in fresh
+                 for seen in (ends[name][1], _linked(graphs, ends, name)) if seen is not None} - reached
+    return reached
 
 
 def _calls(graphs: Graphs, ends: Mapping[str, tuple[Nodes, Nodes]]) -> Iterator[list[str]]:

@@ -15,6 +15,7 @@ same, since an adapter changes what comes after it.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
@@ -102,11 +103,15 @@ def _gather(sources: dict[str, Source], args: argparse.Namespace) -> dict[str, l
     layers = args.layers or _default_layers(sources[FROZEN])
     outputs, clouds = output_matrices(sources[FROZEN].model), {}
     for state, source in sources.items():
-        source.layers, points = layers, Points(args.points, args.seed, source.heads, outputs)
+        source.layers, parts, points = layers, Counter(), Points(args.points, args.seed, source.heads, outputs)
         for batch, graphs in tqdm(source.graphs(), f"reading layers ({state})", ceil(len(source) / source.batch), leave=False):
             for layer, graph in graphs.items():
                 (query, some), (value, others) = (_labels(batch, graph, side) for side in (0, 1))
-                points.add(layer, graph, batch.names, query, value, some, others)
+                names, b = batch.names, graph.shape[0]
+                if b != len(names):  # image encoders that see parts of pictures
+                    names = [f"part {parts[layer] + k + 1}" for k in range(b)]
+                    parts[layer] += b
+                points.add(layer, graph, names, query, value, some, others)
         clouds[state] = points.clouds()
     return clouds
 

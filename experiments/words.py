@@ -87,7 +87,7 @@ def words_of(batch: Batch, graph: AttentionGraph, side: int) -> Words | None:
     """
     decoder = batch.decoder is not None and graph.causal and (graph.kind == "self" or side == 0)
     text = batch.decoder if decoder else batch.text
-    if text is None:
+    if text is None or len(text.tokens) != graph.shape[0]:
         return None
     b, nodes, width = graph.shape[0], graph.shape[2 + side], len(text.tokens[0])
     image = graph.is_image()[side]
@@ -116,6 +116,8 @@ def patches_of(batch: Batch, graph: AttentionGraph, side: int) -> Tensor | None:
     other nodes ([CLS], text). None where that is unknown: no scenes, or no patches of whole pictures in a square."""
     image, pictures = image_nodes(graph, side).cpu(), batch.pictures
     if batch.scenes is None or pictures is None or pictures.grids is None or not pictures.whole or not image.any():
+        return None
+    if len(image) != len(batch.scenes):  # parts of pictures
         return None
     shown = torch.full(image.shape, -1)
     for scene, nodes, grid, line in zip(batch.scenes, image, pictures.grids, shown):

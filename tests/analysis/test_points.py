@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -124,7 +127,7 @@ def test_padding_that_no_mask_tells_is_left_out_too():
     valid = torch.tensor([[True, True, False, False, True]] * 2)
     points.add("layer", graph_of(h=1), names(2), value_valid=valid)
     nodes = points.clouds()[0].nodes
-    assert set(nodes[nodes.role == "value"].node) == {0, 1, 4} and len(nodes) == 2 * (4 + 3)
+    assert set(nodes[nodes.role == "value"].node) == {0, 1, 2} and len(nodes) == 2 * (4 + 3)
 
 
 def test_points_are_thinned_evenly_over_examples_and_roles():
@@ -241,3 +244,16 @@ def test_both_layouts_of_a_projection():
 def test_what_does_not_fit_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+def test_batches_change_nothing():
+    whole, apart = Points(most=40), Points(most=40)
+    graph = graph_of(b=6, h=1, n=5, m=9)
+    labels = [f"picture {k}" for k in range(6)]
+    whole.add("layer", graph, labels)
+    for k in range(6):
+        one = replace(graph, query=graph.query[k:k + 1], value=graph.value[k:k + 1], weight=graph.weight[k:k + 1])
+        apart.add("layer", one, labels[k:k + 1])
+    (one,), (other,) = whole.clouds(), apart.clouds()
+    pd.testing.assert_frame_equal(one.nodes, other.nodes)
+    np.testing.assert_array_equal(one.features, other.features)

@@ -105,8 +105,9 @@ def test_the_map_is_that_of_the_features_after_w_o(tmp_path):
     for batch, graphs in source.graphs():
         graph = graphs[layer]
         seen = torch.ones(len(batch.names), 65, dtype=torch.bool)
-        for x, valid in ((graph.query, ~batch.text.padding), (graph.value, seen)):
-            found.append(x.transpose(1, 2).flatten(2)[valid] @ weight.T)
+        for k in range(len(batch.names)):
+            for x, valid in ((graph.query, ~batch.text.padding), (graph.value, seen)):
+                found.append(x[k].transpose(0, 1).flatten(1)[valid[k]] @ weight.T)
     points = torch.cat(found).double()
     u, s, _ = torch.linalg.svd(points - points.mean(0), full_matrices=False)
     want = (u[:, :2] * s[:2]).numpy()

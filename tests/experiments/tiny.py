@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 import transformers as hf
-from tests.attngraph.zoo import FAMILIES, GQA, TEXT, VISION, far_from_zero
+from tests.attngraph.zoo import FAMILIES, GQA, QWEN, TEXT, VISION, far_from_zero
 
 from adapters.blip import attach
 from adapters.config import AdapterConfig
@@ -53,19 +53,28 @@ def qwen() -> hf.Qwen2VLForConditionalGeneration:
     return model
 
 
+def windows() -> hf.Qwen2_5_VLForConditionalGeneration:
+    """Whose image encoder sees a picture in windows of 8 x 8 pixels in its first layer, and whole in its second."""
+    vision = dict(depth=2, hidden_size=16, intermediate_size=24, num_heads=2, patch_size=4, spatial_merge_size=2,
+                  temporal_patch_size=1, window_size=8, fullatt_block_indexes=[1], out_hidden_size=16)
+    return far_from_zero(hf.Qwen2_5_VLForConditionalGeneration(hf.Qwen2_5_VLConfig(
+        vision_config=vision, text_config=QWEN | dict(model_type="qwen2_5_vl_text"), image_token_id=4,
+        video_token_id=NAMES.index("<video>"), vision_start_token_id=2, vision_end_token_id=1)), 0)
+
+
 def smolvlm() -> hf.SmolVLMForConditionalGeneration:
     """Pictures of 4 x 4 patches, merged into 2 x 2."""
     return far_from_zero(hf.SmolVLMForConditionalGeneration(hf.SmolVLMConfig(
         vision_config=VISION | dict(image_size=16), text_config=GQA, image_token_id=4, scale_factor=2, pad_token_id=0)), 0)
 
 
-OWN = {"blip": blip, "qwen2-vl": qwen, "smolvlm": smolvlm, "captioner": captioner, "classifier": classifier, "vilt-vqa": answerer}
+OWN = {"blip": blip, "qwen2-vl": qwen, "smolvlm": smolvlm, "qwen2.5-vl": windows, "captioner": captioner, "classifier": classifier, "vilt-vqa": answerer}
 
 
-def _qwen() -> hf.Qwen2VLProcessor:
+def _qwen(kind: type = hf.Qwen2VLProcessor) -> hf.ProcessorMixin:
     pixels = dict(patch_size=4, merge_size=2, temporal_patch_size=1, min_pixels=64, max_pixels=1024)
     words = tokenizer(1000, image_token="<image>", video_token="<video>")
-    return hf.Qwen2VLProcessor(hf.Qwen2VLImageProcessor(**pixels), words, hf.Qwen2VLVideoProcessor(**pixels))
+    return kind(hf.Qwen2VLImageProcessor(**pixels), words, hf.Qwen2VLVideoProcessor(**pixels))
 
 
 def _smolvlm() -> hf.SmolVLMProcessor:
@@ -87,6 +96,7 @@ PROCESSORS = {
     "llava": lambda: hf.LlavaProcessor(hf.CLIPImageProcessor(**CLIP_IMAGES), tokenizer(1000), patch_size=4, image_token="<image>",
                                        vision_feature_select_strategy="default", num_additional_image_tokens=1),
     "qwen2-vl": _qwen,
+    "qwen2.5-vl": lambda: _qwen(hf.Qwen2_5_VLProcessor),
     "smolvlm": _smolvlm,
 }
 PROCESSORS["vilt-vqa"] = PROCESSORS["vilt"]
