@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import EncoderDecoderCache
 
 from attngraph.degree_cache import degree_cache_of
 from attngraph.errors import UserError
@@ -51,7 +52,8 @@ class Call:
         visible: bool ``(b, n, m)``, or None when nothing is masked.
         query_mask: bool ``(b, n)``, which queries are valid: those that self-attention lets see themselves.
         source: the states that cross-attention attends to, where the module was given them.
-        cache, layer_idx: the model's key/value cache, and the layer's place in it.
+        cache, layer_idx: the model's key/value cache, and the place in it of the layer, or, for cross-attention whose own
+            place holds the other side (Mllama's), of the self-attention before it.
         dropout: probability; 0 in evaluation.
         sides: modalities of queries and values, as far as a family tells them (see :class:`AttentionGraph`).
         whole: whether every query is valid and sees something.
@@ -151,7 +153,8 @@ class Call:
         """
         if not graph.causal or self.cache is None or self.layer_idx is None:
             return graph
-        degrees = degree_cache_of(self.cache, self.layer_idx, f"{owner} {self.kind}", self.query.shape[2])
+        name = f"{owner} {self.kind} {self.site.name}"
+        degrees = degree_cache_of(self.cache, self.layer_idx, name, self.query.shape[2])
         start = self.tokens - graph.shape[3] if self.kind == "self" else 0
         graph = replace(graph, past_degree=degrees.past(graph.shape[3], start))
         degrees.append(graph, start)
@@ -206,6 +209,7 @@ class Before(NamedTuple):
     causal: bool = False
     queries: Tensor | None = None
     valid: bool = True
+    layer_idx: int | None = None
 
 
 class Flow:
@@ -278,7 +282,8 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
         eager: the model's eager attention, ``(module, query, key, value, attention_mask, dropout=, ...)`` to context
             ``(b, n, h, d)`` and weights.
         dropout: probability while training.
-        is_causal: whether self-attention's queries are ordered in time, if the model or a family says so.
+        is_causal: whether self-attention's queries are ordered in time, if the model or a family says so; see
+            :func:`_ordered`.
         query_mask, sides: told by a family, see :class:`Call`.
         kwargs: what else the model passes; its eager attention gets it.
     """
@@ -294,15 +299,18 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
     query, key, value = query.expand(b, -1, -1, -1), _heads(key, b, h), _heads(value, b, h)
     mask = hub.shared.flow.mask(attention_mask, (b, h, n, m))
     cross = hub.source is not None or (hub.cache is None and n != m) or "Cross" in type(module).__name__
+    layer_idx = getattr(module, "layer_idx", None)
     if cross:
         before = hub.shared.flow.before(hub.home, b, n)
+        if before.layer_idx is not None and not isinstance(hub.cache, EncoderDecoderCache):
+            layer_idx = before.layer_idx
     else:
-        told = getattr(module, "is_causal", None) if is_causal is None else is_causal
-        before = Before(_ordered(told, mask.order, n, hub.cache), mask.queries, mask.valid)
+        causal = _ordered(is_causal, getattr(module, "is_causal", None), attention_mask is not None, mask.order, n, hub.cache)
+        before = Before(causal, mask.queries, mask.valid, layer_idx)
         hub.shared.flow.note(hub.home, b, n, before)
     call = Call(
         hub.site, "cross" if cross else "self", before.causal, query, key, value, mask.visible,
-        before.queries if query_mask is None else query_mask, hub.source, hub.cache, getattr(module, "layer_idx", None),
+        before.queries if query_mask is None else query_mask, hub.source, hub.cache, layer_idx,
         dropout if module.training else 0.0, sides, mask.sees and before.valid and query_mask is None, compute,
         kwargs.get("scaling"), tried if mask.pure else None,
     )
@@ -343,12 +351,20 @@ def _heads(x: Tensor, b: int, h: int) -> Tensor:
     return (x if x.shape[1] == h else x.repeat_interleave(h // x.shape[1], 1)).expand(b, -1, -1, -1)
 
 
-def _ordered(told: bool | None, order: str | None, n: int, cache) -> bool:
-    """Whether self-attention's queries are ordered in time. The module's word counts, but not against a mask that
-    hides no later value; where it says nothing the mask decides, and for a single query whether there is a cache."""
-    if told is None:
-        return order == "causal" or (n == 1 and cache is not None)
-    return bool(told) and order != "none"
+def _ordered(told: bool | None, module: bool | None, masked: bool, order: str | None, n: int, cache) -> bool:
+    """Whether self-attention's queries are ordered in time. Eager attention hides what its mask hides and nothing else:
+    so several queries without a mask are not, whatever the module says of itself (transformers' SDPA would go by that
+    word), and a mask that hides all later values or none of them decides. Where it hides some, the word counts
+    (``told`` with this call, or the module's own); a single query is ordered if it goes on from a cache.
+    """
+    if told is False:
+        return False
+    word = module if told is None else told
+    if order in ("causal", "none"):
+        return order == "causal"
+    if not masked or (word is None and order is None):
+        return n == 1 and cache is not None and word is not False
+    return bool(word)
 
 
 def arguments(module: nn.Module, args: tuple, kwargs: dict) -> dict:

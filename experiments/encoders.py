@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 import transformers
 from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, PreTrainedTokenizerBase, TrOCRProcessor
+from transformers import (
+    AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, BlipForQuestionAnswering, PreTrainedTokenizerBase, TrOCRProcessor,
+)
 
 from attngraph.errors import UserError
 from experiments.data.scenes import Scene
@@ -149,6 +152,8 @@ class ProcessorEncoder(Encoder):
 
     def check(self, items: Sequence[Item]) -> None:
         name = type(self.model).__name__
+        if self.vision is None and hasattr(self.processor, "feature_extractor"):
+            raise UserError(f"{name} listens to sound, which is not read here: capture its graphs in Python (attngraph.capture)")
         if self.vision is not None and items[0].image is None:
             raise UserError(f"{name} looks at images: give --images")
         if self.tokenizer is not None and any(item.text is None for item in items):
@@ -159,25 +164,55 @@ class ProcessorEncoder(Encoder):
         if self.tokenizer is None:
             inputs = dict(self.processor(images=images, return_tensors="pt"))
             return Encoded(inputs, pictures=self._pictures(inputs, images))
-        texts = [self._text(item, images is not None) for item in items]
-        options = {"return_tensors": "pt", "padding": True}
-        if images is None or not self._holds_images:
-            options |= {"truncation": True, "max_length": self.longest}
+        decodes = self._decodes
+        read = [replace(item, text="") if decodes and item.prompt else item for item in items]  # the decoder writes the text
+        texts = [self._text(item, images is not None) for item in read]
+        options = self._options(texts, images is not None)
         if images is None:
             inputs = dict(self.processor(texts, **options))
         else:  # a list for each text where a text could hold several
             given = [[image] for image in images] if self._holds_images else images
             inputs = dict(self.processor(images=given, text=texts, **options))
         pictures = None if images is None else self._pictures(inputs, images)
-        if "input_ids" not in inputs:  # the text is the decoder's alone; the processor takes it for labels
-            inputs.pop("labels", None)
-            return Encoded(inputs, None, self._decoder(inputs, texts, [item.prompt for item in items]), pictures)
+        if self.model.config.model_type == "vision-encoder-decoder":  # the processor takes the decoder's text for more
+            for name in ("input_ids", "attention_mask", "labels"):
+                inputs.pop(name, None)
+            texts, prompts = [f"{item.prompt} {item.text}".strip() for item in items], [item.prompt for item in items]
+            return Encoded(inputs, None, self._decoder(inputs, texts, prompts), pictures)
         self._check_length(items, inputs)
         text = Text.of(self.tokenizer, inputs["input_ids"], inputs.get("attention_mask"))
-        if getattr(self.model.config, "is_encoder_decoder", False):
+        if decodes:
             decoder = self._decoder(inputs, [item.text for item in items], [""] * len(items))
             return Encoded(inputs, text, decoder, pictures)
         return Encoded(inputs, self._prompted(text, items, texts, images is not None), None, pictures)
+
+    def _options(self, texts: list[str], with_image: bool) -> dict:
+        """Of the processor: padding, truncation where no image's place can be cut off, and no second start token."""
+        masked = "attention_mask" in self.tokenizer.model_input_names  # else padding is read: always as much of it (SigLIP)
+        found = {"return_tensors": "pt", "padding": True if masked or self.longest is None else "max_length"}
+        if not (with_image and self._holds_images):
+            found |= {"truncation": True, "max_length": self.longest}
+        start = self.tokenizer.bos_token
+        if start and all(text.startswith(start) for text in texts):  # a chat template wrote it
+            found["add_special_tokens"] = False
+        return found
+
+    @property
+    def _decodes(self) -> bool:
+        """Whether a decoder writes a text of its own, after an encoder that reads one."""
+        config = self.model.config
+        return (any(getattr(one, "is_encoder_decoder", False) for one in (config, config.get_text_config()))
+                or isinstance(self.model, BlipForQuestionAnswering))
+
+    @cached_property
+    def _places_images(self) -> bool:
+        """Whether the processor itself puts the image's place into a text that has none."""
+        token = getattr(self.processor, "image_token_id", None)
+        try:
+            made = self.processor(images=[[Image.new("RGB", (64, 64))]], text=["a"], return_tensors="pt")
+        except Exception:  # some insist on it, each with errors of its own
+            return False
+        return token is not None and bool((made["input_ids"] == token).any())
 
     @property
     def longest(self) -> int | None:
@@ -223,7 +258,7 @@ class ProcessorEncoder(Encoder):
                 turns.append({"role": "assistant", "content": [{"type": "text", "text": item.text}]})
             return self.processor.apply_chat_template(turns, tokenize=False)
         token = getattr(self.processor, "image_token", None)
-        return f"{token} {text}" if with_image and isinstance(token, str) else text
+        return f"{token} {text}" if with_image and isinstance(token, str) and not self._places_images else text
 
     def _pictures(self, inputs: dict[str, Tensor], images: list[Image.Image]) -> Pictures:
         return seen(inputs, images, self.model.config, self.vision)
@@ -234,9 +269,10 @@ class ProcessorEncoder(Encoder):
         if not all(item.prompt for item in items):
             return text
         asked = [self._text(replace(item, text=""), with_image) for item in items]
+        options = self._options(texts, with_image) | {"return_tensors": None, "padding": False}
         ends = (~text.padding).int().cumsum(1).argmax(1) + 1  # after the last that is no padding
         after = []
-        for whole, prompt in zip(self.tokenizer(texts)["input_ids"], self.tokenizer(asked)["input_ids"]):
+        for whole, prompt in zip(*(self.tokenizer(some, **options)["input_ids"] for some in (texts, asked))):
             same = next((k for k, (one, other) in enumerate(zip(whole, prompt)) if one != other), min(len(whole), len(prompt)))
             after.append(len(whole) - same)
         return replace(text, prompt=(ends - torch.tensor(after)).clamp(min=1))

@@ -102,6 +102,7 @@ class Labeller:
         self.own, self.classes = classes, {"part of speech": parts_of_speech()} | classes
         self.clusters = SharedClusters(clusters, seed=seed) if clusters else None
         self._small: dict[str, str] = {}  # layers with too few nodes for clusters, and why
+        self._parts: dict[str, None] = {}  # stacks of layers that see parts of pictures one by one
         self._fitted = False
 
     def fit(self, source: Source) -> None:
@@ -123,14 +124,18 @@ class Labeller:
                 self._small[name] = str(error)
 
     def notes(self) -> list[str]:
-        """A line for each stack of layers that lacks labels by cluster."""
-        return list(dict.fromkeys(f"{stack(name)}: no labels by cluster: {why}" for name, why in self._small.items()))
+        """A line for each stack of layers that lacks labels by cluster or sees parts of pictures."""
+        return [*dict.fromkeys(f"{stack(name)}: no labels by cluster: {why}" for name, why in self._small.items()),
+                *(f"{name}: sees parts of pictures one by one (tiles, windows): each counts as an example, though those of one "
+                  "picture are alike: intervals are too narrow" for name in self._parts)]
 
     def __call__(self, batch: Batch, name: str, graph: AttentionGraph) -> dict[str, Labels]:
         """``{name: labels}``: modality (text, image or special); within text: token, part of speech and the user's
         classes; within images: patch; where text looks at an image: named (the shape that a word names, the shape that a
         patch shows), and between the two each class of tokens against patch; cluster."""
         device = graph.query.device
+        if graph.shape[0] != len(batch.names):
+            self._parts[stack(name)] = None
         words, patches = ([of(batch, graph, side) for side in (0, 1)] for of in (words_of, patches_of))
         patches = [None if shown is None else shown.to(device) for shown in patches]
         found = {"modality": modality(graph, *(None if one is None else one.special.to(device) for one in words))}

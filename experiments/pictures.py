@@ -23,11 +23,13 @@ class Pictures:
         grids: rows and columns of each picture's patches, as a language model gets them where the processor says that
             squares of them are merged; None where unknown.
         whole: False where something may have been cropped.
+        tiled: whether each is cut into tiles that the model sees one by one.
     """
 
     images: list[Image.Image]
     grids: list[Grid] | None = None
     whole: bool = False
+    tiled: bool = False
 
 
 def seen(inputs: Mapping[str, Tensor], images: Sequence[Image.Image], config: PretrainedConfig, processor) -> Pictures:
@@ -49,7 +51,7 @@ def seen(inputs: Mapping[str, Tensor], images: Sequence[Image.Image], config: Pr
     if pixels is not None and pixels.dim() == 5 and pixels.shape[1] == 1:
         pixels = pixels[:, 0]  # a picture is one tile
     if pixels is None or pixels.dim() != 4 or pixels.shape[0] != b:
-        return Pictures(images)
+        return Pictures(images, tiled=pixels is not None and pixels.dim() in (4, 5, 6))
     sizes = _sizes(inputs, pixels)
     sides = _patch(config)
     grids = None if sides is None else [tuple(-(-size // side) for size, side in zip(shape, sides)) for shape in sizes]
@@ -70,7 +72,9 @@ def _patch(config: PretrainedConfig) -> tuple[int, int] | None:
     """Height and width of a patch."""
     vision = getattr(config, "vision_config", None) or getattr(config, "encoder", None) or config
     side = getattr(vision, "patch_size", None)
-    return (side, side) if isinstance(side, int) else None if side is None else tuple(side)
+    if side is None or hasattr(vision, "patch_stride"):  # patches that overlap are no grid of this size
+        return None
+    return (side, side) if isinstance(side, int) else tuple(side)
 
 
 def _read_back(pixels: Tensor, sizes: Sequence[tuple[int, int]], processor) -> list[Image.Image] | None:

@@ -56,6 +56,9 @@ def read(source: Source, batch: Batch, tokens: list[str] | None, scored: bool = 
         tokens: see :func:`look`.
         scored: False for a model that is known to give no score.
     """
+    if batch.pictures.tiled:
+        raise UserError(f"{source.title} cuts pictures into tiles, whose places are not known here: switch that off in its "
+                        "preprocessor_config.json (do_image_splitting or crop_to_patches: false)")
     with source.running():
         graphs = unpacked(capture(source.model, batch.inputs), batch.inputs)
     try:
@@ -68,7 +71,8 @@ def read(source: Source, batch: Batch, tokens: list[str] | None, scored: bool = 
     layers, last = _chosen(source.layers, graphs, found)
     parts = [name for name in layers if graphs[name].shape[0] != len(batch.names)]
     if parts:
-        raise UserError(f"--layers: {parts[0]} sees parts of pictures one by one, which cannot be shown: leave it out")
+        raise UserError(f"--layers: {parts[0]} sees parts of pictures one by one (windows, tiles), which cannot be shown: choose "
+                        "others")
     wrong = [head for head in source.heads or () if not 0 <= head < graphs[last].shape[1]]
     if wrong:
         raise UserError(f"--heads: {last} has heads 0 to {graphs[last].shape[1] - 1}, not {', '.join(map(str, wrong))}")

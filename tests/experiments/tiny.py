@@ -46,6 +46,13 @@ def blip() -> hf.BlipForConditionalGeneration:
     return model
 
 
+def asker() -> hf.BlipForQuestionAnswering:
+    """A question's encoder that looks at the image, and an answer's decoder that looks at the question."""
+    text = TEXT | dict(encoder_hidden_size=16, projection_dim=16)
+    return far_from_zero(hf.BlipForQuestionAnswering(hf.BlipConfig(
+        text_config=text, vision_config=VISION | dict(hidden_size=16))), 0)
+
+
 def qwen() -> hf.Qwen2VLForConditionalGeneration:
     """With this tokenizer's video token."""
     model = FAMILIES["qwen2-vl"].model()
@@ -68,7 +75,7 @@ def smolvlm() -> hf.SmolVLMForConditionalGeneration:
         vision_config=VISION | dict(image_size=16), text_config=GQA, image_token_id=4, scale_factor=2, pad_token_id=0)), 0)
 
 
-OWN = {"blip": blip, "qwen2-vl": qwen, "smolvlm": smolvlm, "qwen2.5-vl": windows, "captioner": captioner, "classifier": classifier, "vilt-vqa": answerer}
+OWN = {"blip": blip, "blip-vqa": asker, "qwen2-vl": qwen, "smolvlm": smolvlm, "qwen2.5-vl": windows, "captioner": captioner, "classifier": classifier, "vilt-vqa": answerer}
 
 
 def _qwen(kind: type = hf.Qwen2VLProcessor) -> hf.ProcessorMixin:
@@ -93,6 +100,7 @@ PROCESSORS = {
     "clip": lambda: hf.CLIPProcessor(hf.CLIPImageProcessor(**CLIP_IMAGES), tokenizer()),
     "vilt": lambda: hf.ViltProcessor(hf.ViltImageProcessor(size={"shortest_edge": 8}, size_divisor=4), tokenizer()),
     "blip2": lambda: hf.Blip2Processor(hf.BlipImageProcessor(size=SIDE), tokenizer(1000), num_query_tokens=3),
+    "blip-vqa": lambda: hf.BlipProcessor(hf.BlipImageProcessor(size=SIDE), tokenizer()),
     "llava": lambda: hf.LlavaProcessor(hf.CLIPImageProcessor(**CLIP_IMAGES), tokenizer(1000), patch_size=4, image_token="<image>",
                                        vision_feature_select_strategy="default", num_additional_image_tokens=1),
     "qwen2-vl": _qwen,
