@@ -357,8 +357,6 @@ def _ordered(told: bool | None, module: bool | None, masked: bool, order: str | 
     word), and a mask that hides all later values or none of them decides. Where it hides some, the word counts
     (``told`` with this call, or the module's own); a single query is ordered if it goes on from a cache.
     """
-    if told is False:
-        return False
     word = module if told is None else told
     if order in ("causal", "none"):
         return order == "causal"

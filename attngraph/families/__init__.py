@@ -1,4 +1,5 @@
-"""Families whose attention does not go through transformers' ``AttentionInterface``, one file each.
+"""Attention that does not go through transformers' ``AttentionInterface``: one file for each family, and one for
+PyTorch's own layer.
 
 A file holds a subclass of the family's attention class. Its forward takes what the family's takes, projects queries,
 keys and values (with the cache, if the family has one), and calls :func:`attngraph.calls.attend` with the family's own
@@ -6,7 +7,8 @@ eager formula, so that it returns the very same numbers. While a model is instru
 Where attention is not told something that only an outer module knows, a hook on that module notes it.
 """
 
-from attngraph.families import blip, lxmert, vilt
+from attngraph.families import blip, donut_swin, flava, git, lxmert, multihead, trocr, vilt, visual_bert
 
-CLASSES = blip.CLASSES | vilt.CLASSES | lxmert.CLASSES  # original class -> subclass
-HOOKS = blip.HOOKS | vilt.HOOKS | lxmert.HOOKS  # class of an outer module -> forward pre-hook
+_FILES = (blip, donut_swin, flava, git, lxmert, multihead, trocr, vilt, visual_bert)
+CLASSES = {kind: subclass for file in _FILES for kind, subclass in file.CLASSES.items()}  # original class -> subclass
+HOOKS = {kind: hook for file in _FILES for kind, hook in file.HOOKS.items()}  # class of an outer module -> forward pre-hook

@@ -92,3 +92,4 @@ def _merged(padding: Tensor | None, mask: Tensor | None, query: Tensor) -> Tenso
 
 
 CLASSES = {nn.MultiheadAttention: GraphMultiheadAttention}
+HOOKS = {}

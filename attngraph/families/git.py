@@ -1,0 +1,47 @@
+"""GIT's text attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.models.git.modeling_git import GitModel, GitSelfAttention
+
+from attngraph.calls import attend, merge_heads, split_heads
+from attngraph.families.eager import rooted_attention
+
+
+class GraphGitSelfAttention(GitSelfAttention):
+    """Self-attention over the image and then the words. Words are ordered in time and see the whole image."""
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, cache=None, past_key_values=None,
+                **kwargs) -> tuple[Tensor, Tensor]:
+        cache = past_key_values if cache is None else cache  # the argument's name changed between releases
+        query, key, value = (split_heads(project(hidden_states), self.attention_head_size)
+                             for project in (self.query, self.key, self.value))
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)
+        call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p, is_causal=True,
+                      sides=self._sides(*hidden_states.shape[:2], key.shape[2]))
+        return merge_heads(call.context), call.recorded("dropped")
+
+    def _sides(self, b: int, n: int, m: int) -> tuple[Tensor | None, Tensor | None]:
+        """Which queries and values are of the image; it comes with the first tokens, those in the cache included."""
+        notes = self.attngraph.notes
+        if "words" not in notes:
+            return None, None
+        if n == m or "image" not in notes:
+            notes["image"] = n - notes["words"]
+        side = (torch.arange(m, device=self.query.weight.device) < notes["image"]).expand(b, -1)
+        return side[:, m - n:], side
+
+
+def _note_words(model: GitModel, args: tuple, kwargs: dict) -> None:
+    """How many words this pass has."""
+    text = args[0] if args else kwargs.get("input_ids")
+    text = kwargs.get("inputs_embeds") if text is None else text
+    for layer in model.encoder.layer:
+        layer.attention.self.attngraph.notes["words"] = text.shape[1]
+
+
+CLASSES = {GitSelfAttention: GraphGitSelfAttention}
+HOOKS = {GitModel: _note_words}
