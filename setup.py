@@ -11,6 +11,7 @@ TEST = [
     "pytest-timeout>=2.2",
     "setuptools>=77",
     "wheel>=0.43",
+    "num2words>=0.5.13",  # SmolVLM's processor asks for it
 ]
 BROWSER = ["playwright>=1.44"]  # drives a Chromium that is installed already; without it those tests are skipped
 

@@ -156,3 +156,24 @@ def test_a_failing_step_shows_its_last_lines(setup_env, tmp_path):
     command = [sys.executable, "-c", "print('the cause'); raise SystemExit(3)"]
     with pytest.raises(setup_env.SetupError, match="(?s)that failed.*step.log.*the cause"):
         setup_env.run("that", command, tmp_path / "step.log")
+
+
+def test_without_umap_and_playwright_the_setup_goes_on(setup_env, monkeypatch, tmp_path):
+    asked = []
+
+    def run(what, command, log):
+        asked.append(command[-1])
+        if "umap" in command[-1]:
+            raise setup_env.SetupError("no wheel")
+
+    monkeypatch.setattr(setup_env, "run", run)
+    (tmp_path / setup_env.UNFINISHED).touch()
+    setup_env.install_package(Path(sys.executable), tmp_path)
+    assert asked == [".[test,umap,browser]", ".[test]"]
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--venv", "x"], 2), (["x", "y"], 2)])
+def test_options_are_no_folders(setup_env, monkeypatch, capsys, words, code):
+    monkeypatch.setattr(sys, "argv", ["setup_env.py", *words])
+    monkeypatch.setattr(setup_env, "create_venv", lambda venv: pytest.fail(f"made {venv}"))
+    assert setup_env.main() == code and "[VENV]" in capsys.readouterr().out
