@@ -10,8 +10,9 @@ and it is measured how much of each map lies inside. Written are maps_*.png, map
 summary.csv and mass.png where something was measured. Gradients of all layers are held at once: for large models make
 --batch small.
 
-Covered are models whose text looks at an image by cross-attention: BLIP captioners and encoder-decoders such as
-VisionEncoderDecoder. Models that read image and text as one sequence (LLaVA, ViLT) or apart (CLIP) are not.
+Drawn is the view of a text's tokens where text looks at the image by cross-attention (BLIP, VisionEncoderDecoder) or
+shares a sequence with it (LLaVA, Qwen2-VL, ViLT), through the queries in between where there are some (BLIP-2), and that of
+the image's [CLS] node where an image is read alone (ViT, CLIP). Pictures cut into tiles are not covered, nor windows (Swin).
 """
 
 from __future__ import annotations
@@ -50,13 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(task=ASKED, examples=256, batch=8)
     parser.add_argument("--tokens", nargs="+", metavar="TOKEN",
                         help="whose maps: first, answer (the token from which the answer's first token is predicted), "
-                             "or numbers of tokens, from 0 (default: first, and answer where it is known)")
+                             "last, or numbers of tokens, from 0; first is the first that sees the image "
+                             "(default: first, and answer where it is known, else a decoder's last)")
     parser.add_argument("--pictures", type=int, default=4, help="examples to draw (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/attention"),
                         help="folder for the results (default: %(default)s)")
-    parser.epilog = ("Covered are models whose text looks at an image by cross-attention: BLIP captioners and "
-                     "encoder-decoders such as VisionEncoderDecoder. Models that read image and text as one sequence (LLaVA, "
-                     "ViLT) or apart (CLIP) are not. Where a model gives no logits for its text, there is no gradient map.")
+    parser.epilog = ("Whose view: a text's tokens where the text looks at the image or shares a sequence with it, the image's "
+                     "[CLS] node where an image is read alone. The gradient map is that of the logit of the text's next token, of "
+                     "a classifier's likeliest class, or of an image and its own text (CLIP); without logits there is none. "
+                     "--layers chooses what the viewer shows, those of image encoders too; raw attention is read from the last "
+                     "of them that leads to the image.")
 
 
 def run(args: argparse.Namespace) -> int:

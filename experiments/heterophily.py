@@ -57,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """``attngraph heterophily``."""
+    if args.device.startswith("mps"):
+        raise UserError("--device mps has no double precision, in which statistics are summed: use cpu or cuda")
     settings = _settings(args)
     labeller = Labeller(_own_classes(args.labels), args.clusters, args.seed)
     args.heads = None if args.heads is None else list(dict.fromkeys(args.heads))
