@@ -61,6 +61,7 @@ setup(
         "scatter": ["torch-scatter>=2.1.2"],  # from source, after torch: pip install --no-build-isolation
         "test": TEST,
         "umap": ["umap-learn>=0.5.6"],
+        "tagger": ["spacy>=3.7"],
         "browser": BROWSER,
         "dev": TEST + BROWSER + ["ruff>=0.6"],
     },

@@ -70,8 +70,8 @@ def route(graphs: Graphs) -> Route:
     """Find the tokens whose view is asked for, and the layers by which they see.
 
     The tokens are the queries of the last layer that is cross-attention from other than image nodes, or self-attention
-    in a sequence of text and image. Where there is neither, they are those of the last image encoder, or else of the
-    last layer. Image tokens of a sequence that are as many as the queries of some cross-attention of image nodes (a
+    in a sequence of text and image. Where there is neither, they are the image nodes that look last (an image encoder's,
+    or the probe of its pooling head), or else those of the last layer. Image tokens of a sequence that are as many as the queries of some cross-attention of image nodes (a
     Q-Former) are taken for those, and the route goes on by it.
 
     Raises:

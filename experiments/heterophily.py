@@ -32,7 +32,8 @@ from experiments.data.facts import PLURALS
 from experiments.data.scenes import HUGE_SHAPES
 from experiments.data.speech import parts_of_speech
 from experiments.source import PATCH_NAMES, Batch, Source, add_source_arguments, open_source
-from experiments.words import Words, patches_of, words_of
+from experiments.tagger import UNIVERSAL, Tagger
+from experiments.words import Words, patches_of, whole_words, word_spans, words_of
 
 BEFORE, AFTER = "before", "after"  # training
 BUILT_IN = ("modality", "token", "part of speech", "patch", "named", "named shape", "cluster")
@@ -45,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_source_arguments(parser)
     parser.add_argument("--labels", type=Path, nargs="+", default=[], metavar="FILE",
                         help="classes of tokens of your own: JSON files {token: class}; a file's name is the labels' name")
+    parser.add_argument("--tagger", metavar="NAME",
+                        help="a spaCy pipeline (installed, or its folder) for the parts of speech of any words; without it those "
+                             "of the drawn scenes' words alone are known")
     parser.add_argument("--clusters", type=int, default=8, metavar="K",
                         help="labels by k-means over queries and values, 0 for none (default: %(default)s)")
     parser.add_argument("--p", type=float, default=1.5, help="of the p-Dirichlet energy (default: %(default)s)")
@@ -60,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     if args.device.startswith("mps"):
         raise UserError("--device mps has no double precision, in which statistics are summed: use cpu or cuda")
     settings = _settings(args)
-    labeller = Labeller(_own_classes(args.labels), args.clusters, args.seed)
+    tagger = None if args.tagger is None else Tagger(args.tagger)
+    labeller = Labeller(_own_classes(args.labels), args.clusters, args.seed, tagger)
     args.heads = None if args.heads is None else list(dict.fromkeys(args.heads))
     measured = Heterophily(settings)
     states = {BEFORE: False, AFTER: True} if args.adapter is not None else {"": True}
@@ -98,10 +103,11 @@ class Labeller:
         clusters: of k-means, fitted on a layer's first examples; 0 for none. Adapted models share the clusters of the
             first one.
         seed: of k-means.
+        tagger: of parts of speech; None for those of the scenes' words.
     """
 
-    def __init__(self, classes: dict[str, dict[str, str]], clusters: int, seed: int):
-        self.own, self.classes = classes, {"part of speech": parts_of_speech()} | classes
+    def __init__(self, classes: dict[str, dict[str, str]], clusters: int, seed: int, tagger: Tagger | None = None):
+        self.own, self.tagger = classes, tagger
         self.clusters = SharedClusters(clusters, seed=seed) if clusters else None
         self._small: dict[str, str] = {}  # layers with too few nodes for clusters, and why
         self._parts: dict[str, None] = {}  # stacks of layers that see parts of pictures one by one
@@ -143,26 +149,40 @@ class Labeller:
         found = {"modality": modality(graph, *(None if one is None else one.special.to(device) for one in words))}
         if None not in words:
             found["token"] = Labels(*(one.token_ids.to(device) for one in words))
-            found |= {kind: Labels(*(_classified(one, classes, own=kind in self.own).to(device) for one in words))
-                      for kind, classes in self.classes.items()}
+            sides = [self._classes(one) for one in words]
+            found |= {kind: Labels(*(side[kind].to(device) for side in sides)) for kind in sides[0]}
         if patches[0] is not None and patches[1] is not None:
             found["patch"] = Labels(*patches)
         if words[0] is not None and patches[1] is not None:
             named = [None if one is None else _classified(one, _NAMED, PATCH_NAMES).to(device) for one in words]
             found["named shape"] = Labels(*(_either(*sides) for sides in zip(named, patches)))
             if words[1] is None:
-                found |= {f"{kind} and patch": Labels(_classified(words[0], classes, own=kind in self.own).to(device), patches[1],
-                                                      shared=False) for kind, classes in self.classes.items()}
+                found |= {f"{kind} and patch": Labels(classes.to(device), patches[1], shared=False)
+                          for kind, classes in self._classes(words[0]).items()}
         if self.clusters is not None and name not in self._small:
             found["cluster"] = self.clusters(name, Bipartite.of(graph))
         return {one: labels for one, labels in found.items() if labels is not None}
 
+    def _classes(self, words: Words) -> dict[str, torch.Tensor]:
+        """The classes of a side's words, ``(b, nodes)``: part of speech and the user's own."""
+        speech = _classified(words, parts_of_speech()) if self.tagger is None else _tagged(words, self.tagger)
+        return {"part of speech": speech} | {kind: _classified(words, classes, own=True) for kind, classes in self.own.items()}
+
 
 def _classified(words: Words, classes: dict[str, str], names: tuple[str, ...] | None = None, own: bool = False) -> torch.Tensor:
     """Classes of words; the user's own may list tokens as the vocabulary writes them, too."""
-    lines = zip(words.tokens.tolist(), words.whole())
     return classes_of_tokens([[next((one for one in (token, word) if own and one in classes), word.lower())
-                               for token, word in zip(*line)] for line in lines], classes, names)
+                               for token, word in zip(line[0], whole_words(*line))] for line in words.lines()], classes, names)
+
+
+def _tagged(words: Words, tagger: Tagger) -> torch.Tensor:
+    """Places in ``UNIVERSAL``; the pieces of a word have the word's, tokens of no word have -1."""
+    found = torch.full(words.there.shape, -1)
+    for line, classes in zip(words.lines(), found):
+        spans = word_spans(*line)
+        for (span, _), tag in zip(spans, tagger([word for _, word in spans])):
+            classes[span.start:span.stop] = UNIVERSAL.index(tag)
+    return found
 
 
 def _either(named: torch.Tensor | None, shown: torch.Tensor | None) -> torch.Tensor:

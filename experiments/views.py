@@ -110,11 +110,11 @@ def _queries(source: Source, batch: Batch, graph: AttentionGraph, tokens: list[s
     """Which query nodes the tokens are, and at which token of the text each one's score is taken."""
     words, text = words_of(batch, graph, 0), batch.written
     if words is None and image_nodes(graph, 0).any(1).all():  # an image alone
-        if others == 0:
+        if others == 0 and graph.kind == "self":  # else the probe of a pooling head looks at the patches
             raise UserError(f"{source.title} reads images alone, and no [CLS] node whose view could be drawn comes before the "
                             "patches")
         if set(tokens or ()) - {"first"}:
-            raise UserError(f"--tokens: {source.title} reads images apart from texts; there is only first, its [CLS] node")
+            raise UserError(f"--tokens: {source.title} reads images apart from texts; there is only first, its [CLS] node or probe")
         start = {"first": torch.zeros(len(batch.names), dtype=torch.long)}
         return start, start
     if words is None or text is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from experiments.source import Batch
 
 MARKS = ("Ġ", "▁")  # where a word begins, in vocabularies of byte pairs and of SentencePiece
-CLOSED = "</w>"  # where it ends, in CLIP's
+PIECE, START, CLOSED = "##", "▁", "</w>"  # what is marked: where a word goes on (BERT), begins, or ends (CLIP)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,7 @@ class Text:
         tokens: ``b`` lists of ``n``.
         token_ids, special, padding: ``(b, n)``: ids, whether they are special tokens, whether they are padding.
         prompt: ``(b,)``, where the answer begins, padding before it included; None where unknown.
+        pieces: what the vocabulary marks of words that are cut into pieces: ``PIECE``, ``START`` or ``CLOSED``.
     """
 
     tokens: list[list[str]]
@@ -38,13 +39,16 @@ class Text:
     special: Tensor
     padding: Tensor
     prompt: Tensor | None = None
+    pieces: str = PIECE
 
     @staticmethod
     def of(tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor | None, prompt: Tensor | None = None) -> Text:
         """The text of ids, of which ``mask`` is 0 at padding."""
         special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
         padding = torch.zeros_like(special) if mask is None else mask == 0
-        return Text([tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()], ids, special, padding, prompt)
+        words = tokenizer.tokenize("a a")
+        pieces = START if any(word.startswith(MARKS) for word in words) else CLOSED if words[-1].endswith(CLOSED) else PIECE
+        return Text([tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()], ids, special, padding, prompt, pieces)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +58,7 @@ class Words:
     Args:
         there: which nodes are tokens of the text; others have ``""``, -1 and False in what follows.
         tokens: strings.
-        token_ids, special, padding: as in :class:`Text`.
+        token_ids, special, padding, pieces: as in :class:`Text`.
         all: whether every token of the text is a node, those that keep the images' places too.
     """
 
@@ -63,6 +67,7 @@ class Words:
     token_ids: Tensor
     special: Tensor
     padding: Tensor
+    pieces: str
     all: bool
 
     def node(self, place: Tensor) -> Tensor:
@@ -73,9 +78,9 @@ class Words:
         """At which places of the text the nodes ``(b,)`` stand."""
         return node if self.all else self.there.int().cumsum(1).gather(1, node[:, None])[:, 0] - 1
 
-    def whole(self) -> list[list[str]]:
-        """See :func:`whole_words`."""
-        return whole_words(self.tokens.tolist(), self.special | ~self.there)
+    def lines(self) -> Iterator[tuple[list[str], list[bool], str]]:
+        """Each example's arguments for :func:`whole_words` and :func:`word_spans`."""
+        return zip(self.tokens.tolist(), (self.special | ~self.there).tolist(), [self.pieces] * len(self.tokens))
 
 
 def words_of(batch: Batch, graph: AttentionGraph, side: int) -> Words | None:
@@ -108,7 +113,7 @@ def words_of(batch: Batch, graph: AttentionGraph, side: int) -> Words | None:
         return torch.full((b, nodes), empty, dtype=given.dtype).masked_scatter(there, given[taken])
 
     return Words(there, tokens, put(text.token_ids, -1), put(text.special, False), put(text.padding, False),
-                 nodes == width)
+                 text.pieces, nodes == width)
 
 
 def patches_of(batch: Batch, graph: AttentionGraph, side: int) -> Tensor | None:
@@ -131,22 +136,41 @@ def patches_of(batch: Batch, graph: AttentionGraph, side: int) -> Tensor | None:
     return shown
 
 
-def whole_words(tokens: Sequence[Sequence[str]], special: Tensor) -> list[list[str]]:
-    """The word that each token is, without its vocabulary's marks; ``""`` for a piece of a word."""
-    marked = any(token.startswith(MARKS) for line in tokens for token in line)
-    closed = any(token.endswith(CLOSED) for line in tokens for token in line)
+def word_spans(line: Sequence[str], apart: Sequence[bool], pieces: str) -> list[tuple[range, str]]:
+    """The words of a line of tokens: the places of their pieces, and the word without its vocabulary's marks.
 
-    def begins(line: Sequence[str], apart: Sequence[bool], k: int) -> bool:
-        if k in (0, len(line)) or apart[k - 1] or apart[k]:
+    Args:
+        apart: which tokens belong to no word (special tokens, an image's places).
+        pieces: see :class:`Text`.
+    """
+    def begins(k: int) -> bool:
+        if apart[k - 1]:
             return True
         before, token = line[k - 1], line[k]
-        if marked:
+        if pieces == START:
             return token.startswith(MARKS) or before in MARKS or not token[:1].isalnum() or not before[-1:].isalnum()
-        return before.endswith(CLOSED) if closed else not token.startswith("##")
+        return before.endswith(CLOSED) if pieces == CLOSED else not token.startswith(PIECE)
 
-    found = []
-    for line, apart in zip(tokens, special.tolist()):
-        starts = [begins(line, [*apart, True], k) for k in range(len(line) + 1)]
-        found.append([token.lstrip("".join(MARKS)).removesuffix(CLOSED) if starts[k] and starts[k + 1] else ""
-                      for k, token in enumerate(line)])
+    found: list[list[int]] = []
+    for k, gone in enumerate(apart):
+        if not gone and (k == 0 or begins(k)):
+            found.append([k])
+        elif not gone:
+            found[-1].append(k)
+    return [(range(some[0], some[-1] + 1), "".join(_unmarked(line[k], pieces) for k in some)) for some in found]
+
+
+def whole_words(line: Sequence[str], apart: Sequence[bool], pieces: str) -> list[str]:
+    """The word that each token is, without its vocabulary's marks; ``""`` for a piece of a word, the token itself where it
+    belongs to no word."""
+    found = ["" if not gone else token for token, gone in zip(line, apart)]
+    for span, word in word_spans(line, apart, pieces):
+        if len(span) == 1:
+            found[span[0]] = word
     return found
+
+
+def _unmarked(token: str, pieces: str) -> str:
+    if pieces == START:
+        return token.lstrip("".join(MARKS))
+    return token.removesuffix(CLOSED) if pieces == CLOSED else token.removeprefix(PIECE)

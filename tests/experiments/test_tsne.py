@@ -201,7 +201,8 @@ def test_a_decoder_has_its_own_tokens():
     batch = text_batch(input_ids=torch.tensor([[1, 2, 3], [1, 3, 0]]),
                        decoder_input_ids=torch.tensor([[0, 7, 8], [0, 9, 0]]),
                        attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]]))
-    tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda row: [f"t{k}" for k in row], all_special_ids=[0])
+    tokenizer = SimpleNamespace(convert_ids_to_tokens=lambda row: [f"t{k}" for k in row], all_special_ids=[0],
+                                tokenize=str.split)
     decoder = Text.of(tokenizer, batch.inputs["decoder_input_ids"], torch.tensor([[1, 1, 1], [1, 1, 0]]))
     batch = replace(batch, decoder=decoder)
     graphs = capture(model, batch.inputs)

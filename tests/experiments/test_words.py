@@ -1,6 +1,7 @@
 """Which words and patches the nodes of graphs are, in every kind of model, alone and in a batch."""
 
 import argparse
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from attngraph.errors import UserError
 from experiments.data.patches import patch_targets
 from experiments.heterophily import Labeller
 from experiments.source import Batch, add_source_arguments, open_source
-from experiments.words import Text, patches_of, whole_words, words_of
+from experiments.words import Text, patches_of, whole_words, word_spans, words_of
 
 
 def source(*words: str):
@@ -122,19 +123,29 @@ def test_a_model_that_fails_says_so_in_one_line(saved, given):
 
 
 def test_words_without_marks_and_no_pieces():
-    def whole(*line, special=()):
-        return whole_words([line], torch.tensor([[token in special for token in line]]))[0]
+    def whole(pieces, *line, special=()):
+        return whole_words(line, [token in special for token in line], pieces)
 
-    assert whole("[CLS]", "red", "star", "##s", "ball", special=("[CLS]",)) == ["[CLS]", "red", "", "", "ball"]
-    assert whole("hund", "red", "Ġred", "Ġstar", "s", ",", "red", "Ġ") == ["", "", "red", "", "", ",", "red", ""]
-    assert whole("▁A", "▁red", "▁hund", "red", "</s>", special=("</s>",)) == ["A", "red", "", "", "</s>"]
-    assert whole("<|start|>", "red</w>", "hund", "red</w>", "ball</w>", special=("<|start|>",)) == [
+    assert whole("##", "[CLS]", "red", "star", "##s", "ball", special=("[CLS]",)) == ["[CLS]", "red", "", "", "ball"]
+    assert whole("▁", "hund", "red", "Ġred", "Ġstar", "s", ",", "red", "Ġ") == ["", "", "red", "", "", ",", "red", ""]
+    assert whole("▁", "▁A", "▁red", "▁hund", "red", "</s>", special=("</s>",)) == ["A", "red", "", "", "</s>"]
+    assert whole("</w>", "<|start|>", "red</w>", "hund", "red</w>", "ball</w>", special=("<|start|>",)) == [
         "<|start|>", "red", "", "", "ball"]
+    assert whole("▁", "hund", "red") == ["", ""]  # one word without a mark: the vocabulary tells, not the line
+    spans = word_spans(["[CLS]", "star", "##s", "##es", "[SEP]", "##s"], [True, False, False, False, True, False], "##")
+    assert spans == [(range(1, 4), "starses"), (range(5, 6), "s")]
+
+
+@pytest.mark.parametrize(("tokenizer", "pieces"), [("bert", "##"), ("gpt2", "▁"), ("clip", "</w>")])
+def test_a_vocabulary_tells_what_it_marks(tokenizer, pieces):
+    marks = {"bert": ["a", "a"], "gpt2": ["a", "Ġa"], "clip": ["a</w>", "a</w>"]}[tokenizer]
+    told = SimpleNamespace(all_special_ids=[0], tokenize=lambda _: marks, convert_ids_to_tokens=lambda row: ["a"] * len(row))
+    assert Text.of(told, torch.tensor([[1, 2]]), None).pieces == pieces
 
 
 def test_classes_of_marked_words():
     tokens = [["<s>", "Ġred", "ĠCircle", "s", "Ġhund", "red"]]
-    text = Text(tokens, torch.arange(6)[None], torch.tensor([[True] + [False] * 5]), torch.zeros(1, 6, dtype=torch.bool))
+    text = Text(tokens, torch.arange(6)[None], torch.tensor([[True] + [False] * 5]), torch.zeros(1, 6, dtype=torch.bool), pieces="▁")
     x = torch.zeros(1, 1, 6, 2)
     graph = AttentionGraph(x, x, torch.full((1, 1, 6, 6), 1 / 6), kind="self", query_modality="text", value_modality="text")
     found = Labeller({"mine": {"red": "y", "s": "x"}}, 2, 0)(Batch(inputs={}, names=["one"], text=text), "layer", graph)
