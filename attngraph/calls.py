@@ -305,7 +305,8 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
         if before.layer_idx is not None and not isinstance(hub.cache, EncoderDecoderCache):
             layer_idx = before.layer_idx
     else:
-        causal = _ordered(is_causal, getattr(module, "is_causal", None), attention_mask is not None, mask.order, n, hub.cache)
+        word, masked = getattr(module, "is_causal", None), attention_mask is not None
+        causal = _ordered(is_causal, word, masked, mask.order, n, hub.cache)
         before = Before(causal, mask.queries, mask.valid, layer_idx)
         hub.shared.flow.note(hub.home, b, n, before)
     call = Call(

@@ -1,18 +1,22 @@
 """What the nodes of a running model's attention graphs stand for: words, or parts of an image.
 
-An image encoder's nodes are image nodes, and so are the queries of a Q-Former or resampler, which become image tokens.
-A language model's are text, but for those positions of ``input_ids`` (as the model or its embedding layer gets them)
-that hold the configuration's image or video token. Cross-attention's values are what the encoder they came from says.
-ViLT and LXMERT say it themselves (``attngraph.families``). Whatever is not known this way is None.
+An image encoder's nodes are image nodes, and so are the queries of a Q-Former or resampler, which become image tokens
+(an instruction after them is text). A language model's are text, but for those positions of ``input_ids`` (as the model
+or its embedding layer gets them) that hold the configuration's image or video token, or that the model is told to fill
+with an image. Cross-attention's values are what the encoder they came from says. Layers that ask for more knowledge than
+that are listed in :data:`KNOWN`, and families may say it themselves (``attngraph.families``). Whatever is not known this
+way is None, as it is in a model that takes images and text and does not say where the images are.
 """
 
 from __future__ import annotations
 
 import weakref
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
 from attngraph.calls import Call, arguments
 
@@ -20,6 +24,20 @@ Side = str | Tensor | None
 
 IMAGE_NAMES = ("Vision", "QFormer", "Resampler")  # in class names of models or configurations whose nodes are images
 IMAGE_TOKENS = ("image_token_id", "image_token_index", "video_token_id")
+IMAGE_INPUTS = ("pixel_values", "flattened_patches", "visual_embeds", "visual_feats")  # how names of such arguments start
+
+KNOWN = (  # class of the model, layers in it, what their queries and values stand for
+    ("BridgeTowerTextModel", "*", "text", "text"),
+    ("BridgeTowerVisionModel", "*", "image", "image"),
+    ("BridgeTowerModel", "cross_modal_text_layers.*.crossattention.*", "text", "image"),
+    ("BridgeTowerModel", "cross_modal_image_layers.*.crossattention.*", "image", "text"),
+    ("BridgeTowerModel", "cross_modal_text_layers.*", "text", "text"),
+    ("BridgeTowerModel", "cross_modal_image_layers.*", "image", "image"),
+    ("Florence2VisionBackbone", "*.channel_attn", None, None),  # nodes are channels
+    ("Kosmos2*", "image_to_text_projection.x_attn", "image", "image"),
+    ("MllamaTextModel", "*.cross_attn", "text", "image"),
+    ("MllamaTextModel", "*", "text", "text"),  # its image token is a word that says where the image belongs
+)
 
 
 class Modalities:
@@ -35,6 +53,7 @@ class Modalities:
         self.models = {name: part for name, part in model.named_modules() if isinstance(part, PreTrainedModel)}
         self.now: dict[str, Side] = {}
         self.whole: dict[str, Side] = {}
+        self.pictured: dict[str, bool] = {}  # whether a model was given an image
         self._outputs: list[tuple] = []  # weak reference to the states, how many, what they stand for
         self._embedded: Tensor | None = None  # the ids that the embedding layer saw last
         self._hooks = [layer.register_forward_pre_hook(self._embed) for layer in self._embeddings()]
@@ -51,17 +70,30 @@ class Modalities:
         owner = next(self._around(name), None)
         if call.sides != (None, None) or owner is None:
             query, value = call.sides
+        elif (known := self._known(owner, name)) is not None:
+            query, value = known
         else:
-            n, m = call.query.shape[2], call.value.shape[2]
-            query = value = self.now.get(owner)
+            b, _, n, _ = call.query.shape
+            m = call.value.shape[2]
+            query = self.now.get(owner)
+            queries = _is(self.models[owner], "QFormer")
             if isinstance(query, Tensor):
-                query = query if query.shape == (call.query.shape[0], n) else None
+                if call.kind == "cross" and queries:
+                    query = query[:, :n]  # words take no part in it
+                query = query if query.shape == (b, n) else None
+            value = query
             if call.kind == "cross":
-                value = self._source(call)
+                value = self._source(call, inside=isinstance(query, str) and query == "image" and not queries)
             elif isinstance(query, Tensor):
                 self.whole[owner] = value = self._continued(owner, query, call.tokens)
                 value = None if value is None else value[:, -m:]
         return {"query_modality": _named(query), "value_modality": _named(value)}
+
+    def _known(self, owner: str, name: str) -> tuple[Side, Side] | None:
+        """What :data:`KNOWN` says of a layer."""
+        model, layer = type(self.models[owner]).__name__, name[len(owner):].removeprefix(".")
+        return next((tuple(sides) for kind, pattern, *sides in KNOWN
+                     if fnmatchcase(model, kind) and fnmatchcase(layer, pattern)), None)
 
     def _embeddings(self) -> set[nn.Module]:
         found = set()
@@ -97,22 +129,27 @@ class Modalities:
     def _enter(self, name: str):
         def before(part: PreTrainedModel, args: tuple, kwargs: dict) -> None:
             given = arguments(part, args, kwargs)
-            self.now[name] = self._tell(name, part, given.get("input_ids"), given.get("inputs_embeds"))
+            self.pictured[name] = any(key.startswith(IMAGE_INPUTS) and value is not None for key, value in given.items())
+            self.now[name] = self._tell(name, part, given)
 
         return before
 
-    def _tell(self, name: str, part: PreTrainedModel, ids: Tensor | None, embeds: Tensor | None) -> Side:
-        kinds = type(part).__name__, type(part.config).__name__
-        if part.main_input_name.startswith("pixel") or any(word in kind for word in IMAGE_NAMES for kind in kinds):
-            if ids is None:
-                return "image"
+    def _tell(self, name: str, part: PreTrainedModel, given: dict) -> Side:
+        ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
+        if isinstance(given.get("query_embeds"), Tensor):
+            return _queries_first(given["query_embeds"], given.get("query_length"), ids)
+        if ids is None and (part.main_input_name.startswith("pixel") or _is(part, *IMAGE_NAMES)):
+            return "image"
+        if ids is None and embeds is None:
+            return None
+        if _is(part, "Kosmos2"):
+            return _filled(given, ids if embeds is None else embeds[..., 0])
         around = list(self._around(name))
         tokens = [getattr(self.models[k].config, token, None) for k in around for token in IMAGE_TOKENS]
         tokens = [token for token in tokens if token is not None]
-        if ids is None and embeds is None:
-            return None
         if not tokens:
-            return "text"
+            mixed = self.pictured[name] or ids is None and any(self.pictured.get(outer) for outer in around)
+            return None if mixed else "text"
         if ids is None:
             for outer in around[1:]:
                 side = self.now.get(outer)
@@ -134,12 +171,18 @@ class Modalities:
 
         return after
 
-    def _source(self, call: Call) -> Side:
+    def _source(self, call: Call, inside: bool) -> Side:
         """What the states stand for that cross-attention attends to: those very states' encoder says, or else (beams
-        copy them) all encoders that gave as many."""
+        copy them) all encoders that gave as many.
+
+        Args:
+            inside: whether the layer is part of an image encoder, which attends to nothing else.
+        """
         b, m = call.value.shape[0], call.value.shape[2]
         found = [side for kept, _, side in self._outputs if kept is not None and call.source is not None
                  and kept() is call.source][-1:]
+        if inside:
+            return found[0] if found else "image"
         found = found or [side for _, many, side in self._outputs if many == m]
         if any(isinstance(side, Tensor) for side in found):
             side = found[-1]
@@ -147,6 +190,29 @@ class Modalities:
                 return None
             return side.repeat_interleave(b // side.shape[0], 0)
         return found[0] if len(set(found)) == 1 else None
+
+
+def _is(part: PreTrainedModel, *words: str) -> bool:
+    """Whether the class name of a model or of its configuration holds one of the words."""
+    return any(word in kind for word in words for kind in (type(part).__name__, type(part.config).__name__))
+
+
+def _queries_first(queries: Tensor, count: int | None, ids: Tensor | None) -> Side:
+    """A Q-Former's nodes: ``count`` queries (default: all that are embedded as such) and then words."""
+    n = queries.shape[1] + (0 if ids is None else ids.shape[1])
+    count = queries.shape[1] if count is None else count
+    if count in (0, n):
+        return "image" if count else "text"
+    return (torch.arange(n, device=queries.device) < count).expand(len(queries if ids is None else ids), -1)
+
+
+def _filled(given: dict, tokens: Tensor) -> Side:
+    """The places that Kosmos-2 fills with the image; it fills none once its cache holds something."""
+    mask = given.get("image_embeds_position_mask")
+    decoding = any(isinstance(value, Cache) and value.get_seq_length() for value in given.values())
+    if mask is None or decoding:
+        return torch.zeros_like(tokens, dtype=torch.bool)
+    return mask.bool() if mask.shape == tokens.shape else None
 
 
 def _values(output):

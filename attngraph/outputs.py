@@ -16,8 +16,11 @@ def find_output(attention: nn.Module, parent: nn.Module | None) -> tuple[str, nn
 
     Returns:
         its path from the attention module (``"o_proj"``) or from the parent (``"output.dense"``), and itself; None if
-        there is no such layer, or not in plain form (quantised).
+        there is no such layer, or not in plain form (quantised), or where channels attend to each other (Florence-2), so
+        that it mixes nodes and not features.
     """
+    if "ChannelAttention" in type(attention).__name__:
+        return None
     for name in NAMES:
         module = _unwrapped(getattr(attention, name, None))
         if _plain(module):

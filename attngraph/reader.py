@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -131,6 +132,7 @@ class _Reader:
         except UserError:
             self.remove()
             raise
+        self.chosen = chosen
         for name in chosen:
             module = sites[name].module if name in sites else others[name]
             self._undo.append(module.register_forward_pre_hook(partial(self._note, name)).remove)
@@ -148,11 +150,14 @@ class _Reader:
         """Raises:
             UserError: a layer ran unseen, or none ran.
         """
-        missing = [f"{name} ({kind.__name__})" for name, kind in self.ran.items() if name not in self.seen]
+        missing = {name: kind.__name__ for name, kind in self.ran.items() if name not in self.seen}
         if missing:
-            raise UserError(f"no attention was seen in {', '.join(missing)}, though it ran: it uses neither "
-                            "transformers' AttentionInterface nor a family described in attngraph.families; choose other "
-                            "layers (layers=...) or add a file for the family")
+            seen = [name for name in self.graphs if name in self.seen]
+            patterns = _patterns(seen, [name for name in self.chosen if name not in self.graphs or name in missing])
+            others = f"layers={patterns} (--layers {shlex.join(patterns)} on the command line)" if patterns else "layers=..."
+            raise UserError(f"no attention was seen in {', '.join(f'{name} ({kind})' for name, kind in missing.items())}, though it ran: it uses neither "
+                            "transformers' AttentionInterface nor a family described in attngraph.families; choose the "
+                            f"layers that can be read, {others}, or add a file for the family")
         if not self.ran:
             raise UserError("no attention layer ran: run the model inside the with block, on inputs that reach the "
                             "chosen layers (cross-attention needs an encoder's states)")
@@ -224,6 +229,15 @@ def _choose(layers: Layers, names: list[str]) -> list[str]:
         if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
             raise UserError(f"no attention layer is called {pattern!r}; there are {', '.join(names)}")
     return [name for name in names if any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _patterns(names: list[str], others: list[str]) -> list[str]:
+    """Few patterns that match all of some names and none of the others: numbers are left open where that is right."""
+    found = {}
+    for name in names:
+        wide = ".".join("*" if part.isdigit() else part for part in name.split("."))
+        found[name if any(fnmatchcase(other, wide) for other in others) else wide] = None
+    return list(found)
 
 
 def _above(model: nn.Module, name: str) -> Iterator[nn.Module]:

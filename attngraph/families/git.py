@@ -14,15 +14,15 @@ class GraphGitSelfAttention(GitSelfAttention):
     """Self-attention over the image and then the words. Words are ordered in time and see the whole image."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, cache=None, past_key_values=None,
-                **kwargs) -> tuple[Tensor, Tensor]:
+                **_) -> tuple[Tensor, Tensor]:
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
         query, key, value = (split_heads(project(hidden_states), self.attention_head_size)
                              for project in (self.query, self.key, self.value))
         if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)
+            key, value = cache.update(key, value, self.layer_idx)
         call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p, is_causal=True,
                       sides=self._sides(*hidden_states.shape[:2], key.shape[2]))
-        return merge_heads(call.context), call.recorded("dropped")
+        return merge_heads(call.context), call.recorded()
 
     def _sides(self, b: int, n: int, m: int) -> tuple[Tensor | None, Tensor | None]:
         """Which queries and values are of the image; it comes with the first tokens, those in the cache included."""

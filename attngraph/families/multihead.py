@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,11 +13,11 @@ from attngraph.errors import UserError
 
 
 def _multihead_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-                         dropout: float = 0.0, blind: float = 0.0) -> tuple[Tensor, Tensor]:
+                         dropout: float = 0.0, wanted: bool = True) -> tuple[Tensor, Tensor]:
     """In PyTorch's order of operations: the query is scaled, and the product is added to the mask.
 
     Args:
-        blind: the weights of a query that sees nothing. PyTorch has NaN there if weights are wanted, else 0.
+        wanted: whether the caller wants weights. A query that sees nothing has NaN then, as in PyTorch, else 0.
     """
     b, h, n, d = query.shape
     scores = (query * d**-0.5).flatten(0, 1), key.flatten(0, 1).transpose(1, 2)
@@ -23,8 +25,9 @@ def _multihead_attention(module: nn.Module, query: Tensor, key: Tensor, value: T
         weight = torch.bmm(*scores).softmax(-1)
     else:
         mask = attention_mask.expand(b, h, n, -1).flatten(0, 1)
-        hidden = (mask == float("-inf")).all(-1, keepdim=True)
-        weight = torch.baddbmm(mask, *scores).softmax(-1).masked_fill(hidden, blind)
+        weight = torch.baddbmm(mask, *scores).softmax(-1)
+        if not wanted:
+            weight = weight.masked_fill((mask == float("-inf")).all(-1, keepdim=True), 0)
     weight = F.dropout(weight, dropout, module.training)
     context = torch.bmm(weight, value.flatten(0, 1)).view(b, h, n, -1)
     return context.transpose(1, 2), weight.view(b, h, n, -1)
@@ -39,17 +42,20 @@ class GraphMultiheadAttention(nn.MultiheadAttention):
         """As the original.
 
         Raises:
-            UserError: what a graph has no place for (``add_bias_kv``, ``add_zero_attn``), a sequence without a batch
-                dimension, nested tensors, ``is_causal`` without a mask.
+            UserError: somebody listens, and the call can't be told as a graph; see :meth:`_refused`.
         """
-        self._check(query, key, value, attn_mask, is_causal)
+        refused = self._refused(query, key, value, attn_mask, is_causal)
+        if refused is not None:
+            if self.attngraph.listeners:
+                raise UserError(f"{self.attngraph.site.name} {refused}")
+            return super().forward(query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights,
+                                   is_causal)
         self.attngraph.source = None if key is query else key
-        if not self.batch_first:
-            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-        query, key, value = (split_heads(x, self.head_dim) for x in self._project(query, key, value))
+        projected = (x.transpose(0, 1) for x in self._project(query, key, value))
+        query, key, value = (split_heads(x, self.head_dim) for x in projected)
         mask = _merged(key_padding_mask, attn_mask, query)
         call = attend(self, query, key, value, mask, _multihead_attention, dropout=self.dropout,
-                      blind=float("nan") if need_weights else 0.0)
+                      wanted=need_weights)
         output = self.out_proj(merge_heads(call.context))
         weights = call.dropped if need_weights else None
         if need_weights and average_attn_weights:
@@ -57,26 +63,36 @@ class GraphMultiheadAttention(nn.MultiheadAttention):
         return output if self.batch_first else output.transpose(0, 1), weights
 
     def _project(self, *states: Tensor) -> list[Tensor]:
-        if self._qkv_same_embed_dim:
-            weights = self.in_proj_weight.chunk(3)
-        else:
-            weights = self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
+        """Projected queries, keys and values, ``(n, b, h·d)``. As PyTorch does it, to the last bit: in that order of
+        dimensions, and states that are the same in one product."""
+        shared = {id(x): x.transpose(0, 1) if self.batch_first else x for x in states}
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        return [F.linear(x, weight, bias) for x, weight, bias in zip(states, weights, biases)]
+        if not self._qkv_same_embed_dim:
+            weights = self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
+            return [F.linear(shared[id(x)], weight, bias) for x, weight, bias in zip(states, weights, biases)]
+        projected, first = [], 0
+        for x, same in groupby(states, id):
+            count = len(list(same))
+            rows = slice(first * self.embed_dim, (first + count) * self.embed_dim)
+            bias = None if self.in_proj_bias is None else self.in_proj_bias[rows]
+            projected += F.linear(shared[x], self.in_proj_weight[rows], bias).chunk(count, -1)
+            first += count
+        return projected
 
-    def _check(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> None:
-        name = self.attngraph.site.name
+    def _refused(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None,
+                 is_causal: bool) -> str | None:
+        """Why a call is no graph, if it is none."""
         if self.bias_k is not None or self.add_zero_attn:
-            raise UserError(f"{name} adds a key and a value of its own (add_bias_kv or add_zero_attn), which are no nodes "
-                            "of a graph: leave the layer out (layers=...)")
+            return ("adds a key and a value of its own (add_bias_kv or add_zero_attn), which are no nodes of a graph: leave "
+                    "the layer out (layers=...; for adapters exclude=...)")
         if any(x.is_nested for x in (query, key, value)):
-            raise UserError(f"{name} is given nested tensors, which an attention graph can't be read from: switch them off "
-                            "(enable_nested_tensor=False in nn.TransformerEncoder)")
+            return ("is given nested tensors, which can't be read as a graph: set use_nested_tensor = False on the "
+                    "nn.TransformerEncoder around it")
         if query.dim() != 3:
-            raise UserError(f"{name} is given a sequence without a batch dimension: add one")
+            return "is given a sequence without a batch dimension: add one"
         if is_causal and attn_mask is None:
-            raise UserError(f"{name} is called with is_causal and without attn_mask, which PyTorch refuses too: give it "
-                            "the causal mask")
+            return "is called with is_causal and without attn_mask, which PyTorch refuses too: give it the causal mask"
+        return None
 
 
 def _merged(padding: Tensor | None, mask: Tensor | None, query: Tensor) -> Tensor | None:

@@ -23,7 +23,7 @@ class GraphTrOCRAttention(TrOCRAttention):
 
     def forward(self, hidden_states: Tensor, key_value_states: Tensor | None = None, cache=None,
                 attention_mask: Tensor | None = None, output_attentions: bool = False, past_key_values=None,
-                **kwargs) -> tuple[Tensor, Tensor | None]:
+                **_) -> tuple[Tensor, Tensor | None]:
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
         cross, both = key_value_states is not None, isinstance(cache, EncoderDecoderCache)
         store = (cache.cross_attention_cache if cross else cache.self_attention_cache) if both else cache
@@ -33,7 +33,7 @@ class GraphTrOCRAttention(TrOCRAttention):
             states = key_value_states if cross else hidden_states
             key, value = (split_heads(project(states), self.head_dim) for project in (self.k_proj, self.v_proj))
             if store is not None:
-                key, value = store.update(key, value, self.layer_idx, kwargs=kwargs)
+                key, value = store.update(key, value, self.layer_idx)
                 if cross and both:
                     cache.is_updated[self.layer_idx] = True
         query = split_heads(self.q_proj(hidden_states), self.head_dim)

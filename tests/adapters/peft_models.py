@@ -54,6 +54,12 @@ def patches(ids: Tensor) -> dict[str, Tensor]:
                 mm_token_type_ids=(ids == IMAGE).int())
 
 
+def tiles(ids: Tensor) -> dict[str, Tensor]:
+    mask = torch.ones(len(ids), 1, 2, dtype=torch.long)
+    return dict(pixel_values=zoo.normal(len(ids), 1, 2, 3, 8, 8), aspect_ratio_ids=torch.full((len(ids), 1), 2),
+                aspect_ratio_mask=mask, cross_attention_mask=mask[:, None].expand(-1, ids.shape[1], -1, -1))
+
+
 FAMILIES = {
     "bert": Family("encoder", ("bert.encoder",), lambda: hf.BertForMaskedLM(hf.BertConfig(**zoo.TEXT))),
     "gpt2": Family("decoder", ("transformer.h",), ZOO["gpt2"].make),
@@ -64,4 +70,6 @@ FAMILIES = {
     "blip2": Family("decoder", ("language_model.model.decoder",), ZOO["blip2"].make, pixels, 3),
     "llava": Family("decoder", ("model.language_model.layers",), ZOO["llava"].make, pixels, 4),
     "qwen2-vl": Family("decoder", ("model.language_model.layers",), ZOO["qwen2-vl"].make, patches, 4),
+    "git": Family("decoder", ("git.encoder",), ZOO["git"].make, pixels),
+    "mllama": Family("decoder", ("model.language_model.layers",), ZOO["mllama"].make, tiles),
 }

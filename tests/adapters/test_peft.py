@@ -15,8 +15,8 @@ from adapters.blip import attach
 from adapters.peft.layer import OutputLayer
 from attngraph.errors import UserError
 from attngraph.instrument import instrument
-from tests.adapters.peft_models import FAMILIES
-from tests.attngraph.zoo import GQA, IMAGE, far_from_zero
+from tests.adapters.peft_models import FAMILIES, pixels
+from tests.attngraph.zoo import GQA, IMAGE, VISION, far_from_zero
 
 SCHEME_ARGS = {"gcn": {}, "appnp": {"alpha": 0.2, "steps": 2}, "gcnii": {"alpha": 0.2, "theta": 1.2, "steps": 2},
                "pgnn": {"p": 1.25, "mu": 0.1, "steps": 2}, "residual": {"alpha": 0.3}}
@@ -424,6 +424,28 @@ def test_copies_stand_on_their_own():
     assert torch.equal(run(twin, batch), want)
     twin.unload()
     assert torch.equal(run(model, batch), want)
+
+
+def test_pytorchs_own_attention_layer():
+    """SigLIP's pooling head: an adapter behind it learns, and switched off the model is as before."""
+    model, batch = far_from_zero(hf.SiglipVisionModel(hf.SiglipVisionConfig(**VISION)), 0), pixels(torch.ones(2))
+
+    def pooled():
+        return model(**batch).pooler_output
+
+    with torch.no_grad():
+        want = pooled()
+    adapted = get_peft_model(model, config(positions="self", target_modules=["head.attention"]))
+    assert all("head.attention.out_proj" in name for name, p in adapted.named_parameters() if p.requires_grad)
+    got = pooled()
+    assert differ(got, want)
+    got.square().mean().backward()
+    assert all(p.grad.abs().sum() > 0 for p in adapted.parameters() if p.requires_grad)
+    with torch.no_grad(), adapted.disable_adapter():
+        close(pooled(), want, 1e-6)  # PyTorch's last bit depends on whether weights are frozen
+    model = adapted.unload()
+    with torch.no_grad():
+        close(pooled(), want, 1e-6)
 
 
 # ---- precision and memory ------------------------------------------------------------------------------------------

@@ -27,8 +27,12 @@ LAYER = {  # the first adapted layer of each family
               "ffn": "language_model.model.decoder.layers.0.fc2"},
     "llava": {position: f"model.language_model.{name}" for position, name in LLAMA.items()},
     "qwen2-vl": {position: f"model.language_model.{name}" for position, name in LLAMA.items()},
+    "git": {"self": "git.encoder.layer.0.attention.output.dense", "ffn": "git.encoder.layer.0.output.dense"},
+    "mllama": {"self": "model.language_model.layers.0.self_attn.o_proj",
+               "cross": "model.language_model.layers.1.cross_attn.o_proj",
+               "ffn": "model.language_model.layers.0.mlp.down_proj"},
 }
-COUNT = {"t5": (4, 2, 4), "bart": (4, 2, 4), "blip": (2, 2, 2)}  # of each position; others: two layers without cross
+COUNT = {"t5": (4, 2, 4), "bart": (4, 2, 4), "blip": (2, 2, 2), "mllama": (2, 2, 4)}  # of each position; others: two layers without cross
 
 
 def places(family, **settings):
@@ -98,10 +102,11 @@ def test_an_unknown_feed_forward_block_asks_for_a_name():
 
 
 def test_an_image_encoder_is_not_adapted_for_want_of_a_text_that_can_be_read():
-    model = hf.GitForCausalLM(hf.GitConfig(**TEXT, vision_config=VISION))
-    with pytest.raises(UserError, match="language side of GitForCausalLM can't be read .git.encoder.layer.0.attention"):
+    model = hf.VisionTextDualEncoderModel(vision_model=hf.ViTModel(hf.ViTConfig(**VISION)),
+                                          text_model=hf.DebertaV2Model(hf.DebertaV2Config(**TEXT)))
+    with pytest.raises(UserError, match="language side of VisionTextDualEncoderModel can't be read .text_model.encoder"):
         get_peft_model(model, GraphAdapterConfig())
-    assert get_peft_model(model, GraphAdapterConfig(target_modules=r".*image_encoder.*self_attn"))
+    assert get_peft_model(model, GraphAdapterConfig(target_modules=r"vision_model.*attention"))
 
 
 def test_an_image_encoder_with_a_text_decoder():

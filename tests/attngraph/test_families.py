@@ -182,3 +182,37 @@ def test_vilt_has_its_words_first():
     family = FAMILIES["vilt"]
     graph = capture(family.model(), family.inputs())["encoder.layer.1.attention.attention"]
     assert torch.equal(graph.query_modality, (torch.arange(12) >= 7).expand(2, -1))  # seven words; [CLS] and four patches
+
+
+@pytest.mark.parametrize("name, layer, images", [
+    ("git", "git.encoder.layer.1.attention.self", range(5)),  # [CLS] and four patches; seven words
+    ("visualbert", "encoder.layer.1.attention.self", range(7, 10)),  # seven words; three regions
+    ("flava", "multimodal_model.encoder.layer.1.attention.attention", range(6)),  # [CLS], [CLS] and four patches; words
+    ("instructblip", "qformer.encoder.layer.1.attention.attention", range(3)),  # three queries; seven words
+    ("kosmos2", "text_model.model.layers.1.self_attn", range(3, 6)),  # three words, three latents, four words
+])
+def test_where_the_image_is(name, layer, images):
+    family = FAMILIES[name]
+    graph = capture(family.model(), family.inputs())[layer]
+    n = graph.shape[2]
+    want = torch.tensor([k in images for k in range(n)]).expand(2, -1)
+    assert n == {"kosmos2": 10, "flava": 13, "git": 12}.get(name, 10)
+    assert torch.equal(graph.query_modality, want) and torch.equal(graph.value_modality, want)
+
+
+def test_git_without_an_image_is_text():
+    model = FAMILIES["git"].model()
+    ids = texts()
+    graph = capture(model, {"input_ids": ids})["git.encoder.layer.0.attention.self"]
+    assert graph.causal and graph.query_modality == graph.value_modality == "text"
+
+
+def test_a_model_of_images_and_text_that_does_not_say_where_they_are():
+    import transformers as hf
+    from tests.attngraph.zoo import TEXT, text
+
+    config = hf.LayoutLMv3Config(**TEXT, coordinate_size=2, shape_size=4, input_size=8, patch_size=4)
+    model = far_from_zero(hf.LayoutLMv3Model(config), 0)
+    given = text() | dict(bbox=torch.zeros(2, 7, 4, dtype=torch.long))
+    graphs = capture(model, given | dict(pixel_values=normal(2, 3, 8, 8)))
+    assert len(graphs) == 2 and all(graph.query_modality is None and graph.value_modality is None for graph in graphs.values())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attngraph import UserError, capture, record
-from attngraph.calls import read_mask
+from attngraph.calls import _ordered, read_mask
 from attngraph.instrument import NAME, instrument
 from tests.attngraph.zoo import FAMILIES, words
 
@@ -25,7 +25,8 @@ def test_sites_are_there_before_the_model_runs(family):
     handle = instrument(model)
     assert set(handle.sites) == {name.partition("#")[0] for name in family.layers}
     for name, site in handle.sites.items():
-        assert model.get_submodule(name) is site.module and model.get_submodule(site.output_name) is site.output
+        assert model.get_submodule(name) is site.module
+        assert site.output is None if "channel_attn" in name else model.get_submodule(site.output_name) is site.output
     handle.remove()
     handle.remove()  # a second time does nothing
 
@@ -181,6 +182,33 @@ def test_a_bidirectional_mask_outweighs_the_modules_word():
     assert not any(graph.causal for graph in graphs.values())
     full[:, :, :3, 3:] = torch.finfo(torch.float32).min  # a prefix that sees itself, then words in order
     assert all(graph.causal for graph in capture(model, {"input_ids": words(), "attention_mask": full}).values())
+
+
+def test_a_modules_word_counts_only_where_its_mask_does_not_say():
+    """Eager attention hides what the mask hides; without one it hides nothing."""
+    cache = object()
+    for told, module in ((True, None), (None, True), (None, None), (None, False), (False, True)):
+        word = module if told is None else told
+        for order in ("causal", "none"):
+            assert _ordered(told, module, True, order, 5, None) == (order == "causal")
+        assert _ordered(told, module, True, "mixed", 5, None) == bool(word)
+        assert not _ordered(told, module, False, None, 5, None) and not _ordered(told, module, False, None, 5, cache)
+        assert not _ordered(told, module, False, None, 1, None)
+        assert _ordered(told, module, False, None, 1, cache) == (word is not False)
+        assert _ordered(told, module, True, None, 1, cache) == (word is not False)
+        assert _ordered(told, module, True, None, 1, None) == bool(word)
+
+
+def test_a_decoder_class_without_a_mask_is_not_ordered():
+    """Also where SDPA would go by the class's word: the graphs are eager attention's."""
+    for implementation in ("eager", "sdpa"):
+        model = FAMILIES["llama"].model(implementation=implementation)
+        layer = model.model.layers[0].self_attn
+        states = torch.zeros(1, 5, 16)
+        with record(model, layers="*.0.self_attn") as graphs, torch.no_grad():
+            layer(states, position_embeddings=model.model.rotary_emb(states, torch.arange(5)[None]), attention_mask=None)
+        (graph,) = graphs["model.layers.0.self_attn"]
+        assert layer.is_causal and not graph.causal and (graph.weight > 0).all()
 
 
 def test_reading_masks():
