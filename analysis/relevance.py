@@ -31,11 +31,13 @@ class Nodes(NamedTuple):
     """A set of nodes, known by how many they are, what they stand for and whether they are ordered in time.
 
     Args:
+        examples: how many examples have such nodes; more than the batch where parts of pictures are seen one by one.
         number: how many, padding included.
         modality: ``"text"``, ``"image"``, ``"mixed"``, or None if unknown.
         causal: a decoder's tokens.
     """
 
+    examples: int
     number: int
     modality: str | None
     causal: bool
@@ -70,8 +72,8 @@ def route(graphs: Graphs) -> Route:
     """Find the tokens whose view is asked for, and the layers by which they see.
 
     The tokens are the queries of the last layer that is cross-attention from other than image nodes, or self-attention
-    in a sequence of text and image. Where there is neither, they are the image nodes that look last (an image encoder's,
-    or the probe of its pooling head), or else those of the last layer. Image tokens of a sequence that are as many as the queries of some cross-attention of image nodes (a
+    in a sequence of text and image. Where there is neither, they are the image nodes that look at others (the probe of a
+    pooling head, a Q-Former's queries), or those of the last image encoder, or else those of the last layer. Image tokens of a sequence that are as many as the queries of some cross-attention of image nodes (a
     Q-Former) are taken for those, and the route goes on by it.
 
     Raises:
@@ -81,6 +83,7 @@ def route(graphs: Graphs) -> Route:
         raise ValueError("graphs must hold a layer, got none")
     ends = _ends(graphs)
     start = next(iter(_last(graphs, lambda name: _reads(graphs[name], ends[name]))
+                      + _last(graphs, lambda name: ends[name][0].modality == "image" and graphs[name].kind == "cross")
                       + _last(graphs, lambda name: ends[name][0].modality == "image") + list(graphs)[-1:]))
     tokens = ends[start][0]
     hops, passed = [start], {tokens}
@@ -266,8 +269,9 @@ def _ends(graphs: Graphs) -> dict[str, tuple[Nodes, Nodes]]:
     for name, graph in graphs.items():
         modalities = ["mixed" if isinstance(side, Tensor) else side
                       for side in (graph.query_modality, graph.value_modality)]
-        query = Nodes(graph.shape[2], modalities[0], graph.causal)
-        found[name] = query, query if graph.kind == "self" else Nodes(graph.shape[3], modalities[1], False)
+        b, _, n, m, _ = graph.shape
+        query = Nodes(b, n, modalities[0], graph.causal)
+        found[name] = query, query if graph.kind == "self" else Nodes(b, m, modalities[1], False)
     for name, (query, value) in found.items():
         if graphs[name].kind == "cross" and query == value:
             raise ValueError(f"graphs must tell the two sides of {name} apart: both have the same number and kind of nodes, in "

@@ -70,7 +70,8 @@ def _sizes(inputs: Mapping[str, Tensor], pixels: Tensor) -> list[tuple[int, int]
 
 def _patch(config: PretrainedConfig) -> tuple[int, int] | None:
     """Height and width of a patch."""
-    vision = getattr(config, "vision_config", None) or getattr(config, "encoder", None) or config
+    parts = (getattr(config, name, None) for name in ("vision_config", "image_config", "encoder"))
+    vision = next((part for part in parts if part is not None), config)
     side = getattr(vision, "patch_size", None)
     if side is None or hasattr(vision, "patch_stride"):  # patches that overlap are no grid of this size
         return None

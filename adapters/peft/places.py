@@ -15,7 +15,7 @@ from attngraph.errors import UserError
 from attngraph.instrument import Site, attention_like
 
 # Parts of a module's name that mark cross-attention.
-CROSS = {"crossattention", "cross_attn", "cross_attention", "encoder_attn", "EncDecAttention", "visual_attention"}
+CROSS = {"crossattention", "cross_attn", "cross_attention", "encoder_attn", "EncDecAttention", "visual_attention", "multihead_attn"}
 
 # Parts that mark what is not the language side. In a model that has only these, they count like others.
 OTHER_SIDES = {

@@ -28,9 +28,9 @@ def _multihead_attention(module: nn.Module, query: Tensor, key: Tensor, value: T
         weight = torch.baddbmm(mask, *scores).softmax(-1)
         if not wanted:
             weight = weight.masked_fill((mask == float("-inf")).all(-1, keepdim=True), 0)
-    weight = F.dropout(weight, dropout, module.training)
-    context = torch.bmm(weight, value.flatten(0, 1)).view(b, h, n, -1)
-    return context.transpose(1, 2), weight.view(b, h, n, -1)
+    weight = F.dropout(weight, dropout, module.training).view(b, h, n, -1)  # what is returned is what is used: for gradients
+    context = torch.bmm(weight.flatten(0, 1), value.flatten(0, 1)).view(b, h, n, -1)
+    return context.transpose(1, 2), weight
 
 
 class GraphMultiheadAttention(nn.MultiheadAttention):

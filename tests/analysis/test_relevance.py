@@ -244,27 +244,49 @@ def test_the_route_of_an_encoder_and_a_decoder(make_captioner, words):
 
 ROUTES = {
     "bert": ["encoder.layer.1.attention.self"],
+    "gpt2": ["transformer.h.1.attn"],
+    "llama": ["model.layers.1.self_attn"],
     "vit": ["layers.1.attention"],
     "clip": ["vision_model.encoder.layers.1.self_attn"],
+    "siglip": ["vision_model.head.attention"],
     "t5": ["decoder.block.1.layer.1.EncDecAttention"],
+    "bart": ["model.decoder.layers.1.encoder_attn"],
+    "blip": [CROSS.format(1)],
     "blip2": ["language_model.model.decoder.layers.1.self_attn", "qformer.encoder.layer.0.crossattention.attention"],
+    "instructblip": ["language_model.model.layers.1.self_attn", "qformer.encoder.layer.0.crossattention.attention"],
+    "kosmos2": ["text_model.model.layers.1.self_attn", "image_to_text_projection.x_attn"],
     "llava": ["model.language_model.layers.1.self_attn"],
+    "smolvlm": ["model.text_model.layers.1.self_attn"],
+    "qwen2-vl": ["model.language_model.layers.1.self_attn"],
+    "mllama": ["model.language_model.layers.2.cross_attn"],
+    "florence2": ["model.language_model.decoder.layers.1.encoder_attn"],
+    "git": ["git.encoder.layer.1.attention.self"],
+    "trocr": ["decoder.model.decoder.layers.1.encoder_attn"],
+    "donut": ["decoder.model.decoder.layers.1.encoder_attn"],
+    "visualbert": ["encoder.layer.1.attention.self"],
+    "flava": ["multimodal_model.encoder.layer.1.attention.attention"],
+    "bridgetower": ["cross_modal_text_layers.1.crossattention.self"],
     "vilt": ["encoder.layer.1.attention.attention"],
     "lxmert": ["encoder.x_layers.0.visual_attention.att"],
 }
+
+
+def test_every_family_has_a_route():
+    assert set(ROUTES) == set(FAMILIES)
 
 
 @pytest.mark.parametrize("family", ROUTES)
 def test_routes_of_all_kinds_of_models(family):
     model = FAMILIES[family].model()
 
-    def last(output):  # of the last node, which sees all others
-        states = output.logits if hasattr(output, "logits") else output.to_tuple()[0]
-        return (states[:, -1] if states.dim() == 3 else states).amax(-1)
+    def score(output):  # of all that came out, for each example
+        parts = [part for part in output.to_tuple() if isinstance(part, torch.Tensor) and part.is_floating_point()]
+        return sum(part.flatten(1).square().mean(1) for part in parts if part.requires_grad and part.shape[0] == 2)
 
-    graphs, gradients = capture_with_gradients(model, FAMILIES[family].inputs(left=True), last)
+    graphs, gradients = capture_with_gradients(model, FAMILIES[family].inputs(left=True), score)
     found = route(graphs)
     assert found.hops == ROUTES[family] and found.hops[0] in found.layers
+    assert all(gradients[name].any() for name in found.hops)
     n, m = graphs[found.hops[0]].weight.shape[2], graphs[found.hops[-1]].weight.shape[3]
     for one in (relevance(graphs, gradients), rollout(graphs)):
         assert one.own.shape == (2, n, n) and one.seen.shape == (2, n, m)

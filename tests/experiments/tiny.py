@@ -78,6 +78,12 @@ def smolvlm() -> hf.SmolVLMForConditionalGeneration:
 OWN = {"blip": blip, "blip-vqa": asker, "qwen2-vl": qwen, "smolvlm": smolvlm, "qwen2.5-vl": windows, "captioner": captioner, "classifier": classifier, "vilt-vqa": answerer}
 
 
+def _unmasked() -> hf.BertTokenizerFast:
+    words = tokenizer()
+    words.model_input_names = ["input_ids"]
+    return words
+
+
 def _qwen(kind: type = hf.Qwen2VLProcessor) -> hf.ProcessorMixin:
     pixels = dict(patch_size=4, merge_size=2, temporal_patch_size=1, min_pixels=64, max_pixels=1024)
     words = tokenizer(1000, image_token="<image>", video_token="<video>")
@@ -103,6 +109,12 @@ PROCESSORS = {
     "blip-vqa": lambda: hf.BlipProcessor(hf.BlipImageProcessor(size=SIDE), tokenizer()),
     "llava": lambda: hf.LlavaProcessor(hf.CLIPImageProcessor(**CLIP_IMAGES), tokenizer(1000), patch_size=4, image_token="<image>",
                                        vision_feature_select_strategy="default", num_additional_image_tokens=1),
+    "siglip": lambda: hf.SiglipProcessor(hf.SiglipImageProcessor(size=SIDE), _unmasked()),
+    "git": lambda: hf.GitProcessor(hf.CLIPImageProcessor(**CLIP_IMAGES), tokenizer()),
+    "donut": lambda: hf.DonutProcessor(hf.DonutImageProcessor(size={"height": 16, "width": 16}, do_align_long_axis=False),
+                                       tokenizer()),
+    "instructblip": lambda: hf.InstructBlipProcessor(hf.BlipImageProcessor(size=SIDE), tokenizer(1000), tokenizer(1000),
+                                                     num_query_tokens=3),
     "qwen2-vl": _qwen,
     "qwen2.5-vl": lambda: _qwen(hf.Qwen2_5_VLProcessor),
     "smolvlm": _smolvlm,
