@@ -69,8 +69,8 @@ class Settings:
 
     def __post_init__(self):
         for name, least in (("permutations", 1), ("replicates", 2), ("p", 1), ("bins", 0), ("points", 4), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            if not least <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be at least {least} and finite, got {getattr(self, name)}")
         if not 0 < self.level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {self.level}")
         if self.bins and self.bins % 2 == 0:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from analysis.bipartite import factor
 from attngraph.graph import AttentionGraph
 from attngraph.instrument import instrument
 
@@ -159,9 +160,8 @@ class Points:
             return lambda x: x.flatten(1)[None], False
         if graph.metric is None:
             return lambda x: x.transpose(0, 1), False
-        values, vectors = torch.linalg.eigh(graph.metric.double().cpu())
-        factor = vectors * values.clamp(min=0).sqrt()[:, None]  # (h, d, d), G = L L^T
-        return lambda x: x.transpose(0, 1) @ factor.to(x), True
+        root = factor(graph.metric.cpu())  # (h, d, d), G = L L^T
+        return lambda x: x.transpose(0, 1) @ root.to(x), True
 
     def _ranks(self, valid: np.ndarray, role: int, before: int) -> np.ndarray:
         """The valid nodes of each example in a random order of its own: ``(b, nodes)``, from 0 up."""

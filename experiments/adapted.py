@@ -52,7 +52,11 @@ def put_in(model: nn.Module, path: Path, trained: bool = True, seed: int = 0) ->
     if not file.exists():
         raise UserError(f"--adapter {path}: neither {TABLE_FILE} (a table's run) nor {PEFT_FILE} (PEFT) is there")
     config, state = read_adapter(file)
-    adapters = attach(model, config)
+    try:
+        adapters = attach(model, config)
+    except UserError as error:
+        raise UserError(f"--adapter {path} holds adapters of a BLIP captioner, and the model is a {type(model).__name__}: give the "
+                        "model that they were trained for (--model)") from error
     if trained:
         adapters.load_state_dict(state)
     text = text_model(model)

@@ -39,23 +39,23 @@ from experiments.data.facts import unique
 from experiments.data.patches import patch_targets
 from experiments.data.scenes import Scene, Thing
 from experiments.encoders import Item
+from experiments.publish import published
 from experiments.source import Batch, Source, add_source_arguments, open_source
 from experiments.views import PLAIN, View, read
 from experiments.words import words_of
 
+OWN = ("maps.csv", "viewer.html", "maps_*.png", "mass.csv", "summary.csv", "mass.png")
 ASKED = "questions about one object"
 QUESTIONS = {"color": ("shape", "what color is the {}?"), "shape": ("color", "what shape is the {}?")}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_source_arguments(parser)
+    add_source_arguments(parser, Path("runs/attention"))
     parser.set_defaults(task=ASKED, examples=256, batch=8)
     parser.add_argument("--tokens", nargs="+", metavar="TOKEN",
                         help="whose maps: first, answer (the token from which the answer's first token is predicted), "
                              "last, or numbers of tokens, from 0; first is the first that sees the image "
                              "(default: first, and answer where it is known, else a decoder's last)")
     parser.add_argument("--pictures", type=int, default=4, help="examples to draw (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/attention"),
-                        help="folder for the results (default: %(default)s)")
     parser.epilog = ("Whose view: a text's tokens where the text looks at the image or shares a sequence with it, the image's "
                      "[CLS] node where an image is read alone. The gradient map is that of the logit of the text's next token, of "
                      "a classifier's likeliest class, or of an image and its own text (CLIP); without logits there is none. "
@@ -77,23 +77,25 @@ def run(args: argparse.Namespace) -> int:
     found = look(source, None if args.tokens is None else list(dict.fromkeys(args.tokens)), things, args.pictures)
 
     model = f"{source.title} with adapters" if source.adapters else source.title
-    args.out.mkdir(parents=True, exist_ok=True)
+    summary = mass_summary(found.mass, seed=args.seed) if len(found.mass) else None
     written = ["maps.csv", "viewer.html"]
-    found.maps.to_csv(args.out / "maps.csv", index=False)
-    title = f"Attention graphs of {model}"
-    write_viewer(args.out / "viewer.html", found.shown, title, source.heads, first=found.last)
-    pictures = {name: (one.image, one.name.partition(": ")[2]) for name, one in zip(found.names, found.shown)}
-    for query, table in found.maps.groupby("query", sort=False):
-        written.append(f"maps_{query}.png")
-        title = f"{model}: where {_called(query)} looks"
-        draw_maps(table, pictures, args.out / written[-1], title, found.regions)
-    if len(found.mass):
-        summary = mass_summary(found.mass, seed=args.seed)
-        found.mass.to_csv(args.out / "mass.csv", index=False)
-        summary.to_csv(args.out / "summary.csv", index=False)
-        draw_mass(summary, args.out / "mass.png", f"{model}: relevance inside the asked object")
-        written += ["mass.csv", "summary.csv", "mass.png"]
+    with published(args.out, OWN) as out:
+        found.maps.to_csv(out / "maps.csv", index=False)
+        write_viewer(out / "viewer.html", found.shown, f"Attention graphs of {model}", source.heads,
+                     first=found.last if found.last in found.shown[0].sides else None)
+        pictures = {name: (one.image, one.name.partition(": ")[2] or name) for name, one in zip(found.names, found.shown)}
+        for query, table in found.maps.groupby("query", sort=False):
+            written.append(f"maps_{query}.png")
+            title = f"{model}: where {_called(query, found.alone)} looks"
+            draw_maps(table, pictures, out / written[-1], title, found.regions)
+        if summary is not None:
+            found.mass.to_csv(out / "mass.csv", index=False)
+            summary.to_csv(out / "summary.csv", index=False)
+            draw_mass(summary, out / "mass.png", f"{model}: relevance inside the asked object")
+            written += ["mass.csv", "summary.csv", "mass.png"]
+    if summary is not None:
         print(told(summary))
+    print(f"raw attention is that of {found.last}")
     if not found.scored:
         print(f"no gradient map: {source.title} gives no logits for the tokens of its text, nor for classes")
     source.report_skipped()
@@ -132,6 +134,7 @@ class Looked:
         regions: ``{example: bool (patches,)}``, where the thing is that was asked for.
         shown: what the viewer gets.
         last: the layer that raw attention is read from.
+        alone: whether it is the image's own nodes that look, not a text's tokens.
         scored: whether the model gives a score, of which relevance takes the gradient.
     """
 
@@ -141,6 +144,7 @@ class Looked:
     regions: dict[str, Tensor] = field(default_factory=dict)
     shown: list[Shown] = field(default_factory=list)
     last: str = ""
+    alone: bool = False
     scored: bool = True
 
 
@@ -158,7 +162,8 @@ def look(source: Source, tokens: list[str] | None, things: Mapping[str, Thing], 
         if batch.pictures is None:
             raise UserError("attention maps need images: give --images, and a model that looks at them")
         view = read(source, batch, tokens, found.scored)
-        found.last, found.scored = view.last, any(method == "gradient" for method, _ in view.values)
+        found.last, found.alone = view.last, view.alone
+        found.scored = any(method == "gradient" for method, _ in view.values)
         for k, name in enumerate(batch.names):
             values = {key: nodes[k][view.image[k]][None] for key, nodes in view.values.items()}
             grid = view.grids[k][:2]
@@ -190,10 +195,12 @@ def shown(name: str, batch: Batch, view: View, k: int) -> Shown:
     placed = {layer: tuple([cell + others - own if isinstance(cell, int) and cell >= own else cell for cell in cells]
                            for cells, own in both) for layer, both in sides.items()}
     picked = int(list(view.queries.values())[-1][k])
-    start = {layer: picked for layer in view.layers if placed[layer][0] == placed[view.last][0]}
-    text = " ".join(cell for cell in placed[view.last][0] if isinstance(cell, str))
+    asking = placed[view.last][0] if view.last in placed else None
+    start = {layer: picked for layer in view.layers if placed[layer][0] == asking}
+    words = words_of(batch, graphs[view.last], 0)
+    text = "" if words is None else " ".join(words.tokens[k][(words.there[k] & ~words.padding[k]).numpy()])
     return Shown(f"{name}: {text}" if text else name,
-                 {kind: {layer: one_example(some, k)[layer] for layer in view.layers} for kind, some in view.kinds.items()},
+                 {kind: one_example({layer: some[layer] for layer in view.layers}, k) for kind, some in view.kinds.items()},
                  placed, batch.pictures.images[k], (rows, columns), others, start)
 
 
@@ -236,6 +243,8 @@ def _numbered(name: str, many: Counter[str]) -> str:
     return name if many[name] == 1 else f"{name} #{many[name]}"
 
 
-def _called(query: str) -> str:
-    names = {"first": "the first token", "answer": "the token before the answer", "last": "the last token"}
+def _called(query: str, alone: bool) -> str:
+    if alone:
+        return "the image's [CLS] node or probe"
+    names = {"first": "the first token that sees the image", "answer": "the token before the answer", "last": "the last token"}
     return names.get(query, f"token {query}")

@@ -60,10 +60,13 @@ class Encoder(ABC):
 
     Attributes:
         model: which model.
+        sees, reads: whether it looks at images, and whether it reads texts.
         unadapted: a context in which its adapters are switched off.
     """
 
     model: nn.Module
+    sees: bool = True
+    reads: bool = True
     unadapted: Callable[[], AbstractContextManager] = nullcontext
 
     @abstractmethod
@@ -147,8 +150,11 @@ class ProcessorEncoder(Encoder):
         is_text = isinstance(processor, PreTrainedTokenizerBase)
         self.tokenizer = processor if is_text else getattr(processor, "tokenizer", None)
         self.vision = getattr(processor, "image_processor", None if is_text or self.tokenizer else processor)
-        if self.tokenizer is not None and self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.sees, self.reads = self.vision is not None, self.tokenizer is not None
+        if self.tokenizer is not None:
+            self.tokenizer.padding_side = "right"  # some models count positions from the padding on
+            if self.tokenizer.pad_token is None:
+                self.tokenizer.pad_token = self.tokenizer.eos_token
 
     def check(self, items: Sequence[Item]) -> None:
         name = type(self.model).__name__

@@ -31,19 +31,21 @@ from attngraph.errors import UserError
 from experiments.data.facts import PLURALS
 from experiments.data.scenes import HUGE_SHAPES
 from experiments.data.speech import parts_of_speech
+from experiments.publish import published
 from experiments.source import PATCH_NAMES, Batch, Source, add_source_arguments, open_source
 from experiments.tagger import UNIVERSAL, Tagger
 from experiments.words import Words, patches_of, whole_words, word_spans, words_of
 
 BEFORE, AFTER = "before", "after"  # training
 BUILT_IN = ("modality", "token", "part of speech", "patch", "named", "named shape", "cluster")
+OWN = ("heterophily.csv", "heterophily.json", "spectrum.csv", "curves-*.png", "heads-*.png", "differences-*.png", "spectra-*.png")
 LABELLED = ("edge", "adjusted", "label_informativeness", "aggregation")  # on screen
 PLAIN = ("generalised_edge", "dirichlet_normalised", "entropy", "effective_degree", "neighbour_cka", "mmd", "probe_auc")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph heterophily``."""
-    add_source_arguments(parser)
+    add_source_arguments(parser, Path("runs/heterophily"))
     parser.add_argument("--labels", type=Path, nargs="+", default=[], metavar="FILE",
                         help="classes of tokens of your own: JSON files {token: class}; a file's name is the labels' name")
     parser.add_argument("--tagger", metavar="NAME",
@@ -56,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bins", type=int, default=21, help="of the spectra, an odd number (default: %(default)s)")
     parser.add_argument("--permutations", type=int, default=2, help="permuted graphs per graph (default: %(default)s)")
     parser.add_argument("--replicates", type=int, default=200, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/heterophily"), help="folder for the results (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,17 +77,17 @@ def run(args: argparse.Namespace) -> int:
             measured.add(name, graph, labels, weights)
     table, spectrum = (_renumbered(one, args.heads) for one in (measured.table(_differences(states)), measured.spectrum()))
 
-    args.out.mkdir(parents=True, exist_ok=True)
     written = ["heterophily.csv", "heterophily.json"]
-    table.to_csv(args.out / written[0], index=False, float_format="%.6g")
     about = {"model": source.title, "adapter": None if args.adapter is None else str(args.adapter), "examples": len(source),
              "skipped": source.skipped, "notes": labeller.notes(), "settings": vars(settings)}
     content = about | {"table": _records(table)} | ({"spectrum": _records(spectrum)} if len(spectrum) else {})
-    (args.out / written[1]).write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-    if len(spectrum):
-        written.append("spectrum.csv")
-        spectrum.to_csv(args.out / written[-1], index=False, float_format="%.6g")
-    written += _draw(table, spectrum, source.title, args.out)
+    with published(args.out, OWN) as out:
+        table.to_csv(out / written[0], index=False, float_format="%.6g")
+        (out / written[1]).write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+        if len(spectrum):
+            written.append("spectrum.csv")
+            spectrum.to_csv(out / written[-1], index=False, float_format="%.6g")
+        written += _draw(table, spectrum, source.title, out)
     print(screen(table))
     for note in labeller.notes():
         print(note)

@@ -31,6 +31,7 @@ from experiments.data.write import Sizes, write_scenes
 from experiments.device import check_device
 from experiments.encoders import Encoded, Encoder, Item, load_with_encoder
 from experiments.packed import unpacked
+from experiments.publish import check_out
 from experiments.tasks import TASKS
 from experiments.words import Text
 
@@ -38,8 +39,8 @@ IMAGE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"
 PATCH_NAMES = ("background", *HUGE_SHAPES)
 
 
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that say what is looked at."""
+def add_source_arguments(parser: argparse.ArgumentParser, out: Path = Path("runs")) -> None:
+    """The options that say what is looked at, and where results go."""
     parser.add_argument("--model", metavar="NAME", help="folder or hub name of a transformers model (default: mini-BLIP)")
     parser.add_argument("--download", action="store_true", help="fetch from the hub what is not on this machine")
     parser.add_argument("--adapter", type=Path, metavar="PATH",
@@ -61,6 +62,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
                         help="names or patterns of attention layers, such as '*crossattention*' (default: all)")
     parser.add_argument("--heads", nargs="+", type=int, metavar="HEAD", help="which heads (default: all)")
     parser.add_argument("--strict", action="store_true", help="stop at an unreadable image instead of leaving it out")
+    parser.add_argument("--out", type=Path, default=out, help="folder for the results (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, choices and random numbers (default: %(default)s)")
 
@@ -203,7 +205,13 @@ def open_source(args: argparse.Namespace, trained: bool = True) -> Source:
     if args.images and args.data:
         raise UserError("--images and --data exclude one another: the data have their own images")
     check_device(args.device)
+    check_out(args.out)
     model, encoder = load_with_encoder(args.model, args.download)
+    name = "mini-BLIP" if args.model is None else type(model).__name__
+    if args.images and not encoder.sees:
+        raise UserError(f"{name} looks at no images: leave out --images")
+    if args.texts and not encoder.reads:
+        raise UserError(f"{name} reads no texts: leave out --texts")
     items = _own(args) if args.images or args.texts else _data(args)
     encoder.check(items)
     adapters = {}

@@ -30,9 +30,11 @@ from analysis.plots.embedding import COLOURS, METHOD_NAMES, draw
 from analysis.points import Cloud, Points, output_matrices
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
+from experiments.publish import published
 from experiments.source import PATCH_NAMES, Batch, Source, add_source_arguments, open_source
 from experiments.words import patches_of, words_of
 
+OWN = ("coordinates.csv", "quality.csv", *(f"{method}-*.{kind}" for method in METHODS for kind in ("png", "svg")))
 FROZEN, ADAPTED = "frozen", "adapted"
 UNKNOWN = ("", "unknown")  # labels that say nothing
 MEASURED = 3000  # points; more are sampled for the measures
@@ -40,7 +42,7 @@ MEASURED = 3000  # points; more are sampled for the measures
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph tsne``."""
-    add_source_arguments(parser)
+    add_source_arguments(parser, Path("runs/tsne"))
     parser.add_argument("--points", type=int, default=3000, help="of each map, at most (default: %(default)s)")
     parser.add_argument("--method", choices=METHODS, default="tsne", help="default: %(default)s; umap needs umap-learn")
     parser.add_argument("--perplexity", type=float, nargs="+", default=[30], metavar="P",
@@ -49,8 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", choices=INITS, default="pca", help="where the maps start (default: %(default)s)")
     parser.add_argument("--colour", nargs="+", choices=COLOURS, default=["role"],
                         help="a figure for each (default: role)")
-    parser.add_argument("--out", type=Path, default=Path("runs/tsne"),
-                        help="folder for the results (default: %(default)s)")
     parser.epilog = ("Without --layers: the last cross-attention layer and the self-attention layer before it; "
                      "--layers '*' takes all. Without --heads a layer's heads are one space, as after W_o; with it "
                      "each head has its own map.")
@@ -67,13 +67,13 @@ def run(args: argparse.Namespace) -> int:
     _check_clouds(clouds[FROZEN], args)
     table, measures = _maps(clouds, args)
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(args.out / "coordinates.csv", index=False, float_format="%.5f")
-    measures.to_csv(args.out / "quality.csv", index=False, float_format="%.5f")
     title, notes = f"{source.title}: projected query and value space", list(_notes(clouds, measures, args))
-    for colour in args.colour:
-        paths = [args.out / f"{args.method}-{colour}.{kind}" for kind in ("png", "svg")]
-        draw(table, measures, paths, colour, title, notes)
+    with published(args.out, OWN) as out:
+        table.to_csv(out / "coordinates.csv", index=False, float_format="%.5f")
+        measures.to_csv(out / "quality.csv", index=False, float_format="%.5f")
+        for colour in args.colour:
+            paths = [out / f"{args.method}-{colour}.{kind}" for kind in ("png", "svg")]
+            draw(table, measures, paths, colour, title, notes)
     print(_summary(table, measures))
     source.report_skipped()
     print(f"written: {args.out}/coordinates.csv, quality.csv, "

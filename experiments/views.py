@@ -31,6 +31,7 @@ class View:
         kinds: the graphs by kind of weights.
         layers: those to show.
         last: the layer that raw attention is read from.
+        alone: whether the queries are nodes of the image.
         queries: ``{token: (b,)}``, which query nodes of it they are.
         values: ``{(method, token): (b, m)}``, numbers on all nodes that are seen.
         image: ``(b, m)``, which of these are image nodes.
@@ -40,6 +41,7 @@ class View:
     kinds: dict[str, Graphs]
     layers: list[str]
     last: str
+    alone: bool
     queries: dict[str, Tensor]
     values: Maps
     image: Tensor
@@ -73,9 +75,10 @@ def read(source: Source, batch: Batch, tokens: list[str] | None, scored: bool = 
     if parts:
         raise UserError(f"--layers: {parts[0]} sees parts of pictures one by one (windows, tiles), which cannot be shown: choose "
                         "others")
-    wrong = [head for head in source.heads or () if not 0 <= head < graphs[last].shape[1]]
-    if wrong:
-        raise UserError(f"--heads: {last} has heads 0 to {graphs[last].shape[1] - 1}, not {', '.join(map(str, wrong))}")
+    for name in dict.fromkeys((last, *layers)):
+        wrong = [head for head in source.heads or () if not 0 <= head < graphs[name].shape[1]]
+        if wrong:
+            raise UserError(f"--heads: {name} has heads 0 to {graphs[name].shape[1] - 1}, not {', '.join(map(str, wrong))}")
     queries, scores = _queries(source, batch, graphs[last], tokens, grids[0][2])
 
     kinds = {PLAIN: graphs}
@@ -98,7 +101,7 @@ def read(source: Source, batch: Batch, tokens: list[str] | None, scored: bool = 
         except _NoScore:
             break
         values["gradient", token] = runs[key][each, place]
-    return View(kinds, layers, last, queries, values, image, grids)
+    return View(kinds, layers, last, words_of(batch, graphs[last], 0) is None, queries, values, image, grids)
 
 
 class _NoScore(Exception):
@@ -190,15 +193,13 @@ def _score(batch: Batch, place: Tensor, output) -> Tensor:
 
 def _chosen(patterns: list[str] | None, graphs: Graphs, found: Route) -> tuple[list[str], str]:
     """The layers to show, and the one that raw attention is read from: the last of them that joins the same nodes as the
-    route's first hop."""
+    route's first hop, or that hop itself."""
     if patterns is None:
-        return found.layers, found.hops[0]
+        return [name for name in graphs if name in found.layers or name in found.hops], found.hops[0]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in graphs):
             raise UserError(f"--layers: no layer is called {pattern!r}; there are {', '.join(graphs)}")
     chosen = [name for name in graphs if any(fnmatchcase(name, pattern) for pattern in patterns)]
     kind = graphs[found.hops[0]].kind
-    alike = [name for name in found.layers if graphs[name].kind == kind]
-    if not set(chosen) & set(alike):
-        raise UserError(f"--layers: none of them leads to the image; there are {', '.join(alike)}")
-    return chosen, [name for name in chosen if name in alike][-1]
+    alike = [name for name in chosen if name in found.layers and graphs[name].kind == kind]
+    return chosen, alike[-1] if alike else found.hops[0]

@@ -96,12 +96,14 @@ def words_of(batch: Batch, graph: AttentionGraph, side: int) -> Words | None:
         return None
     b, nodes, width = graph.shape[0], graph.shape[2 + side], len(text.tokens[0])
     image = graph.is_image()[side]
-    there = torch.ones(b, nodes, dtype=torch.bool) if image is None else ~image.cpu()
+    if image is None:
+        return None
+    there = ~image.cpu()
     if not there.any():
         return None
     if nodes == width:
         taken = there
-    elif image is not None and (there.sum(1) == width).all():
+    elif (there.sum(1) == width).all():
         taken = torch.ones(b, width, dtype=torch.bool)
     else:
         return None

@@ -87,7 +87,7 @@ def heat_maps(table: pd.DataFrame, path: Path, title: str, column: str = "excess
         panel.set_xlabel("head", fontsize=8)
         panel.set_ylabel("layer", fontsize=8)
     figure.supxlabel({"excess": "Excess over the permuted null (entropy: over uniform attention); white = nothing beyond it"}
-                     .get(column, column), fontsize=8, color="#444444")
+                     .get(column, column) + "; hatched = undefined, or degenerate labels", fontsize=8, color="#444444")
     figure.savefig(path, dpi=150)
 
 

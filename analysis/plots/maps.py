@@ -55,7 +55,7 @@ def draw_maps(table: pd.DataFrame, pictures: Mapping[str, tuple[Image.Image, str
             outline = (outlines or {}).get(name)
             axes = place(0, row, picture)
             axes.imshow(picture, extent=(0, 1, 1, 0), aspect="auto")
-            figure.text(0.2 / width, (height - 0.7 - (row + 0.5) * (_CELL + 0.1)) / height, textwrap.fill(words, 24),
+            figure.text(0.2 / width, (height - 0.7 - (row + 0.5) * (_CELL + 0.1)) / height, textwrap.fill(words, 24, max_lines=7, placeholder=" …"),
                         va="center", fontsize=9)
             for column, method in enumerate(methods):
                 axes = place(1 + column, row, picture)

@@ -269,7 +269,7 @@ def test_models_without_maps_are_refused(monkeypatch):
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--layers", "*layer.7*"], r"no layer is called '\*layer.7\*'; there are vision_model"),
-    (["--layers", "*.attention.*"], "none of them leads to the image; there are text_decoder.*crossattention"),
+    (["--layers", "*", "--heads", "4"], "vision_model.* has heads 0 to 3, not 4|crossattention.* has heads 0 to 3, not 4"),
     (["--heads", "4"], "has heads 0 to 3, not 4"),
     (["--tokens", "40"], "--tokens 40: example .* has tokens 0 to .* only"),
     (["--tokens", "middle"], "--tokens middle: give first, answer, last, or the number"),
@@ -280,3 +280,31 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, words, message):
         run(tmp_path / "out", "--examples", 2, *words)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_layers_chosen_for_the_viewer_alone(tmp_path, capsys):
+    """Those that don't lead to the image: raw attention is that of the model's last then."""
+    run(tmp_path, "--examples", 2, "--layers", "*layer.1.attention.*", "vision_model*3*")
+    assert f"raw attention is that of {CROSS.format(3)}" in capsys.readouterr().out
+    page = (tmp_path / "viewer.html").read_text(encoding="utf-8")
+    assert '"text_decoder.bert.encoder.layer.1.attention.self"' in page and "vision_model.encoder.layers.3" in page
+    assert "crossattention" not in page
+
+
+def test_files_of_an_earlier_run_go_and_others_stay(tmp_path):
+    run(tmp_path, "--examples", 2, "--pictures", 1)
+    assert (tmp_path / "mass.csv").exists() and (tmp_path / "maps_answer.png").exists()
+    (tmp_path / "notes.txt").write_text("mine")
+    own = pictures(tmp_path / "pictures", "x.png")
+    run(tmp_path, "--images", *own, "--tokens", "first")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["maps.csv", "maps_first.png", "notes.txt", "pictures", "viewer.html"]
+
+
+def test_queries_in_between_are_shown_with_the_picture(tmp_path):
+    """BLIP-2: the layer by which the queries see the image is there without being asked for."""
+    folder = save("blip2", tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("a red ball\n")
+    run(tmp_path / "out", "--model", folder, "--images", *pictures(tmp_path / "pictures", "x.png"), "--texts", tmp_path / "texts.txt")
+    page = (tmp_path / "out" / "viewer.html").read_text(encoding="utf-8")
+    assert "qformer.encoder.layer.0.crossattention.attention" in page and "language_model.model.decoder.layers.1.self_attn" in page
+    assert '"name":"x.png: [CLS] a red ball [SEP]"' in page

@@ -179,6 +179,8 @@ def test_every_word_has_a_part_of_speech():
     (("--permutations", "0"), "--permutations must be at least 1"),
     (("--replicates", "1"), "--replicates must be at least 2"),
     (("--p", "0.5"), "--p must be at least 1"),
+    (("--p", "nan"), "--p must be at least 1 and finite"),
+    (("--p", "inf"), "--p must be at least 1 and finite"),
     (("--bins", "4"), "--bins must be an odd number"),
     (("--clusters", "1"), "--clusters must lie in 2..512, or be 0 for none"),
     (("--labels", "cluster.json"), "--labels cluster.json: 'cluster' is the name of labels that are there already"),

@@ -168,9 +168,11 @@ def test_what_does_not_fit_is_refused(pictures, bert, vit, tmp_path):
         source("--images", pictures, "--texts", texts)
     with pytest.raises(UserError, match="give --images"):
         source("--texts", texts)
-    with pytest.raises(UserError, match="reads text"):
-        source("--model", bert, "--images", pictures)
-    with pytest.raises(UserError, match="looks at images"):
+    with pytest.raises(UserError, match="BertModel looks at no images: leave out --images"):
+        source("--model", bert, "--images", pictures, "--texts", texts)
+    with pytest.raises(UserError, match="ViTModel reads no texts: leave out --texts"):
+        source("--model", vit, "--images", pictures, "--texts", texts)
+    with pytest.raises(UserError, match="reads no texts"):
         source("--model", vit, "--texts", texts)
     with pytest.raises(UserError, match="exclude"):
         source("--images", pictures, "--data", tmp_path)

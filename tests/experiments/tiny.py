@@ -18,7 +18,8 @@ CLIP_IMAGES = dict(size={"shortest_edge": 8}, crop_size=SIDE)
 
 def tokenizer(longest: int = 32, **special: str) -> hf.BertTokenizerFast:
     return hf.BertTokenizerFast(vocab={name: k for k, name in enumerate(NAMES)}, mask_token="<image>", model_max_length=longest,
-                                model_input_names=["input_ids", "attention_mask"], extra_special_tokens=special)
+                                model_input_names=["input_ids", "attention_mask"], extra_special_tokens=special,
+                                padding_side="left")  # which would change what models compute that count positions
 
 
 def captioner() -> hf.VisionEncoderDecoderModel:
