@@ -19,10 +19,9 @@ def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
         y: ``(..., n, d')``, paired with ``x``.
         valid: bool ``(..., n)``, which pairs count.
     """
-    k, g = _gram(x, valid), _gram(y, valid)
-    n = valid.sum(-1).double()
-    own = _hsic(k, k, n).clamp(min=0) * _hsic(g, g, n).clamp(min=0)
-    return torch.where(n > 3, divide(_hsic(k, g, n), own.sqrt()), torch.nan)
+    x, y, n = _centred(x, valid), _centred(y, valid), valid.sum(-1).double()
+    own = _hsic(x, x, n).clamp(min=0) * _hsic(y, y, n).clamp(min=0)
+    return torch.where(n > 3, divide(_hsic(x, y, n), own.sqrt()), torch.nan)
 
 
 def neighbour_cka(graph: Bipartite) -> Tensor:
@@ -95,16 +94,18 @@ def _probe(x: Tensor, is_query: Tensor, train: Tensor, test: Tensor, ridge: floa
     return torch.where((size > 1).all(-1), area, torch.nan)
 
 
-def _gram(x: Tensor, valid: Tensor) -> Tensor:
-    """Products of the valid rows, 0 on the diagonal."""
-    x = x.double() * valid[..., None]
-    gram = x @ x.mT
-    return gram - torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1))
+def _centred(x: Tensor, valid: Tensor) -> Tensor:
+    """The valid rows less their mean; others are 0."""
+    x, valid = x.double() * valid[..., None], valid[..., None]
+    return (x - divide(x.sum(-2, keepdim=True), valid.sum(-2, keepdim=True)).nan_to_num(0)) * valid
 
 
-def _hsic(k: Tensor, g: Tensor, n: Tensor) -> Tensor:
-    """Song et al. 2012, equation 5, up to the factor n(n - 3), for Gram matrices without diagonals."""
-    rows_k, rows_g = k.sum(-1), g.sum(-1)
-    mixed = (rows_k * rows_g).sum(-1)
-    both = rows_k.sum(-1) * rows_g.sum(-1)
-    return (k * g).sum((-1, -2)) + divide(both, (n - 1) * (n - 2)) - 2 * divide(mixed, n - 2)
+def _hsic(x: Tensor, y: Tensor, n: Tensor) -> Tensor:
+    r"""Song et al. 2012, equation 5, up to the factor n(n - 3), for linear kernels of centred rows.
+
+    With :math:`K = X X^\top` and its diagonal k taken out, row i of it sums to :math:`-k_i`, since the rows of X sum to 0;
+    and :math:`\sum_{ij} K_{ij} G_{ij} = \lVert X^\top Y \rVert^2`. So no matrix of all pairs is needed.
+    """
+    k, g = x.square().sum(-1), y.square().sum(-1)
+    mixed, both = (k * g).sum(-1), k.sum(-1) * g.sum(-1)
+    return (x.mT @ y).square().sum((-1, -2)) - mixed + divide(both, (n - 1) * (n - 2)) - 2 * divide(mixed, n - 2)

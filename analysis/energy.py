@@ -42,8 +42,8 @@ def p_dirichlet(graph: Bipartite, p: float = 1.5) -> Tensor:
         raise ValueError(f"p must be at least 1, got {p}")
     q = graph.query * rsqrt(graph.query_degree)[..., None]
     v = graph.value * rsqrt(graph.value_degree)[..., None]
-    square = q.square().sum(-1)[..., None] + v.square().sum(-1)[..., None, :] - 2 * (q @ v.mT)
-    return (graph.weight * square.clamp_(min=0)).pow_(p / 2).sum((-1, -2), dtype=torch.float64)
+    square = (q @ v.mT).mul_(-2).add_(q.square().sum(-1)[..., None]).add_(v.square().sum(-1)[..., None, :])
+    return square.clamp_(min=0).mul_(graph.weight).pow_(p / 2).sum(-1).sum(-1, dtype=torch.float64)
 
 
 def p_dirichlet_normalised(graph: Bipartite, p: float = 1.5) -> Tensor:

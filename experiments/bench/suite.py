@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 
-from experiments.bench import long, sparse, steps, training
+from experiments.bench import layers, long, sparse, steps, training
 
 
 @dataclass(frozen=True)
@@ -66,4 +66,6 @@ BENCHMARKS = {
     "long-16k-causal": _long(16384, True),
     "sparse": Benchmark("sparse top-k against the exact step (forward), B 2, H 12, N1 40, N2 577, d 64", sparse, BASE | dict(b=2),
                         SMALL | dict(b=1), sparse.BASELINE, errors=sparse.errors),
+    "statistics": Benchmark("heterophily statistics of one layer of BLIP-base's sizes, B 8, H 12, 30 words, 577 image nodes, d 64",
+                            layers, dict(b=8, h=12, n=30, m=577, d=64), dict(b=1, h=2, n=6, m=20, d=8), layers.BASELINE),
 }
