@@ -21,6 +21,7 @@ from transformers.cache_utils import EncoderDecoderCache
 from attngraph.degree_cache import degree_cache_of
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
+from attngraph.projection import Projections
 from attngraph.scores import AttentionScores
 
 try:  # where transformers (5.24) notes what a model was asked to return
@@ -60,6 +61,7 @@ class Call:
         eager: the model's eager attention of this call, without dropout: to context ``(b, n, h, d)`` and weights.
         scale: the factor of the scores where the model told it.
         plain: tells whether scale and mask are all that the scores are made of; None where the mask is more than that.
+        unrotated: finds the queries before rotary embedding; see :func:`attngraph.projection.unrotated`.
     """
 
     site: Site
@@ -79,6 +81,24 @@ class Call:
     eager: Callable[[], tuple[Tensor, Tensor]]
     scale: float | None
     plain: Callable[[], bool] | None
+    unrotated: Callable[[], tuple[Tensor | None, bool]]
+
+    @cached_property
+    def _found(self) -> tuple[Tensor, bool]:
+        found, rotated = self.unrotated()
+        return self.query if found is None else found.expand_as(self.query), rotated
+
+    @property
+    def feature(self) -> Tensor:
+        """The query nodes' features, ``(b, h, n, d)``: the projected queries before rotary embedding. The same tensor as
+        :attr:`query` where there is none, or where it could not be undone (:attr:`rotated`)."""
+        return self._found[0]
+
+    @property
+    def rotated(self) -> bool:
+        """Whether :attr:`feature` carries rotary positions: the module rotates, and no output of its own query projection or
+        query norm fits the queries."""
+        return self._found[1]
 
     @cached_property
     def _eager(self) -> tuple[Tensor, Tensor]:
@@ -122,7 +142,7 @@ class Call:
             return None
         mask = None if self.visible is None else self.visible[:, None]
         return AttentionScores(self.query, self.key, self.value, self.scale, mask, self.query_mask, causal=self.causal,
-                               metric=metric)
+                               metric=metric, feature=None if self.feature is self.query else self.feature)
 
     def graph(self, dropped: bool = False, metric: Tensor | None = None, **more) -> AttentionGraph:
         """The call as a graph, without what a cache holds from earlier queries (see :meth:`remember`).
@@ -140,8 +160,8 @@ class Call:
                             f"{self.value.shape[-1]}; a graph needs both in one space: leave the layer out "
                             "(layers=...; for adapters exclude=...)")
         return AttentionGraph(
-            self.query, self.value, self.dropped if dropped else self.weight, query_mask=self.query_mask,
-            value_mask=self.visible, causal=self.causal, metric=metric, kind=self.kind, **more,
+            self.feature, self.value, self.dropped if dropped else self.weight, query_mask=self.query_mask,
+            value_mask=self.visible, causal=self.causal, metric=metric, kind=self.kind, rotated=self.rotated, **more,
         )
 
     def remember(self, graph: AttentionGraph, owner: str) -> AttentionGraph:
@@ -258,6 +278,7 @@ class Hub:
         wanted: whether the module was asked for its weights (``output_attentions``).
         plain: what was found by :meth:`Call.scores` for the settings that the module runs with.
         notes: what a family's hooks leave for its attention modules.
+        projections: what its query projection put out.
     """
 
     def __init__(self, site: Site, shared: _Shared, home: object):
@@ -268,6 +289,7 @@ class Hub:
         self.wanted = False
         self.plain: dict[tuple, bool] = {}
         self.notes: dict = {}
+        self.projections = Projections()
 
 
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
@@ -296,6 +318,7 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
     run = partial(eager, module, dropout=0.0, **kwargs)
     compute = partial(run, query, key, value, masked)
     tried = partial(_is_plain, hub, run, (h, key.shape[1], query.shape[-1], value.shape[-1]), kwargs, query.device)
+    unrotated = hub.projections.of(query)
     query, key, value = query.expand(b, -1, -1, -1), _heads(key, b, h), _heads(value, b, h)
     mask = hub.shared.flow.mask(attention_mask, (b, h, n, m))
     cross = hub.source is not None or (hub.cache is None and n != m) or "Cross" in type(module).__name__
@@ -313,7 +336,7 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
         hub.site, "cross" if cross else "self", before.causal, query, key, value, mask.visible,
         before.queries if query_mask is None else query_mask, hub.source, hub.cache, layer_idx,
         dropout if module.training else 0.0, sides, mask.sees and before.valid and query_mask is None, compute,
-        kwargs.get("scaling"), tried if mask.pure else None,
+        kwargs.get("scaling"), tried if mask.pure else None, unrotated,
     )
     for listener in tuple(hub.listeners):
         listener(call)

@@ -20,7 +20,8 @@ def to_data(graph: AttentionGraph, example: int = 0, head: int = 0) -> Data:
     Returns:
         ``Data`` with ``x (n+m, d)``, ``edge_index (2, 2e)`` (value→query messages first, then query→value),
         ``edge_weight (2e,)``, ``is_value (n+m,)``, ``valid (n+m,)``, ``modality (n+m,)`` (0 text, 1 image, -1 unknown),
-        ``causal``, ``kind`` and ``metric`` if known, and ``visible (n, m)`` if each query sees its own values.
+        ``causal``, ``kind`` and ``metric`` if known, ``visible (n, m)`` if each query sees its own values, and ``rotated``
+        if it is so.
     """
     part = _one(graph, example, head)
     n = part.query.shape[2]
@@ -104,6 +105,7 @@ def from_pyg(data: Data | HeteroData) -> AttentionGraph:
         causal=bool(_field(data, "causal")),
         metric=None if metric is None else metric[None],
         kind=_field(data, "kind"), query_modality=_side(sides[0]), value_modality=_side(sides[1]),
+        rotated=bool(_field(data, "rotated")),
     )
 
 
@@ -161,6 +163,7 @@ def from_networkx(graph: networkx.Graph) -> AttentionGraph:
         causal=bool(graph.graph.get("causal", False)),
         metric=None if metric is None else torch.as_tensor(metric)[None],
         kind=graph.graph.get("kind"), query_modality=modality[0], value_modality=modality[1],
+        rotated=bool(graph.graph.get("rotated")),
     )
 
 
@@ -180,7 +183,7 @@ def _one(graph: AttentionGraph, example: int, head: int) -> AttentionGraph:
         query_mask=None if graph.query_mask is None else graph.query_mask[e],
         value_mask=None if graph.value_mask is None else graph.value_mask[e],
         causal=graph.causal, metric=None if graph.metric is None else graph.metric[k],
-        kind=graph.kind, query_modality=sides[0], value_modality=sides[1],
+        kind=graph.kind, query_modality=sides[0], value_modality=sides[1], rotated=graph.rotated,
     )
 
 
@@ -215,4 +218,6 @@ def _extras(part: AttentionGraph) -> dict[str, torch.Tensor | str]:
         extras["metric"] = part.metric[0]
     if part.value_mask is not None and part.value_mask.dim() == 3:
         extras["visible"] = part.value_mask[0]
+    if part.rotated:
+        extras["rotated"] = True
     return extras

@@ -29,10 +29,11 @@ class Edges(ABC):
     query: Tensor
     value: Tensor
 
-    def __init__(self, graph: AttentionGraph):
+    def __init__(self, graph: AttentionGraph | AttentionScores):
         self.graph = graph
         self.causal = graph.causal
-        self.query, self.value = _wide(graph.query), _wide(graph.value)
+        query = graph.node if isinstance(graph, AttentionScores) else graph.query
+        self.query, self.value = _wide(query), _wide(graph.value)
         self.metric = None if graph.metric is None else graph.metric.to(self.query.dtype)
 
     @abstractmethod

@@ -64,7 +64,7 @@ def apply_step(step: type[torch.autograd.Function], scores: AttentionScores, p: 
     wide = _wide(scores.query)
     p, residual = (torch.as_tensor(x, dtype=wide.dtype, device=wide.device) for x in (p, residual))
     with torch.autocast(scores.query.device.type, enabled=False):
-        out = step.apply(scores.query, scores.key, scores.value, p, residual, scores, degree, context, *more)
+        out = step.apply(scores.query, scores.key, scores.value, scores.feature, p, residual, scores, degree, context, *more)
     return out if context else (out, None)
 
 
@@ -73,42 +73,45 @@ class _Step(torch.autograd.Function):
     once, what is large (per edge) a block of heads at a time."""
 
     @staticmethod
-    def forward(ctx, query, key, value, p, residual, scores, degree, context, keep):
+    def forward(ctx, query, key, value, feature, p, residual, scores, degree, context, keep):
         b, h, n, m, d = scores.shape
         shared = _Shared(scores, degree, float(p), float(residual))
         query, key, value = (x.reshape(b * h, -1, d) for x in (query, key, value))
+        feature = None if feature is None else feature.reshape(b * h, n, d)
         wide = _wide(query)
-        query_g = shared.with_metric(wide)
+        node = wide if feature is None else _wide(feature)
+        query_g = shared.with_metric(node)
         per_row = wide.new_empty(b * h, n, 1)
         edges = b * h if keep else shared.size  # without a backward pass all blocks use the same room
         kept = _Kept(wide.new_empty(edges, n, m), wide.new_empty(edges, n, m), torch.empty_like(per_row),
                      torch.empty_like(per_row), wide.new_empty(b * h, 1, m), torch.empty_like(wide))
         value_g = wide.new_empty(value.shape) if keep and ctx.needs_input_grad[2] and shared.metric is not None else None
         plain = torch.empty_like(wide) if context else None
-        clamped = shared.over_blocks(_forward_block, wide * (shared.scale * LOG2_E), query_g, _dot(query_g, wide), key, value,
-                                     *kept, value_g, plain)
+        clamped = shared.over_blocks(_forward_block, wide * (shared.scale * LOG2_E), query_g, _dot(query_g, node), key,
+                                     value, *kept, value_g, plain)
         kappa = shared.kappa(kept)
-        out = torch.addcmul(kappa * kept.message, shared.beta(kappa), wide).to(query.dtype).view(b, h, n, d)
-        ctx.save_for_backward(query, key, value, *kept)
+        out = torch.addcmul(kappa * kept.message, shared.beta(kappa), node).to(query.dtype).view(b, h, n, d)
+        ctx.save_for_backward(query, key, value, feature, *kept)
         ctx.shared, ctx.clamped, ctx.value_g, ctx.shape = shared, clamped, value_g, (b, h, n, m, d)
         return (out, plain.to(query.dtype).view(b, h, n, d)) if context else out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out, grad_plain=None):
-        query, key, value, *kept = ctx.saved_tensors
+        query, key, value, feature, *kept = ctx.saved_tensors
         shared, kept, (b, h, n, m, d) = ctx.shared, _Kept(*kept), ctx.shape
         p, half = shared.p, 0.5 * shared.p - 1
         wide, grad_out = _wide(query), _wide(grad_out.reshape(b * h, n, d))
-        # out = κ message + β query
+        node = wide if feature is None else _wide(feature)
+        # out = κ message + β node
         kappa = shared.kappa(kept)
-        apart = _dot(grad_out, kept.message - wide)
+        apart = _dot(grad_out, kept.message - node)
         grad_message = kappa * grad_out
         grad_sum = kappa * (1 - kappa) * apart  # of log S
-        grad_query = shared.beta(kappa) * grad_out
+        grad_node = shared.beta(kappa) * grad_out
         grad_residual = -(kappa * kappa * torch.exp2(0.5 * p * kept.log_total - kept.row) * apart).sum()
         # everything per edge
-        query_g = shared.with_metric(wide)
+        query_g = shared.with_metric(node)
         grad_plain = None if grad_plain is None else _wide(grad_plain.reshape(b * h, n, d))
         grad_query_g, along, from_scores = torch.empty_like(wide), torch.empty_like(kappa), torch.empty_like(wide)
         grad_key = torch.empty_like(key) if ctx.needs_input_grad[1] else None
@@ -118,14 +121,18 @@ class _Step(torch.autograd.Function):
             if grad_value is None:
                 grad_value = shared.with_metric(_wide(value)).clone()
         grad_p = shared.over_blocks(
-            _backward_block, wide * shared.scale, query_g * (-2 * half), _dot(query_g, wide), key, value, *kept, -kept.row,
+            _backward_block, wide * shared.scale, query_g * (-2 * half), _dot(query_g, node), key, value, *kept, -kept.row,
             grad_message, _dot(grad_message, kept.message) - grad_sum, grad_sum, grad_plain, ctx.clamped,
             grad_query_g, along, from_scores, grad_key, grad_value)
         grad_value = None if grad_value is None else grad_value.to(value.dtype)
         grad_p = 0.5 * math.log(2) * (sum(grad_p) - (kept.log_total * grad_sum).sum())
-        grad_query.addcmul_(query_g, along, value=2 * half).add_(shared.with_metric(grad_query_g), alpha=-2 * half)
-        grad_query.add_(from_scores, alpha=shared.scale)
-        grads = [None if x is None else x.view(b, h, -1, d) for x in (grad_query.to(query.dtype), grad_key, grad_value)]
+        grad_node.addcmul_(query_g, along, value=2 * half).add_(shared.with_metric(grad_query_g), alpha=-2 * half)
+        if feature is None:
+            grad_query, grad_feature = grad_node.add_(from_scores, alpha=shared.scale), None
+        else:
+            grad_query, grad_feature = from_scores.mul_(shared.scale), grad_node.to(feature.dtype)
+        grads = grad_query.to(query.dtype), grad_key, grad_value, grad_feature
+        grads = [None if x is None else x.view(b, h, -1, d) for x in grads]
         return *grads, grad_p, grad_residual, None, None, None, None
 
 

@@ -67,7 +67,7 @@ class AttentionGraph:
     summed after each head's slice of :math:`W_o`; with one head this is the single-head formula.
 
     Args:
-        query: projected query features, biases included, ``(b, h, n, d)``.
+        query: projected query features, biases included, before rotary embedding, ``(b, h, n, d)``.
         value: projected value features, biases included, ``(b, h, m, d)``.
         weight: attention weights ``(b, h, n, m)``; rows need not sum to 1.
         query_mask: ``(b, n)`` bool, False for padded queries. Default: all valid.
@@ -82,6 +82,8 @@ class AttentionGraph:
         query_modality: what the query nodes stand for: ``"text"``, ``"image"``, or, where both are mixed, a bool
             ``(b, n)`` that is True for image nodes; None if unknown.
         value_modality: the same for value nodes, ``(b, m)``.
+        rotated: query features carry rotary positions: distances to values depend on absolute position. So it is where a
+            model rotates its queries and they could not be read before.
 
     Raises:
         ValueError: shapes that do not fit, or an unknown kind or modality; the message names the argument.
@@ -98,6 +100,7 @@ class AttentionGraph:
     kind: str | None = None
     query_modality: str | Tensor | None = None
     value_modality: str | Tensor | None = None
+    rotated: bool = False
 
     def __post_init__(self):
         check_parts(self.query, self.value, self.weight, self.query_mask, self.value_mask, self.causal, self.metric,
@@ -149,6 +152,8 @@ class AttentionGraph:
             names = ["unknown" if side is None else "mixed" if isinstance(side, Tensor) else side
                      for side in (self.query_modality, self.value_modality)]
             told.append(" to ".join(names))
+        if self.rotated:
+            told.append("rotated queries")
         return f"AttentionGraph(batch={b}, heads={h}, queries={n}, values={m}, features={d}, {', '.join(told)})"
 
     # ---- degrees --------------------------------------------------------------------------------------------

@@ -173,7 +173,9 @@ class _Shared:
                 for hook in hooks:
                     hook.remove()
                 module.__class__ = kind
-                module.__dict__.pop("attngraph", None)
+                hub = module.__dict__.pop("attngraph", None)
+                if hub is not None:
+                    hub.projections.remove()
                 self.modules.remove(entry)
 
 
@@ -264,6 +266,7 @@ def _before(module: nn.Module, args: tuple, kwargs: dict) -> None:
     sources = [given[name] for name in SOURCES if isinstance(given.get(name), Tensor)]
     hub.source = next((source for source in sources if source is not given.get("hidden_states")), None)
     hub.cache = next((value for value in given.values() if isinstance(value, Cache)), None)
+    hub.projections.begin(module, given)
     told = given.get("output_attentions")
     hub.wanted = bool(getattr(getattr(module, "config", None), "output_attentions", False) if told is None else told)
 
@@ -272,3 +275,4 @@ def _after(module: nn.Module, args: tuple, output) -> None:
     hub = module.__dict__.get("attngraph")
     if hub is not None:
         hub.source = hub.cache = None
+        hub.projections.end()

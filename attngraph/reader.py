@@ -56,6 +56,7 @@ def capture(model: nn.Module, inputs: Mapping | Tensor, layers: Layers = None, h
         cross-attention, in both directions; Qwen2-VL's vision tower, once per image; ALBERT's shared layer) gives its
         further graphs as ``"name#2"``, ``"name#3"``... A layer whose output projection was not found has no metric; where
         a model puts a gate or a norm between attention and its output projection, the metric is that of the latter alone.
+        Query features are those before rotary embedding; where a model's could not be read, the graph is ``rotated``.
 
     Raises:
         UserError: an unknown layer or head; a layer that ran without being seen, or none that ran; query and value

@@ -24,7 +24,7 @@ class AttentionScores:
     (:meth:`adapters.scheme.Scheme.attend`), so that no array of all edges is kept, or even made.
 
     Args:
-        query: projected queries, biases included, ``(b, h, n, d)``; they are also the query nodes' features.
+        query: projected queries, biases included, ``(b, h, n, d)``, as they are compared with the keys.
         key: ``(b, h, m, d)``.
         value: projected values, biases included, ``(b, h, m, d)``.
         scale: the factor of the scores. Default: :math:`1/\sqrt d`.
@@ -35,6 +35,8 @@ class AttentionScores:
         causal: the queries are ordered in time; see :class:`AttentionGraph`.
         metric: ``(h, d, d)``, as in :class:`AttentionGraph`. Default: the identity.
         past_degree: degrees left by earlier queries; only for causal graphs.
+        feature: the query nodes' features, ``(b, h, n, d)``, where ``query`` is changed before it is compared (rotary
+            embedding). Default: ``query``.
 
     Raises:
         ValueError: shapes that do not fit; the message names the argument.
@@ -50,6 +52,7 @@ class AttentionScores:
     causal: bool = False
     metric: Tensor | None = None
     past_degree: PastDegree | None = None
+    feature: Tensor | None = None
 
     def __post_init__(self):
         if self.query.dim() != 4:
@@ -58,6 +61,9 @@ class AttentionScores:
         check_parts(self.query, self.value, None, self.query_mask, None, self.causal, self.metric, self.past_degree)
         if self.key.shape != self.value.shape:
             raise ValueError(f"key must have shape {tuple(self.value.shape)}, like value, got {tuple(self.key.shape)}")
+        if self.feature is not None and self.feature.shape != self.query.shape:
+            raise ValueError(f"feature must have shape {tuple(self.query.shape)}, like query, got "
+                             f"{tuple(self.feature.shape)}")
         if self.mask is not None:
             shape = (1,) * (4 - self.mask.dim()) + tuple(self.mask.shape)
             if len(shape) != 4 or any(got not in (1, want) for got, want in zip(shape, (b, 1, n, m))):
@@ -73,6 +79,11 @@ class AttentionScores:
         """``(b, h, n, m, d)``."""
         b, h, n, d = self.query.shape
         return b, h, n, self.value.shape[2], d
+
+    @property
+    def node(self) -> Tensor:
+        """The query nodes' features, ``(b, h, n, d)``."""
+        return self.query if self.feature is None else self.feature
 
     @property
     def masked(self) -> bool:
@@ -164,14 +175,16 @@ class AttentionScores:
         """The attention graph with its weights."""
         visible = self.visible()
         b, _, n, m, _ = self.shape
-        return AttentionGraph(self.query, self.value, self.weight().to(self.query.dtype), query_mask=self.query_mask,
+        return AttentionGraph(self.node, self.value, self.weight().to(self.query.dtype), query_mask=self.query_mask,
                               value_mask=None if visible is None else visible.expand(b, 1, n, m)[:, 0], causal=self.causal,
                               metric=self.metric, past_degree=self.past_degree)
 
     def wide(self) -> AttentionScores:
         """The same in float32 where it was in half precision."""
         metric = None if self.metric is None else _wide(self.metric)
-        return replace(self, query=_wide(self.query), key=_wide(self.key), value=_wide(self.value), metric=metric)
+        feature = None if self.feature is None else _wide(self.feature)
+        return replace(self, query=_wide(self.query), key=_wide(self.key), value=_wide(self.value), metric=metric,
+                       feature=feature)
 
 
 def _cut(mask: Tensor, rows: slice, columns: slice) -> Tensor:

@@ -118,7 +118,8 @@ class _Weight(_Product):
     r"""Attention weights :math:`2^{s - \ell}` from scores and row normaliser, in base 2."""
 
     def __init__(self, edges: TiledEdges, scores: AttentionScores):
-        super().__init__(edges.query * (scores.scale * LOG2_E), _wide(scores.key), edges)
+        query = edges.query if scores.feature is None else _wide(scores.query)
+        super().__init__(query * (scores.scale * LOG2_E), _wide(scores.key), edges)
         self.scores = scores
         self.log_sum = _LogSum.apply(self, edges, self.query, self.value)
 

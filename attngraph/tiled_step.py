@@ -44,19 +44,20 @@ class _TiledStep(torch.autograd.Function):
     """Forward and backward, a few heads at a time."""
 
     @staticmethod
-    def forward(ctx, query, key, value, p, residual, scores, degree, context):
+    def forward(ctx, query, key, value, feature, p, residual, scores, degree, context):
         b, h, n, m, d = scores.shape
         shared = _Shared(scores, degree, float(p), float(residual))
         query, key, value = (x.reshape(b * h, -1, d) for x in (query, key, value))
+        feature = None if feature is None else feature.reshape(b * h, n, d)
         wide = _wide(query[:0])
         out, plain = wide.new_empty(b * h, n, d), wide.new_zeros(b * h, n, d) if context else None
         log_sum, alpha = wide.new_empty(b * h, n, 1), wide.new_empty(b * h, n, 1)
         degrees = wide.new_empty(b * h, 0 if shared.causal else 1, m)
-        for part in _Heads.all(shared, query, key, value, log_sum, degrees):
+        for part in _Heads.all(shared, query, key, value, log_sum, degrees, feature):
             heads = part.heads
             part.normalise()
             part.send(out[heads], alpha[heads], None if plain is None else plain[heads])
-        ctx.save_for_backward(query, key, value, out, plain, log_sum, alpha, degrees)
+        ctx.save_for_backward(query, key, value, feature, out, plain, log_sum, alpha, degrees)
         ctx.shared, ctx.shape = shared, scores.shape
         out = out.to(query.dtype).view(b, h, n, d)
         return (out, plain.to(query.dtype).view(b, h, n, d)) if context else out
@@ -64,40 +65,41 @@ class _TiledStep(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out, grad_plain=None):
-        query, key, value, out, plain, log_sum, alpha, degrees = ctx.saved_tensors
+        query, key, value, feature, out, plain, log_sum, alpha, degrees = ctx.saved_tensors
         b, h, n, _, d = ctx.shape
-        grads = [torch.zeros_like(x, dtype=log_sum.dtype) for x in (query, key, value)]
+        grads = [None if x is None else torch.zeros_like(x, dtype=log_sum.dtype) for x in (query, key, value, feature)]
         grad_out = grad_out.reshape(b * h, n, d)
         grad_plain = None if grad_plain is None else grad_plain.reshape(b * h, n, d)
         grad_p = grad_residual = 0.0
-        for part in _Heads.all(ctx.shared, query, key, value, log_sum, degrees):
+        for part in _Heads.all(ctx.shared, query, key, value, log_sum, degrees, feature):
             heads = part.heads
             above = None if grad_plain is None else _wide(grad_plain[heads])
             more = part.backward(_wide(grad_out[heads]), out[heads], alpha[heads], above,
-                                 None if plain is None else plain[heads], *(x[heads] for x in grads))
+                                 None if plain is None else plain[heads], *(None if x is None else x[heads] for x in grads))
             grad_p, grad_residual = grad_p + more[0], grad_residual + more[1]
-        grads = [x.to(query.dtype).view(b, h, -1, d) for x in grads]
+        grads = [None if x is None else x.to(query.dtype).view(b, h, -1, d) for x in grads]
         return *grads, grad_p, grad_residual, None, None, None
 
 
 class _Heads:
     """A few heads, whose edges are visited tile by tile."""
 
-    def __init__(self, shared: _Shared, heads: slice, query, key, value, log_sum, degrees):
+    def __init__(self, shared: _Shared, heads: slice, query, key, value, log_sum, degrees, feature):
         self.shared, self.heads, self.log_sum, self.degrees = shared, heads, log_sum, degrees
         self.query, self.key, self.value = _wide(query), _wide(key), _wide(value)
+        self.node = self.query if feature is None else _wide(feature)
         self.scaled = self.query * (shared.scale * LOG2_E)
-        self.query_g = shared.with_metric(self.query, heads)
-        self.norm_q = _dot(self.query_g, self.query)
+        self.query_g = shared.with_metric(self.node, heads)
+        self.norm_q = _dot(self.query_g, self.node)
         self.norm_v = _dot(shared.with_metric(self.value, heads), self.value).transpose(-1, -2)
 
     @staticmethod
-    def all(shared: _Shared, *tensors: Tensor) -> Iterator[_Heads]:
+    def all(shared: _Shared, *tensors: Tensor | None) -> Iterator[_Heads]:
         n, m = tensors[0].shape[1], tensors[1].shape[1]
         size = max(1, TILE // (n * m))
         for start in range(0, shared.count, size):
             heads = slice(start, min(start + size, shared.count))
-            yield _Heads(shared, heads, *(x[heads] for x in tensors))
+            yield _Heads(shared, heads, *(None if x is None else x[heads] for x in tensors))
 
     def columns(self) -> Iterator[list[Tile]]:
         """See :func:`attngraph.tiles.columns_of_tiles`. Degrees per edge take room in the cache."""
@@ -161,17 +163,20 @@ class _Heads:
                 power = self.powers(sums, self.distances(tile, root)[0].log_())
                 alpha[:, tile.rows] += power.sum(-1, keepdim=True)
                 out[:, tile.rows].baddbmm_(power.mul_(root), value)
-        out.add_(self.query, alpha=residual)
+        out.add_(self.node, alpha=residual)
         alpha.copy_(torch.where(alpha > 0, 1 / alpha, 0))
         out.mul_(alpha)
 
-    def backward(self, grad_out, out, alpha, grad_plain, plain, grad_query, grad_key, grad_value) -> tuple[Tensor, Tensor]:
-        """Adds to the gradients of query, key and value; returns those of p and the residual."""
+    def backward(self, grad_out, out, alpha, grad_plain, plain, grad_query, grad_key, grad_value,
+                 grad_node) -> tuple[Tensor, Tensor]:
+        """Adds to the gradients of query, key, value and feature (None: the query is it); returns those of p and the
+        residual."""
+        grad_node = grad_query if grad_node is None else grad_node
         shared, two_half = self.shared, self.shared.p - 2
         grad_message = alpha * grad_out
         grad_sum = -_dot(grad_message, out)  # of Σ_j w_ij
-        grad_residual = grad_sum.sum() + (grad_message * self.query).sum()
-        grad_query.add_(grad_message, alpha=shared.residual)
+        grad_residual = grad_sum.sum() + (grad_message * self.node).sum()
+        grad_node.add_(grad_message, alpha=shared.residual)
         grad_query_g, along, mean = torch.zeros_like(out), torch.zeros_like(alpha), torch.zeros_like(alpha)
         grad_norm, grad_degree = torch.zeros_like(self.norm_v), torch.zeros_like(self.norm_v)
         grad_p = 0.0
@@ -207,8 +212,8 @@ class _Heads:
                 score = logit if weight is None else logit.add_(weight)
                 mean[:, rows] += score.sum(-1, keepdim=True)
                 self.to_scores(score, tile, grad_query, grad_key)
-        grad_query.add_(shared.with_metric(grad_query_g, self.heads), alpha=-two_half)
-        grad_query.addcmul_(self.query_g, along, value=two_half)
+        grad_node.add_(shared.with_metric(grad_query_g, self.heads), alpha=-two_half)
+        grad_node.addcmul_(self.query_g, along, value=two_half)
         grad_value.addcmul_(shared.with_metric(self.value, self.heads), grad_norm.transpose(-1, -2), value=two_half)
         if not shared.causal:
             grad_degree.div_(self.degrees.clamp(min=floor(mean.dtype))).mul_(-0.5)

@@ -15,7 +15,8 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 @every_case
-@pytest.mark.parametrize("kind", ["encoder, bool mask", "decoder self, padded", "decoder, cached"])
+@pytest.mark.parametrize("kind", ["encoder, bool mask", "decoder self, padded", "decoder, cached", "encoder, rotated",
+                                  "decoder self, rotated", "decoder, cached and rotated"])
 @pytest.mark.parametrize("backend", ["dense", "tiled", "sparse"])
 def test_attend_equals_the_graph(case, kind, backend, monkeypatch):
     monkeypatch.setattr("attngraph.tiled.TILE", 48)
@@ -73,13 +74,14 @@ def test_gcn_computes_the_attention_output_once(normalize):
 
 @every_case
 @pytest.mark.parametrize("causal", [False, True])
-def test_no_scheme_holds_all_edges_on_the_tiled_backend(case, causal, monkeypatch):
+@pytest.mark.parametrize("rotated", [False, True])
+def test_no_scheme_holds_all_edges_on_the_tiled_backend(case, causal, rotated, monkeypatch):
     monkeypatch.setattr("attngraph.tiled.TILE", 1024)
     monkeypatch.setattr("attngraph.scores.STRIP", 16)
     monkeypatch.setattr("attngraph.tiled_step.ROWS", 16)
     monkeypatch.setattr("attngraph.tiled_step.TILE", 1024)
     n, d = 96, 4
-    scores, leaves = on_leaves(random_scores(5, b=1, h=1, n=n, m=n, d=d, causal=causal, triangular=causal))
+    scores, leaves = on_leaves(random_scores(5, b=1, h=1, n=n, m=n, d=d, causal=causal, triangular=causal, rotated=rotated))
     scheme = case.make(torch.float64)
     with LargestTensor() as largest:
         aggregated, plain = scheme.attend(scores, "tiled")

@@ -17,13 +17,17 @@ KINDS = {
     "decoder self": dict(causal=True, triangular=True),
     "decoder self, padded": dict(causal=True, triangular=True, padded=True),
     "decoder, cached": dict(causal=True, past=True),
+    "encoder, rotated": dict(bool_mask=True, rotated=True),
+    "decoder self, rotated": dict(causal=True, triangular=True, padded=True, rotated=True),
+    "decoder, cached and rotated": dict(causal=True, past=True, rotated=True),
 }
 
 
 def random_scores(seed: int = 0, b: int = 2, h: int = 2, n: int = 5, m: int = 7, d: int = 3, causal: bool = False,
                   triangular: bool = False, padded: bool = False, bool_mask: bool = False, past: bool = False,
-                  metric: bool = True, dtype: torch.dtype = torch.float64) -> AttentionScores:
-    """Random scores; in padded ones, the last values of example 1 are hidden and the first query of example 0."""
+                  metric: bool = True, rotated: bool = False, dtype: torch.dtype = torch.float64) -> AttentionScores:
+    """Random scores; in padded ones, the last values of example 1 are hidden and the first query of example 0. In rotated
+    ones the query nodes have features of their own."""
     draw = torch.Generator().manual_seed(seed)
     m = n if triangular else m
     query, key, value = (torch.randn(b, h, k, d, generator=draw, dtype=torch.float64).to(dtype) for k in (n, m, m))
@@ -41,14 +45,17 @@ def random_scores(seed: int = 0, b: int = 2, h: int = 2, n: int = 5, m: int = 7,
         mask[1, :, :, 2] = False  # a value that nobody sees
     if past:
         past_degree = PastDegree(torch.rand(b, h, m, generator=draw, dtype=torch.float64).to(dtype), torch.tensor([3, 5])[:b])
+    feature = torch.randn(b, h, n, d, generator=draw, dtype=torch.float64).to(dtype) if rotated else None
     gram = (output @ output.transpose(-1, -2)).to(dtype) if metric else None
     return AttentionScores(query, key, value, mask=mask, query_mask=query_mask, triangular=triangular, causal=causal,
-                           metric=gram, past_degree=past_degree)
+                           metric=gram, past_degree=past_degree, feature=feature)
 
 
 def on_leaves(scores: AttentionScores) -> tuple[AttentionScores, list[Tensor]]:
-    leaves = [x.detach().clone().requires_grad_() for x in (scores.query, scores.key, scores.value)]
-    return replace(scores, query=leaves[0], key=leaves[1], value=leaves[2]), leaves
+    """The scores on leaves: query, key, value, and feature if they have one."""
+    parts = [x for x in ("query", "key", "value", "feature") if getattr(scores, x) is not None]
+    leaves = [getattr(scores, x).detach().clone().requires_grad_() for x in parts]
+    return replace(scores, **dict(zip(parts, leaves))), leaves
 
 
 def dense(scores: AttentionScores, p, mu, degree: str) -> tuple[Tensor, Tensor]:

@@ -39,6 +39,16 @@ def test_degrees_are_those_of_the_graph(kind):
     torch.testing.assert_close((graph.value_degree("sum") * scores.degree_scale("mean")).expand_as(want), want)
 
 
+@every_kind
+def test_features_are_the_queries_unless_they_are_told(kind):
+    scores = random_scores(**KINDS[kind])
+    graph = scores.graph()
+    assert graph.query is scores.node is (scores.query if scores.feature is None else scores.feature)
+    assert (scores.feature is None) == ("rotated" not in kind)
+    wide = random_scores(**KINDS[kind], dtype=torch.bfloat16).wide()
+    assert wide.node.dtype == torch.float32
+
+
 def test_tiles_of_the_mask_make_up_the_mask():
     for kind in ("decoder self, padded", "encoder, bool mask"):
         scores = random_scores(n=6, **KINDS[kind])
@@ -62,6 +72,7 @@ def test_half_precision_weights_are_computed_in_single():
     (dict(mask=torch.zeros(1, 1, 2, 5)), "mask must be broadcastable to"),
     (dict(mask=torch.zeros(4, requires_grad=True)), "learned biases"),
     (dict(query=torch.zeros(2, 2)), "query must have shape"),
+    (dict(feature=torch.zeros(1, 1, 4, 2)), "feature must have shape"),
     (dict(metric=torch.zeros(2, 2)), "metric must have shape"),
     (dict(query_mask=torch.ones(1, 9, dtype=torch.bool)), "query_mask must have shape"),
 ])

@@ -53,22 +53,26 @@ def test_equals_the_dense_backend(step, kind, degree, p, mu, context):
 
 
 @every_step
-@pytest.mark.parametrize("kind", ["encoder, bool mask", "decoder self, padded", "decoder, cached"])
+@pytest.mark.parametrize("kind", ["encoder, bool mask", "decoder self, padded", "decoder, cached", "encoder, rotated",
+                                  "decoder self, rotated", "decoder, cached and rotated"])
 @every_degree
 def test_gradcheck(step, kind, degree):
+    """With respect to queries and to the features of their nodes separately, where they differ."""
     scores, leaves = on_leaves(random_scores(2, b=2, h=1, n=3, m=4, d=2, **KINDS[kind]))
+    assert len(leaves) == (4 if "rotated" in kind else 3)
 
-    def run(query, key, value, p, mu):
-        return step(replace(scores, query=query, key=key, value=value), p, 2 * mu / p, degree, True)
+    def run(p, mu, query, key, value, feature=None):
+        return step(replace(scores, query=query, key=key, value=value, feature=feature), p, 2 * mu / p, degree, True)
 
-    assert torch.autograd.gradcheck(run, [*leaves, number(1.6), number(0.3)])
+    assert torch.autograd.gradcheck(run, [number(1.6), number(0.3), *leaves])
 
 
 @every_step
-@pytest.mark.parametrize("kind", ["encoder", "decoder cross, padded"])
+@pytest.mark.parametrize("kind", ["encoder", "decoder cross, padded", "decoder self, rotated"])
 def test_single_precision(step, kind):
     wide = random_scores(3, n=9, m=20, d=8, **KINDS[kind])
     narrow = replace(wide, query=wide.query.float(), key=wide.key.float(), value=wide.value.float(), metric=wide.metric.float(),
+                     feature=None if wide.feature is None else wide.feature.float(),
                      mask=None if wide.mask is None else wide.mask.clamp(min=-3e38).float())
     torch.testing.assert_close(step(narrow, 1.5, 0.2)[0].double(), dense(wide, 1.5, 0.15, "sum")[0], rtol=2e-5, atol=1e-6)
 
@@ -76,12 +80,13 @@ def test_single_precision(step, kind):
 @every_step
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_accumulates_in_single(step, causal, dtype, monkeypatch):
+@pytest.mark.parametrize("rotated", [False, True])
+def test_half_precision_accumulates_in_single(step, causal, dtype, rotated, monkeypatch):
     monkeypatch.setattr("attngraph.tiled_step.ROWS", 16)
     monkeypatch.setattr("attngraph.tiled_step.TILE", 3200)
-    scores = random_scores(4, n=40, m=300, d=8, causal=causal, dtype=dtype, metric=False)
+    scores = random_scores(4, n=40, m=300, d=8, causal=causal, dtype=dtype, metric=False, rotated=rotated)
     scores, leaves = on_leaves(scores)
-    wide, wide_leaves = on_leaves(replace(scores, **{x: getattr(scores, x).detach().float() for x in ("query", "key", "value")}))
+    wide, wide_leaves = on_leaves(scores.wide())
     got, want = step(scores, 1.5, 0.2, context=True), step(wide, 1.5, 0.2, context=True)
     for g, w in zip(got, want):
         assert g.dtype == dtype
@@ -177,14 +182,14 @@ def test_later_queries_do_not_leak(step, triangular, degree):
 @every_step
 @every_degree
 def test_cached_decoding_equals_all_at_once(step, degree):
-    whole = random_scores(9, n=6, causal=True, triangular=True)
+    whole = random_scores(9, n=6, causal=True, triangular=True, rotated=True)
     want = step(whole, 1.5, 0.2, degree)[0]
     past = None
     for start, end in ((0, 2), (2, 3), (3, 6)):
         if past is not None:
             past = PastDegree(torch.nn.functional.pad(past.total, (0, end - past.total.shape[-1])), past.queries)
         part = replace(whole, query=whole.query[:, :, start:end], key=whole.key[:, :, :end], value=whole.value[:, :, :end],
-                       past_degree=past)
+                       feature=whole.feature[:, :, start:end], past_degree=past)
         torch.testing.assert_close(step(part, 1.5, 0.2, degree)[0], want[:, :, start:end], rtol=1e-11, atol=1e-12)
         past = part.graph().degree_after()
 
@@ -232,11 +237,27 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
+@every_step
 @pytest.mark.parametrize("causal", [False, True])
-def test_tiles_never_hold_all_edges(causal, monkeypatch):
+def test_a_feature_that_is_the_query_changes_nothing(step, causal):
+    """To the last bit in the output; the two gradients add up to that of one tensor."""
+    scores, leaves = on_leaves(random_scores(14, causal=causal))
+    both, more = on_leaves(replace(scores, feature=scores.query.detach().clone()))
+    out, other = step(scores, 1.4, 0.2)[0], step(both, 1.4, 0.2)[0]
+    assert torch.equal(out, other)
+    one, two = torch.autograd.grad(out.sum(), leaves), torch.autograd.grad(other.sum(), more)
+    for got, want in zip((two[0] + two[3], two[1], two[2]), one, strict=True):
+        torch.testing.assert_close(got, want)
+    assert two[0].abs().max() > 0 and two[3].abs().max() > 0
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("rotated", [False, True])
+def test_tiles_never_hold_all_edges(causal, rotated, monkeypatch):
     monkeypatch.setattr("attngraph.tiled_step.ROWS", 16)
     monkeypatch.setattr("attngraph.tiled_step.TILE", 256)
-    scores, leaves = on_leaves(random_scores(13, b=1, h=1, n=128, d=4, triangular=causal, m=128, causal=causal))
+    scores, leaves = on_leaves(random_scores(13, b=1, h=1, n=128, d=4, triangular=causal, m=128, causal=causal,
+                                             rotated=rotated))
     with LargestTensor() as largest:
         out = tiled_step(scores, number(1.5), 0.2, context=True)
         torch.autograd.grad(sum(x.sum() for x in out), leaves)
