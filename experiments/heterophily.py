@@ -34,7 +34,7 @@ from experiments.data.speech import parts_of_speech
 from experiments.publish import published
 from experiments.source import PATCH_NAMES, Batch, Source, add_source_arguments, open_source
 from experiments.tagger import UNIVERSAL, Tagger
-from experiments.words import Words, patches_of, whole_words, word_spans, words_of
+from experiments.words import ROTATED, Words, patches_of, whole_words, word_spans, words_of
 
 BEFORE, AFTER = "before", "after"  # training
 BUILT_IN = ("modality", "token", "part of speech", "patch", "named", "named shape", "cluster")
@@ -112,6 +112,7 @@ class Labeller:
         self.clusters = SharedClusters(clusters, seed=seed) if clusters else None
         self._small: dict[str, str] = {}  # layers with too few nodes for clusters, and why
         self._parts: dict[str, None] = {}  # stacks of layers that see parts of pictures one by one
+        self._rotated: dict[str, None] = {}  # stacks of layers whose queries have rotary positions in them
         self._fitted = False
 
     def fit(self, source: Source) -> None:
@@ -133,10 +134,11 @@ class Labeller:
                 self._small[name] = str(error)
 
     def notes(self) -> list[str]:
-        """A line for each stack of layers that lacks labels by cluster or sees parts of pictures."""
+        """A line for each stack of layers that lacks labels by cluster, sees parts of pictures or has rotated queries."""
         return [*dict.fromkeys(f"{stack(name)}: no labels by cluster: {why}" for name, why in self._small.items()),
                 *(f"{name}: sees parts of pictures one by one (tiles, windows): each counts as an example, though those of one "
-                  "picture are alike: intervals are too narrow" for name in self._parts)]
+                  "picture are alike: intervals are too narrow" for name in self._parts),
+                *(f"{name}: {ROTATED}" for name in self._rotated)]
 
     def __call__(self, batch: Batch, name: str, graph: AttentionGraph) -> dict[str, Labels]:
         """``{name: labels}``: modality (text, image or special); within text: token, part of speech and the user's
@@ -145,6 +147,8 @@ class Labeller:
         device = graph.query.device
         if graph.shape[0] != len(batch.names):
             self._parts[stack(name)] = None
+        if graph.rotated:
+            self._rotated[stack(name)] = None
         words, patches = ([of(batch, graph, side) for side in (0, 1)] for of in (words_of, patches_of))
         patches = [None if shown is None else shown.to(device) for shown in patches]
         found = {"modality": modality(graph, *(None if one is None else one.special.to(device) for one in words))}

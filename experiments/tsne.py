@@ -32,7 +32,7 @@ from attngraph import AttentionGraph
 from attngraph.errors import UserError
 from experiments.publish import published
 from experiments.source import PATCH_NAMES, Batch, Source, add_source_arguments, open_source
-from experiments.words import patches_of, words_of
+from experiments.words import ROTATED, patches_of, words_of
 
 OWN = ("coordinates.csv", "quality.csv", *(f"{method}-*.{kind}" for method in METHODS for kind in ("png", "svg")))
 FROZEN, ADAPTED = "frozen", "adapted"
@@ -63,11 +63,11 @@ def run(args: argparse.Namespace) -> int:
     if args.adapter is not None:
         sources[ADAPTED] = open_source(args)
     source = sources[FROZEN]
-    clouds = _gather(sources, args)
+    clouds, rotated = _gather(sources, args)
     _check_clouds(clouds[FROZEN], args)
     table, measures = _maps(clouds, args)
 
-    title, notes = f"{source.title}: projected query and value space", list(_notes(clouds, measures, args))
+    title, notes = f"{source.title}: projected query and value space", list(_notes(clouds, measures, args, rotated))
     with published(args.out, OWN) as out:
         table.to_csv(out / "coordinates.csv", index=False, float_format="%.5f")
         measures.to_csv(out / "quality.csv", index=False, float_format="%.5f")
@@ -98,14 +98,16 @@ def _check(args: argparse.Namespace) -> None:
         setattr(args, name, None if given is None else list(dict.fromkeys(given)))
 
 
-def _gather(sources: dict[str, Source], args: argparse.Namespace) -> dict[str, list[Cloud]]:
-    """The points of the frozen model and, with an adapter, those of the adapted model on the same inputs."""
+def _gather(sources: dict[str, Source], args: argparse.Namespace) -> tuple[dict[str, list[Cloud]], list[str]]:
+    """The points of the frozen model and, with an adapter, those of the adapted model on the same inputs; and the layers
+    whose queries could be read only with rotary positions in them."""
     layers = args.layers or _default_layers(sources[FROZEN])
-    outputs, clouds = output_matrices(sources[FROZEN].model), {}
+    outputs, clouds, rotated = output_matrices(sources[FROZEN].model), {}, {}
     for state, source in sources.items():
         source.layers, parts, points = layers, Counter(), Points(args.points, args.seed, source.heads, outputs)
         for batch, graphs in tqdm(source.graphs(), f"reading layers ({state})", ceil(len(source) / source.batch), leave=False):
             for layer, graph in graphs.items():
+                rotated |= {layer: None} if graph.rotated else {}
                 (query, some), (value, others) = (_labels(batch, graph, side) for side in (0, 1))
                 names, b = batch.names, graph.shape[0]
                 if b != len(names):  # image encoders that see parts of pictures
@@ -113,7 +115,7 @@ def _gather(sources: dict[str, Source], args: argparse.Namespace) -> dict[str, l
                     parts[layer] += b
                 points.add(layer, graph, names, query, value, some, others)
         clouds[state] = points.clouds()
-    return clouds
+    return clouds, list(rotated)
 
 
 def _default_layers(source: Source) -> list[str]:
@@ -186,7 +188,8 @@ def _maps(clouds: dict[str, list[Cloud]], args: argparse.Namespace) -> tuple[pd.
     return pd.concat(tables, ignore_index=True), pd.concat(measures, ignore_index=True)
 
 
-def _notes(clouds: dict[str, list[Cloud]], measures: pd.DataFrame, args: argparse.Namespace) -> Iterator[str]:
+def _notes(clouds: dict[str, list[Cloud]], measures: pd.DataFrame, args: argparse.Namespace,
+           rotated: list[str]) -> Iterator[str]:
     if args.method == "pca":
         yield ("The two directions of most variance of each layer's or head's own points: what lies close here may lie "
                "apart in others.")
@@ -201,6 +204,8 @@ def _notes(clouds: dict[str, list[Cloud]], measures: pd.DataFrame, args: argpars
         yield ("Adapted: where the same nodes of the adapted model belong on the frozen model's map, each placed for "
                "itself among the frozen points; one that has not changed is placed near where it was, not quite there.")
     plain = dict.fromkeys(cloud.nodes.layer.iloc[0] for cloud in clouds[FROZEN] if not cloud.projected)
+    if rotated:
+        yield f"{', '.join(rotated)}: {ROTATED}."
     if plain:
         yield f"No output projection was found in {', '.join(plain)}: distances there are those before Wo."
 

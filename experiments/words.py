@@ -19,6 +19,8 @@ from experiments.data.patches import patch_targets
 if TYPE_CHECKING:
     from experiments.source import Batch
 
+ROTATED = ("queries could be read only with rotary positions in them: distances and angles to values depend on where tokens "
+           "stand")
 MARKS = ("Ġ", "▁")  # where a word begins, in vocabularies of byte pairs and of SentencePiece
 PIECE, START, CLOSED = "##", "▁", "</w>"  # what is marked: where a word goes on (BERT), begins, or ends (CLIP)
 

@@ -1,6 +1,7 @@
 """Every family of models that a command can load: the right words and patches, alone and in a batch, through all commands."""
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from tests.experiments.tiny import ALL, IMAGE_ALONE, TEXT_ALONE, save
 
+import attngraph.calls
 from analysis.maps import patch_grid
 from analysis.relevance import image_nodes, route
 from attngraph import capture
@@ -162,3 +164,18 @@ def test_every_command_runs_whatever_the_batch(command, family, options, tmp_pat
     pd.testing.assert_frame_equal(one[keys], two[keys])
     for column in one.columns.difference(keys):
         np.testing.assert_allclose(one[column], two[column], rtol=2e-3, atol=2e-4, err_msg=column)
+
+
+def test_rotated_queries_are_told(options, tmp_path, monkeypatch, capsys):
+    """Where the projection itself can't be read, both commands say so."""
+    taken = attngraph.calls.Call.graph
+    monkeypatch.setattr(attngraph.calls.Call, "graph", lambda *args, **more: replace(taken(*args, **more), rotated=True))
+    monkeypatch.setattr(heterophily, "_draw", lambda *_: [])
+    notes = []
+    monkeypatch.setattr(tsne, "draw", lambda *args: notes.extend(args[-1]))
+    for module, more in ((heterophily, ["--clusters", "0"]), (tsne, ["--method", "pca"])):
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        module.run(parser.parse_args([*options("llama"), *more, "--out", str(tmp_path / "out")]))
+    assert "model.layers.*.self_attn: queries could be read only with rotary positions" in capsys.readouterr().out
+    assert any(note.startswith("model.layers.1.self_attn: queries could be read only") for note in notes)
