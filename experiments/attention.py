@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     summary = mass_summary(found.mass, seed=args.seed) if len(found.mass) else None
     written = ["maps.csv", "viewer.html"]
     with published(args.out, OWN) as out:
-        found.maps.to_csv(out / "maps.csv", index=False)
+        found.maps.to_csv(out / "maps.csv", index=False, float_format="%.8g")
         write_viewer(out / "viewer.html", found.shown, f"Attention graphs of {model}", source.heads,
                      first=found.last if found.last in found.shown[0].sides else None)
         pictures = {name: (one.image, one.name.partition(": ")[2] or name) for name, one in zip(found.names, found.shown)}
@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
             title = f"{model}: where {_called(query, found.alone)} looks"
             draw_maps(table, pictures, out / written[-1], title, found.regions)
         if summary is not None:
-            found.mass.to_csv(out / "mass.csv", index=False)
-            summary.to_csv(out / "summary.csv", index=False)
+            found.mass.to_csv(out / "mass.csv", index=False, float_format="%.8g")
+            summary.to_csv(out / "summary.csv", index=False, float_format="%.8g")
             draw_mass(summary, out / "mass.png", f"{model}: relevance inside the asked object")
             written += ["mass.csv", "summary.csv", "mass.png"]
     if summary is not None:
