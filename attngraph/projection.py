@@ -100,10 +100,10 @@ def unrotated(query: Tensor, outputs: tuple[Tensor, ...], start: int, turn: obje
                 return None, False
             if norms is None:
                 norms = _norms(query)
-            found = [(_distance(norms, x, factor), x) for x in _layouts(output, start, query.shape)]
-            off, x = min(found, key=lambda pair: pair[0], default=(torch.inf, output))
-            if off <= max(SLACK, 4 * torch.finfo(x.dtype).eps, 4 * torch.finfo(query.dtype).eps):
-                return x.to(query.dtype), False
+            slack = max(SLACK, 4 * torch.finfo(output.dtype).eps, 4 * torch.finfo(query.dtype).eps)
+            fit = [x for x in _layouts(output, start, query.shape) if _distance(norms, x, factor) <= slack]
+            if fit:  # after a norm all vectors may be of one length, whatever the layout: rotation turns some places little
+                return min(fit, key=lambda x: _apart(query, x)).to(query.dtype), False
     return None, rotates
 
 
@@ -140,6 +140,11 @@ def _distance(norms: Tensor, x: Tensor, factor: float) -> float:
     """The largest difference of norms, as a share; NaN counts as infinite."""
     off = (norms - factor * _norms(x)).abs() / norms.clamp(min=torch.finfo(norms.dtype).tiny)
     return float(off.max().nan_to_num(torch.inf)) if off.numel() else 0.0
+
+
+@torch.no_grad()
+def _apart(query: Tensor, x: Tensor) -> float:
+    return float((query.float() - x.float()).square().sum())
 
 
 @torch.no_grad()

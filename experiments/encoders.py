@@ -152,7 +152,7 @@ class ProcessorEncoder(Encoder):
         self.vision = getattr(processor, "image_processor", None if is_text or self.tokenizer else processor)
         self.sees, self.reads = self.vision is not None, self.tokenizer is not None
         if self.tokenizer is not None:
-            self.tokenizer.padding_side = "right"  # some models count positions from the padding on
+            self.tokenizer.padding_side = "right"
             if self.tokenizer.pad_token is None:
                 self.tokenizer.pad_token = self.tokenizer.eos_token
 
@@ -195,7 +195,8 @@ class ProcessorEncoder(Encoder):
     def _options(self, texts: list[str], with_image: bool) -> dict:
         """Of the processor: padding, truncation where no image's place can be cut off, and no second start token."""
         masked = "attention_mask" in self.tokenizer.model_input_names  # else padding is read: always as much of it (SigLIP)
-        found = {"return_tensors": "pt", "padding": True if masked or self.longest is None else "max_length"}
+        found = {"return_tensors": "pt", "padding": True if masked or self.longest is None else "max_length",
+                 "padding_side": "right"}  # some processors have a side of their own, and models count from the padding on
         if not (with_image and self._holds_images):
             found |= {"truncation": True, "max_length": self.longest}
         start = self.tokenizer.bos_token

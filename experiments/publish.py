@@ -29,16 +29,20 @@ def published(out: Path, own: Sequence[str]) -> Iterator[Path]:
         out: made if it is not there. Its other files stay.
         own: patterns of the files that the command writes: those of earlier runs go.
     """
+    made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=out))
     try:
         yield part
-        for pattern in own:
-            for file in out.glob(pattern):
-                file.unlink()
-        for file in part.iterdir():
-            os.replace(file, out / file.name)
-    finally:
+    except BaseException:
         shutil.rmtree(part, ignore_errors=True)
-        if not any(out.iterdir()):
+        if made and not any(out.iterdir()):
             out.rmdir()
+        raise
+    written = {file.name for file in part.iterdir()}
+    for name in written:
+        os.replace(part / name, out / name)
+    part.rmdir()
+    for file in {file for pattern in own for file in out.glob(pattern)}:
+        if file.name not in written:
+            file.unlink()

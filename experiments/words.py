@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from analysis.maps import patch_grid
 from analysis.relevance import image_nodes
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 ROTATED = ("queries could be read only with rotary positions in them: distances and angles to values depend on where tokens "
            "stand")
-MARKS = ("Ġ", "▁")  # where a word begins, in vocabularies of byte pairs and of SentencePiece
-PIECE, START, CLOSED = "##", "▁", "</w>"  # what is marked: where a word goes on (BERT), begins, or ends (CLIP)
+PIECE, START, BYTES, CLOSED = "##", "▁", "Ġ", "</w>"  # how words are cut: what goes on is marked (BERT), what begins
+# (SentencePiece), a blank before it in an alphabet of bytes (GPT-2), or what ends (CLIP)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +34,7 @@ class Text:
         tokens: ``b`` lists of ``n``.
         token_ids, special, padding: ``(b, n)``: ids, whether they are special tokens, whether they are padding.
         prompt: ``(b,)``, where the answer begins, padding before it included; None where unknown.
-        pieces: what the vocabulary marks of words that are cut into pieces: ``PIECE``, ``START`` or ``CLOSED``.
+        pieces: what the vocabulary marks of words that are cut into pieces: ``PIECE``, ``START``, ``BYTES`` or ``CLOSED``.
     """
 
     tokens: list[list[str]]
@@ -49,7 +50,8 @@ class Text:
         special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
         padding = torch.zeros_like(special) if mask is None else mask == 0
         words = tokenizer.tokenize("a a")
-        pieces = START if any(word.startswith(MARKS) for word in words) else CLOSED if words[-1].endswith(CLOSED) else PIECE
+        pieces = next((kind for kind in (START, BYTES) if any(word.startswith(kind) for word in words)), PIECE)
+        pieces = CLOSED if words[-1].endswith(CLOSED) else pieces
         return Text([tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()], ids, special, padding, prompt, pieces)
 
 
@@ -144,24 +146,33 @@ def word_spans(line: Sequence[str], apart: Sequence[bool], pieces: str) -> list[
     """The words of a line of tokens: the places of their pieces, and the word without its vocabulary's marks.
 
     Args:
-        apart: which tokens belong to no word (special tokens, an image's places).
+        apart: which tokens belong to no word (special tokens, an image's places); blanks and newlines do neither.
         pieces: see :class:`Text`.
     """
+    texts = [_raw(token, pieces) for token in line]
+
     def begins(k: int) -> bool:
-        if apart[k - 1]:
+        before, text = texts[k - 1].decode(errors="ignore"), texts[k].decode(errors="ignore")
+        if pieces == PIECE:
+            return not line[k].startswith(PIECE)
+        if pieces == CLOSED:
+            return line[k - 1].endswith(CLOSED)
+        if text[:1].isspace() or before[-1:].isspace():
             return True
-        before, token = line[k - 1], line[k]
-        if pieces == START:
-            return token.startswith(MARKS) or before in MARKS or not token[:1].isalnum() or not before[-1:].isalnum()
-        return before.endswith(CLOSED) if pieces == CLOSED else not token.startswith(PIECE)
+        return bool(before and text) and not (text[0].isalnum() and before[-1].isalnum())  # either may be part of a letter
 
     found: list[list[int]] = []
+    last = None
     for k, gone in enumerate(apart):
-        if not gone and (k == 0 or begins(k)):
+        if gone or not texts[k].strip():
+            last = None
+            continue
+        if last is None or begins(k):
             found.append([k])
-        elif not gone:
+        else:
             found[-1].append(k)
-    return [(range(some[0], some[-1] + 1), "".join(_unmarked(line[k], pieces) for k in some)) for some in found]
+        last = k
+    return [(range(some[0], some[-1] + 1), b"".join(texts[k] for k in some).decode(errors="replace").strip()) for some in found]
 
 
 def whole_words(line: Sequence[str], apart: Sequence[bool], pieces: str) -> list[str]:
@@ -174,7 +185,13 @@ def whole_words(line: Sequence[str], apart: Sequence[bool], pieces: str) -> list
     return found
 
 
-def _unmarked(token: str, pieces: str) -> str:
+def _raw(token: str, pieces: str) -> bytes:
+    """What a token stands for in a text, in UTF-8; a token may be a part of a character only."""
+    if pieces == BYTES:
+        return bytes(_BYTE.get(letter, 32) for letter in token)
     if pieces == START:
-        return token.lstrip("".join(MARKS))
-    return token.removesuffix(CLOSED) if pieces == CLOSED else token.removeprefix(PIECE)
+        return token.replace(START, " ").encode()
+    return (token.removesuffix(CLOSED) if pieces == CLOSED else token.removeprefix(PIECE)).encode()
+
+
+_BYTE = {letter: byte for byte, letter in bytes_to_unicode().items()}  # in the vocabularies of GPT-2, Llama 3, Qwen

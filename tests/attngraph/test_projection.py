@@ -309,3 +309,19 @@ def test_a_factor_in_cosines_and_sines():
     assert torch.equal(unrotated(1.3 * turn(feature), output, 0, pair, True)[0], feature)
     for other in (None, (pair[0],), pair[0], (angle.cos(), angle.sin()), (angle.int(), angle.int()), (pair[0], None)):
         assert unrotated(1.3 * turn(feature), output, 0, other, True) == (None, True)
+
+
+@pytest.mark.parametrize("n", [2, 4, 7])
+@pytest.mark.parametrize("shape", ["heads first", "queries first", "rows"])
+def test_vectors_of_one_length_are_told_apart(n, shape):
+    """A new query norm makes all vectors equally long, so lengths don't tell which layout is right, in half precision."""
+    b, h, d = 2, 4, 16
+    for seed in range(10):
+        x = torch.nn.functional.normalize(torch.randn(b, h, n, d, generator=torch.Generator().manual_seed(seed)), dim=-1).bfloat16()
+        angle = torch.arange(n)[:, None] * 10000.0 ** (-torch.arange(d // 2) / (d // 2))
+        cos, sin = (f(angle).repeat(1, 2) for f in (torch.cos, torch.sin))
+        turned = torch.cat([-x[..., d // 2:], x[..., :d // 2]], -1)
+        query = (x * cos + turned * sin).bfloat16()
+        output = {"heads first": x, "queries first": x.transpose(1, 2), "rows": x.transpose(1, 2).flatten(2)}[shape]
+        found, rotated = unrotated(query, (output.clone(),), 0, None, True)
+        assert not rotated and torch.equal(found, x), seed

@@ -1,6 +1,7 @@
 """Results appear all at once or not at all."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,24 @@ def test_a_place_that_cannot_be_a_folder(tmp_path):
         tmp_path.chmod(0o500)
         with pytest.raises(UserError, match="cannot be written to"):
             check_out(tmp_path / "new")
+
+
+def test_a_folder_that_was_there_stays_and_the_error_is_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZeroDivisionError), published(Path("."), ["*"]):
+        raise ZeroDivisionError
+    assert tmp_path.exists()
+
+
+def test_old_results_stay_until_new_ones_are_there(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("old")
+    (tmp_path / "b.csv").write_text("old")
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), published(tmp_path, ["*.csv"]) as folder:
+        (folder / "a.csv").write_text("new")
+        monkeypatch.setattr(os, "replace", stopped)
+    assert {(tmp_path / name).read_text() for name in ("a.csv", "b.csv")} == {"old"}
+    assert [file.read_text() for file in tmp_path.glob(".part-*/a.csv")] == ["new"]

@@ -127,25 +127,29 @@ def test_words_without_marks_and_no_pieces():
         return whole_words(line, [token in special for token in line], pieces)
 
     assert whole("##", "[CLS]", "red", "star", "##s", "ball", special=("[CLS]",)) == ["[CLS]", "red", "", "", "ball"]
-    assert whole("▁", "hund", "red", "Ġred", "Ġstar", "s", ",", "red", "Ġ") == ["", "", "red", "", "", ",", "red", ""]
+    assert whole("Ġ", "hund", "red", "Ġred", "Ġstar", "s", ",", "red", "Ġ") == ["", "", "red", "", "", ",", "red", ""]
+    assert whole("Ġ", "assistant", "Ċ", "red", "Ġna", "Ã¯", "ve", "ĠcafÃ©") == ["assistant", "", "red", "", "", "", "café"]
+    assert whole("▁", "▁", "a", "▁dog", "▁", "▁") == ["", "a", "dog", "", ""]  # a blank of its own is no word
     assert whole("▁", "▁A", "▁red", "▁hund", "red", "</s>", special=("</s>",)) == ["A", "red", "", "", "</s>"]
     assert whole("</w>", "<|start|>", "red</w>", "hund", "red</w>", "ball</w>", special=("<|start|>",)) == [
         "<|start|>", "red", "", "", "ball"]
     assert whole("▁", "hund", "red") == ["", ""]  # one word without a mark: the vocabulary tells, not the line
     spans = word_spans(["[CLS]", "star", "##s", "##es", "[SEP]", "##s"], [True, False, False, False, True, False], "##")
     assert spans == [(range(1, 4), "starses"), (range(5, 6), "s")]
+    halves = word_spans(["Ġcaf", "Ã", "©", "Ġ!", "Ċ", "Ġ", "x"], [False] * 7, "Ġ")  # a letter of two bytes in two tokens
+    assert halves == [(range(0, 3), "café"), (range(3, 4), "!"), (range(6, 7), "x")]
 
 
-@pytest.mark.parametrize(("tokenizer", "pieces"), [("bert", "##"), ("gpt2", "▁"), ("clip", "</w>")])
+@pytest.mark.parametrize(("tokenizer", "pieces"), [("bert", "##"), ("gpt2", "Ġ"), ("t5", "▁"), ("clip", "</w>")])
 def test_a_vocabulary_tells_what_it_marks(tokenizer, pieces):
-    marks = {"bert": ["a", "a"], "gpt2": ["a", "Ġa"], "clip": ["a</w>", "a</w>"]}[tokenizer]
+    marks = {"bert": ["a", "a"], "gpt2": ["a", "Ġa"], "t5": ["▁a", "▁a"], "clip": ["a</w>", "a</w>"]}[tokenizer]
     told = SimpleNamespace(all_special_ids=[0], tokenize=lambda _: marks, convert_ids_to_tokens=lambda row: ["a"] * len(row))
     assert Text.of(told, torch.tensor([[1, 2]]), None).pieces == pieces
 
 
 def test_classes_of_marked_words():
     tokens = [["<s>", "Ġred", "ĠCircle", "s", "Ġhund", "red"]]
-    text = Text(tokens, torch.arange(6)[None], torch.tensor([[True] + [False] * 5]), torch.zeros(1, 6, dtype=torch.bool), pieces="▁")
+    text = Text(tokens, torch.arange(6)[None], torch.tensor([[True] + [False] * 5]), torch.zeros(1, 6, dtype=torch.bool), pieces="Ġ")
     x = torch.zeros(1, 1, 6, 2)
     graph = AttentionGraph(x, x, torch.full((1, 1, 6, 6), 1 / 6), kind="self", query_modality="text", value_modality="text")
     found = Labeller({"mine": {"red": "y", "s": "x"}}, 2, 0)(Batch(inputs={}, names=["one"], text=text), "layer", graph)
