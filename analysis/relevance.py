@@ -73,8 +73,9 @@ def route(graphs: Graphs) -> Route:
 
     The tokens are the queries of the last layer that is cross-attention from other than image nodes, or self-attention
     in a sequence of text and image. Where there is neither, they are the image nodes that look at others (the probe of a
-    pooling head, a Q-Former's queries), or those of the last image encoder, or else those of the last layer. Image tokens of a sequence that are as many as the queries of some cross-attention of image nodes (a
-    Q-Former) are taken for those, and the route goes on by it.
+    pooling head, a Q-Former's queries), or those of the last image encoder, or else those of the last layer. Image tokens
+    of a sequence that are as many as the queries of some cross-attention of image nodes (a Q-Former) are taken for those,
+    and the route goes on by it.
 
     Raises:
         ValueError: no layer, or cross-attention whose sides cannot be told apart.
@@ -192,11 +193,16 @@ def relevance(graphs: Graphs, gradients: Mapping[str, Tensor]) -> Relevance:
 
 def image_nodes(graph: AttentionGraph, side: int) -> Tensor:
     """Which query (0) or value nodes (1) stand for parts of an image, padding left out: bool ``(b, nodes)``."""
-    image = graph.is_image()[side]
+    image, valid = graph.is_image()[side], valid_nodes(graph, side)
+    return torch.zeros_like(valid) if image is None else image & valid
+
+
+def valid_nodes(graph: AttentionGraph, side: int) -> Tensor:
+    """Which query (0) or value nodes (1) are no padding: bool ``(b, nodes)``."""
     mask = (graph.query_mask, graph.value_mask)[side]
-    if image is None:
-        return torch.zeros(graph.shape[0], graph.shape[2 + side], dtype=torch.bool, device=graph.query.device)
-    return image if mask is None else image & (mask.any(1) if mask.dim() == 3 else mask)
+    if mask is None:
+        return torch.ones(graph.shape[0], graph.shape[2 + side], dtype=torch.bool, device=graph.query.device)
+    return mask.any(1) if mask.dim() == 3 else mask
 
 
 def capture_with_gradients(model: nn.Module, inputs: Mapping, score: Callable[..., Tensor]

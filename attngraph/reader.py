@@ -156,7 +156,8 @@ class _Reader:
             seen = [name for name in self.graphs if name in self.seen]
             patterns = _patterns(seen, [name for name in self.chosen if name not in self.graphs or name in missing])
             others = f"layers={patterns} (--layers {shlex.join(patterns)} on the command line)" if patterns else "layers=..."
-            raise UserError(f"no attention was seen in {', '.join(f'{name} ({kind})' for name, kind in missing.items())}, though it ran: it uses neither "
+            named = ", ".join(f"{name} ({kind})" for name, kind in missing.items())
+            raise UserError(f"no attention was seen in {named}, though it ran: it uses neither "
                             "transformers' AttentionInterface nor a family described in attngraph.families; choose the "
                             f"layers that can be read, {others}, or add a file for the family")
         if not self.ran:

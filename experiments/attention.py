@@ -31,7 +31,7 @@ from torch import Tensor
 
 from analysis.maps import OTHERS, map_table, mass_summary, mass_table
 from analysis.plots.maps import draw_maps, draw_mass
-from analysis.relevance import image_nodes
+from analysis.relevance import image_nodes, valid_nodes
 from analysis.viewer import Shown, one_example, write_viewer
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
@@ -211,9 +211,7 @@ def _cells(batch: Batch, graph: AttentionGraph, side: int, k: int, grid: tuple[i
     many = sum(image)
     others = many - grid[0] * grid[1]
     fits = 0 <= others <= OTHERS
-    mask = (graph.query_mask, graph.value_mask)[side]
-    valid = [True] * len(image) if mask is None else (mask.any(1) if mask.dim() == 3 else mask)[k].tolist()
-    cells, number = [], 0
+    valid, cells, number = valid_nodes(graph, side)[k].tolist(), [], 0
     for node, is_image in enumerate(image):
         if is_image:
             cells.append(number if fits else f"image {number}")

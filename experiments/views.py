@@ -55,7 +55,7 @@ def read(source: Source, batch: Batch, tokens: list[str] | None, scored: bool = 
     before; the largest of a classifier's logits; an image's logit for its own text.
 
     Args:
-        tokens: see :func:`look`.
+        tokens: see :func:`experiments.attention.look`.
         scored: False for a model that is known to give no score.
     """
     if batch.pictures.tiled:

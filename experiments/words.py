@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from analysis.maps import patch_grid
 from analysis.relevance import image_nodes
 from attngraph import AttentionGraph
 from experiments.data.patches import patch_targets
+from experiments.data.scenes import Scene
 
 if TYPE_CHECKING:
     from experiments.source import Batch
@@ -138,8 +140,13 @@ def patches_of(batch: Batch, graph: AttentionGraph, side: int) -> Tensor | None:
             return None
         if rows != columns:
             return None
-        line[nodes.nonzero()[others:, 0]] = torch.from_numpy(patch_targets(scene, rows)[0])
+        line[nodes.nonzero()[others:, 0]] = _shown(scene, rows)
     return shown
+
+
+@lru_cache(maxsize=1024)  # the same scenes come in every layer, on both sides
+def _shown(scene: Scene, side: int) -> Tensor:
+    return torch.from_numpy(patch_targets(scene, side)[0])
 
 
 def word_spans(line: Sequence[str], apart: Sequence[bool], pieces: str) -> list[tuple[range, str]]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from transformers.models.flava.modeling_flava import FlavaModel, FlavaSelfAttention
 
-from attngraph.calls import attend, merge_heads, split_heads
-from attngraph.families.eager import rooted_attention
+from attngraph.families.mixed import image_before_words, note_words, self_attention
 
 
 class GraphFlavaSelfAttention(FlavaSelfAttention):
@@ -15,23 +13,11 @@ class GraphFlavaSelfAttention(FlavaSelfAttention):
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None,
                 output_attentions: bool = False) -> tuple[Tensor, ...]:
-        query, key, value = (split_heads(project(hidden_states), self.attention_head_size)
-                             for project in (self.query, self.key, self.value))
-        b, _, n, _ = query.shape
-        side, words = None, self.attngraph.notes.get("words")
-        if words is not None:
-            side = (torch.arange(n, device=query.device) < n - words).expand(b, -1)
-        call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p,
-                      is_causal=False, sides=(side, side))
-        context = merge_heads(call.context)
-        return (context, call.dropped) if output_attentions else (context,)
+        return self_attention(self, hidden_states, attention_mask, output_attentions, image_before_words(self, hidden_states))
 
 
 def _note_words(model: FlavaModel, args: tuple, kwargs: dict) -> None:
-    """How many words come after the image in the multimodal model."""
-    text = args[0] if args else kwargs.get("input_ids")
-    for layer in model.multimodal_model.encoder.layer:
-        layer.attention.attention.attngraph.notes["words"] = None if text is None else text.shape[1]
+    note_words((layer.attention.attention for layer in model.multimodal_model.encoder.layer), args, kwargs)
 
 
 CLASSES = {FlavaSelfAttention: GraphFlavaSelfAttention}

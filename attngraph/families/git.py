@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from transformers.models.git.modeling_git import GitModel, GitSelfAttention
 
-from attngraph.calls import attend, merge_heads, split_heads
+from attngraph.calls import attend, merge_heads
 from attngraph.families.eager import rooted_attention
+from attngraph.families.mixed import note_words, project
 
 
 class GraphGitSelfAttention(GitSelfAttention):
@@ -16,8 +17,7 @@ class GraphGitSelfAttention(GitSelfAttention):
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, cache=None, past_key_values=None,
                 **_) -> tuple[Tensor, Tensor]:
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
-        query, key, value = (split_heads(project(hidden_states), self.attention_head_size)
-                             for project in (self.query, self.key, self.value))
+        query, key, value = project(self, hidden_states)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         call = attend(self, query, key, value, attention_mask, rooted_attention, dropout=self.dropout.p, is_causal=True,
@@ -27,7 +27,7 @@ class GraphGitSelfAttention(GitSelfAttention):
     def _sides(self, b: int, n: int, m: int) -> tuple[Tensor | None, Tensor | None]:
         """Which queries and values are of the image; it comes with the first tokens, those in the cache included."""
         notes = self.attngraph.notes
-        if "words" not in notes:
+        if notes.get("words") is None:
             return None, None
         if n == m or "image" not in notes:
             notes["image"] = n - notes["words"]
@@ -36,11 +36,7 @@ class GraphGitSelfAttention(GitSelfAttention):
 
 
 def _note_words(model: GitModel, args: tuple, kwargs: dict) -> None:
-    """How many words this pass has."""
-    text = args[0] if args else kwargs.get("input_ids")
-    text = kwargs.get("inputs_embeds") if text is None else text
-    for layer in model.encoder.layer:
-        layer.attention.self.attngraph.notes["words"] = text.shape[1]
+    note_words((layer.attention.self for layer in model.encoder.layer), args, kwargs)
 
 
 CLASSES = {GitSelfAttention: GraphGitSelfAttention}

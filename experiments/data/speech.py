@@ -1,5 +1,7 @@
 """Parts of speech of the words that the drawn scenes' texts can use."""
 
+from functools import cache
+
 _WORDS = {
     "noun": """
         circle circles square squares triangle triangles star stars cross crosses diamond diamonds rectangle
@@ -30,6 +32,7 @@ _WORDS = {
 PARTS = tuple(_WORDS)
 
 
+@cache
 def parts_of_speech() -> dict[str, str]:
     """``{word: part of speech}``; a word that can be several is given the part that it mostly has in these texts."""
     found: dict[str, str] = {}

@@ -12,7 +12,7 @@ from tests.experiments.tiny import ALL, IMAGE_ALONE, TEXT_ALONE, save
 
 import attngraph.calls
 from analysis.maps import patch_grid
-from analysis.relevance import image_nodes, route
+from analysis.relevance import image_nodes, route, valid_nodes
 from attngraph import capture
 from attngraph.errors import UserError
 from experiments import attention, heterophily, tsne
@@ -55,14 +55,6 @@ def source(words: list[str], *more: str):
     return open_source(parser.parse_args([*words, *more]))
 
 
-def valid(graph, side: int, example: int) -> torch.Tensor:
-    """Which nodes are no padding."""
-    mask = (graph.query_mask, graph.value_mask)[side]
-    if mask is None:
-        return torch.ones(graph.shape[2 + side], dtype=torch.bool)
-    return (mask.any(1) if mask.dim() == 3 else mask)[example]
-
-
 @pytest.mark.parametrize("family", ALL)
 def test_a_batch_changes_neither_graphs_nor_words(family, options):
     (batch, graphs), = source(options(family), "--batch", "2").graphs()
@@ -72,7 +64,7 @@ def test_a_batch_changes_neither_graphs_nor_words(family, options):
             one = own[name]
             if graph.shape[0] != 2:  # windows of pictures
                 continue
-            there = [valid(graph, side, k) for side in (0, 1)]
+            there = [valid_nodes(graph, side)[k] for side in (0, 1)]
             for side in (0, 1):
                 together, alone = words_of(batch, graph, side), words_of(single, one, side)
                 assert (together is None) == (alone is None), (name, side)
