@@ -13,7 +13,9 @@ TEST = [
     "wheel>=0.43",
     "num2words>=0.5.13",  # SmolVLM's processor asks for it
 ]
-BROWSER = ["playwright>=1.44"]  # drives a Chromium that is installed already; without it those tests are skipped
+BROWSER = [
+    "playwright>=1.44"
+]  # drives a Chromium that is installed already; without it those tests are skipped
 
 README = Path(__file__).parent / "README.md"
 
@@ -36,7 +38,10 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=PACKAGES + [f"{name}.*" for name in PACKAGES]),
-    package_data={"analysis": ["viewer.html"], "experiments": ["**/*.json", "checkpoints/**/*", "results/**/*"]},
+    package_data={
+        "analysis": ["viewer.html"],
+        "experiments": ["**/*.json", "checkpoints/**/*", "results/**/*"],
+    },
     exclude_package_data={"experiments": ["*.pt"]},  # the state of an unfinished pre-training
     install_requires=[
         "torch>=2.6",

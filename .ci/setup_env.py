@@ -60,7 +60,10 @@ def run(what: str, command: list, log: Path) -> None:
         with open(log, "w", encoding="utf-8") as output:
             code = subprocess.run(
                 [str(part) for part in command],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
             ).returncode
     finally:
         done.set()
@@ -173,8 +176,10 @@ def install_scatter(python: Path, venv: Path) -> None:
     except (SetupError, OSError) as error:
         uninstall_scatter(python)  # one for another torch may be left
         reason = str(error).splitlines()[0].rstrip(":")
-        say(f"going on without torch-scatter ({reason}): the sparse backend uses PyG's own scatter; "
-            "`make setup` tries again")
+        say(
+            f"going on without torch-scatter ({reason}): the sparse backend uses PyG's own scatter; "
+            "`make setup` tries again"
+        )
 
 
 def main() -> int:
@@ -183,7 +188,9 @@ def main() -> int:
         return 0 if {"-h", "--help"} & set(sys.argv[1:]) else 2
     venv = (ROOT / (sys.argv[1] if len(sys.argv) > 1 else ".venv")).absolute()
     os.environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as for Ctrl-C: stop the step, clear away, say so
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # as for Ctrl-C: stop the step, clear away, say so
     try:
         python = create_venv(venv)
         (venv / STAMP).unlink(missing_ok=True)

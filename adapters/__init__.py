@@ -8,8 +8,8 @@ from adapters.scheme import SCHEMES, Scheme, register  # isort: skip
 from adapters.appnp import APPNP
 from adapters.gcn import GCN
 from adapters.gcnii import GCNII
+from adapters.peft import GraphAdapterConfig  # after the schemes
 from adapters.pgnn import PGNN
 from adapters.residual import Residual
-from adapters.peft import GraphAdapterConfig  # after the schemes
 
-__all__ = ["SCHEMES", "Scheme", "register", "APPNP", "GCN", "GCNII", "PGNN", "Residual", "GraphAdapterConfig"]
+__all__ = ["APPNP", "GCN", "GCNII", "PGNN", "SCHEMES", "GraphAdapterConfig", "Residual", "Scheme", "register"]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from adapters.config import AdapterConfig
 from adapters.joins import JOINS
 from adapters.scheme import Scheme, attention
-from attngraph.calls import Call, merge_heads
 from attngraph.errors import UserError
+from attngraph.reading.calls import Call, merge_heads
 
 CONFIG_KEY = "attngraph_adapter"
 SCALAR_SPEED = 10
@@ -56,8 +56,11 @@ class GraphAdapter(nn.Module):
             return merge_heads(aggregated)
         if tiled and not self._told:
             self._told = True
-            warnings.warn(f"{call.site.name} holds its attention weights for now, in spite of the tiled backend: dropout, a "
-                          "key/value cache, top_k or attention that is more than a softmax of masked scores", stacklevel=2)
+            warnings.warn(
+                f"{call.site.name} holds its attention weights for now, in spite of the tiled backend: dropout, a "
+                "key/value cache, top_k or attention that is more than a softmax of masked scores",
+                stacklevel=2,
+            )
         graph = call.graph(dropped=True, metric=metric)
         owner = "adapter"
         if self.top_k is not None:
@@ -84,7 +87,11 @@ def parameter_groups(parameters: list[nn.Parameter], learning_rate: float, weigh
     return [
         {"params": [p for p in parameters if p.dim() > 1], "lr": learning_rate, "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() == 1], "lr": learning_rate, "weight_decay": 0.0},
-        {"params": [p for p in parameters if p.dim() == 0], "lr": SCALAR_SPEED * learning_rate, "weight_decay": 0.0},
+        {
+            "params": [p for p in parameters if p.dim() == 0],
+            "lr": SCALAR_SPEED * learning_rate,
+            "weight_decay": 0.0,
+        },
     ]
 
 
@@ -99,7 +106,9 @@ class AdapterSet:
         enabled: whether the adapters run; use :meth:`disabled`.
     """
 
-    def __init__(self, config: AdapterConfig, modules: dict[str, nn.Module], layers: dict[str, GraphAdapter], detach):
+    def __init__(
+        self, config: AdapterConfig, modules: dict[str, nn.Module], layers: dict[str, GraphAdapter], detach
+    ):
         self.config, self.modules, self.layers, self.enabled = config, modules, layers, True
         self._detach = detach
 
@@ -117,8 +126,11 @@ class AdapterSet:
 
     def state_dict(self) -> dict[str, Tensor]:
         """``{place.parameter: tensor}``."""
-        return {f"{place}.{name}": tensor for place, module in self.modules.items()
-                for name, tensor in module.state_dict().items()}
+        return {
+            f"{place}.{name}": tensor
+            for place, module in self.modules.items()
+            for name, tensor in module.state_dict().items()
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Copy tensors in.
@@ -129,8 +141,10 @@ class AdapterSet:
         own = self.state_dict()
         wrong = sorted(set(own) ^ set(state)) or sorted(k for k in own if own[k].shape != state[k].shape)
         if wrong:
-            raise UserError(f"the adapter weights do not fit this model: {wrong[0]} and {len(wrong) - 1} more differ; "
-                            "use the same base model and adapter settings as when they were saved")
+            raise UserError(
+                f"the adapter weights do not fit this model: {wrong[0]} and {len(wrong) - 1} more differ; "
+                "use the same base model and adapter settings as when they were saved"
+            )
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(state[name])
@@ -145,13 +159,17 @@ class AdapterSet:
         part = path.with_name(path.name + ".part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({k: v.detach().cpu().clone().contiguous() for k, v in self.state_dict().items()}, part,
-                      metadata={CONFIG_KEY: json.dumps(self.config.to_dict())})
+            save_file(
+                {k: v.detach().cpu().clone().contiguous() for k, v in self.state_dict().items()},
+                part,
+                metadata={CONFIG_KEY: json.dumps(self.config.to_dict())},
+            )
             part.replace(path)
         except (OSError, SafetensorError) as error:
             part.unlink(missing_ok=True)
-            raise UserError(f"{path} cannot be written ({error}): give the name of a file in a folder you may write "
-                            "to") from error
+            raise UserError(
+                f"{path} cannot be written ({error}): give the name of a file in a folder you may write to"
+            ) from error
 
     def load(self, path: str | Path) -> None:
         """Read weights written by :meth:`save` for the same configuration.
@@ -161,8 +179,10 @@ class AdapterSet:
         """
         config, state = read_adapter(path)
         if config != self.config:
-            raise UserError(f"{path} holds a {config.gnn}/{config.join} adapter with other settings than this "
-                            f"{self.config.gnn}/{self.config.join} one; make one with adapters.adapter.read_adapter's config")
+            raise UserError(
+                f"{path} holds a {config.gnn}/{config.join} adapter with other settings than this "
+                f"{self.config.gnn}/{self.config.join} one; make one with adapters.adapter.read_adapter's config"
+            )
         self.load_state_dict(state)
 
     @contextmanager
@@ -195,5 +215,6 @@ def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such adapter file") from None
     except (SafetensorError, KeyError, json.JSONDecodeError, TypeError, OSError) as error:
-        raise UserError(f"{path} is not a readable adapter file ({type(error).__name__}): train it again or take a "
-                        "backup") from None
+        raise UserError(
+            f"{path} is not a readable adapter file ({type(error).__name__}): train it again or take a backup"
+        ) from None

@@ -10,9 +10,9 @@ from transformers.models.blip.modeling_blip_text import BlipTextModel, BlipTextO
 from adapters.adapter import AdapterSet, GraphAdapter, move
 from adapters.bottleneck import Bottleneck
 from adapters.config import AdapterConfig
-from attngraph.calls import Call
 from attngraph.errors import UserError
-from attngraph.instrument import Instrument, Site, instrument
+from attngraph.reading.calls import Call
+from attngraph.reading.instrument import Instrument, Site, instrument
 
 
 class _SelfOutput(BlipTextSelfOutput):
@@ -23,7 +23,9 @@ class _SelfOutput(BlipTextSelfOutput):
         if not site.owner.enabled:
             return super().forward(hidden_states, input_tensor)
         adapter = self.attngraph_adapter
-        joined = adapter.join(hidden_states, site.take(), lambda x: self.dropout(self.dense(x)), adapter.scheme)
+        joined = adapter.join(
+            hidden_states, site.take(), lambda x: self.dropout(self.dense(x)), adapter.scheme
+        )
         return self.LayerNorm(joined + input_tensor)
 
 
@@ -66,8 +68,10 @@ def text_model(model: nn.Module) -> BlipTextModel:
     """
     found = [module for module in model.modules() if isinstance(module, BlipTextModel)]
     if len(found) != 1:
-        raise UserError(f"{type(model).__name__} holds {len(found)} BlipTextModel modules, need exactly one: "
-                        "pass a BlipForConditionalGeneration or its text_decoder")
+        raise UserError(
+            f"{type(model).__name__} holds {len(found)} BlipTextModel modules, need exactly one: "
+            "pass a BlipForConditionalGeneration or its text_decoder"
+        )
     return found[0]
 
 
@@ -90,8 +94,10 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
     if any(hasattr(module, "attngraph_site") for module in text.modules()):
         raise UserError("this model has graph adapters already: call detach() on them first")
     if any("forward" in module.__dict__ for module in text.modules()):
-        raise UserError("this model has hooks on its forward methods, as accelerate's dispatch_model and device_map put "
-                        "there; adapters would not run: attach them before, or remove the hooks")
+        raise UserError(
+            "this model has hooks on its forward methods, as accelerate's dispatch_model and device_map put "
+            "there; adapters would not run: attach them before, or remove the hooks"
+        )
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
@@ -117,7 +123,9 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
         change(block.self, type(block.self), site)
         change(block.output, _SelfOutput, site, site.adapter)
 
-    for k, layer in enumerate(text.encoder.layer):  # in this order, so that a seed gives the same adapters as ever
+    for k, layer in enumerate(
+        text.encoder.layer
+    ):  # in this order, so that a seed gives the same adapters as ever
         width = layer.output.dense.out_features
         if "self" in config.positions:
             adapt(k, "attention", layer.attention, width)
@@ -138,7 +146,9 @@ def attach(model: nn.Module, config: AdapterConfig) -> AdapterSet:
 
 def _take_out(handle: Instrument, undo: list[tuple[nn.Module, type]], trainable: list[nn.Parameter]) -> None:
     if any("forward" in module.__dict__ for module, _ in undo):
-        raise UserError("this model has hooks on its forward methods, as accelerate puts there: remove them before detach()")
+        raise UserError(
+            "this model has hooks on its forward methods, as accelerate puts there: remove them before detach()"
+        )
     while undo:
         module, kind = undo.pop()
         module.__class__ = kind

@@ -45,8 +45,11 @@ class AdapterConfig:
     def __post_init__(self):
         several = isinstance(self.positions, (tuple, list, set))
         object.__setattr__(self, "positions", tuple(self.positions) if several else (self.positions,))
-        for name, value, known in (("gnn", self.gnn, SCHEMES), ("join", self.join, JOINS),
-                                   ("backend", self.backend, BACKENDS)):
+        for name, value, known in (
+            ("gnn", self.gnn, SCHEMES),
+            ("join", self.join, JOINS),
+            ("backend", self.backend, BACKENDS),
+        ):
             if not isinstance(value, str) or value not in known:
                 raise UserError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
         if not self.positions or not set(self.positions) <= set(POSITIONS):
@@ -57,7 +60,9 @@ class AdapterConfig:
                 raise UserError(f"{name} must be a whole number of at least 1, got {value!r}")
         if not isinstance(self.gnn_args, dict):
             raise UserError(f"gnn_args must be a dict such as {{'alpha': 0.1}}, got {self.gnn_args!r}")
-        plain = {name: value.item() if hasattr(value, "item") else value for name, value in self.gnn_args.items()}
+        plain = {
+            name: value.item() if hasattr(value, "item") else value for name, value in self.gnn_args.items()
+        }
         object.__setattr__(self, "gnn_args", plain)  # NumPy's numbers as Python's, which JSON can save
         self.scheme()  # its arguments are checked here, not at the first layer
 
@@ -66,7 +71,9 @@ class AdapterConfig:
         known = inspect.signature(SCHEMES[self.gnn]).parameters
         unknown = [name for name in self.gnn_args if name not in known]
         if unknown:
-            raise UserError(f"{self.gnn} has no argument {unknown[0]!r}: it takes {', '.join(known) or 'none'}")
+            raise UserError(
+                f"{self.gnn} has no argument {unknown[0]!r}: it takes {', '.join(known) or 'none'}"
+            )
         try:
             return SCHEMES[self.gnn](**self.gnn_args)
         except (TypeError, ValueError) as error:

@@ -31,7 +31,9 @@ class GCN(Scheme):
         super().__init__()
         self.normalize = bool(normalize)
 
-    def attend(self, scores: AttentionScores, backend: str = "dense", context: bool = True) -> tuple[Tensor, Tensor | None]:
+    def attend(
+        self, scores: AttentionScores, backend: str = "dense", context: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
         """Without normalisation both outputs are the same."""
         aggregated, plain = super().attend(scores, backend, context and self.normalize)
         return aggregated, aggregated if context and not self.normalize else plain

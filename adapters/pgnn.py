@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from adapters.kernels.fused import p_laplacian_step
+from adapters.kernels.tiled_step import tiled_step
 from adapters.scheme import Scheme, check_degree, check_range, check_steps, register
 from attngraph.edges import Edges, floor, rsqrt
-from attngraph.fused import p_laplacian_step
 from attngraph.scores import AttentionScores
-from attngraph.tiled_step import tiled_step
 
 P_LOW, P_HIGH = 1.0, 3.0  # a learned p stays inside
 
@@ -48,13 +48,22 @@ class PGNN(Scheme):
     Source: Fu et al., "p-Laplacian Based Graph Neural Networks", ICML 2022, Algorithm 1; Wu et al., AAAI 2024.
     """
 
-    def __init__(self, p: float = 1.5, mu: float = 0.1, steps: int = 1, learn_p: bool = True, learn_mu: bool = False,
-                 degree: str = "sum"):
+    def __init__(
+        self,
+        p: float = 1.5,
+        mu: float = 0.1,
+        steps: int = 1,
+        learn_p: bool = True,
+        learn_mu: bool = False,
+        degree: str = "sum",
+    ):
         super().__init__()
         start_p = check_range("p", p, 1, 8)
         if learn_p and not P_LOW < start_p < P_HIGH:
-            raise ValueError(f"a learned p must start inside ({P_LOW:g}, {P_HIGH:g}), got {start_p:g}; "
-                             "use learn_p=False for a fixed p in [1, 8]")
+            raise ValueError(
+                f"a learned p must start inside ({P_LOW:g}, {P_HIGH:g}), got {start_p:g}; "
+                "use learn_p=False for a fixed p in [1, 8]"
+            )
         start_mu = check_range("mu", mu, 0, 1e6, open_low=learn_mu)
         self.steps = check_steps(steps)
         self.degree = check_degree(degree)
@@ -73,9 +82,11 @@ class PGNN(Scheme):
         """The current weight of the residual."""
         return self.fixed_mu if self.log_mu is None else self.log_mu.exp()
 
-    def attend(self, scores: AttentionScores, backend: str = "dense", context: bool = True) -> tuple[Tensor, Tensor | None]:
-        """One step takes a function with a backward pass of its own; see :mod:`attngraph.fused` and
-        :mod:`attngraph.tiled_step`."""
+    def attend(
+        self, scores: AttentionScores, backend: str = "dense", context: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """One step takes a function with a backward pass of its own; see :mod:`adapters.kernels.fused` and
+        :mod:`adapters.kernels.tiled_step`."""
         trained_metric = scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled()
         if self.steps > 1 or backend == "sparse" or trained_metric:
             return super().attend(scores, backend, context)
@@ -105,7 +116,9 @@ class PGNN(Scheme):
         return query, weight
 
 
-def _p_weight(edges: Edges, query: Tensor, value: Tensor, root_d: Tensor, root_e: Tensor, p: Tensor | float) -> Tensor:
+def _p_weight(
+    edges: Edges, query: Tensor, value: Tensor, root_d: Tensor, root_e: Tensor, p: Tensor | float
+) -> Tensor:
     r"""Per edge :math:`M^{p/2} R^{p-2}`, 0 where there is no edge."""
     norm_q, norm_v, dot = edges.products(query, value)
     lengths = norm_q * root_d.square() + norm_v * root_e.square()

@@ -24,7 +24,10 @@ def register(name: str) -> Callable[[type[Scheme]], type[Scheme]]:
 
     def add(scheme: type[Scheme]) -> type[Scheme]:
         taken = SCHEMES.get(name)
-        if taken is not None and (taken.__module__, taken.__qualname__) != (scheme.__module__, scheme.__qualname__):
+        if taken is not None and (taken.__module__, taken.__qualname__) != (
+            scheme.__module__,
+            scheme.__qualname__,
+        ):
             raise ValueError(f"the scheme name {name!r} is taken by {taken.__module__}.{taken.__qualname__}")
         SCHEMES[name] = scheme
         scheme.name = name
@@ -53,7 +56,9 @@ class Scheme(nn.Module):
         with torch.autocast(graph.query.device.type, enabled=False):
             return self.propagate(edges_of(graph, backend)).to(graph.query.dtype)
 
-    def attend(self, scores: AttentionScores, backend: str = "dense", context: bool = True) -> tuple[Tensor, Tensor | None]:
+    def attend(
+        self, scores: AttentionScores, backend: str = "dense", context: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
         """:meth:`forward`, and the attention output :math:`M V` if asked for, by the fastest way there is for the scheme.
 
         Returns:

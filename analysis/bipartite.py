@@ -51,8 +51,9 @@ class Bipartite:
             return graph
         if isinstance(graph, AttentionGraph):
             return _of_attention(graph)
-        if isinstance(graph, Data) and "is_value" in graph or \
-                isinstance(graph, HeteroData) and {"query", "value"} <= set(graph.node_types):
+        if (isinstance(graph, Data) and "is_value" in graph) or (
+            isinstance(graph, HeteroData) and {"query", "value"} <= set(graph.node_types)
+        ):
             return _of_attention(AttentionGraph.from_pyg(graph))
         return _of_pyg(graph)
 
@@ -93,7 +94,9 @@ class Bipartite:
         """
         if not self.paired:
             raise ValueError("only a graph whose two sides are the same nodes (paired) has self-loops")
-        visible = self.visible & ~torch.eye(self.visible.shape[1], dtype=torch.bool, device=self.visible.device)
+        visible = self.visible & ~torch.eye(
+            self.visible.shape[1], dtype=torch.bool, device=self.visible.device
+        )
         return replace(self, weight=self.weight * visible[:, None], visible=visible)
 
     def normalised_rows(self) -> Tensor:
@@ -129,12 +132,18 @@ def factor(metric: Tensor) -> Tensor:
 
 def _of_attention(graph: AttentionGraph) -> Bipartite:
     if graph.past_degree is not None:
-        raise ValueError("the graph is a step of cached decoding and lacks the earlier queries: read the whole text in one "
-                         "forward pass")
+        raise ValueError(
+            "the graph is a step of cached decoding and lacks the earlier queries: read the whole text in one "
+            "forward pass"
+        )
     b, _, n, m, _ = graph.shape
     dtype = torch.float64 if graph.weight.dtype == torch.float64 else torch.float32
     visible = graph.visible
-    visible = torch.ones(b, n, m, dtype=torch.bool, device=graph.weight.device) if visible is None else visible.expand(b, n, m)
+    visible = (
+        torch.ones(b, n, m, dtype=torch.bool, device=graph.weight.device)
+        if visible is None
+        else visible.expand(b, n, m)
+    )
     query, value = graph.query.to(dtype), graph.value.to(dtype)
     if graph.metric is not None:
         root = factor(graph.metric).to(dtype)
@@ -146,8 +155,10 @@ def _of_pyg(graph: Data | HeteroData) -> Bipartite:
     if isinstance(graph, HeteroData):
         if len(graph.edge_types) != 1:
             kinds = ", ".join(map(str, graph.edge_types)) or "none"
-            raise ValueError(f"the graph must have one edge type, or the node types query and value; it has {kinds}: select one, "
-                             "for instance graph.edge_type_subgraph")
+            raise ValueError(
+                f"the graph must have one edge type, or the node types query and value; it has {kinds}: select one, "
+                "for instance graph.edge_type_subgraph"
+            )
         edges, (source, _, target) = graph[graph.edge_types[0]], graph.edge_types[0]
         values, queries = graph[source], graph[target]
     else:
@@ -158,13 +169,17 @@ def _of_pyg(graph: Data | HeteroData) -> Bipartite:
     x = [side.get("x") for side in (queries, values)]
     for side in x:
         if side is not None and side.dim() != 2:
-            raise ValueError(f"x must have shape (nodes, features), got {tuple(side.shape)}: give x[:, None] for one feature")
+            raise ValueError(
+                f"x must have shape (nodes, features), got {tuple(side.shape)}: give x[:, None] for one feature"
+            )
     given = weight if weight is not None and weight.is_floating_point() else x[0]
     wide = given is not None and given.dtype == torch.float64
     weight = torch.ones(len(j), device=j.device) if weight is None else weight
     if weight.shape != j.shape:
-        raise ValueError(f"edge_weight must have shape ({len(j)},), one number per edge, got {tuple(weight.shape)}: give "
-                         "edge_weight.flatten()")
+        raise ValueError(
+            f"edge_weight must have shape ({len(j)},), one number per edge, got {tuple(weight.shape)}: give "
+            "edge_weight.flatten()"
+        )
     weight = weight.to(torch.float64 if wide else torch.float32)
     if not weight.isfinite().all():
         raise ValueError("edge_weight must be finite: it holds NaN or infinity")
@@ -174,4 +189,10 @@ def _of_pyg(graph: Data | HeteroData) -> Bipartite:
     if x[0] is None or x[1] is None or x[0].shape[1] != x[1].shape[1]:
         x = [None, None]
     query, value = (None if side is None else side.to(dense.dtype)[None, None] for side in x)
-    return Bipartite(dense[None, None], torch.ones_like(dense, dtype=torch.bool)[None], query, value, paired=queries is values)
+    return Bipartite(
+        dense[None, None],
+        torch.ones_like(dense, dtype=torch.bool)[None],
+        query,
+        value,
+        paired=queries is values,
+    )

@@ -66,7 +66,9 @@ class Means:
         """
         for name in ("shape", "replicates", "seed", "examples"):
             if getattr(self, name) != getattr(other, name):
-                raise ValueError(f"a paired difference needs the same {name}, got {getattr(self, name)} and {getattr(other, name)}")
+                raise ValueError(
+                    f"a paired difference needs the same {name}, got {getattr(self, name)} and {getattr(other, name)}"
+                )
         means = _ratio(self._sums, self._counts) - _ratio(other._sums, other._counts)
         low, high = _interval(means, np.minimum(self._counts[0], other._counts[0]), level)
         return tuple(x.reshape(self.shape) for x in (means[0], low, high))
@@ -84,7 +86,9 @@ def _interval(means: np.ndarray, counts: np.ndarray, level: float) -> np.ndarray
     some = counts > 1
     n, upper = counts[some], (1 + level) / 2
     wider = t.ppf(upper, n - 1) / norm.ppf(upper)
-    ends[:, some] = means[0, some] + wider * (np.nanquantile(means[1:, some], [1 - upper, upper], axis=0) - means[0, some])
+    ends[:, some] = means[0, some] + wider * (
+        np.nanquantile(means[1:, some], [1 - upper, upper], axis=0) - means[0, some]
+    )
     return ends
 
 

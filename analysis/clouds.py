@@ -30,7 +30,9 @@ def neighbour_cka(graph: Bipartite) -> Tensor:
     receive the same."""
     received = graph.normalised_rows() @ graph.value
     valid = graph.rows[:, None] & (graph.query_degree > 0)
-    centred = received - divide((received * valid[..., None]).sum(-2, keepdim=True), valid.sum(-1)[..., None, None]).nan_to_num(0)
+    centred = received - divide(
+        (received * valid[..., None]).sum(-2, keepdim=True), valid.sum(-1)[..., None, None]
+    ).nan_to_num(0)
     still = (centred * valid[..., None]).square().sum((-1, -2)) <= 1e-9 * received.square().sum((-1, -2))
     return cka(graph.query, received, valid).masked_fill(still, torch.nan)
 
@@ -73,7 +75,10 @@ def probe_auc(x: Tensor, is_query: Tensor, valid: Tensor, fold: Tensor, ridge: f
         fold: bool ``(..., N)``, the half that each point belongs to.
     """
     x = x.double()
-    halves = [_probe(x, is_query, valid & fold, valid & ~fold, ridge), _probe(x, is_query, valid & ~fold, valid & fold, ridge)]
+    halves = [
+        _probe(x, is_query, valid & fold, valid & ~fold, ridge),
+        _probe(x, is_query, valid & ~fold, valid & fold, ridge),
+    ]
     return torch.stack(halves).mean(0)
 
 
@@ -86,10 +91,14 @@ def _probe(x: Tensor, is_query: Tensor, train: Tensor, test: Tensor, ridge: floa
     d = x.shape[-1]
     variance = scatter.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] / d
     eye = torch.eye(d, dtype=x.dtype, device=x.device)
-    probe = torch.linalg.solve(scatter + (ridge * variance + 1e-12) * eye, (means[..., 0, :] - means[..., 1, :])[..., None])
+    probe = torch.linalg.solve(
+        scatter + (ridge * variance + 1e-12) * eye, (means[..., 0, :] - means[..., 1, :])[..., None]
+    )
     score = (x @ probe)[..., 0]
     query, value = (test & is_query).double(), (test & ~is_query).double()
-    higher = (score[..., :, None] > score[..., None, :]).double() + 0.5 * (score[..., :, None] == score[..., None, :])
+    higher = (score[..., :, None] > score[..., None, :]).double() + 0.5 * (
+        score[..., :, None] == score[..., None, :]
+    )
     area = divide((query[..., None, :] @ higher @ value[..., None])[..., 0, 0], query.sum(-1) * value.sum(-1))
     return torch.where((size > 1).all(-1), area, torch.nan)
 
@@ -108,4 +117,6 @@ def _hsic(x: Tensor, y: Tensor, n: Tensor) -> Tensor:
     """
     k, g = x.square().sum(-1), y.square().sum(-1)
     mixed, both = (k * g).sum(-1), k.sum(-1) * g.sum(-1)
-    return (x.mT @ y).square().sum((-1, -2)) - mixed + divide(both, (n - 1) * (n - 2)) - 2 * divide(mixed, n - 2)
+    return (
+        (x.mT @ y).square().sum((-1, -2)) - mixed + divide(both, (n - 1) * (n - 2)) - 2 * divide(mixed, n - 2)
+    )

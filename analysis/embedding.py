@@ -40,8 +40,15 @@ def least_points(method: str, perplexity: float) -> int:
     return {"tsne": int(3 * perplexity) + 1, "umap": round(perplexity) + 1, "pca": 3}[method]
 
 
-def maps(points: np.ndarray, method: str = "tsne", perplexities: Sequence[float] = (30,), seeds: Sequence[int] = (0,),
-         init: str = "pca", jobs: int = 1, progress: Callable[[int], None] | None = None) -> Iterator[Map]:
+def maps(
+    points: np.ndarray,
+    method: str = "tsne",
+    perplexities: Sequence[float] = (30,),
+    seeds: Sequence[int] = (0,),
+    init: str = "pca",
+    jobs: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Map]:
     r"""A map for each perplexity and seed.
 
     t-SNE (van der Maaten & Hinton 2008) looks for coordinates :math:`y` whose neighbourhoods resemble the points',
@@ -86,20 +93,30 @@ def maps(points: np.ndarray, method: str = "tsne", perplexities: Sequence[float]
                 yield _tsne(points, affinities, perplexity, seed, init, jobs, progress)
 
 
-def _check(points: np.ndarray, method: str, perplexities: Sequence[float], seeds: Sequence[int], init: str) -> None:
+def _check(
+    points: np.ndarray, method: str, perplexities: Sequence[float], seeds: Sequence[int], init: str
+) -> None:
     for name, given, known in (("method", method, METHODS), ("init", init, INITS)):
         if given not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {given!r}")
     if points.ndim != 2 or not np.isfinite(points).all():
-        raise ValueError(f"points must be finite numbers of shape (points, features), got shape {points.shape}")
+        raise ValueError(
+            f"points must be finite numbers of shape (points, features), got shape {points.shape}"
+        )
     if not perplexities or not seeds or min(perplexities) < 1:
-        raise ValueError(f"perplexities must be numbers from 1 on and seeds not empty, got {perplexities} and {seeds}")
+        raise ValueError(
+            f"perplexities must be numbers from 1 on and seeds not empty, got {perplexities} and {seeds}"
+        )
     if method == "umap" and round(min(perplexities)) < 2:
-        raise ValueError(f"perplexities must be numbers from 2 on for umap, which takes them for numbers of neighbours, got "
-                         f"{perplexities}")
+        raise ValueError(
+            f"perplexities must be numbers from 2 on for umap, which takes them for numbers of neighbours, got "
+            f"{perplexities}"
+        )
     least = least_points(method, max(perplexities))
     if len(points) < least:
-        few = "" if method == "pca" else f" with perplexity {max(perplexities):g}: give more points or lower it"
+        few = (
+            "" if method == "pca" else f" with perplexity {max(perplexities):g}: give more points or lower it"
+        )
         raise ValueError(f"{len(points)} points are too few for {method}, which needs {least}{few}")
 
 
@@ -109,12 +126,22 @@ def _affinities(points: np.ndarray, perplexity: float, jobs: int):
     return PerplexityBasedNN(points, perplexity=perplexity, method="exact", n_jobs=jobs)
 
 
-def _tsne(points: np.ndarray, affinities, perplexity: float, seed: int, init: str, jobs: int,
-          progress: Callable[[int], None] | None) -> Map:
+def _tsne(
+    points: np.ndarray,
+    affinities,
+    perplexity: float,
+    seed: int,
+    init: str,
+    jobs: int,
+    progress: Callable[[int], None] | None,
+) -> Map:
     from openTSNE import TSNEEmbedding, initialization
 
-    start = (initialization.pca(points, random_state=seed) if init == "pca"
-             else initialization.random(len(points), random_state=seed))
+    start = (
+        initialization.pca(points, random_state=seed)
+        if init == "pca"
+        else initialization.random(len(points), random_state=seed)
+    )
 
     def report(*_) -> None:  # a callback that returns something true would stop t-SNE
         progress(_EVERY)
@@ -135,7 +162,9 @@ def _umap(points: np.ndarray, perplexity: float, seed: int, init: str) -> Map:
     try:
         from umap import UMAP
     except ImportError:
-        raise UserError("umap-learn is not installed: pip install 'attngraph[umap]', or choose tsne or pca") from None
+        raise UserError(
+            "umap-learn is not installed: pip install 'attngraph[umap]', or choose tsne or pca"
+        ) from None
     # one thread: with a seed UMAP uses no more, and says so in a warning unless it is told
     found = UMAP(n_neighbors=round(perplexity), random_state=seed, init=init, n_jobs=1).fit(points)
     return Map(np.array(found.embedding_), found.transform, "umap", perplexity, seed)
@@ -167,7 +196,9 @@ def purity(points: np.ndarray, labels: Sequence, neighbours: int = 10) -> float:
 
     labels = _labels(labels, len(points))
     if not 1 <= neighbours < len(points):
-        raise ValueError(f"neighbours must lie in 1..{len(points) - 1} for {len(points)} points, got {neighbours}")
+        raise ValueError(
+            f"neighbours must lie in 1..{len(points) - 1} for {len(points)} points, got {neighbours}"
+        )
     nearest = NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
     return float((labels[nearest] == labels[:, None])[labels >= 0].mean())
 
@@ -190,8 +221,14 @@ def _labels(labels: Sequence, points: int) -> np.ndarray:
     return codes
 
 
-def quality(points: np.ndarray, coordinates: np.ndarray, labels: Mapping[str, Sequence], neighbours: int = 10,
-            most: int = 3000, seed: int = 0) -> pd.DataFrame:
+def quality(
+    points: np.ndarray,
+    coordinates: np.ndarray,
+    labels: Mapping[str, Sequence],
+    neighbours: int = 10,
+    most: int = 3000,
+    seed: int = 0,
+) -> pd.DataFrame:
     r"""What a map can be asked: is it faithful, and do labels part the points themselves, not only their map?
 
     Trustworthiness (Venna & Kaski 2001) is 1 if every point's neighbours on the map are its neighbours among the
@@ -216,15 +253,19 @@ def quality(points: np.ndarray, coordinates: np.ndarray, labels: Mapping[str, Se
     from sklearn.manifold import trustworthiness
 
     if len(points) < 3 or len(points) != len(coordinates):
-        raise ValueError("points and coordinates must be as many, and at least 3, got "
-                         f"{len(points)} and {len(coordinates)}")
+        raise ValueError(
+            "points and coordinates must be as many, and at least 3, got "
+            f"{len(points)} and {len(coordinates)}"
+        )
     labels = {name: np.asarray(given, dtype=object) for name, given in labels.items()}
     if len(points) > most:
         rows = np.sort(np.random.default_rng(seed).choice(len(points), most, replace=False))
         points, coordinates = points[rows], coordinates[rows]
         labels = {name: given[rows] for name, given in labels.items()}
     neighbours = min(neighbours, (len(points) - 1) // 2)
-    table = [("trustworthiness", "", "map", trustworthiness(points, coordinates, n_neighbors=neighbours), 0.5)]
+    table = [
+        ("trustworthiness", "", "map", trustworthiness(points, coordinates, n_neighbors=neighbours), 0.5)
+    ]
     for name, given in labels.items():
         if pd.Series(given).nunique() < 2:
             continue

@@ -56,5 +56,7 @@ def p_dirichlet_normalised(graph: Bipartite, p: float = 1.5) -> Tensor:
 def norm(graph: Bipartite, p: float) -> Tensor:
     r""":math:`\sum_i \lVert x_i \rVert^p` over the nodes of both sides that have edges."""
     sides = (graph.query, graph.query_degree), (graph.value, graph.value_degree)
-    return sum((torch.linalg.vector_norm(x, dim=-1).pow(p) * joined(degree)).sum(-1, dtype=torch.float64)
-               for x, degree in sides)
+    return sum(
+        (torch.linalg.vector_norm(x, dim=-1).pow(p) * joined(degree)).sum(-1, dtype=torch.float64)
+        for x, degree in sides
+    )

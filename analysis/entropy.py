@@ -37,7 +37,9 @@ def hubs(graph: Bipartite) -> Tensor:
     degree, count = graph.value_degree.double(), graph.columns.sum(-1)[:, None].double()
     share = degree / positive(degree.sum(-1, keepdim=True))
     nats = -torch.special.xlogy(share, share).sum(-1)
-    return torch.where((count > 1) & (degree.sum(-1) > 0), (1 - nats / count.clamp(min=2).log()).clamp(min=0), torch.nan)
+    return torch.where(
+        (count > 1) & (degree.sum(-1) > 0), (1 - nats / count.clamp(min=2).log()).clamp(min=0), torch.nan
+    )
 
 
 def self_weight(graph: Bipartite) -> Tensor:

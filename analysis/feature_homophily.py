@@ -85,7 +85,9 @@ def neighbourhood_contrast(mixing: Mixing) -> Tensor:
     pairs of different classes. 0 where neighbourhoods do not depend on classes."""
     similarity = neighbourhood_similarity(mixing)
     same = torch.eye(similarity.shape[-1], dtype=torch.bool, device=similarity.device)
-    return similarity.masked_fill(~same, torch.nan).nanmean((-1, -2)) - similarity.masked_fill(same, torch.nan).nanmean((-1, -2))
+    return similarity.masked_fill(~same, torch.nan).nanmean((-1, -2)) - similarity.masked_fill(
+        same, torch.nan
+    ).nanmean((-1, -2))
 
 
 def aggregation_statistics(mixing: Mixing) -> dict[str, Tensor]:

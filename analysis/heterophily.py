@@ -23,11 +23,34 @@ AnyGraph = AttentionGraph | Data | HeteroData | Bipartite
 Labelling = Mapping[str, Labels] | Callable[[str, AnyGraph], Mapping[str, Labels]] | None
 Differences = Mapping[str, tuple[str, str]]
 
-COLUMNS = ("layer", "kind", "weights", "head", "statistic", "labels", "value", "low", "high", "null_uniform", "null_permuted",
-           "excess", "excess_low", "excess_high", "examples", "note")
+COLUMNS = (
+    "layer",
+    "kind",
+    "weights",
+    "head",
+    "statistic",
+    "labels",
+    "value",
+    "low",
+    "high",
+    "null_uniform",
+    "null_permuted",
+    "excess",
+    "excess_low",
+    "excess_high",
+    "examples",
+    "note",
+)
 LABEL_STATISTICS = (*homophily.SHARED, *homophily.ANY, "aggregation", "neighbourhood_contrast")
-FEATURE_STATISTICS = ("cosine", "generalised_edge", "dirichlet", "dirichlet_normalised", "p_dirichlet", "p_dirichlet_normalised",
-                      "neighbour_cka")
+FEATURE_STATISTICS = (
+    "cosine",
+    "generalised_edge",
+    "dirichlet",
+    "dirichlet_normalised",
+    "p_dirichlet",
+    "p_dirichlet_normalised",
+    "neighbour_cka",
+)
 WEIGHT_STATISTICS = {
     "entropy": entropy.entropy,
     "effective_degree": entropy.effective_degree,
@@ -68,7 +91,14 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self):
-        for name, least in (("permutations", 1), ("replicates", 2), ("p", 1), ("bins", 0), ("points", 4), ("seed", 0)):
+        for name, least in (
+            ("permutations", 1),
+            ("replicates", 2),
+            ("p", 1),
+            ("bins", 0),
+            ("points", 4),
+            ("seed", 0),
+        ):
             if not least <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be at least {least} and finite, got {getattr(self, name)}")
         if not 0 < self.level < 1:
@@ -95,15 +125,28 @@ class _Layer:
         self.means = Means((len(keys), heads + 1, 4), settings.replicates, settings.seed)
         self.left_out = np.zeros((len(keys), heads + 1, len(homophily.REASONS)), int)
 
-    def lines(self, mean: np.ndarray, low: np.ndarray, high: np.ndarray) -> Iterable[tuple[tuple[int, int], dict]]:
+    def lines(
+        self, mean: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> Iterable[tuple[tuple[int, int], dict]]:
         """The numbers of each statistic and head, and their place."""
         for k, (statistic, labels) in enumerate(self.keys):
             for head in range(self.heads + 1):
-                yield (k, head), {
-                    "head": "all" if head == self.heads else head, "statistic": statistic, "labels": labels,
-                    "value": mean[k, head, 0], "low": low[k, head, 0], "high": high[k, head, 0],
-                    "null_uniform": mean[k, head, 1], "null_permuted": mean[k, head, 2], "excess": mean[k, head, 3],
-                    "excess_low": low[k, head, 3], "excess_high": high[k, head, 3]}
+                yield (
+                    (k, head),
+                    {
+                        "head": "all" if head == self.heads else head,
+                        "statistic": statistic,
+                        "labels": labels,
+                        "value": mean[k, head, 0],
+                        "low": low[k, head, 0],
+                        "high": high[k, head, 0],
+                        "null_uniform": mean[k, head, 1],
+                        "null_permuted": mean[k, head, 2],
+                        "excess": mean[k, head, 3],
+                        "excess_low": low[k, head, 3],
+                        "excess_high": high[k, head, 3],
+                    },
+                )
 
 
 class Heterophily:
@@ -128,7 +171,9 @@ class Heterophily:
         self.settings = settings
         self._layers: dict[tuple[str, str], _Layer] = {}
 
-    def add(self, name: str, graph: AnyGraph, labels: Mapping[str, Labels] | None = None, weights: str = "M") -> None:
+    def add(
+        self, name: str, graph: AnyGraph, labels: Mapping[str, Labels] | None = None, weights: str = "M"
+    ) -> None:
         """Measure a batch of graphs of a layer.
 
         Args:
@@ -147,8 +192,12 @@ class Heterophily:
         layer = self._layers.get((name, weights))
         first = 0 if layer is None else layer.means.examples
         with torch.no_grad():  # all kinds of weights of a layer see the same permutations
-            found = self._measure(view, labels or {}, lambda what: Draws(self.settings.seed, f"{name}/{what}", first),
-                                  self_loops=kind != "self")
+            found = self._measure(
+                view,
+                labels or {},
+                lambda what: Draws(self.settings.seed, f"{name}/{what}", first),
+                self_loops=kind != "self",
+            )
         if layer is None:
             layer = self._layers[name, weights] = _Layer(kind, list(found), view.heads, self.settings)
         if layer.keys != list(found) or layer.heads != view.heads:
@@ -180,15 +229,28 @@ class Heterophily:
     def spectrum(self) -> pd.DataFrame:
         """The spectra: as :meth:`table`, with the column ``frequency`` (the middle of the bin) in place of
         ``labels``."""
-        lines = [line | {"frequency": float(line["labels"])} for line in self._lines() if line["statistic"] in _SPECTRA]
-        return pd.DataFrame(lines, columns=["frequency" if column == "labels" else column for column in COLUMNS])
+        lines = [
+            line | {"frequency": float(line["labels"])}
+            for line in self._lines()
+            if line["statistic"] in _SPECTRA
+        ]
+        return pd.DataFrame(
+            lines, columns=["frequency" if column == "labels" else column for column in COLUMNS]
+        )
 
     def _lines(self) -> Iterable[dict]:
         for (name, weights), layer in self._layers.items():
-            mean, (low, high), counts = layer.means.mean(), layer.means.interval(self.settings.level), layer.means.counts
+            mean, (low, high), counts = (
+                layer.means.mean(),
+                layer.means.interval(self.settings.level),
+                layer.means.counts,
+            )
             for place, line in layer.lines(mean, low, high):
-                yield {"layer": name, "kind": layer.kind, "weights": weights} | line | {
-                    "examples": counts[*place, 0], "note": _note(layer.left_out[place], counts[*place, 0])}
+                yield (
+                    {"layer": name, "kind": layer.kind, "weights": weights}
+                    | line
+                    | {"examples": counts[*place, 0], "note": _note(layer.left_out[place], counts[*place, 0])}
+                )
 
     def _differences(self, difference: str, one: str, other: str) -> Iterable[dict]:
         for name, weights in self._layers:
@@ -203,21 +265,38 @@ class Heterophily:
             counts = [layer.means.counts for layer in (a, b)]
             for place, line in a.lines(mean, low, high):
                 pair = [int(count[*place, 0]) for count in counts]
-                note = _note(np.zeros(0, int), min(pair)) if pair[0] == pair[1] else \
-                    f"not the same graphs: {pair[0]} of {one}, {pair[1]} of {other}"
-                yield {"layer": name, "kind": a.kind, "weights": difference} | line | {"examples": min(pair), "note": note}
+                note = (
+                    _note(np.zeros(0, int), min(pair))
+                    if pair[0] == pair[1]
+                    else f"not the same graphs: {pair[0]} of {one}, {pair[1]} of {other}"
+                )
+                yield (
+                    {"layer": name, "kind": a.kind, "weights": difference}
+                    | line
+                    | {"examples": min(pair), "note": note}
+                )
 
-    def _measure(self, graph: Bipartite, labels: Mapping[str, Labels], draws: Callable[[str], Draws],
-                 self_loops: bool) -> dict[tuple[str, str], _Found]:
+    def _measure(
+        self, graph: Bipartite, labels: Mapping[str, Labels], draws: Callable[[str], Draws], self_loops: bool
+    ) -> dict[tuple[str, str], _Found]:
         even = uniform(graph)
-        found = {(name, ""): _Found(function(graph), function(even)) for name, function in WEIGHT_STATISTICS.items()
-                 if name != "self_weight" or graph.paired}
+        found = {
+            (name, ""): _Found(function(graph), function(even))
+            for name, function in WEIGHT_STATISTICS.items()
+            if name != "self_weight" or graph.paired
+        }
         bare = graph.without_self_loops() if graph.paired and not self_loops else graph
         for name, classes in labels.items():
-            found |= {(statistic, name): one for statistic, one in self._labels(bare, classes, draws(name)).items()}
+            found |= {
+                (statistic, name): one for statistic, one in self._labels(bare, classes, draws(name)).items()
+            }
         if graph.query is not None:
-            found |= {(name, ""): one for name, one in (self._features(graph, even, draws("features"))
-                                                        | self._clouds(graph, draws("clouds"))).items()}
+            found |= {
+                (name, ""): one
+                for name, one in (
+                    self._features(graph, even, draws("features")) | self._clouds(graph, draws("clouds"))
+                ).items()
+            }
             if self.settings.bins:
                 found |= self._spectra(graph, even, draws("spectra"))
         return found
@@ -225,29 +304,59 @@ class Heterophily:
     def _labels(self, graph: Bipartite, classes: Labels, draws: Draws) -> dict[str, _Found]:
         observed, even = (Mixing(view, classes.on(view)) for view in (graph, uniform(graph)))
         dealt = [Mixing(graph, classes.permuted(graph, draws)) for _ in range(self.settings.permutations)]
-        values, evens, *nulls = [homophily.label_statistics(mixing) | feature_homophily.aggregation_statistics(mixing)
-                                 for mixing in (observed, even, *dealt)]
-        equal, other = homophily.degenerate(observed, even) if classes.shared else None, homophily.degenerate(observed)
-        return {name: _Found(value, evens[name], _mean([null[name] for null in nulls]),
-                             equal if name in homophily.SHARED else other) for name, value in values.items()}
+        values, evens, *nulls = [
+            homophily.label_statistics(mixing) | feature_homophily.aggregation_statistics(mixing)
+            for mixing in (observed, even, *dealt)
+        ]
+        equal, other = (
+            homophily.degenerate(observed, even) if classes.shared else None,
+            homophily.degenerate(observed),
+        )
+        return {
+            name: _Found(
+                value,
+                evens[name],
+                _mean([null[name] for null in nulls]),
+                equal if name in homophily.SHARED else other,
+            )
+            for name, value in values.items()
+        }
 
     def _features(self, graph: Bipartite, even: Bipartite, draws: Draws) -> dict[str, _Found]:
         def all_of(view: Bipartite) -> dict[str, Tensor]:
             cosine, chance = feature_homophily.cosines(view)
-            p, plain, curved = self.settings.p, energy.dirichlet(view), energy.p_dirichlet(view, self.settings.p)
-            return dict(zip(FEATURE_STATISTICS, (cosine, cosine - chance, plain, divide(plain, energy.norm(view, 2)), curved,
-                                                 divide(curved, energy.norm(view, p)), clouds.neighbour_cka(view))))
+            p, plain, curved = (
+                self.settings.p,
+                energy.dirichlet(view),
+                energy.p_dirichlet(view, self.settings.p),
+            )
+            return dict(
+                zip(
+                    FEATURE_STATISTICS,
+                    (
+                        cosine,
+                        cosine - chance,
+                        plain,
+                        divide(plain, energy.norm(view, 2)),
+                        curved,
+                        divide(curved, energy.norm(view, p)),
+                        clouds.neighbour_cka(view),
+                    ),
+                )
+            )
 
         nulls = [all_of(permuted(graph, draws)) for _ in range(self.settings.permutations)]
         evens = all_of(even)
-        return {name: _Found(value, evens[name], _mean([null[name] for null in nulls]))
-                for name, value in all_of(graph).items()}
+        return {
+            name: _Found(value, evens[name], _mean([null[name] for null in nulls]))
+            for name, value in all_of(graph).items()
+        }
 
     def _clouds(self, graph: Bipartite, draws: Draws) -> dict[str, _Found]:
         """Their null deals the points' sides anew."""
         parts = []
         for x, valid in ((graph.query, graph.rows), (graph.value, graph.columns)):
-            chosen = draws(valid).argsort(-1)[:, :self.settings.points].to(valid.device)
+            chosen = draws(valid).argsort(-1)[:, : self.settings.points].to(valid.device)
             index = chosen[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])
             parts.append((x.gather(2, index), valid.gather(1, chosen)))
         x = torch.cat([part[0] for part in parts], 2)
@@ -256,8 +365,12 @@ class Heterophily:
         fold = (places % 2 == 0).expand_as(valid)
         is_query = (torch.arange(x.shape[2], device=x.device) < parts[0][1].shape[1]).expand_as(valid)
         dealt = is_query.gather(-1, shuffle(valid, draws))
-        return {"mmd": _Found(clouds.mmd(x, is_query, valid), None, clouds.mmd(x, dealt, valid)),
-                "probe_auc": _Found(clouds.probe_auc(x, is_query, valid, fold), None, clouds.probe_auc(x, dealt, valid, fold))}
+        return {
+            "mmd": _Found(clouds.mmd(x, is_query, valid), None, clouds.mmd(x, dealt, valid)),
+            "probe_auc": _Found(
+                clouds.probe_auc(x, is_query, valid, fold), None, clouds.probe_auc(x, dealt, valid, fold)
+            ),
+        }
 
     def _spectra(self, graph: Bipartite, even: Bipartite, draws: Draws) -> dict[tuple[str, str], _Found]:
         bins = self.settings.bins
@@ -272,8 +385,11 @@ class Heterophily:
         return found
 
 
-def heterophily(graphs: AnyGraph | Mapping[str, AnyGraph] | Iterable[AnyGraph | Mapping[str, AnyGraph]], labels: Labelling = None,
-                settings: Settings = Settings()) -> pd.DataFrame:
+def heterophily(
+    graphs: AnyGraph | Mapping[str, AnyGraph] | Iterable[AnyGraph | Mapping[str, AnyGraph]],
+    labels: Labelling = None,
+    settings: Settings = Settings(),
+) -> pd.DataFrame:
     """The table of :class:`Heterophily` for one graph, several, or a stream of them.
 
     Args:
@@ -309,7 +425,9 @@ def _stack(found: Mapping[tuple[str, str], _Found], graph: Bipartite) -> tuple[n
     fine = torch.zeros(shape, dtype=torch.long, device=graph.weight.device)
     values, reasons = [], []
     for (statistic, _), one in found.items():
-        parts = [nothing if x is None else x.double().expand(shape) for x in (one.value, one.uniform, one.permuted)]
+        parts = [
+            nothing if x is None else x.double().expand(shape) for x in (one.value, one.uniform, one.permuted)
+        ]
         null = parts[1] if one.permuted is None else parts[2]
         excess = parts[0] - null
         rounding = TOLERANCE * (parts[0].abs() + null.abs() + (statistic not in _UNITS))
@@ -319,14 +437,19 @@ def _stack(found: Mapping[tuple[str, str], _Found], graph: Bipartite) -> tuple[n
         reasons.append(reason)
     values, reasons = torch.stack(values, 1), torch.stack(reasons, 0)  # (b, k, h, 4), (k, b, h)
     values = torch.cat([values, values.nanmean(2, keepdim=True)], 2)
-    left_out = torch.stack([(reasons == k).sum(1) * (k > 0) for k in range(len(homophily.REASONS))], -1)  # (k, h, reasons)
+    left_out = torch.stack(
+        [(reasons == k).sum(1) * (k > 0) for k in range(len(homophily.REASONS))], -1
+    )  # (k, h, reasons)
     left_out = torch.cat([left_out, left_out.sum(1, keepdim=True)], 1)
     return values.cpu().numpy(), left_out.cpu().numpy()
 
 
 def _note(left_out: np.ndarray, counted: int) -> str:
-    why = "; ".join(f"{number} graph{'s' * (number > 1)} left out: {homophily.REASONS[k]}"
-                    for k, number in enumerate(left_out.tolist()) if number)
+    why = "; ".join(
+        f"{number} graph{'s' * (number > 1)} left out: {homophily.REASONS[k]}"
+        for k, number in enumerate(left_out.tolist())
+        if number
+    )
     if why:
         return why
     if not counted:

@@ -86,20 +86,33 @@ def _informativeness(matrix: Tensor, b: Tensor) -> Tensor:
     return divide(information.clamp(min=0), torch.where(entropy > 1e-12, entropy, torch.zeros_like(entropy)))
 
 
-SHARED = {"edge": edge, "node_query": node_query, "node_value": node_value, "class_insensitive": class_insensitive,
-          "adjusted": adjusted}
+SHARED = {
+    "edge": edge,
+    "node_query": node_query,
+    "node_value": node_value,
+    "class_insensitive": class_insensitive,
+    "adjusted": adjusted,
+}
 ANY = {"label_informativeness": label_informativeness}
 
 
 def label_statistics(mixing: Mixing) -> dict[str, Tensor]:
     """All of the above that are defined for these labels."""
-    return {name: function(mixing) for name, function in ((SHARED if mixing.labels.shared else {}) | ANY).items()}
+    return {
+        name: function(mixing) for name, function in ((SHARED if mixing.labels.shared else {}) | ANY).items()
+    }
 
 
 FINE, EMPTY, ONE_CLASS, ROLES, NO_PAIR, ALL_PAIRS, ALL_DIFFER = range(7)
-REASONS = ("", "no edges between labelled nodes", "one side has one class only", "role labels: the sides share no class",
-           "no visible pair of equal labels", "all visible pairs have equal labels",
-           "all labels differ: a permutation changes nothing")
+REASONS = (
+    "",
+    "no edges between labelled nodes",
+    "one side has one class only",
+    "role labels: the sides share no class",
+    "no visible pair of equal labels",
+    "all visible pairs have equal labels",
+    "all labels differ: a permutation changes nothing",
+)
 
 
 def degenerate(mixing: Mixing, uniform: Mixing | None = None) -> Tensor:
@@ -150,5 +163,7 @@ def _node(sums: Tensor, labels: Tensor, isolated: bool) -> Tensor:
 
 def _shared(mixing: Mixing) -> None:
     if not mixing.labels.shared:
-        raise ValueError("the two sides' labels have different alphabets, so no label can be equal to another: use "
-                         "label_informativeness, or labels with shared=True")
+        raise ValueError(
+            "the two sides' labels have different alphabets, so no label can be equal to another: use "
+            "label_informativeness, or labels with shared=True"
+        )

@@ -38,8 +38,10 @@ class Labels:
         for name in ("query", "value"):
             labels = getattr(self, name)
             if labels.is_floating_point() or labels.dim() not in (2, 3):
-                raise ValueError(f"{name} labels must be whole numbers of shape (b, nodes) or (b, h, nodes), got "
-                                 f"{labels.dtype} {tuple(labels.shape)}")
+                raise ValueError(
+                    f"{name} labels must be whole numbers of shape (b, nodes) or (b, h, nodes), got "
+                    f"{labels.dtype} {tuple(labels.shape)}"
+                )
             if labels.dim() == 2:
                 labels = labels[:, None]
             object.__setattr__(self, name, labels.long())
@@ -61,8 +63,10 @@ class Labels:
         b, _, n, m = graph.weight.shape
         for name, labels, nodes in (("query", self.query, n), ("value", self.value, m)):
             if labels.shape[-1] != nodes or labels.shape[0] != b or labels.shape[1] not in (1, graph.heads):
-                raise ValueError(f"{name} labels must have shape ({b}, {nodes}) or ({b}, {graph.heads}, {nodes}), got "
-                                 f"{tuple(labels.shape)}")
+                raise ValueError(
+                    f"{name} labels must have shape ({b}, {nodes}) or ({b}, {graph.heads}, {nodes}), got "
+                    f"{tuple(labels.shape)}"
+                )
         heads = max(self.query.shape[1], self.value.shape[1])
         query = torch.where(graph.rows[:, None], self.query.clamp(min=-1), -1).expand(-1, heads, -1)
         value = torch.where(graph.columns[:, None], self.value.clamp(min=-1), -1).expand(-1, heads, -1)
@@ -76,7 +80,9 @@ class Labels:
         """:meth:`on` the graph, with the classes dealt anew; see :mod:`analysis.nulls`."""
         touched = graph.columns[:, None]
         if not graph.paired:
-            return replace(self, value=gather(self.value, shuffle(touched & (self.value >= 0), draws))).on(graph)
+            return replace(self, value=gather(self.value, shuffle(touched & (self.value >= 0), draws))).on(
+                graph
+            )
         known = (touched | graph.rows[:, None]) & ((self.query >= 0) | (self.value >= 0))
         order = shuffle(known, draws)
         return replace(self, query=gather(self.query, order), value=gather(self.value, order)).on(graph)
@@ -96,7 +102,9 @@ def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
     return (labels[..., None] == torch.arange(classes, device=labels.device)).to(dtype)
 
 
-def modality(graph: AttentionGraph, special_query: Tensor | None = None, special_value: Tensor | None = None) -> Labels | None:
+def modality(
+    graph: AttentionGraph, special_query: Tensor | None = None, special_value: Tensor | None = None
+) -> Labels | None:
     """Text, image or special (``TEXT``, ``IMAGE``, ``SPECIAL``) for every node; None where the graph does not know.
 
     Args:
@@ -111,8 +119,11 @@ def modality(graph: AttentionGraph, special_query: Tensor | None = None, special
     return Labels(*sides)
 
 
-def classes_of_tokens(tokens: Sequence[Sequence[str]], classes: Mapping[str, str] | Mapping[str, int],
-                      names: Sequence[str] | None = None) -> Tensor:
+def classes_of_tokens(
+    tokens: Sequence[Sequence[str]],
+    classes: Mapping[str, str] | Mapping[str, int],
+    names: Sequence[str] | None = None,
+) -> Tensor:
     """The class of each token, ``(b, n)``; -1 for tokens that ``classes`` does not list.
 
     Args:
@@ -122,7 +133,9 @@ def classes_of_tokens(tokens: Sequence[Sequence[str]], classes: Mapping[str, str
     """
     names = sorted(set(map(str, classes.values()))) if names is None else list(names)
     number = {name: k for k, name in enumerate(names)}
-    return torch.tensor([[number[str(classes[token])] if token in classes else -1 for token in line] for line in tokens])
+    return torch.tensor(
+        [[number[str(classes[token])] if token in classes else -1 for token in line] for line in tokens]
+    )
 
 
 class SharedClusters:
@@ -149,12 +162,16 @@ class SharedClusters:
 
     def __init__(self, clusters: int = 8, points: int = 512, examples: int = 16, seed: int = 0):
         if clusters < 2 or points < clusters:
-            raise ValueError(f"clusters must be at least 2 and at most points, got {clusters} clusters and {points} points")
+            raise ValueError(
+                f"clusters must be at least 2 and at most points, got {clusters} clusters and {points} points"
+            )
         if examples < 1:
             raise ValueError(f"examples must be at least 1, got {examples}")
         self.clusters, self.points, self.examples, self.seed = clusters, points, examples, seed
         self._seen: dict[str, int] = {}
-        self._gathered: dict[str, list[tuple[Tensor, Tensor]]] = {}  # of both sides: keys (points), features (points, h, d)
+        self._gathered: dict[
+            str, list[tuple[Tensor, Tensor]]
+        ] = {}  # of both sides: keys (points), features (points, h, d)
         self._centres: dict[str, Tensor] = {}  # (h, k, d)
 
     def gather(self, name: str, graph: Bipartite) -> None:
@@ -176,7 +193,7 @@ class SharedClusters:
             keys, x = draws(valid)[valid.cpu()], x[example, :, node]
             if seen:
                 keys, x = (torch.cat(parts) for parts in zip(self._gathered[name][side], (keys, x)))
-            order = keys.argsort()[:self.points]
+            order = keys.argsort()[: self.points]
             sides.append((keys[order], x[order.to(x.device)]))
         self._gathered[name], self._seen[name] = sides, seen + len(graph.rows)
 
@@ -190,9 +207,15 @@ class SharedClusters:
 
         points = torch.cat([x for _, x in self._gathered[name]]).transpose(0, 1)
         if points.shape[1] < self.clusters:
-            raise ValueError(f"{self.clusters} clusters need at least so many nodes, and the first examples have {points.shape[1]}")
-        fitted = [KMeans(self.clusters, n_init=1, random_state=self.seed).fit(head.double().cpu().numpy()).cluster_centers_
-                  for head in points]
+            raise ValueError(
+                f"{self.clusters} clusters need at least so many nodes, and the first examples have {points.shape[1]}"
+            )
+        fitted = [
+            KMeans(self.clusters, n_init=1, random_state=self.seed)
+            .fit(head.double().cpu().numpy())
+            .cluster_centers_
+            for head in points
+        ]
         self._centres[name] = torch.stack([torch.from_numpy(centres) for centres in fitted]).to(points)
         del self._gathered[name]
 
@@ -207,6 +230,12 @@ class SharedClusters:
                 self.gather(name, graph)
             self.fit(name)
         centres = self._centres[name]
-        near = [(x.square().sum(-1, keepdim=True) - 2 * x @ centres.mT + centres.square().sum(-1)[:, None]).argmin(-1)
-                for x in (graph.query, graph.value)]
-        return Labels(torch.where(graph.rows[:, None], near[0], -1), torch.where(graph.columns[:, None], near[1], -1))
+        near = [
+            (
+                x.square().sum(-1, keepdim=True) - 2 * x @ centres.mT + centres.square().sum(-1)[:, None]
+            ).argmin(-1)
+            for x in (graph.query, graph.value)
+        ]
+        return Labels(
+            torch.where(graph.rows[:, None], near[0], -1), torch.where(graph.columns[:, None], near[1], -1)
+        )

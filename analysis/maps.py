@@ -31,8 +31,10 @@ def patch_grid(nodes: int, grid: Grid | None = None) -> tuple[int, int, int]:
     if grid is None:
         side = isqrt(max(nodes, 0))
         if nodes < 1 or nodes - side**2 > 1:
-            raise ValueError(f"nodes must be a square number of patches, with or without a [CLS] before, where no grid is given, "
-                             f"got {nodes}")
+            raise ValueError(
+                f"nodes must be a square number of patches, with or without a [CLS] before, where no grid is given, "
+                f"got {nodes}"
+            )
         return side, side, nodes - side**2
     others = nodes - prod(grid)
     if min(grid) >= 1 and 0 <= others <= OTHERS:
@@ -40,8 +42,10 @@ def patch_grid(nodes: int, grid: Grid | None = None) -> tuple[int, int, int]:
     merged = isqrt(prod(grid) // nodes) if nodes > 0 else 1
     if merged > 1 and not any(side % merged for side in grid) and nodes * merged**2 == prod(grid):
         return grid[0] // merged, grid[1] // merged, 0
-    raise ValueError(f"nodes must be {grid[0]} x {grid[1]} patches after at most {OTHERS} others ([CLS], registers), or these "
-                     f"merged by squares, got {nodes}")
+    raise ValueError(
+        f"nodes must be {grid[0]} x {grid[1]} patches after at most {OTHERS} others ([CLS], registers), or these "
+        f"merged by squares, got {nodes}"
+    )
 
 
 def shares(values: Tensor, grid: Grid | None = None) -> Tensor:
@@ -58,12 +62,14 @@ def shares(values: Tensor, grid: Grid | None = None) -> Tensor:
     """
     if (values < 0).any():
         raise ValueError(f"values must be at least 0, got {float(values.min()):g}")
-    patches = values[:, patch_grid(values.shape[1], grid)[2]:]
+    patches = values[:, patch_grid(values.shape[1], grid)[2] :]
     patches = patches.double() if patches.device.type != "mps" else patches
     return patches / patches.sum(-1, keepdim=True)
 
 
-def map_table(values: Mapping[tuple[str, str], Tensor], names: Sequence[str], grid: Grid | None = None) -> pd.DataFrame:
+def map_table(
+    values: Mapping[tuple[str, str], Tensor], names: Sequence[str], grid: Grid | None = None
+) -> pd.DataFrame:
     """A row per patch.
 
     Args:
@@ -83,14 +89,25 @@ def map_table(values: Mapping[tuple[str, str], Tensor], names: Sequence[str], gr
         rows, columns, _ = patch_grid(nodes.shape[1], grid)
         found, many = shares(nodes, grid).cpu().numpy(), rows * columns
         place = np.tile(np.arange(many), len(names))
-        tables.append(pd.DataFrame({"example": np.repeat(list(names), many), "method": method, "query": query,
-                                    "row": place // columns, "column": place % columns, "share": found.ravel(),
-                                    "lift": found.ravel() * many}))
+        tables.append(
+            pd.DataFrame(
+                {
+                    "example": np.repeat(list(names), many),
+                    "method": method,
+                    "query": query,
+                    "row": place // columns,
+                    "column": place % columns,
+                    "share": found.ravel(),
+                    "lift": found.ravel() * many,
+                }
+            )
+        )
     return pd.concat(tables, ignore_index=True)
 
 
-def mass_table(values: Mapping[tuple[str, str], Tensor], inside: Tensor, names: Sequence[str],
-               grid: Grid | None = None) -> pd.DataFrame:
+def mass_table(
+    values: Mapping[tuple[str, str], Tensor], inside: Tensor, names: Sequence[str], grid: Grid | None = None
+) -> pd.DataFrame:
     r"""How much of each map lies inside a region: :math:`\sum_{j \in S} r_j / \sum_j r_j` over the patches j.
 
     Args:
@@ -112,12 +129,23 @@ def mass_table(values: Mapping[tuple[str, str], Tensor], inside: Tensor, names: 
         if inside.shape != found.shape:
             raise ValueError(f"inside must have shape {tuple(found.shape)}, got {tuple(inside.shape)}")
         region = inside.to(found)
-        tables.append(pd.DataFrame({"example": list(names), "method": method, "query": query,
-                                    "mass": (found * region).sum(-1).tolist(), "uniform": region.mean(-1).tolist()}))
+        tables.append(
+            pd.DataFrame(
+                {
+                    "example": list(names),
+                    "method": method,
+                    "query": query,
+                    "mass": (found * region).sum(-1).tolist(),
+                    "uniform": region.mean(-1).tolist(),
+                }
+            )
+        )
     return pd.concat(tables, ignore_index=True)
 
 
-def mass_summary(table: pd.DataFrame, replicates: int = 1000, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
+def mass_summary(
+    table: pd.DataFrame, replicates: int = 1000, level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
     """Means over the examples of :func:`mass_table`, with bootstrap intervals (:class:`analysis.bootstrap.Means`).
 
     Maps that are 0 everywhere count in ``empty`` and nowhere else. The last row is the uniform map's, over all
@@ -127,14 +155,28 @@ def mass_summary(table: pd.DataFrame, replicates: int = 1000, level: float = 0.9
         Columns method, query, examples, empty, mass, low, high; uniform (for the same examples), and excess,
         excess_low, excess_high: mass less uniform, example by example.
     """
-    uniform = table.drop_duplicates("example").assign(method="uniform", query="", mass=lambda part: part["uniform"])
+    uniform = table.drop_duplicates("example").assign(
+        method="uniform", query="", mass=lambda part: part["uniform"]
+    )
     rows = []
     for (method, query), part in pd.concat([table, uniform]).groupby(["method", "query"], sort=False):
         same = part["uniform"].where(part["mass"].notna())
         means = Means((3,), replicates, seed)
         means.add(np.stack([part["mass"], same, part["mass"] - same], axis=1))
         (mass, flat, excess), (low, high) = means.mean(), means.interval(level)
-        rows.append({"method": method, "query": query, "examples": means.counts[0],
-                     "empty": len(part) - means.counts[0], "mass": mass, "low": low[0], "high": high[0],
-                     "uniform": flat, "excess": excess, "excess_low": low[2], "excess_high": high[2]})
+        rows.append(
+            {
+                "method": method,
+                "query": query,
+                "examples": means.counts[0],
+                "empty": len(part) - means.counts[0],
+                "mass": mass,
+                "low": low[0],
+                "high": high[0],
+                "uniform": flat,
+                "excess": excess,
+                "excess_low": low[2],
+                "excess_high": high[2],
+            }
+        )
     return pd.DataFrame(rows)

@@ -31,8 +31,9 @@ class Mixing:
         sizes = [int(side.max()) + 1 if side.numel() else 0 for side in (labels.query, labels.value)]
         sizes = [max(1, *sizes)] * 2 if labels.shared else [max(1, size) for size in sizes]
         self.labels, self.paired, self._weight = labels, graph.paired, graph.weight
-        self.y, self.z = (one_hot(side, size, graph.weight.dtype)
-                          for side, size in zip((labels.query, labels.value), sizes))
+        self.y, self.z = (
+            one_hot(side, size, graph.weight.dtype) for side, size in zip((labels.query, labels.value), sizes)
+        )
         self.queries, self.values = self.y.sum(-2).double(), self.z.sum(-2).double()
         self.at_queries = graph.weight @ self.z
         sums = (self.y.mT @ self.at_queries).double()

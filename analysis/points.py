@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from analysis.bipartite import factor
 from attngraph.graph import AttentionGraph
-from attngraph.instrument import instrument
+from attngraph.reading.instrument import instrument
 
 ROLES = ("query", "value")
 WHOLE = "all"  # stands for a layer's heads together
@@ -73,8 +73,13 @@ class Points:
         outputs: from :func:`output_matrices`; only for whole layers.
     """
 
-    def __init__(self, most: int = 3000, seed: int = 0, heads: Sequence[int] | None = None,
-                 outputs: Mapping[str, Tensor] | None = None):
+    def __init__(
+        self,
+        most: int = 3000,
+        seed: int = 0,
+        heads: Sequence[int] | None = None,
+        outputs: Mapping[str, Tensor] | None = None,
+    ):
         if most < 1:
             raise ValueError(f"most must be at least 1, got {most}")
         self.most, self.seed = most, seed
@@ -83,9 +88,16 @@ class Points:
         self._layers: dict[str, _Layer] = {}
 
     @torch.no_grad()
-    def add(self, layer: str, graph: AttentionGraph, examples: Sequence[str], query_labels: Labels | None = None,
-            value_labels: Labels | None = None, query_valid: Tensor | None = None,
-            value_valid: Tensor | None = None) -> None:
+    def add(
+        self,
+        layer: str,
+        graph: AttentionGraph,
+        examples: Sequence[str],
+        query_labels: Labels | None = None,
+        value_labels: Labels | None = None,
+        query_valid: Tensor | None = None,
+        value_valid: Tensor | None = None,
+    ) -> None:
         """The nodes of another graph of a layer.
 
         Args:
@@ -101,29 +113,43 @@ class Points:
         """
         b, h = graph.shape[:2]
         if len(examples) != b:
-            raise ValueError(f"examples must be as many as the graph's, got {len(examples)} for {b} ({layer})")
+            raise ValueError(
+                f"examples must be as many as the graph's, got {len(examples)} for {b} ({layer})"
+            )
         if self.heads is not None and len(self.heads) != h:
             raise ValueError(f"heads must be those of the graph: got {len(self.heads)} for {h} ({layer})")
         kept = self._layers.setdefault(layer, _Layer(graph.kind))
         project, kept.projected = self._projection(layer, graph)
         valid = [_valid_queries(graph), _valid_values(graph)]
         for role, told in enumerate((query_valid, value_valid)):
-            valid[role] = (valid[role] if told is None else valid[role] & told.to(valid[role].device)).cpu().numpy()
+            valid[role] = (
+                (valid[role] if told is None else valid[role] & told.to(valid[role].device)).cpu().numpy()
+            )
             kept.sizes.append(valid[role].sum(1))
         each = kept.each(self.most)
         for role, (features, labels) in enumerate(((graph.query, query_labels), (graph.value, value_labels))):
             rank = self._ranks(valid[role], role, kept.examples)
             example, node = (valid[role] & (rank < each)).nonzero()
             image = graph.is_image()[role]
-            modality = "unknown" if image is None else np.where(image.cpu().numpy()[example, node], "image", "text")
-            rows = pd.DataFrame({"role": ROLES[role], "modality": modality, "rank": rank[example, node],
-                                 "node": valid[role].cumsum(1)[example, node] - 1,
-                                 "number": kept.examples + example,
-                                 "example": np.asarray(examples, dtype=object)[example]})
+            modality = (
+                "unknown" if image is None else np.where(image.cpu().numpy()[example, node], "image", "text")
+            )
+            rows = pd.DataFrame(
+                {
+                    "role": ROLES[role],
+                    "modality": modality,
+                    "rank": rank[example, node],
+                    "node": valid[role].cumsum(1)[example, node] - 1,
+                    "number": kept.examples + example,
+                    "example": np.asarray(examples, dtype=object)[example],
+                }
+            )
             for name in ("token", "class"):
                 names = np.asarray((labels or {}).get(name, np.full(rank.shape, "")), dtype=object)
                 if names.shape != rank.shape:
-                    raise ValueError(f"{ROLES[role]}_labels[{name!r}] must have shape {rank.shape}, got {names.shape}")
+                    raise ValueError(
+                        f"{ROLES[role]}_labels[{name!r}] must have shape {rank.shape}, got {names.shape}"
+                    )
                 rows[name] = names[example, node]
             kept.rows.append(rows)
             chosen = features[torch.from_numpy(example), :, torch.from_numpy(node)]  # (points, h, d)
@@ -144,7 +170,9 @@ class Points:
                 rows, features = rows.iloc[some], features[:, some]
             rows = rows.reset_index(drop=True).assign(layer=name, kind=kept.kind or "unknown")
             for head, points in zip([WHOLE] if self.heads is None else self.heads, features):
-                found.append(Cloud(rows.assign(head=head)[COLUMNS], np.ascontiguousarray(points), kept.projected))
+                found.append(
+                    Cloud(rows.assign(head=head)[COLUMNS], np.ascontiguousarray(points), kept.projected)
+                )
         return found
 
     def _projection(self, layer: str, graph: AttentionGraph) -> tuple[Callable[[Tensor], Tensor], bool]:
@@ -155,8 +183,10 @@ class Points:
             if output is not None and output.shape[0] == h * d:
                 return lambda x: (x.flatten(1) @ output.to(x))[None], True
             if graph.metric is not None:
-                raise ValueError(f"{layer}: the points of a whole layer need W_o, and the metric has only the heads' "
-                                 "own: give outputs=output_matrices(model), or name the heads")
+                raise ValueError(
+                    f"{layer}: the points of a whole layer need W_o, and the metric has only the heads' "
+                    "own: give outputs=output_matrices(model), or name the heads"
+                )
             return lambda x: x.flatten(1)[None], False
         if graph.metric is None:
             return lambda x: x.transpose(0, 1), False

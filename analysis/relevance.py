@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from attngraph import AttentionGraph, record
-from attngraph.calls import Call
-from attngraph.instrument import instrument
+from attngraph.reading.calls import Call
+from attngraph.reading.instrument import instrument
 
 Graphs = Mapping[str, AttentionGraph]
 
@@ -83,15 +83,24 @@ def route(graphs: Graphs) -> Route:
     if not graphs:
         raise ValueError("graphs must hold a layer, got none")
     ends = _ends(graphs)
-    start = next(iter(_last(graphs, lambda name: _reads(graphs[name], ends[name]))
-                      + _last(graphs, lambda name: ends[name][0].modality == "image" and graphs[name].kind == "cross")
-                      + _last(graphs, lambda name: ends[name][0].modality == "image") + list(graphs)[-1:]))
+    start = next(
+        iter(
+            _last(graphs, lambda name: _reads(graphs[name], ends[name]))
+            + _last(graphs, lambda name: ends[name][0].modality == "image" and graphs[name].kind == "cross")
+            + _last(graphs, lambda name: ends[name][0].modality == "image")
+            + list(graphs)[-1:]
+        )
+    )
     tokens = ends[start][0]
     hops, passed = [start], {tokens}
     while True:
         seen = _linked(graphs, ends, hops[-1]) or ends[hops[-1]][1]
-        onward = _last(graphs, lambda name: graphs[name].kind == "cross" and ends[name][0] == seen
-                       and ends[name][1] not in passed)
+        onward = _last(
+            graphs,
+            lambda name: (
+                graphs[name].kind == "cross" and ends[name][0] == seen and ends[name][1] not in passed
+            ),
+        )
         passed.add(seen)
         if not onward or seen == tokens:
             return Route([name for name in graphs if ends[name][0] == tokens], hops)
@@ -114,8 +123,10 @@ def raw(graphs: Graphs, layer: str | None = None, heads: Sequence[int] | None = 
     hops, ends = route(graphs).hops, _ends(graphs)
     first = hops[0] if layer is None else layer
     if first not in graphs or ends[first] != ends[hops[0]]:
-        raise ValueError(f"layer must be one of {', '.join(name for name in graphs if ends[name] == ends[hops[0]])}, "
-                         f"got {layer!r}")
+        raise ValueError(
+            f"layer must be one of {', '.join(name for name in graphs if ends[name] == ends[hops[0]])}, "
+            f"got {layer!r}"
+        )
     weight = graphs[first].weight
     if heads is not None and not (heads and all(0 <= head < weight.shape[1] for head in heads)):
         raise ValueError(f"heads must lie in 0..{weight.shape[1] - 1} for {first}, got {list(heads)}")
@@ -145,9 +156,12 @@ def rollout(graphs: Graphs) -> Relevance:
     Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, for self-attention;
     cross-attention is our reading of it.
     """
+
     def layer(name: str, a: Nodes, b: Nodes, maps: _Maps) -> dict[tuple[Nodes, Nodes], Tensor]:
         weight, share = _mixing(graphs[name])
-        return {(a, c): (1 - share) * maps.of(a, c) + share * (weight @ maps.of(b, c)) for c in maps.sources(a, b)}
+        return {
+            (a, c): (1 - share) * maps.of(a, c) + share * (weight @ maps.of(b, c)) for c in maps.sources(a, b)
+        }
 
     return _walk(graphs, layer)
 
@@ -180,6 +194,7 @@ def relevance(graphs: Graphs, gradients: Mapping[str, Tensor]) -> Relevance:
     Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
     Transformers", ICCV 2021, equations 5 to 11.
     """
+
     def layer(name: str, a: Nodes, b: Nodes, maps: _Maps) -> dict[tuple[Nodes, Nodes], Tensor]:
         weight = _positive(name, graphs, gradients)
         found = {(a, c): maps.of(a, c) + weight @ maps.of(b, c) for c in maps.sources(a, b)}
@@ -205,8 +220,9 @@ def valid_nodes(graph: AttentionGraph, side: int) -> Tensor:
     return mask.any(1) if mask.dim() == 3 else mask
 
 
-def capture_with_gradients(model: nn.Module, inputs: Mapping, score: Callable[..., Tensor]
-                           ) -> tuple[dict[str, AttentionGraph], dict[str, Tensor]]:
+def capture_with_gradients(
+    model: nn.Module, inputs: Mapping, score: Callable[..., Tensor]
+) -> tuple[dict[str, AttentionGraph], dict[str, Tensor]]:
     r"""The graphs of one forward pass, and the gradients of a score with respect to their weights.
 
     :math:`\nabla A = \partial y / \partial A` is the whole derivative: through the layer's own output and through
@@ -234,21 +250,32 @@ def capture_with_gradients(model: nn.Module, inputs: Mapping, score: Callable[..
         found[name if calls[name] == 1 else f"{name}#{calls[name]}"] = thing
 
     def keep(name: str, call: Call, calls: Counter) -> None:
-        numbered(weights, calls, name, call.weight)  # a graph's weights are masked anew: the model goes on with these
+        numbered(
+            weights, calls, name, call.weight
+        )  # a graph's weights are masked anew: the model goes on with these
 
     handle, calls = instrument(model), Counter()
     listeners = [(site, partial(keep, name, calls=calls)) for name, site in handle.sites.items()]
     for site, listener in listeners:
         site.listeners.append(listener)
     try:
-        with _all_parameters_tracked(model), torch.enable_grad(), \
-                record(model, on_graph=partial(numbered, graphs, Counter())):
+        with (
+            _all_parameters_tracked(model),
+            torch.enable_grad(),
+            record(model, on_graph=partial(numbered, graphs, Counter())),
+        ):
             value = score(model(**inputs))
-            sizes = {graph.shape[0] for graph in graphs.values()}  # image encoders may read a batch's pictures one by one
+            sizes = {
+                graph.shape[0] for graph in graphs.values()
+            }  # image encoders may read a batch's pictures one by one
             if value.dim() != 1 or len(value) not in sizes:
-                raise ValueError(f"score must give one number per example, shape ({max(sizes)},), got {tuple(value.shape)}")
+                raise ValueError(
+                    f"score must give one number per example, shape ({max(sizes)},), got {tuple(value.shape)}"
+                )
             reached = [name for name in graphs if weights[name].requires_grad]
-            found = torch.autograd.grad(value.sum(), [weights[name] for name in reached], materialize_grads=True)
+            found = torch.autograd.grad(
+                value.sum(), [weights[name] for name in reached], materialize_grads=True
+            )
     finally:
         for site, listener in listeners:
             site.listeners.remove(listener)
@@ -269,19 +296,24 @@ def _all_parameters_tracked(model: nn.Module) -> Iterator[None]:
         for parameter in frozen:
             parameter.requires_grad_(False)
 
+
 def _ends(graphs: Graphs) -> dict[str, tuple[Nodes, Nodes]]:
     """The sets that each layer's queries and values are."""
     found = {}
     for name, graph in graphs.items():
-        modalities = ["mixed" if isinstance(side, Tensor) else side
-                      for side in (graph.query_modality, graph.value_modality)]
+        modalities = [
+            "mixed" if isinstance(side, Tensor) else side
+            for side in (graph.query_modality, graph.value_modality)
+        ]
         b, _, n, m, _ = graph.shape
         query = Nodes(b, n, modalities[0], graph.causal)
         found[name] = query, query if graph.kind == "self" else Nodes(b, m, modalities[1], False)
     for name, (query, value) in found.items():
         if graphs[name].kind == "cross" and query == value:
-            raise ValueError(f"graphs must tell the two sides of {name} apart: both have the same number and kind of nodes, in "
-                             "no order; give texts of another length")
+            raise ValueError(
+                f"graphs must tell the two sides of {name} apart: both have the same number and kind of nodes, in "
+                "no order; give texts of another length"
+            )
     return found
 
 
@@ -299,7 +331,11 @@ def _linked(graphs: Graphs, ends: Mapping[str, tuple[Nodes, Nodes]], name: str) 
     if ends[name][1].modality != "mixed":
         return None
     many = image_nodes(graphs[name], 1).sum(1)
-    queries = [ends[other][0] for other in graphs if graphs[other].kind == "cross" and ends[other][0].modality == "image"]
+    queries = [
+        ends[other][0]
+        for other in graphs
+        if graphs[other].kind == "cross" and ends[other][0].modality == "image"
+    ]
     return next((nodes for nodes in reversed(queries) if (many == nodes.number).all()), None)
 
 
@@ -316,11 +352,15 @@ class _Maps:
     def of(self, a: Nodes, c: Nodes) -> Tensor:
         if (a, c) not in self.found:
             b, eye = self.like.shape[0], torch.eye if a == c else torch.zeros
-            self.found[a, c] = eye(a.number, c.number, dtype=self.like.dtype, device=self.like.device).expand(b, -1, -1)
+            self.found[a, c] = eye(a.number, c.number, dtype=self.like.dtype, device=self.like.device).expand(
+                b, -1, -1
+            )
         return self.found[a, c]
 
 
-def _walk(graphs: Graphs, layer: Callable[[str, Nodes, Nodes, _Maps], dict[tuple[Nodes, Nodes], Tensor]]) -> Relevance:
+def _walk(
+    graphs: Graphs, layer: Callable[[str, Nodes, Nodes, _Maps], dict[tuple[Nodes, Nodes], Tensor]]
+) -> Relevance:
     """Let every layer change the maps, in the order of the calls, and return those of the route."""
     ends, found = _ends(graphs), route(graphs)
     maps = _Maps(_exact(graphs[found.hops[0]].weight[:, 0]))
@@ -346,8 +386,13 @@ def _reached(graphs: Graphs, ends: Mapping[str, tuple[Nodes, Nodes]], tokens: No
     reached, fresh = set(), {tokens}
     while fresh:
         reached |= fresh
-        fresh = {seen for name in graphs if ends[name][0] in fresh
-                 for seen in (ends[name][1], _linked(graphs, ends, name)) if seen is not None} - reached
+        fresh = {
+            seen
+            for name in graphs
+            if ends[name][0] in fresh
+            for seen in (ends[name][1], _linked(graphs, ends, name))
+            if seen is not None
+        } - reached
     return reached
 
 
@@ -358,9 +403,13 @@ def _calls(graphs: Graphs, ends: Mapping[str, tuple[Nodes, Nodes]]) -> Iterator[
         some = names[:1]
         if graphs[some[0]].kind == "cross" and len(names) > 1:
             (one, number), (other, next_number) = (name.partition("#")[::2] for name in names[:2])
-            if one == other and int(next_number) - int(number or 1) == 1 and ends[names[1]] == ends[some[0]][::-1]:
+            if (
+                one == other
+                and int(next_number) - int(number or 1) == 1
+                and ends[names[1]] == ends[some[0]][::-1]
+            ):
                 some = names[:2]
-        names = names[len(some):]
+        names = names[len(some) :]
         yield some
 
 

@@ -25,7 +25,9 @@ from attngraph import AttentionGraph
 
 EDGES = 500_000  # in a page, unless asked for otherwise: about 3 MB
 
-Cell = int | str | None  # an image node's number (others first, then patches row by row), a word, or None: not drawn
+Cell = (
+    int | str | None
+)  # an image node's number (others first, then patches row by row), a word, or None: not drawn
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,25 @@ class Shown:
 
 def one_example(graphs: Mapping[str, AttentionGraph], example: int) -> dict[str, AttentionGraph]:
     """The graphs of one example of a batch."""
+
     def cut(x):
-        return x[example:example + 1] if isinstance(x, torch.Tensor) else x
+        return x[example : example + 1] if isinstance(x, torch.Tensor) else x
 
     fields = ("query", "value", "weight", "query_mask", "value_mask", "query_modality", "value_modality")
-    return {name: replace(graph, **{field: cut(getattr(graph, field)) for field in fields})
-            for name, graph in graphs.items()}
+    return {
+        name: replace(graph, **{field: cut(getattr(graph, field)) for field in fields})
+        for name, graph in graphs.items()
+    }
 
 
-def write_viewer(path: str | Path, examples: Sequence[Shown], title: str, heads: Sequence[int] | None = None,
-                 edges: int = EDGES, first: str | None = None) -> None:
+def write_viewer(
+    path: str | Path,
+    examples: Sequence[Shown],
+    title: str,
+    heads: Sequence[int] | None = None,
+    edges: int = EDGES,
+    first: str | None = None,
+) -> None:
     """Write the page.
 
     Weights are rounded to 1/65535 of their query's largest. Each query keeps its strongest edges, as many for each as
@@ -88,12 +99,24 @@ def write_viewer(path: str | Path, examples: Sequence[Shown], title: str, heads:
         raise ValueError(f"first must be one of {', '.join(layers)}, got {first}")
     drawn = [[_drawn(shown, name, heads) for name in layers] for shown in examples]
     kinds = list(examples[0].graphs)
-    rows = sum(len(kinds) * (1 + len(layer.heads)) * len(layer.queries) for example in drawn for layer in example)
-    sides: dict[tuple[Cell, ...], int] = {}  # cells that are drawn, each list once in the page, and its number
-    found = [_example(shown, dict(zip(layers, example)), sides, max(1, edges // rows))
-             for shown, example in zip(examples, drawn)]
-    data = {"title": title, "weights": kinds, "layers": layers, "examples": found, "sides": list(sides),
-            "first": len(layers) - 1 if first is None else layers.index(first)}
+    rows = sum(
+        len(kinds) * (1 + len(layer.heads)) * len(layer.queries) for example in drawn for layer in example
+    )
+    sides: dict[
+        tuple[Cell, ...], int
+    ] = {}  # cells that are drawn, each list once in the page, and its number
+    found = [
+        _example(shown, dict(zip(layers, example)), sides, max(1, edges // rows))
+        for shown, example in zip(examples, drawn)
+    ]
+    data = {
+        "title": title,
+        "weights": kinds,
+        "layers": layers,
+        "examples": found,
+        "sides": list(sides),
+        "first": len(layers) - 1 if first is None else layers.index(first),
+    }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     page = files("analysis").joinpath("viewer.html").read_text(encoding="utf-8")
     Path(path).write_text(page.replace("/*DATA*/", text), encoding="utf-8")
@@ -112,8 +135,10 @@ def _layers(examples: Sequence[Shown]) -> list[str]:
     for shown in examples:
         for kind, graphs in shown.graphs.items():
             if set(graphs) != set(layers):
-                raise ValueError(f"graphs must all have the layers {', '.join(layers)}, got {', '.join(graphs)} for {kind} "
-                                 f"of {shown.name}")
+                raise ValueError(
+                    f"graphs must all have the layers {', '.join(layers)}, got {', '.join(graphs)} for {kind} "
+                    f"of {shown.name}"
+                )
     return layers
 
 
@@ -131,8 +156,10 @@ def _drawn(shown: Shown, name: str, heads: Sequence[int] | None) -> _Drawn:
     _, h, n, m, _ = graphs[0].shape
     for graph in graphs:
         if graph.shape[:4] != (1, h, n, m):
-            raise ValueError(f"graphs must be of one example and have one shape, got {graph.shape[:4]} beside "
-                             f"{(1, h, n, m)} for {name}")
+            raise ValueError(
+                f"graphs must be of one example and have one shape, got {graph.shape[:4]} beside "
+                f"{(1, h, n, m)} for {name}"
+            )
     some = list(range(h)) if heads is None else list(heads)
     if not some or not all(0 <= head < h for head in some):
         raise ValueError(f"heads must lie in 0..{h - 1} for {name}, got {some}")
@@ -140,8 +167,10 @@ def _drawn(shown: Shown, name: str, heads: Sequence[int] | None) -> _Drawn:
         raise ValueError(f"sides must hold all layers, got none for {name}")
     sides = shown.sides[name]
     if [len(cells) for cells in sides] != [n, m]:
-        raise ValueError(f"sides must hold {n} query cells and {m} value cells for {name}, got "
-                         f"{' and '.join(str(len(cells)) for cells in sides)}")
+        raise ValueError(
+            f"sides must hold {n} query cells and {m} value cells for {name}, got "
+            f"{' and '.join(str(len(cells)) for cells in sides)}"
+        )
     for cells in sides:
         _check_image(shown, name, [cell for cell in cells if cell is not None and not isinstance(cell, str)])
     queries, values = ([node for node, cell in enumerate(cells) if cell is not None] for cells in sides)
@@ -160,22 +189,38 @@ def _check_image(shown: Shown, name: str, numbers: list[int]) -> None:
             raise ValueError(f"{argument} must be given for {name}, which has image nodes")
     many = shown.others + prod(shown.grid)
     if not 0 <= min(numbers) <= max(numbers) < many:
-        raise ValueError(f"sides must number image nodes 0..{many - 1} for {name}, got {min(numbers)}..{max(numbers)}")
+        raise ValueError(
+            f"sides must number image nodes 0..{many - 1} for {name}, got {min(numbers)}..{max(numbers)}"
+        )
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"sides must name each image node once for {name}")
 
 
-def _example(shown: Shown, drawn: Mapping[str, _Drawn], sides: dict[tuple[Cell, ...], int], kept: int) -> dict:
+def _example(
+    shown: Shown, drawn: Mapping[str, _Drawn], sides: dict[tuple[Cell, ...], int], kept: int
+) -> dict:
     """An example as the page reads it; lists of cells that ``sides`` does not hold yet are added to it."""
     layers = []
     for name, (heads, queries, values) in drawn.items():
-        query, value = (sides.setdefault(tuple(cell for cell in cells if cell is not None), len(sides))
-                        for cells in shown.sides[name])
+        query, value = (
+            sides.setdefault(tuple(cell for cell in cells if cell is not None), len(sides))
+            for cells in shown.sides[name]
+        )
         some_kept = min(kept, len(values))
-        weights = [_pack(kind[name].weight[0, heads][:, queries][:, :, values], some_kept)
-                   for kind in shown.graphs.values()]
-        layers.append({"query": query, "value": value, "start": queries.index(shown.start.get(name, queries[0])),
-                       "heads": ["mean of heads", *(f"head {k}" for k in heads)], "kept": some_kept, "weights": weights})
+        weights = [
+            _pack(kind[name].weight[0, heads][:, queries][:, :, values], some_kept)
+            for kind in shown.graphs.values()
+        ]
+        layers.append(
+            {
+                "query": query,
+                "value": value,
+                "start": queries.index(shown.start.get(name, queries[0])),
+                "heads": ["mean of heads", *(f"head {k}" for k in heads)],
+                "kept": some_kept,
+                "weights": weights,
+            }
+        )
     rows, columns = shown.grid or (0, 0)
     found = {"name": shown.name, "rows": rows, "columns": columns, "others": shown.others, "layers": layers}
     return found if shown.image is None else found | {"image": _png(shown.image), "size": shown.image.size}
@@ -193,8 +238,12 @@ def _pack(weight: torch.Tensor, kept: int) -> dict[str, str]:
     def text(x: torch.Tensor, kind: str) -> str:
         return base64.b64encode(np.ascontiguousarray(x.numpy()).astype(kind).tobytes()).decode()
 
-    return {"node": text(top.indices, "<u2"), "weight": text(scaled, "<u2"), "most": text(most, "<f4"),
-            "sum": text(weight.sum(-1), "<f4")}
+    return {
+        "node": text(top.indices, "<u2"),
+        "weight": text(scaled, "<u2"),
+        "most": text(most, "<f4"),
+        "sum": text(weight.sum(-1), "<f4"),
+    }
 
 
 def _png(image: Image.Image) -> str:

@@ -13,7 +13,7 @@ __all__ = ["AttentionGraph", "AttentionScores", "PastDegree", "UserError", "__ve
 
 def __getattr__(name: str):
     if name in ("capture", "record"):  # on first use: transformers takes seconds to import
-        from attngraph import reader
+        from attngraph.reading import reader
 
         return getattr(reader, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -81,8 +81,10 @@ def from_pyg(data: Data | HeteroData) -> AttentionGraph:
     else:
         for field in ("x", "edge_index", "edge_weight", "is_value"):
             if data.get(field) is None:
-                raise ValueError(f"the PyG graph has no {field!r}: an attention graph needs x, edge_index, "
-                                 "edge_weight and is_value (see attngraph.convert.to_data)")
+                raise ValueError(
+                    f"the PyG graph has no {field!r}: an attention graph needs x, edge_index, "
+                    "edge_weight and is_value (see attngraph.convert.to_data)"
+                )
         is_value = data.is_value.bool()
         query, value = data.x[~is_value], data.x[is_value]
         place = torch.where(is_value, is_value.cumsum(0) - 1, (~is_value).cumsum(0) - 1)
@@ -99,12 +101,16 @@ def from_pyg(data: Data | HeteroData) -> AttentionGraph:
         visible = columns
     metric = _field(data, "metric")
     return AttentionGraph(
-        query[None, None], value[None, None], dense[None, None],
+        query[None, None],
+        value[None, None],
+        dense[None, None],
         query_mask=None if rows is None or rows.all() else rows[None],
         value_mask=None if visible is None else visible[None],
         causal=bool(_field(data, "causal")),
         metric=None if metric is None else metric[None],
-        kind=_field(data, "kind"), query_modality=_side(sides[0]), value_modality=_side(sides[1]),
+        kind=_field(data, "kind"),
+        query_modality=_side(sides[0]),
+        value_modality=_side(sides[1]),
         rotated=bool(_field(data, "rotated")),
     )
 
@@ -117,14 +123,19 @@ def to_networkx(graph: AttentionGraph, example: int = 0, head: int = 0) -> netwo
     rows, columns = _valid(part)
     out = networkx.Graph(causal=part.causal, dtype=part.query.dtype)
     modality = _modality(part)
-    for side, (name, features, valid) in enumerate((("query", part.query, rows), ("value", part.value, columns))):
+    for side, (name, features, valid) in enumerate(
+        (("query", part.query, rows), ("value", part.value, columns))
+    ):
         out.add_nodes_from(
             ((name, k), {"bipartite": side, "x": x, "valid": ok, "modality": kind})
-            for k, (x, ok, kind) in enumerate(zip(features[0, 0].tolist(), valid.tolist(), modality[side].tolist()))
+            for k, (x, ok, kind) in enumerate(
+                zip(features[0, 0].tolist(), valid.tolist(), modality[side].tolist())
+            )
         )
     i, j = part.weight[0, 0].nonzero(as_tuple=True)
     out.add_weighted_edges_from(
-        (("query", a), ("value", b), w) for a, b, w in zip(i.tolist(), j.tolist(), part.weight[0, 0][i, j].tolist())
+        (("query", a), ("value", b), w)
+        for a, b, w in zip(i.tolist(), j.tolist(), part.weight[0, 0][i, j].tolist())
     )
     out.graph.update(_extras(part))
     return out
@@ -140,29 +151,39 @@ def from_networkx(graph: networkx.Graph) -> AttentionGraph:
     sides: tuple[list, list] = ([], [])
     for node, attributes in graph.nodes(data=True):
         if attributes.get("bipartite") not in (0, 1) or "x" not in attributes:
-            raise ValueError(f"node {node!r} needs the attributes bipartite (0 = query, 1 = value) and x (its features)")
+            raise ValueError(
+                f"node {node!r} needs the attributes bipartite (0 = query, 1 = value) and x (its features)"
+            )
         sides[attributes["bipartite"]].append(node)
     place = [{node: k for k, node in enumerate(side)} for side in sides]
     dtype = graph.graph.get("dtype", torch.get_default_dtype())
     features = [torch.tensor([graph.nodes[node]["x"] for node in side], dtype=dtype) for side in sides]
     valid = [torch.tensor([graph.nodes[node].get("valid", True) for node in side]) for side in sides]
-    modality = [_side(torch.tensor([graph.nodes[node].get("modality", -1) for node in side])) for side in sides]
+    modality = [
+        _side(torch.tensor([graph.nodes[node].get("modality", -1) for node in side])) for side in sides
+    ]
     weight = torch.zeros(len(sides[0]), len(sides[1]), dtype=dtype)
     for a, b, w in graph.edges(data="weight", default=1.0):
         if a in place[1]:
             a, b = b, a
         if a not in place[0] or b not in place[1]:
-            raise ValueError(f"edge {a!r} – {b!r} does not join a query (bipartite 0) and a value (bipartite 1)")
+            raise ValueError(
+                f"edge {a!r} – {b!r} does not join a query (bipartite 0) and a value (bipartite 1)"
+            )
         weight[place[0][a], place[1][b]] += w  # a multigraph's parallel edges add up
     visible = graph.graph.get("visible", None if valid[1].all() else valid[1])
     metric = graph.graph.get("metric")
     return AttentionGraph(
-        features[0][None, None], features[1][None, None], weight[None, None],
+        features[0][None, None],
+        features[1][None, None],
+        weight[None, None],
         query_mask=None if valid[0].all() else valid[0][None],
         value_mask=None if visible is None else torch.as_tensor(visible)[None],
         causal=bool(graph.graph.get("causal", False)),
         metric=None if metric is None else torch.as_tensor(metric)[None],
-        kind=graph.graph.get("kind"), query_modality=modality[0], value_modality=modality[1],
+        kind=graph.graph.get("kind"),
+        query_modality=modality[0],
+        value_modality=modality[1],
         rotated=bool(graph.graph.get("rotated")),
     )
 
@@ -179,26 +200,38 @@ def _one(graph: AttentionGraph, example: int, head: int) -> AttentionGraph:
     e, k = slice(example, example + 1), slice(head, head + 1)
     sides = [x[e] if isinstance(x, torch.Tensor) else x for x in (graph.query_modality, graph.value_modality)]
     return AttentionGraph(
-        graph.query[e, k], graph.value[e, k], graph.weight[e, k],
+        graph.query[e, k],
+        graph.value[e, k],
+        graph.weight[e, k],
         query_mask=None if graph.query_mask is None else graph.query_mask[e],
         value_mask=None if graph.value_mask is None else graph.value_mask[e],
-        causal=graph.causal, metric=None if graph.metric is None else graph.metric[k],
-        kind=graph.kind, query_modality=sides[0], value_modality=sides[1], rotated=graph.rotated,
+        causal=graph.causal,
+        metric=None if graph.metric is None else graph.metric[k],
+        kind=graph.kind,
+        query_modality=sides[0],
+        value_modality=sides[1],
+        rotated=graph.rotated,
     )
 
 
 def _valid(part: AttentionGraph) -> tuple[torch.Tensor, torch.Tensor]:
     n, m = part.weight.shape[2:]
     device = part.weight.device
-    rows = part.query_mask[0] if part.query_mask is not None else torch.ones(n, dtype=torch.bool, device=device)
-    columns = part.value_mask[0] if part.value_mask is not None else torch.ones(m, dtype=torch.bool, device=device)
+    rows = (
+        part.query_mask[0] if part.query_mask is not None else torch.ones(n, dtype=torch.bool, device=device)
+    )
+    columns = (
+        part.value_mask[0] if part.value_mask is not None else torch.ones(m, dtype=torch.bool, device=device)
+    )
     return rows, columns.any(0) if columns.dim() == 2 else columns
 
 
 def _modality(part: AttentionGraph) -> list[torch.Tensor]:
     """Per side the modality of every node: 0 text, 1 image, -1 unknown."""
-    return [torch.full((nodes,), -1, device=part.query.device) if side is None else side[0].long()
-            for side, nodes in zip(part.is_image(), part.weight.shape[2:])]
+    return [
+        torch.full((nodes,), -1, device=part.query.device) if side is None else side[0].long()
+        for side, nodes in zip(part.is_image(), part.weight.shape[2:])
+    ]
 
 
 def _side(modality: torch.Tensor | None) -> str | torch.Tensor | None:

@@ -1,6 +1,6 @@
 """How messages move on an attention graph. A scheme is written once, against :class:`Edges`; a backend decides how the
 edges are stored: :class:`DenseEdges` as an ``(b, h, n, m)`` array, :class:`SparseEdges` as a PyG edge list,
-:class:`attngraph.tiled.TiledEdges` not at all: they are computed a tile at a time whenever they are summed over.
+:class:`attngraph.backends.tiled.TiledEdges` not at all: they are computed a tile at a time whenever they are summed over.
 
 Everything "per edge" below has whatever shape the backend gives it, and broadcasts against ``edges.weight``.
 """
@@ -120,7 +120,7 @@ class SparseEdges(Edges):
     """
 
     def __init__(self, graph: AttentionGraph):
-        from attngraph.message_passing import WeightedSum
+        from attngraph.backends.message_passing import WeightedSum
 
         super().__init__(graph)
         _, h, n, m, _ = graph.shape
@@ -152,7 +152,9 @@ class SparseEdges(Edges):
     def sum_at_values(self, per_edge: Tensor) -> Tensor:
         return self.to_values(per_edge, torch.ones_like(self.query[..., :1]))
 
-    def _pass(self, source: Tensor, target: Tensor, per_edge: Tensor, features: Tensor, like: Tensor) -> Tensor:
+    def _pass(
+        self, source: Tensor, target: Tensor, per_edge: Tensor, features: Tensor, like: Tensor
+    ) -> Tensor:
         x, size = features.flatten(0, 2), like.shape[0] * like.shape[1] * like.shape[2]
         out = self.passing(x, torch.stack([source, target]), per_edge, size)
         return out.view(*like.shape[:3], features.shape[-1])
@@ -169,7 +171,7 @@ class SparseEdges(Edges):
 
 
 def _tiled(graph: AttentionGraph | AttentionScores) -> Edges:
-    from attngraph.tiled import TiledEdges
+    from attngraph.backends.tiled import TiledEdges
 
     return TiledEdges(graph)
 
@@ -199,5 +201,6 @@ def floor(dtype: torch.dtype) -> float:
 def rsqrt(degree: Tensor) -> Tensor:
     """``1/√degree``, and 0 with a zero gradient where the degree is 0 (a node without edges)."""
     positive = degree > floor(degree.dtype)
-    return torch.where(positive, torch.where(positive, degree, torch.ones_like(degree)).rsqrt(),
-                       torch.zeros_like(degree))
+    return torch.where(
+        positive, torch.where(positive, degree, torch.ones_like(degree)).rsqrt(), torch.zeros_like(degree)
+    )

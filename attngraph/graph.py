@@ -103,13 +103,24 @@ class AttentionGraph:
     rotated: bool = False
 
     def __post_init__(self):
-        check_parts(self.query, self.value, self.weight, self.query_mask, self.value_mask, self.causal, self.metric,
-                    self.past_degree)
+        check_parts(
+            self.query,
+            self.value,
+            self.weight,
+            self.query_mask,
+            self.value_mask,
+            self.causal,
+            self.metric,
+            self.past_degree,
+        )
         _check_labels(self)
         visible = self.visible
         if visible is not None:
-            weight = torch.where(visible[:, None], self.weight, torch.zeros((), dtype=self.weight.dtype,
-                                                                            device=self.weight.device))
+            weight = torch.where(
+                visible[:, None],
+                self.weight,
+                torch.zeros((), dtype=self.weight.dtype, device=self.weight.device),
+            )
             object.__setattr__(self, "weight", weight)
 
     # ---- shape ----------------------------------------------------------------------------------------------
@@ -149,12 +160,16 @@ class AttentionGraph:
         if self.kind is not None:
             told.append(self.kind)
         if self.query_modality is not None or self.value_modality is not None:
-            names = ["unknown" if side is None else "mixed" if isinstance(side, Tensor) else side
-                     for side in (self.query_modality, self.value_modality)]
+            names = [
+                "unknown" if side is None else "mixed" if isinstance(side, Tensor) else side
+                for side in (self.query_modality, self.value_modality)
+            ]
             told.append(" to ".join(names))
         if self.rotated:
             told.append("rotated queries")
-        return f"AttentionGraph(batch={b}, heads={h}, queries={n}, values={m}, features={d}, {', '.join(told)})"
+        return (
+            f"AttentionGraph(batch={b}, heads={h}, queries={n}, values={m}, features={d}, {', '.join(told)})"
+        )
 
     # ---- degrees --------------------------------------------------------------------------------------------
 
@@ -201,9 +216,17 @@ class AttentionGraph:
         ``(b, 1, n, 1)`` in a causal graph, else ``(b, 1, 1, 1)``."""
         b, _, n, m, _ = self.shape
         device = self.weight.device
-        rows = self.query_mask if self.query_mask is not None else torch.ones(b, n, dtype=torch.bool, device=device)
+        rows = (
+            self.query_mask
+            if self.query_mask is not None
+            else torch.ones(b, n, dtype=torch.bool, device=device)
+        )
         columns = self.visible
-        columns = torch.ones(b, 1, m, dtype=torch.bool, device=device) if columns is None else columns.expand(b, -1, m)
+        columns = (
+            torch.ones(b, 1, m, dtype=torch.bool, device=device)
+            if columns is None
+            else columns.expand(b, -1, m)
+        )
         if self.causal:
             queries = rows.cumsum(1)
             if self.past_degree is not None:
@@ -217,7 +240,11 @@ class AttentionGraph:
     def degree_after(self) -> PastDegree:
         """The running degrees after this graph's queries, to be handed to the next decoding step."""
         b, _, n, _, _ = self.shape
-        queries = torch.full((b,), n, device=self.weight.device) if self.query_mask is None else self.query_mask.sum(1)
+        queries = (
+            torch.full((b,), n, device=self.weight.device)
+            if self.query_mask is None
+            else self.query_mask.sum(1)
+        )
         total = _wide(self.weight).sum(-2)
         if self.past_degree is not None:
             total, queries = total + self.past_degree.total, queries + self.past_degree.queries
@@ -225,8 +252,9 @@ class AttentionGraph:
 
     # ---- other views ----------------------------------------------------------------------------------------
 
-    def sparsify(self, top_k: int | None = None, threshold: float | None = None,
-                 mass: float | None = None) -> AttentionGraph:
+    def sparsify(
+        self, top_k: int | None = None, threshold: float | None = None, mass: float | None = None
+    ) -> AttentionGraph:
         """Keep the strongest edges of each query; see :func:`attngraph.sparsify.keep`. Weights are not renormalised.
 
         Raises:
@@ -236,8 +264,10 @@ class AttentionGraph:
         from attngraph.sparsify import keep
 
         if self.past_degree is not None:
-            raise ValueError("past_degree comes from all edges of the earlier queries: sparsify their graphs too, and give "
-                             "the sparse graph what they leave (dataclasses.replace), or read the model without a cache")
+            raise ValueError(
+                "past_degree comes from all edges of the earlier queries: sparsify their graphs too, and give "
+                "the sparse graph what they leave (dataclasses.replace), or read the model without a cache"
+            )
 
         kept = keep(self.weight, top_k=top_k, threshold=threshold, mass=mass)
         return replace(self, weight=torch.where(kept, self.weight, torch.zeros_like(self.weight)))
@@ -247,7 +277,9 @@ class AttentionGraph:
         ``weight`` is made dense whenever it is read; no gradient flows back from it."""
         weight = self.weight.detach()
         index = weight.flatten().nonzero()[:, 0]
-        packed = _Packed(index.int() if weight.numel() < 2**31 else index, weight.flatten()[index], weight.shape)
+        packed = _Packed(
+            index.int() if weight.numel() < 2**31 else index, weight.flatten()[index], weight.shape
+        )
         graph = copy(self)
         object.__setattr__(graph, "weight", packed)
         return graph
@@ -290,9 +322,18 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def check_parts(query: Tensor, value: Tensor, weight: Tensor | None, query_mask: Tensor | None, value_mask: Tensor | None,
-                causal: bool, metric: Tensor | None, past_degree: PastDegree | None) -> None:
+def check_parts(
+    query: Tensor,
+    value: Tensor,
+    weight: Tensor | None,
+    query_mask: Tensor | None,
+    value_mask: Tensor | None,
+    causal: bool,
+    metric: Tensor | None,
+    past_degree: PastDegree | None,
+) -> None:
     """Raises ValueError where the shapes of a graph's parts do not fit, naming the argument."""
+
     def fail(name: str, want: str, got) -> None:
         raise ValueError(f"{name} must have shape {want}, got {tuple(got.shape)}")
 
@@ -330,7 +371,11 @@ def _check_labels(graph: AttentionGraph) -> None:
         modality = getattr(graph, name)
         if isinstance(modality, Tensor):
             if modality.dtype != torch.bool or modality.shape != (b, nodes):
-                raise ValueError(f"{name} must be a bool tensor of shape ({b}, {nodes}) (True = image), got "
-                                 f"{modality.dtype} {tuple(modality.shape)}")
+                raise ValueError(
+                    f"{name} must be a bool tensor of shape ({b}, {nodes}) (True = image), got "
+                    f"{modality.dtype} {tuple(modality.shape)}"
+                )
         elif modality not in (None, *MODALITIES):
-            raise ValueError(f"{name} must be one of {', '.join(MODALITIES)}, a bool tensor or None, got {modality!r}")
+            raise ValueError(
+                f"{name} must be one of {', '.join(MODALITIES)}, a bool tensor or None, got {modality!r}"
+            )

@@ -12,7 +12,9 @@ from torch import Tensor
 from attngraph.graph import AttentionGraph, PastDegree, _wide, check_parts
 
 LOG2_E = 1 / math.log(2)
-HIDDEN = -1e30  # the score of an edge that may not exist: its weight is exactly 0, and no arithmetic on it overflows
+HIDDEN = (
+    -1e30
+)  # the score of an edge that may not exist: its weight is exactly 0, and no arithmetic on it overflows
 STRIP = 256  # queries whose mask is looked at together
 
 
@@ -56,20 +58,32 @@ class AttentionScores:
 
     def __post_init__(self):
         if self.query.dim() != 4:
-            raise ValueError(f"query must have shape (batch, heads, queries, features), got {tuple(self.query.shape)}")
+            raise ValueError(
+                f"query must have shape (batch, heads, queries, features), got {tuple(self.query.shape)}"
+            )
         b, _, n, m, d = self.shape
-        check_parts(self.query, self.value, None, self.query_mask, None, self.causal, self.metric, self.past_degree)
+        check_parts(
+            self.query, self.value, None, self.query_mask, None, self.causal, self.metric, self.past_degree
+        )
         if self.key.shape != self.value.shape:
-            raise ValueError(f"key must have shape {tuple(self.value.shape)}, like value, got {tuple(self.key.shape)}")
+            raise ValueError(
+                f"key must have shape {tuple(self.value.shape)}, like value, got {tuple(self.key.shape)}"
+            )
         if self.feature is not None and self.feature.shape != self.query.shape:
-            raise ValueError(f"feature must have shape {tuple(self.query.shape)}, like query, got "
-                             f"{tuple(self.feature.shape)}")
+            raise ValueError(
+                f"feature must have shape {tuple(self.query.shape)}, like query, got "
+                f"{tuple(self.feature.shape)}"
+            )
         if self.mask is not None:
             shape = (1,) * (4 - self.mask.dim()) + tuple(self.mask.shape)
             if len(shape) != 4 or any(got not in (1, want) for got, want in zip(shape, (b, 1, n, m))):
-                raise ValueError(f"mask must be broadcastable to ({b}, 1, {n}, {m}), got {tuple(self.mask.shape)}")
+                raise ValueError(
+                    f"mask must be broadcastable to ({b}, 1, {n}, {m}), got {tuple(self.mask.shape)}"
+                )
             if self.mask.requires_grad:
-                raise ValueError("mask must not require gradients: learned biases of the scores are not supported")
+                raise ValueError(
+                    "mask must not require gradients: learned biases of the scores are not supported"
+                )
             object.__setattr__(self, "mask", self.mask.view(shape))
         if self.scale is None:
             object.__setattr__(self, "scale", 1 / math.sqrt(d))
@@ -108,8 +122,14 @@ class AttentionScores:
             seen = before if seen is None else seen & before
         return seen
 
-    def mask_(self, scores: Tensor, rows: slice = slice(None), columns: slice = slice(None), unit: float = 1.0,
-              of=lambda x: x) -> Tensor:
+    def mask_(
+        self,
+        scores: Tensor,
+        rows: slice = slice(None),
+        columns: slice = slice(None),
+        unit: float = 1.0,
+        of=lambda x: x,
+    ) -> Tensor:
         """Add the mask to a tile of scores in place; hidden edges get :data:`HIDDEN`.
 
         Args:
@@ -128,7 +148,11 @@ class AttentionScores:
             return None
         b, _, n, m, _ = self.shape
         device = self.query.device
-        rows = self.query_mask if self.query_mask is not None else torch.ones(b, n, dtype=torch.bool, device=device)
+        rows = (
+            self.query_mask
+            if self.query_mask is not None
+            else torch.ones(b, n, dtype=torch.bool, device=device)
+        )
         queries = rows.cumsum(1) if self.causal else rows.sum(1, keepdim=True)
         if self.past_degree is not None:
             queries = queries + self.past_degree.queries[:, None]
@@ -162,7 +186,9 @@ class AttentionScores:
         for start in range(0, n, STRIP):
             rows = slice(start, min(start + STRIP, n))
             seen = self.visible(rows)
-            seen = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.query.device) if seen is None else seen
+            seen = (
+                torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.query.device) if seen is None else seen
+            )
             yield seen.expand(b, 1, rows.stop - start, m)[:, 0]
 
     def weight(self) -> Tensor:
@@ -175,16 +201,29 @@ class AttentionScores:
         """The attention graph with its weights."""
         visible = self.visible()
         b, _, n, m, _ = self.shape
-        return AttentionGraph(self.node, self.value, self.weight().to(self.query.dtype), query_mask=self.query_mask,
-                              value_mask=None if visible is None else visible.expand(b, 1, n, m)[:, 0], causal=self.causal,
-                              metric=self.metric, past_degree=self.past_degree)
+        return AttentionGraph(
+            self.node,
+            self.value,
+            self.weight().to(self.query.dtype),
+            query_mask=self.query_mask,
+            value_mask=None if visible is None else visible.expand(b, 1, n, m)[:, 0],
+            causal=self.causal,
+            metric=self.metric,
+            past_degree=self.past_degree,
+        )
 
     def wide(self) -> AttentionScores:
         """The same in float32 where it was in half precision."""
         metric = None if self.metric is None else _wide(self.metric)
         feature = None if self.feature is None else _wide(self.feature)
-        return replace(self, query=_wide(self.query), key=_wide(self.key), value=_wide(self.value), metric=metric,
-                       feature=feature)
+        return replace(
+            self,
+            query=_wide(self.query),
+            key=_wide(self.key),
+            value=_wide(self.value),
+            metric=metric,
+            feature=feature,
+        )
 
 
 def _cut(mask: Tensor, rows: slice, columns: slice) -> Tensor:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def keep(weight: Tensor, top_k: int | None = None, threshold: float | None = None, mass: float | None = None) -> Tensor:
+def keep(
+    weight: Tensor, top_k: int | None = None, threshold: float | None = None, mass: float | None = None
+) -> Tensor:
     r"""A mask of the edges to keep; exactly one rule must be given.
 
     Args:
@@ -21,7 +23,11 @@ def keep(weight: Tensor, top_k: int | None = None, threshold: float | None = Non
     Raises:
         ValueError: none or several rules, or a value out of range.
     """
-    given = [name for name, rule in (("top_k", top_k), ("threshold", threshold), ("mass", mass)) if rule is not None]
+    given = [
+        name
+        for name, rule in (("top_k", top_k), ("threshold", threshold), ("mass", mass))
+        if rule is not None
+    ]
     if len(given) != 1:
         raise ValueError(f"give exactly one of top_k, threshold, mass; got {', '.join(given) or 'none'}")
     if threshold is not None:

@@ -10,12 +10,27 @@ PAD, START, END = 0, 1, 2
 
 
 def text_config(**changes) -> dict:
-    return dict(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, encoder_hidden_size=IMAGE_WIDTH, intermediate_size=24, projection_dim=WIDTH,
-        num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=32, hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0, pad_token_id=PAD, bos_token_id=START, eos_token_id=END, sep_token_id=END,
-        is_decoder=True, attn_implementation="eager",
-    ) | changes
+    return (
+        dict(
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            encoder_hidden_size=IMAGE_WIDTH,
+            intermediate_size=24,
+            projection_dim=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=32,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            pad_token_id=PAD,
+            bos_token_id=START,
+            eos_token_id=END,
+            sep_token_id=END,
+            is_decoder=True,
+            attn_implementation="eager",
+        )
+        | changes
+    )
 
 
 def far_from_zero(model: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -38,7 +53,9 @@ def far_from_zero(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 @pytest.fixture
 def make_decoder():
     """``make_decoder(seed, **text configuration)``: a ``BlipTextLMHeadModel`` with two layers of two heads."""
-    return lambda seed=0, **changes: far_from_zero(BlipTextLMHeadModel(BlipTextConfig(**text_config(**changes))), seed)
+    return lambda seed=0, **changes: far_from_zero(
+        BlipTextLMHeadModel(BlipTextConfig(**text_config(**changes))), seed
+    )
 
 
 @pytest.fixture
@@ -46,10 +63,22 @@ def make_captioner():
     """``make_captioner(seed)``: a ``BlipForConditionalGeneration`` for 8x8 images (5 image states)."""
 
     def make(seed: int = 0, **changes) -> BlipForConditionalGeneration:
-        vision = dict(hidden_size=IMAGE_WIDTH, intermediate_size=16, projection_dim=WIDTH, num_hidden_layers=1,
-                      num_attention_heads=2, image_size=8, patch_size=4)
-        config = BlipConfig(text_config=text_config(**changes), vision_config=vision, projection_dim=WIDTH,
-                            image_text_hidden_size=WIDTH, attn_implementation="eager")
+        vision = dict(
+            hidden_size=IMAGE_WIDTH,
+            intermediate_size=16,
+            projection_dim=WIDTH,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=8,
+            patch_size=4,
+        )
+        config = BlipConfig(
+            text_config=text_config(**changes),
+            vision_config=vision,
+            projection_dim=WIDTH,
+            image_text_hidden_size=WIDTH,
+            attn_implementation="eager",
+        )
         return far_from_zero(BlipForConditionalGeneration(config), seed)
 
     return make
@@ -58,10 +87,14 @@ def make_captioner():
 @pytest.fixture
 def words():
     """``words(b, n, seed)``: token ids without special tokens."""
-    return lambda b=2, n=7, seed=0: torch.randint(3, VOCABULARY, (b, n), generator=torch.Generator().manual_seed(seed))
+    return lambda b=2, n=7, seed=0: torch.randint(
+        3, VOCABULARY, (b, n), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 @pytest.fixture
 def image_states():
     """``image_states(b, m, seed)``: random states of an image encoder."""
-    return lambda b=2, m=5, seed=0: torch.randn(b, m, IMAGE_WIDTH, generator=torch.Generator().manual_seed(100 + seed))
+    return lambda b=2, m=5, seed=0: torch.randn(
+        b, m, IMAGE_WIDTH, generator=torch.Generator().manual_seed(100 + seed)
+    )

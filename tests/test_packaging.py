@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from attngraph import doctor
+from experiments.commands import doctor
 
 setuptools = pytest.importorskip("setuptools")
 

@@ -80,7 +80,7 @@ class GraphAdapterConfig(PeftConfig):
             setattr(self, name, plain[name])
         for name in MODULE_LISTS:
             value = getattr(self, name)
-            if value is None or isinstance(value, str) and name != "modules_to_save":
+            if value is None or (isinstance(value, str) and name != "modules_to_save"):
                 continue
             if not isinstance(value, (list, tuple, set)) or not all(isinstance(x, str) for x in value):
                 raise UserError(f"{name} must be a list of names of modules, got {value!r}")
@@ -95,8 +95,9 @@ class GraphAdapterConfig(PeftConfig):
             if twice:
                 raise UserError(f"{twice[0]} is given twice, by itself and in gnn_args")
             args = {**args, **given}
-        return AdapterConfig(self.gnn, args, self.join, self.reduction, self.positions, self.backend, self.shared,
-                             self.top_k)
+        return AdapterConfig(
+            self.gnn, args, self.join, self.reduction, self.positions, self.backend, self.shared, self.top_k
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; the type says what to import (see :mod:`adapters.peft.shim`)."""

@@ -10,9 +10,9 @@ from adapters.adapter import GraphAdapter, move
 from adapters.bottleneck import Bottleneck
 from adapters.config import AdapterConfig
 from adapters.scheme import Scheme
-from attngraph.calls import Call, merge_heads
 from attngraph.errors import UserError
-from attngraph.outputs import widths
+from attngraph.reading.calls import Call, merge_heads
+from attngraph.reading.outputs import widths
 
 ADAPTERS = "gnn_adapter"  # in every layer, the adapters by name
 
@@ -62,10 +62,14 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
         ours = [name for name in names if name in self.gnn_adapter]
         if len(ours) > 1:
-            raise UserError(f"{' and '.join(ours)} can't run together: choose one graph adapter with set_adapter")
+            raise UserError(
+                f"{' and '.join(ours)} can't run together: choose one graph adapter with set_adapter"
+            )
         super().set_adapter(adapter_names, inference_mode)
 
-    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
         """Called by PEFT after loading; the numbers that were loaded keep their precision."""
         if adapter_name in self.gnn_adapter:
             self.gnn_adapter[adapter_name].to(device or self.get_base_layer().weight.device)
@@ -126,13 +130,17 @@ class OutputLayer(GraphLayer):
         if adapter is None:
             return self.base_layer(hidden_states)
         if heard is None:
-            raise UserError(f"the attention before {self.name} ran unseen: its implementation was changed after the "
-                            "adapters were put in; set it before")
+            raise UserError(
+                f"the attention before {self.name} ran unseen: its implementation was changed after the "
+                "adapters were put in; set it before"
+            )
         plain, aggregated = heard
         if plain is not None:
             if plain.shape != hidden_states.shape or not ((plain == hidden_states) | plain.isnan()).all():
-                raise UserError(f"the model changes what attention gives before {self.name} takes it (a gate or a "
-                                "norm), so messages can't take its place: leave this layer out with exclude=[...]")
+                raise UserError(
+                    f"the model changes what attention gives before {self.name} takes it (a gate or a "
+                    "norm), so messages can't take its place: leave this layer out with exclude=[...]"
+                )
             self._checked = True
         dtype = adapter.join.bottleneck.down.weight.dtype
         aggregated = aggregated.to(hidden_states.dtype)

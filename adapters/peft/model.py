@@ -13,12 +13,12 @@ from torch import nn
 from adapters.adapter import GraphAdapter
 from adapters.config import AdapterConfig
 from adapters.peft.config import GraphAdapterConfig
-from adapters.peft.layer import ADAPTERS, OutputLayer, FeedForwardLayer, GraphLayer, find_layer
+from adapters.peft.layer import ADAPTERS, FeedForwardLayer, GraphLayer, OutputLayer, find_layer
 from adapters.peft.places import find_places
 from adapters.peft.shim import PEFT_TYPE
 from adapters.scheme import Scheme
 from attngraph.errors import UserError
-from attngraph.instrument import Instrument, Site, instrument
+from attngraph.reading.instrument import Instrument, Site, instrument
 
 
 class GraphAdapterModel(BaseTuner):
@@ -41,30 +41,41 @@ class GraphAdapterModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}
     instrument: Instrument | None = None
 
-    def __init__(self, model: nn.Module, peft_config: PeftConfig | dict[str, PeftConfig], adapter_name: str,
-                 **options: Any):
+    def __init__(
+        self,
+        model: nn.Module,
+        peft_config: PeftConfig | dict[str, PeftConfig],
+        adapter_name: str,
+        **options: Any,
+    ):
         if isinstance(model, PeftModel):
             model = model.get_base_model()
         taken = getattr(model, "peft_config", None) or {}
         if adapter_name in taken:
             kind = taken[adapter_name].peft_type.value
-            raise UserError(f"the adapter name {adapter_name!r} is taken by a {kind} adapter in this model: give "
-                            "another adapter_name")
+            raise UserError(
+                f"the adapter name {adapter_name!r} is taken by a {kind} adapter in this model: give "
+                "another adapter_name"
+            )
         with warnings.catch_warnings():  # that LoRA is there is what is wanted
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
             super().__init__(model, peft_config, adapter_name, **options)
 
     # ---- putting adapters in -----------------------------------------------------------------------------------------
 
-    def _prepare_adapter_config(self, peft_config: GraphAdapterConfig, model_config: dict) -> GraphAdapterConfig:
+    def _prepare_adapter_config(
+        self, peft_config: GraphAdapterConfig, model_config: dict
+    ) -> GraphAdapterConfig:
         return peft_config
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
         settings = self.peft_config[adapter_name].settings()
         names = [*dict(model.named_parameters()), *GraphAdapter(settings, 1, settings.scheme()).state_dict()]
         if any(adapter_name in name.split(".") for name in names):
-            raise UserError(f"the adapter name {adapter_name!r} is part of the names of parameters, which PEFT would "
-                            "take for that adapter's: choose another")
+            raise UserError(
+                f"the adapter name {adapter_name!r} is part of the names of parameters, which PEFT would "
+                "take for that adapter's: choose another"
+            )
         self._attach()
         try:
             super().inject_adapter(model, adapter_name, *args, **options)
@@ -78,14 +89,23 @@ class GraphAdapterModel(BaseTuner):
     def _check_target_module_exists(self, peft_config: GraphAdapterConfig, key: str) -> bool:
         return key in self._places
 
-    def _create_and_replace(self, peft_config: GraphAdapterConfig, adapter_name: str, target: nn.Module,
-                            target_name: str, parent: nn.Module, current_key: str) -> None:
+    def _create_and_replace(
+        self,
+        peft_config: GraphAdapterConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+    ) -> None:
         layer = find_layer(target)
         if layer is None:
             while isinstance(target, BaseTunerLayer):  # below LoRA, whose own names then stay as they are
                 parent, target, target_name = target, target.base_layer, "base_layer"
             site = self._places[current_key].site
-            layer = FeedForwardLayer(target, current_key) if site is None else OutputLayer(target, current_key)
+            layer = (
+                FeedForwardLayer(target, current_key) if site is None else OutputLayer(target, current_key)
+            )
             self._replace_module(parent, target_name, layer, target)
             if site is not None:
                 _add(site, layer)
@@ -96,7 +116,9 @@ class GraphAdapterModel(BaseTuner):
 
     def _scheme(self, settings: AdapterConfig, adapter_name: str) -> Scheme:
         """A new scheme, or, if all layers share one, that of the layers before."""
-        layers = [m for m in self.model.modules() if isinstance(m, OutputLayer) and adapter_name in m.gnn_adapter]
+        layers = [
+            m for m in self.model.modules() if isinstance(m, OutputLayer) and adapter_name in m.gnn_adapter
+        ]
         return layers[0].gnn_adapter[adapter_name].scheme if layers and settings.shared else settings.scheme()
 
     # ---- switching ---------------------------------------------------------------------------------------------------
@@ -145,16 +167,22 @@ class GraphAdapterModel(BaseTuner):
     def delete_adapter(self, adapter_name: str) -> None:
         config = self.peft_config.get(adapter_name)
         if config is not None and config.peft_type != PEFT_TYPE:
-            raise UserError(f"{adapter_name!r} is a {config.peft_type.value} adapter below the graph adapters: "
-                            "unload() takes everything out")
+            raise UserError(
+                f"{adapter_name!r} is a {config.peft_type.value} adapter below the graph adapters: "
+                "unload() takes everything out"
+            )
         active = self.active_adapters
         super().delete_adapter(adapter_name)
         if adapter_name in active:  # the same one everywhere, also where adapters sit in different layers
-            self.set_adapter([name for name, config in self.peft_config.items() if config.peft_type == PEFT_TYPE][:1])
+            self.set_adapter(
+                [name for name, config in self.peft_config.items() if config.peft_type == PEFT_TYPE][:1]
+            )
 
     def _check_merge_allowed(self) -> None:
-        raise UserError("a graph adapter depends on the attention of each input, so it can't be merged into the "
-                        "weights: use unload() to take it out")
+        raise UserError(
+            "a graph adapter depends on the attention of each input, so it can't be merged into the "
+            "weights: use unload() to take it out"
+        )
 
     def _unload_and_optionally_merge(self, *args: Any, **options: Any) -> nn.Module:
         if options.get("merge", args[0] if args else True):

@@ -12,22 +12,51 @@ from transformers.pytorch_utils import Conv1D
 
 from adapters.peft.config import GraphAdapterConfig
 from attngraph.errors import UserError
-from attngraph.instrument import Site, attention_like
+from attngraph.reading.instrument import Site, attention_like
 
 # Parts of a module's name that mark cross-attention.
-CROSS = {"crossattention", "cross_attn", "cross_attention", "encoder_attn", "EncDecAttention", "visual_attention", "multihead_attn"}
+CROSS = {
+    "crossattention",
+    "cross_attn",
+    "cross_attention",
+    "encoder_attn",
+    "EncDecAttention",
+    "visual_attention",
+    "multihead_attn",
+}
 
 # Parts that mark what is not the language side. In a model that has only these, they count like others.
 OTHER_SIDES = {
-    "vision_model", "vision_tower", "vision_encoder", "visual", "image_encoder", "image_tower", "vision_embed_tokens",
-    "video_tower", "audio_tower", "audio_encoder", "qformer",
+    "vision_model",
+    "vision_tower",
+    "vision_encoder",
+    "visual",
+    "image_encoder",
+    "image_tower",
+    "vision_embed_tokens",
+    "video_tower",
+    "audio_tower",
+    "audio_encoder",
+    "qformer",
 }
 OTHER_SIDES_OF = {"vision-encoder-decoder": {"encoder"}}  # by the model's type
 
 # Ends of the names of output projections of feed-forward blocks.
 FFN_OUTPUTS = (
-    "mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "fc2", "fc_out", "feed_forward.down_proj", "feed_forward.w2",
-    "mlp.Wo", "DenseReluDense.wo", "ffn.lin2", "ffn_output", "output.dense", "output_query.dense", "lang_output.dense",
+    "mlp.down_proj",
+    "mlp.c_proj",
+    "mlp.dense_4h_to_h",
+    "fc2",
+    "fc_out",
+    "feed_forward.down_proj",
+    "feed_forward.w2",
+    "mlp.Wo",
+    "DenseReluDense.wo",
+    "ffn.lin2",
+    "ffn_output",
+    "output.dense",
+    "output_query.dense",
+    "lang_output.dense",
     "visn_output.dense",
 )
 
@@ -54,20 +83,27 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
     """
     sites = list(sites)
     position = {site.name: "cross" if CROSS & set(site.name.split(".")) else "self" for site in sites}
-    chosen = [site for site in _attention(model, sites, config)
-              if not _matches(config.exclude, site.name, site.output_name)]
+    chosen = [
+        site
+        for site in _attention(model, sites, config)
+        if not _matches(config.exclude, site.name, site.output_name)
+    ]
     followed = [site for site in chosen if position[site.name] in config.positions]
     blind = [site.name for site in followed if site.output is None]
     if blind:
-        raise UserError(f"the output projection of {blind[0]} is not found, or is quantised, so no adapter can follow "
-                        "it: leave it out with exclude=[...]")
+        raise UserError(
+            f"the output projection of {blind[0]} is not found, or is quantised, so no adapter can follow "
+            "it: leave it out with exclude=[...]"
+        )
     places = {site.output_name: Place(site.output_name, position[site.name], site) for site in followed}
     if "ffn" in config.positions:
         places |= {name: Place(name, "ffn") for name in _feed_forward(model, sites, chosen, config)}
     if not places:
         there = _some(f"{site.name} ({position[site.name]})" for site in sites)
-        raise UserError(f"no attention layer for positions {', '.join(config.positions)} in {type(model).__name__}: it "
-                        f"has {there}; choose with target_modules")
+        raise UserError(
+            f"no attention layer for positions {', '.join(config.positions)} in {type(model).__name__}: it "
+            f"has {there}; choose with target_modules"
+        )
     return places
 
 
@@ -75,39 +111,55 @@ def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) 
     if config.target_modules:
         chosen = [site for site in sites if _matches(config.target_modules, site.name, site.output_name)]
         if not chosen:
-            raise UserError(f"target_modules={config.target_modules!r} matches no attention layer of "
-                            f"{type(model).__name__}: it has {_some(site.name for site in sites)}")
+            raise UserError(
+                f"target_modules={config.target_modules!r} matches no attention layer of "
+                f"{type(model).__name__}: it has {_some(site.name for site in sites)}"
+            )
         return chosen
     kind = getattr(getattr(model, "config", None), "model_type", None)
     others = OTHER_SIDES | OTHER_SIDES_OF.get(kind, set())
     language = [site for site in sites if not others & set(site.name.split("."))]
     unread = [name for name, _ in attention_like(model) if not others & set(name.split("."))]
     if unread and not language:
-        raise UserError(f"the attention layers on the language side of {type(model).__name__} can't be read "
-                        f"({unread[0]} is one): choose others with target_modules (it has "
-                        f"{_some(site.name for site in sites)})")
+        raise UserError(
+            f"the attention layers on the language side of {type(model).__name__} can't be read "
+            f"({unread[0]} is one): choose others with target_modules (it has "
+            f"{_some(site.name for site in sites)})"
+        )
     return language or sites
 
 
-def _feed_forward(model: nn.Module, sites: list[Site], chosen: list[Site], config: GraphAdapterConfig) -> list[str]:
+def _feed_forward(
+    model: nn.Module, sites: list[Site], chosen: list[Site], config: GraphAdapterConfig
+) -> list[str]:
     """Output projections of feed-forward blocks: the named ones, else those in the layers of the chosen sites."""
     taken = {site.output_name for site in sites}
     tuned = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
-    linear = [name for name, module in model.named_modules() if _is_linear(module) and name not in taken
-              and not name.startswith(tuned) and not _matches(config.exclude, name)]
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if _is_linear(module)
+        and name not in taken
+        and not name.startswith(tuned)
+        and not _matches(config.exclude, name)
+    ]
     if config.ffn_modules:
         found = [name for name in linear if _matches(config.ffn_modules, name)]
         if not found:
-            raise UserError(f"ffn_modules={config.ffn_modules!r} matches no linear layer of {type(model).__name__}: it "
-                            f"has {_some(linear)}")
+            raise UserError(
+                f"ffn_modules={config.ffn_modules!r} matches no linear layer of {type(model).__name__}: it "
+                f"has {_some(linear)}"
+            )
         return found
     layers = {_layer(site.name) for site in chosen}
     attention = tuple(f"{site.name}." for site in sites)
     inside = [name for name in linear if _layer(name) in layers and not name.startswith(attention)]
     found = [name for name in inside if _matches(FFN_OUTPUTS, name)]
     if not found and chosen:
-        raise UserError(f"no output projection of a feed-forward block is known in {type(model).__name__}: leave ffn "
-                        f"out of positions, or name it with ffn_modules=[...] (linear layers there: {_some(inside)})")
+        raise UserError(
+            f"no output projection of a feed-forward block is known in {type(model).__name__}: leave ffn "
+            f"out of positions, or name it with ffn_modules=[...] (linear layers there: {_some(inside)})"
+        )
     return found
 
 

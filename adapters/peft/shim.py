@@ -15,7 +15,9 @@ from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import PeftType, register_peft_method
 
 NAME = "graph_adapter"
-SAVED_NAME = "GRAPH_ADAPTER (of the Python package attngraph: install it and `import adapters` before loading)"
+SAVED_NAME = (
+    "GRAPH_ADAPTER (of the Python package attngraph: install it and `import adapters` before loading)"
+)
 
 
 def add_member(kind: type[enum.Enum], name: str) -> enum.Enum:
@@ -38,8 +40,11 @@ PEFT_TYPE = add_member(PeftType, NAME.upper())
 
 def register(config: type, model: type[BaseTuner]) -> None:
     """Make the method known to PEFT; a second time, as when a notebook reloads the package, replaces the first."""
-    for known in (mapping.PEFT_TYPE_TO_CONFIG_MAPPING, mapping.PEFT_TYPE_TO_TUNER_MAPPING,
-                  mapping.PEFT_TYPE_TO_PREFIX_MAPPING):
+    for known in (
+        mapping.PEFT_TYPE_TO_CONFIG_MAPPING,
+        mapping.PEFT_TYPE_TO_TUNER_MAPPING,
+        mapping.PEFT_TYPE_TO_PREFIX_MAPPING,
+    ):
         known.pop(PEFT_TYPE, None)
     register_peft_method(name=NAME, config_cls=config, model_cls=model, prefix=model.prefix)
     mapping.PEFT_TYPE_TO_CONFIG_MAPPING[SAVED_NAME] = config

@@ -13,18 +13,39 @@ from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 
 NAMES = {
-    "edge": "edge homophily", "node_query": "node homophily, queries", "node_value": "node homophily, values",
-    "class_insensitive": "class-insensitive homophily", "adjusted": "adjusted homophily",
-    "label_informativeness": "label informativeness", "aggregation": "aggregation homophily",
-    "neighbourhood_contrast": "neighbourhood contrast", "cosine": "mean cosine", "generalised_edge": "generalised edge homophily",
-    "dirichlet": "Dirichlet energy", "dirichlet_normalised": "Dirichlet energy / ‖X‖²", "p_dirichlet": "p-Dirichlet energy",
-    "p_dirichlet_normalised": "p-Dirichlet energy / Σ‖x‖ᵖ", "neighbour_cka": "CKA of query and what it reads",
-    "entropy": "attention entropy", "effective_degree": "effective degree, queries",
-    "effective_degree_value": "effective degree, values", "hubs": "hubs among the values", "self_weight": "weight on itself",
-    "mmd": "MMD² of the two clouds", "probe_auc": "linear probe AUC",
+    "edge": "edge homophily",
+    "node_query": "node homophily, queries",
+    "node_value": "node homophily, values",
+    "class_insensitive": "class-insensitive homophily",
+    "adjusted": "adjusted homophily",
+    "label_informativeness": "label informativeness",
+    "aggregation": "aggregation homophily",
+    "neighbourhood_contrast": "neighbourhood contrast",
+    "cosine": "mean cosine",
+    "generalised_edge": "generalised edge homophily",
+    "dirichlet": "Dirichlet energy",
+    "dirichlet_normalised": "Dirichlet energy / ‖X‖²",
+    "p_dirichlet": "p-Dirichlet energy",
+    "p_dirichlet_normalised": "p-Dirichlet energy / Σ‖x‖ᵖ",
+    "neighbour_cka": "CKA of query and what it reads",
+    "entropy": "attention entropy",
+    "effective_degree": "effective degree, queries",
+    "effective_degree_value": "effective degree, values",
+    "hubs": "hubs among the values",
+    "self_weight": "weight on itself",
+    "mmd": "MMD² of the two clouds",
+    "probe_auc": "linear probe AUC",
 }
-HEADLINE = ("adjusted", "label_informativeness", "generalised_edge", "dirichlet_normalised", "entropy", "neighbour_cka",
-            "probe_auc", "mmd")
+HEADLINE = (
+    "adjusted",
+    "label_informativeness",
+    "generalised_edge",
+    "dirichlet_normalised",
+    "entropy",
+    "neighbour_cka",
+    "probe_auc",
+    "mmd",
+)
 _COLOURS = ("#0b5fa5", "#b3541e", "#2f8f4e", "#7d3c98")
 _COLUMNS = 4  # panels in a row
 DIFFERENCE = " − "  # in the column weights of a paired difference
@@ -57,7 +78,10 @@ def entries(table: pd.DataFrame, statistics: tuple[str, ...] = HEADLINE) -> list
     """The pairs (statistic, labels) of a table that hold a number, in the order of ``statistics``."""
     known = table[table.value.notna()]
     pairs = known[["statistic", "labels"]].drop_duplicates().itertuples(index=False, name=None)
-    return sorted((pair for pair in pairs if pair[0] in statistics), key=lambda pair: (pair[1], statistics.index(pair[0])))
+    return sorted(
+        (pair for pair in pairs if pair[0] in statistics),
+        key=lambda pair: (pair[1], statistics.index(pair[0])),
+    )
 
 
 def heat_maps(table: pd.DataFrame, path: Path, title: str, column: str = "excess") -> None:
@@ -72,12 +96,18 @@ def heat_maps(table: pd.DataFrame, path: Path, title: str, column: str = "excess
     figure, panels = _grid(len(pairs), 1.2 + 0.28 * len(layers), title)
     for panel, (statistic, labels) in zip(panels, pairs):
         chosen = table[(table.statistic == statistic) & (table.labels == labels) & (table["head"] != "all")]
-        numbers = chosen.pivot(index="layer", columns="head", values=column).reindex(index=layers, columns=heads).to_numpy(float)
+        numbers = (
+            chosen.pivot(index="layer", columns="head", values=column)
+            .reindex(index=layers, columns=heads)
+            .to_numpy(float)
+        )
         limit = np.nanmax(np.abs(numbers), initial=1e-12)
         norm = CenteredNorm(0, limit) if column == "excess" or np.nanmin(numbers) < 0 else None
         panel.set_facecolor("#dddddd")
         panel.patch.set(hatch="////", edgecolor="#aaaaaa")
-        drawn = panel.imshow(numbers, aspect="auto", cmap="RdBu_r" if norm else "viridis", norm=norm, interpolation="nearest")
+        drawn = panel.imshow(
+            numbers, aspect="auto", cmap="RdBu_r" if norm else "viridis", norm=norm, interpolation="nearest"
+        )
         bar = figure.colorbar(drawn, ax=panel, fraction=0.07, pad=0.03)
         bar.ax.tick_params(labelsize=7)
         bar.outline.set_visible(False)
@@ -86,8 +116,14 @@ def heat_maps(table: pd.DataFrame, path: Path, title: str, column: str = "excess
         _numbered(panel.set_yticks, len(layers), map(number, layers))
         panel.set_xlabel("head", fontsize=8)
         panel.set_ylabel("layer", fontsize=8)
-    figure.supxlabel({"excess": "Excess over the permuted null (entropy: over uniform attention); white = nothing beyond it"}
-                     .get(column, column) + "; hatched = undefined, or degenerate labels", fontsize=8, color="#444444")
+    figure.supxlabel(
+        {
+            "excess": "Excess over the permuted null (entropy: over uniform attention); white = nothing beyond it"
+        }.get(column, column)
+        + "; hatched = undefined, or degenerate labels",
+        fontsize=8,
+        color="#444444",
+    )
     figure.savefig(path, dpi=150)
 
 
@@ -105,8 +141,16 @@ def curves(table: pd.DataFrame, path: Path, title: str) -> None:
         if differences:
             panel.axhline(0, color="#666666", linewidth=0.8)
         for k, (colour, variant) in enumerate(zip(_COLOURS, variants)):
-            chosen = table[(table.statistic == statistic) & (table.labels == labels) & (table["head"] == "all")
-                           & (table.weights == variant)].set_index("layer").reindex(layers)
+            chosen = (
+                table[
+                    (table.statistic == statistic)
+                    & (table.labels == labels)
+                    & (table["head"] == "all")
+                    & (table.weights == variant)
+                ]
+                .set_index("layer")
+                .reindex(layers)
+            )
             x = np.arange(len(layers)) + 0.1 * (k - (len(variants) - 1) / 2)  # side by side
             panel.plot(x, chosen.value, "o-", color=colour, markersize=3.5, linewidth=1.3, label=variant)
             if len(variants) == 1 and len(layers) > 1:
@@ -118,7 +162,9 @@ def curves(table: pd.DataFrame, path: Path, title: str) -> None:
                 if len(layers) > 1:
                     panel.plot(x, chosen[null], style, color=shade, linewidth=1)
                 else:
-                    panel.hlines(chosen[null], x - 0.04, x + 0.04, color=shade, linewidth=1.2, linestyle=style)
+                    panel.hlines(
+                        chosen[null], x - 0.04, x + 0.04, color=shade, linewidth=1.2, linestyle=style
+                    )
         panel.set_title(_name(statistic, labels), fontsize=8.5, loc="left")
         panel.set_xlabel("layer", fontsize=8)
         _numbered(panel.set_xticks, len(layers), map(number, layers))
@@ -127,13 +173,26 @@ def curves(table: pd.DataFrame, path: Path, title: str) -> None:
             panel.set_xlim(-0.4, 0.4)
         panel.tick_params(labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
-    handles = [*(panels[0].plot([], [], "o-", color=colour, markersize=3.5, label=variant)[0]
-                 for colour, variant in zip(_COLOURS, variants))]
+    handles = [
+        *(
+            panels[0].plot([], [], "o-", color=colour, markersize=3.5, label=variant)[0]
+            for colour, variant in zip(_COLOURS, variants)
+        )
+    ]
     if not differences:
-        handles += [panels[0].plot([], [], style, color="#666666", label=label)[0]
-                    for style, label in ((":", "permuted null"), ("--", "uniform null"))]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False,
-                  title="mean over heads and examples; bands and bars: bootstrap intervals over examples", title_fontsize=8)
+        handles += [
+            panels[0].plot([], [], style, color="#666666", label=label)[0]
+            for style, label in ((":", "permuted null"), ("--", "uniform null"))
+        ]
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        fontsize=8,
+        frameon=False,
+        title="mean over heads and examples; bands and bars: bootstrap intervals over examples",
+        title_fontsize=8,
+    )
     figure.savefig(path, dpi=150)
 
 
@@ -153,9 +212,27 @@ def spectra(spectrum: pd.DataFrame, path: Path, title: str) -> None:
         x, width = energy.frequency.to_numpy(), 2 / len(energy)
         panel.bar(x, density.value, width, color="#d9d9d9", label="density of eigenvalues")
         panel.fill_between(x, energy.low, energy.high, step="mid", color=_COLOURS[0], alpha=0.25, linewidth=0)
-        panel.step(x, energy.value, where="mid", color=_COLOURS[0], linewidth=1.4, label="energy of the features")
-        panel.step(x, energy.null_permuted, where="mid", linestyle=":", color=_COLOURS[1], linewidth=1.2, label="permuted null")
-        panel.step(x, energy.null_uniform, where="mid", linestyle="--", color="#666666", linewidth=1, label="uniform null")
+        panel.step(
+            x, energy.value, where="mid", color=_COLOURS[0], linewidth=1.4, label="energy of the features"
+        )
+        panel.step(
+            x,
+            energy.null_permuted,
+            where="mid",
+            linestyle=":",
+            color=_COLOURS[1],
+            linewidth=1.2,
+            label="permuted null",
+        )
+        panel.step(
+            x,
+            energy.null_uniform,
+            where="mid",
+            linestyle="--",
+            color="#666666",
+            linewidth=1,
+            label="uniform null",
+        )
         panel.set_yscale("symlog", linthresh=0.01)  # most lies at 0 and 1
         panel.set_ylim(0, 1)
         panel.set_yticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
@@ -166,7 +243,9 @@ def spectra(spectrum: pd.DataFrame, path: Path, title: str) -> None:
             panel.set_ylabel("share (symlog)", fontsize=8)
         panel.tick_params(labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False
+    )
     figure.savefig(path, dpi=150)
 
 

@@ -21,8 +21,13 @@ _CELL, _TEXT = 1.55, 1.9  # inches: side of a picture, width of the words beside
 _COLOURS = ("#0b5fa5", "#b3541e", "#3d7a3a", "#7a3d78")
 
 
-def draw_maps(table: pd.DataFrame, pictures: Mapping[str, tuple[Image.Image, str]], path: Path, title: str,
-              outlines: Mapping[str, np.ndarray] | None = None) -> None:
+def draw_maps(
+    table: pd.DataFrame,
+    pictures: Mapping[str, tuple[Image.Image, str]],
+    path: Path,
+    title: str,
+    outlines: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Draw a PNG: a row per example, the picture first, then it in grey under each method's map.
 
     Args:
@@ -55,15 +60,22 @@ def draw_maps(table: pd.DataFrame, pictures: Mapping[str, tuple[Image.Image, str
             outline = (outlines or {}).get(name)
             axes = place(0, row, picture)
             axes.imshow(picture, extent=(0, 1, 1, 0), aspect="auto")
-            figure.text(0.2 / width, (height - 0.7 - (row + 0.5) * (_CELL + 0.1)) / height, textwrap.fill(words, 24, max_lines=7, placeholder=" …"),
-                        va="center", fontsize=9)
+            figure.text(
+                0.2 / width,
+                (height - 0.7 - (row + 0.5) * (_CELL + 0.1)) / height,
+                textwrap.fill(words, 24, max_lines=7, placeholder=" …"),
+                va="center",
+                fontsize=9,
+            )
             for column, method in enumerate(methods):
                 axes = place(1 + column, row, picture)
                 if row == 0:
                     axes.set_title(method, fontsize=9.5, fontweight="bold", pad=4)
                 part = table[(table["example"] == name) & (table["method"] == method)]
                 grid = part.pivot(index="row", columns="column", values="lift").to_numpy()
-                axes.imshow(picture.convert("L"), cmap="gray", vmin=-60, vmax=310, extent=(0, 1, 1, 0), aspect="auto")
+                axes.imshow(
+                    picture.convert("L"), cmap="gray", vmin=-60, vmax=310, extent=(0, 1, 1, 0), aspect="auto"
+                )
                 axes.imshow(grid, cmap=_HEAT, norm=norm, extent=(0, 1, 1, 0), aspect="auto")
                 if not np.isfinite(grid).any():
                     axes.text(0.5, 0.5, "0 everywhere", ha="center", va="center", fontsize=8, color="white")
@@ -96,13 +108,33 @@ def draw_mass(summary: pd.DataFrame, path: Path, title: str) -> None:
         for k, row in enumerate(rows.itertuples()):
             colour = _COLOURS[queries.index(row.query) % len(_COLOURS)]
             bounds = [[100 * max(0.0, row.mass - row.low)], [100 * max(0.0, row.high - row.mass)]]
-            axes.errorbar(100 * row.mass, k, xerr=None if np.isnan(bounds).any() else bounds, fmt="o", color=colour,
-                          markersize=5, elinewidth=1.4, capsize=2.5)
-            axes.text(1.02, k, f"{100 * row.mass:.1f} %", transform=axes.get_yaxis_transform(), va="center",
-                      color=colour)
+            axes.errorbar(
+                100 * row.mass,
+                k,
+                xerr=None if np.isnan(bounds).any() else bounds,
+                fmt="o",
+                color=colour,
+                markersize=5,
+                elinewidth=1.4,
+                capsize=2.5,
+            )
+            axes.text(
+                1.02,
+                k,
+                f"{100 * row.mass:.1f} %",
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                color=colour,
+            )
         axes.axvline(100 * uniform.mass, linestyle=":", color="#444444", linewidth=1.1)
-        axes.text(100 * uniform.mass, -0.75, f"uniform {100 * uniform.mass:.1f} %", ha="center", fontsize=8,
-                  color="#444444")
+        axes.text(
+            100 * uniform.mass,
+            -0.75,
+            f"uniform {100 * uniform.mass:.1f} %",
+            ha="center",
+            fontsize=8,
+            color="#444444",
+        )
         axes.set_yticks(range(len(rows)), [f"{row.method}, {row.query}" for row in rows.itertuples()])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(left=0)

@@ -35,7 +35,13 @@ def runs(options: dict) -> dict[str, Run]:
 
     def ours(causal: bool) -> None:
         scores = AttentionScores(query, key, value, causal=causal, triangular=causal, metric=metric)
-        torch.autograd.grad(scheme.attend(scores, "tiled", context=False)[0], [*leaves, scheme.p_logit], above)
+        torch.autograd.grad(
+            scheme.attend(scores, "tiled", context=False)[0], [*leaves, scheme.p_logit], above
+        )
 
-    return {BASELINE: lambda: plain(False), TILED: lambda: ours(False), CAUSAL: lambda: plain(True),
-            TILED_CAUSAL: lambda: ours(True)}
+    return {
+        BASELINE: lambda: plain(False),
+        TILED: lambda: ours(False),
+        CAUSAL: lambda: plain(True),
+        TILED_CAUSAL: lambda: ours(True),
+    }

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from experiments.memory import PeakMemory
+from experiments.training.memory import PeakMemory
 
 Run = Callable[[], object]
 LEAST, ENOUGH = 3, 60.0  # a benchmark that takes more than so many seconds ends after so many repetitions
@@ -44,7 +44,9 @@ def compare(runs: dict[str, Run], baseline: str, repeats: int) -> tuple[dict[str
         except Exception as error:  # no compiler, say: the others are measured still
             if name == baseline:
                 raise
-            failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            failed[name] = (
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            )
     names = [name for name in runs if name not in failed]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     began = time.perf_counter()
@@ -56,9 +58,14 @@ def compare(runs: dict[str, Run], baseline: str, repeats: int) -> tuple[dict[str
             start = time.perf_counter()
             runs[name]()
             seconds[name].append(time.perf_counter() - start)
-    return {name: Times(statistics.median(taken), statistics.median(a / b for a, b in zip(taken, seconds[baseline])),
-                        len(taken))
-            for name, taken in seconds.items()}, failed
+    return {
+        name: Times(
+            statistics.median(taken),
+            statistics.median(a / b for a, b in zip(taken, seconds[baseline])),
+            len(taken),
+        )
+        for name, taken in seconds.items()
+    }, failed
 
 
 def extra_memory(module: str, name: str, options: dict) -> float:
@@ -72,10 +79,20 @@ def extra_memory(module: str, name: str, options: dict) -> float:
         name: which of them.
         options: JSON values for it; the tiny run gets ``options | {"tiny": True}``.
     """
-    command = [sys.executable, "-m", "experiments.bench.measure", module, name, json.dumps(options), str(torch.get_num_threads())]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.bench.measure",
+        module,
+        name,
+        json.dumps(options),
+        str(torch.get_num_threads()),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"the memory of {name!r} could not be measured: {done.stderr.strip().splitlines()[-1:]}")
+        raise RuntimeError(
+            f"the memory of {name!r} could not be measured: {done.stderr.strip().splitlines()[-1:]}"
+        )
     return float(done.stdout.strip().splitlines()[-1])
 
 

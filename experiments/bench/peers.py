@@ -33,11 +33,14 @@ class PLaplacian(MessagePassing):
     def forward(self, query, value, measured_query, measured_value, edge_index, weight, degrees, p, residual):
         source, target = edge_index  # values, queries
         d, e = degrees[0][target], degrees[1][source]
-        gradient = ((weight / d).sqrt()[:, None] * measured_query[target]
-                    - (weight / e).sqrt()[:, None] * measured_value[source])
+        gradient = (weight / d).sqrt()[:, None] * measured_query[target] - (weight / e).sqrt()[
+            :, None
+        ] * measured_value[source]
         weight = weight * gradient.norm(dim=-1).clamp(min=NORM_FLOOR) ** (p - 2)
         size = (len(value), len(query))
-        total = self.propagate(edge_index, x=(torch.ones_like(value[:, :1]), None), weight=weight / d, size=size)
+        total = self.propagate(
+            edge_index, x=(torch.ones_like(value[:, :1]), None), weight=weight / d, size=size
+        )
         message = self.propagate(edge_index, x=(value, None), weight=weight / (d * e).sqrt(), size=size)
         return (message + residual * query) / (total + residual)
 
@@ -54,7 +57,9 @@ def per_edge(query: Tensor, key: Tensor, value: Tensor, factor: Tensor, p, resid
     source = (group * m + torch.arange(m)).expand(b * h, n, m)
     nodes = [x.flatten(0, 2) for x in (query, value, query @ factor, value @ factor)]
     degrees = weight.sum(-1).flatten(), weight.sum(-2).flatten()
-    out = PLaplacian()(*nodes, torch.stack([source.flatten(), target.flatten()]), weight.flatten(), degrees, p, residual)
+    out = PLaplacian()(
+        *nodes, torch.stack([source.flatten(), target.flatten()]), weight.flatten(), degrees, p, residual
+    )
     return out.view(query.shape)
 
 
@@ -76,8 +81,12 @@ def square(query: Tensor, key: Tensor, value: Tensor, factor: Tensor, p, residua
     return out[:, :, :n]
 
 
-def pooled_square(query: Tensor, key: Tensor, value: Tensor, factor: Tensor, p, residual, tokens: int = 24) -> Tensor:
+def pooled_square(
+    query: Tensor, key: Tensor, value: Tensor, factor: Tensor, p, residual, tokens: int = 24
+) -> Tensor:
     """:func:`square` with keys and values average-pooled to a few tokens first, so that it fits: another result."""
-    key, value = (adaptive_avg_pool1d(x.flatten(0, 1).transpose(1, 2), tokens).transpose(1, 2).unflatten(0, x.shape[:2])
-                  for x in (key, value))
+    key, value = (
+        adaptive_avg_pool1d(x.flatten(0, 1).transpose(1, 2), tokens).transpose(1, 2).unflatten(0, x.shape[:2])
+        for x in (key, value)
+    )
     return square(query, key, value, factor, p, residual)

@@ -26,8 +26,16 @@ def rows(result: dict) -> list[list[str]]:
         if memory and limit and name != result["baseline"]:
             share = run["extra_mb"] / max(1e-9, result["runs"][result["baseline"]]["extra_mb"])
             memory += f" ({share:.2f} ×, ≤ {limit:g} {'met' if share <= limit else 'missed'})"
-        lines.append([name, f"{1000 * run['seconds']:.1f}", f"{run['ratio']:.2f}", met, memory,
-                      f"{run['error']:.2g}" if "error" in run else ""])
+        lines.append(
+            [
+                name,
+                f"{1000 * run['seconds']:.1f}",
+                f"{run['ratio']:.2f}",
+                met,
+                memory,
+                f"{run['error']:.2g}" if "error" in run else "",
+            ]
+        )
     return lines
 
 
@@ -35,20 +43,30 @@ def text(result: dict) -> str:
     """For the screen."""
     lines = [list(HEAD), *rows(result)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(HEAD))]
-    body = ["  ".join(cell.ljust(w) if k in (0, 3, 4) else cell.rjust(w) for k, (cell, w) in enumerate(zip(line, widths))).rstrip()
-            for line in lines]
+    body = [
+        "  ".join(
+            cell.ljust(w) if k in (0, 3, 4) else cell.rjust(w)
+            for k, (cell, w) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in lines
+    ]
     return "\n".join([result["title"], *body, ""])
 
 
 def markdown(results: dict) -> str:
     """All tables, and what they were measured on."""
     machine = results["machine"]
-    parts = [f"Medians of {results['repeats']} interleaved repetitions (fewer where they took over a minute) on {machine}; "
-             "ratios are medians of the ratios to the first line within the same repetition. Forward and backward unless it says otherwise. Extra MB: growth of the peak of "
-             "resident memory over one run in a process of its own."]
+    parts = [
+        f"Medians of {results['repeats']} interleaved repetitions (fewer where they took over a minute) on {machine}; "
+        "ratios are medians of the ratios to the first line within the same repetition. Forward and backward unless it says otherwise. Extra MB: growth of the peak of "
+        "resident memory over one run in a process of its own."
+    ]
     for result in results["benchmarks"].values():
         parts.append(f"\n### {result['title'][0].upper() + result['title'][1:]}\n")
-        parts += [f"| {' | '.join(line)} |" for line in (list(HEAD), ["---"] + ["---:"] * (len(HEAD) - 1), *rows(result))]
+        parts += [
+            f"| {' | '.join(line)} |"
+            for line in (list(HEAD), ["---"] + ["---:"] * (len(HEAD) - 1), *rows(result))
+        ]
     return "\n".join(parts) + "\n"
 
 
@@ -61,10 +79,20 @@ def draw(results: dict, path: Path) -> None:
     panels = figure.subplots(len(benchmarks), squeeze=False, height_ratios=heights)[:, 0]
     for panel, result in zip(panels, benchmarks):
         runs = {name: run for name, run in result["runs"].items() if "ratio" in run}
-        bars = panel.barh(list(runs), [run["ratio"] for run in runs.values()],
-                          color=["#8f9bb3" if name == result["baseline"] else "#3b6fb6" for name in runs])
-        panel.bar_label(bars, [f"{run['ratio']:.2f}" + (f", error {run['error']:.2g}" if run.get("error") else "")
-                               for run in runs.values()], padding=3, fontsize=8)
+        bars = panel.barh(
+            list(runs),
+            [run["ratio"] for run in runs.values()],
+            color=["#8f9bb3" if name == result["baseline"] else "#3b6fb6" for name in runs],
+        )
+        panel.bar_label(
+            bars,
+            [
+                f"{run['ratio']:.2f}" + (f", error {run['error']:.2g}" if run.get("error") else "")
+                for run in runs.values()
+            ],
+            padding=3,
+            fontsize=8,
+        )
         for k, run in enumerate(runs.values()):
             if "target" in run:
                 panel.plot([run["target"]] * 2, [k - 0.45, k + 0.45], color="#c0392b")

@@ -16,7 +16,9 @@ def _graph(options: dict):
     b, h, n, m, d = (1, 1, 3, 300, 4) if options.get("tiny") else (options[x] for x in "bhnmd")
     draw = torch.Generator().manual_seed(options["seed"])
     query, key, value = (torch.randn(b, h, k, d, generator=draw) for k in (n, m, m))
-    return AttentionScores(2 * query, key, value).graph()  # as peaked as trained attention: half the mass on some 20 of 577
+    return AttentionScores(
+        2 * query, key, value
+    ).graph()  # as peaked as trained attention: half the mass on some 20 of 577
 
 
 def runs(options: dict) -> dict[str, Run]:
@@ -31,7 +33,10 @@ def runs(options: dict) -> dict[str, Run]:
         with torch.no_grad():
             return scheme(graph) if k is None else scheme(graph.sparsify(top_k=k), "sparse")
 
-    return {BASELINE: lambda: run(None), **{f"top-k {k}": lambda k=k: run(k) for k in STEPS if k <= graph.shape[3]}}
+    return {
+        BASELINE: lambda: run(None),
+        **{f"top-k {k}": lambda k=k: run(k) for k in STEPS if k <= graph.shape[3]},
+    }
 
 
 def errors(options: dict) -> dict[str, float]:

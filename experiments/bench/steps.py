@@ -50,7 +50,9 @@ def runs(options: dict) -> dict[str, Run]:
 
     ways: dict[str, Run] = {
         BASELINE: lambda: both(peers.attention(query, key, value)),
-        "attention, PyTorch's fused": lambda: both(torch.nn.functional.scaled_dot_product_attention(query, key, value)),
+        "attention, PyTorch's fused": lambda: both(
+            torch.nn.functional.scaled_dot_product_attention(query, key, value)
+        ),
     }
     for name, causal in ((DEFAULT, False), (DEFAULT_CAUSAL, True)):
         ways[name] = lambda causal=causal: both(scheme.attend(scores(causal), context=False))
@@ -59,13 +61,19 @@ def runs(options: dict) -> dict[str, Run]:
     for name, causal in (("", False), (", causal", True)):
         ways |= {
             f"ours, dense backend{name}": lambda causal=causal: both(dense(query, key, value, causal)),
-            f"ours, tiled{name}": lambda causal=causal: both(scheme.attend(scores(causal), "tiled", context=False)),
+            f"ours, tiled{name}": lambda causal=causal: both(
+                scheme.attend(scores(causal), "tiled", context=False)
+            ),
         }
         if options.get("compiled", True):
-            ways[f"ours, dense backend compiled{name}"] = lambda causal=causal: both(compiled(query, key, value, causal))
+            ways[f"ours, dense backend compiled{name}"] = lambda causal=causal: both(
+                compiled(query, key, value, causal)
+            )
     ways["(N1+N2)²×d, pooled to 24 tokens"] = peer(peers.pooled_square)
     if options.get("peers"):
-        ways["ours, sparse backend, top-k 16"] = lambda: both(scheme(scores(False).graph().sparsify(top_k=16), "sparse"))
+        ways["ours, sparse backend, top-k 16"] = lambda: both(
+            scheme(scores(False).graph().sparsify(top_k=16), "sparse")
+        )
         ways["per edge (PyG: gather, norm, scatter)"] = peer(peers.per_edge)
         ways["(N1+N2)²×d"] = peer(peers.square)
     return ways

@@ -46,26 +46,67 @@ LONG = dict(h=2, d=64)
 
 def _long(n: int, causal: bool) -> Benchmark:
     baseline, ours = (long.CAUSAL, long.TILED_CAUSAL) if causal else (long.BASELINE, long.TILED)
-    return Benchmark(f"self-attention, N {n:,}{', causal' if causal else ''}, H 2, d 64", long, LONG | dict(n=n), LONG | dict(n=300),
-                     baseline, {ours: long.TARGET}, (baseline, ours), long.MEMORY_TARGET, (baseline, ours))
+    return Benchmark(
+        f"self-attention, N {n:,}{', causal' if causal else ''}, H 2, d 64",
+        long,
+        LONG | dict(n=n),
+        LONG | dict(n=300),
+        baseline,
+        {ours: long.TARGET},
+        (baseline, ours),
+        long.MEMORY_TARGET,
+        (baseline, ours),
+    )
 
 
 BENCHMARKS = {
-    "step": Benchmark("attention and one p-Laplacian step, B 8, H 12, N1 40, N2 577, d 64", steps, BASE | dict(b=8),
-                      SMALL | dict(b=2), steps.BASELINE, steps.TARGETS, STEP_MEMORY),
-    "step-b2": Benchmark("the same with B 2", steps, BASE | dict(b=2), SMALL | dict(b=1), steps.BASELINE, {}, STEP_MEMORY),
-    "peers": Benchmark("the same with B 1 and H 2, and the peers that need gigabytes", steps,
-                       BASE | dict(b=1, h=2, peers=True), SMALL | dict(b=1, peers=True), steps.BASELINE, {},
-                       (steps.BASELINE, steps.DEFAULT, "per edge (PyG: gather, norm, scatter)", "(N1+N2)²×d")),
-    "training": Benchmark("training step of a BLIP-base decoder, B 8, 40 words, 577 image tokens", training,
-                          dict(b=8, n=40, m=577, layers=12, join="blend"), dict(b=1, n=6, m=20, layers=1, join="blend"),
-                          training.BASELINE, training.TARGETS, tuple(training.GNNS)),
+    "step": Benchmark(
+        "attention and one p-Laplacian step, B 8, H 12, N1 40, N2 577, d 64",
+        steps,
+        BASE | dict(b=8),
+        SMALL | dict(b=2),
+        steps.BASELINE,
+        steps.TARGETS,
+        STEP_MEMORY,
+    ),
+    "step-b2": Benchmark(
+        "the same with B 2", steps, BASE | dict(b=2), SMALL | dict(b=1), steps.BASELINE, {}, STEP_MEMORY
+    ),
+    "peers": Benchmark(
+        "the same with B 1 and H 2, and the peers that need gigabytes",
+        steps,
+        BASE | dict(b=1, h=2, peers=True),
+        SMALL | dict(b=1, peers=True),
+        steps.BASELINE,
+        {},
+        (steps.BASELINE, steps.DEFAULT, "per edge (PyG: gather, norm, scatter)", "(N1+N2)²×d"),
+    ),
+    "training": Benchmark(
+        "training step of a BLIP-base decoder, B 8, 40 words, 577 image tokens",
+        training,
+        dict(b=8, n=40, m=577, layers=12, join="blend"),
+        dict(b=1, n=6, m=20, layers=1, join="blend"),
+        training.BASELINE,
+        training.TARGETS,
+        tuple(training.GNNS),
+    ),
     "long-4k": _long(4096, False),
     "long-4k-causal": _long(4096, True),
     "long-16k": _long(16384, False),
     "long-16k-causal": _long(16384, True),
-    "sparse": Benchmark("sparse top-k against the exact step (forward), B 2, H 12, N1 40, N2 577, d 64", sparse, BASE | dict(b=2),
-                        SMALL | dict(b=1), sparse.BASELINE, errors=sparse.errors),
-    "statistics": Benchmark("heterophily statistics of one layer of BLIP-base's sizes, B 8, H 12, 30 words, 577 image nodes, d 64",
-                            layers, dict(b=8, h=12, n=30, m=577, d=64), dict(b=1, h=2, n=6, m=20, d=8), layers.BASELINE),
+    "sparse": Benchmark(
+        "sparse top-k against the exact step (forward), B 2, H 12, N1 40, N2 577, d 64",
+        sparse,
+        BASE | dict(b=2),
+        SMALL | dict(b=1),
+        sparse.BASELINE,
+        errors=sparse.errors,
+    ),
+    "statistics": Benchmark(
+        "heterophily statistics of one layer of BLIP-base's sizes, B 8, H 12, 30 words, 577 image nodes, d 64",
+        layers,
+        dict(b=8, h=12, n=30, m=577, d=64),
+        dict(b=1, h=2, n=6, m=20, d=8),
+        layers.BASELINE,
+    ),
 }

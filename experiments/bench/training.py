@@ -42,9 +42,21 @@ def _step(gnn: str, options: dict) -> Run:
     b, n, m, layers = (1, 4, 5, 1) if options.get("tiny") else (options[x] for x in ("b", "n", "m", "layers"))
     width, heads, words = (16, 2, 50) if options.get("tiny") else (768, 12, 30524)
     torch.manual_seed(options["seed"])
-    config = BlipTextConfig(vocab_size=words, hidden_size=width, encoder_hidden_size=width, intermediate_size=4 * width,
-                            projection_dim=width, num_hidden_layers=layers, num_attention_heads=heads, is_decoder=True,
-                            attn_implementation="eager", bos_token_id=1, eos_token_id=2, sep_token_id=2, pad_token_id=0)
+    config = BlipTextConfig(
+        vocab_size=words,
+        hidden_size=width,
+        encoder_hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        is_decoder=True,
+        attn_implementation="eager",
+        bos_token_id=1,
+        eos_token_id=2,
+        sep_token_id=2,
+        pad_token_id=0,
+    )
     model = BlipTextLMHeadModel(config)
     adapters = attach(model, AdapterConfig(gnn, join=options["join"]))
     optimizer = torch.optim.AdamW(adapters.optimizer_groups(5e-4, 0.05))

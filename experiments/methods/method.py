@@ -32,8 +32,14 @@ class Tuned(ABC):
     def optimizer_groups(self, learning_rate: float, weight_decay: float) -> list[dict]:
         """Groups with their peak learning rates. Matrices are decayed; biases and LayerNorms are not."""
         parameters = self.parameters()
-        return [{"params": [p for p in parameters if p.dim() > 1], "lr": learning_rate, "weight_decay": weight_decay},
-                {"params": [p for p in parameters if p.dim() <= 1], "lr": learning_rate, "weight_decay": 0.0}]
+        return [
+            {
+                "params": [p for p in parameters if p.dim() > 1],
+                "lr": learning_rate,
+                "weight_decay": weight_decay,
+            },
+            {"params": [p for p in parameters if p.dim() <= 1], "lr": learning_rate, "weight_decay": 0.0},
+        ]
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
@@ -50,8 +56,9 @@ class Tuned(ABC):
     def observe(self, targets: Sequence[str]) -> None:
         """Look at the training answers before training; most methods have no use for it."""
 
-    def generate(self, model, tokenizer, states: Tensor, prompts: Sequence[str], max_new_tokens: int,
-                 num_beams: int) -> list[str]:
+    def generate(
+        self, model, tokenizer, states: Tensor, prompts: Sequence[str], max_new_tokens: int, num_beams: int
+    ) -> list[str]:
         """One text per prompt."""
         return generate_text(model, tokenizer, states, prompts, max_new_tokens, num_beams)
 

@@ -26,9 +26,11 @@ from pycocoevalcap.tokenizer import ptbtokenizer
 from attngraph.errors import UserError
 from experiments.metrics.vqa import aligned
 
-NO_JAVA = ("Java not found: captions are split by a regular expression instead of the PTB tokenizer; scores "
-           "of plain captions are the same, others may differ slightly (install a Java runtime for the "
-           "official ones)")
+NO_JAVA = (
+    "Java not found: captions are split by a regular expression instead of the PTB tokenizer; scores "
+    "of plain captions are the same, others may differ slightly (install a Java runtime for the "
+    "official ones)"
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ class CaptionScores:
     tokenizer: str
 
 
-def caption_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]],
-                   use_java: bool | None = None) -> CaptionScores:
+def caption_scores(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], use_java: bool | None = None
+) -> CaptionScores:
     """BLEU@4 and CIDEr of one generated caption per example against its reference captions.
 
     Args:
@@ -86,8 +89,14 @@ def caption_scores(predictions: Mapping[str, str], references: Mapping[str, Sequ
     bleu, _ = Bleu(4).compute_score(wanted, found, verbose=0)
     cider, cider_examples = Cider().compute_score(wanted, found)
     counts = np.array([_bleu_counts(found[id][0], wanted[id]) for id in references], dtype=np.int64)
-    return CaptionScores(tuple(references), float(bleu[3]), float(cider), np.asarray(cider_examples), counts,
-                         "ptb" if use_java else "regex")
+    return CaptionScores(
+        tuple(references),
+        float(bleu[3]),
+        float(cider),
+        np.asarray(cider_examples),
+        counts,
+        "ptb" if use_java else "regex",
+    )
 
 
 def bleu4_from_counts(totals: np.ndarray) -> np.ndarray:
@@ -141,12 +150,15 @@ def ptb_tokenize(captions: Sequence[str]) -> list[str]:
                 try:
                     tokens = ptbtokenizer.PTBTokenizer().tokenize(request)
                 except OSError as error:
-                    raise UserError(f"the PTB tokenizer needs Java, which does not start ({error}); "
-                                    "install a Java runtime or score with use_java=False") from None
+                    raise UserError(
+                        f"the PTB tokenizer needs Java, which does not start ({error}); "
+                        "install a Java runtime or score with use_java=False"
+                    ) from None
         if tokens.get(_LAST) != [_LAST]:
             message = log.read_text(errors="replace").strip().splitlines() or ["wrong number of lines"]
-            raise UserError(f"the PTB tokenizer failed ({message[0]}); mend Java or "
-                            "score with use_java=False")
+            raise UserError(
+                f"the PTB tokenizer failed ({message[0]}); mend Java or score with use_java=False"
+            )
     result = [""] * len(lines)
     for i in wanted:
         result[i] = tokens[i][0]

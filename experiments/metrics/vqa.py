@@ -17,8 +17,9 @@ ENTAILMENT_WORDS = {"entailment": "correct", "contradiction": "incorrect", "neut
 ENTAILMENT_LABELS = {word: label for label, word in ENTAILMENT_WORDS.items()}
 
 _ARTICLES = {"a", "an", "the"}
-_NUMBERS = {word: str(n) for n, word in enumerate(
-    "zero one two three four five six seven eight nine ten".split())} | {"none": "0"}
+_NUMBERS = {
+    word: str(n) for n, word in enumerate("zero one two three four five six seven eight nine ten".split())
+} | {"none": "0"}
 
 # Apostrophe and colon stay by the published rule, the full stop has its own rule, and signs that carry
 # meaning ("50%", "$5") are no punctuation marks here.
@@ -28,8 +29,12 @@ _SPACES = str.maketrans(_TO_SPACE, " " * len(_TO_SPACE)) | {ord("’"): "'"}
 
 def _contractions() -> dict[str, str]:
     """English contractions built from their grammar: spelling without apostrophes -> spelling with them."""
-    negated = [stem + "n't" for stem in ("ai are ca could did does do had has have is might must need ought "
-                                         "sha should was were wo would").split()]
+    negated = [
+        stem + "n't"
+        for stem in (
+            "ai are ca could did does do had has have is might must need ought sha should was were wo would"
+        ).split()
+    ]
     endings = {
         "'ve": "could might must should would i you we they there what where who why".split() + negated,
         "'d": "he how i it she that there they we where who why you".split(),
@@ -83,8 +88,10 @@ def vqa_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence
         given = [normalise_answer(reference) for reference in references[id]]
         count = len(given)
         if count < 4:
-            raise UserError(f"VQA accuracy needs at least 4 annotators' answers, example {id} has {count}; "
-                            "score data with one answer by exact match")
+            raise UserError(
+                f"VQA accuracy needs at least 4 annotators' answers, example {id} has {count}; "
+                "score data with one answer by exact match"
+            )
         matches = given.count(normalise_answer(prediction))
         # an annotator who agrees is left out of `matches` when their turn comes
         scores.append((matches * min((matches - 1) / 3, 1) + (count - matches) * min(matches / 3, 1)) / count)
@@ -93,8 +100,12 @@ def vqa_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence
 
 def exact_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> np.ndarray:
     """1 where the prediction is the one reference answer, case and outer space ignored, else 0."""
-    return np.array([float(prediction.strip().lower() == _only(id, references).strip().lower())
-                     for id, prediction in aligned(predictions, references)])
+    return np.array(
+        [
+            float(prediction.strip().lower() == _only(id, references).strip().lower())
+            for id, prediction in aligned(predictions, references)
+        ]
+    )
 
 
 def entailment_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> np.ndarray:
@@ -110,8 +121,10 @@ def entailment_scores(predictions: Mapping[str, str], references: Mapping[str, S
     for id, prediction in aligned(predictions, references):
         label = _only(id, references)
         if label not in ENTAILMENT_WORDS:
-            raise UserError(f"example {id} has the gold label {label!r}; expected one of "
-                            f"{', '.join(ENTAILMENT_WORDS)} (leave out pairs without a gold label)")
+            raise UserError(
+                f"example {id} has the gold label {label!r}; expected one of "
+                f"{', '.join(ENTAILMENT_WORDS)} (leave out pairs without a gold label)"
+            )
         word = prediction.lower().strip(string.punctuation + string.whitespace)
         scores.append(float(ENTAILMENT_LABELS.get(word, word) == label))
     return np.array(scores, dtype=np.float64)
@@ -138,8 +151,10 @@ def aligned(predictions: Mapping[str, str], references: Mapping[str, Sequence[st
     extra = [id for id in predictions if id not in references]
     if missing or extra:
         what, ids = ("no prediction", missing) if missing else ("no reference answer", extra)
-        raise UserError(f"{what} for {len(ids)} example(s), first {ids[0]}; score predictions and "
-                        "annotations of the same split")
+        raise UserError(
+            f"{what} for {len(ids)} example(s), first {ids[0]}; score predictions and "
+            "annotations of the same split"
+        )
     return [(id, predictions[id]) for id in references]
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data import karpathy
-from experiments.data.example import Example
+from experiments.datasets import karpathy
+from experiments.datasets.example import Example
 from experiments.metrics.captions import caption_scores
-from experiments.significance import mean_statistics
+from experiments.report.significance import mean_statistics
 from experiments.tasks.task import Task, TaskScores, add, references
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.data import easy_vqa
-from experiments.data.example import Example
+from experiments.datasets import easy_vqa
+from experiments.datasets.example import Example
 from experiments.metrics.vqa import exact_scores
 from experiments.tasks.task import Task, TaskScores, accuracy_scores, add, references
 

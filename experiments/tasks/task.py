@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data.example import Example
+from experiments.datasets.example import Example
 
 TASKS: dict[str, Task] = {}
 
@@ -22,7 +22,7 @@ class TaskScores:
     Args:
         columns: column of the table -> score, 0 to 1 (CIDEr raw).
         statistics: column -> per-example statistics ``(N, K)`` whose sums give the score (see
-            ``experiments.significance``).
+            ``experiments.report.significance``).
         kinds: question type -> (score, number of examples).
     """
 
@@ -50,7 +50,7 @@ class Task(ABC):
         """All examples of a split: ``train``, ``validation`` or ``test``.
 
         Args:
-            data: folder written by ``experiments.data.write.write_scenes``.
+            data: folder written by ``experiments.scenes.write.write_scenes``.
         """
 
     def prompt(self, example: Example) -> str:
@@ -84,10 +84,13 @@ def references(examples: Sequence[Example]) -> dict[str, tuple[str, ...]]:
 def accuracy_scores(column: str, scores: np.ndarray, examples: Sequence[Example]) -> TaskScores:
     """The scores of a task whose score is a mean over examples."""
     from experiments.metrics.vqa import scores_by_kind
-    from experiments.significance import mean_statistics
+    from experiments.report.significance import mean_statistics
 
-    return TaskScores({column: float(np.mean(scores))}, {column: mean_statistics(scores)},
-                      scores_by_kind(scores, [example.kind for example in examples]))
+    return TaskScores(
+        {column: float(np.mean(scores))},
+        {column: mean_statistics(scores)},
+        scores_by_kind(scores, [example.kind for example in examples]),
+    )
 
 
 def add(task: Task) -> None:

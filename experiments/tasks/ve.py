@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.data import snli_ve
-from experiments.data.example import Example
-from experiments.data.write import VE_SPLITS
+from experiments.datasets import snli_ve
+from experiments.datasets.example import Example
 from experiments.metrics.vqa import ENTAILMENT_WORDS, entailment_scores
+from experiments.scenes.write import VE_SPLITS
 from experiments.tasks.task import Task, TaskScores, accuracy_scores, add, references
 
 

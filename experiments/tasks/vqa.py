@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.data import vqa_v2
-from experiments.data.example import Example
-from experiments.data.write import COCO_SPLITS
+from experiments.datasets import vqa_v2
+from experiments.datasets.example import Example
 from experiments.metrics.vqa import vqa_scores
+from experiments.scenes.write import COCO_SPLITS
 from experiments.tasks.task import Task, TaskScores, accuracy_scores, add, references
 
 
@@ -17,8 +17,11 @@ class VQA(Task):
 
     def examples(self, data: Path, split: str) -> list[Example]:
         folder, part = data / "vqa_v2", COCO_SPLITS[split]
-        return vqa_v2.load(folder / f"v2_OpenEnded_mscoco_{part}_questions.json",
-                           folder / f"v2_mscoco_{part}_annotations.json", folder / part)
+        return vqa_v2.load(
+            folder / f"v2_OpenEnded_mscoco_{part}_questions.json",
+            folder / f"v2_mscoco_{part}_annotations.json",
+            folder / part,
+        )
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
         return accuracy_scores("vqa", vqa_scores(predictions, references(examples)), examples)

@@ -26,7 +26,10 @@ def per_head(graph: AttentionGraph, output: Tensor, one) -> Tensor:
         sees = [[_sees(graph, k, i, j) and valid[i] for j in range(m)] for i in range(n)]
         for head in range(h):
             query, value = graph.query[k, head] @ output[head], graph.value[k, head] @ output[head]
-            weight = [[float(graph.weight[k, head, i, j]) if sees[i][j] else 0.0 for j in range(m)] for i in range(n)]
+            weight = [
+                [float(graph.weight[k, head, i, j]) if sees[i][j] else 0.0 for j in range(m)]
+                for i in range(n)
+            ]
             if not graph.causal:
                 visible = sum(any(sees[i][j] for i in range(n)) for j in range(m))
                 scale = visible / max(1, sum(valid))
@@ -38,7 +41,9 @@ def per_head(graph: AttentionGraph, output: Tensor, one) -> Tensor:
                     continue
                 seen = i + 1
                 scale = sum(sees[i]) / max(1, sum(valid[:seen]))
-                rows = one(torch.cat([query[:seen], value]), _square(weight[:seen], seen, m), seen, scale, only=i)
+                rows = one(
+                    torch.cat([query[:seen], value]), _square(weight[:seen], seen, m), seen, scale, only=i
+                )
                 out[k, head, i] = rows[i]
     return out
 
@@ -66,10 +71,15 @@ def _degrees(square, n: int, degree: str, scale: float) -> list[float]:
 def gcn(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
     def one(x, square, n, scale, only=None):
         if not scheme.normalize:
-            return [sum((square[i][j] * x[j] for j in range(len(x))), torch.zeros_like(x[0])) for i in range(len(x))]
+            return [
+                sum((square[i][j] * x[j] for j in range(len(x))), torch.zeros_like(x[0]))
+                for i in range(len(x))
+            ]
         loops = [[w + (i == j) for j, w in enumerate(row)] for i, row in enumerate(square)]
         d = [sum(row) for row in loops]
-        return [sum(loops[i][j] / math.sqrt(d[i] * d[j]) * x[j] for j in range(len(x))) for i in range(len(x))]
+        return [
+            sum(loops[i][j] / math.sqrt(d[i] * d[j]) * x[j] for j in range(len(x))) for i in range(len(x))
+        ]
 
     return per_head(graph, output, one)
 
@@ -95,8 +105,10 @@ def pagerank(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
 
 def residual(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
     def one(x, square, n, scale, only=None):
-        return [(1 - scheme.alpha) * sum(square[i][j] * x[j] for j in range(len(x))) + scheme.alpha * x[i]
-                for i in range(len(x))]
+        return [
+            (1 - scheme.alpha) * sum(square[i][j] * x[j] for j in range(len(x))) + scheme.alpha * x[i]
+            for i in range(len(x))
+        ]
 
     return per_head(graph, output, one)
 

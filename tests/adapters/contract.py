@@ -34,9 +34,20 @@ class Case:
         return "-".join([self.name, *(f"{k}={v}" for k, v in self.args.items())])
 
 
-def random_graph(seed: int = 0, b: int = 2, h: int = 2, n: int = 4, m: int = 5, d: int = 3, width: int = 7,
-                 causal: bool = False, triangular: bool = False, padded: bool = False, sparse: bool = False,
-                 dtype: torch.dtype = torch.float64) -> tuple[AttentionGraph, Tensor]:
+def random_graph(
+    seed: int = 0,
+    b: int = 2,
+    h: int = 2,
+    n: int = 4,
+    m: int = 5,
+    d: int = 3,
+    width: int = 7,
+    causal: bool = False,
+    triangular: bool = False,
+    padded: bool = False,
+    sparse: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[AttentionGraph, Tensor]:
     """A graph and the output projection ``(h, d, width)`` that its metric comes from.
 
     Args:
@@ -66,9 +77,18 @@ def random_graph(seed: int = 0, b: int = 2, h: int = 2, n: int = 4, m: int = 5, 
         scores[..., 0] = scores[..., 0].clamp(min=-3)
     if value_mask is not None:
         visible = value_mask if value_mask.dim() == 3 else value_mask[:, None].expand(b, n, m)
-        scores = scores.masked_fill(~visible[:, None], -1e9)  # as a model would: padded rows look at everything
-    graph = AttentionGraph(query.to(dtype), value.to(dtype), scores.softmax(-1).to(dtype), query_mask, value_mask, causal,
-                           (output @ output.transpose(-1, -2)).to(dtype))
+        scores = scores.masked_fill(
+            ~visible[:, None], -1e9
+        )  # as a model would: padded rows look at everything
+    graph = AttentionGraph(
+        query.to(dtype),
+        value.to(dtype),
+        scores.softmax(-1).to(dtype),
+        query_mask,
+        value_mask,
+        causal,
+        (output @ output.transpose(-1, -2)).to(dtype),
+    )
     return graph, output
 
 
@@ -85,16 +105,22 @@ GRAPHS = {
 
 def leaves(graph: AttentionGraph, scheme: Scheme) -> tuple[AttentionGraph, list[Tensor]]:
     """The graph on leaves that collect gradients, and those leaves with the scheme's parameters."""
-    inputs = [x.detach().clone().requires_grad_() for x in (graph.query, graph.value, graph.weight, graph.metric)]
+    inputs = [
+        x.detach().clone().requires_grad_() for x in (graph.query, graph.value, graph.weight, graph.metric)
+    ]
     query, value, weight, metric = inputs
-    return replace(graph, query=query, value=value, weight=weight, metric=metric), inputs + list(scheme.parameters())
+    return replace(graph, query=query, value=value, weight=weight, metric=metric), inputs + list(
+        scheme.parameters()
+    )
 
 
 def gradients(case: Case, graph: AttentionGraph, backend: str) -> tuple[Tensor, list[Tensor]]:
     scheme = case.make(graph.query.dtype)
     graph, inputs = leaves(graph, scheme)
     out = scheme(graph, backend)
-    probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(out.dtype)
+    probe = torch.randn(out.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(
+        out.dtype
+    )
     grads = torch.autograd.grad((out * probe).sum(), inputs, allow_unused=True)
     return out.detach(), [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, grads)]
 
@@ -109,7 +135,11 @@ def check_brute_force(case: Case, kind: str, seed: int) -> None:
     with torch.no_grad():
         got = [scheme(graph, backend) @ output for backend in BACKENDS]  # b h n width
     want = case.reference(scheme, graph, output)
-    rows = torch.ones(want.shape[0], want.shape[2], dtype=torch.bool) if graph.query_mask is None else graph.query_mask
+    rows = (
+        torch.ones(want.shape[0], want.shape[2], dtype=torch.bool)
+        if graph.query_mask is None
+        else graph.query_mask
+    )
     rows = rows[:, None, :, None]
     # a learned exponent is stored in single precision before it is widened, so the tolerance is not that of float64
     for one in got:
@@ -128,13 +158,16 @@ def check_dense_equals(case: Case, kind: str, seed: int, backend: str) -> None:
             torch.testing.assert_close(o / scale, d / scale, rtol=tolerance, atol=tolerance)
         with torch.no_grad():
             scheme = case.make(dtype)
-            torch.testing.assert_close(scheme.reweight(graph, backend), scheme.reweight(graph), rtol=tolerance,
-                                       atol=tolerance)
+            torch.testing.assert_close(
+                scheme.reweight(graph, backend), scheme.reweight(graph), rtol=tolerance, atol=tolerance
+            )
 
 
 def check_gradients(case: Case, kind: str, backend: str) -> None:
     """gradcheck in float64: query, value, weight, metric and the scheme's own parameters."""
-    graph, _ = random_graph(11, b=1, h=2, n=3, m=4, d=2, **{k: v for k, v in GRAPHS[kind].items() if k != "padded"})
+    graph, _ = random_graph(
+        11, b=1, h=2, n=3, m=4, d=2, **{k: v for k, v in GRAPHS[kind].items() if k != "padded"}
+    )
     if GRAPHS[kind].get("padded"):
         mask = torch.tensor([[True, True, False]])
         value_mask = graph.value_mask & mask[:, None, :] if graph.value_mask is not None else None
@@ -171,7 +204,9 @@ def check_masked_edges(case: Case, kind: str) -> None:
         value = graph.value.masked_fill(hidden[:, None, :, None], 1e3)
         other = replace(graph, weight=garbage, value=value)
         rows = slice(None) if graph.query_mask is None else graph.query_mask
-        torch.testing.assert_close(scheme(other).transpose(1, 2)[rows], scheme(graph).transpose(1, 2)[rows], rtol=0, atol=0)
+        torch.testing.assert_close(
+            scheme(other).transpose(1, 2)[rows], scheme(graph).transpose(1, 2)[rows], rtol=0, atol=0
+        )
 
 
 def check_padding(case: Case, causal: bool) -> None:
@@ -181,8 +216,9 @@ def check_padding(case: Case, causal: bool) -> None:
     scheme = case.make(torch.float64)
     want = scheme(graph)
     for left in (False, True):
+
         def pad(x, dim, by, left=left):
-            junk = torch.full([*x.shape[:dim], by, *x.shape[dim + 1:]], 0.5, dtype=x.dtype)
+            junk = torch.full([*x.shape[:dim], by, *x.shape[dim + 1 :]], 0.5, dtype=x.dtype)
             return torch.cat([junk, x] if left else [x, junk], dim)
 
         def mask(k, by, left=left):
@@ -193,8 +229,15 @@ def check_padding(case: Case, causal: bool) -> None:
             query_mask, value_mask = mask(n, 3), mask(m, 2)
             if three:  # a mask per query: the padded queries see everything
                 value_mask = value_mask[:, None, :] | ~query_mask[:, :, None]
-            padded = AttentionGraph(pad(graph.query, 2, 3), pad(graph.value, 2, 2), pad(pad(graph.weight, 3, 2), 2, 3),
-                                    query_mask, value_mask, causal, graph.metric)
+            padded = AttentionGraph(
+                pad(graph.query, 2, 3),
+                pad(graph.value, 2, 2),
+                pad(pad(graph.weight, 3, 2), 2, 3),
+                query_mask,
+                value_mask,
+                causal,
+                graph.metric,
+            )
             for backend in BACKENDS:
                 got = scheme(padded, backend)[:, :, query_mask[0]]
                 torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
@@ -208,10 +251,16 @@ def check_no_future(case: Case, triangular: bool) -> None:
     scheme = case.make(torch.float64)
     for k in range(1, 6):
         mixed_value = torch.cat([one.value[:, :, :k], two.value[:, :, k:]], 2) if triangular else one.value
-        mixed = replace(one, query=torch.cat([one.query[:, :, :k], two.query[:, :, k:]], 2), value=mixed_value,
-                        weight=torch.cat([one.weight[:, :, :k], two.weight[:, :, k:]], 2))
+        mixed = replace(
+            one,
+            query=torch.cat([one.query[:, :, :k], two.query[:, :, k:]], 2),
+            value=mixed_value,
+            weight=torch.cat([one.weight[:, :, :k], two.weight[:, :, k:]], 2),
+        )
         for backend in BACKENDS:
-            torch.testing.assert_close(scheme(mixed, backend)[:, :, :k], scheme(one, backend)[:, :, :k], rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(
+                scheme(mixed, backend)[:, :, :k], scheme(one, backend)[:, :, :k], rtol=1e-12, atol=1e-12
+            )
 
 
 def check_past_degree(case: Case, triangular: bool) -> None:
@@ -226,8 +275,16 @@ def check_past_degree(case: Case, triangular: bool) -> None:
         if past is not None and triangular:
             grown = end - past.total.shape[-1]
             past = past._replace(total=torch.nn.functional.pad(past.total, (0, grown)))
-        part = AttentionGraph(whole.query[:, :, start:end], whole.value[:, :, values], whole.weight[:, :, start:end, values],
-                              whole.query_mask[:, start:end], value_mask, True, whole.metric, past)
+        part = AttentionGraph(
+            whole.query[:, :, start:end],
+            whole.value[:, :, values],
+            whole.weight[:, :, start:end, values],
+            whole.query_mask[:, start:end],
+            value_mask,
+            True,
+            whole.metric,
+            past,
+        )
         for backend in BACKENDS:
             torch.testing.assert_close(scheme(part, backend), want[:, :, start:end], rtol=1e-11, atol=1e-12)
         past = part.degree_after()
@@ -247,20 +304,29 @@ def awkward_graphs(dtype: torch.dtype) -> dict[str, AttentionGraph]:
     blind[:, 0] = False
     blind[1, :, 3] = False
     triangle = torch.ones(n, n, dtype=torch.bool).tril().expand(b, n, n)
-    tiny = {w: torch.where(torch.rand(b, h, n, m, generator=draw) < 0.5, torch.full_like(soft, w), soft)
-            for w in (1e-10, 1e-20, 1e-30, 1e-38)}
+    tiny = {
+        w: torch.where(torch.rand(b, h, n, m, generator=draw) < 0.5, torch.full_like(soft, w), soft)
+        for w in (1e-10, 1e-20, 1e-30, 1e-38)
+    }
     same = torch.randn(b, h, 1, d, generator=draw).expand(b, h, 6, d)
     peaked = (30 * torch.randn(b, h, n, m, generator=draw)).softmax(-1)
     plain = {
-        "usual": dict(), "one-hot": dict(weight=one_hot), "peaked": dict(weight=peaked),
+        "usual": dict(),
+        "one-hot": dict(weight=one_hot),
+        "peaked": dict(weight=peaked),
         "duplicates": dict(query=same[:, :, :n], value=same),
         # d_i = e_j = 1 and equal features: the distance R is exactly 0
-        "duplicates, equal degrees": dict(query=same[:, :, :4], value=same[:, :, :4], weight=torch.full((b, h, n, 4), 0.25)),
-        "duplicates, one-hot": dict(query=same[:, :, :4], value=same[:, :, :4], weight=torch.eye(4).expand(b, h, 4, 4)),
+        "duplicates, equal degrees": dict(
+            query=same[:, :, :4], value=same[:, :, :4], weight=torch.full((b, h, n, 4), 0.25)
+        ),
+        "duplicates, one-hot": dict(
+            query=same[:, :, :4], value=same[:, :, :4], weight=torch.eye(4).expand(b, h, 4, 4)
+        ),
         "nearly duplicates": dict(query=same[:, :, :n] * (1 + 1e-4), value=same),
         "zero features": dict(query=torch.zeros(b, h, n, d), value=torch.zeros(b, h, m, d)),
         "huge features": dict(query=200 * query, value=200 * value),
-        "blind rows": dict(value_mask=blind), "no valid query": dict(query_mask=torch.zeros(b, n, dtype=torch.bool)),
+        "blind rows": dict(value_mask=blind),
+        "no valid query": dict(query_mask=torch.zeros(b, n, dtype=torch.bool)),
         "no visible value": dict(value_mask=torch.zeros(b, m, dtype=torch.bool)),
         "all weights zero": dict(weight=torch.zeros(b, h, n, m)),
         "triangle": dict(value=value[:, :, :n], weight=soft[..., :n], value_mask=triangle),
@@ -290,8 +356,12 @@ def check_finite(case: Case, dtype: torch.dtype) -> None:
 def check_close_in_half(case: Case, dtype: torch.dtype) -> None:
     """Half precision gives the same numbers to its own accuracy."""
     graph, _ = random_graph(4, n=6, m=9, d=8, causal=True, dtype=torch.float32)
-    half = AttentionGraph(*(x.to(dtype) for x in (graph.query, graph.value, graph.weight)), causal=True, metric=graph.metric)
-    wide = AttentionGraph(*(x.float() for x in (half.query, half.value, half.weight)), causal=True, metric=graph.metric)
+    half = AttentionGraph(
+        *(x.to(dtype) for x in (graph.query, graph.value, graph.weight)), causal=True, metric=graph.metric
+    )
+    wide = AttentionGraph(
+        *(x.float() for x in (half.query, half.value, half.weight)), causal=True, metric=graph.metric
+    )
     scheme = case.make()
     with torch.no_grad():
         want, got = scheme(wide), scheme(half)

@@ -9,9 +9,9 @@ import torch
 import transformers as hf
 from torch import Tensor
 
-from tests.attngraph import zoo
-from tests.attngraph.zoo import FAMILIES as ZOO
-from tests.attngraph.zoo import IMAGE, VOCABULARY, far_from_zero
+from tests.attngraph.reading import zoo
+from tests.attngraph.reading.zoo import FAMILIES as ZOO
+from tests.attngraph.reading.zoo import IMAGE, VOCABULARY, far_from_zero
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,21 @@ def pixels(ids: Tensor) -> dict[str, Tensor]:
 
 
 def patches(ids: Tensor) -> dict[str, Tensor]:
-    return dict(pixel_values=zoo.normal(16 * len(ids), 48), image_grid_thw=torch.tensor([[1, 4, 4]] * len(ids)),
-                mm_token_type_ids=(ids == IMAGE).int())
+    return dict(
+        pixel_values=zoo.normal(16 * len(ids), 48),
+        image_grid_thw=torch.tensor([[1, 4, 4]] * len(ids)),
+        mm_token_type_ids=(ids == IMAGE).int(),
+    )
 
 
 def tiles(ids: Tensor) -> dict[str, Tensor]:
     mask = torch.ones(len(ids), 1, 2, dtype=torch.long)
-    return dict(pixel_values=zoo.normal(len(ids), 1, 2, 3, 8, 8), aspect_ratio_ids=torch.full((len(ids), 1), 2),
-                aspect_ratio_mask=mask, cross_attention_mask=mask[:, None].expand(-1, ids.shape[1], -1, -1))
+    return dict(
+        pixel_values=zoo.normal(len(ids), 1, 2, 3, 8, 8),
+        aspect_ratio_ids=torch.full((len(ids), 1), 2),
+        aspect_ratio_mask=mask,
+        cross_attention_mask=mask[:, None].expand(-1, ids.shape[1], -1, -1),
+    )
 
 
 FAMILIES = {

@@ -9,8 +9,11 @@ from adapters.blip import attach
 from adapters.config import AdapterConfig
 from attngraph.errors import UserError
 
-CONFIGS = [AdapterConfig("pgnn", {"p": 1.25, "learn_mu": True}, "blend"), AdapterConfig("gcn", join="gated"),
-           AdapterConfig("gcnii", {"steps": 2}, "replace", positions=("cross", "ffn"), top_k=3)]
+CONFIGS = [
+    AdapterConfig("pgnn", {"p": 1.25, "learn_mu": True}, "blend"),
+    AdapterConfig("gcn", join="gated"),
+    AdapterConfig("gcnii", {"steps": 2}, "replace", positions=("cross", "ffn"), top_k=3),
+]
 
 
 def trained(model, config, seed=0):
@@ -86,9 +89,21 @@ def damage(path, how):
         save_file({"x": torch.zeros(2)}, path, metadata={CONFIG_KEY: '{"gnn": "gat"}'})
 
 
-@pytest.mark.parametrize("how", ["cut", "cut in the header", "empty", "text", "a folder", "no settings",
-                                 "settings of another kind", "settings that are no JSON", "an unknown field",
-                                 "an unknown scheme"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "cut",
+        "cut in the header",
+        "empty",
+        "text",
+        "a folder",
+        "no settings",
+        "settings of another kind",
+        "settings that are no JSON",
+        "an unknown field",
+        "an unknown scheme",
+    ],
+)
 def test_a_damaged_file(how, saved, make_decoder):
     damage(saved, how)
     adapters = trained(make_decoder(), CONFIGS[0], seed=1)
@@ -101,12 +116,18 @@ def test_a_damaged_file(how, saved, make_decoder):
 
 def test_another_adapters_file(saved, make_decoder):
     adapters = attach(make_decoder(), AdapterConfig("appnp"))
-    with pytest.raises(UserError, match="holds a pgnn/blend adapter with other settings than this appnp/blend one"):
+    with pytest.raises(
+        UserError, match="holds a pgnn/blend adapter with other settings than this appnp/blend one"
+    ):
         adapters.load(saved)
 
 
 def test_another_models_file(saved, make_decoder):
-    for changes in (dict(num_hidden_layers=1), dict(num_hidden_layers=3), dict(hidden_size=32, intermediate_size=24)):
+    for changes in (
+        dict(num_hidden_layers=1),
+        dict(num_hidden_layers=3),
+        dict(hidden_size=32, intermediate_size=24),
+    ):
         adapters = attach(make_decoder(**changes), CONFIGS[0])
         before = {k: v.clone() for k, v in adapters.state_dict().items()}
         with pytest.raises(UserError, match="do not fit this model"):

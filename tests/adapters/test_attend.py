@@ -4,22 +4,31 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.adapters.kernels.test_step import LargestTensor
 
 from adapters import GCN, PGNN
 from attngraph import AttentionScores
 from tests.adapters.test_contract import CASES
 from tests.attngraph.scores_cases import KINDS, on_leaves, random_scores
-from tests.attngraph.test_step import LargestTensor
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 @every_case
-@pytest.mark.parametrize("kind", ["encoder, bool mask", "decoder self, padded", "decoder, cached", "encoder, rotated",
-                                  "decoder self, rotated", "decoder, cached and rotated"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "encoder, bool mask",
+        "decoder self, padded",
+        "decoder, cached",
+        "encoder, rotated",
+        "decoder self, rotated",
+        "decoder, cached and rotated",
+    ],
+)
 @pytest.mark.parametrize("backend", ["dense", "tiled", "sparse"])
 def test_attend_equals_the_graph(case, kind, backend, monkeypatch):
-    monkeypatch.setattr("attngraph.tiled.TILE", 48)
+    monkeypatch.setattr("attngraph.backends.tiled.TILE", 48)
     scheme = case.make(torch.float64)
     scores, leaves = on_leaves(random_scores(1, **KINDS[kind]))
     graph = scores.graph()
@@ -76,12 +85,14 @@ def test_gcn_computes_the_attention_output_once(normalize):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("rotated", [False, True])
 def test_no_scheme_holds_all_edges_on_the_tiled_backend(case, causal, rotated, monkeypatch):
-    monkeypatch.setattr("attngraph.tiled.TILE", 1024)
+    monkeypatch.setattr("attngraph.backends.tiled.TILE", 1024)
     monkeypatch.setattr("attngraph.scores.STRIP", 16)
-    monkeypatch.setattr("attngraph.tiled_step.ROWS", 16)
-    monkeypatch.setattr("attngraph.tiled_step.TILE", 1024)
+    monkeypatch.setattr("adapters.kernels.tiled_step.ROWS", 16)
+    monkeypatch.setattr("adapters.kernels.tiled_step.TILE", 1024)
     n, d = 96, 4
-    scores, leaves = on_leaves(random_scores(5, b=1, h=1, n=n, m=n, d=d, causal=causal, triangular=causal, rotated=rotated))
+    scores, leaves = on_leaves(
+        random_scores(5, b=1, h=1, n=n, m=n, d=d, causal=causal, triangular=causal, rotated=rotated)
+    )
     scheme = case.make(torch.float64)
     with LargestTensor() as largest:
         aggregated, plain = scheme.attend(scores, "tiled")
@@ -110,7 +121,7 @@ def test_the_tiled_backend_says_what_it_cannot_do():
 
 
 def test_the_same_tensor_as_query_key_and_value(monkeypatch):
-    monkeypatch.setattr("attngraph.tiled.TILE", 16)
+    monkeypatch.setattr("attngraph.backends.tiled.TILE", 16)
     x = torch.randn(1, 1, 6, 3, dtype=torch.float64, requires_grad=True)
     for causal in (False, True):
         scores = AttentionScores(x, x, x, causal=causal, triangular=causal)

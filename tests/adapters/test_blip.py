@@ -15,11 +15,18 @@ from adapters.config import AdapterConfig
 from attngraph import UserError, capture
 
 GNNS = {
-    "gcn": {}, "appnp": {"alpha": 0.2, "steps": 2}, "gcnii": {"alpha": 0.2, "theta": 1.2, "steps": 2},
+    "gcn": {},
+    "appnp": {"alpha": 0.2, "steps": 2},
+    "gcnii": {"alpha": 0.2, "theta": 1.2, "steps": 2},
     "pgnn": {"p": 1.25, "mu": 0.1, "steps": 3},
 }
-MORE = [("gcn", {"normalize": True}), ("residual", {"alpha": 0.3}), ("appnp", {"degree": "mean"}),
-        ("pgnn", {"p": 2.5, "mu": 0.0, "degree": "mean"}), ("pgnn", {"p": 2.0, "learn_p": False, "steps": 1})]
+MORE = [
+    ("gcn", {"normalize": True}),
+    ("residual", {"alpha": 0.3}),
+    ("appnp", {"degree": "mean"}),
+    ("pgnn", {"p": 2.5, "mu": 0.0, "degree": "mean"}),
+    ("pgnn", {"p": 2.0, "learn_p": False, "steps": 1}),
+]
 EVERY = [*GNNS.items(), *MORE]
 every_gnn = pytest.mark.parametrize("gnn, args", EVERY, ids=str)
 four_gnns = pytest.mark.parametrize("gnn", GNNS)
@@ -28,7 +35,10 @@ every_join = pytest.mark.parametrize("join", ["replace", "gated", "blend"])
 
 def put(model, gnn="pgnn", args=None, join="blend", seed=0, **settings) -> AdapterSet:
     """Adapters with random weights, as if trained: nothing at its neutral value."""
-    adapters = attach(model, AdapterConfig(gnn, GNNS.get(gnn, {}) if args is None else args, join=join, reduction=4, **settings))
+    adapters = attach(
+        model,
+        AdapterConfig(gnn, GNNS.get(gnn, {}) if args is None else args, join=join, reduction=4, **settings),
+    )
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in adapters.state_dict().items():
@@ -62,18 +72,26 @@ def test_gcn_under_replace_is_the_vanilla_adapter(seed, positions, make_decoder,
     weights = put(model, "gcn", join="replace", positions=positions, seed=seed).state_dict()
 
     def vanilla(place):
-        down_w, down_b, up_w, up_b = (weights[f"{place}.{k}"] for k in ("down.weight", "down.bias", "up.weight", "up.bias"))
+        down_w, down_b, up_w, up_b = (
+            weights[f"{place}.{k}"] for k in ("down.weight", "down.bias", "up.weight", "up.bias")
+        )
 
         def after_projection_and_dropout(module, args, u):
-            return u + nn.functional.linear(nn.functional.gelu(nn.functional.linear(u, down_w, down_b)), up_w, up_b)
+            return u + nn.functional.linear(
+                nn.functional.gelu(nn.functional.linear(u, down_w, down_b)), up_w, up_b
+            )
 
         return after_projection_and_dropout
 
     for k, layer in enumerate(plain.bert.encoder.layer):
         if "self" in positions:
-            layer.attention.output.dropout.register_forward_hook(vanilla(f"layer.{k}.attention.join.bottleneck"))
+            layer.attention.output.dropout.register_forward_hook(
+                vanilla(f"layer.{k}.attention.join.bottleneck")
+            )
         if "cross" in positions:
-            layer.crossattention.output.dropout.register_forward_hook(vanilla(f"layer.{k}.crossattention.join.bottleneck"))
+            layer.crossattention.output.dropout.register_forward_hook(
+                vanilla(f"layer.{k}.crossattention.join.bottleneck")
+            )
         if "ffn" in positions:
             layer.output.dropout.register_forward_hook(vanilla(f"layer.{k}.ffn"))
     ids, states = words(seed=seed), image_states(seed=seed)
@@ -95,7 +113,10 @@ def test_the_model_uses_the_schemes_own_numbers(gnn, args, top_k, make_decoder, 
     seen = []
     block.output.register_forward_hook(lambda module, inputs, output: seen.append((inputs[1], output)))
     graphs = capture(model, {"input_ids": words(), "encoder_hidden_states": image_states()})
-    scheme, join = adapters.modules["layer.0.crossattention"].scheme, adapters.modules["layer.0.crossattention"].join
+    scheme, join = (
+        adapters.modules["layer.0.crossattention"].scheme,
+        adapters.modules["layer.0.crossattention"].join,
+    )
     with torch.no_grad():
         graph = graphs["bert.encoder.layer.0.crossattention.self"]
         heads = scheme(graph if top_k is None else graph.sparsify(top_k=top_k))
@@ -145,8 +166,12 @@ def test_blend_with_a_full_share_is_replace(make_decoder, words, image_states):
     for gnn in GNNS:
         one, two = make_decoder(), make_decoder()
         replace, blend = put(one, gnn, join="replace"), put(two, gnn, join="blend")
-        blend.load_state_dict({k: torch.ones(()) if k.endswith("share") else replace.state_dict()[k]
-                               for k in blend.state_dict()})
+        blend.load_state_dict(
+            {
+                k: torch.ones(()) if k.endswith("share") else replace.state_dict()[k]
+                for k in blend.state_dict()
+            }
+        )
         close(run(two, words(), image_states()), run(one, words(), image_states()))
 
 
@@ -154,7 +179,9 @@ def test_blend_with_a_full_share_is_replace(make_decoder, words, image_states):
 
 
 @pytest.mark.parametrize("backend", ["dense", "sparse"])
-@pytest.mark.parametrize("gnn, args", [*EVERY, *(("pgnn", {"steps": k}) for k in (1, 2)), ("appnp", {"steps": 3})], ids=str)
+@pytest.mark.parametrize(
+    "gnn, args", [*EVERY, *(("pgnn", {"steps": k}) for k in (1, 2)), ("appnp", {"steps": 3})], ids=str
+)
 def test_later_tokens_do_not_change_earlier_logits(gnn, args, backend, make_decoder, words, image_states):
     model = make_decoder()
     put(model, gnn, args, join="replace", backend=backend)
@@ -181,8 +208,8 @@ def test_padding(gnn, args, join, left, make_decoder, words, image_states):
         mask[row, column] = 1
     together = run(model, ids, states, mask, left)
     for row, column in enumerate(columns):
-        alone = run(model, ids[row:row + 1, column], states[row:row + 1])
-        close(together[row:row + 1, column], alone)
+        alone = run(model, ids[row : row + 1, column], states[row : row + 1])
+        close(together[row : row + 1, column], alone)
 
 
 def test_padding_under_a_4d_mask(make_decoder, words, image_states):
@@ -203,8 +230,14 @@ def test_padding_under_a_4d_mask(make_decoder, words, image_states):
 
 def step(model, ids, states, cache, mask=None, positions=None):
     with torch.no_grad():
-        out = model(ids, attention_mask=mask, position_ids=positions, encoder_hidden_states=states, use_cache=True,
-                    cache=cache)
+        out = model(
+            ids,
+            attention_mask=mask,
+            position_ids=positions,
+            encoder_hidden_states=states,
+            use_cache=True,
+            cache=cache,
+        )
     return out.logits, out.cache
 
 
@@ -245,7 +278,7 @@ def test_cropping_the_cache_forgets(gnn, settings, make_decoder, words, image_st
         wrong[:, 3:4] = ids[:, 3:4]
         for k in range(0, size, 2):
             part = slice(3 + k, 3 + min(size, k + 2))
-            _, cache = step(model, wrong[:, part], states, cache, mask[:, :part.stop], positions[:, part])
+            _, cache = step(model, wrong[:, part], states, cache, mask[:, : part.stop], positions[:, part])
         cache.crop(-crop)
     start = cache.get_seq_length()
     assert start == 4
@@ -311,12 +344,23 @@ def test_a_ready_made_cache(make_decoder, words, image_states):
 
 @every_gnn
 @pytest.mark.parametrize("beams", [1, 3])
-def test_generation_with_beams_equals_generation_without_cache(gnn, args, beams, make_decoder, words, image_states):
+def test_generation_with_beams_equals_generation_without_cache(
+    gnn, args, beams, make_decoder, words, image_states
+):
     model = make_decoder(3)
     put(model, gnn, args, join="replace")
     ids, mask, positions = left_padded(words)
-    more = dict(attention_mask=mask, position_ids=positions, encoder_hidden_states=image_states(), num_beams=beams,
-                do_sample=False, max_new_tokens=6, return_dict_in_generate=True, output_scores=True, num_return_sequences=beams)
+    more = dict(
+        attention_mask=mask,
+        position_ids=positions,
+        encoder_hidden_states=image_states(),
+        num_beams=beams,
+        do_sample=False,
+        max_new_tokens=6,
+        return_dict_in_generate=True,
+        output_scores=True,
+        num_return_sequences=beams,
+    )
     cached, plain = (model.generate(ids, use_cache=flag, **more) for flag in (True, False))
     assert torch.equal(cached.sequences, plain.sequences)
     for one, two in zip(cached.scores, plain.scores, strict=True):
@@ -334,12 +378,17 @@ def test_only_the_adapters_learn(join, make_captioner, words, image_states):
     base = {name for name, _ in model.named_parameters()}
     adapters = put(model, join=join)
     learn = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert learn == {name for name, _ in model.named_parameters()} - base and all("attngraph_adapter" in n for n in learn)
+    assert learn == {name for name, _ in model.named_parameters()} - base and all(
+        "attngraph_adapter" in n for n in learn
+    )
     assert {id(p) for p in adapters.parameters()} == {id(p) for p in model.parameters() if p.requires_grad}
     assert adapters.count() == sum(p.numel() for p in model.parameters() if p.requires_grad)
     ids = words()
     model(pixel_values=torch.randn(2, 3, 8, 8), input_ids=ids, labels=ids).loss.backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in adapters.parameters())
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0
+        for p in adapters.parameters()
+    )
     assert all(p.grad is None for name, p in model.named_parameters() if name in base)
     adapters.detach()
     assert {name for name, p in model.named_parameters() if p.requires_grad} == base
@@ -349,8 +398,9 @@ def test_a_layer_of_adapters_can_be_trained_from_its_start(make_decoder, words, 
     """Under blend every parameter but those behind the zero W_up gets a gradient at step 0, the share first of all."""
     model = make_decoder()
     adapters = attach(model, AdapterConfig("pgnn", join="blend"))
-    nn.functional.cross_entropy(model(words(), encoder_hidden_states=image_states()).logits.flatten(0, 1),
-                                words(seed=1).flatten()).backward()
+    nn.functional.cross_entropy(
+        model(words(), encoder_hidden_states=image_states()).logits.flatten(0, 1), words(seed=1).flatten()
+    ).backward()
     for place, module in adapters.modules.items():
         if not place.endswith("ffn"):
             assert module.join.share.grad.abs() > 0
@@ -363,8 +413,12 @@ def test_the_four_gnns_have_equal_parameter_counts(join, make_decoder):
     for gnn, args in GNNS.items():
         adapters = attach(make_decoder(), AdapterConfig(gnn, args, join=join))
         counts[gnn] = adapters.count()
-        scalars = [p for module in adapters.modules.values() if hasattr(module, "scheme")
-                   for p in module.scheme.parameters()]
+        scalars = [
+            p
+            for module in adapters.modules.values()
+            if hasattr(module, "scheme")
+            for p in module.scheme.parameters()
+        ]
         assert [p.numel() for p in scalars] == ([1] * 4 if gnn == "pgnn" else [])
     assert counts["gcn"] == counts["appnp"] == counts["gcnii"] == counts["pgnn"] - 4
     bottleneck = 2 * 16 * 2 + 2 + 16  # width 16, reduction 8
@@ -379,9 +433,14 @@ def test_scalars_and_biases_are_never_decayed(join, make_decoder):
     assert [group["weight_decay"] for group in groups] == [0.05, 0.0, 0.0]
     assert [group["lr"] for group in groups] == [1e-3, 1e-3, 1e-3 * SCALAR_SPEED]
     assert sum(len(group["params"]) for group in groups) == len(adapters.parameters())
-    names = {id(p): name.split(".")[-1] for m in adapters.modules.values() for name, p in m.named_parameters()}
+    names = {
+        id(p): name.split(".")[-1] for m in adapters.modules.values() for name, p in m.named_parameters()
+    }
     assert [{names[id(p)] for p in group["params"]} for group in groups] == [
-        {"weight"}, {"bias"}, {"p_logit", "log_mu"} | ({"share"} if join == "blend" else set())]
+        {"weight"},
+        {"bias"},
+        {"p_logit", "log_mu"} | ({"share"} if join == "blend" else set()),
+    ]
     p = adapters.modules["layer.0.attention"].scheme.p_logit
     before = p.detach().clone()
     for parameter in adapters.parameters():
@@ -530,7 +589,9 @@ def test_switching_off_gives_the_base_back_exactly(gnn, join, make_decoder, word
         assert torch.equal(run(model, ids, states), before)
     assert [type(m) for m in model.modules()] == kinds
     assert not any(m._forward_pre_hooks for m in model.modules())
-    assert model.state_dict().keys() == state.keys() and all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert model.state_dict().keys() == state.keys() and all(
+        torch.equal(v, state[k]) for k, v in model.state_dict().items()
+    )
     put(model, gnn, join=join)  # and there is room for new ones
 
 
@@ -627,7 +688,10 @@ def test_a_model_made_in_inference_mode(make_decoder, words, image_states):
     with torch.inference_mode():
         model = make_decoder()
         put(model)
-        close(model(words(), encoder_hidden_states=image_states(), use_cache=False).logits, _reference(make_decoder, words, image_states))
+        close(
+            model(words(), encoder_hidden_states=image_states(), use_cache=False).logits,
+            _reference(make_decoder, words, image_states),
+        )
 
 
 def _reference(make_decoder, words, image_states):

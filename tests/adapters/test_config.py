@@ -33,7 +33,10 @@ BAD = [
     (dict(gnn="gcn", gnn_args={"steps": 2}), "gcn has no argument 'steps': it takes normalize"),
     (dict(gnn="pgnn", gnn_args={"p": 0.9}), r"pgnn: p must lie in \[1, 8\], got 0.9"),
     (dict(gnn="pgnn", gnn_args={"p": 9}), r"pgnn: p must lie in \[1, 8\], got 9"),
-    (dict(gnn="pgnn", gnn_args={"p": 1.0}), r"a learned p must start inside \(1, 3\), got 1; use learn_p=False"),
+    (
+        dict(gnn="pgnn", gnn_args={"p": 1.0}),
+        r"a learned p must start inside \(1, 3\), got 1; use learn_p=False",
+    ),
     (dict(gnn="pgnn", gnn_args={"p": 3.5}), r"a learned p must start inside \(1, 3\), got 3.5"),
     (dict(gnn="pgnn", gnn_args={"p": float("nan")}), "pgnn: p must lie in"),
     (dict(gnn="pgnn", gnn_args={"p": "1.5"}), "pgnn: p must be a number, got '1.5'"),
@@ -70,7 +73,13 @@ def test_good_settings_survive_json():
 
 
 def test_names_lead_to_classes():
-    for name, kind in (("gcn", GCN), ("appnp", APPNP), ("gcnii", GCNII), ("pgnn", PGNN), ("residual", Residual)):
+    for name, kind in (
+        ("gcn", GCN),
+        ("appnp", APPNP),
+        ("gcnii", GCNII),
+        ("pgnn", PGNN),
+        ("residual", Residual),
+    ):
         scheme = AdapterConfig(name).scheme()
         assert type(scheme) is kind and scheme.name == name
 

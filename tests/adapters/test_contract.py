@@ -10,16 +10,35 @@ from tests.adapters.contract import GRAPHS, Case
 CASES = [
     Case("gcn", brute_force.gcn),
     Case("gcn", brute_force.gcn, {"normalize": True}),
-    *(Case("appnp", brute_force.pagerank, args) for args in (
-        {}, {"alpha": 0.3, "steps": 2}, {"alpha": 0.2, "steps": 3, "degree": "mean"}, {"alpha": 1.0})),
-    *(Case("gcnii", brute_force.pagerank, args) for args in (
-        {}, {"alpha": 0.3, "theta": 1.5, "steps": 2}, {"steps": 3, "degree": "mean"})),
-    *(Case("pgnn", brute_force.pgnn, args) for args in (
-        {}, {"p": 1.25, "mu": 10.0, "steps": 2}, {"p": 2.5, "mu": 0.0, "steps": 3}, {"p": 1.75, "degree": "mean", "steps": 2},
-        {"p": 1.5, "mu": 0.1, "learn_mu": True}, {"p": 1.0, "learn_p": False, "steps": 3},
-        {"p": 1.0, "mu": 0.0, "learn_p": False, "degree": "mean"},
-        {"p": 2.0, "mu": 0.1, "learn_p": False, "steps": 2}, {"p": 2.0, "mu": 0.0, "learn_p": False, "degree": "mean"},
-        {"p": 3.0, "mu": 10.0, "learn_p": False, "steps": 2}, {"p": 3.0, "mu": 0.0, "learn_p": False})),
+    *(
+        Case("appnp", brute_force.pagerank, args)
+        for args in (
+            {},
+            {"alpha": 0.3, "steps": 2},
+            {"alpha": 0.2, "steps": 3, "degree": "mean"},
+            {"alpha": 1.0},
+        )
+    ),
+    *(
+        Case("gcnii", brute_force.pagerank, args)
+        for args in ({}, {"alpha": 0.3, "theta": 1.5, "steps": 2}, {"steps": 3, "degree": "mean"})
+    ),
+    *(
+        Case("pgnn", brute_force.pgnn, args)
+        for args in (
+            {},
+            {"p": 1.25, "mu": 10.0, "steps": 2},
+            {"p": 2.5, "mu": 0.0, "steps": 3},
+            {"p": 1.75, "degree": "mean", "steps": 2},
+            {"p": 1.5, "mu": 0.1, "learn_mu": True},
+            {"p": 1.0, "learn_p": False, "steps": 3},
+            {"p": 1.0, "mu": 0.0, "learn_p": False, "degree": "mean"},
+            {"p": 2.0, "mu": 0.1, "learn_p": False, "steps": 2},
+            {"p": 2.0, "mu": 0.0, "learn_p": False, "degree": "mean"},
+            {"p": 3.0, "mu": 10.0, "learn_p": False, "steps": 2},
+            {"p": 3.0, "mu": 0.0, "learn_p": False},
+        )
+    ),
     Case("residual", brute_force.residual, {"alpha": 0.25}),
 ]
 CAUSAL = [kind for kind, settings in GRAPHS.items() if settings.get("causal")]
@@ -28,7 +47,7 @@ CAUSAL = [kind for kind, settings in GRAPHS.items() if settings.get("causal")]
 @pytest.fixture
 def tiny_tiles(monkeypatch):
     """The graphs here are small: tiles of 3 x 4 edges (with 4 heads of all examples), so that there are several."""
-    monkeypatch.setattr("attngraph.tiled.TILE", 48)
+    monkeypatch.setattr("attngraph.backends.tiled.TILE", 48)
 
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)

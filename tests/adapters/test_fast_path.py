@@ -12,12 +12,14 @@ from adapters import GraphAdapterConfig
 from adapters.blip import attach
 from adapters.config import AdapterConfig
 from attngraph import capture
-from attngraph.calls import Call, Flow, Hub, attend
+from attngraph.reading.calls import Call, Flow, Hub, attend
 from experiments.models.mini_blip import load_model
 from tests.adapters.peft_models import FAMILIES
 
 
-def train_step(fast: bool, monkeypatch, gnn: str = "pgnn", padded: bool = True, dropout: float = 0.0, **config):
+def train_step(
+    fast: bool, monkeypatch, gnn: str = "pgnn", padded: bool = True, dropout: float = 0.0, **config
+):
     """Loss, gradients and how many calls went by scores, of one training step of mini-BLIP."""
     torch.manual_seed(0)
     model, _ = load_model()
@@ -44,7 +46,9 @@ def train_step(fast: bool, monkeypatch, gnn: str = "pgnn", padded: bool = True, 
         mask[2, :2] = 0
     states = torch.randn(3, 65, 128)
     labels = ids.masked_fill(mask == 0, -100)
-    loss = model.text_decoder(ids, attention_mask=mask, encoder_hidden_states=states, labels=labels, reduction="mean").loss
+    loss = model.text_decoder(
+        ids, attention_mask=mask, encoder_hidden_states=states, labels=labels, reduction="mean"
+    ).loss
     loss.backward()
     monkeypatch.undo()
     return loss.detach(), [p.grad.clone() for p in adapters.parameters() if p.grad is not None], asked
@@ -85,8 +89,12 @@ def test_attentions_are_returned_where_they_are_asked_for():
 def peft(name: str, init_weights: bool = False, **config):
     """A model of a family with graph adapters, in training, without dropout."""
     torch.manual_seed(0)
-    model = get_peft_model(FAMILIES[name].make(), GraphAdapterConfig(
-        gnn="pgnn", reduction=4, positions=("self", "cross"), init_weights=init_weights, **config))
+    model = get_peft_model(
+        FAMILIES[name].make(),
+        GraphAdapterConfig(
+            gnn="pgnn", reduction=4, positions=("self", "cross"), init_weights=init_weights, **config
+        ),
+    )
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -105,7 +113,9 @@ def test_every_family_has_the_same_loss_and_gradients(name, backend, monkeypatch
         if not fast:
             monkeypatch.setattr(Call, "scores", lambda call, metric=None: None)
         else:
-            monkeypatch.setattr(Call, "scores", lambda call, metric=None: asked.append(original(call, metric)) or asked[-1])
+            monkeypatch.setattr(
+                Call, "scores", lambda call, metric=None: asked.append(original(call, metric)) or asked[-1]
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logits = model(**batch).logits
@@ -148,7 +158,9 @@ def test_attention_that_is_more_than_a_softmax_is_found_out():
         return call.scores() is not None
 
     for dtype in (torch.float32, torch.bfloat16):
-        assert plain(lambda s: s, dtype) and plain(lambda s: s, dtype, scaling=0.25, position_ids=torch.arange(3)[None])
+        assert plain(lambda s: s, dtype) and plain(
+            lambda s: s, dtype, scaling=0.25, position_ids=torch.arange(3)[None]
+        )
         assert not plain(lambda s: 50 * (s / 50).tanh(), dtype)
         assert not plain(lambda s: 0.5 * s, dtype)
         assert not plain(lambda s: s, dtype, position_bias=torch.zeros(1, 2, 3, 4))
@@ -185,16 +197,33 @@ def test_a_boolean_mask_hides_in_eager_attention_too():
     mask[1, :, 1, 1] = True
     seen = capture(model, dict(input_ids=ids, attention_mask=mask))
     for graph in seen.values():
-        assert (graph.weight.masked_select(~mask) == 0).all() and graph.weight.sum(-1).allclose(torch.ones(()))
+        assert (graph.weight.masked_select(~mask) == 0).all() and graph.weight.sum(-1).allclose(
+            torch.ones(())
+        )
     want = model(input_ids=ids, attention_mask=mask).logits
     with torch.no_grad():
-        got = get_peft_model(model, GraphAdapterConfig(gnn="pgnn", reduction=4)).eval()(input_ids=ids, attention_mask=mask).logits
+        got = (
+            get_peft_model(model, GraphAdapterConfig(gnn="pgnn", reduction=4))
+            .eval()(input_ids=ids, attention_mask=mask)
+            .logits
+        )
     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
 def test_models_that_take_output_attentions_as_an_argument():
-    config = hf.PatchTSTConfig(num_input_channels=1, context_length=8, patch_length=2, patch_stride=2, d_model=8, ffn_dim=8,
-                               num_hidden_layers=1, num_attention_heads=2, attn_implementation="eager")
-    model = get_peft_model(hf.PatchTSTModel(config), GraphAdapterConfig(gnn="pgnn", reduction=2, positions=("self",))).train()
+    config = hf.PatchTSTConfig(
+        num_input_channels=1,
+        context_length=8,
+        patch_length=2,
+        patch_stride=2,
+        d_model=8,
+        ffn_dim=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        attn_implementation="eager",
+    )
+    model = get_peft_model(
+        hf.PatchTSTModel(config), GraphAdapterConfig(gnn="pgnn", reduction=2, positions=("self",))
+    ).train()
     out = model(past_values=torch.randn(2, 8, 1), output_attentions=True)
     assert out.attentions and all(x is not None for x in out.attentions)

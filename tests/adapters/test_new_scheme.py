@@ -20,7 +20,7 @@ MODULE = "tests.adapters.example_scheme"
 
 @pytest.fixture(autouse=True)
 def tiny_tiles(monkeypatch):
-    monkeypatch.setattr("attngraph.tiled.TILE", 48)
+    monkeypatch.setattr("attngraph.backends.tiled.TILE", 48)
 
 
 @pytest.fixture(scope="module", autouse=True)

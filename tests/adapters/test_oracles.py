@@ -25,7 +25,9 @@ def square(graph: AttentionGraph, example: int, head: int, output=None):
 
 def every_head(graph, output, layer):
     b, h, n = graph.query.shape[:3]
-    return torch.stack([torch.stack([layer(*square(graph, k, head, output))[:n] for head in range(h)]) for k in range(b)])
+    return torch.stack(
+        [torch.stack([layer(*square(graph, k, head, output))[:n] for head in range(h)]) for k in range(b)]
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -92,26 +94,36 @@ class TestIdentities:
         got = PGNN(p=2, mu=0, learn_p=False, degree=degree)(graph)
         s = APPNP(degree=degree).reweight(graph)
         torch.testing.assert_close(got, s @ graph.value)
-        torch.testing.assert_close(s, graph.weight / graph.value_degree(degree).sqrt() / graph.query_degree().sqrt())
+        torch.testing.assert_close(
+            s, graph.weight / graph.value_degree(degree).sqrt() / graph.query_degree().sqrt()
+        )
 
     def test_p_2_is_appnp(self, causal, degree):
         """With softmax rows, α_i = 1/(1 + μ) and β_i = μ/(1 + μ): teleport share μ/(1 + μ), on the query side."""
         graph, _ = random_graph(4, causal=causal)
-        torch.testing.assert_close(PGNN(p=2, mu=0.25, learn_p=False, degree=degree)(graph),
-                                   APPNP(alpha=0.2, degree=degree)(graph))
+        torch.testing.assert_close(
+            PGNN(p=2, mu=0.25, learn_p=False, degree=degree)(graph), APPNP(alpha=0.2, degree=degree)(graph)
+        )
 
     def test_a_large_mu_gives_back_the_query(self, causal, degree):
         graph, _ = random_graph(4, causal=causal)
-        torch.testing.assert_close(PGNN(p=1.5, mu=1e6, steps=3, degree=degree).double()(graph), graph.query, rtol=0,
-                                   atol=1e-4)
+        torch.testing.assert_close(
+            PGNN(p=1.5, mu=1e6, steps=3, degree=degree).double()(graph), graph.query, rtol=0, atol=1e-4
+        )
 
     def test_uniform_attention(self, causal, degree):
         """With degree="mean", S = M; with the sum, S_ij = (1/m)/√(queries/m)."""
         graph, _ = random_graph(4, n=6, m=4, causal=causal)
         b, h, n, m, d = graph.shape
-        graph = AttentionGraph(graph.query, graph.value, torch.full((b, h, n, m), 1 / m, dtype=torch.float64), causal=causal)
+        graph = AttentionGraph(
+            graph.query, graph.value, torch.full((b, h, n, m), 1 / m, dtype=torch.float64), causal=causal
+        )
         queries = torch.arange(1, n + 1, dtype=torch.float64)[:, None] if causal else n
-        want = graph.weight if degree == "mean" else ((1 / m) / (queries / torch.tensor(m).double()).sqrt()).expand(b, h, n, m)
+        want = (
+            graph.weight
+            if degree == "mean"
+            else ((1 / m) / (queries / torch.tensor(m).double()).sqrt()).expand(b, h, n, m)
+        )
         torch.testing.assert_close(APPNP(degree=degree).reweight(graph), want)
 
 
@@ -122,8 +134,14 @@ def test_uniform_attention_with_padding():
     query_mask[1, 3:], query_mask[0, 0], value_mask[1, :2] = False, False, False
     weight = value_mask[:, None, None] / value_mask.sum(-1)[:, None, None, None]
     for causal in (False, True):
-        graph = AttentionGraph(torch.zeros(b, h, n, 2), torch.zeros(b, h, m, 2), weight.expand(b, h, n, m), query_mask,
-                               value_mask, causal)
+        graph = AttentionGraph(
+            torch.zeros(b, h, n, 2),
+            torch.zeros(b, h, m, 2),
+            weight.expand(b, h, n, m),
+            query_mask,
+            value_mask,
+            causal,
+        )
         torch.testing.assert_close(APPNP(degree="mean").reweight(graph), graph.weight)
 
 
@@ -132,7 +150,9 @@ def test_the_published_fall_of_row_sums():
     weight = torch.full((1, 1, 40, 577), 1 / 577)
     graph = AttentionGraph(torch.zeros(1, 1, 40, 2), torch.zeros(1, 1, 577, 2), weight, causal=True)
     sums = APPNP().reweight(graph).sum(-1)[0, 0]
-    assert float(sums[0]) == pytest.approx(24.02, abs=0.01) and float(sums[-1]) == pytest.approx(3.80, abs=0.01)
+    assert float(sums[0]) == pytest.approx(24.02, abs=0.01) and float(sums[-1]) == pytest.approx(
+        3.80, abs=0.01
+    )
     assert (sums.diff() < 0).all()
     torch.testing.assert_close(APPNP(degree="mean").reweight(graph).sum(-1)[0, 0], torch.ones(40))
 
@@ -143,9 +163,13 @@ def test_pgnn_weights_are_powers_of_the_feature_gradient():
     query, value = graph.query @ output, graph.value @ output
     d, e = graph.weight.sum(-1, keepdim=True), graph.weight.sum(-2, keepdim=True)
     for p in (1.25, 2.75):
-        gradient = ((graph.weight / d).sqrt()[..., None] * query[:, :, :, None]
-                    - (graph.weight / e).sqrt()[..., None] * value[:, :, None]).norm(dim=-1)
-        torch.testing.assert_close(PGNN(p=p, learn_p=False).reweight(graph), graph.weight * gradient ** (p - 2))
+        gradient = (
+            (graph.weight / d).sqrt()[..., None] * query[:, :, :, None]
+            - (graph.weight / e).sqrt()[..., None] * value[:, :, None]
+        ).norm(dim=-1)
+        torch.testing.assert_close(
+            PGNN(p=p, learn_p=False).reweight(graph), graph.weight * gradient ** (p - 2)
+        )
 
 
 def test_alpha_is_that_of_the_receiving_node():
@@ -160,7 +184,9 @@ def test_alpha_is_that_of_the_receiving_node():
     source = 1 / ((weight / e).sum(-2, keepdim=True) + residual)
     ours = scheme(graph)
     torch.testing.assert_close(ours, target * (messages @ graph.value + residual * graph.query))
-    assert not torch.allclose(ours, (messages * source) @ graph.value + target * residual * graph.query, rtol=1e-2)
+    assert not torch.allclose(
+        ours, (messages * source) @ graph.value + target * residual * graph.query, rtol=1e-2
+    )
 
 
 def test_more_steps_change_only_pgnn_in_a_decoder():

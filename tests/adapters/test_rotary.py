@@ -6,15 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
+from tests.attngraph.reading.test_projection import MODELS, shifted
 
 from adapters import GraphAdapterConfig
 from adapters.peft.layer import OutputLayer
 from attngraph import AttentionGraph, AttentionScores
-from attngraph.instrument import instrument
-from tests.adapters import brute_force
+from attngraph.reading.instrument import instrument
 from tests.adapters.peft_models import FAMILIES
 from tests.adapters.test_contract import CASES
-from tests.attngraph.test_projection import MODELS, shifted
 
 ROTARY = ["llama", "llava", "qwen2-vl", "mllama"]
 every_family = pytest.mark.parametrize("family", ROTARY)
@@ -22,8 +21,12 @@ every_family = pytest.mark.parametrize("family", ROTARY)
 
 def put(family: str, gnn: str = "pgnn", **settings):
     torch.manual_seed(0)
-    return get_peft_model(FAMILIES[family].make(), GraphAdapterConfig(
-        gnn=gnn, reduction=4, positions=("self", "cross"), init_weights=False, join="replace", **settings))
+    return get_peft_model(
+        FAMILIES[family].make(),
+        GraphAdapterConfig(
+            gnn=gnn, reduction=4, positions=("self", "cross"), init_weights=False, join="replace", **settings
+        ),
+    )
 
 
 def run(model, batch, **more):
@@ -36,14 +39,24 @@ def at(batch: dict, by: int) -> dict:
     """The batch with all positions moved."""
     n = batch["input_ids"].shape[1]
     positions = torch.arange(by, n + by)[None].expand(2, -1)
-    return batch | dict(position_ids=positions[None].expand(3, -1, -1) if "mm_token_type_ids" in batch else positions)
+    return batch | dict(
+        position_ids=positions[None].expand(3, -1, -1) if "mm_token_type_ids" in batch else positions
+    )
 
 
 @every_family
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("gnn, settings", [
-    ("pgnn", {}), ("pgnn", dict(backend="tiled")), ("pgnn", dict(backend="sparse")), ("appnp", {}),
-    ("gcnii", dict(backend="tiled"))], ids=str)
+@pytest.mark.parametrize(
+    "gnn, settings",
+    [
+        ("pgnn", {}),
+        ("pgnn", dict(backend="tiled")),
+        ("pgnn", dict(backend="sparse")),
+        ("appnp", {}),
+        ("gcnii", dict(backend="tiled")),
+    ],
+    ids=str,
+)
 def test_absolute_positions_do_not_matter(family, training, gnn, settings):
     model, batch = put(family, gnn, **settings).train(training), FAMILIES[family].batch()
     outputs, grads = [], []
@@ -61,8 +74,10 @@ def test_absolute_positions_do_not_matter(family, training, gnn, settings):
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in FAMILIES and "gated" not in name])
 def test_absolute_positions_do_not_matter_in_other_models(name):
     torch.manual_seed(0)
-    model = get_peft_model(MODELS[name].model(), GraphAdapterConfig(
-        gnn="pgnn", reduction=4, positions="self", init_weights=False, join="replace")).eval()
+    model = get_peft_model(
+        MODELS[name].model(),
+        GraphAdapterConfig(gnn="pgnn", reduction=4, positions="self", init_weights=False, join="replace"),
+    ).eval()
     with torch.no_grad():
         one, other = (model(**shifted(MODELS[name], model, by), use_cache=False)[0] for by in (0, 40))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * float(one.abs().max()))
@@ -74,7 +89,11 @@ def test_training_and_evaluation_agree(family, backend):
     """The ways from scores and from weights, with a cache and without."""
     model, batch = put(family, backend=backend), FAMILIES[family].batch()
     with torch.no_grad():
-        found = [run(model.train(training), batch, use_cache=cache) for training in (False, True) for cache in (False, True)]
+        found = [
+            run(model.train(training), batch, use_cache=cache)
+            for training in (False, True)
+            for cache in (False, True)
+        ]
     for got in found[1:]:
         torch.testing.assert_close(got, found[0], rtol=1e-4, atol=1e-4 * float(found[0].abs().max()))
 
@@ -89,8 +108,11 @@ def test_the_aggregate_is_that_of_unrotated_features(family):
         site.listeners.append(calls.append)
     with torch.no_grad():
         run(model, batch, use_cache=False)
-        layers = {m.name: m.gnn_adapter["default"] for m in model.modules() if isinstance(m, OutputLayer)
-                  and hasattr(m.gnn_adapter["default"], "scheme")}
+        layers = {
+            m.name: m.gnn_adapter["default"]
+            for m in model.modules()
+            if isinstance(m, OutputLayer) and hasattr(m.gnn_adapter["default"], "scheme")
+        }
         seen = 0
         for call in calls:
             if call.site.output_name not in layers or call.feature is call.query:
@@ -136,8 +158,11 @@ def test_lora_on_the_projection(first, backend):
     call = calls[0]
     assert len(parameters) == 2 and not call.rotated and call.feature is not call.query
     assert torch.equal(call.feature.transpose(1, 2).flatten(2), projected[0])
-    assert not torch.allclose(projected[0], layer.base_layer(base.model.layers[0].input_layernorm(
-        base.model.embed_tokens(batch["input_ids"]))), atol=0.1)
+    assert not torch.allclose(
+        projected[0],
+        layer.base_layer(base.model.layers[0].input_layernorm(base.model.embed_tokens(batch["input_ids"]))),
+        atol=0.1,
+    )
     scores = call.scores()
     apart = replace(scores, query=scores.query.detach(), key=scores.key.detach(), value=scores.value.detach())
     layers = [m for m in model.modules() if isinstance(m, OutputLayer)]
@@ -151,10 +176,10 @@ def test_lora_on_the_projection(first, backend):
 
 @pytest.fixture
 def tiny_tiles(monkeypatch):
-    monkeypatch.setattr("attngraph.tiled.TILE", 6)
-    monkeypatch.setattr("attngraph.tiled_step.ROWS", 2)
-    monkeypatch.setattr("attngraph.tiled_step.TILE", 4)
-    monkeypatch.setattr("attngraph.fused.BLOCK", 12)
+    monkeypatch.setattr("attngraph.backends.tiled.TILE", 6)
+    monkeypatch.setattr("adapters.kernels.tiled_step.ROWS", 2)
+    monkeypatch.setattr("adapters.kernels.tiled_step.TILE", 4)
+    monkeypatch.setattr("adapters.kernels.fused.BLOCK", 12)
 
 
 @pytest.mark.usefixtures("tiny_tiles")
@@ -164,8 +189,10 @@ def test_every_backend_equals_the_formula_as_loops_in_values_and_gradients(case,
     """The loops' gradients are differences, with respect to query, key, value and feature."""
     draw = torch.Generator().manual_seed(4)
     h, n, m, d = 2, 3, 3, 2
-    parts = {x: torch.randn(1, h, k, d, generator=draw, dtype=torch.float64)
-             for x, k in (("query", n), ("key", m), ("value", m), ("feature", n))}
+    parts = {
+        x: torch.randn(1, h, k, d, generator=draw, dtype=torch.float64)
+        for x, k in (("query", n), ("key", m), ("value", m), ("feature", n))
+    }
     output = torch.randn(h, d, 5, generator=draw, dtype=torch.float64)
     metric, probe = output @ output.mT, torch.randn(1, h, n, 5, generator=draw, dtype=torch.float64)
     visible = torch.ones(n, m, dtype=torch.bool).tril() if causal else None
@@ -174,7 +201,9 @@ def test_every_backend_equals_the_formula_as_loops_in_values_and_gradients(case,
     def loops(query, key, value, feature):
         scores = query @ key.mT / d**0.5
         weight = (scores if visible is None else scores.masked_fill(~visible, -torch.inf)).softmax(-1)
-        graph = AttentionGraph(feature, value, weight, None, None if visible is None else visible[None], causal, metric)
+        graph = AttentionGraph(
+            feature, value, weight, None, None if visible is None else visible[None], causal, metric
+        )
         return case.reference(scheme, graph, output)
 
     def loss(name, place, by):
@@ -198,4 +227,6 @@ def test_every_backend_equals_the_formula_as_loops_in_values_and_gradients(case,
             found = torch.autograd.grad((got * probe).sum(), list(leaves.values()), allow_unused=True)
             for (name, slope), grad in zip(slopes.items(), found, strict=True):
                 grad = torch.zeros_like(slope) if grad is None else grad
-                torch.testing.assert_close(grad, slope, rtol=1e-5, atol=1e-6 * max(1, float(slope.abs().max())), msg=name)
+                torch.testing.assert_close(
+                    grad, slope, rtol=1e-5, atol=1e-6 * max(1, float(slope.abs().max())), msg=name
+                )

@@ -5,7 +5,7 @@ import torch
 from adapters.blip import attach
 from adapters.config import AdapterConfig
 from experiments.models.mini_blip import build_model
-from experiments.models.tokenizer import build_tokenizer
+from experiments.pretraining.tokenizer import build_tokenizer
 
 
 def make(shared):

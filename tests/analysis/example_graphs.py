@@ -5,8 +5,19 @@ import torch
 from attngraph import AttentionGraph
 
 
-def random_graph(seed: int = 0, kind: str = "cross", b: int = 2, h: int = 3, n: int = 5, m: int = 7, d: int = 4,
-                 causal: bool = False, padding: bool = True, metric: bool = True, softmax: bool = True) -> AttentionGraph:
+def random_graph(
+    seed: int = 0,
+    kind: str = "cross",
+    b: int = 2,
+    h: int = 3,
+    n: int = 5,
+    m: int = 7,
+    d: int = 4,
+    causal: bool = False,
+    padding: bool = True,
+    metric: bool = True,
+    softmax: bool = True,
+) -> AttentionGraph:
     """float64; the last example has padding on both sides; causal self-attention has a triangular mask."""
     draw = torch.Generator().manual_seed(seed)
 
@@ -22,13 +33,27 @@ def random_graph(seed: int = 0, kind: str = "cross", b: int = 2, h: int = 3, n: 
     if causal and kind == "self":
         visible = visible & torch.ones(n, m, dtype=torch.bool).tril()
     scores = 1.5 * normal(b, h, n, m)
-    weight = scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1).nan_to_num(0) if softmax else scores.exp()
+    weight = (
+        scores.masked_fill(~visible[:, None], -torch.inf).softmax(-1).nan_to_num(0)
+        if softmax
+        else scores.exp()
+    )
     root = normal(h, d, d)
-    return AttentionGraph(normal(b, h, n, d), normal(b, h, m, d), weight, rows, visible, causal=causal,
-                          metric=root @ root.mT if metric else None, kind=kind)
+    return AttentionGraph(
+        normal(b, h, n, d),
+        normal(b, h, m, d),
+        weight,
+        rows,
+        visible,
+        causal=causal,
+        metric=root @ root.mT if metric else None,
+        kind=kind,
+    )
 
 
-def block_model(agreement: float, seed: int = 0, n: int = 300, m: int = 240, classes: int = 3, noise: float = 0.5):
+def block_model(
+    agreement: float, seed: int = 0, n: int = 300, m: int = 240, classes: int = 3, noise: float = 0.5
+):
     """A planted bipartite graph: rows whose weight goes to values of the row's own class with probability ``agreement``.
 
     Returns:

@@ -23,7 +23,9 @@ def test_masks():
     view = Bipartite.of(graph)
     assert torch.equal(view.rows, graph.query_mask) and torch.equal(view.columns, graph.query_mask)
     bare = view.without_self_loops()
-    assert not bare.rows[:, 0].any() and not bare.columns[0, -1]  # nobody else sees the last, the first sees nobody else
+    assert (
+        not bare.rows[:, 0].any() and not bare.columns[0, -1]
+    )  # nobody else sees the last, the first sees nobody else
     with pytest.raises(ValueError, match="paired"):
         Bipartite.of(random_graph()).without_self_loops()
 
@@ -37,15 +39,27 @@ def test_same_from_pyg(view):
 
 
 def test_plain_data():
-    graph = Data(edge_index=torch.tensor([[0, 1, 1], [2, 0, 0]]), edge_weight=torch.tensor([0.5, 1, 2]), num_nodes=3)
-    assert Bipartite.of(graph).weight[0, 0].tolist() == [[0, 3, 0], [0, 0, 0], [0.5, 0, 0]]  # rows are targets
+    graph = Data(
+        edge_index=torch.tensor([[0, 1, 1], [2, 0, 0]]), edge_weight=torch.tensor([0.5, 1, 2]), num_nodes=3
+    )
+    assert Bipartite.of(graph).weight[0, 0].tolist() == [
+        [0, 3, 0],
+        [0, 0, 0],
+        [0.5, 0, 0],
+    ]  # rows are targets
     assert Bipartite.of(graph).query is None
 
 
 def test_whole_numbers():
-    graph = Data(x=torch.tensor([[1], [2]]), edge_index=torch.tensor([[0, 1], [1, 0]]), edge_weight=torch.tensor([2, 3]))
+    graph = Data(
+        x=torch.tensor([[1], [2]]),
+        edge_index=torch.tensor([[0, 1], [1, 0]]),
+        edge_weight=torch.tensor([2, 3]),
+    )
     view = Bipartite.of(graph)
-    assert view.weight[0, 0].tolist() == [[0, 3], [2, 0]] and {view.weight.dtype, view.query.dtype} == {torch.float32}
+    assert view.weight[0, 0].tolist() == [[0, 3], [2, 0]] and {view.weight.dtype, view.query.dtype} == {
+        torch.float32
+    }
     assert view.normalised_rows().sum() == 2
 
 
@@ -63,15 +77,24 @@ def test_plain_hetero():
 
 def test_refused():
     graph = random_graph(causal=True)
-    step = AttentionGraph(graph.query, graph.value, graph.weight, causal=True,
-                          past_degree=PastDegree(torch.zeros(2, 3, 7), torch.zeros(2)))
+    step = AttentionGraph(
+        graph.query,
+        graph.value,
+        graph.weight,
+        causal=True,
+        past_degree=PastDegree(torch.zeros(2, 3, 7), torch.zeros(2)),
+    )
     with pytest.raises(ValueError, match="step of cached decoding"):
         Bipartite.of(step)
     with pytest.raises(ValueError, match="no edge_index"):
         Bipartite.of(Data(x=torch.ones(3, 2)))
     edges = {"edge_index": torch.tensor([[0, 1], [1, 0]]), "num_nodes": 2}
-    for weight, message in ((torch.ones(2, 1), "one number per edge, got \\(2, 1\\)"), (torch.ones(1), "one number per edge"),
-                            (torch.tensor([1, torch.nan]), "finite"), (torch.tensor([1, torch.inf]), "finite")):
+    for weight, message in (
+        (torch.ones(2, 1), "one number per edge, got \\(2, 1\\)"),
+        (torch.ones(1), "one number per edge"),
+        (torch.tensor([1, torch.nan]), "finite"),
+        (torch.tensor([1, torch.inf]), "finite"),
+    ):
         with pytest.raises(ValueError, match=message):
             Bipartite.of(Data(edge_weight=weight, **edges))
     with pytest.raises(ValueError, match=r"x must have shape \(nodes, features\), got \(2,\)"):

@@ -22,9 +22,17 @@ def hsic(x: np.ndarray, y: np.ndarray) -> float:
     """The unbiased estimator as a sum over different pairs, triples and quadruples (Gretton et al. 2005)."""
     k, g, n = x @ x.T, y @ y.T, len(x)
     pairs = sum(k[i, j] * g[i, j] for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
-    triples = sum(k[i, j] * g[i, q] for i in range(n) for j in range(n) for q in range(n) if len({i, j, q}) == 3)
-    quads = sum(k[i, j] * g[q, r] for i in range(n) for j in range(n) for q in range(n) for r in range(n)
-                if len({i, j, q, r}) == 4)
+    triples = sum(
+        k[i, j] * g[i, q] for i in range(n) for j in range(n) for q in range(n) if len({i, j, q}) == 3
+    )
+    quads = sum(
+        k[i, j] * g[q, r]
+        for i in range(n)
+        for j in range(n)
+        for q in range(n)
+        for r in range(n)
+        if len({i, j, q, r}) == 4
+    )
     return pairs - 2 * triples / (n * (n - 1) * (n - 2)) + quads / (n * (n - 1) * (n - 2) * (n - 3))
 
 
@@ -50,9 +58,16 @@ def test_cka_known_answers():
 
 def test_neighbour_cka():
     graph = Bipartite.of(random_graph(n=9, m=9, padding=False))
-    own = Bipartite(torch.eye(9, dtype=torch.float64).expand(2, 3, 9, 9), graph.visible, graph.query, graph.query)
+    own = Bipartite(
+        torch.eye(9, dtype=torch.float64).expand(2, 3, 9, 9), graph.visible, graph.query, graph.query
+    )
     assert torch.allclose(neighbour_cka(own), torch.ones(2, 3, dtype=torch.float64))
-    single = Bipartite(*(x.float() if x.is_floating_point() else x for x in (graph.weight, graph.visible, graph.query, graph.value)))
+    single = Bipartite(
+        *(
+            x.float() if x.is_floating_point() else x
+            for x in (graph.weight, graph.visible, graph.query, graph.value)
+        )
+    )
     assert neighbour_cka(uniform(single)).isnan().all()
     assert torch.allclose(neighbour_cka(single).double(), neighbour_cka(graph), atol=1e-4)
 
@@ -77,7 +92,7 @@ def test_mmd_against_loops():
 
 
 def test_clouds_far_apart_and_alike():
-    fold = (torch.arange(400) % 2 == 0)
+    fold = torch.arange(400) % 2 == 0
     near, far = pool(points(200, 5), points(200, 5, seed=1)), pool(points(200, 5), points(200, 5, seed=1) + 8)
     assert abs(mmd(*near).item()) < 0.01 and mmd(*far).item() > 0.7
     assert probe_auc(*near, fold).item() == pytest.approx(0.5, abs=0.08) and probe_auc(*far, fold).item() == 1
@@ -89,7 +104,11 @@ def test_clouds_far_apart_and_alike():
 def test_largest_mmd_depends_on_the_sides(n, m, most):
     """Two single points, far apart: the bandwidth is the mean over all pairs, so it tells how many pairs cross."""
     found = mmd(*pool(torch.zeros(n, 3), torch.full((m, 3), 50.0))).item()
-    assert found == pytest.approx(2 - 2 * math.exp(-(n + m) * (n + m - 1) / (2 * n * m))) == pytest.approx(most, abs=0.02)
+    assert (
+        found
+        == pytest.approx(2 - 2 * math.exp(-(n + m) * (n + m - 1) / (2 * n * m)))
+        == pytest.approx(most, abs=0.02)
+    )
 
 
 def test_probe_is_linear_discriminant_analysis():
@@ -104,4 +123,7 @@ def test_probe_is_linear_discriminant_analysis():
 
 def test_too_few_points():
     both, is_query, valid = pool(points(1, 3), points(6, 3, seed=1))
-    assert probe_auc(both, is_query, valid, torch.arange(7) % 2 == 0).isnan().item() and mmd(both, is_query, valid).isnan().item()
+    assert (
+        probe_auc(both, is_query, valid, torch.arange(7) % 2 == 0).isnan().item()
+        and mmd(both, is_query, valid).isnan().item()
+    )

@@ -92,7 +92,9 @@ def test_placing_points_does_not_shift_them_against_a_lopsided_map():
     points = np.concatenate([points[:35], points[:30, ::-1] * 0.1])
     (found,) = maps(points, perplexities=[5])
     middle = (found.coordinates.max(0) + found.coordinates.min(0)) / 2
-    np.testing.assert_allclose(middle, 0, atol=1e-9)  # openTSNE centres its map like this before it places points
+    np.testing.assert_allclose(
+        middle, 0, atol=1e-9
+    )  # openTSNE centres its map like this before it places points
     assert np.abs(found.coordinates.mean(0)).max() > 0.1  # and not by itself
 
 
@@ -135,10 +137,15 @@ def test_too_few_points_are_refused(method, perplexity):
         list(maps(few, method, [perplexity]))
 
 
-@pytest.mark.parametrize("wrong, message", [
-    ({"method": "mds"}, "method"), ({"init": "spectral"}, "init"), ({"perplexities": [0.5]}, "perplexities"),
-    ({"seeds": []}, "seeds"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"method": "mds"}, "method"),
+        ({"init": "spectral"}, "init"),
+        ({"perplexities": [0.5]}, "perplexities"),
+        ({"seeds": []}, "seeds"),
+    ],
+)
 def test_other_arguments_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         list(maps(clouds()[0], **wrong))
@@ -187,8 +194,10 @@ def test_chance_purity_is_the_mean_over_shuffled_labels():
 def test_points_without_a_label_count_as_neighbours_only():
     points, _ = clouds(30, apart=0.0)
     labels = np.array(["a"] * 20 + ["b"] * 10 + [None] * 30, dtype=object)
-    shares = [np.mean([labels[j] == labels[i] for j in np.argsort(np.linalg.norm(points - points[i], axis=1))[1:8]])
-              for i in range(30)]
+    shares = [
+        np.mean([labels[j] == labels[i] for j in np.argsort(np.linalg.norm(points - points[i], axis=1))[1:8]])
+        for i in range(30)
+    ]
     assert purity(points, labels, 7) == pytest.approx(np.mean(shares))
     shuffled = [purity(points, np.random.default_rng(k).permutation(labels), 7) for k in range(300)]
     assert chance_purity(labels) == pytest.approx(np.mean(shuffled), abs=0.005)
@@ -211,7 +220,9 @@ def test_quality_is_scikit_learns_on_all_points_or_a_sample():
     sampled = quality(points, coordinates, {"role": labels}, most=60, seed=2).set_index(["measure", "space"])
     rows = np.sort(np.random.default_rng(2).choice(len(points), 60, replace=False))
     assert (sampled.measured == 60).all()
-    assert sampled.value["trustworthiness", "map"] == trustworthiness(points[rows], coordinates[rows], n_neighbors=10)
+    assert sampled.value["trustworthiness", "map"] == trustworthiness(
+        points[rows], coordinates[rows], n_neighbors=10
+    )
     assert sampled.value["purity", "features"] == purity(points[rows], labels[rows])
 
 

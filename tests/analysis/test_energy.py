@@ -21,7 +21,9 @@ def loops(graph: Bipartite, e: int, h: int, p: float) -> float:
     return total
 
 
-@pytest.mark.parametrize("options", [{}, {"kind": "self", "causal": True}, {"softmax": False, "padding": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"kind": "self", "causal": True}, {"softmax": False, "padding": False}]
+)
 def test_against_loops(options):
     graph = Bipartite.of(random_graph(**options))
     for e in range(2):
@@ -35,8 +37,10 @@ def test_is_the_laplacian_form_of_pyg():
     torch.manual_seed(0)
     index = erdos_renyi_graph(20, 0.3)
     x = torch.randn(20, 3, dtype=torch.float64)
-    laplacian = to_dense_adj(*get_laplacian(index, normalization="sym", num_nodes=20, dtype=torch.float64)[:1],
-                             edge_attr=get_laplacian(index, normalization="sym", num_nodes=20, dtype=torch.float64)[1])[0]
+    laplacian = to_dense_adj(
+        *get_laplacian(index, normalization="sym", num_nodes=20, dtype=torch.float64)[:1],
+        edge_attr=get_laplacian(index, normalization="sym", num_nodes=20, dtype=torch.float64)[1],
+    )[0]
     expected = torch.trace(x.T @ laplacian @ x).item()
     graph = Bipartite.of(Data(x=x, edge_index=index))  # every node on both sides: twice the energy
     assert dirichlet(graph).item() == pytest.approx(2 * expected, rel=1e-9)
@@ -57,14 +61,21 @@ def test_scales():
     graph = Bipartite.of(random_graph())
     heavy = Bipartite(7 * graph.weight, graph.visible, graph.query, graph.value)
     wide = Bipartite(graph.weight, graph.visible, 3 * graph.query, 3 * graph.value)
-    assert torch.allclose(dirichlet(heavy), dirichlet(graph)) and torch.allclose(p_dirichlet(heavy), p_dirichlet(graph))
+    assert torch.allclose(dirichlet(heavy), dirichlet(graph)) and torch.allclose(
+        p_dirichlet(heavy), p_dirichlet(graph)
+    )
     assert torch.allclose(dirichlet(wide), 9 * dirichlet(graph))
     assert torch.allclose(p_dirichlet_normalised(wide), p_dirichlet_normalised(graph))
 
 
 def test_nodes_without_edges_and_tiny_degrees():
     graph = Bipartite.of(random_graph())  # the last example has padding
-    shorter = Bipartite(graph.weight[1:, :, :-1, :-2], graph.visible[1:, :-1, :-2], graph.query[1:, :, :-1], graph.value[1:, :, :-2])
+    shorter = Bipartite(
+        graph.weight[1:, :, :-1, :-2],
+        graph.visible[1:, :-1, :-2],
+        graph.query[1:, :, :-1],
+        graph.value[1:, :, :-2],
+    )
     assert torch.allclose(p_dirichlet_normalised(graph)[1:], p_dirichlet_normalised(shorter))
     weight = graph.weight.float()
     weight[..., 0] = 1e-38  # 1/e would overflow

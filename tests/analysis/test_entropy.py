@@ -23,7 +23,9 @@ def test_against_scipy(options):
             nats = {k: scipy.stats.entropy(weight[k]) for k in rows}
             shares = [nats[k] / math.log(seen[k]) for k in rows if seen[k] > 1]
             assert entropy(graph)[e, h].item() == pytest.approx(sum(shares) / len(shares))
-            assert effective_degree(graph)[e, h].item() == pytest.approx(sum(map(math.exp, nats.values())) / len(nats))
+            assert effective_degree(graph)[e, h].item() == pytest.approx(
+                sum(map(math.exp, nats.values())) / len(nats)
+            )
             columns = [math.exp(scipy.stats.entropy(column)) for column in weight.T if column.sum() > 0]
             assert effective_degree_value(graph)[e, h].item() == pytest.approx(sum(columns) / len(columns))
             spread = scipy.stats.entropy(weight.sum(0)) / math.log(graph.columns[e].sum())
@@ -55,4 +57,7 @@ def test_one_visible_value_and_no_edges():
     graph = Bipartite(torch.ones(1, 1, 3, 1), torch.ones(1, 3, 1, dtype=torch.bool))
     assert entropy(graph).isnan().all() and hubs(graph).isnan().all() and effective_degree(graph).item() == 1
     nothing = Bipartite(torch.zeros(1, 1, 3, 2), torch.ones(1, 3, 2, dtype=torch.bool))
-    assert all(function(nothing).isnan().all() for function in (entropy, effective_degree, effective_degree_value, hubs))
+    assert all(
+        function(nothing).isnan().all()
+        for function in (entropy, effective_degree, effective_degree_value, hubs)
+    )

@@ -7,8 +7,14 @@ import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
 from analysis.bipartite import Bipartite
-from analysis.feature_homophily import (aggregation, cosine, generalised_edge, modified_aggregation, neighbourhood_contrast,
-                                        neighbourhood_similarity)
+from analysis.feature_homophily import (
+    aggregation,
+    cosine,
+    generalised_edge,
+    modified_aggregation,
+    neighbourhood_contrast,
+    neighbourhood_similarity,
+)
 from analysis.labels import Labels
 from analysis.mixing import Mixing
 from analysis.nulls import uniform
@@ -20,11 +26,15 @@ def test_cosine_against_features_after_the_output_projection():
     torch.manual_seed(0)
     graph = random_graph(n=6, m=8)
     output = torch.randn(3, 4, 12, dtype=torch.float64)  # W_o per head
-    graph = type(graph)(graph.query, graph.value, graph.weight, graph.query_mask, graph.value_mask, metric=output @ output.mT)
+    graph = type(graph)(
+        graph.query, graph.value, graph.weight, graph.query_mask, graph.value_mask, metric=output @ output.mT
+    )
     found, chance = cosine(Bipartite.of(graph)), generalised_edge(Bipartite.of(graph))
     for e in range(2):
         for h in range(3):
-            similar = cosine_similarity((graph.query[e, h] @ output[h]).numpy(), (graph.value[e, h] @ output[h]).numpy())
+            similar = cosine_similarity(
+                (graph.query[e, h] @ output[h]).numpy(), (graph.value[e, h] @ output[h]).numpy()
+            )
             weight = graph.weight[e, h].numpy()
             expected = sum(weight[i, j] * similar[i, j] for i in range(6) for j in range(8)) / weight.sum()
             d, e_ = weight.sum(1), weight.sum(0)
@@ -56,7 +66,11 @@ def test_aggregation_and_neighbourhoods_against_loops():
     labels = Labels(y, z, shared=False).on(graph)
     mixing = Mixing(graph, labels)
     signal = graph.weight @ graph.value
-    by_label, by_feature, similarity = aggregation(mixing), aggregation(mixing, signal), neighbourhood_similarity(mixing)
+    by_label, by_feature, similarity = (
+        aggregation(mixing),
+        aggregation(mixing, signal),
+        neighbourhood_similarity(mixing),
+    )
     contrast = neighbourhood_contrast(mixing)
     for e in range(2):
         rows = graph.rows[e].nonzero()[:, 0].tolist()
@@ -65,13 +79,19 @@ def test_aggregation_and_neighbourhoods_against_loops():
         for h in range(3):
             out = graph.weight[e, h] @ codes
             assert by_label[e, h].item() == pytest.approx(aggregated([out[i] for i in rows], kinds))
-            assert by_feature[e, h].item() == pytest.approx(aggregated([signal[e, h, i] for i in rows], kinds))
+            assert by_feature[e, h].item() == pytest.approx(
+                aggregated([signal[e, h, i] for i in rows], kinds)
+            )
             cosines = cosine_similarity(out[rows].numpy())
             own, other = [], []
             for k in sorted(set(kinds)):
                 for c in sorted(set(kinds)):
-                    pairs = [cosines[a, b] for a in range(len(rows)) for b in range(len(rows))
-                             if a != b and (kinds[a], kinds[b]) == (k, c)]
+                    pairs = [
+                        cosines[a, b]
+                        for a in range(len(rows))
+                        for b in range(len(rows))
+                        if a != b and (kinds[a], kinds[b]) == (k, c)
+                    ]
                     found = similarity[e, h, k, c].item()
                     assert math.isnan(found) if not pairs else found == pytest.approx(sum(pairs) / len(pairs))
                     if pairs:

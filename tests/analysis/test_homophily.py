@@ -11,8 +11,23 @@ from torch_geometric.data import Data
 from torch_geometric.utils import erdos_renyi_graph, homophily, to_undirected
 
 from analysis.bipartite import Bipartite
-from analysis.homophily import (ALL_DIFFER, ALL_PAIRS, EMPTY, FINE, NO_PAIR, ONE_CLASS, ROLES, adjusted, class_insensitive, degenerate, edge,
-                                label_informativeness, label_informativeness_node, node_query, node_value)
+from analysis.homophily import (
+    ALL_DIFFER,
+    ALL_PAIRS,
+    EMPTY,
+    FINE,
+    NO_PAIR,
+    ONE_CLASS,
+    ROLES,
+    adjusted,
+    class_insensitive,
+    degenerate,
+    edge,
+    label_informativeness,
+    label_informativeness_node,
+    node_query,
+    node_value,
+)
 from analysis.labels import Labels
 from analysis.mixing import Mixing
 from analysis.nulls import Draws, uniform
@@ -33,7 +48,10 @@ def labels_for(graph, classes: int = 3, seed: int = 1, missing: bool = True) -> 
     b, _, n, m, _ = graph.shape
     draw = torch.Generator().manual_seed(seed)
     low = -1 if missing else 0
-    return Labels(torch.randint(low, classes, (b, n), generator=draw), torch.randint(low, classes, (b, m), generator=draw))
+    return Labels(
+        torch.randint(low, classes, (b, n), generator=draw),
+        torch.randint(low, classes, (b, m), generator=draw),
+    )
 
 
 def loops(graph, labels: Labels, e: int, h: int) -> dict[str, float]:
@@ -44,10 +62,19 @@ def loops(graph, labels: Labels, e: int, h: int) -> dict[str, float]:
     n, m = len(y), len(z)
     valid_y = [y[i] if any(visible[i]) else -1 for i in range(n)]
     valid_z = [z[j] if any(visible[i][j] for i in range(n)) else -1 for j in range(m)]
-    known = [(i, j, weight[i][j]) for i in range(n) for j in range(m) if weight[i][j] > 0 and valid_y[i] >= 0 and valid_z[j] >= 0]
+    known = [
+        (i, j, weight[i][j])
+        for i in range(n)
+        for j in range(m)
+        if weight[i][j] > 0 and valid_y[i] >= 0 and valid_z[j] >= 0
+    ]
     total = sum(w for *_, w in known)
     classes = sorted({*valid_y, *valid_z} - {-1})
-    joint = {(k, c): sum(w for i, j, w in known if (y[i], z[j]) == (k, c)) / total for k in classes for c in classes}
+    joint = {
+        (k, c): sum(w for i, j, w in known if (y[i], z[j]) == (k, c)) / total
+        for k in classes
+        for c in classes
+    }
     a = {k: sum(joint[k, c] for c in classes) for k in classes}
     b = {c: sum(joint[k, c] for k in classes) for c in classes}
     same = sum(joint[k, k] for k in classes)
@@ -62,20 +89,37 @@ def loops(graph, labels: Labels, e: int, h: int) -> dict[str, float]:
     chance = sum(a[k] * b[k] for k in classes)
     values = [c for c in valid_z if c >= 0]
     return {
-        "edge": same, "node_query": node(0), "node_value": node(1), "adjusted": (same - chance) / (1 - chance),
-        "class_insensitive": sum(max(0, (joint[k, k] / a[k] if a[k] else 0) - values.count(k) / len(values))
-                                 for k in classes) / (len(classes) - 1),
+        "edge": same,
+        "node_query": node(0),
+        "node_value": node(1),
+        "adjusted": (same - chance) / (1 - chance),
+        "class_insensitive": sum(
+            max(0, (joint[k, k] / a[k] if a[k] else 0) - values.count(k) / len(values)) for k in classes
+        )
+        / (len(classes) - 1),
         "label_informativeness": sum(p * math.log(p / (a[k] * b[c])) for (k, c), p in joint.items() if p)
         / -sum(p * math.log(p) for p in a.values() if p),
     }
 
 
-FUNCTIONS = {"edge": edge, "node_query": node_query, "node_value": node_value, "adjusted": adjusted,
-             "class_insensitive": class_insensitive, "label_informativeness": label_informativeness}
+FUNCTIONS = {
+    "edge": edge,
+    "node_query": node_query,
+    "node_value": node_value,
+    "adjusted": adjusted,
+    "class_insensitive": class_insensitive,
+    "label_informativeness": label_informativeness,
+}
 
 
-@pytest.mark.parametrize("options", [{"kind": "self", "causal": True, "n": 9}, {"n": 9, "m": 11},
-                                     {"n": 8, "m": 9, "softmax": False, "padding": False}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "self", "causal": True, "n": 9},
+        {"n": 9, "m": 11},
+        {"n": 8, "m": 9, "softmax": False, "padding": False},
+    ],
+)
 def test_against_loops(options):
     graph = random_graph(**options)
     labels = labels_for(graph)
@@ -94,8 +138,12 @@ def test_pyg_and_dgl_published_examples():
     both_ways = mixing_of(plain([(0, 1), (1, 2), (2, 0), (3, 4)], 5, undirected=True), [0, 0, 0, 0, 1])
     assert adjusted(both_ways).item() == pytest.approx(-0.1428571, abs=1e-6)
     tail = plain([(0, 1), (1, 2), (2, 0), (2, 3), (3, 4), (4, 5)], 6, undirected=True)
-    assert label_informativeness(mixing_of(tail, [0, 0, 0, 0, 1, 1])).item() == pytest.approx(0.251776, abs=1e-6)
-    assert label_informativeness_node(mixing_of(tail, [0, 0, 0, 0, 1, 1])).item() == pytest.approx(0.338187, abs=1e-6)
+    assert label_informativeness(mixing_of(tail, [0, 0, 0, 0, 1, 1])).item() == pytest.approx(
+        0.251776, abs=1e-6
+    )
+    assert label_informativeness_node(mixing_of(tail, [0, 0, 0, 0, 1, 1])).item() == pytest.approx(
+        0.338187, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -106,8 +154,12 @@ def test_agrees_with_pyg(seed, directed):
     y = torch.randint(0, 4, (40,))
     mixing = mixing_of(Data(edge_index=index, num_nodes=40), y)
     assert edge(mixing).item() == pytest.approx(homophily(index, y, method="edge"), abs=1e-6)
-    assert node_query(mixing, isolated=True).item() == pytest.approx(homophily(index, y, method="node"), abs=1e-6)
-    assert class_insensitive(mixing).item() == pytest.approx(homophily(index, y, method="edge_insensitive"), abs=1e-6)
+    assert node_query(mixing, isolated=True).item() == pytest.approx(
+        homophily(index, y, method="node"), abs=1e-6
+    )
+    assert class_insensitive(mixing).item() == pytest.approx(
+        homophily(index, y, method="edge_insensitive"), abs=1e-6
+    )
 
 
 def test_adjusted_is_weighted_kappa():
@@ -122,14 +174,22 @@ def test_adjusted_is_weighted_kappa():
             assert found[e, h].item() == pytest.approx(kappa, abs=1e-12)
 
 
-@pytest.mark.parametrize("name,attribute", [("karate", "club"), ("davis", "bipartite"), ("florentine", "even")])
+@pytest.mark.parametrize(
+    "name,attribute", [("karate", "club"), ("davis", "bipartite"), ("florentine", "even")]
+)
 def test_adjusted_is_assortativity(name, attribute):
-    graph = {"karate": networkx.karate_club_graph, "davis": networkx.davis_southern_women_graph,
-             "florentine": networkx.florentine_families_graph}[name]()
+    graph = {
+        "karate": networkx.karate_club_graph,
+        "davis": networkx.davis_southern_women_graph,
+        "florentine": networkx.florentine_families_graph,
+    }[name]()
     for k, node in enumerate(graph):
         graph.nodes[node]["even"] = k % 2
     expected = networkx.attribute_assortativity_coefficient(graph, attribute)  # unweighted
-    kinds = {kind: k for k, kind in enumerate(dict.fromkeys(networkx.get_node_attributes(graph, attribute).values()))}
+    kinds = {
+        kind: k
+        for k, kind in enumerate(dict.fromkeys(networkx.get_node_attributes(graph, attribute).values()))
+    }
     y = [kinds[graph.nodes[node][attribute]] for node in graph]
     place = {node: k for k, node in enumerate(graph)}
     data = plain([(place[a], place[b]) for a, b in graph.edges], len(y), undirected=True)
@@ -157,7 +217,10 @@ def test_role_labels_are_an_oracle():
     graph = random_graph(b=1, h=1, softmax=False, padding=False)
     roles = Labels(torch.zeros(1, 5, dtype=torch.long), torch.ones(1, 7, dtype=torch.long))
     mixing = mixing_of(graph, roles)
-    assert edge(mixing).item() == 0 and degenerate(mixing, mixing_of(uniform(Bipartite.of(graph)), roles)).item() == ROLES
+    assert (
+        edge(mixing).item() == 0
+        and degenerate(mixing, mixing_of(uniform(Bipartite.of(graph)), roles)).item() == ROLES
+    )
     square = graph.to_data()  # both sides' nodes in one graph: the role at the other end is known
     square = Data(edge_index=square.edge_index, edge_weight=square.edge_weight, num_nodes=12)
     pooled = mixing_of(square, [0] * 5 + [1] * 7)
@@ -185,7 +248,11 @@ def test_degenerate():
     mixing = mixing_of(empty, [0, 1, 0, 1])
     assert all(function(mixing).isnan().all() for function in FUNCTIONS.values())
     one = mixing_of(graph, [2, 2, 2, 2])
-    assert adjusted(one).isnan().all() and label_informativeness(one).isnan().all() and class_insensitive(one).isnan().all()
+    assert (
+        adjusted(one).isnan().all()
+        and label_informativeness(one).isnan().all()
+        and class_insensitive(one).isnan().all()
+    )
 
 
 def test_labels_that_all_differ():
@@ -193,11 +260,15 @@ def test_labels_that_all_differ():
     cross = Bipartite.of(random_graph(b=1, h=2, n=4, m=5, padding=False))
     apart = Labels(torch.tensor([[0, 0, 1, 1]]), torch.arange(5)[None])
     mixing = Mixing(cross, apart.on(cross))
-    assert (degenerate(mixing) == ALL_DIFFER).all() and (degenerate(mixing, Mixing(uniform(cross), apart.on(cross))) == FINE).all()
+    assert (degenerate(mixing) == ALL_DIFFER).all() and (
+        degenerate(mixing, Mixing(uniform(cross), apart.on(cross))) == FINE
+    ).all()
     dealt = [Mixing(cross, apart.permuted(cross, Draws(seed))) for seed in range(4)]
     assert all(torch.allclose(label_informativeness(one), label_informativeness(mixing)) for one in dealt)
     assert not all(torch.allclose(edge(one), edge(mixing)) for one in dealt)
-    bare = Bipartite.of(random_graph(b=1, h=2, kind="self", causal=True, n=4, padding=False)).without_self_loops()
+    bare = Bipartite.of(
+        random_graph(b=1, h=2, kind="self", causal=True, n=4, padding=False)
+    ).without_self_loops()
     for labels, expected in (([0, 1, 2, 3], ALL_DIFFER), ([0, 1, 2, 0], FINE), ([-1, 1, 2, 3], ALL_DIFFER)):
         assert (degenerate(Mixing(bare, Labels.same(labels).on(bare))) == expected).all(), labels
     looped = plain([(0, 1), (1, 1), (2, 0)], 3)  # edge homophily 1/3, whoever is who
@@ -215,9 +286,17 @@ def test_relabelling_scaling_and_padding_change_nothing():
     renamed = torch.tensor([7, 3, 5, -1])  # -1 stays last
     moved = Bipartite(5 * view.weight[:, :, rows][..., columns], view.visible[:, rows][..., columns])
     after = mixing_of(moved, Labels(renamed[labels.query[:, 0, rows]], renamed[labels.value[:, 0, columns]]))
-    padded = Bipartite(torch.nn.functional.pad(view.weight, (0, 3, 0, 2)), torch.nn.functional.pad(view.visible, (0, 3, 0, 2)))
-    wider = mixing_of(padded, Labels(torch.nn.functional.pad(labels.query[:, 0], (0, 2), value=1),
-                                     torch.nn.functional.pad(labels.value[:, 0], (0, 3), value=0)))
+    padded = Bipartite(
+        torch.nn.functional.pad(view.weight, (0, 3, 0, 2)),
+        torch.nn.functional.pad(view.visible, (0, 3, 0, 2)),
+    )
+    wider = mixing_of(
+        padded,
+        Labels(
+            torch.nn.functional.pad(labels.query[:, 0], (0, 2), value=1),
+            torch.nn.functional.pad(labels.value[:, 0], (0, 3), value=0),
+        ),
+    )
     for name, function in FUNCTIONS.items():
         assert torch.allclose(function(after), before[name], equal_nan=True), name
         assert torch.allclose(function(wider), before[name], equal_nan=True), name

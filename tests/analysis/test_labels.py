@@ -19,13 +19,22 @@ def test_numbers_anew_in_each_example():
     assert found.query.tolist() == [[[2, -1, 0, 2]], [[0, 0, 2, 1]]]
     assert found.value.tolist() == [[[0, 0, 3, -1, 1, 2]], [[0] * 6]]
     apart = Labels(query, value, shared=False).on(graph)
-    assert apart.query.tolist() == [[[1, -1, 0, 1]], [[0, 0, 2, 1]]] and apart.value[0, 0].tolist() == [0, 0, 3, -1, 1, 2]
+    assert apart.query.tolist() == [[[1, -1, 0, 1]], [[0, 0, 2, 1]]] and apart.value[0, 0].tolist() == [
+        0,
+        0,
+        3,
+        -1,
+        1,
+        2,
+    ]
 
 
 def test_padding_has_no_class():
     graph = Bipartite.of(random_graph())
     found = Labels(torch.ones(2, 5, dtype=torch.long), torch.ones(2, 7, dtype=torch.long)).on(graph)
-    assert torch.equal(found.query[:, 0] >= 0, graph.rows) and torch.equal(found.value[:, 0] >= 0, graph.columns)
+    assert torch.equal(found.query[:, 0] >= 0, graph.rows) and torch.equal(
+        found.value[:, 0] >= 0, graph.columns
+    )
 
 
 def test_permuted_moves_classes_among_labelled_values():
@@ -33,7 +42,9 @@ def test_permuted_moves_classes_among_labelled_values():
     labels = Labels(torch.zeros(2, 5, dtype=torch.long), torch.tensor([[0, -1, 1, 1, -1, 2, 3]]).expand(2, 7))
     plain, moved = labels.on(graph), labels.permuted(graph, Draws(0))
     assert torch.equal(moved.value < 0, plain.value < 0) and not torch.equal(moved.value, plain.value)
-    assert torch.equal(moved.value.sort(-1)[0], plain.value.sort(-1)[0]) and torch.equal(moved.query, plain.query)
+    assert torch.equal(moved.value.sort(-1)[0], plain.value.sort(-1)[0]) and torch.equal(
+        moved.query, plain.query
+    )
 
 
 def test_permuted_moves_both_sides_of_self_attention_alike():
@@ -51,7 +62,9 @@ def test_wrong_labels(query):
 
 def test_wrong_number_of_nodes():
     with pytest.raises(ValueError, match=r"value labels must have shape \(2, 7\)"):
-        Labels(torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 5, dtype=torch.long)).on(Bipartite.of(random_graph()))
+        Labels(torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 5, dtype=torch.long)).on(
+            Bipartite.of(random_graph())
+        )
 
 
 def test_modality():
@@ -63,7 +76,9 @@ def test_modality():
 
 
 def test_classes_of_tokens():
-    found = classes_of_tokens([["a", "red", "circle"], ["a", "##s", "[PAD]"]], {"red": "colour", "circle": "noun", "a": "article"})
+    found = classes_of_tokens(
+        [["a", "red", "circle"], ["a", "##s", "[PAD]"]], {"red": "colour", "circle": "noun", "a": "article"}
+    )
     assert found.tolist() == [[0, 1, 2], [0, -1, -1]]
     assert classes_of_tokens([["circle"]], {"circle": "noun"}, names=["x", "noun"]).tolist() == [[1]]
 
@@ -76,16 +91,23 @@ def test_shared_clusters_find_planted_ones():
     draw = torch.Generator().manual_seed(0)
     corners = 20 * torch.eye(3)
     kinds = torch.randint(0, 3, (2, 12), generator=draw), torch.randint(0, 3, (2, 15), generator=draw)
-    x, y = (corners[kind][:, None].expand(-1, 2, -1, -1) + torch.randn(2, 2, kind.shape[1], 3, generator=draw) for kind in kinds)
+    x, y = (
+        corners[kind][:, None].expand(-1, 2, -1, -1) + torch.randn(2, 2, kind.shape[1], 3, generator=draw)
+        for kind in kinds
+    )
     graph = Bipartite(torch.rand(2, 2, 12, 15), torch.ones(2, 12, 15, dtype=torch.bool), x, y)
     clusters = SharedClusters(3)
     found = clusters("layer", graph)
     for h in range(2):
         for e in range(2):
             names = {}
-            for kind, cluster in [*zip(kinds[0][e].tolist(), found.query[e, h].tolist()),
-                                  *zip(kinds[1][e].tolist(), found.value[e, h].tolist())]:
-                assert names.setdefault(kind, cluster) == cluster  # one cluster for both sides and both examples
+            for kind, cluster in [
+                *zip(kinds[0][e].tolist(), found.query[e, h].tolist()),
+                *zip(kinds[1][e].tolist(), found.value[e, h].tolist()),
+            ]:
+                assert (
+                    names.setdefault(kind, cluster) == cluster
+                )  # one cluster for both sides and both examples
             assert len(set(names.values())) == len(names)
     moved = Bipartite(graph.weight, graph.visible, x + 1, y)
     assert torch.equal(clusters("layer", moved).query, found.query)  # the fit is kept
@@ -100,10 +122,16 @@ def test_shared_clusters_find_planted_ones():
 def test_clusters_do_not_depend_on_batches():
     """Same first examples, same centres, though batches and padding differ; later examples do not count."""
     graph = Bipartite.of(random_graph(b=6, n=8, m=9, padding=False, metric=False))
-    parts = [replace(graph, **{name: getattr(graph, name)[k] for name in ("weight", "visible", "query", "value")})
-             for k in (slice(0, 1), slice(1, 3), slice(3, 6))]
-    parts[0] = replace(parts[0], query=pad(parts[0].query, (0, 0, 2, 0)), weight=pad(parts[0].weight, (0, 0, 2, 0)),
-                       visible=pad(parts[0].visible, (0, 0, 2, 0)))
+    parts = [
+        replace(graph, **{name: getattr(graph, name)[k] for name in ("weight", "visible", "query", "value")})
+        for k in (slice(0, 1), slice(1, 3), slice(3, 6))
+    ]
+    parts[0] = replace(
+        parts[0],
+        query=pad(parts[0].query, (0, 0, 2, 0)),
+        weight=pad(parts[0].weight, (0, 0, 2, 0)),
+        visible=pad(parts[0].visible, (0, 0, 2, 0)),
+    )
     whole, split = SharedClusters(3, points=20, examples=4), SharedClusters(3, points=20, examples=4)
     whole.gather("layer", graph)
     for part in parts:
@@ -111,5 +139,7 @@ def test_clusters_do_not_depend_on_batches():
     expected, found = whole("layer", graph), split("layer", graph)
     assert torch.equal(expected.query, found.query) and torch.equal(expected.value, found.value)
     other = SharedClusters(3, points=20, examples=4)
-    other.gather("layer", replace(graph, query=graph.query + torch.tensor([0, 0, 0, 0, 9, 9])[:, None, None, None]))
+    other.gather(
+        "layer", replace(graph, query=graph.query + torch.tensor([0, 0, 0, 0, 9, 9])[:, None, None, None])
+    )
     assert torch.equal(other("layer", graph).query, expected.query)

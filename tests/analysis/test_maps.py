@@ -17,13 +17,16 @@ def region() -> torch.Tensor:
     return inside
 
 
-@pytest.mark.parametrize(("nodes", "grid"), [(65, (8, 8, 1)), (64, (8, 8, 0)), (577, (24, 24, 1)), (50, (7, 7, 1)),
-                                             (1, (1, 1, 0))])
+@pytest.mark.parametrize(
+    ("nodes", "grid"), [(65, (8, 8, 1)), (64, (8, 8, 0)), (577, (24, 24, 1)), (50, (7, 7, 1)), (1, (1, 1, 0))]
+)
 def test_patch_grid(nodes, grid):
     assert patch_grid(nodes) == grid
 
 
-@pytest.mark.parametrize(("nodes", "grid", "others"), [(225, (14, 16), 1), (261, (16, 16), 5), (7, (2, 3), 1), (6, (3, 2), 0)])
+@pytest.mark.parametrize(
+    ("nodes", "grid", "others"), [(225, (14, 16), 1), (261, (16, 16), 5), (7, (2, 3), 1), (6, (3, 2), 0)]
+)
 def test_a_given_grid(nodes, grid, others):
     assert patch_grid(nodes, grid) == (*grid, others)
 
@@ -36,7 +39,9 @@ def test_no_patch_grid(nodes):
 
 @pytest.mark.parametrize("grid", [(15, 16), (14, 15), (0, 3)])
 def test_a_grid_that_does_not_fit(grid):
-    with pytest.raises(ValueError, match=f"nodes must be {grid[0]} x {grid[1]} patches after at most 5 others .* got 225"):
+    with pytest.raises(
+        ValueError, match=f"nodes must be {grid[0]} x {grid[1]} patches after at most 5 others .* got 225"
+    ):
         patch_grid(225, grid)
 
 
@@ -52,7 +57,11 @@ def test_a_row_per_patch():
     table = map_table({("raw", "first"): values, ("raw", "answer"): values.flip(0)}, NAMES)
     assert len(table) == 16
     row = table.set_index(["example", "query", "row", "column"])["share"]
-    assert row["one", "first", 0, 1] == 0.2 and row["one", "first", 1, 0] == 0.3 and row["two", "first", 1, 1] == 1
+    assert (
+        row["one", "first", 0, 1] == 0.2
+        and row["one", "first", 1, 0] == 0.3
+        and row["two", "first", 1, 1] == 1
+    )
     assert table["lift"].tolist() == pytest.approx((4 * table["share"]).tolist())
     assert row["two", "answer", 1, 1] == 0.4 and row["one", "answer", 0, 0] == 0
 
@@ -62,7 +71,9 @@ def test_a_rectangle_of_patches():
     table = map_table({("raw", "first"): values}, ["one"], (2, 3)).set_index(["row", "column"])["share"]
     assert table[0, 2] == 0.3 and table[1, 0] == 0.4 and table.index.max() == (1, 2)
     inside = torch.tensor([[False, False, True, True, False, False]])
-    assert mass_table({("raw", "first"): values}, inside, ["one"], (2, 3))["mass"].tolist() == pytest.approx([0.7])
+    assert mass_table({("raw", "first"): values}, inside, ["one"], (2, 3))["mass"].tolist() == pytest.approx(
+        [0.7]
+    )
     with pytest.raises(ValueError, match="where no grid is given, got 7"):
         map_table({("raw", "first"): values}, ["one"])
 
@@ -70,7 +81,9 @@ def test_a_rectangle_of_patches():
 def test_mass_inside_a_region():
     values = torch.arange(20.0).view(2, 10)  # [CLS] is 0 and 10
     table = mass_table({("raw", "answer"): values}, region(), NAMES)
-    assert table["mass"].tolist() == pytest.approx([5 / sum(range(1, 10)), (11 + 14 + 17) / sum(range(11, 20))])
+    assert table["mass"].tolist() == pytest.approx(
+        [5 / sum(range(1, 10)), (11 + 14 + 17) / sum(range(11, 20))]
+    )
     assert table["uniform"].tolist() == pytest.approx([1 / 9, 3 / 9])
     everywhere = mass_table({("raw", "answer"): torch.full((2, 10), 0.1)}, region(), NAMES)
     assert everywhere["mass"].tolist() == pytest.approx(everywhere["uniform"].tolist())
@@ -85,12 +98,16 @@ def test_the_summary_is_of_examples_and_paired_with_the_uniform_map():
     n = 400
     uniform = draw.uniform(0.05, 0.15, n)
     mass = uniform + draw.normal(0.2, 0.05, n)
-    table = pd.DataFrame({"example": range(n), "method": "raw", "query": "answer", "mass": mass, "uniform": uniform})
+    table = pd.DataFrame(
+        {"example": range(n), "method": "raw", "query": "answer", "mass": mass, "uniform": uniform}
+    )
     table.loc[3, "mass"] = float("nan")
     raw, last = mass_summary(table).to_dict("records")
     there = table.dropna()
     assert (raw["examples"], raw["empty"], last["method"], last["examples"]) == (n - 1, 1, "uniform", n)
-    assert raw["mass"] == pytest.approx(there["mass"].mean()) and last["mass"] == pytest.approx(uniform.mean())
+    assert raw["mass"] == pytest.approx(there["mass"].mean()) and last["mass"] == pytest.approx(
+        uniform.mean()
+    )
     error = there["mass"].std() / (n - 1) ** 0.5
     assert raw["high"] - raw["mass"] == pytest.approx(1.96 * error, rel=0.1)
     assert raw["mass"] - raw["low"] == pytest.approx(1.96 * error, rel=0.1)

@@ -10,7 +10,9 @@ def test_uniform_keeps_mask_and_query_degrees():
     flat = uniform(graph)
     assert torch.allclose(flat.query_degree, graph.query_degree)
     assert (flat.weight[~graph.visible[:, None].expand_as(flat.weight)] == 0).all()
-    for row, seen in zip(flat.weight.flatten(0, 2), graph.visible[:, None].expand_as(flat.weight).flatten(0, 2)):
+    for row, seen in zip(
+        flat.weight.flatten(0, 2), graph.visible[:, None].expand_as(flat.weight).flatten(0, 2)
+    ):
         assert row[seen].unique().numel() <= 1
 
 
@@ -22,8 +24,12 @@ def test_permuted_keeps_degrees_and_deals_features_among_visible_values():
     assert not torch.equal(dealt.value, graph.value)
     assert torch.allclose(dealt.value.sum(2), graph.value.sum(2))
     for h in range(1, 3):  # whole nodes move: all heads the same way
-        first = [(graph.value[0, 0, j] == dealt.value[0, 0, k]).all().item() for j in range(7) for k in range(7)]
-        other = [(graph.value[0, h, j] == dealt.value[0, h, k]).all().item() for j in range(7) for k in range(7)]
+        first = [
+            (graph.value[0, 0, j] == dealt.value[0, 0, k]).all().item() for j in range(7) for k in range(7)
+        ]
+        other = [
+            (graph.value[0, h, j] == dealt.value[0, h, k]).all().item() for j in range(7) for k in range(7)
+        ]
         assert first == other
 
 

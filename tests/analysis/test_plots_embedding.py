@@ -17,11 +17,27 @@ def tables(panels, points=12, **labels):
     draw_ = np.random.default_rng(0)
     found, measures = [], []
     for number, about in enumerate(panels):
-        keys = {"layer": "block.0.attention", "kind": "self", "head": "all", "state": "frozen", "method": "tsne",
-                "perplexity": 30.0, "seed": 0, "map": number, "panel": number} | about
-        nodes = pd.DataFrame({"role": ["query", "value"] * (points // 2), "modality": "text", "token": "red",
-                              "class": ["word", "special token", "word"] * (points // 3), "example": "picture",
-                              "node": range(points)}).assign(**labels)
+        keys = {
+            "layer": "block.0.attention",
+            "kind": "self",
+            "head": "all",
+            "state": "frozen",
+            "method": "tsne",
+            "perplexity": 30.0,
+            "seed": 0,
+            "map": number,
+            "panel": number,
+        } | about
+        nodes = pd.DataFrame(
+            {
+                "role": ["query", "value"] * (points // 2),
+                "modality": "text",
+                "token": "red",
+                "class": ["word", "special token", "word"] * (points // 3),
+                "example": "picture",
+                "node": range(points),
+            }
+        ).assign(**labels)
         place = draw_.normal(size=(points, 2))
         found.append(nodes.assign(x=place[:, 0], y=place[:, 1], **keys))
         named = {name: nodes[name] for name in ("role", "class")}
@@ -51,26 +67,44 @@ def corners(figure):
     """Row and column of each panel, from where it stands."""
     lefts = sorted({round(axes.get_position().x0, 6) for axes in figure.axes})
     tops = sorted({round(axes.get_position().y0, 6) for axes in figure.axes}, reverse=True)
-    return [(tops.index(round(axes.get_position().y0, 6)), lefts.index(round(axes.get_position().x0, 6)))
-            for axes in figure.axes]
+    return [
+        (tops.index(round(axes.get_position().y0, 6)), lefts.index(round(axes.get_position().x0, 6)))
+        for axes in figure.axes
+    ]
 
 
 def test_self_and_cross_attention_of_a_block_stand_side_by_side(drawn):
-    layers = [("vision.0", "self"), ("vision.1", "self"), ("text.0.self", "self"), ("text.0.cross", "cross"),
-              ("text.1.self", "self"), ("text.1.cross", "cross"), ("text.2.cross", "cross"), ("text.3.self", "self")]
+    layers = [
+        ("vision.0", "self"),
+        ("vision.1", "self"),
+        ("text.0.self", "self"),
+        ("text.0.cross", "cross"),
+        ("text.1.self", "self"),
+        ("text.1.cross", "cross"),
+        ("text.2.cross", "cross"),
+        ("text.3.self", "self"),
+    ]
     figure = drawn(*tables([{"layer": layer, "kind": kind} for layer, kind in layers]))
     assert corners(figure) == [(0, 0), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (4, 1), (5, 0)]
-    assert all(layer in told and f"{kind}-attention" in told for (layer, kind), told in zip(layers, words(figure)))
+    assert all(
+        layer in told and f"{kind}-attention" in told for (layer, kind), told in zip(layers, words(figure))
+    )
 
 
 def test_heads_and_states_are_columns_and_settings_rows(drawn):
-    panels = [{"head": head, "state": state, "perplexity": perplexity, "map": 2 * head + (perplexity > 10)}
-              for head in (0, 1) for perplexity in (5.0, 30.0) for state in ("frozen", "adapted")]
+    panels = [
+        {"head": head, "state": state, "perplexity": perplexity, "map": 2 * head + (perplexity > 10)}
+        for head in (0, 1)
+        for perplexity in (5.0, 30.0)
+        for state in ("frozen", "adapted")
+    ]
     figure = drawn(*tables(panels))
     assert corners(figure) == [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (0, 3), (1, 2), (1, 3)]
     told = words(figure)
-    assert all(f"head {about['head']} · {about['state']}" in text and f"perplexity {about['perplexity']:g}" in text
-               for about, text in zip(panels, told))
+    assert all(
+        f"head {about['head']} · {about['state']}" in text and f"perplexity {about['perplexity']:g}" in text
+        for about, text in zip(panels, told)
+    )
     frames = [(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes]
     assert frames[0] == frames[1] != frames[2]  # states on one map share its frame
 
@@ -108,8 +142,10 @@ def test_every_point_has_its_labels_colour_and_its_roles_shape(drawn):
     classes = ["word"] * 6 + [f"rare {k}" for k in range(5)] + [""]
     table, measures = tables([{}], **{"class": classes})
     figure = drawn(table, measures, "class")
-    legend = {text.get_text(): to_hex(handle.get_markerfacecolor())
-              for text, handle in zip(figure.legends[0].get_texts(), figure.legends[0].legend_handles)}
+    legend = {
+        text.get_text(): to_hex(handle.get_markerfacecolor())
+        for text, handle in zip(figure.legends[0].get_texts(), figure.legends[0].legend_handles)
+    }
     seen = points_of(figure)
     assert len(seen) == len(table)
     for row in table.itertuples():

@@ -17,7 +17,11 @@ def tables():
     measured = Heterophily(Settings(bins=5, replicates=10))
     for seed in range(3):
         graph = random_graph(seed, n=6, m=6)
-        measured.add(f"decoder.{seed}.cross", graph, {"one": Labels.same(np.zeros((2, 6), int)), "two": Labels.same([[0, 1] * 3] * 2)})
+        measured.add(
+            f"decoder.{seed}.cross",
+            graph,
+            {"one": Labels.same(np.zeros((2, 6), int)), "two": Labels.same([[0, 1] * 3] * 2)},
+        )
     return measured.table(), measured.spectrum()
 
 
@@ -33,7 +37,9 @@ def test_stacks_and_entries(tables):
     table, _ = tables
     assert plots.stacks(table) == {"decoder.*.cross": [f"decoder.{k}.cross" for k in range(3)]}
     pairs = plots.entries(table)
-    assert ("adjusted", "two") in pairs and ("adjusted", "one") not in pairs and ("entropy", "") in pairs  # nothing degenerate
+    assert (
+        ("adjusted", "two") in pairs and ("adjusted", "one") not in pairs and ("entropy", "") in pairs
+    )  # nothing degenerate
 
 
 def test_heat_maps(tables, drawn):
@@ -43,8 +49,12 @@ def test_heat_maps(tables, drawn):
     shown = panels["adjusted homophily\nby two"].images[0].get_array()
     for k in range(3):
         for head in range(3):
-            found = table[(table.layer == f"decoder.{k}.cross") & (table["head"] == head) & (table.statistic == "adjusted")
-                          & (table.labels == "two")]
+            found = table[
+                (table.layer == f"decoder.{k}.cross")
+                & (table["head"] == head)
+                & (table.statistic == "adjusted")
+                & (table.labels == "two")
+            ]
             assert shown[k, head] == found.excess.item()
 
 
@@ -71,13 +81,21 @@ def test_curves_of_differences(drawn):
     panel = next(panel for panel in drawn[0].axes if panel.get_title(loc="left") == "attention entropy")
     zero, curve, *more = panel.lines
     expected = differences[(differences.statistic == "entropy") & (differences["head"] == "all")]
-    assert list(zero.get_ydata()) == [0, 0] and curve.get_ydata().tolist() == expected.value.tolist() and not more
+    assert (
+        list(zero.get_ydata()) == [0, 0]
+        and curve.get_ydata().tolist() == expected.value.tolist()
+        and not more
+    )
 
 
 def test_spectra(tables, drawn):
     _, spectrum = tables
     plots.spectra(spectrum, "x.png", "title")
-    expected = spectrum[(spectrum.layer == "decoder.1.cross") & (spectrum["head"] == "all") & (spectrum.statistic == "spectral_energy")]
+    expected = spectrum[
+        (spectrum.layer == "decoder.1.cross")
+        & (spectrum["head"] == "all")
+        & (spectrum.statistic == "spectral_energy")
+    ]
     assert drawn[0].axes[1].lines[0].get_ydata().tolist() == expected.value.tolist()
 
 

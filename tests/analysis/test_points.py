@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from analysis import points as points_module
 from analysis.points import COLUMNS, Points, output_matrices, output_matrix
 from attngraph import AttentionGraph, capture
-from attngraph.outputs import head_metric
+from attngraph.reading.outputs import head_metric
 
 
 def graph_of(b=2, h=3, n=4, m=5, d=6, output=None, seed=0, **more):
@@ -38,7 +38,7 @@ def projected(graph, output, row, head=None):
     if head is None:
         return weight @ x.flatten()
     d = x.shape[1]
-    return weight[:, head * d:(head + 1) * d] @ x[head]
+    return weight[:, head * d : (head + 1) * d] @ x[head]
 
 
 def distances(points):
@@ -71,11 +71,17 @@ def test_distances_of_heads_are_those_after_their_slices(output):
     together = 0
     for head, cloud in enumerate(clouds):
         assert cloud.features.shape[1] == 6
-        want = torch.stack([projected(graph, output, row, head) for row in cloud.nodes.itertuples()]).detach().numpy()
+        want = (
+            torch.stack([projected(graph, output, row, head) for row in cloud.nodes.itertuples()])
+            .detach()
+            .numpy()
+        )
         np.testing.assert_allclose(distances(cloud.features), distances(want), rtol=1e-4, atol=1e-5)
         together = together + distances(want) ** 2
     whole = torch.stack([projected(graph, output, row) for row in cloud.nodes.itertuples()]).detach().numpy()
-    assert np.abs(np.sqrt(together) / (distances(whole) + np.eye(len(whole))) - 1).max() > 0.1  # why a layer needs W_o
+    assert (
+        np.abs(np.sqrt(together) / (distances(whole) + np.eye(len(whole))) - 1).max() > 0.1
+    )  # why a layer needs W_o
 
 
 def test_one_head_is_its_own_layer():
@@ -94,8 +100,10 @@ def test_without_a_projection_distances_are_those_before_it():
         points.add("layer", graph, names(2))
         assert not any(cloud.projected for cloud in points.clouds())
     first = points.clouds()[0]
-    want = [(graph.query if row.role == "query" else graph.value)[int(row.example[-1]), 0, row.node]
-            for row in first.nodes.itertuples()]
+    want = [
+        (graph.query if row.role == "query" else graph.value)[int(row.example[-1]), 0, row.node]
+        for row in first.nodes.itertuples()
+    ]
     np.testing.assert_array_equal(first.features, np.stack(want))
 
 
@@ -107,8 +115,16 @@ def test_a_whole_layer_is_refused_without_w_o(output):
 def test_padding_is_left_out_and_labels_stay_with_their_nodes():
     rows = torch.tensor([[True, True, True, False], [True, False, False, False]])
     causal = torch.ones(4, 4, dtype=torch.bool).tril() & rows[:, None] & rows[:, :, None]
-    graph = graph_of(h=1, m=4, query_mask=rows, value_mask=causal, causal=True, kind="self", query_modality="text",
-                     value_modality=torch.tensor([[True, False, False, False]] * 2))
+    graph = graph_of(
+        h=1,
+        m=4,
+        query_mask=rows,
+        value_mask=causal,
+        causal=True,
+        kind="self",
+        query_modality="text",
+        value_modality=torch.tensor([[True, False, False, False]] * 2),
+    )
     tokens = [["[CLS]", "red", "star", "[PAD]"], ["[CLS]", "[PAD]", "[PAD]", "[PAD]"]]
     points = Points()
     points.add("layer", graph, names(2), {"token": tokens}, {"token": tokens, "class": np.char.upper(tokens)})
@@ -119,7 +135,9 @@ def test_padding_is_left_out_and_labels_stay_with_their_nodes():
         assert row.kind == "self"
         assert row.modality == ("image" if row.role == "value" and row.node == 0 else "text")
     values = nodes[nodes.role == "value"]
-    assert (values["class"] == values.token.str.upper()).all() and (nodes[nodes.role == "query"]["class"] == "").all()
+    assert (values["class"] == values.token.str.upper()).all() and (
+        nodes[nodes.role == "query"]["class"] == ""
+    ).all()
 
 
 def test_padding_that_no_mask_tells_is_left_out_too():
@@ -136,7 +154,9 @@ def test_points_are_thinned_evenly_over_examples_and_roles():
         points.add("layer", graph_of(b=3, h=1, n=3, m=50, seed=k), [f"picture {3 * k + i}" for i in range(3)])
     (cloud,) = points.clouds()
     counts = cloud.nodes.groupby(["example", "role"]).size()
-    assert counts.loc[:, "query"].eq(2).all() and counts.loc[:, "value"].eq(2).all()  # 12 x (2 + 2); 3 would be 72
+    assert (
+        counts.loc[:, "query"].eq(2).all() and counts.loc[:, "value"].eq(2).all()
+    )  # 12 x (2 + 2); 3 would be 72
     assert len(counts) == 24
     assert not cloud.nodes.duplicated(["example", "role", "node"]).any()
 
@@ -211,9 +231,15 @@ def test_many_examples_are_thinned_seldom(monkeypatch):
 
 
 def test_a_model_whose_layers_have_projections():
-    model = BertModel(BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
-                                 intermediate_size=8)).eval()
-    inputs = {"input_ids": torch.randint(0, 30, (2, 6)), "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2])}
+    model = BertModel(
+        BertConfig(
+            vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=8
+        )
+    ).eval()
+    inputs = {
+        "input_ids": torch.randint(0, 30, (2, 6)),
+        "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2]),
+    }
     outputs = output_matrices(model)
     points = Points(outputs=outputs)
     graphs = capture(model, inputs)
@@ -235,12 +261,15 @@ def test_both_layouts_of_a_projection():
         torch.testing.assert_close(x @ output_matrix(module) + module.bias, module(x))
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (lambda: Points(most=0), "most"),
-    (lambda: Points().add("layer", graph_of(h=1), ["one"]), "examples"),
-    (lambda: Points(heads=[0, 3]).add("layer", graph_of(), names(2)), "heads"),
-    (lambda: Points().add("layer", graph_of(h=1), names(2), {"token": [["a"]]}), "query_labels"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (lambda: Points(most=0), "most"),
+        (lambda: Points().add("layer", graph_of(h=1), ["one"]), "examples"),
+        (lambda: Points(heads=[0, 3]).add("layer", graph_of(), names(2)), "heads"),
+        (lambda: Points().add("layer", graph_of(h=1), names(2), {"token": [["a"]]}), "query_labels"),
+    ],
+)
 def test_what_does_not_fit_is_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
@@ -252,8 +281,10 @@ def test_batches_change_nothing():
     labels = [f"picture {k}" for k in range(6)]
     whole.add("layer", graph, labels)
     for k in range(6):
-        one = replace(graph, query=graph.query[k:k + 1], value=graph.value[k:k + 1], weight=graph.weight[k:k + 1])
-        apart.add("layer", one, labels[k:k + 1])
+        one = replace(
+            graph, query=graph.query[k : k + 1], value=graph.value[k : k + 1], weight=graph.weight[k : k + 1]
+        )
+        apart.add("layer", one, labels[k : k + 1])
     (one,), (other,) = whole.clouds(), apart.clouds()
     pd.testing.assert_frame_equal(one.nodes, other.nodes)
     np.testing.assert_array_equal(one.features, other.features)

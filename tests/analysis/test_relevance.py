@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.attngraph.zoo import FAMILIES
 
 from adapters.blip import attach
 from adapters.config import AdapterConfig
 from analysis.relevance import capture_with_gradients, image_nodes, raw, relevance, rollout, route
 from attngraph import AttentionGraph
-from attngraph.instrument import instrument
+from attngraph.reading.instrument import instrument
+from tests.attngraph.reading.zoo import FAMILIES
 
 CROSS = "text_decoder.bert.encoder.layer.{}.crossattention.self"
 SELF = "text_decoder.bert.encoder.layer.{}.attention.self"
@@ -30,8 +30,15 @@ def score(output) -> torch.Tensor:
 
 def graph(weight: torch.Tensor, kind: str, sides: tuple[str, str], causal: bool = False) -> AttentionGraph:
     b, h, n, m = weight.shape
-    return AttentionGraph(torch.zeros(b, h, n, 1), torch.zeros(b, h, m, 1), weight, kind=kind, query_modality=sides[0],
-                          value_modality=sides[1], causal=causal)
+    return AttentionGraph(
+        torch.zeros(b, h, n, 1),
+        torch.zeros(b, h, m, 1),
+        weight,
+        kind=kind,
+        query_modality=sides[0],
+        value_modality=sides[1],
+        causal=causal,
+    )
 
 
 def softmax(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -48,20 +55,26 @@ def made_up() -> tuple[dict[str, AttentionGraph], dict[str, torch.Tensor]]:
         graphs[f"s{k}"] = graph(own / own.sum(-1, keepdim=True), "self", text, causal=True)
         graphs[f"c{k}"] = graph(softmax(b, h, n, m, seed=7 + k), "cross", ("text", "image"), causal=True)
     draw = torch.Generator().manual_seed(11)
-    return graphs, {name: torch.randn(g.weight.shape, generator=draw, dtype=torch.float64)
-                    for name, g in graphs.items()}
+    return graphs, {
+        name: torch.randn(g.weight.shape, generator=draw, dtype=torch.float64) for name, g in graphs.items()
+    }
 
 
 def by_loops(graphs: dict, gradients: dict, example: int) -> tuple[list[list[float]], list[list[float]]]:
     """Equations (5) to (11) with one sum at a time."""
+
     def bar(name):
         a, g = graphs[name].weight[example].tolist(), gradients[name][example].tolist()
         heads, n, m = len(a), len(a[0]), len(a[0][0])
-        return [[sum(max(0.0, g[k][i][j] * a[k][i][j]) for k in range(heads)) / heads for j in range(m)]
-                for i in range(n)]
+        return [
+            [sum(max(0.0, g[k][i][j] * a[k][i][j]) for k in range(heads)) / heads for j in range(m)]
+            for i in range(n)
+        ]
 
     def product(x, y):
-        return [[sum(x[i][k] * y[k][j] for k in range(len(y))) for j in range(len(y[0]))] for i in range(len(x))]
+        return [
+            [sum(x[i][k] * y[k][j] for k in range(len(y))) for j in range(len(y[0]))] for i in range(len(x))
+        ]
 
     def plus(x, y):
         return [[x[i][j] + y[i][j] for j in range(len(x[0]))] for i in range(len(x))]
@@ -94,8 +107,12 @@ def test_relevance_equals_loops():
     found = relevance(graphs, gradients)
     for example in range(2):
         ss, sq = by_loops(graphs, gradients, example)
-        torch.testing.assert_close(found.own[example], torch.tensor(ss, dtype=torch.float64), rtol=1e-12, atol=0)
-        torch.testing.assert_close(found.seen[example], torch.tensor(sq, dtype=torch.float64), rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            found.own[example], torch.tensor(ss, dtype=torch.float64), rtol=1e-12, atol=0
+        )
+        torch.testing.assert_close(
+            found.seen[example], torch.tensor(sq, dtype=torch.float64), rtol=1e-12, atol=0
+        )
     assert found.seen.min() > 0
 
 
@@ -145,7 +162,9 @@ def test_rollout_takes_rows_for_what_they_are_worth():
     """Weights that are no distribution (those of an adapter), and tokens without any."""
     graphs, _ = made_up()
     scale = torch.rand(2, 1, 3, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 0.5
-    scaled = {name: replace(g, weight=g.weight * scale) if name[0] != "e" else g for name, g in graphs.items()}
+    scaled = {
+        name: replace(g, weight=g.weight * scale) if name[0] != "e" else g for name, g in graphs.items()
+    }
     for one, other in zip(rollout(graphs), rollout(scaled)):
         torch.testing.assert_close(one, other)
     mask = torch.tensor([[True, True, False]] * 2)
@@ -220,14 +239,17 @@ def test_a_frozen_model_stays_as_it_is(make_captioner, words):
 def test_nothing_comes_from_later_tokens(make_captioner, words):
     found = relevance(*capture_with_gradients(make_captioner().double(), inputs(words, n=6), score))
     assert (found.seen[:, POSITION].sum(-1) > 0).all()
-    assert not found.seen[:, POSITION + 1:].any()
-    assert not found.own[:, POSITION, POSITION + 1:].any()
+    assert not found.seen[:, POSITION + 1 :].any()
+    assert not found.own[:, POSITION, POSITION + 1 :].any()
 
 
 def test_padding_changes_nothing(make_captioner, words):
     model, batch = make_captioner().double(), inputs(words)
-    padded = {**batch, "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 2)),
-              "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 2))}
+    padded = {
+        **batch,
+        "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 2)),
+        "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 2)),
+    }
     short, long = capture_with_gradients(model, batch, score), capture_with_gradients(model, padded, score)
     for one, other in ((relevance(*short), relevance(*long)), (rollout(short[0]), rollout(long[0]))):
         torch.testing.assert_close(one.seen, other.seen[:, :5])
@@ -252,8 +274,14 @@ ROUTES = {
     "t5": ["decoder.block.1.layer.1.EncDecAttention"],
     "bart": ["model.decoder.layers.1.encoder_attn"],
     "blip": [CROSS.format(1)],
-    "blip2": ["language_model.model.decoder.layers.1.self_attn", "qformer.encoder.layer.0.crossattention.attention"],
-    "instructblip": ["language_model.model.layers.1.self_attn", "qformer.encoder.layer.0.crossattention.attention"],
+    "blip2": [
+        "language_model.model.decoder.layers.1.self_attn",
+        "qformer.encoder.layer.0.crossattention.attention",
+    ],
+    "instructblip": [
+        "language_model.model.layers.1.self_attn",
+        "qformer.encoder.layer.0.crossattention.attention",
+    ],
     "kosmos2": ["text_model.model.layers.1.self_attn", "image_to_text_projection.x_attn"],
     "llava": ["model.language_model.layers.1.self_attn"],
     "smolvlm": ["model.text_model.layers.1.self_attn"],
@@ -280,8 +308,12 @@ def test_routes_of_all_kinds_of_models(family):
     model = FAMILIES[family].model()
 
     def score(output):  # of all that came out, for each example
-        parts = [part for part in output.to_tuple() if isinstance(part, torch.Tensor) and part.is_floating_point()]
-        return sum(part.flatten(1).square().mean(1) for part in parts if part.requires_grad and part.shape[0] == 2)
+        parts = [
+            part for part in output.to_tuple() if isinstance(part, torch.Tensor) and part.is_floating_point()
+        ]
+        return sum(
+            part.flatten(1).square().mean(1) for part in parts if part.requires_grad and part.shape[0] == 2
+        )
 
     graphs, gradients = capture_with_gradients(model, FAMILIES[family].inputs(left=True), score)
     found = route(graphs)
@@ -303,7 +335,9 @@ def two_streams() -> tuple[dict[str, AttentionGraph], dict[str, torch.Tensor]]:
         graphs[f"x{k}"] = graph(softmax(2, 2, 3, 4, seed=40 + k), "cross", ("text", "image"))
         graphs[f"x{k}#2"] = graph(softmax(2, 2, 4, 3, seed=50 + k), "cross", ("image", "text"))
     draw = torch.Generator().manual_seed(12)
-    return graphs, {name: torch.randn(g.weight.shape, generator=draw, dtype=torch.float64) for name, g in graphs.items()}
+    return graphs, {
+        name: torch.randn(g.weight.shape, generator=draw, dtype=torch.float64) for name, g in graphs.items()
+    }
 
 
 def test_two_streams_equal_the_equations_written_out():
@@ -363,7 +397,14 @@ def through_queries() -> tuple[dict[str, AttentionGraph], dict[str, torch.Tensor
         "l": graph(own / own.sum(-1, keepdim=True), "self", (image, image), causal=True),
     }
     draw = torch.Generator().manual_seed(13)
-    return graphs, {name: torch.randn(g.weight.shape, generator=draw, dtype=torch.float64) for name, g in graphs.items()}, image
+    return (
+        graphs,
+        {
+            name: torch.randn(g.weight.shape, generator=draw, dtype=torch.float64)
+            for name, g in graphs.items()
+        },
+        image,
+    )
 
 
 def test_image_tokens_see_what_the_queries_saw_that_became_them():
@@ -378,8 +419,10 @@ def test_image_tokens_see_what_the_queries_saw_that_became_them():
 
     seen = norm(bar["q"]).transpose(1, 2) @ bar["c"] @ norm(bar["e"])
     mixed = 0.5 * mean["c"] @ (0.5 * (eye[4] + mean["e"]))
-    for found, own, there in ((relevance(graphs, gradients), eye[5] + bar["l"], seen),
-                              (rollout(graphs), 0.5 * (eye[5] + mean["l"]), mixed)):
+    for found, own, there in (
+        (relevance(graphs, gradients), eye[5] + bar["l"], seen),
+        (rollout(graphs), 0.5 * (eye[5] + mean["l"]), mixed),
+    ):
         torch.testing.assert_close(found.own, own)
         for k in range(2):
             torch.testing.assert_close(found.seen[k], own[k][:, image[k]] @ there[k])
@@ -398,13 +441,22 @@ def test_an_answer_sees_the_image_through_the_question():
         "a": graph(softmax(2, 2, 2, 3, seed=72), "cross", text, causal=True),
     }
     draw = torch.Generator().manual_seed(14)
-    gradients = {name: torch.randn(g.weight.shape, generator=draw, dtype=torch.float64) for name, g in graphs.items()}
+    gradients = {
+        name: torch.randn(g.weight.shape, generator=draw, dtype=torch.float64) for name, g in graphs.items()
+    }
     assert route(graphs) == (["s", "a"], ["a", "c"])
-    mean, bar = ({name: f(name) for name in graphs} for f in (
-        lambda name: graphs[name].weight.mean(1), lambda name: (graphs[name].weight * gradients[name]).clamp(min=0).mean(1)))
+    mean, bar = (
+        {name: f(name) for name in graphs}
+        for f in (
+            lambda name: graphs[name].weight.mean(1),
+            lambda name: (graphs[name].weight * gradients[name]).clamp(min=0).mean(1),
+        )
+    )
     torch.testing.assert_close(raw(graphs), mean["a"] @ mean["c"])
     torch.testing.assert_close(rollout(graphs).seen, 0.25 * mean["a"] @ mean["c"])
-    asked = (torch.eye(3, dtype=torch.float64) + bar["q"] / bar["q"].sum(-1, keepdim=True)).transpose(1, 2) @ bar["c"]
+    asked = (torch.eye(3, dtype=torch.float64) + bar["q"] / bar["q"].sum(-1, keepdim=True)).transpose(
+        1, 2
+    ) @ bar["c"]
     torch.testing.assert_close(relevance(graphs, gradients).seen, bar["a"] @ asked)
 
 
@@ -423,4 +475,6 @@ def test_what_cannot_be_read_is_refused():
 
 def test_a_score_is_one_number_per_example(make_captioner, words):
     with pytest.raises(ValueError, match=r"shape \(2,\), got \(2, 5\)"):
-        capture_with_gradients(make_captioner().double(), inputs(words), lambda output: output.logits[:, :, 0])
+        capture_with_gradients(
+            make_captioner().double(), inputs(words), lambda output: output.logits[:, :, 0]
+        )

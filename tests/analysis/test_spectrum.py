@@ -9,7 +9,9 @@ from analysis.spectrum import decompose, spectral_density, spectral_energy
 from tests.analysis.example_graphs import random_graph
 
 
-@pytest.mark.parametrize("options", [{}, {"kind": "self", "causal": True}, {"n": 7, "m": 5, "padding": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"kind": "self", "causal": True}, {"n": 7, "m": 5, "padding": False}]
+)
 def test_against_the_square_graph(options):
     graph = Bipartite.of(random_graph(**options))
     energy, density = spectral_energy(graph, 7), spectral_density(graph, 7)
@@ -26,7 +28,9 @@ def test_against_the_square_graph(options):
             place = ((values + 1e-12) * 3.5).long().clamp(0, 6)  # 7 bins on [0, 2]
             expected = torch.zeros(7, dtype=torch.float64).index_add(0, place, share)
             assert torch.allclose(energy[e, h], expected, atol=1e-9)
-            counts = torch.zeros(7, dtype=torch.float64).index_add(0, place, torch.ones_like(share)) / len(share)
+            counts = torch.zeros(7, dtype=torch.float64).index_add(0, place, torch.ones_like(share)) / len(
+                share
+            )
             assert torch.allclose(density[e, h], counts, atol=1e-9)
 
 

@@ -31,12 +31,32 @@ def graphs(b: int = 2, padded: int = 5, seed: int = 0) -> dict[str, AttentionGra
     own = softmax(b, HEADS, padded, padded, seed=seed).tril()
     image, text = torch.zeros(b, HEADS, m, 1), torch.zeros(b, HEADS, padded, 1)
     return {
-        ENCODER: AttentionGraph(image, image, softmax(b, HEADS, m, m, seed=seed + 1), kind="self",
-                                  query_modality="image", value_modality="image"),
-        SELF: AttentionGraph(text, text, own / own.sum(-1, keepdim=True), kind="self", query_modality="text",
-                             value_modality="text", causal=True),
-        CROSS: AttentionGraph(text, image, softmax(b, HEADS, padded, m, seed=seed + 2), kind="cross",
-                              query_modality="text", value_modality="image", causal=True),
+        ENCODER: AttentionGraph(
+            image,
+            image,
+            softmax(b, HEADS, m, m, seed=seed + 1),
+            kind="self",
+            query_modality="image",
+            value_modality="image",
+        ),
+        SELF: AttentionGraph(
+            text,
+            text,
+            own / own.sum(-1, keepdim=True),
+            kind="self",
+            query_modality="text",
+            value_modality="text",
+            causal=True,
+        ),
+        CROSS: AttentionGraph(
+            text,
+            image,
+            softmax(b, HEADS, padded, m, seed=seed + 2),
+            kind="cross",
+            query_modality="text",
+            value_modality="image",
+            causal=True,
+        ),
     }
 
 
@@ -45,15 +65,26 @@ SIDES = {ENCODER: (NODES, NODES), SELF: (TEXT, TEXT), CROSS: (TEXT, NODES)}
 
 def examples(kinds: int = 2, encoder: bool = False) -> tuple[list[Shown], dict]:
     first = {name: graph for name, graph in graphs().items() if encoder or name != ENCODER}
-    other = {name: replace(graph, weight=graph.weight ** 1.5) for name, graph in first.items()}
+    other = {name: replace(graph, weight=graph.weight**1.5) for name, graph in first.items()}
     weights = dict(list({"M": first, "M\u0304": other}.items())[:kinds])
-    shown = [Shown(f"example {k}", {kind: one_example(found, k) for kind, found in weights.items()}, SIDES, PICTURE,
-                   (SIDE, SIDE), 1, {SELF: 3, CROSS: 3}) for k in range(2)]
+    shown = [
+        Shown(
+            f"example {k}",
+            {kind: one_example(found, k) for kind, found in weights.items()},
+            SIDES,
+            PICTURE,
+            (SIDE, SIDE),
+            1,
+            {SELF: 3, CROSS: 3},
+        )
+        for k in range(2)
+    ]
     return shown, weights
 
 
 def one(layers: dict[str, torch.Tensor], sides: dict, **options) -> Shown:
     """An example of one kind of weights, given as ``{layer: (1, h, n, m)}``."""
+
     def graph(weight: torch.Tensor) -> AttentionGraph:
         _, h, n, m = weight.shape
         return AttentionGraph(torch.zeros(1, h, n, 1), torch.zeros(1, h, m, 1), weight)
@@ -68,8 +99,11 @@ def browser():
     if found is None:
         pytest.skip("no chromium on this machine")
     with playwright.sync_playwright() as run:
-        running = run.chromium.launch(executable_path=found, headless=True,
-                                      args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+        running = run.chromium.launch(
+            executable_path=found,
+            headless=True,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )
         yield running
         running.close()
 
@@ -97,8 +131,11 @@ def page(browser, tmp_path):
 
 def drawn(tab) -> dict[int, float]:
     """``{value: weight}`` of the lines, with opacities checked against the weights."""
-    lines = tab.eval_on_selector_all("#edges line", """all => all.map(x => [+x.dataset.value, +x.dataset.weight,
-        +x.getAttribute('stroke-opacity')])""")
+    lines = tab.eval_on_selector_all(
+        "#edges line",
+        """all => all.map(x => [+x.dataset.value, +x.dataset.weight,
+        +x.getAttribute('stroke-opacity')])""",
+    )
     most = max((weight for _, weight, _ in lines), default=1)
     most = max(most, float(tab.inner_text("#most")) if lines else 0)  # an edge to itself has no line
     assert all(opacity == pytest.approx(weight / most, abs=6e-3) for _, weight, opacity in lines)
@@ -107,10 +144,15 @@ def drawn(tab) -> dict[int, float]:
 
 def highlighted(tab, places: str) -> dict[int, float]:
     """``{value: share of the strongest}`` of the elements with colour."""
-    found = tab.eval_on_selector_all(f"{places} [data-value]",
-                                     "all => all.map(x => [+x.dataset.value, getComputedStyle(x).backgroundColor])")
-    shares = {value: float(re.search(r"rgba\(203, 59, 20, ([\d.]+)\)", colour)[1]) / 0.75
-              for value, colour in found if colour.startswith("rgba(203")}
+    found = tab.eval_on_selector_all(
+        f"{places} [data-value]",
+        "all => all.map(x => [+x.dataset.value, getComputedStyle(x).backgroundColor])",
+    )
+    shares = {
+        value: float(re.search(r"rgba\(203, 59, 20, ([\d.]+)\)", colour)[1]) / 0.75
+        for value, colour in found
+        if colour.startswith("rgba(203")
+    }
     return {value: share for value, share in shares.items() if share}
 
 
@@ -122,7 +164,9 @@ def expected(weight: torch.Tensor, values: int, itself: int | None = None) -> di
 
 def ends(tab, some: str = "") -> list[tuple]:
     """For each line, or some, its value and what lies under its two ends, a pixel inside: (side, node, id of the parent)."""
-    found = tab.eval_on_selector_all(f"#edges line:is({some or '*'})", """all => all.map(line => {
+    found = tab.eval_on_selector_all(
+        f"#edges line:is({some or '*'})",
+        """all => all.map(line => {
         const stage = document.getElementById('stage').getBoundingClientRect();
         const under = (x, y, side) => {
             const at = [-1, 0, 1].map(step => document.elementFromPoint(stage.left + +line.getAttribute(x) + step,
@@ -130,7 +174,8 @@ def ends(tab, some: str = "") -> list[tuple]:
             return at ? [side, +at.dataset[side], at.parentNode.id] : null;
         };
         return [+line.dataset.value, under('x1', 'y1', 'query'), under('x2', 'y2', 'value')];
-    })""")
+    })""",
+    )
     return [(value, tuple(start), tuple(end)) for value, start, end in found]
 
 
@@ -140,8 +185,11 @@ def texts(tab, places: str) -> list[str]:
 
 def picked(tab) -> list[str]:
     """The chosen query, in words: a list, so that it shows if there are more."""
-    return tab.eval_on_selector_all("[aria-checked=true]", """all => all.map(x =>
-        x.getAttribute('aria-label') || x.textContent)""")
+    return tab.eval_on_selector_all(
+        "[aria-checked=true]",
+        """all => all.map(x =>
+        x.getAttribute('aria-label') || x.textContent)""",
+    )
 
 
 def panels(tab) -> list[str]:
@@ -174,8 +222,10 @@ def test_picking_draws_what_the_graphs_say(page, tmp_path):
     tab.select_option("#layer", label=SELF)
     assert drawn(tab) == expected(other[SELF].weight[1, 1, 1], 4)
     strongest, weaker = other[SELF].weight[1, 1, 1, :2].sort(descending=True).indices.tolist()
-    assert re.match(rf"Strongest: {re.escape(TOKENS[strongest])} 0\.\d+, {re.escape(TOKENS[weaker])} 0\.\d+$",
-                    tab.inner_text("#told"))
+    assert re.match(
+        rf"Strongest: {re.escape(TOKENS[strongest])} 0\.\d+, {re.escape(TOKENS[weaker])} 0\.\d+$",
+        tab.inner_text("#told"),
+    )
 
 
 def test_lines_end_where_their_nodes_are(page, tmp_path):
@@ -185,25 +235,38 @@ def test_lines_end_where_their_nodes_are(page, tmp_path):
     assert not tab.is_visible("#weights")  # there is one kind only
     found = ends(tab)
     assert len(found) == 10
-    assert all(start == ("query", 3, "queries") and end == ("value", value, "patches" if value else "others")
-               for value, start, end in found)
+    assert all(
+        start == ("query", 3, "queries") and end == ("value", value, "patches" if value else "others")
+        for value, start, end in found
+    )
     strongest = int(weights["M"][CROSS].weight[0].mean(0)[3].argmax())
     assert [value for value, share in highlighted(tab, "#nodes").items() if share == 1] == [strongest]
     assert tab.inner_text("#kept") == "10 edges, 100.0 % of the query's weight"
     tab.select_option("#layer", label=SELF)
-    assert ends(tab) == [(value, ("query", 3, "queries"), ("value", value, "values")) for value, *_ in ends(tab)]
+    assert ends(tab) == [
+        (value, ("query", 3, "queries"), ("value", value, "values")) for value, *_ in ends(tab)
+    ]
 
 
 def test_patches_in_no_square(page, tmp_path):
     weight, nodes = softmax(1, HEADS, 5, 7, seed=6), list(range(7))  # [CLS] and 2 x 3 patches
-    shown = one({CROSS: weight}, {CROSS: (TEXT, nodes)}, image=Image.linear_gradient("L").resize((36, 24)), grid=(2, 3),
-                others=1, start={CROSS: 3})
+    shown = one(
+        {CROSS: weight},
+        {CROSS: (TEXT, nodes)},
+        image=Image.linear_gradient("L").resize((36, 24)),
+        grid=(2, 3),
+        others=1,
+        start={CROSS: 3},
+    )
     write_viewer(tmp_path / "viewer.html", [shown], "wide")
     tab = page(tmp_path / "viewer.html")
-    boxes = tab.eval_on_selector_all("#patches div", """all => all.map(x => {
+    boxes = tab.eval_on_selector_all(
+        "#patches div",
+        """all => all.map(x => {
         const box = x.getBoundingClientRect();
         return [box.width, box.height, Math.round(box.left), Math.round(box.top)];
-    })""")
+    })""",
+    )
     assert len(boxes) == 6 and all(width == pytest.approx(height, abs=1) for width, height, *_ in boxes)
     assert len({left for *_, left, _ in boxes}) == 3 and len({top for *_, top in boxes}) == 2
     assert drawn(tab) == expected(weight[0, :, 3], 7)
@@ -242,18 +305,34 @@ def test_an_image_looks_at_itself(page, tmp_path):
     assert picked(tab) == ["patch (row 2, column 2)"]
     assert drawn(tab) == expected(weight[:, 5], 10, itself=5)
     row = weight[:, 5].mean(0)
-    assert highlighted(tab, "#nodes") == {node: pytest.approx(float(w), abs=6e-3)
-                                          for node, w in enumerate(row / row.max())}
+    assert highlighted(tab, "#nodes") == {
+        node: pytest.approx(float(w), abs=6e-3) for node, w in enumerate(row / row.max())
+    }
     assert all(start[:2] == ("query", 5) and end[:2] == ("value", value) for value, start, end in ends(tab))
     assert tab.inner_text("#kept") == "10 edges, 100.0 % of the query's weight"
-    marked = tab.eval_on_selector_all("#nodes button", "all => all.map(x => getComputedStyle(x).boxShadow !== 'none')")
+    marked = tab.eval_on_selector_all(
+        "#nodes button", "all => all.map(x => getComputedStyle(x).boxShadow !== 'none')"
+    )
     assert marked == [node == 5 for node in NODES]
 
     tab.focus("#head")  # the last before the image, as there is one kind of weights
     tab.keyboard.press("Tab")
-    for key, node in (("ArrowRight", 6), ("ArrowRight", 6), ("ArrowDown", 9), ("ArrowDown", 9), ("ArrowLeft", 8),
-                      ("ArrowUp", 5), ("Home", 0), ("ArrowRight", 1), ("ArrowDown", 4), ("ArrowLeft", 4), ("ArrowUp", 1),
-                      ("ArrowLeft", 0), ("ArrowDown", 4), ("End", 9)):
+    for key, node in (
+        ("ArrowRight", 6),
+        ("ArrowRight", 6),
+        ("ArrowDown", 9),
+        ("ArrowDown", 9),
+        ("ArrowLeft", 8),
+        ("ArrowUp", 5),
+        ("Home", 0),
+        ("ArrowRight", 1),
+        ("ArrowDown", 4),
+        ("ArrowLeft", 4),
+        ("ArrowUp", 1),
+        ("ArrowLeft", 0),
+        ("ArrowDown", 4),
+        ("End", 9),
+    ):
         tab.keyboard.press(key)
         assert tab.evaluate("+document.activeElement.dataset.cell") == node, key
         assert drawn(tab) == expected(weight[:, node], 10, itself=node)
@@ -274,12 +353,17 @@ def test_a_sequence_of_words_and_patches(page, tmp_path):
     assert picked(tab) == ["?"]
     assert drawn(tab) == expected(weight[:, 6], 7)
     parents = {0: "values", 1: "patches", 2: "patches", 3: "patches", 4: "patches", 5: "values", 6: "values"}
-    assert sorted(ends(tab)) == [(value, ("query", 6, "queries"), ("value", value, parent))
-                                 for value, parent in parents.items()]
+    assert sorted(ends(tab)) == [
+        (value, ("query", 6, "queries"), ("value", value, parent)) for value, parent in parents.items()
+    ]
     left, width = tab.evaluate("(x => [x.offsetLeft, x.offsetWidth])(document.querySelector('#query-side'))")
-    lines = tab.eval_on_selector_all("#edges line", "all => all.map(x => [x.x1.baseVal.value, x.x2.baseVal.value])")
+    lines = tab.eval_on_selector_all(
+        "#edges line", "all => all.map(x => [x.x1.baseVal.value, x.x2.baseVal.value])"
+    )
     for start, end in lines:
-        assert start == pytest.approx(left if end < left else left + width, abs=1)  # the near side of the word
+        assert start == pytest.approx(
+            left if end < left else left + width, abs=1
+        )  # the near side of the word
 
     tab.click("#patches button >> nth=2")
     assert picked(tab) == ["patch (row 2, column 1)"]
@@ -293,7 +377,9 @@ def test_a_sequence_of_words_and_patches(page, tmp_path):
     reached = []
     for _ in range(2):  # one stop in the image, one among the words
         tab.keyboard.press("Tab")
-        reached.append(tab.evaluate("(x => x.getAttribute('aria-label') || x.textContent)(document.activeElement)"))
+        reached.append(
+            tab.evaluate("(x => x.getAttribute('aria-label') || x.textContent)(document.activeElement)")
+        )
     assert reached == ["patch (row 2, column 1)", "<s>"]
     tab.keyboard.press("ArrowDown")  # past the image's nodes
     assert picked(tab) == ["what"]
@@ -317,8 +403,12 @@ def test_the_image_stays_in_sight_beside_a_long_text(page, tmp_path):
 
 def test_another_layer_keeps_the_query_or_starts_anew(page, tmp_path):
     shown, weights = examples(1, encoder=True)
-    shown = [replace(shown[0], start={ENCODER: 7, CROSS: 3}),
-             replace(shown[1], sides=SIDES | {SELF: (list("abcde"), list("abcde")), CROSS: (list("abcde"), NODES)})]
+    shown = [
+        replace(shown[0], start={ENCODER: 7, CROSS: 3}),
+        replace(
+            shown[1], sides=SIDES | {SELF: (list("abcde"), list("abcde")), CROSS: (list("abcde"), NODES)}
+        ),
+    ]
     write_viewer(tmp_path / "viewer.html", shown, "layers")
     tab, found = page(tmp_path / "viewer.html"), weights["M"]
     assert panels(tab) == ["image", "query"] and picked(tab) == ["?"]
@@ -362,14 +452,24 @@ def test_an_image_looks_at_words(page, tmp_path):
     for node, parent in ((0, "others"), (4, "patches")):
         tab.click(f"[data-cell='{node}']")
         assert drawn(tab) == expected(weight[0, :, node], 4)
-        assert all((start, end) == (("query", node, parent), ("value", value, "values")) for value, start, end in ends(tab))
+        assert all(
+            (start, end) == (("query", node, parent), ("value", value, "values"))
+            for value, start, end in ends(tab)
+        )
 
 
 def test_nodes_that_are_not_drawn(page, tmp_path):
     """They are not stored, and the query's weight is its weight on what is drawn."""
     queries, values = [None, "a", None, "b"], ["x", None, "y", 1, None]
     weight = softmax(1, HEADS, 4, 5, seed=10)
-    shown = one({"layer": weight}, {"layer": (queries, values)}, image=PICTURE, grid=(1, 1), others=3, start={"layer": 3})
+    shown = one(
+        {"layer": weight},
+        {"layer": (queries, values)},
+        image=PICTURE,
+        grid=(1, 1),
+        others=3,
+        start={"layer": 3},
+    )
     write_viewer(tmp_path / "viewer.html", [shown], "hidden")
     tab = page(tmp_path / "viewer.html")
     assert texts(tab, "#queries button") == ["a", "b"] and texts(tab, "#values span") == ["x", "y"]
@@ -389,7 +489,9 @@ def test_a_page_of_few_edges_keeps_the_strongest_and_says_so(page, tmp_path):
     tab.select_option("#head", label="head 1")
     weight = weights["M"][CROSS].weight[0, 1, 3]
     top = weight.topk(3)
-    assert drawn(tab) == {int(node): pytest.approx(float(w), abs=1e-4) for node, w in zip(top.indices, top.values)}
+    assert drawn(tab) == {
+        int(node): pytest.approx(float(w), abs=1e-4) for node, w in zip(top.indices, top.values)
+    }
     assert tab.inner_text("#kept") == f"3 edges, {100 * float(top.values.sum()):.1f} % of the query's weight"
 
 
@@ -399,8 +501,12 @@ def test_many_edges_have_colour_but_few_have_lines(page, tmp_path):
     write_viewer(tmp_path / "viewer.html", [shown], "many")
     tab = page(tmp_path / "viewer.html")
     top = weight[0, 0, 0].topk(300)
-    assert drawn(tab) == {int(node): pytest.approx(float(w), abs=1e-5) for node, w in zip(top.indices, top.values)}
-    assert re.fullmatch(r"(\d+) edges, 100.0 % of the query's weight; lines to the strongest 300", tab.inner_text("#kept"))
+    assert drawn(tab) == {
+        int(node): pytest.approx(float(w), abs=1e-5) for node, w in zip(top.indices, top.values)
+    }
+    assert re.fullmatch(
+        r"(\d+) edges, 100.0 % of the query's weight; lines to the strongest 300", tab.inner_text("#kept")
+    )
 
 
 def test_cells_are_stored_once(tmp_path):
@@ -426,27 +532,51 @@ def test_what_is_not_there_is_refused(tmp_path):
         return replace(shown, sides=SIDES | changes)
 
     refused("examples must hold at least one")
-    refused("examples must all have the weights M, M\u0304", shown, replace(second, graphs={"M": second.graphs["M"]}))
+    refused(
+        "examples must all have the weights M, M\u0304",
+        shown,
+        replace(second, graphs={"M": second.graphs["M"]}),
+    )
     refused("graphs must hold at least one layer", replace(shown, graphs={}))
     refused("graphs must hold at least one layer", replace(shown, graphs={"M": {}}))
     for missing in (0, 1):  # in another kind of weights, in another example
-        kinds = {kind: {name: graph for name, graph in graphs.items() if name != SELF or kind == "M" and not missing}
-                 for kind, graphs in second.graphs.items()}
-        refused(f"graphs must all have the layers encoder, {SELF}, {CROSS}, got encoder, {CROSS} for M", shown,
-                replace(second, graphs=kinds))
-    refused(r"graphs must be of one example and have one shape, got \(2, 2, 10, 10\)",
-            replace(shown, graphs={"M": shown.graphs["M"], "M\u0304": graphs()}))
+        kinds = {
+            kind: {
+                name: graph for name, graph in graphs.items() if name != SELF or (kind == "M" and not missing)
+            }
+            for kind, graphs in second.graphs.items()
+        }
+        refused(
+            f"graphs must all have the layers encoder, {SELF}, {CROSS}, got encoder, {CROSS} for M",
+            shown,
+            replace(second, graphs=kinds),
+        )
+    refused(
+        r"graphs must be of one example and have one shape, got \(2, 2, 10, 10\)",
+        replace(shown, graphs={"M": shown.graphs["M"], "M\u0304": graphs()}),
+    )
     refused(r"heads must lie in 0\.\.1 for encoder, got \[2\]", shown, heads=[2])
     refused(r"heads must lie in 0\.\.1 for encoder, got \[\]", shown, heads=[])
     refused(f"first must be one of encoder, {SELF}, {CROSS}, got vision", shown, first="vision")
-    refused(f"sides must hold all layers, got none for {SELF}", replace(shown, sides={ENCODER: SIDES[ENCODER]}))
-    refused("sides must hold 10 query cells and 10 value cells for encoder, got 10 and 9",
-            sides(encoder=(NODES, NODES[:-1])))
+    refused(
+        f"sides must hold all layers, got none for {SELF}", replace(shown, sides={ENCODER: SIDES[ENCODER]})
+    )
+    refused(
+        "sides must hold 10 query cells and 10 value cells for encoder, got 10 and 9",
+        sides(encoder=(NODES, NODES[:-1])),
+    )
     for wrong in (-1, 10):
-        refused(r"sides must number image nodes 0\.\.9 for encoder, got", sides(encoder=([*NODES[:-1], wrong], NODES)))
+        refused(
+            r"sides must number image nodes 0\.\.9 for encoder, got",
+            sides(encoder=([*NODES[:-1], wrong], NODES)),
+        )
     refused("sides must name each image node once for encoder", sides(encoder=([*NODES[:-1], 0], NODES)))
-    refused("sides must hold a query and a value that are drawn for encoder", sides(encoder=([None] * 10, NODES)))
+    refused(
+        "sides must hold a query and a value that are drawn for encoder", sides(encoder=([None] * 10, NODES))
+    )
     refused("image must be given for encoder", replace(shown, image=None))
     refused("grid must be given for encoder", replace(shown, grid=None))
-    refused(f"start must be a query that is drawn, got 4 for {SELF}", replace(shown, start={SELF: 4}))  # padding
+    refused(
+        f"start must be a query that is drawn, got 4 for {SELF}", replace(shown, start={SELF: 4})
+    )  # padding
     assert not (tmp_path / "viewer.html").exists()

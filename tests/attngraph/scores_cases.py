@@ -23,14 +23,29 @@ KINDS = {
 }
 
 
-def random_scores(seed: int = 0, b: int = 2, h: int = 2, n: int = 5, m: int = 7, d: int = 3, causal: bool = False,
-                  triangular: bool = False, padded: bool = False, bool_mask: bool = False, past: bool = False,
-                  metric: bool = True, rotated: bool = False, dtype: torch.dtype = torch.float64) -> AttentionScores:
+def random_scores(
+    seed: int = 0,
+    b: int = 2,
+    h: int = 2,
+    n: int = 5,
+    m: int = 7,
+    d: int = 3,
+    causal: bool = False,
+    triangular: bool = False,
+    padded: bool = False,
+    bool_mask: bool = False,
+    past: bool = False,
+    metric: bool = True,
+    rotated: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> AttentionScores:
     """Random scores; in padded ones, the last values of example 1 are hidden and the first query of example 0. In rotated
     ones the query nodes have features of their own."""
     draw = torch.Generator().manual_seed(seed)
     m = n if triangular else m
-    query, key, value = (torch.randn(b, h, k, d, generator=draw, dtype=torch.float64).to(dtype) for k in (n, m, m))
+    query, key, value = (
+        torch.randn(b, h, k, d, generator=draw, dtype=torch.float64).to(dtype) for k in (n, m, m)
+    )
     output = torch.randn(h, d, 2 * d + 1, generator=draw, dtype=torch.float64)
     mask = query_mask = past_degree = None
     if padded:
@@ -44,11 +59,23 @@ def random_scores(seed: int = 0, b: int = 2, h: int = 2, n: int = 5, m: int = 7,
         mask[0, :, 1] = False  # a query that sees nothing
         mask[1, :, :, 2] = False  # a value that nobody sees
     if past:
-        past_degree = PastDegree(torch.rand(b, h, m, generator=draw, dtype=torch.float64).to(dtype), torch.tensor([3, 5])[:b])
+        past_degree = PastDegree(
+            torch.rand(b, h, m, generator=draw, dtype=torch.float64).to(dtype), torch.tensor([3, 5])[:b]
+        )
     feature = torch.randn(b, h, n, d, generator=draw, dtype=torch.float64).to(dtype) if rotated else None
     gram = (output @ output.transpose(-1, -2)).to(dtype) if metric else None
-    return AttentionScores(query, key, value, mask=mask, query_mask=query_mask, triangular=triangular, causal=causal,
-                           metric=gram, past_degree=past_degree, feature=feature)
+    return AttentionScores(
+        query,
+        key,
+        value,
+        mask=mask,
+        query_mask=query_mask,
+        triangular=triangular,
+        causal=causal,
+        metric=gram,
+        past_degree=past_degree,
+        feature=feature,
+    )
 
 
 def on_leaves(scores: AttentionScores) -> tuple[AttentionScores, list[Tensor]]:

@@ -9,8 +9,12 @@ from torch_geometric.utils import to_dense_adj
 from attngraph import AttentionGraph
 
 FORMS = {
-    "plain": dict(), "causal": dict(causal=True), "padded": dict(padded=True), "own values per query": dict(own=True),
-    "metric": dict(metric=True), "told": dict(told=True),
+    "plain": dict(),
+    "causal": dict(causal=True),
+    "padded": dict(padded=True),
+    "own values per query": dict(own=True),
+    "metric": dict(metric=True),
+    "told": dict(told=True),
     "everything": dict(causal=True, padded=True, own=True, metric=True, told=True),
 }
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -30,11 +34,20 @@ def make(causal=False, padded=False, own=False, metric=False, told=False, dtype=
         window = torch.ones(n, m, dtype=torch.bool).tril(1).expand(b, n, m)
         value_mask = window if value_mask is None else window & value_mask[:, None]
     gram = torch.randn(h, d, 7, generator=draw)
-    return AttentionGraph(torch.randn(b, h, n, d, generator=draw).to(dtype), torch.randn(b, h, m, d, generator=draw).to(dtype),
-                          weight.to(dtype), query_mask, value_mask, causal,
-                          (gram @ gram.transpose(-1, -2)).to(dtype) if metric else None,
-                          **(dict(kind="cross", query_modality=torch.arange(n).expand(b, n) % 3 == 1, value_modality="image")
-                             if told else {}))
+    return AttentionGraph(
+        torch.randn(b, h, n, d, generator=draw).to(dtype),
+        torch.randn(b, h, m, d, generator=draw).to(dtype),
+        weight.to(dtype),
+        query_mask,
+        value_mask,
+        causal,
+        (gram @ gram.transpose(-1, -2)).to(dtype) if metric else None,
+        **(
+            dict(kind="cross", query_modality=torch.arange(n).expand(b, n) % 3 == 1, value_modality="image")
+            if told
+            else {}
+        ),
+    )
 
 
 def same(got: AttentionGraph, whole: AttentionGraph, b: int, h: int):
@@ -43,7 +56,10 @@ def same(got: AttentionGraph, whole: AttentionGraph, b: int, h: int):
         assert getattr(got, name).dtype == getattr(whole, name).dtype
         assert torch.equal(getattr(got, name)[0, 0], getattr(whole, name)[b, h]), name
     everything = torch.ones(whole.shape[2:4], dtype=torch.bool)
-    seen = [everything if g.visible is None else g.visible.expand(-1, *everything.shape)[k] for g, k in ((got, 0), (whole, b))]
+    seen = [
+        everything if g.visible is None else g.visible.expand(-1, *everything.shape)[k]
+        for g, k in ((got, 0), (whole, b))
+    ]
     assert torch.equal(*seen)
     assert got.causal == whole.causal and got.kind == whole.kind
     for mine, its in zip(got.is_image(), whole.is_image()):
@@ -73,13 +89,17 @@ def test_data_is_the_square_symmetric_graph(form):
     assert isinstance(data, Data) and data.validate()
     square = to_dense_adj(data.edge_index, edge_attr=data.edge_weight, max_num_nodes=9)[0]
     zero = torch.zeros
-    want = torch.cat([torch.cat([zero(4, 4), graph.weight[1, 0]], 1), torch.cat([graph.weight[1, 0].T, zero(5, 5)], 1)])
+    want = torch.cat(
+        [torch.cat([zero(4, 4), graph.weight[1, 0]], 1), torch.cat([graph.weight[1, 0].T, zero(5, 5)], 1)]
+    )
     assert torch.equal(square, want) and torch.equal(square, square.T)
     assert torch.equal(data.x, torch.cat([graph.query[1, 0], graph.value[1, 0]]))
     assert data.is_value.tolist() == [False] * 4 + [True] * 5
     assert not data.has_self_loops() and data.is_undirected()
     half = data.edge_index.shape[1] // 2  # value→query messages first
-    assert data.is_value[data.edge_index[0, :half]].all() and not data.is_value[data.edge_index[1, :half]].any()
+    assert (
+        data.is_value[data.edge_index[0, :half]].all() and not data.is_value[data.edge_index[1, :half]].any()
+    )
 
 
 @every_form
@@ -89,7 +109,9 @@ def test_hetero_has_both_directions(form):
     assert isinstance(data, HeteroData) and data.validate()
     assert data.node_types == ["query", "value"]
     there, back = data["query", "to", "value"], data["value", "to", "query"]
-    assert torch.equal(there.edge_index, back.edge_index.flip(0)) and torch.equal(there.edge_weight, back.edge_weight)
+    assert torch.equal(there.edge_index, back.edge_index.flip(0)) and torch.equal(
+        there.edge_weight, back.edge_weight
+    )
     dense = torch.zeros(4, 5).index_put(tuple(there.edge_index), there.edge_weight)
     assert torch.equal(dense, graph.weight[0, 1])
 
@@ -116,8 +138,12 @@ def test_graphs_of_trained_features_keep_their_gradients_in_pyg():
 def test_graphs_made_by_hand():
     """Nodes in any order, one direction only, whole numbers as flags."""
     x = torch.arange(8.0).view(4, 2)
-    data = Data(x=x, edge_index=torch.tensor([[0, 0, 3], [1, 2, 1]]), edge_weight=torch.tensor([0.1, 0.2, 0.3]),
-                is_value=torch.tensor([1, 0, 0, 1]))
+    data = Data(
+        x=x,
+        edge_index=torch.tensor([[0, 0, 3], [1, 2, 1]]),
+        edge_weight=torch.tensor([0.1, 0.2, 0.3]),
+        is_value=torch.tensor([1, 0, 0, 1]),
+    )
     graph = AttentionGraph.from_pyg(data)
     assert torch.equal(graph.query[0, 0], x[[1, 2]]) and torch.equal(graph.value[0, 0], x[[0, 3]])
     torch.testing.assert_close(graph.weight[0, 0], torch.tensor([[0.1, 0.3], [0.2, 0.0]]))
@@ -144,8 +170,12 @@ def test_a_missing_field_of_data_is_named(field):
 
 
 def test_a_missing_field_of_hetero_data_is_named():
-    for store, field in (("query", "x"), ("value", "x"), (("value", "to", "query"), "edge_index"),
-                         (("value", "to", "query"), "edge_weight")):
+    for store, field in (
+        ("query", "x"),
+        ("value", "x"),
+        (("value", "to", "query"), "edge_index"),
+        (("value", "to", "query"), "edge_weight"),
+    ):
         data = make().to_hetero()
         del data[store][field]
         with pytest.raises(ValueError, match=f"has no .*{field}"):

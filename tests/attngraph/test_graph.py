@@ -15,8 +15,11 @@ B, H, N, M, D = 2, 3, 4, 5, 6
 
 def parts(dtype=torch.float32, seed=0):
     draw = torch.Generator().manual_seed(seed)
-    return (torch.randn(B, H, N, D, generator=draw, dtype=dtype), torch.randn(B, H, M, D, generator=draw, dtype=dtype),
-            torch.randn(B, H, N, M, generator=draw, dtype=dtype).softmax(-1))
+    return (
+        torch.randn(B, H, N, D, generator=draw, dtype=dtype),
+        torch.randn(B, H, M, D, generator=draw, dtype=dtype),
+        torch.randn(B, H, N, M, generator=draw, dtype=dtype).softmax(-1),
+    )
 
 
 def yes(*shape):
@@ -24,8 +27,14 @@ def yes(*shape):
 
 
 BAD = [
-    (dict(query=torch.zeros(B, N, D)), r"query must have shape \(batch, heads, queries, features\), got \(2, 4, 6\)"),
-    (dict(value=torch.zeros(B, H, M, D + 1)), r"value must have shape \(2, 3, values, 6\), like query, got \(2, 3, 5, 7\)"),
+    (
+        dict(query=torch.zeros(B, N, D)),
+        r"query must have shape \(batch, heads, queries, features\), got \(2, 4, 6\)",
+    ),
+    (
+        dict(value=torch.zeros(B, H, M, D + 1)),
+        r"value must have shape \(2, 3, values, 6\), like query, got \(2, 3, 5, 7\)",
+    ),
     (dict(value=torch.zeros(B, M, D)), "value must have shape"),
     (dict(value=torch.zeros(B, H + 1, M, D)), "value must have shape"),
     (dict(weight=torch.zeros(B, H, M, N)), r"weight must have shape \(2, 3, 4, 5\), got \(2, 3, 5, 4\)"),
@@ -36,12 +45,27 @@ BAD = [
     (dict(value_mask=torch.ones(B, M, dtype=torch.long)), "value_mask must be a bool tensor"),
     (dict(metric=torch.zeros(H, D, D + 1)), r"metric must have shape \(3, 6, 6\), got \(3, 6, 7\)"),
     (dict(kind="both"), "kind must be one of self, cross or None, got 'both'"),
-    (dict(query_modality="sound"), "query_modality must be one of text, image, a bool tensor or None, got 'sound'"),
-    (dict(value_modality=yes(B, N)), r"value_modality must be a bool tensor of shape \(2, 5\) .* got torch.bool \(2, 4\)"),
+    (
+        dict(query_modality="sound"),
+        "query_modality must be one of text, image, a bool tensor or None, got 'sound'",
+    ),
+    (
+        dict(value_modality=yes(B, N)),
+        r"value_modality must be a bool tensor of shape \(2, 5\) .* got torch.bool \(2, 4\)",
+    ),
     (dict(query_modality=torch.ones(B, N)), "query_modality must be a bool tensor .* got torch.float32"),
-    (dict(past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(B))), "past_degree belongs to causal graphs"),
-    (dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, N), torch.zeros(B))), r"past_degree.total must have shape"),
-    (dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(()))), r"past_degree.queries must have shape"),
+    (
+        dict(past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(B))),
+        "past_degree belongs to causal graphs",
+    ),
+    (
+        dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, N), torch.zeros(B))),
+        r"past_degree.total must have shape",
+    ),
+    (
+        dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(()))),
+        r"past_degree.queries must have shape",
+    ),
 ]
 
 
@@ -73,16 +97,30 @@ def test_modality():
     assert torch.equal(queries, ~yes(B, N)) and torch.equal(values, mixed)
     assert AttentionGraph(*parts(), query_modality="image").is_image()[0].all()
     assert AttentionGraph(*parts()).is_image() == (None, None)
-    for other in (replace(graph, causal=True), graph.sparsify(top_k=1), graph.packed(), pickle.loads(pickle.dumps(graph))):
-        assert other.kind == "cross" and other.query_modality == "text" and torch.equal(other.value_modality, mixed)
+    for other in (
+        replace(graph, causal=True),
+        graph.sparsify(top_k=1),
+        graph.packed(),
+        pickle.loads(pickle.dumps(graph)),
+    ):
+        assert (
+            other.kind == "cross"
+            and other.query_modality == "text"
+            and torch.equal(other.value_modality, mixed)
+        )
 
 
 def test_packed_graphs_are_the_same_graphs():
     """Only the edges are in memory; whatever reads the weights gets them."""
     query, value, weight = parts()
-    graph = AttentionGraph(query, value, weight, value_mask=torch.arange(M).expand(B, M) < 4, causal=True).sparsify(top_k=1)
+    graph = AttentionGraph(
+        query, value, weight, value_mask=torch.arange(M).expand(B, M) < 4, causal=True
+    ).sparsify(top_k=1)
     packed = graph.packed()
-    assert vars(packed)["_weight"].values.shape == (B * H * N,) and vars(packed)["_weight"].index.dtype == torch.int32
+    assert (
+        vars(packed)["_weight"].values.shape == (B * H * N,)
+        and vars(packed)["_weight"].index.dtype == torch.int32
+    )
     for other in (packed, pickle.loads(pickle.dumps(packed)), copy.deepcopy(packed), packed.packed()):
         assert torch.equal(other.weight, graph.weight) and repr(other) == repr(graph)
         assert torch.equal(other.value_degree("mean"), graph.value_degree("mean"))
@@ -133,7 +171,11 @@ def test_degrees_are_the_sums_over_the_masked_weights():
 
 def test_the_mean_degree_counts_the_values_that_a_query_sees():
     """Uniform attention with a window of its own per query."""
-    sees = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]).bool().expand(B, N, M)
+    sees = (
+        torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
+        .bool()
+        .expand(B, N, M)
+    )
     weight = (sees / sees.sum(-1, keepdim=True))[:, None].expand(B, H, N, M)
     graph = AttentionGraph(*parts()[:2], weight, value_mask=sees, causal=True)
     want = torch.tensor([1 / 2, (1 / 2 + 1 / 3), (1 / 2 + 1 / 3 + 1 / 4), (1 / 2 + 1 / 3 + 1 / 4 + 1 / 5)])
@@ -166,10 +208,17 @@ def test_past_degree_continues_the_sums(degree):
     query_mask[0, 0] = False
     whole = AttentionGraph(query, value, weight, query_mask, causal=True)
     first = AttentionGraph(query[:, :, :2], value, weight[:, :, :2], query_mask[:, :2], causal=True)
-    second = AttentionGraph(query[:, :, 2:], value, weight[:, :, 2:], query_mask[:, 2:], causal=True,
-                            past_degree=first.degree_after())
-    torch.testing.assert_close(torch.cat([first.value_degree(degree), second.value_degree(degree)], 2),
-                               whole.value_degree(degree))
+    second = AttentionGraph(
+        query[:, :, 2:],
+        value,
+        weight[:, :, 2:],
+        query_mask[:, 2:],
+        causal=True,
+        past_degree=first.degree_after(),
+    )
+    torch.testing.assert_close(
+        torch.cat([first.value_degree(degree), second.value_degree(degree)], 2), whole.value_degree(degree)
+    )
     for got, want in zip(second.degree_after(), whole.degree_after()):
         torch.testing.assert_close(got, want)
 

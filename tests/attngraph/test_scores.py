@@ -24,7 +24,9 @@ def test_graph_is_the_softmax_where_edges_are_visible(kind):
         seen &= scores.query_mask[:, :, None]
     if scores.triangular:
         seen &= torch.ones(n, m, dtype=torch.bool).tril()
-    logits = (scores.query @ scores.key.transpose(-1, -2) / d**0.5 + added).masked_fill(~seen[:, None], -torch.inf)
+    logits = (scores.query @ scores.key.transpose(-1, -2) / d**0.5 + added).masked_fill(
+        ~seen[:, None], -torch.inf
+    )
     torch.testing.assert_close(scores.graph().weight, logits.softmax(-1).nan_to_num(0))
     assert (scores.graph().weight.masked_select(~seen[:, None]) == 0).all()
 
@@ -36,7 +38,9 @@ def test_degrees_are_those_of_the_graph(kind):
     torch.testing.assert_close(scores.query_degree(), graph.query_degree())
     assert scores.degree_scale("sum") is None
     want = graph.value_degree("mean")
-    torch.testing.assert_close((graph.value_degree("sum") * scores.degree_scale("mean")).expand_as(want), want)
+    torch.testing.assert_close(
+        (graph.value_degree("sum") * scores.degree_scale("mean")).expand_as(want), want
+    )
 
 
 @every_kind
@@ -66,16 +70,19 @@ def test_half_precision_weights_are_computed_in_single():
     torch.testing.assert_close(scores.graph().weight, wide.graph().weight.bfloat16(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("changes, message", [
-    (dict(key=torch.zeros(1, 1, 3, 2)), "key must have shape"),
-    (dict(value=torch.zeros(1, 1, 4, 3)), "value must have shape"),
-    (dict(mask=torch.zeros(1, 1, 2, 5)), "mask must be broadcastable to"),
-    (dict(mask=torch.zeros(4, requires_grad=True)), "learned biases"),
-    (dict(query=torch.zeros(2, 2)), "query must have shape"),
-    (dict(feature=torch.zeros(1, 1, 4, 2)), "feature must have shape"),
-    (dict(metric=torch.zeros(2, 2)), "metric must have shape"),
-    (dict(query_mask=torch.ones(1, 9, dtype=torch.bool)), "query_mask must have shape"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(key=torch.zeros(1, 1, 3, 2)), "key must have shape"),
+        (dict(value=torch.zeros(1, 1, 4, 3)), "value must have shape"),
+        (dict(mask=torch.zeros(1, 1, 2, 5)), "mask must be broadcastable to"),
+        (dict(mask=torch.zeros(4, requires_grad=True)), "learned biases"),
+        (dict(query=torch.zeros(2, 2)), "query must have shape"),
+        (dict(feature=torch.zeros(1, 1, 4, 2)), "feature must have shape"),
+        (dict(metric=torch.zeros(2, 2)), "metric must have shape"),
+        (dict(query_mask=torch.ones(1, 9, dtype=torch.bool)), "query_mask must have shape"),
+    ],
+)
 def test_bad_input_is_named(changes, message):
     good = dict(query=torch.zeros(1, 1, 2, 2), key=torch.zeros(1, 1, 4, 2), value=torch.zeros(1, 1, 4, 2))
     with pytest.raises(ValueError, match=message):

@@ -24,7 +24,11 @@ def test_top_k():
 
 def test_ties_keep_the_first_and_zeros_are_never_edges():
     weight = torch.tensor([[0.2, 0.2, 0.2, 0.4], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    assert keep(weight, top_k=2).tolist() == [[True, False, False, True], [False, False, True, False], [False] * 4]
+    assert keep(weight, top_k=2).tolist() == [
+        [True, False, False, True],
+        [False, False, True, False],
+        [False] * 4,
+    ]
     assert keep(weight, mass=0.6)[0].tolist() == [True, False, False, True]
     assert keep(weight, mass=1.0).tolist() == [[True] * 4, [False, False, True, False], [False] * 4]
     assert keep(weight, threshold=0.0).tolist() == [[True] * 4, [False, False, True, False], [False] * 4]
@@ -54,13 +58,19 @@ def test_all_of_the_mass_is_every_edge():
     assert keep(weight, mass=1.0).tolist() == [[True, True, True, False], [True] * 4]
 
 
-@pytest.mark.parametrize("rule, message", [
-    (dict(), "exactly one of top_k, threshold, mass; got none"),
-    (dict(top_k=2, mass=0.5), "exactly one of .* got top_k, mass"),
-    (dict(top_k=0), "top_k must be a whole number of at least 1, got 0"), (dict(threshold=-0.1), "threshold must be at least 0, got -0.1"),
-    (dict(mass=0), r"mass must lie in \(0, 1\], got 0"), (dict(mass=1.1), "mass must lie in"),
-    (dict(mass=float("nan")), "mass must lie in"), (dict(threshold=float("nan")), "threshold must be"),
-])
+@pytest.mark.parametrize(
+    "rule, message",
+    [
+        (dict(), "exactly one of top_k, threshold, mass; got none"),
+        (dict(top_k=2, mass=0.5), "exactly one of .* got top_k, mass"),
+        (dict(top_k=0), "top_k must be a whole number of at least 1, got 0"),
+        (dict(threshold=-0.1), "threshold must be at least 0, got -0.1"),
+        (dict(mass=0), r"mass must lie in \(0, 1\], got 0"),
+        (dict(mass=1.1), "mass must lie in"),
+        (dict(mass=float("nan")), "mass must lie in"),
+        (dict(threshold=float("nan")), "threshold must be"),
+    ],
+)
 def test_bad_rules(rule, message):
     with pytest.raises(ValueError, match=message):
         keep(softmax_rows(), **rule)

@@ -5,28 +5,49 @@ from pathlib import Path
 
 import torch
 import transformers as hf
-from tests.attngraph.zoo import FAMILIES, GQA, QWEN, TEXT, VISION, far_from_zero
 
 from adapters.blip import attach
 from adapters.config import AdapterConfig
 from experiments.models.mini_blip import load_model
+from tests.attngraph.reading.zoo import FAMILIES, GQA, QWEN, TEXT, VISION, far_from_zero
 
-NAMES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<image>", "a", "red", "ball", "star", "##s", "<video>", "<global>", "<fake>", "<end>"]
+NAMES = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "<image>",
+    "a",
+    "red",
+    "ball",
+    "star",
+    "##s",
+    "<video>",
+    "<global>",
+    "<fake>",
+    "<end>",
+]
 SIDE = {"height": 8, "width": 8}
 CLIP_IMAGES = dict(size={"shortest_edge": 8}, crop_size=SIDE)
 
 
 def tokenizer(longest: int = 32, **special: str) -> hf.BertTokenizerFast:
-    return hf.BertTokenizerFast(vocab={name: k for k, name in enumerate(NAMES)}, mask_token="<image>", model_max_length=longest,
-                                model_input_names=["input_ids", "attention_mask"], extra_special_tokens=special,
-                                padding_side="left")  # which would change what models compute that count positions
+    return hf.BertTokenizerFast(
+        vocab={name: k for k, name in enumerate(NAMES)},
+        mask_token="<image>",
+        model_max_length=longest,
+        model_input_names=["input_ids", "attention_mask"],
+        extra_special_tokens=special,
+        padding_side="left",
+    )  # which would change what models compute that count positions
 
 
 def captioner() -> hf.VisionEncoderDecoderModel:
     """Pictures of 8 x 12 in patches of 4, and a BERT that looks at them."""
     vision = hf.ViTConfig(**VISION | dict(image_size=(8, 12)))
     config = hf.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
-        vision, hf.BertConfig(**TEXT, is_decoder=True, add_cross_attention=True))
+        vision, hf.BertConfig(**TEXT, is_decoder=True, add_cross_attention=True)
+    )
     config.decoder_start_token_id, config.pad_token_id = 2, 0
     return far_from_zero(hf.VisionEncoderDecoderModel(config), 0)
 
@@ -36,7 +57,9 @@ def classifier() -> hf.ViTForImageClassification:
 
 
 def answerer() -> hf.ViltForQuestionAnswering:
-    return far_from_zero(hf.ViltForQuestionAnswering(hf.ViltConfig(**TEXT, image_size=8, patch_size=4, num_labels=5)), 0)
+    return far_from_zero(
+        hf.ViltForQuestionAnswering(hf.ViltConfig(**TEXT, image_size=8, patch_size=4, num_labels=5)), 0
+    )
 
 
 def blip() -> hf.BlipForConditionalGeneration:
@@ -50,8 +73,12 @@ def blip() -> hf.BlipForConditionalGeneration:
 def asker() -> hf.BlipForQuestionAnswering:
     """A question's encoder that looks at the image, and an answer's decoder that looks at the question."""
     text = TEXT | dict(encoder_hidden_size=16, projection_dim=16)
-    return far_from_zero(hf.BlipForQuestionAnswering(hf.BlipConfig(
-        text_config=text, vision_config=VISION | dict(hidden_size=16))), 0)
+    return far_from_zero(
+        hf.BlipForQuestionAnswering(
+            hf.BlipConfig(text_config=text, vision_config=VISION | dict(hidden_size=16))
+        ),
+        0,
+    )
 
 
 def qwen() -> hf.Qwen2VLForConditionalGeneration:
@@ -63,20 +90,59 @@ def qwen() -> hf.Qwen2VLForConditionalGeneration:
 
 def windows() -> hf.Qwen2_5_VLForConditionalGeneration:
     """Whose image encoder sees a picture in windows of 8 x 8 pixels in its first layer, and whole in its second."""
-    vision = dict(depth=2, hidden_size=16, intermediate_size=24, num_heads=2, patch_size=4, spatial_merge_size=2,
-                  temporal_patch_size=1, window_size=8, fullatt_block_indexes=[1], out_hidden_size=16)
-    return far_from_zero(hf.Qwen2_5_VLForConditionalGeneration(hf.Qwen2_5_VLConfig(
-        vision_config=vision, text_config=QWEN | dict(model_type="qwen2_5_vl_text"), image_token_id=4,
-        video_token_id=NAMES.index("<video>"), vision_start_token_id=2, vision_end_token_id=1)), 0)
+    vision = dict(
+        depth=2,
+        hidden_size=16,
+        intermediate_size=24,
+        num_heads=2,
+        patch_size=4,
+        spatial_merge_size=2,
+        temporal_patch_size=1,
+        window_size=8,
+        fullatt_block_indexes=[1],
+        out_hidden_size=16,
+    )
+    return far_from_zero(
+        hf.Qwen2_5_VLForConditionalGeneration(
+            hf.Qwen2_5_VLConfig(
+                vision_config=vision,
+                text_config=QWEN | dict(model_type="qwen2_5_vl_text"),
+                image_token_id=4,
+                video_token_id=NAMES.index("<video>"),
+                vision_start_token_id=2,
+                vision_end_token_id=1,
+            )
+        ),
+        0,
+    )
 
 
 def smolvlm() -> hf.SmolVLMForConditionalGeneration:
     """Pictures of 4 x 4 patches, merged into 2 x 2."""
-    return far_from_zero(hf.SmolVLMForConditionalGeneration(hf.SmolVLMConfig(
-        vision_config=VISION | dict(image_size=16), text_config=GQA, image_token_id=4, scale_factor=2, pad_token_id=0)), 0)
+    return far_from_zero(
+        hf.SmolVLMForConditionalGeneration(
+            hf.SmolVLMConfig(
+                vision_config=VISION | dict(image_size=16),
+                text_config=GQA,
+                image_token_id=4,
+                scale_factor=2,
+                pad_token_id=0,
+            )
+        ),
+        0,
+    )
 
 
-OWN = {"blip": blip, "blip-vqa": asker, "qwen2-vl": qwen, "smolvlm": smolvlm, "qwen2.5-vl": windows, "captioner": captioner, "classifier": classifier, "vilt-vqa": answerer}
+OWN = {
+    "blip": blip,
+    "blip-vqa": asker,
+    "qwen2-vl": qwen,
+    "smolvlm": smolvlm,
+    "qwen2.5-vl": windows,
+    "captioner": captioner,
+    "classifier": classifier,
+    "vilt-vqa": answerer,
+}
 
 
 def _unmasked() -> hf.BertTokenizerFast:
@@ -93,8 +159,13 @@ def _qwen(kind: type = hf.Qwen2VLProcessor) -> hf.ProcessorMixin:
 
 def _smolvlm() -> hf.SmolVLMProcessor:
     edge = {"longest_edge": 16}
-    words = tokenizer(1000, image_token="<image>", fake_image_token="<fake>", global_image_token="<global>",
-                      end_of_utterance_token="<end>")
+    words = tokenizer(
+        1000,
+        image_token="<image>",
+        fake_image_token="<fake>",
+        global_image_token="<global>",
+        end_of_utterance_token="<end>",
+    )
     images = hf.SmolVLMImageProcessor(size=edge, max_image_size=edge, do_image_splitting=False)
     videos = hf.SmolVLMVideoProcessor(size=edge, max_image_size=edge)
     return hf.SmolVLMProcessor(images, words, videos, image_seq_len=4)
@@ -103,19 +174,31 @@ def _smolvlm() -> hf.SmolVLMProcessor:
 PROCESSORS = {
     "vit": lambda: hf.ViTImageProcessor(size=SIDE),
     "classifier": lambda: hf.ViTImageProcessor(size=SIDE),
-    "captioner": lambda: hf.TrOCRProcessor(hf.ViTImageProcessor(size={"height": 8, "width": 12}), tokenizer()),
+    "captioner": lambda: hf.TrOCRProcessor(
+        hf.ViTImageProcessor(size={"height": 8, "width": 12}), tokenizer()
+    ),
     "clip": lambda: hf.CLIPProcessor(hf.CLIPImageProcessor(**CLIP_IMAGES), tokenizer()),
-    "vilt": lambda: hf.ViltProcessor(hf.ViltImageProcessor(size={"shortest_edge": 8}, size_divisor=4), tokenizer()),
+    "vilt": lambda: hf.ViltProcessor(
+        hf.ViltImageProcessor(size={"shortest_edge": 8}, size_divisor=4), tokenizer()
+    ),
     "blip2": lambda: hf.Blip2Processor(hf.BlipImageProcessor(size=SIDE), tokenizer(1000), num_query_tokens=3),
     "blip-vqa": lambda: hf.BlipProcessor(hf.BlipImageProcessor(size=SIDE), tokenizer()),
-    "llava": lambda: hf.LlavaProcessor(hf.CLIPImageProcessor(**CLIP_IMAGES), tokenizer(1000), patch_size=4, image_token="<image>",
-                                       vision_feature_select_strategy="default", num_additional_image_tokens=1),
+    "llava": lambda: hf.LlavaProcessor(
+        hf.CLIPImageProcessor(**CLIP_IMAGES),
+        tokenizer(1000),
+        patch_size=4,
+        image_token="<image>",
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    ),
     "siglip": lambda: hf.SiglipProcessor(hf.SiglipImageProcessor(size=SIDE), _unmasked()),
     "git": lambda: hf.GitProcessor(hf.CLIPImageProcessor(**CLIP_IMAGES), tokenizer()),
-    "donut": lambda: hf.DonutProcessor(hf.DonutImageProcessor(size={"height": 16, "width": 16}, do_align_long_axis=False),
-                                       tokenizer()),
-    "instructblip": lambda: hf.InstructBlipProcessor(hf.BlipImageProcessor(size=SIDE), tokenizer(1000), tokenizer(1000),
-                                                     num_query_tokens=3),
+    "donut": lambda: hf.DonutProcessor(
+        hf.DonutImageProcessor(size={"height": 16, "width": 16}, do_align_long_axis=False), tokenizer()
+    ),
+    "instructblip": lambda: hf.InstructBlipProcessor(
+        hf.BlipImageProcessor(size=SIDE), tokenizer(1000), tokenizer(1000), num_query_tokens=3
+    ),
     "qwen2-vl": _qwen,
     "qwen2.5-vl": lambda: _qwen(hf.Qwen2_5_VLProcessor),
     "smolvlm": _smolvlm,

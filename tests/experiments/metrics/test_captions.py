@@ -16,10 +16,18 @@ from experiments.metrics.captions import bleu4_from_counts, caption_scores, ptb_
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Java not found")
 
-PLAIN = ["a red circle is above the blue square .", "Two small green triangles",
-         "there are 3 shapes, one of them red",
-         "A man's dog doesn't like 3.5 t-shirts; really!", "i can't and won't, they've gone", "", "...",
-         "well-known red-and-white 1,000 things", "two  spaces\nand a line", "\u2028 odd"]
+PLAIN = [
+    "a red circle is above the blue square .",
+    "Two small green triangles",
+    "there are 3 shapes, one of them red",
+    "A man's dog doesn't like 3.5 t-shirts; really!",
+    "i can't and won't, they've gone",
+    "",
+    "...",
+    "well-known red-and-white 1,000 things",
+    "two  spaces\nand a line",
+    "\u2028 odd",
+]
 
 
 def corpus(count, seed=0):
@@ -28,6 +36,7 @@ def corpus(count, seed=0):
 
     def caption():
         return " ".join(rng.choice(words, size=rng.integers(4, 12)))
+
     references = {f"i{k}": [caption() for _ in range(5)] for k in range(count)}
     predictions = {}
     for id, options in references.items():  # a reference with some words changed
@@ -75,14 +84,17 @@ def test_perfect_and_empty_captions():
     assert np.isfinite(bleu4_from_counts(empty.bleu_counts.sum(axis=0)))
 
 
-@pytest.mark.parametrize("predictions, references, message", [
-    ({}, {"1": ["a dog"]}, "no prediction"),
-    ({"1": "a", "2": "b"}, {"1": ["a dog"]}, "first 2"),
-    ({"1": "a"}, {"1": []}, "example 1"),
-    ({"1": "a"}, {"1": "a dog"}, "example 1"),
-    ({"1": "a"}, {"1": ["!"]}, "punctuation"),
-    ({}, {}, "nothing to score"),
-])
+@pytest.mark.parametrize(
+    "predictions, references, message",
+    [
+        ({}, {"1": ["a dog"]}, "no prediction"),
+        ({"1": "a", "2": "b"}, {"1": ["a dog"]}, "first 2"),
+        ({"1": "a"}, {"1": []}, "example 1"),
+        ({"1": "a"}, {"1": "a dog"}, "example 1"),
+        ({"1": "a"}, {"1": ["!"]}, "punctuation"),
+        ({}, {}, "nothing to score"),
+    ],
+)
 def test_bad_input(predictions, references, message):
     with pytest.raises(UserError, match=message):
         caption_scores(predictions, references, use_java=False)
@@ -139,6 +151,7 @@ def test_ptb_needs_no_right_to_write_beside_its_jar(monkeypatch):
     def record(*args, dir, **kwargs):
         folders.append(dir)
         return real(*args, dir=dir, **kwargs)
+
     monkeypatch.setattr(ptbtokenizer.tempfile, "NamedTemporaryFile", record)
     assert ptb_tokenize(["A dog."]) == ["a dog"]
     assert folders and installed not in folders

@@ -6,23 +6,52 @@ import numpy as np
 import pytest
 
 from attngraph.errors import UserError
-from experiments.metrics.vqa import (ENTAILMENT_WORDS, entailment_scores, exact_scores, normalise_answer,
-                                     scores_by_kind, vqa_scores)
+from experiments.metrics.vqa import (
+    ENTAILMENT_WORDS,
+    entailment_scores,
+    exact_scores,
+    normalise_answer,
+    scores_by_kind,
+    vqa_scores,
+)
 
 
-@pytest.mark.parametrize("answer, expected", [
-    ("The Red Ball.", "red ball"), ("a", ""), ("an apple", "apple"),
-    ("two", "2"), ("TEN dogs", "10 dogs"), ("none", "0"), ("twelve", "twelve"),
-    ("dont", "don't"), ("don't", "don't"), ("wouldntve", "wouldn't've"),
-    ("she'dve", "she'd've"), ("im", "i'm"),
-    ("its", "its"), ("well", "well"), ("were", "were"), ("we're", "we're"),
-    ("girl's", "girl's"), ("girl’s", "girl's"),
-    ("100,978", "100978"), ("red, blue", "red blue"), ("red,blue", "red blue"),
-    ("2.50", "2.50"), (".5", ".5"), ("2:50 p.m.", "2:50 pm"), ("end.", "end"), ("yes!?", "yes"),
-    ("t-shirt", "t shirt"), ("left/right (side)", "left right side"), ("50%", "50%"),
-    ("  two \n dogs ", "2 dogs"),
-    ("", ""),
-])
+@pytest.mark.parametrize(
+    "answer, expected",
+    [
+        ("The Red Ball.", "red ball"),
+        ("a", ""),
+        ("an apple", "apple"),
+        ("two", "2"),
+        ("TEN dogs", "10 dogs"),
+        ("none", "0"),
+        ("twelve", "twelve"),
+        ("dont", "don't"),
+        ("don't", "don't"),
+        ("wouldntve", "wouldn't've"),
+        ("she'dve", "she'd've"),
+        ("im", "i'm"),
+        ("its", "its"),
+        ("well", "well"),
+        ("were", "were"),
+        ("we're", "we're"),
+        ("girl's", "girl's"),
+        ("girl’s", "girl's"),
+        ("100,978", "100978"),
+        ("red, blue", "red blue"),
+        ("red,blue", "red blue"),
+        ("2.50", "2.50"),
+        (".5", ".5"),
+        ("2:50 p.m.", "2:50 pm"),
+        ("end.", "end"),
+        ("yes!?", "yes"),
+        ("t-shirt", "t shirt"),
+        ("left/right (side)", "left right side"),
+        ("50%", "50%"),
+        ("  two \n dogs ", "2 dogs"),
+        ("", ""),
+    ],
+)
 def test_normalisation(answer, expected):
     assert normalise_answer(answer) == expected
     assert normalise_answer(expected) == expected
@@ -38,8 +67,10 @@ def test_equals_the_average_over_nine_annotators_each():
     rng = np.random.default_rng(0)
     for _ in range(50):
         answers = list(rng.choice(["red", "blue", "2"], size=10))
-        nines = [min(sum(answers[k] == "red" for k in nine) / 3, 1)
-                 for nine in itertools.combinations(range(10), 9)]
+        nines = [
+            min(sum(answers[k] == "red" for k in nine) / 3, 1)
+            for nine in itertools.combinations(range(10), 9)
+        ]
         assert vqa_scores({"q": "Red."}, {"q": answers})[0] == pytest.approx(np.mean(nines))
 
 
@@ -67,15 +98,18 @@ def test_scores_by_kind():
         scores_by_kind([1, 0], ["count"])
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: vqa_scores({}, {"q": ["red"] * 10}), "no prediction for 1 example"),
-    (lambda: vqa_scores({"q": "a", "x": "b"}, {"q": ["red"] * 10}), "no reference answer for 1.*first x"),
-    (lambda: vqa_scores({"q": "red"}, {"q": ["red"]}), "at least 4"),
-    (lambda: vqa_scores({}, {}), "nothing to score"),
-    (lambda: exact_scores({"q": "red"}, {"q": ["red", "blue"]}), "exactly one"),
-    (lambda: exact_scores({"q": "red"}, {"q": "red"}), "exactly one"),
-    (lambda: entailment_scores({"q": "correct"}, {"q": ["-"]}), "gold label '-'"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: vqa_scores({}, {"q": ["red"] * 10}), "no prediction for 1 example"),
+        (lambda: vqa_scores({"q": "a", "x": "b"}, {"q": ["red"] * 10}), "no reference answer for 1.*first x"),
+        (lambda: vqa_scores({"q": "red"}, {"q": ["red"]}), "at least 4"),
+        (lambda: vqa_scores({}, {}), "nothing to score"),
+        (lambda: exact_scores({"q": "red"}, {"q": ["red", "blue"]}), "exactly one"),
+        (lambda: exact_scores({"q": "red"}, {"q": "red"}), "exactly one"),
+        (lambda: entailment_scores({"q": "correct"}, {"q": ["-"]}), "gold label '-'"),
+    ],
+)
 def test_bad_input_is_one_clear_line(call, message):
     with pytest.raises(UserError, match=message) as error:
         call()

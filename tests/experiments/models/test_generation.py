@@ -13,7 +13,7 @@ from experiments.models.generation import (
     sequence_batch,
 )
 from experiments.models.mini_blip import build_model
-from experiments.models.tokenizer import build_tokenizer
+from experiments.pretraining.tokenizer import build_tokenizer
 
 WORDS = "how many red circles are there is the star left of a square one two three with two".split()
 PROMPTS = ["", "how many red circles are there ?", "is the star left of a square", "a circle"]

@@ -9,7 +9,7 @@ from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGenera
 from attngraph.errors import UserError
 from experiments.models.generation import frozen_image_states, generate_text
 from experiments.models.mini_blip import CHECKPOINT, build_model, load_model, preprocess
-from experiments.models.tokenizer import build_tokenizer
+from experiments.pretraining.tokenizer import build_tokenizer
 
 needs_checkpoint = pytest.mark.skipif(not (CHECKPOINT / "scores.json").exists(), reason="not pre-trained yet")
 

@@ -1,0 +1,29 @@
+"""The PyG layer that moves messages along the edges of an attention graph."""
+
+from torch import Tensor
+from torch_geometric.nn import MessagePassing
+
+from attngraph.backends.scatter import scatter_sum
+
+
+class WeightedSum(MessagePassing):
+    r"""Sum of weighted messages on a bipartite graph,
+
+    .. math:: y_t = \sum_{(s, t) \in E} w_{st} \, x_s .
+
+    Shapes:
+        - x ``(sources, d)``, edge_index ``(2, e)`` with rows source and target, edge_weight ``(e,)``
+        - output ``(targets, d)``
+    """
+
+    def __init__(self):
+        super().__init__(aggr="sum")
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor, targets: int) -> Tensor:
+        return self.propagate(edge_index, x=(x, None), edge_weight=edge_weight, size=(x.shape[0], targets))
+
+    def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:
+        return edge_weight[:, None] * x_j
+
+    def aggregate(self, inputs: Tensor, index: Tensor, dim_size: int | None = None) -> Tensor:
+        return scatter_sum(inputs, index, dim_size)

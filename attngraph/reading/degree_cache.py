@@ -1,0 +1,169 @@
+"""Running value degrees for decoding with a key/value cache.
+
+In a causal graph query i sees value degrees summed over the queries up to i. With a cache the earlier queries are gone,
+so their sums are kept beside the cached keys and values, and follow them through beam reordering, cropping and batch
+changes: the cache layer is replaced by one of its class extended with :class:`_KeepsDegrees`. They are kept for
+generation: no gradient flows back through them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import EncoderDecoderCache, StaticLayer
+
+from attngraph.errors import UserError
+from attngraph.graph import AttentionGraph, PastDegree
+
+
+class DegreeCache:
+    """The running degrees of one attention layer, so that decoding can go on after the last query, or after an earlier
+    one when the cache is cropped.
+
+    ``totals`` holds a tensor ``(b, h, rows, m)`` per call, cumulated over all queries; ``queries`` ``(b, rows)``
+    likewise. Of a long call only the last :data:`ROWS` queries are kept, ``lengths`` tells how many there were, and
+    ``starts`` how many of the first values had left a sliding window by then.
+    """
+
+    ROWS = 64
+
+    def __init__(self):
+        self.totals: list[Tensor] = []
+        self.queries: list[Tensor] = []
+        self.lengths: list[int] = []
+        self.starts: list[int] = []
+
+    @property
+    def length(self) -> int:
+        """How many queries so far, padded ones included."""
+        return sum(self.lengths)
+
+    def past(self, values: int, start: int = 0) -> PastDegree | None:
+        """The degrees left by all queries so far, on ``values`` values from number ``start`` on, zero for new ones;
+        None before the first."""
+        if not self.totals:
+            return None
+        total = self.totals[-1][:, :, -1, start - self.starts[-1] :]
+        grown = values - total.shape[-1]
+        total = torch.nn.functional.pad(total, (0, grown)) if grown >= 0 else total[..., :values]
+        return PastDegree(total, self.queries[-1][:, -1])
+
+    def append(self, graph: AttentionGraph, start: int = 0) -> None:
+        """Add a graph's queries; the graph's own ``past_degree`` must be :meth:`past`."""
+        b, _, n, _, _ = graph.shape
+        valid = (
+            graph.query_mask
+            if graph.query_mask is not None
+            else torch.ones(b, n, dtype=torch.bool, device=graph.query.device)
+        )
+        queries = valid.cumsum(1)
+        if graph.past_degree is not None:
+            queries = queries + graph.past_degree.queries[:, None]
+        self.totals.append(graph.value_degree("sum").detach()[:, :, -self.ROWS :].clone())
+        self.queries.append(queries[:, -self.ROWS :])
+        self.lengths.append(n)
+        self.starts.append(start)
+
+    def crop(self, removed: int) -> None:
+        """Forget the last ``removed`` queries.
+
+        Raises:
+            UserError: part of a long call, whose earlier queries were not kept.
+        """
+        while removed > 0 and self.totals:
+            here = self.lengths[-1]
+            if here <= removed:
+                for kept in (self.totals, self.queries, self.lengths, self.starts):
+                    kept.pop()
+            elif removed >= self.totals[-1].shape[2]:
+                raise UserError(
+                    f"the key/value cache is cropped by {removed} of the {here} tokens of one forward pass; "
+                    f"the attention graph can forget {self.ROWS - 1}: pass the text in shorter pieces"
+                )
+            else:
+                self.totals[-1] = self.totals[-1][:, :, :-removed]
+                self.queries[-1] = self.queries[-1][:, :-removed]
+                self.lengths[-1] -= removed
+            removed -= here
+
+    def change_batch(self, change) -> None:
+        """Apply ``change`` (a function of a tensor) to the batch dimension of everything kept. Only the newest sums can
+        still be asked for by later steps or crops, but all of them are kept in step."""
+        self.totals = [change(x) for x in self.totals]
+        self.queries = [change(x) for x in self.queries]
+
+
+class _KeepsDegrees:
+    """Mixed into a cache layer's class: whatever happens to keys and values happens to the degrees."""
+
+    degrees: dict[str, DegreeCache]
+
+    def reorder_cache(self, beam_idx):
+        super().reorder_cache(beam_idx)
+        self._change(lambda x: x.index_select(0, beam_idx.to(x.device)))
+
+    def batch_repeat_interleave(self, repeats):
+        super().batch_repeat_interleave(repeats)
+        self._change(lambda x: x.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices):
+        super().batch_select_indices(indices)
+        self._change(lambda x: x[indices, ...])
+
+    def crop(self, tokens_to_remove):
+        before = self.get_seq_length()
+        super().crop(tokens_to_remove)
+        for cache in self.degrees.values():
+            cache.crop(before - self.get_seq_length())
+
+    def reset(self):
+        super().reset()
+        self.degrees.clear()
+
+    def _change(self, change):
+        for cache in self.degrees.values():
+            cache.change_batch(change)
+
+
+_extended: dict[type, type] = {}
+
+
+def degree_cache_of(cache, layer: int, name: str, queries: int) -> DegreeCache | None:
+    """The degrees kept in a key/value cache for one attention layer, made on first use; None without a cache.
+
+    They live in the *self-attention* cache layer, also for cross-attention: it is the one that grows and is cropped
+    with the queries.
+
+    Args:
+        cache: the model's ``Cache`` (an ``EncoderDecoderCache`` or one that holds self-attention), or None.
+        layer: the layer's index in the cache.
+        name: who keeps degrees there.
+        queries: how many queries the current call adds; their keys are in the cache already.
+
+    Raises:
+        UserError: the cache holds tokens whose degrees were not kept, or is of fixed length.
+    """
+    if cache is None:
+        return None
+    store = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    kept = store.layers[layer]
+    if isinstance(kept, StaticLayer):
+        raise UserError(
+            "a static key/value cache has places without tokens, which an attention graph would take for "
+            "values: use a DynamicCache"
+        )
+    if not isinstance(kept, _KeepsDegrees):
+        base = type(kept)
+        if base not in _extended:
+            _extended[base] = type(f"{base.__name__}WithDegrees", (_KeepsDegrees, base), {})
+        extended = _extended[base].__new__(_extended[base])
+        extended.__dict__.update(vars(kept), degrees={})
+        kept = store.layers[layer] = extended
+    degrees = kept.degrees.setdefault(name, DegreeCache())
+    earlier = kept.get_seq_length() - queries
+    if earlier != degrees.length:
+        raise UserError(
+            f"the key/value cache holds {earlier} earlier tokens, but the attention graph saw {degrees.length} "
+            "of them: start from an empty cache, with the adapters on (or inside attngraph.record) throughout"
+        )
+    return degrees

@@ -1,0 +1,85 @@
+"""BLIP's text and vision attention."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from transformers.cache_utils import EncoderDecoderCache
+from transformers.models.blip.modeling_blip import BlipAttention
+from transformers.models.blip.modeling_blip_text import BlipTextModel, BlipTextSelfAttention
+
+from attngraph.reading.calls import attend, merge_heads, split_heads
+from attngraph.reading.families.eager import rooted_attention
+
+
+class GraphBlipTextSelfAttention(BlipTextSelfAttention):
+    """Self- and cross-attention of the text model. transformers hands cross-attention's mask over as
+    ``attention_mask``, where its own forward (5.24) does not look: padding on the other side is attended to. Here it
+    is not."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        cache=None,
+        past_key_values=None,
+        **_,
+    ) -> tuple[Tensor, Tensor]:
+        cache = past_key_values if cache is None else cache  # the argument's name changed between releases
+        cross, layer, features = encoder_hidden_states is not None, self.layer_idx, self.attention_head_size
+        if cross and encoder_attention_mask is not None:
+            attention_mask = encoder_attention_mask
+        query = split_heads(self.query(hidden_states), features)
+        both = isinstance(cache, EncoderDecoderCache)
+        store = (cache.cross_attention_cache if cross else cache.self_attention_cache) if both else cache
+        if cross and both and cache.is_updated.get(layer):  # the value projection is not called again
+            key, value = store.layers[layer].keys, store.layers[layer].values
+        else:
+            states = encoder_hidden_states if cross else hidden_states
+            key, value = split_heads(self.key(states), features), split_heads(self.value(states), features)
+            if store is not None:
+                key, value = store.update(key, value, layer)
+                if cross and both:
+                    cache.is_updated[layer] = True
+        call = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            rooted_attention,
+            dropout=self.dropout.p,
+            is_causal=self.attngraph.notes.get("causal"),
+        )
+        return merge_heads(call.context), call.recorded("weight")
+
+
+def _scaled_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    weight = (query @ key.transpose(-1, -2) * module.scale).softmax(-1)
+    weight = nn.functional.dropout(weight, dropout, module.training)
+    return (weight @ value).transpose(1, 2), weight
+
+
+class GraphBlipAttention(BlipAttention):
+    """Self-attention of the vision model."""
+
+    def forward(self, hidden_states: Tensor, **_) -> tuple[Tensor, Tensor]:
+        b, n, width = hidden_states.shape
+        query, key, value = (
+            self.qkv(hidden_states).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        )
+        call = attend(self, query, key, value, None, _scaled_attention, dropout=self.dropout.p)
+        return self.projection(call.context.transpose(1, 2).reshape(b, n, width)), call.recorded()
+
+
+def _note_is_decoder(model: BlipTextModel, args: tuple, kwargs: dict) -> None:
+    """BLIP's text model is a decoder by an argument of the call, whatever its configuration says."""
+    for layer in model.encoder.layer:
+        layer.attention.self.attngraph.notes["causal"] = bool(kwargs.get("is_decoder", False))
+
+
+CLASSES = {BlipTextSelfAttention: GraphBlipTextSelfAttention, BlipAttention: GraphBlipAttention}
+HOOKS = {BlipTextModel: _note_is_decoder}

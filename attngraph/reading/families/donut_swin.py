@@ -1,0 +1,59 @@
+"""Donut's Swin attention."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from transformers.models.donut.modeling_donut_swin import DonutSwinSelfAttention
+
+from attngraph.reading.calls import attend, merge_heads, split_heads
+
+
+def _biased_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    position_bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5 + position_bias
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weight = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
+    return (weight @ value).transpose(1, 2), weight
+
+
+class GraphDonutSwinSelfAttention(DonutSwinSelfAttention):
+    """Self-attention inside windows: every window is an example of its own, those of an image one after the other. The
+    mask of shifted windows lowers scores by 100, as Swin's does, and hides nothing."""
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False
+    ) -> tuple[Tensor, ...]:
+        query, key, value = (
+            split_heads(project(hidden_states), self.attention_head_size)
+            for project in (self.query, self.key, self.value)
+        )
+        windows, _, n, _ = query.shape
+        bias = self.relative_position_bias_table[self.relative_position_index.view(-1)]
+        bias = bias.view(*self.relative_position_index.shape, -1).permute(2, 0, 1).contiguous()
+        if attention_mask is not None:
+            attention_mask = attention_mask.repeat(windows // len(attention_mask), 1, 1)[:, None]
+        call = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            _biased_attention,
+            dropout=self.dropout.p,
+            is_causal=False,
+            position_bias=bias[None],
+        )
+        context = merge_heads(call.context)
+        return (context, call.dropped) if output_attentions else (context,)
+
+
+CLASSES = {DonutSwinSelfAttention: GraphDonutSwinSelfAttention}
+HOOKS = {}

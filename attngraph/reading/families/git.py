@@ -1,0 +1,58 @@
+"""GIT's text attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.models.git.modeling_git import GitModel, GitSelfAttention
+
+from attngraph.reading.calls import attend, merge_heads
+from attngraph.reading.families.eager import rooted_attention
+from attngraph.reading.families.mixed import note_words, project
+
+
+class GraphGitSelfAttention(GitSelfAttention):
+    """Self-attention over the image and then the words. Words are ordered in time and see the whole image."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        cache=None,
+        past_key_values=None,
+        **_,
+    ) -> tuple[Tensor, Tensor]:
+        cache = past_key_values if cache is None else cache  # the argument's name changed between releases
+        query, key, value = project(self, hidden_states)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
+        call = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            rooted_attention,
+            dropout=self.dropout.p,
+            is_causal=True,
+            sides=self._sides(*hidden_states.shape[:2], key.shape[2]),
+        )
+        return merge_heads(call.context), call.recorded()
+
+    def _sides(self, b: int, n: int, m: int) -> tuple[Tensor | None, Tensor | None]:
+        """Which queries and values are of the image; it comes with the first tokens, those in the cache included."""
+        notes = self.attngraph.notes
+        if notes.get("words") is None:
+            return None, None
+        if n == m or "image" not in notes:
+            notes["image"] = n - notes["words"]
+        side = (torch.arange(m, device=self.query.weight.device) < notes["image"]).expand(b, -1)
+        return side[:, m - n :], side
+
+
+def _note_words(model: GitModel, args: tuple, kwargs: dict) -> None:
+    note_words((layer.attention.self for layer in model.encoder.layer), args, kwargs)
+
+
+CLASSES = {GitSelfAttention: GraphGitSelfAttention}
+HOOKS = {GitModel: _note_words}

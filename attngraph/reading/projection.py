@@ -1,0 +1,171 @@
+r"""Projected queries :math:`Q W_q + b_q` of attention modules that turn them by rotary embedding before they are compared.
+
+A graph's distances join queries and values, and values are not turned: features must not be either. A module's own query
+projection and query norm are listened to while it runs. What they put out is taken for the features only if it fits the
+call: rotary embedding, partial or not, keeps the Euclidean norm of every head's vector (or scales all by one factor, that
+of the cosines and sines the module was given).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+PARTS = re.compile(r"rotary|(^|_)rope")  # attributes of modules that rotate
+GIVEN = re.compile(r"rotary|(^|_)rope|position_embeddings|freqs|^(cos|sin)$")  # arguments that they are given
+QUERY = re.compile(
+    r"(^|_)w?q", re.IGNORECASE
+)  # children that project queries or norm them: q_proj, Wqkv, to_q, q_norm
+SLACK = 1e-5  # by which norms may differ, as a share; in half precision four of its steps
+
+
+class Projections:
+    """What an attention module's query projection and query norm put out in the forward pass that is running.
+
+    Attributes:
+        rotates: whether the module seems to rotate: it has a part of such a name, or was given cosines and sines.
+    """
+
+    def __init__(self):
+        self.rotates = False
+        self._built: bool | None = None
+        self._watched: list[tuple] = []  # child, handle of its hook
+        self._outputs: list[Tensor] = []
+        self._turn: object = None
+        self._start = 0
+
+    def begin(self, module: nn.Module, given: dict) -> None:
+        """Before the module runs on the arguments ``given``: listen to the children that it has now."""
+        if self._built is None:
+            parts = (*vars(module), *module._modules, *module._buffers)
+            self._built = any(PARTS.search(name) for name in parts)
+        self.rotates = self._built or any(x is not None and GIVEN.search(name) for name, x in given.items())
+        self._turn = given.get("position_embeddings")
+        self._outputs, self._start = [], 0
+        children = [x for name, x in module.named_children() if QUERY.search(name)] if self.rotates else []
+        if len(children) != len(self._watched) or any(
+            a is not b for a, (b, _) in zip(children, self._watched)
+        ):
+            self.remove()
+            self._watched = [(child, child.register_forward_hook(self._note)) for child in children]
+
+    def end(self) -> None:
+        """After it ran."""
+        self._outputs, self._turn = [], None
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for _, handle in self._watched:
+            handle.remove()
+        self._watched = []
+
+    def _note(self, child: nn.Module, args: tuple, output) -> None:
+        """A projection counts; a norm counts if it got what one that counts put out, not if the model rotates first."""
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return
+        if "norm" not in type(child).__name__.lower() or (
+            args and any(_shared(args[0], x) for x in self._outputs)
+        ):
+            self._outputs.append(output)
+
+    def of(self, query: Tensor) -> Callable[[], tuple[Tensor | None, bool]]:
+        """:func:`unrotated` for the queries of a call. A module that calls attention several times with slices of one
+        projection calls it in their order."""
+        start, self._start = self._start, self._start + query.shape[0] * query.shape[2]
+        return partial(unrotated, query, tuple(self._outputs), start, self._turn, self.rotates)
+
+
+def unrotated(
+    query: Tensor, outputs: tuple[Tensor, ...], start: int, turn: object, rotates: bool
+) -> tuple[Tensor | None, bool]:
+    """Queries before rotary embedding.
+
+    Args:
+        query: ``(b, h, n, d)`` as they are compared.
+        outputs: of projection and norm, in their order.
+        start: at which of an output's rows (one per query) those of this call begin, if it has more.
+        turn: cosines and sines, if the module was given such a pair.
+        rotates: whether the module seems to rotate.
+
+    Returns:
+        the last of the outputs that fits, ``(b, h, n, d)``, or None where it is ``query`` itself; and whether ``query`` may
+        be rotated though nothing fits.
+    """
+    if not outputs:
+        return None, rotates
+    norms = None
+    for scaled in (False, True):
+        factor = _factor(turn) if scaled else 1.0
+        if factor is None:
+            break
+        for output in reversed(outputs):
+            if _shared(output, query):
+                return None, False
+            if norms is None:
+                norms = _norms(query)
+            slack = max(SLACK, 4 * torch.finfo(output.dtype).eps, 4 * torch.finfo(query.dtype).eps)
+            fit = [x for x in _layouts(output, start, query.shape) if _distance(norms, x, factor) <= slack]
+            if fit:  # after a norm all vectors may be of one length, whatever the layout: rotation turns some places little
+                return min(fit, key=lambda x: _apart(query, x)).to(query.dtype), False
+    return None, rotates
+
+
+def _layouts(output: Tensor, start: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
+    """The ways in which queries ``(b, h, n, d)`` may lie in an output, alone or together with keys and values."""
+    b, h, n, d = shape
+    if output.shape == (b, h, n, d):
+        yield output
+    width = h * d if output.shape[-1] == d else output.shape[-1]
+    if width % d or width < h * d or output.numel() % width:
+        return
+    rows = output.reshape(-1, width)
+    if len(rows) > b * n:
+        rows = rows[start : start + b * n]
+    if len(rows) != b * n:
+        return
+    rows = rows.unflatten(0, (b, n))
+    yield rows[..., : h * d].unflatten(-1, (h, d)).transpose(1, 2)
+    groups, odd = divmod(width // d - h, 2)
+    if groups and not odd and h % groups == 0:  # each group of heads before its key and its value
+        yield rows.unflatten(-1, (groups, -1, d))[..., :-2, :].flatten(2, 3).transpose(1, 2)
+    if width == 2 * h * d:  # each head before its gate
+        yield rows.unflatten(-1, (h, 2, d))[..., 0, :].transpose(1, 2)
+
+
+@torch.no_grad()
+def _norms(x: Tensor) -> Tensor:
+    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    return torch.linalg.vector_norm(x, dim=-1, dtype=wide)
+
+
+@torch.no_grad()
+def _distance(norms: Tensor, x: Tensor, factor: float) -> float:
+    """The largest difference of norms, as a share; NaN counts as infinite."""
+    off = (norms - factor * _norms(x)).abs() / norms.clamp(min=torch.finfo(norms.dtype).tiny)
+    return float(off.max().nan_to_num(torch.inf)) if off.numel() else 0.0
+
+
+@torch.no_grad()
+def _apart(query: Tensor, x: Tensor) -> float:
+    return float((query.float() - x.float()).square().sum())
+
+
+@torch.no_grad()
+def _factor(turn: object) -> float | None:
+    """The factor in cosines and sines: some models scale long contexts by it. None where there is none."""
+    if not isinstance(turn, tuple) or len(turn) != 2 or not all(isinstance(x, Tensor) for x in turn):
+        return None
+    cos, sin = turn
+    if cos.shape != sin.shape or not cos.is_floating_point() or not cos.numel():
+        return None
+    factor = float((cos.double().square() + sin.double().square()).mean().sqrt())
+    return None if abs(factor - 1) < 1e-3 else factor
+
+
+def _shared(x: object, y: Tensor) -> bool:
+    """Whether two tensors lie in the same memory."""
+    return isinstance(x, Tensor) and x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()

@@ -1,0 +1,294 @@
+"""Reading the attention layers of a model as graphs, while it runs.
+
+>>> graphs = capture(model, inputs)
+>>> graphs["encoder.layer.0.attention.self"]
+AttentionGraph(batch=1, heads=12, queries=9, values=9, features=64, bidirectional, self, text to text)
+>>> with record(model, layers="*cross*", top_k=8) as graphs:
+...     model.generate(**inputs)
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import partial
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+
+from attngraph.errors import UserError
+from attngraph.graph import AttentionGraph
+from attngraph.reading.calls import Call
+from attngraph.reading.instrument import Site, attention_like, instrument
+from attngraph.reading.modality import Modalities
+from attngraph.sparsify import keep
+
+Layers = str | Iterable[str] | None
+OnGraph = Callable[[str, AttentionGraph], None]
+
+
+def capture(
+    model: nn.Module,
+    inputs: Mapping | Tensor,
+    layers: Layers = None,
+    heads: Iterable[int] | None = None,
+    top_k: int | None = None,
+    threshold: float | None = None,
+    mass: float | None = None,
+    detach: bool = True,
+) -> dict[str, AttentionGraph]:
+    """One graph per attention layer of a model, from one forward pass.
+
+    The model stays in the mode it is in; weights are those before dropout. Whatever attention implementation it is set
+    to (SDPA, say), it runs its eager attention meanwhile, and is as before afterwards.
+
+    Args:
+        model: any transformers model, or a part of one.
+        inputs: keyword arguments for the model, as a tokenizer or processor returns them, or its first argument.
+        layers: names of layers or patterns (``"*cross*"``), one or several. Default: all.
+        heads: which heads. Default: all.
+        top_k, threshold, mass: keep only the strongest edges, see :func:`attngraph.sparsify.keep`. The graphs then hold
+            nothing else in memory.
+        detach: cut the graphs off from the computation. With False, and gradients enabled, gradients flow back through
+            them; not together with a rule for edges. The model itself goes on with the weights before a graph masks them,
+            so for the derivative of its output with respect to M see ``analysis.relevance.capture_with_gradients``.
+
+    Returns:
+        ``{module name: graph}`` in the order of the calls. A module that attends several times in one pass (LXMERT's
+        cross-attention, in both directions; Qwen2-VL's vision tower, once per image; ALBERT's shared layer) gives its
+        further graphs as ``"name#2"``, ``"name#3"``... A layer whose output projection was not found has no metric; where
+        a model puts a gate or a norm between attention and its output projection, the metric is that of the latter alone.
+        Query features are those before rotary embedding; where a model's could not be read, the graph is ``rotated``.
+
+    Raises:
+        UserError: an unknown layer or head; a layer that ran without being seen, or none that ran; query and value
+            features of different widths; weights with NaN or Inf, or that are no distribution.
+    """
+    graphs: dict[str, AttentionGraph] = {}
+    calls: Counter[str] = Counter()
+
+    def collect(name: str, graph: AttentionGraph) -> None:
+        calls[name] += 1
+        graphs[name if calls[name] == 1 else f"{name}#{calls[name]}"] = graph
+
+    with record(model, layers, heads, top_k, threshold, mass, detach, collect):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
+            model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+    return graphs
+
+
+@contextmanager
+def record(
+    model: nn.Module,
+    layers: Layers = None,
+    heads: Iterable[int] | None = None,
+    top_k: int | None = None,
+    threshold: float | None = None,
+    mass: float | None = None,
+    detach: bool = True,
+    on_graph: OnGraph | None = None,
+) -> Iterator[dict[str, list[AttentionGraph]]]:
+    """Collect the graphs of every call while a model runs: several forward passes, or ``generate``.
+
+    In cached decoding each step's graph has that step's queries, all values so far, and in ``past_degree`` what earlier
+    queries left on them, so that its degrees are the rows of the whole text's graph. Recording must begin with an empty
+    cache, and sparse graphs get what sparse graphs left.
+
+    Args:
+        on_graph: called with name and graph in place of collecting them, so that memory stays bounded.
+
+    Yields:
+        ``{module name: [graph of the first call, of the second, ...]}``
+
+    Raises:
+        UserError: as :func:`capture`; what was not seen is told at the end of the with block.
+    """
+    rules = {"top_k": top_k, "threshold": threshold, "mass": mass}
+    if all(rule is None for rule in rules.values()):
+        rules = {}
+    else:
+        keep(torch.ones(1, 1), **rules)  # refuses what it cannot do before the model runs
+        if not detach:
+            raise UserError(
+                "sparse graphs keep no gradients: leave out detach=False, or sparsify them afterwards"
+            )
+    reader = _Reader(model, layers, None if heads is None else list(heads), rules, detach, on_graph)
+    try:
+        yield reader.graphs
+    finally:
+        reader.remove()
+    reader.check()
+
+
+class _Reader:
+    """Listens to the chosen layers, and notes which others ran."""
+
+    _numbers = count()
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers,
+        heads: list[int] | None,
+        rules: dict,
+        detach: bool,
+        on_graph: OnGraph | None,
+    ):
+        self.heads, self.rules, self.detach, self.on_graph = heads, rules, detach, on_graph
+        self.graphs: dict[str, list[AttentionGraph]] = {}
+        self.owner = f"record {next(self._numbers)}"
+        self.ran: dict[str, type] = {}
+        self.seen: set[str] = set()
+        self.handle = instrument(model)
+        self.modalities = Modalities(model)
+        self._undo: list[Callable[[], None]] = [self.modalities.remove, self.handle.remove]
+        sites = self.handle.sites
+        inside = {id(part) for site in sites.values() for part in site.module.modules()}
+        around = {id(part) for name in sites for part in _above(model, name)}
+        others = {name: module for name, module in attention_like(model) if id(module) not in inside | around}
+        try:
+            chosen = _choose(layers, [*sites, *others])
+        except UserError:
+            self.remove()
+            raise
+        self.chosen = chosen
+        for name in chosen:
+            module = sites[name].module if name in sites else others[name]
+            self._undo.append(module.register_forward_pre_hook(partial(self._note, name)).remove)
+            if name in sites:
+                self.graphs[name] = []
+                listener = partial(self._listen, sites[name])
+                sites[name].listeners.append(listener)
+                self._undo.append(partial(sites[name].listeners.remove, listener))
+
+    def remove(self) -> None:
+        for undo in reversed(self._undo):
+            undo()
+
+    def check(self) -> None:
+        """Raises:
+        UserError: a layer ran unseen, or none ran.
+        """
+        missing = {name: kind.__name__ for name, kind in self.ran.items() if name not in self.seen}
+        if missing:
+            seen = [name for name in self.graphs if name in self.seen]
+            patterns = _patterns(
+                seen, [name for name in self.chosen if name not in self.graphs or name in missing]
+            )
+            others = (
+                f"layers={patterns} (--layers {shlex.join(patterns)} on the command line)"
+                if patterns
+                else "layers=..."
+            )
+            named = ", ".join(f"{name} ({kind})" for name, kind in missing.items())
+            raise UserError(
+                f"no attention was seen in {named}, though it ran: it uses neither "
+                "transformers' AttentionInterface nor a family described in attngraph.reading.families; choose the "
+                f"layers that can be read, {others}, or add a file for the family"
+            )
+        if not self.ran:
+            raise UserError(
+                "no attention layer ran: run the model inside the with block, on inputs that reach the "
+                "chosen layers (cross-attention needs an encoder's states)"
+            )
+
+    def _note(self, name: str, module: nn.Module, args: tuple) -> None:
+        self.ran[name] = type(module)
+
+    def _listen(self, site: Site, call: Call) -> None:
+        name = site.name
+        self.seen.add(name)
+        _, h, _, d = call.query.shape
+        graph = call.graph(metric=site.metric(h, d), **self.modalities.of(name, call))
+        check_weights(name, graph, site.module)
+        if self.heads is not None:
+            graph = _take_heads(name, graph, self.heads)
+        if self.detach:
+            parts = {part: getattr(graph, part) for part in ("query", "value", "weight", "metric")}
+            graph = replace(graph, **{part: x.detach() for part, x in parts.items() if x is not None})
+        if self.rules:
+            graph = graph.sparsify(**self.rules)
+        graph = call.remember(graph, self.owner)
+        if self.rules:
+            graph = graph.packed()
+        if self.on_graph is None:
+            self.graphs[name].append(graph)
+        else:
+            self.on_graph(name, graph)
+
+
+def check_weights(name: str, graph: AttentionGraph, module: nn.Module) -> None:
+    """Rows of M must sum to 1, or to less where attention sinks (a parameter of that name) take a share; rows without a
+    visible value are 0.
+
+    Raises:
+        UserError: NaN or Inf, or rows that are no distribution; the message names the layer.
+    """
+    weight = graph.weight.detach()
+    if not weight.isfinite().all():
+        raise UserError(
+            f"{name}: the attention weights hold NaN or Inf. Look for inputs or parameters that are not "
+            "finite, and for overflow in float16 (bfloat16 or float32 has none)"
+        )
+    sums = weight.float().sum(-1)
+    slack = 1e-3 if weight.dtype in (torch.float32, torch.float64) else 2e-2
+    sinks = any("sink" in part for part, _ in module.named_parameters())
+    fits = (sums <= 1 + slack) & ((sums >= 1 - slack) | sinks)
+    if graph.visible is not None:
+        fits = fits | ~graph.visible.any(-1)[:, None]
+    if not fits.all() or (weight < 0).any():
+        worst = float((sums - 1).abs().masked_fill(fits, 0).max())
+        raise UserError(
+            f"{name}: the attention weights are not a distribution (a row sum is {worst:.3g} away from 1, "
+            "or a weight is negative), as edge weights must be: leave this layer out (layers=...), or "
+            "normalise what its eager attention returns"
+        )
+
+
+def _take_heads(name: str, graph: AttentionGraph, heads: list[int]) -> AttentionGraph:
+    wrong = [head for head in heads if not 0 <= head < graph.shape[1]]
+    if wrong:
+        raise UserError(
+            f"{name} has heads 0..{graph.shape[1] - 1}, not {', '.join(map(str, wrong))}: choose heads that "
+            "all recorded layers have, or record them apart (layers=...)"
+        )
+    return replace(
+        graph,
+        query=graph.query[:, heads],
+        value=graph.value[:, heads],
+        weight=graph.weight[:, heads],
+        metric=None if graph.metric is None else graph.metric[heads],
+    )
+
+
+def _choose(layers: Layers, names: list[str]) -> list[str]:
+    """The names that are listed or match a pattern, in their own order."""
+    if layers is None:
+        return names
+    patterns = [layers] if isinstance(layers, str) else list(layers)
+    for pattern in patterns:
+        if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"no attention layer is called {pattern!r}; there are {', '.join(names)}")
+    return [
+        name for name in names if any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+
+
+def _patterns(names: list[str], others: list[str]) -> list[str]:
+    """Few patterns that match all of some names and none of the others: numbers are left open where that is right."""
+    found = {}
+    for name in names:
+        wide = ".".join("*" if part.isdigit() else part for part in name.split("."))
+        found[name if any(fnmatchcase(other, wide) for other in others) else wide] = None
+    return list(found)
+
+
+def _above(model: nn.Module, name: str) -> Iterator[nn.Module]:
+    while name:
+        name = name.rpartition(".")[0]
+        yield model.get_submodule(name)

@@ -1,0 +1,54 @@
+"""Loads easy-VQA (https://github.com/vzhou842/easy-VQA), from its PyPI package.
+
+The data set has 48,248 questions about 5,000 images.
+"""
+
+import random
+from pathlib import Path
+
+from attngraph.errors import UserError
+from experiments.datasets.example import Example
+
+SPLITS = ("train", "validation", "test")
+VALIDATION_IMAGES = 400  # of the 4,000 official training images
+_SHAPES = ("circle", "rectangle", "triangle")
+
+
+def load(split: str) -> list[Example]:
+    """The examples of one split, in the package's order.
+
+    "test" is the official test split. "validation" is a fixed tenth of the official training images with all
+    their questions, "train" the rest. Kinds: yesno-shape, yesno-color, which-shape, which-color.
+
+    Raises:
+        UserError: the package is not installed or damaged, or the split is unknown.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split '{split}' is unknown; use one of {', '.join(SPLITS)}")
+    try:
+        import easy_vqa
+    except ImportError:
+        raise UserError("the package easy-vqa is not installed; run: pip install easy-vqa") from None
+    try:
+        if split == "test":
+            questions, paths = easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths()
+        else:
+            questions, paths = easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the package easy-vqa is damaged ({error}); run: pip install --force-reinstall easy-vqa"
+        ) from None
+    held_out = set(random.Random(0).sample(sorted(paths), VALIDATION_IMAGES)) if split != "test" else set()
+    examples = []
+    for number, (question, answer, image) in enumerate(zip(*questions)):
+        if split != "test" and (image in held_out) != (split == "validation"):
+            continue
+        name = f"{'test' if split == 'test' else 'train'}-{number}"
+        examples.append(Example(name, Path(paths[image]), question, (answer,), _kind(question, answer)))
+    return examples
+
+
+def _kind(question: str, answer: str) -> str:
+    if answer in ("yes", "no"):
+        return "yesno-shape" if any(shape in question for shape in _SHAPES) else "yesno-color"
+    return "which-shape" if answer in _SHAPES else "which-color"

@@ -1,0 +1,71 @@
+"""What a pre-trained model can do: scores on held-out pre-training scenes, per kind of prompt."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BlipForConditionalGeneration, PreTrainedTokenizerBase
+
+from experiments.models.generation import decoder_loss, frozen_image_states, generate_text, sequence_batch
+from experiments.models.mini_blip import preprocess
+from experiments.pretraining import texts as pretraining
+from experiments.scenes.drawing import draw
+from experiments.scenes.scene import Scene, generator, scenes
+
+SCENES = 600
+BATCH = 200
+KINDS = {  # kind of text -> (scene, rng) -> (prompt, answer) or None
+    ask.__name__.strip("_"): ask for ask in (pretraining.caption, *pretraining.SKILLS, pretraining.statement)
+}
+
+
+def skill_scores(
+    model: BlipForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, count: int
+) -> dict[str, float]:
+    """Scores on `count` held-out scenes, with one text of each kind about each scene that allows it.
+
+    Returns:
+        `exact_<kind>`: share of generated answers that equal the true one, for each kind of prompt but
+        captions, whose wording is free; `exact_average`: the mean of these; `caption_loss`: mean loss per
+        caption token.
+    """
+    model = model.eval()
+    shown = list(scenes("validation", count, 0, "pretrain"))
+    states = frozen_image_states(model, preprocess([draw(scene) for scene in shown]).to(model.device))
+    exact, caption_loss = {}, 0.0
+    for kind, rows, prompts, answers in texts_by_kind(shown):
+        if kind == "caption":
+            caption_loss = _mean_loss(model, tokenizer, states[rows], prompts, answers)
+            continue
+        guesses = []
+        for start in range(0, len(rows), BATCH):
+            part = slice(start, start + BATCH)
+            guesses += generate_text(model, tokenizer, states[rows[part]], prompts[part], max_new_tokens=32)
+        hits = [guess == written(tokenizer, answer) for guess, answer in zip(guesses, answers, strict=True)]
+        exact[f"exact_{kind}"] = float(np.mean(hits))
+    scores = {**exact, "exact_average": float(np.mean(list(exact.values()))), "caption_loss": caption_loss}
+    return {name: round(value, 4) for name, value in scores.items()}
+
+
+def texts_by_kind(shown: list[Scene]) -> Iterator[tuple[str, list[int], list[str], list[str]]]:
+    """Yields, for each kind of text: its name, indices of scenes, prompts and answers."""
+    for kind, ask in sorted(KINDS.items()):
+        pairs = [(index, ask(scene, generator(7, index))) for index, scene in enumerate(shown)]
+        found = [(index, *pair) for index, pair in pairs if pair]
+        if found:
+            rows, prompts, answers = map(list, zip(*found, strict=True))
+            yield kind, rows, prompts, answers
+
+
+def written(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A text as the model would write it: through the tokenizer and back."""
+    return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@torch.no_grad()
+def _mean_loss(model, tokenizer, states: Tensor, prompts: list[str], answers: list[str]) -> float:
+    batch = sequence_batch(tokenizer, prompts, answers)
+    return decoder_loss(
+        model, states, {name: tensor.to(states.device) for name, tensor in batch.items()}
+    ).item()

@@ -1,0 +1,112 @@
+"""Balanced texts: first the wanted answer, then a scene that has it.
+
+A `Job` fixes what may depend on chance alone: the template, its wording and the answer. `place` then looks
+for scenes. Scenes treat all shapes, all colours, both sizes and all directions alike, so that given a
+template the words that fill it are (but for chance) equally likely under every answer: a reader of the text
+alone learns nothing.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from experiments.scenes.scene import DOMAINS, SPLITS, Scene, generator, sample_scene
+
+
+@dataclass(frozen=True)
+class Template:
+    """A kind of sentence about a scene.
+
+    Args:
+        kind: the kind that scores are broken down by.
+        wordings: format strings, chosen from with equal probability whatever the answer.
+        answers: what can be wanted, each equally often.
+        fill: `fill(scene, rng, wanted)` gives the words for the wording, or None if the scene cannot have the
+            answer. A word named "answer" replaces `wanted` as the answer.
+    """
+
+    kind: str
+    wordings: tuple[str, ...]
+    answers: tuple[str, ...]
+    fill: Callable[[Scene, random.Random, str], dict[str, str] | None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sentence to be made. `curtain` asks for a scene with a curtain or without, None for either."""
+
+    template: Template
+    wording: str
+    wanted: str
+    curtain: bool | None = None
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence (question or hypothesis) with its answer (or label)."""
+
+    text: str
+    answer: str
+    kind: str
+
+
+def jobs(templates: tuple[Template, ...], count: int, rng: random.Random) -> list[Job]:
+    """`count` jobs in random order: kinds, templates of a kind and answers of a template equally often."""
+    kinds = list(dict.fromkeys(template.kind for template in templates))
+    turns = {
+        kind: _cycle([template for template in templates if template.kind == kind], rng) for kind in kinds
+    }
+    answers = {id(template): _cycle(template.answers, rng) for template in templates}
+    made = []
+    for number in range(count):
+        template = next(turns[kinds[number % len(kinds)]])
+        made.append(Job(template, rng.choice(template.wordings), next(answers[id(template)])))
+    rng.shuffle(made)
+    return made
+
+
+def _cycle(values, rng: random.Random) -> Iterator:
+    """The values over and over, each round in a new order."""
+    while True:
+        yield from rng.sample(values, len(values))
+
+
+def place(
+    todo: list[Job], per_scene: int, split: str, seed: int, stream: int
+) -> Iterator[tuple[Scene, list[Sentence]]]:
+    """Yields scenes with up to `per_scene` sentences each until every job is done.
+
+    Every scene is sampled until the oldest job fits it; further waiting jobs that fit join it.
+
+    Args:
+        split: "train", "validation" or "test".
+        seed: the data set's seed.
+        stream: a number that keeps the random streams of different tasks apart.
+    """
+    waiting = list(todo)
+    number = 0
+    while waiting:
+        rng = generator(seed, DOMAINS.index("downstream"), SPLITS.index(split), number, stream)
+        first = waiting.pop(0)
+        sentence = None
+        while sentence is None:
+            scene = sample_scene(rng, "downstream", number, first.curtain)
+            sentence = _write(first, scene, rng)
+        found = [sentence]
+        for job in waiting[:60]:
+            if len(found) == per_scene:
+                break
+            if job.curtain in (None, scene.curtain is not None):
+                sentence = _write(job, scene, rng)
+                if sentence and sentence.text not in [other.text for other in found]:
+                    found.append(sentence)
+                    waiting.remove(job)
+        yield scene, found
+        number += 1
+
+
+def _write(job: Job, scene: Scene, rng: random.Random) -> Sentence | None:
+    words = job.template.fill(scene, rng, job.wanted)
+    if words is None:
+        return None
+    return Sentence(job.wording.format(**words), words.get("answer", job.wanted), job.template.kind)

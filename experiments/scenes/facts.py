@@ -1,0 +1,95 @@
+"""Descriptions of things ("a small red circle") and what a scene says about them."""
+
+import random
+from dataclasses import dataclass
+
+from experiments.scenes.scene import CANVAS, CLEAR, COLORS, SHAPES, SIZES, Scene, Thing
+
+PLURALS = {"cross": "crosses"}
+RELATIONS = ("left", "right", "above", "below")
+OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
+PLACES = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
+FORMS = ("shape", "color", "color shape", "size shape", "size color")
+
+
+@dataclass(frozen=True)
+class Description:
+    """Attributes that a thing may have; None means any. It fits every thing that agrees with the rest."""
+
+    size: str | None = None
+    color: str | None = None
+    shape: str | None = None
+
+    def fits(self, thing: Thing) -> bool:
+        """Whether `thing` has all the named attributes."""
+        return (
+            (self.size is None or self.size == thing.size)
+            and (self.color is None or self.color == thing.color)
+            and (self.shape is None or self.shape == thing.shape)
+        )
+
+    def one(self, noun: str = "thing") -> str:
+        """ "small red circle"; `noun` stands for an unnamed shape."""
+        return " ".join(word for word in (self.size, self.color, self.shape or noun) if word)
+
+    def a(self, noun: str = "thing") -> str:
+        """ "a small red circle", "an orange thing"."""
+        words = self.one(noun)
+        return ("an " if words[0] in "aeiou" else "a ") + words
+
+    def many(self, noun: str = "thing") -> str:
+        """ "small red circles"."""
+        words = self.one(noun).split(" ")
+        return " ".join(words[:-1] + [plural(words[-1])])
+
+
+def plural(noun: str) -> str:
+    """ "circles", "crosses"."""
+    return PLURALS.get(noun, noun + "s")
+
+
+def describe(thing: Thing, form: str) -> Description:
+    """The description of `thing` that names the attributes in `form`, such as "size shape"."""
+    return Description(
+        *(getattr(thing, name) if name in form.split() else None for name in ("size", "color", "shape"))
+    )
+
+
+def random_description(
+    rng: random.Random, form: str, shapes: tuple = SHAPES, colors: tuple = tuple(COLORS)
+) -> Description:
+    """A description with uniformly drawn attributes, whether or not something fits it."""
+    parts = form.split()
+    return Description(
+        rng.choice(tuple(SIZES)) if "size" in parts else None,
+        rng.choice(colors) if "color" in parts else None,
+        rng.choice(shapes) if "shape" in parts else None,
+    )
+
+
+def count(scene: Scene, description: Description) -> int:
+    """How many visible things the description fits."""
+    return sum(description.fits(thing) for thing in scene.things)
+
+
+def related(first: Thing, relation: str, second: Thing) -> bool | None:
+    """Whether `first` is left of (right of, above, below) `second`; None where that is unclear."""
+    if relation in ("left", "right"):
+        gap = second.x - first.x
+    else:
+        gap = second.y - first.y
+    if abs(gap) < CLEAR:
+        return None
+    return (gap > 0) == (relation in ("left", "above"))
+
+
+def place_of(thing: Thing) -> str:
+    """Row and column of a thing's centre on a grid of three by three: "top left", "middle middle"."""
+    return f"{ROWS[thing.y * 3 // CANVAS]} {COLUMNS[thing.x * 3 // CANVAS]}"
+
+
+def unique(scene: Scene, form: str) -> list[tuple[Thing, Description]]:
+    """The things that are the only ones to fit their description of this form."""
+    found = [(thing, describe(thing, form)) for thing in scene.things]
+    return [(thing, words) for thing, words in found if sum(words == other for _, other in found) == 1]

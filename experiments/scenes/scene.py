@@ -1,0 +1,227 @@
+"""Drawn scenes: a few coloured shapes on a background, sometimes partly behind a curtain.
+
+A scene is a description; `drawing.draw` turns it into pixels, and the text modules (`pretraining`,
+`questions`, `hypotheses`, `captions`) say things about it that are true by construction.
+
+Two domains share the same vocabulary of shapes, colours and sizes but differ in what a model may get used to:
+pre-training scenes have plain backgrounds and never show the pairs in `HELD_OUT`; downstream scenes have
+textured backgrounds and show every (colour, shape) pair equally often.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from experiments.scenes.vocabulary import all_words  # noqa: F401  (part of this module's interface)
+
+CANVAS = 64
+CELL, FIRST = 21, 11  # the grid of centres: 11, 32 and 53
+CURTAIN_WIDTH = 20
+CLEAR = 12  # two things differ clearly in x (or y) when their centres are at least this many pixels apart
+
+SHAPES = ("circle", "square", "triangle", "star", "cross", "diamond")
+COLORS = {
+    "red": (225, 35, 40),
+    "green": (35, 160, 55),
+    "blue": (45, 75, 225),
+    "yellow": (250, 225, 40),
+    "purple": (150, 50, 185),
+    "orange": (250, 135, 20),
+    "cyan": (60, 215, 235),
+    "brown": (140, 80, 35),
+}
+SIZES = {"small": 5, "large": 9}  # radius in pixels
+SIDES = ("left", "right", "top", "bottom")
+
+# Only in pre-training scenes that show one huge thing.
+HUGE_SHAPES = SHAPES + ("rectangle",)
+HUGE_COLORS = {**COLORS, "black": (15, 15, 15), "gray": (128, 128, 128), "teal": (0, 128, 128)}
+
+# Pairs that pre-training never shows: two shapes of each colour, two or three colours of each shape.
+HELD_OUT = frozenset(
+    {
+        ("red", "star"),
+        ("red", "square"),
+        ("green", "circle"),
+        ("green", "diamond"),
+        ("blue", "triangle"),
+        ("blue", "cross"),
+        ("yellow", "square"),
+        ("yellow", "cross"),
+        ("purple", "circle"),
+        ("purple", "star"),
+        ("orange", "diamond"),
+        ("orange", "triangle"),
+        ("cyan", "square"),
+        ("cyan", "star"),
+        ("brown", "circle"),
+        ("brown", "cross"),
+    }
+)
+
+DOMAINS = ("pretrain", "downstream")
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One coloured shape. `x`, `y` are its centre in pixels (y grows downwards), `radius` its half width."""
+
+    shape: str
+    color: str
+    size: str
+    x: int
+    y: int
+    radius: int
+
+
+@dataclass(frozen=True)
+class Background:
+    """`kind` is plain, gradient, noise or checker; `first`, `second` are RGB; `seed` fixes the noise."""
+
+    kind: str
+    first: tuple[int, int, int]
+    second: tuple[int, int, int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows. `curtain` is the side that a hatched grey panel hides, or None."""
+
+    id: int
+    things: tuple[Thing, ...]
+    background: Background
+    curtain: str | None
+    domain: str
+
+    def to_dict(self) -> dict:
+        """A JSON-ready description; `Scene.from_dict` reads it back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict) -> "Scene":
+        """The scene that `to_dict` described."""
+        ground = values["background"]
+        return Scene(
+            id=values["id"],
+            things=tuple(Thing(**thing) for thing in values["things"]),
+            background=Background(
+                ground["kind"], tuple(ground["first"]), tuple(ground["second"]), ground["seed"]
+            ),
+            curtain=values["curtain"],
+            domain=values["domain"],
+        )
+
+
+def generator(*key: int) -> random.Random:
+    """A random stream that depends on the integers of `key` only."""
+    state = np.random.SeedSequence(key).generate_state(4)
+    return random.Random(int.from_bytes(state.tobytes(), "little"))
+
+
+def scenes(split: str, count: int, seed: int, domain: str, start: int = 0) -> Iterator[Scene]:
+    """Yields `count` scenes of a split. Scene number i is the same whatever `count` and `start` are.
+
+    Args:
+        split: "train", "validation" or "test"; splits never share a random stream.
+        seed: any non-negative integer.
+        domain: "pretrain" or "downstream".
+        start: number of the first scene.
+    """
+    for number in range(start, start + count):
+        rng = generator(seed, DOMAINS.index(domain), SPLITS.index(split), number)
+        yield sample_scene(rng, domain, number)
+
+
+def sample_scene(
+    rng: random.Random, domain: str, scene_id: int, curtain: bool | None = None, amount: int | None = None
+) -> Scene:
+    """Draws one scene. `curtain` asks for a curtain or none, `amount` for a number of things.
+
+    None leaves either to chance.
+
+    Things stand in different cells of a 3 x 3 grid, jittered, so that they never overlap and two things in
+    different columns (rows) are clearly left and right of (above and below) each other.
+    """
+    if domain == "pretrain" and curtain is None and amount is None and rng.random() < 0.15:
+        return _huge_scene(rng, scene_id)
+    if curtain is None:
+        curtain = rng.random() < 0.4
+    side = rng.choice(SIDES) if curtain else None
+    amount = amount or rng.choice((1, 2, 2, 3, 3, 4, 4, 4, 5, 5))
+    cells = rng.sample(
+        [(column, row) for column in range(3) for row in range(3) if not _hidden(column, row, side)], amount
+    )
+    pairs = _pairs(rng, domain, amount)
+    things = []
+    for (column, row), (color, shape) in zip(cells, pairs):
+        size = rng.choice(("small", "large"))
+        radius = SIZES[size]
+        slack = min(4, 10 - radius)
+        x, y = (FIRST + CELL * place + rng.randint(-slack, slack) for place in (column, row))
+        things.append(Thing(shape, color, size, x, y, radius))
+    return Scene(scene_id, tuple(things), _background(rng, domain), side, domain)
+
+
+def hidden_places(side: str) -> list[tuple[int, int]]:
+    """The centres (x, y) of the grid cells that a curtain at `side` covers."""
+    return [
+        (FIRST + CELL * column, FIRST + CELL * row)
+        for column in range(3)
+        for row in range(3)
+        if _hidden(column, row, side)
+    ]
+
+
+def _hidden(column: int, row: int, side: str | None) -> bool:
+    """Whether a curtain at `side` covers the grid cell."""
+    return {None: False, "left": column == 0, "right": column == 2, "top": row == 0, "bottom": row == 2}[side]
+
+
+def _pairs(rng: random.Random, domain: str, amount: int) -> list[tuple[str, str]]:
+    """(colour, shape) pairs; often from few shapes or few colours, so that counts above one are common."""
+    shapes, colors = SHAPES, tuple(COLORS)
+    theme = rng.randrange(4)
+    if theme == 0:
+        shapes = rng.sample(SHAPES, 2)
+    elif theme == 1:
+        colors = rng.sample(colors, 2)
+    elif theme == 2:
+        shapes, colors = rng.sample(SHAPES, 3), rng.sample(colors, 3)
+    pairs = []
+    while len(pairs) < amount:
+        pair = (rng.choice(colors), rng.choice(shapes))
+        if domain == "pretrain" and pair in HELD_OUT:
+            if rng.random() < 0.2:  # a small palette may hold held-out pairs only: widen it
+                shapes, colors = SHAPES, tuple(COLORS)
+            continue
+        pairs.append(pair)
+    return pairs
+
+
+def _huge_scene(rng: random.Random, scene_id: int) -> Scene:
+    """One thing of any large size anywhere in the picture."""
+    while True:
+        shape, color = rng.choice(HUGE_SHAPES), rng.choice(tuple(HUGE_COLORS))
+        if (color, shape) not in HELD_OUT:
+            break
+    radius = rng.randint(8, 26)
+    x, y = (rng.randint(radius + 2, CANVAS - radius - 3) for _ in range(2))
+    background = _background(rng, "pretrain")
+    while color == "black" and background.first[0] < 100:
+        background = _background(rng, "pretrain")
+    return Scene(scene_id, (Thing(shape, color, "huge", x, y, radius),), background, None, "pretrain")
+
+
+def _background(rng: random.Random, domain: str) -> Background:
+    """Pre-training: one pale or dark tint. Downstream: two such tints as a gradient, noise or checker."""
+    low, high = (218, 255) if rng.random() < 0.6 else (8, 52)
+    first = tuple(rng.randint(low, high) for _ in range(3))
+    if domain == "pretrain":
+        return Background("plain", first, first, 0)
+    low, high = (165, 255) if low > 100 else (5, 90)
+    second = tuple(rng.randint(low, high) for _ in range(3))
+    return Background(rng.choice(("gradient", "noise", "checker")), first, second, rng.getrandbits(31))

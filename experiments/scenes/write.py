@@ -1,0 +1,253 @@
+"""Writes drawn downstream scenes in the official file formats of VQA v2, SNLI-VE and Karpathy's captions.
+
+A folder holds::
+
+    manifest.json                            seed, sizes, version
+    vqa_v2/v2_OpenEnded_mscoco_{train2014,val2014,test2014}_questions.json
+    vqa_v2/v2_mscoco_{train2014,val2014,test2014}_annotations.json
+    vqa_v2/{train2014,val2014,test2014}/COCO_train2014_000000000001.png ...
+    snli_ve/snli_ve_{train,dev,test}.jsonl, snli_ve/flickr30k_images/1000000001.png ...
+    karpathy/dataset_coco.json, karpathy/{train2014,val2014}/COCO_train2014_000000000001.png ...
+    {vqa_v2,snli_ve,karpathy}/scenes.json    image name -> what the image shows
+"""
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from attngraph.errors import UserError
+from experiments.scenes.captions import caption_scenes, captions
+from experiments.scenes.drawing import draw
+from experiments.scenes.hypotheses import hypotheses
+from experiments.scenes.questions import questions
+from experiments.scenes.scene import SPLITS, Scene
+
+VERSION = 1  # raise it whenever the same seed gives other scenes or texts
+COCO_SPLITS = {"train": "train2014", "validation": "val2014", "test": "test2014"}
+VE_SPLITS = {"train": "train", "validation": "dev", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much to write for (train, validation, test): questions, hypotheses, and images with captions."""
+
+    questions: tuple[int, int, int] = field(default=(4000, 800, 1600))
+    hypotheses: tuple[int, int, int] = field(default=(3600, 600, 1200))
+    captions: tuple[int, int, int] = field(default=(1200, 400, 600))
+
+    def __post_init__(self):
+        for name, counts in asdict(self).items():
+            if len(counts) != 3 or any(not isinstance(count, int) or count < 1 for count in counts):
+                raise UserError(
+                    f"sizes: '{name}' is {counts}; give three positive integers (train, validation, test)"
+                )
+
+
+def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
+    """Writes the three data sets into `folder`, or reuses it if finished with the same settings; returns it.
+
+    The work is done in a temporary folder beside it, which takes its name at the end: `folder` is whole or
+    absent.
+
+    Raises:
+        UserError: `folder` holds something else.
+    """
+    if seed < 0:
+        raise UserError(f"--seed must be at least 0, got {seed}")
+    folder = Path(folder)
+    manifest = {
+        "version": VERSION,
+        "seed": seed,
+        "sizes": {name: list(value) for name, value in asdict(sizes).items()},
+    }
+    if _is_finished(folder, manifest):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _write_vqa(work / "vqa_v2", seed, sizes.questions)
+        _write_ve(work / "snli_ve", seed, sizes.hypotheses)
+        _write_captions(work / "karpathy", seed, sizes.captions)
+        _dump(work / "manifest.json", manifest)
+        work.chmod(0o755)
+        try:
+            os.rename(work, folder)  # also replaces an empty folder
+        except OSError:
+            if not _is_finished(folder, manifest):  # unless somebody else has just written the same
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``attngraph scenes``."""
+    sizes = Sizes()
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder to write; it must be new, or hold the same data"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of scenes and texts (default: 0)")
+    for name, value in asdict(sizes).items():
+        parser.add_argument(
+            f"--{name}",
+            type=int,
+            nargs=3,
+            default=value,
+            metavar=("TRAIN", "VAL", "TEST"),
+            help=f"number of {'images with captions' if name == 'captions' else name} "
+            f"(default: {' '.join(map(str, value))})",
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the data sets and say where they are."""
+    write_scenes(
+        args.out, args.seed, Sizes(tuple(args.questions), tuple(args.hypotheses), tuple(args.captions))
+    )
+    print(f"{args.out}: vqa_v2, snli_ve and karpathy, seed {args.seed}")
+    return 0
+
+
+def _is_finished(folder: Path, manifest: dict) -> bool:
+    """Whether `folder` already holds these data. `UserError` if it holds others."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    try:
+        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"{folder}: exists but is no folder of drawn scenes (no readable manifest.json); "
+            "choose another folder or remove it"
+        ) from None
+    if found != manifest:
+        raise UserError(
+            f"{folder}: holds scenes of other settings, manifest.json says {json.dumps(found)}, not "
+            f"{json.dumps(manifest)}; choose another folder or remove it"
+        )
+    return True
+
+
+def _write_vqa(folder: Path, seed: int, counts: tuple[int, int, int]) -> None:
+    shown: dict[str, dict] = {}
+    image_id = 0
+    for split, count in zip(SPLITS, counts):
+        subtype = COCO_SPLITS[split]
+        images = _folder(folder / subtype)
+        asked, annotated = [], []
+        for scene, sentences in questions(split, count, seed):
+            image_id += 1
+            _draw(scene, images, f"COCO_{subtype}_{image_id:012d}.png", shown)
+            for place, sentence in enumerate(sentences):
+                question_id = image_id * 1000 + place
+                asked.append({"image_id": image_id, "question": sentence.text, "question_id": question_id})
+                annotated.append(
+                    {
+                        "image_id": image_id,
+                        "question_id": question_id,
+                        "question_type": sentence.kind,
+                        "answer_type": _answer_type(sentence.answer),
+                        "multiple_choice_answer": sentence.answer,
+                        "answers": [
+                            {"answer": sentence.answer, "answer_confidence": "yes", "answer_id": number}
+                            for number in range(1, 11)
+                        ],
+                    }
+                )
+        about = {
+            "info": {"description": "drawn scenes in the format of VQA v2", "version": str(VERSION)},
+            "license": {"name": "none needed"},
+            "data_type": "mscoco",
+            "data_subtype": subtype,
+        }
+        _dump(
+            folder / f"v2_OpenEnded_mscoco_{subtype}_questions.json",
+            {**about, "task_type": "Open-Ended", "questions": asked},
+        )
+        _dump(folder / f"v2_mscoco_{subtype}_annotations.json", {**about, "annotations": annotated})
+    _dump(folder / "scenes.json", shown)
+
+
+def _answer_type(answer: str) -> str:
+    return "yes/no" if answer in ("yes", "no") else "number" if answer.isdigit() else "other"
+
+
+def _write_ve(folder: Path, seed: int, counts: tuple[int, int, int]) -> None:
+    shown: dict[str, dict] = {}
+    images = _folder(folder / "flickr30k_images")
+    number = 1_000_000_000
+    for split, count in zip(SPLITS, counts):
+        lines = []
+        for scene, sentences in hypotheses(split, count, seed):
+            number += 1
+            _draw(scene, images, f"{number}.png", shown)
+            for place, sentence in enumerate(sentences):
+                lines.append(
+                    json.dumps(
+                        {
+                            "annotator_labels": [sentence.answer],
+                            "captionID": f"{number}.png#0",
+                            "gold_label": sentence.answer,
+                            "pairID": f"{number}.png#0r{place}",
+                            "sentence1": "a drawn scene",
+                            "sentence2": sentence.text,
+                            "Flickr30K_ID": str(number),
+                            "hypothesis_kind": sentence.kind,
+                        }
+                    )
+                )
+        (folder / f"snli_ve_{VE_SPLITS[split]}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _dump(folder / "scenes.json", shown)
+
+
+def _write_captions(folder: Path, seed: int, counts: tuple[int, int, int]) -> None:
+    shown: dict[str, dict] = {}
+    for name in ("train2014", "val2014"):
+        _folder(folder / name)
+    described = []
+    sentence_id = 0
+    for split, count in zip(SPLITS, counts):
+        for number, scene in enumerate(caption_scenes(split, count, seed)):
+            # As in the real file, validation, test and the "restval" part of training come from val2014.
+            label = {"train": "restval" if number % 4 == 3 else "train", "validation": "val", "test": "test"}[
+                split
+            ]
+            source = "train2014" if label == "train" else "val2014"
+            coco_id = len(described) + 1
+            filename = f"COCO_{source}_{coco_id:012d}.png"
+            _draw(scene, folder / source, filename, shown)
+            sentences = []
+            for text in captions(scene, seed):
+                tokens = "".join(letter if letter.isalnum() else " " for letter in text).split()
+                sentences.append({"tokens": tokens, "raw": text, "imgid": coco_id - 1, "sentid": sentence_id})
+                sentence_id += 1
+            described.append(
+                {
+                    "filepath": source,
+                    "sentids": [sentence["sentid"] for sentence in sentences],
+                    "filename": filename,
+                    "imgid": coco_id - 1,
+                    "split": label,
+                    "sentences": sentences,
+                    "cocoid": coco_id,
+                }
+            )
+    _dump(folder / "dataset_coco.json", {"images": described, "dataset": "coco"})
+    _dump(folder / "scenes.json", shown)
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    return path
+
+
+def _draw(scene: Scene, folder: Path, name: str, shown: dict[str, dict]) -> None:
+    draw(scene).save(folder / name, compress_level=1)
+    shown[name] = scene.to_dict()
+
+
+def _dump(file: Path, content: object) -> None:
+    file.write_text(json.dumps(content), encoding="utf-8")

@@ -1,0 +1,41 @@
+"""Devices: whether one is there, and the precision that pays on it."""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from attngraph.errors import UserError
+
+
+def check_device(device: str) -> None:
+    """Raises UserError where the device is not there."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--device {device} is not available here ({str(error).splitlines()[0]}): use cpu"
+        ) from None
+
+
+def mixed_precision(device: str | torch.device) -> torch.autocast:
+    """Training's precision: bfloat16 autocast where it pays, else float32. Weights stay float32."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=uses_bfloat16(str(device)))
+
+
+def training_precision(device: str) -> str:
+    """:func:`mixed_precision` in words."""
+    return "bfloat16 autocast" if uses_bfloat16(device) else "float32"
+
+
+@cache
+def uses_bfloat16(device: str) -> bool:
+    """Whether bfloat16 pays: on GPUs and processors with instructions for it (1.4 to 1.7 times as fast)."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported()
+    if device != "cpu":
+        return False
+    try:
+        return "bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False

@@ -1,0 +1,312 @@
+"""The two hand-written p-Laplacian steps (blocks of heads, and tiles): values, gradients, masks, precision, memory."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from adapters.kernels.fused import p_laplacian_step
+from adapters.kernels.tiled_step import tiled_step
+from attngraph import AttentionScores, PastDegree
+from tests.attngraph.scores_cases import KINDS, dense, on_leaves, random_scores
+
+STEPS = {"fused": p_laplacian_step, "tiled": tiled_step}
+every_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+every_kind = pytest.mark.parametrize("kind", KINDS)
+every_degree = pytest.mark.parametrize("degree", ["sum", "mean"])
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    """Several blocks of heads, and several tiles per head."""
+    monkeypatch.setattr("adapters.kernels.fused.BLOCK", 100)
+    monkeypatch.setattr("adapters.kernels.tiled_step.ROWS", 2)
+    monkeypatch.setattr("adapters.kernels.tiled_step.TILE", 10)
+
+
+def number(x: float, learned: bool = True) -> torch.Tensor:
+    return torch.tensor(x, dtype=torch.float64, requires_grad=learned)
+
+
+@every_step
+@every_kind
+@every_degree
+@pytest.mark.parametrize("p, mu", [(1.5, 0.1), (2.6, 0.5), (1.2, 0.0), (1.0, 1.0)])
+@pytest.mark.parametrize("context", [False, True])
+def test_equals_the_dense_backend(step, kind, degree, p, mu, context):
+    scores, leaves = on_leaves(random_scores(1, **KINDS[kind]))
+    p, mu = number(p), number(mu)
+    aggregated, plain = step(scores, p, 2 * mu / p, degree, context)
+    want, want_plain = dense(scores, p, mu, degree)
+    torch.testing.assert_close(aggregated, want, rtol=1e-11, atol=1e-12)
+    probe, probe_plain = torch.randn_like(want), torch.randn_like(want)
+    loss, want_loss = (aggregated * probe).sum(), (want * probe).sum()
+    if context:
+        torch.testing.assert_close(plain, want_plain, rtol=1e-11, atol=1e-12)
+        loss, want_loss = loss + (plain * probe_plain).sum(), want_loss + (want_plain * probe_plain).sum()
+    else:
+        assert plain is None
+    for got, expected in zip(
+        torch.autograd.grad(loss, [*leaves, p, mu]), torch.autograd.grad(want_loss, [*leaves, p, mu])
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-9)
+
+
+@every_step
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "encoder, bool mask",
+        "decoder self, padded",
+        "decoder, cached",
+        "encoder, rotated",
+        "decoder self, rotated",
+        "decoder, cached and rotated",
+    ],
+)
+@every_degree
+def test_gradcheck(step, kind, degree):
+    """With respect to queries and to the features of their nodes separately, where they differ."""
+    scores, leaves = on_leaves(random_scores(2, b=2, h=1, n=3, m=4, d=2, **KINDS[kind]))
+    assert len(leaves) == (4 if "rotated" in kind else 3)
+
+    def run(p, mu, query, key, value, feature=None):
+        return step(
+            replace(scores, query=query, key=key, value=value, feature=feature), p, 2 * mu / p, degree, True
+        )
+
+    assert torch.autograd.gradcheck(run, [number(1.6), number(0.3), *leaves])
+
+
+@every_step
+@pytest.mark.parametrize("kind", ["encoder", "decoder cross, padded", "decoder self, rotated"])
+def test_single_precision(step, kind):
+    wide = random_scores(3, n=9, m=20, d=8, **KINDS[kind])
+    narrow = replace(
+        wide,
+        query=wide.query.float(),
+        key=wide.key.float(),
+        value=wide.value.float(),
+        metric=wide.metric.float(),
+        feature=None if wide.feature is None else wide.feature.float(),
+        mask=None if wide.mask is None else wide.mask.clamp(min=-3e38).float(),
+    )
+    torch.testing.assert_close(
+        step(narrow, 1.5, 0.2)[0].double(), dense(wide, 1.5, 0.15, "sum")[0], rtol=2e-5, atol=1e-6
+    )
+
+
+@every_step
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("rotated", [False, True])
+def test_half_precision_accumulates_in_single(step, causal, dtype, rotated, monkeypatch):
+    monkeypatch.setattr("adapters.kernels.tiled_step.ROWS", 16)
+    monkeypatch.setattr("adapters.kernels.tiled_step.TILE", 3200)
+    scores = random_scores(4, n=40, m=300, d=8, causal=causal, dtype=dtype, metric=False, rotated=rotated)
+    scores, leaves = on_leaves(scores)
+    wide, wide_leaves = on_leaves(scores.wide())
+    got, want = step(scores, 1.5, 0.2, context=True), step(wide, 1.5, 0.2, context=True)
+    for g, w in zip(got, want):
+        assert g.dtype == dtype
+        assert torch.equal(g, w.to(dtype))  # rounded once, at the end
+    probe = torch.randn_like(want[0]).to(dtype)
+    grads = (
+        torch.autograd.grad(got[0], leaves, probe),
+        torch.autograd.grad(want[0], wide_leaves, probe.float()),
+    )
+    for g, w in zip(*grads):
+        assert g.dtype == dtype and torch.equal(g, w.to(dtype))
+
+
+@every_step
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mu", [0.0, 0.1])
+def test_finite_where_careless_formulas_are_not(step, causal, dtype, mu):
+    ones = torch.ones(1, 2, 4, 3, dtype=dtype)
+    blind = torch.ones(1, 1, 4, 4, dtype=torch.bool)
+    blind[:, :, 1] = blind[..., 2] = False
+    noise = torch.randn(1, 2, 4, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for name, made in {
+        "duplicates": dict(query=ones, key=ones, value=ones),
+        "duplicates, one-hot": dict(query=ones, key=ones, value=ones, mask=torch.eye(4).bool()),
+        "nearly duplicates": dict(query=ones, key=noise, value=ones * (1 + 1e-4)),
+        "zeros": dict(query=0 * ones, key=noise, value=0 * ones),
+        "peaked": dict(query=100 * noise, key=noise, value=noise.flip(2)),
+        "huge": dict(query=noise, key=noise, value=1000 * noise),
+        "blind": dict(query=noise, key=noise, value=noise.flip(2), mask=blind),
+        "nothing visible": dict(query=noise, key=noise, value=noise.flip(2), mask=torch.zeros(4, 4).bool()),
+        "no valid query": dict(
+            query=noise, key=noise, value=noise.flip(2), query_mask=torch.zeros(1, 4).bool()
+        ),
+    }.items():
+        scores, leaves = on_leaves(AttentionScores(**made, causal=causal))
+        p, residual = torch.tensor(1.2, requires_grad=True), torch.tensor(2 * mu / 1.2, requires_grad=True)
+        for degree in ("sum", "mean"):
+            out = step(scores, p, residual, degree, True)
+            grads = torch.autograd.grad(sum(x.float().sum() for x in out), [*leaves, p, residual])
+            assert all(x.isfinite().all() for x in [*out, *grads]), name
+
+
+@every_step
+@pytest.mark.parametrize("causal", [False, True])
+def test_clamped_distances_equal_the_dense_backends(step, causal):
+    """Queries that equal values: R² is 0 but for rounding, so the lengths set it."""
+    scores = random_scores(5, n=5, m=5, causal=causal)
+    same = torch.ones(5, 5, dtype=torch.bool).triu() if causal else torch.eye(5, dtype=torch.bool)
+    scores = replace(
+        scores, value=scores.query.clone(), mask=torch.eye(5, dtype=torch.bool) if causal else same
+    )
+    scores, leaves = on_leaves(scores)
+    p = number(1.4)
+    got, want = step(scores, p, 0.3)[0], dense(scores, p, 0.3 * p / 2, "sum")[0]
+    torch.testing.assert_close(got, want)
+    probe = torch.randn_like(want)
+    for g, w in zip(torch.autograd.grad(got, leaves, probe), torch.autograd.grad(want, leaves, probe)):
+        torch.testing.assert_close(g, w)
+
+
+@every_step
+@pytest.mark.parametrize("causal", [False, True])
+@every_degree
+@pytest.mark.parametrize("left", [False, True])
+def test_padding_changes_nothing(step, causal, degree, left):
+    scores = random_scores(6, b=1, causal=causal)
+    _, _, n, m, _ = scores.shape
+
+    def pad(x, by):
+        junk = torch.full([*x.shape[:2], by, x.shape[3]], 0.5, dtype=x.dtype)
+        return torch.cat([junk, x] if left else [x, junk], 2)
+
+    def valid(k, by):
+        ok = torch.ones(1, k + by, dtype=torch.bool)
+        ok[:, slice(0, by) if left else slice(k, None)] = False
+        return ok
+
+    padded = replace(
+        scores,
+        query=pad(scores.query, 3),
+        key=pad(scores.key, 2),
+        value=pad(scores.value, 2),
+        mask=valid(m, 2)[:, None, None],
+        query_mask=valid(n, 3),
+    )
+    for got, want in zip(step(padded, 1.5, 0.2, degree, True), step(scores, 1.5, 0.2, degree, True)):
+        torch.testing.assert_close(got[:, :, valid(n, 3)[0]], want)
+
+
+@every_step
+@pytest.mark.parametrize("triangular", [False, True])
+@every_degree
+def test_later_queries_do_not_leak(step, triangular, degree):
+    one, two = (random_scores(seed, n=6, causal=True, triangular=triangular) for seed in (7, 8))
+    want = step(one, 1.5, 0.2, degree)[0]
+    for k in range(1, 6):
+        changes = {"query": torch.cat([one.query[:, :, :k], two.query[:, :, k:]], 2)}
+        if triangular:
+            changes |= {
+                x: torch.cat([getattr(one, x)[:, :, :k], getattr(two, x)[:, :, k:]], 2)
+                for x in ("key", "value")
+            }
+        got = step(replace(one, **changes), 1.5, 0.2, degree)[0]
+        torch.testing.assert_close(got[:, :, :k], want[:, :, :k], rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(got[:, :, k:], want[:, :, k:])
+
+
+@every_step
+@every_degree
+def test_cached_decoding_equals_all_at_once(step, degree):
+    whole = random_scores(9, n=6, causal=True, triangular=True, rotated=True)
+    want = step(whole, 1.5, 0.2, degree)[0]
+    past = None
+    for start, end in ((0, 2), (2, 3), (3, 6)):
+        if past is not None:
+            past = PastDegree(
+                torch.nn.functional.pad(past.total, (0, end - past.total.shape[-1])), past.queries
+            )
+        part = replace(
+            whole,
+            query=whole.query[:, :, start:end],
+            key=whole.key[:, :, :end],
+            value=whole.value[:, :, :end],
+            feature=whole.feature[:, :, start:end],
+            past_degree=past,
+        )
+        torch.testing.assert_close(
+            step(part, 1.5, 0.2, degree)[0], want[:, :, start:end], rtol=1e-11, atol=1e-12
+        )
+        past = part.graph().degree_after()
+
+
+@every_step
+def test_without_gradients_and_a_second_backward_pass(step):
+    scores, leaves = on_leaves(random_scores(10))
+    p = number(1.5)
+    out = step(scores, p, 0.2)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(step(scores, p, 0.2)[0], out, rtol=0, atol=0)
+    first, second = (torch.autograd.grad(out.sum(), [*leaves, p], retain_graph=True) for _ in range(2))
+    for a, b in zip(first, second):
+        torch.testing.assert_close(a, b)
+    only_query = replace(scores, key=scores.key.detach(), value=scores.value.detach())
+    torch.testing.assert_close(torch.autograd.grad(step(only_query, p, 0.2)[0].sum(), leaves[0])[0], first[0])
+
+
+@every_step
+def test_autocast_does_not_touch_it(step):
+    scores = random_scores(11, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = step(scores, 1.5, 0.2)[0]
+    assert torch.equal(got, step(scores, 1.5, 0.2)[0])
+
+
+@every_step
+def test_a_trained_metric_is_refused(step):
+    scores = random_scores(12)
+    with pytest.raises(ValueError, match="no gradient for the metric"):
+        step(replace(scores, metric=scores.metric.requires_grad_()), 1.5, 0.2)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor that any operation returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        found = [x.numel() for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+        self.elements = max([self.elements, *found])
+        return out
+
+
+@every_step
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_feature_that_is_the_query_changes_nothing(step, causal):
+    """To the last bit in the output; the two gradients add up to that of one tensor."""
+    scores, leaves = on_leaves(random_scores(14, causal=causal))
+    both, more = on_leaves(replace(scores, feature=scores.query.detach().clone()))
+    out, other = step(scores, 1.4, 0.2)[0], step(both, 1.4, 0.2)[0]
+    assert torch.equal(out, other)
+    one, two = torch.autograd.grad(out.sum(), leaves), torch.autograd.grad(other.sum(), more)
+    for got, want in zip((two[0] + two[3], two[1], two[2]), one, strict=True):
+        torch.testing.assert_close(got, want)
+    assert two[0].abs().max() > 0 and two[3].abs().max() > 0
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("rotated", [False, True])
+def test_tiles_never_hold_all_edges(causal, rotated, monkeypatch):
+    monkeypatch.setattr("adapters.kernels.tiled_step.ROWS", 16)
+    monkeypatch.setattr("adapters.kernels.tiled_step.TILE", 256)
+    scores, leaves = on_leaves(
+        random_scores(13, b=1, h=1, n=128, d=4, triangular=causal, m=128, causal=causal, rotated=rotated)
+    )
+    with LargestTensor() as largest:
+        out = tiled_step(scores, number(1.5), 0.2, context=True)
+        torch.autograd.grad(sum(x.sum() for x in out), leaves)
+    assert 128 * 4 <= largest.elements <= 1024 < 128 * 128

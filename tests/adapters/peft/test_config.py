@@ -1,0 +1,90 @@
+"""The settings of a graph adapter under PEFT: checked like all others, and found again after saving."""
+
+import inspect
+import json
+
+import numpy as np
+import pytest
+from peft import PeftConfig
+
+from adapters import SCHEMES, GraphAdapterConfig
+from adapters.config import AdapterConfig
+from adapters.peft.config import SCHEME_ARGS
+from attngraph.errors import UserError
+
+BAD = [
+    (dict(gnn="gat"), "unknown gnn 'gat': choose one of appnp, gcn, gcnii, pgnn"),
+    (dict(gnn="gcn", steps=2), "gcn has no argument 'steps': it takes normalize"),
+    (dict(gnn="pgnn", p=0.9), r"pgnn: p must lie in \[1, 8\], got 0.9"),
+    (dict(gnn="pgnn", gnn_args={"q": 2}), "pgnn has no argument 'q'"),
+    (dict(gnn="pgnn", p=1.5, gnn_args={"p": 1.2}), "p is given twice, by itself and in gnn_args"),
+    (dict(gnn_args=3), "gnn_args must be a dict"),
+    (dict(join="add"), "unknown join 'add': choose one of replace, gated, blend"),
+    (dict(positions=("self", "vision")), "positions must be some of self, cross, ffn, got self, vision"),
+    (dict(reduction=0), "reduction must be a whole number of at least 1, got 0"),
+    (dict(top_k=1.5), "top_k must be a whole number"),
+    (dict(target_modules=3), "target_modules must be a list of names of modules, got 3"),
+    (dict(ffn_modules=[3]), "ffn_modules must be a list of names of modules"),
+    (dict(modules_to_save="head"), "modules_to_save must be a list of names of modules, got 'head'"),
+]
+
+
+@pytest.mark.parametrize("settings, message", BAD, ids=lambda x: str(x) if isinstance(x, dict) else "")
+def test_bad_settings(settings, message):
+    with pytest.raises(UserError, match=message) as caught:
+        GraphAdapterConfig(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_argument_of_our_schemes_has_a_keyword():
+    ours = [scheme for scheme in SCHEMES.values() if scheme.__module__.startswith("adapters.")]
+    assert {name for scheme in ours for name in inspect.signature(scheme).parameters} == set(SCHEME_ARGS)
+
+
+def test_arguments_reach_the_scheme():
+    config = GraphAdapterConfig(
+        gnn="pgnn", p=1.25, mu=10, steps=2, degree="mean", join="gated", top_k=4, shared=True
+    )
+    want = AdapterConfig(
+        "pgnn", {"p": 1.25, "mu": 10, "steps": 2, "degree": "mean"}, "gated", top_k=4, shared=True
+    )
+    assert config.settings() == want
+    both = GraphAdapterConfig(gnn="appnp", gnn_args={"alpha": 0.3}, steps=2)
+    assert both.settings().gnn_args == {"alpha": 0.3, "steps": 2}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(
+            gnn="pgnn",
+            p=1.25,
+            learn_mu=True,
+            positions=["cross"],
+            target_modules=["b", "a"],
+            task_type="CAUSAL_LM",
+        ),
+        dict(
+            gnn="appnp",
+            gnn_args={"alpha": np.float64(0.3)},
+            steps=np.int64(2),
+            target_modules=r".*\.attn",
+            exclude={"x"},
+        ),
+    ],
+)
+def test_saved_settings_come_back(settings, tmp_path):
+    config = GraphAdapterConfig(**settings)
+    config.save_pretrained(tmp_path)
+    json.loads((tmp_path / "adapter_config.json").read_text())
+    for kind in (PeftConfig, GraphAdapterConfig):
+        assert kind.from_pretrained(tmp_path) == config
+    assert config.positions == tuple(settings.get("positions", ("self", "cross", "ffn")))
+
+
+def test_a_setting_of_a_later_version_is_left_out_with_a_warning(tmp_path):
+    GraphAdapterConfig(p=1.25).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"flavour": 1}))
+    with pytest.warns(UserWarning, match="flavour"):
+        assert PeftConfig.from_pretrained(tmp_path).p == 1.25

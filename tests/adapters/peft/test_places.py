@@ -1,0 +1,184 @@
+"""Where adapters go by themselves, and how to say it otherwise."""
+
+import pytest
+import transformers as hf
+from peft import get_peft_model
+
+from adapters import GraphAdapterConfig
+from adapters.peft.places import find_places
+from attngraph.errors import UserError
+from attngraph.reading.instrument import instrument
+from tests.adapters.peft_models import FAMILIES
+from tests.attngraph.reading.zoo import GQA, TEXT, VISION, words
+
+LLAMA = {"self": "layers.0.self_attn.o_proj", "ffn": "layers.0.mlp.down_proj"}
+LAYER = {  # the first adapted layer of each family
+    "bert": {
+        "self": "bert.encoder.layer.0.attention.output.dense",
+        "ffn": "bert.encoder.layer.0.output.dense",
+    },
+    "gpt2": {"self": "transformer.h.0.attn.c_proj", "ffn": "transformer.h.0.mlp.c_proj"},
+    "llama": {position: f"model.{name}" for position, name in LLAMA.items()},
+    "t5": {
+        "self": "encoder.block.0.layer.0.SelfAttention.o",
+        "cross": "decoder.block.0.layer.1.EncDecAttention.o",
+        "ffn": "encoder.block.0.layer.1.DenseReluDense.wo",
+    },
+    "bart": {
+        "self": "model.encoder.layers.0.self_attn.out_proj",
+        "cross": "model.decoder.layers.0.encoder_attn.out_proj",
+        "ffn": "model.encoder.layers.0.fc2",
+    },
+    "blip": {
+        "self": "text_decoder.bert.encoder.layer.0.attention.output.dense",
+        "cross": "text_decoder.bert.encoder.layer.0.crossattention.output.dense",
+        "ffn": "text_decoder.bert.encoder.layer.0.output.dense",
+    },
+    "blip2": {
+        "self": "language_model.model.decoder.layers.0.self_attn.out_proj",
+        "ffn": "language_model.model.decoder.layers.0.fc2",
+    },
+    "llava": {position: f"model.language_model.{name}" for position, name in LLAMA.items()},
+    "qwen2-vl": {position: f"model.language_model.{name}" for position, name in LLAMA.items()},
+    "git": {"self": "git.encoder.layer.0.attention.output.dense", "ffn": "git.encoder.layer.0.output.dense"},
+    "mllama": {
+        "self": "model.language_model.layers.0.self_attn.o_proj",
+        "cross": "model.language_model.layers.1.cross_attn.o_proj",
+        "ffn": "model.language_model.layers.0.mlp.down_proj",
+    },
+}
+COUNT = {
+    "t5": (4, 2, 4),
+    "bart": (4, 2, 4),
+    "blip": (2, 2, 2),
+    "mllama": (2, 2, 4),
+}  # of each position; others: two layers without cross
+
+
+def places(family, **settings):
+    model = FAMILIES[family].make()
+    handle = instrument(model)
+    found = find_places(model, handle.sites.values(), GraphAdapterConfig(**settings))
+    handle.remove()
+    return {name: place.position for name, place in found.items()}
+
+
+def error(family, **settings):
+    with pytest.raises(UserError) as caught:
+        get_peft_model(FAMILIES[family].make(), GraphAdapterConfig(**settings))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_defaults(family):
+    found = places(family)
+    count = COUNT.get(family, (2, 0, 2))
+    assert tuple(sum(position == x for x in found.values()) for position in ("self", "cross", "ffn")) == count
+    assert {name: found[name] for name in LAYER[family].values()} == {
+        name: x for x, name in LAYER[family].items()
+    }
+    for position, name in LAYER[family].items():
+        alone = places(family, positions=position)
+        assert name in alone and set(alone.values()) == {position}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["self_attn"],
+        ["out_proj"],
+        ["model.encoder.layers.0.self_attn"],
+        r".*encoder\.layers.*self_attn",
+        r"model\.encoder\.layers\.0\.self_attn\.out_proj",
+    ],
+)
+def test_attention_layers_by_name(names):
+    found = places("bart", target_modules=names)
+    assert "model.encoder.layers.0.self_attn.out_proj" in found
+    assert all("attn" in name or name.endswith("fc2") for name in found)
+    if len(names) == 1 and "layers.0" in names[0]:  # the feed-forward blocks of the chosen layers
+        assert set(found) == {"model.encoder.layers.0.self_attn.out_proj", "model.encoder.layers.0.fc2"}
+
+
+def test_a_vision_encoder_alone_is_adapted_and_one_among_others_by_name():
+    found = places("llava", target_modules=r".*vision_tower.*self_attn")
+    assert found and all("vision_tower" in name for name in found)
+    assert any("mlp.fc2" in name for name in found)
+    assert set(places("llava", exclude=["layers.1.self_attn", "layers.1.mlp.down_proj"])) == {
+        "model.language_model.layers.0.self_attn.o_proj",
+        "model.language_model.layers.0.mlp.down_proj",
+    }
+
+
+def test_feed_forward_blocks_by_name():
+    assert set(places("llama", positions="ffn", ffn_modules=["0.mlp.up_proj"])) == {
+        "model.layers.0.mlp.up_proj"
+    }
+
+
+def test_what_is_not_there_is_said_with_what_is():
+    assert (
+        "target_modules=['nothing'] matches no attention layer of BartForConditionalGeneration: it has "
+        "model.encoder.layers.0.self_attn, " in error("bart", target_modules=["nothing"])
+    )
+    assert "ffn_modules='nothing' matches no linear layer of GPT2LMHeadModel" in error(
+        "gpt2", ffn_modules="nothing"
+    )
+    assert (
+        "no attention layer for positions cross in GPT2LMHeadModel: it has transformer.h.0.attn (self)"
+        in error("gpt2", positions="cross")
+    )
+
+
+def test_an_unknown_feed_forward_block_asks_for_a_name():
+    model = FAMILIES["llama"].make()
+    for layer in model.model.layers:
+        layer.mlp.strange = layer.mlp.__dict__["_modules"].pop("down_proj")
+    with pytest.raises(
+        UserError, match=r"or name it with ffn_modules=\[...\] \(linear layers there: .*mlp.strange"
+    ):
+        get_peft_model(model, GraphAdapterConfig())
+
+
+def test_an_image_encoder_is_not_adapted_for_want_of_a_text_that_can_be_read():
+    model = hf.VisionTextDualEncoderModel(
+        vision_model=hf.ViTModel(hf.ViTConfig(**VISION)),
+        text_model=hf.DebertaV2Model(hf.DebertaV2Config(**TEXT)),
+    )
+    with pytest.raises(
+        UserError, match="language side of VisionTextDualEncoderModel can't be read .text_model.encoder"
+    ):
+        get_peft_model(model, GraphAdapterConfig())
+    assert get_peft_model(model, GraphAdapterConfig(target_modules=r"vision_model.*attention"))
+
+
+def test_an_image_encoder_with_a_text_decoder():
+    vision, text = hf.ViTModel(hf.ViTConfig(**VISION)), FAMILIES["gpt2"].make().config
+    text.add_cross_attention = True
+    model = hf.VisionEncoderDecoderModel(encoder=vision, decoder=hf.GPT2LMHeadModel(text))
+    handle = instrument(model)
+    found = find_places(model, handle.sites.values(), GraphAdapterConfig())
+    assert all(name.startswith("decoder.transformer.h") for name in found)
+    assert sorted(place.position for place in found.values()) == ["cross"] * 2 + ["ffn"] * 2 + ["self"] * 2
+
+
+def test_experts_are_no_feed_forward_block():
+    window = {name: value for name, value in GQA.items() if name != "model_type"}
+    model = hf.MixtralForCausalLM(hf.MixtralConfig(**window, num_local_experts=2))
+    with pytest.raises(
+        UserError, match="feed-forward block is known in MixtralForCausalLM: leave ffn out of positions"
+    ):
+        get_peft_model(model, GraphAdapterConfig())
+    assert get_peft_model(model, GraphAdapterConfig(positions="self"))(words()).logits.isfinite().all()
+
+
+def test_a_failed_attempt_leaves_the_model_as_it_was():
+    model = FAMILIES["bart"].make()
+    state = [type(module) for module in model.modules()]
+    with pytest.raises(UserError):
+        get_peft_model(model, GraphAdapterConfig(target_modules=["nothing"]))
+    assert [type(module) for module in model.modules()] == state
+    assert model.config._attn_implementation == "sdpa" and not any(
+        m._forward_pre_hooks for m in model.modules()
+    )

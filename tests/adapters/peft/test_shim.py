@@ -1,0 +1,83 @@
+"""What PEFT lacks for methods from outside is added when our package is imported, and missed in plain words without."""
+
+import copy
+import enum
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.utils import PeftType
+
+import adapters
+from adapters import GraphAdapterConfig
+from adapters.peft import GraphAdapterModel
+from adapters.peft.shim import PEFT_TYPE, SAVED_NAME, add_member, register
+from tests.adapters.peft_models import FAMILIES
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_an_added_member_is_like_any_other():
+    class Kind(str, enum.Enum):
+        A = "A"
+
+    member = add_member(Kind, "B")
+    assert list(Kind) == [Kind.A, Kind.B] and len(Kind) == 2 and "B" in list(Kind)
+    assert Kind.B is Kind("B") is Kind["B"] is member and isinstance(member, Kind)
+    assert (member.name, member.value, member, hash(member)) == ("B", "B", "B", hash("B"))
+    assert add_member(Kind, "B") is member and add_member(Kind, "A") is Kind.A
+
+
+def test_the_type_travels():
+    assert PeftType.GRAPH_ADAPTER is PEFT_TYPE
+    assert pickle.loads(pickle.dumps(PEFT_TYPE)) is PEFT_TYPE and copy.deepcopy(PEFT_TYPE) is PEFT_TYPE
+
+
+def test_registering_again_replaces():
+    register(GraphAdapterConfig, GraphAdapterModel)
+    assert peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING[PEFT_TYPE] is GraphAdapterModel
+    assert peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING["GRAPH_ADAPTER"] is GraphAdapterConfig
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapter")
+    get_peft_model(FAMILIES["gpt2"].make(), GraphAdapterConfig(p=1.25)).save_pretrained(folder)
+    return folder
+
+
+def python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_saved_type_says_what_to_import(saved):
+    assert json.loads((saved / "adapter_config.json").read_text())["peft_type"] == SAVED_NAME
+    assert type(PeftConfig.from_pretrained(saved)) is GraphAdapterConfig
+
+
+@pytest.mark.parametrize(
+    "load", ["PeftModel.from_pretrained(torch.nn.Linear(1, 1), {!r})", "PeftConfig.from_pretrained({!r})"]
+)
+def test_loading_without_our_package_says_what_to_import(saved, load):
+    answer = python(f"import torch\nfrom peft import PeftConfig, PeftModel\n{load.format(str(saved))}")
+    last = answer.stderr.strip().splitlines()[-1]
+    assert answer.returncode == 1 and last.startswith("KeyError: ")
+    assert "attngraph" in last and "`import adapters` before loading" in last
+
+
+def test_importing_our_package_is_enough(saved):
+    answer = python(
+        "import adapters\nfrom peft import PeftConfig, get_peft_model\n"
+        f"print(PeftConfig.from_pretrained({str(saved)!r}).p)"
+    )
+    assert (answer.returncode, answer.stdout) == (0, "1.25\n"), answer.stderr
+
+
+def test_the_package_names_what_it_brings():
+    assert {"GraphAdapterConfig", "SCHEMES"} <= set(adapters.__all__)
+    assert issubclass(GraphAdapterConfig, PeftConfig) and PeftModel is peft.PeftModel

@@ -1,0 +1,273 @@
+"""Holding models: sites, handles on wholes and parts, copies, and what each call says."""
+
+import copy
+import io
+
+import pytest
+import torch
+
+from attngraph import UserError, capture, record
+from attngraph.reading.calls import _ordered, read_mask
+from attngraph.reading.instrument import NAME, instrument
+from tests.attngraph.reading.zoo import FAMILIES, words
+
+every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+
+
+def logits(model, **more):
+    with torch.no_grad():
+        return model(words(), **more).logits
+
+
+@every_family
+def test_sites_are_there_before_the_model_runs(family):
+    model = family.model()
+    handle = instrument(model)
+    assert set(handle.sites) == {name.partition("#")[0] for name in family.layers}
+    for name, site in handle.sites.items():
+        assert model.get_submodule(name) is site.module
+        assert (
+            site.output is None
+            if "channel_attn" in name
+            else model.get_submodule(site.output_name) is site.output
+        )
+    handle.remove()
+    handle.remove()  # a second time does nothing
+
+
+def test_handles_share_a_model_and_its_parts():
+    """A part, the whole, another part: whatever is still held works, the rest is as before."""
+    model = FAMILIES["bart"].model(implementation="sdpa")
+    seen = []
+
+    def listen(handle, site):
+        handle.sites[site].listeners.append(lambda call: seen.append(call.site.module))
+
+    def held():
+        return [name for name, module in model.named_modules() if "attngraph" in vars(module)]
+
+    decoder = instrument(model.model.decoder)
+    listen(decoder, "layers.0.self_attn")
+    encoder = instrument(model.model.encoder)
+    whole = instrument(model)
+    listen(whole, "model.encoder.layers.1.self_attn")
+    assert (
+        whole.sites["model.decoder.layers.0.self_attn"].listeners
+        is decoder.sites["layers.0.self_attn"].listeners
+    )
+    encoder.remove()
+    logits(model)
+    layers = model.model.encoder.layers[1].self_attn, model.model.decoder.layers[0].self_attn
+    assert [type(m) for m in seen] == [type(m) for m in layers] and all(a is b for a, b in zip(seen, layers))
+    whole.remove()
+    assert held() and all("decoder" in name for name in held())
+    assert model.config._attn_implementation == NAME  # the decoder's configuration is the whole model's
+    logits(model)
+    assert len(seen) == 3
+    decoder.remove()
+    assert (
+        not held()
+        and type(model.config._attn_implementation) is str
+        and model.config._attn_implementation == "sdpa"
+    )
+
+
+def test_two_models_of_one_configuration():
+    """The second one's own run is not disturbed, and what is restored is what was there first."""
+    one = FAMILIES["llama"].model(implementation="sdpa")
+    two = type(one)(one.config).eval()
+    want = logits(two)
+    first = instrument(one)
+    torch.testing.assert_close(logits(two), want, rtol=1e-4, atol=1e-5)  # eager meanwhile
+    second = instrument(two)
+    first.remove()
+    assert len(capture(two, words())) == 2
+    second.remove()
+    assert type(one.config._attn_implementation) is str and one.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("name", ["llama", "blip"])
+def test_copies_stand_on_their_own(name):
+    family = FAMILIES[name]
+    model = family.model()
+    handle = instrument(model)
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for twin in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+        graphs = capture(twin, family.inputs())
+        assert set(graphs) == set(family.layers)
+        site = next(module for module in twin.modules() if "attngraph" in vars(module))
+        for held in list(site.attngraph.shared.handles):
+            held.remove()
+        assert not any("attngraph" in vars(module) for module in twin.modules())
+        assert type(twin.config._attn_implementation) is str
+    assert set(capture(model, family.inputs())) == set(family.layers)  # the first one is still whole
+    handle.remove()
+
+
+def test_a_saved_configuration_does_not_know(tmp_path):
+    model = FAMILIES["llama"].model()
+    plain = model.config.to_json_string()
+    handle = instrument(model)
+    assert model.config.to_json_string() == plain
+    model.save_pretrained(tmp_path)
+    assert "attngraph" not in (tmp_path / "config.json").read_text()
+    handle.remove()
+
+
+def test_branches_for_eager_attention_are_taken():
+    """Models that ask for eager attention by name (the indexer of DeepSeek-V3.2, say) find it."""
+    assert (
+        NAME == "eager"
+        and NAME == "attngraph"
+        and NAME != "sdpa"
+        and not NAME != "eager"
+        and NAME in ("eager", "sdpa")
+    )
+    assert {"eager": 1, "attngraph": 2}[NAME] == 2
+
+
+def test_a_call_knows_cache_and_source_and_nothing_is_kept():
+    """What a forward pass was given is there during its calls, and let go of afterwards."""
+    model = FAMILIES["bart"].model()
+    handle = instrument(model)
+    given = {}
+    for name, site in handle.sites.items():
+        site.listeners.append(lambda call, name=name: given.update({name: (call.source, call.cache)}))
+    with torch.no_grad():
+        output = model(words(), use_cache=True)
+    for name, site in handle.sites.items():
+        source, cache = given[name]
+        assert (source is output.encoder_last_hidden_state) == ("encoder_attn" in name)
+        assert (cache is output.cache) == ("decoder" in name)
+        assert site.module.attngraph.source is None and site.module.attngraph.cache is None
+    handle.remove()
+
+
+def test_a_listener_may_replace_the_context():
+    model = FAMILIES["llama"].model()
+    want = logits(model)
+    handle = instrument(model)
+
+    def nothing(call):
+        call.context = torch.zeros_like(call.context)
+
+    for site in handle.sites.values():
+        site.listeners.append(nothing)
+    got = logits(model)
+    assert not torch.allclose(got, want, atol=0.01)
+    zeroed = FAMILIES["llama"].model()
+    for layer in zeroed.model.layers:
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+    torch.testing.assert_close(got, logits(zeroed))
+    handle.remove()
+
+
+def test_hooks_on_forward_methods():
+    """accelerate's would keep the family's own forward; where the interface is used they do no harm."""
+    blip = FAMILIES["blip"].model()
+    attention = blip.text_decoder.bert.encoder.layer[0].attention.self
+    attention.forward = type(attention).forward.__get__(attention)
+    with pytest.raises(
+        UserError, match="text_decoder.bert.encoder.layer.0.attention.self has hooks on its forward method"
+    ):
+        capture(blip, FAMILIES["blip"].inputs())
+    llama = FAMILIES["llama"].model()
+    for module in llama.modules():
+        module.forward = type(module).forward.__get__(module)
+    assert len(capture(llama, words())) == 2
+
+
+def test_gradient_checkpointing():
+    """Layers that run again in the backward pass are seen again, and gradients are the same."""
+    grads = []
+    for again in (False, True):
+        model = FAMILIES["llama"].model().train()
+        if again:
+            model.gradient_checkpointing_enable()
+        with record(model) as graphs:
+            model(words(), use_cache=False).logits.sum().backward()
+        grads.append(model.model.layers[0].self_attn.q_proj.weight.grad)
+        assert [len(calls) for calls in graphs.values()] == [1 + again] * 2
+    torch.testing.assert_close(*grads)
+
+
+def test_a_bidirectional_mask_outweighs_the_modules_word():
+    """A causal class run with a full mask, as text encoders made of decoders are, is not ordered in time."""
+    model = FAMILIES["llama"].model()
+    full = torch.zeros(2, 1, 7, 7)
+    graphs = capture(model, {"input_ids": words(), "attention_mask": full})
+    assert not any(graph.causal for graph in graphs.values())
+    full[:, :, :3, 3:] = torch.finfo(torch.float32).min  # a prefix that sees itself, then words in order
+    assert all(
+        graph.causal for graph in capture(model, {"input_ids": words(), "attention_mask": full}).values()
+    )
+
+
+def test_a_modules_word_counts_only_where_its_mask_does_not_say():
+    """Eager attention hides what the mask hides; without one it hides nothing."""
+    cache = object()
+    for told, module in ((True, None), (None, True), (None, None), (None, False), (False, True)):
+        word = module if told is None else told
+        for order in ("causal", "none"):
+            assert _ordered(told, module, True, order, 5, None) == (order == "causal")
+        assert _ordered(told, module, True, "mixed", 5, None) == bool(word)
+        assert not _ordered(told, module, False, None, 5, None) and not _ordered(
+            told, module, False, None, 5, cache
+        )
+        assert not _ordered(told, module, False, None, 1, None)
+        assert _ordered(told, module, False, None, 1, cache) == (word is not False)
+        assert _ordered(told, module, True, None, 1, cache) == (word is not False)
+        assert _ordered(told, module, True, None, 1, None) == bool(word)
+
+
+def test_a_decoder_class_without_a_mask_is_not_ordered():
+    """Also where SDPA would go by the class's word: the graphs are eager attention's."""
+    for implementation in ("eager", "sdpa"):
+        model = FAMILIES["llama"].model(implementation=implementation)
+        layer = model.model.layers[0].self_attn
+        states = torch.zeros(1, 5, 16)
+        with record(model, layers="*.0.self_attn") as graphs, torch.no_grad():
+            layer(
+                states,
+                position_embeddings=model.model.rotary_emb(states, torch.arange(5)[None]),
+                attention_mask=None,
+            )
+        (graph,) = graphs["model.layers.0.self_attn"]
+        assert layer.is_causal and not graph.causal and (graph.weight > 0).all()
+
+
+def test_reading_masks():
+    low = torch.finfo(torch.float32).min
+    lower = torch.ones(3, 3, dtype=torch.bool).tril()
+    for hidden in (low, float("-inf"), -1e9, -1e4):
+        read = read_mask(torch.zeros(3, 3).masked_fill(~lower, hidden)[None, None], (2, 4, 3, 3))
+        assert (
+            torch.equal(read.visible, lower.expand(2, 3, 3)) and read.queries.all() and read.order == "causal"
+        )
+    assert read_mask(lower, (2, 4, 3, 3)).order == "causal"  # bool, without batch
+    half = torch.zeros(1, 1, 3, 3, dtype=torch.float16).masked_fill(~lower, torch.finfo(torch.float16).min)
+    assert torch.equal(read_mask(half, (1, 1, 3, 3)).visible[0], lower)
+    assert read_mask(torch.zeros(1, 1, 1, 3), (2, 4, 3, 3)).order == "none"
+    alibi = -torch.arange(3.0).expand(1, 2, 3, 3) * 100  # a bias hides nothing
+    assert read_mask(alibi, (1, 2, 3, 3)).visible.all() and not read_mask(alibi, (1, 2, 3, 3)).pure
+    assert not read_mask(alibi[:, :1], (1, 2, 3, 3)).pure
+    padded = torch.zeros(2, 1, 3, 3)
+    padded[1, :, :, 2] = low
+    read = read_mask(padded, (2, 4, 3, 3))
+    assert read.pure
+    assert torch.equal(read.queries, torch.tensor([[True] * 3, [True, True, False]])) and read.order == "none"
+    mixed = torch.zeros(3, 3).masked_fill(torch.tensor([[0, 0, 1], [0, 0, 0], [0, 0, 0]]).bool(), low)
+    assert read_mask(mixed, (1, 1, 3, 3)).order == "mixed"
+    cached = torch.zeros(1, 1, 1, 5)
+    assert read_mask(cached, (1, 1, 1, 5)).order is None and read_mask(None, (1, 1, 2, 2)) == (
+        None,
+        None,
+        None,
+        True,
+        True,
+        True,
+    )
+    either = torch.zeros(1, 2, 1, 2).masked_fill(torch.tensor([[[True, False]], [[True, True]]])[None], low)
+    assert read_mask(either, (1, 2, 1, 2)).visible.tolist() == [[[False, True]]]

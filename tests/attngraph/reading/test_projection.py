@@ -1,0 +1,384 @@
+"""Features of queries that a model rotates: the projection before rotary embedding, whatever module computes it."""
+
+import copy
+import io
+
+import pytest
+import torch
+import transformers as hf
+from torch import Tensor
+
+from attngraph import AttentionGraph, capture, record
+from attngraph.reading.instrument import instrument
+from attngraph.reading.projection import unrotated
+from tests.attngraph.reading.zoo import FAMILIES, GQA, TEXT, Family, far_from_zero, words
+
+WIDE = GQA | dict(head_dim=8)  # 4 heads of 8, 2 of keys and values, on 16 features
+BERT = {name: x for name, x in TEXT.items() if name != "sep_token_id"} | dict(cls_token_id=1, sep_token_id=2)
+
+
+def text_model(kind: str, **settings) -> Family:
+    def make():
+        model = getattr(hf, f"{kind}ForCausalLM", None) or getattr(hf, f"{kind}Model")
+        config = {name: x for name, x in (WIDE | settings).items() if name != "model_type"}
+        return model(getattr(hf, f"{kind}Config")(**config))
+
+    return Family(make, lambda left=False: dict(input_ids=words()), {})
+
+
+YARN = dict(rope_type="yarn", factor=4.0, rope_theta=1e4, original_max_position_embeddings=16)
+MODELS = {
+    name: FAMILIES[name] for name in ("llama", "llava", "smolvlm", "qwen2-vl", "mllama", "instructblip")
+} | {
+    "mistral": text_model("Mistral"),
+    "qwen3, a norm": text_model("Qwen3"),
+    "gemma3, a norm": text_model("Gemma3Text"),
+    "olmo2, a norm of all heads": text_model("Olmo2"),
+    "phi3, one projection": text_model("Phi3"),
+    "glm, partial": text_model("Glm", partial_rotary_factor=0.5),
+    "gpt-neox, one projection by heads": Family(
+        lambda: hf.GPTNeoXForCausalLM(
+            hf.GPTNeoXConfig(
+                **TEXT, rope_parameters=dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)
+            )
+        ),
+        lambda left=False: dict(input_ids=words()),
+        {},
+    ),
+    "modernbert, one projection": Family(
+        lambda: hf.ModernBertModel(hf.ModernBertConfig(**BERT)),
+        lambda left=False: dict(input_ids=words()),
+        {},
+    ),
+    "llama, scaled": text_model("Llama", rope_parameters=YARN),
+    "qwen3-next, gated": text_model("Qwen3Next", layer_types=["full_attention"] * 2),
+}
+every_model = pytest.mark.parametrize("family", MODELS.values(), ids=MODELS)
+
+
+def rms(x: Tensor, norm: torch.nn.Module) -> Tensor:
+    weight = norm.weight + 1 if type(norm).__name__ in ("Gemma3RMSNorm", "Qwen3NextRMSNorm") else norm.weight
+    epsilon = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+    return x * (x.square().mean(-1, keepdim=True) + epsilon).rsqrt() * weight
+
+
+def by_hand(module: torch.nn.Module, states: Tensor, h: int, d: int) -> Tensor:
+    """``(b, h, n, d)`` from a module's weights and what it was given."""
+    layer = next(
+        getattr(module, x)
+        for x in ("q_proj", "qkv", "qkv_proj", "Wqkv", "query_key_value")
+        if hasattr(module, x)
+    )
+    weight, bias = layer.weight, layer.bias
+    if hasattr(module, "query_key_value"):
+        weight, bias = (x.unflatten(0, (h, 3, d))[:, 0].flatten(0, 1) for x in (weight, bias))
+    elif type(module).__name__ == "Qwen3NextAttention":
+        weight = weight.unflatten(0, (h, 2, d))[:, 0].flatten(0, 1)
+    out = states @ weight[: h * d].T + (0 if bias is None else bias[: h * d])
+    norm = getattr(module, "q_norm", None)
+    if norm is not None and norm.weight.numel() == h * d:
+        out = rms(out, norm)
+    out = out.unflatten(-1, (h, d))
+    if norm is not None and norm.weight.numel() == d:
+        out = rms(out, norm)
+    return out.transpose(-2, -3)
+
+
+def read(model, inputs, rotary_only=True):
+    """``{layer: [(call, what the module was given)]}``, of modules that are given cosines and sines."""
+    handle, found, given = instrument(model), {}, {}
+    hooks = []
+    for name, site in handle.sites.items():
+
+        def before(module, args, kwargs, name=name):
+            given[name] = (
+                (args[0] if args else kwargs["hidden_states"]),
+                kwargs.get("position_embeddings") is not None,
+            )
+
+        def listen(call, name=name):
+            if given[name][1] or not rotary_only:
+                found.setdefault(name, []).append((call, given[name][0]))
+
+        hooks.append(site.module.register_forward_pre_hook(before, with_kwargs=True))
+        site.listeners.append(listen)
+    with torch.no_grad():
+        model(**inputs)
+        for calls in found.values():
+            for call, _ in calls:
+                call.feature
+    for hook in hooks:
+        hook.remove()
+    handle.remove()
+    return found
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_feature_is_the_projection_of_the_modules_input(family, dtype):
+    model = family.model().to(dtype)
+    inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in family.inputs().items()}
+    found = read(model, inputs)
+    assert found
+    turned = 0
+    for calls in found.values():
+        start = 0
+        for call, states in calls:
+            _, h, n, d = call.query.shape
+            want = by_hand(call.site.module, states, h, d).detach()
+            if want.dim() == 3:  # Qwen2-VL's images lie one after the other
+                want = want[None, :, start : start + n]
+                start += n
+            tolerance = 2e-6 if dtype == torch.float32 else 3e-2
+            torch.testing.assert_close(
+                call.feature, want, rtol=tolerance, atol=tolerance * float(want.abs().max())
+            )
+            assert not call.rotated and call.feature.dtype == call.query.dtype
+            turned += not torch.allclose(call.feature, call.query, atol=0.1)
+        assert start in (0, len(calls[0][1]))
+    assert turned
+
+
+def shifted(family, model, by: int) -> dict:
+    inputs = family.inputs()
+    inputs.pop("attention_mask", None)
+    n = inputs["input_ids"].shape[1]
+    positions = torch.arange(by, n + by)[None].expand(2, -1)
+    return inputs | dict(
+        position_ids=positions[None].expand(3, -1, -1) if "mm_token_type_ids" in inputs else positions
+    )
+
+
+@every_model
+def test_positions_do_not_reach_the_features(family):
+    """All positions moved by 40: scores depend on differences only, and so do the graphs."""
+    model = family.model()
+    here, there = (read(model, shifted(family, model, by), rotary_only=False) for by in (0, 40))
+    moved, first = 0.0, True
+    for name, calls in here.items():
+        for (one, _), (other, _) in zip(calls, there[name], strict=True):
+            with torch.no_grad():
+                a, b = one.graph(), other.graph()
+            assert not a.rotated
+            torch.testing.assert_close(a.weight, b.weight, rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                a.query, b.query, rtol=0, atol=1e-5 * max(1, float(a.query.abs().max()))
+            )
+            if first and "vision" not in name and "visual" not in name and "qformer" not in name:
+                assert torch.equal(
+                    a.query, b.query
+                )  # later layers get what the attention before them gives, rounded
+                first = False
+            moved = max(moved, float((one.query - other.query).abs().max()))
+    assert not first and moved > 0.5  # what the model compares does depend on them
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in MODELS])
+def test_without_rotary_positions_it_is_the_query_itself(name):
+    for calls in read(FAMILIES[name].model(), FAMILIES[name].inputs(), rotary_only=False).values():
+        for call, _ in calls:
+            assert call.feature is call.query and not call.rotated
+
+
+def test_layers_that_do_not_rotate_among_those_that_do():
+    """SmolLM3 gives cosines and sines to all."""
+    calls = [call for ((call, _),) in read(*both(text_model("SmolLM3", no_rope_layers=[1, 0]))).values()]
+    torch.testing.assert_close(calls[0].feature.norm(dim=-1), calls[0].query.norm(dim=-1))
+    assert calls[0].feature is not calls[0].query and calls[1].feature is calls[1].query
+    assert not any(call.rotated for call in calls)
+
+
+def both(family):
+    return family.model(), family.inputs()
+
+
+def test_what_can_not_be_read_before_is_marked():
+    """A norm after the rotation puts out rotated queries of the same length."""
+    for kind in ("HunYuanDenseV1", "NanoChat"):
+        model, inputs = both(text_model(kind))
+        for calls in read(model, inputs).values():
+            assert all(call.rotated and call.feature is call.query for call, _ in calls)
+        graph = next(iter(capture(model, inputs).values()))
+        assert graph.rotated and "rotated queries" in repr(graph)
+        for way in (graph.to_data(), graph.to_hetero()):
+            assert AttentionGraph.from_pyg(way).rotated
+        assert AttentionGraph.from_networkx(graph.to_networkx()).rotated
+    graph = next(iter(capture(*both(FAMILIES["llama"])).values()))
+    assert (
+        not graph.rotated
+        and "rotated" not in repr(graph)
+        and not AttentionGraph.from_pyg(graph.to_data()).rotated
+    )
+
+
+def test_gradients_flow_through_the_features():
+    """To the projection's weight, as by hand; the same when layers run again in the backward pass."""
+    grads = []
+    for again in (False, True):
+        model = FAMILIES["llama"].model().train()
+        if again:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        handle, total, given = instrument(model), [], []
+        module = model.model.layers[0].self_attn
+        handle.sites["model.layers.0.self_attn"].listeners.append(
+            lambda call: total.append(call.feature.sin().sum())
+        )
+        module.register_forward_pre_hook(
+            lambda m, args, kwargs: given.append(kwargs["hidden_states"]), with_kwargs=True
+        )
+        model(words(), use_cache=False)
+        total[0].backward()
+        grads.append(module.q_proj.weight.grad)
+        handle.remove()
+    module.q_proj.weight.grad = None
+    by_hand(module, given[0].detach(), 4, 4).sin().sum().backward()
+    for grad in grads:
+        torch.testing.assert_close(grad, module.q_proj.weight.grad)
+
+
+def test_steps_with_a_cache_give_the_rows_of_the_whole_text():
+    model = FAMILIES["llama"].model()
+    ids = words()
+    with record(model) as steps, torch.no_grad():
+        past = model(ids[:, :4], use_cache=True).past_key_values
+        for k in range(4, 7):
+            past = model(ids[:, k : k + 1], past_key_values=past, use_cache=True).past_key_values
+    whole = capture(model, ids)
+    for name, calls in steps.items():
+        torch.testing.assert_close(
+            torch.cat([graph.query for graph in calls], 2), whole[name].query, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_modules_that_change_while_they_are_held():
+    """The children that a module has when it runs are listened to; nothing stays on those that it had."""
+    model = FAMILIES["llama"].model()
+    handle = instrument(model)
+    capture(model, words())
+    module = model.model.layers[0].self_attn
+    old, module.q_proj = module.q_proj, torch.nn.Linear(16, 16)
+    graph = capture(model, words())["model.layers.0.self_attn"]
+    assert not graph.rotated and not old._forward_hooks
+    want = module.q_proj(model.model.layers[0].input_layernorm(model.model.embed_tokens(words())))
+    torch.testing.assert_close(graph.query.transpose(1, 2).flatten(2), want)
+    handle.remove()
+    assert not module.q_proj._forward_hooks
+
+
+def test_copies_of_a_model_that_has_run():
+    model = FAMILIES["llama"].model()
+    handle = instrument(model)
+    want = capture(model, words())
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for twin in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+        far_from_zero(twin, 1)
+        got = capture(twin, words())
+        for name in want:
+            assert not got[name].rotated and not torch.allclose(got[name].query, want[name].query)
+        for held in list(next(m for m in twin.modules() if "attngraph" in vars(m)).attngraph.shared.handles):
+            held.remove()
+        assert not any(m._forward_hooks for m in twin.modules())
+    handle.remove()
+
+
+def test_nothing_is_kept_after_the_forward_pass():
+    model = FAMILIES["llama"].model()
+    handle = instrument(model)
+    capture(model, words())
+    assert all(not site.module.attngraph.projections._outputs for site in handle.sites.values())
+    handle.remove()
+
+
+def turn(x: Tensor, seed: int = 0) -> Tensor:
+    """Every vector turned in its own way."""
+    draw = torch.Generator().manual_seed(seed)
+    turns = torch.linalg.qr(torch.randn(*x.shape, x.shape[-1], generator=draw, dtype=x.dtype))[0]
+    return (x[..., None, :] @ turns)[..., 0, :]
+
+
+@pytest.mark.parametrize("b, h, n, d", [(2, 4, 3, 6), (1, 2, 2, 4), (2, 3, 3, 4), (1, 1, 1, 8)])
+def test_where_queries_may_lie_in_an_output(b, h, n, d):
+    """Alone, before keys and values, group by group, head by head with a gate, with the heads apart already, in slices."""
+    feature = torch.randn(b, h, n, d, dtype=torch.float64)
+    query, rows = turn(feature), feature.transpose(1, 2)
+    other = torch.randn(b, n, h, d, dtype=torch.float64)
+    outputs = {
+        "rows": rows.flatten(2),
+        "all rows": rows.reshape(b * n, h * d),
+        "heads": rows,
+        "heads first": feature,
+        "blocks": torch.cat([rows.flatten(2), other.flatten(2), other.flatten(2)], -1),
+        "by heads": torch.stack([rows, other, other], 3).flatten(2),
+        "gated": torch.stack([rows, other], 3).flatten(2),
+        "one group": torch.cat(
+            [rows.flatten(2), other[..., :1, :].flatten(2), other[..., :1, :].flatten(2)], -1
+        ),
+    }
+    if h % 2 == 0:
+        grouped = torch.cat([rows.unflatten(2, (2, -1)), other[:, :, :2, None], other[:, :, :2, None]], 3)
+        outputs["two groups"] = grouped.flatten(2)
+    for name, output in outputs.items():
+        got, rotated = unrotated(query, (output.clone(),), 0, None, True)
+        assert torch.equal(got, feature) and not rotated, name
+    if b == 1:
+        longer = torch.cat([other[0], rows[0], other[0]]).flatten(1)
+        assert torch.equal(unrotated(query, (longer,), n, None, True)[0], feature)
+        assert unrotated(query, (longer,), 0, None, True) == (None, True)
+
+
+def test_what_does_not_fit_is_not_taken():
+    feature = torch.randn(1, 2, 5, 4, dtype=torch.float64)
+    query, output = turn(feature), feature.transpose(1, 2).flatten(2)
+    assert unrotated(query, (output + 1e-3,), 0, None, True) == (None, True)
+    assert unrotated(query, (output + 1e-3,), 0, None, False) == (None, False)
+    others = output[:, :4], output[..., :3], torch.ones(3), output * float("nan")
+    assert unrotated(query, others, 0, None, True) == (None, True)
+    assert torch.equal(unrotated(query, (output, torch.randn_like(output)), 0, None, True)[0], feature)
+    later = turn(feature, 1).transpose(1, 2)
+    assert torch.equal(
+        unrotated(query, (output, later), 0, None, True)[0], later.transpose(1, 2)
+    )  # the last that fits
+    assert unrotated(query, (), 0, None, True) == (None, True) and unrotated(query, (), 0, None, False) == (
+        None,
+        False,
+    )
+    assert unrotated(query, (query,), 0, None, True) == (None, False)  # not rotated in between
+
+
+def test_a_factor_in_cosines_and_sines():
+    feature = torch.randn(1, 2, 5, 4, dtype=torch.float64)
+    angle = torch.randn(1, 5, 4, dtype=torch.float64)
+    pair = 1.3 * angle.cos(), 1.3 * angle.sin()
+    output = (feature.transpose(1, 2).flatten(2),)
+    assert torch.equal(unrotated(1.3 * turn(feature), output, 0, pair, True)[0], feature)
+    for other in (
+        None,
+        (pair[0],),
+        pair[0],
+        (angle.cos(), angle.sin()),
+        (angle.int(), angle.int()),
+        (pair[0], None),
+    ):
+        assert unrotated(1.3 * turn(feature), output, 0, other, True) == (None, True)
+
+
+@pytest.mark.parametrize("n", [2, 4, 7])
+@pytest.mark.parametrize("shape", ["heads first", "queries first", "rows"])
+def test_vectors_of_one_length_are_told_apart(n, shape):
+    """A new query norm makes all vectors equally long, so lengths don't tell which layout is right, in half precision."""
+    b, h, d = 2, 4, 16
+    for seed in range(10):
+        x = torch.nn.functional.normalize(
+            torch.randn(b, h, n, d, generator=torch.Generator().manual_seed(seed)), dim=-1
+        ).bfloat16()
+        angle = torch.arange(n)[:, None] * 10000.0 ** (-torch.arange(d // 2) / (d // 2))
+        cos, sin = (f(angle).repeat(1, 2) for f in (torch.cos, torch.sin))
+        turned = torch.cat([-x[..., d // 2 :], x[..., : d // 2]], -1)
+        query = (x * cos + turned * sin).bfloat16()
+        output = {"heads first": x, "queries first": x.transpose(1, 2), "rows": x.transpose(1, 2).flatten(2)}[
+            shape
+        ]
+        found, rotated = unrotated(query, (output.clone(),), 0, None, True)
+        assert not rotated and torch.equal(found, x), seed

@@ -1,0 +1,580 @@
+"""Families of transformers, each small enough to run in milliseconds, with what their attention layers are.
+
+``LAYERS`` names every layer with its kind, causality and modalities as ``"self causal text text"``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import transformers as hf
+
+PAD, IMAGE, VOCABULARY = 0, 4, 41
+TEXT = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=24,
+    max_position_embeddings=64,
+    pad_token_id=PAD,
+    bos_token_id=1,
+    eos_token_id=2,
+    sep_token_id=2,
+)
+VISION = dict(
+    hidden_size=12,
+    intermediate_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    image_size=8,
+    patch_size=4,
+    projection_dim=16,
+)
+GQA = TEXT | dict(model_type="llama", num_attention_heads=4, num_key_value_heads=2)
+T5 = dict(
+    vocab_size=VOCABULARY,
+    d_model=16,
+    d_kv=8,
+    d_ff=24,
+    num_layers=2,
+    num_heads=2,
+    decoder_start_token_id=PAD,
+    pad_token_id=PAD,
+    eos_token_id=2,
+)
+BART = dict(
+    vocab_size=VOCABULARY,
+    d_model=16,
+    encoder_layers=2,
+    decoder_layers=2,
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+    encoder_ffn_dim=24,
+    decoder_ffn_dim=24,
+    max_position_embeddings=64,
+    pad_token_id=PAD,
+    bos_token_id=1,
+    eos_token_id=2,
+    decoder_start_token_id=2,
+    forced_eos_token_id=None,
+)
+BLIP_TEXT = TEXT | dict(encoder_hidden_size=12, projection_dim=16)
+QFORMER = dict(
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=24,
+    encoder_hidden_size=12,
+    cross_attention_frequency=2,
+    vocab_size=VOCABULARY,
+)
+OPT = TEXT | dict(model_type="opt", ffn_dim=24, word_embed_proj_dim=16)
+LED = dict(is_decoder=True, add_cross_attention=True, is_encoder_decoder=False)
+TROCR = dict(
+    vocab_size=VOCABULARY,
+    d_model=16,
+    decoder_layers=2,
+    decoder_attention_heads=2,
+    decoder_ffn_dim=24,
+    max_position_embeddings=64,
+    pad_token_id=PAD,
+    bos_token_id=1,
+    eos_token_id=2,
+    cross_attention_hidden_size=12,
+)
+SWIN = dict(image_size=16, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4)
+SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+DAVIT = dict(
+    in_channels=3,
+    depths=(1, 1),
+    patch_size=(7, 3),
+    patch_stride=(4, 2),
+    patch_padding=(3, 1),
+    patch_prenorm=(False, True),
+    embed_dim=(8, 16),
+    num_heads=(2, 2),
+    num_groups=(2, 2),
+    window_size=2,
+    projection_dim=16,
+)
+MLLAMA_VISION = dict(
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_global_layers=1,
+    attention_heads=2,
+    intermediate_size=24,
+    vision_output_dim=32,
+    image_size=8,
+    patch_size=4,
+    max_num_tiles=2,
+    intermediate_layers_indices=[0],
+    supported_aspect_ratios=[[1, 1], [1, 2], [2, 1]],
+)
+KOSMOS_TEXT = dict(
+    vocab_size=VOCABULARY,
+    max_position_embeddings=64,
+    embed_dim=16,
+    layers=2,
+    ffn_dim=24,
+    attention_heads=2,
+    pad_token_id=PAD,
+    bos_token_id=1,
+    eos_token_id=None,
+)
+QWEN = GQA | dict(
+    model_type="qwen2_vl_text",
+    rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[1, 1, 0]),
+)
+QWEN_VISION = dict(
+    depth=2,
+    embed_dim=16,
+    hidden_size=16,
+    num_heads=2,
+    mlp_ratio=2,
+    patch_size=4,
+    spatial_merge_size=2,
+    temporal_patch_size=1,
+)
+
+
+def far_from_zero(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Every weight and bias random and large, so that no term can hide."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=draw)
+            if parameter.dim() < 2:
+                parameter.copy_(1 + 0.2 * noise if name.endswith("weight") else 0.3 * noise)
+            else:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+    return model.eval()
+
+
+def words(n: int = 7, seed: int = 0) -> torch.Tensor:
+    return torch.randint(5, VOCABULARY, (2, n), generator=torch.Generator().manual_seed(seed))
+
+
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(9))
+
+
+def text(images: int = 0, left: bool = False) -> dict:
+    """Seven words, two of them padding in the second example; with ``images`` image tokens after the third."""
+    ids, mask = words(), torch.tensor([[1] * 7, [0, 0, 1, 1, 1, 1, 1] if left else [1, 1, 1, 1, 1, 0, 0]])
+    split = 3 if images else 0
+    tokens = torch.full((2, images), IMAGE)
+    return dict(
+        input_ids=torch.cat([ids[:, :split], tokens, ids[:, split:]], 1),
+        attention_mask=torch.cat([mask[:, :split], torch.ones_like(tokens), mask[:, split:]], 1),
+    )
+
+
+def words_only(left: bool = False) -> dict:
+    return text(left=left)
+
+
+def pixels() -> dict:
+    return dict(pixel_values=normal(2, 3, 8, 8))
+
+
+@dataclass(frozen=True)
+class Family:
+    """``make()`` gives the model, ``inputs(left)`` what it is run on, ``layers`` what is to be found.
+
+    ``generates`` names the model's decoder layers, if it writes text. ``exact``: while it is read it puts out the same
+    numbers to the last bit.
+    """
+
+    make: Callable
+    inputs: Callable
+    layers: dict[str, str]
+    generates: str | None = None
+    sdpa: bool = True
+    exact: bool = True
+
+    def model(self, seed: int = 0, implementation: str = "eager") -> torch.nn.Module:
+        model = far_from_zero(self.make(), seed)
+        model.set_attn_implementation(implementation)
+        return model
+
+
+def numbered(pattern: str, what: str, count: int = 2) -> dict[str, str]:
+    return {pattern.format(k): what for k in range(count)}
+
+
+def seq2seq(left: bool = False) -> dict:
+    return text(left=left) | dict(decoder_input_ids=words(4, seed=1))
+
+
+def qwen_inputs(left: bool = False) -> dict:
+    given = text(images=2, left=left)
+    return given | dict(
+        pixel_values=normal(16, 48),
+        image_grid_thw=torch.tensor([[1, 2, 4], [1, 4, 2]]),
+        mm_token_type_ids=(given["input_ids"] == IMAGE).int(),
+    )
+
+
+def led(encoder, decoder) -> torch.nn.Module:
+    """A model that writes what its image encoder shows."""
+    config = hf.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 1, PAD
+    return hf.VisionEncoderDecoderModel(config)
+
+
+def led_inputs(size: int) -> Callable:
+    def inputs(left: bool = False) -> dict:
+        words = {f"decoder_{name}": value for name, value in text(left=left).items()}
+        return words | dict(pixel_values=normal(2, 3, size, size))
+
+    return inputs
+
+
+def mllama_inputs(left: bool = False) -> dict:
+    """An image of one tile and one of two, before the words."""
+    tiles = torch.tensor([[[1, 0]], [[1, 1]]])
+    return text(left=left) | dict(
+        pixel_values=normal(2, 1, 2, 3, 8, 8),
+        aspect_ratio_ids=torch.tensor([[1], [2]]),
+        aspect_ratio_mask=tiles,
+        cross_attention_mask=tiles[:, None].expand(-1, 7, -1, -1),
+    )
+
+
+def kosmos_inputs(left: bool = False) -> dict:
+    given = text(images=3, left=left)
+    filled = given["input_ids"] == IMAGE
+    given["input_ids"][filled] = 7  # no token of its own
+    return given | pixels() | dict(image_embeds_position_mask=filled.int())
+
+
+def instructed(left: bool = False) -> dict:
+    """The instruction holds the image token's number, which is another word there."""
+    given = text(left=left)
+    instruction = dict(
+        qformer_input_ids=given["input_ids"].clone(), qformer_attention_mask=given["attention_mask"]
+    )
+    instruction["qformer_input_ids"][:, 3] = IMAGE
+    return text(images=3, left=left) | instruction | pixels()
+
+
+def with_regions(left: bool = False) -> dict:
+    return text(left=left) | dict(
+        visual_embeds=normal(2, 3, 6),
+        visual_attention_mask=torch.ones(2, 3),
+        visual_token_type_ids=torch.ones(2, 3, dtype=torch.long),
+    )
+
+
+BIDIRECTIONAL, CAUSAL, SEEING = "self both text text", "self causal text text", "self both image image"
+CROSS, CROSS_IMAGE, MIXED = "cross causal text text", "cross causal text image", "self causal mixed mixed"
+
+FAMILIES: dict[str, Family] = {
+    "bert": Family(
+        lambda: hf.BertModel(hf.BertConfig(**TEXT)),
+        words_only,
+        numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
+    ),
+    "gpt2": Family(
+        lambda: hf.GPT2LMHeadModel(
+            hf.GPT2Config(
+                vocab_size=VOCABULARY,
+                n_embd=16,
+                n_layer=2,
+                n_head=2,
+                n_positions=64,
+                bos_token_id=1,
+                eos_token_id=2,
+                pad_token_id=PAD,
+            )
+        ),
+        words_only,
+        numbered("transformer.h.{}.attn", CAUSAL),
+        generates="transformer.h.*",
+    ),
+    "llama": Family(
+        lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**GQA)),
+        words_only,
+        numbered("model.layers.{}.self_attn", CAUSAL),
+        generates="model.layers.*",
+    ),
+    "vit": Family(
+        lambda: hf.ViTModel(hf.ViTConfig(**VISION)),
+        lambda left=False: pixels(),
+        numbered("layers.{}.attention", SEEING),
+    ),
+    "clip": Family(
+        lambda: hf.CLIPModel(hf.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=8)),
+        lambda left=False: text(left=left) | pixels(),
+        numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
+        | numbered("text_model.encoder.layers.{}.self_attn", CAUSAL),
+    ),
+    "t5": Family(
+        lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),
+        seq2seq,
+        numbered("encoder.block.{}.layer.0.SelfAttention", BIDIRECTIONAL)
+        | numbered("decoder.block.{}.layer.0.SelfAttention", CAUSAL)
+        | numbered("decoder.block.{}.layer.1.EncDecAttention", CROSS),
+        generates="decoder.*",
+    ),
+    "bart": Family(
+        lambda: hf.BartForConditionalGeneration(hf.BartConfig(**BART)),
+        seq2seq,
+        numbered("model.encoder.layers.{}.self_attn", BIDIRECTIONAL)
+        | numbered("model.decoder.layers.{}.self_attn", CAUSAL)
+        | numbered("model.decoder.layers.{}.encoder_attn", CROSS),
+        generates="model.decoder.*",
+    ),
+    "blip": Family(
+        lambda: hf.BlipForConditionalGeneration(hf.BlipConfig(text_config=BLIP_TEXT, vision_config=VISION)),
+        lambda left=False: text(left=left) | pixels(),
+        numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
+        | numbered("text_decoder.bert.encoder.layer.{}.attention.self", CAUSAL)
+        | numbered("text_decoder.bert.encoder.layer.{}.crossattention.self", CROSS_IMAGE),
+        generates="text_decoder.*",
+        sdpa=False,
+    ),
+    "blip2": Family(
+        lambda: hf.Blip2ForConditionalGeneration(
+            hf.Blip2Config(
+                vision_config=VISION,
+                qformer_config=QFORMER,
+                text_config=OPT,
+                num_query_tokens=3,
+                image_token_index=IMAGE,
+            )
+        ),
+        lambda left=False: text(images=3, left=left) | pixels(),
+        numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
+        | numbered("qformer.encoder.layer.{}.attention.attention", SEEING)
+        | {"qformer.encoder.layer.0.crossattention.attention": "cross both image image"}
+        | numbered("language_model.model.decoder.layers.{}.self_attn", MIXED),
+        generates="language_model.*",
+    ),
+    "llava": Family(
+        lambda: hf.LlavaForConditionalGeneration(
+            hf.LlavaConfig(
+                vision_config=VISION | dict(model_type="clip_vision_model"),
+                text_config=GQA,
+                image_token_id=IMAGE,
+            )
+        ),
+        lambda left=False: text(images=4, left=left) | pixels(),
+        numbered("model.vision_tower.encoder.layers.{}.self_attn", SEEING)
+        | numbered("model.language_model.layers.{}.self_attn", MIXED),
+        generates="model.language_model.*",
+    ),
+    "smolvlm": Family(
+        lambda: hf.SmolVLMForConditionalGeneration(
+            hf.SmolVLMConfig(
+                vision_config=VISION, text_config=GQA, image_token_id=IMAGE, scale_factor=2, pad_token_id=PAD
+            )
+        ),
+        lambda left=False: text(images=1, left=left) | dict(pixel_values=normal(2, 1, 3, 8, 8)),
+        numbered("model.vision_model.encoder.layers.{}.self_attn", SEEING)
+        | numbered("model.text_model.layers.{}.self_attn", MIXED),
+        generates="model.text_model.*",
+    ),
+    "qwen2-vl": Family(
+        lambda: hf.Qwen2VLForConditionalGeneration(
+            hf.Qwen2VLConfig(
+                vision_config=QWEN_VISION,
+                text_config=QWEN,
+                image_token_id=IMAGE,
+                video_token_id=3,
+                vision_start_token_id=2,
+                vision_end_token_id=1,
+            )
+        ),
+        qwen_inputs,
+        numbered("model.visual.blocks.{}.attn", SEEING)
+        | numbered("model.visual.blocks.{}.attn#2", SEEING)
+        | numbered("model.language_model.layers.{}.self_attn", MIXED),
+        generates="model.language_model.*",
+    ),
+    "vilt": Family(
+        lambda: hf.ViltModel(hf.ViltConfig(**TEXT, image_size=8, patch_size=4)),
+        lambda left=False: text(left=left) | pixels(),
+        numbered("encoder.layer.{}.attention.attention", "self both mixed mixed"),
+        sdpa=False,
+    ),
+    "lxmert": Family(
+        lambda: hf.LxmertModel(
+            hf.LxmertConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=16,
+                num_attention_heads=2,
+                intermediate_size=24,
+                l_layers=1,
+                x_layers=1,
+                r_layers=1,
+                visual_feat_dim=6,
+            )
+        ),
+        lambda left=False: (
+            text(left=left)
+            | dict(
+                visual_feats=normal(2, 7, 6),
+                visual_pos=normal(2, 7, 4).sigmoid(),
+                visual_attention_mask=torch.tensor([[1] * 7, [1] * 4 + [0] * 3]),
+            )
+        ),
+        {
+            "encoder.layer.0.attention.self": BIDIRECTIONAL,
+            "encoder.r_layers.0.attention.self": SEEING,
+            "encoder.x_layers.0.visual_attention.att": "cross both text image",
+            "encoder.x_layers.0.visual_attention.att#2": "cross both image text",
+            "encoder.x_layers.0.lang_self_att.self": BIDIRECTIONAL,
+            "encoder.x_layers.0.visn_self_att.self": SEEING,
+        },
+        sdpa=False,
+    ),
+    "siglip": Family(
+        lambda: hf.SiglipModel(
+            hf.SiglipConfig(text_config=TEXT | dict(projection_size=12), vision_config=VISION)
+        ),
+        lambda left=False: text(left=left) | pixels(),
+        numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
+        | {"vision_model.head.attention": "cross both image image"}
+        | numbered("text_model.encoder.layers.{}.self_attn", BIDIRECTIONAL),
+    ),
+    "bridgetower": Family(
+        lambda: hf.BridgeTowerModel(
+            hf.BridgeTowerConfig(
+                hidden_size=16,
+                num_attention_heads=2,
+                num_hidden_layers=2,
+                text_config=TEXT,
+                vision_config=dict(hidden_size=128, num_hidden_layers=2, patch_size=4, image_size=8),
+            )
+        ),
+        lambda left=False: text(left=left) | pixels(),
+        numbered("vision_model.visual.transformer.resblocks.{}.attn", SEEING)
+        | numbered("text_model.encoder.layer.{}.attention.self", BIDIRECTIONAL)
+        | numbered("cross_modal_text_layers.{}.attention.self", BIDIRECTIONAL)
+        | numbered("cross_modal_text_layers.{}.crossattention.self", "cross both text image")
+        | numbered("cross_modal_image_layers.{}.attention.self", SEEING)
+        | numbered("cross_modal_image_layers.{}.crossattention.self", "cross both image text"),
+        sdpa=False,
+        exact=False,
+    ),
+    "mllama": Family(
+        lambda: hf.MllamaForConditionalGeneration(
+            hf.MllamaConfig(
+                vision_config=MLLAMA_VISION,
+                image_token_index=IMAGE,
+                text_config=GQA
+                | dict(model_type="mllama_text_model", num_hidden_layers=4, cross_attention_layers=[1, 2]),
+            )
+        ),
+        mllama_inputs,
+        {
+            "model.vision_model.transformer.layers.0.self_attn": SEEING,
+            "model.vision_model.global_transformer.layers.0.self_attn": SEEING,
+        }
+        | {f"model.language_model.layers.{k}.self_attn": CAUSAL for k in (0, 3)}
+        | {f"model.language_model.layers.{k}.cross_attn": CROSS_IMAGE for k in (1, 2)},
+        generates="model.language_model.*",
+    ),
+    "instructblip": Family(
+        lambda: hf.InstructBlipForConditionalGeneration(
+            hf.InstructBlipConfig(
+                vision_config=VISION,
+                qformer_config=QFORMER | dict(max_position_embeddings=64, pad_token_id=PAD),
+                text_config=GQA,
+                num_query_tokens=3,
+                image_token_index=IMAGE,
+            )
+        ),
+        instructed,
+        numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
+        | numbered("qformer.encoder.layer.{}.attention.attention", "self both mixed mixed")
+        | {"qformer.encoder.layer.0.crossattention.attention": "cross both image image"}
+        | numbered("language_model.model.layers.{}.self_attn", MIXED),
+        generates="language_model.*",
+    ),
+    "kosmos2": Family(
+        lambda: hf.Kosmos2ForConditionalGeneration(
+            hf.Kosmos2Config(text_config=KOSMOS_TEXT, vision_config=VISION, latent_query_num=3)
+        ),
+        kosmos_inputs,
+        numbered("vision_model.model.encoder.layers.{}.self_attn", SEEING)
+        | {"image_to_text_projection.x_attn": "cross both image image"}
+        | numbered("text_model.model.layers.{}.self_attn", MIXED),
+        generates="text_model.*",
+    ),
+    "florence2": Family(
+        lambda: hf.Florence2ForConditionalGeneration(
+            hf.Florence2Config(
+                text_config=BART | dict(model_type="bart"), vision_config=DAVIT, image_token_id=IMAGE
+            )
+        ),
+        lambda left=False: (
+            text(images=2, left=left)
+            | dict(pixel_values=normal(2, 3, 8, 8), decoder_input_ids=words(4, seed=1))
+        ),
+        {
+            f"model.vision_tower.blocks.{k}.0.{block}": what
+            for k in (0, 1)
+            for block, what in (
+                ("spatial_block.window_attn", SEEING),
+                ("channel_block.channel_attn", "self both None None"),
+            )
+        }
+        | numbered("model.language_model.encoder.layers.{}.self_attn", "self both mixed mixed")
+        | numbered("model.language_model.decoder.layers.{}.self_attn", CAUSAL)
+        | numbered("model.language_model.decoder.layers.{}.encoder_attn", "cross causal text mixed"),
+        generates="model.language_model.decoder.*",
+    ),
+    "git": Family(
+        lambda: hf.GitForCausalLM(hf.GitConfig(vision_config=VISION, **TEXT)),
+        lambda left=False: text(left=left) | pixels(),
+        numbered("git.image_encoder.vision_model.encoder.layers.{}.self_attn", SEEING)
+        | numbered("git.encoder.layer.{}.attention.self", MIXED),
+        generates="git.encoder.*",
+        sdpa=False,
+    ),
+    "trocr": Family(
+        lambda: led(
+            hf.DeiTConfig(**VISION), hf.TrOCRConfig(**TROCR, is_decoder=True, add_cross_attention=True)
+        ),
+        led_inputs(8),
+        numbered("encoder.layers.{}.attention", SEEING)
+        | numbered("decoder.model.decoder.layers.{}.self_attn", CAUSAL)
+        | numbered("decoder.model.decoder.layers.{}.encoder_attn", CROSS_IMAGE),
+        generates="decoder.*",
+        sdpa=False,
+    ),
+    "donut": Family(
+        lambda: led(hf.DonutSwinConfig(**SWIN), hf.MBartConfig(**BART | LED)),
+        led_inputs(16),
+        {f"encoder.encoder.layers.{k}.blocks.{j}.attention.self": SEEING for k in (0, 1) for j in (0, 1)}
+        | numbered("decoder.model.decoder.layers.{}.self_attn", CAUSAL)
+        | numbered("decoder.model.decoder.layers.{}.encoder_attn", CROSS_IMAGE),
+        generates="decoder.*",
+        sdpa=False,
+    ),
+    "visualbert": Family(
+        lambda: hf.VisualBertModel(hf.VisualBertConfig(**TEXT, visual_embedding_dim=6)),
+        with_regions,
+        numbered("encoder.layer.{}.attention.self", "self both mixed mixed"),
+        sdpa=False,
+    ),
+    "flava": Family(
+        lambda: hf.FlavaModel(
+            hf.FlavaConfig(
+                image_config=SMALL | dict(image_size=8, patch_size=4, mask_token=False),
+                text_config=TEXT,
+                multimodal_config=SMALL,
+                hidden_size=16,
+                projection_dim=16,
+            )
+        ),
+        lambda left=False: text(left=left) | pixels(),
+        numbered("image_model.encoder.layer.{}.attention.attention", SEEING)
+        | numbered("text_model.encoder.layer.{}.attention.attention", BIDIRECTIONAL)
+        | numbered("multimodal_model.encoder.layer.{}.attention.attention", "self both mixed mixed"),
+        sdpa=False,
+    ),
+}

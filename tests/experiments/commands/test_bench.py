@@ -1,0 +1,116 @@
+"""The benchmark command at tiny sizes, and peers that compute what they should."""
+
+import json
+
+import pytest
+import torch
+
+from adapters import PGNN
+from attngraph import AttentionScores
+from experiments.bench import measure, peers, steps, suite
+from experiments.cli import main
+
+
+@pytest.fixture
+def inputs():
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 2, k, 4, generator=draw, dtype=torch.float64) for k in (3, 6, 6))
+    factor = torch.randn(2, 4, 4, generator=draw, dtype=torch.float64)
+    return query, key, value, factor
+
+
+@pytest.mark.parametrize("peer", [peers.per_edge, peers.square])
+def test_peers_compute_the_same_step(peer, inputs):
+    query, key, value, factor = inputs
+    scores = AttentionScores(query, key, value, metric=factor @ factor.transpose(-1, -2))
+    want = PGNN(p=1.5, mu=0.3, learn_p=False)(scores.graph())
+    torch.testing.assert_close(peer(query, key, value, factor, 1.5, 0.4), want)
+
+
+def test_pooling_to_every_token_is_no_pooling(inputs):
+    torch.testing.assert_close(
+        peers.pooled_square(*inputs, 1.5, 0.4, tokens=6), peers.square(*inputs, 1.5, 0.4)
+    )
+    assert not torch.allclose(
+        peers.pooled_square(*inputs, 1.5, 0.4, tokens=3), peers.square(*inputs, 1.5, 0.4), rtol=1e-3
+    )
+
+
+def test_attention_is_pytorchs(inputs):
+    query, key, value, _ = inputs
+    torch.testing.assert_close(
+        peers.attention(query, key, value),
+        torch.nn.functional.scaled_dot_product_attention(query, key, value),
+    )
+
+
+class Clock:
+    """Time that passes only while something runs."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(measure.time, "perf_counter", lambda: self.now)
+
+    def takes(self, seconds: float):
+        def run():
+            self.now += seconds
+
+        return run
+
+
+def test_ratios_are_taken_between_neighbours(monkeypatch):
+    clock = Clock(monkeypatch)
+    broken = lambda: 1 / 0  # noqa: E731
+    times, failed = measure.compare(
+        {"base": clock.takes(1), "other": clock.takes(3), "broken": broken}, "base", 2
+    )
+    assert times == {"base": (1, 1.0, 2), "other": (3, 3.0, 2)} and "ZeroDivisionError" in failed["broken"]
+    with pytest.raises(ZeroDivisionError):
+        measure.compare({"base": broken}, "base", 1)
+
+
+@pytest.mark.parametrize("seconds, repeats", [(1, 15), (8, 8), (100, 3)])
+def test_long_runs_are_repeated_less_often(monkeypatch, seconds, repeats):
+    times, _ = measure.compare({"base": Clock(monkeypatch).takes(seconds)}, "base", 15)
+    assert times["base"].repeats == repeats
+
+
+def test_memory_is_that_of_the_run():
+    small, large = (
+        measure.extra_memory("tests.experiments.test_bench", "fill", {"megabytes": mb}) for mb in (20, 60)
+    )
+    assert 15 < small < 30 and 55 < large < 70
+
+
+def runs(options):
+    size = 1 if options.get("tiny") else options["megabytes"]
+    return {"fill": lambda: torch.ones(size * 2**18)}
+
+
+def test_every_target_names_a_run():
+    for benchmark in suite.BENCHMARKS.values():
+        names = set(benchmark.module.runs(benchmark.quick | {"seed": 0}))
+        assert {benchmark.baseline, *benchmark.targets, *benchmark.memory, *benchmark.only} <= names
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("experiments.commands.bench.extra_memory", lambda module, name, options: 3.0)
+    only = ["step", "peers", "training", "long-4k-causal", "sparse"]
+    assert main(["bench", "--quick", "--repeats", "1", "--out", str(tmp_path), "--only", *only]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())["benchmarks"]
+    assert list(results) == only
+    for result in results.values():
+        assert result["runs"][result["baseline"]]["ratio"] == 1
+        assert all("seconds" in run for run in result["runs"].values()), result
+    assert results["step"]["runs"][steps.DEFAULT]["target"] == 2.2
+    errors = [run["error"] for run in results["sparse"]["runs"].values()]
+    assert errors[0] == 0 and errors[1:] == sorted(errors[1:], reverse=True)
+    shown, written = capsys.readouterr().out, (tmp_path / "bench.md").read_text()
+    assert (
+        "p-adapters" in shown and "p-adapters" in written and (tmp_path / "bench.png").stat().st_size > 10_000
+    )
+
+
+def test_bad_arguments_end_with_one_line(tmp_path, capsys):
+    assert main(["bench", "--repeats", "0", "--out", str(tmp_path)]) == 2
+    assert "--repeats must be at least 1" in capsys.readouterr().err

@@ -1,0 +1,315 @@
+"""The command `attngraph heterophily` on the mini-BLIP, its labels, and its errors."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from transformers import BertTokenizerFast, ViTImageProcessor
+
+from analysis.labels import Labels
+from attngraph import AttentionGraph
+from attngraph.errors import UserError
+from experiments.commands import heterophily
+from experiments.inspect.source import Batch, open_source
+from experiments.inspect.words import Text
+from experiments.scenes.speech import PARTS, parts_of_speech
+from experiments.scenes.vocabulary import all_words
+from tests.attngraph.reading.zoo import FAMILIES
+from tests.experiments.tiny import adapted
+
+LAYER = "text_decoder.bert.encoder.layer.{}.{}.self"
+QUICK = ("--examples", 4, "--replicates", 10, "--permutations", 1)
+
+
+def parse(*words):
+    parser = argparse.ArgumentParser()
+    heterophily.add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+def run(out, *words, figures: bool = False) -> pd.DataFrame:
+    with pytest.MonkeyPatch.context() as patch:
+        if not figures:
+            patch.setattr(heterophily, "_draw", lambda *_: [])
+        assert heterophily.run(parse("--out", out, *QUICK, *words)) == 0
+    return pd.read_csv(out / "heterophily.csv", keep_default_na=False, na_values=[""])
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    out = tmp_path_factory.mktemp("heterophily")
+    words = ("--layers", "vision_model*3*", LAYER.format(3, "*"), "--heads", 3, 1, "--spectra", "--bins", 5)
+    return out, run(out, *words, figures=True)
+
+
+def test_files_and_columns(first):
+    out, table = first
+    stacks = [
+        "text_decoder-bert-encoder-layer-attention-self",
+        "text_decoder-bert-encoder-layer-crossattention-self",
+        "vision_model-encoder-layers-self_attn",
+    ]
+    assert {file.name for file in out.iterdir()} == {
+        "heterophily.csv",
+        "heterophily.json",
+        "spectrum.csv",
+        *(f"{kind}-{stack}.png" for stack in stacks for kind in ("curves", "heads", "spectra")),
+    }
+    content = json.loads((out / "heterophily.json").read_text())
+    assert (
+        content["model"] == "mini-BLIP" and content["examples"] == 4 and len(content["table"]) == len(table)
+    )
+    assert set(table["head"]) == {"3", "1", "all"} and set(table.weights) == {"M"}
+    assert table.layer.nunique() == 3 and set(table.kind) == {"self", "cross"}
+
+
+def test_labels_of_each_kind_of_layer(first):
+    _, table = first
+    labels = {layer: set(part.labels.dropna()) for layer, part in table.groupby("layer")}
+    assert labels["vision_model.encoder.layers.3.self_attn"] == {"modality", "patch", "cluster"}
+    assert labels[LAYER.format(3, "attention")] == {"modality", "token", "part of speech", "cluster"}
+    assert labels[LAYER.format(3, "crossattention")] == {
+        "modality",
+        "named shape",
+        "part of speech and patch",
+        "cluster",
+    }
+
+
+def test_degenerate_labels_are_no_findings(first):
+    _, table = first
+    cross = table[(table.kind == "cross") & (table.labels == "modality")]
+    assert len(cross) and cross.value.isna().all() and cross.note.str.contains("role labels").all()
+    vision = table[table.layer.str.startswith("vision") & (table.labels == "modality")]
+    assert vision.value.isna().all() and vision.note.str.contains("one class").all()
+
+
+def test_the_image_encoder_is_homophilous_in_what_patches_show(first):
+    """A known answer: patches of the last layer read patches that show the same thing."""
+    _, table = first
+    found = table[
+        (table.labels == "patch") & (table.statistic == "adjusted") & (table["head"] == "all")
+    ].iloc[0]
+    assert found.excess_low > 0.1
+
+
+def test_screen(first):
+    _, table = first
+    shown = heterophily.screen(table.assign(labels=table.labels.fillna(""), note=table.note.fillna("")))
+    assert "text_decoder.bert.encoder.layer.*.crossattention.self" in shown
+    assert (
+        "no finding by modality: role labels: the sides share no class" in shown
+        and "no finding by patch" not in shown
+    )
+
+
+def test_choosing_heads_gives_their_own_numbers(first, tmp_path):
+    _, table = first
+    other = run(tmp_path, "--layers", LAYER.format(3, "crossattention"))
+    for head in ("3", "1"):
+        one, two = (
+            x[
+                (x.layer == LAYER.format(3, "crossattention"))
+                & (x["head"].astype(str) == head)
+                & (x.statistic == "entropy")
+            ]
+            for x in (table, other)
+        )
+        assert one.value.item() == pytest.approx(two.value.item(), rel=1e-5)
+
+
+def test_adapters_before_and_after(tmp_path):
+    adapted(tmp_path)
+    table = run(
+        tmp_path / "out",
+        "--adapter",
+        tmp_path,
+        "--layers",
+        LAYER.format("[01]", "crossattention"),
+        "--heads",
+        0,
+    )
+    differences = {
+        "M̄ − M before": ("M̄ before", "M before"),
+        "M̄ − M after": ("M̄ after", "M after"),
+        "M after − before": ("M after", "M before"),
+        "M̄ after − before": ("M̄ after", "M̄ before"),
+    }
+    assert set(table.weights) == {"M before", "M̄ before", "M after", "M̄ after", *differences}
+    for difference, (one, other) in differences.items():
+        for statistic in ("entropy", "dirichlet_normalised"):
+            found, a, b = (
+                table[
+                    (table.weights == weights) & (table.statistic == statistic) & (table["head"] == "0")
+                ].iloc[0]
+                for weights in (difference, one, other)
+            )
+            assert found.value == pytest.approx(a.value - b.value, abs=2e-5), difference
+            assert found.low <= found.value <= found.high and found.examples == 4
+    shown = heterophily.screen(table.assign(labels=table.labels.fillna(""), note=table.note.fillna("")))
+    assert "M̄ − M after" in shown and "paired differences, without null" in shown
+    mean = (
+        table[(table["head"] == "all") & (table.statistic == "entropy")].set_index(["layer", "weights"]).value
+    )
+    source = open_source(
+        parse(*QUICK, "--adapter", tmp_path, "--layers", LAYER.format(0, "crossattention"), "--heads", 0)
+    )
+    batch, graphs = next(source.graphs())
+    weight = source.reweighted(
+        LAYER.format(0, "crossattention"), graphs[LAYER.format(0, "crossattention")]
+    ).weight.double()
+    share = weight / weight.sum(-1, keepdim=True)
+    nats = -torch.special.xlogy(share, share).sum(-1) / np.log(65)
+    expected = (
+        torch.stack([nats[k][:, ~padding].mean() for k, padding in enumerate(batch.text.padding)])
+        .mean()
+        .item()
+    )
+    assert mean[LAYER.format(0, "crossattention"), "M̄ after"] == pytest.approx(expected, rel=1e-4)
+    for layer in (0, 1):
+        name = LAYER.format(layer, "crossattention")
+        assert mean[name, "M̄ before"] != pytest.approx(mean[name, "M before"], rel=1e-3)
+        assert mean[name, "M̄ after"] != pytest.approx(mean[name, "M̄ before"], rel=1e-3)
+    frozen = run(tmp_path / "frozen", "--layers", LAYER.format(1, "crossattention"), "--heads", 0)
+    frozen = frozen[(frozen["head"] == "all") & (frozen.statistic == "entropy")].value.item()
+    assert mean[LAYER.format(1, "crossattention"), "M before"] == pytest.approx(frozen, rel=1e-5)
+    assert mean[LAYER.format(1, "crossattention"), "M after"] != pytest.approx(frozen, rel=1e-4)
+
+
+def test_another_model_on_texts_and_on_images(tmp_path):
+    FAMILIES["bert"].model().save_pretrained(tmp_path / "bert")
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "ball"]
+    tokenizer = BertTokenizerFast(vocab={name: k for k, name in enumerate(names)}, model_max_length=32)
+    tokenizer.save_pretrained(tmp_path / "bert")
+    (tmp_path / "texts").write_text("a red ball a\na red red a red ball\n")
+    table = run(
+        tmp_path / "out", "--model", tmp_path / "bert", "--texts", tmp_path / "texts", "--clusters", 2
+    )
+    assert set(table.labels.dropna()) == {"modality", "token", "part of speech", "cluster"}
+    assert table[(table.labels == "token") & (table.statistic == "edge")].value.notna().all()
+    (tmp_path / "short").write_text("a\n")
+    table = run(
+        tmp_path / "short-out", "--model", tmp_path / "bert", "--texts", tmp_path / "short", "--clusters", 20
+    )
+    notes = json.loads((tmp_path / "short-out" / "heterophily.json").read_text())["notes"]
+    assert len(notes) == 1 and notes[0].endswith(
+        "no labels by cluster: 20 clusters need at least so many nodes, and the first examples have 6"
+    )
+    assert set(table.labels.dropna()) == {"modality", "token", "part of speech"}
+    FAMILIES["vit"].model().save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "vit")
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "one.png")
+    table = run(tmp_path / "out", "--model", tmp_path / "vit", "--images", tmp_path, "--clusters", 2)
+    assert (
+        set(table.labels.dropna()) == {"modality", "cluster"}
+        and table[table.statistic == "entropy"].value.notna().all()
+    )
+
+
+def test_labels_are_those_of_the_nodes(monkeypatch):
+    """Words of shapes meet patches of shapes in one alphabet; special tokens and other words have no class."""
+    x, image = torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 3, 2)
+    graph = AttentionGraph(
+        x, image, torch.full((1, 1, 4, 3), 1 / 3), kind="cross", query_modality="text", value_modality="image"
+    )
+    text = Text(
+        [["[CLS]", "red", "stars", "circle"]],
+        torch.arange(4)[None],
+        torch.tensor([[True] + [False] * 3]),
+        torch.zeros(1, 4, dtype=torch.bool),
+    )
+    monkeypatch.setattr(
+        heterophily, "patches_of", lambda batch, graph, side: torch.tensor([[-1, 0, 1]]) if side else None
+    )
+    batch = Batch(inputs={}, names=["one"], text=text)
+    found = heterophily.Labeller({"mine": {"red": "7"}}, 2, 0)(batch, "layer", graph)
+    assert found["named shape"].query.tolist() == [[[-1, -1, 4, 1]]] and found[
+        "named shape"
+    ].value.tolist() == [[[-1, 0, 1]]]
+    assert (
+        found["mine and patch"].query.tolist() == [[[-1, 0, -1, -1]]] and not found["mine and patch"].shared
+    )
+    assert isinstance(found["cluster"], Labels) and found["modality"].query.tolist() == [[[2, 0, 0, 0]]]
+
+
+def test_every_word_has_a_part_of_speech():
+    assert set(parts_of_speech()) == set(all_words()) and set(parts_of_speech().values()) == set(PARTS)
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        (("--layers", "*nowhere*"), "there are vision_model.encoder.layers.0.self_attn"),
+        (("--heads", "7"), "has heads 0..3"),
+        (("--examples", "0"), "--examples must be at least 1"),
+        (("--permutations", "0"), "--permutations must be at least 1"),
+        (("--replicates", "1"), "--replicates must be at least 2"),
+        (("--p", "0.5"), "--p must be at least 1"),
+        (("--p", "nan"), "--p must be at least 1 and finite"),
+        (("--p", "inf"), "--p must be at least 1 and finite"),
+        (("--bins", "4"), "--bins must be an odd number"),
+        (("--clusters", "1"), "--clusters must lie in 2..512, or be 0 for none"),
+        (
+            ("--labels", "cluster.json"),
+            "--labels cluster.json: 'cluster' is the name of labels that are there already",
+        ),
+        (("--labels", "part of speech and patch.json"), "is the name of labels that are there already"),
+        (
+            ("--labels", "one/mine.json", "other/mine.json"),
+            "--labels other/mine.json: two files are called 'mine'",
+        ),
+        (("--labels", "nowhere.json"), "--labels nowhere.json cannot be read"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(words, message, tmp_path, monkeypatch):
+    if "one/mine.json" in words:
+        for folder in ("one", "other"):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "mine.json").write_text('{"a": "x"}')
+        monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        heterophily.run(parse("--out", tmp_path / "out", "--examples", 1, *words))
+    assert message in str(error.value) and "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_labels_file(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text("[1, 2]")
+    with pytest.raises(UserError, match="must hold one JSON object"):
+        heterophily.run(parse("--out", tmp_path / "out", "--labels", file))
+    classes = {word: "xyz"[k % 3] for k, word in enumerate(all_words())}
+    file.write_text(json.dumps(classes))
+    words = ("--labels", file, "--layers", LAYER.format(0, "attention"))
+    table = run(tmp_path / "out", *words, "--clusters", 0)
+    assert "cluster" not in set(table.labels)
+    batch, graphs = next(open_source(parse(*QUICK, *words)).graphs())
+    weight, expected = graphs[LAYER.format(0, "attention")].weight.double().numpy(), []
+    for lines, padding, tokens in zip(weight, batch.text.padding.tolist(), batch.text.tokens):
+        pairs = [
+            (i, j, classes[tokens[i]] == classes[tokens[j]])
+            for i in range(len(tokens))
+            for j in range(i)
+            if not padding[i] and tokens[i] in classes and tokens[j] in classes
+        ]
+        expected.append(
+            [
+                sum(head[i, j] for i, j, equal in pairs if equal) / sum(head[i, j] for i, j, _ in pairs)
+                for head in lines
+            ]
+        )
+    found = table[(table.labels == "mine") & (table.statistic == "edge")]
+    assert (found.examples == [4] * 4 + [16]).all() or found.examples.tolist() == [4] * 5
+    assert found.value.tolist() == pytest.approx([*np.mean(expected, 0), np.mean(expected)], rel=1e-4)
+
+
+def test_clusters_do_not_depend_on_the_batch(tmp_path):
+    """All numbers of a run are the same, whatever the batches: choices, permutations and clusters are the examples' own."""
+    words = ("--layers", LAYER.format(3, "*"), "--heads", 0, "--examples", 6)
+    whole, parts = (run(tmp_path / str(batch), *words, "--batch", batch) for batch in (6, 4))
+    pd.testing.assert_frame_equal(whole, parts, rtol=1e-3, atol=1e-4)

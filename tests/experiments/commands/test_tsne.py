@@ -1,0 +1,252 @@
+"""The command `attngraph tsne` on the mini-BLIP, and how nodes of other kinds of models are labelled."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from transformers import T5Config, T5Model
+
+from adapters.blip import attach
+from adapters.config import AdapterConfig
+from analysis.points import COLUMNS
+from attngraph import AttentionGraph, capture
+from attngraph.errors import UserError
+from experiments.commands import tsne
+from experiments.inspect.source import PATCH_NAMES, Batch, open_source
+from experiments.inspect.words import Text
+from experiments.models.mini_blip import load_model
+from experiments.scenes.patches import patch_targets
+
+LAYER = "text_decoder.bert.encoder.layer.{}.{}.self"
+QUICK = ("--examples", "6", "--method", "pca", "--points", "120")
+
+
+def parse(*words):
+    parser = argparse.ArgumentParser()
+    tsne.add_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+def run(out, *words):
+    """The tables of a run."""
+    assert tsne.run(parse("--out", out, *words)) == 0
+    return pd.read_csv(out / "coordinates.csv", keep_default_na=False), pd.read_csv(out / "quality.csv")
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    out = tmp_path_factory.mktemp("tsne")
+    words = ("--examples", 8, "--points", 150, "--perplexity", 5, 10, "--colour", "role", "class")
+    return out, words, *run(out, *words)
+
+
+def test_by_default_the_last_cross_attention_and_the_self_attention_before_it(first):
+    out, _, table, measures = first
+    layers = table[["layer", "kind", "head"]].drop_duplicates()
+    assert list(layers.itertuples(index=False, name=None)) == [
+        (LAYER.format(3, "attention"), "self", "all"),
+        (LAYER.format(3, "crossattention"), "cross", "all"),
+    ]
+    assert list(table.columns[: len(COLUMNS)]) == COLUMNS
+    assert table.perplexity.unique().tolist() == [5, 10] and table.panel.nunique() == 4
+    assert sorted(file.name for file in out.iterdir()) == [
+        "coordinates.csv",
+        "quality.csv",
+        "tsne-class.png",
+        "tsne-class.svg",
+        "tsne-role.png",
+        "tsne-role.svg",
+    ]
+    told = [
+        tuple(row) for row in measures[measures.panel == 3][["measure", "label", "space"]].fillna("").values
+    ]
+    assert told == [
+        ("trustworthiness", "", "map"),
+        *(("purity", label, space) for label in ("role", "class") for space in ("features", "map")),
+    ]
+    assert (measures[measures.measure == "trustworthiness"].value > 0.8).all()
+
+
+def test_the_same_seed_gives_the_same_map(first, tmp_path):
+    _, words, table, _ = first
+    again, _ = run(tmp_path, *words)
+    pd.testing.assert_frame_equal(again, table)
+
+
+def test_labels_are_those_of_the_nodes(first):
+    _, words, table, _ = first
+    source = open_source(parse(*words))
+    shown, tokens = {}, {}
+    for batch in source.batches():
+        for name, scene, *text in zip(
+            batch.names, batch.scenes, batch.text.tokens, batch.text.special, batch.text.padding
+        ):
+            shown[str(name)] = patch_targets(scene)[0]
+            tokens[str(name)] = [
+                (token, bool(special)) for token, special, padding in zip(*text) if not padding
+            ]
+    assert table.example.nunique() == 8
+    for row in table.itertuples():
+        label = row[table.columns.get_loc("class") + 1]
+        if row.modality == "text":
+            token, special = tokens[str(row.example)][row.node]  # so no padding: an IndexError otherwise
+            assert (row.token, label) == (token, "special token" if special else "word")
+        else:
+            assert row.token == "" and row.role == "value" and row.kind == "cross"
+            assert label == (
+                PATCH_NAMES[shown[str(row.example)][row.node - 1]] if row.node else "image's [CLS]"
+            )
+
+
+def test_any_layers_and_heads(tmp_path):
+    table, _ = run(tmp_path, *QUICK, "--layers", "vision_model*0*", LAYER.format(1, "*"), "--heads", 2, 0, 2)
+    panels = table[["layer", "head"]].drop_duplicates()
+    assert len(panels) == 3 * 2 and panels["head"].tolist() == [2, 0] * 3
+    assert set(table[table.layer.str.startswith("vision")].modality) == {"image"}
+
+
+def test_the_map_is_that_of_the_features_after_w_o(tmp_path):
+    """PCA of points made by hand: coordinates agree up to the sign of each direction."""
+    table, _ = run(tmp_path, *QUICK, "--points", 100_000)
+    source = open_source(parse(*QUICK))
+    layer = LAYER.format(3, "crossattention")
+    model = source.model
+    weight = model.get_submodule(layer.rpartition(".")[0]).output.dense.weight.detach()
+    found = []
+    for batch, graphs in source.graphs():
+        graph = graphs[layer]
+        seen = torch.ones(len(batch.names), 65, dtype=torch.bool)
+        for k in range(len(batch.names)):
+            for x, valid in ((graph.query, ~batch.text.padding), (graph.value, seen)):
+                found.append(x[k].transpose(0, 1).flatten(1)[valid[k]] @ weight.T)
+    points = torch.cat(found).double()
+    u, s, _ = torch.linalg.svd(points - points.mean(0), full_matrices=False)
+    want = (u[:, :2] * s[:2]).numpy()
+    got = table[table.layer == layer][["x", "y"]].to_numpy()
+    np.testing.assert_allclose(np.abs(got), np.abs(want), atol=1e-3)
+
+
+def test_an_adapted_models_points_on_the_frozen_models_map(tmp_path):
+    model, _ = load_model()
+    torch.manual_seed(0)
+    attach(model, AdapterConfig(gnn="pgnn", join="replace")).save(tmp_path / "adapter.safetensors")
+    words = (*QUICK, "--layers", LAYER.format("[03]", "*"))
+    table, measures = run(tmp_path / "both", *words, "--adapter", tmp_path / "adapter.safetensors")
+    frozen, adapted = (table[table.state == state].reset_index(drop=True) for state in ("frozen", "adapted"))
+    alone, _ = run(tmp_path / "alone", *words)
+    pd.testing.assert_frame_equal(frozen.drop(columns="panel"), alone.drop(columns="panel"))
+    pd.testing.assert_frame_equal(frozen[[*COLUMNS, "map"]], adapted[[*COLUMNS, "map"]])
+    moved = np.hypot(frozen.x - adapted.x, frozen.y - adapted.y).groupby(frozen.layer).max()
+    assert moved[LAYER.format(0, "attention")] < 1e-3  # an adapter changes what comes after it
+    assert (moved.drop(LAYER.format(0, "attention")) > 0.1).all()
+    assert len(measures[measures.measure == "trustworthiness"]) == 8
+
+
+def test_images_of_ones_own_and_unreadable_ones(tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for k in range(4):
+        Image.new("RGB", (80, 60), (60 * k, 20, 200)).save(folder / f"{k}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    table, _ = run(tmp_path / "out", "--images", folder, "--method", "pca")
+    printed = capsys.readouterr()
+    assert "broken.png" in printed.err and "1 of 5 images cannot be read" in printed.out
+    assert set(table.example) == {f"{k}.png" for k in range(4)}
+    assert set(table["class"]) == {"word", "special token", "image"}
+    with pytest.raises(UserError, match="broken.png"):
+        run(tmp_path / "strict", "--images", folder, "--method", "pca", "--strict")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (("--layers", "nowhere"), "no attention layer is called 'nowhere'; there are .*crossattention"),
+        (("--heads", 4), "has heads 0..3, not 4"),
+        (
+            ("--method", "tsne", "--perplexity", 5, 60),
+            r"attention.* gives \d+ points, too few .* perplexity 60, .* 181",
+        ),
+        (("--perplexity", 0.5), "--perplexity must be"),
+        (("--perplexity", "nan"), "--perplexity must be"),
+        (("--perplexity", 30, 1, "--method", "umap"), "--perplexity must be at least 2 for umap"),
+        (("--points", 2), "--points must be"),
+        (("--map-seeds", -1), "--map-seeds must"),
+        (("--layers", "vision_model*3*", "--colour", "token"), "--colour token: nothing is known"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_writes_nothing(tmp_path, words, message):
+    with pytest.raises(UserError, match=message) as error:
+        run(tmp_path / "out", *QUICK, *words)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def graph_of(n, m, **more):
+    return AttentionGraph(torch.randn(2, 1, n, 3), torch.randn(2, 1, m, 3), torch.rand(2, 1, n, m), **more)
+
+
+def text_batch(**inputs):
+    tokens = [["[CLS]", "red", "[SEP]"], ["[CLS]", "[SEP]", "[PAD]"]]
+    special = torch.tensor([[True, False, True], [True, True, True]])
+    padding = torch.tensor([[False, False, False], [False, False, True]])
+    return Batch(
+        inputs=inputs,
+        names=["a", "b"],
+        text=Text(tokens, torch.zeros(2, 3, dtype=torch.long), special, padding),
+    )
+
+
+def test_text_nodes_of_a_mixed_sequence_get_the_tokens_in_order():
+    image = torch.tensor([[True, False, False, True, False]] * 2)
+    labels, valid = tsne._labels(text_batch(), graph_of(5, 5, query_modality=image), 0)
+    assert labels["token"].tolist() == [
+        ["", "[CLS]", "red", "", "[SEP]"],
+        ["", "[CLS]", "[SEP]", "", "[PAD]"],
+    ]
+    assert labels["class"][0].tolist() == ["image", "special token", "word", "image", "special token"]
+    assert valid.tolist() == [[True] * 5, [True, True, True, True, False]]
+
+
+def test_a_sequence_that_holds_the_images_places_gets_the_tokens_of_the_text():
+    image = torch.tensor([[False, True, False]] * 2)
+    labels, valid = tsne._labels(text_batch(), graph_of(3, 3, query_modality=image), 0)
+    assert labels["token"].tolist() == [["[CLS]", "", "[SEP]"], ["[CLS]", "", "[PAD]"]]
+    assert valid.tolist() == [[True] * 3, [True, True, False]]
+
+
+def test_nodes_that_are_no_tokens_stay_without():
+    for graph in (graph_of(3, 3, query_modality="image"), graph_of(4, 4, query_modality="text")):
+        labels, valid = tsne._labels(text_batch(), graph, 0)
+        assert (labels["token"] == "").all() and valid.all()
+
+
+def test_a_decoder_has_its_own_tokens():
+    torch.manual_seed(0)
+    model = T5Model(T5Config(vocab_size=12, d_model=8, d_kv=4, num_heads=2, num_layers=1, d_ff=8)).eval()
+    batch = text_batch(
+        input_ids=torch.tensor([[1, 2, 3], [1, 3, 0]]),
+        decoder_input_ids=torch.tensor([[0, 7, 8], [0, 9, 0]]),
+        attention_mask=torch.tensor([[1, 1, 1], [1, 1, 0]]),
+    )
+    tokenizer = SimpleNamespace(
+        convert_ids_to_tokens=lambda row: [f"t{k}" for k in row], all_special_ids=[0], tokenize=str.split
+    )
+    decoder = Text.of(tokenizer, batch.inputs["decoder_input_ids"], torch.tensor([[1, 1, 1], [1, 1, 0]]))
+    batch = replace(batch, decoder=decoder)
+    graphs = capture(model, batch.inputs)
+    for name, graph in graphs.items():
+        for side in (0, 1):
+            labels, valid = tsne._labels(batch, graph, side)
+            if name.startswith("encoder") or ("EncDec" in name and side == 1):
+                assert labels["token"][0].tolist() == ["[CLS]", "red", "[SEP]"]
+                assert valid.tolist() == [[True] * 3, [True, True, False]]
+            else:
+                assert labels["token"].tolist() == [["t0", "t7", "t8"], ["t0", "t9", "t0"]]
+                assert valid.tolist() == [[True] * 3, [True, True, False]]
+    assert len(graphs) == 3

@@ -1,0 +1,201 @@
+"""Every family of models that a command can load: the right words and patches, alone and in a batch, through all commands."""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import attngraph.reading.calls
+from analysis.maps import patch_grid
+from analysis.relevance import image_nodes, route, valid_nodes
+from attngraph import capture
+from attngraph.errors import UserError
+from experiments.commands import attention, heterophily, tsne
+from experiments.inspect.source import add_source_arguments, open_source
+from experiments.inspect.words import words_of
+from tests.experiments.tiny import ALL, IMAGE_ALONE, TEXT_ALONE, save
+
+WITH_IMAGES = [family for family in ALL if family not in TEXT_ALONE]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """Two pictures of other shapes and two texts of other lengths."""
+    folder = tmp_path_factory.mktemp("given")
+    for k, size in enumerate(((24, 16), (16, 16))):
+        noise = np.random.default_rng(k).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{k}.png")
+    (folder / "texts.txt").write_text("red\na red ball\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory, given):
+    """``options(family)``: what a command is told, so that it runs this model on those."""
+    folders = {}
+
+    def of(family: str) -> list[str]:
+        if family not in folders:
+            folders[family] = save(family, tmp_path_factory.mktemp(family))
+        words = ["--model", folders[family]]
+        words += [] if family in TEXT_ALONE else ["--images", given / "0.png", given / "1.png"]
+        words += [] if family in IMAGE_ALONE else ["--texts", given / "texts.txt"]
+        return [str(word) for word in words]
+
+    return of
+
+
+def source(words: list[str], *more: str):
+    parser = argparse.ArgumentParser()
+    add_source_arguments(parser)
+    return open_source(parser.parse_args([*words, *more]))
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_a_batch_changes_neither_graphs_nor_words(family, options):
+    ((batch, graphs),) = source(options(family), "--batch", "2").graphs()
+    for k, (single, own) in enumerate(source(options(family), "--batch", "1").graphs()):
+        assert list(own) == list(graphs)
+        for name, graph in graphs.items():
+            one = own[name]
+            if graph.shape[0] != 2:  # windows of pictures
+                continue
+            there = [valid_nodes(graph, side)[k] for side in (0, 1)]
+            for side in (0, 1):
+                together, alone = words_of(batch, graph, side), words_of(single, one, side)
+                assert (together is None) == (alone is None), (name, side)
+                assert torch.equal(image_nodes(graph, side)[k][there[side]], image_nodes(one, side)[0]), (
+                    name,
+                    side,
+                )
+                if alone is not None:
+                    assert together.tokens[k][there[side]].tolist() == alone.tokens[0].tolist(), (name, side)
+                    assert not together.padding[k][there[side]].any(), (name, side)
+            whole = graph.weight[k]
+            torch.testing.assert_close(
+                whole[:, there[0]][:, :, there[1]], one.weight[0], rtol=1e-4, atol=1e-5
+            )
+            assert not whole[:, :, ~there[1]].any() and not whole[:, ~there[0]].any(), name
+
+
+MIXERS = (
+    "self_attn.projection",
+    "attn.proj",
+    "out_proj",
+    "o_proj",
+    "attention.output.dense",
+)  # output projections of image encoders' attention
+
+
+@pytest.mark.parametrize(
+    "family", [family for family in WITH_IMAGES if "blip2" not in family and family != "instructblip"]
+)  # whose image tokens are no patches
+def test_a_patch_is_the_node_that_changes_with_its_pixels(family, options, given):
+    """Where image encoders mix nothing: their attention's output is set to 0."""
+    found = source(options(family))
+    for name, part in found.model.named_modules():
+        if name.endswith(MIXERS) and not any(word in name for word in ("decoder", "language", "text_model")):
+            torch.nn.init.zeros_(part.weight)
+    ((batch, graphs),) = found.graphs()
+    last = route(graphs).hops[-1]
+    same = graphs[last].kind, int(image_nodes(graphs[last], 1).sum())
+    layer = next(
+        name for name, graph in graphs.items() if (graph.kind, int(image_nodes(graph, 1).sum())) == same
+    )
+    image, before = image_nodes(graphs[layer], 1), graphs[layer].value
+    grids = [patch_grid(int(image[k].sum()), batch.pictures.grids[k]) for k in range(2)]
+    for row, column in ((0, 0), (0, 1), (1, 0), (grids[0][0] - 1, grids[0][1] - 1)):
+        inputs = dict(batch.inputs)
+        pixels = inputs["pixel_values"]
+        if pixels.dim() == 2:  # packed patches: through the processor
+            pictures = [np.array(Image.open(given / f"{k}.png")) for k in range(2)]
+            for picture in pictures:
+                picture[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] ^= 255
+            inputs |= found.encoder.processor.image_processor(
+                [Image.fromarray(picture) for picture in pictures], return_tensors="pt"
+            )
+        else:
+            inputs["pixel_values"] = pixels = pixels.clone()
+            size = pixels.shape[-2] // grids[0][0]
+            pixels[..., size * row : size * (row + 1), size * column : size * (column + 1)] += 1
+        after = capture(found.model, inputs)[layer].value
+        for k, (rows, columns, others) in enumerate(grids):
+            if row < rows and column < columns:
+                moved = (after[k] - before[k]).abs().sum((0, 2))[image[k]]
+                assert moved.nonzero()[:, 0].tolist() == [others + row * columns + column], (row, column, k)
+
+
+def test_vilt_computes_the_same_with_its_patches_in_order(options):
+    found = source(options("vilt"))
+    (batch,) = found.batches()
+    embeddings = found.model.embeddings
+    ordered = found.model(**batch.inputs)
+    embeddings.__class__ = type(embeddings).__mro__[1]
+    torch.manual_seed(1)
+    dealt = found.model(**batch.inputs)
+    assert not torch.allclose(ordered.last_hidden_state, dealt.last_hidden_state)
+    torch.testing.assert_close(
+        ordered.last_hidden_state[:, :6], dealt.last_hidden_state[:, :6]
+    )  # the words and [CLS]
+    torch.testing.assert_close(ordered.pooler_output, dealt.pooler_output)
+
+
+COMMANDS = {
+    "heterophily": (
+        heterophily,
+        "heterophily.csv",
+        ["--clusters", "2", "--permutations", "1", "--replicates", "20"],
+    ),
+    "tsne": (tsne, "coordinates.csv", ["--method", "pca", "--layers", "*"]),
+    "attention": (attention, "maps.csv", []),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("family", ALL)
+def test_every_command_runs_whatever_the_batch(command, family, options, tmp_path, monkeypatch):
+    module, file, more = COMMANDS[command]
+    if family != "llava":  # figures take most of the time, and are of one kind
+        monkeypatch.setattr(heterophily, "_draw", lambda *_: [])
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    tables = []
+    for batch in ("1", "2"):
+        args = parser.parse_args([*options(family), *more, "--batch", batch, "--out", str(tmp_path / batch)])
+        if command == "attention" and family in TEXT_ALONE:
+            with pytest.raises(UserError, match="attention maps need images"):
+                module.run(args)
+            return
+        assert module.run(args) == 0
+        tables.append(pd.read_csv(tmp_path / batch / file))
+    one, two = tables
+    keys = [column for column in one.columns if one[column].dtype != float]
+    pd.testing.assert_frame_equal(one[keys], two[keys])
+    for column in one.columns.difference(keys):
+        np.testing.assert_allclose(one[column], two[column], rtol=2e-3, atol=2e-4, err_msg=column)
+
+
+def test_rotated_queries_are_told(options, tmp_path, monkeypatch, capsys):
+    """Where the projection itself can't be read, both commands say so."""
+    taken = attngraph.reading.calls.Call.graph
+    monkeypatch.setattr(
+        attngraph.reading.calls.Call,
+        "graph",
+        lambda *args, **more: replace(taken(*args, **more), rotated=True),
+    )
+    monkeypatch.setattr(heterophily, "_draw", lambda *_: [])
+    notes = []
+    monkeypatch.setattr(tsne, "draw", lambda *args: notes.extend(args[-1]))
+    for module, more in ((heterophily, ["--clusters", "0"]), (tsne, ["--method", "pca"])):
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        module.run(parser.parse_args([*options("llama"), *more, "--out", str(tmp_path / "out")]))
+    assert (
+        "model.layers.*.self_attn: queries could be read only with rotary positions"
+        in capsys.readouterr().out
+    )
+    assert any(note.startswith("model.layers.1.self_attn: queries could be read only") for note in notes)

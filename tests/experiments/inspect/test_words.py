@@ -1,0 +1,228 @@
+"""Which words and patches the nodes of graphs are, in every kind of model, alone and in a batch."""
+
+import argparse
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from transformers import ViTImageProcessor
+
+from attngraph import AttentionGraph
+from attngraph.errors import UserError
+from experiments.commands.heterophily import Labeller
+from experiments.inspect.source import Batch, add_source_arguments, open_source
+from experiments.inspect.words import Text, patches_of, whole_words, word_spans, words_of
+from experiments.scenes.patches import patch_targets
+from tests.experiments.tiny import captioner, save, tokenizer
+
+
+def source(*words: str):
+    parser = argparse.ArgumentParser()
+    add_source_arguments(parser)
+    return open_source(parser.parse_args([str(word) for word in words]))
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """Two pictures and two texts, as options."""
+    folder = tmp_path_factory.mktemp("given")
+    for k, colour in enumerate(("red", "blue")):
+        Image.new("RGB", (12, 8), colour).save(folder / f"{k}.png")
+    (folder / "texts.txt").write_text("red\na red ball\n")
+    return {
+        "images": ("--images", folder / "0.png", folder / "1.png"),
+        "texts": ("--texts", folder / "texts.txt"),
+    }
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folders = {}
+
+    def one(family):
+        if family not in folders:
+            folders[family] = save(family, tmp_path_factory.mktemp(family))
+        return folders[family]
+
+    return one
+
+
+@pytest.mark.parametrize(("family", "start"), [("t5", "[PAD]"), ("bart", "[CLS]")])
+def test_a_decoder_has_its_own_words(family, start, saved, given):
+    ((batch, graphs),) = source("--model", saved(family), *given["texts"]).graphs()
+    encoder, decoder = ["[CLS]", "a", "red", "ball", "[SEP]"], [start, "[CLS]", "a", "red", "ball"]
+    assert len(graphs) == 6
+    for name, graph in graphs.items():
+        cross = graph.kind == "cross"
+        query, value = (words_of(batch, graph, side) for side in (0, 1))
+        assert query.tokens[1].tolist() == (decoder if graph.causal else encoder)
+        assert value.tokens[1].tolist() == (encoder if cross or not graph.causal else decoder)
+        labels = Labeller({}, 2, 0)(batch, name, graph)
+        assert labels["token"].query[1, 0].tolist() == query.token_ids[1].tolist()
+        assert labels["modality"].query[1, 0].tolist() == (
+            [2, 2, 0, 0, 0] if graph.causal else [2, 0, 0, 0, 2]
+        )
+    assert batch.written.prompt.tolist() == [2, 2]
+
+
+def test_a_captioner_writes_its_text_in_the_decoder(saved, given, tmp_path):
+    (batch,) = source("--model", saved("captioner"), *given["images"], *given["texts"]).batches()
+    assert (
+        batch.text is None
+        and batch.pictures.grids == [(2, 3)] * 2
+        and batch.pictures.images[0].size == (12, 8)
+    )
+    assert batch.decoder.tokens[1] == ["[CLS]", "[CLS]", "a", "red", "ball"] and "labels" not in batch.inputs
+    assert batch.written.prompt.tolist() == [2, 2]
+    (batch,) = source("--model", saved("captioner"), "--examples", 2, "--task", "vqa").batches()
+    assert (batch.decoder.prompt > 4).all()
+    apart = tmp_path / "apart"  # without a processor that holds both
+    for part in (captioner(), ViTImageProcessor(size={"height": 8, "width": 12}), tokenizer()):
+        part.save_pretrained(apart)
+    (batch,) = source("--model", apart, *given["images"], *given["texts"]).batches()
+    assert batch.decoder.tokens[1] == ["[CLS]", "[CLS]", "a", "red", "ball"] and batch.inputs[
+        "pixel_values"
+    ].shape[2:] == (8, 12)
+
+
+def test_sequences_of_text_and_image_are_labelled_by_place(saved, given):
+    ((batch, graphs),) = source("--model", saved("llava"), *given["images"], *given["texts"]).graphs()
+    graph = graphs["model.language_model.layers.0.self_attn"]
+    words = words_of(batch, graph, 0)
+    assert words.tokens[1].tolist() == ["[CLS]", *[""] * 4, "a", "red", "ball", "[SEP]"]
+    assert words.there[1].tolist() == [True] + [False] * 4 + [True] * 4 and not words.special[1, 1:5].any()
+    labels = Labeller({"mine": {"ball": "x"}}, 2, 0)(batch, "layer", graph)
+    assert labels["modality"].query[1, 0].tolist() == [2, 1, 1, 1, 1, 0, 0, 0, 2]
+    assert labels["token"].query[1, 0].tolist() == [2, -1, -1, -1, -1, 5, 6, 7, 3]
+    assert labels["mine"].query[1, 0].tolist() == [-1] * 7 + [0, -1]
+
+
+def test_patches_come_from_the_configuration(saved):
+    ((batch, graphs),) = source("--model", saved("clip"), "--examples", 2).graphs()
+    assert batch.pictures.grids == [(2, 2)] * 2
+    expected = patch_targets(batch.scenes[1], 2)[0].tolist()
+    graph = graphs["vision_model.encoder.layers.0.self_attn"]
+    assert patches_of(batch, graph, 0)[1].tolist() == [-1, *expected]
+    assert Labeller({}, 2, 0)(batch, "layer", graph)["patch"].value[1, 0, 1:].tolist() == expected
+    assert patches_of(batch, graphs["text_model.encoder.layers.0.self_attn"], 0) is None
+    ((batch, graphs),) = source("--model", saved("llava"), "--examples", 2).graphs()
+    shown = patches_of(batch, graphs["model.language_model.layers.0.self_attn"], 0)
+    assert shown[1].tolist()[:6] == [-1, *patch_targets(batch.scenes[1], 2)[0].tolist(), -1]
+
+
+def test_a_text_too_long_is_cut_or_refused(saved, given, tmp_path):
+    (tmp_path / "long.txt").write_text("a red ball " * 50)
+    ((batch, _),) = source(
+        "--model", saved("clip"), *given["images"], "--texts", tmp_path / "long.txt"
+    ).graphs()
+    assert batch.text.token_ids.shape == (2, 32)
+    (batch,) = source(
+        "--model", saved("captioner"), *given["images"], "--texts", tmp_path / "long.txt"
+    ).batches()
+    assert batch.decoder.token_ids.shape == (2, 32)
+    with pytest.raises(
+        UserError, match="text of 0.png has 156 tokens with its image, and .* at most 64: give a shorter text"
+    ):
+        list(source("--model", saved("llava"), *given["images"], "--texts", tmp_path / "long.txt").batches())
+
+
+def test_a_model_that_fails_says_so_in_one_line(saved, given):
+    found = source("--model", saved("t5"), *given["texts"])
+
+    def broken(*_, **__):
+        raise RuntimeError("no such kernel\nsee the manual")
+
+    found.model.encoder.forward = broken
+    with pytest.raises(
+        UserError, match=r"cannot be run on these inputs \(RuntimeError: no such kernel\): check"
+    ) as error:
+        list(found.graphs())
+    assert "\n" not in str(error.value)
+
+
+def test_words_without_marks_and_no_pieces():
+    def whole(pieces, *line, special=()):
+        return whole_words(line, [token in special for token in line], pieces)
+
+    assert whole("##", "[CLS]", "red", "star", "##s", "ball", special=("[CLS]",)) == [
+        "[CLS]",
+        "red",
+        "",
+        "",
+        "ball",
+    ]
+    assert whole("Ġ", "hund", "red", "Ġred", "Ġstar", "s", ",", "red", "Ġ") == [
+        "",
+        "",
+        "red",
+        "",
+        "",
+        ",",
+        "red",
+        "",
+    ]
+    assert whole("Ġ", "assistant", "Ċ", "red", "Ġna", "Ã¯", "ve", "ĠcafÃ©") == [
+        "assistant",
+        "",
+        "red",
+        "",
+        "",
+        "",
+        "café",
+    ]
+    assert whole("▁", "▁", "a", "▁dog", "▁", "▁") == ["", "a", "dog", "", ""]  # a blank of its own is no word
+    assert whole("▁", "▁A", "▁red", "▁hund", "red", "</s>", special=("</s>",)) == ["A", "red", "", "", "</s>"]
+    assert whole("</w>", "<|start|>", "red</w>", "hund", "red</w>", "ball</w>", special=("<|start|>",)) == [
+        "<|start|>",
+        "red",
+        "",
+        "",
+        "ball",
+    ]
+    assert whole("▁", "hund", "red") == [
+        "",
+        "",
+    ]  # one word without a mark: the vocabulary tells, not the line
+    spans = word_spans(
+        ["[CLS]", "star", "##s", "##es", "[SEP]", "##s"], [True, False, False, False, True, False], "##"
+    )
+    assert spans == [(range(1, 4), "starses"), (range(5, 6), "s")]
+    halves = word_spans(
+        ["Ġcaf", "Ã", "©", "Ġ!", "Ċ", "Ġ", "x"], [False] * 7, "Ġ"
+    )  # a letter of two bytes in two tokens
+    assert halves == [(range(0, 3), "café"), (range(3, 4), "!"), (range(6, 7), "x")]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "pieces"), [("bert", "##"), ("gpt2", "Ġ"), ("t5", "▁"), ("clip", "</w>")]
+)
+def test_a_vocabulary_tells_what_it_marks(tokenizer, pieces):
+    marks = {"bert": ["a", "a"], "gpt2": ["a", "Ġa"], "t5": ["▁a", "▁a"], "clip": ["a</w>", "a</w>"]}[
+        tokenizer
+    ]
+    told = SimpleNamespace(
+        all_special_ids=[0], tokenize=lambda _: marks, convert_ids_to_tokens=lambda row: ["a"] * len(row)
+    )
+    assert Text.of(told, torch.tensor([[1, 2]]), None).pieces == pieces
+
+
+def test_classes_of_marked_words():
+    tokens = [["<s>", "Ġred", "ĠCircle", "s", "Ġhund", "red"]]
+    text = Text(
+        tokens,
+        torch.arange(6)[None],
+        torch.tensor([[True] + [False] * 5]),
+        torch.zeros(1, 6, dtype=torch.bool),
+        pieces="Ġ",
+    )
+    x = torch.zeros(1, 1, 6, 2)
+    graph = AttentionGraph(
+        x, x, torch.full((1, 1, 6, 6), 1 / 6), kind="self", query_modality="text", value_modality="text"
+    )
+    found = Labeller({"mine": {"red": "y", "s": "x"}}, 2, 0)(
+        Batch(inputs={}, names=["one"], text=text), "layer", graph
+    )
+    part = found["part of speech"].query[0, 0].tolist()
+    assert part[1] >= 0 and part[4:] == [-1, -1] and part[3] == -1
+    assert found["mine"].query[0, 0].tolist() == [-1, 1, -1, 0, -1, 1]  # the token "red" itself is listed

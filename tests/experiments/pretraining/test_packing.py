@@ -1,0 +1,58 @@
+"""Packed rows give the losses of separate texts."""
+
+import pytest
+import torch
+
+from experiments.models.generation import IGNORED, decoder_loss, encode_images, sequence_batch
+from experiments.models.mini_blip import build_model, normalise
+from experiments.pretraining.packing import PackedSteps, batches, block_causal_mask, pack
+from experiments.pretraining.tokenizer import build_tokenizer
+from experiments.scenes.vocabulary import all_words
+
+TEXTS = [
+    [("how many red circles ?", "2"), ("caption :", "a red circle and a red circle"), ("", "yes")],
+    [("the color of the star :", "green"), ("how many things ?", "1"), ("", "a green star")],
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(all_words())
+
+
+def test_packed_loss_equals_the_loss_of_separate_texts(tokenizer):
+    torch.manual_seed(0)
+    model = build_model(tokenizer, width=32, vision_layers=1, text_layers=2).eval()
+    states = encode_images(model, torch.randn(2, 3, 64, 64))
+    packed = pack(tokenizer, TEXTS, row_length=40)
+    packed["attention_mask"] = block_causal_mask(packed["segments"])
+    rows = [(image, *pair) for image, pairs in enumerate(TEXTS) for pair in pairs]
+    images, prompts, answers = map(list, zip(*rows, strict=True))
+    separate = sequence_batch(tokenizer, prompts, answers)
+    assert (packed["labels"] != IGNORED).sum() == (separate["labels"] != IGNORED).sum()
+    expected = decoder_loss(model, states[images], separate)
+    assert torch.allclose(decoder_loss(model, states, packed), expected, atol=1e-5)
+
+
+def test_texts_that_do_not_fit_are_left_out(tokenizer):
+    packed = pack(tokenizer, TEXTS, row_length=10)
+    assert packed["segments"].tolist() == [[1] * 8 + [0] * 2, [1] * 9 + [0]]
+    assert packed["position_ids"][0].tolist() == [*range(8), 0, 0]
+
+
+def test_a_step_depends_on_seed_and_number_only(tokenizer):
+    options = dict(steps=4, images=3, texts=4, row_length=80)
+    data = PackedSteps(tokenizer, seed=0, **options)
+    later = list(batches(data, first=2))
+    assert len(later) == 2
+    for name, value in data[2].items():
+        assert torch.equal(value, later[0][name]), name
+    assert not torch.equal(data[0]["pixels"], data[1]["pixels"])
+    assert not torch.equal(data[0]["pixels"], PackedSteps(tokenizer, seed=1, **options)[0]["pixels"])
+    assert normalise(data[0]["pixels"]).shape == (3, 3, 64, 64)
+
+
+def test_scenes_use_no_word_outside_the_vocabulary(tokenizer):
+    ids = PackedSteps(tokenizer, seed=5, steps=1, images=40, texts=8, row_length=200)[0]["input_ids"]
+    tokens = set(tokenizer.convert_ids_to_tokens(ids.flatten().tolist()))
+    assert "[UNK]" not in tokens and not any(token.startswith("##") for token in tokens)
