@@ -1,5 +1,5 @@
-"""A weighted bipartite graph with masks: what all statistics are computed on. Axes: b examples, h heads, n queries, m
-values, d features."""
+"""A weighted bipartite graph with masks: what all statistics are computed on. Axes: b examples, h heads, n
+queries, m values, d features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Bipartite:
     Args:
         weight: ``(b, h, n, m)``, exactly 0 at edges that are not visible. Rows need not sum to 1.
         visible: ``(b, n, m)`` bool, which edges may exist.
-        query: ``(b, h, n, d)`` features of the queries, in a Euclidean space; None in a graph without features.
+        query: ``(b, h, n, d)`` features of the queries, in a Euclidean space; None in a graph without
+            features.
         value: ``(b, h, m, d)`` features of the values, in the same space.
         paired: query i and value i are the same node (self-attention, plain graphs), so n = m.
     """
@@ -36,16 +37,17 @@ class Bipartite:
     def of(graph: AttentionGraph | Data | HeteroData | Bipartite) -> Bipartite:
         r"""A view of an attention graph, or of a plain PyG graph.
 
-        Features of an attention graph are mapped by a factor :math:`L` of its metric :math:`G = L L^\top`, so that
-        products and distances are those after :math:`W_o`. In a plain ``Data`` an edge goes from source (value) to
-        target (query), as messages do, and every node stands on both sides; so an undirected graph has a symmetric
-        weight. ``HeteroData`` must hold queries and values (:func:`attngraph.convert.to_hetero`), or one edge type.
-        Weights come from ``edge_weight``, 1 without; parallel edges add up. The array of weights is dense: for graphs
-        of up to some ten thousand nodes.
+        Features of an attention graph are mapped by a factor :math:`L` of its metric :math:`G = L L^\top`, so
+        that products and distances are those after :math:`W_o`. In a plain ``Data`` an edge goes from source
+        (value) to target (query), as messages do, and every node stands on both sides; so an undirected graph
+        has a symmetric weight. ``HeteroData`` must hold queries and values
+        (:func:`attngraph.convert.to_hetero`), or one edge type. Weights come from ``edge_weight``, 1 without;
+        parallel edges add up. The array of weights is dense: for graphs of up to some ten thousand nodes.
 
         Raises:
-            ValueError: a step of cached decoding, a graph without edges to read, several edge types, weights that are
-                negative, not finite or not one number per edge, or features that are not one row per node.
+            ValueError: a step of cached decoding, a graph without edges to read, several edge types, weights
+                that are negative, not finite or not one number per edge, or features that are not one row per
+                node.
         """
         if isinstance(graph, Bipartite):
             return graph

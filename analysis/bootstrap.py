@@ -1,5 +1,5 @@
-"""Means over examples with bootstrap intervals, in one pass and in memory that does not grow with the number of
-examples."""
+"""Means over examples with bootstrap intervals, in one pass and in memory that does not grow with the number
+of examples."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from scipy.stats import norm, t
 class Means:
     r"""Means of an array of statistics over examples, NaN left out, and over resampled examples.
 
-    The resampling is the Poisson bootstrap: in each replicate an example counts as often as a Poisson(1) number says,
-    drawn from the seed and the example's number. So only sums are kept, all statistics see the same replicates, and
-    neither the size of batches nor the order of layers matters. Hanley & MacGibbon 2006.
+    The resampling is the Poisson bootstrap: in each replicate an example counts as often as a Poisson(1)
+    number says, drawn from the seed and the example's number. So only sums are kept, all statistics see the
+    same replicates, and neither the size of batches nor the order of layers matters. Hanley & MacGibbon 2006.
 
-    Percentiles of resampled means are too narrow for few examples, since they take the sample's spread for the true one.
-    So they are moved away from the mean by the factor :math:`t_{n-1} / z`, Student's quantile of the level over the
-    normal one. Hesterberg 2015. (His factor :math:`\sqrt{n/(n-1)}` besides is in the Poisson numbers already: their sum
-    varies, which makes the variance of a resampled mean larger by :math:`1 + 1/n`.)
+    Percentiles of resampled means are too narrow for few examples, since they take the sample's spread for
+    the true one. So they are moved away from the mean by the factor :math:`t_{n-1} / z`, Student's quantile
+    of the level over the normal one. Hesterberg 2015. (His factor :math:`\sqrt{n/(n-1)}` besides is in the
+    Poisson numbers already: their sum varies, which makes the variance of a resampled mean larger by
+    :math:`1 + 1/n`.)
 
     Args:
         shape: of the statistics of one example.
@@ -53,13 +54,14 @@ class Means:
         return _ratio(self._sums[0], self._counts[0]).reshape(self.shape)
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of the widened percentile interval, each ``shape``; NaN where fewer than two examples count."""
+        """The ends of the widened percentile interval, each ``shape``; NaN where fewer than two examples
+        count."""
         means = _ratio(self._sums, self._counts)
         return tuple(end.reshape(self.shape) for end in _interval(means, self._counts[0], level))
 
     def minus(self, other: Means, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The difference of the two means over the same examples, and the ends of its interval, each ``shape``. Both
-        see the same resamplings, so the interval is that of the paired difference.
+        """The difference of the two means over the same examples, and the ends of its interval, each
+        ``shape``. Both see the same resamplings, so the interval is that of the paired difference.
 
         Raises:
             ValueError: other examples, statistics, resamplings or seed.
@@ -81,7 +83,8 @@ def poisson(seed: int, example: int, replicates: int) -> np.ndarray:
 
 
 def _interval(means: np.ndarray, counts: np.ndarray, level: float) -> np.ndarray:
-    """Both ends, ``(2, width)``, from the mean (first) and the resampled means ``(1 + replicates, width)``."""
+    """Both ends, ``(2, width)``, from the mean (first) and the resampled means
+    ``(1 + replicates, width)``."""
     ends = np.full((2, means.shape[1]), np.nan)
     some = counts > 1
     n, upper = counts[some], (1 + level) / 2

@@ -1,5 +1,5 @@
-r"""How far apart the clouds of query and value features are. All work on ``(..., nodes, features)`` and return
-``(...)``."""
+r"""How far apart the clouds of query and value features are. All work on ``(..., nodes, features)`` and
+return ``(...)``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from analysis.bipartite import Bipartite, divide
 
 
 def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
-    r"""Linear centred kernel alignment of paired features, at most 1: 1 where they agree up to rotation and scale,
-    around 0 where they have nothing to do with one another (the unbiased estimate can fall below). Kornblith et al.
-    2019, with the unbiased HSIC of Song et al. 2012; needs four pairs.
+    r"""Linear centred kernel alignment of paired features, at most 1: 1 where they agree up to rotation and
+    scale, around 0 where they have nothing to do with one another (the unbiased estimate can fall below).
+    Kornblith et al. 2019, with the unbiased HSIC of Song et al. 2012; needs four pairs.
 
     Args:
         x: ``(..., n, d)``.
@@ -25,9 +25,9 @@ def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
 
 
 def neighbour_cka(graph: Bipartite) -> Tensor:
-    r""":func:`cka` of each query :math:`q_i` and what it receives, :math:`\sum_j A_{ij} v_j / d_i`, ``(b, h)``. So the
-    clouds are paired by attention, whatever their sizes. Undefined for uniform attention without a mask, where all
-    receive the same."""
+    r""":func:`cka` of each query :math:`q_i` and what it receives, :math:`\sum_j A_{ij} v_j / d_i`,
+    ``(b, h)``. So the clouds are paired by attention, whatever their sizes. Undefined for uniform attention
+    without a mask, where all receive the same."""
     received = graph.normalised_rows() @ graph.value
     valid = graph.rows[:, None] & (graph.query_degree > 0)
     centred = received - divide(
@@ -39,9 +39,9 @@ def neighbour_cka(graph: Bipartite) -> Tensor:
 
 def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:
     r"""Squared maximum mean discrepancy between two clouds, unbiased, with the kernel
-    :math:`\exp(-\lVert x - y \rVert^2 / s)`, s the mean squared distance of all pairs: about 0 for equal clouds (it can
-    fall below), at most :math:`2 - 2\exp(-N(N-1)/2nm)` for n and m points, N = n + m, far apart: 1.73 for clouds of one
-    size, up to 2 for clouds of very different sizes. Gretton et al. 2012.
+    :math:`\exp(-\lVert x - y \rVert^2 / s)`, s the mean squared distance of all pairs: about 0 for equal
+    clouds (it can fall below), at most :math:`2 - 2\exp(-N(N-1)/2nm)` for n and m points, N = n + m, far
+    apart: 1.73 for clouds of one size, up to 2 for clouds of very different sizes. Gretton et al. 2012.
 
     Args:
         x: ``(..., N, d)``, the points of both clouds.
@@ -63,12 +63,12 @@ def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:
 
 
 def probe_auc(x: Tensor, is_query: Tensor, valid: Tensor, fold: Tensor, ridge: float = 0.1) -> Tensor:
-    r"""Area under the ROC curve of a linear probe that tells queries from values, in [0, 1]: 0.5 if it cannot, 1 if it
-    always can.
+    r"""Area under the ROC curve of a linear probe that tells queries from values, in [0, 1]: 0.5 if it
+    cannot, 1 if it always can.
 
-    The probe is linear discriminant analysis, :math:`(\Sigma + \lambda I)^{-1}(\mu_q - \mu_v)` with :math:`\lambda` =
-    ``ridge`` times the mean variance, fitted on one half of the points and scored on the other, both ways. Each half
-    needs two points of both clouds.
+    The probe is linear discriminant analysis, :math:`(\Sigma + \lambda I)^{-1}(\mu_q - \mu_v)` with
+    :math:`\lambda` = ``ridge`` times the mean variance, fitted on one half of the points and scored on the
+    other, both ways. Each half needs two points of both clouds.
 
     Args:
         x, is_query, valid: as in :func:`mmd`.
@@ -112,9 +112,9 @@ def _centred(x: Tensor, valid: Tensor) -> Tensor:
 def _hsic(x: Tensor, y: Tensor, n: Tensor) -> Tensor:
     r"""Song et al. 2012, equation 5, up to the factor n(n - 3), for linear kernels of centred rows.
 
-    With :math:`K = X X^\top` and its diagonal k taken out, row i of it sums to :math:`-k_i`, since the rows of X sum to 0;
-    and :math:`\sum_{ij} K_{ij} G_{ij} = \lVert X^\top Y \rVert^2`. So no matrix of all pairs is needed.
-    """
+    With :math:`K = X X^\top` and its diagonal k taken out, row i of it sums to :math:`-k_i`, since the rows
+    of X sum to 0; and :math:`\sum_{ij} K_{ij} G_{ij} = \lVert X^\top Y \rVert^2`. So no matrix of all pairs
+    is needed. """
     k, g = x.square().sum(-1), y.square().sum(-1)
     mixed, both = (k * g).sum(-1), k.sum(-1) * g.sum(-1)
     return (

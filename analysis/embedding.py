@@ -23,7 +23,8 @@ class Map:
 
     Attributes:
         coordinates: ``(points, 2)``.
-        place: from new points ``(n, features)`` to where they belong on this map, ``(n, 2)``; the map stays as it is.
+        place: from new points ``(n, features)`` to where they belong on this map, ``(n, 2)``; the map stays
+            as it is.
         method: one of ``METHODS``.
         perplexity, seed: what the map was made with; None for PCA, which has neither.
     """
@@ -36,7 +37,8 @@ class Map:
 
 
 def least_points(method: str, perplexity: float) -> int:
-    """How many points a map needs: t-SNE looks at 3 perplexities of neighbours of each, UMAP at one, PCA at none."""
+    """How many points a map needs: t-SNE looks at 3 perplexities of neighbours of each, UMAP at one, PCA at
+    none."""
     return {"tsne": int(3 * perplexity) + 1, "umap": round(perplexity) + 1, "pca": 3}[method]
 
 
@@ -51,28 +53,31 @@ def maps(
 ) -> Iterator[Map]:
     r"""A map for each perplexity and seed.
 
-    t-SNE (van der Maaten & Hinton 2008) looks for coordinates :math:`y` whose neighbourhoods resemble the points',
+    t-SNE (van der Maaten & Hinton 2008) looks for coordinates :math:`y` whose neighbourhoods resemble the
+    points',
 
     .. math:: \min_y \sum_{ij} P_{ij} \log \frac{P_{ij}}{Q_{ij}}, \quad
               Q_{ij} \propto \frac{1}{1 + \lVert y_i - y_j \rVert^2},
 
     where the perplexity sets how many neighbours :math:`P` has. It is openTSNE's (Policar et al. 2024): exact
-    neighbours, found once for all maps, 250 iterations with exaggeration 12 and 500 without. New points are placed
-    against the points of the map only, not against each other.
+    neighbours, found once for all maps, 250 iterations with exaggeration 12 and 500 without. New points are
+    placed against the points of the map only, not against each other.
 
     Args:
         points: ``(n, features)``; distances are Euclidean.
-        method: ``"tsne"``; ``"umap"`` (McInnes et al. 2018), whose number of neighbours is then the perplexity; or
-            ``"pca"``, the two directions of most variance: one map, whatever perplexities and seeds.
+        method: ``"tsne"``; ``"umap"`` (McInnes et al. 2018), whose number of neighbours is then the
+            perplexity; or ``"pca"``, the two directions of most variance: one map, whatever perplexities and
+            seeds.
         perplexities: one map or more for each.
         seeds: one map for each. From ``init="pca"`` t-SNE maps of different seeds are nearly the same.
         init: ``"pca"``, which keeps some of the large-scale arrangement, or ``"random"``.
         jobs: threads of t-SNE.
-        progress: called with the number of t-SNE's iterations done since the last call, ``ITERATIONS`` a map in all.
+        progress: called with the number of t-SNE's iterations done since the last call, ``ITERATIONS`` a map
+            in all.
 
     Raises:
-        ValueError: another method or init, points that are not finite, a perplexity below 1 (2 for UMAP), or too few
-            points for it.
+        ValueError: another method or init, points that are not finite, a perplexity below 1 (2 for UMAP), or
+            too few points for it.
         UserError: umap-learn is not installed.
     """
     points = np.ascontiguousarray(points)
@@ -182,7 +187,8 @@ def purity(points: np.ndarray, labels: Sequence, neighbours: int = 10) -> float:
 
     .. math:: \frac{1}{nk} \sum_i \sum_{j \in N_k(i)} [y_i = y_j],
 
-    over the points that have a label, in [0, 1]; :func:`chance_purity` is what labels unrelated to the points get.
+    over the points that have a label, in [0, 1]; :func:`chance_purity` is what labels unrelated to the points
+    get.
 
     Args:
         points: ``(n, features)``, or coordinates on a map.
@@ -205,7 +211,8 @@ def purity(points: np.ndarray, labels: Sequence, neighbours: int = 10) -> float:
 
 def chance_purity(labels: Sequence) -> float:
     r"""What :func:`purity` is on average if the labels are dealt out at random:
-    :math:`\sum_c n_c (n_c - 1) / ((n - 1) \sum_c n_c)`, with :math:`n_c` of the :math:`n` points of label :math:`c`."""
+    :math:`\sum_c n_c (n_c - 1) / ((n - 1) \sum_c n_c)`, with :math:`n_c` of the :math:`n` points of label
+    :math:`c`."""
     codes = _labels(labels, len(labels))
     counts = np.bincount(codes[codes >= 0])
     return float((counts * (counts - 1)).sum() / (counts.sum() * (len(codes) - 1)))
@@ -231,21 +238,23 @@ def quality(
 ) -> pd.DataFrame:
     r"""What a map can be asked: is it faithful, and do labels part the points themselves, not only their map?
 
-    Trustworthiness (Venna & Kaski 2001) is 1 if every point's neighbours on the map are its neighbours among the
-    points, and about 0.5 on a random map. It takes time and memory quadratic in the number of points, so that of more
-    than ``most`` points a random sample is measured, for all rows of the table alike.
+    Trustworthiness (Venna & Kaski 2001) is 1 if every point's neighbours on the map are its neighbours among
+    the points, and about 0.5 on a random map. It takes time and memory quadratic in the number of points, so
+    that of more than ``most`` points a random sample is measured, for all rows of the table alike.
 
     Args:
         points: ``(n, features)``, at least 3.
         coordinates: ``(n, 2)``, their map.
-        labels: ``{name: (n,)}``, see :func:`purity`. Of labels that are all missing, or all the same, nothing is said.
+        labels: ``{name: (n,)}``, see :func:`purity`. Of labels that are all missing, or all the same, nothing
+            is said.
         neighbours: how many; fewer where there are not twice as many points.
         most: how many points are measured.
         seed: of the sample.
 
     Returns:
-        a row for the map's ``trustworthiness``, and for each of the labels the ``purity`` among the points (``space``
-        "features") and on the ``map``: columns measure, label, space, value, chance, neighbours, measured (points).
+        a row for the map's ``trustworthiness``, and for each of the labels the ``purity`` among the points
+        (``space`` "features") and on the ``map``: columns measure, label, space, value, chance, neighbours,
+        measured (points).
 
     Raises:
         ValueError: fewer than 3 points, or arguments of different lengths.

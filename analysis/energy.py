@@ -1,8 +1,7 @@
 r"""Dirichlet energies: how much features change along the edges. All return ``(b, h)``.
 
-Nodes without edges count neither in the energy nor in the norm. Value degrees are sums over all queries, in causal
-graphs too.
-"""
+Nodes without edges count neither in the energy nor in the norm. Value degrees are sums over all queries, in
+causal graphs too. """
 
 from __future__ import annotations
 
@@ -16,9 +15,8 @@ from attngraph.edges import rsqrt
 def dirichlet(graph: Bipartite) -> Tensor:
     r"""Dirichlet energy :math:`\sum_{ij} A_{ij} \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_j} \rVert^2`, at least 0.
 
-    It is :math:`\operatorname{tr} X^\top (I - S) X` for :math:`X = [Q; V]` and :math:`S = D^{-1/2} \tilde A D^{-1/2}`.
-    It does not change when A is scaled.
-    """
+    It is :math:`\operatorname{tr} X^\top (I - S) X` for :math:`X = [Q; V]` and
+    :math:`S = D^{-1/2} \tilde A D^{-1/2}`. It does not change when A is scaled. """
     q = graph.query * rsqrt(graph.query_degree)[..., None]
     v = graph.value * rsqrt(graph.value_degree)[..., None]
     cross = (q * (graph.weight @ v)).sum((-1, -2), dtype=torch.float64)
@@ -32,8 +30,9 @@ def dirichlet_normalised(graph: Bipartite) -> Tensor:
 
 
 def p_dirichlet(graph: Bipartite, p: float = 1.5) -> Tensor:
-    r"""p-Dirichlet energy :math:`\sum_{ij} A_{ij}^{p/2} \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_j} \rVert^p`, at least 0:
-    half the sum over both directions of :math:`\tilde A`. With p = 2 it is :func:`dirichlet`. Fu et al. 2022.
+    r"""p-Dirichlet energy :math:`\sum_{ij} A_{ij}^{p/2} \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_j} \rVert^p`, at
+    least 0: half the sum over both directions of :math:`\tilde A`. With p = 2 it is :func:`dirichlet`. Fu et
+    al. 2022.
 
     Raises:
         ValueError: p below 1.
@@ -47,9 +46,10 @@ def p_dirichlet(graph: Bipartite, p: float = 1.5) -> Tensor:
 
 
 def p_dirichlet_normalised(graph: Bipartite, p: float = 1.5) -> Tensor:
-    r"""p-Dirichlet energy over :math:`\sum_i \lVert x_i \rVert^p`: free of the scales of features and weights. In
-    [0, 2] for p = 2; for smaller p the upper end grows with the number of edges of a node, up to
-    :math:`2^{p-1} \max_i \sum_j (A_{ij}/d_i)^{p/2}` over the nodes of both sides, so compare it with its nulls only."""
+    r"""p-Dirichlet energy over :math:`\sum_i \lVert x_i \rVert^p`: free of the scales of features and
+    weights. In [0, 2] for p = 2; for smaller p the upper end grows with the number of edges of a node, up to
+    :math:`2^{p-1} \max_i \sum_j (A_{ij}/d_i)^{p/2}` over the nodes of both sides, so compare it with its
+    nulls only."""
     return divide(p_dirichlet(graph, p), norm(graph, p))
 
 

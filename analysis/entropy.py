@@ -10,8 +10,8 @@ from analysis.bipartite import Bipartite, divide, positive
 
 def entropy(graph: Bipartite) -> Tensor:
     r"""Attention entropy, in [0, 1]: mean over queries of :math:`-\sum_j p_{ij} \log p_{ij} / \log k_i`, with
-    :math:`p_{ij} = A_{ij}/d_i` and :math:`k_i` the number of values that query i sees. Queries that see fewer than two
-    values, or have no edges, do not count. 1 for uniform attention."""
+    :math:`p_{ij} = A_{ij}/d_i` and :math:`k_i` the number of values that query i sees. Queries that see fewer
+    than two values, or have no edges, do not count. 1 for uniform attention."""
     nats = _nats(graph, graph.query_degree, -1)
     seen = graph.visible.sum(-1)[:, None].double()
     counted = (seen > 1) & (graph.query_degree > 0)
@@ -20,20 +20,21 @@ def entropy(graph: Bipartite) -> Tensor:
 
 
 def effective_degree(graph: Bipartite) -> Tensor:
-    r"""Effective degree of the queries: mean over queries of :math:`\exp(-\sum_j p_{ij} \log p_{ij})`, from 1 to m; the
-    number of values that a query really reads."""
+    r"""Effective degree of the queries: mean over queries of :math:`\exp(-\sum_j p_{ij} \log p_{ij})`, from 1
+    to m; the number of values that a query really reads."""
     return _effective(graph, graph.query_degree, -1)
 
 
 def effective_degree_value(graph: Bipartite) -> Tensor:
-    """Effective degree of the values, from 1 to n: how many queries really read a value. Values that nobody reads do
-    not count."""
+    """Effective degree of the values, from 1 to n: how many queries really read a value. Values that nobody
+    reads do not count."""
     return _effective(graph, graph.value_degree, -2)
 
 
 def hubs(graph: Bipartite) -> Tensor:
-    r"""Concentration of the value degrees, in [0, 1): 1 minus their entropy over its maximum, :math:`\log` of the
-    number of values that can be seen. 0 where all values are read alike; near 1 where one value (a sink) takes all."""
+    r"""Concentration of the value degrees, in [0, 1): 1 minus their entropy over its maximum, :math:`\log` of
+    the number of values that can be seen. 0 where all values are read alike; near 1 where one value (a sink)
+    takes all."""
     degree, count = graph.value_degree.double(), graph.columns.sum(-1)[:, None].double()
     share = degree / positive(degree.sum(-1, keepdim=True))
     nats = -torch.special.xlogy(share, share).sum(-1)

@@ -1,5 +1,5 @@
-"""Whether neighbours are alike in features, and whether queries of one class have like neighbourhoods. All return
-``(b, h)`` unless they say otherwise, NaN where undefined."""
+"""Whether neighbours are alike in features, and whether queries of one class have like neighbourhoods. All
+return ``(b, h)`` unless they say otherwise, NaN where undefined."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from analysis.mixing import Mixing
 
 
 def cosine(graph: Bipartite) -> Tensor:
-    r"""Mean cosine along the edges, in [-1, 1]: :math:`\sum_{ij} A_{ij} \cos(q_i, v_j) / \sum_{ij} A_{ij}`. Jin et al.
-    2022."""
+    r"""Mean cosine along the edges, in [-1, 1]: :math:`\sum_{ij} A_{ij} \cos(q_i, v_j) / \sum_{ij} A_{ij}`.
+    Jin et al. 2022."""
     return cosines(graph)[0]
 
 
 def generalised_edge(graph: Bipartite) -> Tensor:
     r"""Generalised edge homophily: :func:`cosine` minus what the degrees alone give,
-    :math:`\sum_{ij} d_i e_j \cos(q_i, v_j) / (\sum A)^2`. Positive where attention prefers the values that point the
-    query's way. Without a mask, 0 for uniform attention."""
+    :math:`\sum_{ij} d_i e_j \cos(q_i, v_j) / (\sum A)^2`. Positive where attention prefers the values that
+    point the query's way. Without a mask, 0 for uniform attention."""
     observed, chance = cosines(graph)
     return observed - chance
 
@@ -37,11 +37,11 @@ def cosines(graph: Bipartite) -> tuple[Tensor, Tensor]:
 
 def aggregation(mixing: Mixing, signal: Tensor | None = None) -> Tensor:
     r"""Aggregation homophily, in [0, 1]: with :math:`O = A Z`, the share of queries i whose mean similarity
-    :math:`O_i O_{i'}^\top` is higher to the other queries of their class than to those of other classes. Luan et al.
-    2022.
+    :math:`O_i O_{i'}^\top` is higher to the other queries of their class than to those of other classes. Luan
+    et al. 2022.
 
-    A tie counts one half and a query is not compared with itself, so uniform attention without a mask has 0.5. Queries
-    without edges or without another query of their class, and graphs of one class, do not count.
+    A tie counts one half and a query is not compared with itself, so uniform attention without a mask has
+    0.5. Queries without edges or without another query of their class, and graphs of one class, do not count.
 
     Args:
         mixing: sums of weights by class; :math:`Z` is the one-hot code of the values' labels.
@@ -70,8 +70,8 @@ def modified_aggregation(mixing: Mixing, signal: Tensor | None = None) -> Tensor
 
 def neighbourhood_similarity(mixing: Mixing) -> Tensor:
     r"""Cross-class neighbourhood similarity, ``(b, h, K, K)``, in [0, 1]: mean cosine of the label histograms
-    :math:`(A Z)_i` of two different queries, one of class k and one of class k'. Ma et al. 2022 (whose means count a
-    node's similarity with itself; that vanishes in large graphs and rules in small ones)."""
+    :math:`(A Z)_i` of two different queries, one of class k and one of class k'. Ma et al. 2022 (whose means
+    count a node's similarity with itself; that vanishes in large graphs and rules in small ones)."""
     out = normalize(mixing.at_queries.double(), dim=-1)
     y = mixing.y.double() * (out.abs().sum(-1, keepdim=True) > 0)
     sums, count = y.mT @ out, y.sum(-2)
@@ -81,8 +81,8 @@ def neighbourhood_similarity(mixing: Mixing) -> Tensor:
 
 
 def neighbourhood_contrast(mixing: Mixing) -> Tensor:
-    """:func:`neighbourhood_similarity` in one number, in [-1, 1]: its mean over pairs of one class minus its mean over
-    pairs of different classes. 0 where neighbourhoods do not depend on classes."""
+    """:func:`neighbourhood_similarity` in one number, in [-1, 1]: its mean over pairs of one class minus its
+    mean over pairs of different classes. 0 where neighbourhoods do not depend on classes."""
     similarity = neighbourhood_similarity(mixing)
     same = torch.eye(similarity.shape[-1], dtype=torch.bool, device=similarity.device)
     return similarity.masked_fill(~same, torch.nan).nanmean((-1, -2)) - similarity.masked_fill(

@@ -150,9 +150,9 @@ class _Layer:
 
 
 class Heterophily:
-    """Collects the statistics of graphs as they come: of every example and head of its own, then their mean over
-    examples with an interval, beside the same statistic of two null models. Memory does not grow with the number of
-    examples.
+    """Collects the statistics of graphs as they come: of every example and head of its own, then their mean
+    over examples with an interval, beside the same statistic of two null models. Memory does not grow with
+    the number of examples.
 
     >>> measured = Heterophily()
     >>> for graphs in stream:
@@ -160,8 +160,8 @@ class Heterophily:
     ...         measured.add(name, graph, {"class": labels})
     >>> measured.table()
 
-    Label statistics leave the diagonal of self-attention out (a token is always of its own class), and ``self_weight``
-    tells how much weight lies on it; all others keep it.
+    Label statistics leave the diagonal of self-attention out (a token is always of its own class), and
+    ``self_weight`` tells how much weight lies on it; all others keep it.
 
     Args:
         settings: how to measure.
@@ -209,14 +209,16 @@ class Heterophily:
     def table(self, differences: Differences | None = None) -> pd.DataFrame:
         """One line for each layer, weights, head, statistic and labels, with the columns of :data:`COLUMNS`.
 
-        ``head`` is a number, or "all" for the mean over heads. ``value`` is the mean over ``examples`` graphs, ``low``
-        and ``high`` the ends of its interval. ``excess`` is the mean difference to the permuted null, or to the uniform
-        one where a permutation changes nothing. ``note`` says which graphs were left out and why.
+        ``head`` is a number, or "all" for the mean over heads. ``value`` is the mean over ``examples``
+        graphs, ``low`` and ``high`` the ends of its interval. ``excess`` is the mean difference to the
+        permuted null, or to the uniform one where a permutation changes nothing. ``note`` says which graphs
+        were left out and why.
 
         Args:
-            differences: ``{name: (one, other)}`` of kinds of weights: lines with this name in the column ``weights``, in
-                which every number is that of one minus that of other, with the interval of the paired difference;
-                where a layer has both. ``examples`` is then the smaller number of graphs.
+            differences: ``{name: (one, other)}`` of kinds of weights: lines with this name in the column
+                ``weights``, in which every number is that of one minus that of other, with the interval of
+                the paired difference; where a layer has both. ``examples`` is then the smaller number of
+                graphs.
 
         Raises:
             ValueError: the two kinds were not measured on the same examples and labels.
@@ -393,9 +395,10 @@ def heterophily(
     """The table of :class:`Heterophily` for one graph, several, or a stream of them.
 
     Args:
-        graphs: a graph, ``{layer: graph}`` as :func:`attngraph.capture` returns it, or an iterable of either. Graphs
-            without a name are those of the layer "graph".
-        labels: ``{name: classes}`` for all graphs, or a function that gives them for a layer's name and a graph.
+        graphs: a graph, ``{layer: graph}`` as :func:`attngraph.capture` returns it, or an iterable of either.
+            Graphs without a name are those of the layer "graph".
+        labels: ``{name: classes}`` for all graphs, or a function that gives them for a layer's name and a
+            graph.
         settings: how to measure.
 
     Raises:
@@ -419,7 +422,8 @@ def _mean(parts: list[Tensor]) -> Tensor:
 
 def _stack(found: Mapping[tuple[str, str], _Found], graph: Bipartite) -> tuple[np.ndarray, np.ndarray]:
     """Values, both nulls and the excess ``(b, k, h + 1, 4)``, and numbers of graphs left out by reason,
-    ``(k, h + 1, reasons)``; the last head is the mean (the sum) over heads. An excess that is rounding is 0."""
+    ``(k, h + 1, reasons)``; the last head is the mean (the sum) over heads. An excess that is rounding is
+    0."""
     shape = graph.weight.shape[:2]
     nothing = torch.full(shape, torch.nan, dtype=torch.float64, device=graph.weight.device)
     fine = torch.zeros(shape, dtype=torch.long, device=graph.weight.device)

@@ -1,5 +1,5 @@
-r"""Label statistics. Each takes the sums of weights by class (:class:`analysis.mixing.Mixing`) and returns ``(b, h)``
-numbers, NaN where it is undefined.
+r"""Label statistics. Each takes the sums of weights by class (:class:`analysis.mixing.Mixing`) and returns
+``(b, h)`` numbers, NaN where it is undefined.
 
 >>> graph = Bipartite.of(Data(edge_index=torch.tensor([[0, 1, 2, 3], [1, 2, 0, 4]]), num_nodes=5))
 >>> mixing = Mixing(graph, Labels.same([0, 0, 0, 0, 1]).on(graph))
@@ -17,15 +17,15 @@ from analysis.mixing import Mixing
 
 
 def edge(mixing: Mixing) -> Tensor:
-    r"""Edge homophily :math:`\operatorname{tr} E`, in [0, 1]: the share of weight between nodes of one class. Zhu et
-    al. 2020."""
+    r"""Edge homophily :math:`\operatorname{tr} E`, in [0, 1]: the share of weight between nodes of one class.
+    Zhu et al. 2020."""
     _shared(mixing)
     return _trace(mixing.matrix)
 
 
 def node_query(mixing: Mixing, isolated: bool = False) -> Tensor:
-    r"""Node homophily of the queries, in [0, 1]: :math:`\operatorname{mean}_i \sum_j A_{ij} 1[y_i = z_j] / d_i`. Pei et
-    al. 2020.
+    r"""Node homophily of the queries, in [0, 1]:
+    :math:`\operatorname{mean}_i \sum_j A_{ij} 1[y_i = z_j] / d_i`. Pei et al. 2020.
 
     Args:
         isolated: count labelled queries without edges as 0, as PyG does, instead of leaving them out.
@@ -42,9 +42,9 @@ def node_value(mixing: Mixing, isolated: bool = False) -> Tensor:
 
 
 def class_insensitive(mixing: Mixing) -> Tensor:
-    r"""Class-insensitive edge homophily, in [0, 1]:
-    :math:`\frac{1}{C-1} \sum_k \max(0, E_{kk}/a_k - m_k/m)`, with :math:`m_k/m` the share of class k among the values
-    and C the number of classes present on either side. Lim et al. 2021."""
+    r"""Class-insensitive edge homophily, in [0, 1]: :math:`\frac{1}{C-1} \sum_k \max(0, E_{kk}/a_k - m_k/m)`,
+    with :math:`m_k/m` the share of class k among the values and C the number of classes present on either
+    side. Lim et al. 2021."""
     _shared(mixing)
     own = divide(mixing.matrix.diagonal(dim1=-2, dim2=-1), mixing.query_marginal).nan_to_num(0)
     prior = divide(mixing.values, mixing.values.sum(-1, keepdim=True))
@@ -54,9 +54,10 @@ def class_insensitive(mixing: Mixing) -> Tensor:
 
 
 def adjusted(mixing: Mixing) -> Tensor:
-    r"""Adjusted homophily :math:`\frac{\operatorname{tr} E - \sum_k a_k b_k}{1 - \sum_k a_k b_k}`, at most 1, 0 for
-    weights that do not depend on classes beyond the two sides' own marginals. It is Cohen's :math:`\kappa` of the ends
-    of the edges, and, in undirected graphs, the assortativity coefficient. Platonov et al. 2023."""
+    r"""Adjusted homophily :math:`\frac{\operatorname{tr} E - \sum_k a_k b_k}{1 - \sum_k a_k b_k}`, at most 1,
+    0 for weights that do not depend on classes beyond the two sides' own marginals. It is Cohen's
+    :math:`\kappa` of the ends of the edges, and, in undirected graphs, the assortativity coefficient.
+    Platonov et al. 2023."""
     _shared(mixing)
     chance = (mixing.query_marginal * mixing.value_marginal).sum(-1)
     rest = 1 - chance
@@ -64,15 +65,16 @@ def adjusted(mixing: Mixing) -> Tensor:
 
 
 def label_informativeness(mixing: Mixing) -> Tensor:
-    r"""Label informativeness :math:`I(E)/H(a)`, in [0, 1]: the share of the uncertainty about a query's class that the
-    class at the other end of an edge removes. Defined for different alphabets on the two sides too. Platonov et al.
-    2023."""
+    r"""Label informativeness :math:`I(E)/H(a)`, in [0, 1]: the share of the uncertainty about a query's class
+    that the class at the other end of an edge removes. Defined for different alphabets on the two sides too.
+    Platonov et al. 2023."""
     return _informativeness(mixing.matrix, mixing.value_marginal)
 
 
 def label_informativeness_node(mixing: Mixing) -> Tensor:
-    r"""Label informativeness where every query counts alike: E comes from :math:`A_{ij}/d_i`, while the values'
-    marginal stays that of A. The same as :func:`label_informativeness` where rows sum to 1. Platonov et al. 2023."""
+    r"""Label informativeness where every query counts alike: E comes from :math:`A_{ij}/d_i`, while the
+    values' marginal stays that of A. The same as :func:`label_informativeness` where rows sum to 1. Platonov
+    et al. 2023."""
     share = divide(mixing.at_queries, mixing.at_queries.sum(-1, keepdim=True)).nan_to_num(0)
     sums = mixing.y.double().mT @ share.double()
     return _informativeness(divide(sums, sums.sum((-1, -2), keepdim=True)), mixing.value_marginal)
@@ -116,13 +118,13 @@ REASONS = (
 
 
 def degenerate(mixing: Mixing, uniform: Mixing | None = None) -> Tensor:
-    """Why label statistics say nothing about the weights of a graph, ``(b, h)``: a place in :data:`REASONS`, 0 where
-    they do.
+    """Why label statistics say nothing about the weights of a graph, ``(b, h)``: a place in :data:`REASONS`,
+    0 where they do.
 
     Args:
         mixing: of the graph.
-        uniform: for statistics that ask whether labels are equal: of uniform attention with the same mask and labels,
-            which tells what pairs there are.
+        uniform: for statistics that ask whether labels are equal: of uniform attention with the same mask and
+            labels, which tells what pairs there are.
     """
     reason = torch.full_like(mixing.total, FINE, dtype=torch.long)
     queries, values = mixing.counts()

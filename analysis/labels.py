@@ -20,11 +20,11 @@ class Labels:
     """A class for each node of each side.
 
     Args:
-        query: int ``(b, n)``, or ``(b, h, n)`` where heads have classes of their own; -1 for a node without a class,
-            whose edges count in no statistic of these labels.
+        query: int ``(b, n)``, or ``(b, h, n)`` where heads have classes of their own; -1 for a node without a
+            class, whose edges count in no statistic of these labels.
         value: int, the same for the values.
-        shared: equal numbers on the two sides mean the same class. With False the sides have alphabets of their own,
-            and only label informativeness, aggregation and neighbourhood similarity are defined.
+        shared: equal numbers on the two sides mean the same class. With False the sides have alphabets of
+            their own, and only label informativeness, aggregation and neighbourhood similarity are defined.
 
     Raises:
         ValueError: labels that are not whole numbers, or of the wrong number of axes.
@@ -48,14 +48,15 @@ class Labels:
 
     @staticmethod
     def same(labels: Tensor | Sequence[int]) -> Labels:
-        """For graphs whose two sides are the same nodes (self-attention, plain PyG graphs): ``(n,)`` or ``(b, n)``."""
+        """For graphs whose two sides are the same nodes (self-attention, plain PyG graphs): ``(n,)`` or
+        ``(b, n)``."""
         labels = torch.as_tensor(labels)
         labels = labels[None] if labels.dim() == 1 else labels
         return Labels(labels, labels)
 
     def on(self, graph: Bipartite) -> Labels:
-        """Without classes at nodes that no visible edge touches, and with classes numbered anew in each example (and
-        head), from 0 up: one-hot codes are then as narrow as they can be.
+        """Without classes at nodes that no visible edge touches, and with classes numbered anew in each
+        example (and head), from 0 up: one-hot codes are then as narrow as they can be.
 
         Raises:
             ValueError: another number of nodes than the graph's.
@@ -105,10 +106,12 @@ def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
 def modality(
     graph: AttentionGraph, special_query: Tensor | None = None, special_value: Tensor | None = None
 ) -> Labels | None:
-    """Text, image or special (``TEXT``, ``IMAGE``, ``SPECIAL``) for every node; None where the graph does not know.
+    """Text, image or special (``TEXT``, ``IMAGE``, ``SPECIAL``) for every node; None where the graph does not
+    know.
 
     Args:
-        special_query, special_value: bool ``(b, n)`` and ``(b, m)``, which nodes are special tokens ([CLS], [SEP]...).
+        special_query, special_value: bool ``(b, n)`` and ``(b, m)``, which nodes are special tokens ([CLS],
+            [SEP]...).
     """
     sides = []
     for images, special in zip(graph.is_image(), (special_query, special_value)):
@@ -141,9 +144,9 @@ def classes_of_tokens(
 class SharedClusters:
     """k-means over the queries and values of one layer together, head by head.
 
-    It is fitted on the nodes that were gathered, or, where none were, on the first graph that is to be labelled. Where
-    the two clouds lie apart, a cluster holds nodes of one side only. Then no labels are shared, and the statistics say
-    so.
+    It is fitted on the nodes that were gathered, or, where none were, on the first graph that is to be
+    labelled. Where the two clouds lie apart, a cluster holds nodes of one side only. Then no labels are
+    shared, and the statistics say so.
 
     >>> clusters = SharedClusters(8)
     >>> for graph in stream:
@@ -175,7 +178,8 @@ class SharedClusters:
         self._centres: dict[str, Tensor] = {}  # (h, k, d)
 
     def gather(self, name: str, graph: Bipartite) -> None:
-        """Nodes of a graph of the layer ``name`` for its fit; none after its first ``examples``, or after the fit.
+        """Nodes of a graph of the layer ``name`` for its fit; none after its first ``examples``, or after the
+        fit.
 
         Raises:
             ValueError: a graph without features.

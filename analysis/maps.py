@@ -18,12 +18,14 @@ Grid = tuple[int, int]  # rows and columns of patches
 
 
 def patch_grid(nodes: int, grid: Grid | None = None) -> tuple[int, int, int]:
-    """Rows and columns of the grid of patches among image nodes, and how many other nodes ([CLS], registers) come before.
+    """Rows and columns of the grid of patches among image nodes, and how many other nodes ([CLS], registers)
+    come before.
 
     Args:
         nodes: how many in all.
-        grid: rows and columns. Squares of 2 x 2 patches or more may have become one node each (Swin, SmolVLM), without
-            other nodes then. Default: a square with at most one node before it, if there is such a one.
+        grid: rows and columns. Squares of 2 x 2 patches or more may have become one node each (Swin,
+            SmolVLM), without other nodes then. Default: a square with at most one node before it, if there is
+            such a one.
 
     Raises:
         ValueError: the grid does not fit the nodes, or none was given and they are no square.
@@ -78,8 +80,8 @@ def map_table(
         grid: see :func:`patch_grid`.
 
     Returns:
-        Columns example, method, query, row, column (of the patch), share of the patches' sum, and lift: the share as a
-        multiple of the uniform map's.
+        Columns example, method, query, row, column (of the patch), share of the patches' sum, and lift: the
+        share as a multiple of the uniform map's.
 
     Raises:
         ValueError: see :func:`shares`.
@@ -117,8 +119,8 @@ def mass_table(
         grid: see :func:`patch_grid`.
 
     Returns:
-        Columns example, method, query, mass in [0, 1] (NaN for a map that is 0 everywhere), and uniform: the mass of a
-        map that is the same everywhere, the region's share of the patches.
+        Columns example, method, query, mass in [0, 1] (NaN for a map that is 0 everywhere), and uniform: the
+        mass of a map that is the same everywhere, the region's share of the patches.
 
     Raises:
         ValueError: a region of another size than the map, or see :func:`shares`.
@@ -146,10 +148,11 @@ def mass_table(
 def mass_summary(
     table: pd.DataFrame, replicates: int = 1000, level: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
-    """Means over the examples of :func:`mass_table`, with bootstrap intervals (:class:`analysis.bootstrap.Means`).
+    """Means over the examples of :func:`mass_table`, with bootstrap intervals
+    (:class:`analysis.bootstrap.Means`).
 
-    Maps that are 0 everywhere count in ``empty`` and nowhere else. The last row is the uniform map's, over all
-    examples.
+    Maps that are 0 everywhere count in ``empty`` and nowhere else. The last row is the uniform map's, over
+    all examples.
 
     Returns:
         Columns method, query, examples, empty, mass, low, high; uniform (for the same examples), and excess,

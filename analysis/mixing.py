@@ -23,8 +23,8 @@ class Mixing:
         queries, values: ``(b, h|1, K)`` and ``(b, h|1, C)``, numbers of nodes in each class.
         paired: whether both sides are the same nodes.
         total: ``(b, h)``, weight of the edges whose two ends have a class.
-        matrix: ``(b, h, K, C)``, :math:`E_{kl} = \sum_{y_i = k, z_j = l} A_{ij} / \text{total}`; NaN without such
-            edges.
+        matrix: ``(b, h, K, C)``, :math:`E_{kl} = \sum_{y_i = k, z_j = l} A_{ij} / \text{total}`; NaN without
+            such edges.
     """
 
     def __init__(self, graph: Bipartite, labels: Labels):

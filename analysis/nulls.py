@@ -1,14 +1,15 @@
-r"""What a statistic is compared with: graphs of the same size, degrees and mask in which nothing depends on what the
-nodes are.
+r"""What a statistic is compared with: graphs of the same size, degrees and mask in which nothing depends on
+what the nodes are.
 
 - :func:`uniform`: every query spreads the weight that it has evenly over the values that it sees,
   :math:`U_{ij} = d_i / |\{j : ij \text{ visible}\}|`. The mask and the query degrees stay.
-- A permutation: the weights stay where they are, and what the nodes are is dealt anew: the values' classes (or
-  features) among the values; and where both sides are the same nodes (self-attention, plain graphs) the nodes', on both
-  sides alike. All degrees of both sides, every single weight and the mask stay, and so do the numbers of nodes in each
-  class; what goes is the link between the nodes and their edges. Under a causal mask no weight moves to a place that
-  the mask hides, since none moves. (Dealing only one side of self-attention would be wrong: without its diagonal no
-  token meets itself, so tokens of its class are a little rarer among those that it meets than among all.)
+- A permutation: the weights stay where they are, and what the nodes are is dealt anew: the values' classes
+  (or features) among the values; and where both sides are the same nodes (self-attention, plain graphs) the
+  nodes', on both sides alike. All degrees of both sides, every single weight and the mask stay, and so do the
+  numbers of nodes in each class; what goes is the link between the nodes and their edges. Under a causal mask
+  no weight moves to a place that the mask hides, since none moves. (Dealing only one side of self-attention
+  would be wrong: without its diagonal no token meets itself, so tokens of its class are a little rarer among
+  those that it meets than among all.)
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
 
 class Draws:
-    """Random numbers for nodes. Every example has a stream of its own, from the seed, a name and the example's number,
-    and its numbers go to the nodes that count, one after another: so neither the size of batches nor padding changes
-    them. They are drawn on the CPU and so are the same on every device.
+    """Random numbers for nodes. Every example has a stream of its own, from the seed, a name and the
+    example's number, and its numbers go to the nodes that count, one after another: so neither the size of
+    batches nor padding changes them. They are drawn on the CPU and so are the same on every device.
 
     Args:
         seed: of the numbers.
@@ -67,8 +68,8 @@ def permuted(graph: Bipartite, draws: Draws) -> Bipartite:
 
 
 def shuffle(mask: Tensor, draws: Draws) -> Tensor:
-    """A random order of the nodes, as long as ``mask (b, h|1, nodes)``, that moves the places where ``mask`` is True
-    among themselves only; the same for all heads where their masks are the same."""
+    """A random order of the nodes, as long as ``mask (b, h|1, nodes)``, that moves the places where ``mask``
+    is True among themselves only; the same for all heads where their masks are the same."""
     known = mask.cpu()
     keys = draws(known.any(1))[:, None].expand(known.shape).masked_fill(~known, 2)
     places = (~known).long().argsort(dim=-1, stable=True)
@@ -76,6 +77,7 @@ def shuffle(mask: Tensor, draws: Draws) -> Tensor:
 
 
 def gather(x: Tensor, order: Tensor) -> Tensor:
-    """``x`` with its nodes (axis 2) rearranged; ``order (b, h|1, m)`` for labels, ``(b, 1, m, 1)`` for features."""
+    """``x`` with its nodes (axis 2) rearranged; ``order (b, h|1, m)`` for labels, ``(b, 1, m, 1)`` for
+    features."""
     shape = [max(sizes) for sizes in zip(x.shape, order.shape)]
     return x.expand(shape).gather(2, order.expand(shape))

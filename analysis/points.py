@@ -27,10 +27,11 @@ class Cloud:
     r"""The points of one layer, or of one head of it.
 
     Attributes:
-        nodes: a row for each point, with ``COLUMNS``: head is a number or "all", role query or value, modality text,
-            image or unknown, node the place in the sequence, padding not counted.
+        nodes: a row for each point, with ``COLUMNS``: head is a number or "all", role query or value,
+            modality text, image or unknown, node the place in the sequence, padding not counted.
         features: ``(points, width)``; their Euclidean distances are those in :math:`\hat V`.
-        projected: False where the layer has no output projection that could be read: distances are those before it.
+        projected: False where the layer has no output projection that could be read: distances are those
+            before it.
     """
 
     nodes: pd.DataFrame
@@ -56,20 +57,23 @@ def output_matrix(output: nn.Module) -> Tensor:
 class Points:
     r"""Gathers points from graph after graph, at most ``most`` for each layer and head.
 
-    The features are queries and values after :math:`W_o`, up to a rotation, so that all distances are kept. Of a whole
-    layer: :math:`\hat V = \sum_h x^h W_o^h`, which needs :math:`W_o` itself (heads that are set beside each other, each
-    in its own metric, have other distances: the products :math:`W_o^h {W_o^{h'}}^\top` are missing). Of one head:
-    :math:`x^h L^h` with :math:`L^h {L^h}^\top = W_o^h {W_o^h}^\top`, as wide as the head. Points of different heads lie
-    in different bases, so they do not share a map.
+    The features are queries and values after :math:`W_o`, up to a rotation, so that all distances are kept.
+    Of a whole layer: :math:`\hat V = \sum_h x^h W_o^h`, which needs :math:`W_o` itself (heads that are set
+    beside each other, each in its own metric, have other distances: the products
+    :math:`W_o^h {W_o^{h'}}^\top` are missing). Of one head: :math:`x^h L^h` with
+    :math:`L^h {L^h}^\top = W_o^h {W_o^h}^\top`, as wide as the head. Points of different heads lie in
+    different bases, so they do not share a map.
 
-    Padding is left out, special tokens are kept. Where there are too many points, every example's queries and its
-    values are thinned out to one and the same number, at random. The choice depends on the seed and on which nodes
-    there are, so it is the same for all heads, however examples are batched, and for the same examples in another model.
+    Padding is left out, special tokens are kept. Where there are too many points, every example's queries and
+    its values are thinned out to one and the same number, at random. The choice depends on the seed and on
+    which nodes there are, so it is the same for all heads, however examples are batched, and for the same
+    examples in another model.
 
     Args:
         most: points kept for each cloud.
         seed: of the choice.
-        heads: their numbers, where the graphs hold these alone: a cloud for each. Default: a cloud for the whole layer.
+        heads: their numbers, where the graphs hold these alone: a cloud for each. Default: a cloud for the
+            whole layer.
         outputs: from :func:`output_matrices`; only for whole layers.
     """
 
@@ -105,8 +109,8 @@ class Points:
             graph: ``b`` examples.
             examples: their names, ``b``.
             query_labels, value_labels: any of ``"token"`` and ``"class"``: ``(b, n)`` and ``(b, m)`` strings.
-            query_valid, value_valid: ``(b, n)`` and ``(b, m)`` bool, False for padding that the graph's masks do not
-                tell.
+            query_valid, value_valid: ``(b, n)`` and ``(b, m)`` bool, False for padding that the graph's masks
+                do not tell.
 
         Raises:
             ValueError: shapes that do not fit, or another number of heads than were named.
@@ -214,8 +218,8 @@ class _Layer:
     features: list[np.ndarray] = field(default_factory=list)
 
     def each(self, most: int) -> int:
-        """How many of each example's queries, and of its values, make at most ``most`` points in all; at least one.
-        More examples only lower it."""
+        """How many of each example's queries, and of its values, make at most ``most`` points in all; at
+        least one. More examples only lower it."""
         sizes = np.concatenate(self.sizes)
         return max(1, bisect_right(range(1, most + 1), most, key=lambda k: np.minimum(sizes, k).sum()))
 

@@ -1,9 +1,9 @@
 r"""Which nodes a token looks at: raw attention, attention rollout, and relevance weighted by gradients.
 
-All three read the layers of a model in the order of their calls, whatever their sets of nodes: an encoder and a decoder
-with cross-attention, one sequence of text and image tokens, two streams that attend to one another (LXMERT), or one
-encoder alone. They answer for the tokens at the end of the :class:`Route`. Axes: b examples, h heads, n tokens, m nodes
-that they see in the end, image nodes if there are any.
+All three read the layers of a model in the order of their calls, whatever their sets of nodes: an encoder and
+a decoder with cross-attention, one sequence of text and image tokens, two streams that attend to one another
+(LXMERT), or one encoder alone. They answer for the tokens at the end of the :class:`Route`. Axes: b examples,
+h heads, n tokens, m nodes that they see in the end, image nodes if there are any.
 
     >>> graphs, gradients = capture_with_gradients(model, inputs, lambda output: output.logits[:, 4, answer])
     >>> relevance(graphs, gradients).seen[:, 4]      # (b, m): the image nodes that the answer comes from
@@ -31,7 +31,8 @@ class Nodes(NamedTuple):
     """A set of nodes, known by how many they are, what they stand for and whether they are ordered in time.
 
     Args:
-        examples: how many examples have such nodes; more than the batch where parts of pictures are seen one by one.
+        examples: how many examples have such nodes; more than the batch where parts of pictures are seen one
+            by one.
         number: how many, padding included.
         modality: ``"text"``, ``"image"``, ``"mixed"``, or None if unknown.
         causal: a decoder's tokens.
@@ -48,8 +49,8 @@ class Route(NamedTuple):
 
     Args:
         layers: those in which the tokens are queries, in the order of the calls.
-        hops: the last layer by which the tokens look at other nodes; then, where those are no image yet, the last by
-            which these look at others, and so on. One sequence of text and image looks at itself.
+        hops: the last layer by which the tokens look at other nodes; then, where those are no image yet, the
+            last by which these look at others, and so on. One sequence of text and image looks at itself.
     """
 
     layers: list[str]
@@ -61,7 +62,8 @@ class Relevance(NamedTuple):
 
     Args:
         own: ``(b, n, n)``, from the tokens themselves.
-        seen: ``(b, n, m)``, from the value nodes of the route's last hop; the same as ``own`` in one sequence.
+        seen: ``(b, n, m)``, from the value nodes of the route's last hop; the same as ``own`` in one
+            sequence.
     """
 
     own: Tensor
@@ -71,11 +73,11 @@ class Relevance(NamedTuple):
 def route(graphs: Graphs) -> Route:
     """Find the tokens whose view is asked for, and the layers by which they see.
 
-    The tokens are the queries of the last layer that is cross-attention from other than image nodes, or self-attention
-    in a sequence of text and image. Where there is neither, they are the image nodes that look at others (the probe of a
-    pooling head, a Q-Former's queries), or those of the last image encoder, or else those of the last layer. Image tokens
-    of a sequence that are as many as the queries of some cross-attention of image nodes (a Q-Former) are taken for those,
-    and the route goes on by it.
+    The tokens are the queries of the last layer that is cross-attention from other than image nodes, or
+    self-attention in a sequence of text and image. Where there is neither, they are the image nodes that look
+    at others (the probe of a pooling head, a Q-Former's queries), or those of the last image encoder, or else
+    those of the last layer. Image tokens of a sequence that are as many as the queries of some
+    cross-attention of image nodes (a Q-Former) are taken for those, and the route goes on by it.
 
     Raises:
         ValueError: no layer, or cross-attention whose sides cannot be told apart.
@@ -139,16 +141,18 @@ def raw(graphs: Graphs, layer: str | None = None, heads: Sequence[int] | None = 
 
 
 def rollout(graphs: Graphs) -> Relevance:
-    r"""Attention rollout: how inputs mix on the way up, if every layer keeps half and takes half by attention.
+    r"""Attention rollout: how inputs mix on the way up, if every layer keeps half and takes half by
+    attention.
 
-    With :math:`P` the mean over heads of a layer's weights, its rows divided by their sums, and for every set of
-    nodes :math:`c`, a layer by which the nodes :math:`a` look at :math:`b` (at themselves in self-attention) does
+    With :math:`P` the mean over heads of a layer's weights, its rows divided by their sums, and for every set
+    of nodes :math:`c`, a layer by which the nodes :math:`a` look at :math:`b` (at themselves in
+    self-attention) does
 
     .. math::
         R^{ac} \leftarrow \tfrac12 (R^{ac} + P R^{bc})
 
-    from :math:`R^{aa} = I` and :math:`R^{ac} = 0`. That is the product of the layers' square matrices over all
-    nodes, so a token's row over all sets sums to 1. A row without edges (padding) is kept as it is.
+    from :math:`R^{aa} = I` and :math:`R^{ac} = 0`. That is the product of the layers' square matrices over
+    all nodes, so a token's row over all sets sums to 1. A row without edges (padding) is kept as it is.
 
     Raises:
         ValueError: see :func:`route`.
@@ -169,7 +173,8 @@ def rollout(graphs: Graphs) -> Relevance:
 def relevance(graphs: Graphs, gradients: Mapping[str, Tensor]) -> Relevance:
     r"""Relevance weighted by gradients.
 
-    With a score :math:`y`, and over the heads of a layer with weights :math:`A`, for every set of nodes :math:`c`,
+    With a score :math:`y`, and over the heads of a layer with weights :math:`A`, for every set of nodes
+    :math:`c`,
 
     .. math::
         \bar A &= E_h\big[ (\nabla A \odot A)^+ \big], \quad \nabla A = \partial y / \partial A && (5) \\
@@ -179,21 +184,20 @@ def relevance(graphs: Graphs, gradients: Mapping[str, Tensor]) -> Relevance:
         R^{ab} &\leftarrow R^{ab} + (\bar R^{aa})^\top \bar A \bar R^{bb} && a \text{ looks at } b \text{ (10)} \\
         R^{ac} &\leftarrow R^{ac} + \bar A R^{bc}, \quad c \neq b && \text{(11)}
 
-    from :math:`R^{aa} = I` and :math:`R^{ac} = 0`. A row of :math:`\hat R` that is 0 stays 0. The paper has two sets of
-    nodes, and (11) for :math:`c = a` alone; here it also hands on what :math:`b` took from others. Two directions of
-    cross-attention by one module (LXMERT) look at the same states, so both are read before either changes. Numbers
-    are at least 0 and have no upper bound; compare shares of their sum.
+    from :math:`R^{aa} = I` and :math:`R^{ac} = 0`. A row of :math:`\hat R` that is 0 stays 0. The paper has
+    two sets of nodes, and (11) for :math:`c = a` alone; here it also hands on what :math:`b` took from
+    others. Two directions of cross-attention by one module (LXMERT) look at the same states, so both are read
+    before either changes. Numbers are at least 0 and have no upper bound; compare shares of their sum.
 
     Args:
-        graphs, gradients: see :func:`capture_with_gradients`. Other weights than those that were differentiated (an
-            adapter's :math:`\bar M`, say) have no gradients of their own here.
+        graphs, gradients: see :func:`capture_with_gradients`. Other weights than those that were
+            differentiated (an adapter's :math:`\bar M`, say) have no gradients of their own here.
 
     Raises:
         ValueError: a layer without gradients, gradients of another shape, or see :func:`route`.
 
-    Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
-    Transformers", ICCV 2021, equations 5 to 11.
-    """
+    Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and
+    Encoder-Decoder Transformers", ICCV 2021, equations 5 to 11. """
 
     def layer(name: str, a: Nodes, b: Nodes, maps: _Maps) -> dict[tuple[Nodes, Nodes], Tensor]:
         weight = _positive(name, graphs, gradients)
@@ -207,7 +211,8 @@ def relevance(graphs: Graphs, gradients: Mapping[str, Tensor]) -> Relevance:
 
 
 def image_nodes(graph: AttentionGraph, side: int) -> Tensor:
-    """Which query (0) or value nodes (1) stand for parts of an image, padding left out: bool ``(b, nodes)``."""
+    """Which query (0) or value nodes (1) stand for parts of an image, padding left out: bool
+    ``(b, nodes)``."""
     image, valid = graph.is_image()[side], valid_nodes(graph, side)
     return torch.zeros_like(valid) if image is None else image & valid
 
@@ -225,18 +230,19 @@ def capture_with_gradients(
 ) -> tuple[dict[str, AttentionGraph], dict[str, Tensor]]:
     r"""The graphs of one forward pass, and the gradients of a score with respect to their weights.
 
-    :math:`\nabla A = \partial y / \partial A` is the whole derivative: through the layer's own output and through
-    everything that comes after it, later attention weights included. The messages of graph adapters count too, but for
-    those with the tiled backend, which never hold the weights.
+    :math:`\nabla A = \partial y / \partial A` is the whole derivative: through the layer's own output and
+    through everything that comes after it, later attention weights included. The messages of graph adapters
+    count too, but for those with the tiled backend, which never hold the weights.
 
     Args:
-        model: any model that :func:`attngraph.capture` reads. Its parameters need not require gradients, and get none.
+        model: any model that :func:`attngraph.capture` reads. Its parameters need not require gradients, and
+            get none.
         inputs: keyword arguments for the model.
         score: from the model's output to ``(b,)``, one number per example that depends on that example alone.
 
     Returns:
-        ``{layer: graph}`` as :func:`attngraph.capture` gives them, and ``{layer: (b, h, n, m)}``: gradients, 0 where
-        the score does not depend on a layer.
+        ``{layer: graph}`` as :func:`attngraph.capture` gives them, and ``{layer: (b, h, n, m)}``: gradients,
+        0 where the score does not depend on a layer.
 
     Raises:
         ValueError: the score is not one number per example.
@@ -327,7 +333,8 @@ def _reads(graph: AttentionGraph, ends: tuple[Nodes, Nodes]) -> bool:
 
 
 def _linked(graphs: Graphs, ends: Mapping[str, tuple[Nodes, Nodes]], name: str) -> Nodes | None:
-    """The queries of cross-attention that became the image tokens among a layer's values; None if there are none."""
+    """The queries of cross-attention that became the image tokens among a layer's values; None if there are
+    none."""
     if ends[name][1].modality != "mixed":
         return None
     many = image_nodes(graphs[name], 1).sum(1)
@@ -340,7 +347,8 @@ def _linked(graphs: Graphs, ends: Mapping[str, tuple[Nodes, Nodes]], name: str) 
 
 
 class _Maps:
-    """What sets of nodes got from sets of nodes so far; 0, and the identity within a set, until a layer changes it."""
+    """What sets of nodes got from sets of nodes so far; 0, and the identity within a set, until a layer
+    changes it."""
 
     def __init__(self, like: Tensor):
         self.like, self.found = like, {}
@@ -381,8 +389,8 @@ def _walk(
 
 
 def _reached(graphs: Graphs, ends: Mapping[str, tuple[Nodes, Nodes]], tokens: Nodes) -> set[Nodes]:
-    """The sets that the tokens see, directly or through others; an image encoder whose states become a sequence's tokens
-    is none of them."""
+    """The sets that the tokens see, directly or through others; an image encoder whose states become a
+    sequence's tokens is none of them."""
     reached, fresh = set(), {tokens}
     while fresh:
         reached |= fresh
@@ -428,7 +436,8 @@ def _columns(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def _mixing(graph: AttentionGraph) -> tuple[Tensor, Tensor]:
-    """:math:`P` ``(b, n, m)``, and the share of a node's state that comes by attention, ``(b, n, 1)``: a half, or 0."""
+    """:math:`P` ``(b, n, m)``, and the share of a node's state that comes by attention, ``(b, n, 1)``: a
+    half, or 0."""
     weight = _exact(graph.weight).mean(1)
     total = weight.sum(-1, keepdim=True)
     there = total > 0

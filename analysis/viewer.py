@@ -1,8 +1,8 @@
-"""A page that shows attention graphs: pick layer, head and query, and see the query's edges on patches and words.
+"""A page that shows attention graphs: pick layer, head and query, and see the query's edges on patches and
+words.
 
-Any attention layer can be shown: the nodes of each side are words, parts of an image, or a mix of both. The page is one
-HTML file with everything in it; it asks no network for anything.
-"""
+Any attention layer can be shown: the nodes of each side are words, parts of an image, or a mix of both. The
+page is one HTML file with everything in it; it asks no network for anything. """
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Shown:
 
     Args:
         name: of the example.
-        graphs: ``{kind of weights ("M", an adapter's): {layer: graph}}``, graphs of this example alone (b = 1). All kinds
-            have the same layers; all are drawn, in this order.
-        sides: ``{layer: (query cells, value cells)}``, what each node is: the number of an image node, a word, or None for
-            a node that is not drawn (padding).
+        graphs: ``{kind of weights ("M", an adapter's): {layer: graph}}``, graphs of this example alone (b =
+            1). All kinds have the same layers; all are drawn, in this order.
+        sides: ``{layer: (query cells, value cells)}``, what each node is: the number of an image node, a
+            word, or None for a node that is not drawn (padding).
         image: what the encoder saw; None where there is no image node.
         grid: rows and columns of the patches.
         others: how many image nodes come before the patches ([CLS], registers).
@@ -78,8 +78,9 @@ def write_viewer(
 ) -> None:
     """Write the page.
 
-    Weights are rounded to 1/65535 of their query's largest. Each query keeps its strongest edges, as many for each as
-    ``edges`` allows, and the page says which share of the query's weight they are. Nodes that are not drawn do not count.
+    Weights are rounded to 1/65535 of their query's largest. Each query keeps its strongest edges, as many for
+    each as ``edges`` allows, and the page says which share of the query's weight they are. Nodes that are not
+    drawn do not count.
 
     Args:
         path: of the HTML file.
@@ -90,9 +91,10 @@ def write_viewer(
         first: the layer that is chosen when the page opens. Default: the last.
 
     Raises:
-        ValueError: no example; kinds of weights or layers that differ; heads, a first layer or a query to start with that
-            are not there; sides that lack a layer, do not fit its graphs, draw no query or no value, name an image node
-            that does not exist or name one twice; image nodes without an image and its grid.
+        ValueError: no example; kinds of weights or layers that differ; heads, a first layer or a query to
+            start with that are not there; sides that lack a layer, do not fit its graphs, draw no query or no
+            value, name an image node that does not exist or name one twice; image nodes without an image and
+            its grid.
     """
     layers = _layers(examples)
     if first is not None and first not in layers:
@@ -227,8 +229,9 @@ def _example(
 
 
 def _pack(weight: torch.Tensor, kept: int) -> dict[str, str]:
-    """The strongest edges of each query of the mean of heads and of each head, in base64: nodes and weights, relative
-    to the strongest, as 16-bit numbers; the strongest and the sum as 32-bit floats. All little-endian, row by row."""
+    """The strongest edges of each query of the mean of heads and of each head, in base64: nodes and weights,
+    relative to the strongest, as 16-bit numbers; the strongest and the sum as 32-bit floats. All
+    little-endian, row by row."""
     weight = weight.detach().float().cpu()
     weight = torch.cat([weight.mean(0, keepdim=True), weight])
     top = weight.topk(kept)

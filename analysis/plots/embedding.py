@@ -33,8 +33,9 @@ def draw(
 ) -> None:
     """Draw the maps of a table, and write them to files of any kind that matplotlib knows (PNG, SVG).
 
-    Self- and cross-attention of a block stand side by side; every block, perplexity and seed has a row, every head and
-    state a column. Shapes tell the roles; of more than 9 classes or tokens the most frequent are coloured.
+    Self- and cross-attention of a block stand side by side; every block, perplexity and seed has a row, every
+    head and state a column. Shapes tell the roles; of more than 9 classes or tokens the most frequent are
+    coloured.
 
     Args:
         table: a row for each point, with the columns of ``analysis.points.COLUMNS`` and x, y, method, state,

@@ -1,5 +1,5 @@
-"""Figures of heterophily tables (:class:`analysis.heterophily.Heterophily`): layer by head heat maps, curves over
-layers, spectra."""
+"""Figures of heterophily tables (:class:`analysis.heterophily.Heterophily`): layer by head heat maps, curves
+over layers, spectra."""
 
 from __future__ import annotations
 
@@ -128,8 +128,8 @@ def heat_maps(table: pd.DataFrame, path: Path, title: str, column: str = "excess
 
 
 def curves(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Means over heads along the layers with their intervals, beside both nulls, or, for differences, beside 0. One
-    colour for each kind of weights.
+    """Means over heads along the layers with their intervals, beside both nulls, or, for differences, beside
+    0. One colour for each kind of weights.
 
     Args:
         table: of one stack of layers; differences of weights only, or none.
@@ -197,8 +197,8 @@ def curves(table: pd.DataFrame, path: Path, title: str) -> None:
 
 
 def spectra(spectrum: pd.DataFrame, path: Path, title: str) -> None:
-    """Energy of the features over the frequencies, a panel for each layer, beside both nulls and the density of
-    eigenvalues.
+    """Energy of the features over the frequencies, a panel for each layer, beside both nulls and the density
+    of eigenvalues.
 
     Args:
         spectrum: of one stack of layers and one kind of weights.

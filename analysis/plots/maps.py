@@ -89,8 +89,8 @@ def draw_maps(
 
 
 def draw_mass(summary: pd.DataFrame, path: Path, title: str) -> None:
-    """Draw a PNG: the mean mass inside the region with its interval, a row per method and query; the uniform map's mean
-    is the dotted line.
+    """Draw a PNG: the mean mass inside the region with its interval, a row per method and query; the uniform
+    map's mean is the dotted line.
 
     Args:
         summary: of :func:`analysis.maps.mass_summary`.

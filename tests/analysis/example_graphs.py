@@ -54,7 +54,8 @@ def random_graph(
 def block_model(
     agreement: float, seed: int = 0, n: int = 300, m: int = 240, classes: int = 3, noise: float = 0.5
 ):
-    """A planted bipartite graph: rows whose weight goes to values of the row's own class with probability ``agreement``.
+    """A planted bipartite graph: rows whose weight goes to values of the row's own class with probability
+    ``agreement``.
 
     Returns:
         The graph (its features are a class's corner plus noise), the queries' and the values' classes.

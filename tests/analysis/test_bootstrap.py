@@ -25,7 +25,8 @@ def test_interval_covers_like_the_normal_one():
 
 @pytest.mark.parametrize("examples", [4, 16])
 def test_covers_with_few_examples(examples):
-    """19 of 20 intervals hold the true mean: plain percentiles are too narrow here (88 % at 4 examples, 93 % at 16)."""
+    """19 of 20 intervals hold the true mean: plain percentiles are too narrow here (88 % at 4 examples, 93 %
+    at 16)."""
     means = Means((3000,), replicates=1000)
     means.add(np.random.default_rng(0).normal(3, 2, (examples, 3000)))
     low, high = means.interval(0.95)

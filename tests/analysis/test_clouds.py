@@ -102,7 +102,8 @@ def test_clouds_far_apart_and_alike():
 
 @pytest.mark.parametrize("n,m,most", [(64, 64, 1.73), (64, 8, 2.0)])
 def test_largest_mmd_depends_on_the_sides(n, m, most):
-    """Two single points, far apart: the bandwidth is the mean over all pairs, so it tells how many pairs cross."""
+    """Two single points, far apart: the bandwidth is the mean over all pairs, so it tells how many pairs
+    cross."""
     found = mmd(*pool(torch.zeros(n, 3), torch.full((m, 3), 50.0))).item()
     assert (
         found

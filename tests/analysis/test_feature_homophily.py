@@ -100,7 +100,8 @@ def test_aggregation_and_neighbourhoods_against_loops():
 
 
 def test_known_answers():
-    """Each query reads the other class only: no homophily, yet neighbourhoods tell the classes apart completely."""
+    """Each query reads the other class only: no homophily, yet neighbourhoods tell the classes apart
+    completely."""
     y = torch.arange(6) % 2
     weight = (y[:, None] != y[None]).double()
     graph = Bipartite(weight[None, None], torch.ones(1, 6, 6, dtype=torch.bool))

@@ -1,4 +1,5 @@
-"""The one-pass table: its numbers are those of the single functions, its nulls are null, its intervals cover."""
+"""The one-pass table: its numbers are those of the single functions, its nulls are null, its intervals
+cover."""
 
 from dataclasses import replace
 
@@ -107,7 +108,8 @@ def test_layers_have_their_own_permutations_and_kinds_of_weights_the_same():
 
 
 def test_paired_differences():
-    """A difference has the numbers of the differences example by example; where weights are the same it is 0."""
+    """A difference has the numbers of the differences example by example; where weights are the same it is
+    0."""
     measured, graph = Heterophily(), random_graph(b=12, n=8, m=9, padding=False)
     sharp = replace(graph, weight=graph.weight.square() / graph.weight.square().sum(-1, keepdim=True))
     for weights, one in (
@@ -137,8 +139,8 @@ def test_paired_differences():
 
 
 def test_intervals_cover_with_few_examples():
-    """Random weights, features and labels in 16 examples, 200 times (heads of their own): about one excess in twenty
-    leaves out 0 (with plain percentiles 9 %)."""
+    """Random weights, features and labels in 16 examples, 200 times (heads of their own): about one excess in
+    twenty leaves out 0 (with plain percentiles 9 %)."""
     graph = random_graph(3, b=16, h=200, n=8, m=8, padding=False)
     draw = torch.Generator().manual_seed(5)
     y, z = (torch.randint(0, 3, (16, 200, 8), generator=draw) for _ in range(2))
@@ -176,7 +178,8 @@ def test_labels_that_all_differ_are_marked():
 
 @pytest.mark.parametrize("options", [{"kind": "self", "causal": True, "n": 16}, {"n": 15, "m": 20}])
 def test_nothing_is_found_where_nothing_is(options):
-    """Random weights, features and labels: excess intervals cover 0, and both nulls tell what masks alone do."""
+    """Random weights, features and labels: excess intervals cover 0, and both nulls tell what masks alone
+    do."""
     graph = random_graph(b=40, padding=False, **options)
     draw = torch.Generator().manual_seed(5)
     b, _, n, m, _ = graph.shape
@@ -221,7 +224,8 @@ def test_planted_homophily_is_found(agreement, sign):
 
 
 def test_diagonal_of_self_attention():
-    """A token is always of its own class: with all weight on the diagonal there is no finding, only self_weight."""
+    """A token is always of its own class: with all weight on the diagonal there is no finding, only
+    self_weight."""
     graph = random_graph(kind="self", n=6, padding=False)
     graph = AttentionGraph(
         graph.query, graph.value, torch.eye(6, dtype=torch.float64).expand(2, 3, 6, 6), kind="self"

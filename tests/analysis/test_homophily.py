@@ -1,4 +1,5 @@
-"""Label statistics against loops over edges and against other libraries' definitions and published numbers."""
+"""Label statistics against loops over edges and against other libraries' definitions and published
+numbers."""
 
 import math
 

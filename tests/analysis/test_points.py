@@ -1,4 +1,5 @@
-"""Points against distances that are computed after W_o, node by node; which nodes are kept, and under which labels."""
+"""Points against distances that are computed after W_o, node by node; which nodes are kept, and under which
+labels."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def names(b):
 
 
 def projected(graph, output, row, head=None):
-    """A node's V-hat, as the definition says: its heads' features side by side times W_o (of one head: its slice)."""
+    """A node's V-hat, as the definition says: its heads' features side by side times W_o (of one head: its
+    slice)."""
     side = graph.query if row.role == "query" else graph.value
     x = side[int(row.example.split()[1]), :, row.node].double()
     weight = output.weight.double()

@@ -386,8 +386,8 @@ def test_one_sequence_is_the_product_over_its_layers():
 
 
 def through_queries() -> tuple[dict[str, AttentionGraph], dict[str, torch.Tensor], torch.Tensor]:
-    """Two queries that look at four image nodes and become the image tokens of a sequence of five, at other places in
-    each example."""
+    """Two queries that look at four image nodes and become the image tokens of a sequence of five, at other
+    places in each example."""
     image = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 1, 1, 0]]).bool()
     own = softmax(2, 2, 5, 5, seed=63).tril()
     graphs = {

@@ -110,7 +110,8 @@ def browser():
 
 @pytest.fixture
 def page(browser, tmp_path):
-    """``page(file)``: the open page; afterwards it must have asked for nothing and complained about nothing."""
+    """``page(file)``: the open page; afterwards it must have asked for nothing and complained about
+    nothing."""
     asked, complaints = [], []
     tab = browser.new_page(viewport={"width": 1100, "height": 800})
     tab.on("request", lambda request: asked.append(request.url))
@@ -157,13 +158,15 @@ def highlighted(tab, places: str) -> dict[int, float]:
 
 
 def expected(weight: torch.Tensor, values: int, itself: int | None = None) -> dict[int, float]:
-    """What a query's row of weights must be drawn as, ``(heads, m)`` or ``(m,)``; without its edge to itself."""
+    """What a query's row of weights must be drawn as, ``(heads, m)`` or ``(m,)``; without its edge to
+    itself."""
     row = (weight.mean(0) if weight.dim() == 2 else weight)[:values]
     return {node: pytest.approx(float(w), abs=1e-4) for node, w in enumerate(row) if w > 0 and node != itself}
 
 
 def ends(tab, some: str = "") -> list[tuple]:
-    """For each line, or some, its value and what lies under its two ends, a pixel inside: (side, node, id of the parent)."""
+    """For each line, or some, its value and what lies under its two ends, a pixel inside: (side, node, id of
+    the parent)."""
     found = tab.eval_on_selector_all(
         f"#edges line:is({some or '*'})",
         """all => all.map(line => {
@@ -340,7 +343,8 @@ def test_an_image_looks_at_itself(page, tmp_path):
 
 
 def test_a_sequence_of_words_and_patches(page, tmp_path):
-    """Both sides hold padding, words and four patches: a word looks at words and patches, and so does a patch."""
+    """Both sides hold padding, words and four patches: a word looks at words and patches, and so does a
+    patch."""
     cells = [None, "<s>", 0, 1, 2, 3, "what", "?"]
     weight = softmax(1, HEADS, 8, 8, seed=7).tril()
     weight[..., 0] = 0
