@@ -1,4 +1,4 @@
-"""The adapters of one frozen model: put in, switched off, saved, loaded, taken out."""
+"""A graph adapter for one attention layer: a message-passing scheme, a join and a bottleneck."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ from adapters.scheme import Scheme, attention
 from attngraph.errors import UserError
 from attngraph.reading.calls import Call, merge_heads
 
-CONFIG_KEY = "attngraph_adapter"
-SCALAR_SPEED = 10
-
 
 class GraphAdapter(nn.Module):
-    """A scheme and a join for one attention layer."""
+    """A scheme and a join for one attention layer.
+
+    Args:
+        config: what the adapter is made of.
+        width: feature width after the output projection.
+        scheme: the scheme to use; layers may share one.
+    """
 
     def __init__(self, config: AdapterConfig, width: int, scheme: Scheme):
         super().__init__()
@@ -33,20 +36,27 @@ class GraphAdapter(nn.Module):
         self.join = JOINS[config.join](width, max(1, width // config.reduction))
         self.backend = config.backend
         self.top_k = config.top_k
-        self._told = False
+        self._warned = False
 
     def aggregate(self, call: Call) -> Tensor:
-        """What the scheme makes of the graph of an attention call, ``(b, n, h·d)``.
+        """Run the scheme on the graph of an attention call.
 
-        In training the call is taken before its weights are computed, where it can be: the scheme has faster ways from
-        there, which also give the attention output if all queries are valid. In evaluation the model's own weights are
-        taken, so that a new adapter changes nothing to the last bit. The tiled backend takes every call so, and never the
-        weights. Decoding with a cache, adapters that see the same edges keep the same degrees there.
+        In training, the scheme starts from the attention scores where it can
+        (:meth:`~adapters.scheme.Scheme.attend`): there it has faster ways, which also give the attention output if
+        all queries are valid. In evaluation it starts from the model's own attention weights, so that a new adapter
+        changes nothing, to the last bit. The tiled backend always starts from the scores. When a model decodes with
+        a key/value cache, adapters that see the same edges share the running degrees kept there.
+
+        Args:
+            call: what the attention layer computed. Its ``context`` is set where the scheme computes it anyway.
+
+        Returns:
+            Aggregated features with merged heads, ``(b, n, h·d)``.
         """
         metric = call.site.metric(*call.query.shape[1::2])
         tiled = self.backend == "tiled"
-        wanted = self.top_k is None and (tiled or (self.training and self.backend == "dense"))
-        scores = call.scores(metric) if wanted else None
+        from_scores = self.top_k is None and (tiled or (self.training and self.backend == "dense"))
+        scores = call.scores(metric) if from_scores else None
         if scores is not None:
             aggregated, context = self.scheme.attend(scores, self.backend, context=call.whole)
             if not call.whole and tiled:
@@ -54,8 +64,8 @@ class GraphAdapter(nn.Module):
             if context is not None:
                 call.context = context
             return merge_heads(aggregated)
-        if tiled and not self._told:
-            self._told = True
+        if tiled and not self._warned:
+            self._warned = True
             warnings.warn(
                 f"{call.site.name} holds its attention weights for now, in spite of the tiled backend: dropout, a "
                 "key/value cache, top_k or attention that is more than a softmax of masked scores",
@@ -66,6 +76,12 @@ class GraphAdapter(nn.Module):
         if self.top_k is not None:
             graph, owner = graph.sparsify(top_k=self.top_k), f"adapter top {self.top_k}"
         return merge_heads(self.scheme(call.remember(graph, owner), self.backend))
+
+
+# ---- leaving together with adapters/blip.py ----
+
+CONFIG_KEY = "attngraph_adapter"
+SCALAR_SPEED = 10
 
 
 def move(module: nn.Module, to: nn.Module, like: Tensor) -> None:
@@ -82,14 +98,14 @@ def parameter_groups(parameters: list[nn.Parameter], learning_rate: float, weigh
     """Groups for an optimiser: matrices, which are decayed; biases; and single numbers (a join's share, p, μ).
 
     Adam moves every parameter by about the learning rate per step. That suits matrices, but a share has the whole way
-    from 0 to 1 to go, so single numbers step :data:`SCALAR_SPEED` times as far.
+    from 0 to 1 to go, so single numbers step :data:`10` times as far.
     """
     return [
         {"params": [p for p in parameters if p.dim() > 1], "lr": learning_rate, "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.dim() == 1], "lr": learning_rate, "weight_decay": 0.0},
         {
             "params": [p for p in parameters if p.dim() == 0],
-            "lr": SCALAR_SPEED * learning_rate,
+            "lr": 10 * learning_rate,
             "weight_decay": 0.0,
         },
     ]

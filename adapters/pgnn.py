@@ -38,7 +38,7 @@ class PGNN(Scheme):
         mu: weight of the residual; at least 0. Default: 0.1.
         steps: number of steps. Default: 1.
         learn_p: learn p within (1, 3). Default: ``True``. Its parameter must not be weight-decayed; see
-            :meth:`adapters.adapter.AdapterSet.optimizer_groups`.
+            :func:`adapters.peft.optimizer_groups`.
         learn_mu: learn μ > 0. Default: ``False``.
         degree: value degree, ``"sum"`` (the paper's) or ``"mean"``. Default: ``"sum"``.
 
@@ -81,6 +81,14 @@ class PGNN(Scheme):
     def mu(self) -> Tensor | float:
         """The current weight of the residual."""
         return self.fixed_mu if self.log_mu is None else self.log_mu.exp()
+
+    def learned(self) -> dict[str, float]:
+        """``p`` and ``mu``, each if it is learned."""
+        learned = {
+            "p": self.p if self.p_logit is not None else None,
+            "mu": self.mu if self.log_mu is not None else None,
+        }
+        return {name: float(value) for name, value in learned.items() if value is not None}
 
     def attend(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True

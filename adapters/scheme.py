@@ -81,6 +81,18 @@ class Scheme(nn.Module):
     def edge_weights(self, edges: Edges) -> Tensor:
         raise NotImplementedError
 
+    def learned(self) -> dict[str, float]:
+        """Current values of the single numbers that the scheme learns, under readable names.
+
+        By default its parameters without dimensions, by their own names. A scheme that keeps a number in another form
+        (a logit, a logarithm) gives its value.
+        """
+        return {
+            name: float(parameter.detach())
+            for name, parameter in self.named_parameters()
+            if parameter.dim() == 0
+        }
+
     def combine(self, hidden: Tensor, update: Tensor) -> Tensor:
         r"""How the bottleneck's output joins the aggregated features (both after :math:`W_o`):
         :math:`H + \sigma(H W_{down}) W_{up}` unless a scheme says otherwise."""

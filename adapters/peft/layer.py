@@ -6,7 +6,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from adapters.adapter import GraphAdapter, move
+from adapters.adapter import GraphAdapter
 from adapters.bottleneck import Bottleneck
 from adapters.config import AdapterConfig
 from adapters.scheme import Scheme
@@ -14,15 +14,16 @@ from attngraph.errors import UserError
 from attngraph.reading.calls import Call, merge_heads
 from attngraph.reading.outputs import widths
 
-ADAPTERS = "gnn_adapter"  # in every layer, the adapters by name
+ADAPTERS = "gnn_adapter"
+"""The attribute of every layer that holds its adapters by name; part of the names of saved weights."""
 
 
 class GraphLayer(nn.Module, BaseTunerLayer):
-    """A frozen output projection with adapters, by name; at most one of them is active.
+    """A frozen output projection with named adapters, of which at most one is active.
 
     Args:
         base_layer: the projection.
-        name: its name in the model.
+        name: its path in the model.
     """
 
     adapter_layer_names = (ADAPTERS,)
@@ -36,7 +37,14 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         self.in_features, self.out_features = widths(self.get_base_layer())
 
     def add(self, adapter_name: str, settings: AdapterConfig, scheme: Scheme, neutral: bool) -> None:
-        """A new adapter; it does nothing at first if ``neutral`` (and the join is not ``replace``)."""
+        """Add a new adapter.
+
+        Args:
+            adapter_name: its name.
+            settings: what it is made of.
+            scheme: its message-passing scheme.
+            neutral: whether it starts where it changes nothing (unless the join is ``replace``); otherwise at random.
+        """
         adapter = self.make(settings, scheme)
         if not neutral:
             for name, parameter in adapter.named_parameters():
@@ -44,19 +52,36 @@ class GraphLayer(nn.Module, BaseTunerLayer):
                     nn.init.constant_(parameter, 0.5)
                 elif not name.startswith("scheme."):
                     nn.init.normal_(parameter, std=0.3)
-        move(adapter, self, self.get_base_layer().weight)
+        self._adopt(adapter)
         self.gnn_adapter[adapter_name] = adapter
 
     def make(self, settings: AdapterConfig, scheme: Scheme) -> nn.Module:
+        """A new adapter for this kind of layer."""
         raise NotImplementedError
+
+    def _adopt(self, adapter: nn.Module) -> None:
+        """Give a new adapter the layer's mode (training or evaluation), and its base layer's device and precision.
+
+        Single numbers (a share, p, μ) stay in single precision, since half precision would swallow their steps.
+        Parameters on ``meta``, whose values are still to be loaded, stay there.
+        """
+        adapter.train(self.training)
+        weight = self.get_base_layer().weight
+        for parameter in adapter.parameters():
+            if not parameter.is_meta:
+                dtype = weight.dtype if parameter.dim() else torch.float32
+                parameter.data = parameter.data.to(weight.device, dtype)
+
+    @property
+    def chosen(self) -> nn.Module | None:
+        """The adapter that runs unless adapters are switched off."""
+        names = [name for name in self.active_adapters if name in self.gnn_adapter]
+        return self.gnn_adapter[names[0]] if names else None
 
     @property
     def active(self) -> nn.Module | None:
-        """The adapter that runs now."""
-        if self.disable_adapters:
-            return None
-        names = [name for name in self.active_adapters if name in self.gnn_adapter]
-        return self.gnn_adapter[names[0]] if names else None
+        """The adapter that runs now; None while adapters are switched off."""
+        return None if self.disable_adapters else self.chosen
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
@@ -70,13 +95,13 @@ class GraphLayer(nn.Module, BaseTunerLayer):
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None
     ) -> None:
-        """Called by PEFT after loading; the numbers that were loaded keep their precision."""
+        """Called by PEFT after loading; loaded numbers keep their precision."""
         if adapter_name in self.gnn_adapter:
             self.gnn_adapter[adapter_name].to(device or self.get_base_layer().weight.device)
 
 
 def find_layer(module: nn.Module) -> GraphLayer | None:
-    """The layer with adapters in what PEFT has made of a projection."""
+    """The :class:`GraphLayer` in what PEFT has made of a projection, below LoRA for example; None if there is none."""
     while isinstance(module, BaseTunerLayer):
         if isinstance(module, GraphLayer):
             return module
@@ -85,25 +110,39 @@ def find_layer(module: nn.Module) -> GraphLayer | None:
 
 
 class FeedForwardLayer(GraphLayer):
-    r"""The output projection of a feed-forward block with the vanilla adapter :math:`x + σ(x W_{down}) W_{up}`."""
+    r"""The output projection of a feed-forward block with the vanilla adapter.
+
+    .. math:: x + \sigma(x W_{down}) W_{up}
+
+    A dropout of the model after the projection acts on this sum.
+
+    Args:
+        base_layer, name: as for :class:`GraphLayer`.
+    """
 
     def make(self, settings: AdapterConfig, scheme: Scheme) -> Bottleneck:
         return Bottleneck(self.out_features, max(1, self.out_features // settings.reduction))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        x, adapter = self.base_layer(hidden_states), self.active
+        """The projection of ``(..., inner width)`` and the adapter's update, ``(..., width)``."""
+        projected, adapter = self.base_layer(hidden_states), self.active
         if adapter is None:
-            return x
-        wide = x.to(adapter.down.weight.dtype)
-        return (wide + adapter(wide)).to(x.dtype)
+            return projected
+        wide = projected.to(adapter.down.weight.dtype)
+        return (wide + adapter(wide)).to(projected.dtype)
 
 
 class OutputLayer(GraphLayer):
-    r"""The output projection :math:`W_o` of an attention layer; joins what the scheme makes of the layer's graph.
+    r"""The output projection :math:`W_o` of an attention layer with a graph adapter.
 
-    The attention calls :meth:`listen`, then the model calls :meth:`forward` with the plain context. The metric is that
-    of the frozen :math:`W_o`. Where LoRA is on the same projection, its update of the plain context is added to what
-    is joined here.
+    The attention layer calls :meth:`listen`, where the scheme runs on the layer's graph; then the model calls
+    :meth:`forward` with the attention output, and the adapter joins both. The metric of the graph is that of the frozen
+    :math:`W_o`.
+
+    Order of operations: the adapter follows :math:`W_o` and its bias directly. A dropout that the model has after
+    :math:`W_o` acts on the adapter's output; it never lies between :math:`W_o` and the adapter. Residual connection and
+    LayerNorm follow. Where LoRA is on the same projection, its update of the attention output is added to the adapter's
+    output.
 
     Args:
         base_layer, name: as for :class:`GraphLayer`.
@@ -111,38 +150,47 @@ class OutputLayer(GraphLayer):
 
     def __init__(self, base_layer: nn.Module, name: str):
         super().__init__(base_layer, name)
-        self._heard: tuple[Tensor | None, Tensor] | None = None
+        self._pending: tuple[Tensor | None, Tensor] | None = None
         self._checked = False
 
     def make(self, settings: AdapterConfig, scheme: Scheme) -> GraphAdapter:
         return GraphAdapter(settings, self.out_features, scheme)
 
     def listen(self, call: Call) -> None:
-        """Leave the aggregated context of an attention call, ``(b, n, h·d)``, for :meth:`forward`; the first time also
-        the plain one, to see that it is what the projection gets."""
+        """Run the scheme on an attention call and keep its result, ``(b, n, h·d)``, for :meth:`forward`.
+
+        The first time, the attention output is kept too, to check that the projection gets it unchanged.
+        """
         adapter = self.active
         if adapter is not None:
             aggregated = adapter.aggregate(call)
-            self._heard = None if self._checked else merge_heads(call.context), aggregated
+            self._pending = None if self._checked else merge_heads(call.context), aggregated
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        adapter, heard, self._heard = self.active, self._heard, None
+        """Project the attention output ``(b, n, h·d)`` and join the scheme's, ``(b, n, width)``.
+
+        Raises:
+            UserError: the attention layer did not call :meth:`listen`, or its output was changed on the way.
+        """
+        adapter, pending, self._pending = self.active, self._pending, None
         if adapter is None:
             return self.base_layer(hidden_states)
-        if heard is None:
+        if pending is None:
             raise UserError(
                 f"the attention before {self.name} ran unseen: its implementation was changed after the "
                 "adapters were put in; set it before"
             )
-        plain, aggregated = heard
+        plain, aggregated = pending
         if plain is not None:
             if plain.shape != hidden_states.shape or not ((plain == hidden_states) | plain.isnan()).all():
                 raise UserError(
-                    f"the model changes what attention gives before {self.name} takes it (a gate or a "
-                    "norm), so messages can't take its place: leave this layer out with exclude=[...]"
+                    f"the model changes the attention output before {self.name} takes it (a gate or a norm), so that "
+                    "a graph's messages cannot take its place: leave this layer out with exclude=[...]"
                 )
             self._checked = True
         dtype = adapter.join.bottleneck.down.weight.dtype
         aggregated = aggregated.to(hidden_states.dtype)
-        out = adapter.join(hidden_states, aggregated, lambda x: self.base_layer(x).to(dtype), adapter.scheme)
-        return out.to(hidden_states.dtype)
+        joined = adapter.join(
+            hidden_states, aggregated, lambda x: self.base_layer(x).to(dtype), adapter.scheme
+        )
+        return joined.to(hidden_states.dtype)

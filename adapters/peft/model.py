@@ -18,6 +18,7 @@ from adapters.peft.places import find_places
 from adapters.peft.shim import PEFT_TYPE
 from adapters.scheme import Scheme
 from attngraph.errors import UserError
+from attngraph.reading.families import CLASSES
 from attngraph.reading.instrument import Instrument, Site, instrument
 
 
@@ -34,6 +35,9 @@ class GraphAdapterModel(BaseTuner):
 
     Raises:
         UserError: no attention layer is found, or the adapter name is taken.
+
+    What :meth:`unload` gives back is the base model as it was: its modules, its attention function, and which of its
+    parameters require gradients.
     """
 
     prefix = "gnn_"
@@ -57,9 +61,11 @@ class GraphAdapterModel(BaseTuner):
                 f"the adapter name {adapter_name!r} is taken by a {kind} adapter in this model: give "
                 "another adapter_name"
             )
-        with warnings.catch_warnings():  # that LoRA is there is what is wanted
+        trained_before = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        with warnings.catch_warnings():  # LoRA in the model is no mistake
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
             super().__init__(model, peft_config, adapter_name, **options)
+        self._trained_before = trained_before
 
     # ---- putting adapters in -----------------------------------------------------------------------------------------
 
@@ -70,7 +76,8 @@ class GraphAdapterModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
         settings = self.peft_config[adapter_name].settings()
-        names = [*dict(model.named_parameters()), *GraphAdapter(settings, 1, settings.scheme()).state_dict()]
+        own_names = GraphAdapter(settings, 1, settings.scheme()).state_dict()
+        names = [*dict(model.named_parameters()), *own_names]
         if any(adapter_name in name.split(".") for name in names):
             raise UserError(
                 f"the adapter name {adapter_name!r} is part of the names of parameters, which PEFT would "
@@ -80,7 +87,7 @@ class GraphAdapterModel(BaseTuner):
         try:
             super().inject_adapter(model, adapter_name, *args, **options)
         finally:
-            if not self._listens():  # it failed, or adapters follow feed-forward blocks only
+            if not self._listens():  # injection failed, or adapters follow feed-forward blocks only
                 self._release()
 
     def _prepare_model(self, peft_config: GraphAdapterConfig, model: nn.Module) -> None:
@@ -100,7 +107,7 @@ class GraphAdapterModel(BaseTuner):
     ) -> None:
         layer = find_layer(target)
         if layer is None:
-            while isinstance(target, BaseTunerLayer):  # below LoRA, whose own names then stay as they are
+            while isinstance(target, BaseTunerLayer):  # below LoRA, so that the names of its weights stay
                 parent, target, target_name = target, target.base_layer, "base_layer"
             site = self._places[current_key].site
             layer = (
@@ -115,7 +122,7 @@ class GraphAdapterModel(BaseTuner):
             layer.gnn_adapter[adapter_name].requires_grad_(False)
 
     def _scheme(self, settings: AdapterConfig, adapter_name: str) -> Scheme:
-        """A new scheme, or, if all layers share one, that of the layers before."""
+        """A new scheme, or that of the previous layers if all layers share one."""
         layers = [
             m for m in self.model.modules() if isinstance(m, OutputLayer) and adapter_name in m.gnn_adapter
         ]
@@ -124,7 +131,9 @@ class GraphAdapterModel(BaseTuner):
     # ---- switching ---------------------------------------------------------------------------------------------------
 
     def _enable_adapter_layers(self, enabled: bool = True) -> None:
-        """While the adapters are off, the model runs its own attention function."""
+        """Switch the adapters on or off; while they are off, the model runs its own attention function."""
+        if not enabled:
+            self._check_hooks()
         super()._enable_adapter_layers(enabled)
         if not enabled:
             self._release()
@@ -132,8 +141,12 @@ class GraphAdapterModel(BaseTuner):
             self._attach()
 
     def layers(self) -> dict[str, GraphAdapter]:
-        """``{name of the attention layer: its active adapter}``, named as :func:`attngraph.capture` names the layers of the
-        base model; empty while the adapters are off."""
+        """The active adapters after attention layers.
+
+        Returns:
+            ``{name of the attention layer: adapter}``, named as :func:`attngraph.capture` names the layers of the base
+            model; empty while the adapters are off.
+        """
         if self.instrument is None:
             return {}
         return {site.name: layer.active for site, layer in self._listening() if layer.active is not None}
@@ -142,13 +155,14 @@ class GraphAdapterModel(BaseTuner):
         return any(isinstance(module, OutputLayer) for module in self.model.modules())
 
     def _attach(self) -> None:
-        """Let the attention layers tell the adapters behind them what they compute."""
+        """Make the attention layers call the adapters behind them."""
         if self.instrument is None:
             self.instrument = instrument(self.model)
             for site, layer in self._listening():
                 _add(site, layer)
 
     def _release(self) -> None:
+        """Give the model its own attention function back."""
         if self.instrument is not None:
             for site, layer in self._listening():
                 if layer.listen in site.listeners:
@@ -173,28 +187,47 @@ class GraphAdapterModel(BaseTuner):
             )
         active = self.active_adapters
         super().delete_adapter(adapter_name)
-        if adapter_name in active:  # the same one everywhere, also where adapters sit in different layers
-            self.set_adapter(
-                [name for name, config in self.peft_config.items() if config.peft_type == PEFT_TYPE][:1]
-            )
+        if adapter_name in active:  # the same one in all layers, even if the adapters sit in different layers
+            left = [name for name, config in self.peft_config.items() if config.peft_type == PEFT_TYPE]
+            self.set_adapter(left[:1])
 
     def _check_merge_allowed(self) -> None:
         raise UserError(
-            "a graph adapter depends on the attention of each input, so it can't be merged into the "
-            "weights: use unload() to take it out"
+            "a graph adapter depends on the attention of each input, so it can't be merged into the weights: use "
+            "unload() to take it out"
         )
 
     def _unload_and_optionally_merge(self, *args: Any, **options: Any) -> nn.Module:
         if options.get("merge", args[0] if args else True):
             self._check_merge_allowed()
+        self._check_hooks()
         self._release()
-        return super()._unload_and_optionally_merge(*args, **options)
+        model = super()._unload_and_optionally_merge(*args, **options)
+        for parameter in self._trained_before:
+            parameter.requires_grad_(True)
+        return model
+
+    def _check_hooks(self) -> None:
+        """Refuse to give back attention layers that have hooks of the kind that accelerate puts on.
+
+        Such a hook keeps the forward method of the class that the layer has while the adapters run.
+
+        Raises:
+            UserError: there is such a hook.
+        """
+        sites = [] if self.instrument is None else self.instrument.sites.values()
+        for site in sites:
+            if "forward" in vars(site.module) and type(site.module) in CLASSES.values():
+                raise UserError(
+                    f"{site.name} has hooks on its forward method, as accelerate's dispatch_model and device_map put "
+                    "there: remove them before the adapters are switched off or taken out"
+                )
 
     # ---- saving ------------------------------------------------------------------------------------------------------
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        """The key without the adapter's name, and the same whether LoRA is there or not."""
+        """The key without the adapter's name, and the same whether or not LoRA is in the model."""
         place, ours, rest = key.rpartition(f".{ADAPTERS}.{adapter_name}.")
         if not ours:
             return super()._remove_adapter_name_from_key(key, adapter_name)
@@ -204,5 +237,5 @@ class GraphAdapterModel(BaseTuner):
 
 
 def _add(site: Site, layer: OutputLayer) -> None:
-    if layer.listen not in site.listeners:  # a second PeftModel round the same model finds it there
+    if layer.listen not in site.listeners:  # it is if a second PeftModel wraps the same model
         site.listeners.append(layer.listen)

@@ -1,4 +1,4 @@
-"""Learning rates for the parameters of a PEFT model with graph adapters."""
+"""Learning rates and weight decay for the parameters of graph adapters."""
 
 from __future__ import annotations
 
@@ -7,16 +7,55 @@ from typing import Any
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from adapters.adapter import parameter_groups
+SCALAR_SPEED = 10
+"""How many times the learning rate single numbers (a join's share, p, μ) get."""
 
 
-def optimizer_groups(model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict]:
-    """Groups for an optimiser from whatever is trainable in a model; see :func:`adapters.adapter.parameter_groups`."""
-    return parameter_groups([p for p in model.parameters() if p.requires_grad], learning_rate, weight_decay)
+def optimizer_groups(model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for an optimiser, from whatever is trainable in a model.
+
+    The groups are matrices, which are decayed; vectors (biases), which are not; and single numbers (a join's share, p,
+    μ), which are not decayed either. Adam moves every parameter by about the learning rate per step. That suits
+    matrices, but a share has the whole way from 0 to 1 to go, so single numbers get :data:`SCALAR_SPEED` times the
+    learning rate.
+
+    Args:
+        model: for example a PEFT model with graph adapters.
+        learning_rate: the learning rate of matrices and vectors.
+        weight_decay: the weight decay of matrices.
+
+    Returns:
+        Three groups for any of PyTorch's optimisers.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {
+            "params": [parameter for parameter in trainable if parameter.dim() > 1],
+            "lr": learning_rate,
+            "weight_decay": weight_decay,
+        },
+        {
+            "params": [parameter for parameter in trainable if parameter.dim() == 1],
+            "lr": learning_rate,
+            "weight_decay": 0.0,
+        },
+        {
+            "params": [parameter for parameter in trainable if parameter.dim() == 0],
+            "lr": SCALAR_SPEED * learning_rate,
+            "weight_decay": 0.0,
+        },
+    ]
 
 
 def trainer_optimizer(model: nn.Module, args: TrainingArguments) -> tuple[type, dict[str, Any]]:
-    """The optimiser that ``args`` ask for, with those groups.
+    """The optimiser that ``args`` ask for, with the groups of :func:`optimizer_groups`.
+
+    Args:
+        model: the model to train.
+        args: arguments of transformers' ``Trainer``.
+
+    Returns:
+        What ``Trainer`` takes as ``optimizer_cls_and_kwargs``.
 
     Example:
         >>> Trainer(model, args, optimizer_cls_and_kwargs=trainer_optimizer(model, args), ...)
