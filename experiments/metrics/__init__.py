@@ -1,0 +1,12 @@
+"""Scores of generated texts, one metric in each module.
+
+A metric takes ``predictions`` (example id → generated text) and ``references`` (example id → accepted texts)
+and scores every example of ``references``, in their order. Ids that differ are a
+:class:`~attngraph.errors.UserError`.
+
+- :mod:`experiments.metrics.vqa`: VQA accuracy against ten annotators
+- :mod:`experiments.metrics.exact`: equality with the one reference answer
+- :mod:`experiments.metrics.entailment`: the word for the one gold label
+- :mod:`experiments.metrics.captions`: BLEU@4 and CIDEr, on tokens from :mod:`experiments.metrics.tokenizers`
+- :mod:`experiments.metrics.alignment`: what they share
+"""

@@ -1,20 +1,15 @@
-"""Accuracies of generated answers: VQA (ten annotators), entailment (one label), easy-VQA (one answer).
+"""VQA accuracy: a generated answer against those of ten annotators, as in VQA v2."""
 
-Every function takes ``predictions`` and ``references`` keyed by example id and returns one score in [0, 1]
-per example, in the order of ``references``; the accuracy of a run is the mean.
-"""
+from __future__ import annotations
 
 import re
 import string
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from attngraph.errors import UserError
-
-ENTAILMENT_WORDS = {"entailment": "correct", "contradiction": "incorrect", "neutral": "ambiguous"}
-ENTAILMENT_LABELS = {word: label for label, word in ENTAILMENT_WORDS.items()}
+from experiments.metrics.alignment import aligned
 
 _ARTICLES = {"a", "an", "the"}
 _NUMBERS = {
@@ -72,19 +67,22 @@ def normalise_answer(answer: str) -> str:
 
 
 def vqa_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> np.ndarray:
-    r"""VQA accuracy of each example.
+    r"""VQA accuracy of each example (Antol et al. 2015, Goyal et al. 2017).
 
-    With the :math:`A` annotators' answers :math:`r_k` of a question, each annotator is left out once:
+    With the answers :math:`r_1, \dots, r_A` of a question's annotators and the prediction :math:`\hat r`, all
+    normalised by :func:`normalise_answer`, each annotator is left out once:
 
     .. math:: \frac{1}{A} \sum_{k} \min\Big(\frac{1}{3} \sum_{l \ne k} 1[\hat r = r_l],\ 1\Big)
 
+    Returns:
+        ``(N,)`` in the order of ``references``; the accuracy of a run is the mean.
+
     Raises:
-        UserError: a prediction is missing, or a question has fewer than four answers (three matches besides
-            the annotator left out could then never happen).
+        UserError: the ids differ, or a question has fewer than four answers (three matches besides the
+            annotator left out could then never happen).
     """
-    answers = aligned(predictions, references)
     scores = []
-    for id, prediction in answers:
+    for id, prediction in aligned(predictions, references):
         given = [normalise_answer(reference) for reference in references[id]]
         count = len(given)
         if count < 4:
@@ -96,70 +94,3 @@ def vqa_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence
         # an annotator who agrees is left out of `matches` when their turn comes
         scores.append((matches * min((matches - 1) / 3, 1) + (count - matches) * min(matches / 3, 1)) / count)
     return np.array(scores, dtype=np.float64)
-
-
-def exact_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """1 where the prediction is the one reference answer, case and outer space ignored, else 0."""
-    return np.array(
-        [
-            float(prediction.strip().lower() == _only(id, references).strip().lower())
-            for id, prediction in aligned(predictions, references)
-        ]
-    )
-
-
-def entailment_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """1 where the generated word (Correct, Incorrect, Ambiguous) names the gold label, else 0.
-
-    Args:
-        predictions: generated text; anything but the three words or the labels themselves is wrong.
-        references: one gold label per example: entailment, contradiction or neutral.
-    Raises:
-        UserError: a gold label is none of the three.
-    """
-    scores = []
-    for id, prediction in aligned(predictions, references):
-        label = _only(id, references)
-        if label not in ENTAILMENT_WORDS:
-            raise UserError(
-                f"example {id} has the gold label {label!r}; expected one of "
-                f"{', '.join(ENTAILMENT_WORDS)} (leave out pairs without a gold label)"
-            )
-        word = prediction.lower().strip(string.punctuation + string.whitespace)
-        scores.append(float(ENTAILMENT_LABELS.get(word, word) == label))
-    return np.array(scores, dtype=np.float64)
-
-
-def scores_by_kind(scores: Sequence[float], kinds: Iterable[str]) -> dict[str, tuple[float, int]]:
-    """Mean score and number of examples per question type, sorted by name.
-
-    Args:
-        scores: one score per example.
-        kinds: the examples' types in the same order.
-    """
-    groups = defaultdict(list)
-    for score, kind in zip(scores, kinds, strict=True):
-        groups[kind].append(score)
-    return {kind: (float(np.mean(groups[kind])), len(groups[kind])) for kind in sorted(groups)}
-
-
-def aligned(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """(id, prediction) in the order of the references; complains when the ids differ."""
-    if not references:
-        raise UserError("nothing to score: there are no reference answers; check the annotation file")
-    missing = [id for id in references if id not in predictions]
-    extra = [id for id in predictions if id not in references]
-    if missing or extra:
-        what, ids = ("no prediction", missing) if missing else ("no reference answer", extra)
-        raise UserError(
-            f"{what} for {len(ids)} example(s), first {ids[0]}; score predictions and "
-            "annotations of the same split"
-        )
-    return [(id, predictions[id]) for id in references]
-
-
-def _only(id: str, references: Mapping[str, Sequence[str]]) -> str:
-    answers = references[id]
-    if isinstance(answers, str) or len(answers) != 1:
-        raise UserError(f"example {id} needs exactly one reference answer in a list, got {answers!r}")
-    return answers[0]

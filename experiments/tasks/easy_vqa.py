@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.datasets import easy_vqa
 from experiments.datasets.example import Example
-from experiments.metrics.vqa import exact_scores
+from experiments.metrics.exact import exact_scores
 from experiments.tasks.task import Task, TaskScores, accuracy_scores, add, references
 
 

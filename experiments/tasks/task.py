@@ -83,7 +83,7 @@ def references(examples: Sequence[Example]) -> dict[str, tuple[str, ...]]:
 
 def accuracy_scores(column: str, scores: np.ndarray, examples: Sequence[Example]) -> TaskScores:
     """The scores of a task whose score is a mean over examples."""
-    from experiments.metrics.vqa import scores_by_kind
+    from experiments.metrics.alignment import scores_by_kind
     from experiments.report.significance import mean_statistics
 
     return TaskScores(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.datasets import snli_ve
 from experiments.datasets.example import Example
-from experiments.metrics.vqa import ENTAILMENT_WORDS, entailment_scores
+from experiments.metrics.entailment import ENTAILMENT_WORDS, entailment_scores
 from experiments.scenes.write import VE_SPLITS
 from experiments.tasks.task import Task, TaskScores, accuracy_scores, add, references
 

@@ -1,0 +1,54 @@
+"""What the metrics share: predictions beside their references, and means of each kind of example."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from attngraph.errors import UserError
+
+
+def aligned(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """``(id, prediction)`` in the order of the references.
+
+    Raises:
+        UserError: there are no references, or the ids of predictions and references differ.
+    """
+    if not references:
+        raise UserError("nothing to score: there are no reference answers; check the annotation file")
+    missing = [id for id in references if id not in predictions]
+    extra = [id for id in predictions if id not in references]
+    if missing or extra:
+        what, ids = ("no prediction", missing) if missing else ("no reference answer", extra)
+        raise UserError(
+            f"{what} for {len(ids)} example(s), first {ids[0]}; score predictions and "
+            "annotations of the same split"
+        )
+    return [(id, predictions[id]) for id in references]
+
+
+def single_reference(id: str, references: Mapping[str, Sequence[str]]) -> str:
+    """The reference of an example that must have exactly one.
+
+    Raises:
+        UserError: it has none or several, or the references are no list.
+    """
+    answers = references[id]
+    if isinstance(answers, str) or len(answers) != 1:
+        raise UserError(f"example {id} needs exactly one reference answer in a list, got {answers!r}")
+    return answers[0]
+
+
+def scores_by_kind(scores: Sequence[float], kinds: Iterable[str]) -> dict[str, tuple[float, int]]:
+    """Mean score and number of examples of each kind, sorted by name.
+
+    Args:
+        scores: one score for each example.
+        kinds: the examples' kinds in the same order.
+    """
+    groups = defaultdict(list)
+    for score, kind in zip(scores, kinds, strict=True):
+        groups[kind].append(score)
+    return {kind: (float(np.mean(groups[kind])), len(groups[kind])) for kind in sorted(groups)}
