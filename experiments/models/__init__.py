@@ -1,0 +1,12 @@
+"""Model families: how a model is loaded, trained on, asked, and looked at.
+
+A family is one file behind :class:`experiments.models.family.ModelFamily`; it registers itself. Of several families that
+accept a checkpoint, the one that was registered last takes it.
+"""
+
+from experiments.models.family import FAMILIES, Checkpoint, Decoding, ModelFamily, register  # isort: skip
+from experiments.models import processor, image_text, vision_encoder_decoder, blip, blip_vqa  # isort: skip # noqa: F401
+from experiments.models.batch import Batch, Sample
+from experiments.models.loading import load_family
+
+__all__ = ["FAMILIES", "Batch", "Checkpoint", "Decoding", "ModelFamily", "Sample", "load_family", "register"]

@@ -1,39 +1,39 @@
-"""From image states and prompts to losses and texts, through `model.text_decoder` only.
+"""From states and prompts to losses and texts, through BLIP's ``text_decoder`` only.
 
-A text is `[DEC] prompt answer [SEP]`: the prompt is the decoder's prefix, the loss covers the answer and the
-end token. Driving the decoder directly (not `model.generate`) lets frozen image states be cached and shared.
-Axes: B texts, L tokens, N image states, D width, V vocabulary.
+A text is ``[DEC] prompt answer [SEP]``: the prompt is the decoder's prefix, the loss covers the answer and the end
+token. Driving the decoder directly (not ``model.generate``) lets frozen image states be cached and shared.
+Axes: B texts, L tokens, N states that the decoder looks at, D width, V vocabulary.
 """
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 from transformers import BlipForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
 
-IGNORED = -100  # label of tokens that carry no loss
+from experiments.models.losses import IGNORED, token_losses
+
 
 
 def encode_images(model: BlipForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """Image states `(B, N, D)` of pixels `(B, 3, height, width)`, with gradients to the vision tower."""
+    """Image states ``(B, N, D)`` of pixels ``(B, 3, height, width)``, with gradients to the vision tower."""
     return model.vision_model(pixel_values=pixels).last_hidden_state
 
 
 @torch.no_grad()
 def frozen_image_states(model: BlipForConditionalGeneration, pixels: Tensor, batch_size: int = 128) -> Tensor:
-    """Like `encode_images`, without gradients and in chunks: to cache what a frozen vision tower sees."""
+    """Like ``encode_images``, without gradients and in chunks: to cache what a frozen vision tower sees."""
     return torch.cat([encode_images(model, chunk) for chunk in pixels.split(batch_size)])
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, room: int) -> list[int]:
-    """`[DEC] prompt` as ids; the prompt's end is cut so that `room` positions are left for the answer."""
+    """``[DEC] prompt`` as ids; the prompt's end is cut so that ``room`` positions are left for the answer."""
     ids = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"] if prompt else []
     return [tokenizer.bos_token_id, *ids[: max(0, tokenizer.model_max_length - room - 1)]]
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-    """Ids of `[DEC] prompt` and `answer [SEP]`, together at most the tokenizer's `model_max_length`."""
+    """Ids of ``[DEC] prompt`` and ``answer [SEP]``, together at most the tokenizer's ``model_max_length``."""
     ids = tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"] if answer else []
     answer_ids = [*ids[: tokenizer.model_max_length - 2], tokenizer.sep_token_id]
     return prompt_ids(tokenizer, prompt, len(answer_ids)), answer_ids
@@ -42,10 +42,10 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tu
 def sequence_batch(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Training batch of `[DEC] prompt answer [SEP]`, padded on the right.
+    """Training batch of ``[DEC] prompt answer [SEP]``, padded on the right.
 
     Returns:
-        input_ids, attention_mask, position_ids, labels: each `(B, L)` int64. Labels are not shifted, as is
+        input_ids, attention_mask, position_ids, labels: each ``(B, L)`` int64. Labels are not shifted, as is
         usual in transformers, and are -100 on the prompt and on padding.
     """
     pairs = [text_ids(tokenizer, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
@@ -72,64 +72,65 @@ def decoder_loss(
     """Cross-entropy of the next token, over answer tokens and end tokens.
 
     Args:
-        image_states: `(B, N, D)` from `encode_images`.
-        batch: from `sequence_batch`.
+        image_states: ``(B, N, D)`` from ``encode_images``.
+        batch: from ``sequence_batch``.
         label_smoothing: share of the target spread over the vocabulary.
-        reduction: "mean" over all answer tokens of the batch (a scalar), or "none": each text's sum `(B,)`.
+        reduction: "mean" over all answer tokens of the batch (a scalar), or "none": each text's sum ``(B,)``.
     """
-    logits = decoder_logits(model, image_states, batch)[:, :-1]  # B L-1 V
-    targets = batch["labels"][:, 1:]
-    loss = F.cross_entropy(
-        logits.flatten(0, 1).float(),
-        targets.flatten(),
-        ignore_index=IGNORED,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-    )
-    return loss if reduction == "mean" else loss.view(targets.shape).sum(-1)
+    labels = batch["labels"]
+    losses = token_losses(decoder_logits(model, image_states, batch), labels, label_smoothing)
+    return losses.sum() / (labels[:, 1:] != IGNORED).sum() if reduction == "mean" else losses.sum(-1)
 
 
 def decoder_logits(
-    model: BlipForConditionalGeneration, image_states: Tensor, batch: dict[str, Tensor]
+    model: nn.Module, states: Tensor, batch: dict[str, Tensor], states_mask: Tensor | None = None
 ) -> Tensor:
-    """Next-token logits `(B, L, V)` of the text decoder on a batch from `sequence_batch`."""
+    """Next-token logits ``(B, L, V)`` of the text decoder on a batch from ``sequence_batch``.
+
+    Args:
+        states: ``(B, N, D)``, what the decoder looks at: an image, or a question that has looked at one.
+        states_mask: ``(B, N)``, 0 at padding. transformers (5.24) heeds it only while the attention is read.
+    """
     return model.text_decoder(
         input_ids=batch["input_ids"],
         attention_mask=batch["attention_mask"],
         position_ids=batch["position_ids"],
-        encoder_hidden_states=image_states,
+        encoder_hidden_states=states,
+        encoder_attention_mask=states_mask,
         use_cache=False,
     ).logits
 
 
 @torch.no_grad()
 def generate_text(
-    model: BlipForConditionalGeneration,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    image_states: Tensor,
+    states: Tensor,
     prompts: Sequence[str],
     max_new_tokens: int = 20,
     num_beams: int = 1,
     use_cache: bool = True,
+    states_mask: Tensor | None = None,
 ) -> list[str]:
     """The decoder's continuation of each prompt, greedy or with beams, as plain text without the prompt.
 
     Args:
-        image_states: `(B, N, D)`, one image per prompt.
+        states: ``(B, N, D)``, what the decoder looks at, one for each prompt.
         max_new_tokens: upper limit, end token included. There is no lower limit.
         num_beams: 1 for greedy decoding.
         use_cache: reuse keys and values of earlier tokens; the texts are the same without, only slower.
+        states_mask: ``(B, N)``, see :func:`decoder_logits`.
     """
     prefixes = [prompt_ids(tokenizer, prompt, max_new_tokens) for prompt in prompts]
     length = max(map(len, prefixes))
-    device = image_states.device
+    device = states.device
     # Padded on the left: padded on the right, BLIP would continue the padding.
     ids = torch.full((len(prefixes), length), tokenizer.pad_token_id, device=device)
     mask = torch.zeros_like(ids)
     for row, prefix in enumerate(prefixes):
         ids[row, length - len(prefix) :] = torch.tensor(prefix, device=device)
         mask[row, length - len(prefix) :] = 1
-    # Each text counts its positions from its own first token; `generate` carries these on for the new tokens.
+    # Each text counts its positions from its own first token; ``generate`` carries these on for the new tokens.
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -144,7 +145,8 @@ def generate_text(
         input_ids=ids,
         attention_mask=mask,
         position_ids=positions,
-        encoder_hidden_states=image_states,
+        encoder_hidden_states=states,
+        encoder_attention_mask=states_mask,
         generation_config=config,
     )
     return [text.strip() for text in tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)]

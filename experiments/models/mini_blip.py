@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration
 from attngraph.errors import UserError
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "mini-blip"
+DESCRIBE = "what does the image describe ?"  # the prompt of captions in pre-training
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # BLIP's own image statistics
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -29,7 +30,7 @@ def build_model(
     """A freshly initialised mini-BLIP for 64x64 images in patches of 8 (65 image states).
 
     Args:
-        tokenizer: from `build_tokenizer`; gives the vocabulary and the ids of the start and end tokens.
+        tokenizer: from ``build_tokenizer``; gives the vocabulary and the ids of the start and end tokens.
         width: hidden width of both towers; the feed-forward width is 4 times this.
         vision_layers, text_layers: depth of the image encoder and of the text decoder.
         heads: attention heads in both towers.
@@ -113,7 +114,7 @@ def load_model(
     is_folder = path_or_name is None or os.path.isdir(source)
     shipped = path_or_name is None
     remedy = (
-        "make it again with `attngraph pretrain`, or reinstall the package"
+        "make it again with ``attngraph pretrain``, or reinstall the package"
         if shipped
         else "check the folder (config.json, model.safetensors, tokenizer.json)"
         if is_folder
@@ -196,10 +197,10 @@ def preprocess(images: Sequence[Image.Image | str | Path], image_size: int = 64)
 
     Args:
         images: PIL images or paths of image files.
-        image_size: side length to resize to: `model.config.vision_config.image_size`.
+        image_size: side length to resize to: ``model.config.vision_config.image_size``.
 
     Returns:
-        float32 tensor `(B, 3, image_size, image_size)`.
+        float32 tensor ``(B, 3, image_size, image_size)``.
 
     Raises:
         UserError: a file is missing or is not an image.
@@ -208,7 +209,7 @@ def preprocess(images: Sequence[Image.Image | str | Path], image_size: int = 64)
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """uint8 `(B, height, width, 3)` to normalised float32 `(B, 3, height, width)`."""
+    """uint8 ``(B, height, width, 3)`` to normalised float32 ``(B, 3, height, width)``."""
     mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
     return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 

@@ -1,6 +1,6 @@
-"""The tasks of the ablation. A task is one file; it registers itself in :data:`TASKS` beside its definition."""
+"""The tasks of the table. A task is one file behind :class:`experiments.tasks.task.Task`; it registers itself."""
 
-from experiments.tasks.task import TASKS, Task, TaskScores  # isort: skip
-from experiments.tasks import caption, easy_vqa, ve, vqa  # noqa: F401 (they register themselves)
+from experiments.tasks.task import TASKS, Column, Task, TaskScores, register, tasks_named  # isort: skip
+from experiments.tasks import vqa, ve, caption, easy_vqa  # isort: skip # noqa: F401 (in the table's order)
 
-__all__ = ["TASKS", "Task", "TaskScores"]
+__all__ = ["TASKS", "Column", "Task", "TaskScores", "register", "tasks_named"]

@@ -1,4 +1,8 @@
-"""What a task is: examples, a prompt as the decoder's prefix, a target to train on, and scores of generated texts."""
+"""What a task is: examples, a prompt, a target to train on, and the columns of a table that its scores fill.
+
+A task is one file: subclass :class:`Task` and end the file with ``register(MyTask())``. The table, the search, the estimates
+of time and the analysis commands derive all that they know of a task from it.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,38 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
+from attngraph.errors import UserError
 from experiments.datasets.example import Example
+from experiments.metrics.alignment import scores_by_kind
+from experiments.metrics.statistics import Score, mean_score, mean_statistics
+from experiments.models.batch import Sample
+from experiments.models.family import Decoding
+
+SPLITS = ("train", "validation", "test")
+DEFAULT = "default"  # names the prompt of every family without one of its own
 
 TASKS: dict[str, Task] = {}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Args:
+        key: ``<task>.<metric>``, such as ``coco.cider``: no two columns share one.
+        heading: as printed.
+        averaged: whether it enters the table's Avg.
+        score: from summed statistics to the score.
+    """
+
+    key: str
+    heading: str
+    averaged: bool = False
+    score: Score = mean_score
 
 
 @dataclass(frozen=True)
@@ -20,9 +50,8 @@ class TaskScores:
     """Scores of one run.
 
     Args:
-        columns: column of the table -> score, 0 to 1 (CIDEr raw).
-        statistics: column -> per-example statistics ``(N, K)`` whose sums give the score (see
-            ``experiments.report.significance``).
+        columns: column key -> score, 0 to 1 (CIDEr raw).
+        statistics: column key -> per-example statistics ``(N, K)``, from whose sums the column's ``score`` is computed.
         kinds: question type -> (score, number of examples).
     """
 
@@ -31,44 +60,117 @@ class TaskScores:
     kinds: dict[str, tuple[float, int]]
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What a task costs by default; presets may change it.
+
+    Args:
+        steps: optimiser steps.
+        train_examples, eval_examples: how many examples to use at most (a fixed random subset); None for all.
+        eval_seconds: to score one example, on one of two busy cores; for estimates.
+    """
+
+    steps: int = 250
+    train_examples: int | None = None
+    eval_examples: int | None = None
+    eval_seconds: float = 2e-3
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What ``attngraph search`` tries on a task.
+
+    Args:
+        rates: learning rates, the same for each GNN.
+        joins: whether the joins are compared on it.
+    """
+
+    rates: tuple[float, ...] = (3e-3, 6e-3, 12e-3)
+    joins: bool = False
+
+
 class Task(ABC):
     """One task.
 
     Attributes:
-        name: short name, as in ``--tasks``.
+        name: short name, as in ``--tasks``; column keys begin with it.
         title: as printed.
-        max_new_tokens, num_beams: how answers are generated.
+        columns: of the table.
+        selects: key of the column by which settings are chosen on validation data; the first by default.
+        decoding: how answers are generated.
+        budget, search: see there.
+        prompts: model family -> template with ``{text}``; :data:`DEFAULT` for all others.
+        drawn: the field of :class:`experiments.scenes.write.Sizes` that says how many examples are drawn; None for tasks
+            whose data are not drawn.
     """
 
     name: str
     title: str
-    max_new_tokens: int = 4
-    num_beams: int = 1
+    columns: tuple[Column, ...]
+    decoding: Decoding = Decoding(max_new_tokens=4)
+    budget: Budget = Budget()
+    search: SearchSpace = SearchSpace()
+    prompts: Mapping[str, str] = MappingProxyType({})
+    drawn: str | None = None
+
+    @property
+    def selects(self) -> str:
+        return self.columns[0].key
 
     @abstractmethod
     def examples(self, data: Path, split: str) -> list[Example]:
         """All examples of a split: ``train``, ``validation`` or ``test``.
 
         Args:
-            data: folder written by ``experiments.scenes.write.write_scenes``.
+            data: folder with the data sets, as ``attngraph scenes`` writes it.
         """
-
-    def prompt(self, example: Example) -> str:
-        """The text before the answer."""
-        return example.prompt
-
-    def target(self, example: Example, draw: float) -> str:
-        """The answer to train on; ``draw`` in [0, 1) picks one where there are several."""
-        return majority(example.references)
 
     @abstractmethod
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
         """Scores of one generated text per example id."""
 
-    @property
-    def selection(self) -> str:
-        """The column by which settings are chosen on validation data."""
-        return self.name
+    def text(self, example: Example) -> str:
+        """What the prompt's template gets."""
+        return example.prompt
+
+    def prompt(self, example: Example, family: str = DEFAULT) -> str:
+        """The text before the answer, as a model family gets it."""
+        template = self.prompts.get(family) or self.prompts.get(DEFAULT, "{text}")
+        return template.format(text=self.text(example))
+
+    def target(self, example: Example, draw: float) -> str:
+        """The answer to train on; ``draw`` in [0, 1) picks one where there are several."""
+        return majority(example.references)
+
+    def sample(self, example: Example, family: str = DEFAULT, draw: float | None = None) -> Sample:
+        """The example as a model family gets it; with its target if ``draw`` is given, else without an answer."""
+        answer = None if draw is None else self.target(example, draw)
+        return Sample(example.id, example.image, self.prompt(example, family), answer)
+
+
+def register(task: Task) -> Task:
+    """Make a task known by its name.
+
+    Raises:
+        UserError: a column's key does not begin with the task's name.
+    """
+    wrong = [column.key for column in task.columns if not column.key.startswith(f"{task.name}.")]
+    if wrong or not task.columns:
+        raise UserError(f"task {task.name}: column keys must be {task.name}.<metric>, got {', '.join(wrong) or 'none'}")
+    TASKS[task.name] = task
+    return task
+
+
+def tasks_named(names: Sequence[str]) -> dict[str, Task]:
+    """The tasks of these names, in this order.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    unknown = [name for name in names if name not in TASKS]
+    if unknown:
+        raise UserError(f"unknown task {', '.join(map(repr, unknown))}: choose from {', '.join(TASKS)}")
+    return {name: TASKS[name] for name in names}
 
 
 def majority(answers: Sequence[str]) -> str:
@@ -81,18 +183,7 @@ def references(examples: Sequence[Example]) -> dict[str, tuple[str, ...]]:
     return {example.id: example.references for example in examples}
 
 
-def accuracy_scores(column: str, scores: np.ndarray, examples: Sequence[Example]) -> TaskScores:
-    """The scores of a task whose score is a mean over examples."""
-    from experiments.metrics.alignment import scores_by_kind
-    from experiments.report.significance import mean_statistics
-
-    return TaskScores(
-        {column: float(np.mean(scores))},
-        {column: mean_statistics(scores)},
-        scores_by_kind(scores, [example.kind for example in examples]),
-    )
-
-
-def add(task: Task) -> None:
-    """Make a task known by its name."""
-    TASKS[task.name] = task
+def accuracy_scores(key: str, scores: np.ndarray, examples: Sequence[Example]) -> TaskScores:
+    """The scores of a task whose one column is a mean over examples."""
+    kinds = scores_by_kind(scores, [example.kind for example in examples])
+    return TaskScores({key: float(np.mean(scores))}, {key: mean_statistics(scores)}, kinds)

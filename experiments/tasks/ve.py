@@ -7,26 +7,29 @@ from experiments.datasets import snli_ve
 from experiments.datasets.example import Example
 from experiments.metrics.entailment import ENTAILMENT_WORDS, entailment_scores
 from experiments.scenes.write import VE_SPLITS
-from experiments.tasks.task import Task, TaskScores, accuracy_scores, add, references
+from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_scores, references, register
 
 
 class VisualEntailment(Task):
     """``Is it correct that <hypothesis> ?`` is answered by correct, incorrect or ambiguous."""
 
-    name, title = "ve", "Visual entailment (Scenes, SNLI-VE format)"
+    name, title, drawn = "ve", "Visual entailment (Scenes, SNLI-VE format)", "hypotheses"
+    columns = (Column("ve.accuracy", "VE acc", averaged=True),)
+    budget = Budget(eval_seconds=1.9e-3)
+    prompts = {"default": "is it correct that {text} ?"}
 
     def examples(self, data: Path, split: str) -> list[Example]:
         folder = data / "snli_ve"
         return snli_ve.load(folder / f"snli_ve_{VE_SPLITS[split]}.jsonl", folder / "flickr30k_images")
 
-    def prompt(self, example: Example) -> str:
-        return f"is it correct that {example.prompt.rstrip(' .')} ?"
+    def text(self, example: Example) -> str:
+        return example.prompt.rstrip(" .")
 
     def target(self, example: Example, draw: float) -> str:
         return ENTAILMENT_WORDS[example.references[0]]
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
-        return accuracy_scores("ve", entailment_scores(predictions, references(examples)), examples)
+        return accuracy_scores(self.selects, entailment_scores(predictions, references(examples)), examples)
 
 
-add(VisualEntailment())
+register(VisualEntailment())

@@ -1,0 +1,138 @@
+"""BLIP captioners (``BlipForConditionalGeneration``), the mini-BLIP among them.
+
+A text is ``[DEC] prompt answer [SEP]`` in the text decoder: the prompt is its prefix, the loss covers the answer and the
+end token. The image encoder's states can be computed once and cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from attngraph.errors import UserError
+from experiments.models.batch import Batch, Sample
+from experiments.models.family import Checkpoint, Decoding, ModelFamily, register
+from experiments.models.generation import (
+    decoder_logits,
+    encode_images,
+    frozen_image_states,
+    generate_text,
+    prompt_ids,
+    sequence_batch,
+)
+from experiments.models.mini_blip import DESCRIBE, load_model, preprocess
+from experiments.models.pictures import Pictures
+from experiments.models.text import Text
+
+
+class BlipImages(ModelFamily):
+    """What BLIP's two families share: the image encoder, its states and pixels."""
+
+    caches_features = True
+
+    def check(self, samples: Sequence[Sample]) -> None:
+        if samples[0].image is None:
+            raise UserError("BLIP looks at images: give --images")
+
+    def image_encoder(self) -> nn.Module:
+        return self.model.vision_model
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures in pixels."""
+        return self.model.config.vision_config.image_size
+
+    def encode_images(self, images: Sequence[Path | Image.Image]) -> Tensor:
+        return frozen_image_states(self.model, preprocess(images, self.image_size).to(self.device))
+
+    def blank_image(self) -> Tensor:
+        vision = self.model.config.vision_config
+        return torch.zeros((vision.image_size // vision.patch_size) ** 2 + 1, vision.hidden_size)
+
+    def image_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """``image_states`` ``(b, nodes, width)`` where samples hold states; else ``pixel_values`` of the different
+        pictures and, for each sample, its place among them."""
+        images = [sample.image for sample in samples]
+        if isinstance(images[0], Tensor):
+            return {"image_states": torch.stack(images)}
+        keys = [image if isinstance(image, Path) else id(image) for image in images]
+        different = dict(zip(keys, images))
+        place = {key: k for k, key in enumerate(different)}
+        return {
+            "pixel_values": preprocess(list(different.values()), self.image_size),
+            "image_index": torch.tensor([place[key] for key in keys]),
+        }
+
+    def image_states(self, inputs: dict[str, Tensor]) -> Tensor:
+        """States ``(b, nodes, width)`` of :meth:`image_inputs`; with gradients if the image encoder is trained."""
+        if "image_states" in inputs:
+            return inputs["image_states"]
+        return encode_images(self.model, inputs["pixel_values"])[inputs["image_index"]]
+
+    def shown(self, samples: Sequence[Sample]) -> tuple[Tensor, Pictures]:
+        """Pixels of the samples' pictures, and the pictures as the model sees them."""
+        images = [sample.image for sample in samples]
+        pixels = preprocess(images, self.image_size)
+        side = self.image_size // self.model.config.vision_config.patch_size
+        size = (self.image_size, self.image_size)
+        resized = [image.convert("RGB").resize(size, Image.Resampling.BICUBIC) for image in images]
+        return pixels, Pictures(resized, [(side, side)] * len(images), whole=True)
+
+
+@register
+class BlipCaptioner(BlipImages):
+    """``[DEC] prompt answer [SEP]`` in the text decoder, which looks at the image by cross-attention."""
+
+    name = "blip"
+
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, opening: str = ""):
+        self.model, self.tokenizer = model, tokenizer
+        self.opening = opening  # the prompt for a description of the model's own
+
+    @classmethod
+    def accepts(cls, config: PretrainedConfig) -> bool:
+        return "BlipForConditionalGeneration" in (config.architectures or ())
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint) -> BlipCaptioner:
+        model, tokenizer = load_model(checkpoint.name, checkpoint.download)
+        return cls(model, tokenizer, DESCRIBE if checkpoint.name is None else "")
+
+    def language_side(self) -> list[str]:
+        return ["text_decoder"]
+
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        pixels, pictures = self.shown(samples)
+        prompts, answers = [s.prompt for s in samples], [s.answer for s in samples]
+        if None in answers:  # described without adapters, so that all states of an adapted model read the same
+            prompts = [self.opening] * len(samples)
+            with self.unadapted():
+                states = frozen_image_states(self.model, pixels.to(self.device))
+                answers = generate_text(self.model, self.tokenizer, states, prompts)
+        sequences = sequence_batch(self.tokenizer, prompts, answers)
+        ids, mask = sequences["input_ids"], sequences["attention_mask"]
+        longest = self.tokenizer.model_max_length
+        begins = torch.tensor([len(prompt_ids(self.tokenizer, prompt, 1)) for prompt in prompts])
+        text = Text.of(self.tokenizer, ids, mask, begins.clamp(max=longest))
+        inputs = {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask}
+        return Batch(list(samples), inputs, text, pictures=pictures)
+
+    def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        sequences = sequence_batch(self.tokenizer, [s.prompt for s in samples], [s.answer or "" for s in samples])
+        return {**sequences, **self.image_inputs(samples)}
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        return decoder_logits(self.model, self.image_states(inputs), inputs)
+
+    @torch.no_grad()
+    def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
+        states = self.image_states(self.to_device(self.image_inputs(samples)))
+        prompts = [sample.prompt for sample in samples]
+        return generate_text(
+            self.model, self.tokenizer, states, prompts, decoding.max_new_tokens, decoding.num_beams
+        )

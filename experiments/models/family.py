@@ -1,0 +1,176 @@
+"""What a model family is.
+
+A family loads checkpoints of one kind and makes their inputs: for training (with labels), for generation, for ranking
+candidates, and for the analysis commands. Everything else in :mod:`experiments` sees a model only through this
+interface. A family is one file: subclass :class:`ModelFamily`, put :func:`register` above the class.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from attngraph.errors import UserError
+from experiments.models.batch import Batch, Picture, Sample
+from experiments.models.losses import token_losses
+
+RANKED_AT_ONCE = 64  # pairs of sample and candidate in a forward pass
+
+FAMILIES: dict[str, type[ModelFamily]] = {}
+
+
+def register(family: type[ModelFamily]) -> type[ModelFamily]:
+    """Class decorator: make a family known. Families are asked in reverse order, so a later one comes first."""
+    FAMILIES[family.name] = family
+    return family
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are generated.
+
+    Args:
+        max_new_tokens: upper limit, end token included.
+        num_beams: 1 for greedy decoding.
+    """
+
+    max_new_tokens: int = 20
+    num_beams: int = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model comes from.
+
+    Args:
+        name: folder or hub name; None for the mini-BLIP that ships with the package.
+        config: its configuration.
+        download: whether the hub may be asked.
+    """
+
+    name: str | None
+    config: PretrainedConfig
+    download: bool = False
+
+    @property
+    def options(self) -> dict[str, bool]:
+        """For ``from_pretrained``."""
+        return {"local_files_only": not self.download}
+
+
+class ModelFamily(ABC):
+    """A loaded model of one family.
+
+    Attributes:
+        name: of the family; tasks may have a prompt for it.
+        model: in evaluation mode, in float32. Adapters are put into it in place.
+        title: of the model, for figures and messages.
+        sees, reads: whether it looks at images, and whether it reads texts.
+        unadapted: a context in which its adapters are switched off.
+        caches_features: whether :meth:`encode_images` exists, so that a frozen image encoder need run only once.
+    """
+
+    name: str
+    model: PreTrainedModel
+    title: str = "mini-BLIP"
+    sees: bool = True
+    reads: bool = True
+    caches_features: bool = False
+    unadapted: Callable[[], AbstractContextManager] = nullcontext
+
+    # ---- loading -----------------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def accepts(cls, config: PretrainedConfig) -> bool:
+        """Whether a checkpoint with this configuration is of the family."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, checkpoint: Checkpoint) -> ModelFamily:
+        """Load a checkpoint.
+
+        Raises:
+            UserError: it is damaged or incomplete. Other errors are made one by the caller.
+        """
+
+    # ---- inputs ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def check(self, samples: Sequence[Sample]) -> None:
+        """Raise :class:`~attngraph.UserError` where the samples lack what the model needs."""
+
+    @abstractmethod
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        """Inputs of the whole model for prompts and answers, as the analysis of its graphs needs them."""
+
+    def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Inputs of :meth:`logits` for prompts and answers, on the CPU.
+
+        Returns:
+            Tensors whose first axis is the batch, among them ``labels`` ``(b, n)``: the ids of the answer and of the
+            end token at their own places, ``IGNORED`` elsewhere.
+        """
+        raise UserError(f"{self.title} ({type(self.model).__name__}) writes no answers, so it can't be trained on a task")
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Next-token logits ``(b, n, vocabulary)`` at the places of ``labels``, which is not among the inputs."""
+        return self.model(**inputs, use_cache=False).logits
+
+    # ---- answers -----------------------------------------------------------------------------------------
+
+    def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
+        """The model's answer to each sample's prompt, as plain text."""
+        raise UserError(f"{self.title} ({type(self.model).__name__}) writes no answers")
+
+    @torch.no_grad()
+    def rank(self, samples: Sequence[Sample], candidates: Sequence[str]) -> Tensor:
+        r"""Log-likelihood of each candidate as the answer to each sample, ``(b, candidates)``, in nats:
+
+        .. math:: \sum_t \log p(y_t \mid y_{<t}, \text{prompt}, \text{image}),
+
+        the end token included.
+        """
+        pairs = [replace(sample, answer=candidate) for sample in samples for candidate in candidates]
+        scores = []
+        for start in range(0, len(pairs), RANKED_AT_ONCE):
+            inputs = self.to_device(self.training_inputs(pairs[start : start + RANKED_AT_ONCE]))
+            labels = inputs.pop("labels")
+            scores.append(-token_losses(self.logits(inputs), labels).sum(1).cpu())
+        return torch.cat(scores).view(len(samples), len(candidates))
+
+    # ---- parts of the model ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def language_side(self) -> list[str]:
+        """Names of the modules that read and write text: the rest is the image encoder. ``[""]`` is all of it."""
+
+    def encode_images(self, images: Sequence[Path | Image.Image]) -> Tensor:
+        """The image encoder's states ``(b, nodes, width)``, where :attr:`caches_features`."""
+        raise NotImplementedError
+
+    def image_encoder(self) -> nn.Module:
+        """The module whose weights decide :meth:`encode_images`."""
+        raise NotImplementedError
+
+    def blank_image(self) -> Picture:
+        """What a model sees that must not see: zero states, or a picture in one colour."""
+        return Image.new("RGB", (64, 64), (128, 128, 128))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def to_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs on the model's device."""
+        return {name: tensor.to(self.device) for name, tensor in inputs.items()}
+

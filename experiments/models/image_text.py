@@ -1,0 +1,131 @@
+"""Models that read image and text in one sequence and write on: LLaVA, SmolVLM, Qwen2-VL, BLIP-2, GIT and the like.
+
+The prompt is what the processor makes of it (the user's turn of a chat template, or the text after the image's place); the
+answer's tokens and the end token follow. Training and generation see the same prompt, token by token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from experiments.models.batch import Sample
+from experiments.models.family import Decoding, register
+from experiments.models.images import open_image
+from experiments.models.losses import IGNORED
+from experiments.models.processor import ProcessorFamily
+
+SUFFIX_TYPE = {"paligemma": 1}  # token types of an answer where they are not 0
+
+
+@register
+class ImageTextFamily(ProcessorFamily):
+    """A decoder whose sequence holds the image's states and the text."""
+
+    name = "image_text"
+
+    @classmethod
+    def accepts(cls, config: PretrainedConfig) -> bool:
+        architecture = (config.architectures or [""])[0]
+        known = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
+        text = config.get_text_config()
+        parts = (config, text)
+        return architecture == known and not any(getattr(part, "is_encoder_decoder", False) for part in parts)
+
+    # ---- training ----------------------------------------------------------------------------------------
+
+    def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        inputs = self._prompts(samples)
+        answers = [self._ids(sample.answer or "") for sample in samples]
+        prompts = self._unpadded(inputs)
+        length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers))
+        self._widen(inputs, length)
+        labels = torch.full((len(samples), length), IGNORED)
+        for row, (prompt, answer) in enumerate(zip(prompts, answers)):
+            places = slice(len(prompt), len(prompt) + len(answer))
+            inputs["input_ids"][row, places] = labels[row, places] = torch.tensor(answer)
+            inputs["attention_mask"][row, places] = 1
+            if "token_type_ids" in inputs:
+                inputs["token_type_ids"][row, places] = SUFFIX_TYPE.get(self.model.config.model_type, 0)
+        self.check_length(samples, inputs)
+        return {**inputs, "labels": labels}
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        width = inputs["input_ids"].shape[1]
+        return super().logits(inputs)[:, -width:]  # some put the image's states before the text (GIT)
+
+    # ---- answers -----------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
+        inputs = self._prompts(samples)
+        width = inputs["input_ids"].shape[1]
+        shifts = width - inputs["attention_mask"].sum(1)
+        for name in self._token_wise(inputs):  # padding goes to the left
+            rows = [row.roll(int(shift)) for row, shift in zip(inputs[name], shifts)]
+            inputs[name] = torch.stack(rows)
+        settings = GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens,
+            num_beams=decoding.num_beams,
+            do_sample=False,
+            eos_token_id=self.end,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        output = self.model.generate(**self.to_device(inputs), generation_config=settings)
+        written = output[:, width:] if output.shape[1] > width else output
+        return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+    # ---- tokens ------------------------------------------------------------------------------------------
+
+    @property
+    def end(self) -> int:
+        """The id of the end token."""
+        known = getattr(self.model, "generation_config", None)
+        ids = (getattr(known, "eos_token_id", None), self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
+        end = next(one for one in ids if one is not None)
+        return end[0] if isinstance(end, list) else end
+
+    def _ids(self, answer: str) -> list[int]:
+        """An answer's tokens and the end token."""
+        return [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end]
+
+    def _prompts(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        """Inputs of the prompts alone, padded on the right, without an end token."""
+        images = [open_image(sample.image) for sample in samples]
+        inputs = self.process([self._asked(sample) for sample in samples], images)
+        inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+        last = inputs["attention_mask"].sum(1, keepdim=True) - 1
+        if bool((inputs["input_ids"].gather(1, last) == self.end).all()):  # tokenizers of encoders put one there
+            inputs["attention_mask"].scatter_(1, last, 0)
+            inputs["input_ids"].scatter_(1, last, self.tokenizer.pad_token_id)
+        return inputs
+
+    def _asked(self, sample: Sample) -> str:
+        if getattr(self.processor, "chat_template", None):
+            question = [{"type": "image"}, {"type": "text", "text": sample.prompt}]
+            turns = [{"role": "user", "content": question}]
+            return self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return self.with_image_place(sample.prompt)
+
+    def _unpadded(self, inputs: dict[str, Tensor]) -> list[list[int]]:
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        return [ids[:length] for ids, length in zip(inputs["input_ids"].tolist(), lengths)]
+
+    def _token_wise(self, inputs: dict[str, Tensor]) -> list[str]:
+        """Names of the inputs with a number for each token."""
+        shape = inputs["input_ids"].shape
+        return [name for name, tensor in inputs.items() if isinstance(tensor, Tensor) and tensor.shape == shape]
+
+    def _widen(self, inputs: dict[str, Tensor], length: int) -> None:
+        """Bring all inputs with a number for each token to a length, padded (or cut) on the right."""
+        for name in self._token_wise(inputs):
+            empty = self.tokenizer.pad_token_id if name == "input_ids" else 0
+            tensor = inputs[name]
+            wide = torch.full((len(tensor), length), empty, dtype=tensor.dtype)
+            kept = min(length, tensor.shape[1])
+            wide[:, :kept] = tensor[:, :kept]
+            inputs[name] = wide
