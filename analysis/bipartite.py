@@ -1,10 +1,13 @@
-"""A weighted bipartite graph with masks: what all statistics are computed on. Axes: b examples, h heads, n
-queries, m values, d features."""
+"""A weighted bipartite graph with masks, the input of all statistics.
+
+Axes: ``b`` examples, ``h`` heads, ``n`` queries, ``m`` values, ``d`` features.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -34,7 +37,7 @@ class Bipartite:
     paired: bool = False
 
     @staticmethod
-    def of(graph: AttentionGraph | Data | HeteroData | Bipartite) -> Bipartite:
+    def of(graph: AnyGraph) -> Bipartite:
         r"""A view of an attention graph, or of a plain PyG graph.
 
         Features of an attention graph are mapped by a factor :math:`L` of its metric :math:`G = L L^\top`, so
@@ -61,6 +64,7 @@ class Bipartite:
 
     @property
     def heads(self) -> int:
+        """The number of heads ``h``."""
         return self.weight.shape[1]
 
     @cached_property
@@ -83,8 +87,19 @@ class Bipartite:
         r""":math:`e_j = \sum_i A_{ij}`, ``(b, h, m)``, over all queries, also in causal graphs."""
         return self.weight.sum(-2)
 
+    @property
+    def features(self) -> tuple[Tensor, Tensor]:
+        """Features of the queries ``(b, h, n, d)`` and of the values ``(b, h, m, d)``.
+
+        Raises:
+            ValueError: the graph has no features.
+        """
+        if self.query is None or self.value is None:
+            raise ValueError("the graph has no features: give nodes x of the same width on both sides")
+        return self.query, self.value
+
     @cached_property
-    def surprise(self) -> Tensor:
+    def weight_log_weight(self) -> Tensor:
         r""":math:`A_{ij} \log A_{ij}`, ``(b, h, n, m)``; 0 where there is no edge."""
         return torch.special.xlogy(self.weight, self.weight)
 
@@ -96,9 +111,8 @@ class Bipartite:
         """
         if not self.paired:
             raise ValueError("only a graph whose two sides are the same nodes (paired) has self-loops")
-        visible = self.visible & ~torch.eye(
-            self.visible.shape[1], dtype=torch.bool, device=self.visible.device
-        )
+        loops = torch.eye(self.visible.shape[1], dtype=torch.bool, device=self.visible.device)
+        visible = self.visible & ~loops
         return replace(self, weight=self.weight * visible[:, None], visible=visible)
 
     def normalised_rows(self) -> Tensor:
@@ -110,13 +124,16 @@ class Bipartite:
         return self.weight * rsqrt(self.query_degree)[..., None] * rsqrt(self.value_degree)[..., None, :]
 
 
+AnyGraph: TypeAlias = AttentionGraph | Data | HeteroData | Bipartite
+
+
 def joined(degree: Tensor) -> Tensor:
-    """Which nodes have edges: those whose degree is not too small for its inverse to be a number."""
+    """Nodes with edges: those whose degree is large enough to have a finite inverse."""
     return degree > floor(degree.dtype)
 
 
 def positive(x: Tensor) -> Tensor:
-    """``x`` with 1 in place of 0: what is divided by it is 0 already."""
+    """``x`` with 1 in place of 0: a safe divisor of numerators that are 0 there."""
     return torch.where(x > 0, x, torch.ones_like(x))
 
 
@@ -126,8 +143,11 @@ def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def factor(metric: Tensor) -> Tensor:
-    r""":math:`L` with :math:`L L^\top = G`, for ``(h, d, d)`` positive semi-definite :math:`G`, singular ones
-    included."""
+    r"""A factor :math:`L` with :math:`L L^\top = G`.
+
+    Args:
+        metric: :math:`G`, ``(h, d, d)``, positive semi-definite, possibly singular.
+    """
     values, vectors = torch.linalg.eigh(metric.double())
     return (vectors * values.clamp(min=0).sqrt()[..., None, :]).to(metric.dtype)
 
@@ -140,12 +160,10 @@ def _of_attention(graph: AttentionGraph) -> Bipartite:
         )
     b, _, n, m, _ = graph.shape
     dtype = torch.float64 if graph.weight.dtype == torch.float64 else torch.float32
-    visible = graph.visible
-    visible = (
-        torch.ones(b, n, m, dtype=torch.bool, device=graph.weight.device)
-        if visible is None
-        else visible.expand(b, n, m)
-    )
+    if graph.visible is None:
+        visible = torch.ones(b, n, m, dtype=torch.bool, device=graph.weight.device)
+    else:
+        visible = graph.visible.expand(b, n, m)
     query, value = graph.query.to(dtype), graph.value.to(dtype)
     if graph.metric is not None:
         root = factor(graph.metric).to(dtype)
@@ -158,8 +176,8 @@ def _of_pyg(graph: Data | HeteroData) -> Bipartite:
         if len(graph.edge_types) != 1:
             kinds = ", ".join(map(str, graph.edge_types)) or "none"
             raise ValueError(
-                f"the graph must have one edge type, or the node types query and value; it has {kinds}: select one, "
-                "for instance graph.edge_type_subgraph"
+                f"the graph must have one edge type, or the node types query and value; it has {kinds}: select "
+                "one, for instance with graph.edge_type_subgraph"
             )
         edges, (source, _, target) = graph[graph.edge_types[0]], graph.edge_types[0]
         values, queries = graph[source], graph[target]
@@ -167,34 +185,37 @@ def _of_pyg(graph: Data | HeteroData) -> Bipartite:
         edges = values = queries = graph
     if edges.get("edge_index") is None:
         raise ValueError("the PyG graph has no edge_index")
-    (j, i), weight = edges.edge_index, edges.get("edge_weight")
-    x = [side.get("x") for side in (queries, values)]
-    for side in x:
-        if side is not None and side.dim() != 2:
+    query, value = queries.get("x"), values.get("x")
+    for x in (query, value):
+        if x is not None and x.dim() != 2:
             raise ValueError(
-                f"x must have shape (nodes, features), got {tuple(side.shape)}: give x[:, None] for one feature"
+                f"x must have shape (nodes, features), got {tuple(x.shape)}: give x[:, None] for one feature"
             )
-    given = weight if weight is not None and weight.is_floating_point() else x[0]
-    wide = given is not None and given.dtype == torch.float64
-    weight = torch.ones(len(j), device=j.device) if weight is None else weight
-    if weight.shape != j.shape:
+    j, i = edges.edge_index
+    weight = _edge_weight(edges.get("edge_weight"), j, query)
+    dense = weight.new_zeros(queries.num_nodes, values.num_nodes).index_put((i, j), weight, accumulate=True)
+    if query is None or value is None or query.shape[1] != value.shape[1]:
+        query = value = None
+    else:
+        query, value = (x.to(dense.dtype)[None, None] for x in (query, value))
+    visible = torch.ones_like(dense, dtype=torch.bool)[None]
+    return Bipartite(dense[None, None], visible, query, value, paired=queries is values)
+
+
+def _edge_weight(weight: Tensor | None, source: Tensor, x: Tensor | None) -> Tensor:
+    """Weights of the edges ``(edges,)``, 1 without any, in float64 if the weights (or the features) are."""
+    reference = weight if weight is not None and weight.is_floating_point() else x
+    dtype = torch.float64 if reference is not None and reference.dtype == torch.float64 else torch.float32
+    if weight is None:
+        return torch.ones(len(source), dtype=dtype, device=source.device)
+    if weight.shape != source.shape:
         raise ValueError(
-            f"edge_weight must have shape ({len(j)},), one number per edge, got {tuple(weight.shape)}: give "
-            "edge_weight.flatten()"
+            f"edge_weight must have shape ({len(source)},), one number per edge, got {tuple(weight.shape)}: "
+            "give edge_weight.flatten()"
         )
-    weight = weight.to(torch.float64 if wide else torch.float32)
+    weight = weight.to(dtype)
     if not weight.isfinite().all():
         raise ValueError("edge_weight must be finite: it holds NaN or infinity")
     if (weight < 0).any():
         raise ValueError("edge_weight must not be negative")
-    dense = weight.new_zeros(queries.num_nodes, values.num_nodes).index_put((i, j), weight, accumulate=True)
-    if x[0] is None or x[1] is None or x[0].shape[1] != x[1].shape[1]:
-        x = [None, None]
-    query, value = (None if side is None else side.to(dense.dtype)[None, None] for side in x)
-    return Bipartite(
-        dense[None, None],
-        torch.ones_like(dense, dtype=torch.bool)[None],
-        query,
-        value,
-        paired=queries is values,
-    )
+    return weight

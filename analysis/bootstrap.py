@@ -1,5 +1,4 @@
-"""Means over examples with bootstrap intervals, in one pass and in memory that does not grow with the number
-of examples."""
+"""Means over examples with bootstrap intervals, in one pass and in constant memory."""
 
 from __future__ import annotations
 
@@ -12,9 +11,9 @@ from scipy.stats import norm, t
 class Means:
     r"""Means of an array of statistics over examples, NaN left out, and over resampled examples.
 
-    The resampling is the Poisson bootstrap: in each replicate an example counts as often as a Poisson(1)
-    number says, drawn from the seed and the example's number. So only sums are kept, all statistics see the
-    same replicates, and neither the size of batches nor the order of layers matters. Hanley & MacGibbon 2006.
+    The resampling is the Poisson bootstrap (Hanley & MacGibbon 2006): in each replicate an example has a
+    weight drawn from Poisson(1), by the seed and the example's number. So only sums are kept, all statistics
+    see the same replicates, and neither the size of batches nor the order of layers matters.
 
     Percentiles of resampled means are too narrow for few examples, since they take the sample's spread for
     the true one. So they are moved away from the mean by the factor :math:`t_{n-1} / z`, Student's quantile
@@ -34,7 +33,7 @@ class Means:
         self._sums, self._counts = np.zeros((1 + replicates, width)), np.zeros((1 + replicates, width))
 
     def add(self, values: np.ndarray) -> None:
-        """Add examples, ``(b, *shape)``."""
+        """Add the statistics of ``b`` examples, ``(b, *shape)``; NaN where a statistic is undefined."""
         values = np.asarray(values, np.float64).reshape(len(values), -1)
         weights = np.ones((1 + self.replicates, len(values)))
         for k in range(len(values)):
@@ -46,18 +45,19 @@ class Means:
 
     @property
     def counts(self) -> np.ndarray:
-        """How many examples each statistic is the mean of, ``shape``."""
+        """The number of examples with each statistic, ``shape``."""
         return self._counts[0].reshape(self.shape).astype(int)
 
     def mean(self) -> np.ndarray:
-        """``shape``, NaN without examples."""
+        """The mean of each statistic over the examples that have it, ``shape``; NaN without examples."""
         return _ratio(self._sums[0], self._counts[0]).reshape(self.shape)
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """The ends of the widened percentile interval, each ``shape``; NaN where fewer than two examples
         count."""
         means = _ratio(self._sums, self._counts)
-        return tuple(end.reshape(self.shape) for end in _interval(means, self._counts[0], level))
+        low, high = _interval(means, self._counts[0], level)
+        return low.reshape(self.shape), high.reshape(self.shape)
 
     def minus(self, other: Means, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The difference of the two means over the same examples, and the ends of its interval, each
@@ -69,16 +69,17 @@ class Means:
         for name in ("shape", "replicates", "seed", "examples"):
             if getattr(self, name) != getattr(other, name):
                 raise ValueError(
-                    f"a paired difference needs the same {name}, got {getattr(self, name)} and {getattr(other, name)}"
+                    f"a paired difference needs the same {name}, got {getattr(self, name)} and "
+                    f"{getattr(other, name)}"
                 )
         means = _ratio(self._sums, self._counts) - _ratio(other._sums, other._counts)
         low, high = _interval(means, np.minimum(self._counts[0], other._counts[0]), level)
-        return tuple(x.reshape(self.shape) for x in (means[0], low, high))
+        return means[0].reshape(self.shape), low.reshape(self.shape), high.reshape(self.shape)
 
 
 @lru_cache(maxsize=4096)
 def poisson(seed: int, example: int, replicates: int) -> np.ndarray:
-    """How often each replicate counts an example, ``(replicates,)``."""
+    """The weight of an example in each replicate, ``(replicates,)``."""
     return np.random.default_rng([seed, example]).poisson(1, replicates)
 
 
@@ -86,12 +87,12 @@ def _interval(means: np.ndarray, counts: np.ndarray, level: float) -> np.ndarray
     """Both ends, ``(2, width)``, from the mean (first) and the resampled means
     ``(1 + replicates, width)``."""
     ends = np.full((2, means.shape[1]), np.nan)
-    some = counts > 1
-    n, upper = counts[some], (1 + level) / 2
-    wider = t.ppf(upper, n - 1) / norm.ppf(upper)
-    ends[:, some] = means[0, some] + wider * (
-        np.nanquantile(means[1:, some], [1 - upper, upper], axis=0) - means[0, some]
-    )
+    defined = counts > 1
+    n, upper = counts[defined], (1 + level) / 2
+    widening = t.ppf(upper, n - 1) / norm.ppf(upper)
+    mean = means[0, defined]
+    quantiles = np.nanquantile(means[1:, defined], [1 - upper, upper], axis=0)
+    ends[:, defined] = mean + widening * (quantiles - mean)
     return ends
 
 

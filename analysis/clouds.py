@@ -1,5 +1,7 @@
-r"""How far apart the clouds of query and value features are. All work on ``(..., nodes, features)`` and
-return ``(...)``."""
+r"""Distance of the clouds of query and value features.
+
+All functions take ``(..., nodes, features)`` and return ``(...)``.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,13 @@ def neighbour_cka(graph: Bipartite) -> Tensor:
     r""":func:`cka` of each query :math:`q_i` and what it receives, :math:`\sum_j A_{ij} v_j / d_i`,
     ``(b, h)``. So the clouds are paired by attention, whatever their sizes. Undefined for uniform attention
     without a mask, where all receive the same."""
-    received = graph.normalised_rows() @ graph.value
+    query, value = graph.features
+    received = graph.normalised_rows() @ value
     valid = graph.rows[:, None] & (graph.query_degree > 0)
-    centred = received - divide(
-        (received * valid[..., None]).sum(-2, keepdim=True), valid.sum(-1)[..., None, None]
-    ).nan_to_num(0)
-    still = (centred * valid[..., None]).square().sum((-1, -2)) <= 1e-9 * received.square().sum((-1, -2))
-    return cka(graph.query, received, valid).masked_fill(still, torch.nan)
+    mean = divide((received * valid[..., None]).sum(-2, keepdim=True), valid.sum(-1)[..., None, None])
+    centred = (received - mean.nan_to_num(0)) * valid[..., None]
+    constant = centred.square().sum((-1, -2)) <= 1e-9 * received.square().sum((-1, -2))
+    return cka(query, received, valid).masked_fill(constant, torch.nan)
 
 
 def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:
@@ -114,7 +116,8 @@ def _hsic(x: Tensor, y: Tensor, n: Tensor) -> Tensor:
 
     With :math:`K = X X^\top` and its diagonal k taken out, row i of it sums to :math:`-k_i`, since the rows
     of X sum to 0; and :math:`\sum_{ij} K_{ij} G_{ij} = \lVert X^\top Y \rVert^2`. So no matrix of all pairs
-    is needed. """
+    is needed.
+    """
     k, g = x.square().sum(-1), y.square().sum(-1)
     mixed, both = (k * g).sum(-1), k.sum(-1) * g.sum(-1)
     return (

@@ -1,7 +1,8 @@
-r"""Dirichlet energies: how much features change along the edges. All return ``(b, h)``.
+r"""Dirichlet energies: how much features change along the edges. All functions return ``(b, h)``.
 
 Nodes without edges count neither in the energy nor in the norm. Value degrees are sums over all queries, in
-causal graphs too. """
+causal graphs too.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ def dirichlet(graph: Bipartite) -> Tensor:
     r"""Dirichlet energy :math:`\sum_{ij} A_{ij} \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_j} \rVert^2`, at least 0.
 
     It is :math:`\operatorname{tr} X^\top (I - S) X` for :math:`X = [Q; V]` and
-    :math:`S = D^{-1/2} \tilde A D^{-1/2}`. It does not change when A is scaled. """
-    q = graph.query * rsqrt(graph.query_degree)[..., None]
-    v = graph.value * rsqrt(graph.value_degree)[..., None]
+    :math:`S = D^{-1/2} \tilde A D^{-1/2}`. It does not change when A is scaled.
+    """
+    q, v = _scaled(graph)
     cross = (q * (graph.weight @ v)).sum((-1, -2), dtype=torch.float64)
     return (norm(graph, 2) - 2 * cross).clamp(min=0)
 
@@ -39,8 +40,7 @@ def p_dirichlet(graph: Bipartite, p: float = 1.5) -> Tensor:
     """
     if p < 1:
         raise ValueError(f"p must be at least 1, got {p}")
-    q = graph.query * rsqrt(graph.query_degree)[..., None]
-    v = graph.value * rsqrt(graph.value_degree)[..., None]
+    q, v = _scaled(graph)
     square = (q @ v.mT).mul_(-2).add_(q.square().sum(-1)[..., None]).add_(v.square().sum(-1)[..., None, :])
     return square.clamp_(min=0).mul_(graph.weight).pow_(p / 2).sum(-1).sum(-1, dtype=torch.float64)
 
@@ -55,8 +55,14 @@ def p_dirichlet_normalised(graph: Bipartite, p: float = 1.5) -> Tensor:
 
 def norm(graph: Bipartite, p: float) -> Tensor:
     r""":math:`\sum_i \lVert x_i \rVert^p` over the nodes of both sides that have edges."""
-    sides = (graph.query, graph.query_degree), (graph.value, graph.value_degree)
-    return sum(
+    query, value = (
         (torch.linalg.vector_norm(x, dim=-1).pow(p) * joined(degree)).sum(-1, dtype=torch.float64)
-        for x, degree in sides
+        for x, degree in zip(graph.features, (graph.query_degree, graph.value_degree))
     )
+    return query + value
+
+
+def _scaled(graph: Bipartite) -> tuple[Tensor, Tensor]:
+    r""":math:`q_i/\sqrt{d_i}` and :math:`v_j/\sqrt{e_j}`."""
+    query, value = graph.features
+    return query * rsqrt(graph.query_degree)[..., None], value * rsqrt(graph.value_degree)[..., None]

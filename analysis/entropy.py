@@ -1,4 +1,4 @@
-"""How widely attention is spread. All return ``(b, h)``."""
+"""Spread of attention. All functions return ``(b, h)``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def entropy(graph: Bipartite) -> Tensor:
     r"""Attention entropy, in [0, 1]: mean over queries of :math:`-\sum_j p_{ij} \log p_{ij} / \log k_i`, with
     :math:`p_{ij} = A_{ij}/d_i` and :math:`k_i` the number of values that query i sees. Queries that see fewer
     than two values, or have no edges, do not count. 1 for uniform attention."""
-    nats = _nats(graph, graph.query_degree, -1)
+    nats = _entropy(graph, graph.query_degree, -1)
     seen = graph.visible.sum(-1)[:, None].double()
     counted = (seen > 1) & (graph.query_degree > 0)
     share = torch.where(counted, nats / seen.clamp(min=2).log(), 0)
@@ -51,13 +51,13 @@ def self_weight(graph: Bipartite) -> Tensor:
     return divide(loops, graph.query_degree.double().sum(-1))
 
 
-def _nats(graph: Bipartite, degree: Tensor, axis: int) -> Tensor:
-    """Entropy of each row (or column): log d - Σ A log A / d."""
+def _entropy(graph: Bipartite, degree: Tensor, axis: int) -> Tensor:
+    r"""Entropy of each row (``axis`` -1) or column (-2) in nats: :math:`\log d - \sum A \log A / d`."""
     degree = positive(degree).double()
-    sums = graph.surprise.sum(axis).double()
+    sums = graph.weight_log_weight.sum(axis).double()
     return (degree.log() - sums / degree).clamp(min=0)
 
 
 def _effective(graph: Bipartite, degree: Tensor, axis: int) -> Tensor:
     counted = degree > 0
-    return divide((_nats(graph, degree, axis).exp() * counted).sum(-1), counted.sum(-1).double())
+    return divide((_entropy(graph, degree, axis).exp() * counted).sum(-1), counted.sum(-1).double())

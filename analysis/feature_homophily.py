@@ -1,5 +1,7 @@
-"""Whether neighbours are alike in features, and whether queries of one class have like neighbourhoods. All
-return ``(b, h)`` unless they say otherwise, NaN where undefined."""
+"""Similarity of neighbours' features, and of the neighbourhoods of queries of one class.
+
+All functions return ``(b, h)`` unless they say otherwise, NaN where undefined.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def generalised_edge(graph: Bipartite) -> Tensor:
 
 def cosines(graph: Bipartite) -> tuple[Tensor, Tensor]:
     """:func:`cosine`, and the same under the weights that the degrees alone give."""
-    q, v = normalize(graph.query, dim=-1), normalize(graph.value, dim=-1)
+    q, v = (normalize(x, dim=-1) for x in graph.features)
     total = graph.query_degree.sum(-1, dtype=torch.float64)
     observed = (q * (graph.weight @ v)).sum((-1, -2), dtype=torch.float64)
     centre_q = (graph.query_degree[..., None, :] @ q)[..., 0, :].double()
@@ -85,11 +87,10 @@ def neighbourhood_contrast(mixing: Mixing) -> Tensor:
     mean over pairs of different classes. 0 where neighbourhoods do not depend on classes."""
     similarity = neighbourhood_similarity(mixing)
     same = torch.eye(similarity.shape[-1], dtype=torch.bool, device=similarity.device)
-    return similarity.masked_fill(~same, torch.nan).nanmean((-1, -2)) - similarity.masked_fill(
-        same, torch.nan
-    ).nanmean((-1, -2))
+    within, between = (similarity.masked_fill(mask, torch.nan).nanmean((-1, -2)) for mask in (~same, same))
+    return within - between
 
 
 def aggregation_statistics(mixing: Mixing) -> dict[str, Tensor]:
-    """Statistics that need classes of the queries and any classes of the values."""
+    """The statistics of this module that need classes of the queries and any classes of the values."""
     return {"aggregation": aggregation(mixing), "neighbourhood_contrast": neighbourhood_contrast(mixing)}

@@ -1,4 +1,4 @@
-"""Labels of nodes: what "alike" means in a statistic."""
+"""Classes of nodes, by which label statistics call two nodes alike."""
 
 from __future__ import annotations
 
@@ -81,9 +81,8 @@ class Labels:
         """:meth:`on` the graph, with the classes dealt anew; see :mod:`analysis.nulls`."""
         touched = graph.columns[:, None]
         if not graph.paired:
-            return replace(self, value=gather(self.value, shuffle(touched & (self.value >= 0), draws))).on(
-                graph
-            )
+            order = shuffle(touched & (self.value >= 0), draws)
+            return replace(self, value=gather(self.value, order)).on(graph)
         known = (touched | graph.rows[:, None]) & ((self.query >= 0) | (self.value >= 0))
         order = shuffle(known, draws)
         return replace(self, query=gather(self.query, order), value=gather(self.value, order)).on(graph)
@@ -113,13 +112,15 @@ def modality(
         special_query, special_value: bool ``(b, n)`` and ``(b, m)``, which nodes are special tokens ([CLS],
             [SEP]...).
     """
-    sides = []
-    for images, special in zip(graph.is_image(), (special_query, special_value)):
-        if images is None:
-            return None
-        kind = torch.where(images, IMAGE, TEXT)
-        sides.append(kind if special is None else torch.where(special, SPECIAL, kind))
-    return Labels(*sides)
+    query, value = graph.is_image()
+    if query is None or value is None:
+        return None
+    query, value = (torch.where(images, IMAGE, TEXT) for images in (query, value))
+    if special_query is not None:
+        query = torch.where(special_query, SPECIAL, query)
+    if special_value is not None:
+        value = torch.where(special_value, SPECIAL, value)
+    return Labels(query, value)
 
 
 def classes_of_tokens(
@@ -172,9 +173,8 @@ class SharedClusters:
             raise ValueError(f"examples must be at least 1, got {examples}")
         self.clusters, self.points, self.examples, self.seed = clusters, points, examples, seed
         self._seen: dict[str, int] = {}
-        self._gathered: dict[
-            str, list[tuple[Tensor, Tensor]]
-        ] = {}  # of both sides: keys (points), features (points, h, d)
+        # layer: keys (points) and features (points, h, d) of either side
+        self._gathered: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._centres: dict[str, Tensor] = {}  # (h, k, d)
 
     def gather(self, name: str, graph: Bipartite) -> None:
@@ -184,14 +184,13 @@ class SharedClusters:
         Raises:
             ValueError: a graph without features.
         """
-        if graph.query is None:
-            raise ValueError("clusters need features, and the graph has none")
+        query, value = graph.features
         seen = self._seen.get(name, 0)
         new = self.examples - seen
         if new <= 0 or name in self._centres:
             return
         draws, sides = Draws(self.seed, name, seen), []
-        for side, (x, valid) in enumerate(((graph.query, graph.rows), (graph.value, graph.columns))):
+        for side, (x, valid) in enumerate(((query, graph.rows), (value, graph.columns))):
             valid = valid[:new]
             example, node = valid.nonzero(as_tuple=True)
             keys, x = draws(valid)[valid.cpu()], x[example, :, node]
@@ -212,15 +211,14 @@ class SharedClusters:
         points = torch.cat([x for _, x in self._gathered[name]]).transpose(0, 1)
         if points.shape[1] < self.clusters:
             raise ValueError(
-                f"{self.clusters} clusters need at least so many nodes, and the first examples have {points.shape[1]}"
+                f"{self.clusters} clusters need at least as many nodes, and the first examples have "
+                f"{points.shape[1]}"
             )
-        fitted = [
-            KMeans(self.clusters, n_init=1, random_state=self.seed)
-            .fit(head.double().cpu().numpy())
-            .cluster_centers_
-            for head in points
-        ]
-        self._centres[name] = torch.stack([torch.from_numpy(centres) for centres in fitted]).to(points)
+        centres = []
+        for head in points:
+            means = KMeans(self.clusters, n_init=1, random_state=self.seed).fit(head.double().cpu().numpy())
+            centres.append(torch.from_numpy(means.cluster_centers_))
+        self._centres[name] = torch.stack(centres).to(points)
         del self._gathered[name]
 
     def __call__(self, name: str, graph: Bipartite) -> Labels:
@@ -234,12 +232,13 @@ class SharedClusters:
                 self.gather(name, graph)
             self.fit(name)
         centres = self._centres[name]
-        near = [
-            (
-                x.square().sum(-1, keepdim=True) - 2 * x @ centres.mT + centres.square().sum(-1)[:, None]
-            ).argmin(-1)
-            for x in (graph.query, graph.value)
-        ]
+        query, value = (_nearest(x, centres) for x in graph.features)
         return Labels(
-            torch.where(graph.rows[:, None], near[0], -1), torch.where(graph.columns[:, None], near[1], -1)
+            torch.where(graph.rows[:, None], query, -1), torch.where(graph.columns[:, None], value, -1)
         )
+
+
+def _nearest(x: Tensor, centres: Tensor) -> Tensor:
+    """The nearest of ``(h, k, d)`` centres for each of ``(b, h, nodes, d)`` nodes, ``(b, h, nodes)``."""
+    square = x.square().sum(-1, keepdim=True) - 2 * x @ centres.mT + centres.square().sum(-1)[:, None]
+    return square.argmin(-1)

@@ -11,7 +11,7 @@ from analysis.labels import Labels, one_hot
 
 
 class Mixing:
-    r"""Which classes are joined by how much weight. Axes: b, h, nodes, K query classes, C value classes.
+    r"""Weights between classes. Axes: b, h, nodes, K query classes, C value classes.
 
     Args:
         graph: the graph.
@@ -56,5 +56,5 @@ class Mixing:
         return self.matrix.sum(-2)
 
     def counts(self) -> tuple[Tensor, Tensor]:
-        """How many classes the queries and the values have, each ``(b, h|1)``."""
+        """The numbers of classes among the queries and among the values, each ``(b, h|1)``."""
         return (self.queries > 0).sum(-1), (self.values > 0).sum(-1)

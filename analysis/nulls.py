@@ -15,15 +15,13 @@ what the nodes are.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from analysis.bipartite import Bipartite
+from analysis.bipartite import Bipartite
 
 
 class Draws:
@@ -43,12 +41,12 @@ class Draws:
 
     def __call__(self, mask: Tensor) -> Tensor:
         """The next numbers, in [0, 1) where ``mask (b, nodes)`` is True and 2 elsewhere; on the CPU."""
-        mask = mask.cpu().numpy()
-        for k in range(len(self._streams), len(mask)):
+        known = mask.cpu().numpy()
+        for k in range(len(self._streams), len(known)):
             self._streams.append(np.random.default_rng([self.seed, self.name, self.first + k]))
-        keys = np.full(mask.shape, 2.0)
-        for row, known, stream in zip(keys, mask, self._streams):
-            row[known] = stream.random(known.sum())
+        keys = np.full(known.shape, 2.0)
+        for row, nodes, stream in zip(keys, known, self._streams):
+            row[nodes] = stream.random(nodes.sum())
         return torch.from_numpy(keys)
 
 
@@ -61,10 +59,11 @@ def uniform(graph: Bipartite) -> Bipartite:
 
 def permuted(graph: Bipartite, draws: Draws) -> Bipartite:
     """The graph with the features of its values dealt anew, or of its nodes where both sides are the same."""
+    query, value = graph.features
     if not graph.paired:
-        return replace(graph, value=gather(graph.value, shuffle(graph.columns[:, None], draws)[..., None]))
+        return replace(graph, value=gather(value, shuffle(graph.columns[:, None], draws)[..., None]))
     order = shuffle((graph.rows | graph.columns)[:, None], draws)[..., None]
-    return replace(graph, query=gather(graph.query, order), value=gather(graph.value, order))
+    return replace(graph, query=gather(query, order), value=gather(value, order))
 
 
 def shuffle(mask: Tensor, draws: Draws) -> Tensor:

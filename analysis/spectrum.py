@@ -4,7 +4,8 @@ The normalised graph :math:`S = D^{-1/2} \tilde A D^{-1/2}` of a bipartite graph
 :math:`\pm\sigma_k` with eigenvectors :math:`(u_k, \pm w_k)/\sqrt 2`, where :math:`\sigma_k, u_k, w_k` come
 from the singular value decomposition of the :math:`n \times m` block, and 0. So no :math:`(n+m)^2` matrix is
 needed. Frequencies are eigenvalues of :math:`I - S`, :math:`1 \mp \sigma_k` in [0, 2]: low where neighbours
-are alike, 2 where they are opposite. """
+are alike, 2 where they are opposite.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ def decompose(graph: Bipartite) -> tuple[Tensor, Tensor]:
     first :math:`1 - \sigma_k`, then :math:`1 + \sigma_k`, then the rest at frequency 1. Shares sum to 1, and
     :math:`\sum \lambda \cdot \text{share}` is the normalised Dirichlet energy."""
     u, sigma, wt = torch.linalg.svd(graph.symmetric().double(), full_matrices=False)
-    query = graph.query.double() * joined(graph.query_degree)[..., None]
-    value = graph.value.double() * joined(graph.value_degree)[..., None]
+    query, value = graph.features
+    query = query.double() * joined(graph.query_degree)[..., None]
+    value = value.double() * joined(graph.value_degree)[..., None]
     q, v = u.mT @ query, wt @ value  # (b, h, r, d)
     low, high = (q + v).square().sum(-1) / 2, (q - v).square().sum(-1) / 2
     total = query.square().sum((-1, -2)) + value.square().sum((-1, -2))
@@ -46,10 +48,10 @@ def spectral_density(graph: Bipartite, bins: int = 21) -> Tensor:
     random would lie. Nodes without edges count as eigenvalues of 1. Bins as in :func:`spectral_energy`."""
     sigma = torch.linalg.svdvals(graph.symmetric().double()).clamp(max=1)
     nodes = (graph.rows.sum(1) + graph.columns.sum(1))[:, None, None].double()
-    rest = (nodes - 2 * (sigma > 1e-9).sum(-1, keepdim=True)).clamp(min=0)
-    found = (sigma > 1e-9).double()
+    nonzero = (sigma > 1e-9).double()
+    rest = (nodes - 2 * nonzero.sum(-1, keepdim=True)).clamp(min=0)
     frequency = torch.cat([1 - sigma, 1 + sigma, torch.ones_like(rest)], -1)
-    return _binned(frequency, divide(torch.cat([found, found, rest], -1), nodes), bins)
+    return _binned(frequency, divide(torch.cat([nonzero, nonzero, rest], -1), nodes), bins)
 
 
 def _binned(frequency: Tensor, share: Tensor, bins: int) -> Tensor:

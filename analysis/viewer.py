@@ -2,7 +2,8 @@
 words.
 
 Any attention layer can be shown: the nodes of each side are words, parts of an image, or a mix of both. The
-page is one HTML file with everything in it; it asks no network for anything. """
+page is one HTML file with everything in it; it asks no network for anything.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,108 @@
+"""Gradients of a score with respect to the attention weights of a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from attngraph import AttentionGraph, record
+from attngraph.reading.calls import Call
+from attngraph.reading.instrument import instrument
+
+Item = TypeVar("Item")
+
+
+def capture_with_gradients(
+    model: nn.Module, inputs: Mapping, score: Callable[..., Tensor]
+) -> tuple[dict[str, AttentionGraph], dict[str, Tensor]]:
+    r"""The graphs of one forward pass, and the gradients of a score with respect to their weights.
+
+    :math:`\nabla A = \partial y / \partial A` is the whole derivative: through the layer's own output and
+    through everything that comes after it, later attention weights included. The messages of graph adapters
+    count too, except those with the tiled backend, which never hold the weights.
+
+    Args:
+        model: any model that :func:`attngraph.capture` reads. Its parameters need not require gradients, and
+            get none.
+        inputs: keyword arguments for the model.
+        score: from the model's output to ``(b,)``, one number per example that depends on that example alone.
+
+    Returns:
+        ``{layer: graph}`` as :func:`attngraph.capture` gives them, and ``{layer: (b, h, n, m)}``: gradients,
+        0 where the score does not depend on a layer.
+
+    Raises:
+        ValueError: the score is not one number per example.
+        UserError: as :func:`attngraph.capture`.
+    """
+    graphs: _PerCall[AttentionGraph] = _PerCall()
+    weights: _PerCall[Tensor] = _PerCall()
+    with (
+        _listening(model, weights),
+        _all_parameters_tracked(model),
+        torch.enable_grad(),
+        record(model, on_graph=graphs.add),
+    ):
+        value = score(model(**inputs))
+        # image encoders may read the pictures of a batch one by one, so the batch differs between layers
+        sizes = {graph.shape[0] for graph in graphs.items.values()}
+        if value.dim() != 1 or len(value) not in sizes:
+            raise ValueError(
+                f"score must give one number per example, shape ({max(sizes)},), got {tuple(value.shape)}"
+            )
+        reached = [name for name in graphs.items if weights.items[name].requires_grad]
+        derivatives = torch.autograd.grad(
+            value.sum(), [weights.items[name] for name in reached], materialize_grads=True
+        )
+    gradients = {name: torch.zeros_like(graph.weight) for name, graph in graphs.items.items()}
+    return graphs.items, gradients | dict(zip(reached, derivatives))
+
+
+class _PerCall(Generic[Item]):
+    """Items by layer and call: ``name`` for the first call of a module, then ``name#2``, ``name#3``..."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, Item] = {}
+        self._calls: Counter[str] = Counter()
+
+    def add(self, name: str, item: Item) -> None:
+        self._calls[name] += 1
+        self.items[name if self._calls[name] == 1 else f"{name}#{self._calls[name]}"] = item
+
+
+@contextmanager
+def _listening(model: nn.Module, weights: _PerCall[Tensor]) -> Iterator[None]:
+    """Collect the weights with which the model goes on; those of a graph are masked anew."""
+
+    def keep(name: str, call: Call) -> None:
+        weights.add(name, call.weight)
+
+    handle = instrument(model)
+    listeners = [(site, partial(keep, name)) for name, site in handle.sites.items()]
+    for site, listener in listeners:
+        site.listeners.append(listener)
+    try:
+        yield
+    finally:
+        for site, listener in listeners:
+            site.listeners.remove(listener)
+        handle.remove()
+
+
+@contextmanager
+def _all_parameters_tracked(model: nn.Module) -> Iterator[None]:
+    """Let all parameters require gradients; in a frozen model the first layers' weights would have none."""
+    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
