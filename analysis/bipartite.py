@@ -155,8 +155,8 @@ def factor(metric: Tensor) -> Tensor:
 def _of_attention(graph: AttentionGraph) -> Bipartite:
     if graph.past_degree is not None:
         raise ValueError(
-            "the graph is a step of cached decoding and lacks the earlier queries: read the whole text in one "
-            "forward pass"
+            "the graph is a step of cached decoding and lacks the earlier queries: read the whole text in "
+            "one forward pass"
         )
     b, _, n, m, _ = graph.shape
     dtype = torch.float64 if graph.weight.dtype == torch.float64 else torch.float32
@@ -176,8 +176,8 @@ def _of_pyg(graph: Data | HeteroData) -> Bipartite:
         if len(graph.edge_types) != 1:
             kinds = ", ".join(map(str, graph.edge_types)) or "none"
             raise ValueError(
-                f"the graph must have one edge type, or the node types query and value; it has {kinds}: select "
-                "one, for instance with graph.edge_type_subgraph"
+                "the graph must have one edge type, or the node types query and value; it has "
+                f"{kinds}: select one, for instance with graph.edge_type_subgraph"
             )
         edges, (source, _, target) = graph[graph.edge_types[0]], graph.edge_types[0]
         values, queries = graph[source], graph[target]

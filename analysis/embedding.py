@@ -1,4 +1,4 @@
-"""Maps of points in the plane (t-SNE, UMAP, PCA), and how far they can be trusted."""
+"""Maps of points in the plane (t-SNE, UMAP, PCA), and their quality."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ class Map:
 
 
 def least_points(method: str, perplexity: float) -> int:
-    """How many points a map needs: t-SNE looks at 3 perplexities of neighbours of each, UMAP at one, PCA at
-    none."""
+    """The fewest points that a map can be made of.
+
+    t-SNE looks at three times the perplexity of neighbours of each point, UMAP at once the perplexity.
+    """
     return {"tsne": int(3 * perplexity) + 1, "umap": round(perplexity) + 1, "pca": 3}[method]
 
 
@@ -85,17 +87,16 @@ def maps(
     if method == "pca":
         yield _pca(points)
         return
-    affinities = _affinities(points, max(perplexities), jobs) if method == "tsne" else None
-    for perplexity in perplexities:
-        if method == "tsne":
-            affinities.set_perplexity(perplexity)
-            weights = affinities.P
-        for seed in seeds:
-            if method == "umap":
+    if method == "umap":
+        for perplexity in perplexities:
+            for seed in seeds:
                 yield _umap(points, perplexity, seed, init)
-            else:
-                affinities.P = weights.copy()  # exaggeration rounds them, and small differences grow
-                yield _tsne(points, affinities, perplexity, seed, init, jobs, progress)
+        return
+    tsne = _TSNE(points, max(perplexities), init, jobs, progress)
+    for perplexity in perplexities:
+        tsne.set_perplexity(perplexity)
+        for seed in seeds:
+            yield tsne.map(seed)
 
 
 def _check(
@@ -114,53 +115,71 @@ def _check(
         )
     if method == "umap" and round(min(perplexities)) < 2:
         raise ValueError(
-            f"perplexities must be numbers from 2 on for umap, which takes them for numbers of neighbours, got "
-            f"{perplexities}"
+            "perplexities must be numbers from 2 on for umap, which takes them for numbers of neighbours, "
+            f"got {perplexities}"
         )
     least = least_points(method, max(perplexities))
     if len(points) < least:
-        few = (
-            "" if method == "pca" else f" with perplexity {max(perplexities):g}: give more points or lower it"
+        advice = f" with perplexity {max(perplexities):g}: give more points or lower it"
+        raise ValueError(
+            f"{len(points)} points are too few for {method}, which needs {least}"
+            + ("" if method == "pca" else advice)
         )
-        raise ValueError(f"{len(points)} points are too few for {method}, which needs {least}{few}")
 
 
-def _affinities(points: np.ndarray, perplexity: float, jobs: int):
-    from openTSNE.affinity import PerplexityBasedNN
+class _TSNE:
+    """Maps of the same points by t-SNE; the neighbours are found once.
 
-    return PerplexityBasedNN(points, perplexity=perplexity, method="exact", n_jobs=jobs)
+    Args:
+        points: ``(n, features)``.
+        most: the largest perplexity of all maps.
+        init, jobs, progress: see :func:`maps`.
+    """
+
+    def __init__(
+        self, points: np.ndarray, most: float, init: str, jobs: int, progress: Callable[[int], None] | None
+    ):
+        from openTSNE.affinity import PerplexityBasedNN
+
+        self.points, self.perplexity, self.init, self.jobs = points, most, init, jobs
+        self.affinities = PerplexityBasedNN(points, perplexity=most, method="exact", n_jobs=jobs)
+        self.weights = self.affinities.P
+        self.callbacks: dict = {}
+        if progress is not None:
+            self.callbacks = {"callbacks": [_report_to(progress)], "callbacks_every_iters": _EVERY}
+
+    def set_perplexity(self, perplexity: float) -> None:
+        self.perplexity = perplexity
+        self.affinities.set_perplexity(perplexity)
+        self.weights = self.affinities.P
+
+    def map(self, seed: int) -> Map:
+        from openTSNE import TSNEEmbedding, initialization
+
+        if self.init == "pca":
+            start = initialization.pca(self.points, random_state=seed)
+        else:
+            start = initialization.random(len(self.points), random_state=seed)
+        self.affinities.P = self.weights.copy()  # exaggeration rounds them, and small differences grow
+        embedding = TSNEEmbedding(start, self.affinities, random_state=seed, n_jobs=self.jobs)
+        embedding = embedding.optimize(EXAGGERATED, exaggeration=12, momentum=0.5, **self.callbacks)
+        embedding = embedding.optimize(PLAIN, momentum=0.8, **self.callbacks)
+        # centred as placing new points would centre it, so that placing moves nothing
+        embedding -= (embedding.max(0) + embedding.min(0)) / 2
+
+        def place(new: np.ndarray) -> np.ndarray:
+            return np.array(embedding.transform(np.ascontiguousarray(new)))
+
+        return Map(np.array(embedding), place, "tsne", self.perplexity, seed)
 
 
-def _tsne(
-    points: np.ndarray,
-    affinities,
-    perplexity: float,
-    seed: int,
-    init: str,
-    jobs: int,
-    progress: Callable[[int], None] | None,
-) -> Map:
-    from openTSNE import TSNEEmbedding, initialization
+def _report_to(progress: Callable[[int], None]) -> Callable[..., None]:
+    """A callback of openTSNE, which must return nothing: something true would stop t-SNE."""
 
-    start = (
-        initialization.pca(points, random_state=seed)
-        if init == "pca"
-        else initialization.random(len(points), random_state=seed)
-    )
-
-    def report(*_) -> None:  # a callback that returns something true would stop t-SNE
+    def report(*_) -> None:
         progress(_EVERY)
 
-    calls = {} if progress is None else {"callbacks": [report], "callbacks_every_iters": _EVERY}
-    found = TSNEEmbedding(start, affinities, random_state=seed, n_jobs=jobs)
-    found = found.optimize(EXAGGERATED, exaggeration=12, momentum=0.5, **calls)
-    found = found.optimize(PLAIN, momentum=0.8, **calls)
-    found -= (found.max(0) + found.min(0)) / 2  # as placing new points would, so that it moves nothing later
-
-    def place(new: np.ndarray) -> np.ndarray:
-        return np.array(found.transform(np.ascontiguousarray(new)))
-
-    return Map(np.array(found), place, "tsne", perplexity, seed)
+    return report
 
 
 def _umap(points: np.ndarray, perplexity: float, seed: int, init: str) -> Map:
@@ -170,19 +189,19 @@ def _umap(points: np.ndarray, perplexity: float, seed: int, init: str) -> Map:
         raise UserError(
             "umap-learn is not installed: pip install 'attngraph[umap]', or choose tsne or pca"
         ) from None
-    # one thread: with a seed UMAP uses no more, and says so in a warning unless it is told
-    found = UMAP(n_neighbors=round(perplexity), random_state=seed, init=init, n_jobs=1).fit(points)
-    return Map(np.array(found.embedding_), found.transform, "umap", perplexity, seed)
+    # with a seed UMAP uses one thread, and warns unless that is asked for
+    umap = UMAP(n_neighbors=round(perplexity), random_state=seed, init=init, n_jobs=1).fit(points)
+    return Map(np.array(umap.embedding_), umap.transform, "umap", perplexity, seed)
 
 
 def _pca(points: np.ndarray) -> Map:
     from sklearn.decomposition import PCA
 
-    found = PCA(2, svd_solver="full").fit(points)
-    return Map(found.transform(points), found.transform, "pca", None, None)
+    pca = PCA(2, svd_solver="full").fit(points)
+    return Map(pca.transform(points), pca.transform, "pca", None, None)
 
 
-def purity(points: np.ndarray, labels: Sequence, neighbours: int = 10) -> float:
+def purity(points: np.ndarray, labels: Sequence | np.ndarray, neighbours: int = 10) -> float:
     r"""kNN purity: the share of points' nearest neighbours that have the point's own label,
 
     .. math:: \frac{1}{nk} \sum_i \sum_{j \in N_k(i)} [y_i = y_j],
@@ -192,7 +211,7 @@ def purity(points: np.ndarray, labels: Sequence, neighbours: int = 10) -> float:
 
     Args:
         points: ``(n, features)``, or coordinates on a map.
-        labels: ``(n,)``, of any kind; None for a point without a label, which is nobody's like.
+        labels: ``(n,)``, of any kind; None for a point without a label, which equals no other.
         neighbours: how many of them, fewer than points.
 
     Raises:
@@ -200,26 +219,26 @@ def purity(points: np.ndarray, labels: Sequence, neighbours: int = 10) -> float:
     """
     from sklearn.neighbors import NearestNeighbors
 
-    labels = _labels(labels, len(points))
+    codes = _codes(labels, len(points))
     if not 1 <= neighbours < len(points):
         raise ValueError(
             f"neighbours must lie in 1..{len(points) - 1} for {len(points)} points, got {neighbours}"
         )
     nearest = NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
-    return float((labels[nearest] == labels[:, None])[labels >= 0].mean())
+    return float((codes[nearest] == codes[:, None])[codes >= 0].mean())
 
 
-def chance_purity(labels: Sequence) -> float:
-    r"""What :func:`purity` is on average if the labels are dealt out at random:
+def chance_purity(labels: Sequence | np.ndarray) -> float:
+    r"""The mean of :func:`purity` over random permutations of the labels:
     :math:`\sum_c n_c (n_c - 1) / ((n - 1) \sum_c n_c)`, with :math:`n_c` of the :math:`n` points of label
     :math:`c`."""
-    codes = _labels(labels, len(labels))
+    codes = _codes(labels, len(labels))
     counts = np.bincount(codes[codes >= 0])
     return float((counts * (counts - 1)).sum() / (counts.sum() * (len(codes) - 1)))
 
 
-def _labels(labels: Sequence, points: int) -> np.ndarray:
-    """Numbers for them, -1 where there is none."""
+def _codes(labels: Sequence | np.ndarray, points: int) -> np.ndarray:
+    """A number for each different label; -1 for a missing one."""
     codes = pd.factorize(np.asarray(labels))[0]
     if len(codes) != points:
         raise ValueError(f"labels must be one per point, got {len(codes)} for {points} points")
@@ -236,7 +255,7 @@ def quality(
     most: int = 3000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    r"""What a map can be asked: is it faithful, and do labels part the points themselves, not only their map?
+    r"""Quality of a map: its faithfulness, and how well labels separate the points and their map.
 
     Trustworthiness (Venna & Kaski 2001) is 1 if every point's neighbours on the map are its neighbours among
     the points, and about 0.5 on a random map. It takes time and memory quadratic in the number of points, so
@@ -263,22 +282,22 @@ def quality(
 
     if len(points) < 3 or len(points) != len(coordinates):
         raise ValueError(
-            "points and coordinates must be as many, and at least 3, got "
-            f"{len(points)} and {len(coordinates)}"
+            f"points and coordinates must be equally many, and at least 3, got {len(points)} and "
+            f"{len(coordinates)}"
         )
-    labels = {name: np.asarray(given, dtype=object) for name, given in labels.items()}
+    arrays = {name: np.asarray(given, dtype=object) for name, given in labels.items()}
     if len(points) > most:
         rows = np.sort(np.random.default_rng(seed).choice(len(points), most, replace=False))
         points, coordinates = points[rows], coordinates[rows]
-        labels = {name: given[rows] for name, given in labels.items()}
+        arrays = {name: given[rows] for name, given in arrays.items()}
     neighbours = min(neighbours, (len(points) - 1) // 2)
     table = [
         ("trustworthiness", "", "map", trustworthiness(points, coordinates, n_neighbors=neighbours), 0.5)
     ]
-    for name, given in labels.items():
+    for name, given in arrays.items():
         if pd.Series(given).nunique() < 2:
             continue
-        for space, where in (("features", points), ("map", coordinates)):
-            table.append(("purity", name, space, purity(where, given, neighbours), chance_purity(given)))
-    found = pd.DataFrame(table, columns=["measure", "label", "space", "value", "chance"])
-    return found.assign(neighbours=neighbours, measured=len(points))
+        for space, x in (("features", points), ("map", coordinates)):
+            table.append(("purity", name, space, purity(x, given, neighbours), chance_purity(given)))
+    frame = pd.DataFrame(table, columns=["measure", "label", "space", "value", "chance"])
+    return frame.assign(neighbours=neighbours, measured=len(points))

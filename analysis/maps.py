@@ -1,9 +1,10 @@
-r"""Values on image nodes as maps on the picture, and how much of them lies inside a region."""
+"""Values on image nodes as maps on the picture, and the share of a map inside a region."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import isqrt, prod
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,9 @@ from torch import Tensor
 
 from analysis.bootstrap import Means
 
-OTHERS = 5  # image nodes that are no patches, at most: [CLS], distillation token, registers
+OTHERS = 5  # the most image nodes that are not patches: [CLS], distillation token, registers
 
-
-Grid = tuple[int, int]  # rows and columns of patches
+Grid: TypeAlias = tuple[int, int]  # rows and columns of patches
 
 
 def patch_grid(nodes: int, grid: Grid | None = None) -> tuple[int, int, int]:
@@ -34,8 +34,8 @@ def patch_grid(nodes: int, grid: Grid | None = None) -> tuple[int, int, int]:
         side = isqrt(max(nodes, 0))
         if nodes < 1 or nodes - side**2 > 1:
             raise ValueError(
-                f"nodes must be a square number of patches, with or without a [CLS] before, where no grid is given, "
-                f"got {nodes}"
+                "nodes must be a square number of patches, with or without a [CLS] before, where no grid is "
+                f"given, got {nodes}"
             )
         return side, side, nodes - side**2
     others = nodes - prod(grid)
@@ -45,8 +45,8 @@ def patch_grid(nodes: int, grid: Grid | None = None) -> tuple[int, int, int]:
     if merged > 1 and not any(side % merged for side in grid) and nodes * merged**2 == prod(grid):
         return grid[0] // merged, grid[1] // merged, 0
     raise ValueError(
-        f"nodes must be {grid[0]} x {grid[1]} patches after at most {OTHERS} others ([CLS], registers), or these "
-        f"merged by squares, got {nodes}"
+        f"nodes must be {grid[0]} x {grid[1]} patches after at most {OTHERS} others ([CLS], registers), or "
+        f"these merged by squares, got {nodes}"
     )
 
 
@@ -89,18 +89,18 @@ def map_table(
     tables = []
     for (method, query), nodes in values.items():
         rows, columns, _ = patch_grid(nodes.shape[1], grid)
-        found, many = shares(nodes, grid).cpu().numpy(), rows * columns
-        place = np.tile(np.arange(many), len(names))
+        share, count = shares(nodes, grid).cpu().numpy().ravel(), rows * columns
+        patch = np.tile(np.arange(count), len(names))
         tables.append(
             pd.DataFrame(
                 {
-                    "example": np.repeat(list(names), many),
+                    "example": np.repeat(list(names), count),
                     "method": method,
                     "query": query,
-                    "row": place // columns,
-                    "column": place % columns,
-                    "share": found.ravel(),
-                    "lift": found.ravel() * many,
+                    "row": patch // columns,
+                    "column": patch % columns,
+                    "share": share,
+                    "lift": share * count,
                 }
             )
         )
@@ -110,7 +110,7 @@ def map_table(
 def mass_table(
     values: Mapping[tuple[str, str], Tensor], inside: Tensor, names: Sequence[str], grid: Grid | None = None
 ) -> pd.DataFrame:
-    r"""How much of each map lies inside a region: :math:`\sum_{j \in S} r_j / \sum_j r_j` over the patches j.
+    r"""The share of each map inside a region: :math:`\sum_{j \in S} r_j / \sum_j r_j` over the patches j.
 
     Args:
         values: ``{(method, query): (b, m)}``, values of all image nodes.
@@ -127,17 +127,17 @@ def mass_table(
     """
     tables = []
     for (method, query), nodes in values.items():
-        found = shares(nodes, grid)
-        if inside.shape != found.shape:
-            raise ValueError(f"inside must have shape {tuple(found.shape)}, got {tuple(inside.shape)}")
-        region = inside.to(found)
+        share = shares(nodes, grid)
+        if inside.shape != share.shape:
+            raise ValueError(f"inside must have shape {tuple(share.shape)}, got {tuple(inside.shape)}")
+        region = inside.to(share)
         tables.append(
             pd.DataFrame(
                 {
                     "example": list(names),
                     "method": method,
                     "query": query,
-                    "mass": (found * region).sum(-1).tolist(),
+                    "mass": (share * region).sum(-1).tolist(),
                     "uniform": region.mean(-1).tolist(),
                 }
             )
@@ -163,9 +163,9 @@ def mass_summary(
     )
     rows = []
     for (method, query), part in pd.concat([table, uniform]).groupby(["method", "query"], sort=False):
-        same = part["uniform"].where(part["mass"].notna())
+        uniform_mass = part["uniform"].where(part["mass"].notna())
         means = Means((3,), replicates, seed)
-        means.add(np.stack([part["mass"], same, part["mass"] - same], axis=1))
+        means.add(np.stack([part["mass"], uniform_mass, part["mass"] - uniform_mass], axis=1))
         (mass, flat, excess), (low, high) = means.mean(), means.interval(level)
         rows.append(
             {

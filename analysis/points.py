@@ -51,7 +51,8 @@ def output_matrices(model: nn.Module) -> dict[str, Tensor]:
 
 def output_matrix(output: nn.Module) -> Tensor:
     """An output projection's :math:`W_o`, for rows from the left: ``(h·d, width)``."""
-    return (output.weight if isinstance(output, Conv1D) else output.weight.T).detach()
+    weight: Tensor = output.get_parameter("weight").detach()
+    return weight if isinstance(output, Conv1D) else weight.T
 
 
 class Points:
@@ -124,60 +125,56 @@ class Points:
             raise ValueError(f"heads must be those of the graph: got {len(self.heads)} for {h} ({layer})")
         kept = self._layers.setdefault(layer, _Layer(graph.kind))
         project, kept.projected = self._projection(layer, graph)
-        valid = [_valid_queries(graph), _valid_values(graph)]
-        for role, told in enumerate((query_valid, value_valid)):
-            valid[role] = (
-                (valid[role] if told is None else valid[role] & told.to(valid[role].device)).cpu().numpy()
-            )
-            kept.sizes.append(valid[role].sum(1))
+        sides = [
+            self._side(graph, kept, 0, query_labels, query_valid),
+            self._side(graph, kept, 1, value_labels, value_valid),
+        ]
+        kept.sizes += [side.valid.sum(1) for side in sides]
         each = kept.each(self.most)
-        for role, (features, labels) in enumerate(((graph.query, query_labels), (graph.value, value_labels))):
-            rank = self._ranks(valid[role], role, kept.examples)
-            example, node = (valid[role] & (rank < each)).nonzero()
-            image = graph.is_image()[role]
-            modality = (
-                "unknown" if image is None else np.where(image.cpu().numpy()[example, node], "image", "text")
+        for side in sides:
+            example, node = (side.valid & (side.rank < each)).nonzero()
+            rows = side.rows(example, node)
+            kept.rows.append(
+                rows.assign(
+                    number=kept.examples + example, example=np.asarray(examples, dtype=object)[example]
+                )
             )
-            rows = pd.DataFrame(
-                {
-                    "role": ROLES[role],
-                    "modality": modality,
-                    "rank": rank[example, node],
-                    "node": valid[role].cumsum(1)[example, node] - 1,
-                    "number": kept.examples + example,
-                    "example": np.asarray(examples, dtype=object)[example],
-                }
-            )
-            for name in ("token", "class"):
-                names = np.asarray((labels or {}).get(name, np.full(rank.shape, "")), dtype=object)
-                if names.shape != rank.shape:
-                    raise ValueError(
-                        f"{ROLES[role]}_labels[{name!r}] must have shape {rank.shape}, got {names.shape}"
-                    )
-                rows[name] = names[example, node]
-            kept.rows.append(rows)
-            chosen = features[torch.from_numpy(example), :, torch.from_numpy(node)]  # (points, h, d)
+            chosen = side.features[torch.from_numpy(example), :, torch.from_numpy(node)]  # (points, h, d)
             kept.features.append(project(chosen.float()).cpu().numpy())
         kept.examples += b
-        if sum(map(len, kept.rows)) > 2 * max(self.most, kept.thinned):  # twice as many as were kept last
+        if sum(map(len, kept.rows)) > 2 * max(self.most, kept.thinned):  # twice the last number of points
             kept.thin(self.most)
 
     def clouds(self) -> list[Cloud]:
         """One for each layer, or for each layer and head, in the order in which they came."""
-        found = []
+        clouds = []
         for name, kept in self._layers.items():
             kept.thin(self.most)
             order = np.lexsort([kept.rows[0][key] for key in ("node", "role", "number")])
             rows, features = kept.rows[0].iloc[order], kept.features[0][:, order]
             if len(rows) > self.most:  # more examples than points
-                some = np.sort(np.random.default_rng(self.seed).choice(len(rows), self.most, replace=False))
-                rows, features = rows.iloc[some], features[:, some]
+                sample = np.sort(np.random.default_rng(self.seed).choice(len(rows), self.most, replace=False))
+                rows, features = rows.iloc[sample], features[:, sample]
             rows = rows.reset_index(drop=True).assign(layer=name, kind=kept.kind or "unknown")
             for head, points in zip([WHOLE] if self.heads is None else self.heads, features):
-                found.append(
-                    Cloud(rows.assign(head=head)[COLUMNS], np.ascontiguousarray(points), kept.projected)
-                )
-        return found
+                nodes = rows.assign(head=head)[COLUMNS]
+                clouds.append(Cloud(nodes, np.ascontiguousarray(points), kept.projected))
+        return clouds
+
+    def _side(
+        self, graph: AttentionGraph, kept: _Layer, side: int, labels: Labels | None, valid: Tensor | None
+    ) -> _Side:
+        own = (_valid_queries, _valid_values)[side](graph)
+        mask = (own if valid is None else own & valid.to(own.device)).cpu().numpy()
+        image = graph.is_image()[side]
+        return _Side(
+            ROLES[side],
+            (graph.query, graph.value)[side],
+            mask,
+            self._ranks(mask, side, kept.examples),
+            None if image is None else image.cpu().numpy(),
+            labels or {},
+        )
 
     def _projection(self, layer: str, graph: AttentionGraph) -> tuple[Callable[[Tensor], Tensor], bool]:
         """What maps features ``(points, h, d)`` to ``(clouds, points, width)``, and whether it is W_o."""
@@ -200,9 +197,49 @@ class Points:
     def _ranks(self, valid: np.ndarray, role: int, before: int) -> np.ndarray:
         """The valid nodes of each example in a random order of its own: ``(b, nodes)``, from 0 up."""
         order = np.full(valid.shape, np.inf)
-        for k, there in enumerate(valid):
-            order[k, there] = np.random.default_rng([self.seed, role, before + k]).random(int(there.sum()))
+        for k, nodes in enumerate(valid):
+            order[k, nodes] = np.random.default_rng([self.seed, role, before + k]).random(int(nodes.sum()))
         return order.argsort(1).argsort(1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """The queries, or the values, of a batch of graphs.
+
+    Args:
+        role: one of ``ROLES``.
+        features: ``(b, h, nodes, d)``.
+        valid: bool ``(b, nodes)``, False for padding.
+        rank: ``(b, nodes)``, the place of each node in a random order of its example's valid nodes.
+        image: bool ``(b, nodes)``, which nodes stand for parts of an image; None if unknown.
+        labels: see :meth:`Points.add`.
+    """
+
+    role: str
+    features: Tensor
+    valid: np.ndarray
+    rank: np.ndarray
+    image: np.ndarray | None
+    labels: Labels
+
+    def rows(self, example: np.ndarray, node: np.ndarray) -> pd.DataFrame:
+        """A row for each of some nodes, given by their example and their place in it."""
+        rows = {
+            "role": self.role,
+            "modality": "unknown"
+            if self.image is None
+            else np.where(self.image[example, node], "image", "text"),
+            "rank": self.rank[example, node],
+            "node": self.valid.cumsum(1)[example, node] - 1,
+        }
+        for name in ("token", "class"):
+            names = np.asarray(self.labels.get(name, np.full(self.rank.shape, "")), dtype=object)
+            if names.shape != self.rank.shape:
+                raise ValueError(
+                    f"{self.role}_labels[{name!r}] must have shape {self.rank.shape}, got {names.shape}"
+                )
+            rows[name] = names[example, node]
+        return pd.DataFrame(rows)
 
 
 @dataclass(eq=False)
@@ -236,6 +273,6 @@ def _valid_queries(graph: AttentionGraph) -> Tensor:
 
 
 def _valid_values(graph: AttentionGraph) -> Tensor:
-    """Values that some valid query sees."""
+    """Values that a valid query sees."""
     b, _, _, m, _ = graph.shape
     return torch.ones(b, m, dtype=torch.bool) if graph.visible is None else graph.visible.any(1).expand(b, m)

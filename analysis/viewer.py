@@ -15,7 +15,7 @@ from importlib.resources import files
 from io import BytesIO
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -26,9 +26,8 @@ from attngraph import AttentionGraph
 
 EDGES = 500_000  # in a page, unless asked for otherwise: about 3 MB
 
-Cell = (
-    int | str | None
-)  # an image node's number (others first, then patches row by row), a word, or None: not drawn
+# the number of an image node (others first, then patches row by row), a word, or None: not drawn
+Cell: TypeAlias = int | str | None
 
 
 @dataclass(frozen=True)
@@ -105,10 +104,8 @@ def write_viewer(
     rows = sum(
         len(kinds) * (1 + len(layer.heads)) * len(layer.queries) for example in drawn for layer in example
     )
-    sides: dict[
-        tuple[Cell, ...], int
-    ] = {}  # cells that are drawn, each list once in the page, and its number
-    found = [
+    sides: dict[tuple[Cell, ...], int] = {}  # lists of cells that are drawn, once each, and their numbers
+    contents = [
         _example(shown, dict(zip(layers, example)), sides, max(1, edges // rows))
         for shown, example in zip(examples, drawn)
     ]
@@ -116,7 +113,7 @@ def write_viewer(
         "title": title,
         "weights": kinds,
         "layers": layers,
-        "examples": found,
+        "examples": contents,
         "sides": list(sides),
         "first": len(layers) - 1 if first is None else layers.index(first),
     }
@@ -139,8 +136,8 @@ def _layers(examples: Sequence[Shown]) -> list[str]:
         for kind, graphs in shown.graphs.items():
             if set(graphs) != set(layers):
                 raise ValueError(
-                    f"graphs must all have the layers {', '.join(layers)}, got {', '.join(graphs)} for {kind} "
-                    f"of {shown.name}"
+                    f"graphs must all have the layers {', '.join(layers)}, got {', '.join(graphs)} for "
+                    f"{kind} of {shown.name}"
                 )
     return layers
 
@@ -163,9 +160,9 @@ def _drawn(shown: Shown, name: str, heads: Sequence[int] | None) -> _Drawn:
                 f"graphs must be of one example and have one shape, got {graph.shape[:4]} beside "
                 f"{(1, h, n, m)} for {name}"
             )
-    some = list(range(h)) if heads is None else list(heads)
-    if not some or not all(0 <= head < h for head in some):
-        raise ValueError(f"heads must lie in 0..{h - 1} for {name}, got {some}")
+    chosen = list(range(h)) if heads is None else list(heads)
+    if not chosen or not all(0 <= head < h for head in chosen):
+        raise ValueError(f"heads must lie in 0..{h - 1} for {name}, got {chosen}")
     if name not in shown.sides:
         raise ValueError(f"sides must hold all layers, got none for {name}")
     sides = shown.sides[name]
@@ -181,19 +178,19 @@ def _drawn(shown: Shown, name: str, heads: Sequence[int] | None) -> _Drawn:
         raise ValueError(f"sides must hold a query and a value that are drawn for {name}")
     if name in shown.start and shown.start[name] not in queries:
         raise ValueError(f"start must be a query that is drawn, got {shown.start[name]} for {name}")
-    return _Drawn(some, queries, values)
+    return _Drawn(chosen, queries, values)
 
 
 def _check_image(shown: Shown, name: str, numbers: list[int]) -> None:
     if not numbers:
         return
-    for argument in ("image", "grid"):
-        if getattr(shown, argument) is None:
-            raise ValueError(f"{argument} must be given for {name}, which has image nodes")
-    many = shown.others + prod(shown.grid)
-    if not 0 <= min(numbers) <= max(numbers) < many:
+    if shown.image is None or shown.grid is None:
+        missing = "image" if shown.image is None else "grid"
+        raise ValueError(f"{missing} must be given for {name}, which has image nodes")
+    count = shown.others + prod(shown.grid)
+    if not 0 <= min(numbers) <= max(numbers) < count:
         raise ValueError(
-            f"sides must number image nodes 0..{many - 1} for {name}, got {min(numbers)}..{max(numbers)}"
+            f"sides must number image nodes 0..{count - 1} for {name}, got {min(numbers)}..{max(numbers)}"
         )
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"sides must name each image node once for {name}")
@@ -209,9 +206,9 @@ def _example(
             sides.setdefault(tuple(cell for cell in cells if cell is not None), len(sides))
             for cells in shown.sides[name]
         )
-        some_kept = min(kept, len(values))
+        kept_here = min(kept, len(values))
         weights = [
-            _pack(kind[name].weight[0, heads][:, queries][:, :, values], some_kept)
+            _pack(kind[name].weight[0, heads][:, queries][:, :, values], kept_here)
             for kind in shown.graphs.values()
         ]
         layers.append(
@@ -220,13 +217,15 @@ def _example(
                 "value": value,
                 "start": queries.index(shown.start.get(name, queries[0])),
                 "heads": ["mean of heads", *(f"head {k}" for k in heads)],
-                "kept": some_kept,
+                "kept": kept_here,
                 "weights": weights,
             }
         )
     rows, columns = shown.grid or (0, 0)
-    found = {"name": shown.name, "rows": rows, "columns": columns, "others": shown.others, "layers": layers}
-    return found if shown.image is None else found | {"image": _png(shown.image), "size": shown.image.size}
+    content = {"name": shown.name, "rows": rows, "columns": columns, "others": shown.others, "layers": layers}
+    if shown.image is None:
+        return content
+    return content | {"image": _png(shown.image), "size": shown.image.size}
 
 
 def _pack(weight: torch.Tensor, kept: int) -> dict[str, str]:
@@ -239,14 +238,14 @@ def _pack(weight: torch.Tensor, kept: int) -> dict[str, str]:
     most = top.values[..., :1]
     scaled = (top.values / torch.where(most > 0, most, torch.ones_like(most)) * 65535).round()
 
-    def text(x: torch.Tensor, kind: str) -> str:
+    def encoded(x: torch.Tensor, kind: str) -> str:
         return base64.b64encode(np.ascontiguousarray(x.numpy()).astype(kind).tobytes()).decode()
 
     return {
-        "node": text(top.indices, "<u2"),
-        "weight": text(scaled, "<u2"),
-        "most": text(most, "<f4"),
-        "sum": text(weight.sum(-1), "<f4"),
+        "node": encoded(top.indices, "<u2"),
+        "weight": encoded(scaled, "<u2"),
+        "most": encoded(most, "<f4"),
+        "sum": encoded(weight.sum(-1), "<f4"),
     }
 
 

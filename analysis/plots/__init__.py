@@ -1,1 +1,1 @@
-"""Figures of the tables that `analysis` makes; nothing is computed here."""
+"""Figures of the tables that ``analysis`` makes; nothing is computed here."""

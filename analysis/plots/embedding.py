@@ -1,17 +1,21 @@
-"""Maps of nodes as a figure: a panel for each layer, head and setting, with what may be trusted under it."""
+"""Maps of nodes as a figure: a panel for each layer, head and setting, with its quality under it."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -20,6 +24,12 @@ METHOD_NAMES = {"tsne": "t-SNE", "umap": "UMAP", "pca": "principal component"}
 _PALETTE = ("#0b5fa5", "#e07b00", "#1a9850", "#b2182b", "#7b4ba0", "#8c6239", "#35b6d6", "#d6569d", "#9a9a00")
 _REST = "#b5b5b5"
 _MARKERS = {"query": "o", "value": "^"}
+_STYLE: Any = {  # of matplotlib
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.parse_math": False,
+    "svg.fonttype": "none",
+}
 _PANEL, _GAP, _HEAD, _FOOT, _LINE = 3.1, 0.35, 0.5, 0.8, 0.17  # inches
 
 
@@ -55,115 +65,119 @@ def draw(
     panels = table.groupby("panel", sort=False).first()
     places, rows, columns = _places(panels)
     names = _Names(table[colour], colour)
-    width = max(columns * (_PANEL + _GAP) + _GAP, 6.2)
-    legend_columns = max(1, int((width - 0.4) / 1.35))
     keys = _keys(names, colour)
-    top = 0.5 + 0.22 * ceil(len(keys) / legend_columns)
-    lines = [line for note in notes for line in textwrap.wrap(note, int(width * 14.5))]
-    height = top + rows * (_HEAD + _PANEL + _FOOT) + _LINE * len(lines) + 0.25
-    with matplotlib.rc_context(
-        {"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False, "svg.fonttype": "none"}
-    ):
-        figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    size = _Layout.of(rows, columns, len(keys), notes)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(size.width, size.height), dpi=150, facecolor="white")
         FigureCanvasAgg(figure)
-        figure.text(0.2 / width, 1 - 0.25 / height, title, fontsize=12, fontweight="bold", va="center")
+        figure.text(*size.at(0.2, 0.25), title, fontsize=12, fontweight="bold", va="center")
         for panel, (row, column) in places.items():
-            left = _GAP + column * (_PANEL + _GAP)
-            upper = top + row * (_HEAD + _PANEL + _FOOT) + _HEAD
-            axes = figure.add_axes(
-                (left / width, 1 - (upper + _PANEL) / height, _PANEL / width, _PANEL / height)
-            )
-            whole = table[table["map"] == panels["map"][panel]]
-            _frame(axes, whole)
+            axes = figure.add_axes(size.box(row, column))
+            _frame(axes, table[table["map"] == panels["map"][panel]])
             _draw_panel(axes, table[table.panel == panel], panels, panel, names, colour)
-            axes.text(
-                0,
-                -0.075,
-                "\n".join(_told(quality[quality.panel == panel], colour)),
-                transform=axes.transAxes,
-                va="top",
-                fontsize=7.5,
-                linespacing=1.35,
-            )
-        if keys:
-            figure.legend(
-                handles=keys,
-                loc="upper left",
-                bbox_to_anchor=(0.1 / width, 1 - 0.4 / height),
-                borderaxespad=0,
-                ncols=legend_columns,
-                frameon=False,
-                fontsize=8,
-                handletextpad=0.1,
-                columnspacing=1,
-            )
-        if names.scale is not None:
-            bar = figure.add_axes((3.1 / width, 1 - 0.53 / height, 2.2 / width, 0.1 / height))
-            figure.colorbar(names.scale, cax=bar, orientation="horizontal")
-            bar.tick_params(labelsize=7, length=2, pad=1)
-            figure.text(
-                3.0 / width, 1 - 0.48 / height, "example, in order", fontsize=8, ha="right", va="center"
-            )
-        for k, line in enumerate(lines):
-            figure.text(
-                0.2 / width, (0.15 + _LINE * (len(lines) - 1 - k)) / height, line, fontsize=8, color="#444444"
-            )
+            measures = "\n".join(_quality_lines(quality[quality.panel == panel], colour))
+            axes.text(0, -0.075, measures, transform=axes.transAxes, va="top", fontsize=7.5, linespacing=1.35)
+        _draw_legend(figure, size, names, keys)
+        for k, line in enumerate(reversed(size.notes)):
+            figure.text(*size.at(0.2, size.height - 0.15 - _LINE * k), line, fontsize=8, color="#444444")
         for path in paths:
             figure.savefig(path)
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """Sizes of a figure in inches, and places in it from the upper left."""
+
+    width: float
+    height: float
+    top: float
+    legend_columns: int
+    notes: list[str]
+
+    @staticmethod
+    def of(rows: int, columns: int, keys: int, notes: Sequence[str]) -> _Layout:
+        width = max(columns * (_PANEL + _GAP) + _GAP, 6.2)
+        legend_columns = max(1, int((width - 0.4) / 1.35))
+        lines = [line for note in notes for line in textwrap.wrap(note, int(width * 14.5))]
+        top = 0.5 + 0.22 * ceil(keys / legend_columns)
+        height = top + rows * (_HEAD + _PANEL + _FOOT) + _LINE * len(lines) + 0.25
+        return _Layout(width, height, top, legend_columns, lines)
+
+    def at(self, left: float, down: float) -> tuple[float, float]:
+        """A place in shares of the figure's width and height, from the lower left."""
+        return left / self.width, 1 - down / self.height
+
+    def box(self, row: int, column: int) -> tuple[float, float, float, float]:
+        """The axes of a panel."""
+        left = _GAP + column * (_PANEL + _GAP)
+        bottom = self.top + row * (_HEAD + _PANEL + _FOOT) + _HEAD + _PANEL
+        return *self.at(left, bottom), _PANEL / self.width, _PANEL / self.height
+
+
+def _draw_legend(figure: Figure, size: _Layout, names: _Names, keys: list[Line2D]) -> None:
+    if keys:
+        figure.legend(
+            handles=keys,
+            loc="upper left",
+            bbox_to_anchor=size.at(0.1, 0.4),
+            borderaxespad=0,
+            ncols=size.legend_columns,
+            frameon=False,
+            fontsize=8,
+            handletextpad=0.1,
+            columnspacing=1,
+        )
+    if names.scale is not None:
+        bar = figure.add_axes((*size.at(3.1, 0.53), 2.2 / size.width, 0.1 / size.height))
+        figure.colorbar(names.scale, cax=bar, orientation="horizontal")
+        bar.tick_params(labelsize=7, length=2, pad=1)
+        figure.text(*size.at(3.0, 0.48), "example, in order", fontsize=8, ha="right", va="center")
+
+
 class _Names:
-    """How the labels of a table are coloured: by name, or on a scale where they are examples in order."""
+    """Colours of the labels of a table: by name, or on a scale where they are examples in order."""
 
     def __init__(self, labels: pd.Series, colour: str):
-        self.scale = None
+        self.scale: ScalarMappable | None = None
+        self.colours: dict[str, str] = {}
+        self.rest: list[str] = []
         counts = labels[labels != ""].value_counts()
         if colour == "example" and len(counts) > len(_PALETTE):
             order = list(dict.fromkeys(labels))
             self.place = {name: k for k, name in enumerate(order)}
-            self.scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(1, len(order)), "viridis")
-            self.colours = {}
+            self.scale = ScalarMappable(Normalize(1, len(order)), "viridis")
             return
         known = {"role": ["query", "value"], "modality": ["text", "image"]}.get(colour, [])
-        shown = [name for name in known if name in counts] + [
-            name for name in counts.index if name not in known
-        ]
+        shown = [name for name in known if name in counts]
+        shown += [name for name in counts.index if name not in known]
         self.colours = dict(zip(shown[: len(_PALETTE)], _PALETTE))
-        self.rest = (["other"] if len(shown) > len(_PALETTE) else []) + (
-            ["no label"] if (labels == "").any() else []
-        )
+        if len(shown) > len(_PALETTE):
+            self.rest.append("other")
+        if (labels == "").any():
+            self.rest.append("no label")
 
     def __call__(self, labels: pd.Series) -> np.ndarray:
         if self.scale is not None:
             return self.scale.to_rgba(labels.map(self.place) + 1)
-        return np.array([matplotlib.colors.to_rgba(self.colours.get(name, _REST)) for name in labels])
+        return np.array([to_rgba(self.colours.get(name, _REST)) for name in labels])
 
 
 def _keys(names: _Names, colour: str) -> list[Line2D]:
-    def key(label: str, marker: str, face: str) -> Line2D:
-        return Line2D(
-            [],
-            [],
-            linestyle="",
-            marker=marker,
-            markersize=5,
-            markerfacecolor=face,
-            markeredgewidth=0,
-            label=label,
-        )
-
-    shape = _MARKERS if colour == "role" else {}
-    found = [
-        key(
-            textwrap.shorten(name, 22, placeholder="…") if " " in name else name[:22],
-            shape.get(name, "s"),
-            face,
-        )
+    """The entries of the legend: colours, then the shapes of the roles where these have no colour."""
+    shapes = _MARKERS if colour == "role" else {}
+    keys = [
+        _key(textwrap.shorten(name, 22, placeholder="…") if " " in name else name[:22], shape, face)
         for name, face in names.colours.items()
+        for shape in [shapes.get(name, "s")]
     ]
     if names.scale is None and names.rest:
-        found.append(key(", ".join(names.rest), "s", _REST))
-    return found + [key(role, marker, "#333333") for role, marker in _MARKERS.items() if role not in shape]
+        keys.append(_key(", ".join(names.rest), "s", _REST))
+    return keys + [_key(role, marker, "#333333") for role, marker in _MARKERS.items() if role not in shapes]
+
+
+def _key(label: str, marker: str, face: str) -> Line2D:
+    style: Any = {"linestyle": "", "markersize": 5, "markeredgewidth": 0}
+    return Line2D([], [], marker=marker, markerfacecolor=face, label=label, **style)
 
 
 def _places(panels: pd.DataFrame) -> tuple[dict[int, tuple[int, int]], int, int]:
@@ -177,9 +191,8 @@ def _places(panels: pd.DataFrame) -> tuple[dict[int, tuple[int, int]], int, int]
         row_of[layer] = len(rows) - 1
     settings = list(dict.fromkeys(_setting(panel) for panel in panels.itertuples()))
     columns = dict.fromkeys(panels[["kind", "head", "state"]].itertuples(index=False, name=None))
-    order = sorted(
-        columns, key=lambda key: ["self", "unknown", "cross"].index(key[0])
-    )  # stable: heads as they come
+    # sorting is stable, so heads stay in their order
+    order = sorted(columns, key=lambda key: ["self", "unknown", "cross"].index(key[0]))
     places = {
         panel.Index: (
             row_of[panel.layer] * len(settings) + settings.index(_setting(panel)),
@@ -191,7 +204,7 @@ def _places(panels: pd.DataFrame) -> tuple[dict[int, tuple[int, int]], int, int]
 
 
 def _setting(panel) -> tuple[str, str]:
-    return str(panel.perplexity), str(panel.seed)  # as words: no number equals NaN, which PCA has
+    return str(panel.perplexity), str(panel.seed)  # as text, since PCA has NaN, which equals no number
 
 
 def _draw_panel(
@@ -200,12 +213,12 @@ def _draw_panel(
     about = panels.loc[panel]
     shuffled = table.sample(frac=1, random_state=0)  # no class hides another
     for role, marker in _MARKERS.items():
-        some = shuffled[shuffled.role == role]
+        points = shuffled[shuffled.role == role]
         axes.scatter(
-            some.x,
-            some.y,
+            points.x,
+            points.y,
             s=7 if len(table) < 5000 else 3,
-            c=names(some[colour]),
+            c=names(points[colour]),
             marker=marker,
             alpha=0.75,
             linewidths=0,
@@ -219,13 +232,13 @@ def _draw_panel(
     axes.set_xlabel(f"{method} 1", fontsize=7, color="#666666", labelpad=2)
     axes.set_ylabel(f"{method} 2", fontsize=7, color="#666666", labelpad=2)
 
-    told = [{"self": "self-attention", "cross": "cross-attention"}.get(about.kind, "attention")]
-    told.append("all heads" if about["head"] == "all" else f"head {about['head']}")
-    told += [about.state] if panels.state.nunique() > 1 else []
-    axes.text(0, 1.09, " · ".join(told), transform=axes.transAxes, fontweight="bold", fontsize=9)
+    heading = [{"self": "self-attention", "cross": "cross-attention"}.get(about.kind, "attention")]
+    heading.append("all heads" if about["head"] == "all" else f"head {about['head']}")
+    heading += [about.state] if panels.state.nunique() > 1 else []
+    axes.text(0, 1.09, " · ".join(heading), transform=axes.transAxes, fontweight="bold", fontsize=9)
     settings = [f"{name} {about[name]:g}" for name in ("perplexity", "seed") if panels[name].nunique() > 1]
     settings.append(f"{len(table):,} points")
-    small = {"transform": axes.transAxes, "fontsize": 6.5, "color": "#444444"}
+    small: Any = {"transform": axes.transAxes, "fontsize": 6.5, "color": "#444444"}
     axes.text(0, 1.025, _short(about.layer), **small)
     axes.text(1, -0.05, ", ".join(settings), ha="right", **small)
 
@@ -241,7 +254,7 @@ def _short(layer: str, most: int = 54) -> str:
     return layer if len(layer) <= most else "…" + layer[1 - most :]
 
 
-def _told(quality: pd.DataFrame, colour: str) -> list[str]:
+def _quality_lines(quality: pd.DataFrame, colour: str) -> list[str]:
     """The measures of a panel in words."""
     lines = []
     for row in quality[quality.measure == "trustworthiness"].itertuples():

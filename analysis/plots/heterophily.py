@@ -4,10 +4,12 @@ over layers, spectra."""
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
@@ -48,11 +50,12 @@ HEADLINE = (
 )
 _COLOURS = ("#0b5fa5", "#b3541e", "#2f8f4e", "#7d3c98")
 _COLUMNS = 4  # panels in a row
+_EXCESS = "Excess over the permuted null (entropy: over uniform attention); white = nothing beyond it"
 DIFFERENCE = " − "  # in the column weights of a paired difference
 
 
 def is_difference(table: pd.DataFrame) -> pd.Series:
-    """Which lines are paired differences of two kinds of weights."""
+    """True for lines with paired differences of two kinds of weights."""
     return table.weights.str.contains(DIFFERENCE, regex=False)
 
 
@@ -63,10 +66,10 @@ def stack(layer: str) -> str:
 
 def stacks(table: pd.DataFrame) -> dict[str, list[str]]:
     """Layers that differ in numbers only, ``{name with * in place of numbers: layers}``: one figure each."""
-    found: dict[str, list[str]] = {}
+    layers: dict[str, list[str]] = {}
     for layer in table.layer.unique():
-        found.setdefault(stack(layer), []).append(layer)
-    return found
+        layers.setdefault(stack(layer), []).append(layer)
+    return layers
 
 
 def number(layer: str) -> str:
@@ -116,14 +119,9 @@ def heat_maps(table: pd.DataFrame, path: Path, title: str, column: str = "excess
         _numbered(panel.set_yticks, len(layers), map(number, layers))
         panel.set_xlabel("head", fontsize=8)
         panel.set_ylabel("layer", fontsize=8)
-    figure.supxlabel(
-        {
-            "excess": "Excess over the permuted null (entropy: over uniform attention); white = nothing beyond it"
-        }.get(column, column)
-        + "; hatched = undefined, or degenerate labels",
-        fontsize=8,
-        color="#444444",
-    )
+    meaning = _EXCESS if column == "excess" else column
+    note = f"{meaning}; hatched = undefined, or degenerate labels"
+    figure.supxlabel(note, fontsize=8, color="#444444")
     figure.savefig(path, dpi=150)
 
 
@@ -135,36 +133,18 @@ def curves(table: pd.DataFrame, path: Path, title: str) -> None:
         table: of one stack of layers; differences of weights only, or none.
     """
     pairs, layers = entries(table), list(table.layer.unique())
-    variants, differences = list(table.weights.unique()), is_difference(table).all()
+    variants, differences = list(table.weights.unique()), bool(is_difference(table).all())
     figure, panels = _grid(len(pairs), 2.0, title)
+    means = table[table["head"] == "all"]
     for panel, (statistic, labels) in zip(panels, pairs):
         if differences:
             panel.axhline(0, color="#666666", linewidth=0.8)
+        of_panel = means[(means.statistic == statistic) & (means.labels == labels)]
         for k, (colour, variant) in enumerate(zip(_COLOURS, variants)):
-            chosen = (
-                table[
-                    (table.statistic == statistic)
-                    & (table.labels == labels)
-                    & (table["head"] == "all")
-                    & (table.weights == variant)
-                ]
-                .set_index("layer")
-                .reindex(layers)
-            )
-            x = np.arange(len(layers)) + 0.1 * (k - (len(variants) - 1) / 2)  # side by side
-            panel.plot(x, chosen.value, "o-", color=colour, markersize=3.5, linewidth=1.3, label=variant)
-            if len(variants) == 1 and len(layers) > 1:
-                panel.fill_between(x, chosen.low, chosen.high, color=colour, alpha=0.2, linewidth=0)
-            else:
-                panel.vlines(x, chosen.low, chosen.high, color=colour, linewidth=1)
-            shade = colour if len(variants) > 1 else "#666666"
-            for null, style in () if differences else (("null_permuted", ":"), ("null_uniform", "--")):
-                if len(layers) > 1:
-                    panel.plot(x, chosen[null], style, color=shade, linewidth=1)
-                else:
-                    panel.hlines(
-                        chosen[null], x - 0.04, x + 0.04, color=shade, linewidth=1.2, linestyle=style
-                    )
+            rows = of_panel[of_panel.weights == variant].set_index("layer").reindex(layers)
+            shift = 0.1 * (k - (len(variants) - 1) / 2)  # side by side
+            style = _CurveStyle(colour, variant, shift, len(variants) == 1, not differences)
+            _curve(panel, rows, style)
         panel.set_title(_name(statistic, labels), fontsize=8.5, loc="left")
         panel.set_xlabel("layer", fontsize=8)
         _numbered(panel.set_xticks, len(layers), map(number, layers))
@@ -174,10 +154,8 @@ def curves(table: pd.DataFrame, path: Path, title: str) -> None:
         panel.tick_params(labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
     handles = [
-        *(
-            panels[0].plot([], [], "o-", color=colour, markersize=3.5, label=variant)[0]
-            for colour, variant in zip(_COLOURS, variants)
-        )
+        panels[0].plot([], [], "o-", color=colour, markersize=3.5, label=variant)[0]
+        for colour, variant in zip(_COLOURS, variants)
     ]
     if not differences:
         handles += [
@@ -196,6 +174,35 @@ def curves(table: pd.DataFrame, path: Path, title: str) -> None:
     figure.savefig(path, dpi=150)
 
 
+@dataclass(frozen=True)
+class _CurveStyle:
+    """Appearance of the curve of one kind of weights; ``shift`` is to the right, in layers."""
+
+    colour: str
+    label: str
+    shift: float
+    alone: bool
+    nulls: bool
+
+
+def _curve(panel: Axes, rows: pd.DataFrame, style: _CurveStyle) -> None:
+    """One curve with its intervals and nulls; ``rows`` are the layers' in order."""
+    x = np.arange(len(rows)) + style.shift
+    panel.plot(x, rows.value, "o-", color=style.colour, markersize=3.5, linewidth=1.3, label=style.label)
+    if style.alone and len(rows) > 1:
+        panel.fill_between(x, rows.low, rows.high, color=style.colour, alpha=0.2, linewidth=0)
+    else:
+        panel.vlines(x, rows.low, rows.high, color=style.colour, linewidth=1)
+    if not style.nulls:
+        return
+    shade = "#666666" if style.alone else style.colour
+    for null, dashes in (("null_permuted", ":"), ("null_uniform", "--")):
+        if len(rows) > 1:
+            panel.plot(x, rows[null], dashes, color=shade, linewidth=1)
+        else:
+            panel.hlines(rows[null], x - 0.04, x + 0.04, color=shade, linewidth=1.2, linestyle=dashes)
+
+
 def spectra(spectrum: pd.DataFrame, path: Path, title: str) -> None:
     """Energy of the features over the frequencies, a panel for each layer, beside both nulls and the density
     of eigenvalues.
@@ -212,27 +219,12 @@ def spectra(spectrum: pd.DataFrame, path: Path, title: str) -> None:
         x, width = energy.frequency.to_numpy(), 2 / len(energy)
         panel.bar(x, density.value, width, color="#d9d9d9", label="density of eigenvalues")
         panel.fill_between(x, energy.low, energy.high, step="mid", color=_COLOURS[0], alpha=0.25, linewidth=0)
-        panel.step(
-            x, energy.value, where="mid", color=_COLOURS[0], linewidth=1.4, label="energy of the features"
-        )
-        panel.step(
-            x,
-            energy.null_permuted,
-            where="mid",
-            linestyle=":",
-            color=_COLOURS[1],
-            linewidth=1.2,
-            label="permuted null",
-        )
-        panel.step(
-            x,
-            energy.null_uniform,
-            where="mid",
-            linestyle="--",
-            color="#666666",
-            linewidth=1,
-            label="uniform null",
-        )
+        for column, label, style in (
+            ("value", "energy of the features", {"color": _COLOURS[0], "linewidth": 1.4}),
+            ("null_permuted", "permuted null", {"color": _COLOURS[1], "linewidth": 1.2, "linestyle": ":"}),
+            ("null_uniform", "uniform null", {"color": "#666666", "linewidth": 1, "linestyle": "--"}),
+        ):
+            panel.step(x, energy[column], where="mid", label=label, **style)
         panel.set_yscale("symlog", linthresh=0.01)  # most lies at 0 and 1
         panel.set_ylim(0, 1)
         panel.set_yticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
@@ -250,7 +242,11 @@ def spectra(spectrum: pd.DataFrame, path: Path, title: str) -> None:
 
 
 def _grid(count: int, height: float, title: str):
-    """A figure with so many panels in rows of four."""
+    """A figure with ``count`` panels in rows of four.
+
+    Raises:
+        ValueError: there is nothing to draw.
+    """
     if not count:
         raise ValueError("the table holds no number to draw")
     rows, columns = -(-count // _COLUMNS), min(count, _COLUMNS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 _HEAT = LinearSegmentedColormap.from_list("heat", [(1, 0.75, 0, 0), (1, 0.5, 0, 0.6), (0.8, 0, 0, 0.92)])
-_STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}
+_STYLE: Any = {"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}
 _CELL, _TEXT = 1.55, 1.9  # inches: side of a picture, width of the words beside it
 _COLOURS = ("#0b5fa5", "#b3541e", "#3d7a3a", "#7a3d78")
 
@@ -108,33 +109,13 @@ def draw_mass(summary: pd.DataFrame, path: Path, title: str) -> None:
         for k, row in enumerate(rows.itertuples()):
             colour = _COLOURS[queries.index(row.query) % len(_COLOURS)]
             bounds = [[100 * max(0.0, row.mass - row.low)], [100 * max(0.0, row.high - row.mass)]]
-            axes.errorbar(
-                100 * row.mass,
-                k,
-                xerr=None if np.isnan(bounds).any() else bounds,
-                fmt="o",
-                color=colour,
-                markersize=5,
-                elinewidth=1.4,
-                capsize=2.5,
-            )
-            axes.text(
-                1.02,
-                k,
-                f"{100 * row.mass:.1f} %",
-                transform=axes.get_yaxis_transform(),
-                va="center",
-                color=colour,
-            )
-        axes.axvline(100 * uniform.mass, linestyle=":", color="#444444", linewidth=1.1)
-        axes.text(
-            100 * uniform.mass,
-            -0.75,
-            f"uniform {100 * uniform.mass:.1f} %",
-            ha="center",
-            fontsize=8,
-            color="#444444",
-        )
+            style: Any = {"fmt": "o", "color": colour, "markersize": 5, "elinewidth": 1.4, "capsize": 2.5}
+            axes.errorbar(100 * row.mass, k, xerr=None if np.isnan(bounds).any() else bounds, **style)
+            percent, beside = f"{100 * row.mass:.1f} %", axes.get_yaxis_transform()
+            axes.text(1.02, k, percent, transform=beside, va="center", color=colour)
+        mean = 100 * uniform.mass
+        axes.axvline(mean, linestyle=":", color="#444444", linewidth=1.1)
+        axes.text(mean, -0.75, f"uniform {mean:.1f} %", ha="center", fontsize=8, color="#444444")
         axes.set_yticks(range(len(rows)), [f"{row.method}, {row.query}" for row in rows.itertuples()])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(left=0)

@@ -1,0 +1,28 @@
+"""All heterophily statistics of a stream of attention graphs, in one pass, as a table.
+
+    >>> heterophily(capture(model, inputs), settings=Settings(permutations=4))  # a pandas data frame
+
+:func:`heterophily` measures what is at hand, :class:`Heterophily` what comes batch by batch.
+"""
+
+from analysis.heterophily.collector import COLUMNS, Heterophily, heterophily
+from analysis.heterophily.measurement import (
+    CLOUD_STATISTICS,
+    FEATURE_STATISTICS,
+    LABEL_STATISTICS,
+    STATISTICS,
+    WEIGHT_STATISTICS,
+)
+from analysis.heterophily.settings import Settings
+
+__all__ = [
+    "CLOUD_STATISTICS",
+    "COLUMNS",
+    "FEATURE_STATISTICS",
+    "LABEL_STATISTICS",
+    "STATISTICS",
+    "WEIGHT_STATISTICS",
+    "Heterophily",
+    "Settings",
+    "heterophily",
+]

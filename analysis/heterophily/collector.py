@@ -1,0 +1,240 @@
+"""Statistics of a stream of graphs, collected batch by batch into one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+import torch
+from torch_geometric.data import Data, HeteroData
+
+from analysis import homophily
+from analysis.bipartite import AnyGraph, Bipartite
+from analysis.bootstrap import Means
+from analysis.heterophily.measurement import SPECTRA, TOLERANCE, UNBOUNDED, Key, measure, to_arrays
+from analysis.heterophily.settings import DEFAULT, Settings
+from analysis.labels import Labels
+from analysis.nulls import Draws
+from attngraph import AttentionGraph
+
+Labelling: TypeAlias = Mapping[str, Labels] | Callable[[str, AnyGraph], Mapping[str, Labels]] | None
+Differences: TypeAlias = Mapping[str, tuple[str, str]]
+
+COLUMNS = tuple(
+    "layer kind weights head statistic labels value low high null_uniform null_permuted excess excess_low "
+    "excess_high examples note".split()
+)
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """Means over examples and the ends of their intervals, each ``(statistics, h + 1, 4)``."""
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+class _LayerRecord:
+    """The running means of one layer with one kind of weights."""
+
+    def __init__(self, kind: str, keys: list[Key], heads: int, settings: Settings):
+        self.kind, self.keys, self.heads = kind, keys, heads
+        self.means = Means((len(keys), heads + 1, 4), settings.replicates, settings.seed)
+        self.left_out = np.zeros((len(keys), heads + 1, len(homophily.REASONS)), int)
+
+    def summary(self, level: float) -> _Summary:
+        return _Summary(self.means.mean(), *self.means.interval(level))
+
+    def lines(self, summary: _Summary) -> Iterator[tuple[tuple[int, int], dict]]:
+        """The numbers of each statistic and head, and their indices."""
+        mean, low, high = summary.mean, summary.low, summary.high
+        for k, (statistic, labels) in enumerate(self.keys):
+            for head in range(self.heads + 1):
+                yield (
+                    (k, head),
+                    {
+                        "kind": self.kind,
+                        "head": "all" if head == self.heads else head,
+                        "statistic": statistic,
+                        "labels": labels,
+                        "value": mean[k, head, 0],
+                        "low": low[k, head, 0],
+                        "high": high[k, head, 0],
+                        "null_uniform": mean[k, head, 1],
+                        "null_permuted": mean[k, head, 2],
+                        "excess": mean[k, head, 3],
+                        "excess_low": low[k, head, 3],
+                        "excess_high": high[k, head, 3],
+                    },
+                )
+
+
+class Heterophily:
+    """Collects the statistics of graphs, batch by batch: first of every example and head, then their mean
+    over examples with an interval, beside the same statistic of two null models. Memory does not grow with
+    the number of examples.
+
+    >>> collected = Heterophily()
+    >>> for graphs in stream:
+    ...     for name, graph in graphs.items():
+    ...         collected.add(name, graph, {"class": labels})
+    >>> collected.table()
+
+    Label statistics leave the diagonal of self-attention out (a token is always of its own class), and
+    ``self_weight`` says how much weight lies on it; all others keep it.
+
+    Args:
+        settings: how to measure.
+    """
+
+    def __init__(self, settings: Settings = DEFAULT):
+        self.settings = settings
+        self._layers: dict[tuple[str, str], _LayerRecord] = {}
+
+    def add(
+        self, name: str, graph: AnyGraph, labels: Mapping[str, Labels] | None = None, weights: str = "M"
+    ) -> None:
+        """Measure a batch of graphs of a layer.
+
+        Args:
+            name: of the layer.
+            graph: an attention graph of any number of examples and heads, or a plain PyG graph.
+            labels: ``{name: classes}``; the same names in every batch of a layer.
+            weights: what the edge weights are, for the column of that name.
+
+        Raises:
+            ValueError: labels that do not fit, or other labels or heads than in the layer's earlier batches.
+        """
+        kind = (graph.kind if isinstance(graph, AttentionGraph) else None) or ""
+        view = Bipartite.of(graph)
+        if view.weight.shape[0] == 0:
+            return
+        record = self._layers.get((name, weights))
+        first = 0 if record is None else record.means.examples
+
+        def new_draws(purpose: str) -> Draws:  # all kinds of weights of a layer see the same permutations
+            return Draws(self.settings.seed, f"{name}/{purpose}", first)
+
+        with torch.no_grad():
+            measured = measure(view, labels or {}, self.settings, new_draws, self_loops=kind != "self")
+        if record is None:
+            record = _LayerRecord(kind, list(measured), view.heads, self.settings)
+            self._layers[name, weights] = record
+        if record.keys != list(measured) or record.heads != view.heads:
+            raise ValueError(f"{name}: a layer must have the same labels, features and heads in every batch")
+        values, left_out = to_arrays(measured, view)
+        record.means.add(values)
+        record.left_out += left_out
+
+    def table(self, differences: Differences | None = None) -> pd.DataFrame:
+        """One line for each layer, kind of weights, head, statistic and labels.
+
+        The columns are those of :data:`COLUMNS`. ``head`` is a number, or "all" for the mean over heads.
+        ``value`` is the mean over ``examples`` graphs, ``low`` and ``high`` the ends of its interval.
+        ``excess`` is the mean difference to the permuted null, or to the uniform one where a permutation
+        changes nothing. ``note`` says which graphs were left out and why.
+
+        Args:
+            differences: ``{name: (minuend, subtrahend)}``, two kinds of weights each. For every layer that
+                has both, lines with this name in the column ``weights`` hold the difference of every number,
+                with the interval of the paired difference. ``examples`` is then the smaller number of graphs.
+
+        Raises:
+            ValueError: the two kinds were not measured on the same examples and labels.
+        """
+        lines = list(self._lines())
+        for name, (minuend, subtrahend) in (differences or {}).items():
+            lines += self._differences(name, minuend, subtrahend)
+        kept = [line for line in lines if line["statistic"] not in SPECTRA]
+        return pd.DataFrame(kept, columns=list(COLUMNS))
+
+    def spectrum(self) -> pd.DataFrame:
+        """The spectra: as :meth:`table`, with the column ``frequency`` (the middle of the bin) in place of
+        ``labels``."""
+        lines = [
+            line | {"frequency": float(line["labels"])}
+            for line in self._lines()
+            if line["statistic"] in SPECTRA
+        ]
+        columns = ["frequency" if column == "labels" else column for column in COLUMNS]
+        return pd.DataFrame(lines, columns=columns)
+
+    def _lines(self) -> Iterator[dict]:
+        for (name, weights), record in self._layers.items():
+            counts = record.means.counts
+            for place, line in record.lines(record.summary(self.settings.level)):
+                note = _note(record.left_out[place], counts[*place, 0])
+                yield {"layer": name, "weights": weights, "examples": counts[*place, 0], "note": note} | line
+
+    def _differences(self, difference: str, minuend: str, subtrahend: str) -> Iterator[dict]:
+        for name, weights in self._layers:
+            if weights != minuend or (name, subtrahend) not in self._layers:
+                continue
+            record, other = self._layers[name, minuend], self._layers[name, subtrahend]
+            if record.keys != other.keys:
+                raise ValueError(f"{name}: {minuend} and {subtrahend} must have the same labels and features")
+            numbers = record.means.minus(other.means, self.settings.level)
+            scale = np.where([[[key[0] in UNBOUNDED]] for key in record.keys], abs(record.means.mean()), 1)
+            summary = _Summary(*(np.where(abs(x) <= TOLERANCE * scale, 0, x) for x in numbers))
+            counts, other_counts = record.means.counts, other.means.counts
+            for place, line in record.lines(summary):
+                examples, other_examples = int(counts[*place, 0]), int(other_counts[*place, 0])
+                fewest = min(examples, other_examples)
+                note = (
+                    _note(np.zeros(0, int), fewest)
+                    if examples == other_examples
+                    else f"not the same graphs: {examples} of {minuend}, {other_examples} of {subtrahend}"
+                )
+                yield {"layer": name, "weights": difference, "examples": fewest, "note": note} | line
+
+
+def heterophily(
+    graphs: AnyGraph | Mapping[str, AnyGraph] | Iterable[AnyGraph | Mapping[str, AnyGraph]],
+    labels: Labelling = None,
+    settings: Settings = DEFAULT,
+) -> pd.DataFrame:
+    """The table of :class:`Heterophily` for one graph, several, or a stream of them.
+
+    Args:
+        graphs: a graph, ``{layer: graph}`` as :func:`attngraph.capture` returns it, or an iterable of either.
+            Graphs without a name are those of the layer "graph".
+        labels: ``{name: classes}`` for all graphs, or a function that gives them for a layer's name and a
+            graph.
+        settings: how to measure.
+
+    Returns:
+        See :meth:`Heterophily.table`.
+
+    Raises:
+        ValueError: no graphs, or labels that do not fit.
+    """
+    collected = Heterophily(settings)
+    stream = (
+        [graphs] if isinstance(graphs, (AttentionGraph, Data, HeteroData, Bipartite, Mapping)) else graphs
+    )
+    empty = True
+    for item in stream:
+        for name, graph in (item if isinstance(item, Mapping) else {"graph": item}).items():
+            collected.add(name, graph, labels(name, graph) if callable(labels) else labels)
+            empty = False
+    if empty:
+        raise ValueError("graphs is empty: give at least one graph")
+    return collected.table()
+
+
+def _note(left_out: np.ndarray, examples: int) -> str:
+    """Why graphs were left out (their numbers by reason), or why there is no interval."""
+    reasons = "; ".join(
+        f"{number} graph{'s' * (number > 1)} left out: {homophily.REASONS[k]}"
+        for k, number in enumerate(left_out.tolist())
+        if number
+    )
+    if reasons:
+        return reasons
+    if not examples:
+        return "undefined in every graph"
+    return "one example: no interval" if examples == 1 else ""

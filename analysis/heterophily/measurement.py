@@ -1,0 +1,210 @@
+"""All statistics of a batch of graphs, beside the same statistics of their null models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from analysis import clouds, energy, entropy, feature_homophily, homophily, spectrum
+from analysis.bipartite import Bipartite, divide
+from analysis.heterophily.settings import Settings
+from analysis.labels import Labels
+from analysis.mixing import Mixing
+from analysis.nulls import Draws, permuted, shuffle, uniform
+
+LABEL_STATISTICS = (*homophily.SHARED, *homophily.ANY, "aggregation", "neighbourhood_contrast")
+FEATURE_STATISTICS = (
+    "cosine",
+    "generalised_edge",
+    "dirichlet",
+    "dirichlet_normalised",
+    "p_dirichlet",
+    "p_dirichlet_normalised",
+    "neighbour_cka",
+)
+WEIGHT_STATISTICS = {
+    "entropy": entropy.entropy,
+    "effective_degree": entropy.effective_degree,
+    "effective_degree_value": entropy.effective_degree_value,
+    "hubs": entropy.hubs,
+    "self_weight": entropy.self_weight,
+}
+CLOUD_STATISTICS = ("mmd", "probe_auc")
+STATISTICS = (*LABEL_STATISTICS, *FEATURE_STATISTICS, *WEIGHT_STATISTICS, *CLOUD_STATISTICS)
+SPECTRA = ("spectral_energy", "spectral_density")
+UNBOUNDED = ("dirichlet", "p_dirichlet")  # grow with the features; all others are of the order of 1
+TOLERANCE = 1e-6  # relative size of differences that are rounding
+
+Key: TypeAlias = tuple[str, str]  # name of the statistic, name of the labels
+NewDraws: TypeAlias = Callable[[str], Draws]  # from a purpose to its random numbers
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One statistic of each graph of a batch, and of its null models.
+
+    Args:
+        value: ``(b, h)``, of the graphs.
+        uniform: ``(b, h)``, of uniform attention with the same mask; None where that is no null.
+        permuted: ``(b, h)``, the mean over permuted graphs; None where a permutation changes nothing.
+        reason: ``(b, h)``, an index of :data:`analysis.homophily.REASONS`; a graph counts only where it is 0.
+            None: all graphs count.
+    """
+
+    value: Tensor
+    uniform: Tensor | None = None
+    permuted: Tensor | None = None
+    reason: Tensor | None = None
+
+
+def measure(
+    graph: Bipartite, labels: Mapping[str, Labels], settings: Settings, new_draws: NewDraws, self_loops: bool
+) -> dict[Key, Measured]:
+    """All statistics that are defined for a batch of graphs.
+
+    Args:
+        graph: the batch.
+        labels: ``{name: classes}``.
+        settings: how to measure.
+        new_draws: the random numbers of each purpose (a labelling's name, "features", "clouds", "spectra").
+        self_loops: keep the diagonal of a paired graph in label statistics.
+    """
+    even = uniform(graph)
+    measured: dict[Key, Measured] = {
+        (name, ""): Measured(function(graph), function(even))
+        for name, function in WEIGHT_STATISTICS.items()
+        if name != "self_weight" or graph.paired
+    }
+    labelled = graph.without_self_loops() if graph.paired and not self_loops else graph
+    for name, classes in labels.items():
+        by_label = _by_labels(labelled, classes, settings, new_draws(name))
+        measured |= {(statistic, name): result for statistic, result in by_label.items()}
+    if graph.query is not None:
+        by_feature = _by_features(graph, even, settings, new_draws("features"))
+        by_feature |= _by_clouds(graph, settings, new_draws("clouds"))
+        measured |= {(statistic, ""): result for statistic, result in by_feature.items()}
+        if settings.bins:
+            measured |= _by_frequency(graph, even, settings.bins, new_draws("spectra"))
+    return measured
+
+
+def _by_labels(graph: Bipartite, classes: Labels, settings: Settings, draws: Draws) -> dict[str, Measured]:
+    observed, even = (Mixing(view, classes.on(view)) for view in (graph, uniform(graph)))
+    shuffled = [Mixing(graph, classes.permuted(graph, draws)) for _ in range(settings.permutations)]
+    values, evens, *nulls = [
+        homophily.label_statistics(mixing) | feature_homophily.aggregation_statistics(mixing)
+        for mixing in (observed, even, *shuffled)
+    ]
+    reason = homophily.degenerate(observed)
+    reason_of_pairs = homophily.degenerate(observed, even) if classes.shared else None
+    return {
+        name: Measured(
+            value,
+            evens[name],
+            _mean([null[name] for null in nulls]),
+            reason_of_pairs if name in homophily.SHARED else reason,
+        )
+        for name, value in values.items()
+    }
+
+
+def _by_features(graph: Bipartite, even: Bipartite, settings: Settings, draws: Draws) -> dict[str, Measured]:
+    nulls = [_feature_statistics(permuted(graph, draws), settings.p) for _ in range(settings.permutations)]
+    evens = _feature_statistics(even, settings.p)
+    return {
+        name: Measured(value, evens[name], _mean([null[name] for null in nulls]))
+        for name, value in _feature_statistics(graph, settings.p).items()
+    }
+
+
+def _feature_statistics(graph: Bipartite, p: float) -> dict[str, Tensor]:
+    """:data:`FEATURE_STATISTICS` of a batch; what several of them need is computed once."""
+    cosine, chance = feature_homophily.cosines(graph)
+    dirichlet, p_dirichlet = energy.dirichlet(graph), energy.p_dirichlet(graph, p)
+    return {
+        "cosine": cosine,
+        "generalised_edge": cosine - chance,
+        "dirichlet": dirichlet,
+        "dirichlet_normalised": divide(dirichlet, energy.norm(graph, 2)),
+        "p_dirichlet": p_dirichlet,
+        "p_dirichlet_normalised": divide(p_dirichlet, energy.norm(graph, p)),
+        "neighbour_cka": clouds.neighbour_cka(graph),
+    }
+
+
+def _by_clouds(graph: Bipartite, settings: Settings, draws: Draws) -> dict[str, Measured]:
+    """The null assigns the sides (query, value) to the points anew."""
+    features, nodes = [], []
+    for x, valid in zip(graph.features, (graph.rows, graph.columns)):
+        chosen = draws(valid).argsort(-1)[:, : settings.points].to(valid.device)
+        index = chosen[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])
+        features.append(x.gather(2, index))
+        nodes.append(valid.gather(1, chosen))
+    x, valid = torch.cat(features, 2), torch.cat(nodes, 1)[:, None]
+    places = torch.cat([torch.arange(side.shape[1], device=x.device) for side in nodes])
+    fold = (places % 2 == 0).expand_as(valid)
+    is_query = (torch.arange(x.shape[2], device=x.device) < nodes[0].shape[1]).expand_as(valid)
+    shuffled = is_query.gather(-1, shuffle(valid, draws))
+    return {
+        "mmd": Measured(clouds.mmd(x, is_query, valid), permuted=clouds.mmd(x, shuffled, valid)),
+        "probe_auc": Measured(
+            clouds.probe_auc(x, is_query, valid, fold), permuted=clouds.probe_auc(x, shuffled, valid, fold)
+        ),
+    }
+
+
+def _by_frequency(graph: Bipartite, even: Bipartite, bins: int, draws: Draws) -> dict[Key, Measured]:
+    """Spectra, with the middle of each bin in place of the labels' name."""
+    value, flat, null = (
+        spectrum.spectral_energy(view, bins) for view in (graph, even, permuted(graph, draws))
+    )
+    density, even_density = (spectrum.spectral_density(view, bins) for view in (graph, even))
+    measured = {}
+    for k in range(bins):
+        middle = f"{(2 * k + 1) / bins:.4f}"
+        measured["spectral_energy", middle] = Measured(value[..., k], flat[..., k], null[..., k])
+        measured["spectral_density", middle] = Measured(density[..., k], even_density[..., k])
+    return measured
+
+
+def _mean(parts: list[Tensor]) -> Tensor:
+    return torch.stack(parts).nanmean(0)
+
+
+def to_arrays(measured: Mapping[Key, Measured], graph: Bipartite) -> tuple[np.ndarray, np.ndarray]:
+    """The results of a batch as arrays.
+
+    Returns:
+        Values, both nulls and the excess over the null, ``(b, statistics, h + 1, 4)``, and the numbers of
+        graphs left out for each reason, ``(statistics, h + 1, reasons)``. The last head is the mean (the sum)
+        over heads. An excess that is rounding is 0.
+    """
+    shape = graph.weight.shape[:2]
+    undefined = torch.full(shape, torch.nan, dtype=torch.float64, device=graph.weight.device)
+    no_reason = torch.zeros(shape, dtype=torch.long, device=graph.weight.device)
+    columns, reasons = [], []
+    for (statistic, _), result in measured.items():
+        value, even, shuffled = (
+            undefined if x is None else x.double().expand(shape)
+            for x in (result.value, result.uniform, result.permuted)
+        )
+        null = even if result.permuted is None else shuffled
+        excess = value - null
+        rounding = TOLERANCE * (value.abs() + null.abs() + (statistic not in UNBOUNDED))
+        excess = torch.where(excess.abs() <= rounding, 0, excess)
+        reason = no_reason if result.reason is None else result.reason.expand(shape)
+        parts = [x.masked_fill(reason > 0, torch.nan) for x in (value, even, shuffled, excess)]
+        columns.append(torch.stack(parts, -1))
+        reasons.append(reason)
+    values = torch.stack(columns, 1)  # (b, k, h, 4)
+    values = torch.cat([values, values.nanmean(2, keepdim=True)], 2)
+    left_out = torch.stack(
+        [(torch.stack(reasons) == k).sum(1) * (k > 0) for k in range(len(homophily.REASONS))], -1
+    )  # (k, h, reasons)
+    left_out = torch.cat([left_out, left_out.sum(1, keepdim=True)], 1)
+    return values.cpu().numpy(), left_out.cpu().numpy()
