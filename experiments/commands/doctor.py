@@ -1,14 +1,22 @@
-"""`attngraph doctor`: what is installed, what it runs on, and what is wrong with it.
+"""``attngraph doctor``: what is installed, what it runs on, and what is wrong with it.
 
-attngraph brings a top-level package `adapters`, and so does AdapterHub's distribution of that name. Installed
-together they write into one folder, and whichever came last wins file by file. So imports can't tell whether
-there is a clash: the metadata of the installed distributions can.
+attngraph brings a top-level package ``adapters``, and so does AdapterHub's distribution of that name.
+Installed together they write into one folder, and whichever came last wins file by file. So imports can't
+tell whether there is a clash: the metadata of the installed distributions can.
+
+Nothing but the standard library is imported at the top, so that the command runs whatever is missing.
 """
 
+from __future__ import annotations
+
+import argparse
 import base64
+import contextlib
 import hashlib
 import importlib
 import importlib.util
+import io
+import json
 import os
 import platform
 import re
@@ -20,40 +28,78 @@ from importlib import metadata
 from pathlib import Path
 from typing import TextIO
 
-REQUIRED = (
-    "torch",
-    "torchvision",
-    "torch-geometric",
-    "transformers",
-    "peft",
-    "safetensors",
-    "networkx",
-    "numpy",
-    "pandas",
-    "matplotlib",
-    "pillow",
-    "scipy",
-    "scikit-learn",
-    "openTSNE",
-    "tqdm",
-    "pycocoevalcap",
-    "easy-vqa",
+# fmt: off
+REQUIRED = (  # as in setup.py
+    "torch", "torchvision", "torch-geometric", "transformers", "peft", "accelerate", "safetensors",
+    "pydantic", "pyyaml", "networkx", "numpy", "pandas", "matplotlib", "pillow", "scipy", "scikit-learn",
+    "openTSNE", "tqdm", "pycocoevalcap", "easy-vqa",
 )
-OPTIONAL = ("torch-scatter", "accelerate", "umap-learn")
-IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn"}  # where it is not the name with underscores
+# fmt: on
+OPTIONAL = ("torch-scatter", "umap-learn")
+# where it is not the name with underscores:
+IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml"}
 
-HOME = Path(__file__).resolve().parents[2]  # the folder that holds our `adapters`
+HOME = Path(__file__).resolve().parents[2]  # the folder that holds our ``adapters``
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``attngraph doctor`` has no options."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the report; 1 if there is a problem, else 0."""
+    return report(sys.stdout)
+
+
+def report(file: TextIO, distributions: Iterable[metadata.Distribution] | None = None) -> int:
+    """Writes the report to a file; 1 if there is a problem, else 0.
+
+    Args:
+        file: where to write.
+        distributions: where to look for a clash; the installed ones by default.
+    """
+    lines, problems = ["versions"], []
+    lines.append(f"  {'python':<16}{platform.python_version()}  ({sys.executable})")
+    version = _version("attngraph") or "not installed, used from its folder"
+    lines.append(f"  {'attngraph':<16}{version}  ({HOME})")
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        problems.append("attngraph is tested with Python 3.11 to 3.13: make a virtual environment of one")
+    lines += [f"  {name:<16}{_version(name) or 'MISSING'}" for name in REQUIRED]
+    lines += [f"  {name:<16}{_version(name) or '-'}  (optional)" for name in OPTIONAL]
+    problems += _package_problems()
+
+    lines += ["devices", *(f"  {device}" for device in _devices())]
+    lines += [f"scatter   {_scatter()}", f"java      {_java()}"]
+
+    unreadable = _unreadable_files()
+    lines.append(f"files     checkpoint and configurations are {'NOT ' * bool(unreadable)}readable")
+    problems += unreadable
+
+    origin, is_ours = _adapters_origin()
+    lines.append(f"adapters  {origin}{'' if is_ours else '  NOT OURS'}")
+    clash = check_adapters_clash(distributions)
+    if clash:
+        problems.append(clash)
+    elif not is_ours:
+        problems.append(
+            f"`import adapters` leads to {origin} and not to {HOME / 'adapters'}: "
+            "start Python elsewhere, or take that folder off PYTHONPATH"
+        )
+
+    lines += ["", "no problems found" if not problems else f"{len(problems)} problem(s)"]
+    print("\n".join(lines + [f"  - {problem}" for problem in problems]), file=file)
+    return 1 if problems else 0
 
 
 def check_adapters_clash(distributions: Iterable[metadata.Distribution] | None = None) -> str | None:
-    """One line on a second distribution that brings a package `adapters`, or on its traces; else None.
+    """One line on a second distribution that brings a package ``adapters``, or on its traces; else ``None``.
 
     Args:
         distributions: what to look through; the installed ones by default.
     """
-    found = list(metadata.distributions() if distributions is None else distributions)
-    ours = [dist for dist in found if _name(dist) == "attngraph"]
-    rivals = [dist for dist in found if _name(dist) != "attngraph" and _brings_adapters(dist)]
+    installed = list(metadata.distributions() if distributions is None else distributions)
+    ours = [dist for dist in installed if _name(dist) == "attngraph"]
+    rivals = [dist for dist in installed if _name(dist) != "attngraph" and _brings_adapters(dist)]
     others = {f"{_name(dist)} {dist.version}" for dist in rivals}
     damaged = [path for dist in ours for path in _changed_files(dist)]
     again = "install attngraph again (pip install --force-reinstall --no-deps, from where it came)"
@@ -105,7 +151,7 @@ def _changed_files(dist: metadata.Distribution) -> list[str]:
 
 
 def _adapters_origin() -> tuple[str, bool]:
-    """Where `import adapters` leads from here, and whether that is ours."""
+    """Where ``import adapters`` leads from here, and whether that is ours."""
     spec = importlib.util.find_spec("adapters")
     if spec is None or not spec.submodule_search_locations:
         return "not found", False
@@ -118,6 +164,21 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _package_problems() -> list[str]:
+    """A line for each required package that is missing, too old or broken."""
+    problems = []
+    needs = _needs()
+    for name in REQUIRED:
+        version, wanted = _version(name), needs.get(name.lower(), "")
+        if version is None:
+            problems.append(f"{name} is missing: pip install '{name}{wanted}'")
+        elif not _in_range(version, wanted):
+            problems.append(f"{name} is {version}: pip install '{name}{wanted}'")
+        elif error := _import_error(name):
+            problems.append(f"{name} {version} does not import ({error}): install it again")
+    return problems
 
 
 def _needs() -> dict[str, str]:
@@ -143,8 +204,41 @@ def _import_error(distribution: str) -> str | None:
     try:
         importlib.import_module(IMPORT_NAMES.get(distribution, distribution.replace("-", "_")))
     except Exception as error:
-        return f"{type(error).__name__}: {error}".splitlines()[0]
+        return _first_line(error)
     return None
+
+
+def _unreadable_files() -> list[str]:
+    """A line for each shipped file that cannot be read; none where the packages to read them are missing."""
+    problems = []
+    again = "install attngraph again"
+    for file in sorted((HOME / "experiments" / "configs").glob("**/*")):
+        if parse := _PARSERS.get(file.suffix):
+            try:
+                parse(file.read_text(encoding="utf-8"))
+            except ImportError:
+                pass
+            except Exception as error:
+                problems.append(f"{file} cannot be read ({_first_line(error)}): {again}")
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # no progress bar
+            importlib.import_module("experiments.models.mini_blip").load_model()
+    except ImportError:
+        pass
+    except Exception as error:
+        problems.append(f"the shipped checkpoint cannot be read ({_first_line(error)}): {again}")
+    return problems
+
+
+def _parse_yaml(text: str) -> object:
+    return importlib.import_module("yaml").safe_load(text)
+
+
+_PARSERS = {".json": json.loads, ".yaml": _parse_yaml, ".yml": _parse_yaml}
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _devices() -> list[str]:
@@ -189,58 +283,3 @@ def _java() -> str:
     if answer.returncode != 0:
         return missing
     return next(iter((answer.stderr + answer.stdout).splitlines()), java)
-
-
-def run(file: TextIO | None = None, distributions: Iterable[metadata.Distribution] | None = None) -> int:
-    """Prints the report; 1 if there is a problem, else 0.
-
-    Args:
-        file: where to print; standard output by default.
-        distributions: where to look for a clash; the installed ones by default.
-    """
-    out = sys.stdout if file is None else file
-    problems = []
-
-    def line(text: str = "") -> None:
-        print(text, file=out)
-
-    line("versions")
-    line(f"  {'python':<16}{platform.python_version()}  ({sys.executable})")
-    line(f"  {'attngraph':<16}{_version('attngraph') or 'not installed, used from its folder'}  ({HOME})")
-    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        problems.append("attngraph is tested with Python 3.11 to 3.13: make a virtual environment of one")
-    needs = _needs()
-    for name in REQUIRED:
-        version, wanted = _version(name), needs.get(name, "")
-        line(f"  {name:<16}{version or 'MISSING'}")
-        if version is None:
-            problems.append(f"{name} is missing: pip install '{name}{wanted}'")
-        elif not _in_range(version, wanted):
-            problems.append(f"{name} is {version}: pip install '{name}{wanted}'")
-        elif error := _import_error(name):
-            problems.append(f"{name} {version} does not import ({error}): install it again")
-    for name in OPTIONAL:
-        line(f"  {name:<16}{_version(name) or '-'}  (optional)")
-
-    line("devices")
-    for device in _devices():
-        line(f"  {device}")
-    line(f"scatter   {_scatter()}")
-    line(f"java      {_java()}")
-
-    origin, is_ours = _adapters_origin()
-    line(f"adapters  {origin}{'' if is_ours else '  NOT OURS'}")
-    clash = check_adapters_clash(distributions)
-    if clash:
-        problems.append(clash)
-    elif not is_ours:
-        problems.append(
-            f"`import adapters` leads to {origin} and not to {HOME / 'adapters'}: "
-            "start Python elsewhere, or take that folder off PYTHONPATH"
-        )
-
-    line()
-    line("no problems found" if not problems else f"{len(problems)} problem(s)")
-    for problem in problems:
-        line(f"  - {problem}")
-    return 1 if problems else 0

@@ -1,9 +1,9 @@
 """Balanced texts: first the wanted answer, then a scene that has it.
 
-A `Job` fixes what may depend on chance alone: the template, its wording and the answer. `place` then looks
-for scenes. Scenes treat all shapes, all colours, both sizes and all directions alike, so that given a
-template the words that fill it are (but for chance) equally likely under every answer: a reader of the text
-alone learns nothing.
+A :class:`Job` fixes what may depend on chance alone: the template, its wording and the answer.
+:func:`place` then looks for scenes. Scenes treat all shapes, all colours, both sizes and all directions
+alike, so that given a template the words that fill it are (but for chance) equally likely under every
+answer: a reader of the text alone learns nothing.
 """
 
 import random
@@ -11,6 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from experiments.scenes.scene import DOMAINS, SPLITS, Scene, generator, sample_scene
+
+YES_NO = ("yes", "no")
+WAITING = 60  # of the oldest jobs are tried on each scene
+
+#: ``fill(scene, rng, wanted)`` gives the words for a wording, or ``None`` if the scene cannot have the
+#: answer. A word named "answer" replaces ``wanted`` as the answer.
+Filler = Callable[[Scene, random.Random, str], dict[str, str] | None]
 
 
 @dataclass(frozen=True)
@@ -21,19 +28,25 @@ class Template:
         kind: the kind that scores are broken down by.
         wordings: format strings, chosen from with equal probability whatever the answer.
         answers: what can be wanted, each equally often.
-        fill: `fill(scene, rng, wanted)` gives the words for the wording, or None if the scene cannot have the
-            answer. A word named "answer" replaces `wanted` as the answer.
+        fill: gives the words for the wording, see :data:`Filler`.
     """
 
     kind: str
     wordings: tuple[str, ...]
     answers: tuple[str, ...]
-    fill: Callable[[Scene, random.Random, str], dict[str, str] | None]
+    fill: Filler
 
 
 @dataclass(frozen=True)
 class Job:
-    """One sentence to be made. `curtain` asks for a scene with a curtain or without, None for either."""
+    """One sentence to be made.
+
+    Args:
+        template: the kind of sentence.
+        wording: one of the template's.
+        wanted: the answer.
+        curtain: asks for a scene with a curtain or without, ``None`` for either.
+    """
 
     template: Template
     wording: str
@@ -51,7 +64,7 @@ class Sentence:
 
 
 def jobs(templates: tuple[Template, ...], count: int, rng: random.Random) -> list[Job]:
-    """`count` jobs in random order: kinds, templates of a kind and answers of a template equally often."""
+    """``count`` jobs in random order: kinds, templates of a kind and answers of a template equally often."""
     kinds = list(dict.fromkeys(template.kind for template in templates))
     turns = {
         kind: _cycle([template for template in templates if template.kind == kind], rng) for kind in kinds
@@ -74,7 +87,7 @@ def _cycle(values, rng: random.Random) -> Iterator:
 def place(
     todo: list[Job], per_scene: int, split: str, seed: int, stream: int
 ) -> Iterator[tuple[Scene, list[Sentence]]]:
-    """Yields scenes with up to `per_scene` sentences each until every job is done.
+    """Yields scenes with up to ``per_scene`` sentences each until every job is done.
 
     Every scene is sampled until the oldest job fits it; further waiting jobs that fit join it.
 
@@ -92,16 +105,16 @@ def place(
         while sentence is None:
             scene = sample_scene(rng, "downstream", number, first.curtain)
             sentence = _write(first, scene, rng)
-        found = [sentence]
-        for job in waiting[:60]:
-            if len(found) == per_scene:
+        sentences = [sentence]
+        for job in waiting[:WAITING]:
+            if len(sentences) == per_scene:
                 break
             if job.curtain in (None, scene.curtain is not None):
                 sentence = _write(job, scene, rng)
-                if sentence and sentence.text not in [other.text for other in found]:
-                    found.append(sentence)
+                if sentence and sentence.text not in [other.text for other in sentences]:
+                    sentences.append(sentence)
                     waiting.remove(job)
-        yield scene, found
+        yield scene, sentences
         number += 1
 
 

@@ -4,16 +4,16 @@ The order is fixed (left to right, then top to bottom), so that a model can lear
 on word sequences mean something.
 """
 
-from experiments.scenes.facts import describe, place_of, related
-from experiments.scenes.questions import BESIDE
+from itertools import pairwise
+
+from experiments.scenes.facts import BESIDE, NUMBERS, describe, place_of, related
 from experiments.scenes.scene import DOMAINS, SPLITS, Scene, Thing, generator, sample_scene
 
-NUMBERS = ("no", "one", "two", "three", "four")
 _STREAM = 3
 
 
 def caption_scenes(split: str, count: int, seed: int, start: int = 0):
-    """Yields `count` downstream scenes with one to four things of different colour or shape.
+    """Yields ``count`` downstream scenes with one to four things of different colour or shape.
 
     They are few enough to be named in one sentence.
     """
@@ -32,7 +32,7 @@ def captions(scene: Scene, seed: int = 0) -> list[str]:
     things = ordered(scene)
     texts: list[str] = []
     writers = _WRITERS[min(len(things), 3)]
-    if any(not related(a, "left", b) for a, b in zip(things, things[1:])):
+    if any(not related(a, "left", b) for a, b in pairwise(things)):
         writers = tuple(write for write in writers if write is not _from_left)
     for write in rng.sample(writers, 5):
         texts.append(write(things))
@@ -86,7 +86,7 @@ def _short(things):
 
 
 def _related(things):
-    """ "A is to the left of B", or how A stands to B when they are in one column; further things follow."""
+    """As in "A is to the left of B", or how A stands to B in one column; further things follow."""
     form = "size color shape" if len(things) <= 3 else "color shape"
     first, second, *rest = things
     relation = next(name for name in ("left", "above", "below", "right") if related(first, name, second))

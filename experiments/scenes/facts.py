@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from experiments.scenes.scene import CANVAS, CLEAR, COLORS, SHAPES, SIZES, Scene, Thing
 
 PLURALS = {"cross": "crosses"}
+NUMBERS = ("no", "one", "two", "three", "four", "five")
 RELATIONS = ("left", "right", "above", "below")
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+BESIDE = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
 PLACES = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
 FORMS = ("shape", "color", "color shape", "size shape", "size color")
@@ -15,14 +17,14 @@ FORMS = ("shape", "color", "color shape", "size shape", "size color")
 
 @dataclass(frozen=True)
 class Description:
-    """Attributes that a thing may have; None means any. It fits every thing that agrees with the rest."""
+    """Attributes that a thing may have; ``None`` means any. It fits every thing that agrees with the rest."""
 
     size: str | None = None
     color: str | None = None
     shape: str | None = None
 
     def fits(self, thing: Thing) -> bool:
-        """Whether `thing` has all the named attributes."""
+        """Whether the thing has all the named attributes."""
         return (
             (self.size is None or self.size == thing.size)
             and (self.color is None or self.color == thing.color)
@@ -30,27 +32,27 @@ class Description:
         )
 
     def one(self, noun: str = "thing") -> str:
-        """ "small red circle"; `noun` stands for an unnamed shape."""
+        """As in "small red circle"; ``noun`` stands for an unnamed shape."""
         return " ".join(word for word in (self.size, self.color, self.shape or noun) if word)
 
     def a(self, noun: str = "thing") -> str:
-        """ "a small red circle", "an orange thing"."""
+        """As in "a small red circle" or "an orange thing"."""
         words = self.one(noun)
         return ("an " if words[0] in "aeiou" else "a ") + words
 
     def many(self, noun: str = "thing") -> str:
-        """ "small red circles"."""
+        """As in "small red circles"."""
         words = self.one(noun).split(" ")
         return " ".join(words[:-1] + [plural(words[-1])])
 
 
 def plural(noun: str) -> str:
-    """ "circles", "crosses"."""
+    """The noun's plural: "circles", "crosses"."""
     return PLURALS.get(noun, noun + "s")
 
 
 def describe(thing: Thing, form: str) -> Description:
-    """The description of `thing` that names the attributes in `form`, such as "size shape"."""
+    """The description of a thing that names the attributes in ``form``, such as "size shape"."""
     return Description(
         *(getattr(thing, name) if name in form.split() else None for name in ("size", "color", "shape"))
     )
@@ -68,13 +70,33 @@ def random_description(
     )
 
 
+def absent(scene: Scene, rng: random.Random, form: str) -> Description | None:
+    """A description that fits nothing in the scene; half the time made of attributes that are in it.
+
+    ``None`` if twenty tries give none.
+    """
+    for _ in range(20):
+        words = random_description(rng, form)
+        if " " in form and rng.random() < 0.5:
+            parts = [describe(rng.choice(scene.things), part) for part in form.split()]
+            words = Description(
+                *(
+                    next((getattr(part, name) for part in parts if getattr(part, name)), None)
+                    for name in ("size", "color", "shape")
+                )
+            )
+        if not count(scene, words):
+            return words
+    return None
+
+
 def count(scene: Scene, description: Description) -> int:
     """How many visible things the description fits."""
     return sum(description.fits(thing) for thing in scene.things)
 
 
 def related(first: Thing, relation: str, second: Thing) -> bool | None:
-    """Whether `first` is left of (right of, above, below) `second`; None where that is unclear."""
+    """Whether ``first`` is left of (right of, above, below) ``second``; ``None`` where that is unclear."""
     if relation in ("left", "right"):
         gap = second.x - first.x
     else:
@@ -91,5 +113,19 @@ def place_of(thing: Thing) -> str:
 
 def unique(scene: Scene, form: str) -> list[tuple[Thing, Description]]:
     """The things that are the only ones to fit their description of this form."""
-    found = [(thing, describe(thing, form)) for thing in scene.things]
-    return [(thing, words) for thing, words in found if sum(words == other for _, other in found) == 1]
+    described = [(thing, describe(thing, form)) for thing in scene.things]
+    every = [words for _, words in described]
+    return [(thing, words) for thing, words in described if every.count(words) == 1]
+
+
+def unique_pairs(
+    scene: Scene, form: str
+) -> list[tuple[tuple[Thing, Description], tuple[Thing, Description]]]:
+    """Ordered pairs of what :func:`unique` gives."""
+    singles = unique(scene, form)
+    return [(first, second) for first in singles for second in singles if first is not second]
+
+
+def kinds_of(scene: Scene, form: str) -> list[Description]:
+    """The different descriptions of this form that fit something, in a fixed order."""
+    return sorted({describe(thing, form) for thing in scene.things}, key=str)

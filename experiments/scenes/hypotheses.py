@@ -8,13 +8,16 @@ curtain.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from experiments.scenes.balance import Job, Sentence, Template, jobs, place
 from experiments.scenes.facts import (
+    BESIDE,
+    NUMBERS,
     OPPOSITE,
     RELATIONS,
     Description,
+    absent,
     count,
     describe,
     plural,
@@ -22,19 +25,28 @@ from experiments.scenes.facts import (
     related,
     unique,
 )
-from experiments.scenes.questions import BESIDE, absent
-from experiments.scenes.scene import COLORS, SHAPES, SIZES, Scene, Thing, generator, hidden_places
+from experiments.scenes.scene import COLORS, SHAPES, SIZES, SPLITS, Scene, Thing, generator, hidden_places
 
 ENTAILMENT, CONTRADICTION, NEUTRAL = LABELS = ("entailment", "contradiction", "neutral")
-NUMBERS = ("zero", "one", "two", "three", "four")
 _STREAM = 2
+
+
+@dataclass(frozen=True)
+class Claim(Template):
+    """A kind of hypothesis.
+
+    Args:
+        decided: the labels that it can have although there is a curtain, besides neutral.
+    """
+
+    decided: tuple[str, ...]
 
 
 def hypotheses(
     split: str, amount: int, seed: int, per_scene: int = 3
 ) -> Iterator[tuple[Scene, list[Sentence]]]:
-    """Yields scenes with their hypotheses, `amount` hypotheses in all; the same for the same arguments."""
-    rng = generator(seed, _STREAM, ("train", "validation", "test").index(split))
+    """Yields scenes with their hypotheses, ``amount`` in all; the same for the same arguments."""
+    rng = generator(seed, _STREAM, SPLITS.index(split))
     todo = [replace(job, curtain=_wants_curtain(job, rng)) for job in jobs(TEMPLATES, amount, rng)]
     return place(todo, per_scene, split, seed, _STREAM)
 
@@ -42,38 +54,22 @@ def hypotheses(
 def _wants_curtain(job: Job, rng) -> bool:
     if job.wanted == NEUTRAL:
         return True
-    return job.wanted in _DECIDED[job.template.fill] and rng.random() < 0.75
-
-
-# The labels that a template can have although there is a curtain, by its filler
-_DECIDED: dict = {}
-
-
-def _decided(*labels):
-    """Marks a filler with the labels that a curtain cannot hide."""
-
-    def mark(fill):
-        _DECIDED[fill] = labels
-        return fill
-
-    return mark
+    return job.wanted in job.template.decided and rng.random() < 0.75
 
 
 def _exists(form):
-    @_decided(ENTAILMENT)
     def fill(scene, rng, label):
-        words = describe(rng.choice(scene.things), form) if label == ENTAILMENT else absent(scene, rng, form)
+        present = label == ENTAILMENT
+        words = describe(rng.choice(scene.things), form) if present else absent(scene, rng, form)
         return words and _noun(words)
 
     return fill
 
 
 def _lacks(form):
-    @_decided(CONTRADICTION)
     def fill(scene, rng, label):
-        words = (
-            describe(rng.choice(scene.things), form) if label == CONTRADICTION else absent(scene, rng, form)
-        )
+        present = label == CONTRADICTION
+        words = describe(rng.choice(scene.things), form) if present else absent(scene, rng, form)
         return words and _noun(words)
 
     return fill
@@ -84,7 +80,7 @@ def _noun(words: Description) -> dict[str, str]:
 
 
 def _numbered(form, number, compare):
-    """Claims of exactly, at least or at most `number` things. With a curtain, more than is seen may exist."""
+    """Claims of exactly, at least or at most ``number`` things; behind a curtain more may exist."""
 
     def fill(scene, rng, label):
         fitting = []
@@ -96,15 +92,13 @@ def _numbered(form, number, compare):
             }
             verdict = NEUTRAL if len(possible) == 2 else ENTAILMENT if True in possible else CONTRADICTION
             if verdict == label:
-                fitting += [words] * (
-                    3 if seen else 1
-                )  # words for things that are seen make harder hypotheses
+                fitting += [words] * (3 if seen else 1)  # what is seen makes harder hypotheses
         if not fitting:
             return None
         words = rng.choice(fitting)
         return {"n": NUMBERS[number], "many": words.one() if number == 1 else words.many()}
 
-    return _decided(ENTAILMENT if compare == "at least" else CONTRADICTION)(fill)
+    return fill
 
 
 def _holds(compare, total, number):
@@ -118,7 +112,6 @@ def _uniform(shape, color, scene):
 
 
 def _every(negated):
-    @_decided(ENTAILMENT if negated else CONTRADICTION)
     def fill(scene, rng, label):
         fitting = []
         for shape in SHAPES:
@@ -146,10 +139,10 @@ def _has_color(scene, rng, label):
     if label == NEUTRAL:
         words = absent(scene, rng, "shape")
         return words and {"one": words.one(), "value": rng.choice(tuple(COLORS))}
-    found = unique(scene, "shape")
-    if not found:
+    singles = unique(scene, "shape")
+    if not singles:
         return None
-    thing, words = rng.choice(found)
+    thing, words = rng.choice(singles)
     others = [color for color in COLORS if color != thing.color]
     return {"one": words.one(), "value": thing.color if label == ENTAILMENT else rng.choice(others)}
 
@@ -158,16 +151,16 @@ def _has_size(scene, rng, label):
     if label == NEUTRAL:
         words = absent(scene, rng, "color shape")
         return words and {"one": words.one(), "value": rng.choice(tuple(SIZES))}
-    found = unique(scene, "color shape")
-    if not found:
+    singles = unique(scene, "color shape")
+    if not singles:
         return None
-    thing, words = rng.choice(found)
+    thing, words = rng.choice(singles)
     other = "small" if thing.size == "large" else "large"
     return {"one": words.one(), "value": thing.size if label == ENTAILMENT else other}
 
 
 def _relates(form, shared):
-    """ "The A is left of the B", where A and B share the attribute `shared` or, if None, share nothing.
+    """As in "the A is left of the B", where A and B share the attribute ``shared`` or, if ``None``, nothing.
 
     Neutral: one of the two is not seen, and behind this curtain it could be where the hypothesis puts it.
     """
@@ -177,11 +170,11 @@ def _relates(form, shared):
         return same == ({shared} if shared else set())
 
     def decided(scene, rng, label):
-        found = unique(scene, form)
+        singles = unique(scene, form)
         choices = [
             (first, relation, second)
-            for a, first in found
-            for b, second in found
+            for a, first in singles
+            for b, second in singles
             if fits(first, second)
             for relation in RELATIONS
             if related(a, relation, b)
@@ -192,10 +185,10 @@ def _relates(form, shared):
         return first, relation if label == ENTAILMENT else OPPOSITE[relation], second
 
     def undecided(scene, rng):
-        found = unique(scene, form)
-        if not found:
+        singles = unique(scene, form)
+        if not singles:
             return None
-        _, seen = rng.choice(found)
+        _, seen = rng.choice(singles)
         unseen = random_description(rng, form)
         if not fits(seen, unseen) or count(scene, unseen):
             return None
@@ -214,11 +207,8 @@ def _relates(form, shared):
         first, relation, second = chosen
         return {"first": first.one(), "beside": BESIDE[relation], "second": second.one()}
 
-    return _decided(ENTAILMENT, CONTRADICTION)(fill)
+    return fill
 
-
-_decided(ENTAILMENT, CONTRADICTION)(_has_color)
-_decided(ENTAILMENT, CONTRADICTION)(_has_size)
 
 _EXISTS = (
     "there is {a}",
@@ -253,39 +243,41 @@ def _counts(compare, number):
     )
 
 
+_COMPARISONS = (
+    ("exactly", 1),
+    ("exactly", 2),
+    ("at least", 2),
+    ("at least", 3),
+    ("at most", 1),
+    ("at most", 2),
+)
+_FORMS = ("shape", "color", "color shape", "size shape")
+_SHARING = (  # the form of a relation's two descriptions, and the attribute that they share
+    ("shape", None),
+    ("color", None),
+    ("color shape", None),
+    ("color shape", "color"),
+    ("color shape", "shape"),
+)
+_YES, _NO, _BOTH = (ENTAILMENT,), (CONTRADICTION,), (ENTAILMENT, CONTRADICTION)
+
 TEMPLATES = (
+    *(Claim("existence", _EXISTS, LABELS, _exists(form), _YES) for form in _FORMS),
+    *(Claim("negation", _LACKS, LABELS, _lacks(form), _NO) for form in _FORMS),
     *(
-        Template("existence", _EXISTS, LABELS, _exists(form))
-        for form in ("shape", "color", "color shape", "size shape")
-    ),
-    *(
-        Template("negation", _LACKS, LABELS, _lacks(form))
-        for form in ("shape", "color", "color shape", "size shape")
-    ),
-    *(
-        Template("count", _counts(compare, number), LABELS, _numbered(form, number, compare))
+        Claim(
+            "count",
+            _counts(compare, number),
+            LABELS,
+            _numbered(form, number, compare),
+            _YES if compare == "at least" else _NO,
+        )
         for form in ("shape", "color")
-        for compare, number in (
-            ("exactly", 1),
-            ("exactly", 2),
-            ("at least", 2),
-            ("at least", 3),
-            ("at most", 1),
-            ("at most", 2),
-        )
+        for compare, number in _COMPARISONS
     ),
-    Template("quantifier", _EVERY, LABELS, _every(negated=False)),
-    Template("quantifier", _NOT_EVERY, LABELS, _every(negated=True)),
-    Template("attribute", _HAS, LABELS, _has_color),
-    Template("attribute", _HAS, LABELS, _has_size),
-    *(
-        Template("relation", _RELATES, LABELS, _relates(form, shared))
-        for form, shared in (
-            ("shape", None),
-            ("color", None),
-            ("color shape", None),
-            ("color shape", "color"),
-            ("color shape", "shape"),
-        )
-    ),
+    Claim("quantifier", _EVERY, LABELS, _every(negated=False), _NO),
+    Claim("quantifier", _NOT_EVERY, LABELS, _every(negated=True), _YES),
+    Claim("attribute", _HAS, LABELS, _has_color, _BOTH),
+    Claim("attribute", _HAS, LABELS, _has_size, _BOTH),
+    *(Claim("relation", _RELATES, LABELS, _relates(form, shared), _BOTH) for form, shared in _SHARING),
 )

@@ -1,4 +1,4 @@
-"""What each patch of a pre-training picture shows: targets of the auxiliary loss of `attngraph pretrain`."""
+"""What each patch of a pre-training picture shows: targets of an auxiliary loss."""
 
 import numpy as np
 
@@ -15,16 +15,17 @@ _MIN_PIXELS = 4  # of a thing's bounding square that a patch must hold to count 
 def patch_targets(scene: Scene, side: int = CANVAS // PATCH) -> tuple[np.ndarray, np.ndarray]:
     """The shape and the colour of the thing that each patch shows.
 
-    A patch shows the thing whose bounding square covers most of it, and none if that is fewer than 4 pixels of the
-    drawing (or half of a smaller patch).
+    A patch shows the thing whose bounding square covers most of it, and none if that is fewer than 4 pixels
+    of the drawing (or half of a smaller patch).
 
     Args:
         scene: what is drawn.
         side: patches along a side of the picture.
 
     Returns:
-        Two int64 arrays ``(patches,)``, row by row: number of the shape in ``HUGE_SHAPES`` and of the colour in
-        ``HUGE_COLORS``, counted from 1; 0 where there is nothing.
+        Two int64 arrays ``(patches,)``, row by row: number of the shape in
+        :data:`~experiments.scenes.scene.HUGE_SHAPES` and of the colour in
+        :data:`~experiments.scenes.scene.HUGE_COLORS`, counted from 1; 0 where there is nothing.
     """
     width = CANVAS / side
     starts = np.arange(side) * width

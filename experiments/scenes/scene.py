@@ -1,11 +1,13 @@
 """Drawn scenes: a few coloured shapes on a background, sometimes partly behind a curtain.
 
-A scene is a description; `drawing.draw` turns it into pixels, and the text modules (`pretraining`,
-`questions`, `hypotheses`, `captions`) say things about it that are true by construction.
+A scene is a description; :func:`experiments.scenes.drawing.draw` turns it into pixels, and the modules that
+write texts (:mod:`~experiments.scenes.questions`, :mod:`~experiments.scenes.hypotheses`,
+:mod:`~experiments.scenes.captions`, :mod:`experiments.pretraining.texts`) say things about it that are true
+by construction.
 
 Two domains share the same vocabulary of shapes, colours and sizes but differ in what a model may get used to:
-pre-training scenes have plain backgrounds and never show the pairs in `HELD_OUT`; downstream scenes have
-textured backgrounds and show every (colour, shape) pair equally often.
+pre-training scenes have plain backgrounds and never show the pairs in :data:`HELD_OUT`; downstream scenes
+have textured backgrounds and show every (colour, shape) pair equally often.
 """
 
 import random
@@ -13,8 +15,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
-
-from experiments.scenes.vocabulary import all_words  # noqa: F401  (part of this module's interface)
 
 CANVAS = 64
 CELL, FIRST = 21, 11  # the grid of centres: 11, 32 and 53
@@ -67,7 +67,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Thing:
-    """One coloured shape. `x`, `y` are its centre in pixels (y grows downwards), `radius` its half width."""
+    """One coloured shape: centre ``(x, y)`` in pixels (y grows downwards), ``radius`` is half its width."""
 
     shape: str
     color: str
@@ -79,7 +79,14 @@ class Thing:
 
 @dataclass(frozen=True)
 class Background:
-    """`kind` is plain, gradient, noise or checker; `first`, `second` are RGB; `seed` fixes the noise."""
+    """What is behind the things.
+
+    Args:
+        kind: plain, gradient, noise or checker.
+        first: RGB.
+        second: RGB; equals the first in a plain background.
+        seed: fixes the noise, the direction of a gradient or the width of a checker.
+    """
 
     kind: str
     first: tuple[int, int, int]
@@ -89,7 +96,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows. `curtain` is the side that a hatched grey panel hides, or None."""
+    """What a picture shows; ``curtain`` is the side that a hatched grey panel hides, or ``None``."""
 
     id: int
     things: tuple[Thing, ...]
@@ -98,12 +105,12 @@ class Scene:
     domain: str
 
     def to_dict(self) -> dict:
-        """A JSON-ready description; `Scene.from_dict` reads it back."""
+        """A description for JSON; :meth:`from_dict` reads it back."""
         return asdict(self)
 
     @staticmethod
     def from_dict(values: dict) -> "Scene":
-        """The scene that `to_dict` described."""
+        """The scene that :meth:`to_dict` described."""
         ground = values["background"]
         return Scene(
             id=values["id"],
@@ -117,13 +124,13 @@ class Scene:
 
 
 def generator(*key: int) -> random.Random:
-    """A random stream that depends on the integers of `key` only."""
+    """A random stream that depends on the integers of ``key`` only."""
     state = np.random.SeedSequence(key).generate_state(4)
     return random.Random(int.from_bytes(state.tobytes(), "little"))
 
 
 def scenes(split: str, count: int, seed: int, domain: str, start: int = 0) -> Iterator[Scene]:
-    """Yields `count` scenes of a split. Scene number i is the same whatever `count` and `start` are.
+    """Yields ``count`` scenes of a split. Scene number i is the same whatever ``count`` and ``start`` are.
 
     Args:
         split: "train", "validation" or "test"; splits never share a random stream.
@@ -139,12 +146,17 @@ def scenes(split: str, count: int, seed: int, domain: str, start: int = 0) -> It
 def sample_scene(
     rng: random.Random, domain: str, scene_id: int, curtain: bool | None = None, amount: int | None = None
 ) -> Scene:
-    """Draws one scene. `curtain` asks for a curtain or none, `amount` for a number of things.
-
-    None leaves either to chance.
+    """Draws one scene at random.
 
     Things stand in different cells of a 3 x 3 grid, jittered, so that they never overlap and two things in
     different columns (rows) are clearly left and right of (above and below) each other.
+
+    Args:
+        rng: the random stream.
+        domain: "pretrain" or "downstream".
+        scene_id: the scene's number.
+        curtain: with a curtain or without; ``None`` leaves it to chance.
+        amount: the number of things; ``None`` leaves it to chance.
     """
     if domain == "pretrain" and curtain is None and amount is None and rng.random() < 0.15:
         return _huge_scene(rng, scene_id)
@@ -167,7 +179,7 @@ def sample_scene(
 
 
 def hidden_places(side: str) -> list[tuple[int, int]]:
-    """The centres (x, y) of the grid cells that a curtain at `side` covers."""
+    """The centres (x, y) of the grid cells that a curtain at ``side`` covers."""
     return [
         (FIRST + CELL * column, FIRST + CELL * row)
         for column in range(3)
@@ -177,7 +189,7 @@ def hidden_places(side: str) -> list[tuple[int, int]]:
 
 
 def _hidden(column: int, row: int, side: str | None) -> bool:
-    """Whether a curtain at `side` covers the grid cell."""
+    """Whether a curtain at ``side`` covers the grid cell."""
     return {None: False, "left": column == 0, "right": column == 2, "top": row == 0, "bottom": row == 2}[side]
 
 

@@ -13,13 +13,13 @@ _WORDS = {
     "number": "0 1 2 3 4 5 one two three four five none many more most fewer least total",
     "adjective": """
         small large huge bigger smaller same correct incorrect true false hidden missing common neutral
-        certain ambiguous unknown leftmost rightmost highest lowest higher lower further short compared counted
-        half whole present
+        certain ambiguous unknown leftmost rightmost highest lowest higher lower further short compared
+        counted half whole present
     """,
     "verb": """
-        is are be been can could do does has have appear believe choose compare contain describe drawn excluding
-        exist exists find found give hangs hide judge lack lie lies list look mark outnumber pick picture say
-        says see seen share show shows tell verify would
+        is are be been can could do does has have appear believe choose compare contain describe drawn
+        excluding exist exists find found give hangs hide judge lack lie lies list look mark outnumber pick
+        picture say says see seen share show shows tell verify would
     """,
     "determiner": "a an the this that these every some any another no all other its",
     "preposition": """
@@ -34,9 +34,9 @@ PARTS = tuple(_WORDS)
 
 @cache
 def parts_of_speech() -> dict[str, str]:
-    """``{word: part of speech}``; a word that can be several is given the part that it mostly has in these texts."""
-    found: dict[str, str] = {}
+    """``{word: part of speech}``; of several parts, a word has the one that it mostly is in these texts."""
+    parts: dict[str, str] = {}
     for part, words in _WORDS.items():
         for word in words.split():
-            found.setdefault(word, part)
-    return found
+            parts.setdefault(word, part)
+    return parts

@@ -11,15 +11,12 @@ A folder holds::
     {vqa_v2,snli_ve,karpathy}/scenes.json    image name -> what the image shows
 """
 
-import argparse
 import json
-import os
-import shutil
-import tempfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from attngraph.errors import UserError
+from experiments.files import whole_folder, write_json, write_text
 from experiments.scenes.captions import caption_scenes, captions
 from experiments.scenes.drawing import draw
 from experiments.scenes.hypotheses import hypotheses
@@ -35,9 +32,9 @@ VE_SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 class Sizes:
     """How much to write for (train, validation, test): questions, hypotheses, and images with captions."""
 
-    questions: tuple[int, int, int] = field(default=(4000, 800, 1600))
-    hypotheses: tuple[int, int, int] = field(default=(3600, 600, 1200))
-    captions: tuple[int, int, int] = field(default=(1200, 400, 600))
+    questions: tuple[int, int, int] = (4000, 800, 1600)
+    hypotheses: tuple[int, int, int] = (3600, 600, 1200)
+    captions: tuple[int, int, int] = (1200, 400, 600)
 
     def __post_init__(self):
         for name, counts in asdict(self).items():
@@ -48,13 +45,12 @@ class Sizes:
 
 
 def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
-    """Writes the three data sets into `folder`, or reuses it if finished with the same settings; returns it.
+    """Writes the three data sets into a folder, or reuses it if finished with the same settings; returns it.
 
-    The work is done in a temporary folder beside it, which takes its name at the end: `folder` is whole or
-    absent.
+    The folder is whole or absent (:func:`experiments.files.whole_folder`).
 
     Raises:
-        UserError: `folder` holds something else.
+        UserError: the folder holds something else, or the seed is negative.
     """
     if seed < 0:
         raise UserError(f"--seed must be at least 0, got {seed}")
@@ -66,66 +62,32 @@ def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
     }
     if _is_finished(folder, manifest):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write_vqa(work / "vqa_v2", seed, sizes.questions)
-        _write_ve(work / "snli_ve", seed, sizes.hypotheses)
-        _write_captions(work / "karpathy", seed, sizes.captions)
-        _dump(work / "manifest.json", manifest)
-        work.chmod(0o755)
-        try:
-            os.rename(work, folder)  # also replaces an empty folder
-        except OSError:
-            if not _is_finished(folder, manifest):  # unless somebody else has just written the same
-                raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        with whole_folder(folder) as work:
+            _write_vqa(work / "vqa_v2", seed, sizes.questions)
+            _write_ve(work / "snli_ve", seed, sizes.hypotheses)
+            _write_captions(work / "karpathy", seed, sizes.captions)
+            _dump(work / "manifest.json", manifest)
+    except OSError:
+        if not _is_finished(folder, manifest):  # another process may just have written the same
+            raise
     return folder
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``attngraph scenes``."""
-    sizes = Sizes()
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder to write; it must be new, or hold the same data"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and texts (default: 0)")
-    for name, value in asdict(sizes).items():
-        parser.add_argument(
-            f"--{name}",
-            type=int,
-            nargs=3,
-            default=value,
-            metavar=("TRAIN", "VAL", "TEST"),
-            help=f"number of {'images with captions' if name == 'captions' else name} "
-            f"(default: {' '.join(map(str, value))})",
-        )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Write the data sets and say where they are."""
-    write_scenes(
-        args.out, args.seed, Sizes(tuple(args.questions), tuple(args.hypotheses), tuple(args.captions))
-    )
-    print(f"{args.out}: vqa_v2, snli_ve and karpathy, seed {args.seed}")
-    return 0
-
-
 def _is_finished(folder: Path, manifest: dict) -> bool:
-    """Whether `folder` already holds these data. `UserError` if it holds others."""
+    """Whether the folder already holds these data; a :class:`UserError` if it holds others."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        held = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise UserError(
             f"{folder}: exists but is no folder of drawn scenes (no readable manifest.json); "
             "choose another folder or remove it"
         ) from None
-    if found != manifest:
+    if held != manifest:
         raise UserError(
-            f"{folder}: holds scenes of other settings, manifest.json says {json.dumps(found)}, not "
+            f"{folder}: holds scenes of other settings, manifest.json says {json.dumps(held)}, not "
             f"{json.dumps(manifest)}; choose another folder or remove it"
         )
     return True
@@ -199,7 +161,7 @@ def _write_ve(folder: Path, seed: int, counts: tuple[int, int, int]) -> None:
                         }
                     )
                 )
-        (folder / f"snli_ve_{VE_SPLITS[split]}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(folder / f"snli_ve_{VE_SPLITS[split]}.jsonl", "\n".join(lines) + "\n")
     _dump(folder / "scenes.json", shown)
 
 
@@ -250,4 +212,4 @@ def _draw(scene: Scene, folder: Path, name: str, shown: dict[str, dict]) -> None
 
 
 def _dump(file: Path, content: object) -> None:
-    file.write_text(json.dumps(content), encoding="utf-8")
+    write_json(file, content, indent=None)

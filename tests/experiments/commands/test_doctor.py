@@ -1,13 +1,17 @@
-"""The report of `attngraph doctor`, and clashes in site folders that are laid out as pip would."""
+"""The report of ``attngraph doctor``, and clashes in site folders that are laid out as pip would."""
 
 import base64
 import hashlib
 import io
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from attngraph.errors import UserError
 from experiments.commands import doctor
 
 OURS = b'"""Adapters of attngraph."""\n'
@@ -92,7 +96,7 @@ def test_a_folder_with_broken_metadata_does_no_harm(tmp_path):
 
 def report(**arguments) -> tuple[int, str]:
     out = io.StringIO()
-    code = doctor.run(out, **arguments)
+    code = doctor.report(out, **arguments)
     return code, out.getvalue()
 
 
@@ -102,7 +106,7 @@ def test_report_names_versions_devices_scatter_java_and_adapters(tmp_path):
     code, text = report(distributions=distributions)
     for name in doctor.REQUIRED + doctor.OPTIONAL:
         assert f"\n  {name} " in text
-    for start in ("versions", "devices", "scatter ", "java ", "adapters "):
+    for start in ("versions", "devices", "scatter ", "java ", "files ", "adapters "):
         assert any(line.startswith(start) for line in text.splitlines()), start
     assert metadata.version("torch") in text
     assert code == 0 and text.endswith("no problems found\n"), text
@@ -144,6 +148,42 @@ def test_report_tells_when_another_folder_is_imported_as_adapters(monkeypatch):
     code, text = report(distributions=[])
     assert code == 1
     assert "/elsewhere/adapters  NOT OURS" in text
+
+
+def test_report_of_shipped_files_that_cannot_be_read(monkeypatch, tmp_path):
+    configs = tmp_path / "experiments" / "configs"
+    configs.mkdir(parents=True)
+    (configs / "good.yaml").write_text("a: [1, 2]")
+    (configs / "bad.yaml").write_text("a: [1, 2")
+    (configs / "bad.json").write_text("{")
+    (configs / "code.py").write_text("{")
+    monkeypatch.setattr(doctor, "HOME", tmp_path)
+    mini_blip = "experiments.models.mini_blip"
+    for error in (ImportError("no torch"), UserError("config.json is damaged")):
+        monkeypatch.setattr(f"{mini_blip}.load_model", Mock(side_effect=error))
+        code, text = report(distributions=[])
+        assert code == 1 and "NOT readable" in text
+        problems = [line for line in text.splitlines() if "cannot be read" in line]
+        assert len(problems) == 2 + isinstance(error, UserError)
+        assert "bad.json" in problems[0] and "bad.yaml" in problems[1] and "good" not in text
+    assert "checkpoint cannot be read (UserError: config.json is damaged)" in problems[2]
+
+
+def test_report_where_torch_is_missing():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from experiments.cli import main\n"
+        "from experiments.commands import doctor\n"
+        "doctor.REQUIRED = ('torch', 'numpy')\n"  # others take seconds to import
+        "print(main(['doctor']))\n"
+        "main(['pretrain'])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=doctor.HOME, capture_output=True, text=True)
+    assert "cpu    unknown without torch" in result.stdout and result.stdout.endswith("\n1\n")
+    assert result.stderr.splitlines()[-1] == (
+        "attngraph: the package torch is missing; `attngraph doctor` says how to install it"
+    )
+    assert result.returncode == 1
 
 
 def test_report_without_java_is_no_problem(monkeypatch):

@@ -13,7 +13,8 @@ from experiments.scenes.captions import caption_scenes, captions
 from experiments.scenes.drawing import draw
 from experiments.scenes.hypotheses import hypotheses
 from experiments.scenes.questions import questions
-from experiments.scenes.scene import COLORS, HELD_OUT, SHAPES, Scene, all_words, scenes
+from experiments.scenes.scene import COLORS, HELD_OUT, SHAPES, Scene, scenes
+from experiments.scenes.vocabulary import all_words
 
 RGB = {
     "red": (225, 35, 40),

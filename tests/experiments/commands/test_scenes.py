@@ -1,0 +1,33 @@
+"""``attngraph scenes``: the data sets it writes, and what it refuses."""
+
+import json
+
+from experiments.cli import main
+from experiments.datasets import karpathy
+
+SIZES = ["--questions", "6", "2", "4", "--hypotheses", "6", "3", "3", "--captions", "4", "2", "3"]
+
+
+def test_sizes_and_seed_reach_the_files(tmp_path, capsys):
+    out = tmp_path / "scenes"
+    assert main(["scenes", "--out", str(out), "--seed", "7", *SIZES]) == 0
+    assert capsys.readouterr().out == f"{out}: vqa_v2, snli_ve and karpathy, seed 7\n"
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["seed"] == 7
+    assert manifest["sizes"] == {"questions": [6, 2, 4], "hypotheses": [6, 3, 3], "captions": [4, 2, 3]}
+    file = out / "karpathy" / "dataset_coco.json"
+    assert [len(karpathy.load(file, file.parent, split)) for split in ("train", "val", "test")] == [4, 2, 3]
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("dear")
+    for words, message in (
+        (["--out", tmp_path / "mine"], "is no folder of drawn scenes"),
+        (["--out", tmp_path / "new", "--seed", "-1"], "--seed must be at least 0"),
+        (["--out", tmp_path / "new", "--captions", "0", "1", "1"], "give three positive integers"),
+    ):
+        assert main(["scenes", *map(str, words)]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
