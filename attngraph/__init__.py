@@ -1,14 +1,31 @@
-"""Attention layers as sparse bipartite graphs.
+"""Attention layers as weighted bipartite graphs.
 
-Axis legend used in shape comments: b batch, h heads, n query nodes, m value nodes, d features per head, e edges.
+- :class:`AttentionGraph` and :class:`AttentionScores`: the graph of an attention layer, with its weights or
+before they
+  are computed;
+- :class:`Edges`: how messages move on it, whichever way its edges are stored (:mod:`attngraph.backends`);
+- :func:`capture` and :func:`record`: the graphs of a running model (:mod:`attngraph.reading`).
+
+Axis legend of shape comments: b batch, h heads, n query nodes, m value nodes, d features per head, e edges.
 """
 
+from attngraph.degrees import PastDegree
+from attngraph.edges import Edges
 from attngraph.errors import UserError
-from attngraph.graph import AttentionGraph, PastDegree
+from attngraph.graph import AttentionGraph
 from attngraph.scores import AttentionScores
 
 __version__ = "0.1.0"
-__all__ = ["AttentionGraph", "AttentionScores", "PastDegree", "UserError", "__version__", "capture", "record"]
+__all__ = [
+    "AttentionGraph",
+    "AttentionScores",
+    "Edges",
+    "PastDegree",
+    "UserError",
+    "__version__",
+    "capture",
+    "record",
+]
 
 
 def __getattr__(name: str):

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from attngraph.graph import AttentionGraph, PastDegree, _wide, check_parts
+from attngraph import checks
+from attngraph.degrees import PastDegree, check_degree, mean_scale
+from attngraph.graph import AttentionGraph
+from attngraph.precision import widen
 
 LOG2_E = 1 / math.log(2)
-HIDDEN = (
-    -1e30
-)  # the score of an edge that may not exist: its weight is exactly 0, and no arithmetic on it overflows
+HIDDEN = -1e30  # the score of a hidden edge: its weight is exactly 0, and no arithmetic on it overflows
 STRIP = 256  # queries whose mask is looked at together
 
 
 @dataclass(frozen=True, eq=False)
 class AttentionScores:
-    r"""The attention graph of :math:`M = \mathrm{softmax}(s\, Q K^\top + \text{mask})` before :math:`M` is computed.
+    r"""The attention graph of :math:`M = \mathrm{softmax}(s\, Q K^\top + \text{mask})` before :math:`M` is
+    computed.
 
     :meth:`graph` computes it. Schemes work from the scores alone where they can
     (:meth:`adapters.scheme.Scheme.attend`), so that no array of all edges is kept, or even made.
@@ -30,15 +32,16 @@ class AttentionScores:
         key: ``(b, h, m, d)``.
         value: projected values, biases included, ``(b, h, m, d)``.
         scale: the factor of the scores. Default: :math:`1/\sqrt d`.
-        mask: broadcastable to ``(b, 1, n, m)``: bool (True = visible), or numbers that are added to the scores, where
-            half of the type's lowest number or less hides an edge. Not trained.
+        mask: broadcastable to ``(b, 1, n, m)``: bool (True = visible), or numbers that are added to the
+            scores, where half of the type's lowest number or less hides an edge. Not trained.
         query_mask: ``(b, n)`` bool, False for padded queries. Default: all valid.
-        triangular: query i sees values up to ``i + m - n`` only (self-attention of a decoder), without a mask in memory.
+        triangular: query i sees values up to ``i + m - n`` only (self-attention of a decoder), without a mask
+        in memory.
         causal: the queries are ordered in time; see :class:`AttentionGraph`.
         metric: ``(h, d, d)``, as in :class:`AttentionGraph`. Default: the identity.
         past_degree: degrees left by earlier queries; only for causal graphs.
-        feature: the query nodes' features, ``(b, h, n, d)``, where ``query`` is changed before it is compared (rotary
-            embedding). Default: ``query``.
+        feature: the query nodes' features, ``(b, h, n, d)``, where ``query`` is changed before it is compared
+            (rotary embedding). Default: ``query``.
 
     Raises:
         ValueError: shapes that do not fit; the message names the argument.
@@ -47,7 +50,7 @@ class AttentionScores:
     query: Tensor
     key: Tensor
     value: Tensor
-    scale: float | None = None
+    scale: float = None  # type: ignore[assignment]  # filled in below
     mask: Tensor | None = None
     query_mask: Tensor | None = None
     triangular: bool = False
@@ -57,23 +60,12 @@ class AttentionScores:
     feature: Tensor | None = None
 
     def __post_init__(self):
-        if self.query.dim() != 4:
-            raise ValueError(
-                f"query must have shape (batch, heads, queries, features), got {tuple(self.query.shape)}"
-            )
-        b, _, n, m, d = self.shape
-        check_parts(
-            self.query, self.value, None, self.query_mask, None, self.causal, self.metric, self.past_degree
-        )
-        if self.key.shape != self.value.shape:
-            raise ValueError(
-                f"key must have shape {tuple(self.value.shape)}, like value, got {tuple(self.key.shape)}"
-            )
-        if self.feature is not None and self.feature.shape != self.query.shape:
-            raise ValueError(
-                f"feature must have shape {tuple(self.query.shape)}, like query, got "
-                f"{tuple(self.feature.shape)}"
-            )
+        b, h, n, m, d = checks.check_nodes(self.query, self.value)
+        checks.check_shape("key", self.key, tuple(self.value.shape), like="value")
+        checks.check_shape("feature", self.feature, tuple(self.query.shape), like="query")
+        checks.check_mask("query_mask", self.query_mask, (b, n))
+        checks.check_shape("metric", self.metric, (h, d, d))
+        checks.check_past_degree(self.past_degree, self.causal, b, h, m)
         if self.mask is not None:
             shape = (1,) * (4 - self.mask.dim()) + tuple(self.mask.shape)
             if len(shape) != 4 or any(got not in (1, want) for got, want in zip(shape, (b, 1, n, m))):
@@ -81,9 +73,7 @@ class AttentionScores:
                     f"mask must be broadcastable to ({b}, 1, {n}, {m}), got {tuple(self.mask.shape)}"
                 )
             if self.mask.requires_grad:
-                raise ValueError(
-                    "mask must not require gradients: learned biases of the scores are not supported"
-                )
+                raise ValueError("mask must not require gradients: learned biases are not supported")
             object.__setattr__(self, "mask", self.mask.view(shape))
         if self.scale is None:
             object.__setattr__(self, "scale", 1 / math.sqrt(d))
@@ -105,7 +95,8 @@ class AttentionScores:
         return self.mask is not None or self.query_mask is not None or self.triangular
 
     def visible(self, rows: slice = slice(None), columns: slice = slice(None)) -> Tensor | None:
-        """Which edges of a tile may exist: bool, broadcastable to ``(b, 1, rows, columns)``; None when all may."""
+        """Which edges of a tile may exist: bool, broadcastable to ``(b, 1, rows, columns)``; None when all
+        may."""
         _, _, n, m, _ = self.shape
         seen = None
         if self.mask is not None:
@@ -114,10 +105,9 @@ class AttentionScores:
         if self.query_mask is not None:
             valid = self.query_mask[:, None, rows, None]
             seen = valid if seen is None else seen & valid
-        i, j = range(n)[rows], range(m)[columns]
-        if self.triangular and j and i and j[-1] > i[0] + m - n:
-            device = self.query.device
-            i, j = (torch.arange(x.start, x.stop, device=device) for x in (i, j))
+        queries, values = range(n)[rows], range(m)[columns]
+        if self.triangular and queries and values and values[-1] > queries[0] + m - n:
+            i, j = (torch.arange(x.start, x.stop, device=self.query.device) for x in (queries, values))
             before = (j <= i[:, None] + (m - n))[None, None]
             seen = before if seen is None else seen & before
         return seen
@@ -128,13 +118,14 @@ class AttentionScores:
         rows: slice = slice(None),
         columns: slice = slice(None),
         unit: float = 1.0,
-        of=lambda x: x,
+        of: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> Tensor:
         """Add the mask to a tile of scores in place; hidden edges get :data:`HIDDEN`.
 
         Args:
             unit: the unit of the scores, as a factor of the mask's numbers.
-            of: picks from a tensor ``(b or 1, 1, ...)`` what belongs to the scores, if they are not ``(b, h, ...)``.
+            of: picks from a tensor ``(b or 1, 1, ...)`` what belongs to the scores, if they are not ``(b, h,
+                ...)``.
         """
         if self.mask is not None and self.mask.dtype != torch.bool:
             scores += of(_cut(self.mask, rows, columns)).to(scores.dtype) * unit
@@ -142,39 +133,35 @@ class AttentionScores:
         return scores if visible is None else scores.masked_fill_(~of(visible), HIDDEN)
 
     def degree_scale(self, degree: str) -> Tensor | None:
-        """What sums of weights are multiplied by to give ``degree``: None for ``"sum"``, else broadcastable to
-        ``(b, 1, n, 1)``; see :meth:`AttentionGraph.value_degree`."""
+        """What sums of weights are multiplied by to give ``degree``: None for ``"sum"``, else broadcastable
+        to ``(b, 1, n, 1)``; see :meth:`AttentionGraph.value_degree`."""
+        check_degree(degree)
         if degree == "sum":
             return None
-        b, _, n, m, _ = self.shape
-        device = self.query.device
-        rows = (
-            self.query_mask
-            if self.query_mask is not None
-            else torch.ones(b, n, dtype=torch.bool, device=device)
-        )
-        queries = rows.cumsum(1) if self.causal else rows.sum(1, keepdim=True)
-        if self.past_degree is not None:
-            queries = queries + self.past_degree.queries[:, None]
-        values = self._visible_values().to(_wide(self.query).dtype)
-        return (values / queries.clamp(min=1))[:, None, :, None]
+        b, _, n, _, _ = self.shape
+        rows = self.query_mask
+        if rows is None:
+            rows = torch.ones(b, n, dtype=torch.bool, device=self.query.device)
+        values = self._visible_values().to(widen(self.query).dtype)
+        return mean_scale(values, rows, self.causal, self.past_degree)
 
     def _visible_values(self) -> Tensor:
-        """How many values each query sees, ``(b, n)``; in a graph without order, how many any query sees, ``(b, 1)``."""
+        """How many values each query sees, ``(b, n)``; in a graph without order, how many any query sees,
+        ``(b, 1)``."""
         b, _, n, m, _ = self.shape
         if not self.masked:
             return torch.full((b, n if self.causal else 1), m, device=self.query.device)
-        counts, anybody = [], torch.zeros(b, m, dtype=torch.bool, device=self.query.device)
+        counts, visible = [], torch.zeros(b, m, dtype=torch.bool, device=self.query.device)
         for seen in self._strips():
             counts.append(seen.sum(-1))
-            anybody |= seen.any(1)
-        return torch.cat(counts, 1) if self.causal else anybody.sum(-1, keepdim=True)
+            visible |= seen.any(1)
+        return torch.cat(counts, 1) if self.causal else visible.sum(-1, keepdim=True)
 
     def query_degree(self) -> Tensor:
-        """``(b, h, n, 1)``: 1, or 0 for a query that sees nothing. Softmax rows sum to 1 whatever the scores are, so this has
-        no gradient."""
+        """``(b, h, n, 1)``: 1, or 0 for a query that sees nothing. Softmax rows sum to 1 whatever the scores
+        are, so this has no gradient."""
         b, h, n, _, _ = self.shape
-        one = torch.ones((), dtype=_wide(self.query).dtype, device=self.query.device)
+        one = torch.ones((), dtype=widen(self.query).dtype, device=self.query.device)
         if not self.masked:
             return one.expand(b, h, n, 1)
         seen = torch.cat([seen.any(-1) for seen in self._strips()], 1)
@@ -186,14 +173,13 @@ class AttentionScores:
         for start in range(0, n, STRIP):
             rows = slice(start, min(start + STRIP, n))
             seen = self.visible(rows)
-            seen = (
-                torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.query.device) if seen is None else seen
-            )
+            if seen is None:
+                seen = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.query.device)
             yield seen.expand(b, 1, rows.stop - start, m)[:, 0]
 
     def weight(self) -> Tensor:
         """The attention weights :math:`M`, ``(b, h, n, m)``; rows of queries that see nothing are 0."""
-        scores = self.mask_((_wide(self.query) * self.scale) @ _wide(self.key).transpose(-1, -2))
+        scores = self.mask_((widen(self.query) * self.scale) @ widen(self.key).transpose(-1, -2))
         visible = self.visible()
         return scores.softmax(-1) if visible is None else scores.softmax(-1) * visible
 
@@ -214,13 +200,13 @@ class AttentionScores:
 
     def wide(self) -> AttentionScores:
         """The same in float32 where it was in half precision."""
-        metric = None if self.metric is None else _wide(self.metric)
-        feature = None if self.feature is None else _wide(self.feature)
+        metric = None if self.metric is None else widen(self.metric)
+        feature = None if self.feature is None else widen(self.feature)
         return replace(
             self,
-            query=_wide(self.query),
-            key=_wide(self.key),
-            value=_wide(self.value),
+            query=widen(self.query),
+            key=widen(self.key),
+            value=widen(self.value),
             metric=metric,
             feature=feature,
         )

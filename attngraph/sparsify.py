@@ -15,7 +15,8 @@ def keep(
         weight: ``(..., n, m)``.
         top_k: the ``k`` heaviest edges of each query (fewer where fewer are non-zero; ties keep the first).
         threshold: edges of weight at least this.
-        mass: the smallest set of each query's heaviest edges whose weights sum to at least this share of its total.
+        mass: the smallest set of each query's heaviest edges whose weights sum to at least this share of its
+            total.
 
     Returns:
         bool ``(..., n, m)``. Weights are never renormalised: degrees come from the kept edges.
@@ -23,11 +24,8 @@ def keep(
     Raises:
         ValueError: none or several rules, or a value out of range.
     """
-    given = [
-        name
-        for name, rule in (("top_k", top_k), ("threshold", threshold), ("mass", mass))
-        if rule is not None
-    ]
+    rules = {"top_k": top_k, "threshold": threshold, "mass": mass}
+    given = [name for name, rule in rules.items() if rule is not None]
     if len(given) != 1:
         raise ValueError(f"give exactly one of top_k, threshold, mass; got {', '.join(given) or 'none'}")
     if threshold is not None:
@@ -37,15 +35,16 @@ def keep(
     if mass == 1:
         return weight > 0
     order = weight.sort(dim=-1, descending=True, stable=True)
-    if mass is not None and not 0 < mass <= 1:
-        raise ValueError(f"mass must lie in (0, 1], got {mass}")
-    if top_k is not None:
+    if mass is not None:
+        if not 0 < mass <= 1:
+            raise ValueError(f"mass must lie in (0, 1], got {mass}")
+        values = order.values.double()
+        heavier = values.cumsum(-1) - values  # the mass of the heavier edges
+        ranked = heavier < mass * values.sum(-1, keepdim=True)
+    else:
+        assert top_k is not None
         if top_k < 1 or top_k % 1:
             raise ValueError(f"top_k must be a whole number of at least 1, got {top_k}")
         ranked = (torch.arange(weight.shape[-1], device=weight.device) < top_k).expand_as(weight)
-    else:
-        values = order.values.double()
-        before = values.cumsum(-1) - values  # the mass of the heavier edges
-        ranked = before < mass * values.sum(-1, keepdim=True)
     kept = torch.zeros_like(weight, dtype=torch.bool).scatter(-1, order.indices, ranked)
     return kept & (weight > 0)

@@ -1,4 +1,4 @@
-"""Sums of edge messages at their target nodes: torch-scatter where it is installed, PyG's own scatter otherwise."""
+"""Sums of edge messages at their target nodes: by torch-scatter where it is installed, else by PyG."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ except Exception as error:  # not installed, or built against another torch
         )
 
 
-def scatter_sum(source: Tensor, index: Tensor, size: int) -> Tensor:
-    r"""``out[k] = Σ_{e: index[e] = k} source[e]`` along dimension 0.
+def scatter_sum(source: Tensor, index: Tensor, size: int | None) -> Tensor:
+    r"""Sums along dimension 0,
+
+    .. math:: y_k = \sum_{e:\, t_e = k} x_e .
 
     Args:
-        source: ``(e, ...)``.
-        index: ``(e,)`` long, the target of each edge.
+        source: messages :math:`x_e`, ``(e, ...)``.
+        index: the target :math:`t_e` of each edge, ``(e,)`` long.
         size: the number of targets.
+
+    Returns:
+        ``(size, ...)``.
     """
     if scatter_add is not None:
         return scatter_add(source, index, dim=0, dim_size=size)

@@ -12,16 +12,18 @@ from attngraph.scores import HIDDEN
 
 
 class Tile(NamedTuple):
-    """Some queries and some values."""
+    """The edges between a range of queries and a range of values."""
 
     rows: slice
     columns: slice
 
 
 def columns_of_tiles(n: int, m: int, rows: int, size: int, triangular: bool) -> Iterator[list[Tile]]:
-    """All edges of n queries and m values: lists of tiles with the same values, queries in order.
+    """All edges of ``n`` queries and ``m`` values: lists of tiles with the same values, queries in order.
 
     Args:
+        n: number of queries.
+        m: number of values.
         rows: queries per tile.
         size: edges per tile, about.
         triangular: leave out tiles in which no query may see a value (those beyond ``i + m - n``).
@@ -29,7 +31,7 @@ def columns_of_tiles(n: int, m: int, rows: int, size: int, triangular: bool) -> 
     rows = max(1, min(n, rows))
     width = max(1, size // rows)
     if width > 64:
-        width -= 16  # rows a power of two apart share cache lines: products and sums take up to three times as long
+        width -= 16  # rows a power of two apart share cache lines, and take up to three times as long
     for j in range(0, m, width):
         columns = slice(j, min(j + width, m))
         yield [
@@ -40,7 +42,7 @@ def columns_of_tiles(n: int, m: int, rows: int, size: int, triangular: bool) -> 
 
 
 class RowSums:
-    r""":math:`\log_2 \sum_j 2^{s_{ij}}` of each query over its tiles, however many there are (the online softmax).
+    r""":math:`\log_2 \sum_j 2^{s_{ij}}` of each query, a tile at a time (the online softmax).
 
     Args:
         like: ``(..., n, 1)``, for shape, precision and device.
@@ -50,12 +52,11 @@ class RowSums:
         self.high, self.total = torch.full_like(like, HIDDEN / 4), torch.zeros_like(like)
 
     def add(self, tile: Tile, logits: Tensor) -> None:
-        """A tile of scores to base 2, which are overwritten."""
+        """Add a tile of scores to base 2, which are overwritten."""
         old = self.high[..., tile.rows, :]
         new = torch.maximum(old, logits.amax(-1, keepdim=True))
-        self.total[..., tile.rows, :].mul_((old - new).exp2_()).add_(
-            logits.sub_(new).exp2_().sum(-1, keepdim=True)
-        )
+        sums = logits.sub_(new).exp2_().sum(-1, keepdim=True)
+        self.total[..., tile.rows, :].mul_((old - new).exp2_()).add_(sums)
         self.high[..., tile.rows, :] = new
 
     def log2(self) -> Tensor:

@@ -215,7 +215,7 @@ class _Reader:
             graph = graph.sparsify(**self.rules)
         graph = call.remember(graph, self.owner)
         if self.rules:
-            graph = graph.packed()
+            graph = graph.compact()
         if self.on_graph is None:
             self.graphs[name].append(graph)
         else:

@@ -3,8 +3,7 @@ import torch
 from torch_geometric.data import Data, HeteroData
 
 from analysis.bipartite import Bipartite, factor
-from attngraph import AttentionGraph
-from attngraph.graph import PastDegree
+from attngraph import AttentionGraph, PastDegree
 from tests.analysis.example_graphs import random_graph
 
 

@@ -100,7 +100,7 @@ def test_modality():
     for other in (
         replace(graph, causal=True),
         graph.sparsify(top_k=1),
-        graph.packed(),
+        graph.compact(),
         pickle.loads(pickle.dumps(graph)),
     ):
         assert (
@@ -116,19 +116,19 @@ def test_packed_graphs_are_the_same_graphs():
     graph = AttentionGraph(
         query, value, weight, value_mask=torch.arange(M).expand(B, M) < 4, causal=True
     ).sparsify(top_k=1)
-    packed = graph.packed()
+    compact = graph.compact()
     assert (
-        vars(packed)["_weight"].values.shape == (B * H * N,)
-        and vars(packed)["_weight"].index.dtype == torch.int32
+        vars(compact)["_weight"].values.shape == (B * H * N,)
+        and vars(compact)["_weight"].index.dtype == torch.int32
     )
-    for other in (packed, pickle.loads(pickle.dumps(packed)), copy.deepcopy(packed), packed.packed()):
+    for other in (compact, pickle.loads(pickle.dumps(compact)), copy.deepcopy(compact), compact.compact()):
         assert torch.equal(other.weight, graph.weight) and repr(other) == repr(graph)
         assert torch.equal(other.value_degree("mean"), graph.value_degree("mean"))
-    assert torch.equal(replace(packed, causal=False).weight, graph.weight)
-    assert torch.equal(graph.to_data(1, 2).edge_index, packed.to_data(1, 2).edge_index)
+    assert torch.equal(replace(compact, causal=False).weight, graph.weight)
+    assert torch.equal(graph.to_data(1, 2).edge_index, compact.to_data(1, 2).edge_index)
     with pytest.raises(TypeError, match="weight"):
         AttentionGraph(query, value)
-    half = AttentionGraph(*parts(torch.bfloat16)).packed()
+    half = AttentionGraph(*parts(torch.bfloat16)).compact()
     assert half.weight.dtype == torch.bfloat16
 
 

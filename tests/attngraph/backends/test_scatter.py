@@ -9,8 +9,8 @@ import torch
 
 import attngraph.backends.scatter as scatter
 from adapters import PGNN
+from attngraph.backends import edges_of
 from attngraph.backends.message_passing import WeightedSum
-from attngraph.edges import edges_of
 from tests.adapters.contract import random_graph
 
 

@@ -1,0 +1,75 @@
+"""Checks of what graphs and scores are made of. Each raises :class:`ValueError` and names the argument."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attngraph.degrees import PastDegree
+
+KINDS = ("self", "cross")
+MODALITIES = ("text", "image")
+
+
+def check_nodes(query: Tensor, value: Tensor) -> tuple[int, int, int, int, int]:
+    """Query features ``(b, h, n, d)`` and value features ``(b, h, m, d)``.
+
+    Returns:
+        ``(b, h, n, m, d)``.
+    """
+    if query.dim() != 4:
+        raise ValueError(f"query must have shape (batch, heads, queries, features), got {tuple(query.shape)}")
+    b, h, n, d = query.shape
+    if value.dim() != 4 or value.shape[:2] != (b, h) or value.shape[3] != d:
+        raise ValueError(
+            f"value must have shape ({b}, {h}, values, {d}), like query, got {tuple(value.shape)}"
+        )
+    return b, h, n, value.shape[2], d
+
+
+def check_shape(name: str, tensor: Tensor | None, *shapes: tuple[int, ...], like: str = "") -> None:
+    """A tensor of one of some shapes, or None.
+
+    Args:
+        like: what the shape comes from, for the message.
+    """
+    if tensor is not None and tuple(tensor.shape) not in shapes:
+        wanted = " or ".join(map(str, shapes)) + (f", like {like}," if like else ",")
+        raise ValueError(f"{name} must have shape {wanted} got {tuple(tensor.shape)}")
+
+
+def check_mask(name: str, mask: Tensor | None, *shapes: tuple[int, ...]) -> None:
+    """A bool mask of one of some shapes, or None."""
+    check_shape(name, mask, *shapes)
+    if mask is not None and mask.dtype != torch.bool:
+        raise ValueError(f"{name} must be a bool tensor (True = valid), got {mask.dtype}")
+
+
+def check_past_degree(past_degree: PastDegree | None, causal: bool, b: int, h: int, m: int) -> None:
+    """Degrees that earlier queries left, on the values of a causal graph."""
+    if past_degree is None:
+        return
+    if not causal:
+        raise ValueError("past_degree belongs to causal graphs: pass causal=True")
+    check_shape("past_degree.total", past_degree.total, (b, h, m))
+    check_shape("past_degree.queries", past_degree.queries, (b,))
+
+
+def check_kind(kind: str | None) -> None:
+    """The kind of an attention layer."""
+    if kind not in (None, *KINDS):
+        raise ValueError(f"kind must be one of {', '.join(KINDS)} or None, got {kind!r}")
+
+
+def check_modality(name: str, modality: str | Tensor | None, b: int, nodes: int) -> None:
+    """The modality of all nodes of one side, or a bool mask ``(b, nodes)`` of the image nodes among them."""
+    if isinstance(modality, Tensor):
+        if modality.dtype != torch.bool or modality.shape != (b, nodes):
+            raise ValueError(
+                f"{name} must be a bool tensor of shape ({b}, {nodes}) (True = image), got "
+                f"{modality.dtype} {tuple(modality.shape)}"
+            )
+    elif modality not in (None, *MODALITIES):
+        raise ValueError(
+            f"{name} must be one of {', '.join(MODALITIES)}, a bool tensor or None, got {modality!r}"
+        )
