@@ -42,13 +42,15 @@ class GraphAdapter(nn.Module):
         """Run the scheme on the graph of an attention call.
 
         In training, the scheme starts from the attention scores where it can
-        (:meth:`~adapters.scheme.Scheme.attend`): there it has faster ways, which also give the attention output if
-        all queries are valid. In evaluation it starts from the model's own attention weights, so that a new adapter
-        changes nothing, to the last bit. The tiled backend always starts from the scores. When a model decodes with
-        a key/value cache, adapters that see the same edges share the running degrees kept there.
+        (:meth:`~adapters.scheme.Scheme.attend`): there it has faster ways, which also give the attention
+        output if all queries are valid. In evaluation it starts from the model's own attention weights, so
+        that a new adapter changes nothing, to the last bit. The tiled backend always starts from the scores.
+        When a model decodes with a key/value cache, adapters that see the same edges share the running
+        degrees kept there.
 
         Args:
-            call: what the attention layer computed. Its ``context`` is set where the scheme computes it anyway.
+            call: what the attention layer computed. Its ``context`` is set where the scheme computes it
+                anyway.
 
         Returns:
             Aggregated features with merged heads, ``(b, n, h·d)``.
@@ -67,8 +69,8 @@ class GraphAdapter(nn.Module):
         if tiled and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{call.site.name} holds its attention weights for now, in spite of the tiled backend: dropout, a "
-                "key/value cache, top_k or attention that is more than a softmax of masked scores",
+                f"{call.site.name} holds its attention weights for now, in spite of the tiled backend: dropout, "
+                "a key/value cache, top_k or attention that is more than a softmax of masked scores",
                 stacklevel=2,
             )
         graph = call.graph(dropped=True, metric=metric)
@@ -85,9 +87,9 @@ SCALAR_SPEED = 10
 
 
 def move(module: nn.Module, to: nn.Module, like: Tensor) -> None:
-    """Into the mode (training or evaluation) of the module it is put into, onto the device and into the precision of a
-    weight. Single numbers (a share, p, μ) stay in single precision,
-    since half precision would swallow their steps; what is still to be loaded (on ``meta``) stays there."""
+    """Into the mode (training or evaluation) of the module it is put into, onto the device and into the
+    precision of a weight. Single numbers (a share, p, μ) stay in single precision, since half precision would
+    swallow their steps; what is still to be loaded (on ``meta``) stays there."""
     module.train(to.training)
     for parameter in module.parameters():
         if not parameter.is_meta:
@@ -95,10 +97,11 @@ def move(module: nn.Module, to: nn.Module, like: Tensor) -> None:
 
 
 def parameter_groups(parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> list[dict]:
-    """Groups for an optimiser: matrices, which are decayed; biases; and single numbers (a join's share, p, μ).
+    """Groups for an optimiser: matrices, which are decayed; biases; and single numbers (a join's share, p,
+    μ).
 
-    Adam moves every parameter by about the learning rate per step. That suits matrices, but a share has the whole way
-    from 0 to 1 to go, so single numbers step :data:`10` times as far.
+    Adam moves every parameter by about the learning rate per step. That suits matrices, but a share has the
+    whole way from 0 to 1 to go, so single numbers step :data:`10` times as far.
     """
     return [
         {"params": [p for p in parameters if p.dim() > 1], "lr": learning_rate, "weight_decay": weight_decay},
@@ -117,8 +120,8 @@ class AdapterSet:
     Attributes:
         config: what they are made of.
         modules: ``{place: module}``; the modules also belong to the model's own module tree.
-        layers: ``{name of the attention layer: adapter}`` for those after attention, named as :func:`attngraph.capture`
-            names the layers of the adapted model's text decoder.
+        layers: ``{name of the attention layer: adapter}`` for those after attention, named as
+            :func:`attngraph.capture` names the layers of the adapted model's text decoder.
         enabled: whether the adapters run; use :meth:`disabled`.
     """
 

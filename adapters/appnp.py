@@ -15,8 +15,8 @@ class APPNP(Scheme):
     .. math:: Z^{(0)} = \hat V, \qquad Z^{(k+1)} = (1 - \alpha)\, S Z^{(k)} + \alpha \hat V, \qquad
               S_{ij} = \frac{\tilde M_{ij}}{\sqrt{\tilde D_{ii} \tilde D_{jj}}}
 
-    In a causal graph the value rows stay :math:`\hat V` (a message from a query to a value would carry later tokens
-    back), so there ``steps`` changes nothing beyond the first.
+    In a causal graph the value rows stay :math:`\hat V` (a message from a query to a value would carry later
+    tokens back), so there ``steps`` changes nothing beyond the first.
 
     Args:
         alpha: teleport share in (0, 1]. Default: 0.1.

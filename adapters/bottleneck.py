@@ -1,4 +1,4 @@
-"""The trainable part that all adapters share."""
+"""The bottleneck: the trainable part that all adapters have."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Bottleneck(nn.Module):
         width: feature width of the frozen model.
         hidden: width of the bottleneck.
 
-    Source: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019, Eq. (3) of the slides.
+    Source: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019.
     """
 
     def __init__(self, width: int, hidden: int):

@@ -1,4 +1,4 @@
-"""What an adapter is made of."""
+"""The settings of a graph adapter: scheme, join, bottleneck, backend."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from adapters.joins import JOINS
 from adapters.scheme import SCHEMES, Scheme
-from attngraph.edges import BACKENDS
+from attngraph.backends import BACKENDS
 from attngraph.errors import UserError
 
 POSITIONS = ("self", "cross", "ffn")
@@ -23,8 +23,8 @@ class AdapterConfig:
         gnn_args: its arguments, e.g. ``{"p": 1.25, "mu": 0.1}``.
         join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``.
         reduction: width of the model / width of the bottleneck.
-        positions: where adapters sit: after self-attention, after cross-attention, after the feed-forward block (there
-            always the vanilla adapter: a feed-forward block has no graph).
+        positions: where adapters sit: after self-attention, after cross-attention, after the feed-forward
+            block (there always the vanilla adapter: a feed-forward block has no graph).
         backend: ``dense``, ``sparse`` or ``tiled`` message passing.
         shared: one scheme for all layers, so that they learn one p together. Default: one per layer.
         top_k: keep only each query's ``top_k`` heaviest edges. Default: all of them.

@@ -18,9 +18,10 @@ class GCNII(Scheme):
     .. math:: H = (1 - \alpha)\, S Z + \alpha \hat V, \qquad
               Z' = (1 - \beta) H + \beta\, \sigma(H W_{down}) W_{up}, \qquad \beta = \log(\theta / K + 1)
 
-    The :math:`d \times d` matrix of the original would break the parameter budget of an adapter, so the bottleneck plays
-    its part, once, after the last of :math:`K` steps; earlier steps have the identity in its place. In a causal graph
-    the value rows stay :math:`\hat V`, and ``steps`` beyond the first change only :math:`\beta`.
+    The :math:`d \times d` matrix of the original would break the parameter budget of an adapter, so the
+    bottleneck plays its part, once, after the last of :math:`K` steps; earlier steps have the identity in its
+    place. In a causal graph the value rows stay :math:`\hat V`, and ``steps`` beyond the first change only
+    :math:`\beta`.
 
     Args:
         alpha: share of the initial residual in (0, 1]. Default: 0.1.

@@ -1,7 +1,9 @@
 r"""Three ways to join a scheme's output :math:`\bar U` to a frozen model whose attention output is :math:`U`.
 
-Both arrive before the output projection; ``project`` applies :math:`W_o`, its bias and dropout. Schemes never know which
-join is used. The result goes on to the residual connection and LayerNorm of the frozen layer.
+A join is called as ``join(plain, aggregated, project, scheme)`` with both before the output projection,
+``(b, n, h·d)``; ``project`` applies :math:`W_o` and its bias. It returns ``(b, n, width)``, which goes on to
+what follows the output projection in the frozen layer (dropout, residual connection, LayerNorm). Schemes never
+know which join is used. Every join has the attribute ``bottleneck``.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ class Replace(nn.Module):
 
     .. math:: U' = \mathrm{combine}(\bar U,\; \sigma(\bar U W_{down}) W_{up}) .
 
-    It changes the frozen model at step 0 (degree normalisation and residual rescale its output), except for GCN.
+    It changes the frozen model before any training (degree normalisation and residual rescale its output),
+    except for GCN.
     """
 
     def __init__(self, width: int, hidden: int):
@@ -39,8 +42,8 @@ class Gated(nn.Module):
 
     .. math:: U' = U + \big(\mathrm{GELU}(U W_{gate}) \odot \bar U W_{down}\big) W_{up} .
 
-    :math:`W_{up}` starts at zero, so the model is untouched at step 0. It has a third more parameters than the others.
-    A scheme's own ``combine`` does not apply: :math:`U` is never rescaled.
+    :math:`W_{up}` starts at zero, so a new adapter leaves the model as it is. It has a third more parameters than
+    the others. A scheme's own ``combine`` does not apply: :math:`U` is never rescaled.
     """
 
     def __init__(self, width: int, hidden: int):
@@ -57,12 +60,13 @@ class Gated(nn.Module):
 
 
 class Blend(nn.Module):
-    r"""A learned share :math:`g` (starting at 0) on the way from the vanilla adapter to the scheme,
+    r"""A learned share :math:`g` (starting at 0) between the vanilla adapter and the scheme,
 
-    .. math:: H = U + g (\bar U - U), \qquad
-              U' = (1 - g) (H + \Delta) + g \, \mathrm{combine}(H, \Delta), \qquad \Delta = \sigma(H W_{down}) W_{up} .
+    .. math::
+        H &= U + g (\bar U - U), \qquad \Delta = \sigma(H W_{down}) W_{up}, \\
+        U' &= (1 - g) (H + \Delta) + g \, \mathrm{combine}(H, \Delta) .
 
-    At step 0 the model is untouched for every scheme; :math:`g = 1` is ``replace``.
+    A new adapter leaves the model as it is, with any scheme; :math:`g = 1` is ``replace``.
     """
 
     def __init__(self, width: int, hidden: int):

@@ -7,31 +7,35 @@ import math
 import torch
 from torch import Tensor, nn
 
-from adapters.kernels.fused import p_laplacian_step
-from adapters.kernels.tiled_step import tiled_step
+from adapters.kernels import fused_step, tiled_step
 from adapters.scheme import Scheme, check_degree, check_range, check_steps, register
 from attngraph.edges import Edges, floor, rsqrt
 from attngraph.scores import AttentionScores
 
-P_LOW, P_HIGH = 1.0, 3.0  # a learned p stays inside
+P_LOW, P_HIGH = 1.0, 3.0  # the interval of a learned p
 
 
 @register("pgnn")
 class PGNN(Scheme):
     r"""p-Laplacian message passing on the attention graph.
 
+    With query degrees :math:`d_i = \sum_j M_{ij}`, value degrees :math:`e_j = \sum_i M_{ij}` and node features
+    :math:`\hat V`,
+
     .. math::
-        \bar M_{ij} &= M_{ij} \Big\lVert \sqrt{M_{ij}/d_i}\, \hat V_i - \sqrt{M_{ij}/e_j}\, \hat V_j \Big\rVert^{p-2}
+        \bar M_{ij} &= M_{ij} \Big\lVert \sqrt{M_{ij}/d_i}\, \hat V_i
+                       - \sqrt{M_{ij}/e_j}\, \hat V_j \Big\rVert^{p-2}
                      = M_{ij}^{p/2} R_{ij}^{p-2}, \qquad
         R_{ij} = \big\lVert \hat V_i/\sqrt{d_i} - \hat V_j/\sqrt{e_j} \big\rVert \\
-        \alpha_i &= \Big( \sum_j \bar M_{ij}/d_i + 2\mu/p \Big)^{-1}, \qquad \beta_i = \tfrac{2\mu}{p} \alpha_i \\
+        \alpha_i &= \Big( \sum_j \bar M_{ij}/d_i + 2\mu/p \Big)^{-1}, \qquad
+        \beta_i = \tfrac{2\mu}{p} \alpha_i \\
         \bar U_i &= \alpha_i \sum_j \frac{\bar M_{ij} \hat V_j}{\sqrt{d_i e_j}} + \beta_i \hat V_i
 
-    repeated ``steps`` times with the weights recomputed from the current features and the residual always to the original
-    :math:`\hat V`. All :math:`R_{ij}^2` come from one matrix product in the metric of :math:`W_o`,
-    :math:`|x|^2 + |y|^2 - 2 x \cdot y`, clamped from below at :math:`\epsilon (|x|^2 + |y|^2)`, since the expanded form
-    loses small distances and :math:`R \to 0` blows up for :math:`p < 2`. In a causal graph value rows stay
-    :math:`\hat V`.
+    repeated ``steps`` times with the weights recomputed from the current features and the residual always to
+    the original :math:`\hat V`. All :math:`R_{ij}^2` come from one matrix product in the metric of
+    :math:`W_o`, :math:`|x|^2 + |y|^2 - 2 x \cdot y`, clamped from below at :math:`\epsilon (|x|^2 + |y|^2)`,
+    since the expanded form loses small distances and :math:`R \to 0` blows up for :math:`p < 2`. In a causal
+    graph value rows stay :math:`\hat V`.
 
     Args:
         p: exponent. The starting value in (1, 3) if it is learned, else any value in [1, 8]. Default: 1.5.
@@ -45,7 +49,8 @@ class PGNN(Scheme):
     Raises:
         ValueError: an argument out of range.
 
-    Source: Fu et al., "p-Laplacian Based Graph Neural Networks", ICML 2022, Algorithm 1; Wu et al., AAAI 2024.
+    Source: Fu et al., "p-Laplacian Based Graph Neural Networks", ICML 2022, Algorithm 1; Wu et al.,
+    AAAI 2024.
     """
 
     def __init__(
@@ -84,21 +89,22 @@ class PGNN(Scheme):
 
     def learned(self) -> dict[str, float]:
         """``p`` and ``mu``, each if it is learned."""
-        learned = {
-            "p": self.p if self.p_logit is not None else None,
-            "mu": self.mu if self.log_mu is not None else None,
-        }
-        return {name: float(value) for name, value in learned.items() if value is not None}
+        learned = {}
+        if self.p_logit is not None:
+            learned["p"] = float(self.p)
+        if self.log_mu is not None:
+            learned["mu"] = float(self.mu)
+        return learned
 
     def attend(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """One step takes a function with a backward pass of its own; see :mod:`adapters.kernels.fused` and
-        :mod:`adapters.kernels.tiled_step`."""
+        """See :meth:`adapters.scheme.Scheme.attend`. A single step has a function with a backward pass of its
+        own; see :mod:`adapters.kernels`."""
         trained_metric = scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled()
         if self.steps > 1 or backend == "sparse" or trained_metric:
             return super().attend(scores, backend, context)
-        step = tiled_step if backend == "tiled" else p_laplacian_step
+        step = tiled_step if backend == "tiled" else fused_step
         return step(scores, self.p, 2 * self.mu / self.p, self.degree, context)
 
     def propagate(self, edges: Edges) -> Tensor:

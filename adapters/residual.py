@@ -1,4 +1,4 @@
-"""Attention output with a residual to the query, and nothing else: a control for the ablation."""
+"""Residual: the attention output with a residual to the query and nothing else, a control for the ablation."""
 
 from __future__ import annotations
 

@@ -8,15 +8,20 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from attngraph.edges import Edges, edges_of
-from attngraph.graph import DEGREES, AttentionGraph
+from attngraph.backends import edges_of
+from attngraph.degrees import DEGREES
+from attngraph.edges import Edges
+from attngraph.graph import AttentionGraph
 from attngraph.scores import AttentionScores
 
 SCHEMES: dict[str, type[Scheme]] = {}
 
 
 def register(name: str) -> Callable[[type[Scheme]], type[Scheme]]:
-    """Class decorator: make a scheme known by ``name`` to the commands, the tables and the contract test.
+    """Class decorator that registers a scheme under a name, by which configurations and commands choose it.
+
+    Args:
+        name: the scheme's name.
 
     Raises:
         ValueError: the name is taken by another class.
@@ -37,10 +42,11 @@ def register(name: str) -> Callable[[type[Scheme]], type[Scheme]]:
 
 
 class Scheme(nn.Module):
-    r"""One way to aggregate the features of an attention graph at its query nodes.
+    r"""A message-passing scheme: a way to aggregate the features of an attention graph at its query nodes.
 
-    A subclass writes :meth:`propagate` against :class:`attngraph.edges.Edges`, so it runs on every backend, and
-    :meth:`edge_weights`. Schemes see neither :math:`W_o` (only its metric) nor how their output joins the frozen model.
+    A subclass writes :meth:`propagate` against :class:`attngraph.edges.Edges`, so it runs on every backend,
+    and :meth:`edge_weights`. Schemes see neither :math:`W_o` (only its metric) nor how their output joins the
+    frozen model.
     """
 
     name: str
@@ -50,8 +56,8 @@ class Scheme(nn.Module):
 
         Args:
             graph: the attention graph, or the scores that it comes from.
-            backend: ``"dense"``, ``"sparse"`` (PyG message passing over the non-zero edges) or ``"tiled"`` (edges are computed
-                a tile at a time: memory linear in the number of nodes); same numbers.
+            backend: ``"dense"``, ``"sparse"`` (PyG message passing over the non-zero edges) or ``"tiled"``
+                (edges are computed a tile at a time: memory linear in the number of nodes); same numbers.
         """
         with torch.autocast(graph.query.device.type, enabled=False):
             return self.propagate(edges_of(graph, backend)).to(graph.query.dtype)
@@ -59,7 +65,12 @@ class Scheme(nn.Module):
     def attend(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """:meth:`forward`, and the attention output :math:`M V` if asked for, by the fastest way there is for the scheme.
+        """:meth:`forward` and, if asked for, the attention output :math:`M V`, in the scheme's fastest way.
+
+        Args:
+            scores: the attention scores.
+            backend: as for :meth:`forward`.
+            context: whether the attention output is wanted.
 
         Returns:
             Aggregated query features and the attention output (or None), both ``(b, h, n, d)``.
@@ -70,22 +81,24 @@ class Scheme(nn.Module):
         return self(graph, backend), graph.weight @ graph.value if context else None
 
     def reweight(self, graph: AttentionGraph, backend: str = "dense") -> Tensor:
-        """The edge weights that the scheme really uses in place of the attention weights, ``(b, h, n, m)``."""
+        """The edge weights that the scheme uses in place of the attention weights, ``(b, h, n, m)``."""
         with torch.autocast(graph.query.device.type, enabled=False):
             edges = edges_of(graph, backend)
             return edges.to_dense(self.edge_weights(edges))
 
     def propagate(self, edges: Edges) -> Tensor:
+        """Aggregated query features ``(b, h, n, d)``; a scheme must define it."""
         raise NotImplementedError
 
     def edge_weights(self, edges: Edges) -> Tensor:
+        """The weight of every edge, in the form of ``edges.weight``; a scheme must define it."""
         raise NotImplementedError
 
     def learned(self) -> dict[str, float]:
         """Current values of the single numbers that the scheme learns, under readable names.
 
-        By default its parameters without dimensions, by their own names. A scheme that keeps a number in another form
-        (a logit, a logarithm) gives its value.
+        By default its parameters without dimensions, by their own names. A scheme that keeps a number in
+        another form (a logit, a logarithm) gives its value.
         """
         return {
             name: float(parameter.detach())

@@ -1,44 +1,53 @@
-r"""Attention and one p-Laplacian step in one function with a hand-written backward pass.
+r"""Attention and one p-Laplacian step, all edges of a few heads at a time.
 
 With :math:`M = \mathrm{softmax}(s)` the weights of the step are
 
-.. math:: M_{ij}^{p/2} R_{ij}^{p-2} = e^{z_{ij}}, \qquad z_{ij} = \tfrac p2 (\log M_{ij} + \log R_{ij}^2) - \log R_{ij}^2,
+.. math::
+    M_{ij}^{p/2} R_{ij}^{p-2} = e^{z_{ij}}, \qquad
+    z_{ij} = \tfrac p2 (\log M_{ij} + \log R_{ij}^2) - \log R_{ij}^2,
 
-so the step is a second softmax :math:`\sigma` over the same edges whose row sum :math:`S_i = \sum_j e^{z_{ij}}` competes
-with the residual :math:`r = 2\mu/p`:
+so the step is a second softmax :math:`\sigma` over the same edges, whose row sum :math:`S_i = \sum_j
+e^{z_{ij}}` competes with the residual :math:`r = 2\mu/p`:
 
-.. math:: \bar U_i = \kappa_i \sum_j \sigma_{ij} \frac{\hat V_j}{\sqrt{e_{ij}}} + (1 - \kappa_i) \hat V_i, \qquad
-          \kappa_i = \frac{S_i}{S_i + r} .
+.. math::
+    \bar U_i = \kappa_i \sum_j \sigma_{ij} \frac{\hat V_j}{\sqrt{e_{ij}}} + (1 - \kappa_i) \hat V_i, \qquad
+    \kappa_i = \frac{S_i}{S_i + r} .
 
-Kept for the backward pass are two numbers per edge, :math:`A = \log M + \log R^2` (up to a constant per row) and
-:math:`R^2`; :math:`\sigma`, :math:`M` and all gradients follow from them with two powers. Heads are worked on a few at a time,
-so that their edges stay in the processor's cache. Logarithms are to base 2: ``exp2`` is three times as fast as ``exp``.
+Two numbers per edge are kept for the backward pass: :math:`\log M + \log R^2` (up to a constant per row) and
+:math:`R^2`. :math:`\sigma`, :math:`M` and all gradients follow from them with two powers. Queries, keys and
+values are kept as they came, strided or not, so that no copy of them outlives the forward pass. Small arrays
+(per node) are computed for all heads at once, large ones (per edge) for a block of heads at a time, so that a
+block's edges stay in the processor's cache. Logarithms are to base 2, since ``exp2`` is three times as fast
+as ``exp``.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from attngraph.backends.tiles import Tile
+from adapters.kernels.distances import Distances, clamp_, distance_gradients
+from adapters.kernels.step import StepCall, StepSettings, apply_step, dot
 from attngraph.edges import floor
-from attngraph.graph import _wide
+from attngraph.precision import widen
 from attngraph.scores import HIDDEN, LOG2_E, AttentionScores
 
-BLOCK = 2**17  # edges that are worked on at a time: 0.5 MB per array in float32
+BLOCK = 2**17  # edges of a block and thread: 0.5 MB per array in float32
 
 
-def p_laplacian_step(
+def fused_step(
     scores: AttentionScores,
     p: Tensor | float,
     residual: Tensor | float,
     degree: str = "sum",
     context: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    r"""One step of :class:`adapters.pgnn.PGNN` from queries, keys and values, and the attention output if asked for.
+    r"""One step of :class:`adapters.pgnn.PGNN` from queries, keys and values, and the attention output if
+    asked for.
 
     Args:
         scores: the attention; its metric must not require gradients.
@@ -53,431 +62,296 @@ def p_laplacian_step(
     Raises:
         ValueError: the metric requires gradients.
     """
-    return apply_step(_Step, scores, p, residual, degree, context, torch.is_grad_enabled())
+    return apply_step(_FusedStep, scores, p, residual, degree, context)
 
 
-def apply_step(
-    step: type[torch.autograd.Function],
-    scores: AttentionScores,
-    p: Tensor | float,
-    residual: Tensor | float,
-    degree: str,
-    context: bool,
-    *more,
-) -> tuple[Tensor, Tensor | None]:
-    """Call a step's function, whatever autocast says.
+class _Nodes(NamedTuple):
+    """Features of queries and values. For the backward pass, factors differ."""
 
-    Raises:
-        ValueError: the metric requires gradients.
-    """
-    if scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled():
-        raise ValueError(
-            "the p-Laplacian step in one function has no gradient for the metric: detach it, or use the scheme on "
-            "scores.graph()"
-        )
-    wide = _wide(scores.query)
-    p, residual = (torch.as_tensor(x, dtype=wide.dtype, device=wide.device) for x in (p, residual))
-    with torch.autocast(scores.query.device.type, enabled=False):
-        out = step.apply(
-            scores.query,
-            scores.key,
-            scores.value,
-            scores.feature,
-            p,
-            residual,
-            scores,
-            degree,
-            context,
-            *more,
-        )
-    return out if context else (out, None)
-
-
-class _Step(torch.autograd.Function):
-    """Forward and backward; ``g = b·h`` counts the heads of all examples. What is small (per node) is done for all heads at
-    once, what is large (per edge) a block of heads at a time."""
-
-    @staticmethod
-    def forward(ctx, query, key, value, feature, p, residual, scores, degree, context, keep):
-        b, h, n, m, d = scores.shape
-        shared = _Shared(scores, degree, float(p), float(residual))
-        query, key, value = (x.reshape(b * h, -1, d) for x in (query, key, value))
-        feature = None if feature is None else feature.reshape(b * h, n, d)
-        wide = _wide(query)
-        node = wide if feature is None else _wide(feature)
-        query_g = shared.with_metric(node)
-        per_row = wide.new_empty(b * h, n, 1)
-        edges = b * h if keep else shared.size  # without a backward pass all blocks use the same room
-        kept = _Kept(
-            wide.new_empty(edges, n, m),
-            wide.new_empty(edges, n, m),
-            torch.empty_like(per_row),
-            torch.empty_like(per_row),
-            wide.new_empty(b * h, 1, m),
-            torch.empty_like(wide),
-        )
-        value_g = (
-            wide.new_empty(value.shape)
-            if keep and ctx.needs_input_grad[2] and shared.metric is not None
-            else None
-        )
-        plain = torch.empty_like(wide) if context else None
-        clamped = shared.over_blocks(
-            _forward_block,
-            wide * (shared.scale * LOG2_E),
-            query_g,
-            _dot(query_g, node),
-            key,
-            value,
-            *kept,
-            value_g,
-            plain,
-        )
-        kappa = shared.kappa(kept)
-        out = torch.addcmul(kappa * kept.message, shared.beta(kappa), node).to(query.dtype).view(b, h, n, d)
-        ctx.save_for_backward(query, key, value, feature, *kept)
-        ctx.shared, ctx.clamped, ctx.value_g, ctx.shape = shared, clamped, value_g, (b, h, n, m, d)
-        return (out, plain.to(query.dtype).view(b, h, n, d)) if context else out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_out, grad_plain=None):
-        query, key, value, feature, *kept = ctx.saved_tensors
-        shared, kept, (b, h, n, m, d) = ctx.shared, _Kept(*kept), ctx.shape
-        p, half = shared.p, 0.5 * shared.p - 1
-        wide, grad_out = _wide(query), _wide(grad_out.reshape(b * h, n, d))
-        node = wide if feature is None else _wide(feature)
-        # out = κ message + β node
-        kappa = shared.kappa(kept)
-        apart = _dot(grad_out, kept.message - node)
-        grad_message = kappa * grad_out
-        grad_sum = kappa * (1 - kappa) * apart  # of log S
-        grad_node = shared.beta(kappa) * grad_out
-        grad_residual = -(kappa * kappa * torch.exp2(0.5 * p * kept.log_total - kept.row) * apart).sum()
-        # everything per edge
-        query_g = shared.with_metric(node)
-        grad_plain = None if grad_plain is None else _wide(grad_plain.reshape(b * h, n, d))
-        grad_query_g, along, from_scores = (
-            torch.empty_like(wide),
-            torch.empty_like(kappa),
-            torch.empty_like(wide),
-        )
-        grad_key = torch.empty_like(key) if ctx.needs_input_grad[1] else None
-        grad_value = None
-        if ctx.needs_input_grad[2]:  # it takes the place of V G, unless a second backward pass comes
-            grad_value, ctx.value_g = ctx.value_g, None
-            if grad_value is None:
-                grad_value = shared.with_metric(_wide(value)).clone()
-        grad_p = shared.over_blocks(
-            _backward_block,
-            wide * shared.scale,
-            query_g * (-2 * half),
-            _dot(query_g, node),
-            key,
-            value,
-            *kept,
-            -kept.row,
-            grad_message,
-            _dot(grad_message, kept.message) - grad_sum,
-            grad_sum,
-            grad_plain,
-            ctx.clamped,
-            grad_query_g,
-            along,
-            from_scores,
-            grad_key,
-            grad_value,
-        )
-        grad_value = None if grad_value is None else grad_value.to(value.dtype)
-        grad_p = 0.5 * math.log(2) * (sum(grad_p) - (kept.log_total * grad_sum).sum())
-        grad_node.addcmul_(query_g, along, value=2 * half).add_(
-            shared.with_metric(grad_query_g), alpha=-2 * half
-        )
-        if feature is None:
-            grad_query, grad_feature = grad_node.add_(from_scores, alpha=shared.scale), None
-        else:
-            grad_query, grad_feature = from_scores.mul_(shared.scale), grad_node.to(feature.dtype)
-        grads = grad_query.to(query.dtype), grad_key, grad_value, grad_feature
-        grads = [None if x is None else x.view(b, h, -1, d) for x in grads]
-        return *grads, grad_p, grad_residual, None, None, None, None
+    query: Tensor  # g n d: times the scale of the scores
+    query_g: Tensor  # g n d: the query nodes' features in the metric
+    norm_q: Tensor  # g n 1: |q|²
+    key: Tensor  # g m d
+    value: Tensor  # g m d
 
 
 class _Kept(NamedTuple):
-    """What the backward pass needs."""
+    """Results of the forward pass that the backward pass needs."""
 
     sums: Tensor  # g n m: log2 M + log2 R², without log_total
     square: Tensor  # g n m: R²
     log_total: Tensor  # g n 1: M = exp2(sums - log_total) / square
-    row: Tensor  # g n 1: σ = exp2(p/2 · sums - row) / square; infinite for a query that sees nothing
+    row: Tensor  # g n 1: σ = exp2(p/2 · sums - row) / square; infinite for a query without edges
     norm_v: Tensor  # g 1 m: |v|²
     message: Tensor  # g n d: Σ σ V/√e
 
+    @staticmethod
+    def empty(like: Tensor, m: int, heads: int) -> _Kept:
+        """Room for all heads of ``like``, ``(g, n, d)``; in the arrays of all edges, for ``heads`` heads."""
+        g, n, _ = like.shape
+        edges = [like.new_empty(heads, n, m) for _ in range(2)]
+        rows = [like.new_empty(g, n, 1) for _ in range(2)]
+        return _Kept(*edges, *rows, like.new_empty(g, 1, m), torch.empty_like(like))
 
-class _Shared:
-    """What all blocks share: numbers, and tensors per example or per head of which each block takes its heads'."""
 
-    def __init__(self, scores: AttentionScores, degree: str, p: float, residual: float):
-        b, self.heads, n, m, _ = scores.shape
-        self.causal, self.scale, self.p, self.residual = scores.causal, scores.scale, p, residual
-        self.scores = scores
-        self.degree_scale = scores.degree_scale(degree)
-        self.metric = None if scores.metric is None else _wide(scores.metric).repeat(b, 1, 1)
-        self.past = None if scores.past_degree is None else scores.past_degree.total.flatten(0, 1)[:, None]
-        self.count = b * self.heads
-        self.size = min(self.count, max(1, BLOCK * torch.get_num_threads() // max(1, n * m)))
+class _Extra(NamedTuple):
+    """Further results of the forward pass, where they are wanted."""
 
-    def over_blocks(self, function, *tensors: Tensor | list | None) -> list:
-        """``function(self, heads, *tensors)`` for every block of heads, with its heads' part of the tensors."""
-        blocks = [
-            slice(start, min(start + self.size, self.count)) for start in range(0, self.count, self.size)
-        ]
+    value_g: Tensor | None  # g m d: V G
+    context: Tensor | None  # g n d: M V
 
-        def split(x):
-            if x is None or isinstance(x, list):
-                return x or [None] * len(blocks)
-            if len(x) < self.count:  # room that is used again
-                return [x[: block.stop - block.start] for block in blocks]
-            return x.split(self.size)
 
-        return [function(self, *part) for part in zip(blocks, *map(split, tensors))]
+class _Upstream(NamedTuple):
+    """Gradients that come from the step's outputs."""
 
-    def example(self, x: Tensor, heads: slice) -> Tensor:
-        """``(b, 1, ...)`` or ``(1, 1, ...)`` as ``(g, ...)``."""
-        if x.shape[0] == 1:
-            return x[0]
-        return x[torch.arange(self.count, device=x.device)[heads] // self.heads, 0]
+    message: Tensor  # g n d: of Σ σ V/√e
+    offset: Tensor  # g n 1: the mean of the messages' gradients, without that of log S
+    log_sum: Tensor  # g n 1: of log S
+    context: Tensor | None  # g n d: of M V
 
-    def mask_(self, logits: Tensor, heads: slice, tile: Tile = Tile(slice(None), slice(None))) -> Tensor:
-        """Scores to base 2 with the mask, in place."""
-        return self.scores.mask_(logits, *tile, unit=LOG2_E, of=lambda x: self.example(x, heads))
 
-    def with_metric(self, x: Tensor, heads: slice = slice(None)) -> Tensor:
-        return x if self.metric is None else torch.bmm(x, self.metric[heads])
+class _Gradients(NamedTuple):
+    """Gradients that the backward pass of a block fills in."""
 
-    def root_degree(self, weight: Tensor, heads: slice) -> tuple[Tensor, Tensor]:
-        r"""Sums of weights at the values and :math:`1/\sqrt e`, ``(g, 1, m)``, or ``(g, n, m)`` in a causal graph."""
-        total = weight.cumsum(-2) if self.causal else weight.sum(-2, keepdim=True)
-        if self.past is not None:
-            total += self.past[heads]
-        total.clamp_(min=floor(weight.dtype))  # a value without edges: its messages have weight 0
-        return total, self.root(total, heads)
+    query_g: Tensor  # g n d: through q·v, over -2 (p/2 - 1)
+    norm_q: Tensor  # g n 1: over p/2 - 1
+    query: Tensor  # g n d: through the scores, without their scale
+    key: Tensor | None  # g m d
+    value: Tensor | None  # g m d; V G before
 
-    def root(self, total: Tensor, heads: slice, rows: slice = slice(None)) -> Tensor:
-        r""":math:`1/\sqrt e` from sums of weights."""
-        if self.degree_scale is None:
-            return total.rsqrt()
-        scale = self.example(self.degree_scale, heads)
-        return (total * (scale[:, rows] if self.causal else scale)).clamp_(min=floor(total.dtype)).rsqrt_()
 
-    def kappa(self, kept: _Kept) -> Tensor:
-        r""":math:`\kappa = S/(S + r)`, 0 for a query that sees nothing."""
-        kappa = 1 / (1 + self.residual * torch.exp2(0.5 * self.p * kept.log_total - kept.row))
-        return torch.where(kept.row == torch.inf, 0, kappa) if self.scores.masked else kappa
+class _FusedStep(torch.autograd.Function):
+    """The step and its backward pass."""
 
-    def beta(self, kappa: Tensor) -> Tensor:
-        return 1 - kappa if self.residual > 0 else torch.zeros_like(kappa)
+    @staticmethod
+    def forward(ctx, query, key, value, feature, p, residual, call: StepCall):
+        settings = StepSettings(call, float(p), float(residual))
+        wide, keys, values, node = _flat(query, key, value, feature)
+        query_g = settings.with_metric(node)
+        nodes = _Nodes(wide * (settings.scale * LOG2_E), query_g, dot(query_g, node), keys, values)
+        # without a backward pass all blocks use the same room
+        kept = _Kept.empty(wide, keys.shape[1], settings.count if call.keep else _block_size(settings))
+        needs_value_g = call.keep and ctx.needs_input_grad[2] and settings.metric is not None
+        extra = _Extra(
+            wide.new_empty(values.shape) if needs_value_g else None,
+            torch.empty_like(wide) if call.context else None,
+        )
+        clamped = _over_blocks(_forward_block, settings, nodes, kept, extra)
+        kappa = _kappa(settings, kept)
+        out = torch.addcmul(kappa * kept.message, _beta(settings, kappa), node)
+        ctx.save_for_backward(query, key, value, feature, *kept)
+        ctx.settings, ctx.clamped, ctx.value_g = settings, clamped, extra.value_g
+        out = out.to(query.dtype).view(query.shape)
+        return out if extra.context is None else (out, extra.context.to(query.dtype).view(query.shape))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_out, grad_context=None):
+        query, key, value, feature, *tensors = ctx.saved_tensors
+        settings, kept = ctx.settings, _Kept(*tensors)
+        wide, keys, values, node = _flat(query, key, value, feature)
+        half = 0.5 * settings.p - 1
+        kappa = _kappa(settings, kept)
+        grad_out = widen(grad_out.reshape(node.shape))
+        # out = κ message + β node
+        apart = dot(grad_out, kept.message - node)
+        grad_message, grad_log_sum = kappa * grad_out, kappa * (1 - kappa) * apart
+        power = torch.exp2(0.5 * settings.p * kept.log_total - kept.row)
+        grad_residual = -(kappa * kappa * power * apart).sum()
+        grad_node = _beta(settings, kappa) * grad_out
+        # everything per edge
+        query_g = settings.with_metric(node)
+        nodes = _Nodes(wide * settings.scale, query_g * (-2 * half), dot(query_g, node), keys, values)
+        upstream = _Upstream(
+            grad_message,
+            dot(grad_message, kept.message) - grad_log_sum,
+            grad_log_sum,
+            None if grad_context is None else widen(grad_context.reshape(node.shape)),
+        )
+        grads = _Gradients(
+            torch.empty_like(wide),
+            torch.empty_like(kappa),
+            torch.empty_like(wide),
+            torch.empty_like(keys) if ctx.needs_input_grad[1] else None,
+            _take_value_g(ctx, values) if ctx.needs_input_grad[2] else None,
+        )
+        grad_p = _over_blocks(_backward_block, settings, nodes, kept, upstream, grads, ctx.clamped)
+        grad_p = 0.5 * math.log(2) * (sum(grad_p) - (kept.log_total * grad_log_sum).sum())
+        grad_node.addcmul_(query_g, grads.norm_q, value=2 * half)
+        grad_node.add_(settings.with_metric(grads.query_g), alpha=-2 * half)
+        if feature is None:
+            grad_query, grad_feature = grad_node.add_(grads.query, alpha=settings.scale), None
+        else:
+            grad_query, grad_feature = grads.query.mul_(settings.scale), grad_node
+        outputs = (
+            None if grad is None else grad.to(x.dtype).view(x.shape)
+            for x, grad in zip(
+                (query, key, value, feature), (grad_query, grads.key, grads.value, grad_feature)
+            )
+        )
+        return *outputs, grad_p, grad_residual, None
+
+
+def _flat(
+    query: Tensor, key: Tensor, value: Tensor, feature: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries and the features of their nodes in single precision or better, and keys and values: ``(g, .,
+    d)``.
+
+    Strided tensors are copied here, in both passes, so that no copy has to be kept.
+    """
+    wide, key, value = widen(query.flatten(0, 1)), key.flatten(0, 1), value.flatten(0, 1)
+    return wide, key, value, wide if feature is None else widen(feature.flatten(0, 1))
+
+
+def _take_value_g(ctx: Any, value: Tensor) -> Tensor:
+    """V G, to be changed in place: that of the forward pass, or a new one for a second backward pass."""
+    value_g, ctx.value_g = ctx.value_g, None
+    return ctx.settings.with_metric(widen(value)).clone() if value_g is None else value_g
+
+
+def _block_size(settings: StepSettings) -> int:
+    """Heads per block."""
+    _, _, n, m, _ = settings.scores.shape
+    return min(settings.count, max(1, BLOCK * torch.get_num_threads() // max(1, n * m)))
+
+
+def _over_blocks(function: Callable, settings: StepSettings, *groups) -> list:
+    """``function(settings, heads, *groups)`` for every block of heads, with its heads' part of each group.
+
+    A group is a named tuple of tensors (or None), of which a tensor with fewer heads is room that all blocks
+    use; or a list with one entry per block.
+    """
+    size = _block_size(settings)
+    blocks = [slice(start, min(start + size, settings.count)) for start in range(0, settings.count, size)]
+
+    def part(x: Tensor | None, block: slice) -> Tensor | None:
+        if x is None:
+            return None
+        return x[block] if len(x) == settings.count else x[: block.stop - block.start]
+
+    results = []
+    for k, block in enumerate(blocks):
+        parts = (x[k] if isinstance(x, list) else type(x)(*(part(y, block) for y in x)) for x in groups)
+        results.append(function(settings, block, *parts))
+    return results
+
+
+def _kappa(settings: StepSettings, kept: _Kept) -> Tensor:
+    r""":math:`\kappa = S/(S + r)`, ``(g, n, 1)``; 0 for a query without edges."""
+    kappa = 1 / (1 + settings.residual * torch.exp2(0.5 * settings.p * kept.log_total - kept.row))
+    return torch.where(kept.row == torch.inf, 0, kappa) if settings.scores.masked else kappa
+
+
+def _beta(settings: StepSettings, kappa: Tensor) -> Tensor:
+    """The share of the residual."""
+    return 1 - kappa if settings.residual > 0 else torch.zeros_like(kappa)
+
+
+def _degrees(settings: StepSettings, weight: Tensor, heads: slice) -> tuple[Tensor, Tensor]:
+    r"""Sums of weights at the values and :math:`1/\sqrt e`.
+
+    ``(g, 1, m)``, or ``(g, n, m)`` in a causal graph.
+    """
+    total = weight.cumsum(-2) if settings.causal else weight.sum(-2, keepdim=True)
+    if settings.past is not None:
+        total += settings.past[heads]
+    total.clamp_(min=floor(weight.dtype))  # a value without edges: its messages have weight 0
+    return total, settings.root(total, heads)
 
 
 def _forward_block(
-    shared: _Shared,
-    heads: slice,
-    query,
-    query_g,
-    norm_q,
-    key,
-    value,
-    sums,
-    square,
-    log_total,
-    row,
-    norm_v,
-    message,
-    value_g,
-    plain,
+    settings: StepSettings, heads: slice, nodes: _Nodes, kept: _Kept, extra: _Extra
 ) -> Tensor | None:
-    """Fills the block's part of what is kept and of the context; returns which distances were clamped, if any."""
-    key, value = _wide(key), _wide(value)
+    """Fill a block's part of ``kept`` and ``extra``; returns which distances were clamped, if any."""
+    key, value = widen(nodes.key), widen(nodes.value)
+    sums, square = kept.sums, kept.square
     # M = softmax(scores)
-    torch.bmm(query, key.transpose(-1, -2), out=sums)
-    shared.mask_(sums, heads)
+    torch.bmm(nodes.query, key.transpose(-1, -2), out=sums)
+    settings.mask_(sums, heads)
     sums -= sums.amax(-1, keepdim=True).clamp_(min=HIDDEN / 4)
     weight = sums.exp2()
     total = weight.sum(-1, keepdim=True)
-    if shared.scores.masked:
+    if settings.scores.masked:
         total.masked_fill_(total == 0, 1)
     weight /= total
-    torch.log2(total, out=log_total)
-    if plain is not None:
-        torch.bmm(weight, value, out=plain)
-    _, root = shared.root_degree(weight, heads)
+    torch.log2(total, out=kept.log_total)
+    if extra.context is not None:
+        torch.bmm(weight, value, out=extra.context)
+    _, root = _degrees(settings, weight, heads)
     # R² = |q|² + |v|²/e - 2 q·v/√e
-    value_g = value if shared.metric is None else torch.bmm(value, shared.metric[heads], out=value_g)
-    torch.sum(value_g * value, -1, out=norm_v[:, 0])
-    scaled = norm_v * root
-    torch.baddbmm(scaled, query_g, value.transpose(-1, -2), alpha=-2, out=square)
-    square.mul_(root).add_(norm_q)
-    clamped = _clamp(square, norm_q, scaled.mul_(root))
+    value_g = value
+    if settings.metric is not None:
+        value_g = torch.bmm(value, settings.metric[heads], out=extra.value_g)
+    torch.sum(value_g * value, -1, out=kept.norm_v[:, 0])
+    scaled = kept.norm_v * root
+    torch.baddbmm(scaled, nodes.query_g, value.transpose(-1, -2), alpha=-2, out=square)
+    square.mul_(root).add_(nodes.norm_q)
+    clamped = clamp_(square, nodes.norm_q, scaled.mul_(root))
     # σ = softmax(p/2 · sums - log R²)
     logits = torch.log(square, out=weight)
     sums.add_(logits, alpha=LOG2_E)
-    logits.mul_(-LOG2_E).add_(sums, alpha=0.5 * shared.p)
-    torch.amax(logits, -1, keepdim=True, out=row).clamp_(min=HIDDEN / 4)
-    powers = logits.sub_(row).exp2_()
+    logits.mul_(-LOG2_E).add_(sums, alpha=0.5 * settings.p)
+    torch.amax(logits, -1, keepdim=True, out=kept.row).clamp_(min=HIDDEN / 4)
+    powers = logits.sub_(kept.row).exp2_()
     total = powers.sum(-1, keepdim=True)
-    torch.bmm(powers.mul_(root), value, out=message)
-    row += total.log2()
-    if shared.scores.masked:
-        nothing = total == 0
-        row.masked_fill_(nothing, torch.inf)
-        total.masked_fill_(nothing, 1)
-    message /= total
+    torch.bmm(powers.mul_(root), value, out=kept.message)
+    kept.row.add_(total.log2())
+    if settings.scores.masked:
+        without_edges = total == 0
+        kept.row.masked_fill_(without_edges, torch.inf)
+        total.masked_fill_(without_edges, 1)
+    kept.message.div_(total)
     return clamped
-
-
-def _clamp(square: Tensor, norm_q: Tensor, norm_v: Tensor) -> Tensor | None:
-    """Lift squared distances to a small share of the squared lengths, and tell which were, if any."""
-    tiny, least = _tiny(square), floor(square.dtype)
-    if (square.amin(-2) > tiny * (norm_v.amax(-2) + norm_q.amax(-2)) + least).all():
-        return None  # the usual case, seen without another array of all edges
-    low = (norm_v + norm_q).mul_(tiny).add_(least)
-    clamped = square < low
-    if not clamped.any():
-        return None
-    torch.maximum(square, low, out=square)
-    return clamped
-
-
-class _Through(NamedTuple):
-    """Gradients through log R², all but ``degree`` over p/2 - 1."""
-
-    near: Tensor  # g n m: of R² times 1/√e, where the distance counted
-    norm_q: Tensor  # g n 1
-    norm_v: Tensor  # g 1 m
-    degree: Tensor  # g n m, or g 1 m if the degrees are the same for all queries: of log 1/√e, also through the messages
-
-
-def _through_distances(
-    shared: _Shared,
-    logit: Tensor,
-    power: Tensor,
-    pulled: Tensor,
-    square: Tensor,
-    clamped: Tensor | None,
-    root: Tensor,
-    lengths: Tensor,
-    norm_q: Tensor,
-) -> _Through:
-    """Back from the gradient ``logit`` of the edges' log weight. ``logit + power · pulled`` is that of the log message."""
-    half, free, lifted = 0.5 * shared.p - 1, logit, None
-    near = torch.div(logit, square)
-    if clamped is not None:  # there R² is a share of the lengths
-        lifted = near.masked_fill(~clamped, 0).mul_(_tiny(square))
-        free, near = logit.masked_fill(clamped, 0), near.masked_fill_(clamped, 0)
-    grad_norm_q = near.sum(-1, keepdim=True)
-    if shared.causal:
-        degree = (
-            torch.addcmul(logit, power, pulled)
-            .add_(free, alpha=half)
-            .addcmul_(near, lengths - norm_q, value=half)
-        )
-        near.mul_(root)
-        grad_norm_v = (near * root).sum(-2, keepdim=True)
-    else:
-        total = near.sum(-2, keepdim=True)
-        degree = (
-            free.sum(-2, keepdim=True)
-            .addcmul_(total, lengths)
-            .sub_(norm_q.transpose(-1, -2) @ near)
-            .mul_(half)
-        )
-        degree.add_(logit.sum(-2, keepdim=True)).add_(pulled.transpose(-1, -2) @ power)
-        near.mul_(root)
-        grad_norm_v = total * root.square()
-    if lifted is not None:
-        grad_norm_q += lifted.sum(-1, keepdim=True)
-        grad_norm_v += (lifted * root.square()).sum(-2, keepdim=True)
-        lifted *= 2 * half * lengths
-        degree += lifted if shared.causal else lifted.sum(-2, keepdim=True)
-    return _Through(near, grad_norm_q, grad_norm_v, degree)
 
 
 def _backward_block(
-    shared: _Shared,
+    settings: StepSettings,
     heads: slice,
-    query,
-    query_g,
-    norm_q,
-    key,
-    value,
-    sums,
-    square,
-    log_total,
-    row,
-    norm_v,
-    message,
-    minus_row,
-    grad_message,
-    offset,
-    grad_sum,
-    grad_plain,
-    clamped,
-    grad_query_g,
-    along,
-    from_scores,
-    grad_key,
-    grad_value,
+    nodes: _Nodes,
+    kept: _Kept,
+    upstream: _Upstream,
+    grads: _Gradients,
+    clamped: Tensor | None,
 ) -> Tensor:
-    """Fills the block's part of the gradients; returns its part of p's."""
-    key, value = _wide(key), _wide(value)
-    p, half, value_t = shared.p, 0.5 * shared.p - 1, value.transpose(-1, -2)
-    weight = torch.sub(sums, log_total).exp2_().div_(square)
-    sigma = torch.add(minus_row, sums, alpha=0.5 * p).exp2_().div_(square)
-    total, root = shared.root_degree(weight, heads)
-    logit = (
-        torch.bmm(grad_message, value_t).mul_(root).sub_(offset).mul_(sigma)
-    )  # gradient of p/2 · sums - log R²
-    grad_p = torch.dot(logit.view(-1), sums.view(-1))
-    lengths = norm_v * root.square()  # |v|²/e
-    near, grad_norm_q, grad_norm_v, degree = _through_distances(
-        shared, logit, sigma, offset, square, clamped, root, lengths, norm_q
+    """Fill a block's part of the gradients; returns its part of p's."""
+    key, value = widen(nodes.key), widen(nodes.value)
+    half_p, value_t = 0.5 * settings.p, value.transpose(-1, -2)
+    weight = torch.sub(kept.sums, kept.log_total).exp2_().div_(kept.square)
+    sigma = torch.add(-kept.row, kept.sums, alpha=half_p).exp2_().div_(kept.square)
+    total, root = _degrees(settings, weight, heads)
+    # gradient of p/2 · sums - log R²
+    logit = torch.bmm(upstream.message, value_t).mul_(root).sub_(upstream.offset).mul_(sigma)
+    grad_p = torch.dot(logit.view(-1), kept.sums.view(-1))
+    distances = Distances(kept.square, root, kept.norm_v * root.square(), nodes.norm_q, clamped)
+    near, grad_norm_q, grad_norm_v, degree = distance_gradients(
+        settings, logit, sigma, upstream.offset, distances
     )
-    along.copy_(grad_norm_q)
+    grads.norm_q.copy_(grad_norm_q)
     grad_weight = degree.div_(total).mul_(-0.5)
-    if shared.causal:
+    if settings.causal:
         grad_weight = grad_weight.flip(-2).cumsum(-2).flip(-2)
     # through q·v, over -2 (p/2 - 1)
-    torch.bmm(near, value, out=grad_query_g)
-    if grad_value is not None:
-        grad_value.mul_(grad_norm_v.transpose(-1, -2).mul_(2 * half))
-        grad_value.baddbmm_(sigma.mul_(root).transpose(-1, -2), grad_message)
-        grad_value.baddbmm_(near.transpose(-1, -2), query_g)
-        if grad_plain is not None:
-            grad_value.baddbmm_(weight.transpose(-1, -2), grad_plain)
+    torch.bmm(near, value, out=grads.query_g)
+    if grads.value is not None:
+        grads.value.mul_(grad_norm_v.transpose(-1, -2).mul_(2 * (half_p - 1)))
+        grads.value.baddbmm_(sigma.mul_(root).transpose(-1, -2), upstream.message)
+        grads.value.baddbmm_(near.transpose(-1, -2), nodes.query_g)
+        if upstream.context is not None:
+            grads.value.baddbmm_(weight.transpose(-1, -2), upstream.context)
     # through M
-    if grad_plain is not None:
-        grad_weight = torch.baddbmm(grad_weight, grad_plain, value_t, out=sigma)
+    if upstream.context is not None:
+        grad_weight = torch.baddbmm(grad_weight, upstream.context, value_t, out=sigma)
     if grad_weight.shape[-2] == 1:
         mean = torch.bmm(weight, grad_weight.transpose(-1, -2))
     else:
         mean = torch.mul(weight, grad_weight, out=near).sum(-1, keepdim=True)
-    score = (
-        torch.sub(grad_weight, mean.add_(grad_sum, alpha=0.5 * p), out=near)
-        .mul_(weight)
-        .add_(logit, alpha=0.5 * p)
-    )
-    torch.bmm(score, key, out=from_scores)
-    if grad_key is not None:
-        if grad_key.dtype == key.dtype:
-            torch.bmm(score.transpose(-1, -2), query, out=grad_key)
+    mean.add_(upstream.log_sum, alpha=half_p)
+    score = torch.sub(grad_weight, mean, out=near).mul_(weight).add_(logit, alpha=half_p)
+    torch.bmm(score, key, out=grads.query)
+    if grads.key is not None:
+        if grads.key.dtype == key.dtype:
+            torch.bmm(score.transpose(-1, -2), nodes.query, out=grads.key)
         else:
-            grad_key.copy_(score.transpose(-1, -2) @ query)
+            grads.key.copy_(score.transpose(-1, -2) @ nodes.query)
     return grad_p
-
-
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    return (x * y).sum(-1, keepdim=True)
-
-
-def _tiny(x: Tensor) -> float:
-    """Squared distances are at least this times the squared lengths."""
-    return 8 * torch.finfo(x.dtype).eps

@@ -19,29 +19,30 @@ MODULE_LISTS = ("target_modules", "ffn_modules", "exclude", "modules_to_save")
 class GraphAdapterConfig(PeftConfig):
     """Graph adapters for ``peft.get_peft_model``.
 
-    By default they sit in every attention layer and feed-forward block of the model, of a vision-language model those
-    of its language side: the image encoder is frozen and left alone. See :mod:`adapters.peft.places` for what is found
-    by itself.
+    By default they sit in every attention layer and feed-forward block of the model, of a vision-language
+    model in those of its language side: the image encoder is frozen and left alone. See
+    :mod:`adapters.peft.places` for how they are found.
 
     Args:
         gnn: the scheme's name in ``adapters.SCHEMES``.
-        p, mu, steps, alpha, theta, degree, learn_p, learn_mu, normalize: arguments of the scheme, where it takes them;
-            ``None`` is the scheme's own default.
+        p, mu, steps, alpha, theta, degree, learn_p, learn_mu, normalize: arguments of the scheme, where it
+            takes them; ``None`` is the scheme's own default.
         gnn_args: arguments of schemes that have others.
-        join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``. Default: ``blend``,
-            which leaves the model as it is until it is trained.
+        join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``. Default:
+            ``blend``, which leaves the model as it is until it is trained.
         reduction: width of the model / width of the bottleneck.
-        positions: after ``self``-attention, ``cross``-attention and the feed-forward block (``ffn``). Those that a
-            model does not have are skipped.
+        positions: after ``self``-attention, ``cross``-attention and the feed-forward block (``ffn``). Those
+            that a model does not have are skipped.
         backend: ``dense``, ``sparse`` or ``tiled`` message passing.
         shared: one scheme for all layers, so that they learn one p together.
         top_k: keep only each query's ``top_k`` heaviest edges.
-        target_modules: which attention layers: names of attention modules or of their output projections. In a list,
-            full names or their ends (``"layers.3.self_attn"``); a string is a regular expression for the whole name.
+        target_modules: which attention layers: names of attention modules or of their output projections. In
+            a list, full names or their ends (``"layers.3.self_attn"``); a string is a regular expression for
+            the whole name.
         ffn_modules: likewise the output projections of feed-forward blocks.
         exclude: likewise what is left out of both.
         modules_to_save: other modules to train and save, a classification head for instance.
-        init_weights: ``False`` draws random numbers where a new adapter would start at zero (to test with).
+        init_weights: ``False`` draws random weights where a new adapter would start at zero (for tests).
 
     Raises:
         UserError: an unknown name or a value out of range; the message says what is allowed.

@@ -43,7 +43,8 @@ class GraphLayer(nn.Module, BaseTunerLayer):
             adapter_name: its name.
             settings: what it is made of.
             scheme: its message-passing scheme.
-            neutral: whether it starts where it changes nothing (unless the join is ``replace``); otherwise at random.
+            neutral: whether it starts where it changes nothing (unless the join is ``replace``); otherwise at
+                random.
         """
         adapter = self.make(settings, scheme)
         if not neutral:
@@ -60,10 +61,11 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         raise NotImplementedError
 
     def _adopt(self, adapter: nn.Module) -> None:
-        """Give a new adapter the layer's mode (training or evaluation), and its base layer's device and precision.
+        """Give a new adapter the layer's mode (training or evaluation), and its base layer's device and
+        precision.
 
-        Single numbers (a share, p, μ) stay in single precision, since half precision would swallow their steps.
-        Parameters on ``meta``, whose values are still to be loaded, stay there.
+        Single numbers (a share, p, μ) stay in single precision, since half precision would swallow their
+        steps. Parameters on ``meta``, whose values are still to be loaded, stay there.
         """
         adapter.train(self.training)
         weight = self.get_base_layer().weight
@@ -101,7 +103,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
 
 
 def find_layer(module: nn.Module) -> GraphLayer | None:
-    """The :class:`GraphLayer` in what PEFT has made of a projection, below LoRA for example; None if there is none."""
+    """The :class:`GraphLayer` in what PEFT has made of a projection (it may lie below LoRA's layer), or None."""
     while isinstance(module, BaseTunerLayer):
         if isinstance(module, GraphLayer):
             return module
@@ -136,13 +138,13 @@ class OutputLayer(GraphLayer):
     r"""The output projection :math:`W_o` of an attention layer with a graph adapter.
 
     The attention layer calls :meth:`listen`, where the scheme runs on the layer's graph; then the model calls
-    :meth:`forward` with the attention output, and the adapter joins both. The metric of the graph is that of the frozen
-    :math:`W_o`.
+    :meth:`forward` with the attention output, and the adapter joins both. The metric of the graph is that of
+    the frozen :math:`W_o`.
 
-    Order of operations: the adapter follows :math:`W_o` and its bias directly. A dropout that the model has after
-    :math:`W_o` acts on the adapter's output; it never lies between :math:`W_o` and the adapter. Residual connection and
-    LayerNorm follow. Where LoRA is on the same projection, its update of the attention output is added to the adapter's
-    output.
+    Order of operations: the adapter follows :math:`W_o` and its bias directly. A dropout that the model has
+    after :math:`W_o` acts on the adapter's output; it never lies between :math:`W_o` and the adapter.
+    Residual connection and LayerNorm follow. Where LoRA is on the same projection, its update of the
+    attention output is added to the adapter's output.
 
     Args:
         base_layer, name: as for :class:`GraphLayer`.
@@ -184,8 +186,8 @@ class OutputLayer(GraphLayer):
         if plain is not None:
             if plain.shape != hidden_states.shape or not ((plain == hidden_states) | plain.isnan()).all():
                 raise UserError(
-                    f"the model changes the attention output before {self.name} takes it (a gate or a norm), so that "
-                    "a graph's messages cannot take its place: leave this layer out with exclude=[...]"
+                    f"the model changes the attention output before {self.name} takes it (a gate or a norm), so "
+                    "that a graph's messages cannot take its place: leave this layer out with exclude=[...]"
                 )
             self._checked = True
         dtype = adapter.join.bottleneck.down.weight.dtype

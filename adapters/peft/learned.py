@@ -10,15 +10,15 @@ from adapters.peft.layer import OutputLayer
 def learned_scalars(model: nn.Module) -> dict[str, float]:
     """Current values of the single numbers that the active graph adapter learns, layer by layer.
 
-    These are the scheme's (:meth:`adapters.scheme.Scheme.learned`: p and μ of pGNN, for example) and the share of the
-    ``blend`` join.
+    These are the scheme's (:meth:`adapters.scheme.Scheme.learned`: p and μ of pGNN, for example) and the
+    share of the ``blend`` join.
 
     Args:
         model: a PEFT model with graph adapters, or the model inside.
 
     Returns:
-        ``{"layer.0.attention.p": 1.31, "layer.0.attention.share": 0.2, ...}``. A layer is named by the part of its path
-        in the model that tells it from the other adapted layers.
+        ``{"layer.0.attention.p": 1.31, "layer.0.attention.share": 0.2, ...}``. A layer is named by the part
+        of its path in the model that tells it from the other adapted layers.
     """
     layers = {module.name: module for module in model.modules() if isinstance(module, OutputLayer)}
     values: dict[str, float] = {}

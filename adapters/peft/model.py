@@ -23,10 +23,12 @@ from attngraph.reading.instrument import Instrument, Site, instrument
 
 
 class GraphAdapterModel(BaseTuner):
-    """Graph adapters in a Hugging Face transformer; made by ``peft.get_peft_model`` from a :class:`GraphAdapterConfig`.
+    """Graph adapters in a Hugging Face transformer.
 
-    A model that LoRA (or another PEFT method) is in already keeps it: both then train, and are saved, switched off and
-    taken out together, each under its own adapter name.
+    ``peft.get_peft_model`` makes it from a :class:`~adapters.peft.config.GraphAdapterConfig`. A model that has
+    LoRA (or another PEFT method) already keeps it: both then train, and are saved, switched off and taken out
+    together, each under its own adapter name. An adapted model runs in one thread at a time, so not under
+    ``nn.DataParallel``; use one process per device.
 
     Args:
         model: the base model, or a ``PeftModel``, whose own model is taken.
@@ -36,8 +38,8 @@ class GraphAdapterModel(BaseTuner):
     Raises:
         UserError: no attention layer is found, or the adapter name is taken.
 
-    What :meth:`unload` gives back is the base model as it was: its modules, its attention function, and which of its
-    parameters require gradients.
+    What :meth:`unload` gives back is the base model as it was: its modules, its attention function, and which
+    of its parameters require gradients.
     """
 
     prefix = "gnn_"
@@ -67,7 +69,7 @@ class GraphAdapterModel(BaseTuner):
             super().__init__(model, peft_config, adapter_name, **options)
         self._trained_before = trained_before
 
-    # ---- putting adapters in -----------------------------------------------------------------------------------------
+    # ---- putting adapters in --------------------------------------------------------------------------
 
     def _prepare_adapter_config(
         self, peft_config: GraphAdapterConfig, model_config: dict
@@ -128,7 +130,7 @@ class GraphAdapterModel(BaseTuner):
         ]
         return layers[0].gnn_adapter[adapter_name].scheme if layers and settings.shared else settings.scheme()
 
-    # ---- switching ---------------------------------------------------------------------------------------------------
+    # ---- switching ------------------------------------------------------------------------------------
 
     def _enable_adapter_layers(self, enabled: bool = True) -> None:
         """Switch the adapters on or off; while they are off, the model runs its own attention function."""
@@ -144,8 +146,8 @@ class GraphAdapterModel(BaseTuner):
         """The active adapters after attention layers.
 
         Returns:
-            ``{name of the attention layer: adapter}``, named as :func:`attngraph.capture` names the layers of the base
-            model; empty while the adapters are off.
+            ``{name of the attention layer: adapter}``, named as :func:`attngraph.capture` names the layers of
+            the base model; empty while the adapters are off.
         """
         if self.instrument is None:
             return {}
@@ -176,7 +178,7 @@ class GraphAdapterModel(BaseTuner):
             if layer is not None:
                 yield site, layer
 
-    # ---- taking them out ---------------------------------------------------------------------------------------------
+    # ---- taking them out ------------------------------------------------------------------------------
 
     def delete_adapter(self, adapter_name: str) -> None:
         config = self.peft_config.get(adapter_name)
@@ -193,8 +195,8 @@ class GraphAdapterModel(BaseTuner):
 
     def _check_merge_allowed(self) -> None:
         raise UserError(
-            "a graph adapter depends on the attention of each input, so it can't be merged into the weights: use "
-            "unload() to take it out"
+            "a graph adapter depends on the attention of each input, so it can't be merged into the weights: "
+            "use unload() to take it out"
         )
 
     def _unload_and_optionally_merge(self, *args: Any, **options: Any) -> nn.Module:
@@ -219,11 +221,11 @@ class GraphAdapterModel(BaseTuner):
         for site in sites:
             if "forward" in vars(site.module) and type(site.module) in CLASSES.values():
                 raise UserError(
-                    f"{site.name} has hooks on its forward method, as accelerate's dispatch_model and device_map put "
-                    "there: remove them before the adapters are switched off or taken out"
+                    f"{site.name} has hooks on its forward method, as accelerate's dispatch_model and device_map "
+                    "put there: remove them before the adapters are switched off or taken out"
                 )
 
-    # ---- saving ------------------------------------------------------------------------------------------------------
+    # ---- saving ---------------------------------------------------------------------------------------
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:

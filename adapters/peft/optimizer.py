@@ -14,10 +14,10 @@ SCALAR_SPEED = 10
 def optimizer_groups(model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups for an optimiser, from whatever is trainable in a model.
 
-    The groups are matrices, which are decayed; vectors (biases), which are not; and single numbers (a join's share, p,
-    μ), which are not decayed either. Adam moves every parameter by about the learning rate per step. That suits
-    matrices, but a share has the whole way from 0 to 1 to go, so single numbers get :data:`SCALAR_SPEED` times the
-    learning rate.
+    The groups are matrices, which are decayed; vectors (biases), which are not; and single numbers (a join's
+    share, p, μ), which are not decayed either. Adam moves every parameter by about the learning rate per
+    step. That suits matrices, but a share has the whole way from 0 to 1 to go, so single numbers get
+    :data:`SCALAR_SPEED` times the learning rate.
 
     Args:
         model: for example a PEFT model with graph adapters.

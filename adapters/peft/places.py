@@ -1,4 +1,4 @@
-"""Where adapters go in a model: after which attention layers, and after which feed-forward blocks."""
+"""Where adapters go in a model: after which attention layers and after which feed-forward blocks."""
 
 from __future__ import annotations
 
@@ -63,10 +63,16 @@ FFN_OUTPUTS = (
 
 @dataclass(frozen=True)
 class Place:
-    """A module to wrap: the output projection of an attention layer (then with its site) or of a feed-forward block."""
+    """The output projection of an attention layer or of a feed-forward block, which is to be wrapped.
+
+    Attributes:
+        name: its path in the model.
+        position: ``self``, ``cross`` or ``ffn``.
+        site: the attention layer; None for a feed-forward block.
+    """
 
     name: str
-    position: str  # self, cross or ffn
+    position: str
     site: Site | None = None
 
 
@@ -79,7 +85,7 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
         config: where the adapter shall sit.
 
     Raises:
-        UserError: nothing is found, or not all that was asked for by name; the message lists what there is.
+        UserError: no place fits, or a name in the configuration fits none; the message lists what the model has.
     """
     sites = list(sites)
     position = {site.name: "cross" if CROSS & set(site.name.split(".")) else "self" for site in sites}
@@ -89,20 +95,20 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
         if not _matches(config.exclude, site.name, site.output_name)
     ]
     followed = [site for site in chosen if position[site.name] in config.positions]
-    blind = [site.name for site in followed if site.output is None]
-    if blind:
+    without_output = [site.name for site in followed if site.output is None]
+    if without_output:
         raise UserError(
-            f"the output projection of {blind[0]} is not found, or is quantised, so no adapter can follow "
-            "it: leave it out with exclude=[...]"
+            f"{without_output[0]} has no output projection that an adapter can follow (none was found, or it is "
+            "quantised): leave it out with exclude=[...]"
         )
     places = {site.output_name: Place(site.output_name, position[site.name], site) for site in followed}
     if "ffn" in config.positions:
         places |= {name: Place(name, "ffn") for name in _feed_forward(model, sites, chosen, config)}
     if not places:
-        there = _some(f"{site.name} ({position[site.name]})" for site in sites)
+        present = _shorten(f"{site.name} ({position[site.name]})" for site in sites)
         raise UserError(
             f"no attention layer for positions {', '.join(config.positions)} in {type(model).__name__}: it "
-            f"has {there}; choose with target_modules"
+            f"has {present}; choose with target_modules"
         )
     return places
 
@@ -113,7 +119,7 @@ def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) 
         if not chosen:
             raise UserError(
                 f"target_modules={config.target_modules!r} matches no attention layer of "
-                f"{type(model).__name__}: it has {_some(site.name for site in sites)}"
+                f"{type(model).__name__}: it has {_shorten(site.name for site in sites)}"
             )
         return chosen
     kind = getattr(getattr(model, "config", None), "model_type", None)
@@ -124,7 +130,7 @@ def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) 
         raise UserError(
             f"the attention layers on the language side of {type(model).__name__} can't be read "
             f"({unread[0]} is one): choose others with target_modules (it has "
-            f"{_some(site.name for site in sites)})"
+            f"{_shorten(site.name for site in sites)})"
         )
     return language or sites
 
@@ -132,7 +138,7 @@ def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) 
 def _feed_forward(
     model: nn.Module, sites: list[Site], chosen: list[Site], config: GraphAdapterConfig
 ) -> list[str]:
-    """Output projections of feed-forward blocks: the named ones, else those in the layers of the chosen sites."""
+    """Output projections of feed-forward blocks: the named ones, or those in the layers of the chosen sites."""
     taken = {site.output_name for site in sites}
     tuned = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
     linear = [
@@ -144,29 +150,29 @@ def _feed_forward(
         and not _matches(config.exclude, name)
     ]
     if config.ffn_modules:
-        found = [name for name in linear if _matches(config.ffn_modules, name)]
-        if not found:
+        named = [name for name in linear if _matches(config.ffn_modules, name)]
+        if not named:
             raise UserError(
                 f"ffn_modules={config.ffn_modules!r} matches no linear layer of {type(model).__name__}: it "
-                f"has {_some(linear)}"
+                f"has {_shorten(linear)}"
             )
-        return found
+        return named
     layers = {_layer(site.name) for site in chosen}
     attention = tuple(f"{site.name}." for site in sites)
     inside = [name for name in linear if _layer(name) in layers and not name.startswith(attention)]
-    found = [name for name in inside if _matches(FFN_OUTPUTS, name)]
-    if not found and chosen:
+    outputs = [name for name in inside if _matches(FFN_OUTPUTS, name)]
+    if not outputs and chosen:
         raise UserError(
             f"no output projection of a feed-forward block is known in {type(model).__name__}: leave ffn "
-            f"out of positions, or name it with ffn_modules=[...] (linear layers there: {_some(inside)})"
+            f"out of positions, or name it with ffn_modules=[...] (linear layers there: {_shorten(inside)})"
         )
-    return found
+    return outputs
 
 
 def _layer(name: str) -> str | None:
-    """The name up to its first number: ``decoder.block.3.layer.1.DenseReluDense`` is in ``decoder.block.3``."""
-    found = re.match(r"(.*?\.)?\d+(?=\.)", name)
-    return found and found[0]
+    """A name up to its first number: ``decoder.block.3`` of ``decoder.block.3.layer.1.DenseReluDense``."""
+    match = re.match(r"(.*?\.)?\d+(?=\.)", name)
+    return match and match[0]
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -175,13 +181,14 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _matches(patterns: Iterable[str] | str | None, *names: str | None) -> bool:
-    """PEFT's rule: a string is a regular expression for the whole name, a list holds full names or their ends."""
+    """PEFT's rule: a string is a regular expression for the whole name, a list holds names or their ends."""
     names = tuple(name for name in names if name is not None)
     if isinstance(patterns, str):
         return any(re.fullmatch(patterns, name) for name in names)
     return any(name == end or name.endswith("." + end) for end in patterns or () for name in names)
 
 
-def _some(names: Iterable[str], most: int = 8) -> str:
+def _shorten(names: Iterable[str], most: int = 8) -> str:
+    """The first names of a list, for a message."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"

@@ -1,9 +1,11 @@
-"""What PEFT lacks for methods from outside: a place in its list of types, and a hint for those who lack our package.
+"""Registration of graph adapters with PEFT: an entry in its closed list of types, and a hint for users without
+this package.
 
-PEFT registers a method only under a name that its ``PeftType`` enum holds, and that enum is closed. Here a member is
-added at run time, and the method is registered through PEFT's own function. A checkpoint names its method in
-``adapter_config.json``; PEFT looks that name up and raises ``KeyError`` with it when it does not know it. So the name
-that we write there says what to do, and is registered as a second name of the same configuration.
+PEFT registers a method only under a name that its ``PeftType`` enum holds, and that enum is closed. Here a
+member is added at run time, and the method is registered through PEFT's own function. A checkpoint names its
+method in ``adapter_config.json``; PEFT looks that name up and raises ``KeyError`` with it when it does not
+know it. So the name that we write there says what to do, and is registered as a second name of the same
+configuration.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ SAVED_NAME = (
 
 
 def add_member(kind: type[enum.Enum], name: str) -> enum.Enum:
-    """The member ``name`` of a string enum, with the value ``name``; added if it is not there."""
+    """The member ``name`` of a string enum, with the value ``name``; added if the enum lacks it."""
     if name in kind.__members__:
         return kind[name]
     member = str.__new__(kind, name)
@@ -39,7 +41,10 @@ PEFT_TYPE = add_member(PeftType, NAME.upper())
 
 
 def register(config: type, model: type[BaseTuner]) -> None:
-    """Make the method known to PEFT; a second time, as when a notebook reloads the package, replaces the first."""
+    """Register the method with PEFT.
+
+    A second registration, as when a notebook reloads the package, replaces the first.
+    """
     for known in (
         mapping.PEFT_TYPE_TO_CONFIG_MAPPING,
         mapping.PEFT_TYPE_TO_TUNER_MAPPING,

@@ -87,8 +87,8 @@ def test_gcn_computes_the_attention_output_once(normalize):
 def test_no_scheme_holds_all_edges_on_the_tiled_backend(case, causal, rotated, monkeypatch):
     monkeypatch.setattr("attngraph.backends.tiled.TILE", 1024)
     monkeypatch.setattr("attngraph.scores.STRIP", 16)
-    monkeypatch.setattr("adapters.kernels.tiled_step.ROWS", 16)
-    monkeypatch.setattr("adapters.kernels.tiled_step.TILE", 1024)
+    monkeypatch.setattr("adapters.kernels.tiled.ROWS", 16)
+    monkeypatch.setattr("adapters.kernels.tiled.TILE", 1024)
     n, d = 96, 4
     scores, leaves = on_leaves(
         random_scores(5, b=1, h=1, n=n, m=n, d=d, causal=causal, triangular=causal, rotated=rotated)

@@ -177,8 +177,8 @@ def test_lora_on_the_projection(first, backend):
 @pytest.fixture
 def tiny_tiles(monkeypatch):
     monkeypatch.setattr("attngraph.backends.tiled.TILE", 6)
-    monkeypatch.setattr("adapters.kernels.tiled_step.ROWS", 2)
-    monkeypatch.setattr("adapters.kernels.tiled_step.TILE", 4)
+    monkeypatch.setattr("adapters.kernels.tiled.ROWS", 2)
+    monkeypatch.setattr("adapters.kernels.tiled.TILE", 4)
     monkeypatch.setattr("adapters.kernels.fused.BLOCK", 12)
 
 

@@ -7,12 +7,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from adapters.kernels.fused import p_laplacian_step
-from adapters.kernels.tiled_step import tiled_step
+from adapters.kernels import fused_step, tiled_step
 from attngraph import AttentionScores, PastDegree
 from tests.attngraph.scores_cases import KINDS, dense, on_leaves, random_scores
 
-STEPS = {"fused": p_laplacian_step, "tiled": tiled_step}
+STEPS = {"fused": fused_step, "tiled": tiled_step}
 every_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_degree = pytest.mark.parametrize("degree", ["sum", "mean"])
@@ -22,8 +21,8 @@ every_degree = pytest.mark.parametrize("degree", ["sum", "mean"])
 def small_pieces(monkeypatch):
     """Several blocks of heads, and several tiles per head."""
     monkeypatch.setattr("adapters.kernels.fused.BLOCK", 100)
-    monkeypatch.setattr("adapters.kernels.tiled_step.ROWS", 2)
-    monkeypatch.setattr("adapters.kernels.tiled_step.TILE", 10)
+    monkeypatch.setattr("adapters.kernels.tiled.ROWS", 2)
+    monkeypatch.setattr("adapters.kernels.tiled.TILE", 10)
 
 
 def number(x: float, learned: bool = True) -> torch.Tensor:
@@ -103,8 +102,8 @@ def test_single_precision(step, kind):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("rotated", [False, True])
 def test_half_precision_accumulates_in_single(step, causal, dtype, rotated, monkeypatch):
-    monkeypatch.setattr("adapters.kernels.tiled_step.ROWS", 16)
-    monkeypatch.setattr("adapters.kernels.tiled_step.TILE", 3200)
+    monkeypatch.setattr("adapters.kernels.tiled.ROWS", 16)
+    monkeypatch.setattr("adapters.kernels.tiled.TILE", 3200)
     scores = random_scores(4, n=40, m=300, d=8, causal=causal, dtype=dtype, metric=False, rotated=rotated)
     scores, leaves = on_leaves(scores)
     wide, wide_leaves = on_leaves(scores.wide())
@@ -301,8 +300,8 @@ def test_a_feature_that_is_the_query_changes_nothing(step, causal):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("rotated", [False, True])
 def test_tiles_never_hold_all_edges(causal, rotated, monkeypatch):
-    monkeypatch.setattr("adapters.kernels.tiled_step.ROWS", 16)
-    monkeypatch.setattr("adapters.kernels.tiled_step.TILE", 256)
+    monkeypatch.setattr("adapters.kernels.tiled.ROWS", 16)
+    monkeypatch.setattr("adapters.kernels.tiled.TILE", 256)
     scores, leaves = on_leaves(
         random_scores(13, b=1, h=1, n=128, d=4, triangular=causal, m=128, causal=causal, rotated=rotated)
     )

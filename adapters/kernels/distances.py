@@ -1,0 +1,92 @@
+r"""Squared distances :math:`R^2` between queries and values, clamped from below, and the way back through
+their logarithm."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from adapters.kernels.step import StepSettings
+from attngraph.edges import floor
+
+
+class Distances(NamedTuple):
+    """Squared distances of some heads, or of a tile of their edges."""
+
+    square: Tensor  # g n m: R²
+    root: Tensor  # g 1 m, or g n m in a causal graph: 1/√e
+    lengths: Tensor  # like root: |v|²/e
+    norm_q: Tensor  # g n 1: |q|²
+    clamped: Tensor | None  # g n m, bool: which were lifted; None if none were
+
+
+class DistanceGradients(NamedTuple):
+    """Gradients through log R², all but ``degree`` divided by p/2 - 1."""
+
+    near: Tensor  # g n m: of R² times 1/√e, where the distance counted
+    norm_q: Tensor  # g n 1
+    norm_v: Tensor  # g 1 m
+    degree: Tensor  # like Distances.root: of log 1/√e, also through the messages
+
+
+def least_share(x: Tensor) -> float:
+    """Squared distances are at least this times the squared lengths."""
+    return 8 * torch.finfo(x.dtype).eps
+
+
+def clamp_(square: Tensor, norm_q: Tensor, lengths: Tensor) -> Tensor | None:
+    """Lift squared distances, in place, to a small share of the squared lengths.
+
+    Returns:
+        Which were lifted, ``(g, n, m)``, or None if none were.
+    """
+    share, least = least_share(square), floor(square.dtype)
+    if (square.amin(-2) > share * (lengths.amax(-2) + norm_q.amax(-2)) + least).all():
+        return None  # the usual case, seen without another array of all edges
+    low = (lengths + norm_q).mul_(share).add_(least)
+    clamped = square < low
+    if not clamped.any():
+        return None
+    torch.maximum(square, low, out=square)
+    return clamped
+
+
+def distance_gradients(
+    settings: StepSettings, logit: Tensor, power: Tensor, pulled: Tensor, distances: Distances
+) -> DistanceGradients:
+    """Back from the edges' log weights to distances and degrees.
+
+    Args:
+        settings: of the step.
+        logit: gradient of the log weights, ``(g, n, m)``.
+        power: the weights, ``(g, n, m)``.
+        pulled: ``(g, n, 1)``; ``logit + power * pulled`` is the gradient of the log messages.
+        distances: what the weights were computed from.
+    """
+    half, free, lifted = 0.5 * settings.p - 1, logit, None
+    square, root, lengths, norm_q, clamped = distances
+    near = torch.div(logit, square)
+    if clamped is not None:  # there R² is a share of the lengths
+        lifted = near.masked_fill(~clamped, 0).mul_(least_share(square))
+        free, near = logit.masked_fill(clamped, 0), near.masked_fill_(clamped, 0)
+    grad_norm_q = near.sum(-1, keepdim=True)
+    if settings.causal:
+        degree = torch.addcmul(logit, power, pulled).add_(free, alpha=half)
+        degree.addcmul_(near, lengths - norm_q, value=half)
+        near.mul_(root)
+        grad_norm_v = (near * root).sum(-2, keepdim=True)
+    else:
+        total = near.sum(-2, keepdim=True)
+        degree = free.sum(-2, keepdim=True).addcmul_(total, lengths)
+        degree.sub_(norm_q.transpose(-1, -2) @ near).mul_(half)
+        degree.add_(logit.sum(-2, keepdim=True)).add_(pulled.transpose(-1, -2) @ power)
+        near.mul_(root)
+        grad_norm_v = total * root.square()
+    if lifted is not None:
+        grad_norm_q += lifted.sum(-1, keepdim=True)
+        grad_norm_v += (lifted * root.square()).sum(-2, keepdim=True)
+        lifted *= 2 * half * lengths
+        degree += lifted if settings.causal else lifted.sum(-2, keepdim=True)
+    return DistanceGradients(near, grad_norm_q, grad_norm_v, degree)

@@ -1,0 +1,124 @@
+"""The settings of one p-Laplacian step, and how its function is called; for all kernels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attngraph.backends.tiles import Tile
+from attngraph.edges import floor
+from attngraph.precision import widen
+from attngraph.scores import LOG2_E, AttentionScores
+
+ALL = slice(None)
+WHOLE = Tile(ALL, ALL)
+
+
+class StepCall(NamedTuple):
+    """The arguments of a step that get no gradients."""
+
+    scores: AttentionScores
+    degree: str
+    context: bool
+    keep: bool  # whether a backward pass may follow
+
+
+def apply_step(
+    step: type[torch.autograd.Function],
+    scores: AttentionScores,
+    p: Tensor | float,
+    residual: Tensor | float,
+    degree: str,
+    context: bool,
+) -> tuple[Tensor, Tensor | None]:
+    r"""Call the function of a step, outside of autocast.
+
+    Args:
+        step: takes ``(query, key, value, feature, p, residual, call)``.
+        scores: the attention; its metric must not require gradients.
+        p: exponent.
+        residual: :math:`2\mu/p`.
+        degree: value degree, ``"sum"`` or ``"mean"``.
+        context: whether the attention output :math:`M V` is wanted too.
+
+    Returns:
+        :math:`\bar U` ``(b, h, n, d)``, and :math:`M V` or None, in the dtype of ``scores.query``.
+
+    Raises:
+        ValueError: the metric requires gradients.
+    """
+    if scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "the p-Laplacian step in one function has no gradient for the metric: detach it, or use the "
+            "scheme on scores.graph()"
+        )
+    like = widen(scores.query[:0])
+    p, residual = (torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (p, residual))
+    call = StepCall(scores, degree, context, torch.is_grad_enabled())
+    with torch.autocast(scores.query.device.type, enabled=False):
+        out: Any = step.apply(scores.query, scores.key, scores.value, scores.feature, p, residual, call)
+    return out if context else (out, None)
+
+
+class StepSettings:
+    r"""Numbers of a step, and tensors of which each piece of the work takes its heads' part.
+
+    Attributes:
+        scores: the attention without its queries, keys and values: shape, mask, degrees.
+        p, residual, scale: the exponent, :math:`2\mu/p`, and the factor of the scores.
+        causal: whether the queries are ordered in time.
+        count: the number of heads of all examples, ``g``.
+        metric: ``(g, d, d)`` or None.
+        past: sums of weights left by earlier queries, ``(g, 1, m)`` or None.
+    """
+
+    def __init__(self, call: StepCall, p: float, residual: float):
+        scores = call.scores
+        b, self.heads, *_ = scores.shape
+        self.p, self.residual, self.scale = p, residual, scores.scale
+        self.causal = scores.causal
+        self.count = b * self.heads
+        self.degree_scale = scores.degree_scale(call.degree)
+        self.metric = None if scores.metric is None else widen(scores.metric).repeat(b, 1, 1)
+        past = scores.past_degree
+        self.past = None if past is None else past.total.flatten(0, 1)[:, None]
+        self.scores = _without_features(scores)
+
+    def example(self, x: Tensor, heads: slice) -> Tensor:
+        """``(b, 1, ...)`` or ``(1, 1, ...)`` as ``(g, ...)`` for some heads."""
+        if x.shape[0] == 1:
+            return x[0]
+        return x[torch.arange(self.count, device=x.device)[heads] // self.heads, 0]
+
+    def mask_(self, logits: Tensor, heads: slice, tile: Tile = WHOLE) -> Tensor:
+        """Add the mask to a tile of scores to base 2, in place."""
+        return self.scores.mask_(logits, *tile, unit=LOG2_E, of=lambda x: self.example(x, heads))
+
+    def with_metric(self, x: Tensor, heads: slice = ALL) -> Tensor:
+        """:math:`x G`."""
+        return x if self.metric is None else torch.bmm(x, self.metric[heads])
+
+    def root(self, total: Tensor, heads: slice, rows: slice = ALL) -> Tensor:
+        r""":math:`1/\sqrt e` from sums of weights at the values.
+
+        ``(g, 1, m)``, or ``(g, n, m)`` in a causal graph.
+        """
+        if self.degree_scale is None:
+            return total.rsqrt()
+        scale = self.example(self.degree_scale, heads)
+        return (total * (scale[:, rows] if self.causal else scale)).clamp_(min=floor(total.dtype)).rsqrt_()
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """Scalar products of rows, ``(..., 1)``."""
+    return (x * y).sum(-1, keepdim=True)
+
+
+def _without_features(scores: AttentionScores) -> AttentionScores:
+    """The same scores without the memory of queries, keys and values, which would outlive a checkpoint."""
+    empty = scores.query.new_empty(())
+    query, key = empty.expand(scores.query.shape), empty.expand(scores.key.shape)
+    return replace(scores, query=query, key=key, value=key, feature=None)
