@@ -13,9 +13,17 @@ TEST = [
     "wheel>=0.43",
     "num2words>=0.5.13",  # SmolVLM's processor asks for it
 ]
-BROWSER = [
-    "playwright>=1.44"
-]  # drives a Chromium that is installed already; without it those tests are skipped
+LINT = ["ruff>=0.12", "mypy>=1.15"]
+DOCS = [
+    "sphinx>=8.2",
+    "myst-parser>=4.0",
+    "furo>=2024.8",
+    "nbclient>=0.10",  # these three run the notebook
+    "nbformat>=5.10",
+    "ipykernel>=6.29",
+]
+# Drives a Chromium that is installed already; without it those tests are skipped.
+BROWSER = ["playwright>=1.44"]
 
 README = Path(__file__).parent / "README.md"
 
@@ -39,8 +47,10 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=PACKAGES + [f"{name}.*" for name in PACKAGES]),
     package_data={
-        "analysis": ["viewer.html"],
-        "experiments": ["**/*.json", "checkpoints/**/*", "results/**/*"],
+        "attngraph": ["py.typed"],
+        "adapters": ["py.typed"],
+        "analysis": ["viewer.html", "py.typed"],
+        "experiments": ["**/*.json", "**/*.yaml", "checkpoints/**/*", "results/**/*"],
     },
     exclude_package_data={"experiments": ["*.pt"]},  # the state of an unfinished pre-training
     install_requires=[
@@ -49,7 +59,10 @@ setup(
         "torch-geometric>=2.6",
         "transformers>=5.0",
         "peft>=0.21",  # its tuners map the names in checkpoints themselves since then
+        "accelerate>=1.0",
         "safetensors>=0.4.3",
+        "pydantic>=2.7",
+        "pyyaml>=6",
         "networkx>=3.2",
         "numpy>=1.26",
         "pandas>=2.2",
@@ -65,10 +78,12 @@ setup(
     extras_require={
         "scatter": ["torch-scatter>=2.1.2"],  # from source, after torch: pip install --no-build-isolation
         "test": TEST,
+        "lint": LINT,
+        "docs": DOCS,
         "umap": ["umap-learn>=0.5.6"],
         "tagger": ["spacy>=3.7"],
         "browser": BROWSER,
-        "dev": TEST + BROWSER + ["ruff>=0.6"],
+        "dev": TEST + LINT + DOCS + BROWSER + ["pre-commit>=3.7"],
     },
     entry_points={"console_scripts": ["attngraph = experiments.cli:main"]},
 )

@@ -1,9 +1,10 @@
-"""How a pre-trained model is adapted to a task. A method is one file behind :class:`Method`."""
+"""How a pre-trained model is adapted to a task. A method is one file behind :class:`experiments.methods.method.Method`; it
+registers itself, and is a row of the table."""
 
-from experiments.methods.adapter import Adapter
-from experiments.methods.frozen import Frozen
-from experiments.methods.full import FullFineTuning
-from experiments.methods.majority import Majority
-from experiments.methods.method import Method, Tuned
+from experiments.methods.method import METHODS, Method, Tuned, register  # isort: skip
+from experiments.methods import gcn, appnp, gcnii, pgnn, rate, p2, residual, fixed_p  # isort: skip # noqa: F401
+from experiments.methods import frozen, full, text, majority  # isort: skip # noqa: F401 (in the table's order)
+from experiments.methods.graph_adapter import GraphAdapter, method_named
+from experiments.methods.peft_method import PeftMethod
 
-__all__ = ["Adapter", "Frozen", "FullFineTuning", "Majority", "Method", "Tuned"]
+__all__ = ["METHODS", "GraphAdapter", "Method", "PeftMethod", "Tuned", "method_named", "register"]

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor, nn
+from experiments.methods.method import REFERENCE, Method, Tuned, freeze, register
+from experiments.models.family import ModelFamily
 
-from experiments.methods.method import Method, Tuned
 
-
+@dataclass(frozen=True, kw_only=True)
 class Frozen(Method):
     """Nothing is trained."""
 
-    def put_on(self, model: nn.Module) -> Tuned:
-        return Untouched()
+    def apply(self, family: ModelFamily, settings: dict[str, Any]) -> Tuned:
+        freeze(family)
+        return Tuned(family)
 
 
-class Untouched(Tuned):
-    """A model without trained parameters."""
-
-    def parameters(self) -> list[nn.Parameter]:
-        return []
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        pass
-
-    def save(self, folder: Path) -> None:
-        pass
+register(Frozen(name="frozen", title="Frozen model", group=REFERENCE, trains=False))

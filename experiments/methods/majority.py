@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
-
-from experiments.methods.frozen import Untouched
-from experiments.methods.method import Method, Tuned
+from experiments.methods.method import REFERENCE, Method, Tuned, freeze, register
+from experiments.models.batch import Sample
+from experiments.models.family import Decoding, ModelFamily
 from experiments.tasks.task import majority
 
 
+@dataclass(frozen=True, kw_only=True)
 class Majority(Method):
     """Nothing is trained; the training answers are counted."""
 
-    def put_on(self, model: nn.Module) -> Tuned:
-        return _Constant()
+    def apply(self, family: ModelFamily, settings: dict[str, Any]) -> Tuned:
+        freeze(family)
+        return Constant(family)
 
 
-class _Constant(Untouched):
+class Constant(Tuned):
+    """One answer to everything."""
+
     def observe(self, targets: Sequence[str]) -> None:
-        self.answer = majority(targets)
+        self.text = majority(targets)
 
-    def generate(self, model, tokenizer, states, prompts, max_new_tokens, num_beams) -> list[str]:
-        return [self.answer] * len(prompts)
+    def answer(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
+        return [self.text] * len(samples)
+
+
+register(
+    Majority(
+        name="majority",
+        title="Majority class",
+        group=REFERENCE,
+        trains=False,
+        note="the most frequent training answer for every input",
+    )
+)

@@ -1,4 +1,8 @@
-"""The interface of a method: it says what of a model is trained, and how that is saved and loaded."""
+"""What a method is: a way to adapt a pre-trained model to a task, and a row of the table.
+
+A method is one file: a PEFT configuration (:mod:`experiments.methods.peft_method`), or a rule which of the model's own parameters
+train (:mod:`experiments.methods.own_parameters`). It ends with ``register(...)``.
+"""
 
 from __future__ import annotations
 
@@ -6,71 +10,112 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from experiments.models.generation import generate_text
+from attngraph.errors import UserError
+from experiments.configs.settings import Settings
+from experiments.models.batch import Sample
+from experiments.models.family import Decoding, ModelFamily
+from experiments.tasks.task import Task
 
+ADAPTERS, ATTRIBUTION, REFERENCE = "GNN adapters", "Attribution", "Reference"  # blocks of the table
 Vision = Literal["frozen", "trained", "zero"]
 
+METHODS: dict[str, Method] = {}
 
-class Tuned(ABC):
-    """A model that a method has been put on.
 
-    Attributes:
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A way to adapt a model.
+
+    Args:
+        name: short name, as in ``--gnn``.
+        title: as printed.
+        group: block of the table.
+        note: printed under the table.
+        trains: whether anything is trained.
+        follows: the method whose chosen settings it uses.
+        repeats: the method whose runs it shows again, for as many seeds as its neighbours have.
+        default_rate: peak learning rate where none was chosen on validation data.
         vision: ``frozen`` image states can be computed once and cached; ``trained`` ones change with every step;
             ``zero`` hides the image.
     """
 
+    name: str
+    title: str
+    group: str
+    note: str = ""
+    trains: bool = True
+    follows: str | None = None
+    repeats: str | None = None
+    default_rate: float = 6e-3
     vision: Vision = "frozen"
 
-    @abstractmethod
-    def parameters(self) -> list[nn.Parameter]:
-        """What is trained; empty for a method without training."""
+    @property
+    def leader(self) -> str:
+        """The method whose chosen settings it uses."""
+        return self.follows or self.name
 
-    def optimizer_groups(self, learning_rate: float, weight_decay: float) -> list[dict]:
-        """Groups with their peak learning rates. Matrices are decayed; biases and LayerNorms are not."""
-        parameters = self.parameters()
-        return [
-            {
-                "params": [p for p in parameters if p.dim() > 1],
-                "lr": learning_rate,
-                "weight_decay": weight_decay,
-            },
-            {"params": [p for p in parameters if p.dim() <= 1], "lr": learning_rate, "weight_decay": 0.0},
-        ]
+    def settings(self, chosen: Settings, join: str | None = None) -> dict[str, Any]:
+        """All that decides what is trained, as plain values.
 
-    @abstractmethod
-    def state_dict(self) -> dict[str, Tensor]:
-        """The trained tensors by name."""
+        Args:
+            chosen: on validation data.
+            join: how adapters join the model, in place of the chosen way.
+        """
+        return {}
+
+    def rate(self, chosen: Settings, task: Task) -> float:
+        """Peak learning rate on a task."""
+        return chosen.learning_rates.get(self.leader, {}).get(task.name, self.default_rate)
 
     @abstractmethod
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Copy trained tensors in."""
+    def apply(self, family: ModelFamily, settings: dict[str, Any]) -> Tuned:
+        """Prepare a freshly loaded model for training, in place: what is to be trained requires gradients, nothing else."""
 
-    @abstractmethod
+
+class Tuned:
+    """A model that a method was applied to."""
+
+    def __init__(self, family: ModelFamily):
+        self.family = family
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name; empty for a method without training."""
+        return {name: p for name, p in self.family.model.named_parameters() if p.requires_grad}
+
     def save(self, folder: Path) -> None:
         """Write the trained weights as safetensors into a run's folder."""
 
     def observe(self, targets: Sequence[str]) -> None:
         """Look at the training answers before training; most methods have no use for it."""
 
-    def generate(
-        self, model, tokenizer, states: Tensor, prompts: Sequence[str], max_new_tokens: int, num_beams: int
-    ) -> list[str]:
-        """One text per prompt."""
-        return generate_text(model, tokenizer, states, prompts, max_new_tokens, num_beams)
+    def answer(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
+        """One text per sample."""
+        return self.family.generate(samples, decoding)
 
-    def learned(self) -> dict[str, float]:
-        """Scalars worth reading after training, such as the learned p of each layer."""
+    def scalars(self) -> dict[str, float]:
+        """Learned single numbers worth reading, such as each layer's p."""
         return {}
 
 
-@dataclass(frozen=True)
-class Method(ABC):
-    """A way to adapt a model."""
+def register(method: Method) -> Method:
+    """Make a method known by its name."""
+    METHODS[method.name] = method
+    return method
 
-    @abstractmethod
-    def put_on(self, model: nn.Module) -> Tuned:
-        """Prepare a freshly loaded model for training; changes it in place."""
+
+def freeze(family: ModelFamily) -> None:
+    """Let nothing of the model be trained."""
+    for parameter in family.model.parameters():
+        parameter.requires_grad_(False)
+
+
+def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
+    """Raise :class:`~attngraph.UserError` for names that are not known."""
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        listed = ", ".join(map(repr, unknown)) or "none given"
+        raise UserError(f"unknown {what} {listed}: choose from {', '.join(known)}")

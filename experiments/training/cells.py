@@ -5,27 +5,34 @@ from __future__ import annotations
 import json
 import platform
 import random
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 import attngraph
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
-from experiments.methods import Method
-from experiments.models.mini_blip import load_model, weights_digest
+from experiments.files import whole, write_json
+from experiments.methods import method_named
+from experiments.models import load_family
+from experiments.models.mini_blip import weights_digest
 from experiments.tasks import TASKS
-from experiments.training.device import training_precision
-from experiments.training.images import ImageStates
-from experiments.training.loop import Recipe, train
+from experiments.training.data import TaskData, subset
+from experiments.training.device import processes, training_precision
+from experiments.training.features import LIMIT_GB, FeatureCache
 from experiments.training.memory import PeakMemory
-
-EVAL_BATCH = 200
+from experiments.training.prediction import predict
+from experiments.training.recipe import Recipe
+from experiments.training.trainer import STATES, train
 
 
 @dataclass(frozen=True, eq=False)  # its settings are no dictionary keys, the cell itself is
@@ -33,21 +40,23 @@ class Cell:
     """One run.
 
     Args:
-        row: the method's key in ``experiments.configs.rows.ROWS``.
+        label: names its folder; by default the method's name.
+        method: the method's name.
+        settings: the method's, see :meth:`experiments.methods.method.Method.settings`.
         task: the task's name.
         seed: of the trainable weights and of the order of the examples.
-        method: what is trained.
-        recipe: how; None for methods without training.
+        recipe: how to train; None for methods without training.
+        data: folder of the data sets.
         model: checkpoint folder or hub name; None for the mini-BLIP that ships with the package.
         split: the split that is scored: ``test`` for tables, ``validation`` for choices.
         train_examples, eval_examples: how many examples to use at most (a fixed random subset); None for all.
-        data: folder of the drawn data sets.
     """
 
-    row: str
+    label: str
+    method: str
+    settings: dict[str, Any]
     task: str
     seed: int
-    method: Method
     recipe: Recipe | None
     data: Path
     model: str | None = None
@@ -55,17 +64,21 @@ class Cell:
     train_examples: int | None = None
     eval_examples: int | None = None
 
+    @property
+    def name(self) -> str:
+        """In messages."""
+        return f"{self.label} {self.task} seed {self.seed}"
+
     def folder(self, out: Path) -> Path:
         """Where the run is saved."""
-        return out / "cells" / self.row / self.task / f"seed{self.seed}"
+        return out / "cells" / self.label / self.task / f"seed{self.seed}"
 
-    def settings(self) -> dict:
+    def description(self) -> dict[str, Any]:
         """What decides the result, as plain values."""
-        settings = asdict(self)
-        settings["method"] = {"kind": type(self.method).__name__, **_plain(asdict(self.method))}
-        settings["data"] = json.loads((self.data / "manifest.json").read_text())
-        settings["weights"] = weights_digest(self.model)
-        return _plain(settings)
+        content = asdict(self)
+        content["data"] = json.loads((self.data / "manifest.json").read_text())
+        content["weights"] = weights_digest(self.model)
+        return _plain(content)
 
 
 def is_finished(cell: Cell, out: Path) -> bool:
@@ -82,117 +95,109 @@ def is_finished(cell: Cell, out: Path) -> bool:
         saved = json.loads(config.read_text())["settings"]
         if scores.exists():
             json.loads(scores.read_text())
-    except (json.JSONDecodeError, KeyError) as error:
-        raise UserError(
-            f"{folder} is damaged ({type(error).__name__}): delete that folder and run again"
-        ) from None
-    if saved != cell.settings():
-        wrong = [k for k, v in cell.settings().items() if saved.get(k) != v]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} is damaged ({type(error).__name__}): delete that folder and run again") from None
+    settings = cell.description()
+    if saved != settings:
+        wrong = [name for name, value in settings.items() if saved.get(name) != value]
         raise UserError(
             f"{folder} holds another experiment (other {', '.join(wrong)}): give another --out, or delete it"
         )
     return scores.exists()
 
 
+def read_scores(cell: Cell, out: Path) -> dict[str, Any]:
+    """The content of a finished cell's ``scores.json``."""
+    return json.loads((cell.folder(out) / "scores.json").read_text())
+
+
 def run_cell(
-    cell: Cell, out: Path, device: str = "cpu", on_step: Callable[[int], None] = lambda step: None
-) -> dict:
+    cell: Cell,
+    out: Path,
+    device: str = "cpu",
+    cache_gb: float = LIMIT_GB,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> dict[str, Any]:
     """Train and score one cell, unless it is finished; continue it if it was interrupted.
+
+    Under ``torchrun`` all processes call this together: they train on the same batches as one process would, and share
+    the scoring; the first one writes.
 
     Returns:
         The contents of ``scores.json``.
     """
-    folder = cell.folder(out)
-    if is_finished(cell, out):
-        return json.loads((folder / "scores.json").read_text())
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(
-        folder / "config.json",
-        {
-            "settings": cell.settings(),
-            "device": device,
-            "precision": training_precision(device),
-            **versions(),
-        },
-    )
+    state, folder = processes(device), cell.folder(out)
+    if _agreed(lambda: is_finished(cell, out)):
+        return read_scores(cell, out)
+    if state.is_main_process:
+        about = {"settings": cell.description(), "device": device, "precision": training_precision(device)}
+        write_json(folder / "config.json", {**about, **versions()})
     torch.manual_seed(cell.seed)
     random.seed(cell.seed)
-    peak = PeakMemory(device)
-    began = time.perf_counter()
-    task = TASKS[cell.task]
-    model, tokenizer = load_model(cell.model)
-    model.to(device)
-    tuned = cell.method.put_on(model)
+    peak, began = PeakMemory(device), time.perf_counter()
+    task, method, cache = TASKS[cell.task], method_named(cell.method), FeatureCache(out / "image-states", cache_gb)
+    family = load_family(cell.model)
+    family.model.to(device)
+    tuned = method.apply(family, cell.settings)
     training = subset(task.examples(cell.data, "train"), cell.train_examples)
     tuned.observe([task.target(example, 0.0) for example in training])
     loss, earlier = None, 0.0
+    with state.main_process_first():  # it fills the cache of image states
+        data = TaskData(family, task, training, method.vision, cache) if cell.recipe else None
     if cell.recipe is not None:
-        states = ImageStates(model, training, tuned.vision, out / "image-states")
-        loss, earlier = train(
-            model,
-            tuned,
-            tokenizer,
-            [task.prompt(e) for e in training],
-            lambda k, draw: task.target(training[k], draw),
-            states,
-            cell.recipe,
-            cell.seed,
-            folder,
-            on_step,
-        )
-        tuned.save(folder)
-    trained = time.perf_counter()
+        trained = train(tuned, data, cell.recipe, cell.seed, folder, on_step)
+        loss, earlier = trained.loss, trained.earlier_seconds
+        if state.is_main_process:
+            tuned.save(folder)
+    trained_at = time.perf_counter()
     examples = subset(task.examples(cell.data, cell.split), cell.eval_examples)
-    predictions = predict(model, tuned, tokenizer, task, examples, out / "image-states")
-    scores = task.score(predictions, examples)
-    write_json(folder / "predictions.json", predictions)
-    np.savez_compressed(
-        folder / "statistics.npz",
-        **{name: per_image(values, examples) for name, values in scores.statistics.items()},
-    )
-    result = {
-        "row": cell.row,
-        "task": cell.task,
-        "seed": cell.seed,
-        "split": cell.split,
-        "scores": scores.columns,
-        "kinds": scores.kinds,
-        "examples": len(examples),
-        "trained_on": len(training),
-        "parameters": sum(p.numel() for p in tuned.parameters()),
-        "loss": loss,
-        "learned": tuned.learned(),
-        "train_seconds": earlier + trained - began,
-        "eval_seconds": time.perf_counter() - trained,
-        "peak_mb": peak.megabytes(),
-    }
-    write_json(folder / "scores.json", result)  # last: it marks the cell as finished
-    (folder / "state.pt").unlink(missing_ok=True)
-    return result
+    with state.main_process_first():
+        data = TaskData(family, task, examples, method.vision, cache)
+    predictions = predict(tuned, data)
+    result = None
+    if state.is_main_process:
+        scores = task.score(predictions, examples)
+        write_json(folder / "predictions.json", predictions)
+        with whole(folder / "statistics.npz") as part:
+            sums = {key: per_image(values, examples) for key, values in scores.statistics.items()}
+            np.savez_compressed(part, **sums)
+        result = {
+            "row": cell.label,
+            "task": cell.task,
+            "seed": cell.seed,
+            "split": cell.split,
+            "scores": scores.columns,
+            "kinds": scores.kinds,
+            "examples": len(examples),
+            "trained_on": len(training),
+            "parameters": sum(p.numel() for p in tuned.parameters().values()),
+            "loss": loss,
+            "learned": tuned.scalars(),
+            "train_seconds": earlier + trained_at - began,
+            "eval_seconds": time.perf_counter() - trained_at,
+            "peak_mb": peak.megabytes(),
+        }
+        write_json(folder / "scores.json", result, default=float)  # last: it marks the cell as finished
+        shutil.rmtree(folder / STATES, ignore_errors=True)
+    return _agreed(lambda: read_scores(cell, out))
 
 
-@torch.no_grad()
-def predict(model, tuned, tokenizer, task, examples: list[Example], cache: Path) -> dict[str, str]:
-    """A generated text per example id. Examples are sorted by length, so batches carry little padding."""
-    states = ImageStates(model, examples, tuned.vision, cache)
-    prompts = [task.prompt(example) for example in examples]
-    order = sorted(range(len(examples)), key=lambda k: len(prompts[k]))
-    texts: dict[str, str] = {}
-    for start in range(0, len(order), EVAL_BATCH):
-        part = order[start : start + EVAL_BATCH]
-        generated = tuned.generate(
-            model,
-            tokenizer,
-            states(torch.tensor(part)),
-            [prompts[k] for k in part],
-            task.max_new_tokens,
-            task.num_beams,
-        )
-        texts.update((examples[k].id, text) for k, text in zip(part, generated))
-    return texts
+def _agreed(ask: Callable[[], Any]) -> Any:
+    """What the first process finds, or the error that it meets, on all of them."""
+    state = PartialState()
+    answer: list[tuple[Any, UserError | None]] = [(None, None)]
+    if state.is_main_process:
+        try:
+            answer = [(ask(), None)]
+        except UserError as error:
+            answer = [(None, error)]
+    value, error = broadcast_object_list(answer)[0] if state.num_processes > 1 else answer[0]
+    if error is not None:
+        raise error
+    return value
 
 
-def per_image(statistics: np.ndarray, examples: list[Example]) -> np.ndarray:
+def per_image(statistics: np.ndarray, examples: Sequence[Example]) -> np.ndarray:
     """Per-example statistics ``(N, K)`` summed over the questions about each image, ``(images, K)``: what a bootstrap may
     draw, since questions about one image are right or wrong together."""
     place = {image: k for k, image in enumerate(dict.fromkeys(example.image for example in examples))}
@@ -201,14 +206,7 @@ def per_image(statistics: np.ndarray, examples: list[Example]) -> np.ndarray:
     return sums
 
 
-def subset(examples: list[Example], count: int | None) -> list[Example]:
-    """A fixed random subset (the same for every method and seed), or all."""
-    if count is None or count >= len(examples):
-        return examples
-    return random.Random(0).sample(examples, count)
-
-
-def versions() -> dict:
+def versions() -> dict[str, Any]:
     """What the run was made with."""
     return {
         "versions": {
@@ -221,17 +219,10 @@ def versions() -> dict:
     }
 
 
-def write_json(file: Path, content) -> None:
-    """Complete or not at all."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(json.dumps(content, indent=1, default=float))
-    part.replace(file)
-
-
-def _plain(value):
+def _plain(value: Any) -> Any:
     """Tuples as lists and paths as text: what JSON gives back."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

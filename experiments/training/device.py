@@ -1,21 +1,27 @@
-"""Devices: whether one is there, and the precision that pays on it."""
+"""Devices and processes: whether a device is there, the precision that pays on it, who shares the work."""
 
 from functools import cache
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 
 from attngraph.errors import UserError
 
 
 def check_device(device: str) -> None:
-    """Raises UserError where the device is not there."""
+    """Raise :class:`~attngraph.UserError` where the device is not there."""
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"--device {device} is not available here ({str(error).splitlines()[0]}): use cpu"
         ) from None
+
+
+def processes(device: str) -> PartialState:
+    """The processes that share the work: those of ``torchrun`` or ``accelerate launch``, else this one alone."""
+    return PartialState(cpu=device == "cpu")
 
 
 def mixed_precision(device: str | torch.device) -> torch.autocast:

@@ -11,15 +11,20 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import transformers
 from tqdm import tqdm
 
 from attngraph.errors import UserError
-from experiments.training.cells import Cell, is_finished, run_cell
-from experiments.training.loop import Diverged
+from experiments.plugins import load_plugins, plugin_files
+from experiments.training.cells import Cell, is_finished, read_scores, run_cell
+from experiments.training.device import processes
+from experiments.training.features import LIMIT_GB
+from experiments.training.recipe import Diverged
 
 EVAL_STEPS = 60  # scoring a cell takes about as long as this many training steps
 
@@ -34,6 +39,29 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda (all GPUs), cuda:1, mps (default: cpu)")
     parser.add_argument("--jobs", type=int, help="runs at the same time (default: one per core or GPU)")
+    parser.add_argument(
+        "--cache-gb",
+        type=float,
+        default=LIMIT_GB,
+        help="largest file of cached image states in GB, 0 for none (default: %(default)g)",
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how cells run.
+
+    Args:
+        out: folder of the table.
+        device: ``cpu``, ``cuda`` (cells are spread over all GPUs), ``cuda:1``, ``mps``.
+        jobs: cells at the same time; None as :func:`jobs_for` says.
+        cache_gb: size of the largest file of cached image states, in 10^9 bytes.
+    """
+
+    out: Path
+    device: str = "cpu"
+    jobs: int | None = None
+    cache_gb: float = LIMIT_GB
 
 
 def jobs_for(device: str, asked: int | None) -> int:
@@ -51,31 +79,29 @@ def jobs_for(device: str, asked: int | None) -> int:
     return max(1, torch.cuda.device_count()) if device == "cuda" else 1
 
 
-def run_cells(
-    cells: Sequence[Cell], out: Path, device: str = "cpu", jobs: int | None = None, may_diverge: bool = False
-) -> dict[Cell, dict]:
-    """Run all cells and return their scores.
+def run_cells(cells: Sequence[Cell], run: Run, may_diverge: bool = False) -> dict[Cell, dict[str, Any]]:
+    """Run all cells and return their scores: those with saved scores are skipped, interrupted ones continue.
+
+    Cells run in worker processes. Under ``torchrun`` or ``accelerate launch`` they run one after the other instead, each in
+    all processes together.
 
     Args:
-        cells: what to run; those with saved scores are skipped, interrupted ones continue.
-        out: folder of the table.
-        device: ``cpu``, ``cuda`` (cells are spread over all GPUs), ``cuda:1``, ``mps``.
-        jobs: cells at the same time. Default: as :func:`jobs_for` says.
+        cells: what to run.
+        run: where and how.
         may_diverge: leave out cells whose loss is not finite, instead of failing.
 
     Raises:
         UserError: a folder holds another experiment, or cells failed; the others are finished then.
         KeyboardInterrupt: Ctrl-C; finished cells stay, running ones continue from their last saved state next time.
     """
-    jobs = jobs_for(device, jobs)
-    todo = [cell for cell in cells if not is_finished(cell, out)]
-    jobs = min(jobs, max(1, len(todo)))
-    total = sum(_weight(cell) for cell in todo)
+    if processes(run.device).num_processes > 1:
+        return _run_together(cells, run)
+    todo = [cell for cell in cells if not is_finished(cell, run.out)]
     if len(todo) < len(cells):
         print(f"{len(cells) - len(todo)} of {len(cells)} cells are finished already", file=sys.stderr)
-    failures = _run(todo, out, device, jobs, total) if todo else {}
+    failures = Pool(todo, run).work() if todo else {}
     fatal = [
-        f"{_name(cell)}: {error}"
+        f"{cell.name}: {error}"
         for cell, error in failures.items()
         if not (may_diverge and isinstance(error, Diverged))
     ]
@@ -83,57 +109,96 @@ def run_cells(
         raise UserError(
             f"{len(fatal)} of {len(cells)} cells failed, the others are finished: " + "; ".join(fatal)
         )
-    return {
-        cell: run_cell(cell, out, device) for cell in cells if cell not in failures
-    }  # all finished: only read
+    return {cell: read_scores(cell, run.out) for cell in cells if cell not in failures}
 
 
-def _name(cell: Cell) -> str:
-    return f"{cell.row} {cell.task} seed {cell.seed}"
+def _run_together(cells: Sequence[Cell], run: Run) -> dict[Cell, dict[str, Any]]:
+    """The cells one after the other, each in all processes."""
+    state = processes(run.device)
+    _prepare_process()
+    with tqdm(total=sum(map(_weight, cells)), unit="step", disable=not state.is_main_process) as bar:
+        results = {}
+        for cell in cells:
+            device = str(state.device) if run.device == "cuda" else run.device
+            results[cell] = run_cell(cell, run.out, device, run.cache_gb, lambda step: bar.update(1))
+            bar.write(_line(cell, results[cell]["scores"]), file=sys.stderr) if state.is_main_process else None
+    return results
 
 
-def _run(todo: list[Cell], out: Path, device: str, jobs: int, total: int) -> dict[Cell, UserError]:
-    """Runs the cells; returns what went wrong with those that failed."""
-    # A process per cell: its peak memory is its own, and nothing of one run reaches the next.
-    context = multiprocessing.get_context("spawn")
-    steps = context.Value("l", 0)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    waiting, running, failures = list(reversed(todo)), {}, {}
-    free = list(reversed(range(jobs)))
-    with tqdm(
-        total=total,
-        unit="step",
-        desc=f"{len(todo)} cells, {jobs} at a time",
-        smoothing=0.05,
-        dynamic_ncols=True,
-    ) as bar:
+class Pool:
+    """Worker processes, one for each cell: its peak memory is its own, and nothing of one run reaches the next."""
+
+    def __init__(self, todo: Sequence[Cell], run: Run):
+        self.run, self.waiting = run, list(reversed(todo))
+        self.jobs = min(jobs_for(run.device, run.jobs), len(todo))
+        self.total = sum(map(_weight, todo))
+        self.context = multiprocessing.get_context("spawn")
+        self.steps = self.context.Value("l", 0)
+        self.running: dict[int, _Worker] = {}
+        self.failures: dict[Cell, UserError] = {}
+
+    def work(self) -> dict[Cell, UserError]:
+        """Run the cells; returns what went wrong with those that failed."""
+        free = list(reversed(range(self.jobs)))
+        title = f"{len(self.waiting)} cells, {self.jobs} at a time"
+        with tqdm(total=self.total, unit="step", desc=title, smoothing=0.05, dynamic_ncols=True) as bar:
+            try:
+                while self.waiting or self.running:
+                    while self.waiting and free:
+                        self._start(self.waiting.pop(), free.pop())
+                    for sentinel in multiprocessing.connection.wait(list(self.running), timeout=1):
+                        worker = self.running.pop(sentinel)
+                        free.append(worker.slot)
+                        bar.write(self._finish(worker), file=sys.stderr)
+                    bar.update(self.steps.value - bar.n)
+            finally:
+                for worker in self.running.values():
+                    worker.process.kill()
+                    worker.process.join()
+        return self.failures
+
+    def _start(self, cell: Cell, slot: int) -> None:
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        reading, writing = self.context.Pipe(duplex=False)
+        job = _Job(cell, self.run, _placed(self.run.device, slot), threads, plugin_files())
+        process = self.context.Process(target=_work, args=(job, self.steps, writing))
+        process.start()
+        writing.close()
+        self.running[process.sentinel] = _Worker(process, cell, slot, reading)
+
+    def _finish(self, worker: _Worker) -> str:
+        """Note a worker's outcome; returns a line about it."""
+        worker.process.join()
         try:
-            while waiting or running:
-                while waiting and free:
-                    slot, cell = free.pop(), waiting.pop()
-                    reading, writing = context.Pipe(duplex=False)
-                    process = context.Process(
-                        target=_work, args=(cell, out, _placed(device, slot), threads, steps, writing)
-                    )
-                    process.start()
-                    writing.close()
-                    running[process.sentinel] = process, cell, slot, reading
-                for sentinel in multiprocessing.connection.wait(list(running), timeout=1):
-                    process, cell, slot, reading = running.pop(sentinel)
-                    process.join()
-                    free.append(slot)
-                    try:
-                        scores = _outcome(process, reading)["scores"]
-                        told = " ".join(f"{name} {100 * value:.1f}" for name, value in scores.items())
-                    except UserError as error:
-                        failures[cell], told = error, str(error)
-                    bar.write(f"{cell.row:>9} {cell.task:<9} seed {cell.seed}: {told}", file=sys.stderr)
-                bar.update(steps.value - bar.n)
-        finally:
-            for process, *_ in running.values():
-                process.kill()
-                process.join()
-    return failures
+            return _line(worker.cell, _outcome(worker)["scores"])
+        except UserError as error:
+            self.failures[worker.cell] = error
+            return _line(worker.cell, {}) + str(error)
+
+
+class _Worker(NamedTuple):
+    """A running cell."""
+
+    process: Any
+    cell: Cell
+    slot: int
+    reading: Any
+
+
+class _Job(NamedTuple):
+    """What a worker is told."""
+
+    cell: Cell
+    run: Run
+    device: str
+    threads: int
+    plugins: tuple[Path, ...]
+
+
+def _line(cell: Cell, scores: dict[str, float]) -> str:
+    """A cell's outcome in a line."""
+    values = " ".join(f"{key.partition('.')[2]} {100 * value:.1f}" for key, value in scores.items())
+    return f"{cell.label:>9} {cell.task:<9} seed {cell.seed}: {values}"
 
 
 def _placed(device: str, slot: int) -> str:
@@ -141,18 +206,18 @@ def _placed(device: str, slot: int) -> str:
     return f"cuda:{slot % torch.cuda.device_count()}" if device == "cuda" else device
 
 
-def _outcome(process, reading) -> dict:
+def _outcome(worker: _Worker) -> dict[str, Any]:
     """The scores that a worker sent.
 
     Raises:
         UserError: it sent an error, or died without a word.
     """
     try:
-        outcome = reading.recv()
+        outcome = worker.reading.recv()
     except EOFError:
         raise UserError(
-            f"its worker died (exit code {process.exitcode}; out of memory?): run the same command again to go "
-            "on, perhaps with --jobs 1"
+            f"its worker died (exit code {worker.process.exitcode}; out of memory?): run the same command again to go on, "
+            "perhaps with --jobs 1"
         ) from None
     if isinstance(outcome, UserError):
         raise outcome
@@ -164,13 +229,18 @@ def _weight(cell: Cell) -> int:
     return (cell.recipe.steps if cell.recipe else 0) + EVAL_STEPS
 
 
-def _work(cell: Cell, out: Path, device: str, threads: int, steps, writing) -> None:
-    """What a worker process does: one cell."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    torch.set_num_threads(threads)
+def _prepare_process() -> None:
+    """Settings of every process that runs cells."""
     torch.set_flush_denormal(True)
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="Java not found")  # said once, by the parent
+
+
+def _work(job: _Job, steps: Any, writing: Any) -> None:
+    """What a worker process does: one cell."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    torch.set_num_threads(job.threads)
+    _prepare_process()
     counted = 0
 
     def count(more: int) -> None:
@@ -180,12 +250,13 @@ def _work(cell: Cell, out: Path, device: str, threads: int, steps, writing) -> N
         counted += more
 
     try:
-        result = run_cell(cell, out, device, lambda step: count(1))
+        load_plugins(job.plugins)
+        result = run_cell(job.cell, job.run.out, job.device, job.run.cache_gb, lambda step: count(1))
     except UserError as error:
         writing.send(error)
         return
     except Exception:
         writing.send(UserError(traceback.format_exc()))
         return
-    count(_weight(cell) - counted)  # scoring, and what an earlier call had trained
+    count(_weight(job.cell) - counted)  # scoring, and what an earlier call had trained
     writing.send(result)

@@ -1,0 +1,79 @@
+"""How much a table runs."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from attngraph.errors import UserError
+from experiments.configs.reading import Config, read_config
+from experiments.scenes.write import Sizes
+from experiments.tasks.task import Budget, Task
+
+PRESETS_FOLDER = Path(__file__).with_name("presets")
+Counts = tuple[PositiveInt, PositiveInt, PositiveInt]
+
+
+class BudgetChange(Config):
+    """What a preset changes of a task's :class:`~experiments.tasks.task.Budget`."""
+
+    steps: PositiveInt | None = None
+    train_examples: PositiveInt | None = None
+    eval_examples: PositiveInt | None = None
+
+
+class DrawnSizes(Config):
+    """Sizes of the drawn data sets, (train, validation, test)."""
+
+    questions: Counts = Sizes().questions
+    hypotheses: Counts = Sizes().hypotheses
+    captions: Counts = Sizes().captions
+
+
+class Preset(Config):
+    """How much to run.
+
+    Args:
+        about: one line for ``--help``.
+        seeds: method -> number of seeds, in the order of the table.
+        budget: changes for every task.
+        tasks: task -> further changes.
+        sizes: of the drawn data sets.
+    """
+
+    about: str
+    seeds: dict[str, NonNegativeInt]
+    budget: BudgetChange = BudgetChange()
+    tasks: dict[str, BudgetChange] = Field(default_factory=dict)
+    sizes: DrawnSizes = DrawnSizes()
+
+    def budget_of(self, task: Task) -> Budget:
+        """What a task costs under this preset."""
+        changes = self.budget.model_dump(exclude_none=True)
+        own = self.tasks.get(task.name, BudgetChange()).model_dump(exclude_none=True)
+        return replace(task.budget, **{**changes, **own})
+
+    @property
+    def drawn(self) -> Sizes:
+        """The sizes as the generator takes them."""
+        return Sizes(**{field.name: getattr(self.sizes, field.name) for field in fields(Sizes)})
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the package, ``quick`` first."""
+    names = sorted(file.stem for file in PRESETS_FOLDER.glob("*.yaml"))
+    return sorted(names, key=lambda name: name != "quick")
+
+
+def load_preset(name: str) -> Preset:
+    """A preset by its name, or by the path of a YAML file of one's own.
+
+    Raises:
+        UserError: no such preset, or a damaged file.
+    """
+    file = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS_FOLDER / f"{name}.yaml"
+    if not file.exists():
+        raise UserError(f"unknown preset {name!r}: choose from {', '.join(preset_names())}, or give a YAML file")
+    return read_config(file, Preset, "see experiments/configs/presets for examples")

@@ -1,0 +1,56 @@
+"""From a YAML file to a checked value, with errors that name the file, the field and the remedy."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from attngraph.errors import UserError
+
+
+class Config(BaseModel):
+    """A typed part of a YAML file: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Read = TypeVar("Read", bound=Config)
+
+
+@cache
+def read_config(file: Path, kind: type[Read], remedy: str) -> Read:
+    """The file's content as ``kind``.
+
+    Args:
+        file: YAML.
+        kind: what it must be.
+        remedy: what the user can do about a damaged file.
+
+    Raises:
+        UserError: no such file, no YAML, or a field that is unknown, missing or of a wrong type.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{file}: {_in_words(error, kind)}; {remedy}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file} cannot be read ({reason}); {remedy}") from None
+
+
+def _in_words(error: ValidationError, kind: type[Config]) -> str:
+    """The first error in words."""
+    first: Any = error.errors()[0]
+    field = ".".join(map(str, first["loc"])) or "the file"
+    if first["type"] == "extra_forbidden":
+        near = get_close_matches(str(first["loc"][-1]), list(kind.model_fields), 1)
+        return f"unknown field {field}" + (f" (did you mean {near[0]}?)" if near else "")
+    if first["type"] == "missing":
+        return f"field {field} is missing"
+    return f"field {field}: {first['msg'][0].lower()}{first['msg'][1:]}"

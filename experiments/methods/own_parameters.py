@@ -1,0 +1,46 @@
+"""Methods that are a rule which of the model's own parameters train."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from experiments.files import whole
+from experiments.methods.method import Method, Tuned, freeze
+from experiments.models.family import ModelFamily
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnParameters(Method):
+    """Some of the model's own parameters are trained."""
+
+    default_rate: float = 3e-4
+
+    @abstractmethod
+    def trained(self, family: ModelFamily, parameter: str) -> bool:
+        """Whether a parameter is trained, by its name in the model."""
+
+    def apply(self, family: ModelFamily, settings: dict[str, Any]) -> TunedModel:
+        freeze(family)
+        for name, parameter in family.model.named_parameters():
+            parameter.requires_grad_(self.trained(family, name))
+        return TunedModel(family)
+
+
+class TunedModel(Tuned):
+    """A model some of whose own parameters are trained."""
+
+    def save(self, folder: Path) -> None:
+        """``model.safetensors``: the trained parameters in half precision."""
+        tensors = {name: p.detach().half().cpu().contiguous() for name, p in self.parameters().items()}
+        with whole(folder / "model.safetensors") as part:
+            save_file(tensors, part)
+
+
+def on_language_side(family: ModelFamily, parameter: str) -> bool:
+    """Whether a parameter belongs to the modules that read and write text."""
+    return any(not side or parameter.startswith(f"{side}.") for side in family.language_side())

@@ -1,0 +1,31 @@
+"""Answers to a split of a task, each example once, over however many processes there are."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from experiments.methods.method import Tuned
+from experiments.training.data import TaskData
+
+EVAL_BATCH = 200
+
+
+@torch.no_grad()
+def predict(tuned: Tuned, data: TaskData) -> dict[str, str]:
+    """A text per example id, in the order of the examples; the same on every process.
+
+    Examples are sorted by the length of their prompts, so that batches carry little padding.
+    """
+    family, task = tuned.family, data.task
+    lengths = [len(task.prompt(example, family.name)) for example in data.examples]
+    order = sorted(range(len(lengths)), key=lambda k: lengths[k])
+    state = PartialState()
+    own = order[state.process_index :: state.num_processes]
+    texts: list[tuple[int, str]] = []
+    for start in range(0, len(own), EVAL_BATCH):
+        part = own[start : start + EVAL_BATCH]
+        texts += zip(part, tuned.answer([data.sample(k) for k in part], task.decoding))
+    answers = dict(gather_object(texts))
+    return {example.id: answers[k] for k, example in enumerate(data.examples)}

@@ -1,0 +1,211 @@
+"""Training on transformers' :class:`~transformers.Trainer`: what is trained, in which order, saved how."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from adapters.peft import optimizer_groups
+from attngraph.errors import UserError
+from experiments.files import write_text
+from experiments.methods.method import Tuned
+from experiments.models.losses import token_losses
+from experiments.training.data import TaskData
+from experiments.training.device import uses_bfloat16
+from experiments.training.order import StepSampler
+from experiments.training.recipe import Diverged, Recipe
+
+LAST = 20  # steps whose mean loss sums up a run
+SAVE_EVERY = 200  # steps between states from which an interrupted run continues
+STATES = "states"  # the folder of these states, in a run's folder
+TRAINED = "trained.safetensors"  # in a state's folder: the weights
+SECONDS = "seconds"  # written last: the time that the run has taken so far
+
+
+class LossModule(nn.Module):
+    """A model family as the Trainer takes it: from inputs with labels to the loss.
+
+    The loss is the sum over the batch's answer tokens, divided by their number in the whole step (all passes and
+    processes): the mean that one process would compute in one pass.
+    """
+
+    def __init__(self, tuned: Tuned, label_smoothing: float):
+        super().__init__()
+        self.model, self.family, self.label_smoothing = tuned.family.model, tuned.family, label_smoothing
+
+    def forward(self, labels: Tensor, num_items_in_batch: Tensor | int, **inputs: Tensor) -> dict[str, Tensor]:
+        losses = token_losses(self.family.logits(inputs), labels, self.label_smoothing)
+        return {"loss": losses.sum() / num_items_in_batch}
+
+
+class CellTrainer(Trainer):
+    """The Trainer with the recipe's schedule, groups of parameters and order, and small states to continue from."""
+
+    def __init__(self, tuned: Tuned, data: TaskData, recipe: Recipe, args: TrainingArguments, **options: Any):
+        self.recipe, self.tuned = recipe, tuned
+        model = LossModule(tuned, recipe.label_smoothing)
+        super().__init__(model, args, data_collator=data.family.training_inputs, train_dataset=data, **options)
+        self.remove_callback(PrinterCallback)
+
+    def _get_train_sampler(self, train_dataset: TaskData | None = None) -> StepSampler:
+        recipe = self.recipe
+        return StepSampler(len(self.train_dataset), recipe.batch_size, self.args.seed, recipe.steps)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            groups = optimizer_groups(self.model, self.recipe.learning_rate, self.recipe.weight_decay)
+            self.optimizer = torch.optim.AdamW(groups)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.lr_scheduler is None:
+            schedule = torch.optim.lr_scheduler.LambdaLR
+            self.lr_scheduler = schedule(optimizer or self.optimizer, self.recipe.factor)
+        return self.lr_scheduler
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not math.isfinite(loss.item()):
+            raise Diverged(
+                f"{Path(self.args.output_dir).parent}: the loss is not finite at step {self.state.global_step}; lower the "
+                f"learning rate ({self.recipe.learning_rate:g})"
+            )
+        return loss
+
+    # ---- states to continue from hold the trained weights only --------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: p.detach().cpu().contiguous() for name, p in self.tuned.parameters().items()}, folder / TRAINED
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / TRAINED)
+        with torch.no_grad():
+            for name, parameter in self.tuned.parameters().items():
+                parameter.copy_(saved[name])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run leaves.
+
+    Args:
+        loss: mean of the last steps.
+        earlier_seconds: that interrupted calls took before.
+    """
+
+    loss: float
+    earlier_seconds: float
+
+
+class _Progress(TrainerCallback):
+    """Tells of every step, and keeps the time that a run has taken in its states."""
+
+    def __init__(self, on_step: Callable[[int], None]):
+        self.on_step, self.began = on_step, time.perf_counter()
+        self.earlier = 0.0
+
+    def on_step_end(self, args, state, control, **more) -> None:
+        self.on_step(state.global_step)
+
+    def on_save(self, args, state, control, **more) -> None:
+        if state.is_world_process_zero:
+            file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SECONDS
+            write_text(file, str(self.earlier + time.perf_counter() - self.began))
+
+
+def train(
+    tuned: Tuned,
+    data: TaskData,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Trained:
+    """Train what a method declared trainable; continue where an interrupted call stopped.
+
+    Args:
+        folder: the run's folder; gets ``metrics.csv``, and ``states`` until the caller removes it.
+        on_step: told after every step.
+
+    Raises:
+        Diverged: the loss is not finite.
+        UserError: the saved state is damaged.
+    """
+    progress = _Progress(on_step)
+    trainer = CellTrainer(tuned, data, recipe, arguments(tuned, recipe, seed, folder, len(data)), callbacks=[progress])
+    state = last_state(folder)
+    if state is not None:
+        progress.earlier = float((state / SECONDS).read_text())
+    try:
+        trainer.train(resume_from_checkpoint=None if state is None else str(state))
+    except (OSError, EOFError, KeyError, RuntimeError, ValueError) as error:
+        if state is None or trainer.state.global_step:
+            raise
+        raise UserError(f"{state} cannot be read ({type(error).__name__}): delete it to start this run again") from error
+    tuned.family.model.eval()
+    steps = [line for line in trainer.state.log_history if "loss" in line]
+    if trainer.is_world_process_zero():
+        write_text(folder / "metrics.csv", _metrics(steps))
+    last = [line["loss"] for line in steps[-LAST:]]
+    return Trained(sum(last) / len(last), progress.earlier)
+
+
+def arguments(tuned: Tuned, recipe: Recipe, seed: int, folder: Path, examples: int) -> TrainingArguments:
+    """The Trainer's arguments for a run."""
+    device = tuned.family.device
+    options = dict(
+        output_dir=str(folder / STATES),
+        max_steps=recipe.steps,
+        gradient_accumulation_steps=recipe.accumulation,
+        max_grad_norm=recipe.clip,
+        seed=seed,
+        use_cpu=device.type == "cpu",
+        bf16=uses_bfloat16(str(device)),
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=SAVE_EVERY,
+        save_total_limit=2,
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+    args = TrainingArguments(**options)
+    args.per_device_train_batch_size = recipe.per_process(args.world_size, examples)
+    if args.world_size == 1 and args.n_gpu > 1:
+        args._n_gpu = 1  # a run stays on its device: no nn.DataParallel
+    return args
+
+
+def last_state(folder: Path) -> Path | None:
+    """The last whole state in a run's folder."""
+    whole = (mark.parent for mark in (folder / STATES).glob(f"checkpoint-*/{SECONDS}"))
+    return max(whole, key=lambda state: int(state.name.rpartition("-")[2]), default=None)
+
+
+def _metrics(steps: list[dict]) -> str:
+    """A line for each step."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["step", "loss", "learning_rate", "gradient_norm"])
+    for line in steps:
+        writer.writerow(
+            [line["step"], round(line["loss"], 5), line["learning_rate"], round(line.get("grad_norm", 0.0), 4)]
+        )
+    return text.getvalue()
