@@ -1,0 +1,128 @@
+"""Gradient-weighted relevance against the equations, written out as loops or matrices."""
+
+import pytest
+import torch
+
+from analysis.relevance import relevance
+from tests.analysis.relevance.made_up_graphs import encoder_and_decoder, two_streams
+
+
+def by_loops(graphs: dict, gradients: dict, example: int) -> tuple[list[list[float]], list[list[float]]]:
+    """Equations (5) to (11) with one sum at a time."""
+
+    def bar(name):
+        a, g = graphs[name].weight[example].tolist(), gradients[name][example].tolist()
+        heads, n, m = len(a), len(a[0]), len(a[0][0])
+        return [
+            [sum(max(0.0, g[k][i][j] * a[k][i][j]) for k in range(heads)) / heads for j in range(m)]
+            for i in range(n)
+        ]
+
+    def product(x, y):
+        return [
+            [sum(x[i][k] * y[k][j] for k in range(len(y))) for j in range(len(y[0]))] for i in range(len(x))
+        ]
+
+    def plus(x, y):
+        return [[x[i][j] + y[i][j] for j in range(len(x[0]))] for i in range(len(x))]
+
+    def eye(size):
+        return [[float(i == j) for j in range(size)] for i in range(size)]
+
+    def rows_normalised(r):
+        out = eye(len(r))
+        for i, row in enumerate(r):
+            hat = [x - float(i == j) for j, x in enumerate(row)]
+            if sum(hat) > 0:
+                out[i] = [out[i][j] + hat[j] / sum(hat) for j in range(len(r))]
+        return out
+
+    n, m = graphs["c0"].weight.shape[2:]
+    ss, qq, sq = eye(n), eye(m), [[0.0] * m for _ in range(n)]
+    for name in ("e0", "e1"):
+        qq = plus(qq, product(bar(name), qq))
+    for k in range(2):
+        a = bar(f"s{k}")
+        sq, ss = plus(sq, product(a, sq)), plus(ss, product(a, ss))
+        transposed = [list(column) for column in zip(*rows_normalised(ss))]
+        sq = plus(sq, product(product(transposed, bar(f"c{k}")), rows_normalised(qq)))
+    return ss, sq
+
+
+def test_relevance_equals_loops():
+    graphs, gradients = encoder_and_decoder()
+    result = relevance(graphs, gradients)
+    for example in range(2):
+        ss, sq = by_loops(graphs, gradients, example)
+        torch.testing.assert_close(
+            result.own[example], torch.tensor(ss, dtype=torch.float64), rtol=1e-12, atol=0
+        )
+        torch.testing.assert_close(
+            result.seen[example], torch.tensor(sq, dtype=torch.float64), rtol=1e-12, atol=0
+        )
+    assert result.seen.min() > 0
+
+
+def test_one_layer_has_a_closed_form():
+    graphs, gradients = encoder_and_decoder()
+    bar = (graphs["c0"].weight * gradients["c0"]).clamp(min=0).mean(1)
+    alone = relevance({"c0": graphs["c0"]}, gradients)
+    torch.testing.assert_close(alone.seen, bar)
+    torch.testing.assert_close(alone.own, torch.eye(3, dtype=torch.float64).expand(2, -1, -1))
+    own = (graphs["s0"].weight * gradients["s0"]).clamp(min=0).mean(1)
+    both = relevance({"s0": graphs["s0"], "c0": graphs["c0"]}, gradients)
+    sums = own.sum(-1, keepdim=True)
+    assert (sums > 0).all()
+    torch.testing.assert_close(both.seen, bar + (own / sums).transpose(1, 2) @ bar)
+
+
+def test_without_gradients_every_token_is_only_itself():
+    graphs, gradients = encoder_and_decoder()
+    result = relevance(graphs, {name: 0 * g for name, g in gradients.items()})
+    assert torch.equal(result.own, torch.eye(3, dtype=torch.float64).expand(2, -1, -1))
+    assert not result.seen.any()
+
+
+def test_only_positive_contributions_count():
+    graphs, gradients = encoder_and_decoder()
+    result = relevance(graphs, {name: -g.abs() for name, g in gradients.items()})
+    assert not result.seen.any()
+
+
+def test_two_streams_equal_the_equations_written_out():
+    graphs, gradients = two_streams()
+    bar = {name: (g.weight * gradients[name]).clamp(min=0).mean(1) for name, g in graphs.items()}
+
+    def norm(r):  # (8, 9)
+        hat = r - torch.eye(r.shape[-1])
+        return torch.eye(r.shape[-1]) + hat / hat.sum(-1, keepdim=True)
+
+    def t(r):
+        return norm(r).transpose(1, 2)
+
+    eye = {size: torch.eye(size, dtype=torch.float64) for size in (3, 4)}
+    ss, qq = eye[3] + bar["s0"], eye[4] + bar["e0"]
+    sq, qs = t(ss) @ bar["x0"] @ norm(qq), t(qq) @ bar["x0#2"] @ norm(ss)
+    ss, sq = ss + bar["s1"] @ ss, sq + bar["s1"] @ sq
+    qq, qs = qq + bar["e1"] @ qq, qs + bar["e1"] @ qs
+    ss, sq = ss + bar["x1"] @ qs, sq + t(ss) @ bar["x1"] @ norm(qq)
+    result = relevance(graphs, gradients)
+    torch.testing.assert_close(result.own, ss)
+    torch.testing.assert_close(result.seen, sq)
+
+
+def test_one_sequence_is_the_product_over_its_layers():
+    graphs, gradients = encoder_and_decoder()
+    graphs = {name: graphs[name] for name in ("e0", "e1")}
+    bar = [(graphs[name].weight * gradients[name]).clamp(min=0).mean(1) for name in ("e0", "e1")]
+    result, eye = relevance(graphs, gradients), torch.eye(4, dtype=torch.float64)
+    torch.testing.assert_close(result.own, (eye + bar[1]) @ (eye + bar[0]))
+    assert torch.equal(result.seen, result.own)
+
+
+def test_layers_without_fitting_gradients_are_refused():
+    graphs, gradients = encoder_and_decoder()
+    with pytest.raises(ValueError, match=r"gradients must hold c1 with shape \(2, 2, 3, 4\), got none"):
+        relevance(graphs, {name: g for name, g in gradients.items() if name != "c1"})
+    with pytest.raises(ValueError, match=r"got \(2, 3, 4\)"):
+        relevance(graphs, gradients | {"c1": gradients["c1"][:, 0]})

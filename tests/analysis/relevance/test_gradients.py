@@ -1,0 +1,115 @@
+"""Gradients of a model's score against finite differences, and the operators on a real model."""
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from adapters import GraphAdapterConfig
+from analysis.relevance import capture_with_gradients, raw, relevance, rollout, route
+from attngraph.reading.instrument import instrument
+
+CROSS = "text_decoder.bert.encoder.layer.{}.crossattention.self"
+SELF = "text_decoder.bert.encoder.layer.{}.attention.self"
+VISION = "vision_model.encoder.layers.0.self_attn"
+POSITION = 3
+
+
+def inputs(words, b=2, n=5, dtype=torch.float64) -> dict:
+    pixels = torch.randn(b, 3, 8, 8, generator=torch.Generator().manual_seed(5)).to(dtype)
+    ids = words(b, n)
+    return {"pixel_values": pixels, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def score(output) -> torch.Tensor:
+    return output.logits[:, POSITION, 7]
+
+
+def moved_score(model, batch: dict, name: str, step: torch.Tensor) -> torch.Tensor:
+    """The score when the weights of a layer are moved by a step."""
+
+    def move(call):
+        new = call.weight + step
+        call.__dict__["_eager"] = (new @ call.value).transpose(1, 2), new
+
+    handle = instrument(model)
+    handle.sites[name].listeners.insert(0, move)
+    try:
+        with torch.no_grad():
+            return score(model(**batch))
+    finally:
+        handle.sites[name].listeners.remove(move)
+        handle.remove()
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_gradients_are_those_of_finite_differences(make_captioner, words, adapted):
+    """Weights of one layer are moved, before anything reads them, and the score follows."""
+    model = make_captioner()
+    if adapted:
+        config = GraphAdapterConfig(gnn="pgnn", join="replace", reduction=2, positions=("self", "cross"))
+        get_peft_model(model, config)
+    model.double()
+    batch = inputs(words)
+    graphs, gradients = capture_with_gradients(model, batch, score)
+    assert list(graphs) == list(gradients) and len(graphs) == 5
+    for seed, name in enumerate([VISION, SELF.format(0), CROSS.format(0), SELF.format(1), CROSS.format(1)]):
+        weight = graphs[name].weight
+        draw = torch.Generator().manual_seed(seed)
+        step = torch.randn(weight.shape, generator=draw, dtype=torch.float64) * (weight > 0)
+        after, before = (moved_score(model, batch, name, size * step) for size in (1e-5, -1e-5))
+        slope = (after - before) / 2e-5
+        directional = (gradients[name] * step).sum((1, 2, 3))
+        assert directional.abs().min() > 1e-4
+        torch.testing.assert_close(directional, slope, rtol=1e-5, atol=1e-8)
+
+
+def test_a_frozen_model_stays_as_it_is(make_captioner, words):
+    model = make_captioner()
+    batch = inputs(words, dtype=torch.float32)
+    with torch.no_grad():
+        before = model(**batch).logits
+    free = capture_with_gradients(model, batch, score)[1]
+    model.requires_grad_(False)
+    next(model.text_decoder.parameters()).requires_grad_(True)
+    flags = [p.requires_grad for p in model.parameters()]
+    frozen = capture_with_gradients(model, batch, score)[1]
+    assert all(torch.equal(free[name], frozen[name]) and free[name].any() for name in free)
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert all(p.grad is None for p in model.parameters())
+    with torch.no_grad():
+        assert torch.equal(model(**batch).logits, before)
+
+
+def test_nothing_comes_from_later_tokens(make_captioner, words):
+    result = relevance(*capture_with_gradients(make_captioner().double(), inputs(words, n=6), score))
+    assert (result.seen[:, POSITION].sum(-1) > 0).all()
+    assert not result.seen[:, POSITION + 1 :].any()
+    assert not result.own[:, POSITION, POSITION + 1 :].any()
+
+
+def test_padding_changes_nothing(make_captioner, words):
+    model, batch = make_captioner().double(), inputs(words)
+    padded = {
+        **batch,
+        "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 2)),
+        "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 2)),
+    }
+    short, long = capture_with_gradients(model, batch, score), capture_with_gradients(model, padded, score)
+    for alone, beside in ((relevance(*short), relevance(*long)), (rollout(short[0]), rollout(long[0]))):
+        torch.testing.assert_close(alone.seen, beside.seen[:, :5])
+        torch.testing.assert_close(alone.own, beside.own[:, :5, :5])
+    torch.testing.assert_close(raw(short[0]), raw(long[0])[:, :5])
+
+
+def test_the_route_of_an_encoder_and_a_decoder(make_captioner, words):
+    model = make_captioner().double()
+    result = route(capture_with_gradients(model, inputs(words), score)[0])  # five tokens and five image nodes
+    assert result.layers == [SELF.format(0), CROSS.format(0), SELF.format(1), CROSS.format(1)]
+    assert result.hops == [CROSS.format(1)]
+
+
+def test_a_score_is_one_number_per_example(make_captioner, words):
+    with pytest.raises(ValueError, match=r"shape \(2,\), got \(2, 5\)"):
+        capture_with_gradients(
+            make_captioner().double(), inputs(words), lambda output: output.logits[:, :, 0]
+        )
