@@ -1,5 +1,5 @@
 # `make ablation` and `make test` do all the set-up themselves; `make help` lists the rest.
-.PHONY: help ablation test setup clean
+.PHONY: help ablation test lint docs setup clean
 .DEFAULT_GOAL := help
 
 PYTHON   ?=
@@ -7,6 +7,7 @@ VENV     ?= .venv
 ARGS     ?=
 TESTARGS ?=
 
+SITE  = build/docs
 RUN   = $(VENV)/bin/python
 READY = $(VENV)/.attngraph-ready
 
@@ -20,6 +21,8 @@ help:
 	@echo "make ablation   the GNN ablation table on real input: set-up, then under 10 minutes on 2 cores"
 	@echo "                more options: make ablation ARGS='--seed 1 --out runs/other'"
 	@echo "make test       the tests: set-up, then under 10 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
+	@echo "make lint       ruff check, ruff format --check and mypy"
+	@echo "make docs       the documentation, into $(SITE); needs no network, fails on warnings and broken links"
 	@echo "make setup      only the set-up; also repairs an environment that broke"
 	@echo "make clean      removes the environment and build leftovers (results stay, the torch-scatter wheel too)"
 	@echo
@@ -31,6 +34,16 @@ ablation: $(READY)
 
 test: $(READY)
 	$(RUN) -m pytest $(TESTARGS)
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy attngraph adapters analysis
+
+docs: $(READY)
+	rm -rf $(SITE)
+	$(RUN) -m sphinx -b html -W --keep-going -n -q -d build/doctrees docs $(SITE)
+	$(RUN) docs/_ext/check_site.py $(SITE)
 
 setup:
 	@python=$$(sh .ci/find_python.sh "$(PYTHON)") && "$$python" .ci/setup_env.py "$(VENV)"

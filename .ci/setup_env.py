@@ -3,7 +3,7 @@
     python .ci/setup_env.py [VENV]                (what `make setup` runs; standard library only)
 
 1. VENV (default .venv) is created, or begun afresh when an earlier installation into it was cut off.
-2. attngraph is installed in it (editable, with what the tests need; where UMAP, spaCy or playwright can't be had, without them).
+2. attngraph is installed in it (editable, with what tests, lint and docs need; where UMAP, spaCy or playwright can't be had, without them).
 3. torch-scatter is compiled against the torch that step 2 brought. The wheel is kept in
    $XDG_CACHE_HOME/attngraph/wheels (default ~/.cache), in one folder for each Python, torch and platform: it
    is compiled once for a machine. Where that fails, one line says so; the sparse backend uses PyG's scatter.
@@ -108,10 +108,10 @@ def install_package(python: Path, venv: Path) -> None:
     (venv / UNFINISHED).touch()
     command = [python, "-m", "pip", "install", "setuptools>=77", "wheel>=0.43", "-e"]
     try:
-        run("installing attngraph", [*command, ".[test,umap,tagger,browser]"], venv / "install.log")
+        run("installing attngraph", [*command, ".[test,lint,docs,umap,tagger,browser]"], venv / "install.log")
     except SetupError:  # numba, spaCy and playwright come later to new Pythons and rare platforms
         say("once more without UMAP, spaCy and playwright, whose tests are then skipped ...")
-        run("installing attngraph", [*command, ".[test]"], venv / "install.log")
+        run("installing attngraph", [*command, ".[test,lint,docs]"], venv / "install.log")
     (venv / UNFINISHED).unlink()
 
 

@@ -1,0 +1,107 @@
+"""The directive ``package-modules``: the API reference of packages, a section for each of their modules.
+
+::
+
+    ```{package-modules} attngraph adapters.peft
+    ```
+
+Modules are looked up at build time, so a new one appears by itself, and one that does not import ends the
+build. What a package exports in ``__all__`` is described once, under the shortest name; references by its
+other names lead there.
+"""
+
+import importlib
+import pkgutil
+from functools import cache
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.docutils import SphinxDirective
+
+PACKAGES = ("attngraph", "adapters", "analysis", "experiments")
+
+
+def modules_of(package: str) -> list[str]:
+    """A package's name and those of all modules in it, sorted, private ones left out."""
+    names = [package]
+    root = importlib.import_module(package)
+    if not hasattr(root, "__path__"):
+        return names
+    for module in pkgutil.iter_modules(root.__path__, prefix=f"{package}."):
+        if not module.name.rpartition(".")[2].startswith("_"):
+            names += modules_of(module.name) if module.ispkg else [module.name]
+    return names
+
+
+@cache
+def shortest_names() -> dict[str, str]:
+    """``{full name: name under which it is described}`` of classes and functions that a package exports."""
+    shortest: dict[str, str] = {}
+    for module in sorted((name for package in PACKAGES for name in modules_of(package)), key=len):
+        exporting = importlib.import_module(module)
+        for name in getattr(exporting, "__all__", ()):
+            home = getattr(getattr(exporting, name), "__module__", None)
+            if home is not None and home.partition(".")[0] in PACKAGES:
+                shortest.setdefault(f"{home}.{name}", f"{module}.{name}")
+                if f"{module}.{name}" != shortest[f"{home}.{name}"]:
+                    shortest[f"{module}.{name}"] = shortest[f"{home}.{name}"]
+    return shortest
+
+
+def described(module: str) -> list[str]:
+    """The lines that describe a module, without what is described elsewhere."""
+    shortest = shortest_names()
+    elsewhere = [
+        full.rpartition(".")[2]
+        for full, short in shortest.items()
+        if full.rpartition(".")[0] == module and short != full
+    ]
+    lines = [f".. automodule:: {module}"]
+    if elsewhere:
+        lines.append(f"   :exclude-members: {', '.join(sorted(elsewhere))}")
+    loaded = vars(importlib.import_module(module))
+    lazy = [name for name in loaded.get("__all__", ()) if name not in loaded]  # imported on first use
+    return [*lines, "", *(f".. autofunction:: {module}.{name}" for name in lazy)]
+
+
+class PackageModules(SphinxDirective):
+    """Sections with ``automodule`` in them."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        sections: list[nodes.Node] = []
+        for name in (name for package in self.arguments[0].split() for name in modules_of(package)):
+            section = nodes.section(ids=[f"api-{nodes.make_id(name)}"], names=[f"api {name}"])
+            section += nodes.title("", "", nodes.literal("", name))
+            self.state.document.note_explicit_target(section, section)
+            lines = ["```{eval-rst}", *described(name), "```"]
+            content = StringList(lines, source=self.get_source_info()[0])
+            self.state.nested_parse(content, self.content_offset, section)
+            sections.append(section)
+        return sections
+
+
+def resolve(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element
+) -> nodes.Element | None:
+    """A reference by a full name, ``adapters.scheme.Scheme.attend``, to what has a shorter one."""
+    target = node.get("reftarget", "")
+    for full, short in shortest_names().items():
+        if full != short and (target == full or target.startswith(f"{full}.")):
+            node["reftarget"] = short + target[len(full) :]
+            domain = env.domains.python_domain
+            return domain.resolve_xref(
+                env, node["refdoc"], app.builder, node["reftype"], node["reftarget"], node, content
+            )
+    return None
+
+
+def setup(app: Sphinx) -> dict:
+    app.add_directive("package-modules", PackageModules)
+    app.connect("missing-reference", resolve)
+    return {"parallel_read_safe": True}

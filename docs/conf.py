@@ -1,0 +1,63 @@
+"""How Sphinx builds the site: ``make docs``. Nothing is fetched from the network."""
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE / "_ext")]
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import attngraph  # noqa: E402  (the path above is needed first)
+
+project = "attngraph"
+author = "attngraph authors"
+copyright = author
+release = version = attngraph.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "command_options",
+    "notebook_pages",
+    "package_modules",
+]
+root_doc = "index"
+exclude_patterns = ["_ext", "figures"]
+suppress_warnings = ["config.cache"]
+
+# MyST
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 4
+myst_links_external_new_tab = False
+
+# API reference
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autosummary_generate = False
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_custom_sections = [("Shapes", "params_style"), "Source", "Sources", "Units"]
+python_use_unqualified_type_names = True
+
+# Names of other packages can't be looked up without their sites; those of our own must be right.
+OURS = r"(attngraph|adapters|analysis|experiments)"
+nitpicky = True
+nitpick_ignore_regex = [(r"py:.*", rf"(?!{OURS}\.).*")]
+
+# HTML
+html_theme = "furo"
+html_title = f"attngraph {release}"
+html_copy_source = False
+html_show_sourcelink = False
+html_static_path = []
+html_theme_options = {"navigation_with_keys": True}

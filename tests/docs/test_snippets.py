@@ -1,0 +1,247 @@
+"""What README and docs show works: Python, commands, links, the notebook."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from experiments import cli
+from tests.docs.pages import (
+    NOTEBOOKS,
+    PAGES,
+    README,
+    ROOT,
+    anchors,
+    blocks,
+    links,
+    mentioned_commands,
+    shell_commands,
+    short_name,
+)
+
+PYTHON_PAGES = [page for page in PAGES if any(block.language == "python" for block in blocks(page))]
+MOST_NOT_RUN = 3  # Python blocks of all pages that may be marked as not meant to run
+
+MOST_PARSED_ONLY = 14  # `attngraph` commands that are not run
+
+# Commands that are only parsed: they take from ten minutes to hours.
+NEVER_RUN = {
+    ("ablation", "--preset", "full"): "an hour",
+    ("search",): "hours",
+    ("pretrain",): "half an hour; tests/experiments/commands/test_pretrain.py runs a short one",
+    ("bench",): "12 minutes",
+}
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of a command of `attngraph`."""
+    parser = argparse.ArgumentParser(prog=f"attngraph {command}", exit_on_error=False)
+    module = importlib.import_module(cli.COMMANDS[command][1])
+    if hasattr(module, "add_arguments"):
+        module.add_arguments(parser)
+    return parser
+
+
+def check_attngraph(words: list[str]) -> None:
+    """Raises if the parsers do not accept `attngraph` with these words."""
+    if not words or words[0] in ("--help", "--version"):
+        assert len(words) <= 1
+        return
+    assert words[0] in cli.COMMANDS, f"attngraph has no command {words[0]!r}"
+    if "--help" not in words:
+        parser_of(words[0]).parse_args(words[1:])
+
+
+def check_make(words: list[str]) -> None:
+    """Raises if the Makefile lacks a target or a variable, or the command behind it does not accept ARGS."""
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split())
+    variables = set(re.findall(r"^(\w+) *[:?]?=", makefile, re.MULTILINE))
+    for word in words:
+        name, is_setting, value = word.partition("=")
+        assert name in (variables if is_setting else targets), f"make {word}: no such target or variable"
+        if name == "ARGS":
+            check_attngraph(["ablation", "--preset", "quick", *shlex.split(value)])
+
+
+def check(words: list[str]) -> None:
+    (check_attngraph if words[0] == "attngraph" else check_make)(words[1:])
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=short_name)
+def test_python_runs_as_it_stands(page, tmp_path, monkeypatch):
+    """The blocks of a page, in order and in one namespace, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    namespace: dict[str, object] = {"__name__": "page"}
+    for block in blocks(page):
+        if block.language == "python" and block.not_run is None:
+            code = compile("\n" * (block.line - 1) + block.text, str(page), "exec")
+            exec(code, namespace)
+
+
+def test_few_blocks_are_not_run():
+    marked = [block for page in PAGES for block in blocks(page) if block.not_run is not None]
+    assert len(marked) <= MOST_NOT_RUN
+    assert all(block.language == "python" for block in marked)
+
+
+def test_every_page_shows_code_in_a_known_language():
+    """A block in another language would be run by no test."""
+    known = {"python", "bash", "text", "json", "yaml", "toml"}
+    wrong = {
+        f"{short_name(page)}:{block.line}: {block.language!r}"
+        for page in PAGES
+        for block in blocks(page)
+        if block.language not in known and not block.language.startswith("{")
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=short_name)
+def test_commands_are_accepted(page):
+    for words in [*shell_commands(page), *mentioned_commands(page)]:
+        try:
+            check(words)
+        except (SystemExit, argparse.ArgumentError, AssertionError) as error:
+            pytest.fail(f"{shlex.join(words)}: {error}")
+
+
+@pytest.mark.parametrize(
+    "words", ["attngraph tsne --colors role", "attngraph draw", "make tests", "make test ARG=1"]
+)
+def test_wrong_commands_are_not_accepted(words):
+    with pytest.raises((SystemExit, argparse.ArgumentError, AssertionError)):
+        check(words.split())
+
+
+def shown_commands() -> dict[str, list[str]]:
+    """The different `attngraph` commands of all shell blocks."""
+    every = (words for page in PAGES for words in shell_commands(page))
+    return {shlex.join(words): words[1:] for words in every if words[0] == "attngraph"}
+
+
+def is_short(words: list[str]) -> bool:
+    """Whether a command takes a few seconds."""
+    quick = {"doctor", "scenes", "--dry-run", "--version", "--quick"}
+    return bool(quick & set(words))
+
+
+def reason_not_to_run(words: list[str]) -> str | None:
+    """Why a command is only parsed; None if it is run."""
+    if "--download" in words:
+        return "needs the network"
+    if "--adapter" in words:
+        return "needs a finished run"
+    for beginning, time in NEVER_RUN.items():
+        if tuple(words[: len(beginning)]) == beginning and not is_short(words) and "--check" not in words:
+            return time
+    return None
+
+
+RUN = [
+    pytest.param(words, id=line, marks=() if is_short(words) else pytest.mark.slow)
+    for line, words in shown_commands().items()
+    if reason_not_to_run(words) is None
+]
+
+
+@pytest.mark.parametrize("words", RUN)
+def test_commands_run(words, tmp_path):
+    """In a folder of its own with the files that the pages speak of."""
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "photos" / "blue.png")
+    (tmp_path / "sentences.txt").write_text("a blue square\nan orange circle\n")
+    (tmp_path / "questions.txt").write_text("what color is it ?\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "experiments.cli", *words]
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+
+
+def test_most_commands_are_run():
+    """Commands that are only parsed are counted, so that a new way out shows here."""
+    parsed_only = [line for line, words in shown_commands().items() if reason_not_to_run(words) is not None]
+    assert len(parsed_only) <= MOST_PARSED_ONLY
+    assert len(RUN) >= len(parsed_only)
+
+
+def test_make_help_names_every_target():
+    answer = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    missing = [name for name in targets if name != "help" and f"make {name}" not in answer.stdout]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=short_name)
+def test_links_and_pictures_exist(page):
+    # What is included into the site has links from where it lies.
+    broken = []
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        is_lost = anchor and target.suffix == ".md" and target.exists() and anchor not in anchors(target)
+        if not target.exists() or is_lost:
+            broken.append(link)
+    assert not broken
+
+
+def test_readme_is_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_page_is_in_a_table_of_contents():
+    docs = ROOT / "docs"
+    listed = {"index"}
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "{toctree}":
+                names = [line for line in block.text.splitlines() if line and not line.startswith(":")]
+                listed |= {(page.parent / name).relative_to(docs).as_posix() for name in names}
+    pages = [*docs.rglob("*.md"), *docs.rglob("*.ipynb")]
+    assert {page.relative_to(docs).with_suffix("").as_posix() for page in pages} == listed
+
+
+def test_every_room_is_in_the_api_reference():
+    named = set()
+    for page in (ROOT / "docs" / "api").glob("*.md"):
+        for block in blocks(page):
+            if block.language.startswith("{package-modules}"):
+                named |= set(re.sub(r"^\{.*\}", "", block.language).split()) | set(block.text.split())
+    rooms = {"attngraph", "adapters", "analysis"}
+    rooms |= {
+        f"experiments.{path.stem}"
+        for path in (ROOT / "experiments").iterdir()
+        if path.name != "__init__.py" and (path.suffix == ".py" or any(path.glob("*.py")))
+    }
+    assert named == rooms
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=short_name)
+def test_notebook_runs(notebook, tmp_path, monkeypatch):
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    execute = importlib.import_module("notebook_pages").execute
+    execute(notebook.read_text(encoding="utf-8"), tmp_path)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=short_name)
+def test_notebook_is_committed_without_outputs(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+
+
+def test_figures_of_the_docs_are_made_by_scripts():
+    figures = ROOT / "docs" / "figures"
+    made = {path.stem for path in figures.iterdir() if path.suffix in (".svg", ".png")}
+    assert made == {path.stem for path in figures.glob("*.py")}
