@@ -1,1 +1,1 @@
-"""How fast attention, message passing on it and training steps are, ours and others', as ratios within one run."""
+"""Benchmarks: the time of attention, of message passing and of training steps, as ratios within one run."""

@@ -1,4 +1,4 @@
-"""Heterophily statistics of attention layers of BLIP-base's sizes, nulls and bootstrap included, against the attention."""
+"""Heterophily statistics of attention layers of BLIP-base's sizes, against attention itself."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _graph(options: dict, queries: str, values: str) -> AttentionGraph:
 
 
 def runs(options: dict) -> dict[str, Run]:
-    """All statistics of one layer (but for spectra) with their nulls, by two sets of labels.
+    """All statistics of one layer except spectra, nulls and bootstrap included, with two sets of labels.
 
     Args:
         options: ``b, h, d``, ``n`` words, ``m`` image nodes, ``seed``, ``tiny``.

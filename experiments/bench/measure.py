@@ -31,8 +31,8 @@ class Times(NamedTuple):
 def compare(runs: dict[str, Run], baseline: str, repeats: int) -> tuple[dict[str, Times], dict[str, str]]:
     """Run everything once to warm up, then in turn, ``repeats`` times, or less often if that takes too long.
 
-    The machine may be slower at one time than at another; so ratios are taken between neighbours, and the order changes
-    from one repetition to the next.
+    The machine may be slower at one time than at another; so ratios are taken between neighbours, and the
+    order changes from one repetition to the next.
 
     Returns:
         Times of what ran, and why the rest did not.
@@ -71,8 +71,9 @@ def compare(runs: dict[str, Run], baseline: str, repeats: int) -> tuple[dict[str
 def extra_memory(module: str, name: str, options: dict) -> float:
     """Megabytes that a run needs at most beyond its inputs, measured in a process of its own.
 
-    There the run's inputs are made, a tiny run loads what is loaded at first use, and then the growth of the peak of resident
-    memory over one run counts (``VmHWM``, which Linux can reset; elsewhere the growth of ``ru_maxrss``).
+    There the run's inputs are made, a tiny run loads what is loaded at first use, and then the growth of the
+    peak of resident memory over one run counts (``VmHWM``, which Linux can reset; elsewhere the growth of
+    ``ru_maxrss``).
 
     Args:
         module: a module with ``runs(options) -> {name: run}``.

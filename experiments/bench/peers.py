@@ -1,7 +1,8 @@
 """The same p-Laplacian step as others compute it, written from their equations; and attention itself.
 
-All take projected queries ``(b, h, n, d)``, keys and values ``(b, h, m, d)``, a factor L of the metric :math:`G = L L^\\top`
-``(h, d, d)``, the exponent p and the residual :math:`r = 2\\mu/p`, and use column-sum degrees.
+All take projected queries ``(b, h, n, d)``, keys and values ``(b, h, m, d)``, a factor L of the metric
+:math:`G = L L^\\top` ``(h, d, d)``, the exponent p and the residual :math:`r = 2\\mu/p`, and use column-sum
+degrees.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def weights(query: Tensor, key: Tensor) -> Tensor:
 
 
 class PLaplacian(MessagePassing):
-    """The per-edge way of PyG layers: both ends' features are gathered at every edge, their difference is normed, and messages
-    are scattered to the queries."""
+    """The per-edge way of PyG layers: both ends' features are gathered at every edge, their difference is
+    normed, and messages are scattered to the queries."""
 
     def __init__(self):
         super().__init__(aggr="sum", node_dim=0)
@@ -64,8 +65,8 @@ def per_edge(query: Tensor, key: Tensor, value: Tensor, factor: Tensor, p, resid
 
 
 def square(query: Tensor, key: Tensor, value: Tensor, factor: Tensor, p, residual) -> Tensor:
-    """The way of the released p-adapter code: the square matrix of all nodes, and the differences of all pairs of them,
-    ``(b, h, n+m, n+m, d)``."""
+    """The way of the released p-adapter code: the square matrix of all nodes, and the differences of all
+    pairs of them, ``(b, h, n+m, n+m, d)``."""
     weight = weights(query, key)
     b, h, n, m = weight.shape
     whole = weight.new_zeros(b, h, n + m, n + m)
@@ -84,7 +85,7 @@ def square(query: Tensor, key: Tensor, value: Tensor, factor: Tensor, p, residua
 def pooled_square(
     query: Tensor, key: Tensor, value: Tensor, factor: Tensor, p, residual, tokens: int = 24
 ) -> Tensor:
-    """:func:`square` with keys and values average-pooled to a few tokens first, so that it fits: another result."""
+    """:func:`square` with keys and values average-pooled to a few tokens, so that it fits: another result."""
     key, value = (
         adaptive_avg_pool1d(x.flatten(0, 1).transpose(1, 2), tokens).transpose(1, 2).unflatten(0, x.shape[:2])
         for x in (key, value)

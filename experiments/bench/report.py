@@ -57,9 +57,10 @@ def markdown(results: dict) -> str:
     """All tables, and what they were measured on."""
     machine = results["machine"]
     parts = [
-        f"Medians of {results['repeats']} interleaved repetitions (fewer where they took over a minute) on {machine}; "
-        "ratios are medians of the ratios to the first line within the same repetition. Forward and backward unless it says otherwise. Extra MB: growth of the peak of "
-        "resident memory over one run in a process of its own."
+        f"Medians of {results['repeats']} interleaved repetitions (fewer where they took over a minute) on "
+        f"{machine}; ratios are medians of the ratios to the first line within the same repetition. Forward "
+        "and backward unless it says otherwise. Extra MB: growth of the peak of resident memory over one run "
+        "in a process of its own."
     ]
     for result in results["benchmarks"].values():
         parts.append(f"\n### {result['title'][0].upper() + result['title'][1:]}\n")

@@ -20,8 +20,8 @@ def runs(options: dict) -> dict[str, Run]:
     """Forward and backward of everything; gradients for queries, keys, values and p.
 
     Args:
-        options: ``b, h, n, m, d``, ``seed``, ``tiny`` (smallest sizes instead), ``compiled`` (default: yes) and ``peers`` (those that
-            need gigabytes at full size, too).
+        options: ``b, h, n, m, d``, ``seed``, ``tiny`` (smallest sizes instead), ``compiled`` (default: yes)
+            and ``peers`` (those that need gigabytes at full size, too).
     """
     b, h, n, m, d = (2, 2, 3, 30, 4) if options.get("tiny") else (options[x] for x in "bhnmd")
     draw = torch.Generator().manual_seed(options["seed"])

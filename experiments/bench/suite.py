@@ -88,7 +88,7 @@ BENCHMARKS = {
         dict(b=1, n=6, m=20, layers=1, join="blend"),
         training.BASELINE,
         training.TARGETS,
-        tuple(training.GNNS),
+        tuple(training.SCHEMES),
     ),
     "long-4k": _long(4096, False),
     "long-4k-causal": _long(4096, True),
@@ -103,7 +103,7 @@ BENCHMARKS = {
         errors=sparse.errors,
     ),
     "statistics": Benchmark(
-        "heterophily statistics of one layer of BLIP-base's sizes, B 8, H 12, 30 words, 577 image nodes, d 64",
+        "heterophily statistics of a layer of BLIP-base's sizes, B 8, H 12, 30 words, 577 image nodes, d 64",
         layers,
         dict(b=8, h=12, n=30, m=577, d=64),
         dict(b=1, h=2, n=6, m=20, d=8),

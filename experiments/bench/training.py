@@ -1,31 +1,32 @@
-"""A training step of a text decoder of BLIP-base's shapes on cached image tokens: p-adapters against vanilla adapters."""
+"""A training step of a text decoder of BLIP-base's sizes: p-adapters against vanilla adapters."""
 
 from __future__ import annotations
 
 import torch
+from peft import get_peft_model
 from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
-from adapters.blip import attach
-from adapters.config import AdapterConfig
+from adapters import GraphAdapterConfig
+from adapters.peft import optimizer_groups
 from experiments.bench.measure import Run
 
 BASELINE = "vanilla adapters"
 PGNN = "p-adapters"
 TARGETS = {PGNN: 1.2}
-GNNS = {BASELINE: "gcn", PGNN: "pgnn"}
+SCHEMES = {BASELINE: "gcn", PGNN: "pgnn"}
 
 
 class _Runs(dict):
-    """Makes a way's model when it is asked for, so that the memory of one holds no other."""
+    """Makes a run's model when it is asked for, so that the memory of one run holds no other's model."""
 
     def __init__(self, options: dict):
-        super().__init__(dict.fromkeys(GNNS))
+        super().__init__(dict.fromkeys(SCHEMES))
         self.options = options
 
     def __getitem__(self, name: str) -> Run:
         if super().__getitem__(name) is None:
-            self[name] = _step(GNNS[name], self.options)
+            self[name] = _step(SCHEMES[name], self.options)
         return super().__getitem__(name)
 
 
@@ -58,14 +59,14 @@ def _step(gnn: str, options: dict) -> Run:
         pad_token_id=0,
     )
     model = BlipTextLMHeadModel(config)
-    adapters = attach(model, AdapterConfig(gnn, join=options["join"]))
-    optimizer = torch.optim.AdamW(adapters.optimizer_groups(5e-4, 0.05))
+    adapted = get_peft_model(model, GraphAdapterConfig(gnn=gnn, join=options["join"]))
+    optimizer = torch.optim.AdamW(optimizer_groups(adapted, 5e-4, 0.05))
     text, image = torch.randint(3, words, (b, n)), torch.randn(b, m, width)
-    model.train()
+    adapted.train()
 
     def step() -> None:
         optimizer.zero_grad()
-        model(text, encoder_hidden_states=image, labels=text, is_decoder=True).loss.backward()
+        adapted(text, encoder_hidden_states=image, labels=text, is_decoder=True).loss.backward()
         optimizer.step()
 
     return step

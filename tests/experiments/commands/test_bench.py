@@ -60,7 +60,10 @@ class Clock:
 
 def test_ratios_are_taken_between_neighbours(monkeypatch):
     clock = Clock(monkeypatch)
-    broken = lambda: 1 / 0  # noqa: E731
+
+    def broken():
+        return 1 / 0
+
     times, failed = measure.compare(
         {"base": clock.takes(1), "other": clock.takes(3), "broken": broken}, "base", 2
     )
@@ -77,7 +80,8 @@ def test_long_runs_are_repeated_less_often(monkeypatch, seconds, repeats):
 
 def test_memory_is_that_of_the_run():
     small, large = (
-        measure.extra_memory("tests.experiments.test_bench", "fill", {"megabytes": mb}) for mb in (20, 60)
+        measure.extra_memory("tests.experiments.commands.test_bench", "fill", {"megabytes": mb})
+        for mb in (20, 60)
     )
     assert 15 < small < 30 and 55 < large < 70
 
