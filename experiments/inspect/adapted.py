@@ -1,83 +1,69 @@
-"""Graph adapters, saved by a table's run or by PEFT, put into a model to look at."""
+"""Saved graph adapters, put into a model to look at."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
-from torch import nn
+from peft import get_peft_model
+from peft.utils import CONFIG_NAME
 
-from adapters.adapter import GraphAdapter, read_adapter
-from adapters.blip import attach, text_model
-from adapters.peft.config import GraphAdapterConfig
+from adapters.adapter import GraphAdapter
+from adapters.peft.loading import load_adapter, read_config
 from attngraph.errors import UserError
+from experiments.errors import first_line
+from experiments.models.family import ModelFamily
 
-TABLE_FILE, PEFT_FILE = "adapter.safetensors", "adapter_config.json"
-
-
-class Adapted(NamedTuple):
-    """A model with adapters.
-
-    Args:
-        model: to run.
-        adapters: ``{layer as attngraph.capture names it: adapter}``.
-        disabled: a context in which they are switched off.
-    """
-
-    model: nn.Module
-    adapters: dict[str, GraphAdapter]
-    disabled: Callable[[], AbstractContextManager]
+FORMER_FILE = "adapter.safetensors"  # of tables that were trained before adapters went in through PEFT
 
 
-def put_in(model: nn.Module, path: Path, trained: bool = True, seed: int = 0) -> Adapted:
+def put_in(family: ModelFamily, path: Path, trained: bool = True, seed: int = 0) -> dict[str, GraphAdapter]:
     """Put saved adapters into a model.
 
     Args:
-        model: the frozen model that they were trained for; changed in place.
-        path: a cell's folder of ``attngraph ablation``, its ``adapter.safetensors``, or a folder that PEFT saved.
+        family: the frozen model that they were trained for; its model is changed in place, and its
+            ``unadapted`` becomes the context in which the adapters are off.
+        path: a folder that PEFT saved, or a cell's folder of ``attngraph ablation``, which is one too.
         trained: False leaves them as a new adapter starts, with this seed.
+        seed: of a new adapter's weights.
+
+    Returns:
+        ``{layer as attngraph.capture names it: adapter}``.
 
     Raises:
-        UserError: no such file, a damaged one, or adapters of another model or kind.
+        UserError: no such folder, a damaged one, or adapters of another model or kind.
     """
+    _check_folder(path)
     torch.manual_seed(seed)
-    if (path / PEFT_FILE).exists():
-        return _from_peft(model, path, trained)
-    file = path / TABLE_FILE if path.is_dir() else path
-    if not file.exists():
-        raise UserError(
-            f"--adapter {path}: neither {TABLE_FILE} (a table's run) nor {PEFT_FILE} (PEFT) is there"
-        )
-    config, state = read_adapter(file)
     try:
-        adapters = attach(model, config)
+        if trained:
+            adapted = load_adapter(family.model, path)
+        else:
+            adapted = get_peft_model(family.model, read_config(path))
     except UserError as error:
+        place = "" if str(error).startswith(str(path)) else f"{path}: "
+        raise UserError(f"--adapter {place}{error}") from None
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
-            f"--adapter {path} holds adapters of a BLIP captioner, and the model is a {type(model).__name__}: give the "
-            "model that they were trained for (--model)"
-        ) from error
-    if trained:
-        adapters.load_state_dict(state)
-    text = text_model(model)
-    prefix = next(name for name, module in model.named_modules() if module is text)
-    layers = {f"{prefix}.{name}" if prefix else name: adapter for name, adapter in adapters.layers.items()}
-    return Adapted(model, layers, adapters.disabled)
-
-
-def _from_peft(model: nn.Module, path: Path, trained: bool) -> Adapted:
-    try:
-        config = PeftConfig.from_pretrained(str(path))
-        if not isinstance(config, GraphAdapterConfig):
-            raise UserError(f"--adapter {path} holds a {config.peft_type} adapter, not a graph adapter")
-        whole = PeftModel.from_pretrained(model, str(path)) if trained else get_peft_model(model, config)
-    except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"--adapter {path} cannot be put into this model ({str(error).splitlines()[0]}): give the model that "
-            "it was trained for (--model)"
+            f"--adapter {path} cannot be put into this model ({first_line(error)}): give the model that it "
+            "was trained for (--model)"
         ) from None
-    return Adapted(whole.get_base_model().eval(), whole.base_model.layers(), whole.disable_adapter)
+    family.model = adapted.get_base_model().eval()
+    family.unadapted = adapted.disable_adapter
+    return adapted.base_model.layers()
+
+
+def _check_folder(path: Path) -> None:
+    if (path / CONFIG_NAME).exists():
+        return
+    if path.name == FORMER_FILE or (path / FORMER_FILE).exists():
+        raise UserError(
+            f"--adapter {path}: {FORMER_FILE} is of a format that is no longer read: train the adapter again "
+            "(attngraph ablation)"
+        )
+    if path.is_file():
+        raise UserError(f"--adapter {path} is a file: give the folder that holds {CONFIG_NAME}")
+    raise UserError(
+        f"--adapter {path}: no {CONFIG_NAME} there; give a folder that PEFT saved, or a cell's folder of "
+        "`attngraph ablation`"
+    )

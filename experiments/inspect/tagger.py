@@ -6,26 +6,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from attngraph.errors import UserError
+from experiments.errors import first_line
 
-UNIVERSAL = (
-    "ADJ",
-    "ADP",
-    "ADV",
-    "AUX",
-    "CCONJ",
-    "DET",
-    "INTJ",
-    "NOUN",
-    "NUM",
-    "PART",
-    "PRON",
-    "PROPN",
-    "PUNCT",
-    "SCONJ",
-    "SYM",
-    "VERB",
-    "X",
-)  # universaldependencies.org/u/pos
+# universaldependencies.org/u/pos
+UNIVERSAL = tuple("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split())
 
 
 class Tagger:
@@ -47,8 +31,8 @@ class Tagger:
             self.pipeline = spacy.load(name)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"--tagger {name} cannot be loaded ({str(error).splitlines()[0]}): give a pipeline's folder, or install "
-                "one (python -m spacy download en_core_web_sm)"
+                f"--tagger {name} cannot be loaded ({first_line(error)}): give a pipeline's folder, or "
+                "install one (python -m spacy download en_core_web_sm)"
             ) from None
         self.tag = lru_cache(maxsize=4096)(self._tag)  # the same text comes in every layer
 

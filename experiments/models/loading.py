@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from attngraph.errors import UserError
+from experiments.errors import first_line
 from experiments.models.family import FAMILIES, Checkpoint, ModelFamily
 from experiments.models.mini_blip import CHECKPOINT
 
@@ -23,11 +24,11 @@ def load_family(name: str | Path | None = None, download: bool = False) -> Model
     """
     name = None if name is None else str(name)
     options = {"local_files_only": name is None or not download}
-    if name is not None and not (Path(name) / "config.json").exists():
-        if Path(name).exists() or "/" not in name.strip("/"):
-            raise UserError(
-                f"--model {name}: no folder with a config.json, and no hub name of the form owner/name"
-            )
+    is_folder = name is not None and (Path(name) / "config.json").exists()
+    if name is not None and not is_folder and (Path(name).exists() or "/" not in name.strip("/")):
+        raise UserError(
+            f"--model {name}: no folder with a config.json, and no hub name of the form owner/name"
+        )
     try:
         config = AutoConfig.from_pretrained(str(CHECKPOINT) if name is None else name, **options)
         kind = next(family for family in reversed(FAMILIES.values()) if family.accepts(config))
@@ -35,10 +36,9 @@ def load_family(name: str | Path | None = None, download: bool = False) -> Model
     except UserError:
         raise
     except Exception as error:  # whatever is wrong with the files means the same to the user
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--model {name} cannot be loaded ({reason}): give a folder with config.json, model.safetensors and "
-            "the tokenizer's or processor's files, or allow the download (--download)"
+            f"--model {name} cannot be loaded ({first_line(error)}): give a folder with config.json, "
+            "model.safetensors and the tokenizer's or processor's files, or allow the download (--download)"
         ) from None
     family.title = "mini-BLIP" if name is None else Path(name).name
     return family

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration, PreTrainedTokenizerBase
 
 from attngraph.errors import UserError
+from experiments.errors import first_line
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "mini-blip"
 DESCRIBE = "what does the image describe ?"  # the prompt of captions in pre-training
@@ -143,11 +144,8 @@ def load_model(
             **options,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (
-        Exception
-    ) as error:  # OSError, SafetensorError, JSON and configuration errors: all mean the same to the user
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"checkpoint {source} cannot be loaded ({reason}); {remedy}") from error
+    except Exception as error:  # whatever is wrong with the files means the same to the user
+        raise UserError(f"checkpoint {source} cannot be loaded ({first_line(error)}); {remedy}") from error
     problems = [*report["missing_keys"], *report["mismatched_keys"]]
     if problems:
         raise UserError(

@@ -1,0 +1,115 @@
+"""The statistics of ``attngraph heterophily`` as text on screen, and its figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.plots.heterophily import (
+    DIFFERENCE,
+    curves,
+    entries,
+    heat_maps,
+    is_difference,
+    number,
+    spectra,
+    stacks,
+)
+
+LABELLED = ("edge", "adjusted", "label_informativeness", "aggregation")
+PLAIN = (
+    "generalised_edge",
+    "dirichlet_normalised",
+    "entropy",
+    "effective_degree",
+    "neighbour_cka",
+    "mmd",
+    "probe_auc",
+)
+
+
+def screen(table: pd.DataFrame) -> str:
+    """The table as text, a paragraph for each stack of layers: means over heads and examples, in brackets
+    the null, and a star where the interval of the difference leaves out 0. Lines of differences between two
+    kinds of weights: their values, with a star where the values' intervals leave out 0."""
+    mean = table[table["head"] == "all"]
+    mean = mean.assign(cell=[_cell(line) for line in mean.itertuples()])
+    head = (
+        "mean over heads and examples (null); * = the interval of the difference leaves out 0; layers by "
+        "number"
+    )
+    if is_difference(mean).any():
+        head += "\nlines with −: paired differences, without null; * = their interval leaves out 0"
+    paragraphs = [head]
+    for series, layers in stacks(mean).items():
+        lines = mean[mean.layer.isin(layers)].assign(layer=lambda lines: lines.layer.map(number))
+        paragraphs.append("\n".join([series, *_tables(lines), *_without_finding(lines)]))
+    return "\n\n".join(paragraphs)
+
+
+def draw_figures(table: pd.DataFrame, spectrum: pd.DataFrame, title: str, out: Path) -> list[str]:
+    """Draw all figures into a folder; returns their names."""
+    written = []
+
+    def draw(function: Callable[..., None], data: pd.DataFrame, name: str, about: str) -> None:
+        function(data, out / name, about)
+        written.append(name)
+
+    for series, layers in stacks(table).items():
+        chosen = table[table.layer.isin(layers)]
+        slug = series.replace(".*", "").replace("*", "").replace("#", "-").replace(".", "-")
+        if not entries(chosen):
+            continue
+        paired = chosen[is_difference(chosen)]
+        chosen = chosen.drop(paired.index)
+        draw(curves, chosen, f"curves-{slug}.png", f"{title}: {series}")
+        if entries(paired):
+            draw(curves, paired, f"differences-{slug}.png", f"{title}: {series}, differences")
+        for weights, part in chosen.groupby("weights", sort=False):
+            name = slug + ("" if weights == "M" else "-" + weights.replace("M̄", "Mbar").replace(" ", "-"))
+            draw(heat_maps, part, f"heads-{name}.png", f"{title}: {series}, {weights}")
+            waves = spectrum[spectrum.layer.isin(layers) & (spectrum.weights == weights)]
+            if len(waves):
+                draw(spectra, waves, f"spectra-{name}.png", f"{title}: {series}, {weights}")
+    return written
+
+
+def records(table: pd.DataFrame) -> list[dict]:
+    """The lines of a table for JSON, with null for what is not a number."""
+    return json.loads(table.to_json(orient="records", double_precision=10))
+
+
+def _tables(lines: pd.DataFrame) -> list[str]:
+    """One table of statistics of labels, and one of those without."""
+    tables = []
+    for statistics, keys in ((LABELLED, ["layer", "weights", "labels"]), (PLAIN, ["layer", "weights"])):
+        chosen = lines[lines.statistic.isin(statistics) & (lines.cell != "")]
+        if len(chosen):
+            order = pd.MultiIndex.from_frame(chosen[keys].drop_duplicates())
+            wide = chosen.pivot(index=keys, columns="statistic", values="cell")
+            wide = wide.reindex(order).reindex(columns=list(statistics))
+            tables.append(wide.astype(object).fillna("").reset_index().to_string(index=False))
+    return tables
+
+
+def _without_finding(lines: pd.DataFrame) -> list[str]:
+    """A line for each kind of labels that gave no number, and why."""
+    notes = []
+    for labels, part in lines[lines.labels != ""].groupby("labels"):
+        if not part.examples.any():
+            why = {text.partition("left out: ")[2] for note in part.note for text in note.split("; ")}
+            notes.append(f"no finding by {labels}: {', '.join(sorted(why - {''}))}")
+    return notes
+
+
+def _cell(line) -> str:
+    if pd.isna(line.value):
+        return ""
+    if DIFFERENCE in line.weights:
+        return f"{line.value:+.3f}{'*' if line.low > 0 or line.high < 0 else ' '}"
+    null = line.null_uniform if pd.isna(line.null_permuted) else line.null_permuted
+    star = "*" if line.excess_low > 0 or line.excess_high < 0 else " "
+    return f"{line.value:.3f}{star}({null:.3f})"

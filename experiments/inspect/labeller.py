@@ -1,0 +1,202 @@
+"""The classes of a graph's nodes, by which its homophily is measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from analysis.bipartite import Bipartite
+from analysis.labels import Labels, SharedClusters, classes_of_tokens, modality
+from analysis.plots.heterophily import stack
+from attngraph import AttentionGraph
+from attngraph.errors import UserError
+from experiments.inspect.source import Source
+from experiments.inspect.tagger import UNIVERSAL, Tagger
+from experiments.inspect.words import (
+    PATCH_NAMES,
+    ROTATED,
+    Words,
+    patches_of,
+    whole_words,
+    word_spans,
+    words_of,
+)
+from experiments.models.batch import Batch
+from experiments.scenes.facts import PLURALS
+from experiments.scenes.scene import HUGE_SHAPES
+from experiments.scenes.speech import parts_of_speech
+
+BUILT_IN = ("modality", "token", "part of speech", "patch", "named", "named shape", "cluster")
+AND_PATCH = (
+    " and patch"  # ends the names of labels by a class of tokens on one side and by patch on the other
+)
+SHAPE_NAMES = {word: shape for shape in HUGE_SHAPES for word in (shape, PLURALS.get(shape, f"{shape}s"))}
+
+
+class Labeller:
+    """The labels that are known of a batch's nodes.
+
+    Args:
+        classes: ``{name: {token: class}}`` of the user's own.
+        clusters: of k-means, fitted on a layer's first examples; 0 for none. Adapted models share the
+            clusters of the first model.
+        seed: of k-means.
+        tagger: of parts of speech; None for those of the scenes' words.
+    """
+
+    def __init__(
+        self, classes: dict[str, dict[str, str]], clusters: int, seed: int, tagger: Tagger | None = None
+    ):
+        self.own, self.tagger = classes, tagger
+        self.clusters = SharedClusters(clusters, seed=seed) if clusters else None
+        self._too_small: dict[str, str] = {}  # layers with too few nodes for clusters, and why
+        self._parts: dict[str, None] = {}  # stacks of layers that see parts of pictures one by one
+        self._rotated: dict[str, None] = {}  # stacks of layers whose queries have rotary positions in them
+        self._fitted = False
+
+    def fit(self, source: Source) -> None:
+        """Fit the clusters of every layer on the first examples of the first source that comes, however they
+        are batched."""
+        if self.clusters is None or self._fitted:
+            return
+        examples, layers, self._fitted = 0, {}, True
+        for batch, graphs in source.graphs():
+            for name, graph in graphs.items():
+                self.clusters.gather(name, Bipartite.of(graph))
+            examples, layers = examples + len(batch.samples), layers | graphs
+            if examples >= self.clusters.examples:
+                break
+        for name in layers:
+            try:
+                self.clusters.fit(name)
+            except ValueError as error:
+                self._too_small[name] = str(error)
+
+    def notes(self) -> list[str]:
+        """A line for each stack of layers that lacks labels by cluster, sees parts of pictures or has
+        rotated queries."""
+        lacking = (f"{stack(name)}: no labels by cluster: {why}" for name, why in self._too_small.items())
+        return [
+            *dict.fromkeys(lacking),
+            *(
+                f"{name}: sees parts of pictures one by one (tiles, windows): each counts as an example, "
+                "though those of one picture are alike: intervals are too narrow"
+                for name in self._parts
+            ),
+            *(f"{name}: {ROTATED}" for name in self._rotated),
+        ]
+
+    def __call__(self, batch: Batch, name: str, graph: AttentionGraph) -> dict[str, Labels]:
+        """Labels of a graph's nodes.
+
+        Returns:
+            ``{name: labels}``: modality (text, image or special); within text: token, part of speech and the
+            user's classes; within images: patch; where text looks at an image: named (the shape that a word
+            names, the shape that a patch shows), and between the two each class of tokens against patch;
+            cluster.
+        """
+        device = graph.query.device
+        if graph.shape[0] != len(batch.samples):
+            self._parts[stack(name)] = None
+        if graph.rotated:
+            self._rotated[stack(name)] = None
+        words, patches = ([of(batch, graph, side) for side in (0, 1)] for of in (words_of, patches_of))
+        patches = [None if shown is None else shown.to(device) for shown in patches]
+        special = (None if side is None else side.special.to(device) for side in words)
+        labels = {"modality": modality(graph, *special)}
+        if None not in words:
+            labels["token"] = Labels(*(side.token_ids.to(device) for side in words))
+            classes = [self._classes(side) for side in words]
+            labels |= {kind: Labels(*(side[kind].to(device) for side in classes)) for kind in classes[0]}
+        if patches[0] is not None and patches[1] is not None:
+            labels["patch"] = Labels(*patches)
+        if words[0] is not None and patches[1] is not None:
+            labels |= self._text_against_patches(words, patches, device)
+        if self.clusters is not None and name not in self._too_small:
+            labels["cluster"] = self.clusters(name, Bipartite.of(graph))
+        return {kind: known for kind, known in labels.items() if known is not None}
+
+    def _text_against_patches(
+        self, words: Sequence[Words | None], patches: Sequence[Tensor | None], device: torch.device
+    ) -> dict[str, Labels]:
+        named = [
+            None if side is None else _classified(side, SHAPE_NAMES, PATCH_NAMES).to(device) for side in words
+        ]
+        labels = {"named shape": Labels(*(_either(*sides) for sides in zip(named, patches)))}
+        if words[1] is None:
+            labels |= {
+                kind + AND_PATCH: Labels(classes.to(device), patches[1], shared=False)
+                for kind, classes in self._classes(words[0]).items()
+            }
+        return labels
+
+    def _classes(self, words: Words) -> dict[str, Tensor]:
+        """The classes of a side's words, ``(b, nodes)``: part of speech and the user's own."""
+        speech = _classified(words, parts_of_speech()) if self.tagger is None else _tagged(words, self.tagger)
+        own = {kind: _classified(words, classes, own=True) for kind, classes in self.own.items()}
+        return {"part of speech": speech} | own
+
+
+def read_own_classes(files: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """The user's own classes of tokens, ``{name: {token: class}}``; a file's name is the labels' name.
+
+    Raises:
+        UserError: a file cannot be read, or its name is taken.
+    """
+    classes: dict[str, dict[str, str]] = {}
+    for file in files:
+        if file.stem in BUILT_IN or file.stem.endswith(AND_PATCH):
+            raise UserError(
+                f"--labels {file}: {file.stem!r} is the name of labels that are there already: rename the "
+                "file"
+            )
+        if file.stem in classes:
+            raise UserError(
+                f"--labels {file}: two files are called {file.stem!r}, the name of their labels: rename one"
+            )
+        classes[file.stem] = _read_classes(file)
+    return classes
+
+
+def _read_classes(file: Path) -> dict[str, str]:
+    try:
+        classes = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--labels {file} cannot be read ({error}): give a JSON file {{token: class}}"
+        ) from None
+    is_object = isinstance(classes, dict) and all(isinstance(kind, (str, int)) for kind in classes.values())
+    if not is_object or not classes:
+        raise UserError(f"--labels {file} must hold one JSON object {{token: class}} with at least one token")
+    return {token: str(kind) for token, kind in classes.items()}
+
+
+def _classified(
+    words: Words, classes: dict[str, str], names: tuple[str, ...] | None = None, own: bool = False
+) -> Tensor:
+    """Classes of words; the user's own may list tokens as the vocabulary writes them, too."""
+
+    def key(token: str, word: str) -> str:
+        return next((form for form in (token, word) if own and form in classes), word.lower())
+
+    keys = [[key(*pair) for pair in zip(line[0], whole_words(*line))] for line in words.lines()]
+    return classes_of_tokens(keys, classes, names)
+
+
+def _tagged(words: Words, tagger: Tagger) -> Tensor:
+    """Places in ``UNIVERSAL``; the pieces of a word have the word's, tokens of no word have -1."""
+    tags = torch.full(words.is_token.shape, -1)
+    for line, classes in zip(words.lines(), tags):
+        spans = word_spans(*line)
+        for (span, _), tag in zip(spans, tagger([word for _, word in spans])):
+            classes[span.start : span.stop] = UNIVERSAL.index(tag)
+    return tags
+
+
+def _either(named: Tensor | None, shown: Tensor | None) -> Tensor:
+    """The classes of a side's words and of its patches."""
+    return shown if named is None else named if shown is None else torch.where(shown < 0, named, shown)

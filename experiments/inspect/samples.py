@@ -1,0 +1,110 @@
+"""Samples to look at: images and texts of the user's own, or examples of a task."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from attngraph.errors import UserError
+from experiments.models.batch import Sample
+from experiments.models.images import open_image
+from experiments.scenes.scene import Scene
+from experiments.scenes.write import Sizes, write_scenes
+from experiments.tasks import TASKS
+from experiments.tasks.task import SPLITS
+
+IMAGE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+def own_samples(images: Sequence[Path] | None, texts: Path | None) -> list[Sample]:
+    """Images and texts of the user's own.
+
+    Args:
+        images: files, or folders of them.
+        texts: a file with a text per line, one for each image or one for all.
+
+    Raises:
+        UserError: a file is missing, or the numbers of images and texts do not go together.
+    """
+    files = [file for path in images or () for file in _image_files(path)]
+    lines = [] if texts is None else _lines(texts)
+    if images and not files:
+        raise UserError(
+            f"--images: no image files in {', '.join(map(str, images))}; give files, or folders with files "
+            f"ending in {', '.join(sorted(IMAGE_FILES))}"
+        )
+    if files and lines and len(lines) not in (1, len(files)):
+        raise UserError(
+            f"{len(files)} images but {len(lines)} texts in {texts}: give one text for each image, or one "
+            "for all"
+        )
+    if not files:
+        return [Sample(f"text {k + 1}", None, "", line) for k, line in enumerate(lines)]
+    answers = lines * len(files) if len(lines) == 1 else lines or [None] * len(files)
+    return [Sample(file.name, file, "", answer) for file, answer in zip(files, answers)]
+
+
+def task_samples(
+    task_name: str, family: str, split: str, data: Path | None = None, limit: int = 64, seed: int = 0
+) -> list[Sample]:
+    """Examples of a task with their answers, a fixed random choice of them.
+
+    Args:
+        task_name: as in ``--task``.
+        family: of the model, which may have a prompt of its own.
+        split: ``train``, ``validation`` or ``test``.
+        data: folder with the data; None draws them for this call, and keeps the pictures in memory.
+        limit: how many at most.
+        seed: of the choice and of what is drawn.
+    """
+    task = TASKS[task_name]
+    drawn = data is None and task.drawn is not None
+    with tempfile.TemporaryDirectory() as folder:
+        if drawn:
+            counts = tuple(limit if name == split else 1 for name in SPLITS)
+            data = write_scenes(Path(folder) / "data", seed, Sizes(counts, counts, counts))
+        examples = task.examples(Path(folder) if data is None else data, split)
+        if len(examples) > limit:
+            examples = random.Random(seed).sample(examples, limit)
+        samples = [task.sample(example, family, draw=0.0) for example in examples]
+        return [
+            replace(s, image=open_image(s.image) if drawn else s.image, scene=_scene(s.image))
+            for s in samples
+        ]
+
+
+def _lines(texts: Path) -> list[str]:
+    try:
+        content = texts.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--texts {texts} cannot be read ({error}): give a UTF-8 file with a text per line"
+        ) from None
+    lines = [line.strip() for line in content.splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"--texts {texts} holds no text: give a file with a text per line")
+    return lines
+
+
+def _image_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_FILES)
+    if not path.exists():
+        raise UserError(f"--images {path}: no such file or folder")
+    return [path]
+
+
+def _scene(image: Path) -> Scene | None:
+    """What is drawn, where the data's folder says so."""
+    scenes = _scenes(image.parent.parent / "scenes.json")
+    return Scene.from_dict(scenes[image.name]) if image.name in scenes else None
+
+
+@cache
+def _scenes(file: Path) -> dict[str, dict]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
