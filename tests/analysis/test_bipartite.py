@@ -32,9 +32,9 @@ def test_masks():
 @pytest.mark.parametrize("view", ["to_data", "to_hetero"])
 def test_same_from_pyg(view):
     graph = random_graph(b=1, h=1, causal=True)
-    expected, found = Bipartite.of(graph), Bipartite.of(getattr(graph, view)())
+    expected, converted = Bipartite.of(graph), Bipartite.of(getattr(graph, view)())
     for name in ("weight", "query", "value", "rows"):
-        assert torch.allclose(getattr(found, name).double(), getattr(expected, name).double()), name
+        assert torch.allclose(getattr(converted, name).double(), getattr(expected, name).double()), name
 
 
 def test_plain_data():

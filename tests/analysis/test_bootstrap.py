@@ -37,14 +37,14 @@ def test_paired_difference():
     """Two statistics that vary much from example to example and hardly against one another."""
     draw = np.random.default_rng(0)
     common = draw.normal(0, 10, (40, 1))
-    one, other = common + draw.normal(0.5, 0.2, (40, 1)), common
+    first, second = common + draw.normal(0.5, 0.2, (40, 1)), common
     parts = [Means((1,)), Means((1,)), Means((1,))]
-    for means, values in zip(parts, (one, other, one - other)):
+    for means, values in zip(parts, (first, second, first - second)):
         means.add(values)
     mean, low, high = parts[0].minus(parts[1])
     assert mean == pytest.approx(parts[2].mean()) and 0.4 < low[0] < mean[0] < high[0] < 0.7
     assert np.allclose((low, high), parts[2].interval())
-    parts[1].add(other)
+    parts[1].add(second)
     with pytest.raises(ValueError, match="same examples, got 40 and 80"):
         parts[0].minus(parts[1])
 

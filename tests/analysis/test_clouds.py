@@ -41,11 +41,11 @@ def test_cka_against_sums_over_tuples():
     x[:, :, 0] += y[:, :, 0]
     valid = torch.ones(2, 7, dtype=torch.bool)
     valid[1, -1] = False
-    found = cka(x, y, valid)
+    result = cka(x, y, valid)
     for e, n in ((0, 7), (1, 6)):
         a, b = x[e, :n].numpy(), y[e, :n].numpy()
         own = max(0, hsic(a, a)) * max(0, hsic(b, b))
-        assert found[e].item() == pytest.approx(hsic(a, b) / math.sqrt(own))
+        assert result[e].item() == pytest.approx(hsic(a, b) / math.sqrt(own))
 
 
 def test_cka_known_answers():
@@ -104,9 +104,9 @@ def test_clouds_far_apart_and_alike():
 def test_largest_mmd_depends_on_the_sides(n, m, most):
     """Two single points, far apart: the bandwidth is the mean over all pairs, so it tells how many pairs
     cross."""
-    found = mmd(*pool(torch.zeros(n, 3), torch.full((m, 3), 50.0))).item()
+    result = mmd(*pool(torch.zeros(n, 3), torch.full((m, 3), 50.0))).item()
     assert (
-        found
+        result
         == pytest.approx(2 - 2 * math.exp(-(n + m) * (n + m - 1) / (2 * n * m)))
         == pytest.approx(most, abs=0.02)
     )

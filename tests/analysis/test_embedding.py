@@ -30,15 +30,15 @@ def clouds(n=80, features=6, apart=8.0, seed=0):
 def iris_map():
     data = load_iris()
     done = []
-    (found,) = maps(data.data, progress=lambda steps: done.append(steps) or True)
-    return data.data, data.target, found, sum(done)
+    (embedded,) = maps(data.data, progress=lambda steps: done.append(steps) or True)
+    return data.data, data.target, embedded, sum(done)
 
 
 def test_iris_classes_part_on_the_map(iris_map):
-    points, classes, found, _ = iris_map
+    points, classes, embedded, _ = iris_map
     random = np.random.default_rng(0).normal(size=(len(points), 2))
     assert knn_accuracy(random, classes) < 0.5
-    assert knn_accuracy(found.coordinates, classes) > 0.95
+    assert knn_accuracy(embedded.coordinates, classes) > 0.95
 
 
 def test_a_random_start_is_led_there_too():
@@ -47,8 +47,8 @@ def test_a_random_start_is_led_there_too():
     data = load_iris()
     start = initialization.random(len(data.data), random_state=1)
     assert knn_accuracy(start, data.target) < 0.5
-    (found,) = maps(data.data, seeds=[1], init="random")
-    assert knn_accuracy(found.coordinates, data.target) > 0.95
+    (embedded,) = maps(data.data, seeds=[1], init="random")
+    assert knn_accuracy(embedded.coordinates, data.target) > 0.95
 
 
 def test_progress_counts_every_iteration(iris_map):
@@ -56,64 +56,64 @@ def test_progress_counts_every_iteration(iris_map):
 
 
 def test_same_seed_same_coordinates(iris_map):
-    points, _, found, _ = iris_map
+    points, _, embedded, _ = iris_map
     (again,) = maps(points)
-    np.testing.assert_array_equal(again.coordinates, found.coordinates)
+    np.testing.assert_array_equal(again.coordinates, embedded.coordinates)
 
 
 def test_a_sweep_gives_the_maps_of_single_runs():
     points, _ = clouds(40)
     swept = list(maps(points, perplexities=[5, 20], seeds=[0, 1], init="random"))
-    assert [(found.perplexity, found.seed) for found in swept] == [(5, 0), (5, 1), (20, 0), (20, 1)]
-    for k, found in enumerate(swept):
-        (alone,) = maps(points, perplexities=[found.perplexity], seeds=[found.seed], init="random")
-        np.testing.assert_array_equal(found.coordinates, alone.coordinates)
-        assert all(np.abs(found.coordinates - other.coordinates).max() > 1 for other in swept[:k])
+    assert [(embedded.perplexity, embedded.seed) for embedded in swept] == [(5, 0), (5, 1), (20, 0), (20, 1)]
+    for k, embedded in enumerate(swept):
+        (alone,) = maps(points, perplexities=[embedded.perplexity], seeds=[embedded.seed], init="random")
+        np.testing.assert_array_equal(embedded.coordinates, alone.coordinates)
+        assert all(np.abs(embedded.coordinates - other.coordinates).max() > 1 for other in swept[:k])
 
 
 @pytest.mark.parametrize("method", ["tsne", "pca"])
 def test_placed_points_land_near_their_neighbours(method):
     points, roles = clouds()
-    (found,) = maps(points, method, [15])
-    before = found.coordinates.copy()
-    own = found.place(points)
+    (embedded,) = maps(points, method, [15])
+    before = embedded.coordinates.copy()
+    own = embedded.place(points)
     moved = np.linalg.norm(own - before, axis=1)
     spread = np.linalg.norm(before[:, None] - before, axis=2)
     assert np.median(moved) < 0.1 * np.median(spread)
     new, _ = clouds(seed=1)
-    nearest = np.linalg.norm(found.place(new)[:, None] - before, axis=2).argmin(1)
+    nearest = np.linalg.norm(embedded.place(new)[:, None] - before, axis=2).argmin(1)
     assert (roles[nearest] == roles).mean() > 0.98
-    np.testing.assert_array_equal(found.coordinates, before)
-    np.testing.assert_allclose(found.place(points), own)
+    np.testing.assert_array_equal(embedded.coordinates, before)
+    np.testing.assert_allclose(embedded.place(points), own)
 
 
 def test_placing_points_does_not_shift_them_against_a_lopsided_map():
     points, _ = clouds(30)
     points = np.concatenate([points[:35], points[:30, ::-1] * 0.1])
-    (found,) = maps(points, perplexities=[5])
-    middle = (found.coordinates.max(0) + found.coordinates.min(0)) / 2
+    (embedded,) = maps(points, perplexities=[5])
+    middle = (embedded.coordinates.max(0) + embedded.coordinates.min(0)) / 2
     np.testing.assert_allclose(
         middle, 0, atol=1e-9
     )  # openTSNE centres its map like this before it places points
-    assert np.abs(found.coordinates.mean(0)).max() > 0.1  # and not by itself
+    assert np.abs(embedded.coordinates.mean(0)).max() > 0.1  # and not by itself
 
 
 def test_pca_keeps_the_most_variance():
     points, _ = clouds()
-    (found,) = maps(points, "pca", [5, 30], [0, 1])
+    (embedded,) = maps(points, "pca", [5, 30], [0, 1])
     singular = np.linalg.svd(points - points.mean(0), compute_uv=False)
-    np.testing.assert_allclose(np.linalg.norm(found.coordinates, axis=0), singular[:2])
-    assert found.perplexity is None and found.seed is None
+    np.testing.assert_allclose(np.linalg.norm(embedded.coordinates, axis=0), singular[:2])
+    assert embedded.perplexity is None and embedded.seed is None
 
 
 @pytest.mark.slow
 def test_umap_parts_clouds_and_places_new_points():
     pytest.importorskip("umap")
     points, roles = clouds(40)
-    (found,), (again,) = (maps(points, "umap", [10], [3]) for _ in range(2))
-    assert purity(found.coordinates, roles) > 0.95
-    np.testing.assert_array_equal(found.coordinates, again.coordinates)
-    nearest = np.linalg.norm(found.place(points + 1e-3)[:, None] - found.coordinates, axis=2).argmin(1)
+    (embedded,), (again,) = (maps(points, "umap", [10], [3]) for _ in range(2))
+    assert purity(embedded.coordinates, roles) > 0.95
+    np.testing.assert_array_equal(embedded.coordinates, again.coordinates)
+    nearest = np.linalg.norm(embedded.place(points + 1e-3)[:, None] - embedded.coordinates, axis=2).argmin(1)
     assert (roles[nearest] == roles).mean() > 0.95
 
 
@@ -125,9 +125,9 @@ def test_without_umap_one_line_says_what_to_install(monkeypatch):
 
 def test_equal_points_do_no_harm():
     points = np.repeat(np.random.default_rng(0).normal(size=(5, 3)), 30, 0)
-    (found,) = maps(points, perplexities=[10])
-    assert np.isfinite(found.coordinates).all()
-    assert purity(found.coordinates, np.repeat(np.arange(5), 30)) == 1
+    (embedded,) = maps(points, perplexities=[10])
+    assert np.isfinite(embedded.coordinates).all()
+    assert purity(embedded.coordinates, np.repeat(np.arange(5), 30)) == 1
 
 
 @pytest.mark.parametrize("method, perplexity", [("tsne", 30), ("tsne", 5.5), ("umap", 15), ("pca", 30)])
@@ -179,9 +179,9 @@ def test_purity_equals_a_count_by_hand(apart):
 def test_purity_of_planted_clouds():
     far, labels = clouds(150, apart=20.0)
     assert purity(far, labels) == 1
-    one, _ = clouds(150, apart=0.0)
-    assert purity(one, labels) == pytest.approx(chance_purity(labels), abs=0.05)
-    assert purity(one, np.array(["all"] * 300)) == chance_purity(["all"] * 300) == 1
+    together, _ = clouds(150, apart=0.0)
+    assert purity(together, labels) == pytest.approx(chance_purity(labels), abs=0.05)
+    assert purity(together, np.array(["all"] * 300)) == chance_purity(["all"] * 300) == 1
 
 
 def test_chance_purity_is_the_mean_over_shuffled_labels():
@@ -203,8 +203,8 @@ def test_points_without_a_label_count_as_neighbours_only():
     assert chance_purity(labels) == pytest.approx(np.mean(shuffled), abs=0.005)
     with pytest.raises(ValueError, match="missing"):
         purity(points, [None] * 60)
-    told = {"class": labels, "token": [None] * 60, "modality": ["text"] * 60}
-    assert set(quality(points, points[:, :2], told).label) == {"", "class"}
+    labelled = {"class": labels, "token": [None] * 60, "modality": ["text"] * 60}
+    assert set(quality(points, points[:, :2], labelled).label) == {"", "class"}
 
 
 def test_quality_is_scikit_learns_on_all_points_or_a_sample():
@@ -239,5 +239,5 @@ def test_labels_and_lengths_are_checked():
         purity(points, labels[1:])
     with pytest.raises(ValueError, match="neighbours"):
         purity(points, labels, 20)
-    with pytest.raises(ValueError, match="as many"):
+    with pytest.raises(ValueError, match="equally many"):
         quality(points, points[1:, :2], {})

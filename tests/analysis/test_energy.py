@@ -52,9 +52,9 @@ def test_range_and_known_answers():
     smooth, rough = (Bipartite(graph.weight, graph.visible, root[0], sign * root[1]) for sign in (1, -1))
     assert dirichlet_normalised(smooth).abs().max() < 1e-12
     assert torch.allclose(dirichlet_normalised(rough), torch.full((2, 3), 2.0, dtype=torch.float64))
-    found = dirichlet_normalised(graph)
-    assert (found > 0).all() and (found < 2).all()
-    assert torch.allclose(p_dirichlet_normalised(graph, 2), found)
+    normalised = dirichlet_normalised(graph)
+    assert (normalised > 0).all() and (normalised < 2).all()
+    assert torch.allclose(p_dirichlet_normalised(graph, 2), normalised)
 
 
 def test_scales():

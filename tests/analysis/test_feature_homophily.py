@@ -29,7 +29,7 @@ def test_cosine_against_features_after_the_output_projection():
     graph = type(graph)(
         graph.query, graph.value, graph.weight, graph.query_mask, graph.value_mask, metric=output @ output.mT
     )
-    found, chance = cosine(Bipartite.of(graph)), generalised_edge(Bipartite.of(graph))
+    observed, chance = cosine(Bipartite.of(graph)), generalised_edge(Bipartite.of(graph))
     for e in range(2):
         for h in range(3):
             similar = cosine_similarity(
@@ -39,7 +39,7 @@ def test_cosine_against_features_after_the_output_projection():
             expected = sum(weight[i, j] * similar[i, j] for i in range(6) for j in range(8)) / weight.sum()
             d, e_ = weight.sum(1), weight.sum(0)
             null = sum(d[i] * e_[j] * similar[i, j] for i in range(6) for j in range(8)) / weight.sum() ** 2
-            assert found[e, h].item() == pytest.approx(expected, abs=1e-12)
+            assert observed[e, h].item() == pytest.approx(expected, abs=1e-12)
             assert chance[e, h].item() == pytest.approx(expected - null, abs=1e-12)
 
 
@@ -92,8 +92,12 @@ def test_aggregation_and_neighbourhoods_against_loops():
                         for b in range(len(rows))
                         if a != b and (kinds[a], kinds[b]) == (k, c)
                     ]
-                    found = similarity[e, h, k, c].item()
-                    assert math.isnan(found) if not pairs else found == pytest.approx(sum(pairs) / len(pairs))
+                    observed = similarity[e, h, k, c].item()
+                    assert (
+                        math.isnan(observed)
+                        if not pairs
+                        else observed == pytest.approx(sum(pairs) / len(pairs))
+                    )
                     if pairs:
                         (own if k == c else other).append(sum(pairs) / len(pairs))
             assert contrast[e, h].item() == pytest.approx(sum(own) / len(own) - sum(other) / len(other))
@@ -112,8 +116,8 @@ def test_known_answers():
     flat = Mixing(uniform(graph), Labels.same(y).on(graph))
     assert aggregation(flat).item() == 0.5 and modified_aggregation(flat).item() == 0  # all ties
     assert neighbourhood_contrast(flat).item() == pytest.approx(0, abs=1e-12)
-    one = Mixing(graph, Labels.same(torch.zeros(6, dtype=torch.long)).on(graph))
-    assert aggregation(one).isnan().item() and neighbourhood_contrast(one).isnan().item()
+    single = Mixing(graph, Labels.same(torch.zeros(6, dtype=torch.long)).on(graph))
+    assert aggregation(single).isnan().item() and neighbourhood_contrast(single).isnan().item()
 
 
 def test_recovers_planted_homophily():

@@ -166,13 +166,13 @@ def test_agrees_with_pyg(seed, directed):
 def test_adjusted_is_weighted_kappa():
     graph = random_graph(n=9, m=11, softmax=False, padding=False)
     labels = labels_for(graph, missing=False)
-    found = adjusted(mixing_of(graph, labels))
+    result = adjusted(mixing_of(graph, labels))
     for e in range(2):
         i, j = np.indices((9, 11)).reshape(2, -1)
         y, z = labels.query[e, 0].numpy()[i], labels.value[e, 0].numpy()[j]
         for h in range(3):
             kappa = cohen_kappa_score(y, z, sample_weight=graph.weight[e, h].numpy().ravel())
-            assert found[e, h].item() == pytest.approx(kappa, abs=1e-12)
+            assert result[e, h].item() == pytest.approx(kappa, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -248,11 +248,11 @@ def test_degenerate():
     assert reason(empty, Labels.same([0, 1, 0, 1])) == EMPTY
     mixing = mixing_of(empty, [0, 1, 0, 1])
     assert all(function(mixing).isnan().all() for function in FUNCTIONS.values())
-    one = mixing_of(graph, [2, 2, 2, 2])
+    single = mixing_of(graph, [2, 2, 2, 2])
     assert (
-        adjusted(one).isnan().all()
-        and label_informativeness(one).isnan().all()
-        and class_insensitive(one).isnan().all()
+        adjusted(single).isnan().all()
+        and label_informativeness(single).isnan().all()
+        and class_insensitive(single).isnan().all()
     )
 
 
@@ -265,8 +265,10 @@ def test_labels_that_all_differ():
         degenerate(mixing, Mixing(uniform(cross), apart.on(cross))) == FINE
     ).all()
     dealt = [Mixing(cross, apart.permuted(cross, Draws(seed))) for seed in range(4)]
-    assert all(torch.allclose(label_informativeness(one), label_informativeness(mixing)) for one in dealt)
-    assert not all(torch.allclose(edge(one), edge(mixing)) for one in dealt)
+    assert all(
+        torch.allclose(label_informativeness(single), label_informativeness(mixing)) for single in dealt
+    )
+    assert not all(torch.allclose(edge(single), edge(mixing)) for single in dealt)
     bare = Bipartite.of(
         random_graph(b=1, h=2, kind="self", causal=True, n=4, padding=False)
     ).without_self_loops()
@@ -311,8 +313,8 @@ def test_different_alphabets_are_refused():
     for function in (edge, node_query, node_value, class_insensitive, adjusted):
         with pytest.raises(ValueError, match="shared=True"):
             function(mixing)
-    one = mixing_of(graph, Labels(torch.zeros(2, 9, dtype=torch.long), labels.value[:, 0], shared=False))
-    assert (degenerate(one) == ONE_CLASS).all()
+    single = mixing_of(graph, Labels(torch.zeros(2, 9, dtype=torch.long), labels.value[:, 0], shared=False))
+    assert (degenerate(single) == ONE_CLASS).all()
 
 
 @pytest.mark.parametrize("agreement", [0.1, 1 / 3, 0.6, 0.9])

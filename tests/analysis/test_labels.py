@@ -15,9 +15,9 @@ def test_numbers_anew_in_each_example():
     graph = Bipartite.of(random_graph(n=4, m=6, padding=False))
     query = torch.tensor([[900, -1, 7, 900], [3, 3, 5, 4]])
     value = torch.tensor([[7, 7, 30000, -1, 8, 900], [3, 3, 3, 3, 3, 3]])
-    found = Labels(query, value).on(graph)
-    assert found.query.tolist() == [[[2, -1, 0, 2]], [[0, 0, 2, 1]]]
-    assert found.value.tolist() == [[[0, 0, 3, -1, 1, 2]], [[0] * 6]]
+    result = Labels(query, value).on(graph)
+    assert result.query.tolist() == [[[2, -1, 0, 2]], [[0, 0, 2, 1]]]
+    assert result.value.tolist() == [[[0, 0, 3, -1, 1, 2]], [[0] * 6]]
     apart = Labels(query, value, shared=False).on(graph)
     assert apart.query.tolist() == [[[1, -1, 0, 1]], [[0, 0, 2, 1]]] and apart.value[0, 0].tolist() == [
         0,
@@ -31,9 +31,9 @@ def test_numbers_anew_in_each_example():
 
 def test_padding_has_no_class():
     graph = Bipartite.of(random_graph())
-    found = Labels(torch.ones(2, 5, dtype=torch.long), torch.ones(2, 7, dtype=torch.long)).on(graph)
-    assert torch.equal(found.query[:, 0] >= 0, graph.rows) and torch.equal(
-        found.value[:, 0] >= 0, graph.columns
+    result = Labels(torch.ones(2, 5, dtype=torch.long), torch.ones(2, 7, dtype=torch.long)).on(graph)
+    assert torch.equal(result.query[:, 0] >= 0, graph.rows) and torch.equal(
+        result.value[:, 0] >= 0, graph.columns
     )
 
 
@@ -70,16 +70,16 @@ def test_wrong_number_of_nodes():
 def test_modality():
     x, mixed = torch.zeros(1, 1, 3, 2), torch.tensor([[True, False, False]])
     graph = AttentionGraph(x, x, torch.full((1, 1, 3, 3), 1 / 3), query_modality=mixed, value_modality="text")
-    found = modality(graph, special_query=torch.tensor([[False, False, True]]))
-    assert found.query.tolist() == [[[IMAGE, TEXT, SPECIAL]]] and found.value.tolist() == [[[TEXT] * 3]]
+    result = modality(graph, special_query=torch.tensor([[False, False, True]]))
+    assert result.query.tolist() == [[[IMAGE, TEXT, SPECIAL]]] and result.value.tolist() == [[[TEXT] * 3]]
     assert modality(AttentionGraph(x, x, torch.full((1, 1, 3, 3), 1 / 3))) is None
 
 
 def test_classes_of_tokens():
-    found = classes_of_tokens(
+    result = classes_of_tokens(
         [["a", "red", "circle"], ["a", "##s", "[PAD]"]], {"red": "colour", "circle": "noun", "a": "article"}
     )
-    assert found.tolist() == [[0, 1, 2], [0, -1, -1]]
+    assert result.tolist() == [[0, 1, 2], [0, -1, -1]]
     assert classes_of_tokens([["circle"]], {"circle": "noun"}, names=["x", "noun"]).tolist() == [[1]]
 
 
@@ -97,21 +97,21 @@ def test_shared_clusters_find_planted_ones():
     )
     graph = Bipartite(torch.rand(2, 2, 12, 15), torch.ones(2, 12, 15, dtype=torch.bool), x, y)
     clusters = SharedClusters(3)
-    found = clusters("layer", graph)
+    result = clusters("layer", graph)
     for h in range(2):
         for e in range(2):
             names = {}
             for kind, cluster in [
-                *zip(kinds[0][e].tolist(), found.query[e, h].tolist()),
-                *zip(kinds[1][e].tolist(), found.value[e, h].tolist()),
+                *zip(kinds[0][e].tolist(), result.query[e, h].tolist()),
+                *zip(kinds[1][e].tolist(), result.value[e, h].tolist()),
             ]:
                 assert (
                     names.setdefault(kind, cluster) == cluster
                 )  # one cluster for both sides and both examples
             assert len(set(names.values())) == len(names)
     moved = Bipartite(graph.weight, graph.visible, x + 1, y)
-    assert torch.equal(clusters("layer", moved).query, found.query)  # the fit is kept
-    with pytest.raises(ValueError, match="clusters need at least so many nodes"):
+    assert torch.equal(clusters("layer", moved).query, result.query)  # the fit is kept
+    with pytest.raises(ValueError, match="clusters need at least as many nodes"):
         SharedClusters(60)("layer", graph)
     with pytest.raises(ValueError, match="at least 2"):
         SharedClusters(1)
@@ -136,8 +136,8 @@ def test_clusters_do_not_depend_on_batches():
     whole.gather("layer", graph)
     for part in parts:
         split.gather("layer", part)
-    expected, found = whole("layer", graph), split("layer", graph)
-    assert torch.equal(expected.query, found.query) and torch.equal(expected.value, found.value)
+    expected, result = whole("layer", graph), split("layer", graph)
+    assert torch.equal(expected.query, result.query) and torch.equal(expected.value, result.value)
     other = SharedClusters(3, points=20, examples=4)
     other.gather(
         "layer", replace(graph, query=graph.query + torch.tensor([0, 0, 0, 0, 9, 9])[:, None, None, None])

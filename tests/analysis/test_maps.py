@@ -103,15 +103,15 @@ def test_the_summary_is_of_examples_and_paired_with_the_uniform_map():
     )
     table.loc[3, "mass"] = float("nan")
     raw, last = mass_summary(table).to_dict("records")
-    there = table.dropna()
+    defined = table.dropna()
     assert (raw["examples"], raw["empty"], last["method"], last["examples"]) == (n - 1, 1, "uniform", n)
-    assert raw["mass"] == pytest.approx(there["mass"].mean()) and last["mass"] == pytest.approx(
+    assert raw["mass"] == pytest.approx(defined["mass"].mean()) and last["mass"] == pytest.approx(
         uniform.mean()
     )
-    error = there["mass"].std() / (n - 1) ** 0.5
+    error = defined["mass"].std() / (n - 1) ** 0.5
     assert raw["high"] - raw["mass"] == pytest.approx(1.96 * error, rel=0.1)
     assert raw["mass"] - raw["low"] == pytest.approx(1.96 * error, rel=0.1)
-    paired = (there["mass"] - there["uniform"]).std() / (n - 1) ** 0.5
+    paired = (defined["mass"] - defined["uniform"]).std() / (n - 1) ** 0.5
     assert raw["excess"] == pytest.approx(0.2, abs=4 * paired)
     assert raw["excess_high"] - raw["excess_low"] == pytest.approx(3.92 * paired, rel=0.1)
     assert mass_summary(table).equals(mass_summary(table))

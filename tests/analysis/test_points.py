@@ -210,9 +210,9 @@ def test_thinning_on_the_way_changes_nothing():
             points.add("layer", graph_of(b=1, h=2, n=10, m=10, seed=k), [f"picture {k}"])
         assert sum(map(len, early._layers["layer"].rows)) <= 100
     late.most = 50
-    for one, other in zip(early.clouds(), late.clouds()):
-        assert one.nodes.equals(other.nodes)
-        np.testing.assert_array_equal(one.features, other.features)
+    for single, other in zip(early.clouds(), late.clouds()):
+        assert single.nodes.equals(other.nodes)
+        np.testing.assert_array_equal(single.features, other.features)
 
 
 def test_many_examples_are_thinned_seldom(monkeypatch):
@@ -283,10 +283,10 @@ def test_batches_change_nothing():
     labels = [f"picture {k}" for k in range(6)]
     whole.add("layer", graph, labels)
     for k in range(6):
-        one = replace(
+        single = replace(
             graph, query=graph.query[k : k + 1], value=graph.value[k : k + 1], weight=graph.weight[k : k + 1]
         )
-        apart.add("layer", one, labels[k : k + 1])
-    (one,), (other,) = whole.clouds(), apart.clouds()
-    pd.testing.assert_frame_equal(one.nodes, other.nodes)
-    np.testing.assert_array_equal(one.features, other.features)
+        apart.add("layer", single, labels[k : k + 1])
+    (single,), (other,) = whole.clouds(), apart.clouds()
+    pd.testing.assert_frame_equal(single.nodes, other.nodes)
+    np.testing.assert_array_equal(single.features, other.features)

@@ -15,7 +15,7 @@ from analysis.plots.embedding import draw
 def tables(panels, points=12, **labels):
     """Made-up maps: ``panels`` are dicts of what differs."""
     draw_ = np.random.default_rng(0)
-    found, measures = [], []
+    frames, measures = [], []
     for number, about in enumerate(panels):
         keys = {
             "layer": "block.0.attention",
@@ -39,10 +39,10 @@ def tables(panels, points=12, **labels):
             }
         ).assign(**labels)
         place = draw_.normal(size=(points, 2))
-        found.append(nodes.assign(x=place[:, 0], y=place[:, 1], **keys))
+        frames.append(nodes.assign(x=place[:, 0], y=place[:, 1], **keys))
         named = {name: nodes[name] for name in ("role", "class")}
         measures.append(quality(place, place, named, neighbours=3).assign(**keys))
-    return pd.concat(found, ignore_index=True), pd.concat(measures, ignore_index=True)
+    return pd.concat(frames, ignore_index=True), pd.concat(measures, ignore_index=True)
 
 
 @pytest.fixture
@@ -87,7 +87,8 @@ def test_self_and_cross_attention_of_a_block_stand_side_by_side(drawn):
     figure = drawn(*tables([{"layer": layer, "kind": kind} for layer, kind in layers]))
     assert corners(figure) == [(0, 0), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (4, 1), (5, 0)]
     assert all(
-        layer in told and f"{kind}-attention" in told for (layer, kind), told in zip(layers, words(figure))
+        layer in captions and f"{kind}-attention" in captions
+        for (layer, kind), captions in zip(layers, words(figure))
     )
 
 
@@ -100,10 +101,10 @@ def test_heads_and_states_are_columns_and_settings_rows(drawn):
     ]
     figure = drawn(*tables(panels))
     assert corners(figure) == [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (0, 3), (1, 2), (1, 3)]
-    told = words(figure)
+    captions = words(figure)
     assert all(
         f"head {about['head']} · {about['state']}" in text and f"perplexity {about['perplexity']:g}" in text
-        for about, text in zip(panels, told)
+        for about, text in zip(panels, captions)
     )
     frames = [(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes]
     assert frames[0] == frames[1] != frames[2]  # states on one map share its frame
@@ -118,24 +119,24 @@ def test_pca_has_no_settings(drawn):
 
 def test_the_measures_are_under_the_map_they_belong_to(drawn):
     table, measures = tables([{}, {"layer": "block.1"}])
-    told = words(drawn(table, measures, "class"))
-    for panel, text in enumerate(told):
+    captions = words(drawn(table, measures, "class"))
+    for panel, text in enumerate(captions):
         own = measures[measures.panel == panel].set_index(["measure", "label", "space"]).sort_index().value
         assert f"trustworthiness {own['trustworthiness', '', 'map']:.3f}" in text
         for label in ("role", "class"):
             values = own["purity", label]
             assert f"purity by {label}: V̂ {values['features']:.2f}, map {values['map']:.2f}, chance" in text
-    assert told[0] != told[1]
+    assert captions[0] != captions[1]
     assert "by class" not in words(drawn(table, measures))[0]
 
 
 def points_of(figure):
     """``{(x, y): (colour, marker)}`` of the first panel."""
-    found = {}
+    points = {}
     for marker, dots in zip(("query", "value"), figure.axes[0].collections):
         for place, colour in zip(dots.get_offsets(), dots.get_facecolors()):
-            found[tuple(place)] = to_hex(colour), marker
-    return found
+            points[tuple(place)] = to_hex(colour), marker
+    return points
 
 
 def test_every_point_has_its_labels_colour_and_its_roles_shape(drawn):

@@ -49,13 +49,13 @@ def test_heat_maps(tables, drawn):
     shown = panels["adjusted homophily\nby two"].images[0].get_array()
     for k in range(3):
         for head in range(3):
-            found = table[
+            row = table[
                 (table.layer == f"decoder.{k}.cross")
                 & (table["head"] == head)
                 & (table.statistic == "adjusted")
                 & (table.labels == "two")
             ]
-            assert shown[k, head] == found.excess.item()
+            assert shown[k, head] == row.excess.item()
 
 
 def test_curves(tables, drawn):
@@ -72,8 +72,8 @@ def test_curves_of_differences(drawn):
     measured = Heterophily(Settings(replicates=10))
     for k in range(2):
         graph = random_graph(k, n=6, m=6)
-        for weights, one in (("M", graph), ("M̄", replace(graph, weight=graph.weight.square()))):
-            measured.add(f"decoder.{k}.cross", one, weights=weights)
+        for weights, weighted in (("M", graph), ("M̄", replace(graph, weight=graph.weight.square()))):
+            measured.add(f"decoder.{k}.cross", weighted, weights=weights)
     table = measured.table({"M̄ − M": ("M̄", "M")})
     differences = table[plots.is_difference(table)]
     assert set(differences.weights) == {"M̄ − M"}

@@ -1,0 +1,179 @@
+"""Measured numbers are those of the single functions; nulls are null; degenerate labels are marked."""
+
+import numpy as np
+import pytest
+import torch
+from torch_geometric.data import Data
+
+from analysis.bipartite import Bipartite
+from analysis.energy import p_dirichlet_normalised
+from analysis.entropy import entropy
+from analysis.feature_homophily import aggregation, cosine, generalised_edge
+from analysis.heterophily import COLUMNS, LABEL_STATISTICS, STATISTICS, Settings, heterophily
+from analysis.homophily import adjusted, label_informativeness, node_value
+from analysis.labels import Labels
+from analysis.mixing import Mixing
+from analysis.nulls import uniform
+from attngraph import AttentionGraph
+from tests.analysis.example_graphs import block_model, random_graph
+from tests.analysis.heterophily.table_lines import labels_for, line
+
+
+def test_numbers_are_those_of_the_functions():
+    graphs = [random_graph(seed, n=8, m=9) for seed in range(3)]
+    table = heterophily(graphs, lambda name, graph: {"x": labels_for(graph)}, Settings(p=1.25))
+    assert list(table.columns) == list(COLUMNS) and set(table.statistic) == set(STATISTICS) - {"self_weight"}
+    views = [Bipartite.of(graph) for graph in graphs]
+    mixings = [Mixing(view, labels_for(graph).on(view)) for view, graph in zip(views, graphs)]
+    evens = [uniform(view) for view in views]
+    for name, parts in {
+        "entropy": [entropy(view) for view in views],
+        "cosine": [cosine(view) for view in views],
+        "p_dirichlet_normalised": [p_dirichlet_normalised(view, 1.25) for view in views],
+        "adjusted": [adjusted(mixing) for mixing in mixings],
+        "node_value": [node_value(mixing) for mixing in mixings],
+        "label_informativeness": [label_informativeness(mixing) for mixing in mixings],
+        "aggregation": [aggregation(mixing) for mixing in mixings],
+    }.items():
+        values = torch.cat(parts)  # six examples, three heads
+        assert line(table, name).value == pytest.approx(values.mean().item()), name
+        assert line(table, name, 1).value == pytest.approx(values[:, 1].mean().item()), name
+        assert (
+            line(table, name, 1).examples == 6
+            and line(table, name).low < line(table, name).value < line(table, name).high
+        )
+    assert line(table, "generalised_edge").null_uniform == pytest.approx(
+        torch.cat([generalised_edge(x) for x in evens]).mean().item()
+    )
+
+
+def test_rounding_is_no_finding():
+    """Uniform attention in float32 prefers nothing; neither does what is left of a sum."""
+    draw = torch.Generator().manual_seed(0)
+    x, v = torch.randn(6, 2, 20, 8, generator=draw), torch.randn(6, 2, 30, 8, generator=draw)
+    graph = AttentionGraph(x, v, torch.full((6, 2, 20, 30), 1 / 30), kind="cross")
+    table = heterophily(
+        graph, {"x": Labels(torch.arange(20).expand(6, 20) % 3, torch.arange(30).expand(6, 30) % 3)}
+    )
+    alike = table[
+        table.statistic.isin(["generalised_edge", "adjusted", "label_informativeness", "edge", "entropy"])
+    ]
+    assert len(alike) == 15 and (alike[["excess", "excess_low", "excess_high"]] == 0).all(axis=None)
+
+
+def test_labels_that_all_differ_are_marked():
+    graph = random_graph(n=5, m=7, padding=False)
+    table = heterophily(graph, {"x": Labels(torch.arange(5).expand(2, 5) % 2, torch.arange(7).expand(2, 7))})
+    for statistic in ("label_informativeness", "aggregation", "neighbourhood_contrast"):
+        row = line(table, statistic)
+        assert (
+            np.isnan(row.value)
+            and row.note == "6 graphs left out: all labels differ: a permutation changes nothing"
+        )
+    assert line(table, "edge").examples == 2
+
+
+@pytest.mark.parametrize("options", [{"kind": "self", "causal": True, "n": 16}, {"n": 15, "m": 20}])
+def test_nothing_is_found_where_nothing_is(options):
+    """Random weights, features and labels: excess intervals cover 0, and both nulls tell what masks alone
+    do."""
+    graph = random_graph(b=40, padding=False, **options)
+    draw = torch.Generator().manual_seed(5)
+    b, _, n, m, _ = graph.shape
+    y, z = (torch.randint(0, 3, (b, nodes), generator=draw) for nodes in (n, m))
+    table = heterophily(
+        graph,
+        {"x": Labels.same(y) if n == m else Labels(y, z)},
+        Settings(level=0.999, permutations=4, replicates=1000),
+    )
+    for statistic in (
+        *LABEL_STATISTICS,
+        "cosine",
+        "generalised_edge",
+        "dirichlet_normalised",
+        "mmd",
+        "probe_auc",
+    ):
+        row = line(table, statistic)
+        assert row.excess_low <= 0 <= row.excess_high, statistic
+        assert row.excess == pytest.approx(row.value - row.null_permuted, abs=1e-9), statistic
+    if options["n"] == 15:
+        assert abs(line(table, "adjusted").null_uniform) < 1e-9
+
+
+@pytest.mark.parametrize("agreement,sign", [(0.1, -1), (0.8, 1)])
+def test_planted_homophily_is_found(agreement, sign):
+    graphs, (y, *_), (z, *_) = zip(*(block_model(agreement, seed, n=60, m=48) for seed in range(8)))
+    graph = AttentionGraph(
+        *(torch.cat([getattr(graph, part) for graph in graphs]) for part in ("query", "value", "weight"))
+    )
+    table = heterophily(graph, {"class": Labels(y.expand(8, -1), z.expand(8, -1))})
+    for statistic in ("edge", "adjusted", "node_query", "node_value", "generalised_edge", "cosine"):
+        row = line(table, statistic)
+        assert (row.excess_low > 0) if sign > 0 else (row.excess_high < 0), statistic
+    for statistic in (
+        "label_informativeness",
+        "aggregation",
+        "neighbourhood_contrast",
+    ):  # these ask for any dependence
+        assert line(table, statistic).excess_low > 0, statistic
+    assert sign * (line(table, "dirichlet_normalised").excess) < 0
+
+
+def test_diagonal_of_self_attention():
+    """A token is always of its own class: with all weight on the diagonal there is no finding, only
+    self_weight."""
+    graph = random_graph(kind="self", n=6, padding=False)
+    graph = AttentionGraph(
+        graph.query, graph.value, torch.eye(6, dtype=torch.float64).expand(2, 3, 6, 6), kind="self"
+    )
+    table = heterophily(graph, {"x": Labels.same((torch.arange(6) % 2).expand(2, 6))})
+    assert line(table, "self_weight").value == 1 and np.isnan(line(table, "edge").value)
+    assert line(table, "edge").note == "6 graphs left out: no edges between labelled nodes"
+
+
+def test_degenerate_labels_are_marked():
+    graph = random_graph(n=5, m=7)
+    roles = Labels(torch.zeros(2, 5, dtype=torch.long), torch.ones(2, 7, dtype=torch.long))
+    one = Labels(torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 7, dtype=torch.long))
+    some = Labels(
+        torch.arange(5).expand(2, 5) % 2 * torch.tensor([[1], [0]]), torch.arange(7).expand(2, 7) % 2
+    )
+    table = heterophily(graph, {"roles": roles, "one": one, "some": some})
+    for statistic in LABEL_STATISTICS:
+        for labels, note in (
+            ("roles", "6 graphs left out: role labels"),
+            ("one", "6 graphs left out: one side has one class only"),
+        ):
+            row = line(table, statistic, labels=labels)
+            assert np.isnan(
+                row[["value", "low", "null_uniform", "null_permuted", "excess"]].astype(float)
+            ).all()
+            assert row.examples == 0 and row.note.startswith(note)
+        row = line(table, statistic, labels="some", head=0)
+        assert row.examples == 1 and row.note == "1 graph left out: one side has one class only"
+
+
+def test_plain_pyg_graphs():
+    y = torch.tensor([0, 0, 0, 0, 1])
+    data = Data(edge_index=torch.tensor([[0, 1, 2, 3], [1, 2, 0, 4]]), num_nodes=5)
+    table = heterophily(data, {"y": Labels.same(y)})
+    assert line(table, "edge").value == pytest.approx(0.75)
+    assert line(table, "class_insensitive").value == pytest.approx(0.2)
+    assert line(table, "edge").note == "one example: no interval" and np.isnan(line(table, "edge").low)
+    assert "cosine" not in set(table.statistic)  # no features
+
+
+def test_half_precision_and_float32_agree_with_float64():
+    graph = random_graph(n=12, m=15)
+    wide = heterophily(graph, {"x": labels_for(graph)})
+    for dtype, relative in ((torch.float32, 1e-5), (torch.float16, 2e-2)):
+        narrow = AttentionGraph(
+            *(x.to(dtype) for x in (graph.query, graph.value, graph.weight)),
+            graph.query_mask,
+            graph.value_mask,
+            metric=graph.metric.float(),
+            kind="cross",
+        )
+        narrow = heterophily(narrow, {"x": labels_for(graph)})
+        assert np.allclose(wide.value, narrow.value, rtol=relative, atol=relative, equal_nan=True), dtype

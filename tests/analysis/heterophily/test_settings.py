@@ -1,0 +1,14 @@
+"""Settings out of range are refused by name."""
+
+import pytest
+
+from analysis.heterophily import Settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("permutations", 0), ("replicates", 1), ("p", 0.5), ("bins", 4), ("level", 1.0), ("points", 2)],
+)
+def test_values_out_of_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must .* got {value}"):
+        Settings(**{name: value})
