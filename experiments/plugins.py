@@ -1,7 +1,8 @@
-"""Files of one's own that add tasks, methods, model families or schemes: ``attngraph --plugin FILE COMMAND ...``.
+"""Files of one's own that add tasks, methods, model families or schemes: ``attngraph --plugin FILE COMMAND
+...``.
 
-A plugin is a Python file that registers what it defines; the commands and their worker processes load it. It is code, and
-runs with the user's rights.
+A plugin is a Python file that registers what it defines; the commands and their worker processes load it. It
+is code, and runs with the user's rights.
 """
 
 from __future__ import annotations

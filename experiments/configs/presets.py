@@ -75,5 +75,7 @@ def load_preset(name: str) -> Preset:
     """
     file = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS_FOLDER / f"{name}.yaml"
     if not file.exists():
-        raise UserError(f"unknown preset {name!r}: choose from {', '.join(preset_names())}, or give a YAML file")
+        raise UserError(
+            f"unknown preset {name!r}: choose from {', '.join(preset_names())}, or give a YAML file"
+        )
     return read_config(file, Preset, "see experiments/configs/presets for examples")

@@ -1,5 +1,5 @@
-"""How a pre-trained model is adapted to a task. A method is one file behind :class:`experiments.methods.method.Method`; it
-registers itself, and is a row of the table."""
+"""How a pre-trained model is adapted to a task. A method is one file behind
+:class:`experiments.methods.method.Method`; it registers itself, and is a row of the table."""
 
 from experiments.methods.method import METHODS, Method, Tuned, register  # isort: skip
 from experiments.methods import gcn, appnp, gcnii, pgnn, rate, p2, residual, fixed_p  # isort: skip # noqa: F401

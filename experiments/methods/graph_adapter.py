@@ -23,7 +23,8 @@ class GraphAdapter(PeftMethod):
         gnn: the scheme's name in ``adapters.SCHEMES``.
         fixed: arguments that set the row apart from the scheme's chosen ones.
         start: arguments before the search.
-        alternatives: arguments that ``attngraph search`` tries in their place; a method with ``start`` is searched.
+        alternatives: arguments that ``attngraph search`` tries in their place; a method with ``start`` is
+            searched.
     """
 
     gnn: str
@@ -51,7 +52,8 @@ class GraphAdapter(PeftMethod):
 
 
 def method_named(name: str) -> Method:
-    """The method of a name; a scheme of one's own is a row without further ado, with the vanilla adapter's settings.
+    """The method of a name; a scheme of one's own is a row without further ado, with the vanilla adapter's
+    settings.
 
     Raises:
         UserError: neither a method nor a scheme.

@@ -1,7 +1,7 @@
 """What a method is: a way to adapt a pre-trained model to a task, and a row of the table.
 
-A method is one file: a PEFT configuration (:mod:`experiments.methods.peft_method`), or a rule which of the model's own parameters
-train (:mod:`experiments.methods.own_parameters`). It ends with ``register(...)``.
+A method is one file: a PEFT configuration (:mod:`experiments.methods.peft_method`), or a rule which of the
+model's own parameters train (:mod:`experiments.methods.own_parameters`). It ends with ``register(...)``.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Method(ABC):
         follows: the method whose chosen settings it uses.
         repeats: the method whose runs it shows again, for as many seeds as its neighbours have.
         default_rate: peak learning rate where none was chosen on validation data.
-        vision: ``frozen`` image states can be computed once and cached; ``trained`` ones change with every step;
-            ``zero`` hides the image.
+        vision: ``frozen`` image states can be computed once and cached; ``trained`` ones change with every
+            step; ``zero`` hides the image.
     """
 
     name: str
@@ -73,7 +73,9 @@ class Method(ABC):
 
     @abstractmethod
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> Tuned:
-        """Prepare a freshly loaded model for training, in place: what is to be trained requires gradients, nothing else."""
+        """Prepare a freshly loaded model for training, in place: what is to be trained requires gradients,
+        nothing else.
+        """
 
 
 class Tuned:

@@ -38,7 +38,9 @@ class PeftTuned(Tuned):
         family.unadapted = model.disable_adapter
 
     def save(self, folder: Path) -> None:
-        """``adapter_config.json`` and ``adapter_model.safetensors``, which ``PeftModel.from_pretrained`` reads."""
+        """``adapter_config.json`` and ``adapter_model.safetensors``, which ``PeftModel.from_pretrained``
+        reads.
+        """
         with published(folder, ()) as part:
             self.model.save_pretrained(str(part))
             (part / "README.md").unlink(missing_ok=True)  # PEFT's empty model card

@@ -10,8 +10,8 @@ from experiments.methods.method import ATTRIBUTION, register
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualAlone(GraphAdapter):
-    """The attention output and a share of the query's own features: pGNN's β at its start, where the weights that p makes
-    of a query's edges sum to 1."""
+    """The attention output and a share of the query's own features: pGNN's β at its start, where the weights
+    that p makes of a query's edges sum to 1."""
 
     def arguments(self, chosen: Settings) -> dict[str, Any]:
         pgnn = chosen.arguments[self.leader]

@@ -1,7 +1,7 @@
 """Model families: how a model is loaded, trained on, asked, and looked at.
 
-A family is one file behind :class:`experiments.models.family.ModelFamily`; it registers itself. Of several families that
-accept a checkpoint, the one that was registered last takes it.
+A family is one file behind :class:`experiments.models.family.ModelFamily`; it registers itself. Of several
+families that accept a checkpoint, the one that was registered last takes it.
 """
 
 from experiments.models.family import FAMILIES, Checkpoint, Decoding, ModelFamily, register  # isort: skip

@@ -42,7 +42,8 @@ class Batch:
     Args:
         samples: which.
         inputs: keyword arguments for the model.
-        text: what it reads: a decoder's text in BLIP and in models of one stack, the encoder's in encoder-decoders.
+        text: what it reads: a decoder's text in BLIP and in models of one stack, the encoder's in
+            encoder-decoders.
         decoder: of encoder-decoders, the decoder's own text.
         pictures: what it sees.
     """

@@ -1,7 +1,7 @@
 """BLIP captioners (``BlipForConditionalGeneration``), the mini-BLIP among them.
 
-A text is ``[DEC] prompt answer [SEP]`` in the text decoder: the prompt is its prefix, the loss covers the answer and the
-end token. The image encoder's states can be computed once and cached.
+A text is ``[DEC] prompt answer [SEP]`` in the text decoder: the prompt is its prefix, the loss covers the
+answer and the end token. The image encoder's states can be computed once and cached.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class BlipImages(ModelFamily):
         return torch.zeros((vision.image_size // vision.patch_size) ** 2 + 1, vision.hidden_size)
 
     def image_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """``image_states`` ``(b, nodes, width)`` where samples hold states; else ``pixel_values`` of the different
-        pictures and, for each sample, its place among them."""
+        """``image_states`` ``(b, nodes, width)`` where samples hold states; else ``pixel_values`` of the
+        different pictures and, for each sample, its place among them."""
         images = [sample.image for sample in samples]
         if isinstance(images[0], Tensor):
             return {"image_states": torch.stack(images)}
@@ -69,7 +69,9 @@ class BlipImages(ModelFamily):
         }
 
     def image_states(self, inputs: dict[str, Tensor]) -> Tensor:
-        """States ``(b, nodes, width)`` of :meth:`image_inputs`; with gradients if the image encoder is trained."""
+        """States ``(b, nodes, width)`` of :meth:`image_inputs`; with gradients if the image encoder is
+        trained.
+        """
         if "image_states" in inputs:
             return inputs["image_states"]
         return encode_images(self.model, inputs["pixel_values"])[inputs["image_index"]]
@@ -109,7 +111,9 @@ class BlipCaptioner(BlipImages):
     def batch(self, samples: Sequence[Sample]) -> Batch:
         pixels, pictures = self.shown(samples)
         prompts, answers = [s.prompt for s in samples], [s.answer for s in samples]
-        if None in answers:  # described without adapters, so that all states of an adapted model read the same
+        if (
+            None in answers
+        ):  # described without adapters, so that all states of an adapted model read the same
             prompts = [self.opening] * len(samples)
             with self.unadapted():
                 states = frozen_image_states(self.model, pixels.to(self.device))
@@ -123,7 +127,9 @@ class BlipCaptioner(BlipImages):
         return Batch(list(samples), inputs, text, pictures=pictures)
 
     def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        sequences = sequence_batch(self.tokenizer, [s.prompt for s in samples], [s.answer or "" for s in samples])
+        sequences = sequence_batch(
+            self.tokenizer, [s.prompt for s in samples], [s.answer or "" for s in samples]
+        )
         return {**sequences, **self.image_inputs(samples)}
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:

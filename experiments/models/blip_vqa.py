@@ -1,7 +1,8 @@
 """BLIP with a question encoder and an answer decoder (``BlipForQuestionAnswering``).
 
-The question ``[ENC] question [SEP]`` looks at the image by cross-attention; the answer ``[DEC] answer [SEP]`` looks at
-the question's states. transformers (5.24) ignores the question's padding there; here it is masked, as in BLIP's own code.
+The question ``[ENC] question [SEP]`` looks at the image by cross-attention; the answer ``[DEC] answer [SEP]``
+looks at the question's states. transformers (5.24) ignores the question's padding there; here it is masked,
+as in BLIP's own code.
 """
 
 from __future__ import annotations
@@ -10,7 +11,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BlipConfig, BlipForQuestionAnswering, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    BlipConfig,
+    BlipForQuestionAnswering,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from attngraph.errors import UserError
 from attngraph.reading.instrument import instrument
@@ -46,7 +53,9 @@ class BlipAnswerer(BlipImages):
         model = BlipForQuestionAnswering.from_pretrained(
             name, use_safetensors=True, dtype=torch.float32, attn_implementation="eager", **options
         )
-        return cls(model.eval(), prepare_tokenizer(AutoTokenizer.from_pretrained(name, **options), model.config))
+        return cls(
+            model.eval(), prepare_tokenizer(AutoTokenizer.from_pretrained(name, **options), model.config)
+        )
 
     def language_side(self) -> list[str]:
         return ["text_encoder", "text_decoder"]
@@ -74,7 +83,9 @@ class BlipAnswerer(BlipImages):
         return Batch(list(samples), inputs, text, decoder, pictures)
 
     def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        answers = sequence_batch(self.tokenizer, [""] * len(samples), [sample.answer or "" for sample in samples])
+        answers = sequence_batch(
+            self.tokenizer, [""] * len(samples), [sample.answer or "" for sample in samples]
+        )
         return {**answers, **self._asked(samples), **self.image_inputs(samples)}
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -118,8 +129,8 @@ class BlipAnswerer(BlipImages):
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, config: BlipConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer with BLIP's start tokens: ``[DEC]`` before answers and, where the model has an embedding for it,
-    ``[ENC]`` before questions (else ``[CLS]``).
+    """The tokenizer with BLIP's start tokens: ``[DEC]`` before answers and, where the model has an embedding
+    for it, ``[ENC]`` before questions (else ``[CLS]``).
 
     Raises:
         UserError: the tokenizer's start or end token is not the model's.
@@ -130,6 +141,8 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, config: BlipConfig) ->
     if ENCODER_START not in tokenizer.get_vocab() and len(tokenizer) < text.vocab_size:
         tokenizer.add_special_tokens({"additional_special_tokens": [ENCODER_START]})
     if tokenizer.bos_token_id != text.bos_token_id or tokenizer.sep_token_id != text.sep_token_id:
-        raise UserError("the tokenizer's start or end token is not the model's: save the tokenizer that belongs to it")
+        raise UserError(
+            "the tokenizer's start or end token is not the model's: save the tokenizer that belongs to it"
+        )
     tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
     return tokenizer

@@ -1,7 +1,8 @@
 """What a model family is.
 
-A family loads checkpoints of one kind and makes their inputs: for training (with labels), for generation, for ranking
-candidates, and for the analysis commands. Everything else in :mod:`experiments` sees a model only through this
+A family loads checkpoints of one kind and makes their inputs: for training (with labels), for generation, for
+ranking candidates, and for the analysis commands. Everything else in :mod:`experiments` sees a model only
+through this
 interface. A family is one file: subclass :class:`ModelFamily`, put :func:`register` above the class.
 """
 
@@ -28,7 +29,9 @@ FAMILIES: dict[str, type[ModelFamily]] = {}
 
 
 def register(family: type[ModelFamily]) -> type[ModelFamily]:
-    """Class decorator: make a family known. Families are asked in reverse order, so a later one comes first."""
+    """Class decorator: make a family known. Families are asked in reverse order, so a later one comes
+    first.
+    """
     FAMILIES[family.name] = family
     return family
 
@@ -75,7 +78,8 @@ class ModelFamily(ABC):
         title: of the model, for figures and messages.
         sees, reads: whether it looks at images, and whether it reads texts.
         unadapted: a context in which its adapters are switched off.
-        caches_features: whether :meth:`encode_images` exists, so that a frozen image encoder need run only once.
+        caches_features: whether :meth:`encode_images` exists, so that a frozen image encoder need run only
+            once.
     """
 
     name: str
@@ -116,13 +120,17 @@ class ModelFamily(ABC):
         """Inputs of :meth:`logits` for prompts and answers, on the CPU.
 
         Returns:
-            Tensors whose first axis is the batch, among them ``labels`` ``(b, n)``: the ids of the answer and of the
-            end token at their own places, ``IGNORED`` elsewhere.
+            Tensors whose first axis is the batch, among them ``labels`` ``(b, n)``: the ids of the answer and
+            of the end token at their own places, ``IGNORED`` elsewhere.
         """
-        raise UserError(f"{self.title} ({type(self.model).__name__}) writes no answers, so it can't be trained on a task")
+        raise UserError(
+            f"{self.title} ({type(self.model).__name__}) writes no answers, so it can't be trained on a task"
+        )
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Next-token logits ``(b, n, vocabulary)`` at the places of ``labels``, which is not among the inputs."""
+        """Next-token logits ``(b, n, vocabulary)`` at the places of ``labels``, which is not among the
+        inputs.
+        """
         return self.model(**inputs, use_cache=False).logits
 
     # ---- answers -----------------------------------------------------------------------------------------
@@ -151,7 +159,9 @@ class ModelFamily(ABC):
 
     @abstractmethod
     def language_side(self) -> list[str]:
-        """Names of the modules that read and write text: the rest is the image encoder. ``[""]`` is all of it."""
+        """Names of the modules that read and write text: the rest is the image encoder. ``[""]`` is all of
+        it.
+        """
 
     def encode_images(self, images: Sequence[Path | Image.Image]) -> Tensor:
         """The image encoder's states ``(b, nodes, width)``, where :attr:`caches_features`."""
@@ -173,4 +183,3 @@ class ModelFamily(ABC):
     def to_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inputs on the model's device."""
         return {name: tensor.to(self.device) for name, tensor in inputs.items()}
-

@@ -1,7 +1,8 @@
 """From states and prompts to losses and texts, through BLIP's ``text_decoder`` only.
 
-A text is ``[DEC] prompt answer [SEP]``: the prompt is the decoder's prefix, the loss covers the answer and the end
-token. Driving the decoder directly (not ``model.generate``) lets frozen image states be cached and shared.
+A text is ``[DEC] prompt answer [SEP]``: the prompt is the decoder's prefix, the loss covers the answer and
+the end token. Driving the decoder directly (not ``model.generate``) lets frozen image states be cached and
+shared.
 Axes: B texts, L tokens, N states that the decoder looks at, D width, V vocabulary.
 """
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from transformers import BlipForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
 
 from experiments.models.losses import IGNORED, token_losses
-
 
 
 def encode_images(model: BlipForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -130,7 +130,8 @@ def generate_text(
     for row, prefix in enumerate(prefixes):
         ids[row, length - len(prefix) :] = torch.tensor(prefix, device=device)
         mask[row, length - len(prefix) :] = 1
-    # Each text counts its positions from its own first token; ``generate`` carries these on for the new tokens.
+    # Each text counts its positions from its own first token; ``generate`` carries these on for the new
+    # tokens.
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,

@@ -1,7 +1,9 @@
-"""Models that read image and text in one sequence and write on: LLaVA, SmolVLM, Qwen2-VL, BLIP-2, GIT and the like.
+"""Models that read image and text in one sequence and write on: LLaVA, SmolVLM, Qwen2-VL, BLIP-2, GIT and the
+like.
 
-The prompt is what the processor makes of it (the user's turn of a chat template, or the text after the image's place); the
-answer's tokens and the end token follow. Training and generation see the same prompt, token by token.
+The prompt is what the processor makes of it (the user's turn of a chat template, or the text after the
+image's place); the answer's tokens and the end token follow. Training and generation see the same prompt,
+token by token.
 """
 
 from __future__ import annotations
@@ -99,7 +101,9 @@ class ImageTextFamily(ProcessorFamily):
         inputs = self.process([self._asked(sample) for sample in samples], images)
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
         last = inputs["attention_mask"].sum(1, keepdim=True) - 1
-        if bool((inputs["input_ids"].gather(1, last) == self.end).all()):  # tokenizers of encoders put one there
+        if bool(
+            (inputs["input_ids"].gather(1, last) == self.end).all()
+        ):  # tokenizers of encoders put one there
             inputs["attention_mask"].scatter_(1, last, 0)
             inputs["input_ids"].scatter_(1, last, self.tokenizer.pad_token_id)
         return inputs
@@ -118,7 +122,9 @@ class ImageTextFamily(ProcessorFamily):
     def _token_wise(self, inputs: dict[str, Tensor]) -> list[str]:
         """Names of the inputs with a number for each token."""
         shape = inputs["input_ids"].shape
-        return [name for name, tensor in inputs.items() if isinstance(tensor, Tensor) and tensor.shape == shape]
+        return [
+            name for name, tensor in inputs.items() if isinstance(tensor, Tensor) and tensor.shape == shape
+        ]
 
     def _widen(self, inputs: dict[str, Tensor], length: int) -> None:
         """Bring all inputs with a number for each token to a length, padded (or cut) on the right."""

@@ -1,4 +1,6 @@
-"""What a model sees of its pictures: them after cropping and resizing, and the grids of patches that they are cut into."""
+"""What a model sees of its pictures: them after cropping and resizing, and the grids of patches that they
+are cut into.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ class Pictures:
 
     Args:
         images: as the model sees them, where the pixels can be read back, else as given.
-        grids: rows and columns of each picture's patches, as a language model gets them where the processor says that
-            squares of them are merged; None where unknown.
+        grids: rows and columns of each picture's patches, as a language model gets them where the processor
+            says that squares of them are merged; None where unknown.
         whole: False where something may have been cropped.
         tiled: whether each is cut into tiles that the model sees one by one.
     """

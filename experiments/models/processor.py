@@ -1,7 +1,7 @@
 """Any other transformers model, through its own processor, tokenizer or image processor.
 
-This family reads: it makes the inputs whose attention graphs the analysis commands look at, for text models, image
-models, dual encoders and encoder-decoders alike. Families that also write answers derive from it.
+This family reads: it makes the inputs whose attention graphs the analysis commands look at, for text models,
+image models, dual encoders and encoder-decoders alike. Families that also write answers derive from it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class ProcessorFamily(ModelFamily):
         name = type(self.model).__name__
         if self.image_processor is None and hasattr(self.processor, "feature_extractor"):
             raise UserError(
-                f"{name} listens to sound, which is not read here: capture its graphs in Python (attngraph.capture)"
+                f"{name} listens to sound, which is not read here: capture its graphs in Python "
+                "(attngraph.capture)"
             )
         if self.image_processor is not None and samples[0].image is None:
             raise UserError(f"{name} looks at images: give --images")
@@ -92,7 +93,9 @@ class ProcessorFamily(ModelFamily):
     def text_batch(self, samples: list[Sample], images: list[Image.Image] | None) -> Batch:
         """:meth:`batch` of a model that reads texts."""
         decodes = self.writes_apart
-        read = [replace(s, answer="") if decodes and s.prompt else s for s in samples]  # the decoder has the answer
+        read = [
+            replace(s, answer="") if decodes and s.prompt else s for s in samples
+        ]  # the decoder has the answer
         texts = [self.full_text(sample, images is not None) for sample in read]
         inputs = self.process(texts, images)
         pictures = None if images is None else self.pictures(inputs, images)
@@ -101,18 +104,24 @@ class ProcessorFamily(ModelFamily):
         if decodes:
             decoder = self.decoder_text(inputs, [s.answer for s in samples], [""] * len(samples))
             return Batch(samples, inputs, text, decoder, pictures)
-        return Batch(samples, inputs, self._with_answers(text, samples, texts, images is not None), None, pictures)
+        return Batch(
+            samples, inputs, self._with_answers(text, samples, texts, images is not None), None, pictures
+        )
 
     def process(self, texts: list[str], images: list[Image.Image] | None) -> dict[str, Tensor]:
         """The processor's tensors, padded on the right."""
         options = self.options(texts, images is not None)
         if images is None:
             return dict(self.processor(texts, **options))
-        grouped = [[image] for image in images] if self.places_in_text else images  # a text could hold several
+        grouped = (
+            [[image] for image in images] if self.places_in_text else images
+        )  # a text could hold several
         return dict(self.processor(images=grouped, text=texts, **options))
 
     def options(self, texts: list[str], with_image: bool) -> dict:
-        """Of the processor: padding, truncation where no image's place can be cut off, no second start token."""
+        """Of the processor: padding, truncation where no image's place can be cut off, no second start
+        token.
+        """
         # Models without a mask read padding, always as much of it (SigLIP).
         masked = "attention_mask" in self.tokenizer.model_input_names
         padding = True if masked or self.longest is None else "max_length"
@@ -152,7 +161,9 @@ class ProcessorFamily(ModelFamily):
 
     def language_side(self) -> list[str]:
         vision = ("vision_model", "vision_tower", "vision_encoder", "visual", "image_encoder")
-        if not any(hasattr(self.model, part) or hasattr(getattr(self.model, "model", None), part) for part in vision):
+        if not any(
+            hasattr(self.model, part) or hasattr(getattr(self.model, "model", None), part) for part in vision
+        ):
             return [""]
         names = [name for name, _ in self.model.named_modules()]
         parts = ("language_model", "text_model", "text_decoder", "text_encoder", "decoder")
@@ -217,20 +228,26 @@ class ProcessorFamily(ModelFamily):
     def _length(self, prompt: str) -> int:
         return len(self.tokenizer(prompt, add_special_tokens=False)["input_ids"]) if prompt else 0
 
-    def _with_answers(self, text: Text, samples: Sequence[Sample], texts: list[str], with_image: bool) -> Text:
+    def _with_answers(
+        self, text: Text, samples: Sequence[Sample], texts: list[str], with_image: bool
+    ) -> Text:
         """With the place where each answer begins, if there are prompts."""
         if not all(sample.prompt for sample in samples):
             return text
         ends = (~text.padding).int().cumsum(1).argmax(1) + 1  # after the last that is no padding
-        return replace(text, prompt=(ends - torch.tensor(self.answer_lengths(samples, texts, with_image))).clamp(min=1))
+        return replace(
+            text, prompt=(ends - torch.tensor(self.answer_lengths(samples, texts, with_image))).clamp(min=1)
+        )
 
     def answer_lengths(self, samples: Sequence[Sample], texts: list[str], with_image: bool) -> list[int]:
-        """How many tokens follow the beginning that a whole text shares with its prompt alone (an image's place counts
-        as one in both)."""
+        """How many tokens follow the beginning that a whole text shares with its prompt alone (an image's
+        place counts as one in both)."""
         prompts = [self.full_text(replace(sample, answer=""), with_image) for sample in samples]
         options = self.options(texts, with_image) | {"return_tensors": None, "padding": False}
         lengths = []
-        for whole, prompt in zip(*(self.tokenizer(part, **options)["input_ids"] for part in (texts, prompts))):
+        for whole, prompt in zip(
+            *(self.tokenizer(part, **options)["input_ids"] for part in (texts, prompts))
+        ):
             pairs = enumerate(zip(whole, prompt))
             shared = next((k for k, (one, other) in pairs if one != other), min(len(whole), len(prompt)))
             lengths.append(len(whole) - shared)

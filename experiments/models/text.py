@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-# How vocabularies mark the pieces of a word: what continues it (BERT), what begins it (SentencePiece), the space
+# How vocabularies mark the pieces of a word: what continues it (BERT), what begins it (SentencePiece), the
+# space
 # before it in an alphabet of bytes (GPT-2), or what ends it (CLIP).
 PIECE, START, BYTES, CLOSED = "##", "▁", "Ġ", "</w>"
 
@@ -19,7 +20,8 @@ class Text:
 
     Args:
         tokens: ``b`` lists of ``n``.
-        token_ids, special, padding: ``(b, n)``: ids, whether they are special tokens, whether they are padding.
+        token_ids, special, padding: ``(b, n)``: ids, whether they are special tokens, whether they are
+            padding.
         prompt: ``(b,)``, where the answer begins, padding before it included; None where unknown.
         pieces: how the vocabulary marks the pieces of words: ``PIECE``, ``START``, ``BYTES`` or ``CLOSED``.
     """
@@ -39,7 +41,9 @@ class Text:
         special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
         padding = torch.zeros_like(special) if mask is None else mask == 0
         words = tokenizer.tokenize("a a")
-        pieces = next((kind for kind in (START, BYTES) if any(word.startswith(kind) for word in words)), PIECE)
+        pieces = next(
+            (kind for kind in (START, BYTES) if any(word.startswith(kind) for word in words)), PIECE
+        )
         pieces = CLOSED if words[-1].endswith(CLOSED) else pieces
         tokens = [tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
         return Text(tokens, ids, special, padding, prompt, pieces)

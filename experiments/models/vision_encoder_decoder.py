@@ -1,4 +1,5 @@
-"""``VisionEncoderDecoder``: an image encoder, and a text decoder that looks at it by cross-attention (TrOCR, Donut, ...).
+"""``VisionEncoderDecoder``: an image encoder, and a text decoder that looks at it by cross-attention (TrOCR,
+Donut, ...).
 
 The prompt is the decoder's prefix: start token, prompt, answer, end token.
 """
@@ -49,7 +50,11 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
     def text_batch(self, samples: list[Sample], images: list[Image.Image] | None) -> Batch:
         texts = [self.full_text(sample, images is not None) for sample in samples]
         inputs = self.process(texts, images)
-        for name in ("input_ids", "attention_mask", "labels"):  # the processor takes the decoder's text for an encoder's
+        for name in (
+            "input_ids",
+            "attention_mask",
+            "labels",
+        ):  # the processor takes the decoder's text for an encoder's
             inputs.pop(name, None)
         written = [f"{sample.prompt} {sample.answer}".strip() for sample in samples]
         text = self.decoder_text(inputs, written, [sample.prompt for sample in samples])
@@ -88,7 +93,9 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
                 decoder_start_token_id=self.start,
             )
             output = self.model.generate(**self.to_device(inputs), generation_config=settings)
-            for k, text in zip(group, self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)):
+            for k, text in zip(
+                group, self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+            ):
                 answers[k] = text.strip()
         return answers
 

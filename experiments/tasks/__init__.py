@@ -1,4 +1,6 @@
-"""The tasks of the table. A task is one file behind :class:`experiments.tasks.task.Task`; it registers itself."""
+"""The tasks of the table. A task is one file behind :class:`experiments.tasks.task.Task`; it registers
+itself.
+"""
 
 from experiments.tasks.task import TASKS, Column, Task, TaskScores, register, tasks_named  # isort: skip
 from experiments.tasks import vqa, ve, caption, easy_vqa  # isort: skip # noqa: F401 (in the table's order)

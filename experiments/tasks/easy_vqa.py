@@ -10,8 +10,8 @@ from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_sc
 
 
 class EasyVQA(Task):
-    """The question is the prompt; exact match with the one answer. 2,000 of the training questions are used, so that
-    full fine-tuning has room left."""
+    """The question is the prompt; exact match with the one answer. 2,000 of the training questions are used,
+    so that full fine-tuning has room left."""
 
     name, title = "easy_vqa", "easy-VQA"
     columns = (Column("easy_vqa.accuracy", "easy-VQA acc"),)

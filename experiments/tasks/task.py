@@ -1,7 +1,7 @@
 """What a task is: examples, a prompt, a target to train on, and the columns of a table that its scores fill.
 
-A task is one file: subclass :class:`Task` and end the file with ``register(MyTask())``. The table, the search, the estimates
-of time and the analysis commands derive all that they know of a task from it.
+A task is one file: subclass :class:`Task` and end the file with ``register(MyTask())``. The table, the
+search, the estimates of time and the analysis commands derive all that they know of a task from it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class TaskScores:
 
     Args:
         columns: column key -> score, 0 to 1 (CIDEr raw).
-        statistics: column key -> per-example statistics ``(N, K)``, from whose sums the column's ``score`` is computed.
+        statistics: column key -> per-example statistics ``(N, K)``, from whose sums the column's ``score`` is
+            computed.
         kinds: question type -> (score, number of examples).
     """
 
@@ -100,8 +101,8 @@ class Task(ABC):
         decoding: how answers are generated.
         budget, search: see there.
         prompts: model family -> template with ``{text}``; :data:`DEFAULT` for all others.
-        drawn: the field of :class:`experiments.scenes.write.Sizes` that says how many examples are drawn; None for tasks
-            whose data are not drawn.
+        drawn: the field of :class:`experiments.scenes.write.Sizes` that says how many examples are drawn;
+            None for tasks whose data are not drawn.
     """
 
     name: str
@@ -143,7 +144,9 @@ class Task(ABC):
         return majority(example.references)
 
     def sample(self, example: Example, family: str = DEFAULT, draw: float | None = None) -> Sample:
-        """The example as a model family gets it; with its target if ``draw`` is given, else without an answer."""
+        """The example as a model family gets it; with its target if ``draw`` is given, else without an
+        answer.
+        """
         answer = None if draw is None else self.target(example, draw)
         return Sample(example.id, example.image, self.prompt(example, family), answer)
 
@@ -156,7 +159,9 @@ def register(task: Task) -> Task:
     """
     wrong = [column.key for column in task.columns if not column.key.startswith(f"{task.name}.")]
     if wrong or not task.columns:
-        raise UserError(f"task {task.name}: column keys must be {task.name}.<metric>, got {', '.join(wrong) or 'none'}")
+        raise UserError(
+            f"task {task.name}: column keys must be {task.name}.<metric>, got {', '.join(wrong) or 'none'}"
+        )
     TASKS[task.name] = task
     return task
 

@@ -34,6 +34,8 @@ from experiments.training.prediction import predict
 from experiments.training.recipe import Recipe
 from experiments.training.trainer import STATES, train
 
+IMAGE_STATES = "image-states"  # the folder that the runs of a table share
+
 
 @dataclass(frozen=True, eq=False)  # its settings are no dictionary keys, the cell itself is
 class Cell:
@@ -96,7 +98,9 @@ def is_finished(cell: Cell, out: Path) -> bool:
         if scores.exists():
             json.loads(scores.read_text())
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is damaged ({type(error).__name__}): delete that folder and run again") from None
+        raise UserError(
+            f"{folder} is damaged ({type(error).__name__}): delete that folder and run again"
+        ) from None
     settings = cell.description()
     if saved != settings:
         wrong = [name for name, value in settings.items() if saved.get(name) != value]
@@ -120,8 +124,8 @@ def run_cell(
 ) -> dict[str, Any]:
     """Train and score one cell, unless it is finished; continue it if it was interrupted.
 
-    Under ``torchrun`` all processes call this together: they train on the same batches as one process would, and share
-    the scoring; the first one writes.
+    Under ``torchrun`` all processes call this together: they train on the same batches as one process would,
+    and share the scoring; the first one writes.
 
     Returns:
         The contents of ``scores.json``.
@@ -135,7 +139,11 @@ def run_cell(
     torch.manual_seed(cell.seed)
     random.seed(cell.seed)
     peak, began = PeakMemory(device), time.perf_counter()
-    task, method, cache = TASKS[cell.task], method_named(cell.method), FeatureCache(out / "image-states", cache_gb)
+    task, method, cache = (
+        TASKS[cell.task],
+        method_named(cell.method),
+        FeatureCache(out / IMAGE_STATES, cache_gb),
+    )
     family = load_family(cell.model)
     family.model.to(device)
     tuned = method.apply(family, cell.settings)
@@ -198,8 +206,8 @@ def _agreed(ask: Callable[[], Any]) -> Any:
 
 
 def per_image(statistics: np.ndarray, examples: Sequence[Example]) -> np.ndarray:
-    """Per-example statistics ``(N, K)`` summed over the questions about each image, ``(images, K)``: what a bootstrap may
-    draw, since questions about one image are right or wrong together."""
+    """Per-example statistics ``(N, K)`` summed over the questions about each image, ``(images, K)``: what a
+    bootstrap may draw, since questions about one image are right or wrong together."""
     place = {image: k for k, image in enumerate(dict.fromkeys(example.image for example in examples))}
     sums = np.zeros((len(place), statistics.shape[1]))
     np.add.at(sums, [place[example.image] for example in examples], statistics)

@@ -24,13 +24,18 @@ class TaskData(Dataset):
         family: the model, in place on its device.
         task: which.
         examples: of the split.
-        vision: ``frozen`` takes image states from the cache where there are any, ``trained`` takes the pictures, ``zero``
-            hides them.
+        vision: ``frozen`` takes image states from the cache where there are any, ``trained`` takes the
+            pictures, ``zero`` hides them.
         cache: of image states.
     """
 
     def __init__(
-        self, family: ModelFamily, task: Task, examples: Sequence[Example], vision: Vision, cache: FeatureCache
+        self,
+        family: ModelFamily,
+        task: Task,
+        examples: Sequence[Example],
+        vision: Vision,
+        cache: FeatureCache,
     ):
         self.family, self.task, self.examples = family, task, examples
         self.blank = family.blank_image() if vision == "zero" else None

@@ -20,7 +20,9 @@ def check_device(device: str) -> None:
 
 
 def processes(device: str) -> PartialState:
-    """The processes that share the work: those of ``torchrun`` or ``accelerate launch``, else this one alone."""
+    """The processes that share the work: those of ``torchrun`` or ``accelerate launch``, else this one
+    alone.
+    """
     return PartialState(cpu=device == "cpu")
 
 

@@ -50,8 +50,9 @@ class FeatureCache:
     def features(self, family: ModelFamily, paths: Sequence[Path]) -> Features | None:
         """The features of images, computed unless the cache holds them.
 
-        A file's name is a digest of the encoder's weights and of the images' names, sizes and times, so a stale file is
-        never read. None where the family computes none, where the file would be larger than the limit, or where the disk
+        A file's name is a digest of the encoder's weights and of the images' names, sizes and times, so a
+        stale file is never read. None where the family computes none, where the file would be larger than the
+        limit, or where the disk
         has no room for it: the images are then encoded in every step.
         """
         paths = list(dict.fromkeys(paths))

@@ -1,6 +1,7 @@
 """In which order a run sees its examples: a function of the seed and of the step alone.
 
-So an interrupted run continues as if it had not been interrupted, and several processes see together what one would.
+So an interrupted run continues as if it had not been interrupted, and several processes see together what one
+would.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ Place = tuple[int, float]  # an example's position, and a uniform draw for its t
 
 
 def batch_positions(examples: int, batch_size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Positions of a step's examples, and a uniform draw for each. Every epoch is a new permutation; examples that do not
-    fill a batch are left out of it."""
+    """Positions of a step's examples, and a uniform draw for each. Every epoch is a new permutation; examples
+    that do not fill a batch are left out of it."""
     batch_size = min(batch_size, examples)
     per_epoch = examples // batch_size
     epoch, k = divmod(step, per_epoch)

@@ -55,7 +55,7 @@ class Recipe:
         size = min(self.batch_size, examples)
         if size % parts:
             raise UserError(
-                f"a batch of {size} examples can't be divided among {processes} processes and {self.accumulation} passes "
-                "of each: choose a multiple"
+                f"a batch of {size} examples can't be divided among {processes} processes and "
+                f"{self.accumulation} passes of each: choose a multiple"
             )
         return size // parts

@@ -1,4 +1,6 @@
-"""Runs the cells of a table in worker processes, with one progress bar; finished cells are never run again."""
+"""Runs the cells of a table in worker processes, with one progress bar; finished cells are never run
+again.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True)
-class Run:
+class Execution:
     """Where and how cells run.
 
     Args:
@@ -65,7 +67,8 @@ class Run:
 
 
 def jobs_for(device: str, asked: int | None) -> int:
-    """Cells that run at the same time: as asked; else one per core (at most 8) on a CPU, one per GPU otherwise.
+    """Cells that run at the same time: as asked; else one per core (at most 8) on a CPU, one per GPU
+    otherwise.
 
     Raises:
         UserError: less than one was asked for.
@@ -79,11 +82,11 @@ def jobs_for(device: str, asked: int | None) -> int:
     return max(1, torch.cuda.device_count()) if device == "cuda" else 1
 
 
-def run_cells(cells: Sequence[Cell], run: Run, may_diverge: bool = False) -> dict[Cell, dict[str, Any]]:
+def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) -> dict[Cell, dict[str, Any]]:
     """Run all cells and return their scores: those with saved scores are skipped, interrupted ones continue.
 
-    Cells run in worker processes. Under ``torchrun`` or ``accelerate launch`` they run one after the other instead, each in
-    all processes together.
+    Cells run in worker processes. Under ``torchrun`` or ``accelerate launch`` they run one after the other
+    instead, each in all processes together.
 
     Args:
         cells: what to run.
@@ -92,7 +95,8 @@ def run_cells(cells: Sequence[Cell], run: Run, may_diverge: bool = False) -> dic
 
     Raises:
         UserError: a folder holds another experiment, or cells failed; the others are finished then.
-        KeyboardInterrupt: Ctrl-C; finished cells stay, running ones continue from their last saved state next time.
+        KeyboardInterrupt: Ctrl-C; finished cells stay, running ones continue from their last saved state next
+            time.
     """
     if processes(run.device).num_processes > 1:
         return _run_together(cells, run)
@@ -112,7 +116,7 @@ def run_cells(cells: Sequence[Cell], run: Run, may_diverge: bool = False) -> dic
     return {cell: read_scores(cell, run.out) for cell in cells if cell not in failures}
 
 
-def _run_together(cells: Sequence[Cell], run: Run) -> dict[Cell, dict[str, Any]]:
+def _run_together(cells: Sequence[Cell], run: Execution) -> dict[Cell, dict[str, Any]]:
     """The cells one after the other, each in all processes."""
     state = processes(run.device)
     _prepare_process()
@@ -121,14 +125,18 @@ def _run_together(cells: Sequence[Cell], run: Run) -> dict[Cell, dict[str, Any]]
         for cell in cells:
             device = str(state.device) if run.device == "cuda" else run.device
             results[cell] = run_cell(cell, run.out, device, run.cache_gb, lambda step: bar.update(1))
-            bar.write(_line(cell, results[cell]["scores"]), file=sys.stderr) if state.is_main_process else None
+            bar.write(
+                _line(cell, results[cell]["scores"]), file=sys.stderr
+            ) if state.is_main_process else None
     return results
 
 
 class Pool:
-    """Worker processes, one for each cell: its peak memory is its own, and nothing of one run reaches the next."""
+    """Worker processes, one for each cell: its peak memory is its own, and nothing of one run reaches the
+    next.
+    """
 
-    def __init__(self, todo: Sequence[Cell], run: Run):
+    def __init__(self, todo: Sequence[Cell], run: Execution):
         self.run, self.waiting = run, list(reversed(todo))
         self.jobs = min(jobs_for(run.device, run.jobs), len(todo))
         self.total = sum(map(_weight, todo))
@@ -189,7 +197,7 @@ class _Job(NamedTuple):
     """What a worker is told."""
 
     cell: Cell
-    run: Run
+    run: Execution
     device: str
     threads: int
     plugins: tuple[Path, ...]
@@ -216,8 +224,8 @@ def _outcome(worker: _Worker) -> dict[str, Any]:
         outcome = worker.reading.recv()
     except EOFError:
         raise UserError(
-            f"its worker died (exit code {worker.process.exitcode}; out of memory?): run the same command again to go on, "
-            "perhaps with --jobs 1"
+            f"its worker died (exit code {worker.process.exitcode}; out of memory?): run the same command again to "
+            "go on, perhaps with --jobs 1"
         ) from None
     if isinstance(outcome, UserError):
         raise outcome
@@ -225,7 +233,9 @@ def _outcome(worker: _Worker) -> dict[str, Any]:
 
 
 def _weight(cell: Cell) -> int:
-    """Steps that a cell counts for in the progress bar: its scoring takes about as long as some training steps."""
+    """Steps that a cell counts for in the progress bar: its scoring takes about as long as some training
+    steps.
+    """
     return (cell.recipe.steps if cell.recipe else 0) + EVAL_STEPS
 
 

@@ -36,26 +36,32 @@ SECONDS = "seconds"  # written last: the time that the run has taken so far
 class LossModule(nn.Module):
     """A model family as the Trainer takes it: from inputs with labels to the loss.
 
-    The loss is the sum over the batch's answer tokens, divided by their number in the whole step (all passes and
-    processes): the mean that one process would compute in one pass.
+    The loss is the sum over the batch's answer tokens, divided by their number in the whole step (all passes
+    and processes): the mean that one process would compute in one pass.
     """
 
     def __init__(self, tuned: Tuned, label_smoothing: float):
         super().__init__()
         self.model, self.family, self.label_smoothing = tuned.family.model, tuned.family, label_smoothing
 
-    def forward(self, labels: Tensor, num_items_in_batch: Tensor | int, **inputs: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, labels: Tensor, num_items_in_batch: Tensor | int, **inputs: Tensor
+    ) -> dict[str, Tensor]:
         losses = token_losses(self.family.logits(inputs), labels, self.label_smoothing)
         return {"loss": losses.sum() / num_items_in_batch}
 
 
 class CellTrainer(Trainer):
-    """The Trainer with the recipe's schedule, groups of parameters and order, and small states to continue from."""
+    """The Trainer with the recipe's schedule, groups of parameters and order, and small states to continue
+    from.
+    """
 
     def __init__(self, tuned: Tuned, data: TaskData, recipe: Recipe, args: TrainingArguments, **options: Any):
         self.recipe, self.tuned = recipe, tuned
         model = LossModule(tuned, recipe.label_smoothing)
-        super().__init__(model, args, data_collator=data.family.training_inputs, train_dataset=data, **options)
+        super().__init__(
+            model, args, data_collator=data.family.training_inputs, train_dataset=data, **options
+        )
         self.remove_callback(PrinterCallback)
 
     def _get_train_sampler(self, train_dataset: TaskData | None = None) -> StepSampler:
@@ -74,12 +80,14 @@ class CellTrainer(Trainer):
             self.lr_scheduler = schedule(optimizer or self.optimizer, self.recipe.factor)
         return self.lr_scheduler
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not math.isfinite(loss.item()):
             raise Diverged(
-                f"{Path(self.args.output_dir).parent}: the loss is not finite at step {self.state.global_step}; lower the "
-                f"learning rate ({self.recipe.learning_rate:g})"
+                f"{Path(self.args.output_dir).parent}: the loss is not finite at step {self.state.global_step}; "
+                f"lower the learning rate ({self.recipe.learning_rate:g})"
             )
         return loss
 
@@ -89,7 +97,8 @@ class CellTrainer(Trainer):
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(
-            {name: p.detach().cpu().contiguous() for name, p in self.tuned.parameters().items()}, folder / TRAINED
+            {name: p.detach().cpu().contiguous() for name, p in self.tuned.parameters().items()},
+            folder / TRAINED,
         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -147,7 +156,9 @@ def train(
         UserError: the saved state is damaged.
     """
     progress = _Progress(on_step)
-    trainer = CellTrainer(tuned, data, recipe, arguments(tuned, recipe, seed, folder, len(data)), callbacks=[progress])
+    trainer = CellTrainer(
+        tuned, data, recipe, arguments(tuned, recipe, seed, folder, len(data)), callbacks=[progress]
+    )
     state = last_state(folder)
     if state is not None:
         progress.earlier = float((state / SECONDS).read_text())
@@ -156,7 +167,9 @@ def train(
     except (OSError, EOFError, KeyError, RuntimeError, ValueError) as error:
         if state is None or trainer.state.global_step:
             raise
-        raise UserError(f"{state} cannot be read ({type(error).__name__}): delete it to start this run again") from error
+        raise UserError(
+            f"{state} cannot be read ({type(error).__name__}): delete it to start this run again"
+        ) from error
     tuned.family.model.eval()
     steps = [line for line in trainer.state.log_history if "loss" in line]
     if trainer.is_world_process_zero():
@@ -206,6 +219,11 @@ def _metrics(steps: list[dict]) -> str:
     writer.writerow(["step", "loss", "learning_rate", "gradient_norm"])
     for line in steps:
         writer.writerow(
-            [line["step"], round(line["loss"], 5), line["learning_rate"], round(line.get("grad_norm", 0.0), 4)]
+            [
+                line["step"],
+                round(line["loss"], 5),
+                line["learning_rate"],
+                round(line.get("grad_norm", 0.0), 4),
+            ]
         )
     return text.getvalue()

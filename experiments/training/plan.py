@@ -1,0 +1,155 @@
+"""Which cells a table consists of, and how long they should take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.joins import JOINS
+from adapters.scheme import SCHEMES
+from attngraph.errors import UserError
+from experiments.configs.presets import Preset
+from experiments.configs.settings import Settings
+from experiments.methods import METHODS, Method, method_named
+from experiments.methods.method import REFERENCE, check_known
+from experiments.scenes.write import Sizes
+from experiments.tasks import TASKS, Task
+from experiments.tasks.task import SPLITS
+from experiments.training.cells import Cell
+from experiments.training.recipe import Recipe
+
+# Seconds per training step on one of two busy cores, by what happens to the image encoder: means of the full
+# preset's runs.
+STEP_SECONDS = {"frozen": 0.17, "trained": 0.34, "zero": 0.17}
+START_SECONDS = 3  # of a worker process
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of a table.
+
+    Args:
+        gnns: only these methods beside the reference rows; None for those of the preset.
+        tasks: only these; None for all.
+        first_seed: of trained rows.
+        seeds: number of seeds for every trained row; None by preset.
+        join: how adapters join the model; None as chosen on validation data.
+        model: checkpoint folder or hub name.
+    """
+
+    gnns: Sequence[str] | None = None
+    tasks: Sequence[str] | None = None
+    first_seed: int = 0
+    seeds: int | None = None
+    join: str | None = None
+    model: str | None = None
+
+    def __post_init__(self):
+        if self.join is not None and self.join not in JOINS:
+            raise UserError(f"unknown join {self.join!r}: choose from {', '.join(JOINS)}")
+        if self.seeds is not None and self.seeds < 1:
+            raise UserError(f"--seeds must be at least 1, got {self.seeds}")
+        if self.first_seed < 0:
+            raise UserError(f"--seed must be at least 0, got {self.first_seed}")
+        for names, known, what in (
+            (self.tasks, list(TASKS), "task"),
+            (self.gnns, list(dict.fromkeys([*METHODS, *SCHEMES])), "GNN"),
+        ):
+            if names is not None:
+                check_known(names, known, what)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A table to run.
+
+    Args:
+        rows: method -> its cells; a cell may stand in two rows.
+        tasks: by name, in the order of the columns.
+        sizes: of the drawn data sets.
+    """
+
+    rows: dict[str, list[Cell]]
+    tasks: dict[str, Task]
+    sizes: Sizes
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every cell once, those of one seed together."""
+        cells = dict.fromkeys(cell for cells in self.rows.values() for cell in cells)
+        return sorted(cells, key=lambda cell: cell.seed)
+
+    def seconds(self, jobs: int) -> float:
+        """How long the cells should take, so many at a time, on a machine of two cores."""
+        return sum(map(self._cell_seconds, self.cells)) / jobs
+
+    def _cell_seconds(self, cell: Cell) -> float:
+        task, method = self.tasks[cell.task], method_named(cell.method)
+        scored = min(cell.eval_examples or math.inf, example_count(task, cell.split, self.sizes))
+        training = cell.recipe.steps * STEP_SECONDS[method.vision] if cell.recipe else 0
+        return START_SECONDS + task.budget.eval_seconds * scored + training
+
+
+def example_count(task: Task, split: str, sizes: Sizes) -> int:
+    """How many examples a split of a task has; of drawn data, before they are drawn."""
+    if task.drawn is not None:
+        return getattr(sizes, task.drawn)[SPLITS.index(split)]
+    return len(task.examples(Path(), split))
+
+
+def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -> Plan:
+    """The cells of a table.
+
+    Args:
+        preset: how much to run.
+        request: what the user changes of it.
+        chosen: settings chosen on validation data.
+        data: folder of the data sets.
+
+    Raises:
+        UserError: an unknown method in the preset.
+    """
+    seeds = dict(preset.seeds)
+    if request.gnns is not None:
+        default = max(preset.seeds.values())
+        references = {name: n for name, n in seeds.items() if method_named(name).group == REFERENCE}
+        seeds = {**{name: preset.seeds.get(name, default) for name in request.gnns}, **references}
+    tasks = {name: TASKS[name] for name in request.tasks or TASKS}
+    planner = _Planner(preset, request, chosen, data)
+    rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
+    return Plan({name: cells for name, cells in rows.items() if cells}, tasks, preset.drawn)
+
+
+class _Planner:
+    """Makes each cell once."""
+
+    def __init__(self, preset: Preset, request: Request, chosen: Settings, data: Path):
+        self.preset, self.request, self.chosen, self.data = preset, request, chosen, data
+        self.made: dict[tuple[str, str, int], Cell] = {}
+
+    def row(self, method: Method, count: int, tasks: dict[str, Task]) -> list[Cell]:
+        """The cells of a row."""
+        trained = method if method.repeats is None else method_named(method.repeats)
+        count = count if self.request.seeds is None or not method.trains else self.request.seeds
+        seeds = [self.request.first_seed + k if method.trains else 0 for k in range(count)]
+        return [self._cell(trained, task, seed) for seed in seeds for task in tasks.values()]
+
+    def _cell(self, method: Method, task: Task, seed: int) -> Cell:
+        key = (method.name, task.name, seed)
+        if key not in self.made:
+            budget = self.preset.budget_of(task)
+            self.made[key] = Cell(
+                method.name,
+                method.name,
+                method.settings(self.chosen, self.request.join),
+                task.name,
+                seed,
+                Recipe(method.rate(self.chosen, task), budget.steps) if method.trains else None,
+                self.data,
+                self.request.model,
+                train_examples=budget.train_examples,
+                eval_examples=budget.eval_examples,
+            )
+        return self.made[key]
