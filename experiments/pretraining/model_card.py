@@ -1,5 +1,7 @@
 """The files beside the weights of a pre-trained checkpoint: scores, training log, loss curve and README."""
 
+from __future__ import annotations
+
 import csv
 import json
 import platform
@@ -8,6 +10,8 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from transformers import BlipForConditionalGeneration
+
+from experiments.files import whole, write_json, write_text
 
 TEMPLATE = """# mini-BLIP
 
@@ -62,19 +66,22 @@ def write_card(
 ) -> None:
     """Writes scores.json, training_log.csv, loss.png and README.md into a checkpoint's folder.
 
+    Files ``seed<number>.json`` in the folder, the scores.json of runs with other seeds, become columns of the
+    card.
+
     Args:
+        folder: of the checkpoint.
+        model: the checkpoint, for its sizes.
         run: what the card says about the run (seed, steps, recipe, date, minutes, machine, versions,
             tolerances).
-        scores: from `skill_scores`.
+        scores: from :func:`~experiments.pretraining.scoring.skill_scores`.
         log: rows of step, running mean of the loss, seconds.
-
-    Files `seed<number>.json` in the folder, the scores.json of runs with other seeds, become columns of the card.
     """
-    text = json.dumps({"run": run, "scores": scores}, indent=2) + "\n"
-    (folder / "scores.json").write_text(text, encoding="utf-8")
-    with open(folder / "training_log.csv", "w", newline="", encoding="utf-8") as file:
+    write_json(folder / "scores.json", {"run": run, "scores": scores}, indent=2)
+    with whole(folder / "training_log.csv") as part, open(part, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["step", "loss", "seconds"], *log])
-    _plot(log, folder / "loss.png")
+    with whole(folder / "loss.png") as part:
+        _plot(log, part)
     others = {
         file.stem: json.loads(file.read_text(encoding="utf-8"))["scores"]
         for file in sorted(folder.glob("seed*.json"))
@@ -87,16 +94,16 @@ def write_card(
         rows=_rows(
             {
                 f"seed {run['seed']}": scores,
-                **{name.replace("seed", "seed "): o for name, o in others.items()},
+                **{name.replace("seed", "seed "): other for name, other in others.items()},
             }
         ),
         again=_again(
             scores["exact_average"],
-            {name: o["exact_average"] for name, o in others.items()},
+            {name: other["exact_average"] for name, other in others.items()},
             run["tolerance"],
         ),
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_text(folder / "README.md", card)
 
 
 def _rows(runs: dict[str, dict[str, float]]) -> str:
@@ -115,10 +122,10 @@ def _again(average: float, others: dict[str, float], tolerance: float) -> str:
     """What a new run of the recipe may be expected to reach."""
     if not others:
         return f"A new run of the command is expected to reach the average within {tolerance:g}."
-    far = max(abs(value - average) for value in others.values())
+    largest = max(abs(value - average) for value in others.values())
     return (
-        f"A new run of the command is expected to reach the average within {tolerance:g}: the runs with other seeds\n"
-        f"(columns above; not shipped) differ from the shipped one by at most {far:.3f}."
+        f"A new run of the command is expected to reach the average within {tolerance:g}: the runs with "
+        f"other seeds\n(columns above; not shipped) differ from the shipped one by at most {largest:.3f}."
     )
 
 

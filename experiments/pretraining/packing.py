@@ -24,7 +24,7 @@ class PackedSteps(Dataset):
     """Item i is the batch of step i; it depends on the seed and on i only, so a run can go on anywhere.
 
     Args:
-        tokenizer: from `build_tokenizer`.
+        tokenizer: from :func:`~experiments.pretraining.tokenizer.build_tokenizer`.
         seed: of scenes and texts.
         steps: number of items.
         images: new scenes in each step.
@@ -48,8 +48,12 @@ class PackedSteps(Dataset):
         return self.steps
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
-        """`pixels` uint8 `(images, 64, 64, 3)`, `patch_shapes` and `patch_colors` int64 `(images, 64)` (see
-        `patch_targets`), and what `pack` returns.
+        """The batch of a step.
+
+        Returns:
+            ``pixels`` uint8 ``(images, 64, 64, 3)``, ``patch_shapes`` and ``patch_colors`` int64
+            ``(images, 64)`` (see :func:`~experiments.scenes.patches.patch_targets`), and what :func:`pack`
+            returns.
         """
         drawn = list(scenes("train", self.images, self.seed, "pretrain", start=step * self.images))
         texts = [
@@ -65,7 +69,7 @@ class PackedSteps(Dataset):
 
 
 def batches(data: PackedSteps, first: int) -> DataLoader:
-    """The steps from number `first` on, made ahead by one background process where there are two cores."""
+    """The steps from number ``first`` on, made ahead by one background process where there are two cores."""
     workers = 1 if (os.cpu_count() or 1) > 1 else 0
     return DataLoader(
         data,
@@ -89,10 +93,11 @@ def pack(
     """Packs each image's (prompt, answer) texts into one row.
 
     Returns:
-        input_ids, position_ids, labels and segments, each `(images, row_length)` int64, and weights, float32.
-        Positions start anew in each text; labels are as in `sequence_batch`; segments number the texts of a row
-        from 1 and are 0 on padding. An answer of n tokens weighs n^(-1/2) per token, else captions, of mostly
-        predictable wording, would drown the answers of one word.
+        ``input_ids``, ``position_ids``, ``labels`` and ``segments``, each ``(images, row_length)`` int64, and
+        ``weights``, float32. Positions start anew in each text; labels are as in
+        :func:`~experiments.models.generation.sequence_batch`; segments number the texts of a row from 1 and
+        are 0 on padding. An answer of :math:`n` tokens weighs :math:`n^{-1/2}` per token, else captions, of
+        mostly predictable wording, would drown the answers of one word.
     """
     encoded = iter(_encode(tokenizer, [pair for row in texts for pair in row]))
     ids = np.full((len(texts), row_length), tokenizer.pad_token_id)
@@ -123,7 +128,7 @@ def pack(
 
 
 def _encode(tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
-    """Ids of `[DEC] prompt` and of `answer [SEP]`, for many pairs at once."""
+    """Ids of ``[DEC] prompt`` and of ``answer [SEP]``, for many pairs at once."""
     options = dict(add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
     prompts = tokenizer([prompt for prompt, _ in pairs], **options)["input_ids"]
     answers = tokenizer([answer for _, answer in pairs], **options)["input_ids"]
@@ -134,6 +139,6 @@ def _encode(tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[list[int], li
 
 
 def block_causal_mask(segments: Tensor) -> Tensor:
-    """Additive attention mask `(B, 1, L, L)`: a token sees itself and the earlier tokens of its own text."""
+    """Additive attention mask ``(B, 1, L, L)``: a token sees itself and the earlier tokens of its text."""
     allowed = (segments[:, :, None] == segments[:, None, :]).tril()
     return torch.zeros(allowed.shape, device=segments.device).masked_fill(~allowed, -1e9).unsqueeze(1)

@@ -1,33 +1,37 @@
 """What a pre-trained model can do: scores on held-out pre-training scenes, per kind of prompt."""
 
+from __future__ import annotations
+
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import BlipForConditionalGeneration, PreTrainedTokenizerBase
 
+from attngraph.errors import UserError
 from experiments.models.generation import decoder_loss, frozen_image_states, generate_text, sequence_batch
 from experiments.models.mini_blip import preprocess
-from experiments.pretraining import texts as pretraining
+from experiments.pretraining.texts import KINDS
 from experiments.scenes.drawing import draw
 from experiments.scenes.scene import Scene, generator, scenes
 
 SCENES = 600
 BATCH = 200
-KINDS = {  # kind of text -> (scene, rng) -> (prompt, answer) or None
-    ask.__name__.strip("_"): ask for ask in (pretraining.caption, *pretraining.SKILLS, pretraining.statement)
-}
+TOLERANCE = 0.05  # of a new run of the recipe: the average score
+CHECK_TOLERANCE = 0.01  # of the same checkpoint scored on another machine: every score
 
 
 def skill_scores(
     model: BlipForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, count: int
 ) -> dict[str, float]:
-    """Scores on `count` held-out scenes, with one text of each kind about each scene that allows it.
+    """Scores on ``count`` held-out scenes, with one text of each kind about each scene that allows it.
 
     Returns:
-        `exact_<kind>`: share of generated answers that equal the true one, for each kind of prompt but
-        captions, whose wording is free; `exact_average`: the mean of these; `caption_loss`: mean loss per
+        ``exact_<kind>``: share of generated answers that equal the true one, for each kind of prompt but
+        captions, whose wording is free; ``exact_average``: the mean of these; ``caption_loss``: mean loss per
         caption token.
     """
     model = model.eval()
@@ -50,11 +54,11 @@ def skill_scores(
 
 def texts_by_kind(shown: list[Scene]) -> Iterator[tuple[str, list[int], list[str], list[str]]]:
     """Yields, for each kind of text: its name, indices of scenes, prompts and answers."""
-    for kind, ask in sorted(KINDS.items()):
-        pairs = [(index, ask(scene, generator(7, index))) for index, scene in enumerate(shown)]
-        found = [(index, *pair) for index, pair in pairs if pair]
-        if found:
-            rows, prompts, answers = map(list, zip(*found, strict=True))
+    for kind, write in sorted(KINDS.items()):
+        pairs = [(index, write(scene, generator(7, index))) for index, scene in enumerate(shown)]
+        written = [(index, *pair) for index, pair in pairs if pair]
+        if written:
+            rows, prompts, answers = map(list, zip(*written, strict=True))
             yield kind, rows, prompts, answers
 
 
@@ -69,3 +73,18 @@ def _mean_loss(model, tokenizer, states: Tensor, prompts: list[str], answers: li
     return decoder_loss(
         model, states, {name: tensor.to(states.device) for name, tensor in batch.items()}
     ).item()
+
+
+def saved_scores(folder: Path) -> dict[str, float]:
+    """The scores that were saved with a checkpoint.
+
+    Raises:
+        UserError: ``scores.json`` is missing or damaged.
+    """
+    file = folder / "scores.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["scores"]
+    except FileNotFoundError:
+        raise UserError(f"{file} not found; give the folder of a finished `attngraph pretrain`") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); run `attngraph pretrain` again") from None

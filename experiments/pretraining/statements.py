@@ -1,10 +1,12 @@
 """Statements about pre-training scenes: true, false, or unknown where a curtain hides what settles them."""
 
+from __future__ import annotations
+
 import random
 
 from experiments.pretraining.words import (
-    BESIDE,
-    NUMBERS,
+    BESIDE_WORDINGS,
+    Prompt,
     absent,
     ask,
     choose,
@@ -12,7 +14,7 @@ from experiments.pretraining.words import (
     some_form,
     unique_pair,
 )
-from experiments.scenes.facts import RELATIONS, Description, count, plural, related, unique
+from experiments.scenes.facts import NUMBERS, RELATIONS, Description, count, plural, related, unique
 from experiments.scenes.scene import Scene
 
 _VERDICTS = (
@@ -36,8 +38,8 @@ _VERDICTS = (
 )
 
 
-def statement(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
-    """A prompt to judge a statement and the verdict; None if no statement with the wanted one is found."""
+def statement(scene: Scene, rng: random.Random) -> Prompt | None:
+    """A prompt to judge a statement, and the verdict; ``None`` if six tries give no fitting statement."""
     wanted = rng.choice((True, False, None) if scene.curtain else (True, False))
     for _ in range(6):
         made = rng.choice(_STATEMENTS)(scene, rng)
@@ -48,7 +50,7 @@ def statement(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
 
 
 def _unseen(scene: Scene) -> bool | None:
-    """The verdict on 'there is such a thing' when none is visible."""
+    """The verdict on "there is such a thing" when none is visible."""
     return None if scene.curtain else False
 
 
@@ -125,19 +127,19 @@ def _says_related(scene, rng):
     holds = related(a, relation, b)
     if holds is None:
         return None
-    return f"the {first.one()} lies {rng.choice(BESIDE[relation])} the {second.one()}", holds
+    return f"the {first.one()} lies {rng.choice(BESIDE_WORDINGS[relation])} the {second.one()}", holds
 
 
 def _says_attribute(scene, rng):
-    found = unique(scene, "shape")
-    if not found or rng.random() < 0.2:
+    singles = unique(scene, "shape")
+    if not singles or rng.random() < 0.2:
         if not scene.curtain:
             return None
         words = absent(scene, rng, "color shape")
         if count(scene, Description(shape=words.shape)):
             return None
         return f"the {words.shape} has the color {words.color}", None
-    thing, _ = rng.choice(found)
+    thing, _ = rng.choice(singles)
     color = thing.color if rng.random() < 0.5 else rng.choice(palette(scene)["colors"])
     return f"the {thing.shape} has the color {color}", color == thing.color
 

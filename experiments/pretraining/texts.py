@@ -4,22 +4,24 @@ Every visual skill that a downstream task needs occurs here, in several wordings
 not use. Where the answer is yes or no, or true or false, both are about equally likely.
 """
 
+from __future__ import annotations
+
 import random
 
-from experiments.pretraining.prompts import SKILLS
+from experiments.pretraining.prompts import PROMPTS
 from experiments.pretraining.statements import statement
-from experiments.pretraining.words import BESIDE, NOUNS, NUMBERS
-from experiments.scenes.facts import RELATIONS, Description, count, describe, related
+from experiments.pretraining.words import BESIDE_WORDINGS, NOUNS, Prompt
+from experiments.scenes.facts import NUMBERS, RELATIONS, Description, count, describe, kinds_of, related
 from experiments.scenes.scene import Scene
 
 BEHIND = {"left": "at the left", "right": "at the right", "top": "at the top", "bottom": "at the bottom"}
 
 
-def pretraining_texts(scene: Scene, rng: random.Random, count: int) -> list[tuple[str, str]]:
-    """`count` pairs (prompt, answer) about a scene, at least one of them a caption when `count` > 1."""
+def pretraining_texts(scene: Scene, rng: random.Random, count: int) -> list[Prompt]:
+    """``count`` pairs (prompt, answer) about a scene; the first is a caption when ``count`` > 1."""
     pairs = [caption(scene, rng)] if count > 1 else []
     while len(pairs) < count:
-        pair = rng.choice(_KINDS)(scene, rng)
+        pair = rng.choice(_DRAWN)(scene, rng)
         if pair:
             pairs.append(pair)
     return pairs
@@ -41,7 +43,7 @@ _CAPTION_PROMPTS = (
 )
 
 
-def caption(scene: Scene, rng: random.Random) -> tuple[str, str]:
+def caption(scene: Scene, rng: random.Random) -> Prompt:
     """A caption prompt and a caption: things one by one, in groups, or two of them and how they stand."""
     style = rng.randrange(4)
     things = list(scene.things)
@@ -53,9 +55,7 @@ def caption(scene: Scene, rng: random.Random) -> tuple[str, str]:
         text = _listed([describe(thing, "color shape").a() for thing in things])
     elif style == 2:
         kind = rng.choice(("shape", "color"))
-        groups = sorted(
-            {describe(thing, kind) for thing in things}, key=lambda words: (-count(scene, words), str(words))
-        )
+        groups = sorted(kinds_of(scene, kind), key=lambda words: -count(scene, words))
         text = _listed([_number(count(scene, words), words, rng.choice(NOUNS)) for words in groups])
     else:
         text = _pair_caption(scene, rng)
@@ -80,7 +80,17 @@ def _pair_caption(scene: Scene, rng: random.Random) -> str:
     if rng.random() < 0.3:
         return f"{describe(first, form).a()} beside {describe(second, form).a()}"
     relation = rng.choice([name for name in RELATIONS if related(first, name, second)])
-    return f"{describe(first, form).a()} {rng.choice(BESIDE[relation])} {describe(second, form).a()}"
+    return f"{describe(first, form).a()} {rng.choice(BESIDE_WORDINGS[relation])} {describe(second, form).a()}"
 
 
-_KINDS = (caption, caption) + SKILLS + (statement,) * 6
+#: Kind of text → ``(scene, rng) -> (prompt, answer)``, or ``None`` if the scene offers nothing to write.
+KINDS = {
+    "caption": caption,
+    **{name: write for name, (write, _) in PROMPTS.items()},
+    "statement": statement,
+}
+_DRAWN = (  # one of these at random, in this order: the frequent ones several times
+    *[caption] * 2,
+    *(write for write, times in PROMPTS.values() for _ in range(times)),
+    *[statement] * 6,
+)

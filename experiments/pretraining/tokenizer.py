@@ -1,9 +1,9 @@
 """The mini-BLIP tokenizer: whole words of the drawn scenes, with single characters for everything else.
 
-A `BertTokenizerFast`, as BLIP uses: lower-cases, splits at spaces and punctuation, then greedy WordPiece.
-Every word that the scene generator and easy-VQA can write is one token; any other lower-case ASCII word
-falls apart into known pieces and characters, so no such text becomes [UNK] (short of words of more than 100
-characters, BERT's limit).
+A :class:`transformers.BertTokenizerFast`, as BLIP uses: lower-cases, splits at spaces and punctuation, then
+greedy WordPiece. Every word that the scene generator and easy-VQA can write is one token; any other
+lower-case ASCII word falls apart into known pieces and characters, so no such text becomes [UNK] (short of
+words of more than 100 characters, BERT's limit).
 """
 
 import string
@@ -11,14 +11,7 @@ from collections.abc import Iterable
 
 from transformers import BertTokenizerFast
 
-SPECIAL_TOKENS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "[DEC]",
-]  # BLIP: [DEC] starts, [SEP] ends a text
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]  # BLIP: [DEC] starts, [SEP] ends
 MAX_TOKENS = 128
 
 # Every word of the public easy-VQA data set, spelled out so that it need not be installed.
@@ -42,7 +35,10 @@ def build_vocabulary(words: Iterable[str]) -> dict[str, int]:
 
 
 def build_tokenizer(words: Iterable[str]) -> BertTokenizerFast:
-    """The tokenizer over `words`; `save_pretrained` saves it, `load_model` reads it with the same ids."""
+    """The tokenizer over ``words``.
+
+    ``save_pretrained`` saves it, :func:`~experiments.models.mini_blip.load_model` reads it with the same ids.
+    """
     # Given as vocab=, not vocab_file=: the latter silently yields an empty vocabulary in transformers 5.
     return BertTokenizerFast(
         vocab=build_vocabulary(words),

@@ -1,18 +1,21 @@
 """What the pre-training texts share: words for things, and how things are chosen to ask about."""
 
+from __future__ import annotations
+
 import random
 
 from experiments.scenes.facts import FORMS, Description, count, describe, random_description, unique
 from experiments.scenes.scene import COLORS, HUGE_COLORS, HUGE_SHAPES, SHAPES, Scene, Thing
 
 NOUNS = ("thing", "object", "item", "shape")
-NUMBERS = ("no", "one", "two", "three", "four", "five")
-BESIDE = {
+BESIDE_WORDINGS = {
     "left": ("left of", "to the left of", "further left than"),
     "right": ("right of", "to the right of", "further right than"),
     "above": ("above", "over", "higher than"),
     "below": ("below", "under", "lower than"),
 }
+
+Prompt = tuple[str, str]  # the prompt, and its answer
 
 
 def ask(rng: random.Random, wordings: tuple[str, ...], **words: str) -> str:
@@ -45,7 +48,7 @@ def absent(scene: Scene, rng: random.Random, form: str) -> Description:
 
 
 def choose(scene: Scene, rng: random.Random, form: str, present: bool) -> Description:
-    """A description that fits something in the scene, or nothing if not `present`."""
+    """A description that fits something in the scene, or nothing if not ``present``."""
     return describe(rng.choice(scene.things), form) if present else absent(scene, rng, form)
 
 
@@ -55,9 +58,9 @@ def yes(value: bool) -> str:
 
 
 def unique_pair(scene: Scene, rng: random.Random) -> list[tuple[Thing, Description]] | None:
-    """Two things with descriptions of the same form that fit nothing else; None if there are none."""
+    """Two things with descriptions of the same form that fit nothing else; ``None`` if there are none."""
     for form in rng.sample(("shape", "color", "color shape"), 3):
-        found = unique(scene, form)
-        if len(found) > 1:
-            return rng.sample(found, 2)
+        singles = unique(scene, form)
+        if len(singles) > 1:
+            return rng.sample(singles, 2)
     return None
