@@ -12,9 +12,13 @@ from analysis.bipartite import Bipartite, divide
 
 
 def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
-    r"""Linear centred kernel alignment of paired features, at most 1: 1 where they agree up to rotation and
-    scale, around 0 where they have nothing to do with one another (the unbiased estimate can fall below).
-    Kornblith et al. 2019, with the unbiased HSIC of Song et al. 2012; needs four pairs.
+    r"""Linear centred kernel alignment of paired features,
+
+    .. math:: \operatorname{HSIC}(X, Y) / \sqrt{\operatorname{HSIC}(X, X) \operatorname{HSIC}(Y, Y)},
+
+    at most 1: 1 where they agree up to rotation and scale, around 0 where they are unrelated (the unbiased
+    estimate can fall below). Undefined (NaN) with fewer than four pairs. Kornblith et al. 2019, with the
+    unbiased HSIC of Song et al. 2012.
 
     Args:
         x: ``(..., n, d)``.
@@ -40,10 +44,14 @@ def neighbour_cka(graph: Bipartite) -> Tensor:
 
 
 def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:
-    r"""Squared maximum mean discrepancy between two clouds, unbiased, with the kernel
-    :math:`\exp(-\lVert x - y \rVert^2 / s)`, s the mean squared distance of all pairs: about 0 for equal
-    clouds (it can fall below), at most :math:`2 - 2\exp(-N(N-1)/2nm)` for n and m points, N = n + m, far
-    apart: 1.73 for clouds of one size, up to 2 for clouds of very different sizes. Gretton et al. 2012.
+    r"""Squared maximum mean discrepancy between two clouds,
+
+    .. math:: E[k(q, q')] + E[k(v, v')] - 2 E[k(q, v)],
+
+    unbiased (means over pairs of different points), with the kernel
+    :math:`k(x, y) = \exp(-\lVert x - y \rVert^2 / s)`, s the mean squared distance of all pairs: about 0 for
+    equal clouds (it can fall below), at most :math:`2 - 2\exp(-N(N-1)/2nm)` for n and m points, N = n + m,
+    far apart: 1.73 for clouds of one size, up to 2 for clouds of very different sizes. Gretton et al. 2012.
 
     Args:
         x: ``(..., N, d)``, the points of both clouds.
@@ -65,7 +73,7 @@ def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:
 
 
 def probe_auc(x: Tensor, is_query: Tensor, valid: Tensor, fold: Tensor, ridge: float = 0.1) -> Tensor:
-    r"""Area under the ROC curve of a linear probe that tells queries from values, in [0, 1]: 0.5 if it
+    r"""Area under the ROC curve of a linear probe that separates queries from values, in [0, 1]: 0.5 if it
     cannot, 1 if it always can.
 
     The probe is linear discriminant analysis, :math:`(\Sigma + \lambda I)^{-1}(\mu_q - \mu_v)` with

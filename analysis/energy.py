@@ -1,7 +1,7 @@
 r"""Dirichlet energies: how much features change along the edges. All functions return ``(b, h)``.
 
 Nodes without edges count neither in the energy nor in the norm. Value degrees are sums over all queries, in
-causal graphs too.
+causal graphs too. A graph without features raises a ``ValueError``.
 """
 
 from __future__ import annotations

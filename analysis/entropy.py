@@ -21,20 +21,20 @@ def entropy(graph: Bipartite) -> Tensor:
 
 def effective_degree(graph: Bipartite) -> Tensor:
     r"""Effective degree of the queries: mean over queries of :math:`\exp(-\sum_j p_{ij} \log p_{ij})`, from 1
-    to m; the number of values that a query really reads."""
+    to m: the number of equally weighted values with the same entropy."""
     return _effective(graph, graph.query_degree, -1)
 
 
 def effective_degree_value(graph: Bipartite) -> Tensor:
-    """Effective degree of the values, from 1 to n: how many queries really read a value. Values that nobody
-    reads do not count."""
+    """Effective degree of the values, from 1 to n, as :func:`effective_degree` over the queries that read a
+    value. Values that no query reads do not count."""
     return _effective(graph, graph.value_degree, -2)
 
 
 def hubs(graph: Bipartite) -> Tensor:
     r"""Concentration of the value degrees, in [0, 1): 1 minus their entropy over its maximum, :math:`\log` of
-    the number of values that can be seen. 0 where all values are read alike; near 1 where one value (a sink)
-    takes all."""
+    the number of values that can be seen. 0 where all values are read equally; near 1 where one value (a
+    sink) takes all the weight."""
     degree, count = graph.value_degree.double(), graph.columns.sum(-1)[:, None].double()
     share = degree / positive(degree.sum(-1, keepdim=True))
     nats = -torch.special.xlogy(share, share).sum(-1)

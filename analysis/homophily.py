@@ -1,5 +1,8 @@
-r"""Label statistics. Each takes the sums of weights by class (:class:`analysis.mixing.Mixing`) and returns
-``(b, h)`` numbers, NaN where it is undefined.
+r"""Label statistics.
+
+Each function takes the sums of weights by class (:class:`analysis.mixing.Mixing`) and returns ``(b, h)``
+numbers, NaN where it is undefined. All but the two label informativenesses compare the classes of the two
+sides, and raise a ``ValueError`` for labels whose sides have different alphabets (``shared=False``).
 
 >>> graph = Bipartite.of(Data(edge_index=torch.tensor([[0, 1, 2, 3], [1, 2, 0, 4]]), num_nodes=5))
 >>> mixing = Mixing(graph, Labels.same([0, 0, 0, 0, 1]).on(graph))
@@ -99,7 +102,7 @@ ANY = {"label_informativeness": label_informativeness}
 
 
 def label_statistics(mixing: Mixing) -> dict[str, Tensor]:
-    """All of the above that are defined for these labels."""
+    """The statistics of :data:`SHARED` and :data:`ANY` that are defined for these labels."""
     return {
         name: function(mixing) for name, function in ((SHARED if mixing.labels.shared else {}) | ANY).items()
     }
@@ -118,13 +121,13 @@ REASONS = (
 
 
 def degenerate(mixing: Mixing, uniform: Mixing | None = None) -> Tensor:
-    """Why label statistics say nothing about the weights of a graph, ``(b, h)``: a place in :data:`REASONS`,
-    0 where they do.
+    """Why label statistics say nothing about the weights of a graph: an index of :data:`REASONS`, ``(b, h)``,
+    0 where they say something.
 
     Args:
         mixing: of the graph.
-        uniform: for statistics that ask whether labels are equal: of uniform attention with the same mask and
-            labels, which tells what pairs there are.
+        uniform: of uniform attention with the same mask and labels, whose edges are all visible pairs; for
+            statistics that compare the classes of the two sides.
     """
     reason = torch.full_like(mixing.total, FINE, dtype=torch.long)
     queries, values = mixing.counts()
@@ -144,7 +147,7 @@ def degenerate(mixing: Mixing, uniform: Mixing | None = None) -> Tensor:
 
 
 def _all_differ(mixing: Mixing) -> Tensor:
-    """Whether dealing the classes anew only renames them, ``(b, h|1)``."""
+    """Whether a permutation of the classes only renames them, ``(b, h|1)``."""
     if mixing.paired and mixing.labels.shared:
         return (((mixing.y + mixing.z) > 0).sum(-2) <= 1).all(-1)
     return (mixing.values <= 1).all(-1) & (not mixing.paired or (mixing.queries <= 1).all(-1))

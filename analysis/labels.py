@@ -34,7 +34,7 @@ class Labels:
     value: Tensor
     shared: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("query", "value"):
             labels = getattr(self, name)
             if labels.is_floating_point() or labels.dim() not in (2, 3):
@@ -55,8 +55,8 @@ class Labels:
         return Labels(labels, labels)
 
     def on(self, graph: Bipartite) -> Labels:
-        """Without classes at nodes that no visible edge touches, and with classes numbered anew in each
-        example (and head), from 0 up: one-hot codes are then as narrow as they can be.
+        """The labels of a graph: without classes at nodes that no visible edge touches, and with classes
+        numbered anew in each example (and head), from 0 up, so that one-hot codes are narrow.
 
         Raises:
             ValueError: another number of nodes than the graph's.
@@ -78,7 +78,7 @@ class Labels:
         return replace(self, query=query, value=value)
 
     def permuted(self, graph: Bipartite, draws: Draws) -> Labels:
-        """:meth:`on` the graph, with the classes dealt anew; see :mod:`analysis.nulls`."""
+        """The labels :meth:`on` a graph, with the classes permuted; see :mod:`analysis.nulls`."""
         touched = graph.columns[:, None]
         if not graph.paired:
             order = shuffle(touched & (self.value >= 0), draws)
@@ -89,7 +89,7 @@ class Labels:
 
 
 def _renumbered(labels: Tensor) -> Tensor:
-    """Rank of each label among the different labels of its row; -1 stays."""
+    """The rank of each label among the different labels of its row; -1 stays."""
     ordered, order = labels.sort(-1)
     new = torch.zeros_like(ordered)
     new[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
@@ -128,12 +128,12 @@ def classes_of_tokens(
     classes: Mapping[str, str] | Mapping[str, int],
     names: Sequence[str] | None = None,
 ) -> Tensor:
-    """The class of each token, ``(b, n)``; -1 for tokens that ``classes`` does not list.
+    """The class of each token, ``(b, n)``; -1 for tokens without a class.
 
     Args:
         tokens: ``b`` lists of ``n`` tokens.
         classes: token to class, such as a part of speech.
-        names: numbers the classes: theirs are their places in it. Default: the classes' names, sorted.
+        names: the names of the classes in the order of their numbers. Default: sorted.
     """
     names = sorted(set(map(str, classes.values()))) if names is None else list(names)
     number = {name: k for k, name in enumerate(names)}
@@ -155,9 +155,9 @@ class SharedClusters:
     >>> clusters("layer", graph)
 
     Args:
-        clusters: how many, at least 2.
-        points: at most so many nodes of each side for the fit, chosen by ``seed``.
-        examples: only nodes of the first so many examples.
+        clusters: the number of clusters, at least 2.
+        points: the most nodes of each side for the fit, chosen by ``seed``.
+        examples: the number of first examples whose nodes are used.
         seed: of the choice and of k-means.
 
     Raises:
@@ -178,8 +178,8 @@ class SharedClusters:
         self._centres: dict[str, Tensor] = {}  # (h, k, d)
 
     def gather(self, name: str, graph: Bipartite) -> None:
-        """Nodes of a graph of the layer ``name`` for its fit; none after its first ``examples``, or after the
-        fit.
+        """Gather nodes of a graph of the layer ``name`` for its fit; none after its first ``examples``, or
+        after the fit.
 
         Raises:
             ValueError: a graph without features.

@@ -18,17 +18,16 @@ Grid: TypeAlias = tuple[int, int]  # rows and columns of patches
 
 
 def patch_grid(nodes: int, grid: Grid | None = None) -> tuple[int, int, int]:
-    """Rows and columns of the grid of patches among image nodes, and how many other nodes ([CLS], registers)
-    come before.
+    """Rows and columns of the grid of patches among image nodes, and the number of other nodes ([CLS],
+    registers) before them.
 
     Args:
-        nodes: how many in all.
+        nodes: the number of image nodes.
         grid: rows and columns. Squares of 2 x 2 patches or more may have become one node each (Swin,
-            SmolVLM), without other nodes then. Default: a square with at most one node before it, if there is
-            such a one.
+            SmolVLM), without other nodes then. Default: a square with at most one node before it.
 
     Raises:
-        ValueError: the grid does not fit the nodes, or none was given and they are no square.
+        ValueError: the grid does not fit the nodes, or no grid was given and the nodes are no square.
     """
     if grid is None:
         side = isqrt(max(nodes, 0))

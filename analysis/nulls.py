@@ -1,13 +1,12 @@
-r"""What a statistic is compared with: graphs of the same size, degrees and mask in which nothing depends on
-what the nodes are.
+r"""Null models: graphs of the same size, degrees and mask whose edges do not depend on what the nodes are.
 
-- :func:`uniform`: every query spreads the weight that it has evenly over the values that it sees,
+- :func:`uniform`: every query spreads its weight evenly over the values that it sees,
   :math:`U_{ij} = d_i / |\{j : ij \text{ visible}\}|`. The mask and the query degrees stay.
-- A permutation: the weights stay where they are, and what the nodes are is dealt anew: the values' classes
+- :func:`permuted`: the weights stay in their places, and what the nodes are is permuted: the values' classes
   (or features) among the values; and where both sides are the same nodes (self-attention, plain graphs) the
   nodes', on both sides alike. All degrees of both sides, every single weight and the mask stay, and so do the
-  numbers of nodes in each class; what goes is the link between the nodes and their edges. Under a causal mask
-  no weight moves to a place that the mask hides, since none moves. (Dealing only one side of self-attention
+  numbers of nodes in each class; only the link between the nodes and their edges goes. Under a causal mask
+  no weight moves to a place that the mask hides, since none moves. (Permuting only one side of self-attention
   would be wrong: without its diagonal no token meets itself, so tokens of its class are a little rarer among
   those that it meets than among all.)
 """
@@ -58,7 +57,11 @@ def uniform(graph: Bipartite) -> Bipartite:
 
 
 def permuted(graph: Bipartite, draws: Draws) -> Bipartite:
-    """The graph with the features of its values dealt anew, or of its nodes where both sides are the same."""
+    """The graph with the features of its values permuted, or of its nodes where both sides are the same.
+
+    Raises:
+        ValueError: the graph has no features.
+    """
     query, value = graph.features
     if not graph.paired:
         return replace(graph, value=gather(value, shuffle(graph.columns[:, None], draws)[..., None]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,9 @@ from attngraph.graph import AttentionGraph
 from attngraph.reading.instrument import instrument
 
 ROLES = ("query", "value")
-WHOLE = "all"  # stands for a layer's heads together
+WHOLE = "all"  # all heads of a layer together
 COLUMNS = ["layer", "kind", "head", "role", "modality", "token", "class", "example", "node"]
-Labels = Mapping[str, Sequence[Sequence[str]]]
+NodeLabels: TypeAlias = Mapping[str, Sequence[Sequence[str]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ def output_matrices(model: nn.Module) -> dict[str, Tensor]:
 
 
 def output_matrix(output: nn.Module) -> Tensor:
-    """An output projection's :math:`W_o`, for rows from the left: ``(h·d, width)``."""
+    """The matrix :math:`W_o` of an output projection, by which rows are multiplied: ``(h·d, width)``."""
     weight: Tensor = output.get_parameter("weight").detach()
     return weight if isinstance(output, Conv1D) else weight.T
 
@@ -98,12 +99,12 @@ class Points:
         layer: str,
         graph: AttentionGraph,
         examples: Sequence[str],
-        query_labels: Labels | None = None,
-        value_labels: Labels | None = None,
+        query_labels: NodeLabels | None = None,
+        value_labels: NodeLabels | None = None,
         query_valid: Tensor | None = None,
         value_valid: Tensor | None = None,
     ) -> None:
-        """The nodes of another graph of a layer.
+        """Add the nodes of a batch of graphs of a layer.
 
         Args:
             layer: its name.
@@ -111,7 +112,7 @@ class Points:
             examples: their names, ``b``.
             query_labels, value_labels: any of ``"token"`` and ``"class"``: ``(b, n)`` and ``(b, m)`` strings.
             query_valid, value_valid: ``(b, n)`` and ``(b, m)`` bool, False for padding that the graph's masks
-                do not tell.
+                do not hold.
 
         Raises:
             ValueError: shapes that do not fit, or another number of heads than were named.
@@ -146,7 +147,7 @@ class Points:
             kept.thin(self.most)
 
     def clouds(self) -> list[Cloud]:
-        """One for each layer, or for each layer and head, in the order in which they came."""
+        """One cloud for each layer, or for each layer and head, in the order in which the layers came."""
         clouds = []
         for name, kept in self._layers.items():
             kept.thin(self.most)
@@ -162,7 +163,7 @@ class Points:
         return clouds
 
     def _side(
-        self, graph: AttentionGraph, kept: _Layer, side: int, labels: Labels | None, valid: Tensor | None
+        self, graph: AttentionGraph, kept: _Layer, side: int, labels: NodeLabels | None, valid: Tensor | None
     ) -> _Side:
         own = (_valid_queries, _valid_values)[side](graph)
         mask = (own if valid is None else own & valid.to(own.device)).cpu().numpy()
@@ -220,15 +221,17 @@ class _Side:
     valid: np.ndarray
     rank: np.ndarray
     image: np.ndarray | None
-    labels: Labels
+    labels: NodeLabels
 
     def rows(self, example: np.ndarray, node: np.ndarray) -> pd.DataFrame:
         """A row for each of some nodes, given by their example and their place in it."""
+        if self.image is None:
+            modality = np.full(len(node), "unknown")
+        else:
+            modality = np.where(self.image[example, node], "image", "text")
         rows = {
             "role": self.role,
-            "modality": "unknown"
-            if self.image is None
-            else np.where(self.image[example, node], "image", "text"),
+            "modality": modality,
             "rank": self.rank[example, node],
             "node": self.valid.cumsum(1)[example, node] - 1,
         }
@@ -244,7 +247,7 @@ class _Side:
 
 @dataclass(eq=False)
 class _Layer:
-    """What was gathered of one layer so far. ``features``: ``(clouds, points, width)`` arrays."""
+    """The points of one layer so far. ``features``: ``(clouds, points, width)`` arrays."""
 
     kind: str | None
     projected: bool = True
@@ -261,7 +264,7 @@ class _Layer:
         return max(1, bisect_right(range(1, most + 1), most, key=lambda k: np.minimum(sizes, k).sum()))
 
     def thin(self, most: int) -> None:
-        """Keep the first so many of each in their random order."""
+        """Keep the first :meth:`each` nodes of every example and role, in their random order."""
         rows, features = pd.concat(self.rows, ignore_index=True), np.concatenate(self.features, 1)
         kept = (rows["rank"] < self.each(most)).to_numpy()
         self.rows, self.features, self.thinned = [rows[kept]], [features[:, kept]], int(kept.sum())

@@ -1,8 +1,8 @@
-"""A page that shows attention graphs: pick layer, head and query, and see the query's edges on patches and
-words.
+"""An HTML page that shows attention graphs: pick a layer, a head and a query, and see the query's edges on
+patches and words.
 
 Any attention layer can be shown: the nodes of each side are words, parts of an image, or a mix of both. The
-page is one HTML file with everything in it; it asks no network for anything.
+page is one file with everything in it and needs no network.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class _Drawn(NamedTuple):
 
 
 def _drawn(shown: Shown, name: str, heads: Sequence[int] | None) -> _Drawn:
-    """What is drawn of a layer, which must be sound."""
+    """What is drawn of a layer, whose graphs and cells are checked."""
     graphs = [kind[name] for kind in shown.graphs.values()]
     _, h, n, m, _ = graphs[0].shape
     for graph in graphs:
