@@ -1,4 +1,4 @@
-"""Loads easy-VQA (https://github.com/vzhou842/easy-VQA), from its PyPI package.
+"""Reads easy-VQA (https://github.com/vzhou842/easy-VQA) from its PyPI package.
 
 The data set has 48,248 questions about 5,000 images.
 """

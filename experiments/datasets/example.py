@@ -1,4 +1,4 @@
-"""What every data set loader returns."""
+"""What every reader of a data set returns."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ class Example:
         prompt: the text before the answer: a question, a hypothesis, or "" for captions.
         references: accepted answers. VQA: the ten annotators' answers; entailment: the one gold label
             ("entailment", "contradiction", "neutral"); captions: the reference captions.
-        kind: question type ("existence", "count", ...), hypothesis type, or "caption"; scores are broken down by it.
+        kind: question type ("existence", "count", ...), hypothesis type, or "caption"; scores are broken down
+            by it.
     """
 
     id: str

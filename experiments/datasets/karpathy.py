@@ -1,4 +1,4 @@
-"""Loads COCO captions in Karpathy's split (Karpathy & Fei-Fei 2015) from the official `dataset_coco.json`."""
+"""Reads COCO captions in the split of Karpathy & Fei-Fei (2015) from the official ``dataset_coco.json``."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ def load(dataset_json: Path, image_folder: Path, split: str) -> list[Example]:
     """One example an image with all its reference captions, in the order of the file.
 
     Args:
-        dataset_json: `dataset_coco.json`.
-        image_folder: holds one folder for each `filepath` in the file (`train2014`, `val2014`).
-        split: "train" (which includes `restval`), "val" or "validation", or "test".
+        dataset_json: ``dataset_coco.json``.
+        image_folder: holds one folder for each ``filepath`` in the file (``train2014``, ``val2014``).
+        split: "train" (which includes ``restval``), "val" or "validation", or "test".
 
     Raises:
         UserError: the file, a field or an image is missing or damaged, or the split is unknown.

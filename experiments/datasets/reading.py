@@ -10,7 +10,7 @@ _SUFFIXES = ("", ".jpg", ".png", ".jpeg")
 
 
 def read_json(file: Path) -> object:
-    """The parsed JSON file. Raises `UserError` if it is missing or not JSON."""
+    """The parsed JSON file; a :class:`UserError` if it is missing or not JSON."""
     text = read_text(file)
     try:
         return json.loads(text)
@@ -19,7 +19,7 @@ def read_json(file: Path) -> object:
 
 
 def read_text(file: Path) -> str:
-    """The file's text. Raises `UserError` if it is missing or unreadable."""
+    """The file's text; a :class:`UserError` if it is missing or unreadable."""
     try:
         return Path(file).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -31,10 +31,13 @@ def read_text(file: Path) -> str:
 
 
 def field(record: object, name: str, kind: type | tuple[type, ...], file: Path, where: str) -> object:
-    """`record[name]`, checked to be there and of the right type.
+    """``record[name]``, checked to be present and of the right type.
 
     Args:
+        record: what should be a JSON object.
+        name: of the field.
         kind: accepted type or types.
+        file: the record's file, for the error.
         where: which record this is, for the error, such as "questions[3]".
     """
     if not isinstance(record, dict):
@@ -68,7 +71,7 @@ class Images:
             ) from None
 
     def path(self, name: str, file: Path, where: str) -> Path:
-        """The path of image `name`, which may lack its suffix. An error names `file` and `where`."""
+        """The path of an image whose name may lack its suffix. An error names ``file`` and ``where``."""
         stem, suffix = os.path.splitext(name)
         for candidate in (
             *(name + end for end in _SUFFIXES),

@@ -1,4 +1,4 @@
-"""Loads SNLI-VE (Xie et al. 2019, https://github.com/necla-ml/SNLI-VE) from its official jsonl files."""
+"""Reads SNLI-VE (Xie et al. 2019, https://github.com/necla-ml/SNLI-VE) from its official jsonl files."""
 
 import json
 from pathlib import Path
@@ -14,9 +14,9 @@ def load(jsonl: Path, image_folder: Path) -> list[Example]:
     """The examples of one split, in the order of the file. Pairs without a gold label ("-") are left out.
 
     Args:
-        jsonl: `snli_ve_{train,dev,test}.jsonl`. `sentence2` is the hypothesis. An example's kind is the field
-            `hypothesis_kind`, which the drawn scenes have, or else "hypothesis".
-        image_folder: holds the Flickr30k images, named by `Flickr30K_ID` with or without suffix.
+        jsonl: ``snli_ve_{train,dev,test}.jsonl``. ``sentence2`` is the hypothesis. An example's kind is the
+            field ``hypothesis_kind``, which the drawn scenes have, or else "hypothesis".
+        image_folder: holds the Flickr30k images, named by ``Flickr30K_ID`` with or without suffix.
 
     Raises:
         UserError: the file, a field or an image is missing or damaged.

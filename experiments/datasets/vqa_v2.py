@@ -1,4 +1,4 @@
-"""Loads VQA v2 (Goyal et al. 2017, https://visualqa.org) from its official question and annotation files."""
+"""Reads VQA v2 (Goyal et al. 2017, https://visualqa.org) from its official question and annotation files."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ def load(questions_file: Path, annotations_file: Path, image_folder: Path) -> li
     """The examples of one split, in the order of the question file.
 
     Args:
-        questions_file: `v2_OpenEnded_mscoco_*_questions.json`.
-        annotations_file: `v2_mscoco_*_annotations.json` for the same questions.
-        image_folder: holds `COCO_<subtype>_<image id in 12 digits>` as .jpg or .png; <subtype> is
-            the question file's `data_subtype`.
+        questions_file: ``v2_OpenEnded_mscoco_*_questions.json``.
+        annotations_file: ``v2_mscoco_*_annotations.json`` for the same questions.
+        image_folder: holds ``COCO_<subtype>_<image id in 12 digits>`` as .jpg or .png; ``<subtype>`` is the
+            question file's ``data_subtype``.
 
     Raises:
         UserError: a file, field or image is missing or damaged.
@@ -42,8 +42,8 @@ def load(questions_file: Path, annotations_file: Path, image_folder: Path) -> li
 
 
 def _annotations(file: Path) -> dict[int, tuple[str, tuple[str, ...]]]:
-    """question_id -> (question type, answers)."""
-    found = {}
+    """Question id → (question type, answers)."""
+    annotated = {}
     for number, annotation in enumerate(field(read_json(file), "annotations", list, file, "the file")):
         where = f"annotations[{number}]"
         answers = tuple(
@@ -53,5 +53,5 @@ def _annotations(file: Path) -> dict[int, tuple[str, tuple[str, ...]]]:
         if not answers:
             raise UserError(f"{file}: field 'answers' of {where} is empty; is this the official file?")
         kind = field(annotation, "question_type", str, file, where)
-        found[field(annotation, "question_id", int, file, where)] = kind, answers
-    return found
+        annotated[field(annotation, "question_id", int, file, where)] = kind, answers
+    return annotated

@@ -1,3 +1,6 @@
+"""What is drawn: reproducible scenes, pixels that show them, and the words of all texts."""
+
+import functools
 import itertools
 import random
 import re
@@ -28,8 +31,8 @@ RGB = {
 }
 
 
-def pairs(found):
-    return {(thing.color, thing.shape) for scene in found for thing in scene.things}
+def pairs(drawn):
+    return {(thing.color, thing.shape) for scene in drawn for thing in scene.things}
 
 
 @pytest.mark.parametrize("domain", ["pretrain", "downstream"])
@@ -86,7 +89,7 @@ def test_held_out_pairs_occur_downstream_only():
     assert not pairs(scenes("train", 2000, 0, "pretrain")) & HELD_OUT
     everything = set(itertools.product(COLORS, SHAPES))
     for split in ("train", "test"):
-        assert pairs(scene for scene, _ in questions(split, 1500, 0)) == everything
+        assert pairs(scene for scene, _ in questions(split, 600, 0)) == everything
     assert everything > HELD_OUT
     for color in COLORS:
         assert 0 < sum(pair[0] == color for pair in HELD_OUT) < len(SHAPES)
@@ -169,21 +172,27 @@ def test_shapes_look_different():
             assert (masks[size, a] != masks[size, b]).mean() > 0.1, (size, a, b)
 
 
-def test_vocabulary_holds_every_word():
+@functools.cache
+def pretraining_pairs():
+    """Ten texts about each of 1,500 scenes."""
     rng = random.Random(0)
-    texts = [
-        text
-        for scene in scenes("train", 1500, 9, "pretrain")
-        for pair in pretraining_texts(scene, rng, 10)
-        for text in pair
-    ]
-    before = tokens(texts)
-    texts = [
-        text
-        for scene, found in itertools.chain(questions("train", 3000, 9), hypotheses("train", 3000, 9))
-        for sentence in found
-        for text in (sentence.text, sentence.answer)
-    ]
+    return [pretraining_texts(scene, rng, 10) for scene in scenes("train", 1500, 9, "pretrain")]
+
+
+@functools.cache
+def downstream_sentences():
+    """3,000 questions and 3,000 hypotheses."""
+    about = itertools.chain(questions("train", 3000, 9), hypotheses("train", 3000, 9))
+    return [sentence for _, sentences in about for sentence in sentences]
+
+
+def tokens(texts):
+    return {token for text in texts for token in re.findall(r"[a-z0-9]+|[^a-z0-9\s]", text)}
+
+
+def test_vocabulary_holds_every_word():
+    before = tokens(text for pairs in pretraining_pairs() for pair in pairs for text in pair)
+    texts = [text for sentence in downstream_sentences() for text in (sentence.text, sentence.answer)]
     texts += [text for scene in caption_scenes("train", 500, 9) for text in captions(scene, 9)]
     downstream = tokens(texts)
     labels = {"entailment", "contradiction", "neutral"}
@@ -192,41 +201,16 @@ def test_vocabulary_holds_every_word():
     assert list(all_words()) == sorted(set(all_words()))
 
 
-def tokens(texts):
-    return {token for text in texts for token in re.findall(r"[a-z0-9]+|[^a-z0-9\s]", text)}
-
-
 def test_pretraining_wording_is_not_the_downstream_wording():
-    rng = random.Random(0)
-    prompts = {
-        prompt.replace(" ", "")
-        for scene in scenes("train", 1200, 9, "pretrain")
-        for prompt, _ in pretraining_texts(scene, rng, 8)
-    }
-    asked = {sentence.text.replace(" ", "") for _, found in questions("train", 2000, 9) for sentence in found}
-    claimed = {
-        sentence.text.replace(" ", "") for _, found in hypotheses("train", 2000, 9) for sentence in found
-    }
-    assert not prompts & (asked | claimed)
+    prompts = {prompt.replace(" ", "") for pairs in pretraining_pairs() for prompt, _ in pairs}
+    assert not prompts & {sentence.text.replace(" ", "") for sentence in downstream_sentences()}
 
 
 def test_pretraining_texts_are_varied_and_their_answers_balanced():
-    rng = random.Random(0)
-    found = [
-        pair
-        for scene in scenes("train", 1200, 9, "pretrain")
-        for pair in pretraining_texts(scene, rng, 8)[1:]
-    ]
-    answers = Counter(answer for _, answer in found)
+    pairs = [pair for pairs in pretraining_pairs() for pair in pairs[1:]]
+    answers = Counter(answer for _, answer in pairs)
     assert 0.4 < answers["yes"] / (answers["yes"] + answers["no"]) < 0.6
     assert 0.45 < answers["true"] / (answers["true"] + answers["false"]) < 0.55
     assert answers["unknown"] > 0.08 * answers["true"]
-    assert (
-        len(
-            {
-                re.sub(r"\b(" + "|".join([*COLORS, *SHAPES]) + r")(es|s)?\b", "_", prompt)
-                for prompt, _ in found
-            }
-        )
-        > 300
-    )
+    attributes = re.compile(r"\b(" + "|".join([*COLORS, *SHAPES]) + r")(es|s)?\b")
+    assert len({attributes.sub("_", prompt) for prompt, _ in pairs}) > 300
