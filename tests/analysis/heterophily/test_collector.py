@@ -82,11 +82,11 @@ def test_paired_differences():
 
 
 def test_intervals_cover_with_few_examples():
-    """Random weights, features and labels in 16 examples, 200 times (heads of their own): about one excess in
+    """Random weights, features and labels in 16 examples, 120 times (heads of their own): about one excess in
     twenty leaves out 0 (with plain percentiles 9 %)."""
-    graph = random_graph(3, b=16, h=200, n=8, m=8, padding=False)
+    graph = random_graph(3, b=16, h=120, n=8, m=8, padding=False)
     draw = torch.Generator().manual_seed(5)
-    y, z = (torch.randint(0, 3, (16, 200, 8), generator=draw) for _ in range(2))
+    y, z = (torch.randint(0, 3, (16, 120, 8), generator=draw) for _ in range(2))
     table = heterophily(graph, {"x": Labels(y, z)}, Settings(replicates=400))
     table = table[(table["head"] != "all") & ~table.statistic.isin(WEIGHT_STATISTICS)]
     share = ((table.excess_low > 0) | (table.excess_high < 0)).groupby(table.statistic).mean()
