@@ -30,8 +30,9 @@ def rollout(graphs: Graphs) -> Relevance:
     Raises:
         ValueError: see :func:`analysis.relevance.route`.
 
-    Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, for self-attention;
-    the extension to cross-attention is ours.
+    Source:
+        Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, for self-attention; the
+        extension to cross-attention is ours.
     """
 
     def rule(name: str, a: Nodes, b: Nodes, maps: NodeMaps) -> dict[tuple[Nodes, Nodes], Tensor]:

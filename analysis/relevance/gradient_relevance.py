@@ -40,8 +40,9 @@ def relevance(graphs: Graphs, gradients: Mapping[str, Tensor]) -> Relevance:
         ValueError: a layer without gradients, gradients of another shape, or see
             :func:`analysis.relevance.route`.
 
-    Source: Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and
-    Encoder-Decoder Transformers", ICCV 2021, equations 5 to 11.
+    Source:
+        Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-
+        Decoder Transformers", ICCV 2021, equations 5 to 11.
     """
 
     def rule(name: str, a: Nodes, b: Nodes, maps: NodeMaps) -> dict[tuple[Nodes, Nodes], Tensor]:

@@ -136,10 +136,10 @@ def test_degenerate_labels_are_marked():
     graph = random_graph(n=5, m=7)
     roles = Labels(torch.zeros(2, 5, dtype=torch.long), torch.ones(2, 7, dtype=torch.long))
     one = Labels(torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 7, dtype=torch.long))
-    some = Labels(
+    partly = Labels(
         torch.arange(5).expand(2, 5) % 2 * torch.tensor([[1], [0]]), torch.arange(7).expand(2, 7) % 2
     )
-    table = heterophily(graph, {"roles": roles, "one": one, "some": some})
+    table = heterophily(graph, {"roles": roles, "one": one, "partly": partly})
     for statistic in LABEL_STATISTICS:
         for labels, note in (
             ("roles", "6 graphs left out: role labels"),
@@ -150,7 +150,7 @@ def test_degenerate_labels_are_marked():
                 row[["value", "low", "null_uniform", "null_permuted", "excess"]].astype(float)
             ).all()
             assert row.examples == 0 and row.note.startswith(note)
-        row = line(table, statistic, labels="some", head=0)
+        row = line(table, statistic, labels="partly", head=0)
         assert row.examples == 1 and row.note == "1 graph left out: one side has one class only"
 
 

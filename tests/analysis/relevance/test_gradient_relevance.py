@@ -4,48 +4,56 @@ import pytest
 import torch
 
 from analysis.relevance import relevance
+from attngraph import AttentionGraph
 from tests.analysis.relevance.made_up_graphs import encoder_and_decoder, two_streams
 
+Matrix = list[list[float]]
 
-def by_loops(graphs: dict, gradients: dict, example: int) -> tuple[list[list[float]], list[list[float]]]:
+
+def positive_part(graph: AttentionGraph, gradient: torch.Tensor, example: int) -> Matrix:
+    """Equation (5), one number at a time."""
+    a, g = graph.weight[example].tolist(), gradient[example].tolist()
+    heads, n, m = len(a), len(a[0]), len(a[0][0])
+    return [
+        [sum(max(0.0, g[k][i][j] * a[k][i][j]) for k in range(heads)) / heads for j in range(m)]
+        for i in range(n)
+    ]
+
+
+def product(x: Matrix, y: Matrix) -> Matrix:
+    return [[sum(x[i][k] * y[k][j] for k in range(len(y))) for j in range(len(y[0]))] for i in range(len(x))]
+
+
+def plus(x: Matrix, y: Matrix) -> Matrix:
+    return [[x[i][j] + y[i][j] for j in range(len(x[0]))] for i in range(len(x))]
+
+
+def identity(size: int) -> Matrix:
+    return [[float(i == j) for j in range(size)] for i in range(size)]
+
+
+def rows_normalised(r: Matrix) -> Matrix:
+    """Equations (8) and (9)."""
+    out = identity(len(r))
+    for i, row in enumerate(r):
+        hat = [x - float(i == j) for j, x in enumerate(row)]
+        if sum(hat) > 0:
+            out[i] = [out[i][j] + hat[j] / sum(hat) for j in range(len(r))]
+    return out
+
+
+def by_loops(graphs: dict, gradients: dict, example: int) -> tuple[Matrix, Matrix]:
     """Equations (5) to (11) with one sum at a time."""
-
-    def bar(name):
-        a, g = graphs[name].weight[example].tolist(), gradients[name][example].tolist()
-        heads, n, m = len(a), len(a[0]), len(a[0][0])
-        return [
-            [sum(max(0.0, g[k][i][j] * a[k][i][j]) for k in range(heads)) / heads for j in range(m)]
-            for i in range(n)
-        ]
-
-    def product(x, y):
-        return [
-            [sum(x[i][k] * y[k][j] for k in range(len(y))) for j in range(len(y[0]))] for i in range(len(x))
-        ]
-
-    def plus(x, y):
-        return [[x[i][j] + y[i][j] for j in range(len(x[0]))] for i in range(len(x))]
-
-    def eye(size):
-        return [[float(i == j) for j in range(size)] for i in range(size)]
-
-    def rows_normalised(r):
-        out = eye(len(r))
-        for i, row in enumerate(r):
-            hat = [x - float(i == j) for j, x in enumerate(row)]
-            if sum(hat) > 0:
-                out[i] = [out[i][j] + hat[j] / sum(hat) for j in range(len(r))]
-        return out
-
+    bar = {name: positive_part(graphs[name], gradients[name], example) for name in graphs}
     n, m = graphs["c0"].weight.shape[2:]
-    ss, qq, sq = eye(n), eye(m), [[0.0] * m for _ in range(n)]
+    ss, qq, sq = identity(n), identity(m), [[0.0] * m for _ in range(n)]
     for name in ("e0", "e1"):
-        qq = plus(qq, product(bar(name), qq))
+        qq = plus(qq, product(bar[name], qq))
     for k in range(2):
-        a = bar(f"s{k}")
+        a = bar[f"s{k}"]
         sq, ss = plus(sq, product(a, sq)), plus(ss, product(a, ss))
         transposed = [list(column) for column in zip(*rows_normalised(ss))]
-        sq = plus(sq, product(product(transposed, bar(f"c{k}")), rows_normalised(qq)))
+        sq = plus(sq, product(product(transposed, bar[f"c{k}"]), rows_normalised(qq)))
     return ss, sq
 
 
