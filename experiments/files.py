@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,18 +67,16 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
     return Path(path)
 
 
-def write_json(
-    path: str | Path, content: Any, indent: int | None = 1, default: Callable[[Any], Any] | None = None
-) -> Path:
+def write_json(path: str | Path, content: Any, indent: int | None = 1, **options: Any) -> Path:
     """Writes JSON, whole or not at all; returns the path.
 
     Args:
         path: the file.
         content: what :func:`json.dumps` takes.
         indent: spaces for each level, and a line break at the end; ``None`` writes one line without it.
-        default: turns what JSON does not know into what it knows, such as ``float`` for NumPy's numbers.
+        options: more arguments of :func:`json.dumps`, such as ``default=float`` for NumPy's numbers.
     """
-    text = json.dumps(content, indent=indent, default=default)
+    text = json.dumps(content, indent=indent, **options)
     return write_text(path, text if indent is None else text + "\n")
 
 

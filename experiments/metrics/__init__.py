@@ -9,4 +9,5 @@ and scores every example of ``references``, in their order. Ids that differ are 
 - :mod:`experiments.metrics.entailment`: the word for the one gold label
 - :mod:`experiments.metrics.captions`: BLEU@4 and CIDEr, on tokens from :mod:`experiments.metrics.tokenizers`
 - :mod:`experiments.metrics.alignment`: what they share
+- :mod:`experiments.metrics.statistics`: scores from sums over examples, for the bootstrap
 """

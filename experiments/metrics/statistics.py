@@ -1,4 +1,4 @@
-"""Scores as functions of sums over examples, so that a bootstrap resamples examples without scoring texts again."""
+"""Scores as functions of sums over examples: a bootstrap resamples examples without scoring texts again."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-Score = Callable[..., np.ndarray]  # from summed statistics (..., K) to scores (...)
+#: From summed statistics ``(..., K)`` to scores ``(...)``.
+Score = Callable[..., np.ndarray]
 
 
 def mean_statistics(scores: np.ndarray) -> np.ndarray:
-    """Per-example scores ``(..., N)`` as statistics ``(..., N, 2)`` for :func:`mean_score`: the score, and a 1 to count."""
+    """Statistics ``(..., N, 2)`` of scores ``(..., N)`` for :func:`mean_score`: the score, and a 1 to count."""
     scores = np.asarray(scores, dtype=np.float64)
     return np.stack([scores, np.ones_like(scores)], axis=-1)
 

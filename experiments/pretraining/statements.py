@@ -11,7 +11,7 @@ from experiments.pretraining.words import (
     ask,
     choose,
     palette,
-    some_form,
+    random_form,
     unique_pair,
 )
 from experiments.scenes.facts import NUMBERS, RELATIONS, Description, count, plural, related, unique
@@ -60,7 +60,7 @@ def _not(value: bool | None) -> bool | None:
 
 def _says_exists(scene, rng):
     present = rng.random() < 0.5
-    words = choose(scene, rng, some_form(scene, rng), present)
+    words = choose(scene, rng, random_form(scene, rng), present)
     text = ask(
         rng,
         ("one can find {a}", "{a} has been drawn", "at least one {one} exists", "here we have {a}"),
@@ -72,7 +72,7 @@ def _says_exists(scene, rng):
 
 def _says_none(scene, rng):
     present = rng.random() < 0.5
-    words = choose(scene, rng, some_form(scene, rng), present)
+    words = choose(scene, rng, random_form(scene, rng), present)
     text = ask(
         rng,
         ("{a} is missing", "not one {one} exists", "no {one} has been drawn", "none of these is {a}"),

@@ -30,7 +30,7 @@ def palette(scene: Scene) -> dict:
     return {"shapes": SHAPES, "colors": tuple(COLORS)}
 
 
-def some_form(scene: Scene, rng: random.Random) -> str:
+def random_form(scene: Scene, rng: random.Random) -> str:
     """The attributes that a description shall name, at random; never the size of a huge thing."""
     return rng.choice(FORMS[:3] if scene.things[0].size == "huge" else FORMS)
 

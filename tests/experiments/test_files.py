@@ -59,6 +59,8 @@ def test_texts_bytes_and_json(tmp_path):
     assert file.read_text() == '{\n "a": 2.5\n}\n'
     with pytest.raises(TypeError):
         write_json(file, {"a": object()})
+    with pytest.raises(ValueError):
+        write_json(file, {"a": float("nan")}, allow_nan=False)
     assert json.loads(file.read_text()) == {"a": 2.5} and names(tmp_path) == ["file"]
 
 
@@ -106,16 +108,19 @@ def test_nothing_is_left_of_a_run_that_was_cut_off(tmp_path, error):
     assert [file.name for file in out.iterdir()] == ["old.csv"]
 
 
-def test_a_place_that_cannot_be_a_folder(tmp_path):
+def test_a_place_that_cannot_be_a_folder(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "under"):
         with pytest.raises(UserError, match="is a file; name a folder"):
             check_out(out)
     check_out(tmp_path / "new" / "folder")
-    if os.getuid():  # root may write anywhere
-        tmp_path.chmod(0o500)
-        with pytest.raises(UserError, match="cannot be written to"):
-            check_out(tmp_path / "new")
+    asked = []
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: asked.append((path, mode))
+    )  # root may write anywhere
+    with pytest.raises(UserError, match="cannot be written to"):
+        check_out(tmp_path / "new")
+    assert asked == [(tmp_path, os.W_OK | os.X_OK)]
 
 
 def test_a_folder_that_was_there_stays_and_the_error_is_ones_own(tmp_path, monkeypatch):

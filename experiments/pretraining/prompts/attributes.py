@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from experiments.pretraining.words import NOUNS, Prompt, ask, choose, palette, some_form, yes
+from experiments.pretraining.words import NOUNS, Prompt, ask, choose, palette, random_form, yes
 from experiments.scenes.facts import Description, count, plural, unique
 from experiments.scenes.scene import Scene
 
@@ -12,7 +12,7 @@ from experiments.scenes.scene import Scene
 def existence(scene: Scene, rng: random.Random) -> Prompt | None:
     """Whether something is shown: yes or no."""
     present = rng.random() < 0.5
-    words = choose(scene, rng, some_form(scene, rng), present)
+    words = choose(scene, rng, random_form(scene, rng), present)
     noun = rng.choice(NOUNS)
     prompt = ask(
         rng,
@@ -44,7 +44,7 @@ def how_many(scene: Scene, rng: random.Random) -> Prompt | None:
     else:
         amounts = {}
         for _ in range(4):
-            words = choose(scene, rng, some_form(scene, rng), rng.random() < 0.8)
+            words = choose(scene, rng, random_form(scene, rng), rng.random() < 0.8)
             amounts[count(scene, words)] = words
         amount = rng.choice(sorted(amounts))
         words = amounts[amount]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from experiments.pretraining.words import NOUNS, Prompt, ask, choose, some_form, yes
+from experiments.pretraining.words import NOUNS, Prompt, ask, choose, random_form, yes
 from experiments.scenes.facts import plural
 from experiments.scenes.scene import Scene
 
@@ -15,7 +15,7 @@ def negation(scene: Scene, rng: random.Random) -> Prompt | None:
     style = rng.randrange(3)
     if style == 0:
         missing = rng.random() < 0.5
-        words = choose(scene, rng, some_form(scene, rng), not missing)
+        words = choose(scene, rng, random_form(scene, rng), not missing)
         prompt = ask(
             rng,
             (

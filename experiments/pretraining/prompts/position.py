@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from experiments.pretraining.words import BESIDE_WORDINGS, NOUNS, Prompt, ask, some_form, unique_pair, yes
+from experiments.pretraining.words import BESIDE_WORDINGS, NOUNS, Prompt, ask, random_form, unique_pair, yes
 from experiments.scenes.facts import (
     COLUMNS,
     OPPOSITE,
@@ -101,11 +101,11 @@ def half(scene: Scene, rng: random.Random) -> Prompt | None:
     """In which half, or third, of the picture a thing is."""
     across = rng.random() < 0.5
     if rng.random() < 0.4:
-        singles = unique(scene, some_form(scene, rng))
+        singles = unique(scene, random_form(scene, rng))
         return _third(rng, *rng.choice(singles), across) if singles else None
     clear = [
         (thing, words)
-        for thing, words in unique(scene, some_form(scene, rng))
+        for thing, words in unique(scene, random_form(scene, rng))
         if abs((thing.x if across else thing.y) - 31.5) > 10
     ]
     if not clear:
@@ -140,7 +140,7 @@ def _third(rng: random.Random, thing: Thing, words: Description, across: bool) -
 
 def place(scene: Scene, rng: random.Random) -> Prompt | None:
     """Where a thing is on a grid of three by three."""
-    singles = unique(scene, some_form(scene, rng))
+    singles = unique(scene, random_form(scene, rng))
     if not singles:
         return None
     thing, words = rng.choice(singles)

@@ -52,9 +52,9 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(toy, tmp_path, monkeypat
     with pytest.raises(UserError, match="holds a run with"):
         pretrain.run(arguments("--out", tmp_path / "b", "--steps", 5))
     assert pretrain.run(arguments("--out", tmp_path / "b", "--steps", 4)) == 0
-    one, other = (load_model(tmp_path / name)[0].state_dict() for name in "ab")
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
+    whole, resumed = (load_model(tmp_path / name)[0].state_dict() for name in "ab")
+    for name in whole:
+        assert torch.equal(whole[name], resumed[name]), name
     files = {file.name for file in (tmp_path / "b").iterdir()}
     assert {"README.md", "loss.png", "training_log.csv", "scores.json", "model.safetensors"} <= files
     assert "training_state.pt" not in files

@@ -31,9 +31,9 @@ def test_a_patch_mostly_of_one_colour_is_named_so_and_an_empty_one_is_not_full()
 def test_shape_and_colour_are_of_one_thing():
     for scene in scenes("validation", 100, 4, "pretrain"):
         shapes, colors = patch_targets(scene)
-        there = {(thing.shape, thing.color) for thing in scene.things}
+        shown = {(thing.shape, thing.color) for thing in scene.things}
         named = {(HUGE_SHAPES[s - 1], tuple(HUGE_COLORS)[c - 1]) for s, c in zip(shapes, colors) if s}
-        assert named == there  # every thing has a patch of its own
+        assert named == shown  # every thing has a patch of its own
         assert shapes.max() < SHAPE_CLASSES and colors.max() < COLOR_CLASSES
 
 

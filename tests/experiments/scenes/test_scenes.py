@@ -80,8 +80,8 @@ def test_splits_and_domains_share_no_scene():
         for split in ("train", "validation", "test")
         for domain in ("pretrain", "downstream")
     ]
-    for one, other in itertools.combinations(drawn, 2):
-        assert not set(one) & set(other)
+    for first, second in itertools.combinations(drawn, 2):
+        assert not set(first) & set(second)
     assert len(set(drawn[0])) == 300
 
 
