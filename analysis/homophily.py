@@ -91,6 +91,7 @@ def _informativeness(matrix: Tensor, b: Tensor) -> Tensor:
     return divide(information.clamp(min=0), torch.where(entropy > 1e-12, entropy, torch.zeros_like(entropy)))
 
 
+#: Statistics that compare the classes of the two sides, by name.
 SHARED = {
     "edge": edge,
     "node_query": node_query,
@@ -98,17 +99,20 @@ SHARED = {
     "class_insensitive": class_insensitive,
     "adjusted": adjusted,
 }
+#: Statistics of any labels, by name.
 ANY = {"label_informativeness": label_informativeness}
 
 
 def label_statistics(mixing: Mixing) -> dict[str, Tensor]:
-    """The statistics of :data:`SHARED` and :data:`ANY` that are defined for these labels."""
+    """The statistics of :data:`~analysis.homophily.SHARED` and :data:`~analysis.homophily.ANY` that are
+    defined for these labels."""
     return {
         name: function(mixing) for name, function in ((SHARED if mixing.labels.shared else {}) | ANY).items()
     }
 
 
 FINE, EMPTY, ONE_CLASS, ROLES, NO_PAIR, ALL_PAIRS, ALL_DIFFER = range(7)
+#: Why label statistics of a graph say nothing, by number; 0 where they say something.
 REASONS = (
     "",
     "no edges between labelled nodes",
@@ -121,8 +125,8 @@ REASONS = (
 
 
 def degenerate(mixing: Mixing, uniform: Mixing | None = None) -> Tensor:
-    """Why label statistics say nothing about the weights of a graph: an index of :data:`REASONS`, ``(b, h)``,
-    0 where they say something.
+    """Why label statistics say nothing about the weights of a graph: an index of
+    :data:`~analysis.homophily.REASONS`, ``(b, h)``, 0 where they say something.
 
     Args:
         mixing: of the graph.

@@ -23,6 +23,7 @@ from attngraph import AttentionGraph
 Labelling: TypeAlias = Mapping[str, Labels] | Callable[[str, AnyGraph], Mapping[str, Labels]] | None
 Differences: TypeAlias = Mapping[str, tuple[str, str]]
 
+#: The columns of a heterophily table.
 COLUMNS = tuple(
     "layer kind weights head statistic labels value low high null_uniform null_permuted excess excess_low "
     "excess_high examples note".split()
@@ -133,10 +134,10 @@ class Heterophily:
     def table(self, differences: Differences | None = None) -> pd.DataFrame:
         """One line for each layer, kind of weights, head, statistic and labels.
 
-        The columns are those of :data:`COLUMNS`. ``head`` is a number, or "all" for the mean over heads.
-        ``value`` is the mean over ``examples`` graphs, ``low`` and ``high`` the ends of its interval.
-        ``excess`` is the mean difference to the permuted null, or to the uniform one where a permutation
-        changes nothing. ``note`` says which graphs were left out and why.
+        The columns are those of :data:`~analysis.heterophily.collector.COLUMNS`. ``head`` is a number, or
+        "all" for the mean over heads. ``value`` is the mean over ``examples`` graphs, ``low`` and ``high``
+        the ends of its interval. ``excess`` is the mean difference to the permuted null, or to the uniform
+        one where a permutation changes nothing. ``note`` says which graphs were left out and why.
 
         Args:
             differences: ``{name: (minuend, subtrahend)}``, two kinds of weights each. For every layer that

@@ -123,7 +123,7 @@ def _by_features(graph: Bipartite, even: Bipartite, settings: Settings, draws: D
 
 
 def _feature_statistics(graph: Bipartite, p: float) -> dict[str, Tensor]:
-    """:data:`FEATURE_STATISTICS` of a batch; what several of them need is computed once."""
+    """``FEATURE_STATISTICS`` of a batch; what several of them need is computed once."""
     cosine, chance = feature_homophily.cosines(graph)
     dirichlet, p_dirichlet = energy.dirichlet(graph), energy.p_dirichlet(graph, p)
     return {

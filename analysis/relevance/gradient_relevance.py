@@ -41,8 +41,8 @@ def relevance(graphs: Graphs, gradients: Mapping[str, Tensor]) -> Relevance:
             :func:`analysis.relevance.route`.
 
     Source:
-        Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-
-        Decoder Transformers", ICCV 2021, equations 5 to 11.
+        Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and
+        Encoder-Decoder Transformers", ICCV 2021, equations 5 to 11.
     """
 
     def rule(name: str, a: Nodes, b: Nodes, maps: NodeMaps) -> dict[tuple[Nodes, Nodes], Tensor]:
