@@ -11,7 +11,7 @@ Score = Callable[..., np.ndarray]
 
 
 def mean_statistics(scores: np.ndarray) -> np.ndarray:
-    """Statistics ``(..., N, 2)`` of scores ``(..., N)`` for :func:`mean_score`: the score, and a 1 to count."""
+    """Statistics ``(..., N, 2)`` of scores ``(..., N)`` for :func:`mean_score`: the score, and a 1."""
     scores = np.asarray(scores, dtype=np.float64)
     return np.stack([scores, np.ones_like(scores)], axis=-1)
 

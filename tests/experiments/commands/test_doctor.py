@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from attngraph.errors import UserError
+from experiments import installation
 from experiments.commands import doctor
 
 OURS = b'"""Adapters of attngraph."""\n'
@@ -46,7 +47,7 @@ def install_adapterhub(site: Path) -> None:
 
 
 def clash_in(site: Path) -> str | None:
-    return doctor.check_adapters_clash(metadata.distributions(path=[str(site)]))
+    return installation.check_adapters_clash(metadata.distributions(path=[str(site)]))
 
 
 def test_attngraph_alone_is_no_clash(tmp_path):
@@ -104,7 +105,7 @@ def test_report_names_versions_devices_scatter_java_and_adapters(tmp_path):
     install_attngraph(tmp_path)
     distributions = list(metadata.distributions(path=[str(tmp_path)]))
     code, text = report(distributions=distributions)
-    for name in doctor.REQUIRED + doctor.OPTIONAL:
+    for name in installation.REQUIRED + installation.OPTIONAL:
         assert f"\n  {name} " in text
     for start in ("versions", "devices", "scatter ", "java ", "files ", "adapters "):
         assert any(line.startswith(start) for line in text.splitlines()), start
@@ -121,30 +122,34 @@ def test_report_of_a_clash_ends_with_exit_code_1(tmp_path):
 
 
 def test_report_of_a_missing_package_ends_with_exit_code_1(monkeypatch):
-    installed = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "easy-vqa" else installed(name))
+    installed = installation.version_of
+    monkeypatch.setattr(
+        installation, "version_of", lambda name: None if name == "easy-vqa" else installed(name)
+    )
     code, text = report(distributions=[])
     assert code == 1
     assert "easy-vqa is missing: pip install 'easy-vqa" in text
 
 
 def test_report_of_an_old_package_ends_with_exit_code_1(monkeypatch):
-    monkeypatch.setattr(doctor, "_needs", lambda: {"numpy": ">=1000"})
+    monkeypatch.setattr(installation, "_needs", lambda: {"numpy": ">=1000"})
     code, text = report(distributions=[])
     assert code == 1
     assert "pip install 'numpy>=1000'" in text
 
 
 def test_report_of_a_package_that_does_not_import(monkeypatch):
-    error = doctor._import_error
-    monkeypatch.setattr(doctor, "_import_error", lambda name: "no GLIBC" if name == "torch" else error(name))
+    error = installation._import_error
+    monkeypatch.setattr(
+        installation, "_import_error", lambda name: "no GLIBC" if name == "torch" else error(name)
+    )
     code, text = report(distributions=[])
     assert code == 1
     assert "does not import (no GLIBC)" in text
 
 
 def test_report_tells_when_another_folder_is_imported_as_adapters(monkeypatch):
-    monkeypatch.setattr(doctor, "_adapters_origin", lambda: ("/elsewhere/adapters", False))
+    monkeypatch.setattr(installation, "adapters_origin", lambda: ("/elsewhere/adapters", False))
     code, text = report(distributions=[])
     assert code == 1
     assert "/elsewhere/adapters  NOT OURS" in text
@@ -157,7 +162,7 @@ def test_report_of_shipped_files_that_cannot_be_read(monkeypatch, tmp_path):
     (configs / "bad.yaml").write_text("a: [1, 2")
     (configs / "bad.json").write_text("{")
     (configs / "code.py").write_text("{")
-    monkeypatch.setattr(doctor, "HOME", tmp_path)
+    monkeypatch.setattr(installation, "HOME", tmp_path)
     mini_blip = "experiments.models.mini_blip"
     for error in (ImportError("no torch"), UserError("config.json is damaged")):
         monkeypatch.setattr(f"{mini_blip}.load_model", Mock(side_effect=error))
@@ -173,12 +178,14 @@ def test_report_where_torch_is_missing():
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from experiments.cli import main\n"
-        "from experiments.commands import doctor\n"
-        "doctor.REQUIRED = ('torch', 'numpy')\n"  # others take seconds to import
+        "from experiments import installation\n"
+        "installation.REQUIRED = ('torch', 'numpy')\n"  # others take seconds to import
         "print(main(['doctor']))\n"
         "main(['pretrain'])"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=doctor.HOME, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=installation.HOME, capture_output=True, text=True
+    )
     assert "cpu    unknown without torch" in result.stdout and result.stdout.endswith("\n1\n")
     assert result.stderr.splitlines()[-1] == (
         "attngraph: the package torch is missing; `attngraph doctor` says how to install it"
@@ -187,7 +194,7 @@ def test_report_where_torch_is_missing():
 
 
 def test_report_without_java_is_no_problem(monkeypatch):
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    monkeypatch.setattr(installation.shutil, "which", lambda name: None)
     code, text = report(distributions=[])
     assert code == 0
     assert "java      not found" in text
@@ -195,5 +202,5 @@ def test_report_without_java_is_no_problem(monkeypatch):
 
 def test_version_ranges_are_read_with_and_without_brackets(monkeypatch):
     lines = ["torch>=2.6", "numpy (>=1.26)", "tqdm", "pytest>=8 ; extra == 'test'"]
-    monkeypatch.setattr(doctor.metadata, "requires", lambda name: lines)
-    assert doctor._needs() == {"torch": ">=2.6", "numpy": ">=1.26", "tqdm": ""}
+    monkeypatch.setattr(installation.metadata, "requires", lambda name: lines)
+    assert installation._needs() == {"torch": ">=2.6", "numpy": ">=1.26", "tqdm": ""}
