@@ -18,7 +18,8 @@ from adapters.config import AdapterConfig
 from adapters.joins import JOINS
 from adapters.scheme import Scheme, attention
 from attngraph.errors import UserError
-from attngraph.reading.calls import Call, merge_heads
+from attngraph.reading.calls import Call
+from attngraph.reading.heads import merge_heads
 
 
 class GraphAdapter(nn.Module):

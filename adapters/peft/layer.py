@@ -11,7 +11,8 @@ from adapters.bottleneck import Bottleneck
 from adapters.config import AdapterConfig
 from adapters.scheme import Scheme
 from attngraph.errors import UserError
-from attngraph.reading.calls import Call, merge_heads
+from attngraph.reading.calls import Call
+from attngraph.reading.heads import merge_heads
 from attngraph.reading.outputs import widths
 
 ADAPTERS = "gnn_adapter"

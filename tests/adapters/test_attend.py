@@ -4,20 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.adapters.kernels.test_step import LargestTensor
 
 from adapters import GCN, PGNN
 from attngraph import AttentionScores
-from tests.adapters.test_contract import CASES
+from tests.adapters.cases import every_scheme
+from tests.adapters.kernels.test_step import LargestTensor
 from tests.attngraph.scores_cases import KINDS, on_leaves, random_scores
 
-every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
-
-@every_case
-@pytest.mark.parametrize(
-    "kind",
-    [
+@every_scheme(
+    kind=[
         "encoder, bool mask",
         "decoder self, padded",
         "decoder, cached",
@@ -25,8 +21,8 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
         "decoder self, rotated",
         "decoder, cached and rotated",
     ],
+    backend=["dense", "tiled", "sparse"],
 )
-@pytest.mark.parametrize("backend", ["dense", "tiled", "sparse"])
 def test_attend_equals_the_graph(case, kind, backend, monkeypatch):
     monkeypatch.setattr("attngraph.backends.tiled.TILE", 48)
     scheme = case.make(torch.float64)
@@ -81,9 +77,7 @@ def test_gcn_computes_the_attention_output_once(normalize):
     assert (aggregated is plain) == (not normalize)
 
 
-@every_case
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("rotated", [False, True])
+@every_scheme(causal=[False, True], rotated=[False, True])
 def test_no_scheme_holds_all_edges_on_the_tiled_backend(case, causal, rotated, monkeypatch):
     monkeypatch.setattr("attngraph.backends.tiled.TILE", 1024)
     monkeypatch.setattr("attngraph.scores.STRIP", 16)

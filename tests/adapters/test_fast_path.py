@@ -1,6 +1,8 @@
-"""In training, adapters take attention before its weights are computed; that changes no number, and is left where it must be."""
+"""In training, adapters start from attention scores in place of weights. That changes no number, and is not done where
+only the weights tell the graph."""
 
 import warnings
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -9,80 +11,77 @@ import transformers as hf
 from peft import get_peft_model
 
 from adapters import GraphAdapterConfig
-from adapters.blip import attach
-from adapters.config import AdapterConfig
 from attngraph import capture
-from attngraph.reading.calls import Call, Flow, Hub, attend
-from experiments.models.mini_blip import load_model
+from attngraph.reading.attend import Projected, attend
+from attngraph.reading.calls import Call
+from attngraph.reading.flow import Flow
+from attngraph.reading.hub import Hub
+from tests.adapters.peft.blip_decoder import JOINS, SCHEME_ARGS, put
 from tests.adapters.peft_models import FAMILIES
+from tests.pairwise import pairwise_params
 
 
-def train_step(
-    fast: bool, monkeypatch, gnn: str = "pgnn", padded: bool = True, dropout: float = 0.0, **config
-):
-    """Loss, gradients and how many calls went by scores, of one training step of mini-BLIP."""
-    torch.manual_seed(0)
-    model, _ = load_model()
-    adapters = attach(model, AdapterConfig(gnn, **config))
-    for name, parameter in ((n, p) for m in adapters.modules.values() for n, p in m.named_parameters()):
-        if name.endswith("share"):
-            torch.nn.init.constant_(parameter, 0.4)
-    model.train()
-    for module in model.text_decoder.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = dropout
-    asked, original = [], Call.scores
+@contextmanager
+def watched(monkeypatch, fast: bool = True):
+    """A list of whether each attention call was taken before its weights were computed; never, unless ``fast``."""
+    taken, original = [], Call.scores
 
     def scores(call, metric=None):
         found = original(call, metric) if fast else None
-        asked.append(found is not None)
+        taken.append(found is not None)
         return found
 
-    monkeypatch.setattr(Call, "scores", scores)
-    ids = torch.randint(10, 200, (3, 9))
+    with monkeypatch.context() as patch:
+        patch.setattr(Call, "scores", scores)
+        yield taken
+
+
+def train_step(decoder, fast: bool, monkeypatch, gnn: str = "pgnn", padded: bool = True, **settings):
+    """Loss, gradients and which calls were taken by their scores, in one training step of a BLIP decoder."""
+    model = put(decoder, gnn, **settings).train()
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 41, (3, 9), generator=draw)
     mask = torch.ones_like(ids)
     if padded:
         mask[1, 6:] = 0
         mask[2, :2] = 0
-    states = torch.randn(3, 65, 128)
+    states = torch.randn(3, 40, 12, generator=draw)
     labels = ids.masked_fill(mask == 0, -100)
-    loss = model.text_decoder(
-        ids, attention_mask=mask, encoder_hidden_states=states, labels=labels, reduction="mean"
-    ).loss
+    with watched(monkeypatch, fast) as taken:
+        loss = model(input_ids=ids, attention_mask=mask, encoder_hidden_states=states, labels=labels).loss
     loss.backward()
-    monkeypatch.undo()
-    return loss.detach(), [p.grad.clone() for p in adapters.parameters() if p.grad is not None], asked
+    return loss.detach(), [p.grad for p in model.parameters() if p.requires_grad], taken
 
 
-@pytest.mark.parametrize("gnn", ["gcn", "appnp", "gcnii", "pgnn"])
-@pytest.mark.parametrize("join", ["replace", "gated", "blend"])
-@pytest.mark.parametrize("padded", [False, True])
-def test_loss_and_gradients_are_those_of_the_graph(gnn, join, padded, monkeypatch):
-    loss, gradients, asked = train_step(True, monkeypatch, gnn, padded, join=join)
-    expected, expected_gradients, _ = train_step(False, monkeypatch, gnn, padded, join=join)
-    assert all(asked) and asked
+@pytest.mark.parametrize(
+    "gnn, join, padded", pairwise_params(gnn=list(SCHEME_ARGS), join=JOINS, padded=[False, True])
+)
+def test_loss_and_gradients_are_those_of_the_graph(gnn, join, padded, make_decoder, monkeypatch):
+    loss, gradients, taken = train_step(make_decoder(), True, monkeypatch, gnn, padded, join=join)
+    expected, expected_gradients, never = train_step(
+        make_decoder(), False, monkeypatch, gnn, padded, join=join
+    )
+    assert taken == [True] * 4 and never == [False] * 4
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     for one, other in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5 + 1e-4 * float(other.abs().max()), rtol=1e-3)
 
 
-def test_dropout_keeps_to_the_graph(monkeypatch):
-    asked = train_step(True, monkeypatch, dropout=0.1)[2]
-    assert asked and not any(asked)
+def test_dropout_keeps_to_the_graph(make_decoder, monkeypatch):
+    decoder = make_decoder(attention_probs_dropout_prob=0.1)
+    assert train_step(decoder, True, monkeypatch)[2] == [False] * 4
 
 
-def test_sparse_messages_keep_to_the_graph(monkeypatch):
-    assert train_step(True, monkeypatch, backend="sparse")[2] == []
-    assert train_step(True, monkeypatch, top_k=4)[2] == []
+def test_sparse_messages_keep_to_the_graph(make_decoder, monkeypatch):
+    assert train_step(make_decoder(), True, monkeypatch, backend="sparse")[2] == []
+    assert train_step(make_decoder(), True, monkeypatch, top_k=4)[2] == []
 
 
-def test_attentions_are_returned_where_they_are_asked_for():
-    model, _ = load_model()
-    attach(model, AdapterConfig("pgnn"))
-    model.train()
-    ids, states = torch.randint(10, 200, (1, 5)), torch.randn(1, 65, 128)
+def test_attentions_are_returned_where_they_are_asked_for(make_decoder, words, image_states):
+    model = put(make_decoder()).train()
     for _ in range(2):
-        out = model.text_decoder(ids, encoder_hidden_states=states, output_attentions=True)
+        out = model(input_ids=words(), encoder_hidden_states=image_states(), output_attentions=True)
+        assert len(out.attentions) == 2
         assert all(torch.allclose(x.sum(-1), torch.ones(())) for x in out.attentions)
 
 
@@ -101,29 +100,24 @@ def peft(name: str, init_weights: bool = False, **config):
     return model.train()
 
 
-@pytest.mark.parametrize("backend", ["dense", "tiled"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name, backend",
+    [*((name, "dense") for name in FAMILIES), *((x, "tiled") for x in ("t5", "blip", "llava", "git"))],
+)
 def test_every_family_has_the_same_loss_and_gradients(name, backend, monkeypatch):
     """Decoders with the cache that they make by default; T5's position bias keeps it to the graph."""
     batch = FAMILIES[name].batch()
     batch["attention_mask"][1, -2:] = 0
-    found = []
+    results = []
     for fast in (True, False):
-        model, asked, original = peft(name, backend=backend), [], Call.scores
-        if not fast:
-            monkeypatch.setattr(Call, "scores", lambda call, metric=None: None)
-        else:
-            monkeypatch.setattr(
-                Call, "scores", lambda call, metric=None: asked.append(original(call, metric)) or asked[-1]
-            )
-        with warnings.catch_warnings():
+        model = peft(name, backend=backend)
+        with warnings.catch_warnings(), watched(monkeypatch, fast) as taken:
             warnings.simplefilter("ignore")
             logits = model(**batch).logits
         logits.square().mean().backward()
-        monkeypatch.undo()
-        found.append((logits.detach(), [p.grad for p in model.parameters() if p.grad is not None], asked))
-    (one, gradients, asked), (other, expected, _) = found
-    assert asked and all((x is None) == (name == "t5") for x in asked)
+        results.append((logits.detach(), [p.grad for p in model.parameters() if p.grad is not None], taken))
+    (one, gradients, taken), (other, expected, _) = results
+    assert taken and all(fast == (name != "t5") for fast in taken)
     valid = batch["attention_mask"].bool() if one.shape[:2] == batch["attention_mask"].shape else ...
     torch.testing.assert_close(one[valid], other[valid], atol=2e-4, rtol=2e-4)
     for a, b in zip(gradients, expected, strict=True):
@@ -153,8 +147,8 @@ def test_attention_that_is_more_than_a_softmax_is_found_out():
     def plain(change, dtype=torch.float32, **kwargs) -> bool:
         module = torch.nn.Module()
         module.attngraph = Hub(SimpleNamespace(module=module), SimpleNamespace(flow=Flow()), None)
-        x = [t.to(dtype) for t in (query, key, key)]
-        call = attend(module, *x, None, eager(change), **kwargs)
+        projected = Projected(*(t.to(dtype) for t in (query, key, key)))
+        call = attend(module, projected, None, eager(change), **kwargs)
         return call.scores() is not None
 
     for dtype in (torch.float32, torch.bfloat16):

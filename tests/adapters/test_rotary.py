@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
-from tests.attngraph.reading.test_projection import MODELS, shifted
 
 from adapters import GraphAdapterConfig
 from adapters.peft.layer import OutputLayer
 from attngraph import AttentionGraph, AttentionScores
 from attngraph.reading.instrument import instrument
+from tests.adapters.cases import every_scheme
 from tests.adapters.peft_models import FAMILIES
-from tests.adapters.test_contract import CASES
+from tests.attngraph.reading.test_projection import MODELS, shifted
+from tests.pairwise import pairwise_params
 
 ROTARY = ["llama", "llava", "qwen2-vl", "mllama"]
 every_family = pytest.mark.parametrize("family", ROTARY)
@@ -44,20 +45,20 @@ def at(batch: dict, by: int) -> dict:
     )
 
 
-@every_family
-@pytest.mark.parametrize("training", [False, True])
+WAYS = [
+    ("pgnn", {}),
+    ("pgnn", dict(backend="tiled")),
+    ("pgnn", dict(backend="sparse")),
+    ("appnp", {}),
+    ("gcnii", dict(backend="tiled")),
+]
+
+
 @pytest.mark.parametrize(
-    "gnn, settings",
-    [
-        ("pgnn", {}),
-        ("pgnn", dict(backend="tiled")),
-        ("pgnn", dict(backend="sparse")),
-        ("appnp", {}),
-        ("gcnii", dict(backend="tiled")),
-    ],
-    ids=str,
+    "family, training, way", pairwise_params(family=ROTARY, training=[False, True], way=WAYS)
 )
-def test_absolute_positions_do_not_matter(family, training, gnn, settings):
+def test_absolute_positions_do_not_matter(family, training, way):
+    gnn, settings = way
     model, batch = put(family, gnn, **settings).train(training), FAMILIES[family].batch()
     outputs, grads = [], []
     for by in (0, 40):
@@ -183,8 +184,7 @@ def tiny_tiles(monkeypatch):
 
 
 @pytest.mark.usefixtures("tiny_tiles")
-@pytest.mark.parametrize("case", [case for case in CASES if case.args.get("steps", 1) <= 2], ids=str)
-@pytest.mark.parametrize("causal", [False, True])
+@every_scheme(causal=[False, True])
 def test_every_backend_equals_the_formula_as_loops_in_values_and_gradients(case, causal):
     """The loops' gradients are differences, with respect to query, key, value and feature."""
     draw = torch.Generator().manual_seed(4)

@@ -10,11 +10,12 @@ from torch.utils._pytree import tree_leaves
 from adapters.kernels import fused_step, tiled_step
 from attngraph import AttentionScores, PastDegree
 from tests.attngraph.scores_cases import KINDS, dense, on_leaves, random_scores
+from tests.pairwise import pairwise_params
 
 STEPS = {"fused": fused_step, "tiled": tiled_step}
 every_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
-every_kind = pytest.mark.parametrize("kind", KINDS)
-every_degree = pytest.mark.parametrize("degree", ["sum", "mean"])
+DEGREES = ["sum", "mean"]
+every_degree = pytest.mark.parametrize("degree", DEGREES)
 
 
 @pytest.fixture(autouse=True)
@@ -29,15 +30,20 @@ def number(x: float, learned: bool = True) -> torch.Tensor:
     return torch.tensor(x, dtype=torch.float64, requires_grad=learned)
 
 
-@every_step
-@every_kind
-@every_degree
-@pytest.mark.parametrize("p, mu", [(1.5, 0.1), (2.6, 0.5), (1.2, 0.0), (1.0, 1.0)])
-@pytest.mark.parametrize("context", [False, True])
-def test_equals_the_dense_backend(step, kind, degree, p, mu, context):
+@pytest.mark.parametrize(
+    "step, kind, degree, numbers, context",
+    pairwise_params(
+        step=STEPS,
+        kind=KINDS,
+        degree=DEGREES,
+        numbers=[(1.5, 0.1), (2.6, 0.5), (1.2, 0.0), (1.0, 1.0)],
+        context=[False, True],
+    ),
+)
+def test_equals_the_dense_backend(step, kind, degree, numbers, context):
     scores, leaves = on_leaves(random_scores(1, **KINDS[kind]))
-    p, mu = number(p), number(mu)
-    aggregated, plain = step(scores, p, 2 * mu / p, degree, context)
+    p, mu = map(number, numbers)
+    aggregated, plain = STEPS[step](scores, p, 2 * mu / p, degree, context)
     want, want_plain = dense(scores, p, mu, degree)
     torch.testing.assert_close(aggregated, want, rtol=1e-11, atol=1e-12)
     probe, probe_plain = torch.randn_like(want), torch.randn_like(want)
@@ -53,28 +59,29 @@ def test_equals_the_dense_backend(step, kind, degree, p, mu, context):
         torch.testing.assert_close(got, expected, rtol=1e-8, atol=1e-9)
 
 
-@every_step
 @pytest.mark.parametrize(
-    "kind",
-    [
-        "encoder, bool mask",
-        "decoder self, padded",
-        "decoder, cached",
-        "encoder, rotated",
-        "decoder self, rotated",
-        "decoder, cached and rotated",
-    ],
+    "step, kind, degree",
+    pairwise_params(
+        step=STEPS,
+        kind=[
+            "encoder, bool mask",
+            "decoder self, padded",
+            "decoder, cached",
+            "encoder, rotated",
+            "decoder self, rotated",
+            "decoder, cached and rotated",
+        ],
+        degree=DEGREES,
+    ),
 )
-@every_degree
 def test_gradcheck(step, kind, degree):
     """With respect to queries and to the features of their nodes separately, where they differ."""
     scores, leaves = on_leaves(random_scores(2, b=2, h=1, n=3, m=4, d=2, **KINDS[kind]))
     assert len(leaves) == (4 if "rotated" in kind else 3)
 
     def run(p, mu, query, key, value, feature=None):
-        return step(
-            replace(scores, query=query, key=key, value=value, feature=feature), p, 2 * mu / p, degree, True
-        )
+        moved = replace(scores, query=query, key=key, value=value, feature=feature)
+        return STEPS[step](moved, p, 2 * mu / p, degree, True)
 
     assert torch.autograd.gradcheck(run, [number(1.6), number(0.3), *leaves])
 
@@ -97,15 +104,17 @@ def test_single_precision(step, kind):
     )
 
 
-@every_step
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize(
+    "step, causal, dtype, rotated",
+    pairwise_params(
+        step=STEPS, causal=[False, True], dtype=[torch.bfloat16, torch.float16], rotated=[False, True]
+    ),
+)
 def test_half_precision_accumulates_in_single(step, causal, dtype, rotated, monkeypatch):
     monkeypatch.setattr("adapters.kernels.tiled.ROWS", 16)
     monkeypatch.setattr("adapters.kernels.tiled.TILE", 3200)
     scores = random_scores(4, n=40, m=300, d=8, causal=causal, dtype=dtype, metric=False, rotated=rotated)
-    scores, leaves = on_leaves(scores)
+    step, (scores, leaves) = STEPS[step], on_leaves(scores)
     wide, wide_leaves = on_leaves(scores.wide())
     got, want = step(scores, 1.5, 0.2, context=True), step(wide, 1.5, 0.2, context=True)
     for g, w in zip(got, want):
@@ -120,10 +129,12 @@ def test_half_precision_accumulates_in_single(step, causal, dtype, rotated, monk
         assert g.dtype == dtype and torch.equal(g, w.to(dtype))
 
 
-@every_step
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("mu", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "step, causal, dtype, mu",
+    pairwise_params(
+        step=STEPS, causal=[False, True], dtype=[torch.float64, torch.float32, torch.bfloat16], mu=[0.0, 0.1]
+    ),
+)
 def test_finite_where_careless_formulas_are_not(step, causal, dtype, mu):
     ones = torch.ones(1, 2, 4, 3, dtype=dtype)
     blind = torch.ones(1, 1, 4, 4, dtype=torch.bool)
@@ -145,7 +156,7 @@ def test_finite_where_careless_formulas_are_not(step, causal, dtype, mu):
         scores, leaves = on_leaves(AttentionScores(**made, causal=causal))
         p, residual = torch.tensor(1.2, requires_grad=True), torch.tensor(2 * mu / 1.2, requires_grad=True)
         for degree in ("sum", "mean"):
-            out = step(scores, p, residual, degree, True)
+            out = STEPS[step](scores, p, residual, degree, True)
             grads = torch.autograd.grad(sum(x.float().sum() for x in out), [*leaves, p, residual])
             assert all(x.isfinite().all() for x in [*out, *grads]), name
 
@@ -168,10 +179,10 @@ def test_clamped_distances_equal_the_dense_backends(step, causal):
         torch.testing.assert_close(g, w)
 
 
-@every_step
-@pytest.mark.parametrize("causal", [False, True])
-@every_degree
-@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize(
+    "step, causal, degree, left",
+    pairwise_params(step=STEPS, causal=[False, True], degree=DEGREES, left=[False, True]),
+)
 def test_padding_changes_nothing(step, causal, degree, left):
     scores = random_scores(6, b=1, causal=causal)
     _, _, n, m, _ = scores.shape
@@ -193,14 +204,16 @@ def test_padding_changes_nothing(step, causal, degree, left):
         mask=valid(m, 2)[:, None, None],
         query_mask=valid(n, 3),
     )
-    for got, want in zip(step(padded, 1.5, 0.2, degree, True), step(scores, 1.5, 0.2, degree, True)):
+    outputs = (STEPS[step](x, 1.5, 0.2, degree, True) for x in (padded, scores))
+    for got, want in zip(*outputs):
         torch.testing.assert_close(got[:, :, valid(n, 3)[0]], want)
 
 
-@every_step
-@pytest.mark.parametrize("triangular", [False, True])
-@every_degree
+@pytest.mark.parametrize(
+    "step, triangular, degree", pairwise_params(step=STEPS, triangular=[False, True], degree=DEGREES)
+)
 def test_later_queries_do_not_leak(step, triangular, degree):
+    step = STEPS[step]
     one, two = (random_scores(seed, n=6, causal=True, triangular=triangular) for seed in (7, 8))
     want = step(one, 1.5, 0.2, degree)[0]
     for k in range(1, 6):
@@ -309,3 +322,87 @@ def test_tiles_never_hold_all_edges(causal, rotated, monkeypatch):
         out = tiled_step(scores, number(1.5), 0.2, context=True)
         torch.autograd.grad(sum(x.sum() for x in out), leaves)
     assert 128 * 4 <= largest.elements <= 1024 < 128 * 128
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------
+
+
+def strided_scores(seed: int = 15, causal: bool = False) -> tuple[AttentionScores, list[torch.Tensor]]:
+    """Scores whose queries, keys and values are views of projections ``(b, n, h·d)``, as models give them."""
+    scores = random_scores(seed, n=6, m=9, d=4, causal=causal)
+    leaves = [
+        x.transpose(1, 2).contiguous().requires_grad_() for x in (scores.query, scores.key, scores.value)
+    ]
+    query, key, value = (x.transpose(1, 2) for x in leaves)
+    assert not key.is_contiguous()
+    return replace(scores, query=query, key=key, value=value), leaves
+
+
+@every_step
+@pytest.mark.parametrize("causal", [False, True])
+def test_no_copies_of_queries_keys_and_values_are_kept(step, causal):
+    """What is saved for the backward pass shares the memory of the inputs, strided as it is, or is small."""
+    scores, leaves = strided_scores(causal=causal)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        out = step(scores, number(1.5), 0.2)[0]
+    inputs = {x.untyped_storage().data_ptr() for x in leaves}
+    *_, m, d = scores.shape
+    elsewhere = [x for x in saved if x.untyped_storage().data_ptr() not in inputs]
+    copies = [x.shape for x in elsewhere if x.shape[-2:] == (m, d)]
+    assert not copies
+    assert {x.untyped_storage().data_ptr() for x in saved} >= inputs
+    plain = replace(scores, **{x: getattr(scores, x).contiguous() for x in ("query", "key", "value")})
+    want = step(plain, number(1.5), 0.2)[0]
+    assert torch.equal(out, want)
+    probe = torch.randn_like(out)
+    for got, expected in zip(
+        torch.autograd.grad(out, leaves, probe), torch.autograd.grad(want, leaves, probe)
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-13)
+
+
+@every_step
+@pytest.mark.parametrize("causal", [False, True])
+def test_nothing_else_holds_queries_keys_and_values(step, causal):
+    """So checkpointing and offloading, which take the saved tensors away, free their memory."""
+    scores, _ = strided_scores(causal=causal)
+    want = torch.autograd.grad(*_sum_and_inputs(step, scores))
+    away = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: away.append(x.detach().clone()) or len(away) - 1, lambda k: away[k]
+    ):
+        total, inputs = _sum_and_inputs(step, scores)
+    places = {x.untyped_storage().data_ptr() for x in inputs}
+    held = [x for x in _tensors_of(total.grad_fn) if x.untyped_storage().data_ptr() in places]
+    assert len(places) == 3 and not held
+    for got, expected in zip(torch.autograd.grad(total, inputs), want):
+        torch.testing.assert_close(got, expected)
+
+
+def _sum_and_inputs(step, scores: AttentionScores) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The sum of a step's output on leaves of their own, and these."""
+    scores, leaves = on_leaves(scores)
+    return step(scores, number(1.5), 0.2, context=True)[0].sum(), leaves
+
+
+def _tensors_of(node) -> list[torch.Tensor]:
+    """Tensors that a step's node of the autograd graph holds in attributes, however deep."""
+    while not hasattr(node, "settings"):
+        node = node.next_functions[0][0]
+    stack, tensors, seen = [vars(node)], [], set()
+    while stack:
+        x = stack.pop()
+        if id(x) in seen:
+            continue
+        seen.add(id(x))
+        if isinstance(x, torch.Tensor):
+            tensors.append(x)
+        elif isinstance(x, dict):
+            stack.extend(x.values())
+        elif isinstance(x, (list, tuple)):
+            stack.extend(x)
+        elif hasattr(x, "__dict__") and type(x).__module__.startswith(("adapters", "attngraph")):
+            stack.append(vars(x))
+    assert tensors
+    return tensors

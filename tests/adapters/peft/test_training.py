@@ -8,8 +8,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from adapters import GraphAdapterConfig
-from adapters.adapter import SCALAR_SPEED
-from adapters.peft import optimizer_groups, trainer_optimizer
+from adapters.peft import trainer_optimizer
 from attngraph.errors import UserError
 from tests.adapters.peft_models import FAMILIES
 from tests.attngraph.reading.zoo import TEXT, far_from_zero, words
@@ -90,27 +89,6 @@ def test_trainer_learns_and_resumes_exactly(lora, more, tmp_path):
     assert all(torch.equal(p, learned(again)[name]) for name, p in learned(model).items())
     names = {path.name for path in (tmp_path / "whole" / "checkpoint-12").rglob("adapter_model*")}
     assert names == {"adapter_model.safetensors"}
-
-
-def test_single_numbers_step_further_and_are_not_decayed():
-    model = model_of(learn_mu=True)
-    matrices, biases, scalars = groups = optimizer_groups(model, 1e-3, 0.05)
-    assert [group["weight_decay"] for group in groups] == [0.05, 0.0, 0.0]
-    assert [group["lr"] for group in groups] == [1e-3, 1e-3, 1e-3 * SCALAR_SPEED]
-    names = {id(p): name.split(".")[-1] for name, p in model.named_parameters()}
-    assert {names[id(p)] for p in scalars["params"]} == {"share", "p_logit", "log_mu"}
-    assert sum(len(group["params"]) for group in groups) == len(learned(model))
-
-
-def test_trainer_uses_these_groups(tmp_path):
-    one = trainer(model_of(), tmp_path, optimizer_cls_and_kwargs=trainer_optimizer)
-    one.create_optimizer()
-    assert [(g["lr"], g["weight_decay"]) for g in one.optimizer.param_groups] == [
-        (2e-2, 0.1),
-        (2e-2, 0.0),
-        (0.2, 0.0),
-    ]
-    assert type(one.optimizer) is torch.optim.AdamW
 
 
 def test_a_head_of_its_own(tmp_path):

@@ -1,0 +1,130 @@
+"""What cannot be loaded is refused in one line, and the model is as before."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from adapters.peft import load_adapter
+from adapters.peft.loading import read_config
+from attngraph import UserError
+from tests.adapters.peft.helpers import put, run
+from tests.adapters.peft_models import FAMILIES
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def cut(path, bytes_left):
+    path.write_bytes(path.read_bytes()[:bytes_left])
+
+
+def change_weights(folder, change):
+    state = load_file(folder / WEIGHTS)
+    change(state)
+    save_file(state, folder / WEIGHTS)
+
+
+def change_config(folder, **changes):
+    path = folder / CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+DAMAGE = {
+    "no folder": (
+        lambda f: shutil.rmtree(f),
+        "adapter_config.json: no such file; give the folder that save_pretrained",
+    ),
+    "no weights": (
+        lambda f: (f / WEIGHTS).unlink(),
+        "adapter_model.safetensors: no such file; give the folder",
+    ),
+    "weights cut": (lambda f: cut(f / WEIGHTS, -40), "not a readable adapter file"),
+    "weights cut in the header": (lambda f: cut(f / WEIGHTS, 70), "not a readable adapter file"),
+    "empty weights": (lambda f: cut(f / WEIGHTS, 0), "not a readable adapter file"),
+    "text": (
+        lambda f: (f / WEIGHTS).write_text("text, but long enough to look like weights"),
+        "not a readable adapter",
+    ),
+    "empty settings": (lambda f: cut(f / CONFIG, 0), "not a readable adapter configuration"),
+    "settings that are no JSON": (lambda f: cut(f / CONFIG, 30), "not a readable adapter configuration"),
+    "settings of another kind": (
+        lambda f: (f / CONFIG).write_text("[1, 2]"),
+        "not a readable adapter configuration",
+    ),
+    "no type": (lambda f: (f / CONFIG).write_text("{}"), "not a (readable|graph) adapter"),
+    "an unknown scheme": (
+        lambda f: change_config(f, gnn="gat"),
+        "adapter_config.json: unknown gnn 'gat': choose one",
+    ),
+    "a weight too few": (
+        lambda f: change_weights(f, lambda state: state.pop(next(x for x in state if "p_logit" in x))),
+        "do not fit this model .*p_logit, and 0 more differ.: use the base model",
+    ),
+    "a weight too many": (
+        lambda f: change_weights(f, lambda state: state.update({"base_model.model.more": torch.zeros(2)})),
+        "do not fit this model .base_model.model.more, and 0 more differ",
+    ),
+    "another shape": (
+        lambda f: change_weights(
+            f, lambda state: state.update({next(x for x in state if "down.bias" in x): torch.zeros(7)})
+        ),
+        "do not fit this model .*down.bias",
+    ),
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    put("gpt2", join="blend").save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_adapter(how, saved):
+    damage, message = DAMAGE[how]
+    damage(saved)
+    model, batch = FAMILIES["gpt2"].make(), FAMILIES["gpt2"].batch()
+    kinds, want = [type(module) for module in model.modules()], run(model, batch)
+    with pytest.raises(UserError, match=message) as caught:
+        load_adapter(model, saved)
+    assert "\n" not in str(caught.value) and str(saved) in str(caught.value)
+    assert [type(module) for module in model.modules()] == kinds and torch.equal(run(model, batch), want)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_another_models_adapter(family, saved):
+    with pytest.raises(
+        UserError, match="do not fit this model .* use the base model that the adapter was trained for"
+    ):
+        load_adapter(FAMILIES[family].make(), saved)
+
+
+def test_another_size(saved, make_decoder):
+    blip = make_decoder()
+    get_peft_model(blip, read_config(saved)).save_pretrained(saved)
+    for changes in (dict(num_hidden_layers=1), dict(num_hidden_layers=3), dict(hidden_size=32)):
+        with pytest.raises(UserError, match="do not fit this model"):
+            load_adapter(make_decoder(**changes), saved)
+    assert load_adapter(make_decoder(1), saved, adapter_name="mine", is_trainable=True).active_adapters == [
+        "mine"
+    ]
+
+
+def test_another_method(tmp_path):
+    lora = LoraConfig(r=2, target_modules=["c_attn"])
+    get_peft_model(FAMILIES["gpt2"].make(), lora).save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError, match="type LORA, not a graph adapter: load it with peft.PeftModel.from_pretrained"
+    ):
+        load_adapter(FAMILIES["gpt2"].make(), tmp_path)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_a_loaded_adapter_is_trained_further_or_not(trainable, saved):
+    model = load_adapter(FAMILIES["gpt2"].make(), saved, is_trainable=trainable)
+    learn = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert bool(learn) == trainable and all(".gnn_adapter." in name for name in learn)

@@ -1,0 +1,143 @@
+"""Half precision, autocast, gradient checkpointing and models made in inference mode."""
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+
+from adapters.peft import optimizer_groups
+from tests.adapters.peft import blip_decoder as blip
+from tests.adapters.peft.blip_decoder import JOINS, SCHEME_ARGS, VARIANTS, logits
+from tests.adapters.peft.helpers import close, config, families_and_schemes, put, run
+from tests.adapters.peft_models import FAMILIES
+
+
+def trainable(model):
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+@pytest.mark.parametrize(
+    "gnn, args, dtype",
+    [*((*x, torch.bfloat16) for x in VARIANTS), *((*x, torch.float16) for x in SCHEME_ARGS.items())],
+    ids=str,
+)
+def test_half_precision(gnn, args, dtype, make_decoder, words, image_states):
+    model = blip.put(make_decoder(), gnn, args, join="replace")
+    model.to(dtype)
+    mask = torch.ones(2, 7, dtype=torch.long)
+    mask[0, :4] = 0  # left padding: fully masked rows
+    ids, states = words(), image_states().to(dtype)
+    ids[1] = 7  # the same token everywhere: nodes that are nearly equal
+    output = model(input_ids=ids, attention_mask=mask, encoder_hidden_states=states).logits
+    assert output.dtype == dtype and output.isfinite().all()
+    nn.functional.cross_entropy(output[mask.bool()].float(), ids[mask.bool()]).backward()
+    assert all(p.grad.isfinite().all() for p in trainable(model))
+
+
+@pytest.mark.parametrize("family, gnn", families_and_schemes(list(FAMILIES), ("llava", "t5")))
+def test_half_precision_in_every_family(family, gnn):
+    torch.manual_seed(0)
+    model = get_peft_model(FAMILIES[family].make().bfloat16(), config(gnn, join="replace")).train()
+    batch = {k: v.bfloat16() if v.is_floating_point() else v for k, v in FAMILIES[family].batch().items()}
+    batch["input_ids"][1, -4:] = 7  # nodes that are nearly equal
+    batch["attention_mask"][0, -2:] = 0
+    output = model(**batch).logits
+    assert output.dtype == torch.bfloat16 and output.isfinite().all()
+    output.float().square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+def test_autocast_does_not_leave_traces(make_decoder, words, image_states):
+    """The same numbers after a forward pass under autocast, in evaluation or in inference mode as before."""
+    model, clean = (blip.put(make_decoder(), join="replace") for _ in range(2))
+    ids, states = words(), image_states()
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        rough = model(input_ids=ids, encoder_hidden_states=states).logits
+    want = logits(clean, ids, states)
+    assert torch.equal(logits(model, ids, states), want)
+    assert nn.functional.cosine_similarity(rough.float().flatten(), want.flatten(), dim=0) > 0.95
+    model(input_ids=ids, encoder_hidden_states=states).logits.sum().backward()
+    assert all(p.grad is not None for p in trainable(model))
+
+
+@pytest.mark.parametrize("family, join", [(family, JOINS[k % 3]) for k, family in enumerate(FAMILIES)])
+def test_autocast_does_not_leave_traces_in_any_family(family, join):
+    model, batch = put(family, join=join), FAMILIES[family].batch()
+    want = run(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = model(**batch).logits
+        rough.float().square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+    assert torch.nn.functional.cosine_similarity(rough.float().flatten(), want.flatten(), dim=0) > 0.99
+    assert torch.equal(run(model, batch), want)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "blip"])
+def test_gradient_checkpointing(family):
+    def grads(checkpointing):
+        model = put(family, join="replace").train()
+        torch.manual_seed(1)  # dropout
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        batch = FAMILIES[family].batch()
+        model(**batch).logits.square().mean().backward()
+        return [p.grad for p in model.parameters() if p.requires_grad]
+
+    for got, want in zip(grads(True), grads(False), strict=True):
+        close(got, want, 1e-4)
+
+
+@pytest.mark.parametrize("positions", [("self", "cross", "ffn"), ("cross",)], ids="+".join)
+def test_gradient_checkpointing_with_two_batches(positions, make_captioner, words):
+    """Layers that run again in the backward pass see the masks of their own batch."""
+    pixels, ids, other = torch.randn(2, 3, 8, 8), words(), words(seed=1)
+    mask, ones = torch.ones_like(ids), torch.ones_like(ids)
+    mask[0, 3:] = 0
+
+    def grads(checkpointing):
+        model = blip.put(make_captioner(), join="replace", positions=positions)
+        if checkpointing:
+            model.get_base_model().gradient_checkpointing_enable()
+        model.train()
+        batches = ((ids, mask), (other, ones))
+        losses = [
+            model(pixel_values=pixels, input_ids=x, attention_mask=m, labels=x).loss for x, m in batches
+        ]
+        sum(losses).backward()
+        return [p.grad for p in trainable(model)]
+
+    for got, want in zip(grads(True), grads(False), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_p_learns_in_a_bfloat16_model(join, make_decoder, words, image_states):
+    """Near p = 1.25 a step of bfloat16 is larger than a step of the optimiser."""
+    model = get_peft_model(
+        make_decoder().bfloat16(), config(p=1.25, join=join, init_weights=True), autocast_adapter_dtype=False
+    ).train()
+    scalars = {name: p for name, p in model.named_parameters() if p.requires_grad and p.dim() == 0}
+    assert len(scalars) == (8 if join == "blend" else 4)
+    assert all(p.dtype == torch.float32 for p in scalars.values())
+    assert any(p.dtype == torch.bfloat16 for p in trainable(model))
+    for name, parameter in model.named_parameters():
+        if name.endswith("share"):
+            nn.init.constant_(parameter, 0.5)
+        elif join == "gated" and name.endswith("bottleneck.up.weight"):
+            nn.init.normal_(parameter, std=0.3)  # it starts at zero, where p has no gradient
+    before = {name: p.detach().clone() for name, p in scalars.items()}
+    optimizer = torch.optim.AdamW(optimizer_groups(model, 1e-5, 0.0))
+    for seed in range(5):
+        optimizer.zero_grad()
+        ids = words(seed=seed)
+        model(input_ids=ids, encoder_hidden_states=image_states().bfloat16(), labels=ids).loss.backward()
+        optimizer.step()
+    assert all(not torch.equal(p, before[name]) for name, p in scalars.items())
+
+
+def test_a_model_made_in_inference_mode(make_decoder, words, image_states):
+    want = logits(blip.put(make_decoder()), words(), image_states())
+    with torch.inference_mode():
+        model = blip.put(make_decoder())
+        got = model(input_ids=words(), encoder_hidden_states=image_states(), use_cache=False).logits
+    close(got, want)

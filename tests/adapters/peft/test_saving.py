@@ -1,0 +1,85 @@
+"""Saved adapters come back exactly."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+
+from adapters.peft import load_adapter
+from tests.adapters.peft.helpers import SCHEME_ARGS, config, put, run
+from tests.adapters.peft_models import FAMILIES
+
+
+@pytest.mark.parametrize(
+    "family, gnn, settings",
+    [
+        *((family, "pgnn", {"learn_mu": True}) for family in FAMILIES),
+        *(("gpt2", gnn, {}) for gnn in SCHEME_ARGS),
+        ("llama", "pgnn", {"join": "gated", "top_k": 3}),
+        ("llama", "pgnn", {"join": "replace", "shared": True}),
+        ("blip", "gcnii", {"join": "replace", "positions": ("cross", "ffn"), "top_k": 3}),
+        ("llama", "appnp", {"target_modules": ["layers.1.self_attn"], "positions": "self"}),
+    ],
+    ids=str,
+)
+def test_a_saved_adapter_comes_back_exactly(family, gnn, settings, tmp_path):
+    model, batch = put(family, gnn, **settings), FAMILIES[family].batch()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.dim() == 0:
+                p += 0.123
+    model.save_pretrained(tmp_path)
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    for low_memory in (False, True):
+        loaded = PeftModel.from_pretrained(FAMILIES[family].make(), tmp_path, low_cpu_mem_usage=low_memory)
+        assert torch.equal(run(loaded, batch), run(model, batch))
+    assert loaded.peft_config["default"].settings() == model.peft_config["default"].settings()
+    assert torch.equal(run(load_adapter(FAMILIES[family].make(), tmp_path).eval(), batch), run(model, batch))
+    named = PeftModel.from_pretrained(
+        FAMILIES[family].make(), tmp_path, adapter_name="mine", is_trainable=True
+    )
+    assert torch.equal(run(named.eval(), batch), run(model, batch))
+    assert {n.replace(".mine.", ".", 1) for n, p in named.named_parameters() if p.requires_grad} == {
+        n.replace(".default.", ".", 1) for n, p in model.named_parameters() if p.requires_grad
+    }
+
+
+@pytest.mark.parametrize("upcast", [True, False])
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_saving_in_half_precision(upcast, low_memory, tmp_path):
+    """PEFT trains adapters of a half-precision model in float32 unless told otherwise; single numbers always are."""
+
+    def base():
+        return FAMILIES["llama"].make().bfloat16()
+
+    model = get_peft_model(base(), config(), autocast_adapter_dtype=upcast).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.dim() == 0:
+                p += 0.00123
+    learn = [p for p in model.parameters() if p.requires_grad]
+    assert {p.dtype for p in learn if p.dim()} == {torch.float32 if upcast else torch.bfloat16}
+    assert {p.dtype for p in learn if not p.dim()} == {torch.float32}
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(
+        base(), tmp_path, autocast_adapter_dtype=upcast, low_cpu_mem_usage=low_memory
+    )
+    assert torch.equal(run(loaded, FAMILIES["llama"].batch()), run(model, FAMILIES["llama"].batch()))
+
+
+def test_other_weights_are_noticed(tmp_path):
+    put("gpt2", "gcn").save_pretrained(tmp_path)
+    config_file = tmp_path / "adapter_config.json"
+    config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {"gnn": "pgnn"}))
+    with pytest.warns(UserWarning, match="missing adapter keys.*p_logit"):
+        PeftModel.from_pretrained(FAMILIES["gpt2"].make(), tmp_path)
+
+
+def test_weights_can_be_saved_over_older_ones(tmp_path):
+    batch = FAMILIES["gpt2"].batch()
+    put("gpt2", seed=1).save_pretrained(tmp_path)
+    model = put("gpt2", seed=2)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(run(load_adapter(FAMILIES["gpt2"].make(), tmp_path).eval(), batch), run(model, batch))
