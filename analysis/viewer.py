@@ -31,8 +31,8 @@ Cell: TypeAlias = int | str | None
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What the page shows of one example.
+class ViewerExample:
+    """One example as the page shows it.
 
     Args:
         name: of the example.
@@ -70,7 +70,7 @@ def one_example(graphs: Mapping[str, AttentionGraph], example: int) -> dict[str,
 
 def write_viewer(
     path: str | Path,
-    examples: Sequence[Shown],
+    examples: Sequence[ViewerExample],
     title: str,
     heads: Sequence[int] | None = None,
     edges: int = EDGES,
@@ -122,7 +122,7 @@ def write_viewer(
     Path(path).write_text(page.replace("/*DATA*/", text), encoding="utf-8")
 
 
-def _layers(examples: Sequence[Shown]) -> list[str]:
+def _layers(examples: Sequence[ViewerExample]) -> list[str]:
     """The layers that all examples have, in all kinds of weights."""
     if not examples:
         raise ValueError("examples must hold at least one")
@@ -150,7 +150,7 @@ class _Drawn(NamedTuple):
     values: list[int]
 
 
-def _drawn(shown: Shown, name: str, heads: Sequence[int] | None) -> _Drawn:
+def _drawn(shown: ViewerExample, name: str, heads: Sequence[int] | None) -> _Drawn:
     """What is drawn of a layer, whose graphs and cells are checked."""
     graphs = [kind[name] for kind in shown.graphs.values()]
     _, h, n, m, _ = graphs[0].shape
@@ -181,7 +181,7 @@ def _drawn(shown: Shown, name: str, heads: Sequence[int] | None) -> _Drawn:
     return _Drawn(chosen, queries, values)
 
 
-def _check_image(shown: Shown, name: str, numbers: list[int]) -> None:
+def _check_image(shown: ViewerExample, name: str, numbers: list[int]) -> None:
     if not numbers:
         return
     if shown.image is None or shown.grid is None:
@@ -197,7 +197,7 @@ def _check_image(shown: Shown, name: str, numbers: list[int]) -> None:
 
 
 def _example(
-    shown: Shown, drawn: Mapping[str, _Drawn], sides: dict[tuple[Cell, ...], int], kept: int
+    shown: ViewerExample, drawn: Mapping[str, _Drawn], sides: dict[tuple[Cell, ...], int], kept: int
 ) -> dict:
     """An example as the page reads it; lists of cells that ``sides`` does not hold yet are added to it."""
     layers = []

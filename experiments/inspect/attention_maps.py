@@ -10,7 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from analysis.maps import map_table, mass_table
-from analysis.viewer import Shown
+from analysis.viewer import ViewerExample
 from attngraph.errors import UserError
 from experiments.inspect.questions import region
 from experiments.inspect.source import Source
@@ -38,7 +38,7 @@ class AttentionMaps:
     maps: pd.DataFrame = field(default_factory=pd.DataFrame)
     mass: pd.DataFrame = field(default_factory=pd.DataFrame)
     regions: dict[str, Tensor] = field(default_factory=dict)
-    shown: list[Shown] = field(default_factory=list)
+    shown: list[ViewerExample] = field(default_factory=list)
     last: str = ""
     alone: bool = False
     scored: bool = True

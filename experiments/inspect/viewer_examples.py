@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analysis.maps import OTHERS
 from analysis.relevance import image_nodes, valid_nodes
-from analysis.viewer import Shown, one_example
+from analysis.viewer import ViewerExample, one_example
 from attngraph import AttentionGraph
 from experiments.inspect.views import PLAIN, View
 from experiments.inspect.words import words_of
@@ -15,7 +15,7 @@ Cells = list[
 ]  # for each node: the number of an image node, a text, or None where it isn't shown
 
 
-def viewer_example(name: str, batch: Batch, view: View, k: int) -> Shown:
+def viewer_example(name: str, batch: Batch, view: View, k: int) -> ViewerExample:
     """Sample ``k`` of a batch for the viewer."""
     graphs = view.kinds[PLAIN]
     rows, columns, _ = view.grids[k]
@@ -35,7 +35,7 @@ def viewer_example(name: str, batch: Batch, view: View, k: int) -> Shown:
         for kind, of_kind in view.kinds.items()
     }
     title = f"{name}: {text}" if text else name
-    return Shown(title, kinds, cells, batch.pictures.images[k], (rows, columns), others, start)
+    return ViewerExample(title, kinds, cells, batch.pictures.images[k], (rows, columns), others, start)
 
 
 def _cells(

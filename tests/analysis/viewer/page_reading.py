@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.viewer import Shown, one_example
+from analysis.viewer import ViewerExample, one_example
 from attngraph import AttentionGraph
 
 TOKENS = ["[DEC]", "what", "<b>&</b>", "?"]
@@ -61,12 +61,12 @@ def graphs(b: int = 2, padded: int = 5, seed: int = 0) -> dict[str, AttentionGra
 SIDES = {ENCODER: (NODES, NODES), SELF: (TEXT, TEXT), CROSS: (TEXT, NODES)}
 
 
-def examples(kinds: int = 2, encoder: bool = False) -> tuple[list[Shown], dict]:
+def examples(kinds: int = 2, encoder: bool = False) -> tuple[list[ViewerExample], dict]:
     first = {name: graph for name, graph in graphs().items() if encoder or name != ENCODER}
     other = {name: replace(graph, weight=graph.weight**1.5) for name, graph in first.items()}
     weights = dict(list({"M": first, "M\u0304": other}.items())[:kinds])
     shown = [
-        Shown(
+        ViewerExample(
             f"example {k}",
             {kind: one_example(layers, k) for kind, layers in weights.items()},
             SIDES,
@@ -80,14 +80,16 @@ def examples(kinds: int = 2, encoder: bool = False) -> tuple[list[Shown], dict]:
     return shown, weights
 
 
-def single_example(layers: dict[str, torch.Tensor], sides: dict, **options) -> Shown:
+def single_example(layers: dict[str, torch.Tensor], sides: dict, **options) -> ViewerExample:
     """An example of one kind of weights, given as ``{layer: (1, h, n, m)}``."""
 
     def graph(weight: torch.Tensor) -> AttentionGraph:
         _, h, n, m = weight.shape
         return AttentionGraph(torch.zeros(1, h, n, 1), torch.zeros(1, h, m, 1), weight)
 
-    return Shown("one", {"M": {name: graph(weight) for name, weight in layers.items()}}, sides, **options)
+    return ViewerExample(
+        "one", {"M": {name: graph(weight) for name, weight in layers.items()}}, sides, **options
+    )
 
 
 def drawn(tab) -> dict[int, float]:

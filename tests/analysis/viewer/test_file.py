@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.viewer import Shown, write_viewer
+from analysis.viewer import ViewerExample, write_viewer
 from tests.analysis.viewer.page_reading import (
     CROSS,
     ENCODER,
@@ -33,7 +33,7 @@ def test_the_page_holds_no_address(tmp_path):
 def test_what_is_not_there_is_refused(tmp_path):
     (shown, second), _ = examples(encoder=True)
 
-    def refused(message: str, *shown_examples: Shown, **options):
+    def refused(message: str, *shown_examples: ViewerExample, **options):
         with pytest.raises(ValueError, match=f"^{message}"):
             write_viewer(tmp_path / "viewer.html", shown_examples, "wrong", **options)
 
