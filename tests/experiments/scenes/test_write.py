@@ -1,5 +1,6 @@
 """Scenes in the official file formats: what is written comes back through the readers."""
 
+import hashlib
 import json
 
 import pytest
@@ -59,6 +60,14 @@ def test_round_trip(folder):
     assert all(
         len(set(example.references)) == 5 and example.kind == "caption" for example in load_captions(folder)
     )
+
+
+def test_this_seed_writes_what_it_always_wrote(folder):
+    """Whoever changes the scenes or texts of a seed raises ``experiments.scenes.write.VERSION``, and this."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.json*")):
+        digest.update(file.read_bytes())
+    assert digest.hexdigest() == "ca923914a9e1e356f7fe819950215fa957dfbf3dda49aecd8137f2deb518522e"
 
 
 def test_the_same_seed_writes_the_same_files(folder, tmp_path):
