@@ -46,6 +46,7 @@ autosummary_generate = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 napoleon_custom_sections = [("Shapes", "params_style"), "Source", "Sources", "Units"]
 python_use_unqualified_type_names = True
 

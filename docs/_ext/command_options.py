@@ -9,6 +9,7 @@
 import argparse
 import importlib
 import re
+from types import ModuleType
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -19,17 +20,15 @@ from experiments.cli import COMMANDS
 CODE = re.compile(r"(`+[^`]+`+|--[a-z][a-z-]*|'[^' ]*\*[^' ]*')")
 
 
-def parser_of(command: str) -> argparse.ArgumentParser:
-    """The parser of ``attngraph COMMAND``.
+def module_of(command: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"experiments.commands.{command}")
 
-    Raises:
-        KeyError: there is no such command.
-    """
-    _, module = COMMANDS[command]
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of ``attngraph COMMAND``."""
     parser = argparse.ArgumentParser(prog=f"attngraph {command}")
-    add_arguments = getattr(importlib.import_module(module), "add_arguments", None)
-    if add_arguments is not None:
-        add_arguments(parser)
+    module_of(command).add_arguments(parser)
     return parser
 
 
@@ -60,7 +59,7 @@ class CommandOptions(SphinxDirective):
         if command not in COMMANDS:
             raise self.error(f"attngraph has no command {command!r}")
         parser = parser_of(command)
-        self.env.note_dependency(importlib.import_module(COMMANDS[command][1]).__file__ or "")
+        self.env.note_dependency(module_of(command).__file__ or "")
         options = nodes.definition_list(classes=["command-options"])
         for action in actions(parser):
             term = nodes.term("", "", nodes.literal("", signature(action)))

@@ -1,7 +1,9 @@
 """Pages from notebooks: ``.ipynb`` files are run at build time and shown with what they print and draw."""
 
+import logging
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -24,7 +26,8 @@ def execute(source: str, folder: Path) -> nbformat.NotebookNode:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     client = NotebookClient(notebook, timeout=SECONDS, kernel_name="python3")
-    client.execute(cwd=str(folder), env=environment)
+    client.log.setLevel(logging.ERROR)
+    client.execute(cwd=str(folder), env=environment, stderr=subprocess.DEVNULL)
     return notebook
 
 

@@ -11,6 +11,7 @@ other names lead there.
 """
 
 import importlib
+import importlib.util
 import pkgutil
 from functools import cache
 
@@ -27,20 +28,26 @@ PACKAGES = ("attngraph", "adapters", "analysis", "experiments")
 def modules_of(package: str) -> list[str]:
     """A package's name and those of all modules in it, sorted, private ones left out."""
     names = [package]
-    root = importlib.import_module(package)
-    if not hasattr(root, "__path__"):
+    if not is_package(package):
         return names
-    for module in pkgutil.iter_modules(root.__path__, prefix=f"{package}."):
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__, prefix=f"{package}."):
         if not module.name.rpartition(".")[2].startswith("_"):
             names += modules_of(module.name) if module.ispkg else [module.name]
     return names
+
+
+def is_package(module: str) -> bool:
+    """Whether a module is a folder of modules."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.submodule_search_locations is not None
 
 
 @cache
 def shortest_names() -> dict[str, str]:
     """``{full name: name under which it is described}`` of classes and functions that a package exports."""
     shortest: dict[str, str] = {}
-    for module in sorted((name for package in PACKAGES for name in modules_of(package)), key=len):
+    modules = (name for package in PACKAGES for name in modules_of(package))
+    for module in sorted(filter(is_package, modules), key=len):
         exporting = importlib.import_module(module)
         for name in getattr(exporting, "__all__", ()):
             home = getattr(getattr(exporting, name), "__module__", None)

@@ -45,9 +45,7 @@ NEVER_RUN = {
 def parser_of(command: str) -> argparse.ArgumentParser:
     """The parser of a command of `attngraph`."""
     parser = argparse.ArgumentParser(prog=f"attngraph {command}", exit_on_error=False)
-    module = importlib.import_module(cli.COMMANDS[command][1])
-    if hasattr(module, "add_arguments"):
-        module.add_arguments(parser)
+    importlib.import_module(f"experiments.commands.{command}").add_arguments(parser)
     return parser
 
 
@@ -56,6 +54,8 @@ def check_attngraph(words: list[str]) -> None:
     if not words or words[0] in ("--help", "--version"):
         assert len(words) <= 1
         return
+    if words[0] == "--plugin":
+        words = words[2:]
     assert words[0] in cli.COMMANDS, f"attngraph has no command {words[0]!r}"
     if "--help" not in words:
         parser_of(words[0]).parse_args(words[1:])
