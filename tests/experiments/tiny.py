@@ -5,28 +5,13 @@ from pathlib import Path
 
 import torch
 import transformers as hf
+from peft import PeftModel, get_peft_model
 
-from adapters.blip import attach
-from adapters.config import AdapterConfig
-from experiments.models.mini_blip import load_model
+from adapters.peft import GraphAdapterConfig
+from experiments.models import load_family
 from tests.attngraph.reading.zoo import FAMILIES, GQA, QWEN, TEXT, VISION, far_from_zero
 
-NAMES = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "<image>",
-    "a",
-    "red",
-    "ball",
-    "star",
-    "##s",
-    "<video>",
-    "<global>",
-    "<fake>",
-    "<end>",
-]
+NAMES = "[PAD] [UNK] [CLS] [SEP] <image> a red ball star ##s <video> <global> <fake> <end>".split()
 SIDE = {"height": 8, "width": 8}
 CLIP_IMAGES = dict(size={"shortest_edge": 8}, crop_size=SIDE)
 
@@ -38,8 +23,8 @@ def tokenizer(longest: int = 32, **special: str) -> hf.BertTokenizerFast:
         model_max_length=longest,
         model_input_names=["input_ids", "attention_mask"],
         extra_special_tokens=special,
-        padding_side="left",
-    )  # which would change what models compute that count positions
+        padding_side="left",  # which would change what models compute that count positions
+    )
 
 
 def captioner() -> hf.VisionEncoderDecoderModel:
@@ -62,23 +47,23 @@ def answerer() -> hf.ViltForQuestionAnswering:
     )
 
 
-def blip() -> hf.BlipForConditionalGeneration:
-    """With the start that BLIP adds to a tokenizer, and this one's end."""
-    model = FAMILIES["blip"].model()
-    for config in (model.config.text_config, model.text_decoder.config, model.text_decoder.generation_config):
+def with_ends(model: hf.PreTrainedModel) -> hf.PreTrainedModel:
+    """A BLIP with the start token that its family adds to this tokenizer, and the tokenizer's end."""
+    decoder = model.text_decoder
+    for config in (model.config.text_config, decoder.config, decoder.generation_config):
         config.bos_token_id, config.eos_token_id, config.sep_token_id = len(NAMES), 3, 3
     return model
+
+
+def blip() -> hf.BlipForConditionalGeneration:
+    return with_ends(FAMILIES["blip"].model())
 
 
 def asker() -> hf.BlipForQuestionAnswering:
     """A question's encoder that looks at the image, and an answer's decoder that looks at the question."""
     text = TEXT | dict(encoder_hidden_size=16, projection_dim=16)
-    return far_from_zero(
-        hf.BlipForQuestionAnswering(
-            hf.BlipConfig(text_config=text, vision_config=VISION | dict(hidden_size=16))
-        ),
-        0,
-    )
+    config = hf.BlipConfig(text_config=text, vision_config=VISION | dict(hidden_size=16))
+    return with_ends(far_from_zero(hf.BlipForQuestionAnswering(config), 0))
 
 
 def qwen() -> hf.Qwen2VLForConditionalGeneration:
@@ -217,14 +202,22 @@ def save(family: str, folder: Path) -> Path:
     return folder
 
 
-def adapted(folder: Path) -> hf.BlipForConditionalGeneration:
-    """The mini-BLIP with p-adapters that are no longer as they start, saved in the folder as a table's run saves them."""
+def save_adapter(folder: Path, **settings) -> PeftModel:
+    """The mini-BLIP with new graph adapters, which PEFT saves in the folder."""
     torch.manual_seed(0)
-    model, _ = load_model()
-    adapters = attach(model, AdapterConfig("pgnn", {"p": 1.5, "mu": 0.1}))
+    adapted = get_peft_model(load_family().model, GraphAdapterConfig(**settings)).eval()
+    adapted.save_pretrained(folder)
+    return adapted
+
+
+def adapted(folder: Path) -> hf.BlipForConditionalGeneration:
+    """The mini-BLIP with p-adapters that are no longer as they start, saved in the folder."""
+    peft = save_adapter(folder, gnn="pgnn", p=1.5, mu=0.1)
     with torch.no_grad():
-        for adapter in adapters.layers.values():
-            adapter.scheme.p_logit += 1.0
-            adapter.join.share += 0.5
-    adapters.save(folder / "adapter.safetensors")
-    return model
+        for name, parameter in peft.named_parameters():
+            if "gnn_" in name and name.endswith("p_logit"):
+                parameter += 1.0
+            if "gnn_" in name and name.endswith("share"):
+                parameter += 0.5
+    peft.save_pretrained(folder)
+    return peft.get_base_model()

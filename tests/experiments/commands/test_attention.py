@@ -12,20 +12,21 @@ from PIL import Image
 from transformers import VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from adapters.blip import attach
-from adapters.config import AdapterConfig
 from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
 from experiments.commands import attention
 from experiments.inspect import views
-from experiments.inspect.encoders import Item
-from experiments.inspect.pictures import Pictures
-from experiments.inspect.source import Batch, add_source_arguments, open_source
-from experiments.inspect.words import Text, words_of
+from experiments.inspect.options import add_source_arguments, open_source
+from experiments.inspect.questions import ask, region
+from experiments.inspect.source import Source
+from experiments.inspect.words import words_of
+from experiments.models.batch import Batch, Sample
 from experiments.models.mini_blip import load_model, preprocess
+from experiments.models.pictures import Pictures
+from experiments.models.text import Text
 from experiments.scenes.drawing import draw
 from experiments.scenes.scene import scenes
-from tests.experiments.tiny import save
+from tests.experiments.tiny import save, save_adapter
 
 CROSS = "text_decoder.bert.encoder.layer.{}.crossattention.self"
 
@@ -42,9 +43,9 @@ def parse(*words) -> argparse.Namespace:
     return parser.parse_args([*map(str, words)])
 
 
-def items(many: int) -> list[Item]:
+def samples(count: int) -> list[Sample]:
     return [
-        Item(str(scene.id), "", None, draw(scene), scene) for scene in scenes("test", many, 3, "downstream")
+        Sample(str(scene.id), draw(scene), scene=scene) for scene in scenes("test", count, 3, "downstream")
     ]
 
 
@@ -80,8 +81,7 @@ def test_the_token_before_the_answer_looks_at_the_asked_object(results):
 def test_the_mass_is_what_the_weights_say(tmp_path, monkeypatch):
     """One example again, from its picture and question to the mass, in other words."""
     seen = {}
-    asking = attention.ask
-    monkeypatch.setattr(attention, "ask", lambda *args: seen.setdefault("asked", asking(*args)))
+    monkeypatch.setattr(attention, "ask", lambda *args: seen.setdefault("asked", ask(*args)))
     run(
         tmp_path,
         "--examples",
@@ -113,37 +113,39 @@ def test_the_mass_is_what_the_weights_say(tmp_path, monkeypatch):
     box = row[low[0] : high[0] + 1, low[1] : high[1] + 1].sum() / row.sum()
     table = pd.read_csv(tmp_path / "mass.csv", dtype={"example": str})
     found = table[(table["example"] == asked.name) & (table["method"] == "raw")]["mass"].item()
-    inside = attention.region(asked.scene, thing, 8).view(8, 8)
+    inside = region(asked.scene, thing, 8).view(8, 8)
     assert found == pytest.approx(float(row[inside].sum() / row.sum()), rel=1e-4)
     assert found <= float(box) + 1e-6  # the patches that the object touches
 
 
 def test_questions_are_about_one_object_and_answered_truly():
-    asked, things = attention.ask(items(40), seed=0)
-    assert len(asked) > 30 and {item.text for item in asked} > {"red", "circle"}
+    asked, things = ask(samples(40), seed=0)
+    assert len(asked) > 30 and {item.answer for item in asked} > {"red", "circle"}
     for item in asked:
         thing = things[item.name]
         told = thing.shape if "color is" in item.prompt else thing.color
-        assert told in item.prompt and item.text == (
+        assert told in item.prompt and item.answer == (
             thing.color if "color is" in item.prompt else thing.shape
         )
         assert sum(told in (other.shape, other.color) for other in item.scene.things) == 1
-    assert attention.ask(items(40), seed=0)[0] == asked and attention.ask(items(40), seed=1)[0] != asked
-    twins = [replace(item, scene=replace(item.scene, things=item.scene.things[:1] * 2)) for item in items(2)]
+    assert ask(samples(40), seed=0)[0] == asked and ask(samples(40), seed=1)[0] != asked
+    twins = [
+        replace(item, scene=replace(item.scene, things=item.scene.things[:1] * 2)) for item in samples(2)
+    ]
     with pytest.raises(UserError, match="raise --examples"):
-        attention.ask(twins, seed=0)
+        ask(twins, seed=0)
 
 
 def test_the_region_is_where_the_object_is_drawn():
     """Pixels that change when the object is taken away lie in its patches, but for a few."""
-    for item in items(12):
+    for item in samples(12):
         for thing in item.scene.things:
             without = replace(
                 item.scene, things=tuple(other for other in item.scene.things if other is not thing)
             )
             changed = (np.asarray(draw(item.scene)) != np.asarray(draw(without))).any(-1)
             per_patch = changed.reshape(8, 8, 8, 8).sum((1, 3)).ravel()
-            inside = attention.region(item.scene, thing, 8).numpy()
+            inside = region(item.scene, thing, 8).numpy()
             assert (per_patch[~inside] < 4).all()
             assert per_patch[inside].sum() > 0.95 * per_patch.sum() and inside.sum() <= 16
 
@@ -156,7 +158,7 @@ def text(prompt=None) -> Text:
 
 
 def batch_of(written: Text) -> Batch:
-    return Batch(inputs={}, names=["one", "two"], text=written)
+    return Batch([Sample("one", None), Sample("two", None)], {}, written)
 
 
 def sequence(n: int, image: torch.Tensor | str = "text") -> AttentionGraph:
@@ -205,7 +207,7 @@ def test_the_score_is_the_logit_of_the_next_token_or_of_the_likeliest():
     logits = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
 
     def score(place, **output):
-        return views._score(batch_of(text()), torch.tensor(place), argparse.Namespace(**output)).tolist()
+        return views.score_at(batch_of(text()), torch.tensor(place), argparse.Namespace(**output)).tolist()
 
     assert score([1, 0], logits=logits) == [logits[0, 1, 2], logits[1, 0, 5]]
     assert score([3, 1], logits=logits) == [logits[0, 3].max(), logits[1, 1].max()]
@@ -214,7 +216,7 @@ def test_the_score_is_the_logit_of_the_next_token_or_of_the_likeliest():
     assert score([1, 0], logits=logits[:, 0]) == [logits[0, 0].max(), logits[1, 0].max()]  # of a classifier
     assert score([1, 0], logits_per_image=logits[0, :2, :2]) == [logits[0, 0, 0], logits[0, 1, 1]]
     for output in ({"logits": logits[:, :3]}, {"logits": None}, {}):
-        with pytest.raises(views._NoScore):
+        with pytest.raises(views.NoScore):
             score([1, 0], **output)
 
 
@@ -267,19 +269,9 @@ def test_an_adapted_model_shows_both_weights(tmp_path):
     """Whatever the backend of its messages: tiles never hold the weights that are differentiated."""
     summaries = []
     for backend in ("dense", "tiled"):
-        torch.manual_seed(0)
-        attach(load_model()[0], AdapterConfig(join="replace", backend=backend)).save(
-            tmp_path / "adapter.safetensors"
-        )
-        run(
-            tmp_path / backend,
-            "--adapter",
-            tmp_path / "adapter.safetensors",
-            "--examples",
-            4,
-            "--pictures",
-            2,
-        )
+        adapter = tmp_path / f"adapter-{backend}"
+        save_adapter(adapter, gnn="pgnn", join="replace", backend=backend)
+        run(tmp_path / backend, "--adapter", adapter, "--examples", 4, "--pictures", 2)
         summaries.append(
             pd.read_csv(tmp_path / backend / "summary.csv").set_index(["method", "query"])["mass"]
         )
@@ -335,9 +327,9 @@ def test_models_without_maps_are_refused(monkeypatch):
         (graph("self", 4, 4, "image", "image"), "no .CLS. node whose view could be drawn"),
         (graph("cross", 4, 24), "nodes must be a square number of patches"),
     ):
-        monkeypatch.setattr(views, "capture", lambda *_: {"layer": found})
+        monkeypatch.setattr(Source, "read", lambda *_: {"layer": found})
         with pytest.raises(UserError, match=f"^mini-BLIP.*{message}"):
-            views.read(source, batch, None)
+            views.read_view(source, batch, None)
 
 
 @pytest.mark.parametrize(

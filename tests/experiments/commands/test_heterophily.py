@@ -16,8 +16,11 @@ from analysis.labels import Labels
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
 from experiments.commands import heterophily
-from experiments.inspect.source import Batch, open_source
-from experiments.inspect.words import Text
+from experiments.inspect import labeller
+from experiments.inspect.heterophily_report import screen
+from experiments.inspect.options import open_source
+from experiments.models.batch import Batch, Sample
+from experiments.models.text import Text
 from experiments.scenes.speech import PARTS, parts_of_speech
 from experiments.scenes.vocabulary import all_words
 from tests.attngraph.reading.zoo import FAMILIES
@@ -36,7 +39,7 @@ def parse(*words):
 def run(out, *words, figures: bool = False) -> pd.DataFrame:
     with pytest.MonkeyPatch.context() as patch:
         if not figures:
-            patch.setattr(heterophily, "_draw", lambda *_: [])
+            patch.setattr(heterophily, "draw_figures", lambda *_: [])
         assert heterophily.run(parse("--out", out, *QUICK, *words)) == 0
     return pd.read_csv(out / "heterophily.csv", keep_default_na=False, na_values=[""])
 
@@ -101,7 +104,7 @@ def test_the_image_encoder_is_homophilous_in_what_patches_show(first):
 
 def test_screen(first):
     _, table = first
-    shown = heterophily.screen(table.assign(labels=table.labels.fillna(""), note=table.note.fillna("")))
+    shown = screen(table.assign(labels=table.labels.fillna(""), note=table.note.fillna("")))
     assert "text_decoder.bert.encoder.layer.*.crossattention.self" in shown
     assert (
         "no finding by modality: role labels: the sides share no class" in shown
@@ -152,7 +155,7 @@ def test_adapters_before_and_after(tmp_path):
             )
             assert found.value == pytest.approx(a.value - b.value, abs=2e-5), difference
             assert found.low <= found.value <= found.high and found.examples == 4
-    shown = heterophily.screen(table.assign(labels=table.labels.fillna(""), note=table.note.fillna("")))
+    shown = screen(table.assign(labels=table.labels.fillna(""), note=table.note.fillna("")))
     assert "M̄ − M after" in shown and "paired differences, without null" in shown
     mean = (
         table[(table["head"] == "all") & (table.statistic == "entropy")].set_index(["layer", "weights"]).value
@@ -199,7 +202,7 @@ def test_another_model_on_texts_and_on_images(tmp_path):
     )
     notes = json.loads((tmp_path / "short-out" / "heterophily.json").read_text())["notes"]
     assert len(notes) == 1 and notes[0].endswith(
-        "no labels by cluster: 20 clusters need at least so many nodes, and the first examples have 6"
+        "no labels by cluster: 20 clusters need at least as many nodes, and the first examples have 6"
     )
     assert set(table.labels.dropna()) == {"modality", "token", "part of speech"}
     FAMILIES["vit"].model().save_pretrained(tmp_path / "vit")
@@ -225,10 +228,10 @@ def test_labels_are_those_of_the_nodes(monkeypatch):
         torch.zeros(1, 4, dtype=torch.bool),
     )
     monkeypatch.setattr(
-        heterophily, "patches_of", lambda batch, graph, side: torch.tensor([[-1, 0, 1]]) if side else None
+        labeller, "patches_of", lambda batch, graph, side: torch.tensor([[-1, 0, 1]]) if side else None
     )
-    batch = Batch(inputs={}, names=["one"], text=text)
-    found = heterophily.Labeller({"mine": {"red": "7"}}, 2, 0)(batch, "layer", graph)
+    batch = Batch([Sample("one", None)], {}, text)
+    found = labeller.Labeller({"mine": {"red": "7"}}, 2, 0)(batch, "layer", graph)
     assert found["named shape"].query.tolist() == [[[-1, -1, 4, 1]]] and found[
         "named shape"
     ].value.tolist() == [[[-1, 0, 1]]]

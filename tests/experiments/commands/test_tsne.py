@@ -13,16 +13,17 @@ import torch
 from PIL import Image
 from transformers import T5Config, T5Model
 
-from adapters.blip import attach
-from adapters.config import AdapterConfig
 from analysis.points import COLUMNS
 from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
 from experiments.commands import tsne
-from experiments.inspect.source import PATCH_NAMES, Batch, open_source
-from experiments.inspect.words import Text
-from experiments.models.mini_blip import load_model
+from experiments.inspect.options import open_source
+from experiments.inspect.point_clouds import node_labels
+from experiments.inspect.words import PATCH_NAMES
+from experiments.models.batch import Batch, Sample
+from experiments.models.text import Text
 from experiments.scenes.patches import patch_targets
+from tests.experiments.tiny import save_adapter
 
 LAYER = "text_decoder.bert.encoder.layer.{}.{}.self"
 QUICK = ("--examples", "6", "--method", "pca", "--points", "120")
@@ -134,11 +135,9 @@ def test_the_map_is_that_of_the_features_after_w_o(tmp_path):
 
 
 def test_an_adapted_models_points_on_the_frozen_models_map(tmp_path):
-    model, _ = load_model()
-    torch.manual_seed(0)
-    attach(model, AdapterConfig(gnn="pgnn", join="replace")).save(tmp_path / "adapter.safetensors")
+    save_adapter(tmp_path / "adapter", gnn="pgnn", join="replace")
     words = (*QUICK, "--layers", LAYER.format("[03]", "*"))
-    table, measures = run(tmp_path / "both", *words, "--adapter", tmp_path / "adapter.safetensors")
+    table, measures = run(tmp_path / "both", *words, "--adapter", tmp_path / "adapter")
     frozen, adapted = (table[table.state == state].reset_index(drop=True) for state in ("frozen", "adapted"))
     alone, _ = run(tmp_path / "alone", *words)
     pd.testing.assert_frame_equal(frozen.drop(columns="panel"), alone.drop(columns="panel"))
@@ -195,16 +194,13 @@ def text_batch(**inputs):
     tokens = [["[CLS]", "red", "[SEP]"], ["[CLS]", "[SEP]", "[PAD]"]]
     special = torch.tensor([[True, False, True], [True, True, True]])
     padding = torch.tensor([[False, False, False], [False, False, True]])
-    return Batch(
-        inputs=inputs,
-        names=["a", "b"],
-        text=Text(tokens, torch.zeros(2, 3, dtype=torch.long), special, padding),
-    )
+    text = Text(tokens, torch.zeros(2, 3, dtype=torch.long), special, padding)
+    return Batch([Sample("a", None), Sample("b", None)], inputs, text)
 
 
 def test_text_nodes_of_a_mixed_sequence_get_the_tokens_in_order():
     image = torch.tensor([[True, False, False, True, False]] * 2)
-    labels, valid = tsne._labels(text_batch(), graph_of(5, 5, query_modality=image), 0)
+    labels, valid = node_labels(text_batch(), graph_of(5, 5, query_modality=image), 0)
     assert labels["token"].tolist() == [
         ["", "[CLS]", "red", "", "[SEP]"],
         ["", "[CLS]", "[SEP]", "", "[PAD]"],
@@ -215,14 +211,14 @@ def test_text_nodes_of_a_mixed_sequence_get_the_tokens_in_order():
 
 def test_a_sequence_that_holds_the_images_places_gets_the_tokens_of_the_text():
     image = torch.tensor([[False, True, False]] * 2)
-    labels, valid = tsne._labels(text_batch(), graph_of(3, 3, query_modality=image), 0)
+    labels, valid = node_labels(text_batch(), graph_of(3, 3, query_modality=image), 0)
     assert labels["token"].tolist() == [["[CLS]", "", "[SEP]"], ["[CLS]", "", "[PAD]"]]
     assert valid.tolist() == [[True] * 3, [True, True, False]]
 
 
 def test_nodes_that_are_no_tokens_stay_without():
     for graph in (graph_of(3, 3, query_modality="image"), graph_of(4, 4, query_modality="text")):
-        labels, valid = tsne._labels(text_batch(), graph, 0)
+        labels, valid = node_labels(text_batch(), graph, 0)
         assert (labels["token"] == "").all() and valid.all()
 
 
@@ -242,7 +238,7 @@ def test_a_decoder_has_its_own_tokens():
     graphs = capture(model, batch.inputs)
     for name, graph in graphs.items():
         for side in (0, 1):
-            labels, valid = tsne._labels(batch, graph, side)
+            labels, valid = node_labels(batch, graph, side)
             if name.startswith("encoder") or ("EncDec" in name and side == 1):
                 assert labels["token"][0].tolist() == ["[CLS]", "red", "[SEP]"]
                 assert valid.tolist() == [[True] * 3, [True, True, False]]

@@ -15,7 +15,7 @@ from analysis.relevance import image_nodes, route, valid_nodes
 from attngraph import capture
 from attngraph.errors import UserError
 from experiments.commands import attention, heterophily, tsne
-from experiments.inspect.source import add_source_arguments, open_source
+from experiments.inspect.options import add_source_arguments, open_source
 from experiments.inspect.words import words_of
 from tests.experiments.tiny import ALL, IMAGE_ALONE, TEXT_ALONE, save
 
@@ -115,7 +115,7 @@ def test_a_patch_is_the_node_that_changes_with_its_pixels(family, options, given
             pictures = [np.array(Image.open(given / f"{k}.png")) for k in range(2)]
             for picture in pictures:
                 picture[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] ^= 255
-            inputs |= found.encoder.processor.image_processor(
+            inputs |= found.family.processor.image_processor(
                 [Image.fromarray(picture) for picture in pictures], return_tensors="pt"
             )
         else:
@@ -160,7 +160,7 @@ COMMANDS = {
 def test_every_command_runs_whatever_the_batch(command, family, options, tmp_path, monkeypatch):
     module, file, more = COMMANDS[command]
     if family != "llava":  # figures take most of the time, and are of one kind
-        monkeypatch.setattr(heterophily, "_draw", lambda *_: [])
+        monkeypatch.setattr(heterophily, "draw_figures", lambda *_: [])
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     tables = []
@@ -187,7 +187,7 @@ def test_rotated_queries_are_told(options, tmp_path, monkeypatch, capsys):
         "graph",
         lambda *args, **more: replace(taken(*args, **more), rotated=True),
     )
-    monkeypatch.setattr(heterophily, "_draw", lambda *_: [])
+    monkeypatch.setattr(heterophily, "draw_figures", lambda *_: [])
     notes = []
     monkeypatch.setattr(tsne, "draw", lambda *args: notes.extend(args[-1]))
     for module, more in ((heterophily, ["--clusters", "0"]), (tsne, ["--method", "pca"])):

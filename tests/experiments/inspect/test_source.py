@@ -4,24 +4,21 @@ import argparse
 
 import pytest
 import torch
-from peft import get_peft_model
 from PIL import Image
-from transformers import AutoModel, BertTokenizerFast, ViTImageProcessor
+from transformers import BertTokenizerFast, ViTImageProcessor
 
-from adapters.peft import GraphAdapterConfig
 from attngraph import capture
 from attngraph.errors import UserError
-from experiments.inspect.source import add_source_arguments, open_source
+from experiments.inspect.options import add_source_arguments, open_source
 from experiments.models.mini_blip import load_model
 from experiments.scenes.scene import Scene
 from tests.attngraph.reading.zoo import FAMILIES
-from tests.experiments.tiny import adapted
 
 
-def source(*words: str, trained: bool = True):
+def source(*words: str):
     parser = argparse.ArgumentParser()
     add_source_arguments(parser)
-    return open_source(parser.parse_args([str(word) for word in words]), trained)
+    return open_source(parser.parse_args([str(word) for word in words]))
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +73,7 @@ def test_scenes_come_with_all_that_is_known():
 
 def test_the_same_seed_gives_the_same_examples():
     first, same, other = (
-        list(source("--examples", 3, "--task", "vqa", "--seed", seed).batches())[0] for seed in (1, 1, 2)
+        next(source("--examples", 3, "--task", "vqa", "--seed", seed).batches()) for seed in (1, 1, 2)
     )
     assert first.text.tokens == same.text.tokens and torch.equal(
         first.inputs["pixel_values"], same.inputs["pixel_values"]
@@ -138,36 +135,6 @@ def test_image_models(vit, pictures):
     )
 
 
-@pytest.mark.parametrize("trained", [True, False])
-def test_adapters_of_a_table(tmp_path, trained):
-    model = adapted(tmp_path)
-    found = source("--examples", 2, "--adapter", tmp_path, trained=trained)
-    ((batch, graphs),) = found.graphs()
-    name = "text_decoder.bert.encoder.layer.1.crossattention.self"
-    theirs = capture(model, batch.inputs)[name] if trained else capture(load_model()[0], batch.inputs)[name]
-    torch.testing.assert_close(graphs[name].weight, theirs.weight)
-    scheme = found.adapters[name].scheme
-    p = float(scheme.p.detach())
-    assert p > 1.6 if trained else p == pytest.approx(1.5)
-    torch.testing.assert_close(found.reweighted(name, graphs[name]).weight, scheme.reweight(theirs))
-
-
-def test_adapters_that_peft_saved(bert, tmp_path):
-    torch.manual_seed(0)
-    peft = get_peft_model(
-        AutoModel.from_pretrained(bert), GraphAdapterConfig(gnn="pgnn", p=1.3, init_weights=False)
-    )
-    peft.save_pretrained(tmp_path)
-    texts = tmp_path / "texts.txt"
-    texts.write_text("a red ball\n")
-    found = source("--model", bert, "--texts", texts, "--adapter", tmp_path)
-    ((batch, graphs),) = found.graphs()
-    expected = capture(peft.eval().get_base_model(), batch.inputs)
-    for name, graph in graphs.items():
-        torch.testing.assert_close(graph.weight, expected[name].weight)
-        assert found.reweighted(name, graph).weight.shape == graph.weight.shape
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -177,7 +144,6 @@ def test_adapters_that_peft_saved(bert, tmp_path):
         (["--examples", "0"], "at least 1"),
         (["--data", "nowhere"], "nowhere"),
         (["--device", "moon"], "not available"),
-        (["--adapter", "nowhere"], "neither"),
         (["--seed", "-1"], "at least 0"),
     ],
 )

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from attngraph.errors import UserError
-from experiments.commands import heterophily
-from experiments.inspect.source import add_source_arguments, open_source
+from experiments.inspect.labeller import Labeller
+from experiments.inspect.options import add_source_arguments, open_source
 from experiments.inspect.tagger import UNIVERSAL, Tagger
 from tests.experiments.tiny import save
 
@@ -52,10 +52,10 @@ def test_pieces_have_the_part_of_their_word(pipeline, tmp_path):
     words = ["--model", str(save("bert", tmp_path / "bert")), "--texts", str(tmp_path / "texts.txt")]
     ((batch, graphs),) = open_source(parser.parse_args(words)).graphs()
     name, graph = next(iter(graphs.items()))
-    labels = heterophily.Labeller({}, 0, 0, Tagger(str(pipeline)))(batch, name, graph)["part of speech"]
-    told = [[UNIVERSAL[k] if k >= 0 else "" for k in line] for line in labels.query[:, 0].tolist()]
+    labels = Labeller({}, 0, 0, Tagger(str(pipeline)))(batch, name, graph)["part of speech"]
+    parts = [[UNIVERSAL[k] if k >= 0 else "" for k in line] for line in labels.query[:, 0].tolist()]
     assert batch.text.tokens[1] == ["[CLS]", "red", "star", "##s", "[SEP]", "[PAD]"]
-    assert told == [
+    assert parts == [
         ["", "DET", "ADJ", "NOUN", "", ""],
         ["", "ADJ", "NOUN", "NOUN", "", ""],
         ["", "NOUN", "NOUN", "VERB", "ADV", ""],

@@ -10,9 +10,11 @@ from transformers import ViTImageProcessor
 
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
-from experiments.commands.heterophily import Labeller
-from experiments.inspect.source import Batch, add_source_arguments, open_source
-from experiments.inspect.words import Text, patches_of, whole_words, word_spans, words_of
+from experiments.inspect.labeller import Labeller
+from experiments.inspect.options import add_source_arguments, open_source
+from experiments.inspect.words import patches_of, whole_words, word_spans, words_of
+from experiments.models.batch import Batch, Sample
+from experiments.models.text import Text
 from experiments.scenes.patches import patch_targets
 from tests.experiments.tiny import captioner, save, tokenizer
 
@@ -91,7 +93,7 @@ def test_sequences_of_text_and_image_are_labelled_by_place(saved, given):
     graph = graphs["model.language_model.layers.0.self_attn"]
     words = words_of(batch, graph, 0)
     assert words.tokens[1].tolist() == ["[CLS]", *[""] * 4, "a", "red", "ball", "[SEP]"]
-    assert words.there[1].tolist() == [True] + [False] * 4 + [True] * 4 and not words.special[1, 1:5].any()
+    assert words.is_token[1].tolist() == [True] + [False] * 4 + [True] * 4 and not words.special[1, 1:5].any()
     labels = Labeller({"mine": {"ball": "x"}}, 2, 0)(batch, "layer", graph)
     assert labels["modality"].query[1, 0].tolist() == [2, 1, 1, 1, 1, 0, 0, 0, 2]
     assert labels["token"].query[1, 0].tolist() == [2, -1, -1, -1, -1, 5, 6, 7, 3]
@@ -221,7 +223,7 @@ def test_classes_of_marked_words():
         x, x, torch.full((1, 1, 6, 6), 1 / 6), kind="self", query_modality="text", value_modality="text"
     )
     found = Labeller({"mine": {"red": "y", "s": "x"}}, 2, 0)(
-        Batch(inputs={}, names=["one"], text=text), "layer", graph
+        Batch([Sample("one", None)], {}, text), "layer", graph
     )
     part = found["part of speech"].query[0, 0].tolist()
     assert part[1] >= 0 and part[4:] == [-1, -1] and part[3] == -1

@@ -1,0 +1,88 @@
+"""Inputs of models with a processor, for reading: where answers begin, start tokens, padding, what a decoder reads."""
+
+import pytest
+import torch
+from PIL import Image
+from transformers import SiglipImageProcessor, SiglipProcessor
+
+from experiments.models import Sample, load_family
+from experiments.models.processor import ProcessorFamily
+from tests.experiments.tiny import PROCESSORS, save, tokenizer
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m.role }} {% for c in m.content %}"
+    "{% if c.type == 'image' %}<image> {% else %}{{ c.text }} {% endif %}{% endfor %}{% endfor %}"
+)
+PICTURES = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+SAMPLES = [Sample("one", PICTURES[0], "a red", "ball"), Sample("two", PICTURES[1], "red", "a star ball")]
+WITHOUT_PROMPT = Sample("one", PICTURES[0], "", "a ball")
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory):
+    return {
+        name: load_family(save(name, tmp_path_factory.mktemp(name)))
+        for name in ("llava", "vilt", "t5", "blip-vqa", "captioner")
+    }
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("template", [None, TEMPLATE])
+def test_the_answer_begins_after_the_prompt(families, template, side):
+    family = families["llava"]
+    family.processor.chat_template, family.tokenizer.padding_side = template, side
+    family.tokenizer.bos_token = None if template is None else "[CLS]"
+    text = family.batch(SAMPLES).text
+    for line, start, sample, padding in zip(text.tokens, text.prompt.tolist(), SAMPLES, text.padding):
+        tokens = [token for token, padded in zip(line, padding) if not padded]
+        answer = sample.answer.split()
+        assert line[start : start + len(answer)] == answer
+        # With a template the word "assistant" comes before the answer.
+        assert line[start - 1] == (sample.prompt.split()[-1] if template is None else "[UNK]")
+        assert tokens.count("[CLS]") == 1 and tokens[0] == "[CLS]"
+    family.processor.chat_template = None
+    assert family.batch([WITHOUT_PROMPT]).text.prompt is None
+
+
+@pytest.mark.parametrize("name", ["t5", "blip-vqa"])
+def test_an_encoder_reads_the_prompt_and_the_decoder_writes_the_answer(families, name):
+    batch = families[name].batch(SAMPLES)
+    assert batch.text.tokens[0] == ["[ENC]" if name == "blip-vqa" else "[CLS]", "a", "red", "[SEP]"]
+    assert "ball" in batch.decoder.tokens[0] and "ball" not in batch.text.tokens[0]
+    assert "red" not in batch.decoder.tokens[0]
+    alone = families[name].batch([WITHOUT_PROMPT])
+    assert "ball" in alone.text.tokens[0] and "ball" in alone.decoder.tokens[0]
+
+
+def test_a_decoder_alone_reads_prompt_and_answer(families):
+    batch = families["captioner"].batch(SAMPLES)
+    assert batch.text is None and "a red ball" in " ".join(batch.decoder.tokens[0])
+    assert batch.decoder.tokens[0][batch.decoder.prompt[0]] == "ball"
+
+
+def test_padding_that_is_read_is_always_as_long():
+    """A model without an attention mask reads padding, so a text must not depend on its batch's longest."""
+    words = tokenizer(16)
+    words.model_input_names = ["input_ids"]
+    model = torch.nn.Module()
+    model.config = SiglipLike()
+    images = SiglipImageProcessor(size={"height": 8, "width": 8})
+    family = ProcessorFamily(model, SiglipProcessor(images, words))
+    both, alone = (family.batch(samples).inputs["input_ids"] for samples in (SAMPLES, SAMPLES[:1]))
+    assert both.shape == (2, 16) and torch.equal(both[:1], alone)
+
+
+class SiglipLike:
+    model_type = "siglip"
+
+    def get_text_config(self):
+        return self
+
+
+def test_a_processor_that_places_images_itself_gets_no_place(families, monkeypatch):
+    processor = PROCESSORS["llava"]()
+    family = ProcessorFamily(families["llava"].model, processor)
+    assert family.full_text(SAMPLES[0], True) == "<image> a red ball"
+    placing = ProcessorFamily(families["llava"].model, processor)
+    monkeypatch.setattr(type(processor), "__call__", lambda self, **_: {"input_ids": torch.tensor([[4, 5]])})
+    assert placing.full_text(SAMPLES[0], True) == "a red ball"
