@@ -55,9 +55,9 @@ class AdapterConfig:
         if not self.positions or not set(self.positions) <= set(POSITIONS):
             got = ", ".join(map(str, self.positions)) or "none"
             raise UserError(f"positions must be some of {', '.join(POSITIONS)}, got {got}")
-        for name, value in (("reduction", self.reduction), ("top_k", self.top_k)):
-            if not (name == "top_k" and value is None) and (not isinstance(value, int) or value < 1):
-                raise UserError(f"{name} must be a whole number of at least 1, got {value!r}")
+        for name, number in (("reduction", self.reduction), ("top_k", self.top_k)):
+            if not (name == "top_k" and number is None) and (not isinstance(number, int) or number < 1):
+                raise UserError(f"{name} must be a whole number of at least 1, got {number!r}")
         if not isinstance(self.gnn_args, dict):
             raise UserError(f"gnn_args must be a dict such as {{'alpha': 0.1}}, got {self.gnn_args!r}")
         plain = {

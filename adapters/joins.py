@@ -2,8 +2,8 @@ r"""Three ways to join a scheme's output :math:`\bar U` to a frozen model whose 
 
 A join is called as ``join(plain, aggregated, project, scheme)`` with both before the output projection,
 ``(b, n, h·d)``; ``project`` applies :math:`W_o` and its bias. It returns ``(b, n, width)``, which goes on to
-what follows the output projection in the frozen layer (dropout, residual connection, LayerNorm). Schemes never
-know which join is used. Every join has the attribute ``bottleneck``.
+what follows the output projection in the frozen layer (dropout, residual connection, LayerNorm). Schemes
+never know which join is used. Every join has the attribute ``bottleneck``.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Gated(nn.Module):
 
     .. math:: U' = U + \big(\mathrm{GELU}(U W_{gate}) \odot \bar U W_{down}\big) W_{up} .
 
-    :math:`W_{up}` starts at zero, so a new adapter leaves the model as it is. It has a third more parameters than
-    the others. A scheme's own ``combine`` does not apply: :math:`U` is never rescaled.
+    :math:`W_{up}` starts at zero, so a new adapter leaves the model as it is. It has a third more parameters
+    than the others. A scheme's own ``combine`` does not apply: :math:`U` is never rescaled.
     """
 
     def __init__(self, width: int, hidden: int):

@@ -19,8 +19,8 @@ P_LOW, P_HIGH = 1.0, 3.0  # the interval of a learned p
 class PGNN(Scheme):
     r"""p-Laplacian message passing on the attention graph.
 
-    With query degrees :math:`d_i = \sum_j M_{ij}`, value degrees :math:`e_j = \sum_i M_{ij}` and node features
-    :math:`\hat V`,
+    With query degrees :math:`d_i = \sum_j M_{ij}`, value degrees :math:`e_j = \sum_i M_{ij}` and node
+    features :math:`\hat V`,
 
     .. math::
         \bar M_{ij} &= M_{ij} \Big\lVert \sqrt{M_{ij}/d_i}\, \hat V_i

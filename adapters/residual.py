@@ -1,4 +1,4 @@
-"""Residual: the attention output with a residual to the query and nothing else, a control for the ablation."""
+"""Residual: the attention output with a residual to the query and nothing else, as a control."""
 
 from __future__ import annotations
 

@@ -85,14 +85,6 @@ class _Kept(NamedTuple):
     norm_v: Tensor  # g 1 m: |v|²
     message: Tensor  # g n d: Σ σ V/√e
 
-    @staticmethod
-    def empty(like: Tensor, m: int, heads: int) -> _Kept:
-        """Room for all heads of ``like``, ``(g, n, d)``; in the arrays of all edges, for ``heads`` heads."""
-        g, n, _ = like.shape
-        edges = [like.new_empty(heads, n, m) for _ in range(2)]
-        rows = [like.new_empty(g, n, 1) for _ in range(2)]
-        return _Kept(*edges, *rows, like.new_empty(g, 1, m), torch.empty_like(like))
-
 
 class _Extra(NamedTuple):
     """Further results of the forward pass, where they are wanted."""
@@ -130,7 +122,7 @@ class _FusedStep(torch.autograd.Function):
         query_g = settings.with_metric(node)
         nodes = _Nodes(wide * (settings.scale * LOG2_E), query_g, dot(query_g, node), keys, values)
         # without a backward pass all blocks use the same room
-        kept = _Kept.empty(wide, keys.shape[1], settings.count if call.keep else _block_size(settings))
+        kept = _room(wide, keys.shape[1], settings.count if call.keep else _block_size(settings))
         needs_value_g = call.keep and ctx.needs_input_grad[2] and settings.metric is not None
         extra = _Extra(
             wide.new_empty(values.shape) if needs_value_g else None,
@@ -202,6 +194,14 @@ def _flat(
     """
     wide, key, value = widen(query.flatten(0, 1)), key.flatten(0, 1), value.flatten(0, 1)
     return wide, key, value, wide if feature is None else widen(feature.flatten(0, 1))
+
+
+def _room(like: Tensor, m: int, heads: int) -> _Kept:
+    """Room for the results of all heads of ``like``, ``(g, n, d)``; for edges, of ``heads`` heads."""
+    g, n, _ = like.shape
+    sums, square = (like.new_empty(heads, n, m) for _ in range(2))
+    log_total, row = (like.new_empty(g, n, 1) for _ in range(2))
+    return _Kept(sums, square, log_total, row, like.new_empty(g, 1, m), torch.empty_like(like))
 
 
 def _take_value_g(ctx: Any, value: Tensor) -> Tensor:

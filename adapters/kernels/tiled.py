@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,18 +110,19 @@ class _TiledStep(torch.autograd.Function):
         query, key, value, feature, log_sum, degrees, *tensors = ctx.saved_tensors
         outputs = _Outputs(*tensors)
         inputs = query, key, value, feature
-        grads = _Gradients(*(None if x is None else log_sum.new_zeros(x.flatten(0, 1).shape) for x in inputs))
+        zeros = (None if x is None else log_sum.new_zeros(x.flatten(0, 1).shape) for x in inputs)
+        grads = _Gradients._make(zeros)
         upstream = _Upstream(
             grad_out.flatten(0, 1), None if grad_context is None else grad_context.flatten(0, 1)
         )
-        grad_p = grad_residual = 0.0
+        grad_p, grad_residual = log_sum.new_zeros(()), log_sum.new_zeros(())
         for part in _Heads.all(ctx.settings, inputs, log_sum, degrees):
             above = _of_heads(upstream, part.heads)
-            above = _Upstream(*(None if x is None else widen(x) for x in above))
+            above = _Upstream._make(None if x is None else widen(x) for x in above)
             more = part.backward(above, _of_heads(outputs, part.heads), _of_heads(grads, part.heads))
             grad_p, grad_residual = grad_p + more[0], grad_residual + more[1]
-        grads = (None if grad is None else grad.to(x.dtype).view(x.shape) for x, grad in zip(inputs, grads))
-        return *grads, grad_p, grad_residual, None
+        out = (None if grad is None else grad.to(x.dtype).view(x.shape) for x, grad in zip(inputs, grads))
+        return *out, grad_p, grad_residual, None
 
 
 class _Heads:
@@ -140,7 +141,7 @@ class _Heads:
         self,
         settings: StepSettings,
         heads: slice,
-        features: list[Tensor | None],
+        features: list[Any],
         log_sum: Tensor,
         degrees: Tensor,
     ):
@@ -215,7 +216,7 @@ class _Heads:
             tile: which edges.
             carry: the degrees with which the tile begins, in a causal graph.
         """
-        if carry is None:
+        if carry is None or weight is None:
             total = self.degrees[:, :, tile.columns].clamp(min=floor(self.degrees.dtype))
         else:
             total = weight.cumsum(-2).add_(carry).clamp_(min=floor(weight.dtype))
@@ -244,7 +245,7 @@ class _Heads:
                 value = self.value[:, tile.columns]
                 sums = self.log_weight(tile)
                 weight = sums.exp2() if carry is not None or context is not None else None
-                if context is not None:
+                if context is not None and weight is not None:
                     context[:, tile.rows].baddbmm_(weight, value)
                 total, root = self.root_degree(weight, tile, carry)
                 carry = None if carry is None else total[:, -1:]
@@ -265,10 +266,10 @@ class _Heads:
         grad_sum = -dot(through.message, outputs.message)  # of Σ_j w_ij
         grad_residual = grad_sum.sum() + (through.message * self.node).sum()
         grad_node.add_(through.message, alpha=settings.residual)
-        grad_p = 0.0
+        grad_p = grad_residual.new_zeros(())
         for tiles in self.columns():
             carries = self.carries(tiles)
-            later = 0.0  # gradient of the degrees with which the next tile began
+            later: Tensor | float = 0.0  # gradient of the degrees with which the next tile began
             for tile, carry in zip(reversed(tiles), reversed(carries)):
                 more, later = self.through_messages(tile, carry, later, grad_sum, through, grads)
                 grad_p = grad_p + more
@@ -319,9 +320,9 @@ class _Heads:
         if weight is None:
             through.degree[:, :, columns] += degree
         else:
-            later = degree.div_(total).mul_(-0.5).flip(-2).cumsum(-2).flip(-2).add_(later)
-            weight.mul_(later)
-            later = later[:, :1]
+            grad_degrees = degree.div_(total).mul_(-0.5).flip(-2).cumsum(-2).flip(-2).add_(later)
+            weight.mul_(grad_degrees)
+            later = grad_degrees[:, :1]
         # through the messages and q·v
         grads.value[:, columns].baddbmm_(power.mul_(root).transpose(-1, -2), up)
         through.query_g[:, rows].baddbmm_(near, value)
@@ -350,7 +351,7 @@ class _Heads:
                 for tile in tiles:
                     weight = self.log_weight(tile).exp2_()
                     mean[:, tile.rows] += weight @ degree[:, :, tile.columns].transpose(-1, -2)
-        if grad_context is not None:
+        if grad_context is not None and context is not None:
             mean += dot(grad_context, context)
         for tiles in self.columns():
             for tile in tiles:

@@ -73,7 +73,7 @@ class GraphAdapterConfig(PeftConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.peft_type = PEFT_TYPE
+        self.peft_type: Any = PEFT_TYPE
         settings = self.settings()
         self.positions = settings.positions
         plain, self.gnn_args = settings.gnn_args, {name: settings.gnn_args[name] for name in self.gnn_args}

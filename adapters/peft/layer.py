@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
     """
 
     adapter_layer_names = (ADAPTERS,)
+    base_layer: nn.Module
 
     def __init__(self, base_layer: nn.Module, name: str):
         super().__init__()
@@ -35,7 +38,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         self.training = base_layer.training
         self.name = name
         self.gnn_adapter = nn.ModuleDict()
-        self.in_features, self.out_features = widths(self.get_base_layer())
+        self.in_features, self.out_features = widths(self.projection)
 
     def add(self, adapter_name: str, settings: AdapterConfig, scheme: Scheme, neutral: bool) -> None:
         """Add a new adapter.
@@ -69,21 +72,26 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         steps. Parameters on ``meta``, whose values are still to be loaded, stay there.
         """
         adapter.train(self.training)
-        weight = self.get_base_layer().weight
+        weight = self.projection.weight
         for parameter in adapter.parameters():
             if not parameter.is_meta:
                 dtype = weight.dtype if parameter.dim() else torch.float32
                 parameter.data = parameter.data.to(weight.device, dtype)
 
     @property
-    def chosen(self) -> nn.Module | None:
-        """The adapter that runs unless adapters are switched off."""
+    def projection(self) -> Any:
+        """The innermost projection, an ``nn.Linear`` or transformers' ``Conv1D``."""
+        return self.get_base_layer()
+
+    @property
+    def chosen(self) -> Any:
+        """The adapter that runs unless adapters are switched off, or None."""
         names = [name for name in self.active_adapters if name in self.gnn_adapter]
         return self.gnn_adapter[names[0]] if names else None
 
     @property
-    def active(self) -> nn.Module | None:
-        """The adapter that runs now; None while adapters are switched off."""
+    def active(self) -> Any:
+        """The adapter that runs now, or None while adapters are switched off."""
         return None if self.disable_adapters else self.chosen
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
@@ -100,16 +108,20 @@ class GraphLayer(nn.Module, BaseTunerLayer):
     ) -> None:
         """Called by PEFT after loading; loaded numbers keep their precision."""
         if adapter_name in self.gnn_adapter:
-            self.gnn_adapter[adapter_name].to(device or self.get_base_layer().weight.device)
+            self.gnn_adapter[adapter_name].to(device or self.projection.weight.device)
 
 
 def find_layer(module: nn.Module) -> GraphLayer | None:
-    """The :class:`GraphLayer` in what PEFT has made of a projection (it may lie below LoRA's layer), or None."""
-    while isinstance(module, BaseTunerLayer):
-        if isinstance(module, GraphLayer):
-            return module
-        module = module.base_layer
-    return None
+    """The :class:`GraphLayer` in what PEFT has made of a projection, also below LoRA's layer; or None."""
+    layer: nn.Module | None = module
+    while layer is not None and not isinstance(layer, GraphLayer):
+        layer = find_base(layer)
+    return layer
+
+
+def find_base(module: Any) -> Any:
+    """The module that a layer of PEFT wraps; None if the module is no layer of PEFT."""
+    return getattr(module, "base_layer", None) if isinstance(module, BaseTunerLayer) else None
 
 
 class FeedForwardLayer(GraphLayer):
@@ -187,13 +199,14 @@ class OutputLayer(GraphLayer):
         if plain is not None:
             if plain.shape != hidden_states.shape or not ((plain == hidden_states) | plain.isnan()).all():
                 raise UserError(
-                    f"the model changes the attention output before {self.name} takes it (a gate or a norm), so "
-                    "that a graph's messages cannot take its place: leave this layer out with exclude=[...]"
+                    f"the model changes the attention output before {self.name} takes it (a gate or a norm), "
+                    "so that a graph's messages cannot take its place: leave the layer out with exclude=[...]"
                 )
             self._checked = True
         dtype = adapter.join.bottleneck.down.weight.dtype
         aggregated = aggregated.to(hidden_states.dtype)
-        joined = adapter.join(
-            hidden_states, aggregated, lambda x: self.base_layer(x).to(dtype), adapter.scheme
-        )
-        return joined.to(hidden_states.dtype)
+
+        def project(x: Tensor) -> Tensor:
+            return self.base_layer(x).to(dtype)
+
+        return adapter.join(hidden_states, aggregated, project, adapter.scheme).to(hidden_states.dtype)

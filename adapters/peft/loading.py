@@ -31,8 +31,8 @@ def read_config(folder: str | Path) -> GraphAdapterConfig:
         raise UserError(f"{path}: {error}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is not a readable adapter configuration ({type(error).__name__}): train the adapter again "
-            "or restore the file"
+            f"{path} is not a readable adapter configuration ({type(error).__name__}): train the adapter "
+            "again or restore the file"
         ) from None
     if not isinstance(config, GraphAdapterConfig):
         kind = getattr(config.peft_type, "value", config.peft_type)
@@ -96,7 +96,7 @@ def load_adapter(
     if wrong:
         adapted.unload()
         raise UserError(
-            f"{path}: the weights do not fit this model ({wrong[0]}, and {len(wrong) - 1} more differ): use the "
-            "base model that the adapter was trained for"
+            f"{path}: the weights do not fit this model ({wrong[0]}, and {len(wrong) - 1} more differ): use "
+            "the base model that the adapter was trained for"
         )
     return adapted

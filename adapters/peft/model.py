@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from peft import PeftConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 
 from adapters.adapter import GraphAdapter
 from adapters.config import AdapterConfig
 from adapters.peft.config import GraphAdapterConfig
-from adapters.peft.layer import ADAPTERS, FeedForwardLayer, GraphLayer, OutputLayer, find_layer
+from adapters.peft.layer import ADAPTERS, FeedForwardLayer, GraphLayer, OutputLayer, find_base, find_layer
 from adapters.peft.places import find_places
 from adapters.peft.shim import PEFT_TYPE
 from adapters.scheme import Scheme
@@ -25,9 +25,9 @@ from attngraph.reading.instrument import Instrument, Site, instrument
 class GraphAdapterModel(BaseTuner):
     """Graph adapters in a Hugging Face transformer.
 
-    ``peft.get_peft_model`` makes it from a :class:`~adapters.peft.config.GraphAdapterConfig`. A model that has
-    LoRA (or another PEFT method) already keeps it: both then train, and are saved, switched off and taken out
-    together, each under its own adapter name. An adapted model runs in one thread at a time, so not under
+    ``peft.get_peft_model`` makes it from a :class:`~adapters.peft.config.GraphAdapterConfig`. A model that
+    has LoRA (or another PEFT method) already keeps it: both then train, and are saved, switched off and taken
+    out together, each under its own adapter name. An adapted model runs in one thread at a time, so not under
     ``nn.DataParallel``; use one process per device.
 
     Args:
@@ -71,13 +71,11 @@ class GraphAdapterModel(BaseTuner):
 
     # ---- putting adapters in --------------------------------------------------------------------------
 
-    def _prepare_adapter_config(
-        self, peft_config: GraphAdapterConfig, model_config: dict
-    ) -> GraphAdapterConfig:
+    def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
         return peft_config
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
-        settings = self.peft_config[adapter_name].settings()
+        settings = self._graph_config(adapter_name).settings()
         own_names = GraphAdapter(settings, 1, settings.scheme()).state_dict()
         names = [*dict(model.named_parameters()), *own_names]
         if any(adapter_name in name.split(".") for name in names):
@@ -92,32 +90,37 @@ class GraphAdapterModel(BaseTuner):
             if not self._listens():  # injection failed, or adapters follow feed-forward blocks only
                 self._release()
 
-    def _prepare_model(self, peft_config: GraphAdapterConfig, model: nn.Module) -> None:
-        self._places = find_places(model, self.instrument.sites.values(), peft_config)
+    def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
+        self._places = find_places(model, self._sites(), peft_config)
 
-    def _check_target_module_exists(self, peft_config: GraphAdapterConfig, key: str) -> bool:
+    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool:  # type: ignore[override]
         return key in self._places
+
+    def _graph_config(self, adapter_name: str) -> GraphAdapterConfig:
+        config: Any = self.peft_config[adapter_name]
+        return config
 
     def _create_and_replace(
         self,
-        peft_config: GraphAdapterConfig,
+        peft_config: Any,
         adapter_name: str,
-        target: nn.Module,
+        target: Any,
         target_name: str,
         parent: nn.Module,
         current_key: str,
+        parameter_name: str | None = None,
     ) -> None:
         layer = find_layer(target)
         if layer is None:
-            while isinstance(target, BaseTunerLayer):  # below LoRA, so that the names of its weights stay
-                parent, target, target_name = target, target.base_layer, "base_layer"
+            while find_base(target) is not None:  # below LoRA, so that the names of its weights stay
+                parent, target, target_name = target, find_base(target), "base_layer"
             site = self._places[current_key].site
-            layer = (
-                FeedForwardLayer(target, current_key) if site is None else OutputLayer(target, current_key)
-            )
-            self._replace_module(parent, target_name, layer, target)
-            if site is not None:
+            if site is None:
+                layer = FeedForwardLayer(target, current_key)
+            else:
+                layer = OutputLayer(target, current_key)
                 _add(site, layer)
+            self._replace_module(parent, target_name, layer, target)
         settings = peft_config.settings()
         layer.add(adapter_name, settings, self._scheme(settings, adapter_name), peft_config.init_weights)
         if adapter_name not in self.active_adapters:
@@ -125,10 +128,12 @@ class GraphAdapterModel(BaseTuner):
 
     def _scheme(self, settings: AdapterConfig, adapter_name: str) -> Scheme:
         """A new scheme, or that of the previous layers if all layers share one."""
-        layers = [
-            m for m in self.model.modules() if isinstance(m, OutputLayer) and adapter_name in m.gnn_adapter
-        ]
-        return layers[0].gnn_adapter[adapter_name].scheme if layers and settings.shared else settings.scheme()
+        if settings.shared:
+            for module in self.model.modules():
+                if isinstance(module, OutputLayer) and adapter_name in module.gnn_adapter:
+                    adapter: Any = module.gnn_adapter[adapter_name]
+                    return adapter.scheme
+        return settings.scheme()
 
     # ---- switching ------------------------------------------------------------------------------------
 
@@ -149,9 +154,7 @@ class GraphAdapterModel(BaseTuner):
             ``{name of the attention layer: adapter}``, named as :func:`attngraph.capture` names the layers of
             the base model; empty while the adapters are off.
         """
-        if self.instrument is None:
-            return {}
-        return {site.name: layer.active for site, layer in self._listening() if layer.active is not None}
+        return {site.name: layer.active for site, layer in self._adapted_sites() if layer.active is not None}
 
     def _listens(self) -> bool:
         return any(isinstance(module, OutputLayer) for module in self.model.modules())
@@ -160,38 +163,42 @@ class GraphAdapterModel(BaseTuner):
         """Make the attention layers call the adapters behind them."""
         if self.instrument is None:
             self.instrument = instrument(self.model)
-            for site, layer in self._listening():
+            for site, layer in self._adapted_sites():
                 _add(site, layer)
 
     def _release(self) -> None:
         """Give the model its own attention function back."""
         if self.instrument is not None:
-            for site, layer in self._listening():
+            for site, layer in self._adapted_sites():
                 if layer.listen in site.listeners:
                     site.listeners.remove(layer.listen)
             self.instrument.remove()
             self.instrument = None
 
-    def _listening(self) -> Iterator[tuple[Site, OutputLayer]]:
-        for site in self.instrument.sites.values():
-            layer = None if site.output is None else find_layer(self.model.get_submodule(site.output_name))
-            if layer is not None:
-                yield site, layer
+    def _adapted_sites(self) -> Iterator[tuple[Site, OutputLayer]]:
+        """The attention layers that are followed by adapters."""
+        for site in self._sites():
+            if site.output_name is not None:
+                layer = find_layer(self.model.get_submodule(site.output_name))
+                if isinstance(layer, OutputLayer):
+                    yield site, layer
+
+    def _sites(self) -> list[Site]:
+        return [] if self.instrument is None else list(self.instrument.sites.values())
 
     # ---- taking them out ------------------------------------------------------------------------------
 
     def delete_adapter(self, adapter_name: str) -> None:
-        config = self.peft_config.get(adapter_name)
-        if config is not None and config.peft_type != PEFT_TYPE:
+        kinds: dict[str, Any] = {name: config.peft_type for name, config in self.peft_config.items()}
+        if kinds.get(adapter_name, PEFT_TYPE) != PEFT_TYPE:
             raise UserError(
-                f"{adapter_name!r} is a {config.peft_type.value} adapter below the graph adapters: "
+                f"{adapter_name!r} is a {kinds[adapter_name].value} adapter below the graph adapters: "
                 "unload() takes everything out"
             )
         active = self.active_adapters
         super().delete_adapter(adapter_name)
         if adapter_name in active:  # the same one in all layers, even if the adapters sit in different layers
-            left = [name for name, config in self.peft_config.items() if config.peft_type == PEFT_TYPE]
-            self.set_adapter(left[:1])
+            self.set_adapter([name for name in self.peft_config if kinds[name] == PEFT_TYPE][:1])
 
     def _check_merge_allowed(self) -> None:
         raise UserError(
@@ -199,12 +206,13 @@ class GraphAdapterModel(BaseTuner):
             "use unload() to take it out"
         )
 
-    def _unload_and_optionally_merge(self, *args: Any, **options: Any) -> nn.Module:
-        if options.get("merge", args[0] if args else True):
+    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **options: Any) -> Any:
+        if merge:
             self._check_merge_allowed()
         self._check_hooks()
         self._release()
-        model = super()._unload_and_optionally_merge(*args, **options)
+        unload: Any = super()._unload_and_optionally_merge
+        model = unload(merge, *args, **options)
         for parameter in self._trained_before:
             parameter.requires_grad_(True)
         return model
@@ -217,12 +225,11 @@ class GraphAdapterModel(BaseTuner):
         Raises:
             UserError: there is such a hook.
         """
-        sites = [] if self.instrument is None else self.instrument.sites.values()
-        for site in sites:
+        for site in self._sites():
             if "forward" in vars(site.module) and type(site.module) in CLASSES.values():
                 raise UserError(
-                    f"{site.name} has hooks on its forward method, as accelerate's dispatch_model and device_map "
-                    "put there: remove them before the adapters are switched off or taken out"
+                    f"{site.name} has hooks on its forward method, as accelerate's dispatch_model and "
+                    "device_map put there: remove them before the adapters are switched off or taken out"
                 )
 
     # ---- saving ---------------------------------------------------------------------------------------

@@ -85,7 +85,8 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
         config: where the adapter shall sit.
 
     Raises:
-        UserError: no place fits, or a name in the configuration fits none; the message lists what the model has.
+        UserError: no place fits, or a name in the configuration fits none; the message lists what the model
+            has.
     """
     sites = list(sites)
     position = {site.name: "cross" if CROSS & set(site.name.split(".")) else "self" for site in sites}
@@ -98,10 +99,14 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
     without_output = [site.name for site in followed if site.output is None]
     if without_output:
         raise UserError(
-            f"{without_output[0]} has no output projection that an adapter can follow (none was found, or it is "
-            "quantised): leave it out with exclude=[...]"
+            f"{without_output[0]} has no output projection that an adapter can follow (none was found, or it "
+            "is quantised): leave it out with exclude=[...]"
         )
-    places = {site.output_name: Place(site.output_name, position[site.name], site) for site in followed}
+    places = {
+        site.output_name: Place(site.output_name, position[site.name], site)
+        for site in followed
+        if site.output_name is not None
+    }
     if "ffn" in config.positions:
         places |= {name: Place(name, "ffn") for name in _feed_forward(model, sites, chosen, config)}
     if not places:
@@ -122,7 +127,7 @@ def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) 
                 f"{type(model).__name__}: it has {_shorten(site.name for site in sites)}"
             )
         return chosen
-    kind = getattr(getattr(model, "config", None), "model_type", None)
+    kind: str = getattr(getattr(model, "config", None), "model_type", None) or ""
     others = OTHER_SIDES | OTHER_SIDES_OF.get(kind, set())
     language = [site for site in sites if not others & set(site.name.split("."))]
     unread = [name for name, _ in attention_like(model) if not others & set(name.split("."))]
@@ -138,7 +143,7 @@ def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) 
 def _feed_forward(
     model: nn.Module, sites: list[Site], chosen: list[Site], config: GraphAdapterConfig
 ) -> list[str]:
-    """Output projections of feed-forward blocks: the named ones, or those in the layers of the chosen sites."""
+    """Output projections of feed-forward blocks: the named ones, or those in the chosen sites' layers."""
     taken = {site.output_name for site in sites}
     tuned = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
     linear = [
@@ -182,10 +187,10 @@ def _is_linear(module: nn.Module) -> bool:
 
 def _matches(patterns: Iterable[str] | str | None, *names: str | None) -> bool:
     """PEFT's rule: a string is a regular expression for the whole name, a list holds names or their ends."""
-    names = tuple(name for name in names if name is not None)
+    given = [name for name in names if name is not None]
     if isinstance(patterns, str):
-        return any(re.fullmatch(patterns, name) for name in names)
-    return any(name == end or name.endswith("." + end) for end in patterns or () for name in names)
+        return any(re.fullmatch(patterns, name) for name in given)
+    return any(name == end or name.endswith("." + end) for end in patterns or () for name in given)
 
 
 def _shorten(names: Iterable[str], most: int = 8) -> str:

@@ -1,5 +1,5 @@
-"""Registration of graph adapters with PEFT: an entry in its closed list of types, and a hint for users without
-this package.
+"""Registration of graph adapters with PEFT: an entry in its closed list of types, and a hint for users
+without this package.
 
 PEFT registers a method only under a name that its ``PeftType`` enum holds, and that enum is closed. Here a
 member is added at run time, and the method is registered through PEFT's own function. A checkpoint names its
@@ -10,7 +10,7 @@ configuration.
 
 from __future__ import annotations
 
-import enum
+from typing import Any
 
 from peft import mapping
 from peft.tuners.tuners_utils import BaseTuner
@@ -22,11 +22,11 @@ SAVED_NAME = (
 )
 
 
-def add_member(kind: type[enum.Enum], name: str) -> enum.Enum:
+def add_member(kind: Any, name: str) -> Any:
     """The member ``name`` of a string enum, with the value ``name``; added if the enum lacks it."""
     if name in kind.__members__:
         return kind[name]
-    member = str.__new__(kind, name)
+    member: Any = str.__new__(kind, name)
     member._name_ = member._value_ = name
     member.__objclass__ = kind
     member._sort_order_ = len(kind)
@@ -45,11 +45,13 @@ def register(config: type, model: type[BaseTuner]) -> None:
 
     A second registration, as when a notebook reloads the package, replaces the first.
     """
-    for known in (
+    mappings: tuple[dict[Any, Any], ...] = (
         mapping.PEFT_TYPE_TO_CONFIG_MAPPING,
         mapping.PEFT_TYPE_TO_TUNER_MAPPING,
         mapping.PEFT_TYPE_TO_PREFIX_MAPPING,
-    ):
+    )
+    for known in mappings:
         known.pop(PEFT_TYPE, None)
     register_peft_method(name=NAME, config_cls=config, model_cls=model, prefix=model.prefix)
-    mapping.PEFT_TYPE_TO_CONFIG_MAPPING[SAVED_NAME] = config
+    configs: dict[Any, type] = mapping.PEFT_TYPE_TO_CONFIG_MAPPING
+    configs[SAVED_NAME] = config

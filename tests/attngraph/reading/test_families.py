@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from peft import get_peft_model
 from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-from adapters.blip import attach
-from adapters.config import AdapterConfig
+from adapters import GraphAdapterConfig
 from attngraph import UserError, capture, record
 from tests.attngraph.reading.zoo import FAMILIES, far_from_zero, normal
 from tests.attngraph.reading.zoo import words as texts
@@ -18,9 +18,7 @@ LAYERS = [f"bert.encoder.layer.{k}.{name}.self" for k in (0, 1) for name in ("at
 def model(request, make_decoder):
     model = make_decoder()
     if request.param == "adapted":
-        adapters = attach(model, AdapterConfig("pgnn", join="replace"))
-        for parameter in adapters.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
+        get_peft_model(model, GraphAdapterConfig(gnn="pgnn", join="replace", init_weights=False))
     return model
 
 
