@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,7 +21,6 @@ class Config(BaseModel):
 Read = TypeVar("Read", bound=Config)
 
 
-@cache
 def read_config(file: Path, kind: type[Read], remedy: str) -> Read:
     """The file's content as ``kind``.
 
@@ -47,10 +45,20 @@ def read_config(file: Path, kind: type[Read], remedy: str) -> Read:
 def _in_words(error: ValidationError, kind: type[Config]) -> str:
     """The first error in words."""
     first: Any = error.errors()[0]
-    field = ".".join(map(str, first["loc"])) or "the file"
+    if not first["loc"]:
+        return "it must hold fields with values (name: value)"
+    field = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        near = get_close_matches(str(first["loc"][-1]), list(kind.model_fields), 1)
+        near = get_close_matches(str(first["loc"][-1]), _field_names(kind), 1)
         return f"unknown field {field}" + (f" (did you mean {near[0]}?)" if near else "")
     if first["type"] == "missing":
         return f"field {field} is missing"
     return f"field {field}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _field_names(kind: Any) -> list[str]:
+    """The fields of a type and of the types inside it."""
+    if not (isinstance(kind, type) and issubclass(kind, Config)):
+        return [name for part in get_args(kind) for name in _field_names(part)]
+    fields = kind.model_fields.items()
+    return [name for key, field in fields for name in (key, *_field_names(field.annotation))]

@@ -6,15 +6,18 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from adapters.peft import optimizer_groups
 from attngraph.errors import UserError
@@ -84,7 +87,8 @@ class CellTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not math.isfinite(loss.item()):
+        total = self.accelerator.reduce(loss.clone(), "sum")  # so that all processes end together
+        if not math.isfinite(total.item()):
             raise Diverged(
                 f"{Path(self.args.output_dir).parent}: the loss is not finite at step {self.state.global_step}; "
                 f"lower the learning rate ({self.recipe.learning_rate:g})"
@@ -102,10 +106,30 @@ class CellTrainer(Trainer):
         )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        saved = load_file(Path(resume_from_checkpoint) / TRAINED)
-        with torch.no_grad():
+        with _readable(resume_from_checkpoint), torch.no_grad():
+            saved = load_file(Path(resume_from_checkpoint) / TRAINED)
             for name, parameter in self.tuned.parameters().items():
                 parameter.copy_(saved[name])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+
+@contextmanager
+def _readable(state: str | Path | None) -> Iterator[None]:
+    """Whatever goes wrong while a state is read means the same to the user."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"{state} cannot be read ({type(error).__name__}): delete that folder and run again; the run goes on "
+            "from the state before it, or starts anew"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -132,6 +156,7 @@ class _Progress(TrainerCallback):
         self.on_step(state.global_step)
 
     def on_save(self, args, state, control, **more) -> None:
+        PartialState().wait_for_everyone()  # each process has written its part
         if state.is_world_process_zero:
             file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SECONDS
             write_text(file, str(self.earlier + time.perf_counter() - self.began))
@@ -161,15 +186,10 @@ def train(
     )
     state = last_state(folder)
     if state is not None:
-        progress.earlier = float((state / SECONDS).read_text())
-    try:
-        trainer.train(resume_from_checkpoint=None if state is None else str(state))
-    except (OSError, EOFError, KeyError, RuntimeError, ValueError) as error:
-        if state is None or trainer.state.global_step:
-            raise
-        raise UserError(
-            f"{state} cannot be read ({type(error).__name__}): delete it to start this run again"
-        ) from error
+        with _readable(state):
+            progress.earlier = float((state / SECONDS).read_text())
+            TrainerState.load_from_json(str(state / TRAINER_STATE_NAME))
+    trainer.train(resume_from_checkpoint=None if state is None else str(state))
     tuned.family.model.eval()
     steps = [line for line in trainer.state.log_history if "loss" in line]
     if trainer.is_world_process_zero():

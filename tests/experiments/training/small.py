@@ -1,0 +1,100 @@
+"""A task of a few small pictures and a BLIP of one layer, which train in a second."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from experiments.datasets.example import Example
+from experiments.methods import Tuned, method_named
+from experiments.metrics.exact import exact_scores
+from experiments.models.blip import BlipCaptioner
+from experiments.models.mini_blip import build_model
+from experiments.pretraining.tokenizer import build_tokenizer
+from experiments.tasks.task import Column, Task, accuracy_scores, references
+from experiments.training.data import TaskData
+from experiments.training.features import FeatureCache
+from experiments.training.prediction import predict
+from experiments.training.recipe import Recipe
+from experiments.training.trainer import Trained, train
+
+WORDS = ("red", "blue", "green", "a", "the", "yellow", "of", "black")
+RECIPE = Recipe(1e-2, 8, batch_size=3)
+ADAPTER = {"gnn": "pgnn", "gnn_args": {"p": 1.5, "mu": 0.1}, "join": "blend", "reduction": 4}
+
+
+class SmallTask(Task):
+    """Given examples; a draw decides between the answers."""
+
+    name, title = "small", "Small"
+    columns = (Column("small.accuracy", "accuracy"),)
+
+    def __init__(self, examples):
+        self.given = examples
+
+    def examples(self, data, split):
+        return list(self.given)
+
+    def target(self, example, draw):
+        return example.references[int(draw * len(example.references))]
+
+    def score(self, predictions, examples):
+        return accuracy_scores(self.selects, exact_scores(predictions, references(examples)), examples)
+
+
+def small_examples(folder: Path, count: int = len(WORDS)) -> list[Example]:
+    """Questions about pictures of noise, two about each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = torch.Generator().manual_seed(0)
+    for k in range((count + 1) // 2):
+        pixels = torch.randint(0, 256, (64, 64, 3), generator=draw, dtype=torch.uint8)
+        if not (folder / f"{k}.png").exists():
+            Image.fromarray(pixels.numpy()).save(folder / f"{k}.png")
+    return [
+        Example(f"e{k}", folder / f"{k // 2}.png", f"is it {WORDS[k % len(WORDS)]} ?", ("yes", "no"), "yesno")
+        for k in range(count)
+    ]
+
+
+def small_family(dropout: float = 0.0) -> BlipCaptioner:
+    """A BLIP captioner of one layer, as drawn with seed 0."""
+    tokenizer = build_tokenizer(["is", "it"])
+    torch.manual_seed(0)
+    model = build_model(tokenizer, width=16, vision_layers=1, text_layers=1, heads=2)
+    for module in model.text_decoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+    return BlipCaptioner(model.eval(), tokenizer)
+
+
+def small_run(folder: Path, method: str = "pgnn", dropout: float = 0.0) -> tuple[Tuned, TaskData]:
+    """A method on the small model, and the data that it trains on."""
+    family = small_family(dropout)
+    torch.manual_seed(1)
+    chosen = method_named(method)
+    tuned = chosen.apply(family, ADAPTER if method == "pgnn" else {})
+    examples = small_examples(folder / "pictures")
+    return tuned, TaskData(
+        family, SmallTask(examples), examples, chosen.vision, FeatureCache(folder / "states")
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training run leaves."""
+
+    weights: dict[str, Tensor]
+    metrics: str
+    predictions: dict[str, str]
+    trained: Trained
+
+
+def train_small(folder, method="pgnn", recipe=RECIPE, dropout=0.0, on_step=lambda step: None) -> Outcome:
+    """Train, and answer; states stay in ``folder / "run"``."""
+    tuned, data = small_run(folder, method, dropout)
+    trained = train(tuned, data, recipe, 5, folder / "run", on_step)
+    weights = {name: p.detach().clone() for name, p in tuned.parameters().items()}
+    metrics = (folder / "run" / "metrics.csv").read_text()
+    return Outcome(weights, metrics, predict(tuned, data), trained)

@@ -1,0 +1,50 @@
+"""Recipes: the schedule of the learning rate, values out of range, batches over processes and passes."""
+
+import pytest
+
+from attngraph.errors import UserError
+from experiments.training.recipe import Recipe
+
+
+def test_the_learning_rate_rises_and_falls_linearly():
+    recipe = Recipe(1.0, 100, warmup=0.1)
+    rates = [recipe.factor(step) for step in range(100)]
+    assert (
+        rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0) and rates[9] == pytest.approx(1.0)
+    )
+    assert rates[99] == pytest.approx(1 / 90)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_short_runs_have_a_rate_in_every_step(steps):
+    recipe = Recipe(1.0, steps)
+    assert all(0 < recipe.factor(step) <= 1 for step in range(steps))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"learning_rate": 0.0, "steps": 1},
+        {"learning_rate": 1.0, "steps": 0},
+        {"learning_rate": float("nan"), "steps": 1},
+        {"learning_rate": 1.0, "steps": 1, "batch_size": 0},
+        {"learning_rate": 1.0, "steps": 1, "accumulation": 0},
+    ],
+)
+def test_recipes_out_of_range(wrong):
+    with pytest.raises(UserError, match="must be above 0"):
+        Recipe(**wrong)
+
+
+@pytest.mark.parametrize(
+    "processes, accumulation, examples, size", [(1, 1, 99, 8), (2, 2, 99, 2), (2, 1, 6, 3)]
+)
+def test_a_batch_is_divided_evenly(processes, accumulation, examples, size):
+    recipe = Recipe(1.0, 1, batch_size=8, accumulation=accumulation)
+    assert recipe.per_process(processes, examples) == size
+
+
+def test_a_batch_that_cannot_be_divided_is_refused():
+    with pytest.raises(UserError, match="8 examples can't be divided among 3 processes and 1 passes"):
+        Recipe(1.0, 1, batch_size=8).per_process(3, 99)
