@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,10 +18,8 @@ class PeakMemory:
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(device)
         elif sys.platform == "linux":
-            try:
+            with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-            except OSError:
-                pass
 
     def megabytes(self) -> float:
         """In MB (10^6 bytes)."""

@@ -125,9 +125,8 @@ def _run_together(cells: Sequence[Cell], run: Execution) -> dict[Cell, dict[str,
         for cell in cells:
             device = str(state.device) if run.device == "cuda" else run.device
             results[cell] = run_cell(cell, run.out, device, run.cache_gb, lambda step: bar.update(1))
-            bar.write(
-                _line(cell, results[cell]["scores"]), file=sys.stderr
-            ) if state.is_main_process else None
+            if state.is_main_process:
+                bar.write(_line(cell, results[cell]["scores"]), file=sys.stderr)
     return results
 
 
@@ -224,8 +223,8 @@ def _outcome(worker: _Worker) -> dict[str, Any]:
         outcome = worker.reading.recv()
     except EOFError:
         raise UserError(
-            f"its worker died (exit code {worker.process.exitcode}; out of memory?): run the same command again to "
-            "go on, perhaps with --jobs 1"
+            f"its worker died (exit code {worker.process.exitcode}; out of memory?): run the same command "
+            "again to go on, perhaps with --jobs 1"
         ) from None
     if isinstance(outcome, UserError):
         raise outcome

@@ -90,8 +90,8 @@ class CellTrainer(Trainer):
         total = self.accelerator.reduce(loss.clone(), "sum")  # so that all processes end together
         if not math.isfinite(total.item()):
             raise Diverged(
-                f"{Path(self.args.output_dir).parent}: the loss is not finite at step {self.state.global_step}; "
-                f"lower the learning rate ({self.recipe.learning_rate:g})"
+                f"{Path(self.args.output_dir).parent}: the loss is not finite at step "
+                f"{self.state.global_step}; lower the learning rate ({self.recipe.learning_rate:g})"
             )
         return loss
 
@@ -127,8 +127,8 @@ def _readable(state: str | Path | None) -> Iterator[None]:
         yield
     except Exception as error:
         raise UserError(
-            f"{state} cannot be read ({type(error).__name__}): delete that folder and run again; the run goes on "
-            "from the state before it, or starts anew"
+            f"{state} cannot be read ({type(error).__name__}): delete that folder and run again; the run "
+            "goes on from the state before it, or starts anew"
         ) from error
 
 

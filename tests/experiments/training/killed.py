@@ -1,4 +1,4 @@
-"""``python -m tests.experiments.training.killed FOLDER METHOD DROPOUT THREADS``: a run that is killed in step 5."""
+"""``python -m tests.experiments.training.killed FOLDER METHOD DROPOUT THREADS``: a run killed in step 5."""
 
 import os
 import signal

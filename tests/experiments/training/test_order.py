@@ -20,7 +20,7 @@ def test_draws_depend_on_seed_and_step_alone():
     assert torch.equal(draws, batch_positions(50, 4, 7, 1)[1])
     assert not torch.equal(draws, batch_positions(12, 4, 7, 2)[1])
     assert not torch.equal(draws, batch_positions(12, 4, 8, 1)[1])
-    assert len(set(draws.tolist())) == 4 and 0 <= draws.min() and draws.max() < 1
+    assert len(set(draws.tolist())) == 4 and draws.min() >= 0 and draws.max() < 1
 
 
 def test_what_does_not_fill_a_batch_is_left_out_of_an_epoch():

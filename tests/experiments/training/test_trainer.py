@@ -84,7 +84,7 @@ def test_it_equals_a_plain_loop(method, clip, lines, tmp_path):
         assert line["grad_norm"] == pytest.approx(norm, rel=1e-4)
         assert line["learning_rate"] == pytest.approx(rate, rel=1e-6)
     if clip < 1:
-        assert all(norm > clip for _, norm, _ in expected), "each step's gradient is cut"
+        assert any(norm > clip for _, norm, _ in expected), "gradients are cut"
     for name, parameter in mine.parameters().items():
         assert torch.allclose(parameter, tuned.parameters()[name], atol=1e-6), name
     assert any(not torch.equal(start[name], p) for name, p in tuned.parameters().items())
