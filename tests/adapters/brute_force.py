@@ -1,10 +1,10 @@
 """The formulas as loops over the nodes of the square graph, in float64, with W_o applied to the features.
 
-Nothing here is fast or clever, and nothing is shared with the package. Node features are vectors of the model's width,
-``V̂ = [Q; V] W_o`` for one head. ``A`` is the square, symmetric weight matrix.
+Nothing here is fast or clever, and nothing is shared with the package. Node features are vectors of the
+model's width, ``V̂ = [Q; V] W_o`` for one head. ``A`` is the square, symmetric weight matrix.
 
-In a causal graph each query has its own square graph: the queries up to it, and the values; it receives messages from
-values only, and values keep their features.
+In a causal graph each query has its own square graph: the queries up to it, and the values; it receives
+messages from values only, and values keep their features.
 """
 
 import math
@@ -18,7 +18,7 @@ WIDE = torch.float64
 
 
 def per_head(graph: AttentionGraph, output: Tensor, one) -> Tensor:
-    """``one(features, weight, n, value degrees' scale, ...)`` for every example, head (and query, if causal)."""
+    """``one(features, weight, n, scale of value degrees)`` for every example and head (and query, if causal)."""
     b, h, n, m, _ = graph.shape
     out = torch.zeros(b, h, n, output.shape[-1], dtype=WIDE)
     for k in range(b):

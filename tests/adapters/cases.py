@@ -1,4 +1,4 @@
-"""The schemes and arguments that the contract is checked with: pairwise, together with a test's own parameters."""
+"""The schemes and arguments that the contract is checked with, pairwise with a test's own parameters."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def gradients(case: Case, graph: AttentionGraph, backend: str) -> tuple[Tensor, 
     return out.detach(), [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, grads)]
 
 
-# ---- what every scheme must do ------------------------------------------------------------------------------------
+# ---- what every scheme must do ------------------------------------------------------------------------
 
 
 def check_brute_force(case: Case, kind: str, seed: int) -> None:
@@ -141,7 +141,8 @@ def check_brute_force(case: Case, kind: str, seed: int) -> None:
         else graph.query_mask
     )
     rows = rows[:, None, :, None]
-    # a learned exponent is stored in single precision before it is widened, so the tolerance is not that of float64
+    # a learned exponent is stored in single precision before it is widened, so the tolerance is not that of
+    # float64
     for one in got:
         torch.testing.assert_close(one * rows, want * rows, rtol=1e-9, atol=1e-10)
 
@@ -246,7 +247,7 @@ def check_padding(case: Case, causal: bool) -> None:
 
 
 def check_no_future(case: Case, triangular: bool) -> None:
-    """In a causal graph the first queries' output does not change when later queries (and their values) do."""
+    """In a causal graph later queries (and their values) do not change the output at earlier ones."""
     kind = dict(causal=True, triangular=triangular)
     one, _ = random_graph(7, n=6, **kind)
     two, _ = random_graph(8, n=6, **kind)

@@ -17,7 +17,8 @@ class FAGCN(Scheme):
         epsilon: weight of the node itself, in [0, 1]. Default: 0.3.
         degree: value degree, ``"sum"`` or ``"mean"``. Default: ``"sum"``.
 
-    Source: in the spirit of Bo et al., "Beyond Low-frequency Information in Graph Convolutional Networks", AAAI 2021.
+    Source: in the spirit of Bo et al., "Beyond Low-frequency Information in Graph Convolutional Networks",
+    AAAI 2021.
     """
 
     def __init__(self, epsilon: float = 0.3, degree: str = "sum"):

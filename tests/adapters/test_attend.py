@@ -1,4 +1,4 @@
-"""Every scheme, from scores that are not weights yet: the fast ways give what the dense backend gives on the graph."""
+"""Every scheme on attention scores: the fast ways give what the dense backend gives on the graph."""
 
 from dataclasses import replace
 

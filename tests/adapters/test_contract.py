@@ -14,7 +14,7 @@ HALF = [torch.bfloat16, torch.float16]
 
 @pytest.fixture
 def tiny_tiles(monkeypatch):
-    """The graphs here are small: tiles of 3 x 4 edges (with 4 heads of all examples), so that there are several."""
+    """Tiles of 3 x 4 edges (with 4 heads of all examples), so that these small graphs have several."""
     monkeypatch.setattr("attngraph.backends.tiled.TILE", 48)
 
 

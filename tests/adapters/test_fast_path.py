@@ -1,5 +1,5 @@
-"""In training, adapters start from attention scores in place of weights. That changes no number, and is not done where
-only the weights tell the graph."""
+"""In training, adapters start from attention scores in place of weights. That changes no number, and is not
+done where only the weights tell the graph."""
 
 import warnings
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from tests.pairwise import pairwise_params
 
 @contextmanager
 def watched(monkeypatch, fast: bool = True):
-    """A list of whether each attention call was taken before its weights were computed; never, unless ``fast``."""
+    """Lists of each attention call whether its scores were taken; without ``fast`` they never are."""
     taken, original = [], Call.scores
 
     def scores(call, metric=None):

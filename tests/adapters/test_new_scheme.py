@@ -1,5 +1,5 @@
-"""Adding a scheme takes one file: ``example_scheme.py`` is imported at run time, keeps the contract, and PEFT chooses
-it by name, trains, saves and loads it like any other."""
+"""Adding a scheme takes one file: ``example_scheme.py`` is imported at run time, keeps the contract, and PEFT
+chooses it by name, trains, saves and loads it like any other."""
 
 import importlib
 import math

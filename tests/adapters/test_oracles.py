@@ -42,7 +42,7 @@ def test_appnp_is_pygs(steps, alpha):
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_gcnii_is_pygs(steps):
-    """Before the bottleneck: PyG's layer with the identity as its matrix. The bottleneck's share is PyG's β of layer K."""
+    """Before the bottleneck: PyG's layer with the identity as its matrix, and PyG's β of layer K."""
     graph, output = random_graph(2, width=6)
     alpha, theta = 0.2, 1.1
 
@@ -99,7 +99,7 @@ class TestIdentities:
         )
 
     def test_p_2_is_appnp(self, causal, degree):
-        """With softmax rows, α_i = 1/(1 + μ) and β_i = μ/(1 + μ): teleport share μ/(1 + μ), on the query side."""
+        """With softmax rows, α_i = 1/(1 + μ) and β_i = μ/(1 + μ), a teleport share on the query side."""
         graph, _ = random_graph(4, causal=causal)
         torch.testing.assert_close(
             PGNN(p=2, mu=0.25, learn_p=False, degree=degree)(graph), APPNP(alpha=0.2, degree=degree)(graph)

@@ -134,7 +134,7 @@ def test_the_aggregate_is_that_of_unrotated_features(family):
 @pytest.mark.parametrize("first", ["lora", "graph"])
 @pytest.mark.parametrize("backend", ["dense", "tiled"])
 def test_lora_on_the_projection(first, backend):
-    """Its output is the projection, whichever was put in first; gradients reach it through the features alone."""
+    """Its output is the projection, whichever came first; gradients reach it through the features alone."""
     lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     graph = GraphAdapterConfig(gnn="pgnn", reduction=4, init_weights=False, backend=backend)
     model, batch = FAMILIES["llama"].make(), FAMILIES["llama"].batch()
@@ -172,7 +172,7 @@ def test_lora_on_the_projection(first, backend):
     handle.remove()
 
 
-# ---- from scores whose nodes have features of their own -------------------------------------------------------------
+# ---- from scores whose nodes have features of their own -----------------------------------------------
 
 
 @pytest.fixture
@@ -220,9 +220,10 @@ def test_every_backend_equals_the_formula_as_loops_in_values_and_gradients(case,
             slopes[name][place] = (loss(name, place, 1e-5) - loss(name, place, -1e-5)) / 2e-5
     leaves = {name: x.clone().requires_grad_() for name, x in parts.items()}
     scores = AttentionScores(**leaves, causal=causal, triangular=causal, metric=metric)
+    ways = (scheme, lambda scores, backend: scheme.attend(scores, backend)[0])
     for backend in ("dense", "sparse", "tiled"):
-        for way in (lambda: scheme(scores, backend), lambda: scheme.attend(scores, backend)[0]):
-            got = way() @ output
+        for way in ways:
+            got = way(scores, backend) @ output
             torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-9)
             found = torch.autograd.grad((got * probe).sum(), list(leaves.values()), allow_unused=True)
             for (name, slope), grad in zip(slopes.items(), found, strict=True):

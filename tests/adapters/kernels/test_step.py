@@ -1,4 +1,4 @@
-"""The two hand-written p-Laplacian steps (blocks of heads, and tiles): values, gradients, masks, precision, memory."""
+"""The two kernels of a p-Laplacian step: values, gradients, masks, precision, memory."""
 
 from dataclasses import replace
 
@@ -324,7 +324,7 @@ def test_tiles_never_hold_all_edges(causal, rotated, monkeypatch):
     assert 128 * 4 <= largest.elements <= 1024 < 128 * 128
 
 
-# ---- memory --------------------------------------------------------------------------------------------------------
+# ---- memory -------------------------------------------------------------------------------------------
 
 
 def strided_scores(seed: int = 15, causal: bool = False) -> tuple[AttentionScores, list[torch.Tensor]]:

@@ -53,7 +53,7 @@ def test_gcn_under_replace_is_the_vanilla_adapter(seed, positions, make_decoder,
     "gnn, args, top_k", [*((*x, None) for x in VARIANTS), *((*x, 2) for x in VARIANTS[2:5])], ids=str
 )
 def test_the_model_uses_the_schemes_own_numbers(gnn, args, top_k, make_decoder, words, image_states):
-    """Layer 0's cross-attention under replace, recomputed from the recorded graph with explicit W_o, b_o and LayerNorm."""
+    """Layer 0's cross-attention under replace, recomputed from the recorded graph with explicit W_o."""
     model = make_decoder()
     blip.put(model, gnn, args, join="replace", positions="cross", top_k=top_k)
     block = model.bert.encoder.layer[0].crossattention
@@ -108,8 +108,8 @@ def test_sparse_equals_dense(gnn, args, join, make_decoder, words, image_states)
 
 @pytest.mark.parametrize("gnn, join", pairwise_params(gnn=list(blip.SCHEME_ARGS), join=JOINS))
 def test_a_new_adapter_leaves_the_model_untouched(gnn, join, make_decoder, words, image_states):
-    """Exactly under blend and gated, and for GCN in all three; replace changes it for the other schemes, which is why
-    blend exists."""
+    """Exactly under blend and gated, and for GCN in all three; replace changes it for the other schemes,
+    which is why blend exists."""
     model = make_decoder()
     ids, states = words(), image_states()
     before = logits(model, ids, states)
@@ -160,7 +160,7 @@ def test_adapters_are_drawn_in_the_order_of_the_model(make_decoder):
     adapters = adapters_of(blip.put(make_decoder(), seed=3))
     assert list(adapters) == [f"bert.encoder.layer.{k}.{place}" for k in (0, 1) for place in places]
     again, other = (adapters_of(blip.put(make_decoder(), seed=seed)) for seed in (3, 4))
-    for name, adapter in adapters.items():
+    for name in adapters:
         weights, same, different = (list(x[name].parameters()) for x in (adapters, again, other))
         assert all(torch.equal(a, b) for a, b in zip(weights, same, strict=True))
         assert not torch.equal(weights[-1], different[-1])
@@ -168,8 +168,8 @@ def test_adapters_are_drawn_in_the_order_of_the_model(make_decoder):
 
 @pytest.mark.parametrize("join", JOINS)
 def test_dropout(join, make_decoder, words, image_states):
-    """In training, a new adapter draws what the model draws, whose dropout after W_o acts on the adapter's output;
-    the graph carries the weights after dropout."""
+    """In training, a new adapter draws what the model draws, whose dropout after W_o acts on the adapter's
+    output; the graph carries the weights after dropout."""
     noisy = dict(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3)
     base, model = make_decoder(**noisy).train(), make_decoder(**noisy)
     adapted = get_peft_model(model, config(join=join, init_weights=True)).train()

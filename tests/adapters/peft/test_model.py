@@ -85,7 +85,7 @@ def test_switching_off_gives_the_base_back_exactly(family):
 
 @pytest.mark.parametrize("gnn, join", pairwise_params(gnn=list(SCHEME_ARGS), join=JOINS))
 def test_switching_off_a_blip_decoder(gnn, join, make_decoder, words, image_states):
-    """Exactly, also while it generates; its attention modules have classes of their own while adapters run."""
+    """Exactly, also while generating; its attention modules have other classes while adapters run."""
     model = make_decoder()
     kinds = [type(m) for m in model.modules()]
     state = copy.deepcopy(model.state_dict())
@@ -210,7 +210,7 @@ def hook(model):
 
 
 def test_hooks_on_forward_methods_are_refused(make_decoder, words, image_states):
-    """They would keep calling the method of another class: adapters would silently not run, or not stop to."""
+    """They keep the method of another class, so that adapters would silently not run, or not stop."""
     hooked = hook(make_decoder())
     with pytest.raises(UserError, match="remove the hooks, or put them on afterwards"):
         get_peft_model(hooked, GraphAdapterConfig())
@@ -241,7 +241,7 @@ def test_merging_is_refused():
 
 
 def test_copies_stand_on_their_own(make_decoder, words, image_states):
-    """deepcopy and torch.save give adapted models that can be changed and taken apart without touching the first."""
+    """Models from deepcopy and torch.save can be taken apart without touching the first."""
     model = make_decoder()
     base = logits(model, words(), image_states())
     adapted = blip.put(model, join="replace")

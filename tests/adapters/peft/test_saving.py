@@ -49,7 +49,7 @@ def test_a_saved_adapter_comes_back_exactly(family, gnn, settings, tmp_path):
 @pytest.mark.parametrize("upcast", [True, False])
 @pytest.mark.parametrize("low_memory", [False, True])
 def test_saving_in_half_precision(upcast, low_memory, tmp_path):
-    """PEFT trains adapters of a half-precision model in float32 unless told otherwise; single numbers always are."""
+    """PEFT trains a half-precision model's adapters in float32 by default; single numbers always are."""
 
     def base():
         return FAMILIES["llama"].make().bfloat16()

@@ -107,7 +107,7 @@ def test_a_head_of_its_own(tmp_path):
         assert torch.equal(PeftModel.from_pretrained(base(), tmp_path)(input_ids=ids).logits, want)
 
 
-# ---- with LoRA -----------------------------------------------------------------------------------------------------
+# ---- with LoRA ----------------------------------------------------------------------------------------
 
 
 def both(family, way="on top"):
