@@ -18,9 +18,9 @@ OMP_NUM_THREADS ?= $(CORES)
 export OMP_NUM_THREADS
 
 help:
-	@echo "make ablation   the GNN ablation table on real input: set-up, then under 10 minutes on 2 cores"
+	@echo "make ablation   the GNN ablation table on real input: set-up, then under 8 minutes on 2 cores"
 	@echo "                more options: make ablation ARGS='--seed 1 --out runs/other'"
-	@echo "make test       the tests: set-up, then under 10 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
+	@echo "make test       the tests: set-up, then about 5 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
 	@echo "make lint       ruff check, ruff format --check and mypy"
 	@echo "make docs       the documentation, into $(SITE); needs no network, fails on warnings and broken links"
 	@echo "make setup      only the set-up; also repairs an environment that broke"

@@ -15,6 +15,9 @@ import pytest
 from PIL import Image
 
 from experiments import cli
+from experiments.configs.presets import load_preset
+from experiments.methods import METHODS
+from experiments.tasks import TASKS
 from tests.docs.pages import (
     NOTEBOOKS,
     PAGES,
@@ -122,6 +125,18 @@ def test_commands_are_accepted(page):
 def test_wrong_commands_are_not_accepted(words):
     with pytest.raises((SystemExit, argparse.ArgumentError, AssertionError)):
         check(words.split())
+
+
+PRESETS = [block for page in PAGES for block in blocks(page) if block.language == "yaml"]
+
+
+@pytest.mark.parametrize("block", PRESETS, ids=lambda block: f"{short_name(block.page)}-{block.line}")
+def test_presets_can_be_read(block, tmp_path):
+    """A YAML block is a preset of the table."""
+    (tmp_path / "mine.yaml").write_text(block.text)
+    preset = load_preset(str(tmp_path / "mine.yaml"))
+    assert preset.seeds and all(name in METHODS for name in preset.seeds)
+    assert all(name in TASKS for name in preset.tasks)
 
 
 def shown_commands() -> dict[str, list[str]]:
