@@ -1,1 +1,15 @@
-"""TODO."""
+"""Tables of results: from runs to rows, columns, significance and files.
+
+==================== ======================================================================
+:mod:`.runs`         a run as the report sees it
+:mod:`.columns`      the columns of a table, derived from its tasks
+:mod:`.rows`         from runs to rows
+:mod:`.table`        what a table is
+:mod:`.text` ...     its renderings: text, Markdown, LaTeX, CSV, figure
+:mod:`.published`    published numbers beside one's own
+:mod:`.significance` paired bootstrap and Holm's correction
+:mod:`.comparison`   every GNN adapter against the baseline
+:mod:`.details`      scores per question type and seed
+:mod:`.ablation`     all of it for one results folder
+==================== ======================================================================
+"""

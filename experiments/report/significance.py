@@ -1,9 +1,9 @@
 r"""Paired bootstrap over seeds and examples, and Holm's correction.
 
 Two methods A and B were trained with the same seeds :math:`s = 1..S` and scored on the same examples
-:math:`i = 1..N`. A score is a function of *summed* per-example statistics (``mean_score``, corpus BLEU), so a
-resample of the examples is a weighted sum: nothing is scored again. In each resample one set of examples is
-drawn and used for every seed of both methods.
+:math:`i = 1..N`. A score is a function of *summed* per-example statistics (see
+:mod:`experiments.metrics.statistics`), so a resample of the examples is a weighted sum: nothing is scored
+again. In each resample one set of examples is drawn and used for every seed of both methods.
 
 How sure is the difference :math:`\bar d = \frac{1}{S} \sum_s d_s`, for new seeds *and* new examples? Seeds
 and examples are crossed: every seed sees the same examples. So
@@ -23,15 +23,16 @@ term is the variance of :math:`d_1`: the interval then speaks of examples only.
 Hesterberg, What teachers should know about the bootstrap (2015); Owen, The pigeonhole bootstrap (2007).
 """
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from attngraph.errors import UserError
-
-Score = Callable[..., np.ndarray]
+from experiments.metrics.statistics import Score, mean_score
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Comparison:
         difference: mean difference over seeds, in the unit of the score.
         low, high: confidence interval.
         p_value: two-sided, of "no difference".
-        standard_error: over new seeds and new examples (only examples when `seeds` is 1).
+        standard_error: over new seeds and new examples (only examples when ``seeds`` is 1).
         seeds, examples: how many of each were paired.
     """
 
@@ -53,17 +54,6 @@ class Comparison:
     standard_error: float
     seeds: int
     examples: int
-
-
-def mean_statistics(scores: np.ndarray) -> np.ndarray:
-    """Per-example scores (..., N) -> statistics (..., N, 2) for `mean_score`: the score, and a 1 to count."""
-    scores = np.asarray(scores, dtype=np.float64)
-    return np.stack([scores, np.ones_like(scores)], axis=-1)
-
-
-def mean_score(totals: np.ndarray) -> np.ndarray:
-    """Mean score (...) from summed `mean_statistics` (..., 2)."""
-    return totals[..., 0] / totals[..., 1]
 
 
 def paired_bootstrap(
@@ -78,13 +68,14 @@ def paired_bootstrap(
     """Compare two methods on the same seeds and examples.
 
     Args:
-        a, b: statistics (S, N, K), row s of both from the same seed, column i from the same example. For a
-            score made of several test sets (an average of columns), a list with one array per test set: they
-            share the seeds and are resampled independently.
-        score: summed statistics (..., K), one argument per test set, -> scores (...).
+        a, b: statistics ``(S, N, K)``, row s of both from the same seed, column i from the same example. For
+            a score made of several test sets (an average of columns), a list with one array per test set:
+            they share the seeds and are resampled independently.
+        score: from summed statistics ``(..., K)``, one argument per test set, to scores ``(...)``.
         resamples: draws of the examples.
         level: coverage of the interval.
         seed: of the draws.
+
     Raises:
         UserError: the two methods' arrays differ in shape or hold NaN.
 
@@ -157,7 +148,7 @@ def _parts(values: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _resampled_totals(part: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """(2, S, N, K) -> (R, 2, S, K): totals over N drawn examples, the same for all methods and seeds."""
+    """``(2, S, N, K)`` to ``(R, 2, S, K)``: totals over N drawn examples, the same for methods and seeds."""
     methods, seeds, examples, width = part.shape
     flat = np.moveaxis(part, 2, 0).reshape(examples, -1)  # (N, 2 S K)
     block = max(1, 4_000_000 // examples)  # bounds memory

@@ -1,0 +1,103 @@
+"""From the runs of an ablation to its table, and to the files of a results folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.files import published, write_json, write_text
+from experiments.methods.graph_adapter import method_named
+from experiments.report.columns import table_columns
+from experiments.report.comparison import BASELINE, compare_with_baseline
+from experiments.report.csv_file import write_csv
+from experiments.report.details import details_markdown
+from experiments.report.latex import render_latex
+from experiments.report.markdown import render_markdown
+from experiments.report.published import published_for
+from experiments.report.rows import rows_from_frame, score_frame
+from experiments.report.runs import Run, distinct
+from experiments.report.table import Table
+from experiments.report.text import render_text
+from experiments.tasks.task import Task
+
+STEM = "ablation"
+SIGNIFICANCE, DETAILS, RESULTS = "significance.json", "details.md", "results.json"
+
+
+def make_table(runs: Sequence[Run], tasks: Mapping[str, Task], title: str) -> Table:
+    """The table of finished runs, with significance of every GNN adapter against GCN where both ran.
+
+    Args:
+        runs: in the order of the table's rows; a run that two rows show is given for both.
+        tasks: the table's tasks in the order of its columns.
+        title: printed on top.
+
+    Raises:
+        UserError: runs and tasks do not fit together, or a run's statistics cannot be read.
+    """
+    columns = table_columns(tasks)
+    counts = [_counts([run for run in runs if run.task == name], task) for name, task in tasks.items()]
+    return Table(
+        title,
+        rows_from_frame(score_frame(runs, tasks), columns),
+        columns,
+        baseline=method_named(BASELINE).title,
+        comparisons=compare_with_baseline(runs, tasks),
+        notes=[
+            *filter(None, counts),
+            "Time: training and scoring of all tasks for one seed, in one of several parallel workers; "
+            "peak memory of that worker",
+        ],
+        published=published_for(columns),
+    )
+
+
+def save_results(
+    runs: Sequence[Run],
+    tasks: Mapping[str, Task],
+    table: Table,
+    out: Path,
+    made_with: Mapping[str, Any] | None = None,
+) -> dict[str, Path]:
+    """Write a table and all that stands behind it; the files appear together when all are written.
+
+    Args:
+        runs: of the table.
+        tasks: of the table.
+        table: as :func:`make_table` makes it of them.
+        out: folder; its other files stay.
+        made_with: versions and machine, written into ``results.json``.
+
+    Returns:
+        What a file holds -> its path: ``txt``, ``md``, ``tex``, ``csv`` and ``png`` for the table,
+        ``significance``, ``details`` and ``results``.
+    """
+    with published(out, [f"{STEM}.*", SIGNIFICANCE, DETAILS, RESULTS]) as part:
+        written = save_table(table, part)
+        written["significance"] = write_json(part / SIGNIFICANCE, table.comparisons)
+        written["details"] = write_text(part / DETAILS, details_markdown(runs, tasks, table))
+        content = {"cells": [run.result for run in distinct(runs)], **(made_with or {})}
+        written["results"] = write_json(part / RESULTS, content, default=float)
+    return {what: out / path.name for what, path in written.items()}
+
+
+def save_table(table: Table, folder: str | Path, stem: str = STEM) -> dict[str, Path]:
+    """Write a table as ``<stem>.txt``, ``.md``, ``.tex``, ``.csv`` and ``.png``; returns suffix -> path."""
+    from experiments.report.figure import draw_png  # matplotlib is slow to import
+
+    folder = Path(folder)
+    paths = {}
+    for suffix, render in (("txt", render_text), ("md", render_markdown), ("tex", render_latex)):
+        paths[suffix] = write_text(folder / f"{stem}.{suffix}", render(table))
+    paths["csv"] = write_csv(table, folder / f"{stem}.csv")
+    paths["png"] = draw_png(table, folder / f"{stem}.png")
+    return paths
+
+
+def _counts(runs: Sequence[Run], task: Task) -> str:
+    """How many examples a task's runs used; empty without runs."""
+    if not runs:
+        return ""
+    trained, scored = (max(run.result[what] for run in runs) for what in ("trained_on", "examples"))
+    return f"{task.title}: {trained} training and {scored} {runs[0].result['split']} examples"

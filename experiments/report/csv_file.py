@@ -1,0 +1,45 @@
+"""A table's raw numbers as CSV."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from experiments.files import whole
+from experiments.report.table import Row, Table
+
+
+def table_frame(table: Table) -> pd.DataFrame:
+    """Raw numbers, one line per row: ``<column key>_mean``, ``_std`` (fractions), ``_n``, ``_p_adjusted``."""
+    lines = [_line(table, row) for rows in table.groups.values() for row in rows]
+    for name, numbers in table.published_rows.items():
+        means = {
+            f"{column.key}_mean": round(float(numbers[column.key]) / 100, 6)
+            for column in table.columns
+            if column.key in numbers
+        }
+        lines.append({"name": name, "group": table.published.label, **means})
+    frame = pd.DataFrame(lines)
+    integers = [column for column in frame.columns if column.endswith("_n") or column == "parameters"]
+    return frame.astype(dict.fromkeys(integers, "Int64"))
+
+
+def write_csv(table: Table, path: str | Path) -> Path:
+    """Write :func:`table_frame` as a CSV file; returns the path."""
+    with whole(path) as part:
+        table_frame(table).to_csv(part, index=False)
+    return Path(path)
+
+
+def _line(table: Table, row: Row) -> dict[str, Any]:
+    line: dict[str, Any] = {"name": row.name, "group": row.group}
+    for key in (column.key for column in table.columns):
+        score = row.scores.get(key)
+        line[f"{key}_mean"] = None if score is None else score.mean
+        line[f"{key}_std"] = None if score is None else score.std
+        line[f"{key}_n"] = 0 if score is None else score.seeds
+        line[f"{key}_p_adjusted"] = table.p_adjusted(row.name, key)
+    costs = {"parameters": row.parameters, "seconds": row.seconds, "peak_mb": row.peak_mb, "note": row.note}
+    return line | costs

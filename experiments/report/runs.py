@@ -1,0 +1,57 @@
+"""A run as the report sees it: the row that shows it, its scores, and its statistics for significance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attngraph.errors import UserError
+
+STATISTICS = "statistics.npz"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A method trained and scored on a task with a seed.
+
+    Args:
+        row: name of the method whose row shows the run. A run may occur in two rows.
+        task: name of the task.
+        seed: of the trained weights and of the order of the examples.
+        result: content of the run's ``scores.json``.
+        folder: with the run's ``statistics.npz``: column key -> statistics ``(images, K)``.
+    """
+
+    row: str
+    task: str
+    seed: int
+    result: dict[str, Any]
+    folder: Path
+
+    @property
+    def seconds(self) -> float:
+        """Training and scoring time."""
+        return self.result["train_seconds"] + self.result["eval_seconds"]
+
+    def statistics(self, keys: Sequence[str]) -> list[np.ndarray]:
+        """The statistics of these columns, each ``(images, K)``.
+
+        Raises:
+            UserError: the file cannot be read, or lacks a column.
+        """
+        file = self.folder / STATISTICS
+        try:
+            with np.load(file) as arrays:
+                return [arrays[key] for key in keys]
+        except (OSError, ValueError, KeyError) as error:
+            reason = f"{type(error).__name__}: {error}".replace("\n", " ")
+            raise UserError(f"{file} lacks the statistics of {', '.join(keys)} ({reason})") from None
+
+
+def distinct(runs: Sequence[Run]) -> list[Run]:
+    """Each run once, under the first row that shows it."""
+    return list({run.folder: run for run in reversed(runs)}.values())[::-1]

@@ -1,0 +1,77 @@
+"""How numbers, costs and the legend read in every output of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.report.columns import AVERAGE, averaged_columns
+from experiments.report.table import LEVEL, Row, Summary, Table
+
+MISSING = "–"
+COSTS = ("Seeds", "Trainable", "Time", "Peak MB")
+
+
+def number(score: Summary | None) -> str:
+    """A score times 100, with its standard deviation if it has one."""
+    if score is None:
+        return MISSING
+    return f"{100 * score.mean:.1f}" + ("" if score.std is None else f" ± {100 * score.std:.1f}")
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds, minutes or hours."""
+    if seconds is None:
+        return MISSING
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def costs(row: Row) -> list[str]:
+    """A row's cells under :data:`COSTS`."""
+    seeds = sorted({score.seeds for score in row.scores.values()})
+    return [
+        MISSING if not seeds else "–".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1]))),
+        MISSING if row.parameters is None else f"{row.parameters:,}",
+        duration(row.seconds),
+        MISSING if row.peak_mb is None else f"{row.peak_mb:,.0f}",
+    ]
+
+
+def published_cells(table: Table, name: str) -> list[str]:
+    """The cells of a published row, one per column."""
+    numbers = table.published_rows[name]
+    return [numbers.get(column.key, MISSING) for column in table.columns]
+
+
+def legend(table: Table, best: str, different: str = "†") -> list[str]:
+    """Sentences under a table.
+
+    Args:
+        table: the table.
+        best: how the best adapter of a column looks in this output.
+        different: what marks a difference from the baseline.
+    """
+    if table.has_spread:
+        scale = "Scores × 100; mean ± standard deviation over seeds."
+    else:
+        scale = "Scores × 100, one seed: no spread is known."
+    if AVERAGE in table.columns:
+        headings = [column.heading for column in averaged_columns(table.columns)]
+        scale += f" {AVERAGE.heading} = mean of {listed(headings)}."
+    lines = [scale]
+    if any(table.best(column.key) for column in table.columns):
+        lines.append(f"{best} = best GNN adapter of the column.")
+    if table.comparisons:
+        resampled = "seeds and images" if table.has_spread else "images only: one training run each"
+        lines.append(
+            f"{different} = differs from {table.baseline} "
+            f"(paired bootstrap over {resampled}, Holm-adjusted p < {LEVEL})."
+        )
+    lines += [f"{row.name}: {row.note.rstrip('.')}." for row in table.rows if row.note]
+    return [*lines, *table.notes]
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words in a sentence: ``a, b and c``."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
