@@ -1,12 +1,15 @@
 """Running value degrees for decoding with a key/value cache.
 
-In a causal graph query i sees value degrees summed over the queries up to i. With a cache the earlier queries are gone,
-so their sums are kept beside the cached keys and values, and follow them through beam reordering, cropping and batch
-changes: the cache layer is replaced by one of its class extended with :class:`_KeepsDegrees`. They are kept for
-generation: no gradient flows back through them.
+In a causal graph query i sees value degrees summed over the queries up to i. With a cache the earlier queries
+are gone, so their sums are kept beside the cached keys and values, and follow them through beam reordering,
+cropping and batch changes: the cache layer is replaced by one of its class extended with
+:class:`_KeepsDegrees`. They are kept for generation: no gradient flows back through them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +20,12 @@ from attngraph.graph import AttentionGraph, PastDegree
 
 
 class DegreeCache:
-    """The running degrees of one attention layer, so that decoding can go on after the last query, or after an earlier
-    one when the cache is cropped.
+    """The running degrees of one attention layer, so that decoding can go on after the last query, or after
+    an earlier one when the cache is cropped.
 
-    ``totals`` holds a tensor ``(b, h, rows, m)`` per call, cumulated over all queries; ``queries`` ``(b, rows)``
-    likewise. Of a long call only the last :data:`ROWS` queries are kept, ``lengths`` tells how many there were, and
-    ``starts`` how many of the first values had left a sliding window by then.
+    ``totals`` holds a tensor ``(b, h, rows, m)`` per call, cumulated over all queries; ``queries`` ``(b,
+    rows)`` likewise. Of a long call only the last :data:`ROWS` queries are kept, ``lengths`` tells how many
+    there were, and ``starts`` how many of the first values had left a sliding window by then.
     """
 
     ROWS = 64
@@ -39,8 +42,8 @@ class DegreeCache:
         return sum(self.lengths)
 
     def past(self, values: int, start: int = 0) -> PastDegree | None:
-        """The degrees left by all queries so far, on ``values`` values from number ``start`` on, zero for new ones;
-        None before the first."""
+        """The degrees left by all queries so far, on ``values`` values from number ``start`` on, zero for new
+        ones; None before the first."""
         if not self.totals:
             return None
         total = self.totals[-1][:, :, -1, start - self.starts[-1] :]
@@ -51,11 +54,9 @@ class DegreeCache:
     def append(self, graph: AttentionGraph, start: int = 0) -> None:
         """Add a graph's queries; the graph's own ``past_degree`` must be :meth:`past`."""
         b, _, n, _, _ = graph.shape
-        valid = (
-            graph.query_mask
-            if graph.query_mask is not None
-            else torch.ones(b, n, dtype=torch.bool, device=graph.query.device)
-        )
+        valid = graph.query_mask
+        if valid is None:
+            valid = torch.ones(b, n, dtype=torch.bool, device=graph.query.device)
         queries = valid.cumsum(1)
         if graph.past_degree is not None:
             queries = queries + graph.past_degree.queries[:, None]
@@ -86,14 +87,17 @@ class DegreeCache:
                 self.lengths[-1] -= removed
             removed -= here
 
-    def change_batch(self, change) -> None:
-        """Apply ``change`` (a function of a tensor) to the batch dimension of everything kept. Only the newest sums can
-        still be asked for by later steps or crops, but all of them are kept in step."""
+    def change_batch(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Apply ``change`` (a function of a tensor) to the batch dimension of everything kept. Only the
+        newest sums can still be asked for by later steps or crops, but all of them are kept in step."""
         self.totals = [change(x) for x in self.totals]
         self.queries = [change(x) for x in self.queries]
 
 
-class _KeepsDegrees:
+_Base: Any = object  # any class of cache layers, which is known at run time only
+
+
+class _KeepsDegrees(_Base):
     """Mixed into a cache layer's class: whatever happens to keys and values happens to the degrees."""
 
     degrees: dict[str, DegreeCache]
@@ -120,31 +124,40 @@ class _KeepsDegrees:
         super().reset()
         self.degrees.clear()
 
-    def _change(self, change):
+    def _change(self, change: Callable[[Tensor], Tensor]) -> None:
         for cache in self.degrees.values():
             cache.change_batch(change)
 
 
-_extended: dict[type, type] = {}
+_extended: dict[type, type[_KeepsDegrees]] = {}
 
 
-def degree_cache_of(cache, layer: int, name: str, queries: int) -> DegreeCache | None:
-    """The degrees kept in a key/value cache for one attention layer, made on first use; None without a cache.
+def _with_degrees(layer: Any) -> _KeepsDegrees:
+    """A cache layer of the same kind and contents that keeps degrees."""
+    base = type(layer)
+    if base not in _extended:
+        _extended[base] = type(f"{base.__name__}WithDegrees", (_KeepsDegrees, base), {})
+    kind = _extended[base]
+    extended = kind.__new__(kind)
+    extended.__dict__.update(vars(layer), degrees={})
+    return extended
 
-    They live in the *self-attention* cache layer, also for cross-attention: it is the one that grows and is cropped
-    with the queries.
+
+def degree_cache_of(cache: Any, layer: int, name: str, queries: int) -> DegreeCache:
+    """The degrees kept in a key/value cache for one attention layer, made on first use.
+
+    They live in the *self-attention* cache layer, also for cross-attention: it is the one that grows and is
+    cropped with the queries.
 
     Args:
-        cache: the model's ``Cache`` (an ``EncoderDecoderCache`` or one that holds self-attention), or None.
+        cache: the model's ``Cache`` (an ``EncoderDecoderCache`` or one that holds self-attention).
         layer: the layer's index in the cache.
-        name: who keeps degrees there.
+        name: the owner of the degrees; each has its own.
         queries: how many queries the current call adds; their keys are in the cache already.
 
     Raises:
         UserError: the cache holds tokens whose degrees were not kept, or is of fixed length.
     """
-    if cache is None:
-        return None
     store = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
     kept = store.layers[layer]
     if isinstance(kept, StaticLayer):
@@ -153,17 +166,13 @@ def degree_cache_of(cache, layer: int, name: str, queries: int) -> DegreeCache |
             "values: use a DynamicCache"
         )
     if not isinstance(kept, _KeepsDegrees):
-        base = type(kept)
-        if base not in _extended:
-            _extended[base] = type(f"{base.__name__}WithDegrees", (_KeepsDegrees, base), {})
-        extended = _extended[base].__new__(_extended[base])
-        extended.__dict__.update(vars(kept), degrees={})
-        kept = store.layers[layer] = extended
+        kept = store.layers[layer] = _with_degrees(kept)
     degrees = kept.degrees.setdefault(name, DegreeCache())
     earlier = kept.get_seq_length() - queries
     if earlier != degrees.length:
         raise UserError(
-            f"the key/value cache holds {earlier} earlier tokens, but the attention graph saw {degrees.length} "
-            "of them: start from an empty cache, with the adapters on (or inside attngraph.record) throughout"
+            f"the key/value cache holds {earlier} earlier tokens, but the attention graph saw "
+            f"{degrees.length} of them: start from an empty cache, with the adapters on (or inside "
+            "attngraph.record) throughout"
         )
     return degrees

@@ -1,59 +1,76 @@
 """What the nodes of a running model's attention graphs stand for: words, or parts of an image.
 
-An image encoder's nodes are image nodes, and so are the queries of a Q-Former or resampler, which become image tokens
-(an instruction after them is text). A language model's are text, but for those positions of ``input_ids`` (as the model
-or its embedding layer gets them) that hold the configuration's image or video token, or that the model is told to fill
-with an image. Cross-attention's values are what the encoder they came from says. Layers that ask for more knowledge than
-that are listed in :data:`KNOWN`, and families may say it themselves (``attngraph.reading.families``). Whatever is not known this
-way is None, as it is in a model that takes images and text and does not say where the images are.
+An image encoder's nodes are image nodes, and so are the queries of a Q-Former or resampler, which become
+image tokens (an instruction after them is text). A language model's are text, but for those positions of
+``input_ids`` (as the model or its embedding layer gets them) that hold the configuration's image or video
+token, or that the model is told to fill with an image. Cross-attention's values are what the encoder they
+came from says. Layers that ask for more knowledge than that are listed in :data:`KNOWN`, and families may say
+it themselves (``attngraph.reading.families``). Whatever is not known this way is None, as it is in a model
+that takes images and text and does not say where the images are.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from attngraph.reading.calls import Call, arguments
+from attngraph.reading.arguments import arguments
+from attngraph.reading.calls import Call
 
 Side = str | Tensor | None
+"""The modality of one side's nodes; see :class:`attngraph.AttentionGraph`."""
 
-IMAGE_NAMES = (
-    "Vision",
-    "QFormer",
-    "Resampler",
-)  # in class names of models or configurations whose nodes are images
+IMAGE_NAMES = ("Vision", "QFormer", "Resampler")
+"""In class names of models or configurations whose nodes are images."""
 IMAGE_TOKENS = ("image_token_id", "image_token_index", "video_token_id")
-IMAGE_INPUTS = (
-    "pixel_values",
-    "flattened_patches",
-    "visual_embeds",
-    "visual_feats",
-)  # how names of such arguments start
+"""Fields of configurations."""
+IMAGE_INPUTS = ("pixel_values", "flattened_patches", "visual_embeds", "visual_feats")
+"""How names of arguments start that hold images."""
 
-KNOWN = (  # class of the model, layers in it, what their queries and values stand for
-    ("BridgeTowerTextModel", "*", "text", "text"),
-    ("BridgeTowerVisionModel", "*", "image", "image"),
-    ("BridgeTowerModel", "cross_modal_text_layers.*.crossattention.*", "text", "image"),
-    ("BridgeTowerModel", "cross_modal_image_layers.*.crossattention.*", "image", "text"),
-    ("BridgeTowerModel", "cross_modal_text_layers.*", "text", "text"),
-    ("BridgeTowerModel", "cross_modal_image_layers.*", "image", "image"),
-    ("Florence2VisionBackbone", "*.channel_attn", None, None),  # nodes are channels
-    ("Kosmos2*", "image_to_text_projection.x_attn", "image", "image"),
-    ("MllamaTextModel", "*.cross_attn", "text", "image"),
-    ("MllamaTextModel", "*", "text", "text"),  # its image token is a word that says where the image belongs
+
+class KnownLayers(NamedTuple):
+    """Layers whose modalities no general rule gives."""
+
+    model: str  # pattern for the class of the innermost model
+    layers: str  # pattern for names of layers in it
+    query: str | None
+    value: str | None
+
+
+KNOWN = (
+    KnownLayers("BridgeTowerTextModel", "*", "text", "text"),
+    KnownLayers("BridgeTowerVisionModel", "*", "image", "image"),
+    KnownLayers("BridgeTowerModel", "cross_modal_text_layers.*.crossattention.*", "text", "image"),
+    KnownLayers("BridgeTowerModel", "cross_modal_image_layers.*.crossattention.*", "image", "text"),
+    KnownLayers("BridgeTowerModel", "cross_modal_text_layers.*", "text", "text"),
+    KnownLayers("BridgeTowerModel", "cross_modal_image_layers.*", "image", "image"),
+    KnownLayers("Florence2VisionBackbone", "*.channel_attn", None, None),  # nodes are channels
+    KnownLayers("Kosmos2*", "image_to_text_projection.x_attn", "image", "image"),
+    KnownLayers("MllamaTextModel", "*.cross_attn", "text", "image"),
+    KnownLayers("MllamaTextModel", "*", "text", "text"),  # its image token says where the image belongs
 )
+
+
+class Output(NamedTuple):
+    """States that a model put out."""
+
+    states: weakref.ref[Tensor] | None
+    length: int
+    side: Side  # what they stand for
 
 
 class Modalities:
     """Follows a model's forward passes with hooks on it and on every model inside it.
 
-    A call belongs to the innermost model that holds its layer; ``now`` is what that model's current nodes stand for,
-    and ``whole`` the same for all its tokens so far, those in the key/value cache included.
+    A call belongs to the innermost model that holds its layer; ``now`` is what that model's current nodes
+    stand for, and ``whole`` the same for all its tokens so far, those in the key/value cache included.
     """
 
     KEPT = 8  # encoder outputs remembered
@@ -64,10 +81,12 @@ class Modalities:
         }
         self.now: dict[str, Side] = {}
         self.whole: dict[str, Side] = {}
-        self.pictured: dict[str, bool] = {}  # whether a model was given an image
-        self._outputs: list[tuple] = []  # weak reference to the states, how many, what they stand for
+        self.has_image: dict[str, bool] = {}  # whether a model was given an image
+        self._outputs: list[Output] = []
         self._embedded: Tensor | None = None  # the ids that the embedding layer saw last
-        self._hooks = [layer.register_forward_pre_hook(self._embed) for layer in self._embeddings()]
+        self._hooks: list[Any] = [
+            layer.register_forward_pre_hook(self._embed) for layer in self._embeddings()
+        ]
         for name, part in self.models.items():
             self._hooks.append(part.register_forward_pre_hook(self._enter(name), with_kwargs=True))
             self._hooks.append(part.register_forward_hook(self._leave(name)))
@@ -76,8 +95,8 @@ class Modalities:
         for hook in self._hooks:
             hook.remove()
 
-    def of(self, name: str, call: Call) -> dict[str, Side]:
-        """``query_modality`` and ``value_modality`` of a call of the layer ``name``."""
+    def of(self, name: str, call: Call) -> tuple[Side, Side]:
+        """The modalities of queries and values in a call of the layer ``name``."""
         owner = next(self._around(name), None)
         if call.sides != (None, None) or owner is None:
             query, value = call.sides
@@ -98,33 +117,29 @@ class Modalities:
             elif isinstance(query, Tensor):
                 self.whole[owner] = value = self._continued(owner, query, call.tokens)
                 value = None if value is None else value[:, -m:]
-        return {"query_modality": _named(query), "value_modality": _named(value)}
+        return _named(query), _named(value)
 
     def _known(self, owner: str, name: str) -> tuple[Side, Side] | None:
         """What :data:`KNOWN` says of a layer."""
         model, layer = type(self.models[owner]).__name__, name[len(owner) :].removeprefix(".")
-        return next(
-            (
-                tuple(sides)
-                for kind, pattern, *sides in KNOWN
-                if fnmatchcase(model, kind) and fnmatchcase(layer, pattern)
-            ),
-            None,
-        )
+        for known in KNOWN:
+            if fnmatchcase(model, known.model) and fnmatchcase(layer, known.layers):
+                return known.query, known.value
+        return None
 
-    def _embeddings(self) -> set[nn.Module]:
-        found = set()
+    def _embeddings(self) -> set[nn.Embedding]:
+        embeddings: set[Any] = set()
         for part in self.models.values():
             try:
-                found.add(part.get_input_embeddings())
+                embeddings.add(part.get_input_embeddings())
             except (NotImplementedError, AttributeError):  # has none
                 continue
-        return {layer for layer in found if isinstance(layer, nn.Embedding)}
+        return {layer for layer in embeddings if isinstance(layer, nn.Embedding)}
 
     def _embed(self, layer: nn.Module, args: tuple) -> None:
         self._embedded = args[0] if args else None
 
-    def _around(self, name: str):
+    def _around(self, name: str) -> Iterator[str]:
         """The models that hold a module or are it, innermost first."""
         while True:
             if name in self.models:
@@ -139,21 +154,24 @@ class Modalities:
         if earlier == 0:
             return now
         whole = self.whole.get(owner)
-        if whole is None or whole.shape[0] != now.shape[0] or whole.shape[1] < earlier:
+        if not isinstance(whole, Tensor) or whole.shape[0] != now.shape[0] or whole.shape[1] < earlier:
             return None
         return torch.cat([whole[:, :earlier], now], 1)
 
-    def _enter(self, name: str):
+    def _enter(self, name: str) -> Callable[[PreTrainedModel, tuple, dict], None]:
+        """What notes what a model's nodes stand for, before it runs."""
+
         def before(part: PreTrainedModel, args: tuple, kwargs: dict) -> None:
             given = arguments(part, args, kwargs)
-            self.pictured[name] = any(
+            self.has_image[name] = any(
                 key.startswith(IMAGE_INPUTS) and value is not None for key, value in given.items()
             )
-            self.now[name] = self._tell(name, part, given)
+            self.now[name] = self._inputs(name, part, given)
 
         return before
 
-    def _tell(self, name: str, part: PreTrainedModel, given: dict) -> Side:
+    def _inputs(self, name: str, part: PreTrainedModel, given: dict[str, Any]) -> Side:
+        """What the nodes stand for that a model makes of its arguments."""
         ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
         if isinstance(given.get("query_embeds"), Tensor):
             return _queries_first(given["query_embeds"], given.get("query_length"), ids)
@@ -162,14 +180,18 @@ class Modalities:
         if ids is None and embeds is None:
             return None
         if _is(part, "Kosmos2"):
-            return _filled(given, ids if embeds is None else embeds[..., 0])
+            tokens = ids if embeds is None else embeds[..., 0]
+            return None if tokens is None else _filled(given, tokens)
         around = list(self._around(name))
-        tokens = [getattr(self.models[k].config, token, None) for k in around for token in IMAGE_TOKENS]
-        tokens = [token for token in tokens if token is not None]
-        if not tokens:
-            mixed = self.pictured[name] or (ids is None and any(self.pictured.get(outer) for outer in around))
+        fields = [getattr(self.models[k].config, field, None) for k in around for field in IMAGE_TOKENS]
+        image_tokens = [token for token in fields if token is not None]
+        if not image_tokens:
+            mixed = self.has_image[name] or (
+                ids is None and any(self.has_image.get(outer) for outer in around)
+            )
             return None if mixed else "text"
         if ids is None:
+            assert isinstance(embeds, Tensor)
             for outer in around[1:]:
                 side = self.now.get(outer)
                 if isinstance(side, Tensor) and side.shape == embeds.shape[:2]:
@@ -179,39 +201,43 @@ class Modalities:
             if ids is None or ids.shape[1:] != (n,) or b % ids.shape[0]:
                 return None
             ids = ids.repeat_interleave(b // ids.shape[0], 0)  # beams copy the embedded prompt
-        return torch.isin(ids, torch.tensor(tokens, device=ids.device))
+        return torch.isin(ids, torch.tensor(image_tokens, device=ids.device))
 
-    def _leave(self, name: str):
-        def after(part: PreTrainedModel, args: tuple, output) -> None:
+    def _leave(self, name: str) -> Callable[[PreTrainedModel, tuple, Any], None]:
+        """What notes a model's output, after it ran."""
+
+        def after(part: PreTrainedModel, args: tuple, output: Any) -> None:
             states = output if isinstance(output, Tensor) else next(iter(_values(output)), None)
             if isinstance(states, Tensor) and states.dim() == 3 and self.now.get(name) is not None:
                 kept = None if states.is_inference() else weakref.ref(states)
-                self._outputs = [*self._outputs[1 - self.KEPT :], (kept, states.shape[1], self.now[name])]
+                entry = Output(kept, states.shape[1], self.now[name])
+                self._outputs = [*self._outputs[1 - self.KEPT :], entry]
 
         return after
 
     def _source(self, call: Call, inside: bool) -> Side:
-        """What the states stand for that cross-attention attends to: those very states' encoder says, or else (beams
-        copy them) all encoders that gave as many.
+        """What the states stand for that cross-attention attends to.
+
+        Their encoder says, or else (beams copy them) all encoders that put out as many.
 
         Args:
             inside: whether the layer is part of an image encoder, which attends to nothing else.
         """
         b, m = call.value.shape[0], call.value.shape[2]
-        found = [
-            side
-            for kept, _, side in self._outputs
-            if kept is not None and call.source is not None and kept() is call.source
+        sides = [
+            output.side
+            for output in self._outputs
+            if output.states is not None and call.source is not None and output.states() is call.source
         ][-1:]
         if inside:
-            return found[0] if found else "image"
-        found = found or [side for _, many, side in self._outputs if many == m]
-        if any(isinstance(side, Tensor) for side in found):
-            side = found[-1]
-            if len(found) > 1 or side.shape[1] != m or b % side.shape[0]:
+            return sides[0] if sides else "image"
+        sides = sides or [output.side for output in self._outputs if output.length == m]
+        if any(isinstance(side, Tensor) for side in sides):
+            side = sides[-1]
+            if len(sides) > 1 or not isinstance(side, Tensor) or side.shape[1] != m or b % side.shape[0]:
                 return None
             return side.repeat_interleave(b // side.shape[0], 0)
-        return found[0] if len(set(found)) == 1 else None
+        return sides[0] if len(set(sides)) == 1 else None
 
 
 def _is(part: PreTrainedModel, *words: str) -> bool:
@@ -237,7 +263,7 @@ def _filled(given: dict, tokens: Tensor) -> Side:
     return mask.bool() if mask.shape == tokens.shape else None
 
 
-def _values(output):
+def _values(output: Any) -> Any:
     return output.values() if isinstance(output, dict) else output
 
 

@@ -1,9 +1,10 @@
-r"""Projected queries :math:`Q W_q + b_q` of attention modules that turn them by rotary embedding before they are compared.
+r"""Projected queries :math:`Q W_q + b_q` of attention modules that turn them by rotary embedding before they
+are compared.
 
-A graph's distances join queries and values, and values are not turned: features must not be either. A module's own query
-projection and query norm are listened to while it runs. What they put out is taken for the features only if it fits the
-call: rotary embedding, partial or not, keeps the Euclidean norm of every head's vector (or scales all by one factor, that
-of the cosines and sines the module was given).
+A graph's distances join queries and values, and values are not turned: features must not be either. A
+module's own query projection and query norm are listened to while it runs. What they put out is taken for the
+features only if it fits the call: rotary embedding, partial or not, keeps the Euclidean norm of every head's
+vector (or scales all by one factor, that of the cosines and sines the module was given).
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Projections:
     """What an attention module's query projection and query norm put out in the forward pass that is running.
 
     Attributes:
-        rotates: whether the module seems to rotate: it has a part of such a name, or was given cosines and sines.
+        rotates: whether the module seems to rotate: it has a part of such a name, or was given cosines and
+            sines.
     """
 
     def __init__(self):
@@ -64,7 +66,8 @@ class Projections:
         self._watched = []
 
     def _note(self, child: nn.Module, args: tuple, output) -> None:
-        """A projection counts; a norm counts if it got what one that counts put out, not if the model rotates first."""
+        """A projection counts; a norm counts if it got what one that counts put out, not if the model rotates
+        first."""
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return
         if "norm" not in type(child).__name__.lower() or (
@@ -73,8 +76,8 @@ class Projections:
             self._outputs.append(output)
 
     def of(self, query: Tensor) -> Callable[[], tuple[Tensor | None, bool]]:
-        """:func:`unrotated` for the queries of a call. A module that calls attention several times with slices of one
-        projection calls it in their order."""
+        """:func:`unrotated` for the queries of a call. A module that calls attention several times with
+        slices of one projection calls it in their order."""
         start, self._start = self._start, self._start + query.shape[0] * query.shape[2]
         return partial(unrotated, query, tuple(self._outputs), start, self._turn, self.rotates)
 
@@ -92,8 +95,8 @@ def unrotated(
         rotates: whether the module seems to rotate.
 
     Returns:
-        the last of the outputs that fits, ``(b, h, n, d)``, or None where it is ``query`` itself; and whether ``query`` may
-        be rotated though nothing fits.
+        the last of the outputs that fits, ``(b, h, n, d)``, or None where it is ``query`` itself; and whether
+        ``query`` may be rotated though nothing fits.
     """
     if not outputs:
         return None, rotates
@@ -109,13 +112,14 @@ def unrotated(
                 norms = _norms(query)
             slack = max(SLACK, 4 * torch.finfo(output.dtype).eps, 4 * torch.finfo(query.dtype).eps)
             fit = [x for x in _layouts(output, start, query.shape) if _distance(norms, x, factor) <= slack]
-            if fit:  # after a norm all vectors may be of one length, whatever the layout: rotation turns some places little
+            if fit:  # after a norm lengths may not tell layouts apart: rotation turns some places little
                 return min(fit, key=lambda x: _apart(query, x)).to(query.dtype), False
     return None, rotates
 
 
 def _layouts(output: Tensor, start: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
-    """The ways in which queries ``(b, h, n, d)`` may lie in an output, alone or together with keys and values."""
+    """The ways in which queries ``(b, h, n, d)`` may lie in an output, alone or together with keys and
+    values."""
     b, h, n, d = shape
     if output.shape == (b, h, n, d):
         yield output

@@ -17,6 +17,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,30 +45,33 @@ def capture(
 ) -> dict[str, AttentionGraph]:
     """One graph per attention layer of a model, from one forward pass.
 
-    The model stays in the mode it is in; weights are those before dropout. Whatever attention implementation it is set
-    to (SDPA, say), it runs its eager attention meanwhile, and is as before afterwards.
+    The model stays in the mode it is in; weights are those before dropout. Whatever attention implementation
+    it is set to (SDPA, say), it runs its eager attention meanwhile, and is as before afterwards.
 
     Args:
         model: any transformers model, or a part of one.
-        inputs: keyword arguments for the model, as a tokenizer or processor returns them, or its first argument.
+        inputs: keyword arguments for the model, as a tokenizer or processor returns them, or its first
+        argument.
         layers: names of layers or patterns (``"*cross*"``), one or several. Default: all.
         heads: which heads. Default: all.
-        top_k, threshold, mass: keep only the strongest edges, see :func:`attngraph.sparsify.keep`. The graphs then hold
-            nothing else in memory.
-        detach: cut the graphs off from the computation. With False, and gradients enabled, gradients flow back through
-            them; not together with a rule for edges. The model itself goes on with the weights before a graph masks them,
-            so for the derivative of its output with respect to M see ``analysis.relevance.capture_with_gradients``.
+        top_k, threshold, mass: keep only the strongest edges, see :func:`attngraph.sparsify.keep`. The graphs
+            then hold nothing else in memory.
+        detach: cut the graphs off from the computation. With False, and gradients enabled, gradients flow
+            back through them; not together with a rule for edges. The model itself goes on with the weights
+            before a graph masks them, so for the derivative of its output with respect to M see
+            ``analysis.relevance.capture_with_gradients``.
 
     Returns:
-        ``{module name: graph}`` in the order of the calls. A module that attends several times in one pass (LXMERT's
-        cross-attention, in both directions; Qwen2-VL's vision tower, once per image; ALBERT's shared layer) gives its
-        further graphs as ``"name#2"``, ``"name#3"``... A layer whose output projection was not found has no metric; where
-        a model puts a gate or a norm between attention and its output projection, the metric is that of the latter alone.
-        Query features are those before rotary embedding; where a model's could not be read, the graph is ``rotated``.
+        ``{module name: graph}`` in the order of the calls. A module that attends several times in one pass
+        (LXMERT's cross-attention, in both directions; Qwen2-VL's vision tower, once per image; ALBERT's
+        shared layer) gives its further graphs as ``"name#2"``, ``"name#3"``... A layer whose output
+        projection was not found has no metric; where a model puts a gate or a norm between attention and its
+        output projection, the metric is that of the latter alone. Query features are those before rotary
+        embedding; where a model's could not be read, the graph is ``rotated``.
 
     Raises:
-        UserError: an unknown layer or head; a layer that ran without being seen, or none that ran; query and value
-            features of different widths; weights with NaN or Inf, or that are no distribution.
+        UserError: an unknown layer or head; a layer that ran without being seen, or none that ran; query and
+            value features of different widths; weights with NaN or Inf, or that are no distribution.
     """
     graphs: dict[str, AttentionGraph] = {}
     calls: Counter[str] = Counter()
@@ -95,9 +99,9 @@ def record(
 ) -> Iterator[dict[str, list[AttentionGraph]]]:
     """Collect the graphs of every call while a model runs: several forward passes, or ``generate``.
 
-    In cached decoding each step's graph has that step's queries, all values so far, and in ``past_degree`` what earlier
-    queries left on them, so that its degrees are the rows of the whole text's graph. Recording must begin with an empty
-    cache, and sparse graphs get what sparse graphs left.
+    In cached decoding each step's graph has that step's queries, all values so far, and in ``past_degree``
+    what earlier queries left on them, so that its degrees are the rows of the whole text's graph. Recording
+    must begin with an empty cache, and sparse graphs get what sparse graphs left.
 
     Args:
         on_graph: called with name and graph in place of collecting them, so that memory stays bounded.
@@ -106,9 +110,9 @@ def record(
         ``{module name: [graph of the first call, of the second, ...]}``
 
     Raises:
-        UserError: as :func:`capture`; what was not seen is told at the end of the with block.
+        UserError: as :func:`capture`; for layers that were not seen, at the end of the with block.
     """
-    rules = {"top_k": top_k, "threshold": threshold, "mass": mass}
+    rules: dict[str, Any] = {"top_k": top_k, "threshold": threshold, "mass": mass}
     if all(rule is None for rule in rules.values()):
         rules = {}
     else:
@@ -135,7 +139,7 @@ class _Reader:
         model: nn.Module,
         layers: Layers,
         heads: list[int] | None,
-        rules: dict,
+        rules: dict[str, Any],
         detach: bool,
         on_graph: OnGraph | None,
     ):
@@ -171,25 +175,24 @@ class _Reader:
             undo()
 
     def check(self) -> None:
-        """Raises:
-        UserError: a layer ran unseen, or none ran.
+        """Make sure that nothing was missed.
+
+        Raises:
+            UserError: a layer ran unseen, or none ran.
         """
         missing = {name: kind.__name__ for name, kind in self.ran.items() if name not in self.seen}
         if missing:
             seen = [name for name in self.graphs if name in self.seen]
-            patterns = _patterns(
-                seen, [name for name in self.chosen if name not in self.graphs or name in missing]
-            )
-            others = (
-                f"layers={patterns} (--layers {shlex.join(patterns)} on the command line)"
-                if patterns
-                else "layers=..."
-            )
+            unread = [name for name in self.chosen if name not in self.graphs or name in missing]
+            patterns = _patterns(seen, unread)
+            choice = "layers=..."
+            if patterns:
+                choice = f"layers={patterns} (--layers {shlex.join(patterns)} on the command line)"
             named = ", ".join(f"{name} ({kind})" for name, kind in missing.items())
             raise UserError(
-                f"no attention was seen in {named}, though it ran: it uses neither "
-                "transformers' AttentionInterface nor a family described in attngraph.reading.families; choose the "
-                f"layers that can be read, {others}, or add a file for the family"
+                f"no attention was seen in {named}, though it ran: it uses neither transformers' "
+                "AttentionInterface nor a family described in attngraph.reading.families; choose the layers "
+                f"that can be read, {choice}, or add a file for the family"
             )
         if not self.ran:
             raise UserError(
@@ -198,19 +201,29 @@ class _Reader:
             )
 
     def _note(self, name: str, module: nn.Module, args: tuple) -> None:
+        """A chosen layer is about to run."""
         self.ran[name] = type(module)
 
     def _listen(self, site: Site, call: Call) -> None:
+        """A chosen layer was read."""
         name = site.name
         self.seen.add(name)
         _, h, _, d = call.query.shape
-        graph = call.graph(metric=site.metric(h, d), **self.modalities.of(name, call))
+        query_modality, value_modality = self.modalities.of(name, call)
+        graph = call.graph(
+            metric=site.metric(h, d), query_modality=query_modality, value_modality=value_modality
+        )
         check_weights(name, graph, site.module)
         if self.heads is not None:
             graph = _take_heads(name, graph, self.heads)
         if self.detach:
-            parts = {part: getattr(graph, part) for part in ("query", "value", "weight", "metric")}
-            graph = replace(graph, **{part: x.detach() for part, x in parts.items() if x is not None})
+            graph = replace(
+                graph,
+                query=graph.query.detach(),
+                value=graph.value.detach(),
+                weight=graph.weight.detach(),
+                metric=None if graph.metric is None else graph.metric.detach(),
+            )
         if self.rules:
             graph = graph.sparsify(**self.rules)
         graph = call.remember(graph, self.owner)
@@ -223,8 +236,10 @@ class _Reader:
 
 
 def check_weights(name: str, graph: AttentionGraph, module: nn.Module) -> None:
-    """Rows of M must sum to 1, or to less where attention sinks (a parameter of that name) take a share; rows without a
-    visible value are 0.
+    """Make sure that a layer's weights are a distribution.
+
+    Rows of M must sum to 1, or to less where attention sinks (a parameter of that name) take a share; rows
+    without a visible value are 0.
 
     Raises:
         UserError: NaN or Inf, or rows that are no distribution; the message names the layer.
@@ -274,21 +289,21 @@ def _choose(layers: Layers, names: list[str]) -> list[str]:
     for pattern in patterns:
         if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
             raise UserError(f"no attention layer is called {pattern!r}; there are {', '.join(names)}")
-    return [
-        name for name in names if any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
-    ]
+    return [name for name in names if any(name == x or fnmatchcase(name, x) for x in patterns)]
 
 
 def _patterns(names: list[str], others: list[str]) -> list[str]:
-    """Few patterns that match all of some names and none of the others: numbers are left open where that is right."""
-    found = {}
+    """Few patterns that match all of ``names`` and none of ``others``, with ``*`` for numbers where that does
+    it."""
+    patterns: dict[str, None] = {}
     for name in names:
         wide = ".".join("*" if part.isdigit() else part for part in name.split("."))
-        found[name if any(fnmatchcase(other, wide) for other in others) else wide] = None
-    return list(found)
+        patterns[name if any(fnmatchcase(other, wide) for other in others) else wide] = None
+    return list(patterns)
 
 
 def _above(model: nn.Module, name: str) -> Iterator[nn.Module]:
+    """The modules that hold a module, innermost first."""
     while name:
         name = name.rpartition(".")[0]
         yield model.get_submodule(name)

@@ -1,11 +1,14 @@
-"""Attention that does not go through transformers' ``AttentionInterface``: one file for each family, and one for
-PyTorch's own layer.
+"""Attention that does not go through transformers' ``AttentionInterface``: one file for each family, and one
+for PyTorch's own layer.
 
-A file holds a subclass of the family's attention class. Its forward takes what the family's takes, projects queries,
-keys and values (with the cache, if the family has one), and calls :func:`attngraph.reading.calls.attend` with the family's own
-eager formula, so that it returns the very same numbers. While a model is instrumented its modules are of that subclass.
-Where attention is not told something that only an outer module knows, a hook on that module notes it.
+A file holds a subclass of the family's attention class. Its forward takes what the family's takes, projects
+queries, keys and values (with the cache, if the family has one), and calls
+:func:`attngraph.reading.attend.attend` with the family's own eager formula, so that it returns the very same
+numbers. While a model is instrumented its modules are of that subclass. Where attention is not told something
+that only an outer module knows, a hook on that module notes it.
 """
+
+from collections.abc import Callable
 
 from attngraph.reading.families import (
     blip,
@@ -20,9 +23,7 @@ from attngraph.reading.families import (
 )
 
 _FILES = (blip, donut_swin, flava, git, lxmert, multihead, trocr, vilt, visual_bert)
-CLASSES = {
-    kind: subclass for file in _FILES for kind, subclass in file.CLASSES.items()
-}  # original class -> subclass
-HOOKS = {
-    kind: hook for file in _FILES for kind, hook in file.HOOKS.items()
-}  # class of an outer module -> forward pre-hook
+CLASSES: dict[type, type] = {kind: swapped for file in _FILES for kind, swapped in file.CLASSES.items()}
+"""``{original attention class: its subclass}``"""
+HOOKS: dict[type, Callable] = {kind: hook for file in _FILES for kind, hook in file.HOOKS.items()}
+"""``{class of an outer module: forward pre-hook}``"""

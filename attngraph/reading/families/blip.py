@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.models.blip.modeling_blip import BlipAttention
 from transformers.models.blip.modeling_blip_text import BlipTextModel, BlipTextSelfAttention
 
-from attngraph.reading.calls import attend, merge_heads, split_heads
+from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.families.eager import rooted_attention
+from attngraph.reading.heads import merge_heads, split_heads
+from attngraph.reading.hub import hub_of
 
 
 class GraphBlipTextSelfAttention(BlipTextSelfAttention):
     """Self- and cross-attention of the text model. transformers hands cross-attention's mask over as
-    ``attention_mask``, where its own forward (5.24) does not look: padding on the other side is attended to. Here it
-    is not."""
+    ``attention_mask``, where its own forward (5.24) does not look: padding on the other side is attended to.
+    Here it is not."""
 
     def forward(
         self,
@@ -25,7 +29,7 @@ class GraphBlipTextSelfAttention(BlipTextSelfAttention):
         cache=None,
         past_key_values=None,
         **_,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple:
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
         cross, layer, features = encoder_hidden_states is not None, self.layer_idx, self.attention_head_size
         if cross and encoder_attention_mask is not None:
@@ -42,21 +46,14 @@ class GraphBlipTextSelfAttention(BlipTextSelfAttention):
                 key, value = store.update(key, value, layer)
                 if cross and both:
                     cache.is_updated[layer] = True
-        call = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            rooted_attention,
-            dropout=self.dropout.p,
-            is_causal=self.attngraph.notes.get("causal"),
-        )
+        known = Known(is_causal=hub_of(self).notes.get("causal"))
+        projected = Projected(query, key, value)
+        call = attend(self, projected, attention_mask, rooted_attention, self.dropout.p, known)
         return merge_heads(call.context), call.recorded("weight")
 
 
 def _scaled_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, dropout: float = 0.0
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, dropout: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     weight = (query @ key.transpose(-1, -2) * module.scale).softmax(-1)
     weight = nn.functional.dropout(weight, dropout, module.training)
@@ -66,19 +63,18 @@ def _scaled_attention(
 class GraphBlipAttention(BlipAttention):
     """Self-attention of the vision model."""
 
-    def forward(self, hidden_states: Tensor, **_) -> tuple[Tensor, Tensor]:
+    def forward(self, hidden_states: Tensor, **_) -> tuple:
         b, n, width = hidden_states.shape
-        query, key, value = (
-            self.qkv(hidden_states).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        )
-        call = attend(self, query, key, value, None, _scaled_attention, dropout=self.dropout.p)
+        projected = self.qkv(hidden_states).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        call = attend(self, Projected(*projected), None, _scaled_attention, self.dropout.p)
         return self.projection(call.context.transpose(1, 2).reshape(b, n, width)), call.recorded()
 
 
 def _note_is_decoder(model: BlipTextModel, args: tuple, kwargs: dict) -> None:
     """BLIP's text model is a decoder by an argument of the call, whatever its configuration says."""
-    for layer in model.encoder.layer:
-        layer.attention.self.attngraph.notes["causal"] = bool(kwargs.get("is_decoder", False))
+    layers: Any = model.encoder.layer
+    for layer in layers:
+        hub_of(layer.attention.self).notes["causal"] = bool(kwargs.get("is_decoder", False))
 
 
 CLASSES = {BlipTextSelfAttention: GraphBlipTextSelfAttention, BlipAttention: GraphBlipAttention}

@@ -13,8 +13,9 @@ def rooted_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    r""":math:`\mathrm{softmax}(Q K^\top/\sqrt d + \mathrm{mask})` and its product with V, ``(b, n, h, d)``. In the
-    model's own order of operations: dividing by the root and multiplying with its inverse differ in the last bit."""
+    r""":math:`\mathrm{softmax}(Q K^\top/\sqrt d + \mathrm{mask})` and its product with V, ``(b, n, h, d)``.
+    In the model's own order of operations: dividing by the root and multiplying with its inverse differ in
+    the last bit."""
     scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
     if attention_mask is not None:
         scores = scores + attention_mask

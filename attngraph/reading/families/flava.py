@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from transformers.models.flava.modeling_flava import FlavaModel, FlavaSelfAttention
 
@@ -13,14 +15,15 @@ class GraphFlavaSelfAttention(FlavaSelfAttention):
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple:
         return self_attention(
             self, hidden_states, attention_mask, output_attentions, image_before_words(self, hidden_states)
         )
 
 
 def _note_words(model: FlavaModel, args: tuple, kwargs: dict) -> None:
-    note_words((layer.attention.attention for layer in model.multimodal_model.encoder.layer), args, kwargs)
+    layers: Any = model.multimodal_model.encoder.layer
+    note_words((layer.attention.attention for layer in layers), args, kwargs)
 
 
 CLASSES = {FlavaSelfAttention: GraphFlavaSelfAttention}

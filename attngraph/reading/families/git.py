@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers.models.git.modeling_git import GitModel, GitSelfAttention
 
-from attngraph.reading.calls import attend, merge_heads
+from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.families.eager import rooted_attention
 from attngraph.reading.families.mixed import note_words, project
+from attngraph.reading.heads import merge_heads
+from attngraph.reading.hub import hub_of
 
 
 class GraphGitSelfAttention(GitSelfAttention):
@@ -21,27 +25,21 @@ class GraphGitSelfAttention(GitSelfAttention):
         cache=None,
         past_key_values=None,
         **_,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple:
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
         query, key, value = project(self, hidden_states)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        call = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            rooted_attention,
-            dropout=self.dropout.p,
-            is_causal=True,
-            sides=self._sides(*hidden_states.shape[:2], key.shape[2]),
-        )
+        b, n = hidden_states.shape[:2]
+        known = Known(is_causal=True, sides=self._sides(b, n, key.shape[2]))
+        projected = Projected(query, key, value)
+        call = attend(self, projected, attention_mask, rooted_attention, self.dropout.p, known)
         return merge_heads(call.context), call.recorded()
 
     def _sides(self, b: int, n: int, m: int) -> tuple[Tensor | None, Tensor | None]:
-        """Which queries and values are of the image; it comes with the first tokens, those in the cache included."""
-        notes = self.attngraph.notes
+        """Which queries and values are of the image; it comes with the first tokens, those in the cache
+        included."""
+        notes = hub_of(self).notes
         if notes.get("words") is None:
             return None, None
         if n == m or "image" not in notes:
@@ -51,7 +49,8 @@ class GraphGitSelfAttention(GitSelfAttention):
 
 
 def _note_words(model: GitModel, args: tuple, kwargs: dict) -> None:
-    note_words((layer.attention.self for layer in model.encoder.layer), args, kwargs)
+    layers: Any = model.encoder.layer
+    note_words((layer.attention.self for layer in layers), args, kwargs)
 
 
 CLASSES = {GitSelfAttention: GraphGitSelfAttention}

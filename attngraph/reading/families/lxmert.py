@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from transformers.models.lxmert.modeling_lxmert import LxmertAttention, LxmertEncoder, LxmertXLayer
 
-from attngraph.reading.calls import attend, merge_heads, read_mask, split_heads
+from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.families.eager import rooted_attention
+from attngraph.reading.heads import merge_heads, split_heads
+from attngraph.reading.hub import hub_of
+from attngraph.reading.masks import read_mask
 
 
 class GraphLxmertAttention(LxmertAttention):
-    """Self-attention (``context`` is ``hidden_states``) and cross-attention. A cross-modality layer runs one module for
-    both directions: words that look at regions, then regions that look at words."""
+    """Self-attention (``context`` is ``hidden_states``) and cross-attention. A cross-modality layer runs one
+    module for both directions: words that look at regions, then regions that look at words."""
 
     def forward(
         self,
@@ -20,26 +25,18 @@ class GraphLxmertAttention(LxmertAttention):
         attention_mask: Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, ...]:
-        query = split_heads(self.query(hidden_states), self.attention_head_size)
-        key, value = (
-            split_heads(project(context), self.attention_head_size) for project in (self.key, self.value)
+        projected = Projected(
+            split_heads(self.query(hidden_states), self.attention_head_size),
+            split_heads(self.key(context), self.attention_head_size),
+            split_heads(self.value(context), self.attention_head_size),
         )
-        notes, told = self.attngraph.notes, {}
+        known, notes = Known(is_causal=False), hub_of(self).notes
         if context is hidden_states:
-            told["sides"] = (notes.get("side"),) * 2
+            known = known._replace(sides=(notes.get("side"), notes.get("side")))
         elif notes.get("turns"):
-            told["sides"], told["query_mask"] = notes["turns"].pop(0)
-        call = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            rooted_attention,
-            dropout=self.dropout.p,
-            is_causal=False,
-            **told,
-        )
+            sides, query_mask = notes["turns"].pop(0)
+            known = known._replace(sides=sides, query_mask=query_mask)
+        call = attend(self, projected, attention_mask, rooted_attention, self.dropout.p, known)
         merged = merge_heads(call.context)
         return (merged, call.dropped) if output_attentions else (merged,)
 
@@ -54,13 +51,15 @@ def _note_sides(encoder: LxmertEncoder, args: tuple, kwargs: dict) -> None:
         *(layer.attention for layer in encoder.r_layers),
         *(layer.visn_self_att for layer in encoder.x_layers),
     ]
-    for side, layers in (("text", words), ("image", regions)):
+    sides: Any = (("text", words), ("image", regions))
+    for side, layers in sides:
         for layer in layers:
-            layer.self.attngraph.notes["side"] = side
+            hub_of(layer.self).notes["side"] = side
 
 
 def _note_turns(layer: LxmertXLayer, args: tuple, kwargs: dict) -> None:
-    """The two directions of cross-attention, and the queries' own padding, which it is not told."""
+    """The two directions of cross-attention, and the queries' own padding, which is not among its
+    arguments."""
     names = ("lang_feats", "lang_attention_mask", "visual_feats", "visual_attention_mask")
     given = dict(zip(names, args)) | kwargs
 
@@ -68,7 +67,7 @@ def _note_turns(layer: LxmertXLayer, args: tuple, kwargs: dict) -> None:
         b, n = given[f"{side}_feats"].shape[:2]
         return read_mask(given[f"{side}_attention_mask"], (b, 1, n, n)).queries
 
-    layer.visual_attention.att.attngraph.notes["turns"] = [
+    hub_of(layer.visual_attention.att).notes["turns"] = [
         (("text", "image"), valid("lang")),
         (("image", "text"), valid("visual")),
     ]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.models.trocr.modeling_trocr import TrOCRAttention
 
-from attngraph.reading.calls import attend, merge_heads, split_heads
+from attngraph.reading.attend import Known, Projected, attend
+from attngraph.reading.heads import merge_heads, split_heads
 
 
 def _scaled_query_attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -52,18 +55,10 @@ class GraphTrOCRAttention(TrOCRAttention):
                 if cross and both:
                     cache.is_updated[self.layer_idx] = True
         query = split_heads(self.q_proj(hidden_states), self.head_dim)
-        call = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            _scaled_query_attention,
-            dropout=self.dropout,
-            is_causal=True,
-        )
+        projected, known = Projected(query, key, value), Known(is_causal=True)
+        call = attend(self, projected, attention_mask, _scaled_query_attention, self.dropout or 0.0, known)
         return self.out_proj(merge_heads(call.context)), call.weight if output_attentions else None
 
 
 CLASSES = {TrOCRAttention: GraphTrOCRAttention}
-HOOKS = {}
+HOOKS: dict = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from transformers.models.vilt.modeling_vilt import ViltModel, ViltSelfAttention
 
@@ -20,7 +22,8 @@ class GraphViltSelfAttention(ViltSelfAttention):
 
 
 def _note_words(model: ViltModel, args: tuple, kwargs: dict) -> None:
-    note_words((layer.attention.attention for layer in model.encoder.layer), args, kwargs)
+    layers: Any = model.encoder.layer
+    note_words((layer.attention.attention for layer in layers), args, kwargs)
 
 
 CLASSES = {ViltSelfAttention: GraphViltSelfAttention}

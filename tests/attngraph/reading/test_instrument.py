@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from attngraph import UserError, capture, record
-from attngraph.reading.calls import _ordered, read_mask
 from attngraph.reading.instrument import NAME, instrument
+from attngraph.reading.masks import Order, read_mask
 from tests.attngraph.reading.zoo import FAMILIES, words
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
@@ -98,7 +98,7 @@ def test_copies_stand_on_their_own(name):
         graphs = capture(twin, family.inputs())
         assert set(graphs) == set(family.layers)
         site = next(module for module in twin.modules() if "attngraph" in vars(module))
-        for held in list(site.attngraph.shared.handles):
+        for held in list(site.attngraph.hold.handles):
             held.remove()
         assert not any("attngraph" in vars(module) for module in twin.modules())
         assert type(twin.config._attn_implementation) is str
@@ -208,21 +208,25 @@ def test_a_bidirectional_mask_outweighs_the_modules_word():
 def test_a_modules_word_counts_only_where_its_mask_does_not_say():
     """Eager attention hides what the mask hides; without one it hides nothing."""
     cache = object()
+
+    def is_ordered(call, module, masked, order, queries, cache):
+        return Order(call, module, masked, order, queries, cache is not None).causal
+
     for told, module in ((True, None), (None, True), (None, None), (None, False), (False, True)):
         word = module if told is None else told
         for order in ("causal", "none"):
-            assert _ordered(told, module, True, order, 5, None) == (order == "causal")
-        assert _ordered(told, module, True, "mixed", 5, None) == bool(word)
-        assert not _ordered(told, module, False, None, 5, None) and not _ordered(
+            assert is_ordered(told, module, True, order, 5, None) == (order == "causal")
+        assert is_ordered(told, module, True, "mixed", 5, None) == bool(word)
+        assert not is_ordered(told, module, False, None, 5, None) and not is_ordered(
             told, module, False, None, 5, cache
         )
-        assert not _ordered(told, module, False, None, 1, None)
-        assert _ordered(told, module, False, None, 1, cache) == (word is not False)
-        assert _ordered(told, module, True, None, 1, cache) == (word is not False)
-        assert _ordered(told, module, True, None, 1, None) == bool(word)
+        assert not is_ordered(told, module, False, None, 1, None)
+        assert is_ordered(told, module, False, None, 1, cache) == (word is not False)
+        assert is_ordered(told, module, True, None, 1, cache) == (word is not False)
+        assert is_ordered(told, module, True, None, 1, None) == bool(word)
 
 
-def test_a_decoder_class_without_a_mask_is_not_ordered():
+def test_a_decoder_class_without_a_mask_is_notis_ordered():
     """Also where SDPA would go by the class's word: the graphs are eager attention's."""
     for implementation in ("eager", "sdpa"):
         model = FAMILIES["llama"].model(implementation=implementation)

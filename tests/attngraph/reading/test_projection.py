@@ -277,7 +277,7 @@ def test_copies_of_a_model_that_has_run():
         got = capture(twin, words())
         for name in want:
             assert not got[name].rotated and not torch.allclose(got[name].query, want[name].query)
-        for held in list(next(m for m in twin.modules() if "attngraph" in vars(m)).attngraph.shared.handles):
+        for held in list(next(m for m in twin.modules() if "attngraph" in vars(m)).attngraph.hold.handles):
             held.remove()
         assert not any(m._forward_hooks for m in twin.modules())
     handle.remove()

@@ -1,0 +1,176 @@
+"""The attention of an instrumented model: it computes what eager attention computes, and tells the listeners.
+
+transformers' ``AttentionInterface`` calls :func:`graph_attention`; families that do not use the interface
+(:mod:`attngraph.reading.families`) call what is behind it, :func:`attend`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import EncoderDecoderCache
+
+from attngraph.errors import UserError
+from attngraph.reading.calls import Call
+from attngraph.reading.flow import SelfAttention
+from attngraph.reading.heads import repeat_heads
+from attngraph.reading.hub import Hub, find_hub, hub_of
+from attngraph.reading.masks import Mask, Order
+from attngraph.reading.plain import PlainTest
+
+
+class Projected(NamedTuple):
+    """What attention starts from: query ``(b, h, n, d)``, key and value ``(b, g, m, d)`` with ``g`` dividing
+    ``h``."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+class Known(NamedTuple):
+    """What a model or a family knows of a call beyond its numbers.
+
+    Attributes:
+        is_causal: whether self-attention's queries are ordered in time, if it is said; see
+            :class:`attngraph.reading.masks.Order`.
+        query_mask: which queries are valid, bool ``(b, n)``, where self-attention's mask does not say.
+        sides: modalities of queries and values; see :class:`attngraph.reading.calls.Call`.
+    """
+
+    is_causal: bool | None = None
+    query_mask: Tensor | None = None
+    sides: tuple[str | Tensor | None, str | Tensor | None] = (None, None)
+
+
+NOTHING = Known()
+
+
+def attend(
+    module: nn.Module,
+    projected: Projected,
+    attention_mask: Tensor | None,
+    eager: Callable[..., tuple[Tensor, Any]],
+    dropout: float = 0.0,
+    known: Known = NOTHING,
+    **kwargs,
+) -> Call:
+    """Run an attention call and tell the module's listeners.
+
+    Args:
+        module: an instrumented attention module.
+        projected: queries, keys and values.
+        attention_mask: added to the scores, or bool (True = visible).
+        eager: the model's eager attention, ``(module, query, key, value, attention_mask, dropout=, ...)`` to
+            context ``(b, n, h, d)`` and weights.
+        dropout: its probability while training.
+        known: what else is known of the call.
+        kwargs: what else the model passes; its eager attention gets it.
+    """
+    hub = hub_of(module)
+    query, key, value = projected
+    b, h, n, m = max(query.shape[0], key.shape[0]), query.shape[1], query.shape[2], key.shape[2]
+    run = partial(eager, module, dropout=0.0, **kwargs)
+    test = PlainTest(run, h, key.shape[1], query.shape[-1], value.shape[-1], kwargs, query.device)
+    mask = hub.hold.flow.mask(attention_mask, (b, h, n, m))
+    cross = hub.source is not None or (hub.cache is None and n != m) or "Cross" in type(module).__name__
+    layer_idx = getattr(module, "layer_idx", None)
+    if cross:
+        before = hub.hold.flow.before(hub.home, b, n)
+        if before.layer_idx is not None and not isinstance(hub.cache, EncoderDecoderCache):
+            layer_idx = before.layer_idx
+    else:
+        before = _self_attention(hub, module, mask, known.is_causal, n)
+        hub.hold.flow.note(hub.home, b, n, before)
+    call = Call(
+        site=hub.site,
+        kind="cross" if cross else "self",
+        causal=before.causal,
+        query=query.expand(b, -1, -1, -1),
+        key=repeat_heads(key, b, h),
+        value=repeat_heads(value, b, h),
+        visible=mask.visible,
+        query_mask=before.queries if known.query_mask is None else known.query_mask,
+        source=hub.source,
+        cache=hub.cache,
+        layer_idx=layer_idx,
+        dropout=dropout if module.training else 0.0,
+        sides=known.sides,
+        whole=mask.sees and before.valid and known.query_mask is None,
+        wanted=hub.wanted,
+        eager=partial(run, query, key, value, _additive(attention_mask, query.dtype)),
+        scale=kwargs.get("scaling"),
+        plain=partial(test.passed, hub.plain) if mask.pure else None,
+        unrotated=hub.projections.of(query),
+    )
+    for listener in tuple(hub.listeners):
+        listener(call)
+    return call
+
+
+def _self_attention(hub: Hub, module: nn.Module, mask: Mask, is_causal: bool | None, n: int) -> SelfAttention:
+    """What a self-attention call leaves for the cross-attention after it."""
+    order = Order(
+        call=is_causal,
+        module=getattr(module, "is_causal", None),
+        masked=mask.visible is not None,
+        mask=mask.order,
+        queries=n,
+        cached=hub.cache is not None,
+    )
+    return SelfAttention(order.causal, mask.queries, mask.valid, getattr(module, "layer_idx", None))
+
+
+def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A bool mask as eager attention wants it, which adds it."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+
+
+def eager_of(module: nn.Module) -> Callable[..., tuple[Tensor, Any]]:
+    """The eager attention function of the file that defines the module's class.
+
+    Raises:
+        UserError: there is none.
+    """
+    for kind in type(module).__mro__:
+        names = vars(sys.modules.get(kind.__module__, object))
+        other = (names[name] for name in names if name.endswith("eager_attention_forward"))
+        eager = names.get("eager_attention_forward") or next(other, None)
+        if eager is not None:
+            return eager
+    raise UserError(
+        f"{type(module).__name__}: the file that defines it has no eager_attention_forward, so that its "
+        "attention cannot be read: give it one, or leave the layer out"
+    )
+
+
+def graph_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    is_causal: bool | None = None,
+    **kwargs,
+) -> tuple[Tensor, Tensor | None]:
+    """What transformers' ``AttentionInterface`` calls in an instrumented model: eager attention, with
+    listeners.
+
+    Returns:
+        context ``(b, n, h, d)`` and weights after dropout, as eager attention returns them.
+    """
+    eager = eager_of(module)
+    if find_hub(module) is None:  # of another model, which shares its configuration with an instrumented one
+        if is_causal is not None:
+            kwargs["is_causal"] = is_causal
+        return eager(module, query, key, value, attention_mask, **kwargs)
+    projected = Projected(query, key, value)
+    call = attend(module, projected, attention_mask, eager, known=Known(is_causal), **kwargs)
+    return call.context.transpose(1, 2).contiguous(), call.recorded()
