@@ -54,4 +54,7 @@ class Run:
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
     """Each run once, under the first row that shows it."""
-    return list({run.folder: run for run in reversed(runs)}.values())[::-1]
+    first: dict[Path, Run] = {}
+    for run in runs:
+        first.setdefault(run.folder, run)
+    return list(first.values())
