@@ -39,7 +39,8 @@ OTHER_SIDES = {
     "audio_encoder",
     "qformer",
 }
-OTHER_SIDES_OF = {"vision-encoder-decoder": {"encoder"}}  # by the model's type
+# By the model's type, a part at the top of the model; deeper in it, its name may be that of a text stack.
+OTHER_SIDE_AT_TOP = {"vision-encoder-decoder": "encoder"}
 
 # Ends of the names of output projections of feed-forward blocks.
 FFN_OUTPUTS = (
@@ -128,9 +129,13 @@ def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) 
             )
         return chosen
     kind: str = getattr(getattr(model, "config", None), "model_type", None) or ""
-    others = OTHER_SIDES | OTHER_SIDES_OF.get(kind, set())
-    language = [site for site in sites if not others & set(site.name.split("."))]
-    unread = [name for name, _ in attention_like(model) if not others & set(name.split("."))]
+
+    def on_language_side(name: str) -> bool:
+        parts = name.split(".")
+        return not OTHER_SIDES & set(parts) and parts[0] != OTHER_SIDE_AT_TOP.get(kind)
+
+    language = [site for site in sites if on_language_side(site.name)]
+    unread = [name for name, _ in attention_like(model) if on_language_side(name)]
     if unread and not language:
         raise UserError(
             f"the attention layers on the language side of {type(model).__name__} can't be read "

@@ -86,10 +86,8 @@ class ImageTextFamily(ProcessorFamily):
     @property
     def end(self) -> int:
         """The id of the end token."""
-        known = getattr(self.model, "generation_config", None)
-        ids = (getattr(known, "eos_token_id", None), self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
-        end = next(one for one in ids if one is not None)
-        return end[0] if isinstance(end, list) else end
+        of_model = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        return self.known_token("end", of_model, self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
 
     def _ids(self, answer: str) -> list[int]:
         """An answer's tokens and the end token."""

@@ -6,7 +6,7 @@ image models, dual encoders and encoder-decoders alike. Families that also write
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from functools import cached_property
 
@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoModel, AutoProcessor, PretrainedConfig, PreTrainedTokenizerBase
 
+from adapters.peft.places import OTHER_SIDES
 from attngraph.errors import UserError
-from attngraph.reading.vilt_order import in_order
+from attngraph.reading.families.vilt_order import in_order
 from experiments.models.batch import Batch, Sample
 from experiments.models.family import Checkpoint, ModelFamily, register
 from experiments.models.images import open_image
@@ -160,14 +161,7 @@ class ProcessorFamily(ModelFamily):
     # ---- what kind of model it is ------------------------------------------------------------------------
 
     def language_side(self) -> list[str]:
-        vision = ("vision_model", "vision_tower", "vision_encoder", "visual", "image_encoder")
-        if not any(
-            hasattr(self.model, part) or hasattr(getattr(self.model, "model", None), part) for part in vision
-        ):
-            return [""]
-        names = [name for name, _ in self.model.named_modules()]
-        parts = ("language_model", "text_model", "text_decoder", "text_encoder", "decoder")
-        return [name for name in names if name.rpartition(".")[2] in parts][:1] or [""]
+        return _without(OTHER_SIDES, self.model) or [""]
 
     @property
     def writes_apart(self) -> bool:
@@ -206,6 +200,20 @@ class ProcessorFamily(ModelFamily):
                 f"the text of {longest} has {int(lengths.max())} tokens with its image, and "
                 f"{type(self.model).__name__} reads at most {self.longest}: give a shorter text"
             )
+
+    def known_token(self, kind: str, *ids: int | list[int] | None) -> int:
+        """The first id that is known, for a start or end token; of several that a model ends with, the first.
+
+        Raises:
+            UserError: none is known.
+        """
+        known = next((number for number in ids if number is not None), None)
+        if known is None:
+            raise UserError(
+                f"{self.title}: neither the model nor its tokenizer names a {kind} token: name one in "
+                "config.json or tokenizer_config.json"
+            )
+        return known[0] if isinstance(known, list) else known
 
     # ---- where answers begin -----------------------------------------------------------------------------
 
@@ -252,3 +260,11 @@ class ProcessorFamily(ModelFamily):
             shared = next((k for k, (one, other) in pairs if one != other), min(len(whole), len(prompt)))
             lengths.append(len(whole) - shared)
         return lengths
+
+
+def _without(names: Set[str], module: nn.Module, path: str = "") -> list[str]:
+    """Paths of the largest parts of a module that neither are nor hold a part with one of the names."""
+    if not any(names & set(name.split(".")) for name, _ in module.named_modules()):
+        return [path]
+    children = [(name, child) for name, child in module.named_children() if name not in names]
+    return [part for name, child in children for part in _without(names, child, f"{path}.{name}".lstrip("."))]

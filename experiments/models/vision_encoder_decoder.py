@@ -45,7 +45,7 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
         return processor
 
     def language_side(self) -> list[str]:
-        return ["decoder"]
+        return ["decoder", *(["enc_to_dec_proj"] if hasattr(self.model, "enc_to_dec_proj") else [])]
 
     def text_batch(self, samples: list[Sample], images: list[Image.Image] | None) -> Batch:
         texts = [self.full_text(sample, images is not None) for sample in samples]
@@ -102,15 +102,16 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
     @property
     def start(self) -> int:
         """The id of the decoder's start token."""
-        config, tokenizer = self.model.config, self.tokenizer
-        ids = (config.decoder_start_token_id, tokenizer.bos_token_id, tokenizer.cls_token_id)
-        return next(one for one in ids if one is not None)
+        name, config, tokenizer = "decoder_start_token_id", self.model.config, self.tokenizer
+        parts = (self.model.generation_config, config, config.decoder)
+        ids = [getattr(part, name, None) for part in parts]
+        return self.known_token("start", *ids, tokenizer.bos_token_id, tokenizer.cls_token_id)
 
     @property
     def end(self) -> int:
         """The id of the end token."""
-        ids = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id, self.model.config.eos_token_id)
-        return next(one for one in ids if one is not None)
+        of_decoder = getattr(self.model.config.decoder, "eos_token_id", None)
+        return self.known_token("end", self.tokenizer.eos_token_id, self.tokenizer.sep_token_id, of_decoder)
 
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []

@@ -1,4 +1,5 @@
-"""Inputs of models with a processor, for reading: where answers begin, start tokens, padding, what a decoder reads."""
+"""Inputs of models with a processor, for reading: where answers begin, start tokens, padding, what a decoder
+reads."""
 
 import pytest
 import torch

@@ -1,0 +1,83 @@
+"""What families train on: the answer and the end token, whatever the batch, as the model's own class
+computes it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from experiments.models.losses import IGNORED, token_losses
+from tests.experiments.models.writers import SAMPLES, WORDS, WRITERS, by_hand, end_of, load
+
+
+@pytest.fixture(params=WRITERS, scope="module")
+def family(request):
+    return load(request.param)
+
+
+def read_ids(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The ids that the labels belong to."""
+    return inputs["decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"]
+
+
+def run(family, samples):
+    """Inputs, labels and logits."""
+    inputs = family.training_inputs(samples)
+    labels = inputs.pop("labels")
+    with torch.no_grad():
+        return inputs, labels, family.logits(inputs)
+
+
+def test_labels_are_the_answer_and_the_end_at_their_places(family):
+    inputs, labels, logits = run(family, SAMPLES)
+    assert logits.shape[:2] == labels.shape
+    for sample, row, ids in zip(SAMPLES, labels, read_ids(inputs)):
+        places = (row != IGNORED).nonzero()[:, 0]
+        assert places.tolist() == list(range(int(places[0]), int(places[-1]) + 1)) and places[0] > 0
+        words = family.tokenizer.convert_ids_to_tokens(row[places].tolist())
+        assert words[:-1] == sample.answer.split() and row[places[-1]] == end_of(family)
+        assert torch.equal(ids[places], row[places])
+
+
+def test_logits_are_those_of_the_models_own_class(family):
+    _, labels, logits = run(family, SAMPLES)
+    for sample, row, computed in zip(SAMPLES, labels, logits):
+        expected = by_hand(family, sample)
+        places = (row != IGNORED).nonzero()[:, 0]
+        assert places[0] == expected.prompt and len(places) == len(expected.ids) - expected.prompt
+        window = slice(expected.prompt - 1, len(expected.ids))
+        torch.testing.assert_close(computed[window], expected.logits[window], rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_changes_no_loss(family):
+    _, labels, logits = run(family, SAMPLES)
+    together = token_losses(logits, labels).sum(1)
+    alone = []
+    for sample in SAMPLES:
+        _, labels, logits = run(family, [sample])
+        alone.append(token_losses(logits, labels).sum())
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-4)
+    assert together.unique().numel() == len(SAMPLES)
+
+
+def test_prompt_and_image_matter(family):
+    """So that the tests above could fail: another prompt or picture gives another loss."""
+
+    def loss(sample):
+        _, labels, logits = run(family, [sample])
+        return token_losses(logits, labels).sum()
+
+    sample = SAMPLES[0]
+    changes = {"prompt": "star a"}, {"image": SAMPLES[1].image}, {"image": family.blank_image()}
+    for change in changes:
+        assert (loss(replace(sample, **change)) - loss(sample)).abs() > 1e-3, change
+
+
+def test_rank_is_what_one_forward_pass_each_gives(family, monkeypatch):
+    candidates = [*WORDS, "a star", "red red ball a"]
+    expected = [[by_hand(family, replace(s, answer=c)).log_likelihood for c in candidates] for s in SAMPLES]
+    for chunk in (64, 4):  # all pairs at once, and chunks that cut a sample's candidates
+        monkeypatch.setattr("experiments.models.family.RANKED_AT_ONCE", chunk)
+        torch.testing.assert_close(
+            family.rank(SAMPLES, candidates), torch.tensor(expected), rtol=1e-5, atol=1e-4
+        )

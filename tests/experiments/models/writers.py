@@ -1,0 +1,177 @@
+"""Families that write answers, each as a tiny model with weights far from zero, and what plain transformers
+compute."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from experiments.models import ModelFamily, Sample, load_family
+from experiments.models.images import open_image
+from tests.attngraph.reading.zoo import far_from_zero
+from tests.experiments.tiny import save
+
+# With seeds of weights for which the samples' greedy texts differ, and some end early.
+SEEDS = {
+    "blip": 15,
+    "blip-vqa": 15,
+    "llava": 0,
+    "llava-chat": 11,
+    "smolvlm": 2,
+    "qwen2-vl": 11,
+    "blip2": 0,
+    "instructblip": 3,
+    "git": 7,
+    "captioner": 16,
+    "donut": 23,
+}
+WRITERS = tuple(SEEDS)
+WORDS = ("a", "red", "ball", "star")
+FORBIDDEN = -1e4
+# A conversation as instruction-tuned models have it; its frame is unknown to the tiny tokenizer.
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}{{ m.role }} {% for c in m.content %}"
+    "{% if c.type == 'image' %}<image> {% else %}{{ c.text }} {% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
+def picture(seed: int, size: tuple[int, int] = (16, 16)) -> Image.Image:
+    """Noise."""
+    noise = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+SAMPLES = [
+    Sample("short", picture(0), "red", "ball"),
+    Sample("long", picture(1), "a red ball star", "a star"),
+    Sample("longest answer", picture(2), "a star", "red ball a red"),
+]
+
+
+@cache
+def _folder(name: str) -> Path:
+    return save(name, Path(mkdtemp()) / name)
+
+
+def load(name: str) -> ModelFamily:
+    """A family of :data:`WRITERS` that writes no tokens but words and the end, so that texts and tokens are
+    one."""
+    family = load_family(_folder(name.removesuffix("-chat")))
+    far_from_zero(family.model, SEEDS[name])
+    if name.endswith("-chat"):
+        family.processor.chat_template, family.tokenizer.bos_token = CHAT, "[CLS]"
+    allowed = torch.tensor([*family.tokenizer.convert_tokens_to_ids(list(WORDS)), end_of(family)])
+    output_layer(family).register_forward_hook(lambda _, __, logits: only(logits, allowed))
+    return family
+
+
+def only(logits: Tensor, allowed: Tensor) -> Tensor:
+    """Logits that are low for all but the allowed tokens."""
+    low = torch.full_like(logits, FORBIDDEN)
+    low[..., allowed] = logits[..., allowed]
+    return low
+
+
+def output_layer(family: ModelFamily) -> nn.Module:
+    """The layer that gives logits."""
+    model = family.model
+    for part in ("text_decoder", "decoder"):
+        if getattr(model, part, None) is not None:
+            return getattr(model, part).get_output_embeddings()
+    return model.get_output_embeddings()
+
+
+def embedding_layer(family: ModelFamily) -> nn.Module:
+    """The layer that reads the ids of what is written."""
+    model = family.model
+    for part in ("text_decoder", "decoder"):
+        if getattr(model, part, None) is not None:
+            return getattr(model, part).get_input_embeddings()
+    return model.get_input_embeddings()
+
+
+def end_of(family: ModelFamily) -> int:
+    """The id of the end token."""
+    return family.end if hasattr(family, "end") else family.tokenizer.sep_token_id
+
+
+@dataclass
+class ByHand:
+    """One sample without padding, through the model's own class.
+
+    Args:
+        logits: ``(n, vocabulary)``.
+        ids: ``(n,)``.
+        prompt: how many tokens come before the answer.
+    """
+
+    logits: Tensor
+    ids: Tensor
+    prompt: int
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """Of the answer and the end token, in nats."""
+        predicted = self.logits[self.prompt - 1 : -1].log_softmax(-1)
+        return predicted.gather(1, self.ids[self.prompt :, None]).sum()
+
+
+@torch.no_grad()
+def by_hand(family: ModelFamily, sample: Sample) -> ByHand:
+    """What the model's own class computes of a prompt and an answer."""
+    model, tokenizer, name = family.model, family.tokenizer, family.model.config.model_type
+    answer = [*tokenizer(sample.answer, add_special_tokens=False)["input_ids"], end_of(family)]
+    if name == "blip":
+        return _blip(family, sample, answer)
+    if name == "vision-encoder-decoder":
+        words = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"]
+        prompt = [model.config.decoder_start_token_id, *words]
+        ids = torch.tensor([prompt + answer])
+        pixels = family.processor(images=[open_image(sample.image)], return_tensors="pt")["pixel_values"]
+        return ByHand(model(pixel_values=pixels, decoder_input_ids=ids).logits[0], ids[0], len(prompt))
+    token = getattr(family.processor, "image_token", "")
+    places = "" if name in ("blip-2", "instructblip") else f"{token} "
+    text, options = f"{places}{sample.prompt}".strip(), {"return_tensors": "pt"}
+    if getattr(family.processor, "chat_template", None):
+        text, options["add_special_tokens"] = f"[CLS]user <image> {sample.prompt} assistant ", False
+    image = open_image(sample.image)
+    inputs = dict(family.processor(text=[text], images=[[image] if token else image], **options))
+    inputs.pop("mm_token_type_ids", None)
+    prompt = inputs["input_ids"]
+    if int(prompt[0, -1]) == end_of(family):  # tokenizers of encoders put one there
+        prompt = prompt[:, :-1]
+    ids = torch.cat([prompt, torch.tensor([answer])], 1)
+    inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if name == "qwen2_vl":
+        inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
+    logits = model(**inputs).logits[0, -ids.shape[1] :]
+    return ByHand(logits, ids[0], prompt.shape[1])
+
+
+def _blip(family: ModelFamily, sample: Sample, answer: list[int]) -> ByHand:
+    """A BLIP captioner, or the question encoder and answer decoder of BLIP VQA."""
+    model, tokenizer = family.model, family.tokenizer
+    words = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"]
+    size = model.config.vision_config.image_size
+    image = open_image(sample.image).resize((size, size), Image.Resampling.BICUBIC)
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    pixels = torch.from_numpy(np.asarray(image).copy()).float() / 255
+    pixels = ((pixels - torch.tensor(mean)) / torch.tensor(std)).permute(2, 0, 1)[None]
+    if hasattr(model, "text_encoder"):
+        question = torch.tensor([[tokenizer.convert_tokens_to_ids("[ENC]"), *words, tokenizer.sep_token_id]])
+        states = model.vision_model(pixel_values=pixels).last_hidden_state
+        read = model.text_encoder(
+            input_ids=question, attention_mask=torch.ones_like(question), encoder_hidden_states=states
+        )[0]
+        ids = torch.tensor([[tokenizer.bos_token_id, *answer]])
+        return ByHand(model.text_decoder(input_ids=ids, encoder_hidden_states=read).logits[0], ids[0], 1)
+    prompt = [tokenizer.bos_token_id, *words]
+    ids = torch.tensor([prompt + answer])
+    logits = model(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+    return ByHand(logits, ids[0], len(prompt))
