@@ -130,6 +130,17 @@ def _run_together(cells: Sequence[Cell], run: Execution) -> dict[Cell, dict[str,
     return results
 
 
+def _context() -> Any:
+    """How workers start: from a process that has imported what they need (4 seconds each), where the system
+    can; else anew.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 class Pool:
     """Worker processes, one for each cell: its peak memory is its own, and nothing of one run reaches the
     next.
@@ -139,7 +150,7 @@ class Pool:
         self.run, self.waiting = run, list(reversed(todo))
         self.jobs = min(jobs_for(run.device, run.jobs), len(todo))
         self.total = sum(map(_weight, todo))
-        self.context = multiprocessing.get_context("spawn")
+        self.context = _context()
         self.steps = self.context.Value("l", 0)
         self.running: dict[int, _Worker] = {}
         self.failures: dict[Cell, UserError] = {}

@@ -1,0 +1,42 @@
+"""A complete task of one's own: the colours of easy-VQA's shapes.
+
+Run it with ``attngraph --plugin example_task.py ablation --tasks colours``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from experiments.datasets import easy_vqa
+from experiments.datasets.example import Example
+from experiments.metrics.exact import exact_scores
+from experiments.models import Decoding
+from experiments.tasks import Column, Task, TaskScores, register
+from experiments.tasks.task import Budget, SearchSpace, accuracy_scores, references
+
+
+class Colours(Task):
+    """What colour a shape has; one word, exact match."""
+
+    name, title = "colours", "Colours of shapes"
+    columns = (Column("colours.accuracy", "Colour acc"),)
+    prompts = {"default": "{text}", "image_text": "{text} Answer in one word."}
+    decoding = Decoding(max_new_tokens=3)
+    budget = Budget(steps=100, train_examples=1000, eval_examples=500, eval_seconds=1.4e-3)
+    search = SearchSpace(rates=(3e-3, 6e-3))
+
+    def examples(self, data: Path, split: str) -> list[Example]:
+        """The reader: easy-VQA's own files, those questions that ask for a colour."""
+        return [example for example in easy_vqa.load(split) if example.kind == "which-color"]
+
+    def target(self, example: Example, draw: float) -> str:
+        return example.references[0]
+
+    def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
+        """The metric: 1 for the right word, 0 for any other; its mean is the column."""
+        scores = exact_scores(predictions, references(examples))
+        return accuracy_scores("colours.accuracy", scores, examples)
+
+
+register(Colours())
