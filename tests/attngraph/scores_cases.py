@@ -39,8 +39,8 @@ def random_scores(
     rotated: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> AttentionScores:
-    """Random scores; in padded ones, the last values of example 1 are hidden and the first query of example 0. In rotated
-    ones the query nodes have features of their own."""
+    """Random scores; in padded ones, the last values of example 1 are hidden and the first query of example
+    0. In rotated ones the query nodes have features of their own."""
     draw = torch.Generator().manual_seed(seed)
     m = n if triangular else m
     query, key, value = (

@@ -7,20 +7,19 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.utils import to_dense_adj
 
 from attngraph import AttentionGraph
+from tests.pairwise import pairwise
 
+FLAGS = ("causal", "padded", "own", "metric", "labelled")
 FORMS = {
-    "plain": dict(),
-    "causal": dict(causal=True),
-    "padded": dict(padded=True),
-    "own values per query": dict(own=True),
-    "metric": dict(metric=True),
-    "told": dict(told=True),
-    "everything": dict(causal=True, padded=True, own=True, metric=True, told=True),
+    " ".join(name for name in FLAGS if case[name]) or "plain": case
+    for case in [*pairwise(**{name: [False, True] for name in FLAGS}), dict.fromkeys(FLAGS, False)]
 }
 every_form = pytest.mark.parametrize("form", FORMS)
 
 
-def make(causal=False, padded=False, own=False, metric=False, told=False, dtype=torch.float32, sparse=True):
+def make(
+    causal=False, padded=False, own=False, metric=False, labelled=False, dtype=torch.float32, sparse=True
+):
     draw = torch.Generator().manual_seed(0)
     b, h, n, m, d = 2, 2, 4, 5, 3
     weight = torch.randn(b, h, n, m, generator=draw).softmax(-1)
@@ -44,7 +43,7 @@ def make(causal=False, padded=False, own=False, metric=False, told=False, dtype=
         (gram @ gram.transpose(-1, -2)).to(dtype) if metric else None,
         **(
             dict(kind="cross", query_modality=torch.arange(n).expand(b, n) % 3 == 1, value_modality="image")
-            if told
+            if labelled
             else {}
         ),
     )

@@ -1,4 +1,5 @@
-"""Sums at target nodes: torch-scatter and PyG's own scatter give the same numbers, here and in a whole scheme."""
+"""Sums at target nodes: torch-scatter and PyG's own scatter give the same numbers, here and in a whole
+scheme."""
 
 import importlib.util
 import sys

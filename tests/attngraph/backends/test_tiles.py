@@ -4,14 +4,18 @@ import pytest
 import torch
 
 from attngraph.backends.tiles import columns_of_tiles
+from tests.pairwise import pairwise_params
+
+NODES = [(5, 7), (7, 7), (1, 9), (0, 4), (4, 0)]
+TILES = [(2, 6), (3, 1), (100, 1000), (8, 1040)]
 
 
-@pytest.mark.parametrize("triangular", [False, True])
-@pytest.mark.parametrize("n, m", [(5, 7), (7, 7), (1, 9), (0, 4), (4, 0)])
-@pytest.mark.parametrize("rows, size", [(2, 6), (3, 1), (100, 1000), (8, 1040)])
-def test_every_edge_lies_in_one_tile(n, m, rows, size, triangular):
-    if triangular and m < n:
-        pytest.skip("no such attention")
+@pytest.mark.parametrize(
+    "nodes, tile, triangular", pairwise_params(nodes=NODES, tile=TILES, triangular=[False, True])
+)
+def test_every_edge_lies_in_one_tile(nodes, tile, triangular):
+    n, m = sorted(nodes) if triangular else nodes  # with a triangle there are at least as many values
+    rows, size = tile
     seen = torch.zeros(n, m)
     for column in columns_of_tiles(n, m, rows, size, triangular):
         for tile in column:

@@ -12,6 +12,12 @@ from attngraph.reading.instrument import instrument
 from tests.attngraph.reading.zoo import FAMILIES, IMAGE, QFORMER, VISION, far_from_zero, pixels, text, words
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+sides_of_padding = [  # on the left only where there is text to pad
+    pytest.param(family, left, id=f"{'left' if left else 'right'}-{name}")
+    for name, family in FAMILIES.items()
+    for left in (False, True)
+    if not left or any(not torch.equal(x, family.inputs(True)[key]) for key, x in family.inputs().items())
+]
 with_sdpa = pytest.mark.parametrize(
     "family", [f for f in FAMILIES.values() if f.sdpa], ids=[name for name, f in FAMILIES.items() if f.sdpa]
 )
@@ -31,7 +37,8 @@ def read(model, inputs, **more):
 
 
 def own_weights(family, model, inputs) -> dict[str, torch.Tensor]:
-    """The weights that the model's attention modules return in eager mode, under our names and without our code."""
+    """The weights that the model's attention modules return in eager mode, under our names and without our
+    code."""
     model.set_attn_implementation("eager")
     found: dict[str, torch.Tensor] = {}
 
@@ -108,8 +115,7 @@ def same_rows(graph, weight, **tolerance):
 TIGHT = dict(rtol=0, atol=1e-5)
 
 
-@every_family
-@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+@pytest.mark.parametrize("family, left", sides_of_padding)
 def test_weights_are_the_models_own(family, left):
     model, inputs = family.model(), family.inputs(left)
     own, graphs = own_weights(family, model, inputs), read(model, inputs)
@@ -140,13 +146,11 @@ def test_kind_causality_and_modality(family):
 
 
 @pytest.mark.parametrize(
-    "family",
-    [f for name, f in FAMILIES.items() if name != "vit"],
-    ids=[name for name in FAMILIES if name != "vit"],
+    "family, left", [case for case in sides_of_padding if "vit" not in case.id.split("-")]
 )
-@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
 def test_padding(family, left):
-    """Self-attention over padded words has them as invalid queries and invisible values; so has what follows it."""
+    """Self-attention over padded words has them as invalid queries and invisible values; so has what follows
+    it."""
     inputs = family.inputs(left)
     own = "decoder_" if "attention_mask" not in inputs else ""
     ids, mask = inputs[f"{own}input_ids"], inputs[f"{own}attention_mask"].bool()
@@ -183,7 +187,8 @@ def alone(inputs, example: int) -> dict:
 
 
 def valid_parts(graph, examples: slice) -> list[tuple]:
-    """For each example (or window) the valid nodes' weights, and which queries and values are images, as far as known."""
+    """For each example (or window) the valid nodes' weights, and which queries and values are images, as far
+    as known."""
     b, _, n, m, _ = graph.shape
     seen = torch.ones(b, n, m, dtype=torch.bool) if graph.visible is None else graph.visible.expand(b, n, m)
     parts = []
@@ -200,12 +205,12 @@ def valid_parts(graph, examples: slice) -> list[tuple]:
 
 
 @every_family
-@pytest.mark.parametrize("example", [0, 1])
-def test_a_graph_does_not_depend_on_its_batch(family, example):
-    """Kind, causality, modality and weights are those of the example alone, without padding."""
+def test_a_graph_does_not_depend_on_its_batch(family):
+    """Kind, causality, modality and weights are those of each example alone, without padding."""
     model, inputs = family.model(), family.inputs()
-    batch, single = read(model, inputs), read(model, alone(inputs, example))
-    for name, one in single.items():
+    batch = read(model, inputs)
+    singles = [(k, name, one) for k in (0, 1) for name, one in read(model, alone(inputs, k)).items()]
+    for example, name, one in singles:
         apart = "visual.blocks" in name  # Qwen2-VL's images are calls of their own
         many = batch[f"{name}#2" if apart and example else name]
         b = many.shape[0] // 2
@@ -298,7 +303,7 @@ def test_the_model_is_as_before(family, fails):
     output, before = run(model, inputs), state()
     if fails:
         with pytest.raises(ZeroDivisionError), record(model):
-            1 / 0
+            raise ZeroDivisionError
     else:
         with record(model):
             assert state() != before
@@ -355,7 +360,7 @@ def test_training_with_dropout(family):
     assert dropped > 0 or "decoder" in name
 
 
-# ---- decoding -----------------------------------------------------------------------------------------------------
+# ---- decoding --------------------------------------------------------------------------------------------
 
 
 def prompt(family) -> dict:
@@ -369,7 +374,8 @@ def prompt(family) -> dict:
 @every_writer
 @pytest.mark.parametrize("beams", [1, 2])
 def test_cached_generation_gives_the_rows_of_the_whole_text(family, beams):
-    """The steps with a cache, put together, are the last call without one: weights, queries, degrees, modality."""
+    """The steps with a cache, put together, are the last call without one: weights, queries, degrees,
+    modality."""
     model = family.model(seed=2)
     model.generation_config.update(eos_token_id=None, forced_eos_token_id=None)
     more = dict(num_beams=beams, do_sample=False, max_new_tokens=4, min_new_tokens=4)
@@ -520,7 +526,7 @@ def test_words_in_a_q_former_are_words():
     assert sides == [("image",) * 2, ("text",) * 2]
 
 
-# ---- choosing, sparsifying, streaming ------------------------------------------------------------------------------
+# ---- choosing, sparsifying, streaming --------------------------------------------------------------------
 
 
 def test_layers_by_name_and_pattern():
@@ -575,7 +581,8 @@ def test_sparse_graphs_hold_their_edges_only(rule):
 
 
 def test_sparse_graphs_in_cached_decoding():
-    """Each step sees what the sparse graphs of earlier steps left, as the sparse graph of the whole text has it."""
+    """Each step sees what the sparse graphs of earlier steps left, as the sparse graph of the whole text has
+    it."""
     family = FAMILIES["llama"]
     model = family.model()
     ids = words()
@@ -628,7 +635,7 @@ def test_inputs_may_be_the_models_first_argument():
     assert all(torch.equal(one[name].weight, other[name].weight) for name in other)
 
 
-# ---- nothing is missed silently, nothing false gets through ---------------------------------------------------------
+# ---- nothing is missed silently, nothing false gets through ----------------------------------------------
 
 
 class HomeMadeAttention(torch.nn.Module):
@@ -793,9 +800,10 @@ def test_without_an_output_projection_there_is_no_metric():
 def test_importing_attngraph_is_quick():
     import subprocess
 
-    code = "import sys, attngraph; print('transformers' in sys.modules, 'capture' in attngraph.__all__)"
+    code = "import sys, attngraph; print(*sys.modules, *attngraph.__all__)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.split() == ["False", "True"]
+    slow = {"transformers", "torch_geometric", "networkx"}
+    assert not slow & set(out.stdout.split()) and "capture" in out.stdout.split()
     assert attngraph.capture is capture
     with pytest.raises(AttributeError):
-        attngraph.nothing
+        getattr(attngraph, "nothing")  # noqa: B009  the attribute is looked up, and is not there

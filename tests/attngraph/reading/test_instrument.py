@@ -122,7 +122,7 @@ def test_branches_for_eager_attention_are_taken():
         NAME == "eager"
         and NAME == "attngraph"
         and NAME != "sdpa"
-        and not NAME != "eager"
+        and (NAME != "eager") is False
         and NAME in ("eager", "sdpa")
     )
     assert {"eager": 1, "attngraph": 2}[NAME] == 2

@@ -1,4 +1,5 @@
-"""PyTorch's own attention layer: the same numbers with every kind of mask, and what is no graph is refused."""
+"""PyTorch's own attention layer: the same numbers with every kind of mask, and what is no graph is
+refused."""
 
 import warnings
 
@@ -9,6 +10,7 @@ from torch import nn
 from attngraph import UserError, capture, record
 from attngraph.reading.instrument import instrument
 from tests.attngraph.reading.zoo import far_from_zero, normal
+from tests.pairwise import pairwise_params
 
 LOW = float("-inf")
 LATER = torch.ones(4, 4, dtype=torch.bool).triu(1)
@@ -59,10 +61,11 @@ MASKS = {
 }
 
 
-@pytest.mark.parametrize("name", MASKS)
-@pytest.mark.parametrize("batch_first", [True, False])
+WEIGHTS = [dict(need_weights=False), dict(), dict(average_attn_weights=False)]
+
+
 @pytest.mark.parametrize(
-    "weights", [dict(need_weights=False), dict(), dict(average_attn_weights=False)], ids=str
+    "name, batch_first, weights", pairwise_params(name=MASKS, batch_first=[True, False], weights=WEIGHTS)
 )
 def test_it_returns_what_the_original_returns(name, batch_first, weights):
     model, masks = layer(batch_first=batch_first), MASKS[name]

@@ -1,4 +1,5 @@
-"""Features of queries that a model rotates: the projection before rotary embedding, whatever module computes it."""
+"""Features of queries that a model rotates: the projection before rotary embedding, whatever module computes
+it."""
 
 import copy
 import io
@@ -106,7 +107,7 @@ def read(model, inputs, rotary_only=True):
         model(**inputs)
         for calls in found.values():
             for call, _ in calls:
-                call.feature
+                assert call.feature.shape == call.query.shape
     for hook in hooks:
         hook.remove()
     handle.remove()
@@ -221,10 +222,10 @@ def test_gradients_flow_through_the_features():
         handle, total, given = instrument(model), [], []
         module = model.model.layers[0].self_attn
         handle.sites["model.layers.0.self_attn"].listeners.append(
-            lambda call: total.append(call.feature.sin().sum())
+            lambda call, total=total: total.append(call.feature.sin().sum())
         )
         module.register_forward_pre_hook(
-            lambda m, args, kwargs: given.append(kwargs["hidden_states"]), with_kwargs=True
+            lambda m, args, kwargs, given=given: given.append(kwargs["hidden_states"]), with_kwargs=True
         )
         model(words(), use_cache=False)
         total[0].backward()
@@ -300,7 +301,8 @@ def turn(x: Tensor, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("b, h, n, d", [(2, 4, 3, 6), (1, 2, 2, 4), (2, 3, 3, 4), (1, 1, 1, 8)])
 def test_where_queries_may_lie_in_an_output(b, h, n, d):
-    """Alone, before keys and values, group by group, head by head with a gate, with the heads apart already, in slices."""
+    """Alone, before keys and values, group by group, head by head with a gate, with the heads apart already,
+    in slices."""
     feature = torch.randn(b, h, n, d, dtype=torch.float64)
     query, rows = turn(feature), feature.transpose(1, 2)
     other = torch.randn(b, n, h, d, dtype=torch.float64)
@@ -367,7 +369,8 @@ def test_a_factor_in_cosines_and_sines():
 @pytest.mark.parametrize("n", [2, 4, 7])
 @pytest.mark.parametrize("shape", ["heads first", "queries first", "rows"])
 def test_vectors_of_one_length_are_told_apart(n, shape):
-    """A new query norm makes all vectors equally long, so lengths don't tell which layout is right, in half precision."""
+    """A new query norm makes all vectors equally long, so lengths don't tell which layout is right, in half
+    precision."""
     b, h, d = 2, 4, 16
     for seed in range(10):
         x = torch.nn.functional.normalize(

@@ -160,7 +160,8 @@ def normal(*shape: int) -> torch.Tensor:
 
 
 def text(images: int = 0, left: bool = False) -> dict:
-    """Seven words, two of them padding in the second example; with ``images`` image tokens after the third."""
+    """Seven words, two of them padding in the second example; with ``images`` image tokens after the
+    third."""
     ids, mask = words(), torch.tensor([[1] * 7, [0, 0, 1, 1, 1, 1, 1] if left else [1, 1, 1, 1, 1, 0, 0]])
     split = 3 if images else 0
     tokens = torch.full((2, images), IMAGE)
@@ -182,8 +183,8 @@ def pixels() -> dict:
 class Family:
     """``make()`` gives the model, ``inputs(left)`` what it is run on, ``layers`` what is to be found.
 
-    ``generates`` names the model's decoder layers, if it writes text. ``exact``: while it is read it puts out the same
-    numbers to the last bit.
+    ``generates`` names the model's decoder layers, if it writes text. ``exact``: while it is read it puts out
+    the same numbers to the last bit.
     """
 
     make: Callable
