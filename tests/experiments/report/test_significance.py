@@ -6,7 +6,8 @@ from scipy import stats
 
 from attngraph.errors import UserError
 from experiments.metrics.captions import bleu4_from_counts, caption_scores
-from experiments.report.significance import holm, mean_score, mean_statistics, paired_bootstrap
+from experiments.metrics.statistics import mean_score, mean_statistics
+from experiments.report.significance import holm, paired_bootstrap
 
 
 def simulate(runs, seeds, examples, seed_std=0.0, example_std=0.0, noise_std=0.0, shift=0.0):

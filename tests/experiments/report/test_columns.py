@@ -1,0 +1,70 @@
+"""Columns of a table, derived from its tasks; the published numbers that fit them."""
+
+import pytest
+
+from attngraph.errors import UserError
+from experiments.report.columns import AVERAGE, averaged_columns, table_columns
+from experiments.report.published import BLIP_CAPFILT, published_for
+from experiments.tasks import TASKS
+from experiments.tasks.task import Column
+from tests.experiments.report.made import SmallTask, captioning
+
+
+def headings(*tasks):
+    return [column.heading for column in table_columns({task.name: task for task in tasks})]
+
+
+def test_the_columns_of_our_tasks():
+    names = ("vqa", "ve", "caption", "easy_vqa")
+    assert headings(*(TASKS[name] for name in names)) == [
+        "VQA acc",
+        "VE acc",
+        "BLEU@4",
+        "CIDEr",
+        "Avg",
+        "easy-VQA acc",
+    ]
+
+
+def test_order_is_that_of_the_tasks_and_scores_stay():
+    columns = table_columns({name: TASKS[name] for name in ("easy_vqa", "caption", "vqa")})
+    keys = [column.key for column in columns]
+    assert keys == ["easy_vqa.accuracy", "caption.bleu4", "caption.cider", "vqa.accuracy", "avg"]
+    assert columns[1].score is TASKS["caption"].columns[0].score
+
+
+def test_an_average_needs_two_columns():
+    alone, other = SmallTask("a", Column("a.x", "X", averaged=True)), SmallTask("b", Column("b.y", "Y"))
+    assert headings(alone, other) == ["X", "Y"] and headings(other) == ["Y"] and headings() == []
+    assert headings(SmallTask("c", Column("c.z", "Z", averaged=True)), other, alone) == ["Z", "Y", "X", "Avg"]
+
+
+def test_equal_headings_are_told_apart():
+    assert headings(captioning("coco"), captioning("nocaps"), TASKS["vqa"]) == [
+        "coco BLEU@4",
+        "coco CIDEr",
+        "nocaps BLEU@4",
+        "nocaps CIDEr",
+        "VQA acc",
+        "Avg",
+    ]
+    one_task = SmallTask("a", Column("a.x", "Score"), Column("a.y", "Score"), Column("a.z", "Z"))
+    assert headings(one_task) == ["a.x", "a.y", "Z"]
+
+
+def test_equal_keys_are_refused():
+    with pytest.raises(UserError, match=r"several columns have the key 'a\.x'"):
+        table_columns({"a": SmallTask("a", Column("a.x", "X"), Column("a.x", "Y"))})
+
+
+def test_published_numbers_by_column():
+    everything = published_for(table_columns(TASKS))
+    assert everything.rows == BLIP_CAPFILT.rows and everything.label == BLIP_CAPFILT.label
+    assert everything.rows["pGNN"][AVERAGE.key] == "80.27"
+
+    captions = published_for(table_columns({"caption": TASKS["caption"]}))
+    assert captions.rows["GCN"] == {"caption.bleu4": "38.9", "caption.cider": "128.8"}  # their Avg is another
+    assert published_for(table_columns({"easy_vqa": TASKS["easy_vqa"]})) is None
+    others = table_columns({"coco": captioning("coco"), "nocaps": captioning("nocaps")})
+    assert AVERAGE in others and len(averaged_columns(others)) == 4
+    assert published_for(others) is None

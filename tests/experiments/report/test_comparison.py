@@ -1,0 +1,133 @@
+"""Comparisons of a table: numbers of an earlier version, shared images, shared seeds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from attngraph.errors import UserError
+from experiments.metrics.statistics import mean_statistics
+from experiments.report.comparison import compare_with_baseline
+from experiments.report.significance import holm, paired_bootstrap
+from experiments.tasks import TASKS
+from experiments.tasks.task import Column
+from tests.experiments.report.made import SmallTask, bleu_counts, captioning, runs_on, save_run
+
+# difference, low, high, p; computed before columns were derived from tasks, on the statistics of `known_runs`
+KNOWN = {
+    ("APPNP", "vqa.accuracy"): (0.158333333333, 0.0545269830466, 0.26213968362, 0.0158187947029),
+    ("APPNP", "ve.accuracy"): (0.0533333333333, -0.106776690021, 0.213443356688, 0.403105238289),
+    ("APPNP", "caption.bleu4"): (0.00238542074449, -0.0760661661952, 0.0808370076841, 0.923884505527),
+    ("APPNP", "caption.cider"): (0.14645666168, -1.21314610404, 1.5060594274, 0.690381042524),
+    ("APPNP", "avg"): (0.0901271872728, -0.216093890484, 0.396348265029, 0.374178395793),
+    ("APPNP", "easy_vqa.accuracy"): (0.14, -0.00906688339219, 0.289066883392, 0.0579401844558),
+    ("pGNN", "vqa.accuracy"): (0.191666666667, 0.00193751498683, 0.381395818347, 0.0490670348161),
+    ("pGNN", "ve.accuracy"): (0.24, -0.0228964243091, 0.502896424309, 0.0591249277192),
+    ("pGNN", "caption.bleu4"): (0.00801020501626, -0.0157996174962, 0.0318200275287, 0.49167824303),
+    ("pGNN", "caption.cider"): (0.215639626726, -0.330955856355, 0.762235109807, 0.279477184717),
+    ("pGNN", "avg"): (0.163829124602, -0.014516182084, 0.342174431288, 0.058762615998),
+    ("pGNN", "easy_vqa.accuracy"): (0.213333333333, 0.130172498819, 0.296494167848, 0.000136560214751),
+}
+IMAGES = {"vqa": 40, "ve": 25, "caption": 30, "easy_vqa": 50}
+
+
+def known_statistics(row: int, task: str, seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng([row, list(IMAGES).index(task), seed])
+    images = IMAGES[task]
+    draws = rng.random(images)
+    if task == "caption":
+        bleu, cider = bleu_counts(rng, images), mean_statistics(4 * rng.random(images))
+        return {"caption.bleu4": bleu, "caption.cider": cider}
+    right = draws + 0.1 * row > np.random.default_rng(images).random(images)
+    two_questions = 2 * mean_statistics(right)  # for each image, both right or both wrong
+    return {f"{task}.accuracy": two_questions}
+
+
+def known_runs(folder):
+    return [
+        save_run(folder, row, task, seed, statistics, dict.fromkeys(statistics, 0.0))
+        for r, row in enumerate(("gcn", "appnp", "pgnn"))
+        for task in IMAGES
+        for seed in range(3)
+        for statistics in [known_statistics(r, task, seed)]
+    ]
+
+
+def test_numbers_are_those_of_the_earlier_version(tmp_path):
+    tasks = {name: TASKS[name] for name in IMAGES}
+    lines = compare_with_baseline(known_runs(tmp_path), tasks)
+    numbers = {
+        (line["row"], line["column"]): [line[key] for key in ("difference", "low", "high", "p")]
+        for line in lines
+    }
+    assert list(numbers) == list(KNOWN)
+    for place, expected in KNOWN.items():
+        assert numbers[place] == pytest.approx(expected, abs=1e-9)
+    assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
+    assert {line["column"]: line["images"] for line in lines if line["row"] == "pGNN"} == {
+        "vqa.accuracy": 40,
+        "ve.accuracy": 25,
+        "caption.bleu4": 30,
+        "caption.cider": 30,
+        "avg": 25,
+        "easy_vqa.accuracy": 50,
+    }
+
+
+def test_columns_of_one_task_share_the_resampled_images(tmp_path):
+    """The second column mirrors the first: the error of their mean is 0 only if both see the same draws."""
+    task = SmallTask("a", Column("a.x", "X", averaged=True), Column("a.y", "Y", averaged=True))
+    two = {name: SmallTask(name, Column(f"{name}.x", "X", averaged=True)) for name in ("b", "c")}
+    runs = []
+    for row, shift in (("gcn", 0.0), ("pgnn", 0.1)):
+        scores = np.random.default_rng(len(row)).random(50)
+        mirrored = 1 - scores + 2 * shift
+        x, y = mean_statistics(scores), mean_statistics(mirrored)
+        runs.append(save_run(tmp_path, row, "a", 0, {"a.x": x, "a.y": y}, {"a.x": 0.0}))
+        runs.append(save_run(tmp_path, row, "b", 0, {"b.x": x}, {"b.x": 0.0}))
+        runs.append(save_run(tmp_path, row, "c", 0, {"c.x": y}, {"c.x": 0.0}))
+    together = compare_with_baseline([run for run in runs if run.task == "a"], {"a": task})[-1]
+    apart = compare_with_baseline([run for run in runs if run.task != "a"], two)[-1]
+    assert together["column"] == apart["column"] == "avg"
+    assert together["difference"] == apart["difference"] == pytest.approx(0.1)
+    assert together["high"] - together["low"] < 1e-9 < 0.05 < apart["high"] - apart["low"]
+
+
+def test_two_captioning_tasks_are_compared_on_their_own_statistics(tmp_path):
+    tasks = {"coco": captioning("coco"), "nocaps": captioning("nocaps")}
+    runs = runs_on(tmp_path, tasks)
+    lines = {line["column"]: line for line in compare_with_baseline(runs, tasks)}
+    assert list(lines) == ["coco.bleu4", "coco.cider", "nocaps.bleu4", "nocaps.cider", "avg"]
+    for task in tasks.values():
+        for column in task.columns:
+            stacked = [
+                np.stack([r.statistics([column.key])[0] for r in runs if (r.row, r.task) == (row, task.name)])
+                for row in ("pgnn", "gcn")
+            ]
+            expected = paired_bootstrap(*stacked, column.score)
+            assert lines[column.key]["difference"] == pytest.approx(expected.difference)
+            assert lines[column.key]["p"] == pytest.approx(expected.p_value)
+    of_columns = [line["difference"] for key, line in lines.items() if key != "avg"]
+    assert lines["avg"]["difference"] == pytest.approx(np.mean(of_columns)) and len(set(of_columns)) == 4
+
+
+def test_only_shared_runs_are_compared(tmp_path):
+    tasks = {name: TASKS[name] for name in ("vqa", "ve")}
+    runs = runs_on(tmp_path, tasks, rows=("gcn", "pgnn", "rate"))
+    lacking = [
+        run for run in runs if (run.row, run.task, run.seed) not in {("gcn", "ve", 0), ("pgnn", "ve", 1)}
+    ]
+    lines = compare_with_baseline(lacking, tasks)
+    assert [(line["row"], line["column"], line["seeds"]) for line in lines] == [("pGNN", "vqa.accuracy", 2)]
+    assert compare_with_baseline([run for run in runs if run.row != "gcn"], tasks) == []
+    swapped = compare_with_baseline(runs, tasks, baseline="pgnn")
+    assert {line["row"] for line in swapped} == {"GCN"}
+    assert swapped[0]["difference"] == pytest.approx(-compare_with_baseline(runs, tasks)[0]["difference"])
+
+
+def test_missing_statistics_are_named(tmp_path):
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks)
+    elsewhere = [*runs[:-1], replace(runs[-1], folder=tmp_path)]
+    with pytest.raises(UserError, match=r"statistics\.npz lacks the statistics of vqa\.accuracy"):
+        compare_with_baseline(elsewhere, tasks)
