@@ -139,12 +139,15 @@ def _p_weight(
     square = lengths - 2 * dot * (root_d * root_e)
     square = torch.maximum(square, 8 * torch.finfo(square.dtype).eps * lengths + floor(square.dtype))
     weight = edges.weight
-    there = weight > floor(weight.dtype)
-    power = 0.5 * p * torch.where(there, weight, torch.ones_like(weight)).log() + (0.5 * p - 1) * square.log()
-    return torch.where(there, power.exp(), torch.zeros_like(power))
+    exists = weight > floor(weight.dtype)
+    log_weight = torch.where(exists, weight, torch.ones_like(weight)).log()
+    power = 0.5 * p * log_weight + (0.5 * p - 1) * square.log()
+    return torch.where(exists, power.exp(), torch.zeros_like(power))
 
 
 def _inverse(x: Tensor) -> Tensor:
     """``1/x``, and 0 where x is 0 (a node without edges and without residual)."""
-    there = x > 0
-    return torch.where(there, torch.where(there, x, torch.ones_like(x)).reciprocal(), torch.zeros_like(x))
+    positive = x > 0
+    return torch.where(
+        positive, torch.where(positive, x, torch.ones_like(x)).reciprocal(), torch.zeros_like(x)
+    )

@@ -289,15 +289,13 @@ class _Heads:
         through: _ThroughMessages,
         grads: _Gradients,
     ) -> tuple[Tensor, Tensor | float]:
-        """Back from a tile's messages to log M, distances and degrees.
+        """Back from a tile's messages to log M, distances and degrees; adds to ``through`` and ``grads``.
 
         Args:
             tile: which edges.
             carry: the degrees with which the tile began, in a causal graph.
             later: the gradient of the degrees with which the next tile began.
             grad_sum: gradient of the sums of w, ``(g, n, 1)``.
-            through: is added to.
-            grads: is added to.
 
         Returns:
             The tile's part of the gradient of p over log(2)/2, and ``later`` for the tile before.

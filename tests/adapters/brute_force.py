@@ -18,7 +18,7 @@ WIDE = torch.float64
 
 
 def per_head(graph: AttentionGraph, output: Tensor, one) -> Tensor:
-    """``one(features, weight, n, scale of value degrees)`` for every example and head (and query, if causal)."""
+    """``one(features, weight, n, scale of degrees)`` for every example and head (and query, if causal)."""
     b, h, n, m, _ = graph.shape
     out = torch.zeros(b, h, n, output.shape[-1], dtype=WIDE)
     for k in range(b):

@@ -8,7 +8,7 @@ import torch
 from adapters import GCN, PGNN
 from attngraph import AttentionScores
 from tests.adapters.cases import every_scheme
-from tests.adapters.kernels.test_step import LargestTensor
+from tests.adapters.kernels.test_memory import LargestTensor
 from tests.attngraph.scores_cases import KINDS, on_leaves, random_scores
 
 

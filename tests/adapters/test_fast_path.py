@@ -27,9 +27,9 @@ def watched(monkeypatch, fast: bool = True):
     taken, original = [], Call.scores
 
     def scores(call, metric=None):
-        found = original(call, metric) if fast else None
-        taken.append(found is not None)
-        return found
+        started = original(call, metric) if fast else None
+        taken.append(started is not None)
+        return started
 
     with monkeypatch.context() as patch:
         patch.setattr(Call, "scores", scores)

@@ -90,13 +90,13 @@ def test_training_and_evaluation_agree(family, backend):
     """The ways from scores and from weights, with a cache and without."""
     model, batch = put(family, backend=backend), FAMILIES[family].batch()
     with torch.no_grad():
-        found = [
+        outputs = [
             run(model.train(training), batch, use_cache=cache)
             for training in (False, True)
             for cache in (False, True)
         ]
-    for got in found[1:]:
-        torch.testing.assert_close(got, found[0], rtol=1e-4, atol=1e-4 * float(found[0].abs().max()))
+    for got in outputs[1:]:
+        torch.testing.assert_close(got, outputs[0], rtol=1e-4, atol=1e-4 * float(outputs[0].abs().max()))
 
 
 @every_family
@@ -225,8 +225,8 @@ def test_every_backend_equals_the_formula_as_loops_in_values_and_gradients(case,
         for way in ways:
             got = way(scores, backend) @ output
             torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-9)
-            found = torch.autograd.grad((got * probe).sum(), list(leaves.values()), allow_unused=True)
-            for (name, slope), grad in zip(slopes.items(), found, strict=True):
+            grads = torch.autograd.grad((got * probe).sum(), list(leaves.values()), allow_unused=True)
+            for (name, slope), grad in zip(slopes.items(), grads, strict=True):
                 grad = torch.zeros_like(slope) if grad is None else grad
                 torch.testing.assert_close(
                     grad, slope, rtol=1e-5, atol=1e-6 * max(1, float(slope.abs().max())), msg=name

@@ -58,9 +58,9 @@ COUNT = {
 def places(family, **settings):
     model = FAMILIES[family].make()
     handle = instrument(model)
-    found = find_places(model, handle.sites.values(), GraphAdapterConfig(**settings))
+    chosen = find_places(model, handle.sites.values(), GraphAdapterConfig(**settings))
     handle.remove()
-    return {name: place.position for name, place in found.items()}
+    return {name: place.position for name, place in chosen.items()}
 
 
 def error(family, **settings):
@@ -72,10 +72,12 @@ def error(family, **settings):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_defaults(family):
-    found = places(family)
+    chosen = places(family)
     count = COUNT.get(family, (2, 0, 2))
-    assert tuple(sum(position == x for x in found.values()) for position in ("self", "cross", "ffn")) == count
-    assert {name: found[name] for name in LAYER[family].values()} == {
+    assert (
+        tuple(sum(position == x for x in chosen.values()) for position in ("self", "cross", "ffn")) == count
+    )
+    assert {name: chosen[name] for name in LAYER[family].values()} == {
         name: x for x, name in LAYER[family].items()
     }
     for position, name in LAYER[family].items():
@@ -94,17 +96,17 @@ def test_defaults(family):
     ],
 )
 def test_attention_layers_by_name(names):
-    found = places("bart", target_modules=names)
-    assert "model.encoder.layers.0.self_attn.out_proj" in found
-    assert all("attn" in name or name.endswith("fc2") for name in found)
+    chosen = places("bart", target_modules=names)
+    assert "model.encoder.layers.0.self_attn.out_proj" in chosen
+    assert all("attn" in name or name.endswith("fc2") for name in chosen)
     if len(names) == 1 and "layers.0" in names[0]:  # the feed-forward blocks of the chosen layers
-        assert set(found) == {"model.encoder.layers.0.self_attn.out_proj", "model.encoder.layers.0.fc2"}
+        assert set(chosen) == {"model.encoder.layers.0.self_attn.out_proj", "model.encoder.layers.0.fc2"}
 
 
 def test_a_vision_encoder_alone_is_adapted_and_one_among_others_by_name():
-    found = places("llava", target_modules=r".*vision_tower.*self_attn")
-    assert found and all("vision_tower" in name for name in found)
-    assert any("mlp.fc2" in name for name in found)
+    chosen = places("llava", target_modules=r".*vision_tower.*self_attn")
+    assert chosen and all("vision_tower" in name for name in chosen)
+    assert any("mlp.fc2" in name for name in chosen)
     assert set(places("llava", exclude=["layers.1.self_attn", "layers.1.mlp.down_proj"])) == {
         "model.language_model.layers.0.self_attn.o_proj",
         "model.language_model.layers.0.mlp.down_proj",
@@ -158,9 +160,9 @@ def test_an_image_encoder_with_a_text_decoder():
     text.add_cross_attention = True
     model = hf.VisionEncoderDecoderModel(encoder=vision, decoder=hf.GPT2LMHeadModel(text))
     handle = instrument(model)
-    found = find_places(model, handle.sites.values(), GraphAdapterConfig())
-    assert all(name.startswith("decoder.transformer.h") for name in found)
-    assert sorted(place.position for place in found.values()) == ["cross"] * 2 + ["ffn"] * 2 + ["self"] * 2
+    chosen = find_places(model, handle.sites.values(), GraphAdapterConfig())
+    assert all(name.startswith("decoder.transformer.h") for name in chosen)
+    assert sorted(place.position for place in chosen.values()) == ["cross"] * 2 + ["ffn"] * 2 + ["self"] * 2
 
 
 def test_experts_are_no_feed_forward_block():
