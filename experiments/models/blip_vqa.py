@@ -26,6 +26,7 @@ from experiments.models.blip import BlipImages
 from experiments.models.family import Checkpoint, Decoding, register
 from experiments.models.generation import decoder_logits, generate_text, sequence_batch
 from experiments.models.text import Text
+from experiments.models.weights import load_weights
 
 ENCODER_START = "[ENC]"
 
@@ -49,13 +50,9 @@ class BlipAnswerer(BlipImages):
 
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> BlipAnswerer:
-        name, options = checkpoint.name, checkpoint.options
-        model = BlipForQuestionAnswering.from_pretrained(
-            name, use_safetensors=True, dtype=torch.float32, attn_implementation="eager", **options
-        )
-        return cls(
-            model.eval(), prepare_tokenizer(AutoTokenizer.from_pretrained(name, **options), model.config)
-        )
+        model = load_weights(BlipForQuestionAnswering, checkpoint, attn_implementation="eager")
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, **checkpoint.options)
+        return cls(model, prepare_tokenizer(tokenizer, model.config))
 
     def language_side(self) -> list[str]:
         return ["text_encoder", "text_decoder"]

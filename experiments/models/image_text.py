@@ -29,6 +29,7 @@ class ImageTextFamily(ProcessorFamily):
     """A decoder whose sequence holds the image's states and the text."""
 
     name = "image_text"
+    writes = True
 
     @classmethod
     def accepts(cls, config: PretrainedConfig) -> bool:

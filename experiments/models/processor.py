@@ -24,6 +24,7 @@ from experiments.models.family import Checkpoint, ModelFamily, register
 from experiments.models.images import open_image
 from experiments.models.pictures import Pictures, seen
 from experiments.models.text import Text
+from experiments.models.weights import load_weights
 
 UNLIMITED = 1_000_000  # tokenizers without a limit name a number above
 
@@ -33,6 +34,7 @@ class ProcessorFamily(ModelFamily):
     """A model with a processor (or a tokenizer, or an image processor) in the same folder."""
 
     name = "processor"
+    writes = False  # whether it writes answers, for which all weights are needed
 
     def __init__(self, model: nn.Module, processor):
         self.model, self.processor = model, processor
@@ -60,9 +62,7 @@ class ProcessorFamily(ModelFamily):
     def load_model(cls, checkpoint: Checkpoint) -> nn.Module:
         """The model of the class that its configuration names."""
         kind = getattr(transformers, (checkpoint.config.architectures or [""])[0], AutoModel)
-        options = checkpoint.options
-        model = kind.from_pretrained(checkpoint.name, use_safetensors=True, dtype=torch.float32, **options)
-        return in_order(model.eval())
+        return in_order(load_weights(kind, checkpoint, complete=cls.writes))
 
     @classmethod
     def load_processor(cls, checkpoint: Checkpoint):

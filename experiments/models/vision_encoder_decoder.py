@@ -31,6 +31,7 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
     """An image encoder and a text decoder."""
 
     name = "vision_encoder_decoder"
+    writes = True
 
     @classmethod
     def accepts(cls, config: PretrainedConfig) -> bool:
