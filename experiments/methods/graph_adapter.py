@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapters import SCHEMES, GraphAdapterConfig
-from experiments.configs.settings import Settings
+from attngraph.errors import UserError
+from experiments.configs.settings import REMEDY, Settings
 from experiments.methods.method import ADAPTERS, METHODS, Method, check_known
 from experiments.methods.peft_method import PeftMethod
 from experiments.models.family import ModelFamily
@@ -37,7 +38,19 @@ class GraphAdapter(PeftMethod):
         """The scheme's arguments: the chosen ones if they are the same scheme's, and the row's own."""
         leader = METHODS.get(self.leader)
         same = self.leader == self.name or (isinstance(leader, GraphAdapter) and leader.gnn == self.gnn)
-        return {**(chosen.arguments.get(self.leader, {}) if same else {}), **self.fixed}
+        return {**(self.chosen_arguments(chosen) if same else {}), **self.fixed}
+
+    def chosen_arguments(self, chosen: Settings) -> dict[str, Any]:
+        """The leader's chosen arguments.
+
+        Raises:
+            UserError: the leader is searched, and its arguments are not among the settings.
+        """
+        leader = METHODS.get(self.leader)
+        searched = isinstance(leader, GraphAdapter) and leader.start is not None
+        if searched and self.leader not in chosen.arguments:
+            raise UserError(f"settings: field arguments.{self.leader} is missing; {REMEDY}")
+        return {**((leader.start or {}) if searched else {}), **chosen.arguments.get(self.leader, {})}
 
     def settings(self, chosen: Settings, join: str | None = None) -> dict[str, Any]:
         return {

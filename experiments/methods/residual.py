@@ -14,7 +14,7 @@ class ResidualAlone(GraphAdapter):
     that p makes of a query's edges sum to 1."""
 
     def arguments(self, chosen: Settings) -> dict[str, Any]:
-        pgnn = chosen.arguments[self.leader]
+        pgnn = self.chosen_arguments(chosen)
         residual = 2 * pgnn["mu"] / pgnn["p"]
         return {"alpha": residual / (1 + residual)}
 

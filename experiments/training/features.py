@@ -95,5 +95,5 @@ def _digest(family: ModelFamily, paths: Sequence[Path]) -> str:
 def _is_whole(file: Path, images: int) -> bool:
     try:
         return len(np.load(file, mmap_mode="r")) == images
-    except (OSError, ValueError):
+    except (OSError, EOFError, ValueError):
         return False

@@ -109,8 +109,9 @@ def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -
         data: folder of the data sets.
 
     Raises:
-        UserError: an unknown method in the preset.
+        UserError: an unknown method or task in the preset.
     """
+    check_known([*preset.tasks, *TASKS], list(TASKS), "task")
     seeds = dict(preset.seeds)
     if request.gnns is not None:
         default = max(preset.seeds.values())

@@ -1,0 +1,143 @@
+"""Presets and settings: files that are right are read, all others end with one line and the remedy."""
+
+import pytest
+
+from attngraph.errors import UserError
+from experiments.configs.presets import PRESETS_FOLDER, load_preset, preset_names
+from experiments.configs.settings import SETTINGS_FILE, Settings, chosen_settings, write_settings
+from experiments.methods import METHODS
+from experiments.scenes.write import Sizes
+from experiments.tasks import TASKS
+from experiments.tasks.task import Budget
+
+RIGHT = "about: mine\nseeds: {gcn: 1}\n"
+
+
+def one_line(error) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", [file.stem for file in PRESETS_FOLDER.glob("*.yaml")])
+def test_shipped_presets_are_read(name):
+    preset = load_preset(name)
+    assert name in preset_names() and preset.about
+    assert set(preset.seeds) <= set(METHODS) and set(preset.tasks) <= set(TASKS)
+
+
+def test_quick_is_the_first_preset():
+    assert preset_names()[0] == "quick" and {"quick", "full", "smoke"} <= set(preset_names())
+
+
+def test_shipped_settings_are_complete():
+    settings = chosen_settings()
+    searched = [name for name, method in METHODS.items() if getattr(method, "start", None) is not None]
+    assert list(settings.arguments) == searched == ["gcn", "appnp", "gcnii", "pgnn"]
+    assert set(settings.learning_rates) == {"full", "text", *searched}
+    assert all(list(rates) == list(TASKS) for rates in settings.learning_rates.values())
+
+
+def test_settings_are_written_as_they_are_read(tmp_path):
+    settings = Settings(
+        join="gated",
+        reduction=8,
+        arguments={"pgnn": {"p": 1.5, "steps": 2, "learn_p": False, "degree": "mean"}, "gcn": {}},
+        learning_rates={"pgnn": {"vqa": 1e-05, "caption": 0.012}},
+    )
+    write_settings(tmp_path / "settings.yaml", settings)
+    again = chosen_settings(tmp_path / "settings.yaml")
+    assert again == settings
+    kinds = {name: type(value) for name, value in again.arguments["pgnn"].items()}
+    assert kinds == {"p": float, "steps": int, "learn_p": bool, "degree": str}
+    write_settings(tmp_path / "settings.yaml", Settings(join="blend"))
+    assert chosen_settings(tmp_path / "settings.yaml").join == "blend", "a new file is read anew"
+
+
+def test_the_shipped_settings_file_is_in_the_written_form(tmp_path):
+    write_settings(tmp_path / "settings.yaml", chosen_settings())
+    shipped = [line for line in SETTINGS_FILE.read_text().splitlines() if not line.startswith("#")]
+    assert (tmp_path / "settings.yaml").read_text().splitlines() == shipped
+
+
+def test_a_preset_of_ones_own_derives_budgets(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        RIGHT + "budget: {steps: 7, eval_examples: 50}\ntasks:\n  vqa: {steps: 9}\n"
+        "sizes: {questions: [9, 8, 7]}\n"
+    )
+    preset = load_preset(str(file))
+    default = TASKS["vqa"].budget
+    assert preset.budget_of(TASKS["vqa"]) == Budget(9, default.train_examples, 50, default.eval_seconds)
+    easy = preset.budget_of(TASKS["easy_vqa"])
+    assert (easy.steps, easy.train_examples, easy.eval_examples) == (7, 2000, 50)
+    assert load_preset("full").budget_of(TASKS["caption"]) == TASKS["caption"].budget
+    assert preset.drawn == Sizes(questions=(9, 8, 7))
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (RIGHT + "budgets: {steps: 3}\n", r"unknown field budgets \(did you mean budget\?\)"),
+        (RIGHT + "budget: {step: 3}\n", r"unknown field budget.step \(did you mean steps\?\)"),
+        (
+            RIGHT + "tasks: {vqa: {eval_example: 3}}\n",
+            r"unknown field tasks.vqa.eval_example \(did you mean eval_examples\?\)",
+        ),
+        (RIGHT + "xyzzy: 3\n", "unknown field xyzzy; "),
+        ("about: mine\n", "field seeds is missing"),
+        ("seeds: {gcn: 1}\n", "field about is missing"),
+        ("about: mine\nseeds: {gcn: many}\n", "field seeds.gcn: input should be a valid integer"),
+        ("about: mine\nseeds: {gcn: -1}\n", "field seeds.gcn: input should be greater than or equal to 0"),
+        (RIGHT + "budget: {steps: 0}\n", "field budget.steps: input should be greater than 0"),
+        (RIGHT + "budget: null\n", "field budget: "),
+        ("about: mine\nseeds: null\n", "field seeds: "),
+        (RIGHT + "sizes: {questions: [1, 2]}\n", "field sizes.questions.2"),
+        ("", "it must hold fields with values"),
+        ("null\n", "it must hold fields with values"),
+        ("- a\n- b\n", "it must hold fields with values"),
+        ("about: [\n", "cannot be read"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_damaged_presets_are_named(text, said, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=said) as error:
+        load_preset(str(file))
+    line = one_line(error)
+    assert line.startswith(str(file)) and line.endswith("see experiments/configs/presets for examples")
+
+
+def test_a_preset_that_is_not_there():
+    with pytest.raises(UserError, match="unknown preset 'huge': choose from quick, full, smoke") as error:
+        load_preset("huge")
+    one_line(error)
+    with pytest.raises(UserError, match=r"unknown preset '/no/such.yaml'"):
+        load_preset("/no/such.yaml")
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("reduction: 4\n", "field join is missing"),
+        ("join: blend\nreductoin: 4\n", r"unknown field reductoin \(did you mean reduction\?\)"),
+        ("join: blend\nreduction: 0\n", "field reduction: input should be greater than 0"),
+        (
+            "join: blend\nlearning_rates: {gcn: {vqa: -1}}\n",
+            "field learning_rates.gcn.vqa: input should be gr",
+        ),
+        ("join: blend\nlearning_rates: {gcn: null}\n", "field learning_rates.gcn: "),
+        ("join: 3\n", "field join: input should be a valid string"),
+        ("", "it must hold fields with values"),
+        ("{", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_damaged_settings_are_named(text, said, tmp_path):
+    file = tmp_path / "settings.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=said) as error:
+        chosen_settings(file)
+    line = one_line(error)
+    assert line.startswith(str(file)) and "restore it, or run attngraph search" in line
