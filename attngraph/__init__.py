@@ -1,8 +1,7 @@
 """Attention layers as weighted bipartite graphs.
 
 - :class:`AttentionGraph` and :class:`AttentionScores`: the graph of an attention layer, with its weights or
-before they
-  are computed;
+  before they are computed;
 - :class:`Edges`: how messages move on it, whichever way its edges are stored (:mod:`attngraph.backends`);
 - :func:`capture` and :func:`record`: the graphs of a running model (:mod:`attngraph.reading`).
 

@@ -33,7 +33,7 @@ class Part:
         weight: ``(n, m)``.
         query_valid: bool ``(n,)``, or None if all are valid.
         value_visible: bool ``(m,)``, or ``(n, m)`` where each query sees its own values; None if all are
-        visible.
+            visible.
         causal: the queries are ordered in time.
         metric: ``(d, d)``, or None for the identity.
         kind: ``"self"``, ``"cross"`` or None.

@@ -36,7 +36,7 @@ class AttentionScores:
             scores, where half of the type's lowest number or less hides an edge. Not trained.
         query_mask: ``(b, n)`` bool, False for padded queries. Default: all valid.
         triangular: query i sees values up to ``i + m - n`` only (self-attention of a decoder), without a mask
-        in memory.
+            in memory.
         causal: the queries are ordered in time; see :class:`AttentionGraph`.
         metric: ``(h, d, d)``, as in :class:`AttentionGraph`. Default: the identity.
         past_degree: degrees left by earlier queries; only for causal graphs.

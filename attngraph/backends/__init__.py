@@ -1,11 +1,9 @@
-"""How the edges of a graph are stored, and messages summed over them: one :class:`attngraph.edges.Edges` per
-backend.
+"""How the edges of a graph are stored and summed over: one subclass of :class:`attngraph.edges.Edges` each.
 
-- ``"dense"`` (:class:`attngraph.backends.dense.DenseEdges`): all pairs of nodes, as an array ``(b, h, n,
-m)``; - ``"sparse"`` (:class:`attngraph.backends.sparse.SparseEdges`): the non-zero edges, as a PyG graph; -
-``"tiled"`` (:class:`attngraph.backends.tiled.TiledEdges`): none of them; they are computed a tile at a time
-whenever
-  they are summed over.
+- ``"dense"`` (:class:`attngraph.backends.dense.DenseEdges`): all pairs of nodes, an array ``(b, h, n, m)``;
+- ``"sparse"`` (:class:`attngraph.backends.sparse.SparseEdges`): the non-zero edges, as a PyG graph;
+- ``"tiled"`` (:class:`attngraph.backends.tiled.TiledEdges`): none of them; they are computed a tile at a time
+  whenever they are summed over.
 
 All give the same numbers.
 """

@@ -1,14 +1,14 @@
 """Reading the attention of a running model as graphs.
 
-- :mod:`attngraph.reading.reader`: :func:`attngraph.capture` and :func:`attngraph.record`; -
-:mod:`attngraph.reading.instrument`: makes a model's attention layers visible, and puts the model back as it
-was; - :mod:`attngraph.reading.attend`: the attention function of an instrumented model, which tells the
-listeners; - :mod:`attngraph.reading.calls`: what listeners get, a call of one layer, and the graph that it
-is; - :mod:`attngraph.reading.families`: attention classes that do not use transformers'
-``AttentionInterface``; - what a call needs to know: its mask (:mod:`~attngraph.reading.masks`), the
-self-attention before it
-  (:mod:`~attngraph.reading.flow`), queries before rotary embedding (:mod:`~attngraph.reading.projection`),
-  the output projection (:mod:`~attngraph.reading.outputs`), what its nodes stand for
-  (:mod:`~attngraph.reading.modality`), and degrees of earlier decoding steps
-  (:mod:`~attngraph.reading.degree_cache`).
+- :mod:`~attngraph.reading.reader`: :func:`attngraph.capture` and :func:`attngraph.record`;
+- :mod:`~attngraph.reading.instrument`: makes a model's attention layers visible, and puts it back as it was;
+- :mod:`~attngraph.reading.attend`: the attention of an instrumented model, which calls the listeners;
+- :mod:`~attngraph.reading.calls`: what listeners get, a call of one layer, and the graph that it is;
+- :mod:`~attngraph.reading.families`: attention classes that do not use transformers' ``AttentionInterface``.
+
+What a call needs to know has a module each: its mask (:mod:`~attngraph.reading.masks`), the self-attention
+before it (:mod:`~attngraph.reading.flow`), queries before rotary embedding
+(:mod:`~attngraph.reading.projection`), the output projection (:mod:`~attngraph.reading.outputs`), what its
+nodes stand for (:mod:`~attngraph.reading.modality`), and degrees of earlier decoding steps
+(:mod:`~attngraph.reading.degree_cache`).
 """

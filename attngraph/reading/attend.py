@@ -1,4 +1,4 @@
-"""The attention of an instrumented model: it computes what eager attention computes, and tells the listeners.
+"""The attention of an instrumented model: it computes what eager attention computes, and calls the listeners.
 
 transformers' ``AttentionInterface`` calls :func:`graph_attention`; families that do not use the interface
 (:mod:`attngraph.reading.families`) call what is behind it, :func:`attend`.
@@ -60,7 +60,7 @@ def attend(
     known: Known = NOTHING,
     **kwargs,
 ) -> Call:
-    """Run an attention call and tell the module's listeners.
+    """Run an attention call and hand it to the module's listeners.
 
     Args:
         module: an instrumented attention module.

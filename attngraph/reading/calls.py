@@ -67,7 +67,7 @@ class Call:
         site: the attention layer.
         kind: ``"self"`` or ``"cross"``.
         causal: whether the queries are ordered in time. A cross-attention follows the self-attention before
-        it.
+            it.
         query: ``(b, h, n, d)``, as it is compared with the keys, after rotary embedding.
         key: ``(b, h, m, d)``, with grouped heads repeated.
         value: ``(b, h, m, d)``, with grouped heads repeated.
@@ -79,14 +79,14 @@ class Call:
             side (Mllama's), that of the self-attention before it.
         dropout: its probability; 0 in evaluation.
         sides: modalities of queries and values, as far as a family says (see
-        :class:`attngraph.AttentionGraph`).
+            :class:`attngraph.AttentionGraph`).
         whole: whether every query is valid and sees something.
         wanted: whether the module was asked for its weights (``output_attentions``).
         eager: the model's eager attention of this call, without dropout: to context ``(b, n, h, d)`` and
-        weights.
+            weights.
         scale: the factor of the scores where the model gave it, else None.
         plain: says whether scale and mask are all that the scores are made of; None where the mask is more
-        than that.
+            than that.
         unrotated: finds the queries before rotary embedding; see
             :func:`attngraph.reading.projection.unrotated`.
     """
@@ -169,8 +169,8 @@ class Call:
         """The call before its weights are computed, or None where only they give the graph.
 
         That is so under dropout, with a key/value cache in a causal layer (which keeps degrees; not when the
-        cache was empty and gradients are wanted, since nobody decodes on from there), or if the model's eager
-        attention is more than a softmax of scaled and masked scores, which is tried out.
+        cache was empty and gradients are wanted, since decoding does not go on from it), or if the model's
+        eager attention is more than a softmax of scaled and masked scores, which is tried out.
 
         Args:
             metric: see :meth:`Site.metric`.
@@ -250,8 +250,7 @@ class Call:
 
 
 def attentions_wanted() -> bool:
-    """Whether the model that runs was asked for attentions (``output_attentions``); True where it cannot be
-    told."""
+    """Whether the model that runs was asked for attentions (``output_attentions``), or that is unknown."""
     if _active_collector is None:
         return True
     collected = _active_collector.get()

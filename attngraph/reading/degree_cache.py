@@ -24,7 +24,7 @@ class DegreeCache:
     an earlier one when the cache is cropped.
 
     ``totals`` holds a tensor ``(b, h, rows, m)`` per call, cumulated over all queries; ``queries`` ``(b,
-    rows)`` likewise. Of a long call only the last :data:`ROWS` queries are kept, ``lengths`` tells how many
+    rows)`` likewise. Of a long call only the last :data:`ROWS` queries are kept, ``lengths`` holds how many
     there were, and ``starts`` how many of the first values had left a sliding window by then.
     """
 

@@ -64,7 +64,7 @@ def read_mask(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
 
 
 class Order(NamedTuple):
-    """What tells whether the queries of self-attention are ordered in time.
+    """What decides whether the queries of self-attention are ordered in time.
 
     Attributes:
         call: what this call says of itself, if anything.

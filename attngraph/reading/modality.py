@@ -3,8 +3,8 @@
 An image encoder's nodes are image nodes, and so are the queries of a Q-Former or resampler, which become
 image tokens (an instruction after them is text). A language model's are text, but for those positions of
 ``input_ids`` (as the model or its embedding layer gets them) that hold the configuration's image or video
-token, or that the model is told to fill with an image. Cross-attention's values are what the encoder they
-came from says. Layers that ask for more knowledge than that are listed in :data:`KNOWN`, and families may say
+token, or that an argument marks for an image. Cross-attention's values are what the encoder they
+came from says. Layers that need more than these rules are listed in :data:`KNOWN`, and families may say
 it themselves (``attngraph.reading.families``). Whatever is not known this way is None, as it is in a model
 that takes images and text and does not say where the images are.
 """

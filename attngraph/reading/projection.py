@@ -1,10 +1,9 @@
-r"""Projected queries :math:`Q W_q + b_q` of attention modules that turn them by rotary embedding before they
-are compared.
+r"""Projected queries :math:`Q W_q + b_q`, before rotary embedding turns them.
 
-A graph's distances join queries and values, and values are not turned: features must not be either. A
-module's own query projection and query norm are listened to while it runs. What they put out is taken for the
-features only if it fits the call: rotary embedding, partial or not, keeps the Euclidean norm of every head's
-vector (or scales all by one factor, that of the cosines and sines the module was given).
+A graph's distances join queries and values, and values are not turned: query features must not be either. So
+the outputs of a module's query projection and query norm are recorded while it runs. One is taken for the
+features if it fits the queries that are compared: rotary embedding, partial or not, keeps the Euclidean norm
+of every head's vector (or scales all by one factor, that of the cosines and sines the module was given).
 """
 
 from __future__ import annotations
@@ -16,12 +15,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-PARTS = re.compile(r"rotary|(^|_)rope")  # attributes of modules that rotate
-GIVEN = re.compile(r"rotary|(^|_)rope|position_embeddings|freqs|^(cos|sin)$")  # arguments that they are given
-QUERY = re.compile(
-    r"(^|_)w?q", re.IGNORECASE
-)  # children that project queries or norm them: q_proj, Wqkv, to_q, q_norm
-SLACK = 1e-5  # by which norms may differ, as a share; in half precision four of its steps
+PARTS = re.compile(r"rotary|(^|_)rope")
+"""Attributes of modules that rotate."""
+ARGUMENTS = re.compile(r"rotary|(^|_)rope|position_embeddings|freqs|^(cos|sin)$")
+"""Arguments of their forward passes."""
+QUERY = re.compile(r"(^|_)w?q", re.IGNORECASE)
+"""Children that project queries or norm them: q_proj, Wqkv, to_q, q_norm."""
+SLACK = 1e-5
+"""By which norms may differ, as a share; in half precision four of its steps."""
 
 
 class Projections:
@@ -41,22 +42,22 @@ class Projections:
         self._start = 0
 
     def begin(self, module: nn.Module, given: dict) -> None:
-        """Before the module runs on the arguments ``given``: listen to the children that it has now."""
+        """Before the module runs on the arguments ``given``: put hooks on the children that it has now."""
         if self._built is None:
             parts = (*vars(module), *module._modules, *module._buffers)
             self._built = any(PARTS.search(name) for name in parts)
-        self.rotates = self._built or any(x is not None and GIVEN.search(name) for name, x in given.items())
+        self.rotates = self._built or any(
+            x is not None and ARGUMENTS.search(name) for name, x in given.items()
+        )
         self._turn = given.get("position_embeddings")
         self._outputs, self._start = [], 0
         children = [x for name, x in module.named_children() if QUERY.search(name)] if self.rotates else []
-        if len(children) != len(self._watched) or any(
-            a is not b for a, (b, _) in zip(children, self._watched)
-        ):
+        if [id(child) for child in children] != [id(child) for child, _ in self._watched]:
             self.remove()
             self._watched = [(child, child.register_forward_hook(self._note)) for child in children]
 
     def end(self) -> None:
-        """After it ran."""
+        """After it ran: let go of what was recorded."""
         self._outputs, self._turn = [], None
 
     def remove(self) -> None:

@@ -51,7 +51,7 @@ def capture(
     Args:
         model: any transformers model, or a part of one.
         inputs: keyword arguments for the model, as a tokenizer or processor returns them, or its first
-        argument.
+            argument.
         layers: names of layers or patterns (``"*cross*"``), one or several. Default: all.
         heads: which heads. Default: all.
         top_k, threshold, mass: keep only the strongest edges, see :func:`attngraph.sparsify.keep`. The graphs

@@ -4,8 +4,8 @@ for PyTorch's own layer.
 A file holds a subclass of the family's attention class. Its forward takes what the family's takes, projects
 queries, keys and values (with the cache, if the family has one), and calls
 :func:`attngraph.reading.attend.attend` with the family's own eager formula, so that it returns the very same
-numbers. While a model is instrumented its modules are of that subclass. Where attention is not told something
-that only an outer module knows, a hook on that module notes it.
+numbers. While a model is instrumented its modules are of that subclass. What attention needs to know and only
+an outer module knows, a hook on that module notes.
 """
 
 from collections.abc import Callable

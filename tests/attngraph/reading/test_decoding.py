@@ -1,0 +1,166 @@
+"""Graphs of decoding with a key/value cache: the steps, put together, are the graph of the whole text."""
+
+import pytest
+import torch
+
+from attngraph import UserError, capture, record
+from tests.attngraph.reading.running import prompt, read, rows, run
+from tests.attngraph.reading.zoo import FAMILIES, IMAGE, QFORMER, VISION, far_from_zero, pixels, text, words
+
+writers = {name: f for name, f in FAMILIES.items() if f.generates}
+every_writer = pytest.mark.parametrize("family", writers.values(), ids=writers)
+
+
+@every_writer
+@pytest.mark.parametrize("beams", [1, 2])
+def test_cached_generation_gives_the_rows_of_the_whole_text(family, beams):
+    """The steps with a cache, put together, are the last call without one: weights, queries, degrees,
+    modality."""
+    model = family.model(seed=2)
+    model.generation_config.update(eos_token_id=None, forced_eos_token_id=None)
+    more = dict(num_beams=beams, do_sample=False, max_new_tokens=4, min_new_tokens=4)
+    calls = {}
+    for cached in (True, False):
+        torch.manual_seed(0)
+        with record(model, layers=family.generates) as calls[cached], torch.no_grad():
+            model.generate(**prompt(family), use_cache=cached, **more)
+    assert calls[True] and set(calls[True]) == set(calls[False])
+    for name, steps in calls[True].items():
+        assert len(steps) == len(calls[False][name]) == 4
+        for step, whole in zip(steps, calls[False][name]):
+            n, m = step.shape[2:4]
+            assert whole.shape[3] == m and step.kind == whole.kind and step.causal and whole.causal
+            valid = rows(step)
+            for get in (
+                lambda g: g.weight,
+                lambda g: g.query,
+                lambda g: g.value_degree("sum"),
+                lambda g: g.value_degree("mean"),
+            ):
+                torch.testing.assert_close(
+                    get(step)[valid], get(whole)[:, :, -n:][valid], rtol=1e-3, atol=1e-4
+                )
+            for got, want in zip(step.is_image(), whole.is_image()):
+                if got is not None and want is not None:
+                    assert torch.equal(got, want[:, -got.shape[1] :])
+        assert [g.shape[2] for g in steps[1:]] == [1, 1, 1]
+        assert steps[-1].past_degree is not None
+        if family.layers[name] == "self causal mixed mixed":
+            assert isinstance(steps[-1].value_modality, torch.Tensor) and steps[-1].query_modality == "text"
+
+
+def test_image_tokens_are_where_the_prompt_has_them():
+    family = FAMILIES["llava"]
+    inputs = family.inputs()
+    graph = read(family.model(), inputs)["model.language_model.layers.0.self_attn"]
+    assert torch.equal(graph.query_modality, inputs["input_ids"] == IMAGE)
+    without = {"input_ids": words(), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
+    graph = read(family.model(), without)["model.language_model.layers.0.self_attn"]
+    assert graph.query_modality == graph.value_modality == "text"
+    model = family.model()
+    embeds = model.get_input_embeddings()(words())
+    graph = read(model, {"inputs_embeds": embeds})["model.language_model.layers.0.self_attn"]
+    assert graph.query_modality is None  # nobody says which of them are images
+
+
+def test_image_tokens_follow_the_beams():
+    """BLIP-2's generate embeds the prompt itself, and copies what it embedded for its beams."""
+    family = FAMILIES["blip2"]
+    model, inputs = family.model(), family.inputs()
+    inputs["input_ids"][1] = inputs["input_ids"][1].flip(0)
+    inputs["attention_mask"][:] = 1
+    with record(model, layers="language_model.*.0.*") as graphs, torch.no_grad():
+        model.generate(**inputs, num_beams=2, max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    ((first, second),) = graphs.values()
+    images = (inputs["input_ids"] == IMAGE).repeat_interleave(2, 0)
+    assert torch.equal(first.query_modality, images) and torch.equal(second.value_modality[:, :-1], images)
+
+
+def test_recording_must_start_with_the_cache():
+    model = FAMILIES["llama"].model()
+    cache = run(model, {"input_ids": words()}, use_cache=True).cache
+    with (
+        pytest.raises(UserError, match="cache holds 7 earlier tokens, but the attention graph saw 0"),
+        record(model),
+    ):
+        run(model, {"input_ids": words(1)}, cache=cache, use_cache=True)
+
+
+def test_a_sliding_window_drops_the_degrees_of_the_values_that_leave_it():
+    import transformers as hf
+
+    config = hf.MistralConfig(
+        vocab_size=41,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        sliding_window=4,
+        attn_implementation="eager",
+    )
+    torch.manual_seed(0)
+    model = hf.MistralForCausalLM(config).eval()
+    ids = words(10)
+    whole = read(model, {"input_ids": ids})
+    with record(model) as steps, torch.no_grad():
+        cache = hf.DynamicCache(config=config)
+        for start, end in ((0, 6), (6, 8), (8, 9), (9, 10)):
+            model(ids[:, start:end], cache=cache, use_cache=True)
+    for name, calls in steps.items():
+        assert [g.shape[3] for g in calls] == [6, 5, 4, 4]
+        end = 0
+        for step in calls:
+            n, m = step.shape[2:4]
+            end += n
+            want = whole[name].value_degree()[:, :, end - n : end, end - m : end]
+            torch.testing.assert_close(step.value_degree(), want)
+
+
+def test_long_prompts_do_not_keep_all_their_degrees():
+    """Of a long call the last rows are kept: the cache can be cropped by fewer, and not by more."""
+    model = FAMILIES["llama"].model()
+    ids = words(150)
+    whole = read(model, {"input_ids": ids})
+    steps = []
+    with record(model, on_graph=lambda name, graph: steps.append(graph)), torch.no_grad():
+        cache = model(ids[:, :140], use_cache=True).cache
+        (degrees,) = cache.layers[0].degrees.values()
+        assert (
+            degrees.totals[0].shape[2] == 64
+            and degrees.totals[0].untyped_storage().nbytes() == degrees.totals[0].nbytes
+        )
+        cache.crop(-63)
+        model(ids[:, 77:], cache=cache, use_cache=True)
+        with pytest.raises(UserError, match="cropped by 100 of the 140 tokens of one forward pass"):
+            model(ids[:, :140], use_cache=True).cache.crop(-100)
+    for step, graph in zip(steps[2:4], whole.values(), strict=True):
+        assert step.shape[2] == 73
+        torch.testing.assert_close(step.value_degree(), graph.value_degree()[:, :, 77:], rtol=1e-4, atol=1e-4)
+
+
+def test_words_in_a_q_former_are_words():
+    """BLIP-2's retrieval runs it over queries and words, over queries alone and over words alone."""
+    import transformers as hf
+
+    config = hf.Blip2Config(
+        vision_config=VISION,
+        num_query_tokens=3,
+        image_text_hidden_size=16,
+        image_token_index=IMAGE,
+        qformer_config=QFORMER | dict(use_qformer_text_input=True, max_position_embeddings=64),
+    )
+    model = far_from_zero(hf.Blip2ForImageTextRetrieval(config), 0)
+    inputs, first = text(images=3) | pixels(), "qformer.encoder.layer.0.attention.attention"
+    graphs = capture(model, inputs | dict(use_image_text_matching_head=True), layers="qformer*")
+    n = graphs[first].shape[2]
+    assert n > 3 and torch.equal(graphs[first].query_modality, (torch.arange(n) < 3).expand(2, -1))
+    cross = graphs["qformer.encoder.layer.0.crossattention.attention"]
+    assert cross.shape[2] == 3 and cross.query_modality == cross.value_modality == "image"
+    graphs = capture(model, inputs, layers="qformer*")
+    sides = [
+        (graph.query_modality, graph.value_modality)
+        for name, graph in graphs.items()
+        if name.startswith(first)
+    ]
+    assert sides == [("image",) * 2, ("text",) * 2]
