@@ -121,7 +121,8 @@ class BlipCaptioner(BlipImages):
         sequences = sequence_batch(self.tokenizer, prompts, answers)
         ids, mask = sequences["input_ids"], sequences["attention_mask"]
         longest = self.tokenizer.model_max_length
-        begins = torch.tensor([len(prompt_ids(self.tokenizer, prompt, 1)) for prompt in prompts])
+        prefixes = prompt_ids(self.tokenizer, prompts, [1] * len(prompts))
+        begins = torch.tensor([len(prefix) for prefix in prefixes])
         text = Text.of(self.tokenizer, ids, mask, begins.clamp(max=longest))
         inputs = {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask}
         return Batch(list(samples), inputs, text, pictures=pictures)

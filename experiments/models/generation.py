@@ -26,29 +26,43 @@ def frozen_image_states(model: BlipForConditionalGeneration, pixels: Tensor, bat
     return torch.cat([encode_images(model, chunk) for chunk in pixels.split(batch_size)])
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, room: int) -> list[int]:
-    """``[DEC] prompt`` as ids; the prompt's end is cut so that ``room`` positions are left for the answer."""
-    ids = tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"] if prompt else []
-    return [tokenizer.bos_token_id, *ids[: max(0, tokenizer.model_max_length - room - 1)]]
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], rooms: Sequence[int]
+) -> list[list[int]]:
+    """``[DEC] prompt`` as ids; a prompt's end is cut so that its number of positions is left for the
+    answer.
+    """
+    longest = tokenizer.model_max_length
+    return [
+        [tokenizer.bos_token_id, *ids[: max(0, longest - room - 1)]]
+        for ids, room in zip(_tokens(tokenizer, prompts), rooms, strict=True)
+    ]
 
 
-def text_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-    """Ids of ``[DEC] prompt`` and ``answer [SEP]``, together at most the tokenizer's ``model_max_length``."""
-    ids = tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"] if answer else []
-    answer_ids = [*ids[: tokenizer.model_max_length - 2], tokenizer.sep_token_id]
-    return prompt_ids(tokenizer, prompt, len(answer_ids)), answer_ids
+def answer_ids(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) -> list[list[int]]:
+    """``answer [SEP]`` as ids, at most as many as fit beside the start token."""
+    longest = tokenizer.model_max_length
+    return [[*ids[: longest - 2], tokenizer.sep_token_id] for ids in _tokens(tokenizer, answers)]
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of all texts from one call: a call for each costs more than the tokens."""
+    options = dict(add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
+    return tokenizer(list(texts), verbose=False, **options)["input_ids"]
 
 
 def sequence_batch(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Training batch of ``[DEC] prompt answer [SEP]``, padded on the right.
+    """Training batch of ``[DEC] prompt answer [SEP]``, padded on the right; a text has at most the
+    tokenizer's ``model_max_length`` tokens.
 
     Returns:
         input_ids, attention_mask, position_ids, labels: each ``(B, L)`` int64. Labels are not shifted, as is
         usual in transformers, and are -100 on the prompt and on padding.
     """
-    pairs = [text_ids(tokenizer, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    ends = answer_ids(tokenizer, answers)
+    pairs = list(zip(prompt_ids(tokenizer, prompts, list(map(len, ends))), ends, strict=True))
     length = max(len(prefix) + len(answer) for prefix, answer in pairs)
     ids = torch.full((len(pairs), length), tokenizer.pad_token_id)
     mask = torch.zeros(len(pairs), length, dtype=torch.long)
@@ -121,7 +135,7 @@ def generate_text(
         use_cache: reuse keys and values of earlier tokens; the texts are the same without, only slower.
         states_mask: ``(B, N)``, see :func:`decoder_logits`.
     """
-    prefixes = [prompt_ids(tokenizer, prompt, max_new_tokens) for prompt in prompts]
+    prefixes = prompt_ids(tokenizer, prompts, [max_new_tokens] * len(prompts))
     length = max(map(len, prefixes))
     device = states.device
     # Padded on the left: padded on the right, BLIP would continue the padding.
