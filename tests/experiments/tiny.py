@@ -1,5 +1,5 @@
-"""Families of the zoo as folders that the commands can load, with a tokenizer or processor of a few words; and saved
-adapters for the mini-BLIP."""
+"""Families of the zoo as folders that the commands can load, with a tokenizer or processor of a few words;
+and saved adapters for the mini-BLIP."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def qwen() -> hf.Qwen2VLForConditionalGeneration:
 
 
 def windows() -> hf.Qwen2_5_VLForConditionalGeneration:
-    """Whose image encoder sees a picture in windows of 8 x 8 pixels in its first layer, and whole in its second."""
+    """Its image encoder sees a picture in windows of 8 x 8 pixels in the first layer, whole in the second."""
     vision = dict(
         depth=2,
         hidden_size=16,

@@ -296,7 +296,8 @@ def pictures(folder, *names) -> list:
 
 
 def test_own_pictures_of_the_same_name_and_unreadable_ones(tmp_path, capsys):
-    one, other = pictures(tmp_path / "a", "x.png"), pictures(tmp_path / "b", "x.png")
+    one = pictures(tmp_path / "a", "x.png")
+    pictures(tmp_path / "b", "x.png")
     (tmp_path / "b" / "broken.png").write_bytes(b"no picture")
     run(tmp_path / "out", "--images", *one, tmp_path / "b")
     told = capsys.readouterr()
@@ -327,7 +328,7 @@ def test_models_without_maps_are_refused(monkeypatch):
         (graph("self", 4, 4, "image", "image"), "no .CLS. node whose view could be drawn"),
         (graph("cross", 4, 24), "nodes must be a square number of patches"),
     ):
-        monkeypatch.setattr(Source, "read", lambda *_: {"layer": found})
+        monkeypatch.setattr(Source, "read", lambda *_, graph=found: {"layer": graph})
         with pytest.raises(UserError, match=f"^mini-BLIP.*{message}"):
             views.read_view(source, batch, None)
 

@@ -216,7 +216,7 @@ def test_another_model_on_texts_and_on_images(tmp_path):
 
 
 def test_labels_are_those_of_the_nodes(monkeypatch):
-    """Words of shapes meet patches of shapes in one alphabet; special tokens and other words have no class."""
+    """Words of shapes meet patches of shapes in one alphabet; other words have no class."""
     x, image = torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 3, 2)
     graph = AttentionGraph(
         x, image, torch.full((1, 1, 4, 3), 1 / 3), kind="cross", query_modality="text", value_modality="image"
@@ -312,7 +312,7 @@ def test_labels_file(tmp_path):
 
 
 def test_clusters_do_not_depend_on_the_batch(tmp_path):
-    """All numbers of a run are the same, whatever the batches: choices, permutations and clusters are the examples' own."""
+    """Nor does any other number: choices and permutations are the examples' own, too."""
     words = ("--layers", LAYER.format(3, "*"), "--heads", 0, "--examples", 6)
     whole, parts = (run(tmp_path / str(batch), *words, "--batch", batch) for batch in (6, 4))
     pd.testing.assert_frame_equal(whole, parts, rtol=1e-3, atol=1e-4)

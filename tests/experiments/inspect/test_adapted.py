@@ -1,4 +1,4 @@
-"""Saved adapters in a model to look at: the right weights, switched off for descriptions, or one clear line."""
+"""Saved adapters in a model to look at: the right weights, off for descriptions, or one clear line."""
 
 import argparse
 import json

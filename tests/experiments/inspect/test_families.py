@@ -1,4 +1,4 @@
-"""Every family of models that a command can load: the right words and patches, alone and in a batch, through all commands."""
+"""Every kind of model that a command loads: the right words and patches, whatever the batch, in all commands."""
 
 import argparse
 from dataclasses import replace
@@ -161,6 +161,8 @@ def test_every_command_runs_whatever_the_batch(command, family, options, tmp_pat
     module, file, more = COMMANDS[command]
     if family != "llava":  # figures take most of the time, and are of one kind
         monkeypatch.setattr(heterophily, "draw_figures", lambda *_: [])
+        monkeypatch.setattr(tsne, "draw", lambda *_: None)
+        monkeypatch.setattr(attention, "draw_queries", lambda *_: [])
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     tables = []

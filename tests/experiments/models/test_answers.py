@@ -74,3 +74,12 @@ def test_the_number_of_tokens_is_limited_and_the_end_is_left_out(family):
     for length in (1, 2):
         for text in family.generate(SAMPLES, Decoding(length)):
             assert len(text.split()) <= length and "[" not in text
+
+
+def test_a_higher_limit_goes_on_with_the_same_text(family):
+    """With more new tokens than the prompt has."""
+    short, long = (family.generate(SAMPLES, Decoding(length)) for length in (LENGTH, 24))
+    for sample, first, whole in zip(SAMPLES, short, long):
+        words = first.split()
+        assert whole.split()[: len(words)] == words, sample.name
+        assert whole == first or len(words) == LENGTH, sample.name
