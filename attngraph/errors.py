@@ -1,4 +1,4 @@
-"""The one error that means 'the input is wrong and here is what to do about it'."""
+"""The error that users can put right themselves."""
 
 
 class UserError(Exception):

@@ -92,6 +92,7 @@ class Modalities:
             self._hooks.append(part.register_forward_hook(self._leave(name)))
 
     def remove(self) -> None:
+        """Take the hooks off."""
         for hook in self._hooks:
             hook.remove()
 

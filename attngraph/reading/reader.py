@@ -171,6 +171,7 @@ class _Reader:
                 self._undo.append(partial(sites[name].listeners.remove, listener))
 
     def remove(self) -> None:
+        """Stop listening, and put the model back as it was."""
         for undo in reversed(self._undo):
             undo()
 
