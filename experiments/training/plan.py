@@ -83,11 +83,13 @@ class Plan:
 
     def seconds(self, jobs: int) -> float:
         """How long the cells should take, so many at a time, on a machine of two cores."""
-        return sum(map(self._cell_seconds, self.cells)) / jobs
+        splits = {(cell.task, cell.split) for cell in self.cells}
+        counts = {(name, split): example_count(self.tasks[name], split, self.sizes) for name, split in splits}
+        return sum(self._cell_seconds(cell, counts[cell.task, cell.split]) for cell in self.cells) / jobs
 
-    def _cell_seconds(self, cell: Cell) -> float:
+    def _cell_seconds(self, cell: Cell, examples: int) -> float:
         task, method = self.tasks[cell.task], method_named(cell.method)
-        scored = min(cell.eval_examples or math.inf, example_count(task, cell.split, self.sizes))
+        scored = min(cell.eval_examples or math.inf, examples)
         training = cell.recipe.steps * STEP_SECONDS[method.vision] if cell.recipe else 0
         return START_SECONDS + task.budget.eval_seconds * scored + training
 

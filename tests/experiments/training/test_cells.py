@@ -1,0 +1,151 @@
+"""A cell is trained, scored and saved once; other settings, damaged files and other weights are noticed."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attngraph.errors import UserError
+from experiments.datasets.example import Example
+from experiments.tasks import TASKS
+from experiments.training import cells
+from experiments.training.cells import Cell, is_finished, per_image, read_scores, run_cell
+from experiments.training.recipe import Recipe
+from tests.experiments.training.small import ADAPTER, SmallTask, small_examples, small_family
+
+FINISHED = {
+    "config.json",
+    "metrics.csv",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "predictions.json",
+    "statistics.npz",
+    "scores.json",
+}
+
+
+class Scored(SmallTask):
+    """Exact match with the first reference."""
+
+    def score(self, predictions, examples):
+        return super().score(predictions, [replace(e, references=e.references[:1]) for e in examples])
+
+
+@pytest.fixture
+def cell(tmp_path, monkeypatch):
+    """A cell on the small model and task, in ``tmp_path``."""
+    monkeypatch.setitem(TASKS, "small", Scored(small_examples(tmp_path / "pictures")))
+    monkeypatch.setattr(cells, "load_family", lambda name: small_family())
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").write_text('{"seed": 0}')
+    return Cell("pgnn", "pgnn", ADAPTER, "small", 3, Recipe(1e-2, 4, batch_size=4), tmp_path / "data")
+
+
+def test_a_cell_is_run_once(cell, tmp_path):
+    steps = []
+    result = run_cell(cell, tmp_path, on_step=steps.append)
+    folder = cell.folder(tmp_path)
+    assert steps == [1, 2, 3, 4] and {file.name for file in folder.iterdir()} == FINISHED
+    assert is_finished(cell, tmp_path) and read_scores(cell, tmp_path) == result
+    assert run_cell(cell, tmp_path, on_step=lambda step: pytest.fail("trained again")) == result
+    assert (result["row"], result["task"], result["seed"], result["split"]) == ("pgnn", "small", 3, "test")
+    assert (result["examples"], result["trained_on"]) == (8, 8)
+    assert result["scores"].keys() == {"small.accuracy"} and result["loss"] > 0
+    assert result["train_seconds"] > 0 and result["peak_mb"] > 50
+    predictions = json.loads((folder / "predictions.json").read_text())
+    assert list(predictions) == [f"e{k}" for k in range(8)]
+    with np.load(folder / "statistics.npz") as statistics:
+        sums = statistics["small.accuracy"]
+    assert sums.shape == (4, 2), "two questions about each of four pictures"
+    assert sums[:, 0].sum() / sums[:, 1].sum() == pytest.approx(result["scores"]["small.accuracy"])
+
+
+def test_the_seed_decides(cell, tmp_path):
+    losses = [
+        run_cell(replace(cell, seed=seed), tmp_path / str(k))["loss"] for k, seed in enumerate((3, 3, 4))
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_cell_that_was_interrupted_while_scoring_trains_no_more(cell, tmp_path, monkeypatch):
+    whole = run_cell(cell, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "predict", lambda tuned, data: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(cell, tmp_path)
+    assert not is_finished(cell, tmp_path)
+    result = run_cell(cell, tmp_path, on_step=lambda step: pytest.fail("trained again"))
+    assert {file.name for file in cell.folder(tmp_path).iterdir()} == FINISHED
+    for key in ("scores", "loss", "learned", "parameters"):
+        assert result[key] == whole[key]
+
+
+def test_methods_without_training(cell, tmp_path):
+    for name in ("frozen", "majority"):
+        untrained = replace(cell, label=name, method=name, settings={}, recipe=None, eval_examples=6)
+        result = run_cell(untrained, tmp_path)
+        assert result["loss"] is None and result["parameters"] == 0 and result["examples"] == 6
+        names = {file.name for file in untrained.folder(tmp_path).iterdir()}
+        assert names == FINISHED - {"metrics.csv", "adapter_config.json", "adapter_model.safetensors"}
+    predictions = json.loads((untrained.folder(tmp_path) / "predictions.json").read_text())
+    assert set(predictions.values()) == {"yes"}
+
+
+def test_cells_of_an_empty_folder_are_not_finished(tmp_path):
+    assert not is_finished(Cell("gcn", "gcn", {}, "vqa", 0, None, tmp_path), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"settings": {**ADAPTER, "join": "gated"}}, "settings"),
+        ({"recipe": Recipe(1e-3, 4, batch_size=4)}, "recipe"),
+        ({"eval_examples": 3}, "eval_examples"),
+        ({"split": "validation"}, "split"),
+    ],
+)
+def test_another_experiment_in_the_folder_is_refused(change, named, cell, tmp_path):
+    config = {"settings": cell.description()}
+    cell.folder(tmp_path).mkdir(parents=True)
+    (cell.folder(tmp_path) / "config.json").write_text(json.dumps(config))
+    assert not is_finished(cell, tmp_path), "begun, with these settings"
+    for call in (is_finished, run_cell):
+        with pytest.raises(
+            UserError, match=rf"holds another experiment \(other {named}\): give another --out"
+        ):
+            call(replace(cell, **change), tmp_path)
+    assert os.listdir(cell.folder(tmp_path)) == ["config.json"]
+
+
+def test_other_data_are_another_experiment(cell, tmp_path):
+    cell.folder(tmp_path).mkdir(parents=True)
+    (cell.folder(tmp_path) / "config.json").write_text(json.dumps({"settings": cell.description()}))
+    (cell.data / "manifest.json").write_text('{"seed": 1}')
+    with pytest.raises(UserError, match=r"other data"):
+        is_finished(cell, tmp_path)
+
+
+@pytest.mark.parametrize("file, content", [("scores.json", "{"), ("config.json", "{"), ("config.json", "[]")])
+def test_damaged_files_are_named(file, content, cell, tmp_path):
+    folder = cell.folder(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"settings": cell.description()}))
+    (folder / "scores.json").write_text("{}")
+    (folder / file).write_text(content)
+    with pytest.raises(UserError, match="small/seed3 is damaged .*: delete that folder and run again"):
+        is_finished(cell, tmp_path)
+
+
+def test_descriptions_are_what_json_gives_back(cell):
+    assert json.loads(json.dumps(cell.description())) == cell.description()
+    assert cell.description()["recipe"]["steps"] == 4 and cell.description()["data"] == {"seed": 0}
+
+
+def test_statistics_are_summed_over_the_questions_of_an_image():
+    examples = [Example(str(k), Path(name), "", (), "") for k, name in enumerate("abab")]
+    sums = per_image(np.array([[1.0, 1], [0, 1], [0.5, 1], [0, 1]]), examples)
+    assert sums.tolist() == [[1.5, 2], [0, 2]]

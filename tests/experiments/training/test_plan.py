@@ -1,0 +1,113 @@
+"""Which cells a table has, and how long they should take."""
+
+from pathlib import Path
+
+import pytest
+
+from attngraph.errors import UserError
+from experiments.configs.presets import BudgetChange, DrawnSizes, Preset, load_preset
+from experiments.configs.settings import chosen_settings
+from experiments.methods import METHODS
+from experiments.tasks import TASKS
+from experiments.training.plan import START_SECONDS, STEP_SECONDS, Request, example_count, plan_table
+
+PRESET = Preset(
+    about="",
+    seeds={"gcn": 2, "pgnn": 3, "learned_p": 2, "frozen": 1, "full": 1, "majority": 1},
+    budget=BudgetChange(steps=10, train_examples=40, eval_examples=20),
+    sizes=DrawnSizes(questions=(60, 20, 15)),
+)
+
+
+def plan(**request):
+    return plan_table(PRESET, Request(**request), chosen_settings(), Path("data"))
+
+
+def test_rows_and_seeds_of_a_preset():
+    table = plan()
+    assert list(table.rows) == list(PRESET.seeds) and list(table.tasks) == list(TASKS)
+    for name, count in PRESET.seeds.items():
+        cells = table.rows[name]
+        assert len(cells) == count * len(TASKS) and {cell.seed for cell in cells} == set(range(count))
+        assert {cell.task for cell in cells} == set(TASKS)
+        assert all((cell.recipe is not None) == METHODS[name].trains for cell in cells)
+
+
+def test_a_row_that_repeats_another_trains_nothing_twice():
+    table = plan()
+    assert set(table.rows["learned_p"]) == {cell for cell in table.rows["pgnn"] if cell.seed < 2}
+    assert len(table.cells) == (2 + 3 + 1 + 1 + 1) * len(TASKS) == len(set(table.cells))
+    assert [cell.seed for cell in table.cells] == sorted(cell.seed for cell in table.cells)
+
+
+def test_a_cell_has_the_chosen_settings_and_the_presets_budget():
+    cell = next(cell for cell in plan(tasks=["caption"]).rows["pgnn"])
+    chosen = chosen_settings()
+    assert cell.settings == METHODS["pgnn"].settings(chosen)
+    assert (cell.recipe.learning_rate, cell.recipe.steps) == (chosen.learning_rates["pgnn"]["caption"], 10)
+    assert (cell.train_examples, cell.eval_examples, cell.split) == (40, 20, "test")
+    assert cell.folder(Path("out")) == Path("out/cells/pgnn/caption/seed0")
+
+
+def test_what_a_user_asks_for():
+    table = plan(gnns=["appnp", "pgnn"], tasks=["ve", "vqa"], first_seed=4, seeds=2, join="gated", model="m")
+    assert list(table.rows) == ["appnp", "pgnn", "frozen", "full", "majority"], "reference rows stay"
+    assert list(table.tasks) == ["ve", "vqa"]
+    for name, cells in table.rows.items():
+        assert {cell.seed for cell in cells} == ({4, 5} if METHODS[name].trains else {0})
+        assert all(cell.model == "m" for cell in cells)
+    assert {cell.settings["join"] for cell in table.rows["pgnn"]} == {"gated"}
+    assert len({cell.seed for cell in plan(gnns=["appnp"]).rows["appnp"]}) == 3, "as many as the most seeds"
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"gnns": ["gat"]}, "unknown GNN 'gat'"),
+        ({"gnns": []}, "unknown GNN none given"),
+        ({"tasks": ["vqa", "chess"]}, "unknown task 'chess'"),
+        ({"join": "glue"}, "unknown join 'glue'"),
+        ({"seeds": 0}, "--seeds must be at least 1"),
+        ({"first_seed": -1}, "--seed must be at least 0"),
+    ],
+)
+def test_wrong_requests(wrong, said):
+    with pytest.raises(UserError, match=said):
+        Request(**wrong)
+
+
+def test_unknown_names_in_a_preset():
+    tasks = PRESET.model_copy(update={"tasks": {"chess": BudgetChange(steps=3)}})
+    with pytest.raises(UserError, match="unknown task 'chess': choose from vqa, "):
+        plan_table(tasks, Request(), chosen_settings(), Path("data"))
+    methods = PRESET.model_copy(update={"seeds": {"gat": 1}})
+    with pytest.raises(UserError, match="unknown GNN 'gat'"):
+        plan_table(methods, Request(), chosen_settings(), Path("data"))
+
+
+def test_the_estimate_adds_starts_steps_and_answers():
+    table = plan(gnns=["gcn"], tasks=["vqa"], seeds=1)
+    seconds = TASKS["vqa"].budget.eval_seconds
+    each = START_SECONDS + 15 * seconds  # fewer questions are drawn than the preset would score
+    steps = 10 * (STEP_SECONDS["frozen"] + STEP_SECONDS["trained"])
+    assert [cell.method for cell in table.cells] == ["gcn", "frozen", "full", "majority"]
+    assert table.seconds(1) == pytest.approx(4 * each + steps)
+    assert table.seconds(2) == pytest.approx(table.seconds(1) / 2)
+
+
+def test_how_many_examples_a_task_has():
+    assert [
+        example_count(TASKS["vqa"], split, PRESET.drawn) for split in ("train", "validation", "test")
+    ] == [
+        60,
+        20,
+        15,
+    ]
+    easy = TASKS["easy_vqa"]
+    assert example_count(easy, "test", PRESET.drawn) == len(easy.examples(Path(), "test")) == 9673
+
+
+@pytest.mark.parametrize("preset, limit", [("quick", 8 * 60), ("full", 2 * 3600)])
+def test_presets_keep_what_they_promise_on_two_cores(preset, limit):
+    table = plan_table(load_preset(preset), Request(), chosen_settings(), Path("data"))
+    assert table.seconds(2) < limit

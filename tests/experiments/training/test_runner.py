@@ -1,0 +1,114 @@
+"""Worker processes: one cell each; what goes wrong in one leaves the others alone."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from attngraph.errors import UserError
+from experiments.scenes.write import Sizes, write_scenes
+from experiments.training import runner
+from experiments.training.cells import Cell, is_finished
+from experiments.training.recipe import Diverged, Recipe
+from experiments.training.runner import Execution, Pool, jobs_for, run_cells
+
+KILLER = '''
+import os, signal
+from experiments.tasks import TASKS, Column, Task, register
+
+class Killer(Task):
+    """Ends the worker that reads its examples."""
+    name, title, columns = "killer", "Killer", (Column("killer.accuracy", "acc"),)
+    def examples(self, data, split):
+        os.kill(os.getpid(), signal.SIGKILL)
+    def score(self, predictions, examples):
+        pass
+
+register(Killer())
+'''
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runner") / "data"
+    write_scenes(folder, 0, Sizes((24, 8, 12), (24, 8, 12), (8, 4, 4)))
+    return folder
+
+
+def untrained(label, data, **more):
+    return Cell(label, "majority", {}, more.pop("task", "vqa"), 0, None, data, eval_examples=4, **more)
+
+
+def test_one_failing_cell_does_not_end_the_others(data, tmp_path, monkeypatch, capfd):
+    """A model that is missing, a worker that dies, a cell that is fine."""
+    plugin = tmp_path / "killer.py"
+    plugin.write_text(KILLER)
+    monkeypatch.setattr(runner, "plugin_files", lambda: (plugin,))
+    bad = untrained("bad", data, model=str(tmp_path / "no such model"))
+    dead = untrained("dead", data, task="killer")
+    good = untrained("good", data)
+    run = Execution(tmp_path / "out", jobs=2)
+    with pytest.raises(UserError, match="2 of 3 cells failed, the others are finished: ") as error:
+        run_cells([bad, dead, good], run)
+    assert "bad vqa seed 0: --model" in str(error.value) and "no such model" in str(error.value)
+    assert "dead killer seed 0: its worker died (exit code -9" in str(error.value)
+    assert is_finished(good, tmp_path / "out")
+    capfd.readouterr()
+    assert run_cells([good], run)[good]["examples"] == 4
+    assert "1 of 1 cells are finished already" in capfd.readouterr().err
+
+
+def test_diverged_cells_may_be_left_out(data, tmp_path, monkeypatch):
+    cells = [untrained(label, data) for label in ("one", "two", "three")]
+    failures = {cells[0]: Diverged("nan"), cells[1]: UserError("other")}
+    monkeypatch.setattr(Pool, "work", lambda self: failures)
+    monkeypatch.setattr(runner, "read_scores", lambda cell, out: {"row": cell.label})
+    run = Execution(tmp_path, jobs=1)
+    with pytest.raises(
+        UserError, match="1 of 3 cells failed, the others are finished: two vqa seed 0: other$"
+    ):
+        run_cells(cells, run, may_diverge=True)
+    with pytest.raises(UserError, match="2 of 3 cells failed"):
+        run_cells(cells, run)
+    del failures[cells[1]]
+    assert run_cells(cells, run, may_diverge=True) == {cell: {"row": cell.label} for cell in cells[1:]}
+
+
+def test_how_many_cells_run_at_once(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert jobs_for("cpu", None) == 8 and jobs_for("cpu", 3) == 3
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert jobs_for("cpu", None) == 2 and jobs_for("mps", None) == 1
+    monkeypatch.setattr(runner.torch.cuda, "device_count", lambda: 4)
+    assert jobs_for("cuda", None) == 4 and jobs_for("cuda:1", None) == 1
+    assert [runner._placed("cuda", slot) for slot in range(5)] == [f"cuda:{k}" for k in (0, 1, 2, 3, 0)]
+    assert runner._placed("cuda:1", 3) == "cuda:1" and runner._placed("cpu", 1) == "cpu"
+    with pytest.raises(UserError, match="--jobs must be at least 1, got 0"):
+        jobs_for("cpu", 0)
+
+
+def test_the_bar_counts_steps_and_scoring():
+    trained = Cell("a", "gcn", {}, "vqa", 0, Recipe(1e-3, 40), Path("data"))
+    assert runner._weight(trained) - runner._weight(untrained("b", Path("data"))) == 40
+
+
+def test_the_line_of_a_cell():
+    line = runner._line(
+        untrained("gcn", Path("data"), task="caption"), {"caption.bleu4": 0.25, "caption.cider": 1.5}
+    )
+    assert line == "      gcn caption   seed 0: bleu4 25.0 cider 150.0"
+
+
+def test_workers_leave_ctrl_c_to_the_parent(monkeypatch):
+    handled = []
+    monkeypatch.setattr(signal, "signal", lambda number, what: handled.append((number, what)))
+    monkeypatch.setattr(runner, "_prepare_process", lambda: None)
+    monkeypatch.setattr(runner, "run_cell", lambda *args: {"done": True})
+    sent = []
+    steps = runner.multiprocessing.get_context("spawn").Value("l", 0)
+    cell = untrained("a", Path("data"))
+    job = runner._Job(cell, Execution(Path("out")), "cpu", runner.torch.get_num_threads(), ())
+    runner._work(job, steps, type("Pipe", (), {"send": lambda self, what: sent.append(what)})())
+    assert handled == [(signal.SIGINT, signal.SIG_IGN)] and sent == [{"done": True}]
+    assert steps.value == runner._weight(cell)
