@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 from experiments.bench import layers, long, sparse, steps, training
+from experiments.bench.measure import compare, extra_memory
 
 
 @dataclass(frozen=True)
@@ -110,3 +111,29 @@ BENCHMARKS = {
         layers.BASELINE,
     ),
 }
+
+
+def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool, seed: int) -> dict:
+    """One benchmark's numbers, as JSON."""
+    options = (benchmark.quick if quick else benchmark.options) | {"seed": seed}
+    runs = benchmark.module.runs(options)
+    names = benchmark.only or tuple(runs)
+    times, failed = compare({name: runs[name] for name in names}, benchmark.baseline, repeats)
+    measured = {name: {"failed": failed[name]} if name in failed else times[name]._asdict() for name in names}
+    errors = benchmark.errors(options) if benchmark.errors else {}
+    for name, run in measured.items():
+        if "failed" in run:
+            continue
+        if name in benchmark.targets:
+            run["target"] = benchmark.targets[name]
+        if name in benchmark.memory:
+            run["extra_mb"] = extra_memory(benchmark.module.__name__, name, options)
+        if name in errors:
+            run["error"] = errors[name]
+    return {
+        "title": benchmark.title + (" (quick: other, tiny sizes)" if quick else ""),
+        "baseline": benchmark.baseline,
+        "options": options,
+        "memory_target": benchmark.memory_target,
+        "runs": measured,
+    }

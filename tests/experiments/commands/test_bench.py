@@ -98,7 +98,7 @@ def test_every_target_names_a_run():
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.commands.bench.extra_memory", lambda module, name, options: 3.0)
+    monkeypatch.setattr("experiments.bench.suite.extra_memory", lambda module, name, options: 3.0)
     only = ["step", "peers", "training", "long-4k-causal", "sparse"]
     assert main(["bench", "--quick", "--repeats", "1", "--out", str(tmp_path), "--only", *only]) == 0
     results = json.loads((tmp_path / "results.json").read_text())["benchmarks"]
