@@ -2,7 +2,9 @@
 
 ::
 
-    ```{package-modules} attngraph adapters.peft
+    ```{package-modules}
+    attngraph
+    adapters.peft
     ```
 
 Modules are looked up at build time, so a new one appears by itself, and one that does not import ends the
@@ -77,12 +79,12 @@ def described(module: str) -> list[str]:
 class PackageModules(SphinxDirective):
     """Sections with ``automodule`` in them."""
 
-    required_arguments = 1
-    final_argument_whitespace = True
+    has_content = True
 
     def run(self) -> list[nodes.Node]:
         sections: list[nodes.Node] = []
-        for name in (name for package in self.arguments[0].split() for name in modules_of(package)):
+        packages = " ".join(self.content).split()
+        for name in (name for package in packages for name in modules_of(package)):
             section = nodes.section(ids=[f"api-{nodes.make_id(name)}"], names=[f"api {name}"])
             section += nodes.title("", "", nodes.literal("", name))
             self.state.document.note_explicit_target(section, section)
@@ -96,7 +98,11 @@ class PackageModules(SphinxDirective):
 def resolve(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element
 ) -> nodes.Element | None:
-    """A reference by a full name, ``adapters.scheme.Scheme.attend``, to what has a shorter one."""
+    """References that Sphinx cannot follow by itself.
+
+    A full name, ``adapters.scheme.Scheme.attend``, leads to the shorter one. What exists but is not described
+    (constants, type variables) is printed without a link. Everything else stays a warning.
+    """
     target = node.get("reftarget", "")
     for full, short in shortest_names().items():
         if full != short and (target == full or target.startswith(f"{full}.")):
@@ -105,7 +111,18 @@ def resolve(
             return domain.resolve_xref(
                 env, node["refdoc"], app.builder, node["reftype"], node["reftarget"], node, content
             )
-    return None
+    return content if exists(target) else None
+
+
+def exists(target: str) -> bool:
+    """Whether a full name leads to an object of one of the packages."""
+    module, _, name = target.rpartition(".")
+    if module.partition(".")[0] not in PACKAGES:
+        return False
+    try:
+        return hasattr(importlib.import_module(module), name)
+    except ModuleNotFoundError:
+        return False
 
 
 def setup(app: Sphinx) -> dict:
