@@ -3,7 +3,8 @@
     python .ci/setup_env.py [VENV]                (what `make setup` runs; standard library only)
 
 1. VENV (default .venv) is created, or begun afresh when an earlier installation into it was cut off.
-2. attngraph is installed in it (editable, with what tests, lint and docs need; where UMAP, spaCy or playwright can't be had, without them).
+2. attngraph is installed in it (editable, with what tests, lint and docs need; where UMAP, spaCy or playwright
+   can't be had, without them).
 3. torch-scatter is compiled against the torch that step 2 brought. The wheel is kept in
    $XDG_CACHE_HOME/attngraph/wheels (default ~/.cache), in one folder for each Python, torch and platform: it
    is compiled once for a machine. Where that fails, one line says so; the sparse backend uses PyG's scatter.
@@ -84,7 +85,7 @@ def ask(python: Path, code: str) -> str | None:
 def create_venv(venv: Path) -> Path:
     """Makes sure that `venv` is a sound environment of the running Python; returns its interpreter."""
     python = venv / "bin" / "python"
-    version = "%d.%d" % sys.version_info[:2]
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     found = ask(python, "import sys, pip; print('%d.%d' % sys.version_info[:2])")
     own = (venv / OWN).exists()
     if found == version and not (own and (venv / UNFINISHED).exists()):

@@ -1,4 +1,6 @@
-"""Shared fixtures: a BLIP text decoder and captioner small enough to run in milliseconds, with weights far from zero."""
+"""Shared fixtures: a BLIP text decoder and captioner small enough to run in milliseconds, with weights far
+from zero.
+"""
 
 import pytest
 import torch
@@ -34,7 +36,9 @@ def text_config(**changes) -> dict:
 
 
 def far_from_zero(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Every weight and bias random and large, so that no term of any formula can hide and every token matters."""
+    """Every weight and bias random and large, so that no term of any formula can hide and every token
+    matters.
+    """
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -52,7 +56,9 @@ def far_from_zero(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 @pytest.fixture
 def make_decoder():
-    """``make_decoder(seed, **text configuration)``: a ``BlipTextLMHeadModel`` with two layers of two heads."""
+    """``make_decoder(seed, **text configuration)``: a ``BlipTextLMHeadModel`` with two layers of two
+    heads.
+    """
     return lambda seed=0, **changes: far_from_zero(
         BlipTextLMHeadModel(BlipTextConfig(**text_config(**changes))), seed
     )

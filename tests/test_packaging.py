@@ -54,7 +54,7 @@ def test_doctor_looks_for_what_is_required(description):
 def test_torch_scatter_is_an_extra_and_nothing_is_pinned(description):
     extras = description["extras_require"]
     assert any(line.startswith("torch-scatter") for line in extras["scatter"])
-    everything = description["install_requires"] + sum(extras.values(), [])
+    everything = description["install_requires"] + [line for lines in extras.values() for line in lines]
     assert not any(line.startswith("torch-scatter") for line in description["install_requires"])
     assert not any("==" in line for line in everything)
 
@@ -169,7 +169,7 @@ def test_without_umap_and_playwright_the_setup_goes_on(setup_env, monkeypatch, t
     monkeypatch.setattr(setup_env, "run", run)
     (tmp_path / setup_env.UNFINISHED).touch()
     setup_env.install_package(Path(sys.executable), tmp_path)
-    assert asked == [".[test,umap,tagger,browser]", ".[test]"]
+    assert asked == [".[test,lint,docs,umap,tagger,browser]", ".[test,lint,docs]"]
 
 
 @pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--venv", "x"], 2), (["x", "y"], 2)])

@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     if main:
         time = _duration(plan.seconds(jobs))
         print(
-            f"{len(plan.cells)} cells into {out} (about {time} on 2 cores like the reference machine's; Ctrl-C is "
-            "safe, the same command goes on)",
+            f"{len(plan.cells)} cells into {out} (about {time} on 2 cores like the reference machine's; "
+            "Ctrl-C is safe, the same command goes on)",
             file=sys.stderr,
         )
     check_table(plan.cells, out)
