@@ -3,8 +3,8 @@
     python .ci/setup_env.py [VENV]                (what `make setup` runs; standard library only)
 
 1. VENV (default .venv) is created, or begun afresh when an earlier installation into it was cut off.
-2. attngraph is installed in it (editable, with what tests, lint and docs need; without UMAP, spaCy and playwright
-   where these can't be had).
+2. attngraph is installed in it (editable, with what tests, lint and docs need; without UMAP, spaCy and
+   playwright where these can't be had).
 3. torch-scatter is compiled against the torch that step 2 brought. The wheel is kept in
    $XDG_CACHE_HOME/attngraph/wheels (default ~/.cache), in one folder for each Python, torch and platform: it
    is compiled once for a machine. Where that fails, one line says so; the sparse backend uses PyG's scatter.
