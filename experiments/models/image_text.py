@@ -43,7 +43,7 @@ class ImageTextFamily(ProcessorFamily):
 
     def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         inputs = self._prompts(samples)
-        answers = [self._ids(sample.answer or "") for sample in samples]
+        answers = [[*self.answer_ids(s.answer or "", self._asked(s)), self.end] for s in samples]
         prompts = self._unpadded(inputs)
         length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers))
         self._widen(inputs, length)
@@ -89,10 +89,6 @@ class ImageTextFamily(ProcessorFamily):
         """The id of the end token."""
         of_model = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         return self.known_token("end", of_model, self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
-
-    def _ids(self, answer: str) -> list[int]:
-        """An answer's tokens and the end token."""
-        return [*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.end]
 
     def _prompts(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Inputs of the prompts alone, padded on the right, without an end token."""

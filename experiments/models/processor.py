@@ -23,7 +23,7 @@ from experiments.models.batch import Batch, Sample
 from experiments.models.family import Checkpoint, ModelFamily, register
 from experiments.models.images import open_image
 from experiments.models.pictures import Pictures, seen
-from experiments.models.text import Text
+from experiments.models.text import BYTES, Text, pieces_of
 from experiments.models.weights import load_weights
 
 UNLIMITED = 1_000_000  # tokenizers without a limit name a number above
@@ -214,6 +214,17 @@ class ProcessorFamily(ModelFamily):
                 "config.json or tokenizer_config.json"
             )
         return known[0] if isinstance(known, list) else known
+
+    def answer_ids(self, answer: str, before: str) -> list[int]:
+        """The tokens of an answer as they stand after a text, without special ones.
+
+        Vocabularies of bytes (GPT-2, Qwen) hold the space between two words in the second one's token.
+        """
+        follows_word = bool(before) and not before[-1].isspace()
+        follows_word &= not before.endswith(tuple(self.tokenizer.all_special_tokens))
+        if answer and follows_word and pieces_of(self.tokenizer) == BYTES:
+            answer = f" {answer}"
+        return self.tokenizer(answer, add_special_tokens=False)["input_ids"]
 
     # ---- where answers begin -----------------------------------------------------------------------------
 

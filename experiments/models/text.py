@@ -40,10 +40,13 @@ class Text:
         """The text of ids ``(b, n)``, of which ``mask`` is 0 at padding."""
         special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
         padding = torch.zeros_like(special) if mask is None else mask == 0
-        words = tokenizer.tokenize("a a")
-        pieces = next(
-            (kind for kind in (START, BYTES) if any(word.startswith(kind) for word in words)), PIECE
-        )
-        pieces = CLOSED if words[-1].endswith(CLOSED) else pieces
         tokens = [tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
-        return Text(tokens, ids, special, padding, prompt, pieces)
+        return Text(tokens, ids, special, padding, prompt, pieces_of(tokenizer))
+
+
+def pieces_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """How a vocabulary marks the pieces of words: ``PIECE``, ``START``, ``BYTES`` or ``CLOSED``."""
+    words = tokenizer.tokenize("a a")
+    if words[-1].endswith(CLOSED):
+        return CLOSED
+    return next((mark for mark in (START, BYTES) if any(word.startswith(mark) for word in words)), PIECE)

@@ -62,7 +62,8 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
         return Batch(samples, inputs, None, text, None if images is None else self.pictures(inputs, images))
 
     def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        rows = [(self._prefix(s.prompt), [*self._tokens(s.answer or ""), self.end]) for s in samples]
+        answers = [[*self.answer_ids(s.answer or "", s.prompt), self.end] for s in samples]
+        rows = [(self._prefix(sample.prompt), answer) for sample, answer in zip(samples, answers)]
         room = self.longest or max(len(prefix) + len(answer) for prefix, answer in rows)
         rows = [(prefix[: max(1, room - len(answer))], answer) for prefix, answer in rows]
         length = max(len(prefix) + len(answer) for prefix, answer in rows)
@@ -114,11 +115,11 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
         of_decoder = getattr(self.model.config.decoder, "eos_token_id", None)
         return self.known_token("end", self.tokenizer.eos_token_id, self.tokenizer.sep_token_id, of_decoder)
 
-    def _tokens(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-
     def _prefix(self, prompt: str) -> list[int]:
-        return [self.start, *self._tokens(prompt)]
+        return [
+            self.start,
+            *(self.tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []),
+        ]
 
     def _pixels(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         images = [open_image(sample.image) for sample in samples]

@@ -1,4 +1,4 @@
-"""Every kind of model that a command loads: the right words and patches, whatever the batch, in all commands."""
+"""Every kind of model that a command loads: the right words and patches, in any batch, in all commands."""
 
 import argparse
 from dataclasses import replace

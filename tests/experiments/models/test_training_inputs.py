@@ -5,7 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
+from experiments.models import Sample
 from experiments.models.losses import IGNORED, token_losses
 from tests.experiments.models.writers import SAMPLES, WORDS, WRITERS, by_hand, end_of, load
 
@@ -81,3 +85,31 @@ def test_rank_is_what_one_forward_pass_each_gives(family, monkeypatch):
         torch.testing.assert_close(
             family.rank(SAMPLES, candidates), torch.tensor(expected), rtol=1e-5, atol=1e-4
         )
+
+
+def bytes_tokenizer() -> PreTrainedTokenizerFast:
+    """Marks spaces as GPT-2 and Qwen do."""
+    names = ["<pad>", "<s>", "</s>", "<unk>", "a", "red", "ball", "\u0120a", "\u0120red", "\u0120ball"]
+    words = Tokenizer(WordLevel({name: k for k, name in enumerate(names)}, unk_token="<unk>"))
+    words.pre_tokenizer, words.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    special = dict(pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special)
+
+
+def test_a_vocabulary_of_bytes_holds_the_space_before_the_answer():
+    """The models write " ball" after "red", in one token; after a newline or a special token "ball"."""
+    family = load("captioner")
+    family.tokenizer = bytes_tokenizer()
+
+    def tokens(answer, before):
+        return family.tokenizer.convert_ids_to_tokens(family.answer_ids(answer, before))
+
+    assert tokens("ball", "a red") == tokens("ball", "Assistant:") == ["\u0120ball"]
+    assert tokens("ball", "") == tokens("ball", "assistant\n") == tokens("ball", "a</s>") == ["ball"]
+    assert tokens("", "a red") == []
+    inputs = family.training_inputs([Sample("one", SAMPLES[0].image, "a red", "ball a"), SAMPLES[1]])
+    written = [family.tokenizer.decode(row) for row in inputs["decoder_input_ids"]]
+    assert written[0].startswith("</s>a red ball a</s>")
