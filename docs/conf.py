@@ -47,7 +47,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
-napoleon_custom_sections = [("Shapes", "params_style"), "Source", "Sources", "Units"]
+napoleon_custom_sections = ["Shapes", "Source", "Sources", "Units"]
 python_use_unqualified_type_names = True
 
 # Names of other packages can't be looked up without their sites; those of our own must be right.
