@@ -1,0 +1,126 @@
+"""Two processes under ``torchrun`` train and score as one does, and end together."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from experiments.configs.presets import load_preset
+from experiments.configs.settings import chosen_settings
+from experiments.training import trainer
+from experiments.training.cells import run_cell
+from experiments.training.plan import Request, plan_table
+from experiments.training.prepare import prepare
+from experiments.training.runner import Execution
+
+ROOT = Path(__file__).parents[3]
+PRESET = """
+about: one row, and a number of questions that two processes cannot share evenly
+seeds: {pgnn: 1}
+budget: {steps: STEPS, train_examples: 64, eval_examples: 25}
+sizes: {questions: [64, 4, 30], hypotheses: [12, 4, 4], captions: [4, 4, 4]}
+"""
+
+
+def torchrun(*words):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return subprocess.run(
+        [*launch, "-m", "tests.experiments.training.together", *map(str, words)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+
+
+def preset(folder, steps):
+    file = folder / f"steps{steps}.yaml"
+    file.write_text(PRESET.replace("STEPS", str(steps)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The folder of a table that two processes ran, and what they said."""
+    folder = tmp_path_factory.mktemp("together")
+    words = ["ablation", "--preset", preset(folder, 4), "--tasks", "vqa", "--out", folder / "two"]
+    return folder, torchrun(folder, *words)
+
+
+@pytest.fixture(scope="module")
+def alone(together):
+    """The folder of the same cell run in this process, and the cell."""
+    folder, _ = together
+    out, patch = folder / "one", pytest.MonkeyPatch()
+    patch.setattr(trainer, "uses_bfloat16", lambda device: False)
+    chosen = load_preset(str(folder / "steps4.yaml"))
+    plan = plan_table(chosen, Request(tasks=["vqa"]), chosen_settings(), out / "data")
+    prepare(plan.cells, Execution(out), plan.sizes)
+    run_cell(plan.cells[0], out)
+    patch.undo()
+    return out, plan.cells[0]
+
+
+def metrics(folder):
+    return [
+        {name: float(value) for name, value in line.items()}
+        for line in csv.DictReader((folder / "metrics.csv").read_text().splitlines())
+    ]
+
+
+def test_every_step_is_the_same(together, alone):
+    folder, done = together
+    assert done.returncode == 0, done.stderr
+    out, cell = alone
+    mine, theirs = metrics(cell.folder(folder / "two")), metrics(cell.folder(out))
+    assert len(mine) == len(theirs) == 4
+    for one, other in zip(mine, theirs):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+        assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], abs=2e-4)
+        assert one["learning_rate"] == other["learning_rate"]
+    weights = [load_file(cell.folder(out) / "adapter_model.safetensors") for out in (out, folder / "two")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
+
+
+def test_scores_are_the_same_and_every_example_is_scored_once(together, alone):
+    folder, _ = together
+    out, cell = alone
+    mine, theirs = (
+        json.loads((cell.folder(folder) / "scores.json").read_text()) for folder in (folder / "two", out)
+    )
+    for key in ("scores", "kinds", "examples", "trained_on", "parameters", "split"):
+        assert mine[key] == theirs[key], key
+    predictions = [(cell.folder(path) / "predictions.json").read_text() for path in (folder / "two", out)]
+    assert predictions[0] == predictions[1] and len(json.loads(predictions[0])) == 25
+    answered = [(folder / f"{rank}.txt").read_text().split() for rank in (0, 1)]
+    assert [len(names) for names in answered] == [13, 12]
+    assert sorted(answered[0] + answered[1]) == sorted(json.loads(predictions[0]))
+
+
+def test_one_process_speaks_and_nothing_is_left_half_written(together, alone):
+    folder, done = together
+    out, cell = alone
+    assert done.stdout.count("GNN ablation") == 1 and done.stdout.count("saved:") == 1
+    files = [sorted(path.name for path in cell.folder(path).iterdir()) for path in (folder / "two", out)]
+    assert files[0] == files[1]
+    assert [path for path in (folder / "two").rglob("*") if path.name.startswith(".")] == []
+    assert not list((folder / "two").rglob("*.part")) and not list((folder / "two").rglob("checkpoint-*"))
+
+
+def test_an_error_ends_all_processes_with_one_line(together):
+    folder, first = together
+    assert first.returncode == 0, first.stderr
+    words = ["ablation", "--preset", preset(folder, 5), "--tasks", "vqa", "--out", folder / "two"]
+    done = torchrun(folder, *words)
+    said = [line for line in done.stderr.splitlines() if line.startswith("attngraph:")]
+    assert done.returncode != 0 and len(said) == 1, done.stderr
+    assert "holds another experiment (other recipe)" in said[0]
+    assert 'experiments/cli.py", line' not in done.stderr, "no traceback of ours beside torchrun's own"
