@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 
 import pytest
 import torch
@@ -92,6 +93,13 @@ def test_adapters_of_another_model(tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.fixture(scope="module")
+def new_adapter(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("new")
+    save_adapter(folder)
+    return folder
+
+
 def _former(folder):
     (folder / "adapter.safetensors").write_bytes(b"")
     return folder
@@ -108,34 +116,29 @@ def _lora(folder):
 
 
 def _damaged_config(folder):
-    save_adapter(folder)
     (folder / "adapter_config.json").write_text("{")
     return folder
 
 
 def _unknown_gnn(folder):
-    save_adapter(folder)
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"gnn": "hypergraph"}))
     return folder
 
 
 def _damaged_weights(folder):
-    save_adapter(folder)
     (folder / "adapter_model.safetensors").write_bytes(b"{")
     return folder
 
 
 def _no_weights(folder):
-    save_adapter(folder)
     (folder / "adapter_model.safetensors").unlink()
     return folder
 
 
 def _other_width(folder):
-    save_adapter(folder, reduction=4)
     config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"reduction": 8}))
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"reduction": 16}))
     return folder
 
 
@@ -154,8 +157,13 @@ def _other_width(folder):
         (_other_width, "do not fit this model"),
     ],
 )
-def test_what_cannot_be_put_in_is_one_line(make, message, tmp_path):
-    path = make(tmp_path)
+def test_what_cannot_be_put_in_is_one_line(make, message, new_adapter, tmp_path):
+    folder = tmp_path / "adapter"
+    if make in (_former, _former_file, _lora):
+        folder.mkdir()
+    else:
+        shutil.copytree(new_adapter, folder)
+    path = make(folder)
     with pytest.raises(UserError, match=message) as error:
         put_in(load_family(), path)
     assert "\n" not in str(error.value) and str(error.value).startswith("--adapter ")
