@@ -1,6 +1,7 @@
-"""``torchrun ... -m tests.experiments.training.together NOTES WORD...``: the command in float32.
+"""``torchrun ... -m tests.experiments.training.together NOTES WORD... then WORD...``: two commands.
 
-Each process notes the examples that it answers in a file of its own in the folder ``NOTES``.
+Both run in float32, the second if the first succeeds. Each process notes the examples that it answers in a
+file of its own in the folder ``NOTES``.
 """
 
 import os
@@ -22,4 +23,8 @@ if __name__ == "__main__":
 
     Tuned.answer = noted
     trainer.uses_bfloat16 = lambda device: False
-    sys.exit(main(sys.argv[2:]))
+    split = sys.argv.index("then")
+    if main(sys.argv[2:split]) != 0:
+        sys.exit("the first command failed")
+    print("the first command is done", file=sys.stderr, flush=True)
+    sys.exit(main(sys.argv[split + 1 :]))
