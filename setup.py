@@ -18,6 +18,7 @@ DOCS = [
     "sphinx>=8.2",
     "myst-parser>=4.0",
     "furo>=2024.8",
+    "latex2mathml>=3.77",  # formulas without a script
     "nbclient>=0.10",  # these three run the notebook
     "nbformat>=5.10",
     "ipykernel>=6.29",

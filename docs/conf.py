@@ -19,11 +19,11 @@ release = version = attngraph.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
+    "attribute_lists",
     "command_options",
+    "mathml",
     "notebook_pages",
     "package_modules",
 ]
@@ -33,6 +33,7 @@ suppress_warnings = ["config.cache"]
 
 # MyST
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_update_mathjax = False
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
 
@@ -42,7 +43,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autosummary_generate = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
@@ -57,8 +57,10 @@ nitpick_ignore_regex = [(r"py:.*", rf"(?!{OURS}\.).*")]
 
 # HTML
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = f"attngraph {release}"
 html_copy_source = False
 html_show_sourcelink = False
-html_static_path = []
+html_static_path = ["_static"]
+html_css_files = ["attngraph.css"]
 html_theme_options = {"navigation_with_keys": True}
