@@ -179,7 +179,7 @@ class Pool:
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         reading, writing = self.context.Pipe(duplex=False)
         job = _Job(cell, self.run, _placed(self.run.device, slot), threads, plugin_files())
-        process = self.context.Process(target=_work, args=(job, self.steps, writing))
+        process = self.context.Process(target=_work, args=(job, self.steps, writing), daemon=True)
         process.start()
         writing.close()
         self.running[process.sentinel] = _Worker(process, cell, slot, reading)
