@@ -159,22 +159,23 @@ def test_finite_where_careless_formulas_are_not(step, causal, dtype, mu):
             assert all(x.isfinite().all() for x in [*out, *grads]), name
 
 
-@every_step
-@pytest.mark.parametrize("causal", [False, True])
-def test_clamped_distances_equal_the_dense_backends(step, causal):
-    """Queries that equal values: R² is 0 but for rounding, so the lengths set it."""
+@pytest.mark.parametrize(
+    "step, causal, exponent",
+    pairwise_params(step=STEPS, causal=[False, True], exponent=[1.4, 2.6]),
+)
+def test_clamped_distances_equal_the_dense_backends(step, causal, exponent):
+    """Value i lies where query i looks, so that R² of that edge is 0 but for rounding and the lengths set it;
+    the query's other edges compete with it, and gradients flow."""
     scores = random_scores(5, n=5, m=5, causal=causal)
-    same = torch.ones(5, 5, dtype=torch.bool).triu() if causal else torch.eye(5, dtype=torch.bool)
-    scores = replace(
-        scores, value=scores.query.clone(), mask=torch.eye(5, dtype=torch.bool) if causal else same
-    )
-    scores, leaves = on_leaves(scores)
-    p = number(1.4)
-    got, want = step(scores, p, 0.3)[0], dense(scores, p, 0.3 * p / 2, "sum")[0]
-    torch.testing.assert_close(got, want)
-    probe = torch.randn_like(want)
+    weight = scores.graph().weight
+    degree = weight.cumsum(-2).diagonal(dim1=-2, dim2=-1) if causal else weight.sum(-2)
+    scores, leaves = on_leaves(replace(scores, value=scores.query * degree.sqrt()[..., None]))
+    p = number(exponent)
+    got, want = STEPS[step](scores, p, 0.3)[0], dense(scores, p, 0.3 * p / 2, "sum")[0]
+    torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
+    probe = torch.randn(want.shape, generator=torch.Generator().manual_seed(0), dtype=want.dtype)
     for g, w in zip(torch.autograd.grad(got, leaves, probe), torch.autograd.grad(want, leaves, probe)):
-        torch.testing.assert_close(g, w)
+        torch.testing.assert_close(g, w, rtol=1e-8, atol=1e-9 * float(w.abs().max()))
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_a_bidirectional_mask_outweighs_the_modules_word():
     )
 
 
-def test_a_decoder_class_without_a_mask_is_notis_ordered():
+def test_a_decoder_class_without_a_mask_is_not_ordered():
     """Also where SDPA would go by the class's word: the graphs are eager attention's."""
     for implementation in ("eager", "sdpa"):
         model = FAMILIES["llama"].model(implementation=implementation)
