@@ -91,9 +91,9 @@ class PGNN(Scheme):
         """``p`` and ``mu``, each if it is learned."""
         learned = {}
         if self.p_logit is not None:
-            learned["p"] = float(self.p)
+            learned["p"] = float(self.p.detach())
         if self.log_mu is not None:
-            learned["mu"] = float(self.mu)
+            learned["mu"] = float(self.mu.detach())
         return learned
 
     def attend(

@@ -124,6 +124,13 @@ def find_base(module: Any) -> Any:
     return getattr(module, "base_layer", None) if isinstance(module, BaseTunerLayer) else None
 
 
+def working_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """The precision in which an adapter works: that of its weights, or of its input where autocast chooses
+    the precision of each operation.
+    """
+    return x.dtype if torch.is_autocast_enabled(x.device.type) else weight.dtype
+
+
 class FeedForwardLayer(GraphLayer):
     r"""The output projection of a feed-forward block with the vanilla adapter.
 
@@ -143,7 +150,7 @@ class FeedForwardLayer(GraphLayer):
         projected, adapter = self.base_layer(hidden_states), self.active
         if adapter is None:
             return projected
-        wide = projected.to(adapter.down.weight.dtype)
+        wide = projected.to(working_dtype(projected, adapter.down.weight))
         return (wide + adapter(wide)).to(projected.dtype)
 
 
@@ -203,10 +210,11 @@ class OutputLayer(GraphLayer):
                     "so that a graph's messages cannot take its place: leave the layer out with exclude=[...]"
                 )
             self._checked = True
-        dtype = adapter.join.bottleneck.down.weight.dtype
+        weight = adapter.join.bottleneck.down.weight
         aggregated = aggregated.to(hidden_states.dtype)
 
         def project(x: Tensor) -> Tensor:
-            return self.base_layer(x).to(dtype)
+            projected = self.base_layer(x)
+            return projected.to(working_dtype(projected, weight))
 
         return adapter.join(hidden_states, aggregated, project, adapter.scheme).to(hidden_states.dtype)

@@ -254,6 +254,9 @@ def _prepare_process() -> None:
     torch.set_flush_denormal(True)
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="Java not found")  # said once, by the parent
+    # The Trainer's own call of a name that transformers has deprecated, and DDP's hint on speed.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+    warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
 
 
 def _work(job: _Job, steps: Any, writing: Any) -> None:
