@@ -91,9 +91,9 @@ class PGNN(Scheme):
         """``p`` and ``mu``, each if it is learned."""
         learned = {}
         if self.p_logit is not None:
-            learned["p"] = float(self.p.detach())
+            learned["p"] = float(torch.as_tensor(self.p).detach())
         if self.log_mu is not None:
-            learned["mu"] = float(self.mu.detach())
+            learned["mu"] = float(torch.as_tensor(self.mu).detach())
         return learned
 
     def attend(
