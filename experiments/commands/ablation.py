@@ -55,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print and save the table."""
     plan, out = _plan(args)
+    for method, task in plan.unsearched:
+        rate = method_named(method).default_rate
+        print(
+            f"{method} on {task}: no learning rate was chosen on validation data, {rate:g} is taken",
+            file=sys.stderr,
+        )
     jobs = jobs_for(args.device, args.jobs)
     if args.dry_run:
         _list(plan, jobs)

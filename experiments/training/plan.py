@@ -69,11 +69,13 @@ class Plan:
         rows: method -> its cells; a cell may stand in two rows.
         tasks: by name, in the order of the columns.
         sizes: of the drawn data sets.
+        unsearched: method and task of the cells whose learning rate was not chosen on validation data.
     """
 
     rows: dict[str, list[Cell]]
     tasks: dict[str, Task]
     sizes: Sizes
+    unsearched: tuple[tuple[str, str], ...] = ()
 
     @property
     def cells(self) -> list[Cell]:
@@ -84,7 +86,10 @@ class Plan:
     def seconds(self, jobs: int) -> float:
         """How long the cells should take, so many at a time, on a machine of two cores."""
         splits = {(cell.task, cell.split) for cell in self.cells}
-        counts = {(name, split): example_count(self.tasks[name], split, self.sizes) for name, split in splits}
+        data = self.cells[0].data
+        counts = {
+            (name, split): example_count(self.tasks[name], split, self.sizes, data) for name, split in splits
+        }
         return sum(self._cell_seconds(cell, counts[cell.task, cell.split]) for cell in self.cells) / jobs
 
     def _cell_seconds(self, cell: Cell, examples: int) -> float:
@@ -94,11 +99,11 @@ class Plan:
         return START_SECONDS + task.budget.eval_seconds * scored + training
 
 
-def example_count(task: Task, split: str, sizes: Sizes) -> int:
+def example_count(task: Task, split: str, sizes: Sizes, data: Path) -> int:
     """How many examples a split of a task has; of drawn data, before they are drawn."""
     if task.drawn is not None:
         return getattr(sizes, task.drawn)[SPLITS.index(split)]
-    return len(task.examples(Path(), split))
+    return len(task.examples(data, split))
 
 
 def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -> Plan:
@@ -122,7 +127,8 @@ def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -
     tasks = {name: TASKS[name] for name in request.tasks or TASKS}
     planner = _Planner(preset, request, chosen, data)
     rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
-    return Plan({name: cells for name, cells in rows.items() if cells}, tasks, preset.drawn)
+    rows = {name: cells for name, cells in rows.items() if cells}
+    return Plan(rows, tasks, preset.drawn, tuple(planner.unsearched))
 
 
 class _Planner:
@@ -131,6 +137,7 @@ class _Planner:
     def __init__(self, preset: Preset, request: Request, chosen: Settings, data: Path):
         self.preset, self.request, self.chosen, self.data = preset, request, chosen, data
         self.made: dict[tuple[str, str, int], Cell] = {}
+        self.unsearched: dict[tuple[str, str], None] = {}
 
     def row(self, method: Method, count: int, tasks: dict[str, Task]) -> list[Cell]:
         """The cells of a row."""
@@ -143,6 +150,8 @@ class _Planner:
         key = (method.name, task.name, seed)
         if key not in self.made:
             budget = self.preset.budget_of(task)
+            if method.trains and task.name not in self.chosen.learning_rates.get(method.leader, {}):
+                self.unsearched[method.name, task.name] = None
             self.made[key] = Cell(
                 method.name,
                 method.name,

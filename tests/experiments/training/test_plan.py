@@ -19,8 +19,11 @@ PRESET = Preset(
 )
 
 
+DATA = Path("data")
+
+
 def plan(**request):
-    return plan_table(PRESET, Request(**request), chosen_settings(), Path("data"))
+    return plan_table(PRESET, Request(**request), chosen_settings(), DATA)
 
 
 def test_rows_and_seeds_of_a_preset():
@@ -79,10 +82,10 @@ def test_wrong_requests(wrong, said):
 def test_unknown_names_in_a_preset():
     tasks = PRESET.model_copy(update={"tasks": {"chess": BudgetChange(steps=3)}})
     with pytest.raises(UserError, match="unknown task 'chess': choose from vqa, "):
-        plan_table(tasks, Request(), chosen_settings(), Path("data"))
+        plan_table(tasks, Request(), chosen_settings(), DATA)
     methods = PRESET.model_copy(update={"seeds": {"gat": 1}})
     with pytest.raises(UserError, match="unknown GNN 'gat'"):
-        plan_table(methods, Request(), chosen_settings(), Path("data"))
+        plan_table(methods, Request(), chosen_settings(), DATA)
 
 
 def test_the_estimate_adds_starts_steps_and_answers():
@@ -97,17 +100,30 @@ def test_the_estimate_adds_starts_steps_and_answers():
 
 def test_how_many_examples_a_task_has():
     assert [
-        example_count(TASKS["vqa"], split, PRESET.drawn) for split in ("train", "validation", "test")
+        example_count(TASKS["vqa"], split, PRESET.drawn, DATA) for split in ("train", "validation", "test")
     ] == [
         60,
         20,
         15,
     ]
     easy = TASKS["easy_vqa"]
-    assert example_count(easy, "test", PRESET.drawn) == len(easy.examples(Path(), "test")) == 9673
+    assert example_count(easy, "test", PRESET.drawn, DATA) == len(easy.examples(Path(), "test")) == 9673
 
 
 @pytest.mark.parametrize("preset, limit", [("quick", 8 * 60), ("full", 2 * 3600)])
 def test_presets_keep_what_they_promise_on_two_cores(preset, limit):
-    table = plan_table(load_preset(preset), Request(), chosen_settings(), Path("data"))
+    table = plan_table(load_preset(preset), Request(), chosen_settings(), DATA)
     assert table.seconds(2) < limit
+
+
+def test_rates_that_nobody_chose_are_named():
+    assert plan().unsearched == ()
+    chosen = chosen_settings()
+    rates = {name: dict(of_task) for name, of_task in chosen.learning_rates.items()}
+    del rates["pgnn"]["ve"], rates["full"]
+    table = plan_table(
+        PRESET, Request(tasks=["vqa", "ve"]), chosen.model_copy(update={"learning_rates": rates}), DATA
+    )
+    assert set(table.unsearched) == {("pgnn", "ve"), ("full", "vqa"), ("full", "ve")}
+    rate = {cell.task: cell.recipe.learning_rate for cell in table.rows["pgnn"]}
+    assert rate == {"vqa": chosen.learning_rates["pgnn"]["vqa"], "ve": METHODS["pgnn"].default_rate}
