@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
-from attngraph.reading.degree_cache import degree_cache_of
+from attngraph.reading.degree_cache import check_grows, degree_cache_of
 from attngraph.reading.outputs import Metric, widths
 from attngraph.scores import AttentionScores
 
@@ -174,12 +174,18 @@ class Call:
 
         Args:
             metric: see :meth:`Site.metric`.
+
+        Raises:
+            UserError: the cache of a causal layer is of fixed length.
         """
         if self.plain is None or self.dropout or self.query.shape[-1] != self.value.shape[-1]:
             return None
         first = torch.is_grad_enabled() and self.tokens == self.query.shape[2]
-        if self.causal and self.cache is not None and not first:
-            return None
+        if self.causal and self.cache is not None:
+            if not first:
+                return None
+            if self.layer_idx is not None:
+                check_grows(self.cache, self.layer_idx)
         if not self.plain():
             return None
         return AttentionScores(

@@ -143,6 +143,24 @@ def _with_degrees(layer: Any) -> _KeepsDegrees:
     return extended
 
 
+def _self_attention(cache: Any) -> Any:
+    """The part of a key/value cache that holds self-attention."""
+    return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+
+
+def check_grows(cache: Any, layer: int) -> None:
+    """Make sure that a layer of a key/value cache holds tokens only.
+
+    Raises:
+        UserError: it is of fixed length.
+    """
+    if isinstance(_self_attention(cache).layers[layer], StaticLayer):
+        raise UserError(
+            "a static key/value cache has places without tokens, which an attention graph would take for "
+            "values: use a DynamicCache"
+        )
+
+
 def degree_cache_of(cache: Any, layer: int, name: str, queries: int) -> DegreeCache:
     """The degrees kept in a key/value cache for one attention layer, made on first use.
 
@@ -158,13 +176,9 @@ def degree_cache_of(cache: Any, layer: int, name: str, queries: int) -> DegreeCa
     Raises:
         UserError: the cache holds tokens whose degrees were not kept, or is of fixed length.
     """
-    store = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    check_grows(cache, layer)
+    store = _self_attention(cache)
     kept = store.layers[layer]
-    if isinstance(kept, StaticLayer):
-        raise UserError(
-            "a static key/value cache has places without tokens, which an attention graph would take for "
-            "values: use a DynamicCache"
-        )
     if not isinstance(kept, _KeepsDegrees):
         kept = store.layers[layer] = _with_degrees(kept)
     degrees = kept.degrees.setdefault(name, DegreeCache())
@@ -173,6 +187,6 @@ def degree_cache_of(cache: Any, layer: int, name: str, queries: int) -> DegreeCa
         raise UserError(
             f"the key/value cache holds {earlier} earlier tokens, but the attention graph saw "
             f"{degrees.length} of them: start from an empty cache, with the adapters on (or inside "
-            "attngraph.record) throughout"
+            "attngraph.record) throughout, and under torch.no_grad()"
         )
     return degrees

@@ -129,11 +129,12 @@ def test_a_ready_made_cache(make_decoder, words, image_states):
         close(output, logits(model, ids, states))
 
 
-def test_a_static_cache_is_refused(make_decoder, words, image_states):
+@pytest.mark.parametrize("training", [False, True])
+def test_a_static_cache_is_refused(training, make_decoder, words, image_states):
     model = make_decoder()
-    put(model)
+    put(model).train(training)
     cache = EncoderDecoderCache(StaticCache(config=model.config, max_cache_len=12), DynamicCache())
-    with pytest.raises(UserError, match="use a DynamicCache"), torch.no_grad():
+    with pytest.raises(UserError, match="use a DynamicCache"), torch.set_grad_enabled(training):
         model(input_ids=words(), encoder_hidden_states=image_states(), past_key_values=cache, use_cache=True)
 
 
