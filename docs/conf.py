@@ -21,7 +21,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "attribute_lists",
+    "docstrings",
     "command_options",
     "mathml",
     "notebook_pages",
@@ -43,6 +43,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
@@ -50,10 +51,14 @@ napoleon_use_ivar = True
 napoleon_custom_sections = ["Shapes", "Source", "Sources", "Units"]
 python_use_unqualified_type_names = True
 
-# Names of other packages can't be looked up without their sites; those of our own must be right.
-OURS = r"(attngraph|adapters|analysis|experiments)"
+# References to our own names must be right; those to other packages can't be followed without their sites.
+OTHERS = """
+    PIL abc accelerate annotated_types argparse collections contextlib importlib json matplotlib networkx
+    numpy pandas pathlib peft pydantic random torch torch_geometric transformers typing weakref
+""".split()
+TYPES = r"Tensor|Data|HeteroData|optional|\w+\[.*"  # as they stand in annotations
 nitpicky = True
-nitpick_ignore_regex = [(r"py:.*", rf"(?!{OURS}\.).*")]
+nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(OTHERS)})(\..*)?"), (r"py:class", TYPES)]
 
 # HTML
 html_theme = "furo"

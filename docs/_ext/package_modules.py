@@ -100,29 +100,51 @@ def resolve(
 ) -> nodes.Element | None:
     """References that Sphinx cannot follow by itself.
 
-    A full name, ``adapters.scheme.Scheme.attend``, leads to the shorter one. What exists but is not described
-    (constants, type variables) is printed without a link. Everything else stays a warning.
+    A name is looked up in its class, in its module with what that imports, as a full name, and in all modules
+    of its package, since a docstring may be shown under another module than its own. What is described under
+    a shorter name gets a link there; what exists but is not described (constants, type variables) is printed
+    without one. Everything else stays a warning.
     """
-    target = node.get("reftarget", "")
-    for full, short in shortest_names().items():
-        if full != short and (target == full or target.startswith(f"{full}.")):
-            node["reftarget"] = short + target[len(full) :]
-            domain = env.domains.python_domain
-            return domain.resolve_xref(
-                env, node["refdoc"], app.builder, node["reftype"], node["reftarget"], node, content
-            )
-    return content if exists(target) else None
+    target, module = node.get("reftarget", ""), node.get("py:module")
+    places = [target]
+    if module:
+        places = [f"{module}.{node.get('py:class')}.{target}", f"{module}.{target}", target]
+        places += [f"{other}.{target}" for other in modules_of(module.partition(".")[0])]
+    for place in places:
+        name = described_name(place)
+        if name is None:
+            continue
+        node["reftarget"] = name
+        link = env.domains.python_domain.resolve_xref(
+            env, node["refdoc"], app.builder, node["reftype"], node["reftarget"], node, content
+        )
+        return link if link is not None else content
+    return None
 
 
-def exists(target: str) -> bool:
-    """Whether a full name leads to an object of one of the packages."""
-    module, _, name = target.rpartition(".")
-    if module.partition(".")[0] not in PACKAGES:
-        return False
-    try:
-        return hasattr(importlib.import_module(module), name)
-    except ModuleNotFoundError:
-        return False
+def described_name(place: str) -> str | None:
+    """The name under which the object at a place, such as ``adapters.scheme.Scheme.attend``, is described.
+
+    None if there is no such object.
+    """
+    parts = place.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            owner: object = importlib.import_module(".".join(parts[:length]))
+        except ImportError:
+            continue
+        names = parts[length:]
+        for name in names:
+            if not hasattr(owner, name) and name not in getattr(owner, "__annotations__", {}):
+                return None
+            owner = getattr(owner, name, None)
+        home, qualified = getattr(owner, "__module__", None), getattr(owner, "__qualname__", None)
+        full = f"{home}.{qualified}" if home and qualified and names else place
+        for long, short in shortest_names().items():
+            if full == long or full.startswith(f"{long}."):
+                return short + full[len(long) :]
+        return full
+    return None
 
 
 def setup(app: Sphinx) -> dict:
