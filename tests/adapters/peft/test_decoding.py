@@ -45,6 +45,28 @@ def test_cached_equals_uncached(variant, join, chunks, make_decoder, words, imag
     close(torch.cat(got, 1)[rows], want[rows])
 
 
+@pytest.mark.parametrize("gnn", ["appnp", "pgnn"])
+@pytest.mark.filterwarnings("ignore:.*in spite of the tiled backend")
+def test_the_tiled_backend_decodes_with_a_cache(gnn, make_decoder, words, image_states):
+    """There it goes back to weights, which leave their degrees for the next step."""
+    model = make_decoder()
+    put(model, gnn, {"steps": 1}, join="replace", backend="tiled")
+    ids, states = words(), image_states()
+    _, cache = step(model, ids[:, :3], states, None)
+    output, _ = step(model, ids[:, 3:], states, cache)
+    close(output, logits(model, ids, states)[:, 3:])
+
+
+def test_training_does_not_go_on_from_a_cache(make_decoder, words, image_states):
+    """A training step starts from scores, which leave no degrees."""
+    model = make_decoder()
+    put(model).train()
+    more = dict(encoder_hidden_states=image_states(), use_cache=True)
+    cache = model(input_ids=words()[:, :3], **more).past_key_values
+    with pytest.raises(UserError, match="saw 0 of them: .* under torch.no_grad"):
+        model(input_ids=words()[:, 3:], past_key_values=cache, **more)
+
+
 @pytest.mark.parametrize(
     "gnn, settings",
     [
