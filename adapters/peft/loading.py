@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
@@ -10,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from adapters.peft.config import GraphAdapterConfig
+from adapters.peft.layer import ADAPTERS
 from attngraph.errors import UserError
 
 
@@ -52,7 +54,8 @@ def load_adapter(
 ) -> PeftModel:
     """``PeftModel.from_pretrained`` for graph adapters, which takes no weights that do not fit.
 
-    PEFT only warns when weights are missing. Here the model is as before after an error.
+    PEFT only warns when weights are missing. Here the model computes what it did before after an error, also
+    with LoRA or other graph adapters in it.
 
     Args:
         model: the base model, of the kind that the adapter was trained for; changed in place.
@@ -81,6 +84,8 @@ def load_adapter(
             "restore the file"
         ) from None
     key_mapping = getattr(model, "_checkpoint_conversion_mapping", {})
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    others = bool(getattr(base, "peft_config", None))
     adapted = get_peft_model(model, config, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
     try:
         result = adapted.load_adapter(
@@ -90,11 +95,18 @@ def load_adapter(
             autocast_adapter_dtype=autocast_adapter_dtype,
             key_mapping=key_mapping,
         )
-        wrong = [*result.missing_keys, *result.unexpected_keys]
+        # PEFT reports keys of other adapters too, if they hold the letters of this one's name
+        own = [f".{part}.{adapter_name}." for part in (ADAPTERS, "modules_to_save")]
+        missing = [key for key in result.missing_keys if any(part in key for part in own)]
+        wrong = [*missing, *result.unexpected_keys]
     except RuntimeError as error:  # shapes that differ
         wrong = [line.strip() for line in str(error).splitlines()[1:]]
     if wrong:
-        adapted.unload()
+        if others:  # which unload() would take out too
+            tuner: Any = adapted.base_model
+            tuner.withdraw(adapter_name)
+        else:
+            adapted.unload()
         raise UserError(
             f"{path}: the weights do not fit this model ({wrong[0]}, and {len(wrong) - 1} more differ): use "
             "the base model that the adapter was trained for"

@@ -200,6 +200,13 @@ class GraphAdapterModel(BaseTuner):
         if adapter_name in active:  # the same one in all layers, even if the adapters sit in different layers
             self.set_adapter([name for name in self.peft_config if kinds[name] == PEFT_TYPE][:1])
 
+    def withdraw(self, adapter_name: str) -> None:
+        """Take an adapter out again that was just put in beside others, which stay as they were."""
+        self.delete_adapter(adapter_name)
+        if self.instrument is not None:  # adapters of another PeftModel have a handle of their own
+            self.instrument.remove()
+            self.instrument = None
+
     def _check_merge_allowed(self) -> None:
         raise UserError(
             "a graph adapter depends on the attention of each input, so it can't be merged into the weights: "

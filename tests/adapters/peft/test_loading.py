@@ -103,6 +103,32 @@ def test_another_models_adapter(family, saved):
         load_adapter(FAMILIES[family].make(), saved)
 
 
+@pytest.mark.parametrize("beside", ["LoRA", "a graph adapter"])
+def test_other_adapters_stay_after_an_error(beside, saved):
+    base, batch = FAMILIES["llama"].make(), FAMILIES["llama"].batch()
+    if beside == "LoRA":
+        model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    else:
+        model = put("llama")
+        base = model.get_base_model()
+    want, implementation = run(model.eval(), batch), base.config._attn_implementation
+    with pytest.raises(UserError, match="do not fit this model"):
+        load_adapter(model, saved, "second")
+    assert torch.equal(run(model, batch), want) and "second" not in base.peft_config
+    assert base.config._attn_implementation == implementation
+    assert any(p.requires_grad for p in model.parameters())
+    assert model.unload().config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("name", ["b", "model"])
+def test_a_name_inside_other_names(name, saved):
+    """PEFT reports every key that holds the name's letters as missing."""
+    model = load_adapter(FAMILIES["gpt2"].make(), saved)
+    want = run(model.eval(), FAMILIES["gpt2"].batch())
+    again = load_adapter(model, saved, name).eval()
+    assert torch.equal(run(again, FAMILIES["gpt2"].batch()), want)
+
+
 def test_another_size(saved, make_decoder):
     blip = make_decoder()
     get_peft_model(blip, read_config(saved)).save_pretrained(saved)

@@ -2,9 +2,10 @@
 
 import pytest
 import transformers as hf
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 
 from adapters import GraphAdapterConfig
+from adapters.peft.layer import GraphLayer
 from adapters.peft.places import find_places
 from attngraph.errors import UserError
 from attngraph.reading.instrument import instrument
@@ -117,6 +118,15 @@ def test_feed_forward_blocks_by_name():
     assert set(places("llama", positions="ffn", ffn_modules=["0.mlp.up_proj"])) == {
         "model.layers.0.mlp.up_proj"
     }
+
+
+def test_the_matrices_of_lora_are_no_feed_forward_blocks():
+    lora = LoraConfig(r=2, target_modules=["down_proj"])
+    model = get_peft_model(FAMILIES["llama"].make(), lora, "lora")
+    settings = GraphAdapterConfig(positions="ffn", ffn_modules=r".*down_proj.*")
+    get_peft_model(model, settings, "graph")
+    layers = [module.name for module in model.modules() if isinstance(module, GraphLayer)]
+    assert layers == [f"model.layers.{k}.mlp.down_proj" for k in (0, 1)]
 
 
 def test_what_is_not_there_is_said_with_what_is():

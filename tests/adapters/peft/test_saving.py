@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from adapters.peft import load_adapter
 from tests.adapters.peft.helpers import SCHEME_ARGS, config, put, run
@@ -83,3 +83,20 @@ def test_weights_can_be_saved_over_older_ones(tmp_path):
     model = put("gpt2", seed=2)
     model.save_pretrained(tmp_path)
     assert torch.equal(run(load_adapter(FAMILIES["gpt2"].make(), tmp_path).eval(), batch), run(model, batch))
+
+
+def test_the_same_file_with_and_without_lora(tmp_path):
+    """Names of saved weights do not tell whether LoRA is on the same projection."""
+    batch = FAMILIES["llama"].batch()
+
+    def with_lora():  # which starts at zero
+        lora = LoraConfig(r=2, target_modules=["o_proj", "down_proj"])
+        return get_peft_model(FAMILIES["llama"].make(), lora, "lora")
+
+    alone = put("llama")
+    alone.save_pretrained(tmp_path / "alone")
+    beside = load_adapter(with_lora(), tmp_path / "alone", "graph").eval()
+    assert torch.equal(run(beside, batch), run(alone, batch))
+    beside.save_pretrained(tmp_path / "beside", selected_adapters=["graph"])
+    again = load_adapter(FAMILIES["llama"].make(), tmp_path / "beside" / "graph").eval()
+    assert torch.equal(run(again, batch), run(alone, batch))

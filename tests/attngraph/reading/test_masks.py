@@ -59,3 +59,7 @@ def test_reading_masks():
     )
     either = torch.zeros(1, 2, 1, 2).masked_fill(torch.tensor([[[True, False]], [[True, True]]])[None], low)
     assert read_mask(either, (1, 2, 1, 2)).visible.tolist() == [[[False, True]]]
+    blind = torch.zeros(1, 1, 2, 3)
+    assert read_mask(blind, (1, 1, 2, 3)).sees
+    blind[..., 0, :] = low
+    assert not read_mask(blind, (1, 1, 2, 3)).sees
