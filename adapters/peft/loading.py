@@ -101,6 +101,8 @@ def load_adapter(
         wrong = [*missing, *result.unexpected_keys]
     except RuntimeError as error:  # shapes that differ
         wrong = [line.strip() for line in str(error).splitlines()[1:]]
+    except KeyError as error:  # a module to save that the file lacks
+        wrong = [str(error.args[0])]
     if wrong:
         if others:  # which unload() would take out too
             tuner: Any = adapted.base_model

@@ -83,11 +83,12 @@ class GraphAdapterModel(BaseTuner):
                 f"the adapter name {adapter_name!r} is part of the names of parameters, which PEFT would "
                 "take for that adapter's: choose another"
             )
+        off = any(isinstance(module, GraphLayer) and module.disable_adapters for module in model.modules())
         self._attach()
         try:
             super().inject_adapter(model, adapter_name, *args, **options)
         finally:
-            if not self._listens():  # injection failed, or adapters follow feed-forward blocks only
+            if off or not self._listens():  # injection failed, or adapters follow feed-forward blocks only
                 self._release()
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:

@@ -103,6 +103,16 @@ def test_another_models_adapter(family, saved):
         load_adapter(FAMILIES[family].make(), saved)
 
 
+def test_a_module_to_save_is_missing(tmp_path):
+    put("gpt2", modules_to_save=["ln_f"]).save_pretrained(tmp_path)
+    change_weights(tmp_path, lambda state: state.pop("base_model.model.transformer.ln_f.bias"))
+    model, batch = FAMILIES["gpt2"].make(), FAMILIES["gpt2"].batch()
+    want = run(model, batch)
+    with pytest.raises(UserError, match="do not fit this model .*ln_f.bias"):
+        load_adapter(model, tmp_path)
+    assert torch.equal(run(model, batch), want)
+
+
 @pytest.mark.parametrize("beside", ["LoRA", "a graph adapter"])
 def test_other_adapters_stay_after_an_error(beside, saved):
     base, batch = FAMILIES["llama"].make(), FAMILIES["llama"].batch()

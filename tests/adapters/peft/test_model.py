@@ -166,6 +166,18 @@ def test_several_adapters_by_name(tmp_path):
     assert torch.equal(run(model, batch), alone["wide"])
 
 
+def test_an_adapter_put_in_while_adapters_are_off_leaves_them_off():
+    model, batch = put("llama"), FAMILIES["llama"].batch()
+    want, adapted = run(FAMILIES["llama"].make(), batch), run(model, batch)
+    with model.disable_adapter():
+        model.add_adapter("other", config("appnp"))
+        assert model.get_base_model().config._attn_implementation == "sdpa"
+        assert torch.equal(run(model, batch), want)
+    assert torch.equal(run(model, batch), adapted)
+    model.set_adapter("other")
+    assert differ(run(model, batch), adapted)
+
+
 def test_after_deleting_the_active_adapter_another_is_active_in_all_layers():
     model = put("llama", positions="self", target_modules=["0.self_attn"])
     model.add_adapter("other", config(positions="self", target_modules=["1.self_attn"]))

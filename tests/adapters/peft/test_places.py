@@ -122,7 +122,7 @@ def test_feed_forward_blocks_by_name():
 
 def test_the_matrices_of_lora_are_no_feed_forward_blocks():
     lora = LoraConfig(r=2, target_modules=["down_proj"])
-    model = get_peft_model(FAMILIES["llama"].make(), lora, "lora")
+    model = get_peft_model(FAMILIES["llama"].make(), lora)
     settings = GraphAdapterConfig(positions="ffn", ffn_modules=r".*down_proj.*")
     get_peft_model(model, settings, "graph")
     layers = [module.name for module in model.modules() if isinstance(module, GraphLayer)]

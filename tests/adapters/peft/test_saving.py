@@ -91,7 +91,7 @@ def test_the_same_file_with_and_without_lora(tmp_path):
 
     def with_lora():  # which starts at zero
         lora = LoraConfig(r=2, target_modules=["o_proj", "down_proj"])
-        return get_peft_model(FAMILIES["llama"].make(), lora, "lora")
+        return get_peft_model(FAMILIES["llama"].make(), lora)
 
     alone = put("llama")
     alone.save_pretrained(tmp_path / "alone")
