@@ -1,5 +1,5 @@
 # `make ablation` and `make test` do all the set-up themselves; `make help` lists the rest.
-.PHONY: help ablation test lint docs setup clean
+.PHONY: help ablation test test-slow lint docs setup clean
 .DEFAULT_GOAL := help
 
 PYTHON   ?=
@@ -20,7 +20,8 @@ export OMP_NUM_THREADS
 help:
 	@echo "make ablation   the GNN ablation table on real input: set-up, then under 8 minutes on 2 cores"
 	@echo "                more options: make ablation ARGS='--seed 1 --out runs/other'"
-	@echo "make test       the tests: set-up, then about 5 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
+	@echo "make test       the tests: set-up, then under 5 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
+	@echo "make test-slow  the tests that take longer, such as long commands of the docs"
 	@echo "make lint       ruff check, ruff format --check and mypy"
 	@echo "make docs       the documentation, into $(SITE); needs no network, fails on warnings and broken links"
 	@echo "make setup      only the set-up; also repairs an environment that broke"
@@ -32,8 +33,14 @@ help:
 ablation: $(READY)
 	$(RUN) -m experiments.cli ablation --preset quick $(ARGS)
 
+# A worker for each core, each with one thread; a file's tests stay together, since they share what they train.
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(CORES) --dist loadfile
+
 test: $(READY)
-	$(RUN) -m pytest $(TESTARGS)
+	$(PYTEST) $(TESTARGS)
+
+test-slow: $(READY)
+	$(PYTEST) -m slow $(TESTARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -9,6 +9,7 @@ PACKAGES = ["attngraph", "adapters", "analysis", "experiments"]
 TEST = [
     "pytest>=8.0",
     "pytest-timeout>=2.2",
+    "pytest-xdist>=3.6",  # make test runs a worker for each core
     "setuptools>=77",
     "wheel>=0.43",
     "num2words>=0.5.13",  # SmolVLM's processor asks for it
