@@ -8,6 +8,7 @@ Axes: B texts, L tokens, N states that the decoder looks at, D width, V vocabula
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import BlipForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
@@ -62,18 +63,17 @@ def sequence_batch(
         usual in transformers, and are -100 on the prompt and on padding.
     """
     ends = answer_ids(tokenizer, answers)
-    pairs = list(zip(prompt_ids(tokenizer, prompts, list(map(len, ends))), ends, strict=True))
-    length = max(len(prefix) + len(answer) for prefix, answer in pairs)
-    ids = torch.full((len(pairs), length), tokenizer.pad_token_id)
-    mask = torch.zeros(len(pairs), length, dtype=torch.long)
-    labels = torch.full((len(pairs), length), IGNORED)
-    for row, (prefix, answer) in enumerate(pairs):
-        end = len(prefix) + len(answer)
-        ids[row, :end] = torch.tensor(prefix + answer)
-        mask[row, :end] = 1
-        labels[row, len(prefix) : end] = torch.tensor(answer)
-    positions = torch.arange(length).expand(len(pairs), -1).contiguous()
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels}
+    starts = prompt_ids(tokenizer, prompts, list(map(len, ends)))
+    begin = np.array(list(map(len, starts)))
+    lengths = begin + np.array(list(map(len, ends)))
+    places = np.arange(lengths.max())
+    filled = places < lengths[:, None]  # in rows, the texts fill these places one after the other
+    ids = np.full(filled.shape, tokenizer.pad_token_id)
+    ids[filled] = [token for pair in zip(starts, ends) for part in pair for token in part]
+    labels = np.where(filled & (places >= begin[:, None]), ids, IGNORED)
+    positions = np.broadcast_to(places, ids.shape).copy()
+    arrays = {"input_ids": ids, "attention_mask": filled.astype(ids.dtype), "position_ids": positions}
+    return {name: torch.from_numpy(array) for name, array in {**arrays, "labels": labels}.items()}
 
 
 def decoder_loss(
