@@ -54,7 +54,7 @@ class AdapterConfig:
                 raise UserError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
         if not self.positions or not set(self.positions) <= set(POSITIONS):
             got = ", ".join(map(str, self.positions)) or "none"
-            raise UserError(f"positions must be some of {', '.join(POSITIONS)}, got {got}")
+            raise UserError(f"positions must be one or more of {', '.join(POSITIONS)}, got {got}")
         for name, number in (("reduction", self.reduction), ("top_k", self.top_k)):
             if not (name == "top_k" and number is None) and (not isinstance(number, int) or number < 1):
                 raise UserError(f"{name} must be a whole number of at least 1, got {number!r}")

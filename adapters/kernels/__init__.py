@@ -6,13 +6,14 @@ start from queries, keys and values (:class:`attngraph.AttentionScores`) and com
 themselves, so that they need less memory and time:
 
 - :func:`adapters.kernels.fused.fused_step`: all edges of a few heads at a time; keeps two numbers per edge.
-  What training takes by default.
+  Training takes it by default.
 - :func:`adapters.kernels.tiled.tiled_step`: a tile of edges at a time; keeps no array of all edges. For long
   sequences (``backend="tiled"``).
 
 Both return the same numbers as the dense backend, also the attention output, and gradients for queries, keys,
 values, separate features of the query nodes, p and :math:`2\mu/p`; the metric gets none. They are written
-with PyTorch operations, so they run on every device. :mod:`adapters.kernels.step` and
+with PyTorch operations, so they run on every device. Masks are not copied: leave them as they are until the
+backward pass is done. :mod:`adapters.kernels.step` and
 :mod:`adapters.kernels.distances` hold what they share.
 
 Axes in comments: ``b`` examples, ``h`` heads, ``g = b·h`` heads of all examples, ``n`` queries, ``m`` values,

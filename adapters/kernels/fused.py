@@ -15,10 +15,11 @@ e^{z_{ij}}` competes with the residual :math:`r = 2\mu/p`:
 
 Two numbers per edge are kept for the backward pass: :math:`\log M + \log R^2` (up to a constant per row) and
 :math:`R^2`. :math:`\sigma`, :math:`M` and all gradients follow from them with two powers. Queries, keys and
-values are kept as they came, strided or not, so that no copy of them outlives the forward pass. Small arrays
-(per node) are computed for all heads at once, large ones (per edge) for a block of heads at a time, so that a
-block's edges stay in the processor's cache. Logarithms are to base 2, since ``exp2`` is three times as fast
-as ``exp``.
+values are kept as they came, strided or not, so that no copy of them outlives the forward pass (only
+:math:`V G` does, where values need gradients: computing it again would take a fifth of the step's time).
+Small arrays (per node) are computed for all heads at once, large ones (per edge) for a block of heads at a
+time, so that a block's edges stay in the processor's cache. Logarithms are to base 2, since ``exp2`` is three
+times as fast as ``exp``.
 """
 
 from __future__ import annotations

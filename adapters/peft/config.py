@@ -97,7 +97,14 @@ class GraphAdapterConfig(PeftConfig):
                 raise UserError(f"{twice[0]} is given twice, by itself and in gnn_args")
             args = {**args, **given}
         return AdapterConfig(
-            self.gnn, args, self.join, self.reduction, self.positions, self.backend, self.shared, self.top_k
+            gnn=self.gnn,
+            gnn_args=args,
+            join=self.join,
+            reduction=self.reduction,
+            positions=self.positions,
+            backend=self.backend,
+            shared=self.shared,
+            top_k=self.top_k,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,11 +16,14 @@ BAD = [
     (dict(gnn=None), "unknown gnn None"),
     (dict(join="add"), "unknown join 'add': choose one of replace, gated, blend"),
     (dict(backend="gpu"), "unknown backend 'gpu': choose one of dense, sparse"),
-    (dict(positions=("self", "vision")), "positions must be some of self, cross, ffn, got self, vision"),
-    (dict(positions=()), "positions must be some of self, cross, ffn, got none"),
-    (dict(positions=None), "positions must be some of"),
-    (dict(positions="everywhere"), "positions must be some of self, cross, ffn, got everywhere"),
-    (dict(positions=(1, 2)), "positions must be some of self, cross, ffn, got 1, 2"),
+    (
+        dict(positions=("self", "vision")),
+        "positions must be one or more of self, cross, ffn, got self, vision",
+    ),
+    (dict(positions=()), "positions must be one or more of self, cross, ffn, got none"),
+    (dict(positions=None), "positions must be one or more of"),
+    (dict(positions="everywhere"), "positions must be one or more of self, cross, ffn, got everywhere"),
+    (dict(positions=(1, 2)), "positions must be one or more of self, cross, ffn, got 1, 2"),
     (dict(reduction=0), "reduction must be a whole number of at least 1, got 0"),
     (dict(reduction=2.5), "reduction must be a whole number of at least 1, got 2.5"),
     (dict(reduction="8"), "reduction must be a whole number of at least 1, got '8'"),
@@ -102,5 +105,5 @@ def test_numpys_numbers_become_pythons():
 
 @pytest.mark.parametrize("positions", [5, None])
 def test_positions_that_are_no_names(positions):
-    with pytest.raises(UserError, match="positions must be some of self, cross, ffn"):
+    with pytest.raises(UserError, match="positions must be one or more of self, cross, ffn"):
         AdapterConfig(positions=positions)

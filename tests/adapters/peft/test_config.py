@@ -20,7 +20,10 @@ BAD = [
     (dict(gnn="pgnn", p=1.5, gnn_args={"p": 1.2}), "p is given twice, by itself and in gnn_args"),
     (dict(gnn_args=3), "gnn_args must be a dict"),
     (dict(join="add"), "unknown join 'add': choose one of replace, gated, blend"),
-    (dict(positions=("self", "vision")), "positions must be some of self, cross, ffn, got self, vision"),
+    (
+        dict(positions=("self", "vision")),
+        "positions must be one or more of self, cross, ffn, got self, vision",
+    ),
     (dict(reduction=0), "reduction must be a whole number of at least 1, got 0"),
     (dict(top_k=1.5), "top_k must be a whole number"),
     (dict(target_modules=3), "target_modules must be a list of names of modules, got 3"),
