@@ -38,12 +38,25 @@ def training_precision(device: str) -> str:
 
 @cache
 def uses_bfloat16(device: str) -> bool:
-    """Whether bfloat16 pays: on GPUs and processors with instructions for it (1.4 to 1.7 times as fast)."""
+    """Whether bfloat16 pays: on GPUs that have it, and on processors as :func:`bfloat16_pays` says."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported()
     if device != "cpu":
         return False
     try:
-        return "bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        return bfloat16_pays(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:
         return False
+
+
+def bfloat16_pays(cpuinfo: str) -> bool:
+    """Whether bfloat16 autocast is faster than float32 on a processor, by what Linux says of it.
+
+    A step of the table's training took 0.6 to 0.7 times as long on an AMD EPYC with AVX-512 BF16, but 1.35
+    times as long on an Intel Xeon that has these instructions and no matrix unit (AMX).
+    """
+    if "amx_bf16" in cpuinfo:
+        return True
+    if "avx512_bf16" in cpuinfo:
+        return "AuthenticAMD" in cpuinfo
+    return " bf16" in cpuinfo  # Arm
