@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     parser = argparse.ArgumentParser(
         prog="attngraph",
+        allow_abbrev=False,  # as where plugins are looked for
         description="Attention layers as graphs, and GNN adapters on them.",
         epilog="attngraph COMMAND --help explains a command.",
     )

@@ -21,7 +21,7 @@ def load_plugins(files: Sequence[Path]) -> None:
     """Run the files that were not run yet.
 
     Raises:
-        UserError: a file is missing, or fails.
+        UserError: a file is missing, is no Python file, or fails.
     """
     for file in files:
         file = Path(file).resolve()
@@ -31,11 +31,13 @@ def load_plugins(files: Sequence[Path]) -> None:
             raise UserError(f"--plugin {file}: no such file")
         name = f"attngraph_plugin_{file.stem}"
         spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None:
+            raise UserError(f"--plugin {file}: no Python file; give one whose name ends in .py")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # so that what it defines can be sent to worker processes
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise UserError(f"--plugin {file} fails: {type(error).__name__}: {error}") from error
         _loaded[file] = None

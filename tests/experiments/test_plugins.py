@@ -127,6 +127,7 @@ def test_the_methods_in_the_examples_train_what_they_say():
         ("1 / 0", "fails: ZeroDivisionError: division by zero"),
         ("def (", "fails: SyntaxError"),
         ("import no_such_package", "fails: ModuleNotFoundError: No module named 'no_such_package'"),
+        ("raise SystemExit(3)", "fails: SystemExit: 3"),
     ],
 )
 def test_a_plugin_that_fails_is_named_in_one_line(content, said, tmp_path, capsys):
@@ -137,6 +138,22 @@ def test_a_plugin_that_fails_is_named_in_one_line(content, said, tmp_path, capsy
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"attngraph: --plugin {file}") and said in line
     assert plugin_files() == () and "attngraph_plugin_mine" not in sys.modules
+
+
+def test_a_plugin_must_be_a_python_file(tmp_path, capsys):
+    file = tmp_path / "mine.txt"
+    file.write_text("x = 1")
+    assert main(["--plugin", str(file), "ablation", "--dry-run"]) == 2
+    assert capsys.readouterr().err == (
+        f"attngraph: --plugin {file}: no Python file; give one whose name ends in .py\n"
+    )
+
+
+def test_the_option_is_not_abbreviated(capsys):
+    """It would be accepted, and the file not loaded."""
+    with pytest.raises(SystemExit) as end:
+        main(["--plug", str(TASK), "ablation", "--dry-run"])
+    assert end.value.code == 2 and "usage" in capsys.readouterr().err
 
 
 def test_a_wrong_column_is_refused_in_one_line(tmp_path, capsys):
