@@ -96,7 +96,7 @@ def is_finished(cell: Cell, out: Path) -> bool:
     try:
         saved = json.loads(config.read_text())["settings"]
         if scores.exists():
-            json.loads(scores.read_text())
+            json.loads(scores.read_text())["scores"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} is damaged ({type(error).__name__}): delete that folder and run again"

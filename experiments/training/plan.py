@@ -24,6 +24,7 @@ from experiments.training.recipe import Recipe
 # preset's runs.
 STEP_SECONDS = {"frozen": 0.17, "trained": 0.34, "zero": 0.17}
 START_SECONDS = 3  # of a worker process
+MOST_SEED = 2**31  # random generators take no larger ones
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Request:
             raise UserError(f"unknown join {self.join!r}: choose from {', '.join(JOINS)}")
         if self.seeds is not None and self.seeds < 1:
             raise UserError(f"--seeds must be at least 1, got {self.seeds}")
-        if self.first_seed < 0:
-            raise UserError(f"--seed must be at least 0, got {self.first_seed}")
+        if not 0 <= self.first_seed < MOST_SEED:
+            raise UserError(f"--seed must be at least 0 and below {MOST_SEED}, got {self.first_seed}")
         for names, known, what in (
             (self.tasks, list(TASKS), "task"),
             (self.gnns, list(dict.fromkeys([*METHODS, *SCHEMES])), "GNN"),
@@ -116,8 +117,10 @@ def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -
         data: folder of the data sets.
 
     Raises:
-        UserError: an unknown method or task in the preset.
+        UserError: an unknown method or task in the preset, or no method with a seed.
     """
+    if not any(preset.seeds.values()):
+        raise UserError("the preset runs nothing: give a method at least one seed (seeds: {gcn: 1})")
     check_known([*preset.tasks, *TASKS], list(TASKS), "task")
     seeds = dict(preset.seeds)
     if request.gnns is not None:

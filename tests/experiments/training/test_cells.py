@@ -129,7 +129,10 @@ def test_other_data_are_another_experiment(cell, tmp_path):
         is_finished(cell, tmp_path)
 
 
-@pytest.mark.parametrize("file, content", [("scores.json", "{"), ("config.json", "{"), ("config.json", "[]")])
+DAMAGED = [(file, content) for file in ("scores.json", "config.json") for content in ("{", "[]")]
+
+
+@pytest.mark.parametrize("file, content", DAMAGED)
 def test_damaged_files_are_named(file, content, cell, tmp_path):
     folder = cell.folder(tmp_path)
     folder.mkdir(parents=True)

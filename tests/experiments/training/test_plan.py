@@ -72,6 +72,7 @@ def test_what_a_user_asks_for():
         ({"join": "glue"}, "unknown join 'glue'"),
         ({"seeds": 0}, "--seeds must be at least 1"),
         ({"first_seed": -1}, "--seed must be at least 0"),
+        ({"first_seed": 2**31}, "--seed must be at least 0 and below 2147483648, got 2147483648"),
     ],
 )
 def test_wrong_requests(wrong, said):
@@ -86,6 +87,14 @@ def test_unknown_names_in_a_preset():
     methods = PRESET.model_copy(update={"seeds": {"gat": 1}})
     with pytest.raises(UserError, match="unknown GNN 'gat'"):
         plan_table(methods, Request(), chosen_settings(), DATA)
+
+
+@pytest.mark.parametrize("seeds", [{}, {"gcn": 0, "frozen": 0}])
+@pytest.mark.parametrize("gnns", [None, ["pgnn"]])
+def test_a_preset_without_seeds_is_refused(seeds, gnns):
+    preset = PRESET.model_copy(update={"seeds": seeds})
+    with pytest.raises(UserError, match="the preset runs nothing: give a method at least one seed"):
+        plan_table(preset, Request(gnns=gnns), chosen_settings(), DATA)
 
 
 def test_the_estimate_adds_starts_steps_and_answers():
