@@ -99,11 +99,12 @@ def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) 
             time.
     """
     if processes(run.device).num_processes > 1:
-        return _run_together(cells, run)
+        return _run_together(cells, run, may_diverge)
     todo = [cell for cell in cells if not is_finished(cell, run.out)]
     if len(todo) < len(cells):
         print(f"{len(cells) - len(todo)} of {len(cells)} cells are finished already", file=sys.stderr)
-    failures = Pool(todo, run).work() if todo else {}
+    jobs = min(jobs_for(run.device, run.jobs), len(cells))
+    failures = Pool(todo, run, jobs).work() if todo else {}
     fatal = [
         f"{cell.name}: {error}"
         for cell, error in failures.items()
@@ -116,7 +117,9 @@ def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) 
     return {cell: read_scores(cell, run.out) for cell in cells if cell not in failures}
 
 
-def _run_together(cells: Sequence[Cell], run: Execution) -> dict[Cell, dict[str, Any]]:
+def _run_together(
+    cells: Sequence[Cell], run: Execution, may_diverge: bool = False
+) -> dict[Cell, dict[str, Any]]:
     """The cells one after the other, each in all processes."""
     state = processes(run.device)
     _prepare_process()
@@ -124,7 +127,12 @@ def _run_together(cells: Sequence[Cell], run: Execution) -> dict[Cell, dict[str,
         results = {}
         for cell in cells:
             device = str(state.device) if run.device == "cuda" else run.device
-            results[cell] = run_cell(cell, run.out, device, run.cache_gb, lambda step: bar.update(1))
+            try:
+                results[cell] = run_cell(cell, run.out, device, run.cache_gb, lambda step: bar.update(1))
+            except Diverged:  # in all processes
+                if not may_diverge:
+                    raise
+                continue
             if state.is_main_process:
                 bar.write(_line(cell, results[cell]["scores"]), file=sys.stderr)
     return results
@@ -144,11 +152,16 @@ def _context() -> Any:
 class Pool:
     """Worker processes, one for each cell: its peak memory is its own, and nothing of one run reaches the
     next.
+
+    Args:
+        todo: cells to run.
+        run: where and how.
+        jobs: cells at the same time. A worker's threads follow from it, and with them the last digits of
+            scores: it must not depend on how many cells are left.
     """
 
-    def __init__(self, todo: Sequence[Cell], run: Execution):
-        self.run, self.waiting = run, list(reversed(todo))
-        self.jobs = min(jobs_for(run.device, run.jobs), len(todo))
+    def __init__(self, todo: Sequence[Cell], run: Execution, jobs: int):
+        self.run, self.waiting, self.jobs = run, list(reversed(todo)), jobs
         self.total = sum(map(_weight, todo))
         self.context = _context()
         self.steps = self.context.Value("l", 0)

@@ -88,6 +88,33 @@ def test_how_many_cells_run_at_once(monkeypatch):
         jobs_for("cpu", 0)
 
 
+def test_threads_do_not_depend_on_how_many_cells_are_left(data, tmp_path, monkeypatch):
+    pools = []
+    monkeypatch.setattr(Pool, "work", lambda self: pools.append((len(self.waiting), self.jobs)) or {})
+    monkeypatch.setattr(runner, "read_scores", lambda cell, out: {})
+    cells = [untrained(label, data) for label in ("one", "two", "three")]
+    run_cells(cells, Execution(tmp_path, jobs=2))
+    monkeypatch.setattr(runner, "is_finished", lambda cell, out: cell.label != "three")
+    run_cells(cells, Execution(tmp_path, jobs=2))
+    run_cells(cells[2:], Execution(tmp_path, jobs=2))
+    assert pools == [(3, 2), (1, 2), (1, 1)]
+
+
+def test_diverged_cells_may_be_left_out_in_several_processes(data, tmp_path, monkeypatch):
+    cells = [untrained(label, data) for label in ("one", "two")]
+
+    def run_cell(cell, *args):
+        if cell.label == "one":
+            raise Diverged("nan")
+        return {"scores": {}}
+
+    monkeypatch.setattr(runner, "run_cell", run_cell)
+    run = Execution(tmp_path)
+    assert runner._run_together(cells, run, may_diverge=True) == {cells[1]: {"scores": {}}}
+    with pytest.raises(Diverged, match="nan"):
+        runner._run_together(cells, run)
+
+
 def test_the_bar_counts_steps_and_scoring():
     trained = Cell("a", "gcn", {}, "vqa", 0, Recipe(1e-3, 40), Path("data"))
     assert runner._weight(trained) - runner._weight(untrained("b", Path("data"))) == 40
