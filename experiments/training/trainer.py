@@ -221,8 +221,12 @@ def arguments(tuned: Tuned, recipe: Recipe, seed: int, folder: Path, examples: i
     )
     args = TrainingArguments(**options)
     args.per_device_train_batch_size = recipe.per_process(args.world_size, examples)
-    if args.world_size == 1 and args.n_gpu > 1:
-        args._n_gpu = 1  # a run stays on its device: no nn.DataParallel
+    if args.world_size == 1 and device.type == "cuda":
+        # A run stays on its device. transformers takes cuda:0 for one process, and nn.DataParallel over all
+        # others; accelerate takes the current one.
+        args._n_gpu = 1
+        args.__dict__["_setup_devices"] = device  # the cached answer of args.device
+        torch.cuda.set_device(device)
     return args
 
 

@@ -3,6 +3,7 @@
 import csv
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -132,6 +133,16 @@ def test_every_step_has_a_line(tmp_path):
     losses = [float(line["loss"]) for line in lines]
     assert outcome.trained.loss == pytest.approx(sum(losses) / 8, abs=1e-5)
     assert all(float(line["gradient_norm"]) > 0 for line in lines)
+
+
+def test_a_run_stays_on_its_gpu(monkeypatch, tmp_path):
+    """As if there were several: the Trainer moves the model to ``args.device``."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    tuned = SimpleNamespace(family=SimpleNamespace(device=torch.device("cuda:1")))
+    args = trainer.arguments(tuned, RECIPE, 0, tmp_path, 64)
+    assert args.device == torch.device("cuda:1") == chosen[-1] and args.n_gpu == 1
+    assert args.per_device_train_batch_size == RECIPE.batch_size
 
 
 @pytest.mark.parametrize("step", [0, 2])
