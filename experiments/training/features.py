@@ -50,10 +50,10 @@ class FeatureCache:
     def features(self, family: ModelFamily, paths: Sequence[Path]) -> Features | None:
         """The features of images, computed unless the cache holds them.
 
-        A file's name is a digest of the encoder's weights and of the images' names, sizes and times, so a
-        stale file is never read. None where the family computes none, where the file would be larger than the
-        limit, or where the disk
-        has no room for it: the images are then encoded in every step.
+        A file's name is a digest of the family's name, the encoder's configuration and weights, and the
+        images' names, sizes and times, so a stale file is never read. None where the family computes none,
+        where the file would be larger than the limit, or where the disk has no room for it: the images are
+        then encoded in every step.
         """
         paths = list(dict.fromkeys(paths))
         if not family.caches_features or self.limit <= 0:
@@ -82,8 +82,9 @@ class FeatureCache:
 
 
 def _digest(family: ModelFamily, paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for name, parameter in family.image_encoder().named_parameters():
+    encoder = family.image_encoder()
+    digest = hashlib.sha256(f"{type(family).__qualname__} {getattr(encoder, 'config', '')}".encode())
+    for name, parameter in encoder.named_parameters():
         digest.update(name.encode())
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     for path in paths:

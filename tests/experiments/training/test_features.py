@@ -131,6 +131,15 @@ def test_other_weights_make_another_file(paths, tmp_path):
     assert not torch.allclose(second[paths[0]], first[paths[0]], atol=1e-3)
 
 
+def test_another_configuration_or_family_makes_another_file(paths, tmp_path):
+    family, cache = small_family(), FeatureCache(tmp_path / "cache")
+    first = cache.features(family, paths)
+    family.model.vision_model.config.layer_norm_eps = 0.5
+    second = cache.features(family, paths)
+    family.__class__ = type("Mine", (type(family),), {})  # it may read pictures in its own way
+    assert len({features.file for features in (first, second, cache.features(family, paths))}) == 3
+
+
 def test_another_picture_of_the_same_name_is_not_taken_for_it(family, paths, tmp_path):
     cache = FeatureCache(tmp_path / "cache")
     first = cache.features(family, paths)
