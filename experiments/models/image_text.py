@@ -22,6 +22,7 @@ from experiments.models.losses import IGNORED
 from experiments.models.processor import ProcessorFamily
 
 SUFFIX_TYPE = {"paligemma": 1}  # token types of an answer where they are not 0
+ROWS = ("cross_attention_mask",)  # inputs with a row for each token: which tiles it sees (Mllama)
 
 
 @register
@@ -52,6 +53,9 @@ class ImageTextFamily(ProcessorFamily):
             places = slice(len(prompt), len(prompt) + len(answer))
             inputs["input_ids"][row, places] = labels[row, places] = torch.tensor(answer)
             inputs["attention_mask"][row, places] = 1
+            for name in ROWS:
+                if name in inputs:  # answers see what the prompt's last token sees
+                    inputs[name][row, places] = inputs[name][row, len(prompt) - 1]
             if "token_type_ids" in inputs:
                 inputs["token_type_ids"][row, places] = SUFFIX_TYPE.get(self.model.config.model_type, 0)
         self.check_length(samples, inputs)
@@ -69,13 +73,13 @@ class ImageTextFamily(ProcessorFamily):
         width = inputs["input_ids"].shape[1]
         shifts = width - inputs["attention_mask"].sum(1)
         for name in self._token_wise(inputs):  # padding goes to the left
-            rows = [row.roll(int(shift)) for row, shift in zip(inputs[name], shifts)]
+            rows = [row.roll(int(shift), 0) for row, shift in zip(inputs[name], shifts)]
             inputs[name] = torch.stack(rows)
         settings = GenerationConfig(
             max_new_tokens=decoding.max_new_tokens,
             num_beams=decoding.num_beams,
             do_sample=False,
-            eos_token_id=self.end,
+            eos_token_id=self.ends,
             pad_token_id=self.tokenizer.pad_token_id,
         )
         output = self.model.generate(**self.to_device(inputs), generation_config=settings)
@@ -87,8 +91,18 @@ class ImageTextFamily(ProcessorFamily):
     @property
     def end(self) -> int:
         """The id of the end token."""
-        of_model = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        return self.known_token("end", of_model, self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
+        tokenizer = self.tokenizer
+        return self.known_token("end", self._models_end, tokenizer.eos_token_id, tokenizer.sep_token_id)
+
+    @property
+    def ends(self) -> list[int]:
+        """The ids at which generation stops: chat models name several, one of a turn and one of a text."""
+        known = self._models_end
+        return known if isinstance(known, list) else [self.end]
+
+    @property
+    def _models_end(self) -> int | list[int] | None:
+        return getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
 
     def _prompts(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Inputs of the prompts alone, padded on the right, without an end token."""
@@ -115,18 +129,19 @@ class ImageTextFamily(ProcessorFamily):
         return [ids[:length] for ids, length in zip(inputs["input_ids"].tolist(), lengths)]
 
     def _token_wise(self, inputs: dict[str, Tensor]) -> list[str]:
-        """Names of the inputs with a number for each token."""
+        """Names of the inputs with a number or a row for each token."""
         shape = inputs["input_ids"].shape
-        return [
-            name for name, tensor in inputs.items() if isinstance(tensor, Tensor) and tensor.shape == shape
+        numbers = [
+            name for name, value in inputs.items() if isinstance(value, Tensor) and value.shape == shape
         ]
+        return [*numbers, *(name for name in ROWS if name in inputs)]
 
     def _widen(self, inputs: dict[str, Tensor], length: int) -> None:
-        """Bring all inputs with a number for each token to a length, padded (or cut) on the right."""
+        """Bring the inputs of :meth:`_token_wise` to a length, padded (or cut) on the right."""
         for name in self._token_wise(inputs):
             empty = self.tokenizer.pad_token_id if name == "input_ids" else 0
             tensor = inputs[name]
-            wide = torch.full((len(tensor), length), empty, dtype=tensor.dtype)
+            wide = torch.full((len(tensor), length, *tensor.shape[2:]), empty, dtype=tensor.dtype)
             kept = min(length, tensor.shape[1])
             wide[:, :kept] = tensor[:, :kept]
             inputs[name] = wide

@@ -189,16 +189,23 @@ PROCESSORS = {
     "smolvlm": _smolvlm,
 }
 PROCESSORS["vilt-vqa"] = PROCESSORS["vilt"]
+# Models that see tiles of a picture, whose maps the commands do not draw.
+TILED = {
+    "mllama": lambda: hf.MllamaProcessor(
+        hf.MllamaImageProcessor(size=SIDE, max_image_tiles=2),
+        tokenizer(1000, image_token="<image>", bos_token="[CLS]"),
+    )
+}
 TEXT_ALONE = ("bert", "gpt2", "llama", "t5", "bart")
 IMAGE_ALONE = ("vit", "classifier")
 ALL = (*TEXT_ALONE, *PROCESSORS, "blip")
 
 
 def save(family: str, folder: Path) -> Path:
-    """A folder with one of ``ALL``."""
+    """A folder with one of ``ALL`` or ``TILED``."""
     model = OWN[family]() if family in OWN else FAMILIES[family].model()
     model.save_pretrained(folder)
-    PROCESSORS.get(family, tokenizer)().save_pretrained(folder)
+    (PROCESSORS | TILED).get(family, tokenizer)().save_pretrained(folder)
     return folder
 
 

@@ -83,3 +83,17 @@ def test_a_higher_limit_goes_on_with_the_same_text(family):
         words = first.split()
         assert whole.split()[: len(words)] == words, sample.name
         assert whole == first or len(words) == LENGTH, sample.name
+
+
+def test_a_model_that_names_several_ends_stops_at_each():
+    """Chat models end a turn with one token and a text with another (Llama 3.2, Gemma 3)."""
+    family = load("llava")
+    before = family.generate(SAMPLES, Decoding(LENGTH))
+    word = next(words[0] for words in map(str.split, before) if len(words) > 1)
+    number = family.tokenizer.convert_tokens_to_ids(word)
+    family.model.generation_config.eos_token_id = [end_of(family), number]
+    after = family.generate(SAMPLES, Decoding(LENGTH))
+    assert after != before
+    for text, whole in zip(after, before):
+        words = whole.split()
+        assert text.split() == (words[: words.index(word) + 1] if word in words else words)

@@ -27,6 +27,7 @@ SEEDS = {
     "blip2": 0,
     "instructblip": 3,
     "git": 7,
+    "mllama": 6,
     "captioner": 16,
     "donut": 23,
 }
@@ -148,6 +149,9 @@ def by_hand(family: ModelFamily, sample: Sample) -> ByHand:
         prompt = prompt[:, :-1]
     ids = torch.cat([prompt, torch.tensor([answer])], 1)
     inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if name == "mllama":  # an answer sees the tiles that the prompt's end sees
+        mask = inputs["cross_attention_mask"]
+        inputs["cross_attention_mask"] = torch.cat([mask, mask[:, -1:].expand(-1, len(answer), -1, -1)], 1)
     if name == "qwen2_vl":
         inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
     logits = model(**inputs).logits[0, -ids.shape[1] :]
