@@ -1,7 +1,7 @@
 """Draw where a model looks: attention, rollout and gradient-weighted relevance, over the pictures::
 
     attngraph attention                                                  # mini-BLIP on drawn scenes
-    attngraph attention --adapter runs/ablation/cells/pgnn/vqa/seed0     # M beside the adapter's own weights
+    attngraph attention --adapter runs/ablation-quick/cells/pgnn/vqa/seed0           # M beside M̄
     attngraph attention --images photos --tokens first answer 4
     attngraph attention --data scenes --task vqa --layers '*layer.0*' --heads 1
 

@@ -3,7 +3,7 @@
     attngraph heterophily                                            # the mini-BLIP on drawn scenes
     attngraph heterophily --model NAME --images DIR --texts FILE     # any transformers model
     attngraph heterophily --layers '*crossattention*' --spectra      # spectra too, which take longer
-    attngraph heterophily --adapter runs/ablation/cells/pgnn/vqa/seed0   # M̄ for M, before and after training
+    attngraph heterophily --adapter runs/ablation-quick/cells/pgnn/vqa/seed0    # M̄ too, and before training
 
 Writes ``heterophily.csv``, ``heterophily.json``, ``heads-*.png`` and ``curves-*.png`` to
 ``runs/heterophily``, with ``--adapter`` ``differences-*.png`` (paired differences M̄ − M and after −

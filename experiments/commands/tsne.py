@@ -4,7 +4,7 @@
     attngraph tsne --layers 'text_decoder*' --colour role class  # every decoder layer, coloured in two ways
     attngraph tsne --layers '*.3.crossattention*' --heads 0 1    # heads apart
     attngraph tsne --perplexity 5 30 100                         # a sweep
-    attngraph tsne --adapter runs/ablation/cells/pgnn/vqa/seed0  # the adapted model on the frozen model's map
+    attngraph tsne --adapter runs/ablation-quick/cells/pgnn/vqa/seed0  # on the frozen model's map
 
 Writes ``tsne-COLOUR.png``, ``tsne-COLOUR.svg``, ``coordinates.csv`` and ``quality.csv`` to ``runs/tsne``. A
 whole layer's points are its nodes' features after all of W_o, a head's those after its slice. With an
