@@ -111,9 +111,8 @@ class BlipCaptioner(BlipImages):
     def batch(self, samples: Sequence[Sample]) -> Batch:
         pixels, pictures = self.shown(samples)
         prompts, answers = [s.prompt for s in samples], [s.answer for s in samples]
-        if (
-            None in answers
-        ):  # described without adapters, so that all states of an adapted model read the same
+        if None in answers:
+            # Described without adapters, so that all states of an adapted model read the same.
             prompts = [self.opening] * len(samples)
             with self.unadapted():
                 states = frozen_image_states(self.model, pixels.to(self.device))

@@ -2,8 +2,8 @@
 
 A family loads checkpoints of one kind and makes their inputs: for training (with labels), for generation, for
 ranking candidates, and for the analysis commands. Everything else in :mod:`experiments` sees a model only
-through this
-interface. A family is one file: subclass :class:`ModelFamily`, put :func:`register` above the class.
+through this interface. A family is one file: subclass :class:`ModelFamily`, put :func:`register` above the
+class.
 """
 
 from __future__ import annotations

@@ -110,9 +110,8 @@ class ImageTextFamily(ProcessorFamily):
         inputs = self.process([self._asked(sample) for sample in samples], images)
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
         last = inputs["attention_mask"].sum(1, keepdim=True) - 1
-        if bool(
-            (inputs["input_ids"].gather(1, last) == self.end).all()
-        ):  # tokenizers of encoders put one there
+        ends = inputs["input_ids"].gather(1, last) == self.end
+        if bool(ends.all()):  # tokenizers of encoders put one there
             inputs["attention_mask"].scatter_(1, last, 0)
             inputs["input_ids"].scatter_(1, last, self.tokenizer.pad_token_id)
         return inputs

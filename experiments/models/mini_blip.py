@@ -115,7 +115,7 @@ def load_model(
     is_folder = path_or_name is None or os.path.isdir(source)
     shipped = path_or_name is None
     remedy = (
-        "make it again with ``attngraph pretrain``, or reinstall the package"
+        "make it again with `attngraph pretrain`, or reinstall the package"
         if shipped
         else "check the folder (config.json, model.safetensors, tokenizer.json)"
         if is_folder

@@ -46,16 +46,11 @@ def seen(
         processor: the image processor.
     """
     b, images = len(images), list(images)
-    told = inputs.get(
-        "image_grid_thw", inputs.get("spatial_shapes")
-    )  # models that keep each picture's own shape
-    if told is not None:
-        merged = getattr(processor, "merge_size", 1)
-        grids = (
-            [tuple(side // merged for side in sizes[-2:]) for sizes in told.tolist()]
-            if len(told) == b
-            else None
-        )
+    shapes = inputs.get("image_grid_thw", inputs.get("spatial_shapes"))  # each picture keeps its own
+    if shapes is not None:
+        merged, grids = getattr(processor, "merge_size", 1), None
+        if len(shapes) == b:
+            grids = [tuple(side // merged for side in sizes[-2:]) for sizes in shapes.tolist()]
         return Pictures(images, grids, whole=grids is not None)
     pixels = inputs.get("pixel_values")
     if pixels is not None and pixels.dim() == 5 and pixels.shape[1] == 1:

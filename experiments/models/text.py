@@ -9,8 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 # How vocabularies mark the pieces of a word: what continues it (BERT), what begins it (SentencePiece), the
-# space
-# before it in an alphabet of bytes (GPT-2), or what ends it (CLIP).
+# space before it in an alphabet of bytes (GPT-2), or what ends it (CLIP).
 PIECE, START, BYTES, CLOSED = "##", "▁", "Ġ", "</w>"
 
 

@@ -51,11 +51,7 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
     def text_batch(self, samples: list[Sample], images: list[Image.Image] | None) -> Batch:
         texts = [self.full_text(sample, images is not None) for sample in samples]
         inputs = self.process(texts, images)
-        for name in (
-            "input_ids",
-            "attention_mask",
-            "labels",
-        ):  # the processor takes the decoder's text for an encoder's
+        for name in ("input_ids", "attention_mask", "labels"):  # the decoder's text, taken for an encoder's
             inputs.pop(name, None)
         written = [f"{sample.prompt} {sample.answer}".strip() for sample in samples]
         text = self.decoder_text(inputs, written, [sample.prompt for sample in samples])

@@ -67,8 +67,8 @@ class FeatureCache:
         return Features(file, paths)
 
     def _fits(self, size: int) -> bool:
-        there = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
-        disk = shutil.disk_usage(there)
+        nearest = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
+        disk = shutil.disk_usage(nearest)
         return size <= self.limit and size <= disk.free - RESERVE * disk.total
 
     def _write(self, file: Path, family: ModelFamily, paths: Sequence[Path], shape: tuple[int, ...]) -> None:
