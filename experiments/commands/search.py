@@ -18,7 +18,7 @@ from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_s
 from experiments.files import check_out, write_text
 from experiments.report.search import search_report
 from experiments.tasks import TASKS
-from experiments.training.device import check_device
+from experiments.training.device import check_device, processes
 from experiments.training.prepare import prepare
 from experiments.training.runner import Execution, add_run_arguments, jobs_for
 from experiments.training.search import FROZEN, Search, SearchSetup, Trial
@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     prepare(cells, execution, preset.drawn, args.download)
     search = Search(setup)
     settings = search.run()
+    if not processes(args.device).is_main_process:
+        return 0
     file = args.out / "settings.yaml"
     write_settings(file, settings)
     report = search_report(search.trials)
