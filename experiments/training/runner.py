@@ -10,6 +10,7 @@ import multiprocessing.connection
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -272,8 +273,18 @@ def _prepare_process() -> None:
     warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
 
 
+def _end_with_parent() -> None:
+    """Wait for the end of the process that started this one, however it ended, and end this one too: else
+    the same command, given again, would train the cell a second time in the same folder.
+    """
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
 def _work(job: _Job, steps: Any, writing: Any) -> None:
     """What a worker process does: one cell."""
+    if multiprocessing.parent_process() is not None:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     torch.set_num_threads(job.threads)
     _prepare_process()
