@@ -23,6 +23,7 @@ VISION = {  # what the image encoders of these are called
     "blip2": "vision_model",
     "instructblip": "vision_model",
     "git": "git.image_encoder",
+    "mllama": "model.vision_model",
     "captioner": "encoder",
     "donut": "encoder",
 }
