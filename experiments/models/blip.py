@@ -69,12 +69,17 @@ class BlipImages(ModelFamily):
         }
 
     def image_states(self, inputs: dict[str, Tensor]) -> Tensor:
-        """States ``(b, nodes, width)`` of :meth:`image_inputs`; with gradients if the image encoder is
-        trained.
+        """States ``(b, nodes, width)`` of :meth:`image_inputs`: with gradients if the image encoder is
+        trained, else the very states that :meth:`encode_images` gives to the cache.
         """
         if "image_states" in inputs:
             return inputs["image_states"]
-        return encode_images(self.model, inputs["pixel_values"])[inputs["image_index"]]
+        pixels, encoder = inputs["pixel_values"], self.image_encoder()
+        if any(parameter.requires_grad for parameter in encoder.parameters()):
+            return encode_images(self.model, pixels)[inputs["image_index"]]
+        encoder.eval()  # a frozen encoder has no dropout, whatever mode the model is in
+        with torch.autocast(pixels.device.type, enabled=False):
+            return frozen_image_states(self.model, pixels)[inputs["image_index"]]
 
     def shown(self, samples: Sequence[Sample]) -> tuple[Tensor, Pictures]:
         """Pixels of the samples' pictures, and the pictures as the model sees them."""

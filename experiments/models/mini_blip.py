@@ -157,9 +157,12 @@ def load_model(
 
 
 def weights_digest(path_or_name: str | Path | None = None) -> str:
-    """A digest of a checkpoint folder's weights (None: the shipped one); a hub name stands for itself."""
+    """A digest of a checkpoint folder's weights, configuration, tokenizer and processor (None: the shipped
+    folder); a hub name stands for itself.
+    """
     folder = CHECKPOINT if path_or_name is None else Path(path_or_name)
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    patterns = ("*.safetensors", "*config.json", "tokenizer.json", "chat_template*")
+    files = sorted(file for pattern in patterns for file in folder.glob(pattern)) if folder.is_dir() else []
     return _digest(tuple((file, file.stat().st_mtime_ns) for file in files)) if files else str(path_or_name)
 
 

@@ -236,6 +236,10 @@ def test_cells_of_other_weights_are_not_taken_for_finished(preset, tmp_path, cap
     model, out = tmp_path / "model", tmp_path / "out"
     shutil.copytree(CHECKPOINT, model)
     assert weights_digest(model) == weights_digest()
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config + " ")
+    assert weights_digest(model) != weights_digest(), "its configuration belongs to a model"
+    (model / "config.json").write_text(config)
     file = tmp_path / "one.yaml"
     file.write_text(SMALL.replace("{gcn: 1, pgnn: 1, frozen: 1, majority: 1}", "{gcn: 0, majority: 1}"))
     words = ["ablation", "--preset", file, "--tasks", "vqa", "--model", model, "--out", out]

@@ -191,8 +191,10 @@ def test_an_interrupt_leaves_nothing(family, paths, tmp_path, monkeypatch):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_training_does_not_depend_on_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "uses_bfloat16", lambda device: False)
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_training_does_not_depend_on_them(bfloat16, tmp_path, monkeypatch):
+    """Nor in bfloat16 autocast: a frozen image encoder runs in float32 in both cases."""
+    monkeypatch.setattr(trainer, "uses_bfloat16", lambda device: bfloat16)
     lines = []
     monkeypatch.setattr(trainer, "_metrics", lambda steps: lines.extend(steps) or "")
     for limit in (1, 0):
