@@ -8,8 +8,8 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
+from attngraph import degrees
 from attngraph.backends import edges_of
-from attngraph.degrees import DEGREES
 from attngraph.edges import Edges
 from attngraph.graph import AttentionGraph
 from attngraph.scores import AttentionScores
@@ -150,6 +150,5 @@ def check_degree(degree: str) -> str:
     Raises:
         ValueError: it does not.
     """
-    if degree not in DEGREES:
-        raise ValueError(f"degree must be one of {', '.join(DEGREES)}, got {degree!r}")
+    degrees.check_degree(degree)
     return degree

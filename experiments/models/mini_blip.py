@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration
 
 from attngraph.errors import UserError
 from experiments.errors import first_line
+from experiments.models.images import open_image
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "mini-blip"
 DESCRIBE = "what does the image describe ?"  # the prompt of captions in pre-training
@@ -218,8 +219,7 @@ def normalise(pixels: Tensor) -> Tensor:
 def _read(image: Image.Image | str | Path, image_size: int) -> np.ndarray:
     if not isinstance(image, Image.Image):
         try:
-            with Image.open(image) as file:
-                return _read(file, image_size)
+            return _read(open_image(image), image_size)
         except FileNotFoundError:
             raise UserError(
                 f"image {image} not found; check the data folder or write the data set again"

@@ -15,7 +15,7 @@ from experiments.configs.settings import Settings
 from experiments.methods import METHODS, Method, method_named
 from experiments.methods.method import REFERENCE, check_known
 from experiments.scenes.write import Sizes
-from experiments.tasks import TASKS, Task
+from experiments.tasks import TASKS, Task, tasks_named
 from experiments.tasks.task import SPLITS
 from experiments.training.cells import Cell
 from experiments.training.recipe import Recipe
@@ -127,7 +127,7 @@ def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -
         default = max(preset.seeds.values())
         references = {name: n for name, n in seeds.items() if method_named(name).group == REFERENCE}
         seeds = {**{name: preset.seeds.get(name, default) for name in request.gnns}, **references}
-    tasks = {name: TASKS[name] for name in request.tasks or TASKS}
+    tasks = tasks_named(list(request.tasks or TASKS))
     planner = _Planner(preset, request, chosen, data)
     rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
     rows = {name: cells for name, cells in rows.items() if cells}
