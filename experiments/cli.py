@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+
+from experiments.arguments import QUIET, Parser
 
 #: Name of a command (and of its module in :mod:`experiments.commands`) → what it does.
 COMMANDS = {
@@ -29,36 +35,30 @@ COMMANDS = {
 }
 
 SILENCE = 5  # seconds that processes beside the first wait before they speak of an error
+STOPPED, NO_READER = 130, 141  # exit codes, as shells give them for SIGINT and SIGPIPE
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command; bad input ends with one line and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    parser = argparse.ArgumentParser(
-        prog="attngraph",
-        allow_abbrev=False,  # as where plugins are looked for
-        description="Attention layers as graphs, and GNN adapters on them.",
-        epilog="attngraph COMMAND --help explains a command.",
-    )
-    parser.add_argument("--version", action="store_true", help="print the version")
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="load a Python file that adds tasks, methods, model families or schemes (repeatable)",
-    )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    plugins, rest = _plugins(argv)
-    if plugins and (code := _guarded(lambda: _load(plugins))):
-        return code
-    asked = next((word for word in rest if word in COMMANDS), None)
-    for name, about in COMMANDS.items():
-        command = commands.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-        if name == asked:
-            _module(name).add_arguments(command)
-    args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a sign that a terminal cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    return _guarded(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str]) -> int:
+    with _stops_at_once():
+        plugins, options, words = _before_the_command(argv)
+        if plugins:
+            _load(plugins)
+        parser, commands = _parsers(words[0] if words and words[0] in COMMANDS else None)
+    if wrong := [option for option in options if option not in parser.option_names()]:
+        parser.refuse(wrong)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        commands.get(args.command, parser).refuse(unknown)
     if args.version:
         import attngraph
 
@@ -67,7 +67,60 @@ def main(argv: list[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return 0
-    return _guarded(lambda: _module(args.command).run(args))
+    was_quiet = os.environ.get(QUIET, "")
+    os.environ[QUIET] = "1" if args.quiet else was_quiet
+    try:
+        return _module(args.command).run(args)
+    finally:
+        os.environ[QUIET] = was_quiet
+        sys.stdout.flush()
+
+
+def _parsers(asked: str | None) -> tuple[Parser, dict[str, Parser]]:
+    """The parser of ``attngraph``, and those of its commands; only the command asked for has its options."""
+    parser = Parser(
+        prog="attngraph",
+        allow_abbrev=False,  # as where plugins are looked for
+        description="Attention layers as graphs, and GNN adapters on them.",
+        epilog="`attngraph COMMAND --help` explains a command.",
+    )
+    parser.add_argument("--version", action="store_true", help="Print the version.")
+    _add_plugin(
+        parser, "Load a Python file that adds tasks, methods, model families or schemes (repeatable)."
+    )
+    places = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = {
+        name: places.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        for name, about in COMMANDS.items()
+    }
+    if asked is not None:
+        _module(asked).add_arguments(commands[asked])
+    for command in commands.values():
+        command.add_quiet()
+    return parser, commands
+
+
+def command_parser(name: str) -> Parser:
+    """The parser of ``attngraph NAME``."""
+    return _parsers(name)[1][name]
+
+
+@contextmanager
+def _stops_at_once() -> Iterator[None]:
+    """Lets Ctrl-C end the process without a word, as long as there is nothing to clean up: inside an import
+    the exception would come out as a traceback, or as an error of the package that is being imported.
+    """
+    is_ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if is_ours:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _guarded(work: Callable[[], int]) -> int:
@@ -76,7 +129,10 @@ def _guarded(work: Callable[[], int]) -> int:
         return work()
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
-        return 130
+        return STOPPED
+    except BrokenPipeError:  # as in `attngraph doctor | head -1`: whoever read the output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at the end
+        return NO_READER
     except OSError as error:
         return _complain(f"{error}: check the path, the room on the disk and your rights")
     except Exception as error:
@@ -93,24 +149,27 @@ def _complain(message: str) -> int:
     """
     if os.environ.get("RANK", "0") != "0":
         time.sleep(SILENCE)
-    print(f"attngraph: {message}", file=sys.stderr, flush=True)
+    print(f"attngraph: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return 2
 
 
-def _plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The files after ``--plugin`` before the command, and the other words."""
-    parser = argparse.ArgumentParser(prog="attngraph", add_help=False, allow_abbrev=False)
-    parser.add_argument("--plugin", action="append", default=[])
-    parser.add_argument("rest", nargs=argparse.REMAINDER)
-    known, unknown = parser.parse_known_args(argv)
-    return known.plugin, [*unknown, *known.rest]
+def _add_plugin(parser: argparse.ArgumentParser, about: str | None = None) -> None:
+    parser.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE", help=about)
 
 
-def _load(plugins: Sequence[str]) -> int:
+def _before_the_command(argv: Sequence[str]) -> tuple[list[Path], list[str], list[str]]:
+    """The files after ``--plugin`` before the command, the other options there, and the words that follow."""
+    parser = Parser(prog="attngraph", add_help=False, allow_abbrev=False)
+    _add_plugin(parser)
+    parser.add_argument("words", nargs=argparse.REMAINDER, type=str)
+    known, options = parser.parse_known_args(argv)
+    return known.plugin, options, known.words
+
+
+def _load(plugins: Sequence[Path]) -> None:
     from experiments.plugins import load_plugins  # needs PyTorch
 
-    load_plugins([Path(file) for file in plugins])
-    return 0
+    load_plugins(plugins)
 
 
 def _module(command: str) -> ModuleType:

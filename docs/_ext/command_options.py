@@ -15,7 +15,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from experiments.cli import COMMANDS
+from experiments.arguments import HelpFormatter
+from experiments.cli import COMMANDS, command_parser
 
 CODE = re.compile(r"(`+[^`]+`+|--[a-z][a-z-]*|'[^' ]*\*[^' ]*')")
 
@@ -23,13 +24,6 @@ CODE = re.compile(r"(`+[^`]+`+|--[a-z][a-z-]*|'[^' ]*\*[^' ]*')")
 def module_of(command: str) -> ModuleType:
     """The module of a command."""
     return importlib.import_module(f"experiments.commands.{command}")
-
-
-def parser_of(command: str) -> argparse.ArgumentParser:
-    """The parser of ``attngraph COMMAND``."""
-    parser = argparse.ArgumentParser(prog=f"attngraph {command}")
-    module_of(command).add_arguments(parser)
-    return parser
 
 
 def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -58,7 +52,7 @@ class CommandOptions(SphinxDirective):
         command = self.arguments[0]
         if command not in COMMANDS:
             raise self.error(f"attngraph has no command {command!r}")
-        parser = parser_of(command)
+        parser = command_parser(command)
         self.env.note_dependency(module_of(command).__file__ or "")
         options = nodes.definition_list(classes=["command-options"])
         for action in actions(parser):
@@ -70,7 +64,7 @@ class CommandOptions(SphinxDirective):
         return content
 
     def _help(self, parser: argparse.ArgumentParser, action: argparse.Action) -> nodes.paragraph:
-        text = argparse.HelpFormatter(parser.prog)._expand_help(action) if action.help else ""
+        text = HelpFormatter(parser.prog)._expand_help(action) if action.help else ""
         return self._paragraph(text)
 
     @staticmethod

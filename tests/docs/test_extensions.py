@@ -36,7 +36,7 @@ def test_options_are_shown_as_the_help_prints_them(extension):
 @pytest.mark.parametrize("command", ["ablation", "tsne", "scenes"])
 def test_every_option_of_a_command_is_shown(extension, command):
     options = extension("command_options")
-    parser = options.parser_of(command)
+    parser = options.command_parser(command)
     shown = " ".join(options.signature(action) for action in options.actions(parser))
     assert all(name in shown for name in parser._option_string_actions if name not in ("-h", "--help"))
 

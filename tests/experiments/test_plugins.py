@@ -153,7 +153,9 @@ def test_the_option_is_not_abbreviated(capsys):
     """It would be accepted, and the file not loaded."""
     with pytest.raises(SystemExit) as end:
         main(["--plug", str(TASK), "ablation", "--dry-run"])
-    assert end.value.code == 2 and "usage" in capsys.readouterr().err
+    assert (
+        end.value.code == 2 and "unknown option '--plug' (did you mean --plugin?)" in capsys.readouterr().err
+    )
 
 
 def test_a_wrong_column_is_refused_in_one_line(tmp_path, capsys):
