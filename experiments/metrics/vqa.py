@@ -1,9 +1,12 @@
-"""VQA accuracy: a generated answer against those of ten annotators, as in VQA v2."""
+"""VQA accuracy: a generated answer against those of ten annotators, scored as VQA v2's evaluator scores it.
+
+The evaluator is https://github.com/GT-Vision-Lab/VQA, ``PythonEvaluationTools/vqaEvaluation/vqaEval.py`` in
+its version of March 2021. Its oddities are kept, since scores are compared with published ones.
+"""
 
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,64 +18,78 @@ _ARTICLES = {"a", "an", "the"}
 _NUMBERS = {
     word: str(n) for n, word in enumerate("zero one two three four five six seven eight nine ten".split())
 } | {"none": "0"}
+_PUNCTUATION = '!"()+,-/;<=>?@[\\]_`{}'  # others, such as those of "50%" and "10:30", stay
+_DIGITS_AROUND_COMMA = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+_PERIODS = 32  # the evaluator removes no more than these: it passes a flag of that value as the count
 
-# Apostrophe and colon stay by the published rule, the full stop has its own rule, and signs that carry
-# meaning ("50%", "$5") are no punctuation marks here.
-_TO_SPACE = "".join(sorted(set(string.punctuation) - set("':.$%&#*^~|")))
-_SPACES = str.maketrans(_TO_SPACE, " " * len(_TO_SPACE)) | {ord("’"): "'"}
+_SPELLINGS = """
+    'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've
+    hasn't haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't
+    mightn't've must've mustn't needn't not've o'clock oughtn't shan't she'd've should've shouldn't
+    shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's
+    something'd something'd've something'll that's there'd there'd've there're there's they'd they'd've
+    they'll they're they've wasn't we'd've we've weren't what'll what're what's what've when's where'd
+    where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
+    wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+"""
 
 
 def _contractions() -> dict[str, str]:
-    """English contractions built from their grammar: spelling without apostrophes -> spelling with them."""
-    negated = [
-        stem + "n't"
-        for stem in (
-            "ai are ca could did does do had has have is might must need ought sha should was were wo would"
-        ).split()
-    ]
-    endings = {
-        "'ve": "could might must should would i you we they there what where who why".split() + negated,
-        "'d": "he how i it she that there they we where who why you".split(),
-        "'ll": "how i it she he that there they we what who you".split(),
-        "'re": "they what who why you we there".split(),
-        "'s": "he how it she somebody someone something that there what when where who why".split(),
-        "'m": ["i"],
+    """The evaluator's table: each spelling without one of its apostrophes -> the spelling.
+
+    One entry is the wrong way round. Entries for capital letters or equal spellings never act and are left
+    out.
+    """
+    table = {
+        word[: mark.start()] + word[mark.end() :]: word
+        for word in _SPELLINGS.split()
+        for mark in re.finditer("'", word)
     }
-    full = negated + ["ma'am", "o'clock", "y'all"]
-    full += [stem + ending for ending, stems in endings.items() for stem in stems]
-    full += [stem + "'d've" for stem in endings["'d"]]
-    words_of_their_own = {"hell", "id", "ill", "its", "shed", "shell", "wed", "well", "were", "whore"}
-    table = {word.replace("'", ""): word for word in full}
-    return {bare: word for bare, word in table.items() if bare not in words_of_their_own}
+    return table | {"somebody'd": "somebodyd"}
 
 
 _CONTRACTIONS = _contractions()
 
 
 def normalise_answer(answer: str) -> str:
-    """An answer as the VQA evaluation compares it.
+    """An answer as the evaluator compares it where annotators differ.
 
-    Written from the published description (https://visualqa.org/evaluation.html): lower case; full stops
-    removed except in decimals; commas between digits removed; other punctuation but apostrophe and colon
-    becomes a space; number words up to ten become digits; articles are dropped; missing apostrophes of
-    contractions are put back (not in words that exist without one, such as *its* or *well*). Applied to
-    predictions and references alike.
+    In this order:
+
+    1. Line feeds and tabs become spaces, outer white space is removed.
+    2. Each of the marks ``!"()+,-/;<=>?@[\\]_{}`` and the backtick is deleted everywhere if it stands next to
+       a space somewhere, or if a comma stands between two digits anywhere; otherwise it becomes a space.
+    3. The first 32 periods that no digit follows are deleted.
+    4. Lower case, words split at white space, number words up to ten become digits, articles are dropped.
+    5. Words that lack an apostrophe get it back if the evaluator's table has them ("dont", but not "im").
     """
-    text = answer.lower().strip()
-    text = re.sub(r"(?<=\d),(?=\d)", "", text)
-    text = re.sub(r"\.(?!\d)|(?<=[^\W\d])\.", "", text)
-    words = text.translate(_SPACES).split()
-    words = [_NUMBERS.get(word, word) for word in words if word not in _ARTICLES]
-    return " ".join(_CONTRACTIONS.get(word.replace("'", ""), word) for word in words)
+    text = _one_line(answer)
+    all_deleted = _DIGITS_AROUND_COMMA.search(text) is not None
+    marks = {
+        ord(mark): "" if all_deleted or f"{mark} " in text or f" {mark}" in text else " "
+        for mark in _PUNCTUATION
+    }
+    text = _PERIOD.sub("", text.translate(marks), count=_PERIODS)
+    words = [_NUMBERS.get(word, word) for word in text.lower().split()]
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def _one_line(answer: str) -> str:
+    return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def vqa_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> np.ndarray:
     r"""VQA accuracy of each example (Antol et al. 2015, Goyal et al. 2017).
 
-    With the answers :math:`r_1, \dots, r_A` of a question's annotators and the prediction :math:`\hat r`, all
-    normalised by :func:`normalise_answer`, each annotator is left out once:
+    With the answers :math:`r_1, \dots, r_A` of a question's annotators and the prediction :math:`\hat r`,
+    each annotator is left out once:
 
     .. math:: \frac{1}{A} \sum_{k} \min\Big(\frac{1}{3} \sum_{l \ne k} 1[\hat r = r_l],\ 1\Big)
+
+    Where all annotators gave the same answer, prediction and answer are compared as they are ("Yes" is not
+    "yes"), but for outer white space, line feeds and tabs. Elsewhere both are normalised by
+    :func:`normalise_answer`.
 
     Returns:
         ``(N,)`` in the order of ``references``; the accuracy of a run is the mean.
@@ -83,14 +100,15 @@ def vqa_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence
     """
     scores = []
     for id, prediction in aligned(predictions, references):
-        given = [normalise_answer(reference) for reference in references[id]]
-        count = len(given)
-        if count < 4:
+        answers = [_one_line(answer) for answer in references[id]]
+        if len(answers) < 4:
             raise UserError(
-                f"VQA accuracy needs at least 4 annotators' answers, example {id} has {count}; "
+                f"VQA accuracy needs at least 4 annotators' answers, example {id} has {len(answers)}; "
                 "score data with one answer by exact match"
             )
-        matches = given.count(normalise_answer(prediction))
-        # an annotator who agrees is left out of `matches` when their turn comes
-        scores.append((matches * min((matches - 1) / 3, 1) + (count - matches) * min(matches / 3, 1)) / count)
+        processed = normalise_answer if len(set(answers)) > 1 else _one_line
+        given = processed(prediction)
+        agrees = [processed(answer) == given for answer in answers]
+        # an annotator who agrees is not counted when their turn comes to be left out
+        scores.append(sum(min((sum(agrees) - own) / 3, 1) for own in agrees) / len(agrees))
     return np.array(scores, dtype=np.float64)
