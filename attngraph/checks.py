@@ -55,6 +55,24 @@ def check_past_degree(past_degree: PastDegree | None, causal: bool, b: int, h: i
     check_shape("past_degree.queries", past_degree.queries, (b,))
 
 
+def check_span(span: Tensor | None, causal: bool, b: int, n: int) -> None:
+    """The queries that count in the degrees that each query of a causal graph sees."""
+    if span is None:
+        return
+    if not causal:
+        raise ValueError("span belongs to causal graphs: pass causal=True")
+    check_shape("span", span, (b, n, 2))
+    if span.dtype != torch.long:
+        raise ValueError(f"span must hold whole numbers (torch.int64), got {span.dtype}")
+    first, last = span.unbind(-1)
+    query = torch.arange(n, device=span.device)
+    if not ((first >= -1) & (first <= query) & (query <= last) & (last < n)).all():
+        raise ValueError(
+            f"span must hold the first (from -1) and the last (to {n - 1}) query of a stretch in which each "
+            "query lies"
+        )
+
+
 def check_kind(kind: str | None) -> None:
     """The kind of an attention layer."""
     if kind not in (None, *KINDS):

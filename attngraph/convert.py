@@ -35,6 +35,8 @@ class Part:
         value_visible: bool ``(m,)``, or ``(n, m)`` where each query sees its own values; None if all are
             visible.
         causal: the queries are ordered in time.
+        span: the queries that count in the degrees that each query sees, ``(n, 2)``; see
+            :class:`attngraph.AttentionGraph`.
         metric: ``(d, d)``, or None for the identity.
         kind: ``"self"``, ``"cross"`` or None.
         query_is_image: bool ``(n,)``, which queries stand for parts of an image; None if unknown.
@@ -53,6 +55,7 @@ class Part:
     query_is_image: Tensor | None = None
     value_is_image: Tensor | None = None
     rotated: bool = False
+    span: Tensor | None = None
 
     def valid(self) -> tuple[Tensor, Tensor]:
         """Which queries are valid, ``(n,)``, and which values any query sees, ``(m,)``."""
@@ -90,6 +93,8 @@ class Part:
             fields["visible"] = self.value_visible
         if self.rotated:
             fields["rotated"] = True
+        if self.span is not None:
+            fields["span"] = self.span
         return fields
 
 
@@ -100,7 +105,7 @@ def to_data(part: Part) -> Data:
         ``Data`` with ``x (n+m, d)``, ``edge_index (2, 2e)`` (value→query messages first, then query→value),
         ``edge_weight (2e,)``, ``is_value (n+m,)``, ``valid (n+m,)``, ``modality (n+m,)`` (0 text, 1 image, -1
         unknown), ``causal``, ``kind`` and ``metric`` if known, ``visible (n, m)`` if each query sees its own
-        values, and ``rotated`` if it is so.
+        values, ``rotated`` if it is so, and ``span (n, 2)`` if there is one.
     """
     from torch_geometric.data import Data
 
@@ -165,6 +170,7 @@ def from_pyg(data: Data | HeteroData) -> Part:
         query_is_image=_is_image(nodes.query_modality),
         value_is_image=_is_image(nodes.value_modality),
         rotated=bool(_field(data, "rotated")),
+        span=_field(data, "span"),
     )
 
 
@@ -231,6 +237,7 @@ def from_networkx(graph: networkx.Graph) -> Part:
         query_is_image=_is_image(modality[0]),
         value_is_image=_is_image(modality[1]),
         rotated=bool(graph.graph.get("rotated")),
+        span=graph.graph.get("span"),
     )
 
 

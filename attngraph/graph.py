@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attngraph import checks, convert
-from attngraph.degrees import PastDegree, check_degree, mean_scale
+from attngraph.degrees import PastDegree, check_degree, mean_scale, queries_counted
 from attngraph.precision import widen
 from attngraph.sparsify import keep
 from attngraph.weights import WEIGHT, NonZeros
@@ -42,6 +42,12 @@ class AttentionGraph:
             cross-attention in a decoder is causal too. Messages then flow from values to queries only, and
             value degrees as seen by query :math:`i` sum over queries :math:`i' \le i`, so nothing leaks from
             later tokens.
+        span: in causal graphs, the first and the last query whose weights count in the value degrees that
+            each query sees, whole numbers ``(b, n, 2)``. The last one is later than the query itself where
+            queries see each other (the prefix of a prefix-LM, a block of an image); the first one is -1 where
+            what
+            earlier decoding steps left counts too. Default: from the first query (and ``past_degree``) to the
+            query itself.
         metric: ``(h, d, d)`` Gram matrix of each head's slice of :math:`W_o`. Default: the identity.
         past_degree: degrees left by earlier queries; only for causal graphs.
         kind: ``"self"`` or ``"cross"``; None if unknown.
@@ -67,6 +73,7 @@ class AttentionGraph:
     query_modality: str | Tensor | None = None
     value_modality: str | Tensor | None = None
     rotated: bool = False
+    span: Tensor | None = None
 
     def __post_init__(self):
         b, h, n, m, d = checks.check_nodes(self.query, self.value)
@@ -75,6 +82,7 @@ class AttentionGraph:
         checks.check_mask("value_mask", self.value_mask, (b, m), (b, n, m))
         checks.check_shape("metric", self.metric, (h, d, d))
         checks.check_past_degree(self.past_degree, self.causal, b, h, m)
+        checks.check_span(self.span, self.causal, b, n)
         checks.check_kind(self.kind)
         checks.check_modality("query_modality", self.query_modality, b, n)
         checks.check_modality("value_modality", self.value_modality, b, m)
@@ -116,7 +124,8 @@ class AttentionGraph:
 
     def __repr__(self) -> str:
         b, h, n, m, d = self.shape
-        properties = ["causal" if self.causal else "bidirectional"]
+        order = "causal" if self.span is None else "causal in blocks"
+        properties = [order if self.causal else "bidirectional"]
         if self.kind is not None:
             properties.append(self.kind)
         sides = (self.query_modality, self.value_modality)
@@ -137,10 +146,10 @@ class AttentionGraph:
     def value_degree(self, degree: str = "sum") -> Tensor:
         r"""Value degrees, ``(b, h, 1, m)``, or ``(b, h, n, m)`` in a causal graph.
 
-        ``"sum"`` is :math:`e_j = \sum_i M_{ij}`; in a causal graph :math:`e_{ij} = \sum_{i' \le i} M_{i'j}`.
-        ``"mean"`` divides by the number of valid queries (so far) and multiplies by the number of visible
-        values, so that uniform attention has degree 1 everywhere and :math:`M_{ij}/\sqrt{d_i e_{ij}} =
-        M_{ij}`.
+        ``"sum"`` is :math:`e_j = \sum_i M_{ij}`; in a causal graph :math:`e_{ij} = \sum_{i' \le i} M_{i'j}`,
+        or the sum over the queries of ``span``. ``"mean"`` divides by the number of valid queries (so far)
+        and multiplies by the number of visible values, so that uniform attention has degree 1 everywhere and
+        :math:`M_{ij}/\sqrt{d_i e_{ij}} = M_{ij}`.
 
         Raises:
             ValueError: another name for ``degree``.
@@ -149,6 +158,8 @@ class AttentionGraph:
         weight = widen(self.weight)
         if self.causal:
             total = weight.cumsum(-2)
+            if self.span is not None:
+                total = total.gather(-2, self.span[:, None, :, 1:].expand(total.shape))
             if self.past_degree is not None:
                 total = total + self.past_degree.total.to(total.dtype)[:, :, None]
         else:
@@ -174,19 +185,23 @@ class AttentionGraph:
             columns = torch.ones(b, 1, m, dtype=torch.bool, device=device)
         columns = columns.expand(b, -1, m)
         values = columns.sum(-1) if self.causal else columns.any(1).sum(-1, keepdim=True)
-        return mean_scale(values.to(widen(self.query).dtype), rows, self.causal, self.past_degree)
+        return mean_scale(values.to(widen(self.query).dtype), rows, self.causal, self.past_degree, self.span)
 
     def degree_after(self) -> PastDegree:
         """The running degrees after this graph's queries, to be handed to the next decoding step."""
-        b, _, n, _, _ = self.shape
-        if self.query_mask is None:
-            queries = torch.full((b,), n, device=self.weight.device)
-        else:
-            queries = self.query_mask.sum(1)
         total = widen(self.weight).sum(-2)
         if self.past_degree is not None:
-            total, queries = total + self.past_degree.total, queries + self.past_degree.queries
-        return PastDegree(total, queries)
+            total = total + self.past_degree.total
+        return PastDegree(total, self.queries_counted()[:, -1])
+
+    def queries_counted(self) -> Tensor:
+        """How many valid queries count in the value degrees that each query sees, ``(b, n)``; ``(b, 1)`` in a
+        graph that is not causal."""
+        valid = self.query_mask
+        if valid is None:
+            b, _, n, _, _ = self.shape
+            valid = torch.ones(b, n, dtype=torch.bool, device=self.weight.device)
+        return queries_counted(valid, self.causal, self.past_degree, self.span)
 
     # ---- other views ---------------------------------------------------------------------------------------
 
@@ -259,6 +274,7 @@ class AttentionGraph:
             query_valid=None if self.query_mask is None else self.query_mask[example],
             value_visible=None if self.value_mask is None else self.value_mask[example],
             causal=self.causal,
+            span=None if self.span is None else self.span[example],
             metric=None if self.metric is None else self.metric[head],
             kind=self.kind,
             query_is_image=query_is_image,
@@ -276,6 +292,7 @@ class AttentionGraph:
             query_mask=None if part.query_valid is None else part.query_valid[None],
             value_mask=None if part.value_visible is None else part.value_visible[None],
             causal=part.causal,
+            span=None if part.span is None else part.span[None],
             metric=None if part.metric is None else part.metric[None],
             kind=part.kind,
             query_modality=_side(part.query_is_image),

@@ -52,6 +52,8 @@ class TiledEdges(Edges):
 
     def value_degree(self, degree: str) -> PerEdge:
         total: Any  # an expression
+        if isinstance(self.graph, AttentionGraph) and self.graph.span is not None:
+            return Operand(self.graph.value_degree(degree), self.space)
         if self.causal:
             total = _Running(self)
         else:

@@ -85,12 +85,14 @@ def attend(
         if before.layer_idx is not None and not isinstance(hub.cache, EncoderDecoderCache):
             layer_idx = before.layer_idx
     else:
-        before = _self_attention(hub, module, mask, known.is_causal, n)
+        is_causal = hub.notes.get("is_causal") if known.is_causal is None else known.is_causal
+        before = _self_attention(hub, module, mask, is_causal, n)
         hub.hold.flow.note(hub.home, b, n, before)
     call = Call(
         site=hub.site,
         kind="cross" if cross else "self",
         causal=before.causal,
+        span=before.span,
         query=query.expand(b, -1, -1, -1),
         key=repeat_heads(key, b, h),
         value=repeat_heads(value, b, h),
@@ -114,7 +116,11 @@ def attend(
 
 
 def _self_attention(hub: Hub, module: nn.Module, mask: Mask, is_causal: bool | None, n: int) -> SelfAttention:
-    """What a self-attention call leaves for the cross-attention after it."""
+    """What a self-attention call leaves for the cross-attention after it.
+
+    Raises:
+        UserError: its mask orders the queries in a way that no attention graph has.
+    """
     order = Order(
         call=is_causal,
         module=getattr(module, "is_causal", None),
@@ -122,8 +128,17 @@ def _self_attention(hub: Hub, module: nn.Module, mask: Mask, is_causal: bool | N
         mask=mask.order,
         queries=n,
         cached=hub.cache is not None,
+        generates=hub.hold.generates,
     )
-    return SelfAttention(order.causal, mask.queries, mask.valid, getattr(module, "layer_idx", None))
+    if mask.order == "unclear":
+        raise UserError(
+            f"{hub.site.name}: its mask shows a query a later one that does not see it in turn, so that the "
+            "queries are ordered neither one by one nor in blocks, nor unordered: leave the layer out "
+            "(layers=...; for adapters exclude=...)"
+        )
+    causal = order.causal
+    layer_idx = getattr(module, "layer_idx", None)
+    return SelfAttention(causal, mask.span if causal else None, mask.queries, mask.valid, layer_idx)
 
 
 def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

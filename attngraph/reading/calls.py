@@ -68,6 +68,7 @@ class Call:
         kind: ``"self"`` or ``"cross"``.
         causal: whether the queries are ordered in time. A cross-attention follows the self-attention before
             it.
+        span: which queries count in the degrees that each query sees; see :class:`attngraph.AttentionGraph`.
         query: ``(b, h, n, d)``, as it is compared with the keys, after rotary embedding.
         key: ``(b, h, m, d)``, with grouped heads repeated.
         value: ``(b, h, m, d)``, with grouped heads repeated.
@@ -94,6 +95,7 @@ class Call:
     site: Site
     kind: str
     causal: bool
+    span: Tensor | None
     query: Tensor
     key: Tensor
     value: Tensor
@@ -168,9 +170,10 @@ class Call:
     def scores(self, metric: Tensor | None = None) -> AttentionScores | None:
         """The call before its weights are computed, or None where only they give the graph.
 
-        That is so under dropout, with a key/value cache in a causal layer (which keeps degrees; not when the
-        cache was empty and gradients are wanted, since decoding does not go on from it), or if the model's
-        eager attention is more than a softmax of scaled and masked scores, which is tried out.
+        That is so where queries are ordered in blocks, under dropout, with a key/value cache in a causal
+        layer (which keeps degrees; not when the cache was empty and gradients are wanted, since decoding does
+        not go on from it), or if the model's eager attention is more than a softmax of scaled and masked
+        scores, which is tried out.
 
         Args:
             metric: see :meth:`Site.metric`.
@@ -178,7 +181,12 @@ class Call:
         Raises:
             UserError: the cache of a causal layer is of fixed length.
         """
-        if self.plain is None or self.dropout or self.query.shape[-1] != self.value.shape[-1]:
+        if (
+            self.plain is None
+            or self.span is not None
+            or self.dropout
+            or self.query.shape[-1] != self.value.shape[-1]
+        ):
             return None
         first = torch.is_grad_enabled() and self.tokens == self.query.shape[2]
         if self.causal and self.cache is not None:
@@ -224,6 +232,7 @@ class Call:
             query_mask=self.query_mask,
             value_mask=self.visible,
             causal=self.causal,
+            span=self.span,
             metric=metric,
             kind=self.kind,
             rotated=self.rotated,

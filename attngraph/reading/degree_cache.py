@@ -53,16 +53,9 @@ class DegreeCache:
 
     def append(self, graph: AttentionGraph, start: int = 0) -> None:
         """Add a graph's queries; the graph's own ``past_degree`` must be :meth:`past`."""
-        b, _, n, _, _ = graph.shape
-        valid = graph.query_mask
-        if valid is None:
-            valid = torch.ones(b, n, dtype=torch.bool, device=graph.query.device)
-        queries = valid.cumsum(1)
-        if graph.past_degree is not None:
-            queries = queries + graph.past_degree.queries[:, None]
         self.totals.append(graph.value_degree("sum").detach()[:, :, -self.ROWS :].clone())
-        self.queries.append(queries[:, -self.ROWS :])
-        self.lengths.append(n)
+        self.queries.append(graph.queries_counted()[:, -self.ROWS :])
+        self.lengths.append(graph.shape[2])
         self.starts.append(start)
 
     def crop(self, removed: int) -> None:

@@ -15,12 +15,14 @@ class SelfAttention(NamedTuple):
 
     Attributes:
         causal: whether its queries are ordered in time.
+        span: which queries count in the degrees that each query sees; see :class:`attngraph.AttentionGraph`.
         queries: which of them are valid, bool ``(b, n)``; None if all are.
         valid: whether all are.
         layer_idx: the layer's place in the key/value cache.
     """
 
     causal: bool = False
+    span: Tensor | None = None
     queries: Tensor | None = None
     valid: bool = True
     layer_idx: int | None = None

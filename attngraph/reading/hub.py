@@ -14,11 +14,18 @@ from attngraph.reading.projection import Projections
 ATTRIBUTE = "attngraph"  # under which a module carries its hub
 
 
-class HasFlow(Protocol):
-    """Who holds a module's model, see :class:`attngraph.reading.instrument.Hold`: its modules have a flow in
-    common."""
+class Holder(Protocol):
+    """Who holds a module's model, see :class:`attngraph.reading.instrument.Hold`.
+
+    Attributes:
+        flow: what the calls of the model's modules know of each other.
+        generates: whether the model generates text.
+    """
 
     flow: Flow
+
+    @property
+    def generates(self) -> bool: ...
 
 
 class Hub:
@@ -39,7 +46,7 @@ class Hub:
         projections: what its query projection put out.
     """
 
-    def __init__(self, site: Site, hold: HasFlow, home: object):
+    def __init__(self, site: Site, hold: Holder, home: object):
         self.site, self.hold, self.home = site, hold, home
         self.listeners: list[Callable[[Call], None]] = []
         self.source: Tensor | None = None

@@ -111,6 +111,12 @@ class Hold:
         self.configs: list[ChangedConfig] = []
         self.modules: list[ChangedModule] = []
 
+    @property
+    def generates(self) -> bool:
+        """Whether the model, or a part that a handle was made for, generates text."""
+        models = [handle.model for handle in self.handles]
+        return any(isinstance(model, PreTrainedModel) and model.can_generate() for model in models)
+
     def take(self, handle: Instrument) -> None:
         """Change what a handle's model needs changed, and fill in its sites."""
         for config in _configs(handle.model):

@@ -20,8 +20,12 @@ class Mask(NamedTuple):
         visible: which values each query sees, bool ``(b, n, m)``; None without a mask.
         queries: which queries are valid, those that see themselves, bool ``(b, n)``; None without a mask, or
             where there are fewer values than queries.
-        order: ``"causal"`` if all later values are hidden, ``"none"`` if none of them, ``"mixed"`` if some,
-            and None if there are none.
+        order: how it orders the queries in time: ``"causal"`` if none sees a later one, ``"none"`` if all
+            that see each other do so both ways, ``"blocks"`` if blocks of queries that see each other follow
+            one another, ``"unclear"`` if a query sees a later one that does not see it; None where each
+            example has one valid query at most.
+        span: which queries count in the degrees that each query sees, should they be ordered in time, ``(b,
+            n, 2)``; None where it is the default of :class:`attngraph.AttentionGraph`.
         pure: it hides edges or leaves them as they are, the same for all heads.
         sees: every query sees something.
         valid: every query is valid.
@@ -30,6 +34,7 @@ class Mask(NamedTuple):
     visible: Tensor | None
     queries: Tensor | None
     order: str | None
+    span: Tensor | None = None
     pure: bool = True
     sees: bool = True
     valid: bool = True
@@ -53,14 +58,58 @@ def read_mask(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
     visible = visible[..., :m].any(1).expand(b, n, m)
     sees = bool(visible.any(-1).all())
     if m < n:
-        return Mask(visible, None, None, pure, sees)
+        return Mask(visible, None, None, None, pure, sees)
     queries = visible.diagonal(m - n, -2, -1)
-    seen = visible & queries[..., None]
-    later = torch.ones(n, m, dtype=torch.bool, device=mask.device).triu(m - n + 1)
-    later = later & queries[..., None] & seen.any(1, keepdim=True)
-    shown, possible = int((seen & later).sum()), int(later.sum())
-    order = None if possible == 0 else "causal" if shown == 0 else "none" if shown == possible else "mixed"
-    return Mask(visible, queries, order, pure, sees, bool(queries.all()))
+    order, span = _read_order(visible, queries)
+    return Mask(visible, queries, order, span, pure, sees, bool(queries.all()))
+
+
+def _read_order(visible: Tensor, queries: Tensor) -> tuple[str | None, Tensor | None]:
+    """How queries that see each other are ordered in time.
+
+    A block ends with a query beyond which none of the queries up to it sees. A query's sequence begins with
+    the first query that it sees, or that one's first, and so on; it is -1 where that is a value from before
+    the queries.
+
+    Args:
+        visible: which values each query sees, bool ``(b, n, m)``; the last ``n`` values are the queries' own.
+        queries: which queries are valid, bool ``(b, n)``.
+
+    Returns:
+        ``order`` and ``span``; see :class:`Mask`.
+    """
+    b, n, m = visible.shape
+    place = torch.arange(n, device=visible.device).expand(b, n)
+    sees = visible.byte()
+    lowest = torch.where(queries, sees.argmax(-1) - (m - n), place).clamp(min=-1)
+    highest = torch.where(queries, n - 1 - sees.flip(-1).argmax(-1), place).cummax(1).values
+    ends = torch.where(highest == place, place, n).flip(1).cummin(1).values.flip(1)
+    ordered = bool(((ends == place) | ~queries).all())
+    if not (queries.sum(1) > 1).any():
+        order = None
+    elif ordered:
+        order = "causal"
+    else:
+        pairs = visible[..., m - n :] & queries[..., None] & queries[:, None]
+        order = "none"
+        if not _is_symmetric(pairs):
+            order = "blocks" if _is_symmetric(pairs & (ends[..., None] == ends[:, None])) else "unclear"
+    before = torch.nn.functional.pad(queries.cumsum(1), (1, 0))
+    first = lowest
+    while True:
+        earlier = torch.where(first < 0, first, first.gather(1, first.clamp(min=0)))
+        if torch.equal(earlier, first):
+            break
+        first = earlier
+    # no valid query of the call is left out before the first, nor, where that is in the call, an earlier one
+    whole = (before.gather(1, first.clamp(min=0)) == 0) & ((first < 0) | (m == n)) | ~queries
+    if ordered and whole.all():
+        return order, None
+    return order, torch.stack([first, ends], -1)
+
+
+def _is_symmetric(pairs: Tensor) -> bool:
+    return torch.equal(pairs, pairs.transpose(1, 2))
 
 
 class Order(NamedTuple):
@@ -73,6 +122,7 @@ class Order(NamedTuple):
         mask: the mask's own order; see :class:`Mask`.
         queries: how many queries there are.
         cached: whether the call has a key/value cache.
+        generates: whether the model generates text.
     """
 
     call: bool | None
@@ -81,19 +131,24 @@ class Order(NamedTuple):
     mask: str | None
     queries: int
     cached: bool
+    generates: bool = False
 
     @property
     def causal(self) -> bool:
         """Whether the queries are ordered in time.
 
-        Eager attention hides what its mask hides and nothing else. So a mask that hides all later values or
-        none of them decides, and several queries without a mask are not ordered, even if the module calls
-        itself causal (which transformers' SDPA would act upon). Where a mask hides some later values, the
-        call's word counts, or else the module's. A single query is ordered if it goes on from a cache.
+        Eager attention hides what its mask hides and nothing else. So a mask that hides later queries from
+        earlier ones decides, and several queries without a mask are not ordered, even if the module calls
+        itself causal (which transformers' SDPA would act upon). Queries that all see each other are the whole
+        input of an encoder, or what others follow: so it is where there is a cache, where the call says that
+        it is causal, and where the module says so in a model that generates text. A single query is ordered if
+        it goes on from a cache.
         """
         word = self.module if self.call is None else self.call
-        if self.mask in ("causal", "none"):
-            return self.mask == "causal"
-        if not self.masked or (word is None and self.mask is None):
-            return self.queries == 1 and self.cached and word is not False
-        return bool(word)
+        if self.mask in ("causal", "blocks"):
+            return True
+        if self.mask == "none":
+            return self.cached or bool(self.call) or (self.generates and bool(self.module))
+        if self.queries == 1 and self.cached:
+            return True
+        return self.masked and bool(word)

@@ -17,12 +17,13 @@ from attngraph.reading.families import (
     git,
     lxmert,
     multihead,
+    paligemma,
     trocr,
     vilt,
     visual_bert,
 )
 
-_FILES = (blip, donut_swin, flava, git, lxmert, multihead, trocr, vilt, visual_bert)
+_FILES = (blip, donut_swin, flava, git, lxmert, multihead, paligemma, trocr, vilt, visual_bert)
 CLASSES: dict[type, type] = {kind: swapped for file in _FILES for kind, swapped in file.CLASSES.items()}
 """``{original attention class: its subclass}``"""
 HOOKS: dict[type, Callable] = {kind: hook for file in _FILES for kind, hook in file.HOOKS.items()}

@@ -196,8 +196,10 @@ def test_a_bidirectional_mask_outweighs_the_modules_word():
     """A causal class run with a full mask, as text encoders made of decoders are, is not ordered in time."""
     model = FAMILIES["llama"].model()
     full = torch.zeros(2, 1, 7, 7)
-    graphs = capture(model, {"input_ids": words(), "attention_mask": full})
+    graphs = capture(model.model, {"input_ids": words(), "attention_mask": full, "use_cache": False})
     assert not any(graph.causal for graph in graphs.values())
+    for graph in capture(model, {"input_ids": words(), "attention_mask": full}).values():
+        assert graph.causal and (graph.span == torch.tensor([0, 6])).all()  # the first block of a text
     full[:, :, :3, 3:] = torch.finfo(torch.float32).min  # a prefix that sees itself, then words in order
     assert all(
         graph.causal for graph in capture(model, {"input_ids": words(), "attention_mask": full}).values()

@@ -1,5 +1,6 @@
 """What masks say, and what else decides whether queries are ordered in time."""
 
+import pytest
 import torch
 
 from attngraph.reading.masks import Order, read_mask
@@ -9,20 +10,23 @@ def test_a_modules_word_counts_only_where_its_mask_does_not_say():
     """Eager attention hides what the mask hides; without one it hides nothing."""
     cache = object()
 
-    def is_ordered(call, module, masked, order, queries, cache):
-        return Order(call, module, masked, order, queries, cache is not None).causal
+    def is_ordered(call, module, masked, order, queries, cache, generates=False):
+        return Order(call, module, masked, order, queries, cache is not None, generates).causal
 
     for told, module in ((True, None), (None, True), (None, None), (None, False), (False, True)):
         word = module if told is None else told
-        for order in ("causal", "none"):
-            assert is_ordered(told, module, True, order, 5, None) == (order == "causal")
-        assert is_ordered(told, module, True, "mixed", 5, None) == bool(word)
+        for order in ("causal", "blocks"):
+            assert is_ordered(told, module, True, order, 5, None)
+        # all see each other: an encoder's input, or a decoder's first block
+        assert is_ordered(told, module, True, "none", 5, None) == bool(told)
+        assert is_ordered(told, module, True, "none", 5, None, generates=True) == bool(told or module)
+        assert is_ordered(told, module, True, "none", 5, cache)
         assert not is_ordered(told, module, False, None, 5, None) and not is_ordered(
             told, module, False, None, 5, cache
         )
         assert not is_ordered(told, module, False, None, 1, None)
-        assert is_ordered(told, module, False, None, 1, cache) == (word is not False)
-        assert is_ordered(told, module, True, None, 1, cache) == (word is not False)
+        assert is_ordered(told, module, False, None, 1, cache)
+        assert is_ordered(told, module, True, None, 1, cache)
         assert is_ordered(told, module, True, None, 1, None) == bool(word)
 
 
@@ -46,10 +50,9 @@ def test_reading_masks():
     read = read_mask(padded, (2, 4, 3, 3))
     assert read.pure
     assert torch.equal(read.queries, torch.tensor([[True] * 3, [True, True, False]])) and read.order == "none"
-    mixed = torch.zeros(3, 3).masked_fill(torch.tensor([[0, 0, 1], [0, 0, 0], [0, 0, 0]]).bool(), low)
-    assert read_mask(mixed, (1, 1, 3, 3)).order == "mixed"
     cached = torch.zeros(1, 1, 1, 5)
     assert read_mask(cached, (1, 1, 1, 5)).order is None and read_mask(None, (1, 1, 2, 2)) == (
+        None,
         None,
         None,
         None,
@@ -63,3 +66,79 @@ def test_reading_masks():
     assert read_mask(blind, (1, 1, 2, 3)).sees
     blind[..., 0, :] = low
     assert not read_mask(blind, (1, 1, 2, 3)).sees
+
+
+def seen(*rows: str) -> torch.Tensor:
+    """A mask from a row of 0 and 1 for each query."""
+    return torch.tensor([[character == "1" for character in row] for row in rows])
+
+
+@pytest.mark.parametrize(
+    "rows, order, span",
+    [
+        (["100", "110", "111"], "causal", None),
+        (["111", "111", "111"], "none", [[0, 2], [0, 2], [0, 2]]),
+        (["110", "110", "111"], "blocks", [[0, 1], [0, 1], [0, 2]]),  # a prefix, then words
+        (
+            ["1000", "1110", "1110", "1111"],
+            "blocks",
+            [[0, 0], [0, 2], [0, 2], [0, 3]],
+        ),  # an image in a text
+        (["1100", "1100", "1111", "1111"], "blocks", [[0, 1], [0, 1], [0, 3], [0, 3]]),  # block after block
+        (["1000", "1100", "0110", "0011"], "causal", None),  # a sliding window
+        (["1100", "1110", "0111", "0011"], "none", [[0, 3]] * 4),  # a window to both sides
+        (["1000", "1100", "0010", "0011"], "causal", [[0, 0], [0, 1], [2, 2], [2, 3]]),  # packed texts
+        (
+            ["1100", "1100", "0011", "0011"],
+            "none",
+            [[0, 1], [0, 1], [2, 3], [2, 3]],
+        ),  # packed, in an encoder
+        (["11000", "11000", "00110", "00110", "00111"], "blocks", [[0, 1], [0, 1], [2, 3], [2, 3], [2, 4]]),
+        (["10", "01"], "causal", [[0, 0], [1, 1]]),  # each alone
+        (["0000", "0100", "0110", "0111"], "causal", None),  # padding first
+        (["0000", "0110", "0110", "0111"], "blocks", [[0, 0], [1, 2], [1, 2], [1, 3]]),
+        (["1100", "1100", "1110", "1110"], "blocks", [[0, 1], [0, 1], [0, 2], [3, 3]]),  # padding last
+        (["110", "011", "111"], "unclear", None),
+        (["11", "01"], "unclear", None),
+        # with a cache: the first values are earlier queries'
+        (["11100", "11110", "11111"], "causal", None),
+        (["11111", "11111", "11111"], "none", [[-1, 2]] * 3),
+        (["11110", "11110", "11111"], "blocks", [[-1, 1], [-1, 1], [-1, 2]]),
+        (
+            ["00100", "00110", "00111"],
+            "causal",
+            [[0, 0], [0, 1], [0, 2]],
+        ),  # a new text
+        (["01100", "01110", "00001"], "causal", [[-1, 0], [-1, 1], [2, 2]]),
+    ],
+    ids=str,
+)
+def test_order_and_span_are_read_from_the_mask(rows, order, span):
+    mask = seen(*rows)
+    n, m = mask.shape
+    read = read_mask(mask, (1, 2, n, m))
+    assert read.order == order
+    if order != "unclear":
+        assert (None if read.span is None else read.span.tolist()) == (None if span is None else [span])
+
+
+def test_a_span_reads_as_it_would_alone_in_a_batch():
+    masks = [seen("110", "110", "111"), seen("100", "110", "111"), seen("000", "010", "011")]
+    together = read_mask(torch.stack(masks)[:, None], (3, 1, 3, 3))
+    assert together.order == "blocks"
+    assert together.span.tolist() == [
+        [[0, 1], [0, 1], [0, 2]],
+        [[0, 0], [0, 1], [0, 2]],
+        [[0, 0], [1, 1], [1, 2]],
+    ]
+
+
+def test_long_windows_reach_back_to_the_first_query():
+    """A query's text begins with what the first query that it sees belongs to, however many steps back."""
+    n = 301
+    query, value = torch.arange(n)[:, None], torch.arange(n)
+    window = (value <= query) & (value > query - 3)
+    assert read_mask(window, (1, 1, n, n)).span is None
+    second = value >= 100 * (query // 100)
+    span = read_mask(window & second, (1, 1, n, n)).span
+    assert torch.equal(span[0, :, 0], 100 * (torch.arange(n) // 100))
