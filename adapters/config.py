@@ -45,6 +45,7 @@ class AdapterConfig:
     def __post_init__(self):
         several = isinstance(self.positions, (tuple, list, set))
         object.__setattr__(self, "positions", tuple(self.positions) if several else (self.positions,))
+        object.__setattr__(self, "shared", _plain(self.shared))
         for name, value, known in (
             ("gnn", self.gnn, SCHEMES),
             ("join", self.join, JOINS),
@@ -52,18 +53,21 @@ class AdapterConfig:
         ):
             if not isinstance(value, str) or value not in known:
                 raise UserError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
-        if not self.positions or not set(self.positions) <= set(POSITIONS):
+        if not self.positions or not all(position in POSITIONS for position in self.positions):
             got = ", ".join(map(str, self.positions)) or "none"
             raise UserError(f"positions must be one or more of {', '.join(POSITIONS)}, got {got}")
-        for name, number in (("reduction", self.reduction), ("top_k", self.top_k)):
-            if not (name == "top_k" and number is None) and (not isinstance(number, int) or number < 1):
+        for name in ("reduction", "top_k"):
+            number = _plain(getattr(self, name))
+            object.__setattr__(self, name, number)
+            if name == "top_k" and number is None:
+                continue
+            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
                 raise UserError(f"{name} must be a whole number of at least 1, got {number!r}")
+        if not isinstance(self.shared, bool):
+            raise UserError(f"shared must be True or False, got {self.shared!r}")
         if not isinstance(self.gnn_args, dict):
             raise UserError(f"gnn_args must be a dict such as {{'alpha': 0.1}}, got {self.gnn_args!r}")
-        plain = {
-            name: value.item() if hasattr(value, "item") else value for name, value in self.gnn_args.items()
-        }
-        object.__setattr__(self, "gnn_args", plain)  # NumPy's numbers as Python's, which JSON can save
+        object.__setattr__(self, "gnn_args", {name: _plain(value) for name, value in self.gnn_args.items()})
         self.scheme()  # its arguments are checked here, not at the first layer
 
     def scheme(self) -> Scheme:
@@ -82,3 +86,8 @@ class AdapterConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {**asdict(self), "positions": list(self.positions)}
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's, which JSON can save; anything else as it is."""
+    return value.item() if hasattr(value, "item") and not getattr(value, "ndim", 0) else value

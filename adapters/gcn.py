@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from adapters.scheme import Scheme, register
+from adapters.scheme import Scheme, check_switch, register
 from attngraph.edges import Edges, rsqrt
 from attngraph.scores import AttentionScores
 
@@ -24,12 +24,15 @@ class GCN(Scheme):
     Args:
         normalize: the form of Kipf & Welling. Default: ``False``.
 
+    Raises:
+        ValueError: ``normalize`` is neither True nor False.
+
     Source: Wu et al., "p-Laplacian Adaptation for Generative Pre-trained Vision-Language Models", AAAI 2024.
     """
 
     def __init__(self, normalize: bool = False):
         super().__init__()
-        self.normalize = bool(normalize)
+        self.normalize = check_switch("normalize", normalize)
 
     def attend(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True

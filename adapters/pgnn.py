@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.kernels import fused_step, tiled_step
-from adapters.scheme import Scheme, check_degree, check_range, check_steps, register
+from adapters.scheme import Scheme, check_degree, check_range, check_steps, check_switch, register
 from attngraph.edges import Edges, floor, rsqrt
 from attngraph.scores import AttentionScores
 
@@ -63,6 +63,7 @@ class PGNN(Scheme):
         degree: str = "sum",
     ):
         super().__init__()
+        learn_p, learn_mu = check_switch("learn_p", learn_p), check_switch("learn_mu", learn_mu)
         start_p = check_range("p", p, 1, 8)
         if learn_p and not P_LOW < start_p < P_HIGH:
             raise ValueError(

@@ -125,7 +125,7 @@ def check_range(name: str, value: float, low: float, high: float, open_low: bool
     Raises:
         ValueError: it does not.
     """
-    if not isinstance(value, Real):
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number, got {value!r}")
     value = float(value)
     if not (low < value if open_low else low <= value) or not value <= high:
@@ -139,9 +139,20 @@ def check_steps(steps: int) -> int:
     Raises:
         ValueError: it is not.
     """
-    if not isinstance(steps, Real) or steps % 1 or not 1 <= steps <= 64:
-        raise ValueError(f"steps must be a whole number from 1 to 64, got {steps}")
+    if not isinstance(steps, Real) or isinstance(steps, bool) or steps % 1 or not 1 <= steps <= 64:
+        raise ValueError(f"steps must be a whole number from 1 to 64, got {steps!r}")
     return int(steps)
+
+
+def check_switch(name: str, value: bool) -> bool:
+    """``value`` if it is True or False.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return value
 
 
 def check_degree(degree: str) -> str:

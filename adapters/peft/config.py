@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,9 @@ from adapters.peft.shim import PEFT_TYPE, SAVED_NAME
 from attngraph.errors import UserError
 
 SCHEME_ARGS = ("p", "mu", "steps", "alpha", "theta", "degree", "learn_p", "learn_mu", "normalize")
-MODULE_LISTS = ("target_modules", "ffn_modules", "exclude", "modules_to_save")
+CHOICES = ("target_modules", "ffn_modules")  # an empty list would leave nothing
+MODULE_LISTS = (*CHOICES, "exclude", "modules_to_save")
+SWITCHES = ("init_weights", "inference_mode")
 
 
 @dataclass
@@ -75,17 +78,16 @@ class GraphAdapterConfig(PeftConfig):
         super().__post_init__()
         self.peft_type: Any = PEFT_TYPE
         settings = self.settings()
-        self.positions = settings.positions
+        self.positions, self.shared = settings.positions, settings.shared
+        self.reduction, self.top_k = settings.reduction, settings.top_k
         plain, self.gnn_args = settings.gnn_args, {name: settings.gnn_args[name] for name in self.gnn_args}
         for name in plain.keys() - self.gnn_args.keys():  # NumPy's numbers have become Python's
             setattr(self, name, plain[name])
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name in MODULE_LISTS:
-            value = getattr(self, name)
-            if value is None or (isinstance(value, str) and name != "modules_to_save"):
-                continue
-            if not isinstance(value, (list, tuple, set)) or not all(isinstance(x, str) for x in value):
-                raise UserError(f"{name} must be a list of names of modules, got {value!r}")
-            setattr(self, name, sorted(value))
+            setattr(self, name, _names(name, getattr(self, name)))
 
     def settings(self) -> AdapterConfig:
         """What the adapters are made of, without where they sit."""
@@ -110,3 +112,26 @@ class GraphAdapterConfig(PeftConfig):
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; the type says what to import (see :mod:`adapters.peft.shim`)."""
         return {**super().to_dict(), "peft_type": SAVED_NAME}
+
+
+def _names(field_name: str, value: Any) -> list[str] | str | None:
+    """A list of names of modules in order, a regular expression, or None.
+
+    Raises:
+        UserError: it is none of them, or chooses nothing.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and field_name != "modules_to_save":
+        try:
+            re.compile(value)
+        except (re.error, RecursionError) as error:
+            raise UserError(f"{field_name}={value!r} is no regular expression: {error}") from None
+        names = [value]
+    elif isinstance(value, (list, tuple, set)) and all(isinstance(x, str) for x in value):
+        names, value = sorted(value), sorted(value)
+    else:
+        raise UserError(f"{field_name} must be a list of names of modules, got {value!r}")
+    if not all(names) or (not names and field_name in CHOICES):
+        raise UserError(f"{field_name}={value!r} names no module: leave it out for the default")
+    return value

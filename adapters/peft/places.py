@@ -90,6 +90,17 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
             has.
     """
     sites = list(sites)
+    linear = _linear(model, sites)
+    attention = [(site.name, site.output_name) for site in sites]
+    _check_names("target_modules", config.target_modules, attention, "attention layer", model)
+    _check_names("ffn_modules", config.ffn_modules, [(name,) for name in linear], "linear layer", model)
+    either = [*attention, *((name,) for name in linear)]
+    _check_names("exclude", config.exclude, either, "attention or linear layer", model)
+    for end in config.modules_to_save or ():
+        if not any(
+            name.endswith(end) for name, _ in model.named_modules()
+        ):  # PEFT's rule, which says nothing
+            raise UserError(f"modules_to_save: {end!r} ends the name of no module of {type(model).__name__}")
     position = {site.name: "cross" if CROSS & set(site.name.split(".")) else "self" for site in sites}
     chosen = [
         site
@@ -109,7 +120,8 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
         if site.output_name is not None
     }
     if "ffn" in config.positions:
-        places |= {name: Place(name, "ffn") for name in _feed_forward(model, sites, chosen, config)}
+        free = [name for name in linear if not _matches(config.exclude, name)]
+        places |= {name: Place(name, "ffn") for name in _feed_forward(model, sites, chosen, free, config)}
     if not places:
         present = _shorten(f"{site.name} ({position[site.name]})" for site in sites)
         raise UserError(
@@ -121,13 +133,7 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
 
 def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) -> list[Site]:
     if config.target_modules:
-        chosen = [site for site in sites if _matches(config.target_modules, site.name, site.output_name)]
-        if not chosen:
-            raise UserError(
-                f"target_modules={config.target_modules!r} matches no attention layer of "
-                f"{type(model).__name__}: it has {_shorten(site.name for site in sites)}"
-            )
-        return chosen
+        return [site for site in sites if _matches(config.target_modules, site.name, site.output_name)]
     kind: str = getattr(getattr(model, "config", None), "model_type", None) or ""
 
     def on_language_side(name: str) -> bool:
@@ -145,28 +151,49 @@ def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) 
     return language or sites
 
 
-def _feed_forward(
-    model: nn.Module, sites: list[Site], chosen: list[Site], config: GraphAdapterConfig
-) -> list[str]:
-    """Output projections of feed-forward blocks: the named ones, or those in the chosen sites' layers."""
+def _linear(model: nn.Module, sites: list[Site]) -> list[str]:
+    """The linear layers but for attention's output projections, without those inside PEFT's layers."""
     taken = {site.output_name for site in sites}
     tuned = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
-    linear = [
+    return [
         name
         for name, module in model.named_modules()
-        if _is_linear(module)
-        and name not in taken
-        and not name.startswith(tuned)
-        and not _matches(config.exclude, name)
+        if _is_linear(module) and name not in taken and not name.startswith(tuned)
     ]
-    if config.ffn_modules:
-        named = [name for name in linear if _matches(config.ffn_modules, name)]
-        if not named:
+
+
+def _check_names(
+    field: str,
+    patterns: list[str] | str | None,
+    modules: Iterable[tuple[str | None, ...]],
+    kind: str,
+    model: nn.Module,
+) -> None:
+    """Refuse a name or a regular expression that matches no module.
+
+    Args:
+        field: of the configuration.
+        patterns: what it holds.
+        modules: the names that each module goes by.
+        kind: what the modules are.
+        model: the base model, for the message.
+    """
+    modules = list(modules)
+    for pattern in [patterns] if isinstance(patterns, str) else patterns or []:
+        alone = pattern if isinstance(patterns, str) else [pattern]
+        if not any(_matches(alone, *names) for names in modules):
             raise UserError(
-                f"ffn_modules={config.ffn_modules!r} matches no linear layer of {type(model).__name__}: it "
-                f"has {_shorten(linear)}"
+                f"{field}: {pattern!r} matches no {kind} of {type(model).__name__}: it has "
+                f"{_shorten(str(names[0]) for names in modules)}"
             )
-        return named
+
+
+def _feed_forward(
+    model: nn.Module, sites: list[Site], chosen: list[Site], linear: list[str], config: GraphAdapterConfig
+) -> list[str]:
+    """Output projections of feed-forward blocks: the named ones, or those in the chosen sites' layers."""
+    if config.ffn_modules:
+        return [name for name in linear if _matches(config.ffn_modules, name)]
     layers = {_layer(site.name) for site in chosen}
     attention = tuple(f"{site.name}." for site in sites)
     inside = [name for name in linear if _layer(name) in layers and not name.startswith(attention)]

@@ -29,6 +29,17 @@ BAD = [
     (dict(reduction="8"), "reduction must be a whole number of at least 1, got '8'"),
     (dict(reduction=None), "reduction must be"),
     (dict(reduction=float("nan")), "reduction must be"),
+    (dict(reduction=True), "reduction must be a whole number of at least 1, got True"),
+    (dict(top_k=True), "top_k must be a whole number of at least 1, got True"),
+    (dict(top_k=float("inf")), "top_k must be a whole number"),
+    (dict(shared=1), "shared must be True or False, got 1"),
+    (dict(positions=([],)), "positions must be one or more of"),
+    (dict(gnn_args={"p": True}), "pgnn: p must be a number, got True"),
+    (dict(gnn_args={"mu": False}), "pgnn: mu must be a number, got False"),
+    (dict(gnn_args={"steps": True}), "pgnn: steps must be a whole number from 1 to 64, got True"),
+    (dict(gnn_args={"learn_p": "no"}), "pgnn: learn_p must be True or False, got 'no'"),
+    (dict(gnn="gcn", gnn_args={"normalize": 1}), "gcn: normalize must be True or False, got 1"),
+    (dict(gnn="appnp", gnn_args={"degree": []}), "appnp: degree must be one of sum, mean"),
     (dict(top_k=0), "top_k must be a whole number of at least 1, got 0"),
     (dict(top_k=1.5), "top_k must be a whole number of at least 1, got 1.5"),
     (dict(gnn_args=None), "gnn_args must be a dict"),
@@ -101,6 +112,8 @@ def test_p_starts_where_it_should_and_stays_in_range():
 def test_numpys_numbers_become_pythons():
     config = AdapterConfig("appnp", {"steps": np.int64(2), "alpha": np.float64(0.5)})
     assert json.loads(json.dumps(config.to_dict()))["gnn_args"] == {"steps": 2, "alpha": 0.5}
+    whole = AdapterConfig("gcn", {"normalize": np.bool_(True)}, reduction=np.int64(4), shared=np.bool_(True))
+    assert json.loads(json.dumps(whole.to_dict()))["reduction"] == 4 and whole.shared is True
 
 
 @pytest.mark.parametrize("positions", [5, None])

@@ -29,6 +29,19 @@ BAD = [
     (dict(target_modules=3), "target_modules must be a list of names of modules, got 3"),
     (dict(ffn_modules=[3]), "ffn_modules must be a list of names of modules"),
     (dict(modules_to_save="head"), "modules_to_save must be a list of names of modules, got 'head'"),
+    (dict(reduction=True), "reduction must be a whole number of at least 1, got True"),
+    (dict(shared="yes"), "shared must be True or False, got 'yes'"),
+    (dict(p=True), "pgnn: p must be a number, got True"),
+    (dict(learn_p="no"), "pgnn: learn_p must be True or False, got 'no'"),
+    (dict(learn_mu=1), "pgnn: learn_mu must be True or False, got 1"),
+    (dict(gnn="gcn", normalize=0.0), "gcn: normalize must be True or False, got 0.0"),
+    (dict(init_weights=None), "init_weights must be True or False, got None"),
+    (dict(inference_mode="x"), "inference_mode must be True or False, got 'x'"),
+    (dict(target_modules=[]), r"target_modules=\[\] names no module: leave it out for the default"),
+    (dict(target_modules=""), "target_modules='' names no module"),
+    (dict(ffn_modules=()), r"ffn_modules=\[\] names no module"),
+    (dict(exclude=["a", ""]), "exclude=.'', 'a'. names no module"),
+    (dict(exclude="(a"), r"exclude='\(a' is no regular expression"),
 ]
 
 

@@ -124,22 +124,50 @@ def test_the_matrices_of_lora_are_no_feed_forward_blocks():
     lora = LoraConfig(r=2, target_modules=["down_proj"])
     model = get_peft_model(FAMILIES["llama"].make(), lora)
     settings = GraphAdapterConfig(positions="ffn", ffn_modules=r".*down_proj.*")
+    handle = instrument(model.get_base_model())
+    names = [f"model.layers.{k}.mlp.down_proj" for k in (0, 1)]
+    assert list(find_places(model.get_base_model(), handle.sites.values(), settings)) == names
+    handle.remove()
+    with pytest.raises(UserError, match="ffn_modules: '.*lora_A.*' matches no linear layer"):
+        get_peft_model(model, GraphAdapterConfig(positions="ffn", ffn_modules=r".*lora_A.*"), "other")
     get_peft_model(model, settings, "graph")
     layers = [module.name for module in model.modules() if isinstance(module, GraphLayer)]
-    assert layers == [f"model.layers.{k}.mlp.down_proj" for k in (0, 1)]
+    assert layers == names
 
 
 def test_what_is_not_there_is_said_with_what_is():
     assert (
-        "target_modules=['nothing'] matches no attention layer of BartForConditionalGeneration: it has "
+        "target_modules: 'nothing' matches no attention layer of BartForConditionalGeneration: it has "
         "model.encoder.layers.0.self_attn, " in error("bart", target_modules=["nothing"])
     )
-    assert "ffn_modules='nothing' matches no linear layer of GPT2LMHeadModel" in error(
+    assert "ffn_modules: 'nothing' matches no linear layer of GPT2LMHeadModel" in error(
         "gpt2", ffn_modules="nothing"
     )
     assert (
         "no attention layer for positions cross in GPT2LMHeadModel: it has transformer.h.0.attn (self)"
         in error("gpt2", positions="cross")
+    )
+
+
+@pytest.mark.parametrize(
+    "field, names, kind",
+    [
+        ("target_modules", ["layers.0.self_attn", "layers.9.self_attn"], "attention layer"),
+        ("ffn_modules", ["0.mlp.down_proj", "9.mlp.down_proj"], "linear layer"),
+        ("exclude", ["layers.0.self_attn", "layers.9.self_attn"], "attention or linear layer"),
+        ("exclude", r".*layers\.9.*", "attention or linear layer"),
+    ],
+)
+def test_every_name_must_be_there(field, names, kind):
+    missing = names if isinstance(names, str) else names[1]
+    assert f"{field}: {missing!r} matches no {kind} of LlamaForCausalLM: it has " in error(
+        "llama", **{field: names}
+    )
+
+
+def test_a_module_to_save_must_be_there():
+    assert "modules_to_save: 'classifier' ends the name of no module of LlamaForCausalLM" in error(
+        "llama", modules_to_save=["lm_head", "classifier"]
     )
 
 
