@@ -205,7 +205,7 @@ def preprocess(images: Sequence[Image.Image | str | Path], image_size: int = 64)
         float32 tensor ``(B, 3, image_size, image_size)``.
 
     Raises:
-        UserError: a file is missing or is not an image.
+        UserError: a file is missing or is no picture, or its pixels' range is not known.
     """
     return normalise(torch.from_numpy(np.stack([_read(image, image_size) for image in images])))
 
@@ -217,16 +217,7 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def _read(image: Image.Image | str | Path, image_size: int) -> np.ndarray:
-    if not isinstance(image, Image.Image):
-        try:
-            return _read(open_image(image), image_size)
-        except FileNotFoundError:
-            raise UserError(
-                f"image {image} not found; check the data folder or write the data set again"
-            ) from None
-        except OSError as error:
-            raise UserError(f"image {image} cannot be read ({error}); replace the file") from error
-    image = image.convert("RGB")
+    image = open_image(image)
     if image.size != (image_size, image_size):
         image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(image)
