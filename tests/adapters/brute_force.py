@@ -3,8 +3,8 @@
 Nothing here is fast or clever, and nothing is shared with the package. Node features are vectors of the
 model's width, ``V̂ = [Q; V] W_o`` for one head. ``A`` is the square, symmetric weight matrix.
 
-In a causal graph each query has its own square graph: the queries up to it, and the values; it receives
-messages from values only, and values keep their features.
+In a causal graph each query has its own square graph: the queries up to it (or those of its span), and the
+values; it receives messages from values only, and values keep their features.
 """
 
 import math
@@ -39,12 +39,13 @@ def per_head(graph: AttentionGraph, output: Tensor, one) -> Tensor:
             for i in range(n):
                 if not valid[i]:
                     continue
-                seen = i + 1
-                scale = sum(sees[i]) / max(1, sum(valid[:seen]))
-                rows = one(
-                    torch.cat([query[:seen], value]), _square(weight[:seen], seen, m), seen, scale, only=i
-                )
-                out[k, head, i] = rows[i]
+                first, last = (0, i) if graph.span is None else graph.span[k, i].tolist()
+                seen = slice(max(0, first), last + 1)
+                count = seen.stop - seen.start
+                scale = sum(sees[i]) / max(1, sum(valid[seen]))
+                nodes = torch.cat([query[seen], value])
+                rows = one(nodes, _square(weight[seen], count, m), count, scale, only=i - seen.start)
+                out[k, head, i] = rows[i - seen.start]
     return out
 
 

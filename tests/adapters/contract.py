@@ -46,6 +46,8 @@ def random_graph(
     triangular: bool = False,
     padded: bool = False,
     sparse: bool = False,
+    prefix: int = 0,
+    packed: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[AttentionGraph, Tensor]:
     """A graph and the output projection ``(h, d, width)`` that its metric comes from.
@@ -54,6 +56,8 @@ def random_graph(
         triangular: self-attention of a decoder: as many values as queries, none later than its query.
         padded: the last queries and values of example 1 are padding (of example 0 the first, if triangular).
         sparse: some weights are exactly zero.
+        prefix: if triangular, how many of the first queries see each other.
+        packed: if triangular, the query with which a second text begins, which sees nothing of the first.
     """
     draw = torch.Generator().manual_seed(seed)
     m = n if triangular else m
@@ -62,7 +66,10 @@ def random_graph(
     scores = 1.5 * torch.randn(b, h, n, m, generator=draw, dtype=torch.float64)
     value_mask = query_mask = None
     if triangular:
-        value_mask = torch.ones(n, n, dtype=torch.bool).tril().expand(b, n, n).clone()
+        place = torch.arange(n)
+        window = (place <= place[:, None]) | ((place < prefix) & (place[:, None] < prefix))
+        window &= (place >= packed) | (place[:, None] < packed)
+        value_mask = window.expand(b, n, n).clone()
     if padded:
         query_mask = torch.ones(b, n, dtype=torch.bool)
         query_mask[1, -1] = False
@@ -89,6 +96,11 @@ def random_graph(
         causal,
         (output @ output.transpose(-1, -2)).to(dtype),
     )
+    if prefix or packed:
+        place = torch.arange(n)
+        first = torch.where(place < packed, 0, packed)
+        last = torch.where(place < prefix, prefix - 1, place)
+        graph = replace(graph, span=torch.stack([first, last], -1).expand(b, n, 2))
     return graph, output
 
 
@@ -100,6 +112,8 @@ GRAPHS = {
     "decoder cross, padded": dict(causal=True, padded=True),
     "decoder self": dict(causal=True, triangular=True),
     "decoder self, padded": dict(causal=True, triangular=True, padded=True),
+    "prefix": dict(causal=True, triangular=True, padded=True, prefix=3),
+    "packed": dict(causal=True, triangular=True, packed=2),
 }
 
 
@@ -246,14 +260,15 @@ def check_padding(case: Case, causal: bool) -> None:
                 torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
-def check_no_future(case: Case, triangular: bool) -> None:
+def check_no_future(case: Case, triangular: bool, prefix: int) -> None:
     """In a causal graph later queries (and their values) do not change the output at earlier ones."""
-    kind = dict(causal=True, triangular=triangular)
+    kind = dict(causal=True, triangular=triangular or prefix > 0, prefix=prefix)
     one, _ = random_graph(7, n=6, **kind)
     two, _ = random_graph(8, n=6, **kind)
     scheme = case.make(torch.float64)
-    for k in range(1, 6):
-        mixed_value = torch.cat([one.value[:, :, :k], two.value[:, :, k:]], 2) if triangular else one.value
+    for k in range(max(1, prefix), 6):
+        own = kind["triangular"]
+        mixed_value = torch.cat([one.value[:, :, :k], two.value[:, :, k:]], 2) if own else one.value
         mixed = replace(
             one,
             query=torch.cat([one.query[:, :, :k], two.query[:, :, k:]], 2),
@@ -266,9 +281,27 @@ def check_no_future(case: Case, triangular: bool) -> None:
             assert not torch.allclose(got[:, :, k:], want[:, :, k:])
 
 
-def check_past_degree(case: Case, triangular: bool) -> None:
+def check_packed(case: Case, backend: str) -> None:
+    """Two texts in one sequence give what each gives alone."""
+    graph, _ = random_graph(12, n=6, causal=True, triangular=True, packed=2)
+    scheme = case.make(torch.float64)
+    together = scheme(graph, backend)
+    for part in (slice(0, 2), slice(2, 6)):
+        alone = AttentionGraph(
+            graph.query[:, :, part],
+            graph.value[:, :, part],
+            graph.weight[:, :, part, part],
+            value_mask=graph.value_mask[:, part, part],
+            causal=True,
+            metric=graph.metric,
+        )
+        torch.testing.assert_close(together[:, :, part], scheme(alone), rtol=1e-12, atol=1e-12)
+
+
+def check_past_degree(case: Case, triangular: bool, prefix: int = 0, packed: int = 0) -> None:
     """Queries in chunks, with the degrees handed on, give what all queries at once give."""
-    whole, _ = random_graph(9, n=6, causal=True, triangular=triangular, padded=True)
+    kind = dict(causal=True, triangular=triangular, prefix=prefix, packed=packed)
+    whole, _ = random_graph(9, n=6, padded=True, **kind)
     scheme = case.make(torch.float64)
     want = scheme(whole)
     past = None
@@ -287,10 +320,17 @@ def check_past_degree(case: Case, triangular: bool) -> None:
             True,
             whole.metric,
             past,
+            span=None if whole.span is None else _span_of_part(whole.span[:, start:end] - start, start),
         )
         for backend in BACKENDS:
             torch.testing.assert_close(scheme(part, backend), want[:, :, start:end], rtol=1e-11, atol=1e-12)
         past = part.degree_after()
+
+
+def _span_of_part(span: Tensor, start: int) -> Tensor:
+    """The span of queries that come after others: what begins before them goes on from the past."""
+    first, last = span.unbind(-1)
+    return torch.stack([first.clamp(min=-1 if start else 0), last], -1)
 
 
 def awkward_graphs(dtype: torch.dtype) -> dict[str, AttentionGraph]:

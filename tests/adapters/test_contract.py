@@ -35,7 +35,7 @@ def test_equals_the_formula_as_loops(case, kind, seed):
 @several_tiles
 @every_scheme(kind=GRAPHS, backend=["sparse", "tiled"])
 def test_dense_equals(case, kind, backend):
-    contract.check_dense_equals(case, kind, 2, backend)
+    contract.check_dense_equals(case, kind, 0, backend)
 
 
 @every_scheme(kind=["encoder", "decoder cross", "decoder self, padded"], backend=["dense", "sparse"])
@@ -55,15 +55,26 @@ def test_padding_changes_nothing(case, causal):
 
 
 @several_tiles
-@every_scheme(triangular=[False, True])
-def test_later_queries_do_not_leak(case, triangular):
-    contract.check_no_future(case, triangular)
+@every_scheme(triangular=[False, True], prefix=[0, 3])
+def test_later_queries_do_not_leak(case, triangular, prefix):
+    contract.check_no_future(case, triangular, prefix)
+
+
+@every_scheme(backend=["dense", "sparse", "tiled"])
+def test_packed_texts_do_not_see_each_other(case, backend):
+    contract.check_packed(case, backend)
 
 
 @several_tiles
 @every_scheme(triangular=[False, True])
 def test_queries_in_chunks(case, triangular):
     contract.check_past_degree(case, triangular)
+
+
+@several_tiles
+@every_scheme(prefix=[0, 2], packed=[0, 2, 3])
+def test_blocks_in_chunks(case, prefix, packed):
+    contract.check_past_degree(case, True, prefix, packed)
 
 
 @every_scheme(dtype=[torch.float32, *HALF])

@@ -9,7 +9,7 @@ from torch_geometric.utils import to_dense_adj
 from attngraph import AttentionGraph
 from tests.pairwise import pairwise
 
-FLAGS = ("causal", "padded", "own", "metric", "labelled")
+FLAGS = ("causal", "padded", "own", "metric", "labelled", "blocks")
 FORMS = {
     " ".join(name for name in FLAGS if case[name]) or "plain": case
     for case in [*pairwise(**{name: [False, True] for name in FLAGS}), dict.fromkeys(FLAGS, False)]
@@ -18,7 +18,14 @@ every_form = pytest.mark.parametrize("form", FORMS)
 
 
 def make(
-    causal=False, padded=False, own=False, metric=False, labelled=False, dtype=torch.float32, sparse=True
+    causal=False,
+    padded=False,
+    own=False,
+    metric=False,
+    labelled=False,
+    blocks=False,
+    dtype=torch.float32,
+    sparse=True,
 ):
     draw = torch.Generator().manual_seed(0)
     b, h, n, m, d = 2, 2, 4, 5, 3
@@ -32,6 +39,7 @@ def make(
     if own:
         window = torch.ones(n, m, dtype=torch.bool).tril(1).expand(b, n, m)
         value_mask = window if value_mask is None else window & value_mask[:, None]
+    span = torch.tensor([[0, 1], [0, 1], [2, 2], [2, 3]]).expand(b, n, 2) if causal and blocks else None
     gram = torch.randn(h, d, 7, generator=draw)
     return AttentionGraph(
         torch.randn(b, h, n, d, generator=draw).to(dtype),
@@ -46,6 +54,7 @@ def make(
             if labelled
             else {}
         ),
+        span=span,
     )
 
 

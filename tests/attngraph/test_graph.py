@@ -66,6 +66,21 @@ BAD = [
         dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(()))),
         r"past_degree.queries must have shape",
     ),
+    (dict(span=torch.zeros(B, N, 2, dtype=torch.long)), "span belongs to causal graphs"),
+    (dict(causal=True, span=torch.zeros(B, N, 2)), "span must hold whole numbers"),
+    (dict(causal=True, span=torch.zeros(B, N, dtype=torch.long)), r"span must have shape \(2, 4, 2\)"),
+    *(
+        (
+            dict(causal=True, span=torch.tensor(stretch).expand(B, N, 2)),
+            "span must hold the first .* and the last",
+        )
+        for stretch in (
+            [0, 2],
+            [0, 4],
+            [-2, 3],
+            [1, 3],
+        )  # before the last query, too late, too early, after one
+    ),
 ]
 
 
@@ -181,6 +196,24 @@ def test_the_mean_degree_counts_the_values_that_a_query_sees():
     want = torch.tensor([1 / 2, (1 / 2 + 1 / 3), (1 / 2 + 1 / 3 + 1 / 4), (1 / 2 + 1 / 3 + 1 / 4 + 1 / 5)])
     want = want * torch.tensor([2, 3, 4, 5]) / torch.tensor([1, 2, 3, 4])
     torch.testing.assert_close(graph.value_degree("mean")[0, 0, :, 0], want)
+
+
+def test_a_span_says_which_queries_count():
+    """Here queries 0 and 1 see each other, and 2 begins a text of its own that 3 belongs to."""
+    span = torch.tensor([[0, 1], [0, 1], [2, 2], [2, 3]]).expand(B, N, 2)
+    query, value, weight = parts(torch.float64)
+    weight[..., :2, 3:] = weight[..., 2:, :3] = 0
+    graph = AttentionGraph(query, value, weight, causal=True, span=span)
+    assert "causal in blocks" in repr(graph)
+    seen = [weight[:, :, :2].sum(2), weight[:, :, :2].sum(2), weight[:, :, 2], weight[:, :, 2:].sum(2)]
+    counted = torch.tensor([2, 2, 1, 2])
+    torch.testing.assert_close(graph.queries_counted(), counted.expand(B, N))
+    degree, mean = graph.value_degree(), graph.value_degree("mean")
+    for i, want in enumerate(seen):
+        own = slice(0, 3) if i < 2 else slice(3, M)
+        torch.testing.assert_close(degree[:, :, i, own], want[..., own])
+        torch.testing.assert_close(mean[:, :, i, own], want[..., own] * M / counted[i])
+    assert graph.degree_after().queries.tolist() == [2] * B
 
 
 def test_padded_queries_do_not_widen_what_is_visible():
