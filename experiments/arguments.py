@@ -10,6 +10,7 @@ import argparse
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,13 +27,34 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def whole_number(text: str) -> int:
-    """A whole number in ASCII digits that fits into 64 bits."""
-    if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, give one such as 3")
-    if len(text) > 100 or abs(int(text)) > LARGEST:
-        raise argparse.ArgumentTypeError(f"{_short(text)} is too large, give a number below 2^63")
-    return int(text)
+@dataclass(frozen=True)
+class Between:
+    """The type of an option that takes a whole number, in ASCII digits, from ``low`` to ``high``.
+
+    Args:
+        low: the least.
+        high: the greatest.
+    """
+
+    low: int
+    high: int
+
+    def __call__(self, text: str) -> int:
+        if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", text):
+            raise argparse.ArgumentTypeError(f"{_short(text)} is no whole number, give one such as 3")
+        if len(text) > 100 or not self.low <= int(text) <= self.high:
+            raise argparse.ArgumentTypeError(f"{_short(text)} is out of range, give a number {self.range}")
+        return int(text)
+
+    @property
+    def range(self) -> str:
+        """The range in words."""
+        return f"from {self.low} on" if self.high == LARGEST else f"from {self.low} to {self.high}"
+
+
+whole_number = Between(-LARGEST, LARGEST)
+seed = Between(0, 2**32 - 1)  # what NumPy takes
+positive = Between(1, LARGEST)
 
 
 def number(text: str) -> float:
@@ -95,6 +117,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Ends with exit code 2 and one line."""
         message = re.sub(r"^argument (?=\S)", "", message)
+        message = re.sub(r": ignored explicit argument (.*)$", r" takes no value, leave \1 out", message)
         message = re.sub(r": expected (.*)$", r" takes \1", message)
         message = re.sub(r"^the following arguments are required: (.*)$", r"\1 is missing, give it", message)
         if choice := re.match(r"(.*): invalid choice: '?(.*?)'? \(choose from (.*)\)$", message, re.DOTALL):

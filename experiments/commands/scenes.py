@@ -6,30 +6,37 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from experiments.arguments import Between, seed
+from experiments.files import check_out
 from experiments.scenes.write import Sizes, write_scenes
 
-_UNITS = {"captions": "images with captions"}  # what a size counts, where its name does not say it
+MOST = 1_000_000  # of each kind and split
+UNITS = {"captions": "images with captions"}  # what a size counts, where its name does not say it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph scenes``."""
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder to write; it must be new, or hold the same data"
+        "--out",
+        type=Path,
+        required=True,
+        help="Write into this folder. It must be new or empty, or hold the same data.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of scenes and texts (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="Seed of the scenes and their texts.")
     for name, value in asdict(Sizes()).items():
         parser.add_argument(
             f"--{name}",
-            type=int,
+            type=Between(1, MOST),
             nargs=3,
             default=value,
             metavar=("TRAIN", "VAL", "TEST"),
-            help=f"number of {_UNITS.get(name, name)} (default: {' '.join(map(str, value))})",
+            help=f"Draw so many {UNITS.get(name, name)} for training, validation and test.",
         )
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the data sets and says where they are."""
+    check_out(args.out)
     sizes = Sizes(tuple(args.questions), tuple(args.hypotheses), tuple(args.captions))
     write_scenes(args.out, args.seed, sizes)
     print(f"{args.out}: vqa_v2, snli_ve and karpathy, seed {args.seed}")

@@ -24,10 +24,15 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
     for words, message in (
         (["--out", tmp_path / "mine"], "is no folder of drawn scenes"),
-        (["--out", tmp_path / "new", "--seed", "-1"], "--seed must be at least 0"),
-        (["--out", tmp_path / "new", "--captions", "0", "1", "1"], "give three positive integers"),
+        (["--out", tmp_path / "mine" / "thesis.txt"], "thesis.txt is a file"),
+        (["--out", tmp_path / "new", "--seed", "-1"], "--seed: '-1' is out of range, give a number from 0"),
+        (["--out", tmp_path / "new", "--captions", "0", "1", "1"], "--captions: '0' is out of range"),
+        (["--out", tmp_path / "new", "--questions", "9000000", "1", "1"], "from 1 to 1000000"),
     ):
-        assert main(["scenes", *map(str, words)]) == 2
+        try:
+            code = main(["scenes", *map(str, words)])
+        except SystemExit as end:
+            code = end.code
         error = capsys.readouterr().err
-        assert message in error and error.count("\n") == 1
+        assert code == 2 and message in error and error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
