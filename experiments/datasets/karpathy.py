@@ -4,13 +4,14 @@ from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
-from experiments.datasets.reading import Images, field, read_json
+from experiments.datasets.reading import Images, Unique, field, read_json, shown
 
 _SPLITS = {"train": ("train", "restval"), "val": ("val",), "validation": ("val",), "test": ("test",)}
 
 
 def load(dataset_json: Path, image_folder: Path, split: str) -> list[Example]:
-    """One example an image with all its reference captions, in the order of the file.
+    """One example an image with all its reference captions, in the order of the file. Blank captions are left
+    out.
 
     Args:
         dataset_json: ``dataset_coco.json``.
@@ -18,12 +19,14 @@ def load(dataset_json: Path, image_folder: Path, split: str) -> list[Example]:
         split: "train" (which includes ``restval``), "val" or "validation", or "test".
 
     Raises:
-        UserError: the file, a field or an image is missing or damaged, or the split is unknown.
+        UserError: the file, a field or an image is missing or damaged, an image has no captions, two images
+            of the split share an id, a caption is another image's, or the split is unknown.
     """
     dataset_json = Path(dataset_json)
     if split not in _SPLITS:
         raise UserError(f"split '{split}' is unknown; use one of {', '.join(_SPLITS)}")
     folders: dict[str, Images] = {}
+    ids = Unique(dataset_json, "id")
     examples = []
     for number, image in enumerate(field(read_json(dataset_json), "images", list, dataset_json, "the file")):
         where = f"images[{number}]"
@@ -33,17 +36,28 @@ def load(dataset_json: Path, image_folder: Path, split: str) -> list[Example]:
         if folder not in folders:
             folders[folder] = Images(Path(image_folder) / folder)
         path = folders[folder].path(field(image, "filename", str, dataset_json, where), dataset_json, where)
-        sentences = field(image, "sentences", list, dataset_json, where)
-        references = tuple(
-            field(sentence, "raw", str, dataset_json, f"{where}.sentences[{place}]").strip()
-            for place, sentence in enumerate(sentences)
-        )
-        if not references:
-            raise UserError(
-                f"{dataset_json}: field 'sentences' of {where} is empty; is this the official file?"
-            )
+        references = _captions(image, dataset_json, where)
         identity = field(image, "cocoid" if "cocoid" in image else "imgid", int, dataset_json, where)
+        ids.add(identity, where)
         examples.append(Example(str(identity), path, "", references, "caption"))
     if not examples:
         raise UserError(f"{dataset_json}: no image of split '{split}'; is this the official file?")
     return examples
+
+
+def _captions(image: dict, file: Path, where: str) -> tuple[str, ...]:
+    """The captions of an image that are not blank."""
+    captions = []
+    for place, sentence in enumerate(field(image, "sentences", list, file, where)):
+        there = f"{where}.sentences[{place}]"
+        caption = str(field(sentence, "raw", str, file, there)).strip()
+        if "imgid" in sentence and "imgid" in image and sentence["imgid"] != image["imgid"]:
+            raise UserError(
+                f"{file}: {there} has the imgid {shown(sentence['imgid'])}, but {where} has "
+                f"{shown(image['imgid'])}; correct one of them"
+            )
+        if caption:
+            captions.append(caption)
+    if not captions:
+        raise UserError(f"{file}: field 'sentences' of {where} is empty; is this the official file?")
+    return tuple(captions)

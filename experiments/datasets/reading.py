@@ -2,32 +2,51 @@
 
 import json
 import os
+import reprlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from attngraph.errors import UserError
 
 _SUFFIXES = ("", ".jpg", ".png", ".jpeg")
+_REMEDY = "download or write the file again"
+
+_short = reprlib.Repr()
+_short.maxstring = 80
 
 
 def read_json(file: Path) -> object:
     """The parsed JSON file; a :class:`UserError` if it is missing or not JSON."""
-    text = read_text(file)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}: not valid JSON ({error}); download or write the file again") from None
+    return _parsed(read_text(file), file, "")
+
+
+def read_json_lines(file: Path) -> Iterator[tuple[str, object]]:
+    """Each line of a JSON Lines file: ``("line 3", the parsed line)``. Blank lines are left out.
+
+    Only a line feed ends a line; other separators, such as U+2028, may stand inside a text.
+
+    Raises:
+        UserError: the file is missing, or a line is not JSON.
+    """
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
+        if line.strip():
+            where = f"line {number}"
+            yield where, _parsed(line, file, f"{where} is ")
 
 
 def read_text(file: Path) -> str:
-    """The file's text; a :class:`UserError` if it is missing or unreadable."""
+    """The file's text, without a byte order mark; a :class:`UserError` if it is missing or unreadable."""
+    file = Path(file)
+    if not file.is_file():
+        fault = "is no file" if file.exists() else "no such file"
+        raise UserError(f"{file}: {fault}; check the path or download the official file")
     try:
-        return Path(file).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{file}: no such file; check the path or download the official file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{file}: cannot be read ({error}); check the path or download the file again"
-        ) from None
+        return file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check your rights to it") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is no UTF-8 text ({error}); {_REMEDY} in UTF-8") from None
 
 
 def field(record: object, name: str, kind: type | tuple[type, ...], file: Path, where: str) -> object:
@@ -51,7 +70,45 @@ def field(record: object, name: str, kind: type | tuple[type, ...], file: Path, 
         raise UserError(
             f"{file}: field '{name}' of {where} is {type(value).__name__}; is this the official file?"
         )
+    if isinstance(value, str) and not _is_text(value):
+        raise UserError(
+            f"{file}: field '{name}' of {where} holds half a character ({shown(value)}); {_REMEDY}"
+        )
     return value
+
+
+def text_field(record: object, name: str, file: Path, where: str) -> str:
+    """``record[name]``, checked to be a text that is not blank."""
+    text = str(field(record, name, str, file, where))
+    if not text.strip():
+        raise UserError(f"{file}: field '{name}' of {where} is empty; write it, or leave {where} out")
+    return text
+
+
+def shown(value: object) -> str:
+    """A value for an error: quoted, on one line and not long."""
+    return _short.repr(value)
+
+
+class Unique:
+    """Refuses a value that an earlier record of a file has.
+
+    Args:
+        file: the records' file, for the error.
+        name: the field that no two records may share.
+    """
+
+    def __init__(self, file: Path, name: str):
+        self.file, self.name, self._places = file, name, {}
+
+    def add(self, value: str | int, where: str) -> None:
+        """Remembers the value of the record at ``where``."""
+        first = self._places.setdefault(value, where)
+        if first != where:
+            raise UserError(
+                f"{self.file}: {where} has the {self.name} {shown(value)}, which {first} has too; remove one "
+                "of them"
+            )
 
 
 class Images:
@@ -65,7 +122,7 @@ class Images:
         self.folder = Path(folder)
         try:
             self._names = set(os.listdir(self.folder))
-        except OSError:
+        except (OSError, ValueError):  # a name with a null character is a ValueError
             raise UserError(
                 f"{self.folder}: no such image folder; check the path or unpack the images there"
             ) from None
@@ -80,5 +137,28 @@ class Images:
             if candidate in self._names:
                 return self.folder / candidate
         raise UserError(
-            f"{self.folder / name}: no such image, though {where} of {file} needs it; unpack all images there"
+            f"{self.folder}: no such image as {shown(name)}, though {where} of {file} needs it; "
+            "unpack all images there"
         )
+
+
+def _parsed(text: str, file: Path, where: str) -> object:
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        fault = "its lists or objects are nested too deeply"
+    except ValueError as error:  # not JSON, or a number with thousands of digits
+        fault = str(error)
+    raise UserError(f"{file}: {where}not valid JSON ({fault}); {_REMEDY}")
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number in JSON")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

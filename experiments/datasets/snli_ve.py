@@ -1,11 +1,11 @@
 """Reads SNLI-VE (Xie et al. 2019, https://github.com/necla-ml/SNLI-VE) from its official jsonl files."""
 
-import json
+import re
 from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
-from experiments.datasets.reading import Images, field, read_text
+from experiments.datasets.reading import Images, Unique, field, read_json_lines, shown, text_field
 
 LABELS = ("entailment", "contradiction", "neutral")
 
@@ -19,32 +19,41 @@ def load(jsonl: Path, image_folder: Path) -> list[Example]:
         image_folder: holds the Flickr30k images, named by ``Flickr30K_ID`` with or without suffix.
 
     Raises:
-        UserError: the file, a field or an image is missing or damaged.
+        UserError: the file, a field or an image is missing or damaged, the file holds no pairs, a hypothesis
+            is empty, two pairs share a ``pairID``, or ``captionID`` and ``Flickr30K_ID`` name two images.
     """
     jsonl = Path(jsonl)
-    images = Images(image_folder)
+    images, ids = Images(image_folder), Unique(jsonl, "pairID")
     examples = []
-    for number, line in enumerate(read_text(jsonl).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"line {number}"
-        try:
-            pair = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{jsonl}: {where} is not valid JSON ({error.msg}); download or write the file again"
-            ) from None
+    for where, pair in read_json_lines(jsonl):
         label = field(pair, "gold_label", str, jsonl, where)
         if label == "-":
             continue
         if label not in LABELS:
             raise UserError(
-                f"{jsonl}: field 'gold_label' of {where} is '{label}'; known: {', '.join(LABELS)} and -"
+                f"{jsonl}: field 'gold_label' of {where} is {shown(label)}; known: {', '.join(LABELS)} and -"
             )
-        image = images.path(str(field(pair, "Flickr30K_ID", (str, int), jsonl, where)), jsonl, where)
-        hypothesis = field(pair, "sentence2", str, jsonl, where)
-        kind = str(pair.get("hypothesis_kind", "hypothesis"))
-        examples.append(
-            Example(str(field(pair, "pairID", (str, int), jsonl, where)), image, hypothesis, (label,), kind)
-        )
+        name = str(field(pair, "Flickr30K_ID", (str, int), jsonl, where))
+        if "captionID" in pair:
+            caption = str(field(pair, "captionID", str, jsonl, where))
+            if _stem(caption) != _stem(name):
+                raise UserError(
+                    f"{jsonl}: {where} is about two images, 'Flickr30K_ID' {shown(name)} and 'captionID' "
+                    f"{shown(caption)}; correct one of them"
+                )
+        image = images.path(name, jsonl, where)
+        hypothesis = text_field(pair, "sentence2", jsonl, where)
+        identity = str(field(pair, "pairID", (str, int), jsonl, where))
+        ids.add(identity, where)
+        kind = "hypothesis"
+        if "hypothesis_kind" in pair:
+            kind = text_field(pair, "hypothesis_kind", jsonl, where)
+        examples.append(Example(identity, image, hypothesis, (label,), kind))
+    if not examples:
+        raise UserError(f"{jsonl}: no pair with a gold label; is this the official file?")
     return examples
+
+
+def _stem(name: str) -> str:
+    """An image's name without suffix, from its file name or from the id of a caption ("123.jpg#4")."""
+    return re.sub(r"(\.(jpe?g|png))?(#.*)?$", "", name, flags=re.DOTALL)

@@ -14,6 +14,8 @@ import numpy as np
 from attngraph.errors import UserError
 from experiments.metrics.alignment import aligned
 
+FEWEST_ANSWERS = 4  # with fewer, three matches besides the annotator left out can never happen
+
 _ARTICLES = {"a", "an", "the"}
 _NUMBERS = {
     word: str(n) for n, word in enumerate("zero one two three four five six seven eight nine ten".split())
@@ -95,15 +97,15 @@ def vqa_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence
         ``(N,)`` in the order of ``references``; the accuracy of a run is the mean.
 
     Raises:
-        UserError: the ids differ, or a question has fewer than four answers (three matches besides the
-            annotator left out could then never happen).
+        UserError: the ids differ, or a question has fewer than four answers.
     """
     scores = []
     for id, prediction in aligned(predictions, references):
         answers = [_one_line(answer) for answer in references[id]]
-        if len(answers) < 4:
+        if len(answers) < FEWEST_ANSWERS:
             raise UserError(
-                f"VQA accuracy needs at least 4 annotators' answers, example {id} has {len(answers)}; "
+                f"VQA accuracy needs at least {FEWEST_ANSWERS} annotators' answers, example {id} has "
+                f"{len(answers)}; "
                 "score data with one answer by exact match"
             )
         processed = normalise_answer if len(set(answers)) > 1 else _one_line

@@ -54,8 +54,14 @@ def test_karpathy_errors_name_file_and_field(tmp_path):
     }
     save_image(tmp_path / "val2014" / "a.jpg")
     for change, message in (
-        ({"filename": "b.jpg"}, "b.jpg: no such image"),
+        ({"filename": "b.jpg"}, "val2014: no such image as 'b.jpg'"),
         ({"sentences": []}, "'sentences' of .* is empty"),
+        ({"sentences": [{"raw": " "}]}, "'sentences' of .* is empty"),
+        (
+            {"imgid": 1, "sentences": [{"raw": "x", "imgid": 2}]},
+            r"sentences\[0\] has the imgid 2, but .* has 1",
+        ),
+        ({"cocoid": "1"}, "field 'cocoid' of .* is str"),
         ({"sentences": [{}]}, r"images\[0\].sentences\[0\] has no field 'raw'"),
         ({"split": 3}, "field 'split' of .* is int"),
         ({"filepath": "val2017"}, "val2017: no such image folder"),
@@ -63,3 +69,15 @@ def test_karpathy_errors_name_file_and_field(tmp_path):
         file.write_text(json.dumps({"images": [{**image, **change}]}))
         with pytest.raises(UserError, match=message):
             karpathy.load(file, tmp_path, "val")
+    file.write_text(json.dumps({"images": [image, {**image, "split": "test"}, image]}))
+    with pytest.raises(UserError, match=r"images\[2\] has the id 1, which images\[0\] has too"):
+        karpathy.load(file, tmp_path, "val")
+    assert len(karpathy.load(file, tmp_path, "test")) == 1
+
+
+def test_blank_captions_are_left_out(tmp_path):
+    save_image(tmp_path / "a.jpg")
+    image = {"filename": "a.jpg", "imgid": 3, "split": "val", "sentences": [{"raw": " "}, {"raw": "x"}]}
+    (tmp_path / "d.json").write_text(json.dumps({"images": [image]}))
+    (example,) = karpathy.load(tmp_path / "d.json", tmp_path, "val")
+    assert (example.id, example.references) == ("3", ("x",))

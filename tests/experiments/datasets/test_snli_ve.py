@@ -39,9 +39,37 @@ def test_snli_ve_errors_name_file_line_and_field(tmp_path):
         ("{", "line 2 is not valid JSON"),
         ("[]", "line 2 is list, not an object"),
         (json.dumps({**pair, "gold_label": "maybe"}), "'gold_label' of line 2 is 'maybe'; known: entailment"),
-        (json.dumps({**pair, "Flickr30K_ID": "2"}), "2: no such image, though line 2 of"),
+        (json.dumps({**pair, "Flickr30K_ID": "2"}), "images: no such image as '2', though line 2 of"),
+        (json.dumps(pair), "line 2 has the pairID 'p', which line 1 has too; remove one"),
+        (json.dumps({**pair, "pairID": "q", "sentence2": " "}), "'sentence2' of line 2 is empty"),
+        (
+            json.dumps({**pair, "pairID": "q", "captionID": "2.jpg#0"}),
+            "line 2 is about two images, 'Flickr30K_ID' '1' and 'captionID' '2.jpg#0'",
+        ),
+        (
+            json.dumps({**pair, "pairID": "q", "hypothesis_kind": None}),
+            "'hypothesis_kind' of line 2 is NoneType",
+        ),
         (json.dumps({"gold_label": "neutral"}), "line 2 has no field 'Flickr30K_ID'"),
     ):
         file.write_text(json.dumps(pair) + "\n" + line)
         with pytest.raises(UserError, match=message):
             snli_ve.load(file, tmp_path / "images")
+    for content in ("", "\n\n", json.dumps({**pair, "gold_label": "-"})):
+        file.write_text(content)
+        with pytest.raises(UserError, match="snli_ve_test.jsonl: no pair with a gold label"):
+            snli_ve.load(file, tmp_path / "images")
+
+
+def test_separators_inside_a_hypothesis_end_no_line(tmp_path):
+    save_image(tmp_path / "images" / "1.jpg")
+    file = tmp_path / "snli_ve_test.jsonl"
+    pair = {
+        "Flickr30K_ID": "1",
+        "captionID": "1.jpg#0",
+        "gold_label": "neutral",
+        "sentence2": "a\u2028b\u0085c",
+    }
+    lines = [json.dumps({**pair, "pairID": f"1.jpg#0r{k}"}, ensure_ascii=False) for k in range(2)]
+    file.write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
+    assert [e.prompt for e in snli_ve.load(file, tmp_path / "images")] == ["a\u2028b\u0085c"] * 2

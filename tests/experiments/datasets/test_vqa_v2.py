@@ -57,7 +57,7 @@ def test_vqa_errors_name_file_field_and_remedy(tmp_path):
     content = json.loads(q.read_text())
     (images / "COCO_val2014_000000262148.jpg").unlink()
     with pytest.raises(
-        UserError, match=r"COCO_val2014_000000262148: no such image.*questions\[0\] of .*q.json.*unpack"
+        UserError, match=r"no such image as 'COCO_val2014_000000262148'.*questions\[0\] of .*q.json.*unpack"
     ):
         vqa_v2.load(q, a, images)
     q.write_text('{"questions": [')
@@ -73,3 +73,46 @@ def test_vqa_errors_name_file_field_and_remedy(tmp_path):
     q, a, images = vqa_files(tmp_path, annotations={"annotations": [{"answers": "yes"}]})
     with pytest.raises(UserError, match=r"a.json: field 'answers' of annotations\[0\] is str"):
         vqa_v2.load(q, a, images)
+
+
+def test_contradictions_and_repetitions_are_refused(tmp_path):
+    q, a, images = vqa_files(tmp_path)
+    questions, annotations = json.loads(q.read_text()), json.loads(a.read_text())
+    (question,), (annotation,) = questions["questions"], annotations["annotations"]
+    for asked, annotated, message in (
+        ([], None, r"q.json: field 'questions' is empty"),
+        ([{**question, "question": " "}], None, r"q.json: field 'question' of questions\[0\] is empty"),
+        (
+            [question] * 2,
+            None,
+            r"q.json: questions\[1\] has the question_id 262148000, which questions\[0\] has",
+        ),
+        (
+            None,
+            [annotation] * 2,
+            r"a.json: annotations\[1\] has the question_id 262148000, which annotations",
+        ),
+        (
+            None,
+            [{**annotation, "image_id": 2}],
+            r"a.json: annotations\[0\] has the image_id 2, but questions\[0\] of .* has 262148; use",
+        ),
+        (
+            None,
+            [{**annotation, "answers": annotation["answers"][:3]}],
+            "'answers' .* has 3 entries, .* at least 4",
+        ),
+        (
+            [{**question, "image_id": 10**4000}],
+            [{**annotation, "image_id": 10**4000}],
+            "no such image as 'COCO_val2014_1000",
+        ),
+    ):
+        files = vqa_files(
+            tmp_path,
+            questions={**questions, "questions": [question] if asked is None else asked},
+            annotations={"annotations": [annotation] if annotated is None else annotated},
+        )
+        with pytest.raises(UserError, match=message) as error:
+            vqa_v2.load(*files)
+        assert len(str(error.value)) < 600
