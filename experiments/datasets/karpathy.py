@@ -4,14 +4,14 @@ from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
-from experiments.datasets.reading import Images, Unique, field, read_json, shown
+from experiments.datasets.reading import Images, Unique, field, read_json, shown, text_field
 
 _SPLITS = {"train": ("train", "restval"), "val": ("val",), "validation": ("val",), "test": ("test",)}
+_PLACES = ("train", "restval", "val", "test")  # what the file calls them
 
 
 def load(dataset_json: Path, image_folder: Path, split: str) -> list[Example]:
-    """One example an image with all its reference captions, in the order of the file. Blank captions are left
-    out.
+    """One example an image with all its reference captions, in the order of the file.
 
     Args:
         dataset_json: ``dataset_coco.json``.
@@ -19,8 +19,8 @@ def load(dataset_json: Path, image_folder: Path, split: str) -> list[Example]:
         split: "train" (which includes ``restval``), "val" or "validation", or "test".
 
     Raises:
-        UserError: the file, a field or an image is missing or damaged, an image has no captions, two images
-            of the split share an id, a caption is another image's, or the split is unknown.
+        UserError: the file, a field or an image is missing or damaged, an image has no captions or an empty
+            one, two images of the split share an id, a caption is another image's, or the split is unknown.
     """
     dataset_json = Path(dataset_json)
     if split not in _SPLITS:
@@ -30,7 +30,12 @@ def load(dataset_json: Path, image_folder: Path, split: str) -> list[Example]:
     examples = []
     for number, image in enumerate(field(read_json(dataset_json), "images", list, dataset_json, "the file")):
         where = f"images[{number}]"
-        if field(image, "split", str, dataset_json, where) not in _SPLITS[split]:
+        place = field(image, "split", str, dataset_json, where)
+        if place not in _PLACES:
+            raise UserError(
+                f"{dataset_json}: field 'split' of {where} is {shown(place)}; known: {', '.join(_PLACES)}"
+            )
+        if place not in _SPLITS[split]:
             continue
         folder = field(image, "filepath", str, dataset_json, where) if "filepath" in image else ""
         if folder not in folders:
@@ -46,18 +51,16 @@ def load(dataset_json: Path, image_folder: Path, split: str) -> list[Example]:
 
 
 def _captions(image: dict, file: Path, where: str) -> tuple[str, ...]:
-    """The captions of an image that are not blank."""
+    """The captions of an image."""
     captions = []
     for place, sentence in enumerate(field(image, "sentences", list, file, where)):
         there = f"{where}.sentences[{place}]"
-        caption = str(field(sentence, "raw", str, file, there)).strip()
+        captions.append(text_field(sentence, "raw", file, there).strip())
         if "imgid" in sentence and "imgid" in image and sentence["imgid"] != image["imgid"]:
             raise UserError(
                 f"{file}: {there} has the imgid {shown(sentence['imgid'])}, but {where} has "
                 f"{shown(image['imgid'])}; correct one of them"
             )
-        if caption:
-            captions.append(caption)
     if not captions:
         raise UserError(f"{file}: field 'sentences' of {where} is empty; is this the official file?")
     return tuple(captions)

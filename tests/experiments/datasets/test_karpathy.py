@@ -56,7 +56,8 @@ def test_karpathy_errors_name_file_and_field(tmp_path):
     for change, message in (
         ({"filename": "b.jpg"}, "val2014: no such image as 'b.jpg'"),
         ({"sentences": []}, "'sentences' of .* is empty"),
-        ({"sentences": [{"raw": " "}]}, "'sentences' of .* is empty"),
+        ({"sentences": [{"raw": "x"}, {"raw": " "}]}, r"'raw' of images\[0\].sentences\[1\] is empty"),
+        ({"split": "vall"}, "field 'split' of .* is 'vall'; known: train, restval, val, test"),
         (
             {"imgid": 1, "sentences": [{"raw": "x", "imgid": 2}]},
             r"sentences\[0\] has the imgid 2, but .* has 1",
@@ -73,11 +74,3 @@ def test_karpathy_errors_name_file_and_field(tmp_path):
     with pytest.raises(UserError, match=r"images\[2\] has the id 1, which images\[0\] has too"):
         karpathy.load(file, tmp_path, "val")
     assert len(karpathy.load(file, tmp_path, "test")) == 1
-
-
-def test_blank_captions_are_left_out(tmp_path):
-    save_image(tmp_path / "a.jpg")
-    image = {"filename": "a.jpg", "imgid": 3, "split": "val", "sentences": [{"raw": " "}, {"raw": "x"}]}
-    (tmp_path / "d.json").write_text(json.dumps({"images": [image]}))
-    (example,) = karpathy.load(tmp_path / "d.json", tmp_path, "val")
-    assert (example.id, example.references) == ("3", ("x",))
