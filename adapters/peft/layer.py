@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,6 +21,16 @@ from attngraph.reading.outputs import widths
 
 ADAPTERS = "gnn_adapter"
 """The attribute of every layer that holds its adapters by name; part of the names of saved weights."""
+
+FROZEN = (
+    "the graph adapters learn nothing: they were frozen after they were put in, as prompt tuning and prefix "
+    "tuning freeze all that is below them; call set_requires_grad(adapter name) on the model with the graph "
+    "adapters to train them too, or set_requires_grad(adapter name, False) to leave them as they are"
+)
+NOT_MERGED = (
+    "a graph adapter depends on the attention of each input, so it can't be merged into the weights: use "
+    "unload() to take it out"
+)
 
 
 class GraphLayer(nn.Module, BaseTunerLayer):
@@ -38,6 +50,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         self.training = base_layer.training
         self.name = name
         self.gnn_adapter = nn.ModuleDict()
+        self._learning: set[str] = set()  # adapters that are to learn, as far as PEFT was told
         self.in_features, self.out_features = widths(self.projection)
 
     def add(self, adapter_name: str, settings: AdapterConfig, scheme: Scheme, neutral: bool) -> None:
@@ -102,6 +115,28 @@ class GraphLayer(nn.Module, BaseTunerLayer):
                 f"{' and '.join(ours)} can't run together: choose one graph adapter with set_adapter"
             )
         super().set_adapter(adapter_names, inference_mode)
+        self._learning = set() if inference_mode else set(ours)
+
+    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
+        super().set_requires_grad(adapter_names, requires_grad)
+        names = {adapter_names} if isinstance(adapter_names, str) else set(adapter_names)
+        self._learning = self._learning | names if requires_grad else self._learning - names
+
+    def running(self) -> Any:
+        """:attr:`active`, with a warning if it is to be trained and something else froze it."""
+        adapter = self.active
+        learns = adapter is not None and self.training and torch.is_grad_enabled() and self._learning
+        if learns and not any(parameter.requires_grad for parameter in adapter.parameters()):
+            warnings.warn(FROZEN, stacklevel=2)
+        return adapter
+
+    def merge(self, *args: Any, **options: Any) -> None:
+        """Called by PEFT when another method in the same model is merged.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(NOT_MERGED)
 
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None
@@ -147,7 +182,7 @@ class FeedForwardLayer(GraphLayer):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """The projection of ``(..., inner width)`` and the adapter's update, ``(..., width)``."""
-        projected, adapter = self.base_layer(hidden_states), self.active
+        projected, adapter = self.base_layer(hidden_states), self.running()
         if adapter is None:
             return projected
         wide = projected.to(working_dtype(projected, adapter.down.weight))
@@ -183,7 +218,7 @@ class OutputLayer(GraphLayer):
 
         The first time, the attention output is kept too, to check that the projection gets it unchanged.
         """
-        adapter = self.active
+        adapter = self.running()
         if adapter is not None:
             aggregated = adapter.aggregate(call)
             self._pending = None if self._checked else merge_heads(call.context), aggregated

@@ -11,7 +11,6 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from adapters.peft.config import GraphAdapterConfig
-from adapters.peft.layer import ADAPTERS
 from attngraph.errors import UserError
 
 
@@ -31,7 +30,7 @@ def read_config(folder: str | Path) -> GraphAdapterConfig:
         config = PeftConfig.from_pretrained(str(folder))
     except UserError as error:  # a value that this version does not know
         raise UserError(f"{path}: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is not a readable adapter configuration ({type(error).__name__}): train the adapter "
             "again or restore the file"
@@ -52,10 +51,10 @@ def load_adapter(
     is_trainable: bool = False,
     autocast_adapter_dtype: bool = True,
 ) -> PeftModel:
-    """``PeftModel.from_pretrained`` for graph adapters, which takes no weights that do not fit.
+    """``PeftModel.from_pretrained`` for graph adapters, with errors that name the file.
 
-    PEFT only warns when weights are missing. Here the model computes what it did before after an error, also
-    with LoRA or other graph adapters in it.
+    Both refuse weights that do not fit. After an error here the model computes what it did before, also with
+    LoRA or other graph adapters in it.
 
     Args:
         model: the base model, of the kind that the adapter was trained for; changed in place.
@@ -86,31 +85,29 @@ def load_adapter(
     key_mapping = getattr(model, "_checkpoint_conversion_mapping", {})
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     others = bool(getattr(base, "peft_config", None))
-    adapted = get_peft_model(model, config, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
     try:
-        result = adapted.load_adapter(
+        adapted = get_peft_model(model, config, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    try:
+        adapted.load_adapter(
             str(folder),
             adapter_name,
             is_trainable=is_trainable,
             autocast_adapter_dtype=autocast_adapter_dtype,
             key_mapping=key_mapping,
         )
-        # PEFT reports keys of other adapters too, if they hold the letters of this one's name
-        own = [f".{part}.{adapter_name}." for part in (ADAPTERS, "modules_to_save")]
-        missing = [key for key in result.missing_keys if any(part in key for part in own)]
-        wrong = [*missing, *result.unexpected_keys]
-    except RuntimeError as error:  # shapes that differ
-        wrong = [line.strip() for line in str(error).splitlines()[1:]]
-    except KeyError as error:  # a module to save that the file lacks
-        wrong = [str(error.args[0])]
-    if wrong:
-        if others:  # which unload() would take out too
-            tuner: Any = adapted.base_model
-            tuner.withdraw(adapter_name)
-        else:
-            adapted.unload()
-        raise UserError(
-            f"{path}: the weights do not fit this model ({wrong[0]}, and {len(wrong) - 1} more differ): use "
-            "the base model that the adapter was trained for"
+        return adapted
+    except UserError as error:
+        wrong = str(error)
+    except KeyError as error:  # PEFT looks for modules to save by name
+        wrong = (
+            f"the saved weights of the adapter lack {error.args[0]}: use the base model that the adapter was "
+            "trained for"
         )
-    return adapted
+    if others:  # which unload() would take out too
+        tuner: Any = adapted.base_model
+        tuner.withdraw(adapter_name)
+    else:
+        adapted.unload()
+    raise UserError(f"{path}: {wrong}")

@@ -8,18 +8,30 @@ from typing import Any
 
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTuner
-from torch import nn
+from torch import Tensor, nn
 
 from adapters.adapter import GraphAdapter
 from adapters.config import AdapterConfig
 from adapters.peft.config import GraphAdapterConfig
-from adapters.peft.layer import ADAPTERS, FeedForwardLayer, GraphLayer, OutputLayer, find_base, find_layer
+from adapters.peft.fit import check_fit
+from adapters.peft.layer import (
+    ADAPTERS,
+    NOT_MERGED,
+    FeedForwardLayer,
+    GraphLayer,
+    OutputLayer,
+    find_base,
+    find_layer,
+)
 from adapters.peft.places import find_places
 from adapters.peft.shim import PEFT_TYPE
 from adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.reading.families import CLASSES
 from attngraph.reading.instrument import Instrument, Site, instrument
+
+PREFIX = "base_model.model."  # of the base model's names in a PeftModel
+TRAINED_BEFORE = "trained_before_graph_adapters"  # an attribute of the base model: what unload() thaws again
 
 
 class GraphAdapterModel(BaseTuner):
@@ -38,8 +50,12 @@ class GraphAdapterModel(BaseTuner):
     Raises:
         UserError: no attention layer is found, or the adapter name is taken.
 
-    What :meth:`unload` gives back is the base model as it was: its modules, its attention function, and which
-    of its parameters require gradients.
+    A second one in the same model, under a name of its own, becomes the active one; of graph adapters one
+    runs at a time. Both keep what they have learned, and ``set_adapter`` chooses.
+
+    What :meth:`unload` gives back is the base model as it was before the first graph adapter: its modules,
+    its attention function, and which of its parameters require gradients. With LoRA below these are LoRA's
+    alone, so what LoRA froze stays frozen, as after LoRA's own ``unload``.
     """
 
     prefix = "gnn_"
@@ -56,6 +72,7 @@ class GraphAdapterModel(BaseTuner):
     ):
         if isinstance(model, PeftModel):
             model = model.get_base_model()
+        check_name(adapter_name)
         taken = getattr(model, "peft_config", None) or {}
         if adapter_name in taken:
             kind = taken[adapter_name].peft_type.value
@@ -63,11 +80,11 @@ class GraphAdapterModel(BaseTuner):
                 f"the adapter name {adapter_name!r} is taken by a {kind} adapter in this model: give "
                 "another adapter_name"
             )
-        trained_before = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if not hasattr(model, TRAINED_BEFORE):  # it has, if it holds graph adapters already
+            setattr(model, TRAINED_BEFORE, [p for p in model.parameters() if p.requires_grad])
         with warnings.catch_warnings():  # LoRA in the model is no mistake
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
             super().__init__(model, peft_config, adapter_name, **options)
-        self._trained_before = trained_before
 
     # ---- putting adapters in --------------------------------------------------------------------------
 
@@ -75,6 +92,7 @@ class GraphAdapterModel(BaseTuner):
         return peft_config
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
+        check_name(adapter_name)
         settings = self._graph_config(adapter_name).settings()
         own_names = GraphAdapter(settings, 1, settings.scheme()).state_dict()
         names = [*dict(model.named_parameters()), *own_names]
@@ -124,8 +142,6 @@ class GraphAdapterModel(BaseTuner):
             self._replace_module(parent, target_name, layer, target)
         settings = peft_config.settings()
         layer.add(adapter_name, settings, self._scheme(settings, adapter_name), peft_config.init_weights)
-        if adapter_name not in self.active_adapters:
-            layer.gnn_adapter[adapter_name].requires_grad_(False)
 
     def _scheme(self, settings: AdapterConfig, adapter_name: str) -> Scheme:
         """A new scheme, or that of the previous layers if all layers share one."""
@@ -209,10 +225,7 @@ class GraphAdapterModel(BaseTuner):
             self.instrument = None
 
     def _check_merge_allowed(self) -> None:
-        raise UserError(
-            "a graph adapter depends on the attention of each input, so it can't be merged into the weights: "
-            "use unload() to take it out"
-        )
+        raise UserError(NOT_MERGED)
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **options: Any) -> Any:
         if merge:
@@ -221,7 +234,7 @@ class GraphAdapterModel(BaseTuner):
         self._release()
         unload: Any = super()._unload_and_optionally_merge
         model = unload(merge, *args, **options)
-        for parameter in self._trained_before:
+        for parameter in vars(model).pop(TRAINED_BEFORE):
             parameter.requires_grad_(True)
         return model
 
@@ -250,7 +263,40 @@ class GraphAdapterModel(BaseTuner):
             return super()._remove_adapter_name_from_key(key, adapter_name)
         while place.endswith(".base_layer"):
             place = place.removesuffix(".base_layer")
+        while place.startswith(2 * PREFIX):  # LoRA's PeftModel around that of the graph adapters
+            place = place.removeprefix(PREFIX)
         return f"{place}.{ADAPTERS}.{rest}"
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The weights under the model's names; called by PEFT whenever it loads some.
+
+        Raises:
+            UserError: they do not fit; see :func:`adapters.peft.fit.check_fit`.
+        """
+        state = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        check_fit(model, adapter_name, state)
+        return state
+
+
+def check_name(adapter_name: str) -> None:
+    """Refuse a name that no module can have, or that is no name of a folder.
+
+    Raises:
+        UserError: an empty name, one with a dot or a slash, or one that ``nn.ModuleDict`` itself uses.
+    """
+    try:
+        nn.ModuleDict({adapter_name: nn.Identity()})
+        usable = not set(adapter_name) & set("/\\")
+    except (KeyError, TypeError):
+        usable = False
+    if not usable:
+        raise UserError(
+            f"the adapter name {adapter_name!r} cannot be the name of a module and of a folder: choose one "
+            "of letters, digits, - and _"
+        )
 
 
 def _add(site: Site, layer: OutputLayer) -> None:

@@ -42,6 +42,8 @@ OTHER_SIDES = {
 # By the model's type, a part at the top of the model; deeper in it, its name may be that of a text stack.
 OTHER_SIDE_AT_TOP = {"vision-encoder-decoder": "encoder"}
 
+HEADS = {"classifier", "score", "qa_outputs"}  # PEFT adds these to modules_to_save where a task is named
+
 # Ends of the names of output projections of feed-forward blocks.
 FFN_OUTPUTS = (
     "mlp.down_proj",
@@ -96,10 +98,9 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
     _check_names("ffn_modules", config.ffn_modules, [(name,) for name in linear], "linear layer", model)
     either = [*attention, *((name,) for name in linear)]
     _check_names("exclude", config.exclude, either, "attention or linear layer", model)
-    for end in config.modules_to_save or ():
-        if not any(
-            name.endswith(end) for name, _ in model.named_modules()
-        ):  # PEFT's rule, which says nothing
+    heads = HEADS if config.task_type else set()
+    for end in set(config.modules_to_save or ()) - heads:
+        if not any(name.endswith(end) for name, _ in model.named_modules()):  # PEFT's rule; it says nothing
             raise UserError(f"modules_to_save: {end!r} ends the name of no module of {type(model).__name__}")
     position = {site.name: "cross" if CROSS & set(site.name.split(".")) else "self" for site in sites}
     chosen = [

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from adapters.peft import load_adapter
@@ -61,17 +61,41 @@ DAMAGE = {
     ),
     "a weight too few": (
         lambda f: change_weights(f, lambda state: state.pop(next(x for x in state if "p_logit" in x))),
-        "do not fit this model .*p_logit, and 0 more differ.: use the base model",
+        "do not fit this GPT2LMHeadModel: 1 missing .first .*p_logit.; use the base model that the adapter",
     ),
     "a weight too many": (
         lambda f: change_weights(f, lambda state: state.update({"base_model.model.more": torch.zeros(2)})),
-        "do not fit this model .base_model.model.more, and 0 more differ",
+        "do not fit this GPT2LMHeadModel: 1 left over .first base_model.model.more.; use the base",
     ),
     "another shape": (
         lambda f: change_weights(
             f, lambda state: state.update({next(x for x in state if "down.bias" in x): torch.zeros(7)})
         ),
-        "do not fit this model .*down.bias",
+        "do not fit this GPT2LMHeadModel: 1 of another shape .first .*down.bias",
+    ),
+    "no weight at all": (
+        lambda f: save_file({}, f / WEIGHTS),
+        "do not fit this GPT2LMHeadModel: 20 missing .first ",
+    ),
+    "settings that are null": (
+        lambda f: (f / CONFIG).write_text("null"),
+        "not a readable adapter configuration",
+    ),
+    "settings nested without end": (
+        lambda f: (f / CONFIG).write_text("[" * 100_000 + "]" * 100_000),
+        "not a readable adapter configuration .RecursionError",
+    ),
+    "settings that are no text": (
+        lambda f: (f / CONFIG).write_bytes(b"\xff\xfe\x00"),
+        "not a readable adapter configuration",
+    ),
+    "a setting of another type": (
+        lambda f: change_config(f, learn_p="no"),
+        "adapter_config.json: pgnn: learn_p must be True or False, got 'no'",
+    ),
+    "a place that is not there": (
+        lambda f: change_config(f, target_modules=["h.0.attn", "h.7.attn"]),
+        "target_modules: 'h.7.attn' matches no attention layer of GPT2LMHeadModel",
     ),
 }
 
@@ -97,10 +121,27 @@ def test_a_damaged_adapter(how, saved):
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
 def test_another_models_adapter(family, saved):
-    with pytest.raises(
-        UserError, match="do not fit this model .* use the base model that the adapter was trained for"
-    ):
-        load_adapter(FAMILIES[family].make(), saved)
+    message = "do not fit this .*: .* missing .*, 20 left over .*; use the base model that the adapter"
+    for load in (load_adapter, PeftModel.from_pretrained):
+        with pytest.raises(UserError, match=message) as caught:
+            load(FAMILIES[family].make(), saved)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "how", ["no weight at all", "a weight too few", "a weight too many", "another shape"]
+)
+def test_peft_loads_no_part_of_an_adapter(how, saved):
+    """Neither into a new model nor over an adapter that is there already, as when a Trainer resumes."""
+    model = PeftModel.from_pretrained(FAMILIES["gpt2"].make(), saved)
+    damage, message = DAMAGE[how]
+    damage(saved)
+    with pytest.raises(UserError, match=message):
+        PeftModel.from_pretrained(FAMILIES["gpt2"].make(), saved)
+    with pytest.raises(UserError, match=message):
+        model.load_adapter(saved, "default")
+    with pytest.raises(UserError, match=message):
+        model.load_adapter(saved, "default", ignore_mismatched_sizes=True)
 
 
 def test_a_module_to_save_is_missing(tmp_path):
@@ -108,7 +149,7 @@ def test_a_module_to_save_is_missing(tmp_path):
     change_weights(tmp_path, lambda state: state.pop("base_model.model.transformer.ln_f.bias"))
     model, batch = FAMILIES["gpt2"].make(), FAMILIES["gpt2"].batch()
     want = run(model, batch)
-    with pytest.raises(UserError, match="do not fit this model .*ln_f.bias"):
+    with pytest.raises(UserError, match="the saved weights of the adapter lack .*ln_f.bias: use the base"):
         load_adapter(model, tmp_path)
     assert torch.equal(run(model, batch), want)
 
@@ -122,7 +163,7 @@ def test_other_adapters_stay_after_an_error(beside, saved):
         model = put("llama")
         base = model.get_base_model()
     want, implementation = run(model.eval(), batch), base.config._attn_implementation
-    with pytest.raises(UserError, match="do not fit this model"):
+    with pytest.raises(UserError, match="do not fit this "):
         load_adapter(model, saved, "second")
     assert torch.equal(run(model, batch), want) and "second" not in base.peft_config
     assert base.config._attn_implementation == implementation
@@ -143,7 +184,7 @@ def test_another_size(saved, make_decoder):
     blip = make_decoder()
     get_peft_model(blip, read_config(saved)).save_pretrained(saved)
     for changes in (dict(num_hidden_layers=1), dict(num_hidden_layers=3), dict(hidden_size=32)):
-        with pytest.raises(UserError, match="do not fit this model"):
+        with pytest.raises(UserError, match="do not fit this "):
             load_adapter(make_decoder(**changes), saved)
     assert load_adapter(make_decoder(1), saved, adapter_name="mine", is_trainable=True).active_adapters == [
         "mine"

@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from adapters.peft import load_adapter
+from attngraph import UserError
 from tests.adapters.peft.helpers import SCHEME_ARGS, config, put, run
 from tests.adapters.peft_models import FAMILIES
 
@@ -73,7 +74,7 @@ def test_other_weights_are_noticed(tmp_path):
     put("gpt2", "gcn").save_pretrained(tmp_path)
     config_file = tmp_path / "adapter_config.json"
     config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {"gnn": "pgnn"}))
-    with pytest.warns(UserWarning, match="missing adapter keys.*p_logit"):
+    with pytest.raises(UserError, match="2 missing .first .*p_logit"):
         PeftModel.from_pretrained(FAMILIES["gpt2"].make(), tmp_path)
 
 
