@@ -62,6 +62,7 @@ HELD_OUT = frozenset(
 )
 
 DOMAINS = ("pretrain", "downstream")
+BACKGROUNDS = ("plain", "gradient", "noise", "checker")
 SPLITS = ("train", "validation", "test")
 
 
@@ -82,7 +83,7 @@ class Background:
     """What is behind the things.
 
     Args:
-        kind: plain, gradient, noise or checker.
+        kind: one of :data:`BACKGROUNDS`.
         first: RGB.
         second: RGB; equals the first in a plain background.
         seed: fixes the noise, the direction of a gradient or the width of a checker.
@@ -110,17 +111,52 @@ class Scene:
 
     @staticmethod
     def from_dict(values: dict) -> "Scene":
-        """The scene that :meth:`to_dict` described."""
-        ground = values["background"]
-        return Scene(
-            id=values["id"],
-            things=tuple(Thing(**thing) for thing in values["things"]),
-            background=Background(
-                ground["kind"], tuple(ground["first"]), tuple(ground["second"]), ground["seed"]
-            ),
-            curtain=values["curtain"],
-            domain=values["domain"],
-        )
+        """The scene that :meth:`to_dict` described.
+
+        Raises:
+            ValueError: the values describe no scene.
+        """
+        try:
+            ground = values["background"]
+            scene = Scene(
+                id=values["id"],
+                things=tuple(Thing(**thing) for thing in values["things"]),
+                background=Background(
+                    ground["kind"], tuple(ground["first"]), tuple(ground["second"]), ground["seed"]
+                ),
+                curtain=values["curtain"],
+                domain=values["domain"],
+            )
+        except (LookupError, TypeError) as error:
+            raise ValueError(f"no scene: {type(error).__name__}: {error}") from None
+        if not _can_be_drawn(scene):
+            raise ValueError("no scene: a shape, colour, size, place, background or curtain that none has")
+        return scene
+
+
+def _can_be_drawn(scene: Scene) -> bool:
+    """Whether names and numbers are such as scenes have."""
+    ground = scene.background
+    names = [
+        (scene.curtain, (None, *SIDES)),
+        (scene.domain, DOMAINS),
+        (ground.kind, BACKGROUNDS),
+        *((thing.shape, HUGE_SHAPES) for thing in scene.things),
+        *((thing.color, tuple(HUGE_COLORS)) for thing in scene.things),
+        *((thing.size, (*SIZES, "huge")) for thing in scene.things),
+    ]
+    numbers = [
+        (scene.id, 2**63),
+        (ground.seed, 2**31),
+        *((level, 256) for level in (*ground.first, *ground.second)),
+        *((place, CANVAS) for thing in scene.things for place in (thing.x, thing.y, thing.radius)),
+    ]
+    return (
+        bool(scene.things)
+        and len(ground.first) == len(ground.second) == 3
+        and all(name in known for name, known in names)
+        and all(type(number) is int and 0 <= number < end for number, end in numbers)
+    )
 
 
 def generator(*key: int) -> random.Random:
@@ -236,4 +272,4 @@ def _background(rng: random.Random, domain: str) -> Background:
         return Background("plain", first, first, 0)
     low, high = (165, 255) if low > 100 else (5, 90)
     second = tuple(rng.randint(low, high) for _ in range(3))
-    return Background(rng.choice(("gradient", "noise", "checker")), first, second, rng.getrandbits(31))
+    return Background(rng.choice(BACKGROUNDS[1:]), first, second, rng.getrandbits(31))

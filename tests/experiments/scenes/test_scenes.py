@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import random
 import re
 import subprocess
@@ -45,6 +46,37 @@ def test_scenes_depend_on_the_seed_alone(domain):
     )
     assert first != list(scenes("train", 50, 4, domain))
     assert [Scene.from_dict(scene.to_dict()) for scene in first] == first
+
+
+WRONG = (None, True, -1, 0.5, 10**30, float("nan"), "", "x", [], [1], [None] * 3, {}, {"shape": 1})
+
+
+@pytest.mark.parametrize("value", WRONG)
+def test_descriptions_of_no_scene_are_refused(value):
+    """Every part of a description, missing or of another kind."""
+    (right,) = scenes("train", 1, 0, "downstream")
+
+    def changed(place):
+        description = json.loads(json.dumps(right.to_dict()))
+        *way, last = place
+        part = functools.reduce(lambda part, key: part[key], way, description)
+        part[last] = value
+        return description
+
+    ground, thing = ("background",), ("things", 0)
+    places = [(name,) for name in right.to_dict()] + [("things", 0)]
+    places += [(*ground, name) for name in right.to_dict()["background"]]
+    places += [(*thing, name) for name in right.to_dict()["things"][0]]
+    for place in places:
+        if (place, value) == (("curtain",), None):
+            continue  # as scenes may have it
+        with pytest.raises(ValueError, match="no scene"):
+            Scene.from_dict(changed(place))
+    with pytest.raises(ValueError, match="no scene"):
+        Scene.from_dict(value)
+    for name in right.to_dict():
+        with pytest.raises(ValueError, match="no scene"):
+            Scene.from_dict({key: part for key, part in right.to_dict().items() if key != name})
 
 
 def test_texts_and_pictures_do_not_depend_on_string_hashing():
