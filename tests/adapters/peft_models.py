@@ -57,6 +57,15 @@ def patches(ids: Tensor) -> dict[str, Tensor]:
     )
 
 
+def prefix_and_pixels(ids: Tensor) -> dict[str, Tensor]:
+    """The image and two words see each other; the words after them are in order."""
+    return zoo.prefix_types(ids, 6) | pixels(ids)
+
+
+def image_types_and_pixels(ids: Tensor) -> dict[str, Tensor]:
+    return zoo.image_types(ids) | pixels(ids)
+
+
 def tiles(ids: Tensor) -> dict[str, Tensor]:
     mask = torch.ones(len(ids), 1, 2, dtype=torch.long)
     return dict(
@@ -78,5 +87,11 @@ FAMILIES = {
     "llava": Family("decoder", ("model.language_model.layers",), ZOO["llava"].make, pixels, 4),
     "qwen2-vl": Family("decoder", ("model.language_model.layers",), ZOO["qwen2-vl"].make, patches, 4),
     "git": Family("decoder", ("git.encoder",), ZOO["git"].make, pixels),
+    "paligemma": Family(
+        "decoder", ("model.language_model.layers",), ZOO["paligemma"].make, prefix_and_pixels, 4
+    ),
+    "gemma3": Family(
+        "decoder", ("model.language_model.layers",), ZOO["gemma3"].make, image_types_and_pixels, 4
+    ),
     "mllama": Family("decoder", ("model.language_model.layers",), ZOO["mllama"].make, tiles),
 }

@@ -41,6 +41,8 @@ LAYER = {  # the first adapted layer of each family
     },
     "llava": {position: f"model.language_model.{name}" for position, name in LLAMA.items()},
     "qwen2-vl": {position: f"model.language_model.{name}" for position, name in LLAMA.items()},
+    "paligemma": {position: f"model.language_model.{name}" for position, name in LLAMA.items()},
+    "gemma3": {position: f"model.language_model.{name}" for position, name in LLAMA.items()},
     "git": {"self": "git.encoder.layer.0.attention.output.dense", "ffn": "git.encoder.layer.0.output.dense"},
     "mllama": {
         "self": "model.language_model.layers.0.self_attn.o_proj",
