@@ -31,6 +31,7 @@ _STYLE: Any = {  # of matplotlib
     "svg.fonttype": "none",
 }
 _PANEL, _GAP, _HEAD, _FOOT, _LINE = 3.1, 0.35, 0.5, 0.8, 0.17  # inches
+_WIDTH = 6.2  # inches, of the narrowest figure, whose title and notes need them
 
 
 def draw(
@@ -44,8 +45,8 @@ def draw(
     """Draw the maps of a table, and write them to files of any kind that matplotlib knows (PNG, SVG).
 
     Self- and cross-attention of a block stand side by side; every block, perplexity and seed has a row, every
-    head and state a column. Shapes tell the roles; of more than 9 classes or tokens the most frequent are
-    coloured.
+    head and state a column. Panels that would all stand in one row or one column fill several, in order.
+    Shapes tell the roles; of more than 9 classes or tokens the most frequent are coloured.
 
     Args:
         table: a row for each point, with the columns of ``analysis.points.COLUMNS`` and x, y, method, state,
@@ -74,9 +75,13 @@ def draw(
         for panel, (row, column) in places.items():
             axes = figure.add_axes(size.box(row, column))
             _frame(axes, table[table["map"] == panels["map"][panel]])
-            _draw_panel(axes, table[table.panel == panel], panels, panel, names, colour)
-            measures = "\n".join(_quality_lines(quality[quality.panel == panel], colour))
-            axes.text(0, -0.075, measures, transform=axes.transAxes, va="top", fontsize=7.5, linespacing=1.35)
+            points = table[table.panel == panel]
+            _draw_points(axes, points, names(points[colour]), METHOD_NAMES[panels["method"][panel]])
+            captions = [
+                *_captions(panels, panel, len(points)),
+                *_quality_lines(quality[quality.panel == panel], colour),
+            ]
+            _write(axes, captions, size.panel)
         _draw_legend(figure, size, names, keys)
         for k, line in enumerate(reversed(size.notes)):
             figure.text(*size.at(0.2, size.height - 0.15 - _LINE * k), line, fontsize=8, color="#444444")
@@ -90,18 +95,20 @@ class _Layout:
 
     width: float
     height: float
+    panel: float
     top: float
     legend_columns: int
     notes: list[str]
 
     @staticmethod
     def of(rows: int, columns: int, keys: int, notes: Sequence[str]) -> _Layout:
-        width = max(columns * (_PANEL + _GAP) + _GAP, 6.2)
+        width = max(columns * (_PANEL + _GAP) + _GAP, _WIDTH)
+        panel = (width - _GAP) / columns - _GAP
         legend_columns = max(1, int((width - 0.4) / 1.35))
         lines = [line for note in notes for line in textwrap.wrap(note, int(width * 14.5))]
         top = 0.5 + 0.22 * ceil(keys / legend_columns)
-        height = top + rows * (_HEAD + _PANEL + _FOOT) + _LINE * len(lines) + 0.25
-        return _Layout(width, height, top, legend_columns, lines)
+        height = top + rows * (_HEAD + panel + _FOOT) + _LINE * len(lines) + 0.25
+        return _Layout(width, height, panel, top, legend_columns, lines)
 
     def at(self, left: float, down: float) -> tuple[float, float]:
         """A place in shares of the figure's width and height, from the lower left."""
@@ -109,9 +116,9 @@ class _Layout:
 
     def box(self, row: int, column: int) -> tuple[float, float, float, float]:
         """The axes of a panel."""
-        left = _GAP + column * (_PANEL + _GAP)
-        bottom = self.top + row * (_HEAD + _PANEL + _FOOT) + _HEAD + _PANEL
-        return *self.at(left, bottom), _PANEL / self.width, _PANEL / self.height
+        left = _GAP + column * (self.panel + _GAP)
+        bottom = self.top + row * (_HEAD + self.panel + _FOOT) + _HEAD + self.panel
+        return *self.at(left, bottom), self.panel / self.width, self.panel / self.height
 
 
 def _draw_legend(figure: Figure, size: _Layout, names: _Names, keys: list[Line2D]) -> None:
@@ -200,47 +207,64 @@ def _places(panels: pd.DataFrame) -> tuple[dict[int, tuple[int, int]], int, int]
         )
         for panel in panels.itertuples()
     }
-    return places, len(rows) * len(settings), len(order)
+    height, width = len(rows) * len(settings), len(order)
+    if 1 not in (height, width):
+        return places, height, width
+    width = _columns(len(places))
+    places = {panel: divmod(row + column, width) for panel, (row, column) in places.items()}
+    return places, ceil(len(places) / width), width
+
+
+def _columns(count: int) -> int:
+    """In how many columns so many panels leave the fewest places empty, the most where several do."""
+    return count if count <= 3 else min((3, 4, 5), key=lambda columns: (-count % columns, -columns))
 
 
 def _setting(panel) -> tuple[str, str]:
     return str(panel.perplexity), str(panel.seed)  # as text, since PCA has NaN, which equals no number
 
 
-def _draw_panel(
-    axes: Axes, table: pd.DataFrame, panels: pd.DataFrame, panel: int, names: _Names, colour: str
-) -> None:
-    about = panels.loc[panel]
-    shuffled = table.sample(frac=1, random_state=0)  # no class hides another
+def _draw_points(axes: Axes, points: pd.DataFrame, colours: np.ndarray, method: str) -> None:
+    order = np.random.default_rng(0).permutation(len(points))  # no class hides another
     for role, marker in _MARKERS.items():
-        points = shuffled[shuffled.role == role]
+        chosen = order[(points.role == role).to_numpy()[order]]
         axes.scatter(
-            points.x,
-            points.y,
-            s=7 if len(table) < 5000 else 3,
-            c=names(points[colour]),
+            points.x.to_numpy()[chosen],
+            points.y.to_numpy()[chosen],
+            s=7 if len(points) < 5000 else 3,
+            c=colours[chosen],
             marker=marker,
             alpha=0.75,
             linewidths=0,
-            rasterized=len(table) > 5000,
+            rasterized=len(points) > 5000,
         )
     axes.set_xticks([])
     axes.set_yticks([])
     for side in axes.spines.values():
         side.set_color("#bbbbbb")
-    method = METHOD_NAMES[about.method]
     axes.set_xlabel(f"{method} 1", fontsize=7, color="#666666", labelpad=2)
     axes.set_ylabel(f"{method} 2", fontsize=7, color="#666666", labelpad=2)
 
+
+def _captions(panels: pd.DataFrame, panel: int, points: int) -> tuple[str, str, str]:
+    """What stands above a panel, its layer, and its settings."""
+    about = panels.loc[panel]
     heading = [{"self": "self-attention", "cross": "cross-attention"}.get(about.kind, "attention")]
     heading.append("all heads" if about["head"] == "all" else f"head {about['head']}")
     heading += [about.state] if panels.state.nunique() > 1 else []
-    axes.text(0, 1.09, " · ".join(heading), transform=axes.transAxes, fontweight="bold", fontsize=9)
     settings = [f"{name} {about[name]:g}" for name in ("perplexity", "seed") if panels[name].nunique() > 1]
-    settings.append(f"{len(table):,} points")
-    small: Any = {"transform": axes.transAxes, "fontsize": 6.5, "color": "#444444"}
-    axes.text(0, 1.025, _short(about.layer), **small)
-    axes.text(1, -0.05, ", ".join(settings), ha="right", **small)
+    return " · ".join(heading), _short(about.layer), ", ".join([*settings, f"{points:,} points"])
+
+
+def _write(axes: Axes, captions: Sequence[str], height: float) -> None:
+    """The captions around a panel of so many inches, the measures in the lines after the third."""
+    heading, layer, settings, *measures = captions
+    at: Any = {"transform": axes.transAxes}
+    small = {**at, "fontsize": 6.5, "color": "#444444"}
+    axes.text(0, 1 + 0.28 / height, heading, fontweight="bold", fontsize=9, **at)
+    axes.text(0, 1 + 0.08 / height, layer, **small)
+    axes.text(1, -0.16 / height, settings, ha="right", **small)
+    axes.text(0, -0.23 / height, "\n".join(measures), va="top", fontsize=7.5, linespacing=1.35, **at)
 
 
 def _frame(axes: Axes, points: pd.DataFrame) -> None:

@@ -110,10 +110,27 @@ def test_heads_and_states_are_columns_and_settings_rows(drawn):
     assert frames[0] == frames[1] != frames[2]  # states on one map share its frame
 
 
+@pytest.mark.parametrize("differs", ["layer", "head"])
+@pytest.mark.parametrize(
+    ("count", "rows", "columns"), [(1, 1, 1), (2, 1, 2), (3, 1, 3), (5, 1, 5), (7, 2, 4)]
+)
+def test_panels_of_one_row_or_one_column_fill_the_figure(drawn, count, rows, columns, differs):
+    figure = drawn(*tables([{differs: f"block.{k}"} for k in range(count)]))
+    assert (
+        corners(figure) == [divmod(k, columns) for k in range(count)] and corners(figure)[-1][0] == rows - 1
+    )
+    places = [axes.get_position() for axes in figure.axes]
+    assert min(place.x0 for place in places) < 0.1 and max(place.x1 for place in places) > 0.9
+    assert all(
+        place.width / place.height == pytest.approx(np.divide(*figure.get_size_inches()[::-1]))
+        for place in places
+    )
+
+
 def test_pca_has_no_settings(drawn):
     pca = {"method": "pca", "perplexity": None, "seed": None}
     figure = drawn(*tables([pca | {"layer": f"block.{k}"} for k in range(2)]))
-    assert corners(figure) == [(0, 0), (1, 0)]
+    assert corners(figure) == [(0, 0), (0, 1)]
     assert figure.axes[0].get_xlabel() == "principal component 1" and "perplexity" not in words(figure)[0]
 
 
