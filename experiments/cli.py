@@ -34,6 +34,7 @@ COMMANDS = {
     "doctor": "print versions and devices, and look for what is missing or in the way",
 }
 
+OURS = ("attngraph", "adapters", "analysis", "experiments")
 SILENCE = 5  # seconds that processes beside the first wait before they speak of an error
 STOPPED, NO_READER = 130, 141  # exit codes, as shells give them for SIGINT and SIGPIPE
 
@@ -70,10 +71,12 @@ def _run(argv: Sequence[str]) -> int:
     was_quiet = os.environ.get(QUIET, "")
     os.environ[QUIET] = "1" if args.quiet else was_quiet
     try:
-        return _module(args.command).run(args)
+        code = _module(args.command).run(args)
     finally:
         os.environ[QUIET] = was_quiet
+    if sys.stdout is not None:
         sys.stdout.flush()
+    return code
 
 
 def _parsers(asked: str | None) -> tuple[Parser, dict[str, Parser]]:
@@ -89,6 +92,7 @@ def _parsers(asked: str | None) -> tuple[Parser, dict[str, Parser]]:
         parser, "Load a Python file that adds tasks, methods, model families or schemes (repeatable)."
     )
     places = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    places.type = str  # it is applied to all words of the command too, whose options check their own
     commands = {
         name: places.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
         for name, about in COMMANDS.items()
@@ -131,16 +135,24 @@ def _guarded(work: Callable[[], int]) -> int:
         print("\nstopped", file=sys.stderr)
         return STOPPED
     except BrokenPipeError:  # as in `attngraph doctor | head -1`: whoever read the output has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at the end
+        _let_go_of_output()
         return NO_READER
     except OSError as error:
+        _let_go_of_output()
         return _complain(f"{error}: check the path, the room on the disk and your rights")
     except Exception as error:
-        from attngraph.errors import UserError  # needs PyTorch, which `attngraph doctor` does not
-
-        if not isinstance(error, UserError):
+        # Where the module was never imported (PyTorch may be missing), nothing raised its error.
+        if not isinstance(error, getattr(sys.modules.get("attngraph.errors"), "UserError", ())):
             raise
         return _complain(str(error))
+
+
+def _let_go_of_output() -> None:
+    """Drops what cannot be printed; Python would try once more at its end, and tell of that too."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str) -> int:
@@ -167,19 +179,24 @@ def _before_the_command(argv: Sequence[str]) -> tuple[list[Path], list[str], lis
 
 
 def _load(plugins: Sequence[Path]) -> None:
-    from experiments.plugins import load_plugins  # needs PyTorch
-
-    load_plugins(plugins)
+    _imported("experiments.plugins").load_plugins(plugins)  # needs PyTorch
 
 
 def _module(command: str) -> ModuleType:
+    return _imported(f"experiments.commands.{command}")
+
+
+def _imported(module: str) -> ModuleType:
+    """A module of ours; where a package that it needs is missing or broken, the end of the process."""
     try:
-        return importlib.import_module(f"experiments.commands.{command}")
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "attngraph", "adapters", "analysis", "experiments"):
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        package = (getattr(error, "name", None) or "").partition(".")[0]
+        if package in OURS:
             raise
-        sys.exit(f"attngraph: the package {package} is missing; `attngraph doctor` says how to install it")
+        what = f"the package {package}" if package else "a package"
+        why = "is missing" if isinstance(error, ModuleNotFoundError) else f"does not import ({error})"
+        sys.exit(_complain(f"{what} {why}; `attngraph doctor` says how to install it"))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,16 @@ is code, and runs with the user's rights.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from attngraph.errors import UserError
+from experiments.errors import first_line
 
 _loaded: dict[Path, None] = {}
 
@@ -24,23 +28,46 @@ def load_plugins(files: Sequence[Path]) -> None:
         UserError: a file is missing, is no Python file, or fails.
     """
     for file in files:
-        file = Path(file).resolve()
+        given, file = file, Path(file).absolute()
+        if not file.is_file():
+            what = "is no file" if file.exists() else "does not exist"
+            raise UserError(f"--plugin {given} {what}: give a Python file")
+        file = file.resolve()
         if file in _loaded:
             continue
-        if not file.is_file():
-            raise UserError(f"--plugin {file}: no such file")
-        name = f"attngraph_plugin_{file.stem}"
+        name = module_name(file)
         spec = importlib.util.spec_from_file_location(name, file)
-        if spec is None:
-            raise UserError(f"--plugin {file}: no Python file; give one whose name ends in .py")
+        if spec is None or spec.loader is None:
+            raise UserError(f"--plugin {given} is no Python file: give one whose name ends in .py")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # so that what it defines can be sent to worker processes
         try:
             spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             del sys.modules[name]
-            raise UserError(f"--plugin {file} fails: {type(error).__name__}: {error}") from error
+            place = f"--plugin {given}{_line(error, file)}"
+            raise UserError(
+                f"{place}: {type(error).__name__}: {first_line(error)}; correct the file"
+            ) from error
         _loaded[file] = None
+
+
+def module_name(file: Path) -> str:
+    """The name of a plugin's module: the same in every process, another for every file."""
+    digest = hashlib.sha256(str(file).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"attngraph_plugin_{re.sub(r'[^A-Za-z0-9]', '_', file.stem)}_{digest}"
+
+
+def _line(error: BaseException, file: Path) -> str:
+    """``", line 3"``: the last line of the file that the error went through."""
+    if isinstance(error, SyntaxError) and error.filename == str(file) and error.lineno:
+        return f", line {error.lineno}"
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
+    ]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def plugin_files() -> tuple[Path, ...]:

@@ -1,5 +1,7 @@
 """The command line: help, exit codes, and that every command is one module like the others."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,9 @@ import experiments.commands
 from attngraph import __version__
 from attngraph.errors import UserError
 from experiments import cli
+from experiments.arguments import HelpFormatter, Parser
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_module_of_the_folder_is_a_command():
@@ -89,3 +94,120 @@ def test_an_unknown_command_is_refused(capsys):
         cli.main(["paint"])
     (line,) = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and line.startswith("attngraph: COMMAND: unknown 'paint'") and "scenes" in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--plug", "x", "scenes"], ["scenes", "--out", "x", "--sede", "1"], ["scens"], ["tsne", "--methd=x"]],
+)
+def test_near_misses_are_named(words, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("attngraph: ") and "did you mean" in line and "--help` tells more" in line
+
+
+def in_a_process(run: str, words: str = "scenes", **options) -> subprocess.CompletedProcess:
+    """``attngraph`` in its own process, with a command in the place of ``scenes`` that runs this code."""
+    code = (
+        "import sys, os, signal\n"
+        "from types import SimpleNamespace\n"
+        f"def run(args):\n    {run}\n    return 0\n"
+        "fake = SimpleNamespace(add_arguments=lambda parser: None, run=run)\n"
+        "sys.modules['experiments.commands.scenes'] = fake\n"
+        "from experiments.cli import main\n"
+        f"sys.exit(main({words.split()}))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_signs_that_an_output_cannot_show_do_no_harm():
+    run = "print('M\u0304 \u2192 \u2014', os.environ['PYTHONIOENCODING']); print('\u2192', file=sys.stderr)"
+    done = in_a_process(run, stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "M\\u0304 \\u2192 \\u2014 ascii\n" and done.stderr == "\\u2192\n"
+
+
+def test_a_reader_that_has_read_enough_is_no_error():
+    """As in ``attngraph doctor | head -1``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = in_a_process("print('x')", stdout=writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_output_without_room_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = in_a_process("print('x')", stdout=full)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
+
+
+def test_ctrl_c_while_a_command_is_imported_ends_without_a_word(tmp_path):
+    """A plugin is loaded where commands are; what it takes Ctrl-C for, or says of it, does not matter."""
+    plugin = tmp_path / "slow.py"
+    plugin.write_text(
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n    import time; time.sleep(60)\n"
+        "except BaseException as error:\n    raise ImportError('half imported') from error\n"
+    )
+    done = in_a_process("pass", f"--plugin {plugin} scenes", stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_ctrl_c_in_a_command_is_one_line():
+    done = in_a_process("os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(60)")
+    assert (done.returncode, done.stderr.strip()) == (130, "stopped")
+
+
+def test_quiet_turns_off_bars_and_notes_and_nothing_else():
+    run = (
+        "from experiments.progress import Progress, note; "
+        "print(sum(1 for _ in Progress(range(3), 'counting'))); note('by the way')"
+    )
+    quiet, loud = (in_a_process(run, f"scenes {option}", stdout=subprocess.PIPE) for option in ("-q", ""))
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "3\n", "")
+    assert loud.stdout == "3\n" and "counting: 100%" in loud.stderr and loud.stderr.endswith("by the way\n")
+
+
+def test_numbers_words_and_paths_are_checked_alike(capsys):
+    parser = Parser(prog="attngraph")
+    for option, kind in {"--count": int, "--rate": float, "--out": Path, "--name": None}.items():
+        parser.add_argument(option, type=kind)
+    good = parser.parse_args("--count -3 --rate 1e-3 --out a/b --name x".split())
+    assert vars(good) == {"count": -3, "rate": 1e-3, "out": Path("a/b"), "name": "x"}
+    bad = {
+        "--count": ("x", "", "1.5", "1_000", "\u0663", "9" * 30),
+        "--rate": ("x", "", "nan", "-inf", "1_0", "\u0663"),
+        "--out": ("", " "),
+        "--name": ("", "\t"),
+    }
+    for option, values in bad.items():
+        for value in values:
+            with pytest.raises(SystemExit) as end:
+                parser.parse_args([f"{option}={value}"])
+            (line,) = capsys.readouterr().err.splitlines()
+            assert end.value.code == 2 and line.startswith(f"attngraph: {option}: ") and " give " in line
+
+
+def test_defaults_are_told_in_one_way():
+    parser = Parser(prog="attngraph", add_help=False)
+    parser.add_argument("--a", default=3, help="A number.")
+    parser.add_argument("--b", default=[1, 2], nargs=2, help="Two of 100%%.")
+    parser.add_argument("--c", help="A name. Default: your own.")
+    parser.add_argument("--d", action="store_true", help="A switch.")
+    text = " ".join(parser.format_help().split())
+    for said in ("A number. Default: 3.", "Two of 100%. Default: 1 2.", "Default: your own.", "A switch."):
+        assert said in text
+    assert text.count("Default") == 3
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_texts_are_sentences(name):
+    for action in cli.command_parser(name)._actions:
+        if "--help" not in action.option_strings:
+            text = HelpFormatter("")._expand_help(action)
+            assert text[0].isupper() and text.endswith("."), (action.option_strings, text)
+            assert "(default" not in text and text.lower().count("default:") <= 1, text

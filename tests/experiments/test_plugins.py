@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -123,11 +124,13 @@ def test_the_methods_in_the_examples_train_what_they_say():
 @pytest.mark.parametrize(
     "content, said",
     [
-        (None, "no such file"),
-        ("1 / 0", "fails: ZeroDivisionError: division by zero"),
-        ("def (", "fails: SyntaxError"),
-        ("import no_such_package", "fails: ModuleNotFoundError: No module named 'no_such_package'"),
-        ("raise SystemExit(3)", "fails: SystemExit: 3"),
+        (None, " does not exist: give a Python file"),
+        ("x = 1\n1 / 0", ", line 2: ZeroDivisionError: division by zero; correct the file"),
+        ("x = 1\ndef (", ", line 2: SyntaxError"),
+        ("import no_such_package", ", line 1: ModuleNotFoundError: No module named 'no_such_package'"),
+        ("raise SystemExit(3)", ", line 1: SystemExit: 3"),
+        ("raise ValueError('one\\ntwo')", ", line 1: ValueError: one; correct the file"),
+        ("class Mine(BaseException): pass\nraise Mine", ", line 2: Mine: Mine; correct the file"),
     ],
 )
 def test_a_plugin_that_fails_is_named_in_one_line(content, said, tmp_path, capsys):
@@ -137,7 +140,7 @@ def test_a_plugin_that_fails_is_named_in_one_line(content, said, tmp_path, capsy
     assert main(["--plugin", str(file), "ablation", "--dry-run"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"attngraph: --plugin {file}") and said in line
-    assert plugin_files() == () and "attngraph_plugin_mine" not in sys.modules
+    assert plugin_files() == () and plugins.module_name(file) not in sys.modules
 
 
 def test_a_plugin_must_be_a_python_file(tmp_path, capsys):
@@ -145,7 +148,7 @@ def test_a_plugin_must_be_a_python_file(tmp_path, capsys):
     file.write_text("x = 1")
     assert main(["--plugin", str(file), "ablation", "--dry-run"]) == 2
     assert capsys.readouterr().err == (
-        f"attngraph: --plugin {file}: no Python file; give one whose name ends in .py\n"
+        f"attngraph: --plugin {file} is no Python file: give one whose name ends in .py\n"
     )
 
 
@@ -173,6 +176,17 @@ def test_a_plugin_runs_once(tmp_path):
     load_plugins([file, file])
     load_plugins([str(file)])
     assert (tmp_path / "runs").read_text() == "x" and plugin_files() == (file.resolve(),)
+
+
+def test_two_plugins_of_one_name_are_two_modules(tmp_path):
+    """What each defines can be sent to a worker process."""
+    files = [tmp_path / folder / "mine.py" for folder in "ab"]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(f"class Thing:\n    folder = {file.parent.name!r}\n")
+    load_plugins(files)
+    things = [sys.modules[plugins.module_name(file)].Thing for file in files]
+    assert [pickle.loads(pickle.dumps(thing)).folder for thing in things] == ["a", "b"]
 
 
 def test_errors_of_users_in_a_plugin_keep_their_words(tmp_path):

@@ -190,7 +190,7 @@ def test_report_where_torch_is_missing():
     assert result.stderr.splitlines()[-1] == (
         "attngraph: the package torch is missing; `attngraph doctor` says how to install it"
     )
-    assert result.returncode == 1
+    assert result.returncode == 2
 
 
 def test_report_without_java_is_no_problem(monkeypatch):
