@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import get_peft_model
@@ -34,16 +35,16 @@ def put_in(family: ModelFamily, path: Path, trained: bool = True, seed: int = 0)
         UserError: no such folder, a damaged one, or adapters of another model or kind.
     """
     _check_folder(path)
-    torch.manual_seed(seed)
     try:
-        if trained:
-            adapted = load_adapter(family.model, path)
-        else:
-            adapted = get_peft_model(family.model, read_config(path))
+        adapted = load_adapter(family.model, path)
+        if not trained:  # the same ones as new, once it is known that they fit
+            base: Any = adapted.unload()
+            torch.manual_seed(seed)
+            adapted = get_peft_model(base, read_config(path))
     except UserError as error:
         place = "" if str(error).startswith(str(path)) else f"{path}: "
         raise UserError(f"--adapter {place}{error}") from None
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(
             f"--adapter {path} cannot be put into this model ({first_line(error)}): give the model that it "
             "was trained for (--model)"

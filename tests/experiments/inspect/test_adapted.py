@@ -88,9 +88,12 @@ def test_adapters_of_another_model(tmp_path):
     for name, graph in graphs.items():
         torch.testing.assert_close(graph.weight, expected[name].weight)
         assert opened.reweighted(name, graph).weight.shape == graph.weight.shape
-    with pytest.raises(UserError, match="--adapter .* not fit|cannot be put into this model") as error:
-        put_in(load_family(), tmp_path / "adapter")
-    assert "\n" not in str(error.value)
+    for trained in (True, False):
+        with pytest.raises(
+            UserError, match="--adapter .*do not fit this BlipForCond.* missing .*, 20 left"
+        ) as error:
+            put_in(load_family(), tmp_path / "adapter", trained)
+        assert "\n" not in str(error.value) and str(tmp_path / "adapter") in str(error.value)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +120,11 @@ def _lora(folder):
 
 def _damaged_config(folder):
     (folder / "adapter_config.json").write_text("{")
+    return folder
+
+
+def _nested_config(folder):
+    (folder / "adapter_config.json").write_text('{"gnn_args": ' + "[" * 100_000 + "]" * 100_000 + "}")
     return folder
 
 
@@ -154,7 +162,8 @@ def _other_width(folder):
         (_unknown_gnn, "hypergraph"),
         (_damaged_weights, "not a readable adapter file"),
         (_no_weights, "adapter_model.safetensors: no such file"),
-        (_other_width, "do not fit this model"),
+        (_other_width, "do not fit this BlipForConditionalGeneration: 36 of another shape"),
+        (_nested_config, "adapter_config.json is not a readable adapter configuration"),
     ],
 )
 def test_what_cannot_be_put_in_is_one_line(make, message, new_adapter, tmp_path):
