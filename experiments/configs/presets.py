@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, PositiveInt
 
 from attngraph.errors import UserError
+from experiments.arguments import did_you_mean
 from experiments.configs.reading import Config, read_config
 from experiments.scenes.write import Sizes
 from experiments.tasks.task import Budget, Task
 
 PRESETS_FOLDER = Path(__file__).with_name("presets")
+MOST_SEEDS = 1000  # of a method
 Counts = tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
@@ -44,7 +47,7 @@ class Preset(Config):
     """
 
     about: str
-    seeds: dict[str, NonNegativeInt]
+    seeds: dict[str, Annotated[int, Field(ge=0, le=MOST_SEEDS)]]
     budget: BudgetChange = BudgetChange()
     tasks: dict[str, BudgetChange] = Field(default_factory=dict)
     sizes: DrawnSizes = DrawnSizes()
@@ -75,7 +78,8 @@ def load_preset(name: str) -> Preset:
     """
     file = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS_FOLDER / f"{name}.yaml"
     if not file.exists():
+        near = did_you_mean(name, preset_names())
         raise UserError(
-            f"unknown preset {name!r}: choose from {', '.join(preset_names())}, or give a YAML file"
+            f"unknown preset {name!r}{near}: choose from {', '.join(preset_names())}, or give a YAML file"
         )
     return read_config(file, Preset, "see experiments/configs/presets for examples")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -10,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from attngraph.errors import UserError
+from experiments.arguments import did_you_mean
 
 
 class Config(BaseModel):
@@ -37,6 +37,8 @@ def read_config(file: Path, kind: type[Read], remedy: str) -> Read:
         return kind.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{file}: {_in_words(error, kind)}; {remedy}") from None
+    except RecursionError:
+        raise UserError(f"{file} cannot be read (too many brackets inside one another); {remedy}") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file} cannot be read ({reason}); {remedy}") from None
@@ -49,8 +51,7 @@ def _in_words(error: ValidationError, kind: type[Config]) -> str:
         return "it must hold fields with values (name: value)"
     field = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        near = get_close_matches(str(first["loc"][-1]), _field_names(kind), 1)
-        return f"unknown field {field}" + (f" (did you mean {near[0]}?)" if near else "")
+        return f"unknown field {field}" + did_you_mean(str(first["loc"][-1]), _field_names(kind))
     if first["type"] == "missing":
         return f"field {field} is missing"
     return f"field {field}: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -73,5 +73,5 @@ def method_named(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    check_known([name], list(dict.fromkeys([*METHODS, *SCHEMES])), "GNN")
+    check_known([name], list(dict.fromkeys([*METHODS, *SCHEMES])), "method")
     return GraphAdapter(name=name, title=name, gnn=name, follows="gcn")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from torch import nn
 
 from attngraph.errors import UserError
+from experiments.arguments import did_you_mean
 from experiments.configs.settings import Settings
 from experiments.models.batch import Sample
 from experiments.models.family import Decoding, ModelFamily
@@ -116,8 +117,12 @@ def freeze(family: ModelFamily) -> None:
 
 
 def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
-    """Raise :class:`~attngraph.UserError` for names that are not known."""
+    """Raise :class:`~attngraph.UserError` for names that are not known, and where there are none."""
     unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        listed = ", ".join(map(repr, unknown)) or "none given"
-        raise UserError(f"unknown {what} {listed}: choose from {', '.join(known)}")
+    if not names:
+        raise UserError(f"no {what} is named: choose from {', '.join(known)}")
+    if unknown:
+        near = did_you_mean(unknown[0], known)
+        raise UserError(
+            f"unknown {what} {', '.join(map(repr, unknown))}{near}: choose from {', '.join(known)}"
+        )

@@ -190,7 +190,7 @@ def test_a_scheme_of_ones_own_is_a_row(settings):
         assert sum(p.numel() for p in tuned.parameters().values()) == COUNTS["gcn"]
     finally:
         del SCHEMES["keep"]
-    with pytest.raises(UserError, match="unknown GNN 'keep': choose from gcn, "):
+    with pytest.raises(UserError, match="unknown method 'keep': choose from gcn, "):
         method_named("keep")
 
 
