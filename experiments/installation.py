@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import csv
 import hashlib
 import importlib
 import importlib.util
 import io
-import json
 import os
 import re
 import shutil
@@ -31,7 +31,14 @@ REQUIRED = (  # as in setup.py
     "openTSNE", "tqdm", "pycocoevalcap", "easy-vqa",
 )
 # fmt: on
-OPTIONAL = ("torch-scatter", "umap-learn")
+#: What is optional -> what it is for.
+OPTIONAL = {
+    "torch-scatter": "sparse message passing, compiled",
+    "umap-learn": "tsne --method umap",
+    "spacy": "heterophily --tagger",
+}
+PRESETS = ("quick", "full", "smoke")  # presets that ship with the package
+CHECKSUMS = "SHA256SUMS"  # beside the shipped checkpoint, as `sha256sum` writes it
 # where it is not the name with underscores:
 IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml"}
 
@@ -85,15 +92,18 @@ def _brings_adapters(dist: metadata.Distribution) -> bool:
 
 
 def _changed_files(dist: metadata.Distribution) -> list[str]:
-    """Files under adapters/ that are gone or differ from what was installed (none if editable)."""
+    """Files under adapters/ that are gone or differ from what was installed (none if editable).
+
+    RECORD is read here, since ``dist.files`` leaves out files that are gone from Python 3.12 on.
+    """
     changed = []
-    for file in dist.files or []:
-        if file.parts[0] != "adapters" or file.hash is None or file.hash.mode != "sha256":
+    for name, digest, *_ in csv.reader((dist.read_text("RECORD") or "").splitlines()):
+        if not name.startswith("adapters/") or not digest.startswith("sha256="):
             continue
-        path = Path(str(dist.locate_file(file)))
+        path = Path(str(dist.locate_file(name)))
         content = hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b""
-        if base64.urlsafe_b64encode(content).rstrip(b"=").decode() != file.hash.value:
-            changed.append(str(file))
+        if base64.urlsafe_b64encode(content).rstrip(b"=").decode() != digest.removeprefix("sha256="):
+            changed.append(name)
     return changed
 
 
@@ -156,33 +166,60 @@ def _import_error(distribution: str) -> str | None:
     return None
 
 
-def unreadable_files() -> list[str]:
-    """A line for each shipped file that cannot be read; none where the packages to read them are missing."""
-    problems = []
+def damaged_files() -> list[str]:
+    """A line for each shipped file that is gone, changed or unusable; where packages to read some of them are
+    missing, these are left out.
+    """
+    return [*_checkpoint_problems(HOME / "experiments" / "checkpoints"), *_configuration_problems()]
+
+
+def _checkpoint_problems(folder: Path) -> list[str]:
+    """Lines about the shipped checkpoint: by its checksums, then by loading it."""
     again = "install attngraph again"
-    for file in sorted((HOME / "experiments" / "configs").glob("**/*")):
-        if parse := _PARSERS.get(file.suffix):
-            try:
-                parse(file.read_text(encoding="utf-8"))
-            except ImportError:
-                pass
-            except Exception as error:
-                problems.append(f"{file} cannot be read ({_first_line(error)}): {again}")
+    try:
+        lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
+        listed = [(digest, folder / name) for digest, name in (line.split(maxsplit=1) for line in lines)]
+        if not listed:
+            raise ValueError("no checksums in it")
+    except (OSError, ValueError) as error:
+        return [f"{folder / CHECKSUMS} cannot be read ({_first_line(error)}): {again}"]
+    problems = []
+    for digest, file in listed:
+        if not file.is_file():
+            problems.append(f"{file} is missing: {again}")
+        elif hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            problems.append(f"{file} is not as it was shipped: {again}, unless you put it there")
+    if problems:
+        return problems
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # no progress bar
             importlib.import_module("experiments.models.mini_blip").load_model()
     except ImportError:
         pass
     except Exception as error:
-        problems.append(f"the shipped checkpoint cannot be read ({_first_line(error)}): {again}")
+        problems.append(f"the shipped checkpoint cannot be loaded ({_first_line(error)}): {again}")
     return problems
 
 
-def _parse_yaml(text: str) -> object:
-    return importlib.import_module("yaml").safe_load(text)
-
-
-_PARSERS = {".json": json.loads, ".yaml": _parse_yaml, ".yml": _parse_yaml}
+def _configuration_problems() -> list[str]:
+    """Lines about presets and chosen settings of which no table can be made."""
+    try:
+        presets = importlib.import_module("experiments.configs.presets")
+        settings = importlib.import_module("experiments.configs.settings")
+        plan = importlib.import_module("experiments.training.plan")
+    except ImportError:
+        return []
+    try:
+        chosen = settings.chosen_settings()
+    except Exception as error:
+        return [str(error)]
+    problems = []
+    for name in dict.fromkeys([*PRESETS, *presets.preset_names()]):
+        try:
+            plan.plan_table(presets.load_preset(name), plan.Request(), chosen, Path("data"))
+        except Exception as error:
+            problems.append(f"preset {name} cannot be used ({_first_line(error)}): install attngraph again")
+    return problems
 
 
 def _first_line(error: Exception) -> str:

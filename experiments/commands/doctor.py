@@ -13,7 +13,7 @@ from experiments import installation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``attngraph doctor`` has no options."""
+    """``attngraph doctor`` has no options of its own."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,16 +36,16 @@ def report(file: TextIO, distributions: Iterable[metadata.Distribution] | None =
         problems.append("attngraph is tested with Python 3.11 to 3.13: make a virtual environment of one")
     for name in installation.REQUIRED:
         lines.append(f"  {name:<16}{installation.version_of(name) or 'MISSING'}")
-    for name in installation.OPTIONAL:
-        lines.append(f"  {name:<16}{installation.version_of(name) or '-'}  (optional)")
+    for name, use in installation.OPTIONAL.items():
+        lines.append(f"  {name:<16}{installation.version_of(name) or '-'}  (optional, for {use})")
     problems += installation.package_problems()
 
     lines += ["devices", *(f"  {device}" for device in installation.devices())]
     lines += [f"scatter   {installation.scatter_backend()}", f"java      {installation.java()}"]
 
-    unreadable = installation.unreadable_files()
-    lines.append(f"files     checkpoint and configurations are {'NOT ' * bool(unreadable)}readable")
-    problems += unreadable
+    damaged = installation.damaged_files()
+    lines.append(f"files     checkpoint, presets and settings are {'NOT ' * bool(damaged)}as shipped")
+    problems += damaged
 
     origin, is_ours = installation.adapters_origin()
     lines.append(f"adapters  {origin}{'' if is_ours else '  NOT OURS'}")

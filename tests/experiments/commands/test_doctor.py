@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import io
+import shutil
 import subprocess
 import sys
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from unittest.mock import Mock
@@ -14,6 +16,9 @@ import pytest
 from attngraph.errors import UserError
 from experiments import installation
 from experiments.commands import doctor
+from experiments.configs import presets, settings
+
+ROOT = Path(__file__).parents[3]
 
 OURS = b'"""Adapters of attngraph."""\n'
 THEIRS = b'"""Adapters of AdapterHub."""\n'
@@ -105,7 +110,7 @@ def test_report_names_versions_devices_scatter_java_and_adapters(tmp_path):
     install_attngraph(tmp_path)
     distributions = list(metadata.distributions(path=[str(tmp_path)]))
     code, text = report(distributions=distributions)
-    for name in installation.REQUIRED + installation.OPTIONAL:
+    for name in (*installation.REQUIRED, *installation.OPTIONAL):
         assert f"\n  {name} " in text
     for start in ("versions", "devices", "scatter ", "java ", "files ", "adapters "):
         assert any(line.startswith(start) for line in text.splitlines()), start
@@ -155,23 +160,93 @@ def test_report_tells_when_another_folder_is_imported_as_adapters(monkeypatch):
     assert "/elsewhere/adapters  NOT OURS" in text
 
 
-def test_report_of_shipped_files_that_cannot_be_read(monkeypatch, tmp_path):
-    configs = tmp_path / "experiments" / "configs"
-    configs.mkdir(parents=True)
-    (configs / "good.yaml").write_text("a: [1, 2]")
-    (configs / "bad.yaml").write_text("a: [1, 2")
-    (configs / "bad.json").write_text("{")
-    (configs / "code.py").write_text("{")
+def test_the_checkpoint_and_its_checksums_belong_together():
+    """After a new pre-training: ``cd experiments/checkpoints``,
+    ``sha256sum mini-blip/*.json mini-blip/*.safetensors > SHA256SUMS``.
+    """
+    folder = ROOT / "experiments" / "checkpoints"
+    listed = {}
+    for line in (folder / installation.CHECKSUMS).read_text().splitlines():
+        digest, name = line.split()
+        listed[name] = digest
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+    read = [*folder.glob("mini-blip/*.json"), *folder.glob("mini-blip/*.safetensors")]
+    assert listed.keys() == {str(file.relative_to(folder)) for file in read}
+
+
+@pytest.fixture
+def checkpoints(monkeypatch, tmp_path):
+    """A copy of the shipped checkpoint that the report takes for it."""
+    shutil.copytree(ROOT / "experiments" / "checkpoints", tmp_path / "experiments" / "checkpoints")
     monkeypatch.setattr(installation, "HOME", tmp_path)
-    mini_blip = "experiments.models.mini_blip"
-    for error in (ImportError("no torch"), UserError("config.json is damaged")):
-        monkeypatch.setattr(f"{mini_blip}.load_model", Mock(side_effect=error))
-        code, text = report(distributions=[])
-        assert code == 1 and "NOT readable" in text
-        problems = [line for line in text.splitlines() if "cannot be read" in line]
-        assert len(problems) == 2 + isinstance(error, UserError)
-        assert "bad.json" in problems[0] and "bad.yaml" in problems[1] and "good" not in text
-    assert "checkpoint cannot be read (UserError: config.json is damaged)" in problems[2]
+    return tmp_path / "experiments" / "checkpoints"
+
+
+def test_report_of_a_whole_checkpoint(checkpoints):
+    assert installation.damaged_files() == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "scores.json"])
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (Path.unlink, "is missing"),
+        (lambda file: file.write_bytes(b""), "is not as it was shipped"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-1] + b"?"), "is not as it was shipped"),
+    ],
+)
+def test_report_of_a_damaged_checkpoint(checkpoints, name, damage, said):
+    damage(checkpoints / "mini-blip" / name)
+    code, text = report(distributions=[])
+    assert code == 1 and "files     checkpoint, presets and settings are NOT as shipped" in text
+    (line,) = [line for line in text.splitlines() if said in line]
+    assert f"mini-blip/{name}" in line and "install attngraph again" in line
+
+
+@pytest.mark.parametrize("content", [None, "", "one-word", "\udcff"])
+def test_report_of_damaged_checksums(checkpoints, content):
+    file = checkpoints / installation.CHECKSUMS
+    file.unlink()
+    if content is not None:
+        file.write_text(content, errors="surrogateescape")
+    (line,) = installation.damaged_files()
+    assert "SHA256SUMS cannot be read" in line and "install attngraph again" in line
+
+
+def test_report_of_a_checkpoint_that_does_not_load(monkeypatch):
+    """As with versions of transformers that read it otherwise; without PyTorch nothing is said of it."""
+    load = "experiments.models.mini_blip.load_model"
+    monkeypatch.setattr(load, Mock(side_effect=UserError("no such layer")))
+    (line,) = installation.damaged_files()
+    assert line.startswith("the shipped checkpoint cannot be loaded (UserError: no such layer)")
+    monkeypatch.setattr(load, Mock(side_effect=ImportError("no torch")))
+    assert installation.damaged_files() == []
+
+
+@pytest.mark.parametrize(
+    "content", [None, "", "null", "[]", "join: [", "join: glue", "join: blend", "arguments: {}", "\udcff"]
+)
+def test_report_of_damaged_settings(monkeypatch, tmp_path, content):
+    file = tmp_path / "settings.yaml"
+    if content is not None:
+        file.write_text(content, errors="surrogateescape")
+    monkeypatch.setattr(settings, "chosen_settings", partial(settings.chosen_settings, file))
+    problems = installation.damaged_files()
+    assert problems and all("\n" not in line for line in problems)
+    assert all("settings" in line or "join" in line for line in problems)
+
+
+@pytest.mark.parametrize("content", [None, "", "null", "seeds: [", "about: x", "about: x\nseeds: {gcm: 1}"])
+@pytest.mark.parametrize("name", installation.PRESETS)
+def test_report_of_damaged_presets(monkeypatch, tmp_path, name, content):
+    shutil.copytree(presets.PRESETS_FOLDER, tmp_path / "presets")
+    monkeypatch.setattr(presets, "PRESETS_FOLDER", tmp_path / "presets")
+    file = tmp_path / "presets" / f"{name}.yaml"
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    (line,) = installation.damaged_files()
+    assert line.startswith(f"preset {name} cannot be used") and line.endswith("install attngraph again")
 
 
 def test_report_where_torch_is_missing():
