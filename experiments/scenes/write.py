@@ -12,17 +12,22 @@ A folder holds::
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from attngraph.errors import UserError
+from experiments.datasets.reading import read_json, shown
 from experiments.files import whole_folder, write_json, write_text
+from experiments.progress import Progress
 from experiments.scenes.captions import caption_scenes, captions
 from experiments.scenes.drawing import draw
 from experiments.scenes.hypotheses import hypotheses
 from experiments.scenes.questions import questions
 from experiments.scenes.scene import SPLITS, Scene
 
+SOON = 1.0  # seconds before the progress bar shows
+MOST = 1_000_000  # of each kind and split
 VERSION = 1  # raise it whenever the same seed gives other scenes or texts
 COCO_SPLITS = {"train": "train2014", "validation": "val2014", "test": "test2014"}
 VE_SPLITS = {"train": "train", "validation": "dev", "test": "test"}
@@ -38,19 +43,21 @@ class Sizes:
 
     def __post_init__(self):
         for name, counts in asdict(self).items():
-            if len(counts) != 3 or any(not isinstance(count, int) or count < 1 for count in counts):
+            if len(counts) != 3 or any(not isinstance(n, int) or not 1 <= n <= MOST for n in counts):
                 raise UserError(
-                    f"sizes: '{name}' is {counts}; give three positive integers (train, validation, test)"
+                    f"sizes: '{name}' is {counts}; give three whole numbers from 1 to {MOST} (train, "
+                    "validation, test)"
                 )
 
 
 def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
     """Writes the three data sets into a folder, or reuses it if finished with the same settings; returns it.
 
-    The folder is whole or absent (:func:`experiments.files.whole_folder`).
+    The folder is whole or absent (:func:`experiments.files.whole_folder`). A progress bar counts questions,
+    hypotheses and images with captions.
 
     Raises:
-        UserError: the folder holds something else, or the seed is negative.
+        UserError: the folder holds something else, it cannot be written, or the seed is negative.
     """
     if seed < 0:
         raise UserError(f"--seed must be at least 0, got {seed}")
@@ -63,14 +70,17 @@ def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
     if _is_finished(folder, manifest):
         return folder
     try:
-        with whole_folder(folder) as work:
-            _write_vqa(work / "vqa_v2", seed, sizes.questions)
-            _write_ve(work / "snli_ve", seed, sizes.hypotheses)
-            _write_captions(work / "karpathy", seed, sizes.captions)
+        with whole_folder(folder) as work, _bar(sizes) as bar:
+            _write_vqa(work / "vqa_v2", seed, sizes.questions, bar.update)
+            _write_ve(work / "snli_ve", seed, sizes.hypotheses, bar.update)
+            _write_captions(work / "karpathy", seed, sizes.captions, bar.update)
             _dump(work / "manifest.json", manifest)
-    except OSError:
+    except OSError as error:
         if not _is_finished(folder, manifest):  # another process may just have written the same
-            raise
+            raise UserError(
+                f"{folder}: the scenes cannot be written there ({error.strerror or error}); make room on the "
+                "disk, or choose another folder"
+            ) from error
     return folder
 
 
@@ -79,21 +89,28 @@ def _is_finished(folder: Path, manifest: dict) -> bool:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
-        held = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        held = read_json(folder / "manifest.json")
+    except UserError:
         raise UserError(
             f"{folder}: exists but is no folder of drawn scenes (no readable manifest.json); "
             "choose another folder or remove it"
         ) from None
     if held != manifest:
         raise UserError(
-            f"{folder}: holds scenes of other settings, manifest.json says {json.dumps(held)}, not "
-            f"{json.dumps(manifest)}; choose another folder or remove it"
+            f"{folder}: holds scenes of other settings, manifest.json says {shown(held)}, not "
+            f"{shown(manifest)}; choose another folder or remove it"
         )
     return True
 
 
-def _write_vqa(folder: Path, seed: int, counts: tuple[int, int, int]) -> None:
+def _bar(sizes: Sizes) -> Progress:
+    total = sum(map(sum, asdict(sizes).values()))
+    return Progress(total=total, desc="drawing scenes", unit="example", leave=False, delay=SOON)
+
+
+def _write_vqa(
+    folder: Path, seed: int, counts: tuple[int, int, int], on_written: Callable[[int], object]
+) -> None:
     shown: dict[str, dict] = {}
     image_id = 0
     for split, count in zip(SPLITS, counts):
@@ -101,6 +118,7 @@ def _write_vqa(folder: Path, seed: int, counts: tuple[int, int, int]) -> None:
         images = _folder(folder / subtype)
         asked, annotated = [], []
         for scene, sentences in questions(split, count, seed):
+            on_written(len(sentences))
             image_id += 1
             _draw(scene, images, f"COCO_{subtype}_{image_id:012d}.png", shown)
             for place, sentence in enumerate(sentences):
@@ -137,13 +155,16 @@ def _answer_type(answer: str) -> str:
     return "yes/no" if answer in ("yes", "no") else "number" if answer.isdigit() else "other"
 
 
-def _write_ve(folder: Path, seed: int, counts: tuple[int, int, int]) -> None:
+def _write_ve(
+    folder: Path, seed: int, counts: tuple[int, int, int], on_written: Callable[[int], object]
+) -> None:
     shown: dict[str, dict] = {}
     images = _folder(folder / "flickr30k_images")
     number = 1_000_000_000
     for split, count in zip(SPLITS, counts):
         lines = []
         for scene, sentences in hypotheses(split, count, seed):
+            on_written(len(sentences))
             number += 1
             _draw(scene, images, f"{number}.png", shown)
             for place, sentence in enumerate(sentences):
@@ -165,7 +186,9 @@ def _write_ve(folder: Path, seed: int, counts: tuple[int, int, int]) -> None:
     _dump(folder / "scenes.json", shown)
 
 
-def _write_captions(folder: Path, seed: int, counts: tuple[int, int, int]) -> None:
+def _write_captions(
+    folder: Path, seed: int, counts: tuple[int, int, int], on_written: Callable[[int], object]
+) -> None:
     shown: dict[str, dict] = {}
     for name in ("train2014", "val2014"):
         _folder(folder / name)
@@ -173,6 +196,7 @@ def _write_captions(folder: Path, seed: int, counts: tuple[int, int, int]) -> No
     sentence_id = 0
     for split, count in zip(SPLITS, counts):
         for number, scene in enumerate(caption_scenes(split, count, seed)):
+            on_written(1)
             # As in the real file, validation, test and the "restval" part of training come from val2014.
             label = {"train": "restval" if number % 4 == 3 else "train", "validation": "val", "test": "test"}[
                 split

@@ -13,7 +13,7 @@ class EasyVQA(Task):
     """The question is the prompt; exact match with the one answer. 2,000 of the training questions are used,
     so that full fine-tuning has room left."""
 
-    name, title = "easy_vqa", "easy-VQA"
+    name, title, packaged = "easy_vqa", "easy-VQA", True
     columns = (Column("easy_vqa.accuracy", "easy-VQA acc"),)
     budget = Budget(steps=160, train_examples=2000, eval_seconds=1.4e-3)
 

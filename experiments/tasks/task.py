@@ -103,6 +103,7 @@ class Task(ABC):
         prompts: model family -> template with ``{text}``; :data:`DEFAULT` for all others.
         drawn: the field of :class:`experiments.scenes.write.Sizes` that says how many examples are drawn;
             None for tasks whose data are not drawn.
+        packaged: whether the examples come with a package, so that no folder of data is read.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Task(ABC):
     search: SearchSpace = SearchSpace()
     prompts: Mapping[str, str] = MappingProxyType({})
     drawn: str | None = None
+    packaged: bool = False
 
     @property
     def selects(self) -> str:
@@ -123,7 +125,7 @@ class Task(ABC):
         """All examples of a split: ``train``, ``validation`` or ``test``.
 
         Args:
-            data: folder with the data sets, as ``attngraph scenes`` writes it.
+            data: folder with the data sets, as ``attngraph scenes`` writes it; a packaged task ignores it.
         """
 
     @abstractmethod

@@ -19,7 +19,7 @@ from experiments.tasks.task import Budget, SearchSpace, accuracy_scores, referen
 class Colours(Task):
     """What colour a shape has; one word, exact match."""
 
-    name, title = "colours", "Colours of shapes"
+    name, title, packaged = "colours", "Colours of shapes", True
     columns = (Column("colours.accuracy", "Colour acc"),)
     prompts = {"default": "{text}", "image_text": "{text} Answer in one word."}
     decoding = Decoding(max_new_tokens=3)

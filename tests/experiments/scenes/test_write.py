@@ -1,13 +1,16 @@
 """Scenes in the official file formats: what is written comes back through the readers."""
 
+import errno
 import hashlib
 import json
+import os
 
 import pytest
 from PIL import Image
 
 from attngraph.errors import UserError
 from experiments.datasets import karpathy, snli_ve, vqa_v2
+from experiments.progress import Progress
 from experiments.scenes.drawing import draw
 from experiments.scenes.scene import Scene
 from experiments.scenes.write import Sizes, write_scenes
@@ -101,3 +104,27 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_scenes(tmp_path / "scenes", seed=5, sizes=SIZES)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def fill(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("experiments.scenes.write._write_captions", fill)
+    with pytest.raises(UserError, match="scenes: .* cannot be written .*No space left.*; make room") as error:
+        write_scenes(tmp_path / "scenes", seed=5, sizes=SIZES)
+    assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_a_progress_bar_counts_every_example(tmp_path, monkeypatch):
+    bars = []
+
+    class Remembered(Progress):
+        def __init__(self, **options):
+            super().__init__(**options)
+            bars.append(self)
+
+    monkeypatch.setattr("experiments.scenes.write.Progress", Remembered)
+    write_scenes(tmp_path / "scenes", seed=5, sizes=SIZES)
+    (bar,) = bars
+    assert bar.n == bar.total == 60 + 45 + 21
