@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,8 @@ COMMANDS = {
 }
 
 OURS = ("attngraph", "adapters", "analysis", "experiments")
+#: Packages whose warnings are about their own next versions, or tell what our errors tell.
+NOISY = r"(torch|torchvision|torch_geometric|transformers|peft|accelerate|umap|numba|openTSNE|spacy)(\.|$)"
 SILENCE = 5  # seconds that processes beside the first wait before they speak of an error
 STOPPED, NO_READER = 130, 141  # exit codes, as shells give them for SIGINT and SIGPIPE
 
@@ -46,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a sign that a terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
-    return _guarded(lambda: _run(argv))
+    with warnings.catch_warnings():
+        if not sys.warnoptions:  # unless Python was told otherwise
+            warnings.filterwarnings("ignore", module=NOISY)
+        return _guarded(lambda: _run(argv))
 
 
 def _run(argv: Sequence[str]) -> int:

@@ -211,3 +211,13 @@ def test_help_texts_are_sentences(name):
             text = HelpFormatter("")._expand_help(action)
             assert text[0].isupper() and text.endswith("."), (action.option_strings, text)
             assert "(default" not in text and text.lower().count("default:") <= 1, text
+
+
+def test_warnings_of_packages_are_kept_from_users_and_ours_are_not():
+    run = (
+        "import warnings; warn = warnings.warn_explicit; "
+        "warn('theirs', FutureWarning, 'x.py', 1, module='transformers.modeling_utils'); "
+        "warn('ours', UserWarning, 'y.py', 1, module='attngraph.graph')"
+    )
+    done = in_a_process(run, stdout=subprocess.PIPE)
+    assert "theirs" not in done.stderr and "ours" in done.stderr
