@@ -56,6 +56,7 @@ FFN_OUTPUTS = (
     "mlp.Wo",
     "DenseReluDense.wo",
     "ffn.lin2",
+    "ffn.down_proj",
     "ffn_output",
     "output.dense",
     "output_query.dense",

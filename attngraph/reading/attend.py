@@ -17,6 +17,7 @@ from transformers.cache_utils import EncoderDecoderCache
 
 from attngraph.errors import UserError
 from attngraph.reading.calls import Call
+from attngraph.reading.degree_cache import place_of
 from attngraph.reading.flow import SelfAttention
 from attngraph.reading.heads import repeat_heads
 from attngraph.reading.hub import Hub, find_hub, hub_of
@@ -41,11 +42,13 @@ class Known(NamedTuple):
             :class:`attngraph.reading.masks.Order`.
         query_mask: which queries are valid, bool ``(b, n)``, where self-attention's mask does not say.
         sides: modalities of queries and values; see :class:`attngraph.reading.calls.Call`.
+        cross: whether it is cross-attention, if it is said.
     """
 
     is_causal: bool | None = None
     query_mask: Tensor | None = None
     sides: tuple[str | Tensor | None, str | Tensor | None] = (None, None)
+    cross: bool | None = None
 
 
 NOTHING = Known()
@@ -78,8 +81,10 @@ def attend(
     run = partial(eager, module, dropout=0.0, **kwargs)
     test = PlainTest(run, h, key.shape[1], query.shape[-1], value.shape[-1], kwargs, query.device)
     mask = hub.hold.flow.mask(attention_mask, (b, h, n, m))
-    cross = hub.source is not None or (hub.cache is None and n != m) or "Cross" in type(module).__name__
+    cross = _is_cross(hub, module, n, m) if known.cross is None else known.cross
     layer_idx = getattr(module, "layer_idx", None)
+    if layer_idx is not None and hub.cache is not None:
+        layer_idx = place_of(hub.cache, layer_idx)
     if cross:
         before = hub.hold.flow.before(hub.home, b, n)
         if before.layer_idx is not None and not isinstance(hub.cache, EncoderDecoderCache):
@@ -113,6 +118,14 @@ def attend(
     for listener in tuple(hub.listeners):
         listener(call)
     return call
+
+
+def _is_cross(hub: Hub, module: nn.Module, n: int, m: int) -> bool:
+    """Whether the values are other nodes than the queries. Where there are fewer than the module was given
+    states, and as many queries, they are the queries' own, pooled (SegFormer)."""
+    if hub.source is not None or "Cross" in type(module).__name__:
+        return True
+    return n != m and hub.cache is None and hub.states != n
 
 
 def _self_attention(hub: Hub, module: nn.Module, mask: Mask, is_causal: bool | None, n: int) -> SelfAttention:

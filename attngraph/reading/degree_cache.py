@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import EncoderDecoderCache, StaticLayer
+from transformers.cache_utils import DummyLayer, EncoderDecoderCache, StaticLayer
 
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph, PastDegree
@@ -139,6 +139,15 @@ def _with_degrees(layer: Any) -> _KeepsDegrees:
 def _self_attention(cache: Any) -> Any:
     """The part of a key/value cache that holds self-attention."""
     return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+
+
+def place_of(cache: Any, layer: int) -> int:
+    """Where a layer's degrees can be kept in a key/value cache: its own place, or, if it stores no keys and
+    values there since it takes those of an earlier layer (Gemma 3n), the last one before that stores some."""
+    layers = _self_attention(cache).layers
+    while layer > 0 and (layer >= len(layers) or isinstance(layers[layer], DummyLayer)):
+        layer -= 1
+    return layer
 
 
 def check_grows(cache: Any, layer: int) -> None:

@@ -39,6 +39,7 @@ class Hub:
     Attributes:
         listeners: called with each :class:`attngraph.reading.calls.Call`.
         source: the states to attend to among the arguments of the forward pass that is running, if any.
+        states: how many states that pass was given, if those of one kind only.
         cache: the key/value cache among them, if any.
         wanted: whether the module was asked for its weights (``output_attentions``).
         plain: whether its eager attention is a plain softmax, by the settings that it runs with.
@@ -50,6 +51,7 @@ class Hub:
         self.site, self.hold, self.home = site, hold, home
         self.listeners: list[Callable[[Call], None]] = []
         self.source: Tensor | None = None
+        self.states: int | None = None
         self.cache: Any = None
         self.wanted = False
         self.plain: dict[tuple, bool] = {}

@@ -13,8 +13,10 @@ Models that use transformers' ``AttentionInterface`` are switched to
 
 from __future__ import annotations
 
+import fnmatch
 import inspect
-from collections.abc import Hashable, Iterator
+import re
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, cast
 from weakref import WeakSet
@@ -28,13 +30,16 @@ from attngraph.errors import UserError
 from attngraph.reading.arguments import arguments
 from attngraph.reading.attend import graph_attention
 from attngraph.reading.calls import Site
-from attngraph.reading.families import CLASSES, HOOKS
+from attngraph.reading.families import CLASSES, HOOKS, REFUSED
 from attngraph.reading.flow import Flow
 from attngraph.reading.hub import ATTRIBUTE, Hub, find_hub, hub_of
 from attngraph.reading.outputs import find_output
 
 SOURCES = ("encoder_hidden_states", "key_value_states", "cross_attention_states", "context")
 """Arguments of attention modules that hold the states to attend to."""
+
+BESIDES = re.compile("mask|bias|pos|rotary|rope|freqs|cos|sin")
+"""In names of arguments that hold no states."""
 
 
 class _Name(str):
@@ -209,13 +214,9 @@ def instrument(model: nn.Module) -> Instrument:
     """
     sites = list(_attention_modules(model))
     if not sites:
-        unread = ", ".join(sorted({type(module).__name__ for _, module in attention_like(model)}))
-        reason = (
-            f": {unread} use neither transformers' AttentionInterface nor one of the families described in "
-            "attngraph.reading.families"
-        )
+        unread = why_unread(dict(attention_like(model)))
         raise UserError(
-            f"{type(model).__name__} has no attention layer that can be read{reason if unread else ''}"
+            f"{type(model).__name__} has no attention layer that can be read{': ' if unread else ''}{unread}"
         )
     for name, module, _ in sites:
         if "forward" in module.__dict__ and type(module) in CLASSES:
@@ -230,6 +231,30 @@ def instrument(model: nn.Module) -> Instrument:
     handle = Instrument(model)
     hold.take(handle)
     return handle
+
+
+def why_unread(modules: Mapping[str, nn.Module]) -> str:
+    """Which layers cannot be read, by name and class, and why."""
+    reasons: dict[str, list[str]] = {}
+    for kind in dict.fromkeys(type(module) for module in modules.values()):
+        names = ", ".join(wildcards([name for name, module in modules.items() if type(module) is kind]))
+        reason = REFUSED.get(
+            kind,
+            "uses neither transformers' AttentionInterface nor a family of attngraph.reading.families",
+        )
+        reasons.setdefault(reason, []).append(f"{names} ({kind.__name__})")
+    return "; ".join(f"{', '.join(layers)}: {reason}" for reason, layers in reasons.items())
+
+
+def wildcards(names: Collection[str], others: Iterable[str] = ()) -> list[str]:
+    """Few patterns that match all of ``names`` and none of ``others``, with ``*`` for numbers where that
+    takes several together."""
+    patterns: dict[str, None] = {}
+    for name in names:
+        wide = ".".join("*" if part.isdigit() else part for part in name.split("."))
+        alone = len(fnmatch.filter(names, wide)) == 1
+        patterns[name if alone or any(fnmatch.filter(others, wide)) else wide] = None
+    return list(patterns)
 
 
 def attention_like(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -249,11 +274,8 @@ def _attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Mo
     """Name, module and parent of every attention layer that can be read."""
     swapped = tuple(CLASSES.values())
     for name, module in model.named_modules():
-        if (
-            type(module) in CLASSES
-            or isinstance(module, swapped)
-            or _uses_interface(cast(Hashable, type(module)))
-        ):
+        read = type(module) in CLASSES or isinstance(module, swapped)
+        if read or (type(module) not in REFUSED and _uses_interface(cast(Hashable, type(module)))):
             yield name, module, model.get_submodule(name.rpartition(".")[0]) if name else None
 
 
@@ -298,12 +320,23 @@ def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     hub = hub_of(module)
     sources = [given[name] for name in SOURCES if isinstance(given.get(name), Tensor)]
     hub.source = next((source for source in sources if source is not given.get("hidden_states")), None)
+    hub.states = _count_states(given)
     hub.cache = next((value for value in given.values() if isinstance(value, Cache)), None)
     hub.projections.begin(module, given)
     wanted = given.get("output_attentions")
     if wanted is None:
         wanted = getattr(getattr(module, "config", None), "output_attentions", False)
     hub.wanted = bool(wanted)
+
+
+def _count_states(given: dict[str, Any]) -> int | None:
+    """How many states the arguments of a module hold, if there is one tensor of states among them."""
+    states = [
+        x
+        for name, x in given.items()
+        if isinstance(x, Tensor) and x.is_floating_point() and x.dim() == 3 and not BESIDES.search(name)
+    ]
+    return states[0].shape[1] if len(states) == 1 else None
 
 
 def _after(module: nn.Module, args: tuple, output: object) -> None:

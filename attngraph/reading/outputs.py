@@ -13,6 +13,7 @@ from attngraph.precision import widen
 
 NAMES = """
     o_proj out_proj c_proj o dense proj projection out_lin Wo linear_out projection_layer output_projection
+    output
 """.split()
 
 

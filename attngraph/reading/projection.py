@@ -1,24 +1,29 @@
-r"""Projected queries :math:`Q W_q + b_q`, before rotary embedding turns them.
+r"""Projected queries :math:`Q W_q + b_q`, before rotary embedding turns them and before they are scaled.
 
-A graph's distances join queries and values, and values are not turned: query features must not be either. So
-the outputs of a module's query projection and query norm are recorded while it runs. One is taken for the
-features if it fits the queries that are compared: rotary embedding, partial or not, keeps the Euclidean norm
-of every head's vector (or scales all by one factor, that of the cosines and sines the module was given).
+A graph's distances join queries and values, and values are neither turned nor scaled: query features must not
+be either. So the outputs of a module's query projection and query norm are recorded while it runs. One is
+taken for the features if it fits the queries that are compared: rotary embedding, partial or not, keeps the
+Euclidean norm of every head's vector, or scales all by one factor, that of the cosines and sines the module
+was given; and some models (OPT, Whisper) multiply queries by :math:`1/\sqrt d` before attention.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Hashable, Iterator
+from functools import cache, partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-PARTS = re.compile(r"rotary|(^|_)rope")
-"""Attributes of modules that rotate."""
-ARGUMENTS = re.compile(r"rotary|(^|_)rope|position_embeddings|freqs|^(cos|sin)$")
-"""Arguments of their forward passes."""
+PARTS = re.compile(r"rotary|rotate|(^|_)rope")
+"""Attributes of modules that rotate, and what their methods call."""
+ARGUMENTS = re.compile(r"rotary|(^|_)rope|freqs|^(cos|sin)$")
+"""Arguments of their forward passes, beside a pair of cosines and sines as ``position_embeddings``."""
+SCALES = ("scaling", "scale")
+"""Attributes of modules by which they may multiply queries."""
 QUERY = re.compile(r"(^|_)w?q", re.IGNORECASE)
 """Children that project queries or norm them: q_proj, Wqkv, to_q, q_norm."""
 SLACK = 1e-5
@@ -29,8 +34,8 @@ class Projections:
     """What an attention module's query projection and query norm put out in the forward pass that is running.
 
     Attributes:
-        rotates: whether the module seems to rotate: it has a part of such a name, or was given cosines and
-            sines.
+        rotates: whether the module seems to rotate: it has a part of such a name, calls a function of such a
+            name, or was given cosines and sines.
     """
 
     def __init__(self):
@@ -39,19 +44,26 @@ class Projections:
         self._watched: list[tuple] = []  # child, handle of its hook
         self._outputs: list[Tensor] = []
         self._turn: object = None
+        self._scales: tuple[float, ...] = ()
         self._start = 0
 
     def begin(self, module: nn.Module, given: dict) -> None:
         """Before the module runs on the arguments ``given``: put hooks on the children that it has now."""
         if self._built is None:
-            parts = (*vars(module), *module._modules, *module._buffers)
+            parts = (
+                *vars(module),
+                *module._modules,
+                *module._buffers,
+                *_called(cast(Hashable, type(module))),
+            )
             self._built = any(PARTS.search(name) for name in parts)
-        self.rotates = self._built or any(
-            x is not None and ARGUMENTS.search(name) for name, x in given.items()
-        )
         self._turn = given.get("position_embeddings")
+        told = any(x is not None and ARGUMENTS.search(name) for name, x in given.items())
+        self.rotates = self._built or told or isinstance(self._turn, tuple)
+        scales = (getattr(module, name, None) for name in SCALES)
+        self._scales = tuple(scale for scale in scales if isinstance(scale, float))
         self._outputs, self._start = [], 0
-        children = [x for name, x in module.named_children() if QUERY.search(name)] if self.rotates else []
+        children = [x for name, x in module.named_children() if QUERY.search(name)]
         if [id(child) for child in children] != [id(child) for child, _ in self._watched]:
             self.remove()
             self._watched = [(child, child.register_forward_hook(self._note)) for child in children]
@@ -80,19 +92,35 @@ class Projections:
         """:func:`unrotated` for the queries of a call. A module that calls attention several times with
         slices of one projection calls it in their order."""
         start, self._start = self._start, self._start + query.shape[0] * query.shape[2]
-        return partial(unrotated, query, tuple(self._outputs), start, self._turn, self.rotates)
+        scales = (*self._scales, query.shape[-1] ** -0.5)
+        return partial(unrotated, query, tuple(self._outputs), start, self._turn, scales, self.rotates)
+
+
+@cache
+def _called(kind: Hashable) -> frozenset[str]:
+    """The names that a class's own methods look up, and the methods' own."""
+    assert isinstance(kind, type)
+    methods = [x for base in kind.__mro__[: kind.__mro__.index(nn.Module)] for x in vars(base).values()]
+    functions = [inspect.unwrap(x) for x in methods if inspect.isfunction(x)]
+    return frozenset(name for x in functions for name in (x.__name__, *x.__code__.co_names))
 
 
 def unrotated(
-    query: Tensor, outputs: tuple[Tensor, ...], start: int, turn: object, rotates: bool
+    query: Tensor,
+    outputs: tuple[Tensor, ...],
+    start: int,
+    turn: object,
+    scales: tuple[float, ...],
+    rotates: bool,
 ) -> tuple[Tensor | None, bool]:
-    """Queries before rotary embedding.
+    """Queries before rotary embedding, and before they are scaled.
 
     Args:
         query: ``(b, h, n, d)`` as they are compared.
         outputs: of projection and norm, in their order.
         start: at which of an output's rows (one per query) those of this call begin, if it has more.
         turn: cosines and sines, if the module was given such a pair.
+        scales: by which the module may multiply them.
         rotates: whether the module seems to rotate.
 
     Returns:
@@ -101,20 +129,20 @@ def unrotated(
     """
     if not outputs:
         return None, rotates
-    norms = None
-    for scaled in (False, True):
-        factor = _factor(turn) if scaled else 1.0
-        if factor is None:
-            break
+    if any(_shared(output, query) for output in outputs):
+        return None, False
+    norms = _norms(query)
+    for factor in _factors(turn, scales):
         for output in reversed(outputs):
-            if _shared(output, query):
-                return None, False
-            if norms is None:
-                norms = _norms(query)
             slack = max(SLACK, 4 * torch.finfo(output.dtype).eps, 4 * torch.finfo(query.dtype).eps)
             fit = [x for x in _layouts(output, start, query.shape) if _distance(norms, x, factor) <= slack]
             if fit:  # after a norm lengths may not tell layouts apart: rotation turns some places little
-                return min(fit, key=lambda x: _apart(query, x)).to(query.dtype), False
+                feature = min(fit, key=lambda x: _apart(query, x, factor))
+                return (None if torch.equal(feature, query) else feature.to(query.dtype)), False
+    for output in reversed(outputs):
+        for x in _layouts(output, start, query.shape):
+            if _is_multiple(query, x):
+                return x.to(query.dtype), False
     return None, rotates
 
 
@@ -155,8 +183,26 @@ def _distance(norms: Tensor, x: Tensor, factor: float) -> float:
 
 
 @torch.no_grad()
-def _apart(query: Tensor, x: Tensor) -> float:
-    return float((query.float() - x.float()).square().sum())
+def _apart(query: Tensor, x: Tensor, factor: float) -> float:
+    return float((query.float() - factor * x.float()).square().sum())
+
+
+@torch.no_grad()
+def _is_multiple(query: Tensor, x: Tensor) -> bool:
+    """Whether every query is a multiple of its own ``x``: some models scale queries by their position."""
+    query, x = query.float(), x.float()
+    factor = (query * x).sum(-1, keepdim=True) / x.square().sum(-1, keepdim=True)
+    return float((query - factor * x).abs().max()) <= SLACK * float(query.abs().max())
+
+
+@torch.no_grad()
+def _factors(turn: object, scales: tuple[float, ...]) -> Iterator[float]:
+    """What queries may be multiplied by: 1 first, then the factor in cosines and sines, then the others."""
+    yield 1.0
+    turned = _factor(turn) or 1.0
+    for factor in dict.fromkeys((turned, *scales, *(scale * turned for scale in scales))):
+        if factor != 1.0:
+            yield factor
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
 from attngraph.reading.calls import Call
-from attngraph.reading.instrument import Site, attention_like, instrument
+from attngraph.reading.instrument import Site, attention_like, instrument, why_unread, wildcards
 from attngraph.reading.modality import Modalities
 from attngraph.sparsify import keep
 
@@ -146,7 +146,7 @@ class _Reader:
         self.heads, self.rules, self.detach, self.on_graph = heads, rules, detach, on_graph
         self.graphs: dict[str, list[AttentionGraph]] = {}
         self.owner = f"record {next(self._numbers)}"
-        self.ran: dict[str, type] = {}
+        self.ran: dict[str, nn.Module] = {}
         self.seen: set[str] = set()
         self.handle = instrument(model)
         self.modalities = Modalities(model)
@@ -181,19 +181,17 @@ class _Reader:
         Raises:
             UserError: a layer ran unseen, or none ran.
         """
-        missing = {name: kind.__name__ for name, kind in self.ran.items() if name not in self.seen}
+        missing = {name: module for name, module in self.ran.items() if name not in self.seen}
         if missing:
             seen = [name for name in self.graphs if name in self.seen]
             unread = [name for name in self.chosen if name not in self.graphs or name in missing]
-            patterns = _patterns(seen, unread)
+            patterns = wildcards(seen, unread)
             choice = "layers=..."
             if patterns:
                 choice = f"layers={patterns} (--layers {shlex.join(patterns)} on the command line)"
-            named = ", ".join(f"{name} ({kind})" for name, kind in missing.items())
             raise UserError(
-                f"no attention was seen in {named}, though it ran: it uses neither transformers' "
-                "AttentionInterface nor a family described in attngraph.reading.families; choose the layers "
-                f"that can be read, {choice}, or add a file for the family"
+                f"no attention was seen in {why_unread(missing)}; choose the layers that can be read, "
+                f"{choice}, or add a file for the family"
             )
         if not self.ran:
             raise UserError(
@@ -203,7 +201,7 @@ class _Reader:
 
     def _note(self, name: str, module: nn.Module, args: tuple) -> None:
         """A chosen layer is about to run."""
-        self.ran[name] = type(module)
+        self.ran[name] = module
 
     def _listen(self, site: Site, call: Call) -> None:
         """A chosen layer was read."""
@@ -211,9 +209,12 @@ class _Reader:
         self.seen.add(name)
         _, h, _, d = call.query.shape
         query_modality, value_modality = self.modalities.of(name, call)
-        graph = call.graph(
-            metric=site.metric(h, d), query_modality=query_modality, value_modality=value_modality
-        )
+        try:
+            graph = call.graph(
+                metric=site.metric(h, d), query_modality=query_modality, value_modality=value_modality
+            )
+        except ValueError as error:
+            raise UserError(f"{name} is no graph ({error}): leave this layer out (layers=...)") from error
         check_weights(name, graph, site.module)
         if self.heads is not None:
             graph = _take_heads(name, graph, self.heads)
@@ -291,16 +292,6 @@ def _choose(layers: Layers, names: list[str]) -> list[str]:
         if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
             raise UserError(f"no attention layer is called {pattern!r}; there are {', '.join(names)}")
     return [name for name in names if any(name == x or fnmatchcase(name, x) for x in patterns)]
-
-
-def _patterns(names: list[str], others: list[str]) -> list[str]:
-    """Few patterns that match all of ``names`` and none of ``others``, with ``*`` for numbers where that does
-    it."""
-    patterns: dict[str, None] = {}
-    for name in names:
-        wide = ".".join("*" if part.isdigit() else part for part in name.split("."))
-        patterns[name if any(fnmatchcase(other, wide) for other in others) else wide] = None
-    return list(patterns)
 
 
 def _above(model: nn.Module, name: str) -> Iterator[nn.Module]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.cache_utils import EncoderDecoderCache
 from transformers.models.blip.modeling_blip import BlipAttention
 from transformers.models.blip.modeling_blip_text import BlipTextModel, BlipTextSelfAttention
 
 from attngraph.reading.attend import Known, Projected, attend
+from attngraph.reading.families.cached import with_cache
 from attngraph.reading.families.eager import rooted_attention
 from attngraph.reading.heads import merge_heads, split_heads
 from attngraph.reading.hub import hub_of
@@ -31,21 +31,16 @@ class GraphBlipTextSelfAttention(BlipTextSelfAttention):
         **_,
     ) -> tuple:
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
-        cross, layer, features = encoder_hidden_states is not None, self.layer_idx, self.attention_head_size
+        cross, features = encoder_hidden_states is not None, self.attention_head_size
         if cross and encoder_attention_mask is not None:
             attention_mask = encoder_attention_mask
+        states = encoder_hidden_states if cross else hidden_states
         query = split_heads(self.query(hidden_states), features)
-        both = isinstance(cache, EncoderDecoderCache)
-        store = (cache.cross_attention_cache if cross else cache.self_attention_cache) if both else cache
-        if cross and both and cache.is_updated.get(layer):  # the value projection is not called again
-            key, value = store.layers[layer].keys, store.layers[layer].values
-        else:
-            states = encoder_hidden_states if cross else hidden_states
-            key, value = split_heads(self.key(states), features), split_heads(self.value(states), features)
-            if store is not None:
-                key, value = store.update(key, value, layer)
-                if cross and both:
-                    cache.is_updated[layer] = True
+
+        def project() -> tuple[Tensor, Tensor]:
+            return split_heads(self.key(states), features), split_heads(self.value(states), features)
+
+        key, value = with_cache(self, cache, cross, project)
         known = Known(is_causal=hub_of(self).notes.get("causal"))
         projected = Projected(query, key, value)
         call = attend(self, projected, attention_mask, rooted_attention, self.dropout.p, known)

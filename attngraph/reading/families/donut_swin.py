@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.donut.modeling_donut_swin import DonutSwinSelfAttention
 
 from attngraph.reading.attend import Known, Projected, attend
+from attngraph.reading.families.eager import rooted_attention
 from attngraph.reading.heads import merge_heads, split_heads
-
-
-def _biased_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    position_bias: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5 + position_bias
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weight = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
-    return (weight @ value).transpose(1, 2), weight
 
 
 class GraphDonutSwinSelfAttention(DonutSwinSelfAttention):
@@ -44,7 +29,7 @@ class GraphDonutSwinSelfAttention(DonutSwinSelfAttention):
             self,
             projected,
             attention_mask,
-            _biased_attention,
+            rooted_attention,
             self.dropout.p,
             Known(is_causal=False),
             position_bias=bias[None],

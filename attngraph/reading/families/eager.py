@@ -1,6 +1,8 @@
-"""The eager attention that BLIP, ViLT and LXMERT write out: scores divided by the root of the width."""
+"""Eager attention as families write it out, in the order of operations that gives the very same numbers."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,11 +14,33 @@ def rooted_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     dropout: float = 0.0,
+    position_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r""":math:`\mathrm{softmax}(Q K^\top/\sqrt d + \mathrm{mask})` and its product with V, ``(b, n, h, d)``.
-    In the model's own order of operations: dividing by the root and multiplying with its inverse differ in
-    the last bit."""
+    r""":math:`\mathrm{softmax}(Q K^\top/\sqrt d + \mathrm{bias} + \mathrm{mask})` and its product with V,
+    ``(b, n, h, d)``. Dividing by the root and multiplying with its inverse differ in the last bit."""
     scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    if position_bias is not None:
+        scores = scores + position_bias
+    return weighted(module, scores, value, attention_mask, dropout)
+
+
+def scaled_query_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """The same where the query is multiplied by ``module.scaling`` first."""
+    scores = query * module.scaling @ key.transpose(-1, -2)
+    return weighted(module, scores, value, attention_mask, dropout)
+
+
+def weighted(
+    module: nn.Module, scores: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """Context ``(b, n, h, d)`` and weights of scores that the mask is added to."""
     if attention_mask is not None:
         scores = scores + attention_mask
     weight = nn.functional.dropout(scores.softmax(-1), dropout, module.training)

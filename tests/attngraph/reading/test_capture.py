@@ -8,7 +8,7 @@ import torch
 from attngraph import record
 from attngraph.reading.instrument import instrument
 from tests.attngraph.reading.running import TIGHT, read, rows, run
-from tests.attngraph.reading.zoo import FAMILIES, IMAGE
+from tests.attngraph.reading.zoo import FAMILIES, IMAGE, WITHOUT_OUTPUT
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 sides_of_padding = [  # on the left only where there is text to pad
@@ -42,7 +42,7 @@ def own_weights(family, model, inputs) -> dict[str, torch.Tensor]:
                 else []
             )
             if given:  # T5 returns its position bias too, before the weights
-                keep(name, given[-1])
+                keep(name, given[-1].permute(2, 3, 0, 1) if "XLNet" in type(module).__name__ else given[-1])
 
         module = model.get_submodule(name)
         hooks.append(module.register_forward_hook(hook))
@@ -122,7 +122,12 @@ def test_kind_causality_and_modality(family):
 
 
 @pytest.mark.parametrize(
-    "family, left", [case for case in sides_of_padding if "vit" not in case.id.split("-")]
+    "family, left",
+    [
+        case
+        for case in sides_of_padding
+        if any(name.endswith("attention_mask") for name in case.values[0].inputs())
+    ],
 )
 def test_padding(family, left):
     """Self-attention over padded words has them as invalid queries and invisible values; so has what follows
@@ -219,8 +224,8 @@ def test_the_graph_gives_the_attention_output(family):
     for hook in hooks:
         hook.remove()
     for name, calls in graphs.items():
-        if handle.sites[name].output is None:  # nodes are channels
-            assert "channel_attn" in name and calls[0].metric is None
+        if handle.sites[name].output is None:
+            assert name.endswith(WITHOUT_OUTPUT) and calls[0].metric is None
             continue
         if len(projected[name]) < len(calls):  # Qwen2-VL projects all images together
             n = [graph.shape[2] for graph in calls]
@@ -304,7 +309,10 @@ def test_bfloat16(family):
     own, graphs = own_weights(family, model, inputs), read(model, inputs)
     for name, graph in graphs.items():
         assert graph.weight.dtype == torch.bfloat16
-        assert graph.metric.dtype == torch.float32 if "channel_attn" not in name else graph.metric is None
+        if name.endswith(WITHOUT_OUTPUT):
+            assert graph.metric is None
+        else:
+            assert graph.metric.dtype == torch.float32
         assert torch.equal(graph.weight[rows(graph)], own[name][rows(graph)])
 
 
@@ -315,8 +323,8 @@ def test_training_with_dropout(family):
     for part in model.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = p
-        for name in ("dropout", "attention_dropout"):
-            if isinstance(getattr(part, name, None), float):
+        for name in ("dropout", "attention_dropout", "attn_dropout_p"):
+            if type(getattr(part, name, None)) in (int, float):
                 setattr(part, name, p)
     own, want = own_weights(family, model, inputs), run(model, inputs)
     with record(model) as graphs:
@@ -333,4 +341,5 @@ def test_training_with_dropout(family):
                 ours, theirs = ours[kept], theirs[kept] * (1 - p)
             dropped += lost
             torch.testing.assert_close(ours, theirs, **TIGHT)
-    assert dropped > 0 or "decoder" in name
+    quiet = ("Blip", "TrOCR", "XGLM", "Falcon")  # Falcon has none with rotary positions
+    assert dropped > 0 or type(model).__name__.startswith(quiet) or "decoder" in name

@@ -69,6 +69,8 @@ QFORMER = dict(
     cross_attention_frequency=2,
     vocab_size=VOCABULARY,
 )
+GEMMA3_LAYERS = ["sliding_attention", "full_attention"]
+GEMMA = TEXT | dict(num_key_value_heads=1, head_dim=8)
 OPT = TEXT | dict(model_type="opt", ffn_dim=24, word_embed_proj_dim=16)
 LED = dict(is_decoder=True, add_cross_attention=True, is_encoder_decoder=False)
 TROCR = dict(
@@ -137,12 +139,30 @@ QWEN_VISION = dict(
     temporal_patch_size=1,
 )
 
+SMALL_STRUCT = dict(
+    hidden_size=16, d_kv=8, d_ff=24, num_layers=2, num_hidden_layers=2, num_heads=2, num_attention_heads=2
+)
+ENDS = dict(pad_token_id=PAD, bos_token_id=1, eos_token_id=2)
+SHARED_KEYS = TEXT | dict(
+    num_hidden_layers=4,
+    num_key_value_heads=1,
+    head_dim=8,
+    num_kv_shared_layers=2,
+    layer_types=["sliding_attention", "full_attention"] * 2,
+    sliding_window=24,
+    vocab_size_per_layer_input=VOCABULARY,
+    hidden_size_per_layer_input=8,
+)
+DISENTANGLED = dict(relative_attention=True, pos_att_type=["c2p", "p2c"], max_relative_positions=6)
+
 
 def far_from_zero(model: torch.nn.Module, seed: int) -> torch.nn.Module:
-    """Every weight and bias random and large, so that no term can hide."""
+    """Every weight and bias that trains random and large, so that no term can hide."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:  # sines and cosines
+                continue
             noise = torch.randn(parameter.shape, generator=draw)
             if parameter.dim() < 2:
                 parameter.copy_(1 + 0.2 * noise if name.endswith("weight") else 0.3 * noise)
@@ -177,6 +197,21 @@ def words_only(left: bool = False) -> dict:
 
 def pixels() -> dict:
     return dict(pixel_values=normal(2, 3, 8, 8))
+
+
+def prefix_types(ids: torch.Tensor, prefix: int) -> dict:
+    """PaliGemma's token types: the first tokens are a prefix that sees itself."""
+    return dict(token_type_ids=(torch.arange(ids.shape[1]).expand_as(ids) >= prefix).long())
+
+
+def image_types(ids: torch.Tensor) -> dict:
+    """Gemma 3's token types: which tokens are of the image."""
+    return dict(token_type_ids=(ids == IMAGE).long())
+
+
+def with_types(images: int, left: bool, types: Callable[[torch.Tensor], dict]) -> dict:
+    given = text(images, left)
+    return given | types(given["input_ids"]) | pixels()
 
 
 @dataclass(frozen=True)
@@ -268,8 +303,33 @@ def with_regions(left: bool = False) -> dict:
     )
 
 
+def falcon(**settings) -> torch.nn.Module:
+    """Falcon takes its implementation of attention when it is made."""
+    sizes = dict(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
+    return hf.FalconForCausalLM(hf.FalconConfig(**ENDS, **sizes, **settings, attn_implementation="eager"))
+
+
+def struct_patches() -> torch.Tensor:
+    """Sixteen patches with their rows and columns, the last four of the second image padding."""
+    patches = normal(2, 16, 14)
+    patches[..., :2] = torch.stack([torch.arange(16) // 4 + 1, torch.arange(16) % 4 + 1], -1)
+    patches[1, 12:] = 0
+    return patches
+
+
+WITHOUT_OUTPUT = ("channel_attn", "rel_attn")
+"""Layers that have no linear layer as output projection: one's nodes are channels, one's is a parameter."""
 BIDIRECTIONAL, CAUSAL, SEEING = "self both text text", "self causal text text", "self both image image"
 CROSS, CROSS_IMAGE, MIXED = "cross causal text text", "cross causal text image", "self causal mixed mixed"
+
+
+def led_layers(decoder: str) -> dict[str, str]:
+    return (
+        numbered("encoder.layers.{}.attention", SEEING)
+        | numbered(f"decoder.{decoder}.encoder.layer.{{}}.attention.self", CAUSAL)
+        | numbered(f"decoder.{decoder}.encoder.layer.{{}}.crossattention.self", CROSS_IMAGE)
+    )
+
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(
@@ -536,6 +596,34 @@ FAMILIES: dict[str, Family] = {
         generates="git.encoder.*",
         sdpa=False,
     ),
+    "paligemma": Family(
+        lambda: hf.PaliGemmaForConditionalGeneration(
+            hf.PaliGemmaConfig(
+                vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False),
+                text_config=hf.GemmaConfig(**GEMMA),
+                projection_dim=16,
+                image_token_index=IMAGE,
+            )
+        ),
+        lambda left=False: with_types(4, left, lambda ids: prefix_types(ids, 8)),
+        numbered("model.vision_tower.encoder.layers.{}.self_attn", SEEING)
+        | numbered("model.language_model.layers.{}.self_attn", MIXED),
+        generates="model.language_model.layers.*",
+    ),
+    "gemma3": Family(
+        lambda: hf.Gemma3ForConditionalGeneration(
+            hf.Gemma3Config(
+                vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False),
+                text_config=hf.Gemma3TextConfig(**GEMMA, sliding_window=32, layer_types=GEMMA3_LAYERS),
+                mm_tokens_per_image=4,
+                image_token_id=IMAGE,
+            )
+        ),
+        lambda left=False: with_types(4, left, image_types),
+        numbered("model.vision_tower.encoder.layers.{}.self_attn", SEEING)
+        | numbered("model.language_model.layers.{}.self_attn", MIXED),
+        generates="model.language_model.layers.*",
+    ),
     "trocr": Family(
         lambda: led(
             hf.DeiTConfig(**VISION), hf.TrOCRConfig(**TROCR, is_decoder=True, add_cross_attention=True)
@@ -576,6 +664,197 @@ FAMILIES: dict[str, Family] = {
         numbered("image_model.encoder.layer.{}.attention.attention", SEEING)
         | numbered("text_model.encoder.layer.{}.attention.attention", BIDIRECTIONAL)
         | numbered("multimodal_model.encoder.layer.{}.attention.attention", "self both mixed mixed"),
+        sdpa=False,
+    ),
+    "segformer": Family(
+        lambda: hf.SegformerModel(
+            hf.SegformerConfig(
+                num_encoder_blocks=2,
+                depths=[1, 1],
+                sr_ratios=[2, 1],
+                hidden_sizes=[8, 16],
+                num_attention_heads=[2, 2],
+                mlp_ratios=[2, 2],
+                patch_sizes=[3, 3],
+                strides=[2, 2],
+            )
+        ),
+        lambda left=False: pixels(),
+        numbered("stages.{}.blocks.0.attention", SEEING),
+    ),
+    "pix2struct": Family(
+        lambda: hf.Pix2StructForConditionalGeneration(
+            hf.Pix2StructConfig(
+                text_config=SMALL_STRUCT | dict(vocab_size=VOCABULARY),
+                vision_config=SMALL_STRUCT | dict(patch_embed_hidden_size=12, seq_len=20),
+            )
+        ),
+        lambda left=False: dict(flattened_patches=struct_patches(), decoder_input_ids=words(5)),
+        numbered("encoder.encoder.layer.{}.attention", SEEING)
+        | numbered("decoder.layer.{}.self_attention.attention", CAUSAL)
+        | numbered("decoder.layer.{}.encoder_decoder_attention.attention", CROSS_IMAGE),
+    ),
+    "whisper": Family(
+        lambda: hf.WhisperForConditionalGeneration(
+            hf.WhisperConfig(**BART, max_source_positions=6, max_target_positions=32, num_mel_bins=4)
+        ),
+        lambda left=False: dict(input_features=normal(2, 4, 12), decoder_input_ids=words(5)),
+        numbered("model.encoder.layers.{}.self_attn", "self both None None")
+        | numbered("model.decoder.layers.{}.self_attn", CAUSAL)
+        | numbered("model.decoder.layers.{}.encoder_attn", "cross causal text None"),
+    ),
+    "gemma3n, shared keys": Family(
+        lambda: hf.Gemma3nForCausalLM(
+            hf.Gemma3nTextConfig(
+                **SHARED_KEYS | dict(intermediate_size=[24] * 4),
+                laurel_rank=4,
+                altup_num_inputs=2,
+                activation_sparsity_pattern=[0.0] * 4,
+            )
+        ),
+        words_only,
+        numbered("model.layers.{}.self_attn", CAUSAL, 4),
+        generates="model.layers.*",
+    ),
+    "gemma4, shared keys": Family(
+        lambda: hf.Gemma4ForCausalLM(
+            hf.Gemma4TextConfig(**SHARED_KEYS, global_head_dim=8, per_layer_config=None)
+        ),
+        words_only,
+        numbered("model.layers.{}.self_attn", CAUSAL, 4),
+        generates="model.layers.*",
+    ),
+    "bloom": Family(
+        lambda: hf.BloomForCausalLM(
+            hf.BloomConfig(**ENDS, vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=2)
+        ),
+        words_only,
+        numbered("transformer.h.{}.self_attention", CAUSAL),
+        generates="transformer.*",
+        sdpa=False,
+    ),
+    "falcon": Family(
+        lambda: falcon(multi_query=True),
+        words_only,
+        numbered("transformer.h.{}.self_attention", CAUSAL),
+        generates="transformer.*",
+        sdpa=False,
+    ),
+    "falcon, alibi": Family(
+        lambda: falcon(multi_query=False, alibi=True),
+        words_only,
+        numbered("transformer.h.{}.self_attention", CAUSAL),
+        generates="transformer.*",
+        sdpa=False,
+    ),
+    "falcon, groups": Family(
+        lambda: falcon(new_decoder_architecture=True, num_kv_heads=2),
+        words_only,
+        numbered("transformer.h.{}.self_attention", CAUSAL),
+        generates="transformer.*",
+        sdpa=False,
+    ),
+    "mpt": Family(
+        lambda: hf.MptForCausalLM(
+            hf.MptConfig(**ENDS, vocab_size=VOCABULARY, d_model=16, n_layers=2, n_heads=2, max_seq_len=32)
+        ),
+        words_only,
+        numbered("transformer.blocks.{}.attn", CAUSAL),
+        generates="transformer.*",
+        sdpa=False,
+    ),
+    "gpt-neo": Family(
+        lambda: hf.GPTNeoForCausalLM(
+            hf.GPTNeoConfig(
+                **ENDS,
+                vocab_size=VOCABULARY,
+                hidden_size=16,
+                num_layers=2,
+                num_heads=2,
+                max_position_embeddings=32,
+                attention_types=[[["global", "local"], 1]],
+                window_size=3,
+            )
+        ),
+        words_only,
+        numbered("transformer.h.{}.attn.attention", CAUSAL),
+        generates="transformer.*",
+        sdpa=False,
+    ),
+    "xglm": Family(
+        lambda: hf.XGLMForCausalLM(
+            hf.XGLMConfig(
+                **ENDS, vocab_size=VOCABULARY, d_model=16, ffn_dim=24, num_layers=2, attention_heads=2
+            )
+        ),
+        words_only,
+        numbered("model.layers.{}.self_attn", CAUSAL),
+        generates="model.*",
+        sdpa=False,
+    ),
+    "mpnet": Family(
+        lambda: hf.MPNetModel(hf.MPNetConfig(**TEXT | dict(sep_token_id=None))),
+        words_only,
+        numbered("encoder.layer.{}.attention.attn", BIDIRECTIONAL),
+        sdpa=False,
+    ),
+    "roformer": Family(
+        lambda: hf.RoFormerModel(hf.RoFormerConfig(**TEXT)),
+        words_only,
+        numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
+        sdpa=False,
+    ),
+    "roformer, a decoder": Family(
+        lambda: led(
+            hf.DeiTConfig(**VISION), hf.RoFormerConfig(**TEXT, is_decoder=True, add_cross_attention=True)
+        ),
+        led_inputs(8),
+        led_layers("roformer"),
+        generates="decoder.*",
+        sdpa=False,
+    ),
+    "rembert": Family(
+        lambda: hf.RemBertModel(hf.RemBertConfig(**TEXT, input_embedding_size=8)),
+        words_only,
+        numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
+        sdpa=False,
+    ),
+    "rembert, a decoder": Family(
+        lambda: led(
+            hf.DeiTConfig(**VISION), hf.RemBertConfig(**TEXT, is_decoder=True, add_cross_attention=True)
+        ),
+        led_inputs(8),
+        led_layers("rembert"),
+        generates="decoder.*",
+        sdpa=False,
+    ),
+    "megatron-bert": Family(
+        lambda: hf.MegatronBertForCausalLM(hf.MegatronBertConfig(**TEXT, is_decoder=True)),
+        words_only,
+        numbered("bert.encoder.layer.{}.attention.self", CAUSAL),
+        generates="bert.*",
+        sdpa=False,
+    ),
+    "deberta": Family(
+        lambda: hf.DebertaModel(hf.DebertaConfig(**TEXT, **DISENTANGLED)),
+        words_only,
+        numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
+        sdpa=False,
+    ),
+    "deberta-v2": Family(
+        lambda: hf.DebertaV2Model(hf.DebertaV2Config(**TEXT, **DISENTANGLED, position_buckets=4)),
+        words_only,
+        numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
+        sdpa=False,
+    ),
+    "xlnet": Family(
+        lambda: hf.XLNetModel(
+            hf.XLNetConfig(
+                vocab_size=VOCABULARY, d_model=16, n_layer=2, n_head=2, d_inner=24, pad_token_id=PAD
+            )
+        ),
+        words_only,
+        numbered("layer.{}.rel_attn", BIDIRECTIONAL),
         sdpa=False,
     ),
 }

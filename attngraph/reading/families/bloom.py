@@ -1,0 +1,62 @@
+"""BLOOM's attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.bloom.modeling_bloom import BloomAttention, dropout_add
+
+from attngraph.reading.attend import Known, Projected, attend
+from attngraph.reading.heads import merge_heads
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    alibi: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scores are added to the bias in one product."""
+    assert alibi is not None
+    b, h, n, _ = query.shape
+    product = query.reshape(b * h, n, -1), key.reshape(b * h, key.shape[2], -1).transpose(1, 2)
+    scores = alibi.baddbmm(*product, beta=module.beta, alpha=module.inv_norm_factor).view(b, h, n, -1)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weight = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    weight = nn.functional.dropout(weight, dropout, module.training)
+    return (weight @ value).transpose(1, 2), weight
+
+
+class GraphBloomAttention(BloomAttention):
+    """Self-attention, ordered in time, with a bias by distance (ALiBi)."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        residual: Tensor,
+        alibi: Tensor,
+        attention_mask: Tensor | None,
+        layer_past=None,
+        use_cache: bool = False,
+        output_attentions: bool = False,
+        **_,
+    ) -> tuple[Tensor, Tensor | None]:
+        query, key, value = self._reshape(self.query_key_value(hidden_states))
+        if layer_past is not None:
+            key, value = layer_past.update(key, value, self.layer_idx)
+        projected, known = Projected(query, key, value), Known(is_causal=True)
+        call = attend(
+            self, projected, attention_mask, _attention, self.attention_dropout.p, known, alibi=alibi
+        )
+        output = self.dense(merge_heads(call.context))
+        return dropout_add(output, residual, self.hidden_dropout, self.training), call.recorded()
+
+
+CLASSES = {BloomAttention: GraphBloomAttention}
+HOOKS: dict = {}
