@@ -46,7 +46,7 @@ def load(dataset_json: Path, image_folder: Path, split: str) -> list[Example]:
         ids.add(identity, where)
         examples.append(Example(str(identity), path, "", references, "caption"))
     if not examples:
-        raise UserError(f"{dataset_json}: no image of split '{split}'; is this the official file?")
+        raise UserError(f"{dataset_json}: no image of split '{split}'; give the official file")
     return examples
 
 
@@ -62,5 +62,5 @@ def _captions(image: dict, file: Path, where: str) -> tuple[str, ...]:
                 f"{shown(image['imgid'])}; correct one of them"
             )
     if not captions:
-        raise UserError(f"{file}: field 'sentences' of {where} is empty; is this the official file?")
+        raise UserError(f"{file}: field 'sentences' of {where} is empty; give the official file")
     return tuple(captions)

@@ -61,14 +61,14 @@ def field(record: object, name: str, kind: type | tuple[type, ...], file: Path, 
     """
     if not isinstance(record, dict):
         raise UserError(
-            f"{file}: {where} is {type(record).__name__}, not an object; is this the official file?"
+            f"{file}: {where} is {type(record).__name__}, not an object; give the official file"
         )
     if name not in record:
-        raise UserError(f"{file}: {where} has no field '{name}'; is this the official file?")
+        raise UserError(f"{file}: {where} has no field '{name}'; give the official file")
     value = record[name]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UserError(
-            f"{file}: field '{name}' of {where} is {type(value).__name__}; is this the official file?"
+            f"{file}: field '{name}' of {where} is {type(value).__name__}; give the official file"
         )
     if isinstance(value, str) and not _is_text(value):
         raise UserError(

@@ -50,7 +50,7 @@ def load(jsonl: Path, image_folder: Path) -> list[Example]:
             kind = text_field(pair, "hypothesis_kind", jsonl, where)
         examples.append(Example(identity, image, hypothesis, (label,), kind))
     if not examples:
-        raise UserError(f"{jsonl}: no pair with a gold label; is this the official file?")
+        raise UserError(f"{jsonl}: no pair with a gold label; give the official file")
     return examples
 
 

@@ -58,7 +58,7 @@ def load(questions_file: Path, annotations_file: Path, image_folder: Path) -> li
         image = images.path(f"COCO_{subtype}_{image_id:012d}", questions_file, where)
         examples.append(Example(str(identity), image, text, annotation.answers, annotation.kind))
     if not examples:
-        raise UserError(f"{questions_file}: field 'questions' is empty; is this the official file?")
+        raise UserError(f"{questions_file}: field 'questions' is empty; give the official file")
     return examples
 
 
@@ -74,7 +74,7 @@ def _annotations(file: Path) -> dict[int, _Annotation]:
         if len(answers) < FEWEST_ANSWERS:
             raise UserError(
                 f"{file}: field 'answers' of {where} has {len(answers)} entries, VQA accuracy needs at least "
-                f"{FEWEST_ANSWERS}; is this the official file?"
+                f"{FEWEST_ANSWERS}; give the official file"
             )
         kind = field(annotation, "question_type", str, file, where)
         identity = field(annotation, "question_id", int, file, where)
