@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from adapters.kernels import fused_step, tiled_step
+from adapters.p_laplacian import p_steps
 from adapters.scheme import Scheme, check_degree, check_range, check_steps, check_switch, register
-from attngraph.edges import Edges, floor, rsqrt
+from attngraph.edges import Edges, PerEdge
 from attngraph.scores import AttentionScores
 
 P_LOW, P_HIGH = 1.0, 3.0  # the interval of a learned p
@@ -111,44 +112,9 @@ class PGNN(Scheme):
     def propagate(self, edges: Edges) -> Tensor:
         return self._run(edges)[0]
 
-    def edge_weights(self, edges: Edges) -> Tensor:
+    def edge_weights(self, edges: Edges) -> PerEdge:
         r""":math:`\bar M` of the last step."""
         return self._run(edges)[1]
 
-    def _run(self, edges: Edges) -> tuple[Tensor, Tensor]:
-        residual = 2 * self.mu / self.p
-        root_d, root_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(self.degree))
-        query, value = edges.query, edges.value
-        for step in range(self.steps):
-            weight = _p_weight(edges, query, value, root_d, root_e, self.p)
-            message = weight * root_d * root_e
-            alpha = _inverse(edges.sum_at_queries(weight * root_d.square()) + residual)
-            new_query = alpha * (edges.to_queries(message, value) + residual * edges.query)
-            if not edges.causal and step < self.steps - 1:
-                alpha = _inverse(edges.sum_at_values(weight * root_e.square()) + residual)
-                value = alpha * (edges.to_values(message, query) + residual * edges.value)
-            query = new_query
-        return query, weight
-
-
-def _p_weight(
-    edges: Edges, query: Tensor, value: Tensor, root_d: Tensor, root_e: Tensor, p: Tensor | float
-) -> Tensor:
-    r"""Per edge :math:`M^{p/2} R^{p-2}`, 0 where there is no edge."""
-    norm_q, norm_v, dot = edges.products(query, value)
-    lengths = norm_q * root_d.square() + norm_v * root_e.square()
-    square = lengths - 2 * dot * (root_d * root_e)
-    square = torch.maximum(square, 8 * torch.finfo(square.dtype).eps * lengths + floor(square.dtype))
-    weight = edges.weight
-    exists = weight > floor(weight.dtype)
-    log_weight = torch.where(exists, weight, torch.ones_like(weight)).log()
-    power = 0.5 * p * log_weight + (0.5 * p - 1) * square.log()
-    return torch.where(exists, power.exp(), torch.zeros_like(power))
-
-
-def _inverse(x: Tensor) -> Tensor:
-    """``1/x``, and 0 where x is 0 (a node without edges and without residual)."""
-    positive = x > 0
-    return torch.where(
-        positive, torch.where(positive, x, torch.ones_like(x)).reciprocal(), torch.zeros_like(x)
-    )
+    def _run(self, edges: Edges) -> tuple[Tensor, PerEdge]:
+        return p_steps(edges, self.p, 2 * self.mu / self.p, self.degree, self.steps)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attngraph.degrees import PastDegree
+from attngraph.transforms import transformed
 
 KINDS = ("self", "cross")
 MODALITIES = ("text", "image")
@@ -20,6 +21,10 @@ def check_nodes(query: Tensor, value: Tensor) -> tuple[int, int, int, int, int]:
     if query.dim() != 4:
         raise ValueError(f"query must have shape (batch, heads, queries, features), got {tuple(query.shape)}")
     b, h, n, d = query.shape
+    if d == 0:
+        raise ValueError("query must have at least one feature, got none")
+    check_numbers("query", query)
+    check_numbers("value", value)
     if value.dim() != 4 or value.shape[:2] != (b, h) or value.shape[3] != d:
         raise ValueError(
             f"value must have shape ({b}, {h}, values, {d}), like query, got {tuple(value.shape)}"
@@ -36,6 +41,31 @@ def check_shape(name: str, tensor: Tensor | None, *shapes: tuple[int, ...], like
     if tensor is not None and tuple(tensor.shape) not in shapes:
         wanted = " or ".join(map(str, shapes)) + (f", like {like}," if like else ",")
         raise ValueError(f"{name} must have shape {wanted} got {tuple(tensor.shape)}")
+
+
+def check_numbers(name: str, tensor: Tensor | None) -> None:
+    """A tensor of floating-point numbers, or None."""
+    if tensor is not None and not tensor.is_floating_point():
+        raise ValueError(
+            f"{name} must hold floating-point numbers, got {tensor.dtype}: convert it with .float()"
+        )
+
+
+def check_weight(weight: Tensor, shape: tuple[int, ...]) -> None:
+    """Floating-point weights of a shape, none of them negative.
+
+    Weights that a model computed, or that are not in the processor's memory, are not looked at: what has a
+    gradient comes from a softmax, and looking at what an accelerator computes would wait for it.
+    """
+    check_shape("weight", weight, shape)
+    check_numbers("weight", weight)
+    if torch.compiler.is_compiling() or transformed() or weight.device.type != "cpu":
+        return
+    if weight.grad_fn is None and (weight < 0).any():
+        raise ValueError(
+            f"weight must not be negative, got {float(weight.min()):g}: attention weights are shares; clamp "
+            "them, or take their absolute values"
+        )
 
 
 def check_mask(name: str, mask: Tensor | None, *shapes: tuple[int, ...]) -> None:

@@ -112,7 +112,7 @@ def floor(dtype: torch.dtype) -> float:
 
 
 def rsqrt(degree: PerEdge) -> PerEdge:
-    """``1/√degree``, and 0 with a zero gradient where the degree is 0 (a node without edges)."""
-    positive = degree > floor(degree.dtype)
-    root = torch.where(positive, degree, torch.ones_like(degree)).rsqrt()
-    return torch.where(positive, root, torch.zeros_like(degree))
+    """``1/√degree``, and 0 with a zero gradient where the degree is 0 (no edges); NaN stays NaN."""
+    none = degree <= floor(degree.dtype)
+    root = torch.where(none, torch.ones_like(degree), degree).rsqrt()
+    return torch.where(none, torch.zeros_like(degree), root)

@@ -34,7 +34,7 @@ class AttentionGraph:
     Args:
         query: projected query features, biases included, before rotary embedding, ``(b, h, n, d)``.
         value: projected value features, biases included, ``(b, h, m, d)``.
-        weight: attention weights ``(b, h, n, m)``; rows need not sum to 1.
+        weight: attention weights ``(b, h, n, m)``, at least 0; rows need not sum to 1. NaN stays NaN.
         query_mask: ``(b, n)`` bool, False for padded queries. Default: all valid.
         value_mask: ``(b, m)`` bool, or ``(b, n, m)`` where each query sees its own values (a causal mask,
             say). Default: all visible. Edges outside either mask weigh exactly 0.
@@ -58,7 +58,8 @@ class AttentionGraph:
             is where a model rotates its queries and they could not be read before.
 
     Raises:
-        ValueError: shapes that do not fit, or an unknown kind or modality; the message names the argument.
+        ValueError: shapes or types that do not fit, negative weights (looked for on the CPU only), or an
+            unknown kind or modality; the message names the argument.
     """
 
     query: Tensor
@@ -77,7 +78,7 @@ class AttentionGraph:
 
     def __post_init__(self):
         b, h, n, m, d = checks.check_nodes(self.query, self.value)
-        checks.check_shape("weight", self.weight, (b, h, n, m))
+        checks.check_weight(self.weight, (b, h, n, m))
         checks.check_mask("query_mask", self.query_mask, (b, n))
         checks.check_mask("value_mask", self.value_mask, (b, m), (b, n, m))
         checks.check_shape("metric", self.metric, (h, d, d))

@@ -44,7 +44,7 @@ class AttentionScores:
             (rotary embedding). Default: ``query``.
 
     Raises:
-        ValueError: shapes that do not fit; the message names the argument.
+        ValueError: shapes or types that do not fit; the message names the argument.
     """
 
     query: Tensor
@@ -62,11 +62,18 @@ class AttentionScores:
     def __post_init__(self):
         b, h, n, m, d = checks.check_nodes(self.query, self.value)
         checks.check_shape("key", self.key, tuple(self.value.shape), like="value")
+        checks.check_numbers("key", self.key)
+        checks.check_numbers("feature", self.feature)
         checks.check_shape("feature", self.feature, tuple(self.query.shape), like="query")
         checks.check_mask("query_mask", self.query_mask, (b, n))
         checks.check_shape("metric", self.metric, (h, d, d))
         checks.check_past_degree(self.past_degree, self.causal, b, h, m)
         if self.mask is not None:
+            if self.mask.dtype != torch.bool and not self.mask.is_floating_point():
+                raise ValueError(
+                    "mask must be bool (True = visible) or floating-point numbers that are added to the "
+                    f"scores, got {self.mask.dtype}: convert it with .bool()"
+                )
             shape = (1,) * (4 - self.mask.dim()) + tuple(self.mask.shape)
             if len(shape) != 4 or any(got not in (1, want) for got, want in zip(shape, (b, 1, n, m))):
                 raise ValueError(
@@ -160,9 +167,9 @@ class AttentionScores:
     def query_degree(self) -> Tensor:
         """``(b, h, n, 1)``: 1, or 0 for a query that sees nothing. Softmax rows sum to 1 whatever the scores
         are, so this has no gradient."""
-        b, h, n, _, _ = self.shape
+        b, h, n, m, _ = self.shape
         one = torch.ones((), dtype=widen(self.query).dtype, device=self.query.device)
-        if not self.masked:
+        if not self.masked and m:
             return one.expand(b, h, n, 1)
         seen = torch.cat([seen.any(-1) for seen in self._strips()], 1)
         return seen.to(one.dtype)[:, None, :, None].expand(b, h, n, 1)
@@ -170,7 +177,7 @@ class AttentionScores:
     def _strips(self) -> Iterator[Tensor]:
         """:meth:`visible` as ``(b, some rows, m)``: a triangle is never held whole."""
         b, _, n, m, _ = self.shape
-        for start in range(0, n, STRIP):
+        for start in range(0, max(1, n), STRIP):
             rows = slice(start, min(start + STRIP, n))
             seen = self.visible(rows)
             if seen is None:

@@ -19,7 +19,8 @@ def keep(
             total.
 
     Returns:
-        bool ``(..., n, m)``. Weights are never renormalised: degrees come from the kept edges.
+        bool ``(..., n, m)``. Weights are never renormalised: degrees come from the kept edges. Weights that
+        are NaN are kept.
 
     Raises:
         ValueError: none or several rules, or a value out of range.
@@ -31,20 +32,20 @@ def keep(
     if threshold is not None:
         if not threshold >= 0:
             raise ValueError(f"threshold must be at least 0, got {threshold}")
-        return (weight >= threshold) & (weight > 0)
+        return ~((weight < threshold) | (weight <= 0))
     if mass == 1:
-        return weight > 0
+        return ~(weight <= 0)
     order = weight.sort(dim=-1, descending=True, stable=True)
     if mass is not None:
         if not 0 < mass <= 1:
             raise ValueError(f"mass must lie in (0, 1], got {mass}")
         values = order.values.double()
         heavier = values.cumsum(-1) - values  # the mass of the heavier edges
-        ranked = heavier < mass * values.sum(-1, keepdim=True)
+        ranked = ~(heavier >= mass * values.sum(-1, keepdim=True))
     else:
         assert top_k is not None
         if top_k < 1 or top_k % 1:
             raise ValueError(f"top_k must be a whole number of at least 1, got {top_k}")
         ranked = (torch.arange(weight.shape[-1], device=weight.device) < top_k).expand_as(weight)
     kept = torch.zeros_like(weight, dtype=torch.bool).scatter(-1, order.indices, ranked)
-    return kept & (weight > 0)
+    return kept & ~(weight <= 0)

@@ -132,16 +132,17 @@ class _FusedStep(torch.autograd.Function):
         clamped = _over_blocks(_forward_block, settings, nodes, kept, extra)
         kappa = _kappa(settings, kept)
         out = torch.addcmul(kappa * kept.message, _beta(settings, kappa), node)
-        ctx.save_for_backward(query, key, value, feature, *kept)
+        ctx.save_for_backward(query, key, value, feature, p, residual, *kept)
         ctx.settings, ctx.clamped, ctx.value_g = settings, clamped, extra.value_g
         out = out.to(query.dtype).view(query.shape)
         return out if extra.context is None else (out, extra.context.to(query.dtype).view(query.shape))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out, grad_context=None):
-        query, key, value, feature, *tensors = ctx.saved_tensors
-        settings, kept = ctx.settings, _Kept(*tensors)
+        settings, saved = ctx.settings, ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            return settings.backward_again(saved[:6], ctx.needs_input_grad, (grad_out, grad_context))
+        (query, key, value, feature), kept = saved[:4], _Kept(*saved[6:])
         wide, keys, values, node = _flat(query, key, value, feature)
         half = 0.5 * settings.p - 1
         kappa = _kappa(settings, kept)

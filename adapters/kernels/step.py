@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from attngraph.backends.tiles import Tile
+from adapters.p_laplacian import p_steps
+from attngraph.backends.dense import DenseEdges
+from attngraph.backends.tiles import WHOLE, Tile
+from attngraph.differentiate import again
 from attngraph.edges import floor
 from attngraph.precision import widen
 from attngraph.scores import LOG2_E, AttentionScores
+from attngraph.transforms import transformed
 
 ALL = slice(None)
-WHOLE = Tile(ALL, ALL)
 
 
 class StepCall(NamedTuple):
@@ -34,7 +38,8 @@ def apply_step(
     degree: str,
     context: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    r"""Call the function of a step, outside of autocast.
+    r"""Call the function of a step, outside of autocast; or, where there is no edge and where it cannot be
+    called (see :func:`attngraph.transforms.transformed`), take the step in plain tensor operations.
 
     Args:
         step: takes ``(query, key, value, feature, p, residual, call)``.
@@ -57,10 +62,37 @@ def apply_step(
         )
     like = widen(scores.query[:0])
     p, residual = (torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (p, residual))
-    call = StepCall(scores, degree, context, torch.is_grad_enabled())
+    inputs = (scores.query, scores.key, scores.value, scores.feature, p, residual)
     with torch.autocast(scores.query.device.type, enabled=False):
-        out: Any = step.apply(scores.query, scores.key, scores.value, scores.feature, p, residual, call)
+        if transformed() or 0 in scores.shape[:4]:
+            out: Any = plain_step(scores, degree, context, *inputs)
+            return out if context else (*out, None)
+        out = step.apply(*inputs, StepCall(scores, degree, context, torch.is_grad_enabled()))
     return out if context else (out, None)
+
+
+def plain_step(
+    scores: AttentionScores, degree: str, context: bool, *inputs: Tensor | None
+) -> tuple[Tensor, ...]:
+    """A step in tensor operations, which autograd differentiates as often as it is asked to.
+
+    Args:
+        scores: all of the attention but the inputs.
+        degree: value degree, ``"sum"`` or ``"mean"``.
+        context: whether the attention output is wanted too.
+        inputs: query, key, value and feature, as in the scores, and p and the residual, as for
+            :func:`apply_step`.
+
+    Returns:
+        One or two tensors, as :func:`apply_step` gives them.
+    """
+    *features, p, residual = inputs
+    changes: Any = dict(zip(("query", "key", "value", "feature"), features))
+    graph = replace(scores, **changes).wide().graph()
+    outputs = [p_steps(DenseEdges(graph), p, residual, degree)[0]]
+    if context:
+        outputs.append(graph.weight @ graph.value)
+    return tuple(x.to(changes["query"].dtype) for x in outputs)
 
 
 class StepSettings:
@@ -85,7 +117,21 @@ class StepSettings:
         self.metric = None if scores.metric is None else widen(scores.metric).repeat(b, 1, 1)
         past = scores.past_degree
         self.past = None if past is None else past.total.flatten(0, 1)[:, None]
-        self.scores = _without_features(scores)
+        self.scores, self.degree, self.context = _without_features(scores), call.degree, call.context
+
+    def backward_again(
+        self, inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], grads: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor | None, ...]:
+        """The backward pass in tensor operations, where it is to be differentiated itself.
+
+        Args:
+            inputs: queries, keys, values, features, p and the residual.
+            needed: which of them need gradients.
+            grads: of the outputs.
+        """
+        run = partial(plain_step, self.scores, self.degree, self.context)
+        with torch.autocast(self.scores.query.device.type, enabled=False):
+            return *again(run, inputs, needed, grads[: 2 if self.context else 1]), None
 
     def example(self, x: Tensor, heads: slice) -> Tensor:
         """``(b, 1, ...)`` or ``(1, 1, ...)`` as ``(g, ...)`` for some heads."""

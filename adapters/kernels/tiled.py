@@ -97,7 +97,7 @@ class _TiledStep(torch.autograd.Function):
         for part in _Heads.all(settings, (query, key, value, feature), log_sum, degrees):
             part.normalise()
             part.send(_of_heads(outputs, part.heads))
-        ctx.save_for_backward(query, key, value, feature, log_sum, degrees, *outputs)
+        ctx.save_for_backward(query, key, value, feature, p, residual, log_sum, degrees, *outputs)
         ctx.settings = settings
         out = outputs.message.to(query.dtype).view(query.shape)
         if outputs.context is None:
@@ -105,11 +105,11 @@ class _TiledStep(torch.autograd.Function):
         return out, outputs.context.to(query.dtype).view(query.shape)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out, grad_context=None):
-        query, key, value, feature, log_sum, degrees, *tensors = ctx.saved_tensors
-        outputs = _Outputs(*tensors)
-        inputs = query, key, value, feature
+        saved = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            return ctx.settings.backward_again(saved[:6], ctx.needs_input_grad, (grad_out, grad_context))
+        inputs, (log_sum, degrees), outputs = saved[:4], saved[6:8], _Outputs(*saved[8:])
         zeros = (None if x is None else log_sum.new_zeros(x.flatten(0, 1).shape) for x in inputs)
         grads = _Gradients._make(zeros)
         upstream = _Upstream(
@@ -253,7 +253,7 @@ class _Heads:
                 alpha[:, tile.rows] += power.sum(-1, keepdim=True)
                 message[:, tile.rows].baddbmm_(power.mul_(root), value)
         message.add_(self.node, alpha=residual)
-        alpha.copy_(torch.where(alpha > 0, 1 / alpha, 0))
+        alpha.copy_(torch.where(alpha <= 0, 0, 1 / alpha))
         message.mul_(alpha)
 
     def backward(self, upstream: _Upstream, outputs: _Outputs, grads: _Gradients) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,8 @@
 - ``"tiled"`` (:class:`attngraph.backends.tiled.TiledEdges`): none of them; they are computed a tile at a time
   whenever they are summed over.
 
-All give the same numbers.
+All give the same numbers. Second derivatives through ``"tiled"`` hold all edges, and under the transforms of
+``torch.func``, in forward-mode differentiation and under ``torch.export`` ``"dense"`` takes its place.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from attngraph.backends.tiled import TiledEdges
 from attngraph.edges import Edges
 from attngraph.graph import AttentionGraph
 from attngraph.scores import AttentionScores
+from attngraph.transforms import transformed
 
 BACKENDS: dict[str, Callable[..., Edges]] = {"dense": DenseEdges, "sparse": SparseEdges, "tiled": TiledEdges}
 
@@ -30,6 +32,8 @@ def edges_of(graph: AttentionGraph | AttentionScores, backend: str = "dense") ->
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "tiled" and transformed():
+        backend = "dense"
     if backend != "tiled" and isinstance(graph, AttentionScores):
         graph = graph.graph()
     return BACKENDS[backend](graph)

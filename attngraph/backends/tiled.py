@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from attngraph.backends.per_edge import Leaf, Operand, PerEdge, Space, Values
-from attngraph.backends.tiles import RowSums, Tile, columns_of_tiles
+from attngraph.backends.tiles import WHOLE, RowSums, Tile, columns_of_tiles
+from attngraph.differentiate import again
 from attngraph.edges import Edges
 from attngraph.graph import AttentionGraph
 from attngraph.precision import widen
@@ -44,7 +45,7 @@ class TiledEdges(Edges):
         """See :func:`attngraph.backends.tiles.columns_of_tiles`."""
         b, h, n, m = self.shape
         triangular = isinstance(self.graph, AttentionScores) and self.graph.triangular
-        size = TILE // (b * h)
+        size = TILE // max(1, b * h)
         return columns_of_tiles(n, m, max(1, math.isqrt(size)), max(1, size), triangular)
 
     def query_degree(self) -> PerEdge:
@@ -89,9 +90,8 @@ class TiledEdges(Edges):
                 "the edge weights of a scheme are an array of all edges, which the tiled backend never "
                 "makes: ask for them with scheme.reweight(scores.graph())"
             )
-        whole = Tile(slice(None), slice(None))
         parts = {id(leaf.tensor): leaf.tensor for leaf in per_edge.leaves()}
-        values = Values(whole, parts, self.first_carry(whole) if self.causal else None)
+        values = Values(WHOLE, parts, self.first_carry(WHOLE) if self.causal else None)
         return values.of(per_edge).expand(self.shape)
 
     def _sum(self, per_edge: PerEdge, features: Tensor | None, at_queries: bool) -> Tensor:
@@ -178,15 +178,15 @@ class _LogSum(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
+        """In operations that can be differentiated again."""
         query, key, out = ctx.saved_tensors
         grad_query, grad_key = torch.zeros_like(query), torch.zeros_like(key)
         for tiles in ctx.edges.tiles():
             for tile in tiles:
                 q, k = query[:, :, tile.rows], key[:, :, tile.columns]
                 logits = ctx.weight.logits(q, k, tile)
-                share = logits.sub_(out[:, :, tile.rows]).exp2_().mul_(grad[:, :, tile.rows])
+                share = logits.sub_(out[:, :, tile.rows]).exp2_() * grad[:, :, tile.rows]
                 grad_query[:, :, tile.rows] += share @ k
                 grad_key[:, :, tile.columns] += share.transpose(-1, -2) @ q
         return None, None, grad_query, grad_key
@@ -215,6 +215,11 @@ class _Sum(NamedTuple):
     def values(self, tile: Tile, parts: Sequence[Tensor], carry: Tensor | None) -> Values:
         """What the expression is evaluated with on a tile."""
         return Values(tile, dict(zip((id(leaf.tensor) for leaf in self.leaves), parts)), carry)
+
+    def on_all(self, features: Tensor | None, *tensors: Tensor) -> tuple[Tensor]:
+        """The sums at once, in operations that autograd records."""
+        carry = self.edges.first_carry(WHOLE) if self.expression.running() else None
+        return (self.on_tile(self.values(WHOLE, tensors, carry), features),)
 
     def on_tile(self, values: Values, features: Tensor | None) -> Tensor:
         """The tile's sums, from the tile's features."""
@@ -248,12 +253,13 @@ class _TileSum(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         features, *tensors = ctx.saved_tensors
         total: _Sum = ctx.total
         needed = ctx.needs_input_grad[1:]
         inputs = (features, *tensors)
+        if torch.is_grad_enabled():  # to be differentiated again
+            return None, *again(total.on_all, inputs, needed, (grad,))
         grads: list[Any] = [torch.zeros_like(x) if need else None for x, need in zip(inputs, needed)]
 
         for tiles in total.edges.tiles():

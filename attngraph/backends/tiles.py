@@ -18,6 +18,10 @@ class Tile(NamedTuple):
     columns: slice
 
 
+WHOLE = Tile(slice(None), slice(None))
+"""All edges."""
+
+
 def columns_of_tiles(n: int, m: int, rows: int, size: int, triangular: bool) -> Iterator[list[Tile]]:
     """All edges of ``n`` queries and ``m`` values: lists of tiles with the same values, queries in order.
 
@@ -61,4 +65,4 @@ class RowSums:
 
     def log2(self) -> Tensor:
         """The sums; 0 for a query that sees nothing."""
-        return torch.where(self.total > 0, self.high + self.total.log2(), 0)
+        return torch.where(self.total <= 0, 0, self.high + self.total.log2())

@@ -1,0 +1,178 @@
+"""Second derivatives, torch.func's transforms, forward mode and torch.export of the steps in one function."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+from torch.autograd.functional import hvp
+
+from adapters import APPNP, GCN, PGNN
+from adapters.kernels import fused_step, tiled_step
+from attngraph import AttentionScores
+from tests.adapters.kernels.test_step import number, small_pieces  # noqa: F401
+from tests.attngraph.scores_cases import KINDS, dense, on_leaves, random_scores
+from tests.pairwise import pairwise_params
+
+STEPS = {"fused": fused_step, "tiled": tiled_step}
+every_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
+SMALL = dict(b=2, h=1, n=3, m=4, d=2)
+SCHEMES = {"gcn": GCN, "gcn, normalised": partial(GCN, normalize=True), "appnp": partial(APPNP, steps=2)}
+FIELDS = ("query", "key", "value", "feature")
+
+
+def plain(scores, p, residual, degree="sum", context=False):
+    """The dense backend's answer."""
+    out, attention = dense(scores, p, residual * p / 2, degree)
+    return out, attention if context else None
+
+
+def moved(scores: AttentionScores, leaves) -> AttentionScores:
+    return replace(scores, **dict(zip(FIELDS, leaves)))
+
+
+@pytest.mark.parametrize(
+    "step, kind, degree",
+    pairwise_params(
+        step=STEPS,
+        kind=["encoder", "decoder self, padded", "decoder, cached", "encoder, rotated"],
+        degree=["sum", "mean"],
+    ),
+)
+def test_gradgradcheck(step, kind, degree):
+    scores, leaves = on_leaves(random_scores(2, **SMALL, **KINDS[kind]))
+
+    def run(p, mu, *leaves):
+        return STEPS[step](moved(scores, leaves), p, 2 * mu / p, degree, True)
+
+    assert torch.autograd.gradgradcheck(run, [number(1.6), number(0.3), *leaves], fast_mode=True)
+
+
+@every_step
+@pytest.mark.parametrize("kind", ["encoder", "decoder self"])
+def test_gradients_of_gradients_equal_those_of_the_dense_backend(step, kind):
+    scores, leaves = on_leaves(random_scores(3, **KINDS[kind]))
+    inputs = [number(1.4), number(0.2), *leaves]
+
+    def twice(step):
+        loss = step(scores, *inputs[:2])[0].square().sum()
+        first = torch.autograd.grad(loss, inputs, create_graph=True)
+        return [*first, *torch.autograd.grad(sum(x.square().sum() for x in first), inputs)]
+
+    for got, want in zip(twice(step), twice(plain), strict=True):
+        assert want.abs().max() > 0
+        torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-9)
+
+
+@every_step
+def test_hessian_vector_products(step):
+    """``hvp`` calls the second backward pass with a gradient that needs none itself."""
+    scores = random_scores(4, **SMALL)
+    query, direction = scores.query, torch.ones_like(scores.query)
+
+    def loss(step, query):
+        return step(replace(scores, query=query), 1.5, 0.2)[0].sum()
+
+    got, want = (hvp(partial(loss, x), query, direction)[1] for x in (step, plain))
+    assert want.abs().max() > 1e-3
+    torch.testing.assert_close(got, want)
+
+
+@every_step
+def test_one_tensor_in_two_places(step):
+    """The key is the value, and the feature the query: each place has its own part of the gradient."""
+    scores = random_scores(5, **SMALL)
+    query, value = scores.query.requires_grad_(), scores.value.requires_grad_()
+
+    def gradient(step):
+        same = replace(scores, query=query, key=value, value=value, feature=query)
+        return torch.autograd.grad(step(same, 1.5, 0.2)[0].square().sum(), (query, value), create_graph=True)
+
+    for got, want in zip(gradient(step), gradient(plain)):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize(
+    "scheme, kind", pairwise_params(scheme=SCHEMES, kind=["encoder", "decoder self, padded"])
+)
+def test_the_tiled_backend_of_every_scheme(scheme, kind, monkeypatch):
+    monkeypatch.setattr("attngraph.backends.tiled.TILE", 8)
+    scores, leaves = on_leaves(random_scores(6, **SMALL, **KINDS[kind]))
+
+    def run(*leaves):
+        return SCHEMES[scheme]().attend(moved(scores, leaves), "tiled")
+
+    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
+
+
+def test_the_tiled_backend_of_several_steps():
+    scores, leaves = on_leaves(random_scores(7, **SMALL))
+
+    def run(*leaves):
+        return PGNN(steps=2).double().attend(moved(scores, leaves), "tiled")[0]
+
+    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
+
+
+TRANSFORMS = {
+    "grad": torch.func.grad,
+    "jacrev": torch.func.jacrev,
+    "jacfwd": torch.func.jacfwd,
+    "hessian": torch.func.hessian,
+    "vmap": lambda f: torch.func.vmap(lambda x: f(x[None])),
+    "vmap of grad": lambda f: torch.func.vmap(torch.func.grad(lambda x: f(x[None]))),
+    "jvp": lambda f: lambda x: torch.func.jvp(f, (x,), (torch.ones_like(x),)),
+    "vjp": lambda f: lambda x: torch.func.vjp(f, x)[1](torch.ones(())),
+}
+
+
+@pytest.mark.parametrize(
+    "transform, backend", pairwise_params(transform=TRANSFORMS, backend=["dense", "tiled"])
+)
+@pytest.mark.parametrize("scheme", [PGNN, GCN, partial(PGNN, steps=2)], ids=["one step", "gcn", "two steps"])
+def test_transforms_of_torch_func(transform, backend, scheme):
+    scores = random_scores(8, **{**SMALL, "b": 1}, metric=False, dtype=torch.float32)
+    scheme = scheme()
+
+    def loss(query):
+        outputs = scheme.attend(replace(scores, query=query), backend)
+        return sum(x.square().sum() for x in outputs)
+
+    def reference(query):
+        graph = replace(scores, query=query).graph()
+        return scheme(graph).square().sum() + (graph.weight @ graph.value).square().sum()
+
+    got, want = (TRANSFORMS[transform](f)(scores.query) for f in (loss, reference))
+    torch.testing.assert_close(got, want)
+
+
+@every_step
+def test_forward_mode(step):
+    scores = random_scores(9, **SMALL)
+
+    def tangent(step):
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(scores.value, torch.ones_like(scores.value))
+            return forward_ad.unpack_dual(step(replace(scores, value=dual), 1.5, 0.2)[0]).tangent
+
+    torch.testing.assert_close(tangent(step), tangent(plain))
+
+
+@pytest.mark.parametrize("backend", ["dense", "tiled"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_export(backend, causal):
+    scores = random_scores(10, causal=causal, metric=False, dtype=torch.float32)
+
+    class Step(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scheme = PGNN()
+
+        def forward(self, query, key, value):
+            return self.scheme.attend(AttentionScores(query, key, value, causal=causal), backend)
+
+    step, inputs = Step(), (scores.query, scores.key, scores.value)
+    exported = torch.export.export(step, inputs).module()
+    for got, want in zip(exported(*inputs), step(*inputs)):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
