@@ -24,6 +24,8 @@ from PIL import Image
 from analysis.maps import Grid
 from attngraph import AttentionGraph
 
+# Fields of a graph whose first axis is the batch, where they are tensors.
+BATCHED = ("query", "value", "weight", "query_mask", "value_mask", "query_modality", "value_modality", "span")
 EDGES = 500_000  # in a page, unless asked for otherwise: about 3 MB
 
 # the number of an image node (others first, then patches row by row), a word, or None: not drawn
@@ -61,9 +63,8 @@ def one_example(graphs: Mapping[str, AttentionGraph], example: int) -> dict[str,
     def cut(x):
         return x[example : example + 1] if isinstance(x, torch.Tensor) else x
 
-    fields = ("query", "value", "weight", "query_mask", "value_mask", "query_modality", "value_modality")
     return {
-        name: replace(graph, **{field: cut(getattr(graph, field)) for field in fields})
+        name: replace(graph, **{field: cut(getattr(graph, field)) for field in BATCHED})
         for name, graph in graphs.items()
     }
 

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,12 +104,12 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def published(out: Path, own: Sequence[str]) -> Iterator[Path]:
+def published(out: Path) -> Iterator[Path]:
     """An empty folder to write into, whose files move to ``out`` when all are written.
 
     Args:
-        out: made if it does not exist. Its other files stay.
-        own: patterns of the files that the command writes; those of earlier runs are deleted.
+        out: made if it does not exist. Files of the same names are replaced, others stay
+            (:mod:`experiments.outputs` says whose they are).
     """
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
@@ -121,13 +121,9 @@ def published(out: Path, own: Sequence[str]) -> Iterator[Path]:
         if is_new and not any(out.iterdir()):
             out.rmdir()
         raise
-    written = {file.name for file in part.iterdir()}
-    for name in written:
-        os.replace(part / name, out / name)
+    for file in sorted(part.iterdir()):
+        os.replace(file, out / file.name)
     part.rmdir()
-    for file in {file for pattern in own for file in out.glob(pattern)}:
-        if file.name not in written:
-            file.unlink()
 
 
 def check_out(out: Path) -> None:

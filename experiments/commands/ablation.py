@@ -19,7 +19,7 @@ from attngraph.errors import UserError
 from experiments.configs.presets import load_preset, preset_names
 from experiments.configs.settings import chosen_settings
 from experiments.methods import method_named
-from experiments.report.ablation import make_table, save_results
+from experiments.report.ablation import DETAILS, SIGNIFICANCE, STEM, make_table, save_results
 from experiments.report.runs import Run
 from experiments.report.text import render_text
 from experiments.tasks import TASKS
@@ -132,7 +132,7 @@ def check_table(cells: Sequence[Cell], out: Path) -> None:
     """
     file = out / "results.json"
     if not file.exists():
-        if any(out.glob("ablation.*")):
+        if any(file for name in (f"{STEM}.*", SIGNIFICANCE, DETAILS) for file in out.glob(name)):
             raise UserError(f"{out} holds a table without its results.json: give another --out")
         return
     try:

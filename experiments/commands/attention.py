@@ -25,14 +25,14 @@ from analysis.maps import mass_summary
 from analysis.plots.maps import draw_mass
 from analysis.viewer import write_viewer
 from attngraph.errors import UserError
-from experiments.files import published
 from experiments.inspect.attention_maps import collect_maps
 from experiments.inspect.attention_report import draw_queries, mass_lines
-from experiments.inspect.options import add_source_arguments, open_source
+from experiments.inspect.options import add_source_arguments, open_source, settings_of
 from experiments.inspect.questions import ask
+from experiments.outputs import Outputs
 from experiments.scenes.scene import Thing
 
-OWN = ("maps.csv", "viewer.html", "maps_*.png", "mass.csv", "summary.csv", "mass.png")
+NAMES = ("maps.csv", "viewer.html", "maps_*.png", "mass.csv", "summary.csv", "mass.png")
 ASKED = "questions about one object"
 NAMED_TOKENS = ("first", "answer", "last")
 
@@ -45,34 +45,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokens",
         nargs="+",
         metavar="TOKEN",
-        help="whose maps: first, answer (the token from which the answer's first token is predicted), "
-        "last, or numbers of tokens, from 0; first is the first that sees the image "
-        "(default: first, and answer where it is known, else a decoder's last)",
+        help="Draw the maps of these tokens: first (the first token that sees the image), answer (the token "
+        "from which the answer's first token is predicted), last, or numbers of tokens from 0. Default: "
+        "first, and answer where it is known, else a decoder's last.",
     )
-    parser.add_argument("--pictures", type=int, default=4, help="examples to draw (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=4, help="Draw so many examples.")
     parser.epilog = (
-        "Whose view: a text's tokens where the text looks at the image or shares a sequence with it, the "
-        "image's [CLS] node where an image is read alone. The gradient map is that of the logit of the "
-        "text's next token, of a classifier's likeliest class, or of an image and its own text (CLIP); "
-        "without logits there is none. --layers chooses what the viewer shows, those of image encoders too; "
-        "raw attention is read from the last of them that leads to the image."
+        "The maps show the view of a text's tokens where the text looks at the image or shares a sequence "
+        "with it, and that of the image's [CLS] node where an image is read alone. The gradient map is that "
+        "of the logit of the text's next token, of a classifier's likeliest class, or of an image and its "
+        "own text (CLIP); without logits there is none. --layers chooses what the viewer shows, those of "
+        "image encoders too; raw attention is read from the last of them that leads to the image."
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """``attngraph attention``."""
-    tokens = _tokens(args)
+    tokens, settings = _tokens(args), settings_of(args)
     asked = args.task == ASKED
     source = open_source(argparse.Namespace(**vars(args) | {"task": "caption"}) if asked else args)
     things: dict[str, Thing] = {}
     if asked and all(sample.scene is not None for sample in source.samples):
         source.samples, things = ask(source.samples, args.seed)
+    outputs = Outputs(args.out, "attention", settings, NAMES)
+    outputs.check()
     result = collect_maps(source, tokens, things, args.pictures)
 
     model = f"{source.title} with adapters" if source.adapters else source.title
     summary = mass_summary(result.mass, seed=args.seed) if len(result.mass) else None
     written = ["maps.csv", "viewer.html"]
-    with published(args.out, OWN) as out:
+    with outputs.writing() as out:
         result.maps.to_csv(out / "maps.csv", index=False, float_format="%.8g")
         first = result.last if result.last in result.shown[0].sides else None
         title = f"Attention graphs of {model}"

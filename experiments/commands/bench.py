@@ -1,7 +1,7 @@
 """Measure speed and memory against attention itself and against peers.
 
     attngraph bench                 # everything; writes runs/bench/{results.json,bench.md,bench.png}
-    attngraph bench --only step     # one benchmark
+    attngraph bench --only step     # one benchmark again; the folder's others stay
     attngraph bench --quick         # tiny sizes: whether it runs, not how fast
 
 Ratios are taken within one run, between neighbours in time; close other programs nevertheless.
@@ -10,6 +10,7 @@ Ratios are taken within one run, between neighbours in time; close other program
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 from pathlib import Path
 
@@ -19,7 +20,11 @@ from attngraph.errors import UserError
 from experiments.bench.measure import ENOUGH, LEAST
 from experiments.bench.report import draw, markdown, text
 from experiments.bench.suite import BENCHMARKS, run_benchmark
-from experiments.files import check_out, whole, write_json, write_text
+from experiments.files import whole, write_json, write_text
+from experiments.outputs import Outputs
+from experiments.training.device import check_threads, cpu_threads
+
+RESULTS, TABLES, FIGURE = NAMES = ("results.json", "bench.md", "bench.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,49 +34,68 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=list(BENCHMARKS),
         metavar="NAME",
-        help=f"some of: {', '.join(BENCHMARKS)}",
+        help=f"Run only these benchmarks, and keep the results of the others: {', '.join(BENCHMARKS)}.",
     )
     parser.add_argument(
         "--repeats",
         type=int,
         default=15,
-        help="repetitions of which medians are taken (default: %(default)s; "
-        f"{LEAST} or more where they would take over {ENOUGH:g} s)",
+        help="Take medians of so many repetitions; of fewer, but at least "
+        f"{LEAST}, where they would take over {ENOUGH:g} s.",
     )
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=int, help="Use so many CPU threads. Default: PyTorch's choice.")
     parser.add_argument(
-        "--quick", action="store_true", help="tiny sizes: whether everything runs, not how fast"
+        "--quick", action="store_true", help="Run tiny sizes, to see whether everything runs, not how fast."
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the random inputs.")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/bench"), help="folder for the results (default: %(default)s)"
+        "--out", type=Path, default=Path("runs/bench"), help="Write the results into this folder."
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print each table as it comes, and save all of them."""
-    for name in ("repeats", "threads"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} must be at least 1, got {value}")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    check_out(args.out)
-    results = {
+    if args.repeats < 1:
+        raise UserError(f"--repeats must be at least 1, got {args.repeats}")
+    if args.threads is not None:
+        check_threads(args.threads)
+    with cpu_threads(args.threads or torch.get_num_threads()):
+        return _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> int:
+    settings = {
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, PyTorch "
         f"{torch.__version__}",
         "repeats": args.repeats,
         "quick": args.quick,
         "seed": args.seed,
-        "benchmarks": {},
     }
+    Outputs(args.out, "bench", settings, NAMES).claim()
+    measured = _earlier(args.out / RESULTS)
     for name in args.only or BENCHMARKS:
-        result = run_benchmark(BENCHMARKS[name], args.repeats, args.quick, args.seed)
-        results["benchmarks"][name] = result
-        print(text(result), flush=True)
-        write_json(args.out / "results.json", results)
-    write_text(args.out / "bench.md", markdown(results))
-    with whole(args.out / "bench.png") as part:
+        measured[name] = run_benchmark(BENCHMARKS[name], args.repeats, args.quick, args.seed)
+        print(text(measured[name]), flush=True)
+        in_order = {name: measured[name] for name in BENCHMARKS if name in measured}
+        results = {**settings, "benchmarks": in_order}
+        write_json(args.out / RESULTS, results)
+    write_text(args.out / TABLES, markdown(results))
+    with whole(args.out / FIGURE) as part:
         draw(results, part)
-    print(f"written: {args.out}/results.json, bench.md, bench.png")
+    print(f"written: {args.out}/{', '.join(NAMES)}")
     return 0
+
+
+def _earlier(file: Path) -> dict[str, dict]:
+    """The results of earlier runs with the same settings, ``{benchmark: result}``."""
+    if not file.exists():
+        return {}
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))["benchmarks"]
+        for result in held.values():
+            text(result)  # fails where numbers are missing
+        return held
+    except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file} cannot be read ({type(error).__name__}): delete it, or give another --out"
+        ) from None

@@ -19,14 +19,15 @@ from pathlib import Path
 
 from analysis.heterophily import Heterophily, Settings
 from attngraph.errors import UserError
-from experiments.files import published, write_text
+from experiments.files import write_text
 from experiments.inspect.heterophily_report import draw_figures, records, screen
 from experiments.inspect.labeller import Labeller, read_own_classes
 from experiments.inspect.measurement import AFTER, BEFORE, differences, measure, with_own_heads
-from experiments.inspect.options import add_source_arguments, open_source
+from experiments.inspect.options import add_source_arguments, open_source, settings_of
 from experiments.inspect.tagger import Tagger
+from experiments.outputs import Outputs
 
-OWN = (
+NAMES = (
     "heterophily.csv",
     "heterophily.json",
     "spectrum.csv",
@@ -46,46 +47,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="classes of tokens of your own: JSON files {token: class}; a file's name is the labels' name",
+        help="Measure by these classes of tokens, too: JSON files {token: class}. A file's name is the "
+        "labels' name.",
     )
     parser.add_argument(
         "--tagger",
         metavar="NAME",
-        help="a spaCy pipeline (installed, or its folder) for the parts of speech of any words; without it "
-        "those of the drawn scenes' words alone are known",
+        help="Take the parts of speech from this spaCy pipeline (installed, or its folder). Without it, only "
+        "those of the drawn scenes' words are known, and only scenes are measured by them.",
     )
     parser.add_argument(
         "--clusters",
         type=int,
         default=8,
         metavar="K",
-        help="labels by k-means over queries and values, 0 for none (default: %(default)s)",
+        help="Label the nodes by so many clusters (k-means over queries and values); 0 for none.",
     )
+    parser.add_argument("--p", type=float, default=1.5, help="Exponent p of the p-Dirichlet energy.")
     parser.add_argument(
-        "--p", type=float, default=1.5, help="of the p-Dirichlet energy (default: %(default)s)"
+        "--spectra",
+        action="store_true",
+        help="Measure the energy over the spectrum, too, which decomposes every graph.",
     )
+    parser.add_argument("--bins", type=int, default=21, help="Number of bins of the spectra, odd.")
+    parser.add_argument("--permutations", type=int, default=2, help="Permute each graph so many times.")
     parser.add_argument(
-        "--spectra", action="store_true", help="energy over the spectrum too: decomposes every graph"
+        "--replicates", type=int, default=200, help="Resample so many times in the bootstrap."
     )
-    parser.add_argument(
-        "--bins", type=int, default=21, help="of the spectra, an odd number (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--permutations", type=int, default=2, help="permuted graphs per graph (default: %(default)s)"
-    )
-    parser.add_argument("--replicates", type=int, default=200, help="of the bootstrap (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
     """``attngraph heterophily``."""
-    settings = _settings(args)
+    settings, options = _settings(args), settings_of(args)
     tagger = None if args.tagger is None else Tagger(args.tagger)
     labeller = Labeller(read_own_classes(args.labels), args.clusters, args.seed, tagger)
     args.heads = None if args.heads is None else list(dict.fromkeys(args.heads))
     statistics = Heterophily(settings)
     states = {BEFORE: False, AFTER: True} if args.adapter is not None else {"": True}
+    outputs = Outputs(args.out, "heterophily", options, NAMES)
     for state, trained in states.items():
         source = open_source(args, trained)
+        outputs.check()
         labeller.fit(source)
         measure(source, labeller, statistics, state)
     table = with_own_heads(statistics.table(differences(states)), args.heads)
@@ -101,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         "table": records(table),
     } | ({"spectrum": records(spectrum)} if len(spectrum) else {})
     written = ["heterophily.csv", "heterophily.json"]
-    with published(args.out, OWN) as out:
+    with outputs.writing() as out:
         table.to_csv(out / written[0], index=False, float_format="%.6g")
         write_text(out / written[1], json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
         if len(spectrum):

@@ -15,46 +15,54 @@ from pathlib import Path
 
 from experiments.configs.presets import load_preset
 from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_settings
-from experiments.files import check_out, write_text
+from experiments.files import write_text
+from experiments.models.mini_blip import weights_digest
+from experiments.outputs import Outputs
 from experiments.report.search import search_report
 from experiments.tasks import TASKS
-from experiments.training.device import check_device, processes
+from experiments.training.device import processes
+from experiments.training.execution import add_run_arguments, execution_of, in_folder
 from experiments.training.prepare import prepare
-from experiments.training.runner import Execution, add_run_arguments, jobs_for
 from experiments.training.search import FROZEN, Search, SearchSetup, Trial
+
+NAMES = ("trials.csv", "search.md", "settings.yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph search``."""
-    parser.add_argument("--out", type=Path, default=Path("runs/search"), help="folder (default: %(default)s)")
-    parser.add_argument(
-        "--preset",
-        default="full",
-        help="whose budgets are taken: a name or a YAML file (default: %(default)s)",
-    )
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("runs/search"), help="Folder of runs and results.")
+    add("--preset", default="full", help="The preset whose budgets are taken: a name or a YAML file.")
     add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the stages; a second call continues."""
-    check_device(args.device)
-    check_out(args.out)
     preset = load_preset(args.preset)
-    execution = Execution(args.out, args.device, jobs_for(args.device, args.jobs), args.cache_gb)
+    execution = execution_of(args, args.out)
     setup = SearchSetup(preset, chosen_settings().reduction, args.out / "data", args.model, execution)
+    return in_folder(execution, lambda: _search(args, setup))
+
+
+def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
+    """Run the stages and save what they choose."""
+    out, is_main = args.out, processes(args.device).is_main_process
+    if is_main:
+        about = {"preset": args.preset, "weights": weights_digest(args.model)}
+        Outputs(out, "search", about, NAMES).claim()
     cells = [setup.cell(Trial(FROZEN, task)) for task in TASKS]
-    prepare(cells, execution, preset.drawn, args.download)
+    prepare(cells, setup.execution, setup.preset.drawn, args.download)
     search = Search(setup)
     settings = search.run()
-    if not processes(args.device).is_main_process:
+    if not is_main:
         return 0
-    file = args.out / "settings.yaml"
+    file = out / "settings.yaml"
     write_settings(file, settings)
     report = search_report(search.trials)
-    write_text(args.out / "search.md", report)
+    write_text(out / "search.md", report)
     print(report + "\n" + file.read_text(encoding="utf-8"))
     print(
-        f"\nsaved: {args.out}/trials.csv, search.md, settings.yaml\nto use these settings in the tables: "
+        f"\nsaved: {out}/trials.csv, search.md, settings.yaml\nto use these settings in the tables: "
         f"cp {file} {SETTINGS_FILE}",
         file=sys.stderr,
     )

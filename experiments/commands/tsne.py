@@ -20,13 +20,13 @@ from pathlib import Path
 from analysis.embedding import INITS, METHODS
 from analysis.plots.embedding import COLOURS, draw
 from attngraph.errors import UserError
-from experiments.files import published
 from experiments.inspect.embedding_maps import MapSettings, check_clouds, embed
 from experiments.inspect.embedding_report import notes, summary
-from experiments.inspect.options import add_source_arguments, open_source
+from experiments.inspect.options import LARGEST_SEED, add_source_arguments, open_source, settings_of
 from experiments.inspect.point_clouds import ADAPTED, FROZEN, gather_points
+from experiments.outputs import Outputs
 
-OWN = (
+NAMES = (
     "coordinates.csv",
     "quality.csv",
     *(f"{method}-*.{kind}" for method in METHODS for kind in ("png", "svg")),
@@ -36,11 +36,9 @@ OWN = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph tsne``."""
     add_source_arguments(parser, Path("runs/tsne"))
+    parser.add_argument("--points", type=int, default=3000, help="Draw so many points on each map at most.")
     parser.add_argument(
-        "--points", type=int, default=3000, help="of each map, at most (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--method", choices=METHODS, default="tsne", help="default: %(default)s; umap needs umap-learn"
+        "--method", choices=METHODS, default="tsne", help="Make the maps so; umap needs umap-learn."
     )
     parser.add_argument(
         "--perplexity",
@@ -48,38 +46,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[30],
         metavar="P",
-        help="how many neighbours count, one map for each (default: 30); UMAP's number of neighbours",
+        help="Make a map for each of these perplexities: how many neighbours count, UMAP's number of "
+        "neighbours.",
     )
     parser.add_argument(
-        "--map-seeds", type=int, nargs="+", metavar="SEED", help="a map for each (default: --seed)"
+        "--map-seeds",
+        type=int,
+        nargs="+",
+        metavar="SEED",
+        help="Make a map for each of these seeds. Default: that of --seed.",
     )
+    parser.add_argument("--init", choices=INITS, default="pca", help="Start the maps there.")
     parser.add_argument(
-        "--init", choices=INITS, default="pca", help="where the maps start (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--colour", nargs="+", choices=COLOURS, default=["role"], help="a figure for each (default: role)"
+        "--colour",
+        nargs="+",
+        choices=COLOURS,
+        default=["role"],
+        help="Draw a figure for each of these labels.",
     )
     parser.epilog = (
-        "Without --layers: the last cross-attention layer and the self-attention layer before it; "
-        "--layers '*' takes all. Without --heads a layer's heads are one space, as after W_o; with it "
+        "Without --layers, the last cross-attention layer and the self-attention layer before it are drawn; "
+        "--layers '*' takes all. Without --heads, a layer's heads are one space, as after W_o; with it, "
         "each head has its own map."
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """``attngraph tsne``."""
-    settings = _settings(args)
+    settings, options = _settings(args), settings_of(args)
     sources = {FROZEN: open_source(argparse.Namespace(**vars(args) | {"adapter": None}))}
     if args.adapter is not None:
         sources[ADAPTED] = open_source(args)
     source = sources[FROZEN]
+    outputs = Outputs(args.out, "tsne", options, NAMES)
+    outputs.check()
     clouds, rotated = gather_points(sources, args.layers, args.points, args.seed)
     check_clouds(clouds[FROZEN], settings)
     table, measures = embed(clouds, settings)
 
     title = f"{source.title}: projected query and value space"
     lines = list(notes(clouds, measures, settings.method, rotated))
-    with published(args.out, OWN) as out:
+    with outputs.writing() as out:
         table.to_csv(out / "coordinates.csv", index=False, float_format="%.5f")
         measures.to_csv(out / "quality.csv", index=False, float_format="%.5f")
         for colour in settings.colours:
@@ -104,9 +111,11 @@ def _settings(args: argparse.Namespace) -> MapSettings:
             f"--perplexity must be at least 2 for umap, which takes it for a number of neighbours, got "
             f"{min(args.perplexity):g}"
         )
+    if not all(0 <= seed <= LARGEST_SEED for seed in args.map_seeds or ()):
+        raise UserError(
+            f"--map-seeds must lie in 0..{LARGEST_SEED}, got {' '.join(map(str, args.map_seeds))}"
+        )
     seeds = [args.seed] if args.map_seeds is None else args.map_seeds
-    if not all(0 <= seed < 2**32 for seed in seeds):
-        raise UserError(f"--map-seeds must lie in 0..{2**32 - 1}, got {' '.join(map(str, seeds))}")
     args.heads = None if args.heads is None else _each_once(args.heads)
     perplexities, seeds, colours = (_each_once(values) for values in (args.perplexity, seeds, args.colour))
     return MapSettings(args.method, perplexities, seeds, args.init, colours, args.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 
 import pandas as pd
 from torch import Tensor
@@ -16,6 +17,7 @@ from experiments.inspect.questions import region
 from experiments.inspect.source import Source
 from experiments.inspect.viewer_examples import viewer_example
 from experiments.inspect.views import read_view
+from experiments.progress import Progress
 from experiments.scenes.scene import Thing
 
 
@@ -30,7 +32,7 @@ class AttentionMaps:
         regions: ``{name: bool (patches,)}``, where the object is that was asked for.
         shown: what the viewer gets.
         last: the layer that raw attention is read from.
-        alone: whether it is the image's own nodes that look, not a text's tokens.
+        looker: which node of the image looks at it; empty where a text's tokens do.
         scored: whether the model gives a score, of which relevance takes the gradient.
     """
 
@@ -40,7 +42,7 @@ class AttentionMaps:
     regions: dict[str, Tensor] = field(default_factory=dict)
     shown: list[ViewerExample] = field(default_factory=list)
     last: str = ""
-    alone: bool = False
+    looker: str = ""
     scored: bool = True
 
 
@@ -60,11 +62,12 @@ def collect_maps(
     for adapter in source.adapters.values():
         if adapter.backend == "tiled":  # the same numbers, but tiles never hold the weights to differentiate
             adapter.backend = "dense"
-    for batch in source.batches():
+    batches = ceil(len(source) / source.batch_size)
+    for batch in Progress(source.batches(), "reading maps", batches, leave=False):
         if batch.pictures is None:
             raise UserError("attention maps need images: give --images, and a model that looks at them")
         view = read_view(source, batch, tokens, result.scored)
-        result.last, result.alone = view.last, view.alone
+        result.last, result.looker = view.last, view.looker
         result.scored = any(method == "gradient" for method, _ in view.values)
         for k, name in enumerate(batch.names):
             values = {key: nodes[k][view.image[k]][None] for key, nodes in view.values.items()}

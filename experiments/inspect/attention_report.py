@@ -26,7 +26,7 @@ def draw_queries(result: AttentionMaps, model: str, out: Path) -> list[str]:
     }
     for query, table in result.maps.groupby("query", sort=False):
         written.append(f"maps_{query}.png")
-        title = f"{model}: where {_query_title(query, result.alone)} looks"
+        title = f"{model}: where {result.looker or _query_title(query)} looks"
         draw_maps(table, pictures, out / written[-1], title, result.regions)
     return written
 
@@ -47,5 +47,5 @@ def mass_lines(summary: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _query_title(query: str, alone: bool) -> str:
-    return "the image's [CLS] node or probe" if alone else QUERY_TITLES.get(query, f"token {query}")
+def _query_title(query: str) -> str:
+    return QUERY_TITLES.get(query, f"token {query}")

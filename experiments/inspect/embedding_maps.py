@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from analysis.embedding import ITERATIONS, least_points, maps, quality
 from analysis.plots.embedding import COLOURS, METHOD_NAMES
 from analysis.points import Cloud
 from attngraph.errors import UserError
 from experiments.inspect.point_clouds import FROZEN
+from experiments.progress import Progress
 
 UNKNOWN = ("", "unknown")  # labels that say nothing
 MEASURED = 3000  # points; more are sampled for the measures
@@ -78,7 +78,7 @@ def embed(clouds: Mapping[str, Sequence[Cloud]], settings: MapSettings) -> tuple
     steps = ITERATIONS if settings.method == "tsne" else 1
     total = steps * settings.maps_of_each * len(clouds[FROZEN])
     tables, measures, number = [], [], 0
-    with tqdm(total=total, desc=f"{METHOD_NAMES[settings.method]} maps", unit="step") as bar:
+    with Progress(total=total, desc=f"{METHOD_NAMES[settings.method]} maps", unit="step") as bar:
         for k, cloud in enumerate(clouds[FROZEN]):
             for one_map in maps(
                 cloud.features,

@@ -30,9 +30,12 @@ from experiments.scenes.facts import PLURALS
 from experiments.scenes.scene import HUGE_SHAPES
 from experiments.scenes.speech import parts_of_speech
 
-BUILT_IN = ("modality", "token", "part of speech", "patch", "named", "named shape", "cluster")
-AND_PATCH = (
-    " and patch"  # ends the names of labels by a class of tokens on one side and by patch on the other
+MODALITY, SPECIAL, SPEECH = "modality", "special or word", "part of speech"
+BUILT_IN = (MODALITY, SPECIAL, "token", SPEECH, "patch", "named", "named shape", "cluster")
+AND_PATCH = " and patch"  # ends the names of labels by a class of tokens on one side, by patch on the other
+UNTAGGED = (
+    f"no labels by {SPEECH}: without --tagger those of the drawn scenes' words alone are known, and these "
+    "texts are not about drawn scenes"
 )
 SHAPE_NAMES = {word: shape for shape in HUGE_SHAPES for word in (shape, PLURALS.get(shape, f"{shape}s"))}
 
@@ -45,7 +48,7 @@ class Labeller:
         clusters: of k-means, fitted on a layer's first examples; 0 for none. Adapted models share the
             clusters of the first model.
         seed: of k-means.
-        tagger: of parts of speech; None for those of the scenes' words.
+        tagger: of parts of speech; None for those of the scenes' words, in texts about scenes alone.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Labeller:
         self._too_small: dict[str, str] = {}  # layers with too few nodes for clusters, and why
         self._parts: dict[str, None] = {}  # stacks of layers that see parts of pictures one by one
         self._rotated: dict[str, None] = {}  # stacks of layers whose queries have rotary positions in them
+        self._untagged = False  # whether there were texts whose parts of speech are not known
         self._fitted = False
 
     def fit(self, source: Source) -> None:
@@ -77,8 +81,8 @@ class Labeller:
                 self._too_small[name] = str(error)
 
     def notes(self) -> list[str]:
-        """A line for each stack of layers that lacks labels by cluster, sees parts of pictures or has
-        rotated queries."""
+        """What the labels lack: a line for each stack of layers that has none by cluster, sees parts of
+        pictures or has rotated queries, and one where parts of speech are not known."""
         lacking = (f"{stack(name)}: no labels by cluster: {why}" for name, why in self._too_small.items())
         return [
             *dict.fromkeys(lacking),
@@ -88,16 +92,18 @@ class Labeller:
                 for name in self._parts
             ),
             *(f"{name}: {ROTATED}" for name in self._rotated),
+            *([UNTAGGED] if self._untagged else []),
         ]
 
     def __call__(self, batch: Batch, name: str, graph: AttentionGraph) -> dict[str, Labels]:
         """Labels of a graph's nodes.
 
         Returns:
-            ``{name: labels}``: modality (text, image or special); within text: token, part of speech and the
-            user's classes; within images: patch; where text looks at an image: named (the shape that a word
-            names, the shape that a patch shows), and between the two each class of tokens against patch;
-            cluster.
+            ``{name: labels}``: modality (text, image or special token), or, where all nodes are text, special
+            token or word; within text: token, part of speech (by the tagger, or of texts about scenes) and
+            the user's classes; within images: patch; where text looks at an image: named (the shape that a
+            word names, the shape that a patch shows), and between the two each class of tokens against
+            patch; cluster.
         """
         device = graph.query.device
         if graph.shape[0] != len(batch.samples):
@@ -107,21 +113,26 @@ class Labeller:
         words, patches = ([of(batch, graph, side) for side in (0, 1)] for of in (words_of, patches_of))
         patches = [None if shown is None else shown.to(device) for shown in patches]
         special = (None if side is None else side.special.to(device) for side in words)
-        labels = {"modality": modality(graph, *special)}
+        is_text = not any(True if image is None else bool(image.any()) for image in graph.is_image())
+        labels = {SPECIAL if is_text else MODALITY: modality(graph, *special)}
         if None not in words:
             labels["token"] = Labels(*(side.token_ids.to(device) for side in words))
-            classes = [self._classes(side) for side in words]
+            classes = [self._classes(batch, side) for side in words]
             labels |= {kind: Labels(*(side[kind].to(device) for side in classes)) for kind in classes[0]}
         if patches[0] is not None and patches[1] is not None:
             labels["patch"] = Labels(*patches)
         if words[0] is not None and patches[1] is not None:
-            labels |= self._text_against_patches(words, patches, device)
+            labels |= self._text_against_patches(batch, words, patches, device)
         if self.clusters is not None and name not in self._too_small:
             labels["cluster"] = self.clusters(name, Bipartite.of(graph))
         return {kind: known for kind, known in labels.items() if known is not None}
 
     def _text_against_patches(
-        self, words: Sequence[Words | None], patches: Sequence[Tensor | None], device: torch.device
+        self,
+        batch: Batch,
+        words: Sequence[Words | None],
+        patches: Sequence[Tensor | None],
+        device: torch.device,
     ) -> dict[str, Labels]:
         named = [
             None if side is None else _classified(side, SHAPE_NAMES, PATCH_NAMES).to(device) for side in words
@@ -130,15 +141,20 @@ class Labeller:
         if words[1] is None:
             labels |= {
                 kind + AND_PATCH: Labels(classes.to(device), patches[1], shared=False)
-                for kind, classes in self._classes(words[0]).items()
+                for kind, classes in self._classes(batch, words[0]).items()
             }
         return labels
 
-    def _classes(self, words: Words) -> dict[str, Tensor]:
-        """The classes of a side's words, ``(b, nodes)``: part of speech and the user's own."""
-        speech = _classified(words, parts_of_speech()) if self.tagger is None else _tagged(words, self.tagger)
+    def _classes(self, batch: Batch, words: Words) -> dict[str, Tensor]:
+        """The classes of a side's words, ``(b, nodes)``: part of speech, where it is known, and the user's
+        own."""
         own = {kind: _classified(words, classes, own=True) for kind, classes in self.own.items()}
-        return {"part of speech": speech} | own
+        if self.tagger is not None:
+            return {SPEECH: _tagged(words, self.tagger)} | own
+        if all(sample.scene is not None for sample in batch.samples):
+            return {SPEECH: _classified(words, parts_of_speech())} | own
+        self._untagged = True
+        return own
 
 
 def read_own_classes(files: Sequence[Path]) -> dict[str, dict[str, str]]:

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from math import ceil
 
 import pandas as pd
-from tqdm import tqdm
 
 from analysis.heterophily import Heterophily
 from experiments.inspect.labeller import Labeller
 from experiments.inspect.source import Source
+from experiments.progress import Progress
 
 BEFORE, AFTER = "before", "after"  # training
 
@@ -26,7 +26,7 @@ def measure(source: Source, labeller: Labeller, statistics: Heterophily, state: 
     """
     suffix = f" {state}" if state else ""
     batches = ceil(len(source) / source.batch_size)
-    for batch, graphs in tqdm(source.graphs(), f"measuring{suffix}", batches, leave=False):
+    for batch, graphs in Progress(source.graphs(), f"measuring{suffix}", batches, leave=False):
         for name, graph in graphs.items():
             labels = labeller(batch, name, graph)
             statistics.add(name, graph, labels, f"M{suffix}")

@@ -8,7 +8,9 @@ set in its official files (``--data``, ``--task``). With ``--adapter`` the model
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 from attngraph.errors import UserError
 from experiments.files import check_out
@@ -17,57 +19,77 @@ from experiments.inspect.samples import own_samples, task_samples
 from experiments.inspect.source import Source
 from experiments.models import load_family
 from experiments.models.family import ModelFamily
+from experiments.models.mini_blip import weights_digest
 from experiments.tasks import TASKS
 from experiments.tasks.task import SPLITS
 from experiments.training.device import check_device
+
+LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
+NOT_SETTINGS = ("command", "version", "quiet", "out", "download", "batch", "strict", "device")
 
 
 def add_source_arguments(parser: argparse.ArgumentParser, out: Path = Path("runs")) -> None:
     """The options that say what is looked at, and where results go."""
     add = parser.add_argument
-    add("--model", metavar="NAME", help="folder or hub name of a transformers model (default: mini-BLIP)")
-    add("--download", action="store_true", help="fetch from the hub what is not on this machine")
+    add(
+        "--model",
+        metavar="NAME",
+        help="Folder or hub name of a transformers model. Default: mini-BLIP, which ships with the package.",
+    )
+    add("--download", action="store_true", help="Fetch from the hub what is not on this machine.")
     add(
         "--adapter",
         type=Path,
         metavar="PATH",
-        help="graph adapters to put in: a cell's folder of `attngraph ablation`, or a folder that PEFT saved",
+        help="Put these graph adapters into the model: a cell's folder of `attngraph ablation`, or a folder "
+        "that PEFT saved.",
     )
-    add("--images", nargs="+", type=Path, metavar="PATH", help="image files, or folders of them")
+    add("--images", nargs="+", type=Path, metavar="PATH", help="Look at these image files or folders.")
     add(
         "--texts",
         type=Path,
         metavar="FILE",
-        help="a text per line, one for each image, or one for all; without it BLIP describes the images, "
-        "without its adapters",
+        help="Read a text per line from this file, one for each image or one for all. Without it, BLIP "
+        "describes the images itself, without its adapters.",
     )
     add(
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="data in official files, as `attngraph scenes` lays them out (default: scenes drawn for the "
-        "run)",
+        help="Take data in official files, as `attngraph scenes` lays them out. Default: scenes that are "
+        "drawn for the run.",
     )
     add(
         "--task",
         choices=list(TASKS),
         default="caption",
-        help="which texts of the data: prompt and answer of a task (default: %(default)s)",
+        help="Take prompts and answers of this task.",
     )
-    add("--split", choices=SPLITS, default="validation", help="of the data (default: %(default)s)")
-    add("--examples", type=int, default=64, help="at most so many (default: %(default)s)")
-    add("--batch", type=int, default=16, help="examples in a forward pass (default: %(default)s)")
+    add("--split", choices=SPLITS, default="validation", help="Take this split of the data.")
+    add("--examples", type=int, default=64, help="Look at so many examples at most.")
+    add("--batch", type=int, default=16, help="Put so many examples into a forward pass.")
     add(
         "--layers",
         nargs="+",
         metavar="NAME",
-        help="names or patterns of attention layers, such as '*crossattention*' (default: all)",
+        help="Look at these attention layers: names or patterns such as '*crossattention*'. Default: all.",
     )
-    add("--heads", nargs="+", type=int, metavar="HEAD", help="which heads (default: all)")
-    add("--strict", action="store_true", help="stop at an unreadable image instead of leaving it out")
-    add("--out", type=Path, default=out, help="folder for the results (default: %(default)s)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of scenes, choices and random numbers (default: %(default)s)")
+    add("--heads", nargs="+", type=int, metavar="HEAD", help="Look at these heads. Default: all.")
+    add("--strict", action="store_true", help="Stop at an unreadable image instead of leaving it out.")
+    add("--out", type=Path, default=out, help="Write the results into this folder.")
+    add("--device", default="cpu", help="Run the model on this device: cpu, cuda, cuda:1 or mps.")
+    add("--seed", type=int, default=0, help="Seed of scenes, choices and random numbers.")
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What decides a command's results, for :class:`experiments.outputs.Outputs`: all options but those that
+    only say where and how it runs, and digests of the weights that are looked at.
+    """
+    settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
+    settings = {"weights": weights_digest(args.model), **settings}
+    if args.adapter is not None:
+        settings["adapter_weights"] = weights_digest(args.adapter)
+    return json.loads(json.dumps(settings, default=str))
 
 
 def open_source(args: argparse.Namespace, trained: bool = True) -> Source:
@@ -95,8 +117,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("examples", "batch"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}")
-    if args.seed < 0:
-        raise UserError(f"--seed must be at least 0, got {args.seed}")
+    if not 0 <= args.seed <= LARGEST_SEED:
+        raise UserError(f"--seed must lie in 0..{LARGEST_SEED}, got {args.seed}")
     if args.texts and args.data:
         raise UserError("--texts and --data exclude one another: the data have their own texts")
     if args.images and args.data:

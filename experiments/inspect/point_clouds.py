@@ -10,13 +10,13 @@ from math import ceil
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from analysis.points import Cloud, Points, output_matrices
 from attngraph import AttentionGraph
 from experiments.inspect.source import Source
 from experiments.inspect.words import PATCH_NAMES, patches_of, words_of
 from experiments.models.batch import Batch
+from experiments.progress import Progress
 
 FROZEN, ADAPTED = "frozen", "adapted"
 
@@ -42,7 +42,7 @@ def gather_points(
         source.layers = layers
         parts, points = Counter(), Points(limit, seed, source.heads, outputs)
         batches = ceil(len(source) / source.batch_size)
-        for batch, graphs in tqdm(source.graphs(), f"reading layers ({state})", batches, leave=False):
+        for batch, graphs in Progress(source.graphs(), f"reading layers ({state})", batches, leave=False):
             for layer, graph in graphs.items():
                 rotated |= {layer: None} if graph.rotated else {}
                 (query, is_query), (value, is_value) = (node_labels(batch, graph, side) for side in (0, 1))

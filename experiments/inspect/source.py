@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 
 import torch
-from PIL import Image
 from torch import nn
 
 from adapters.adapter import GraphAdapter
@@ -20,6 +19,20 @@ from experiments.inspect.calls_as_examples import calls_as_examples
 from experiments.models.batch import Batch, Sample
 from experiments.models.family import ModelFamily
 from experiments.models.images import open_image
+from experiments.progress import note
+
+# What models, their processors and what reads them raise.
+FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass
@@ -75,7 +88,7 @@ class Source:
             samples = self._opened(self.samples[start : start + self.batch_size])
             if samples:
                 any_read = True
-                with self.running():
+                with self._making_inputs():
                     batch = self.family.batch(samples)
                 yield batch.to(self.device)
         if not any_read:
@@ -92,24 +105,55 @@ class Source:
         self, batch: Batch, layers: list[str] | None = None, heads: list[int] | None = None
     ) -> dict[str, AttentionGraph]:
         """The attention graphs of a batch, by default of all layers and heads, ``{layer: graph}``."""
-        with self.running():
+        with self.reading(batch):
             graphs = capture(self.model, batch.inputs, layers, heads)
         return calls_as_examples(graphs, batch.inputs)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """What the model or its processor complains of while it runs, in one line.
+    def reading(self, batch: Batch) -> Iterator[None]:
+        """Turns what goes wrong while the model runs on a batch, and its attention is read, into one line
+        that says whose fault it is.
 
         Raises:
-            UserError: in place of any error of theirs.
+            UserError: in place of any error of the model's or of the reading of its attention.
         """
         try:
             yield
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except UserError as error:
+            raise UserError(_as_options(str(error))) from None
+        except FAILURES as error:
+            if _is_short_of_memory(error):
+                raise UserError(f"{self.title}: memory was short: make --batch smaller") from error
+            if self._runs(batch):
+                raise UserError(
+                    f"the attention of {self.title} cannot be read ({_in_short(error)}), though the model "
+                    "itself runs on these inputs: leave out the layers that fail (--layers), or take another "
+                    "--model"
+                ) from error
             raise UserError(
-                f"{self.title} cannot be run on these inputs ({type(error).__name__}: {first_line(error)}): "
-                "check that images and texts are what it reads, or make --batch smaller if memory was short"
+                f"{self.title} fails even where nothing is read from it ({_in_short(error)}): see whether it "
+                "runs in transformers, with this version and these images and texts, or take another --model"
             ) from error
+
+    @contextmanager
+    def _making_inputs(self) -> Iterator[None]:
+        """Turns what a processor complains of into one line."""
+        try:
+            yield
+        except FAILURES as error:
+            raise UserError(
+                f"{self.title} makes no inputs of these images and texts ({_in_short(error)}): check that "
+                "they are what it reads"
+            ) from error
+
+    def _runs(self, batch: Batch) -> bool:
+        """Whether the model runs on a batch when its attention is not read."""
+        try:
+            with torch.no_grad():
+                self.model(**batch.inputs)
+        except FAILURES:
+            return False
+        return True
 
     def reweighted(self, name: str, graph: AttentionGraph) -> AttentionGraph | None:
         """The graph with the weights that the layer's adapter uses in place of M; None where there is no
@@ -135,19 +179,30 @@ class Source:
         for sample in samples:
             try:
                 image = None if sample.image is None else open_image(sample.image)
-            except (OSError, ValueError, Image.DecompressionBombError) as error:
+            except UserError as error:
                 if self.strict:
-                    raise UserError(
-                        f"image {sample.image} cannot be read ({error}): replace the file, or leave out "
-                        "--strict to go on without it"
-                    ) from None
+                    raise UserError(f"{error}, or leave out --strict to go on without it") from None
                 self.skipped.append(str(sample.image))
-                _warn_once(f"left out: {sample.image} cannot be read ({error})")
+                _warn_once(f"left out: {error}")
                 continue
             opened.append(replace(sample, image=image))
         return opened
 
 
+def _as_options(message: str) -> str:
+    """A message of :func:`attngraph.capture` with the command's options in place of its arguments."""
+    about_heads = re.search(r" has heads 0\.\.\d+, not ", message)
+    return ("--heads: " if about_heads else "") + re.sub(r"\blayers=\.\.\.", "--layers", message)
+
+
+def _in_short(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _is_short_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
 @cache
 def _warn_once(line: str) -> None:
-    print(line, file=sys.stderr)
+    note(line)

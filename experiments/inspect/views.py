@@ -40,7 +40,7 @@ class View:
         kinds: the graphs by kind of weights.
         layers: those to show.
         last: the layer that raw attention is read from.
-        alone: whether the queries are nodes of the image.
+        looker: which node of the image the query is; empty where queries are tokens of a text.
         queries: ``{token: (b,)}``, which query nodes of it they are.
         values: ``{(method, token): (b, m)}``, numbers on all nodes that are seen.
         image: ``(b, m)``, which of these are image nodes.
@@ -50,7 +50,7 @@ class View:
     kinds: dict[str, Graphs]
     layers: list[str]
     last: str
-    alone: bool
+    looker: str
     queries: dict[str, Tensor]
     values: Maps
     image: Tensor
@@ -100,8 +100,8 @@ def read_view(source: Source, batch: Batch, tokens: list[str] | None, scored: bo
     values = _attention(source, kinds, last, queries)
     if scored:
         values |= _relevance(source, batch, queries, scored_at)
-    alone = words_of(batch, graphs[last], 0) is None
-    return View(kinds, layers, last, alone, queries, values, image, grids)
+    looker = "" if words_of(batch, graphs[last], 0) else _looker(source, graphs[last], grids[0][2])
+    return View(kinds, layers, last, looker, queries, values, image, grids)
 
 
 def _check_layers(source: Source, graphs: Graphs, layers: Sequence[str], samples: int) -> None:
@@ -140,7 +140,7 @@ def _relevance(
         try:
             if key not in runs:  # tokens with the same score share the pass
                 score = partial(score_at, batch, scored_at[token])
-                with source.running():
+                with source.reading(batch):
                     runs[key] = relevance(*capture_with_gradients(source.model, batch.inputs, score)).seen
         except NoScore:
             break
@@ -159,15 +159,10 @@ def _queries(
     """Which query nodes the tokens are, and at which token of the text each one's score is taken."""
     words, text = words_of(batch, graph, 0), batch.written
     if words is None and image_nodes(graph, 0).any(1).all():  # an image alone
-        if others == 0 and graph.kind == "self":  # else the probe of a pooling head looks at the patches
-            raise UserError(
-                f"{source.title} reads images alone, and no [CLS] node whose view could be drawn comes "
-                "before the patches"
-            )
+        looker = _looker(source, graph, others)
         if set(tokens or ()) - {"first"}:
             raise UserError(
-                f"--tokens: {source.title} reads images apart from texts; there is only first, its [CLS] "
-                "node or probe"
+                f"--tokens: {source.title} reads images apart from texts; there is only first, {looker}"
             )
         start = {"first": torch.zeros(len(batch.names), dtype=torch.long)}
         return start, start
@@ -184,6 +179,18 @@ def _queries(
         start = words.node(text.prompt - 1)
         after = {token: torch.maximum(place, start) for token, place in queries.items()}
     return queries, {token: words.place(place) for token, place in after.items()}
+
+
+def _looker(source: Source, graph: AttentionGraph, others: int) -> str:
+    """Which node of an image that is read alone looks at the patches: its first."""
+    if graph.kind == "self" and others:
+        return "the image's [CLS] node"
+    if graph.kind == "cross" and graph.shape[2] == 1:
+        return "the probe of the image's pooling head"
+    raise UserError(
+        f"{source.title} reads images alone, and neither a [CLS] node comes before the patches nor a probe "
+        "looks at them: there is nobody whose view could be drawn"
+    )
 
 
 def _seeing(graph: AttentionGraph) -> Tensor:

@@ -41,7 +41,7 @@ class PeftTuned(Tuned):
         """``adapter_config.json`` and ``adapter_model.safetensors``, which ``PeftModel.from_pretrained``
         reads.
         """
-        with published(folder, ()) as part:
+        with published(folder) as part:
             self.model.save_pretrained(str(part))
             (part / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 

@@ -123,9 +123,7 @@ class ModelFamily(ABC):
             Tensors whose first axis is the batch, among them ``labels`` ``(b, n)``: the ids of the answer and
             of the end token at their own places, ``IGNORED`` elsewhere.
         """
-        raise UserError(
-            f"{self.title} ({type(self.model).__name__}) writes no answers, so it can't be trained on a task"
-        )
+        raise UserError(f"{self.title} writes no answers, so it can't be trained on a task")
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
         """Next-token logits ``(b, n, vocabulary)`` at the places of ``labels``, which is not among the
@@ -137,7 +135,7 @@ class ModelFamily(ABC):
 
     def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
         """The model's answer to each sample's prompt, as plain text."""
-        raise UserError(f"{self.title} ({type(self.model).__name__}) writes no answers")
+        raise UserError(f"{self.title} writes no answers")
 
     @torch.no_grad()
     def rank(self, samples: Sequence[Sample], candidates: Sequence[str]) -> Tensor:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from transformers import AutoConfig
+from huggingface_hub.utils import logging as hub_logging
+from transformers import AutoConfig, PretrainedConfig
+from transformers.utils import logging
 
 from attngraph.errors import UserError
 from experiments.errors import first_line
 from experiments.models.family import FAMILIES, Checkpoint, ModelFamily
 from experiments.models.mini_blip import CHECKPOINT
+from experiments.progress import is_quiet, note
 
 
 def load_family(name: str | Path | None = None, download: bool = False) -> ModelFamily:
@@ -29,16 +34,53 @@ def load_family(name: str | Path | None = None, download: bool = False) -> Model
         raise UserError(
             f"--model {name}: no folder with a config.json, and no hub name of the form owner/name"
         )
+    if download and name is not None and not is_folder:
+        note(f"looking for {name} on the hub")
     try:
-        config = AutoConfig.from_pretrained(str(CHECKPOINT) if name is None else name, **options)
-        kind = next(family for family in reversed(FAMILIES.values()) if family.accepts(config))
-        family = kind.load(Checkpoint(name, config, download))
+        with _bars(download):
+            config = AutoConfig.from_pretrained(str(CHECKPOINT) if name is None else name, **options)
+            kind = next(family for family in reversed(FAMILIES.values()) if family.accepts(config))
+            family = kind.load(Checkpoint(name, config, download))
     except UserError:
         raise
     except Exception as error:  # whatever is wrong with the files means the same to the user
         raise UserError(
             f"--model {name} cannot be loaded ({first_line(error)}): give a folder with config.json, "
-            "model.safetensors and the tokenizer's or processor's files, or allow the download (--download)"
+            f"model.safetensors and the tokenizer's or processor's files, or {_else(download)}"
         ) from None
-    family.title = "mini-BLIP" if name is None else Path(name).name
+    if name is not None:
+        family.title = title_of(Path(name).resolve().name, config, type(family.model).__name__)
     return family
+
+
+def _else(download: bool) -> str:
+    """What else to do about a model that is not on this machine."""
+    return "check the name and the network" if download else "allow the download (--download)"
+
+
+def title_of(name: str, config: PretrainedConfig, architecture: str) -> str:
+    """A model's name for figures and messages: that of its folder or on the hub where it tells what kind of
+    model it is (``bert-base-uncased``), else beside the class (``BertModel (checkpoint-500)``).
+    """
+    kind, plain = ("".join(filter(str.isalnum, text.lower())) for text in (config.model_type, name))
+    return name if kind in plain else f"{architecture} ({name})"
+
+
+@contextmanager
+def _bars(download: bool) -> Iterator[None]:
+    """Shows bars of progress for downloads, and none while weights are read from the disk; what is wrong with
+    these is told in our words alone.
+    """
+    shown = logging.is_progress_bar_enabled()
+    verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    hub_logging.set_verbosity(logging.CRITICAL)
+    if not download or is_quiet():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
+        if shown:
+            logging.enable_progress_bar()

@@ -134,7 +134,7 @@ class Pretraining:
         }
         with whole(self.out / STATE) as part:
             torch.save(state, part)
-        with published(self.out, []) as folder:
+        with published(self.out) as folder:
             copy.deepcopy(self.model).cpu().half().save_pretrained(folder)
 
     def _restore(self) -> None:

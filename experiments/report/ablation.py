@@ -73,7 +73,7 @@ def save_results(
         What a file holds -> its path: ``txt``, ``md``, ``tex``, ``csv`` and ``png`` for the table,
         ``significance``, ``details`` and ``results``.
     """
-    with published(out, [f"{STEM}.*", SIGNIFICANCE, DETAILS, RESULTS]) as part:
+    with published(out) as part:
         written = save_table(table, part)
         written["significance"] = write_json(part / SIGNIFICANCE, table.comparisons)
         written["details"] = write_text(part / DETAILS, details_markdown(runs, tasks, table))

@@ -9,17 +9,23 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from transformers import VisionEncoderDecoderModel
+from transformers import (
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerImageProcessor,
+    VisionEncoderDecoderModel,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
 from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
 from experiments.commands import attention
-from experiments.inspect import views
+from experiments.inspect import attention_report, views
 from experiments.inspect.options import add_source_arguments, open_source
 from experiments.inspect.questions import ask, region
 from experiments.inspect.source import Source
 from experiments.inspect.words import words_of
+from experiments.models import load_family
 from experiments.models.batch import Batch, Sample
 from experiments.models.mini_blip import load_model, preprocess
 from experiments.models.pictures import Pictures
@@ -67,6 +73,7 @@ def test_the_token_before_the_answer_looks_at_the_asked_object(results):
         "maps_first.png",
         "mass.csv",
         "mass.png",
+        "run.json",
         "summary.csv",
         "viewer.html",
     ]
@@ -251,10 +258,8 @@ def test_without_logits_there_is_no_gradient_map(captioner, tmp_path, monkeypatc
     run(tmp_path, *captioner, "--batch", 1)
     maps = pd.read_csv(tmp_path / "maps.csv")
     assert set(maps["method"]) == {"raw", "rollout"} and set(maps["example"]) == {"0.png", "1.png"}
-    assert (
-        "no gradient map: model gives no logits for the tokens of its text, nor for classes"
-        in capsys.readouterr().out
-    )
+    told = "no gradient map: VisionEncoderDecoderModel (model) gives no logits for the tokens of its text"
+    assert told in capsys.readouterr().out
 
 
 def without_logits(forward):
@@ -325,7 +330,10 @@ def test_models_without_maps_are_refused(monkeypatch):
     for found, message in (
         (graph("self", 4, 4, "text"), "nodes must be a square number of patches"),
         (graph("cross", 3, 9), "the query nodes of its last layer are not the tokens of the text"),
-        (graph("self", 4, 4, "image", "image"), "no .CLS. node whose view could be drawn"),
+        (
+            graph("self", 4, 4, "image", "image"),
+            "neither a .CLS. node comes before the patches nor a probe looks at them",
+        ),
         (graph("cross", 4, 24), "nodes must be a square number of patches"),
     ):
         monkeypatch.setattr(Source, "read", lambda *_, graph=found: {"layer": graph})
@@ -366,19 +374,54 @@ def test_layers_chosen_for_the_viewer_alone(tmp_path, capsys):
     assert "crossattention" not in page
 
 
-def test_files_of_an_earlier_run_go_and_others_stay(tmp_path):
-    run(tmp_path, "--examples", 2, "--pictures", 1)
-    assert (tmp_path / "mass.csv").exists() and (tmp_path / "maps_answer.png").exists()
-    (tmp_path / "notes.txt").write_text("mine")
-    own = pictures(tmp_path / "pictures", "x.png")
-    run(tmp_path, "--images", *own, "--tokens", "first")
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "maps.csv",
-        "maps_first.png",
-        "notes.txt",
-        "pictures",
-        "viewer.html",
-    ]
+def test_only_a_run_with_the_same_settings_replaces_results(tmp_path):
+    words = ("--examples", 2, "--pictures", 1, "--tokens", "first")
+    run(tmp_path, *words)
+    for name in ("notes.txt", "maps.txt"):
+        (tmp_path / name).write_text("mine")
+    before = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    for other in (("--examples", 3), ("--tokens", "last"), ("--seed", 1)):
+        with pytest.raises(UserError, match=f"holds another experiment .other {other[0].lstrip('-')}.: give"):
+            run(tmp_path, *words, *other)
+    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before
+    run(tmp_path, *words, "--batch", 1)
+    after = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert {name for name in before if before[name] == after[name]} == {"notes.txt", "maps.txt"}
+
+
+@pytest.mark.parametrize(
+    "name", ["maps.csv", "maps_of_the_town.png", "mass.png", "summary.csv", "viewer.html"]
+)
+def test_files_of_somebody_else_are_refused(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} is there already, .* give another --out, or move the file"):
+        run(tmp_path, "--examples", 2)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {name: "mine"}
+
+
+def test_a_patch_is_not_called_cls(tmp_path):
+    """SegFormer: queries are all patches, also where values are fewer, as in cross-attention."""
+    folder, size = tmp_path / "model", {"height": 32, "width": 32}
+    sizes = dict(hidden_sizes=[8, 8], depths=[1, 1], num_encoder_blocks=2, patch_sizes=[3, 3], strides=[4, 2])
+    ratios = dict(sr_ratios=[2, 1], num_attention_heads=[1, 1], mlp_ratios=[1, 1], decoder_hidden_size=8)
+    SegformerForImageClassification(SegformerConfig(**sizes, **ratios)).save_pretrained(folder)
+    SegformerImageProcessor(size=size).save_pretrained(folder)
+    with pytest.raises(UserError, match="neither a .CLS. node comes before the patches nor a probe"):
+        run(tmp_path / "out", "--model", folder, "--images", *pictures(tmp_path / "pictures", "x.png"))
+
+
+@pytest.mark.parametrize(
+    ("family", "title"),
+    [("vit", "the image's [CLS] node"), ("siglip", "the probe of the image's pooling head")],
+)
+def test_figures_say_who_looks(tmp_path, monkeypatch, family, title):
+    drawn = []
+    monkeypatch.setattr(attention_report, "draw_maps", lambda *args: drawn.append(args[3]))
+    (tmp_path / "texts.txt").write_text("a red ball\n")
+    texts = ("--texts", tmp_path / "texts.txt") if family == "siglip" else ()
+    folder = save(family, tmp_path / "model")
+    run(tmp_path / "out", "--model", folder, "--images", *pictures(tmp_path / "p", "x.png"), *texts)
+    assert drawn == [f"{type(load_family(folder).model).__name__} (model): where {title} looks"]
 
 
 def test_queries_in_between_are_shown_with_the_picture(tmp_path):

@@ -9,6 +9,7 @@ from adapters import PGNN
 from attngraph import AttentionScores
 from experiments.bench import measure, peers, steps, suite
 from experiments.cli import main
+from experiments.commands import bench
 
 
 @pytest.fixture
@@ -115,6 +116,84 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     )
 
 
-def test_bad_arguments_end_with_one_line(tmp_path, capsys):
-    assert main(["bench", "--repeats", "0", "--out", str(tmp_path)]) == 2
-    assert "--repeats must be at least 1" in capsys.readouterr().err
+@pytest.fixture
+def counted(monkeypatch):
+    """Benchmarks that only count how often they ran."""
+    ran = []
+
+    def run(benchmark, repeats, quick, seed):
+        ran.append(benchmark.title)
+        number = {"seconds": float(len(ran)), "ratio": 1.0, "repeats": repeats}
+        return {
+            "title": benchmark.title,
+            "baseline": "base",
+            "options": {},
+            "memory_target": None,
+            "runs": {"base": number},
+        }
+
+    monkeypatch.setattr(bench, "run_benchmark", run)
+    return ran
+
+
+def seconds(out) -> dict[str, float]:
+    results = json.loads((out / "results.json").read_text())["benchmarks"]
+    return {name: result["runs"]["base"]["seconds"] for name, result in results.items()}
+
+
+def test_some_benchmarks_leave_the_results_of_the_others(tmp_path, counted):
+    words = ["bench", "--quick", "--out", str(tmp_path), "--only"]
+    assert main([*words, "training", "step"]) == 0
+    assert list(seconds(tmp_path)) == ["step", "training"]
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main([*words, "peers", "step"]) == 0
+    assert seconds(tmp_path) == {"step": 4, "peers": 3, "training": 1}
+    assert all(
+        suite.BENCHMARKS[name].title[1:] in (tmp_path / "bench.md").read_text() for name in seconds(tmp_path)
+    )
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("more", "newer", "why"),
+    [
+        (["--repeats", "2"], "", "repeats"),
+        (["--seed", "1"], "", "seed"),
+        ([], ".1", "machine"),
+        ([], "", "quick"),
+    ],
+)
+def test_results_of_other_settings_are_not_replaced(tmp_path, counted, capsys, monkeypatch, more, newer, why):
+    words = ["bench", "--out", str(tmp_path), "--only", "step"]
+    assert main([*words, "--quick"]) == 0
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    monkeypatch.setattr(bench.torch, "__version__", f"{torch.__version__}{newer}")
+    assert main([*words, *more, *(["--quick"] if why != "quick" else [])]) == 2
+    assert f"holds another experiment (other {why}): give another --out" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before and len(counted) == 1
+
+
+@pytest.mark.parametrize("name", ["results.json", "bench.md", "bench.png"])
+def test_files_of_somebody_else_are_refused(tmp_path, counted, capsys, name):
+    (tmp_path / name).write_text("mine")
+    assert main(["bench", "--out", str(tmp_path), "--only", "step"]) == 2
+    assert f"{name} is there already" in capsys.readouterr().err and not counted
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {name: "mine"}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "{}", '{"benchmarks": [1]}', '{"benchmarks": {"step": {"runs": 3}}}']
+)
+def test_damaged_results_are_one_line(tmp_path, counted, capsys, text):
+    words = ["bench", "--quick", "--out", str(tmp_path), "--only"]
+    assert main([*words, "step"]) == 0
+    (tmp_path / "results.json").write_text(text)
+    assert main([*words, "peers"]) == 2
+    assert f"{tmp_path}/results.json cannot be read" in capsys.readouterr().err and len(counted) == 1
+
+
+@pytest.mark.parametrize("option", ["--repeats", "--threads"])
+def test_bad_arguments_end_with_one_line(tmp_path, capsys, option):
+    for value in ("0", "-1", *(["1000000"] if option == "--threads" else [])):
+        assert main(["bench", option, value, "--out", str(tmp_path)]) == 2
+        assert f"{option} must be at least 1" in capsys.readouterr().err and not list(tmp_path.iterdir())

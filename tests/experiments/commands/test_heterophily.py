@@ -61,6 +61,7 @@ def test_files_and_columns(first):
     assert {file.name for file in out.iterdir()} == {
         "heterophily.csv",
         "heterophily.json",
+        "run.json",
         "spectrum.csv",
         *(f"{kind}-{stack}.png" for stack in stacks for kind in ("curves", "heads", "spectra")),
     }
@@ -76,7 +77,7 @@ def test_labels_of_each_kind_of_layer(first):
     _, table = first
     labels = {layer: set(part.labels.dropna()) for layer, part in table.groupby("layer")}
     assert labels["vision_model.encoder.layers.3.self_attn"] == {"modality", "patch", "cluster"}
-    assert labels[LAYER.format(3, "attention")] == {"modality", "token", "part of speech", "cluster"}
+    assert labels[LAYER.format(3, "attention")] == {"special or word", "token", "part of speech", "cluster"}
     assert labels[LAYER.format(3, "crossattention")] == {
         "modality",
         "named shape",
@@ -194,21 +195,24 @@ def test_another_model_on_texts_and_on_images(tmp_path):
     table = run(
         tmp_path / "out", "--model", tmp_path / "bert", "--texts", tmp_path / "texts", "--clusters", 2
     )
-    assert set(table.labels.dropna()) == {"modality", "token", "part of speech", "cluster"}
+    assert set(table.labels.dropna()) == {"special or word", "token", "cluster"}
     assert table[(table.labels == "token") & (table.statistic == "edge")].value.notna().all()
     (tmp_path / "short").write_text("a\n")
     table = run(
         tmp_path / "short-out", "--model", tmp_path / "bert", "--texts", tmp_path / "short", "--clusters", 20
     )
     notes = json.loads((tmp_path / "short-out" / "heterophily.json").read_text())["notes"]
-    assert len(notes) == 1 and notes[0].endswith(
+    assert len(notes) == 2 and notes[0].endswith(
         "no labels by cluster: 20 clusters need at least as many nodes, and the first examples have 6"
     )
-    assert set(table.labels.dropna()) == {"modality", "token", "part of speech"}
+    assert notes[1].startswith(
+        "no labels by part of speech: without --tagger those of the drawn scenes' words"
+    )
+    assert set(table.labels.dropna()) == {"special or word", "token"}
     FAMILIES["vit"].model().save_pretrained(tmp_path / "vit")
     ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "vit")
     Image.new("RGB", (9, 9), "red").save(tmp_path / "one.png")
-    table = run(tmp_path / "out", "--model", tmp_path / "vit", "--images", tmp_path, "--clusters", 2)
+    table = run(tmp_path / "vit-out", "--model", tmp_path / "vit", "--images", tmp_path, "--clusters", 2)
     assert (
         set(table.labels.dropna()) == {"modality", "cluster"}
         and table[table.statistic == "entropy"].value.notna().all()

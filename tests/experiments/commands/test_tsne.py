@@ -60,6 +60,7 @@ def test_by_default_the_last_cross_attention_and_the_self_attention_before_it(fi
     assert sorted(file.name for file in out.iterdir()) == [
         "coordinates.csv",
         "quality.csv",
+        "run.json",
         "tsne-class.png",
         "tsne-class.svg",
         "tsne-role.png",
@@ -167,7 +168,6 @@ def test_images_of_ones_own_and_unreadable_ones(tmp_path, capsys):
     "words, message",
     [
         (("--layers", "nowhere"), "no attention layer is called 'nowhere'; there are .*crossattention"),
-        (("--heads", 4), "has heads 0..3, not 4"),
         (
             ("--method", "tsne", "--perplexity", 5, 60),
             r"attention.* gives \d+ points, too few .* perplexity 60, .* 181",
@@ -177,6 +177,8 @@ def test_images_of_ones_own_and_unreadable_ones(tmp_path, capsys):
         (("--perplexity", 30, 1, "--method", "umap"), "--perplexity must be at least 2 for umap"),
         (("--points", 2), "--points must be"),
         (("--map-seeds", -1), "--map-seeds must"),
+        (("--seed", -1), "^--seed must lie in 0..4294967295, got -1"),
+        (("--heads", 0, 99), "--heads: .*has heads 0..3, not 99: .* \\(--layers\\)$"),
         (("--layers", "vision_model*3*", "--colour", "token"), "--colour token: nothing is known"),
     ],
 )

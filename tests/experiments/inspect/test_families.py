@@ -197,7 +197,7 @@ def test_rotated_queries_are_told(options, tmp_path, monkeypatch, capsys):
     for module, more in ((heterophily, ["--clusters", "0"]), (tsne, ["--method", "pca"])):
         parser = argparse.ArgumentParser()
         module.add_arguments(parser)
-        module.run(parser.parse_args([*options("llama"), *more, "--out", str(tmp_path / "out")]))
+        module.run(parser.parse_args([*options("llama"), *more, "--out", str(tmp_path / module.__name__)]))
     assert (
         "model.layers.*.self_attn: queries could be read only with rotary positions"
         in capsys.readouterr().out

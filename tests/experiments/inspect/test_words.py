@@ -10,12 +10,13 @@ from transformers import ViTImageProcessor
 
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
-from experiments.inspect.labeller import Labeller
+from experiments.inspect.labeller import UNTAGGED, Labeller
 from experiments.inspect.options import add_source_arguments, open_source
 from experiments.inspect.words import patches_of, whole_words, word_spans, words_of
 from experiments.models.batch import Batch, Sample
 from experiments.models.text import Text
 from experiments.scenes.patches import patch_targets
+from experiments.scenes.scene import scenes
 from tests.experiments.tiny import captioner, save, tokenizer
 
 
@@ -62,7 +63,7 @@ def test_a_decoder_has_its_own_words(family, start, saved, given):
         assert value.tokens[1].tolist() == (encoder if cross or not graph.causal else decoder)
         labels = Labeller({}, 2, 0)(batch, name, graph)
         assert labels["token"].query[1, 0].tolist() == query.token_ids[1].tolist()
-        assert labels["modality"].query[1, 0].tolist() == (
+        assert labels["special or word"].query[1, 0].tolist() == (
             [2, 2, 0, 0, 0] if graph.causal else [2, 0, 0, 0, 2]
         )
     assert batch.written.prompt.tolist() == [2, 2]
@@ -137,10 +138,40 @@ def test_a_model_that_fails_says_so_in_one_line(saved, given):
 
     found.model.encoder.forward = broken
     with pytest.raises(
-        UserError, match=r"cannot be run on these inputs \(RuntimeError: no such kernel\): check"
+        UserError, match=r"fails even where nothing is read from it \(RuntimeError: no such kernel\): see"
     ) as error:
         list(found.graphs())
     assert "\n" not in str(error.value)
+
+
+def test_faults_of_the_reading_are_not_blamed_on_the_inputs(saved, given, monkeypatch):
+    found = source("--model", saved("t5"), *given["texts"])
+
+    def unread(*_):
+        raise AttributeError("no get_seq_length")
+
+    monkeypatch.setattr("experiments.inspect.source.capture", unread)
+    with pytest.raises(
+        UserError,
+        match=r"^the attention of .* cannot be read \(AttributeError: no get_seq_length\), though the model",
+    ):
+        list(found.graphs())
+    for error in (MemoryError(), torch.OutOfMemoryError("no room"), RuntimeError("can't allocate memory")):
+        with pytest.raises(UserError, match="memory was short: make --batch smaller"), found.reading(None):
+            raise error
+
+
+def test_a_processor_that_fails_says_so_in_one_line(saved, given, monkeypatch):
+    found = source("--model", saved("t5"), *given["texts"])
+
+    def broken(*_):
+        raise KeyError("pixel_values")
+
+    monkeypatch.setattr(found.family, "batch", broken)
+    with pytest.raises(
+        UserError, match="makes no inputs of these images and texts .KeyError: 'pixel_values'.: check"
+    ):
+        list(found.graphs())
 
 
 def test_words_without_marks_and_no_pieces():
@@ -222,9 +253,12 @@ def test_classes_of_marked_words():
     graph = AttentionGraph(
         x, x, torch.full((1, 1, 6, 6), 1 / 6), kind="self", query_modality="text", value_modality="text"
     )
-    found = Labeller({"mine": {"red": "y", "s": "x"}}, 2, 0)(
-        Batch([Sample("one", None)], {}, text), "layer", graph
-    )
+    (scene,) = scenes("test", 1, 0, "downstream")
+    labeller = Labeller({"mine": {"red": "y", "s": "x"}}, 2, 0)
+    found = labeller(Batch([Sample("one", None, scene=scene)], {}, text), "layer", graph)
+    assert labeller.notes() == []
+    ordinary = labeller(Batch([Sample("one", None)], {}, text), "layer", graph)
+    assert set(found) - set(ordinary) == {"part of speech"} and labeller.notes() == [UNTAGGED]
     part = found["part of speech"].query[0, 0].tolist()
     assert part[1] >= 0 and part[4:] == [-1, -1] and part[3] == -1
     assert found["mine"].query[0, 0].tolist() == [-1, 1, -1, 0, -1, 1]  # the token "red" itself is listed

@@ -4,9 +4,12 @@ import json
 
 import pytest
 import torch
+from transformers import AutoConfig
+from transformers.utils import logging
 
 from attngraph.errors import UserError
 from experiments.models import Decoding, Sample, load_family
+from experiments.models.loading import title_of
 from experiments.models.mini_blip import CHECKPOINT
 from tests.experiments.tiny import save
 
@@ -33,7 +36,10 @@ FAMILY_OF = {
 @pytest.mark.parametrize("name", FAMILY_OF)
 def test_each_checkpoint_goes_to_its_family(name, tmp_path):
     family = load_family(save(name, tmp_path / name))
-    assert family.name == FAMILY_OF[name] and family.title == name
+    assert family.name == FAMILY_OF[name] and family.title in (
+        name,
+        f"{type(family.model).__name__} ({name})",
+    )
     assert not family.model.training and {p.dtype for p in family.model.parameters()} == {torch.float32}
 
 
@@ -43,11 +49,27 @@ def test_the_default_is_the_mini_blip():
     assert load_family(CHECKPOINT).title == CHECKPOINT.name  # by its folder, it is any BLIP
 
 
+def test_titles_tell_what_kind_of_model_it_is(tmp_path):
+    for name, title in (("model", "BertModel (model)"), ("tiny-Bert_2", "tiny-Bert_2")):
+        folder = save("bert", tmp_path / name)
+        assert load_family(folder).title == load_family(f"{folder}/../{name}/").title == title
+    config = AutoConfig.for_model("xlm-roberta")
+    assert title_of("xlm_roberta.base", config, "XLMRobertaModel") == "xlm_roberta.base"
+
+
+def test_no_bar_while_weights_are_read(tmp_path, capsys):
+    folder = save("bert", tmp_path)
+    capsys.readouterr()
+    assert logging.is_progress_bar_enabled()
+    load_family(folder)
+    assert "Loading weights" not in capsys.readouterr().err and logging.is_progress_bar_enabled()
+
+
 @pytest.mark.parametrize("name", ["bert", "classifier", "t5"])
 def test_a_model_that_writes_no_answers_says_so(name, tmp_path):
     family, sample = load_family(save(name, tmp_path)), Sample("one", None, "a", "red")
     for ask in (lambda: family.generate([sample], Decoding()), lambda: family.rank([sample], ["a"])):
-        with pytest.raises(UserError, match=f"{tmp_path.name} .* writes no answers") as error:
+        with pytest.raises(UserError, match=rf"\({tmp_path.name}\) writes no answers") as error:
             ask()
         assert "\n" not in str(error.value)
 
@@ -126,3 +148,14 @@ def test_an_unknown_name_is_one_line(name, message):
     with pytest.raises(UserError, match=message) as error:
         load_family(name)
     assert "\n" not in str(error.value)
+
+
+def test_a_name_that_the_hub_does_not_give_is_no_reason_to_allow_a_download(monkeypatch, capsys):
+    def offline(*_, **__):
+        raise OSError("We couldn't connect")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", offline)
+    with pytest.raises(UserError, match="couldn't connect.*check the name and the network") as error:
+        load_family("no-such-owner/no-such-model", download=True)
+    assert "--download" not in str(error.value)
+    assert capsys.readouterr().err == "looking for no-such-owner/no-such-model on the hub\n"

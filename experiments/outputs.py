@@ -1,0 +1,118 @@
+"""The results of a run in the folder that ``--out`` names: a run replaces only what a run like it wrote.
+
+Beside its results a run leaves a manifest, ``run.json``: the command, the settings that decide the numbers,
+and the names of the files that it wrote. The same command with the same settings may replace these files; any
+other is refused. Files that no manifest names are somebody else's: they stay, and a run that needs one of
+their names is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import attngraph
+from attngraph.errors import UserError
+from experiments.files import check_out, published, write_json
+
+MANIFEST = "run.json"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files of one experiment.
+
+    Args:
+        folder: where they are; it is made if it does not exist.
+        command: that makes them.
+        settings: what decides their content, as values that JSON can hold.
+        names: of the files that the command may write; ``*`` and ``?`` stand for any letters, for one letter.
+    """
+
+    folder: Path
+    command: str
+    settings: Mapping[str, Any]
+    names: Sequence[str]
+
+    def check(self) -> set[str]:
+        """The names of the files that earlier runs of this experiment wrote.
+
+        Raises:
+            UserError: the folder holds another experiment, or files of somebody else's under a name that the
+                command may write; or it cannot be a folder.
+        """
+        check_out(self.folder)
+        held = self._held()
+        self._refuse_foreign((file.name for name in self.names for file in self.folder.glob(name)), held)
+        return held
+
+    def claim(self) -> None:
+        """Checks the folder, and says in the manifest that all of ``names`` (without ``*``) are this
+        experiment's, for a command that writes them one after another.
+
+        Raises:
+            UserError: see :meth:`check`.
+        """
+        self._save(self.check() | set(self.names))
+
+    @contextmanager
+    def writing(self) -> Iterator[Path]:
+        """An empty folder to write all results into; when the block ends they take the place of the earlier
+        ones, of which nothing remains. After an error everything is as it was.
+
+        Raises:
+            UserError: see :meth:`check`.
+        """
+        held = self.check()
+        with published(self.folder) as part:
+            yield part
+            written = {file.name for file in part.iterdir()}
+            self._refuse_foreign(written, held)
+            self._save(held | written)  # before the files move, so that a run cut off now leaves no strangers
+        for name in held - written:
+            (self.folder / name).unlink(missing_ok=True)
+        self._save(written)
+
+    def _held(self) -> set[str]:
+        """The names in the manifest, which must be one of this experiment."""
+        file = self.folder / MANIFEST
+        if not file.exists():
+            return set()
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            command, settings, names = (manifest[key] for key in ("command", "settings", "files"))
+            if not isinstance(settings, dict) or not all(Path(name).name == name for name in names):
+                raise TypeError
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{file} is no record of a run ({type(error).__name__}): give another --out, or delete it"
+            ) from None
+        if command != self.command:
+            self._refuse(f"of `attngraph {command}`")
+        own = json.loads(json.dumps(self.settings))
+        wrong = [name for name in {**own, **settings} if settings.get(name) != own.get(name)]
+        if wrong:
+            self._refuse(f"other {', '.join(wrong)}")
+        return set(names)
+
+    def _refuse(self, why: str) -> None:
+        raise UserError(
+            f"{self.folder} holds another experiment ({why}): give another --out, or delete that folder"
+        )
+
+    def _refuse_foreign(self, names: Iterable[str], held: set[str]) -> None:
+        foreign = sorted(name for name in {*names} - held if os.path.lexists(self.folder / name))
+        if foreign:
+            raise UserError(
+                f"--out {self.folder}: {foreign[0]} is there already, and no {MANIFEST} says that `attngraph "
+                f"{self.command}` wrote it: give another --out, or move the file away"
+            )
+
+    def _save(self, names: Iterable[str]) -> None:
+        about = {"command": self.command, "attngraph": attngraph.__version__, "settings": self.settings}
+        write_json(self.folder / MANIFEST, {**about, "files": sorted(names)})
