@@ -71,9 +71,7 @@ def apply_step(
     return out if context else (out, None)
 
 
-def plain_step(
-    scores: AttentionScores, degree: str, context: bool, *inputs: Tensor | None
-) -> tuple[Tensor, ...]:
+def plain_step(scores: AttentionScores, degree: str, context: bool, *inputs: Any) -> tuple[Tensor, ...]:
     """A step in tensor operations, which autograd differentiates as often as it is asked to.
 
     Args:
