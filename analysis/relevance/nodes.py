@@ -61,7 +61,8 @@ class Layers:
     Attributes:
         graphs: the graphs.
         queries: ``{layer: node set}`` of the queries.
-        values: ``{layer: node set}`` of the values; the same as the queries in self-attention.
+        values: ``{layer: node set}`` of the values; the same as the queries in self-attention, unless it
+            pools its values (SegFormer).
 
     Raises:
         ValueError: a cross-attention layer whose two sides cannot be told apart.
@@ -78,7 +79,7 @@ class Layers:
             )
             b, _, n, m, _ = graph.shape
             query = Nodes(b, n, query_modality, graph.causal)
-            value = Nodes(b, m, value_modality, False) if self.is_cross(name) else query
+            value = Nodes(b, m, value_modality, False) if self.is_cross(name) or n != m else query
             if self.is_cross(name) and query == value:
                 raise ValueError(
                     f"graphs must tell the two sides of {name} apart: both have the same number and kind of "

@@ -45,6 +45,29 @@ ROUTES = {
     "bridgetower": ["cross_modal_text_layers.1.crossattention.self"],
     "vilt": ["encoder.layer.1.attention.attention"],
     "lxmert": ["encoder.x_layers.0.visual_attention.att"],
+    "paligemma": ["model.language_model.layers.1.self_attn"],
+    "gemma3": ["model.language_model.layers.1.self_attn"],
+    "segformer": ["stages.1.blocks.0.attention"],
+    "pix2struct": ["decoder.layer.1.encoder_decoder_attention.attention"],
+    "whisper": ["model.decoder.layers.1.encoder_attn"],
+    "gemma3n, shared keys": ["model.layers.3.self_attn"],
+    "gemma4, shared keys": ["model.layers.3.self_attn"],
+    "bloom": ["transformer.h.1.self_attention"],
+    "falcon": ["transformer.h.1.self_attention"],
+    "falcon, alibi": ["transformer.h.1.self_attention"],
+    "falcon, groups": ["transformer.h.1.self_attention"],
+    "mpt": ["transformer.blocks.1.attn"],
+    "gpt-neo": ["transformer.h.1.attn.attention"],
+    "xglm": ["model.layers.1.self_attn"],
+    "mpnet": ["encoder.layer.1.attention.attn"],
+    "roformer": ["encoder.layer.1.attention.self"],
+    "roformer, a decoder": ["decoder.roformer.encoder.layer.1.crossattention.self"],
+    "rembert": ["encoder.layer.1.attention.self"],
+    "rembert, a decoder": ["decoder.rembert.encoder.layer.1.crossattention.self"],
+    "megatron-bert": ["bert.encoder.layer.1.attention.self"],
+    "deberta": ["encoder.layer.1.attention.self"],
+    "deberta-v2": ["encoder.layer.1.attention.self"],
+    "xlnet": ["layer.1.rel_attn"],
 }
 
 
@@ -73,6 +96,17 @@ def test_routes_of_all_kinds_of_models(family):
         assert maps.own.shape == (2, n, n) and maps.seen.shape == (2, n, m)
         assert maps.seen.isfinite().all() and (maps.seen >= 0).all() and maps.seen.any()
     assert raw(graphs).shape == (2, n, m)
+
+
+def test_values_that_were_pooled_are_nodes_of_their_own():
+    """A layer of SegFormer's first stage looks at fewer nodes than it has; the next one looks at others."""
+    graphs = {
+        "first": graph(softmax(2, 2, 6, 3, seed=1), "self", ("image", "image")),
+        "second": graph(softmax(2, 2, 6, 3, seed=2), "self", ("image", "image")),
+    }
+    maps = rollout(graphs)
+    assert route(graphs) == (["first", "second"], ["second"])
+    assert maps.own.shape == (2, 6, 6) and maps.seen.shape == (2, 6, 3)
 
 
 def test_image_tokens_see_what_the_queries_saw_that_became_them():
