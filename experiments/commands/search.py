@@ -10,7 +10,6 @@ runs/search/{trials.csv,search.md,settings.yaml}
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from experiments.configs.presets import load_preset
@@ -18,6 +17,7 @@ from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_s
 from experiments.files import write_text
 from experiments.models.mini_blip import weights_digest
 from experiments.outputs import Outputs
+from experiments.progress import note
 from experiments.report.search import search_report
 from experiments.tasks import TASKS
 from experiments.training.device import processes
@@ -49,9 +49,12 @@ def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
     out, is_main = args.out, processes(args.device).is_main_process
     if is_main:
         about = {"preset": args.preset, "weights": weights_digest(args.model)}
-        Outputs(out, "search", about, NAMES).claim()
+        outputs = Outputs(out, "search", about, NAMES)
+        outputs.check()
     cells = [setup.cell(Trial(FROZEN, task)) for task in TASKS]
     prepare(cells, setup.execution, setup.preset.drawn, args.download)
+    if is_main:
+        outputs.claim()
     search = Search(setup)
     settings = search.run()
     if not is_main:
@@ -61,9 +64,8 @@ def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
     report = search_report(search.trials)
     write_text(out / "search.md", report)
     print(report + "\n" + file.read_text(encoding="utf-8"))
-    print(
+    note(
         f"\nsaved: {out}/trials.csv, search.md, settings.yaml\nto use these settings in the tables: "
-        f"cp {file} {SETTINGS_FILE}",
-        file=sys.stderr,
+        f"cp {file} {SETTINGS_FILE}"
     )
     return 0
