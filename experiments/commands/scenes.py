@@ -8,9 +8,8 @@ from pathlib import Path
 
 from experiments.arguments import Between, seed
 from experiments.files import check_out
-from experiments.scenes.write import Sizes, write_scenes
+from experiments.scenes.write import MOST, Sizes, write_scenes
 
-MOST = 1_000_000  # of each kind and split
 UNITS = {"captions": "images with captions"}  # what a size counts, where its name does not say it
 
 

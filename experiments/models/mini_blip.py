@@ -120,6 +120,8 @@ def load_model(
         if shipped
         else "check the folder (config.json, model.safetensors, tokenizer.json)"
         if is_folder
+        else "check the name and the network"
+        if allow_download
         else "give an existing folder, or allow the download (--download)"
     )
     if is_folder:
