@@ -57,7 +57,7 @@ def test_karpathy_errors_name_file_and_field(tmp_path):
         ({"filename": "b.jpg"}, "val2014: no such image as 'b.jpg'"),
         ({"sentences": []}, "'sentences' of .* is empty"),
         ({"sentences": [{"raw": "x"}, {"raw": " "}]}, r"'raw' of images\[0\].sentences\[1\] is empty"),
-        ({"split": "vall"}, "field 'split' of .* is 'vall'; known: train, restval, val, test"),
+        ({"split": "vall"}, "field 'split' of .* is 'vall'; give one of train, restval, val, test"),
         (
             {"imgid": 1, "sentences": [{"raw": "x", "imgid": 2}]},
             r"sentences\[0\] has the imgid 2, but .* has 1",
