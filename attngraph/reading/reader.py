@@ -290,7 +290,7 @@ def _choose(layers: Layers, names: list[str]) -> list[str]:
     patterns = [layers] if isinstance(layers, str) else list(layers)
     for pattern in patterns:
         if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
-            raise UserError(f"no attention layer is called {pattern!r}; there are {', '.join(names)}")
+            raise UserError(f"no attention layer is called {pattern!r}; choose from {', '.join(names)}")
     return [name for name in names if any(name == x or fnmatchcase(name, x) for x in patterns)]
 
 

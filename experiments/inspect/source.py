@@ -191,8 +191,9 @@ class Source:
 
 def _as_options(message: str) -> str:
     """A message of :func:`attngraph.capture` with the command's options in place of its arguments."""
-    about_heads = re.search(r" has heads 0\.\.\d+, not ", message)
-    return ("--heads: " if about_heads else "") + re.sub(r"\blayers=\.\.\.", "--layers", message)
+    about = {"--heads: ": r" has heads 0\.\.\d+, not ", "--layers: ": "no attention layer is called"}
+    option = next((option for option, words in about.items() if re.search(words, message)), "")
+    return option + re.sub(r"\blayers=\.\.\.", "--layers", message)
 
 
 def _in_short(error: BaseException) -> str:

@@ -116,7 +116,9 @@ def _check_layers(source: Source, graphs: Graphs, layers: Sequence[str], samples
         heads = graphs[name].shape[1]
         wrong = [head for head in source.heads or () if not 0 <= head < heads]
         if wrong:
-            raise UserError(f"--heads: {name} has heads 0 to {heads - 1}, not {', '.join(map(str, wrong))}")
+            raise UserError(
+                f"--heads: {name} has heads 0 to {heads - 1}, not {', '.join(map(str, wrong))}: give others"
+            )
 
 
 def _attention(source: Source, kinds: Mapping[str, Graphs], last: str, queries: Mapping[str, Tensor]) -> Maps:
@@ -278,7 +280,7 @@ def _chosen(patterns: list[str] | None, graphs: Graphs, path: Route) -> tuple[li
         return [name for name in graphs if name in path.layers or name in path.hops], path.hops[0]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in graphs):
-            raise UserError(f"--layers: no layer is called {pattern!r}; there are {', '.join(graphs)}")
+            raise UserError(f"--layers: no layer is called {pattern!r}; choose from {', '.join(graphs)}")
     chosen = [name for name in graphs if any(fnmatchcase(name, pattern) for pattern in patterns)]
     kind = graphs[path.hops[0]].kind
     alike = [name for name in chosen if name in path.layers and graphs[name].kind == kind]

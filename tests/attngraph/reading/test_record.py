@@ -23,7 +23,7 @@ def test_layers_by_name_and_pattern():
         "text_decoder.bert.encoder.layer.0.crossattention.self",
     ]
     with pytest.raises(
-        UserError, match=r"no attention layer is called 'layer.7'; there are vision_model.encoder.layers.0"
+        UserError, match=r"no attention layer is called 'layer.7'; choose from vision_model.encoder.layers.0"
     ):
         read(model, inputs, layers=[one, "layer.7"])
     assert not hasattr(model.get_submodule(one), "attngraph")  # and nothing stays behind

@@ -344,7 +344,7 @@ def test_models_without_maps_are_refused(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--layers", "*layer.7*"], r"no layer is called '\*layer.7\*'; there are vision_model"),
+        (["--layers", "*layer.7*"], r"no layer is called '\*layer.7\*'; choose from vision_model"),
         (
             ["--layers", "*", "--heads", "4"],
             "vision_model.* has heads 0 to 3, not 4|crossattention.* has heads 0 to 3, not 4",

@@ -167,7 +167,7 @@ def test_images_of_ones_own_and_unreadable_ones(tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (("--layers", "nowhere"), "no attention layer is called 'nowhere'; there are .*crossattention"),
+        (("--layers", "nowhere"), "no attention layer is called 'nowhere'; choose from .*crossattention"),
         (
             ("--method", "tsne", "--perplexity", 5, 60),
             r"attention.* gives \d+ points, too few .* perplexity 60, .* 181",
