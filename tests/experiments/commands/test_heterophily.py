@@ -252,7 +252,7 @@ def test_every_word_has_a_part_of_speech():
 @pytest.mark.parametrize(
     "words,message",
     [
-        (("--layers", "*nowhere*"), "there are vision_model.encoder.layers.0.self_attn"),
+        (("--layers", "*nowhere*"), "choose from vision_model.encoder.layers.0.self_attn"),
         (("--heads", "7"), "has heads 0..3"),
         (("--examples", "0"), "--examples must be at least 1"),
         (("--permutations", "0"), "--permutations must be at least 1"),
