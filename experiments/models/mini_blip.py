@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration
 from attngraph.errors import UserError
 from experiments.errors import first_line
 from experiments.models.images import open_image
+from experiments.models.weights import misfits
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "mini-blip"
 DESCRIBE = "what does the image describe ?"  # the prompt of captions in pre-training
@@ -149,12 +150,9 @@ def load_model(
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:  # whatever is wrong with the files means the same to the user
         raise UserError(f"checkpoint {source} cannot be loaded ({first_line(error)}); {remedy}") from error
-    problems = [*report["missing_keys"], *report["mismatched_keys"]]
-    if problems:
-        raise UserError(
-            f"checkpoint {source}: {len(problems)} weights missing or of another shape, "
-            f"first {problems[0]}; {remedy}"
-        )
+    wrong = misfits(model, report)
+    if wrong:
+        raise UserError(f"checkpoint {source}: {wrong}; {remedy}")
     _set_special_tokens(model, tokenizer, source, remedy)
     return model.eval(), tokenizer
 
