@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
+from experiments.errors import first_line
 
 SPLITS = ("train", "validation", "test")
 VALIDATION_IMAGES = 400  # of the 4,000 official training images
@@ -31,21 +32,27 @@ def load(split: str) -> list[Example]:
         raise UserError("the package easy-vqa is not installed; run: pip install easy-vqa") from None
     try:
         if split == "test":
-            questions, paths = easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths()
-        else:
-            questions, paths = easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()
-    except (OSError, ValueError, KeyError) as error:
+            return _examples("test", easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths())
+        questions, paths = easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()
+        held_out = set(random.Random(0).sample(sorted(paths), VALIDATION_IMAGES))
+        return [
+            example
+            for example, image in zip(_examples("train", questions, paths), questions[2], strict=True)
+            if (image in held_out) == (split == "validation")
+        ]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError(
-            f"the package easy-vqa is damaged ({error}); run: pip install --force-reinstall easy-vqa"
+            f"the package easy-vqa is damaged ({type(error).__name__}: {first_line(error)}); "
+            "run: pip install --force-reinstall easy-vqa"
         ) from None
-    held_out = set(random.Random(0).sample(sorted(paths), VALIDATION_IMAGES)) if split != "test" else set()
-    examples = []
-    for number, (question, answer, image) in enumerate(zip(*questions)):
-        if split != "test" and (image in held_out) != (split == "validation"):
-            continue
-        name = f"{'test' if split == 'test' else 'train'}-{number}"
-        examples.append(Example(name, Path(paths[image]), question, (answer,), _kind(question, answer)))
-    return examples
+
+
+def _examples(name: str, questions: tuple[list, list, list], paths: dict[int, str]) -> list[Example]:
+    """The examples of an official split: questions, answers and images, and the images' files."""
+    return [
+        Example(f"{name}-{number}", Path(paths[image]), question, (answer,), _kind(question, answer))
+        for number, (question, answer, image) in enumerate(zip(*questions, strict=True))
+    ]
 
 
 def _kind(question: str, answer: str) -> str:

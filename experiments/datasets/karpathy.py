@@ -33,7 +33,8 @@ def load(dataset_json: Path, image_folder: Path, split: str) -> list[Example]:
         place = field(image, "split", str, dataset_json, where)
         if place not in _PLACES:
             raise UserError(
-                f"{dataset_json}: field 'split' of {where} is {shown(place)}; give one of {', '.join(_PLACES)}"
+                f"{dataset_json}: field 'split' of {where} is {shown(place)}; give one of "
+                f"{', '.join(_PLACES)}"
             )
         if place not in _SPLITS[split]:
             continue

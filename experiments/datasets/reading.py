@@ -60,9 +60,7 @@ def field(record: object, name: str, kind: type | tuple[type, ...], file: Path, 
         where: which record this is, for the error, such as "questions[3]".
     """
     if not isinstance(record, dict):
-        raise UserError(
-            f"{file}: {where} is {type(record).__name__}, not an object; give the official file"
-        )
+        raise UserError(f"{file}: {where} is {type(record).__name__}, not an object; give the official file")
     if name not in record:
         raise UserError(f"{file}: {where} has no field '{name}'; give the official file")
     value = record[name]

@@ -31,7 +31,8 @@ def load(jsonl: Path, image_folder: Path) -> list[Example]:
             continue
         if label not in LABELS:
             raise UserError(
-                f"{jsonl}: field 'gold_label' of {where} is {shown(label)}; give one of {', '.join(LABELS)} and -"
+                f"{jsonl}: field 'gold_label' of {where} is {shown(label)}; give one of "
+                f"{', '.join(LABELS)} and -"
             )
         name = str(field(pair, "Flickr30K_ID", (str, int), jsonl, where))
         if "captionID" in pair:

@@ -38,3 +38,31 @@ def test_easy_vqa_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
     with pytest.raises(UserError, match="pip install easy-vqa"):
         easy_vqa.load("test")
+
+
+@pytest.mark.parametrize("split", easy_vqa.SPLITS)
+@pytest.mark.parametrize(
+    "content, images",
+    [
+        ("", 4000),
+        ("[" * 100_000, 4000),
+        ("null", 4000),
+        ("[[1]]", 4000),
+        ('[["?", "yes", 4001]]', 4000),
+        ('[[null, "yes", 0]]', 4000),
+        ('[["?", "yes", 0]]', 0),
+    ],
+)
+def test_a_damaged_package_is_one_line(monkeypatch, tmp_path, split, content, images):
+    package = pytest.importorskip("easy_vqa.easy_vqa")
+    for part in ("train", "test"):
+        folder = tmp_path / "data" / part / "images"
+        folder.mkdir(parents=True)
+        folder.with_name("questions.json").write_text(content)
+    monkeypatch.setattr(package, "BASE_PATH", str(tmp_path))
+    monkeypatch.setattr(package.os, "listdir", lambda folder: [f"{k}.png" for k in range(images)])
+    with pytest.raises(
+        UserError, match="easy-vqa is damaged .*; run: pip install --force-reinstall"
+    ) as error:
+        easy_vqa.load(split)
+    assert "\n" not in str(error.value)

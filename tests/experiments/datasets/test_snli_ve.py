@@ -38,7 +38,10 @@ def test_snli_ve_errors_name_file_line_and_field(tmp_path):
     for line, message in (
         ("{", "line 2 is not valid JSON"),
         ("[]", "line 2 is list, not an object"),
-        (json.dumps({**pair, "gold_label": "maybe"}), "'gold_label' of line 2 is 'maybe'; give one of entailment"),
+        (
+            json.dumps({**pair, "gold_label": "maybe"}),
+            "'gold_label' of line 2 is 'maybe'; give one of entailment",
+        ),
         (json.dumps({**pair, "Flickr30K_ID": "2"}), "images: no such image as '2', though line 2 of"),
         (json.dumps(pair), "line 2 has the pairID 'p', which line 1 has too; remove one"),
         (json.dumps({**pair, "pairID": "q", "sentence2": " "}), "'sentence2' of line 2 is empty"),
