@@ -49,10 +49,13 @@ def load(split: str) -> list[Example]:
 
 def _examples(name: str, questions: tuple[list, list, list], paths: dict[int, str]) -> list[Example]:
     """The examples of an official split: questions, answers and images, and the images' files."""
-    return [
-        Example(f"{name}-{number}", Path(paths[image]), question, (answer,), _kind(question, answer))
-        for number, (question, answer, image) in enumerate(zip(*questions, strict=True))
-    ]
+    examples = []
+    for number, (question, answer, image) in enumerate(zip(*questions, strict=True)):
+        if not isinstance(question, str) or not isinstance(answer, str):
+            raise TypeError(f"question {number} or its answer is no text")
+        kind = _kind(question, answer)
+        examples.append(Example(f"{name}-{number}", Path(paths[image]), question, (answer,), kind))
+    return examples
 
 
 def _kind(question: str, answer: str) -> str:
