@@ -116,6 +116,11 @@ class ModelFamily(ABC):
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """Inputs of the whole model for prompts and answers, as the analysis of its graphs needs them."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether it can be trained on a task: whether it makes :meth:`training_inputs`."""
+        return type(self).training_inputs is not ModelFamily.training_inputs
+
     def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Inputs of :meth:`logits` for prompts and answers, on the CPU.
 

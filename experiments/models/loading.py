@@ -48,6 +48,11 @@ def load_family(name: str | Path | None = None, download: bool = False) -> Model
             f"--model {name} cannot be loaded ({first_line(error)}): give a folder with config.json, "
             f"model.safetensors and the tokenizer's or processor's files, or {_else(download)}"
         ) from None
+    words = getattr(family, "tokenizer", None)
+    if words is not None and not set(words.get_vocab()) - set(words.all_special_tokens):
+        raise UserError(  # transformers makes an empty tokenizer where files are missing
+            f"--model {name}: its tokenizer knows no words: give the tokenizer's files (tokenizer.json) too"
+        )
     if name is not None:
         family.title = title_of(Path(name).resolve().name, config, type(family.model).__name__)
     return family

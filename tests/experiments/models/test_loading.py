@@ -159,3 +159,13 @@ def test_a_name_that_the_hub_does_not_give_is_no_reason_to_allow_a_download(monk
         load_family("no-such-owner/no-such-model", download=True)
     assert "--download" not in str(error.value)
     assert capsys.readouterr().err == "looking for no-such-owner/no-such-model on the hub\n"
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
+def test_a_tokenizer_without_words_is_refused(name, tmp_path):
+    """transformers makes one where the file is missing, and every word is unknown to it."""
+    folder = save(name, tmp_path)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="tokenizer") as error:
+        load_family(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
