@@ -76,6 +76,20 @@ def test_image_tokens_follow_the_beams():
     assert torch.equal(first.query_modality, images) and torch.equal(second.value_modality[:, :-1], images)
 
 
+def test_an_encoders_image_tokens_follow_the_beams():
+    """Florence-2's encoder runs once per example, and what it put out is copied for the beams."""
+    family = FAMILIES["florence2"]
+    model, inputs = family.model(), family.inputs()
+    inputs["input_ids"][1] = inputs["input_ids"][1].flip(0)
+    inputs["attention_mask"][:] = 1
+    with record(model, layers="*decoder.layers.0.encoder_attn") as graphs, torch.no_grad():
+        model.generate(**inputs, num_beams=2, max_new_tokens=2, min_new_tokens=2, do_sample=False)
+    ((first, *_),) = graphs.values()
+    images = inputs["input_ids"] == IMAGE
+    assert not torch.equal(images[0], images[1])
+    assert torch.equal(first.value_modality, images.repeat_interleave(2, 0))
+
+
 def test_recording_must_start_with_the_cache():
     model = FAMILIES["llama"].model()
     cache = run(model, {"input_ids": words()}, use_cache=True).cache
