@@ -7,14 +7,21 @@
 :func:`whole`          a file that some other function writes (``torch.save``, ``figure.savefig``)
 :func:`whole_folder`   a new folder
 :func:`published`      results that join, file by file, a folder that may hold others
+:func:`remove_parts`   removes what killed processes left of all these
 ====================== ===========================================================================
+
+Until then it has a temporary name in the same folder, which begins with ``.attngraph-`` and tells the process
+that writes it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +31,10 @@ from typing import Any
 from attngraph.errors import UserError
 
 FILE_MODE, FOLDER_MODE = 0o644, 0o755  # temporary files and folders are private at first
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+LONGEST = 80  # letters of a name that its temporary name repeats
+PUBLISHED = "results"  # names the temporary folder of `published`
+PART = ".attngraph-"  # begins the names of temporary files and folders; host and process follow
 
 
 @contextmanager
@@ -41,16 +52,23 @@ def whole(path: str | Path) -> Iterator[Path]:
 
     Yields:
         An empty file in the same folder with the same suffix.
+
+    Raises:
+        OSError: as the block raises it; with the file's name where it has none, such as on a full disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_part_name(path.stem), suffix=path.suffix)
     os.close(handle)
     part = Path(name)
     try:
         yield part
         part.chmod(FILE_MODE)
         part.replace(path)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -94,7 +112,8 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    remove_parts(path.parent, path.name)
+    part = Path(tempfile.mkdtemp(prefix=_part_name(path.name), dir=path.parent))
     try:
         yield part
         part.chmod(FOLDER_MODE)
@@ -113,7 +132,8 @@ def published(out: Path) -> Iterator[Path]:
     """
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=out))
+    remove_parts(out, PUBLISHED)
+    part = Path(tempfile.mkdtemp(prefix=_part_name(PUBLISHED), dir=out))
     try:
         yield part
     except BaseException:
@@ -126,15 +146,61 @@ def published(out: Path) -> Iterator[Path]:
     part.rmdir()
 
 
+def remove_parts(folder: Path, name: str | None = None) -> None:
+    """Removes temporary files and folders that processes of this machine left when they were killed; nothing
+    else, and nothing of a process that runs.
+
+    Args:
+        folder: where to look.
+        name: only parts of this file or folder, directly in ``folder``; None for all parts, in all folders
+            below too.
+    """
+    pattern = re.compile(
+        rf"{re.escape(PART)}{HOST}-(\d+)-{'' if name is None else re.escape(name[:LONGEST]) + '-'}"
+    )
+    for place, folders, files in os.walk(folder):
+        for found in (*folders, *files):
+            match = pattern.match(found)
+            if match is None or is_running(int(match[1])):
+                continue
+            path = Path(place, found)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        folders[:] = [] if name is not None else [one for one in folders if not one.startswith(PART)]
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this machine runs, by its number. One that has ended and that nobody has asked
+    about (a zombie) does not.
+    """
+    try:
+        os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's process, or no Linux
+        return True
+
+
+def _part_name(name: str) -> str:
+    return f"{PART}{HOST}-{os.getpid()}-{name[:LONGEST]}-"
+
+
 def check_out(out: Path) -> None:
     """Raises :class:`~attngraph.errors.UserError` where ``--out`` cannot become a folder with results.
 
-    A command calls it first, so that the user learns of it before hours of work and not after.
+    A command calls it first, so that the user learns of it before hours of work and not after. Rights alone
+    do not tell: the superuser has them on ``/proc`` too.
     """
     nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise UserError(f"--out {out}: {nearest} is a file; name a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=_part_name("try"), dir=nearest))
+    except OSError as error:
         raise UserError(
-            f"--out {out}: {nearest} cannot be written to; name another folder, or change its permissions"
-        )
+            f"--out {out}: {nearest} cannot be written to ({error.strerror}); name another folder, or change "
+            "its permissions"
+        ) from None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,70 +18,63 @@ from attngraph.errors import UserError
 from experiments.configs.presets import load_preset, preset_names
 from experiments.configs.settings import chosen_settings
 from experiments.methods import method_named
+from experiments.progress import note
 from experiments.report.ablation import DETAILS, SIGNIFICANCE, STEM, make_table, save_results
 from experiments.report.runs import Run
 from experiments.report.text import render_text
 from experiments.tasks import TASKS
 from experiments.training.cells import Cell, versions
-from experiments.training.device import check_device, processes
+from experiments.training.device import processes
+from experiments.training.execution import Execution, add_run_arguments, execution_of, in_folder
 from experiments.training.plan import Plan, Request, plan_table
 from experiments.training.prepare import prepare
-from experiments.training.runner import Execution, add_run_arguments, jobs_for, run_cells
+from experiments.training.runner import run_cells
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph ablation``."""
     presets = "; ".join(f"{name}: {load_preset(name).about}" for name in preset_names())
-    parser.add_argument(
-        "--preset", default="quick", help=f"a YAML file, or one of: {presets} (default: %(default)s)"
+    add = parser.add_argument
+    add("--preset", default="quick", help=f"A YAML file, or one of these: {presets}.")
+    add("--gnn", help="Only these adapters, separated by commas. Default: those of the preset.")
+    add("--tasks", help=f"Only these tasks, separated by commas: {','.join(TASKS)}. Default: all.")
+    add("--seed", type=int, default=0, help="First seed of the trained rows.")
+    add("--seeds", type=int, help="Number of seeds for every row. Default: by preset.")
+    add(
+        "--join",
+        help=f"How adapters join the model: {', '.join(JOINS)}. Default: as chosen on validation data.",
     )
-    parser.add_argument(
-        "--gnn", help="only these adapters, separated by commas (default: those of the preset)"
-    )
-    parser.add_argument("--tasks", help=f"only these tasks: {','.join(TASKS)} (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="first seed (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, help="number of seeds for every row (default: by preset)")
-    parser.add_argument(
-        "--join", help=f"how adapters join the model: {','.join(JOINS)} (default: chosen on validation data)"
-    )
-    parser.add_argument("--out", type=Path, help="folder of runs and tables (default: runs/ablation-PRESET)")
+    add("--out", type=Path, help="Folder of runs and tables. Default: runs/ablation-PRESET.")
     add_run_arguments(parser)
-    parser.add_argument(
-        "--dry-run", action="store_true", help="list the cells and an estimate of time, run nothing"
-    )
+    add("--dry-run", action="store_true", help="List the runs and an estimate of time, run nothing.")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print and save the table."""
     plan, out = _plan(args)
-    for method, task in plan.unsearched:
-        rate = method_named(method).default_rate
-        print(
-            f"{method} on {task}: no learning rate was chosen on validation data, {rate:g} is taken",
-            file=sys.stderr,
-        )
-    jobs = jobs_for(args.device, args.jobs)
+    execution = execution_of(args, out)
     if args.dry_run:
-        _list(plan, jobs)
+        if processes(args.device).is_main_process:
+            _note_unsearched(plan)
+            _list(plan, execution.jobs)
         return 0
-    check_device(args.device)
-    main = processes(args.device).is_main_process
-    if main:
-        time = _duration(plan.seconds(jobs))
-        print(
-            f"{len(plan.cells)} cells into {out} (about {time} on 2 cores like the reference machine's; "
-            "Ctrl-C is safe, the same command goes on)",
-            file=sys.stderr,
-        )
+    return in_folder(execution, lambda: _table(args, plan, execution))
+
+
+def _table(args: argparse.Namespace, plan: Plan, execution: Execution) -> int:
+    """Run what is missing, then print and save the table."""
+    out, is_main = execution.out, processes(args.device).is_main_process
     check_table(plan.cells, out)
-    execution = Execution(out, args.device, jobs, args.cache_gb)
     prepare(plan.cells, execution, plan.sizes, args.download)
-    try:
-        results = run_cells(plan.cells, execution)
-    except KeyboardInterrupt:
-        print(f"\nstopped; finished cells are in {out}, the same command goes on from there", file=sys.stderr)
-        return 130
-    if not main:
+    if is_main:
+        _note_unsearched(plan)
+        time = _duration(plan.seconds(execution.jobs))
+        note(
+            f"{len(plan.cells)} cells into {out} (about {time} on 2 cores like the reference machine's; "
+            "Ctrl-C is safe, the same command goes on)"
+        )
+    results = run_cells(plan.cells, execution)
+    if not is_main:
         return 0
     runs = [
         Run(row, cell.task, cell.seed, results[cell], cell.folder(out))
@@ -90,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         for cell in cells
     ]
     table = make_table(runs, plan.tasks, f"GNN ablation, preset {Path(args.preset).stem}")
-    paths = save_results(runs, plan.tasks, table, out, versions())
+    paths = save_results(runs, plan.tasks, table, out, {**versions(), **execution.conditions()})
     print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
     print(f"\nsaved: {', '.join(str(path) for path in paths.values())}")
     return 0
@@ -100,10 +92,14 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, Path]:
     """The table that the options ask for, and its folder."""
     preset = load_preset(args.preset)
     out = args.out or Path("runs") / f"ablation-{Path(args.preset).stem}"
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: give a folder")
     request = Request(_names(args.gnn), _names(args.tasks), args.seed, args.seeds, args.join, args.model)
     return plan_table(preset, request, chosen_settings(), out / "data"), out
+
+
+def _note_unsearched(plan: Plan) -> None:
+    for method, task in plan.unsearched:
+        rate = method_named(method).default_rate
+        note(f"{method} on {task}: no learning rate was chosen on validation data, {rate:g} is taken")
 
 
 def _names(given: str | None) -> list[str] | None:
@@ -137,7 +133,7 @@ def check_table(cells: Sequence[Cell], out: Path) -> None:
         return
     try:
         held = {(r["row"], r["task"], r["seed"]) for r in json.loads(file.read_text())["cells"]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{file} cannot be read ({type(error).__name__}): give another --out, or delete it"
         ) from None

@@ -2,7 +2,7 @@
 
 ::
 
-    attngraph pretrain --out runs/mini-blip    # about 24 minutes on 2 free cores
+    attngraph pretrain --out runs/mini-blip    # 34 minutes on one core
     attngraph pretrain --check                 # score the shipped checkpoint again
 
 Ctrl-C stops a run, the same command goes on with it. Every step draws new scenes and writes several texts
@@ -12,54 +12,70 @@ about each (:mod:`experiments.pretraining`).
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 
-from attngraph.errors import UserError
+from experiments.files import check_out
 from experiments.models.mini_blip import CHECKPOINT, load_model
 from experiments.pretraining import scoring
 from experiments.pretraining.recipe import Recipe
 from experiments.pretraining.run import Pretraining
-from experiments.training.device import check_device
+from experiments.training.device import check_device, check_threads, cpu_threads
+from experiments.training.lock import sole_use
+from experiments.training.stopping import Stopped, exit_code, on_signals, raise_stopped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph pretrain``."""
-    steps = Recipe().steps
-    parser.add_argument("--out", type=Path, default=Path("runs/mini-blip"), help="folder of the checkpoint")
-    parser.add_argument("--steps", type=int, default=steps, help="optimiser steps (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the scenes (default 0)")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: PyTorch's choice)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("runs/mini-blip"), help="Folder of the checkpoint.")
+    add("--steps", type=int, default=Recipe().steps, help="Number of optimiser steps.")
+    add("--seed", type=int, default=0, help="Seed of the weights and of the scenes.")
+    add(
+        "--threads",
+        type=int,
+        help="CPU threads, on which the last digits of the weights depend. Default: those of the run that "
+        "goes on, else PyTorch's choice.",
+    )
+    add("--device", default="cpu", help="Where to compute: cpu or cuda.")
+    add(
         "--check",
         nargs="?",
         const=CHECKPOINT,
-        default=None,
         type=Path,
         metavar="FOLDER",
-        help="train nothing: score a checkpoint (default: the shipped one) and compare with its scores.json",
+        help="Train nothing: score a checkpoint and compare with its scores.json. Default: the shipped one.",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Pre-trains, or checks a checkpoint. Returns the process's exit code."""
     check_device(args.device)
-    if args.threads is not None and args.threads < 1:
-        raise UserError(f"--threads must be at least 1, got {args.threads}")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    if args.threads is not None:
+        check_threads(args.threads)
     torch.set_flush_denormal(True)
-    return check(args.check, args.device) if args.check else train(args)
+    with cpu_threads(args.threads or torch.get_num_threads()):
+        return check(args.check, args.device) if args.check else train(args)
 
 
 def train(args: argparse.Namespace) -> int:
     """Trains into ``--out``; goes on where an earlier call with the same seed and steps stopped."""
-    training = Pretraining(args.out, Recipe(steps=args.steps), args.seed, args.device)
+    check_out(args.out)
+    try:
+        with on_signals(raise_stopped), sole_use(args.out):
+            return _train(args)
+    except Stopped as stop:
+        print("\nstopped; the same command goes on from the last state that was saved", file=sys.stderr)
+        return exit_code(stop)
+
+
+def _train(args: argparse.Namespace) -> int:
+    training = Pretraining(args.out, Recipe(steps=args.steps), args.seed, args.device, args.threads)
     if not training.train():
-        print(f"\nstopped after step {training.step}; the same command goes on from there")
-        return 130
+        print(f"\nstopped after step {training.step}; the same command goes on from there", file=sys.stderr)
+        return 128 + training.stopped_by
     minutes = f"{training.seconds / 60:.1f} minutes"
     print(f"trained {training.step} steps in {minutes}; scoring on {scoring.SCENES} held-out scenes")
     scores = training.finish()

@@ -77,7 +77,6 @@ def write_card(
         scores: from :func:`~experiments.pretraining.scoring.skill_scores`.
         log: rows of step, running mean of the loss, seconds.
     """
-    write_json(folder / "scores.json", {"run": run, "scores": scores}, indent=2)
     with whole(folder / "training_log.csv") as part, open(part, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["step", "loss", "seconds"], *log])
     with whole(folder / "loss.png") as part:
@@ -104,6 +103,8 @@ def write_card(
         ),
     )
     write_text(folder / "README.md", card)
+    # Last: it marks the checkpoint as finished.
+    write_json(folder / "scores.json", {"run": run, "scores": scores}, indent=2)
 
 
 def _rows(runs: dict[str, dict[str, float]]) -> str:

@@ -18,6 +18,7 @@ from experiments.pretraining.texts import pretraining_texts
 from experiments.scenes.drawing import draw
 from experiments.scenes.patches import patch_targets
 from experiments.scenes.scene import generator, scenes
+from experiments.training.stopping import SIGNALS, end_with_parent
 
 
 class PackedSteps(Dataset):
@@ -84,7 +85,10 @@ def batches(data: PackedSteps, first: int) -> DataLoader:
 def _prepare_worker(_: int) -> None:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    for number in SIGNALS:  # the main process has handlers of its own
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+    end_with_parent()
 
 
 def pack(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import io
+import math
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
 import torch
 import transformers
 from torch import nn
-from tqdm import tqdm
 
 from attngraph.errors import UserError
-from experiments.files import published, whole
+from experiments.arguments import LARGEST
+from experiments.errors import first_line
+from experiments.files import published, write_bytes
 from experiments.models.generation import decoder_logits, encode_images
 from experiments.models.mini_blip import build_model, load_model, normalise
 from experiments.pretraining import model_card, scoring
@@ -21,9 +26,12 @@ from experiments.pretraining.losses import patch_loss, text_loss
 from experiments.pretraining.packing import PackedSteps, batches, block_causal_mask
 from experiments.pretraining.recipe import Recipe
 from experiments.pretraining.tokenizer import build_tokenizer
+from experiments.progress import Progress
 from experiments.scenes.patches import COLOR_CLASSES, SHAPE_CLASSES
 from experiments.scenes.vocabulary import all_words
 from experiments.training.device import mixed_precision, training_precision
+from experiments.training.lock import LOCK
+from experiments.training.stopping import on_signals
 
 SAVE_SECONDS = 120
 LOG_STEPS = 20
@@ -33,24 +41,26 @@ STATE = "training_state.pt"
 class Pretraining:
     """Mini-BLIP, an auxiliary head, the optimiser, and how far they are.
 
-    Makes the folder with the tokenizer, or goes on with the unfinished run that it holds.
+    Makes the folder with the state before the first step, or goes on with the unfinished run that it holds.
 
     Args:
         out: the checkpoint's folder.
         recipe: what is learned and how.
         seed: of the weights and of the scenes.
         device: ``cpu`` or ``cuda``.
+        threads: CPU threads, on which the last digits of the weights depend; None for those of the unfinished
+            run, or for PyTorch's choice.
 
     Raises:
         UserError: a number is out of range, or the folder holds something else.
     """
 
-    def __init__(self, out: Path, recipe: Recipe, seed: int, device: str) -> None:
-        if recipe.steps < 1 or seed < 0:
+    def __init__(self, out: Path, recipe: Recipe, seed: int, device: str, threads: int | None = None) -> None:
+        if recipe.steps < 1 or not 0 <= seed <= LARGEST:
             raise UserError(
-                f"--steps {recipe.steps}, --seed {seed}: give at least 1 step and a seed of at least 0"
+                f"--steps {recipe.steps}, --seed {seed}: give at least 1 step and a seed from 0 to {LARGEST}"
             )
-        if (out / "scores.json").exists():
+        if (out / "scores.json").exists() and not (out / STATE).exists():
             raise UserError(
                 f"{out} holds a finished checkpoint; choose another --out, or score it with --check {out}"
             )
@@ -67,45 +77,68 @@ class Pretraining:
             recipe.parameter_groups(self.trained), lr=recipe.learning_rate, betas=recipe.betas, fused=True
         )
         self.step, self.seconds = 0, 0.0
+        self.running: float | None = None  # mean of the text loss
         self.log: list[list[float]] = []  # step, running mean of the text loss, seconds
+        self.stopped_by: int | None = None  # the signal that asked the run to stop
         if (out / STATE).exists():
-            self._restore()
-        elif out.exists() and any(out.iterdir()):
+            self._restore(threads)
+        elif out.exists() and any(file.name != LOCK for file in out.iterdir()):
             raise UserError(f"{out} is not empty and holds no interrupted pre-training; choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
+        else:
+            self.settings["threads"] = threads or torch.get_num_threads()
+            self._save_state()
+        torch.set_num_threads(self.settings["threads"])
         self.tokenizer.save_pretrained(out)
 
     def train(self) -> bool:
-        """Trains to the last step or until Ctrl-C, and saves; whether it came to the last step."""
+        """Trains to the last step or until a signal asks it to stop, and saves; whether it came to the last
+        step.
+        """
+        with on_signals(self._stop):
+            self._train()
+        self.save()
+        return self.step == self.recipe.steps
+
+    def _stop(self, number: int) -> None:
+        """Ends the run after the step in hand: half a step would be repeated when it goes on."""
+        self.stopped_by = number
+
+    def _train(self) -> None:
         recipe = self.recipe
         sizes = (recipe.steps, recipe.images, recipe.texts, recipe.row_length)
         data = PackedSteps(self.tokenizer, self.seed, *sizes)
-        bar = tqdm(
-            batches(data, self.step),
+        bar = Progress(
+            self._until_stopped(batches(data, self.step)),
             initial=self.step,
             total=recipe.steps,
             desc="pretrain",
             unit="step",
             smoothing=0.02,
         )
-        running = self.log[-1][1] if self.log else None
         began, saved = time.monotonic() - self.seconds, time.monotonic()
+        for batch in bar:
+            loss = self._learn({name: tensor.to(self.device) for name, tensor in batch.items()})
+            self.step += 1
+            self.seconds = time.monotonic() - began
+            self.running = loss if self.running is None else 0.98 * self.running + 0.02 * loss
+            if self.step % LOG_STEPS == 0 or self.step == recipe.steps:
+                self.log.append([self.step, round(self.running, 4), round(self.seconds, 1)])
+                bar.set_postfix(loss=f"{self.running:.3f}", refresh=False)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self.save()
+                saved = time.monotonic()
+
+    def _until_stopped(self, steps: Iterable[dict[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
+        """The batches, until a signal asks the run to stop."""
         try:
-            for batch in bar:
-                loss = self._learn({name: tensor.to(self.device) for name, tensor in batch.items()})
-                self.step += 1
-                self.seconds = time.monotonic() - began
-                running = loss if running is None else 0.98 * running + 0.02 * loss
-                if self.step % LOG_STEPS == 0 or self.step == recipe.steps:
-                    self.log.append([self.step, round(running, 4), round(self.seconds, 1)])
-                    bar.set_postfix(loss=f"{running:.3f}", refresh=False)
-                if time.monotonic() - saved > SAVE_SECONDS:
-                    self.save()
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            pass
-        self.save()
-        return self.step == recipe.steps
+            for batch in steps:
+                if self.stopped_by is not None:
+                    return
+                yield batch
+        except RuntimeError:  # the process that makes batches was asked to stop too, and is gone
+            time.sleep(0.5)  # the signal may still be on its way to this one
+            if self.stopped_by is None:
+                raise
 
     def _learn(self, batch: dict[str, torch.Tensor]) -> float:
         """One optimiser step; the loss of the texts."""
@@ -123,34 +156,72 @@ class Pretraining:
         return loss.item()
 
     def save(self) -> None:
-        """Saves the state of the run, and the model in float16."""
+        """Saves the state of the run, and the model in float16.
+
+        Raises:
+            UserError: they cannot be saved. The files of the save before are as they were.
+        """
+        self._save_state()
+        with self._saving(), published(self.out) as folder:
+            copy.deepcopy(self.model).cpu().half().save_pretrained(folder)
+
+    def _save_state(self) -> None:
         state = {
             "settings": self.settings,
             "step": self.step,
             "seconds": self.seconds,
+            "running": self.running,
             "log": self.log,
             "trained": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        with whole(self.out / STATE) as part:
-            torch.save(state, part)
-        with published(self.out) as folder:
-            copy.deepcopy(self.model).cpu().half().save_pretrained(folder)
+        content = io.BytesIO()
+        torch.save(state, content)
+        with self._saving():
+            write_bytes(self.out / STATE, content.getvalue())
 
-    def _restore(self) -> None:
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Whatever goes wrong while files are written means the same to the user; each library has its own
+        error for a full disk.
+        """
+        try:
+            yield
+        except Exception as error:
+            raise UserError(
+                f"{self.out} cannot be saved to ({type(error).__name__}: {first_line(error)}); make room on "
+                "the disk, and the same command goes on from the last state that was saved"
+            ) from error
+
+    def _restore(self, threads: int | None) -> None:
+        """Takes up the state of the unfinished run.
+
+        Raises:
+            UserError: it is damaged, or of a run with other settings.
+        """
         file = self.out / STATE
         try:
             state = torch.load(file, map_location=self.device, weights_only=True)
+            settings = state["settings"]
+            if threads is None:
+                threads = settings["threads"]
+            self.settings["threads"] = threads
+            changed = [name for name, value in self.settings.items() if settings.get(name) != value]
+            if not changed:
+                torch.set_num_threads(threads)
+                self.trained.load_state_dict(state["trained"])
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
+                self.log = state["log"]
+                _check_progress(self.step, self.seconds, self.running, self.log, self.recipe.steps)
         except Exception as error:
-            raise UserError(f"{file} cannot be read ({type(error).__name__}); choose another --out") from None
-        changed = [name for name, value in self.settings.items() if state["settings"].get(name) != value]
-        if changed:
             raise UserError(
-                f"{self.out} holds a run with other {' and '.join(changed)}; choose another --out"
-            )
-        self.trained.load_state_dict(state["trained"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.log = state["step"], state["seconds"], state["log"]
+                f"{file} cannot be read ({type(error).__name__}: {first_line(error)}); choose another --out, "
+                f"or delete {self.out} to begin anew"
+            ) from None
+        if changed:
+            told = [f"{name} ({settings.get(name)})" if name != "recipe" else name for name in changed]
+            raise UserError(f"{self.out} holds a run with other {' and '.join(told)}; choose another --out")
 
     def finish(self) -> dict[str, float]:
         """Scores the saved float16 weights, not those in memory, and writes the card; returns the scores."""
@@ -172,3 +243,14 @@ class Pretraining:
         model_card.write_card(self.out, model, about, scores, self.log)
         (self.out / STATE).unlink()
         return scores
+
+
+def _check_progress(
+    step: int, seconds: float, running: float | None, log: list[list[float]], steps: int
+) -> None:
+    """Raises ValueError where the numbers of a saved state are none that a run can have."""
+    if not (isinstance(step, int) and 0 <= step <= steps and (running is not None or step == 0)):
+        raise ValueError(f"step {step} of {steps}")
+    numbers = [seconds, *([] if running is None else [running]), *(number for row in log for number in row)]
+    if not all(math.isfinite(number) for number in numbers) or any(len(row) != 3 for row in log):
+        raise ValueError("the log is not rows of three finite numbers")

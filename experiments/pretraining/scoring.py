@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from torch import Tensor
 from transformers import BlipForConditionalGeneration, PreTrainedTokenizerBase
 
 from attngraph.errors import UserError
+from experiments.errors import first_line
 from experiments.models.generation import decoder_loss, frozen_image_states, generate_text, sequence_batch
 from experiments.models.mini_blip import preprocess
 from experiments.pretraining.texts import KINDS
+from experiments.progress import Progress
 from experiments.scenes.drawing import draw
 from experiments.scenes.scene import Scene, generator, scenes
 
@@ -38,7 +41,7 @@ def skill_scores(
     shown = list(scenes("validation", count, 0, "pretrain"))
     states = frozen_image_states(model, preprocess([draw(scene) for scene in shown]).to(model.device))
     exact, caption_loss = {}, 0.0
-    for kind, rows, prompts, answers in texts_by_kind(shown):
+    for kind, rows, prompts, answers in Progress(texts_by_kind(shown), "scoring", len(KINDS), leave=False):
         if kind == "caption":
             caption_loss = _mean_loss(model, tokenizer, states[rows], prompts, answers)
             continue
@@ -83,8 +86,11 @@ def saved_scores(folder: Path) -> dict[str, float]:
     """
     file = folder / "scores.json"
     try:
-        return json.loads(file.read_text(encoding="utf-8"))["scores"]
+        scores = json.loads(file.read_text(encoding="utf-8"))["scores"]
+        if not scores or not all(math.isfinite(value) for value in scores.values()):
+            raise ValueError("a score is no number")
+        return scores
     except FileNotFoundError:
         raise UserError(f"{file} not found; give the folder of a finished `attngraph pretrain`") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}); run `attngraph pretrain` again") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file} is damaged ({first_line(error)}); run `attngraph pretrain` again") from None

@@ -27,11 +27,20 @@ from experiments.models import load_family
 from experiments.models.mini_blip import weights_digest
 from experiments.tasks import TASKS
 from experiments.training.data import TaskData, subset
-from experiments.training.device import processes, training_precision
-from experiments.training.features import LIMIT_GB, FeatureCache
+from experiments.training.device import cpu_threads, processes, training_precision
+from experiments.training.execution import Execution
+from experiments.training.features import FeatureCache
 from experiments.training.memory import PeakMemory
 from experiments.training.prediction import predict
 from experiments.training.recipe import Recipe
+from experiments.training.saved import (
+    CONFIG,
+    PREDICTIONS,
+    SCORES,
+    STATISTICS,
+    read_config,
+    read_result,
+)
 from experiments.training.trainer import STATES, train
 
 IMAGE_STATES = "image-states"  # the folder that the runs of a table share
@@ -83,43 +92,51 @@ class Cell:
         return _plain(content)
 
 
-def is_finished(cell: Cell, out: Path) -> bool:
-    """Whether the cell's scores are there, for these very settings.
+def is_finished(cell: Cell, run: Execution) -> bool:
+    """Whether the cell's scores are there, for these very settings and conditions.
 
     Raises:
-        UserError: the folder holds a run with other settings, or is damaged.
+        UserError: the folder holds a run with other settings or conditions, or is damaged.
     """
-    folder = cell.folder(out)
-    config, scores = folder / "config.json", folder / "scores.json"
-    if not config.exists():
+    folder = cell.folder(run.out)
+    if not folder.exists() or not any(folder.iterdir()):
         return False
-    try:
-        saved = json.loads(config.read_text())["settings"]
-        if scores.exists():
-            json.loads(scores.read_text())["scores"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder} is damaged ({type(error).__name__}): delete that folder and run again"
-        ) from None
-    settings = cell.description()
-    if saved != settings:
-        wrong = [name for name, value in settings.items() if saved.get(name) != value]
+    config, settings, conditions = read_config(folder), cell.description(), run.conditions()
+    saved = config["settings"]
+    wrong = [name for name in {**settings, **saved} if saved.get(name) != settings.get(name)]
+    wrong += [
+        f"{name}: {config.get(name, 'unknown')}, not {value}"
+        for name, value in conditions.items()
+        if config.get(name) != value
+    ]
+    if wrong:
         raise UserError(
             f"{folder} holds another experiment (other {', '.join(wrong)}): give another --out, or delete it"
         )
-    return scores.exists()
+    if not (folder / SCORES).exists():
+        return False
+    read_scores(cell, run.out)
+    return True
 
 
 def read_scores(cell: Cell, out: Path) -> dict[str, Any]:
-    """The content of a finished cell's ``scores.json``."""
-    return json.loads((cell.folder(out) / "scores.json").read_text())
+    """The content of a finished cell's ``scores.json``.
+
+    Raises:
+        UserError: a file of the cell is damaged.
+    """
+    return read_result(cell.folder(out), cell.label, TASKS[cell.task], cell.seed)
+
+
+def remove_states(cell: Cell, out: Path) -> None:
+    """Remove what a finished cell needs no longer: the states from which an interrupted one continues."""
+    shutil.rmtree(cell.folder(out) / STATES, ignore_errors=True)
 
 
 def run_cell(
     cell: Cell,
-    out: Path,
-    device: str = "cpu",
-    cache_gb: float = LIMIT_GB,
+    run: Execution,
+    device: str | None = None,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> dict[str, Any]:
     """Train and score one cell, unless it is finished; continue it if it was interrupted.
@@ -127,22 +144,41 @@ def run_cell(
     Under ``torchrun`` all processes call this together: they train on the same batches as one process would,
     and share the scoring; the first one writes.
 
+    Args:
+        cell: which.
+        run: where and how.
+        device: this cell's, where ``run`` names several; by default that of ``run``.
+        on_step: told after every step.
+
     Returns:
         The contents of ``scores.json``.
     """
-    state, folder = processes(device), cell.folder(out)
-    if _agreed(lambda: is_finished(cell, out)):
-        return read_scores(cell, out)
+    device = device or run.device
+    with cpu_threads(run.threads):
+        if not _agreed(lambda: is_finished(cell, run)):
+            _train_and_score(cell, run, device, on_step)
+    if processes(device).is_main_process:
+        remove_states(cell, run.out)
+    return _agreed(lambda: read_scores(cell, run.out))
+
+
+def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[[int], None]) -> None:
+    state, folder = processes(device), cell.folder(run.out)
     if state.is_main_process:
-        about = {"settings": cell.description(), "device": device, "precision": training_precision(device)}
-        write_json(folder / "config.json", {**about, **versions()})
+        about = {
+            "settings": cell.description(),
+            "device": device,
+            "precision": training_precision(device),
+            "cache_gb": run.cache_gb,
+        }
+        write_json(folder / CONFIG, {**about, **run.conditions(), **versions()})
     torch.manual_seed(cell.seed)
     random.seed(cell.seed)
     peak, began = PeakMemory(device), time.perf_counter()
     task, method, cache = (
         TASKS[cell.task],
         method_named(cell.method),
-        FeatureCache(out / IMAGE_STATES, cache_gb),
+        FeatureCache(run.out / IMAGE_STATES, run.cache_gb),
     )
     family = load_family(cell.model)
     family.model.to(device)
@@ -162,11 +198,10 @@ def run_cell(
     with state.main_process_first():
         data = TaskData(family, task, examples, method.vision, cache)
     predictions = predict(tuned, data)
-    result = None
     if state.is_main_process:
         scores = task.score(predictions, examples)
-        write_json(folder / "predictions.json", predictions)
-        with whole(folder / "statistics.npz") as part:
+        write_json(folder / PREDICTIONS, predictions)
+        with whole(folder / STATISTICS) as part:
             sums = {key: per_image(values, examples) for key, values in scores.statistics.items()}
             np.savez_compressed(part, **sums)
         result = {
@@ -185,9 +220,7 @@ def run_cell(
             "eval_seconds": time.perf_counter() - trained_at,
             "peak_mb": peak.megabytes(),
         }
-        write_json(folder / "scores.json", result, default=float)  # last: it marks the cell as finished
-        shutil.rmtree(folder / STATES, ignore_errors=True)
-    return _agreed(lambda: read_scores(cell, out))
+        write_json(folder / SCORES, result, default=float)  # last: it marks the cell as finished
 
 
 def _agreed(ask: Callable[[], Any]) -> Any:
@@ -223,7 +256,7 @@ def versions() -> dict[str, Any]:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
-        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{platform.system()} {platform.machine()}",
     }
 
 

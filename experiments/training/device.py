@@ -1,5 +1,10 @@
-"""Devices and processes: whether a device is there, the precision that pays on it, who shares the work."""
+"""Devices, threads and processes: whether a device is there, the precision that pays on it, who shares the
+work.
+"""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -7,16 +12,37 @@ import torch
 from accelerate import PartialState
 
 from attngraph.errors import UserError
+from experiments.errors import first_line
 
 
 def check_device(device: str) -> None:
     """Raise :class:`~attngraph.UserError` where the device is not there."""
     try:
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()  # the device "meta" makes tensors without numbers
     except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device} is not available here ({first_line(error)}): use cpu") from None
+    if torch.device(device).type == "cpu" and device != "cpu":
+        raise UserError(f"--device {device}: a machine has one cpu for PyTorch: use cpu")
+
+
+def check_threads(threads: int) -> None:
+    """Raise :class:`~attngraph.UserError` where the machine has not so many cores."""
+    cores = os.cpu_count() or 1
+    if not 1 <= threads <= cores:
         raise UserError(
-            f"--device {device} is not available here ({str(error).splitlines()[0]}): use cpu"
-        ) from None
+            f"--threads must be at least 1 and at most {cores}, this machine's cores; got {threads}"
+        )
+
+
+@contextmanager
+def cpu_threads(threads: int) -> Iterator[None]:
+    """So many threads compute while the block runs; the last digits of results depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def processes(device: str) -> PartialState:

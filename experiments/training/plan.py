@@ -10,6 +10,7 @@ from pathlib import Path
 from adapters.joins import JOINS
 from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
+from experiments.arguments import did_you_mean
 from experiments.configs.presets import Preset
 from experiments.configs.settings import Settings
 from experiments.methods import METHODS, Method, method_named
@@ -23,6 +24,7 @@ from experiments.training.recipe import Recipe
 # Seconds per training step on one of two busy cores, by what happens to the image encoder: means of the full
 # preset's runs.
 STEP_SECONDS = {"frozen": 0.17, "trained": 0.34, "zero": 0.17}
+CORES = 2  # of the machine that estimates are for
 START_SECONDS = 3  # of a worker process
 MOST_SEED = 2**31  # random generators take no larger ones
 
@@ -49,14 +51,15 @@ class Request:
 
     def __post_init__(self):
         if self.join is not None and self.join not in JOINS:
-            raise UserError(f"unknown join {self.join!r}: choose from {', '.join(JOINS)}")
+            near = did_you_mean(self.join, JOINS)
+            raise UserError(f"unknown join {self.join!r}{near}: choose from {', '.join(JOINS)}")
         if self.seeds is not None and self.seeds < 1:
             raise UserError(f"--seeds must be at least 1, got {self.seeds}")
         if not 0 <= self.first_seed < MOST_SEED:
             raise UserError(f"--seed must be at least 0 and below {MOST_SEED}, got {self.first_seed}")
         for names, known, what in (
             (self.tasks, list(TASKS), "task"),
-            (self.gnns, list(dict.fromkeys([*METHODS, *SCHEMES])), "GNN"),
+            (self.gnns, list(dict.fromkeys([*METHODS, *SCHEMES])), "method"),
         ):
             if names is not None:
                 check_known(names, known, what)
@@ -85,13 +88,16 @@ class Plan:
         return sorted(cells, key=lambda cell: cell.seed)
 
     def seconds(self, jobs: int) -> float:
-        """How long the cells should take, so many at a time, on a machine of two cores."""
+        """How long the cells should take, so many at a time, on a machine of two cores, where more than two
+        at a time are not done sooner.
+        """
         splits = {(cell.task, cell.split) for cell in self.cells}
         data = self.cells[0].data
         counts = {
             (name, split): example_count(self.tasks[name], split, self.sizes, data) for name, split in splits
         }
-        return sum(self._cell_seconds(cell, counts[cell.task, cell.split]) for cell in self.cells) / jobs
+        each = [self._cell_seconds(cell, counts[cell.task, cell.split]) for cell in self.cells]
+        return max(sum(each) / min(jobs, CORES), *each)
 
     def _cell_seconds(self, cell: Cell, examples: int) -> float:
         task, method = self.tasks[cell.task], method_named(cell.method)

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 import transformers
 
+from attngraph.errors import UserError
 from experiments.models import load_family
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
-from experiments.training.cells import IMAGE_STATES, Cell
+from experiments.training.cells import IMAGE_STATES, Cell, is_finished
 from experiments.training.data import subset
-from experiments.training.device import processes
+from experiments.training.device import cpu_threads, processes
+from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
-from experiments.training.runner import Execution
 
 DATA_SEED = 0  # of the drawn data sets
 
@@ -22,13 +23,21 @@ def prepare(cells: Sequence[Cell], run: Execution, sizes: Sizes, download: bool 
     """Draw the data and compute the image states of the cells' examples.
 
     Raises:
-        UserError: the model cannot be loaded, or the folder of the data holds something else.
+        UserError: the model cannot be loaded or trained, or a folder of data or of a cell holds something
+            else.
     """
     transformers.utils.logging.disable_progress_bar()
-    with processes(run.device).main_process_first():
+    with processes(run.device).main_process_first(), cpu_threads(run.threads):
         family = load_family(cells[0].model, download)
+        if not family.trains:
+            raise UserError(
+                f"--model {cells[0].model} writes no answers, so it can't be trained on a task: give an "
+                "image-and-text model that writes text"
+            )
         family.model.to(run.device)
         write_scenes(cells[0].data, DATA_SEED, sizes)
+        for cell in cells:
+            is_finished(cell, run)  # an error where its folder holds another experiment
         cache = FeatureCache(run.out / IMAGE_STATES, run.cache_gb)
         for cell in {cell.task: cell for cell in cells}.values():
             for split, count in (("train", cell.train_examples), (cell.split, cell.eval_examples)):

@@ -4,83 +4,30 @@ again.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import multiprocessing.connection
-import os
 import signal
-import sys
-import threading
 import traceback
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import transformers
-from tqdm import tqdm
 
 from attngraph.errors import UserError
 from experiments.plugins import load_plugins, plugin_files
-from experiments.training.cells import Cell, is_finished, read_scores, run_cell
+from experiments.progress import Progress, note
+from experiments.training.cells import Cell, is_finished, read_scores, remove_states, run_cell
 from experiments.training.device import processes
-from experiments.training.features import LIMIT_GB
+from experiments.training.execution import Execution, jobs_for
+from experiments.training.lock import SharedLock
 from experiments.training.recipe import Diverged
+from experiments.training.stopping import end_with_parent
 
 EVAL_STEPS = 60  # scoring a cell takes about as long as this many training steps
-
-
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that runs cells."""
-    parser.add_argument(
-        "--model", help="checkpoint folder or hub name (default: the mini-BLIP of this package)"
-    )
-    parser.add_argument(
-        "--download", action="store_true", help="fetch --model from the hub if it is not on this machine"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda (all GPUs), cuda:1, mps (default: cpu)")
-    parser.add_argument("--jobs", type=int, help="runs at the same time (default: one per core or GPU)")
-    parser.add_argument(
-        "--cache-gb",
-        type=float,
-        default=LIMIT_GB,
-        help="largest file of cached image states in GB, 0 for none (default: %(default)g)",
-    )
-
-
-@dataclass(frozen=True)
-class Execution:
-    """Where and how cells run.
-
-    Args:
-        out: folder of the table.
-        device: ``cpu``, ``cuda`` (cells are spread over all GPUs), ``cuda:1``, ``mps``.
-        jobs: cells at the same time; None as :func:`jobs_for` says.
-        cache_gb: size of the largest file of cached image states, in 10^9 bytes.
-    """
-
-    out: Path
-    device: str = "cpu"
-    jobs: int | None = None
-    cache_gb: float = LIMIT_GB
-
-
-def jobs_for(device: str, asked: int | None) -> int:
-    """Cells that run at the same time: as asked; else one per core (at most 8) on a CPU, one per GPU
-    otherwise.
-
-    Raises:
-        UserError: less than one was asked for.
-    """
-    if asked is not None:
-        if asked < 1:
-            raise UserError(f"--jobs must be at least 1, got {asked}")
-        return asked
-    if device == "cpu":
-        return min(8, os.cpu_count() or 1)
-    return max(1, torch.cuda.device_count()) if device == "cuda" else 1
 
 
 def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) -> dict[Cell, dict[str, Any]]:
@@ -101,10 +48,12 @@ def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) 
     """
     if processes(run.device).num_processes > 1:
         return _run_together(cells, run, may_diverge)
-    todo = [cell for cell in cells if not is_finished(cell, run.out)]
+    todo = [cell for cell in cells if not is_finished(cell, run)]
+    for cell in set(cells) - set(todo):
+        remove_states(cell, run.out)  # of cells whose worker was killed when they were all but done
     if len(todo) < len(cells):
-        print(f"{len(cells) - len(todo)} of {len(cells)} cells are finished already", file=sys.stderr)
-    jobs = min(jobs_for(run.device, run.jobs), len(cells))
+        note(f"{len(cells) - len(todo)} of {len(cells)} cells are finished already")
+    jobs = min(jobs_for(run.device, run.jobs, run.threads), len(cells))
     failures = Pool(todo, run, jobs).work() if todo else {}
     fatal = [
         f"{cell.name}: {error}"
@@ -124,18 +73,18 @@ def _run_together(
     """The cells one after the other, each in all processes."""
     state = processes(run.device)
     _prepare_process()
-    with tqdm(total=sum(map(_weight, cells)), unit="step", disable=not state.is_main_process) as bar:
+    with Progress(total=sum(map(_weight, cells)), unit="step", disable=not state.is_main_process) as bar:
         results = {}
         for cell in cells:
             device = str(state.device) if run.device == "cuda" else run.device
             try:
-                results[cell] = run_cell(cell, run.out, device, run.cache_gb, lambda step: bar.update(1))
+                results[cell] = run_cell(cell, run, device, lambda step: bar.update(1))
             except Diverged:  # in all processes
                 if not may_diverge:
                     raise
                 continue
             if state.is_main_process:
-                bar.write(_line(cell, results[cell]["scores"]), file=sys.stderr)
+                note(_line(cell, results[cell]["scores"]))
     return results
 
 
@@ -157,64 +106,97 @@ class Pool:
     Args:
         todo: cells to run.
         run: where and how.
-        jobs: cells at the same time. A worker's threads follow from it, and with them the last digits of
-            scores: it must not depend on how many cells are left.
+        jobs: cells at the same time.
     """
 
     def __init__(self, todo: Sequence[Cell], run: Execution, jobs: int):
         self.run, self.waiting, self.jobs = run, list(reversed(todo)), jobs
         self.total = sum(map(_weight, todo))
         self.context = _context()
-        self.steps = self.context.Value("l", 0)
-        self.running: dict[int, _Worker] = {}
+        self.running: list[_Worker] = []
         self.failures: dict[Cell, UserError] = {}
 
     def work(self) -> dict[Cell, UserError]:
         """Run the cells; returns what went wrong with those that failed."""
         free = list(reversed(range(self.jobs)))
         title = f"{len(self.waiting)} cells, {self.jobs} at a time"
-        with tqdm(total=self.total, unit="step", desc=title, smoothing=0.05, dynamic_ncols=True) as bar:
+        with Progress(total=self.total, unit="step", desc=title, smoothing=0.05, dynamic_ncols=True) as bar:
             try:
                 while self.waiting or self.running:
                     while self.waiting and free:
                         self._start(self.waiting.pop(), free.pop())
-                    for sentinel in multiprocessing.connection.wait(list(self.running), timeout=1):
-                        worker = self.running.pop(sentinel)
-                        free.append(worker.slot)
-                        bar.write(self._finish(worker), file=sys.stderr)
-                    bar.update(self.steps.value - bar.n)
+                    sources = [end for worker in self.running for end in worker.ends]
+                    ready = multiprocessing.connection.wait(sources, timeout=1)
+                    for worker in [one for one in self.running if any(end in ready for end in one.ends)]:
+                        is_over = worker.process.sentinel in ready
+                        bar.update(worker.receive())
+                        if is_over:
+                            self.running.remove(worker)
+                            free.append(worker.slot)
+                            note(self._finish(worker))
             finally:
-                for worker in self.running.values():
+                for worker in self.running:
                     worker.process.kill()
                     worker.process.join()
         return self.failures
 
     def _start(self, cell: Cell, slot: int) -> None:
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
         reading, writing = self.context.Pipe(duplex=False)
-        job = _Job(cell, self.run, _placed(self.run.device, slot), threads, plugin_files())
-        process = self.context.Process(target=_work, args=(job, self.steps, writing), daemon=True)
+        job = _Job(cell, self.run, _placed(self.run.device, slot), plugin_files(), SharedLock(self.run.out))
+        process = self.context.Process(target=_work, args=(job, writing), daemon=True)
         process.start()
         writing.close()
-        self.running[process.sentinel] = _Worker(process, cell, slot, reading)
+        self.running.append(_Worker(process, cell, slot, reading))
 
     def _finish(self, worker: _Worker) -> str:
         """Note a worker's outcome; returns a line about it."""
         worker.process.join()
         try:
-            return _line(worker.cell, _outcome(worker)["scores"])
+            return _line(worker.cell, worker.result()["scores"])
         except UserError as error:
             self.failures[worker.cell] = error
             return _line(worker.cell, {}) + str(error)
 
 
-class _Worker(NamedTuple):
-    """A running cell."""
+class _Worker:
+    """A running cell. It sends steps that it has done, as numbers, and in the end its scores or an error.
 
-    process: Any
-    cell: Cell
-    slot: int
-    reading: Any
+    Nothing is shared but a pipe: a lock would stay locked if a worker were killed while it holds it.
+    """
+
+    def __init__(self, process: Any, cell: Cell, slot: int, reading: Any):
+        self.process, self.cell, self.slot, self.reading = process, cell, slot, reading
+        self.ends = [process.sentinel, reading]
+        self.outcome: dict[str, Any] | UserError | None = None
+
+    def receive(self) -> int:
+        """Take in what it has sent; returns the steps that it has done since."""
+        steps = 0
+        try:
+            while self.reading.poll():
+                message = self.reading.recv()
+                if isinstance(message, int):
+                    steps += message
+                else:
+                    self.outcome = message
+        except (EOFError, OSError):  # it has ended, perhaps in the middle of a message
+            self.ends = [self.process.sentinel]
+        return steps
+
+    def result(self) -> dict[str, Any]:
+        """The scores that it sent.
+
+        Raises:
+            UserError: it sent an error, or died without a word.
+        """
+        if self.outcome is None:
+            raise UserError(
+                f"its worker died (exit code {self.process.exitcode}; out of memory?): run the same command "
+                "again to go on, perhaps with --jobs 1"
+            )
+        if isinstance(self.outcome, UserError):
+            raise self.outcome
+        return self.outcome
 
 
 class _Job(NamedTuple):
@@ -223,8 +205,8 @@ class _Job(NamedTuple):
     cell: Cell
     run: Execution
     device: str
-    threads: int
     plugins: tuple[Path, ...]
+    lock: SharedLock | None
 
 
 def _line(cell: Cell, scores: dict[str, float]) -> str:
@@ -236,24 +218,6 @@ def _line(cell: Cell, scores: dict[str, float]) -> str:
 def _placed(device: str, slot: int) -> str:
     """``cuda`` spreads the cells over all GPUs."""
     return f"cuda:{slot % torch.cuda.device_count()}" if device == "cuda" else device
-
-
-def _outcome(worker: _Worker) -> dict[str, Any]:
-    """The scores that a worker sent.
-
-    Raises:
-        UserError: it sent an error, or died without a word.
-    """
-    try:
-        outcome = worker.reading.recv()
-    except EOFError:
-        raise UserError(
-            f"its worker died (exit code {worker.process.exitcode}; out of memory?): run the same command "
-            "again to go on, perhaps with --jobs 1"
-        ) from None
-    if isinstance(outcome, UserError):
-        raise outcome
-    return outcome
 
 
 def _weight(cell: Cell) -> int:
@@ -273,37 +237,32 @@ def _prepare_process() -> None:
     warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
 
 
-def _end_with_parent() -> None:
-    """Wait for the end of the process that started this one, however it ended, and end this one too: else
-    the same command, given again, would train the cell a second time in the same folder.
-    """
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _work(job: _Job, steps: Any, writing: Any) -> None:
+def _work(job: _Job, writing: Any) -> None:
     """What a worker process does: one cell."""
-    if multiprocessing.parent_process() is not None:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    torch.set_num_threads(job.threads)
     _prepare_process()
+    with suppress(BrokenPipeError):  # the parent has ended, and this process is about to
+        writing.send(_outcome(job, writing.send))
+
+
+def _outcome(job: _Job, count: Callable[[int], None]) -> dict[str, Any] | UserError:
+    """The scores of a worker's cell, or what went wrong."""
     counted = 0
 
-    def count(more: int) -> None:
+    def step(_: int) -> None:
         nonlocal counted
-        with steps.get_lock():
-            steps.value += more
-        counted += more
+        counted += 1
+        count(1)
 
     try:
         load_plugins(job.plugins)
-        result = run_cell(job.cell, job.run.out, job.device, job.run.cache_gb, lambda step: count(1))
+        result = run_cell(job.cell, job.run, job.device, step)
     except UserError as error:
-        writing.send(error)
-        return
+        return error
+    except OSError as error:
+        return UserError(f"{error}: check the room on the disk and your rights, then run again")
     except Exception:
-        writing.send(UserError(traceback.format_exc()))
-        return
+        return UserError(traceback.format_exc())
     count(_weight(job.cell) - counted)  # scoring, and what an earlier call had trained
-    writing.send(result)
+    return result

@@ -34,8 +34,9 @@ from experiments.files import whole
 from experiments.methods import METHODS, GraphAdapter, method_named
 from experiments.tasks import TASKS
 from experiments.training.cells import Cell
+from experiments.training.execution import Execution
 from experiments.training.recipe import Recipe
-from experiments.training.runner import Execution, run_cells
+from experiments.training.runner import run_cells
 
 JOIN_RATES = (1e-3, 3e-3)
 FULL_RATES = (3e-4, 1e-3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from adapters.peft import optimizer_groups
 from attngraph.errors import UserError
+from experiments.errors import first_line
 from experiments.files import write_text
 from experiments.methods.method import Tuned
 from experiments.models.losses import token_losses
@@ -97,6 +99,10 @@ class CellTrainer(Trainer):
 
     # ---- states to continue from hold the trained weights only --------------------------------------------
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with _written(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,6 +115,8 @@ class CellTrainer(Trainer):
         with _readable(resume_from_checkpoint), torch.no_grad():
             saved = load_file(Path(resume_from_checkpoint) / TRAINED)
             for name, parameter in self.tuned.parameters().items():
+                if saved[name].shape != parameter.shape:
+                    raise ValueError(f"{name} has another shape")
                 parameter.copy_(saved[name])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -127,9 +135,36 @@ def _readable(state: str | Path | None) -> Iterator[None]:
         yield
     except Exception as error:
         raise UserError(
-            f"{state} cannot be read ({type(error).__name__}): delete that folder and run again; the run "
-            "goes on from the state before it, or starts anew"
+            f"{state} cannot be read ({type(error).__name__}: {first_line(error)}): delete that folder and "
+            "run again; the run goes on from the state before it, or starts anew"
         ) from error
+
+
+@contextmanager
+def _written(state: Path) -> Iterator[None]:
+    """Whatever goes wrong while a state is written means the same to the user (each library has its own error
+    for a full disk); nothing remains of that state.
+    """
+    try:
+        yield
+    except Exception as error:
+        shutil.rmtree(state, ignore_errors=True)
+        raise UserError(
+            f"{state} cannot be saved ({type(error).__name__}: {first_line(error)}): make room on the disk "
+            "and run again; the run goes on from the state before it, or starts anew"
+        ) from error
+
+
+def _check_state(state: Path) -> float:
+    """Checks that a state is the Trainer's and tells of every step; returns the seconds that it took."""
+    step, seconds = int(state.name.rpartition("-")[2]), float((state / SECONDS).read_text())
+    saved = TrainerState.load_from_json(str(state / TRAINER_STATE_NAME))
+    lines = [line for line in saved.log_history if "loss" in line]
+    if saved.global_step != step or [line["step"] for line in lines] != list(range(1, step + 1)):
+        raise ValueError("steps are missing")
+    if not all(map(math.isfinite, (seconds, *(line["loss"] for line in lines)))) or seconds < 0:
+        raise ValueError("a number is not finite")
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -158,8 +193,9 @@ class _Progress(TrainerCallback):
     def on_save(self, args, state, control, **more) -> None:
         PartialState().wait_for_everyone()  # each process has written its part
         if state.is_world_process_zero:
-            file = Path(args.output_dir) / f"checkpoint-{state.global_step}" / SECONDS
-            write_text(file, str(self.earlier + time.perf_counter() - self.began))
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            with _written(folder):
+                write_text(folder / SECONDS, str(self.earlier + time.perf_counter() - self.began))
 
 
 def train(
@@ -178,7 +214,7 @@ def train(
 
     Raises:
         Diverged: the loss is not finite.
-        UserError: the saved state is damaged.
+        UserError: the saved state is damaged, or a state cannot be saved.
     """
     progress = _Progress(on_step)
     trainer = CellTrainer(
@@ -187,8 +223,7 @@ def train(
     state = last_state(folder)
     if state is not None:
         with _readable(state):
-            progress.earlier = float((state / SECONDS).read_text())
-            TrainerState.load_from_json(str(state / TRAINER_STATE_NAME))
+            progress.earlier = _check_state(state)
     trainer.train(resume_from_checkpoint=None if state is None else str(state))
     tuned.family.model.eval()
     steps = [line for line in trainer.state.log_history if "loss" in line]

@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,9 @@ import pytest
 from attngraph.errors import UserError
 from experiments.files import (
     check_out,
+    is_running,
     published,
+    remove_parts,
     whole,
     whole_folder,
     write_bytes,
@@ -114,13 +119,24 @@ def test_a_place_that_cannot_be_a_folder(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="is a file; name a folder"):
             check_out(out)
     check_out(tmp_path / "new" / "folder")
+    assert names(tmp_path) == ["file"]
     asked = []
-    monkeypatch.setattr(
-        os, "access", lambda path, mode: asked.append((path, mode))
-    )  # root may write anywhere
-    with pytest.raises(UserError, match="cannot be written to"):
+
+    def refuse(prefix, dir):  # root may write anywhere
+        asked.append(dir)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(UserError, match=r"cannot be written to \(Permission denied\); name another folder"):
         check_out(tmp_path / "new")
-    assert asked == [(tmp_path, os.W_OK | os.X_OK)]
+    assert asked == [tmp_path]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
+def test_rights_alone_do_not_tell():
+    """The superuser has them here too."""
+    with pytest.raises(UserError, match="/proc cannot be written to"):
+        check_out(Path("/proc/new"))
 
 
 def test_a_folder_that_was_there_stays_and_the_error_is_ones_own(tmp_path, monkeypatch):
@@ -141,4 +157,72 @@ def test_old_results_stay_until_new_ones_are_there(tmp_path, monkeypatch):
         (folder / "a.csv").write_text("new")
         monkeypatch.setattr(os, "replace", stopped)
     assert {(tmp_path / name).read_text() for name in ("a.csv", "b.csv")} == {"old"}
-    assert [file.read_text() for file in tmp_path.glob(".part-*/a.csv")] == ["new"]
+    assert [file.read_text() for file in tmp_path.glob(".attngraph-*/a.csv")] == ["new"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from experiments.files import published, whole, whole_folder
+
+out = Path(sys.argv[1])
+with whole(out / "deep" / "state.pt"), whole_folder(out / "data") as folder, published(out) as results:
+    for part in (folder, results):
+        (part / "half").write_text("")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def parts(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob(".attngraph-*"))
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path], env=env).returncode == -9
+    assert [name.rpartition("-")[0].split("-", 3)[-1] for name in parts(tmp_path)] == [
+        "data",
+        "results",
+        "state",
+    ]
+    foreign = [".attngraph-notes", ".attngraph-00000000-1-state-x", ".part-abc", ".state-abc.pt", "notes"]
+    for name in foreign:
+        (tmp_path / name).write_text("mine")
+    with whole(tmp_path / "deep" / "state.pt") as mine:
+        remove_parts(tmp_path)
+        assert mine.exists(), "its process runs"
+    assert parts(tmp_path) == sorted(foreign[:2]), "another machine's process may run"
+    assert set(foreign) <= set(names(tmp_path)) and names(tmp_path / "deep") == ["state.pt"]
+
+
+def test_new_parts_take_the_place_of_old_ones(tmp_path):
+    done = subprocess.Popen(["true"])
+    done.wait()
+    with whole_folder(tmp_path / "data") as part:
+        start = part.name.split("-")
+    for name in ("data", "other"):
+        (tmp_path / "-".join([*start[:2], str(done.pid), name, "x"])).mkdir()
+    with whole_folder(tmp_path / "data") as part:
+        (part / "file").write_text("")
+    assert [name.split("-")[3] for name in parts(tmp_path)] == ["other"]
+
+
+def test_processes_that_run_and_that_have_ended():
+    child = subprocess.Popen(["sleep", "60"])
+    assert is_running(os.getpid()) and is_running(child.pid)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has asked about it
+    assert not is_running(child.pid)
+    child.wait()
+    assert not is_running(child.pid) and not is_running(10**30)
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path):
+    for raised, named in (
+        (OSError(28, "No space left"), "state.pt"),
+        (OSError(28, "No space", "other"), "other"),
+    ):
+        with pytest.raises(OSError) as error, whole(tmp_path / "state.pt"):
+            raise raised
+        assert named in str(error.value) and names(tmp_path) == []

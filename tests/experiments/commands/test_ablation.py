@@ -19,6 +19,7 @@ from experiments.report.comparison import compare_with_baseline
 from experiments.report.runs import Run
 from experiments.tasks import tasks_named
 from experiments.training.cells import Cell
+from experiments.training.lock import LOCK, sole_use
 
 ROOT = Path(__file__).parents[3]
 SMALL = """
@@ -169,14 +170,18 @@ def test_ctrl_c_loses_nothing_finished(preset, tmp_path):
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--gnn", "gat"], "unknown GNN 'gat'"),
-        (["--gnn", ","], "unknown GNN none given"),
+        (["--gnn", "gat"], "unknown method 'gat'"),
+        (["--gnn", ","], "no method is named"),
         (["--tasks", "vqa,chess"], "unknown task 'chess'"),
         (["--preset", "huge"], "unknown preset 'huge'"),
         (["--join", "glue"], "unknown join 'glue'"),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--jobs", "0"], "--jobs must be at least 1"),
         (["--device", "cuda:99"], "--device cuda:99 is not available"),
+        (["--device", "cuda:99", "--dry-run"], "--device cuda:99 is not available"),
+        (["--device", "meta"], "--device meta is not available"),
+        (["--threads", "1000000"], "--threads must be at least 1 and at most"),
+        (["--seed", str(2**40)], "--seed must be at least 0 and below 2147483648"),
         (["--model", "/no/such/folder"], "/no/such/folder"),
     ],
 )
@@ -193,6 +198,23 @@ def test_dry_run_lists_the_cells_and_an_estimate(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_more_jobs_than_cores_take_no_less_time(capsys):
+    for jobs in ("2", "50"):
+        assert main(["ablation", "--preset", "full", "--dry-run", "--jobs", jobs]) == 0
+    last = [line for line in capsys.readouterr().out.splitlines() if " cells, " in line]
+    assert last[1] == last[0].replace(", 2 at", ", 50 at") and last[0].endswith(
+        " minutes on a 2-core machine"
+    )
+
+
+def test_one_command_at_a_time(preset, tmp_path, capsys):
+    with sole_use(tmp_path / "out"):
+        assert main(["ablation", "--preset", str(preset), "--out", str(tmp_path / "out")]) == 2
+        assert "is in use by another command (process" in one_line(capsys)
+        assert os.listdir(tmp_path / "out") == [LOCK]
+    assert not (tmp_path / "out").exists()
+
+
 def test_help_explains(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["ablation", "--help"])
@@ -204,13 +226,40 @@ def test_help_explains(capsys):
         assert load_preset(name).about[:30] in " ".join(out.split())
 
 
-def test_a_damaged_score_file_is_named(small, words, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "file, content, said",
+    [
+        ("scores.json", "{", "scores.json is damaged (Invalid JSON"),
+        ("scores.json", '{"vqa": null}', "scores.json is damaged (row: Field required)"),
+        ("config.json", "[]", "config.json is damaged ("),
+        ("statistics.npz", "", "statistics.npz is damaged ("),
+        ("predictions.json", "{}", "predictions.json is damaged ("),
+        ("metrics.csv", "", None),  # no table is made of it
+    ],
+)
+def test_a_damaged_file_is_named_and_no_table_is_made_of_it(
+    file, content, said, small, words, tmp_path, capsys
+):
     out, _ = small
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
-    (copy / "cells" / "gcn" / "vqa" / "seed0" / "scores.json").write_text("{")
-    assert main([*words, "--out", str(copy)]) == 2
-    assert "gcn/vqa/seed0 is damaged" in one_line(capsys)
+    cell = copy / "cells" / "gcn" / "vqa" / "seed0"
+    (cell / file).write_text(content)
+    before = times(copy)
+    assert main([*words, "--out", str(copy)]) == (2 if said else 0)
+    if said:
+        line = one_line(capsys)
+        assert said in line and line.endswith(f"delete the folder {cell} and run again")
+        assert before == times(copy)
+
+
+def test_a_table_of_other_threads_is_refused_and_left_alone(small, words, capsys):
+    out, _ = small
+    before = times(out)
+    assert json.loads((out / "results.json").read_text())["threads"] == 1
+    assert main([*words, "--out", str(out), "--threads", "2"]) == 2
+    assert "holds another experiment (other threads: 1, not 2)" in one_line(capsys)
+    assert before == times(out)
 
 
 def test_a_smaller_table_does_not_replace_a_larger(small, preset, capsys):
@@ -269,7 +318,7 @@ def test_comparisons_use_the_runs_of_this_table_only(small):
     [
         (["search", "--out", "FILE"], "FILE"),
         (["ablation", "--preset", "smoke", "--out", "FILE/x"], "FILE"),
-        (["scenes", "--out", "x", "--seed", "-1"], "--seed must be at least 0"),
+        (["scenes", "--out", "FILE"], "FILE"),
         (["pretrain", "--out", "FILE"], "FILE"),
         (["pretrain", "--threads", "-1"], "--threads must be at least 1"),
         (["pretrain", "--device", "cuda:99"], "--device cuda:99 is not available"),

@@ -1,9 +1,15 @@
 """The pre-training command on a toy recipe: stop, go on, score, check, refuse."""
 
 import argparse
+import errno
 import json
+import os
+import shutil
+import signal
 from functools import partial
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -13,6 +19,8 @@ from experiments.models.mini_blip import load_model
 from experiments.pretraining import run as training
 from experiments.pretraining import scoring
 from experiments.pretraining.recipe import Recipe
+from experiments.pretraining.run import STATE
+from experiments.training.lock import LOCK, sole_use
 
 
 def arguments(*words):
@@ -21,55 +29,241 @@ def arguments(*words):
     return parser.parse_args([str(word) for word in words])
 
 
-@pytest.fixture
-def toy(monkeypatch):
-    small = partial(training.build_model, width=32, vision_layers=1, text_layers=1)
-    monkeypatch.setattr(training, "build_model", small)
-    monkeypatch.setattr(pretrain, "Recipe", partial(Recipe, images=4))
-    monkeypatch.setattr(scoring, "SCENES", 5)
-    monkeypatch.setattr(scoring, "KINDS", {kind: scoring.KINDS[kind] for kind in ("caption", "count")})
+@pytest.fixture(autouse=True, scope="module")
+def toy():
+    """A model, steps and scores that take no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        small = partial(training.build_model, width=32, vision_layers=1, text_layers=1)
+        patch.setattr(training, "build_model", small)
+        patch.setattr(training, "batches", lambda data, first: (data[k] for k in range(first, len(data))))
+        patch.setattr(training, "LOG_STEPS", 1)
+        patch.setattr(pretrain, "Recipe", partial(Recipe, images=4))
+        patch.setattr(scoring, "SCENES", 5)
+        patch.setattr(scoring, "KINDS", {kind: scoring.KINDS[kind] for kind in ("caption", "count")})
+        yield
 
 
-def interrupt_at(monkeypatch, step):
-    """Ctrl-C while the step is being computed."""
+def at_step(monkeypatch, step, act):
+    """Do something while a step is being computed; returns how to undo that."""
     original, calls = training.text_loss, []
 
     def loss(*args):
         calls.append(1)
         if len(calls) == step:
-            raise KeyboardInterrupt
+            act()
         return original(*args)
 
     monkeypatch.setattr(training, "text_loss", loss)
     return lambda: monkeypatch.setattr(training, "text_loss", original)
 
 
-def test_interrupted_run_ends_like_an_uninterrupted_one(toy, tmp_path, monkeypatch):
-    assert pretrain.run(arguments("--out", tmp_path / "a", "--steps", 4)) == 0
-    undo = interrupt_at(monkeypatch, 3)
-    assert pretrain.run(arguments("--out", tmp_path / "b", "--steps", 4)) == 130
-    undo()
-    with pytest.raises(UserError, match="holds a run with"):
-        pretrain.run(arguments("--out", tmp_path / "b", "--steps", 5))
-    assert pretrain.run(arguments("--out", tmp_path / "b", "--steps", 4)) == 0
-    whole, resumed = (load_model(tmp_path / name)[0].state_dict() for name in "ab")
+def asks_to_stop(number):
+    return lambda: signal.raise_signal(number)
+
+
+def pretrained(out, *words, steps=4):
+    return pretrain.run(arguments("--out", out, "--steps", steps, *words))
+
+
+def check_equal(folder, expected):
+    """All files are the same but for times and dates, the logged losses too."""
+    whole, resumed = (load_model(path)[0].state_dict() for path in (expected, folder))
     for name in whole:
         assert torch.equal(whole[name], resumed[name]), name
-    files = {file.name for file in (tmp_path / "b").iterdir()}
-    assert {"README.md", "loss.png", "training_log.csv", "scores.json", "model.safetensors"} <= files
-    assert "training_state.pt" not in files
+    logs = [pd.read_csv(path / "training_log.csv")[["step", "loss"]] for path in (expected, folder)]
+    assert logs[0].equals(logs[1]) and len(logs[0])
+    assert {file.name for file in folder.iterdir()} == {file.name for file in expected.iterdir()}
+    scores = [scoring.saved_scores(path) for path in (expected, folder)]
+    assert scores[0] == scores[1]
+
+
+@pytest.fixture(scope="module")
+def whole(toy, tmp_path_factory):
+    """The folder of a run that nothing interrupts."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert pretrained(out) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def stopped_once(toy, tmp_path_factory):
+    out = tmp_path_factory.mktemp("stopped") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        at_step(patch, 2, asks_to_stop(signal.SIGTERM))
+        assert pretrained(out, "--threads", 1) == 143
+    return out
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path):
+    """The folder of a run that was stopped after its second step."""
+    return Path(shutil.copytree(stopped_once, tmp_path / "stopped"))
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_stopped_run_ends_like_an_unstopped_one(number, code, whole, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    undo = at_step(monkeypatch, 3, asks_to_stop(number))
+    assert pretrained(out) == code
+    undo()
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "stopped after step 3; the same command goes on from there"
+    ), "the step in hand is finished: half of it would be done twice"
+    assert STATE in os.listdir(out) and LOCK not in os.listdir(out)
+    with pytest.raises(UserError, match=r"holds a run with other steps \(4\)"):
+        pretrained(out, steps=5)
+    assert pretrained(out) == 0
+    check_equal(out, whole)
+    assert {"README.md", "loss.png", "training_log.csv", "scores.json", "model.safetensors"} <= set(
+        os.listdir(out)
+    )
+    assert STATE not in os.listdir(out)
+
+
+@pytest.mark.parametrize(
+    "where", ["before anything", "before the tokenizer", "in step 1", "while saving", "in the card"]
+)
+def test_a_killed_run_goes_on_wherever_it_was(where, whole, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*args, **options):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if where == "before anything":
+            patch.setattr(training, "build_tokenizer", kill)
+        elif where == "before the tokenizer":
+            tokenizer = type(training.build_tokenizer([]))
+            patch.setattr(tokenizer, "save_pretrained", kill)
+        elif where == "in step 1":
+            at_step(patch, 1, kill)
+        elif where == "while saving":
+            patch.setattr(training, "SAVE_SECONDS", 0)
+            patch.setattr(training, "published", kill)
+        else:
+            patch.setattr(training.model_card, "_plot", kill)
+        with pytest.raises(Killed):
+            pretrained(out)
+    assert pretrained(out) == 0
+    check_equal(out, whole)
+
+
+def test_a_finished_checkpoint_is_checked_and_not_trained_again(whole, tmp_path):
+    whole = shutil.copytree(whole, tmp_path / "copy")
     with pytest.raises(UserError, match="finished checkpoint"):
-        pretrain.run(arguments("--out", tmp_path / "b", "--steps", 4))
-    assert pretrain.run(arguments("--check", tmp_path / "b")) == 0
-    scores = json.loads((tmp_path / "b" / "scores.json").read_text())
+        pretrained(whole)
+    assert pretrain.run(arguments("--check", whole)) == 0
+    scores = json.loads((whole / "scores.json").read_text())
     scores["scores"]["caption_loss"] += 1
-    (tmp_path / "b" / "scores.json").write_text(json.dumps(scores))
-    assert pretrain.run(arguments("--check", tmp_path / "b")) == 1
+    (whole / "scores.json").write_text(json.dumps(scores))
+    assert pretrain.run(arguments("--check", whole)) == 1
+
+
+def test_a_run_keeps_its_threads(stopped, monkeypatch):
+    with pytest.raises(UserError, match=r"holds a run with other threads \(1\); choose another --out"):
+        pretrained(stopped, "--threads", 2)
+    before, chosen = torch.get_num_threads(), []
+    state = torch.load(stopped / STATE, weights_only=True)
+    state["settings"]["threads"] = 7
+    torch.save(state, stopped / STATE)
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    assert pretrained(stopped) == 0 and chosen == [before, 7, 7, before]
+
+
+def changed(**changes):
+    return lambda state: {**state, **changes}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"no state",
+        lambda state: [],
+        lambda state: {},
+        changed(settings=None),
+        changed(step="2"),
+        changed(step=99),
+        changed(running=None),
+        changed(running=float("nan")),
+        changed(log=[[1.0]]),
+        changed(log=None),
+        changed(trained={}),
+        changed(optimizer={}),
+    ],
+)
+def test_a_damaged_state_is_named_with_the_remedy(damage, stopped):
+    file = stopped / STATE
+    if isinstance(damage, bytes):
+        file.write_bytes(damage)
+    else:
+        torch.save(damage(torch.load(file, weights_only=True)), file)
+    with pytest.raises(UserError) as error:
+        pretrained(stopped)
+    assert f"{file} cannot be read (" in str(error.value) and "to begin anew" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("full", ["state", "model"])
+def test_a_full_disk_ends_the_run_in_one_line_with_the_state_before(full, stopped, monkeypatch):
+    before = (stopped / STATE).read_bytes()
+
+    def refuse(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "SAVE_SECONDS", 0)
+        patch.setattr(*((training, "write_bytes") if full == "state" else (training, "published")), refuse)
+        with pytest.raises(
+            UserError, match=r"cannot be saved to \(OSError: .*No space left .*make room"
+        ) as error:
+            pretrained(stopped)
+    assert "\n" not in str(error.value)
+    assert ((stopped / STATE).read_bytes() == before) == (full == "state")
+    assert not [name for name in os.listdir(stopped) if name.startswith(".")]
+    assert pretrained(stopped) == 0
+
+
+def test_two_at_a_time_are_refused(tmp_path):
+    with sole_use(tmp_path / "out"), pytest.raises(UserError, match="in use by another command"):
+        pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "null",
+        '{"scores": null}',
+        '{"scores": []}',
+        '{"scores": {"a": null}}',
+        '{"scores": {}}',
+        "[" * 100_000,
+    ],
+)
+def test_damaged_scores_of_a_checkpoint_are_named(content, tmp_path):
+    (tmp_path / "scores.json").write_text(content)
+    with pytest.raises(UserError, match="scores.json is damaged .*run `attngraph pretrain` again") as error:
+        pretrain.run(arguments("--check", tmp_path))
+    assert "\n" not in str(error.value)
 
 
 def test_bad_input_is_one_line(tmp_path):
     (tmp_path / "other").write_text("something")
-    for words in (["--out", tmp_path], ["--steps", 0], ["--seed", -1], ["--check", tmp_path]):
+    for words in (
+        ["--out", tmp_path],
+        ["--steps", 0],
+        ["--seed", -1],
+        ["--seed", 2**63],
+        ["--threads", 1_000_000],
+        ["--device", "meta"],
+        ["--check", tmp_path],
+        ["--out", "/proc/out"],
+    ):
         with pytest.raises(UserError) as error:
             pretrain.run(arguments(*words))
         assert "\n" not in str(error.value)

@@ -72,7 +72,9 @@ def found(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(stages, "run_cells", run_cells)
     patch.setattr(search, "prepare", lambda *a: None)
-    options = dict(out=out, preset="full", model=None, device="cpu", jobs=1, download=False, cache_gb=1.0)
+    options = dict(
+        out=out, preset="full", model=None, device="cpu", jobs=1, threads=1, download=False, cache_gb=1.0
+    )
     try:
         assert search.run(argparse.Namespace(**options)) == 0
     finally:

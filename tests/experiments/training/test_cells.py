@@ -4,15 +4,18 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
+import torch
 
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
 from experiments.tasks import TASKS
 from experiments.training import cells
 from experiments.training.cells import Cell, is_finished, per_image, read_scores, run_cell
+from experiments.training.execution import Execution
 from experiments.training.recipe import Recipe
 from tests.experiments.training.small import ADAPTER, SmallTask, small_examples, small_family
 
@@ -46,11 +49,11 @@ def cell(tmp_path, monkeypatch):
 
 def test_a_cell_is_run_once(cell, tmp_path):
     steps = []
-    result = run_cell(cell, tmp_path, on_step=steps.append)
+    result = run_cell(cell, Execution(tmp_path), on_step=steps.append)
     folder = cell.folder(tmp_path)
     assert steps == [1, 2, 3, 4] and {file.name for file in folder.iterdir()} == FINISHED
-    assert is_finished(cell, tmp_path) and read_scores(cell, tmp_path) == result
-    assert run_cell(cell, tmp_path, on_step=lambda step: pytest.fail("trained again")) == result
+    assert is_finished(cell, Execution(tmp_path)) and read_scores(cell, tmp_path) == result
+    assert run_cell(cell, Execution(tmp_path), on_step=lambda step: pytest.fail("trained again")) == result
     assert (result["row"], result["task"], result["seed"], result["split"]) == ("pgnn", "small", 3, "test")
     assert (result["examples"], result["trained_on"]) == (8, 8)
     assert result["scores"].keys() == {"small.accuracy"} and result["loss"] > 0
@@ -65,19 +68,20 @@ def test_a_cell_is_run_once(cell, tmp_path):
 
 def test_the_seed_decides(cell, tmp_path):
     losses = [
-        run_cell(replace(cell, seed=seed), tmp_path / str(k))["loss"] for k, seed in enumerate((3, 3, 4))
+        run_cell(replace(cell, seed=seed), Execution(tmp_path / str(k)))["loss"]
+        for k, seed in enumerate((3, 3, 4))
     ]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_a_cell_that_was_interrupted_while_scoring_trains_no_more(cell, tmp_path, monkeypatch):
-    whole = run_cell(cell, tmp_path / "whole")
+    whole = run_cell(cell, Execution(tmp_path / "whole"))
     with monkeypatch.context() as patch:
         patch.setattr(cells, "predict", lambda tuned, data: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            run_cell(cell, tmp_path)
-    assert not is_finished(cell, tmp_path)
-    result = run_cell(cell, tmp_path, on_step=lambda step: pytest.fail("trained again"))
+            run_cell(cell, Execution(tmp_path))
+    assert not is_finished(cell, Execution(tmp_path))
+    result = run_cell(cell, Execution(tmp_path), on_step=lambda step: pytest.fail("trained again"))
     assert {file.name for file in cell.folder(tmp_path).iterdir()} == FINISHED
     for key in ("scores", "loss", "learned", "parameters"):
         assert result[key] == whole[key]
@@ -86,7 +90,7 @@ def test_a_cell_that_was_interrupted_while_scoring_trains_no_more(cell, tmp_path
 def test_methods_without_training(cell, tmp_path):
     for name in ("frozen", "majority"):
         untrained = replace(cell, label=name, method=name, settings={}, recipe=None, eval_examples=6)
-        result = run_cell(untrained, tmp_path)
+        result = run_cell(untrained, Execution(tmp_path))
         assert result["loss"] is None and result["parameters"] == 0 and result["examples"] == 6
         names = {file.name for file in untrained.folder(tmp_path).iterdir()}
         assert names == FINISHED - {"metrics.csv", "adapter_config.json", "adapter_model.safetensors"}
@@ -95,7 +99,7 @@ def test_methods_without_training(cell, tmp_path):
 
 
 def test_cells_of_an_empty_folder_are_not_finished(tmp_path):
-    assert not is_finished(Cell("gcn", "gcn", {}, "vqa", 0, None, tmp_path), tmp_path)
+    assert not is_finished(Cell("gcn", "gcn", {}, "vqa", 0, None, tmp_path), Execution(tmp_path))
     assert os.listdir(tmp_path) == []
 
 
@@ -109,38 +113,141 @@ def test_cells_of_an_empty_folder_are_not_finished(tmp_path):
     ],
 )
 def test_another_experiment_in_the_folder_is_refused(change, named, cell, tmp_path):
-    config = {"settings": cell.description()}
-    cell.folder(tmp_path).mkdir(parents=True)
-    (cell.folder(tmp_path) / "config.json").write_text(json.dumps(config))
-    assert not is_finished(cell, tmp_path), "begun, with these settings"
+    begin(cell, tmp_path)
+    assert not is_finished(cell, Execution(tmp_path)), "begun, with these settings"
     for call in (is_finished, run_cell):
         with pytest.raises(
             UserError, match=rf"holds another experiment \(other {named}\): give another --out"
         ):
-            call(replace(cell, **change), tmp_path)
+            call(replace(cell, **change), Execution(tmp_path))
     assert os.listdir(cell.folder(tmp_path)) == ["config.json"]
 
 
 def test_other_data_are_another_experiment(cell, tmp_path):
-    cell.folder(tmp_path).mkdir(parents=True)
-    (cell.folder(tmp_path) / "config.json").write_text(json.dumps({"settings": cell.description()}))
+    begin(cell, tmp_path)
     (cell.data / "manifest.json").write_text('{"seed": 1}')
     with pytest.raises(UserError, match=r"other data"):
-        is_finished(cell, tmp_path)
+        is_finished(cell, Execution(tmp_path))
 
 
-DAMAGED = [(file, content) for file in ("scores.json", "config.json") for content in ("{", "[]")]
+@pytest.mark.parametrize(
+    "conditions, said",
+    [
+        ({"threads": 2, "processes": 1}, r"other threads: 2, not 1"),
+        ({"threads": 1, "processes": 2}, r"other processes: 2, not 1"),
+        ({}, r"other threads: unknown, not 1, processes: unknown, not 1"),
+    ],
+)
+def test_runs_of_other_threads_or_processes_are_not_mixed(conditions, said, cell, tmp_path):
+    begin(cell, tmp_path, conditions)
+    for call in (is_finished, run_cell):
+        with pytest.raises(UserError, match=rf"holds another experiment \({said}\)"):
+            call(cell, Execution(tmp_path))
 
 
-@pytest.mark.parametrize("file, content", DAMAGED)
-def test_damaged_files_are_named(file, content, cell, tmp_path):
-    folder = cell.folder(tmp_path)
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"settings": cell.description()}))
-    (folder / "scores.json").write_text("{}")
-    (folder / file).write_text(content)
-    with pytest.raises(UserError, match="small/seed3 is damaged .*: delete that folder and run again"):
-        is_finished(cell, tmp_path)
+def test_a_cell_is_computed_with_the_threads_that_it_says(cell, tmp_path, monkeypatch):
+    threads, train = [], cells.train
+    monkeypatch.setattr(cells, "train", lambda *a: threads.append(torch.get_num_threads()) or train(*a))
+    before = torch.get_num_threads()
+    for count in (1, 2):
+        run_cell(cell, Execution(tmp_path / str(count), threads=count))
+        config = json.loads((cell.folder(tmp_path / str(count)) / "config.json").read_text())
+        assert (config["threads"], config["processes"]) == (count, 1)
+    assert threads == [1, 2] and torch.get_num_threads() == before
+
+
+DEEP = "[" * 100_000
+NUMBERS = {"shape": np.zeros(4), "text": np.full((4, 2), "a"), "nan": np.full((4, 2), np.nan)}
+DAMAGE = {
+    "config.json": ["{", "", "null", "[]", '{"settings": null}', '{"settings": []}', DEEP, b"\xff", None],
+    "scores.json": [
+        "{",
+        "",
+        "null",
+        "[]",
+        "{}",
+        '{"vqa": null}',
+        '{"scores": {"small.accuracy": null}}',
+        DEEP,
+    ],
+    "statistics.npz": [
+        "",
+        "PK",
+        b"PK\x03\x04 no archive",
+        {},
+        *({"small.accuracy": x} for x in NUMBERS.values()),
+        None,
+    ],
+    "predictions.json": ["{", "[]", "null", '{"e0": "yes"}', '{"e0": null}', DEEP, None],
+}
+
+
+@pytest.fixture
+def finished(cell, tmp_path):
+    run_cell(cell, Execution(tmp_path))
+    return cell.folder(tmp_path)
+
+
+def test_damaged_files_are_named_with_the_remedy(cell, finished, tmp_path):
+    for file, contents in DAMAGE.items():
+        whole = (finished / file).read_bytes()
+        for content in contents:
+            spoil(finished / file, content)
+            with pytest.raises(UserError) as error:
+                is_finished(cell, Execution(tmp_path))
+            assert str(error.value).startswith(f"{finished / file} is damaged ("), content
+            assert str(error.value).endswith(f"): delete the folder {finished} and run again"), content
+            assert "\n" not in str(error.value) and len(str(error.value)) < 600
+        (finished / file).write_bytes(whole)
+    assert is_finished(cell, Execution(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (
+            {"scores": {"small.accuracy": 0.125}},
+            "statistics.npz is damaged .*they give .*, scores.json says 0.125",
+        ),
+        (
+            {"scores": {"small.accuracy": float("nan")}},
+            "scores.small.accuracy: Input should be a finite number",
+        ),
+        ({"scores": {"other": 0.5}}, "no small.accuracy"),
+        ({"row": "gcn"}, "of gcn small seed 3"),
+        ({"seed": 4}, "of pgnn small seed 4"),
+        ({"seed": "3"}, "seed: Input should be a valid integer"),
+        ({"examples": 7}, "predictions.json is damaged .*not 7 texts"),
+        ({"kinds": {"yesno": 1}}, "kinds.yesno"),
+        ({"loss": "low"}, "loss: Input should be a valid number"),
+    ],
+)
+def test_scores_that_the_other_files_contradict_are_not_taken(change, said, cell, finished, tmp_path):
+    scores = json.loads((finished / "scores.json").read_text())
+    (finished / "scores.json").write_text(json.dumps({**scores, **change}))
+    for read in (lambda: is_finished(cell, Execution(tmp_path)), lambda: read_scores(cell, tmp_path)):
+        with pytest.raises(UserError, match=said):
+            read()
+
+
+ALONE = MappingProxyType({"threads": 1, "processes": 1})
+
+
+def begin(cell, out, conditions=ALONE):
+    """As if the cell had been interrupted."""
+    cell.folder(out).mkdir(parents=True)
+    config = {"settings": cell.description(), **conditions}
+    (cell.folder(out) / "config.json").write_text(json.dumps(config))
+
+
+def spoil(file, content):
+    """Write something else into a file; None removes it, a dictionary is written as arrays."""
+    if content is None:
+        file.unlink()
+    elif isinstance(content, dict):
+        np.savez(file, **content)
+    else:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def test_descriptions_are_what_json_gives_back(cell):

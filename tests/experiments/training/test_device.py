@@ -1,10 +1,19 @@
 """Where bfloat16 pays."""
 
+import os
+
 import pytest
 import torch
 
 from attngraph.errors import UserError
-from experiments.training.device import bfloat16_pays, check_device, training_precision, uses_bfloat16
+from experiments.training.device import (
+    bfloat16_pays,
+    check_device,
+    check_threads,
+    cpu_threads,
+    training_precision,
+    uses_bfloat16,
+)
 
 CPUINFO = "vendor_id\t: {}\nflags\t\t: fpu sse2 avx512f {}\n"
 
@@ -39,3 +48,23 @@ def test_a_device_that_is_not_there():
         pytest.skip("this machine has a GPU")
     with pytest.raises(UserError, match="--device cuda is not available here .*: use cpu"):
         check_device("cuda")
+
+
+@pytest.mark.parametrize("device", ["meta", "toaster", "", "cpu:1", "cuda:-1", "mkldnn"])
+def test_what_is_no_device_to_compute_on(device):
+    with pytest.raises(UserError, match=f"--device {device}.*: use cpu") as error:
+        check_device(device)
+    assert "\n" not in str(error.value)
+
+
+def test_threads_are_bounded_and_given_back(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    for threads in (-1, 0, 4, 1_000_000):
+        with pytest.raises(UserError, match=f"--threads must be at least 1 and at most 3.*got {threads}"):
+            check_threads(threads)
+    check_threads(3)
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), cpu_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before

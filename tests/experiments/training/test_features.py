@@ -1,5 +1,6 @@
 """States of a frozen image encoder: as if encoded in place, on disk, bounded, never stale."""
 
+import io
 import os
 import threading
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from attngraph.errors import UserError
 from experiments.files import write_bytes
 from experiments.training import features, trainer
 from experiments.training.features import FeatureCache
@@ -92,7 +94,8 @@ def test_they_are_bounded(family, paths, tmp_path, encoded):
 def test_a_full_disk_is_left_alone(family, paths, tmp_path, monkeypatch):
     usage = features.shutil._ntuple_diskusage(total=1_000_000, used=890_000, free=110_000)
     monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: usage)
-    assert FeatureCache(tmp_path / "cache").features(family, paths) is None
+    with pytest.raises(UserError, match="cache: the image states take .* make room, .* with --cache-gb 0"):
+        FeatureCache(tmp_path / "cache").features(family, paths)
     assert not (tmp_path / "cache").exists()
     more = features.shutil._ntuple_diskusage(total=1_000_000, used=880_000, free=120_000)
     monkeypatch.setattr(features.shutil, "disk_usage", lambda folder: more)
@@ -104,13 +107,24 @@ def test_a_family_without_features_has_none(family, paths, tmp_path, monkeypatch
     assert FeatureCache(tmp_path / "cache").features(family, paths) is None
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "other", "header"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "other", "header", "syntax", "shape", "archive"])
 def test_a_damaged_file_is_made_anew(damage, family, paths, tmp_path):
     cache = FeatureCache(tmp_path / "cache")
     expected = {path: cache.features(family, paths)[path] for path in paths}
     file = only_file(tmp_path / "cache")
     content = file.read_bytes()
-    damaged = {"truncated": content[:-1000], "empty": b"", "other": b"no array", "header": content[:20]}
+    flat, archive = io.BytesIO(), io.BytesIO()
+    np.save(flat, np.zeros((4, 2)))
+    np.savez(archive, a=np.zeros(4))
+    damaged = {
+        "truncated": content[:-1000],
+        "empty": b"",
+        "other": b"no array",
+        "header": content[:20],
+        "syntax": content.replace(b"{", b"(", 1),
+        "shape": flat.getvalue(),
+        "archive": archive.getvalue(),
+    }
     file.write_bytes(damaged[damage])
     again = FeatureCache(tmp_path / "cache").features(family, paths)
     assert all(torch.equal(again[path], expected[path]) for path in paths)

@@ -66,8 +66,8 @@ def test_what_a_user_asks_for():
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        ({"gnns": ["gat"]}, "unknown GNN 'gat'"),
-        ({"gnns": []}, "unknown GNN none given"),
+        ({"gnns": ["gat"]}, "unknown method 'gat'"),
+        ({"gnns": []}, "no method is named"),
         ({"tasks": ["vqa", "chess"]}, "unknown task 'chess'"),
         ({"join": "glue"}, "unknown join 'glue'"),
         ({"seeds": 0}, "--seeds must be at least 1"),
@@ -85,7 +85,7 @@ def test_unknown_names_in_a_preset():
     with pytest.raises(UserError, match="unknown task 'chess': choose from vqa, "):
         plan_table(tasks, Request(), chosen_settings(), DATA)
     methods = PRESET.model_copy(update={"seeds": {"gat": 1}})
-    with pytest.raises(UserError, match="unknown GNN 'gat'"):
+    with pytest.raises(UserError, match="unknown method 'gat'"):
         plan_table(methods, Request(), chosen_settings(), DATA)
 
 
@@ -105,6 +105,10 @@ def test_the_estimate_adds_starts_steps_and_answers():
     assert [cell.method for cell in table.cells] == ["gcn", "frozen", "full", "majority"]
     assert table.seconds(1) == pytest.approx(4 * each + steps)
     assert table.seconds(2) == pytest.approx(table.seconds(1) / 2)
+    assert table.seconds(50) == table.seconds(2), "two cores do not do more at a time"
+    one = plan(gnns=["gcn"], tasks=["vqa"], seeds=1)
+    one.rows.pop("frozen"), one.rows.pop("majority")
+    assert one.seconds(2) == pytest.approx(each + 10 * STEP_SECONDS["trained"]), "the longest cell"
 
 
 def test_how_many_examples_a_task_has():

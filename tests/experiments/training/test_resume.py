@@ -1,5 +1,6 @@
 """An interrupted run goes on as if it had not been interrupted, to the bit."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from attngraph.errors import UserError
 from experiments.training import trainer
@@ -171,6 +173,72 @@ def test_a_damaged_state_is_named_with_the_remedy(file, interrupted, tmp_path):
     steps = []
     train_small(tmp_path, on_step=steps.append)
     assert steps[0] == 1, "the remedy works"
+
+
+def line_without(lines, k):
+    return [line for line in lines if line.get("step") != k]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda saved: [],
+        lambda saved: None,
+        lambda saved: {**saved, "global_step": 2},
+        lambda saved: {**saved, "global_step": "3"},
+        lambda saved: {**saved, "log_history": None},
+        lambda saved: {**saved, "log_history": line_without(saved["log_history"], 2)},
+        lambda saved: {**saved, "log_history": [{**line, "loss": None} for line in saved["log_history"]]},
+        lambda saved: {
+            **saved,
+            "log_history": [{**line, "loss": float("nan")} for line in saved["log_history"]],
+        },
+    ],
+)
+def test_a_state_whose_log_is_damaged_is_named(change, interrupted, tmp_path):
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "run" / STATES / "checkpoint-3" / "trainer_state.json"
+    file.write_text(json.dumps(change(json.loads(file.read_text()))))
+    with pytest.raises(UserError, match="checkpoint-3 cannot be read .*: delete that folder and run again"):
+        train_small(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(1,), ()])
+def test_weights_of_another_shape_are_not_spread_over_the_right_ones(shape, interrupted, tmp_path):
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "run" / STATES / "checkpoint-3" / "trained.safetensors"
+    save_file({name: torch.zeros(shape) for name in load_file(file)}, file)
+    with pytest.raises(UserError, match="checkpoint-3 cannot be read .*has another shape"):
+        train_small(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["trained.safetensors", "optimizer.pt", "trainer_state.json", SECONDS])
+def test_a_full_disk_leaves_the_state_before(file, whole, tmp_path, monkeypatch):
+    """Each library has its own error for it."""
+    places = {
+        "trained.safetensors": (trainer, "save_file"),
+        "optimizer.pt": (torch, "save"),
+        "trainer_state.json": (trainer.TrainerState, "save_to_json"),
+        SECONDS: (trainer, "write_text"),
+    }
+    place, name = places[file]
+    write, calls = getattr(place, name), []
+
+    def refuse(*args, **options):
+        calls.append(args)
+        if "checkpoint-6" in str(args):
+            raise RuntimeError("unexpected pos 64 vs 0\nlike PyTorch's")
+        return write(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, refuse)
+        with pytest.raises(
+            UserError, match="checkpoint-6 cannot be saved .*: make room on the disk"
+        ) as error:
+            train_small(tmp_path)
+    assert "\n" not in str(error.value) and calls
+    assert os.listdir(tmp_path / "run" / STATES) == ["checkpoint-3"]
+    check_equal(train_small(tmp_path), whole("pgnn", 0.0))
 
 
 def test_an_error_of_training_is_not_taken_for_a_damaged_state(interrupted, tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 """Worker processes: one cell each; what goes wrong in one leaves the others alone."""
 
+import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,8 +12,9 @@ from attngraph.errors import UserError
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.training import runner
 from experiments.training.cells import Cell, is_finished
+from experiments.training.execution import Execution
 from experiments.training.recipe import Diverged, Recipe
-from experiments.training.runner import Execution, Pool, jobs_for, run_cells
+from experiments.training.runner import Pool, run_cells
 
 KILLER = '''
 import os, signal
@@ -53,7 +56,7 @@ def test_one_failing_cell_does_not_end_the_others(data, tmp_path, monkeypatch, c
         run_cells([bad, dead, good], run)
     assert "bad vqa seed 0: --model" in str(error.value) and "no such model" in str(error.value)
     assert "dead killer seed 0: its worker died (exit code -9" in str(error.value)
-    assert is_finished(good, tmp_path / "out")
+    assert is_finished(good, run)
     capfd.readouterr()
     assert run_cells([good], run)[good]["examples"] == 4
     assert "1 of 1 cells are finished already" in capfd.readouterr().err
@@ -75,29 +78,23 @@ def test_diverged_cells_may_be_left_out(data, tmp_path, monkeypatch):
     assert run_cells(cells, run, may_diverge=True) == {cell: {"row": cell.label} for cell in cells[1:]}
 
 
-def test_how_many_cells_run_at_once(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    assert jobs_for("cpu", None) == 8 and jobs_for("cpu", 3) == 3
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert jobs_for("cpu", None) == 2 and jobs_for("mps", None) == 1
+def test_cells_are_spread_over_all_gpus(monkeypatch):
     monkeypatch.setattr(runner.torch.cuda, "device_count", lambda: 4)
-    assert jobs_for("cuda", None) == 4 and jobs_for("cuda:1", None) == 1
     assert [runner._placed("cuda", slot) for slot in range(5)] == [f"cuda:{k}" for k in (0, 1, 2, 3, 0)]
     assert runner._placed("cuda:1", 3) == "cuda:1" and runner._placed("cpu", 1) == "cpu"
-    with pytest.raises(UserError, match="--jobs must be at least 1, got 0"):
-        jobs_for("cpu", 0)
 
 
-def test_threads_do_not_depend_on_how_many_cells_are_left(data, tmp_path, monkeypatch):
-    pools = []
-    monkeypatch.setattr(Pool, "work", lambda self: pools.append((len(self.waiting), self.jobs)) or {})
-    monkeypatch.setattr(runner, "read_scores", lambda cell, out: {})
-    cells = [untrained(label, data) for label in ("one", "two", "three")]
-    run_cells(cells, Execution(tmp_path, jobs=2))
-    monkeypatch.setattr(runner, "is_finished", lambda cell, out: cell.label != "three")
-    run_cells(cells, Execution(tmp_path, jobs=2))
-    run_cells(cells[2:], Execution(tmp_path, jobs=2))
-    assert pools == [(3, 2), (1, 2), (1, 1)]
+def test_threads_follow_from_nothing_but_the_option(data, tmp_path, monkeypatch):
+    """Neither from the number of cells, nor from how many are left, nor from ``--jobs``."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    one, two = untrained("one", data), untrained("two", data)
+    for run, cells in (
+        (Execution(tmp_path / "a", jobs=1), [one]),
+        (Execution(tmp_path / "b", jobs=2), [one, two]),
+    ):
+        run_cells(cells, run)
+        for cell in cells:
+            assert json.loads((cell.folder(run.out) / "config.json").read_text())["threads"] == 1
 
 
 def test_diverged_cells_may_be_left_out_in_several_processes(data, tmp_path, monkeypatch):
@@ -133,9 +130,33 @@ def test_workers_leave_ctrl_c_to_the_parent(monkeypatch):
     monkeypatch.setattr(runner, "_prepare_process", lambda: None)
     monkeypatch.setattr(runner, "run_cell", lambda *args: {"done": True})
     sent = []
-    steps = runner.multiprocessing.get_context("spawn").Value("l", 0)
     cell = untrained("a", Path("data"))
-    job = runner._Job(cell, Execution(Path("out")), "cpu", runner.torch.get_num_threads(), ())
-    runner._work(job, steps, type("Pipe", (), {"send": lambda self, what: sent.append(what)})())
-    assert handled == [(signal.SIGINT, signal.SIG_IGN)] and sent == [{"done": True}]
-    assert steps.value == runner._weight(cell)
+    job = runner._Job(cell, Execution(Path("out")), "cpu", (), None)
+    runner._work(job, type("Pipe", (), {"send": lambda self, what: sent.append(what)})())
+    assert handled == [(signal.SIGINT, signal.SIG_IGN)] and sent == [runner._weight(cell), {"done": True}]
+
+
+def test_a_full_disk_is_one_line(monkeypatch):
+    def run_cell(*args):
+        raise OSError(28, "No space left on device", "scores.json")
+
+    monkeypatch.setattr(runner, "run_cell", run_cell)
+    job = runner._Job(untrained("a", Path("data")), Execution(Path("out")), "cpu", (), None)
+    said = str(runner._outcome(job, lambda more: None))
+    assert (
+        said.startswith("[Errno 28] No space left on device: 'scores.json': check the room")
+        and "\n" not in said
+    )
+
+
+def test_a_worker_that_dies_in_the_middle_of_a_message(data):
+    reading, writing = runner.multiprocessing.Pipe(duplex=False)
+    worker = runner._Worker(SimpleNamespace(sentinel=0, exitcode=-9), untrained("a", data), 0, reading)
+    writing.send(2)
+    writing.send(1)
+    assert worker.receive() == 3 and worker.receive() == 0
+    os.write(writing.fileno(), (1000).to_bytes(4, "big") + b"half")
+    writing.close()
+    assert worker.receive() == 0 and worker.ends == [0]
+    with pytest.raises(UserError, match="its worker died .exit code -9"):
+        worker.result()

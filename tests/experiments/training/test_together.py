@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from attngraph.errors import UserError
 from experiments.configs.presets import load_preset
 from experiments.configs.settings import chosen_settings
 from experiments.training import trainer
-from experiments.training.cells import run_cell
+from experiments.training.cells import is_finished, run_cell
+from experiments.training.execution import Execution
 from experiments.training.plan import Request, plan_table
 from experiments.training.prepare import prepare
-from experiments.training.runner import Execution
 
 ROOT = Path(__file__).parents[3]
 PRESET = """
@@ -56,16 +57,20 @@ def together(tmp_path_factory):
     return folder, torchrun(folder, *words[0], "then", *words[1])
 
 
+def table(folder, out):
+    chosen = load_preset(str(folder / "steps4.yaml"))
+    return plan_table(chosen, Request(tasks=["vqa"]), chosen_settings(), out / "data")
+
+
 @pytest.fixture(scope="module")
 def alone(together):
     """The folder of the same cell run in this process, and the cell."""
     folder, _ = together
     out, patch = folder / "one", pytest.MonkeyPatch()
     patch.setattr(trainer, "uses_bfloat16", lambda device: False)
-    chosen = load_preset(str(folder / "steps4.yaml"))
-    plan = plan_table(chosen, Request(tasks=["vqa"]), chosen_settings(), out / "data")
+    plan = table(folder, out)
     prepare(plan.cells, Execution(out), plan.sizes)
-    run_cell(plan.cells[0], out)
+    run_cell(plan.cells[0], Execution(out))
     patch.undo()
     return out, plan.cells[0]
 
@@ -115,6 +120,23 @@ def test_one_process_speaks_and_nothing_is_left_half_written(together, alone):
     assert files[0] == files[1]
     assert [path for path in (folder / "two").rglob("*") if path.name.startswith(".")] == []
     assert not list((folder / "two").rglob("*.part")) and not list((folder / "two").rglob("checkpoint-*"))
+
+
+def test_a_dry_run_is_told_once(together):
+    folder, _ = together
+    words = ["ablation", "--preset", preset(folder, 4), "--tasks", "vqa", "--dry-run"]
+    done = torchrun(folder, *words, "then", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("1 cells, ") == 2 == done.stdout.count("pGNN"), (
+        "once for each of the two commands"
+    )
+
+
+def test_runs_of_several_processes_are_not_mixed_with_those_of_one(together):
+    folder, _ = together
+    out = folder / "two"
+    with pytest.raises(UserError, match="holds another experiment .*other processes: 2, not 1"):
+        is_finished(table(folder, out).cells[0], Execution(out))
 
 
 def test_an_error_ends_all_processes_with_one_line(together):

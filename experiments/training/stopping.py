@@ -1,0 +1,79 @@
+"""How a command ends early: by Ctrl-C, by SIGTERM or SIGHUP, and its workers whenever it ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+#: Signals that ask a command to end; Windows has fewer.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has asked the command to end.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """128 and the number of the signal, as shells say it: 130 after Ctrl-C."""
+    return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+@contextmanager
+def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Calls a function, in place of what would happen, at the first signal that asks the process to end.
+
+    A second signal does what it would have done without this. Signals that are ignored stay ignored, as
+    ``nohup`` wants it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def once(number: int, frame: FrameType | None) -> None:
+        restore()
+        handle(number)
+
+    def restore() -> None:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+    for number, earlier in before.items():
+        if earlier not in (signal.SIG_IGN, None):
+            signal.signal(number, once)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def raise_stopped(number: int) -> None:
+    """For :func:`on_signals`: every such signal ends the work as Ctrl-C does."""
+    raise Stopped(number)
+
+
+def end_with_parent() -> None:
+    """Ends this process as soon as the one that started it has ended, however: else a worker of a killed
+    command would go on, and disturb the same command when it is given again.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,112 @@
+"""Ctrl-C, SIGTERM, SIGHUP and SIGKILL: a command ends with one line, and its workers end with it."""
+
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from experiments.training.lock import LOCK, sole_use
+from experiments.training.stopping import SIGNALS, Stopped, exit_code, on_signals, raise_stopped
+from tests.experiments.training.commands import Command
+
+PRESET = """
+about: one cell
+seeds: {majority: 1}
+budget: {steps: 1, train_examples: 4, eval_examples: 4}
+sizes: {questions: [2, 2, 2], hypotheses: [2, 2, 2], captions: [2, 2, 2]}
+"""
+SLEEPER = '''
+import os, time
+from pathlib import Path
+from experiments.tasks import TASKS, Column, Task, register
+
+class Sleeper(Task):
+    """Its scores take as long as they like."""
+    name, title, columns = "sleeper", "Sleeper", (Column("sleeper.accuracy", "acc"),)
+    def examples(self, data, split):
+        return TASKS["easy_vqa"].examples(data, split)[:4]
+    def score(self, predictions, examples):
+        (Path(__file__).parent / "asleep").write_text(str(os.getpid()))
+        time.sleep(600)
+
+register(Sleeper())
+'''
+CASES = [(number, group) for number in (signal.SIGKILL, *SIGNALS) for group in (False, True)]
+LINE = "stopped; finished cells are in {}, the same command goes on from there"
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_is_handled_and_the_second_does_as_before(number):
+    handlers = [signal.getsignal(other) for other in SIGNALS]
+    seen = []
+    with on_signals(lambda one: seen.append(signal.Signals(one))):
+        signal.raise_signal(number)
+        assert seen == [number]
+        assert [signal.getsignal(other) for other in SIGNALS] == handlers
+    with pytest.raises(Stopped) as stop, on_signals(raise_stopped):
+        signal.raise_signal(number)
+    assert exit_code(stop.value) == 128 + number and isinstance(stop.value, KeyboardInterrupt)
+    assert [signal.getsignal(other) for other in SIGNALS] == handlers
+    assert exit_code(KeyboardInterrupt()) == 130
+
+
+def test_ignored_signals_stay_ignored():
+    """As ``nohup`` wants it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with on_signals(raise_stopped):
+            signal.raise_signal(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_outside_the_main_thread_nothing_is_handled():
+    done = []
+
+    def work():
+        with on_signals(raise_stopped):
+            done.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done
+
+
+def check_stops(cases, folder):
+    """Commands with a worker that is asleep, all at the same time; each gets its signal."""
+    (folder / "one.yaml").write_text(PRESET)
+    commands = {}
+    for number, group in cases:
+        own = folder / f"{number}-{group}"
+        own.mkdir()
+        (own / "sleeper.py").write_text(SLEEPER)
+        words = ["--plugin", own / "sleeper.py", "ablation", "--preset", folder / "one.yaml"]
+        words += ["--tasks", "sleeper", "--out", own / "out"]
+        commands[number, group] = Command(words, own / "said")
+    for (number, group), command in commands.items():
+        own = command.said.parent
+        assert command.wait_until((own / "asleep").exists), command.said.read_text()
+        command.kill(number, group)
+        code = command.wait(30)
+        assert code == (-number if number == signal.SIGKILL else 128 + number), command.said.read_text()
+        assert command.rest() == [], "workers end with the command"
+        said = command.said.read_text().splitlines()
+        assert "Traceback" not in "\n".join(said)
+        if number != signal.SIGKILL:
+            assert said[-1] == LINE.format(own / "out") and not (own / "out" / LOCK).exists()
+        with sole_use(own / "out"):
+            assert not list((own / "out").rglob(".attngraph-*"))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked for in /proc")
+def test_workers_end_with_their_command(tmp_path):
+    check_stops([(signal.SIGKILL, False), (signal.SIGTERM, False)], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked for in /proc")
+def test_whatever_the_signal_and_whether_workers_get_it_too(tmp_path):
+    check_stops(CASES, tmp_path)
