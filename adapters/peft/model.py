@@ -27,7 +27,7 @@ from adapters.peft.places import find_places
 from adapters.peft.shim import PEFT_TYPE
 from adapters.scheme import Scheme
 from attngraph.errors import UserError
-from attngraph.reading.families import CLASSES
+from attngraph.reading.families import is_stand_in
 from attngraph.reading.instrument import Instrument, Site, instrument
 
 PREFIX = "base_model.model."  # of the base model's names in a PeftModel
@@ -247,7 +247,7 @@ class GraphAdapterModel(BaseTuner):
             UserError: there is such a hook.
         """
         for site in self._sites():
-            if "forward" in vars(site.module) and type(site.module) in CLASSES.values():
+            if "forward" in vars(site.module) and is_stand_in(type(site.module)):
                 raise UserError(
                     f"{site.name} has hooks on its forward method, as accelerate's dispatch_model and "
                     "device_map put there: remove them before the adapters are switched off or taken out"

@@ -30,7 +30,7 @@ from attngraph.errors import UserError
 from attngraph.reading.arguments import arguments
 from attngraph.reading.attend import graph_attention
 from attngraph.reading.calls import Site
-from attngraph.reading.families import CLASSES, HOOKS, REFUSED
+from attngraph.reading.families import hook_of, is_stand_in, refusal_of, stand_in
 from attngraph.reading.flow import Flow
 from attngraph.reading.hub import ATTRIBUTE, Hub, find_hub, hub_of
 from attngraph.reading.outputs import find_output
@@ -130,8 +130,9 @@ class Hold:
             handle.sites[name] = self._take_attention(handle.model, name, module, parent)
         changed = [entry.module for entry in self.modules]
         for module in handle.model.modules():
-            if type(module) in HOOKS and not any(module is other for other in changed):
-                hook = module.register_forward_pre_hook(HOOKS[type(module)], with_kwargs=True)
+            note = hook_of(type(module))
+            if note is not None and not any(module is other for other in changed):
+                hook = module.register_forward_pre_hook(note, with_kwargs=True)
                 self.modules.append(ChangedModule(module, type(module), [hook]))
         self.handles.append(handle)
         handle.hold = self
@@ -163,8 +164,9 @@ class Hold:
             ]
             kind = type(module)
             self.modules.append(ChangedModule(module, kind, hooks))
-            if kind in CLASSES:
-                module.__class__ = CLASSES[kind]
+            other = stand_in(kind)
+            if other is not None:
+                module.__class__ = other
         site.listeners = hub.listeners
         return site
 
@@ -219,7 +221,7 @@ def instrument(model: nn.Module) -> Instrument:
             f"{type(model).__name__} has no attention layer that can be read{': ' if unread else ''}{unread}"
         )
     for name, module, _ in sites:
-        if "forward" in module.__dict__ and type(module) in CLASSES:
+        if "forward" in module.__dict__ and stand_in(type(module)) is not None:
             raise UserError(
                 f"{name} has hooks on its forward method, as accelerate's dispatch_model and device_map "
                 "put there, and would not be seen: remove the hooks, or put them on afterwards"
@@ -238,9 +240,8 @@ def why_unread(modules: Mapping[str, nn.Module]) -> str:
     reasons: dict[str, list[str]] = {}
     for kind in dict.fromkeys(type(module) for module in modules.values()):
         names = ", ".join(wildcards([name for name, module in modules.items() if type(module) is kind]))
-        reason = REFUSED.get(
-            kind,
-            "uses neither transformers' AttentionInterface nor a family of attngraph.reading.families",
+        reason = refusal_of(kind) or (
+            "uses neither transformers' AttentionInterface nor a family of attngraph.reading.families"
         )
         reasons.setdefault(reason, []).append(f"{names} ({kind.__name__})")
     return "; ".join(f"{', '.join(layers)}: {reason}" for reason, layers in reasons.items())
@@ -272,10 +273,10 @@ def attention_like(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
     """Name, module and parent of every attention layer that can be read."""
-    swapped = tuple(CLASSES.values())
     for name, module in model.named_modules():
-        read = type(module) in CLASSES or isinstance(module, swapped)
-        if read or (type(module) not in REFUSED and _uses_interface(cast(Hashable, type(module)))):
+        kind = type(module)
+        written_out = is_stand_in(kind) or stand_in(kind) is not None
+        if written_out or (refusal_of(kind) is None and _uses_interface(cast(Hashable, kind))):
             yield name, module, model.get_submodule(name.rpartition(".")[0]) if name else None
 
 

@@ -6,64 +6,77 @@ queries, keys and values (with the cache, if the family has one), and calls
 :func:`attngraph.reading.attend.attend` with the family's own eager formula, so that it returns the very same
 numbers. While a model is instrumented its modules are of that subclass. What attention needs to know and only
 an outer module knows, a hook on that module notes.
+
+A file is imported when a model needs it, since it imports the family's code from transformers. It declares
+``CLASSES``, ``{original attention class: its subclass}``, and ``HOOKS``, ``{class of an outer module: forward
+pre-hook}``.
 """
 
 from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
 
-from transformers.models.diffllama.modeling_diffllama import DiffLlamaAttention
+from torch import nn
 
-from attngraph.reading.families import (
-    bert_like,
-    blip,
-    bloom,
-    deberta,
-    donut_swin,
-    falcon,
-    flava,
-    gemma4,
-    git,
-    gpt_neo,
-    lxmert,
-    mpnet,
-    mpt,
-    multihead,
-    paligemma,
-    roformer,
-    trocr,
-    vilt,
-    visual_bert,
-    xglm,
-    xlnet,
-)
-
-_FILES = (
-    bert_like,
-    blip,
-    bloom,
-    deberta,
-    donut_swin,
-    falcon,
-    flava,
-    gemma4,
-    git,
-    gpt_neo,
-    lxmert,
-    mpnet,
-    mpt,
-    multihead,
-    paligemma,
-    roformer,
-    trocr,
-    vilt,
-    visual_bert,
-    xglm,
-    xlnet,
-)
-CLASSES: dict[type, type] = {kind: swapped for file in _FILES for kind, swapped in file.CLASSES.items()}
-"""``{original attention class: its subclass}``"""
-HOOKS: dict[type, Callable] = {kind: hook for file in _FILES for kind, hook in file.HOOKS.items()}
-"""``{class of an outer module: forward pre-hook}``"""
-REFUSED: dict[type, str] = {
-    DiffLlamaAttention: "attends twice and takes the difference, so that its weights are those of no graph"
+FILES = {
+    "blip": "blip",
+    "bloom": "bloom",
+    "deberta": "deberta",
+    "deberta_v2": "deberta",
+    "donut": "donut_swin",
+    "falcon": "falcon",
+    "flava": "flava",
+    "gemma4": "gemma4",
+    "gemma4_unified": "gemma4",
+    "git": "git",
+    "gpt_neo": "gpt_neo",
+    "lxmert": "lxmert",
+    "megatron_bert": "bert_like",
+    "mpnet": "mpnet",
+    "mpt": "mpt",
+    "paligemma": "paligemma",
+    "rembert": "bert_like",
+    "roformer": "roformer",
+    "trocr": "trocr",
+    "vilt": "vilt",
+    "visual_bert": "visual_bert",
+    "xglm": "xglm",
+    "xlnet": "xlnet",
 }
-"""``{attention class that is not read though it could be: why}``"""
+"""``{folder of transformers/models: file here}``"""
+REFUSED = {
+    "DiffLlamaAttention": "attends twice and takes the difference, so that its weights are those of no graph",
+    "NemotronAsrStreamingEncoderAttention": (
+        "shows what its mask hides, and hides the rest, where attention is eager (transformers 5.24)"
+    ),
+}
+"""``{name of an attention class of transformers that is not read though it could be: why}``"""
+
+
+def stand_in(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """The subclass that an attention class has here."""
+    return getattr(_file(kind), "CLASSES", {}).get(kind)
+
+
+def is_stand_in(kind: type[nn.Module]) -> bool:
+    """Whether a class is such a subclass."""
+    return kind.__module__.startswith(f"{__name__}.")
+
+
+def hook_of(kind: type[nn.Module]) -> Callable | None:
+    """What notes something for attention before a module of a class runs."""
+    return getattr(_file(kind), "HOOKS", {}).get(kind)
+
+
+def refusal_of(kind: type[nn.Module]) -> str | None:
+    """Why a class is not read though it could be, if that is so."""
+    return REFUSED.get(kind.__name__) if kind.__module__.startswith("transformers.models.") else None
+
+
+def _file(kind: type[nn.Module]) -> ModuleType | None:
+    """The file about a class's family."""
+    parts = kind.__module__.split(".")
+    name = FILES.get(parts[2]) if parts[:2] == ["transformers", "models"] else None
+    if kind is nn.MultiheadAttention:
+        name = "multihead"
+    return None if name is None else import_module(f"{__name__}.{name}")

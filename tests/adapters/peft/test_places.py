@@ -186,7 +186,7 @@ def test_an_unknown_feed_forward_block_asks_for_a_name():
 def test_an_image_encoder_is_not_adapted_for_want_of_a_text_that_can_be_read():
     model = hf.VisionTextDualEncoderModel(
         vision_model=hf.ViTModel(hf.ViTConfig(**VISION)),
-        text_model=hf.DebertaV2Model(hf.DebertaV2Config(**TEXT)),
+        text_model=hf.YosoModel(hf.YosoConfig(**TEXT)),
     )
     with pytest.raises(
         UserError, match="language side of VisionTextDualEncoderModel can't be read .text_model.encoder"

@@ -399,3 +399,52 @@ def test_vectors_of_one_length_are_told_apart(n, shape):
         ]
         found, rotated = unrotated(query, (output.clone(),), 0, None, (), True)
         assert not rotated and torch.equal(found, x), seed
+
+
+def test_rotations_that_change_lengths_are_marked():
+    """V-JEPA 2 rotates by a function of its own, which keeps lengths in its smallest heads only; nothing else
+    about the module says so."""
+    config = hf.VJEPA2Config(
+        crop_size=8,
+        patch_size=4,
+        frames_per_clip=4,
+        hidden_size=32,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        mlp_ratio=2,
+        pred_hidden_size=12,
+        pred_num_attention_heads=2,
+        pred_num_hidden_layers=1,
+    )
+    model = far_from_zero(hf.VJEPA2Model(config), 0)
+    graphs = capture(model, {"pixel_values_videos": torch.randn(1, 4, 3, 8, 8)})
+    names = {name.partition(".")[0]: graph.rotated for name, graph in graphs.items()}
+    assert names == {"encoder": True, "predictor": False}
+
+
+def test_relative_positions_are_no_rotation():
+    """Parakeet calls them position embeddings, as others their cosines and sines."""
+    config = hf.ParakeetEncoderConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_mel_bins=8,
+        subsampling_conv_channels=4,
+        subsampling_factor=2,
+        conv_kernel_size=3,
+    )
+    model = far_from_zero(hf.ParakeetEncoder(config), 0)
+    graph = next(iter(capture(model, {"input_features": torch.randn(1, 12, 8)}).values()))
+    assert not graph.rotated
+
+
+def test_queries_that_are_multiplied():
+    """By a number for all of them, or by one for each."""
+    feature = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    output = (feature.transpose(1, 2).flatten(2),)
+    for factor in (0.5, torch.rand(5, 1, dtype=torch.float64) + 0.5):
+        found, rotated = unrotated(factor * feature, output, 0, None, (0.5,), True)
+        assert torch.equal(found, feature) and not rotated
+    assert unrotated(0.7 * turn(feature), output, 0, None, (0.5,), True) == (None, True)
+    assert torch.equal(unrotated(0.5 * turn(feature), output, 0, None, (0.5,), True)[0], feature)

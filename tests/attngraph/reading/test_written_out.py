@@ -1,12 +1,17 @@
 """Families whose attention is written out here: features are the projections' outputs, and what else a family
 can do (windows, memories, two streams, talking heads)."""
 
+import subprocess
+import sys
+from importlib import import_module
+
 import pytest
 import torch
 import transformers as hf
 from torch import Tensor
 
 from attngraph import UserError, capture, record
+from attngraph.reading.families import FILES, is_stand_in
 from attngraph.reading.instrument import instrument
 from tests.attngraph.reading.running import rows, run
 from tests.attngraph.reading.zoo import FAMILIES, GQA, PAD, TEXT, VOCABULARY, far_from_zero, text, words
@@ -205,3 +210,20 @@ def test_pooled_values_are_the_queries_own():
         "stages.0.blocks.0.attention"
     ]
     assert graph.shape[2:4] == (16, 4) and graph.kind == "self" and not graph.causal
+
+
+def test_a_familys_file_is_imported_when_a_model_needs_it():
+    """It imports the family's code from transformers, which takes a while for all of them."""
+    code = (
+        "import sys, attngraph\n"
+        "assert not [x for x in sys.modules if x.startswith('transformers.models.') and '.modeling_' in x]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_files_belong_to_folders_of_transformers():
+    for folder, file in FILES.items():
+        found = import_module(f"attngraph.reading.families.{file}")
+        kinds = [kind.__module__ for kind in (*found.CLASSES, *found.HOOKS)]
+        assert any(f"transformers.models.{folder}." in kind for kind in kinds), folder
+        assert all(is_stand_in(kind) for kind in found.CLASSES.values())
