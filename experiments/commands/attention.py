@@ -39,7 +39,7 @@ NAMED_TOKENS = ("first", "answer", "last")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph attention``."""
-    add_source_arguments(parser, Path("runs/attention"))
+    add_source_arguments(parser, Path("runs/attention"), layers="those that lead to the image")
     parser.set_defaults(task=ASKED, examples=256, batch=8)
     parser.add_argument(
         "--tokens",
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "from which the answer's first token is predicted), last, or numbers of tokens from 0. Default: "
         "first, and answer where it is known, else a decoder's last.",
     )
-    parser.add_argument("--pictures", type=int, default=4, help="Draw so many examples.")
+    parser.add_argument("--pictures", type=int, default=4, help="Draw this many examples.")
     parser.epilog = (
         "The maps show the view of a text's tokens where the text looks at the image or shares a sequence "
         "with it, and that of the image's [CLS] node where an image is read alone. The gradient map is that "

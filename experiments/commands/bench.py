@@ -40,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats",
         type=int,
         default=15,
-        help="Take medians of so many repetitions; of fewer, but at least "
+        help="Take medians of this many repetitions; of fewer, but at least "
         f"{LEAST}, where they would take over {ENOUGH:g} s.",
     )
-    parser.add_argument("--threads", type=int, help="Use so many CPU threads. Default: PyTorch's choice.")
+    parser.add_argument("--threads", type=int, help="Use this many CPU threads. Default: PyTorch's choice.")
     parser.add_argument(
         "--quick", action="store_true", help="Run tiny sizes, to see whether everything runs, not how fast."
     )
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the random inputs.")
+    parser.add_argument("--seed", type=int, default=0, help="Set the seed of the random inputs.")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/bench"), help="Write the results into this folder."
     )

@@ -37,6 +37,8 @@ NAMES = (
     "spectra-*.png",
 )
 
+MOST = {"p": 16, "bins": 1001, "permutations": 1000, "replicates": 100_000}  # more only costs time and memory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph heterophily``."""
@@ -61,18 +63,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=8,
         metavar="K",
-        help="Label the nodes by so many clusters (k-means over queries and values); 0 for none.",
+        help="Label the nodes by this many clusters (k-means over queries and values); 0 for none.",
     )
-    parser.add_argument("--p", type=float, default=1.5, help="Exponent p of the p-Dirichlet energy.")
+    parser.add_argument("--p", type=float, default=1.5, help="Measure the p-Dirichlet energy with this p.")
     parser.add_argument(
         "--spectra",
         action="store_true",
         help="Measure the energy over the spectrum, too, which decomposes every graph.",
     )
-    parser.add_argument("--bins", type=int, default=21, help="Number of bins of the spectra, odd.")
-    parser.add_argument("--permutations", type=int, default=2, help="Permute each graph so many times.")
     parser.add_argument(
-        "--replicates", type=int, default=200, help="Resample so many times in the bootstrap."
+        "--bins", type=int, default=21, help="Divide the spectra into this many bins, an odd number."
+    )
+    parser.add_argument("--permutations", type=int, default=2, help="Permute each graph this many times.")
+    parser.add_argument(
+        "--replicates", type=int, default=200, help="Resample this many times in the bootstrap."
     )
 
 
@@ -123,6 +127,9 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise UserError(
             "--device mps has no double precision, in which statistics are summed: use cpu or cuda"
         )
+    for name, most in MOST.items():
+        if getattr(args, name) > most:
+            raise UserError(f"--{name} must be at most {most:,}, got {getattr(args, name):g}")
     if args.bins < 3 or args.bins % 2 == 0:
         raise UserError(f"--bins must be an odd number from 3 on, got {args.bins}")
     if args.clusters and not 2 <= args.clusters <= 512:

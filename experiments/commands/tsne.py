@@ -35,10 +35,18 @@ NAMES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph tsne``."""
-    add_source_arguments(parser, Path("runs/tsne"))
-    parser.add_argument("--points", type=int, default=3000, help="Draw so many points on each map at most.")
+    add_source_arguments(
+        parser,
+        Path("runs/tsne"),
+        layers="the last cross-attention layer and the self-attention layer before it",
+        heads="all in one space, as after W_o",
+    )
+    parser.add_argument("--points", type=int, default=3000, help="Draw at most this many points on each map.")
     parser.add_argument(
-        "--method", choices=METHODS, default="tsne", help="Make the maps so; umap needs umap-learn."
+        "--method",
+        choices=METHODS,
+        default="tsne",
+        help="Make the maps by this method; umap needs the package umap-learn.",
     )
     parser.add_argument(
         "--perplexity",
@@ -56,7 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SEED",
         help="Make a map for each of these seeds. Default: that of --seed.",
     )
-    parser.add_argument("--init", choices=INITS, default="pca", help="Start the maps there.")
+    parser.add_argument(
+        "--init", choices=INITS, default="pca", help="Start the maps from principal components or at random."
+    )
     parser.add_argument(
         "--colour",
         nargs="+",
@@ -64,11 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["role"],
         help="Draw a figure for each of these labels.",
     )
-    parser.epilog = (
-        "Without --layers, the last cross-attention layer and the self-attention layer before it are drawn; "
-        "--layers '*' takes all. Without --heads, a layer's heads are one space, as after W_o; with it, "
-        "each head has its own map."
-    )
+    parser.epilog = "--layers '*' takes all layers. With --heads, each head has a map of its own."
 
 
 def run(args: argparse.Namespace) -> int:

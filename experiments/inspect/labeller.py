@@ -14,6 +14,7 @@ from analysis.labels import Labels, SharedClusters, classes_of_tokens, modality
 from analysis.plots.heterophily import stack
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
+from experiments.errors import first_line
 from experiments.inspect.source import Source
 from experiments.inspect.tagger import UNIVERSAL, Tagger
 from experiments.inspect.words import (
@@ -180,10 +181,10 @@ def read_own_classes(files: Sequence[Path]) -> dict[str, dict[str, str]]:
 
 def _read_classes(file: Path) -> dict[str, str]:
     try:
-        classes = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        classes = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, RecursionError, ValueError) as error:
         raise UserError(
-            f"--labels {file} cannot be read ({error}): give a JSON file {{token: class}}"
+            f"--labels {file} cannot be read ({first_line(error)}): give a JSON file {{token: class}}"
         ) from None
     is_object = isinstance(classes, dict) and all(isinstance(kind, (str, int)) for kind in classes.values())
     if not is_object or not classes:

@@ -28,13 +28,22 @@ LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 NOT_SETTINGS = ("command", "version", "quiet", "out", "download", "batch", "strict", "device")
 
 
-def add_source_arguments(parser: argparse.ArgumentParser, out: Path = Path("runs")) -> None:
-    """The options that say what is looked at, and where results go."""
+def add_source_arguments(
+    parser: argparse.ArgumentParser, out: Path = Path("runs"), layers: str = "all", heads: str = "all"
+) -> None:
+    """The options that say what is looked at, and where results go.
+
+    Args:
+        parser: gets the options.
+        out: the default folder.
+        layers, heads: which ones a command takes by default, in words.
+    """
     add = parser.add_argument
     add(
         "--model",
         metavar="NAME",
-        help="Folder or hub name of a transformers model. Default: mini-BLIP, which ships with the package.",
+        help="Look at this transformers model: a folder or a hub name. Default: mini-BLIP, which comes with "
+        "the package.",
     )
     add("--download", action="store_true", help="Fetch from the hub what is not on this machine.")
     add(
@@ -66,19 +75,20 @@ def add_source_arguments(parser: argparse.ArgumentParser, out: Path = Path("runs
         help="Take prompts and answers of this task.",
     )
     add("--split", choices=SPLITS, default="validation", help="Take this split of the data.")
-    add("--examples", type=int, default=64, help="Look at so many examples at most.")
-    add("--batch", type=int, default=16, help="Put so many examples into a forward pass.")
+    add("--examples", type=int, default=64, help="Look at this many examples at most.")
+    add("--batch", type=int, default=16, help="Put this many examples into a forward pass.")
     add(
         "--layers",
         nargs="+",
         metavar="NAME",
-        help="Look at these attention layers: names or patterns such as '*crossattention*'. Default: all.",
+        help="Look at these attention layers: names or patterns such as '*crossattention*'. Default: "
+        f"{layers}.",
     )
-    add("--heads", nargs="+", type=int, metavar="HEAD", help="Look at these heads. Default: all.")
+    add("--heads", nargs="+", type=int, metavar="HEAD", help=f"Look at these heads. Default: {heads}.")
     add("--strict", action="store_true", help="Stop at an unreadable image instead of leaving it out.")
     add("--out", type=Path, default=out, help="Write the results into this folder.")
     add("--device", default="cpu", help="Run the model on this device: cpu, cuda, cuda:1 or mps.")
-    add("--seed", type=int, default=0, help="Seed of scenes, choices and random numbers.")
+    add("--seed", type=int, default=0, help="Set the seed of scenes, choices and random numbers.")
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
 from attngraph.errors import UserError
+from experiments.datasets.reading import read_json
 from experiments.models.batch import Sample
 from experiments.models.images import open_image
+from experiments.progress import Progress
 from experiments.scenes.scene import Scene
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
@@ -63,29 +64,34 @@ def task_samples(
         seed: of the choice and of what is drawn.
     """
     task = TASKS[task_name]
+    if task.packaged and data is not None:
+        raise UserError(f"--data {data}: the examples of {task_name} come with a package: leave out --data")
     drawn = data is None and task.drawn is not None
     with tempfile.TemporaryDirectory() as folder:
         if drawn:
             counts = tuple(limit if name == split else 1 for name in SPLITS)
-            data = write_scenes(Path(folder) / "data", seed, Sizes(counts, counts, counts))
+            few = dict.fromkeys(asdict(Sizes()), (1, 1, 1))
+            data = write_scenes(Path(folder) / "data", seed, Sizes(**few | {task.drawn: counts}))
         examples = task.examples(Path(folder) if data is None else data, split)
         if len(examples) > limit:
             examples = random.Random(seed).sample(examples, limit)
-        samples = [task.sample(example, family, draw=0.0) for example in examples]
-        return [
-            replace(s, image=open_image(s.image) if drawn else s.image, scene=_scene(s.image))
-            for s in samples
-        ]
+        samples = []
+        for example in Progress(examples, "reading examples", leave=False, delay=1):
+            sample = task.sample(example, family, draw=0.0)
+            image = open_image(example.image) if drawn else example.image
+            samples.append(replace(sample, image=image, scene=_scene(example.image)))
+        return samples
 
 
 def _lines(texts: Path) -> list[str]:
     try:
-        content = texts.read_text(encoding="utf-8")
+        with open(texts, encoding="utf-8-sig", newline="\n") as file:  # no other sign ends a line
+            lines = [line.strip() for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"--texts {texts} cannot be read ({error}): give a UTF-8 file with a text per line"
         ) from None
-    lines = [line.strip() for line in content.splitlines() if line.strip()]
+    lines = [line for line in lines if line]
     if not lines:
         raise UserError(f"--texts {texts} holds no text: give a file with a text per line")
     return lines
@@ -100,11 +106,28 @@ def _image_files(path: Path) -> list[Path]:
 
 
 def _scene(image: Path) -> Scene | None:
-    """What is drawn, where the data's folder says so."""
-    scenes = _scenes(image.parent.parent / "scenes.json")
-    return Scene.from_dict(scenes[image.name]) if image.name in scenes else None
+    """What is drawn, where the data's folder says so.
+
+    Raises:
+        UserError: it says so in a way that cannot be read.
+    """
+    file = image.parent.parent / "scenes.json"
+    if not file.exists():
+        return None
+    described = _described(file)
+    if image.name not in described:
+        return None
+    try:
+        return Scene.from_dict(described[image.name])
+    except ValueError as error:
+        raise UserError(
+            f"{file} does not say what {image.name} shows ({error}): draw the data again (attngraph scenes)"
+        ) from None
 
 
 @cache
-def _scenes(file: Path) -> dict[str, dict]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+def _described(file: Path) -> dict[str, dict]:
+    described = read_json(file)
+    if not isinstance(described, dict):
+        raise UserError(f"{file} describes no scenes: draw the data again (attngraph scenes)")
+    return described

@@ -44,9 +44,9 @@ def load_family(name: str | Path | None = None, download: bool = False) -> Model
     except UserError:
         raise
     except Exception as error:  # whatever is wrong with the files means the same to the user
+        what = f"checkpoint {CHECKPOINT}" if name is None else f"--model {name}"
         raise UserError(
-            f"--model {name} cannot be loaded ({first_line(error)}): give a folder with config.json, "
-            f"model.safetensors and the tokenizer's or processor's files, or {_else(download)}"
+            f"{what} cannot be loaded ({first_line(error)}): {_remedy(name, is_folder, download)}"
         ) from None
     words = getattr(family, "tokenizer", None)
     if words is not None and not set(words.get_vocab()) - set(words.all_special_tokens):
@@ -58,9 +58,15 @@ def load_family(name: str | Path | None = None, download: bool = False) -> Model
     return family
 
 
-def _else(download: bool) -> str:
-    """What else to do about a model that is not on this machine."""
-    return "check the name and the network" if download else "allow the download (--download)"
+def _remedy(name: str | None, is_folder: bool, download: bool) -> str:
+    """What to do about a model that cannot be loaded."""
+    if name is None:
+        return "reinstall the package, or make it again with `attngraph pretrain`"
+    files = "config.json, model.safetensors and the tokenizer's or processor's files"
+    if is_folder:
+        return f"check the folder's files: {files}"
+    otherwise = "check the name and the network" if download else "allow the download (--download)"
+    return f"give a folder with {files}, or {otherwise}"
 
 
 def title_of(name: str, config: PretrainedConfig, architecture: str) -> str:

@@ -259,7 +259,11 @@ def test_every_word_has_a_part_of_speech():
         (("--replicates", "1"), "--replicates must be at least 2"),
         (("--p", "0.5"), "--p must be at least 1"),
         (("--p", "nan"), "--p must be at least 1 and finite"),
-        (("--p", "inf"), "--p must be at least 1 and finite"),
+        (("--p", "inf"), "--p must be at most 16, got inf"),
+        (("--p", "1e308"), "--p must be at most 16, got 1e+308"),
+        (("--replicates", "100001"), "--replicates must be at most 100,000, got 100001"),
+        (("--permutations", "1001"), "--permutations must be at most 1,000"),
+        (("--spectra", "--bins", "1003"), "--bins must be at most 1,001"),
         (("--bins", "4"), "--bins must be an odd number"),
         (("--clusters", "1"), "--clusters must lie in 2..512, or be 0 for none"),
         (
@@ -287,11 +291,12 @@ def test_bad_input_is_one_line_and_nothing_is_written(words, message, tmp_path, 
 
 def test_labels_file(tmp_path):
     file = tmp_path / "mine.json"
-    file.write_text("[1, 2]")
-    with pytest.raises(UserError, match="must hold one JSON object"):
-        heterophily.run(parse("--out", tmp_path / "out", "--labels", file))
+    for text, message in (("[1, 2]", "must hold one JSON object"), ("[" * 100_000, "cannot be read")):
+        file.write_text(text)
+        with pytest.raises(UserError, match=message):
+            heterophily.run(parse("--out", tmp_path / "out", "--labels", file))
     classes = {word: "xyz"[k % 3] for k, word in enumerate(all_words())}
-    file.write_text(json.dumps(classes))
+    file.write_text(json.dumps(classes), encoding="utf-8-sig")
     words = ("--labels", file, "--layers", LAYER.format(0, "attention"))
     table = run(tmp_path / "out", *words, "--clusters", 0)
     assert "cluster" not in set(table.labels)
