@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
@@ -16,15 +16,16 @@ from experiments.tasks.task import Budget, Task
 
 PRESETS_FOLDER = Path(__file__).with_name("presets")
 MOST_SEEDS = 1000  # of a method
-Counts = tuple[PositiveInt, PositiveInt, PositiveInt]
+Count = Annotated[int, Field(gt=0, le=10**9)]  # of steps or examples
+Counts = tuple[Count, Count, Count]
 
 
 class BudgetChange(Config):
     """What a preset changes of a task's :class:`~experiments.tasks.task.Budget`."""
 
-    steps: PositiveInt | None = None
-    train_examples: PositiveInt | None = None
-    eval_examples: PositiveInt | None = None
+    steps: Count | None = None
+    train_examples: Count | None = None
+    eval_examples: Count | None = None
 
 
 class DrawnSizes(Config):

@@ -54,7 +54,8 @@ def _in_words(error: ValidationError, kind: type[Config]) -> str:
         return f"unknown field {field}" + did_you_mean(str(first["loc"][-1]), _field_names(kind))
     if first["type"] == "missing":
         return f"field {field} is missing"
-    return f"field {field}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"field {field}: {said[0].lower()}{said[1:]}"
 
 
 def _field_names(kind: Any) -> list[str]:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, FiniteFloat
 
+from adapters.joins import JOINS
 from experiments.configs.reading import Config, read_config
 from experiments.files import write_text
 
 SETTINGS_FILE = Path(__file__).with_name("settings.yaml")
 REMEDY = "restore it, or run attngraph search and put the settings.yaml that it writes in its place"
+
+
+def _known_join(name: str) -> str:
+    if name not in JOINS:
+        raise ValueError(f"unknown join {name!r}, choose from {', '.join(JOINS)}")
+    return name
 
 
 class Settings(Config):
@@ -24,10 +32,10 @@ class Settings(Config):
         learning_rates: method -> task -> peak learning rate.
     """
 
-    join: str
-    reduction: PositiveInt = 4
-    arguments: dict[str, dict[str, float | int | bool | str]] = Field(default_factory=dict)
-    learning_rates: dict[str, dict[str, PositiveFloat]] = Field(default_factory=dict)
+    join: Annotated[str, AfterValidator(_known_join)]
+    reduction: Annotated[int, Field(gt=0, le=100_000)] = 4
+    arguments: dict[str, dict[str, FiniteFloat | int | bool | str]] = Field(default_factory=dict)
+    learning_rates: dict[str, dict[str, Annotated[FiniteFloat, Field(gt=0)]]] = Field(default_factory=dict)
 
 
 def chosen_settings(file: Path = SETTINGS_FILE) -> Settings:
