@@ -132,18 +132,22 @@ def _self_attention(hub: Hub, module: nn.Module, mask: Mask, is_causal: bool | N
     """What a self-attention call leaves for the cross-attention after it.
 
     Raises:
-        UserError: its mask orders the queries in a way that no attention graph has.
+        UserError: its mask orders the queries in a way that no attention graph has, and the layer does not
+            say that they are in no order, as in an encoder whose windows reach further one way than the
+            other.
     """
+    word = getattr(module, "is_causal", None)
     order = Order(
         call=is_causal,
-        module=getattr(module, "is_causal", None),
+        module=word,
         masked=mask.visible is not None,
         mask=mask.order,
         queries=n,
         cached=hub.cache is not None,
         generates=hub.hold.generates,
     )
-    if mask.order == "unclear":
+    word = word if is_causal is None else is_causal
+    if mask.order == "unclear" and (word is not False or hub.cache is not None):
         raise UserError(
             f"{hub.site.name}: its mask shows a query a later one that does not see it in turn, so that the "
             "queries are ordered neither one by one nor in blocks, nor unordered: leave the layer out "

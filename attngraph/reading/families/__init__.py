@@ -46,6 +46,9 @@ FILES = {
 """``{folder of transformers/models: file here}``"""
 REFUSED = {
     "DiffLlamaAttention": "attends twice and takes the difference, so that its weights are those of no graph",
+    "T5Gemma2MergedAttention": (
+        "attends to the text and to the encoder's states in one softmax, so that its values are of two kinds"
+    ),
     "NemotronAsrStreamingEncoderAttention": (
         "shows what its mask hides, and hides the rest, where attention is eager (transformers 5.24)"
     ),

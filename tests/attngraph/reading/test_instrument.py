@@ -220,3 +220,20 @@ def test_a_decoder_class_without_a_mask_is_not_ordered():
             )
         (graph,) = graphs["model.layers.0.self_attn"]
         assert layer.is_causal and not graph.causal and (graph.weight > 0).all()
+
+
+def test_an_encoder_whose_windows_reach_further_one_way_is_in_no_order():
+    """Nobody knows an order from such a mask, and there is none where the layers say that they are not
+    causal and there is no cache."""
+    model = FAMILIES["llama"].model()
+    place = torch.arange(7)
+    apart = place[:, None] - place
+    mask = torch.zeros(2, 1, 7, 7).masked_fill((apart > 1) | (apart < -2), torch.finfo(torch.float32).min)
+    given = {"input_ids": words(), "attention_mask": mask, "use_cache": False}
+    with pytest.raises(UserError, match="model.layers.0.self_attn: its mask shows a query a later one"):
+        capture(model, given)
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = False
+    assert not any(graph.causal for graph in capture(model, given).values())
+    with pytest.raises(UserError, match="its mask shows a query a later one"):
+        capture(model, given | {"use_cache": True})
