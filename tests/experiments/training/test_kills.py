@@ -84,13 +84,9 @@ def made_by_a_table(out):
         contents = {path.name: path.read_bytes() for path in (folder / "predictions.json", *others)}
         made[folder.relative_to(out)] = (scores, statistics, contents)
     assert len(made) == 3 and sum(len(contents) for _, _, contents in made.values()) == 7
-    states = sorted(out.glob("image-states/*"))
-    return (
-        made,
-        files(out),
-        [np.load(path).tobytes() for path in states if path.suffix == ".npy"],
-        len(states),
-    )
+    states = sorted(np.load(path).tobytes() for path in out.glob("image-states/*"))
+    assert len(states) == 2
+    return made, files(out), states
 
 
 def made_by_a_pretraining(out):
