@@ -1,9 +1,9 @@
 """Draw where a model looks: attention, rollout and gradient-weighted relevance, over the pictures::
 
     attngraph attention                                                  # mini-BLIP on drawn scenes
-    attngraph attention --adapter runs/ablation-quick/cells/pgnn/vqa/seed0           # M beside M̄
-    attngraph attention --images photos --tokens first answer 4
-    attngraph attention --data scenes --task vqa --layers '*layer.0*' --heads 1
+    attngraph attention --adapter runs/ablation-quick/cells/pgnn/vqa/seed0 --out runs/pgnn    # M beside M̄
+    attngraph attention --images photos --tokens first answer 4 --out runs/photos
+    attngraph attention --data scenes --task vqa --layers '*layer.0*' --heads 1 --out runs/head-1
 
 Unless images, texts or a task are given, the texts are questions about one object of each scene. It is known
 where that is, and it is measured how much of each map lies inside. Written are ``maps_*.png``, ``maps.csv``
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         if summary is not None:
             result.mass.to_csv(out / "mass.csv", index=False, float_format="%.8g")
             summary.to_csv(out / "summary.csv", index=False, float_format="%.8g")
-            draw_mass(summary, out / "mass.png", f"{model}: relevance inside the asked object")
+            draw_mass(summary, out / "mass.png", f"{model}: share of each map inside the asked object")
             written += ["mass.csv", "summary.csv", "mass.png"]
     if summary is not None:
         print(mass_lines(summary))

@@ -2,7 +2,7 @@
 
     attngraph bench                 # everything; writes runs/bench/{results.json,bench.md,bench.png}
     attngraph bench --only step     # one benchmark again; the folder's others stay
-    attngraph bench --quick         # tiny sizes: whether it runs, not how fast
+    attngraph bench --quick --out runs/bench-quick    # tiny sizes: whether it runs, not how fast
 
 Ratios are taken within one run, between neighbours in time; close other programs nevertheless.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from attngraph.errors import UserError
+from experiments.arguments import seed
 from experiments.bench.measure import ENOUGH, LEAST
 from experiments.bench.report import draw, markdown, text
 from experiments.bench.suite import BENCHMARKS, run_benchmark
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="Run tiny sizes, to see whether everything runs, not how fast."
     )
-    parser.add_argument("--seed", type=int, default=0, help="Set the seed of the random inputs.")
+    parser.add_argument("--seed", type=seed, default=0, help="Set the seed of the random inputs.")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/bench"), help="Write the results into this folder."
     )

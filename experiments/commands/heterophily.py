@@ -1,9 +1,9 @@
 """Measure the heterophily of attention graphs, per layer and head, beside what chance gives::
 
     attngraph heterophily                                            # the mini-BLIP on drawn scenes
-    attngraph heterophily --model NAME --images DIR --texts FILE     # any transformers model
-    attngraph heterophily --layers '*crossattention*' --spectra      # spectra too, which take longer
-    attngraph heterophily --adapter runs/ablation-quick/cells/pgnn/vqa/seed0    # M̄ too, and before training
+    attngraph heterophily --model NAME --images DIR --texts FILE --out runs/mine    # any transformers model
+    attngraph heterophily --layers '*crossattention*' --spectra --out runs/spectra  # spectra take longer
+    attngraph heterophily --adapter runs/ablation-quick/cells/pgnn/vqa/seed0 --out runs/pgnn    # M̄ too
 
 Writes ``heterophily.csv``, ``heterophily.json``, ``heads-*.png`` and ``curves-*.png`` to
 ``runs/heterophily``, with ``--adapter`` ``differences-*.png`` (paired differences M̄ − M and after −
@@ -38,6 +38,8 @@ NAMES = (
 )
 
 MOST = {"p": 16, "bins": 1001, "permutations": 1000, "replicates": 100_000}  # more only costs time and memory
+#: Limits of what takes time or memory in proportion.
+MOST = {"permutations": 10_000, "replicates": 100_000, "bins": 100_001}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +136,9 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise UserError(f"--bins must be an odd number from 3 on, got {args.bins}")
     if args.clusters and not 2 <= args.clusters <= 512:
         raise UserError(f"--clusters must lie in 2..512, or be 0 for none, got {args.clusters}")
+    for name, most in MOST.items():
+        if getattr(args, name) > most:
+            raise UserError(f"--{name} must be at most {most}, got {getattr(args, name)}")
     try:
         return Settings(
             permutations=args.permutations,

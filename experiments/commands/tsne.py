@@ -1,10 +1,10 @@
 """Draw the projected query and value spaces of attention layers, and say how far the picture can be trusted::
 
-    attngraph tsne                                               # mini-BLIP: its last self- and cross-layer
-    attngraph tsne --layers 'text_decoder*' --colour role class  # every decoder layer, coloured in two ways
-    attngraph tsne --layers '*.3.crossattention*' --heads 0 1    # heads apart
-    attngraph tsne --perplexity 5 30 100                         # a sweep
-    attngraph tsne --adapter runs/ablation-quick/cells/pgnn/vqa/seed0  # on the frozen model's map
+    attngraph tsne                                             # mini-BLIP: its last self- and cross-layer
+    attngraph tsne --layers 'text_decoder*' --colour role class --out runs/all     # every decoder layer
+    attngraph tsne --layers '*.3.crossattention*' --heads 0 1 --out runs/heads     # heads apart
+    attngraph tsne --perplexity 5 30 100 --out runs/sweep
+    attngraph tsne --adapter runs/ablation-quick/cells/pgnn/vqa/seed0 --out runs/pgnn  # on the frozen map
 
 Writes ``tsne-COLOUR.png``, ``tsne-COLOUR.svg``, ``coordinates.csv`` and ``quality.csv`` to ``runs/tsne``. A
 whole layer's points are its nodes' features after all of W_o, a head's those after its slice. With an

@@ -101,7 +101,7 @@ def _image_files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_FILES)
     if not path.exists():
-        raise UserError(f"--images {path}: no such file or folder")
+        raise UserError(f"--images {path}: no such file or folder; give image files, or folders of them")
     return [path]
 
 
