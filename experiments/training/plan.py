@@ -11,7 +11,7 @@ from adapters.joins import JOINS
 from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
-from experiments.configs.presets import Preset
+from experiments.configs.presets import MOST_SEEDS, Preset
 from experiments.configs.settings import Settings
 from experiments.methods import METHODS, Method, method_named
 from experiments.methods.method import REFERENCE, check_known
@@ -53,8 +53,8 @@ class Request:
         if self.join is not None and self.join not in JOINS:
             near = did_you_mean(self.join, JOINS)
             raise UserError(f"unknown join {self.join!r}{near}: choose from {', '.join(JOINS)}")
-        if self.seeds is not None and self.seeds < 1:
-            raise UserError(f"--seeds must be at least 1, got {self.seeds}")
+        if self.seeds is not None and not 1 <= self.seeds <= MOST_SEEDS:
+            raise UserError(f"--seeds must be at least 1 and at most {MOST_SEEDS}, got {self.seeds}")
         if not 0 <= self.first_seed < MOST_SEED:
             raise UserError(f"--seed must be at least 0 and below {MOST_SEED}, got {self.first_seed}")
         for names, known, what in (
