@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ def read_config(folder: str | Path) -> GraphAdapterConfig:
         UserError: no configuration in the folder, a damaged one, or that of another kind of adapter.
     """
     path = Path(folder) / CONFIG_NAME
-    if not path.is_file():
+    if not str(folder):
+        raise UserError(
+            "the name of the adapter's folder is empty: give the folder that save_pretrained wrote"
+        )
+    if not os.path.isfile(path):  # False, too, for a name that no file can have
         raise UserError(f"{path}: no such file; give the folder that save_pretrained wrote")
     try:
         config = PeftConfig.from_pretrained(str(folder))

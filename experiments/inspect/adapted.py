@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,14 @@ def put_in(family: ModelFamily, path: Path, trained: bool = True, seed: int = 0)
 
 
 def _check_folder(path: Path) -> None:
-    if (path / CONFIG_NAME).exists():
+    if os.path.exists(path / CONFIG_NAME):  # False, too, for a name that no file can have
         return
-    if path.name == FORMER_FILE or (path / FORMER_FILE).exists():
+    if path.name == FORMER_FILE or os.path.exists(path / FORMER_FILE):
         raise UserError(
             f"--adapter {path}: {FORMER_FILE} is of a format that is no longer read: train the adapter again "
             "(attngraph ablation)"
         )
-    if path.is_file():
+    if os.path.isfile(path):
         raise UserError(f"--adapter {path} is a file: give the folder that holds {CONFIG_NAME}")
     raise UserError(
         f"--adapter {path}: no {CONFIG_NAME} there; give a folder that PEFT saved, or a cell's folder of "

@@ -95,16 +95,20 @@ def test_a_weight_that_is_nan_stays_nan(scheme, backend, causal):
 
 
 @pytest.mark.parametrize(
-    "what, scheme, backend, causal",
+    "what, scheme, backend, causal, masked",
     pairwise_params(
         what=["query", "key", "value"],
         scheme=["gcn", "appnp", "pgnn", "pgnn without residual"],
         backend=BACKENDS,
         causal=[False, True],
+        masked=[False, True],
     ),
 )
-def test_a_feature_that_is_nan_stays_nan(what, scheme, backend, causal):
-    made = scores(b=1, h=1, causal=causal)
+def test_a_feature_that_is_nan_stays_nan(what, scheme, backend, causal, masked):
+    """Where value 1 is hidden from the others, it reaches them by the degrees of what query 1 sees."""
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    mask[[0, 2], 1] = not masked
+    made = scores(b=1, h=1, causal=causal, mask=mask)
     getattr(made, what)[0, 0, 1, 0] = float("nan")
     scheme, whole = SCHEMES[scheme], made.graph()
     aggregated, context = scheme.attend(made, backend)

@@ -119,6 +119,12 @@ def test_a_damaged_adapter(how, saved):
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("folder", ["", "\0", "a" * 5000, "https://x"])
+def test_a_name_that_is_no_folder(folder):
+    with pytest.raises(UserError, match="give the folder that save_pretrained wrote"):
+        load_adapter(FAMILIES["gpt2"].make(), folder)
+
+
 @pytest.mark.parametrize("family", ["llama", "bert"])
 def test_another_models_adapter(family, saved):
     message = "do not fit this .*: .* missing .*, 20 left over .*; use the base model that the adapter"
