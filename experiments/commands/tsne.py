@@ -20,9 +20,10 @@ from pathlib import Path
 from analysis.embedding import INITS, METHODS
 from analysis.plots.embedding import COLOURS, draw
 from attngraph.errors import UserError
+from experiments.arguments import seed
 from experiments.inspect.embedding_maps import MapSettings, check_clouds, embed
 from experiments.inspect.embedding_report import notes, summary
-from experiments.inspect.options import LARGEST_SEED, add_source_arguments, open_source, settings_of
+from experiments.inspect.options import add_source_arguments, open_source, settings_of
 from experiments.inspect.point_clouds import ADAPTED, FROZEN, gather_points
 from experiments.outputs import Outputs
 
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--map-seeds",
-        type=int,
+        type=seed,
         nargs="+",
         metavar="SEED",
         help="Make a map for each of these seeds. Default: that of --seed.",
@@ -116,10 +117,6 @@ def _settings(args: argparse.Namespace) -> MapSettings:
         raise UserError(
             f"--perplexity must be at least 2 for umap, which takes it for a number of neighbours, got "
             f"{min(args.perplexity):g}"
-        )
-    if not all(0 <= seed <= LARGEST_SEED for seed in args.map_seeds or ()):
-        raise UserError(
-            f"--map-seeds must lie in 0..{LARGEST_SEED}, got {' '.join(map(str, args.map_seeds))}"
         )
     seeds = [args.seed] if args.map_seeds is None else args.map_seeds
     args.heads = None if args.heads is None else _each_once(args.heads)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
+from experiments.arguments import seed
 from experiments.files import check_out
 from experiments.inspect.adapted import put_in
 from experiments.inspect.samples import own_samples, task_samples
@@ -24,7 +25,6 @@ from experiments.tasks import TASKS
 from experiments.tasks.task import SPLITS
 from experiments.training.device import check_device
 
-LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 NOT_SETTINGS = ("command", "version", "quiet", "out", "download", "batch", "strict", "device")
 
 
@@ -88,7 +88,7 @@ def add_source_arguments(
     add("--strict", action="store_true", help="Stop at an unreadable image instead of leaving it out.")
     add("--out", type=Path, default=out, help="Write the results into this folder.")
     add("--device", default="cpu", help="Run the model on this device: cpu, cuda, cuda:1 or mps.")
-    add("--seed", type=int, default=0, help="Set the seed of scenes, choices and random numbers.")
+    add("--seed", type=seed, default=0, help="Set the seed of scenes, choices and random numbers.")
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -127,8 +127,6 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("examples", "batch"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}")
-    if not 0 <= args.seed <= LARGEST_SEED:
-        raise UserError(f"--seed must lie in 0..{LARGEST_SEED}, got {args.seed}")
     if args.texts and args.data:
         raise UserError("--texts and --data exclude one another: the data have their own texts")
     if args.images and args.data:

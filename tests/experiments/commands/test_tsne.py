@@ -16,6 +16,7 @@ from transformers import T5Config, T5Model
 from analysis.points import COLUMNS
 from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
+from experiments.cli import main
 from experiments.commands import tsne
 from experiments.inspect.options import open_source
 from experiments.inspect.point_clouds import node_labels
@@ -176,8 +177,6 @@ def test_images_of_ones_own_and_unreadable_ones(tmp_path, capsys):
         (("--perplexity", "nan"), "--perplexity must be"),
         (("--perplexity", 30, 1, "--method", "umap"), "--perplexity must be at least 2 for umap"),
         (("--points", 2), "--points must be"),
-        (("--map-seeds", -1), "--map-seeds must"),
-        (("--seed", -1), "^--seed must lie in 0..4294967295, got -1"),
         (("--heads", 0, 99), "--heads: .*has heads 0..3, not 99: .* \\(--layers\\)$"),
         (("--layers", "vision_model*3*", "--colour", "token"), "--colour token: nothing is known"),
     ],
@@ -186,6 +185,14 @@ def test_bad_input_ends_in_one_line_and_writes_nothing(tmp_path, words, message)
     with pytest.raises(UserError, match=message) as error:
         run(tmp_path / "out", *QUICK, *words)
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--seed", "--map-seeds"])
+def test_a_seed_out_of_range_is_told_by_its_own_option(option, capsys):
+    for number in ("-1", "4294967296"):
+        with pytest.raises(SystemExit):
+            main(["tsne", option, number])
+        assert capsys.readouterr().err.startswith(f"attngraph: {option}: '{number}' is out of range")
 
 
 def graph_of(n, m, **more):
