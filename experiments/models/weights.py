@@ -49,10 +49,10 @@ def misfits(model: PreTrainedModel, report: dict[str, Any], complete: bool = Tru
     """In which weights a file and a model differ, in words; empty where they belong together.
 
     Weights that the file lacks would be drawn at random, and layers that only the file has would be left out,
-    both without an error. What transformers itself ignores counts neither way (tied weights), nor do buffers
-    that the model makes itself, nor poolers, which published image encoders often lack and attention does not
-    need. Weights of the file outside of the model's numbered layers are another task's head. Unless the model
-    is to be ``complete``, weights outside of the base model, such as a head of its own, may be missing.
+    both without an error. What transformers itself ignores counts neither way (tied weights, buffers), nor do
+    poolers, which published image encoders often lack and attention does not need. Weights of the file
+    outside of the model's numbered layers are another task's head. Unless the model is to be ``complete``,
+    weights outside of the base model, such as a head of its own, may be missing.
 
     Args:
         model: as it was loaded.
@@ -68,13 +68,12 @@ def misfits(model: PreTrainedModel, report: dict[str, Any], complete: bool = Tru
         return f"{len(missing)} weights missing or of another shape, first {missing[0]}"
     modules = model.named_modules()
     lists = {name for name, module in modules if isinstance(module, (nn.ModuleList, nn.Sequential))}
-    buffers = {name for name, _ in model.named_buffers()}
-    unused = []
-    for key in sorted(report["unexpected_keys"]):
-        names = _names(model, key)
-        made = bool(buffers & set(names)) or key.rpartition(".")[2] in OLD_BUFFERS
-        if not made and any(_in_layer(name, lists) for name in names):
-            unused.append(key)
+    unused = [
+        key
+        for key in sorted(report["unexpected_keys"])
+        if key.rpartition(".")[2] not in OLD_BUFFERS
+        and any(_in_layer(name, lists) for name in _names(model, key))
+    ]
     if unused:
         return f"{len(unused)} weights of layers that config.json does not describe, first {unused[0]}"
     return ""
