@@ -334,6 +334,10 @@ def test_models_without_maps_are_refused(monkeypatch):
             graph("self", 4, 4, "image", "image"),
             "neither a .CLS. node comes before the patches nor a probe looks at them",
         ),
+        (
+            graph("cross", 16, 4, "image", "image"),
+            "neither a .CLS. node comes before the patches nor a probe",
+        ),
         (graph("cross", 4, 24), "nodes must be a square number of patches"),
     ):
         monkeypatch.setattr(Source, "read", lambda *_, graph=found: {"layer": graph})
