@@ -281,6 +281,14 @@ def test_a_table_that_cannot_be_read_is_left_alone(content, preset, tmp_path, ca
     assert (tmp_path / "ablation.md").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["ablation.png", "significance.json", "details.md"])
+def test_files_of_somebody_else_are_left_alone(name, preset, tmp_path, capsys):
+    (tmp_path / name).write_text("mine")
+    assert main(["ablation", "--preset", str(preset), "--out", str(tmp_path)]) == 2
+    assert "holds a table without its results.json: give another --out" in one_line(capsys)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {name: "mine"}
+
+
 def test_cells_of_other_weights_are_not_taken_for_finished(preset, tmp_path, capsys):
     model, out = tmp_path / "model", tmp_path / "out"
     shutil.copytree(CHECKPOINT, model)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiments.cli import main
 from experiments.commands import search
 from experiments.configs.presets import load_preset
 from experiments.configs.settings import chosen_settings
@@ -184,3 +185,11 @@ def test_a_gain_is_the_share_of_the_way_to_full_fine_tuning():
     assert gain(0.5, 0.2, 0.8) == pytest.approx(0.5)
     assert gain(0.2, 0.2, 0.8) == 0 and gain(2.0, 1.0, 3.0) == pytest.approx(0.5)
     assert gain(0.5, 0.5, 0.5) == 0, "no way at all"
+
+
+@pytest.mark.parametrize("name", ["trials.csv", "search.md", "settings.yaml"])
+def test_files_of_somebody_else_are_left_alone(name, tmp_path, capsys):
+    (tmp_path / name).write_text("mine")
+    assert main(["search", "--out", str(tmp_path)]) == 2
+    assert f"{name} is there already, and no run.json" in capsys.readouterr().err
+    assert {file.name: file.read_text() for file in tmp_path.iterdir() if file.is_file()} == {name: "mine"}
