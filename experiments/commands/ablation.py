@@ -132,7 +132,10 @@ def check_table(cells: Sequence[Cell], out: Path) -> None:
             raise UserError(f"{out} holds a table without its results.json: give another --out")
         return
     try:
-        held = {(r["row"], r["task"], r["seed"]) for r in json.loads(file.read_text())["cells"]}
+        content = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        held = {(str(r["row"]), str(r["task"]), int(r["seed"])) for r in content}
+        if not isinstance(content, list) or not held:
+            raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{file} cannot be read ({type(error).__name__}): give another --out, or delete it"

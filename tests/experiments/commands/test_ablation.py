@@ -270,7 +270,22 @@ def test_a_smaller_table_does_not_replace_a_larger(small, preset, capsys):
     assert before == times(out)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"cells": [{}]}', None])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "null",
+        '{"vqa": null}',
+        '{"cells": null}',
+        '{"cells": {}}',
+        '{"cells": []}',
+        '{"cells": [{}]}',
+        '{"cells": [{"row": "gcn", "task": "vqa", "seed": null}]}',
+        "[" * 100_000,
+        None,
+    ],
+)
 def test_a_table_that_cannot_be_read_is_left_alone(content, preset, tmp_path, capsys):
     (tmp_path / "ablation.md").write_text("mine")
     if content is not None:
