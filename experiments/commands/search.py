@@ -15,6 +15,7 @@ from pathlib import Path
 from experiments.configs.presets import load_preset
 from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_settings
 from experiments.files import write_text
+from experiments.methods.method import check_known
 from experiments.models.mini_blip import weights_digest
 from experiments.outputs import Outputs
 from experiments.progress import note
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the stages; a second call continues."""
     preset = load_preset(args.preset)
+    check_known([*preset.tasks, *TASKS], list(TASKS), "task")
     execution = execution_of(args, args.out)
     setup = SearchSetup(preset, chosen_settings().reduction, args.out / "data", args.model, execution)
     return in_folder(execution, lambda: _search(args, setup))

@@ -15,6 +15,7 @@ from experiments.training.data import subset
 from experiments.training.device import cpu_threads, processes
 from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
+from experiments.training.saved import read_config
 
 DATA_SEED = 0  # of the drawn data sets
 
@@ -35,6 +36,9 @@ def prepare(cells: Sequence[Cell], run: Execution, sizes: Sizes, download: bool 
                 "image-and-text model that writes text"
             )
         family.model.to(run.device)
+        for folder in {cell.folder(run.out): None for cell in cells}:
+            if folder.is_dir() and any(folder.iterdir()):
+                read_config(folder)  # an error where it is damaged, before anything is written
         write_scenes(cells[0].data, DATA_SEED, sizes)
         for cell in cells:
             is_finished(cell, run)  # an error where its folder holds another experiment

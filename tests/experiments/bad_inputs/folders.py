@@ -1,0 +1,163 @@
+"""Folders for results that are something else, and options that contradict one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.experiments.bad_inputs.case import Case
+from tests.experiments.bad_inputs.damage import JSON_FILE
+from tests.experiments.bad_inputs.options import LOOKED_AT, good_words
+from tests.experiments.bad_inputs.world import World
+
+RESULTS = {
+    "attention": ("maps.csv", "viewer.html", "maps_first.png"),
+    "tsne": ("coordinates.csv", "quality.csv", "tsne-role.png"),
+    "heterophily": ("heterophily.csv", "heterophily.json", "curves-1.png"),
+    "bench": ("results.json", "bench.md", "bench.png"),
+    "ablation": ("results.json", "ablation.md", "ablation.csv"),
+    "search": ("trials.csv", "search.md", "settings.yaml"),
+    "pretrain": ("config.json", "model.safetensors", "scores.json"),
+    "scenes": ("manifest.json", "notes.txt", "vqa_v2"),
+}
+
+
+def cases() -> Iterator[Case]:
+    yield from _foreign()
+    yield from _contradictions()
+    yield from _unknown_names()
+    yield from _states()
+
+
+def _foreign() -> Iterator[Case]:
+    for command, names in RESULTS.items():
+        for name in names:
+
+            def words(world: World, spot: Path, command=command, name=name) -> list[str]:
+                (spot / "out").mkdir()
+                (spot / "out" / name).write_text("mine")
+                return good_words(command, world, spot)
+
+            yield Case(f"{command} --out with somebody else's {name}", words, ("out", name))
+
+
+def _with(command: str, *words: str, named: tuple[str, ...] = (), name: str = "") -> Case:
+    return Case(
+        name or f"{command} {' '.join(words)}",
+        lambda world, spot: [*good_words(command, world, spot), *(w.format(world=world) for w in words)],
+        named or (words[0], words[-1]),
+    )
+
+
+def _contradictions() -> Iterator[Case]:
+    for command in LOOKED_AT:
+        yield _with(command, "--data", "{world.data}", named=("--data",), name=f"{command} texts and data")
+        yield Case(
+            f"{command} images and data",
+            lambda world, spot, command=command: [
+                command,
+                "--images",
+                str(world.picture),
+                "--data",
+                str(world.data),
+                "--out",
+                str(spot / "out"),
+            ],
+            ("--images",),
+        )
+        yield Case(
+            f"{command} images and a model of texts",
+            lambda world, spot, command=command: [
+                *good_words(command, world, spot),
+                "--model",
+                str(world.model("bert")),
+                "--images",
+                str(world.picture),
+            ],
+            ("--images",),
+        )
+        yield Case(
+            f"{command} texts and a model of images",
+            lambda world, spot, command=command: [
+                *good_words(command, world, spot),
+                "--model",
+                str(world.model("vit")),
+            ],
+            ("--texts",),
+        )
+        yield _with(command, "--heads", "99")
+        yield _with(command, "--layers", "*crossattentoin*")
+        yield _with(command, "--layers", "encoder.layer.0.attention.slef")
+    yield _with("attention", "--tokens", "frist")
+    yield _with("attention", "--tokens", "-1")
+    yield _with("attention", "--tokens", "99")
+    yield _with("tsne", "--points", "2")
+    yield _with("tsne", "--perplexity", "0.5")
+    yield _with("tsne", "--perplexity", "1e6")
+    yield _with("tsne", "--map-seeds", "0", "-1", named=("--map-seeds",))
+    yield _with("heterophily", "--bins", "4", "--spectra", named=("--bins",))
+    yield _with("heterophily", "--clusters", "1")
+    yield _with("heterophily", "--p", "0.5")
+    yield _with("heterophily", "--device", "mps")
+    yield Case(
+        "scenes without --out",
+        lambda world, spot: ["scenes"],
+        ("--out",),
+    )
+
+
+def _unknown_names() -> Iterator[Case]:
+    """Near misses and empty lists."""
+    for switch in ([], ["--dry-run"]):
+        for words in (
+            ["--gnn", "pgn"],
+            ["--gnn", "GCN"],
+            ["--gnn", ","],
+            ["--gnn", "gcn,,appnpp"],
+            ["--gnn", "gcn;appnp"],
+            ["--tasks", "vqaa"],
+            ["--tasks", ","],
+            ["--tasks", "vqa,captions"],
+            ["--join", "belnd"],
+            ["--join", "blend,gatde"],
+            ["--join", ","],
+            ["--preset", "quik"],
+            ["--preset", "Quick"],
+            ["--preset", "nowhere/mine.yaml"],
+            ["--device", "gpu"],
+            ["--device", "cuda:99"],
+            ["--device", "meta"],
+            ["--jobs", "0"],
+            ["--seeds", "0"],
+            ["--seed", "4294967295"],
+            ["--model", "no/such-model"],
+        ):
+            if not switch or words[0] not in ("--model",):
+                yield _with("ablation", *words, *switch, named=(words[0], words[1], words[1].split(",")[-1]))
+    for command in ("search", *LOOKED_AT):
+        yield _with(command, "--model", "no/such-model")
+        yield _with(command, "--model", "minibert")
+
+
+def _states() -> Iterator[Case]:
+    """What an earlier run left, damaged."""
+
+    def held(command: str, name: str, how: str, damage: Callable[[Path], object]) -> Case:
+        def words(world: World, spot: Path) -> list[str]:
+            file = spot / "out" / name
+            file.parent.mkdir(parents=True)
+            file.write_text("{}")
+            damage(file)
+            return good_words(command, world, spot)
+
+        return Case(f"{command} {name} {how}", words, (name, "out"))
+
+    files = {"ablation": ["results.json", "cells/gcn/vqa/seed0/config.json", "data/manifest.json"]}
+    files |= {"search": ["data/manifest.json"], "scenes": ["manifest.json"], "bench": ["results.json"]}
+    for command in LOOKED_AT:
+        files[command] = ["run.json"]
+    for command, names in files.items():
+        for name in names:
+            for how, damage in JSON_FILE.items():
+                if how not in ("missing", "a link to itself"):
+                    yield held(command, name, how, damage)

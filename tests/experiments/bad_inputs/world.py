@@ -1,0 +1,88 @@
+"""The good inputs that are damaged: tiny models, adapters, data sets, pictures and texts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from experiments.scenes.write import Sizes, write_scenes
+from tests.experiments.tiny import save, save_adapter
+
+PRESET = """\
+about: as little as possible
+seeds: {gcn: 1, pgnn: 1}
+budget: {steps: 2, train_examples: 16, eval_examples: 8}
+sizes: {questions: [24, 8, 12], hypotheses: [12, 4, 4], captions: [4, 4, 4]}
+"""
+TEXTS = "a red ball\n"
+
+
+@dataclass(frozen=True)
+class World:
+    """Folders and files that every command accepts."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def texts(self) -> Path:
+        return self.folder / "texts.txt"
+
+    @property
+    def preset(self) -> Path:
+        return self.folder / "least.yaml"
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def picture(self) -> Path:
+        return self.folder / "picture.png"
+
+    def model(self, name: str) -> Path:
+        return self.folder / "models" / name
+
+    def copy(self, what: Path, spot: Path) -> Path:
+        """A copy of a file or folder of the world, to be damaged."""
+        target = spot / what.name
+        if what.is_dir():
+            shutil.copytree(what, target)
+        else:
+            shutil.copy(what, target)
+        return target
+
+
+def make_world(folder: Path) -> World:
+    """Everything, written anew."""
+    world = World(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_scenes(world.data, 0, Sizes((12, 12, 12), (6, 6, 6), (4, 4, 4)))
+    world.texts.write_text(TEXTS)
+    world.preset.write_text(PRESET)
+    Image.new("RGB", (16, 16), "red").save(world.picture)
+    for name in ("bert", "vit", "blip", "captioner"):
+        save(name, world.model(name))
+    save_adapter(world.adapter, gnn="pgnn")
+    return world
+
+
+def listing(folder: Path) -> dict[str, str]:
+    """Path below the folder -> what it is, with a hash of its content."""
+    held = {}
+    for place, folders, files in os.walk(folder):
+        for name in folders:
+            held[os.path.relpath(os.path.join(place, name), folder)] = "folder"
+        for name in files:
+            file = Path(place, name)
+            content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "special"
+            held[os.path.relpath(file, folder)] = content
+    return held
