@@ -141,8 +141,8 @@ class Order(NamedTuple):
         earlier ones decides, and several queries without a mask are not ordered, even if the module calls
         itself causal (which transformers' SDPA would act upon). Queries that all see each other are the whole
         input of an encoder, or what others follow: so it is where there is a cache, where the call says that
-        it is causal, and where the module says so in a model that generates text. A single query is ordered if
-        it goes on from a cache.
+        it is causal, and where the module says so in a model that generates text. A single query is ordered
+        if it goes on from a cache.
         """
         word = self.module if self.call is None else self.call
         if self.mask in ("causal", "blocks"):

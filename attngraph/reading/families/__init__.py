@@ -12,6 +12,7 @@ A file is imported when a model needs it, since it imports the family's code fro
 pre-hook}``.
 """
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
@@ -63,7 +64,8 @@ def stand_in(kind: type[nn.Module]) -> type[nn.Module] | None:
 
 def is_stand_in(kind: type[nn.Module]) -> bool:
     """Whether a class is such a subclass."""
-    return kind.__module__.startswith(f"{__name__}.")
+    ours = vars(sys.modules[kind.__module__]) if kind.__module__.startswith(f"{__name__}.") else {}
+    return kind in ours.get("CLASSES", {}).values()
 
 
 def hook_of(kind: type[nn.Module]) -> Callable | None:
