@@ -221,3 +221,21 @@ def test_warnings_of_packages_are_kept_from_users_and_ours_are_not():
     )
     done = in_a_process(run, stdout=subprocess.PIPE)
     assert "theirs" not in done.stderr and "ours" in done.stderr
+
+
+def test_every_bar_obeys_quiet():
+    """Bars and notes come from one module; what prints them apart from it would be heard."""
+    sources = {file: file.read_text(encoding="utf-8") for file in (ROOT / "experiments").rglob("*.py")}
+    assert {file.name for file, text in sources.items() if "from tqdm" in text or "import tqdm" in text} == {
+        "progress.py"
+    }
+
+
+@pytest.mark.parametrize("words", [[], ["-q"], ["--quiet"]])
+def test_quiet_prints_the_same_results(words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("experiments.scenes.write.SOON", 0)
+    sizes = "--questions 2 1 1 --hypotheses 3 3 3 --captions 1 1 1".split()
+    assert cli.main(["scenes", "--out", str(tmp_path / "data"), *sizes, *words]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.endswith("vqa_v2, snli_ve and karpathy, seed 0\n")
+    assert bool(shown.err) == (not words)

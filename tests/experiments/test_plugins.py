@@ -106,7 +106,7 @@ def test_without_the_plugin_they_are_unknown(preset, tmp_path, capsys):
     assert main([*words, "--tasks", "colours"]) == 2
     assert "unknown task 'colours'" in capsys.readouterr().err
     assert main([*words, "--gnn", "lora"]) == 2
-    assert "unknown GNN 'lora'" in capsys.readouterr().err
+    assert "unknown method 'lora'" in capsys.readouterr().err
 
 
 def test_the_methods_in_the_examples_train_what_they_say():

@@ -151,11 +151,13 @@ def test_a_killed_run_goes_on_wherever_it_was(where, whole, tmp_path, monkeypatc
     check_equal(out, whole)
 
 
-def test_a_finished_checkpoint_is_checked_and_not_trained_again(whole, tmp_path):
+def test_a_finished_checkpoint_is_checked_and_not_trained_again(whole, tmp_path, capsys):
     whole = shutil.copytree(whole, tmp_path / "copy")
     with pytest.raises(UserError, match="finished checkpoint"):
         pretrained(whole)
     assert pretrain.run(arguments("--check", whole)) == 0
+    shown = capsys.readouterr()
+    assert "scoring" in shown.err and shown.out.endswith("the scores agree\n")
     scores = json.loads((whole / "scores.json").read_text())
     scores["scores"]["caption_loss"] += 1
     (whole / "scores.json").write_text(json.dumps(scores))
