@@ -38,8 +38,6 @@ NAMES = (
 )
 
 MOST = {"p": 16, "bins": 1001, "permutations": 1000, "replicates": 100_000}  # more only costs time and memory
-#: Limits of what takes time or memory in proportion.
-MOST = {"permutations": 10_000, "replicates": 100_000, "bins": 100_001}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,9 +134,6 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise UserError(f"--bins must be an odd number from 3 on, got {args.bins}")
     if args.clusters and not 2 <= args.clusters <= 512:
         raise UserError(f"--clusters must lie in 2..512, or be 0 for none, got {args.clusters}")
-    for name, most in MOST.items():
-        if getattr(args, name) > most:
-            raise UserError(f"--{name} must be at most {most}, got {getattr(args, name)}")
     try:
         return Settings(
             permutations=args.permutations,
