@@ -155,11 +155,11 @@ def run_cell(
     """
     device = device or run.device
     with cpu_threads(run.threads):
-        if not _agreed(lambda: is_finished(cell, run)):
+        if not agreed(lambda: is_finished(cell, run)):
             _train_and_score(cell, run, device, on_step)
     if processes(device).is_main_process:
         remove_states(cell, run.out)
-    return _agreed(lambda: read_scores(cell, run.out))
+    return agreed(lambda: read_scores(cell, run.out))
 
 
 def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[[int], None]) -> None:
@@ -223,7 +223,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
         write_json(folder / SCORES, result, default=float)  # last: it marks the cell as finished
 
 
-def _agreed(ask: Callable[[], Any]) -> Any:
+def agreed(ask: Callable[[], Any]) -> Any:
     """What the first process finds, or the error that it meets, on all of them."""
     state = PartialState()
     answer: list[tuple[Any, UserError | None]] = [(None, None)]

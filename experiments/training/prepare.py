@@ -10,7 +10,7 @@ from attngraph.errors import UserError
 from experiments.models import load_family
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
-from experiments.training.cells import IMAGE_STATES, Cell, is_finished
+from experiments.training.cells import IMAGE_STATES, Cell, agreed, is_finished
 from experiments.training.data import subset
 from experiments.training.device import cpu_threads, processes
 from experiments.training.execution import Execution
@@ -21,28 +21,34 @@ DATA_SEED = 0  # of the drawn data sets
 
 
 def prepare(cells: Sequence[Cell], run: Execution, sizes: Sizes, download: bool = False) -> None:
-    """Draw the data and compute the image states of the cells' examples.
+    """Draw the data and compute the image states of the cells' examples. Of several processes the first one
+    does it, and all meet the error if there is one.
 
     Raises:
         UserError: the model cannot be loaded or trained, or a folder of data or of a cell holds something
             else.
     """
+    processes(run.device)  # before they can agree
+    agreed(lambda: _prepare(cells, run, sizes, download))
+
+
+def _prepare(cells: Sequence[Cell], run: Execution, sizes: Sizes, download: bool) -> None:
     transformers.utils.logging.disable_progress_bar()
-    with processes(run.device).main_process_first(), cpu_threads(run.threads):
-        family = load_family(cells[0].model, download)
-        if not family.trains:
-            raise UserError(
-                f"--model {cells[0].model} writes no answers, so it can't be trained on a task: give an "
-                "image-and-text model that writes text"
-            )
+    family = load_family(cells[0].model, download)
+    if not family.trains:
+        raise UserError(
+            f"--model {cells[0].model} writes no answers, so it can't be trained on a task: give an "
+            "image-and-text model that writes text"
+        )
+    for folder in {cell.folder(run.out): None for cell in cells}:
+        if folder.is_dir() and any(folder.iterdir()):
+            read_config(folder)  # an error where it is damaged, before anything is written
+    write_scenes(cells[0].data, DATA_SEED, sizes)
+    for cell in cells:
+        is_finished(cell, run)  # an error where its folder holds another experiment
+    cache = FeatureCache(run.out / IMAGE_STATES, run.cache_gb)
+    with cpu_threads(run.threads):
         family.model.to(run.device)
-        for folder in {cell.folder(run.out): None for cell in cells}:
-            if folder.is_dir() and any(folder.iterdir()):
-                read_config(folder)  # an error where it is damaged, before anything is written
-        write_scenes(cells[0].data, DATA_SEED, sizes)
-        for cell in cells:
-            is_finished(cell, run)  # an error where its folder holds another experiment
-        cache = FeatureCache(run.out / IMAGE_STATES, run.cache_gb)
         for cell in {cell.task: cell for cell in cells}.values():
             for split, count in (("train", cell.train_examples), (cell.split, cell.eval_examples)):
                 examples = subset(TASKS[cell.task].examples(cell.data, split), count)
