@@ -119,7 +119,12 @@ def in_a_process(run: str, words: str = "scenes", **options) -> subprocess.Compl
         f"sys.exit(main({words.split()}))"
     )
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, **options
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+        **options,
     )
 
 
