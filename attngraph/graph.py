@@ -44,10 +44,9 @@ class AttentionGraph:
             later tokens.
         span: in causal graphs, the first and the last query whose weights count in the value degrees that
             each query sees, whole numbers ``(b, n, 2)``. The last one is later than the query itself where
-            queries see each other (the prefix of a prefix-LM, a block of an image); the first one is -1 where
-            what
-            earlier decoding steps left counts too. Default: from the first query (and ``past_degree``) to the
-            query itself.
+            queries see each other (the prefix of a prefix-LM, a block of an image); the first one is that of
+            the query's own text where several are packed, and -1 where ``past_degree`` counts too.
+            Default: from the first query, with ``past_degree``, to the query itself.
         metric: ``(h, d, d)`` Gram matrix of each head's slice of :math:`W_o`. Default: the identity.
         past_degree: degrees left by earlier queries; only for causal graphs.
         kind: ``"self"`` or ``"cross"``; None if unknown.
@@ -159,10 +158,12 @@ class AttentionGraph:
         weight = widen(self.weight)
         if self.causal:
             total = weight.cumsum(-2)
+            past = 0 if self.past_degree is None else self.past_degree.total.to(total.dtype)[:, :, None]
             if self.span is not None:
-                total = total.gather(-2, self.span[:, None, :, 1:].expand(total.shape))
-            if self.past_degree is not None:
-                total = total + self.past_degree.total.to(total.dtype)[:, :, None]
+                first, last = (x[:, None, :, None].expand(total.shape) for x in self.span.unbind(-1))
+                before = torch.nn.functional.pad(total, (0, 0, 1, 0)).gather(-2, first.clamp(min=0))
+                total, past = total.gather(-2, last) - before, past * (first < 0)
+            total = total + past
         else:
             total = weight.sum(-2, keepdim=True)
         return total if scale is None else total * scale
@@ -190,9 +191,12 @@ class AttentionGraph:
 
     def degree_after(self) -> PastDegree:
         """The running degrees after this graph's queries, to be handed to the next decoding step."""
-        total = widen(self.weight).sum(-2)
-        if self.past_degree is not None:
-            total = total + self.past_degree.total
+        if self.span is not None:
+            total = self.value_degree()[:, :, -1]
+        else:
+            total = widen(self.weight).sum(-2)
+            if self.past_degree is not None:
+                total = total + self.past_degree.total
         return PastDegree(total, self.queries_counted()[:, -1])
 
     def queries_counted(self) -> Tensor:

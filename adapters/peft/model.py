@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -285,11 +286,12 @@ def check_name(adapter_name: str) -> None:
     """Refuse a name that no module can have, or that is no name of a folder.
 
     Raises:
-        UserError: an empty name, one with a dot or a slash, or one that ``nn.ModuleDict`` itself uses.
+        UserError: an empty name, one with other signs than letters, digits, - and _, or one that
+            ``nn.ModuleDict`` itself uses.
     """
     try:
         nn.ModuleDict({adapter_name: nn.Identity()})
-        usable = not set(adapter_name) & set("/\\")
+        usable = re.fullmatch(r"[\w-]+", adapter_name) is not None
     except (KeyError, TypeError):
         usable = False
     if not usable:

@@ -81,7 +81,8 @@ def _read_order(visible: Tensor, queries: Tensor) -> tuple[str | None, Tensor | 
     b, n, m = visible.shape
     place = torch.arange(n, device=visible.device).expand(b, n)
     sees = visible.byte()
-    lowest = torch.where(queries, sees.argmax(-1) - (m - n), place).clamp(min=-1)
+    # padding belongs to what comes before it
+    lowest = torch.where(queries, sees.argmax(-1) - (m - n), place - 1).clamp(min=-1 if m > n else 0)
     highest = torch.where(queries, n - 1 - sees.flip(-1).argmax(-1), place).cummax(1).values
     ends = torch.where(highest == place, place, n).flip(1).cummin(1).values.flip(1)
     ordered = bool(((ends == place) | ~queries).all())
@@ -148,7 +149,8 @@ class Order(NamedTuple):
         if self.mask in ("causal", "blocks"):
             return True
         if self.mask == "none":
-            return self.cached or bool(self.call) or (self.generates and bool(self.module))
+            followed = self.cached and word is not False
+            return followed or bool(self.call) or (self.generates and bool(self.module))
         if self.queries == 1 and self.cached:
-            return True
+            return word is not False
         return self.masked and bool(word)

@@ -189,9 +189,11 @@ def _apart(query: Tensor, x: Tensor, factor: float) -> float:
 
 @torch.no_grad()
 def _is_multiple(query: Tensor, x: Tensor) -> bool:
-    """Whether every query is a multiple of its own ``x``: some models scale queries by their position."""
+    """Whether every position's queries are a multiple of their own ``x``, the same in all heads: some models
+    scale queries by their position. (At position 0, which rotation leaves as it is, a norm of each head's
+    queries after rotation would look alike.)"""
     query, x = query.float(), x.float()
-    factor = (query * x).sum(-1, keepdim=True) / x.square().sum(-1, keepdim=True)
+    factor = (query * x).sum((1, 3), keepdim=True) / x.square().sum((1, 3), keepdim=True)
     return float((query - factor * x).abs().max()) <= SLACK * float(query.abs().max())
 
 

@@ -57,7 +57,7 @@ def random_graph(
         padded: the last queries and values of example 1 are padding (of example 0 the first, if triangular).
         sparse: some weights are exactly zero.
         prefix: if triangular, how many of the first queries see each other.
-        packed: if triangular, the query with which a second text begins, which sees nothing of the first.
+        packed: the query with which a second text begins, which sees nothing of the first.
     """
     draw = torch.Generator().manual_seed(seed)
     m = n if triangular else m
@@ -114,6 +114,7 @@ GRAPHS = {
     "decoder self, padded": dict(causal=True, triangular=True, padded=True),
     "prefix": dict(causal=True, triangular=True, padded=True, prefix=3),
     "packed": dict(causal=True, triangular=True, packed=2),
+    "packed, cross": dict(causal=True, packed=2),
 }
 
 
@@ -281,17 +282,18 @@ def check_no_future(case: Case, triangular: bool, prefix: int) -> None:
             assert not torch.allclose(got[:, :, k:], want[:, :, k:])
 
 
-def check_packed(case: Case, backend: str) -> None:
-    """Two texts in one sequence give what each gives alone."""
-    graph, _ = random_graph(12, n=6, causal=True, triangular=True, packed=2)
+def check_packed(case: Case, triangular: bool, backend: str) -> None:
+    """Two texts in one sequence give what each gives alone, also where both look at the same values."""
+    graph, _ = random_graph(12, n=6, causal=True, triangular=triangular, packed=2)
     scheme = case.make(torch.float64)
     together = scheme(graph, backend)
     for part in (slice(0, 2), slice(2, 6)):
+        values = part if triangular else slice(None)
         alone = AttentionGraph(
             graph.query[:, :, part],
-            graph.value[:, :, part],
-            graph.weight[:, :, part, part],
-            value_mask=graph.value_mask[:, part, part],
+            graph.value[:, :, values],
+            graph.weight[:, :, part, values],
+            value_mask=graph.value_mask[:, part, values] if triangular else None,
             causal=True,
             metric=graph.metric,
         )

@@ -60,9 +60,9 @@ def test_later_queries_do_not_leak(case, triangular, prefix):
     contract.check_no_future(case, triangular, prefix)
 
 
-@every_scheme(backend=["dense", "sparse", "tiled"])
-def test_packed_texts_do_not_see_each_other(case, backend):
-    contract.check_packed(case, backend)
+@every_scheme(triangular=[False, True], backend=["dense", "sparse", "tiled"])
+def test_packed_texts_do_not_see_each_other(case, triangular, backend):
+    contract.check_packed(case, triangular, backend)
 
 
 @several_tiles
@@ -72,9 +72,15 @@ def test_queries_in_chunks(case, triangular):
 
 
 @several_tiles
-@every_scheme(prefix=[0, 2], packed=[0, 2, 3])
+@every_scheme(prefix=[0, 2], packed=[0, 1, 2, 3])
 def test_blocks_in_chunks(case, prefix, packed):
     contract.check_past_degree(case, True, prefix, packed)
+
+
+@several_tiles
+@every_scheme(packed=[1, 2, 3])
+def test_packed_texts_in_chunks_that_look_at_the_same_values(case, packed):
+    contract.check_past_degree(case, False, packed=packed)
 
 
 @every_scheme(dtype=[torch.float32, *HALF])

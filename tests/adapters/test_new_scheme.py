@@ -71,8 +71,9 @@ def test_contract_for_decoders(causal):
 
 
 @pytest.mark.parametrize("backend", contract.BACKENDS)
-def test_contract_for_packed_texts(backend):
-    contract.check_packed(CASE, backend)
+@pytest.mark.parametrize("triangular", [False, True])
+def test_contract_for_packed_texts(triangular, backend):
+    contract.check_packed(CASE, triangular, backend)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

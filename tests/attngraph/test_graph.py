@@ -202,7 +202,6 @@ def test_a_span_says_which_queries_count():
     """Here queries 0 and 1 see each other, and 2 begins a text of its own that 3 belongs to."""
     span = torch.tensor([[0, 1], [0, 1], [2, 2], [2, 3]]).expand(B, N, 2)
     query, value, weight = parts(torch.float64)
-    weight[..., :2, 3:] = weight[..., 2:, :3] = 0
     graph = AttentionGraph(query, value, weight, causal=True, span=span)
     assert "causal in blocks" in repr(graph)
     seen = [weight[:, :, :2].sum(2), weight[:, :, :2].sum(2), weight[:, :, 2], weight[:, :, 2:].sum(2)]
@@ -210,10 +209,22 @@ def test_a_span_says_which_queries_count():
     torch.testing.assert_close(graph.queries_counted(), counted.expand(B, N))
     degree, mean = graph.value_degree(), graph.value_degree("mean")
     for i, want in enumerate(seen):
-        own = slice(0, 3) if i < 2 else slice(3, M)
-        torch.testing.assert_close(degree[:, :, i, own], want[..., own])
-        torch.testing.assert_close(mean[:, :, i, own], want[..., own] * M / counted[i])
-    assert graph.degree_after().queries.tolist() == [2] * B
+        torch.testing.assert_close(degree[:, :, i], want)
+        torch.testing.assert_close(mean[:, :, i], want * M / counted[i])
+    after = graph.degree_after()
+    torch.testing.assert_close(after.total, seen[-1])
+    assert after.queries.tolist() == [2] * B
+
+
+def test_past_degrees_count_for_the_queries_that_go_on_from_them():
+    query, value, weight = parts(torch.float64)
+    past = PastDegree(torch.rand(B, H, M, dtype=torch.float64), torch.full((B,), 7))
+    span = torch.tensor([[-1, 0], [-1, 1], [2, 2], [2, 3]]).expand(B, N, 2)
+    graph = AttentionGraph(query, value, weight, causal=True, span=span, past_degree=past)
+    degree = graph.value_degree()
+    torch.testing.assert_close(degree[:, :, 1], weight[:, :, :2].sum(2) + past.total)
+    torch.testing.assert_close(degree[:, :, 3], weight[:, :, 2:].sum(2))
+    assert graph.queries_counted().tolist() == [[8, 9, 1, 2]] * B
 
 
 def test_padded_queries_do_not_widen_what_is_visible():

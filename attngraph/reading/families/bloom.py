@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers.models.bloom.modeling_bloom import BloomAttention, dropout_add
 
+from attngraph.errors import UserError
 from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.heads import merge_heads
+from attngraph.reading.hub import hub_of
 
 
 def _attention(
@@ -47,6 +49,22 @@ class GraphBloomAttention(BloomAttention):
         output_attentions: bool = False,
         **_,
     ) -> tuple[Tensor, Tensor | None]:
+        """As the original.
+
+        Raises:
+            UserError: the layer has listeners, and an output projection in slices.
+        """
+        hub = hub_of(self)
+        if self.slow_but_exact and self.pretraining_tp > 1:
+            if hub.listeners:
+                raise UserError(
+                    f"{hub.site.name} projects its output in slices and without a bias (slow_but_exact), so "
+                    "that no graph has it: set slow_but_exact=False in the model's configuration, or leave "
+                    "the layer out (layers=...; for adapters exclude=...)"
+                )
+            return super().forward(
+                hidden_states, residual, alibi, attention_mask, layer_past, use_cache, output_attentions
+            )
         query, key, value = self._reshape(self.query_key_value(hidden_states))
         if layer_past is not None:
             key, value = layer_past.update(key, value, self.layer_idx)

@@ -5,10 +5,11 @@ import io
 
 import pytest
 import torch
+import transformers as hf
 
 from attngraph import UserError, capture, record
 from attngraph.reading.instrument import NAME, instrument
-from tests.attngraph.reading.zoo import FAMILIES, WITHOUT_OUTPUT, words
+from tests.attngraph.reading.zoo import FAMILIES, GEMMA, WITHOUT_OUTPUT, far_from_zero, words
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 
@@ -204,6 +205,15 @@ def test_a_bidirectional_mask_outweighs_the_modules_word():
     assert all(
         graph.causal for graph in capture(model, {"input_ids": words(), "attention_mask": full}).values()
     )
+
+
+def test_a_cache_does_not_order_a_text_encoder():
+    """EmbeddingGemma's layers see everything and say so; its configuration asks for a cache by default."""
+    config = hf.Gemma3TextConfig(**GEMMA, use_bidirectional_attention=True)
+    model = far_from_zero(hf.Gemma3TextModel(config), 0)
+    for cached in (True, False):
+        graphs = capture(model, {"input_ids": words(), "use_cache": cached})
+        assert graphs and not any(graph.causal for graph in graphs.values())
 
 
 def test_a_decoder_class_without_a_mask_is_not_ordered():

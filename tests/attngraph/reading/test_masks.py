@@ -20,13 +20,13 @@ def test_a_modules_word_counts_only_where_its_mask_does_not_say():
         # all see each other: an encoder's input, or a decoder's first block
         assert is_ordered(told, module, True, "none", 5, None) == bool(told)
         assert is_ordered(told, module, True, "none", 5, None, generates=True) == bool(told or module)
-        assert is_ordered(told, module, True, "none", 5, cache)
+        assert is_ordered(told, module, True, "none", 5, cache) == (word is not False)
         assert not is_ordered(told, module, False, None, 5, None) and not is_ordered(
             told, module, False, None, 5, cache
         )
         assert not is_ordered(told, module, False, None, 1, None)
-        assert is_ordered(told, module, False, None, 1, cache)
-        assert is_ordered(told, module, True, None, 1, cache)
+        assert is_ordered(told, module, False, None, 1, cache) == (word is not False)
+        assert is_ordered(told, module, True, None, 1, cache) == (word is not False)
         assert is_ordered(told, module, True, None, 1, None) == bool(word)
 
 
@@ -97,7 +97,7 @@ def seen(*rows: str) -> torch.Tensor:
         (["10", "01"], "causal", [[0, 0], [1, 1]]),  # each alone
         (["0000", "0100", "0110", "0111"], "causal", None),  # padding first
         (["0000", "0110", "0110", "0111"], "blocks", [[0, 0], [1, 2], [1, 2], [1, 3]]),
-        (["1100", "1100", "1110", "1110"], "blocks", [[0, 1], [0, 1], [0, 2], [3, 3]]),  # padding last
+        (["1100", "1100", "1110", "1110"], "blocks", [[0, 1], [0, 1], [0, 2], [0, 3]]),  # padding last
         (["110", "011", "111"], "unclear", None),
         (["11", "01"], "unclear", None),
         # with a cache: the first values are earlier queries'
@@ -109,6 +109,8 @@ def seen(*rows: str) -> torch.Tensor:
             "causal",
             [[0, 0], [0, 1], [0, 2]],
         ),  # a new text
+        # padding last, and then a cached step: it goes on from the text before the padding
+        (["10100", "10110", "10110"], "causal", None),
         (["01100", "01110", "00001"], "causal", [[-1, 0], [-1, 1], [2, 2]]),
     ],
     ids=str,

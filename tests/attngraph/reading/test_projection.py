@@ -448,3 +448,20 @@ def test_queries_that_are_multiplied():
         assert torch.equal(found, feature) and not rotated
     assert unrotated(0.7 * turn(feature), output, 0, None, (0.5,), True) == (None, True)
     assert torch.equal(unrotated(0.5 * turn(feature), output, 0, None, (0.5,), True)[0], feature)
+
+
+def test_features_do_not_depend_on_how_many_words_follow():
+    """Llama 4 norms each head's queries after rotation, which leaves the first word as it is: nothing that
+    was recorded fits then, for one word as for several."""
+    kinds = ["chunked_attention", "full_attention"]
+    sizes = {**GQA, "model_type": "llama4_text", "intermediate_size_mlp": 24, "head_dim": 6}
+    config = hf.Llama4TextConfig(
+        **sizes, attention_chunk_size=3, num_local_experts=2, no_rope_layers=[1, 0], layer_types=kinds
+    )
+    model, ids = far_from_zero(hf.Llama4ForCausalLM(config), 0), words()
+    one, several = (
+        capture(model, {"input_ids": ids[:, :n], "use_cache": False})["model.layers.0.self_attn"]
+        for n in (1, 7)
+    )
+    assert one.rotated and several.rotated
+    torch.testing.assert_close(one.query, several.query[:, :, :1])

@@ -227,3 +227,17 @@ def test_files_belong_to_folders_of_transformers():
         kinds = [kind.__module__ for kind in (*found.CLASSES, *found.HOOKS)]
         assert any(f"transformers.models.{folder}." in kind for kind in kinds), folder
         assert all(is_stand_in(kind) for kind in found.CLASSES.values())
+
+
+def test_bloom_in_slices_is_refused_and_otherwise_left_alone():
+    config = hf.BloomConfig(
+        vocab_size=41, hidden_size=16, n_layer=2, n_head=2, pretraining_tp=2, slow_but_exact=True
+    )
+    model, ids = far_from_zero(hf.BloomForCausalLM(config), 0), {"input_ids": words()}
+    with torch.no_grad():
+        want = model(**ids).logits
+        handle = instrument(model)
+        assert torch.equal(model(**ids).logits, want)
+        handle.remove()
+    with pytest.raises(UserError, match="self_attention projects its output in slices"):
+        capture(model, ids)
