@@ -100,6 +100,15 @@ def stopped(stopped_once, tmp_path):
     return Path(shutil.copytree(stopped_once, tmp_path / "stopped"))
 
 
+@pytest.fixture
+def interrupts():
+    """Ctrl-C as in a terminal: in a job in the background it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_stopped_run_ends_like_an_unstopped_one(number, code, whole, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
