@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub.utils import logging as hub_logging
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig
 from transformers.utils import logging
 
 from attngraph.errors import UserError
@@ -54,7 +54,7 @@ def load_family(name: str | Path | None = None, download: bool = False) -> Model
             f"--model {name}: its tokenizer knows no words: give the tokenizer's files (tokenizer.json) too"
         )
     if name is not None:
-        family.title = title_of(Path(name).resolve().name, config, type(family.model).__name__)
+        family.title = f"{type(family.model).__name__} ({Path(name).resolve().name})"
     return family
 
 
@@ -67,14 +67,6 @@ def _remedy(name: str | None, is_folder: bool, download: bool) -> str:
         return f"check the folder's files: {files}"
     otherwise = "check the name and the network" if download else "allow the download (--download)"
     return f"give a folder with {files}, or {otherwise}"
-
-
-def title_of(name: str, config: PretrainedConfig, architecture: str) -> str:
-    """A model's name for figures and messages: that of its folder or on the hub where it tells what kind of
-    model it is (``bert-base-uncased``), else beside the class (``BertModel (checkpoint-500)``).
-    """
-    kind, plain = ("".join(filter(str.isalnum, text.lower())) for text in (config.model_type, name))
-    return name if kind in plain else f"{architecture} ({name})"
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Opening pictures: every kind in 8-bit RGB and upright, or one line that names the file."""
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,51 @@ def test_transparent_pixels_show_white_and_palettes_their_colours(tmp_path):
     assert pixels(Image.new("RGB", (1, 1), (1, 2, 3))) == [[[1, 2, 3]]]
 
 
+def with_key(depth: int, colour: int, row: bytes, key: tuple[int, ...], width: int) -> bytes:
+    """A PNG of one row whose ``key`` stands for transparent pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
+    parts = {
+        b"IHDR": header,
+        b"tRNS": struct.pack(f">{len(key)}H", *key),
+        b"IDAT": zlib.compress(b"\0" + row),
+    }
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts.items()) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "depth, colour, row, key, levels",
+    [
+        (1, 0, bytes([0b01000000]), (0,), [255, 255]),
+        (1, 0, bytes([0b10000000]), (1,), [255, 0]),
+        (2, 0, bytes([0b00011011]), (1,), [0, 255, 170, 255]),
+        (4, 0, bytes([0x01, 0x23]), (2,), [0, 17, 255, 51]),
+        (8, 0, bytes([0, 1, 2]), (1,), [0, 255, 2]),
+        (16, 0, struct.pack(">3H", 2560, 2571, 2572), (2571,), [10, 255, 10]),
+        (16, 2, struct.pack(">6H", *[2571] * 3, *[5140] * 3), (2571,) * 3, [255, 20]),
+    ],
+)
+def test_the_level_of_transparent_pixels_is_found_at_every_depth(tmp_path, depth, colour, row, key, levels):
+    (tmp_path / "key.png").write_bytes(with_key(depth, colour, row, key, len(levels)))
+    assert pixels(tmp_path / "key.png") == [[[level] * 3 for level in levels]]
+
+
+@pytest.mark.parametrize("kind, factor", [(np.uint8, 1), (np.uint16, 257)])
+def test_tiff_files_may_say_that_white_is_zero(tmp_path, kind, factor):
+    file = tmp_path / "white.tif"
+    Image.fromarray((LEVELS * factor).astype(kind)).save(file)
+    content = bytearray(file.read_bytes())
+    (tags,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, tags)
+    (place,) = (k for k in range(tags + 2, tags + 2 + 12 * count, 12) if content[k : k + 2] == b"\x06\x01")
+    content[place + 8 : place + 10] = b"\0\0"
+    file.write_bytes(content)
+    assert np.array_equal(np.asarray(open_image(file))[..., 0], 255 - LEVELS)
+
+
 def test_what_cannot_be_converted_is_one_line_with_the_files_name(tmp_path):
     Image.fromarray(LEVELS.astype(np.float32) / 255).save(tmp_path / "float.tif")
     Image.fromarray(LEVELS.astype(np.int32)).save(tmp_path / "wide.tif")
@@ -102,7 +149,7 @@ def test_what_cannot_be_converted_is_one_line_with_the_files_name(tmp_path):
 def test_pictures_too_large_to_be_honest_are_refused(tmp_path, monkeypatch):
     Image.new("L", (64, 64)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UserError, match="large.png cannot be read .*limit"):
+    with pytest.raises(UserError, match="large.png has too many pixels .*limit.*: make it smaller"):
         open_image(tmp_path / "large.png")
 
 
