@@ -7,6 +7,7 @@ It is imported when it is asked for, so that ``attngraph --help`` stays quick.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import os
@@ -39,6 +40,8 @@ OURS = ("attngraph", "adapters", "analysis", "experiments")
 #: Packages whose warnings are about their own next versions, or tell what our errors tell.
 NOISY = r"(torch|torchvision|torch_geometric|transformers|peft|accelerate|umap|numba|openTSNE|spacy)(\.|$)"
 SILENCE = 5  # seconds that processes beside the first wait before they speak of an error
+#: What happens to an output that is not buffered; errors of files have the file's name.
+NO_OUTPUT = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
 STOPPED, NO_READER = 130, 141  # exit codes, as shells give them for SIGINT and SIGPIPE
 
 
@@ -144,7 +147,10 @@ def _guarded(work: Callable[[], int]) -> int:
         _let_go_of_output()
         return NO_READER
     except OSError as error:
-        _let_go_of_output()
+        if not _let_go_of_output() or (error.filename is None and error.errno in NO_OUTPUT):
+            return _complain(
+                f"standard output cannot be written to ({error.strerror}): write it to another place"
+            )
         return _complain(f"{error}: check the path, the room on the disk and your rights")
     except Exception as error:
         # Where the module was never imported (PyTorch may be missing), nothing raised its error.
@@ -153,12 +159,17 @@ def _guarded(work: Callable[[], int]) -> int:
         return _complain(str(error))
 
 
-def _let_go_of_output() -> None:
-    """Drops what cannot be printed; Python would try once more at its end, and tell of that too."""
+def _let_go_of_output() -> bool:
+    """Drops what cannot be printed; Python would try once more at its end, and tell of that too. Whether
+    there was nothing to drop.
+    """
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _complain(message: str) -> int:

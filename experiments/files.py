@@ -8,6 +8,8 @@
 :func:`whole_folder`   a new folder
 :func:`published`      results that join, file by file, a folder that may hold others
 :func:`remove_parts`   removes what killed processes left of all these
+:func:`check_out`      whether a folder can be written to
+:func:`check_files`    whether files can take the place of what is there
 ====================== ===========================================================================
 
 Until then it has a temporary name in the same folder, which begins with ``.attngraph-`` and tells the process
@@ -23,7 +25,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -128,7 +130,11 @@ def published(out: Path) -> Iterator[Path]:
 
     Args:
         out: made if it does not exist. Files of the same names are replaced, others stay
-            (:mod:`experiments.outputs` says whose they are).
+            (:mod:`experiments.outputs` says whose they are). After an error in the block nothing has changed;
+            nor is anything left over if files cannot move.
+
+    Raises:
+        OSError: as the block raises it; with the folder's name where it names no file.
     """
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
@@ -136,14 +142,16 @@ def published(out: Path) -> Iterator[Path]:
     part = Path(tempfile.mkdtemp(prefix=_part_name(PUBLISHED), dir=out))
     try:
         yield part
-    except BaseException:
+        for file in sorted(part.iterdir()):
+            os.replace(file, out / file.name)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(out)
+        raise
+    finally:
         shutil.rmtree(part, ignore_errors=True)
         if is_new and not any(out.iterdir()):
             out.rmdir()
-        raise
-    for file in sorted(part.iterdir()):
-        os.replace(file, out / file.name)
-    part.rmdir()
 
 
 def remove_parts(folder: Path, name: str | None = None) -> None:
@@ -194,9 +202,16 @@ def check_out(out: Path) -> None:
     A command calls it first, so that the user learns of it before hours of work and not after. Rights alone
     do not tell: the superuser has them on ``/proc`` too.
     """
-    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    try:
+        nearest = next(path for path in (out, *out.absolute().parents) if _is_there(path))
+        for missing in (out, *out.absolute().parents):  # names that are too long tell only in their folder
+            if not _is_there(missing):
+                _is_there(nearest / missing.name)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror}; name another folder") from None
     if not nearest.is_dir():
-        raise UserError(f"--out {out}: {nearest} is a file; name a folder")
+        what = "a link that leads to no folder" if nearest.is_symlink() else "a file"
+        raise UserError(f"--out {out}: {nearest} is {what}; name a folder")
     try:
         os.rmdir(tempfile.mkdtemp(prefix=_part_name("try"), dir=nearest))
     except OSError as error:
@@ -204,3 +219,25 @@ def check_out(out: Path) -> None:
             f"--out {out}: {nearest} cannot be written to ({error.strerror}); name another folder, or change "
             "its permissions"
         ) from None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether something has that name, a link that leads nowhere too.
+
+    Raises:
+        OSError: nothing can have it.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def check_files(paths: Iterable[Path]) -> None:
+    """Raises :class:`~attngraph.errors.UserError` where something under these names is no file."""
+    for path in sorted(paths):
+        if os.path.lexists(path) and not path.is_file():
+            raise UserError(
+                f"--out {path.parent}: {path.name} is no file: move it away, or give another --out"
+            )

@@ -2,7 +2,7 @@
 
 attngraph ablation                       # preset quick: one seed, under 8 minutes on 2 cores
 attngraph ablation --preset full         # 5 seeds for the GNNs; resumable
-attngraph ablation --gnn pgnn,gcn --tasks vqa --seeds 3
+attngraph ablation --gnn pgnn,gcn --tasks vqa --seeds 3 --out runs/pgnn-gcn
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from adapters.joins import JOINS
 from attngraph.errors import UserError
 from experiments.configs.presets import load_preset, preset_names
 from experiments.configs.settings import chosen_settings
+from experiments.files import check_files
 from experiments.methods import method_named
+from experiments.outputs import check_folder
 from experiments.progress import note
 from experiments.report.ablation import DETAILS, SIGNIFICANCE, STEM, make_table, save_results
 from experiments.report.runs import Run
@@ -53,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print and save the table."""
     plan, out = _plan(args)
     execution = execution_of(args, out)
+    check_folder(out, "ablation")
     if args.dry_run:
+        check_table(plan.cells, out)
         if processes(args.device).is_main_process:
             _note_unsearched(plan)
             _list(plan, execution.jobs)
@@ -127,8 +131,10 @@ def check_table(cells: Sequence[Cell], out: Path) -> None:
     names.
     """
     file = out / "results.json"
+    others = [file for name in (f"{STEM}.*", SIGNIFICANCE, DETAILS) for file in out.glob(name)]
+    check_files([file, *others])
     if not file.exists():
-        if any(file for name in (f"{STEM}.*", SIGNIFICANCE, DETAILS) for file in out.glob(name)):
+        if others:
             raise UserError(f"{out} holds a table without its results.json: give another --out")
         return
     try:
@@ -138,7 +144,7 @@ def check_table(cells: Sequence[Cell], out: Path) -> None:
             raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{file} cannot be read ({type(error).__name__}): give another --out, or delete it"
+            f"{file} cannot be read ({type(error).__name__}): give another --out, or move it away"
         ) from None
     more = held - {(cell.label, cell.task, cell.seed) for cell in cells}
     if more:

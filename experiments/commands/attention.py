@@ -61,14 +61,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """``attngraph attention``."""
-    tokens, settings = _tokens(args), settings_of(args)
+    tokens = _tokens(args)
+    outputs = Outputs(args.out, "attention", settings_of(args), NAMES)
+    with outputs.alone():
+        return _draw(args, tokens, outputs)
+
+
+def _draw(args: argparse.Namespace, tokens: list[str] | None, outputs: Outputs) -> int:
+    """Draw into a folder that is checked."""
     asked = args.task == ASKED
     source = open_source(argparse.Namespace(**vars(args) | {"task": "caption"}) if asked else args)
     things: dict[str, Thing] = {}
     if asked and all(sample.scene is not None for sample in source.samples):
         source.samples, things = ask(source.samples, args.seed)
-    outputs = Outputs(args.out, "attention", settings, NAMES)
-    outputs.check()
     result = collect_maps(source, tokens, things, args.pictures)
 
     model = f"{source.title} with adapters" if source.adapters else source.title

@@ -13,6 +13,7 @@ import argparse
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -72,7 +73,14 @@ def _measure(args: argparse.Namespace) -> int:
         "quick": args.quick,
         "seed": args.seed,
     }
-    Outputs(args.out, "bench", settings, NAMES).claim()
+    outputs = Outputs(args.out, "bench", settings, NAMES)
+    with outputs.alone():
+        outputs.claim()
+        return _into(args, settings)
+
+
+def _into(args: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Measure into a folder that is checked."""
     measured = _earlier(args.out / RESULTS)
     for name in args.only or BENCHMARKS:
         measured[name] = run_benchmark(BENCHMARKS[name], args.repeats, args.quick, args.seed)
@@ -98,5 +106,5 @@ def _earlier(file: Path) -> dict[str, dict]:
         return held
     except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise UserError(
-            f"{file} cannot be read ({type(error).__name__}): delete it, or give another --out"
+            f"{file} cannot be read ({type(error).__name__}): move it away, or give another --out"
         ) from None

@@ -82,16 +82,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """``attngraph heterophily``."""
-    settings, options = _settings(args), settings_of(args)
+    settings = _settings(args)
+    outputs = Outputs(args.out, "heterophily", settings_of(args), NAMES)
+    with outputs.alone():
+        return _measure(args, settings, outputs)
+
+
+def _measure(args: argparse.Namespace, settings: Settings, outputs: Outputs) -> int:
+    """Measure into a folder that is checked."""
     tagger = None if args.tagger is None else Tagger(args.tagger)
     labeller = Labeller(read_own_classes(args.labels), args.clusters, args.seed, tagger)
     args.heads = None if args.heads is None else list(dict.fromkeys(args.heads))
     statistics = Heterophily(settings)
     states = {BEFORE: False, AFTER: True} if args.adapter is not None else {"": True}
-    outputs = Outputs(args.out, "heterophily", options, NAMES)
     for state, trained in states.items():
         source = open_source(args, trained)
-        outputs.check()
         labeller.fit(source)
         measure(source, labeller, statistics, state)
     table = with_own_heads(statistics.table(differences(states)), args.heads)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.files import check_out
 from experiments.models.mini_blip import CHECKPOINT, load_model
+from experiments.outputs import check_folder
 from experiments.pretraining import scoring
 from experiments.pretraining.recipe import Recipe
 from experiments.pretraining.run import Pretraining
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> int:
     """Trains into ``--out``; goes on where an earlier call with the same seed and steps stopped."""
-    check_out(args.out)
+    check_folder(args.out, "pretrain")
     try:
         with on_signals(raise_stopped), sole_use(args.out):
             return _train(args)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from experiments.arguments import Between, seed
-from experiments.files import check_out
+from experiments.outputs import check_folder
 from experiments.scenes.write import MOST, Sizes, write_scenes
 
 UNITS = {"captions": "images with captions"}  # what a size counts, where its name does not say it
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the data sets and says where they are."""
-    check_out(args.out)
+    check_folder(args.out, "scenes")
     sizes = Sizes(tuple(args.questions), tuple(args.hypotheses), tuple(args.captions))
     write_scenes(args.out, args.seed, sizes)
     print(f"{args.out}: vqa_v2, snli_ve and karpathy, seed {args.seed}")

@@ -17,7 +17,7 @@ from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_s
 from experiments.files import write_text
 from experiments.methods.method import check_known
 from experiments.models.mini_blip import weights_digest
-from experiments.outputs import Outputs
+from experiments.outputs import Outputs, check_folder
 from experiments.progress import note
 from experiments.report.search import search_report
 from experiments.tasks import TASKS
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     preset = load_preset(args.preset)
     check_known([*preset.tasks, *TASKS], list(TASKS), "task")
     execution = execution_of(args, args.out)
+    check_folder(args.out, "search")
     setup = SearchSetup(preset, chosen_settings().reduction, args.out / "data", args.model, execution)
     return in_folder(execution, lambda: _search(args, setup))
 

@@ -80,13 +80,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """``attngraph tsne``."""
-    settings, options = _settings(args), settings_of(args)
+    settings = _settings(args)
+    outputs = Outputs(args.out, "tsne", settings_of(args), NAMES)
+    with outputs.alone():
+        return _draw(args, settings, outputs)
+
+
+def _draw(args: argparse.Namespace, settings: MapSettings, outputs: Outputs) -> int:
+    """Draw into a folder that is checked."""
     sources = {FROZEN: open_source(argparse.Namespace(**vars(args) | {"adapter": None}))}
     if args.adapter is not None:
         sources[ADAPTED] = open_source(args)
     source = sources[FROZEN]
-    outputs = Outputs(args.out, "tsne", options, NAMES)
-    outputs.check()
     clouds, rotated = gather_points(sources, args.layers, args.points, args.seed)
     check_clouds(clouds[FROZEN], settings)
     table, measures = embed(clouds, settings)

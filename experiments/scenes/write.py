@@ -93,12 +93,12 @@ def _is_finished(folder: Path, manifest: dict) -> bool:
     except UserError:
         raise UserError(
             f"{folder}: exists but is no folder of drawn scenes (no readable manifest.json); "
-            "choose another folder or remove it"
+            "choose another folder or move it away"
         ) from None
     if held != manifest:
         raise UserError(
             f"{folder}: holds scenes of other settings, manifest.json says {shown(held)}, not "
-            f"{shown(manifest)}; choose another folder or remove it"
+            f"{shown(manifest)}; choose another folder or move it away"
         )
     return True
 

@@ -111,7 +111,8 @@ def is_finished(cell: Cell, run: Execution) -> bool:
     ]
     if wrong:
         raise UserError(
-            f"{folder} holds another experiment (other {', '.join(wrong)}): give another --out, or delete it"
+            f"{folder} holds another experiment (other {', '.join(wrong)}): give another --out, or move it "
+            "away"
         )
     if not (folder / SCORES).exists():
         return False

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from attngraph.errors import UserError
-from experiments.files import check_out
 from experiments.training.device import check_device, check_threads, processes
 from experiments.training.features import LIMIT_GB
 from experiments.training.lock import sole_use
@@ -108,7 +107,7 @@ def in_folder(run: Execution, work: Callable[[], int]) -> int:
     them may wait for another inside PyTorch, where no handler runs.
 
     Raises:
-        UserError: another command works in the folder, or it cannot be written to.
+        UserError: another command works in the folder.
     """
     state = processes(run.device)
     try:
@@ -116,7 +115,6 @@ def in_folder(run: Execution, work: Callable[[], int]) -> int:
             if state.num_processes == 1:
                 stack.enter_context(on_signals(raise_stopped))
             if state.is_main_process:
-                check_out(run.out)
                 stack.enter_context(sole_use(run.out))
             return work()
     except KeyboardInterrupt as stop:

@@ -42,12 +42,13 @@ def sole_use(out: Path) -> Iterator[None]:
     file system knows no locks, the process that ``.lock`` names decides.
 
     Args:
-        out: made if it does not exist, and removed again if it is empty when the block ends.
+        out: made if it does not exist, with the folders above it, and removed again with them if it is empty
+            when the block ends.
 
     Raises:
         UserError: another command works in the folder.
     """
-    is_new = not out.exists()
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
     file = _locked(out)
     try:
@@ -58,8 +59,8 @@ def sole_use(out: Path) -> Iterator[None]:
         del _open[out]
         with suppress(OSError):  # somebody has removed the folder, or begun to use it
             os.unlink(out / LOCK)
-            if is_new and not any(out.iterdir()):
-                out.rmdir()
+            for folder in new:  # until one is not empty
+                folder.rmdir()
         os.close(file)
 
 

@@ -120,6 +120,27 @@ def test_commands_are_accepted(page):
             pytest.fail(f"{shlex.join(words)}: {error}")
 
 
+#: Options of commands that do not tell experiments apart.
+NOT_SETTINGS = {"only", "dry_run", "jobs", "download", "device", "batch", "check"}
+
+
+def test_commands_that_share_a_folder_do_not_refuse_one_another():
+    """Whoever tries one after the other meets no results of other settings."""
+    shown: dict[str, dict[str, object]] = {}
+    for page in PAGES:
+        for words in shell_commands(page):
+            if words[0] == "make":
+                words = ["attngraph", "ablation"] if words[1:] == ["ablation"] else []
+            if len(words) < 2 or words[1].startswith("-") or words[1] in ("scenes", "doctor"):
+                continue
+            options = vars(parser_of(words[1]).parse_args(words[2:]))
+            out = str(options.pop("out") or f"runs/{words[1]}-{options['preset']}")
+            settings = {"command": words[1], **options}
+            settings = {name: value for name, value in settings.items() if name not in NOT_SETTINGS}
+            assert shown.setdefault(out, settings) == settings, f"{short_name(page)}: {shlex.join(words)}"
+    assert len(shown) > 10
+
+
 @pytest.mark.parametrize(
     "words", ["attngraph tsne --colors role", "attngraph draw", "make tests", "make test ARG=1"]
 )

@@ -72,7 +72,8 @@ def command(monkeypatch):
         (0, 0, ""),
         (1, 1, ""),
         (UserError("--out is a file"), 2, "attngraph: --out is a file\n"),
-        (OSError(28, "No space left"), 2, "attngraph: [Errno 28] No space left: check the path, the room"),
+        (OSError(28, "No space left", "a"), 2, "attngraph: [Errno 28] No space left: 'a': check the path,"),
+        (OSError(28, "No space left"), 2, "attngraph: standard output cannot be written to (No space left)"),
         (KeyboardInterrupt(), 130, "\nstopped\n"),
     ],
 )
@@ -145,10 +146,13 @@ def test_a_reader_that_has_read_enough_is_no_error():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_an_output_without_room_is_one_line():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_without_room_is_one_line(monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with open("/dev/full", "w") as full:
         done = in_a_process("print('x')", stdout=full)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "No space left" in done.stderr
+    said = "standard output cannot be written to (No space left on device): write it to another place"
+    assert (done.returncode, done.stderr) == (2, f"attngraph: {said}\n")
 
 
 def test_ctrl_c_while_a_command_is_imported_ends_without_a_word(tmp_path):

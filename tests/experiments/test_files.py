@@ -120,6 +120,18 @@ def test_a_place_that_cannot_be_a_folder(tmp_path, monkeypatch):
             check_out(out)
     check_out(tmp_path / "new" / "folder")
     assert names(tmp_path) == ["file"]
+    for name, target in (("loop", "loop"), ("dangling", "nowhere"), ("link", "file")):
+        (tmp_path / name).symlink_to(target)
+        with pytest.raises(UserError, match=f"--out .*{name} is a link that leads to no folder; name a f"):
+            check_out(tmp_path / name)
+        (tmp_path / name).unlink()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UserError, match="--out .*/loop/under: Too many levels of symbolic links; name anoth"):
+        check_out(tmp_path / "loop" / "under")
+    (tmp_path / "loop").unlink()
+    for out in (tmp_path / ("x" * 300), tmp_path / "new" / ("x" * 300) / "under"):
+        with pytest.raises(UserError, match="--out .*: File name too long; name another folder"):
+            check_out(out)
     asked = []
 
     def refuse(prefix, dir):  # root may write anywhere
@@ -157,7 +169,17 @@ def test_old_results_stay_until_new_ones_are_there(tmp_path, monkeypatch):
         (folder / "a.csv").write_text("new")
         monkeypatch.setattr(os, "replace", stopped)
     assert {(tmp_path / name).read_text() for name in ("a.csv", "b.csv")} == {"old"}
-    assert [file.read_text() for file in tmp_path.glob(".attngraph-*/a.csv")] == ["new"]
+    assert names(tmp_path) == ["a.csv", "b.csv"]
+
+
+def test_an_error_while_files_move_leaves_nothing_over_and_names_the_folder(tmp_path):
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(IsADirectoryError), published(tmp_path) as folder:
+        (folder / "a.csv").write_text("new")
+    assert names(tmp_path) == ["a.csv"]
+    with pytest.raises(OSError) as error, published(tmp_path):
+        raise OSError(28, "No space left")
+    assert error.value.filename == str(tmp_path)
 
 
 KILLED = """

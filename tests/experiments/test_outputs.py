@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from experiments.outputs import MANIFEST, Outputs
+from experiments.cli import COMMANDS
+from experiments.outputs import MANIFEST, Outputs, check_folder, owner
 
 NAMES = ("table.csv", "map_*.png")
 
@@ -78,7 +79,7 @@ def test_a_name_that_no_pattern_tells_and_that_comes_up_while_the_run_works(tmp_
 def test_another_experiment_is_refused(tmp_path, other, why):
     write(tmp_path, "table.csv", text="old", seed=0)
     for refused in (outputs(tmp_path, **other).check, lambda: write(tmp_path, "table.csv", **other)):
-        with pytest.raises(UserError, match=rf"holds another experiment \({why}\): give another --out"):
+        with pytest.raises(UserError, match=rf"holds another experiment \({why}\): give .* or move that fol"):
             refused()
     assert held(tmp_path) == {"table.csv": "old"}
 
@@ -91,6 +92,8 @@ def test_another_experiment_is_refused(tmp_path, other, why):
         "[]",
         "null",
         '{"command": "tsne"}',
+        '{"name": "my project"}',
+        '{"command": null, "settings": {}, "files": []}',
         '{"command": "tsne", "settings": [], "files": []}',
         '{"command": "tsne", "settings": {}, "files": 3}',
         '{"command": "tsne", "settings": {}, "files": ["../table.csv"]}',
@@ -103,7 +106,7 @@ def test_what_is_no_manifest_is_refused_and_stays(tmp_path, text):
     write(out, "table.csv", text="old")
     (tmp_path / "table.csv").write_text("mine")
     (out / MANIFEST).write_text(text)
-    with pytest.raises(UserError, match="run.json is no record of a run .* another --out") as error:
+    with pytest.raises(UserError, match="run.json is no record of a run .*, or move it away") as error:
         write(out, "table.csv")
     assert "\n" not in str(error.value) and (out / MANIFEST).read_text() == text
     assert held(out) == {"table.csv": "old"} and (tmp_path / "table.csv").read_text() == "mine"
@@ -143,6 +146,87 @@ def test_a_run_cut_off_while_its_files_move_can_be_run_again(tmp_path, monkeypat
     assert seen == {"map_a.png": "new", "map_old.png": "old", "table.csv": "old"}
     write(tmp_path, "map_a.png", "table.csv", text="newer")
     assert {file.name for file in tmp_path.glob("[!.]*")} == {"map_a.png", "table.csv", MANIFEST}
+
+
+@pytest.mark.parametrize("target", ["run.json", "nowhere"])
+def test_a_manifest_that_is_a_link_to_nothing_is_not_taken_for_a_missing_one(tmp_path, target):
+    (tmp_path / MANIFEST).symlink_to(target)
+    with pytest.raises(UserError, match="run.json is no record of a run .*, or move it away"):
+        outputs(tmp_path).check()
+
+
+@pytest.mark.parametrize("how", ["before", "meanwhile", "no longer written"])
+def test_a_folder_under_a_files_name_changes_nothing(tmp_path, how):
+    write(tmp_path, "map_a.png", "table.csv", text="old")
+    manifest = (tmp_path / MANIFEST).read_text()
+    if how == "meanwhile":
+        attempt = pytest.raises(UserError, match="table.csv is no file: move it away")
+        with attempt, outputs(tmp_path).writing() as part:
+            for name in ("map_a.png", "table.csv"):
+                (part / name).write_text("new")
+            (tmp_path / "table.csv").unlink()
+            (tmp_path / "table.csv").mkdir()
+    else:
+        (tmp_path / "table.csv").unlink()
+        (tmp_path / "table.csv").mkdir()
+        with pytest.raises(UserError, match="table.csv is no file: move it away"):
+            write(tmp_path, "map_a.png", *(["table.csv"] if how == "before" else []))
+    assert {file.name for file in tmp_path.iterdir()} == {"map_a.png", "table.csv", MANIFEST}
+    assert (tmp_path / "map_a.png").read_text() == "old" and (tmp_path / MANIFEST).read_text() == manifest
+
+
+def test_a_link_to_a_file_is_replaced(tmp_path):
+    write(tmp_path, "table.csv", text="old")
+    (tmp_path / "table.csv").rename(tmp_path / "elsewhere")
+    (tmp_path / "table.csv").symlink_to("elsewhere")
+    write(tmp_path, "table.csv")
+    assert held(tmp_path) == {"table.csv": "new", "elsewhere": "old"}
+
+
+def test_nobody_else_works_in_the_folder_meanwhile(tmp_path):
+    out = tmp_path / "deep" / "out"
+    with outputs(out).alone():
+        for other in (outputs(out), outputs(out, seed=1)):
+            with pytest.raises(UserError, match="out is in use by another command"), other.alone():
+                pytest.fail("two at a time")
+    assert not out.parent.exists()
+
+
+#: What folders without a manifest hold, and the command that made them.
+MADE = [
+    ("scenes", ["manifest.json", "vqa_v2/scenes.json"]),
+    ("ablation", ["cells/gcn/vqa/seed0/config.json", "data/manifest.json"]),
+    ("ablation", ["results.json", "ablation.csv", "ablation.md"]),
+    ("ablation", ["config.json", "scores.json", "predictions.json", "statistics.npz"]),
+    ("pretrain", ["config.json", "scores.json", "tokenizer.json"]),
+    ("pretrain", ["training_state.pt", "tokenizer.json"]),
+    (None, ["manifest.json"]),
+    (None, ["cells/notes.txt"]),
+    (None, ["config.json", "model.safetensors"]),
+    (None, []),
+]
+
+
+@pytest.mark.parametrize(("command", "files"), MADE)
+def test_folders_of_other_commands_are_known_by_what_they_hold(tmp_path, command, files):
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    assert owner(tmp_path) == command
+    for asked in COMMANDS:
+        if command in (None, asked):
+            check_folder(tmp_path, asked)
+        else:
+            with pytest.raises(
+                UserError, match=rf"another experiment \(of `attngraph {command}`\): give anoth"
+            ):
+                check_folder(tmp_path, asked)
+
+
+def test_the_manifest_counts_more_than_what_a_folder_holds(tmp_path):
+    outputs(tmp_path, "search").claim()
+    (tmp_path / "cells" / "gcn" / "vqa" / "seed0").mkdir(parents=True)
+    assert owner(tmp_path) == "search"
 
 
 def test_claimed_names_belong_to_the_run(tmp_path):

@@ -215,6 +215,43 @@ def test_one_command_at_a_time(preset, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_tables_folder_is_for_tables(small, capsys):
+    out, _ = small
+    before = times(out)
+    for folder, maker in (
+        (out, "ablation"),
+        (out / "data", "scenes"),
+        (out / "cells/gcn/vqa/seed0", "ablation"),
+    ):
+        for words in (
+            ["tsne"],
+            ["bench", "--quick"],
+            ["search"],
+            ["scenes"],
+            ["pretrain"],
+            ["ablation", "--dry-run"],
+        ):
+            if words[0] != maker:
+                assert main([*words, "--out", str(folder)]) == 2
+                assert f"holds another experiment (of `attngraph {maker}`)" in one_line(capsys)
+    assert times(out) == before
+
+
+def test_a_dry_run_tells_what_would_be_refused(small, preset, capsys):
+    out, _ = small
+    fewer = ["ablation", "--preset", str(preset), "--tasks", "vqa", "--out", str(out)]
+    for words in (fewer, [*fewer, "--dry-run"]):
+        assert main(words) == 2
+        assert "runs that this one would leave out" in one_line(capsys)
+
+
+def test_a_folder_under_the_name_of_a_table_is_refused_before_any_work(preset, tmp_path, capsys):
+    (tmp_path / "ablation.csv").mkdir()
+    assert main(["ablation", "--preset", str(preset), "--out", str(tmp_path)]) == 2
+    assert "ablation.csv is no file: move it away" in one_line(capsys)
+    assert os.listdir(tmp_path) == ["ablation.csv"]
+
+
 def test_help_explains(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["ablation", "--help"])

@@ -16,6 +16,7 @@ import torch
 from attngraph.errors import UserError
 from experiments.commands import pretrain
 from experiments.models.mini_blip import load_model
+from experiments.outputs import owner
 from experiments.pretraining import run as training
 from experiments.pretraining import scoring
 from experiments.pretraining.recipe import Recipe
@@ -98,6 +99,10 @@ def stopped_once(toy, tmp_path_factory):
 def stopped(stopped_once, tmp_path):
     """The folder of a run that was stopped after its second step."""
     return Path(shutil.copytree(stopped_once, tmp_path / "stopped"))
+
+
+def test_its_folder_is_known(whole, stopped):
+    assert owner(whole) == owner(stopped) == "pretrain"
 
 
 @pytest.fixture

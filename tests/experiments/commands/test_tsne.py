@@ -24,6 +24,7 @@ from experiments.inspect.words import PATCH_NAMES
 from experiments.models.batch import Batch, Sample
 from experiments.models.text import Text
 from experiments.scenes.patches import patch_targets
+from experiments.training.lock import sole_use
 from tests.experiments.tiny import save_adapter
 
 LAYER = "text_decoder.bert.encoder.layer.{}.{}.self"
@@ -185,6 +186,15 @@ def test_bad_input_ends_in_one_line_and_writes_nothing(tmp_path, words, message)
     with pytest.raises(UserError, match=message) as error:
         run(tmp_path / "out", *QUICK, *words)
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["tsne", "heterophily", "attention", "bench"])
+def test_a_folder_in_use_is_refused_before_any_work(name, tmp_path, capsys):
+    """All commands that take the folder for themselves as this one does."""
+    with sole_use(tmp_path / "out"):
+        assert main([name, "--out", str(tmp_path / "out")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "out is in use by another command (process" in line
 
 
 @pytest.mark.parametrize("option", ["--seed", "--map-seeds"])

@@ -71,6 +71,9 @@ def test_nothing_is_left_of_a_lock(tmp_path):
         with pytest.raises(error), sole_use(out):
             raise error
         assert not out.exists()
+    with sole_use(tmp_path / "deep" / "er" / "out"):
+        (tmp_path / "deep" / "mine").write_text("")
+    assert os.listdir(tmp_path / "deep") == ["mine"], "folders above that it made are empty"
     with sole_use(out):
         (out / "result").write_text("")
         with pytest.raises(UserError, match=f"process {os.getpid()} "), sole_use(out):
