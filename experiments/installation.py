@@ -214,7 +214,11 @@ def _configuration_problems() -> list[str]:
     except Exception as error:
         return [str(error)]
     problems = []
-    for name in dict.fromkeys([*PRESETS, *presets.preset_names()]):
+    present = presets.preset_names()
+    for name in dict.fromkeys([*PRESETS, *present]):
+        if name not in present:
+            problems.append(f"preset {name} is missing: install attngraph again")
+            continue
         try:
             plan.plan_table(presets.load_preset(name), plan.Request(), chosen, Path("data"))
         except Exception as error:

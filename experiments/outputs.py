@@ -59,6 +59,8 @@ def check_folder(out: Path, command: str) -> None:
 
 def _read_manifest(file: Path) -> tuple[str, dict[str, Any], list[str]]:
     """Command, settings and names of files; one of several errors where the file is no manifest."""
+    if not file.is_file():  # a pipe may have no end
+        raise FileNotFoundError
     manifest = json.loads(file.read_text(encoding="utf-8"))
     command, settings, names = (manifest[key] for key in ("command", "settings", "files"))
     if not (isinstance(command, str) and isinstance(settings, dict) and isinstance(names, list)):

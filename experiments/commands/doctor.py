@@ -44,7 +44,7 @@ def report(file: TextIO, distributions: Iterable[metadata.Distribution] | None =
     lines += [f"scatter   {installation.scatter_backend()}", f"java      {installation.java()}"]
 
     damaged = installation.damaged_files()
-    lines.append(f"files     checkpoint, presets and settings are {'NOT ' * bool(damaged)}as shipped")
+    lines.append(f"files     checkpoint, presets and settings are {'NOT ' * bool(damaged)}usable")
     problems += damaged
 
     origin, is_ours = installation.adapters_origin()

@@ -79,8 +79,7 @@ def load_preset(name: str) -> Preset:
     """
     file = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS_FOLDER / f"{name}.yaml"
     if not file.exists():
-        near = did_you_mean(name, preset_names())
-        raise UserError(
-            f"unknown preset {name!r}{near}: choose from {', '.join(preset_names())}, or give a YAML file"
-        )
+        known = preset_names()
+        choices = f"choose from {', '.join(known)}" if known else "install attngraph again"
+        raise UserError(f"unknown preset {name!r}{did_you_mean(name, known)}: {choices}, or give a YAML file")
     return read_config(file, Preset, "see experiments/configs/presets for examples")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
+from experiments.datasets.reading import read_text
 
 
 class Config(BaseModel):
@@ -32,14 +33,15 @@ def read_config(file: Path, kind: type[Read], remedy: str) -> Read:
     Raises:
         UserError: no such file, no YAML, or a field that is unknown, missing or of a wrong type.
     """
+    text = read_text(file, remedy)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.safe_load(text)
         return kind.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{file}: {_in_words(error, kind)}; {remedy}") from None
     except RecursionError:
         raise UserError(f"{file} cannot be read (too many brackets inside one another); {remedy}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file} cannot be read ({reason}); {remedy}") from None
 

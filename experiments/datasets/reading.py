@@ -11,6 +11,7 @@ from attngraph.errors import UserError
 
 _SUFFIXES = ("", ".jpg", ".png", ".jpeg")
 _REMEDY = "download or write the file again"
+_OFFICIAL = "check the path or download the official file"
 
 _short = reprlib.Repr()
 _short.maxstring = 80
@@ -35,18 +36,29 @@ def read_json_lines(file: Path) -> Iterator[tuple[str, object]]:
             yield where, _parsed(line, file, f"{where} is ")
 
 
-def read_text(file: Path) -> str:
-    """The file's text, without a byte order mark; a :class:`UserError` if it is missing or unreadable."""
+def read_text(file: Path, remedy: str = _OFFICIAL) -> str:
+    """The file's text, without a byte order mark.
+
+    Args:
+        file: anything else (a pipe, a device: they may have no end) is refused.
+        remedy: what to do where there is no such file.
+
+    Raises:
+        UserError: the file is missing or unreadable, or holds no text.
+    """
     file = Path(file)
     if not file.is_file():
         fault = "is no file" if file.exists() else "no such file"
-        raise UserError(f"{file}: {fault}; check the path or download the official file")
+        raise UserError(f"{file}: {fault}; {remedy}")
     try:
-        return file.read_bytes().decode("utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check your rights to it") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is no UTF-8 text ({error}); {_REMEDY} in UTF-8") from None
+    if "\0" in text:
+        raise UserError(f"{file}: is no text (it holds a zero byte); {_REMEDY} as text")
+    return text
 
 
 def field(record: object, name: str, kind: type | tuple[type, ...], file: Path, where: str) -> object:

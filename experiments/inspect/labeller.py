@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from analysis.labels import Labels, SharedClusters, classes_of_tokens, modality
 from analysis.plots.heterophily import stack
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
+from experiments.datasets.reading import read_text, shown
 from experiments.errors import first_line
 from experiments.inspect.source import Source
 from experiments.inspect.tagger import UNIVERSAL, Tagger
@@ -181,15 +183,32 @@ def read_own_classes(files: Sequence[Path]) -> dict[str, dict[str, str]]:
 
 def _read_classes(file: Path) -> dict[str, str]:
     try:
-        classes = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, RecursionError, ValueError) as error:
+        content = read_text(file, "give a JSON file {token: class}")
+    except UserError as error:
+        raise UserError(f"--labels {error}") from None
+    try:
+        classes = json.loads(content, object_pairs_hook=_each_key_once)
+    except (RecursionError, ValueError) as error:
         raise UserError(
             f"--labels {file} cannot be read ({first_line(error)}): give a JSON file {{token: class}}"
         ) from None
     is_object = isinstance(classes, dict) and all(isinstance(kind, (str, int)) for kind in classes.values())
     if not is_object or not classes:
         raise UserError(f"--labels {file} must hold one JSON object {{token: class}} with at least one token")
+    for token, kind in classes.items():
+        if not token or isinstance(kind, bool) or not str(kind).strip():
+            raise UserError(
+                f"--labels {file}: the class of {shown(token)} is {shown(kind)}: give each token a name, and "
+                "its class a name or a number"
+            )
     return {token: str(kind) for token, kind in classes.items()}
+
+
+def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    keys = [key for key, _ in pairs]
+    if twice := next((key for key, number in Counter(keys).items() if number > 1), None):
+        raise ValueError(f"{shown(twice)} occurs twice: leave one of them")
+    return dict(pairs)
 
 
 def _classified(

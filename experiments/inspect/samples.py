@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -10,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.datasets.reading import read_json
+from experiments.datasets.reading import read_json, read_text
 from experiments.models.batch import Sample
 from experiments.models.images import open_image
 from experiments.progress import Progress
@@ -85,12 +86,10 @@ def task_samples(
 
 def _lines(texts: Path) -> list[str]:
     try:
-        with open(texts, encoding="utf-8-sig", newline="\n") as file:  # no other sign ends a line
-            lines = [line.strip() for line in file]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--texts {texts} cannot be read ({error}): give a UTF-8 file with a text per line"
-        ) from None
+        content = read_text(texts, "give a UTF-8 file with a text per line")
+    except UserError as error:
+        raise UserError(f"--texts {error}") from None
+    lines = [line.strip() for line in re.split(r"[\r\n]", content)]  # no other sign ends a line
     lines = [line for line in lines if line]
     if not lines:
         raise UserError(f"--texts {texts} holds no text: give a file with a text per line")

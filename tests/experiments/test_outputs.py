@@ -243,3 +243,10 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="is a file; name a folder"):
         outputs(tmp_path / "file").check()
+
+
+def test_a_manifest_that_is_a_pipe_is_refused(tmp_path):
+    """Reading it would wait for ever."""
+    os.mkfifo(tmp_path / MANIFEST)
+    with pytest.raises(UserError, match="run.json is no record of a run .*, or move it away"):
+        write(tmp_path, "table.csv")

@@ -198,7 +198,7 @@ def test_report_of_a_whole_checkpoint(checkpoints):
 def test_report_of_a_damaged_checkpoint(checkpoints, name, damage, said):
     damage(checkpoints / "mini-blip" / name)
     code, text = report(distributions=[])
-    assert code == 1 and "files     checkpoint, presets and settings are NOT as shipped" in text
+    assert code == 1 and "files     checkpoint, presets and settings are NOT usable" in text
     (line,) = [line for line in text.splitlines() if said in line]
     assert f"mini-blip/{name}" in line and "install attngraph again" in line
 
@@ -246,7 +246,8 @@ def test_report_of_damaged_presets(monkeypatch, tmp_path, name, content):
     if content is not None:
         file.write_text(content)
     (line,) = installation.damaged_files()
-    assert line.startswith(f"preset {name} cannot be used") and line.endswith("install attngraph again")
+    fault = "is missing" if content is None else "cannot be used"
+    assert line.startswith(f"preset {name} {fault}") and line.endswith("install attngraph again")
 
 
 def test_report_where_torch_is_missing():

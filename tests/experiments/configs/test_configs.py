@@ -1,8 +1,12 @@
 """Presets and settings: files that are right are read, all others end with one line and the remedy."""
 
+import os
+
 import pytest
 
 from attngraph.errors import UserError
+from experiments.cli import main
+from experiments.configs import presets
 from experiments.configs.presets import PRESETS_FOLDER, load_preset, preset_names
 from experiments.configs.settings import SETTINGS_FILE, Settings, chosen_settings, write_settings
 from experiments.methods import METHODS
@@ -101,7 +105,6 @@ def test_a_preset_of_ones_own_derives_budgets(tmp_path):
         ("null\n", "it must hold fields with values"),
         ("- a\n- b\n", "it must hold fields with values"),
         ("about: [\n", "cannot be read"),
-        (b"\xff\xfe\x00", "cannot be read"),
     ],
 )
 def test_damaged_presets_are_named(text, said, tmp_path):
@@ -111,6 +114,27 @@ def test_damaged_presets_are_named(text, said, tmp_path):
         load_preset(str(file))
     line = one_line(error)
     assert line.startswith(str(file)) and line.endswith("see experiments/configs/presets for examples")
+
+
+def test_presets_that_are_no_texts_are_named(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
+    os.mkfifo(tmp_path / "pipe.yaml")  # reading it would wait for ever
+    for name, said in (("mine", "is no UTF-8 text"), ("pipe", "is no file; see experiments/configs/presets")):
+        with pytest.raises(UserError, match=f"{name}.yaml: {said}") as error:
+            load_preset(str(tmp_path / f"{name}.yaml"))
+        one_line(error)
+
+
+def test_where_presets_are_gone_or_damaged_the_others_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(presets, "PRESETS_FOLDER", tmp_path)
+    with pytest.raises(UserError, match="unknown preset 'quick': install attngraph again, or give a YAML"):
+        load_preset("quick")
+    (tmp_path / "quick.yaml").write_text("seeds: [")
+    (tmp_path / "smoke.yaml").write_text(RIGHT)
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["ablation", "--preset", "smoke", "--dry-run", *out]) == 0
+    assert main(["ablation", "--preset", "quick", "--dry-run", *out]) == 2
+    assert "quick.yaml cannot be read" in capsys.readouterr().err
 
 
 def test_a_preset_that_is_not_there():
@@ -141,7 +165,7 @@ def test_a_preset_that_is_not_there():
         ("null\n", "it must hold fields with values"),
         ("", "it must hold fields with values"),
         ("{", "cannot be read"),
-        (None, "cannot be read"),
+        (None, "no such file"),
     ],
 )
 def test_damaged_settings_are_named(text, said, tmp_path):

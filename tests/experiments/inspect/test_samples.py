@@ -1,6 +1,7 @@
 """Texts of the user's own, and what drawn data say of their pictures."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -15,6 +16,7 @@ from experiments.scenes.write import Sizes, write_scenes
     [
         ("one\ntwo\n", ["one", "two"]),
         ("one\r\n\r\n  two", ["one", "two"]),
+        ("one\r\r  two\r", ["one", "two"]),
         ("\ufeffone\ntwo", ["one", "two"]),
         ("a\u2028b\nc\x0cd\ne\x0bf\x85g\u2029h\x1ci", ["a\u2028b", "c\x0cd", "e\x0bf\x85g\u2029h\x1ci"]),
     ],
@@ -27,11 +29,15 @@ def test_a_text_ends_where_a_line_ends(tmp_path, content, lines):
 def test_texts_that_cannot_be_read(tmp_path):
     (tmp_path / "empty").write_text("\ufeff \n\n")
     (tmp_path / "latin").write_bytes("caf\u00e9".encode("latin-1"))
+    (tmp_path / "zero").write_bytes(b"a ball\n\0\n")
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
     for name, message in (
         ("empty", "holds no text"),
         ("latin", "UTF-8"),
-        ("", "Is a directory"),
-        ("no", "No such"),
+        ("zero", "is no text .it holds a zero byte"),
+        ("pipe", "is no file; give a UTF-8 file with a text per line"),
+        ("", "is no file"),
+        ("no", "no such file"),
     ):
         with pytest.raises(UserError, match=message) as error:
             own_samples(None, tmp_path / name)
