@@ -39,7 +39,8 @@ def open_image(image: str | Path | Image.Image) -> Image.Image:
     except UserError:
         raise
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path} has too many pixels ({first_line(error)}): make it smaller") from error
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UserError(f"{path} has more than {most:,} pixels: make it smaller") from error
     except Exception as error:  # decoders raise all kinds on damaged files
         raise UserError(f"{path} cannot be read ({first_line(error)}): replace the file") from error
 
