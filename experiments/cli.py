@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 
 from experiments.arguments import QUIET, Parser
+from experiments.training.stopping import never_swallowed
 
 #: Name of a command (and of its module in :mod:`experiments.commands`) → what it does.
 COMMANDS = {
@@ -38,7 +39,10 @@ COMMANDS = {
 
 OURS = ("attngraph", "adapters", "analysis", "experiments")
 #: Packages whose warnings are about their own next versions, or tell what our errors tell.
-NOISY = r"(torch|torchvision|torch_geometric|transformers|peft|accelerate|umap|numba|openTSNE|spacy)(\.|$)"
+NOISY = (
+    r"(torch|torchvision|torch_geometric|transformers|peft|accelerate|umap|numba|openTSNE|spacy|PIL|sklearn|scipy"
+    r"|numpy|pandas|matplotlib)(\.|$)"
+)
 SILENCE = 5  # seconds that processes beside the first wait before they speak of an error
 #: What happens to an output that is not buffered; errors of files have the file's name.
 NO_OUTPUT = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -80,7 +84,10 @@ def _run(argv: Sequence[str]) -> int:
     was_quiet = os.environ.get(QUIET, "")
     os.environ[QUIET] = "1" if args.quiet else was_quiet
     try:
-        code = _module(args.command).run(args)
+        with never_swallowed() as was_lost:
+            code = _module(args.command).run(args)
+            if was_lost() and code == 0:
+                raise KeyboardInterrupt
     finally:
         os.environ[QUIET] = was_quiet
     if sys.stdout is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +14,8 @@ from types import FrameType
 
 #: Signals that ask a command to end; Windows has fewer.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+AGAIN = 0.05  # seconds until a lost Ctrl-C is repeated
 
 
 class Stopped(KeyboardInterrupt):
@@ -58,6 +62,32 @@ def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         restore()
+
+
+@contextmanager
+def never_swallowed() -> Iterator[Callable[[], bool]]:
+    """Repeats Ctrl-C where its exception is lost: in a callback, such as that of a weak reference, Python
+    prints a traceback and goes on.
+
+    Gives a function that says whether Ctrl-C was lost.
+    """
+    lost: list[threading.Timer] = []
+    before = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            return before(unraisable)
+        lost.append(threading.Timer(AGAIN, _thread.interrupt_main))
+        lost[-1].daemon = True
+        lost[-1].start()
+
+    sys.unraisablehook = hook
+    try:
+        yield lambda: bool(lost)
+    finally:
+        sys.unraisablehook = before
+        for timer in lost:
+            timer.cancel()
 
 
 def raise_stopped(number: int) -> None:

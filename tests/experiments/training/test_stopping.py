@@ -1,13 +1,23 @@
 """Ctrl-C, SIGTERM, SIGHUP and SIGKILL: a command ends with one line, and its workers end with it."""
 
 import signal
+import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from experiments.training.lock import LOCK, sole_use
-from experiments.training.stopping import SIGNALS, Stopped, exit_code, on_signals, raise_stopped
+from experiments.training.stopping import (
+    AGAIN,
+    SIGNALS,
+    Stopped,
+    exit_code,
+    never_swallowed,
+    on_signals,
+    raise_stopped,
+)
 from tests.experiments.training.commands import Command
 
 PRESET = """
@@ -49,6 +59,26 @@ def test_the_first_signal_is_handled_and_the_second_does_as_before(number):
     assert exit_code(stop.value) == 128 + number and isinstance(stop.value, KeyboardInterrupt)
     assert [signal.getsignal(other) for other in SIGNALS] == handlers
     assert exit_code(KeyboardInterrupt()) == 130
+
+
+class Interrupted:
+    """Python cannot raise what is raised while an object is taken away."""
+
+    def __del__(self):
+        raise KeyboardInterrupt
+
+
+def test_a_ctrl_c_that_python_swallows_comes_again(capsys):
+    with pytest.raises(KeyboardInterrupt), never_swallowed() as was_lost:
+        assert not was_lost()
+        Interrupted()
+        assert was_lost()
+        time.sleep(60)
+    before = sys.unraisablehook
+    with never_swallowed() as was_lost:  # ends before it comes
+        Interrupted()
+    time.sleep(2 * AGAIN)
+    assert was_lost() and sys.unraisablehook is before and not capsys.readouterr().err
 
 
 def test_ignored_signals_stay_ignored():
