@@ -86,6 +86,13 @@ def _short(text: str) -> str:
     return repr(text) if len(text) <= 40 else f"{text[:40]!r}..."
 
 
+class EachOnce(argparse.Action):
+    """Keeps several values of an option, each of them once."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, list(dict.fromkeys(values)))
+
+
 class HelpFormatter(argparse.HelpFormatter):
     """Adds each option's default as the last sentence of its help, unless the help tells it in words."""
 

@@ -35,20 +35,55 @@ from experiments.training.runner import run_cells
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph ablation``."""
-    presets = "; ".join(f"{name}: {load_preset(name).about}" for name in preset_names())
+    presets = "; ".join(map(_about, preset_names()))
     add = parser.add_argument
-    add("--preset", default="quick", help=f"A YAML file, or one of these: {presets}.")
-    add("--gnn", help="Only these adapters, separated by commas. Default: those of the preset.")
-    add("--tasks", help=f"Only these tasks, separated by commas: {','.join(TASKS)}. Default: all.")
-    add("--seed", type=int, default=0, help="First seed of the trained rows.")
-    add("--seeds", type=int, help="Number of seeds for every row. Default: by preset.")
+    add(
+        "--preset",
+        default="quick",
+        metavar="NAME",
+        help=f"Run this preset: a YAML file, or one of these: {presets}.",
+    )
+    add(
+        "--gnn",
+        metavar="NAMES",
+        help="Run only these adapters, separated by commas. Default: as the preset says.",
+    )
+    add(
+        "--tasks",
+        metavar="NAMES",
+        help=f"Run only these tasks, separated by commas: {','.join(TASKS)}. Default: all.",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="Begin the trained rows with this seed.")
+    add(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="Run every row with this many seeds. Default: as the preset says.",
+    )
     add(
         "--join",
-        help=f"How adapters join the model: {', '.join(JOINS)}. Default: as chosen on validation data.",
+        metavar="NAME",
+        help=f"Join adapters to the model in this way: {', '.join(JOINS)}. Default: as chosen on validation "
+        "data.",
     )
-    add("--out", type=Path, help="Folder of runs and tables. Default: runs/ablation-PRESET.")
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="Write the runs and tables into this folder. Default: runs/ablation-PRESET.",
+    )
     add_run_arguments(parser)
     add("--dry-run", action="store_true", help="List the runs and an estimate of time, run nothing.")
+
+
+def _about(preset: str) -> str:
+    """A preset and what it is; the name alone where its file is damaged, which matters to those who ask for
+    it.
+    """
+    try:
+        return f"{preset}: {load_preset(preset).about}"
+    except UserError:
+        return preset
 
 
 def run(args: argparse.Namespace) -> int:

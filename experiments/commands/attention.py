@@ -25,9 +25,10 @@ from analysis.maps import mass_summary
 from analysis.plots.maps import draw_mass
 from analysis.viewer import write_viewer
 from attngraph.errors import UserError
+from experiments.arguments import EachOnce
 from experiments.inspect.attention_maps import collect_maps
 from experiments.inspect.attention_report import draw_queries, mass_lines
-from experiments.inspect.options import add_source_arguments, open_source, settings_of
+from experiments.inspect.options import add_source_arguments, brings_own, open_source, settings_of
 from experiments.inspect.questions import ask
 from experiments.outputs import Outputs
 from experiments.scenes.scene import Thing
@@ -39,17 +40,18 @@ NAMED_TOKENS = ("first", "answer", "last")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph attention``."""
-    add_source_arguments(parser, Path("runs/attention"), layers="those that lead to the image")
-    parser.set_defaults(task=ASKED, examples=256, batch=8)
+    add_source_arguments(parser, Path("runs/attention"), layers="those that lead to the image", task=ASKED)
+    parser.set_defaults(examples=256, batch=8)
     parser.add_argument(
         "--tokens",
         nargs="+",
+        action=EachOnce,
         metavar="TOKEN",
         help="Draw the maps of these tokens: first (the first token that sees the image), answer (the token "
         "from which the answer's first token is predicted), last, or numbers of tokens from 0. Default: "
         "first, and answer where it is known, else a decoder's last.",
     )
-    parser.add_argument("--pictures", type=int, default=4, help="Draw this many examples.")
+    parser.add_argument("--pictures", type=int, default=4, metavar="N", help="Draw this many examples.")
     parser.epilog = (
         "The maps show the view of a text's tokens where the text looks at the image or shares a sequence "
         "with it, and that of the image's [CLS] node where an image is read alone. The gradient map is that "
@@ -62,15 +64,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """``attngraph attention``."""
     tokens = _tokens(args)
-    outputs = Outputs(args.out, "attention", settings_of(args), NAMES)
+    outputs = Outputs(args.out, "attention", settings_of(args, ASKED), NAMES)
     with outputs.alone():
         return _draw(args, tokens, outputs)
 
 
 def _draw(args: argparse.Namespace, tokens: list[str] | None, outputs: Outputs) -> int:
     """Draw into a folder that is checked."""
-    asked = args.task == ASKED
-    source = open_source(argparse.Namespace(**vars(args) | {"task": "caption"}) if asked else args)
+    asked = args.task is None and not brings_own(args)
+    source = open_source(args)
     things: dict[str, Thing] = {}
     if asked and all(sample.scene is not None for sample in source.samples):
         source.samples, things = ask(source.samples, args.seed)
@@ -84,7 +86,8 @@ def _draw(args: argparse.Namespace, tokens: list[str] | None, outputs: Outputs) 
         first = result.last if result.last in result.shown[0].sides else None
         title = f"Attention graphs of {model}"
         write_viewer(out / "viewer.html", result.shown, title, source.heads, first=first)
-        written += draw_queries(result, model, out)
+        has_prompts = any(sample.prompt for sample in source.samples)
+        written += draw_queries(result, model, out, has_prompts)
         if summary is not None:
             result.mass.to_csv(out / "mass.csv", index=False, float_format="%.8g")
             summary.to_csv(out / "summary.csv", index=False, float_format="%.8g")
@@ -106,4 +109,4 @@ def _tokens(args: argparse.Namespace) -> list[str] | None:
     for token in args.tokens or ():
         if token not in NAMED_TOKENS and not token.isdecimal():
             raise UserError(f"--tokens {token}: give first, answer, last, or the number of a token, from 0")
-    return None if args.tokens is None else list(dict.fromkeys(args.tokens))
+    return args.tokens

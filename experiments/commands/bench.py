@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from attngraph.errors import UserError
-from experiments.arguments import seed
+from experiments.arguments import EachOnce, seed
 from experiments.bench.measure import ENOUGH, LEAST
 from experiments.bench.report import draw, markdown, text
 from experiments.bench.suite import BENCHMARKS, run_benchmark
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only",
         nargs="+",
+        action=EachOnce,
         choices=list(BENCHMARKS),
         metavar="NAME",
         help=f"Run only these benchmarks, and keep the results of the others: {', '.join(BENCHMARKS)}.",
@@ -42,16 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats",
         type=int,
         default=15,
+        metavar="N",
         help="Take medians of this many repetitions; of fewer, but at least "
         f"{LEAST}, where they would take over {ENOUGH:g} s.",
     )
-    parser.add_argument("--threads", type=int, help="Use this many CPU threads. Default: PyTorch's choice.")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="Use this many CPU threads. Default: PyTorch's choice."
+    )
     parser.add_argument(
         "--quick", action="store_true", help="Run tiny sizes, to see whether everything runs, not how fast."
     )
-    parser.add_argument("--seed", type=seed, default=0, help="Set the seed of the random inputs.")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/bench"), help="Write the results into this folder."
+        "--seed", type=seed, default=0, metavar="N", help="Set the seed of the random inputs."
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/bench"),
+        metavar="FOLDER",
+        help="Write the results into this folder.",
     )
 
 

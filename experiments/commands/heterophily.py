@@ -37,6 +37,7 @@ NAMES = (
     "spectra-*.png",
 )
 
+BINS = 21  # where spectra are measured
 MOST = {"p": 16, "bins": 1001, "permutations": 1000, "replicates": 100_000}  # more only costs time and memory
 
 
@@ -65,18 +66,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="Label the nodes by this many clusters (k-means over queries and values); 0 for none.",
     )
-    parser.add_argument("--p", type=float, default=1.5, help="Measure the p-Dirichlet energy with this p.")
+    parser.add_argument(
+        "--p", type=float, default=1.5, metavar="NUMBER", help="Measure the p-Dirichlet energy with this p."
+    )
     parser.add_argument(
         "--spectra",
         action="store_true",
         help="Measure the energy over the spectrum, too, which decomposes every graph.",
     )
     parser.add_argument(
-        "--bins", type=int, default=21, help="Divide the spectra into this many bins, an odd number."
+        "--bins",
+        type=int,
+        metavar="N",
+        help=f"Divide the spectra of --spectra into this many bins, an odd number. Default: {BINS}.",
     )
-    parser.add_argument("--permutations", type=int, default=2, help="Permute each graph this many times.")
     parser.add_argument(
-        "--replicates", type=int, default=200, help="Resample this many times in the bootstrap."
+        "--permutations", type=int, default=2, metavar="N", help="Permute each graph this many times."
+    )
+    parser.add_argument(
+        "--replicates", type=int, default=200, metavar="N", help="Resample this many times in the bootstrap."
     )
 
 
@@ -92,7 +100,6 @@ def _measure(args: argparse.Namespace, settings: Settings, outputs: Outputs) -> 
     """Measure into a folder that is checked."""
     tagger = None if args.tagger is None else Tagger(args.tagger)
     labeller = Labeller(read_own_classes(args.labels), args.clusters, args.seed, tagger)
-    args.heads = None if args.heads is None else list(dict.fromkeys(args.heads))
     statistics = Heterophily(settings)
     states = {BEFORE: False, AFTER: True} if args.adapter is not None else {"": True}
     for state, trained in states.items():
@@ -132,6 +139,9 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise UserError(
             "--device mps has no double precision, in which statistics are summed: use cpu or cuda"
         )
+    if args.bins is not None and not args.spectra:
+        raise UserError("--bins divides spectra, and none are measured: give --spectra too, or leave it out")
+    args.bins = BINS if args.bins is None else args.bins
     for name, most in MOST.items():
         if getattr(args, name) > most:
             raise UserError(f"--{name} must be at most {most:,}, got {getattr(args, name):g}")

@@ -30,16 +30,23 @@ from experiments.training.stopping import Stopped, exit_code, on_signals, raise_
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph pretrain``."""
     add = parser.add_argument
-    add("--out", type=Path, default=Path("runs/mini-blip"), help="Folder of the checkpoint.")
-    add("--steps", type=int, default=Recipe().steps, help="Number of optimiser steps.")
-    add("--seed", type=int, default=0, help="Seed of the weights and of the scenes.")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/mini-blip"),
+        metavar="FOLDER",
+        help="Write the checkpoint into this folder.",
+    )
+    add("--steps", type=int, default=Recipe().steps, metavar="N", help="Take this many optimiser steps.")
+    add("--seed", type=int, default=0, metavar="N", help="Set the seed of the weights and of the scenes.")
     add(
         "--threads",
         type=int,
-        help="CPU threads, on which the last digits of the weights depend. Default: those of the run that "
-        "goes on, else PyTorch's choice.",
+        metavar="N",
+        help="Use this many CPU threads; the last digits of the weights depend on them. Default: those of "
+        "the run that goes on, else PyTorch's choice.",
     )
-    add("--device", default="cpu", help="Where to compute: cpu or cuda.")
+    add("--device", default="cpu", metavar="NAME", help="Compute on this device: cpu or cuda.")
     add(
         "--check",
         nargs="?",

@@ -19,9 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         required=True,
+        metavar="FOLDER",
         help="Write into this folder. It must be new or empty, or hold the same data.",
     )
-    parser.add_argument("--seed", type=seed, default=0, help="Seed of the scenes and their texts.")
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="Set the seed of the scenes and their texts."
+    )
     for name, value in asdict(Sizes()).items():
         parser.add_argument(
             f"--{name}",

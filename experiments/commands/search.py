@@ -32,8 +32,19 @@ NAMES = ("trials.csv", "search.md", "settings.yaml")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph search``."""
     add = parser.add_argument
-    add("--out", type=Path, default=Path("runs/search"), help="Folder of runs and results.")
-    add("--preset", default="full", help="The preset whose budgets are taken: a name or a YAML file.")
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/search"),
+        metavar="FOLDER",
+        help="Write the runs and their results into this folder.",
+    )
+    add(
+        "--preset",
+        default="full",
+        metavar="NAME",
+        help="Take the budgets of this preset: a name or a YAML file.",
+    )
     add_run_arguments(parser)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from analysis.embedding import INITS, METHODS
 from analysis.plots.embedding import COLOURS, draw
 from attngraph.errors import UserError
-from experiments.arguments import seed
+from experiments.arguments import EachOnce, seed
 from experiments.inspect.embedding_maps import MapSettings, check_clouds, embed
 from experiments.inspect.embedding_report import notes, summary
 from experiments.inspect.options import add_source_arguments, open_source, settings_of
@@ -34,6 +34,9 @@ NAMES = (
 )
 
 
+PERPLEXITY, INIT = 30, "pca"  # where none is given
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph tsne``."""
     add_source_arguments(
@@ -42,38 +45,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         layers="the last cross-attention layer and the self-attention layer before it",
         heads="all in one space, as after W_o",
     )
-    parser.add_argument("--points", type=int, default=3000, help="Draw at most this many points on each map.")
+    parser.add_argument(
+        "--points", type=int, default=3000, metavar="N", help="Draw at most this many points on each map."
+    )
     parser.add_argument(
         "--method",
         choices=METHODS,
         default="tsne",
-        help="Make the maps by this method; umap needs the package umap-learn.",
+        metavar="NAME",
+        help=f"Make the maps by this method: {', '.join(METHODS)}; umap needs the package umap-learn.",
     )
     parser.add_argument(
         "--perplexity",
         type=float,
         nargs="+",
-        default=[30],
+        action=EachOnce,
         metavar="P",
         help="Make a map for each of these perplexities: how many neighbours count, UMAP's number of "
-        "neighbours.",
+        f"neighbours. Default: {PERPLEXITY}.",
     )
     parser.add_argument(
         "--map-seeds",
         type=seed,
         nargs="+",
-        metavar="SEED",
+        action=EachOnce,
+        metavar="N",
         help="Make a map for each of these seeds. Default: that of --seed.",
     )
     parser.add_argument(
-        "--init", choices=INITS, default="pca", help="Start the maps from principal components or at random."
+        "--init",
+        choices=INITS,
+        metavar="START",
+        help=f"Start the maps from principal components (pca) or at random (random). Default: {INIT}.",
     )
     parser.add_argument(
         "--colour",
         nargs="+",
+        action=EachOnce,
         choices=COLOURS,
         default=["role"],
-        help="Draw a figure for each of these labels.",
+        metavar="LABEL",
+        help=f"Draw a figure for each of these labels: {', '.join(COLOURS)}.",
     )
     parser.epilog = "--layers '*' takes all layers. With --heads, each head has a map of its own."
 
@@ -114,20 +126,20 @@ def _draw(args: argparse.Namespace, settings: MapSettings, outputs: Outputs) -> 
 def _settings(args: argparse.Namespace) -> MapSettings:
     if args.points < 3:
         raise UserError(f"--points must be at least 3, got {args.points}")
-    if not all(1 <= perplexity < float("inf") for perplexity in args.perplexity):
+    if args.method == "pca":
+        for name in ("perplexity", "map_seeds", "init"):
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} changes nothing in PCA: leave it out")
+    else:
+        args.perplexity, args.init = args.perplexity or [PERPLEXITY], args.init or INIT
+    perplexities, seeds = args.perplexity or [PERPLEXITY], args.map_seeds or [args.seed]
+    if not all(1 <= perplexity < float("inf") for perplexity in perplexities):
         raise UserError(
-            f"--perplexity must be numbers from 1 on, got {' '.join(f'{p:g}' for p in args.perplexity)}"
+            f"--perplexity must be numbers from 1 on, got {' '.join(f'{p:g}' for p in perplexities)}"
         )
-    if args.method == "umap" and round(min(args.perplexity)) < 2:
+    if args.method == "umap" and round(min(perplexities)) < 2:
         raise UserError(
             f"--perplexity must be at least 2 for umap, which takes it for a number of neighbours, got "
-            f"{min(args.perplexity):g}"
+            f"{min(perplexities):g}"
         )
-    seeds = [args.seed] if args.map_seeds is None else args.map_seeds
-    args.heads = None if args.heads is None else _each_once(args.heads)
-    perplexities, seeds, colours = (_each_once(values) for values in (args.perplexity, seeds, args.colour))
-    return MapSettings(args.method, perplexities, seeds, args.init, colours, args.seed)
-
-
-def _each_once(values: list) -> list:
-    return list(dict.fromkeys(values))
+    return MapSettings(args.method, perplexities, seeds, args.init or INIT, args.colour, args.seed)

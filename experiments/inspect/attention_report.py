@@ -17,8 +17,15 @@ QUERY_TITLES = {
 }
 
 
-def draw_queries(result: AttentionMaps, model: str, out: Path) -> list[str]:
-    """A figure for each query token in a folder; returns their names."""
+def draw_queries(result: AttentionMaps, model: str, out: Path, has_prompts: bool = True) -> list[str]:
+    """A figure for each query token in a folder; returns their names.
+
+    Args:
+        result: the maps.
+        model: its title.
+        out: the folder.
+        has_prompts: whether answers are told apart from prompts before them, such as questions.
+    """
     written = []
     pictures = {
         name: (shown.image, shown.name.partition(": ")[2] or name)
@@ -26,7 +33,7 @@ def draw_queries(result: AttentionMaps, model: str, out: Path) -> list[str]:
     }
     for query, table in result.maps.groupby("query", sort=False):
         written.append(f"maps_{query}.png")
-        title = f"{model}: where {result.looker or _query_title(query)} looks"
+        title = f"{model}: where {result.looker or _query_title(query, has_prompts)} looks"
         draw_maps(table, pictures, out / written[-1], title, result.regions)
     return written
 
@@ -47,5 +54,7 @@ def mass_lines(summary: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _query_title(query: str) -> str:
+def _query_title(query: str, has_prompts: bool) -> str:
+    if query == "answer" and not has_prompts:
+        return "the token before the text"
     return QUERY_TITLES.get(query, f"token {query}")

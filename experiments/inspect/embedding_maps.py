@@ -55,10 +55,13 @@ def check_clouds(clouds: Sequence[Cloud], settings: MapSettings) -> None:
     for cloud in clouds:
         if len(cloud.nodes) < least:
             layer = cloud.nodes.layer.iloc[0] if len(cloud.nodes) else "a layer"
-            remedy = "" if settings.method == "pca" else ", or a lower --perplexity"
+            is_pca = settings.method == "pca"
+            kind, remedy = (
+                ("", "") if is_pca else (f" with perplexity {perplexity:g}", ", or a lower --perplexity")
+            )
             raise UserError(
-                f"{layer} gives {len(cloud.nodes)} points, too few for a map with perplexity "
-                f"{perplexity:g}, which needs {least}: give more --examples or --points{remedy}"
+                f"{layer} gives {len(cloud.nodes)} points, too few for a map{kind}, which needs {least}: "
+                f"give more --examples or --points{remedy}"
             )
     for colour in settings.colours:
         if all(cloud.nodes[colour].isin(UNKNOWN).all() for cloud in clouds):

@@ -45,7 +45,6 @@ class Source:
         batch_size: samples in a forward pass.
         layers, heads: those chosen; None for all.
         device: where the model runs.
-        strict: stop at an image that cannot be read instead of leaving it out.
         adapters: ``{layer: adapter}`` of an adapted model.
         skipped: images that could not be read, so far.
     """
@@ -56,12 +55,12 @@ class Source:
     layers: list[str] | None = None
     heads: list[int] | None = None
     device: str = "cpu"
-    strict: bool = False
     adapters: dict[str, GraphAdapter] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self):
         self.family.model.to(self.device).eval()
+        self._fault = ""  # of the first image that cannot be read
 
     def __len__(self) -> int:
         """How many samples, unreadable ones included."""
@@ -81,9 +80,9 @@ class Source:
         """The samples in order.
 
         Raises:
-            UserError: an image cannot be read and ``strict`` is on, or none can.
+            UserError: no image can be read.
         """
-        self.skipped, any_read = [], False
+        self.skipped, self._fault, any_read = [], "", False
         for start in range(0, len(self), self.batch_size):
             samples = self._opened(self.samples[start : start + self.batch_size])
             if samples:
@@ -92,9 +91,7 @@ class Source:
                     batch = self.family.batch(samples)
                 yield batch.to(self.device)
         if not any_read:
-            raise UserError(
-                f"none of the {len(self)} images can be read, {self.skipped[0]} first: check the files"
-            )
+            raise UserError(f"none of {len(self)} images can be read, first: {self._fault}")
 
     def graphs(self) -> Iterator[tuple[Batch, dict[str, AttentionGraph]]]:
         """Each batch with the attention graphs of the chosen layers and heads, ``{layer: graph}``."""
@@ -180,8 +177,7 @@ class Source:
             try:
                 image = None if sample.image is None else open_image(sample.image)
             except UserError as error:
-                if self.strict:
-                    raise UserError(f"{error}, or leave out --strict to go on without it") from None
+                self._fault = self._fault or str(error)
                 self.skipped.append(str(sample.image))
                 _warn_once(f"left out: {error}")
                 continue

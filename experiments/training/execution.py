@@ -48,25 +48,38 @@ class Execution:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that runs cells."""
     add = parser.add_argument
-    add("--model", help="Checkpoint folder or hub name. Default: the mini-BLIP of this package.")
-    add("--download", action="store_true", help="Fetch --model from the hub if it is not on this machine.")
-    add("--device", default="cpu", help="Where to compute: cpu, cuda (all GPUs), cuda:1, mps.")
+    add(
+        "--model",
+        metavar="NAME",
+        help="Adapt this transformers model: a folder or a hub name. Default: mini-BLIP, which comes with "
+        "the package.",
+    )
+    add("--download", action="store_true", help="Fetch from the hub what is not on this machine.")
+    add(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="Compute on this device: cpu, cuda (all GPUs), cuda:1 or mps.",
+    )
     add(
         "--jobs",
         type=int,
-        help="Number of runs at the same time. Default: as many as there are cores or GPUs for.",
+        metavar="N",
+        help="Do this many runs at the same time. Default: as many as there are cores or GPUs for.",
     )
     add(
         "--threads",
         type=int,
         default=THREADS,
-        help="CPU threads of each run. The last digits of scores depend on them.",
+        metavar="N",
+        help="Use this many CPU threads for each run; the last digits of scores depend on them.",
     )
     add(
         "--cache-gb",
         type=float,
         default=LIMIT_GB,
-        help="Largest file of cached image states in GB, 0 for none.",
+        metavar="GB",
+        help="Cache image states in files of at most this many GB; 0 for none.",
     )
 
 

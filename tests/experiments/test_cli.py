@@ -33,6 +33,23 @@ def test_help_of_a_command(name, capsys):
     assert about[0].upper() + about[1:] + "." in text
 
 
+VERBS = set(
+    "Adapt Begin Cache Compute Divide Do Draw Fetch Join Label List Look Make Measure Open Permute Put Read "
+    "Resample Run Set Show Start Take Train Use Write".split()
+)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_of_options_is_told_in_sentences(name):
+    for action in cli.command_parser(name)._actions:
+        if action.dest == "help":
+            continue
+        option, about = action.option_strings[-1], action.help
+        assert about.split()[0] in VERBS and about.endswith("."), option
+        assert action.nargs == 0 or (action.metavar and action.metavar != action.dest.upper()), option
+        assert "by preset" not in about and "those of the preset" not in about, option
+
+
 @pytest.mark.parametrize("words", [[], ["--help"], ["--version"]])
 def test_help_and_version_import_no_command(words):
     code = (
@@ -226,6 +243,7 @@ def test_warnings_of_packages_are_kept_from_users_and_ours_are_not():
     run = (
         "import warnings; warn = warnings.warn_explicit; "
         "warn('theirs', FutureWarning, 'x.py', 1, module='transformers.modeling_utils'); "
+        "warn('theirs', UserWarning, 'z.py', 1, module='PIL.Image'); "
         "warn('ours', UserWarning, 'y.py', 1, module='attngraph.graph')"
     )
     done = in_a_process(run, stdout=subprocess.PIPE)

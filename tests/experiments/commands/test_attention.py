@@ -428,6 +428,19 @@ def test_figures_say_who_looks(tmp_path, monkeypatch, family, title):
     assert drawn == [f"{type(load_family(folder).model).__name__} (model): where {title} looks"]
 
 
+@pytest.mark.parametrize(
+    ("words", "title"), [((), "the token before the text"), (("--texts",), "the token before the text")]
+)
+def test_figures_speak_of_answers_only_where_there_are_questions(tmp_path, monkeypatch, words, title):
+    drawn = []
+    monkeypatch.setattr(attention_report, "draw_maps", lambda *args: drawn.append(args[3]))
+    (tmp_path / "texts.txt").write_text("a red ball\n")
+    texts = (*words, tmp_path / "texts.txt") if words else ()
+    run(tmp_path / "out", "--images", *pictures(tmp_path / "p", "x.png"), *texts, "--tokens", "answer")
+    run(tmp_path / "asked", "--examples", 1, "--tokens", "answer")
+    assert drawn == [f"mini-BLIP: where {who} looks" for who in (title, "the token before the answer")]
+
+
 def test_queries_in_between_are_shown_with_the_picture(tmp_path):
     """BLIP-2: the layer by which the queries see the image is there without being asked for."""
     folder = save("blip2", tmp_path / "model")

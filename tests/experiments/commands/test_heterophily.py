@@ -264,7 +264,8 @@ def test_every_word_has_a_part_of_speech():
         (("--replicates", "100001"), "--replicates must be at most 100,000, got 100001"),
         (("--permutations", "1001"), "--permutations must be at most 1,000"),
         (("--spectra", "--bins", "1003"), "--bins must be at most 1,001"),
-        (("--bins", "4"), "--bins must be an odd number"),
+        (("--spectra", "--bins", "4"), "--bins must be an odd number"),
+        (("--bins", "5"), "--bins divides spectra, and none are measured: give --spectra too"),
         (("--clusters", "1"), "--clusters must lie in 2..512, or be 0 for none"),
         (
             ("--labels", "cluster.json"),
@@ -275,7 +276,7 @@ def test_every_word_has_a_part_of_speech():
             ("--labels", "one/mine.json", "other/mine.json"),
             "--labels other/mine.json: two files are called 'mine'",
         ),
-        (("--labels", "nowhere.json"), "--labels nowhere.json cannot be read"),
+        (("--labels", "nowhere.json"), "--labels nowhere.json: no such file; give a JSON file"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(words, message, tmp_path, monkeypatch):
@@ -291,7 +292,14 @@ def test_bad_input_is_one_line_and_nothing_is_written(words, message, tmp_path, 
 
 def test_labels_file(tmp_path):
     file = tmp_path / "mine.json"
-    for text, message in (("[1, 2]", "must hold one JSON object"), ("[" * 100_000, "cannot be read")):
+    for text, message in (
+        ("[1, 2]", "must hold one JSON object"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"ball": "noun", "a": "x", "ball": "verb"}', "'ball' occurs twice: leave one of them"),
+        ('{"ball": ""}', "the class of 'ball' is ''"),
+        ('{"ball": true}', "the class of 'ball' is True"),
+        ('{"": "noun"}', "the class of '' is 'noun'"),
+    ):
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             heterophily.run(parse("--out", tmp_path / "out", "--labels", file))

@@ -9,7 +9,7 @@ from transformers import BertTokenizerFast, ViTImageProcessor
 
 from attngraph import capture
 from attngraph.errors import UserError
-from experiments.inspect.options import add_source_arguments, open_source
+from experiments.inspect.options import add_source_arguments, open_source, settings_of
 from experiments.models.mini_blip import load_model
 from experiments.scenes.scene import Scene
 from tests.attngraph.reading.zoo import FAMILIES
@@ -111,10 +111,48 @@ def test_unreadable_images_are_left_out_by_name_or_refused(pictures, tmp_path, c
     found = source("--images", pictures, broken)
     assert sum(len(batch.names) for batch in found.batches()) == 3
     assert found.skipped == [str(broken)] and "broken.png" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"broken.png cannot be read"):
-        list(source("--images", pictures, broken, "--strict").batches())
-    with pytest.raises(UserError, match="none of the 1 images"):
+    with pytest.raises(UserError, match=f"none of 1 images can be read, first: {broken} cannot be read"):
         list(source("--images", broken).batches())
+
+
+def test_strict_opens_every_chosen_image_before_the_model_runs(pictures, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"broken.png cannot be read .*, or leave out --strict"):
+        source("--images", pictures, broken, "--strict")
+    assert len(source("--images", pictures, broken, "--strict", "--examples", 3)) == 3
+    assert len(source("--task", "easy_vqa", "--strict", "--examples", 2)) == 2
+
+
+def test_options_that_would_change_nothing_are_refused(pictures, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a ball\n")
+    for words, message in (
+        (("--texts", texts, "--task", "vqa"), "--task chooses among a task's data"),
+        (("--images", pictures, "--task", "caption"), "--task chooses among a task's data"),
+        (("--texts", texts, "--split", "test"), "--split chooses among a task's data"),
+        (("--texts", texts, "--strict"), "--strict is about image files"),
+        (("--strict",), "--strict is about image files"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            source(*words)
+        assert "\n" not in str(error.value)
+
+
+def test_settings_name_a_task_only_where_one_is_looked_at(pictures):
+    parser = argparse.ArgumentParser()
+    add_source_arguments(parser)
+    own, drawn = (parser.parse_args(words) for words in (["--images", str(pictures)], []))
+    assert (settings_of(own)["task"], settings_of(own)["split"]) == (None, None)
+    assert (settings_of(drawn)["task"], settings_of(drawn)["split"]) == ("caption", "validation")
+    assert settings_of(drawn, "another")["task"] == "another"
+
+
+def test_options_keep_each_value_once():
+    parser = argparse.ArgumentParser()
+    add_source_arguments(parser)
+    args = parser.parse_args(["--heads", "1", "0", "1", "--layers", "*", "*"])
+    assert (args.heads, args.layers) == ([1, 0], ["*"])
 
 
 def test_text_models(bert, tmp_path):
@@ -140,7 +178,7 @@ def test_image_models(vit, pictures):
     [
         (["--model", "nowhere"], "no folder with a config.json"),
         (["--images", "nowhere.png"], "no such file"),
-        (["--texts", "nowhere.txt"], "cannot be read"),
+        (["--texts", "nowhere.txt"], "no such file"),
         (["--examples", "0"], "at least 1"),
         (["--data", "nowhere"], "nowhere"),
         (["--device", "moon"], "not available"),
