@@ -43,7 +43,7 @@ class GraphBloomAttention(BloomAttention):
         hidden_states: Tensor,
         residual: Tensor,
         alibi: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: Tensor,
         layer_past=None,
         use_cache: bool = False,
         output_attentions: bool = False,
