@@ -56,7 +56,9 @@ OTHERS = """
     PIL abc accelerate annotated_types argparse collections contextlib importlib json matplotlib networkx
     numpy pandas pathlib peft pydantic random torch torch_geometric transformers typing weakref
 """.split()
-TYPES = r"Tensor|Data|HeteroData|optional|\w+\[.*"  # as they stand in annotations
+TYPES = (
+    r"Tensor|Data|HeteroData|NoneType|FieldInfo|Ge|Gt|Le|Lt|optional|\w+\[.*"  # as they stand in annotations
+)
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(OTHERS)})(\..*)?"), (r"py:class", TYPES)]
 
