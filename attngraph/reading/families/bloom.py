@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.bloom.modeling_bloom import BloomAttention, dropout_add
 
 from attngraph.errors import UserError
 from attngraph.reading.attend import Known, Projected, attend
+from attngraph.reading.families.eager import weighted
 from attngraph.reading.heads import merge_heads
 from attngraph.reading.hub import hub_of
 
@@ -28,11 +29,7 @@ def _attention(
     b, h, n, _ = query.shape
     product = query.reshape(b * h, n, -1), key.reshape(b * h, key.shape[2], -1).transpose(1, 2)
     scores = alibi.baddbmm(*product, beta=module.beta, alpha=module.inv_norm_factor).view(b, h, n, -1)
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weight = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
-    weight = nn.functional.dropout(weight, dropout, module.training)
-    return (weight @ value).transpose(1, 2), weight
+    return weighted(module, scores, value, attention_mask, dropout, torch.float32)
 
 
 class GraphBloomAttention(BloomAttention):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -38,10 +39,21 @@ def scaled_query_attention(
 
 
 def weighted(
-    module: nn.Module, scores: Tensor, value: Tensor, attention_mask: Tensor | None, dropout: float
+    module: nn.Module,
+    scores: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Context ``(b, n, h, d)`` and weights of scores that the mask is added to."""
+    """Context ``(b, n, h, d)`` and weights of scores that the mask is added to.
+
+    Args:
+        dtype: in which the softmax is computed, from which weights go back to that of the values. Default:
+            that of the scores.
+    """
     if attention_mask is not None:
         scores = scores + attention_mask
-    weight = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
+    weight = scores.softmax(-1) if dtype is None else scores.softmax(-1, dtype=dtype).to(value.dtype)
+    weight = nn.functional.dropout(weight, dropout, module.training)
     return (weight @ value).transpose(1, 2), weight

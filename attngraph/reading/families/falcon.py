@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.falcon.modeling_falcon import FalconAttention, apply_rotary_pos_emb
 
 from attngraph.reading.attend import Known, Projected, attend
-from attngraph.reading.families.eager import rooted_attention
+from attngraph.reading.families.eager import rooted_attention, weighted
 from attngraph.reading.heads import merge_heads
 
 
@@ -25,9 +25,7 @@ def _biased_attention(
     assert alibi is not None and attention_mask is not None
     scores = query @ key.transpose(-1, -2)
     scores = (scores.float() + alibi.view(*scores.shape[:2], 1, -1)) * module.inv_norm_factor
-    weight = (scores + attention_mask).softmax(-1, dtype=query.dtype)
-    weight = nn.functional.dropout(weight, dropout, module.training)
-    return (weight @ value).transpose(1, 2), weight
+    return weighted(module, scores, value, attention_mask, dropout, query.dtype)
 
 
 class GraphFalconAttention(FalconAttention):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 from transformers.models.mpt.modeling_mpt import MptAttention
 
 from attngraph.reading.attend import Known, Projected, attend
+from attngraph.reading.families.eager import weighted
 from attngraph.reading.heads import merge_heads, split_heads
 
 
@@ -23,11 +25,7 @@ def _attention(
     scores = query @ key.transpose(-1, -2) * module.softmax_scale
     if position_bias is not None:
         scores = scores + position_bias
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weight = scores.float().softmax(-1).to(value.dtype)
-    weight = nn.functional.dropout(weight, dropout, module.training)
-    return (weight @ value).transpose(1, 2), weight
+    return weighted(module, scores, value, attention_mask, dropout, torch.float32)
 
 
 class GraphMptAttention(MptAttention):

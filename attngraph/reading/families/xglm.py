@@ -5,10 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from transformers.models.xglm.modeling_xglm import XGLMAttention
 
-from attngraph.reading.attend import Known, Projected, attend
-from attngraph.reading.families.cached import with_cache
-from attngraph.reading.families.eager import scaled_query_attention
-from attngraph.reading.heads import merge_heads, split_heads
+from attngraph.reading.families.bart_like import decoder_attention
+from attngraph.reading.heads import merge_heads
 
 
 class GraphXGLMAttention(XGLMAttention):
@@ -24,18 +22,7 @@ class GraphXGLMAttention(XGLMAttention):
         **_,
     ) -> tuple[Tensor, Tensor | None]:
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
-        cross = key_value_states is not None
-        states = key_value_states if cross else hidden_states
-
-        def project() -> tuple[Tensor, Tensor]:
-            return split_heads(self.k_proj(states), self.head_dim), split_heads(
-                self.v_proj(states), self.head_dim
-            )
-
-        key, value = with_cache(self, cache, cross, project)
-        query = split_heads(self.q_proj(hidden_states), self.head_dim)
-        projected, known = Projected(query, key, value), Known(is_causal=True)
-        call = attend(self, projected, attention_mask, scaled_query_attention, self.dropout or 0.0, known)
+        call = decoder_attention(self, hidden_states, key_value_states, cache, attention_mask)
         return self.out_proj(merge_heads(call.context)), call.recorded("weight")
 
 
