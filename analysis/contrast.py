@@ -1,0 +1,194 @@
+r"""Does distance tell a query's relevant values from its distractors? The condition under which p-Laplacian
+message passing can move weight to the right values.
+
+p-Laplacian message passing (Fu et al. 2022) gives an edge the weight :math:`M_{ij}^{p/2} R_{ij}^{p-2}` with
+:math:`R_{ij} = \lVert \hat V_i/\sqrt{d_i} - \hat V_j/\sqrt{e_{ij}} \rVert` in the metric of :math:`W_o`. So p
+below 2 moves weight to a query's near values, p above 2 to its far ones, and it helps only where near and far
+have to do with relevant and not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from analysis.bipartite import Bipartite, divide
+from analysis.nulls import Draws
+from attngraph import AttentionGraph
+from attngraph.backends import edges_of
+from attngraph.edges import floor, rsqrt
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Which values are relevant for each query, and which of the others are distractors.
+
+    Args:
+        relevant: bool ``(b, n, m)``. A query without relevant values has no known region and counts nowhere.
+        candidates: bool ``(b, m)``, values that are relevant or distractors, the patches of a picture, say;
+            others ([CLS], text) are neither. Default: all that some query sees.
+        grids: rows and columns of each example's candidates, which stand row by row. Default: one row.
+
+    Raises:
+        ValueError: masks that are not bool or do not fit one another.
+    """
+
+    relevant: Tensor
+    candidates: Tensor | None = None
+    grids: Sequence[tuple[int, int]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.relevant.dtype != torch.bool or self.relevant.dim() != 3:
+            raise ValueError(
+                f"relevant must be bool of shape (b, n, m), got {self.relevant.dtype} "
+                f"{tuple(self.relevant.shape)}"
+            )
+        b, _, m = self.relevant.shape
+        if self.candidates is not None and (
+            self.candidates.dtype != torch.bool or self.candidates.shape != (b, m)
+        ):
+            raise ValueError(
+                f"candidates must be bool of shape ({b}, {m}), got {self.candidates.dtype} "
+                f"{tuple(self.candidates.shape)}"
+            )
+        if self.grids is not None:
+            sizes = None if self.candidates is None else self.candidates.sum(1).tolist()
+            if sizes != [prod(grid) for grid in self.grids]:
+                raise ValueError(f"grids must have as many places as candidates ({sizes}), got {self.grids}")
+
+    def on(self, graph: AttentionGraph) -> tuple[Tensor, Tensor]:
+        """The relevant edges and those to distractors, bool ``(b, n, m)`` each; none of queries without a
+        known region.
+
+        Raises:
+            ValueError: a region of another size than the graph.
+        """
+        b, _, n, m, _ = graph.shape
+        if self.relevant.shape != (b, n, m):
+            raise ValueError(f"relevant must have shape {(b, n, m)}, got {tuple(self.relevant.shape)}")
+        visible = _visible(graph)
+        usable = visible if self.candidates is None else visible & self.candidates[:, None]
+        relevant = self.relevant & usable
+        return relevant, usable & ~relevant & relevant.any(2, keepdim=True)
+
+    def elsewhere(self, graph: AttentionGraph, draws: Draws) -> Region:
+        """The null: the region of the same size and form at another place. All of an example's regions are
+        shifted by the same random number of rows and columns, never by none, and what leaves the grid on one
+        side comes in on the other (Lotwick & Silverman 1982). Distances, weights and degrees stay. An example
+        with one candidate keeps its region.
+        """
+        candidates = _visible(graph).any(1) if self.candidates is None else self.candidates
+        keys = draws(torch.ones(len(candidates), 1, dtype=torch.bool))[:, 0].tolist()
+        moved = self.relevant & False
+        for k, (key, chosen) in enumerate(zip(keys, candidates)):
+            count = int(chosen.sum())
+            rows, columns = (1, count) if self.grids is None else self.grids[k]
+            step = 1 + int(key * (count - 1)) if count > 1 else 0
+            shift = divmod(step, columns) if columns else (0, 0)
+            grid = self.relevant[k][:, chosen].unflatten(1, (rows, columns))
+            moved[k][:, chosen] = grid.roll(shift, (1, 2)).flatten(1)
+        return replace(self, relevant=moved)
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    r"""What distances say of a region. All ``(b, h)``: means over the queries whose region is known; NaN
+    where there are none.
+
+    Args:
+        contrast: :math:`(E_i[R^2 \mid \text{distractor}] - E_i[R^2 \mid \text{relevant}]) / E_i[R^2]`.
+        raw: the same without the division.
+        auc: the chance that a distractor is farther than a relevant value, both drawn by :math:`M_{ij}`, in
+            [0, 1]; ties count one half.
+        distractor_mass: :math:`\delta_i`, the share of a query's weight on distractors, in [0, 1].
+    """
+
+    contrast: Tensor
+    raw: Tensor
+    auc: Tensor
+    distractor_mass: Tensor
+
+
+def contrast(graph: AttentionGraph, region: Region, degree: str = "sum") -> Contrast:
+    r"""Contrast of distances: how much farther than its relevant values a query's distractors are.
+
+    .. math::
+        c = \frac1{|I|} \sum_{i \in I} \frac{E_i[R^2 \mid \text{distractor}] - E_i[R^2 \mid \text{relevant}]}
+            {E_i[R^2]}, \qquad
+        E_i[R^2 \mid J] = \frac{\sum_{j \in J} M_{ij} R_{ij}^2}{\sum_{j \in J} M_{ij}}
+
+    with :math:`R_{ij}` as pGNN has it, causal degrees included, and :math:`E_i[R^2]` over both. Means are
+    taken query by query, since message passing weighs a query's edges against one another; in a causal graph
+    R of the first queries is several times that of the last, and would drown all others in a common mean.
+    :math:`I`: queries with weight on both sides. 0 where distance says nothing, positive where distractors
+    are farther (p < 2 helps), negative where relevant values are (p > 2 helps). It does not change with the
+    scale of the features.
+
+    Args:
+        graph: an attention graph.
+        region: what is relevant.
+        degree: of the values, ``"sum"`` or ``"mean"``, see :meth:`attngraph.AttentionGraph.value_degree`.
+
+    Raises:
+        ValueError: a region of another size than the graph, or another name for ``degree``.
+    """
+    return contrast_of(square_distances(graph, degree), graph, region)
+
+
+def square_distances(graph: AttentionGraph, degree: str = "sum") -> Tensor:
+    r""":math:`R_{ij}^2`, ``(b, h, n, m)``, bounded below as in message passing: differences that are rounding
+    count as such.
+
+    Raises:
+        ValueError: another name for ``degree``.
+    """
+    edges = edges_of(graph)
+    root_d, root_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
+    norm_q, norm_v, dot = edges.products(edges.query, edges.value)
+    lengths = norm_q * root_d.square() + norm_v * root_e.square()
+    square = lengths - 2 * dot * (root_d * root_e)
+    return torch.maximum(square, 8 * torch.finfo(square.dtype).eps * lengths + floor(square.dtype))
+
+
+def contrast_of(square: Tensor, graph: AttentionGraph, region: Region) -> Contrast:
+    """:func:`contrast` of squared distances ``(b, h, n, m)`` that are known already."""
+    relevant, distractor = (
+        graph.weight.to(square.dtype) * side[:, None] for side in region.on(graph)
+    )  # (b, h, n, m)
+    mass_r, mass_d = (side.sum(-1, dtype=torch.float64) for side in (relevant, distractor))
+    sum_r, sum_d = ((side * square).sum(-1, dtype=torch.float64) for side in (relevant, distractor))
+    raw = divide(sum_d, mass_d) - divide(sum_r, mass_r)  # (b, h, n), NaN without weight on either side
+    scaled = raw / divide(sum_r + sum_d, mass_r + mass_d)
+    auc = divide(_below(square, relevant, distractor), mass_r * mass_d)
+    share = divide(mass_d, mass_r + mass_d)
+    return Contrast(*(x.nanmean(-1) for x in (scaled, raw, auc, share)))
+
+
+def queries_per_value(graph: Bipartite) -> Tensor:
+    """The number of queries over that of values, :math:`N_1/N_2`, padding left out, ``(b, h)``."""
+    ratio = divide(graph.rows.sum(1).double(), graph.columns.sum(1).double())
+    return ratio[:, None].expand(-1, graph.heads)
+
+
+def _visible(graph: AttentionGraph) -> Tensor:
+    b, _, n, m, _ = graph.shape
+    if graph.visible is None:
+        return torch.ones(b, n, m, dtype=torch.bool, device=graph.query.device)
+    return graph.visible.expand(b, n, m)
+
+
+def _below(square: Tensor, relevant: Tensor, distractor: Tensor) -> Tensor:
+    r"""Per query, :math:`\sum_{jk} r_j d_k ([R_j < R_k] + [R_j = R_k]/2)`, ``(b, h, n)``, without an array of
+    pairs."""
+    ordered, order = square.sort(-1)
+    total = relevant.gather(-1, order).cumsum(-1, dtype=torch.float64)
+    total = torch.nn.functional.pad(total, (1, 0))
+    ends = (
+        total.gather(-1, torch.searchsorted(ordered, square.contiguous(), right=right))
+        for right in (False, True)
+    )
+    return (distractor * (sum(ends) / 2)).sum(-1)
