@@ -10,6 +10,20 @@ from adapters.gcn import GCN
 from adapters.gcnii import GCNII
 from adapters.peft import GraphAdapterConfig  # after the schemes
 from adapters.pgnn import PGNN
+from adapters.placebo import Placebo
 from adapters.residual import Residual
+from adapters.tempering import Tempering
 
-__all__ = ["APPNP", "GCN", "GCNII", "PGNN", "SCHEMES", "GraphAdapterConfig", "Residual", "Scheme", "register"]
+__all__ = [
+    "APPNP",
+    "GCN",
+    "GCNII",
+    "PGNN",
+    "SCHEMES",
+    "GraphAdapterConfig",
+    "Placebo",
+    "Residual",
+    "Scheme",
+    "Tempering",
+    "register",
+]

@@ -2,14 +2,66 @@ r"""The steps of p-Laplacian message passing, in tensor operations; see :class:`
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
 from attngraph.edges import Edges, PerEdge, floor, rsqrt
 
+Weigh: TypeAlias = Callable[[Edges, Tensor, Tensor, PerEdge, PerEdge, "Tensor | float"], PerEdge]
+r"""What weighs the edges of a step: ``weigh(edges, query, value, root_d, root_e, p)`` with the current
+features ``(b, h, n, d)`` and ``(b, h, m, d)`` and, per edge, :math:`1/\sqrt{d_i}` and
+:math:`1/\sqrt{e_{ij}}`. It returns a number per edge, 0 where there is no edge."""
+
+
+def p_weight(
+    edges: Edges, query: Tensor, value: Tensor, root_d: PerEdge, root_e: PerEdge, p: Tensor | float
+) -> PerEdge:
+    r"""pGNN's: :math:`M^{p/2} R^{p-2}`."""
+    return distance_weight(edges, *edges.products(query, value), root_d, root_e, p)
+
+
+def distance_weight(
+    edges: Edges,
+    norm_q: PerEdge,
+    norm_v: PerEdge,
+    dot: PerEdge,
+    root_d: PerEdge,
+    root_e: PerEdge,
+    p: Tensor | float,
+) -> PerEdge:
+    r""":math:`M^{p/2} R^{p-2}` from what the distances are made of, per edge: :math:`|q|^2`, :math:`|v|^2`
+    and :math:`q \cdot v`."""
+    lengths = norm_q * root_d.square() + norm_v * root_e.square()
+    square = lengths - 2 * dot * (root_d * root_e)
+    square = torch.maximum(square, 8 * torch.finfo(square.dtype).eps * lengths + floor(square.dtype))
+    return power_weight(edges, p, (0.5 * p - 1) * square.log())
+
+
+def power_weight(edges: Edges, p: Tensor | float, log_factor: PerEdge | float = 0.0) -> PerEdge:
+    r""":math:`M^{p/2} e^f`, 0 where there is no edge.
+
+    Args:
+        edges: of the attention graph.
+        p: exponent.
+        log_factor: :math:`f`, per edge.
+    """
+    weight = edges.weight
+    absent = weight <= floor(weight.dtype)  # a weight that is NaN is there
+    log_weight = torch.where(absent, torch.ones_like(weight), weight).log()
+    power = 0.5 * p * log_weight + log_factor
+    return torch.where(absent, torch.zeros_like(power), power.exp())
+
 
 def p_steps(
-    edges: Edges, p: Tensor | float, residual: Tensor | float, degree: str = "sum", steps: int = 1
+    edges: Edges,
+    p: Tensor | float,
+    residual: Tensor | float,
+    degree: str = "sum",
+    steps: int = 1,
+    weigh: Weigh = p_weight,
 ) -> tuple[Tensor, PerEdge]:
     r"""Some steps of :class:`adapters.pgnn.PGNN`.
 
@@ -19,6 +71,7 @@ def p_steps(
         residual: :math:`2\mu/p`.
         degree: value degree, ``"sum"`` or ``"mean"``.
         steps: how many.
+        weigh: what weighs the edges of each step. Default: pGNN's.
 
     Returns:
         The query features :math:`\bar U` ``(b, h, n, d)``, and the weights :math:`\bar M` of the last step.
@@ -26,7 +79,7 @@ def p_steps(
     root_d, root_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
     query, value = edges.query, edges.value
     for step in range(steps):
-        weight = _p_weight(edges, query, value, root_d, root_e, p)
+        weight = weigh(edges, query, value, root_d, root_e, p)
         message = weight * root_d * root_e
         alpha = _inverse(edges.sum_at_queries(weight * root_d.square()) + residual)
         new_query = alpha * (edges.to_queries(message, value) + residual * edges.query)
@@ -35,21 +88,6 @@ def p_steps(
             value = alpha * (edges.to_values(message, query) + residual * edges.value)
         query = new_query
     return query, weight
-
-
-def _p_weight(
-    edges: Edges, query: Tensor, value: Tensor, root_d: PerEdge, root_e: PerEdge, p: Tensor | float
-) -> PerEdge:
-    r"""Per edge :math:`M^{p/2} R^{p-2}`, 0 where there is no edge."""
-    norm_q, norm_v, dot = edges.products(query, value)
-    lengths = norm_q * root_d.square() + norm_v * root_e.square()
-    square = lengths - 2 * dot * (root_d * root_e)
-    square = torch.maximum(square, 8 * torch.finfo(square.dtype).eps * lengths + floor(square.dtype))
-    weight = edges.weight
-    absent = weight <= floor(weight.dtype)  # a weight that is NaN is there
-    log_weight = torch.where(absent, torch.ones_like(weight), weight).log()
-    power = 0.5 * p * log_weight + (0.5 * p - 1) * square.log()
-    return torch.where(absent, torch.zeros_like(power), power.exp())
 
 
 def _inverse(x: Tensor) -> Tensor:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adapters.kernels import fused_step, tiled_step
-from adapters.p_laplacian import p_steps
-from adapters.scheme import Scheme, check_degree, check_range, check_steps, check_switch, register
-from attngraph.edges import Edges, PerEdge
+from adapters.p_laplacian import p_weight
+from adapters.p_scheme import PScheme
+from adapters.scheme import register
 from attngraph.scores import AttentionScores
-
-P_LOW, P_HIGH = 1.0, 3.0  # the interval of a learned p
 
 
 @register("pgnn")
-class PGNN(Scheme):
+class PGNN(PScheme):
     r"""p-Laplacian message passing on the attention graph.
 
     With query degrees :math:`d_i = \sum_j M_{ij}`, value degrees :math:`e_j = \sum_i M_{ij}` and node
@@ -54,49 +50,7 @@ class PGNN(Scheme):
     AAAI 2024.
     """
 
-    def __init__(
-        self,
-        p: float = 1.5,
-        mu: float = 0.1,
-        steps: int = 1,
-        learn_p: bool = True,
-        learn_mu: bool = False,
-        degree: str = "sum",
-    ):
-        super().__init__()
-        learn_p, learn_mu = check_switch("learn_p", learn_p), check_switch("learn_mu", learn_mu)
-        start_p = check_range("p", p, 1, 8)
-        if learn_p and not P_LOW < start_p < P_HIGH:
-            raise ValueError(
-                f"a learned p must start inside ({P_LOW:g}, {P_HIGH:g}), got {start_p:g}; "
-                "use learn_p=False for a fixed p in [1, 8]"
-            )
-        start_mu = check_range("mu", mu, 0, 1e6, open_low=learn_mu)
-        self.steps = check_steps(steps)
-        self.degree = check_degree(degree)
-        share = (start_p - P_LOW) / (P_HIGH - P_LOW)
-        self.p_logit = nn.Parameter(torch.tensor(math.log(share / (1 - share)))) if learn_p else None
-        self.log_mu = nn.Parameter(torch.tensor(math.log(start_mu))) if learn_mu else None
-        self.fixed_p, self.fixed_mu = start_p, start_mu
-
-    @property
-    def p(self) -> Tensor | float:
-        """The current exponent."""
-        return self.fixed_p if self.p_logit is None else P_LOW + (P_HIGH - P_LOW) * self.p_logit.sigmoid()
-
-    @property
-    def mu(self) -> Tensor | float:
-        """The current weight of the residual."""
-        return self.fixed_mu if self.log_mu is None else self.log_mu.exp()
-
-    def learned(self) -> dict[str, float]:
-        """``p`` and ``mu``, each if it is learned."""
-        learned = {}
-        if self.p_logit is not None:
-            learned["p"] = float(torch.as_tensor(self.p).detach())
-        if self.log_mu is not None:
-            learned["mu"] = float(torch.as_tensor(self.mu).detach())
-        return learned
+    weigh = staticmethod(p_weight)
 
     def attend(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
@@ -108,13 +62,3 @@ class PGNN(Scheme):
             return super().attend(scores, backend, context)
         step = tiled_step if backend == "tiled" else fused_step
         return step(scores, self.p, 2 * self.mu / self.p, self.degree, context)
-
-    def propagate(self, edges: Edges) -> Tensor:
-        return self._run(edges)[0]
-
-    def edge_weights(self, edges: Edges) -> PerEdge:
-        r""":math:`\bar M` of the last step."""
-        return self._run(edges)[1]
-
-    def _run(self, edges: Edges) -> tuple[Tensor, PerEdge]:
-        return p_steps(edges, self.p, 2 * self.mu / self.p, self.degree, self.steps)

@@ -89,8 +89,16 @@ class Edges(ABC):
         r""":math:`\sum_i w_{ij}`, ``(b, h, m, 1)``."""
 
     @abstractmethod
-    def products(self, query: Tensor, value: Tensor) -> tuple[PerEdge, PerEdge, PerEdge]:
-        r"""Per edge :math:`q_i G q_i^\top`, :math:`v_j G v_j^\top` and :math:`q_i G v_j^\top`."""
+    def products(
+        self, query: Tensor, value: Tensor, between: Tensor | None = None
+    ) -> tuple[PerEdge, PerEdge, PerEdge]:
+        r"""Per edge :math:`q_i G q_i^\top`, :math:`v_j G v_j^\top` and :math:`q_i G v_j^\top`.
+
+        Args:
+            query: ``(b, h, n, d)``.
+            value: ``(b, h, m, d)``.
+            between: ``(d, d)`` or ``(h, d, d)``, in the place of :math:`G` in the last of them only.
+        """
 
     @abstractmethod
     def to_dense(self, per_edge: PerEdge) -> Tensor:

@@ -36,11 +36,14 @@ class DenseEdges(Edges):
     def sum_at_values(self, per_edge: Tensor) -> Tensor:
         return per_edge.sum(-2)[..., None]
 
-    def products(self, query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def products(
+        self, query: Tensor, value: Tensor, between: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         query_g = self.with_metric(query)
         norms_q = (query_g * query).sum(-1, keepdim=True)
         norms_v = (self.with_metric(value) * value).sum(-1)[..., None, :]
-        return norms_q, norms_v, query_g @ value.transpose(-1, -2)
+        pair = query_g if between is None else query @ between
+        return norms_q, norms_v, pair @ value.transpose(-1, -2)
 
     def to_dense(self, per_edge: Tensor) -> Tensor:
         return per_edge.expand_as(self.weight)

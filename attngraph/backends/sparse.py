@@ -50,11 +50,14 @@ class SparseEdges(Edges):
     def sum_at_values(self, per_edge: Tensor) -> Tensor:
         return self.to_values(per_edge, torch.ones_like(self.query[..., :1]))
 
-    def products(self, query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def products(
+        self, query: Tensor, value: Tensor, between: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         query_g = self.with_metric(query)
         norms_q = (query_g * query).sum(-1).flatten()[self.query_node]
         norms_v = (self.with_metric(value) * value).sum(-1).flatten()[self.value_node]
-        pairs = query_g.flatten(0, 2)[self.query_node] * value.flatten(0, 2)[self.value_node]
+        pair = query_g if between is None else query @ between
+        pairs = pair.flatten(0, 2)[self.query_node] * value.flatten(0, 2)[self.value_node]
         return norms_q, norms_v, pairs.sum(-1)
 
     def to_dense(self, per_edge: Tensor) -> Tensor:

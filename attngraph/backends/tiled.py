@@ -74,14 +74,17 @@ class TiledEdges(Edges):
     def sum_at_values(self, per_edge: PerEdge) -> Tensor:
         return self._sum(per_edge, None, at_queries=False)
 
-    def products(self, query: Tensor, value: Tensor) -> tuple[PerEdge, PerEdge, PerEdge]:
+    def products(
+        self, query: Tensor, value: Tensor, between: Tensor | None = None
+    ) -> tuple[PerEdge, PerEdge, PerEdge]:
         query_g = self.with_metric(query)
         norms_q = (query_g * query).sum(-1, keepdim=True)
         norms_v = (self.with_metric(value) * value).sum(-1)[..., None, :]
+        pair = query_g if between is None else query @ between
         return (  # norms are expressions too: the sum of two tensors would hold all edges
             Operand(norms_q, self.space),
             Operand(norms_v, self.space),
-            _Product(query_g, value, self.space),
+            _Product(pair, value, self.space),
         )
 
     def to_dense(self, per_edge: PerEdge) -> Tensor:

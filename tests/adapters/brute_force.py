@@ -9,6 +9,7 @@ values; it receives messages from values only, and values keep their features.
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,8 @@ WIDE = torch.float64
 
 
 def per_head(graph: AttentionGraph, output: Tensor, one) -> Tensor:
-    """``one(features, weight, n, scale of degrees)`` for every example and head (and query, if causal)."""
+    """``one(features, weight, n, scale of degrees, head=...)`` for every example and head (and query, if
+    causal)."""
     b, h, n, m, _ = graph.shape
     out = torch.zeros(b, h, n, output.shape[-1], dtype=WIDE)
     for k in range(b):
@@ -33,7 +35,7 @@ def per_head(graph: AttentionGraph, output: Tensor, one) -> Tensor:
             if not graph.causal:
                 visible = sum(any(sees[i][j] for i in range(n)) for j in range(m))
                 scale = visible / max(1, sum(valid))
-                rows = one(torch.cat([query, value]), _square(weight, n, m), n, scale)
+                rows = one(torch.cat([query, value]), _square(weight, n, m), n, scale, head=head)
                 out[k, head] = torch.stack(rows[:n])
                 continue
             for i in range(n):
@@ -44,8 +46,9 @@ def per_head(graph: AttentionGraph, output: Tensor, one) -> Tensor:
                 count = seen.stop - seen.start
                 scale = sum(sees[i]) / max(1, sum(valid[seen]))
                 nodes = torch.cat([query[seen], value])
-                rows = one(nodes, _square(weight[seen], count, m), count, scale, only=i - seen.start)
-                out[k, head, i] = rows[i - seen.start]
+                only = i - seen.start
+                rows = one(nodes, _square(weight[seen], count, m), count, scale, only=only, head=head)
+                out[k, head, i] = rows[only]
     return out
 
 
@@ -70,7 +73,7 @@ def _degrees(square, n: int, degree: str, scale: float) -> list[float]:
 
 
 def gcn(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
-    def one(x, square, n, scale, only=None):
+    def one(x, square, n, scale, only=None, head=0):
         if not scheme.normalize:
             return [
                 sum((square[i][j] * x[j] for j in range(len(x))), torch.zeros_like(x[0]))
@@ -88,7 +91,7 @@ def gcn(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
 def pagerank(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
     """APPNP, and GCNII before its bottleneck."""
 
-    def one(x, square, n, scale, only=None):
+    def one(x, square, n, scale, only=None, head=0):
         d = _degrees(square, n, scheme.degree, scale)
         z = list(x)
         for _ in range(scheme.steps):
@@ -105,7 +108,7 @@ def pagerank(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
 
 
 def residual(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
-    def one(x, square, n, scale, only=None):
+    def one(x, square, n, scale, only=None, head=0):
         return [
             (1 - scheme.alpha) * sum(square[i][j] * x[j] for j in range(len(x))) + scheme.alpha * x[i]
             for i in range(len(x))
@@ -115,22 +118,50 @@ def residual(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
 
 
 def pgnn(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
-    """Fu et al. 2022, Algorithm 1: the factor α is that of the node that receives."""
+    return p_laplacian(scheme, graph, output, gradient_power)
+
+
+def tempering(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
+    return p_laplacian(scheme, graph, output, lambda w, di, dj, fi, fj, p: w ** (p / 2))
+
+
+def placebo(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
+    """The query features are turned, in the model's width, within the span of the head's rows of W_o."""
+    d = graph.query.shape[-1]
+    q, r = torch.linalg.qr(torch.from_numpy(np.random.RandomState(scheme.seed).standard_normal((d, d))))
+    turn = q * r.diagonal().sign()
+
+    def turned(head: int, x: Tensor) -> Tensor:
+        q, r = torch.linalg.qr(output[head].T)  # the span's basis that comes of Gram and Schmidt's method
+        basis = (q * r.diagonal().sign()).T
+        return x @ basis.T @ turn @ basis
+
+    return p_laplacian(scheme, graph, output, gradient_power, turned)
+
+
+def gradient_power(w: float, di: float, dj: float, fi: Tensor, fj: Tensor, p: float) -> float:
+    """M ‖√(M/d_i) V̂_i − √(M/d_j) V̂_j‖^(p−2). R = 0 is a limit: an edge between equal nodes keeps its place
+    in the average."""
+    gradient = math.sqrt(w / di) * fi - math.sqrt(w / dj) * fj
+    return w * max(float(gradient.norm()), 1e-12) ** (p - 2)
+
+
+def p_laplacian(scheme, graph: AttentionGraph, output: Tensor, weigh, turned=lambda head, x: x) -> Tensor:
+    """Fu et al. 2022, Algorithm 1: the factor α is that of the node that receives. Edges are weighed by
+    ``weigh(M, d_i, d_j, features of i, features of j, p)``, with query features ``turned``."""
     p, mu = (float(x.detach() if isinstance(x, Tensor) else x) for x in (scheme.p, scheme.mu))
 
-    def one(x, square, n, scale, only=None):
+    def one(x, square, n, scale, only=None, head=0):
         d = _degrees(square, n, scheme.degree, scale)
         f = list(x)
         for _ in range(scheme.steps):
             new = list(f)
+            seen = [turned(head, f[k]) if k < n else f[k] for k in range(len(x))]
             for i in range(len(x)) if only is None else [only]:
                 total, message = 2 * mu / p, (2 * mu / p) * x[i]
                 for j in range(len(x)):
-                    w = square[i][j]
-                    if w > 0:
-                        gradient = math.sqrt(w / d[i]) * f[i] - math.sqrt(w / d[j]) * f[j]
-                        # R = 0 is a limit: an edge between equal nodes keeps its place in the average
-                        weight = w * max(float(gradient.norm()), 1e-12) ** (p - 2)
+                    if square[i][j] > 0:
+                        weight = weigh(square[i][j], d[i], d[j], seen[i], seen[j], p)
                         total += weight / d[i]
                         message = message + weight / math.sqrt(d[i] * d[j]) * f[j]
                 new[i] = message / total if total > 0 else torch.zeros_like(x[i])

@@ -21,6 +21,19 @@ ARGUMENTS = {
         DEGREES,
     ],
     "residual": [[{"alpha": 0.25}, {"alpha": 1.0}]],
+    "tempering": [
+        [{"p": 1.0, "learn_p": False}, {"p": 2.5}],
+        [{"mu": 0.0}, {"learn_mu": True}],
+        STEPS,
+        DEGREES,
+    ],
+    "placebo": [
+        [{"p": 1.0, "learn_p": False}, {"p": 1.25}, {"p": 2.5}],
+        [{"mu": 0.0}, {"learn_mu": True}],
+        STEPS,
+        DEGREES,
+        [{}, {"seed": 7}],
+    ],
 }
 """Per scheme, the values of each of its arguments; {} is the default."""
 
@@ -30,6 +43,8 @@ REFERENCES = {
     "gcnii": brute_force.pagerank,
     "pgnn": brute_force.pgnn,
     "residual": brute_force.residual,
+    "tempering": brute_force.tempering,
+    "placebo": brute_force.placebo,
 }
 
 

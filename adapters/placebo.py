@@ -1,0 +1,112 @@
+"""Placebo: pGNN whose distances do not know which query belongs to which values, as a control."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adapters.p_laplacian import distance_weight
+from adapters.p_scheme import PScheme
+from adapters.scheme import check_range, register
+from attngraph.edges import Edges, PerEdge
+
+
+@register("placebo")
+class Placebo(PScheme):
+    r"""pGNN with the query features turned at random inside the distances.
+
+    .. math::
+        R_{ij}^2 = \frac{|\hat V_i|^2}{d_i} + \frac{|\hat V_j|^2}{e_j}
+                   - \frac{2\, \hat V_i^{*} \cdot \hat V_j}{\sqrt{d_i e_j}}, \qquad
+        \hat V_i^{*} = \hat V_i\, E^\top Q E
+
+    For each head, the rows of :math:`E` are an orthonormal basis of the :math:`d_h` directions that
+    :math:`W_o` spans, and :math:`Q` is a fixed random orthogonal matrix. So each query keeps its length, and
+    in expectation over :math:`Q` the product :math:`\hat V_i^{*} \cdot \hat V_j` is 0. Messages and residual
+    keep the true features; degrees, lengths, p and μ act as in :class:`adapters.pgnn.PGNN`, which it equals
+    at p = 2. The difference between pGNN and placebo is what the scalar product between a query and its
+    values contributes to :math:`R`.
+
+    Dealing the features out anew among the queries would do that too, but a query would then see features of
+    later tokens, or of other texts of the batch, and cached decoding would deal differently. A rotation acts
+    on each query alone, so causality, padding and caches are those of pGNN.
+
+    With the metric :math:`G = W_o W_o^\top = L L^\top` (Cholesky) and features :math:`q, v` before
+    :math:`W_o`, :math:`E = L^{-1} W_o` and the product is :math:`q\, (L Q L^\top)\, v^\top`: nothing is
+    inverted, and no array is wider than in pGNN. :math:`Q` is the same in all heads and layers (their
+    :math:`L` differ). It follows from ``seed`` and :math:`d_h` alone, so it is neither trained nor saved.
+
+    Args:
+        p: exponent. The starting value in (1, 3) if it is learned, else any value in [1, 8]. Default: 1.5.
+        mu: weight of the residual; at least 0. Default: 0.1.
+        steps: number of steps. Default: 1.
+        learn_p: learn p within (1, 3). Default: ``True``.
+        learn_mu: learn μ > 0. Default: ``False``.
+        degree: value degree, ``"sum"`` or ``"mean"``. Default: ``"sum"``.
+        seed: of :math:`Q`, a whole number from 0 to 2³² − 1. Default: 0.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Source: ours, as a control.
+    """
+
+    def __init__(
+        self,
+        p: float = 1.5,
+        mu: float = 0.1,
+        steps: int = 1,
+        learn_p: bool = True,
+        learn_mu: bool = False,
+        degree: str = "sum",
+        seed: int = 0,
+    ):
+        super().__init__(p, mu, steps, learn_p, learn_mu, degree)
+        if check_range("seed", seed, 0, 2**32 - 1) % 1:
+            raise ValueError(f"seed must be a whole number, got {seed!r}")
+        self.seed = int(seed)
+
+    def weigh(
+        self,
+        edges: Edges,
+        query: Tensor,
+        value: Tensor,
+        root_d: PerEdge,
+        root_e: PerEdge,
+        p: Tensor | float,
+    ) -> PerEdge:
+        return distance_weight(edges, *edges.products(query, value, self.between(edges)), root_d, root_e, p)
+
+    def between(self, edges: Edges) -> Tensor:
+        r""":math:`L Q L^\top`, ``(h, d, d)``; ``(d, d)`` without a metric."""
+        turn: Any = torch.from_numpy(rotation(edges.query.shape[-1], self.seed)).to(edges.query)
+        if edges.metric is None:
+            return turn
+        factor = root_of(edges.metric)
+        return factor @ turn @ factor.transpose(-1, -2)
+
+
+@lru_cache
+def rotation(features: int, seed: int) -> np.ndarray:
+    """A random orthogonal matrix ``(features, features)`` in float64, the same wherever it is made: NumPy's
+    ``RandomState`` gives the same numbers in all versions, and the signs of a QR decomposition are set."""
+    normal = np.random.RandomState(seed).standard_normal((features, features))
+    q, r = np.linalg.qr(normal)
+    return q * np.where(np.diag(r) < 0, -1.0, 1.0)
+
+
+def root_of(metric: Tensor) -> Tensor:
+    r""":math:`L` with :math:`L L^\top = G` up to rounding, lower triangular, for ``(h, d, d)``.
+
+    :math:`G` may be singular, so a few of its own rounding errors are added to the diagonal.
+    """
+    d = metric.shape[-1]
+    trace = metric.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+    info = torch.finfo(metric.dtype)
+    lift = (4 * info.eps * trace + info.tiny**0.5) * torch.eye(d, dtype=metric.dtype, device=metric.device)
+    even = 0.5 * (metric + metric.transpose(-1, -2))
+    return torch.linalg.cholesky_ex(even + lift)[0]

@@ -1,0 +1,46 @@
+"""Tempering: pGNN without distances, as a control."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from adapters.p_laplacian import power_weight
+from adapters.p_scheme import PScheme
+from adapters.scheme import register
+from attngraph.edges import Edges, PerEdge
+
+
+@register("tempering")
+class Tempering(PScheme):
+    r"""pGNN with :math:`R \equiv 1`: edges are re-weighted by a power of the attention weight alone.
+
+    .. math:: \bar M_{ij} = M_{ij}^{p/2}
+
+    Degrees, normalisation, residual, p and steps are those of :class:`adapters.pgnn.PGNN`, which it equals at
+    p = 2. Above 2 it sharpens attention, below it flattens attention. The difference between pGNN and
+    tempering is what the distances :math:`R` do, their scale against the residual included.
+
+    Args:
+        p: exponent. The starting value in (1, 3) if it is learned, else any value in [1, 8]. Default: 1.5.
+        mu: weight of the residual; at least 0. Default: 0.1.
+        steps: number of steps. Default: 1.
+        learn_p: learn p within (1, 3). Default: ``True``.
+        learn_mu: learn μ > 0. Default: ``False``.
+        degree: value degree, ``"sum"`` or ``"mean"``. Default: ``"sum"``.
+
+    Raises:
+        ValueError: an argument out of range.
+
+    Source: ours, as a control.
+    """
+
+    def weigh(
+        self,
+        edges: Edges,
+        query: Tensor,
+        value: Tensor,
+        root_d: PerEdge,
+        root_e: PerEdge,
+        p: Tensor | float,
+    ) -> PerEdge:
+        return power_weight(edges, p)
