@@ -90,8 +90,8 @@ class PScheme(Scheme):
         root_e: PerEdge,
         p: Tensor | float,
     ) -> PerEdge:
-        r"""The weights :math:`\bar M` of a step, as :data:`adapters.p_laplacian.Weigh`; a subclass must define
-        it."""
+        r"""The weights :math:`\bar M` of a step; see :data:`adapters.p_laplacian.Weigh`. A subclass must
+        define it."""
         raise NotImplementedError
 
     def propagate(self, edges: Edges) -> Tensor:
