@@ -100,8 +100,9 @@ class Contrast:
     where there are none.
 
     Args:
-        contrast: :math:`(E_i[R^2 \mid \text{distractor}] - E_i[R^2 \mid \text{relevant}]) / E_i[R^2]`.
-        raw: the same without the division.
+        contrast: the difference of the mean squared distances of distractors and of relevant values over
+            their sum, in [-1, 1].
+        raw: the difference itself, in the squared unit of the features.
         auc: the chance that a distractor is farther than a relevant value, both drawn by :math:`M_{ij}`, in
             [0, 1]; ties count one half.
         distractor_mass: :math:`\delta_i`, the share of a query's weight on distractors, in [0, 1].
@@ -118,15 +119,16 @@ def contrast(graph: AttentionGraph, region: Region, degree: str = "sum") -> Cont
 
     .. math::
         c = \frac1{|I|} \sum_{i \in I} \frac{E_i[R^2 \mid \text{distractor}] - E_i[R^2 \mid \text{relevant}]}
-            {E_i[R^2]}, \qquad
+            {E_i[R^2 \mid \text{distractor}] + E_i[R^2 \mid \text{relevant}]}, \qquad
         E_i[R^2 \mid J] = \frac{\sum_{j \in J} M_{ij} R_{ij}^2}{\sum_{j \in J} M_{ij}}
 
-    with :math:`R_{ij}` as pGNN has it, causal degrees included, and :math:`E_i[R^2]` over both. Means are
-    taken query by query, since message passing weighs a query's edges against one another; in a causal graph
-    R of the first queries is several times that of the last, and would drown all others in a common mean.
-    :math:`I`: queries with weight on both sides. 0 where distance says nothing, positive where distractors
-    are farther (p < 2 helps), negative where relevant values are (p > 2 helps). It does not change with the
-    scale of the features.
+    with :math:`R_{ij}` as pGNN has it, causal degrees included, and :math:`I` the queries with weight on both
+    sides. Means are taken query by query, since message passing weighs a query's edges against one another;
+    in a causal graph R of the first queries is several times that of the last, and would drown all others in
+    a common mean. In [-1, 1]: 0 where distance says nothing, positive where distractors are farther (p < 2
+    helps), negative where relevant values are (p > 2 helps). It does not change with the scale of the
+    features, and division by the sum keeps it apart from the share of weight on distractors, which the mean
+    over all edges would bring in.
 
     Args:
         graph: an attention graph.
@@ -161,8 +163,8 @@ def contrast_of(square: Tensor, graph: AttentionGraph, region: Region) -> Contra
     )  # (b, h, n, m)
     mass_r, mass_d = (side.sum(-1, dtype=torch.float64) for side in (relevant, distractor))
     sum_r, sum_d = ((side * square).sum(-1, dtype=torch.float64) for side in (relevant, distractor))
-    raw = divide(sum_d, mass_d) - divide(sum_r, mass_r)  # (b, h, n), NaN without weight on either side
-    scaled = raw / divide(sum_r + sum_d, mass_r + mass_d)
+    near, far = divide(sum_r, mass_r), divide(sum_d, mass_d)  # (b, h, n), NaN without weight
+    raw, scaled = far - near, divide(far - near, far + near)
     auc = divide(_below(square, relevant, distractor), mass_r * mass_d)
     share = divide(mass_d, mass_r + mass_d)
     return Contrast(*(x.nanmean(-1) for x in (scaled, raw, auc, share)))

@@ -63,9 +63,8 @@ def loops(graph: AttentionGraph, region: Region, degree: str) -> dict[str, torch
                     values["distractor_mass"].append(mass[1] / sum(mass))
                 if near and far:
                     means = [sum(w * r for w, r in side) / sum(w for w, _ in side) for side in (near, far)]
-                    every = sum(w * r for w, r in near + far) / sum(w for w, _ in near + far)
                     values["raw"].append(means[1] - means[0])
-                    values["contrast"].append((means[1] - means[0]) / every)
+                    values["contrast"].append((means[1] - means[0]) / sum(means))
                     pairs = sum(w * v for w, _ in near for v, _ in far)
                     wins = sum(w * v * ((r < s) + (r == s) / 2) for w, r in near for v, s in far)
                     values["auc"].append(wins / pairs)
@@ -142,7 +141,7 @@ def test_planted_distances(near, far):
     found = contrast(graph, Region(relevant), "mean")
     squares = near**2 / (8 / 4), far**2 / (8 / 12)
     assert found.raw.item() == pytest.approx(squares[1] - squares[0])
-    assert found.contrast.item() == pytest.approx((squares[1] - squares[0]) / (sum(squares) / 2))
+    assert found.contrast.item() == pytest.approx((squares[1] - squares[0]) / sum(squares))
     assert found.auc.item() == (1 if squares[1] > squares[0] else 0)
     assert found.distractor_mass.item() == pytest.approx(0.5)
 
