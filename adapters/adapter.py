@@ -19,7 +19,7 @@ class GraphAdapter(nn.Module):
 
     Attributes:
         scheme, join: the two parts.
-        backend, top_k: as in :class:`adapters.config.AdapterConfig`.
+        backend, top_k, rescale: as in :class:`adapters.config.AdapterConfig`.
 
     Args:
         config: what the adapter is made of.
@@ -36,6 +36,7 @@ class GraphAdapter(nn.Module):
         self.join = JOINS[config.join](width, max(1, width // config.reduction))
         self.backend = config.backend
         self.top_k = config.top_k
+        self.rescale = config.rescale
         self._warned = False
 
     def aggregate(self, call: Call) -> Tensor:

@@ -12,6 +12,7 @@ from attngraph.backends import BACKENDS
 from attngraph.errors import UserError
 
 POSITIONS = ("self", "cross", "ffn")
+SWITCHES = ("shared", "rescale")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class AdapterConfig:
         backend: ``dense``, ``sparse`` or ``tiled`` message passing.
         shared: one scheme for all layers, so that they learn one p together. Default: one per layer.
         top_k: keep only each query's ``top_k`` heaviest edges. Default: all of them.
+        rescale: give each query's aggregated features the length of its attention output, so that only their
+            direction differs; see :func:`adapters.rescale.rescaled`.
 
     Raises:
         UserError: an unknown name or a value out of range; the message says what is allowed.
@@ -41,11 +44,13 @@ class AdapterConfig:
     backend: str = "dense"
     shared: bool = False
     top_k: int | None = None
+    rescale: bool = False
 
     def __post_init__(self):
         several = isinstance(self.positions, (tuple, list, set))
         object.__setattr__(self, "positions", tuple(self.positions) if several else (self.positions,))
-        object.__setattr__(self, "shared", _plain(self.shared))
+        for name in SWITCHES:
+            object.__setattr__(self, name, _plain(getattr(self, name)))
         for name, value, known in (
             ("gnn", self.gnn, SCHEMES),
             ("join", self.join, JOINS),
@@ -63,8 +68,9 @@ class AdapterConfig:
                 continue
             if not isinstance(number, int) or isinstance(number, bool) or number < 1:
                 raise UserError(f"{name} must be a whole number of at least 1, got {number!r}")
-        if not isinstance(self.shared, bool):
-            raise UserError(f"shared must be True or False, got {self.shared!r}")
+        for name in SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not isinstance(self.gnn_args, dict):
             raise UserError(f"gnn_args must be a dict such as {{'alpha': 0.1}}, got {self.gnn_args!r}")
         object.__setattr__(self, "gnn_args", {name: _plain(value) for name, value in self.gnn_args.items()})

@@ -12,7 +12,7 @@ from adapters.config import AdapterConfig
 from adapters.peft.shim import PEFT_TYPE, SAVED_NAME
 from attngraph.errors import UserError
 
-SCHEME_ARGS = ("p", "mu", "steps", "alpha", "theta", "degree", "learn_p", "learn_mu", "normalize")
+SCHEME_ARGS = ("p", "mu", "steps", "alpha", "theta", "degree", "learn_p", "learn_mu", "normalize", "seed")
 CHOICES = ("target_modules", "ffn_modules")  # an empty list would leave nothing
 MODULE_LISTS = (*CHOICES, "exclude", "modules_to_save")
 SWITCHES = ("init_weights", "inference_mode")
@@ -28,8 +28,8 @@ class GraphAdapterConfig(PeftConfig):
 
     Args:
         gnn: the scheme's name in ``adapters.SCHEMES``.
-        p, mu, steps, alpha, theta, degree, learn_p, learn_mu, normalize: arguments of the scheme, where it
-            takes them; ``None`` is the scheme's own default.
+        p, mu, steps, alpha, theta, degree, learn_p, learn_mu, normalize, seed: arguments of the scheme, where
+            it takes them; ``None`` is the scheme's own default.
         gnn_args: arguments of schemes that have others.
         join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``. Default:
             ``blend``, which leaves the model as it is until it is trained.
@@ -39,6 +39,8 @@ class GraphAdapterConfig(PeftConfig):
         backend: ``dense``, ``sparse`` or ``tiled`` message passing.
         shared: one scheme for all layers, so that they learn one p together.
         top_k: keep only each query's ``top_k`` heaviest edges.
+        rescale: give each query's aggregated features the length of its attention output, so that only their
+            direction differs; see :func:`adapters.rescale.rescaled`.
         target_modules: which attention layers: names of attention modules or of their output projections. In
             a list, full names or their ends (``"layers.3.self_attn"``); a string is a regular expression for
             the whole name.
@@ -61,6 +63,7 @@ class GraphAdapterConfig(PeftConfig):
     learn_p: bool | None = None
     learn_mu: bool | None = None
     normalize: bool | None = None
+    seed: int | None = None
     gnn_args: dict[str, Any] = field(default_factory=dict)
     join: str = AdapterConfig.join
     reduction: int = AdapterConfig.reduction
@@ -68,6 +71,7 @@ class GraphAdapterConfig(PeftConfig):
     backend: str = AdapterConfig.backend
     shared: bool = AdapterConfig.shared
     top_k: int | None = AdapterConfig.top_k
+    rescale: bool = AdapterConfig.rescale
     target_modules: list[str] | str | None = None
     ffn_modules: list[str] | str | None = None
     exclude: list[str] | str | None = None
@@ -78,7 +82,7 @@ class GraphAdapterConfig(PeftConfig):
         super().__post_init__()
         self.peft_type: Any = PEFT_TYPE
         settings = self.settings()
-        self.positions, self.shared = settings.positions, settings.shared
+        self.positions, self.shared, self.rescale = settings.positions, settings.shared, settings.rescale
         self.reduction, self.top_k = settings.reduction, settings.top_k
         plain, self.gnn_args = settings.gnn_args, {name: settings.gnn_args[name] for name in self.gnn_args}
         for name in plain.keys() - self.gnn_args.keys():  # NumPy's numbers have become Python's
@@ -107,6 +111,7 @@ class GraphAdapterConfig(PeftConfig):
             backend=self.backend,
             shared=self.shared,
             top_k=self.top_k,
+            rescale=self.rescale,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from adapters.adapter import GraphAdapter
 from adapters.bottleneck import Bottleneck
 from adapters.config import AdapterConfig
+from adapters.rescale import rescaled
 from adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.reading.calls import Call
 from attngraph.reading.heads import merge_heads
-from attngraph.reading.outputs import widths
+from attngraph.reading.outputs import matrix, widths
 
 ADAPTERS = "gnn_adapter"
 """The attribute of every layer that holds its adapters by name; part of the names of saved weights."""
@@ -247,6 +248,8 @@ class OutputLayer(GraphLayer):
             self._checked = True
         weight = adapter.join.bottleneck.down.weight
         aggregated = aggregated.to(hidden_states.dtype)
+        if adapter.rescale:
+            aggregated = rescaled(aggregated, hidden_states, lambda x: x @ matrix(self.projection))
 
         def project(x: Tensor) -> Tensor:
             projected = self.base_layer(x)

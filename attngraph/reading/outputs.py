@@ -62,6 +62,11 @@ def widths(output: nn.Module) -> tuple[int, int]:
     return (rows, columns) if isinstance(output, Conv1D) else (columns, rows)
 
 
+def matrix(output: nn.Module) -> Tensor:
+    """:math:`W_o` as rows of features are multiplied by it from the right, ``(h·d, width)``."""
+    return _weight(output) if isinstance(output, Conv1D) else _weight(output).T
+
+
 def head_metric(output: nn.Module, heads: int) -> Tensor:
     r"""Gram matrices :math:`W_o^h {W_o^h}^\top`, ``(h, d, d)``, of an output projection; float32 in half
     precision, also under autocast, since distances are differences of its products."""

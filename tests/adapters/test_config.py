@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from adapters import APPNP, GCN, GCNII, PGNN, Residual
+from adapters import APPNP, GCN, GCNII, PGNN, Placebo, Residual, Tempering
 from adapters.config import AdapterConfig
 from attngraph.errors import UserError
 
@@ -32,6 +32,9 @@ BAD = [
     (dict(reduction=True), "reduction must be a whole number of at least 1, got True"),
     (dict(top_k=True), "top_k must be a whole number of at least 1, got True"),
     (dict(top_k=float("inf")), "top_k must be a whole number"),
+    (dict(rescale=1), "rescale must be True or False, got 1"),
+    (dict(gnn="placebo", gnn_args={"seed": -1}), r"placebo: seed must lie in \[0, "),
+    (dict(gnn="placebo", gnn_args={"seed": 1.5}), "placebo: seed must be a whole number, got 1.5"),
     (dict(shared=1), "shared must be True or False, got 1"),
     (dict(positions=([],)), "positions must be one or more of"),
     (dict(gnn_args={"p": True}), "pgnn: p must be a number, got True"),
@@ -93,6 +96,8 @@ def test_names_lead_to_classes():
         ("gcnii", GCNII),
         ("pgnn", PGNN),
         ("residual", Residual),
+        ("tempering", Tempering),
+        ("placebo", Placebo),
     ):
         scheme = AdapterConfig(name).scheme()
         assert type(scheme) is kind and scheme.name == name
@@ -112,8 +117,14 @@ def test_p_starts_where_it_should_and_stays_in_range():
 def test_numpys_numbers_become_pythons():
     config = AdapterConfig("appnp", {"steps": np.int64(2), "alpha": np.float64(0.5)})
     assert json.loads(json.dumps(config.to_dict()))["gnn_args"] == {"steps": 2, "alpha": 0.5}
-    whole = AdapterConfig("gcn", {"normalize": np.bool_(True)}, reduction=np.int64(4), shared=np.bool_(True))
-    assert json.loads(json.dumps(whole.to_dict()))["reduction"] == 4 and whole.shared is True
+    whole = AdapterConfig(
+        "gcn",
+        {"normalize": np.bool_(True)},
+        reduction=np.int64(4),
+        shared=np.bool_(True),
+        rescale=np.bool_(True),
+    )
+    assert json.loads(json.dumps(whole.to_dict()))["reduction"] == 4 and whole.shared is whole.rescale is True
 
 
 @pytest.mark.parametrize("positions", [5, None])

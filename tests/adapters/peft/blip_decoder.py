@@ -23,6 +23,9 @@ VARIANTS = [
     ("appnp", {"degree": "mean"}),
     ("pgnn", {"p": 2.5, "mu": 0.0, "degree": "mean"}),
     ("pgnn", {"p": 2.0, "learn_p": False, "steps": 1}),
+    ("tempering", {"p": 2.5, "mu": 0.1}),
+    ("placebo", {"p": 1.25, "mu": 0.1, "degree": "mean"}),
+    ("pgnn", {"p": 1.25, "mu": 0.1, "rescale": True}),
 ]
 JOINS = ["replace", "gated", "blend"]
 

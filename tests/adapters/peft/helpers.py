@@ -15,6 +15,8 @@ SCHEME_ARGS = {
     "gcnii": {"alpha": 0.2, "theta": 1.2, "steps": 2},
     "pgnn": {"p": 1.25, "mu": 0.1, "steps": 2},
     "residual": {"alpha": 0.3},
+    "tempering": {"p": 2.5, "mu": 0.1, "steps": 2},
+    "placebo": {"p": 1.25, "mu": 0.1, "steps": 2, "seed": 3},
 }
 GENERATORS = [name for name, family in FAMILIES.items() if family.kind != "encoder"]
 

@@ -30,6 +30,7 @@ BAD = [
     (dict(ffn_modules=[3]), "ffn_modules must be a list of names of modules"),
     (dict(modules_to_save="head"), "modules_to_save must be a list of names of modules, got 'head'"),
     (dict(reduction=True), "reduction must be a whole number of at least 1, got True"),
+    (dict(rescale=None), "rescale must be True or False, got None"),
     (dict(shared="yes"), "shared must be True or False, got 'yes'"),
     (dict(p=True), "pgnn: p must be a number, got True"),
     (dict(learn_p="no"), "pgnn: learn_p must be True or False, got 'no'"),

@@ -65,7 +65,10 @@ def test_the_model_uses_the_schemes_own_numbers(gnn, args, top_k, make_decoder, 
         graph = graphs["bert.encoder.layer.0.crossattention.self"]
         heads = adapter.scheme(graph if top_k is None else graph.sparsify(top_k=top_k))
         output = projection.weight.T.reshape(2, 8, 16)  # W_o, one slice per head
-        u = (heads @ output).sum(1) + projection.bias
+        u = (heads @ output).sum(1)
+        if args.get("rescale"):  # the length of U, before the bias
+            u = u * ((graph.weight @ graph.value @ output).sum(1).norm(dim=-1) / u.norm(dim=-1))[..., None]
+        u = u + projection.bias
         beta = getattr(adapter.scheme, "beta", None)
         update = adapter.join.bottleneck(u)
         joined = u + update if beta is None else (1 - beta) * u + beta * update

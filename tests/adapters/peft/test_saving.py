@@ -18,6 +18,7 @@ from tests.adapters.peft_models import FAMILIES
         *((family, "pgnn", {"learn_mu": True}) for family in FAMILIES),
         *(("gpt2", gnn, {}) for gnn in SCHEME_ARGS),
         ("llama", "pgnn", {"join": "gated", "top_k": 3}),
+        ("bert", "pgnn", {"join": "replace", "rescale": True}),
         ("llama", "pgnn", {"join": "replace", "shared": True}),
         ("blip", "gcnii", {"join": "replace", "positions": ("cross", "ffn"), "top_k": 3}),
         ("llama", "appnp", {"target_modules": ["layers.1.self_attn"], "positions": "self"}),
