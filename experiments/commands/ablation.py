@@ -28,7 +28,7 @@ from experiments.tasks import TASKS
 from experiments.training.cells import Cell, versions
 from experiments.training.device import processes
 from experiments.training.execution import Execution, add_run_arguments, execution_of, in_folder
-from experiments.training.plan import Plan, Request, plan_table
+from experiments.training.plan import Plan, Request, add_checkpoints_argument, check_checkpoints, plan_table
 from experiments.training.prepare import prepare
 from experiments.training.runner import run_cells
 
@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="Write the runs and tables into this folder. Default: runs/ablation-PRESET.",
     )
+    add_checkpoints_argument(parser)
     add_run_arguments(parser)
     add("--dry-run", action="store_true", help="List the runs and an estimate of time, run nothing.")
 
@@ -104,7 +105,8 @@ def _table(args: argparse.Namespace, plan: Plan, execution: Execution) -> int:
     """Run what is missing, then print and save the table."""
     out, is_main = execution.out, processes(args.device).is_main_process
     check_table(plan.cells, out)
-    prepare(plan.cells, execution, plan.sizes, args.download)
+    check_checkpoints(plan.cells, args.checkpoints)
+    prepare(plan.cells, execution, plan.sizes, plan.data_seed, args.download)
     if is_main:
         _note_unsearched(plan)
         time = _duration(plan.seconds(execution.jobs))
@@ -131,14 +133,22 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, Path]:
     """The table that the options ask for, and its folder."""
     preset = load_preset(args.preset)
     out = args.out or Path("runs") / f"ablation-{Path(args.preset).stem}"
-    request = Request(_names(args.gnn), _names(args.tasks), args.seed, args.seeds, args.join, args.model)
+    request = Request(
+        _names(args.gnn),
+        _names(args.tasks),
+        args.seed,
+        args.seeds,
+        args.join,
+        args.model,
+        args.checkpoints,
+    )
     return plan_table(preset, request, chosen_settings(), out / "data"), out
 
 
 def _note_unsearched(plan: Plan) -> None:
     for method, task in plan.unsearched:
         rate = method_named(method).default_rate
-        note(f"{method} on {task}: no learning rate was chosen on validation data, {rate:g} is taken")
+        note(f"{method} on {task}: nothing was chosen on validation data; the learning rate is {rate:g}")
 
 
 def _names(given: str | None) -> list[str] | None:

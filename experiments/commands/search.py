@@ -1,7 +1,7 @@
-"""Choose learning rates, the join and the schemes' arguments on validation data, with the same budget for
-each GNN.
+"""Choose learning rates, joins and the schemes' arguments on validation data, with the same budget for each
+GNN.
 
-attngraph search                # about an hour on 2 cores; writes
+attngraph search                # hours on 2 cores; resumable; writes
 runs/search/{trials.csv,search.md,settings.yaml}
 
 :mod:`experiments.training.search` says what is tried.
@@ -10,7 +10,10 @@ runs/search/{trials.csv,search.md,settings.yaml}
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
+
+import pandas as pd
 
 from experiments.configs.presets import load_preset
 from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_settings
@@ -21,8 +24,10 @@ from experiments.outputs import Outputs, check_folder
 from experiments.progress import note
 from experiments.report.search import search_report
 from experiments.tasks import TASKS
+from experiments.training.cells import Cell
 from experiments.training.device import processes
 from experiments.training.execution import add_run_arguments, execution_of, in_folder
+from experiments.training.plan import add_checkpoints_argument, check_checkpoints
 from experiments.training.prepare import prepare
 from experiments.training.search import FROZEN, Search, SearchSetup, Trial
 
@@ -37,36 +42,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("runs/search"),
         metavar="FOLDER",
-        help="Write the runs and their results into this folder.",
+        help="Write the runs and their results into this folder; trials in its trials.csv are not run again.",
     )
     add(
         "--preset",
         default="full",
         metavar="NAME",
-        help="Take the budgets of this preset: a name or a YAML file.",
+        help="Take the budgets, data and checkpoints of this preset: a name or a YAML file.",
     )
+    add_checkpoints_argument(parser)
     add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the stages; a second call continues."""
+    """Run the races; a second call continues."""
     preset = load_preset(args.preset)
     check_known([*preset.tasks, *TASKS], list(TASKS), "task")
     execution = execution_of(args, args.out)
     check_folder(args.out, "search")
-    setup = SearchSetup(preset, chosen_settings().reduction, args.out / "data", args.model, execution)
+    reduction, data = chosen_settings().reduction, args.out / "data"
+    setup = SearchSetup(preset, reduction, data, args.model, execution, args.checkpoints)
     return in_folder(execution, lambda: _search(args, setup))
 
 
 def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
-    """Run the stages and save what they choose."""
-    out, is_main = args.out, processes(args.device).is_main_process
+    """Run the races and save what they choose."""
+    out, preset, is_main = args.out, setup.preset, processes(args.device).is_main_process
+    cells = [setup.cell(Trial(FROZEN, task, seed=k)) for k in range(setup.checkpoints_used) for task in TASKS]
+    check_checkpoints(cells, args.checkpoints)
+    outputs = Outputs(out, "search", _about(setup, cells), NAMES)
     if is_main:
-        about = {"preset": args.preset, "weights": weights_digest(args.model)}
-        outputs = Outputs(out, "search", about, NAMES)
         outputs.check()
-    cells = [setup.cell(Trial(FROZEN, task)) for task in TASKS]
-    prepare(cells, setup.execution, setup.preset.drawn, args.download)
+    prepare(cells, setup.execution, preset.drawn, preset.data_seed, args.download)
     if is_main:
         outputs.claim()
     search = Search(setup)
@@ -75,7 +82,7 @@ def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
         return 0
     file = out / "settings.yaml"
     write_settings(file, settings)
-    report = search_report(search.trials)
+    report = search_report(pd.DataFrame(list(search.lines.values())), search.races, search.scores)
     write_text(out / "search.md", report)
     print(report + "\n" + file.read_text(encoding="utf-8"))
     note(
@@ -83,3 +90,15 @@ def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
         f"cp {file} {SETTINGS_FILE}"
     )
     return 0
+
+
+def _about(setup: SearchSetup, cells: list[Cell]) -> dict:
+    """What decides the trials' scores."""
+    preset = setup.preset
+    return {
+        "budgets": {name: asdict(preset.budget_of(task)) for name, task in TASKS.items()},
+        "data": {"seed": preset.data_seed, "sizes": asdict(preset.drawn)},
+        "reduction": setup.reduction,
+        "weights": [weights_digest(name) for name in dict.fromkeys(cell.model for cell in cells)],
+        **setup.execution.conditions(),
+    }

@@ -45,6 +45,9 @@ class Preset(Config):
         budget: changes for every task.
         tasks: task -> further changes.
         sizes: of the drawn data sets.
+        data_seed: of the drawn data sets.
+        checkpoints: pre-trained checkpoints that the seeds are dealt over in turn: the shipped one and those
+            of the next pre-training seeds.
     """
 
     about: str
@@ -52,6 +55,8 @@ class Preset(Config):
     budget: BudgetChange = BudgetChange()
     tasks: dict[str, BudgetChange] = Field(default_factory=dict)
     sizes: DrawnSizes = DrawnSizes()
+    data_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    checkpoints: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 1
 
     def budget_of(self, task: Task) -> Budget:
         """What a task costs under this preset."""

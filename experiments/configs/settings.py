@@ -22,20 +22,34 @@ def _known_join(name: str) -> str:
     return name
 
 
+class Choice(Config):
+    """What was chosen for a method on one task.
+
+    Args:
+        learning_rate: peak learning rate.
+        join: how adapters join the model; nothing to methods without graph adapters.
+        arguments: the scheme's.
+    """
+
+    learning_rate: Annotated[FiniteFloat, Field(gt=0)]
+    join: Annotated[str, AfterValidator(_known_join)] = "blend"
+    arguments: dict[str, FiniteFloat | int | bool | str] = Field(default_factory=dict)
+
+
 class Settings(Config):
     """What ``attngraph search`` chooses.
 
     Args:
-        join: how adapters join the model.
         reduction: width of the model / width of the bottleneck.
-        arguments: method -> its scheme's arguments.
-        learning_rates: method -> task -> peak learning rate.
+        methods: method -> task -> what was chosen.
     """
 
-    join: Annotated[str, AfterValidator(_known_join)]
     reduction: Annotated[int, Field(gt=0, le=100_000)] = 4
-    arguments: dict[str, dict[str, FiniteFloat | int | bool | str]] = Field(default_factory=dict)
-    learning_rates: dict[str, dict[str, Annotated[FiniteFloat, Field(gt=0)]]] = Field(default_factory=dict)
+    methods: dict[str, dict[str, Choice]] = Field(default_factory=dict)
+
+    def choice(self, method: str, task: str) -> Choice | None:
+        """What was chosen for a method on a task; None where nothing was."""
+        return self.methods.get(method, {}).get(task)
 
 
 def chosen_settings(file: Path = SETTINGS_FILE) -> Settings:
@@ -49,4 +63,5 @@ def chosen_settings(file: Path = SETTINGS_FILE) -> Settings:
 
 def write_settings(file: Path, settings: Settings) -> None:
     """Write settings in the form that :func:`chosen_settings` reads."""
-    write_text(file, yaml.safe_dump(settings.model_dump(), sort_keys=False))
+    content = {"reduction": settings.reduction, **settings.model_dump(exclude_defaults=True)}
+    write_text(file, yaml.safe_dump(content, sort_keys=False))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from adapters import SCHEMES, GraphAdapterConfig
-from attngraph.errors import UserError
-from experiments.configs.settings import REMEDY, Settings
-from experiments.methods.method import ADAPTERS, METHODS, Method, check_known
+from adapters.joins import JOINS
+from experiments.configs.settings import Settings
+from experiments.methods.method import ADAPTERS, ATTRIBUTION, METHODS, Method, check_known
 from experiments.methods.peft_method import PeftMethod
 from experiments.models.family import ModelFamily
 
 Arguments = Mapping[str, Any]
+RATES = (3e-3, 1e-2, 3e-2)  # with which the search of an adapter begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,46 +24,58 @@ class GraphAdapter(PeftMethod):
 
     Args:
         gnn: the scheme's name in ``adapters.SCHEMES``.
+        tried: arguments that ``attngraph search`` tries, with every join; the first ones are the scheme's
+            where nothing was chosen. None for a method that takes those of the one that it follows.
+        joins: ways to join the model that the search tries.
         fixed: arguments that set the row apart from the scheme's chosen ones.
-        start: arguments before the search.
-        alternatives: arguments that ``attngraph search`` tries in their place; a method with ``start`` is
-            searched.
+        join: a way to join the model that sets the row apart.
+        rescale: see :class:`adapters.GraphAdapterConfig`.
     """
 
     gnn: str
     group: str = ADAPTERS
+    tried: tuple[Arguments, ...] = ()
+    joins: tuple[str, ...] = tuple(JOINS)
     fixed: Arguments = field(default_factory=dict)
-    start: Arguments | None = None
-    alternatives: tuple[Arguments, ...] = ()
+    join: str | None = None
+    rescale: bool = False
 
-    def arguments(self, chosen: Settings) -> dict[str, Any]:
-        """The scheme's arguments: the chosen ones if they are the same scheme's, and the row's own."""
+    def arguments(self, chosen: Settings, task: str) -> dict[str, Any]:
+        """The scheme's arguments: the chosen ones as far as the scheme has such, and the row's own."""
+        known = inspect.signature(SCHEMES[self.gnn]).parameters
+        carried = {name: value for name, value in self._carried(chosen, task).items() if name in known}
+        return {**carried, **self.fixed}
+
+    def _carried(self, chosen: Settings, task: str) -> Arguments:
+        """The arguments that were chosen for it, or for the method that it follows."""
+        choice = self.choice(chosen, task)
+        if choice is not None:
+            return choice.arguments
         leader = METHODS.get(self.leader)
-        same = self.leader == self.name or (isinstance(leader, GraphAdapter) and leader.gnn == self.gnn)
-        return {**(self.chosen_arguments(chosen) if same else {}), **self.fixed}
+        return leader.tried[0] if isinstance(leader, GraphAdapter) and leader.tried else {}
 
-    def chosen_arguments(self, chosen: Settings) -> dict[str, Any]:
-        """The leader's chosen arguments.
-
-        Raises:
-            UserError: the leader is searched, and its arguments are not among the settings.
-        """
-        leader = METHODS.get(self.leader)
-        searched = isinstance(leader, GraphAdapter) and leader.start is not None
-        if searched and self.leader not in chosen.arguments:
-            raise UserError(f"settings: field arguments.{self.leader} is missing; {REMEDY}")
-        return {**((leader.start or {}) if searched else {}), **chosen.arguments.get(self.leader, {})}
-
-    def settings(self, chosen: Settings, join: str | None = None) -> dict[str, Any]:
-        return {
+    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+        choice = self.choice(chosen, task)
+        settings = {
             "gnn": self.gnn,
-            "gnn_args": self.arguments(chosen),
-            "join": join or chosen.join,
+            "gnn_args": self.arguments(chosen, task),
+            "join": join or self.join or (choice.join if choice else "blend"),
             "reduction": chosen.reduction,
         }
+        return {**settings, "rescale": True} if self.rescale else settings
 
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> GraphAdapterConfig:
         return GraphAdapterConfig(**settings)
+
+
+def attribution(name: str, title: str, note: str, gnn: str = "pgnn", **options: Any) -> GraphAdapter:
+    """A row that differs from pGNN in one thing, so that it tells what that thing does. Its learning rates
+    are chosen on validation data like those of the others; its other settings are pGNN's.
+    """
+    kind = options.pop("kind", GraphAdapter)
+    return kind(
+        name=name, title=title, note=note, group=ATTRIBUTION, gnn=gnn, follows="pgnn", rates=RATES, **options
+    )
 
 
 def method_named(name: str) -> Method:

@@ -16,10 +16,9 @@ from torch import nn
 
 from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
-from experiments.configs.settings import Settings
+from experiments.configs.settings import Choice, Settings
 from experiments.models.batch import Sample
 from experiments.models.family import Decoding, ModelFamily
-from experiments.tasks.task import Task
 
 ADAPTERS, ATTRIBUTION, REFERENCE = "GNN adapters", "Attribution", "Reference"  # blocks of the table
 Vision = Literal["frozen", "trained", "zero"]
@@ -37,7 +36,9 @@ class Method(ABC):
         group: block of the table.
         note: printed under the table.
         trains: whether anything is trained.
-        follows: the method whose chosen settings it uses.
+        follows: the method whose chosen settings it uses where it has none of its own.
+        rates: learning rates with which ``attngraph search`` begins, in steps of half a power of ten; none
+            for a method that takes the rates of the one that it follows.
         repeats: the method whose runs it shows again, for as many seeds as its neighbours have.
         default_rate: peak learning rate where none was chosen on validation data.
         vision: ``frozen`` image states can be computed once and cached; ``trained`` ones change with every
@@ -51,6 +52,7 @@ class Method(ABC):
     trains: bool = True
     follows: str | None = None
     repeats: str | None = None
+    rates: tuple[float, ...] = ()
     default_rate: float = 6e-3
     vision: Vision = "frozen"
 
@@ -59,18 +61,26 @@ class Method(ABC):
         """The method whose chosen settings it uses."""
         return self.follows or self.name
 
-    def settings(self, chosen: Settings, join: str | None = None) -> dict[str, Any]:
-        """All that decides what is trained, as plain values.
+    def choice(self, chosen: Settings, task: str) -> Choice | None:
+        """What was chosen on validation data for it on a task, or for the method that it follows; None where
+        nothing was.
+        """
+        return chosen.choice(self.name, task) or chosen.choice(self.leader, task)
+
+    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+        """All that decides what is trained on a task, as plain values.
 
         Args:
             chosen: on validation data.
+            task: its name.
             join: how adapters join the model, in place of the chosen way.
         """
         return {}
 
-    def rate(self, chosen: Settings, task: Task) -> float:
+    def rate(self, chosen: Settings, task: str) -> float:
         """Peak learning rate on a task."""
-        return chosen.learning_rates.get(self.leader, {}).get(task.name, self.default_rate)
+        choice = self.choice(chosen, task)
+        return self.default_rate if choice is None else choice.learning_rate
 
     @abstractmethod
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> Tuned:

@@ -18,6 +18,7 @@ from experiments.models.family import ModelFamily
 class OwnParameters(Method):
     """Some of the model's own parameters are trained."""
 
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
     default_rate: float = 3e-4
 
     @abstractmethod
@@ -41,6 +42,9 @@ class TunedModel(Tuned):
             save_file(tensors, part)
 
 
-def on_language_side(family: ModelFamily, parameter: str) -> bool:
-    """Whether a parameter belongs to the modules that read and write text."""
-    return any(not side or parameter.startswith(f"{side}.") for side in family.language_side())
+@dataclass(frozen=True, kw_only=True)
+class LanguageSide(OwnParameters):
+    """The parameters of the modules that read and write text."""
+
+    def trained(self, family: ModelFamily, parameter: str) -> bool:
+        return any(not side or parameter.startswith(f"{side}.") for side in family.language_side())

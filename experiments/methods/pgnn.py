@@ -1,6 +1,6 @@
 """pGNN, the p-adapter."""
 
-from experiments.methods.graph_adapter import GraphAdapter
+from experiments.methods.graph_adapter import RATES, GraphAdapter
 from experiments.methods.method import register
 
 register(
@@ -8,7 +8,7 @@ register(
         name="pgnn",
         title="pGNN",
         gnn="pgnn",
-        start={"p": 1.5, "mu": 0.1},
-        alternatives=({"p": 1.5, "mu": 1.0}, {"p": 1.5, "mu": 0.1, "degree": "mean"}),
+        tried=({"p": 1.5, "mu": 0.1}, {"p": 1.5, "mu": 1.0}),
+        rates=RATES,
     )
 )

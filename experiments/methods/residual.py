@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.configs.settings import Settings
-from experiments.methods.graph_adapter import GraphAdapter
-from experiments.methods.method import ATTRIBUTION, register
+from experiments.methods.graph_adapter import GraphAdapter, attribution
+from experiments.methods.method import register
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,19 +13,18 @@ class ResidualAlone(GraphAdapter):
     """The attention output and a share of the query's own features: pGNN's β at its start, where the weights
     that p makes of a query's edges sum to 1."""
 
-    def arguments(self, chosen: Settings) -> dict[str, Any]:
-        pgnn = self.chosen_arguments(chosen)
+    def arguments(self, chosen: Settings, task: str) -> dict[str, Any]:
+        pgnn = self._carried(chosen, task)
         residual = 2 * pgnn["mu"] / pgnn["p"]
         return {"alpha": residual / (1 + residual)}
 
 
 register(
-    ResidualAlone(
-        name="residual",
-        title="Residual alone",
-        group=ATTRIBUTION,
+    attribution(
+        "residual",
+        "Residual alone",
+        "attention output plus a share of the query's own features, no degrees, no re-weighting",
         gnn="residual",
-        follows="pgnn",
-        note="attention output plus a share of the query's own features, no degrees, no re-weighting",
+        kind=ResidualAlone,
     )
 )

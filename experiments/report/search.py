@@ -3,66 +3,82 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import pandas as pd
 
-from adapters.joins import JOINS
-from experiments.methods import METHODS, GraphAdapter
-from experiments.report.markdown import kinds_markdown
+from experiments.methods import method_named
+from experiments.report.markdown import escape, kinds_markdown, markdown_table
 from experiments.tasks import TASKS
-from experiments.training.search import FROZEN, FULL, JOIN_RATES, KIND, MAJORITY, TEXT, gain
+from experiments.training.search import FROZEN, KIND, MAJORITY, Race
 
 
-def search_report(trials: pd.DataFrame) -> str:
-    """How far apart the references lie in each column and question type, and how the joins compare.
+def search_report(
+    trials: pd.DataFrame, races: Mapping[tuple[str, str], Race], scores: Mapping[tuple[str, str, int], float]
+) -> str:
+    """What was chosen and on how many trials, how the best settings compare, and how far apart the references
+    lie in each question type.
 
     Args:
         trials: one line per trial, as in ``trials.csv``.
+        races: (method, task) -> finished race.
+        scores: of all trials.
     """
-    references = {
-        "Majority class": MAJORITY,
-        "Text only": TEXT,
-        "Frozen model": FROZEN,
-        "Full fine-tuning": FULL,
+    best = _best_runs(trials)
+    names = [FROZEN, MAJORITY, *dict.fromkeys(name for name, _ in races)]
+    table = {
+        method_named(name).title: dict(best[best.method == name].set_index("task").selection)
+        for name in names
     }
-    rows = {title: trials[trials.method == name] for title, name in references.items()}
-    rows["Best adapter"] = trials[trials["join"] != ""]
-    best = {title: dict(lines.groupby("task").selection.max()) for title, lines in rows.items()}
-    parts = [kinds_markdown(best, "Validation scores, best setting of each method", "Task")]
-    for task in dict.fromkeys(trials.task):
-        own = trials[trials.task == task]
-        kinds = [column for column in trials if column.startswith(KIND) and own[column].notna().any()]
+    parts = [_chosen(races, scores), kinds_markdown(table, "Validation scores of the best runs", "Task")]
+    for task in TASKS:
+        own = best[best.task == task]
+        kinds = [column for column in best if column.startswith(KIND) and own[column].notna().any()]
         if len(kinds) > 1:
-            scores = {
-                title: {kind.removeprefix(KIND): lines[lines.task == task][kind].max() for kind in kinds}
-                for title, lines in rows.items()
+            of_row = {
+                method_named(line["method"]).title: {
+                    kind.removeprefix(KIND): float(line[kind]) for kind in kinds if pd.notna(line[kind])
+                }
+                for line in own.to_dict("records")
             }
-            title = f"{TASKS[task].title}, validation: best score per question type"
-            parts.append(kinds_markdown(scores, title))
-    parts.append(_joins(trials, best["Frozen model"], best["Full fine-tuning"]))
+            parts.append(
+                kinds_markdown(of_row, f"{TASKS[task].title}, validation: those runs per question type")
+            )
     return "\n".join(parts)
 
 
-def _joins(trials: pd.DataFrame, frozen: dict[str, float], full: dict[str, float]) -> str:
-    """The joins at the better of two learning rates."""
-    start = {
-        name: json.dumps(dict(method.start))
-        for name, method in METHODS.items()
-        if isinstance(method, GraphAdapter) and method.start is not None
-    }
-    tasks = [name for name, task in TASKS.items() if task.search.joins]
-    compared = trials[
-        trials.task.isin(tasks)
-        & trials.rate.isin(JOIN_RATES)
-        & (trials.seed == 0)
-        & (trials.arguments == trials.method.map(start))
-    ]
-    joins: dict[str, dict[str, float]] = {}
-    for join in JOINS:
-        scores = compared[compared["join"] == join].groupby(["task", "method"]).selection.max()
-        joins[join] = {f"{TASKS[task].title}, {gnn}": value for (task, gnn), value in scores.items()}
-        gains = [gain(value, frozen[task], full[task]) for (task, _), value in scores.items()]
-        joins[join]["mean gain"] = sum(gains) / max(len(gains), 1)
-    return kinds_markdown(
-        joins, "Joins: validation score at the better of two learning rates", "Task and GNN"
+def _best_runs(trials: pd.DataFrame) -> pd.DataFrame:
+    """The best run of each method on each task."""
+    values = trials.drop(columns=["trial", "method", "task", "join", "arguments"])
+    frame = trials[["method", "task"]].join(values.apply(pd.to_numeric, errors="coerce"))
+    frame = frame[frame.selection.notna()]
+    return frame.loc[frame.groupby(["method", "task"]).selection.idxmax()]
+
+
+def _chosen(races: Mapping[tuple[str, str], Race], scores: Mapping[tuple[str, str, int], float]) -> str:
+    """The finalists of every race, the winner first."""
+    lines = []
+    for (method, task), race in races.items():
+        for place, choice in enumerate(race.best(scores)):
+            first = (
+                [method_named(method).title, TASKS[task].title, len(race.tried)]
+                if place == 0
+                else ["", "", ""]
+            )
+            edge = " (edge)" if race.beyond(choice) is not None else ""
+            lines.append(
+                [
+                    *first,
+                    choice.join,
+                    escape(json.dumps(choice.arguments)),
+                    f"{choice.learning_rate:g}{edge}",
+                    f"{100 * race.mean(choice, scores):.1f}",
+                    race.seeds(choice),
+                ]
+            )
+    head = ["Method", "Task", "Trials", "Join", "Arguments", "Rate", "Mean score", "Seeds"]
+    note = (
+        'Finalists of each method and task; the first is the winner. "edge": no smaller or no larger rate '
+        "was tried with these settings."
     )
+    return f"**What was chosen**\n\n{markdown_table(head, lines)}\n{note}\n"

@@ -7,16 +7,7 @@ from experiments.datasets import vqa_v2
 from experiments.datasets.example import Example
 from experiments.metrics.vqa import vqa_scores
 from experiments.scenes.write import COCO_SPLITS
-from experiments.tasks.task import (
-    Budget,
-    Column,
-    SearchSpace,
-    Task,
-    TaskScores,
-    accuracy_scores,
-    references,
-    register,
-)
+from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_scores, references, register
 
 
 class VQA(Task):
@@ -25,7 +16,6 @@ class VQA(Task):
     name, title, drawn = "vqa", "VQA (Scenes, VQA v2 format)", "questions"
     columns = (Column("vqa.accuracy", "VQA acc", averaged=True),)
     budget = Budget(eval_seconds=1.7e-3)
-    search = SearchSpace(rates=(1e-3, 3e-3, 6e-3, 12e-3), joins=True)
 
     def examples(self, data: Path, split: str) -> list[Example]:
         folder, part = data / "vqa_v2", COCO_SPLITS[split]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from experiments.training.recipe import Recipe
 STEP_SECONDS = {"frozen": 0.17, "trained": 0.34, "zero": 0.17}
 CORES = 2  # of the machine that estimates are for
 START_SECONDS = 3  # of a worker process
+CHECKPOINTS = Path("runs/checkpoints")  # those beside the shipped one
 MOST_SEED = 2**31  # random generators take no larger ones
 
 
@@ -39,7 +41,8 @@ class Request:
         first_seed: of trained rows.
         seeds: number of seeds for every trained row; None by preset.
         join: how adapters join the model; None as chosen on validation data.
-        model: checkpoint folder or hub name.
+        model: checkpoint folder or hub name, for all seeds.
+        checkpoints: folder of the pre-trained checkpoints beside the shipped one.
     """
 
     gnns: Sequence[str] | None = None
@@ -48,6 +51,7 @@ class Request:
     seeds: int | None = None
     join: str | None = None
     model: str | None = None
+    checkpoints: Path = CHECKPOINTS
 
     def __post_init__(self):
         if self.join is not None and self.join not in JOINS:
@@ -73,12 +77,14 @@ class Plan:
         rows: method -> its cells; a cell may stand in two rows.
         tasks: by name, in the order of the columns.
         sizes: of the drawn data sets.
-        unsearched: method and task of the cells whose learning rate was not chosen on validation data.
+        data_seed: of the drawn data sets.
+        unsearched: method and task of the cells for which nothing was chosen on validation data.
     """
 
     rows: dict[str, list[Cell]]
     tasks: dict[str, Task]
     sizes: Sizes
+    data_seed: int = 0
     unsearched: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -104,6 +110,18 @@ class Plan:
         scored = min(cell.eval_examples or math.inf, examples)
         training = cell.recipe.steps * STEP_SECONDS[method.vision] if cell.recipe else 0
         return START_SECONDS + task.budget.eval_seconds * scored + training
+
+
+def add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:
+    """The option of every command whose seeds are dealt over several checkpoints."""
+    parser.add_argument(
+        "--checkpoints",
+        type=Path,
+        default=CHECKPOINTS,
+        metavar="FOLDER",
+        help="Where a preset wants several pre-trained checkpoints, take those beside the shipped one from "
+        "seed1, seed2, ... in this folder, as attngraph pretrain makes them.",
+    )
 
 
 def example_count(task: Task, split: str, sizes: Sizes, data: Path) -> int:
@@ -137,7 +155,32 @@ def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -
     planner = _Planner(preset, request, chosen, data)
     rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
     rows = {name: cells for name, cells in rows.items() if cells}
-    return Plan(rows, tasks, preset.drawn, tuple(planner.unsearched))
+    return Plan(rows, tasks, preset.drawn, preset.data_seed, tuple(planner.unsearched))
+
+
+def checkpoint_of(seed: int, checkpoints: int, folder: Path) -> str | None:
+    """The checkpoint that a seed's runs start from: seeds are dealt over them in turn.
+
+    Args:
+        seed: of a run.
+        checkpoints: how many there are; the first is the shipped one (None), checkpoint k that of
+            pre-training seed k.
+        folder: that holds the others.
+    """
+    number = seed % checkpoints
+    return str(folder / f"seed{number}") if number else None
+
+
+def check_checkpoints(cells: Sequence[Cell], folder: Path) -> None:
+    """Raise :class:`~attngraph.UserError` where a checkpoint of cells is missing; it says how to make it."""
+    for model in dict.fromkeys(cell.model for cell in cells):
+        place = Path(model) if model else None
+        if place and place.parent == folder and not (place / "model.safetensors").is_file():
+            seed = place.name.removeprefix("seed")
+            raise UserError(
+                f"{place} is missing, the checkpoint of pre-training seed {seed}: make it with attngraph "
+                f"pretrain --seed {seed} --out {place}, or name its folder with --checkpoints"
+            )
 
 
 class _Planner:
@@ -152,24 +195,34 @@ class _Planner:
         """The cells of a row."""
         trained = method if method.repeats is None else method_named(method.repeats)
         count = count if self.request.seeds is None or not method.trains else self.request.seeds
-        seeds = [self.request.first_seed + k if method.trains else 0 for k in range(count)]
+        first = self.request.first_seed if method.trains else 0
+        seeds = range(first, first + (count if method.trains else min(count, self._checkpoints)))
         return [self._cell(trained, task, seed) for seed in seeds for task in tasks.values()]
+
+    @property
+    def _checkpoints(self) -> int:
+        """How many checkpoints the seeds are dealt over."""
+        return 1 if self.request.model is not None else self.preset.checkpoints
+
+    def _model(self, seed: int) -> str | None:
+        """The checkpoint of a seed."""
+        return self.request.model or checkpoint_of(seed, self._checkpoints, self.request.checkpoints)
 
     def _cell(self, method: Method, task: Task, seed: int) -> Cell:
         key = (method.name, task.name, seed)
         if key not in self.made:
             budget = self.preset.budget_of(task)
-            if method.trains and task.name not in self.chosen.learning_rates.get(method.leader, {}):
+            if method.trains and method.choice(self.chosen, task.name) is None:
                 self.unsearched[method.name, task.name] = None
             self.made[key] = Cell(
                 method.name,
                 method.name,
-                method.settings(self.chosen, self.request.join),
+                method.settings(self.chosen, task.name, self.request.join),
                 task.name,
                 seed,
-                Recipe(method.rate(self.chosen, task), budget.steps) if method.trains else None,
+                Recipe(method.rate(self.chosen, task.name), budget.steps) if method.trains else None,
                 self.data,
-                self.request.model,
+                self._model(seed),
                 train_examples=budget.train_examples,
                 eval_examples=budget.eval_examples,
             )

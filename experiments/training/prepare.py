@@ -17,39 +17,47 @@ from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
 from experiments.training.saved import read_config
 
-DATA_SEED = 0  # of the drawn data sets
 
-
-def prepare(cells: Sequence[Cell], run: Execution, sizes: Sizes, download: bool = False) -> None:
+def prepare(
+    cells: Sequence[Cell], run: Execution, sizes: Sizes, data_seed: int = 0, download: bool = False
+) -> None:
     """Draw the data and compute the image states of the cells' examples. Of several processes the first one
     does it, and all meet the error if there is one.
+
+    Args:
+        cells: of a table or a search.
+        run: where and how they run.
+        sizes, data_seed: of the drawn data sets.
+        download: fetch a model that is not on this machine.
 
     Raises:
         UserError: the model cannot be loaded or trained, or a folder of data or of a cell holds something
             else.
     """
     processes(run.device)  # before they can agree
-    agreed(lambda: _prepare(cells, run, sizes, download))
+    agreed(lambda: _prepare(cells, run, sizes, data_seed, download))
 
 
-def _prepare(cells: Sequence[Cell], run: Execution, sizes: Sizes, download: bool) -> None:
+def _prepare(cells: Sequence[Cell], run: Execution, sizes: Sizes, data_seed: int, download: bool) -> None:
     transformers.utils.logging.disable_progress_bar()
-    family = load_family(cells[0].model, download)
-    if not family.trains:
-        raise UserError(
-            f"--model {cells[0].model} writes no answers, so it can't be trained on a task: give an "
-            "image-and-text model that writes text"
-        )
+    families = {name: load_family(name, download) for name in dict.fromkeys(cell.model for cell in cells)}
+    for name, family in families.items():
+        if not family.trains:
+            raise UserError(
+                f"--model {name} writes no answers, so it can't be trained on a task: give an "
+                "image-and-text model that writes text"
+            )
     for folder in {cell.folder(run.out): None for cell in cells}:
         if folder.is_dir() and any(folder.iterdir()):
             read_config(folder)  # an error where it is damaged, before anything is written
-    write_scenes(cells[0].data, DATA_SEED, sizes)
+    write_scenes(cells[0].data, data_seed, sizes)
     for cell in cells:
         is_finished(cell, run)  # an error where its folder holds another experiment
     cache = FeatureCache(run.out / IMAGE_STATES, run.cache_gb)
     with cpu_threads(run.threads):
-        family.model.to(run.device)
-        for cell in {cell.task: cell for cell in cells}.values():
+        for family in families.values():
+            family.model.to(run.device)
+        for cell in {(cell.task, cell.model): cell for cell in cells}.values():
             for split, count in (("train", cell.train_examples), (cell.split, cell.eval_examples)):
                 examples = subset(TASKS[cell.task].examples(cell.data, split), count)
-                cache.features(family, [example.image for example in examples])
+                cache.features(families[cell.model], [example.image for example in examples])

@@ -1,48 +1,50 @@
-"""The search for learning rates, a join and the schemes' arguments on validation data: the same budget for
-each GNN.
+"""The search for learning rates, joins and the schemes' arguments on validation data: for each method on each
+task, with the same number of trials for every GNN.
 
-Stages, each scored on the validation splits, with seed 0 where nothing else is said:
+A method's settings on a task are chosen by a :class:`Race`:
 
-1. references: two learning rates for full fine-tuning on the tasks that compare joins; its better rate on all
-   tasks, text alone too. With the frozen model they tell whether a column separates good models from bad
-   ones;
-2. joins: every GNN × join × two learning rates on the tasks that compare joins. The join with the best mean
-   over GNNs is taken for all. A task counts by its gain, (score − frozen model) / (full fine-tuning − frozen
-   model), so that CIDEr's larger numbers do not decide alone;
-3. rates: with that join the whole grid of learning rates, the same for each GNN, on every task; then the two
-   best rates of each GNN and task with a second seed, and the better mean wins;
-4. arguments: the alternatives of each GNN on the first task. A GNN without any gets a third seed of its two
-   best rates.
+1. *screening*: every setting of its space with seed 0. For a GNN that is each join × arguments × learning
+   rate, together; for all other methods the learning rates;
+2. *extension*: while one of the best settings has the smallest or the largest rate that its join and
+   arguments were tried with, the next rate beyond it is tried;
+3. *finalists*: the best settings of all get one further seed after the other until the trials are spent; the
+   best mean wins. A GNN with fewer settings to screen spends more on seeds.
 
-Test data are never touched.
+Seeds are dealt over the pre-trained checkpoints, so finalists are judged on several. The methods that follow
+another one are searched after it, with what was chosen for it. Test data are never touched.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from adapters.joins import JOINS
+from attngraph.errors import UserError
 from experiments.configs.presets import Preset
-from experiments.configs.settings import Settings
+from experiments.configs.settings import Choice, Settings
 from experiments.files import whole
-from experiments.methods import METHODS, GraphAdapter, method_named
+from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.tasks import TASKS
 from experiments.training.cells import Cell
 from experiments.training.execution import Execution
+from experiments.training.plan import CHECKPOINTS, checkpoint_of
 from experiments.training.recipe import Recipe
 from experiments.training.runner import run_cells
 
-JOIN_RATES = (1e-3, 3e-3)
-FULL_RATES = (3e-4, 1e-3)
+RATES = tuple(float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 3))  # half powers of ten
 VALIDATION_EXAMPLES = 1000
 KIND = "kind "  # begins the columns of trials.csv that hold scores per question type
-FULL, TEXT, FROZEN, MAJORITY = "full", "text", "frozen", "majority"
+JOINT = (30, 3, 30)  # trials, finalists and most seeds of a GNN: all trials are spent
+OTHERS = (11, 2, 3)  # of a method that is searched for learning rates alone
+FURTHER = 2  # seeds for each finalist that extension leaves room for
+SAVE_EVERY = 24  # trials
+FROZEN, MAJORITY = "frozen", "majority"
 
 
 @dataclass(frozen=True)
@@ -51,55 +53,28 @@ class Trial:
 
     Args:
         method, task: their names.
-        rate: peak learning rate; None for methods without training.
-        join, arguments: of a graph adapter.
+        choice: the setting; None for methods without training.
         seed: of the run.
     """
 
     method: str
     task: str
-    rate: float | None = None
-    join: str = ""
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    choice: Choice | None = None
     seed: int = 0
 
     @property
     def label(self) -> str:
         """Names the trial's folder."""
-        rate = f"{self.rate:g}" if self.rate else ""
-        parts = [self.method, self.join, rate, *(f"{name}{value}" for name, value in self.arguments.items())]
-        return "-".join(part for part in parts if part)
+        if self.choice is None:
+            return self.method
+        arguments = [f"{name}{value}" for name, value in self.choice.arguments.items()]
+        join = [self.choice.join] if isinstance(METHODS[self.method], GraphAdapter) else []
+        return "-".join([self.method, *join, f"{self.choice.learning_rate:g}", *arguments])
 
     @property
     def key(self) -> tuple[str, str, int]:
         """Tells trials apart."""
         return self.label, self.task, self.seed
-
-    def cell(self, preset: Preset, reduction: int, data: Path, model: str | None) -> Cell:
-        """The run that scores the trial on validation data."""
-        budget = preset.budget_of(TASKS[self.task])
-        method = method_named(self.method)
-        settings = Settings(
-            join=self.join or "blend", reduction=reduction, arguments={self.method: dict(self.arguments)}
-        )
-        return Cell(
-            self.label,
-            self.method,
-            method.settings(settings),
-            self.task,
-            self.seed,
-            Recipe(self.rate, budget.steps) if self.rate else None,
-            data,
-            model,
-            split="validation",
-            train_examples=budget.train_examples,
-            eval_examples=VALIDATION_EXAMPLES,
-        )
-
-
-def gain(score: float, frozen: float, full: float) -> float:
-    """The share of the way from the frozen model to full fine-tuning."""
-    return (score - frozen) / max(full - frozen, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -107,11 +82,12 @@ class SearchSetup:
     """What a search runs on.
 
     Args:
-        preset: budgets and sizes.
+        preset: budgets, sizes and checkpoints.
         reduction: width of the model / width of the bottleneck.
         data: folder of the data sets.
-        model: checkpoint folder or hub name.
+        model: checkpoint folder or hub name, for all seeds.
         execution: where and how trials run.
+        checkpoints: folder of the pre-trained checkpoints beside the shipped one.
     """
 
     preset: Preset
@@ -119,153 +95,240 @@ class SearchSetup:
     data: Path
     model: str | None
     execution: Execution
+    checkpoints: Path = CHECKPOINTS
+
+    @property
+    def checkpoints_used(self) -> int:
+        """How many checkpoints the seeds are dealt over."""
+        return 1 if self.model is not None else self.preset.checkpoints
 
     def cell(self, trial: Trial) -> Cell:
-        """A trial's run."""
-        return trial.cell(self.preset, self.reduction, self.data, self.model)
+        """The run that scores a trial on validation data."""
+        budget = self.preset.budget_of(TASKS[trial.task])
+        chosen = Settings(reduction=self.reduction)
+        if trial.choice is not None:
+            chosen = chosen.model_copy(update={"methods": {trial.method: {trial.task: trial.choice}}})
+        return Cell(
+            trial.label,
+            trial.method,
+            method_named(trial.method).settings(chosen, trial.task),
+            trial.task,
+            trial.seed,
+            Recipe(trial.choice.learning_rate, budget.steps) if trial.choice else None,
+            self.data,
+            self.model or checkpoint_of(trial.seed, self.checkpoints_used, self.checkpoints),
+            split="validation",
+            train_examples=budget.train_examples,
+            eval_examples=VALIDATION_EXAMPLES,
+        )
+
+
+Scores = Mapping[tuple[str, str, int], float]
+
+
+class Race:
+    """Finds a method's best setting on a task.
+
+    Args:
+        method, task: their names.
+        screened: the settings to begin with.
+        trials: how many there are to spend.
+        finalists: how many settings get further seeds.
+        most_seeds: how many seeds a finalist has at most.
+
+    Attributes:
+        tried: the trials so far.
+    """
+
+    def __init__(
+        self, method: str, task: str, screened: Sequence[Choice], trials: int, finalists: int, most_seeds: int
+    ):
+        self.method, self.task, self.screened = method, task, screened
+        self.trials, self.finalists, self.most_seeds = trials, finalists, most_seeds
+        self.tried: list[Trial] = []
+        self._final: list[Choice] = []
+
+    def next(self, scores: Scores) -> list[Trial]:
+        """The trials of the next round; none when the race is over.
+
+        Args:
+            scores: of all trials of the rounds before.
+        """
+        if not self.tried:
+            found = [self._trial(choice) for choice in self.screened]
+        else:
+            left = self.trials - len(self.tried)
+            found = [] if self._final else self._beyond(scores)[: max(0, left - FURTHER * self.finalists)]
+            seed = 1 + max(trial.seed for trial in self.tried)
+            if not found and left >= self.finalists and seed < self.most_seeds:
+                self._final = self._final or self.best(scores)
+                found = [self._trial(choice, seed) for choice in self._final]
+        self.tried += found
+        return found
+
+    def best(self, scores: Scores) -> list[Choice]:
+        """The best settings, those with most seeds first, then by their mean score."""
+        tried = {trial.label: trial.choice for trial in self.tried if trial.choice is not None}
+        ranked = sorted(tried.values(), key=lambda choice: (-self.seeds(choice), -self.mean(choice, scores)))
+        return ranked[: self.finalists]
+
+    def seeds(self, choice: Choice) -> int:
+        """How many seeds a setting ran with."""
+        return len(self._alike(choice))
+
+    def mean(self, choice: Choice, scores: Scores) -> float:
+        """A setting's mean score over the seeds that it ran with."""
+        return sum(scores[trial.key] for trial in self._alike(choice)) / self.seeds(choice)
+
+    def beyond(self, choice: Choice) -> Choice | None:
+        """The setting with the next rate, where the setting's own is the smallest or the largest that its
+        join and arguments were tried with; None where it lies inside.
+        """
+        same = choice.model_dump(exclude={"learning_rate"})
+        rates = [
+            trial.choice.learning_rate
+            for trial in self.tried
+            if trial.choice and trial.choice.model_dump(exclude={"learning_rate"}) == same
+        ]
+        place = RATES.index(choice.learning_rate)
+        for edge, next_place in ((max(rates), place + 1), (min(rates), place - 1)):
+            if choice.learning_rate == edge and 0 <= next_place < len(RATES):
+                return choice.model_copy(update={"learning_rate": RATES[next_place]})
+        return None
+
+    def _trial(self, choice: Choice, seed: int = 0) -> Trial:
+        return Trial(self.method, self.task, choice, seed)
+
+    def _alike(self, choice: Choice) -> list[Trial]:
+        return [trial for trial in self.tried if trial.choice == choice]
+
+    def _beyond(self, scores: Scores) -> list[Trial]:
+        """The rates beyond the best settings."""
+        found = {}
+        for choice in self.best(scores):
+            outward = self.beyond(choice)
+            if outward is not None:
+                trial = self._trial(outward)
+                found[trial.label] = trial
+        return list(found.values())
 
 
 class Search:
-    """The stages; a second call continues where an interrupted one stopped.
+    """The races; a second call continues where an interrupted one stopped.
+
+    Args:
+        setup: what it runs on.
 
     Attributes:
         scores: trial's key -> score in its task's selecting column; -inf where the run diverged.
-        trials: one line per finished trial, as in ``trials.csv``.
+        lines: trial's key -> its line in ``trials.csv``.
+        races: (method, task) -> race.
     """
 
     def __init__(self, setup: SearchSetup):
         self.setup = setup
         self.scores: dict[tuple[str, str, int], float] = {}
-        self.trials = pd.DataFrame()
-        self.rates: dict[str, dict[str, float]] = {FULL: {}, TEXT: {}}
-
-    @property
-    def gnns(self) -> dict[str, GraphAdapter]:
-        """The methods that are searched: those with arguments to start from."""
-        methods = METHODS.items()
-        return {name: m for name, m in methods if isinstance(m, GraphAdapter) and m.start is not None}
-
-    @property
-    def join_tasks(self) -> list[str]:
-        """The tasks that compare joins."""
-        return [name for name, task in TASKS.items() if task.search.joins]
+        self.lines: dict[tuple[str, str, int], dict[str, Any]] = {}
+        self.races: dict[tuple[str, str], Race] = {}
+        self._file = setup.execution.out / "trials.csv"
 
     def run(self) -> Settings:
-        """All stages; returns the settings that they choose."""
-        self._references()
-        join = self._choose_join()
-        finalists = self._choose_rates(join)
-        arguments = self._choose_arguments(join, finalists)
-        return Settings(
-            join=join, reduction=self.setup.reduction, arguments=arguments, learning_rates=self.rates
-        )
+        """All races; returns the settings that they choose."""
+        self._read()
+        self.score([Trial(name, task) for name in (FROZEN, MAJORITY) for task in TASKS])
+        searched = {name: method for name, method in METHODS.items() if method.rates}
+        chosen = Settings(reduction=self.setup.reduction)
+        for follows in (False, True):
+            methods = [method for method in searched.values() if (method.follows is not None) == follows]
+            chosen = self._race([(method, task) for method in methods for task in TASKS], chosen)
+        return chosen
 
-    # ---- stages ------------------------------------------------------------------------------------------
-
-    def _references(self) -> None:
-        plain = [Trial(name, task) for name in (FROZEN, MAJORITY) for task in TASKS]
-        self.score(plain + [Trial(FULL, task, rate) for task in self.join_tasks for rate in FULL_RATES])
-        for task in TASKS:
-            like = task if task in self.join_tasks else self.join_tasks[0]
-            rate = self._best([Trial(FULL, like, rate) for rate in FULL_RATES]).rate
-            self.rates[FULL][task] = self.rates[TEXT][task] = rate
-        others = [task for task in TASKS if task not in self.join_tasks]
-        self.score(
-            [Trial(FULL, task, self.rates[FULL][task]) for task in others]
-            + [Trial(TEXT, task, self.rates[TEXT][task]) for task in TASKS]
-        )
-
-    def _choose_join(self) -> str:
-        trials = {
-            (join, gnn, task): [Trial(gnn, task, rate, join, method.start) for rate in JOIN_RATES]
-            for task in self.join_tasks
-            for gnn, method in self.gnns.items()
-            for join in JOINS
-        }
-        self.score([trial for options in trials.values() for trial in options])
-        gains = dict.fromkeys(JOINS, 0.0)
-        for (join, _, _), options in trials.items():
-            gains[join] += self._gain(self._best(options))
-        return max(gains, key=gains.__getitem__)
-
-    def _choose_rates(self, join: str) -> dict[tuple[str, str], list[Trial]]:
-        """Chooses rates; returns the two best trials of each GNN and task."""
-        tried = {
-            (gnn, name): [Trial(gnn, name, rate, join, method.start) for rate in task.search.rates]
-            for name, task in TASKS.items()
-            for gnn, method in self.gnns.items()
-        }
-        self.score([trial for trials in tried.values() for trial in trials if trial.key not in self.scores])
-        finalists = {
-            key: sorted(trials, key=lambda trial: self.scores[trial.key], reverse=True)[:2]
-            for key, trials in tried.items()
-        }
-        self.score([replace(trial, seed=1) for trials in finalists.values() for trial in trials])
-        for (gnn, task), trials in finalists.items():
-            self.rates.setdefault(gnn, {})[task] = self._best_mean(trials, seeds=2)
-        return finalists
-
-    def _choose_arguments(
-        self, join: str, finalists: dict[tuple[str, str], list[Trial]]
-    ) -> dict[str, dict[str, Any]]:
-        first = next(iter(TASKS))
-        options = {
-            gnn: [
-                Trial(gnn, first, self.rates[gnn][first], join, arguments)
-                for arguments in (method.start, *method.alternatives)
-            ]
-            for gnn, method in self.gnns.items()
-        }
-        without = [gnn for gnn, method in self.gnns.items() if not method.alternatives]
-        third = [replace(trial, seed=2) for gnn in without for trial in finalists[gnn, first]]
-        self.score([trial for trials in options.values() for trial in trials[1:]] + third)
-        for gnn in without:
-            self.rates[gnn][first] = self._best_mean(finalists[gnn, first], seeds=3)
-        return {
-            gnn: dict(self._best(trials).arguments) for gnn, trials in options.items() if gnn not in without
-        } | {gnn: dict(self.gnns[gnn].start) for gnn in without}
-
-    # ---- scoring -----------------------------------------------------------------------------------------
+    def _race(self, entries: Sequence[tuple[Method, str]], chosen: Settings) -> Settings:
+        """Races side by side; returns the settings with their winners."""
+        races = {(method.name, task): _race_of(method, task, chosen) for method, task in entries}
+        self.races.update(races)
+        while todo := [trial for race in races.values() for trial in race.next(self.scores)]:
+            self.score(todo)
+        methods = dict(chosen.methods)
+        for (method, task), race in races.items():
+            methods[method] = {**methods.get(method, {}), task: race.best(self.scores)[0]}
+        return chosen.model_copy(update={"methods": methods})
 
     def score(self, trials: Sequence[Trial]) -> None:
-        """Run trials and note their scores."""
-        cells = {self.setup.cell(trial): trial for trial in trials}
-        self.scores.update((trial.key, float("-inf")) for trial in trials)  # what a diverged trial is worth
-        for cell, result in run_cells(list(cells), self.setup.execution, may_diverge=True).items():
-            trial = cells[cell]
-            value = result["scores"][TASKS[trial.task].selects]
-            self.scores[trial.key] = value
-            line = _line(trial, value, result)
-            self.trials = pd.concat([self.trials, pd.DataFrame([line])], ignore_index=True)
-        with whole(self.setup.execution.out / "trials.csv") as part:
-            self.trials.to_csv(part, index=False)
+        """Run the trials that have not run yet and note their scores."""
+        todo = [trial for trial in trials if trial.key not in self.scores]
+        for start in range(0, len(todo), SAVE_EVERY):
+            cells = {self.setup.cell(trial): trial for trial in todo[start : start + SAVE_EVERY]}
+            results = run_cells(list(cells), self.setup.execution, may_diverge=True)
+            for cell, trial in cells.items():
+                self._note(trial, results.get(cell))
+            with whole(self._file) as part:
+                pd.DataFrame(list(self.lines.values())).to_csv(part, index=False)
 
-    def _best(self, options: Sequence[Trial]) -> Trial:
-        return max(options, key=lambda trial: self.scores[trial.key])
+    def _note(self, trial: Trial, result: Mapping[str, Any] | None) -> None:
+        """A trial's score; a run that diverged is worth nothing."""
+        line = _line(trial, result)
+        self.lines[trial.key] = line
+        self.scores[trial.key] = -math.inf if result is None else line["selection"]
 
-    def _best_mean(self, trials: Sequence[Trial], seeds: int) -> float:
-        """The rate whose mean over the first seeds is best."""
-        means = {
-            trial.rate: sum(self.scores[replace(trial, seed=k).key] for k in range(seeds)) for trial in trials
-        }
-        return max(means, key=means.__getitem__)
+    def _read(self) -> None:
+        """Take in the trials of ``trials.csv``, which need not run again.
 
-    def _gain(self, trial: Trial) -> float:
-        full = Trial(FULL, trial.task, self.rates[FULL][trial.task])
-        return gain(*(self.scores[t.key] for t in (trial, Trial(FROZEN, trial.task), full)))
+        Raises:
+            UserError: the file is damaged.
+        """
+        if not self._file.exists():
+            return
+        try:
+            frame = pd.read_csv(self._file, keep_default_na=False)
+            if missing := {"trial", "task", "seed", "selection"} - set(frame.columns):
+                raise KeyError(*sorted(missing))
+            for line in frame.to_dict("records"):
+                key = (str(line["trial"]), str(line["task"]), int(line["seed"]))
+                self.scores[key] = float(line["selection"]) if line["selection"] != "" else -math.inf
+                self.lines[key] = line
+        except (KeyError, ValueError, OSError) as error:
+            raise UserError(
+                f"{self._file} cannot be read ({type(error).__name__}: {error}): restore it, or give another "
+                "--out"
+            ) from None
 
 
-def _line(trial: Trial, value: float, result: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's line in ``trials.csv``."""
-    return {
+def _race_of(method: Method, task: str, chosen: Settings) -> Race:
+    """The race of a method on a task."""
+    if isinstance(method, GraphAdapter) and method.tried:
+        screened = [
+            Choice(learning_rate=rate, join=join, arguments=dict(arguments))
+            for join in method.joins
+            for arguments in method.tried
+            for rate in method.rates
+        ]
+        return Race(method.name, task, screened, *JOINT)
+    start = method.choice(chosen, task)
+    like = {} if start is None else start.model_dump(exclude={"learning_rate"})
+    return Race(method.name, task, [Choice(learning_rate=rate, **like) for rate in method.rates], *OTHERS)
+
+
+def _line(trial: Trial, result: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A trial's line in ``trials.csv``; without scores where the run diverged."""
+    choice = trial.choice
+    line = {
+        "trial": trial.label,
         "method": trial.method,
         "task": trial.task,
-        "join": trial.join,
-        "rate": trial.rate,
         "seed": trial.seed,
-        "arguments": json.dumps(dict(trial.arguments)),
-        "selection": value,
+        "join": choice.join if choice and isinstance(METHODS[trial.method], GraphAdapter) else "",
+        "rate": choice.learning_rate if choice else "",
+        "arguments": json.dumps(choice.arguments) if choice else "",
+        "selection": "",
+    }
+    if result is None:
+        return line
+    return {
+        **line,
+        "selection": result["scores"][TASKS[trial.task].selects],
         **result["scores"],
+        "loss": result["loss"],
         "seconds": result["train_seconds"],
         "parameters": result["parameters"],
         **{KIND + kind: score for kind, (score, _) in result["kinds"].items()},

@@ -2,193 +2,238 @@
 formula."""
 
 import argparse
+import math
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from attngraph.errors import UserError
 from experiments.cli import main
 from experiments.commands import search
 from experiments.configs.presets import load_preset
-from experiments.configs.settings import chosen_settings
+from experiments.configs.settings import Choice, chosen_settings
 from experiments.methods import METHODS
 from experiments.tasks import TASKS
-from experiments.training import search as stages
-from experiments.training.search import JOIN_RATES, VALIDATION_EXAMPLES, Trial, gain
+from experiments.training import search as races
+from experiments.training.search import JOINT, OTHERS, RATES, VALIDATION_EXAMPLES, Race, SearchSetup, Trial
 
 GNNS = ("gcn", "appnp", "gcnii", "pgnn")
-STEPS = load_preset("full").budget_of(TASKS["caption"]).steps
+SEARCHED = [name for name, method in METHODS.items() if method.rates]
+PRESET = load_preset("full")
+STEPS = PRESET.budget_of(TASKS["caption"]).steps
+BEST_RATE = {"gcn": 1e-2, "pgnn": 1e-1, "full": 1e-5}  # of all others 3e-3
 
 
 def rate_of(cell) -> float:
     return cell.recipe.learning_rate if cell.recipe else 0.0
 
 
-def arguments_of(cell) -> dict:
-    return cell.settings["gnn_args"]
-
-
-def adapters(cells) -> list:
-    return [cell for cell in cells if cell.method in GNNS]
-
-
 def score(cell) -> float:
-    """Full fine-tuning is best at the high rate, then ``gated``; GCN likes 6e-3, pGNN μ = 1."""
-    if cell.method not in GNNS:
-        return {"frozen": 0.2, "majority": 0.1, "text": 0.3, "full": 0.9}[cell.method] + rate_of(cell)
-    value = 0.5 + {"replace": 0.0, "gated": 0.2, "blend": 0.1}[cell.settings["join"]]
-    value -= abs(rate_of(cell) - (6e-3 if cell.method == "gcn" else 1e-3))
-    if cell.seed == 1 and (cell.method, cell.task, rate_of(cell)) == ("appnp", "caption", 3e-3):
-        value += 0.01
-    return value + 0.05 * (arguments_of(cell).get("mu") == 1.0) - 0.05 * ("degree" in arguments_of(cell))
+    """``gated`` is best, and μ = 1; a method has one best rate, off which it loses with each step of the
+    grid."""
+    if cell.recipe is None:
+        return 0.1
+    best = BEST_RATE.get(cell.method, 3e-3)
+    value = 0.5 - 0.05 * abs(RATES.index(rate_of(cell)) - RATES.index(best))
+    if "join" in cell.settings:
+        value += {"replace": 0.0, "gated": 0.02, "blend": 0.01}[cell.settings["join"]]
+        value += 0.005 * (cell.settings["gnn_args"].get("mu") == 1.0)
+    if (cell.method, cell.task, cell.seed) == ("appnp", "caption", 1) and cell.settings["join"] == "blend":
+        value += 0.1
+    return value
 
 
 def diverges(cell) -> bool:
-    return cell.method in GNNS and cell.settings["join"] == "replace" and rate_of(cell) == 3e-3
+    return cell.method == "appnp" and rate_of(cell) == 3e-2
+
+
+class World:
+    """A folder for searches whose runs are a formula."""
+
+    def __init__(self, out: Path, patch: pytest.MonkeyPatch):
+        self.out, self.seen, self.stop_after = out, [], math.inf
+        patch.setattr(races, "run_cells", self.run_cells)
+        patch.setattr(search, "prepare", lambda *a: None)
+        patch.setattr(search, "check_checkpoints", lambda *a: None)
+
+    def run_cells(self, cells, execution, may_diverge):
+        assert may_diverge and execution.out == self.out
+        if len(self.seen) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.seen.extend(cells)
+        return {cell: self.result(cell) for cell in cells if not diverges(cell)}
+
+    @staticmethod
+    def result(cell) -> dict:
+        columns = [column.key for column in TASKS[cell.task].columns]
+        return {
+            "scores": {key: 0.1 if key == "caption.bleu4" else score(cell) for key in columns},
+            "kinds": {"count": (score(cell), 3), "spatial": (0.5, 3)},
+            "train_seconds": 1.0,
+            "parameters": 7,
+            "loss": 2.0 if cell.recipe else None,
+        }
+
+    def search(self) -> int:
+        options = dict(out=self.out, preset="full", model=None, device="cpu", jobs=1, threads=1)
+        options |= dict(download=False, cache_gb=1.0, checkpoints=Path("runs/checkpoints"))
+        return search.run(argparse.Namespace(**options))
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """The folder of a search, and the cells that it ran."""
-    out, seen = tmp_path_factory.mktemp("search"), []
-
-    def run_cells(cells, execution, may_diverge):
-        assert may_diverge and execution.out == out and execution.jobs == 1
-        seen.extend(cells)
-        return {
-            cell: {
-                "scores": {
-                    column.key: 0.1 if column.key == "caption.bleu4" else score(cell)
-                    for column in TASKS[cell.task].columns
-                },
-                "kinds": {"count": (score(cell), 3), "spatial": (0.5, 3)},
-                "train_seconds": 1.0,
-                "parameters": 7,
-            }
-            for cell in cells
-            if not diverges(cell)
-        }
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(stages, "run_cells", run_cells)
-    patch.setattr(search, "prepare", lambda *a: None)
-    options = dict(
-        out=out, preset="full", model=None, device="cpu", jobs=1, threads=1, download=False, cache_gb=1.0
-    )
-    try:
-        assert search.run(argparse.Namespace(**options)) == 0
-    finally:
-        patch.undo()
-    return out, seen
+    with pytest.MonkeyPatch.context() as patch:
+        world = World(tmp_path_factory.mktemp("search"), patch)
+        assert world.search() == 0
+    return world
 
 
 @pytest.fixture
 def settings(found):
-    return chosen_settings(found[0] / "settings.yaml")
+    return chosen_settings(found.out / "settings.yaml")
+
+
+def of(found, method, task="vqa") -> list:
+    return [cell for cell in found.seen if (cell.method, cell.task) == (method, task)]
 
 
 def test_only_validation_data_are_scored(found):
-    assert {cell.split for cell in found[1]} == {"validation"}
-    assert {cell.eval_examples for cell in found[1]} == {VALIDATION_EXAMPLES}
+    assert {cell.split for cell in found.seen} == {"validation"}
+    assert {cell.eval_examples for cell in found.seen} == {VALIDATION_EXAMPLES}
 
 
-def test_the_grid_is_the_same_and_the_two_best_rates_get_a_second_seed(found):
-    cells = [
-        cell
-        for cell in adapters(found[1])
-        if cell.settings["join"] == "gated" and arguments_of(cell) == METHODS[cell.method].start
-    ]
-    for gnn in GNNS:
+def test_joins_arguments_and_rates_are_screened_together(found):
+    for name in GNNS:
+        method = METHODS[name]
+        first = len(method.joins) * len(method.tried) * len(method.rates)
+        screened = of(found, name)[:first]
+        assert {cell.seed for cell in screened} == {0}
+        tried = {(cell.settings["join"], str(cell.settings["gnn_args"]), rate_of(cell)) for cell in screened}
+        assert len(tried) == first and {join for join, _, _ in tried} == set(method.joins)
+
+
+def test_every_gnn_has_the_same_budget_and_no_trial_runs_twice(found):
+    for task in TASKS:
+        spent = Counter(cell.method for cell in found.seen if cell.task == task)
+        trials, finalists, _ = JOINT
+        assert all(trials - finalists < spent[name] <= trials for name in GNNS), spent
+        others = set(SEARCHED) - set(GNNS)
+        assert all(3 + 2 * OTHERS[1] <= spent[name] <= OTHERS[0] for name in others), spent
+    assert len({cell.folder(found.out) for cell in found.seen}) == len(found.seen)
+
+
+def test_grids_are_extended_until_the_best_lies_inside(found, settings):
+    """pGNN's best rate lies a step beyond those that the search begins with, that of full fine-tuning two
+    steps."""
+    for name in ("pgnn", "full"):
         for task in TASKS:
-            rates = {
-                seed: [
-                    rate_of(cell)
-                    for cell in cells
-                    if (cell.method, cell.task, cell.seed) == (gnn, task, seed)
-                ]
-                for seed in (0, 1)
-            }
-            assert tuple(sorted(rates[0])) == TASKS[task].search.rates and len(rates[1]) == 2
-    assert {
-        rate_of(cell) for cell in cells if cell.seed == 1 and cell.method == "gcn" and cell.task == "vqa"
-    } == {3e-3, 6e-3}
+            rates = {rate_of(cell) for cell in of(found, name, task)}
+            place = RATES.index(BEST_RATE[name])
+            assert settings.methods[name][task].learning_rate == BEST_RATE[name]
+            assert {RATES[place - 1], RATES[place + 1]} <= rates
 
 
-def test_a_second_seed_can_overturn_the_first(settings):
-    """APPNP's captions are best at 1e-3 with seed 0, and at 3e-3 over both seeds."""
-    assert settings.learning_rates["appnp"]["caption"] == 3e-3
-
-
-def test_every_gnn_has_the_same_budget(found):
-    budget = Counter(cell.method for cell in adapters(found[1]))
-    assert set(budget) == set(GNNS) and len(set(budget.values())) == 1
-    folders = {cell.folder(found[0]) for cell in found[1]}
-    assert len(folders) == len(found[1])  # no trial is run twice or overwrites another
+def test_finalists_have_several_seeds_on_several_checkpoints(found):
+    """A GNN with fewer settings spends more on seeds."""
+    seeds = {name: {cell.seed for cell in of(found, name)} for name in GNNS}
+    assert {0, 1, 2} <= seeds["pgnn"] < seeds["gcn"]
+    models = {cell.model for cell in of(found, "pgnn")}
+    assert models == {None, "runs/checkpoints/seed1", "runs/checkpoints/seed2"}
 
 
 def test_the_best_settings_are_chosen(settings):
-    assert settings.join == "gated" and settings.reduction == chosen_settings().reduction
-    assert settings.arguments["pgnn"] == {"p": 1.5, "mu": 1.0}
-    assert settings.arguments["appnp"] == METHODS["appnp"].start
-    assert settings.learning_rates["gcn"] == dict.fromkeys(TASKS, 6e-3)
-    rates = {"vqa": 1e-3, "caption": 1e-3, "ve": 3e-3, "easy_vqa": 3e-3}
-    assert settings.learning_rates["pgnn"] == rates
-    assert set(settings.learning_rates["full"].values()) == {1e-3}
-    assert all(set(rates) == set(TASKS) for rates in settings.learning_rates.values())
-    assert set(settings.learning_rates) == {"full", "text", *GNNS} and set(settings.arguments) == set(GNNS)
+    assert set(settings.methods) == set(SEARCHED)
+    assert all(set(choices) == set(TASKS) for choices in settings.methods.values())
+    assert settings.methods["pgnn"]["vqa"] == Choice(
+        learning_rate=1e-1, join="gated", arguments={"p": 1.5, "mu": 1.0}
+    )
+    assert settings.methods["gcn"]["ve"] == Choice(learning_rate=1e-2, join="gated")
+    assert settings.methods["gcnii"]["ve"].join == "blend", "gated is APPNP's"
 
 
-def test_the_report_shows_what_speaks_and_how_the_joins_compare(found):
-    text = (found[0] / "search.md").read_text()
-    for word in (
-        "Full fine-tuning",
-        "Text only",
-        "best score per question type",
-        "| spatial |",
-        "| mean gain |",
-        "gated",
-    ):
+def test_a_further_seed_can_overturn_the_first(settings):
+    joins = {task: settings.methods["appnp"][task].join for task in TASKS}
+    assert joins == {task: "blend" if task == "caption" else "gated" for task in TASKS}
+
+
+def test_rows_that_follow_pgnn_have_its_arguments_and_a_rate_of_their_own(settings, found):
+    assert {cell.settings["gnn_args"]["mu"] for cell in of(found, "placebo")} == {1.0}
+    choice = settings.methods["placebo"]["vqa"]
+    assert choice == Choice(learning_rate=3e-3, join="gated", arguments={"p": 1.5, "mu": 1.0})
+    assert {cell.settings["join"] for cell in of(found, "pgnn_replace")} == {"replace"}
+
+
+def test_the_report_says_what_was_chosen_and_on_how_many_trials(found):
+    text = (found.out / "search.md").read_text()
+    for word in ("What was chosen", "| pGNN |", "Finalists", "Full fine-tuning", "| spatial |", "gated"):
         assert word in text
-    trials = pd.read_csv(found[0] / "trials.csv")
-    assert len(trials) == len([cell for cell in found[1] if not diverges(cell)])
-    assert trials.selection.notna().all()
+    assert "(edge)" not in text.split("**Validation scores")[0].replace('"edge"', "") or "APPNP" in text
+    trials = pd.read_csv(found.out / "trials.csv")
+    assert len(trials) == len(found.seen), "diverged runs too"
+    assert trials.selection.isna().sum() == sum(map(diverges, found.seen)) > 0
     keys = [column.key for task in TASKS.values() for column in task.columns]
     assert set(keys) <= set(trials.columns)
-    assert (trials[trials.task == "caption"]["caption.bleu4"] == 0.1).all()
     captions = trials[trials.task == "caption"]
-    assert (captions.selection == captions["caption.cider"]).all(), "captions are chosen by CIDEr"
+    assert (captions["caption.bleu4"].dropna() == 0.1).all()
+    scored = captions.dropna(subset=["selection"])
+    assert (scored.selection == scored["caption.cider"]).all(), "captions are chosen by CIDEr"
 
 
-def test_joins_are_compared_on_two_tasks_and_two_rates(found):
-    for join in ("replace", "blend"):  # those that were not chosen
-        cells = [cell for cell in adapters(found[1]) if cell.settings["join"] == join]
-        tried = Counter((cell.method, cell.task, rate_of(cell), cell.seed) for cell in cells)
-        assert set(tried.values()) == {1}
-        assert set(tried) == {
-            (gnn, task, rate, 0) for gnn in GNNS for task in ("vqa", "caption") for rate in JOIN_RATES
-        }
+def test_a_search_that_was_cut_off_runs_no_trial_again(found, tmp_path, monkeypatch):
+    """Neither in its folder, nor where nothing but its trials.csv and run.json were kept."""
+    world = World(tmp_path / "first", monkeypatch)
+    world.stop_after = 300
+    assert world.search() == 130
+    ended = world.seen
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for name in ("run.json", "trials.csv"):
+        (kept / name).write_bytes((world.out / name).read_bytes())
+    world = World(kept, monkeypatch)
+    assert world.search() == 0
+    labels = [(cell.label, cell.task, cell.seed) for cell in ended + world.seen]
+    assert len(set(labels)) == len(labels) == len(found.seen)
+    for name in ("settings.yaml", "search.md"):
+        assert (kept / name).read_text() == (found.out / name).read_text()
+
+
+@pytest.mark.parametrize("text", ["trial,task\na,b\n", "", "trial,task,seed,selection\na,vqa,x,1\n", "\x00"])
+def test_damaged_trials_are_named(text, tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch)
+    (tmp_path / "trials.csv").write_text(text)
+    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, argparse.Namespace(out=tmp_path))
+    with pytest.raises(UserError, match="trials.csv cannot be read .*: restore it, or give another --out"):
+        races.Search(setup).run()
+    assert world.seen == []
+
+
+def test_a_race_without_room_for_seeds_ends():
+    race = Race("gcn", "vqa", [Choice(learning_rate=rate) for rate in (1e-3, 3e-3, 1e-2)], 4, 2, 9)
+    scores = {}
+    while todo := race.next(scores):
+        scores.update({trial.key: trial.choice.learning_rate for trial in todo})
+    assert len(race.tried) == 3 and race.best(scores)[0].learning_rate == 1e-2
+    assert race.beyond(race.best(scores)[0]).learning_rate == 3e-2
 
 
 def test_a_trial_is_a_cell_with_the_presets_budget():
-    trial = Trial("pgnn", "caption", 3e-3, "gated", {"p": 1.5, "mu": 0.1}, seed=2)
-    cell = trial.cell(load_preset("full"), 8, Path("data"), "some/model")
+    choice = Choice(learning_rate=3e-3, join="gated", arguments={"p": 1.5, "mu": 0.1})
+    setup = SearchSetup(PRESET, 8, Path("data"), "some/model", None)
+    cell = setup.cell(Trial("pgnn", "caption", choice, seed=2))
     expected = {"gnn": "pgnn", "gnn_args": {"p": 1.5, "mu": 0.1}, "join": "gated", "reduction": 8}
     assert cell.settings == expected
     assert (cell.recipe.learning_rate, cell.recipe.steps) == (3e-3, STEPS)
     assert (cell.seed, cell.model, cell.data) == (2, "some/model", Path("data"))
     assert cell.label == "pgnn-gated-0.003-p1.5-mu0.1"
-    assert Trial("frozen", "vqa").cell(load_preset("full"), 8, Path("data"), None).recipe is None
-
-
-def test_a_gain_is_the_share_of_the_way_to_full_fine_tuning():
-    assert gain(0.5, 0.2, 0.8) == pytest.approx(0.5)
-    assert gain(0.2, 0.2, 0.8) == 0 and gain(2.0, 1.0, 3.0) == pytest.approx(0.5)
-    assert gain(0.5, 0.5, 0.5) == 0, "no way at all"
+    assert setup.cell(Trial("frozen", "vqa")).recipe is None
 
 
 @pytest.mark.parametrize("name", ["trials.csv", "search.md", "settings.yaml"])
-def test_files_of_somebody_else_are_left_alone(name, tmp_path, capsys):
+def test_files_of_somebody_else_are_left_alone(name, tmp_path, monkeypatch, capsys):
+    World(tmp_path, monkeypatch)
     (tmp_path / name).write_text("mine")
     assert main(["search", "--out", str(tmp_path)]) == 2
     assert f"{name} is there already, and no run.json" in capsys.readouterr().err

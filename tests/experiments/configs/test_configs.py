@@ -8,7 +8,7 @@ from attngraph.errors import UserError
 from experiments.cli import main
 from experiments.configs import presets
 from experiments.configs.presets import PRESETS_FOLDER, load_preset, preset_names
-from experiments.configs.settings import SETTINGS_FILE, Settings, chosen_settings, write_settings
+from experiments.configs.settings import SETTINGS_FILE, Choice, Settings, chosen_settings, write_settings
 from experiments.methods import METHODS
 from experiments.scenes.write import Sizes
 from experiments.tasks import TASKS
@@ -35,26 +35,29 @@ def test_quick_is_the_first_preset():
 
 def test_shipped_settings_are_complete():
     settings = chosen_settings()
-    searched = [name for name, method in METHODS.items() if getattr(method, "start", None) is not None]
-    assert list(settings.arguments) == searched == ["gcn", "appnp", "gcnii", "pgnn"]
-    assert set(settings.learning_rates) == {"full", "text", *searched}
-    assert all(list(rates) == list(TASKS) for rates in settings.learning_rates.values())
+    searched = {name for name, method in METHODS.items() if getattr(method, "tried", ())}
+    assert searched == {"gcn", "appnp", "gcnii", "pgnn"} <= set(settings.methods) <= set(METHODS)
+    assert all(list(choices) == list(TASKS) for choices in settings.methods.values())
 
 
 def test_settings_are_written_as_they_are_read(tmp_path):
+    arguments = {"p": 1.5, "steps": 2, "learn_p": False, "degree": "mean"}
     settings = Settings(
-        join="gated",
         reduction=8,
-        arguments={"pgnn": {"p": 1.5, "steps": 2, "learn_p": False, "degree": "mean"}, "gcn": {}},
-        learning_rates={"pgnn": {"vqa": 1e-05, "caption": 0.012}},
+        methods={
+            "pgnn": {
+                "vqa": Choice(learning_rate=1e-05, join="gated", arguments=arguments),
+                "caption": Choice(learning_rate=0.012),
+            }
+        },
     )
     write_settings(tmp_path / "settings.yaml", settings)
     again = chosen_settings(tmp_path / "settings.yaml")
     assert again == settings
-    kinds = {name: type(value) for name, value in again.arguments["pgnn"].items()}
+    kinds = {name: type(value) for name, value in again.methods["pgnn"]["vqa"].arguments.items()}
     assert kinds == {"p": float, "steps": int, "learn_p": bool, "degree": str}
-    write_settings(tmp_path / "settings.yaml", Settings(join="blend"))
-    assert chosen_settings(tmp_path / "settings.yaml").join == "blend", "a new file is read anew"
+    write_settings(tmp_path / "settings.yaml", Settings())
+    assert chosen_settings(tmp_path / "settings.yaml") == Settings(), "a new file is read anew"
 
 
 def test_the_shipped_settings_file_is_in_the_written_form(tmp_path):
@@ -148,20 +151,24 @@ def test_a_preset_that_is_not_there():
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("reduction: 4\n", "field join is missing"),
-        ("join: blend\nreductoin: 4\n", r"unknown field reductoin \(did you mean reduction\?\)"),
-        ("join: blend\nreduction: 0\n", "field reduction: input should be greater than 0"),
+        ("reductoin: 4\n", r"unknown field reductoin \(did you mean reduction\?\)"),
+        ("reduction: 0\n", "field reduction: input should be greater than 0"),
+        ("reduction: 1000000000\n", "field reduction: input should be less than"),
+        ("methods: {gcn: null}\n", "field methods.gcn: "),
+        ("methods: {gcn: {vqa: null}}\n", "field methods.gcn.vqa: "),
+        ("methods: {gcn: {vqa: {}}}\n", "field methods.gcn.vqa.learning_rate is missing"),
+        ("methods: {gcn: {vqa: {learning_rate: -1}}}\n", "gcn.vqa.learning_rate: input should be gr"),
+        ("methods: {gcn: {vqa: {learning_rate: .inf}}}\n", "input should be a finite number"),
+        ("methods: {gcn: {vqa: {learning_rate: 1, join: 3}}}\n", "vqa.join: input should be a valid string"),
         (
-            "join: blend\nlearning_rates: {gcn: {vqa: -1}}\n",
-            "field learning_rates.gcn.vqa: input should be gr",
+            "methods: {gcn: {vqa: {learning_rate: 1, join: glue}}}\n",
+            "vqa.join: unknown join 'glue', choose from replace, gated, blend",
         ),
-        ("join: blend\nlearning_rates: {gcn: null}\n", "field learning_rates.gcn: "),
-        ("join: 3\n", "field join: input should be a valid string"),
-        ("join: glue\n", "field join: unknown join 'glue', choose from replace, gated, blend"),
-        ("join: blend\nreduction: 1000000000\n", "field reduction: input should be less than"),
-        ("join: blend\nlearning_rates: {gcn: {vqa: .inf}}\n", "input should be a finite number"),
-        ("join: blend\nlearning_rates: {gcn: {vqa: null}}\n", "field learning_rates.gcn.vqa: "),
-        ("join: blend\narguments: {pgnn: {p: .nan}}\n", "field arguments.pgnn.p.*: "),
+        (
+            "methods: {gcn: {vqa: {learning_rate: 1, jion: blend}}}\n",
+            r"unknown field methods.gcn.vqa.jion \(did you mean join\?\)",
+        ),
+        ("methods: {pgnn: {vqa: {learning_rate: 1, arguments: {p: .nan}}}}\n", "arguments.p.*: "),
         ("null\n", "it must hold fields with values"),
         ("", "it must hold fields with values"),
         ("{", "cannot be read"),

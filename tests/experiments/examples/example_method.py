@@ -16,7 +16,7 @@ class LowRank(PeftMethod):
 
     default_rate: float = 1e-3  # peak learning rate, on every task without a chosen one
 
-    def settings(self, chosen, join=None):
+    def settings(self, chosen, task, join=None):
         return {"r": 8, "lora_alpha": 16}
 
     def config(self, family, settings):

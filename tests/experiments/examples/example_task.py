@@ -13,7 +13,7 @@ from experiments.datasets.example import Example
 from experiments.metrics.exact import exact_scores
 from experiments.models import Decoding
 from experiments.tasks import Column, Task, TaskScores, register
-from experiments.tasks.task import Budget, SearchSpace, accuracy_scores, references
+from experiments.tasks.task import Budget, accuracy_scores, references
 
 
 class Colours(Task):
@@ -24,7 +24,6 @@ class Colours(Task):
     prompts = {"default": "{text}", "image_text": "{text} Answer in one word."}
     decoding = Decoding(max_new_tokens=3)
     budget = Budget(steps=100, train_examples=1000, eval_examples=500, eval_seconds=1.4e-3)
-    search = SearchSpace(rates=(3e-3, 6e-3))
 
     def examples(self, data: Path, split: str) -> list[Example]:
         """The reader: easy-VQA's own files, those questions that ask for a colour."""

@@ -11,10 +11,9 @@ from safetensors.torch import load_file
 from adapters.scheme import SCHEMES, Scheme
 from adapters.scheme import register as register_scheme
 from attngraph.errors import UserError
-from experiments.configs.settings import Settings, chosen_settings
+from experiments.configs.settings import Choice, Settings, chosen_settings
 from experiments.methods import METHODS, GraphAdapter, method_named
 from experiments.models import Decoding, Sample, load_family
-from experiments.tasks import TASKS
 from tests.experiments.training.small import small_family, small_run
 
 # 4 layers with self-attention, cross-attention and feed-forward; a bottleneck of 32 on a width of 128 in
@@ -22,11 +21,27 @@ from tests.experiments.training.small import small_family, small_run
 BOTTLENECKS, SHARES, POWERS = 12 * (128 * 32 + 32 + 32 * 128 + 128), 8, 8
 LAYER = r"text_decoder\.bert\.encoder\.layer\.\d\."
 ADAPTER = LAYER + r"(attention\.output|crossattention\.output|output)\.dense\.gnn_adapter"
-COUNTS = {
-    **dict.fromkeys(("gcn", "appnp", "gcnii", "rate", "p2", "residual", "fixed_p"), BOTTLENECKS + SHARES),
-    **dict.fromkeys(("pgnn", "learned_p"), BOTTLENECKS + SHARES + POWERS),
-    **dict.fromkeys(("frozen", "majority"), 0),
-}
+LEARN_P = (
+    "pgnn",
+    "learned_p",
+    "tempering",
+    "placebo",
+    "mean_degree",
+    "rescaled",
+    "pgnn_replace",
+    "pgnn_gated",
+)
+GATES = 8 * (128 * 32 + 32)  # of ``gated``, in place of the shares
+UNTRAINED = ("frozen", "majority")
+
+
+def expected_count(name: str, settings: dict) -> int:
+    join = settings["join"]
+    return (
+        BOTTLENECKS
+        + {"blend": SHARES, "gated": GATES, "replace": 0}[join]
+        + (POWERS if name in LEARN_P else 0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +57,7 @@ def sizes():
 
 def applied(name, settings):
     method = method_named(name)
-    return method.apply(load_family(), method.settings(settings))
+    return method.apply(load_family(), method.settings(settings, "vqa"))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -52,14 +67,16 @@ def test_it_trains_what_it_says(name, settings, sizes):
     assert set(trained) == {key for key, p in tuned.family.model.named_parameters() if p.requires_grad}
     if name == "full":
         assert trained == sizes
-    elif name == "text":
+    elif name in ("text", "decoder"):
         assert trained == {key: size for key, size in sizes.items() if key.startswith("text_decoder.")}
         assert 0 < len(trained) < len(sizes)
+    elif name in UNTRAINED:
+        assert trained == {}
     else:
-        assert sum(trained.values()) == COUNTS[name]
+        assert sum(trained.values()) == expected_count(name, METHODS[name].settings(settings, "vqa"))
         assert all(re.match(ADAPTER, key) for key in trained)
         powers = [key for key in trained if key.endswith("p_logit")]
-        assert len(powers) == (POWERS if name in ("pgnn", "learned_p") else 0)
+        assert len(powers) == (POWERS if name in LEARN_P else 0)
     assert METHODS[name].trains == bool(trained)
 
 
@@ -129,45 +146,52 @@ def test_majority_says_the_most_frequent_answer(settings):
 
 @pytest.mark.parametrize("p, mu", [(1.5, 0.1), (1.25, 1.0), (2.0, 0.5)])
 def test_the_residual_is_the_share_of_the_p_adapter_at_its_start(p, mu):
-    chosen = Settings(join="blend", arguments={"pgnn": {"p": p, "mu": mu}})
-    alpha = method_named("residual").settings(chosen)["gnn_args"]["alpha"]
+    chosen = Settings(methods={"pgnn": {"vqa": Choice(learning_rate=1, arguments={"p": p, "mu": mu})}})
+    alpha = method_named("residual").settings(chosen, "vqa")["gnn_args"]["alpha"]
     assert alpha == pytest.approx((2 * mu / p) / (1 + 2 * mu / p))  # β with weights that sum to 1
 
 
 def test_rows_use_the_settings_of_the_method_that_they_follow():
+    pgnn = {"p": 1.3, "mu": 0.7}
     chosen = Settings(
-        join="gated",
         reduction=8,
-        arguments={"gcn": {}, "pgnn": {"p": 1.3, "mu": 0.7}},
-        learning_rates={"gcn": {"vqa": 0.1}, "pgnn": {"vqa": 0.2}},
+        methods={
+            "gcn": {"vqa": Choice(learning_rate=0.1, join="replace")},
+            "pgnn": {"vqa": Choice(learning_rate=0.2, join="gated", arguments=pgnn)},
+            "placebo": {"vqa": Choice(learning_rate=0.3, join="gated", arguments=pgnn)},
+        },
     )
-    vqa, ve = TASKS["vqa"], TASKS["ve"]
-    found = {name: method_named(name) for name in ("gcn", "rate", "fixed_p", "learned_p", "p2", "pgnn")}
-    arguments = {name: method.settings(chosen)["gnn_args"] for name, method in found.items()}
-    assert arguments == {
-        "gcn": {},
-        "rate": {},
-        "pgnn": {"p": 1.3, "mu": 0.7},
-        "learned_p": {"p": 1.3, "mu": 0.7},
-        "fixed_p": {"p": 1.3, "mu": 0.7, "learn_p": False},
-        "p2": {"p": 2.0, "mu": 0.0, "learn_p": False},
+    expected = {  # scheme, arguments, join, learning rate
+        "gcn": ("gcn", {}, "replace", 0.1),
+        "rate": ("gcn", {}, "gated", 0.2),
+        "pgnn": ("pgnn", pgnn, "gated", 0.2),
+        "learned_p": ("pgnn", pgnn, "gated", 0.2),
+        "fixed_p": ("pgnn", {**pgnn, "learn_p": False}, "gated", 0.2),
+        "p2": ("pgnn", {"p": 2.0, "mu": 0.0, "learn_p": False}, "gated", 0.2),
+        "tempering": ("tempering", pgnn, "gated", 0.2),
+        "placebo": ("placebo", pgnn, "gated", 0.3),
+        "mean_degree": ("pgnn", {**pgnn, "degree": "mean"}, "gated", 0.2),
+        "rescaled": ("pgnn", pgnn, "gated", 0.2),
+        "pgnn_replace": ("pgnn", pgnn, "replace", 0.2),
+        "pgnn_gated": ("pgnn", pgnn, "gated", 0.2),
+        "gcn_gated": ("gcn", {}, "gated", 0.2),
     }
-    rates = {name: method.rate(chosen, vqa) for name, method in found.items()}
-    assert rates == {**dict.fromkeys(found, 0.2), "gcn": 0.1}
-    assert found["rate"].settings(chosen)["gnn"] == "gcn" and found["p2"].settings(chosen)["gnn"] == "pgnn"
-    assert found["pgnn"].rate(chosen, ve) == found["pgnn"].default_rate, "where none was chosen"
-    for method in found.values():
-        assert method.settings(chosen)["join"] == "gated" and method.settings(chosen)["reduction"] == 8
-        assert method.settings(chosen, join="replace")["join"] == "replace"
+    for name, row in expected.items():
+        method, settings = method_named(name), method_named(name).settings(chosen, "vqa")
+        rate = method.rate(chosen, "vqa")
+        assert (settings["gnn"], settings["gnn_args"], settings["join"], rate) == row, name
+        assert settings["reduction"] == 8 and settings.get("rescale", False) == (name == "rescaled")
+        assert method.settings(chosen, "vqa", join="replace")["join"] == "replace"
 
 
-@pytest.mark.parametrize("row, missing", [("appnp", "appnp"), ("residual", "pgnn"), ("p2", "pgnn")])
-def test_settings_that_lack_something_are_named(row, missing):
-    chosen = Settings(join="blend", arguments={"gcn": {}}, learning_rates={"gcn": {}})
-    with pytest.raises(
-        UserError, match=f"arguments.{missing} is missing; restore it, or run attngraph search"
-    ):
-        method_named(row).settings(chosen)
+def test_settings_where_nothing_was_chosen():
+    for name in ("pgnn", "placebo", "residual", "appnp", "gcn"):
+        method, other = method_named(name), Settings(methods={"pgnn": {"vqa": Choice(learning_rate=0.2)}})
+        assert method.choice(other, "ve") is None and method.rate(other, "ve") == method.default_rate
+        settings = method.settings(other, "ve")
+        assert settings["join"] == "blend"
+        leader = METHODS[method.leader].tried[0]
+        assert name == "residual" or settings["gnn_args"] == dict(leader)
 
 
 def test_a_scheme_of_ones_own_is_a_row(settings):
@@ -184,10 +208,11 @@ def test_a_scheme_of_ones_own_is_a_row(settings):
     try:
         method = method_named("keep")
         assert isinstance(method, GraphAdapter) and method.title == "keep"
-        assert method.settings(settings)["gnn_args"] == {} and method.leader == "gcn"
-        assert method.rate(settings, TASKS["vqa"]) == settings.learning_rates["gcn"]["vqa"]
-        tuned = method.apply(load_family(), method.settings(settings))
-        assert sum(p.numel() for p in tuned.parameters().values()) == COUNTS["gcn"]
+        own = method.settings(settings, "vqa")
+        assert own["gnn_args"] == {} and method.leader == "gcn"
+        assert method.rate(settings, "vqa") == settings.methods["gcn"]["vqa"].learning_rate
+        tuned = method.apply(load_family(), own)
+        assert sum(p.numel() for p in tuned.parameters().values()) == expected_count("gcn", own)
     finally:
         del SCHEMES["keep"]
     with pytest.raises(UserError, match="unknown method 'keep': choose from gcn, "):

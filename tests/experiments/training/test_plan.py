@@ -9,7 +9,14 @@ from experiments.configs.presets import BudgetChange, DrawnSizes, Preset, load_p
 from experiments.configs.settings import chosen_settings
 from experiments.methods import METHODS
 from experiments.tasks import TASKS
-from experiments.training.plan import START_SECONDS, STEP_SECONDS, Request, example_count, plan_table
+from experiments.training.plan import (
+    START_SECONDS,
+    STEP_SECONDS,
+    Request,
+    check_checkpoints,
+    example_count,
+    plan_table,
+)
 
 PRESET = Preset(
     about="",
@@ -46,8 +53,9 @@ def test_a_row_that_repeats_another_trains_nothing_twice():
 def test_a_cell_has_the_chosen_settings_and_the_presets_budget():
     cell = next(cell for cell in plan(tasks=["caption"]).rows["pgnn"])
     chosen = chosen_settings()
-    assert cell.settings == METHODS["pgnn"].settings(chosen)
-    assert (cell.recipe.learning_rate, cell.recipe.steps) == (chosen.learning_rates["pgnn"]["caption"], 10)
+    assert cell.settings == METHODS["pgnn"].settings(chosen, "caption")
+    rate = chosen.methods["pgnn"]["caption"].learning_rate
+    assert (cell.recipe.learning_rate, cell.recipe.steps) == (rate, 10)
     assert (cell.train_examples, cell.eval_examples, cell.split) == (40, 20, "test")
     assert cell.folder(Path("out")) == Path("out/cells/pgnn/caption/seed0")
 
@@ -123,20 +131,48 @@ def test_how_many_examples_a_task_has():
     assert example_count(easy, "test", PRESET.drawn, DATA) == len(easy.examples(Path(), "test")) == 9673
 
 
-@pytest.mark.parametrize("preset, limit", [("quick", 8 * 60), ("full", 2 * 3600)])
+@pytest.mark.parametrize("preset, limit", [("quick", 8 * 60), ("full", 12 * 3600)])
 def test_presets_keep_what_they_promise_on_two_cores(preset, limit):
     table = plan_table(load_preset(preset), Request(), chosen_settings(), DATA)
     assert table.seconds(2) < limit
 
 
-def test_rates_that_nobody_chose_are_named():
+def test_settings_that_nobody_chose_are_named():
     assert plan().unsearched == ()
     chosen = chosen_settings()
-    rates = {name: dict(of_task) for name, of_task in chosen.learning_rates.items()}
-    del rates["pgnn"]["ve"], rates["full"]
+    methods = {name: dict(of_task) for name, of_task in chosen.methods.items()}
+    del methods["pgnn"]["ve"], methods["full"]
     table = plan_table(
-        PRESET, Request(tasks=["vqa", "ve"]), chosen.model_copy(update={"learning_rates": rates}), DATA
+        PRESET, Request(tasks=["vqa", "ve"]), chosen.model_copy(update={"methods": methods}), DATA
     )
     assert set(table.unsearched) == {("pgnn", "ve"), ("full", "vqa"), ("full", "ve")}
     rate = {cell.task: cell.recipe.learning_rate for cell in table.rows["pgnn"]}
-    assert rate == {"vqa": chosen.learning_rates["pgnn"]["vqa"], "ve": METHODS["pgnn"].default_rate}
+    assert rate == {
+        "vqa": chosen.methods["pgnn"]["vqa"].learning_rate,
+        "ve": METHODS["pgnn"].default_rate,
+    }
+
+
+def test_seeds_are_dealt_over_checkpoints():
+    several = PRESET.model_copy(update={"checkpoints": 3, "seeds": {"gcn": 7, "frozen": 5, "majority": 1}})
+    table = plan_table(several, Request(checkpoints=Path("ckpt")), chosen_settings(), DATA)
+    models = {cell.seed: cell.model for cell in table.rows["gcn"]}
+    one, two = (str(Path("ckpt") / name) for name in ("seed1", "seed2"))
+    assert models == {0: None, 1: one, 2: two, 3: None, 4: one, 5: two, 6: None}
+    assert {cell.seed: cell.model for cell in table.rows["frozen"]} == {0: None, 1: one, 2: two}
+    assert {cell.model for cell in table.rows["majority"]} == {None}
+    table = plan_table(several, Request(model="mine"), chosen_settings(), DATA)
+    assert {cell.model for cell in table.cells} == {"mine"}
+    assert {cell.seed for cell in table.rows["frozen"]} == {0}
+
+
+def test_a_missing_checkpoint_is_named_with_the_command_that_makes_it(tmp_path):
+    several = PRESET.model_copy(update={"checkpoints": 2})
+    table = plan_table(several, Request(checkpoints=tmp_path), chosen_settings(), DATA)
+    said = f"seed1 is missing, .* attngraph pretrain --seed 1 --out {tmp_path}/seed1"
+    with pytest.raises(UserError, match=said):
+        check_checkpoints(table.cells, tmp_path)
+    (tmp_path / "seed1").mkdir()
+    (tmp_path / "seed1" / "model.safetensors").touch()
+    check_checkpoints(table.cells, tmp_path)
+    check_checkpoints(plan().cells, tmp_path)
