@@ -88,7 +88,7 @@ class Cell:
         """What decides the result, as plain values."""
         content = asdict(self)
         content["data"] = json.loads((self.data / "manifest.json").read_text())
-        content["weights"] = weights_digest(self.model)
+        content["weights"] = weights_digest(content.pop("model"))
         return _plain(content)
 
 
