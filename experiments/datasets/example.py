@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.scenes.scene import Scene
+
 
 @dataclass(frozen=True)
 class Example:
@@ -16,6 +18,7 @@ class Example:
             ("entailment", "contradiction", "neutral"); captions: the reference captions.
         kind: question type ("existence", "count", ...), hypothesis type, or "caption"; scores are broken down
             by it.
+        scene: what the image shows, where a task that scores answers by it knows it.
     """
 
     id: str
@@ -23,3 +26,4 @@ class Example:
     prompt: str
     references: tuple[str, ...]
     kind: str
+    scene: Scene | None = None

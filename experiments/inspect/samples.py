@@ -7,15 +7,14 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.datasets.reading import read_json, read_text
+from experiments.datasets.reading import read_text
 from experiments.models.batch import Sample
 from experiments.models.images import open_image
 from experiments.progress import Progress
-from experiments.scenes.scene import Scene
+from experiments.scenes.known import scene_of
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
 from experiments.tasks.task import SPLITS
@@ -80,7 +79,7 @@ def task_samples(
         for example in Progress(examples, "reading examples", leave=False, delay=1):
             sample = task.sample(example, family, draw=0.0)
             image = open_image(example.image) if drawn else example.image
-            samples.append(replace(sample, image=image, scene=_scene(example.image)))
+            samples.append(replace(sample, image=image, scene=scene_of(example.image)))
         return samples
 
 
@@ -102,31 +101,3 @@ def _image_files(path: Path) -> list[Path]:
     if not path.exists():
         raise UserError(f"--images {path}: no such file or folder; give image files, or folders of them")
     return [path]
-
-
-def _scene(image: Path) -> Scene | None:
-    """What is drawn, where the data's folder says so.
-
-    Raises:
-        UserError: it says so in a way that cannot be read.
-    """
-    file = image.parent.parent / "scenes.json"
-    if not file.exists():
-        return None
-    described = _described(file)
-    if image.name not in described:
-        return None
-    try:
-        return Scene.from_dict(described[image.name])
-    except ValueError as error:
-        raise UserError(
-            f"{file} does not say what {image.name} shows ({error}): draw the data again (attngraph scenes)"
-        ) from None
-
-
-@cache
-def _described(file: Path) -> dict[str, dict]:
-    described = read_json(file)
-    if not isinstance(described, dict):
-        raise UserError(f"{file} describes no scenes: draw the data again (attngraph scenes)")
-    return described

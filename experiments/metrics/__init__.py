@@ -8,6 +8,8 @@ and scores every example of ``references``, in their order. Ids that differ are 
 - :mod:`experiments.metrics.exact`: equality with the one reference answer
 - :mod:`experiments.metrics.entailment`: the word for the one gold label
 - :mod:`experiments.metrics.captions`: BLEU@4 and CIDEr, on tokens from :mod:`experiments.metrics.tokenizers`
+- :mod:`experiments.metrics.scene_captions`: what a caption says of a known scene, read by
+  :mod:`experiments.metrics.caption_tuples`
 - :mod:`experiments.metrics.alignment`: what they share
 - :mod:`experiments.metrics.statistics`: scores from sums over examples, for the bootstrap
 """

@@ -4,6 +4,7 @@
 :mod:`.runs`         a run as the report sees it
 :mod:`.columns`      the columns of a table, derived from its tasks
 :mod:`.rows`         from runs to rows
+:mod:`.way`          a mean in which no column dominates
 :mod:`.table`        what a table is
 :mod:`.text` ...     its renderings: text, Markdown, LaTeX, CSV, figure
 :mod:`.published`    published numbers beside one's own

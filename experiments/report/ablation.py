@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.files import published, write_json, write_text
 from experiments.methods.graph_adapter import method_named
-from experiments.report.columns import table_columns
+from experiments.report.columns import scored, table_columns
 from experiments.report.comparison import BASELINE, compare_with_baseline
 from experiments.report.csv_file import write_csv
 from experiments.report.details import details_markdown
@@ -19,6 +19,7 @@ from experiments.report.rows import rows_from_frame, score_frame
 from experiments.report.runs import Run, distinct
 from experiments.report.table import Table
 from experiments.report.text import render_text
+from experiments.report.way import WAY, way_between, with_way
 from experiments.tasks.task import Task
 
 STEM = "ablation"
@@ -36,16 +37,20 @@ def make_table(runs: Sequence[Run], tasks: Mapping[str, Task], title: str) -> Ta
     Raises:
         UserError: runs and tasks do not fit together, or a run's statistics cannot be read.
     """
-    columns = table_columns(tasks)
+    shown = scored(tasks, runs)
+    columns, frame = table_columns(shown), score_frame(runs, tasks)
+    way, about_way = way_between(frame, columns)
+    if way:
+        columns, frame = with_way(columns), frame.assign(**{WAY.key: way.share(frame)})
     counts = [_counts([run for run in runs if run.task == name], task) for name, task in tasks.items()]
     return Table(
         title,
-        rows_from_frame(score_frame(runs, tasks), columns),
+        rows_from_frame(frame, columns),
         columns,
         baseline=method_named(BASELINE).title,
-        comparisons=compare_with_baseline(runs, tasks),
+        comparisons=compare_with_baseline(runs, shown),
         notes=[
-            *filter(None, counts),
+            *filter(None, [about_way, *counts]),
             "Time: training and scoring of all tasks for one seed, in one of several parallel workers; "
             "peak memory of that worker",
         ],

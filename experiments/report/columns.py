@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 
 from attngraph.errors import UserError
+from experiments.report.runs import Run
 from experiments.tasks.task import Column, Task
 
 AVERAGE = Column("avg", "Avg")  # the mean of the averaged columns; no task has a key without a dot
@@ -40,6 +42,22 @@ def table_columns(tasks: Mapping[str, Task]) -> tuple[Column, ...]:
     if len(averaged) > 1:
         columns.insert(averaged[-1] + 1, AVERAGE)
     return tuple(columns)
+
+
+def scored(tasks: Mapping[str, Task], runs: Sequence[Run]) -> dict[str, Task]:
+    """The tasks with those of their columns that a table of these runs has: an optional one is left out
+    unless every run of the task has its score.
+    """
+    shown = {}
+    for name, task in tasks.items():
+        scores = [run.result["scores"] for run in runs if run.task == name]
+        shown[name] = copy(task)
+        shown[name].columns = tuple(
+            column
+            for column in task.columns
+            if not column.optional or (scores and all(column.key in of_run for of_run in scores))
+        )
+    return shown
 
 
 def averaged_columns(columns: Sequence[Column]) -> list[Column]:

@@ -6,7 +6,7 @@ on word sequences mean something.
 
 from itertools import pairwise
 
-from experiments.scenes.facts import BESIDE, NUMBERS, describe, place_of, related
+from experiments.scenes.facts import BESIDE, NUMBERS, describe, related, short_place
 from experiments.scenes.scene import DOMAINS, SPLITS, Scene, Thing, generator, sample_scene
 
 _STREAM = 3
@@ -110,21 +110,16 @@ def _number_of(things):
 
 def _at(things):
     thing = things[0]
-    return f"{_full(things)} at the {_place(thing)} of the picture"
+    return f"{_full(things)} at the {short_place(thing)} of the picture"
 
 
 def _is_at(things):
     thing = things[0]
-    return f"{_full(things)} is at the {_place(thing)}"
+    return f"{_full(things)} is at the {short_place(thing)}"
 
 
 def _only(things):
     return f"the only thing here is {_full(things)}"
-
-
-def _place(thing: Thing) -> str:
-    row, column = place_of(thing).split()
-    return column if row == "middle" else row if column == "middle" else f"{row} {column}"
 
 
 _MANY = (_there_is, _shows, _in_the_picture, _short, _related, _beside, _number_of)

@@ -111,6 +111,12 @@ def place_of(thing: Thing) -> str:
     return f"{ROWS[thing.y * 3 // CANVAS]} {COLUMNS[thing.x * 3 // CANVAS]}"
 
 
+def short_place(thing: Thing) -> str:
+    """:func:`place_of` without a middle that need not be said: "top left", "left", "top", "middle"."""
+    row, column = place_of(thing).split()
+    return column if row == "middle" else row if column == "middle" else f"{row} {column}"
+
+
 def unique(scene: Scene, form: str) -> list[tuple[Thing, Description]]:
     """The things that are the only ones to fit their description of this form."""
     described = [(thing, describe(thing, form)) for thing in scene.things]

@@ -37,12 +37,15 @@ class Column:
         heading: as printed.
         averaged: whether it enters the table's Avg.
         score: from summed statistics to the score.
+        optional: whether the task's data may lack what it needs: a run then has no such score, and a table
+            without the score in each of the task's runs has no such column.
     """
 
     key: str
     heading: str
     averaged: bool = False
     score: Score = mean_score
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,19 +80,6 @@ class Budget:
     eval_seconds: float = 2e-3
 
 
-@dataclass(frozen=True)
-class SearchSpace:
-    """What ``attngraph search`` tries on a task.
-
-    Args:
-        rates: learning rates, the same for each GNN.
-        joins: whether the joins are compared on it.
-    """
-
-    rates: tuple[float, ...] = (3e-3, 6e-3, 12e-3)
-    joins: bool = False
-
-
 class Task(ABC):
     """One task.
 
@@ -99,7 +89,7 @@ class Task(ABC):
         columns: of the table.
         selects: key of the column by which settings are chosen on validation data; the first by default.
         decoding: how answers are generated.
-        budget, search: see there.
+        budget: see there.
         prompts: model family -> template with ``{text}``; :data:`DEFAULT` for all others.
         drawn: the field of :class:`experiments.scenes.write.Sizes` that says how many examples are drawn;
             None for tasks whose data are not drawn.
@@ -111,7 +101,6 @@ class Task(ABC):
     columns: tuple[Column, ...]
     decoding: Decoding = Decoding(max_new_tokens=4)
     budget: Budget = Budget()
-    search: SearchSpace = SearchSpace()
     prompts: Mapping[str, str] = MappingProxyType({})
     drawn: str | None = None
     packaged: bool = False

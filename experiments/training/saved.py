@@ -72,10 +72,11 @@ def read_result(folder: Path, row: str, task: Task, seed: int) -> dict[str, Any]
         result = Result.model_validate_json(text)
         if (result.row, result.task, result.seed) != (row, task.name, seed):
             raise ValueError(f"of {result.row} {result.task} seed {result.seed}")
-        if missing := [column.key for column in task.columns if column.key not in result.scores]:
+        due = [column.key for column in task.columns if not column.optional]
+        if missing := [key for key in due if key not in result.scores]:
             raise ValueError(f"no {missing[0]}")
     with _undamaged(folder / STATISTICS), np.load(folder / STATISTICS) as arrays:
-        for column in task.columns:
+        for column in (column for column in task.columns if column.key in result.scores):
             _check_statistics(arrays[column.key], column.score, result.scores[column.key])
     with _undamaged(folder / PREDICTIONS):
         predictions = json.loads((folder / PREDICTIONS).read_text(encoding="utf-8"))

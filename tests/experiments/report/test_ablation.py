@@ -121,9 +121,9 @@ def test_details_hold_everything_once(tmp_path):
 
 def test_every_seed():
     text = seeds_markdown(frame(), COLUMNS)
-    assert "| Method | Seed | VQA acc | VE acc | BLEU@4 | CIDEr | easy-VQA acc |" in text
-    assert "| APPNP | 1 | 53.00 | 60.00 | 31.00 | 130.00 | 70.00 |" in text
-    assert "| Majority class | 0 | 25.00 | 33.00 | – | – | – |" in text
+    assert "| Method | Seed | VQA acc | VE acc | BLEU@4 | CIDEr | Scene F1 | easy-VQA acc |" in text
+    assert "| APPNP | 1 | 53.00 | 60.00 | 31.00 | 130.00 | 60.00 | 70.00 |" in text
+    assert "| Majority class | 0 | 25.00 | 33.00 | – | – | – | – |" in text
 
 
 def test_files_appear_together_or_not_at_all(tmp_path, monkeypatch):

@@ -1,13 +1,15 @@
 """Columns of a table, derived from its tasks; the published numbers that fit them."""
 
+from dataclasses import replace
+
 import pytest
 
 from attngraph.errors import UserError
-from experiments.report.columns import AVERAGE, averaged_columns, table_columns
+from experiments.report.columns import AVERAGE, averaged_columns, scored, table_columns
 from experiments.report.published import BLIP_CAPFILT, published_for
 from experiments.tasks import TASKS
 from experiments.tasks.task import Column
-from tests.experiments.report.made import SmallTask, captioning
+from tests.experiments.report.made import SmallTask, captioning, runs_on
 
 
 def headings(*tasks):
@@ -22,6 +24,7 @@ def test_the_columns_of_our_tasks():
         "BLEU@4",
         "CIDEr",
         "Avg",
+        "Scene F1",
         "easy-VQA acc",
     ]
 
@@ -29,7 +32,8 @@ def test_the_columns_of_our_tasks():
 def test_order_is_that_of_the_tasks_and_scores_stay():
     columns = table_columns({name: TASKS[name] for name in ("easy_vqa", "caption", "vqa")})
     keys = [column.key for column in columns]
-    assert keys == ["easy_vqa.accuracy", "caption.bleu4", "caption.cider", "vqa.accuracy", "avg"]
+    captions = ["caption.bleu4", "caption.cider", "caption.scene"]
+    assert keys == ["easy_vqa.accuracy", *captions, "vqa.accuracy", "avg"]
     assert columns[1].score is TASKS["caption"].columns[0].score
 
 
@@ -50,6 +54,22 @@ def test_equal_headings_are_told_apart():
     ]
     one_task = SmallTask("a", Column("a.x", "Score"), Column("a.y", "Score"), Column("a.z", "Z"))
     assert headings(one_task) == ["a.x", "a.y", "Z"]
+
+
+def test_optional_columns_are_those_that_every_run_has(tmp_path):
+    tasks = {name: TASKS[name] for name in ("vqa", "caption")}
+    runs = runs_on(tmp_path, tasks)
+    keys = [column.key for column in TASKS["caption"].columns]
+    assert [column.key for column in scored(tasks, runs)["caption"].columns] == keys
+    last = runs[-1]
+    assert last.task == "caption"
+    without = {key: value for key, value in last.result["scores"].items() if key != "caption.scene"}
+    lacking = [*runs[:-1], replace(last, result=last.result | {"scores": without})]
+    for some in (lacking, []):
+        shown = scored(tasks, some)
+        assert [column.key for column in shown["caption"].columns] == keys[:2]
+        assert shown["vqa"].columns == TASKS["vqa"].columns
+    assert [column.key for column in TASKS["caption"].columns] == keys, "the task itself stays"
 
 
 def test_equal_keys_are_refused():

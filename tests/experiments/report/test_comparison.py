@@ -7,6 +7,7 @@ import pytest
 
 from attngraph.errors import UserError
 from experiments.metrics.statistics import mean_statistics
+from experiments.report.columns import scored
 from experiments.report.comparison import compare_with_baseline
 from experiments.report.significance import holm, paired_bootstrap
 from experiments.tasks import TASKS
@@ -54,8 +55,8 @@ def known_runs(folder):
 
 
 def test_numbers_are_those_of_the_earlier_version(tmp_path):
-    tasks = {name: TASKS[name] for name in IMAGES}
-    lines = compare_with_baseline(known_runs(tmp_path), tasks)
+    runs = known_runs(tmp_path)
+    lines = compare_with_baseline(runs, scored({name: TASKS[name] for name in IMAGES}, runs))
     numbers = {
         (line["row"], line["column"]): [line[key] for key in ("difference", "low", "high", "p")]
         for line in lines

@@ -1,11 +1,13 @@
 """Tasks: prompts by model family, column keys, targets, scores."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
+from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS, Column, Task, register, tasks_named
 from experiments.tasks.task import majority
 
@@ -100,7 +102,9 @@ def test_names_and_their_order():
 
 def test_columns_of_the_shipped_tasks():
     keys = [column.key for task in TASKS.values() for column in task.columns]
-    assert keys == ["vqa.accuracy", "ve.accuracy", "caption.bleu4", "caption.cider", "easy_vqa.accuracy"]
+    captions = ["caption.bleu4", "caption.cider", "caption.scene"]
+    assert keys == ["vqa.accuracy", "ve.accuracy", *captions, "easy_vqa.accuracy"]
+    assert [c.key for task in TASKS.values() for c in task.columns if c.optional] == ["caption.scene"]
     assert {name: task.selects for name, task in TASKS.items()} == {
         "vqa": "vqa.accuracy",
         "ve": "ve.accuracy",
@@ -128,11 +132,40 @@ def test_scores_stand_under_the_tasks_own_column(task, example, right, wrong):
         assert column.score(scores.statistics[column.key].sum(0)) == pytest.approx(value)
 
 
-def test_captions_have_two_columns():
+def test_captions_of_unknown_scenes_have_two_columns():
     examples = [PICTURE, Example("4", Path("b"), "", ("a red ball lies on grass",) * 2, "caption")]
     scores = TASKS["caption"].score({"3": "five", "4": "a red ball lies on grass"}, examples)
     assert scores.columns.keys() == scores.statistics.keys() == {"caption.bleu4", "caption.cider"}
     assert 0 < scores.columns["caption.bleu4"] <= 1 < scores.columns["caption.cider"]
+    assert scores.kinds == {"caption": (scores.columns["caption.cider"], 2)}
+    assert_scores_are_those_of_their_sums(scores)
+
+
+def assert_scores_are_those_of_their_sums(scores):
     for column in TASKS["caption"].columns:
-        again = column.score(scores.statistics[column.key].sum(0))
-        assert again == pytest.approx(scores.columns[column.key])
+        if column.key in scores.columns:
+            again = column.score(scores.statistics[column.key].sum(0))
+            assert again == pytest.approx(scores.columns[column.key])
+
+
+def test_captions_of_drawn_scenes_have_a_third(tmp_path):
+    """Scenes are read from the data; a caption is right about its own picture, and mostly wrong of others."""
+    data = write_scenes(tmp_path / "data", sizes=Sizes((1, 1, 1), (1, 1, 1), (1, 6, 1)))
+    examples = TASKS["caption"].examples(data, "validation")
+    assert all(example.scene is not None for example in examples)
+    said = {example.id: example.references[0] for example in examples}
+    scores = TASKS["caption"].score(said, examples)
+    assert list(scores.columns) == ["caption.bleu4", "caption.cider", "caption.scene"]
+    assert scores.kinds["objects: F1"][0] == 1 and scores.kinds["attributes: precision"][0] == 1
+    assert set(scores.kinds) == {
+        f"{kind}: {measure}"
+        for kind in ("objects", "attributes", "relations")
+        for measure in ("precision", "recall", "F1")
+    }
+    assert_scores_are_those_of_their_sums(scores)
+    moved = dict(zip(said, [*list(said.values())[1:], *said.values()]))
+    assert (
+        TASKS["caption"].score(moved, examples).columns["caption.scene"] < scores.columns["caption.scene"] / 2
+    )
+    unknown = [*examples[1:], replace(examples[0], scene=None)]
+    assert "caption.scene" not in TASKS["caption"].score(said, unknown).columns

@@ -1,0 +1,184 @@
+r"""What a caption says about a drawn scene, and how much of it is so: precision, recall and F1.
+
+As in SPICE (Anderson et al. 2016) a caption is a set of tuples of three kinds. Here the truth is the scene
+that the picture was drawn from, in place of what other captions say.
+
+====================  =============================  =======================================================
+kind                  tuples of a caption            right if
+====================  =============================  =======================================================
+:data:`OBJECTS`       (shape); (curtain)             the matched thing has the shape; there is a curtain
+:data:`ATTRIBUTES`    (thing, size),                 the matched thing has the shape that is named with it,
+                      (thing, colour);               and the size or colour;
+                      (scene, number of things)      there are so many things
+:data:`RELATIONS`     (thing, left of, thing) ...,   both are matched, and stand so;
+                      (thing, place),                the place on a grid of three by three is the thing's;
+                      (curtain, side)                the curtain hangs there
+====================  =============================  =======================================================
+
+Named things are matched with the scene's one to one, so that as many objects and attributes as possible are
+right; of equally good matchings the one that keeps the order from left to right. Who names a thing twice is
+wrong once.
+
+Precision is the share of a caption's tuples that are right. Recall is the share, of what a complete caption
+says, that is found among them: each thing with its shape, size and colour, and where it stands: a thing alone
+in the picture, any other in relation to the one before it, in the order of
+:func:`experiments.scenes.captions.ordered`. What else is said (the curtain, the number of things, a relation
+of things further apart) counts for precision alone: a caption need not say it.
+
+.. math:: P = \frac{\text{right}}{\text{claimed}},\quad R = \frac{\text{found}}{\text{asked}},\quad
+    F_1 = \frac{2 P R}{P + R}
+
+from the four counts summed over examples; a score over three kinds sums these too. 0/0 is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from experiments.metrics.alignment import aligned
+from experiments.metrics.caption_tuples import CaptionTuples, Named, read_caption
+from experiments.scenes.captions import ordered
+from experiments.scenes.facts import related, short_place
+from experiments.scenes.scene import Scene, Thing
+
+OBJECTS, ATTRIBUTES, RELATIONS = KINDS = ("objects", "attributes", "relations")
+COUNTS = ("right", "claimed", "found", "asked")
+MEASURES = ("precision", "recall", "F1")
+
+
+def scene_counts(predictions: Mapping[str, str], scenes: Mapping[str, Scene]) -> np.ndarray:
+    """Counts of one generated caption per example.
+
+    Args:
+        predictions: example id -> caption.
+        scenes: example id -> what the picture shows.
+
+    Returns:
+        ``(N, 12)`` in the order of ``scenes``: the :data:`COUNTS` of objects, of attributes, of relations.
+
+    Raises:
+        UserError: the ids differ.
+    """
+    pairs = aligned(predictions, dict.fromkeys(scenes, ()))
+    return np.stack([caption_counts(caption, scenes[id]).ravel() for id, caption in pairs])
+
+
+def scene_f1(totals: np.ndarray) -> np.ndarray:
+    """F1 ``(...)`` over all kinds from summed :func:`scene_counts` ``(..., 12)``."""
+    return precision_recall_f1(_by_kind(totals).sum(axis=-2))[..., 2]
+
+
+def scores_by_kind(totals: np.ndarray) -> dict[str, tuple[float, int]]:
+    """Each kind's precision, recall and F1 with the number of tuples behind it, from summed counts ``(12,)``.
+
+    Returns:
+        ``{"objects: precision": (0.9, claimed), "objects: recall": (0.8, asked), ...}``
+    """
+    scores = {}
+    for kind, counts in zip(KINDS, _by_kind(totals), strict=True):
+        _, claimed, _, asked = map(round, counts)
+        sizes = (claimed, asked, asked)
+        for measure, value, size in zip(MEASURES, precision_recall_f1(counts), sizes, strict=True):
+            scores[f"{kind}: {measure}"] = (float(value), size)
+    return scores
+
+
+def precision_recall_f1(counts: np.ndarray) -> np.ndarray:
+    """``(..., 3)`` from the four summed :data:`COUNTS` ``(..., 4)``."""
+    right, claimed, found, asked = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
+    precision, recall = _share(right, claimed), _share(found, asked)
+    return np.stack([precision, recall, _share(2 * precision * recall, precision + recall)], axis=-1)
+
+
+def caption_counts(caption: str, scene: Scene) -> np.ndarray:
+    """The :data:`COUNTS` ``(3, 4)`` of one caption: a line for each of :data:`KINDS`."""
+    said, things = read_caption(caption), ordered(scene)
+    shown = matched(said.things, things)
+    standing = _standing(said, things, shown)
+    right_standing = sum(is_right for _, is_right in standing)
+    complete = {frozenset(pair) for pair in pairwise(range(len(things)))} or {frozenset([0])}
+    found = complete & {about for about, is_right in standing if is_right}
+
+    curtain = bool(said.curtains and scene.curtain)
+    sides = [side for hung in said.curtains for side in hung.places]
+    shapes = sum(thing.shape is not None for thing in said.things)
+    right_shapes = sum(said.things[k].shape is not None for k in shown)
+    attributes = sum(len(thing.attributes) for thing in said.things)
+    right_attributes = sum(_right_attributes(said.things[k], things[place]) for k, place in shown.items())
+    numbers = sum(number == len(things) for number in said.numbers)
+    return np.array(
+        [
+            [right_shapes + curtain, shapes + len(said.curtains), right_shapes, len(things)],
+            [
+                right_attributes + numbers,
+                attributes + said.loose + len(said.numbers),
+                right_attributes,
+                2 * len(things),
+            ],
+            [
+                right_standing + (scene.curtain in sides),
+                len(standing) + len(sides),
+                len(found),
+                len(complete),
+            ],
+        ],
+        dtype=np.float64,
+    )
+
+
+def matched(named: Sequence[Named], things: Sequence[Thing]) -> dict[int, int]:
+    """Which of the things each named one is: place in ``named`` -> place in ``things``, one to one.
+
+    Of all such matchings one with the most right objects and attributes, and of these the one that least
+    disturbs the order. Named things of which nothing is right are left out.
+    """
+    if not named:
+        return {}
+    right = np.array([[_right_tuples(words, thing) for thing in things] for words in named], dtype=np.float64)
+    places, others = np.indices(right.shape)
+    most = 1 + min(right.shape) * max(right.shape) ** 2  # keeps the sum of what follows below 1
+    rows, columns = linear_sum_assignment(right - (places - others) ** 2 / most, maximize=True)
+    return {int(k): int(place) for k, place in zip(rows, columns) if right[k, place] > 0}
+
+
+def _right_tuples(words: Named, thing: Thing) -> int:
+    """How many objects and attributes are right if a named thing is this one."""
+    if words.shape not in (None, thing.shape):
+        return 0
+    return (words.shape is not None) + _right_attributes(words, thing)
+
+
+def _right_attributes(words: Named, thing: Thing) -> int:
+    return sum(attribute in (thing.size, thing.color) for attribute in words.attributes)
+
+
+def _standing(
+    said: CaptionTuples, things: Sequence[Thing], shown: Mapping[int, int]
+) -> list[tuple[frozenset[int], bool]]:
+    """What a caption says of where things stand: which of the things it is about, and whether it is so."""
+    judged = []
+    for first, relation, second in said.relations:
+        ends = [shown.get(end) for end in (first, second)]
+        if None in ends:  # one of them is not named, or is not there
+            judged.append((frozenset(), False))
+        else:
+            judged.append((frozenset(ends), related(things[ends[0]], relation, things[ends[1]]) is True))
+    for k, words in enumerate(said.things):
+        for place in words.places:
+            is_right = k in shown and short_place(things[shown[k]]) == place
+            judged.append((frozenset([shown[k]]) if k in shown else frozenset(), is_right))
+    return judged
+
+
+def _by_kind(totals: np.ndarray) -> np.ndarray:
+    """``(..., 12)`` as ``(..., kinds, counts)``."""
+    totals = np.asarray(totals, dtype=np.float64)
+    return totals.reshape(*totals.shape[:-1], len(KINDS), len(COUNTS))
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)

@@ -1,0 +1,285 @@
+"""Captions against the scene that they are about: what they say, and how much of it is so."""
+
+import random
+import re
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from attngraph.errors import UserError
+from experiments.metrics.caption_tuples import CaptionTuples, Named, read_caption
+from experiments.metrics.scene_captions import (
+    caption_counts,
+    matched,
+    precision_recall_f1,
+    scene_counts,
+    scene_f1,
+    scores_by_kind,
+)
+from experiments.scenes.captions import caption_scenes, captions, ordered
+from experiments.scenes.facts import related, short_place
+from experiments.scenes.scene import COLORS, SHAPES, SIZES, Background, Scene, Thing
+from experiments.scenes.vocabulary import all_words
+
+GROUND = Background("plain", (250, 250, 250), (250, 250, 250), 0)
+# left to right: a large red circle, and under it a small blue star; a small green circle at the right
+SCENE = Scene(
+    0,
+    (
+        Thing("circle", "green", "small", 53, 32, 5),
+        Thing("star", "blue", "small", 11, 53, 5),
+        Thing("circle", "red", "large", 11, 11, 9),
+    ),
+    GROUND,
+    "bottom",
+    "downstream",
+)
+ONE = Scene(1, (Thing("star", "red", "large", 11, 53, 9),), GROUND, None, "downstream")
+
+
+def counts(caption, scene=SCENE):
+    return caption_counts(caption, scene).astype(int).tolist()
+
+
+def truths(count, seed=5):
+    """Scenes with their five references."""
+    for scene in caption_scenes("train", count, seed):
+        yield scene, captions(scene, seed)
+
+
+def words_of(caption):
+    return re.findall(r"[a-z]+", caption)
+
+
+def test_references_say_nothing_wrong_and_what_they_name_is_found():
+    """Precision 1 in each kind; recall by counting words in another way."""
+    for scene, texts in truths(2000):
+        n = len(scene.things)
+        for text in texts:
+            objects, attributes, relations = caption_counts(text, scene)
+            for right, claimed, _, _ in (objects, attributes, relations):
+                assert right == claimed, (text, scene)
+            words, curtain = words_of(text), "curtain" in text
+            sizes = sum(word in SIZES for word in words)
+            numbers = "things" in words or "only" in words
+            assert objects.tolist() == [n + curtain, n + curtain, n, n]
+            assert attributes.tolist() == [n + sizes + numbers] * 2 + [n + sizes, 2 * n]
+            body = text.split(", beside a curtain")[0]
+            said = len(re.findall("to the left of|to the right of|above|below|at the", body))
+            said = n - 1 if body.startswith("from left to right") else said
+            assert relations.tolist() == [said + curtain] * 2 + [said, max(n - 1, 1)]
+
+
+def test_all_references_of_a_scene_together():
+    """With four things none names a size: half of the attributes. With fewer, some reference names all."""
+    for scene, texts in truths(300):
+        found = np.max([caption_counts(text, scene) for text in texts], axis=0)[:, 2]
+        n = len(scene.things)
+        assert found[0] == n and found[1] == (n if n == 4 else 2 * n)
+
+
+def exchanged(caption, word, other):
+    """The caption with one occurrence of a word exchanged."""
+    places = [match.span() for match in re.finditer(rf"\b{word}\b", caption)]
+    return [caption[:start] + other + caption[end:] for start, end in places]
+
+
+@pytest.mark.parametrize("kind, values", [("colour", tuple(COLORS)), ("size", tuple(SIZES))])
+def test_a_wrong_colour_or_size_is_one_wrong_attribute(kind, values):
+    rng, tried = random.Random(0), 0
+    for scene, texts in truths(150):
+        for text in texts:
+            before = caption_counts(text, scene)
+            for word in sorted({word for word in words_of(text) if word in values}):
+                other = rng.choice([value for value in values if value != word])
+                for wrong in exchanged(text, word, other):
+                    lost = before - caption_counts(wrong, scene)
+                    assert lost.tolist() == [[0] * 4, [1, 0, 1, 0], [0] * 4], (wrong, scene)
+                    tried += 1
+    assert tried > 500
+
+
+OPPOSITE = {
+    "to the left of": "to the right of",
+    "to the right of": "to the left of",
+    "above": "below",
+    "below": "above",
+}
+
+
+def test_the_opposite_relation_is_one_wrong_relation():
+    tried = 0
+    for scene, texts in truths(400):
+        for text in texts:
+            for said, opposite in OPPOSITE.items():
+                if f" is {said} " in text:
+                    wrong = text.replace(f" is {said} ", f" is {opposite} ")
+                    lost = caption_counts(text, scene) - caption_counts(wrong, scene)
+                    assert lost.tolist() == [[0] * 4, [0] * 4, [1, 0, 1, 0]], (wrong, scene)
+                    tried += 1
+    assert tried > 100
+
+
+def test_a_wrong_shape_takes_with_it_what_is_said_of_the_thing():
+    for scene, texts in truths(100):
+        absent = [shape for shape in SHAPES if shape not in [thing.shape for thing in scene.things]]
+        for text in texts:
+            before = caption_counts(text, scene)
+            for thing in scene.things:
+                (wrong, *_) = exchanged(text, f"{thing.color} {thing.shape}", f"{thing.color} {absent[0]}")
+                lost = before - caption_counts(wrong, scene)
+                assert lost[0].tolist() == [1, 0, 1, 0]
+                assert lost[1, 0] == lost[1, 2] == 1 + (f"{thing.size} {thing.color} {thing.shape}" in text)
+                assert (lost[:, 1] == 0).all() and (lost[:, 3] == 0).all(), "as much is claimed and asked"
+
+
+def test_captions_of_other_scenes_are_mostly_wrong():
+    scenes = dict(enumerate(caption_scenes("test", 400, 1)))
+    own = {k: captions(scene, 1)[0] for k, scene in scenes.items()}
+    other = {k: own[(k + 1) % len(own)] for k in own}
+    right, wrong = (scene_counts(said, scenes).sum(axis=0) for said in (own, other))
+    assert scene_f1(right) > 0.8 and scene_f1(wrong) < 0.2
+    precision = {name: value for name, (value, _) in scores_by_kind(wrong).items() if "precision" in name}
+    assert precision["objects: precision"] < 0.35 and precision["attributes: precision"] < 0.15
+    assert precision["relations: precision"] < 0.15
+
+
+@pytest.mark.parametrize(
+    "caption, objects, attributes, relations",
+    [
+        ("", [0, 0, 0, 3], [0, 0, 0, 6], [0, 0, 0, 2]),
+        (
+            "a large red circle is above a small blue star, with a small green circle",
+            [3, 3, 3, 3],
+            [6, 6, 6, 6],
+            [1, 1, 1, 2],
+        ),
+        # "a circle" fits two things; one to one, so the third of them is wrong
+        ("a circle, a circle and a circle", [2, 3, 2, 3], [0, 0, 0, 6], [0, 0, 0, 2]),
+        # the matching gives the first circle the colour that fits, whatever the order
+        ("a green circle and a red circle", [2, 2, 2, 3], [2, 2, 2, 6], [0, 0, 0, 2]),
+        ("a red circle and a red circle", [2, 2, 2, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
+        # things further apart: right, but not asked
+        ("a red circle is to the left of a green circle", [2, 2, 2, 3], [2, 2, 2, 6], [1, 1, 0, 2]),
+        # both ways round is one thing found
+        (
+            "a red circle above a blue star . a green circle right of a blue star",
+            [3, 4, 3, 3],
+            [3, 4, 3, 6],
+            [1, 2, 1, 2],
+        ),
+        # relations without a thing at either end, a place of nothing
+        ("left of a red circle is above", [1, 1, 1, 3], [1, 1, 1, 6], [0, 2, 0, 2]),
+        ("at the top", [0, 0, 0, 3], [0, 0, 0, 6], [0, 1, 0, 2]),
+        # attributes without a thing
+        ("a small red and a large orange", [0, 0, 0, 3], [0, 4, 0, 6], [0, 0, 0, 2]),
+        # things of no named shape claim attributes alone
+        ("a blue thing and a purple object", [0, 0, 0, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
+        ("three things: a blue star", [1, 1, 1, 3], [2, 2, 1, 6], [0, 0, 0, 2]),
+        ("two things: a blue star", [1, 1, 1, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
+        ("the only thing here is a blue star", [1, 1, 1, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
+        # places: of things, and of curtains
+        ("a blue star at the bottom left of the picture", [1, 1, 1, 3], [1, 1, 1, 6], [1, 1, 0, 2]),
+        ("a blue star at the bottom", [1, 1, 1, 3], [1, 1, 1, 6], [0, 1, 0, 2]),
+        ("a blue star, beside a curtain at the bottom", [2, 2, 1, 3], [1, 1, 1, 6], [1, 1, 0, 2]),
+        ("a curtain at the top beside a curtain at the bottom", [1, 2, 0, 3], [0, 0, 0, 6], [1, 2, 0, 2]),
+        ("two red circles", [2, 2, 2, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
+        # the star is not right of both, as the words say
+        (
+            "from left to right there is a red circle, a green circle and a star",
+            [3, 3, 3, 3],
+            [2, 2, 2, 6],
+            [1, 2, 0, 2],
+        ),
+    ],
+)
+def test_counts_by_hand(caption, objects, attributes, relations):
+    assert counts(caption) == [objects, attributes, relations]
+
+
+def test_a_single_thing_is_asked_for_its_place():
+    assert counts("a large red star at the bottom left of the picture", ONE) == [
+        [1, 1, 1, 1],
+        [2, 2, 2, 2],
+        [1, 1, 1, 1],
+    ]
+    assert counts("a red star at the left, beside a curtain at the top", ONE) == [
+        [1, 2, 1, 1],
+        [1, 1, 1, 2],
+        [0, 2, 0, 1],
+    ]
+
+
+def test_a_broken_caption_is_read():
+    """An output of a trained model."""
+    said = read_caption("a small orange triangle at the left of the top of a curtain at the bottom")
+    triangle = Named("triangle", frozenset({"small", "orange"}), frozenset({"left"}))
+    assert said == CaptionTuples((triangle,), (Named("curtain", places=frozenset({"bottom"})),))
+
+
+def test_any_text_has_counts_within_bounds():
+    rng, words = random.Random(0), [*all_words(), "dog", "%", "é"]
+    for scene in caption_scenes("train", 300, 2):
+        text = " ".join(rng.choices(words, k=rng.randrange(30)))
+        for right, claimed, found, asked in caption_counts(text, scene):
+            assert 0 <= right <= claimed and 0 <= found <= asked and found <= right + asked
+    assert read_caption("A SMALL Red circle") == read_caption("a small red circle")
+
+
+def test_matching_is_the_best_of_all(seed=3):
+    """Against all one-to-one matchings; of equally good ones that with the least disturbance of the order."""
+    rng = random.Random(seed)
+    for scene in caption_scenes("test", 300, seed):
+        things = ordered(scene)
+        named = [
+            Named(rng.choice((*SHAPES[:2], None)), frozenset(rng.sample([*SIZES, *list(COLORS)[:2]], 2)))
+            for _ in range(rng.randint(1, 4))
+        ]
+
+        def value(k, place, named=named, things=things):
+            words, thing = named[k], things[place]
+            if words.shape and words.shape != thing.shape:
+                return 0
+            return bool(words.shape) + len(words.attributes & {thing.size, thing.color})
+
+        def total(pairs, value=value):
+            return sum(value(k, place) for k, place in pairs), -sum((k - place) ** 2 for k, place in pairs)
+
+        size = min(len(named), len(things))
+        every = (
+            list(zip(some, places))
+            for some in permutations(range(len(named)), size)
+            for places in permutations(range(len(things)), size)
+        )
+        best = max(total(pairs)[0] for pairs in every)
+        found = matched(named, things)
+        assert len(set(found.values())) == len(found) and all(value(k, place) for k, place in found.items())
+        assert total(found.items())[0] == best
+    assert matched([Named("star")] * 2, [ONE.things[0]] * 3) == {0: 0, 1: 1}
+    assert matched([], ordered(ONE)) == {}
+
+
+def test_f1_from_sums():
+    totals = np.array([8, 10, 6, 12, 0, 0, 0, 0, 1, 2, 1, 4], dtype=float)
+    precision, recall = 9 / 12, 7 / 16
+    assert scene_f1(totals) == pytest.approx(2 * precision * recall / (precision + recall))
+    assert precision_recall_f1(totals[:4]) == pytest.approx([0.8, 0.5, 0.8 / 1.3])
+    assert scores_by_kind(totals)["attributes: F1"] == (0, 0)
+    assert scores_by_kind(totals)["relations: recall"] == (0.25, 4)
+    assert scene_f1(np.zeros((2, 12))).tolist() == [0, 0]
+    scenes = {"a": SCENE, "b": ONE}
+    said = {"a": "a red circle", "b": "a small star"}
+    rows = scene_counts(said, scenes)
+    assert rows.shape == (2, 12)
+    draws = np.array([[2, 0], [1, 1]])
+    assert scene_f1(draws @ rows) == pytest.approx(np.stack([scene_f1(rows[0]), scene_f1(rows.sum(axis=0))]))
+    with pytest.raises(UserError, match="no prediction for 1 example"):
+        scene_counts({"a": ""}, scenes)
+
+
+def test_the_scene_of_these_tests_is_as_the_comment_says():
+    circle, star, last = ordered(SCENE)
+    assert (circle.color, star.shape, last.color) == ("red", "star", "green")
+    assert related(circle, "above", star) and related(circle, "left", last)
+    assert short_place(star) == "bottom left" and short_place(last) == "right"
