@@ -11,14 +11,23 @@ from attngraph.errors import UserError
 from experiments.metrics.alignment import aligned, single_reference
 
 ENTAILMENT_WORDS = {"entailment": "correct", "contradiction": "incorrect", "neutral": "ambiguous"}
-ENTAILMENT_LABELS = {word: label for label, word in ENTAILMENT_WORDS.items()}
+
+#: Words that name a label. The first is the one that is trained on; a model that was not trained on the task
+#: judges a statement in words of its own, which mean the same.
+SYNONYMS = {
+    "entailment": (ENTAILMENT_WORDS["entailment"], "entailment", "yes", "true"),
+    "contradiction": (ENTAILMENT_WORDS["contradiction"], "contradiction", "no", "false"),
+    "neutral": (ENTAILMENT_WORDS["neutral"], "neutral", "maybe", "unknown"),
+}
+_LABELS = {word: label for label, words in SYNONYMS.items() for word in words}
 
 
 def entailment_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """1 where the generated word (Correct, Incorrect, Ambiguous) names the gold label, else 0.
+    """1 where the generated word names the gold label, else 0.
 
     Args:
-        predictions: generated texts; anything but the three words or the labels themselves is wrong.
+        predictions: generated texts; case and punctuation around the word do not count, and anything but a
+            word of :data:`SYNONYMS` is wrong.
         references: one gold label for each example: entailment, contradiction or neutral.
 
     Returns:
@@ -36,5 +45,5 @@ def entailment_scores(predictions: Mapping[str, str], references: Mapping[str, S
                 f"{', '.join(ENTAILMENT_WORDS)} (leave out pairs without a gold label)"
             )
         word = prediction.lower().strip(string.punctuation + string.whitespace)
-        scores.append(float(ENTAILMENT_LABELS.get(word, word) == label))
+        scores.append(float(_LABELS.get(word) == label))
     return np.array(scores, dtype=np.float64)

@@ -11,7 +11,9 @@ from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_sc
 
 
 class VisualEntailment(Task):
-    """``Is it correct that <hypothesis> ?`` is answered by correct, incorrect or ambiguous."""
+    """``Is it correct that <hypothesis> ?`` is answered by correct, incorrect or ambiguous. Synonyms count
+    (:data:`experiments.metrics.entailment.SYNONYMS`): who was not trained on the task says yes or no.
+    """
 
     name, title, drawn = "ve", "Visual entailment (Scenes, SNLI-VE format)", "hypotheses"
     columns = (Column("ve.accuracy", "VE acc", averaged=True),)
