@@ -13,8 +13,6 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-import pandas as pd
-
 from experiments.configs.presets import load_preset
 from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_settings
 from experiments.files import write_text
@@ -82,7 +80,7 @@ def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
         return 0
     file = out / "settings.yaml"
     write_settings(file, settings)
-    report = search_report(pd.DataFrame(list(search.lines.values())), search.races, search.scores)
+    report = search_report(search)
     write_text(out / "search.md", report)
     print(report + "\n" + file.read_text(encoding="utf-8"))
     note(

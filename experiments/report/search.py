@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 
 from experiments.methods import method_named
-from experiments.report.markdown import escape, kinds_markdown, markdown_table
+from experiments.report.markdown import kinds_markdown, markdown_table
 from experiments.tasks import TASKS
-from experiments.training.search import FROZEN, KIND, MAJORITY, Race
+from experiments.training.search import FROZEN, KIND, MAJORITY, Search
 
 
-def search_report(
-    trials: pd.DataFrame, races: Mapping[tuple[str, str], Race], scores: Mapping[tuple[str, str, int], float]
-) -> str:
-    """What was chosen and on how many trials, how the best settings compare, and how far apart the references
-    lie in each question type.
+def search_report(search: Search) -> str:
+    """What was chosen and on how many trials, what twice the steps would give, how the best settings compare,
+    and how far apart the references lie in each question type.
 
     Args:
-        trials: one line per trial, as in ``trials.csv``.
-        races: (method, task) -> finished race.
-        scores: of all trials.
+        search: a finished one.
     """
-    best = _best_runs(trials)
-    names = [FROZEN, MAJORITY, *dict.fromkeys(name for name, _ in races)]
+    best = _best_runs(pd.DataFrame(list(search.lines.values())))
+    names = [FROZEN, MAJORITY, *dict.fromkeys(name for name, _ in search.races)]
     table = {
         method_named(name).title: dict(best[best.method == name].set_index("task").selection)
         for name in names
     }
-    parts = [_chosen(races, scores), kinds_markdown(table, "Validation scores of the best runs", "Task")]
+    parts = [
+        _chosen(search),
+        _doubled(search),
+        kinds_markdown(table, "Validation scores of the best runs", "Task"),
+    ]
     for task in TASKS:
         own = best[best.task == task]
         kinds = [column for column in best if column.startswith(KIND) and own[column].notna().any()]
@@ -51,28 +51,24 @@ def _best_runs(trials: pd.DataFrame) -> pd.DataFrame:
     """The best run of each method on each task."""
     values = trials.drop(columns=["trial", "method", "task", "join", "arguments"])
     frame = trials[["method", "task"]].join(values.apply(pd.to_numeric, errors="coerce"))
-    frame = frame[frame.selection.notna()]
+    frame = frame[frame.selection.notna() & (frame["times"] == 1)]
     return frame.loc[frame.groupby(["method", "task"]).selection.idxmax()]
 
 
-def _chosen(races: Mapping[tuple[str, str], Race], scores: Mapping[tuple[str, str, int], float]) -> str:
+def _chosen(search: Search) -> str:
     """The finalists of every race, the winner first."""
     lines = []
-    for (method, task), race in races.items():
-        for place, choice in enumerate(race.best(scores)):
-            first = (
-                [method_named(method).title, TASKS[task].title, len(race.tried)]
-                if place == 0
-                else ["", "", ""]
-            )
+    for (method, task), race in search.races.items():
+        for place, choice in enumerate(race.best(search.scores)):
+            first = [method_named(method).title, TASKS[task].title, len(race.tried)]
             edge = " (edge)" if race.beyond(choice) is not None else ""
             lines.append(
                 [
-                    *first,
+                    *(first if place == 0 else [""] * len(first)),
                     choice.join,
-                    escape(json.dumps(choice.arguments)),
+                    json.dumps(choice.arguments),
                     f"{choice.learning_rate:g}{edge}",
-                    f"{100 * race.mean(choice, scores):.1f}",
+                    f"{100 * race.mean(choice, search.scores):.1f}",
                     race.seeds(choice),
                 ]
             )
@@ -81,4 +77,26 @@ def _chosen(races: Mapping[tuple[str, str], Race], scores: Mapping[tuple[str, st
         'Finalists of each method and task; the first is the winner. "edge": no smaller or no larger rate '
         "was tried with these settings."
     )
-    return f"**What was chosen**\n\n{markdown_table(head, lines)}\n{note}\n"
+    return f"{markdown_table(head, lines, 'What was chosen')}\n{note}\n"
+
+
+def _doubled(search: Search) -> str:
+    """What the winners gain from twice the steps, on the same seeds."""
+    pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for trial in search.repeated():
+        scores = search.scores[trial.key], search.scores[replace(trial, times=2).key]
+        pairs.setdefault((trial.method, trial.task), []).append(scores)
+    lines = []
+    for (method, task), both in pairs.items():
+        once, twice = (sum(scores) / len(both) for scores in zip(*both, strict=True))
+        lines.append(
+            [
+                method_named(method).title,
+                TASKS[task].title,
+                *(f"{100 * score:.1f}" for score in (once, twice)),
+                f"{100 * (twice - once):+.1f}",
+                len(both),
+            ]
+        )
+    head = ["Method", "Task", "Score", "With twice the steps", "Difference", "Seeds"]
+    return markdown_table(head, lines, "Are the steps enough?")
