@@ -41,6 +41,9 @@ class APPNP(Scheme):
     def edge_weights(self, edges: Edges) -> Tensor:
         return edges.normalized(self.degree)
 
+    def residual_share(self, edges: Edges) -> float:
+        return self.alpha
+
 
 def pagerank(edges: Edges, weight: Tensor, alpha: float, steps: int) -> Tensor:
     r"""The query rows of :math:`Z^{(K)}`, :math:`Z^{(k+1)} = (1 - \alpha) S Z^{(k)} + \alpha \hat V`."""

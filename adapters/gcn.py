@@ -43,12 +43,13 @@ class GCN(Scheme):
 
     def propagate(self, edges: Edges) -> Tensor:
         out = edges.to_queries(self.edge_weights(edges), edges.value)
-        if self.normalize:
-            degree = edges.graph.query_degree()
-            out = out + edges.query / (degree + 1)
-        return out
+        return out + self.residual_share(edges) * edges.query if self.normalize else out
 
     def edge_weights(self, edges: Edges) -> Tensor:
         if not self.normalize:
             return edges.weight
         return edges.weight * rsqrt(edges.query_degree() + 1) * rsqrt(edges.value_degree("sum") + 1)
+
+    def residual_share(self, edges: Edges) -> Tensor | float:
+        """The self-loop's; 0 without normalisation."""
+        return 1 / (edges.graph.query_degree() + 1) if self.normalize else 0.0

@@ -49,5 +49,8 @@ class GCNII(Scheme):
     def edge_weights(self, edges: Edges) -> Tensor:
         return edges.normalized(self.degree)
 
+    def residual_share(self, edges: Edges) -> float:
+        return self.alpha
+
     def combine(self, hidden: Tensor, update: Tensor) -> Tensor:
         return (1 - self.beta) * hidden + self.beta * update

@@ -3,7 +3,7 @@ r"""The steps of p-Laplacian message passing, in tensor operations; see :class:`
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +14,20 @@ Weigh: TypeAlias = Callable[[Edges, Tensor, Tensor, PerEdge, PerEdge, "Tensor | 
 r"""What weighs the edges of a step: ``weigh(edges, query, value, root_d, root_e, p)`` with the current
 features ``(b, h, n, d)`` and ``(b, h, m, d)`` and, per edge, :math:`1/\sqrt{d_i}` and
 :math:`1/\sqrt{e_{ij}}`. It returns a number per edge, 0 where there is no edge."""
+
+
+class Steps(NamedTuple):
+    r"""What steps give.
+
+    Attributes:
+        query: the query features :math:`\bar U`, ``(b, h, n, d)``.
+        weight: the weights :math:`\bar M` of the last step, per edge.
+        residual_share: :math:`\beta` of the last step, ``(b, h, n, 1)``.
+    """
+
+    query: Tensor
+    weight: PerEdge
+    residual_share: Tensor
 
 
 def p_weight(
@@ -62,7 +76,7 @@ def p_steps(
     degree: str = "sum",
     steps: int = 1,
     weigh: Weigh = p_weight,
-) -> tuple[Tensor, PerEdge]:
+) -> Steps:
     r"""Some steps of :class:`adapters.pgnn.PGNN`.
 
     Args:
@@ -72,9 +86,6 @@ def p_steps(
         degree: value degree, ``"sum"`` or ``"mean"``.
         steps: how many.
         weigh: what weighs the edges of each step. Default: pGNN's.
-
-    Returns:
-        The query features :math:`\bar U` ``(b, h, n, d)``, and the weights :math:`\bar M` of the last step.
     """
     root_d, root_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
     query, value = edges.query, edges.value
@@ -82,12 +93,15 @@ def p_steps(
         weight = weigh(edges, query, value, root_d, root_e, p)
         message = weight * root_d * root_e
         alpha = _inverse(edges.sum_at_queries(weight * root_d.square()) + residual)
-        new_query = alpha * (edges.to_queries(message, value) + residual * edges.query)
+        new_query, share = (
+            alpha * (edges.to_queries(message, value) + residual * edges.query),
+            residual * alpha,
+        )
         if not edges.causal and step < steps - 1:
             alpha = _inverse(edges.sum_at_values(weight * root_e.square()) + residual)
             value = alpha * (edges.to_values(message, query) + residual * edges.value)
         query = new_query
-    return query, weight
+    return Steps(query, weight, share)
 
 
 def _inverse(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from adapters.p_laplacian import p_steps
+from adapters.p_laplacian import Steps, p_steps
 from adapters.scheme import Scheme, check_degree, check_range, check_steps, check_switch
 from attngraph.edges import Edges, PerEdge
 
@@ -95,11 +95,16 @@ class PScheme(Scheme):
         raise NotImplementedError
 
     def propagate(self, edges: Edges) -> Tensor:
-        return self._run(edges)[0]
+        return self._run(edges).query
 
     def edge_weights(self, edges: Edges) -> PerEdge:
         r""":math:`\bar M` of the last step."""
-        return self._run(edges)[1]
+        return self._run(edges).weight
 
-    def _run(self, edges: Edges) -> tuple[Tensor, PerEdge]:
+    def residual_share(self, edges: Edges) -> Tensor:
+        r""":math:`\beta_i = r / (S_i + r)` of the last step, with :math:`S_i = \sum_j \bar M_{ij}/d_i` and
+        :math:`r = 2\mu/p`."""
+        return self._run(edges).residual_share
+
+    def _run(self, edges: Edges) -> Steps:
         return p_steps(edges, self.p, 2 * self.mu / self.p, self.degree, self.steps, self.weigh)

@@ -28,11 +28,16 @@ def rescaled(aggregated: Tensor, plain: Tensor, project: Callable[[Tensor], Tens
     Returns:
         ``(b, n, h·d)``, in the dtype of ``aggregated``.
     """
-    got, want = (square_length(project(x)) for x in (aggregated, plain))
+    factor = length_factor(project(aggregated), project(plain))
+    return (widen(aggregated) * factor).to(aggregated.dtype)
+
+
+def length_factor(x: Tensor, like: Tensor) -> Tensor:
+    """By what rows are multiplied to get the lengths of others, ``(..., 1)``; 1 for rows without length."""
+    got, want = square_length(x), square_length(like)
     least = floor(got.dtype)
     factor = (want.clamp(min=least) / got.clamp(min=least)).sqrt()
-    factor = torch.where(got <= least, torch.ones_like(factor), factor)
-    return (widen(aggregated) * factor).to(aggregated.dtype)
+    return torch.where(got <= least, torch.ones_like(factor), factor)
 
 
 def square_length(x: Tensor) -> Tensor:

@@ -30,3 +30,6 @@ class Residual(Scheme):
 
     def edge_weights(self, edges: Edges) -> Tensor:
         return edges.weight
+
+    def residual_share(self, edges: Edges) -> float:
+        return self.alpha

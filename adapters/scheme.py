@@ -94,6 +94,16 @@ class Scheme(nn.Module):
         """The weight of every edge, in the form of ``edges.weight``; a scheme must define it."""
         raise NotImplementedError
 
+    def residual_share(self, edges: Edges) -> Tensor | float:
+        r"""The factor :math:`\beta_i` of each query's own features in what :meth:`propagate` returns,
+
+        .. math:: \bar U_i = (\text{what comes from values})_i + \beta_i \hat V_i ,
+
+        ``(b, h, n, 1)`` or one number for all. After several steps it is that of the last one, whose messages
+        may hold what the query sent to values before. A scheme without a residual leaves it at 0.
+        """
+        return 0.0
+
     def learned(self) -> dict[str, float]:
         """Current values of the single numbers that the scheme learns, under readable names.
 

@@ -87,7 +87,7 @@ def plain_step(scores: AttentionScores, degree: str, context: bool, *inputs: Any
     *features, p, residual = inputs
     changes: Any = dict(zip(("query", "key", "value", "feature"), features))
     graph = replace(scores, **changes).wide().graph()
-    outputs = [p_steps(DenseEdges(graph), p, residual, degree)[0]]
+    outputs = [p_steps(DenseEdges(graph), p, residual, degree).query]
     if context:
         outputs.append(graph.weight @ graph.value)
     return tuple(x.to(changes["query"].dtype) for x in outputs)

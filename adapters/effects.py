@@ -1,0 +1,163 @@
+r"""What a scheme does to a query, as a few numbers: how much of its message, and in which direction.
+
+A learned exponent says little by itself: p, μ, the degrees and a join's share trade against each other. These
+numbers compare what comes out instead. With a query's aggregated features :math:`\bar U_i`, its residual
+share :math:`\beta_i` (:meth:`adapters.scheme.Scheme.residual_share`) and its attention output :math:`U_i`,
+
+- :math:`\kappa_i = 1 - \beta_i`, the share of the message;
+- :math:`\text{moved}_i = \frac12 \sum_j \Big| \frac{\bar w_{ij}}{\sum_k \bar w_{ik}} -
+  \frac{M_{ij}}{\sum_k M_{ik}} \Big|`, the share of attention mass that the scheme's edge weights
+  :math:`\bar w` move to other values: total variation, from 0 to 1;
+- :math:`\text{length}_i = \lVert m_i \rVert / \lVert U_i \rVert` and :math:`\text{cosine}_i = \cos(m_i, U_i)`
+  of the message :math:`m_i = \bar U_i - \beta_i \hat V_i`, which is what comes from values;
+- the same of the whole :math:`\bar U_i`, the residual included.
+
+Source: ours. The first two are per query and head. Lengths and cosines are those after :math:`W_o` with the
+heads summed, before :math:`b_o`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapters.rescale import length_factor, square_length
+from adapters.scheme import Scheme
+from attngraph.backends import edges_of
+from attngraph.edges import floor
+from attngraph.graph import AttentionGraph
+from attngraph.precision import widen
+from attngraph.reading.heads import merge_heads
+
+
+@dataclass(frozen=True)
+class Effect:
+    r"""What a scheme does, as averages over queries (and heads); see :mod:`adapters.effects`.
+
+    All but ``queries`` are NaN where no query counts.
+
+    Attributes:
+        kappa: share of the message, :math:`1 - \beta`. 1 for a scheme without residual.
+        moved: share of attention mass that moves to other values, in [0, 1].
+        length: of the message, over the length of the attention output :math:`U`.
+        cosine: of the message and :math:`U`.
+        whole_length, whole_cosine: the same of :math:`\bar U`, residual included.
+        queries: how many queries were averaged over: valid ones that see something in every head and whose
+            attention output is not 0.
+        p: the scheme's exponent; NaN where it has none.
+        share: the share of the ``blend`` join; NaN where there is none.
+    """
+
+    kappa: float
+    moved: float
+    length: float
+    cosine: float
+    whole_length: float
+    whole_cosine: float
+    queries: int
+    p: float = float("nan")
+    share: float = float("nan")
+
+
+class EffectTally:
+    """The effect of one scheme on several graphs, every query counting the same.
+
+    Args:
+        scheme: the scheme.
+        output: :math:`W_o` ``(h·d, width)``, by which rows of merged heads are multiplied from the right.
+            Default: none, so that heads stay apart side by side.
+        top_k: keep only each query's heaviest edges before the scheme runs, as the option of the adapter.
+        rescale: see :func:`adapters.rescale.rescaled`; the whole then has length 1.
+        share: of the ``blend`` join, to be put into the effect.
+    """
+
+    def __init__(
+        self,
+        scheme: Scheme,
+        output: Tensor | None = None,
+        top_k: int | None = None,
+        rescale: bool = False,
+        share: float = float("nan"),
+    ):
+        self.scheme, self.output, self.top_k, self.rescale = scheme, output, top_k, rescale
+        self.share = share
+        self._sums: Any = 0.0
+        self._queries = 0
+
+    @torch.no_grad()
+    def add(self, graph: AttentionGraph) -> None:
+        """Count the queries of a graph, whose features are those before :math:`W_o`."""
+        with torch.autocast(graph.query.device.type, enabled=False):
+            numbers = self._numbers(graph)
+        self._sums = self._sums + numbers.double().sum(0).cpu()
+        self._queries += len(numbers)
+
+    def effect(self) -> Effect:
+        """The averages so far."""
+        means = [float("nan")] * 6
+        if self._queries:
+            means = (self._sums / self._queries).tolist()
+        kappa, moved, length, cosine, whole_length, whole_cosine = means
+        p = float(torch.as_tensor(getattr(self.scheme, "p", float("nan"))).detach())
+        return Effect(
+            kappa, moved, length, cosine, whole_length, whole_cosine, self._queries, p=p, share=self.share
+        )
+
+    def _numbers(self, graph: AttentionGraph) -> Tensor:
+        """κ, moved, and length and cosine of message and whole, for each query that counts: ``(queries,
+        6)``."""
+        b, h, n, _, _ = graph.shape
+        before = edges_of(graph)
+        edges = before if self.top_k is None else edges_of(graph.sparsify(top_k=self.top_k))
+        share = torch.as_tensor(self.scheme.residual_share(edges), dtype=edges.query.dtype).to(edges.query)
+        share = share.expand(b, h, n, 1)
+        whole = self.scheme.propagate(edges)
+        message = whole - share * edges.query
+        plain = before.to_queries(before.weight, before.value)
+        u, m, w = (self._project(merge_heads(x)) for x in (plain, message, whole))
+        if self.rescale:
+            factor = length_factor(w, u)
+            m, w = factor * m, factor * w
+        moved = _moved(edges.to_dense(self.scheme.edge_weights(edges)), before.weight)
+        seen = (before.weight.sum(-1) > floor(u.dtype)).all(1) & (square_length(u)[..., 0] > 0)
+        if graph.query_mask is not None:
+            seen = seen & graph.query_mask
+        columns = [1 - share[..., 0].mean(1), moved.mean(1), *_compare(m, u), *_compare(w, u)]
+        return torch.stack(columns, -1)[seen]
+
+    def _project(self, x: Tensor) -> Tensor:
+        return x if self.output is None else x @ widen(self.output).to(x)
+
+
+def effect(
+    scheme: Scheme,
+    graph: AttentionGraph,
+    output: Tensor | None = None,
+    top_k: int | None = None,
+    rescale: bool = False,
+) -> Effect:
+    """What a scheme does on one graph; the arguments are those of :class:`EffectTally`.
+
+    >>> effect(PGNN(p=1.25), capture(model, inputs)["encoder.layer.0.attention.self"], layer.weight.T)
+    """
+    tally = EffectTally(scheme, output, top_k, rescale)
+    tally.add(graph)
+    return tally.effect()
+
+
+def _moved(weight: Tensor, attention: Tensor) -> Tensor:
+    """Total variation of two edge weights ``(b, h, n, m)``, each as a share of its row: ``(b, h, n)``."""
+    least = floor(attention.dtype)
+    new, old = (x / x.sum(-1, keepdim=True).clamp(min=least) for x in (weight, attention))
+    return 0.5 * (new - old).abs().sum(-1)
+
+
+def _compare(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Length of rows over that of others, and the cosine of both, ``(b, n)``; the cosine with 0 is 0."""
+    least = floor(x.dtype)
+    of_x, of_u = (square_length(y)[..., 0] for y in (x, u))
+    cosine = (x * u).sum(-1) / (of_x.clamp(min=least) * of_u.clamp(min=least)).sqrt()
+    return (of_x / of_u.clamp(min=least)).sqrt(), cosine
