@@ -10,6 +10,7 @@ from analysis.heterophily.measurement import (
     CLOUD_STATISTICS,
     FEATURE_STATISTICS,
     LABEL_STATISTICS,
+    REGION_STATISTICS,
     STATISTICS,
     WEIGHT_STATISTICS,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "COLUMNS",
     "FEATURE_STATISTICS",
     "LABEL_STATISTICS",
+    "REGION_STATISTICS",
     "STATISTICS",
     "WEIGHT_STATISTICS",
     "Heterophily",

@@ -14,7 +14,16 @@ from torch_geometric.data import Data, HeteroData
 from analysis import homophily
 from analysis.bipartite import AnyGraph, Bipartite
 from analysis.bootstrap import Means
-from analysis.heterophily.measurement import SPECTRA, TOLERANCE, UNBOUNDED, Key, measure, to_arrays
+from analysis.contrast import Region
+from analysis.heterophily.measurement import (
+    SPECTRA,
+    TOLERANCE,
+    UNBOUNDED,
+    Key,
+    measure,
+    measure_regions,
+    to_arrays,
+)
 from analysis.heterophily.settings import DEFAULT, Settings
 from analysis.labels import Labels
 from analysis.nulls import Draws
@@ -97,7 +106,12 @@ class Heterophily:
         self._layers: dict[tuple[str, str], _LayerRecord] = {}
 
     def add(
-        self, name: str, graph: AnyGraph, labels: Mapping[str, Labels] | None = None, weights: str = "M"
+        self,
+        name: str,
+        graph: AnyGraph,
+        labels: Mapping[str, Labels] | None = None,
+        weights: str = "M",
+        regions: Mapping[str, Region] | None = None,
     ) -> None:
         """Measure a batch of graphs of a layer.
 
@@ -106,10 +120,15 @@ class Heterophily:
             graph: an attention graph of any number of examples and heads, or a plain PyG graph.
             labels: ``{name: classes}``; the same names in every batch of a layer.
             weights: what the edge weights are, for the column of that name.
+            regions: ``{name: what is relevant}`` in an attention graph; names go into the column ``labels``,
+                and are the same in every batch of a layer.
 
         Raises:
-            ValueError: labels that do not fit, or other labels or heads than in the layer's earlier batches.
+            ValueError: labels or regions that do not fit, regions in a plain graph, or other labels, regions
+                or heads than in the layer's earlier batches.
         """
+        if regions and not isinstance(graph, AttentionGraph):
+            raise ValueError(f"{name}: only attention graphs have regions, got {type(graph).__name__}")
         kind = (graph.kind if isinstance(graph, AttentionGraph) else None) or ""
         view = Bipartite.of(graph)
         if view.weight.shape[0] == 0:
@@ -122,11 +141,15 @@ class Heterophily:
 
         with torch.no_grad():
             measured = measure(view, labels or {}, self.settings, new_draws, self_loops=kind != "self")
+            if isinstance(graph, AttentionGraph):
+                measured |= measure_regions(graph, regions or {}, self.settings, new_draws)
         if record is None:
             record = _LayerRecord(kind, list(measured), view.heads, self.settings)
             self._layers[name, weights] = record
         if record.keys != list(measured) or record.heads != view.heads:
-            raise ValueError(f"{name}: a layer must have the same labels, features and heads in every batch")
+            raise ValueError(
+                f"{name}: a layer must have the same labels, regions, features and heads in every batch"
+            )
         values, left_out = to_arrays(measured, view)
         record.means.add(values)
         record.left_out += left_out

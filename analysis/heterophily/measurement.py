@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from analysis import clouds, energy, entropy, feature_homophily, homophily, spectrum
 from analysis.bipartite import Bipartite, divide
+from analysis.contrast import Contrast, Region, contrast_of, queries_per_value, square_distances
 from analysis.heterophily.settings import Settings
 from analysis.labels import Labels
 from analysis.mixing import Mixing
 from analysis.nulls import Draws, permuted, shuffle, uniform
+from attngraph import AttentionGraph
 
 LABEL_STATISTICS = (*homophily.SHARED, *homophily.ANY, "aggregation", "neighbourhood_contrast")
 FEATURE_STATISTICS = (
@@ -35,9 +37,18 @@ WEIGHT_STATISTICS = {
     "self_weight": entropy.self_weight,
 }
 CLOUD_STATISTICS = ("mmd", "probe_auc")
-STATISTICS = (*LABEL_STATISTICS, *FEATURE_STATISTICS, *WEIGHT_STATISTICS, *CLOUD_STATISTICS)
+CONTRAST_STATISTICS = ("contrast", "contrast_raw", "distance_auc", "distractor_mass")
+REGION_STATISTICS = (*CONTRAST_STATISTICS, "queries_per_value")
+STATISTICS = (
+    *LABEL_STATISTICS,
+    *FEATURE_STATISTICS,
+    *WEIGHT_STATISTICS,
+    *CLOUD_STATISTICS,
+    *REGION_STATISTICS,
+)
 SPECTRA = ("spectral_energy", "spectral_density")
-UNBOUNDED = ("dirichlet", "p_dirichlet")  # grow with the features; all others are of the order of 1
+# Grow with the features; all others are of the order of 1.
+UNBOUNDED = ("dirichlet", "p_dirichlet", "contrast_raw")
 TOLERANCE = 1e-6  # relative size of differences that are rounding
 
 Key: TypeAlias = tuple[str, str]  # name of the statistic, name of the labels
@@ -170,6 +181,42 @@ def _by_frequency(graph: Bipartite, even: Bipartite, bins: int, draws: Draws) ->
         measured["spectral_energy", middle] = Measured(value[..., k], flat[..., k], null[..., k])
         measured["spectral_density", middle] = Measured(density[..., k], even_density[..., k])
     return measured
+
+
+def measure_regions(
+    graph: AttentionGraph, regions: Mapping[str, Region], settings: Settings, new_draws: NewDraws
+) -> dict[Key, Measured]:
+    """What distances say of regions, for each region's name, and :math:`N_1/N_2` of the graphs in which it is
+    known; nothing without regions.
+
+    The uniform null is the contrast under uniform attention, its degrees and distances included; in the other
+    null, regions lie elsewhere (:meth:`analysis.contrast.Region.elsewhere`).
+    """
+    if not regions:
+        return {}
+    view, measured = Bipartite.of(graph), {}
+    even = replace(graph, weight=uniform(view).weight.to(graph.weight.dtype))
+    square, even_square = (square_distances(x, settings.degree) for x in (graph, even))
+    for name, region in regions.items():
+        draws = new_draws(f"region {name}")
+        nulls = [
+            _of_contrast(contrast_of(square, graph, region.elsewhere(graph, draws)))
+            for _ in range(settings.permutations)
+        ]
+        flat = _of_contrast(contrast_of(even_square, even, region))
+        found = _of_contrast(contrast_of(square, graph, region))
+        for statistic, value in found.items():
+            shifted = _mean([null[statistic] for null in nulls])
+            measured[statistic, name] = Measured(value, flat[statistic], shifted)
+        unknown = found["distractor_mass"].isnan()
+        measured["queries_per_value", name] = Measured(
+            queries_per_value(view).masked_fill(unknown, torch.nan)
+        )
+    return measured
+
+
+def _of_contrast(found: Contrast) -> dict[str, Tensor]:
+    return dict(zip(CONTRAST_STATISTICS, (found.contrast, found.raw, found.auc, found.distractor_mass)))
 
 
 def _mean(parts: list[Tensor]) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from attngraph.degrees import check_degree
+
 _LEAST = {"permutations": 1, "replicates": 2, "p": 1, "bins": 0, "points": 4, "seed": 0}
 
 
@@ -19,6 +21,8 @@ class Settings:
         bins: of the spectrum, an odd number; 0 leaves spectra out, which need a decomposition of every graph.
         points: nodes of each side, chosen at random in each example, for the distance of the clouds; at least
             4.
+        degree: of the values, ``"sum"`` or ``"mean"``, in the distances of regions
+            (:func:`analysis.contrast.contrast`).
         seed: of permutations, choices and resamplings.
 
     Raises:
@@ -31,12 +35,14 @@ class Settings:
     p: float = 1.5
     bins: int = 0
     points: int = 64
+    degree: str = "sum"
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             if not least <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be at least {least} and finite, got {getattr(self, name)}")
+        check_degree(self.degree)
         if not 0 < self.level < 1:
             raise ValueError(f"level must lie between 0 and 1, got {self.level}")
         if self.bins and self.bins % 2 == 0:

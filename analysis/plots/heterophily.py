@@ -37,6 +37,11 @@ NAMES = {
     "self_weight": "weight on itself",
     "mmd": "MMD² of the two clouds",
     "probe_auc": "linear probe AUC",
+    "contrast": "contrast of distances",
+    "contrast_raw": "contrast of distances, raw",
+    "distance_auc": "AUC of distance",
+    "distractor_mass": "weight on distractors",
+    "queries_per_value": "queries per value",
 }
 HEADLINE = (
     "adjusted",
@@ -47,10 +52,16 @@ HEADLINE = (
     "neighbour_cka",
     "probe_auc",
     "mmd",
+    "contrast",
+    "distance_auc",
+    "distractor_mass",
 )
 _COLOURS = ("#0b5fa5", "#b3541e", "#2f8f4e", "#7d3c98")
 _COLUMNS = 4  # panels in a row
-_EXCESS = "Excess over the permuted null (entropy: over uniform attention); white = nothing beyond it"
+_EXCESS = (
+    "Excess over the permuted null (entropy: over uniform attention; regions: over a shifted one); white = "
+    "nothing beyond it"
+)
 DIFFERENCE = " − "  # in the column weights of a paired difference
 
 
@@ -160,7 +171,7 @@ def curves(table: pd.DataFrame, path: Path, title: str) -> None:
     if not differences:
         handles += [
             panels[0].plot([], [], style, color="#666666", label=label)[0]
-            for style, label in ((":", "permuted null"), ("--", "uniform null"))
+            for style, label in ((":", "permuted null (regions: shifted)"), ("--", "uniform null"))
         ]
     figure.legend(
         handles=handles,

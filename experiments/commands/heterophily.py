@@ -18,12 +18,15 @@ import json
 from pathlib import Path
 
 from analysis.heterophily import Heterophily, Settings
+from attngraph.degrees import DEGREES
 from attngraph.errors import UserError
 from experiments.files import write_text
 from experiments.inspect.heterophily_report import draw_figures, records, screen
 from experiments.inspect.labeller import Labeller, read_own_classes
 from experiments.inspect.measurement import AFTER, BEFORE, differences, measure, with_own_heads
 from experiments.inspect.options import add_source_arguments, open_source, settings_of
+from experiments.inspect.region_file import RegionFile
+from experiments.inspect.regions import Regions
 from experiments.inspect.tagger import Tagger
 from experiments.outputs import Outputs
 
@@ -58,6 +61,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="Take the parts of speech from this spaCy pipeline (installed, or its folder). Without it, only "
         "those of the drawn scenes' words are known, and only scenes are measured by them.",
+    )
+    parser.add_argument(
+        "--regions",
+        type=Path,
+        metavar="FILE",
+        help="Take what the words name in pictures of your own from this JSON file of boxes or masks; "
+        "docs/statistics.md shows one. In drawn scenes it is known.",
+    )
+    parser.add_argument(
+        "--degree",
+        choices=DEGREES,
+        default="sum",
+        help="Sum the values' degrees over the queries, or take means, in the distances of regions. Default: "
+        "sum.",
     )
     parser.add_argument(
         "--clusters",
@@ -102,10 +119,15 @@ def _measure(args: argparse.Namespace, settings: Settings, outputs: Outputs) -> 
     labeller = Labeller(read_own_classes(args.labels), args.clusters, args.seed, tagger)
     statistics = Heterophily(settings)
     states = {BEFORE: False, AFTER: True} if args.adapter is not None else {"": True}
+    regions = None
     for state, trained in states.items():
         source = open_source(args, trained)
+        if regions is None:
+            file = None if args.regions is None else RegionFile(args.regions, source.samples)
+            regions = Regions(source.samples, file)
         labeller.fit(source)
-        measure(source, labeller, statistics, state)
+        measure(source, labeller, regions, statistics, state)
+    notes = [*labeller.notes(), *regions.notes()]
     table = with_own_heads(statistics.table(differences(states)), args.heads)
     spectrum = with_own_heads(statistics.spectrum(), args.heads)
 
@@ -114,7 +136,7 @@ def _measure(args: argparse.Namespace, settings: Settings, outputs: Outputs) -> 
         "adapter": None if args.adapter is None else str(args.adapter),
         "examples": len(source),
         "skipped": source.skipped,
-        "notes": labeller.notes(),
+        "notes": notes,
         "settings": vars(settings),
         "table": records(table),
     } | ({"spectrum": records(spectrum)} if len(spectrum) else {})
@@ -127,7 +149,7 @@ def _measure(args: argparse.Namespace, settings: Settings, outputs: Outputs) -> 
             spectrum.to_csv(out / written[-1], index=False, float_format="%.6g")
         written += draw_figures(table, spectrum, source.title, out)
     print(screen(table))
-    for note in labeller.notes():
+    for note in notes:
         print(note)
     source.report_skipped()
     print(f"written: {args.out}/{', '.join(written)}")
@@ -154,6 +176,7 @@ def _settings(args: argparse.Namespace) -> Settings:
             permutations=args.permutations,
             replicates=args.replicates,
             p=args.p,
+            degree=args.degree,
             seed=args.seed,
             bins=args.bins if args.spectra else 0,
         )

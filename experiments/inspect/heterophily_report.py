@@ -29,6 +29,8 @@ PLAIN = (
     "mmd",
     "probe_auc",
 )
+UNDEFINED = "undefined in every graph"
+REGIONS = ("contrast", "distance_auc", "distractor_mass", "queries_per_value")
 
 
 def screen(table: pd.DataFrame) -> str:
@@ -83,9 +85,9 @@ def records(table: pd.DataFrame) -> list[dict]:
 
 
 def _tables(lines: pd.DataFrame) -> list[str]:
-    """One table of statistics of labels, and one of those without."""
-    tables = []
-    for statistics, keys in ((LABELLED, ["layer", "weights", "labels"]), (PLAIN, ["layer", "weights"])):
+    """One table of statistics of labels, one of those without, and one of regions."""
+    by_label, tables = ["layer", "weights", "labels"], []
+    for statistics, keys in ((LABELLED, by_label), (PLAIN, by_label[:2]), (REGIONS, by_label)):
         chosen = lines[lines.statistic.isin(statistics) & (lines.cell != "")]
         if len(chosen):
             order = pd.MultiIndex.from_frame(chosen[keys].drop_duplicates())
@@ -101,7 +103,7 @@ def _without_finding(lines: pd.DataFrame) -> list[str]:
     for labels, part in lines[lines.labels != ""].groupby("labels"):
         if not part.examples.any():
             why = {text.partition("left out: ")[2] for note in part.note for text in note.split("; ")}
-            notes.append(f"no finding by {labels}: {', '.join(sorted(why - {''}))}")
+            notes.append(f"no finding by {labels}: {', '.join(sorted(why - {''})) or UNDEFINED}")
     return notes
 
 
@@ -111,5 +113,7 @@ def _cell(line) -> str:
     if DIFFERENCE in line.weights:
         return f"{line.value:+.3f}{'*' if line.low > 0 or line.high < 0 else ' '}"
     null = line.null_uniform if pd.isna(line.null_permuted) else line.null_permuted
+    if pd.isna(null):
+        return f"{line.value:.3f}"
     star = "*" if line.excess_low > 0 or line.excess_high < 0 else " "
     return f"{line.value:.3f}{star}({null:.3f})"

@@ -17,6 +17,7 @@ from attngraph import AttentionGraph
 from attngraph.errors import UserError
 from experiments.datasets.reading import read_text, shown
 from experiments.errors import first_line
+from experiments.inspect.scene_parts import SHAPE_NAMES
 from experiments.inspect.source import Source
 from experiments.inspect.tagger import UNIVERSAL, Tagger
 from experiments.inspect.words import (
@@ -29,8 +30,6 @@ from experiments.inspect.words import (
     words_of,
 )
 from experiments.models.batch import Batch
-from experiments.scenes.facts import PLURALS
-from experiments.scenes.scene import HUGE_SHAPES
 from experiments.scenes.speech import parts_of_speech
 
 MODALITY, SPECIAL, SPEECH = "modality", "special or word", "part of speech"
@@ -40,7 +39,6 @@ UNTAGGED = (
     f"no labels by {SPEECH}: without --tagger those of the drawn scenes' words alone are known, and these "
     "texts are not about drawn scenes"
 )
-SHAPE_NAMES = {word: shape for shape in HUGE_SHAPES for word in (shape, PLURALS.get(shape, f"{shape}s"))}
 
 
 class Labeller:
@@ -187,7 +185,7 @@ def _read_classes(file: Path) -> dict[str, str]:
     except UserError as error:
         raise UserError(f"--labels {error}") from None
     try:
-        classes = json.loads(content, object_pairs_hook=_each_key_once)
+        classes = json.loads(content, object_pairs_hook=each_key_once)
     except (RecursionError, ValueError) as error:
         raise UserError(
             f"--labels {file} cannot be read ({first_line(error)}): give a JSON file {{token: class}}"
@@ -204,7 +202,12 @@ def _read_classes(file: Path) -> dict[str, str]:
     return {token: str(kind) for token, kind in classes.items()}
 
 
-def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object's content, for ``json.loads``.
+
+    Raises:
+        ValueError: a key occurs twice.
+    """
     keys = [key for key, _ in pairs]
     if twice := next((key for key, number in Counter(keys).items() if number > 1), None):
         raise ValueError(f"{shown(twice)} occurs twice: leave one of them")

@@ -9,18 +9,22 @@ import pandas as pd
 
 from analysis.heterophily import Heterophily
 from experiments.inspect.labeller import Labeller
+from experiments.inspect.regions import Regions
 from experiments.inspect.source import Source
 from experiments.progress import Progress
 
 BEFORE, AFTER = "before", "after"  # training
 
 
-def measure(source: Source, labeller: Labeller, statistics: Heterophily, state: str = "") -> None:
+def measure(
+    source: Source, labeller: Labeller, regions: Regions, statistics: Heterophily, state: str = ""
+) -> None:
     """Add the graphs of a source to the statistics: M, and M̄ where the layer has an adapter.
 
     Args:
         source: what to measure.
         labeller: gives the nodes' classes.
+        regions: gives the queries' relevant values.
         statistics: gets every graph.
         state: of training, which goes into the weights' names.
     """
@@ -28,11 +32,11 @@ def measure(source: Source, labeller: Labeller, statistics: Heterophily, state: 
     batches = ceil(len(source) / source.batch_size)
     for batch, graphs in Progress(source.graphs(), f"measuring{suffix}", batches, leave=False):
         for name, graph in graphs.items():
-            labels = labeller(batch, name, graph)
-            statistics.add(name, graph, labels, f"M{suffix}")
+            labels, relevant = labeller(batch, name, graph), regions(batch, name, graph)
+            statistics.add(name, graph, labels, f"M{suffix}", relevant)
             reweighted = source.reweighted(name, graph)
             if reweighted is not None:
-                statistics.add(name, reweighted, labels, f"M̄{suffix}")
+                statistics.add(name, reweighted, labels, f"M̄{suffix}", relevant)
 
 
 def differences(states: Iterable[str]) -> dict[str, tuple[str, str]]:
