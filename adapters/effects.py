@@ -37,7 +37,7 @@ from attngraph.reading.heads import merge_heads
 class Effect:
     r"""What a scheme does, as averages over queries (and heads); see :mod:`adapters.effects`.
 
-    All but ``queries`` are NaN where no query counts.
+    The averages are NaN where no query counts.
 
     Attributes:
         kappa: share of the message, :math:`1 - \beta`. 1 for a scheme without residual.
@@ -47,8 +47,8 @@ class Effect:
         whole_length, whole_cosine: the same of :math:`\bar U`, residual included.
         queries: how many queries were averaged over: valid ones that see something in every head and whose
             attention output is not 0.
-        p: the scheme's exponent; NaN where it has none.
-        share: the share of the ``blend`` join; NaN where there is none.
+        p: the scheme's exponent, learned or not; None where it has none.
+        share: the share of the ``blend`` join; None where there is none.
     """
 
     kappa: float
@@ -58,8 +58,8 @@ class Effect:
     whole_length: float
     whole_cosine: float
     queries: int
-    p: float = float("nan")
-    share: float = float("nan")
+    p: float | None = None
+    share: float | None = None
 
 
 class EffectTally:
@@ -80,7 +80,7 @@ class EffectTally:
         output: Tensor | None = None,
         top_k: int | None = None,
         rescale: bool = False,
-        share: float = float("nan"),
+        share: float | None = None,
     ):
         self.scheme, self.output, self.top_k, self.rescale = scheme, output, top_k, rescale
         self.share = share
@@ -101,7 +101,8 @@ class EffectTally:
         if self._queries:
             means = (self._sums / self._queries).tolist()
         kappa, moved, length, cosine, whole_length, whole_cosine = means
-        p = float(torch.as_tensor(getattr(self.scheme, "p", float("nan"))).detach())
+        p = getattr(self.scheme, "p", None)
+        p = p if p is None else float(torch.as_tensor(p).detach())
         return Effect(
             kappa, moved, length, cosine, whole_length, whole_cosine, self._queries, p=p, share=self.share
         )

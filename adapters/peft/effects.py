@@ -88,11 +88,11 @@ def _adapted(base: nn.Module) -> dict[str, OutputLayer]:
 
 def _tally(layer: OutputLayer) -> EffectTally:
     adapter = layer.active
-    share = getattr(adapter.join, "share", float("nan"))
+    share = getattr(adapter.join, "share", None)
     return EffectTally(
         adapter.scheme,
         matrix(layer.projection).detach(),
         adapter.top_k,
         adapter.rescale,
-        float(torch.as_tensor(share).detach()),
+        None if share is None else float(share.detach()),
     )

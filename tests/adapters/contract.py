@@ -14,6 +14,7 @@ from torch import Tensor
 
 from adapters.scheme import SCHEMES, Scheme
 from attngraph import AttentionGraph
+from attngraph.backends import edges_of
 
 Reference = Callable[..., Tensor]
 BACKENDS = ("dense", "sparse", "tiled")
@@ -422,3 +423,27 @@ def check_autocast(case: Case) -> None:
         want, weights = scheme(graph), scheme.reweight(graph)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(scheme(graph), want) and torch.equal(scheme.reweight(graph), weights)
+
+
+def check_residual_share(case: Case, kind: str) -> None:
+    """What is left without the residual share of the query's own features is a sum of values.
+
+    Features are wider than there are values, so that a query is no such sum. Where queries also send to
+    values, that holds for one step.
+    """
+    graph, _ = random_graph(13, n=3, m=4, d=9, width=12, **GRAPHS[kind])
+    scheme = case.make(torch.float64)
+    if not graph.causal:
+        scheme.steps = 1
+    with torch.no_grad():
+        out = scheme(graph)
+        for backend in BACKENDS:
+            share = torch.as_tensor(scheme.residual_share(edges_of(graph, backend)), dtype=torch.float64)
+            for off, is_sum in ((0, True), (0.01, False)):
+                rest = (out - (share + off) * graph.query).transpose(-1, -2)
+                fit = torch.linalg.lstsq(graph.value.transpose(-1, -2), rest).solution
+                away = (graph.value.transpose(-1, -2) @ fit - rest).norm(dim=-2)
+                rows = torch.ones_like(away, dtype=torch.bool)
+                if graph.query_mask is not None:
+                    rows = graph.query_mask[:, None].expand_as(rows)
+                assert (away[rows] < 1e-9).all() if is_sum else (away[rows] > 1e-3).all()

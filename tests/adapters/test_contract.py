@@ -96,3 +96,9 @@ def test_half_precision(case, dtype):
 @pytest.mark.parametrize("case", ONE_EACH, ids=str)
 def test_autocast(case):
     contract.check_autocast(case)
+
+
+@several_tiles
+@every_scheme(kind=["encoder, padded", "decoder cross", "decoder self, padded"])
+def test_the_rest_of_the_residual_comes_from_values(case, kind):
+    contract.check_residual_share(case, kind)
