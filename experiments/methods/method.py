@@ -109,6 +109,13 @@ class Tuned:
         """One text per sample."""
         return self.family.generate(samples, decoding)
 
+    def effects(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+        """What its graph adapters do to the attention of samples with answers, ``{layer: {name: number}}``,
+        see :class:`adapters.effects.Effect`; empty without such adapters. Numbers that do not exist are left
+        out.
+        """
+        return {}
+
     def scalars(self) -> dict[str, float]:
         """Learned single numbers worth reading, such as each layer's p."""
         return {}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftModel, get_peft_model
 
-from adapters.peft import learned_scalars
+from adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
 from experiments.files import published
 from experiments.methods.method import Method, Tuned
+from experiments.models.batch import Sample
 from experiments.models.family import ModelFamily
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -44,6 +48,19 @@ class PeftTuned(Tuned):
         with published(folder) as part:
             self.model.save_pretrained(str(part))
             (part / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+    @torch.no_grad()
+    def effects(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+        if not isinstance(self.model.base_model, GraphAdapterModel):
+            return {}
+        inputs = self.family.to_device(self.family.training_inputs(samples))
+        del inputs["labels"]
+        with watch_effects(self.model) as found:
+            self.family.logits(inputs)
+        return {
+            layer: {name: value for name, value in asdict(effect).items() if math.isfinite(value)}
+            for layer, effect in found.items()
+        }
 
     def scalars(self) -> dict[str, float]:
         return learned_scalars(self.family.model)

@@ -44,6 +44,7 @@ from experiments.training.saved import (
 from experiments.training.trainer import STATES, train
 
 IMAGE_STATES = "image-states"  # the folder that the runs of a table share
+WATCHED = 64  # examples on which is measured what adapters do
 
 
 @dataclass(frozen=True, eq=False)  # its settings are no dictionary keys, the cell itself is
@@ -184,6 +185,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
     family = load_family(cell.model)
     family.model.to(device)
     tuned = method.apply(family, cell.settings)
+    started = tuned.scalars()
     training = subset(task.examples(cell.data, "train"), cell.train_examples)
     tuned.observe([task.target(example, 0.0) for example in training])
     loss, earlier = None, 0.0
@@ -216,7 +218,9 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
             "trained_on": len(training),
             "parameters": sum(p.numel() for p in tuned.parameters().values()),
             "loss": loss,
+            "started": started,
             "learned": tuned.scalars(),
+            "effects": tuned.effects([data.sample(k, draw=0.0) for k in range(min(WATCHED, len(examples)))]),
             "train_seconds": earlier + trained_at - began,
             "eval_seconds": time.perf_counter() - trained_at,
             "peak_mb": peak.megabytes(),

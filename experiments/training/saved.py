@@ -38,7 +38,9 @@ class Result(BaseModel):
     trained_on: NonNegativeInt
     parameters: NonNegativeInt
     loss: FiniteFloat | None
+    started: dict[str, FiniteFloat] = {}  # absent in results of earlier versions, as effects are
     learned: dict[str, FiniteFloat]
+    effects: dict[str, dict[str, FiniteFloat]] = {}
     train_seconds: FiniteFloat
     eval_seconds: FiniteFloat
     peak_mb: FiniteFloat

@@ -219,6 +219,32 @@ def test_a_scheme_of_ones_own_is_a_row(settings):
         method_named("keep")
 
 
+@pytest.mark.parametrize("name", ["gcn", "pgnn", "residual"])
+def test_what_adapters_do_is_measured(name, settings):
+    """In each self- and cross-attention; the vanilla adapter does nothing before its bottleneck."""
+    tuned = applied(name, settings)
+    samples = [
+        Sample("a", torch.randn(65, 128), "what is it ?", "a red circle"),
+        Sample("b", torch.randn(65, 128), "is it ?", "no"),
+    ]
+    effects = tuned.effects(samples)
+    assert len(effects) == 8 and sum("crossattention" in layer for layer in effects) == 4
+    for effect in effects.values():
+        assert {"kappa", "moved", "length", "cosine", "share"} <= set(effect) and effect["queries"] > 6
+        assert ("p" in effect) == (name == "pgnn")
+        if name == "gcn":
+            assert effect["kappa"] == effect["length"] == pytest.approx(1, abs=1e-5)
+            assert effect["moved"] == pytest.approx(0, abs=1e-5)
+        else:
+            assert 0 < effect["kappa"] < 1
+    assert tuned.effects(samples) == effects, "looking changes nothing"
+
+
+@pytest.mark.parametrize("name", ["full", "frozen", "majority"])
+def test_methods_without_graph_adapters_do_nothing_to_attention(name, settings):
+    assert applied(name, settings).effects([Sample("a", torch.randn(65, 128), "what ?", "red")]) == {}
+
+
 def test_learned_numbers_are_read(settings):
     scalars = applied("pgnn", settings).scalars()
     assert sum(name.endswith(".p") or name == "p" for name in scalars) == POWERS

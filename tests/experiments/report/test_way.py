@@ -105,6 +105,8 @@ def test_it_is_a_column_of_every_output(tmp_path):
         assert WAY.heading in text and f"{100 * rows['pGNN']['way'].mean:.1f}" in text
         assert "share of the way from Frozen model (0) to Full fine-tuning (100)" in text
     csv = pd.read_csv(paths["csv"]).set_index("name")
-    assert csv.loc["GCN", "way_mean"] == pytest.approx(rows["GCN"]["way"].mean)
+    assert csv.loc["Full fine-tuning", "way_mean"] == pytest.approx(1)
+    (line,) = [line for line in table.comparisons if line["column"] == "way"]
+    assert line["difference"] == pytest.approx(rows["pGNN"]["way"].mean - rows["GCN"]["way"].mean)
     without = [run for run in runs if run.row != "frozen"]
     assert WAY not in make_table(without, tasks, "t").columns

@@ -57,6 +57,9 @@ def test_a_cell_is_run_once(cell, tmp_path):
     assert (result["row"], result["task"], result["seed"], result["split"]) == ("pgnn", "small", 3, "test")
     assert (result["examples"], result["trained_on"]) == (8, 8)
     assert result["scores"].keys() == {"small.accuracy"} and result["loss"] > 0
+    assert result["started"].keys() == result["learned"].keys() and result["started"] != result["learned"]
+    assert len(result["effects"]) == 2, "one self-attention and one cross-attention"
+    assert all(0 < effect["kappa"] < 1 for effect in result["effects"].values())
     assert result["train_seconds"] > 0 and result["peak_mb"] > 50
     predictions = json.loads((folder / "predictions.json").read_text())
     assert list(predictions) == [f"e{k}" for k in range(8)]
@@ -91,6 +94,7 @@ def test_methods_without_training(cell, tmp_path):
     for name in ("frozen", "majority"):
         untrained = replace(cell, label=name, method=name, settings={}, recipe=None, eval_examples=6)
         result = run_cell(untrained, Execution(tmp_path))
+        assert result["effects"] == result["started"] == {}
         assert result["loss"] is None and result["parameters"] == 0 and result["examples"] == 6
         names = {file.name for file in untrained.folder(tmp_path).iterdir()}
         assert names == FINISHED - {"metrics.csv", "adapter_config.json", "adapter_model.safetensors"}
@@ -219,6 +223,7 @@ def test_damaged_files_are_named_with_the_remedy(cell, finished, tmp_path):
         ({"seed": "3"}, "seed: Input should be a valid integer"),
         ({"examples": 7}, "predictions.json is damaged .*not 7 texts"),
         ({"kinds": {"yesno": 1}}, "kinds.yesno"),
+        ({"effects": {"layer": {"kappa": "all"}}}, "effects.layer.kappa"),
         ({"loss": "low"}, "loss: Input should be a valid number"),
     ],
 )
@@ -228,6 +233,13 @@ def test_scores_that_the_other_files_contradict_are_not_taken(change, said, cell
     for read in (lambda: is_finished(cell, Execution(tmp_path)), lambda: read_scores(cell, tmp_path)):
         with pytest.raises(UserError, match=said):
             read()
+
+
+def test_results_of_earlier_versions_are_read(cell, finished, tmp_path):
+    scores = json.loads((finished / "scores.json").read_text())
+    earlier = {key: value for key, value in scores.items() if key not in ("started", "effects")}
+    (finished / "scores.json").write_text(json.dumps(earlier))
+    assert read_scores(cell, tmp_path) == earlier
 
 
 ALONE = MappingProxyType({"threads": 1, "processes": 1})
