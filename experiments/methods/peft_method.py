@@ -58,7 +58,7 @@ class PeftTuned(Tuned):
         with watch_effects(self.model) as found:
             self.family.logits(inputs)
         return {
-            layer: {name: value for name, value in asdict(effect).items() if math.isfinite(value)}
+            layer: {name: x for name, x in asdict(effect).items() if x is not None and math.isfinite(x)}
             for layer, effect in found.items()
         }
 
