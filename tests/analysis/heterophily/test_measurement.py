@@ -1,15 +1,26 @@
 """Measured numbers are those of the single functions; nulls are null; degenerate labels are marked."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch_geometric.data import Data
 
 from analysis.bipartite import Bipartite
+from analysis.contrast import Region, contrast
 from analysis.energy import p_dirichlet_normalised
 from analysis.entropy import entropy
 from analysis.feature_homophily import aggregation, cosine, generalised_edge
-from analysis.heterophily import COLUMNS, LABEL_STATISTICS, STATISTICS, Settings, heterophily
+from analysis.heterophily import (
+    COLUMNS,
+    LABEL_STATISTICS,
+    REGION_STATISTICS,
+    STATISTICS,
+    Heterophily,
+    Settings,
+    heterophily,
+)
 from analysis.homophily import adjusted, label_informativeness, node_value
 from analysis.labels import Labels
 from analysis.mixing import Mixing
@@ -22,7 +33,10 @@ from tests.analysis.heterophily.table_lines import labels_for, line
 def test_numbers_are_those_of_the_functions():
     graphs = [random_graph(seed, n=8, m=9) for seed in range(3)]
     table = heterophily(graphs, lambda name, graph: {"x": labels_for(graph)}, Settings(p=1.25))
-    assert list(table.columns) == list(COLUMNS) and set(table.statistic) == set(STATISTICS) - {"self_weight"}
+    assert list(table.columns) == list(COLUMNS) and set(table.statistic) == set(STATISTICS) - {
+        "self_weight",
+        *REGION_STATISTICS,
+    }
     views = [Bipartite.of(graph) for graph in graphs]
     mixings = [Mixing(view, labels_for(graph).on(view)) for view, graph in zip(views, graphs)]
     evens = [uniform(view) for view in views]
@@ -45,6 +59,53 @@ def test_numbers_are_those_of_the_functions():
     assert line(table, "generalised_edge").null_uniform == pytest.approx(
         torch.cat([generalised_edge(x) for x in evens]).mean().item()
     )
+
+
+@pytest.mark.parametrize("degree", ["sum", "mean"])
+def test_numbers_of_regions_are_those_of_the_function(degree):
+    graph = random_graph(b=6, n=8, m=9, causal=True)
+    region = Region(torch.rand(6, 8, 9, generator=torch.Generator().manual_seed(0)) < 0.3)
+    measured = Heterophily(Settings(degree=degree))
+    measured.add("layer", graph, regions={"x": region})
+    table = measured.table()
+    found = contrast(graph, region, degree)
+    even = replace(graph, weight=uniform(Bipartite.of(graph)).weight)
+    flat = contrast(even, region, degree)
+    for name, field in {
+        "contrast": "contrast",
+        "contrast_raw": "raw",
+        "distance_auc": "auc",
+        "distractor_mass": "distractor_mass",
+    }.items():
+        one = line(table, name, labels="x")
+        assert one.value == pytest.approx(getattr(found, field).mean().item()), name
+        assert one.null_uniform == pytest.approx(getattr(flat, field).mean().item()), name
+        assert one.low < one.value < one.high and one.null_permuted != one.value and one.examples == 6
+    ratio = line(table, "queries_per_value", labels="x")
+    assert ratio.value == pytest.approx((5 * 8 / 9 + 7 / 7) / 6)  # the last example has padding
+    with pytest.raises(ValueError, match="only attention graphs have regions"):
+        Heterophily().add("layer", Bipartite.of(graph), regions={"x": region})
+
+
+def test_planted_regions_are_found_and_others_are_not():
+    """Relevant values lie at their query; of the null's regions, distances say nothing."""
+    draw = torch.Generator().manual_seed(0)
+    b, n, m, d = 24, 6, 16, 8
+    query = torch.randn(b, 1, n, d, generator=draw)
+    relevant = torch.zeros(b, n, m, dtype=torch.bool)
+    relevant[:, :, 5:8] = True
+    value = torch.randn(b, 1, m, d, generator=draw)
+    query = query[:, :, :1].expand(b, 1, n, d)  # one topic for each example
+    weight = torch.full((b, 1, n, m), 1 / m)
+    scale = (n / m) ** 0.5  # of the values' degrees
+    planted = torch.where(relevant[:, :1, :, None], query[:, :, :1] * scale, value * scale)
+    for features, finds in ((planted, True), (value * scale, False)):
+        measured = Heterophily(Settings(permutations=8))
+        graph = AttentionGraph(query, features, weight, kind="cross")
+        measured.add("layer", graph, regions={"x": Region(relevant)})
+        found = line(measured.table(), "contrast")
+        assert (found.excess_low > 0.8) == finds and abs(found.null_permuted) < 0.2
+        assert finds or found.excess_low < 0 < found.excess_high
 
 
 def test_rounding_is_no_finding():

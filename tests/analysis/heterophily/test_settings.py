@@ -12,3 +12,8 @@ from analysis.heterophily import Settings
 def test_values_out_of_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must .* got {value}"):
         Settings(**{name: value})
+
+
+def test_unknown_degree_is_refused():
+    with pytest.raises(ValueError, match="degree must be one of sum, mean, got 'max'"):
+        Settings(degree="max")

@@ -22,6 +22,7 @@ from tests.experiments.bad_inputs.world import PRESET, World
 def cases() -> Iterator[Case]:
     yield from _texts()
     yield from _labels()
+    yield from _regions()
     yield from _presets()
     yield from _plugins()
     yield from _pictures()
@@ -65,6 +66,43 @@ def _labels() -> Iterator[Case]:
         yield _damaged("heterophily", "--labels", "mine.json", '{"ball": "noun"}', how, damage)
     for how, text in content.items():
         yield _written("heterophily", "--labels", "mine.json", text, how)
+
+
+def _regions() -> Iterator[Case]:
+    """Of a picture of 16 x 16 pixels."""
+    good = '{"picture.png": [{"box": [0, 0, 8, 8], "words": ["ball"]}]}'
+    content = {
+        "another picture": '{"photo.png": [{"box": [0, 0, 8, 8]}]}',
+        "no parts": '{"picture.png": []}',
+        "a part null": '{"picture.png": [null]}',
+        "an unknown field": '{"picture.png": [{"bbox": [0, 0, 8, 8]}]}',
+        "box and mask": '{"picture.png": [{"box": [0, 0, 8, 8], "mask": "picture.png"}]}',
+        "a box of three": '{"picture.png": [{"box": [0, 0, 8]}]}',
+        "a box of texts": '{"picture.png": [{"box": ["0", "0", "8", "8"]}]}',
+        "a box outside": '{"picture.png": [{"box": [0, 0, 8, 17]}]}',
+        "an empty box": '{"picture.png": [{"box": [0, 0, 0, 8]}]}',
+        "a box of infinity": '{"picture.png": [{"box": [0, 0, Infinity, 8]}]}',
+        "no mask": '{"picture.png": [{"mask": "none.png"}]}',
+        "a mask that is no picture": '{"picture.png": [{"mask": "mine.json"}]}',
+        "words a text": '{"picture.png": [{"box": [0, 0, 8, 8], "words": "ball"}]}',
+        "words of two": '{"picture.png": [{"box": [0, 0, 8, 8], "words": ["red ball"]}]}',
+        "a picture twice": '{"picture.png": [], "picture.png": []}',
+    }
+    for how, damage in JSON_FILE.items():
+        yield _on_picture(_damaged("heterophily", "--regions", "mine.json", good, how, damage))
+    for how, text in content.items():
+        yield _on_picture(_written("heterophily", "--regions", "mine.json", text, how))
+
+
+def _on_picture(case: Case) -> Case:
+    """The case with a model that sees, and the world's picture."""
+
+    def words(world: World, spot: Path) -> list[str]:
+        command, *given = case.words(world, spot)
+        given[given.index("--model") + 1] = str(world.model("captioner"))
+        return [command, *given, "--images", str(world.picture)]
+
+    return replace(case, words=words)
 
 
 def _presets() -> Iterator[Case]:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import BertTokenizerFast, ViTImageProcessor
 
+from analysis.heterophily import REGION_STATISTICS
 from analysis.labels import Labels
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
@@ -83,6 +84,7 @@ def test_labels_of_each_kind_of_layer(first):
         "named shape",
         "part of speech and patch",
         "cluster",
+        "named region",
     }
 
 
@@ -111,6 +113,7 @@ def test_screen(first):
         "no finding by modality: role labels: the sides share no class" in shown
         and "no finding by patch" not in shown
     )
+    assert "contrast  distance_auc distractor_mass queries_per_value" in shown
 
 
 def test_choosing_heads_gives_their_own_numbers(first, tmp_path):
@@ -243,6 +246,45 @@ def test_labels_are_those_of_the_nodes(monkeypatch):
         found["mine and patch"].query.tolist() == [[[-1, 0, -1, -1]]] and not found["mine and patch"].shared
     )
     assert isinstance(found["cluster"], Labels) and found["modality"].query.tolist() == [[[2, 0, 0, 0]]]
+
+
+def test_contrast_of_regions(tmp_path):
+    """What words and questions name; where a region is known, attention finds it better than one that is
+    shifted."""
+    words = ("--task", "vqa", "--examples", 24, "--layers", LAYER.format("[13]", "crossattention"))
+    table = run(tmp_path / "sum", *words)
+    regions = table[table.labels.isin(["named region", "asked region"]) & (table["head"] == "all")]
+    assert set(regions.statistic) == set(REGION_STATISTICS) and regions.layer.nunique() == 2
+    for name, low, high in (("contrast", -1, 1), ("distance_auc", 0, 1), ("distractor_mass", 0, 1)):
+        values = regions[regions.statistic == name].value
+        assert len(values) == 4 and values.between(low, high).all()
+    mass = regions[(regions.statistic == "distractor_mass") & (regions.labels == "named region")]
+    assert (mass.excess_high < 0).all()
+    mean = run(tmp_path / "mean", *words, "--degree", "mean")
+    changed = {
+        name: (part.value - mean.loc[part.index].value).abs().max() > 1e-3
+        for name, part in table[table.labels == "asked region"].groupby("statistic")
+    }
+    assert changed["contrast"] and not changed["distractor_mass"] and not changed["queries_per_value"]
+
+
+def test_regions_file(tmp_path):
+    Image.new("RGB", (64, 64), "blue").save(tmp_path / "blue.png")
+    (tmp_path / "texts").write_text("a blue square\n")
+    (tmp_path / "regions.json").write_text('{"blue.png": [{"box": [8, 8, 24, 24], "words": ["square"]}]}')
+    words = ("--images", tmp_path / "blue.png", "--texts", tmp_path / "texts", "--clusters", 0)
+    layer = ("--layers", LAYER.format(0, "crossattention"))
+    table = run(tmp_path / "out", *words, *layer, "--regions", tmp_path / "regions.json")
+    chosen = table[(table.labels == "named region") & (table.statistic == "distractor_mass")]
+    assert chosen.examples.tolist() == [1] * 4 + [1]
+    ((batch, graphs),) = open_source(parse(*QUICK, *words, *layer)).graphs()
+    place = batch.text.tokens[0].index("square")
+    on_patches = graphs[LAYER.format(0, "crossattention")].weight[0, :, place, 1:].unflatten(1, (8, 8))
+    share = 1 - on_patches[:, 1:4, 1:4].sum((1, 2)) / on_patches.sum((1, 2))
+    assert chosen.value.tolist() == pytest.approx([*share.tolist(), share.mean().item()], rel=1e-4)
+    with pytest.raises(UserError, match="--regions .*: regions belong to pictures in files"):
+        run(tmp_path / "none", "--regions", tmp_path / "regions.json")
+    assert not (tmp_path / "none").exists()
 
 
 def test_every_word_has_a_part_of_speech():
