@@ -214,6 +214,8 @@ def test_commands_run(words, tmp_path, monkeypatch, registries):
     Image.new("RGB", (64, 64), "blue").save(tmp_path / "photos" / "blue.png")
     (tmp_path / "sentences.txt").write_text("a blue square\nan orange circle\n")
     (tmp_path / "questions.txt").write_text("what color is it ?\n")
+    (shown,) = (block for page in PAGES for block in blocks(page) if block.language == "json")
+    (tmp_path / "regions.json").write_text(shown.text)
     for example in (ROOT / "tests" / "experiments" / "examples").glob("example_*.py"):
         shutil.copy(example, tmp_path)
     assert cli.main(words) == 0
