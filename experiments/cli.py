@@ -27,12 +27,14 @@ from experiments.training.stopping import never_swallowed
 #: Name of a command (and of its module in :mod:`experiments.commands`) → what it does.
 COMMANDS = {
     "ablation": "train and score the GNN ablation table",
+    "significance": "recompute every comparison and p value of a table; simulate how often they are wrong",
     "pretrain": "pre-train the mini-BLIP from scratch on drawn scenes",
     "search": "choose learning rates, joins and scheme arguments on validation data",
     "scenes": "draw the Scenes data sets and write them in the official file formats",
     "heterophily": "measure the heterophily of attention graphs per layer and head, beside what chance gives",
     "tsne": "draw the projected query and value spaces of attention layers",
     "attention": "draw where a model looks: attention, rollout, gradient-weighted relevance on the picture",
+    "planted": "train every scheme on planted graphs, where theory says who wins",
     "bench": "measure speed and memory against attention itself and against peers",
     "doctor": "print versions and devices, and look for what is missing or in the way",
 }

@@ -48,7 +48,7 @@ def make_table(runs: Sequence[Run], tasks: Mapping[str, Task], title: str) -> Ta
         rows_from_frame(frame, columns),
         columns,
         baseline=method_named(BASELINE).title,
-        comparisons=compare_with_baseline(runs, shown),
+        comparisons=compare_with_baseline(runs, shown, means={WAY.key: way.weights} if way else None),
         notes=[
             *filter(None, [about_way, *counts]),
             "Time: training and scoring of all tasks for one seed, in one of several parallel workers; "

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from attngraph.errors import UserError
 from experiments.methods.graph_adapter import method_named
 from experiments.methods.method import ADAPTERS
 from experiments.metrics.statistics import Score
+from experiments.progress import Progress
 from experiments.report.columns import AVERAGE, averaged_columns, table_columns
 from experiments.report.runs import Run
 from experiments.report.significance import holm, paired_bootstrap
@@ -18,34 +20,75 @@ from experiments.tasks.task import Column, Task
 BASELINE = "gcn"
 
 
-def compare_with_baseline(
-    runs: Sequence[Run], tasks: Mapping[str, Task], baseline: str = BASELINE
-) -> list[dict[str, Any]]:
-    """Paired bootstrap over seeds and images, Holm-corrected over the table.
+Weights = Mapping[str, float]  # column key -> weight in a mean of columns
 
-    The average is made of one test set per task: the averaged columns of one task share the resampled images.
+
+def compare_with_baseline(
+    runs: Sequence[Run],
+    tasks: Mapping[str, Task],
+    baseline: str = BASELINE,
+    *,
+    rows: Sequence[str] | None = None,
+    means: Mapping[str, Weights] | None = None,
+) -> list[dict[str, Any]]:
+    """Paired comparisons over seeds and images, Holm-corrected over all of them.
+
+    A mean of columns is made of one test set per task: the columns of one task share the resampled images.
 
     Args:
         runs: of the whole table; only the seeds that both methods ran on all tasks of a column are compared.
         tasks: of the table, in its order.
         baseline: name of the method that the others are compared with.
+        rows: names of the methods to compare; None for the GNN adapters.
+        means: key -> weights of the columns whose weighted sum it is, beside the average. A constant
+            offset, as of a frozen model's score, leaves differences as they are.
 
     Returns:
-        One dictionary for each adapter and column: ``row`` (title), ``column`` (key), ``difference``, ``low``
-        and ``high`` (95 % interval), ``p``, ``seeds``, ``images`` (of the smallest test set) and ``p_holm``.
+        One dictionary for each row and column:
+
+        =================================== ==========================================================
+        ``row``, ``column``                 title, key
+        ``difference``                      mean over seeds
+        ``low``, ``high``, ``p``            95 % interval and p value for what ``speaks_for`` names
+        ``p_holm``                          p corrected over all comparisons
+        ``seeds``, ``images``               paired; images of the smallest test set
+        ``checkpoints``                     number of pre-trained checkpoints of these seeds
+        ``speaks_for``                      new ``images``, or new ``seeds and images``
+        ``by_checkpoint``                   mean difference with each checkpoint
+        ``new_low``, ``new_high``,          the same for new checkpoints too; None with one checkpoint
+        ``new_p``, ``new_p_holm``
+        =================================== ==========================================================
+
+    Raises:
+        UserError: runs of one seed start from different checkpoints, or statistics cannot be read.
     """
     pool = _Pool(runs, tasks)
-    adapters = [row for row in dict.fromkeys(run.row for run in runs) if method_named(row).group == ADAPTERS]
+    if rows is None:
+        rows = [row for row in dict.fromkeys(run.row for run in runs) if method_named(row).group == ADAPTERS]
     columns = table_columns(tasks)
+    by_key = {column.key: column for column in columns}
+    weights: dict[str, Weights] = {column.key: {column.key: 1.0} for column in columns}
+    averaged = averaged_columns(columns)
+    if AVERAGE in columns:
+        weights[AVERAGE.key] = {column.key: 1 / len(averaged) for column in averaged}
+    weights.update(means or {})
+    asked = [(row, key) for row in rows if row != baseline for key in weights]
     lines = []
-    for row in adapters:
-        for column in columns if row != baseline else ():
-            members = averaged_columns(columns) if column == AVERAGE else [column]
-            line = pool.compare(row, baseline, members)
-            if line:
-                lines.append({"row": method_named(row).title, "column": column.key, **line})
+    for row, key in Progress(asked, desc="comparisons", unit="", leave=False, delay=5):
+        line = pool.compare(row, baseline, [(by_key[one], weight) for one, weight in weights[key].items()])
+        if line:
+            lines.append({"row": method_named(row).title, "column": key, **line})
     adjusted = holm([line["p"] for line in lines])
-    return [{**line, "p_holm": float(p)} for line, p in zip(lines, adjusted, strict=True)]
+    new = [line["new_p"] for line in lines if line["new_p"] is not None]
+    adjusted_new = iter(holm(new))
+    return [
+        {
+            **line,
+            "p_holm": float(p),
+            "new_p_holm": None if line["new_p"] is None else float(next(adjusted_new)),
+        }
+        for line, p in zip(lines, adjusted, strict=True)
+    ]
 
 
 class _Pool:
@@ -57,10 +100,12 @@ class _Pool:
         self.owner = {column.key: name for name, task in tasks.items() for column in task.columns}
         self.arrays: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
 
-    def compare(self, row: str, baseline: str, members: Sequence[Column]) -> dict[str, Any] | None:
-        """The comparison of the mean of some columns; None where the two methods share no seed."""
+    def compare(
+        self, row: str, baseline: str, members: Sequence[tuple[Column, float]]
+    ) -> dict[str, Any] | None:
+        """The comparison of a weighted sum of columns; None where the two methods share no seed."""
         by_task: dict[str, list[Column]] = {}
-        for column in members:
+        for column, _ in members:
             by_task.setdefault(self.owner[column.key], []).append(column)
         seeds = [
             seed
@@ -72,8 +117,13 @@ class _Pool:
         sides = [
             [self._stacked(name, task, seeds, by_task[task]) for task in by_task] for name in (row, baseline)
         ]
-        score = _mean_of([self._split(baseline, task, seeds[0], by_task[task]) for task in by_task])
-        result = paired_bootstrap(sides[0], sides[1], score)
+        score = _mean_of(
+            [self._split(baseline, task, seeds[0], by_task[task]) for task in by_task],
+            {column.key: weight for column, weight in members},
+        )
+        checkpoints = [self._checkpoint((row, baseline), by_task, seed) for seed in seeds]
+        result = paired_bootstrap(sides[0], sides[1], score, checkpoints=checkpoints)
+        new = result.new_checkpoints
         return {
             "difference": result.difference,
             "low": result.low,
@@ -81,7 +131,24 @@ class _Pool:
             "p": result.p_value,
             "seeds": result.seeds,
             "images": result.examples,
+            "checkpoints": len(result.by_checkpoint),
+            "speaks_for": result.speaks_for,
+            "by_checkpoint": list(result.by_checkpoint),
+            "new_low": new and new.low,
+            "new_high": new and new.high,
+            "new_p": new and new.p_value,
         }
+
+    def _checkpoint(self, rows: Sequence[str], tasks: Iterable[str], seed: int) -> str:
+        """The checkpoint that all runs of a seed started from."""
+        runs = [self.runs[row, task, seed] for row in rows for task in tasks]
+        for run in runs[1:]:
+            if run.checkpoint != runs[0].checkpoint:
+                raise UserError(
+                    f"{runs[0].folder} and {run.folder} started from different weights: runs of one seed are "
+                    "compared as pairs, so give a seed the same --model in every row"
+                )
+        return runs[0].checkpoint
 
     def _stacked(self, row: str, task: str, seeds: Sequence[int], columns: Sequence[Column]) -> np.ndarray:
         """Statistics ``(S, images, K)``, those of several columns side by side."""
@@ -108,15 +175,16 @@ class _Pool:
         return self.arrays[place]
 
 
-def _mean_of(test_sets: Sequence[Sequence[tuple[Column, slice]]]) -> Score:
-    """The mean of the columns' scores as a function of one array of summed statistics per test set."""
+def _mean_of(test_sets: Sequence[Sequence[tuple[Column, slice]]], weights: Weights) -> Score:
+    """The weighted sum of the columns' scores as a function of one array of summed statistics per test
+    set."""
 
     def score(*totals: np.ndarray) -> np.ndarray:
         scores = [
-            column.score(total[..., part])
+            weights[column.key] * column.score(total[..., part])
             for columns, total in zip(test_sets, totals, strict=True)
             for column, part in columns
         ]
-        return sum(scores[1:], scores[0]) / len(scores)
+        return sum(scores[1:], scores[0])
 
     return score

@@ -1,17 +1,19 @@
-"""What stands behind a table, as Markdown: scores per question type and seed, p values."""
+"""What stands behind a table, as Markdown: scores by kind and seed, what adapters do, p values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from experiments.methods.graph_adapter import method_named
-from experiments.report.markdown import escape, kinds_markdown, markdown_table
+from experiments.report.effects import effects_markdown, learned_markdown
+from experiments.report.markdown import kinds_markdown, markdown_table
 from experiments.report.rows import score_frame, summarise
 from experiments.report.runs import Run, distinct
 from experiments.report.table import Summary, Table
-from experiments.report.wording import MISSING
+from experiments.report.wording import MISSING, scope
 from experiments.tasks.task import Column, Task
 
 
@@ -28,13 +30,13 @@ def details_markdown(runs: Sequence[Run], tasks: Mapping[str, Task], table: Tabl
     for task in tasks.values():
         scores = _scores_by_kind([run for run in runs if run.task == task.name])
         if scores:
-            parts.append(kinds_markdown(scores, f"{task.title}: score per question type"))
+            parts.append(kinds_markdown(scores, f"{task.title}: scores by kind", "Kind"))
     parts.append("**Every seed**\n\n" + seeds_markdown(score_frame(runs, tasks), table.columns))
-    learned = [_learned(run) for run in runs if run.result["learned"]]
-    if learned:
-        parts.append("**Learned scalars**\n\n" + "\n".join(learned) + "\n")
+    parts += filter(None, (effects_markdown(runs, task) for task in tasks.values()))
+    parts += filter(None, [learned_markdown(runs, tasks)])
     if table.comparisons:
-        parts.append(significance_markdown(table))
+        headings = {column.key: column.heading for column in table.columns}
+        parts.append(significance_markdown(table.comparisons, headings, table.baseline))
     return "\n".join(parts)
 
 
@@ -50,35 +52,60 @@ def seeds_markdown(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
     return markdown_table(["Method", "Seed", *(column.heading for column in shown)], lines)
 
 
-def significance_markdown(table: Table) -> str:
-    """The comparisons of a table with its baseline."""
-    headings = {column.key: column.heading for column in table.columns}
-    head = ["GNN", "Column", f"Difference to {table.baseline}", "95 % interval", "p", "p (Holm)"]
-    lines = [
-        [
-            comparison["row"],
-            headings[comparison["column"]],
-            f"{100 * comparison['difference']:+.2f}",
-            f"{100 * comparison['low']:+.2f} to {100 * comparison['high']:+.2f}",
-            f"{comparison['p']:.3f}",
-            f"{comparison['p_holm']:.3f}",
+SIGNIFICANCE_HEAD = (
+    "Row", "Column", "Difference", "95 % interval", "p", "p (Holm)", "Seeds",
+    "By checkpoint", "New checkpoints: 95 % interval", "p", "p (Holm)",
+)  # fmt: skip
+
+
+def significance_cells(comparison: Mapping[str, Any], headings: Mapping[str, str]) -> list[str]:
+    """What stands under :data:`SIGNIFICANCE_HEAD`, of a line of
+    :func:`experiments.report.comparison.compare_with_baseline`.
+    """
+    new = [MISSING] * 4
+    if comparison["new_p"] is not None:
+        new = [
+            " ".join(f"{100 * difference:+.2f}" for difference in comparison["by_checkpoint"]),
+            _interval(comparison["new_low"], comparison["new_high"]),
+            f"{comparison['new_p']:.4f}",
+            f"{comparison['new_p_holm']:.3f}",
         ]
-        for comparison in table.comparisons
+    return [
+        comparison["row"],
+        headings[comparison["column"]],
+        f"{100 * comparison['difference']:+.2f}",
+        _interval(comparison["low"], comparison["high"]),
+        f"{comparison['p']:.4f}",
+        f"{comparison['p_holm']:.3f}",
+        str(comparison["seeds"]),
+        *new,
     ]
-    title = "**Significance** (paired bootstrap over seeds and images, Holm-corrected over the table)"
-    return f"{title}\n\n{markdown_table(head, lines)}"
+
+
+def significance_markdown(
+    comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str, str], baseline: str
+) -> str:
+    """The comparisons of a table with its baseline.
+
+    Args:
+        comparisons: as :func:`experiments.report.comparison.compare_with_baseline` returns them.
+        headings: column key -> heading.
+        baseline: the baseline's title.
+    """
+    title = f"**Difference to {baseline}**: what it is, and how sure. {scope(comparisons)}"
+    lines = [significance_cells(comparison, headings) for comparison in comparisons]
+    return f"{title}\n\n{markdown_table(SIGNIFICANCE_HEAD, lines)}"
+
+
+def _interval(low: float, high: float) -> str:
+    return f"{100 * low:+.2f} to {100 * high:+.2f}"
 
 
 def _scores_by_kind(runs: Sequence[Run]) -> dict[str, dict[str, Summary]]:
-    """Method's title -> question type -> score over seeds."""
+    """Method's title -> kind (of question, or of what a caption says) -> score over seeds."""
     values: dict[str, dict[str, list[float]]] = {}
     for run in runs:
         of_row = values.setdefault(method_named(run.row).title, {})
         for kind, (score, _) in run.result["kinds"].items():
             of_row.setdefault(kind, []).append(score)
     return {row: {kind: summarise(scores) for kind, scores in kinds.items()} for row, kinds in values.items()}
-
-
-def _learned(run: Run) -> str:
-    numbers = ", ".join(f"{name} {value:.3f}" for name, value in run.result["learned"].items())
-    return f"- {escape(method_named(run.row).title)}, {run.task}, seed {run.seed}: {escape(numbers)}"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from attngraph.errors import UserError
-
-STATISTICS = "statistics.npz"
+from experiments.training.saved import CONFIG, STATISTICS, read_config
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Run:
         task: name of the task.
         seed: of the trained weights and of the order of the examples.
         result: content of the run's ``scores.json``.
-        folder: with the run's ``statistics.npz``: column key -> statistics ``(images, K)``.
+        folder: with the run's ``config.json``, and ``statistics.npz``: column key -> statistics
+            ``(images, K)``.
     """
 
     row: str
@@ -36,6 +37,18 @@ class Run:
     def seconds(self) -> float:
         """Training and scoring time."""
         return self.result["train_seconds"] + self.result["eval_seconds"]
+
+    @cached_property
+    def checkpoint(self) -> str:
+        """The digest of the pre-trained weights that the run started from.
+
+        Raises:
+            UserError: the run's ``config.json`` cannot be read, or names no weights.
+        """
+        weights = read_config(self.folder)["settings"].get("weights")
+        if not isinstance(weights, str):
+            raise UserError(f"{self.folder / CONFIG} names no weights: delete the folder and run again")
+        return weights
 
     def statistics(self, keys: Sequence[str]) -> list[np.ndarray]:
         """The statistics of these columns, each ``(images, K)``.

@@ -1,24 +1,11 @@
-r"""Paired bootstrap over seeds and examples, and Holm's correction.
+"""Paired bootstrap over images, the spread over seeds and checkpoints, and Holm's correction.
 
 Two methods A and B were trained with the same seeds :math:`s = 1..S` and scored on the same examples
 :math:`i = 1..N`. A score is a function of *summed* per-example statistics (see
 :mod:`experiments.metrics.statistics`), so a resample of the examples is a weighted sum: nothing is scored
-again. In each resample one set of examples is drawn and used for every seed of both methods.
-
-How sure is the difference :math:`\bar d = \frac{1}{S} \sum_s d_s`, for new seeds *and* new examples? Seeds
-and examples are crossed: every seed sees the same examples. So
-
-.. math:: \mathrm{Var}(\bar d) = \frac{1}{S (S-1)} \sum_s (d_s - \bar d)^2 \;+\;
-          \frac{1}{S (S-1)} \sum_{s \ne t} \mathrm{Cov}^*(d_s, d_t)
-
-First term, resampling seeds: the bootstrap variance of a mean, known without drawing, times :math:`S/(S-1)`
-because S is small. It holds the example noise that differs from seed to seed. Second term, resampling
-examples: the part that the seeds share, from the bootstrap covariance :math:`\mathrm{Cov}^*`. Drawing seeds
-and examples together and reading off percentiles would count the noise of one seed on one example three times
-and yet treat five seeds as many: in simulations with five seeds its 95 % interval covered 85 % when seeds
-differ most and 99.8 % when that noise dominates, against 94-96 % here (89 % with two seeds).
-Interval and p value use a t distribution with Satterthwaite's degrees of freedom. With one seed the second
-term is the variance of :math:`d_1`: the interval then speaks of examples only.
+again. In each resample one set of examples is drawn and used for every seed of both methods: that gives the
+covariance of the seeds' differences over new examples. What differs between seeds, and between the
+pre-trained checkpoints that seeds start from, is added as :mod:`experiments.report.variance` says.
 
 Hesterberg, What teachers should know about the bootstrap (2015); Owen, The pigeonhole bootstrap (2007).
 """
@@ -29,31 +16,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from attngraph.errors import UserError
 from experiments.metrics.statistics import Score, mean_score
+from experiments.report.variance import Variance, variances
+
+IMAGES, SEEDS = "images", "seeds and images"  # what a comparison speaks for
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Method A minus method B.
+class Interval:
+    """A confidence interval and the p value that belongs to it.
 
     Args:
-        difference: mean difference over seeds, in the unit of the score.
-        low, high: confidence interval.
+        low, high: in the unit of the score.
         p_value: two-sided, of "no difference".
-        standard_error: over new seeds and new examples (only examples when ``seeds`` is 1).
-        seeds, examples: how many of each were paired.
     """
 
-    difference: float
     low: float
     high: float
     p_value: float
+
+
+@dataclass(frozen=True)
+class Comparison(Interval):
+    """Method A minus method B: for new images and, with several seeds, new seeds of these checkpoints.
+
+    Args:
+        difference: mean difference over seeds, in the unit of the score.
+        standard_error: over what ``speaks_for`` names.
+        seeds, examples: how many of each were paired.
+        speaks_for: :data:`SEEDS`, or with one seed :data:`IMAGES`; always with these checkpoints.
+        by_checkpoint: the mean difference with each checkpoint, in the order in which they occur.
+        new_checkpoints: the same difference for new checkpoints too; None with one checkpoint.
+    """
+
+    difference: float
     standard_error: float
     seeds: int
     examples: int
+    speaks_for: str
+    by_checkpoint: tuple[float, ...]
+    new_checkpoints: Interval | None
 
 
 def paired_bootstrap(
@@ -61,6 +65,7 @@ def paired_bootstrap(
     b: np.ndarray | Sequence[np.ndarray],
     score: Score = mean_score,
     *,
+    checkpoints: Sequence[object] | None = None,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -72,8 +77,9 @@ def paired_bootstrap(
             a score made of several test sets (an average of columns), a list with one array per test set:
             they share the seeds and are resampled independently.
         score: from summed statistics ``(..., K)``, one argument per test set, to scores ``(...)``.
+        checkpoints: which pre-trained weights each seed started from; None for one and the same.
         resamples: draws of the examples.
-        level: coverage of the interval.
+        level: coverage of the intervals.
         seed: of the draws.
 
     Raises:
@@ -94,6 +100,9 @@ def paired_bootstrap(
     if any(not np.isfinite(part).all() for part in parts):
         raise UserError("a comparison got scores that are not finite; complete the runs first")
     seeds, examples = parts[0].shape[1], min(part.shape[2] for part in parts)
+    checkpoints = [None] * seeds if checkpoints is None else list(checkpoints)
+    if len(checkpoints) != seeds:
+        raise ValueError(f"checkpoints must be one for each of {seeds} seeds, got {len(checkpoints)}")
 
     both = score(*[part.sum(axis=2) for part in parts])  # (2, S)
     per_seed = both[0] - both[1]  # (S,)
@@ -101,24 +110,29 @@ def paired_bootstrap(
     drawn = score(*[_resampled_totals(part, resamples, rng) for part in parts])  # (R, 2, S)
     covariance = np.atleast_2d(np.cov(drawn[:, 0] - drawn[:, 1], rowvar=False))  # (S, S)
 
-    if seeds == 1:
-        seed_variance, example_variance = 0.0, float(covariance[0, 0])
-    else:
-        seed_variance = float(per_seed.var(ddof=1)) / seeds
-        shared = (covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))
-        example_variance = max(float(shared), 0.0)
-    difference, variance = float(per_seed.mean()), seed_variance + example_variance
-    if variance < 1e-24:  # the two never differ in their distance: equal predictions, or a constant shift
-        certain = float(abs(difference) < 1e-12)
-        return Comparison(difference, difference, difference, certain, 0.0, seeds, examples)
-
-    error = variance**0.5
-    freedom = variance**2 / (
-        seed_variance**2 / max(seeds - 1, 1) + example_variance**2 / max(examples - 1, 1)
+    these, new = variances(per_seed, covariance, checkpoints, examples)
+    difference = float(per_seed.mean())
+    own = _interval(difference, these, level)
+    return Comparison(
+        own.low,
+        own.high,
+        own.p_value,
+        difference,
+        float(these.estimate) ** 0.5,
+        seeds,
+        examples,
+        SEEDS if seeds > 1 else IMAGES,
+        tuple(
+            float(per_seed[[one == label for one in checkpoints]].mean())
+            for label in dict.fromkeys(checkpoints)
+        ),
+        None if new is None else _interval(difference, new, level),
     )
-    reach = error * float(stats.t.ppf((1 + level) / 2, freedom))
-    p_value = 2 * float(stats.t.sf(abs(difference) / error, freedom))
-    return Comparison(difference, difference - reach, difference + reach, p_value, error, seeds, examples)
+
+
+def _interval(difference: float, variance: Variance, level: float) -> Interval:
+    reach = variance.reach(level)
+    return Interval(difference - reach, difference + reach, float(variance.p_values(difference)))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

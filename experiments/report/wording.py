@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from experiments.report.columns import AVERAGE, averaged_columns
 from experiments.report.table import LEVEL, Row, Summary, Table
@@ -63,13 +64,27 @@ def legend(table: Table, best: str, different: str = "†") -> list[str]:
     if any(table.best(column.key) for column in table.columns):
         lines.append(f"{best} = best GNN adapter of the column.")
     if table.comparisons:
-        resampled = "seeds and images" if table.has_spread else "images only: one training run each"
         lines.append(
-            f"{different} = differs from {table.baseline} "
-            f"(paired bootstrap over {resampled}, Holm-adjusted p < {LEVEL})."
+            f"{different} = differs from {table.baseline} (Holm-adjusted p < {LEVEL}). "
+            f"{scope(table.comparisons)}"
         )
     lines += [f"{row.name}: {row.note.rstrip('.')}." for row in table.rows if row.note]
     return [*lines, *table.notes]
+
+
+def scope(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """What the p values of comparisons speak for, in sentences."""
+    seeds = max((line.get("seeds", 1) for line in comparisons), default=1)
+    checkpoints = max((line.get("checkpoints", 1) for line in comparisons), default=1)
+    same = "this checkpoint" if checkpoints == 1 else f"these {checkpoints} checkpoints"
+    if seeds == 1:
+        return "p values speak for new images with these very training runs: one seed, one checkpoint."
+    lines = f"p values speak for new seeds and images with {same}"
+    alone = any(line.get("seeds") == 1 for line in comparisons)
+    lines += "; those of one seed for new images only." if alone else "."
+    if checkpoints > 1:
+        lines += " What holds for new checkpoints too is given apart, in the details."
+    return lines
 
 
 def listed(words: Sequence[str]) -> str:

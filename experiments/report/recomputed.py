@@ -1,0 +1,87 @@
+"""The comparisons of a table, recomputed from its cells or from archives of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from attngraph.errors import UserError
+from experiments.methods import method_named
+from experiments.methods.method import check_known
+from experiments.report.archive import PATTERN, cell_of, finished_cells, unpack
+from experiments.report.columns import scored, table_columns
+from experiments.report.comparison import compare_with_baseline
+from experiments.report.rows import score_frame
+from experiments.report.runs import Run
+from experiments.report.way import WAY, way_between
+from experiments.tasks import TASKS
+from experiments.tasks.task import Task
+from experiments.training.saved import read_result
+
+
+@contextmanager
+def saved_runs(folder: Path) -> Iterator[list[Run]]:
+    """The finished runs of a run folder, or of a folder of archives; they can be read while the block runs.
+
+    Raises:
+        UserError: the folder holds neither, a file is damaged, or a row or task is not known.
+    """
+    archives = sorted(folder.glob(PATTERN))
+    with TemporaryDirectory(prefix="attngraph-") as scratch:
+        if (folder / "cells").is_dir() or not archives:
+            places = [folder]
+        else:
+            places = [Path(scratch, archive.name) for archive in archives]
+            for archive, place in zip(archives, places, strict=True):
+                unpack(archive, place)
+        runs = [_run(cell) for place in places for cell in finished_cells(place)]
+        if not runs:
+            raise UserError(
+                f"{folder} holds no finished cells (cells/ROW/TASK/seedN) and no archives ({PATTERN}): "
+                "give the folder of a table"
+            )
+        yield runs
+
+
+def _run(cell: Path) -> Run:
+    row, task, seed = cell_of(cell)
+    try:
+        method_named(row)
+        check_known([task], list(TASKS), "task")
+    except UserError as error:
+        raise UserError(f"{cell}: {error}, or load its file with --plugin FILE") from None
+    return Run(row, task, seed, read_result(cell, row, TASKS[task], seed), cell)
+
+
+def recompute(
+    runs: Sequence[Run], baseline: str, rows: Sequence[str] | None = None
+) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+    """All comparisons with a baseline, and the heading of each column.
+
+    Args:
+        runs: as :func:`saved_runs` reads them.
+        baseline: name of a row.
+        rows: names of the rows to compare; None for the GNN adapters.
+
+    Raises:
+        UserError: a row is not among the runs, or nothing can be compared.
+    """
+    held = list(dict.fromkeys(run.row for run in runs))
+    check_known([baseline], held, "row")
+    if rows is not None:
+        check_known(rows, held, "row")
+    names = {run.task for run in runs}
+    tasks: dict[str, Task] = scored({name: task for name, task in TASKS.items() if name in names}, runs)
+    columns = table_columns(tasks)
+    way, _ = way_between(score_frame(runs, tasks), columns)
+    means = {WAY.key: way.weights} if way else {}
+    lines = compare_with_baseline(runs, tasks, baseline, rows=rows, means=means)
+    if not lines:
+        raise UserError(
+            f"no row can be compared with {baseline}: they share no seed, or none is a GNN adapter; name "
+            f"rows with --rows, of {', '.join(held)}"
+        )
+    return lines, {column.key: column.heading for column in (*columns, WAY)}
