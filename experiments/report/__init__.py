@@ -11,7 +11,7 @@
 :mod:`.significance` paired bootstrap and Holm's correction
 :mod:`.comparison`   every GNN adapter against the baseline
 :mod:`.effects`      what adapters do, and what they learned alike in all seeds
-:mod:`.details`      scores per question type and seed
+:mod:`.details`      scores by kind and seed
 :mod:`.ablation`     all of it for one results folder
 ==================== ======================================================================
 """

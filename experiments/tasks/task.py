@@ -56,7 +56,8 @@ class TaskScores:
         columns: column key -> score, 0 to 1 (CIDEr raw).
         statistics: column key -> per-example statistics ``(N, K)``, from whose sums the column's ``score`` is
             computed.
-        kinds: question type -> (score, number of examples).
+        kinds: kind of question -> (score, number of examples); of captions what they say of the scene, see
+            :mod:`experiments.metrics.scene_captions`.
     """
 
     columns: dict[str, float]

@@ -77,7 +77,7 @@ def test_the_table_stands_in_the_terminal_and_on_disk(small):
         assert word in done.stdout
     for suffix in ("csv", "md", "tex", "png", "txt"):
         assert (out / f"ablation.{suffix}").stat().st_size > 100
-    assert "score per question type" in (out / "details.md").read_text()
+    assert "scores by kind" in (out / "details.md").read_text()
     columns = set(pd.read_csv(out / "ablation.csv").columns)
     assert {"vqa.accuracy_mean", "caption.bleu4_mean", "caption.cider_mean"} <= columns
 
@@ -390,3 +390,22 @@ def test_wrong_calls_of_every_command_end_with_one_line(words, said, tmp_path, m
     assert main(words) == 2
     assert said in one_line(capsys)
     assert Path("FILE").read_text() == "keep me"
+
+
+@pytest.mark.timeout(400)
+def test_a_table_goes_on_from_an_archive(small, words, tmp_path, capsys):
+    """As on another machine: the table is the same, and nothing runs again."""
+    out, archive, again = small[0], tmp_path / "archive", tmp_path / "again"
+    moved = tmp_path / "moved"
+    shutil.copytree(out, moved)
+    assert main([*words, "--out", str(moved), "--archive", str(archive)]) == 0
+    assert [file.name for file in archive.iterdir()] == ["seed-00.tar.xz"]
+    assert main([*words, "--out", str(again), "--archive", str(archive)]) == 0
+    assert f"8 runs come from {archive}" in capsys.readouterr().err
+    assert not list(again.rglob("metrics.csv")), "no run trained here"
+    for name in ("ablation.txt", "ablation.md", "details.md"):
+        assert (again / name).read_bytes() == (out / name).read_bytes()
+    damaged = archive / "seed-00.tar.xz"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    assert main([*words, "--out", str(tmp_path / "third"), "--archive", str(archive)]) == 2
+    assert "seed-00.tar.xz" in one_line(capsys) and not (tmp_path / "third" / "cells").exists()
