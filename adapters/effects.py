@@ -124,8 +124,6 @@ class EffectTally:
             m, w = factor * m, factor * w
         moved = _moved(edges.to_dense(self.scheme.edge_weights(edges)), before.weight)
         seen = (before.weight.sum(-1) > floor(u.dtype)).all(1) & (square_length(u)[..., 0] > 0)
-        if graph.query_mask is not None:
-            seen = seen & graph.query_mask
         columns = [1 - share[..., 0].mean(1), moved.mean(1), *_compare(m, u), *_compare(w, u)]
         return torch.stack(columns, -1)[seen]
 

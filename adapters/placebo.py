@@ -29,7 +29,7 @@ class Placebo(PScheme):
     in expectation over :math:`Q` the product :math:`\hat V_i^{*} \cdot \hat V_j` is 0. Messages and residual
     keep the true features; degrees, lengths, p and μ act as in :class:`adapters.pgnn.PGNN`, which it equals
     at p = 2. The difference between pGNN and placebo is what the scalar product between a query and its
-    values contributes to :math:`R`.
+    values contributes to :math:`R`, its mean over all pairs included.
 
     Dealing the features out anew among the queries would do that too, but a query would then see features of
     later tokens, or of other texts of the batch, and cached decoding would deal differently. A rotation acts

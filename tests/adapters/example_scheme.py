@@ -34,3 +34,6 @@ class FAGCN(Scheme):
         norm_q, norm_v, dot = edges.products(edges.query, edges.value)
         cosine = dot * (norm_q * norm_v).clamp(min=1e-12).rsqrt()
         return torch.tanh(self.gamma * cosine) * edges.normalized(self.degree)
+
+    def residual_share(self, edges: Edges) -> float:
+        return self.epsilon

@@ -35,7 +35,7 @@ def dropped_in():
 
 
 def reference(scheme, graph, output):
-    def one(x, square, n, scale, only=None):
+    def one(x, square, n, scale, only=None, head=0):
         d = [sum(row) for row in square]
         rows = []
         for i in range(n):
@@ -68,6 +68,7 @@ def test_contract_for_decoders(causal):
     contract.check_gradients(CASE, "decoder cross" if causal else "encoder", "dense")
     contract.check_no_future(CASE, triangular=causal, prefix=3 if causal else 0)
     contract.check_past_degree(CASE, triangular=causal, prefix=2 if causal else 0)
+    contract.check_residual_share(CASE, "decoder cross" if causal else "encoder")
 
 
 @pytest.mark.parametrize("backend", contract.BACKENDS)
