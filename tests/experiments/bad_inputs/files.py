@@ -26,6 +26,7 @@ def cases() -> Iterator[Case]:
     yield from _presets()
     yield from _plugins()
     yield from _pictures()
+    yield from _cells()
 
 
 def _damaged(
@@ -234,3 +235,35 @@ def _pictures() -> Iterator[Case]:
             return ["attention", *own, "--out", str(spot / "out")]
 
         yield Case("attention --images a pipe", pipe, ("pipe.png",))
+
+
+def _cells() -> Iterator[Case]:
+    """Cells and archives of a table."""
+    damages = dict.fromkeys(("config.json", "scores.json", "predictions.json"), JSON_FILE)
+    damages |= {"statistics.npz": ANY_FILE | TRUNCATED}
+    cell = Path("cells", "pgnn", "vqa", "seed0")
+    for name, ways in damages.items():
+        for how, damage in ways.items():
+            if (name == "scores.json" and how == "missing") or (name, how) == (
+                "scores.json",
+                "a link to itself",
+            ):
+                continue  # a cell without scores is unfinished
+
+            def words(world: World, spot: Path, name=name, damage=damage) -> list[str]:
+                folder = world.copy(world.run, spot)
+                damage(folder / cell / name)
+                return ["significance", str(folder), "--out", str(spot / "out")]
+
+            yield Case(f"significance {name} {how}", words, (name,))
+    for how, damage in (ANY_FILE | TRUNCATED).items():
+        if how == "missing":
+            continue  # the other seeds' archives stay
+        for more in ([], ["--restore"]):
+
+            def words(world: World, spot: Path, damage=damage, more=more) -> list[str]:
+                folder = world.copy(world.archives, spot)
+                damage(folder / "seed-01.tar.xz")
+                return ["significance", str(folder), *more, "--out", str(spot / "out")]
+
+            yield Case(f"significance archive {how} {' '.join(more)}".strip(), words, ("seed-01.tar.xz",))

@@ -19,6 +19,7 @@ RESULTS = {
     "search": ("trials.csv", "search.md", "settings.yaml"),
     "pretrain": ("config.json", "model.safetensors", "scores.json"),
     "scenes": ("manifest.json", "notes.txt", "vqa_v2"),
+    "significance": ("significance.csv", "significance.md"),
 }
 
 
@@ -99,9 +100,38 @@ def _contradictions() -> Iterator[Case]:
     yield _with("heterophily", "--clusters", "1")
     yield _with("heterophily", "--p", "0.5")
     yield _with("heterophily", "--device", "mps")
+    yield from _of_significance()
     yield Case(
         "scenes without --out",
         lambda world, spot: ["scenes"],
+        ("--out",),
+    )
+
+
+def _of_significance() -> Iterator[Case]:
+    for words in (
+        ["--simulate"],
+        ["--runs", "3"],
+        ["--pack", "--restore"],
+        ["--pack", "--baseline", "gcn"],
+        ["--restore", "--rows", "pgnn"],
+        ["--rows", "pgn"],
+        ["--rows", ","],
+        ["--rows", "gcn"],
+        ["--baseline", "GCN"],
+        ["--restore"],  # the folder holds cells, no archives
+    ):
+        yield _with("significance", *words, named=("--simulate", "--baseline", *words, "row", "archives"))
+    for words in ([], ["--pack"], ["nowhere"], ["{world.data}"], ["{world.texts}"]):
+        name = f"significance {' '.join(words) or 'without words'}"
+        yield Case(
+            name,
+            lambda world, spot, words=words: ["significance", *(w.format(world=world) for w in words)],
+            ("FOLDER", "nowhere", "data", "texts.txt"),
+        )
+    yield Case(
+        "significance --pack without --out",
+        lambda world, spot: ["significance", str(world.run), "--pack"],
         ("--out",),
     )
 
@@ -154,7 +184,7 @@ def _states() -> Iterator[Case]:
 
     files = {"ablation": ["results.json", "cells/gcn/vqa/seed0/config.json", "data/manifest.json"]}
     files |= {"search": ["data/manifest.json"], "scenes": ["manifest.json"], "bench": ["results.json"]}
-    for command in LOOKED_AT:
+    for command in (*LOOKED_AT, "significance"):
         files[command] = ["run.json"]
     for command, names in files.items():
         for name in names:

@@ -46,6 +46,7 @@ def good_words(command: str, world: World, spot: Path) -> list[str]:
         "ablation": ["ablation", "--preset", str(world.preset), *out],
         "search": ["search", "--preset", str(world.preset), *out],
         "pretrain": ["pretrain", "--steps", "1", *out],
+        "significance": ["significance", str(world.run), *out],
         "doctor": ["doctor"],
     }[command]
 

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from experiments.report.archive import pack
 from experiments.scenes.write import Sizes, write_scenes
+from experiments.tasks import TASKS
+from tests.experiments.report.made import save_cells
 from tests.experiments.tiny import save, save_adapter
 
 PRESET = """\
@@ -45,6 +48,14 @@ class World:
         return self.folder / "adapter"
 
     @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def archives(self) -> Path:
+        return self.folder / "archives"
+
+    @property
     def picture(self) -> Path:
         return self.folder / "picture.png"
 
@@ -72,6 +83,7 @@ def make_world(folder: Path) -> World:
     for name in ("bert", "vit", "blip", "captioner"):
         save(name, world.model(name))
     save_adapter(world.adapter, gnn="pgnn")
+    pack(save_cells(world.run, {"vqa": TASKS["vqa"]}, images=6), world.archives)
     return world
 
 
