@@ -6,12 +6,11 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from adapters.p_laplacian import p_steps
+from adapters.pgnn import PGNN
 from analysis.bipartite import Bipartite
 from analysis.contrast import Contrast, Region, contrast, queries_per_value, square_distances
 from analysis.nulls import Draws
 from attngraph import AttentionGraph
-from attngraph.backends import edges_of
 from tests.analysis.example_graphs import random_graph
 
 FIELDS = ("contrast", "raw", "auc", "distractor_mass")
@@ -95,9 +94,9 @@ def test_against_loops(options, degree):
 @pytest.mark.parametrize("degree", ["sum", "mean"])
 @pytest.mark.parametrize("options", GRAPHS)
 def test_distances_are_those_of_message_passing(options, degree):
-    """With p = 3 the weights of the p-Laplacian step are M^(3/2) R."""
+    """With p = 3 the weights of pGNN are M^(3/2) R."""
     graph = random_graph(**options)
-    _, weight = p_steps(edges_of(graph), 3.0, 0.1, degree)
+    weight = PGNN(p=3, learn_p=False, degree=degree).reweight(graph)
     expected = graph.weight.pow(1.5) * square_distances(graph, degree).sqrt()
     assert torch.allclose(weight, expected, rtol=1e-9)
 
