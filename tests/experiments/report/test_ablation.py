@@ -65,7 +65,7 @@ def test_two_tasks_with_metrics_of_one_name(tmp_path):
         assert compared[key]["difference"] == pytest.approx(pgnn - gcn)
         assert f"| pGNN | {heading} | {100 * (pgnn - gcn):+.2f} |" in texts["details"]
     for task in tasks:
-        assert f"**Task {task}: score per question type**" in texts["details"]
+        assert f"**Task {task}: scores by kind**" in texts["details"]
 
 
 def test_a_table_without_averaged_columns(tmp_path):
@@ -114,8 +114,8 @@ def test_details_hold_everything_once(tmp_path):
     assert results == {"cells": [run.result for run in runs], "machine": "small"}
     details = paths["details"].read_text()
     assert "Learned p" not in details and details.count("| pGNN | 1 |") == 1
-    assert "- pGNN, vqa, seed 0: p 1.500\n- pGNN, vqa, seed 1: p 2.500\n" in details
-    assert "| Question type | GCN | pGNN |" in details and "Difference to GCN" in details
+    assert "**Learned numbers on which seeds agree**: 0 of 1." in details, "two seeds do not suffice"
+    assert "| Kind | GCN | pGNN |" in details and "| pGNN − GCN | VQA acc |" in details
     assert json.loads(paths["significance"].read_text()) == list(table.comparisons)
 
 
