@@ -1,7 +1,7 @@
 """Recompute every comparison and p value of a table from its raw results; simulate how often they are wrong.
 
     attngraph significance runs/ablation-full                           # a table's folder
-    attngraph significance runs/ablation-full --baseline appnp --rows pgnn
+    attngraph significance runs/ablation-full --rows pgnn --baseline gcn,p2 --columns vqa.accuracy,ve.accuracy
     attngraph significance runs/ablation-full --pack --out archives     # a compressed archive for each seed
     attngraph significance archives                                     # the same p values from the archives
     attngraph significance archives --restore --out runs/again          # cells from which ablation goes on
@@ -23,7 +23,6 @@ import pandas as pd
 from attngraph.errors import UserError
 from experiments.arguments import Between, path, seed, word
 from experiments.files import whole, write_text
-from experiments.methods import method_named
 from experiments.outputs import Outputs, check_folder
 from experiments.progress import note
 from experiments.report.archive import PATTERN, pack, restore
@@ -50,13 +49,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help=f"Read this folder: one with a table's cells, or one with archives of them ({PATTERN}).",
     )
-    add("--baseline", type=word, metavar="NAME", help=f"Compare with this row. Default: {BASELINE}.")
+    add(
+        "--baseline",
+        type=word,
+        metavar="NAMES",
+        help=f"Compare with these rows, separated by commas. Default: {BASELINE}.",
+    )
     add(
         "--rows",
         type=word,
         metavar="NAMES",
         help="Compare these rows, separated by commas; Holm's correction is over them. Default: the GNN "
         "adapters.",
+    )
+    add(
+        "--columns",
+        type=word,
+        metavar="NAMES",
+        help="Compare in these columns, separated by commas, such as vqa.accuracy. Default: all.",
     )
     add(
         "--out",
@@ -84,18 +94,18 @@ def run(args: argparse.Namespace) -> int:
         return _pack(args)
     if args.restore:
         return _restore(args)
+    baseline = args.baseline or BASELINE
     with saved_runs(args.folder) as runs:
-        baseline = args.baseline or BASELINE
-        lines, headings = recompute(runs, baseline, None if args.rows is None else _names(args.rows))
-    title = method_named(baseline).title
+        lines, headings = recompute(runs, _names(baseline), _names(args.rows), _names(args.columns))
     cells = [significance_cells(line, headings) for line in lines]
-    print(f"Differences to {title}. {scope(lines)}\n\n{_aligned([SIGNIFICANCE_HEAD, *cells])}")
+    print(f"{scope(lines)}\n\n{_aligned([SIGNIFICANCE_HEAD, *cells])}")
     if args.out is not None:
-        settings = {"folder": str(args.folder), "baseline": baseline, "rows": args.rows}
+        about = {"baseline": baseline, "rows": args.rows, "columns": args.columns}
+        settings = {"folder": str(args.folder), **about}
         outputs = Outputs(args.out, "significance", settings, NAMES)
         with outputs.alone(), outputs.writing() as part:
             _write_csv(pd.DataFrame(lines), part / TABLE)
-            write_text(part / TEXT, significance_markdown(lines, headings, title))
+            write_text(part / TEXT, significance_markdown(lines, headings))
         note(f"saved: {args.out / TABLE}, {args.out / TEXT}")
     return 0
 
@@ -112,7 +122,7 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("--runs", "--seed"):
         if getattr(args, name[2:]) is not None and not args.simulate:
             raise UserError(f"{name} belongs to --simulate: give both, or leave it out")
-    for name in ("--baseline", "--rows"):
+    for name in ("--baseline", "--rows", "--columns"):
         if getattr(args, name[2:]) is not None and modes:
             raise UserError(f"{name} says what is compared, and {modes[0]} compares nothing: leave it out")
     if (args.pack or args.restore) and args.out is None:
@@ -185,8 +195,12 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _names(given: str) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+def _names(given: str | None) -> list[str] | None:
+    return (
+        None
+        if given is None
+        else list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    )
 
 
 def _write_csv(frame: pd.DataFrame, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every GNN adapter against the baseline, in every column of a table."""
+"""Methods against one another, in every column of a table."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from experiments.report.significance import holm, paired_bootstrap
 from experiments.tasks.task import Column, Task
 
 BASELINE = "gcn"
-
-
 Weights = Mapping[str, float]  # column key -> weight in a mean of columns
 
 
@@ -27,8 +25,20 @@ def compare_with_baseline(
     runs: Sequence[Run],
     tasks: Mapping[str, Task],
     baseline: str = BASELINE,
+    means: Mapping[str, Weights] | None = None,
+) -> list[dict[str, Any]]:
+    """Every GNN adapter against the baseline in every column, as :func:`compare_pairs` returns it."""
+    rows = dict.fromkeys(run.row for run in runs)
+    adapters = [row for row in rows if method_named(row).group == ADAPTERS and row != baseline]
+    return compare_pairs(runs, tasks, [(row, baseline) for row in adapters], means=means)
+
+
+def compare_pairs(
+    runs: Sequence[Run],
+    tasks: Mapping[str, Task],
+    pairs: Sequence[tuple[str, str]],
     *,
-    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
     means: Mapping[str, Weights] | None = None,
 ) -> list[dict[str, Any]]:
     """Paired comparisons over seeds and images, Holm-corrected over all of them.
@@ -38,49 +48,46 @@ def compare_with_baseline(
     Args:
         runs: of the whole table; only the seeds that both methods ran on all tasks of a column are compared.
         tasks: of the table, in its order.
-        baseline: name of the method that the others are compared with.
-        rows: names of the methods to compare; None for the GNN adapters.
+        pairs: names of a method and of the one that is subtracted.
+        columns: keys of the columns to compare; None for all.
         means: key -> weights of the columns whose weighted sum it is, beside the average. A constant
             offset, as of a frozen model's score, leaves differences as they are.
 
     Returns:
-        One dictionary for each row and column:
+        One dictionary for each pair and column:
 
-        =================================== ==========================================================
-        ``row``, ``column``                 title, key
-        ``difference``                      mean over seeds
-        ``low``, ``high``, ``p``            95 % interval and p value for what ``speaks_for`` names
-        ``p_holm``                          p corrected over all comparisons
-        ``seeds``, ``images``               paired; images of the smallest test set
-        ``checkpoints``                     number of pre-trained checkpoints of these seeds
-        ``speaks_for``                      new ``images``, or new ``seeds and images``
-        ``by_checkpoint``                   mean difference with each checkpoint
-        ``new_low``, ``new_high``,          the same for new checkpoints too; None with one checkpoint
+        ==================================== ==========================================================
+        ``row``, ``baseline``, ``column``    titles, key
+        ``difference``                       mean over seeds
+        ``low``, ``high``, ``p``             95 % interval and p value for what ``speaks_for`` names
+        ``p_holm``                           p corrected over all comparisons
+        ``seeds``, ``images``                paired; images of the smallest test set
+        ``checkpoints``                      number of pre-trained checkpoints of these seeds
+        ``speaks_for``                       new ``images``, or new ``seeds and images``
+        ``by_checkpoint``                    mean difference with each checkpoint
+        ``new_low``, ``new_high``,           the same for new checkpoints too; None with one checkpoint
         ``new_p``, ``new_p_holm``
-        =================================== ==========================================================
+        ==================================== ==========================================================
 
     Raises:
         UserError: runs of one seed start from different checkpoints, or statistics cannot be read.
     """
     pool = _Pool(runs, tasks)
-    if rows is None:
-        rows = [row for row in dict.fromkeys(run.row for run in runs) if method_named(row).group == ADAPTERS]
-    columns = table_columns(tasks)
-    by_key = {column.key: column for column in columns}
-    weights: dict[str, Weights] = {column.key: {column.key: 1.0} for column in columns}
-    averaged = averaged_columns(columns)
-    if AVERAGE in columns:
+    shown = table_columns(tasks)
+    by_key, averaged = {column.key: column for column in shown}, averaged_columns(shown)
+    weights: dict[str, Weights] = {column.key: {column.key: 1.0} for column in shown}
+    if AVERAGE in shown:
         weights[AVERAGE.key] = {column.key: 1 / len(averaged) for column in averaged}
     weights.update(means or {})
-    asked = [(row, key) for row in rows if row != baseline for key in weights]
+    asked = [(pair, key) for pair in pairs for key in weights if columns is None or key in columns]
     lines = []
-    for row, key in Progress(asked, desc="comparisons", unit="", leave=False, delay=5):
+    for (row, baseline), key in Progress(asked, desc="comparisons", unit="", leave=False, delay=5):
         line = pool.compare(row, baseline, [(by_key[one], weight) for one, weight in weights[key].items()])
         if line:
-            lines.append({"row": method_named(row).title, "column": key, **line})
+            titles = {"row": method_named(row).title, "baseline": method_named(baseline).title}
+            lines.append({**titles, "column": key, **line})
     adjusted = holm([line["p"] for line in lines])
-    new = [line["new_p"] for line in lines if line["new_p"] is not None]
-    adjusted_new = iter(holm(new))
+    adjusted_new = iter(holm([line["new_p"] for line in lines if line["new_p"] is not None]))
     return [
         {
             **line,

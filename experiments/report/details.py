@@ -36,7 +36,7 @@ def details_markdown(runs: Sequence[Run], tasks: Mapping[str, Task], table: Tabl
     parts += filter(None, [learned_markdown(runs, tasks)])
     if table.comparisons:
         headings = {column.key: column.heading for column in table.columns}
-        parts.append(significance_markdown(table.comparisons, headings, table.baseline))
+        parts.append(significance_markdown(table.comparisons, headings))
     return "\n".join(parts)
 
 
@@ -53,14 +53,14 @@ def seeds_markdown(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
 
 
 SIGNIFICANCE_HEAD = (
-    "Row", "Column", "Difference", "95 % interval", "p", "p (Holm)", "Seeds",
+    "Rows", "Column", "Difference", "95 % interval", "p", "p (Holm)", "Seeds",
     "By checkpoint", "New checkpoints: 95 % interval", "p", "p (Holm)",
 )  # fmt: skip
 
 
 def significance_cells(comparison: Mapping[str, Any], headings: Mapping[str, str]) -> list[str]:
     """What stands under :data:`SIGNIFICANCE_HEAD`, of a line of
-    :func:`experiments.report.comparison.compare_with_baseline`.
+    :func:`experiments.report.comparison.compare_pairs`.
     """
     new = [MISSING] * 4
     if comparison["new_p"] is not None:
@@ -71,7 +71,7 @@ def significance_cells(comparison: Mapping[str, Any], headings: Mapping[str, str
             f"{comparison['new_p_holm']:.3f}",
         ]
     return [
-        comparison["row"],
+        f"{comparison['row']} − {comparison['baseline']}",
         headings[comparison["column"]],
         f"{100 * comparison['difference']:+.2f}",
         _interval(comparison["low"], comparison["high"]),
@@ -82,17 +82,14 @@ def significance_cells(comparison: Mapping[str, Any], headings: Mapping[str, str
     ]
 
 
-def significance_markdown(
-    comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str, str], baseline: str
-) -> str:
-    """The comparisons of a table with its baseline.
+def significance_markdown(comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> str:
+    """The comparisons of a table.
 
     Args:
-        comparisons: as :func:`experiments.report.comparison.compare_with_baseline` returns them.
+        comparisons: as :func:`experiments.report.comparison.compare_pairs` returns them.
         headings: column key -> heading.
-        baseline: the baseline's title.
     """
-    title = f"**Difference to {baseline}**: what it is, and how sure. {scope(comparisons)}"
+    title = f"**Significance.** {scope(comparisons)} Holm's correction is over this table."
     lines = [significance_cells(comparison, headings) for comparison in comparisons]
     return f"{title}\n\n{markdown_table(SIGNIFICANCE_HEAD, lines)}"
 

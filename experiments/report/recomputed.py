@@ -10,10 +10,10 @@ from typing import Any
 
 from attngraph.errors import UserError
 from experiments.methods import method_named
-from experiments.methods.method import check_known
+from experiments.methods.method import ADAPTERS, check_known
 from experiments.report.archive import PATTERN, cell_of, finished_cells, unpack
 from experiments.report.columns import scored, table_columns
-from experiments.report.comparison import compare_with_baseline
+from experiments.report.comparison import compare_pairs
 from experiments.report.rows import score_frame
 from experiments.report.runs import Run
 from experiments.report.way import WAY, way_between
@@ -57,31 +57,41 @@ def _run(cell: Path) -> Run:
 
 
 def recompute(
-    runs: Sequence[Run], baseline: str, rows: Sequence[str] | None = None
+    runs: Sequence[Run],
+    baselines: Sequence[str],
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
-    """All comparisons with a baseline, and the heading of each column.
+    """All comparisons with some baselines, and the heading of each column.
 
     Args:
         runs: as :func:`saved_runs` reads them.
-        baseline: name of a row.
-        rows: names of the rows to compare; None for the GNN adapters.
+        baselines: names of rows.
+        rows: names of the rows that are compared with each of them; None for the GNN adapters.
+        columns: keys of columns; None for all.
 
     Raises:
-        UserError: a row is not among the runs, or nothing can be compared.
+        UserError: a row or column is not among the runs, or nothing can be compared.
     """
     held = list(dict.fromkeys(run.row for run in runs))
-    check_known([baseline], held, "row")
-    if rows is not None:
+    check_known(baselines, held, "row")
+    if rows is None:
+        rows = [row for row in held if method_named(row).group == ADAPTERS]
+    else:
         check_known(rows, held, "row")
     names = {run.task for run in runs}
     tasks: dict[str, Task] = scored({name: task for name, task in TASKS.items() if name in names}, runs)
-    columns = table_columns(tasks)
-    way, _ = way_between(score_frame(runs, tasks), columns)
+    shown = table_columns(tasks)
+    way, _ = way_between(score_frame(runs, tasks), shown)
     means = {WAY.key: way.weights} if way else {}
-    lines = compare_with_baseline(runs, tasks, baseline, rows=rows, means=means)
+    headings = {column.key: column.heading for column in (*shown, *((WAY,) if way else ()))}
+    if columns is not None:
+        check_known(columns, list(headings), "column")
+    pairs = [(row, baseline) for baseline in baselines for row in rows if row != baseline]
+    lines = compare_pairs(runs, tasks, pairs, columns=columns, means=means)
     if not lines:
         raise UserError(
-            f"no row can be compared with {baseline}: they share no seed, or none is a GNN adapter; name "
-            f"rows with --rows, of {', '.join(held)}"
+            f"no row can be compared with {', '.join(baselines)}: they share no seed, or none is a GNN "
+            f"adapter; name rows with --rows, of {', '.join(held)}"
         )
-    return lines, {column.key: column.heading for column in (*columns, WAY)}
+    return lines, headings

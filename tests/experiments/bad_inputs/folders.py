@@ -15,6 +15,7 @@ RESULTS = {
     "tsne": ("coordinates.csv", "quality.csv", "tsne-role.png"),
     "heterophily": ("heterophily.csv", "heterophily.json", "curves-1.png"),
     "bench": ("results.json", "bench.md", "bench.png"),
+    "planted": ("planted.csv", "conditions.csv", "planted.png"),
     "ablation": ("results.json", "ablation.md", "ablation.csv"),
     "search": ("trials.csv", "search.md", "settings.yaml"),
     "pretrain": ("config.json", "model.safetensors", "scores.json"),
@@ -119,9 +120,12 @@ def _of_significance() -> Iterator[Case]:
         ["--rows", ","],
         ["--rows", "gcn"],
         ["--baseline", "GCN"],
+        ["--columns", "vqa.accuracy,vqa"],
         ["--restore"],  # the folder holds cells, no archives
     ):
-        yield _with("significance", *words, named=("--simulate", "--baseline", *words, "row", "archives"))
+        yield _with(
+            "significance", *words, named=("--simulate", "--baseline", *words, "row", "column", "archives")
+        )
     for words in ([], ["--pack"], ["nowhere"], ["{world.data}"], ["{world.texts}"]):
         name = f"significance {' '.join(words) or 'without words'}"
         yield Case(
@@ -184,6 +188,7 @@ def _states() -> Iterator[Case]:
 
     files = {"ablation": ["results.json", "cells/gcn/vqa/seed0/config.json", "data/manifest.json"]}
     files |= {"search": ["data/manifest.json"], "scenes": ["manifest.json"], "bench": ["results.json"]}
+    files |= {"planted": ["run.json"]}
     for command in (*LOOKED_AT, "significance"):
         files[command] = ["run.json"]
     for command, names in files.items():

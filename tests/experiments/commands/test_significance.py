@@ -34,15 +34,17 @@ def test_every_comparison_of_the_table(run, tmp_path, capsys):
     for line in lines:
         assert f"{line['p']:.4f}" in text and f"{line['new_p_holm']:.3f}" in text
     markdown = (tmp_path / "out" / "significance.md").read_text()
-    assert "**Difference to GCN**" in markdown and "| pGNN | VE acc |" in markdown
+    assert "**Significance.**" in markdown and "| pGNN − GCN | VE acc |" in markdown
     assert main(["significance", str(run), "--out", str(tmp_path / "out")]) == 0, "a second time"
 
 
 def test_pairs_of_rows(run, capsys):
-    assert main(["significance", str(run), "--baseline", "pgnn", "--rows", "rate,pgnn"]) == 0
-    text = capsys.readouterr().out
-    assert "Differences to pGNN." in text and "APPNP" not in text
-    assert text.count("Learning rate alone") == 3  # two columns and their mean
+    words = ["--baseline", "pgnn,gcn", "--rows", "rate,pgnn", "--columns", "ve.accuracy,avg"]
+    assert main(["significance", str(run), *words]) == 0
+    lines = capsys.readouterr().out.splitlines()[3:]
+    pairs = ["Learning rate alone − pGNN", "Learning rate alone − GCN", "pGNN − GCN"]
+    assert [line.split("  ")[0] for line in lines] == [pair for pair in pairs for _ in range(2)]
+    assert {"VE acc", "Avg"} == {line.split("  ")[1].strip() or line.split()[4] for line in lines[:2]}
 
 
 def test_archives_give_the_same_and_a_table_goes_on_from_them(run, tmp_path, capsys):

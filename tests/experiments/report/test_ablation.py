@@ -63,7 +63,7 @@ def test_two_tasks_with_metrics_of_one_name(tmp_path):
     for key, heading in zip(keys, headings, strict=True):
         gcn, pgnn = (row.scores[key].mean for row in table.rows)
         assert compared[key]["difference"] == pytest.approx(pgnn - gcn)
-        assert f"| pGNN | {heading} | {100 * (pgnn - gcn):+.2f} |" in texts["details"]
+        assert f"| pGNN − GCN | {heading} | {100 * (pgnn - gcn):+.2f} |" in texts["details"]
     for task in tasks:
         assert f"**Task {task}: scores by kind**" in texts["details"]
 

@@ -8,7 +8,7 @@ import pytest
 from attngraph.errors import UserError
 from experiments.metrics.statistics import mean_statistics
 from experiments.report.columns import scored
-from experiments.report.comparison import compare_with_baseline
+from experiments.report.comparison import compare_pairs, compare_with_baseline
 from experiments.report.significance import holm, paired_bootstrap
 from experiments.tasks import TASKS
 from experiments.tasks.task import Column
@@ -125,8 +125,13 @@ def test_weighted_means_beside_the_average(tmp_path):
 def test_rows_and_baseline_can_be_named(tmp_path):
     tasks = {"vqa": TASKS["vqa"]}
     runs = runs_on(tmp_path, tasks, rows=("gcn", "pgnn", "rate"))
-    lines = compare_with_baseline(runs, tasks, "pgnn", rows=["rate", "pgnn"])
-    assert [line["row"] for line in lines] == ["Learning rate alone"]
+    lines = compare_pairs(runs, tasks, [("rate", "pgnn"), ("pgnn", "gcn")])
+    assert [(line["row"], line["baseline"]) for line in lines] == [
+        ("Learning rate alone", "pGNN"),
+        ("pGNN", "GCN"),
+    ]
+    assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
+    assert compare_pairs(runs, tasks, [("pgnn", "gcn")], columns=["avg"]) == []
 
 
 def test_checkpoints_are_those_of_the_runs(tmp_path):
