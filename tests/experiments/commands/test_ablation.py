@@ -17,7 +17,7 @@ from experiments.configs.presets import load_preset
 from experiments.models.mini_blip import CHECKPOINT, weights_digest
 from experiments.report.comparison import compare_with_baseline
 from experiments.report.runs import Run
-from experiments.tasks import tasks_named
+from experiments.tasks import TASKS, tasks_named
 from experiments.training.cells import Cell
 from experiments.training.lock import LOCK, sole_use
 
@@ -194,7 +194,8 @@ def test_wrong_calls_end_with_one_line(words, said, tmp_path, capsys):
 def test_dry_run_lists_the_cells_and_an_estimate(tmp_path, capsys):
     assert main(["ablation", "--preset", "full", "--dry-run", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    assert out.count("pGNN") == 20 and "cells, " in out and "minutes" in out
+    lines = [line for line in out.splitlines() if line.startswith("pGNN  ")]
+    assert len(lines) == 21 * len(TASKS) and "cells, " in out and "minutes" in out
     assert not (tmp_path / "out").exists()
 
 
