@@ -15,6 +15,7 @@ from math import prod
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from analysis.bipartite import Bipartite, divide
 from analysis.nulls import Draws
@@ -138,7 +139,7 @@ def contrast(graph: AttentionGraph, region: Region, degree: str = "sum") -> Cont
     Raises:
         ValueError: a region of another size than the graph, or another name for ``degree``.
     """
-    return contrast_of(square_distances(graph, degree), graph, region)
+    return Distances(square_distances(graph, degree)).contrast(graph, region)
 
 
 def square_distances(graph: AttentionGraph, degree: str = "sum") -> Tensor:
@@ -156,18 +157,43 @@ def square_distances(graph: AttentionGraph, degree: str = "sum") -> Tensor:
     return torch.maximum(square, 8 * torch.finfo(square.dtype).eps * lengths + floor(square.dtype))
 
 
-def contrast_of(square: Tensor, graph: AttentionGraph, region: Region) -> Contrast:
-    """:func:`contrast` of squared distances ``(b, h, n, m)`` that are known already."""
-    relevant, distractor = (
-        graph.weight.to(square.dtype) * side[:, None] for side in region.on(graph)
-    )  # (b, h, n, m)
-    mass_r, mass_d = (side.sum(-1, dtype=torch.float64) for side in (relevant, distractor))
-    sum_r, sum_d = ((side * square).sum(-1, dtype=torch.float64) for side in (relevant, distractor))
-    near, far = divide(sum_r, mass_r), divide(sum_d, mass_d)  # (b, h, n), NaN without weight
-    raw, scaled = far - near, divide(far - near, far + near)
-    auc = divide(_below(square, relevant, distractor), mass_r * mass_d)
-    share = divide(mass_d, mass_r + mass_d)
-    return Contrast(*(x.nanmean(-1) for x in (scaled, raw, auc, share)))
+class Distances:
+    """Squared distances that several regions are measured by; they are put in order once.
+
+    Args:
+        square: ``(b, h, n, m)``, see :func:`square_distances`.
+    """
+
+    def __init__(self, square: Tensor):
+        self.square = square
+        ordered, self.order = square.sort(-1)
+        self.ties = _ties(ordered)
+
+    def contrast(self, graph: AttentionGraph, region: Region) -> Contrast:
+        """See :func:`contrast`."""
+        square = self.square
+        relevant, distractor = (
+            graph.weight.to(square.dtype) * side[:, None] for side in region.on(graph)
+        )  # (b, h, n, m)
+        mass_r, mass_d = (side.sum(-1, dtype=torch.float64) for side in (relevant, distractor))
+        sum_r, sum_d = ((side * square).sum(-1, dtype=torch.float64) for side in (relevant, distractor))
+        near, far = divide(sum_r, mass_r), divide(sum_d, mass_d)  # (b, h, n), NaN without weight
+        raw, scaled = far - near, divide(far - near, far + near)
+        auc = divide(self._nearer(relevant, distractor), mass_r * mass_d)
+        share = divide(mass_d, mass_r + mass_d)
+        return Contrast(*(x.nanmean(-1) for x in (scaled, raw, auc, share)))
+
+    def _nearer(self, relevant: Tensor, distractor: Tensor) -> Tensor:
+        r"""Per query, :math:`\sum_{jk} r_j d_k ([R_j < R_k] + [R_j = R_k]/2)`, ``(b, h, n)``, without
+        an array of pairs."""
+        relevant, distractor = (side.gather(-1, self.order) for side in (relevant, distractor))
+        total = pad(relevant.cumsum(-1, dtype=torch.float64), (1, 0))  # of those before each place
+        if self.ties is None:
+            below = total[..., :-1] + total[..., 1:]
+        else:
+            first, after = self.ties
+            below = total.gather(-1, first) + total.gather(-1, after)
+        return (distractor * below).sum(-1) / 2
 
 
 def queries_per_value(graph: Bipartite) -> Tensor:
@@ -183,14 +209,15 @@ def _visible(graph: AttentionGraph) -> Tensor:
     return graph.visible.expand(b, n, m)
 
 
-def _below(square: Tensor, relevant: Tensor, distractor: Tensor) -> Tensor:
-    r"""Per query, :math:`\sum_{jk} r_j d_k ([R_j < R_k] + [R_j = R_k]/2)`, ``(b, h, n)``, without an array of
-    pairs."""
-    ordered, order = square.sort(-1)
-    total = relevant.gather(-1, order).cumsum(-1, dtype=torch.float64)
-    total = torch.nn.functional.pad(total, (1, 0))
-    ends = (
-        total.gather(-1, torch.searchsorted(ordered, square.contiguous(), right=right))
-        for right in (False, True)
-    )
-    return (distractor * (sum(ends) / 2)).sum(-1)
+def _ties(ordered: Tensor) -> tuple[Tensor, Tensor] | None:
+    """For each place of rising numbers ``(..., m)`` the first place with the same number and the first with a
+    larger one; None where all numbers of a row differ."""
+    new = pad(ordered[..., 1:] != ordered[..., :-1], (1, 0), value=True)
+    if new.all():
+        return None
+    m = ordered.shape[-1]
+    places = torch.arange(m, device=ordered.device)
+    first = torch.where(new, places, 0).cummax(-1).values
+    ends = pad(new[..., 1:], (0, 1), value=True)
+    after = torch.where(ends, places + 1, m).flip(-1).cummin(-1).values.flip(-1)
+    return first, after

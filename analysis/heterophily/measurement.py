@@ -12,7 +12,7 @@ from torch import Tensor
 
 from analysis import clouds, energy, entropy, feature_homophily, homophily, spectrum
 from analysis.bipartite import Bipartite, divide
-from analysis.contrast import Contrast, Region, contrast_of, queries_per_value, square_distances
+from analysis.contrast import Contrast, Distances, Region, queries_per_value, square_distances
 from analysis.heterophily.settings import Settings
 from analysis.labels import Labels
 from analysis.mixing import Mixing
@@ -196,15 +196,15 @@ def measure_regions(
         return {}
     view, measured = Bipartite.of(graph), {}
     even = replace(graph, weight=uniform(view).weight.to(graph.weight.dtype))
-    square, even_square = (square_distances(x, settings.degree) for x in (graph, even))
+    distances, even_distances = (Distances(square_distances(x, settings.degree)) for x in (graph, even))
     for name, region in regions.items():
         draws = new_draws(f"region {name}")
         nulls = [
-            _of_contrast(contrast_of(square, graph, region.elsewhere(graph, draws)))
+            _of_contrast(distances.contrast(graph, region.elsewhere(graph, draws)))
             for _ in range(settings.permutations)
         ]
-        flat = _of_contrast(contrast_of(even_square, even, region))
-        found = _of_contrast(contrast_of(square, graph, region))
+        flat = _of_contrast(even_distances.contrast(even, region))
+        found = _of_contrast(distances.contrast(graph, region))
         for statistic, value in found.items():
             shifted = _mean([null[statistic] for null in nulls])
             measured[statistic, name] = Measured(value, flat[statistic], shifted)

@@ -124,6 +124,22 @@ def test_equal_distances_have_no_contrast():
     assert torch.allclose(found.auc, torch.tensor(0.5).double())
 
 
+def test_ties_in_distance_count_one_half():
+    """Values in pairs of one point and one degree; the heads' weights differ."""
+    graph = random_graph(padding=False, m=6)
+    twice = replace(
+        graph,
+        value=graph.value.repeat_interleave(2, 2),
+        weight=(graph.weight * torch.linspace(1, 2, 5).double()[:, None]).repeat_interleave(2, 3) / 2,
+        value_mask=None,
+    )
+    region = random_region(twice)
+    found, expected = contrast(twice, region), loops(twice, region, "sum")
+    assert torch.allclose(found.auc, expected["auc"], rtol=1e-9)
+    square = square_distances(twice)
+    assert torch.equal(square[..., ::2], square[..., 1::2])  # ties they are
+
+
 @pytest.mark.parametrize("near, far", [(1.0, 3.0), (3.0, 1.0)])
 def test_planted_distances(near, far):
     """Queries at the origin, degrees of 1, so that R is the length of the value: 2 of 8 values are relevant,
