@@ -24,6 +24,7 @@ class BudgetChange(Config):
     """What a preset changes of a task's :class:`~experiments.tasks.task.Budget`."""
 
     steps: Count | None = None
+    batch_size: Count | None = None
     train_examples: Count | None = None
     eval_examples: Count | None = None
 
@@ -43,7 +44,7 @@ class Preset(Config):
         about: one line for ``--help``.
         seeds: method -> number of seeds, in the order of the table.
         budget: changes for every task.
-        tasks: task -> further changes.
+        tasks: task -> further changes; null leaves the task out.
         sizes: of the drawn data sets.
         data_seed: of the drawn data sets.
         checkpoints: pre-trained checkpoints that the seeds are dealt over in turn: the shipped one and those
@@ -53,7 +54,7 @@ class Preset(Config):
     about: str
     seeds: dict[str, Annotated[int, Field(ge=0, le=MOST_SEEDS)]]
     budget: BudgetChange = BudgetChange()
-    tasks: dict[str, BudgetChange] = Field(default_factory=dict)
+    tasks: dict[str, BudgetChange | None] = Field(default_factory=dict)
     sizes: DrawnSizes = DrawnSizes()
     data_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     checkpoints: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 1
@@ -61,8 +62,13 @@ class Preset(Config):
     def budget_of(self, task: Task) -> Budget:
         """What a task costs under this preset."""
         changes = self.budget.model_dump(exclude_none=True)
-        own = self.tasks.get(task.name, BudgetChange()).model_dump(exclude_none=True)
+        own = (self.tasks.get(task.name) or BudgetChange()).model_dump(exclude_none=True)
         return replace(task.budget, **{**changes, **own})
+
+    @property
+    def left_out(self) -> set[str]:
+        """The tasks that it leaves out unless they are asked for."""
+        return {name for name, change in self.tasks.items() if change is None}
 
     @property
     def drawn(self) -> Sizes:

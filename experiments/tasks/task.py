@@ -71,11 +71,13 @@ class Budget:
 
     Args:
         steps: optimiser steps.
+        batch_size: examples per step.
         train_examples, eval_examples: how many examples to use at most (a fixed random subset); None for all.
         eval_seconds: to score one example, on one of two busy cores; for estimates.
     """
 
     steps: int = 250
+    batch_size: int = 64
     train_examples: int | None = None
     eval_examples: int | None = None
     eval_seconds: float = 2e-3

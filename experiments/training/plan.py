@@ -22,9 +22,10 @@ from experiments.tasks.task import SPLITS
 from experiments.training.cells import Cell
 from experiments.training.recipe import Recipe
 
-# Seconds per training step on one of two busy cores, by what happens to the image encoder: means of the full
-# preset's runs.
+# Seconds per training step of 64 examples on one of two busy cores, by what happens to the image encoder, and
+# the share of them that a step takes however few examples it has.
 STEP_SECONDS = {"frozen": 0.17, "trained": 0.34, "zero": 0.17}
+STEP_SHARE = 0.25
 CORES = 2  # of the machine that estimates are for
 START_SECONDS = 3  # of a worker process
 CHECKPOINTS = Path("runs/checkpoints")  # those beside the shipped one
@@ -108,8 +109,13 @@ class Plan:
     def _cell_seconds(self, cell: Cell, examples: int) -> float:
         task, method = self.tasks[cell.task], method_named(cell.method)
         scored = min(cell.eval_examples or math.inf, examples)
-        training = cell.recipe.steps * STEP_SECONDS[method.vision] if cell.recipe else 0
+        training = step_seconds(cell.recipe, method) * cell.recipe.steps if cell.recipe else 0
         return START_SECONDS + task.budget.eval_seconds * scored + training
+
+
+def step_seconds(recipe: Recipe, method: Method) -> float:
+    """How long a training step should take."""
+    return STEP_SECONDS[method.vision] * (STEP_SHARE + (1 - STEP_SHARE) * recipe.batch_size / 64)
 
 
 def add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:
@@ -151,7 +157,9 @@ def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -
         default = max(preset.seeds.values())
         references = {name: n for name, n in seeds.items() if method_named(name).group == REFERENCE}
         seeds = {**{name: preset.seeds.get(name, default) for name in request.gnns}, **references}
-    tasks = tasks_named(list(request.tasks or TASKS))
+    tasks = tasks_named(list(request.tasks or [name for name in TASKS if name not in preset.left_out]))
+    if not tasks:
+        raise UserError("the preset leaves out every task: name some with --tasks")
     planner = _Planner(preset, request, chosen, data)
     rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
     rows = {name: cells for name, cells in rows.items() if cells}
@@ -220,7 +228,9 @@ class _Planner:
                 method.settings(self.chosen, task.name, self.request.join),
                 task.name,
                 seed,
-                Recipe(method.rate(self.chosen, task.name), budget.steps) if method.trains else None,
+                Recipe(method.rate(self.chosen, task.name), budget.steps, budget.batch_size)
+                if method.trains
+                else None,
                 self.data,
                 self._model(seed),
                 train_examples=budget.train_examples,

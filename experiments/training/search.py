@@ -32,6 +32,7 @@ from experiments.configs.settings import Choice, Settings
 from experiments.files import whole
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.tasks import TASKS
+from experiments.tasks.task import Budget
 from experiments.training.cells import Cell
 from experiments.training.execution import Execution
 from experiments.training.plan import CHECKPOINTS, checkpoint_of
@@ -118,7 +119,7 @@ class SearchSetup:
             method_named(trial.method).settings(chosen, trial.task),
             trial.task,
             trial.seed,
-            Recipe(trial.choice.learning_rate, trial.times * budget.steps) if trial.choice else None,
+            _recipe(trial, budget),
             self.data,
             self.model or checkpoint_of(trial.seed, self.checkpoints_used, self.checkpoints),
             split="validation",
@@ -307,6 +308,12 @@ class Search:
                 f"{self._file} cannot be read ({type(error).__name__}: {error}): restore it, or give another "
                 "--out"
             ) from None
+
+
+def _recipe(trial: Trial, budget: Budget) -> Recipe | None:
+    if trial.choice is None:
+        return None
+    return Recipe(trial.choice.learning_rate, trial.times * budget.steps, budget.batch_size)
 
 
 def is_joint(method: Method) -> TypeGuard[GraphAdapter]:

@@ -74,10 +74,12 @@ def test_a_preset_of_ones_own_derives_budgets(tmp_path):
     )
     preset = load_preset(str(file))
     default = TASKS["vqa"].budget
-    assert preset.budget_of(TASKS["vqa"]) == Budget(9, default.train_examples, 50, default.eval_seconds)
+    assert preset.budget_of(TASKS["vqa"]) == Budget(
+        9, default.batch_size, default.train_examples, 50, default.eval_seconds
+    )
     easy = preset.budget_of(TASKS["easy_vqa"])
     assert (easy.steps, easy.train_examples, easy.eval_examples) == (7, 2000, 50)
-    assert load_preset("full").budget_of(TASKS["caption"]) == TASKS["caption"].budget
+    assert load_preset("quick").budget_of(TASKS["caption"]) == TASKS["caption"].budget
     assert preset.drawn == Sizes(questions=(9, 8, 7))
 
 

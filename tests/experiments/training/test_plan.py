@@ -137,6 +137,15 @@ def test_presets_keep_what_they_promise_on_two_cores(preset, limit):
     assert table.seconds(2) < limit
 
 
+def test_a_preset_may_leave_tasks_out():
+    short = PRESET.model_copy(update={"tasks": {"easy_vqa": None, "vqa": BudgetChange(steps=3)}})
+    assert list(plan_table(short, Request(), chosen_settings(), DATA).tasks) == ["vqa", "ve", "caption"]
+    assert list(plan_table(short, Request(tasks=["easy_vqa"]), chosen_settings(), DATA).tasks) == ["easy_vqa"]
+    nothing = PRESET.model_copy(update={"tasks": dict.fromkeys(TASKS)})
+    with pytest.raises(UserError, match="leaves out every task: name some with --tasks"):
+        plan_table(nothing, Request(), chosen_settings(), DATA)
+
+
 def test_settings_that_nobody_chose_are_named():
     assert plan().unsearched == ()
     chosen = chosen_settings()
