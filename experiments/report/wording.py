@@ -83,7 +83,7 @@ def scope(comparisons: Sequence[Mapping[str, Any]]) -> str:
     alone = any(line.get("seeds") == 1 for line in comparisons)
     lines += "; those of one seed for new images only." if alone else "."
     if checkpoints > 1:
-        lines += " What holds for new checkpoints too is given apart, in the details."
+        lines += " What holds for new checkpoints too is given apart."
     return lines
 
 
