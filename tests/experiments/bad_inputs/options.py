@@ -43,6 +43,7 @@ def good_words(command: str, world: World, spot: Path) -> list[str]:
     return {
         "scenes": ["scenes", *out],
         "bench": ["bench", "--quick", "--only", "step", *out],
+        "planted": ["planted", "--quick", *out],
         "ablation": ["ablation", "--preset", str(world.preset), *out],
         "search": ["search", "--preset", str(world.preset), *out],
         "pretrain": ["pretrain", "--steps", "1", *out],
