@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph significance``."""
     add = parser.add_argument
     add(
-        "folder",
+        "source",
         nargs="?",
         type=path,
         metavar="FOLDER",
@@ -76,10 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--pack", action="store_true", help="Write an archive of FOLDER's finished cells for each seed.")
     add("--restore", action="store_true", help="Put the cells of FOLDER's archives into a table's folder.")
+    add("--simulate", action="store_true", help="Run made-up studies instead: how often p values are wrong.")
     add(
-        "--simulate", action="store_true", help="Judge made-up studies instead: how often p values are wrong."
+        "--runs",
+        type=Between(1, 10**7),
+        metavar="N",
+        help=f"Run each made-up study so often. Default: {RUNS}.",
     )
-    add("--runs", type=Between(1, 10**7), metavar="N", help=f"Simulate each study so often. Default: {RUNS}.")
     add("--seed", type=seed, metavar="N", help="Set the seed of the simulation. Default: 0.")
 
 
@@ -88,20 +91,20 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     if args.simulate:
         return _simulate(args)
-    if not args.folder.is_dir():
-        raise UserError(f"{args.folder} is no folder: give one with a table's cells or with archives of them")
+    if not args.source.is_dir():
+        raise UserError(f"{args.source} is no folder: give one with a table's cells or with archives of them")
     if args.pack:
         return _pack(args)
     if args.restore:
         return _restore(args)
     baseline = args.baseline or BASELINE
-    with saved_runs(args.folder) as runs:
+    with saved_runs(args.source) as runs:
         lines, headings = recompute(runs, _names(baseline), _names(args.rows), _names(args.columns))
     cells = [significance_cells(line, headings) for line in lines]
     print(f"{scope(lines)}\n\n{_aligned([SIGNIFICANCE_HEAD, *cells])}")
     if args.out is not None:
         about = {"baseline": baseline, "rows": args.rows, "columns": args.columns}
-        settings = {"folder": str(args.folder), **about}
+        settings = {"folder": str(args.source), **about}
         outputs = Outputs(args.out, "significance", settings, NAMES)
         with outputs.alone(), outputs.writing() as part:
             _write_csv(pd.DataFrame(lines), part / TABLE)
@@ -115,9 +118,9 @@ def _check(args: argparse.Namespace) -> None:
     modes = [name for name in ("--simulate", "--pack", "--restore") if getattr(args, name[2:])]
     if len(modes) > 1:
         raise UserError(f"{modes[0]} and {modes[1]} are two different things: give one of them")
-    if args.simulate and args.folder is not None:
-        raise UserError(f"--simulate reads no folder: leave {args.folder} out")
-    if not args.simulate and args.folder is None:
+    if args.simulate and args.source is not None:
+        raise UserError(f"--simulate reads no folder: leave {args.source} out")
+    if not args.simulate and args.source is None:
         raise UserError("no FOLDER is given: give one with a table's cells or archives, or --simulate")
     for name in ("--runs", "--seed"):
         if getattr(args, name[2:]) is not None and not args.simulate:
@@ -131,7 +134,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _pack(args: argparse.Namespace) -> int:
     check_folder(args.out, "ablation")
-    paths = pack(args.folder, args.out)
+    paths = pack(args.source, args.out)
     size = sum(file.stat().st_size for file in paths) / 1e6
     print(f"{len(paths)} archives, {size:.1f} MB: {', '.join(map(str, paths))}")
     return 0
@@ -139,9 +142,9 @@ def _pack(args: argparse.Namespace) -> int:
 
 def _restore(args: argparse.Namespace) -> int:
     check_folder(args.out, "ablation")
-    archives = sorted(args.folder.glob(PATTERN))
+    archives = sorted(args.source.glob(PATTERN))
     if not archives:
-        raise UserError(f"{args.folder} holds no archives ({PATTERN}): give a folder that --pack wrote")
+        raise UserError(f"{args.source} holds no archives ({PATTERN}): give a folder that --pack wrote")
     with sole_use(args.out):
         count = restore(archives, args.out)
     print(f"{count} cells of {len(archives)} archives are new in {args.out}")

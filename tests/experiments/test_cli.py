@@ -34,8 +34,8 @@ def test_help_of_a_command(name, capsys):
 
 
 VERBS = set(
-    "Adapt Begin Cache Compute Divide Do Draw Fetch Join Label List Look Make Measure Open Permute Put Read "
-    "Resample Run Set Show Start Take Train Use Write".split()
+    "Adapt Begin Cache Compare Compute Divide Do Draw Fetch Join Label List Look Make Measure Open Permute Put "
+    "Read Resample Run Set Show Start Take Train Use Write".split()
 )
 
 
@@ -44,7 +44,7 @@ def test_help_of_options_is_told_in_sentences(name):
     for action in cli.command_parser(name)._actions:
         if action.dest == "help":
             continue
-        option, about = action.option_strings[-1], action.help
+        option, about = [action.dest, *action.option_strings][-1], action.help
         assert about.split()[0] in VERBS and about.endswith("."), option
         assert action.nargs == 0 or (action.metavar and action.metavar != action.dest.upper()), option
         assert "by preset" not in about and "those of the preset" not in about, option
