@@ -10,24 +10,22 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from adapters.joins import JOINS
 from attngraph.errors import UserError
 from experiments.configs.presets import load_preset, preset_names
 from experiments.configs.settings import chosen_settings
-from experiments.files import check_files, check_out
+from experiments.files import check_files
 from experiments.methods import method_named
 from experiments.outputs import check_folder
 from experiments.progress import note
 from experiments.report.ablation import DETAILS, SIGNIFICANCE, STEM, make_table, save_results
-from experiments.report.archive import PATTERN, finished_cells, pack, restore
 from experiments.report.runs import Run
 from experiments.report.text import render_text
 from experiments.tasks import TASKS
-from experiments.training.cells import Cell, versions
+from experiments.training.cells import Cell, has_scores, versions
 from experiments.training.device import processes
 from experiments.training.execution import Execution, add_run_arguments, execution_of, in_folder
 from experiments.training.plan import Plan, Request, add_checkpoints_argument, check_checkpoints, plan_table
@@ -74,13 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="Write the runs and tables into this folder. Default: runs/ablation-PRESET.",
     )
-    add(
-        "--archive",
-        type=Path,
-        metavar="FOLDER",
-        help="Keep the raw results in this folder too, compressed, a file for each seed. Runs that it holds "
-        "are not run again, so a table can go on from it on another machine.",
-    )
     add_checkpoints_argument(parser)
     add_run_arguments(parser)
     add("--dry-run", action="store_true", help="List the runs and an estimate of time, run nothing.")
@@ -110,30 +101,11 @@ def run(args: argparse.Namespace) -> int:
     return in_folder(execution, lambda: _table(args, plan, execution))
 
 
-@contextmanager
-def archived(folder: Path | None, out: Path) -> Iterator[None]:
-    """Restores the runs of a folder of archives before the block, and packs those that are finished when it
-    ends, however it ends.
-    """
-    if folder is None:
-        yield
-        return
-    check_out(folder)
-    restored = restore(sorted(folder.glob(PATTERN)), out)
-    if restored:
-        note(f"{restored} runs come from {folder}")
-    try:
-        yield
-    finally:
-        if finished_cells(out):
-            pack(out, folder)
-
-
 def _table(args: argparse.Namespace, plan: Plan, execution: Execution) -> int:
     """Run what is missing, then print and save the table."""
     out, is_main = execution.out, processes(args.device).is_main_process
     check_table(plan.cells, out)
-    check_checkpoints(plan.cells, args.checkpoints)
+    check_checkpoints([cell for cell in plan.cells if not has_scores(cell, out)])
     prepare(plan.cells, execution, plan.sizes, plan.data_seed, args.download)
     if is_main:
         _note_unsearched(plan)
@@ -142,8 +114,7 @@ def _table(args: argparse.Namespace, plan: Plan, execution: Execution) -> int:
             f"{len(plan.cells)} cells into {out} (about {time} on 2 cores like the reference machine's; "
             "Ctrl-C is safe, the same command goes on)"
         )
-    with archived(args.archive if is_main else None, out):
-        results = run_cells(plan.cells, execution)
+    results = run_cells(plan.cells, execution)
     if not is_main:
         return 0
     runs = [

@@ -22,10 +22,9 @@ from experiments.outputs import Outputs, check_folder
 from experiments.progress import note
 from experiments.report.search import search_report
 from experiments.tasks import TASKS
-from experiments.training.cells import Cell
 from experiments.training.device import processes
 from experiments.training.execution import add_run_arguments, execution_of, in_folder
-from experiments.training.plan import add_checkpoints_argument, check_checkpoints
+from experiments.training.plan import add_checkpoints_argument
 from experiments.training.prepare import prepare
 from experiments.training.search import FROZEN, Search, SearchSetup, Trial
 
@@ -66,9 +65,8 @@ def run(args: argparse.Namespace) -> int:
 def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
     """Run the races and save what they choose."""
     out, preset, is_main = args.out, setup.preset, processes(args.device).is_main_process
-    cells = [setup.cell(Trial(FROZEN, task, seed=k)) for k in range(setup.checkpoints_used) for task in TASKS]
-    check_checkpoints(cells, args.checkpoints)
-    outputs = Outputs(out, "search", _about(setup, cells), NAMES)
+    cells = [setup.cell(Trial(FROZEN, task)) for task in TASKS]
+    outputs = Outputs(out, "search", _about(setup), NAMES)
     if is_main:
         outputs.check()
     prepare(cells, setup.execution, preset.drawn, preset.data_seed, args.download)
@@ -90,13 +88,13 @@ def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
     return 0
 
 
-def _about(setup: SearchSetup, cells: list[Cell]) -> dict:
+def _about(setup: SearchSetup) -> dict:
     """What decides the trials' scores."""
     preset = setup.preset
     return {
         "budgets": {name: asdict(preset.budget_of(task)) for name, task in TASKS.items()},
         "data": {"seed": preset.data_seed, "sizes": asdict(preset.drawn)},
         "reduction": setup.reduction,
-        "weights": [weights_digest(name) for name in dict.fromkeys(cell.model for cell in cells)],
+        "weights": weights_digest(setup.model),
         **setup.execution.conditions(),
     }

@@ -61,6 +61,8 @@ class Cell:
         data: folder of the data sets.
         model: checkpoint folder or hub name; None for the mini-BLIP that ships with the package.
         split: the split that is scored: ``test`` for tables, ``validation`` for choices.
+        checkpoint: whether the model is one of those that a preset's seeds are dealt over. A finished run
+            counts where this machine does not have its checkpoint.
         train_examples, eval_examples: how many examples to use at most (a fixed random subset); None for all.
     """
 
@@ -75,6 +77,7 @@ class Cell:
     split: str = "test"
     train_examples: int | None = None
     eval_examples: int | None = None
+    checkpoint: bool = False
 
     @property
     def name(self) -> str:
@@ -90,7 +93,13 @@ class Cell:
         content = asdict(self)
         content["data"] = json.loads((self.data / "manifest.json").read_text())
         content["weights"] = weights_digest(content.pop("model"))
+        del content["checkpoint"]
         return _plain(content)
+
+
+def has_scores(cell: Cell, out: Path) -> bool:
+    """Whether a run has ended in the cell's folder, whichever it was."""
+    return (cell.folder(out) / SCORES).exists()
 
 
 def is_finished(cell: Cell, run: Execution) -> bool:
@@ -104,6 +113,8 @@ def is_finished(cell: Cell, run: Execution) -> bool:
         return False
     config, settings, conditions = read_config(folder), cell.description(), run.conditions()
     saved = config["settings"]
+    if cell.checkpoint and not Path(str(cell.model)).exists():
+        settings["weights"] = saved.get("weights")  # which nobody can compare here
     wrong = [name for name in {**settings, **saved} if saved.get(name) != settings.get(name)]
     wrong += [
         f"{name}: {config.get(name, 'unknown')}, not {value}"
@@ -115,7 +126,7 @@ def is_finished(cell: Cell, run: Execution) -> bool:
             f"{folder} holds another experiment (other {', '.join(wrong)}): give another --out, or move it "
             "away"
         )
-    if not (folder / SCORES).exists():
+    if not has_scores(cell, run.out):
         return False
     read_scores(cell, run.out)
     return True

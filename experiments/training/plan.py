@@ -90,9 +90,9 @@ class Plan:
 
     @property
     def cells(self) -> list[Cell]:
-        """Every cell once, those of one seed together."""
+        """Every cell once, those of one checkpoint together, and of these the ones of one seed."""
         cells = dict.fromkeys(cell for cells in self.rows.values() for cell in cells)
-        return sorted(cells, key=lambda cell: cell.seed)
+        return sorted(cells, key=lambda cell: (cell.model or "", cell.seed))
 
     def seconds(self, jobs: int) -> float:
         """How long the cells should take, so many at a time, on a machine of two cores, where more than two
@@ -125,8 +125,8 @@ def add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=CHECKPOINTS,
         metavar="FOLDER",
-        help="Where a preset wants several pre-trained checkpoints, take those beside the shipped one from "
-        "seed1, seed2, ... in this folder, as attngraph pretrain makes them.",
+        help="Take pre-trained checkpoints beside the shipped one from seed1, seed2, ... in this folder, "
+        "where the preset wants several. Default: runs/checkpoints.",
     )
 
 
@@ -179,11 +179,11 @@ def checkpoint_of(seed: int, checkpoints: int, folder: Path) -> str | None:
     return str(folder / f"seed{number}") if number else None
 
 
-def check_checkpoints(cells: Sequence[Cell], folder: Path) -> None:
+def check_checkpoints(cells: Sequence[Cell]) -> None:
     """Raise :class:`~attngraph.UserError` where a checkpoint of cells is missing; it says how to make it."""
-    for model in dict.fromkeys(cell.model for cell in cells):
-        place = Path(model) if model else None
-        if place and place.parent == folder and not (place / "model.safetensors").is_file():
+    for model in dict.fromkeys(cell.model for cell in cells if cell.checkpoint):
+        place = Path(str(model))
+        if not (place / "model.safetensors").is_file():
             seed = place.name.removeprefix("seed")
             raise UserError(
                 f"{place} is missing, the checkpoint of pre-training seed {seed}: make it with attngraph "
@@ -235,5 +235,6 @@ class _Planner:
                 self._model(seed),
                 train_examples=budget.train_examples,
                 eval_examples=budget.eval_examples,
+                checkpoint=self._checkpoints > 1 and self._model(seed) is not None,
             )
         return self.made[key]

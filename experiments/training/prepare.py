@@ -10,7 +10,7 @@ from attngraph.errors import UserError
 from experiments.models import load_family
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
-from experiments.training.cells import IMAGE_STATES, Cell, agreed, is_finished
+from experiments.training.cells import IMAGE_STATES, Cell, agreed, has_scores, is_finished
 from experiments.training.data import subset
 from experiments.training.device import cpu_threads, processes
 from experiments.training.execution import Execution
@@ -40,7 +40,8 @@ def prepare(
 
 def _prepare(cells: Sequence[Cell], run: Execution, sizes: Sizes, data_seed: int, download: bool) -> None:
     transformers.utils.logging.disable_progress_bar()
-    families = {name: load_family(name, download) for name in dict.fromkeys(cell.model for cell in cells)}
+    todo = [cell for cell in cells if not has_scores(cell, run.out)]
+    families = {name: load_family(name, download) for name in dict.fromkeys(cell.model for cell in todo)}
     for name, family in families.items():
         if not family.trains:
             raise UserError(
@@ -57,7 +58,7 @@ def _prepare(cells: Sequence[Cell], run: Execution, sizes: Sizes, data_seed: int
     with cpu_threads(run.threads):
         for family in families.values():
             family.model.to(run.device)
-        for cell in {(cell.task, cell.model): cell for cell in cells}.values():
+        for cell in {(cell.task, cell.model): cell for cell in todo}.values():
             for split, count in (("train", cell.train_examples), (cell.split, cell.eval_examples)):
                 examples = subset(TASKS[cell.task].examples(cell.data, split), count)
                 cache.features(families[cell.model], [example.image for example in examples])

@@ -31,11 +31,12 @@ from experiments.configs.presets import Preset
 from experiments.configs.settings import Choice, Settings
 from experiments.files import whole
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
+from experiments.models.mini_blip import weights_digest
 from experiments.tasks import TASKS
 from experiments.tasks.task import Budget
 from experiments.training.cells import Cell
 from experiments.training.execution import Execution
-from experiments.training.plan import CHECKPOINTS, checkpoint_of
+from experiments.training.plan import CHECKPOINTS, check_checkpoints, checkpoint_of
 from experiments.training.recipe import Recipe
 from experiments.training.runner import run_cells
 
@@ -102,11 +103,6 @@ class SearchSetup:
     execution: Execution
     checkpoints: Path = CHECKPOINTS
 
-    @property
-    def checkpoints_used(self) -> int:
-        """How many checkpoints the seeds are dealt over."""
-        return 1 if self.model is not None else self.preset.checkpoints
-
     def cell(self, trial: Trial) -> Cell:
         """The run that scores a trial on validation data."""
         budget = self.preset.budget_of(TASKS[trial.task])
@@ -121,11 +117,16 @@ class SearchSetup:
             trial.seed,
             _recipe(trial, budget),
             self.data,
-            self.model or checkpoint_of(trial.seed, self.checkpoints_used, self.checkpoints),
+            self.model_of(trial.seed),
             split="validation",
             train_examples=budget.train_examples,
             eval_examples=VALIDATION_EXAMPLES,
+            checkpoint=self.model is None and self.model_of(trial.seed) is not None,
         )
+
+    def model_of(self, seed: int) -> str | None:
+        """The checkpoint that a seed's trials start from."""
+        return self.model or checkpoint_of(seed, self.preset.checkpoints, self.checkpoints)
 
 
 Scores = Mapping[tuple[str, str, int], float]
@@ -275,15 +276,16 @@ class Search:
         todo = [trial for trial in trials if trial.key not in self.scores]
         for start in range(0, len(todo), SAVE_EVERY):
             cells = {self.setup.cell(trial): trial for trial in todo[start : start + SAVE_EVERY]}
+            check_checkpoints(list(cells))
             results = run_cells(list(cells), self.setup.execution, may_diverge=True)
             for cell, trial in cells.items():
-                self._note(trial, results.get(cell))
+                self._note(trial, results.get(cell), weights_digest(cell.model))
             with whole(self._file) as part:
                 pd.DataFrame(list(self.lines.values())).to_csv(part, index=False)
 
-    def _note(self, trial: Trial, result: Mapping[str, Any] | None) -> None:
+    def _note(self, trial: Trial, result: Mapping[str, Any] | None, weights: str) -> None:
         """A trial's score; a run that diverged is worth nothing."""
-        line = _line(trial, result)
+        line = {**_line(trial, result), "weights": weights}
         self.lines[trial.key] = line
         self.scores[trial.key] = -math.inf if result is None else line["selection"]
 
@@ -297,10 +299,11 @@ class Search:
             return
         try:
             frame = pd.read_csv(self._file, keep_default_na=False)
-            if missing := {"trial", "task", "seed", "selection"} - set(frame.columns):
+            if missing := {"trial", "task", "seed", "selection", "weights"} - set(frame.columns):
                 raise KeyError(*sorted(missing))
             for line in frame.to_dict("records"):
                 key = (str(line["trial"]), str(line["task"]), int(line["seed"]))
+                self._check_weights(key[2], str(line["weights"]))
                 self.scores[key] = float(line["selection"]) if line["selection"] != "" else -math.inf
                 self.lines[key] = line
         except (KeyError, ValueError, OSError) as error:
@@ -308,6 +311,15 @@ class Search:
                 f"{self._file} cannot be read ({type(error).__name__}: {error}): restore it, or give another "
                 "--out"
             ) from None
+
+    def _check_weights(self, seed: int, weights: str) -> None:
+        """Trials count where this machine lacks their checkpoint, not where it has another in its place."""
+        model = self.setup.model_of(seed)
+        if (model is None or Path(model).exists()) and weights_digest(model) != weights:
+            raise UserError(
+                f"{self._file} holds trials with seed {seed} of other weights than those of "
+                f"{model or 'the shipped checkpoint'}: give another --out, or restore the checkpoint"
+            )
 
 
 def _recipe(trial: Trial, budget: Budget) -> Recipe | None:

@@ -26,6 +26,9 @@ STEPS = PRESET.budget_of(TASKS["caption"]).steps
 BEST_RATE = {"gcn": 1e-2, "pgnn": 1e-1, "full": 1e-5}  # of all others 3e-3
 
 
+HEAD = "trial,task,seed,selection,weights"
+
+
 def rate_of(cell) -> float:
     return cell.recipe.learning_rate if cell.recipe else 0.0
 
@@ -61,7 +64,7 @@ class World:
         self.out, self.seen, self.stop_after = out, [], math.inf
         patch.setattr(races, "run_cells", self.run_cells)
         patch.setattr(search, "prepare", lambda *a: None)
-        patch.setattr(search, "check_checkpoints", lambda *a: None)
+        patch.setattr(races, "check_checkpoints", lambda *a: None)
 
     def run_cells(self, cells, execution, may_diverge):
         assert may_diverge and execution.out == self.out
@@ -146,7 +149,7 @@ def test_finalists_have_several_seeds_on_several_checkpoints(found):
     seeds = {name: {cell.seed for cell in of(found, name)} for name in GNNS}
     assert {0, 1, 2} <= seeds["pgnn"] < seeds["gcn"]
     models = {cell.model for cell in of(found, "pgnn")}
-    assert models == {None, "runs/checkpoints/seed1", "runs/checkpoints/seed2"}
+    assert {None, "runs/checkpoints/seed1", "runs/checkpoints/seed2"} <= models
 
 
 def test_the_best_settings_are_chosen(settings):
@@ -219,14 +222,29 @@ def test_a_search_that_was_cut_off_runs_no_trial_again(found, tmp_path, monkeypa
         assert (kept / name).read_text() == (found.out / name).read_text()
 
 
-@pytest.mark.parametrize("text", ["trial,task\na,b\n", "", "trial,task,seed,selection\na,vqa,x,1\n", "\x00"])
-def test_damaged_trials_are_named(text, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lines", [["trial,task", "a,b"], [], [HEAD, "a,vqa,x,1,w"], ["\x00"]])
+def test_damaged_trials_are_named(lines, tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch)
-    (tmp_path / "trials.csv").write_text(text)
+    (tmp_path / "trials.csv").write_text("\n".join(lines))
     setup = SearchSetup(PRESET, 4, tmp_path / "data", None, argparse.Namespace(out=tmp_path))
     with pytest.raises(UserError, match="trials.csv cannot be read .*: restore it, or give another --out"):
         races.Search(setup).run()
     assert world.seen == []
+
+
+def test_trials_of_other_weights_are_refused(tmp_path, monkeypatch):
+    """A trial counts where its checkpoint is missing, not where another one has its name."""
+    World(tmp_path, monkeypatch)
+    (tmp_path / "trials.csv").write_text(f"{HEAD}\nx,vqa,1,0.5,before\n")
+    folder = tmp_path / "checkpoints"
+    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, argparse.Namespace(out=tmp_path), folder)
+    found = races.Search(setup)
+    found._read()
+    assert found.scores == {("x", "vqa", 1): 0.5}
+    (folder / "seed1").mkdir(parents=True)
+    (folder / "seed1" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="trials with seed 1 of other weights than those of .*seed1"):
+        races.Search(setup)._read()
 
 
 def test_a_race_without_room_for_seeds_ends():

@@ -180,8 +180,8 @@ def test_a_missing_checkpoint_is_named_with_the_command_that_makes_it(tmp_path):
     table = plan_table(several, Request(checkpoints=tmp_path), chosen_settings(), DATA)
     said = f"seed1 is missing, .* attngraph pretrain --seed 1 --out {tmp_path}/seed1"
     with pytest.raises(UserError, match=said):
-        check_checkpoints(table.cells, tmp_path)
+        check_checkpoints(table.cells)
     (tmp_path / "seed1").mkdir()
     (tmp_path / "seed1" / "model.safetensors").touch()
-    check_checkpoints(table.cells, tmp_path)
-    check_checkpoints(plan().cells, tmp_path)
+    check_checkpoints(table.cells)
+    check_checkpoints(plan().cells)
