@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--degree",
         choices=DEGREES,
+        metavar="KIND",
         default="sum",
         help="Sum the values' degrees over the queries, or take means, in the distances of regions. Default: "
         "sum.",

@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--join",
         choices=["replace", "blend"],
+        metavar="NAME",
         default="replace",
         help="Join the schemes' output to the attention output in this way.",
     )
