@@ -15,7 +15,7 @@ from experiments.methods.peft_method import PeftMethod
 from experiments.models.family import ModelFamily
 
 Arguments = Mapping[str, Any]
-RATES = (3e-3, 1e-2, 3e-2)  # with which the search of an adapter begins
+RATES = (3e-3, 1e-2)  # with which the search of an adapter begins
 
 
 @dataclass(frozen=True, kw_only=True)

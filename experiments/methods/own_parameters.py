@@ -18,7 +18,7 @@ from experiments.models.family import ModelFamily
 class OwnParameters(Method):
     """Some of the model's own parameters are trained."""
 
-    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    rates: tuple[float, ...] = (1e-4, 3e-4)
     default_rate: float = 3e-4
 
     @abstractmethod

@@ -43,8 +43,8 @@ from experiments.training.runner import run_cells
 RATES = tuple(float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 3))  # half powers of ten
 VALIDATION_EXAMPLES = 1000
 KIND = "kind "  # begins the columns of trials.csv that hold scores per question type
-JOINT = (30, 3, 30)  # trials, finalists and most seeds of a GNN: all trials are spent
-OTHERS = (11, 2, 3)  # of a method that is searched for learning rates alone
+JOINT = (24, 3, 24)  # trials, finalists and most seeds of a GNN: all trials are spent
+OTHERS = (10, 2, 3)  # of a method that is searched for learning rates alone
 FURTHER = 2  # seeds for each finalist that extension leaves room for
 SAVE_EVERY = 24  # trials
 FROZEN, MAJORITY = "frozen", "majority"

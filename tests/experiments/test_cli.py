@@ -35,7 +35,7 @@ def test_help_of_a_command(name, capsys):
 
 VERBS = set(
     "Adapt Begin Cache Compare Compute Divide Do Draw Fetch Join Label List Look Make Measure Open Permute "
-    "Put Read Resample Run Set Show Start Take Train Use Write".split()
+    "Put Read Resample Run Set Show Start Sum Take Train Use Write".split()
 )
 
 
