@@ -149,7 +149,7 @@ def _against_contrast(panel: Axes, table: pd.DataFrame) -> None:
             linewidth=1,
             label=label,
         )
-    panel.set_xlabel("measured contrast of distances (nearer distractors < 0 < nearer relevant values)")
+    panel.set_xlabel("measured contrast of distances (above 0: distractors are farther)")
     panel.set_ylabel("gain of pGNN (μ 0.1), points of accuracy")
     panel.xaxis.label.set_fontsize(9)
     panel.legend(frameon=False, fontsize=8)

@@ -43,6 +43,7 @@ NEVER_RUN = {
     ("search",): "hours",
     ("pretrain",): "half an hour; tests/experiments/commands/test_pretrain.py runs a short one",
     ("bench",): "12 minutes",
+    ("planted",): "10 minutes",
     ("significance", "runs/ablation-full"): "needs a finished table",
 }
 
