@@ -124,7 +124,7 @@ def _earlier(file: Path) -> pd.DataFrame:
     if not file.exists():
         return pd.DataFrame(columns=list(COLUMNS))
     try:
-        runs = pd.read_csv(file, float_precision="round_trip")
+        runs = pd.read_csv(file)
         if tuple(runs.columns) != COLUMNS or not set(runs.row) <= set(ROWS):
             raise ValueError
         runs[["ratio", "mass", "contrast", "rate", "measured", "validation", "test", "p"]].astype(float)
