@@ -5,6 +5,8 @@ and scores every example of ``references``, in their order. Ids that differ are 
 :class:`~attngraph.errors.UserError`.
 
 - :mod:`experiments.metrics.vqa`: VQA accuracy against ten annotators
+- :mod:`experiments.metrics.vizwiz`: VizWiz-VQA accuracy, which is another
+- :mod:`experiments.metrics.answerability`: which of VizWiz's questions cannot be answered
 - :mod:`experiments.metrics.exact`: equality with the one reference answer
 - :mod:`experiments.metrics.entailment`: the word for the one gold label
 - :mod:`experiments.metrics.captions`: BLEU@4 and CIDEr, on tokens from :mod:`experiments.metrics.tokenizers`

@@ -51,10 +51,10 @@ def _contractions() -> dict[str, str]:
     return table | {"somebody'd": "somebodyd"}
 
 
-_CONTRACTIONS = _contractions()
+CONTRACTIONS = _contractions()
 
 
-def normalise_answer(answer: str) -> str:
+def normalise_answer(answer: str, contractions: Mapping[str, str] = CONTRACTIONS) -> str:
     """An answer as the evaluator compares it where annotators differ.
 
     In this order:
@@ -65,6 +65,10 @@ def normalise_answer(answer: str) -> str:
     3. The first 32 periods that no digit follows are deleted.
     4. Lower case, words split at white space, number words up to ten become digits, articles are dropped.
     5. Words that lack an apostrophe get it back if the evaluator's table has them ("dont", but not "im").
+
+    Args:
+        answer: as it was given.
+        contractions: the evaluator's table, word -> word in its place.
     """
     text = _one_line(answer)
     all_deleted = _DIGITS_AROUND_COMMA.search(text) is not None
@@ -74,7 +78,7 @@ def normalise_answer(answer: str) -> str:
     }
     text = _PERIOD.sub("", text.translate(marks), count=_PERIODS)
     words = [_NUMBERS.get(word, word) for word in text.lower().split()]
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(contractions.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def _one_line(answer: str) -> str:
@@ -102,15 +106,22 @@ def vqa_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence
     scores = []
     for id, prediction in aligned(predictions, references):
         answers = [_one_line(answer) for answer in references[id]]
-        if len(answers) < FEWEST_ANSWERS:
-            raise UserError(
-                f"VQA accuracy needs at least {FEWEST_ANSWERS} annotators' answers, example {id} has "
-                f"{len(answers)}; "
-                "score data with one answer by exact match"
-            )
         processed = normalise_answer if len(set(answers)) > 1 else _one_line
         given = processed(prediction)
-        agrees = [processed(answer) == given for answer in answers]
-        # an annotator who agrees is not counted when their turn comes to be left out
-        scores.append(sum(min((sum(agrees) - own) / 3, 1) for own in agrees) / len(agrees))
+        scores.append(agreement(id, [processed(answer) == given for answer in answers]))
     return np.array(scores, dtype=np.float64)
+
+
+def agreement(id: str, agrees: Sequence[bool]) -> float:
+    """The accuracy of one answer from which annotators gave the same one, each of them left out once.
+
+    Raises:
+        UserError: there are fewer than four annotators.
+    """
+    if len(agrees) < FEWEST_ANSWERS:
+        raise UserError(
+            f"VQA accuracy needs at least {FEWEST_ANSWERS} annotators' answers, example {id} has "
+            f"{len(agrees)}; score data with one answer by exact match"
+        )
+    # an annotator who agrees is not counted when their turn comes to be left out
+    return sum(min((sum(agrees) - own) / 3, 1) for own in agrees) / len(agrees)
