@@ -44,6 +44,10 @@ def entailment_scores(predictions: Mapping[str, str], references: Mapping[str, S
                 f"example {id} has the gold label {label!r}; expected one of "
                 f"{', '.join(ENTAILMENT_WORDS)} (leave out pairs without a gold label)"
             )
-        word = prediction.lower().strip(string.punctuation + string.whitespace)
-        scores.append(float(_LABELS.get(word) == label))
+        scores.append(float(named_label(prediction) == label))
     return np.array(scores, dtype=np.float64)
+
+
+def named_label(text: str) -> str | None:
+    """The label that a text names with a word of :data:`SYNONYMS`; None for any other text."""
+    return _LABELS.get(text.lower().strip(string.punctuation + string.whitespace))

@@ -13,6 +13,7 @@ from experiments.metrics.scene_captions import scene_counts, scene_f1, scores_by
 from experiments.metrics.statistics import mean_statistics
 from experiments.models.family import Decoding
 from experiments.models.mini_blip import DESCRIBE
+from experiments.predictions.captions import CAPTIONS
 from experiments.scenes.known import scene_of
 from experiments.tasks.task import Budget, Column, Task, TaskScores, references, register
 
@@ -32,6 +33,7 @@ class Caption(Task):
     selects = CIDER
     decoding = Decoding(max_new_tokens=24, num_beams=3)
     budget = Budget(steps=200, eval_seconds=20e-3)
+    file_format = CAPTIONS
     prompts = {"default": DESCRIBE}
 
     def examples(self, data: Path, split: str) -> list[Example]:
@@ -48,13 +50,18 @@ class Caption(Task):
             BLEU4: scores.bleu_counts.astype(np.float64),
             CIDER: mean_statistics(scores.cider_examples),
         }
+        evaluator = f"pycocoevalcap, tokenizer: {scores.tokenizer}"
         scenes = {example.id: example.scene for example in examples if example.scene is not None}
         if len(scenes) < len(examples):
-            return TaskScores(columns, statistics, {"caption": (scores.cider, len(examples))})
+            kinds = {"caption": (scores.cider, len(examples))}
+            return TaskScores(columns, statistics, kinds, evaluator)
         counts = scene_counts(predictions, scenes)
         totals = counts.sum(axis=0)
         return TaskScores(
-            {**columns, SCENE: float(scene_f1(totals))}, {**statistics, SCENE: counts}, scores_by_kind(totals)
+            {**columns, SCENE: float(scene_f1(totals))},
+            {**statistics, SCENE: counts},
+            scores_by_kind(totals),
+            evaluator,
         )
 
     def score_of_references(self, examples: Sequence[Example]) -> TaskScores:

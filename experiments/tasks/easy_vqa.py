@@ -21,7 +21,8 @@ class EasyVQA(Task):
         return easy_vqa.load(split)
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
-        return accuracy_scores(self.selects, exact_scores(predictions, references(examples)), examples)
+        scores = exact_scores(predictions, references(examples))
+        return accuracy_scores(self.selects, scores, examples, "equality of the answer")
 
 
 register(EasyVQA())

@@ -21,6 +21,8 @@ from experiments.metrics.alignment import scores_by_kind
 from experiments.metrics.statistics import Score, mean_score, mean_statistics
 from experiments.models.batch import Sample
 from experiments.models.family import Decoding
+from experiments.predictions.format import Format
+from experiments.predictions.plain import PLAIN
 
 SPLITS = ("train", "validation", "test")
 DEFAULT = "default"  # names the prompt of every family without one of its own
@@ -58,11 +60,13 @@ class TaskScores:
             computed.
         kinds: kind of question -> (score, number of examples); of captions what they say of the scene, see
             :mod:`experiments.metrics.scene_captions`.
+        evaluator: whose rules the scores follow, in words.
     """
 
     columns: dict[str, float]
     statistics: dict[str, np.ndarray]
     kinds: dict[str, tuple[float, int]]
+    evaluator: str = "the task's own metric"
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class Task(ABC):
         drawn: the field of :class:`experiments.scenes.write.Sizes` that says how many examples are drawn;
             None for tasks whose data are not drawn.
         packaged: whether the examples come with a package, so that no folder of data is read.
+        file_format: of files of predictions, as the data set's evaluation server takes them.
     """
 
     name: str
@@ -107,6 +112,7 @@ class Task(ABC):
     prompts: Mapping[str, str] = MappingProxyType({})
     drawn: str | None = None
     packaged: bool = False
+    file_format: Format = PLAIN
 
     @property
     def selects(self) -> str:
@@ -182,7 +188,9 @@ def references(examples: Sequence[Example]) -> dict[str, tuple[str, ...]]:
     return {example.id: example.references for example in examples}
 
 
-def accuracy_scores(key: str, scores: np.ndarray, examples: Sequence[Example]) -> TaskScores:
+def accuracy_scores(
+    key: str, scores: np.ndarray, examples: Sequence[Example], evaluator: str = TaskScores.evaluator
+) -> TaskScores:
     """The scores of a task whose one column is a mean over examples."""
     kinds = scores_by_kind(scores, [example.kind for example in examples])
-    return TaskScores({key: float(np.mean(scores))}, {key: mean_statistics(scores)}, kinds)
+    return TaskScores({key: float(np.mean(scores))}, {key: mean_statistics(scores)}, kinds, evaluator)

@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments.datasets import snli_ve
 from experiments.datasets.example import Example
 from experiments.metrics.entailment import ENTAILMENT_WORDS, entailment_scores
+from experiments.predictions.snli_ve import SNLI_VE
 from experiments.scenes.write import VE_SPLITS
 from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_scores, references, register
 
@@ -18,6 +19,7 @@ class VisualEntailment(Task):
     name, title, drawn = "ve", "Visual entailment (Scenes, SNLI-VE format)", "hypotheses"
     columns = (Column("ve.accuracy", "VE acc", averaged=True),)
     budget = Budget(eval_seconds=1.9e-3)
+    file_format = SNLI_VE
     prompts = {"default": "is it correct that {text} ?"}
 
     def examples(self, data: Path, split: str) -> list[Example]:
@@ -31,7 +33,8 @@ class VisualEntailment(Task):
         return ENTAILMENT_WORDS[example.references[0]]
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
-        return accuracy_scores(self.selects, entailment_scores(predictions, references(examples)), examples)
+        scores = entailment_scores(predictions, references(examples))
+        return accuracy_scores(self.selects, scores, examples, "equality of the label")
 
 
 register(VisualEntailment())

@@ -6,6 +6,7 @@ from pathlib import Path
 from experiments.datasets import vqa_v2
 from experiments.datasets.example import Example
 from experiments.metrics.vqa import vqa_scores
+from experiments.predictions.vqa import VQA_RESULTS
 from experiments.scenes.write import COCO_SPLITS
 from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_scores, references, register
 
@@ -16,6 +17,7 @@ class VQA(Task):
     name, title, drawn = "vqa", "VQA (Scenes, VQA v2 format)", "questions"
     columns = (Column("vqa.accuracy", "VQA acc", averaged=True),)
     budget = Budget(eval_seconds=1.7e-3)
+    file_format = VQA_RESULTS
 
     def examples(self, data: Path, split: str) -> list[Example]:
         folder, part = data / "vqa_v2", COCO_SPLITS[split]
@@ -26,7 +28,8 @@ class VQA(Task):
         )
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
-        return accuracy_scores(self.selects, vqa_scores(predictions, references(examples)), examples)
+        scores = vqa_scores(predictions, references(examples))
+        return accuracy_scores(self.selects, scores, examples, "VQA v2's evaluator (March 2021)")
 
 
 register(VQA())
