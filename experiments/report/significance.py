@@ -107,7 +107,7 @@ def paired_bootstrap(
     both = score(*[part.sum(axis=2) for part in parts])  # (2, S)
     per_seed = both[0] - both[1]  # (S,)
     rng = np.random.default_rng(seed)
-    drawn = score(*[_resampled_totals(part, resamples, rng) for part in parts])  # (R, 2, S)
+    drawn = score(*[resampled_totals(part, resamples, rng) for part in parts])  # (R, 2, S)
     covariance = np.atleast_2d(np.cov(drawn[:, 0] - drawn[:, 1], rowvar=False))  # (S, S)
 
     these, new = variances(per_seed, covariance, checkpoints, examples)
@@ -161,8 +161,17 @@ def _parts(values: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
     return parts
 
 
-def _resampled_totals(part: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """``(2, S, N, K)`` to ``(R, 2, S, K)``: totals over N drawn examples, the same for methods and seeds."""
+def resampled_totals(part: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Totals over N examples drawn with replacement, the same for all methods and seeds.
+
+    Args:
+        part: statistics ``(methods, S, N, K)``.
+        resamples: R, how often the examples are drawn.
+        rng: draws them.
+
+    Returns:
+        ``(R, methods, S, K)``.
+    """
     methods, seeds, examples, width = part.shape
     flat = np.moveaxis(part, 2, 0).reshape(examples, -1)  # (N, 2 S K)
     block = max(1, 4_000_000 // examples)  # bounds memory

@@ -74,6 +74,15 @@ def render_text(table: Table, width: int | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells with each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
 def _cells(table: Table, row: Row) -> list[str]:
     cells = []
     for column in table.columns:
