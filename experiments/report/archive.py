@@ -76,18 +76,23 @@ def restore(archives: Sequence[Path], out: Path) -> int:
     with published(out) as part:
         for number, archive in enumerate(archives):
             unpack(archive, part / str(number))
-        moves = {}
+        moves: dict[Path, Path] = {}  # where a cell goes -> where it is
         for number, archive in enumerate(archives):
             for cell in finished_cells(part / str(number)):
                 target = out / cell.relative_to(part / str(number))
-                if not target.exists() or not any(target.iterdir()):
-                    moves[cell] = target
-                elif not (target / SCORES).exists() or _contents(target) != _contents(cell):
+                if target in moves:
+                    if _contents(moves[target]) != _contents(cell):
+                        raise UserError(
+                            f"{archive} and another archive hold different runs for {target}: keep one"
+                        )
+                elif _is_free(target):
+                    moves[target] = cell
+                elif not (target / SCORES).exists() or _packed(target) != _packed(cell):
                     raise UserError(
                         f"{target} is there already, and is not the run in {archive}: give another --out, or "
                         "move it away"
                     )
-        for cell, target in moves.items():
+        for target, cell in moves.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             os.rename(cell, target)
         for number in range(len(archives)):
@@ -159,6 +164,19 @@ def finished_cells(run: Path) -> list[Path]:
 def cell_of(folder: Path) -> tuple[str, str, int]:
     """Row, task and seed of a cell's folder."""
     return folder.parent.parent.name, folder.parent.name, _seed(folder)
+
+
+def _is_free(target: Path) -> bool:
+    """Whether a cell can be put there: nothing is in the place, or an empty folder.
+
+    Raises:
+        UserError: a file stands where a folder above it has to be.
+    """
+    if blocking := [above for above in target.parents if above.exists() and not above.is_dir()]:
+        raise UserError(
+            f"{blocking[0]} is a file in the place of a folder: give another --out, or move it away"
+        )
+    return not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir()))
 
 
 def _packed(folder: Path) -> dict[str, bytes]:

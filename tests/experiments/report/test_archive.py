@@ -90,6 +90,34 @@ def test_what_is_there_stays(run, tmp_path):
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
+def test_a_cell_may_stand_in_two_archives_if_it_is_the_same(run, tmp_path):
+    (path, _) = pack(run, tmp_path / "archives")
+    scores = run / "cells/gcn/vqa/seed0/scores.json"
+    scores.write_text(scores.read_text().replace('"loss": 0.5', '"loss": 0.6'))
+    (other, _) = pack(run, tmp_path / "others")
+    assert restore([path, path], tmp_path / "again") == 4
+    with pytest.raises(UserError, match="hold different runs for .*gcn/vqa/seed0: keep one"):
+        restore([path, other], tmp_path / "nothing")
+    assert not list((tmp_path / "nothing").glob("*"))
+
+
+@pytest.mark.parametrize("place", ["cells", "cells/gcn/vqa", "cells/gcn/vqa/seed0"])
+def test_a_file_in_the_place_of_a_folder_is_named(place, run, tmp_path):
+    paths, again = pack(run, tmp_path / "archives"), tmp_path / "again"
+    (again / place).parent.mkdir(parents=True)
+    (again / place).write_text("mine")
+    with pytest.raises(UserError, match=f"{place} is (a file|there already)"):
+        restore(paths, again)
+    assert [file for file in again.rglob("*") if file.is_file()] == [again / place]
+
+
+def test_a_damaged_cell_that_is_there_is_named(run, tmp_path):
+    paths = pack(run, tmp_path / "archives")
+    (run / "cells/gcn/vqa/seed0/statistics.npz").write_bytes(b"PK nothing")
+    with pytest.raises(UserError, match=r"seed0/statistics.npz is damaged"):
+        restore(paths, run)
+
+
 def test_an_archive_grows_and_never_loses(run, tmp_path):
     scores = run / "cells/pgnn/vqa/seed0/scores.json"
     content = scores.read_text()
