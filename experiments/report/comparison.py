@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from experiments.report.columns import AVERAGE, averaged_columns, table_columns
 from experiments.report.runs import Run
 from experiments.report.significance import holm, paired_bootstrap
 from experiments.tasks.task import Column, Task
+from experiments.training.saved import read_config
 
 BASELINE = "gcn"
 Weights = Mapping[str, float]  # column key -> weight in a mean of columns
@@ -70,7 +72,8 @@ def compare_pairs(
         ==================================== ==========================================================
 
     Raises:
-        UserError: runs of one seed start from different checkpoints, or statistics cannot be read.
+        UserError: runs of one seed start from different checkpoints, runs were scored on different examples,
+            or files of theirs cannot be read.
     """
     pool = _Pool(runs, tasks)
     shown = table_columns(tasks)
@@ -106,6 +109,7 @@ class _Pool:
         self.seeds = sorted({run.seed for run in runs})
         self.owner = {column.key: name for name, task in tasks.items() for column in task.columns}
         self.arrays: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
+        self.examples: dict[Path, tuple[Any, ...]] = {}
 
     def compare(
         self, row: str, baseline: str, members: Sequence[tuple[Column, float]]
@@ -121,6 +125,8 @@ class _Pool:
         ]
         if not seeds:
             return None
+        for task in by_task:
+            self._check_examples([self.runs[name, task, seed] for seed in seeds for name in (row, baseline)])
         sides = [
             [self._stacked(name, task, seeds, by_task[task]) for task in by_task] for name in (row, baseline)
         ]
@@ -145,6 +151,24 @@ class _Pool:
             "new_high": new and new.high,
             "new_p": new and new.p_value,
         }
+
+    def _check_examples(self, runs: Sequence[Run]) -> None:
+        """Raise UserError unless runs of a task were scored on the same examples, as pairs must be."""
+        for run in runs:
+            if self._examples(run) != self._examples(runs[0]):
+                raise UserError(
+                    f"{runs[0].folder} and {run.folder} were scored on different examples, so they cannot be "
+                    "compared: give runs of one table"
+                )
+
+    def _examples(self, run: Run) -> tuple[Any, ...]:
+        """What decides on which examples a run was scored."""
+        if run.folder not in self.examples:
+            settings = read_config(run.folder)["settings"]
+            self.examples[run.folder] = tuple(
+                settings.get(name) for name in ("data", "split", "eval_examples")
+            )
+        return self.examples[run.folder]
 
     def _checkpoint(self, rows: Sequence[str], tasks: Iterable[str], seed: int) -> str:
         """The checkpoint that all runs of a seed started from."""

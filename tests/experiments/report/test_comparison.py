@@ -1,5 +1,6 @@
 """Comparisons of a table: numbers of an earlier version, shared images, shared seeds."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -156,6 +157,20 @@ def test_one_seed_has_one_checkpoint(tmp_path):
         tmp_path / "other", tasks, rows=("pgnn",), seeds=(1, 2), checkpoints=3
     )
     with pytest.raises(UserError, match="started from different weights"):
+        compare_with_baseline(runs, tasks)
+
+
+@pytest.mark.parametrize("setting", ["data", "split", "eval_examples"])
+@pytest.mark.parametrize("number", [0, 3])
+def test_only_runs_on_the_same_examples_are_compared(setting, number, tmp_path):
+    """Pairs of a seed, and seeds of a row: rows of the arrays are the same images."""
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks)
+    file = runs[number].folder / "config.json"
+    config = json.loads(file.read_text())
+    config["settings"][setting] = 7
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="were scored on different examples"):
         compare_with_baseline(runs, tasks)
 
 
