@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from experiments.report.details import SIGNIFICANCE_HEAD, significance_cells, si
 from experiments.report.markdown import markdown_table
 from experiments.report.recomputed import recompute, saved_runs
 from experiments.report.simulation import SCORED, simulate
+from experiments.report.text import aligned
 from experiments.report.wording import scope
 from experiments.training.lock import sole_use
 
@@ -98,14 +98,16 @@ def run(args: argparse.Namespace) -> int:
     if args.restore:
         return _restore(args)
     baseline = args.baseline or BASELINE
+    about = {"baseline": baseline, "rows": args.rows, "columns": args.columns}
+    settings = {"folder": str(args.source), **about}
+    outputs = None if args.out is None else Outputs(args.out, "significance", settings, NAMES)
+    if outputs is not None:
+        outputs.check()
     with saved_runs(args.source) as runs:
         lines, headings = recompute(runs, _names(baseline), _names(args.rows), _names(args.columns))
     cells = [significance_cells(line, headings) for line in lines]
-    print(f"{scope(lines)}\n\n{_aligned([SIGNIFICANCE_HEAD, *cells])}")
-    if args.out is not None:
-        about = {"baseline": baseline, "rows": args.rows, "columns": args.columns}
-        settings = {"folder": str(args.source), **about}
-        outputs = Outputs(args.out, "significance", settings, NAMES)
+    print(f"{scope(lines)}\n\n{aligned([SIGNIFICANCE_HEAD, *cells])}")
+    if outputs is not None:
         with outputs.alone(), outputs.writing() as part:
             _write_csv(pd.DataFrame(lines), part / TABLE)
             write_text(part / TEXT, significance_markdown(lines, headings))
@@ -187,15 +189,6 @@ def _simulation_markdown(frame: pd.DataFrame, runs: int, seed: int) -> str:
 
 def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Cells in columns."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
 
 
 def _names(given: str | None) -> list[str] | None:

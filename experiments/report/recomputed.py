@@ -80,9 +80,10 @@ def recompute(
     else:
         check_known(rows, held, "row")
     names = {run.task for run in runs}
-    tasks: dict[str, Task] = scored({name: task for name, task in TASKS.items() if name in names}, runs)
+    every = {name: task for name, task in TASKS.items() if name in names}
+    tasks: dict[str, Task] = scored(every, runs)
     shown = table_columns(tasks)
-    way, _ = way_between(score_frame(runs, tasks), shown)
+    way, _ = way_between(score_frame(runs, every), shown)
     means = {WAY.key: way.weights} if way else {}
     headings = {column.key: column.heading for column in (*shown, *((WAY,) if way else ()))}
     if columns is not None:
