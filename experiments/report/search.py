@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pandas as pd
 
+from experiments.configs.settings import Settings
 from experiments.methods import method_named
 from experiments.report.markdown import kinds_markdown, markdown_table
+from experiments.report.wording import MISSING
 from experiments.tasks import TASKS
 from experiments.training.search import FROZEN, KIND, MAJORITY, Search
 
@@ -61,12 +63,13 @@ def _chosen(search: Search) -> str:
     for (method, task), race in search.races.items():
         for place, choice in enumerate(race.best(search.scores)):
             first = [method_named(method).title, TASKS[task].title, len(race.tried)]
+            made = method_named(method).settings(Settings(methods={method: {task: choice}}), task)
             edge = " (edge)" if race.beyond(choice) is not None else ""
             lines.append(
                 [
                     *(first if place == 0 else [""] * len(first)),
-                    choice.join,
-                    json.dumps(choice.arguments),
+                    made.get("join", MISSING),
+                    json.dumps(made["gnn_args"]) if "gnn_args" in made else MISSING,
                     f"{choice.learning_rate:g}{edge}",
                     f"{100 * race.mean(choice, search.scores):.1f}",
                     race.seeds(choice),
@@ -81,14 +84,16 @@ def _chosen(search: Search) -> str:
 
 
 def _doubled(search: Search) -> str:
-    """What the winners gain from twice the steps, on the same seeds."""
+    """What the winners gain from twice the steps, on the same seeds, and the mean gain on each task."""
     pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    gains: dict[str, list[float]] = {}
     for trial in search.repeated():
         scores = search.scores[trial.key], search.scores[replace(trial, times=2).key]
         pairs.setdefault((trial.method, trial.task), []).append(scores)
     lines = []
     for (method, task), both in pairs.items():
         once, twice = (sum(scores) / len(both) for scores in zip(*both, strict=True))
+        gains.setdefault(task, []).append(twice - once)
         lines.append(
             [
                 method_named(method).title,
@@ -98,5 +103,8 @@ def _doubled(search: Search) -> str:
                 len(both),
             ]
         )
+    for task, of_task in gains.items():
+        mean = 100 * sum(of_task) / len(of_task)
+        lines.append(["Mean", TASKS[task].title, MISSING, MISSING, f"{mean:+.1f}", MISSING])
     head = ["Method", "Task", "Score", "With twice the steps", "Difference", "Seeds"]
     return markdown_table(head, lines, "Are the steps enough?")

@@ -184,8 +184,18 @@ def test_the_winner_of_every_gnn_runs_with_twice_the_steps(found, settings):
         assert rate_of(cell) == settings.methods[cell.method][cell.task].learning_rate
     text = (found.out / "search.md").read_text()
     lines = text[text.index("Are the steps enough?") :].split("\n\n")[1].splitlines()[2:]
+    lines, means = lines[: -len(TASKS)], lines[-len(TASKS) :]
     assert len(lines) == len(GNNS) * len(TASKS)
     assert all(line.split("|")[-3:-1] == [" +0.2 ", " 3 "] for line in lines), lines
+    assert all(line.startswith("| Mean |") and "| +0.2 |" in line for line in means), means
+
+
+def test_the_report_shows_what_runs_not_what_it_was_derived_from(found):
+    lines = [line.split("|") for line in (found.out / "search.md").read_text().splitlines()]
+    shown = {cells[1].strip(): [cell.strip() for cell in cells[4:6]] for cells in lines if len(cells) == 10}
+    assert shown["pGNN, gated"][0] == shown["GCN, gated"][0] == "gated" and shown["GCN, gated"][1] == "{}"
+    assert shown["pGNN, replace"][0] == "replace" and '"p": 2.0' in shown["Normalisation alone (p = 2)"][1]
+    assert shown["Full fine-tuning"] == ["–", "–"], "it has no adapters"
 
 
 def test_the_report_says_what_was_chosen_and_on_how_many_trials(found):
