@@ -1,7 +1,7 @@
 """The GNN ablation table.
 
 attngraph ablation                       # preset quick: one seed, under 8 minutes on 2 cores
-attngraph ablation --preset full         # 5 seeds for the GNNs; resumable
+attngraph ablation --preset full         # 21 seeds for the GNNs; hours, resumable
 attngraph ablation --gnn pgnn,gcn --tasks vqa --seeds 3 --out runs/pgnn-gcn
 """
 
