@@ -4,9 +4,22 @@ A family is one file behind :class:`experiments.models.family.ModelFamily`; it r
 families that accept a checkpoint, the one that was registered last takes it.
 """
 
-from experiments.models.family import FAMILIES, Checkpoint, Decoding, ModelFamily, register  # isort: skip
+from experiments.models.family import FAMILIES, Answering, Checkpoint, Decoding, ModelFamily, register  # isort: skip
 from experiments.models import processor, image_text, vision_encoder_decoder, blip, blip_vqa  # isort: skip # noqa: F401
 from experiments.models.batch import Batch, Sample
 from experiments.models.loading import load_family
+from experiments.models.ranking import Ranked, Ranking
 
-__all__ = ["FAMILIES", "Batch", "Checkpoint", "Decoding", "ModelFamily", "Sample", "load_family", "register"]
+__all__ = [
+    "FAMILIES",
+    "Answering",
+    "Batch",
+    "Checkpoint",
+    "Decoding",
+    "ModelFamily",
+    "Ranked",
+    "Ranking",
+    "Sample",
+    "load_family",
+    "register",
+]

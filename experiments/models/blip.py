@@ -6,7 +6,7 @@ answer and the end token. The image encoder's states can be computed once and ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from experiments.models.batch import Batch, Sample
 from experiments.models.family import Checkpoint, Decoding, ModelFamily, register
 from experiments.models.generation import (
     decoder_logits,
+    decoder_openings,
     encode_images,
     frozen_image_states,
     generate_text,
@@ -27,6 +28,7 @@ from experiments.models.generation import (
 )
 from experiments.models.mini_blip import DESCRIBE, load_model, preprocess
 from experiments.models.pictures import Pictures
+from experiments.models.ranking import Opening
 from experiments.models.text import Text
 
 
@@ -96,6 +98,7 @@ class BlipCaptioner(BlipImages):
     """``[DEC] prompt answer [SEP]`` in the text decoder, which looks at the image by cross-attention."""
 
     name = "blip"
+    shortlist = 32  # p-Adapter's k_test, whose VQA model is a captioner
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, opening: str = ""):
         self.model, self.tokenizer = model, tokenizer
@@ -147,3 +150,7 @@ class BlipCaptioner(BlipImages):
         return generate_text(
             self.model, self.tokenizer, states, prompts, decoding.max_new_tokens, decoding.num_beams
         )
+
+    def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening]:
+        states = self.image_states(self.to_device(self.image_inputs(samples)))
+        return decoder_openings(self.model, self.tokenizer, states, [s.prompt for s in samples], answers)

@@ -7,7 +7,7 @@ as in BLIP's own code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ from attngraph.reading.instrument import instrument
 from experiments.models.batch import Batch, Sample
 from experiments.models.blip import BlipImages
 from experiments.models.family import Checkpoint, Decoding, register
-from experiments.models.generation import decoder_logits, generate_text, sequence_batch
+from experiments.models.generation import decoder_logits, decoder_openings, generate_text, sequence_batch
+from experiments.models.ranking import Opening
 from experiments.models.text import Text
 from experiments.models.weights import load_weights
 
@@ -100,6 +101,11 @@ class BlipAnswerer(BlipImages):
             decoding.num_beams,
             states_mask=inputs["question_mask"],
         )
+
+    def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening]:
+        inputs = self.to_device({**self._asked(samples), **self.image_inputs(samples)})
+        states, mask = self._question_states(inputs), inputs["question_mask"]
+        return decoder_openings(self.model, self.tokenizer, states, [""] * len(samples), answers, mask)
 
     def _question(self, questions: Sequence[str]) -> dict[str, Tensor]:
         """``[ENC] question [SEP]``, padded on the right."""

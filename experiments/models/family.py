@@ -9,9 +9,9 @@ class.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,9 +21,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from attngraph.errors import UserError
 from experiments.models.batch import Batch, Picture, Sample
-from experiments.models.losses import token_losses
-
-RANKED_AT_ONCE = 64  # pairs of sample and candidate in a forward pass
+from experiments.models.ranking import Opening, Ranked, Ranking, rank_from_cache, rank_one_by_one
 
 FAMILIES: dict[str, type[ModelFamily]] = {}
 
@@ -47,6 +45,9 @@ class Decoding:
 
     max_new_tokens: int = 20
     num_beams: int = 1
+
+
+Answering = Decoding | Ranking  # how answers come about
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ class ModelFamily(ABC):
         unadapted: a context in which its adapters are switched off.
         caches_features: whether :meth:`encode_images` exists, so that a frozen image encoder need run only
             once.
+        shortlist: how many answers of a list are scored in full where a :class:`Ranking` does not say:
+            ``k_test`` of the authors (128 is that of BLIP and mPLUG).
     """
 
     name: str
@@ -88,6 +91,7 @@ class ModelFamily(ABC):
     sees: bool = True
     reads: bool = True
     caches_features: bool = False
+    shortlist: int = 128
     unadapted: Callable[[], AbstractContextManager] = nullcontext
 
     # ---- loading -----------------------------------------------------------------------------------------
@@ -142,21 +146,30 @@ class ModelFamily(ABC):
         """The model's answer to each sample's prompt, as plain text."""
         raise UserError(f"{self.title} writes no answers")
 
-    @torch.no_grad()
-    def rank(self, samples: Sequence[Sample], candidates: Sequence[str]) -> Tensor:
-        r"""Log-likelihood of each candidate as the answer to each sample, ``(b, candidates)``, in nats:
+    def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening] | None:
+        """The samples' prompts, from whose key/value cache each of the answers can be scored; None where the
+        model can't go on from a cache.
 
-        .. math:: \sum_t \log p(y_t \mid y_{<t}, \text{prompt}, \text{image}),
-
-        the end token included.
+        A prompt that is too long to stand before the longest answer is cut, for all answers alike.
         """
-        pairs = [replace(sample, answer=candidate) for sample in samples for candidate in candidates]
-        scores = []
-        for start in range(0, len(pairs), RANKED_AT_ONCE):
-            inputs = self.to_device(self.training_inputs(pairs[start : start + RANKED_AT_ONCE]))
-            labels = inputs.pop("labels")
-            scores.append(-token_losses(self.logits(inputs), labels).sum(1).cpu())
-        return torch.cat(scores).view(len(samples), len(candidates))
+        return None
+
+    def rank(self, samples: Sequence[Sample], ranking: Ranking) -> Ranked:
+        """The answers of a list that are the most likely for each sample; see
+        :mod:`experiments.models.ranking`. Without :meth:`openings` each answer has a pass of its own.
+        """
+        count, k = len(samples), ranking.k or self.shortlist
+        with torch.no_grad():
+            openings = self.openings(samples, ranking.answers)
+            if openings is None:
+                return rank_one_by_one(self, samples, ranking.answers, k, ranking.label_smoothing)
+            return rank_from_cache(openings, count, k, ranking.label_smoothing)
+
+    def answer(self, samples: Sequence[Sample], way: Answering) -> list[str]:
+        """The answer to each sample's prompt: generated, or the best of a list."""
+        if isinstance(way, Ranking):
+            return [way.answers[place] for place in self.rank(samples, way).best.tolist()]
+        return self.generate(samples, way)
 
     # ---- parts of the model ------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ shared.
 Axes: B texts, L tokens, N states that the decoder looks at, D width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import BlipForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
 
 from experiments.models.losses import IGNORED, token_losses
+from experiments.models.ranking import Opening, openings
 
 
 def encode_images(model: BlipForConditionalGeneration, pixels: Tensor) -> Tensor:
@@ -165,3 +166,25 @@ def generate_text(
         generation_config=config,
     )
     return [text.strip() for text in tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)]
+
+
+def decoder_openings(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    states: Tensor,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    states_mask: Tensor | None = None,
+) -> Iterator[Opening]:
+    """The prompts, each to be followed by any of the answers: ``[DEC] prompt``, then ``answer [SEP]``.
+
+    Args:
+        states: ``(B, N, D)``, what the decoder looks at, one for each prompt.
+        states_mask: ``(B, N)``, see :func:`decoder_logits`.
+    """
+    ends = answer_ids(tokenizer, answers)
+    starts = prompt_ids(tokenizer, prompts, [max(map(len, ends))] * len(prompts))
+    looked_at = {"encoder_hidden_states": states}
+    if states_mask is not None:
+        looked_at["encoder_attention_mask"] = states_mask
+    return openings(model.text_decoder, starts, [ends] * len(prompts), looked_at, states.device)

@@ -8,7 +8,7 @@ token by token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,9 +20,21 @@ from experiments.models.family import Decoding, register
 from experiments.models.images import open_image
 from experiments.models.losses import IGNORED
 from experiments.models.processor import ProcessorFamily
+from experiments.models.ranking import Opening
 
 SUFFIX_TYPE = {"paligemma": 1}  # token types of an answer where they are not 0
 ROWS = ("cross_attention_mask",)  # inputs with a row for each token: which tiles it sees (Mllama)
+
+
+class _ImageAndText(Opening):
+    """A prompt with its image."""
+
+    def followed(self, rows: Tensor, length: int) -> dict[str, Tensor]:
+        last = {name: self.read_once[name][rows, -1:] for name in ROWS if name in self.read_once}
+        more = {name: tensor.expand(-1, length, *tensor.shape[2:]) for name, tensor in last.items()}
+        if self.decoder.config.model_type == "git":  # its cache holds the image, its positions do not
+            more["position_ids"] = (self.ids.shape[1] + torch.arange(length, device=rows.device))[None]
+        return more
 
 
 @register
@@ -85,6 +97,23 @@ class ImageTextFamily(ProcessorFamily):
         output = self.model.generate(**self.to_device(inputs), generation_config=settings)
         written = output[:, width:] if output.shape[1] > width else output
         return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+    def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening] | None:
+        if hasattr(self.model, "qformer") or self.model.config.model_type in SUFFIX_TYPE:
+            return None  # their forward methods take no cache, or read a prompt in both directions
+        return self._openings(samples, answers)
+
+    def _openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening]:
+        """One sample at a time: models remember where the image of the last prompt was (Qwen2-VL)."""
+        after = self.continuations(answers, [self._asked(sample) for sample in samples])
+        for place, (sample, ends) in enumerate(zip(samples, after)):
+            inputs = self._prompts([sample])
+            length = int(inputs["attention_mask"].sum())
+            self._widen(inputs, length)
+            inputs = self.to_device(inputs)
+            ids = inputs.pop("input_ids")
+            inputs.pop("attention_mask")
+            yield _ImageAndText([place], ids, ends, self.model, {}, inputs)
 
     # ---- tokens ------------------------------------------------------------------------------------------
 

@@ -216,15 +216,28 @@ class ProcessorFamily(ModelFamily):
         return known[0] if isinstance(known, list) else known
 
     def answer_ids(self, answer: str, before: str) -> list[int]:
-        """The tokens of an answer as they stand after a text, without special ones.
+        """The tokens of an answer as they stand after a text, without special ones."""
+        return self.tokenizer(self._space(before) * bool(answer) + answer, add_special_tokens=False)[
+            "input_ids"
+        ]
 
-        Vocabularies of bytes (GPT-2, Qwen) hold the space between two words in the second one's token.
-        """
+    def continuations(self, answers: Sequence[str], texts: Sequence[str]) -> list[list[list[int]]]:
+        """The tokens of each answer, and an end token, as they stand after each of the texts; the same object
+        where they are the same."""
+        spaces = [self._space(text) for text in texts]
+        after = {}
+        for space in dict.fromkeys(spaces):
+            spaced = [space * bool(answer) + answer for answer in answers]
+            ids = self.tokenizer(spaced, add_special_tokens=False)["input_ids"]
+            after[space] = [[*tokens, self.end] for tokens in ids]
+        return [after[space] for space in spaces]
+
+    def _space(self, before: str) -> str:
+        """What separates an answer from the text before it: vocabularies of bytes (GPT-2, Qwen) hold the
+        space between two words in the second one's token."""
         follows_word = bool(before) and not before[-1].isspace()
         follows_word &= not before.endswith(tuple(self.tokenizer.all_special_tokens))
-        if answer and follows_word and pieces_of(self.tokenizer) == BYTES:
-            answer = f" {answer}"
-        return self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return " " if follows_word and pieces_of(self.tokenizer) == BYTES else ""
 
     # ---- where answers begin -----------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ The prompt is the decoder's prefix: start token, prompt, answer, end token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from PIL import Image
@@ -24,6 +24,7 @@ from experiments.models.family import Checkpoint, Decoding, register
 from experiments.models.images import open_image
 from experiments.models.losses import IGNORED
 from experiments.models.processor import ProcessorFamily
+from experiments.models.ranking import Opening, openings
 
 
 @register
@@ -96,6 +97,19 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
             ):
                 answers[k] = text.strip()
         return answers
+
+    def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening]:
+        inputs = self.to_device(self._pixels(samples))
+        states = self.model.get_encoder()(**inputs).last_hidden_state
+        if hasattr(self.model, "enc_to_dec_proj"):
+            states = self.model.enc_to_dec_proj(states)
+        prompts = [sample.prompt for sample in samples]
+        after = self.continuations(answers, prompts)
+        prefixes = [self._prefix(prompt) for prompt in prompts]
+        if self.longest is not None:
+            rooms = [self.longest - max(map(len, ends)) for ends in after]
+            prefixes = [prefix[: max(1, room)] for prefix, room in zip(prefixes, rooms)]
+        return openings(self.model.decoder, prefixes, after, {"encoder_hidden_states": states}, states.device)
 
     @property
     def start(self) -> int:

@@ -10,7 +10,7 @@ from peft import get_peft_model
 
 from adapters.peft import GraphAdapterConfig
 from experiments.cli import main
-from experiments.models import FAMILIES, Decoding, load_family
+from experiments.models import FAMILIES, Decoding, Ranking, load_family
 from experiments.models.losses import IGNORED, token_losses
 from experiments.plugins import load_plugins
 from tests.attngraph.reading.zoo import far_from_zero
@@ -73,8 +73,9 @@ def test_training_and_ranking_are_those_of_the_model(family):
         expected = -logits[-n - 1 : -1].log_softmax(-1).gather(1, ids[-n:, None]).sum()
         torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
         assert row[row != IGNORED].tolist() == ids[-n:].tolist()
-    ranked = family.rank(SAMPLES, [sample.answer for sample in SAMPLES])
-    torch.testing.assert_close(ranked.diagonal(), -losses, rtol=1e-4, atol=1e-4)
+    ranked = family.rank(SAMPLES, Ranking([sample.answer for sample in SAMPLES]))
+    own = ranked.scores[ranked.places == torch.arange(3)[:, None]]
+    torch.testing.assert_close(own, -losses, rtol=1e-4, atol=1e-4)
 
 
 def test_answers_are_the_argmax_of_the_logits(family):

@@ -8,7 +8,7 @@ import torch
 from peft import get_peft_model
 
 from adapters.peft import GraphAdapterConfig
-from experiments.models import Decoding, load_family
+from experiments.models import Decoding, Ranking, load_family
 from experiments.models.losses import IGNORED, token_losses
 from tests.experiments.models.writers import SAMPLES, WRITERS, load, output_layer
 from tests.experiments.tiny import IMAGE_ALONE, TEXT_ALONE, save
@@ -75,7 +75,8 @@ def test_cached_states_stand_for_pixels(caching):
 
     torch.testing.assert_close(logits(cached), logits(SAMPLES), rtol=1e-5, atol=1e-5)
     assert caching.generate(cached, Decoding(5, 3)) == caching.generate(SAMPLES, Decoding(5, 3))
-    torch.testing.assert_close(caching.rank(cached, ["a", "red"]), caching.rank(SAMPLES, ["a", "red"]))
+    ranked = [caching.rank(samples, Ranking(("a", "red"))) for samples in (cached, SAMPLES)]
+    torch.testing.assert_close(ranked[0].scores, ranked[1].scores)
 
 
 def test_states_are_those_of_the_image_encoder_whatever_the_order(caching):

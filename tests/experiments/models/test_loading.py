@@ -7,7 +7,7 @@ import torch
 from transformers.utils import logging
 
 from attngraph.errors import UserError
-from experiments.models import Decoding, Sample, load_family
+from experiments.models import Decoding, Ranking, Sample, load_family
 from experiments.models.mini_blip import CHECKPOINT
 from tests.experiments.tiny import save
 
@@ -64,9 +64,9 @@ def test_no_bar_while_weights_are_read(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["bert", "classifier", "t5"])
 def test_a_model_that_writes_no_answers_says_so(name, tmp_path):
     family, sample = load_family(save(name, tmp_path)), Sample("one", None, "a", "red")
-    for ask in (lambda: family.generate([sample], Decoding()), lambda: family.rank([sample], ["a"])):
+    for way in (Decoding(), Ranking(("a",))):
         with pytest.raises(UserError, match=rf"\({tmp_path.name}\) writes no answers") as error:
-            ask()
+            family.answer([sample], way)
         assert "\n" not in str(error.value)
 
 

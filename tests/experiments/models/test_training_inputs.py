@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from experiments.models import Sample
 from experiments.models.losses import IGNORED, token_losses
-from tests.experiments.models.writers import SAMPLES, WORDS, WRITERS, by_hand, end_of, load
+from tests.experiments.models.writers import SAMPLES, WRITERS, by_hand, end_of, load
 
 
 @pytest.fixture(params=WRITERS, scope="module")
@@ -75,16 +75,6 @@ def test_prompt_and_image_matter(family):
     changes = {"prompt": "star a"}, {"image": SAMPLES[1].image}, {"image": family.blank_image()}
     for change in changes:
         assert (loss(replace(sample, **change)) - loss(sample)).abs() > 1e-3, change
-
-
-def test_rank_is_what_one_forward_pass_each_gives(family, monkeypatch):
-    candidates = [*WORDS, "a star", "red red ball a"]
-    expected = [[by_hand(family, replace(s, answer=c)).log_likelihood for c in candidates] for s in SAMPLES]
-    for chunk in (64, 4):  # all pairs at once, and chunks that cut a sample's candidates
-        monkeypatch.setattr("experiments.models.family.RANKED_AT_ONCE", chunk)
-        torch.testing.assert_close(
-            family.rank(SAMPLES, candidates), torch.tensor(expected), rtol=1e-5, atol=1e-4
-        )
 
 
 def bytes_tokenizer() -> PreTrainedTokenizerFast:

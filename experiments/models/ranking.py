@@ -1,0 +1,301 @@
+r"""Answering by ranking a list of answers, as BLIP and p-Adapter do.
+
+Two steps, for each sample: the prompt runs once, and the ``k`` answers whose first token is the most probable
+are short-listed; of these the log-likelihoods
+
+.. math:: \log p(y \mid \text{prompt}, \text{image}) = \sum_t \log p(y_t \mid y_{<t}, \text{prompt},
+   \text{image}),
+
+the end token included, are computed from the prompt's keys and values, many answers in one pass. Prompts of
+one length go together, so that no prompt is padded; answers are padded on the right, where no token looks.
+
+Sources: ``rank_answer`` in models/blip_vqa.py of github.com/salesforce/BLIP and in eff_blip/eff_blip_vqa.py
+of github.com/wuhy68/p-Adapter. Both compute all answers without a cache, and smooth the labels in their
+scores.
+
+Axes: b samples, N answers, g prompts of one length, r pairs of prompt and answer, n tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import Cache
+
+from attngraph.errors import UserError
+from experiments.models.batch import Sample
+from experiments.models.losses import IGNORED, token_losses
+
+PROMPTS = 32  # at most so many in one pass
+PAIRS = 64  # of sample and answer in one pass without a cache
+LOGITS = 2**25  # at most so many in one pass: 128 MB
+CACHED_BYTES = 2**29  # of keys and values in one pass, copied for each pair
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Which answers are ranked.
+
+    Args:
+        answers: the list. Ties go to the earlier one.
+        k: how many are short-listed by their first token and scored in full; None for the family's own
+            number (:attr:`~experiments.models.ModelFamily.shortlist`). A k of the list's length or more
+            scores all of it.
+        label_smoothing: share of each token's log-probability that is replaced by the mean over the
+            vocabulary. 0.1 gives the scores of BLIP's and p-Adapter's own code, which ranks by its training
+            loss; at 0 they are log-likelihoods.
+
+    Raises:
+        UserError: an empty list, an empty answer, an answer twice, or a number out of range.
+    """
+
+    answers: tuple[str, ...]
+    k: int | None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "answers", tuple(self.answers))
+        if not self.answers:
+            raise UserError("there are no answers to rank: name one at least")
+        places: dict[str, int] = {}
+        for place, answer in enumerate(self.answers):
+            if not answer.strip():
+                raise UserError(f"answer {place} of the list to rank is empty: leave it out")
+            if places.setdefault(answer, place) != place:
+                raise UserError(
+                    f"answers {places[answer]} and {place} of the list to rank are both {answer!r}: "
+                    "leave one out"
+                )
+        if self.k is not None and self.k < 1:
+            raise UserError(f"k must be 1 or more, got {self.k}")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"label_smoothing must be from 0 to below 1, got {self.label_smoothing}")
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """The short-listed answers of each sample, the best first.
+
+    Args:
+        places: ``(b, k)`` int64, where they stand in the list.
+        scores: ``(b, k)``, their log-likelihoods in nats (smoothed where that was asked for).
+    """
+
+    places: Tensor
+    scores: Tensor
+
+    @property
+    def best(self) -> Tensor:
+        """The best answer's place in the list, ``(b,)``."""
+        return self.places[:, 0]
+
+
+@dataclass(frozen=True, eq=False)
+class Opening:
+    """Prompts of one length, without padding, and what goes on after them.
+
+    Args:
+        samples: their numbers, ``g`` of them.
+        ids: ``(g, n)``, from the start token on.
+        answers: the list as token ids, each with its end token.
+        decoder: a causal module of transformers that takes ``input_ids`` and keeps a key/value cache, from
+            whose length it counts positions on.
+        looked_at: what it gets in each pass, with the prompts as first axis: the states of an encoder, say.
+        read_once: what it gets together with the prompts only, such as pixels.
+    """
+
+    samples: list[int]
+    ids: Tensor
+    answers: list[list[int]]
+    decoder: Callable[..., Any]
+    looked_at: dict[str, Tensor] = field(default_factory=dict)
+    read_once: dict[str, Tensor] = field(default_factory=dict)
+
+    def begin(self) -> tuple[Tensor, Cache]:
+        """Logits ``(g, V)`` of the first token, and the prompts' cache."""
+        output = self._run(self.ids, None, self.looked_at | self.read_once)
+        return output.logits[:, -1].float(), output[self._cache]
+
+    def go_on(self, cache: Cache, rows: Tensor, ids: Tensor) -> Tensor:
+        """Logits ``(r, n, V)`` after each of the tokens ``ids`` ``(r, n)``, which may be anything at padding;
+        ``rows`` ``(r,)`` says which prompt they follow."""
+        return self._run(ids, cache_rows(cache, rows), self.followed(rows, ids.shape[1])).logits
+
+    def followed(self, rows: Tensor, length: int) -> dict[str, Tensor]:
+        """What the decoder looks at while it reads ``length`` tokens after the prompts ``rows``."""
+        return {name: tensor[rows] for name, tensor in self.looked_at.items()}
+
+    def _run(self, ids: Tensor, cache: Cache | None, more: dict[str, Tensor]) -> Any:
+        return self.decoder(input_ids=ids, use_cache=True, **{self._cache: cache}, **more)
+
+    @property
+    def _cache(self) -> str:
+        """What the cache is called, which changed between releases of transformers."""
+        forward = getattr(self.decoder, "forward", self.decoder)
+        return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+
+
+def openings(
+    decoder: Callable[..., Any],
+    prompts: Sequence[list[int]],
+    answers: Sequence[list[list[int]]],
+    looked_at: dict[str, Tensor],
+    device: torch.device,
+) -> Iterator[Opening]:
+    """The samples' prompts, grouped by length.
+
+    Args:
+        decoder: see :class:`Opening`.
+        prompts: of each sample, as ids.
+        answers: what may follow each of them, as ids; one object where it is the same.
+        looked_at: see :class:`Opening`, with the samples as first axis.
+        device: the decoder's.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for sample, (prompt, after) in enumerate(zip(prompts, answers, strict=True)):
+        groups.setdefault((len(prompt), id(after)), []).append(sample)
+    for group in groups.values():
+        for start in range(0, len(group), PROMPTS):
+            part = group[start : start + PROMPTS]
+            ids = torch.tensor([prompts[sample] for sample in part], device=device)
+            seen = {name: tensor[part] for name, tensor in looked_at.items()}
+            yield Opening(part, ids, answers[part[0]], decoder, seen)
+
+
+@torch.no_grad()
+def rank_from_cache(parts: Iterator[Opening], samples: int, k: int, label_smoothing: float = 0.0) -> Ranked:
+    """Rank answers after prompts, from the prompts' caches.
+
+    Args:
+        parts: all of the samples, each once.
+        samples: how many there are.
+        k: how many answers are short-listed.
+        label_smoothing: see :class:`Ranking`.
+    """
+    places, scores = [torch.empty(0)] * samples, [torch.empty(0)] * samples
+    for part in parts:
+        logits, cache = part.begin()
+        firsts = torch.tensor([answer[0] for answer in part.answers], device=logits.device)
+        first = logits.log_softmax(-1)
+        listed = shortlist(first[:, firsts], k)  # (g, k)
+        sums = (1 - label_smoothing) * first.gather(1, firsts[listed])
+        sums += label_smoothing * first.mean(-1, keepdim=True)
+        for rows, columns, targets in _batches(part, listed, cache, logits.shape[-1]):
+            after = part.go_on(cache, rows, targets[:, :-1].clamp(min=0))
+            losses = F.cross_entropy(
+                after.flatten(0, 1).float(),
+                targets[:, 1:].flatten(),
+                ignore_index=IGNORED,
+                label_smoothing=label_smoothing,
+                reduction="none",
+            )
+            sums[rows, columns] -= losses.view(len(rows), -1).sum(1)
+        for row, sample in enumerate(part.samples):
+            places[sample], scores[sample] = listed[row].cpu(), sums[row].cpu()
+    return _best_first(torch.stack(places), torch.stack(scores))
+
+
+class Scored(Protocol):
+    """What :func:`rank_one_by_one` needs of a family."""
+
+    def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]: ...
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor: ...
+    def to_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]: ...
+
+
+@torch.no_grad()
+def rank_one_by_one(
+    family: Scored, samples: Sequence[Sample], answers: Sequence[str], k: int, label_smoothing: float = 0.0
+) -> Ranked:
+    """The same without a cache, from what the family trains on: each prompt with each answer, in full."""
+    pairs = [replace(sample, answer=answer) for sample in samples for answer in answers]
+    tokens, firsts, sums = [], [], []
+    for start in range(0, len(pairs), PAIRS):
+        inputs = family.to_device(family.training_inputs(pairs[start : start + PAIRS]))
+        labels = inputs.pop("labels")
+        logits = family.logits(inputs)
+        losses = token_losses(logits, labels)
+        begins = (labels[:, 1:] != IGNORED).int().argmax(1, keepdim=True)
+        tokens += labels[:, 1:].gather(1, begins)[:, 0].tolist()
+        firsts += losses.gather(1, begins).neg()[:, 0].tolist()
+        if label_smoothing:
+            losses = token_losses(logits, labels, label_smoothing)
+        sums.append(-losses.sum(1).cpu())
+    total = torch.cat(sums).view(len(samples), -1)
+    # Answers with one first token are equally likely to begin, whatever the last digits of their passes say.
+    known: dict[tuple[int, int], float] = {}
+    keys = [(place // len(answers), token) for place, token in enumerate(tokens)]
+    first = torch.tensor([known.setdefault(key, value) for key, value in zip(keys, firsts)])
+    listed = shortlist(first.view(total.shape), k)
+    return _best_first(listed, total.gather(1, listed))
+
+
+def shortlist(first: Tensor, k: int) -> Tensor:
+    """The places of the ``k`` largest of each row of ``(b, N)`` (of all, if there are fewer), in ascending
+    order; of equal ones the earlier. Answers often share their first token."""
+    return first.sort(dim=-1, descending=True, stable=True).indices[:, :k].sort(-1).values
+
+
+def cache_rows(cache: Cache, rows: Tensor) -> Cache:
+    """A cache of its own for continuations of some of a cache's texts, each as often as it is named.
+
+    Args:
+        cache: stays as it is.
+        rows: ``(r,)``, which texts.
+    """
+    chosen = copy.deepcopy(cache, {id(tensor): tensor for tensor in _tensors(cache)})
+    chosen.batch_select_indices(rows)
+    return chosen
+
+
+def _tensors(part: Any) -> Iterator[Tensor]:
+    """All tensors of a cache, its layers and what else they keep."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, (list, tuple, dict)):
+        for item in part.values() if isinstance(part, dict) else part:
+            yield from _tensors(item)
+    elif hasattr(part, "__dict__") and not isinstance(part, type):
+        yield from _tensors(vars(part))
+
+
+def _batches(
+    part: Opening, listed: Tensor, cache: Cache, vocabulary: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What is scored in one pass: rows and columns ``(r,)`` of the short list ``(g, k)``, and the answers'
+    ids ``(r, n + 1)``, ``IGNORED`` at padding. Answers of one length come together; those that end with
+    their first token need no pass."""
+    answers = {
+        (row, column): part.answers[place]
+        for row, places in enumerate(listed.tolist())
+        for column, place in enumerate(places)
+    }
+    pairs = sorted((pair for pair in answers if len(answers[pair]) > 1), key=lambda pair: len(answers[pair]))
+    kept = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(cache)) // len(listed)
+    start = 0
+    while start < len(pairs):
+        end = start + 1
+        while end < len(pairs):
+            more = end + 1 - start
+            if more * kept > CACHED_BYTES or more * (len(answers[pairs[end]]) - 1) * vocabulary > LOGITS:
+                break
+            end += 1
+        batch, start = pairs[start:end], end
+        targets = torch.full((len(batch), len(answers[batch[-1]])), IGNORED)
+        for line, pair in enumerate(batch):
+            targets[line, : len(answers[pair])] = torch.tensor(answers[pair])
+        rows, columns = torch.tensor(batch).unbind(1)
+        yield rows.to(listed.device), columns.to(listed.device), targets.to(listed.device)
+
+
+def _best_first(places: Tensor, scores: Tensor) -> Ranked:
+    """Sorted by score; of equal ones the earlier in the list."""
+    order = scores.sort(dim=-1, descending=True, stable=True).indices
+    return Ranked(places.gather(1, order), scores.gather(1, order))

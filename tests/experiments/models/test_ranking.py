@@ -1,0 +1,261 @@
+"""Ranking from the prompt's cache gives what one pass of the model's own class for each answer gives."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import BlipForQuestionAnswering
+
+from adapters import GraphAdapterConfig
+from attngraph.errors import UserError
+from experiments.models import Decoding, ModelFamily, Ranking, load_family, ranking
+from experiments.models.losses import IGNORED
+from experiments.models.mini_blip import preprocess
+from experiments.models.ranking import openings, rank_one_by_one, shortlist
+from tests.experiments.models.writers import SAMPLES, WORDS, WRITERS, by_hand, load
+from tests.experiments.tiny import save
+
+# One to five tokens, several with the same first token, and beginnings of others.
+ANSWERS = (*WORDS, "a star", "a star ball", "red red ball a", "a star ball a red", "red red")
+VARIANTS = [
+    ("pgnn", {"p": 1.25, "mu": 0.1, "steps": 2}, "replace"),
+    ("pgnn", {"p": 2.5, "mu": 0.1, "degree": "mean"}, "blend"),
+    ("appnp", {"alpha": 0.2, "steps": 2}, "replace"),
+    ("gcn", {"normalize": True}, "gated"),
+    ("pgnn", {"p": 1.25, "mu": 0.1, "top_k": 2}, "replace"),
+]
+
+
+@pytest.fixture(params=WRITERS)
+def family(request):
+    return load(request.param)
+
+
+def adapt(family: ModelFamily, gnn: str = "pgnn", args: dict | None = None, join: str = "replace") -> None:
+    """Put adapters into the model none of whose weights has its neutral value."""
+    torch.manual_seed(0)
+    args = {"p": 1.25, "mu": 0.1} if args is None else args
+    settings = GraphAdapterConfig(gnn=gnn, join=join, reduction=4, init_weights=False, **args)
+    get_peft_model(family.model, settings).eval()
+
+
+def expected(family: ModelFamily, samples, answers, k) -> list[dict[int, float]]:
+    """Of each sample, place in the list -> log-likelihood; first tokens decide which, the earlier on a
+    tie."""
+    found = []
+    for sample in samples:
+        firsts, sums = [], []
+        for answer in answers:
+            one = by_hand(family, replace(sample, answer=answer))
+            first = one.logits[one.prompt - 1].double().log_softmax(-1)[one.ids[one.prompt]]
+            firsts.append(float(first))
+            sums.append(float(one.log_likelihood))
+        # Logits of one prompt in passes of different lengths differ in their last digits.
+        order = sorted(range(len(answers)), key=lambda place: (-round(firsts[place], 3), place))
+        found.append({place: sums[place] for place in order[:k]})
+    return found
+
+
+def check(family: ModelFamily, samples, answers, k) -> None:
+    ranked = family.rank(samples, Ranking(answers, k))
+    wanted = expected(family, samples, answers, k)
+    assert ranked.places.shape == ranked.scores.shape == (len(samples), min(k, len(answers)))
+    assert (ranked.scores.diff(dim=1) <= 0).all()
+    for places, scores, want in zip(ranked.places.tolist(), ranked.scores, wanted):
+        assert set(places) == set(want)
+        one_by_one = torch.tensor([want[place] for place in places])
+        torch.testing.assert_close(scores, one_by_one, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [3, 50])
+def test_scores_are_those_of_one_pass_for_each_answer(family, k):
+    """Prompts of several lengths, one of them twice; a short list, and one longer than the list."""
+    check(family, [*SAMPLES, replace(SAMPLES[1], prompt="a star")], ANSWERS, k)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_one_answer_is_ranked(family, k):
+    check(family, SAMPLES, ("red ball",), k)
+
+
+def test_with_graph_adapters(family):
+    before = family.rank(SAMPLES, Ranking(ANSWERS, 50))
+    adapt(family)
+    after = family.rank(SAMPLES, Ranking(ANSWERS, 50))
+    assert not torch.allclose(before.scores, after.scores, atol=1e-2)
+    check(family, SAMPLES, ANSWERS, 4)
+
+
+@pytest.mark.parametrize("name", ["blip", "blip-vqa", "captioner", "llava"])
+@pytest.mark.parametrize("gnn, args, join", VARIANTS)
+def test_with_every_kind_of_degrees(name, gnn, args, join):
+    family = load(name)
+    adapt(family, gnn, args, join)
+    check(family, SAMPLES, ANSWERS, 50)
+
+
+def test_the_order_and_the_company_of_samples_do_not_count(family):
+    together = family.rank(SAMPLES, Ranking(ANSWERS, 4))
+    turned = family.rank(SAMPLES[::-1], Ranking(ANSWERS, 4))
+    assert torch.equal(turned.places.flip(0), together.places)
+    alone = [family.rank([sample], Ranking(ANSWERS, 4)) for sample in SAMPLES]
+    assert torch.equal(torch.cat([one.places for one in alone]), together.places)
+    torch.testing.assert_close(torch.cat([one.scores for one in alone]), together.scores)
+
+
+@pytest.mark.parametrize("name", ["blip", "blip-vqa", "captioner", "llava"])
+def test_bounds_change_nothing_and_are_kept(name, monkeypatch):
+    family = load(name)
+    adapt(family)
+    want = family.rank(SAMPLES, Ranking(ANSWERS, 8))
+    vocabulary = family.model.config.get_text_config().vocab_size
+    if name == "captioner":
+        vocabulary = family.model.config.decoder.vocab_size
+    sizes, go_on = [], ranking.Opening.go_on
+
+    def noted(self, cache, rows, ids):
+        after = go_on(self, cache, rows, ids)
+        sizes.append((len(rows), after.numel()))
+        return after
+
+    monkeypatch.setattr(ranking.Opening, "go_on", noted)
+    for bound, value in (("LOGITS", 5 * vocabulary), ("CACHED_BYTES", 1), ("PROMPTS", 1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(ranking, bound, value)
+            sizes.clear()
+            got = family.rank(SAMPLES, Ranking(ANSWERS, 8))
+        assert torch.equal(got.places, want.places), bound
+        torch.testing.assert_close(got.scores, want.scores)
+        if bound == "LOGITS":
+            assert max(numbers for _, numbers in sizes) <= value and max(rows for rows, _ in sizes) > 1
+        if bound == "CACHED_BYTES":
+            assert {rows for rows, _ in sizes} == {1}
+
+
+def test_no_answer_is_read_with_its_prompt_again(monkeypatch):
+    """One pass for the prompts of a length, one for the answers of a length."""
+    family = load("blip")
+    widths, decoder = [], family.model.text_decoder
+    forward = decoder.forward
+
+    def noted(*args, input_ids, **more):
+        widths.append(tuple(input_ids.shape))
+        return forward(*args, input_ids=input_ids, **more)
+
+    noted.__signature__ = __import__("inspect").signature(forward)
+    monkeypatch.setattr(decoder, "forward", noted)
+    family.rank([SAMPLES[0], replace(SAMPLES[1], prompt="ball")], Ranking(("a", "red", "a star", "ball a")))
+    assert widths == [(2, 2), (8, 2)]
+
+
+def test_an_answer_that_ends_at_once_needs_no_pass():
+    """What an empty tokenization would give: the end token alone is the first token."""
+    family = load("blip")
+    answers = [[3], [5, 3], [5, 6, 3]]
+    states = family.encode_images([SAMPLES[0].image])
+    parts = list(
+        openings(
+            family.model.text_decoder, [[11, 5]], [answers], {"encoder_hidden_states": states}, states.device
+        )
+    )
+    ranked = ranking.rank_from_cache(iter(parts), 1, 3)
+    with torch.no_grad():
+        first = family.model.text_decoder(
+            input_ids=torch.tensor([[11, 5]]), encoder_hidden_states=states
+        ).logits[0, -1]
+    score = ranked.scores[ranked.places == 0]
+    torch.testing.assert_close(score, first.log_softmax(-1)[3:4])
+
+
+def test_ties_go_to_the_earlier_answer():
+    first = torch.tensor([[0.0, 1.0, 0.0, 0.0, 1.0], [2.0, 2.0, 2.0, 2.0, 2.0]])
+    assert shortlist(first, 3).tolist() == [[0, 1, 4], [0, 1, 2]]
+    assert shortlist(first, 9).tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_scores_of_blips_own_code(tmp_path):
+    """Its ``rank_answer``: the short list by the first token's probability, then the negative training loss,
+    with smoothed labels, of each answer without a cache. The question has no padding."""
+    model = BlipForQuestionAnswering.from_pretrained(save("blip-vqa", tmp_path), attn_implementation="eager")
+    model.eval().text_decoder.label_smoothing = 0.1
+    family, sample = load_family(tmp_path), SAMPLES[1]
+    words, k = family.tokenizer, 5
+    question = words(sample.prompt, add_special_tokens=False)["input_ids"]
+    question = torch.tensor([[words.convert_tokens_to_ids("[ENC]"), *question, words.sep_token_id]])
+    answers = [words(answer, add_special_tokens=False)["input_ids"] for answer in ANSWERS]
+    rows = [torch.tensor([words.bos_token_id, *answer, words.sep_token_id]) for answer in answers]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=words.pad_token_id)
+    mask = (ids != words.pad_token_id).long()
+    with torch.no_grad():
+        image = model.vision_model(pixel_values=preprocess([sample.image], 8)).last_hidden_state
+        states = model.text_encoder(input_ids=question, encoder_hidden_states=image)[0]
+        start = model.text_decoder(input_ids=ids[:1, :1], encoder_hidden_states=states).logits[:, 0]
+        listed = shortlist(start.softmax(1)[:, ids[:, 1]], k)[0]
+        loss = model.text_decoder(
+            input_ids=ids[listed],
+            attention_mask=mask[listed],
+            encoder_hidden_states=states.expand(k, -1, -1),
+            labels=ids[listed].masked_fill(mask[listed] == 0, IGNORED),
+            reduction="none",
+        ).loss
+    ranked = family.rank([sample], Ranking(ANSWERS, k, label_smoothing=0.1))
+    assert ranked.best.tolist() == [int(listed[(-loss).argmax()])]
+    want = dict(zip(listed.tolist(), (-loss).tolist()))
+    scores = torch.tensor([want[place] for place in ranked.places[0].tolist()])
+    torch.testing.assert_close(ranked.scores[0], scores, rtol=1e-5, atol=1e-5)
+    plain = family.rank([sample], Ranking(ANSWERS, k))
+    assert (plain.scores.sort().values - ranked.scores.sort().values).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_padded_questions_rank_as_one_by_one(smoothing):
+    family = load("blip-vqa")
+    samples = [SAMPLES[0], replace(SAMPLES[1], prompt="a red ball star a red ball star")]
+    together = family.rank(samples, Ranking(ANSWERS, 6, smoothing))
+    for row, sample in enumerate(samples):
+        alone = rank_one_by_one(family, [sample], ANSWERS, 6, smoothing)
+        assert torch.equal(together.places[row : row + 1], alone.places)
+        torch.testing.assert_close(together.scores[row : row + 1], alone.scores, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["blip", "captioner"])
+def test_a_long_prompt_is_cut_for_the_longest_answer(name):
+    """For all answers alike, so that they are compared after one prompt."""
+    family = load(name)
+    longest = family.tokenizer.model_max_length
+    sample = replace(SAMPLES[0], prompt=" ".join(["red ball"] * longest))
+    room = longest - 1 - 6  # the start token, and the longest answer with its end
+    cut = replace(sample, prompt=" ".join(sample.prompt.split()[:room]))
+    got, want = (family.rank([one], Ranking(ANSWERS)) for one in (sample, cut))
+    assert torch.equal(got.scores, want.scores) and torch.equal(got.places, want.places)
+
+
+def test_the_family_says_how_many_are_listed():
+    family = load("blip")
+    family.shortlist = 2
+    assert family.rank(SAMPLES, Ranking(ANSWERS)).places.shape == (3, 2)
+    assert family.rank(SAMPLES, Ranking(ANSWERS, 3)).places.shape == (3, 3)
+    assert load("blip").shortlist == 32 and load("blip-vqa").shortlist == 128
+
+
+def test_answers_are_ranked_or_generated(family):
+    places = family.rank(SAMPLES, Ranking(ANSWERS)).best.tolist()
+    assert family.answer(SAMPLES, Ranking(ANSWERS)) == [ANSWERS[place] for place in places]
+    assert family.answer(SAMPLES, Decoding(3)) == family.generate(SAMPLES, Decoding(3))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"answers": ()}, "there are no answers to rank"),
+        ({"answers": ("a", " ")}, "answer 1 of the list to rank is empty"),
+        ({"answers": ("a", "b", "a")}, "answers 0 and 2 of the list to rank are both 'a'"),
+        ({"answers": ("a",), "k": 0}, "k must be 1 or more, got 0"),
+        ({"answers": ("a",), "label_smoothing": 1.0}, "label_smoothing must be from 0 to below 1"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(UserError, match=message) as error:
+        Ranking(**settings)
+    assert "\n" not in str(error.value)
