@@ -6,7 +6,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-WORDS = {int: "whole number", str: "text", float: "number", bool: "true or false", type(None): "null"}
+KINDS = {
+    int: "a whole number",
+    float: "a decimal number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+    list: "a list",
+    dict: "an object",
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Format:
 
 def kind(value: Any) -> str:
     """The type of a JSON value in words."""
-    return WORDS.get(type(value), {list: "a list", dict: "an object"}.get(type(value), type(value).__name__))
+    return KINDS.get(type(value), type(value).__name__)
 
 
 def is_text(value: str) -> bool:

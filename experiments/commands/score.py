@@ -1,0 +1,94 @@
+"""Score a file of predictions, ours or a peer's, with a task's own metric.
+
+    attngraph score answers.json --task easy_vqa
+    attngraph score results.json --task vqa --data data/scenes --split validation --out runs/score
+
+The file has the format that the data set's evaluation server takes (:mod:`experiments.predictions`), with one
+prediction for each example of the split, or is the ``predictions.json`` of a table's cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from attngraph.errors import UserError
+from experiments.arguments import path, seed
+from experiments.files import whole, write_json
+from experiments.outputs import Outputs
+from experiments.predictions.files import read_predictions, write_predictions
+from experiments.progress import note
+from experiments.report.scored import score_predictions
+from experiments.tasks import TASKS
+from experiments.tasks.task import SPLITS
+
+TABLE, DETAILS, RESULTS = NAMES = ("scores.csv", "scores.json", "results.json")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``attngraph score``."""
+    add = parser.add_argument
+    add("file", type=path, metavar="FILE", help="Read predictions from this JSON file.")
+    add(
+        "--task",
+        choices=list(TASKS),
+        required=True,
+        metavar="NAME",
+        help=f"Take the examples, format and metric of this task: {', '.join(TASKS)}.",
+    )
+    add(
+        "--data",
+        type=path,
+        metavar="FOLDER",
+        help="Read the data from this folder, in official files as `attngraph scenes` lays them out. Tasks "
+        "that come with a package need none.",
+    )
+    add(
+        "--split",
+        choices=SPLITS,
+        default="test",
+        metavar="NAME",
+        help=f"Take this split of the data: {', '.join(SPLITS)}.",
+    )
+    add(
+        "--allow-empty",
+        action="store_true",
+        help="Take empty answers as answers, as the evaluators do, instead of stopping at them.",
+    )
+    add(
+        "--out",
+        type=path,
+        metavar="FOLDER",
+        help=f"Write {TABLE} and {DETAILS} into this folder, and the predictions as a server takes them "
+        f"({RESULTS}). Default: scores are printed only.",
+    )
+    add("--seed", type=seed, default=0, metavar="N", help="Set the seed of the intervals' resampling.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, score, print and write."""
+    task = TASKS[args.task]
+    if task.packaged and args.data is not None:
+        raise UserError(
+            f"--data {args.data}: the examples of {args.task} come with a package: leave out --data"
+        )
+    if not task.packaged and args.data is None:
+        raise UserError(f"--data is missing: give the folder with the data of {args.task}")
+    about = {name: str(getattr(args, name)) for name in ("file", "task", "data", "split")}
+    settings = about | {"seed": args.seed, "allow_empty": args.allow_empty}
+    outputs = None if args.out is None else Outputs(args.out, "score", settings, NAMES)
+    if outputs is not None:
+        outputs.check()
+    examples = task.examples(args.data or Path(), args.split)
+    ids = [example.id for example in examples]
+    predictions = read_predictions(args.file, task.file_format, ids, args.allow_empty)
+    scored = score_predictions(task, examples, predictions, args.seed)
+    print(f"{args.file}, {args.split} split\n{scored.text()}", end="")
+    if outputs is not None:
+        with outputs.alone(), outputs.writing() as part:
+            with whole(part / TABLE) as file:
+                scored.frame().to_csv(file, index=False)
+            write_json(part / DETAILS, {**settings, **scored.json()})
+            write_predictions(part / RESULTS, task.file_format, predictions, ids, args.allow_empty)
+        note(f"saved: {', '.join(str(args.out / name) for name in NAMES)}")
+    return 0

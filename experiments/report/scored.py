@@ -1,0 +1,129 @@
+"""What a file of predictions scores: columns and kinds with intervals, as text, as JSON and as a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.datasets.example import Example
+from experiments.metrics.statistics import Score
+from experiments.report.interval import LEVEL, RESAMPLES, bootstrap_interval
+from experiments.report.text import aligned
+from experiments.report.wording import MISSING
+from experiments.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Line:
+    """A score.
+
+    Args:
+        column: key of the task's column, such as ``vqa.accuracy``; None for what no column shows.
+        heading: the column's, as tables print it.
+        kind: of example, or what captions say of a scene; None for all examples.
+        score: 0 to 1 (CIDEr raw).
+        low, high: ends of the interval; None where none is known.
+        number: of examples, or of things that captions say.
+    """
+
+    column: str | None
+    heading: str
+    kind: str | None
+    score: float
+    low: float | None
+    high: float | None
+    number: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one file of predictions.
+
+    Args:
+        task: its name.
+        title: the task's, as printed.
+        evaluator: whose rules the scores follow.
+        examples, images: how many are scored.
+        lines: the columns', then those of kinds.
+    """
+
+    task: str
+    title: str
+    evaluator: str
+    examples: int
+    images: int
+    lines: tuple[Line, ...]
+
+    def text(self) -> str:
+        """Aligned text, scores times 100."""
+        head = ("Column", "Score", f"{LEVEL:.0%} interval".replace("%", " %"), "Examples", "")
+        columns = [_cells(line, line.column, line.heading) for line in self.lines if line.kind is None]
+        kinds = [_cells(line, line.kind, "") for line in self.lines if line.kind is not None]
+        return (
+            f"{self.title}: {self.examples} examples, {self.images} images\n\n"
+            f"{aligned([head, *columns, ('',) * len(head), ('Kind', *head[1:3], 'Number', ''), *kinds])}\n\n"
+            f"Evaluator: {self.evaluator}. Scores × 100; intervals over new images.\n"
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """One line for each score; ``kind`` is empty for all examples."""
+        return pd.DataFrame([asdict(line) for line in self.lines])
+
+    def json(self) -> dict[str, Any]:
+        """Everything, as values that JSON can hold."""
+        return {**asdict(self), "interval": {"level": LEVEL, "resamples": RESAMPLES, "over": "images"}}
+
+
+def score_predictions(
+    task: Task, examples: Sequence[Example], predictions: Mapping[str, Any], seed: int = 0
+) -> Scored:
+    """Score predictions with a task's own metric.
+
+    Args:
+        task: whose columns are scored.
+        examples: all of a split.
+        predictions: one for each example id.
+        seed: of the intervals' draws.
+    """
+    scores = task.score(predictions, examples)
+    images = [example.image for example in examples]
+    kinds = np.array([example.kind for example in examples])
+    lines = []
+    for column in (column for column in task.columns if column.key in scores.columns):
+        low, high = _interval(scores.statistics.get(column.key), images, column.score, seed)
+        value = scores.columns[column.key]
+        lines.append(Line(column.key, column.heading, None, value, low, high, len(examples)))
+    selects = next(column for column in task.columns if column.key == task.selects)
+    for kind, (value, number) in scores.kinds.items():
+        own = np.flatnonzero(kinds == kind)
+        statistics = scores.statistics[selects.key][own] if selects.key in scores.statistics else None
+        if not len(own) == number > 0 or statistics is None or not _is(value, selects.score, statistics):
+            lines.append(Line(None, "", kind, value, None, None, number))
+            continue
+        low, high = _interval(statistics, [images[k] for k in own], selects.score, seed)
+        lines.append(Line(selects.key, selects.heading, kind, value, low, high, number))
+    return Scored(task.name, task.title, scores.evaluator, len(examples), len(set(images)), tuple(lines))
+
+
+def _is(value: float, score: Score, statistics: np.ndarray) -> bool:
+    return math.isclose(value, float(score(statistics.sum(axis=0))), abs_tol=1e-9)
+
+
+def _interval(
+    statistics: np.ndarray | None, images: Sequence[object], score: Score, seed: int
+) -> tuple[float | None, float | None]:
+    if statistics is None:
+        return None, None
+    low, high = bootstrap_interval(statistics, images, score, seed)
+    return (None, None) if math.isnan(low) or math.isnan(high) else (low, high)
+
+
+def _cells(line: Line, name: str | None, heading: str) -> tuple[str, ...]:
+    known = line.low is not None and line.high is not None
+    interval = f"{100 * line.low:.2f} to {100 * line.high:.2f}" if known else MISSING
+    return str(name), f"{100 * line.score:.2f}", interval, str(line.number), heading

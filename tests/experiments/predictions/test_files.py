@@ -1,0 +1,160 @@
+"""Files of predictions: what is written is read back, and every fault is one line that names its place."""
+
+import json
+import random
+
+import pytest
+
+from attngraph.errors import UserError
+from experiments.predictions.captions import CAPTIONS, TEXTCAPS
+from experiments.predictions.files import read_predictions, write_predictions
+from experiments.predictions.plain import PLAIN
+from experiments.predictions.snli_ve import SNLI_VE
+from experiments.predictions.vizwiz import ANSWERABILITY, VIZWIZ
+from experiments.predictions.vqa import VQA_RESULTS
+from experiments.tasks import TASKS
+
+#: Format, ids, values, and the file's content as the server takes it.
+WRITTEN = [
+    (
+        VQA_RESULTS,
+        {"262148000": "yes", "7": "2"},
+        [{"question_id": 262148000, "answer": "yes"}, {"question_id": 7, "answer": "2"}],
+    ),
+    (VIZWIZ, {"VizWiz_val_00000000.jpg": "no"}, [{"image": "VizWiz_val_00000000.jpg", "answer": "no"}]),
+    (ANSWERABILITY, {"a.jpg": 0.25, "b.jpg": 1}, [{"image": "a.jpg", "answerable": 0.25},
+                                                {"image": "b.jpg", "answerable": 1}]),
+    (SNLI_VE, {"1.jpg#0r1e": "neutral"}, [{"pairID": "1.jpg#0r1e", "label": "neutral"}]),
+    (CAPTIONS, {"42": "a red ball"}, [{"image_id": 42, "caption": "a red ball"}]),
+    (TEXTCAPS, {"00000000000000aa": "x"}, [{"image_id": "00000000000000aa", "caption": "x"}]),
+    (PLAIN, {"test-0": "red"}, [{"id": "test-0", "answer": "red"}]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form, predictions, content", WRITTEN, ids=lambda value: getattr(value, "name", ""))
+def test_the_servers_formats(form, predictions, content, tmp_path):
+    file = write_predictions(tmp_path / "results.json", form, predictions, list(predictions))
+    assert json.loads(file.read_text()) == content
+    assert read_predictions(file, form, list(predictions)) == predictions
+    assert json.loads(form.sample).keys() == content[0].keys()
+    (value,) = (json.loads(form.sample)[form.value_field],)
+    assert form.fault(value, False) is None and type(json.loads(form.sample)[form.id_field]) is form.id_type
+
+
+def test_every_task_has_a_format_that_its_ids_fit():
+    assert {name: task.file_format for name, task in TASKS.items()} == {
+        "vqa": VQA_RESULTS,
+        "ve": SNLI_VE,
+        "caption": CAPTIONS,
+        "easy_vqa": PLAIN,
+    }
+
+
+def test_random_texts_come_back(tmp_path):
+    rng = random.Random(0)
+    for form in (VQA_RESULTS, CAPTIONS, VIZWIZ, TEXTCAPS, PLAIN):
+        given = {}
+        for number in range(200):
+            text = "".join(
+                chr(rng.choice((rng.randrange(1, 300), 0x2028, 0x1F642, 0xFEFF))) for _ in range(8)
+            )
+            given[str(number)] = text + "x"
+        ids = rng.sample(list(given), len(given))
+        file = write_predictions(tmp_path / "file.json", form, given, ids)
+        found = read_predictions(file, form, list(given))
+        assert found == given and list(found) == list(given)
+        assert [str(record[form.id_field]) for record in json.loads(file.read_text())] == ids
+
+
+def test_generated_texts_become_labels(tmp_path):
+    said = {"a": "Correct", "b": " incorrect.", "c": "maybe", "d": "neutral", "e": "a dog", "f": ""}
+    file = write_predictions(tmp_path / "file.json", SNLI_VE, said, list(said))
+    labels = dict(zip(said, ["entailment", "contradiction", "neutral", "neutral", "-", "-"], strict=True))
+    assert read_predictions(file, SNLI_VE, list(said)) == labels
+    (tmp_path / "cell.json").write_text(json.dumps(said))
+    assert read_predictions(tmp_path / "cell.json", SNLI_VE, list(said)) == labels
+
+
+def test_more_fields_and_another_order_do_not_matter(tmp_path):
+    (tmp_path / "x.json").write_text('[{"id": "b", "answer": "2", "x": 1}, {"answer": "1", "id": "a"}]\r\n')
+    assert list(read_predictions(tmp_path / "x.json", PLAIN, ["a", "b"]).items()) == [("a", "1"), ("b", "2")]
+
+
+FAULTS = [
+    (PLAIN, '[{"id": "a", "answer": "1"}]', "no prediction for 1 of 2 examples, first 'b'; give one"),
+    (PLAIN, "[]", "no prediction for 2 of 2 examples, first 'a'"),
+    (PLAIN, "{}", "no prediction for 2 of 2 examples"),
+    (PLAIN, '[{"id": "c", "answer": "1"}]', r"\[0\] is about id 'c', which these data do not have; give"),
+    (PLAIN, '{"c": "1"}', "the entry 'c' is about id 'c', which these data do not have"),
+    (PLAIN, '[{"id": "a", "answer": "1"}, {"id": "a", "answer": "1"}]',
+     r"\[1\] has the id 'a', which \[0\] has too; remove one"),
+    (PLAIN, '[{"id": "a", "answer": 1}]', r"field 'answer' of \[0\] is a whole number, not text; write"),
+    (PLAIN, '[{"id": "a", "answer": null}]', r"field 'answer' of \[0\] is null, not text"),
+    (PLAIN, '[{"id": "a", "answer": ["1"]}]', "is a list, not text"),
+    (PLAIN, '{"a": 1}', "the entry 'a' is a whole number, not text"),
+    (PLAIN, '[{"id": "a", "answer": " "}]', r"field 'answer' of \[0\] is empty; write an answer, or allow"),
+    (PLAIN, '{"a": ""}', "the entry 'a' is empty"),
+    (PLAIN, r'[{"id": "a", "answer": "\ud800"}]', r"field 'answer' of \[0\] holds half a character"),
+    (PLAIN, r'[{"id": "\ud800", "answer": "1"}]', r"field 'id' of \[0\] holds half a character"),
+    (PLAIN, '[{"id": 1, "answer": "1"}]', r"field 'id' of \[0\] is a whole number; give a record such as"),
+    (PLAIN, '[{"answer": "1"}]', r"\[0\] has no field 'id'; give answers, records such as"),
+    (PLAIN, '[{"id": "a", "text": "1"}]', r"\[0\] has no field 'answer'"),
+    (PLAIN, '[["a", "1"]]', r"\[0\] is a list; give a record such as"),
+    (PLAIN, '"a"', "holds text, no list; write answers as a list of records"),
+    (PLAIN, "[{'id': 'a'}]", "not valid JSON"),
+    (PLAIN, '[{"id": "a", "answer": "1"},]', "not valid JSON"),
+    (PLAIN, "", "not valid JSON"),
+    (PLAIN, '\ufeff[{"id": "a", "answer": "1"}, {"id": "b", "answer": "1"}]', "byte order mark"),
+    (VQA_RESULTS, '[{"question_id": "1", "answer": "1"}]', r"field 'question_id' of \[0\] is text; give"),
+    (VQA_RESULTS, '[{"question_id": 1.0, "answer": "1"}]', r"field 'question_id' of \[0\] is a decimal"),
+    (VQA_RESULTS, '[{"question_id": true, "answer": "1"}]', r"field 'question_id' of \[0\] is true or false"),
+    (ANSWERABILITY, '[{"image": "a", "answerable": 1.5}]', r"'answerable' of \[0\] is 1.5; give"),
+    (ANSWERABILITY, '[{"image": "a", "answerable": "1"}]', r"'answerable' of \[0\] is text; give"),
+    (ANSWERABILITY, '[{"image": "a", "answerable": true}]', r"'answerable' of \[0\] is true or false; give"),
+    (ANSWERABILITY, '[{"image": "a", "answerable": NaN}]', "not valid JSON"),
+    (ANSWERABILITY, '[{"image": "a", "answerable": 1' + "0" * 500 + "}]", "give a number from 0 to 1"),
+    (SNLI_VE, '[{"pairID": "a", "label": "Entailment"}]', r"'label' of \[0\] is 'Entailment'; give one"),
+    (SNLI_VE, '[{"pairID": "a", "label": 2}]', r"'label' of \[0\] is a whole number; give one of"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form, content, message", FAULTS)
+def test_faults_are_named(form, content, message, tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message) as error:
+        read_predictions(file, form, ["a", "b"])
+    assert str(error.value).startswith(f"{file}: ") and "\n" not in str(error.value)
+
+
+def test_empty_answers_can_be_allowed(tmp_path):
+    file = tmp_path / "mine.json"
+    with pytest.raises(UserError, match="field 'answer' of the example 'a' is empty"):
+        write_predictions(file, PLAIN, {"a": ""}, ["a"])
+    assert not file.exists()
+    write_predictions(file, PLAIN, {"a": ""}, ["a"], allow_empty=True)
+    assert read_predictions(file, PLAIN, ["a"], allow_empty=True) == {"a": ""}
+
+
+@pytest.mark.parametrize(
+    "form, predictions, message",
+    [
+        (PLAIN, {"a": "1"}, "no prediction for 1 of 2 examples, first 'b'; give one"),
+        (PLAIN, {"a": "1", "b": "2", "c": "3"}, "1 predictions are about no example, first 'c'"),
+        (PLAIN, {"a": "1", "b": 2}, "field 'answer' of the example 'b' is a whole number, not text"),
+        (VQA_RESULTS, {"a": "1", "b": "2"}, "the example 'a' cannot stand in a file of VQA v2 results"),
+        (ANSWERABILITY, {"a": 0.5, "b": 2}, "field 'answerable' of the example 'b' is 2; give a number"),
+    ],
+)
+def test_nothing_is_written_where_something_is_wrong(form, predictions, message, tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text("old")
+    with pytest.raises(UserError, match=message):
+        write_predictions(file, form, predictions, ["a", "b"])
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("id", ["01", " 1", "1_0", "１", "1.0", ""])
+def test_an_id_that_would_come_back_as_another_is_refused(id, tmp_path):
+    with pytest.raises(UserError, match="cannot stand in a file of COCO caption results"):
+        write_predictions(tmp_path / "x.json", CAPTIONS, {id: "a"}, [id])

@@ -1,0 +1,72 @@
+"""What a file of predictions scores."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from experiments.datasets.example import Example
+from experiments.metrics.statistics import mean_score, mean_statistics
+from experiments.report.interval import bootstrap_interval
+from experiments.report.scored import score_predictions
+from experiments.tasks import TASKS, Column, Task, TaskScores
+
+EXAMPLES = [
+    Example(str(k), Path(f"{k // 2}.png"), "?", ("yes",) * 10, "color" if k % 3 else "count")
+    for k in range(12)
+]
+SAID = {example.id: "yes" if int(example.id) % 4 else "no" for example in EXAMPLES}
+RIGHT = [float(k % 4 != 0) for k in range(12)]
+
+
+def test_columns_and_kinds_have_intervals_over_images():
+    scored = score_predictions(TASKS["vqa"], EXAMPLES, SAID, seed=5)
+    (column, *kinds) = scored.lines
+    images = [example.image for example in EXAMPLES]
+    assert (scored.examples, scored.images, scored.evaluator) == (12, 6, "VQA v2's evaluator (March 2021)")
+    assert (column.column, column.kind, column.score, column.number) == ("vqa.accuracy", None, 0.75, 12)
+    assert (column.low, column.high) == bootstrap_interval(mean_statistics(RIGHT), images, mean_score, 5)
+    assert [(line.kind, line.number) for line in kinds] == [("color", 8), ("count", 4)]
+    own = [k for k in range(12) if k % 3]
+    expected = bootstrap_interval(
+        mean_statistics([RIGHT[k] for k in own]), [images[k] for k in own], mean_score, 5
+    )
+    assert (kinds[0].low, kinds[0].high) == expected
+
+
+def test_text_json_and_table_say_the_same():
+    scored = score_predictions(TASKS["vqa"], EXAMPLES, SAID)
+    text, content, frame = scored.text(), json.loads(json.dumps(scored.json())), scored.frame()
+    assert text.count("75.00") == 3 and "12 examples, 6 images" in text and "VQA v2's evaluator" in text
+    assert [line["score"] for line in content["lines"]] == list(frame["score"]) == [0.75] * 3
+    assert content["interval"] == {"level": 0.95, "resamples": 1000, "over": "images"}
+    column = scored.lines[0]
+    assert f"{100 * column.low:.2f} to {100 * column.high:.2f}" in text
+
+
+class Ranked(Task):
+    """A task with a column that is no function of sums, and kinds that tell something else."""
+
+    name, title = "ranked", "Ranked"
+    columns = (Column("ranked.f1", "F1"), Column("ranked.precision", "AP"))
+
+    def examples(self, data, split):
+        return EXAMPLES
+
+    def score(self, predictions, examples):
+        columns = {"ranked.f1": 0.75, "ranked.precision": 0.4}
+        statistics = {"ranked.f1": mean_statistics(RIGHT)}
+        return TaskScores(columns, statistics, {"color": (0.9, 8), "objects": (0.3, 40), "none": (0.0, 0)})
+
+
+def test_what_has_no_statistics_has_no_interval():
+    scored = score_predictions(Ranked(), EXAMPLES, SAID)
+    f1, precision, *kinds = scored.lines
+    assert f1.low < 0.75 < f1.high and (precision.low, precision.high) == (None, None)
+    assert [(line.column, line.low) for line in kinds] == [(None, None)] * 3
+    assert scored.evaluator == "the task's own metric"
+    assert scored.frame()["low"].notna().sum() == 1 and "–" in scored.text()
+
+
+def test_one_image_has_no_interval():
+    examples = [replace(example, image=Path("one.png")) for example in EXAMPLES]
+    assert all(line.low is None for line in score_predictions(TASKS["vqa"], examples, SAID).lines)
