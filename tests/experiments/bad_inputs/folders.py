@@ -21,6 +21,7 @@ RESULTS = {
     "pretrain": ("config.json", "model.safetensors", "scores.json"),
     "scenes": ("manifest.json", "notes.txt", "vqa_v2"),
     "significance": ("significance.csv", "significance.md"),
+    "score": ("scores.csv", "scores.json", "results.json"),
 }
 
 
@@ -189,7 +190,7 @@ def _states() -> Iterator[Case]:
     files = {"ablation": ["results.json", "cells/gcn/vqa/seed0/config.json", "data/manifest.json"]}
     files |= {"search": ["data/manifest.json"], "scenes": ["manifest.json"], "bench": ["results.json"]}
     files |= {"planted": ["run.json"]}
-    for command in (*LOOKED_AT, "significance"):
+    for command in (*LOOKED_AT, "significance", "score"):
         files[command] = ["run.json"]
     for command, names in files.items():
         for name in names:

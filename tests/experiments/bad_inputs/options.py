@@ -48,6 +48,7 @@ def good_words(command: str, world: World, spot: Path) -> list[str]:
         "search": ["search", "--preset", str(world.preset), *out],
         "pretrain": ["pretrain", "--steps", "1", *out],
         "significance": ["significance", str(world.run), *out],
+        "score": ["score", str(world.answers), "--task", "vqa", "--data", str(world.data), *out],
         "doctor": ["doctor"],
     }[command]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tests.experiments.bad_inputs import datasets, files, folders, models, options
+from tests.experiments.bad_inputs import datasets, files, folders, models, options, predictions
 from tests.experiments.bad_inputs.case import Case
 
 #: Commands that read the same inputs through the same code.
@@ -14,7 +14,7 @@ SISTERS = (("attention", "tsne", "heterophily"), ("ablation", "search"))
 def cases() -> Iterator[Case]:
     """All cases, each name once."""
     seen = set()
-    for module in (options, files, models, datasets, folders):
+    for module in (options, files, models, datasets, folders, predictions):
         for case in module.cases():
             assert case.name not in seen, case.name
             seen.add(case.name)

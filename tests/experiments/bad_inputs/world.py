@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from experiments.predictions.files import write_predictions
 from experiments.report.archive import pack
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
@@ -56,6 +57,10 @@ class World:
         return self.folder / "archives"
 
     @property
+    def answers(self) -> Path:
+        return self.folder / "answers.json"
+
+    @property
     def picture(self) -> Path:
         return self.folder / "picture.png"
 
@@ -77,6 +82,10 @@ def make_world(folder: Path) -> World:
     world = World(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_scenes(world.data, 0, Sizes((12, 12, 12), (6, 6, 6), (4, 4, 4)))
+    asked = TASKS["vqa"].examples(world.data, "test")
+    write_predictions(
+        world.answers, TASKS["vqa"].file_format, {e.id: "yes" for e in asked}, [e.id for e in asked]
+    )
     world.texts.write_text(TEXTS)
     world.preset.write_text(PRESET)
     Image.new("RGB", (16, 16), "red").save(world.picture)
