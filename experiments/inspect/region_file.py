@@ -95,7 +95,7 @@ class RegionFile:
     def __init__(self, file: Path, samples: Sequence[Sample]):
         self._file = file
         content, places = self._read(), _places(file, samples)
-        self._pictures: dict[str, PictureParts] = {}
+        pictures: dict[str, PictureParts] = {}
         for picture, records in content.items():
             if not isinstance(records, list) or not records:
                 self._refuse(f"{shown(picture)} must have a list of parts, got {shown(records)}: {FORMAT}")
@@ -105,7 +105,7 @@ class RegionFile:
                 parts = [
                     self._part(record, size, f"{shown(picture)}[{k}]") for k, record in enumerate(checked)
                 ]
-                self._pictures[picture] = PictureParts(parts)
+                pictures[picture] = PictureParts(parts)
         if not places.keys() & content.keys():
             have = f", such as {shown(next(iter(places)))}" if places else ""
             self._refuse(
@@ -113,10 +113,15 @@ class RegionFile:
                 if places
                 else "regions belong to pictures in files, and none are looked at: give --images or --data"
             )
+        self._parts_of = {  # by the sample's name: when it is looked at, its picture is open and has no file
+            sample.name: pictures[sample.image.name]
+            for sample in samples
+            if isinstance(sample.image, Path) and sample.image.name in pictures
+        }
 
     def parts(self, sample: Sample) -> PictureParts | None:
         """The parts of a sample's picture; None where the file says nothing of it."""
-        return self._pictures.get(_name(sample))
+        return self._parts_of.get(sample.name)
 
     def _read(self) -> dict[str, object]:
         try:
@@ -178,6 +183,11 @@ class RegionFile:
         inside = torch.from_numpy(np.asarray(mask).any(-1)).float()
         if not inside.any():
             self._refuse(f"field 'mask' of {where}: {path} is black everywhere: leave this part out")
+        if inside.all():
+            self._refuse(
+                f"field 'mask' of {where}: {path} is black nowhere: give a mask that is black, not "
+                "transparent, outside the part"
+            )
         return Part(inside, size, words)
 
     def _refuse(self, fault: str) -> NoReturn:
@@ -186,10 +196,6 @@ class RegionFile:
 
 def _is_number(value: object) -> bool:
     return type(value) in (int, float) and isfinite(value)
-
-
-def _name(sample: Sample) -> str:
-    return sample.image.name if isinstance(sample.image, Path) else sample.name
 
 
 def _places(file: Path, samples: Sequence[Sample]) -> dict[str, Path]:

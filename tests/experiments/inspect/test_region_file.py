@@ -1,6 +1,7 @@
 """Boxes and masks from a file, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,6 +55,15 @@ def test_words(picture, tmp_path):
     assert sorted(known.asked(["where", "dogs"])) == [0, 1] and file.parts(Sample("x", None)) is None
 
 
+def test_examples_of_data_have_other_names_than_their_pictures(picture, tmp_path):
+    """A question's number, say; and pictures are open when the model gets them."""
+    (tmp_path / "regions.json").write_text(json.dumps({"one.png": [GOOD]}))
+    samples = [Sample("7", picture), Sample("8", picture), Sample("9", None)]
+    file = RegionFile(tmp_path / "regions.json", samples)
+    opened = [replace(sample, image=Image.open(picture)) for sample in samples]
+    assert [file.parts(sample) is not None for sample in opened] == [True, True, False]
+
+
 GOOD = {"box": [0, 0, 9, 9]}
 
 
@@ -80,6 +90,7 @@ GOOD = {"box": [0, 0, 9, 9]}
         ({"one.png": [{"mask": "none.png"}]}, r"field 'mask' of 'one.png'\[0\]: .*none.png not found"),
         ({"one.png": [{"mask": "small.png"}]}, "small.png has 4 x 4 pixels and the picture 80 x 40"),
         ({"one.png": [{"mask": "black.png"}]}, "black everywhere"),
+        ({"one.png": [{"mask": "cut_out.png"}]}, "black nowhere: .* not transparent"),
         ({"one.png": [{**GOOD, "words": []}]}, "field 'words'"),
         ({"one.png": [{**GOOD, "words": "dog"}]}, "field 'words'"),
         ({"one.png": [{**GOOD, "words": ["traffic light"]}]}, "a list of single words"),
@@ -89,6 +100,7 @@ GOOD = {"box": [0, 0, 9, 9]}
 def test_what_is_wrong_is_named(content, message, picture, tmp_path):
     Image.new("L", (4, 4), 255).save(tmp_path / "small.png")
     Image.new("L", (80, 40)).save(tmp_path / "black.png")
+    Image.new("RGBA", (80, 40)).save(tmp_path / "cut_out.png")
     with pytest.raises(UserError, match=message) as error:
         read(tmp_path, content, picture)
     assert str(error.value).startswith(f"--regions {tmp_path / 'regions.json'}: ")
