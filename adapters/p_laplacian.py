@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from attngraph.edges import Edges, PerEdge, floor, rsqrt
+from attngraph.edges import Edges, PerEdge, floor, rsqrt, square_distance
 
 Weigh: TypeAlias = Callable[[Edges, Tensor, Tensor, PerEdge, PerEdge, "Tensor | float"], PerEdge]
 r"""What weighs the edges of a step: ``weigh(edges, query, value, root_d, root_e, p)`` with the current
@@ -48,9 +48,7 @@ def distance_weight(
 ) -> PerEdge:
     r""":math:`M^{p/2} R^{p-2}` from what the distances are made of, per edge: :math:`|q|^2`, :math:`|v|^2`
     and :math:`q \cdot v`."""
-    lengths = norm_q * root_d.square() + norm_v * root_e.square()
-    square = lengths - 2 * dot * (root_d * root_e)
-    square = torch.maximum(square, 8 * torch.finfo(square.dtype).eps * lengths + floor(square.dtype))
+    square = square_distance(norm_q, norm_v, dot, root_d, root_e)
     return power_weight(edges, p, (0.5 * p - 1) * square.log())
 
 

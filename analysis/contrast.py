@@ -21,7 +21,7 @@ from analysis.bipartite import Bipartite, divide
 from analysis.nulls import Draws
 from attngraph import AttentionGraph
 from attngraph.backends import edges_of
-from attngraph.edges import floor, rsqrt
+from attngraph.edges import rsqrt, square_distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +151,7 @@ def square_distances(graph: AttentionGraph, degree: str = "sum") -> Tensor:
     """
     edges = edges_of(graph)
     root_d, root_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
-    norm_q, norm_v, dot = edges.products(edges.query, edges.value)
-    lengths = norm_q * root_d.square() + norm_v * root_e.square()
-    square = lengths - 2 * dot * (root_d * root_e)
-    return torch.maximum(square, 8 * torch.finfo(square.dtype).eps * lengths + floor(square.dtype))
+    return square_distance(*edges.products(edges.query, edges.value), root_d, root_e)
 
 
 class Distances:

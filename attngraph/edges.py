@@ -124,3 +124,18 @@ def rsqrt(degree: PerEdge) -> PerEdge:
     none = degree <= floor(degree.dtype)
     root = torch.where(none, torch.ones_like(degree), degree).rsqrt()
     return torch.where(none, torch.zeros_like(degree), root)
+
+
+def square_distance(
+    norm_q: PerEdge, norm_v: PerEdge, dot: PerEdge, root_d: PerEdge, root_e: PerEdge
+) -> PerEdge:
+    r"""Per edge :math:`R_{ij}^2 = \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_{ij}} \rVert^2`, bounded below by its
+    rounding errors, :math:`8\epsilon (|q_i|^2/d_i + |v_j|^2/e_{ij})`.
+
+    Args:
+        norm_q, norm_v, dot: :math:`|q|^2`, :math:`|v|^2` and :math:`q \cdot v`; see :meth:`Edges.products`.
+        root_d, root_e: :math:`1/\sqrt{d_i}` and :math:`1/\sqrt{e_{ij}}`.
+    """
+    lengths = norm_q * root_d.square() + norm_v * root_e.square()
+    square = lengths - 2 * dot * (root_d * root_e)
+    return torch.maximum(square, 8 * torch.finfo(square.dtype).eps * lengths + floor(square.dtype))
