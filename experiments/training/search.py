@@ -46,7 +46,7 @@ KIND = "kind "  # begins the columns of trials.csv that hold scores per question
 JOINT = (24, 3, 24)  # trials, finalists and most seeds of a GNN: all trials are spent
 OTHERS = (10, 2, 3)  # of a method that is searched for learning rates alone
 FURTHER = 2  # seeds for each finalist that extension leaves room for
-SAVE_EVERY = 24  # trials
+SAVE_EVERY = 8  # trials
 FROZEN, MAJORITY = "frozen", "majority"
 
 
@@ -239,7 +239,17 @@ class Search:
         self._file = setup.execution.out / "trials.csv"
 
     def run(self) -> Settings:
-        """All races; returns the settings that they choose."""
+        """All races; returns the settings that they choose.
+
+        Raises:
+            UserError: a method's rates are none of :data:`RATES`, or ``trials.csv`` is damaged.
+        """
+        for method in METHODS.values():
+            if off := set(method.rates) - set(RATES):
+                raise UserError(
+                    f"method {method.name} begins with the rate {min(off):g}: give half powers of ten from "
+                    f"{RATES[0]:g} to {RATES[-1]:g}, such as 0.001 and 0.003"
+                )
         self._read()
         self.score([Trial(name, task) for name in (FROZEN, MAJORITY) for task in TASKS])
         searched = {name: method for name, method in METHODS.items() if method.rates}

@@ -4,6 +4,7 @@ formula."""
 import argparse
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -255,6 +256,15 @@ def test_trials_of_other_weights_are_refused(tmp_path, monkeypatch):
     (folder / "seed1" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="trials with seed 1 of other weights than those of .*seed1"):
         races.Search(setup)._read()
+
+
+def test_rates_that_cannot_be_extended_are_refused(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch)
+    monkeypatch.setitem(METHODS, "odd", replace(METHODS["decoder"], name="odd", rates=(1e-3, 2e-3)))
+    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, argparse.Namespace(out=tmp_path))
+    with pytest.raises(UserError, match=r"method odd begins with the rate 0.002: give half powers of ten"):
+        races.Search(setup).run()
+    assert world.seen == []
 
 
 def test_a_race_without_room_for_seeds_ends():
