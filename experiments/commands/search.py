@@ -13,6 +13,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from attngraph.errors import UserError
 from experiments.configs.presets import load_preset
 from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_settings
 from experiments.files import write_text
@@ -24,9 +25,10 @@ from experiments.report.search import search_report
 from experiments.tasks import TASKS
 from experiments.training.device import processes
 from experiments.training.execution import add_run_arguments, execution_of, in_folder
-from experiments.training.plan import add_checkpoints_argument
+from experiments.training.plan import add_checkpoints_argument, check_checkpoints
 from experiments.training.prepare import prepare
-from experiments.training.search import FROZEN, Search, SearchSetup, Trial
+from experiments.training.race import FURTHER, Trial
+from experiments.training.search import FROZEN, Search, SearchSetup
 
 NAMES = ("trials.csv", "search.md", "settings.yaml")
 
@@ -65,13 +67,14 @@ def run(args: argparse.Namespace) -> int:
 def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
     """Run the races and save what they choose."""
     out, preset, is_main = args.out, setup.preset, processes(args.device).is_main_process
-    cells = [setup.cell(Trial(FROZEN, task)) for task in TASKS]
+    cells = [setup.cell(Trial(FROZEN, task)) for task in setup.tasks]
     outputs = Outputs(out, "search", _about(setup), NAMES)
     if is_main:
         outputs.check()
     prepare(cells, setup.execution, preset.drawn, preset.data_seed, args.download)
     if is_main:
         outputs.claim()
+    _note_checkpoints(setup)
     search = Search(setup)
     settings = search.run()
     if not is_main:
@@ -88,11 +91,22 @@ def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
     return 0
 
 
+def _note_checkpoints(setup: SearchSetup) -> None:
+    """Say early what finalists need hours later."""
+    cells = [
+        setup.cell(Trial(FROZEN, task, seed=seed)) for seed in range(1 + FURTHER) for task in setup.tasks
+    ]
+    try:
+        check_checkpoints(cells)
+    except UserError as error:
+        note(f"for the finalists, after the first stage: {error}")
+
+
 def _about(setup: SearchSetup) -> dict:
     """What decides the trials' scores."""
     preset = setup.preset
     return {
-        "budgets": {name: asdict(preset.budget_of(task)) for name, task in TASKS.items()},
+        "budgets": {name: asdict(preset.budget_of(TASKS[name])) for name in setup.tasks},
         "data": {"seed": preset.data_seed, "sizes": asdict(preset.drawn)},
         "reduction": setup.reduction,
         "weights": weights_digest(setup.model),

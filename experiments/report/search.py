@@ -33,7 +33,7 @@ def search_report(search: Search) -> str:
         _doubled(search),
         kinds_markdown(table, "Validation scores of the best runs", "Task"),
     ]
-    for task in TASKS:
+    for task in search.setup.tasks:
         own = best[best.task == task]
         kinds = [column for column in best if column.startswith(KIND) and own[column].notna().any()]
         if len(kinds) > 1:

@@ -1,14 +1,15 @@
 """The search for learning rates, joins and the schemes' arguments on validation data: for each method on each
 task, with the same number of trials for every GNN.
 
-A method's settings on a task are chosen by a :class:`Race`:
+A method's settings on a task are chosen by a :class:`~experiments.training.race.Race`:
 
 1. *screening*: every setting of its space with seed 0. For a GNN that is each join × arguments × learning
    rate, together; for all other methods the learning rates;
 2. *extension*: while one of the best settings has the smallest or the largest rate that its join and
    arguments were tried with, the next rate beyond it is tried;
 3. *finalists*: the best settings of all get one further seed after the other until the trials are spent; the
-   best mean wins. A GNN with fewer settings to screen spends more on seeds.
+   best mean wins. A GNN with fewer settings to screen spends more on seeds;
+4. *the winner's edge*: while the winner's rate lies at an edge, the next one runs with the winner's seeds.
 
 Seeds are dealt over the pre-trained checkpoints, so finalists are judged on several. The methods that follow
 another one are searched after it, with what was chosen for it. In the end the winner of every GNN runs with
@@ -34,53 +35,20 @@ from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.models.mini_blip import weights_digest
 from experiments.tasks import TASKS
 from experiments.tasks.task import Budget
-from experiments.training.cells import Cell
+from experiments.training.cells import Cell, has_scores
 from experiments.training.execution import Execution
 from experiments.training.plan import CHECKPOINTS, check_checkpoints, checkpoint_of
+from experiments.training.race import FURTHER, RATES, Race, Trial
 from experiments.training.recipe import Recipe
 from experiments.training.runner import run_cells
+from experiments.training.saved import read_config
 
-RATES = tuple(float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 3))  # half powers of ten
 VALIDATION_EXAMPLES = 1000
 KIND = "kind "  # begins the columns of trials.csv that hold scores per question type
 JOINT = (24, 3, 24)  # trials, finalists and most seeds of a GNN: all trials are spent
 OTHERS = (10, 2, 3)  # of a method that is searched for learning rates alone
-FURTHER = 2  # seeds for each finalist that extension leaves room for
 SAVE_EVERY = 8  # trials
 FROZEN, MAJORITY = "frozen", "majority"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One setting of a method on one task with one seed.
-
-    Args:
-        method, task: their names.
-        choice: the setting; None for methods without training.
-        seed: of the run.
-        times: the run's steps, in multiples of the preset's.
-    """
-
-    method: str
-    task: str
-    choice: Choice | None = None
-    seed: int = 0
-    times: int = 1
-
-    @property
-    def label(self) -> str:
-        """Names the trial's folder."""
-        if self.choice is None:
-            return self.method
-        arguments = [f"{name}{value}" for name, value in self.choice.arguments.items()]
-        join = [self.choice.join] if isinstance(METHODS[self.method], GraphAdapter) else []
-        steps = [f"steps{self.times}x"] if self.times > 1 else []
-        return "-".join([self.method, *join, f"{self.choice.learning_rate:g}", *arguments, *steps])
-
-    @property
-    def key(self) -> tuple[str, str, int]:
-        """Tells trials apart."""
-        return self.label, self.task, self.seed
 
 
 @dataclass(frozen=True)
@@ -102,6 +70,11 @@ class SearchSetup:
     model: str | None
     execution: Execution
     checkpoints: Path = CHECKPOINTS
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that are searched: those that the preset does not leave out."""
+        return [name for name in TASKS if name not in self.preset.left_out]
 
     def cell(self, trial: Trial) -> Cell:
         """The run that scores a trial on validation data."""
@@ -127,96 +100,6 @@ class SearchSetup:
     def model_of(self, seed: int) -> str | None:
         """The checkpoint that a seed's trials start from."""
         return self.model or checkpoint_of(seed, self.preset.checkpoints, self.checkpoints)
-
-
-Scores = Mapping[tuple[str, str, int], float]
-
-
-class Race:
-    """Finds a method's best setting on a task.
-
-    Args:
-        method, task: their names.
-        screened: the settings to begin with.
-        trials: how many there are to spend.
-        finalists: how many settings get further seeds.
-        most_seeds: how many seeds a finalist has at most.
-
-    Attributes:
-        tried: the trials so far.
-    """
-
-    def __init__(
-        self, method: str, task: str, screened: Sequence[Choice], trials: int, finalists: int, most_seeds: int
-    ):
-        self.method, self.task, self.screened = method, task, screened
-        self.trials, self.finalists, self.most_seeds = trials, finalists, most_seeds
-        self.tried: list[Trial] = []
-        self._final: list[Choice] = []
-
-    def next(self, scores: Scores) -> list[Trial]:
-        """The trials of the next round; none when the race is over.
-
-        Args:
-            scores: of all trials of the rounds before.
-        """
-        if not self.tried:
-            found = [self._trial(choice) for choice in self.screened]
-        else:
-            left = self.trials - len(self.tried)
-            found = [] if self._final else self._beyond(scores)[: max(0, left - FURTHER * self.finalists)]
-            seed = 1 + max(trial.seed for trial in self.tried)
-            if not found and left >= self.finalists and seed < self.most_seeds:
-                self._final = self._final or self.best(scores)
-                found = [self._trial(choice, seed) for choice in self._final]
-        self.tried += found
-        return found
-
-    def best(self, scores: Scores) -> list[Choice]:
-        """The best settings, those with most seeds first, then by their mean score."""
-        tried = {trial.label: trial.choice for trial in self.tried if trial.choice is not None}
-        ranked = sorted(tried.values(), key=lambda choice: (-self.seeds(choice), -self.mean(choice, scores)))
-        return ranked[: self.finalists]
-
-    def seeds(self, choice: Choice) -> int:
-        """How many seeds a setting ran with."""
-        return len(self._alike(choice))
-
-    def mean(self, choice: Choice, scores: Scores) -> float:
-        """A setting's mean score over the seeds that it ran with."""
-        return sum(scores[trial.key] for trial in self._alike(choice)) / self.seeds(choice)
-
-    def beyond(self, choice: Choice) -> Choice | None:
-        """The setting with the next rate, where the setting's own is the smallest or the largest that its
-        join and arguments were tried with; None where it lies inside.
-        """
-        same = choice.model_dump(exclude={"learning_rate"})
-        rates = [
-            trial.choice.learning_rate
-            for trial in self.tried
-            if trial.choice and trial.choice.model_dump(exclude={"learning_rate"}) == same
-        ]
-        place = RATES.index(choice.learning_rate)
-        for edge, next_place in ((max(rates), place + 1), (min(rates), place - 1)):
-            if choice.learning_rate == edge and 0 <= next_place < len(RATES):
-                return choice.model_copy(update={"learning_rate": RATES[next_place]})
-        return None
-
-    def _trial(self, choice: Choice, seed: int = 0) -> Trial:
-        return Trial(self.method, self.task, choice, seed)
-
-    def _alike(self, choice: Choice) -> list[Trial]:
-        return [trial for trial in self.tried if trial.choice == choice]
-
-    def _beyond(self, scores: Scores) -> list[Trial]:
-        """The rates beyond the best settings."""
-        found = {}
-        for choice in self.best(scores):
-            outward = self.beyond(choice)
-            if outward is not None:
-                trial = self._trial(outward)
-                found[trial.label] = trial
-        return list(found.values())
 
 
 class Search:
@@ -251,12 +134,12 @@ class Search:
                     f"{RATES[0]:g} to {RATES[-1]:g}, such as 0.001 and 0.003"
                 )
         self._read()
-        self.score([Trial(name, task) for name in (FROZEN, MAJORITY) for task in TASKS])
+        self.score([Trial(name, task) for name in (FROZEN, MAJORITY) for task in self.setup.tasks])
         searched = {name: method for name, method in METHODS.items() if method.rates}
         chosen = Settings(reduction=self.setup.reduction)
         for follows in (False, True):
             methods = [method for method in searched.values() if (method.follows is not None) == follows]
-            chosen = self._race([(method, task) for method in methods for task in TASKS], chosen)
+            chosen = self._race([(method, task) for method in methods for task in self.setup.tasks], chosen)
         self.score([replace(trial, times=2) for trial in self.repeated()])
         return chosen
 
@@ -286,12 +169,18 @@ class Search:
         todo = [trial for trial in trials if trial.key not in self.scores]
         for start in range(0, len(todo), SAVE_EVERY):
             cells = {self.setup.cell(trial): trial for trial in todo[start : start + SAVE_EVERY]}
-            check_checkpoints(list(cells))
+            check_checkpoints([cell for cell in cells if not has_scores(cell, self.setup.execution.out)])
             results = run_cells(list(cells), self.setup.execution, may_diverge=True)
             for cell, trial in cells.items():
-                self._note(trial, results.get(cell), weights_digest(cell.model))
+                self._note(trial, results.get(cell), self._weights(cell))
             with whole(self._file) as part:
                 pd.DataFrame(list(self.lines.values())).to_csv(part, index=False)
+
+    def _weights(self, cell: Cell) -> str:
+        """The digest of the weights that a trial started from."""
+        if cell.checkpoint and not Path(str(cell.model)).exists():  # it was finished elsewhere
+            return read_config(cell.folder(self.setup.execution.out))["settings"]["weights"]
+        return weights_digest(cell.model)
 
     def _note(self, trial: Trial, result: Mapping[str, Any] | None, weights: str) -> None:
         """A trial's score; a run that diverged is worth nothing."""

@@ -15,10 +15,12 @@ from experiments.cli import main
 from experiments.commands import search
 from experiments.configs.presets import load_preset
 from experiments.configs.settings import Choice, chosen_settings
+from experiments.files import write_json
 from experiments.methods import METHODS
 from experiments.tasks import TASKS
 from experiments.training import search as races
-from experiments.training.search import JOINT, OTHERS, RATES, VALIDATION_EXAMPLES, Race, SearchSetup, Trial
+from experiments.training.race import RATES, Race, Trial
+from experiments.training.search import JOINT, OTHERS, VALIDATION_EXAMPLES, SearchSetup
 
 GNNS = ("gcn", "appnp", "gcnii", "pgnn")
 SEARCHED = [name for name, method in METHODS.items() if method.rates]
@@ -72,6 +74,8 @@ class World:
         if len(self.seen) >= self.stop_after:
             raise KeyboardInterrupt
         self.seen.extend(cells)
+        for cell in cells:
+            write_json(cell.folder(self.out) / "config.json", {"settings": {"weights": str(cell.model)}})
         return {cell: self.result(cell) for cell in cells if not diverges(cell)}
 
     @staticmethod
@@ -267,13 +271,34 @@ def test_rates_that_cannot_be_extended_are_refused(tmp_path, monkeypatch):
     assert world.seen == []
 
 
-def test_a_race_without_room_for_seeds_ends():
-    race = Race("gcn", "vqa", [Choice(learning_rate=rate) for rate in (1e-3, 3e-3, 1e-2)], 4, 2, 9)
+def run_race(race, score) -> dict:
     scores = {}
     while todo := race.next(scores):
-        scores.update({trial.key: trial.choice.learning_rate for trial in todo})
-    assert len(race.tried) == 3 and race.best(scores)[0].learning_rate == 1e-2
-    assert race.beyond(race.best(scores)[0]).learning_rate == 3e-2
+        scores.update({trial.key: score(trial) for trial in todo})
+    return scores
+
+
+def test_a_race_without_room_for_seeds_goes_on_with_its_winner_until_it_lies_inside():
+    race = Race("gcn", "vqa", [Choice(learning_rate=rate) for rate in (1e-3, 3e-3, 1e-2)], 4, 2, 9)
+    scores = run_race(race, lambda trial: -abs(math.log10(trial.choice.learning_rate) + 1))
+    assert [trial.choice.learning_rate for trial in race.tried] == [1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1]
+    assert race.best(scores)[0].learning_rate == 1e-1 and race.beyond(race.best(scores)[0]) is None
+
+
+def test_the_rate_beyond_a_winner_runs_with_the_winners_seeds():
+    """Seed 1 makes the largest rate the best of the finalists, when the trials are spent."""
+    race = Race("gcn", "vqa", [Choice(learning_rate=rate) for rate in (1e-3, 3e-3, 1e-2)], 7, 2, 9)
+    better = {(1e-2, 1): 0.9, (3e-3, 0): 0.5, (1e-2, 0): 0.4}
+    scores = run_race(race, lambda trial: better.get((trial.choice.learning_rate, trial.seed), 0.1))
+    last = [(trial.choice.learning_rate, trial.seed) for trial in race.tried[-3:]]
+    assert last == [(3e-2, 0), (3e-2, 1), (3e-2, 2)]
+    assert race.best(scores)[0].learning_rate == 1e-2 and race.beyond(race.best(scores)[0]) is None
+
+
+def test_a_race_in_which_everything_diverges_ends():
+    race = Race("gcn", "vqa", [Choice(learning_rate=rate) for rate in (1e-3, 3e-3)], 9, 2, 9)
+    run_race(race, lambda trial: -math.inf)
+    assert len(race.tried) <= 9
 
 
 def test_a_trial_is_a_cell_with_the_presets_budget():
