@@ -28,7 +28,7 @@ TABLE, DETAILS, RESULTS = NAMES = ("scores.csv", "scores.json", "results.json")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph score``."""
     add = parser.add_argument
-    add("file", type=path, metavar="FILE", help="Read predictions from this JSON file.")
+    add("predictions", type=path, metavar="FILE", help="Read predictions from this JSON file.")
     add(
         "--task",
         choices=list(TASKS),
@@ -74,16 +74,16 @@ def run(args: argparse.Namespace) -> int:
         )
     if not task.packaged and args.data is None:
         raise UserError(f"--data is missing: give the folder with the data of {args.task}")
-    about = {name: str(getattr(args, name)) for name in ("file", "task", "data", "split")}
-    settings = about | {"seed": args.seed, "allow_empty": args.allow_empty}
+    options = {name: getattr(args, name) for name in ("task", "split", "seed", "allow_empty")}
+    settings = {"file": str(args.predictions), "data": args.data and str(args.data), **options}
     outputs = None if args.out is None else Outputs(args.out, "score", settings, NAMES)
     if outputs is not None:
         outputs.check()
     examples = task.examples(args.data or Path(), args.split)
     ids = [example.id for example in examples]
-    predictions = read_predictions(args.file, task.file_format, ids, args.allow_empty)
+    predictions = read_predictions(args.predictions, task.file_format, ids, args.allow_empty)
     scored = score_predictions(task, examples, predictions, args.seed)
-    print(f"{args.file}, {args.split} split\n{scored.text()}", end="")
+    print(f"{args.predictions}, {args.split} split\n{scored.text()}", end="")
     if outputs is not None:
         with outputs.alone(), outputs.writing() as part:
             with whole(part / TABLE) as file:

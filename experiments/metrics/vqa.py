@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -103,10 +104,11 @@ def vqa_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence
     Raises:
         UserError: the ids differ, or a question has fewer than four answers.
     """
+    normalised = lru_cache(2**16)(normalise_answer)  # most answers are among a few thousand
     scores = []
     for id, prediction in aligned(predictions, references):
         answers = [_one_line(answer) for answer in references[id]]
-        processed = normalise_answer if len(set(answers)) > 1 else _one_line
+        processed = normalised if len(set(answers)) > 1 else _one_line
         given = processed(prediction)
         scores.append(agreement(id, [processed(answer) == given for answer in answers]))
     return np.array(scores, dtype=np.float64)

@@ -173,7 +173,7 @@ def shown_commands() -> dict[str, list[str]]:
 
 def is_short(words: list[str]) -> bool:
     """Whether a command takes a few seconds."""
-    return bool({"doctor", "scenes", "--dry-run", "--version"} & set(words))
+    return bool({"doctor", "scenes", "score", "--dry-run", "--version"} & set(words))
 
 
 def reason_not_to_run(words: list[str]) -> str | None:
@@ -218,6 +218,9 @@ def test_commands_run(words, tmp_path, monkeypatch, registries):
     Image.new("RGB", (64, 64), "blue").save(tmp_path / "photos" / "blue.png")
     (tmp_path / "sentences.txt").write_text("a blue square\nan orange circle\n")
     (tmp_path / "questions.txt").write_text("what color is it ?\n")
+    asked = TASKS["easy_vqa"].examples(tmp_path, "test")
+    answers = [{"id": example.id, "answer": "yes"} for example in asked]
+    (tmp_path / "answers.json").write_text(json.dumps(answers))
     (shown,) = (block for page in PAGES for block in blocks(page) if block.language == "json")
     (tmp_path / "regions.json").write_text(shown.text)
     for example in (ROOT / "tests" / "experiments" / "examples").glob("example_*.py"):
