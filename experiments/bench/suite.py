@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 
-from experiments.bench import layers, long, sparse, steps, training
+from experiments.bench import answers, layers, long, sparse, steps, training
 from experiments.bench.measure import compare, extra_memory
 
 
@@ -109,6 +109,15 @@ BENCHMARKS = {
         dict(b=8, h=12, n=30, m=577, d=64),
         dict(b=1, h=2, n=6, m=20, d=8),
         layers.BASELINE,
+    ),
+    "answers": Benchmark(
+        "ranking 3,128 answers to 64 questions with the mini-BLIP, 128 of them in full",
+        answers,
+        dict(questions=64, answers=3128, k=128),
+        dict(questions=3, answers=20, k=5),
+        answers.BASELINE,
+        answers.TARGETS,
+        (answers.BASELINE, answers.CACHED),
     ),
 }
 

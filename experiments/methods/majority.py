@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.methods.method import REFERENCE, Method, Tuned, freeze, register
 from experiments.models.batch import Sample
-from experiments.models.family import Decoding, ModelFamily
+from experiments.models.family import Answering, ModelFamily
 from experiments.tasks.task import majority
 
 
@@ -27,7 +27,7 @@ class Constant(Tuned):
     def observe(self, targets: Sequence[str]) -> None:
         self.text = majority(targets)
 
-    def answer(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
+    def answer(self, samples: Sequence[Sample], way: Answering) -> list[str]:
         return [self.text] * len(samples)
 
 

@@ -18,7 +18,7 @@ from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
 from experiments.configs.settings import Choice, Settings
 from experiments.models.batch import Sample
-from experiments.models.family import Decoding, ModelFamily
+from experiments.models.family import Answering, ModelFamily
 
 ADAPTERS, ATTRIBUTION, REFERENCE = "GNN adapters", "Attribution", "Reference"  # blocks of the table
 Vision = Literal["frozen", "trained", "zero"]
@@ -105,9 +105,9 @@ class Tuned:
     def observe(self, targets: Sequence[str]) -> None:
         """Look at the training answers before training; most methods have no use for it."""
 
-    def answer(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
+    def answer(self, samples: Sequence[Sample], way: Answering) -> list[str]:
         """One text per sample."""
-        return self.family.generate(samples, decoding)
+        return self.family.answer(samples, way)
 
     def effects(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
         """What its graph adapters do to the attention of samples with answers, ``{layer: {name: number}}``,

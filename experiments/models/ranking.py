@@ -34,7 +34,7 @@ from experiments.models.batch import Sample
 from experiments.models.losses import IGNORED, token_losses
 
 PROMPTS = 32  # at most so many in one pass
-PAIRS = 64  # of sample and answer in one pass without a cache
+PAIRS = 64  # of prompt and answer in one pass; more are slower on processors
 LOGITS = 2**25  # at most so many in one pass: 128 MB
 CACHED_BYTES = 2**29  # of keys and values in one pass, copied for each pair
 
@@ -279,12 +279,11 @@ def _batches(
     }
     pairs = sorted((pair for pair in answers if len(answers[pair]) > 1), key=lambda pair: len(answers[pair]))
     kept = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(cache)) // len(listed)
-    start = 0
+    most, start = min(PAIRS, CACHED_BYTES // max(1, kept)), 0
     while start < len(pairs):
         end = start + 1
-        while end < len(pairs):
-            more = end + 1 - start
-            if more * kept > CACHED_BYTES or more * (len(answers[pairs[end]]) - 1) * vocabulary > LOGITS:
+        while end < min(len(pairs), start + most):
+            if (end + 1 - start) * (len(answers[pairs[end]]) - 1) * vocabulary > LOGITS:
                 break
             end += 1
         batch, start = pairs[start:end], end

@@ -20,7 +20,7 @@ from experiments.datasets.example import Example
 from experiments.metrics.alignment import scores_by_kind
 from experiments.metrics.statistics import Score, mean_score, mean_statistics
 from experiments.models.batch import Sample
-from experiments.models.family import Decoding
+from experiments.models.family import Answering, Decoding
 from experiments.predictions.format import Format
 from experiments.predictions.plain import PLAIN
 
@@ -95,7 +95,7 @@ class Task(ABC):
         title: as printed.
         columns: of the table.
         selects: key of the column by which settings are chosen on validation data; the first by default.
-        decoding: how answers are generated.
+        decoding: how answers are generated, where :meth:`answering` does not say otherwise.
         budget: see there.
         prompts: model family -> template with ``{text}``; :data:`DEFAULT` for all others.
         drawn: the field of :class:`experiments.scenes.write.Sizes` that says how many examples are drawn;
@@ -125,6 +125,14 @@ class Task(ABC):
         Args:
             data: folder with the data sets, as ``attngraph scenes`` writes it; a packaged task ignores it.
         """
+
+    def answering(self, data: Path) -> Answering:
+        """How a model answers: it generates texts, or ranks a list that the task knows or finds in the data.
+
+        Args:
+            data: as for :meth:`examples`.
+        """
+        return self.decoding
 
     @abstractmethod
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:

@@ -211,7 +211,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
     examples = subset(task.examples(cell.data, cell.split), cell.eval_examples)
     with state.main_process_first():
         data = TaskData(family, task, examples, method.vision, cache)
-    predictions = predict(tuned, data)
+    predictions = predict(tuned, data, task.answering(cell.data))
     if state.is_main_process:
         scores = task.score(predictions, examples)
         write_json(folder / PREDICTIONS, predictions)

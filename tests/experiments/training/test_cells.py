@@ -12,6 +12,7 @@ import torch
 
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
+from experiments.models import Ranking
 from experiments.tasks import TASKS
 from experiments.training import cells
 from experiments.training.cells import Cell, is_finished, per_image, read_scores, run_cell
@@ -271,3 +272,17 @@ def test_statistics_are_summed_over_the_questions_of_an_image():
     examples = [Example(str(k), Path(name), "", (), "") for k, name in enumerate("abab")]
     sums = per_image(np.array([[1.0, 1], [0, 1], [0.5, 1], [0, 1]]), examples)
     assert sums.tolist() == [[1.5, 2], [0, 2]]
+
+
+def test_a_task_may_answer_by_ranking(cell, tmp_path, monkeypatch):
+    """A list that it finds beside its data, say."""
+
+    class Ranks(Scored):
+        def answering(self, data):
+            return Ranking(tuple((data / "answers.txt").read_text().split()))
+
+    (tmp_path / "data" / "answers.txt").write_text("black yes")
+    monkeypatch.setitem(TASKS, "small", Ranks(small_examples(tmp_path / "pictures")))
+    run_cell(cell, Execution(tmp_path / "out"))
+    predictions = json.loads((cell.folder(tmp_path / "out") / "predictions.json").read_text())
+    assert len(predictions) == 8 and set(predictions.values()) <= {"black", "yes"}
