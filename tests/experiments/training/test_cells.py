@@ -81,7 +81,7 @@ def test_the_seed_decides(cell, tmp_path):
 def test_a_cell_that_was_interrupted_while_scoring_trains_no_more(cell, tmp_path, monkeypatch):
     whole = run_cell(cell, Execution(tmp_path / "whole"))
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "predict", lambda tuned, data: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(cells, "predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run_cell(cell, Execution(tmp_path))
     assert not is_finished(cell, Execution(tmp_path))
