@@ -1,11 +1,11 @@
-"""Tokenizers for caption metrics: the official PTB tokenizer (Java), and a regular expression like it.
+"""Tokenizers for caption metrics: the official PTB tokenizer (Java), and its equivalent in Python.
 
-Both turn captions into lower-case tokens joined by single spaces, without punctuation.
+Both turn captions into lower-case tokens joined by single spaces, without punctuation. A line break inside a
+caption (see :func:`experiments.metrics.ptb.one_line`) is a space for both.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import tempfile
@@ -18,8 +18,25 @@ from unittest import mock
 from pycocoevalcap.tokenizer import ptbtokenizer
 
 from attngraph.errors import UserError
+from experiments.metrics import ptb
+
+JAVA, PYTHON = "PTB tokenizer (Java)", "PTB tokenizer (Python)"
 
 _LAST = "last caption"
+# Between any two captions. Without it a caption's tokens depend on how the next one begins: "No." before a
+# number, "J." before "The", and a tag whose attribute is never closed swallows captions up to the next quote.
+_SEPARATOR = "\" ' ,"
+
+
+def java_found() -> bool:
+    """Whether there is a ``java`` to call."""
+    return shutil.which("java") is not None
+
+
+def tokenize(captions: Sequence[str], use_java: bool) -> dict[str, str]:
+    """Caption -> tokens, each different caption once."""
+    unique = list(dict.fromkeys(captions))
+    return dict(zip(unique, ptb_tokenize(unique) if use_java else ptb.tokenize(unique), strict=True))
 
 
 def ptb_tokenize(captions: Sequence[str]) -> list[str]:
@@ -27,10 +44,14 @@ def ptb_tokenize(captions: Sequence[str]) -> list[str]:
 
     The class writes its input beside its jar. It is pointed to a temporary folder that links to the jar, so
     an installation that cannot be written to works and nothing stays behind after an interrupt.
+
+    Raises:
+        UserError: Java does not start, or the tokenizer fails.
     """
-    lines = [" ".join(caption.split()) for caption in captions]  # a line break inside would shift later lines
-    wanted = [i for i, line in enumerate(lines) if line]
-    request = {i: [{"caption": lines[i]}] for i in wanted} | {_LAST: [{"caption": _LAST}]}
+    lines = [ptb.one_line(caption) for caption in captions]
+    wanted = [i for i, line in enumerate(lines) if line.strip()]
+    request = {i: [{"caption": lines[i]}, {"caption": _SEPARATOR}] for i in wanted}
+    request |= {_LAST: [{"caption": _LAST}]}
     jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -58,16 +79,3 @@ def ptb_tokenize(captions: Sequence[str]) -> list[str]:
     for i in wanted:
         result[i] = tokens[i][0]
     return result
-
-
-_TOKEN = re.compile(r"n't\b|'(?:s|d|m|ll|re|ve)\b|[^\W_]+?(?=n't\b)|[^\W_]+(?:[-.,:/][^\W_]+)*")
-
-
-def regex_tokenize(captions: Sequence[str]) -> list[str]:
-    """The PTB tokenizer's result for plain English captions, without Java.
-
-    Words and numbers, with inner hyphens, points or colons ("t-shirt", "3.5") kept whole, ``n't`` and ``'s``
-    split off; punctuation is dropped. Symbols, bracket codes, "cannot" and abbreviations with a final point
-    differ from PTB.
-    """
-    return [" ".join(_TOKEN.findall(caption.lower().replace("’", "'"))) for caption in captions]
