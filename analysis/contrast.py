@@ -97,8 +97,8 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    r"""What distances say of a region. All ``(b, h)``: means over the queries whose region is known; NaN
-    where there are none.
+    r"""What distances say of a region. All ``(b, h)``: means over the queries whose region is known and that
+    have weight on relevant values and on distractors (for the mass: on either); NaN where there are none.
 
     Args:
         contrast: the difference of the mean squared distances of distractors and of relevant values over

@@ -24,6 +24,7 @@ NO_GRID = (
     "no regions: which part of the picture each node shows is not known (it is cropped or tiled, or its "
     "patches are no grid)"
 )
+NO_WORD = "no regions: no word of the texts names a known part of its picture"
 
 
 class Parts(Protocol):
@@ -52,10 +53,14 @@ class Regions:
         self._known = any(self._parts(sample) is not None for sample in samples)
         self._asked = any(self._asked_of(sample) for sample in samples)
         self._without: dict[str, None] = {}  # stacks of layers whose patches have no known places
+        self._looked = self._found = False  # for words that name a part
 
     def notes(self) -> list[str]:
-        """A line for each stack of layers that has no regions though words look at pictures there."""
-        return [f"{name}: {NO_GRID}" for name in self._without]
+        """A line for each stack of layers that has no regions though words look at pictures there, and one if
+        no word named a known part.
+        """
+        nothing = [NO_WORD] if self._looked and not self._found else []
+        return [*(f"{name}: {NO_GRID}" for name in self._without), *nothing]
 
     def __call__(self, batch: Batch, name: str, graph: AttentionGraph) -> dict[str, Region]:
         """Regions of a graph.
@@ -77,6 +82,7 @@ class Regions:
         for nodes, line, (_, _, others) in zip(image, candidates, grids):
             line[nodes.nonzero()[others:, 0]] = True
         relevant = {NAMED: self._named(batch, words, candidates, grids)}
+        self._looked, self._found = True, self._found or bool(relevant[NAMED].any())
         prompt = None if batch.written is None else batch.written.prompt
         if self._asked and prompt is not None and (batch.decoder is None or graph.causal):
             relevant[ASKED] = self._asked_for(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from experiments.inspect.options import add_source_arguments, open_source
 from experiments.inspect.region_file import RegionFile
-from experiments.inspect.regions import ASKED, NAMED, Regions
+from experiments.inspect.regions import ASKED, NAMED, NO_WORD, Regions
 from experiments.inspect.scene_parts import SceneParts
 from tests.experiments.tiny import save
 
@@ -83,3 +83,21 @@ def test_boxes_on_pictures_of_ones_own(family, tmp_path):
         shown = region.relevant[1, rows[0]][region.candidates[1]].unflatten(0, (rows_, columns))
         half = torch.arange(columns) < -(-columns // 2)
         assert torch.equal(shown, half.expand(rows_, columns)), name
+
+
+def test_words_that_name_nothing_are_told_of(tmp_path):
+    Image.new("RGB", (24, 16), "red").save(tmp_path / "0.png")
+    (tmp_path / "texts").write_text("a red ball\n")
+    for word, noted in (("ball", []), ("cat", [NO_WORD])):
+        box = {"box": [0, 0, 12, 16], "words": [word]}
+        (tmp_path / "regions.json").write_text(json.dumps({"0.png": [box]}))
+        looked_at = source(
+            "--model", save("captioner", tmp_path / f"model-{word}"), "--images", tmp_path / "0.png",
+            "--texts", tmp_path / "texts",
+        )  # fmt: skip
+        regions = Regions(looked_at.samples, RegionFile(tmp_path / "regions.json", looked_at.samples))
+        assert regions.notes() == [], "nothing was looked at yet"
+        for batch, graphs in looked_at.graphs():
+            for name, graph in graphs.items():
+                regions(batch, name, graph)
+        assert regions.notes() == noted
