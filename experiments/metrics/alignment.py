@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from attngraph.errors import UserError
 
+T = TypeVar("T")
 
-def aligned(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+
+def aligned(predictions: Mapping[str, T], references: Mapping[str, object]) -> list[tuple[str, T]]:
     """``(id, prediction)`` in the order of the references.
 
     Raises:

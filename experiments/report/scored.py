@@ -124,6 +124,6 @@ def _interval(
 
 
 def _cells(line: Line, name: str | None, heading: str) -> tuple[str, ...]:
-    known = line.low is not None and line.high is not None
-    interval = f"{100 * line.low:.2f} to {100 * line.high:.2f}" if known else MISSING
+    low, high = line.low, line.high
+    interval = MISSING if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f}"
     return str(name), f"{100 * line.score:.2f}", interval, str(line.number), heading

@@ -50,7 +50,7 @@ class Caption(Task):
             BLEU4: scores.bleu_counts.astype(np.float64),
             CIDER: mean_statistics(scores.cider_examples),
         }
-        evaluator = f"pycocoevalcap, tokenizer: {scores.tokenizer}"
+        evaluator = f"pycocoevalcap, {scores.tokenizer}"
         scenes = {example.id: example.scene for example in examples if example.scene is not None}
         if len(scenes) < len(examples):
             kinds = {"caption": (scores.cider, len(examples))}

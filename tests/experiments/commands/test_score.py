@@ -1,11 +1,14 @@
 """``attngraph score``: the scores of the table from a file of predictions."""
 
 import json
+import warnings
 
 import pandas as pd
 import pytest
 
 from experiments.cli import main
+from experiments.metrics import captions
+from experiments.metrics.tokenizers import PYTHON
 from experiments.predictions.files import read_predictions, write_predictions
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
@@ -51,10 +54,11 @@ def test_the_tokenizer_is_named(data, tmp_path, capsys, monkeypatch):
     predictions, _ = said("caption", data)
     (tmp_path / "cell.json").write_text(json.dumps(predictions))
     words = ["score", str(tmp_path / "cell.json"), "--task", "caption", "--data", str(data)]
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    with pytest.warns(UserWarning, match="Java not found"):
+    monkeypatch.setattr(captions, "java_found", lambda: False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that Java is missing
         assert main(words) == 0
-    assert "pycocoevalcap, tokenizer: regex" in capsys.readouterr().out
+    assert f"Evaluator: pycocoevalcap, {PYTHON}." in capsys.readouterr().out
 
 
 def test_a_cells_predictions_score_as_the_cell_did(data, tmp_path, capsys):
