@@ -110,6 +110,8 @@ class ImageTextFamily(ProcessorFamily):
             inputs = self._prompts([sample])
             length = int(inputs["attention_mask"].sum())
             self._widen(inputs, length)
+            longest = torch.ones(1, length + max(map(len, ends)))
+            self.check_length([sample], {"input_ids": longest, "attention_mask": longest})
             inputs = self.to_device(inputs)
             ids = inputs.pop("input_ids")
             inputs.pop("attention_mask")

@@ -1,5 +1,6 @@
 """Ranking from the prompt's cache gives what one pass of the model's own class for each answer gives."""
 
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -143,7 +144,7 @@ def test_no_answer_is_read_with_its_prompt_again(monkeypatch):
         widths.append(tuple(input_ids.shape))
         return forward(*args, input_ids=input_ids, **more)
 
-    noted.__signature__ = __import__("inspect").signature(forward)
+    noted.__signature__ = inspect.signature(forward)
     monkeypatch.setattr(decoder, "forward", noted)
     family.rank([SAMPLES[0], replace(SAMPLES[1], prompt="ball")], Ranking(("a", "red", "a star", "ball a")))
     assert widths == [(2, 2), (8, 2)]
@@ -229,6 +230,19 @@ def test_a_long_prompt_is_cut_for_the_longest_answer(name):
     cut = replace(sample, prompt=" ".join(sample.prompt.split()[:room]))
     got, want = (family.rank([one], Ranking(ANSWERS)) for one in (sample, cut))
     assert torch.equal(got.scores, want.scores) and torch.equal(got.places, want.places)
+
+
+def test_a_prompt_with_an_image_is_not_cut(monkeypatch):
+    """Its image's place could be lost: a prompt that leaves no room for the longest answer is refused."""
+    family = load("llava")
+    length = family.training_inputs([replace(SAMPLES[1], answer="a star ball a red")])["input_ids"].shape[1]
+    for room in (0, -1):
+        monkeypatch.setattr(type(family), "longest", length + room)
+        if room:
+            with pytest.raises(UserError, match=f"the text of long has {length} tokens with its image"):
+                family.rank(SAMPLES[1:2], Ranking(ANSWERS))
+        else:
+            family.rank(SAMPLES[1:2], Ranking(ANSWERS))
 
 
 def test_the_family_says_how_many_are_listed():
