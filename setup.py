@@ -10,6 +10,7 @@ TEST = [
     "pytest>=8.0",
     "pytest-timeout>=2.2",
     "pytest-xdist>=3.6",  # make test runs a worker for each core
+    "hypothesis>=6.100",
     "setuptools>=77",
     "wheel>=0.43",
     "num2words>=0.5.13",  # SmolVLM's processor asks for it

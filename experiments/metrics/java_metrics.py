@@ -31,6 +31,10 @@ class _Recorded(meteor.Meteor):
         self.lines.append(super()._stat(hypothesis_str, reference_list))
         return self.lines[-1]
 
+    def __del__(self) -> None:
+        if hasattr(self, "meteor_p"):
+            super().__del__()
+
     def close(self) -> None:
         """End the process. The base class would wait for ever at its own lock after a failure."""
         self.meteor_p.kill()
@@ -67,6 +71,8 @@ def meteor_statistics(references: Captions, generated: Captions) -> tuple[float,
         raise UserError(f"METEOR failed ({said[0] if said else 'no answer'}); mend Java") from None
     finally:
         program.close()
+    whole = (counts[:, 20] == 1) & (counts[:, 21:23] == counts[:, 0:2]).all(axis=-1)
+    counts[whole, 20] = 0  # the program takes a caption that is a reference for unbroken
     return score, counts
 
 

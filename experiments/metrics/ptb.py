@@ -150,6 +150,10 @@ def _entity(token: str) -> str:
     return _ENTITIES.get(token[1:-1].lower(), token)
 
 
+def _plain_and(token: str) -> str:
+    return re.sub("&(?i:amp);", "&", token)
+
+
 def _glued(token: str) -> str:
     """A token of several words is written with no-break spaces."""
     return _round(token).replace(" ", "\xa0")
@@ -194,6 +198,7 @@ def _rules() -> list[_Rule]:
     part = rf"(?:[dDoOlL]{quote}[{letter}{digit}])?{alphanumeric}"  # a word, or one like O'Neill
     hyphenated = rf"{part}(?:{hyphen}{part})+"
     compound = rf"[{a}0-9][{a}0-9.,\xad]*(?:-(?:(?:[{a}]\.){{2,}}|[{a}0-9\xad]+))+"
+    initials = "[A-Z]+(?:(?:&|&(?i:amp);|\\+)[A-Z]+)+"
     clitic = rf"{apostrophe}(?:[dDmMsS]|[lL][lL]|[rR][eE]|[vV][eE])"
     ending = rf"(?:{_any([*_ENDING, 'ph.d'])}|{'|'.join(f'{w[0].upper()}(?i:{w[1:]})' for w in _CAPITAL)}"
     ending += "|[pP]{1,2}(?:[tT]e[sS]?|[tT]y[sS]?))"  # companies: Pte., Ptys.
@@ -241,7 +246,7 @@ def _rules() -> list[_Rule]:
         (hyphenated, _same),
         (compound, _without_soft_hyphens),
         (
-            rf"(?P<t>(?:{word}(?:[.!?]{word})*|{part}|{hyphenated}|{compound})\.)[,;:、]",
+            rf"(?P<t>(?:{word}(?:[.!?]{word})*|{part}|{hyphenated}|{compound}|{initials})\.)[,;:、]",
             _without_soft_hyphens,
         ),
         (number, _without_soft_hyphens),
@@ -270,7 +275,7 @@ def _rules() -> list[_Rule]:
         *((rf"(?:{bare}\.){rest}", _same) for rest in (f"+{domain}", f"+?{domain}{path}")),
         (r"@[A-Za-z_][A-Za-z0-9_]*", _same),
         (rf"#(?:[{letter}{mark}\xad]|{accented})+", _same),
-        (r"[A-Z]+(?:(?:&|&(?i:amp);|\+)[A-Z]+)+", lambda token: re.sub("&(?i:amp);", "&", token)),
+        (initials, _plain_and),
         (r"[cC]\+\+|[cCfF]#|[A-Z]+\$", _same),
         # faces
         (r"[<>]?[:;=][-o*']?[()\[\]{DPdpO@|\\](?![A-Za-z0-9])|:[308](?![A-Za-z0-9])", _round),
@@ -285,9 +290,10 @@ def _rules() -> list[_Rule]:
         # signs
         (r"\.{3,5}|\. \. \.(?: \.)*|…|\x85", lambda token: "..."),
         (r"-{2,4}|[–—―\x96\x97]", lambda token: "--"),
-        (rf"-{{5,}}|[!?]+|<<|>>|''|``|\*+|_+|#+|@+|\\\*|'|[{kinds['repeated symbols']}]+", _same),
+        (r"-{5,}|[!?]+|<<|>>|''|``|\*+|_+|#+|@+|\\\*|'|'", _same),
+        (r"[⁺⁻₊₋]?(?:[¹²³⁰⁴-⁹]+|[₀-₉]+)", _same),
         (r"[“”„‟‘’‚‛«»‹›`\x91-\x94]{1,2}", _mapped(_QUOTES)),
-        (rf"[!-/:-@\[-`{{-~{kinds['symbols']}{kinds['repeated symbols']}]", _mapped(_SYMBOLS)),
+        (rf"[!-/:-@\[-`{{-~{kinds['symbols']}]", _mapped(_SYMBOLS)),
         ("[¢£€¤\x80₠½¼¾⅓⅔⁄]", _mapped(_SYMBOLS)),
     ]
     return [_Rule(re.compile(pattern), written) for pattern, written in rules]

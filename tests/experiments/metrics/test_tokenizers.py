@@ -1,4 +1,4 @@
-"""Caption tokens: the official tokenizer and its stand-in agree, and a Java that fails is one clear line."""
+"""The official tokenizer: a Java that fails is one clear line, and nothing is written beside its jar."""
 
 import os
 import shutil
@@ -7,22 +7,9 @@ import pytest
 from pycocoevalcap.tokenizer import ptbtokenizer
 
 from attngraph.errors import UserError
-from experiments.metrics.tokenizers import ptb_tokenize, regex_tokenize
+from experiments.metrics.tokenizers import ptb_tokenize
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Java not found")
-
-PLAIN = [
-    "a red circle is above the blue square .",
-    "Two small green triangles",
-    "there are 3 shapes, one of them red",
-    "A man's dog doesn't like 3.5 t-shirts; really!",
-    "i can't and won't, they've gone",
-    "",
-    "...",
-    "well-known red-and-white 1,000 things",
-    "two  spaces\nand a line",
-    "\u2028 odd",
-]
 
 
 def test_java_that_does_not_start(monkeypatch, tmp_path):
@@ -39,12 +26,6 @@ def test_java_that_fails(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(UserError, match="no class here"):
         ptb_tokenize(["a dog"])
-
-
-@needs_java
-def test_tokenizers_agree_on_plain_captions():
-    assert ptb_tokenize(PLAIN) == regex_tokenize(PLAIN)
-    assert regex_tokenize(["A dog's ball."]) == ["a dog 's ball"]
 
 
 @needs_java
