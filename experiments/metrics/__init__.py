@@ -9,7 +9,9 @@ and scores every example of ``references``, in their order. Ids that differ are 
 - :mod:`experiments.metrics.answerability`: which of VizWiz's questions cannot be answered
 - :mod:`experiments.metrics.exact`: equality with the one reference answer
 - :mod:`experiments.metrics.entailment`: the word for the one gold label
-- :mod:`experiments.metrics.captions`: BLEU@4 and CIDEr, on tokens from :mod:`experiments.metrics.tokenizers`
+- :mod:`experiments.metrics.captions`: BLEU, CIDEr, ROUGE-L, and METEOR and SPICE of
+  :mod:`experiments.metrics.java_metrics`, on tokens from :mod:`experiments.metrics.tokenizers` (Java) or
+  :mod:`experiments.metrics.ptb`
 - :mod:`experiments.metrics.scene_captions`: what a caption says of a known scene, read by
   :mod:`experiments.metrics.caption_tuples`
 - :mod:`experiments.metrics.alignment`: what they share

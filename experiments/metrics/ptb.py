@@ -68,7 +68,7 @@ _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "nbsp": "", "quot": "''", "apos":
 )
 _SPACES = r" \t\u00a0\u2000-\u200a\u3000"
 _SPACE = re.compile(f"[{_SPACES}]+")
-_PLAIN = re.compile(r"[A-Za-z]+(?=[ \n])")
+_PLAIN = re.compile(r"[A-Za-z]+(?=,?[ \n])")
 _COMPOUNDS = frozenset("cannot gonna gotta lemme gimme wanna".split())
 _WORD_REST = re.compile(r"[\w.\u2010\u2011-]*")
 _BREAKS = re.compile("\r\n|[\r\n\v\f\u2028\u2029]")
@@ -210,7 +210,7 @@ def _rules() -> list[_Rule]:
     mailbox = r"[^ \t\n\"<>|(){}\u00a0]*@(?:[^ \t\n\"<>|(){}.\u00a0]+\.)*[^ \t\n\"<>|(){}.\u00a0]+"
     name = r"[A-Za-z][A-Za-z0-9_:.-]*"
     value = r"""(?: *= *(?:"[^"\n]*"|'[^'\n]*'))?"""
-    tag = rf"<(?:[!?][A-Za-z-][^>\n]*|/?{name} */? *|{name}(?: +{name}{value})+ */? *)>"
+    tag = rf"<(?:[!?][A-Za-z-][^>\n]*|(?:{name} */?|/{name}) *|{name}(?: +{name}{value})+ */? *)>"
     face = r"[\^x=~<>'-]"
     rules: list[tuple[str, Callable[[str], str]]] = [
         # markup
@@ -245,9 +245,9 @@ def _rules() -> list[_Rule]:
         (rf"(?s:(?P<t>{ending}\.)..)", _same),
         (hyphenated, _same),
         (compound, _without_soft_hyphens),
-        (
-            rf"(?P<t>(?:{word}(?:[.!?]{word})*|{part}|{hyphenated}|{compound}|{initials})\.)[,;:、]",
-            _without_soft_hyphens,
+        *(
+            (rf"(?P<t>{item}\.)[,;:、]", _without_soft_hyphens)
+            for item in (rf"{word}(?:[.!?]{word})*", part, hyphenated, compound)
         ),
         (number, _without_soft_hyphens),
         (rf"(?:[{a}]\.){{2,}}", _same),
@@ -275,7 +275,7 @@ def _rules() -> list[_Rule]:
         *((rf"(?:{bare}\.){rest}", _same) for rest in (f"+{domain}", f"+?{domain}{path}")),
         (r"@[A-Za-z_][A-Za-z0-9_]*", _same),
         (rf"#(?:[{letter}{mark}\xad]|{accented})+", _same),
-        (initials, _plain_and),
+        (rf"{initials}|(?P<t>{initials}\.)[,;:、]", _plain_and),
         (r"[cC]\+\+|[cCfF]#|[A-Z]+\$", _same),
         # faces
         (r"[<>]?[:;=][-o*']?[()\[\]{DPdpO@|\\](?![A-Za-z0-9])|:[308](?![A-Za-z0-9])", _round),
@@ -284,7 +284,7 @@ def _rules() -> list[_Rule]:
         (rf"[dDlLoO]{quote}[{letter}{digit}]{{2,}}|[A-HJ-XZn]{quote}[{letter}]{{2,}}", _same),
         (rf"[{letter}]+[aeiouyAEIOUY]{quote}[aeiouA-Z][{letter}]*|[oO]{quote}o", _same),
         (
-            rf"c'mon|e'er|[nN]at'l|[oO]l{apostrophe}|[dDlLjJ]{apostrophe}|(?P<t>[yY]{apostrophe})[{letter}]",
+            rf"c'mon|e'er|[nN]at'l|[oO][lL]{apostrophe}|[dDlLjJ]{apostrophe}|(?P<t>[yY]{apostrophe})[{letter}]",
             _same,
         ),
         # signs
