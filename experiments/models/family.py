@@ -81,7 +81,7 @@ class ModelFamily(ABC):
         unadapted: a context in which its adapters are switched off.
         caches_features: whether :meth:`encode_images` exists, so that a frozen image encoder need run only
             once.
-        shortlist: how many answers of a list are scored in full where a :class:`Ranking` does not say:
+        shortlist: how many answers of a list are scored in full where a ``Ranking`` does not say:
             ``k_test`` of the authors (128 is that of BLIP and mPLUG).
     """
 

@@ -46,7 +46,7 @@ class Ranking:
     Args:
         answers: the list. Ties go to the earlier one.
         k: how many are short-listed by their first token and scored in full; None for the family's own
-            number (:attr:`~experiments.models.ModelFamily.shortlist`). A k of the list's length or more
+            number (``ModelFamily.shortlist``). A k of the list's length or more
             scores all of it.
         label_smoothing: share of each token's log-probability that is replaced by the mean over the
             vocabulary. 0.1 gives the scores of BLIP's and p-Adapter's own code, which ranks by its training

@@ -1,4 +1,4 @@
-"""Lists of answers to rank, for :class:`experiments.models.Ranking`."""
+"""Lists of answers to rank, for :class:`experiments.models.ranking.Ranking`."""
 
 from __future__ import annotations
 
