@@ -10,13 +10,13 @@ first in :func:`_rules`; characters that a rule only looks at (what follows its 
 but are read again. Characters without a rule (emoji, control characters, letters added to Unicode late) are
 dropped and end a token.
 
-Known to differ: a capital sigma inside a word of several scripts, where the two take another end of the word
-(about 2 of 300,000 random captions).
+Known to differ: a capital sigma in a word of several scripts or with digits, where Java takes another end of
+the word (about 2 of 300,000 random captions).
 
 What a caption's tokens are never depends on other captions here. In the Java program it does, and
 :func:`experiments.metrics.tokenizers.ptb_tokenize` takes that away: a line break inside a caption (see
-:func:`one_line`) shifts all captions after it, "No." or "J." at the end of one line is kept with its period or
-not by how the next line begins, and a tag with an open quote goes on in the next captions.
+:func:`one_line`) shifts all captions after it, "No." or "J." at the end of one line is kept with its period
+or not by how the next line begins, and a tag with an open quote goes on in the next captions.
 
 .. [1] https://nlp.stanford.edu/software/tokenizer.html and the Javadoc of
    ``edu.stanford.nlp.process.PTBTokenizer``.
