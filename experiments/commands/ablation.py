@@ -28,7 +28,14 @@ from experiments.tasks import TASKS
 from experiments.training.cells import Cell, has_scores, versions
 from experiments.training.device import processes
 from experiments.training.execution import Execution, add_run_arguments, execution_of, in_folder
-from experiments.training.plan import Plan, Request, add_checkpoints_argument, check_checkpoints, plan_table
+from experiments.training.plan import (
+    Plan,
+    Request,
+    add_checkpoints_argument,
+    check_checkpoints,
+    checkpoints_folder,
+    plan_table,
+)
 from experiments.training.prepare import prepare
 from experiments.training.runner import run_cells
 
@@ -140,7 +147,7 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, Path]:
         args.seeds,
         args.join,
         args.model,
-        args.checkpoints,
+        checkpoints_folder(args.checkpoints, preset, args.model),
     )
     return plan_table(preset, request, chosen_settings(), out / "data"), out
 

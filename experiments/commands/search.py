@@ -25,7 +25,7 @@ from experiments.report.search import search_report
 from experiments.tasks import TASKS
 from experiments.training.device import processes
 from experiments.training.execution import add_run_arguments, execution_of, in_folder
-from experiments.training.plan import add_checkpoints_argument, check_checkpoints
+from experiments.training.plan import add_checkpoints_argument, check_checkpoints, checkpoints_folder
 from experiments.training.prepare import prepare
 from experiments.training.race import FURTHER, Trial
 from experiments.training.search import FROZEN, Search, SearchSetup
@@ -59,8 +59,9 @@ def run(args: argparse.Namespace) -> int:
     check_known([*preset.tasks, *TASKS], list(TASKS), "task")
     execution = execution_of(args, args.out)
     check_folder(args.out, "search")
+    checkpoints = checkpoints_folder(args.checkpoints, preset, args.model)
     reduction, data = chosen_settings().reduction, args.out / "data"
-    setup = SearchSetup(preset, reduction, data, args.model, execution, args.checkpoints)
+    setup = SearchSetup(preset, reduction, data, args.model, execution, checkpoints)
     return in_folder(execution, lambda: _search(args, setup))
 
 

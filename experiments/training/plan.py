@@ -113,6 +113,22 @@ class Plan:
         return START_SECONDS + task.budget.eval_seconds * scored + training
 
 
+def checkpoints_folder(given: Path | None, preset: Preset, model: str | None) -> Path:
+    """The folder that ``--checkpoints`` names.
+
+    Raises:
+        UserError: it is no folder, or the option changes nothing.
+    """
+    if given is None:
+        return CHECKPOINTS
+    if model is not None or preset.checkpoints == 1:
+        why = "--model is for all seeds" if model is not None else "the preset has one checkpoint"
+        raise UserError(f"--checkpoints {given} changes nothing, since {why}: leave it out")
+    if not given.is_dir():
+        raise UserError(f"--checkpoints {given} is no folder: give the one that holds seed1, seed2, ...")
+    return given
+
+
 def step_seconds(recipe: Recipe, method: Method) -> float:
     """How long a training step should take."""
     return STEP_SECONDS[method.vision] * (STEP_SHARE + (1 - STEP_SHARE) * recipe.batch_size / 64)
@@ -123,7 +139,6 @@ def add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoints",
         type=Path,
-        default=CHECKPOINTS,
         metavar="FOLDER",
         help="Take pre-trained checkpoints beside the shipped one from seed1, seed2, ... in this folder, "
         "where the preset wants several. Default: runs/checkpoints.",

@@ -114,7 +114,7 @@ def test_the_methods_in_the_examples_train_what_they_say():
     from experiments.models import load_family
 
     load_plugins([METHOD])
-    tuned = method_named("lora").apply(load_family(), method_named("lora").settings(None))
+    tuned = method_named("lora").apply(load_family(), method_named("lora").settings(None, "vqa"))
     names = list(tuned.parameters())
     assert len(names) == 4 * 2 * 2 * 2  # layers, attentions, projections, factors
     assert all(name.startswith("text_decoder.") and "lora_" in name for name in names)

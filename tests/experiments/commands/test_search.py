@@ -91,7 +91,7 @@ class World:
 
     def search(self) -> int:
         options = dict(out=self.out, preset="full", model=None, device="cpu", jobs=1, threads=1)
-        options |= dict(download=False, cache_gb=1.0, checkpoints=Path("runs/checkpoints"))
+        options |= dict(download=False, cache_gb=1.0, checkpoints=None)
         return search.run(argparse.Namespace(**options))
 
 

@@ -10,10 +10,12 @@ from experiments.configs.settings import chosen_settings
 from experiments.methods import METHODS
 from experiments.tasks import TASKS
 from experiments.training.plan import (
+    CHECKPOINTS,
     START_SECONDS,
     STEP_SECONDS,
     Request,
     check_checkpoints,
+    checkpoints_folder,
     example_count,
     plan_table,
 )
@@ -173,6 +175,19 @@ def test_seeds_are_dealt_over_checkpoints():
     table = plan_table(several, Request(model="mine"), chosen_settings(), DATA)
     assert {cell.model for cell in table.cells} == {"mine"}
     assert {cell.seed for cell in table.rows["frozen"]} == {0}
+
+
+def test_the_folder_of_checkpoints(tmp_path):
+    several = PRESET.model_copy(update={"checkpoints": 2})
+    assert checkpoints_folder(None, PRESET, "mine") == checkpoints_folder(None, several, None) == CHECKPOINTS
+    assert checkpoints_folder(tmp_path, several, None) == tmp_path
+    for given, preset, model, said in (
+        (tmp_path / "none", several, None, "is no folder: give the one that holds seed1"),
+        (tmp_path, PRESET, None, "changes nothing, since the preset has one checkpoint: leave it out"),
+        (tmp_path, several, "mine", "changes nothing, since --model is for all seeds: leave it out"),
+    ):
+        with pytest.raises(UserError, match=said):
+            checkpoints_folder(given, preset, model)
 
 
 def test_a_missing_checkpoint_is_named_with_the_command_that_makes_it(tmp_path):
