@@ -23,6 +23,7 @@ from experiments.outputs import Outputs, check_folder
 from experiments.progress import note
 from experiments.report.search import search_report
 from experiments.tasks import TASKS
+from experiments.tasks.task import Budget
 from experiments.training.device import processes
 from experiments.training.execution import add_run_arguments, execution_of, in_folder
 from experiments.training.plan import add_checkpoints_argument, check_checkpoints, checkpoints_folder
@@ -103,11 +104,16 @@ def _note_checkpoints(setup: SearchSetup) -> None:
         note(f"for the finalists, after the first stage: {error}")
 
 
+def _budget(budget: Budget) -> dict[str, int | None]:
+    """What of a task's budget decides scores; not the estimate of time."""
+    return {name: value for name, value in asdict(budget).items() if name != "eval_seconds"}
+
+
 def _about(setup: SearchSetup) -> dict:
     """What decides the trials' scores."""
     preset = setup.preset
     return {
-        "budgets": {name: asdict(preset.budget_of(TASKS[name])) for name in setup.tasks},
+        "budgets": {name: _budget(preset.budget_of(TASKS[name])) for name in setup.tasks},
         "data": {"seed": preset.data_seed, "sizes": asdict(preset.drawn)},
         "reduction": setup.reduction,
         "weights": weights_digest(setup.model),

@@ -36,6 +36,7 @@ from experiments.models.mini_blip import weights_digest
 from experiments.tasks import TASKS
 from experiments.tasks.task import Budget
 from experiments.training.cells import Cell, has_scores
+from experiments.training.device import training_precision
 from experiments.training.execution import Execution
 from experiments.training.plan import CHECKPOINTS, check_checkpoints, checkpoint_of
 from experiments.training.race import FURTHER, RATES, Race, Trial
@@ -184,7 +185,8 @@ class Search:
 
     def _note(self, trial: Trial, result: Mapping[str, Any] | None, weights: str) -> None:
         """A trial's score; a run that diverged is worth nothing."""
-        line = {**_line(trial, result), "weights": weights}
+        precision = training_precision(self.setup.execution.device)
+        line = {**_line(trial, result), "weights": weights, "precision": precision}
         self.lines[trial.key] = line
         self.scores[trial.key] = -math.inf if result is None else line["selection"]
 

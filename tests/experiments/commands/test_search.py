@@ -19,6 +19,7 @@ from experiments.files import write_json
 from experiments.methods import METHODS
 from experiments.tasks import TASKS
 from experiments.training import search as races
+from experiments.training.execution import Execution
 from experiments.training.race import RATES, Race, Trial
 from experiments.training.search import JOINT, OTHERS, VALIDATION_EXAMPLES, SearchSetup
 
@@ -241,7 +242,7 @@ def test_a_search_that_was_cut_off_runs_no_trial_again(found, tmp_path, monkeypa
 def test_damaged_trials_are_named(lines, tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch)
     (tmp_path / "trials.csv").write_text("\n".join(lines))
-    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, argparse.Namespace(out=tmp_path))
+    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, Execution(tmp_path))
     with pytest.raises(UserError, match="trials.csv cannot be read .*: restore it, or give another --out"):
         races.Search(setup).run()
     assert world.seen == []
@@ -252,7 +253,7 @@ def test_trials_of_other_weights_are_refused(tmp_path, monkeypatch):
     World(tmp_path, monkeypatch)
     (tmp_path / "trials.csv").write_text(f"{HEAD}\nx,vqa,1,0.5,before\n")
     folder = tmp_path / "checkpoints"
-    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, argparse.Namespace(out=tmp_path), folder)
+    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, Execution(tmp_path), folder)
     found = races.Search(setup)
     found._read()
     assert found.scores == {("x", "vqa", 1): 0.5}
@@ -265,7 +266,7 @@ def test_trials_of_other_weights_are_refused(tmp_path, monkeypatch):
 def test_rates_that_cannot_be_extended_are_refused(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch)
     monkeypatch.setitem(METHODS, "odd", replace(METHODS["decoder"], name="odd", rates=(1e-3, 2e-3)))
-    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, argparse.Namespace(out=tmp_path))
+    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, Execution(tmp_path))
     with pytest.raises(UserError, match=r"method odd begins with the rate 0.002: give half powers of ten"):
         races.Search(setup).run()
     assert world.seen == []
