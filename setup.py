@@ -69,6 +69,7 @@ setup(
         "networkx>=3.2",
         "numpy>=1.26",
         "pandas>=2.2",
+        "pyarrow>=15",
         "matplotlib>=3.8",
         "pillow>=10.3",
         "scipy>=1.11",
@@ -83,6 +84,7 @@ setup(
         "test": TEST,
         "lint": LINT,
         "docs": DOCS,
+        "hub": ["datasets>=3.0"],  # data sets of the Hugging Face hub
         "umap": ["umap-learn>=0.5.6"],
         "tagger": ["spacy>=3.7"],
         "browser": BROWSER,

@@ -1,6 +1,7 @@
 """What every reader of a data set returns."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from experiments.scenes.scene import Scene
@@ -16,9 +17,12 @@ class Example:
         prompt: the text before the answer: a question, a hypothesis, or "" for captions.
         references: accepted answers. VQA: the ten annotators' answers; entailment: the one gold label
             ("entailment", "contradiction", "neutral"); captions: the reference captions.
+            Empty in splits without annotations.
         kind: question type ("existence", "count", ...), hypothesis type, or "caption"; scores are broken down
             by it.
         scene: what the image shows, where a task that scores answers by it knows it.
+        groups: further ways to break scores down: name -> this example's group, such as
+            ``{"answer type": "yes/no"}``.
     """
 
     id: str
@@ -27,3 +31,4 @@ class Example:
     references: tuple[str, ...]
     kind: str
     scene: Scene | None = None
+    groups: Mapping[str, str] = field(default_factory=dict, hash=False)
