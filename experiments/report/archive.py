@@ -155,10 +155,20 @@ def read_archive(archive: Path) -> dict[str, bytes]:
 
 
 def finished_cells(run: Path) -> list[Path]:
-    """The folders of a run folder's finished cells, by seed and then by name."""
+    """The folders of a run folder's finished cells, by seed and then by name.
+
+    Raises:
+        UserError: a row or task has a name that no archive takes.
+    """
     found = [file.parent for file in run.glob(f"cells/*/*/seed*/{SCORES}")]
-    named = [folder for folder in found if _NAME.fullmatch(_name(folder, SCORES))]
-    return sorted(named, key=lambda folder: (_seed(folder), _name(folder, "")))
+    found = [folder for folder in found if _seed(folder) >= 0]  # no others are of a table
+    for folder in found:
+        if not _NAME.fullmatch(_name(folder, SCORES)):
+            raise UserError(
+                f"{folder}: names of rows and tasks may hold only letters, digits and _ . - in archives: "
+                "rename the method or task"
+            )
+    return sorted(found, key=lambda folder: (_seed(folder), _name(folder, "")))
 
 
 def cell_of(folder: Path) -> tuple[str, str, int]:

@@ -31,13 +31,16 @@ def saved_runs(folder: Path) -> Iterator[list[Run]]:
     """
     archives = sorted(folder.glob(PATTERN))
     with TemporaryDirectory(prefix="attngraph-") as scratch:
-        if (folder / "cells").is_dir() or not archives:
-            places = [folder]
-        else:
-            places = [Path(scratch, archive.name) for archive in archives]
-            for archive, place in zip(archives, places, strict=True):
+        places = {folder: folder}  # where cells are -> what the user knows as their place
+        if archives and not (folder / "cells").is_dir():
+            places = {Path(scratch, archive.name): archive for archive in archives}
+            for place, archive in places.items():
                 unpack(archive, place)
-        runs = [_run(cell) for place in places for cell in finished_cells(place)]
+        runs = [
+            _run(cell, source / cell.relative_to(place))
+            for place, source in places.items()
+            for cell in finished_cells(place)
+        ]
         if not runs:
             raise UserError(
                 f"{folder} holds no finished cells (cells/ROW/TASK/seedN) and no archives ({PATTERN}): "
@@ -46,13 +49,14 @@ def saved_runs(folder: Path) -> Iterator[list[Run]]:
         yield runs
 
 
-def _run(cell: Path) -> Run:
+def _run(cell: Path, shown: Path) -> Run:
+    """A finished cell; ``shown`` names it in errors."""
     row, task, seed = cell_of(cell)
     try:
         method_named(row)
         check_known([task], list(TASKS), "task")
     except UserError as error:
-        raise UserError(f"{cell}: {error}, or load its file with --plugin FILE") from None
+        raise UserError(f"{shown}: {error}, or load its file with --plugin FILE") from None
     return Run(row, task, seed, read_result(cell, row, TASKS[task], seed), cell)
 
 

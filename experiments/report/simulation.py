@@ -77,12 +77,23 @@ EXPECTED = {"e": 0.15, "n": 0.45, "images": 3200}
 
 def studies() -> Iterator[Study]:
     """All of the report's studies."""
-    for seeds, count in ((1, 1), (2, 1), (5, 1), (6, 1), (21, 1), (5, 3), (6, 3), (21, 3)):
+    for seeds, count in (
+        (1, 1),
+        (2, 1),
+        (5, 1),
+        (6, 1),
+        (21, 1),
+        (5, 3),
+        (6, 3),
+        (21, 3),
+        (7, 7),
+        (21, 7),
+    ):
         for mix, parts in MIXES.items():
             for more, extra in CHECKPOINTS.items() if count > 1 else (("", {}),):
                 yield Study(mix + more, seeds, count, **parts, **extra)
     for kind in KINDS:
-        for seeds, count in ((1, 1), (6, 1), (6, 3), (21, 3)):
+        for seeds, count in ((1, 1), (6, 1), (6, 3), (21, 3), (21, 7)):
             about, s = ("all", 0.15) if seeds > 1 else ("images", 0.0)
             study = Study(about, seeds, count, s=s, e=0.5, n=0.5, images=PICTURES, kind=kind)
             yield study

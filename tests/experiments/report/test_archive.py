@@ -75,6 +75,25 @@ def test_unfinished_cells_are_left_out(run, tmp_path):
     assert len(read_archive(paths[0])) == 16 and len(read_archive(paths[1])) == 12
 
 
+def test_a_name_that_no_archive_takes_is_an_error(run, tmp_path):
+    (run / "cells" / "gcn").rename(run / "cells" / "gcn+mine")
+    with pytest.raises(UserError, match=r"cells/gcn\+mine/.*only letters, digits"):
+        pack(run, tmp_path / "archives")
+    assert not (tmp_path / "archives").exists()
+
+
+def test_an_unknown_row_is_named_with_its_archive(run, tmp_path, monkeypatch):
+    (archive, _) = pack(run, tmp_path / "archives")
+    monkeypatch.setattr("experiments.report.recomputed.method_named", _unknown)
+    with pytest.raises(UserError, match=rf"^{archive}/cells/\w+/\w+/seed0: no such row, or load"):
+        with saved_runs(archive.parent):
+            pass
+
+
+def _unknown(name):
+    raise UserError("no such row")
+
+
 def test_what_is_there_stays(run, tmp_path):
     paths = pack(run, tmp_path / "archives")
     assert restore(paths, run) == 0, "the same cells are there"
