@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,3 +172,15 @@ def test_state_names_files_in_json(root, cache):
     table(Lined(), root, "test")
     (file,) = cache.rglob("*.json")
     assert str(root / "test.txt") in json.dumps(json.loads(file.read_text())["state"])
+
+
+def test_a_digest_is_that_of_the_content_wherever_it_lies(root, tmp_path):
+    data, moved = Lined(), tmp_path / "elsewhere" / "lined"
+    moved.parent.mkdir()
+    shutil.copytree(root, moved)
+    first = table(data, root, "test").digest
+    assert len(first) == 64 and first == table(data, moved, "test").digest == table(data, root, "test").digest
+    (moved / "test.txt").write_text("what\nwhere?\n")
+    changed = table(data, moved, "test").digest
+    (moved / "test.txt").write_text("what\nwhere\nbad\n")
+    assert table(data, moved, "test", Faults(1)).digest == first != changed
