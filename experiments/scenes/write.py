@@ -17,13 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.datasets.reading import read_json, shown
-from experiments.files import whole_folder, write_json, write_text
+from experiments.files import write_json, write_text
 from experiments.progress import Progress
 from experiments.scenes.captions import caption_scenes, captions
 from experiments.scenes.drawing import draw
+from experiments.scenes.folder import drawn_once
 from experiments.scenes.hypotheses import hypotheses
 from experiments.scenes.questions import questions
+from experiments.scenes.records import answer_type, karpathy_image, karpathy_place
 from experiments.scenes.scene import SPLITS, Scene
 
 SOON = 1.0  # seconds before the progress bar shows
@@ -53,54 +54,27 @@ class Sizes:
 def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
     """Writes the three data sets into a folder, or reuses it if finished with the same settings; returns it.
 
-    The folder is whole or absent (:func:`experiments.files.whole_folder`). A progress bar counts questions,
-    hypotheses and images with captions.
+    The folder is whole or absent (:func:`experiments.scenes.folder.drawn_once`). A progress bar counts
+    questions, hypotheses and images with captions.
 
     Raises:
         UserError: the folder holds something else, it cannot be written, or the seed is negative.
     """
     if seed < 0:
         raise UserError(f"--seed must be at least 0, got {seed}")
-    folder = Path(folder)
     manifest = {
         "version": VERSION,
         "seed": seed,
         "sizes": {name: list(value) for name, value in asdict(sizes).items()},
     }
-    if _is_finished(folder, manifest):
-        return folder
-    try:
-        with whole_folder(folder) as work, _bar(sizes) as bar:
+
+    def write(work: Path) -> None:
+        with _bar(sizes) as bar:
             _write_vqa(work / "vqa_v2", seed, sizes.questions, bar.update)
             _write_ve(work / "snli_ve", seed, sizes.hypotheses, bar.update)
             _write_captions(work / "karpathy", seed, sizes.captions, bar.update)
-            _dump(work / "manifest.json", manifest)
-    except OSError as error:
-        if not _is_finished(folder, manifest):  # another process may just have written the same
-            raise UserError(
-                f"{folder}: the scenes cannot be written there ({error.strerror or error}); make room on the "
-                "disk, or choose another folder"
-            ) from error
-    return folder
 
-
-def _is_finished(folder: Path, manifest: dict) -> bool:
-    """Whether the folder already holds these data; a :class:`UserError` if it holds others."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    try:
-        held = read_json(folder / "manifest.json")
-    except UserError:
-        raise UserError(
-            f"{folder}: exists but is no folder of drawn scenes (no readable manifest.json); "
-            "choose another folder or move it away"
-        ) from None
-    if held != manifest:
-        raise UserError(
-            f"{folder}: holds scenes of other settings, manifest.json says {shown(held)}, not "
-            f"{shown(manifest)}; choose another folder or move it away"
-        )
-    return True
+    return drawn_once(folder, manifest, write)
 
 
 def _bar(sizes: Sizes) -> Progress:
@@ -129,7 +103,7 @@ def _write_vqa(
                         "image_id": image_id,
                         "question_id": question_id,
                         "question_type": sentence.kind,
-                        "answer_type": _answer_type(sentence.answer),
+                        "answer_type": answer_type(sentence.answer),
                         "multiple_choice_answer": sentence.answer,
                         "answers": [
                             {"answer": sentence.answer, "answer_confidence": "yes", "answer_id": number}
@@ -149,10 +123,6 @@ def _write_vqa(
         )
         _dump(folder / f"v2_mscoco_{subtype}_annotations.json", {**about, "annotations": annotated})
     _dump(folder / "scenes.json", shown)
-
-
-def _answer_type(answer: str) -> str:
-    return "yes/no" if answer in ("yes", "no") else "number" if answer.isdigit() else "other"
 
 
 def _write_ve(
@@ -197,30 +167,15 @@ def _write_captions(
     for split, count in zip(SPLITS, counts):
         for number, scene in enumerate(caption_scenes(split, count, seed)):
             on_written(1)
-            # As in the real file, validation, test and the "restval" part of training come from val2014.
-            label = {"train": "restval" if number % 4 == 3 else "train", "validation": "val", "test": "test"}[
-                split
-            ]
-            source = "train2014" if label == "train" else "val2014"
+            label, source = karpathy_place(split, number)
             coco_id = len(described) + 1
             filename = f"COCO_{source}_{coco_id:012d}.png"
             _draw(scene, folder / source, filename, shown)
-            sentences = []
-            for text in captions(scene, seed):
-                tokens = "".join(letter if letter.isalnum() else " " for letter in text).split()
-                sentences.append({"tokens": tokens, "raw": text, "imgid": coco_id - 1, "sentid": sentence_id})
-                sentence_id += 1
+            texts = captions(scene, seed)
             described.append(
-                {
-                    "filepath": source,
-                    "sentids": [sentence["sentid"] for sentence in sentences],
-                    "filename": filename,
-                    "imgid": coco_id - 1,
-                    "split": label,
-                    "sentences": sentences,
-                    "cocoid": coco_id,
-                }
+                karpathy_image(label, source, filename, coco_id, len(described), texts, sentence_id)
             )
+            sentence_id += len(texts)
     _dump(folder / "dataset_coco.json", {"images": described, "dataset": "coco"})
     _dump(folder / "scenes.json", shown)
 
