@@ -87,6 +87,10 @@ class Reader(ABC):
             UserError: a file is missing or damaged as a whole, or too many of its records are.
         """
 
+    def notes(self, root: Path, split: str) -> list[str]:
+        """What is no fault, but a user should know of a split: what the official rules leave out of it."""
+        return []
+
     def found(self, root: Path, split: str) -> bool:
         """Whether the split's annotation files are there."""
         return all(file.is_file() for file in self.files(root, split))
