@@ -31,6 +31,7 @@ COMMANDS = {
     "score": "score a file of predictions, of this or another program, with a task's own metric",
     "pretrain": "pre-train the mini-BLIP from scratch on drawn scenes",
     "search": "choose learning rates, joins and scheme arguments on validation data",
+    "data": "check, lay out and draw data sets in the official files of six benchmarks",
     "scenes": "draw the Scenes data sets and write them in the official file formats",
     "heterophily": "measure the heterophily of attention graphs per layer and head, beside what chance gives",
     "tsne": "draw the projected query and value spaces of attention layers",

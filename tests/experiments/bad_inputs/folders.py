@@ -21,6 +21,7 @@ RESULTS = {
     "pretrain": ("config.json", "model.safetensors", "scores.json"),
     "scenes": ("manifest.json", "notes.txt", "vqa_v2"),
     "significance": ("significance.csv", "significance.md"),
+    "data": ("check.txt", "check.json"),
     "score": ("scores.csv", "scores.json", "results.json"),
 }
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from experiments.predictions.files import write_predictions
 from experiments.report.archive import pack
+from experiments.scenes.layouts.make import make_scenes
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
 from tests.experiments.report.made import save_cells
@@ -35,6 +36,10 @@ class World:
     @property
     def data(self) -> Path:
         return self.folder / "data"
+
+    @property
+    def six(self) -> Path:
+        return self.folder / "six"
 
     @property
     def texts(self) -> Path:
@@ -82,6 +87,7 @@ def make_world(folder: Path) -> World:
     world = World(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_scenes(world.data, 0, Sizes((12, 12, 12), (6, 6, 6), (4, 4, 4)))
+    make_scenes(world.six, 0, 10)
     asked = TASKS["vqa"].examples(world.data, "test")
     write_predictions(
         world.answers, TASKS["vqa"].file_format, {e.id: "yes" for e in asked}, [e.id for e in asked]

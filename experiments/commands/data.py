@@ -1,0 +1,151 @@
+"""Check a data set's files, say how they are laid out, or draw a small set in the same layout.
+
+    attngraph data layout vqa2
+    attngraph data check vqa2 --root data/vqa2
+    attngraph data make scenes --out data/drawn
+
+``check`` ends with exit code 0 if the set is whole, 1 if something is missing or damaged, and 3 if there is
+no fault but a count differs from the published one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from attngraph.errors import UserError
+from experiments.arguments import Between, EachOnce, did_you_mean, seed
+from experiments.datasets.check_text import as_json, as_text
+from experiments.datasets.checking import check
+from experiments.datasets.dataset import DATA_SETS, data_set_named
+from experiments.datasets.layout_text import layout
+from experiments.files import write_json, write_text
+from experiments.outputs import Outputs, check_folder
+from experiments.progress import note
+from experiments.scenes.layouts.make import LAYOUTS, LEAST, MOST, SIZE, make_scenes
+
+WHOLE, FAULTY, OTHER_COUNTS = 0, 1, 3  # exit codes of `check`
+NAMES = TEXT, DETAILS = "check.txt", "check.json"
+SCENES = "scenes"
+MOST_JOBS = 60  # what Windows can wait for
+#: Action -> the options that it takes.
+OPTIONS = {
+    "check": ("root", "split", "form", "deep", "jobs", "out"),
+    "layout": (),
+    "make": ("out", "size", "seed"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``attngraph data``; those of another action than the one asked for are refused."""
+    parser.add_argument(
+        "action",
+        choices=list(OPTIONS),
+        metavar="ACTION",
+        help="Read a data set and name what is missing or damaged (check), show which files it has, where "
+        "they come from, their licence and citation (layout), or draw small data sets so laid out (make).",
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        metavar="NAME",
+        help=f"Take this data set: {', '.join(DATA_SETS)}. `layout` shows all without it; `make` takes "
+        f"{SCENES}.",
+    )
+    add = parser.add_argument_group("check").add_argument
+    add("--root", type=Path, metavar="FOLDER", help="Read the data set in this folder.")
+    add(
+        "--split",
+        nargs="+",
+        action=EachOnce,
+        metavar="SPLIT",
+        help="Read these splits only, by their official names. Default: all of each format.",
+    )
+    add(
+        "--format",
+        dest="form",
+        metavar="FORMAT",
+        help="Read this format only. Default: each format that has files there.",
+    )
+    add("--deep", action="store_true", default=None, help="Look whether every picture can be decoded.")
+    add(
+        "--jobs",
+        type=Between(1, MOST_JOBS),
+        metavar="N",
+        help="Run so many processes that decode. Default: one a core.",
+    )
+    add = parser.add_argument_group("check and make").add_argument
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help=f"Write into this folder: the drawn data sets; or every fault that was found, in {TEXT} and "
+        f"{DETAILS}.",
+    )
+    add = parser.add_argument_group("make").add_argument
+    add(
+        "--size",
+        type=Between(LEAST, MOST),
+        metavar="N",
+        help="Draw so many questions, pairs or images with captions for training in each data set, a fifth "
+        f"as many for validation and a third as many for test. Default: {SIZE}.",
+    )
+    add("--seed", type=seed, metavar="N", help="Set the seed of the scenes and their texts. Default: 0.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Does what was asked for."""
+    for names in OPTIONS.values():
+        for name in names:
+            if getattr(args, name) is not None and name not in OPTIONS[args.action]:
+                option = "--format" if name == "form" else f"--{name}"
+                raise UserError(f"{option} is no option of `attngraph data {args.action}`: leave it out")
+    return {"check": _check, "layout": _layout, "make": _make}[args.action](args)
+
+
+def _layout(args: argparse.Namespace) -> int:
+    shown = DATA_SETS.values() if args.what is None else [data_set_named(args.what)]
+    print(f"\n{'-' * 100}\n\n".join(map(layout, shown)), end="")
+    return WHOLE
+
+
+def _make(args: argparse.Namespace) -> int:
+    if args.what != SCENES:
+        given = "NAME is missing" if args.what is None else f"NAME: {args.what!r} cannot be made"
+        near = did_you_mean(args.what or "", [SCENES])
+        raise UserError(f"{given}{near}: give `attngraph data make {SCENES}`")
+    if args.out is None:
+        raise UserError("--out is missing: give the folder to write into")
+    check_folder(args.out, "data")
+    number, size = args.seed or 0, args.size or SIZE
+    make_scenes(args.out, number, size)
+    print(f"{args.out}: {', '.join(LAYOUTS)}, seed {number}, size {size}")
+    return WHOLE
+
+
+def _check(args: argparse.Namespace) -> int:
+    if args.what is None:
+        raise UserError(f"NAME is missing: choose from {', '.join(DATA_SETS)}")
+    data_set = data_set_named(args.what)
+    if args.root is None:
+        raise UserError(f"--root is missing: give the folder that holds {data_set.title}")
+    settings = {
+        "data": data_set.name,
+        "root": str(args.root),
+        "split": args.split,
+        "format": args.form,
+        "deep": bool(args.deep),
+    }
+    outputs = None if args.out is None else Outputs(args.out, "data", settings, NAMES)
+    if outputs is not None:
+        outputs.check()
+    jobs = args.jobs or min(MOST_JOBS, os.cpu_count() or 1)
+    report = check(data_set, args.root, args.split or (), args.form, bool(args.deep), jobs)
+    print(as_text(report), end="")
+    if outputs is not None:
+        with outputs.alone(), outputs.writing() as part:
+            write_text(part / TEXT, as_text(report, shown=None))
+            write_json(part / DETAILS, as_json(report))
+        note(f"saved: {', '.join(str(args.out / name) for name in NAMES)}")
+    return FAULTY if report.faults else OTHER_COUNTS if report.differs else WHOLE
