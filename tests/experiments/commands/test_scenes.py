@@ -3,7 +3,9 @@
 import json
 
 from experiments.cli import main
-from experiments.datasets import karpathy
+from experiments.datasets.coco import COCO
+from experiments.datasets.dataset import split_examples
+from experiments.datasets.faults import Faults
 
 SIZES = ["--questions", "6", "2", "4", "--hypotheses", "6", "3", "3", "--captions", "4", "2", "3"]
 
@@ -15,8 +17,11 @@ def test_sizes_and_seed_reach_the_files(tmp_path, capsys):
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["seed"] == 7
     assert manifest["sizes"] == {"questions": [6, 2, 4], "hypotheses": [6, 3, 3], "captions": [4, 2, 3]}
-    file = out / "karpathy" / "dataset_coco.json"
-    assert [len(karpathy.load(file, file.parent, split)) for split in ("train", "val", "test")] == [4, 2, 3]
+    written = [
+        len(split_examples(COCO, out / "karpathy", split, Faults(), "karpathy"))
+        for split in ("train", "val", "test")
+    ]
+    assert written == [4, 2, 3]
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
