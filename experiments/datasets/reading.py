@@ -10,7 +10,7 @@ from typing import NoReturn
 from attngraph.errors import UserError
 
 _SUFFIXES = ("", ".jpg", ".png", ".jpeg")
-_REMEDY = "download or write the file again"
+REMEDY = "download or write the file again"
 _OFFICIAL = "check the path or download the official file"
 
 _short = reprlib.Repr()
@@ -30,7 +30,11 @@ def read_json_lines(file: Path) -> Iterator[tuple[str, object]]:
     Raises:
         UserError: the file is missing, or a line is not JSON.
     """
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
+    text, start, number = read_text(file), 0, 0
+    while start <= len(text):  # no list of all lines: they would take as much memory again
+        end = text.find("\n", start)
+        line = text[start : end if end >= 0 else len(text)]
+        start, number = start + len(line) + 1, number + 1
         if line.strip():
             where = f"line {number}"
             yield where, _parsed(line, file, f"{where} is ")
@@ -55,9 +59,9 @@ def read_text(file: Path, remedy: str = _OFFICIAL) -> str:
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}); check your rights to it") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: is no UTF-8 text ({error}); {_REMEDY} in UTF-8") from None
+        raise UserError(f"{file}: is no UTF-8 text ({error}); {REMEDY} in UTF-8") from None
     if "\0" in text:
-        raise UserError(f"{file}: is no text (it holds a zero byte); {_REMEDY} as text")
+        raise UserError(f"{file}: is no text (it holds a zero byte); {REMEDY} as text")
     return text
 
 
@@ -82,7 +86,7 @@ def field(record: object, name: str, kind: type | tuple[type, ...], file: Path, 
         )
     if isinstance(value, str) and not _is_text(value):
         raise UserError(
-            f"{file}: field '{name}' of {where} holds half a character ({shown(value)}); {_REMEDY}"
+            f"{file}: field '{name}' of {where} holds half a character ({shown(value)}); {REMEDY}"
         )
     return value
 
@@ -154,15 +158,16 @@ class Images:
 
 def _parsed(text: str, file: Path, where: str) -> object:
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=refuse_constant)
     except RecursionError:
         fault = "its lists or objects are nested too deeply"
     except ValueError as error:  # not JSON, or a number with thousands of digits
         fault = str(error)
-    raise UserError(f"{file}: {where}not valid JSON ({fault}); {_REMEDY}")
+    raise UserError(f"{file}: {where}not valid JSON ({fault}); {REMEDY}")
 
 
-def _refuse(constant: str) -> NoReturn:
+def refuse_constant(constant: str) -> NoReturn:
+    """Refuses the NaN and Infinity that Python's parser takes."""
     raise ValueError(f"{constant} is no number in JSON")
 
 

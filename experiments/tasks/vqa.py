@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.datasets import vqa_v2
+from experiments.datasets import vqa2
 from experiments.datasets.example import Example
 from experiments.metrics.vqa import vqa_scores
 from experiments.predictions.vqa import VQA_RESULTS
@@ -21,7 +21,7 @@ class VQA(Task):
 
     def examples(self, data: Path, split: str) -> list[Example]:
         folder, part = data / "vqa_v2", COCO_SPLITS[split]
-        return vqa_v2.load(
+        return vqa2.load(
             folder / f"v2_OpenEnded_mscoco_{part}_questions.json",
             folder / f"v2_mscoco_{part}_annotations.json",
             folder / part,

@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 from attngraph.errors import UserError
-from experiments.datasets import karpathy, snli_ve, vqa_v2
+from experiments.datasets import snli_ve, vqa2
+from experiments.datasets.coco import COCO
+from experiments.datasets.dataset import split_examples
+from experiments.datasets.faults import Faults
 from experiments.progress import Progress
 from experiments.scenes.drawing import draw
 from experiments.scenes.scene import Scene
@@ -25,7 +28,7 @@ def folder(tmp_path_factory):
 
 def load_vqa(folder, subtype="train2014"):
     place = folder / "vqa_v2"
-    return vqa_v2.load(
+    return vqa2.load(
         place / f"v2_OpenEnded_mscoco_{subtype}_questions.json",
         place / f"v2_mscoco_{subtype}_annotations.json",
         place / subtype,
@@ -39,7 +42,7 @@ def load_ve(folder, split="train"):
 
 
 def load_captions(folder, split="train"):
-    return karpathy.load(folder / "karpathy" / "dataset_coco.json", folder / "karpathy", split)
+    return split_examples(COCO, folder / "karpathy", split, Faults(), "karpathy")
 
 
 def test_round_trip(folder):

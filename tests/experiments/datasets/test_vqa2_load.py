@@ -6,8 +6,10 @@ from collections import Counter
 import pytest
 
 from attngraph.errors import UserError
-from experiments.datasets import vqa_v2
+from experiments.datasets import vqa2
 from tests.experiments.datasets.tiny_images import save_image
+
+ABOUT = {"question_id": 262148000, "image_id": 262148, "question_type": "where", "answer_type": "other"}
 
 
 def vqa_files(tmp_path, questions=None, annotations=None):
@@ -42,7 +44,7 @@ def vqa_files(tmp_path, questions=None, annotations=None):
 
 
 def test_reads_the_real_vqa_v2_shape(tmp_path):
-    (example,) = vqa_v2.load(*vqa_files(tmp_path))
+    (example,) = vqa2.load(*vqa_files(tmp_path))
     assert example.id == "262148000" and example.image.name == "COCO_val2014_000000262148.jpg"
     assert example.prompt == "Where is he looking?" and example.kind == "where is the"
     assert Counter(example.references) == {"down": 6, "at table": 4}
@@ -51,28 +53,28 @@ def test_reads_the_real_vqa_v2_shape(tmp_path):
 def test_vqa_errors_name_file_field_and_remedy(tmp_path):
     q, a, images = vqa_files(tmp_path)
     with pytest.raises(UserError, match="absent.json: no such file; .*download"):
-        vqa_v2.load(tmp_path / "absent.json", a, images)
+        vqa2.load(tmp_path / "absent.json", a, images)
     with pytest.raises(UserError, match="nowhere: no such image folder"):
-        vqa_v2.load(q, a, tmp_path / "nowhere")
+        vqa2.load(q, a, tmp_path / "nowhere")
     content = json.loads(q.read_text())
     (images / "COCO_val2014_000000262148.jpg").unlink()
     with pytest.raises(
         UserError, match=r"no such image as 'COCO_val2014_000000262148'.*questions\[0\] of .*q.json.*unpack"
     ):
-        vqa_v2.load(q, a, images)
+        vqa2.load(q, a, images)
     q.write_text('{"questions": [')
     with pytest.raises(UserError, match="q.json: not valid JSON"):
-        vqa_v2.load(q, a, images)
+        vqa2.load(q, a, images)
     del content["questions"][0]["image_id"]
     with pytest.raises(UserError, match=r"q.json: questions\[0\] has no field 'image_id'"):
-        vqa_v2.load(*vqa_files(tmp_path, questions=content))
+        vqa2.load(*vqa_files(tmp_path, questions=content))
     with pytest.raises(UserError, match=r"q.json: the file has no field 'data_subtype'"):
-        vqa_v2.load(*vqa_files(tmp_path, questions={"questions": []}))
+        vqa2.load(*vqa_files(tmp_path, questions={"questions": []}))
     with pytest.raises(UserError, match="a.json: no annotation with question_id 262148000.*same split"):
-        vqa_v2.load(*vqa_files(tmp_path, annotations={"annotations": []}))
-    q, a, images = vqa_files(tmp_path, annotations={"annotations": [{"answers": "yes"}]})
+        vqa2.load(*vqa_files(tmp_path, annotations={"annotations": []}))
+    q, a, images = vqa_files(tmp_path, annotations={"annotations": [{**ABOUT, "answers": "yes"}]})
     with pytest.raises(UserError, match=r"a.json: field 'answers' of annotations\[0\] is str"):
-        vqa_v2.load(q, a, images)
+        vqa2.load(q, a, images)
 
 
 def test_contradictions_and_repetitions_are_refused(tmp_path):
@@ -114,5 +116,5 @@ def test_contradictions_and_repetitions_are_refused(tmp_path):
             annotations={"annotations": [annotation] if annotated is None else annotated},
         )
         with pytest.raises(UserError, match=message) as error:
-            vqa_v2.load(*files)
+            vqa2.load(*files)
         assert len(str(error.value)) < 600

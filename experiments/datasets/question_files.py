@@ -1,0 +1,154 @@
+"""What the readers of question files share: lists of flat records, answers, pictures by name."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from sys import intern
+
+from attngraph.errors import UserError
+from experiments.datasets.dataset import Reader
+from experiments.datasets.example import Example
+from experiments.datasets.faults import Faults
+from experiments.datasets.reading import Images, Unique, field, shown
+from experiments.datasets.streams import records
+
+ANNOTATORS = 10  # answers to a question of VQA v2 and VizWiz
+
+
+class Pictures:
+    """Finds pictures below a data set's folder, each folder listed once.
+
+    Args:
+        root: the data set's folder.
+    """
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._folders: dict[str, Images] = {}
+        self._paths: dict[tuple[str, str], Path] = {}
+
+    def path(self, folder: str, name: str, file: Path, where: str) -> Path:
+        """The path of a picture whose name may lack its suffix.
+
+        Raises:
+            UserError: there is no such picture, which the record ``where`` of ``file`` needs.
+        """
+        found = self._paths.get((folder, name))
+        if found is None:
+            if folder not in self._folders:
+                self._folders[folder] = Images(self.root / folder)
+            found = self._paths[folder, name] = self._folders[folder].path(name, file, where)
+        return found
+
+    def inside(self, name: str, folders: Sequence[str], file: Path, where: str) -> Path:
+        """The path of a picture named with its folder, such as ``val2014/COCO_val2014_000000262148.jpg``.
+
+        Raises:
+            UserError: as :meth:`path`; also for a folder that is none of ``folders``.
+        """
+        folder, _, rest = name.rpartition("/")
+        if folder not in folders:
+            raise UserError(
+                f"{file}: the image {shown(name)} of {where} lies in none of {', '.join(folders)}; give the "
+                "official file"
+            )
+        return self.path(folder, rest, file, where)
+
+
+class ListReader(Reader):
+    """Reads files that hold a list of records, an example each.
+
+    Attributes:
+        names: split -> the files that it is read from, relative to the data set's folder.
+        folders: split -> the folders of its images, likewise.
+        key: the field that no two records may share; None where records have no key.
+    """
+
+    names: Mapping[str, tuple[str, ...]]
+    folders: Mapping[str, tuple[str, ...]]
+    key: str | None = None
+
+    def files(self, root: Path, split: str) -> list[Path]:
+        return [root / name for name in self.names[split]]
+
+    def image_folders(self, root: Path, split: str) -> list[Path]:
+        return [root / name for name in self.folders[split]]
+
+    def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
+        pictures = Pictures(root)
+        folders = [path.relative_to(root).as_posix() for path in self.image_folders(root, split)]
+        for file in self.files(root, split):
+            ids = Unique(file, self.key or "")
+            for where, record in records(file):
+                with faults.leave_out():
+                    if self.key is not None:
+                        ids.add(field(record, self.key, (int, str), file, where), where)
+                    yield self.example(record, split, folders, pictures, file, where)
+
+    @abstractmethod
+    def example(
+        self, record: object, split: str, folders: Sequence[str], pictures: Pictures, file: Path, where: str
+    ) -> Example:
+        """The example of a record.
+
+        Raises:
+            UserError: the record is damaged.
+        """
+
+
+def answers(record: object, file: Path, where: str, least: int = ANNOTATORS) -> tuple[str, ...]:
+    """The texts in a record's ``answers``, a list of ``{"answer": text, ...}``. An annotator's answer may be
+    the empty text.
+
+    Raises:
+        UserError: they are no such list, or fewer than ``least``.
+    """
+    try:
+        texts = tuple([answer["answer"] for answer in record["answers"]])  # type: ignore[index]
+        "".join(texts).encode()
+        texts = tuple(map(intern, texts))  # few answers are said to many questions
+    except (KeyError, TypeError, UnicodeEncodeError):  # the slow way names what is wrong
+        texts = tuple(
+            str(field(answer, "answer", str, file, f"{where}.answers[{place}]"))
+            for place, answer in enumerate(field(record, "answers", list, file, where))  # type: ignore
+        )
+    return enough(texts, "answers", file, where, least)
+
+
+def answer_texts(record: object, name: str, file: Path, where: str) -> tuple[str, ...]:
+    """The ten texts in the field ``name``, a list of texts.
+
+    Raises:
+        UserError: they are no such list, or fewer than ten.
+    """
+    given = field(record, name, list, file, where)
+    numbered = {f"{name}[{place}]": text for place, text in enumerate(given)}  # type: ignore[arg-type]
+    texts = tuple(str(field(numbered, key, str, file, where)) for key in numbered)
+    return enough(texts, name, file, where)
+
+
+def enough(
+    texts: tuple[str, ...], name: str, file: Path, where: str, least: int = ANNOTATORS
+) -> tuple[str, ...]:
+    """The answers, checked to be at least so many.
+
+    Raises:
+        UserError: they are fewer.
+    """
+    if len(texts) < least:
+        raise UserError(
+            f"{file}: field '{name}' of {where} has {len(texts)} entries, VQA accuracy needs at least "
+            f"{least}; give the official file"
+        )
+    return texts
+
+
+def number(record: object, name: str, file: Path, where: str) -> int:
+    """``record[name]``, checked to be a whole number.
+
+    Raises:
+        UserError: it is missing or something else.
+    """
+    return int(field(record, name, int, file, where))  # type: ignore[call-overload]

@@ -1,0 +1,142 @@
+"""VQA v2 in the JSON files that the field passes around: of VL-T5, of ALBEF and BLIP, and of p-Adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from attngraph.errors import UserError
+from experiments.datasets.dataset import Counts, Reader
+from experiments.datasets.example import Example
+from experiments.datasets.faults import Faults
+from experiments.datasets.question_files import ListReader, Pictures, answer_texts, answers, number
+from experiments.datasets.reading import Unique, field, shown, text_field
+from experiments.datasets.streams import records
+
+KARPATHY_COUNTS = {
+    "train": Counts(113_287, 605_102),
+    "val": Counts(5_000, 26_729),
+    "test": Counts(5_000, 26_280),
+}
+_SPLITS = ("train", "val", "test")
+_FOLDERS = ("train2014", "val2014")
+
+
+class VLT5(Reader):
+    """``karpathy_{train,val,test}.json`` of VL-T5 (https://github.com/j-min/VL-T5).
+
+    Their ``label`` maps answers to scores of 0.3 to 1. Ten answers do not follow from it: 1 stands for four
+    to ten annotators, and answers outside of a list of 3,129 are gone. So the answers come from the field
+    ``answers``, which the raw files have, or from the official annotation files in the same folder.
+    """
+
+    name, title = "vl-t5", "VL-T5's karpathy_{train,val,test}.json, answers from the official annotations"
+    splits, published = _SPLITS, KARPATHY_COUNTS
+    annotations = tuple(f"v2_mscoco_{part}_annotations.json" for part in _FOLDERS)
+
+    def files(self, root: Path, split: str) -> list[Path]:
+        official = [root / name for name in self.annotations]
+        return [root / f"karpathy_{split}.json", *(file for file in official if file.is_file())]
+
+    def found(self, root: Path, split: str) -> bool:
+        """All three: other readers' splits overlap with these."""
+        return all((root / f"karpathy_{name}.json").is_file() for name in self.splits)
+
+    def image_folders(self, root: Path, split: str) -> list[Path]:
+        return [root / folder for folder in _FOLDERS]
+
+    def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
+        pictures, file = Pictures(root), root / f"karpathy_{split}.json"
+        ids = Unique(file, "question_id")
+        official: dict[int, tuple[str, ...]] | None = None
+        for where, record in records(file):
+            with faults.leave_out():
+                identity = number(record, "question_id", file, where)
+                ids.add(identity, where)
+                name = str(field(record, "img_id", str, file, where))
+                folder = name.split("_")[1] if name.count("_") == 2 else ""
+                image = pictures.inside(f"{folder}/{name}", _FOLDERS, file, where)
+                text = text_field(record, "sent", file, where)
+                kind = str(field(record, "question_type", str, file, where))
+                answer_type = str(field(record, "answer_type", str, file, where))
+                if "answers" in record:  # type: ignore[operator]
+                    ten = answers(record, file, where)
+                else:
+                    if official is None:
+                        official = self._official(root, faults)
+                    if identity not in official:
+                        raise UserError(
+                            f"{file}: {where} has no field 'answers', and scores are not ten answers; put "
+                            f"{' and '.join(self.annotations)} beside the file"
+                        )
+                    ten = official[identity]
+                groups = {"question type": kind, "answer type": answer_type}
+                yield Example(str(identity), image, text, ten, kind, groups=groups)
+
+    def _official(self, root: Path, faults: Faults) -> dict[int, tuple[str, ...]]:
+        """Question id -> answers, from the official annotation files that are there."""
+        found = {}
+        for file in [root / name for name in self.annotations if (root / name).is_file()]:
+            for where, record in records(file, "annotations"):
+                with faults.leave_out():
+                    found[number(record, "question_id", file, where)] = answers(record, file, where)
+        return found
+
+
+class _Flat(ListReader):
+    """Records ``{question_id, question, image: "val2014/COCO_....jpg", dataset: "vqa", answer: [ten
+    texts]}``. They do not tell types of questions.
+    """
+
+    key = "question_id"
+
+    def example(
+        self, record: object, split: str, folders: Sequence[str], pictures: Pictures, file: Path, where: str
+    ) -> Example:
+        if isinstance(record, dict) and record.get("dataset", "vqa") != "vqa":
+            raise UserError(
+                f"{file}: {where} is of the data set {shown(record['dataset'])}, which has no ten answers "
+                "and other images; remove it"
+            )
+        image = pictures.inside(str(field(record, "image", str, file, where)), folders, file, where)
+        text = text_field(record, "question", file, where)
+        given = () if split in self.unanswered else answer_texts(record, "answer", file, where)
+        identity = field(record, "question_id", int, file, where)
+        return Example(str(identity), image, text, given, "question")
+
+
+class BLIP(_Flat):
+    """``vqa_{train,val,test}.json`` of ALBEF and BLIP, in the official splits. ``vg_qa.json``, questions
+    about Visual Genome with one answer each, is not read.
+    """
+
+    name, title = "blip", "ALBEF's and BLIP's vqa_{train,val,test}.json"
+    splits, unanswered = ("train", "val", "trainval", "test"), ("test",)
+    names = {
+        "train": ("vqa_train.json",),
+        "val": ("vqa_val.json",),
+        "trainval": ("vqa_train.json", "vqa_val.json"),
+        "test": ("vqa_test.json",),
+    }
+    folders = {
+        "train": ("train2014", "val2014"),
+        "val": ("train2014", "val2014"),
+        "trainval": ("train2014", "val2014"),
+        "test": ("test2015",),
+    }
+    published = {"test": Counts(81_434, 447_793)}
+
+
+class PAdapter(_Flat):
+    """``vqa_karpathy_{train,val,test}.json`` of p-Adapter (https://github.com/wuhy68/p-Adapter): BLIP's
+    records in the Karpathy split, with answers in all splits.
+    """
+
+    name, title = "p-adapter", "p-Adapter's vqa_karpathy_{train,val,test}.json"
+    splits, published = _SPLITS, KARPATHY_COUNTS
+    names = {split: (f"vqa_karpathy_{split}.json",) for split in _SPLITS}
+    folders = dict.fromkeys(_SPLITS, _FOLDERS)
+
+    def found(self, root: Path, split: str) -> bool:
+        """All three: other readers' splits overlap with these."""
+        return all(super(PAdapter, self).found(root, name) for name in self.splits)
