@@ -106,7 +106,11 @@ def _note_checkpoints(setup: SearchSetup) -> None:
 
 def _budget(budget: Budget) -> dict[str, int | None]:
     """What of a task's budget decides scores; not the estimate of time."""
-    return {name: value for name, value in asdict(budget).items() if name != "eval_seconds"}
+    content = asdict(budget)
+    del content["eval_seconds"]
+    if not budget.augment:
+        del content["augment"]  # as in searches from before there was such a thing
+    return content
 
 
 def _about(setup: SearchSetup) -> dict:

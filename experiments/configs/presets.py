@@ -27,6 +27,7 @@ class BudgetChange(Config):
     batch_size: Count | None = None
     train_examples: Count | None = None
     eval_examples: Count | None = None
+    augment: bool | None = None
 
 
 class DrawnSizes(Config):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import BlipImageProcessor, PretrainedConfig, PreTrainedTokenizerBase
 
 from attngraph.errors import UserError
 from experiments.models.batch import Batch, Sample
@@ -26,16 +26,38 @@ from experiments.models.generation import (
     prompt_ids,
     sequence_batch,
 )
-from experiments.models.mini_blip import DESCRIBE, load_model, preprocess
+from experiments.models.mini_blip import CHECKPOINT, DESCRIBE, IMAGE_MEAN, IMAGE_STD, load_model, preprocess
 from experiments.models.pictures import Pictures
 from experiments.models.ranking import Opening
 from experiments.models.text import Text
 
 
 class BlipImages(ModelFamily):
-    """What BLIP's two families share: the image encoder, its states and pixels."""
+    """What BLIP's two families share: the image encoder, its states and pixels.
+
+    Attributes:
+        mean, std: of each colour, by which pixels are normalised; as the checkpoint's processor says, if
+            there is one.
+    """
 
     caches_features = True
+    mean: tuple[float, ...] = IMAGE_MEAN
+    std: tuple[float, ...] = IMAGE_STD
+
+    def read_processor(self, checkpoint: Checkpoint) -> None:
+        """Take over the settings of the processor in a checkpoint."""
+        try:
+            found, _ = BlipImageProcessor.get_image_processor_dict(
+                checkpoint.name or CHECKPOINT, **checkpoint.options
+            )
+        except OSError:  # there is none
+            return
+        self.mean = tuple(found.get("image_mean") or IMAGE_MEAN)
+        self.std = tuple(found.get("image_std") or IMAGE_STD)
+
+    def pixels(self, images: Sequence[Path | Image.Image]) -> Tensor:
+        """Pictures as the image encoder takes them: ``(b, 3, side, side)``."""
+        return preprocess(images, self.image_side, self.mean, self.std)
 
     def check(self, samples: Sequence[Sample]) -> None:
         if samples[0].image is None:
@@ -45,12 +67,15 @@ class BlipImages(ModelFamily):
         return self.model.vision_model
 
     @property
-    def image_size(self) -> int:
-        """Side of the pictures in pixels."""
+    def image_settings(self) -> str:
+        return f"{self.image_side} {self.mean} {self.std}"
+
+    @property
+    def image_side(self) -> int:
         return self.model.config.vision_config.image_size
 
     def encode_images(self, images: Sequence[Path | Image.Image]) -> Tensor:
-        return frozen_image_states(self.model, preprocess(images, self.image_size).to(self.device))
+        return frozen_image_states(self.model, self.pixels(images).to(self.device))
 
     def blank_image(self) -> Tensor:
         vision = self.model.config.vision_config
@@ -66,7 +91,7 @@ class BlipImages(ModelFamily):
         different = dict(zip(keys, images))
         place = {key: k for k, key in enumerate(different)}
         return {
-            "pixel_values": preprocess(list(different.values()), self.image_size),
+            "pixel_values": self.pixels(list(different.values())),
             "image_index": torch.tensor([place[key] for key in keys]),
         }
 
@@ -86,9 +111,9 @@ class BlipImages(ModelFamily):
     def shown(self, samples: Sequence[Sample]) -> tuple[Tensor, Pictures]:
         """Pixels of the samples' pictures, and the pictures as the model sees them."""
         images = [sample.image for sample in samples]
-        pixels = preprocess(images, self.image_size)
-        side = self.image_size // self.model.config.vision_config.patch_size
-        size = (self.image_size, self.image_size)
+        pixels = self.pixels(images)
+        side = self.image_side // self.model.config.vision_config.patch_size
+        size = (self.image_side, self.image_side)
         resized = [image.convert("RGB").resize(size, Image.Resampling.BICUBIC) for image in images]
         return pixels, Pictures(resized, [(side, side)] * len(images), whole=True)
 
@@ -111,7 +136,9 @@ class BlipCaptioner(BlipImages):
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> BlipCaptioner:
         model, tokenizer = load_model(checkpoint.name, checkpoint.download)
-        return cls(model, tokenizer, DESCRIBE if checkpoint.name is None else "")
+        family = cls(model, tokenizer, DESCRIBE if checkpoint.name is None else "")
+        family.read_processor(checkpoint)
+        return family
 
     def language_side(self) -> list[str]:
         return ["text_decoder"]

@@ -53,7 +53,9 @@ class BlipAnswerer(BlipImages):
     def load(cls, checkpoint: Checkpoint) -> BlipAnswerer:
         model = load_weights(BlipForQuestionAnswering, checkpoint, attn_implementation="eager")
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, **checkpoint.options)
-        return cls(model, prepare_tokenizer(tokenizer, model.config))
+        family = cls(model, prepare_tokenizer(tokenizer, model.config))
+        family.read_processor(checkpoint)
+        return family
 
     def language_side(self) -> list[str]:
         return ["text_encoder", "text_decoder"]

@@ -187,6 +187,16 @@ class ModelFamily(ABC):
         """The module whose weights decide :meth:`encode_images`."""
         raise NotImplementedError
 
+    @property
+    def image_settings(self) -> str:
+        """How :meth:`encode_images` prepares pictures: other settings give other states."""
+        return ""
+
+    @property
+    def image_side(self) -> int | None:
+        """The side of the square that the model sees, in pixels; None where it depends on the picture."""
+        return None
+
     def blank_image(self) -> Picture:
         """What a model sees that must not see: zero states, or a picture in one colour."""
         return Image.new("RGB", (64, 64), (128, 128, 128))

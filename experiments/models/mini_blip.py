@@ -194,12 +194,18 @@ def _set_special_tokens(model, tokenizer, source: str, remedy: str) -> None:
     text.eos_token_id = text.sep_token_id
 
 
-def preprocess(images: Sequence[Image.Image | str | Path], image_size: int = 64) -> Tensor:
+def preprocess(
+    images: Sequence[Image.Image | str | Path],
+    image_size: int = 64,
+    mean: Sequence[float] = IMAGE_MEAN,
+    std: Sequence[float] = IMAGE_STD,
+) -> Tensor:
     """Images to BLIP's normalised pixels.
 
     Args:
         images: PIL images or paths of image files.
         image_size: side length to resize to: ``model.config.vision_config.image_size``.
+        mean, std: of each colour, by which pixels are normalised.
 
     Returns:
         float32 tensor ``(B, 3, image_size, image_size)``.
@@ -207,13 +213,12 @@ def preprocess(images: Sequence[Image.Image | str | Path], image_size: int = 64)
     Raises:
         UserError: a file is missing or is no picture, or its pixels' range is not known.
     """
-    return normalise(torch.from_numpy(np.stack([_read(image, image_size) for image in images])))
+    return normalise(torch.from_numpy(np.stack([_read(image, image_size) for image in images])), mean, std)
 
 
-def normalise(pixels: Tensor) -> Tensor:
+def normalise(pixels: Tensor, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD) -> Tensor:
     """uint8 ``(B, height, width, 3)`` to normalised float32 ``(B, 3, height, width)``."""
-    mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
-    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
+    return ((pixels.float() / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2).contiguous()
 
 
 def _read(image: Image.Image | str | Path, image_size: int) -> np.ndarray:

@@ -164,6 +164,12 @@ class ProcessorFamily(ModelFamily):
         return _without(OTHER_SIDES, self.model) or [""]
 
     @property
+    def image_side(self) -> int | None:
+        size = dict(getattr(self.image_processor, "size", None) or {})
+        height, width = (size.get(name) or size.get("shortest_edge") for name in ("height", "width"))
+        return height if height == width else None
+
+    @property
     def writes_apart(self) -> bool:
         """Whether a decoder writes a text of its own, after an encoder that reads one."""
         config = self.model.config

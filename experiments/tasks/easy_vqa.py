@@ -14,6 +14,7 @@ class EasyVQA(Task):
     so that full fine-tuning has room left."""
 
     name, title, packaged = "easy_vqa", "easy-VQA", True
+    mirrors = True  # its questions are about one shape and its colour
     columns = (Column("easy_vqa.accuracy", "easy-VQA acc"),)
     budget = Budget(steps=160, train_examples=2000, eval_seconds=1.4e-3)
 

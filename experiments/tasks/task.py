@@ -77,6 +77,7 @@ class Budget:
         steps: optimiser steps.
         batch_size: examples per step.
         train_examples, eval_examples: how many examples to use at most (a fixed random subset); None for all.
+        augment: whether pictures are changed in training, see :mod:`experiments.models.transforms`.
         eval_seconds: to score one example, on one of two busy cores; for estimates.
     """
 
@@ -84,6 +85,7 @@ class Budget:
     batch_size: int = 64
     train_examples: int | None = None
     eval_examples: int | None = None
+    augment: bool = False
     eval_seconds: float = 2e-3
 
 
@@ -100,6 +102,8 @@ class Task(ABC):
         prompts: model family -> template with ``{text}``; :data:`DEFAULT` for all others.
         drawn: the field of :class:`experiments.scenes.write.Sizes` that says how many examples are drawn;
             None for tasks whose data are not drawn.
+        mirrors: whether a picture may be mirrored in training: not where texts say left or right, or where
+            the picture shows writing that is to be read.
         packaged: whether the examples come with a package, so that no folder of data is read.
         file_format: of files of predictions, as the data set's evaluation server takes them.
     """
@@ -111,6 +115,7 @@ class Task(ABC):
     budget: Budget = Budget()
     prompts: Mapping[str, str] = MappingProxyType({})
     drawn: str | None = None
+    mirrors: bool = False
     packaged: bool = False
     file_format: Format = PLAIN
 

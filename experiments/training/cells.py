@@ -91,6 +91,7 @@ class Cell:
     def description(self) -> dict[str, Any]:
         """What decides the result, as plain values."""
         content = asdict(self)
+        content["recipe"] = self.recipe.description() if self.recipe else None
         content["data"] = json.loads((self.data / "manifest.json").read_text())
         content["weights"] = weights_digest(content.pop("model"))
         del content["checkpoint"]

@@ -6,13 +6,27 @@ would.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-Place = tuple[int, float]  # an example's position, and a uniform draw for its target
+
+class Place(NamedTuple):
+    """Where a run is.
+
+    Args:
+        position: of an example.
+        draw: uniform, for its target.
+        seed: of the changes of its picture.
+    """
+
+    position: int
+    draw: float
+    seed: int = 0
 
 
 def batch_positions(examples: int, batch_size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
@@ -24,6 +38,11 @@ def batch_positions(examples: int, batch_size: int, seed: int, step: int) -> tup
     order = torch.randperm(examples, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch))
     draws = torch.rand(batch_size, generator=torch.Generator().manual_seed(7_368_787 * seed + 31 + step))
     return order[k * batch_size : (k + 1) * batch_size], draws
+
+
+def picture_seed(seed: int, step: int, k: int) -> int:
+    """The seed of the changes of the picture of a step's k-th example."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {step} {k}".encode(), digest_size=7).digest())
 
 
 class StepSampler(Sampler[Place]):
@@ -46,4 +65,5 @@ class StepSampler(Sampler[Place]):
     def __iter__(self) -> Iterator[Place]:
         for step in range(self.steps):
             positions, draws = batch_positions(self.examples, self.batch_size, self.seed, step)
-            yield from zip(positions.tolist(), draws.tolist())
+            for k, (position, draw) in enumerate(zip(positions.tolist(), draws.tolist())):
+                yield Place(position, draw, picture_seed(self.seed, step, k))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adapters.joins import JOINS
@@ -14,6 +14,7 @@ from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
 from experiments.configs.presets import MOST_SEEDS, Preset
 from experiments.configs.settings import Settings
+from experiments.datasets.faults import Faults
 from experiments.methods import METHODS, Method, method_named
 from experiments.methods.method import REFERENCE, check_known
 from experiments.scenes.write import Sizes
@@ -44,6 +45,9 @@ class Request:
         join: how adapters join the model; None as chosen on validation data.
         model: checkpoint folder or hub name, for all seeds.
         checkpoints: folder of the pre-trained checkpoints beside the shipped one.
+        data: folder of data sets that the user named; None where data are drawn.
+        answering: one of :data:`experiments.training.answering.WAYS`; None as each task says.
+        skip_bad: how many damaged records of a split may be left out.
     """
 
     gnns: Sequence[str] | None = None
@@ -53,6 +57,9 @@ class Request:
     join: str | None = None
     model: str | None = None
     checkpoints: Path = CHECKPOINTS
+    data: Path | None = None
+    answering: str | None = None
+    skip_bad: int = 0
 
     def __post_init__(self):
         if self.join is not None and self.join not in JOINS:
@@ -77,16 +84,18 @@ class Plan:
     Args:
         rows: method -> its cells; a cell may stand in two rows.
         tasks: by name, in the order of the columns.
-        sizes: of the drawn data sets.
+        sizes: of the drawn data sets; None where the user named a folder of data.
         data_seed: of the drawn data sets.
         unsearched: method and task of the cells for which nothing was chosen on validation data.
+        borrowed: task -> the task whose chosen settings some of its cells take.
     """
 
     rows: dict[str, list[Cell]]
     tasks: dict[str, Task]
-    sizes: Sizes
+    sizes: Sizes | None
     data_seed: int = 0
     unsearched: tuple[tuple[str, str], ...] = ()
+    borrowed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cells(self) -> list[Cell]:
@@ -98,10 +107,10 @@ class Plan:
         """How long the cells should take, so many at a time, on a machine of two cores, where more than two
         at a time are not done sooner.
         """
-        splits = {(cell.task, cell.split) for cell in self.cells}
-        data = self.cells[0].data
+        splits = {(cell.task, cell.split): cell for cell in self.cells}
         counts = {
-            (name, split): example_count(self.tasks[name], split, self.sizes, data) for name, split in splits
+            (name, split): example_count(self.tasks[name], split, self.sizes, cell.data, cell.skip_bad)
+            for (name, split), cell in splits.items()
         }
         each = [self._cell_seconds(cell, counts[cell.task, cell.split]) for cell in self.cells]
         return max(sum(each) / min(jobs, CORES), *each)
@@ -145,11 +154,53 @@ def add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def example_count(task: Task, split: str, sizes: Sizes, data: Path) -> int:
-    """How many examples a split of a task has; of drawn data, before they are drawn."""
-    if task.drawn is not None:
+def example_count(task: Task, split: str, sizes: Sizes | None, data: Path, skip_bad: int = 0) -> int:
+    """How many examples a split of a task has; of data to be drawn, before they are drawn."""
+    if task.drawn is not None and sizes is not None:
         return getattr(sizes, task.drawn)[SPLITS.index(split)]
-    return len(task.examples(data, split))
+    return len(task.read(data, split, Faults(skip_bad)))
+
+
+def tasks_of(names: Sequence[str] | None, preset: Preset, data: Path | None) -> dict[str, Task]:
+    """The tasks of a table or a search.
+
+    Args:
+        names: those that the user named; None for all whose data a named folder holds, or for all whose data
+            need no folder, as far as the preset does not leave them out.
+        preset: what is run.
+        data: the folder of data sets that the user named; None where data are drawn.
+
+    Raises:
+        UserError: an unknown task in the preset, no task, or a task without its data.
+    """
+    check_known([*preset.tasks, *TASKS], list(TASKS), "task")
+    if names is None:
+        names = [name for name, task in TASKS.items() if name not in preset.left_out]
+        if not names:
+            raise UserError("the preset leaves out every task: name some with --tasks")
+        names = [name for name in names if _is_default(TASKS[name], data)]
+        if data is not None and not names:
+            folders = ", ".join(task.data_set for task in TASKS.values() if task.data_set)
+            raise UserError(
+                f"--data {data} holds no data of a task: give a folder that holds one for each data set "
+                f"({folders}), or the folder that `attngraph scenes` has written"
+            )
+    tasks = tasks_named(names)
+    if not tasks:
+        raise UserError("the preset leaves out every task: name some with --tasks")
+    for task in tasks.values():
+        if data is not None:
+            task.check(data)
+        elif task.data_set is not None:
+            raise UserError(
+                f"{task.name} reads official files: give the folder that holds {task.data_set} with --data "
+                "FOLDER"
+            )
+    return tasks
+
+
+def _is_default(task: Task, data: Path | None) -> bool:
+    return task.data_set is None if data is None else task.found(data)
 
 
 def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -> Plan:
@@ -159,26 +210,24 @@ def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -
         preset: how much to run.
         request: what the user changes of it.
         chosen: settings chosen on validation data.
-        data: folder of the data sets.
+        data: folder of the drawn data sets, where the request names none.
 
     Raises:
-        UserError: an unknown method or task in the preset, or no method with a seed.
+        UserError: an unknown method or task in the preset, no method with a seed, or no data.
     """
     if not any(preset.seeds.values()):
         raise UserError("the preset runs nothing: give a method at least one seed (seeds: {gcn: 1})")
-    check_known([*preset.tasks, *TASKS], list(TASKS), "task")
     seeds = dict(preset.seeds)
     if request.gnns is not None:
         default = max(preset.seeds.values())
         references = {name: n for name, n in seeds.items() if method_named(name).group == REFERENCE}
         seeds = {**{name: preset.seeds.get(name, default) for name in request.gnns}, **references}
-    tasks = tasks_named(list(request.tasks or [name for name in TASKS if name not in preset.left_out]))
-    if not tasks:
-        raise UserError("the preset leaves out every task: name some with --tasks")
-    planner = _Planner(preset, request, chosen, data)
+    tasks = tasks_of(request.tasks, preset, request.data)
+    planner = _Planner(preset, request, chosen, request.data or data)
     rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
     rows = {name: cells for name, cells in rows.items() if cells}
-    return Plan(rows, tasks, preset.drawn, preset.data_seed, tuple(planner.unsearched))
+    sizes = preset.drawn if request.data is None else None
+    return Plan(rows, tasks, sizes, preset.data_seed, tuple(planner.unsearched), planner.borrowed)
 
 
 def checkpoint_of(seed: int, checkpoints: int, folder: Path) -> str | None:
@@ -213,6 +262,7 @@ class _Planner:
         self.preset, self.request, self.chosen, self.data = preset, request, chosen, data
         self.made: dict[tuple[str, str, int], Cell] = {}
         self.unsearched: dict[tuple[str, str], None] = {}
+        self.borrowed: dict[str, str] = {}
 
     def row(self, method: Method, count: int, tasks: dict[str, Task]) -> list[Cell]:
         """The cells of a row."""
@@ -235,15 +285,19 @@ class _Planner:
         key = (method.name, task.name, seed)
         if key not in self.made:
             budget = self.preset.budget_of(task)
-            if method.trains and method.choice(self.chosen, task.name) is None:
-                self.unsearched[method.name, task.name] = None
+            searched = self._searched(method, task) if method.trains else task.name
             self.made[key] = Cell(
                 method.name,
                 method.name,
-                method.settings(self.chosen, task.name, self.request.join),
+                method.settings(self.chosen, searched, self.request.join),
                 task.name,
                 seed,
-                Recipe(method.rate(self.chosen, task.name), budget.steps, budget.batch_size)
+                Recipe(
+                    method.rate(self.chosen, searched),
+                    budget.steps,
+                    budget.batch_size,
+                    augment=budget.augment,
+                )
                 if method.trains
                 else None,
                 self.data,
@@ -251,5 +305,16 @@ class _Planner:
                 train_examples=budget.train_examples,
                 eval_examples=budget.eval_examples,
                 checkpoint=self._checkpoints > 1 and self._model(seed) is not None,
+                answering=self.request.answering,
+                skip_bad=self.request.skip_bad,
             )
         return self.made[key]
+
+    def _searched(self, method: Method, task: Task) -> str:
+        """The task whose chosen settings a method takes: its own, or the one that it is like."""
+        if method.choice(self.chosen, task.name) is None:
+            if task.like is not None and method.choice(self.chosen, task.like) is not None:
+                self.borrowed[task.name] = task.like
+                return task.like
+            self.unsearched[method.name, task.name] = None
+        return task.name

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from attngraph.errors import UserError
 
@@ -24,6 +25,7 @@ class Recipe:
         weight_decay: AdamW's, on matrices only.
         label_smoothing: of the cross-entropy.
         clip: limit of the gradient norm.
+        augment: whether pictures are changed in training, see :mod:`experiments.models.transforms`.
     """
 
     learning_rate: float
@@ -34,11 +36,21 @@ class Recipe:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     clip: float = 1.0
+    augment: bool = False
 
     def __post_init__(self):
         for name in ("learning_rate", "steps", "batch_size", "accumulation"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0, got {getattr(self, name)}")
+
+    def description(self) -> dict[str, Any]:
+        """What decides a run's result, as plain values. ``augment`` is left out where it is off: runs that
+        were made before there was such a thing are the same runs still.
+        """
+        content = asdict(self)
+        if not self.augment:
+            del content["augment"]
+        return content
 
     def factor(self, step: int) -> float:
         """The share of its peak that a learning rate has in a step, counted from 0."""

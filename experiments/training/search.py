@@ -38,7 +38,7 @@ from experiments.tasks.task import Budget
 from experiments.training.cells import Cell, has_scores
 from experiments.training.device import training_precision
 from experiments.training.execution import Execution
-from experiments.training.plan import CHECKPOINTS, check_checkpoints, checkpoint_of
+from experiments.training.plan import CHECKPOINTS, check_checkpoints, checkpoint_of, tasks_of
 from experiments.training.race import FURTHER, RATES, Race, Trial
 from experiments.training.recipe import Recipe
 from experiments.training.runner import run_cells
@@ -63,6 +63,8 @@ class SearchSetup:
         model: checkpoint folder or hub name, for all seeds.
         execution: where and how trials run.
         checkpoints: folder of the pre-trained checkpoints beside the shipped one.
+        read: whether the user named the folder of data, so that nothing is drawn.
+        answering, skip_bad: of :class:`~experiments.training.cells.Cell`.
     """
 
     preset: Preset
@@ -71,11 +73,14 @@ class SearchSetup:
     model: str | None
     execution: Execution
     checkpoints: Path = CHECKPOINTS
+    read: bool = False
+    answering: str | None = None
+    skip_bad: int = 0
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks that are searched: those that the preset does not leave out."""
-        return [name for name in TASKS if name not in self.preset.left_out]
+        """The tasks that are searched, see :func:`experiments.training.plan.tasks_of`."""
+        return list(tasks_of(None, self.preset, self.data if self.read else None))
 
     def cell(self, trial: Trial) -> Cell:
         """The run that scores a trial on validation data."""
@@ -96,6 +101,8 @@ class SearchSetup:
             train_examples=budget.train_examples,
             eval_examples=VALIDATION_EXAMPLES,
             checkpoint=self.model is None and self.model_of(trial.seed) is not None,
+            answering=self.answering,
+            skip_bad=self.skip_bad,
         )
 
     def model_of(self, seed: int) -> str | None:
@@ -226,7 +233,9 @@ class Search:
 def _recipe(trial: Trial, budget: Budget) -> Recipe | None:
     if trial.choice is None:
         return None
-    return Recipe(trial.choice.learning_rate, trial.times * budget.steps, budget.batch_size)
+    return Recipe(
+        trial.choice.learning_rate, trial.times * budget.steps, budget.batch_size, augment=budget.augment
+    )
 
 
 def is_joint(method: Method) -> TypeGuard[GraphAdapter]:

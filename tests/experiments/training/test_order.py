@@ -41,5 +41,6 @@ def test_the_sampler_lists_the_batches_of_all_steps():
     assert len(places) == len(sampler) == 28 and places == list(sampler)
     for step in range(7):
         positions, draws = batch_positions(11, 4, 3, step)
-        assert places[4 * step : 4 * step + 4] == list(zip(positions.tolist(), draws.tolist()))
+        found = [place[:2] for place in places[4 * step : 4 * step + 4]]
+        assert found == list(zip(positions.tolist(), draws.tolist()))
     assert len(StepSampler(3, 64, 0, 2)) == len(list(StepSampler(3, 64, 0, 2))) == 6
