@@ -3,6 +3,7 @@
 attngraph ablation                       # preset quick: one seed, under 8 minutes on 2 cores
 attngraph ablation --preset full         # 21 seeds for the GNNs; hours, resumable
 attngraph ablation --gnn pgnn,gcn --tasks vqa --seeds 3 --out runs/pgnn-gcn
+attngraph ablation --data data/benchmarks --tasks vqa2,coco --out runs/benchmarks
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from experiments.report.ablation import DETAILS, SIGNIFICANCE, STEM, make_table,
 from experiments.report.runs import Run
 from experiments.report.text import render_text
 from experiments.tasks import TASKS
+from experiments.training.answering import RANK
 from experiments.training.cells import Cell, has_scores, versions
 from experiments.training.device import processes
 from experiments.training.execution import Execution, add_run_arguments, execution_of, in_folder
+from experiments.training.given_data import add_data_arguments, check_data_arguments
 from experiments.training.plan import (
     Plan,
     Request,
@@ -35,6 +38,7 @@ from experiments.training.plan import (
     check_checkpoints,
     checkpoints_folder,
     plan_table,
+    tasks_of,
 )
 from experiments.training.prepare import prepare
 from experiments.training.runner import run_cells
@@ -58,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--tasks",
         metavar="NAMES",
-        help=f"Run only these tasks, separated by commas: {','.join(TASKS)}. Default: all.",
+        help=f"Run only these tasks, separated by commas: {','.join(TASKS)}. Default: those whose data are "
+        "in --data, or without it those whose data are drawn or come with a package.",
     )
     add("--seed", type=int, default=0, metavar="N", help="Begin the trained rows with this seed.")
     add(
@@ -80,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Write the runs and tables into this folder. Default: runs/ablation-PRESET.",
     )
     add_checkpoints_argument(parser)
+    add_data_arguments(parser)
     add_run_arguments(parser)
     add("--dry-run", action="store_true", help="List the runs and an estimate of time, run nothing.")
 
@@ -96,6 +102,7 @@ def _about(preset: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print and save the table."""
+    check_data_arguments(args)
     plan, out = _plan(args)
     execution = execution_of(args, out)
     check_folder(out, "ablation")
@@ -129,7 +136,8 @@ def _table(args: argparse.Namespace, plan: Plan, execution: Execution) -> int:
         for row, cells in plan.rows.items()
         for cell in cells
     ]
-    table = make_table(runs, plan.tasks, f"GNN ablation, preset {Path(args.preset).stem}")
+    title = f"GNN ablation, preset {Path(args.preset).stem}"
+    table = make_table(runs, plan.tasks, title, _about_settings(plan))
     paths = save_results(runs, plan.tasks, table, out, {**versions(), **execution.conditions()})
     print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
     print(f"\nsaved: {', '.join(str(path) for path in paths.values())}")
@@ -148,7 +156,16 @@ def _plan(args: argparse.Namespace) -> tuple[Plan, Path]:
         args.join,
         args.model,
         checkpoints_folder(args.checkpoints, preset, args.model),
+        args.data,
+        args.answering,
+        args.skip_bad,
     )
+    tasks = tasks_of(request.tasks, preset, request.data)
+    if args.answering == RANK and not any(task.ranks for task in tasks.values()):
+        raise UserError(
+            f"--answering {RANK} changes nothing, since there is no list of answers for {', '.join(tasks)}: "
+            "leave it out"
+        )
     return plan_table(preset, request, chosen_settings(), out / "data"), out
 
 
@@ -156,6 +173,14 @@ def _note_unsearched(plan: Plan) -> None:
     for method, task in plan.unsearched:
         rate = method_named(method).default_rate
         note(f"{method} on {task}: nothing was chosen on validation data; the learning rate is {rate:g}")
+
+
+def _about_settings(plan: Plan) -> list[str]:
+    """A sentence where tasks take the settings that were chosen for others."""
+    if not plan.borrowed:
+        return []
+    of = ", ".join(f"{plan.tasks[name].title} those of {like}" for name, like in plan.borrowed.items())
+    return [f"No settings were searched for these tasks yet: {of}"]
 
 
 def _names(given: str | None) -> list[str] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.arguments import path, seed
+from experiments.datasets.faults import Faults
 from experiments.files import whole, write_json
 from experiments.outputs import Outputs
 from experiments.predictions.files import read_predictions, write_predictions
@@ -21,6 +22,7 @@ from experiments.progress import note
 from experiments.report.scored import score_predictions
 from experiments.tasks import TASKS
 from experiments.tasks.task import SPLITS
+from experiments.training.given_data import add_skip_bad_argument
 
 TABLE, DETAILS, RESULTS = NAMES = ("scores.csv", "scores.json", "results.json")
 
@@ -40,9 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=path,
         metavar="FOLDER",
-        help="Read the data from this folder, in official files as `attngraph scenes` lays them out. Tasks "
-        "that come with a package need none.",
+        help="Read the data from this folder: one folder for each data set in official files, such as vqa2 "
+        "and coco, or what `attngraph scenes` has written. Tasks that come with a package need none.",
     )
+    add_skip_bad_argument(parser)
     add(
         "--split",
         choices=SPLITS,
@@ -74,16 +77,20 @@ def run(args: argparse.Namespace) -> int:
         )
     if not task.packaged and args.data is None:
         raise UserError(f"--data is missing: give the folder with the data of {args.task}")
-    options = {name: getattr(args, name) for name in ("task", "split", "seed", "allow_empty")}
+    options = {name: getattr(args, name) for name in ("task", "split", "seed", "allow_empty", "skip_bad")}
     settings = {"file": str(args.predictions), "data": args.data and str(args.data), **options}
     outputs = None if args.out is None else Outputs(args.out, "score", settings, NAMES)
     if outputs is not None:
         outputs.check()
-    examples = task.examples(args.data or Path(), args.split)
+    faults = Faults(args.skip_bad)
+    examples = task.read(args.data or Path(), args.split, faults)
     ids = [example.id for example in examples]
     predictions = read_predictions(args.predictions, task.file_format, ids, args.allow_empty)
     scored = score_predictions(task, examples, predictions, args.seed)
-    print(f"{args.predictions}, {args.split} split\n{scored.text()}", end="")
+    source = task.source(args.data or Path(), args.split)
+    about = f"{args.split} split" + f": official {source}" * bool(source)
+    about += f"; {len(faults)} damaged records left out" * bool(faults)
+    print(f"{args.predictions}, {about}\n{scored.text()}", end="")
     if outputs is not None:
         with outputs.alone(), outputs.writing() as part:
             with whole(part / TABLE) as file:

@@ -16,8 +16,8 @@ from pathlib import Path
 from attngraph.errors import UserError
 from experiments.configs.presets import load_preset
 from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_settings
+from experiments.datasets.faults import Faults
 from experiments.files import write_text
-from experiments.methods.method import check_known
 from experiments.models.mini_blip import weights_digest
 from experiments.outputs import Outputs, check_folder
 from experiments.progress import note
@@ -26,7 +26,13 @@ from experiments.tasks import TASKS
 from experiments.tasks.task import Budget
 from experiments.training.device import processes
 from experiments.training.execution import add_run_arguments, execution_of, in_folder
-from experiments.training.plan import add_checkpoints_argument, check_checkpoints, checkpoints_folder
+from experiments.training.given_data import add_data_arguments, check_data_arguments
+from experiments.training.plan import (
+    add_checkpoints_argument,
+    check_checkpoints,
+    checkpoints_folder,
+    tasks_of,
+)
 from experiments.training.prepare import prepare
 from experiments.training.race import FURTHER, Trial
 from experiments.training.search import FROZEN, Search, SearchSetup
@@ -51,18 +57,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Take the budgets, data and checkpoints of this preset: a name or a YAML file.",
     )
     add_checkpoints_argument(parser)
+    add_data_arguments(parser)
     add_run_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the races; a second call continues."""
+    check_data_arguments(args)
     preset = load_preset(args.preset)
-    check_known([*preset.tasks, *TASKS], list(TASKS), "task")
+    tasks_of(None, preset, args.data)
     execution = execution_of(args, args.out)
     check_folder(args.out, "search")
     checkpoints = checkpoints_folder(args.checkpoints, preset, args.model)
-    reduction, data = chosen_settings().reduction, args.out / "data"
-    setup = SearchSetup(preset, reduction, data, args.model, execution, checkpoints)
+    setup = SearchSetup(
+        preset,
+        chosen_settings().reduction,
+        args.data or args.out / "data",
+        args.model,
+        execution,
+        checkpoints,
+        args.data is not None,
+        args.answering,
+        args.skip_bad,
+    )
     return in_folder(execution, lambda: _search(args, setup))
 
 
@@ -73,7 +90,8 @@ def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
     outputs = Outputs(out, "search", _about(setup), NAMES)
     if is_main:
         outputs.check()
-    prepare(cells, setup.execution, preset.drawn, preset.data_seed, args.download)
+    sizes = None if setup.read else preset.drawn
+    prepare(cells, setup.execution, sizes, preset.data_seed, args.download)
     if is_main:
         outputs.claim()
     _note_checkpoints(setup)
@@ -116,10 +134,16 @@ def _budget(budget: Budget) -> dict[str, int | None]:
 def _about(setup: SearchSetup) -> dict:
     """What decides the trials' scores."""
     preset = setup.preset
-    return {
+    about = {
         "budgets": {name: _budget(preset.budget_of(TASKS[name])) for name in setup.tasks},
         "data": {"seed": preset.data_seed, "sizes": asdict(preset.drawn)},
         "reduction": setup.reduction,
         "weights": weights_digest(setup.model),
         **setup.execution.conditions(),
     }
+    if setup.read:
+        faults = Faults(setup.skip_bad)
+        about["data"] = {name: TASKS[name].content(setup.data, "validation", faults) for name in setup.tasks}
+    if setup.answering is not None:
+        about["answering"] = setup.answering
+    return about

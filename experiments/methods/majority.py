@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ class Majority(Method):
 class Constant(Tuned):
     """One answer to everything."""
 
-    def observe(self, targets: Sequence[str]) -> None:
+    def observe(self, targets: Iterable[str]) -> None:
         self.text = majority(targets)
 
     def answer(self, samples: Sequence[Sample], way: Answering) -> list[str]:

@@ -7,7 +7,7 @@ model's own parameters train (:mod:`experiments.methods.own_parameters`). It end
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -102,7 +102,7 @@ class Tuned:
     def save(self, folder: Path) -> None:
         """Write the trained weights as safetensors into a run's folder."""
 
-    def observe(self, targets: Sequence[str]) -> None:
+    def observe(self, targets: Iterable[str]) -> None:
         """Look at the training answers before training; most methods have no use for it."""
 
     def answer(self, samples: Sequence[Sample], way: Answering) -> list[str]:

@@ -21,18 +21,22 @@ from experiments.report.table import Table
 from experiments.report.text import render_text
 from experiments.report.way import WAY, way_between, with_way
 from experiments.tasks.task import Task
+from experiments.training.answering import in_words
 
 STEM = "ablation"
 SIGNIFICANCE, DETAILS, RESULTS = "significance.json", "details.md", "results.json"
 
 
-def make_table(runs: Sequence[Run], tasks: Mapping[str, Task], title: str) -> Table:
+def make_table(
+    runs: Sequence[Run], tasks: Mapping[str, Task], title: str, notes: Sequence[str] = ()
+) -> Table:
     """The table of finished runs, with significance of every GNN adapter against GCN where both ran.
 
     Args:
         runs: in the order of the table's rows; a run that two rows show is given for both.
         tasks: the table's tasks in the order of its columns.
         title: printed on top.
+        notes: what else is to be said.
 
     Raises:
         UserError: runs and tasks do not fit together, or a run's statistics cannot be read.
@@ -50,7 +54,7 @@ def make_table(runs: Sequence[Run], tasks: Mapping[str, Task], title: str) -> Ta
         baseline=method_named(BASELINE).title,
         comparisons=compare_with_baseline(runs, shown, means={WAY.key: way.weights} if way else None),
         notes=[
-            *filter(None, [about_way, *counts]),
+            *filter(None, [about_way, *counts, *notes]),
             "Time: training and scoring of all tasks for one seed, in one of several parallel workers; "
             "peak memory of that worker",
         ],
@@ -101,8 +105,18 @@ def save_table(table: Table, folder: str | Path, stem: str = STEM) -> dict[str, 
 
 
 def _counts(runs: Sequence[Run], task: Task) -> str:
-    """How many examples a task's runs used; empty without runs."""
+    """How many examples a task's runs used, and how they were answered and scored; empty without runs."""
     if not runs:
         return ""
     trained, scored = (max(run.result[what] for run in runs) for what in ("trained_on", "examples"))
-    return f"{task.title}: {trained} training and {scored} {runs[0].result['split']} examples"
+    parts = [f"{task.title}: {trained} training and {scored} {runs[0].result['split']} examples"]
+    for what, of_run in (
+        ("", lambda result: in_words(result.get("answering", {}))),
+        ("scored by ", lambda result: result.get("evaluator", "")),
+        (f"{runs[0].result['split']} = official ", lambda result: result.get("source", "")),
+    ):
+        said = dict.fromkeys(of_run(run.result) for run in runs)
+        parts += [what + " or ".join(filter(None, said))] if any(said) else []
+    left_out = {split for run in runs for split in run.result.get("left_out", {}).items() if split[1]}
+    parts += [f"{count} damaged {split} records left out" for split, count in sorted(left_out)]
+    return "; ".join(parts)

@@ -15,7 +15,7 @@ from experiments.metrics.statistics import Score
 from experiments.report.interval import LEVEL, RESAMPLES, bootstrap_interval
 from experiments.report.text import aligned
 from experiments.report.wording import MISSING
-from experiments.tasks.task import Task
+from experiments.tasks.task import Task, kinds_of
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def score_predictions(
     """
     scores = task.score(predictions, examples)
     images = [example.image for example in examples]
-    kinds = np.array([example.kind for example in examples])
+    kinds = [kinds_of(example) for example in examples]
     lines = []
     for column in (column for column in task.columns if column.key in scores.columns):
         low, high = _interval(scores.statistics.get(column.key), images, column.score, seed)
@@ -100,7 +100,7 @@ def score_predictions(
         lines.append(Line(column.key, column.heading, None, value, low, high, len(examples)))
     selects = next(column for column in task.columns if column.key == task.selects)
     for kind, (value, number) in scores.kinds.items():
-        own = np.flatnonzero(kinds == kind)
+        own = np.array([k for k, of_example in enumerate(kinds) if kind in of_example], dtype=int)
         statistics = scores.statistics[selects.key][own] if selects.key in scores.statistics else None
         if not len(own) == number > 0 or statistics is None or not _is(value, selects.score, statistics):
             lines.append(Line(None, "", kind, value, None, None, number))

@@ -6,17 +6,21 @@ search, the estimates of time and the analysis commands derive all that they kno
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
+from experiments.datasets.faults import Faults
 from experiments.metrics.alignment import scores_by_kind
 from experiments.metrics.statistics import Score, mean_score, mean_statistics
 from experiments.models.batch import Sample
@@ -26,6 +30,7 @@ from experiments.predictions.plain import PLAIN
 
 SPLITS = ("train", "validation", "test")
 DEFAULT = "default"  # names the prompt of every family without one of its own
+MANIFEST = "manifest.json"  # of drawn data
 
 TASKS: dict[str, Task] = {}
 
@@ -58,7 +63,8 @@ class TaskScores:
         columns: column key -> score, 0 to 1 (CIDEr raw).
         statistics: column key -> per-example statistics ``(N, K)``, from whose sums the column's ``score`` is
             computed.
-        kinds: kind of question -> (score, number of examples); of captions what they say of the scene, see
+        kinds: kind of question, and each of the examples' further groups (:func:`kinds_of`) -> (score, number
+            of examples); of captions what they say of the scene, see
             :mod:`experiments.metrics.scene_captions`.
         evaluator: whose rules the scores follow, in words.
     """
@@ -105,6 +111,10 @@ class Task(ABC):
         mirrors: whether a picture may be mirrored in training: not where texts say left or right, or where
             the picture shows writing that is to be read.
         packaged: whether the examples come with a package, so that no folder of data is read.
+        data_set: the data set in official files that it reads, see :mod:`experiments.tasks.official`; None
+            for all others.
+        ranks: whether there is a list of answers to rank, see :meth:`answers`.
+        like: the task whose chosen settings it takes until some are chosen for it.
         file_format: of files of predictions, as the data set's evaluation server takes them.
     """
 
@@ -117,6 +127,9 @@ class Task(ABC):
     drawn: str | None = None
     mirrors: bool = False
     packaged: bool = False
+    data_set: str | None = None
+    ranks: bool = False
+    like: str | None = None
     file_format: Format = PLAIN
 
     @property
@@ -124,12 +137,55 @@ class Task(ABC):
         return self.columns[0].key
 
     @abstractmethod
-    def examples(self, data: Path, split: str) -> list[Example]:
+    def examples(self, data: Path, split: str) -> Sequence[Example]:
         """All examples of a split: ``train``, ``validation`` or ``test``.
 
         Args:
             data: folder with the data sets, as ``attngraph scenes`` writes it; a packaged task ignores it.
         """
+
+    def read(self, data: Path, split: str, faults: Faults) -> Sequence[Example]:
+        """The same, where damaged records may be left out.
+
+        Args:
+            data, split: as for :meth:`examples`.
+            faults: decides about damaged records, and gets what was left out.
+        """
+        return self.examples(data, split)
+
+    def found(self, data: Path) -> bool:
+        """Whether a folder of data holds the task's. Tasks that others wrote are not looked for."""
+        return self.drawn is not None and (data / MANIFEST).is_file()
+
+    def check(self, data: Path) -> None:
+        """Raise :class:`~attngraph.UserError` where a folder that a user named lacks the task's data."""
+        if self.drawn is not None and not self.found(data):
+            raise UserError(
+                f"{data}: holds no drawn scenes ({MANIFEST}), which {self.name} reads: draw them with "
+                f"`attngraph scenes --out {data}`, or leave out {self.name}"
+            )
+
+    def content(self, data: Path, split: str, faults: Faults) -> Any:
+        """What decides the examples of ``train`` and of a split, as plain values: the same on every machine
+        that has the same files.
+        """
+        if (data / MANIFEST).is_file():
+            return json.loads((data / MANIFEST).read_text())
+        if self.packaged:
+            return None
+        return {part: digest(self.read(data, part, faults)) for part in ("train", split)}
+
+    def source(self, data: Path, split: str) -> str:
+        """Where a split comes from, in words; empty where its name says all."""
+        return ""
+
+    def answers(self, data: Path, faults: Faults) -> tuple[str, ...] | None:
+        """The list that can be ranked instead of writing an answer; None where there is none.
+
+        Args:
+            data, faults: as for :meth:`read`.
+        """
+        return None
 
     def answering(self, data: Path) -> Answering:
         """How a model answers: it generates texts, or ranks a list that the task knows or finds in the data.
@@ -191,7 +247,13 @@ def tasks_named(names: Sequence[str]) -> dict[str, Task]:
     return {name: TASKS[name] for name in names}
 
 
-def majority(answers: Sequence[str]) -> str:
+def digest(examples: Sequence[Example]) -> str:
+    """A digest of examples, of pictures only their names."""
+    content = [[e.id, e.image.name, e.prompt, e.references, e.kind] for e in examples]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def majority(answers: Iterable[str]) -> str:
     """The most frequent answer; the first of them on a tie."""
     return Counter(answers).most_common(1)[0][0]
 
@@ -205,5 +267,16 @@ def accuracy_scores(
     key: str, scores: np.ndarray, examples: Sequence[Example], evaluator: str = TaskScores.evaluator
 ) -> TaskScores:
     """The scores of a task whose one column is a mean over examples."""
-    kinds = scores_by_kind(scores, [example.kind for example in examples])
+    pairs = [
+        (score, kind) for score, example in zip(scores, examples, strict=True) for kind in kinds_of(example)
+    ]
+    kinds = scores_by_kind([score for score, _ in pairs], [kind for _, kind in pairs])
     return TaskScores({key: float(np.mean(scores))}, {key: mean_statistics(scores)}, kinds, evaluator)
+
+
+def kinds_of(example: Example) -> tuple[str, ...]:
+    """What an example's score counts for in a break-down: its kind, and ``<name>: <group>`` for each of its
+    further groups, but not for one that is its kind once more.
+    """
+    groups = (f"{name}: {group}" for name, group in example.groups.items() if group != example.kind)
+    return (example.kind, *groups)

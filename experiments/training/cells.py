@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import random
 import shutil
@@ -21,11 +20,14 @@ from accelerate.utils import broadcast_object_list
 import attngraph
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
+from experiments.datasets.faults import Faults
 from experiments.files import whole, write_json
 from experiments.methods import method_named
 from experiments.models import load_family
+from experiments.models.family import Answering
 from experiments.models.mini_blip import weights_digest
 from experiments.tasks import TASKS
+from experiments.training.answering import described, way_of
 from experiments.training.data import TaskData, subset
 from experiments.training.device import cpu_threads, processes, training_precision
 from experiments.training.execution import Execution
@@ -64,6 +66,8 @@ class Cell:
         checkpoint: whether the model is one of those that a preset's seeds are dealt over. A finished run
             counts where this machine does not have its checkpoint.
         train_examples, eval_examples: how many examples to use at most (a fixed random subset); None for all.
+        answering: one of :data:`experiments.training.answering.WAYS`; None as the task says.
+        skip_bad: how many damaged records, or examples with damaged pictures, of a split may be left out.
     """
 
     label: str
@@ -78,6 +82,8 @@ class Cell:
     train_examples: int | None = None
     eval_examples: int | None = None
     checkpoint: bool = False
+    answering: str | None = None
+    skip_bad: int = 0
 
     @property
     def name(self) -> str:
@@ -89,13 +95,23 @@ class Cell:
         return out / "cells" / self.label / self.task / f"seed{self.seed}"
 
     def description(self) -> dict[str, Any]:
-        """What decides the result, as plain values."""
+        """What decides the result, as plain values. How many records may be left out is no part of it: what
+        was left out is, see :meth:`experiments.tasks.task.Task.content`. How the model answers is a part
+        where the user chose it, and for tasks on official files, whose lists may change with the data.
+        """
         content = asdict(self)
         content["recipe"] = self.recipe.description() if self.recipe else None
-        content["data"] = json.loads((self.data / "manifest.json").read_text())
+        task = TASKS[self.task]
+        content["data"] = task.content(self.data, self.split, Faults(self.skip_bad))
         content["weights"] = weights_digest(content.pop("model"))
-        del content["checkpoint"]
+        del content["checkpoint"], content["skip_bad"], content["answering"]
+        if self.answering is not None or task.data_set is not None:
+            content["answering"] = described(self.way())
         return _plain(content)
+
+    def way(self) -> Answering:
+        """How the model answers."""
+        return way_of(TASKS[self.task], self.data, self.answering, Faults(self.skip_bad))
 
 
 def has_scores(cell: Cell, out: Path) -> bool:
@@ -198,21 +214,27 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
     family.model.to(device)
     tuned = method.apply(family, cell.settings)
     started = tuned.scalars()
-    training = subset(task.examples(cell.data, "train"), cell.train_examples)
-    tuned.observe([task.target(example, 0.0) for example in training])
+    faults = {split: Faults(cell.skip_bad) for split in ("train", cell.split)}
+    training = subset(task.read(cell.data, "train", faults["train"]), cell.train_examples)
+    tuned.observe(task.target(example, 0.0) for example in training)
     loss, earlier = None, 0.0
     with state.main_process_first():  # it fills the cache of image states
-        data = TaskData(family, task, training, method.vision, cache) if cell.recipe else None
+        if cell.recipe is not None:
+            changes = cell.recipe.augment
+            data = TaskData(family, task, training, method.vision, cache, changes, faults["train"])
     if cell.recipe is not None:
         trained = train(tuned, data, cell.recipe, cell.seed, folder, on_step)
         loss, earlier = trained.loss, trained.earlier_seconds
+        data.settle()
         if state.is_main_process:
             tuned.save(folder)
     trained_at = time.perf_counter()
-    examples = subset(task.examples(cell.data, cell.split), cell.eval_examples)
+    examples = subset(task.read(cell.data, cell.split, faults[cell.split]), cell.eval_examples)
     with state.main_process_first():
-        data = TaskData(family, task, examples, method.vision, cache)
-    predictions = predict(tuned, data, task.answering(cell.data))
+        data = TaskData(family, task, examples, method.vision, cache, faults=faults[cell.split])
+    way = cell.way()
+    predictions = predict(tuned, data, way)
+    examples = data.settle()
     if state.is_main_process:
         scores = task.score(predictions, examples)
         write_json(folder / PREDICTIONS, predictions)
@@ -232,10 +254,14 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
             "loss": loss,
             "started": started,
             "learned": tuned.scalars(),
-            "effects": tuned.effects([data.sample(k, draw=0.0) for k in range(min(WATCHED, len(examples)))]),
+            "effects": tuned.effects(data.first(WATCHED)),
             "train_seconds": earlier + trained_at - began,
             "eval_seconds": time.perf_counter() - trained_at,
             "peak_mb": peak.megabytes(),
+            "evaluator": scores.evaluator,
+            "source": task.source(cell.data, cell.split),
+            "answering": described(way, family),
+            "left_out": {split: len(of_split) for split, of_split in faults.items()},
         }
         write_json(folder / SCORES, result, default=float)  # last: it marks the cell as finished
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import transformers
 
 from attngraph.errors import UserError
+from experiments.datasets.faults import Faults
 from experiments.models import load_family
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
@@ -19,15 +20,15 @@ from experiments.training.saved import read_config
 
 
 def prepare(
-    cells: Sequence[Cell], run: Execution, sizes: Sizes, data_seed: int = 0, download: bool = False
+    cells: Sequence[Cell], run: Execution, sizes: Sizes | None, data_seed: int = 0, download: bool = False
 ) -> None:
-    """Draw the data and compute the image states of the cells' examples. Of several processes the first one
-    does it, and all meet the error if there is one.
+    """Draw the data, or read them, and compute the image states of the cells' examples. Of several processes
+    the first one does it, and all meet the error if there is one.
 
     Args:
         cells: of a table or a search.
         run: where and how they run.
-        sizes, data_seed: of the drawn data sets.
+        sizes, data_seed: of the drawn data sets; no sizes where the user named a folder of data.
         download: fetch a model that is not on this machine.
 
     Raises:
@@ -38,7 +39,9 @@ def prepare(
     agreed(lambda: _prepare(cells, run, sizes, data_seed, download))
 
 
-def _prepare(cells: Sequence[Cell], run: Execution, sizes: Sizes, data_seed: int, download: bool) -> None:
+def _prepare(
+    cells: Sequence[Cell], run: Execution, sizes: Sizes | None, data_seed: int, download: bool
+) -> None:
     transformers.utils.logging.disable_progress_bar()
     todo = [cell for cell in cells if not has_scores(cell, run.out)]
     families = {name: load_family(name, download) for name in dict.fromkeys(cell.model for cell in todo)}
@@ -51,7 +54,8 @@ def _prepare(cells: Sequence[Cell], run: Execution, sizes: Sizes, data_seed: int
     for folder in {cell.folder(run.out): None for cell in cells}:
         if folder.is_dir() and any(folder.iterdir()):
             read_config(folder)  # an error where it is damaged, before anything is written
-    write_scenes(cells[0].data, data_seed, sizes)
+    if sizes is not None:
+        write_scenes(cells[0].data, data_seed, sizes)
     for cell in cells:
         is_finished(cell, run)  # an error where its folder holds another experiment
     cache = FeatureCache(run.out / IMAGE_STATES, run.cache_gb)
@@ -60,5 +64,6 @@ def _prepare(cells: Sequence[Cell], run: Execution, sizes: Sizes, data_seed: int
             family.model.to(run.device)
         for cell in {(cell.task, cell.model): cell for cell in todo}.values():
             for split, count in (("train", cell.train_examples), (cell.split, cell.eval_examples)):
-                examples = subset(TASKS[cell.task].examples(cell.data, split), count)
-                cache.features(families[cell.model], [example.image for example in examples])
+                found = TASKS[cell.task].read(cell.data, split, Faults(cell.skip_bad))
+                images = [example.image for example in subset(found, count)]
+                cache.features(families[cell.model], images)

@@ -41,6 +41,10 @@ class Result(BaseModel):
     started: dict[str, FiniteFloat] = {}  # absent in results of earlier versions, as effects are
     learned: dict[str, FiniteFloat]
     effects: dict[str, dict[str, FiniteFloat]] = {}
+    evaluator: str = ""  # this and the next three are absent in earlier results too
+    source: str = ""
+    answering: dict[str, str | int] = {}
+    left_out: dict[str, NonNegativeInt] = {}
     train_seconds: FiniteFloat
     eval_seconds: FiniteFloat
     peak_mb: FiniteFloat

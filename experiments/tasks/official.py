@@ -1,0 +1,199 @@
+"""What the tasks on official files share: which official splits they are made of, and how they are read.
+
+A folder of data holds one folder for each data set, under its name (``vqa2``, ``coco`` ...), laid out as the
+official archives unpack (``attngraph data layout NAME``).
+
+A task's splits are made of the official ones by one rule. Where the official test split has annotations,
+train, validation and test are the official train, val and test. Where it has none, test is the official val
+split, as in papers that report scores without the evaluation server; validation is one in :data:`HELD_OUT` of
+the official training *pictures* with all that is said about them, chosen by a hash of the picture's name, and
+train is the others. So nothing that is chosen on validation data has seen test data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow.compute as pc
+
+from attngraph.errors import UserError
+from experiments.datasets.dataset import DATA_SETS, DataSet, Reader
+from experiments.datasets.example import Example
+from experiments.datasets.faults import Faults
+from experiments.datasets.tables import ROWS, Examples, table
+from experiments.tasks.task import MANIFEST, SPLITS, Task
+
+HELD_OUT = 20
+OFFICIAL = {"train": "train", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a task's split is made of.
+
+    Args:
+        reader: of which format.
+        split: official one.
+        held_out: whether it is the pictures that are held out of that split, or the others; None for all.
+    """
+
+    reader: Reader
+    split: str
+    held_out: bool | None = None
+
+    def __str__(self) -> str:
+        which = {
+            None: "",
+            True: f", one in {HELD_OUT} pictures",
+            False: f", all but one in {HELD_OUT} pictures",
+        }
+        return f"{self.split} ({self.reader.name}{which[self.held_out]})"
+
+
+class Official(Task):
+    """Reads a data set in official files; mixed into a task that says how it is prompted and scored."""
+
+    data_set: str
+
+    @property
+    def _set(self) -> DataSet:
+        return DATA_SETS[self.data_set]
+
+    def part(self, data: Path, split: str) -> Part:
+        """What a split is made of in these data.
+
+        Raises:
+            UserError: files are missing.
+        """
+        root = data / self.data_set
+        readers = [reader for reader in self._set.readers if _parts(reader)]
+        readers.sort(key=_has_test, reverse=True)
+        whole = [reader for reader in readers if _is_whole(reader, root)]
+        some = [reader for reader in readers if reader.found(root, _parts(reader)[split].split)]
+        if not whole and not some:
+            first = _parts(readers[0])[split].split
+            self._set.reader(root, first, readers[0].name)  # says what is missing
+        return _parts((whole or some)[0])[split]
+
+    def found(self, data: Path) -> bool:
+        drawn = (data / MANIFEST).is_file() and (data / "vqa_v2").is_dir()  # another layout, see scenes.write
+        return (data / self.data_set).is_dir() and not drawn
+
+    def check(self, data: Path) -> None:
+        if not (data / self.data_set).is_dir():
+            raise UserError(
+                f"{data / self.data_set}: no such folder, which {self.name} reads: `attngraph data layout "
+                f"{self.data_set}` says what belongs there"
+            )
+        reader = self.part(data, "test").reader
+        for part in _parts(reader).values():
+            self._set.reader(data / self.data_set, part.split, reader.name)
+
+    def examples(self, data: Path, split: str) -> Sequence[Example]:
+        return self.read(data, split, Faults())
+
+    def read(self, data: Path, split: str, faults: Faults) -> Sequence[Example]:
+        part, whole = self.table(data, split, faults)
+        if part.held_out is None:
+            return whole
+        places = np.flatnonzero(_held_out(whole) == part.held_out)
+        if not len(places):
+            raise UserError(
+                f"{data / self.data_set}: too few pictures in the split {part.split!r} to hold one out of "
+                f"{HELD_OUT} for validation: give the official files"
+            )
+        return Some(whole, places)
+
+    def content(self, data: Path, split: str, faults: Faults) -> Any:
+        """The digests of the tables that the splits are taken from: of ids, prompts, references and names of
+        pictures, not of what the pictures show.
+        """
+        found: dict[str, Any] = {"data set": self.data_set}
+        for name in dict.fromkeys(("train", split)):
+            left_out = Faults(faults.limit)
+            part, whole = self.table(data, name, left_out)
+            found[name] = {"from": str(part), "digest": whole.digest}
+            if left_out:
+                found[name]["left out"] = len(left_out)
+        return found
+
+    def source(self, data: Path, split: str) -> str:
+        return str(self.part(data, split))
+
+    def table(self, data: Path, split: str, faults: Faults) -> tuple[Part, Examples]:
+        """What a split is made of, and all of the official split that it is taken from."""
+        part = self.part(data, split)
+        return part, table(self._set, data / self.data_set, part.split, faults, part.reader.name)
+
+
+class Some(Sequence[Example]):
+    """Some of the examples of a table, which stays mapped into memory.
+
+    Args:
+        whole: the table.
+        places: which of its rows, in this order.
+    """
+
+    def __init__(self, whole: Examples, places: np.ndarray):
+        self.whole, self.places = whole, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Some: ...
+
+    def __getitem__(self, place: int | slice) -> Example | Some:
+        if isinstance(place, slice):
+            return Some(self.whole, self.places[place])
+        return self.whole[int(self.places[place])]
+
+    def __iter__(self) -> Iterator[Example]:
+        for start in range(0, len(self), ROWS):
+            yield from self.whole.take(self.places[start : start + ROWS])
+
+
+def is_held_out(name: str) -> bool:
+    """Whether the picture of a file's name is held out for validation."""
+    return _hash(name) % HELD_OUT == 0
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+
+
+def _held_out(whole: Examples) -> np.ndarray:
+    """For each row, whether its picture is held out: of very few pictures the one with the smallest hash."""
+    images = pc.dictionary_encode(whole.table.column("image")).combine_chunks()
+    names = [Path(path).name for path in images.dictionary.to_pylist()]
+    held = np.array([is_held_out(name) for name in names])
+    if not held.any() and len(names) > 1:
+        held[min(range(len(names)), key=lambda k: _hash(names[k]))] = True
+    return held[images.indices.to_numpy()]
+
+
+def _has_test(reader: Reader) -> bool:
+    """Whether the reader's test split has annotations."""
+    return "test" in reader.splits and "test" not in reader.unanswered
+
+
+def _parts(reader: Reader) -> dict[str, Part]:
+    """A task's split -> what it is made of in a format; empty if the format has no such splits."""
+    if not {"train", "val"} <= set(reader.splits) - set(reader.unanswered):
+        return {}
+    if _has_test(reader):
+        return {split: Part(reader, OFFICIAL[split]) for split in SPLITS}
+    parts = (Part(reader, "train", False), Part(reader, "train", True), Part(reader, "val"))
+    return dict(zip(SPLITS, parts))
+
+
+def _is_whole(reader: Reader, root: Path) -> bool:
+    return all(reader.found(root, part.split) for part in _parts(reader).values())

@@ -1,0 +1,57 @@
+"""How a run's model answers: as its task says, or as the user chose."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.datasets.faults import Faults
+from experiments.models.family import Answering, ModelFamily
+from experiments.models.ranking import Ranking
+from experiments.tasks.task import Task
+
+GENERATE, RANK = WAYS = ("generate", "rank")
+
+
+def way_of(task: Task, data: Path, chosen: str | None, faults: Faults) -> Answering:
+    """How a model answers.
+
+    Args:
+        task: which.
+        data: folder of the data sets.
+        chosen: :data:`GENERATE` for texts, :data:`RANK` for the best of a list where the task has one; None
+            as the task says.
+        faults: decides about damaged records, where training answers are counted.
+    """
+    if chosen == GENERATE:
+        return task.decoding
+    answers = task.answers(data, faults) if chosen == RANK else None
+    return task.answering(data) if answers is None else Ranking(answers)
+
+
+def described(way: Answering, family: ModelFamily | None = None) -> dict[str, Any]:
+    """What decides the answers, as plain values.
+
+    Args:
+        way: how they come about.
+        family: whose own number of short-listed answers holds where ``way`` names none.
+    """
+    if not isinstance(way, Ranking):
+        return {"way": GENERATE, "beams": way.num_beams, "tokens": way.max_new_tokens}
+    digest = hashlib.sha256(json.dumps(way.answers).encode()).hexdigest()
+    k = way.k or (family and family.shortlist)
+    return {"way": RANK, "k": k and min(k, len(way.answers)), "answers": len(way.answers), "digest": digest}
+
+
+def in_words(about: dict[str, Any]) -> str:
+    """What :func:`described` gave, for a note; empty for none."""
+    if not about:
+        return ""
+    if about["way"] == GENERATE:
+        beams = "greedily" if about["beams"] == 1 else f"with {about['beams']} beams"
+        return f"answers generated {beams}, at most {about['tokens']} tokens"
+    return (
+        f"the best of {about['answers']} answers by likelihood (k {about['k']}, list {about['digest'][:8]})"
+    )

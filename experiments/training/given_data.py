@@ -1,0 +1,54 @@
+"""The options of commands that run cells on data that the user has."""
+
+from __future__ import annotations
+
+import argparse
+
+from attngraph.errors import UserError
+from experiments.arguments import LARGEST, Between, path
+from experiments.training.answering import WAYS
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--data``, ``--skip-bad`` and ``--answering``."""
+    parser.add_argument(
+        "--data",
+        type=path,
+        metavar="FOLDER",
+        help="Read the data from this folder and draw none. It holds a folder for each data set in official "
+        "files, such as vqa2 and coco (`attngraph data layout NAME`), or is what `attngraph scenes` has "
+        "written. Default: scenes are drawn into a folder of --out.",
+    )
+    add_skip_bad_argument(parser)
+    parser.add_argument(
+        "--answering",
+        choices=WAYS,
+        metavar="WAY",
+        help="Answer questions and entailment in this way: generate (write a text), or rank (take the best "
+        "of a list of answers); captions are always generated. Default: entailment on official files ranks "
+        "its three words, everything else is generated.",
+    )
+
+
+def add_skip_bad_argument(parser: argparse.ArgumentParser) -> None:
+    """``--skip-bad``."""
+    parser.add_argument(
+        "--skip-bad",
+        type=Between(0, LARGEST),
+        default=0,
+        metavar="N",
+        help="Leave out up to this many damaged records of each split, and say how many there were, instead "
+        "of stopping at the first.",
+    )
+
+
+def check_data_arguments(args: argparse.Namespace) -> None:
+    """Raise :class:`~attngraph.UserError` where the options name no folder, or change nothing."""
+    if args.data is None:
+        if args.skip_bad:
+            raise UserError(
+                f"--skip-bad {args.skip_bad} changes nothing, since no folder is named with --data and drawn "
+                "data are never damaged: leave it out"
+            )
+    elif not args.data.is_dir():
+        raise UserError(f"--data {args.data} is no folder: give the one that holds the data sets")
