@@ -28,7 +28,7 @@ MANIFEST = "run.json"
 #: A command, and patterns of files and folders that only its folders hold all of. The first that fits counts.
 MARKS = (
     ("scenes", ("manifest.json", "vqa_v2")),
-    ("data", ("manifest.json", "vqa2")),
+    ("data make", ("manifest.json", "vqa2")),
     ("ablation", ("cells/*/*/seed*",)),
     ("ablation", ("results.json", "ablation.csv")),
     ("ablation", ("config.json", "scores.json", "predictions.json")),  # one of its cells

@@ -117,7 +117,7 @@ def _make(args: argparse.Namespace) -> int:
         raise UserError(f"{given}{near}: give `attngraph data make {SCENES}`")
     if args.out is None:
         raise UserError("--out is missing: give the folder to write into")
-    check_folder(args.out, "data")
+    check_folder(args.out, "data make")
     number, size = args.seed or 0, args.size or SIZE
     make_scenes(args.out, number, size)
     print(f"{args.out}: {', '.join(LAYOUTS)}, seed {number}, size {size}")
@@ -137,7 +137,7 @@ def _check(args: argparse.Namespace) -> int:
         "format": args.form,
         "deep": bool(args.deep),
     }
-    outputs = None if args.out is None else Outputs(args.out, "data", settings, NAMES)
+    outputs = None if args.out is None else Outputs(args.out, "data check", settings, NAMES)
     if outputs is not None:
         outputs.check()
     jobs = args.jobs or min(MOST_JOBS, os.cpu_count() or 1)

@@ -1,0 +1,142 @@
+"""``attngraph data``: what it writes, prints and ends with, on drawn data sets in the official layouts."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from experiments.arguments import QUIET
+from experiments.cli import main
+from experiments.datasets.dataset import DATA_SETS, split_examples
+from experiments.datasets.faults import Faults
+from experiments.scenes.layouts.make import LAYOUTS, make_scenes
+
+ANNOTATED = {  # a file with annotations of each data set, and a beginning of its records
+    "vqa2": ("v2_mscoco_train2014_annotations.json", '"question_id": 1000'),
+    "vizwiz_vqa": ("train.json", '"answerable": '),
+    "snli_ve": ("snli_ve_train.jsonl", '"gold_label": "'),
+    "coco": ("dataset_coco.json", '"raw": '),
+    "textcaps": ("TextCaps_0.1_train.json", '"caption_str": '),
+    "vizwiz_caps": ("annotations/train.json", '"image_id": '),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_scenes(tmp_path_factory.mktemp("data") / "six", 1, 20)
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch):
+    monkeypatch.setenv(QUIET, "1")
+
+
+def run(*words) -> int:
+    return main(["data", *map(str, words)])
+
+
+def refusal(capsys, *words) -> str:
+    """The one line that a command which is refused ends with."""
+    try:
+        code = run(*words)
+    except SystemExit as end:
+        code = end.code
+    error = capsys.readouterr().err
+    assert code == 2 and error.startswith("attngraph: ") and error.count("\n") == 1
+    return error
+
+
+def test_make_writes_and_reuses_and_refuses(tmp_path, capsys):
+    out = tmp_path / "six"
+    for _ in range(2):
+        assert run("make", "scenes", "--out", out, "--size", 10, "--seed", 4) == 0
+        assert capsys.readouterr().out == f"{out}: {', '.join(LAYOUTS)}, seed 4, size 10\n"
+    assert sorted(path.name for path in out.iterdir()) == sorted([*LAYOUTS, "manifest.json"])
+    assert "other settings" in refusal(capsys, "make", "scenes", "--out", out, "--size", 11)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("dear")
+    assert "no folder of drawn scenes" in refusal(capsys, "make", "scenes", "--out", tmp_path / "mine")
+    assert "holds another experiment" in refusal(
+        capsys, "check", "coco", "--root", out / "coco", "--out", out
+    )
+    assert main(["scenes", "--out", str(out)]) == 2  # another command's folder
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "six"]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_drawn_set_is_whole(folder, name, tmp_path, capsys):
+    out = tmp_path / "report"
+    assert run("check", name, "--root", folder / name, "--deep", "--out", out) == 0
+    printed = capsys.readouterr().out
+    assert (out / "check.txt").read_text() == printed
+    assert printed.endswith("whole: no faults; these are drawn scenes, with counts of their own\n")
+    told = json.loads((out / "check.json").read_text())
+    assert told["faults"] == 0 and told["decoded"] > 0 and told["damaged"] == {}
+    splits = {split["split"]: split["records"] for split in told["formats"][0]["splits"]}
+    assert {"train", "val", "test"} <= set(splits) and all(splits.values())
+    assert told["formats"][0]["name"] == DATA_SETS[name].readers[0].name
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_damaged_set_is_not(folder, name, tmp_path, capsys):
+    """A picture is missing, another cut off, and a field of a record has another name."""
+    root = shutil.copytree(folder / name, tmp_path / name)
+    examples = split_examples(DATA_SETS[name], root, "train", Faults())
+    pictures = list(dict.fromkeys(example.image for example in examples))
+    pictures[0].unlink()
+    os.truncate(pictures[1], pictures[1].stat().st_size // 2)
+    file, field = ANNOTATED[name]
+    text = (root / file).read_text()
+    assert field in text
+    (root / file).write_text(text[::-1].replace(field[::-1], field.replace('"', '"_', 1)[::-1], 1)[::-1])
+    assert run("check", name, "--root", root, "--deep") == 1
+    printed = capsys.readouterr().out
+    assert f"no such image as '{pictures[0].stem}" in printed
+    assert f"{pictures[1]}: cannot be decoded" in printed and "truncated" in printed
+    assert field.split('"')[1] in printed and file in printed
+    assert printed.splitlines()[-1].startswith("not whole: ")
+
+
+def test_other_counts_have_their_own_exit_code(folder, tmp_path, capsys):
+    root = shutil.copytree(folder / "coco", tmp_path / "coco")
+    (root / "scenes.json").unlink()
+    assert run("check", "coco", "--root", root) == 3
+    printed = capsys.readouterr().out
+    assert "113,287" in printed and "other counts than the published ones: train (karpathy)" in printed
+
+
+def test_layout_shows_one_or_all(capsys):
+    assert run("layout", "snli_ve") == 0
+    one = capsys.readouterr().out
+    assert "snli_ve_" in one and "archives" in one and "licence: " in one
+    assert run("layout") == 0
+    every = capsys.readouterr().out
+    assert one in every and all(data_set.homepage in every for data_set in DATA_SETS.values())
+    assert max(map(len, every.splitlines())) < 160
+
+
+def test_what_is_wrong_or_missing_is_said(folder, capsys, tmp_path):
+    root = ("--root", folder / "coco")
+    for words, said in (
+        (["check"], "NAME is missing: choose from"),
+        (["check", "coc", *root], "unknown data set 'coc'"),
+        (["check", "coco"], "--root is missing"),
+        (["check", "coco", "--root", folder], f"give --root {folder / 'coco'}"),
+        (
+            ["check", "coco", *root, "--size", 10],
+            "--size is no option of `attngraph data check`: leave it out",
+        ),
+        (["check", "coco", *root, "--format", "xml"], "'xml'"),
+        (["check", "coco", *root, "--split", "dev"], "'dev'"),
+        (["layout", "coco", "--root", "x"], "--root is no option"),
+        (["layout", "coco", "--deep"], "--deep is no option"),
+        (["layout", "flickr"], "unknown data set 'flickr'"),
+        (["make", "scenes"], "--out is missing"),
+        (["make", "--out", tmp_path / "x"], "NAME is missing: give `attngraph data make scenes`"),
+        (["make", "scene", "--out", tmp_path / "x"], "'scene' cannot be made (did you mean scenes?)"),
+        (["make", "scenes", "--out", tmp_path / "x", "--format", "a"], "--format is no option"),
+        (["paint"], "unknown 'paint'"),
+    ):
+        assert said in refusal(capsys, *words), words
+    assert not list(tmp_path.iterdir())
