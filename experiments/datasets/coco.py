@@ -6,10 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.datasets.caption_files import KIND, ImageFolders, caption_of, read_blip, read_coco
+from experiments.datasets.caption_files import (
+    KIND,
+    ImageFolders,
+    caption_of,
+    number_of,
+    read_blip,
+    read_coco,
+)
 from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, register
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
+from experiments.datasets.hub import Columns, Hub
 from experiments.datasets.reading import Unique, field, read_json, shown, text_field
 
 _SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
@@ -126,9 +134,16 @@ def _image_folders(root: Path, split: str) -> list[Path]:
     return [root / name for name in (("train2014", "val2014") if split == "train" else ("val2014",))]
 
 
+_HUB = Hub(
+    {"val2014": ("lmms-lab/COCO-Caption", "val")},
+    Columns(id="question_id", references="answer", identity=number_of),
+    published={"val2014": Coco2014.published["val2014"]},
+)
+
+
 class Coco(DataSet):
     name, title, unit = "coco", "COCO Captions", "captions"
-    readers = (Karpathy(), Blip(), Coco2014())
+    readers = (Karpathy(), Blip(), Coco2014(), _HUB)
     homepage = "https://cocodataset.org/#captions-2015"
     licence = (
         "annotations CC BY 4.0 (https://cocodataset.org/#termsofuse); images: Flickr's terms of use, each "

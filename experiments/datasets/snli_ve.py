@@ -10,6 +10,7 @@ from attngraph.errors import UserError
 from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, register
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
+from experiments.datasets.hub import Columns, Hub
 from experiments.datasets.question_files import ListReader, Pictures
 from experiments.datasets.reading import Images, Unique, field, read_json_lines, shown, text_field
 
@@ -174,11 +175,18 @@ class PAdapter(_Listed):
     labels = {"Correct": "entailment", "Incorrect": "contradiction", "Ambiguous": "neutral"}
 
 
+_HUB = Hub(
+    {split: (f"Multimodal-Fatima/SNLI-VE_{split}", split) for split in ("train", "test")},
+    Columns(id="id", references="label", prompt="hypothesis", kind="hypothesis", groups={"label": "label"}),
+    published=Official.published,
+)
+
+
 class SnliVe(DataSet):
     """SNLI-VE."""
 
     name, title, unit = "snli_ve", "SNLI-VE", "pairs"
-    readers = (Official(), ALBEF(), PAdapter())
+    readers = (Official(), ALBEF(), PAdapter(), _HUB)
     homepage = "https://github.com/necla-ml/SNLI-VE"
     licence = (
         "see the homepage and SNLI (CC BY-SA 4.0); the images: Flickr's terms of use, for research alone"

@@ -31,7 +31,7 @@ _WHOLE: set[tuple[str, int, int, int]] = set()  # files that this process has re
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
-        ("image", pa.string()),  # relative to the data set's folder
+        ("image", pa.string()),  # relative to the data set's folder, where it is in there
         ("prompt", pa.string()),
         ("references", pa.list_(pa.string())),
         ("kind", pa.string()),
@@ -223,12 +223,20 @@ def _batches(examples: Iterator[Example], root: Path) -> Iterator[list[list]]:
     while some := list(islice(examples, ROWS)):
         yield [
             [example.id for example in some],
-            [os.path.relpath(example.image, root) for example in some],
+            [_place(example.image, root) for example in some],
             [example.prompt for example in some],
             [list(example.references) for example in some],
             [example.kind for example in some],
             [list(example.groups.items()) for example in some],
         ]
+
+
+def _place(image: Path, root: Path) -> str:
+    """An image's place in the data set's folder; the whole path of one that is elsewhere, since a way up out
+    of a folder that is a link leads to another place.
+    """
+    path, folder = str(image), f"{root}{os.sep}"
+    return path[len(folder) :] if path.startswith(folder) else os.path.abspath(path)
 
 
 def _content(columns: list[list]) -> bytes:

@@ -12,6 +12,7 @@ from experiments.datasets.caption_files import KIND, ImageFolders, caption_of, r
 from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, register
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
+from experiments.datasets.hub import Columns, Hub
 from experiments.datasets.reading import Unique, field, read_json, shown, text_field
 
 _URL = "https://dl.fbaipublicfiles.com/textvqa"
@@ -130,9 +131,17 @@ class PAdapter(Reader):
                 yield Example(image.id, path, "", image.captions, KIND)
 
 
+_HUB = Hub(
+    {split: ("lmms-lab/TextCaps", split) for split in Official.splits},
+    Columns(id="image_id", references="caption_str"),
+    Official.unanswered,
+    Official.published,
+)
+
+
 class TextCaps(DataSet):
     name, title, unit = "textcaps", "TextCaps", "captions"
-    readers = (Official(), PAdapter())
+    readers = (Official(), PAdapter(), _HUB)
     homepage = "https://textvqa.org/textcaps/"
     licence = "annotations CC BY 4.0 (?); images from Open Images, CC BY 2.0 as listed there"
     citation = """\

@@ -9,6 +9,7 @@ from pathlib import Path
 from attngraph.errors import UserError
 from experiments.datasets.dataset import Archive, Counts, DataSet, register
 from experiments.datasets.example import Example
+from experiments.datasets.hub import Columns, Hub
 from experiments.datasets.question_files import ListReader, Pictures, answers, number
 from experiments.datasets.reading import shown, text_field
 
@@ -62,11 +63,27 @@ class Official(ListReader):
         )
 
 
+_HUB = Hub(
+    {split: ("lmms-lab/VizWiz-VQA", split) for split in ("val", "test")},
+    Columns(
+        id="question_id",
+        references="answers",
+        prompt="question",
+        kind="question",
+        kinds="category",
+        groups={"answer type": "category"},
+        identity="{}.jpg".format,
+    ),
+    Official.unanswered,
+    Official.published,
+)
+
+
 class VizWizVqa(DataSet):
     """VizWiz-VQA."""
 
     name, title, unit = "vizwiz_vqa", "VizWiz-VQA", "questions"
-    readers = (Official(),)
+    readers = (Official(), _HUB)
     homepage = "https://vizwiz.org/tasks-and-datasets/vqa"
     licence = "CC BY 4.0"
     citation = (

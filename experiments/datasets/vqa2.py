@@ -12,6 +12,7 @@ from attngraph.errors import UserError
 from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, register
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
+from experiments.datasets.hub import Columns, Hub
 from experiments.datasets.question_files import ANNOTATORS, Pictures, answers, number
 from experiments.datasets.reading import Unique, field, read_json, shown, text_field
 from experiments.datasets.streams import records
@@ -255,11 +256,25 @@ def _annotations(
     return annotated
 
 
+_HUB = Hub(
+    {"val": ("lmms-lab/VQAv2", "validation")},
+    Columns(
+        id="question_id",
+        references="answers",
+        item="answer",
+        prompt="question",
+        kinds="question_type",
+        groups={"question type": "question_type", "answer type": "answer_type"},
+    ),
+    published={"val": Official.published["val"]},
+)
+
+
 class Vqa2(DataSet):
     """VQA v2."""
 
     name, title, unit = "vqa2", "VQA v2.0", "questions"
-    readers = (Karpathy(), VLT5(), Official(), BLIP(), PAdapter())
+    readers = (Karpathy(), VLT5(), Official(), BLIP(), PAdapter(), _HUB)
     homepage = "https://visualqa.org"
     licence = (
         "annotations CC BY 4.0 (VQA Consortium); the images' copyright stays with their owners on Flickr, "
