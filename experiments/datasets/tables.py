@@ -235,7 +235,7 @@ def _place(image: Path, root: Path) -> str:
     """An image's place in the data set's folder; the whole path of one that is elsewhere, since a way up out
     of a folder that is a link leads to another place.
     """
-    path, folder = str(image), f"{root}{os.sep}"
+    path, folder = str(image), "" if str(root) == "." else f"{root}{os.sep}"
     return path[len(folder) :] if path.startswith(folder) else os.path.abspath(path)
 
 

@@ -184,3 +184,11 @@ def test_a_digest_is_that_of_the_content_wherever_it_lies(root, tmp_path):
     changed = table(data, moved, "test").digest
     (moved / "test.txt").write_text("what\nwhere\nbad\n")
     assert table(data, moved, "test", Faults(1)).digest == first != changed
+
+
+def test_places_of_images(root, monkeypatch):
+    monkeypatch.chdir(root)
+    for folder in (root, Path("."), Path("..", "lined")):
+        rows = table(Lined(), folder, "test")
+        assert rows.table.column("image").to_pylist() == ["images/0.png", "images/1.png"]
+        assert [example.image for example in rows] == [folder / "images" / f"{k}.png" for k in range(2)]
