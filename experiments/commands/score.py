@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     predictions = read_predictions(args.predictions, task.file_format, ids, args.allow_empty)
     scored = score_predictions(task, examples, predictions, args.seed)
     source = task.source(args.data or Path(), args.split)
-    about = f"{args.split} split" + f": official {source}" * bool(source)
+    about = f"{args.split} split" + f": {source}" * bool(source)
     about += f"; {len(faults)} damaged records left out" * bool(faults)
     print(f"{args.predictions}, {about}\n{scored.text()}", end="")
     if outputs is not None:

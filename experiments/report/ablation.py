@@ -113,7 +113,7 @@ def _counts(runs: Sequence[Run], task: Task) -> str:
     for what, of_run in (
         ("", lambda result: in_words(result.get("answering", {}))),
         ("scored by ", lambda result: result.get("evaluator", "")),
-        (f"{runs[0].result['split']} = official ", lambda result: result.get("source", "")),
+        (f"{runs[0].result['split']} is the split ", lambda result: result.get("source", "")),
     ):
         said = dict.fromkeys(of_run(run.result) for run in runs)
         parts += [what + " or ".join(filter(None, said))] if any(said) else []

@@ -26,7 +26,7 @@ from experiments.datasets.dataset import DATA_SETS, DataSet, Reader
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.tables import ROWS, Examples, table
-from experiments.tasks.task import MANIFEST, SPLITS, Task
+from experiments.tasks.task import SPLITS, Task, holds_scenes
 
 HELD_OUT = 20
 OFFICIAL = {"train": "train", "validation": "val", "test": "test"}
@@ -52,7 +52,7 @@ class Part:
             True: f", one in {HELD_OUT} pictures",
             False: f", all but one in {HELD_OUT} pictures",
         }
-        return f"{self.split} ({self.reader.name}{which[self.held_out]})"
+        return f"{self.split}{which[self.held_out]} (format {self.reader.name})"
 
 
 class Official(Task):
@@ -81,8 +81,7 @@ class Official(Task):
         return _parts((whole or some)[0])[split]
 
     def found(self, data: Path) -> bool:
-        drawn = (data / MANIFEST).is_file() and (data / "vqa_v2").is_dir()  # another layout, see scenes.write
-        return (data / self.data_set).is_dir() and not drawn
+        return (data / self.data_set).is_dir() and not holds_scenes(data)
 
     def check(self, data: Path) -> None:
         if not (data / self.data_set).is_dir():

@@ -155,7 +155,7 @@ class Task(ABC):
 
     def found(self, data: Path) -> bool:
         """Whether a folder of data holds the task's. Tasks that others wrote are not looked for."""
-        return self.drawn is not None and (data / MANIFEST).is_file()
+        return self.drawn is not None and holds_scenes(data)
 
     def check(self, data: Path) -> None:
         """Raise :class:`~attngraph.UserError` where a folder that a user named lacks the task's data."""
@@ -251,6 +251,11 @@ def digest(examples: Sequence[Example]) -> str:
     """A digest of examples, of pictures only their names."""
     content = [[e.id, e.image.name, e.prompt, e.references, e.kind] for e in examples]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def holds_scenes(data: Path) -> bool:
+    """Whether a folder is one that ``attngraph scenes`` has written."""
+    return (data / MANIFEST).is_file() and (data / "vqa_v2").is_dir()
 
 
 def majority(answers: Iterable[str]) -> str:

@@ -51,7 +51,7 @@ def in_words(about: dict[str, Any]) -> str:
         return ""
     if about["way"] == GENERATE:
         beams = "greedily" if about["beams"] == 1 else f"with {about['beams']} beams"
-        return f"answers generated {beams}, at most {about['tokens']} tokens"
+        return f"texts generated {beams}, at most {about['tokens']} tokens"
     return (
         f"the best of {about['answers']} answers by likelihood (k {about['k']}, list {about['digest'][:8]})"
     )

@@ -17,9 +17,10 @@ from experiments.configs.presets import load_preset
 from experiments.models.mini_blip import CHECKPOINT, weights_digest
 from experiments.report.comparison import compare_with_baseline
 from experiments.report.runs import Run
-from experiments.tasks import TASKS, tasks_named
+from experiments.tasks import tasks_named
 from experiments.training.cells import Cell
 from experiments.training.lock import LOCK, sole_use
+from tests.experiments.drawn import DRAWN
 
 ROOT = Path(__file__).parents[3]
 SMALL = """
@@ -195,7 +196,7 @@ def test_dry_run_lists_the_cells_and_an_estimate(tmp_path, capsys):
     assert main(["ablation", "--preset", "full", "--dry-run", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if line.startswith("pGNN  ")]
-    assert len(lines) == 21 * sum(task.data_set is None for task in TASKS.values()) and "cells, " in out and "minutes" in out
+    assert len(lines) == 21 * len(DRAWN) and "cells, " in out and "minutes" in out
     assert not (tmp_path / "out").exists()
 
 

@@ -17,11 +17,11 @@ from experiments.configs.presets import load_preset
 from experiments.configs.settings import Choice, chosen_settings
 from experiments.files import write_json
 from experiments.methods import METHODS
-from experiments.tasks import TASKS
 from experiments.training import search as races
 from experiments.training.execution import Execution
 from experiments.training.race import RATES, Race, Trial
 from experiments.training.search import JOINT, OTHERS, VALIDATION_EXAMPLES, SearchSetup
+from tests.experiments.drawn import DRAWN as TASKS
 
 GNNS = ("gcn", "appnp", "gcnii", "pgnn")
 SEARCHED = [name for name, method in METHODS.items() if method.rates]
@@ -93,7 +93,8 @@ class World:
     def search(self) -> int:
         options = dict(out=self.out, preset="full", model=None, device="cpu", jobs=1, threads=1)
         options |= dict(download=False, cache_gb=1.0, checkpoints=None)
-        return search.run(argparse.Namespace(**options))
+        given = {"data": None, "skip_bad": 0, "answering": None}
+        return search.run(argparse.Namespace(**given, **options))
 
 
 @pytest.fixture(scope="module")

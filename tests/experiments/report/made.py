@@ -14,10 +14,10 @@ from experiments.report.published import published_for
 from experiments.report.rows import rows_from_frame
 from experiments.report.runs import Run
 from experiments.report.table import ADAPTERS, REFERENCE, Table
-from experiments.tasks import TASKS
 from experiments.tasks.task import Column, Task, TaskScores
+from tests.experiments.drawn import DRAWN
 
-COLUMNS = table_columns(TASKS)
+COLUMNS = table_columns(DRAWN)
 NAMES = {"gcn": "GCN", "appnp": "APPNP", "gcnii": "GCNII", "pgnn": "pGNN"}
 LABEL = published_for(COLUMNS).label
 

@@ -19,6 +19,7 @@ from experiments.training.plan import (
     example_count,
     plan_table,
 )
+from tests.experiments.drawn import DRAWN as DRAWN_TASKS
 
 PRESET = Preset(
     about="",
@@ -29,7 +30,7 @@ PRESET = Preset(
 
 
 DATA = Path("data")
-DRAWN = [name for name, task in TASKS.items() if task.data_set is None]
+DRAWN = list(DRAWN_TASKS)
 
 
 def plan(**request):
