@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather_object
 from torch.utils.data import Dataset
 
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
+from experiments.datasets.faults import Faults
+from experiments.datasets.tables import Examples
 from experiments.methods.method import Vision
 from experiments.models.batch import Sample
 from experiments.models.family import ModelFamily
@@ -25,8 +30,8 @@ from experiments.training.order import Place
 class TaskData(Dataset):
     """A split of a task.
 
-    Pictures are opened when they are needed. One that cannot be read is an error, or leaves out all examples
-    about it: in training the next example with a picture takes the place of each.
+    Pictures are opened when they are needed. One that cannot be read is an error, or the examples about it
+    are left out: in training the next example whose picture can be read takes the place of each.
 
     Args:
         family: the model, in place on its device.
@@ -36,7 +41,8 @@ class TaskData(Dataset):
             pictures, ``zero`` hides them.
         cache: of image states.
         augment: whether pictures are changed, each time otherwise; no image states are cached then.
-        skip_bad: how many examples may be left out.
+        faults: says how many records may be left out, these examples among them; by default none. It gets
+            them from :meth:`settle`.
 
     Attributes:
         features: cached image states, if any.
@@ -50,22 +56,30 @@ class TaskData(Dataset):
         vision: Vision,
         cache: FeatureCache,
         augment: bool = False,
-        skip_bad: int = 0,
+        faults: Faults | None = None,
     ):
-        self.family, self.task, self.examples, self.skip_bad = family, task, examples, skip_bad
+        self.family, self.task, self.examples = family, task, examples
+        self.faults = Faults() if faults is None else faults
         self.blank = family.blank_image() if vision == "zero" else None
         changes = augment and vision != "zero"
         self.transform = TrainingTransform(family.image_side, task.mirrors) if changes else None
         self.features = None
-        self.bad = torch.zeros(len(examples), dtype=torch.uint8).share_memory_()  # with loader workers
+        self.bad = torch.zeros(len(examples), dtype=torch.uint8)
+        if self.may_lack:
+            self.bad.share_memory_()  # with loader workers
         self.readable: set[Path] = set()  # pictures, as far as they were tried
         if vision == "frozen" and not changes:
-            paths = [example.image for example in examples]
-            self.features = cache.features(family, paths, skip_bad)
-            faults = {} if self.features is None else self.features.faults
-            for position, path in enumerate(paths) if faults else ():
-                if path in faults:
-                    self._leave_out(position, faults[path])
+            self.features = cache.features(family, pictures(examples), self.may_lack)
+            unread = {} if self.features is None else self.features.faults
+            for position, example in enumerate(examples) if unread else ():
+                if example.image in unread:
+                    self._leave_out(position, unread[example.image])
+
+    @property
+    def may_lack(self) -> float:
+        """How many examples may be left out."""
+        limit = self.faults.limit
+        return math.inf if limit is None else limit - len(self.faults)
 
     @property
     def reads_pictures(self) -> bool:
@@ -85,7 +99,7 @@ class TaskData(Dataset):
                 if self.transform is None:
                     return sample
                 return replace(sample, image=self.transform(open_image(sample.image), place.seed))
-        raise UserError(f"{self.task.title}: none of the pictures can be read: check the folder of images")
+        raise self.empty()
 
     def shows(self, position: int) -> bool:
         """Whether there is something to see at a position; if not, the example counts as left out.
@@ -96,7 +110,7 @@ class TaskData(Dataset):
         path = self.examples[position].image
         if self.bad[position]:
             return False
-        if self.skip_bad and self.reads_pictures and path not in self.readable:
+        if self.may_lack and self.reads_pictures and path not in self.readable:
             try:
                 open_image(path)
             except UserError as error:
@@ -113,22 +127,59 @@ class TaskData(Dataset):
             return replace(sample, image=self.blank)
         return sample if self.features is None else replace(sample, image=self.features[example.image])
 
-    @property
+    def first(self, count: int) -> list[Sample]:
+        """The samples of so many examples, with the first of their targets."""
+        shown = (position for position in range(len(self)) if self.shows(position))
+        return [self.sample(position, draw=0.0) for position in islice(shown, count)]
+
+    # ---- what was left out -------------------------------------------------------------------------------
+
     def left_out(self) -> list[int]:
-        """The positions of the examples that this process and its loader workers have left out so far."""
-        return self.bad.nonzero()[:, 0].tolist()
+        """The positions of the examples that were left out so far, by any process, loader workers among them.
+        All processes call this together.
+        """
+        return sorted(set(gather_object(self.bad.nonzero()[:, 0].tolist())))
+
+    def leave_out(self, positions: Iterable[int]) -> None:
+        """Leave out these examples, too."""
+        self.bad[list(positions)] = 1
+
+    def settle(self) -> Sequence[Example]:
+        """Count in ``faults`` what was left out, and return the other examples. All processes call this
+        together.
+        """
+        positions = self.left_out()
+        self.leave_out(positions)
+        for position in positions:
+            example = self.examples[position]
+            self.faults.add(f"{example.id}: {example.image} cannot be read; replace the file")
+        if not positions:
+            return self.examples
+        return [example for k, example in enumerate(self.examples) if not self.bad[k]]
+
+    def empty(self) -> UserError:
+        """The error where nothing is left."""
+        return UserError(f"{self.task.title}: no picture can be read: check the folder of images")
 
     def _leave_out(self, position: int, error: UserError) -> None:
         self.bad[position] = 1
-        if int(self.bad.sum()) > self.skip_bad:
+        if int(self.bad.sum()) > self.may_lack:
+            limit = self.faults.limit
             raise UserError(
-                f"more than {self.skip_bad} examples have pictures that cannot be read (--skip-bad "
-                f"{self.skip_bad}); the last one: {error}"
+                f"more than {limit} records are damaged (--skip-bad {limit}); the last one: {error}"
             )
+
+
+def pictures(examples: Sequence[Example]) -> list[Path]:
+    """Each picture once, in the order of the examples."""
+    if isinstance(examples, Examples):
+        return examples.images()
+    return list(dict.fromkeys(example.image for example in examples))
 
 
 def subset(examples: Sequence[Example], count: int | None) -> Sequence[Example]:
     """A fixed random subset (the same for every method and seed), or all."""
     if count is None or count >= len(examples):
         return examples
-    return random.Random(0).sample(examples, count)
+    places = random.Random(0).sample(range(len(examples)), count)
+    return examples.take(places) if isinstance(examples, Examples) else [examples[k] for k in places]

@@ -106,7 +106,7 @@ class FeatureCache:
     def __init__(self, folder: Path, limit_gb: float = LIMIT_GB):
         self.folder, self.limit = folder, limit_gb * 1e9
 
-    def features(self, family: ModelFamily, paths: Sequence[Path], skip_bad: int = 0) -> Features | None:
+    def features(self, family: ModelFamily, paths: Sequence[Path], may_lack: float = 0) -> Features | None:
         """The states of pictures, computed unless the cache holds them.
 
         Keys are digests of: the family's name, the encoder's configuration and weights, the settings by which
@@ -116,7 +116,7 @@ class FeatureCache:
         Args:
             family: the model, on its device.
             paths: pictures.
-            skip_bad: how many pictures may be without states since they cannot be read.
+            may_lack: how many pictures may be without states since they cannot be read.
 
         Returns:
             None where the family computes no states, or where they would be larger than the limit.
@@ -138,9 +138,9 @@ class FeatureCache:
             return None
         if missing:
             self._check_disk(size * len(missing))
-            self._write(family, encoder, {path: keys[path] for path in missing}, shards, faults, skip_bad)
-        if len(faults) > skip_bad:
-            raise _too_many(faults, skip_bad)
+            self._write(family, encoder, {path: keys[path] for path in missing}, shards, faults, may_lack)
+        if len(faults) > may_lack:
+            raise _too_many(faults, may_lack)
         return Features(keys, shards, faults)
 
     def _open(self, encoder: str, wanted: set[str]) -> dict[str, Shard]:
@@ -192,7 +192,7 @@ class FeatureCache:
         missing: Mapping[Path, str],
         shards: dict[str, Shard],
         faults: dict[Path, UserError],
-        skip_bad: int,
+        may_lack: float,
     ) -> None:
         """Encode pictures, shard by shard; ``shards`` and ``faults`` get what comes out."""
         paths = list(missing)
@@ -200,8 +200,8 @@ class FeatureCache:
             for start in range(0, len(paths), SHARD):
                 chunk = paths[start : start + SHARD]
                 states = _encoded(family, chunk, faults)
-                if len(faults) > skip_bad:
-                    raise _too_many(faults, skip_bad)
+                if len(faults) > may_lack:
+                    raise _too_many(faults, may_lack)
                 if states:
                     shard = self._save(encoder, {missing[path]: state for path, state in states.items()})
                     shards |= dict.fromkeys(shard.keys, shard)
@@ -281,12 +281,31 @@ def _checksum(key: str, state: Tensor) -> int:
     return zlib.crc32(state.numpy().data, zlib.crc32(f"{key} {tuple(state.shape)} {state.dtype}".encode()))
 
 
-def _too_many(faults: Mapping[Path, UserError], skip_bad: int) -> UserError:
+def _too_many(faults: Mapping[Path, UserError], may_lack: float) -> UserError:
+    *_, last = faults.values()
+    if not may_lack:
+        return last
+    return UserError(f"more than {may_lack} pictures cannot be read (--skip-bad); the last one: {last}")
+
+
+def _state_bytes(family: ModelFamily, shards: Mapping[str, Shard]) -> int:
+    """The size of a state in float32."""
+    if shards:
+        key, shard = next(iter(shards.items()))
+        return 4 * shard.tensors.get_tensor(key).numel()
+    return 4 * family.encode_images([Image.new("RGB", (64, 64))])[0].numel()
+
+
+def _checksum(key: str, state: Tensor) -> int:
+    return zlib.crc32(state.numpy().data, zlib.crc32(f"{key} {tuple(state.shape)} {state.dtype}".encode()))
+
+
+def _too_many(faults: Mapping[Path, UserError], may_lack: float) -> UserError:
     first = next(iter(faults.values()))
-    if not skip_bad:
+    if not may_lack:
         return first
     return UserError(
-        f"more than {skip_bad} pictures cannot be read (--skip-bad {skip_bad}); the first one: {first}"
+        f"more than {may_lack} pictures cannot be read (--skip-bad {may_lack}); the first one: {first}"
     )
 
 

@@ -15,7 +15,8 @@ EVAL_BATCH = 200
 
 @torch.no_grad()
 def predict(tuned: Tuned, data: TaskData, way: Answering | None = None) -> dict[str, str]:
-    """A text per example id, in the order of the examples; the same on every process.
+    """A text per example id, in the order of the examples; the same on every process. Examples that are left
+    out since their pictures cannot be read have none.
 
     Examples are sorted by the length of their prompts, so that batches carry little padding.
 
@@ -32,7 +33,10 @@ def predict(tuned: Tuned, data: TaskData, way: Answering | None = None) -> dict[
     own = order[state.process_index :: state.num_processes]
     texts: list[tuple[int, str]] = []
     for start in range(0, len(own), EVAL_BATCH):
-        part = own[start : start + EVAL_BATCH]
-        texts += zip(part, tuned.answer([data.sample(k) for k in part], way))
+        part = [k for k in own[start : start + EVAL_BATCH] if data.shows(k)]
+        if part:
+            texts += zip(part, tuned.answer([data.sample(k) for k in part], way))
     answers = dict(gather_object(texts))
-    return {example.id: answers[k] for k, example in enumerate(data.examples)}
+    if not answers:
+        raise data.empty()
+    return {example.id: answers[k] for k, example in enumerate(data.examples) if k in answers}

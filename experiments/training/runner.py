@@ -143,7 +143,7 @@ class Pool:
     def _start(self, cell: Cell, slot: int) -> None:
         reading, writing = self.context.Pipe(duplex=False)
         job = _Job(cell, self.run, _placed(self.run.device, slot), plugin_files(), SharedLock(self.run.out))
-        process = self.context.Process(target=_work, args=(job, writing), daemon=True)
+        process = self.context.Process(target=_work, args=(job, writing))  # no daemon: it may start loaders
         process.start()
         writing.close()
         self.running.append(_Worker(process, cell, slot, reading))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import shutil
 import time
@@ -17,17 +18,19 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from adapters.peft import optimizer_groups
 from attngraph.errors import UserError
 from experiments.errors import first_line
-from experiments.files import write_text
+from experiments.files import write_json, write_text
 from experiments.methods.method import Tuned
 from experiments.models.losses import token_losses
 from experiments.training.data import TaskData
 from experiments.training.device import uses_bfloat16
+from experiments.training.loading import begin_loader, errors_of_loaders, loader_options
 from experiments.training.order import StepSampler
 from experiments.training.recipe import Diverged, Recipe
 
@@ -35,6 +38,7 @@ LAST = 20  # steps whose mean loss sums up a run
 SAVE_EVERY = 200  # steps between states from which an interrupted run continues
 STATES = "states"  # the folder of these states, in a run's folder
 TRAINED = "trained.safetensors"  # in a state's folder: the weights
+LEFT_OUT = "left_out.json"  # in a state's folder: the positions of examples without a readable picture
 SECONDS = "seconds"  # written last: the time that the run has taken so far
 
 
@@ -68,6 +72,11 @@ class CellTrainer(Trainer):
             model, args, data_collator=data.family.training_inputs, train_dataset=data, **options
         )
         self.remove_callback(PrinterCallback)
+
+    def get_train_dataloader(self) -> DataLoader:
+        loader = super().get_train_dataloader()
+        loader.worker_init_fn = begin_loader
+        return loader
 
     def _get_train_sampler(self, train_dataset: TaskData | None = None) -> StepSampler:
         recipe = self.recipe
@@ -167,6 +176,12 @@ def _check_state(state: Path) -> float:
     return seconds
 
 
+def _left_out(state: Path) -> list[int]:
+    """The examples that a run had left out; none in states of earlier versions."""
+    file = state / LEFT_OUT
+    return [int(position) for position in json.loads(file.read_text())] if file.exists() else []
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a training run leaves.
@@ -183,8 +198,8 @@ class Trained:
 class _Progress(TrainerCallback):
     """Tells of every step, and keeps the time that a run has taken in its states."""
 
-    def __init__(self, on_step: Callable[[int], None]):
-        self.on_step, self.began = on_step, time.perf_counter()
+    def __init__(self, on_step: Callable[[int], None], data: TaskData):
+        self.on_step, self.data, self.began = on_step, data, time.perf_counter()
         self.earlier = 0.0
 
     def on_step_end(self, args, state, control, **more) -> None:
@@ -192,9 +207,11 @@ class _Progress(TrainerCallback):
 
     def on_save(self, args, state, control, **more) -> None:
         PartialState().wait_for_everyone()  # each process has written its part
+        left_out = self.data.left_out()
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             with _written(folder):
+                write_json(folder / LEFT_OUT, left_out)
                 write_text(folder / SECONDS, str(self.earlier + time.perf_counter() - self.began))
 
 
@@ -216,15 +233,17 @@ def train(
         Diverged: the loss is not finite.
         UserError: the saved state is damaged, or a state cannot be saved.
     """
-    progress = _Progress(on_step)
+    progress = _Progress(on_step, data)
     trainer = CellTrainer(
-        tuned, data, recipe, arguments(tuned, recipe, seed, folder, len(data)), callbacks=[progress]
+        tuned, data, recipe, arguments(tuned, recipe, seed, folder, data), callbacks=[progress]
     )
     state = last_state(folder)
     if state is not None:
         with _readable(state):
             progress.earlier = _check_state(state)
-    trainer.train(resume_from_checkpoint=None if state is None else str(state))
+            data.leave_out(_left_out(state))
+    with errors_of_loaders():
+        trainer.train(resume_from_checkpoint=None if state is None else str(state))
     tuned.family.model.eval()
     steps = [line for line in trainer.state.log_history if "loss" in line]
     if trainer.is_world_process_zero():
@@ -233,7 +252,7 @@ def train(
     return Trained(sum(last) / len(last), progress.earlier)
 
 
-def arguments(tuned: Tuned, recipe: Recipe, seed: int, folder: Path, examples: int) -> TrainingArguments:
+def arguments(tuned: Tuned, recipe: Recipe, seed: int, folder: Path, data: TaskData) -> TrainingArguments:
     """The Trainer's arguments for a run."""
     device = tuned.family.device
     options = dict(
@@ -250,12 +269,13 @@ def arguments(tuned: Tuned, recipe: Recipe, seed: int, folder: Path, examples: i
         save_total_limit=2,
         remove_unused_columns=False,
         dataloader_pin_memory=device.type == "cuda",
+        **loader_options(data.reads_pictures, device),
         report_to="none",
         disable_tqdm=True,
         log_level="error",
     )
     args = TrainingArguments(**options)
-    args.per_device_train_batch_size = recipe.per_process(args.world_size, examples)
+    args.per_device_train_batch_size = recipe.per_process(args.world_size, len(data))
     if args.world_size == 1 and device.type == "cuda":
         # A run stays on its device. transformers takes cuda:0 for one process, and nn.DataParallel over all
         # others; accelerate takes the current one.

@@ -140,7 +140,8 @@ def test_a_run_stays_on_its_gpu(monkeypatch, tmp_path):
     chosen = []
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     tuned = SimpleNamespace(family=SimpleNamespace(device=torch.device("cuda:1")))
-    args = trainer.arguments(tuned, RECIPE, 0, tmp_path, 64)
+    _, data = small_run(tmp_path)
+    args = trainer.arguments(tuned, RECIPE, 0, tmp_path, data)
     assert args.device == torch.device("cuda:1") == chosen[-1] and args.n_gpu == 1
     assert args.per_device_train_batch_size == RECIPE.batch_size
 
