@@ -9,10 +9,11 @@ import transformers
 from attngraph.errors import UserError
 from experiments.datasets.faults import Faults
 from experiments.models import load_family
+from experiments.progress import note
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
 from experiments.training.cells import IMAGE_STATES, Cell, agreed, has_scores, is_finished
-from experiments.training.data import subset
+from experiments.training.data import TaskData, subset
 from experiments.training.device import cpu_threads, processes
 from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
@@ -62,8 +63,21 @@ def _prepare(
     with cpu_threads(run.threads):
         for family in families.values():
             family.model.to(run.device)
+        changing = {cell.task for cell in todo if cell.recipe is not None and cell.recipe.augment}
+        if changing and run.cache_gb:
+            names = ", ".join(sorted(changing))
+            note(f"{names}: pictures change in training, so image states are cached for scoring alone")
         for cell in {(cell.task, cell.model): cell for cell in todo}.values():
             for split, count in (("train", cell.train_examples), (cell.split, cell.eval_examples)):
-                found = TASKS[cell.task].read(cell.data, split, Faults(cell.skip_bad))
-                images = [example.image for example in subset(found, count)]
-                cache.features(families[cell.model], images)
+                if split == "train" and cell.task in changing:
+                    continue
+                faults = Faults(cell.skip_bad)
+                found = TASKS[cell.task].read(cell.data, split, faults)
+                TaskData(
+                    families[cell.model],
+                    TASKS[cell.task],
+                    subset(found, count),
+                    "frozen",
+                    cache,
+                    faults=faults,
+                )
