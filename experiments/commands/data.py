@@ -40,7 +40,7 @@ OPTIONS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph data``; those of another action than the one asked for are refused."""
     parser.add_argument(
-        "action",
+        "act",
         choices=list(OPTIONS),
         metavar="ACTION",
         help="Read a data set and name what is missing or damaged (check), show which files it has, where "
@@ -98,10 +98,10 @@ def run(args: argparse.Namespace) -> int:
     """Does what was asked for."""
     for names in OPTIONS.values():
         for name in names:
-            if getattr(args, name) is not None and name not in OPTIONS[args.action]:
+            if getattr(args, name) is not None and name not in OPTIONS[args.act]:
                 option = "--format" if name == "form" else f"--{name}"
-                raise UserError(f"{option} is no option of `attngraph data {args.action}`: leave it out")
-    return {"check": _check, "layout": _layout, "make": _make}[args.action](args)
+                raise UserError(f"{option} is no option of `attngraph data {args.act}`: leave it out")
+    return {"check": _check, "layout": _layout, "make": _make}[args.act](args)
 
 
 def _layout(args: argparse.Namespace) -> int:

@@ -14,10 +14,11 @@ def layout(data_set: DataSet) -> str:
     lines = [f"{data_set.title}, {data_set.homepage}", "", f"DIR/{data_set.name}/"]
     width = max(len(path) for path, _ in data_set.tree)
     lines += [f"  {path:<{width}}  {about}" for path, about in data_set.tree]
-    lines += ["", "archives"]
+    lines += ["", "files to download"]
     for archive in data_set.archives:
         lines += [f"  {archive.name} ({_size(archive)})", f"    {archive.url}"]
-        lines += [f"    unpacks to {path}" for path in archive.holds]
+        if archive.holds != (archive.name,):
+            lines += [f"    unpacks to {path}" for path in archive.holds]
     lines += ["", "formats; a split is read in the first whose files are there"]
     for reader in data_set.readers:
         splits = [f"{name}*" if name in reader.unanswered else name for name in reader.splits]

@@ -18,6 +18,7 @@ from experiments import cli, plugins
 from experiments.configs.presets import load_preset
 from experiments.methods import METHODS
 from experiments.models import FAMILIES
+from experiments.scenes.layouts.make import make_scenes
 from experiments.tasks import TASKS
 from tests.docs.pages import (
     NOTEBOOKS,
@@ -174,7 +175,7 @@ def shown_commands() -> dict[str, list[str]]:
 
 def is_short(words: list[str]) -> bool:
     """Whether a command takes a few seconds."""
-    return bool({"doctor", "scenes", "score", "--dry-run", "--version"} & set(words))
+    return bool({"doctor", "data", "scenes", "score", "--dry-run", "--version"} & set(words))
 
 
 def reason_not_to_run(words: list[str]) -> str | None:
@@ -224,6 +225,8 @@ def test_commands_run(words, tmp_path, monkeypatch, registries):
     (tmp_path / "answers.json").write_text(json.dumps(answers))
     (shown,) = (block for page in PAGES for block in blocks(page) if block.language == "json")
     (tmp_path / "regions.json").write_text(shown.text)
+    if "data/six" in " ".join(words):
+        make_scenes(tmp_path / "data" / "six", size=30)
     for example in (ROOT / "tests" / "experiments" / "examples").glob("example_*.py"):
         shutil.copy(example, tmp_path)
     assert cli.main(words) == 0

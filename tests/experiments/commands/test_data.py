@@ -109,7 +109,7 @@ def test_other_counts_have_their_own_exit_code(folder, tmp_path, capsys):
 def test_layout_shows_one_or_all(capsys):
     assert run("layout", "snli_ve") == 0
     one = capsys.readouterr().out
-    assert "snli_ve_" in one and "archives" in one and "licence: " in one
+    assert "snli_ve_" in one and "files to download" in one and "licence: " in one
     assert run("layout") == 0
     every = capsys.readouterr().out
     assert one in every and all(data_set.homepage in every for data_set in DATA_SETS.values())
