@@ -31,6 +31,9 @@ from experiments.models.pictures import Pictures
 from experiments.models.ranking import Opening
 from experiments.models.text import Text
 
+MINI = "mini_blip"  # what tasks call checkpoints of `attngraph pretrain`, the shipped one among them
+SMALL = 10_000  # words; BLIP knows 30,524, those checkpoints only the words of scenes
+
 
 class BlipImages(ModelFamily):
     """What BLIP's two families share: the image encoder, its states and pixels.
@@ -138,6 +141,8 @@ class BlipCaptioner(BlipImages):
         model, tokenizer = load_model(checkpoint.name, checkpoint.download)
         family = cls(model, tokenizer, DESCRIBE if checkpoint.name is None else "")
         family.read_processor(checkpoint)
+        if len(tokenizer) < SMALL and tokenizer.unk_token_id not in tokenizer(DESCRIBE)["input_ids"]:
+            family.name = MINI  # it was pre-trained with another prompt than BLIP
         return family
 
     def language_side(self) -> list[str]:

@@ -116,7 +116,9 @@ class Official(Task):
         for name in dict.fromkeys(("train", split)):
             left_out = Faults(faults.limit)
             part, whole = self.table(data, name, left_out)
-            found[name] = {"from": str(part), "digest": whole.digest}
+            found[name] = {"format": part.reader.name, "split": part.split, "digest": whole.digest}
+            if part.held_out is not None:
+                found[name]["held out"] = part.held_out
             if left_out:
                 found[name]["left out"] = len(left_out)
         return found

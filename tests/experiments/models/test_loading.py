@@ -8,6 +8,7 @@ from transformers.utils import logging
 
 from attngraph.errors import UserError
 from experiments.models import Decoding, Ranking, Sample, load_family
+from experiments.models.blip import MINI
 from experiments.models.mini_blip import CHECKPOINT
 from tests.experiments.tiny import save
 
@@ -43,7 +44,8 @@ def test_each_checkpoint_goes_to_its_family(name, tmp_path):
 
 def test_the_default_is_the_mini_blip():
     family = load_family()
-    assert family.name == "blip" and family.title == "mini-BLIP" and family.opening
+    assert family.name == MINI and family.title == "mini-BLIP" and family.opening
+    assert load_family(CHECKPOINT).name == MINI, "so are the checkpoints of other seeds"
     assert load_family(CHECKPOINT).title.endswith(f" ({CHECKPOINT.name})")  # by its folder, it is any BLIP
 
 
