@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split",
         nargs="+",
         action=EachOnce,
-        metavar="SPLIT",
+        metavar="NAME",
         help="Read these splits only, by their official names. Default: all of each format.",
     )
     add(
