@@ -11,6 +11,7 @@ from attngraph.errors import UserError
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.reading import Images, Unique, field, read_json, shown, text_field
+from experiments.datasets.streams import records
 
 KIND = "caption"
 
@@ -141,14 +142,10 @@ def read_blip(file: Path, root: Path, faults: Faults) -> Iterator[Example]:
     Raises:
         UserError: the file is missing or damaged, or too many of its records are.
     """
-    content = read_json(file)
-    if not isinstance(content, list):
-        raise UserError(f"{file}: the file is {type(content).__name__}, not a list; give the official file")
     folders = ImageFolders(root)
     found: dict[str, tuple[Path, list[str]]] = {}
     lists, lost = Unique(file, "image"), set()
-    for number, record in enumerate(content):
-        where = f"record [{number}]"
+    for where, record in records(file):
         with faults.leave_out():
             image = text_field(record, "image", file, where)
             captions = field(record, "caption", (str, list), file, where)

@@ -18,7 +18,8 @@ from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, regis
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.hub import Columns, Hub
-from experiments.datasets.reading import Unique, field, read_json, shown, text_field
+from experiments.datasets.reading import Unique, field, shown, text_field
+from experiments.datasets.streams import records
 
 _SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 _PLACES = ("train", "restval", "val", "test")  # what the file calls them
@@ -47,8 +48,7 @@ class Karpathy(Reader):
     def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
         (file,) = self.files(root, split)
         folders, ids = ImageFolders(root), Unique(file, "id")
-        for number, image in enumerate(field(read_json(file), "images", list, file, "the file")):
-            where = f"images[{number}]"
+        for where, image in records(file, "images"):
             with faults.leave_out():
                 place = field(image, "split", str, file, where)
                 if place not in _PLACES:

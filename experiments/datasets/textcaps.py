@@ -13,7 +13,8 @@ from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, regis
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.hub import Columns, Hub
-from experiments.datasets.reading import Unique, field, read_json, shown, text_field
+from experiments.datasets.reading import Unique, field, shown, text_field
+from experiments.datasets.streams import records
 
 _URL = "https://dl.fbaipublicfiles.com/textvqa"
 _FOLDERS = {"train": "train_images", "val": "train_images", "test": "test_images"}  # val's archive is train's
@@ -58,11 +59,9 @@ class Official(Reader):
 
     def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
         (file,) = self.files(root, split)
-        items = field(read_json(file), "data", list, file, "the file")
         captioned = split not in self.unanswered
         folders, ids, images = ImageFolders(root), Unique(file, "caption_id"), {}
-        for number, item in enumerate(items):
-            where = f"data[{number}]"
+        for where, item in records(file, "data"):
             with faults.leave_out():
                 name = text_field(item, "image_id", file, where)
                 if name not in images:

@@ -127,7 +127,7 @@ def test_cocos_format(root):
 
 
 def test_published_counts():
-    official, adapter = data_set_named("textcaps").readers
+    official, adapter, _ = data_set_named("textcaps").readers
     assert official.published["val"].records == 5 * official.published["val"].images
     assert official.published["train"].records == 5 * official.published["train"].images
     assert adapter.published["val"] == official.published["val"]
