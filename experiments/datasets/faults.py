@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from attngraph.errors import UserError
 
@@ -19,21 +18,18 @@ class Faults:
     def __init__(self, limit: int | None = 0):
         self.limit = limit
         self.messages: list[str] = []
+        self._guard = _Guard(self)
 
     def __len__(self) -> int:
         return len(self.messages)
 
-    @contextmanager
-    def leave_out(self) -> Iterator[None]:
+    def leave_out(self) -> AbstractContextManager[None]:
         """Around the reading of one record: a :class:`~attngraph.errors.UserError` leaves it out.
 
         Raises:
             UserError: that error, if no more may be left out.
         """
-        try:
-            yield
-        except UserError as error:
-            self.add(str(error))
+        return self._guard
 
     def add(self, message: str) -> None:
         """Count a record as left out; ``message`` names the file, the record and the remedy.
@@ -49,3 +45,19 @@ class Faults:
                 f"more than {self.limit} records are damaged (--skip-bad {self.limit}); the last one: "
                 f"{message}"
             )
+
+
+class _Guard(AbstractContextManager[None]):
+    """A class of its own rather than a generator: it stands around a million records."""
+
+    def __init__(self, faults: Faults):
+        self._faults = faults
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, UserError):
+            self._faults.add(str(error))
+            return True
+        return False

@@ -151,4 +151,6 @@ def number(record: object, name: str, file: Path, where: str) -> int:
     Raises:
         UserError: it is missing or something else.
     """
+    if type(record) is dict and type(record.get(name)) is int:  # as it is a million times
+        return record[name]
     return int(field(record, name, int, file, where))  # type: ignore[call-overload]

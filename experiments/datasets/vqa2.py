@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from sys import intern
@@ -125,22 +125,25 @@ class Karpathy(Official):
         return [root / KARPATHY, *super().files(root, split)]
 
     def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
-        pictures, split_of = Pictures(root), _split_of_images(root / KARPATHY, faults)
+        pictures, division = Pictures(root), _division(root / KARPATHY, split, faults)
         for part in self.sources(root, split):
-            yield from _examples(part, pictures, faults, _Division(root / KARPATHY, split_of, split))
+            if part.images in division.folders:
+                yield from _examples(part, pictures, faults, division)
 
 
 class _Division(NamedTuple):
-    """Which split an image belongs to, and the one that is read."""
+    """Which split an image belongs to, the one that is read, and the folders that hold its images."""
 
     file: Path
     split_of: Mapping[int, str]
     split: str
+    folders: Collection[str]
 
 
-def _split_of_images(file: Path, faults: Faults) -> dict[int, str]:
-    """Image id -> the split of its questions."""
+def _division(file: Path, wanted: str, faults: Faults) -> _Division:
+    """How ``dataset_coco.json`` divides the images."""
     found: dict[int, str] = {}
+    folders = set()
     for where, image in records(file, "images"):
         with faults.leave_out():
             split = str(field(image, "split", str, file, where))
@@ -154,7 +157,10 @@ def _split_of_images(file: Path, faults: Faults) -> dict[int, str]:
                     f"{file}: {where} has the cocoid {shown(identity)}, which an earlier image has in "
                     "another split; give the official file"
                 )
-    return found
+            folder = str(field(image, "filepath", str, file, where))
+            if _SPLIT_OF[split] == wanted:
+                folders.add(folder)
+    return _Division(file, found, wanted, folders)
 
 
 def _examples(
