@@ -146,7 +146,8 @@ class DataSet(ABC):
         missing = [file for file in readers[0].files(root, split) if not file.is_file()]
         raise UserError(
             f"{root}: {', '.join(str(file.relative_to(root)) for file in missing)} missing, which the split "
-            f"{split!r} of {self.title} is read from: download them, as `attngraph data layout {self.name}` says"
+            f"{split!r} of {self.title} is read from: download them, as `attngraph data layout {self.name}` "
+            "says"
         )
 
 

@@ -64,7 +64,7 @@ class Official(Reader):
         ]
         images = len(field(content, "images", list, file, "the file"))
         return [
-            f"{file.name}: {len(annotations) - len(used):,} of {len(annotations):,} captions are rejected or "
+            f"{len(annotations) - len(used):,} of {len(annotations):,} captions are rejected or "
             "precanned and not used, as in the official evaluation; "
             f"{images - len(set(used)):,} of {images:,} images have no other caption and are skipped"
         ]

@@ -86,7 +86,7 @@ def test_rejected_and_precanned_captions_are_dropped(root, split):
     first, _ = split_examples(VIZWIZ_CAPS, root, split, Faults())
     assert first.image == root / split / name(0, split) and first.prompt == "" and first.kind == "caption"
     assert VIZWIZ_CAPS.reader(root, split).notes(root, split) == [
-        f"{split}.json: 4 of 11 captions are rejected or precanned and not used, as in the official evaluation; "
+        "4 of 11 captions are rejected or precanned and not used, as in the official evaluation; "
         "1 of 3 images have no other caption and are skipped"
     ]
 
