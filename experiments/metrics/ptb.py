@@ -1,9 +1,15 @@
 r"""The PTB tokenizer of CoreNLP 3.4.1 in Python, as caption metrics call it: tokens without a Java runtime.
 
 :func:`tokenize` gives for each caption the tokens that ``pycocoevalcap``'s ``PTBTokenizer`` gives
-(``stanford-corenlp-3.4.1.jar``, ``-preserveLines -lowerCase``, punctuation dropped). It was written from the
-tokenizer's documentation [1]_ and by observing what the program prints, character by character and rule by
-rule; ``tests/experiments/metrics/test_ptb.py`` compares the two.
+(``stanford-corenlp-3.4.1.jar``, ``-preserveLines -lowerCase``, punctuation dropped).
+
+How the rules were found: by asking that program as a black box, string by string.
+``tests/experiments/metrics/ptb_probe.py`` asks again, and writes ``ptb_observed.json``, from which the
+characters of words, the ends of addresses and the lists of abbreviations are read here: each character below
+U+10000 was put beside letters, digits and itself and into each kind of address, and every word of up to five
+letters, with longer ones from a dictionary and the beginnings of its words, before a period, after "J." and
+as the ending of a file's name. The rules below say what its strings show (its ``SHAPES`` has examples of
+each, and neighbours that are split); ``test_ptb.py`` compares the two on tens of thousands of captions.
 
 It is a scanner of rules. At each place the rule that matches most characters wins, of equally long ones the
 first in :func:`_rules`; characters that a rule only looks at (what follows its group ``t``) count as matched
@@ -17,9 +23,6 @@ What a caption's tokens are never depends on other captions here. In the Java pr
 :func:`experiments.metrics.tokenizers.ptb_tokenize` takes that away: a line break inside a caption (see
 :func:`one_line`) shifts all captions after it, "No." or "J." at the end of one line is kept with its period
 or not by how the next line begins, and a tag with an open quote goes on in the next captions.
-
-.. [1] https://nlp.stanford.edu/software/tokenizer.html and the Javadoc of
-   ``edu.stanford.nlp.process.PTBTokenizer``.
 """
 
 from __future__ import annotations
@@ -34,31 +37,6 @@ from typing import NamedTuple
 # What pycocoevalcap drops. Brackets are lower-cased before ("-lrb-"), so they stay, as do runs such as "!!".
 _DROPPED = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
 
-# Kept with their period; the first line also ends sentences, the second only with a capital.
-_ENDING = (
-    "al bhd ct ga jr ky md mo rd rt sq sr va vt ala apr aug co cos dak dec esq est etc ext feb fla fri "
-    "inc ind jan jul jun kan ltd mar mon neb nev nov oct plc sep seq sys tel thu tue wed wis wyo ariz "
-    "assn bldg blvd bros colo conn corp intl kans mich minn mont okla penn sept tenn tues univ wisc thurs "
-    "assoc calif bancorp treas"
-).split()
-_CAPITAL = "az la pa ark del ill ore tex mass miss wash".split()
-_TITLES = (
-    "cf dr ft lt mr ms mt ph st vs wm adj adm adv ave cie col cpl det drs ens gen gov hon jos maj mme mrs "
-    "pfc pvt rep rev sen sfc sgt spc ste alex asst atty brig capt cmdr dept elec govs insp invt mlle msgr "
-    "natl pres prof reps sens supt supts attys comdr lieut messrs profs"
-).split()
-_BEFORE_NUMBERS = r"(?i:nos?|pp?|op|ca|art|fig|prop)"
-_FILES = (
-    "c h x gz pl ps py bat bmp cgi cpp dll doc exe gif htm jar jpg mov mp3 pdf php png ppt sql tar txt "
-    "wav xml zip docx html java jpeg class"
-).split()
-# After a single letter with a period these begin a sentence: the period is not the letter's.
-_BEGINNING = (
-    "a an as at he if in it so we but her now one our she the yet you here last many more once some such "
-    "that then they this what when about according after earlier however other since their there these "
-    "while mr. ms."
-).split()
-
 _QUOTES = dict(zip("“”«»\x93\x94‘‛‹\x91’›\x92`", "`` '' `` '' `` '' ` ` ` ` ' ' ' `".split(), strict=True))
 _BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
 _SYMBOLS = (
@@ -66,6 +44,8 @@ _SYMBOLS = (
     | {"¢": "cents", "£": "#", "€": "$", "¤": "$", "\x80": "$", "₠": "$"}
     | _BRACKETS
 )
+_ACCENTED = "&(?i:[aeiou](?:acute|grave|uml));"  # a letter, as pages write it
+_PTE = re.compile("[pP]{1,2}(?:[tT]e[sS]?|[tT]y[sS]?)")  # companies: Pte., Ptys., never "pTE."
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "nbsp": "", "quot": "''", "apos": "'"} | dict.fromkeys(
     ("md", "mdash", "ndash"), "--"
 )
@@ -170,138 +150,192 @@ def _straight(token: str) -> str:
     return _marks(token.replace("&apos;", "'"))
 
 
-def _characters() -> dict[str, str]:
-    """Kind of character -> ranges for a regular expression, as the Java program has them (all below
-    U+10000)."""
+class _Observed(NamedTuple):
+    """What the Java program showed; see ``tests/experiments/metrics/ptb_probe.py`` for each."""
+
+    characters: dict[str, str]  # kind -> what stands in a class of a regular expression
+    stops: dict[str, str]  # place in an address -> the same, of the characters that may not stand there
+    words: dict[str, list[str]]
+
+
+def _observed() -> _Observed:
+    content = json.loads(Path(__file__).with_name("ptb_observed.json").read_text(encoding="utf-8"))
 
     def escaped(span: str) -> str:
         return "-".join(f"\\u{int(bound, 16):04x}" for bound in span.split("-"))
 
-    path = Path(__file__).with_name("ptb_characters.json")
-    kinds = json.loads(path.read_text(encoding="utf-8"))
-    return {kind: "".join(map(escaped, " ".join(lines).split())) for kind, lines in kinds.items()}
+    words = {name: " ".join(lines).split() for name, lines in content["words"].items()}
+    characters = {
+        kind: "".join(map(escaped, " ".join(lines).split())) for kind, lines in content["characters"].items()
+    }
+    stops = {place: re.escape(found) + r"\n" for place, found in content["stops"].items()}
+    return _Observed(characters, stops, words)
 
 
 def _any(words: Sequence[str]) -> str:
+    """Any of the words, in any case, the longest first."""
     return "(?i:" + "|".join(sorted(words, key=len, reverse=True)).replace(".", r"\.") + ")"
 
 
 @cache
 def _rules() -> list[_Rule]:
-    kinds = _characters()
-    a = "A-Za-z"
+    """What is one token, and how it is written; the token is the group ``t``, or all."""
+    seen = _observed()
+    a, kinds = "A-Za-z", seen.characters
     letter, mark, digit = a + kinds["letters"], kinds["marks"], "0-9" + kinds["digits"]
     apostrophe, quote = r"(?:['’\x92]|&apos;)", r"(?:['’‘‛`\x92\x91]|&apos;)"
-    accented = "&(?i:[aeiou](?:acute|grave|uml));"
-    hyphen, slash = "[-_\\u058a\\u2010\\u2011]", r"\\?/"
-    word = rf"(?:[{letter}{mark}\xad]|{accented})(?:[{letter}{mark}{digit}\xad]|{accented})*"
-    digits = rf"[{digit}](?:\xad?[{digit}])*"
-    number = rf"[+-]?(?:\xad?{digits}(?:[.,:\u066b\u066c]{digits})*|(?:[.,:\u066b\u066c]{digits})+)"
+    word = rf"(?:[{letter}{mark}\xad]|{_ACCENTED})(?:[{letter}{mark}{digit}\xad]|{_ACCENTED})*"
+    piece = rf"(?:[{letter}{mark}{digit}\xad]|{_ACCENTED})+"  # a word that may begin with a digit
+    words = rf"{word}(?:[.!?]{word})*"  # "node.js" and "go!now" too
     alphanumeric = f"[{letter}{digit}]+"
-    part = rf"(?:[dDoOlL]{quote}[{letter}{digit}])?{alphanumeric}"  # a word, or one like O'Neill
-    hyphenated = rf"{part}(?:{hyphen}{part})+"
-    compound = rf"[{a}0-9][{a}0-9.,\xad]*(?:-(?:(?:[{a}]\.){{2,}}|[{a}0-9\xad]+))+"
-    initials = "[A-Z]+(?:(?:&|&(?i:amp);|\\+)[A-Z]+)+"
+    part = rf"(?:[dDoOlL]{quote}[{letter}{digit}])?{alphanumeric}"  # also "O'Ne" of "O'Neill-x"
+    hyphenated = rf"{part}(?:[-_\u058a\u2010\u2011]{part})+"
+    compound = rf"[{a}0-9][{a}0-9.,\xad]*(?:-(?:(?:[{a}]\.){{2,}}|[{a}0-9\xad]+))+"  # "1,000-a", "x-U.S."
+    initials = r"[A-Z]+(?:(?:&|&(?i:amp);|\+)[A-Z]+)+"  # "AT&T"
     clitic = rf"{apostrophe}(?:[dDmMsS]|[lL][lL]|[rR][eE]|[vV][eE])"
-    ending = rf"(?:{_any([*_ENDING, 'ph.d'])}|{'|'.join(f'{w[0].upper()}(?i:{w[1:]})' for w in _CAPITAL)}"
-    ending += "|[pP]{1,2}(?:[tT]e[sS]?|[tT]y[sS]?))"  # companies: Pte., Ptys.
-    title = rf"(?:{_any(_TITLES)}|[mM][ft][gG])"
-    host = r"[^ \t\n\"<>|.!?(){},]+"
-    bare = r"[^A-Z0-9 \t\n\"`'<>|.!?(){},_$:;=^\\@/\[\]-]+"
-    last = r"[^ \t\n\"<>|.!?(){},-]"
-    domain, path = "(?:[cC]om|[nN]et|[oO]rg|[eE]du)", rf"/[^ \t\n\"<>|()]+{last}"
-    mailbox = r"[^ \t\n\"<>|(){}\u00a0]*@(?:[^ \t\n\"<>|(){}.\u00a0]+\.)*[^ \t\n\"<>|(){}.\u00a0]+"
-    name = r"[A-Za-z][A-Za-z0-9_:.-]*"
-    value = r"""(?: *= *(?:"[^"\n]*"|'[^'\n]*'))?"""
-    tag = rf"<(?:[!?][A-Za-z-][^>\n]*|(?:{name} */?|/{name}) *|{name}(?: +{name}{value})+ */? *)>"
-    face = r"[\^x=~<>'-]"
+    ending, title = _abbreviations(seen.words)
+    after_a_word = rf"(?![{letter}{mark}{digit}])"
+    tag, beginnings = _tag(), _any([*seen.words["beginnings"], "mr.", "ms."])
     rules: list[tuple[str, Callable[[str], str]]] = [
-        # markup
-        (tag, _glued_tag),
+        (tag, lambda token: token.replace(" ", "\xa0")),
         (r"-(?i:[lr][crs]b)-", _same),
         (rf"&(?i:{'|'.join(_ENTITIES)}|ht|tl|ur|lr|q[clr]|[oc]dq|#[0-9]+);", _entity),
-        # words of two tokens, contractions
+        # "gonna" and its like are two tokens, if no word goes on; "'tis" is "'t" and "is"
         *(
-            (rf"(?P<t>(?i:{c[:-2]}))(?i:{c[-2:]})(?![{letter}{mark}{digit}])", _same)
-            for c in _COMPOUNDS - {"cannot"}
+            (rf"(?P<t>(?i:{one[:-2]}))(?i:{one[-2:]}){after_a_word}", _same)
+            for one in _COMPOUNDS - {"cannot"}
         ),
-        (rf"(?P<t>(?i:can))(?i:not)(?![{letter}{mark}{digit}])", _same),
+        (rf"(?P<t>(?i:can))(?i:not){after_a_word}", _same),
         (r"(?P<t>'[tT])(?i:is|was)", _same),
+        # "isn't" is "is" and "n't", "man's" is "man" and "'s"
         (rf"(?P<t>[{a}\xad]*?[A-MO-Za-mo-z]\xad*)[nN]{quote}[tT]", _without_soft_hyphens),
-        (rf"(?P<t>{word}(?:[.!?]{word})*|{alphanumeric}){clitic}", _without_soft_hyphens),
+        (rf"(?P<t>{words}|{alphanumeric}){clitic}", _without_soft_hyphens),
         (rf"[nN]{quote}[tT]", _straight),
         (rf"(?P<t>{clitic})[^{a}]", _straight),
+        # an apostrophe begins "'em", "'cause", "'n'", "'20s", "'99 "; else it is a token before a longer word
         (rf"{apostrophe}(?i:em|till?|cause|n{apostrophe})", _same),
         (rf"(?P<t>')[{a}][^ \t\n\u00a0]", _same),
         (clitic, _straight),
         (rf"{apostrophe}(?:[nN]|[2-9]0s)", _same),
         (rf"(?P<t>{apostrophe}[0-9][0-9])[\n\x85{_SPACES}]", _same),
-        # words, numbers, and what is joined by hyphens, periods, slashes
+        # words, alone and with periods inside
         (word, _without_soft_hyphens),
         (alphanumeric, _same),
         (
-            rf"[{letter}{digit}\xad]+(?:\.[{letter}{digit}\xad]+)*\.{_any(_FILES)}(?=[.!?,\n\x85{_SPACES}])",
+            rf"{piece}(?:\.{piece})*\.{_any([*seen.words['files'], 'mp3'])}"
+            rf"(?=[.!?,\n\x85{_SPACES}])",
             _same,
         ),
-        (rf"{word}(?:[.!?]{word})+", _without_soft_hyphens),
-        (rf"(?:<|&lt;)?(?:(?i:mailto):)?[A-Za-z0-9]{mailbox}(?:>|&gt;)?", _same),
+        (words, _without_soft_hyphens),
+        *((pattern, _same) for pattern in _mail(seen.stops)),
+        # an abbreviation that may close a sentence takes its period from a rest of one character: "etc.a"
         (rf"(?s:(?P<t>{ending}\.)..)", _same),
         (hyphenated, _same),
         (compound, _without_soft_hyphens),
+        # before a comma, colon or semicolon a word leaves its period, where it is longer than its parts
         *(
             (rf"(?P<t>{item}\.)[,;:、]", _without_soft_hyphens)
-            for item in (rf"{word}(?:[.!?]{word})*", part, hyphenated, compound)
+            for item in (words, part, hyphenated, compound)
         ),
-        (number, _without_soft_hyphens),
+        (_number(digit), _without_soft_hyphens),
+        # periods of "U.S.", "J." and abbreviations stay; not that of "J." before the beginning of a sentence
         (rf"(?:[{a}]\.){{2,}}", _same),
-        (rf"(?P<t>[{a}])\.[{_SPACES}]+(?:(?=[A-Z]){_any(_BEGINNING)}|{tag})[\n{_SPACES}]", _same),
+        (
+            rf"(?P<t>[{a}])\.[\x85{_SPACES}]+(?:(?=[A-Z]){beginnings}|{tag})[\n\x85{_SPACES}]",
+            _same,
+        ),
         (rf"(?:[{a}]|{ending}|{title})\.", _same),
-        (rf"(?P<t>{_BEFORE_NUMBERS}\.)[\x85{_SPACES}]?[{digit}]", _same),
-        (rf"[{a}0-9]+(?:-[{a}]+){{0,2}}(?:{slash}[{a}0-9]+(?:-[{a}]+){{0,2}}){{1,2}}", _same),
-        (
-            rf"[{digit}]{{1,4}}[- \u00a0][{digit}]{{1,4}}[/⁄][{digit}]{{1,4}}"
-            rf"|[{digit}]{{1,4}}[/⁄][{digit}]{{1,4}}",
-            _glued,
-        ),
-        (
-            r"(?:\([0-9]{2,3}\)[ \u00a0]?|\+{0,2}(?:[0-9]{2,4}[- \u00a0])?[0-9]{2,4}[- \u00a0])"
-            r"[0-9]{3,4}[- \u00a0]?[0-9]{3,5}",
-            _glued,
-        ),
+        (rf"(?P<t>{_any([*seen.words['numbered'], 'p'])}\.)[\x85{_SPACES}]?[{digit}]", _same),
+        # up to two slashes, with or without a backslash, and up to two hyphens between them
+        (rf"[{a}0-9]+(?:-[{a}]+){{0,2}}(?:\\?/[{a}0-9]+(?:-[{a}]+){{0,2}}){{1,2}}", _same),
+        *((pattern, _glued) for pattern in _figures(digit)),
         (r"[0-9]{1,2}[-/][0-9]{1,2}[-/][0-9]{2,4}", _same),
-        # addresses, and names with signs
-        (rf"(?i:https?)://[^ \t\n\"<>|(){{}}]+{last}", _same),
-        *(
-            (rf"(?i:www)\.(?:{host}\.){rest}", _same)
-            for rest in ("+[a-zA-Z]{2,4}", f"+?[a-zA-Z]{{2,4}}{path}")
-        ),
-        *((rf"(?:{bare}\.){rest}", _same) for rest in (f"+{domain}", f"+?{domain}{path}")),
+        *((pattern, _same) for pattern in _web(seen.stops, seen.words["sites"])),
         (r"@[A-Za-z_][A-Za-z0-9_]*", _same),
-        (rf"#(?:[{letter}{mark}\xad]|{accented})+", _same),
+        (rf"#(?:[{letter}{mark}\xad]|{_ACCENTED})+", _same),
         (initials, _plain_and),
         (rf"(?P<t>{initials}\.)[,;:、]", _plain_and),
         (r"[cC]\+\+|[cCfF]#|[A-Z]+\$", _same),
-        # faces
-        (r"[<>]?[:;=][-o*']?[()\[\]{DPdpO@|\\](?![A-Za-z0-9])|:[308](?![A-Za-z0-9])", _round),
-        (rf"\({face}_?{face}\)|{face}_{face}", _round),
-        # apostrophes inside of names, and after an article
+        *((pattern, _round) for pattern in _faces()),
+        # apostrophes inside of names ("O'Neill", "Hawai'i"), of short words, and after an article ("d'")
         (rf"[dDlLoO]{quote}[{letter}{digit}]{{2,}}|[A-HJ-XZn]{quote}[{letter}]{{2,}}", _same),
-        (rf"[{letter}]+[aeiouyAEIOUY]{quote}[aeiouA-Z][{letter}]*|[oO]{quote}o", _same),
+        (rf"[{letter}]+[aeiouyAEIOUY]{quote}[aeiouA-Z][{letter}]*|[oO]{quote}[oO]", _same),
         (
             rf"c'mon|e'er|[nN]at'l|[oO][lL]{apostrophe}|[dDlLjJ]{apostrophe}|(?P<t>[yY]{apostrophe})[{letter}]",
             _same,
         ),
-        # signs
+        # signs: an ellipsis, dashes, the same sign again, raised and lowered figures, quotes, any other sign
         (r"\.{3,5}|\. \. \.(?: \.)*|…|\x85", lambda token: "..."),
         (r"-{2,4}|[–—―\x96\x97]", lambda token: "--"),
-        (r"-{5,}|[!?]+|<<|>>|''|``|\*+|_+|#+|@+|\\\*|'|'", _same),
+        (r"-{5,}|[!?]+|<<|>>|''|``|\*+|_+|#+|@+|\\\*", _same),
         (r"[⁺⁻₊₋]?(?:[¹²³⁰⁴-⁹]+|[₀-₉]+)", _same),
         (r"[“”„‟‘’‚‛«»‹›`\x91-\x94]{1,2}", _mapped(_QUOTES)),
         (rf"[!-/:-@\[-`{{-~{kinds['symbols']}]", _mapped(_SYMBOLS)),
-        ("[¢£€¤\x80₠½¼¾⅓⅔⁄]", _mapped(_SYMBOLS)),
+        ("[¢£€¤\x80₠½¼¾⅓⅔]", _mapped(_SYMBOLS)),
     ]
     return [_Rule(re.compile(pattern), written) for pattern, written in rules]
 
 
-def _glued_tag(token: str) -> str:
-    return token.replace(" ", "\xa0")
+def _abbreviations(words: dict[str, list[str]]) -> tuple[str, str]:
+    """What keeps its period and may close a sentence ("etc."), and what does not close one ("Mr.")."""
+    cased = [word for word in words["closing"] if not _PTE.fullmatch(word)]
+    capitals = "|".join(f"{word[0].upper()}(?i:{word[1:]})" for word in words["capitals"])
+    titles = [word for word in words["titles"] if word not in ("mfg", "mtg")]  # never "mFg"
+    return f"(?:{_any([*cased, 'ph.d'])}|{capitals}|{_PTE.pattern})", f"(?:{_any(titles)}|[mM][ft][gG])"
+
+
+def _number(digit: str) -> str:
+    """A sign, and digits with single periods, commas and colons between them, or before the first."""
+    digits, between = rf"[{digit}](?:\xad?[{digit}])*", r"[.,:\u066b\u066c]"
+    return rf"[+-]?(?:\xad?{digits}(?:{between}{digits})*|(?:{between}{digits})+)"
+
+
+def _figures(digit: str) -> list[str]:
+    """Fractions, also after a whole number, and telephone numbers: one token with the spaces in it.
+
+    A telephone number is one or two groups of two to four digits, or an area in brackets, and a line: six to
+    nine digits, or three or four and three to five.
+    """
+    few, gap = rf"[{digit}]{{1,4}}", r"[- \u00a0]"
+    area = r"\([0-9]{2,3}\)[ \u00a0]?"
+    line = rf"(?:[0-9]{{6,9}}|[0-9]{{3,4}}{gap}[0-9]{{3,5}})"
+    return [
+        rf"(?:{few}{gap})?{few}[/⁄]{few}",
+        rf"(?:{area}|\+{{0,2}}(?:[0-9]{{2,4}}{gap}){{1,2}}){line}",
+    ]
+
+
+def _tag() -> str:
+    """A tag of a page: a name, and attributes with or without values in quotes; or ``<!...>``, ``<?...>``."""
+    name = r"[A-Za-z][A-Za-z0-9_:.-]*"
+    value = r"""(?: *= *(?:"[^"\n]*"|'[^'\n]*'))?"""
+    return rf"<(?:[!?][A-Za-z-][^>\n]*|(?:{name} */?|/{name}) *|{name}(?: +{name}{value})+ */? *)>"
+
+
+def _mail(stops: dict[str, str]) -> list[str]:
+    """A mail address, in angle brackets or not: a letter or digit first, and no empty part after the @."""
+    before, host = f"[^{stops['mail']}]", f"[^.{stops['mail']}]"
+    return [rf"(?:<|&lt;)?(?:(?i:mailto):)?[A-Za-z0-9]{before}*@(?:{host}+\.)*{host}+(?:>|&gt;)?"]
+
+
+def _web(stops: dict[str, str], sites: list[str]) -> list[str]:
+    """Addresses: after http:// anything; after www. parts with periods; others only if they end in "com" and
+    its like, and hold neither capitals nor digits. A path may follow the last two."""
+    last, path_last = f"[^{stops['web']}{stops['web, last']}]", f"[^{stops['path']}{stops['path, last']}]"
+    path = f"/[^{stops['path']}]+{path_last}"
+    part, bare = f"[^.{stops['www']}]+", f"[^.{stops['host alone']}]+"
+    site = "(?:" + "|".join(f"[{site[0]}{site[0].upper()}]{site[1:]}" for site in sites) + ")"
+    return [
+        rf"(?i:https?)://[^{stops['web']}]+{last}",
+        *(rf"(?i:www)\.(?:{part}\.){rest}" for rest in ("+[a-zA-Z]{2,4}", f"+?[a-zA-Z]{{2,4}}{path}")),
+        *(rf"(?:{bare}\.){rest}" for rest in (f"+{site}", f"+?{site}{path}")),
+    ]
+
+
+def _faces() -> list[str]:
+    """Faces lying down (a brow, eyes, a nose, a mouth) and upright (eyes and a mouth between them)."""
+    eye = r"['<=>^x~-]"
+    return [
+        r"[<>]?[:;=]['*o-]?[()@DOP[\\\]dp{|](?![A-Za-z0-9])|:[038](?![A-Za-z0-9])",
+        rf"\({eye}_?{eye}\)|{eye}_{eye}",
+    ]

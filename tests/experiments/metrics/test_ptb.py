@@ -1,15 +1,18 @@
 """The PTB tokenizer in Python against the Java program: pairs that it made, and itself where Java is."""
 
 import gzip
+import itertools
 import json
 import shutil
+import string
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.metrics.ptb import one_line, tokenize
+from experiments.metrics.ptb import one_line, scan, tokenize
 from experiments.metrics.tokenizers import ptb_tokenize
+from tests.experiments.metrics import ptb_probe
 from tests.experiments.metrics.ptb_cases import BREAKS, FIXTURE, captions, scene_captions
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Java not found")
@@ -40,6 +43,44 @@ def test_sixty_thousand_captions_of_many_kinds_and_the_wordings_of_scenes():
     assert len(chosen) == 15_000 and differences(chosen, ptb_tokenize(chosen)) == []
     chosen = list(captions(60_000, seed=3))
     assert len(differences(chosen, ptb_tokenize(chosen))) <= 3
+
+
+@needs_java
+@pytest.mark.parametrize("rule", ptb_probe.SHAPES)
+def test_what_stays_whole_and_what_does_not(rule):
+    whole, apart = ptb_probe.SHAPES[rule]
+    assert ptb_probe.whole(whole) == whole and ptb_probe.whole(apart) == []
+    assert [text for text in whole if len(scan(text)) != 1] == []
+    assert [text for text in apart if len(scan(text)) == 1] == []
+
+
+#: A character, or two, at every kind of place.
+PLACES = (
+    "{0}{1} {0}a{1} a{0}{1}b 1{0}{1}2 A.{0}{1} a.b{0}{1}c '{0}{1} o'{0}{1} xo'{0}{1} ab'{0}{1} etc.{0}{1} "
+    "mr.{0}{1} a@b{0}{1}c ab{0}{1}c@d.e http://a{0}{1} www.a{0}{1}b.com www.a.com/b{0}{1} ~{0}{1}~.com "
+    '<a{0}b{1}> <a{0}b="c{1}"> #a{0}{1} @{0}{1}b ({0}_{1}) :{0}{1} 12{0}345{1}6789 (55){0}123{1}4567 '
+    "5{0}1{1}2 A&B{0}{1} a-b{0}{1}c J.{0}The{1}x J.{0}Additionally{1} No.{0}5{1} can{0}not{1} a/b{0}{1}c "
+    "1a.jpg{0}{1}x"
+).split(" ")
+
+
+@needs_java
+@pytest.mark.slow
+def test_every_pair_of_characters_at_every_kind_of_place():
+    signs = [*string.punctuation, *"a0OsT ", "\x85", "\xa0", "\xad", "’", "é", "\u0301", "½"]
+    pairs = list(itertools.product(signs, repeat=2))
+    chosen = [place.format(*pair) for place in PLACES for pair in pairs]
+    assert len(chosen) > 60_000 and differences(chosen, ptb_tokenize(chosen)) == []
+
+
+@needs_java
+@pytest.mark.slow
+def test_what_was_observed_is_what_the_program_shows():
+    """All words of up to three letters; of the longer ones, that those of the lists are right."""
+    kept = json.loads(ptb_probe.OBSERVED.read_text(encoding="utf-8"))
+    assert ptb_probe.characters() == kept["characters"] and ptb_probe.stops() == kept["stops"]
+    found = ptb_probe.words(3, ptb_probe.known_words())
+    assert {name: " ".join(lines).split() for name, lines in kept["words"].items()} == found
 
 
 def test_tokens():
