@@ -15,13 +15,15 @@ from pathlib import Path
 from attngraph.errors import UserError
 from experiments.arguments import path, seed
 from experiments.datasets.faults import Faults
+from experiments.datasets.reading import read_json
 from experiments.files import whole, write_json
 from experiments.outputs import Outputs
 from experiments.predictions.files import read_predictions, write_predictions
+from experiments.predictions.format import Format
 from experiments.progress import note
 from experiments.report.scored import score_predictions
 from experiments.tasks import TASKS
-from experiments.tasks.task import SPLITS
+from experiments.tasks.task import SPLITS, Task
 from experiments.training.given_data import add_skip_bad_argument
 
 TABLE, DETAILS, RESULTS = NAMES = ("scores.csv", "scores.json", "results.json")
@@ -85,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
     faults = Faults(args.skip_bad)
     examples = task.read(args.data or Path(), args.split, faults)
     ids = [example.id for example in examples]
-    predictions = read_predictions(args.predictions, task.file_format, ids, args.allow_empty)
+    form = _format_of(args.predictions, task)
+    predictions = read_predictions(args.predictions, form, ids, args.allow_empty, len(faults))
     scored = score_predictions(task, examples, predictions, args.seed)
     source = task.source(args.data or Path(), args.split)
     about = f"{args.split} split" + f": {source}" * bool(source)
@@ -95,7 +98,19 @@ def run(args: argparse.Namespace) -> int:
         with outputs.alone(), outputs.writing() as part:
             with whole(part / TABLE) as file:
                 scored.frame().to_csv(file, index=False)
-            write_json(part / DETAILS, {**settings, **scored.json()})
-            write_predictions(part / RESULTS, task.file_format, predictions, ids, args.allow_empty)
+            about_data = {"source": source, "left_out": len(faults)}
+            write_json(part / DETAILS, {**settings, **about_data, **scored.json()})
+            write_predictions(part / RESULTS, form, predictions, ids, args.allow_empty)
         note(f"saved: {', '.join(str(args.out / name) for name in NAMES)}")
     return 0
+
+
+def _format_of(file: Path, task: Task) -> Format:
+    """The format of a file: the task's second one where its first record has the field of that one alone."""
+    second = task.second_format
+    if second is not None:
+        content = read_json(file)
+        first = content[0] if isinstance(content, list) and content else None
+        if isinstance(first, dict) and second.value_field in first:
+            return task.file_format if task.file_format.value_field in first else second
+    return task.file_format

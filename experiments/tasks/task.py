@@ -83,16 +83,16 @@ class Budget:
         steps: optimiser steps.
         batch_size: examples per step.
         train_examples, eval_examples: how many examples to use at most (a fixed random subset); None for all.
-        augment: whether pictures are changed in training, see :mod:`experiments.models.transforms`.
         eval_seconds: to score one example, on one of two busy cores; for estimates.
+        augment: whether pictures are changed in training, see :mod:`experiments.models.transforms`.
     """
 
     steps: int = 250
     batch_size: int = 64
     train_examples: int | None = None
     eval_examples: int | None = None
-    augment: bool = False
     eval_seconds: float = 2e-3
+    augment: bool = False
 
 
 class Task(ABC):
@@ -116,6 +116,7 @@ class Task(ABC):
         ranks: whether there is a list of answers to rank, see :meth:`answers`.
         like: the task whose chosen settings it takes until some are chosen for it.
         file_format: of files of predictions, as the data set's evaluation server takes them.
+        second_format: of files with other predictions that it scores too, if there are such.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Task(ABC):
     ranks: bool = False
     like: str | None = None
     file_format: Format = PLAIN
+    second_format: Format | None = None
 
     @property
     def selects(self) -> str:

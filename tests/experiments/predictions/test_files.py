@@ -47,6 +47,12 @@ def test_every_task_has_a_format_that_its_ids_fit():
         "ve": SNLI_VE,
         "caption": CAPTIONS,
         "easy_vqa": PLAIN,
+        "vqa2": VQA_RESULTS,
+        "vizwiz_vqa": VIZWIZ,
+        "snli_ve": SNLI_VE,
+        "coco": CAPTIONS,
+        "textcaps": TEXTCAPS,
+        "vizwiz_caps": CAPTIONS,
     }
 
 

@@ -1,0 +1,190 @@
+"""Commands on official files, from end to end on small drawn data in six layouts."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from experiments.cli import main
+from experiments.scenes.layouts.make import make_scenes
+from experiments.tasks import TASKS
+
+SIX = [name for name, task in TASKS.items() if task.data_set]
+ROWS = """
+about: the rows that the tests look at
+seeds: {%s: 1}
+budget: {steps: 2, batch_size: 8, train_examples: 16, eval_examples: 6}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("data") / "six", seed=0, size=40)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNGRAPH_CACHE", str(tmp_path_factory.mktemp("tables")))
+        yield
+
+
+@pytest.fixture
+def vizwiz(folder, tmp_path) -> Path:
+    """A folder with one data set, to be damaged."""
+    shutil.copytree(folder / "vizwiz_vqa", tmp_path / "data" / "vizwiz_vqa")
+    return tmp_path / "data"
+
+
+def preset(place: Path, row: str) -> str:
+    file = place / f"{row}.yaml"
+    file.write_text(ROWS % row)
+    return str(file)
+
+
+def ablation(row: str, data: Path, place: Path, *words: object, out: str = "out") -> int:
+    options = ["--preset", preset(place, row), "--gnn", row, "--data", data, "--out", place / out, *words]
+    return main(["ablation", *map(str, options)])
+
+
+def damage(data: Path, count: int = 1, **first: object) -> None:
+    """So many records of the test split lose their answers, and the first one gets other fields."""
+    records = json.loads((data / "vizwiz_vqa" / "val.json").read_text())
+    records[0] |= first
+    for record in records[:count]:
+        record["answers"] = []
+    (data / "vizwiz_vqa" / "val.json").write_text(json.dumps(records))
+
+
+def one_line(capsys) -> str:
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("attngraph:")]
+    return line
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("row", ["majority", pytest.param("gcn", marks=pytest.mark.slow)])
+def test_the_table_of_the_six_benchmarks(row, folder, tmp_path, capsys):
+    assert ablation(row, folder, tmp_path) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "texts generated with 3 beams, at most 10 tokens",
+        "the best of 3 answers by likelihood (k 3,",
+        "scored by VQA v2's evaluator (March 2021)",
+        "scored by VizWiz's evaluator",
+        "scored by pycocoevalcap, PTB tokenizer",
+        "test is the split test (format karpathy)",
+        "test is the split val (format official)",
+        *(["VQA v2.0 those of vqa", "SNLI-VE those of ve"] if row == "gcn" else []),
+    ):
+        assert words in " ".join(said.split()), words
+    frame = pd.read_csv(tmp_path / "out" / "ablation.csv")
+    columns = [name.removesuffix("_mean") for name in frame.columns if name.endswith("_mean")]
+    due = [c.key for name in SIX for c in TASKS[name].columns if c.averaged]
+    assert [name for name in columns if "." in name] == due and len(due) == 9
+    assert frame["avg_mean"].notna().all() and not (tmp_path / "out" / "data").exists(), "nothing is drawn"
+    cells = tmp_path / "out" / "cells" / row
+    scores = json.loads((cells / "snli_ve/seed0/scores.json").read_text())
+    assert scores["answering"]["way"] == "rank" and scores["answering"]["k"] == 3
+    assert scores["left_out"] == {"train": 0, "test": 0} and scores["source"] == "test (format official)"
+    config = json.loads((cells / "textcaps/seed0/config.json").read_text())
+    assert config["settings"]["answering"] == {"way": "generate", "beams": 3, "tokens": 24}
+    moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
+    assert ablation(row, moved, tmp_path) == 0, "the same files in another place are the same data"
+    again = capsys.readouterr()
+    assert "6 of 6 cells are finished already" in again.err and again.out == said
+
+
+def test_damaged_records_are_an_error_or_left_out_and_counted(vizwiz, tmp_path, capsys):
+    assert ablation("majority", vizwiz, tmp_path, "--skip-bad", 3) == 0
+    whole = capsys.readouterr().out
+    assert "left out" not in whole
+    assert ablation("majority", vizwiz, tmp_path) == 0, "nothing was left out, so it is the same cell"
+    capsys.readouterr()
+    damage(vizwiz, 2)
+    for words in ((), ("--skip-bad", 1)):
+        assert ablation("majority", vizwiz, tmp_path, *words, out="new") == 2
+        line = one_line(capsys)
+        assert "val.json" in line and ("--skip-bad 1" in line) == bool(words)
+    assert ablation("majority", vizwiz, tmp_path, "--skip-bad", 2) == 2
+    assert "holds another experiment (other data)" in one_line(capsys)
+    assert ablation("majority", vizwiz, tmp_path, "--skip-bad", 2, out="new") == 0
+    assert "2 damaged test records left out" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "new/cells/majority/vizwiz_vqa/seed0/scores.json").read_text())
+    assert scores["left_out"] == {"train": 0, "test": 2}
+
+
+def test_score_leaves_damaged_records_out(vizwiz, tmp_path, capsys):
+    examples = TASKS["vizwiz_vqa"].examples(vizwiz, "test")
+    file = tmp_path / "answers.json"
+    file.write_text(json.dumps([{"image": example.id, "answer": "yes"} for example in examples]))
+    words = ["score", str(file), "--task", "vizwiz_vqa", "--data", str(vizwiz)]
+    assert main(words) == 0
+    assert "test split: val (format official)" in capsys.readouterr().out
+    damage(vizwiz)
+    assert main(words) == 2 and "val.json" in one_line(capsys)
+    assert main([*words, "--skip-bad", "1", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "1 damaged records left out" in said and f"{len(examples) - 1} examples" in said
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["left_out"] == 1
+
+
+def test_score_takes_answerability_too(vizwiz, tmp_path, capsys):
+    examples = TASKS["vizwiz_vqa"].examples(vizwiz, "test")
+    file = tmp_path / "answerable.json"
+    damage(vizwiz, 0, answerable=0)
+    right = [{"image": e.id, "answerable": 0.9 * (k > 0)} for k, e in enumerate(examples)]
+    file.write_text(json.dumps(right))
+    assert main(["score", str(file), "--task", "vizwiz_vqa", "--data", str(vizwiz)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "vizwiz_vqa.average_precision 100.00" in said and "vizwiz_vqa.f1 100.00" in said
+    assert "vizwiz_vqa.accuracy" not in said and "evaluator of answerability" in said
+
+
+def test_answers_may_be_ranked_or_generated(vizwiz, tmp_path, capsys):
+    (vizwiz / "vizwiz_vqa" / "answer_list.json").write_text('["red", "a ball", "unanswerable"]')
+    assert ablation("frozen", vizwiz, tmp_path, "--answering", "rank") == 0
+    assert "the best of 3 answers by likelihood (k 3, list" in capsys.readouterr().out
+    cell = tmp_path / "out" / "cells" / "frozen" / "vizwiz_vqa" / "seed0"
+    assert set(json.loads((cell / "predictions.json").read_text()).values()) <= {
+        "red",
+        "a ball",
+        "unanswerable",
+    }
+    for words in (("--answering", "generate"), ()):
+        assert ablation("frozen", vizwiz, tmp_path, *words) == 2
+        assert "other answering" in one_line(capsys)
+    (vizwiz / "vizwiz_vqa" / "answer_list.json").write_text('["red", "a ball"]')
+    assert ablation("frozen", vizwiz, tmp_path, "--answering", "rank") == 2
+    assert "other answering" in one_line(capsys), "another list gives other answers"
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            ["--tasks", "vqa2"],
+            "vqa2 reads official files: give the folder that holds vqa2 with --data FOLDER",
+        ),
+        (["--skip-bad", "1"], "--skip-bad 1 changes nothing, since no folder is named with --data"),
+        (["--data", "{tmp}/none"], "none is no folder: give the one that holds the data sets"),
+        (
+            ["--data", "{tmp}"],
+            "holds no data of a task: give a folder that holds one for each data set (vqa2,",
+        ),
+        (
+            ["--data", "{tmp}", "--tasks", "coco"],
+            "coco: no such folder, which coco reads: `attngraph data layout",
+        ),
+        (["--data", "{tmp}", "--tasks", "vqa"], "holds no drawn scenes (manifest.json), which vqa reads"),
+        (
+            ["--tasks", "caption", "--answering", "rank"],
+            "--answering rank changes nothing, since there is no",
+        ),
+    ],
+)
+def test_wrong_calls_end_with_one_line(words, said, tmp_path, capsys):
+    words = [word.format(tmp=tmp_path) for word in words]
+    assert main(["ablation", "--preset", "smoke", "--out", str(tmp_path / "out"), *words]) == 2
+    assert said in one_line(capsys) and not (tmp_path / "out").exists()

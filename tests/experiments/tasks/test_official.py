@@ -1,0 +1,214 @@
+"""Tasks on official files: which splits they take, what they ask and train on, and how they are scored."""
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attngraph.errors import UserError
+from experiments.datasets.dataset import DATA_SETS
+from experiments.datasets.example import Example
+from experiments.datasets.faults import Faults
+from experiments.datasets.tables import table
+from experiments.models import Decoding, Ranking
+from experiments.report.columns import AVERAGE, table_columns
+from experiments.scenes.layouts.make import make_scenes
+from experiments.scenes.write import Sizes, write_scenes
+from experiments.tasks import TASKS
+from experiments.tasks.official import HELD_OUT, is_held_out
+from experiments.tasks.task import SPLITS, kinds_of
+from experiments.tasks.wording import plain_caption, plain_question
+
+OFFICIAL = {name: task for name, task in TASKS.items() if task.data_set}
+WITHOUT_TEST = ("vizwiz_vqa", "textcaps", "vizwiz_caps")  # whose test annotations are not public
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("data") / "six", seed=0, size=60)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("ATTNGRAPH_CACHE", str(tmp_path_factory.getbasetemp() / "tables"))
+
+
+@pytest.fixture
+def own(folder, tmp_path) -> Path:
+    """A copy to be changed."""
+    return Path(shutil.copytree(folder, tmp_path / "own"))
+
+
+def official(data: Path, task: str, split: str, form: str | None = None) -> dict[str, Example]:
+    return {e.id: e for e in table(DATA_SETS[task], data / task, split, form=form)}
+
+
+def test_six_tasks_read_the_data_sets_of_their_names():
+    assert list(OFFICIAL) == ["vqa2", "vizwiz_vqa", "snli_ve", "coco", "textcaps", "vizwiz_caps"]
+    assert all(
+        task.data_set == name in DATA_SETS and TASKS[task.like].drawn for name, task in OFFICIAL.items()
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in OFFICIAL if name not in WITHOUT_TEST])
+def test_splits_are_the_official_ones_where_test_has_annotations(name, folder):
+    for split, of in zip(SPLITS, ("train", "val", "test")):
+        form = "karpathy" if name == "vqa2" else None
+        examples = list(OFFICIAL[name].examples(folder, split))
+        assert {e.id: e for e in examples} == official(folder, name, of, form) and examples
+        assert all(example.references for example in examples)
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_TEST, "vqa2"])
+def test_without_test_annotations_pictures_of_train_are_held_out(name, own):
+    (own / "vqa2" / "dataset_coco.json").unlink()
+    task, whole = OFFICIAL[name], official(own, name, "train")
+    assert {e.id: e for e in task.examples(own, "test")} == official(own, name, "val")
+    train, held = task.examples(own, "train"), task.examples(own, "validation")
+    assert len(train) + len(held) == len(whole) and len(held)
+    assert {e.id: e for e in train} | {e.id: e for e in held} == whole
+    pictures = {example.image.name for example in held}
+    assert not pictures & {example.image.name for example in train}, "no picture is in both"
+    by_hash = {e.image.name for e in whole.values() if is_held_out(e.image.name)}
+    assert pictures == by_hash or (not by_hash and len(pictures) == 1)
+    assert [held[k] for k in range(len(held))] == list(held) == list(held[:])
+    assert "all but one in 20 pictures" in task.source(own, "train")
+
+
+def test_one_picture_in_twenty_is_held_out():
+    names = [f"VizWiz_train_{k:08d}.jpg" for k in range(20_000)]
+    share = np.mean([is_held_out(name) for name in names])
+    assert share == pytest.approx(1 / HELD_OUT, abs=4 * np.sqrt(0.05 * 0.95 / 20_000))
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_content_tells_data_apart_wherever_they_lie(name, folder, own):
+    task = OFFICIAL[name]
+
+    def content(data, split="test", limit=0):
+        return task.content(data, split, Faults(limit))
+
+    here = content(folder)
+    assert here == content(own) == content(own, limit=5), "where files lie and what could be left out"
+    assert json.loads(json.dumps(here)) == here
+    assert here["train"] == content(folder, "validation")["train"] and here != content(folder, "validation")
+    part = task.part(own, "train")
+    for file in part.reader.files(own / name, part.split):
+        file.write_text(file.read_text().replace("ball", "bell").replace("red", "rad"))
+    assert content(own)["train"] != here["train"]
+
+
+def test_columns_are_those_of_the_main_table():
+    columns = table_columns(OFFICIAL)
+    captions = [
+        f"{name}.{metric}" for name in ("coco", "textcaps", "vizwiz_caps") for metric in ("bleu4", "cider")
+    ]
+    expected = ["vqa2.accuracy", "vizwiz_vqa.accuracy", "snli_ve.accuracy", *captions]
+    assert [column.key for column in columns if column.averaged] == expected
+    assert AVERAGE in columns and len({column.heading for column in columns}) == len(columns)
+    both = [column.key for column in table_columns(TASKS)]
+    assert len(set(both)) == len(both), "beside the tasks on drawn data"
+
+
+def test_questions_and_captions_as_blip_prepares_them():
+    assert plain_question(' What "color" is the U.S. flag?') == "what color is the us flag?"
+    assert plain_caption('A man: "stop!"  #1 (red)~') == "a man stop 1 red"
+    assert plain_caption("a " * 40) == " ".join(["a"] * 30)
+    asked = Example("1", Path("a.jpg"), "What is This; here?", ("a",) * 10, "what is")
+    assert (
+        OFFICIAL["vqa2"].prompt(asked, "blip_vqa")
+        == OFFICIAL["vizwiz_vqa"].prompt(asked)
+        == "what is this here?"
+    )
+    shown = Example("1", Path("a.jpg"), "", ("A Dog.", "Two: cats"), "caption")
+    for name in ("coco", "textcaps", "vizwiz_caps"):
+        assert OFFICIAL[name].prompt(shown, "blip") == "a picture of"
+        assert OFFICIAL[name].prompt(shown, "mini_blip") == "what does the image describe ?"
+        assert [OFFICIAL[name].target(shown, draw) for draw in (0, 0.9)] == ["a dog", "two cats"]
+        assert OFFICIAL[name].decoding.num_beams == 3
+    said = Example("1", Path("a.jpg"), "A dog runs.", ("entailment",), "hypothesis")
+    assert OFFICIAL["snli_ve"].prompt(said) == "is it correct that A dog runs ?"
+
+
+def test_an_answer_is_drawn_as_often_as_annotators_gave_it():
+    given = ("no", "yes", "maybe", "yes", "no", "yes", "no", "yes", "yes", "no")
+    example = Example("1", Path("a.jpg"), "?", given, "yes/no")
+    draws = [OFFICIAL["vqa2"].target(example, k / 1000) for k in range(1000)]
+    assert Counter(draws) == {"yes": 500, "no": 400, "maybe": 100} and draws[0] == "yes"
+
+
+def test_entailment_ranks_its_words_and_questions_the_list_of_the_data(own):
+    ranked = OFFICIAL["snli_ve"].answering(own)
+    assert isinstance(ranked, Ranking) and set(ranked.answers) == {"correct", "incorrect", "ambiguous"}
+    for name in ("vqa2", "vizwiz_vqa"):
+        task = OFFICIAL[name]
+        assert task.answering(own) == Decoding(10, 3)
+        answers = task.answers(own, Faults())
+        counted = Counter(Counter(e.references).most_common(1)[0][0] for e in task.examples(own, "train"))
+        assert set(answers) == set(counted) and counted[answers[0]] == max(counted.values())
+        (own / name / "answer_list.json").write_text('["yes", "a red ball"]')
+        assert task.answers(own, Faults()) == ("yes", "a red ball")
+    assert OFFICIAL["coco"].answers(own, Faults()) is None and not OFFICIAL["coco"].ranks
+
+
+def test_textcaps_scores_an_image_once_against_five_captions(folder):
+    examples = OFFICIAL["textcaps"].examples(folder, "test")
+    assert len({example.image for example in examples}) == len(examples)
+    assert all(len(example.references) == 5 for example in examples)
+    scores = OFFICIAL["textcaps"].score({e.id: e.references[2] for e in examples}, examples)
+    assert scores.columns["textcaps.bleu4"] == pytest.approx(1, abs=1e-6)
+    assert scores.statistics["textcaps.cider"].shape == (len(examples), 2)
+
+
+@pytest.mark.parametrize(
+    "name, kinds",
+    [
+        ("vqa2", {"answer type: yes/no", "answer type: number", "answer type: other"}),
+        ("vizwiz_vqa", {"yes/no", "other", "unanswerable", "answerable: 1", "answerable: 0"}),
+        ("snli_ve", {"label: entailment", "label: neutral", "label: contradiction"}),
+    ],
+)
+def test_scores_are_broken_down(name, kinds, folder):
+    task = OFFICIAL[name]
+    examples = task.examples(folder, "test")
+    scores = task.score({example.id: task.target(example, 0.0) for example in examples}, examples)
+    assert kinds <= set(scores.kinds)
+    own = [example for example in examples if max(kinds) in kinds_of(example)]
+    alone = task.score({example.id: task.target(example, 0.0) for example in own}, own)
+    assert scores.kinds[max(kinds)] == (pytest.approx(alone.columns[task.selects]), len(own))
+
+
+def test_a_group_that_is_the_kind_once_more_is_not_repeated():
+    example = Example("1", Path("a"), "?", ("x",), "how many", groups={"question type": "how many", "n": "2"})
+    assert kinds_of(example) == ("how many", "n: 2")
+    assert kinds_of(replace(example, groups={})) == ("how many",)
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_missing_data_are_named(name, own, tmp_path):
+    task = OFFICIAL[name]
+    task.check(own)
+    assert task.found(own) and not task.found(tmp_path / "none")
+    for split in ("train", "test"):
+        part = task.part(own, split)
+        file = part.reader.files(own / name, part.split)[-1]
+        (kept,) = [file.rename(file.with_suffix(".away"))]
+        with pytest.raises(UserError, match=rf"{file.name}.* missing.*attngraph data layout {name}"):
+            task.check(own)
+        kept.rename(file)
+    shutil.rmtree(own / name)
+    with pytest.raises(
+        UserError, match=f"{name}: no such folder, which {name} reads: `attngraph data layout"
+    ):
+        task.check(own)
+
+
+def test_drawn_scenes_are_no_official_files(tmp_path):
+    data = write_scenes(tmp_path / "data", sizes=Sizes((1, 1, 1), (1, 1, 1), (1, 1, 1)))
+    assert [name for name, task in TASKS.items() if task.found(data)] == ["vqa", "ve", "caption"]
+    with pytest.raises(UserError, match=r"holds no drawn scenes \(manifest.json\), which vqa reads"):
+        TASKS["vqa"].check(tmp_path)
