@@ -13,6 +13,7 @@ from experiments.methods import METHODS
 from experiments.scenes.write import Sizes
 from experiments.tasks import TASKS
 from experiments.tasks.task import Budget
+from experiments.training.plan import Request, plan_table
 
 RIGHT = "about: mine\nseeds: {gcn: 1}\n"
 
@@ -27,6 +28,17 @@ def test_shipped_presets_are_read(name):
     preset = load_preset(name)
     assert name in preset_names() and preset.about
     assert set(preset.seeds) <= set(METHODS) and set(preset.tasks) <= set(TASKS)
+
+
+def test_a_preset_says_whether_pictures_change_in_training(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(RIGHT + "budget: {augment: true}\ntasks: {ve: {augment: false}}\n")
+    preset = load_preset(str(file))
+    assert preset.budget_of(TASKS["vqa"]).augment and not preset.budget_of(TASKS["ve"]).augment
+    assert not load_preset("full").budget_of(TASKS["vqa"]).augment
+    request, settings = Request(["gcn"], ["vqa", "ve"], seeds=1), chosen_settings()
+    cells = plan_table(preset, request, settings, tmp_path).cells
+    assert [cell.recipe.augment for cell in cells] == [True, False]
 
 
 def test_quick_is_the_first_preset():

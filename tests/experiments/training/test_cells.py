@@ -91,6 +91,35 @@ def test_a_cell_that_was_interrupted_while_scoring_trains_no_more(cell, tmp_path
         assert result[key] == whole[key]
 
 
+def test_a_cell_from_before_pictures_could_be_changed_is_finished(cell, tmp_path):
+    run_cell(cell, Execution(tmp_path))
+    file = cell.folder(tmp_path) / "config.json"
+    assert "augment" not in file.read_text() and is_finished(cell, Execution(tmp_path))
+    changing = replace(cell, recipe=replace(cell.recipe, augment=True))
+    result = run_cell(changing, Execution(tmp_path / "changing"))
+    saved = json.loads((changing.folder(tmp_path / "changing") / "config.json").read_text())
+    assert saved["settings"]["recipe"]["augment"] is True
+    assert result["loss"] != read_scores(cell, tmp_path)["loss"]
+
+
+@pytest.mark.parametrize("cache_gb", [1, 0])
+def test_examples_whose_pictures_cannot_be_read_are_left_out_and_counted(cache_gb, cell, tmp_path):
+    run = Execution(tmp_path, cache_gb=cache_gb)
+    picture = tmp_path / "pictures" / "1.png"
+    picture.write_bytes(picture.read_bytes()[:300])
+    with pytest.raises(UserError, match="1.png cannot be read .*: replace the file"):
+        run_cell(cell, run)
+    lenient = replace(cell, skip_bad=2)
+    assert lenient.description() == cell.description(), "what was left out counts, not how much may be"
+    result = run_cell(lenient, run)
+    assert result["examples"] == 6 and result["left_out"] == {"train": 2, "test": 2}
+    predictions = json.loads((cell.folder(tmp_path) / "predictions.json").read_text())
+    assert list(predictions) == ["e0", "e1", "e4", "e5", "e6", "e7"]
+    with np.load(cell.folder(tmp_path) / "statistics.npz") as statistics:
+        assert statistics["small.accuracy"].shape == (3, 2)
+    assert is_finished(lenient, run)
+
+
 def test_methods_without_training(cell, tmp_path):
     for name in ("frozen", "majority"):
         untrained = replace(cell, label=name, method=name, settings={}, recipe=None, eval_examples=6)
@@ -113,6 +142,7 @@ def test_cells_of_an_empty_folder_are_not_finished(tmp_path):
     [
         ({"settings": {**ADAPTER, "join": "gated"}}, "settings"),
         ({"recipe": Recipe(1e-3, 4, batch_size=4)}, "recipe"),
+        ({"recipe": Recipe(1e-2, 4, batch_size=4, augment=True)}, "recipe"),
         ({"eval_examples": 3}, "eval_examples"),
         ({"split": "validation"}, "split"),
     ],

@@ -48,3 +48,19 @@ def test_a_batch_is_divided_evenly(processes, accumulation, examples, size):
 def test_a_batch_that_cannot_be_divided_is_refused():
     with pytest.raises(UserError, match="8 examples can't be divided among 3 processes and 1 passes"):
         Recipe(1.0, 1, batch_size=8).per_process(3, 99)
+
+
+def test_what_is_off_is_not_said():
+    """Runs from before pictures could be changed are the same runs still: these are their settings."""
+    assert Recipe(1e-3, 250).description() == {
+        "learning_rate": 1e-3,
+        "steps": 250,
+        "batch_size": 64,
+        "accumulation": 1,
+        "warmup": 0.06,
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+        "clip": 1.0,
+    }
+    changed = Recipe(1e-3, 250, augment=True).description()
+    assert changed.pop("augment") is True and changed == Recipe(1e-3, 250).description()
