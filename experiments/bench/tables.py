@@ -22,6 +22,7 @@ SECONDS = {FIRST: 60.0, WARM: 3.0}
 MEGABYTES = {EVERY: 300.0}  # mapped from files: all processes share them
 SPLITS = ("train", "val", "test")
 TINY = 1e-4
+_CACHE = "ATTNGRAPH_CACHE"
 _PLACE = "ATTNGRAPH_BENCH_VQA2"  # tells the processes that measure memory where the files are
 
 
@@ -33,7 +34,6 @@ def runs(options: dict) -> dict[str, Run]:
     """
     share = TINY if options.get("tiny") else options["share"]
     place = _place() / f"{share}-{options['seed']}"
-    os.environ["ATTNGRAPH_CACHE"] = str(place / "cache")
     root = place / "vqa2"
     if not root.exists():
         write_vqa2(root, share, options["seed"])
@@ -56,13 +56,20 @@ def parse(root: Path) -> None:
 
 def first_start(root: Path) -> list[Examples]:
     """Make the tables."""
-    shutil.rmtree(os.environ["ATTNGRAPH_CACHE"], ignore_errors=True)
+    shutil.rmtree(root.parent / "cache", ignore_errors=True)
     return start(root)
 
 
 def start(root: Path) -> list[Examples]:
     """Open the tables; make those that are not there."""
-    return [table(VQA2, root, split) for split in SPLITS]
+    before = os.environ.get(_CACHE)
+    os.environ[_CACHE] = str(root.parent / "cache")
+    try:
+        return [table(VQA2, root, split) for split in SPLITS]
+    finally:
+        os.environ.pop(_CACHE)
+        if before is not None:
+            os.environ[_CACHE] = before
 
 
 def _place() -> Path:

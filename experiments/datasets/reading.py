@@ -22,13 +22,13 @@ def read_json(file: Path) -> object:
     return _parsed(read_text(file), file, "")
 
 
-def read_json_lines(file: Path) -> Iterator[tuple[str, object]]:
-    """Each line of a JSON Lines file: ``("line 3", the parsed line)``. Blank lines are left out.
+def read_lines(file: Path) -> Iterator[tuple[str, str]]:
+    """Each line of a file: ``("line 3", its text)``. Blank lines are left out.
 
     Only a line feed ends a line; other separators, such as U+2028, may stand inside a text.
 
     Raises:
-        UserError: the file is missing, or a line is not JSON.
+        UserError: the file is missing or no text.
     """
     text, start, number = read_text(file), 0, 0
     while start <= len(text):  # no list of all lines: they would take as much memory again
@@ -36,8 +36,16 @@ def read_json_lines(file: Path) -> Iterator[tuple[str, object]]:
         line = text[start : end if end >= 0 else len(text)]
         start, number = start + len(line) + 1, number + 1
         if line.strip():
-            where = f"line {number}"
-            yield where, _parsed(line, file, f"{where} is ")
+            yield f"line {number}", line
+
+
+def json_line(line: str, file: Path, where: str) -> object:
+    """A line of a JSON Lines file, parsed.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    return _parsed(line, file, f"{where} is ")
 
 
 def read_text(file: Path, remedy: str = _OFFICIAL) -> str:

@@ -12,7 +12,7 @@ from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.hub import Columns, Hub
 from experiments.datasets.question_files import ListReader, Pictures
-from experiments.datasets.reading import Images, Unique, field, read_json_lines, shown, text_field
+from experiments.datasets.reading import Images, Unique, field, json_line, read_lines, shown, text_field
 
 LABELS = ("entailment", "contradiction", "neutral")
 IDS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")  # as the releases spell it
@@ -43,8 +43,9 @@ def load(jsonl: Path, image_folder: Path) -> list[Example]:
 def _pairs(jsonl: Path, image_folder: Path, faults: Faults) -> Iterator[tuple[str, Path, str, str, str]]:
     """Id, image, hypothesis, label and kind of each pair with a gold label."""
     images, ids = Images(image_folder), Unique(jsonl, "pairID")
-    for where, pair in read_json_lines(jsonl):
+    for where, line in read_lines(jsonl):
         with faults.leave_out():
+            pair = json_line(line, jsonl, where)
             label = _label(
                 field(pair, "gold_label", str, jsonl, where), "gold_label", (*LABELS, "-"), jsonl, where
             )

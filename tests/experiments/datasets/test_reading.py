@@ -10,8 +10,9 @@ from experiments.datasets.reading import (
     Images,
     Unique,
     field,
+    json_line,
     read_json,
-    read_json_lines,
+    read_lines,
     read_text,
     shown,
     text_field,
@@ -26,21 +27,23 @@ def one_line(error: pytest.ExceptionInfo) -> str:
     return message
 
 
+def parsed(file):
+    return [(where, json_line(line, file, where)) for where, line in read_lines(file)]
+
+
 def test_a_byte_order_mark_is_no_fault(tmp_path):
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": "\xc3\xa9"}')
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\r\n')
     assert read_json(tmp_path / "a.json") == {"a": "é"}
-    assert list(read_json_lines(tmp_path / "a.jsonl")) == [("line 1", {"a": 1}), ("line 2", {"a": 2})]
+    assert parsed(tmp_path / "a.jsonl") == [("line 1", {"a": 1}), ("line 2", {"a": 2})]
 
 
 def test_only_a_line_feed_ends_a_line(tmp_path):
     texts = ["a\u2028b", "c\u0085d", "e\x0cf", "g\u2029h"]
     lines = [json.dumps({"a": text}, ensure_ascii=False) for text in texts]
     (tmp_path / "a.jsonl").write_bytes("\n\n".join(lines).replace("\x0c", "\\f").encode())
-    assert [record["a"] for _, record in read_json_lines(tmp_path / "a.jsonl")] == texts
-    assert [where for where, _ in read_json_lines(tmp_path / "a.jsonl")] == [
-        f"line {n}" for n in (1, 3, 5, 7)
-    ]
+    assert [record["a"] for _, record in parsed(tmp_path / "a.jsonl")] == texts
+    assert [where for where, _ in parsed(tmp_path / "a.jsonl")] == [f"line {n}" for n in (1, 3, 5, 7)]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,7 @@ def test_what_is_no_json_is_one_line(tmp_path, content, message):
     if content:
         file.write_text('{"a": 1}\n' + content)
         with pytest.raises(UserError, match=f"a.json: line 2 is {message}") as error:
-            list(read_json_lines(file))
+            parsed(file)
         one_line(error)
 
 

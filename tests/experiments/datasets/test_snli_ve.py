@@ -6,6 +6,8 @@ import pytest
 
 from attngraph.errors import UserError
 from experiments.datasets import snli_ve
+from experiments.datasets.dataset import split_examples
+from experiments.datasets.faults import Faults
 from tests.experiments.datasets.tiny_images import save_image
 
 
@@ -76,3 +78,75 @@ def test_separators_inside_a_hypothesis_end_no_line(tmp_path):
     lines = [json.dumps({**pair, "pairID": f"1.jpg#0r{k}"}, ensure_ascii=False) for k in range(2)]
     file.write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8")
     assert [e.prompt for e in snli_ve.load(file, tmp_path / "images")] == ["a\u2028b\u0085c"] * 2
+
+
+def pair(number, **more):
+    about = {"gold_label": "neutral", "sentence2": f"Hypothesis {number}.", "pairID": f"11.jpg#{number}r1n"}
+    return about | more
+
+
+@pytest.fixture
+def root(tmp_path):
+    save_image(tmp_path / "flickr30k_images" / "11.jpg")
+    return tmp_path
+
+
+def read(root, split="val", form=None, faults=None):
+    return split_examples(snli_ve.SNLI_VE, root, split, Faults() if faults is None else faults, form)
+
+
+def write_lines(root, *lines, name="snli_ve_dev.jsonl"):
+    (root / name).write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+
+
+@pytest.mark.parametrize("more", [{}, {"Flickr30K_ID": "11"}, {"Flikr30kID": "11.jpg"}, {"Flickr30kID": 11}])
+def test_spellings_of_the_image(root, more):
+    """Three names of the field, with and without suffix; else the pair's id tells the image."""
+    write_lines(root, pair(0, **more))
+    (example,) = read(root)
+    assert example.image == root / "flickr30k_images" / "11.jpg" and example.groups == {"label": "neutral"}
+    (root / "flickr30k_images").rename(root / "flickr30k-images")
+    assert read(root)[0].image == root / "flickr30k-images" / "11.jpg"
+
+
+def test_pairs_without_gold_label_are_no_fault(root):
+    write_lines(root, pair(0, gold_label="-"), pair(1))
+    faults = Faults(0)
+    assert [example.id for example in read(root, faults=faults)] == ["11.jpg#1r1n"] and not faults
+
+
+def test_faults_are_left_out_and_counted(root):
+    write_lines(root, pair(0), "{", pair(1, sentence2=""), pair(0), pair(2, Flickr30K_ID="12"), pair(3))
+    faults = Faults(4)
+    assert len(read(root, faults=faults)) == 2
+    assert "line 2 is not valid JSON" in faults.messages[0] and "of line 3 is empty" in faults.messages[1]
+    assert len(faults) == 4
+
+
+LISTS = {
+    "albef": ("ve_dev.json", lambda k, label: {"image": "11", "sentence": f"h {k}", "label": label}),
+    "p-adapter": (
+        "snli_ve_dev.json",
+        lambda k, label: {"img": "11.jpg", "hypothesis": "h", "label_s": label},
+    ),
+}
+WORDS = {"albef": list(snli_ve.LABELS), "p-adapter": ["Correct", "Incorrect", "Ambiguous"]}
+
+
+@pytest.mark.parametrize("form", LISTS)
+def test_lists(root, form):
+    name, made = LISTS[form]
+    (root / name).write_text(json.dumps([made(k, label) for k, label in enumerate(WORDS[form])]))
+    examples = read(root, form=form)
+    assert [example.references for example in examples] == [(label,) for label in snli_ve.LABELS]
+    assert [example.id for example in examples] == ["0", "1", "2"]
+    for label in (0, "yes", None):
+        (root / name).write_text(json.dumps([made(0, label)]))
+        with pytest.raises(UserError, match=f"{name}: field 'label(_s)?' of record 0 is "):
+            read(root, form=form)
+
+
+def test_another_set_is_refused_by_name(root):
+    (root / "esnlive_dev.csv").write_text("")
+    with pytest.raises(UserError, match="esnlive_dev.csv is of e-SNLI-VE, whose pairs and labels are others"):
+        read(root)
