@@ -11,7 +11,8 @@ A method's settings on a task are chosen by a :class:`~experiments.training.race
    best mean wins. A GNN with fewer settings to screen spends more on seeds;
 4. *the winner's edge*: while the winner's rate lies at an edge, the next one runs with the winner's seeds.
 
-Seeds are dealt over the pre-trained checkpoints, so finalists are judged on several. The methods that follow
+Seeds are dealt over the pre-trained checkpoints, so finalists are judged on several. Rows of attribution with
+fewer seeds in the table than the others are judged on one. The methods that follow
 another one are searched after it, with what was chosen for it. In the end the winner of every GNN runs with
 twice the steps on three seeds, which tells whether the steps are enough. Test data are never touched.
 """
@@ -48,6 +49,7 @@ VALIDATION_EXAMPLES = 1000
 KIND = "kind "  # begins the columns of trials.csv that hold scores per question type
 JOINT = (24, 3, 24)  # trials, finalists and most seeds of a GNN: all trials are spent
 OTHERS = (10, 2, 3)  # of a method that is searched for learning rates alone
+SECOND = (6, 1, 1)  # of such a row of attribution that has fewer seeds in the table: one seed each
 SAVE_EVERY = 8  # trials
 FROZEN, MAJORITY = "frozen", "majority"
 
@@ -163,7 +165,7 @@ class Search:
 
     def _race(self, entries: Sequence[tuple[Method, str]], chosen: Settings) -> Settings:
         """Races side by side; returns the settings with their winners."""
-        races = {(method.name, task): _race_of(method, task, chosen) for method, task in entries}
+        races = {(method.name, task): self._race_of(method, task, chosen) for method, task in entries}
         self.races.update(races)
         while todo := [trial for race in races.values() for trial in race.next(self.scores)]:
             self.score(todo)
@@ -171,6 +173,23 @@ class Search:
         for (method, task), race in races.items():
             methods[method] = {**methods.get(method, {}), task: race.best(self.scores)[0]}
         return chosen.model_copy(update={"methods": methods})
+
+    def _race_of(self, method: Method, task: str, chosen: Settings) -> Race:
+        """The race of a method on a task."""
+        if is_joint(method):
+            screened = [
+                Choice(learning_rate=rate, join=join, arguments=dict(arguments))
+                for join in method.joins
+                for arguments in method.tried
+                for rate in method.rates
+            ]
+            return Race(method.name, task, screened, *JOINT)
+        start = method.choice(chosen, task)
+        like = {} if start is None else start.model_dump(exclude={"learning_rate"})
+        seeds = self.setup.preset.seeds
+        is_second = method.follows is not None and seeds.get(method.name, 0) < max(seeds.values())
+        screened = [Choice(learning_rate=rate, **like) for rate in method.rates]
+        return Race(method.name, task, screened, *(SECOND if is_second else OTHERS))
 
     def score(self, trials: Sequence[Trial]) -> None:
         """Run the trials that have not run yet and note their scores."""
@@ -241,21 +260,6 @@ def _recipe(trial: Trial, budget: Budget) -> Recipe | None:
 def is_joint(method: Method) -> TypeGuard[GraphAdapter]:
     """Whether joins and arguments of a method are searched too."""
     return isinstance(method, GraphAdapter) and bool(method.tried)
-
-
-def _race_of(method: Method, task: str, chosen: Settings) -> Race:
-    """The race of a method on a task."""
-    if is_joint(method):
-        screened = [
-            Choice(learning_rate=rate, join=join, arguments=dict(arguments))
-            for join in method.joins
-            for arguments in method.tried
-            for rate in method.rates
-        ]
-        return Race(method.name, task, screened, *JOINT)
-    start = method.choice(chosen, task)
-    like = {} if start is None else start.model_dump(exclude={"learning_rate"})
-    return Race(method.name, task, [Choice(learning_rate=rate, **like) for rate in method.rates], *OTHERS)
 
 
 def _line(trial: Trial, result: Mapping[str, Any] | None) -> dict[str, Any]:
