@@ -17,6 +17,7 @@ from experiments.datasets.reading import Images, Unique, field, json_line, read_
 LABELS = ("entailment", "contradiction", "neutral")
 IDS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")  # as the releases spell it
 _FOLDERS = ("flickr30k_images", "flickr30k-images")  # as archives of Flickr30k spell it
+_NO_GOLD = re.compile(r'"gold_label"\s*:\s*"-"')
 _FILES = {"train": "train", "val": "dev", "test": "test"}
 
 
@@ -121,6 +122,11 @@ class Official(Reader):
 
     def image_folders(self, root: Path, split: str) -> list[Path]:
         return [_image_folder(root)]
+
+    def notes(self, root: Path, split: str) -> list[str]:
+        file = self.files(root, split)[0]
+        without = sum(1 for _, line in read_lines(file) if _NO_GOLD.search(line))
+        return [f"{file.name}: {without:,} pairs have no gold label and are left out"] if without else []
 
     def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
         pairs = _pairs(self.files(root, split)[0], _image_folder(root), faults)

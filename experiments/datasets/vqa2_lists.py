@@ -126,6 +126,14 @@ class BLIP(_Flat):
     }
     published = {"test": Counts(81_434, 447_793)}
 
+    def notes(self, root: Path, split: str) -> list[str]:
+        if split == "test":
+            return []
+        lines = ["ALBEF's vqa_train.json and vqa_val.json lack seven of the 658,111 official questions"]
+        if (root / "vg_qa.json").exists():
+            lines.append("vg_qa.json is not read: its questions have one answer, and images of Visual Genome")
+        return lines
+
 
 class PAdapter(_Flat):
     """``vqa_karpathy_{train,val,test}.json`` of p-Adapter (https://github.com/wuhy68/p-Adapter): BLIP's

@@ -113,6 +113,9 @@ def test_pairs_without_gold_label_are_no_fault(root):
     write_lines(root, pair(0, gold_label="-"), pair(1))
     faults = Faults(0)
     assert [example.id for example in read(root, faults=faults)] == ["11.jpg#1r1n"] and not faults
+    assert snli_ve.SNLI_VE.reader(root, "val").notes(root, "val") == [
+        "snli_ve_dev.jsonl: 1 pairs have no gold label and are left out"
+    ]
 
 
 def test_faults_are_left_out_and_counted(root):

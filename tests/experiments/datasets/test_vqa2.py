@@ -160,6 +160,9 @@ def test_blip(root):
     write(root / "vqa_val.json", [blip(2000, answer=TEN)])
     write(root / "vqa_test.json", [blip(5000, "test2015")])
     assert ids(read(root, "trainval", "blip")) == [1000, 2000]
+    write(root / "vg_qa.json", [])
+    seven, visual_genome = VQA2.reader(root, "train", "blip").notes(root, "train")
+    assert "lack seven of the 658,111" in seven and visual_genome.startswith("vg_qa.json is not read")
     (example,) = read(root, "val", "blip")
     assert example.references == tuple(TEN) and example.kind == "question" and not example.groups
     (example,) = read(root, "test", "blip")
