@@ -288,27 +288,6 @@ def _too_many(faults: Mapping[Path, UserError], may_lack: float) -> UserError:
     return UserError(f"more than {may_lack} pictures cannot be read (--skip-bad); the last one: {last}")
 
 
-def _state_bytes(family: ModelFamily, shards: Mapping[str, Shard]) -> int:
-    """The size of a state in float32."""
-    if shards:
-        key, shard = next(iter(shards.items()))
-        return 4 * shard.tensors.get_tensor(key).numel()
-    return 4 * family.encode_images([Image.new("RGB", (64, 64))])[0].numel()
-
-
-def _checksum(key: str, state: Tensor) -> int:
-    return zlib.crc32(state.numpy().data, zlib.crc32(f"{key} {tuple(state.shape)} {state.dtype}".encode()))
-
-
-def _too_many(faults: Mapping[Path, UserError], may_lack: float) -> UserError:
-    first = next(iter(faults.values()))
-    if not may_lack:
-        return first
-    return UserError(
-        f"more than {may_lack} pictures cannot be read (--skip-bad {may_lack}); the first one: {first}"
-    )
-
-
 def _stat(path: Path) -> os.stat_result | None:
     try:
         return path.stat()
