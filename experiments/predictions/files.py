@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.datasets.reading import Unique, read_json, shown
+from experiments.datasets.reading import Unique, read_json, read_text, shown
 from experiments.files import write_json
 from experiments.predictions.format import Format, is_text, kind
 
@@ -107,7 +108,12 @@ def read_predictions(
 def _entries(file: Path, form: Format, content: object) -> Iterator[tuple[str, str, Any, str]]:
     """Where each record stands, its example's id, its value, and what messages call the value."""
     if isinstance(content, dict):
-        for id, text in content.items():
+        # as pairs, since of an id that stands there twice the object has lost one
+        seen = set()
+        for id, text in json.loads(read_text(file), object_pairs_hook=list):
+            if id in seen:
+                raise UserError(f"{file}: has the entry {shown(id)} twice; remove one of them")
+            seen.add(id)
             if isinstance(text, str):
                 text = form.value(text)
             yield f"the entry {shown(id)}", id, text, f"the entry {shown(id)}"

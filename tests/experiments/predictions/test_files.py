@@ -4,6 +4,8 @@ import json
 import random
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from attngraph.errors import UserError
 from experiments.predictions.captions import CAPTIONS, TEXTCAPS
@@ -86,6 +88,45 @@ def test_more_fields_and_another_order_do_not_matter(tmp_path):
     assert list(read_predictions(tmp_path / "x.json", PLAIN, ["a", "b"]).items()) == [("a", "1"), ("b", "2")]
 
 
+def test_textcaps_files_of_mmf(tmp_path):
+    """Its records have two more fields, which its own evaluator and this one leave aside."""
+    record = {"caption_id": 7, "image_id": "00054dab88635bdb", "caption": "a <sign>", "pred_source": ["OCR"]}
+    (tmp_path / "mmf.json").write_text(json.dumps([record]))
+    assert read_predictions(tmp_path / "mmf.json", TEXTCAPS, [record["image_id"]]) == {
+        record["image_id"]: "a <sign>"
+    }
+    (tmp_path / "mmf.json").write_text(json.dumps([record | {"image_id": 54}]))
+    with pytest.raises(UserError, match="field 'image_id' of .0. is a whole number; give a record such as"):
+        read_predictions(tmp_path / "mmf.json", TEXTCAPS, ["54"])
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    form=st.sampled_from([VQA_RESULTS, VIZWIZ, ANSWERABILITY, SNLI_VE, CAPTIONS, TEXTCAPS, PLAIN]),
+    place=st.floats(0, 1, exclude_max=True),
+    length=st.integers(0, 3),
+    put=st.sampled_from([b"", b",", b"]", b"{", b'"', b"NaN", b"1", b"-", b"\xff", b"\r\n", b"\xef\xbb\xbf",
+                         b"\\ud800", b"\x00", b"null", b"1e999", b"true", b"\xe2\x80\xa8"]),
+)  # fmt: skip
+def test_a_file_with_a_broken_place_is_read_or_refused_in_one_line(form, place, length, put, tmp_path):
+    sample = json.loads(form.sample)
+    records = [sample | {form.id_field: form.id_type(number)} for number in (1, 22, 333)]
+    content = json.dumps(records).encode()
+    at = int(place * (len(content) + 1))
+    file = tmp_path / "mine.json"
+    file.write_bytes(content[:at] + put + content[at + length :])
+    try:
+        found = read_predictions(file, form, ["1", "22", "333"])
+    except UserError as error:
+        assert str(error).startswith(f"{file}: ") and len(str(error).splitlines()) == 1
+        assert "\n" not in str(error) and ";" in str(error)
+    else:
+        assert list(found) == ["1", "22", "333"]
+        assert all(form.fault(value, False) is None for value in found.values())
+        again = write_predictions(tmp_path / "again.json", form, found, list(found))
+        assert read_predictions(again, form, list(found)) == found
+
+
 FAULTS = [
     (PLAIN, '[{"id": "a", "answer": "1"}]', "no prediction for 1 of 2 examples, first 'b'; give one"),
     (PLAIN, "[]", "no prediction for 2 of 2 examples, first 'a'"),
@@ -100,6 +141,7 @@ FAULTS = [
     (PLAIN, '{"a": 1}', "the entry 'a' is a whole number, not text"),
     (PLAIN, '[{"id": "a", "answer": " "}]', r"field 'answer' of \[0\] is empty; write an answer, or allow"),
     (PLAIN, '{"a": ""}', "the entry 'a' is empty"),
+    (PLAIN, '{"a": "1", "b": "2", "a": "3"}', "has the entry 'a' twice; remove one"),
     (PLAIN, r'[{"id": "a", "answer": "\ud800"}]', r"field 'answer' of \[0\] holds half a character"),
     (PLAIN, r'[{"id": "\ud800", "answer": "1"}]', r"field 'id' of \[0\] holds half a character"),
     (PLAIN, '[{"id": 1, "answer": "1"}]', r"field 'id' of \[0\] is a whole number; give a record such as"),
