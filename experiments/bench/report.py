@@ -21,7 +21,11 @@ def rows(result: dict) -> list[list[str]]:
         if target is not None:
             over = run["ratio"] - target
             met = f"≤ {target:g} " + ("met" if over <= 0 else f"missed by {over:.2f}")
+        if "seconds_limit" in run:
+            met = _limit(run["seconds"], run["seconds_limit"], "s")
         memory = f"{run['extra_mb']:.0f}" if "extra_mb" in run else ""
+        if memory and "mb_limit" in run:
+            memory += f" ({_limit(run['extra_mb'], run['mb_limit'], 'MB')})"
         limit = result.get("memory_target")
         if memory and limit and name != result["baseline"]:
             share = run["extra_mb"] / max(1e-9, result["runs"][result["baseline"]]["extra_mb"])
@@ -37,6 +41,10 @@ def rows(result: dict) -> list[list[str]]:
             ]
         )
     return lines
+
+
+def _limit(value: float, limit: float, unit: str) -> str:
+    return f"≤ {limit:g} {unit} {'met' if value <= limit else 'missed'}"
 
 
 def text(result: dict) -> str:

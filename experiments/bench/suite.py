@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 
-from experiments.bench import answers, layers, long, sparse, steps, training
+from experiments.bench import answers, features, layers, long, pictures, sparse, steps, tables, training
 from experiments.bench.measure import compare, extra_memory
 
 
@@ -25,6 +25,7 @@ class Benchmark:
         memory_target: extra memory should not exceed this times the baseline's.
         only: leave the other runs out.
         errors: relative errors of the runs.
+        seconds, megabytes: what a run should not exceed, time and extra memory.
     """
 
     title: str
@@ -37,6 +38,8 @@ class Benchmark:
     memory_target: float | None = None
     only: tuple[str, ...] = ()
     errors: Callable[[dict], dict[str, float]] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    megabytes: dict[str, float] = field(default_factory=dict)
 
 
 BASE = dict(h=12, n=40, m=577, d=64)
@@ -119,6 +122,32 @@ BENCHMARKS = {
         answers.TARGETS,
         (answers.BASELINE, answers.CACHED),
     ),
+    "features": Benchmark(
+        "an epoch of vanilla adapters at BLIP-base's sizes, 16 images of 224 px",
+        features,
+        dict(images=16, batch=4, side=224, layers=12),
+        dict(images=2, batch=1, side=32, layers=1, tiny=True),
+        features.BASELINE,
+        features.TARGETS,
+    ),
+    "pictures": Benchmark(
+        "1,000 pictures of 64 px from files to a model's inputs",
+        pictures,
+        dict(count=1000),
+        dict(count=50),
+        pictures.BASELINE,
+        pictures.TARGETS,
+    ),
+    "tables": Benchmark(
+        "tables of a made VQA v2 of the official size, 658,111 questions, in the Karpathy split",
+        tables,
+        dict(share=1),
+        dict(share=1e-3),
+        tables.BASELINE,
+        memory=(tables.BASELINE, tables.FIRST, tables.EVERY),
+        seconds=tables.SECONDS,
+        megabytes=tables.MEGABYTES,
+    ),
 }
 
 
@@ -139,6 +168,9 @@ def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool, seed: int) ->
             run["extra_mb"] = extra_memory(benchmark.module.__name__, name, options)
         if name in errors:
             run["error"] = errors[name]
+        for limits, limit in ((benchmark.seconds, "seconds_limit"), (benchmark.megabytes, "mb_limit")):
+            if name in limits:
+                run[limit] = limits[name]
     return {
         "title": benchmark.title + (" (quick: other, tiny sizes)" if quick else ""),
         "baseline": benchmark.baseline,

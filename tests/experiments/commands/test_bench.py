@@ -7,7 +7,7 @@ import torch
 
 from adapters import PGNN
 from attngraph import AttentionScores
-from experiments.bench import measure, peers, steps, suite
+from experiments.bench import measure, peers, steps, suite, tables
 from experiments.cli import main
 from experiments.commands import bench
 
@@ -114,6 +114,15 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert (
         "p-adapters" in shown and "p-adapters" in written and (tmp_path / "bench.png").stat().st_size > 10_000
     )
+
+
+def test_limits_in_seconds_and_megabytes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("experiments.bench.suite.extra_memory", lambda module, name, options: 301.0)
+    words = ["bench", "--quick", "--repeats", "1", "--out", str(tmp_path), "--only", "tables"]
+    assert main(words) == 0
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "≤ 60 s met" in lines[tables.FIRST] and "≤ 3 s met" in lines[tables.WARM]
+    assert "301 (≤ 300 MB missed)" in lines[tables.EVERY]
 
 
 @pytest.fixture
