@@ -6,6 +6,8 @@ import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 from PIL import Image
@@ -38,14 +40,26 @@ def damages(files: Sequence[Path], jobs: int) -> Iterator[str | None]:
     if jobs == 1 or len(files) <= FEW:
         yield from map(damage, files)
         return
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    context.set_forkserver_preload([__name__])
-    pool = ProcessPoolExecutor(jobs, context, initializer=_leave_interrupts_to_the_first)
+    pool = ProcessPoolExecutor(jobs, _context(), initializer=_leave_interrupts_to_the_first)
     try:
         yield from pool.map(damage, files, chunksize=AT_A_TIME)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _context() -> BaseContext:
+    """How workers start. Ctrl-C is for the main process to handle, also while workers still import."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    resource_tracker.ensure_running()  # else the server starts it, and it unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers inherit it from the server
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
 
 
 def _leave_interrupts_to_the_first() -> None:
