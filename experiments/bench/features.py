@@ -64,7 +64,7 @@ def blip(side: int, layers: int, width: int, seed: int) -> BlipCaptioner:
         projection_dim=width,
     )
     config = BlipConfig(
-        text_config=shared | ends | dict(encoder_hidden_size=width),
+        text_config=shared | ends | dict(encoder_hidden_size=width, vocab_size=30_524),
         vision_config=shared | dict(image_size=side, patch_size=16, initializer_range=0.02),
         projection_dim=width,
         image_text_hidden_size=width,

@@ -123,9 +123,9 @@ BENCHMARKS = {
         (answers.BASELINE, answers.CACHED),
     ),
     "features": Benchmark(
-        "an epoch of vanilla adapters at BLIP-base's sizes, 16 images of 224 px",
+        "an epoch of vanilla adapters at BLIP-base's sizes, 32 images of 224 px",
         features,
-        dict(images=16, batch=4, side=224, layers=12),
+        dict(images=32, batch=8, side=224, layers=12),
         dict(images=2, batch=1, side=32, layers=1, tiny=True),
         features.BASELINE,
         features.TARGETS,

@@ -29,7 +29,7 @@ class Execution:
         out: folder of the table.
         device: ``cpu``, ``cuda`` (cells are spread over all GPUs), ``cuda:1``, ``mps``.
         jobs: cells at the same time; None as :func:`jobs_for` says.
-        cache_gb: size of the largest file of cached image states, in 10^9 bytes.
+        cache_gb: size of the folder of cached image states, in 10^9 bytes.
         threads: CPU threads that compute a cell. The last digits of its scores depend on them; so they follow
             from nothing else, are saved with the cell, and tell runs apart.
     """
@@ -79,7 +79,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=LIMIT_GB,
         metavar="GB",
-        help="Cache image states in files of at most this many GB; 0 for none.",
+        help="Cache image states in a folder of at most this many GB; 0 for none.",
     )
 
 

@@ -4,11 +4,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration
+from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
 
 from attngraph.errors import UserError
+from experiments.models import load_family
 from experiments.models.generation import frozen_image_states, generate_text
-from experiments.models.mini_blip import CHECKPOINT, build_model, load_model, preprocess
+from experiments.models.mini_blip import (
+    CHECKPOINT,
+    IMAGE_MEAN,
+    IMAGE_STD,
+    build_model,
+    load_model,
+    preprocess,
+)
 from experiments.pretraining.tokenizer import build_tokenizer
 
 needs_checkpoint = pytest.mark.skipif(not (CHECKPOINT / "scores.json").exists(), reason="not pre-trained yet")
@@ -114,3 +122,18 @@ def test_checkpoint_in_the_hub_layout_gets_its_start_and_end_tokens(tmp_path):
         model.text_decoder.cls.predictions.bias[3] = 100  # ends at once
     states = frozen_image_states(model, preprocess([Image.new("RGB", (9, 9))], image_size=32))
     assert generate_text(model, tokenizer, states, ["a red circle"], max_new_tokens=9) == [""]
+
+
+@pytest.mark.parametrize("mean, std", [(IMAGE_MEAN, IMAGE_STD), ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))])
+def test_the_checkpoints_processor_says_how_pixels_are_normalised(mean, std, folder):
+    """Pixels as transformers' own processor makes them."""
+    processor = BlipImageProcessor(size={"height": 64, "width": 64}, image_mean=mean, image_std=std)
+    processor.save_pretrained(folder)
+    family = load_family(str(folder))
+    draw = np.random.default_rng(0)
+    picture = Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    theirs = processor(picture, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(family.pixels([picture]), theirs, atol=1e-5, rtol=0)
+    assert str(mean) in family.image_settings and family.image_side == 64
+    (folder / "preprocessor_config.json").unlink()
+    assert load_family(str(folder)).mean == IMAGE_MEAN, "BLIP's own without a processor"
