@@ -31,7 +31,7 @@ class Questions(Official):
 
     like, ranks = "vqa", True
     decoding = Decoding(max_new_tokens=10, num_beams=3)
-    budget = Budget(eval_seconds=6e-3)
+    budget = Budget(eval_seconds=12e-3)
 
     def text(self, example: Example) -> str:
         return plain_question(example.prompt)

@@ -8,7 +8,7 @@ from experiments.models.family import Answering
 from experiments.models.ranking import Ranking
 from experiments.tasks.entailment import Entailment
 from experiments.tasks.official import Official
-from experiments.tasks.task import Column, register
+from experiments.tasks.task import Budget, Column, register
 
 WORDS = tuple(ENTAILMENT_WORDS.values())
 
@@ -19,6 +19,7 @@ class SNLIVE(Official, Entailment):
 
     name, title, data_set, like = "snli_ve", "SNLI-VE", "snli_ve", "ve"
     ranks = True
+    budget = Budget(eval_seconds=4e-3)
     columns = (Column("snli_ve.accuracy", "SNLI-VE acc", averaged=True),)
 
     def answers(self, data: Path, faults: Faults) -> tuple[str, ...]:
