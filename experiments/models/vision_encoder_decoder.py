@@ -59,7 +59,7 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
         return Batch(samples, inputs, None, text, None if images is None else self.pictures(inputs, images))
 
     def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        answers = [[*self.answer_ids(s.answer or "", s.prompt), self.end] for s in samples]
+        answers = [self._fitting([*self.answer_ids(s.answer or "", s.prompt), self.end]) for s in samples]
         rows = [(self._prefix(sample.prompt), answer) for sample, answer in zip(samples, answers)]
         room = self.longest or max(len(prefix) + len(answer) for prefix, answer in rows)
         rows = [(prefix[: max(1, room - len(answer))], answer) for prefix, answer in rows]
@@ -105,6 +105,8 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
             states = self.model.enc_to_dec_proj(states)
         prompts = [sample.prompt for sample in samples]
         after = self.continuations(answers, prompts)
+        fitting = {id(ends): list(map(self._fitting, ends)) for ends in after}
+        after = [fitting[id(ends)] for ends in after]
         prefixes = [self._prefix(prompt) for prompt in prompts]
         if self.longest is not None:
             rooms = [self.longest - max(map(len, ends)) for ends in after]
@@ -130,6 +132,12 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
             self.start,
             *(self.tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []),
         ]
+
+    def _fitting(self, answer: list[int]) -> list[int]:
+        """An answer with its end token, cut to what the decoder has places for beside the start token."""
+        if self.longest is None or len(answer) < self.longest:
+            return answer
+        return [*answer[: self.longest - 2], answer[-1]]
 
     def _pixels(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         images = [open_image(sample.image) for sample in samples]

@@ -96,6 +96,43 @@ def test_with_every_kind_of_degrees(name, gnn, args, join):
     check(family, SAMPLES, ANSWERS, 50)
 
 
+def test_in_bfloat16_too(family):
+    """As training runs, under autocast: the cache may change no more than the last digits of bfloat16."""
+    adapt(family)
+    exact = family.rank(SAMPLES, Ranking(ANSWERS, 50))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ranked = family.rank(SAMPLES, Ranking(ANSWERS, 50))
+        alone = rank_one_by_one(family, SAMPLES, ANSWERS, 50)
+    assert ranked.scores.dtype == torch.float32 and not torch.equal(ranked.scores, exact.scores)
+    scores = [found.scores.gather(1, found.places.argsort(1)) for found in (ranked, alone, exact)]
+    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=0.02)
+    torch.testing.assert_close(scores[0], scores[2], rtol=0.02, atol=0.1)
+
+
+def test_answers_of_the_same_tokens_tie_and_the_earlier_comes_first():
+    """The vocabulary knows no capitals: both are scored, and both the same."""
+    family = load("blip")
+    ranked = family.rank(SAMPLES, Ranking(("a star", "Red  ball", "red ball", "RED BALL"), 50))
+    for places, scores in zip(ranked.places.tolist(), ranked.scores.tolist()):
+        same = [place for place in places if place > 0]
+        assert same == [1, 2, 3]
+        assert len({scores[places.index(place)] for place in same}) == 1
+
+
+@pytest.mark.parametrize("name", ["blip", "captioner"])
+def test_an_answer_longer_than_the_model_is_cut_at_its_end(name):
+    """To what fits beside the start token; the prompt then has no room."""
+    family = load(name)
+    longest = getattr(family, "longest", family.tokenizer.model_max_length)
+    long = " ".join(["red ball"] * longest)
+    cut = " ".join(long.split()[: longest - 2])
+    got, want = (family.rank(SAMPLES, Ranking(("a", answer), 2)) for answer in (long, cut))
+    assert torch.equal(got.places, want.places) and torch.equal(got.scores, want.scores)
+    assert got.scores.isfinite().all()
+    sample = replace(SAMPLES[0], answer=long)
+    assert (family.training_inputs([sample])["labels"] != IGNORED).sum() == longest - 1
+
+
 def test_the_order_and_the_company_of_samples_do_not_count(family):
     together = family.rank(SAMPLES, Ranking(ANSWERS, 4))
     turned = family.rank(SAMPLES[::-1], Ranking(ANSWERS, 4))
