@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import forkserver, resource_tracker
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -42,24 +44,41 @@ def damages(files: Sequence[Path], jobs: int) -> Iterator[str | None]:
         return
     pool = ProcessPoolExecutor(jobs, _context(), initializer=_leave_interrupts_to_the_first)
     try:
-        yield from pool.map(damage, files, chunksize=AT_A_TIME)
+        with _uninterrupted():  # until the pool knows all of its workers, and can wait for them
+            found = pool.map(damage, files, chunksize=AT_A_TIME)
+        yield from found
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def _context() -> BaseContext:
-    """How workers start. Ctrl-C is for the main process to handle, also while workers still import."""
+    """How workers start: from a process that has imported what they need, where the system can; else anew."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    resource_tracker.ensure_running()  # else the server starts it, and it unblocks the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # workers inherit it from the server
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended. Processes that start in it never hear of it: it is for the main
+    process to handle.
+    """
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    resource_tracker.ensure_running()  # else it is started in the block, and unblocks the signal
+    handler = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))  # of other threads
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what processes inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if heard and callable(handler):
+        handler(signal.SIGINT, None)
 
 
 def _leave_interrupts_to_the_first() -> None:
