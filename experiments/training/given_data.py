@@ -24,9 +24,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--answering",
         choices=WAYS,
         metavar="WAY",
-        help="Answer questions and entailment in this way: generate (write a text), or rank (take the best "
-        "of a list of answers); captions are always generated. Default: entailment on official files ranks "
-        "its three words, everything else is generated.",
+        help="Make answers to questions and entailment in this way: generate (write a text), or rank (take "
+        "the best of a list of answers); captions are always generated. Default: entailment on official files "
+        "ranks its three words, everything else is generated.",
     )
 
 
@@ -37,8 +37,8 @@ def add_skip_bad_argument(parser: argparse.ArgumentParser) -> None:
         type=Between(0, LARGEST),
         default=0,
         metavar="N",
-        help="Leave out up to this many damaged records of each split, and say how many there were, instead "
-        "of stopping at the first.",
+        help="Do without damaged records, up to this many of each split, and say how many there were, "
+        "instead of stopping at the first.",
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
 from experiments.models import Ranking
+from experiments.models.mini_blip import weights_digest
 from experiments.tasks import TASKS
 from experiments.training import cells
 from experiments.training.cells import Cell, is_finished, per_image, read_scores, run_cell
@@ -316,3 +317,46 @@ def test_a_task_may_answer_by_ranking(cell, tmp_path, monkeypatch):
     run_cell(cell, Execution(tmp_path / "out"))
     predictions = json.loads((cell.folder(tmp_path / "out") / "predictions.json").read_text())
     assert len(predictions) == 8 and set(predictions.values()) <= {"black", "yes"}
+
+
+def test_a_run_says_how_it_answered_and_by_whose_rules(cell, tmp_path, monkeypatch):
+    result = run_cell(cell, Execution(tmp_path / "written"))
+    assert result["answering"] == {"way": "generate", "beams": 1, "tokens": 4}
+    assert result["evaluator"] == "the task's own metric" and result["source"] == ""
+    assert result["left_out"] == {"train": 0, "test": 0}
+    assert "answering" not in cell.description(), "a run of earlier versions is the same run"
+    monkeypatch.setattr(Scored, "answers", lambda self, data, faults: ("yes", "no"))
+    ranked = replace(cell, answering="rank")
+    about = run_cell(ranked, Execution(tmp_path / "ranked"))["answering"]
+    assert (about["way"], about["k"], about["answers"]) == ("rank", 2, 2) and len(about["digest"]) == 64
+    assert ranked.description()["answering"] == {**about, "k": None}
+    assert replace(cell, answering="generate").description()["answering"] == result["answering"]
+
+
+def test_descriptions_of_drawn_data_stay_as_they_were(tmp_path):
+    """A study of earlier versions goes on: these are all fields, in this order."""
+    (tmp_path / "manifest.json").write_text('{"version": 1, "seed": 0}')
+    drawn = Cell("gcn", "gcn", {"gnn": "gcn"}, "vqa", 1, Recipe(0.01, 500, 32), tmp_path, skip_bad=2)
+    recipe = {
+        "learning_rate": 0.01,
+        "steps": 500,
+        "batch_size": 32,
+        "accumulation": 1,
+        "warmup": 0.06,
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+        "clip": 1.0,
+    }
+    assert list(drawn.description().items()) == [
+        ("label", "gcn"),
+        ("method", "gcn"),
+        ("settings", {"gnn": "gcn"}),
+        ("task", "vqa"),
+        ("seed", 1),
+        ("recipe", recipe),
+        ("data", {"version": 1, "seed": 0}),
+        ("split", "test"),
+        ("train_examples", None),
+        ("eval_examples", None),
+        ("weights", weights_digest()),
+    ]

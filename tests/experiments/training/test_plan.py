@@ -8,6 +8,7 @@ from attngraph.errors import UserError
 from experiments.configs.presets import BudgetChange, DrawnSizes, Preset, load_preset
 from experiments.configs.settings import chosen_settings
 from experiments.methods import METHODS
+from experiments.scenes.layouts.make import make_scenes
 from experiments.tasks import TASKS
 from experiments.training.plan import (
     CHECKPOINTS,
@@ -18,6 +19,7 @@ from experiments.training.plan import (
     checkpoints_folder,
     example_count,
     plan_table,
+    tasks_of,
 )
 from tests.experiments.drawn import DRAWN as DRAWN_TASKS
 
@@ -31,6 +33,14 @@ PRESET = Preset(
 
 DATA = Path("data")
 DRAWN = list(DRAWN_TASKS)
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory) -> Path:
+    """Official files of six data sets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNGRAPH_CACHE", str(tmp_path_factory.mktemp("tables")))
+        yield make_scenes(tmp_path_factory.mktemp("data") / "six", size=30)
 
 
 def plan(**request):
@@ -202,3 +212,51 @@ def test_a_missing_checkpoint_is_named_with_the_command_that_makes_it(tmp_path):
     (tmp_path / "seed1" / "model.safetensors").touch()
     check_checkpoints(table.cells)
     check_checkpoints(plan().cells)
+
+
+def test_tasks_on_official_files_take_the_settings_of_the_task_that_they_are_like(six):
+    table = plan(data=six, gnns=["pgnn"], tasks=["vqa2", "coco"], answering="rank", skip_bad=3)
+    chosen = chosen_settings()
+    for cell in table.rows["pgnn"]:
+        like = {"vqa2": "vqa", "coco": "caption"}[cell.task]
+        assert cell.settings == METHODS["pgnn"].settings(chosen, like)
+        assert cell.recipe.learning_rate == chosen.methods["pgnn"][like].learning_rate
+        assert (cell.data, cell.answering, cell.skip_bad) == (six, "rank", 3)
+    assert table.borrowed == {"vqa2": "vqa", "coco": "caption"} and not table.unsearched
+    assert table.sizes is None, "nothing is drawn"
+    of_its_own = {**chosen.methods["pgnn"], "coco": chosen.methods["pgnn"]["vqa"]}
+    own = chosen.model_copy(update={"methods": {**chosen.methods, "pgnn": of_its_own}})
+    request = Request(data=six, gnns=["pgnn"], tasks=["coco"])
+    table = plan_table(PRESET.model_copy(update={"seeds": {"pgnn": 1}}), request, own, DATA)
+    assert table.borrowed == {} and table.cells[0].settings == METHODS["pgnn"].settings(own, "coco")
+    lost = chosen.model_copy(update={"methods": {}})
+    table = plan_table(PRESET.model_copy(update={"seeds": {"pgnn": 1}}), request, lost, DATA)
+    assert table.unsearched == (("pgnn", "coco"),), "neither has any"
+
+
+def test_the_tasks_of_a_folder(six, tmp_path):
+    names = [name for name, task in TASKS.items() if task.data_set]
+    assert list(tasks_of(None, PRESET, six)) == names and list(tasks_of(None, PRESET, None)) == DRAWN
+    fewer = PRESET.model_copy(update={"tasks": {"vqa2": None}})
+    assert list(tasks_of(None, fewer, six)) == names[1:] and list(tasks_of(["vqa2"], fewer, six)) == ["vqa2"]
+    assert list(tasks_of(["easy_vqa", "coco"], PRESET, six)) == ["easy_vqa", "coco"]
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "textcaps").symlink_to(six / "textcaps")
+    assert list(tasks_of(None, PRESET, tmp_path / "part")) == ["textcaps"]
+    for named, data, said in (
+        (["vqa2"], None, "vqa2 reads official files: give the folder that holds vqa2 with --data FOLDER"),
+        (None, tmp_path, "holds no data of a task"),
+        (["ve"], six, "holds no drawn scenes"),
+    ):
+        with pytest.raises(UserError, match=said):
+            tasks_of(named, PRESET, data)
+
+
+def test_examples_of_official_files_are_counted(six):
+    preset = load_preset("quick")
+    table = plan_table(preset, Request(data=six, gnns=["gcn"], tasks=["snli_ve"]), chosen_settings(), DATA)
+    counted = example_count(TASKS["snli_ve"], "test", None, six)
+    assert counted == len(TASKS["snli_ve"].examples(six, "test")) > 0
+    seconds = START_SECONDS + counted * TASKS["snli_ve"].budget.eval_seconds
+    steps = TASKS["snli_ve"].budget.steps * STEP_SECONDS["frozen"]
+    assert table.seconds(1) == pytest.approx(3 * seconds + steps)
