@@ -25,8 +25,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         choices=WAYS,
         metavar="WAY",
         help="Make answers to questions and entailment in this way: generate (write a text), or rank (take "
-        "the best of a list of answers); captions are always generated. Default: entailment on official files "
-        "ranks its three words, everything else is generated.",
+        "the best of a list of answers); captions are always generated. Default: entailment on official "
+        "files ranks its three words, everything else is generated.",
     )
 
 

@@ -2,14 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from experiments.cli import main
+from experiments.commands import search
+from experiments.configs.presets import load_preset
 from experiments.scenes.layouts.make import make_scenes
 from experiments.tasks import TASKS
+from experiments.training.execution import Execution
+from experiments.training.race import Trial
+from experiments.training.search import SearchSetup
+from tests.experiments.drawn import DRAWN
 
 SIX = [name for name, task in TASKS.items() if task.data_set]
 ROWS = """
@@ -158,6 +165,20 @@ def test_answers_may_be_ranked_or_generated(vizwiz, tmp_path, capsys):
     (vizwiz / "vizwiz_vqa" / "answer_list.json").write_text('["red", "a ball"]')
     assert ablation("frozen", vizwiz, tmp_path, "--answering", "rank") == 2
     assert "other answering" in one_line(capsys), "another list gives other answers"
+
+
+def test_a_search_reads_the_folder(vizwiz, tmp_path):
+    preset = load_preset("smoke")
+    run = Execution(tmp_path / "out")
+    drawn = SearchSetup(preset, 4, tmp_path / "out" / "data", None, run)
+    setup = replace(drawn, data=vizwiz, read=True, answering="rank", skip_bad=1)
+    assert setup.tasks == ["vizwiz_vqa"] and drawn.tasks == list(DRAWN)
+    cell = setup.cell(Trial("frozen", "vizwiz_vqa"))
+    assert (cell.data, cell.split, cell.answering, cell.skip_bad) == (vizwiz, "validation", "rank", 1)
+    about = search._about(setup)
+    assert about["data"]["vizwiz_vqa"]["validation"]["held out"] is True and about["answering"] == "rank"
+    assert search._about(drawn).keys() == about.keys() - {"answering"}
+    assert search._about(drawn)["data"].keys() == {"seed", "sizes"}
 
 
 @pytest.mark.parametrize(
