@@ -7,9 +7,10 @@ How the rules were found: by asking that program as a black box, string by strin
 ``tests/experiments/metrics/ptb_probe.py`` asks again, and writes ``ptb_observed.json``, from which the
 characters of words, the ends of addresses and the lists of abbreviations are read here: each character below
 U+10000 was put beside letters, digits and itself and into each kind of address, and every word of up to five
-letters (four before a number), with longer ones from a dictionary and the beginnings of its words, before a period, after "J." and
-as the ending of a file's name. The rules below say what its strings show (its ``SHAPES`` has examples of
-each, and neighbours that are split); ``test_ptb.py`` compares the two on tens of thousands of captions.
+letters (four before a number), with longer ones from a dictionary and the beginnings of its words, before a
+period, after "J." and as the ending of a file's name. The rules below say what its strings show (its
+``SHAPES`` has examples of most, and neighbours that are split); ``test_ptb.py`` compares the two on tens of
+thousands of captions, and on every pair of signs at 35 kinds of places.
 
 It is a scanner of rules. At each place the rule that matches most characters wins, of equally long ones the
 first in :func:`_rules`; characters that a rule only looks at (what follows its group ``t``) count as matched
