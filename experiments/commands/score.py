@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"--data {args.data}: the examples of {args.task} come with a package: leave out --data"
         )
+    if args.data is None:
+        task.check(None)
     if not task.packaged and args.data is None:
         raise UserError(f"--data is missing: give the folder with the data of {args.task}")
     options = {name: getattr(args, name) for name in ("task", "split", "seed", "allow_empty", "skip_bad")}

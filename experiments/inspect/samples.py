@@ -66,6 +66,8 @@ def task_samples(
     task = TASKS[task_name]
     if task.packaged and data is not None:
         raise UserError(f"--data {data}: the examples of {task_name} come with a package: leave out --data")
+    if data is None:
+        task.check(None)
     drawn = data is None and task.drawn is not None
     with tempfile.TemporaryDirectory() as folder:
         if drawn:

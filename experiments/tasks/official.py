@@ -83,7 +83,12 @@ class Official(Task):
     def found(self, data: Path) -> bool:
         return (data / self.data_set).is_dir() and not holds_scenes(data)
 
-    def check(self, data: Path) -> None:
+    def check(self, data: Path | None) -> None:
+        if data is None:
+            raise UserError(
+                f"{self.name} reads official files: give the folder that holds {self.data_set} with --data "
+                "FOLDER"
+            )
         if not (data / self.data_set).is_dir():
             raise UserError(
                 f"{data / self.data_set}: no such folder, which {self.name} reads: `attngraph data layout "

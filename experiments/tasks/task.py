@@ -159,9 +159,11 @@ class Task(ABC):
         """Whether a folder of data holds the task's. Tasks that others wrote are not looked for."""
         return self.drawn is not None and holds_scenes(data)
 
-    def check(self, data: Path) -> None:
-        """Raise :class:`~attngraph.UserError` where a folder that a user named lacks the task's data."""
-        if self.drawn is not None and not self.found(data):
+    def check(self, data: Path | None) -> None:
+        """Raise :class:`~attngraph.UserError` where the folder that a user named lacks the task's data, or
+        where none was named and the task needs one.
+        """
+        if data is not None and self.drawn is not None and not self.found(data):
             raise UserError(
                 f"{data}: holds no drawn scenes ({MANIFEST}), which {self.name} reads: draw them with "
                 f"`attngraph scenes --out {data}`, or leave out {self.name}"

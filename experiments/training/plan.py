@@ -189,13 +189,7 @@ def tasks_of(names: Sequence[str] | None, preset: Preset, data: Path | None) -> 
     if not tasks:
         raise UserError("the preset leaves out every task: name some with --tasks")
     for task in tasks.values():
-        if data is not None:
-            task.check(data)
-        elif task.data_set is not None:
-            raise UserError(
-                f"{task.name} reads official files: give the folder that holds {task.data_set} with --data "
-                "FOLDER"
-            )
+        task.check(data)
     return tasks
 
 

@@ -192,6 +192,10 @@ def test_a_group_that_is_the_kind_once_more_is_not_repeated():
 def test_missing_data_are_named(name, own, tmp_path):
     task = OFFICIAL[name]
     task.check(own)
+    with pytest.raises(
+        UserError, match=f"{name} reads official files: give the folder that holds {name} with"
+    ):
+        task.check(None)
     assert task.found(own) and not task.found(tmp_path / "none")
     for split in ("train", "test"):
         part = task.part(own, split)
