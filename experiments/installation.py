@@ -27,8 +27,8 @@ from pathlib import Path
 # fmt: off
 REQUIRED = (  # as in setup.py
     "torch", "torchvision", "torch-geometric", "transformers", "peft", "accelerate", "safetensors",
-    "pydantic", "pyyaml", "networkx", "numpy", "pandas", "matplotlib", "pillow", "scipy", "scikit-learn",
-    "openTSNE", "tqdm", "pycocoevalcap", "easy-vqa",
+    "pydantic", "pyyaml", "networkx", "numpy", "pandas", "pyarrow", "matplotlib", "pillow", "scipy",
+    "scikit-learn", "openTSNE", "tqdm", "pycocoevalcap", "easy-vqa",
 )
 # fmt: on
 #: What is optional -> what it is for.
@@ -36,6 +36,7 @@ OPTIONAL = {
     "torch-scatter": "sparse message passing, compiled",
     "umap-learn": "tsne --method umap",
     "spacy": "heterophily --tagger",
+    "datasets": "data sets of the Hugging Face hub",
 }
 PRESETS = ("quick", "full", "smoke")  # presets that ship with the package
 CHECKSUMS = "SHA256SUMS"  # beside the shipped checkpoint, as `sha256sum` writes it
