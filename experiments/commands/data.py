@@ -130,6 +130,10 @@ def _check(args: argparse.Namespace) -> int:
     data_set = data_set_named(args.what)
     if args.root is None:
         raise UserError(f"--root is missing: give the folder that holds {data_set.title}")
+    if args.out is not None and args.out.resolve().is_relative_to(args.root.resolve()):
+        raise UserError(
+            f"--out {args.out}: lies in the data set's folder, where nothing is written; give another"
+        )
     settings = {
         "data": data_set.name,
         "root": str(args.root),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from experiments.datasets.checking import FormatCheck, Report, SplitCheck
@@ -101,13 +102,14 @@ def _row(split: SplitCheck) -> tuple[str, ...]:
 
 
 def _listed(title: str, faults: list[str], shown: int | None) -> list[str]:
+    """The faults; equal ones, such as of a folder that is missing, once."""
     if not faults:
         return []
-    some = faults[:shown]
-    rest = [f"  and {len(faults) - len(some):,} more"] if len(some) < len(faults) else []
+    some = list(Counter(faults).items())[:shown]
+    rest = len(faults) - sum(count for _, count in some)
     return [
         "",
         f"{title}: {len(faults):,} fault{'s' * (len(faults) > 1)}",
-        *(f"  {one}" for one in some),
-        *rest,
+        *(f"  {one}" + f" ({count:,} times)" * (count > 1) for one, count in some),
+        *([f"  and {rest:,} more"] if rest else []),
     ]

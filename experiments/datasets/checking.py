@@ -221,13 +221,23 @@ def _check_split(
             images[image] = None
             bar.update()
     found.images, found.faults = len(images), faults.messages
-    found.faults += [f"{image}: is empty; get it again" for image in images if not image.stat().st_size]
+    found.faults += [f"{image}: {fault}; get it again" for image in images if (fault := _no_picture(image))]
     if not found.records and not found.faults:
         file = reader.files(root, split)[0]
         found.faults.append(f"{file}: split {split!r} has no {data_set.unit}; give the official file")
     if not found.faults:
         found.notes = reader.notes(root, split)
     return found, images
+
+
+def _no_picture(file: Path) -> str | None:
+    """Why something cannot be a picture, as far as can be seen from outside."""
+    try:
+        if not file.is_file():
+            return "is no file" if file.exists() else "is a link that leads nowhere"
+        return None if file.stat().st_size else "is empty"
+    except OSError as error:
+        return f"cannot be looked at ({error.strerror})"
 
 
 def _read(reader: Reader, root: Path, split: str, faults: Faults) -> Iterator[tuple[int, Path]]:

@@ -64,6 +64,16 @@ def test_make_writes_and_reuses_and_refuses(tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "six"]
 
 
+def test_nothing_is_written_into_the_data(folder, tmp_path, capsys):
+    root = folder / "coco"
+    before = {path: path.stat().st_mtime_ns for path in (root, *root.rglob("*"))}
+    (tmp_path / "link").symlink_to(root)
+    for out in (root, root / "report", tmp_path / "link" / "val2014"):
+        said = refusal(capsys, "check", "coco", "--root", root, "--out", out)
+        assert f"--out {out}: lies in the data set's folder" in said
+    assert {path: path.stat().st_mtime_ns for path in (root, *root.rglob("*"))} == before
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_drawn_set_is_whole(folder, name, tmp_path, capsys):
     out = tmp_path / "report"

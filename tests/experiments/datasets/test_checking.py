@@ -166,6 +166,30 @@ def test_damaged_pictures_are_named(root):
     ]
 
 
+def test_what_stands_in_a_pictures_place_is_named(root):
+    for name in "abc":
+        (root / "images" / f"{name}.jpg").unlink()
+    (root / "images" / "a.jpg").symlink_to("nowhere")
+    (root / "images" / "b.jpg").mkdir()
+    (root / "images" / "c.jpg").symlink_to("c.jpg")
+    train = [
+        f"{root}/images/a.jpg: is a link that leads nowhere; get it again",
+        f"{root}/images/b.jpg: is no file; get it again",
+    ]
+    for deep in (False, True):
+        assert check(Lined(), root, ["train"], deep=deep).splits[0].faults == train
+    (fault,) = faults_of(check(Lined(), root, ["val"]))
+    assert fault.startswith(f"{root}/images/c.jpg: ") and fault.endswith("; get it again")
+
+
+def test_equal_faults_are_printed_once(root):
+    report = check(Lined(), root, ["train"])
+    report.splits[0].faults[:] = ["same", "other", "same", "same", "last"]
+    text = as_text(report, shown=2)
+    assert "\n  same (3 times)\n  other\n  and 1 more\n" in text and "5 faults" in text
+    assert "\n  last\n" in as_text(report, shown=None)
+
+
 def test_many_processes_find_what_one_finds(tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "FEW", 0)
     monkeypatch.setattr(decoding, "AT_A_TIME", 2)
