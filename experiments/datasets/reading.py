@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from attngraph.errors import UserError
 
-_SUFFIXES = ("", ".jpg", ".png", ".jpeg")
+_SUFFIXES = ("", ".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG")
 REMEDY = "download or write the file again"
 _OFFICIAL = "check the path or download the official file"
 
@@ -144,10 +144,15 @@ class Images:
         self.folder = Path(folder)
         try:
             self._names = set(os.listdir(self.folder))
-        except (OSError, ValueError):  # a name with a null character is a ValueError
-            raise UserError(
-                f"{self.folder}: no such image folder; check the path or unpack the images there"
-            ) from None
+        except (FileNotFoundError, ValueError):  # a name with a null character is a ValueError
+            fault = "no such image folder; check the path or unpack the images there"
+        except NotADirectoryError:
+            fault = "is no folder; move it away and unpack the images there"
+        except OSError as error:
+            fault = f"cannot be read ({error.strerror}); check the path and your rights to it"
+        else:
+            return
+        raise UserError(f"{self.folder}: {fault}")
 
     def path(self, name: str, file: Path, where: str) -> Path:
         """The path of an image whose name may lack its suffix. An error names ``file`` and ``where``."""

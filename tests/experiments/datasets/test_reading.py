@@ -125,11 +125,26 @@ def test_ids_that_occur_twice_are_refused():
 
 
 def test_image_folders_that_cannot_be_one_line(tmp_path):
-    for folder in (tmp_path / "absent", tmp_path / "null\0", tmp_path / ("x" * 5000)):
-        with pytest.raises(UserError, match="no such image folder; check the path"):
-            Images(folder)
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    for name, fault in {
+        "absent": "no such image folder; check the path or unpack",
+        "null\0": "no such image folder",
+        "file": "is no folder; move it away and unpack the images there",
+        "loop": "cannot be read .Too many levels of symbolic links.; check the path",
+        "x" * 5000: "cannot be read .File name too long.; check the path",
+    }.items():
+        with pytest.raises(UserError, match=fault):
+            Images(tmp_path / name)
     with pytest.raises(
         UserError, match="no such image as 'a.nb', though line 2 of q.json needs it; unpack"
     ) as error:
         Images(tmp_path).path("a\nb", "q.json", "line 2")
     one_line(error)
+
+
+@pytest.mark.parametrize("there", ["a.jpg", "a.JPG", "a.png", "a.JPEG"])
+@pytest.mark.parametrize("name", ["a", "a.jpg", "a.png"])
+def test_images_are_found_with_whatever_suffix_they_have(tmp_path, there, name):
+    (tmp_path / there).touch()
+    assert Images(tmp_path).path(name, "q.json", "line 2") == tmp_path / there
