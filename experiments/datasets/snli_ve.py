@@ -16,7 +16,9 @@ from experiments.datasets.reading import Images, Unique, field, json_line, read_
 
 LABELS = ("entailment", "contradiction", "neutral")
 IDS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")  # as the releases spell it
-_FOLDERS = ("flickr30k_images", "flickr30k-images")  # as archives of Flickr30k spell it
+FOLDER = "flickr30k_images"
+#: As archives of Flickr30k unpack; Kaggle's has the folder twice.
+_FOLDERS = (f"{FOLDER}/{FOLDER}", FOLDER, "flickr30k-images")
 _NO_GOLD = re.compile(r'"gold_label"\s*:\s*"-"')
 _FILES = {"train": "train", "val": "dev", "test": "test"}
 
@@ -100,7 +102,7 @@ def _label(value: object, name: str, known: Sequence[str], file: Path, where: st
 
 def _image_folder(root: Path) -> Path:
     places = [root / name for name in _FOLDERS]
-    return next((place for place in places if place.is_dir()), places[0])
+    return next((place for place in places if place.is_dir()), root / FOLDER)
 
 
 class Official(Reader):
@@ -216,12 +218,12 @@ class SnliVe(DataSet):
         Archive(
             "flickr30k_images.tar.gz",
             "https://drive.google.com/file/d/0B_PL6p-5reUAZEM4MmRQQ2VVSlk",
-            (_FOLDERS[0],),
+            (FOLDER,),
         ),
     )
     tree = (
         ("snli_ve_train.jsonl", "a pair a line; also dev and test"),
-        (_FOLDERS[0], f"1000092795.jpg and others; the folder may be called {_FOLDERS[1]} too"),
+        (FOLDER, f"1000092795.jpg and others; the folder may be {' or '.join(_FOLDERS[::2])} too"),
     )
 
     def reader(self, root: Path, split: str, form: str | None = None) -> Reader:

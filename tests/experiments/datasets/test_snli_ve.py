@@ -109,6 +109,15 @@ def test_spellings_of_the_image(root, more):
     assert read(root)[0].image == root / "flickr30k-images" / "11.jpg"
 
 
+def test_the_image_folder_of_an_archive_that_has_it_twice(root):
+    (root / "flickr30k_images").rename(root / "inner")
+    (root / "flickr30k_images").mkdir()
+    (root / "inner").rename(root / "flickr30k_images" / "flickr30k_images")
+    write_lines(root, pair(0))
+    (example,) = read(root)
+    assert example.image == root / "flickr30k_images" / "flickr30k_images" / "11.jpg"
+
+
 def test_pairs_without_gold_label_are_no_fault(root):
     write_lines(root, pair(0, gold_label="-"), pair(1))
     faults = Faults(0)
