@@ -28,8 +28,8 @@ class _Image:
         where: its first item.
         path: its file; None if it is missing.
         captions: those that are whole.
-        written: all captions as they stand in the items; None once an item was damaged.
-        references: of the first item that has them, as they stand there.
+        written: all captions of the items; None once an item was damaged.
+        references: of the first item that has them, sorted.
     """
 
     where: str
@@ -84,7 +84,7 @@ def _add(image: _Image, item: dict, ids: Unique, file: Path, where: str) -> None
     ids.add(field(item, "caption_id", int, file, where), where)
     caption = caption_of(item, "caption_str", file, where)
     if "reference_strs" in item:
-        references = field(item, "reference_strs", list, file, where)
+        references = _in_any_order(field(item, "reference_strs", list, file, where))
         if image.references is None:
             image.references = references
         elif image.references != references:
@@ -94,12 +94,17 @@ def _add(image: _Image, item: dict, ids: Unique, file: Path, where: str) -> None
             )
     image.captions.append(caption)
     if written is not None:
-        image.written = [*written, item["caption_str"]]
+        image.written = [*written, caption]
+
+
+def _in_any_order(captions: list) -> list[str]:
+    """Captions as they are compared: in order, and without the space around them."""
+    return sorted(str(caption).strip() for caption in captions)
 
 
 def _agree(image: _Image, name: str, file: Path) -> None:
     """Raise a :class:`UserError` where an image's captions are not its references."""
-    if sorted(image.written) != sorted(map(str, image.references)):
+    if _in_any_order(image.written) != image.references:
         raise UserError(
             f"{file}: the image {shown(name)} ({image.where}) has {len(image.written)} captions, but "
             f"reference_strs has {len(image.references)} that do not all agree with them; give the official "

@@ -180,6 +180,14 @@ def test_a_missing_caption_is_seen_in_the_references(root):
     assert read(root, "val", limit=1)[0] == ONLY_B
 
 
+def test_order_and_space_of_references_do_not_matter(root):
+    data = items("val")
+    data[0]["reference_strs"] = [f" {text.strip()}\t" for text in reversed(data[0]["reference_strs"])]
+    data[1]["caption_str"] += " "
+    write(root, "val", data)
+    assert read(root, "val")[0] == STRIPPED
+
+
 def test_a_missing_image_is_said_once(root):
     write(root, "val", items("val"))
     (root / "train_images" / f"{A}.jpg").unlink()
