@@ -117,21 +117,19 @@ def answers(record: object, file: Path, where: str, least: int = ANNOTATORS) -> 
     return enough(texts, "answers", file, where, least)
 
 
-def answer_texts(record: object, name: str, file: Path, where: str) -> tuple[str, ...]:
-    """The ten texts in the field ``name``, a list of texts.
+def answer_texts(record: object, name: str, file: Path, where: str, least: int) -> tuple[str, ...]:
+    """The texts in the field ``name``, a list of texts.
 
     Raises:
-        UserError: they are no such list, or fewer than ten.
+        UserError: they are no such list, or fewer than ``least``.
     """
     given = field(record, name, list, file, where)
     numbered = {f"{name}[{place}]": text for place, text in enumerate(given)}  # type: ignore[arg-type]
     texts = tuple(str(field(numbered, key, str, file, where)) for key in numbered)
-    return enough(texts, name, file, where)
+    return enough(texts, name, file, where, least)
 
 
-def enough(
-    texts: tuple[str, ...], name: str, file: Path, where: str, least: int = ANNOTATORS
-) -> tuple[str, ...]:
+def enough(texts: tuple[str, ...], name: str, file: Path, where: str, least: int) -> tuple[str, ...]:
     """The answers, checked to be at least so many.
 
     Raises:
@@ -139,8 +137,8 @@ def enough(
     """
     if len(texts) < least:
         raise UserError(
-            f"{file}: field '{name}' of {where} has {len(texts)} entries, VQA accuracy needs at least "
-            f"{least}; give the official file"
+            f"{file}: field '{name}' of {where} has {len(texts)} entries, "
+            f"{'VQA accuracy' if least > 1 else 'training'} needs at least {least}; give the official file"
         )
     return texts
 

@@ -9,7 +9,14 @@ from attngraph.errors import UserError
 from experiments.datasets.dataset import Counts, Reader
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
-from experiments.datasets.question_files import ListReader, Pictures, answer_texts, answers, number
+from experiments.datasets.question_files import (
+    ANNOTATORS,
+    ListReader,
+    Pictures,
+    answer_texts,
+    answers,
+    number,
+)
 from experiments.datasets.reading import Unique, field, shown, text_field
 from experiments.datasets.streams import records
 
@@ -86,9 +93,21 @@ class VLT5(Reader):
 class _Flat(ListReader):
     """Records ``{question_id, question, image: "val2014/COCO_....jpg", dataset: "vqa", answer: [ten
     texts]}``. They do not tell types of questions.
+
+    Attributes:
+        trained: splits to train on, where a question may have fewer than ten answers, as their authors' code
+            allows: an answer's weight is its share of those that are there. VQA accuracy needs all ten.
     """
 
     key = "question_id"
+    trained: tuple[str, ...] = ("train",)
+
+    def notes(self, root: Path, split: str) -> list[str]:
+        if split not in self.trained:
+            return []
+        files = self.files(root, split)
+        few = sum(len(record["answer"]) < ANNOTATORS for file in files for _, record in records(file))  # type: ignore[index]
+        return [f"{few:,} questions have fewer than ten answers: for training alone"] if few else []
 
     def example(
         self, record: object, split: str, folders: Sequence[str], pictures: Pictures, file: Path, where: str
@@ -100,7 +119,8 @@ class _Flat(ListReader):
             )
         image = pictures.inside(str(field(record, "image", str, file, where)), folders, file, where)
         text = text_field(record, "question", file, where)
-        given = () if split in self.unanswered else answer_texts(record, "answer", file, where)
+        least = 1 if split in self.trained else ANNOTATORS
+        given = () if split in self.unanswered else answer_texts(record, "answer", file, where, least)
         identity = field(record, "question_id", int, file, where)
         return Example(str(identity), image, text, given, "question")
 
@@ -112,6 +132,7 @@ class BLIP(_Flat):
 
     name, title = "blip", "ALBEF's and BLIP's vqa_{train,val,test}.json"
     splits, unanswered = ("train", "val", "trainval", "test"), ("test",)
+    trained = ("train", "trainval")
     names = {
         "train": ("vqa_train.json",),
         "val": ("vqa_val.json",),
@@ -129,7 +150,8 @@ class BLIP(_Flat):
     def notes(self, root: Path, split: str) -> list[str]:
         if split == "test":
             return []
-        lines = ["ALBEF's vqa_train.json and vqa_val.json lack seven of the 658,111 official questions"]
+        lines = super().notes(root, split)
+        lines.append("ALBEF's vqa_train.json and vqa_val.json lack seven of the 658,111 official questions")
         if (root / "vg_qa.json").exists():
             lines.append("vg_qa.json is not read: its questions have one answer, and images of Visual Genome")
         return lines

@@ -59,6 +59,7 @@ class Official(Task):
     """Reads a data set in official files; mixed into a task that says how it is prompted and scored."""
 
     data_set: str
+    scored_references = 1  # that an example needs at least to be held out for validation
 
     @property
     def _set(self) -> DataSet:
@@ -105,7 +106,11 @@ class Official(Task):
         part, whole = self.table(data, split, faults)
         if part.held_out is None:
             return whole
-        places = np.flatnonzero(_held_out(whole) == part.held_out)
+        chosen = _held_out(whole) == part.held_out
+        if part.held_out:
+            counts = pc.list_value_length(whole.table.column("references"))
+            chosen &= counts.to_numpy() >= self.scored_references
+        places = np.flatnonzero(chosen)
         if not len(places):
             raise UserError(
                 f"{data / self.data_set}: too few pictures in the split {part.split!r} to hold one out of "

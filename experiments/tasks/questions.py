@@ -7,6 +7,7 @@ from pathlib import Path
 
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
+from experiments.datasets.question_files import ANNOTATORS
 from experiments.models.family import Decoding
 from experiments.tasks.answers import frequent_answers, read_answers
 from experiments.tasks.official import Official
@@ -30,6 +31,7 @@ class Questions(Official):
     """
 
     like, ranks = "vqa", True
+    scored_references = ANNOTATORS
     decoding = Decoding(max_new_tokens=10, num_beams=3)
     budget = Budget(eval_seconds=12e-3)
 

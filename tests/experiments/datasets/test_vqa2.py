@@ -177,10 +177,32 @@ def test_p_adapter(root):
 
 
 @pytest.mark.parametrize(
+    ("form", "name", "trained", "scored"),
+    [
+        ("blip", "vqa_{}.json", ["train", "trainval"], ["val"]),
+        ("p-adapter", "vqa_karpathy_{}.json", ["train"], ["val", "test"]),
+    ],
+)
+def test_fewer_than_ten_answers_can_be_trained_on_but_not_scored(root, form, name, trained, scored):
+    """As in the authors' code, where an answer's weight is its share of those that are there."""
+    for split in ("train", "val", "test"):
+        write(root / name.format(split), [blip(1000 + len(split), answer=TEN[:3])])
+    write(root / name.format("train"), [blip(2000, answer=TEN[:3]), blip(2001, answer=TEN)])
+    reader = VQA2.reader(root, "train", form)
+    for split in trained:
+        assert read(root, split, form)[0].references == tuple(TEN[:3])
+        few = len(read(root, split, form)) - 1
+        assert f"{few} questions have fewer than ten answers: for training alone" in reader.notes(root, split)
+    for split in scored:
+        with pytest.raises(UserError, match="record 0 has 3 entries, VQA accuracy needs at least 10;"):
+            read(root, split, form)
+        assert not any("fewer than ten" in note for note in reader.notes(root, split))
+
+
+@pytest.mark.parametrize(
     ("record", "message"),
     [
-        (blip(1000, answer=TEN[:9]), "'answer' of record 1 has 9 entries, VQA accuracy needs at least 10"),
-        (blip(1000, answer=[]), "'answer' of record 1 has 0 entries"),
+        (blip(1000, answer=[]), "'answer' of record 1 has 0 entries, training needs at least 1;"),
         (blip(1000, answer="net"), "'answer' of record 1 is str"),
         (blip(1000, answer=[*TEN[:9], 3]), r"'answer\[9\]' of record 1 is int"),
         (blip(1001, answer=TEN), "record 1 has the question_id 1001, which record 0 has too"),

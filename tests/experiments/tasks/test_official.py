@@ -79,6 +79,32 @@ def test_without_test_annotations_pictures_of_train_are_held_out(name, own):
     assert "all but one in 20 pictures" in task.source(own, "train")
 
 
+def test_questions_that_cannot_be_scored_are_not_held_out(own):
+    """BLIP's files have questions with fewer than ten answers in their training split."""
+    root = own / "vqa2"
+    for split in ("train", "val"):
+        records = [
+            {
+                "dataset": "vqa",
+                "image": e.image.relative_to(root).as_posix(),
+                "question": e.prompt,
+                "question_id": int(e.id),
+                "answer": e.references[: 10 if split == "val" or int(e.id) % 2 else 3],
+            }
+            for e in official(own, "vqa2", split, "official").values()
+        ]
+        (root / f"vqa_{split}.json").write_text(json.dumps(records))
+    for file in (root / "dataset_coco.json", *root.glob("v2_*")):
+        file.unlink()
+    task, whole = OFFICIAL["vqa2"], official(own, "vqa2", "train", "blip")
+    train, held = task.examples(own, "train"), task.examples(own, "validation")
+    assert held and all(len(example.references) == 10 for example in held)
+    lost = set(whole) - {e.id for e in train} - {e.id for e in held}
+    pictures = {example.image for example in held}
+    assert lost == {e.id for e in whole.values() if e.image in pictures and len(e.references) < 10} != set()
+    assert any(len(example.references) == 3 for example in train)
+
+
 def test_one_picture_in_twenty_is_held_out():
     names = [f"VizWiz_train_{k:08d}.jpg" for k in range(20_000)]
     share = np.mean([is_held_out(name) for name in names])
