@@ -109,9 +109,10 @@ def install_package(python: Path, venv: Path) -> None:
     (venv / UNFINISHED).touch()
     command = [python, "-m", "pip", "install", "setuptools>=77", "wheel>=0.43", "-e"]
     try:
-        run("installing attngraph", [*command, ".[test,lint,docs,umap,tagger,browser]"], venv / "install.log")
+        extras = ".[test,lint,docs,umap,tagger,browser,hub]"
+        run("installing attngraph", [*command, extras], venv / "install.log")
     except SetupError:  # numba, spaCy and playwright come later to new Pythons and rare platforms
-        say("once more without UMAP, spaCy and playwright, whose tests are then skipped ...")
+        say("once more without UMAP, spaCy, playwright and datasets, whose tests are then skipped ...")
         run("installing attngraph", [*command, ".[test,lint,docs]"], venv / "install.log")
     (venv / UNFINISHED).unlink()
 

@@ -1,6 +1,7 @@
-"""Check a data set's files, say how they are laid out, or draw a small set in the same layout.
+"""Check a data set's files, say how they are laid out, download them, or draw a small set in the same layout.
 
     attngraph data layout vqa2
+    attngraph data fetch textcaps --root data/textcaps --split val
     attngraph data check vqa2 --root data/vqa2
     attngraph data make scenes --out data/drawn
 
@@ -18,7 +19,8 @@ from attngraph.errors import UserError
 from experiments.arguments import Between, EachOnce, did_you_mean, seed
 from experiments.datasets.check_text import as_json, as_text
 from experiments.datasets.checking import check
-from experiments.datasets.dataset import DATA_SETS, data_set_named
+from experiments.datasets.dataset import DATA_SETS, DataSet, data_set_named
+from experiments.datasets.hub import download, hub_splits
 from experiments.datasets.layout_text import layout
 from experiments.files import write_json, write_text
 from experiments.outputs import Outputs, check_folder
@@ -33,6 +35,7 @@ MOST_JOBS = 60  # what Windows can wait for
 OPTIONS = {
     "check": ("root", "split", "form", "deep", "jobs", "out"),
     "layout": (),
+    "fetch": ("root", "split"),
     "make": ("out", "size", "seed"),
 }
 
@@ -44,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=list(OPTIONS),
         metavar="ACTION",
         help="Read a data set and name what is missing or damaged (check), show which files it has, where "
-        "they come from, their licence and citation (layout), or draw small data sets so laid out (make).",
+        "they come from, their licence and citation (layout), download it from the Hugging Face hub where a "
+        "repository is known (fetch), or draw small data sets so laid out (make).",
     )
     parser.add_argument(
         "what",
@@ -53,15 +57,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"Take this data set: {', '.join(DATA_SETS)}. `layout` shows all without it; `make` takes "
         f"{SCENES}.",
     )
-    add = parser.add_argument_group("check").add_argument
-    add("--root", type=Path, metavar="FOLDER", help="Read the data set in this folder.")
+    add = parser.add_argument_group("check and fetch").add_argument
+    add(
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="Take this folder as the data set's: `check` reads it, `fetch` downloads into it.",
+    )
     add(
         "--split",
         nargs="+",
         action=EachOnce,
         metavar="NAME",
-        help="Read these splits only, by their official names. Default: all of each format.",
+        help="Read or download these splits only, by their official names. Default: all of each format.",
     )
+    add = parser.add_argument_group("check").add_argument
     add(
         "--format",
         dest="form",
@@ -101,13 +111,32 @@ def run(args: argparse.Namespace) -> int:
             if getattr(args, name) is not None and name not in OPTIONS[args.act]:
                 option = "--format" if name == "form" else f"--{name}"
                 raise UserError(f"{option} is no option of `attngraph data {args.act}`: leave it out")
-    return {"check": _check, "layout": _layout, "make": _make}[args.act](args)
+    return {"check": _check, "layout": _layout, "fetch": _fetch, "make": _make}[args.act](args)
 
 
 def _layout(args: argparse.Namespace) -> int:
     shown = DATA_SETS.values() if args.what is None else [data_set_named(args.what)]
     print(f"\n{'-' * 100}\n\n".join(map(layout, shown)), end="")
     return WHOLE
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    data_set, root = _named(args)
+    if root.exists() and not root.is_dir():
+        raise UserError(f"--root {root} is no folder: give the one to download into")
+    for split in args.split or hub_splits(data_set):
+        print(download(data_set, root, split))
+    return WHOLE
+
+
+def _named(args: argparse.Namespace) -> tuple[DataSet, Path]:
+    """The data set that is asked for, and its folder."""
+    if args.what is None:
+        raise UserError(f"NAME is missing: choose from {', '.join(DATA_SETS)}")
+    data_set = data_set_named(args.what)
+    if args.root is None:
+        raise UserError(f"--root is missing: give the folder of {data_set.title}")
+    return data_set, args.root
 
 
 def _make(args: argparse.Namespace) -> int:
@@ -125,18 +154,14 @@ def _make(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    if args.what is None:
-        raise UserError(f"NAME is missing: choose from {', '.join(DATA_SETS)}")
-    data_set = data_set_named(args.what)
-    if args.root is None:
-        raise UserError(f"--root is missing: give the folder that holds {data_set.title}")
-    if args.out is not None and args.out.resolve().is_relative_to(args.root.resolve()):
+    data_set, root = _named(args)
+    if args.out is not None and args.out.resolve().is_relative_to(root.resolve()):
         raise UserError(
             f"--out {args.out}: lies in the data set's folder, where nothing is written; give another"
         )
     settings = {
         "data": data_set.name,
-        "root": str(args.root),
+        "root": str(root),
         "split": args.split,
         "format": args.form,
         "deep": bool(args.deep),
@@ -145,7 +170,7 @@ def _check(args: argparse.Namespace) -> int:
     if outputs is not None:
         outputs.check()
     jobs = args.jobs or min(MOST_JOBS, os.cpu_count() or 1)
-    report = check(data_set, args.root, args.split or (), args.form, bool(args.deep), jobs)
+    report = check(data_set, root, args.split or (), args.form, bool(args.deep), jobs)
     print(as_text(report), end="")
     if outputs is not None:
         with outputs.alone(), outputs.writing() as part:

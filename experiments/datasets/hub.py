@@ -163,6 +163,21 @@ def _label(row: dict, name: str, names: list[str], file: Path, where: str) -> st
     return names[number]
 
 
+def hub_splits(data_set: DataSet) -> tuple[str, ...]:
+    """The splits of a data set for which a repository is known.
+
+    Raises:
+        UserError: there is none.
+    """
+    splits = [split for reader in data_set.readers if isinstance(reader, Hub) for split in reader.splits]
+    if not splits:
+        raise UserError(
+            f"{data_set.title}: no repository of the hub is known: `attngraph data layout "
+            f"{data_set.name}` says where the official files are"
+        )
+    return tuple(splits)
+
+
 def download(data_set: DataSet, root: Path, split: str) -> Path:
     """Download a split from the hub into the data set's folder; the one thing here that uses the network.
 
@@ -177,12 +192,12 @@ def download(data_set: DataSet, root: Path, split: str) -> Path:
     Raises:
         UserError: no mapping of columns is known for the split, or it cannot be downloaded.
     """
-    readers = [reader for reader in data_set.readers if isinstance(reader, Hub) and split in reader.splits]
-    if not readers:
+    if split not in hub_splits(data_set):
         raise UserError(
-            f"{data_set.title}: no repository of the hub is known for the split {split!r}: `attngraph data "
-            f"layout {data_set.name}` says where the official files are"
+            f"{data_set.title}: no repository of the hub is known for the split {split!r}: choose from "
+            f"{', '.join(hub_splits(data_set))}, or see `attngraph data layout {data_set.name}`"
         )
+    readers = [reader for reader in data_set.readers if isinstance(reader, Hub) and split in reader.splits]
     repository, name = readers[0].sources[split]
     target = Path(root) / FOLDER / name
     if readers[0].found(Path(root), split):

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.arguments import QUIET
 from experiments.cli import main
+from experiments.commands import data
 from experiments.datasets.dataset import DATA_SETS, split_examples
 from experiments.datasets.faults import Faults
 from experiments.scenes.layouts.make import LAYOUTS, make_scenes
@@ -45,6 +46,21 @@ def refusal(capsys, *words) -> str:
     error = capsys.readouterr().err
     assert code == 2 and error.startswith("attngraph: ") and error.count("\n") == 1
     return error
+
+
+def test_fetch_downloads_the_splits_that_are_known(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(data, "download", lambda data_set, root, split: root / "hub" / split)
+    assert run("fetch", "textcaps", "--root", tmp_path) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "hub" / s) for s in ("train", "val", "test")]
+    assert run("fetch", "textcaps", "--root", tmp_path, "--split", "val") == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "hub" / "val")]
+    assert "no repository of the hub" in refusal(capsys, "fetch", "vizwiz_caps", "--root", tmp_path)
+    (tmp_path / "file").write_text("")
+    assert "is no folder" in refusal(capsys, "fetch", "textcaps", "--root", tmp_path / "file")
+    assert "--root is missing" in refusal(capsys, "fetch", "textcaps")
+    assert "--deep is no option" in refusal(capsys, "fetch", "textcaps", "--root", tmp_path, "--deep")
+    monkeypatch.undo()
+    assert "'dev': choose from" in refusal(capsys, "fetch", "textcaps", "--root", tmp_path, "--split", "dev")
 
 
 def test_make_writes_and_reuses_and_refuses(tmp_path, capsys):
