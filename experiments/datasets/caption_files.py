@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
-from experiments.datasets.reading import Images, Unique, field, read_json, shown, text_field
+from experiments.datasets.pictures import Pictures
+from experiments.datasets.reading import Unique, field, read_json, shown, text_field
 from experiments.datasets.streams import records
 
 KIND = "caption"
@@ -21,34 +22,6 @@ def caption_of(record: object, name: str, file: Path, where: str) -> str:
     (:func:`experiments.metrics.ptb.one_line`).
     """
     return text_field(record, name, file, where).strip()
-
-
-class ImageFolders:
-    """Finds images in the folders below a data set's folder; each is listed once, when it is first needed.
-
-    Args:
-        root: the data set's folder.
-    """
-
-    def __init__(self, root: Path):
-        self.root = root
-        self._folders: dict[str, Images] = {}
-
-    def path(self, folder: str, name: str, file: Path, where: str) -> Path:
-        """The path of the image ``name`` in ``folder``.
-
-        Raises:
-            UserError: there is no such folder or image; it names ``file`` and ``where``.
-        """
-        images = self._folders.get(folder)
-        if images is None:
-            if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
-                raise UserError(
-                    f"{file}: {where} has its image in {shown(folder)}, outside {self.root}; give the "
-                    "official file"
-                )
-            images = self._folders[folder] = Images(self.root / folder)
-        return images.path(name, file, where)
 
 
 @dataclass(frozen=True)
@@ -142,7 +115,7 @@ def read_blip(file: Path, root: Path, faults: Faults) -> Iterator[Example]:
     Raises:
         UserError: the file is missing or damaged, or too many of its records are.
     """
-    folders = ImageFolders(root)
+    pictures = Pictures(root)
     found: dict[str, tuple[Path, list[str]]] = {}
     lists, lost = Unique(file, "image"), set()
     for where, record in records(file):
@@ -158,7 +131,7 @@ def read_blip(file: Path, root: Path, faults: Faults) -> Iterator[Example]:
             else:
                 place = PurePosixPath(image)
                 lost.add(image)
-                path, texts = folders.path(str(place.parent), place.name, file, where), []
+                path, texts = pictures.path(str(place.parent), place.name, file, where), []
                 lost.remove(image)
             if isinstance(captions, str):
                 texts.append(caption_of(record, "caption", file, where))

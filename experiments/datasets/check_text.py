@@ -22,6 +22,8 @@ def as_text(report: Report, shown: int | None = SHOWN) -> str:
     for form in report.formats:
         lines += ["", f"format {form.name}: {form.title}", *_table(form, data_set.unit)]
         lines += [f"  {split.split}: {note}" for split in form.splits for note in split.notes]
+    if len(report.formats) > 1:
+        lines += ["", "of several formats, the first that has all splits is read"]
     for form in report.formats:
         for split in form.splits:
             lines += _listed(f"{form.name}, {split.split}", split.faults, shown)

@@ -8,7 +8,6 @@ from pathlib import Path
 from attngraph.errors import UserError
 from experiments.datasets.caption_files import (
     KIND,
-    ImageFolders,
     caption_of,
     number_of,
     read_blip,
@@ -18,6 +17,7 @@ from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, regis
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.hub import Columns, Hub
+from experiments.datasets.pictures import Pictures
 from experiments.datasets.reading import Unique, field, shown, text_field
 from experiments.datasets.streams import records
 
@@ -47,7 +47,7 @@ class Karpathy(Reader):
 
     def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
         (file,) = self.files(root, split)
-        folders, ids = ImageFolders(root), Unique(file, "id")
+        pictures, ids = Pictures(root), Unique(file, "id")
         for where, image in records(file, "images"):
             with faults.leave_out():
                 place = field(image, "split", str, file, where)
@@ -59,7 +59,7 @@ class Karpathy(Reader):
                 if place not in _SPLITS[split]:
                     continue
                 folder = field(image, "filepath", str, file, where) if "filepath" in image else ""
-                path = folders.path(folder, field(image, "filename", str, file, where), file, where)
+                path = pictures.path(folder, field(image, "filename", str, file, where), file, where)
                 references = _captions(image, file, where, faults)
                 identity = field(image, "cocoid" if "cocoid" in image else "imgid", int, file, where)
                 ids.add(identity, where)
@@ -121,11 +121,11 @@ class Coco2014(Reader):
         return [root / split]
 
     def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
-        (file,), folders = self.files(root, split), ImageFolders(root)
+        (file,), pictures = self.files(root, split), Pictures(root)
         for image in read_coco(file, faults, int):
             with faults.leave_out():
                 name = text_field(image.record, "file_name", file, image.where)
-                path = folders.path(split, name, file, image.where)
+                path = pictures.path(split, name, file, image.where)
                 yield Example(str(image.id), path, "", image.captions, KIND)
 
 

@@ -1,4 +1,4 @@
-"""What the readers of question files share: lists of flat records, answers, pictures by name."""
+"""What the readers of question files share: lists of flat records, and answers."""
 
 from __future__ import annotations
 
@@ -11,50 +11,11 @@ from attngraph.errors import UserError
 from experiments.datasets.dataset import Reader
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
-from experiments.datasets.reading import Images, Unique, field, shown
+from experiments.datasets.pictures import Pictures
+from experiments.datasets.reading import Unique, field
 from experiments.datasets.streams import records
 
 ANNOTATORS = 10  # answers to a question of VQA v2 and VizWiz
-
-
-class Pictures:
-    """Finds pictures below a data set's folder, each folder listed once.
-
-    Args:
-        root: the data set's folder.
-    """
-
-    def __init__(self, root: Path):
-        self.root = root
-        self._folders: dict[str, Images] = {}
-        self._paths: dict[tuple[str, str], Path] = {}
-
-    def path(self, folder: str, name: str, file: Path, where: str) -> Path:
-        """The path of a picture whose name may lack its suffix.
-
-        Raises:
-            UserError: there is no such picture, which the record ``where`` of ``file`` needs.
-        """
-        found = self._paths.get((folder, name))
-        if found is None:
-            if folder not in self._folders:
-                self._folders[folder] = Images(self.root / folder)
-            found = self._paths[folder, name] = self._folders[folder].path(name, file, where)
-        return found
-
-    def inside(self, name: str, folders: Sequence[str], file: Path, where: str) -> Path:
-        """The path of a picture named with its folder, such as ``val2014/COCO_val2014_000000262148.jpg``.
-
-        Raises:
-            UserError: as :meth:`path`; also for a folder that is none of ``folders``.
-        """
-        folder, _, rest = name.rpartition("/")
-        if folder not in folders:
-            raise UserError(
-                f"{file}: the image {shown(name)} of {where} lies in none of {', '.join(folders)}; give the "
-                "official file"
-            )
-        return self.path(folder, rest, file, where)
 
 
 class ListReader(Reader):

@@ -11,7 +11,8 @@ from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, regis
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.hub import Columns, Hub
-from experiments.datasets.question_files import ListReader, Pictures
+from experiments.datasets.pictures import Pictures
+from experiments.datasets.question_files import ListReader
 from experiments.datasets.reading import Images, Unique, field, json_line, read_lines, shown, text_field
 
 LABELS = ("entailment", "contradiction", "neutral")

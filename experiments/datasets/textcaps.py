@@ -8,11 +8,12 @@ from dataclasses import field as attribute
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.datasets.caption_files import KIND, ImageFolders, caption_of, read_coco
+from experiments.datasets.caption_files import KIND, caption_of, read_coco
 from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, register
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.hub import Columns, Hub
+from experiments.datasets.pictures import Pictures
 from experiments.datasets.reading import Unique, field, shown, text_field
 from experiments.datasets.streams import records
 
@@ -60,13 +61,13 @@ class Official(Reader):
     def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
         (file,) = self.files(root, split)
         captioned = split not in self.unanswered
-        folders, ids, images = ImageFolders(root), Unique(file, "caption_id"), {}
+        pictures, ids, images = Pictures(root), Unique(file, "caption_id"), {}
         for where, item in records(file, "data"):
             with faults.leave_out():
                 name = text_field(item, "image_id", file, where)
                 if name not in images:
                     image = images[name] = _Image(where)
-                    image.path = folders.path(_FOLDERS[split], name, file, where)
+                    image.path = pictures.path(_FOLDERS[split], name, file, where)
                 if captioned and images[name].path is not None:
                     _add(images[name], item, ids, file, where)
         for name, image in images.items():
@@ -128,10 +129,10 @@ class PAdapter(Reader):
         return [root / _FOLDERS[split]]
 
     def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
-        (file,), folders = self.files(root, split), ImageFolders(root)
+        (file,), pictures = self.files(root, split), Pictures(root)
         for image in read_coco(file, faults, str):
             with faults.leave_out():
-                path = folders.path(_FOLDERS[split], image.id, file, image.where)
+                path = pictures.path(_FOLDERS[split], image.id, file, image.where)
                 yield Example(image.id, path, "", image.captions, KIND)
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.datasets.caption_files import KIND, ImageFolders, read_coco
+from experiments.datasets.caption_files import KIND, read_coco
 from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, register
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
+from experiments.datasets.pictures import Pictures
 from experiments.datasets.reading import field, read_json, text_field
 
 _URL = "https://vizwiz.cs.colorado.edu/VizWiz_final"
@@ -37,7 +38,7 @@ class Official(Reader):
         return [root / split]
 
     def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
-        (file,), folders = self.files(root, split), ImageFolders(root)
+        (file,), pictures = self.files(root, split), Pictures(root)
 
         def used(annotation: dict, where: str) -> bool:
             dropped = [_flag(annotation, name, file, where) for name in ("is_rejected", "is_precanned")]
@@ -46,7 +47,7 @@ class Official(Reader):
         for image in read_coco(file, faults, int, split not in self.unanswered, used):
             with faults.leave_out():
                 name = text_field(image.record, "file_name", file, image.where)
-                path = folders.path(split, name, file, image.where)
+                path = pictures.path(split, name, file, image.where)
                 yield Example(str(image.id), path, "", image.captions, KIND)
 
     def notes(self, root: Path, split: str) -> list[str]:

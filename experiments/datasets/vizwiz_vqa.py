@@ -10,7 +10,8 @@ from attngraph.errors import UserError
 from experiments.datasets.dataset import Archive, Counts, DataSet, register
 from experiments.datasets.example import Example
 from experiments.datasets.hub import Columns, Hub
-from experiments.datasets.question_files import ListReader, Pictures, answers, number
+from experiments.datasets.pictures import Pictures
+from experiments.datasets.question_files import ListReader, answers, number
 from experiments.datasets.reading import shown, text_field
 
 ANSWERABLE = "answerable"  # the group that tells the truth of the answerability task: "1" or "0"

@@ -13,7 +13,8 @@ from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, regis
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.hub import Columns, Hub
-from experiments.datasets.question_files import ANNOTATORS, Pictures, answers, number
+from experiments.datasets.pictures import Pictures
+from experiments.datasets.question_files import ANNOTATORS, answers, number
 from experiments.datasets.reading import Unique, field, read_json, shown, text_field
 from experiments.datasets.streams import records
 from experiments.datasets.vqa2_lists import BLIP, KARPATHY_COUNTS, VLT5, PAdapter

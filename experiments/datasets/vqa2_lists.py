@@ -9,10 +9,10 @@ from attngraph.errors import UserError
 from experiments.datasets.dataset import Counts, Reader
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
+from experiments.datasets.pictures import Pictures
 from experiments.datasets.question_files import (
     ANNOTATORS,
     ListReader,
-    Pictures,
     answer_texts,
     answers,
     number,
