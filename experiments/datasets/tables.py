@@ -143,11 +143,12 @@ def _state(reader: Reader, root: Path, split: str) -> list:
     """What a table was made from: another state makes another table."""
     state: list = [VERSION, f"{type(reader).__module__}.{type(reader).__qualname__}"]
     for path in [*reader.files(root, split), *reader.image_folders(root, split)]:
+        name = path.relative_to(root).as_posix()  # the same however the root is spelled
         if path.exists():
             stat = path.stat()
-            state.append([str(path), stat.st_size, stat.st_mtime_ns])
+            state.append([name, stat.st_size, stat.st_mtime_ns])
         else:
-            state.append([str(path), None, None])
+            state.append([name, None, None])
     return state
 
 

@@ -171,7 +171,16 @@ def test_cache_that_cannot_be_written(root, monkeypatch, tmp_path):
 def test_state_names_files_in_json(root, cache):
     table(Lined(), root, "test")
     (file,) = cache.rglob("*.json")
-    assert str(root / "test.txt") in json.dumps(json.loads(file.read_text())["state"])
+    assert [about[0] for about in json.loads(file.read_text())["state"][2:]] == ["test.txt", "images"]
+
+
+def test_a_root_may_be_spelled_in_several_ways(root, monkeypatch):
+    """They share a table: else two runs that spell it differently would make it anew in turn."""
+    data = Lined()
+    monkeypatch.chdir(root)
+    for folder in (root, Path("."), root):
+        table(data, folder, "test")
+    assert data.readers[0].reads == 1
 
 
 def test_a_digest_is_that_of_the_content_wherever_it_lies(root, tmp_path):
