@@ -10,13 +10,16 @@ prediction for each example of the split, or is the ``predictions.json`` of a ta
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.arguments import path, seed
+from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.reading import read_json
 from experiments.files import whole, write_json
+from experiments.models.images import open_image
 from experiments.outputs import Outputs
 from experiments.predictions.files import read_predictions, write_predictions
 from experiments.predictions.format import Format
@@ -88,13 +91,15 @@ def run(args: argparse.Namespace) -> int:
         outputs.check()
     faults = Faults(args.skip_bad)
     examples = task.read(args.data or Path(), args.split, faults)
+    form, damaged = _format_of(args.predictions, task), len(faults)
+    if args.skip_bad:
+        examples = _readable(examples, args.predictions, form, faults)
     ids = [example.id for example in examples]
-    form = _format_of(args.predictions, task)
-    predictions = read_predictions(args.predictions, form, ids, args.allow_empty, len(faults))
+    predictions = read_predictions(args.predictions, form, ids, args.allow_empty, damaged)
     scored = score_predictions(task, examples, predictions, args.seed)
     source = task.source(args.data or Path(), args.split)
     about = f"{args.split} split" + f": {source}" * bool(source)
-    about += f"; {len(faults)} damaged records left out" * bool(faults)
+    about += f"; {len(faults)} damaged record{'s' * (len(faults) > 1)} left out" * bool(faults)
     print(f"{args.predictions}, {about}\n{scored.text()}", end="")
     if outputs is not None:
         with outputs.alone(), outputs.writing() as part:
@@ -105,6 +110,24 @@ def run(args: argparse.Namespace) -> int:
             write_predictions(part / RESULTS, form, predictions, ids, args.allow_empty)
         note(f"saved: {', '.join(str(args.out / name) for name in NAMES)}")
     return 0
+
+
+def _readable(examples: Sequence[Example], file: Path, form: Format, faults: Faults) -> Sequence[Example]:
+    """The examples without those that lack a prediction since their pictures cannot be read."""
+    content = read_json(file)
+    if not isinstance(content, (dict, list)):
+        return examples
+    records = (record for record in content if isinstance(record, dict))
+    said = (
+        set(content) if isinstance(content, dict) else {str(record.get(form.id_field)) for record in records}
+    )
+    readable = []
+    for example in examples:
+        with faults.leave_out():
+            if example.id not in said:
+                open_image(example.image)
+            readable.append(example)
+    return readable
 
 
 def _format_of(file: Path, task: Task) -> Format:

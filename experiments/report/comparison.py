@@ -158,16 +158,16 @@ class _Pool:
             if self._examples(run) != self._examples(runs[0]):
                 raise UserError(
                     f"{runs[0].folder} and {run.folder} were scored on different examples, so they cannot be "
-                    "compared: give runs of one table"
+                    "compared: give runs of one table; if pictures were missing in one of them, remove its "
+                    "folder and run it again"
                 )
 
     def _examples(self, run: Run) -> tuple[Any, ...]:
         """What decides on which examples a run was scored."""
         if run.folder not in self.examples:
             settings = read_config(run.folder)["settings"]
-            self.examples[run.folder] = tuple(
-                settings.get(name) for name in ("data", "split", "eval_examples")
-            )
+            decided = (settings.get(name) for name in ("data", "split", "eval_examples"))
+            self.examples[run.folder] = (*decided, run.result.get("examples"))
         return self.examples[run.folder]
 
     def _checkpoint(self, rows: Sequence[str], tasks: Iterable[str], seed: int) -> str:

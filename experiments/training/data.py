@@ -102,7 +102,8 @@ class TaskData(Dataset):
         raise self.empty()
 
     def shows(self, position: int) -> bool:
-        """Whether there is something to see at a position; if not, the example counts as left out.
+        """Whether the picture at a position can be read; if not, the example counts as left out, also where
+        the picture is hidden, so that the rows of a table are scored on the same examples.
 
         Raises:
             UserError: the picture cannot be read, and no more may be left out.
@@ -110,7 +111,7 @@ class TaskData(Dataset):
         path = self.examples[position].image
         if self.bad[position]:
             return False
-        if self.may_lack and self.reads_pictures and path not in self.readable:
+        if self.may_lack and self.features is None and path not in self.readable:
             try:
                 open_image(path)
             except UserError as error:

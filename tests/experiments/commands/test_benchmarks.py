@@ -133,8 +133,33 @@ def test_score_leaves_damaged_records_out(vizwiz, tmp_path, capsys):
     assert main(words) == 2 and "val.json" in one_line(capsys)
     assert main([*words, "--skip-bad", "1", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "1 damaged records left out" in said and f"{len(examples) - 1} examples" in said
+    assert "1 damaged record left out" in said and f"{len(examples) - 1} examples" in said
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["left_out"] == 1
+
+
+def test_a_cell_whose_pictures_were_damaged_is_scored_as_in_its_table(vizwiz, tmp_path, capsys):
+    file = tmp_path / "whole.yaml"
+    file.write_text("about: all test examples\nseeds: {frozen: 1}\nbudget: {train_examples: 8}\n")
+    examples = TASKS["vizwiz_vqa"].examples(vizwiz, "test")
+    lost, out = examples[1], tmp_path / "out"
+    lost.image.write_bytes(lost.image.read_bytes()[:100])
+    words = ["--data", str(vizwiz), "--skip-bad", "1"]
+    assert main(["ablation", "--preset", str(file), "--gnn", "frozen", "--out", str(out), *words]) == 0
+    assert "1 damaged test record left out" in " ".join(capsys.readouterr().out.split())
+    cell = out / "cells/frozen/vizwiz_vqa/seed0"
+    words = ["score", str(cell / "predictions.json"), "--task", "vizwiz_vqa", *words]
+    assert main([*words, "--out", str(tmp_path / "score")]) == 0
+    assert "1 damaged record left out" in capsys.readouterr().out
+    scored = pd.read_csv(tmp_path / "score" / "scores.csv")
+    scores = json.loads((cell / "scores.json").read_text())
+    assert scored["score"][0] == pytest.approx(scores["scores"]["vizwiz_vqa.accuracy"])
+    assert scored["number"][0] == scores["examples"] == len(examples) - 1
+    words[1] = str(tmp_path / "score" / "results.json")
+    assert main(words) == 0, "in the server's format"
+    capsys.readouterr()
+    assert main(words[:-2]) == 2 and "no prediction for 1 of" in one_line(capsys)
+    shutil.copy(examples[0].image, lost.image)
+    assert main(words) == 2 and "no prediction for 1 of" in one_line(capsys), "its picture can be read"
 
 
 def test_score_takes_answerability_too(vizwiz, tmp_path, capsys):

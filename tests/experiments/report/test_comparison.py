@@ -174,6 +174,14 @@ def test_only_runs_on_the_same_examples_are_compared(setting, number, tmp_path):
         compare_with_baseline(runs, tasks)
 
 
+def test_a_run_that_lacked_pictures_is_not_compared(tmp_path):
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks)
+    runs[3] = replace(runs[3], result={**runs[3].result, "examples": 59})
+    with pytest.raises(UserError, match="different examples.*if pictures were missing.*run it again"):
+        compare_with_baseline(runs, tasks)
+
+
 def test_only_shared_runs_are_compared(tmp_path):
     tasks = {name: TASKS[name] for name in ("vqa", "ve")}
     runs = runs_on(tmp_path, tasks, rows=("gcn", "pgnn", "rate"))

@@ -205,7 +205,7 @@ def test_by_default_they_are_an_error_in_one_line(method, recipe, limit, number,
 
 
 @pytest.mark.parametrize("number", [0, 2])
-@pytest.mark.parametrize("method, recipe, limit", WAYS)
+@pytest.mark.parametrize("method, recipe, limit", [*WAYS, ("text", RECIPE, 1)])  # which hides pictures
 def test_they_are_left_out_up_to_a_limit(method, recipe, limit, number, damaged, monkeypatch):
     loaders(monkeypatch, number)
     faults = Faults(4)
