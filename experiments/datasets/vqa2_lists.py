@@ -55,8 +55,11 @@ class VLT5(Reader):
     def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
         pictures, file = Pictures(root), root / f"karpathy_{split}.json"
         ids = Unique(file, "question_id")
-        official: dict[int, tuple[str, ...]] | None = None
+        official: dict[int, tuple[str, ...] | None] = {}
+        is_read = False
         for where, record in records(file):
+            if not is_read and isinstance(record, dict) and "answers" not in record:
+                official, is_read = self._official(root, faults), True  # no fault in them is this record's
             with faults.leave_out():
                 identity = number(record, "question_id", file, where)
                 ids.add(identity, where)
@@ -68,25 +71,29 @@ class VLT5(Reader):
                 answer_type = str(field(record, "answer_type", str, file, where))
                 if "answers" in record:  # type: ignore[operator]
                     ten = answers(record, file, where)
+                elif identity not in official:
+                    raise UserError(
+                        f"{file}: {where} has no field 'answers', and scores are not ten answers; put "
+                        f"{' and '.join(self.annotations)} beside the file"
+                    )
+                elif (found := official[identity]) is None:
+                    continue
                 else:
-                    if official is None:
-                        official = self._official(root, faults)
-                    if identity not in official:
-                        raise UserError(
-                            f"{file}: {where} has no field 'answers', and scores are not ten answers; put "
-                            f"{' and '.join(self.annotations)} beside the file"
-                        )
-                    ten = official[identity]
+                    ten = found
                 groups = {"question type": kind, "answer type": answer_type}
                 yield Example(str(identity), image, text, ten, kind, groups=groups)
 
-    def _official(self, root: Path, faults: Faults) -> dict[int, tuple[str, ...]]:
-        """Question id -> answers, from the official annotation files that are there."""
-        found = {}
+    def _official(self, root: Path, faults: Faults) -> dict[int, tuple[str, ...] | None]:
+        """Question id -> answers, from the official annotation files that are there; None for damaged ones,
+        which are counted.
+        """
+        found: dict[int, tuple[str, ...] | None] = {}
         for file in [root / name for name in self.annotations if (root / name).is_file()]:
             for where, record in records(file, "annotations"):
                 with faults.leave_out():
-                    found[number(record, "question_id", file, where)] = answers(record, file, where)
+                    identity = number(record, "question_id", file, where)
+                    found[identity] = None
+                    found[identity] = answers(record, file, where)
         return found
 
 

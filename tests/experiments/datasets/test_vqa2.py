@@ -155,6 +155,23 @@ def test_vl_t5(root):
     assert not VQA2.readers[1].found(root, "test")
 
 
+def test_damage_to_the_annotations_beside_vl_t5s_files(root):
+    for split, ids_ in (("train", [1000, 2000, 2001]), ("val", [3000]), ("test", [4001])):
+        write(root / f"karpathy_{split}.json", [vl_t5(identity) for identity in ids_])
+    file = root / ANNOTATIONS
+    change(root, ANNOTATIONS, "answers", [])  # of question 4001
+    faults = Faults(None)
+    with pytest.raises(UserError, match="no questions"):
+        read(root, "test", "vl-t5", faults)
+    (fault,) = faults.messages
+    assert ANNOTATIONS in fault and "0 entries" in fault
+    file.write_text(file.read_text()[:-9])  # damaged as a whole: said once, not of each question
+    faults = Faults(None)
+    with pytest.raises(UserError, match=f"{ANNOTATIONS}: not valid JSON"):
+        read(root, "train", "vl-t5", faults)
+    assert len(faults) == 1  # question 4001, which is read before the end
+
+
 def test_blip(root):
     write(root / "vqa_train.json", [blip(1000, answer=TEN)])
     write(root / "vqa_val.json", [blip(2000, answer=TEN)])
