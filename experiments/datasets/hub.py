@@ -22,6 +22,7 @@ from attngraph.errors import UserError
 from experiments.datasets.dataset import Counts, DataSet, Reader
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
+from experiments.datasets.question_files import enough
 from experiments.datasets.reading import Unique, field, shown, text_field
 from experiments.datasets.tables import cache_folder
 from experiments.errors import first_line
@@ -41,6 +42,8 @@ class Columns:
         id: a number or text that no two rows share.
         references: a text, a list of texts, a list of objects with a text each, or a class label.
         item: the field that holds the text, where references are objects.
+        annotators: how many references each row must have; their answers are left as they are, and may be
+            empty. None for captions and labels.
         image: the picture.
         prompt: the question or hypothesis; None for captions.
         kind: of all examples.
@@ -52,6 +55,7 @@ class Columns:
     id: str
     references: str
     item: str | None = None
+    annotators: int | None = None
     image: str = "image"
     prompt: str | None = None
     kind: str = "caption"
@@ -143,12 +147,16 @@ class Hub(Reader):
             return (text_field(row, name, file, where).strip(),)
         if not found:
             raise UserError(f"{file}: field '{name}' of {where} is empty; leave {where} out")
-        texts = []
-        for number, value in enumerate(found):
-            record, part = (value, self.columns.item) if self.columns.item else ({name: value}, name)
+        item, texts = self.columns.item, []
+        records = found if item else [{name: value} for value in found]
+        for number, record in enumerate(records):
+            there = f"{name} {number} of {where}"
+            if self.columns.annotators is not None:
+                texts.append(str(field(record, item or name, str, file, there)))
+                continue
             with faults.leave_out():
-                texts.append(text_field(record, part, file, f"{name} {number} of {where}").strip())
-        return tuple(texts)
+                texts.append(text_field(record, item or name, file, there).strip())
+        return enough(tuple(texts), name, file, where, self.columns.annotators or 0)
 
 
 def _is_label(feature: object) -> bool:

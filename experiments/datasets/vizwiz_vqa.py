@@ -11,7 +11,7 @@ from experiments.datasets.dataset import Archive, Counts, DataSet, register
 from experiments.datasets.example import Example
 from experiments.datasets.hub import Columns, Hub
 from experiments.datasets.pictures import Pictures
-from experiments.datasets.question_files import ListReader, answers, number
+from experiments.datasets.question_files import ANNOTATORS, ListReader, answers, number
 from experiments.datasets.reading import shown, text_field
 
 ANSWERABLE = "answerable"  # the group that tells the truth of the answerability task: "1" or "0"
@@ -69,6 +69,7 @@ _HUB = Hub(
     Columns(
         id="question_id",
         references="answers",
+        annotators=ANNOTATORS,
         prompt="question",
         kind="question",
         kinds="category",

@@ -269,6 +269,7 @@ _HUB = Hub(
         id="question_id",
         references="answers",
         item="answer",
+        annotators=ANNOTATORS,
         prompt="question",
         kinds="question_type",
         groups={"question type": "question_type", "answer type": "answer_type"},

@@ -220,7 +220,9 @@ def test_splits_without_answers(tmp_path):
         ("textcaps", {"image": None}, "'image' of row 0 holds no picture", 1),
         ("textcaps", {"image": {"bytes": b"", "path": None}}, "holds no picture", 1),
         ("vqa2", {"question": " "}, "'question' of row 0 is empty", 1),
-        ("vqa2", {"answers": [*TEN[:9], {"answer": ""}]}, "'answer' of answers 9 of row 0 is empty", 2),
+        ("vqa2", {"answers": [*TEN[:9], {"answer": None}]}, "'answer' of answers 9 of row 0 is NoneType", 1),
+        ("vqa2", {"answers": TEN[:9]}, "'answers' of row 0 has 9 entries, VQA accuracy needs at least 10", 1),
+        ("vizwiz_vqa", {"answers": ["can"] * 9}, "'answers' of row 0 has 9 entries", 1),
         ("snli_ve", {"label": -1}, "'label' of row 0 is -1, no label", 1),
         ("snli_ve", {"label": None}, "'label' of row 0 is NoneType", 1),
     ],
@@ -231,6 +233,14 @@ def test_faults(tmp_path, name, change, message, left):
         split_examples(DATA_SETS[name], tmp_path, split, Faults())
     faults = Faults(1)
     assert len(split_examples(DATA_SETS[name], tmp_path, split, faults)) == left and len(faults) == 1
+
+
+def test_answers_of_annotators_stay_as_they_are(tmp_path):
+    """As in the official files: an answer may be empty, and the evaluator decides about space."""
+    ten = ["yes "] * 9 + [""]
+    data = rows("vqa2", lambda rows: rows[0].update(answers=[{"answer": answer} for answer in ten]))
+    split = save("vqa2", tmp_path, "folder", data)
+    assert split_examples(DATA_SETS["vqa2"], tmp_path, split, Faults())[0].references == tuple(ten)
 
 
 def test_what_cannot_be_read(tmp_path, monkeypatch, capfd):
