@@ -207,7 +207,7 @@ def _check_split(
     missing = [file for file in reader.files(root, split) if not file.is_file()]
     if missing:
         found.faults = [
-            f"{file}: no such file; get it, or name the other splits in --split" for file in missing
+            f"{file}: {_fault_of(file)}; get it, or name the other splits in --split" for file in missing
         ]
         return found, {}
     folders = reader.image_folders(root, split)
@@ -221,7 +221,7 @@ def _check_split(
             images[image] = None
             bar.update()
     found.images, found.faults = len(images), faults.messages
-    found.faults += [f"{image}: {fault}; get it again" for image in images if (fault := _no_picture(image))]
+    found.faults += [f"{image}: {fault}; get it again" for image in images if (fault := _fault_of(image))]
     if not found.records and not found.faults:
         file = reader.files(root, split)[0]
         found.faults.append(f"{file}: split {split!r} has no {data_set.unit}; give the official file")
@@ -230,12 +230,14 @@ def _check_split(
     return found, images
 
 
-def _no_picture(file: Path) -> str | None:
-    """Why something cannot be a picture, as far as can be seen from outside."""
+def _fault_of(file: Path) -> str | None:
+    """Why something is no file with content, as far as can be seen from outside; None if it is one."""
     try:
-        if not file.is_file():
-            return "is no file" if file.exists() else "is a link that leads nowhere"
-        return None if file.stat().st_size else "is empty"
+        if file.is_file():
+            return None if file.stat().st_size else "is empty"
+        if file.exists():
+            return "is no file"
+        return "is a link that leads nowhere" if file.is_symlink() else "no such file"
     except OSError as error:
         return f"cannot be looked at ({error.strerror})"
 

@@ -182,6 +182,18 @@ def test_what_stands_in_a_pictures_place_is_named(root):
     assert fault.startswith(f"{root}/images/c.jpg: ") and fault.endswith("; get it again")
 
 
+def test_what_stands_in_an_annotation_files_place_is_named(root):
+    for change, fault in (
+        (lambda file: file.unlink(), "no such file"),
+        (lambda file: file.mkdir(), "is no file"),
+        (lambda file: (file.rmdir(), file.symlink_to("nowhere")), "is a link that leads nowhere"),
+    ):
+        change(root / "val.txt")
+        assert check(Lined(), root).splits[1].faults == [
+            f"{root}/val.txt: {fault}; get it, or name the other splits in --split"
+        ]
+
+
 def test_equal_faults_are_printed_once(root):
     report = check(Lined(), root, ["train"])
     report.splits[0].faults[:] = ["same", "other", "same", "same", "last"]
