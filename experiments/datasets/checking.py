@@ -202,7 +202,7 @@ def _nothing_found(data_set: DataSet, root: Path, readers: Sequence[Reader]) -> 
 def _check_split(
     data_set: DataSet, reader: Reader, root: Path, split: str, drawn: bool
 ) -> tuple[SplitCheck, dict[Path, None]]:
-    """What a split holds, and its pictures."""
+    """What a split holds, and its pictures that may be decoded."""
     found = SplitCheck(split, None if drawn else reader.published.get(split))
     missing = [file for file in reader.files(root, split) if not file.is_file()]
     if missing:
@@ -220,14 +220,15 @@ def _check_split(
             found.records += records if data_set.unit == "captions" else 1
             images[image] = None
             bar.update()
+    unusable = {image: fault for image in images if (fault := _fault_of(image))}
     found.images, found.faults = len(images), faults.messages
-    found.faults += [f"{image}: {fault}; get it again" for image in images if (fault := _fault_of(image))]
+    found.faults += [f"{image}: {fault}; get it again" for image, fault in unusable.items()]
     if not found.records and not found.faults:
         file = reader.files(root, split)[0]
         found.faults.append(f"{file}: split {split!r} has no {data_set.unit}; give the official file")
     if not found.faults:
         found.notes = reader.notes(root, split)
-    return found, images
+    return found, {image: None for image in images if image not in unusable}
 
 
 def _fault_of(file: Path) -> str | None:

@@ -177,7 +177,8 @@ def test_what_stands_in_a_pictures_place_is_named(root):
         f"{root}/images/b.jpg: is no file; get it again",
     ]
     for deep in (False, True):
-        assert check(Lined(), root, ["train"], deep=deep).splits[0].faults == train
+        report = check(Lined(), root, ["train"], deep=deep)
+        assert report.splits[0].faults == train and report.faults == 2, "none is counted twice"
     (fault,) = faults_of(check(Lined(), root, ["val"]))
     assert fault.startswith(f"{root}/images/c.jpg: ") and fault.endswith("; get it again")
 
