@@ -77,7 +77,7 @@ def never_swallowed() -> Iterator[Callable[[], bool]]:
     def hook(unraisable) -> None:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             return before(unraisable)
-        lost.append(threading.Timer(AGAIN, _thread.interrupt_main))
+        lost.append(threading.Timer(AGAIN, _interrupt))
         lost[-1].daemon = True
         lost[-1].start()
 
@@ -88,6 +88,16 @@ def never_swallowed() -> Iterator[Callable[[], bool]]:
         sys.unraisablehook = before
         for timer in lost:
             timer.cancel()
+
+
+def _interrupt() -> None:
+    """Ctrl-C for the main thread, also while it waits in a call of the system, where it would not see
+    :func:`_thread.interrupt_main` before the call has ended.
+    """
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    else:  # Windows
+        _thread.interrupt_main()
 
 
 def raise_stopped(number: int) -> None:

@@ -69,11 +69,13 @@ class Interrupted:
 
 
 def test_a_ctrl_c_that_python_swallows_comes_again(capsys):
+    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), never_swallowed() as was_lost:
         assert not was_lost()
         Interrupted()
         assert was_lost()
         time.sleep(60)
+    assert time.monotonic() - began < 30, "it comes while the main thread waits"
     before = sys.unraisablehook
     with never_swallowed() as was_lost:  # ends before it comes
         Interrupted()
