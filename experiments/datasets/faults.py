@@ -41,10 +41,11 @@ class Faults:
             raise UserError(message)
         self.messages.append(message)
         if self.limit is not None and len(self.messages) > self.limit:
-            raise UserError(
-                f"more than {self.limit} records are damaged (--skip-bad {self.limit}); the last one: "
-                f"{message}"
-            )
+            raise UserError(f"{self.too_few(len(self.messages))}: {message}")
+
+    def too_few(self, found: int) -> str:
+        """What to say of the limit when so many records are damaged; the last one's message follows."""
+        return f"--skip-bad {self.limit} is too few: {found} damaged records so far; the last one"
 
 
 class _Guard(AbstractContextManager[None]):

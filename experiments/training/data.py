@@ -165,10 +165,7 @@ class TaskData(Dataset):
     def _leave_out(self, position: int, error: UserError) -> None:
         self.bad[position] = 1
         if int(self.bad.sum()) > self.may_lack:
-            limit = self.faults.limit
-            raise UserError(
-                f"more than {limit} records are damaged (--skip-bad {limit}); the last one: {error}"
-            )
+            raise UserError(f"{self.faults.too_few(len(self.faults) + int(self.bad.sum()))}: {error}")
 
 
 def pictures(examples: Sequence[Example]) -> list[Path]:

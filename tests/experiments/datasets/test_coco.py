@@ -213,7 +213,7 @@ def test_all_faults_are_collected(root):
     faults = Faults(None)
     assert len(list(COCO.readers[0].examples(root, "val", faults))) == 0
     assert len(faults) == 2
-    with pytest.raises(UserError, match="more than 1 records are damaged .--skip-bad 1."):
+    with pytest.raises(UserError, match="--skip-bad 1 is too few: 2 damaged records so far"):
         list(COCO.readers[0].examples(root, "val", Faults(1)))
 
 
