@@ -26,6 +26,7 @@ from experiments.datasets.dataset import DATA_SETS, DataSet, Reader
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.tables import ROWS, Examples, table
+from experiments.scenes.known import SCENES
 from experiments.tasks.task import SPLITS, Task, holds_scenes
 
 HELD_OUT = 20
@@ -134,7 +135,26 @@ class Official(Task):
         return found
 
     def source(self, data: Path, split: str) -> str:
-        return str(self.part(data, split))
+        """What the split is made of; and how much of the official splits is there, where that is less or more
+        than was published, since a file that was cut between two records has no other sign.
+        """
+        said = [str(self.part(data, split))]
+        if not (data / self.data_set / SCENES).is_file():
+            for name in dict.fromkeys(("train", split)):
+                part, whole = self.table(data, name, Faults(None))
+                published = part.reader.published.get(part.split)
+                found = self._records(whole)
+                if published is not None and published.records not in (None, found):
+                    said.append(
+                        f"{part.split} has {found:,} {self._set.unit}, published are {published.records:,}"
+                    )
+        return "; ".join(said)
+
+    def _records(self, whole: Examples) -> int:
+        """Questions, pairs or captions."""
+        if self._set.unit != "captions":
+            return len(whole)
+        return pc.sum(pc.list_value_length(whole.table.column("references"))).as_py()
 
     def table(self, data: Path, split: str, faults: Faults) -> tuple[Part, Examples]:
         """What a split is made of, and all of the official split that it is taken from."""

@@ -79,6 +79,18 @@ def test_without_test_annotations_pictures_of_train_are_held_out(name, own):
     assert "all but one in 20 pictures" in task.source(own, "train")
 
 
+def test_counts_that_differ_from_the_published_ones_are_told(own):
+    """A file that was cut between two records is damaged in no other way."""
+    assert OFFICIAL["snli_ve"].source(own, "test") == "test (format official)", "drawn sets have other counts"
+    for name in ("snli_ve", "coco"):
+        (own / name / "scenes.json").unlink()
+    lines = (own / "snli_ve" / "snli_ve_train.jsonl").read_text().splitlines()
+    said = OFFICIAL["snli_ve"].source(own, "test")
+    assert f"; train has {len(lines)} pairs, published are 529,527; test has " in said
+    captions = sum(len(example.references) for example in OFFICIAL["coco"].examples(own, "test"))
+    assert f"; test has {captions} captions, published are 25,010" in OFFICIAL["coco"].source(own, "test")
+
+
 def test_questions_that_cannot_be_scored_are_not_held_out(own):
     """BLIP's files have questions with fewer than ten answers in their training split."""
     root = own / "vqa2"
