@@ -195,10 +195,11 @@ def _duration(seconds: float) -> str:
 
 def _list(plan: Plan, jobs: int) -> None:
     """Print the cells and the estimate."""
+    width = max(map(len, plan.tasks))
     for cell in plan.cells:
         recipe = cell.recipe
         what = f"learning rate {recipe.learning_rate:g}, {recipe.steps} steps" if recipe else "no training"
-        print(f"{method_named(cell.method).title:<28} {cell.task:<9} seed {cell.seed}  {what}")
+        print(f"{method_named(cell.method).title:<28} {cell.task:<{width}} seed {cell.seed}  {what}")
     total = _duration(plan.seconds(jobs))
     print(f"\n{len(plan.cells)} cells, {jobs} at a time: about {total} on a 2-core machine")
 

@@ -59,6 +59,8 @@ def _prepare(
         write_scenes(cells[0].data, data_seed, sizes)
     for cell in cells:
         is_finished(cell, run)  # an error where its folder holds another experiment
+    for cell in {(cell.task, cell.model): cell for cell in todo}.values():
+        cell.description()  # an error where annotations or a list of answers are damaged, before any picture
     cache = FeatureCache(run.out / IMAGE_STATES, run.cache_gb)
     with cpu_threads(run.threads):
         for family in families.values():

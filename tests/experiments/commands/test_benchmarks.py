@@ -192,6 +192,21 @@ def test_answers_may_be_ranked_or_generated(vizwiz, tmp_path, capsys):
     assert "other answering" in one_line(capsys), "another list gives other answers"
 
 
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("answer_list.json", "[]", "answer_list.json: the list is empty"),
+        ("val.json", "", "val.json: not valid JSON"),
+    ],
+)
+def test_files_are_read_before_any_picture(name, content, said, vizwiz, tmp_path, capsys):
+    (vizwiz / "vizwiz_vqa" / name).write_text(content)
+    assert ablation("frozen", vizwiz, tmp_path, "--answering", "rank") == 2
+    line = one_line(capsys)
+    assert said in line and "cells failed" not in line
+    assert not list((tmp_path / "out").glob("image-states/*")), "whose states take hours"
+
+
 def test_a_search_reads_the_folder(vizwiz, tmp_path):
     preset = load_preset("smoke")
     run = Execution(tmp_path / "out")
