@@ -7,6 +7,7 @@ colours on purpose are not among the ten, since texts name colours. The model's 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from torchvision.transforms import v2
 
 SCALE = (0.5, 1.0)  # share of the picture that a crop shows
 DISTORTIONS, STRENGTH, STRENGTHS = 2, 5, 11  # strengths go from 0 to 10
+_SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)  # leftmost, right-hand ...
 KINDS = (
     "Identity",
     "AutoContrast",
@@ -41,20 +43,30 @@ class TrainingTransform:
 
     Args:
         side: of the square that the model sees, in pixels; None keeps a picture's own size.
-        mirrors: whether the picture may be mirrored.
     """
 
-    def __init__(self, side: int | None, mirrors: bool):
+    def __init__(self, side: int | None):
         self.side = side
-        mirrored = [v2.RandomHorizontalFlip()] if mirrors else []
-        self.after_crop = v2.Compose([*mirrored, _Distort(DISTORTIONS, STRENGTH, STRENGTHS)])
+        self.mirror, self.distort = v2.RandomHorizontalFlip(), _Distort(DISTORTIONS, STRENGTH, STRENGTHS)
 
-    def __call__(self, picture: Image.Image, seed: int) -> Image.Image:
-        """The changed picture, in RGB as the given one."""
+    def __call__(self, picture: Image.Image, seed: int, mirrors: bool) -> Image.Image:
+        """The changed picture, in RGB as the given one.
+
+        Args:
+            picture: which.
+            seed: of the random numbers.
+            mirrors: whether it may be mirrored.
+        """
         size = (picture.height, picture.width) if self.side is None else (self.side, self.side)
         crop = v2.RandomResizedCrop(size, SCALE, interpolation=v2.InterpolationMode.BICUBIC)
         with _drawn_from(seed):
-            return self.after_crop(crop(picture))
+            cropped = crop(picture)
+            return self.distort(self.mirror(cropped) if mirrors else cropped)
+
+
+def names_sides(text: str) -> bool:
+    """Whether a text says left or right, which a mirror image would make wrong."""
+    return _SIDES.search(text) is not None
 
 
 @contextmanager

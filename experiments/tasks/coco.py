@@ -8,6 +8,7 @@ class COCO(OfficialCaptions):
     """Each image once, against all of its captions."""
 
     name, title, data_set = "coco", "COCO Captions", "coco"
+    mirrors = True
     columns = caption_columns("coco", "COCO")
 
 

@@ -19,6 +19,7 @@ class SNLIVE(Official, Entailment):
 
     name, title, data_set, like = "snli_ve", "SNLI-VE", "snli_ve", "ve"
     ranks = True
+    mirrors = True
     budget = Budget(eval_seconds=4e-3)
     columns = (Column("snli_ve.accuracy", "SNLI-VE acc", averaged=True),)
 

@@ -108,8 +108,8 @@ class Task(ABC):
         prompts: model family -> template with ``{text}``; :data:`DEFAULT` for all others.
         drawn: the field of :class:`experiments.scenes.write.Sizes` that says how many examples are drawn;
             None for tasks whose data are not drawn.
-        mirrors: whether a picture may be mirrored in training: not where texts say left or right, or where
-            the picture shows writing that is to be read.
+        mirrors: whether a picture may be mirrored in training: not where it shows writing that is to be read.
+            Pictures about which a text says left or right are never mirrored.
         packaged: whether the examples come with a package, so that no folder of data is read.
         data_set: the data set in official files that it reads, see :mod:`experiments.tasks.official`; None
             for all others.

@@ -13,6 +13,7 @@ class VQA2(Questions):
     """Official VQA accuracy; in the Karpathy split where its file is there."""
 
     name, title, data_set = "vqa2", "VQA v2.0", "vqa2"
+    mirrors = True
     columns = (Column("vqa2.accuracy", "VQA2.0 acc", averaged=True),)
     file_format = VQA_RESULTS
 

@@ -21,7 +21,7 @@ from experiments.methods.method import Vision
 from experiments.models.batch import Sample
 from experiments.models.family import ModelFamily
 from experiments.models.images import open_image
-from experiments.models.transforms import TrainingTransform
+from experiments.models.transforms import TrainingTransform, names_sides
 from experiments.tasks.task import Task
 from experiments.training.features import FeatureCache
 from experiments.training.order import Place
@@ -62,7 +62,7 @@ class TaskData(Dataset):
         self.faults = Faults() if faults is None else faults
         self.blank = family.blank_image() if vision == "zero" else None
         changes = augment and vision != "zero"
-        self.transform = TrainingTransform(family.image_side, task.mirrors) if changes else None
+        self.transform = TrainingTransform(family.image_side) if changes else None
         self.features = None
         self.bad = torch.zeros(len(examples), dtype=torch.uint8)
         if self.may_lack:
@@ -98,7 +98,9 @@ class TaskData(Dataset):
                 sample = self.sample(position, place.draw)
                 if self.transform is None:
                     return sample
-                return replace(sample, image=self.transform(open_image(sample.image), place.seed))
+                mirrors = self.task.mirrors and not names_sides(f"{sample.prompt} {sample.answer}")
+                changed = self.transform(open_image(sample.image), place.seed, mirrors)
+                return replace(sample, image=changed)
         raise self.empty()
 
     def shows(self, position: int) -> bool:

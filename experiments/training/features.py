@@ -285,7 +285,7 @@ def _too_many(faults: Mapping[Path, UserError], may_lack: float) -> UserError:
     *_, last = faults.values()
     if not may_lack:
         return last
-    return UserError(f"more than {may_lack} pictures cannot be read (--skip-bad); the last one: {last}")
+    return UserError(f"--skip-bad is too small: {len(faults)} pictures cannot be read; the last one: {last}")
 
 
 def _stat(path: Path) -> os.stat_result | None:

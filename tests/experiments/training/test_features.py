@@ -316,7 +316,7 @@ def test_pictures_that_cannot_be_read(damage, family, paths, tmp_path):
     other = sorted(set(paths))[3]
     other.write_bytes(b"no picture")
     with pytest.raises(
-        UserError, match=r"more than 1 pictures cannot be read \(--skip-bad\); the last one: .*3.png"
+        UserError, match=r"--skip-bad is too small: 2 pictures cannot be read; the last one: .*3.png"
     ):
         FeatureCache(tmp_path / "cache").features(family, paths, may_lack=1)
 

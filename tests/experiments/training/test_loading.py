@@ -13,6 +13,7 @@ from PIL import Image
 
 from attngraph.errors import UserError
 from experiments.datasets.faults import Faults
+from experiments.models.transforms import TrainingTransform
 from experiments.training import loading, trainer
 from experiments.training.data import TaskData
 from experiments.training.features import FeatureCache
@@ -122,12 +123,18 @@ def test_pictures_are_changed_only_in_training_and_never_cached(tmp_path):
     assert torch.equal(made[4][Place(2, 0.0, 1)].image, made[5][Place(2, 0.0, 1)].image)
 
 
-def test_a_task_says_whether_pictures_may_be_mirrored(tmp_path):
+def test_pictures_are_mirrored_where_the_task_allows_it_and_no_text_names_a_side(tmp_path, monkeypatch):
     examples = small_examples(tmp_path / "pictures")
-    task = SmallTask(examples)
+    examples[1] = replace(examples[1], prompt="what is on the left ?")
+    examples[2] = replace(examples[2], references=("right",))
+    task, asked = SmallTask(examples), []
+    noted = lambda self, picture, seed, mirrors: asked.append(mirrors)  # noqa: E731
+    monkeypatch.setattr(TrainingTransform, "__call__", noted)
     for task.mirrors in (False, True):
         data = TaskData(small_family(), task, examples, "trained", FeatureCache(tmp_path / "states"), True)
-        assert len(data.transform.after_crop.transforms) == 1 + task.mirrors
+        for position in range(4):
+            data[Place(position, 0.0, 0)]
+    assert asked == [False] * 4 + [True, False, False, True]
 
 
 def test_loaders_only_where_pictures_are_read(monkeypatch):
@@ -214,7 +221,7 @@ def test_they_are_left_out_up_to_a_limit(method, recipe, limit, number, damaged,
     assert [example.id for example in data.settle()] == list(predictions)
     assert len(faults) == 4 and "e2: " in faults.messages[0] and "1.png" in faults.messages[0]
     assert len(data.first(3)) == 3 and [sample.name for sample in data.first(9)] == list(predictions)
-    with pytest.raises(UserError, match=r"more than 3 .*--skip-bad"):
+    with pytest.raises(UserError, match=r"--skip-bad 3 is too few"):
         run(damaged, method, recipe, limit, Faults(3), name="less")
 
 
