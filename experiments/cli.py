@@ -28,6 +28,7 @@ from experiments.training.stopping import never_swallowed
 COMMANDS = {
     "ablation": "train and score the GNN ablation table",
     "significance": "recompute every comparison and p value of a table; simulate how often they are wrong",
+    "predict": "answer a split with a finished run, and write the file that an evaluation server takes",
     "score": "score a file of predictions, of this or another program, with a task's own metric",
     "pretrain": "pre-train the mini-BLIP from scratch on drawn scenes",
     "search": "choose learning rates, joins and scheme arguments on validation data",

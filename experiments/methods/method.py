@@ -7,16 +7,20 @@ model's own parameters train (:mod:`experiments.methods.own_parameters`). It end
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
 from experiments.configs.settings import Choice, Settings
+from experiments.errors import first_line
 from experiments.models.batch import Sample
 from experiments.models.family import Answering, ModelFamily
 
@@ -102,6 +106,13 @@ class Tuned:
     def save(self, folder: Path) -> None:
         """Write the trained weights as safetensors into a run's folder."""
 
+    def load(self, folder: Path) -> None:
+        """Take over the weights that :meth:`save` wrote.
+
+        Raises:
+            UserError: they are missing or damaged, or do not fit to the last weight.
+        """
+
     def observe(self, targets: Iterable[str]) -> None:
         """Look at the training answers before training; most methods have no use for it."""
 
@@ -125,6 +136,38 @@ def register(method: Method) -> Method:
     """Make a method known by its name."""
     METHODS[method.name] = method
     return method
+
+
+def take_over(file: Path, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Copy saved weights into parameters of the same names and shapes.
+
+    Args:
+        file: where the weights are from, for errors.
+
+    Raises:
+        UserError: names or shapes differ.
+    """
+    saved, due = ({name: tensor.shape for name, tensor in of.items()} for of in (weights, parameters))
+    if saved != due:
+        wrong = min(name for name in saved.keys() | due.keys() if saved.get(name) != due.get(name))
+        raise UserError(
+            f"{file} does not fit this model ({wrong}): give the model that the run started from (--model)"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({first_line(error)}): restore it, or run again") from None
 
 
 def freeze(family: ModelFamily) -> None:

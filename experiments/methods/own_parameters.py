@@ -10,8 +10,10 @@ from typing import Any
 from safetensors.torch import save_file
 
 from experiments.files import whole
-from experiments.methods.method import Method, Tuned, freeze
+from experiments.methods.method import Method, Tuned, freeze, read_weights, take_over
 from experiments.models.family import ModelFamily
+
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +40,11 @@ class TunedModel(Tuned):
     def save(self, folder: Path) -> None:
         """``model.safetensors``: the trained parameters in half precision."""
         tensors = {name: p.detach().half().cpu().contiguous() for name, p in self.parameters().items()}
-        with whole(folder / "model.safetensors") as part:
+        with whole(folder / WEIGHTS) as part:
             save_file(tensors, part)
+
+    def load(self, folder: Path) -> None:
+        take_over(folder / WEIGHTS, read_weights(folder / WEIGHTS), self.parameters())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 
 from adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
 from experiments.files import published
-from experiments.methods.method import Method, Tuned
+from experiments.methods.method import Method, Tuned, read_weights, take_over
 from experiments.models.batch import Sample
 from experiments.models.family import ModelFamily
 
@@ -48,6 +48,11 @@ class PeftTuned(Tuned):
         with published(folder) as part:
             self.model.save_pretrained(str(part))
             (part / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+    def load(self, folder: Path) -> None:
+        file = folder / WEIGHTS
+        weights = read_weights(file)
+        take_over(file, weights, get_peft_model_state_dict(self.model))
 
     @torch.no_grad()
     def effects(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:

@@ -134,6 +134,9 @@ class Official(Task):
                 found[name]["left out"] = len(left_out)
         return found
 
+    def asked(self, data: Path, split: str, faults: Faults, form: str | None = None) -> Sequence[Example]:
+        return table(self._set, data / self.data_set, split, faults, form)
+
     def source(self, data: Path, split: str) -> str:
         """What the split is made of; and how much of the official splits is there, where that is less or more
         than was published, since a file that was cut between two records has no other sign.

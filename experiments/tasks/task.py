@@ -179,6 +179,23 @@ class Task(ABC):
             return None
         return {part: digest(self.read(data, part, faults)) for part in ("train", split)}
 
+    def asked(self, data: Path, split: str, faults: Faults, form: str | None = None) -> Sequence[Example]:
+        """The examples of a split to be answered. A task on official files takes official splits, also those
+        without annotations.
+
+        Args:
+            data, split, faults: as for :meth:`read`.
+            form: the format's name, of official files; None for the first one whose files are there.
+
+        Raises:
+            UserError: there is no such split or format.
+        """
+        if form is not None:
+            raise UserError(f"{self.title} has one format only: leave out --format {form}")
+        if split not in SPLITS:
+            raise UserError(f"{self.title} has no split {split!r}: choose from {', '.join(SPLITS)}")
+        return self.read(data, split, faults)
+
     def source(self, data: Path, split: str) -> str:
         """Where a split comes from, in words; empty where its name says all."""
         return ""

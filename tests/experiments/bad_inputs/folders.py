@@ -23,6 +23,7 @@ RESULTS = {
     "significance": ("significance.csv", "significance.md"),
     "data": ("check.txt", "check.json"),
     "score": ("scores.csv", "scores.json", "results.json"),
+    "predict": ("results.json",),
 }
 
 

@@ -49,6 +49,7 @@ def good_words(command: str, world: World, spot: Path) -> list[str]:
         "pretrain": ["pretrain", "--steps", "1", *out],
         "significance": ["significance", str(world.run), *out],
         "score": ["score", str(world.answers), "--task", "vqa", "--data", str(world.data), *out],
+        "predict": ["predict", str(world.cell), "--data", str(world.data), *out],
         "data": ["data", "check", "coco", "--root", str(world.six / "coco"), *out],
         "doctor": ["doctor"],
     }[command]

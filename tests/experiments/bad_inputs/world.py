@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from experiments.models.mini_blip import weights_digest
 from experiments.predictions.files import write_predictions
 from experiments.report.archive import pack
 from experiments.scenes.layouts.make import make_scenes
@@ -58,6 +60,11 @@ class World:
         return self.folder / "run"
 
     @property
+    def cell(self) -> Path:
+        """A finished cell that answers everything alike."""
+        return self.folder / "cell"
+
+    @property
     def archives(self) -> Path:
         return self.folder / "archives"
 
@@ -99,6 +106,10 @@ def make_world(folder: Path) -> World:
         save(name, world.model(name))
     save_adapter(world.adapter, gnn="pgnn")
     pack(save_cells(world.run, {"vqa": TASKS["vqa"]}, images=6), world.archives)
+    shutil.copytree(world.run / "cells" / "gcn" / "vqa" / "seed0", world.cell)
+    settings = {"label": "gcn", "method": "majority", "task": "vqa", "seed": 0, "settings": {}}
+    settings |= {"weights": weights_digest(), "train_examples": None}
+    (world.cell / "config.json").write_text(json.dumps({"settings": settings}))
     return world
 
 

@@ -1,0 +1,124 @@
+"""A finished cell, put together again to answer other examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attngraph.errors import UserError
+from experiments.datasets.example import Example
+from experiments.datasets.faults import Faults
+from experiments.methods import METHODS, method_named
+from experiments.methods.method import Tuned, check_known
+from experiments.models import load_family
+from experiments.models.family import Answering
+from experiments.models.mini_blip import weights_digest
+from experiments.tasks import TASKS, Task
+from experiments.training.answering import WAYS, described, way_of
+from experiments.training.data import TaskData, subset
+from experiments.training.features import FeatureCache
+from experiments.training.prediction import predict
+from experiments.training.saved import CONFIG, SCORES, read_config, read_result
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished cell.
+
+    Args:
+        folder: of the cell.
+        settings: what decided its result, of ``config.json``.
+        result: its ``scores.json``.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    result: dict[str, Any]
+
+    @property
+    def task(self) -> Task:
+        """Its task."""
+        return TASKS[self.settings["task"]]
+
+    def tuned(self, model: str | None, device: str, data: Path, download: bool = False) -> Tuned:
+        """The trained model.
+
+        Args:
+            model: the checkpoint that it started from; None for the mini-BLIP that ships with the package.
+            device: where to put it.
+            data: folder of the data sets; only a method that counts training answers reads them.
+            download: fetch a model that is not on this machine.
+
+        Raises:
+            UserError: the run started from other weights, or its own do not fit.
+        """
+        if weights_digest(model) != self.settings["weights"]:
+            raise UserError(
+                f"{self.folder} started from other weights than {model or 'the mini-BLIP of this version'}: "
+                "give the model that it started from (--model)"
+            )
+        family = load_family(model, download)
+        family.model.to(device)
+        tuned = method_named(self.settings["method"]).apply(family, self.settings["settings"])
+        if type(tuned).observe is not Tuned.observe:
+            training = subset(self.task.read(data, "train", Faults()), self.settings["train_examples"])
+            tuned.observe(self.task.target(example, 0.0) for example in training)
+        tuned.load(self.folder)
+        family.model.eval()
+        return tuned
+
+    def way(self, data: Path) -> Answering:
+        """How the run answered.
+
+        Raises:
+            UserError: it ranked another list than there is in these data.
+        """
+        recorded = self.result.get("answering") or {}
+        for chosen in (None, *WAYS):
+            way = way_of(self.task, data, chosen, Faults())
+            about = described(way)
+            if not recorded or all(recorded.get(name) == value for name, value in about.items() if value):
+                return way
+        raise UserError(
+            f"{self.folder} answered in another way than can be had with {data} ({SCORES} says {recorded}): "
+            "give the data that it was trained on"
+        )
+
+    def answers(
+        self, tuned: Tuned, data: Path, examples: Sequence[Example], faults: Faults
+    ) -> dict[str, str]:
+        """A text per example id; pictures that cannot be read are left out and counted."""
+        vision = method_named(self.settings["method"]).vision
+        cache = FeatureCache(Path(), 0)  # each picture is encoded when it is asked about
+        asked = TaskData(tuned.family, self.task, examples, vision, cache, faults=faults)
+        predictions = predict(tuned, asked, self.way(data))
+        asked.settle()
+        return predictions
+
+
+def finished(folder: Path) -> Finished:
+    """The finished cell in a folder.
+
+    Raises:
+        UserError: there is none, it is damaged, or its method or task is not known.
+    """
+    if not (folder / CONFIG).is_file() or not (folder / SCORES).is_file():
+        raise UserError(
+            f"{folder} holds no finished run ({CONFIG}, {SCORES}): give a cell's folder of `attngraph "
+            "ablation`, such as runs/six/cells/gcn/vqa2/seed0"
+        )
+    settings = read_config(folder)["settings"]
+    due = {"label": str, "method": str, "task": str, "seed": int, "settings": dict, "weights": str}
+    for name, kind in due.items():
+        if not isinstance(settings.get(name), kind):
+            raise UserError(f"{folder / CONFIG} is damaged (no {name}): run again, or restore it")
+    try:
+        check_known([settings["method"]], list(METHODS), "method")
+        check_known([settings["task"]], list(TASKS), "task")
+    except UserError as error:
+        raise UserError(f"{folder}: {error}, or load its file with --plugin FILE") from None
+    task = TASKS[settings["task"]]
+    result = read_result(folder, settings["label"], task, settings["seed"])
+    return Finished(folder, settings, result)
