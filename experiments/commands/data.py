@@ -20,7 +20,7 @@ from experiments.arguments import Between, EachOnce, did_you_mean, seed
 from experiments.datasets.check_text import as_json, as_text
 from experiments.datasets.checking import check
 from experiments.datasets.dataset import DATA_SETS, DataSet, data_set_named
-from experiments.datasets.hub import download, hub_splits
+from experiments.datasets.hub import download, hub_reader, hub_splits
 from experiments.datasets.layout_text import layout
 from experiments.files import write_json, write_text
 from experiments.outputs import Outputs, check_folder
@@ -124,7 +124,10 @@ def _fetch(args: argparse.Namespace) -> int:
     data_set, root = _named(args)
     if root.exists() and not root.is_dir():
         raise UserError(f"--root {root} is no folder: give the one to download into")
-    for split in args.split or hub_splits(data_set):
+    splits = args.split or hub_splits(data_set)
+    for split in splits:
+        hub_reader(data_set, split)  # an unknown one is refused before any is downloaded
+    for split in splits:
         print(download(data_set, root, split))
     return WHOLE
 

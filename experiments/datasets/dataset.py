@@ -138,8 +138,10 @@ class DataSet(ABC):
             )
         readers = [reader for reader in readers if split in reader.splits]
         if not readers:
-            known = dict.fromkeys(name for reader in self.readers for name in reader.splits)
-            raise UserError(f"{self.title} has no split {split!r}: choose from {', '.join(known)}")
+            read = [reader for reader in self.readers if form in (None, reader.name)]
+            known = dict.fromkeys(name for reader in read for name in reader.splits)
+            where = f" in the format {form}" if form else ""
+            raise UserError(f"{self.title} has no split {split!r}{where}: choose from {', '.join(known)}")
         for reader in readers:
             if reader.found(root, split):
                 return reader

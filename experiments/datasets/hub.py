@@ -34,6 +34,11 @@ _SHARD = re.compile(r"-of-(\d+)\.parquet$")
 _REMEDY = "get it again"
 
 
+def same(identity: str) -> str:
+    """An id as it is."""
+    return identity
+
+
 @dataclass(frozen=True)
 class Columns:
     """Which column of a repository holds what.
@@ -61,7 +66,7 @@ class Columns:
     kind: str = "caption"
     kinds: str | None = None
     groups: Mapping[str, str] = attribute(default_factory=dict)
-    identity: Callable[[str], str] = str
+    identity: Callable[[str], str] = same
 
     @property
     def needed(self) -> set[str]:
@@ -186,6 +191,20 @@ def hub_splits(data_set: DataSet) -> tuple[str, ...]:
     return tuple(splits)
 
 
+def hub_reader(data_set: DataSet, split: str) -> Hub:
+    """The reader that knows where on the hub a split is.
+
+    Raises:
+        UserError: no repository is known for the split.
+    """
+    if split not in hub_splits(data_set):
+        raise UserError(
+            f"{data_set.title}: no repository of the hub is known for the split {split!r}: choose from "
+            f"{', '.join(hub_splits(data_set))}, or see `attngraph data layout {data_set.name}`"
+        )
+    return next(reader for reader in data_set.readers if isinstance(reader, Hub) and split in reader.splits)
+
+
 def download(data_set: DataSet, root: Path, split: str) -> Path:
     """Download a split from the hub into the data set's folder; the one thing here that uses the network.
 
@@ -200,16 +219,11 @@ def download(data_set: DataSet, root: Path, split: str) -> Path:
     Raises:
         UserError: no mapping of columns is known for the split, or it cannot be downloaded.
     """
-    if split not in hub_splits(data_set):
-        raise UserError(
-            f"{data_set.title}: no repository of the hub is known for the split {split!r}: choose from "
-            f"{', '.join(hub_splits(data_set))}, or see `attngraph data layout {data_set.name}`"
-        )
-    readers = [reader for reader in data_set.readers if isinstance(reader, Hub) and split in reader.splits]
-    repository, name = readers[0].sources[split]
+    reader = hub_reader(data_set, split)
+    repository, name = reader.sources[split]
     target = Path(root) / FOLDER / name
-    if readers[0].found(Path(root), split):
-        return target
+    if reader.found(Path(root), split):
+        return reader.files(Path(root), split)[0].parent
     datasets = _library()
     try:
         rows = datasets.load_dataset(repository, split=name)

@@ -59,8 +59,9 @@ def test_fetch_downloads_the_splits_that_are_known(tmp_path, capsys, monkeypatch
     assert "is no folder" in refusal(capsys, "fetch", "textcaps", "--root", tmp_path / "file")
     assert "--root is missing" in refusal(capsys, "fetch", "textcaps")
     assert "--deep is no option" in refusal(capsys, "fetch", "textcaps", "--root", tmp_path, "--deep")
-    monkeypatch.undo()
-    assert "'dev': choose from" in refusal(capsys, "fetch", "textcaps", "--root", tmp_path, "--split", "dev")
+    monkeypatch.setattr(data, "download", lambda *_: pytest.fail("downloaded before all splits are known"))
+    words = ("fetch", "textcaps", "--root", tmp_path, "--split", "val", "dev")
+    assert "'dev': choose from" in refusal(capsys, *words)
 
 
 def test_make_writes_and_reuses_and_refuses(tmp_path, capsys):

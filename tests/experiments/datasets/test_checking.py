@@ -235,7 +235,7 @@ def test_splits_and_formats_are_chosen(root):
     assert [form.name for form in check(Lined(), root, form="others").formats] == ["others"]
     for splits, form, said in (
         (["dev"], None, "has no split 'dev': choose from train, val, both, test"),
-        (["test"], "others", "has no split 'test'"),
+        (["test"], "others", "has no split 'test' in the format others: choose from train, val$"),
         (["val"], "others", "val.lst missing"),
         ([], "json", "not read in the format 'json': choose from lines, others"),
     ):

@@ -311,6 +311,10 @@ def test_download_keeps_a_split_whole(tmp_path, monkeypatch):
     assert download(data_set, root, "val") == root / "hub" / "val"
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("downloaded twice"))
     download(data_set, root, "val")
+    there = tmp_path / "other" / "hub" / "data"
+    there.mkdir(parents=True)
+    (there / "val.parquet").touch()  # the repository's own files, got some other way
+    assert download(data_set, tmp_path / "other", "val") == there
     examples = split_examples(data_set, root, "val", Faults())
     counts = data_set.readers[0].published["val"]
     assert (len(examples), sum(len(example.references) for example in examples)) == (2, 3)
