@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     examples = task.asked(data, args.split, faults, args.form)
     ids = [example.id for example in examples]
     with outputs.alone(), cpu_threads(args.threads):
-        tuned = cell.tuned(args.model, args.device, data, args.download)
+        tuned = cell.tuned(args.model, args.device, data, faults, args.download)
         answers = cell.answers(tuned, data, examples, faults)
         predictions = {id: answers.get(id, "") for id in ids}
         with outputs.writing() as part:

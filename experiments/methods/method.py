@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -110,8 +109,13 @@ class Tuned:
         """Take over the weights that :meth:`save` wrote.
 
         Raises:
-            UserError: they are missing or damaged, or do not fit to the last weight.
+            UserError: they are missing or damaged, or do not fit to the last weight; or something is trained,
+                and the class does not say how it is read.
         """
+        if self.parameters():
+            raise UserError(
+                f"{folder}: its method cannot read what it trained: give {type(self).__name__} a method load"
+            )
 
     def observe(self, targets: Iterable[str]) -> None:
         """Look at the training answers before training; most methods have no use for it."""
@@ -138,8 +142,8 @@ def register(method: Method) -> Method:
     return method
 
 
-def take_over(file: Path, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
-    """Copy saved weights into parameters of the same names and shapes.
+def check_fit(file: Path, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    """Checks that saved weights have the names and shapes of parameters.
 
     Args:
         file: where the weights are from, for errors.
@@ -153,9 +157,6 @@ def take_over(file: Path, weights: Mapping[str, Tensor], parameters: Mapping[str
         raise UserError(
             f"{file} does not fit this model ({wrong}): give the model that the run started from (--model)"
         )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

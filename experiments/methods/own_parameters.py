@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
 from experiments.files import whole
-from experiments.methods.method import Method, Tuned, freeze, read_weights, take_over
+from experiments.methods.method import Method, Tuned, check_fit, freeze, read_weights
 from experiments.models.family import ModelFamily
 
 WEIGHTS = "model.safetensors"
@@ -44,7 +45,11 @@ class TunedModel(Tuned):
             save_file(tensors, part)
 
     def load(self, folder: Path) -> None:
-        take_over(folder / WEIGHTS, read_weights(folder / WEIGHTS), self.parameters())
+        weights, parameters = read_weights(folder / WEIGHTS), self.parameters()
+        check_fit(folder / WEIGHTS, weights, parameters)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(weights[name])
 
 
 @dataclass(frozen=True, kw_only=True)

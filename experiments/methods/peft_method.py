@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
 from adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
 from experiments.files import published
-from experiments.methods.method import Method, Tuned, read_weights, take_over
+from experiments.methods.method import Method, Tuned, check_fit, read_weights
 from experiments.models.batch import Sample
 from experiments.models.family import ModelFamily
 
@@ -52,7 +52,8 @@ class PeftTuned(Tuned):
     def load(self, folder: Path) -> None:
         file = folder / WEIGHTS
         weights = read_weights(file)
-        take_over(file, weights, get_peft_model_state_dict(self.model))
+        check_fit(file, weights, get_peft_model_state_dict(self.model))
+        set_peft_model_state_dict(self.model, weights)
 
     @torch.no_grad()
     def effects(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:

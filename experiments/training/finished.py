@@ -10,6 +10,7 @@ from typing import Any
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
+from experiments.errors import first_line
 from experiments.methods import METHODS, method_named
 from experiments.methods.method import Tuned, check_known
 from experiments.models import load_family
@@ -42,17 +43,21 @@ class Finished:
         """Its task."""
         return TASKS[self.settings["task"]]
 
-    def tuned(self, model: str | None, device: str, data: Path, download: bool = False) -> Tuned:
+    def tuned(
+        self, model: str | None, device: str, data: Path, faults: Faults, download: bool = False
+    ) -> Tuned:
         """The trained model.
 
         Args:
             model: the checkpoint that it started from; None for the mini-BLIP that ships with the package.
             device: where to put it.
             data: folder of the data sets; only a method that counts training answers reads them.
+            faults: says how many damaged training records may be left out.
             download: fetch a model that is not on this machine.
 
         Raises:
-            UserError: the run started from other weights, or its own do not fit.
+            UserError: the run started from other weights, its own do not fit, or its settings are none that
+                the method knows.
         """
         if weights_digest(model) != self.settings["weights"]:
             raise UserError(
@@ -61,23 +66,36 @@ class Finished:
             )
         family = load_family(model, download)
         family.model.to(device)
-        tuned = method_named(self.settings["method"]).apply(family, self.settings["settings"])
+        try:
+            tuned = method_named(self.settings["method"]).apply(family, self.settings["settings"])
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.folder / CONFIG}: settings that {self.settings['method']} cannot take "
+                f"({type(error).__name__}: {first_line(error)}): take the version that made the run, "
+                "or run again"
+            ) from error
         if type(tuned).observe is not Tuned.observe:
-            training = subset(self.task.read(data, "train", Faults()), self.settings["train_examples"])
+            training = subset(
+                self.task.read(data, "train", Faults(faults.limit)), self.settings["train_examples"]
+            )
             tuned.observe(self.task.target(example, 0.0) for example in training)
         tuned.load(self.folder)
         family.model.eval()
         return tuned
 
-    def way(self, data: Path) -> Answering:
+    def way(self, data: Path, faults: Faults) -> Answering:
         """How the run answered.
+
+        Args:
+            data: folder of the data sets, where training answers are counted.
+            faults: says how many damaged training records may be left out.
 
         Raises:
             UserError: it ranked another list than there is in these data.
         """
         recorded = self.result.get("answering") or {}
         for chosen in (None, *WAYS):
-            way = way_of(self.task, data, chosen, Faults())
+            way = way_of(self.task, data, chosen, Faults(faults.limit))
             about = described(way)
             if not recorded or all(recorded.get(name) == value for name, value in about.items() if value):
                 return way
@@ -93,7 +111,7 @@ class Finished:
         vision = method_named(self.settings["method"]).vision
         cache = FeatureCache(Path(), 0)  # each picture is encoded when it is asked about
         asked = TaskData(tuned.family, self.task, examples, vision, cache, faults=faults)
-        predictions = predict(tuned, asked, self.way(data))
+        predictions = predict(tuned, asked, self.way(data, faults))
         asked.settle()
         return predictions
 
@@ -111,8 +129,9 @@ def finished(folder: Path) -> Finished:
         )
     settings = read_config(folder)["settings"]
     due = {"label": str, "method": str, "task": str, "seed": int, "settings": dict, "weights": str}
+    due["train_examples"] = int | None
     for name, kind in due.items():
-        if not isinstance(settings.get(name), kind):
+        if name not in settings or not isinstance(settings[name], kind):
             raise UserError(f"{folder / CONFIG} is damaged (no {name}): run again, or restore it")
     try:
         check_known([settings["method"]], list(METHODS), "method")

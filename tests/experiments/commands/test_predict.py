@@ -131,3 +131,30 @@ def test_another_list_of_answers_is_refused(data, cells, tmp_path, capsys):
     result["answering"] = {"way": "rank", "k": 5, "answers": 7, "digest": "other"}
     (cell / "scores.json").write_text(json.dumps(result))
     assert "answered in another way" in refusal(capsys, cell, "--data", data, "--out", tmp_path / "out")
+
+
+def test_config_that_lacks_something_or_has_too_much(data, cells, tmp_path, capsys):
+    for run, change, told in (
+        ("majority-vizwiz_vqa", lambda settings: settings.pop("train_examples"), "no train_examples"),
+        ("gcn-vqa2", lambda settings: settings["settings"].update(bygone=1), "that gcn cannot take"),
+    ):
+        cell = Path(shutil.copytree(cells / run, tmp_path / run))
+        config = json.loads((cell / "config.json").read_text())
+        change(config["settings"])
+        (cell / "config.json").write_text(json.dumps(config))
+        said = refusal(capsys, cell, "--data", data, "--out", tmp_path / "out")
+        assert str(cell / "config.json") in said and told in said
+        assert not (tmp_path / "out").exists()
+
+
+def test_damaged_training_records_are_left_out_too(data, cells, tmp_path, capsys):
+    """Of those whose answers a method counts."""
+    own = tmp_path / "data"
+    shutil.copytree(data / "vizwiz_vqa", own / "vizwiz_vqa")
+    file = own / "vizwiz_vqa" / "train.json"
+    records = json.loads(file.read_text())
+    records[0]["answers"] = []
+    file.write_text(json.dumps(records))
+    words = (cells / "majority-vizwiz_vqa", "--data", own, "--out", tmp_path / "out")
+    assert "train.json" in refusal(capsys, *words)
+    assert predict(*words, "--skip-bad", 1) == 0

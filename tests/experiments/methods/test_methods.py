@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 from adapters.scheme import SCHEMES, Scheme
@@ -13,6 +13,8 @@ from adapters.scheme import register as register_scheme
 from attngraph.errors import UserError
 from experiments.configs.settings import Choice, Settings, chosen_settings
 from experiments.methods import METHODS, GraphAdapter, method_named
+from experiments.methods.method import Tuned
+from experiments.methods.peft_method import PeftTuned
 from experiments.models import Decoding, Sample, load_family
 from tests.experiments.training.small import small_family, small_run
 
@@ -135,6 +137,35 @@ def test_text_alone_hides_the_picture(tmp_path):
         assert torch.equal(first, second) == hidden
         if hidden:
             assert not any(torch.as_tensor(sample.image).any() for sample in pair)
+
+
+def test_what_was_trained_is_never_left_unread(tmp_path):
+    """A method whose class does not say how it is read is refused."""
+    with pytest.raises(UserError, match="give Tuned a method load"):
+        Tuned(load_family()).load(tmp_path)
+
+
+def test_other_peft_methods_are_read(tmp_path):
+    """Among them whole modules that are trained beside an adapter."""
+
+    def lora(seed: int) -> PeftTuned:
+        torch.manual_seed(seed)
+        family = load_family()
+        tuned = PeftTuned(
+            family,
+            get_peft_model(family.model, LoraConfig(target_modules=["query"], modules_to_save=["transform"])),
+        )
+        with torch.no_grad():
+            for parameter in tuned.parameters().values():
+                parameter.normal_()
+        return tuned
+
+    saved, other = lora(0), lora(1)
+    saved.save(tmp_path)
+    other.load(tmp_path)
+    assert any("modules_to_save" in name for name in saved.parameters())
+    for name, parameter in saved.parameters().items():
+        assert torch.equal(parameter, other.parameters()[name])
 
 
 def test_majority_says_the_most_frequent_answer(settings):
