@@ -75,6 +75,12 @@ class Finished:
                 "or run again"
             ) from error
         if type(tuned).observe is not Tuned.observe:
+            content = self.task.content(data, self.result["split"], Faults(faults.limit))
+            if content != self.settings.get("data", content):
+                raise UserError(
+                    f"{self.folder} counted the training answers of other data than those in {data}: give "
+                    "the data that it was trained on"
+                )
             training = subset(
                 self.task.read(data, "train", Faults(faults.limit)), self.settings["train_examples"]
             )

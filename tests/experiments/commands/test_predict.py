@@ -155,6 +155,19 @@ def test_damaged_training_records_are_left_out_too(data, cells, tmp_path, capsys
     records = json.loads(file.read_text())
     records[0]["answers"] = []
     file.write_text(json.dumps(records))
-    words = (cells / "majority-vizwiz_vqa", "--data", own, "--out", tmp_path / "out")
+    cell = Path(shutil.copytree(cells / "majority-vizwiz_vqa", tmp_path / "cell"))
+    config = json.loads((cell / "config.json").read_text())
+    del config["settings"]["data"]  # so that it does not say which these were
+    (cell / "config.json").write_text(json.dumps(config))
+    words = (cell, "--data", own, "--out", tmp_path / "out")
     assert "train.json" in refusal(capsys, *words)
     assert predict(*words, "--skip-bad", 1) == 0
+
+
+def test_answers_are_counted_in_the_data_of_the_run_only(data, cells, tmp_path, capsys):
+    own = tmp_path / "data"
+    shutil.copytree(data / "vizwiz_vqa", own / "vizwiz_vqa")
+    file = own / "vizwiz_vqa" / "train.json"
+    file.write_text(json.dumps(json.loads(file.read_text())[:-1]))
+    words = (cells / "majority-vizwiz_vqa", "--data", own, "--out", tmp_path / "out")
+    assert "counted the training answers of other data" in refusal(capsys, *words)
