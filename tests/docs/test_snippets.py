@@ -179,6 +179,8 @@ def shown_commands() -> dict[str, list[str]]:
 
 def is_short(words: list[str]) -> bool:
     """Whether a command takes a few seconds."""
+    if words[:2] == ["data", "make"] and "--size" not in words:
+        return False  # half a minute
     return bool({"doctor", "data", "scenes", "score", "--dry-run", "--version"} & set(words))
 
 

@@ -79,6 +79,7 @@ def test_long_runs_are_repeated_less_often(monkeypatch, seconds, repeats):
     assert times["base"].repeats == repeats
 
 
+@pytest.mark.slow  # a process for each run
 def test_memory_is_that_of_the_run():
     small, large = (
         measure.extra_memory("tests.experiments.commands.test_bench", "fill", {"megabytes": mb})
