@@ -82,6 +82,23 @@ def path(text: str) -> Path:
     return Path(text)
 
 
+def add_model_arguments(parser: argparse.ArgumentParser, about: str) -> None:
+    """``--model`` and ``--download``.
+
+    Args:
+        parser: gets the options.
+        about: what is done with the model, as the beginning of a sentence.
+    """
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help=f"{about}: a folder or a hub name. Default: mini-BLIP, which comes with the package.",
+    )
+    parser.add_argument(
+        "--download", action="store_true", help="Fetch from the hub what is not on this machine."
+    )
+
+
 def _short(text: str) -> str:
     return repr(text) if len(text) <= 40 else f"{text[:40]!r}..."
 

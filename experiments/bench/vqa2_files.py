@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from experiments.datasets.archives import KARPATHY_FILE
 from experiments.datasets.question_files import ANNOTATORS
-from experiments.datasets.vqa2 import KARPATHY
 
 LINKS = 30_000  # names of one file: file systems allow some 65,000
 CAPTIONS, LONGEST = 5, 12  # of an image; words of a text
@@ -69,7 +69,7 @@ def write_vqa2(folder: Path, share: float = 1, seed: int = 0) -> Path:
         (folder / f"v2_mscoco_{part}_annotations.json").write_text(
             f'{{{head}, "annotations": [{", ".join(annotated)}]}}'
         )
-    (folder / KARPATHY).write_text(f'{{"images": [{", ".join(described)}], "dataset": "coco"}}')
+    (folder / KARPATHY_FILE).write_text(f'{{"images": [{", ".join(described)}], "dataset": "coco"}}')
     return folder
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from attngraph.errors import UserError
-from experiments.arguments import path
+from experiments.arguments import add_model_arguments, path
 from experiments.datasets.faults import Faults
 from experiments.outputs import Outputs
 from experiments.predictions.files import write_predictions
@@ -20,7 +19,7 @@ from experiments.progress import note
 from experiments.training.device import check_device, check_threads, cpu_threads
 from experiments.training.execution import THREADS
 from experiments.training.finished import finished
-from experiments.training.given_data import add_skip_bad_argument
+from experiments.training.given_data import add_skip_bad_argument, check_task_data
 
 RESULTS = "results.json"
 
@@ -57,13 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help=f"Write {RESULTS} into this folder, as the data set's evaluation server takes it.",
     )
-    add(
-        "--model",
-        metavar="NAME",
-        help="Adapt this transformers model, as the run did: a folder or a hub name. Default: "
-        "mini-BLIP, which comes with the package.",
-    )
-    add("--download", action="store_true", help="Fetch from the hub what is not on this machine.")
+    add_model_arguments(parser, "Adapt this transformers model, as the run did")
     add("--device", default="cpu", metavar="NAME", help="Compute on this device: cpu, cuda, cuda:1 or mps.")
     add("--threads", type=int, default=THREADS, metavar="N", help="Use this many CPU threads.")
     add_skip_bad_argument(parser)
@@ -75,12 +68,7 @@ def run(args: argparse.Namespace) -> int:
     check_device(args.device)
     cell = finished(args.folder)
     task = cell.task
-    if task.packaged == (args.data is not None):
-        raise UserError(
-            f"--data {args.data}: the examples of {task.name} come with a package: leave out --data"
-            if task.packaged
-            else f"--data is missing: give the folder with the data of {task.name}"
-        )
+    check_task_data(task, args.data)
     settings = {
         name: getattr(args, name) for name in ("split", "form", "model", "device", "threads", "skip_bad")
     }

@@ -13,7 +13,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from attngraph.errors import UserError
 from experiments.arguments import path, seed
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
@@ -27,7 +26,7 @@ from experiments.progress import note
 from experiments.report.scored import score_predictions
 from experiments.tasks import TASKS
 from experiments.tasks.task import SPLITS, Task
-from experiments.training.given_data import add_skip_bad_argument
+from experiments.training.given_data import add_skip_bad_argument, check_task_data
 
 TABLE, DETAILS, RESULTS = NAMES = ("scores.csv", "scores.json", "results.json")
 
@@ -76,14 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read, score, print and write."""
     task = TASKS[args.task]
-    if task.packaged and args.data is not None:
-        raise UserError(
-            f"--data {args.data}: the examples of {args.task} come with a package: leave out --data"
-        )
     if args.data is None:
         task.check(None)
-    if not task.packaged and args.data is None:
-        raise UserError(f"--data is missing: give the folder with the data of {args.task}")
+    check_task_data(task, args.data)
     options = {name: getattr(args, name) for name in ("task", "split", "seed", "allow_empty", "skip_bad")}
     settings = {"file": str(args.predictions), "data": args.data and str(args.data), **options}
     outputs = None if args.out is None else Outputs(args.out, "score", settings, NAMES)

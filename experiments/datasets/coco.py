@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attngraph.errors import UserError
+from experiments.datasets.archives import COCO_TRAIN, COCO_VAL, KARPATHY, KARPATHY_FILE
 from experiments.datasets.caption_files import (
     KIND,
     caption_of,
@@ -40,7 +41,7 @@ class Karpathy(Reader):
     published = _KARPATHY
 
     def files(self, root: Path, split: str) -> list[Path]:
-        return [root / "dataset_coco.json"]
+        return [root / KARPATHY_FILE]
 
     def image_folders(self, root: Path, split: str) -> list[Path]:
         return _image_folders(root, split)
@@ -164,15 +165,9 @@ class Coco(DataSet):
   year = {2015}
 }"""
     archives = (
-        Archive(
-            "train2014.zip", "http://images.cocodataset.org/zips/train2014.zip", ("train2014/",), 13 * 10**9
-        ),
-        Archive("val2014.zip", "http://images.cocodataset.org/zips/val2014.zip", ("val2014/",), 6 * 10**9),
-        Archive(
-            "caption_datasets.zip",
-            "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
-            ("dataset_coco.json",),
-        ),
+        COCO_TRAIN,
+        COCO_VAL,
+        KARPATHY,
         *(
             Archive(
                 f"coco_karpathy_{split}.json",
@@ -190,7 +185,7 @@ class Coco(DataSet):
         ),
     )
     tree = (
-        ("dataset_coco.json", "Karpathy's split with all captions (caption_datasets.zip)"),
+        (KARPATHY_FILE, "Karpathy's split with all captions (caption_datasets.zip)"),
         ("train2014/", "82,783 images COCO_train2014_000000000009.jpg ..."),
         ("val2014/", "40,504 images COCO_val2014_000000000042.jpg ...; those of val and test too"),
         ("coco_karpathy_{train,val,test}.json", "instead of dataset_coco.json: BLIP's files"),

@@ -18,6 +18,7 @@ from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 
 DATA_SETS: dict[str, DataSet] = {}
+OFFICIAL = {"train": "train", "validation": "val", "test": "test"}  # what readers and files call splits
 
 
 @dataclass(frozen=True)

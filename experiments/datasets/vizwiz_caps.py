@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from attngraph.errors import UserError
+from experiments.datasets.archives import VIZWIZ, VIZWIZ_IMAGES
 from experiments.datasets.caption_files import KIND, read_coco
 from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, register
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.pictures import Pictures
 from experiments.datasets.reading import field, read_json, text_field
-
-_URL = "https://vizwiz.cs.colorado.edu/VizWiz_final"
 
 
 class Official(Reader):
@@ -96,13 +95,10 @@ class VizWizCaptions(DataSet):
     archives = (
         Archive(
             "annotations.zip",
-            f"{_URL}/caption/annotations.zip",
+            f"{VIZWIZ}/caption/annotations.zip",
             ("annotations/train.json", "annotations/val.json", "annotations/test.json"),
         ),
-        *(
-            Archive(f"{split}.zip", f"{_URL}/images/{split}.zip", (f"{split}/",))
-            for split in ("train", "val", "test")
-        ),
+        *VIZWIZ_IMAGES,
     )
     tree = (
         ("annotations/{train,val,test}.json", "images and captions; {train,val,test}.json are found too"),

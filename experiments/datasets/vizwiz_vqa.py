@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attngraph.errors import UserError
+from experiments.datasets.archives import VIZWIZ, VIZWIZ_IMAGES
 from experiments.datasets.dataset import Archive, Counts, DataSet, register
 from experiments.datasets.example import Example
 from experiments.datasets.hub import Columns, Hub
@@ -17,7 +18,6 @@ from experiments.datasets.reading import shown, text_field
 ANSWERABLE = "answerable"  # the group that tells the truth of the answerability task: "1" or "0"
 _FOLDERS = ("Annotations", "", "annotations")  # the archive unpacks to the first
 _OLD = re.compile(r".*_\d{12}\.\w+$")
-_BASE = "https://vizwiz.cs.colorado.edu/VizWiz_final"
 
 
 class Official(ListReader):
@@ -95,12 +95,10 @@ class VizWizVqa(DataSet):
     archives = (
         Archive(
             "Annotations.zip",
-            f"{_BASE}/vqa_data/Annotations.zip",
+            f"{VIZWIZ}/vqa_data/Annotations.zip",
             ("Annotations",),
         ),
-        Archive("train.zip", f"{_BASE}/images/train.zip", ("train",), 11_298_421_598),
-        Archive("val.zip", f"{_BASE}/images/val.zip", ("val",)),
-        Archive("test.zip", f"{_BASE}/images/test.zip", ("test",)),
+        *VIZWIZ_IMAGES,
     )
     tree = (
         (

@@ -9,6 +9,7 @@ from sys import intern
 from typing import NamedTuple
 
 from attngraph.errors import UserError
+from experiments.datasets.archives import COCO_TEST, COCO_TRAIN, COCO_VAL, KARPATHY, KARPATHY_FILE
 from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, register
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
@@ -20,7 +21,6 @@ from experiments.datasets.streams import records
 from experiments.datasets.vqa2_lists import BLIP, KARPATHY_COUNTS, VLT5, PAdapter
 from experiments.metrics.vqa import FEWEST_ANSWERS
 
-KARPATHY = "dataset_coco.json"
 _AMAZON = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
 _SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
@@ -115,7 +115,10 @@ class Karpathy(Official):
     images of its split ``restval`` belong to ``train``.
     """
 
-    name, title = "karpathy", f"question and annotation files, divided by the image's split in {KARPATHY}"
+    name, title = (
+        "karpathy",
+        f"question and annotation files, divided by the image's split in {KARPATHY_FILE}",
+    )
     splits, unanswered = ("train", "val", "test"), ()
     published = KARPATHY_COUNTS
 
@@ -123,10 +126,10 @@ class Karpathy(Official):
         return super().sources(root, "trainval")
 
     def files(self, root: Path, split: str) -> list[Path]:
-        return [root / KARPATHY, *super().files(root, split)]
+        return [root / KARPATHY_FILE, *super().files(root, split)]
 
     def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
-        pictures, division = Pictures(root), _division(root / KARPATHY, split, faults)
+        pictures, division = Pictures(root), _division(root / KARPATHY_FILE, split, faults)
         for part in self.sources(root, split):
             if part.images in division.folders:
                 yield from _examples(part, pictures, faults, division)
@@ -311,19 +314,10 @@ class Vqa2(DataSet):
                 ("Annotations", "Val", ("v2_mscoco_val2014_annotations.json",), 10_518_930),
             )
         ),
-        *(
-            Archive(f"{part}.zip", f"http://images.cocodataset.org/zips/{part}.zip", (part,), size)
-            for part, size in (
-                ("train2014", 13_510_573_713),
-                ("val2014", 6_645_013_297),
-                ("test2015", None),
-            )
-        ),
-        Archive(
-            "caption_datasets.zip",
-            "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
-            (KARPATHY,),
-        ),
+        COCO_TRAIN,
+        COCO_VAL,
+        COCO_TEST,
+        KARPATHY,
     )
     tree = (
         ("v2_OpenEnded_mscoco_train2014_questions.json", "questions of train; also val2014"),
@@ -332,7 +326,7 @@ class Vqa2(DataSet):
             "v2_OpenEnded_mscoco_test2015_questions.json",
             "questions of test, without answers; also test-dev2015",
         ),
-        (KARPATHY, "which split an image belongs to; without it the splits are the official ones"),
+        (KARPATHY_FILE, "which split an image belongs to; without it the splits are the official ones"),
         ("train2014", "COCO_train2014_000000000009.jpg and 82,782 more"),
         ("val2014", "COCO_val2014_000000000042.jpg and 40,503 more"),
         ("test2015", "COCO_test2015_000000000001.jpg and 81,433 more"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.arguments import EachOnce, seed
+from experiments.arguments import EachOnce, add_model_arguments, seed
 from experiments.files import check_out
 from experiments.inspect.adapted import put_in
 from experiments.inspect.samples import own_samples, task_samples
@@ -48,13 +48,7 @@ def add_source_arguments(
         layers, heads, task: which ones a command takes by default, in words.
     """
     add = parser.add_argument
-    add(
-        "--model",
-        metavar="NAME",
-        help="Look at this transformers model: a folder or a hub name. Default: mini-BLIP, which comes with "
-        "the package.",
-    )
-    add("--download", action="store_true", help="Fetch from the hub what is not on this machine.")
+    add_model_arguments(parser, "Look at this transformers model")
     add(
         "--adapter",
         type=Path,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_LABELS = {"train": "train", "validation": "val", "test": "test"}
+from experiments.datasets.dataset import OFFICIAL
 
 
 def answer_type(answer: str) -> str:
@@ -22,7 +22,7 @@ def karpathy_place(split: str, number: int) -> tuple[str, str]:
 
     As in the real file, validation, test and the "restval" part of training come from ``val2014``.
     """
-    label = "restval" if split == "train" and number % 4 == 3 else _LABELS[split]
+    label = "restval" if split == "train" and number % 4 == 3 else OFFICIAL[split]
     return label, "train2014" if label == "train" else "val2014"
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from attngraph.errors import UserError
-from experiments.datasets.dataset import DATA_SETS, DataSet, Reader
+from experiments.datasets.dataset import DATA_SETS, OFFICIAL, DataSet, Reader
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.tables import ROWS, Examples, table
@@ -30,7 +30,6 @@ from experiments.scenes.known import SCENES
 from experiments.tasks.task import SPLITS, Task, holds_scenes
 
 HELD_OUT = 20
-OFFICIAL = {"train": "train", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from attngraph.errors import UserError
+from experiments.arguments import add_model_arguments
 from experiments.training.device import check_device, check_threads, processes
 from experiments.training.features import LIMIT_GB
 from experiments.training.lock import sole_use
@@ -48,13 +49,7 @@ class Execution:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every command that runs cells."""
     add = parser.add_argument
-    add(
-        "--model",
-        metavar="NAME",
-        help="Adapt this transformers model: a folder or a hub name. Default: mini-BLIP, which comes with "
-        "the package.",
-    )
-    add("--download", action="store_true", help="Fetch from the hub what is not on this machine.")
+    add_model_arguments(parser, "Adapt this transformers model")
     add(
         "--device",
         default="cpu",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.arguments import LARGEST, Between, path
+from experiments.tasks.task import Task
 from experiments.training.answering import WAYS
 
 
@@ -40,6 +42,16 @@ def add_skip_bad_argument(parser: argparse.ArgumentParser) -> None:
         help="Do without damaged records, up to this many of each split, and say how many there were, "
         "instead of stopping at the first.",
     )
+
+
+def check_task_data(task: Task, data: Path | None) -> None:
+    """Raise :class:`~attngraph.UserError` where a command on one task lacks its folder of data, or names one
+    for examples that come with a package.
+    """
+    if task.packaged and data is not None:
+        raise UserError(f"--data {data}: the examples of {task.name} come with a package: leave out --data")
+    if not task.packaged and data is None:
+        raise UserError(f"--data is missing: give the folder with the data of {task.name}")
 
 
 def check_data_arguments(args: argparse.Namespace) -> None:

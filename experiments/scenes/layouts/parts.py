@@ -16,7 +16,6 @@ from experiments.scenes.known import SCENES
 from experiments.scenes.scene import Scene
 
 QUALITY = 95  # of JPEG, with colours at full resolution: pixels differ by a few of 256 levels
-OFFICIAL = {"train": "train", "validation": "val", "test": "test"}  # what files call the splits
 
 
 class Amounts(NamedTuple):

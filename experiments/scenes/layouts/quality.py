@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from PIL import Image, ImageEnhance, ImageFilter
+
+from experiments.scenes.drawing import draw
+from experiments.scenes.layouts.parts import Pictures, dump
+from experiments.scenes.scene import Scene
 
 LEVELS = {"good": 60, "poor": 25, "bad": 15}  # and how common they are, in per cent
 #: Fault -> the range of its amount in poor pictures, and in bad ones.
@@ -46,6 +51,32 @@ def any_quality(rng: random.Random) -> Quality:
     fault = rng.choice([name for name, span in ranges.items() if span is not None])
     low, high = ranges[fault]
     return Quality(level, fault, round(rng.uniform(low, high), 3))
+
+
+@dataclass
+class Photographs:
+    """VizWiz's pictures of scenes, and what was done to each.
+
+    Args:
+        root: the data set's folder.
+        pictures: writes them.
+    """
+
+    root: Path
+    pictures: Pictures
+    qualities: dict[str, dict] = field(default_factory=dict)
+
+    def take(self, scene: Scene, part: str, number: int, rng: random.Random) -> tuple[str, Quality]:
+        """Writes the picture of this number in a split, in any quality; returns its name and quality."""
+        quality, name = any_quality(rng), f"VizWiz_{part}_{number:08d}.jpg"
+        picture = taken(draw(scene), quality)
+        self.pictures.save(picture, self.root / part / name, scene if quality.keeps_places else None)
+        self.qualities[name] = asdict(quality)
+        return name, quality
+
+    def write(self) -> None:
+        """Writes what was done to the pictures."""
+        dump(self.root / "quality.json", self.qualities)
 
 
 def taken(picture: Image.Image, quality: Quality) -> Image.Image:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from experiments.datasets.dataset import OFFICIAL
 from experiments.scenes.captions import ordered
 from experiments.scenes.drawing import draw
 from experiments.scenes.facts import describe
-from experiments.scenes.layouts.parts import OFFICIAL, Amounts, drawing, dump, own_seed
+from experiments.scenes.layouts.parts import Amounts, drawing, dump, own_seed
 from experiments.scenes.records import tokens
 from experiments.scenes.scene import CANVAS, COLORS, CURTAIN_WIDTH, SPLITS, Scene, generator, sample_scene
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
+from experiments.datasets.dataset import OFFICIAL
 from experiments.scenes.captions import caption_scenes, captions
-from experiments.scenes.drawing import draw
-from experiments.scenes.layouts.parts import OFFICIAL, Amounts, drawing, dump, own_seed
-from experiments.scenes.layouts.quality import any_quality, taken
+from experiments.scenes.layouts.parts import Amounts, drawing, dump, own_seed
+from experiments.scenes.layouts.quality import Photographs
 from experiments.scenes.scene import SPLITS, generator
 
 NAME = "vizwiz_caps"
@@ -22,19 +21,15 @@ CANNED = {"good": (0, 0), "poor": (0, 1), "bad": (3, 5)}  # least and most of an
 def write(root: Path, amounts: Amounts, seed: int, advance: Callable[[int], object]) -> None:
     """Writes the data set; ``advance`` hears of each image. Ids run on from split to split."""
     chance = own_seed(NAME, seed)
-    qualities = {}
     image_id = caption_id = 0
     with drawing(root) as pictures:
+        photographs = Photographs(root, pictures)
         for split, count in amounts.items():
             part = OFFICIAL[split]
             images, annotations = [], []
             for number, scene in enumerate(caption_scenes(split, count, chance)):
                 rng = generator(chance, SPLITS.index(split), number)
-                quality = any_quality(rng)
-                name = f"VizWiz_{part}_{number:08d}.jpg"
-                picture = taken(draw(scene), quality)
-                pictures.save(picture, root / part / name, scene if quality.keeps_places else None)
-                qualities[name] = asdict(quality)
+                name, quality = photographs.take(scene, part, number, rng)
                 images.append({"file_name": name, "vizwiz_url": "", "id": image_id, "text_detected": False})
                 canned = rng.randint(*CANNED[quality.level])
                 for caption in _five(captions(scene, chance), canned, rng):
@@ -49,7 +44,7 @@ def write(root: Path, amounts: Amounts, seed: int, advance: Callable[[int], obje
                 root / "annotations" / f"{part}.json",
                 content if split == "test" else {**content, "annotations": annotations},
             )
-    dump(root / "quality.json", qualities)
+        photographs.write()
 
 
 def _five(texts: list[str], canned: int, rng: random.Random) -> list[dict]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
-from experiments.scenes.drawing import draw
+from experiments.datasets.dataset import OFFICIAL
 from experiments.scenes.layouts.annotators import UNANSWERABLE, most_common, ten_answers
-from experiments.scenes.layouts.parts import OFFICIAL, Amounts, drawing, dump, own_seed
-from experiments.scenes.layouts.quality import any_quality, taken
+from experiments.scenes.layouts.parts import Amounts, drawing, dump, own_seed
+from experiments.scenes.layouts.quality import Photographs
 from experiments.scenes.questions import questions
 from experiments.scenes.records import answer_type
 from experiments.scenes.scene import SPLITS, generator
@@ -21,18 +20,14 @@ GIVE_UP = {"good": (0, 0), "poor": (0, 4), "bad": (6, 10)}  # least and most ann
 def write(root: Path, amounts: Amounts, seed: int, advance: Callable[[int], object]) -> None:
     """Writes the data set; ``advance`` hears of each question."""
     chance = own_seed(NAME, seed)
-    qualities = {}
     with drawing(root) as pictures:
+        photographs = Photographs(root, pictures)
         for split, count in amounts.items():
             part = OFFICIAL[split]
             records = []
             for number, (scene, (sentence,)) in enumerate(questions(split, count, chance, per_scene=1)):
                 rng = generator(chance, SPLITS.index(split), number)
-                quality = any_quality(rng)
-                name = f"VizWiz_{part}_{number:08d}.jpg"
-                picture = taken(draw(scene), quality)
-                pictures.save(picture, root / part / name, scene if quality.keeps_places else None)
-                qualities[name] = asdict(quality)
+                name, quality = photographs.take(scene, part, number, rng)
                 record = {"image": name, "question": sentence.text}
                 if split != "test":
                     give_up = rng.randint(*GIVE_UP[quality.level])
@@ -40,7 +35,7 @@ def write(root: Path, amounts: Amounts, seed: int, advance: Callable[[int], obje
                 records.append(record)
                 advance(1)
             dump(root / f"{part}.json", records)
-    dump(root / "quality.json", qualities)
+        photographs.write()
 
 
 def _annotation(answers: list[dict]) -> dict:
