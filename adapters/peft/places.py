@@ -103,7 +103,7 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
     for end in set(config.modules_to_save or ()) - heads:
         if not any(name.endswith(end) for name, _ in model.named_modules()):  # PEFT's rule; it says nothing
             raise UserError(f"modules_to_save: {end!r} ends the name of no module of {type(model).__name__}")
-    position = {site.name: "cross" if CROSS & set(site.name.split(".")) else "self" for site in sites}
+    position = {site.name: position_of(site) for site in sites}
     chosen = [
         site
         for site in _attention(model, sites, config)
@@ -136,6 +136,20 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
 def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) -> list[Site]:
     if config.target_modules:
         return [site for site in sites if _matches(config.target_modules, site.name, site.output_name)]
+    return language_sites(model, sites)
+
+
+def language_sites(model: nn.Module, sites: Iterable[Site]) -> list[Site]:
+    """The attention layers on a model's language side; all of them where it has no other side.
+
+    Args:
+        model: the base model.
+        sites: its attention layers.
+
+    Raises:
+        UserError: those on the language side can't be read.
+    """
+    sites = list(sites)
     kind: str = getattr(getattr(model, "config", None), "model_type", None) or ""
 
     def on_language_side(name: str) -> bool:
@@ -151,6 +165,11 @@ def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) 
             f"{_shorten(site.name for site in sites)})"
         )
     return language or sites
+
+
+def position_of(site: Site) -> str:
+    """``cross`` for a layer whose name says that it looks at other nodes, else ``self``."""
+    return "cross" if CROSS & set(site.name.split(".")) else "self"
 
 
 def _linear(model: nn.Module, sites: list[Site]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
 from attngraph.reading.degree_cache import check_grows, degree_cache_of
+from attngraph.reading.heads import repeat_heads
 from attngraph.reading.outputs import Metric, widths
+from attngraph.reading.prepend import check_prepended, prepended
 from attngraph.scores import AttentionScores
 
 _active_collector: Any
@@ -90,6 +92,8 @@ class Call:
             than that.
         unrotated: finds the queries before rotary embedding; see
             :func:`attngraph.reading.projection.unrotated`.
+        prepended: how many keys and values that are no nodes stand before those of nodes; see
+            :meth:`prepend`.
     """
 
     site: Site
@@ -108,10 +112,44 @@ class Call:
     sides: tuple[str | Tensor | None, str | Tensor | None]
     whole: bool
     wanted: bool
-    eager: Callable[[], tuple[Tensor, Tensor]]
+    eager: partial[tuple[Tensor, Tensor]]
     scale: float | None
     plain: Callable[[], bool] | None
     unrotated: Callable[[], tuple[Tensor | None, bool]]
+    prepended: int = 0
+
+    def prepend(self, key: Tensor, value: Tensor, check: bool = False) -> None:
+        """Let every query attend to further keys and values before the call's own, whatever the mask: prefix
+        tuning. They are no nodes, so the call is no attention graph any more: :meth:`graph` refuses. A
+        listener that calls it must come before those that read weights, and do so in every call: what it
+        adds is in no cache.
+
+        Args:
+            key, value: ``(b or 1, g, t, d)``, with as many heads as the model's own keys and values.
+            check: whether the module's attention function is tried out; see
+                :func:`attngraph.reading.prepend.check_prepended`.
+
+        Raises:
+            UserError: other heads or features than the call's own; or it did not pass.
+        """
+        own = self.eager.args[2:4]
+        for name, more, x in (("keys", key, own[0]), ("values", value, own[1])):
+            if (more.shape[1], more.shape[3]) != (x.shape[1], x.shape[3]):
+                raise UserError(
+                    f"{self.site.name}: {more.shape[1]} heads of {more.shape[3]} features of prefix {name} "
+                    f"cannot stand before {x.shape[1]} of {x.shape[3]}: leave the layer out"
+                )
+        b, h, t = self.query.shape[0], self.query.shape[1], key.shape[2]
+        first = [y.to(x.dtype).expand(x.shape[0], -1, -1, -1) for x, y in zip(own, (key, value))]
+        eager = prepended(self.eager, *first)
+        if check:
+            check_prepended(self.site.name, self.eager, eager, t)
+        for name in ("_eager", "dropped", "context"):
+            self.__dict__.pop(name, None)
+        self.eager, self.prepended = eager, self.prepended + t
+        self.key, self.value = (repeat_heads(x, b, h) for x in eager.args[2:4])
+        if self.visible is not None:
+            self.visible = nn.functional.pad(self.visible, (t, 0), value=True)
 
     @cached_property
     def _feature(self) -> tuple[Tensor, bool]:
@@ -184,6 +222,7 @@ class Call:
         if (
             self.plain is None
             or self.span is not None
+            or self.prepended
             or self.dropout
             or self.query.shape[-1] != self.value.shape[-1]
         ):
@@ -217,8 +256,14 @@ class Call:
             fields: further fields of :class:`attngraph.AttentionGraph`.
 
         Raises:
-            UserError: query and value features of different widths.
+            UserError: query and value features of different widths, or keys and values that are no nodes
+                (:meth:`prepend`).
         """
+        if self.prepended:
+            raise UserError(
+                f"{self.site.name}: {self.prepended} learned keys and values of prefix tuning stand before "
+                "its nodes and are no nodes of a graph: switch the prefix off to look at the model's graphs"
+            )
         if self.query.shape[-1] != self.value.shape[-1]:
             raise UserError(
                 f"{self.site.name}: queries have {self.query.shape[-1]} features per head and values "

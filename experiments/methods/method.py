@@ -24,6 +24,7 @@ from experiments.models.batch import Sample
 from experiments.models.family import Answering, ModelFamily
 
 ADAPTERS, ATTRIBUTION, REFERENCE = "GNN adapters", "Attribution", "Reference"  # blocks of the table
+OTHERS = "Other small additions"  # a block of its own: LoRA and prefix tuning
 Vision = Literal["frozen", "trained", "zero"]
 
 METHODS: dict[str, Method] = {}
