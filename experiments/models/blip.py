@@ -28,6 +28,7 @@ from experiments.models.generation import (
 )
 from experiments.models.mini_blip import CHECKPOINT, DESCRIBE, IMAGE_MEAN, IMAGE_STD, load_model, preprocess
 from experiments.models.pictures import Pictures
+from experiments.models.positions import interpolate_positions, rows_of
 from experiments.models.ranking import Opening
 from experiments.models.text import Text
 
@@ -76,6 +77,19 @@ class BlipImages(ModelFamily):
     @property
     def image_side(self) -> int:
         return self.model.config.vision_config.image_size
+
+    def set_side(self, side: int) -> None:
+        """The image encoder's positions are interpolated as BLIP does it, see
+        :func:`experiments.models.positions.interpolate_positions`.
+        """
+        vision, embeddings = self.model.config.vision_config, self.model.vision_model.embeddings
+        rows = rows_of(side, vision.patch_size)
+        old = embeddings.position_embedding
+        new = interpolate_positions(old.detach(), rows)
+        embeddings.position_embedding = nn.Parameter(new, old.requires_grad)
+        embeddings.num_patches, embeddings.num_positions = rows * rows, rows * rows + 1
+        for config in (vision, embeddings):
+            config.image_size = side
 
     def encode_images(self, images: Sequence[Path | Image.Image]) -> Tensor:
         return frozen_image_states(self.model, self.pixels(images).to(self.device))
@@ -180,7 +194,13 @@ class BlipCaptioner(BlipImages):
         states = self.image_states(self.to_device(self.image_inputs(samples)))
         prompts = [sample.prompt for sample in samples]
         return generate_text(
-            self.model, self.tokenizer, states, prompts, decoding.max_new_tokens, decoding.num_beams
+            self.model,
+            self.tokenizer,
+            states,
+            prompts,
+            decoding.max_new_tokens,
+            decoding.num_beams,
+            decoding.min_new_tokens,
         )
 
     def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening]:

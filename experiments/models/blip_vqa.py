@@ -101,6 +101,7 @@ class BlipAnswerer(BlipImages):
             [""] * len(samples),
             decoding.max_new_tokens,
             decoding.num_beams,
+            decoding.min_new_tokens,
             states_mask=inputs["question_mask"],
         )
 

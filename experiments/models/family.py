@@ -41,10 +41,21 @@ class Decoding:
     Args:
         max_new_tokens: upper limit, end token included.
         num_beams: 1 for greedy decoding.
+        min_new_tokens: lower limit; the prompt does not count.
     """
 
     max_new_tokens: int = 20
     num_beams: int = 1
+    min_new_tokens: int = 0
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1 or self.num_beams < 1:
+            raise UserError("an answer needs at least one token and one beam")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise UserError(
+                f"min_new_tokens must be at least 0 and at most max_new_tokens ({self.max_new_tokens}), got "
+                f"{self.min_new_tokens}"
+            )
 
 
 Answering = Decoding | Ranking  # how answers come about
@@ -196,6 +207,28 @@ class ModelFamily(ABC):
     def image_side(self) -> int | None:
         """The side of the square that the model sees, in pixels; None where it depends on the picture."""
         return None
+
+    def resize(self, side: int) -> None:
+        """Let the model see squares of another side, in pixels: its positions are interpolated.
+
+        Raises:
+            UserError: the family cannot.
+        """
+        raise UserError(f"{self.title} cannot see pictures of another side: leave out the side ({side})")
+
+    def set_side(self, side: int) -> None:
+        """Let the model see squares of another side than its checkpoint says.
+
+        Args:
+            side: in pixels.
+
+        Raises:
+            UserError: it can't.
+        """
+        if side != self.image_side:
+            raise UserError(
+                f"side {side}: {self.title} sees pictures as its own processor makes them: leave the side out"
+            )
 
     def blank_image(self) -> Picture:
         """What a model sees that must not see: zero states, or a picture in one colour."""

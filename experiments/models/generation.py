@@ -124,6 +124,7 @@ def generate_text(
     prompts: Sequence[str],
     max_new_tokens: int = 20,
     num_beams: int = 1,
+    min_new_tokens: int = 0,
     use_cache: bool = True,
     states_mask: Tensor | None = None,
 ) -> list[str]:
@@ -131,8 +132,9 @@ def generate_text(
 
     Args:
         states: ``(B, N, D)``, what the decoder looks at, one for each prompt.
-        max_new_tokens: upper limit, end token included. There is no lower limit.
+        max_new_tokens: upper limit, end token included.
         num_beams: 1 for greedy decoding.
+        min_new_tokens: lower limit.
         use_cache: reuse keys and values of earlier tokens; the texts are the same without, only slower.
         states_mask: ``(B, N)``, see :func:`decoder_logits`.
     """
@@ -150,6 +152,7 @@ def generate_text(
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens or None,
         num_beams=num_beams,
         do_sample=False,
         use_cache=use_cache,

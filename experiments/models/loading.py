@@ -17,12 +17,15 @@ from experiments.models.mini_blip import CHECKPOINT
 from experiments.progress import is_quiet, note
 
 
-def load_family(name: str | Path | None = None, download: bool = False) -> ModelFamily:
+def load_family(
+    name: str | Path | None = None, download: bool = False, side: int | None = None
+) -> ModelFamily:
     """A model with what makes its inputs, in float32 and evaluation mode.
 
     Args:
         name: folder or hub name of a transformers model; None for the mini-BLIP that ships with the package.
         download: look on the hub for what is not on this machine.
+        side: of the pictures that it sees, in pixels; None as the checkpoint says.
 
     Raises:
         UserError: it cannot be loaded.
@@ -55,6 +58,8 @@ def load_family(name: str | Path | None = None, download: bool = False) -> Model
         )
     if name is not None:
         family.title = f"{type(family.model).__name__} ({Path(name).resolve().name})"
+    if side is not None and side != family.image_side:
+        family.resize(side)
     return family
 
 

@@ -86,6 +86,7 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
             settings = GenerationConfig(
                 max_new_tokens=decoding.max_new_tokens,
                 num_beams=decoding.num_beams,
+                min_new_tokens=decoding.min_new_tokens or None,
                 do_sample=False,
                 eos_token_id=self.end,
                 pad_token_id=self.tokenizer.pad_token_id,

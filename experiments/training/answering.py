@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from attngraph.errors import UserError
 from experiments.datasets.faults import Faults
 from experiments.models.family import Answering, ModelFamily
 from experiments.models.ranking import Ranking
@@ -15,7 +18,9 @@ from experiments.tasks.task import Task
 GENERATE, RANK = WAYS = ("generate", "rank")
 
 
-def way_of(task: Task, data: Path, chosen: str | None, faults: Faults) -> Answering:
+def way_of(
+    task: Task, data: Path, chosen: str | None, faults: Faults, decoding: Mapping[str, Any] | None = None
+) -> Answering:
     """How a model answers.
 
     Args:
@@ -24,9 +29,22 @@ def way_of(task: Task, data: Path, chosen: str | None, faults: Faults) -> Answer
         chosen: :data:`GENERATE` for texts, :data:`RANK` for the best of a list where the task has one; None
             as the task says.
         faults: decides about damaged records, where training answers are counted.
+        decoding: changes of how texts are generated, by name.
+
+    Raises:
+        UserError: a change is out of range, or nothing is generated.
     """
-    if chosen == GENERATE:
-        return task.decoding
+    way = task.decoding if chosen == GENERATE else _as_task_says(task, data, chosen, faults)
+    if not decoding:
+        return way
+    if isinstance(way, Ranking):
+        raise UserError(
+            f"{task.title} is answered from a list: leave out {', '.join(decoding)}, or let it generate"
+        )
+    return replace(way, **decoding)
+
+
+def _as_task_says(task: Task, data: Path, chosen: str | None, faults: Faults) -> Answering:
     answers = task.answers(data, faults) if chosen == RANK else None
     return task.answering(data) if answers is None else Ranking(answers)
 
@@ -39,7 +57,8 @@ def described(way: Answering, family: ModelFamily | None = None) -> dict[str, An
         family: whose own number of short-listed answers holds where ``way`` names none.
     """
     if not isinstance(way, Ranking):
-        return {"way": GENERATE, "beams": way.num_beams, "tokens": way.max_new_tokens}
+        least = {"least": way.min_new_tokens} if way.min_new_tokens else {}
+        return {"way": GENERATE, "beams": way.num_beams, "tokens": way.max_new_tokens, **least}
     digest = hashlib.sha256(json.dumps(way.answers).encode()).hexdigest()
     k = way.k or (family and family.shortlist)
     return {"way": RANK, "k": k and min(k, len(way.answers)), "answers": len(way.answers), "digest": digest}
@@ -51,7 +70,8 @@ def in_words(about: dict[str, Any]) -> str:
         return ""
     if about["way"] == GENERATE:
         beams = "greedily" if about["beams"] == 1 else f"with {about['beams']} beams"
-        return f"texts generated {beams}, at most {about['tokens']} tokens"
+        least = f"at least {about['least']}, " if "least" in about else ""
+        return f"texts generated {beams}, {least}at most {about['tokens']} tokens"
     return (
         f"the best of {about['answers']} answers by likelihood (k {about['k']}, list {about['digest'][:8]})"
     )

@@ -7,7 +7,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,10 @@ class Cell:
         train_examples, eval_examples: how many examples to use at most (a fixed random subset); None for all.
         answering: one of :data:`experiments.training.answering.WAYS`; None as the task says.
         skip_bad: how many damaged records, or examples with damaged pictures, of a split may be left out.
+        side: of the pictures that the model sees, in pixels, to which its positions are interpolated; None
+            as the checkpoint says.
+        decoding: what the task's way of writing answers is changed to, by name (see
+            :class:`experiments.models.family.Decoding`).
     """
 
     label: str
@@ -84,6 +88,8 @@ class Cell:
     checkpoint: bool = False
     answering: str | None = None
     skip_bad: int = 0
+    side: int | None = None
+    decoding: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -104,14 +110,17 @@ class Cell:
         task = TASKS[self.task]
         content["data"] = task.content(self.data, self.split, Faults(self.skip_bad))
         content["weights"] = weights_digest(content.pop("model"))
-        del content["checkpoint"], content["skip_bad"], content["answering"]
-        if self.answering is not None or task.data_set is not None:
+        del content["checkpoint"], content["skip_bad"], content["answering"], content["decoding"]
+        if self.side is None:
+            del content["side"]
+        if self.answering is not None or task.data_set is not None or self.decoding:
             content["answering"] = described(self.way())
         return _plain(content)
 
     def way(self) -> Answering:
         """How the model answers."""
-        return way_of(TASKS[self.task], self.data, self.answering, Faults(self.skip_bad))
+        task, faults = TASKS[self.task], Faults(self.skip_bad)
+        return way_of(task, self.data, self.answering, faults, self.decoding)
 
 
 def has_scores(cell: Cell, out: Path) -> bool:
@@ -210,7 +219,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
         method_named(cell.method),
         FeatureCache(run.out / IMAGE_STATES, run.cache_gb),
     )
-    family = load_family(cell.model)
+    family = load_family(cell.model, side=cell.side)
     family.model.to(device)
     tuned = method.apply(family, cell.settings)
     started = tuned.scalars()

@@ -14,10 +14,10 @@ from experiments.errors import first_line
 from experiments.methods import METHODS, method_named
 from experiments.methods.method import Tuned, check_known
 from experiments.models import load_family
-from experiments.models.family import Answering
+from experiments.models.family import Answering, Decoding
 from experiments.models.mini_blip import weights_digest
 from experiments.tasks import TASKS, Task
-from experiments.training.answering import WAYS, described, way_of
+from experiments.training.answering import GENERATE, WAYS, described, way_of
 from experiments.training.data import TaskData, subset
 from experiments.training.features import FeatureCache
 from experiments.training.prediction import predict
@@ -64,7 +64,7 @@ class Finished:
                 f"{self.folder} started from other weights than {model or 'the mini-BLIP of this version'}: "
                 "give the model that it started from (--model)"
             )
-        family = load_family(model, download)
+        family = load_family(model, download, self.settings.get("side"))
         family.model.to(device)
         try:
             tuned = method_named(self.settings["method"]).apply(family, self.settings["settings"])
@@ -100,6 +100,8 @@ class Finished:
             UserError: it ranked another list than there is in these data.
         """
         recorded = self.result.get("answering") or {}
+        if recorded.get("way") == GENERATE:
+            return Decoding(recorded["tokens"], recorded["beams"], recorded.get("least", 0))
         for chosen in (None, *WAYS):
             way = way_of(self.task, data, chosen, Faults(faults.limit))
             about = described(way)

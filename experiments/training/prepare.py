@@ -45,8 +45,11 @@ def _prepare(
 ) -> None:
     transformers.utils.logging.disable_progress_bar()
     todo = [cell for cell in cells if not has_scores(cell, run.out)]
-    families = {name: load_family(name, download) for name in dict.fromkeys(cell.model for cell in todo)}
-    for name, family in families.items():
+    families = {
+        (name, side): load_family(name, download, side)
+        for name, side in dict.fromkeys((cell.model, cell.side) for cell in todo)
+    }
+    for (name, _), family in families.items():
         if not family.trains:
             raise UserError(
                 f"--model {name} writes no answers, so it can't be trained on a task: give an "
@@ -59,7 +62,7 @@ def _prepare(
         write_scenes(cells[0].data, data_seed, sizes)
     for cell in cells:
         is_finished(cell, run)  # an error where its folder holds another experiment
-    for cell in {(cell.task, cell.model): cell for cell in todo}.values():
+    for cell in {(cell.task, cell.model, cell.side): cell for cell in todo}.values():
         cell.description()  # an error where annotations or a list of answers are damaged, before any picture
     cache = FeatureCache(run.out / IMAGE_STATES, run.cache_gb)
     with cpu_threads(run.threads):
@@ -69,14 +72,14 @@ def _prepare(
         if changing and run.cache_gb:
             names = ", ".join(sorted(changing))
             note(f"{names}: pictures change in training, so image states are cached for scoring alone")
-        for cell in {(cell.task, cell.model): cell for cell in todo}.values():
+        for cell in {(cell.task, cell.model, cell.side): cell for cell in todo}.values():
             for split, count in (("train", cell.train_examples), (cell.split, cell.eval_examples)):
                 if split == "train" and cell.task in changing:
                     continue
                 faults = Faults(cell.skip_bad)
                 found = TASKS[cell.task].read(cell.data, split, faults)
                 TaskData(
-                    families[cell.model],
+                    families[cell.model, cell.side],
                     TASKS[cell.task],
                     subset(found, count),
                     "frozen",

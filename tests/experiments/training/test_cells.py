@@ -43,7 +43,7 @@ class Scored(SmallTask):
 def cell(tmp_path, monkeypatch):
     """A cell on the small model and task, in ``tmp_path``."""
     monkeypatch.setitem(TASKS, "small", Scored(small_examples(tmp_path / "pictures")))
-    monkeypatch.setattr(cells, "load_family", lambda name: small_family())
+    monkeypatch.setattr(cells, "load_family", lambda name, **options: small_family())
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "manifest.json").write_text('{"seed": 0}')
     return Cell("pgnn", "pgnn", ADAPTER, "small", 3, Recipe(1e-2, 4, batch_size=4), tmp_path / "data")

@@ -1,5 +1,8 @@
 """Recipes: the schedule of the learning rate, values out of range, batches over processes and passes."""
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from attngraph.errors import UserError
@@ -64,3 +67,35 @@ def test_what_is_off_is_not_said():
     }
     changed = Recipe(1e-3, 250, augment=True).description()
     assert changed.pop("augment") is True and changed == Recipe(1e-3, 250).description()
+
+
+def test_cosine_schedule():
+    recipe = Recipe(1e-3, steps=110, warmup=10 / 110, schedule="cosine")
+    factors = [recipe.factor(step) for step in range(110)]
+    assert factors[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+    expected = [(1 + math.cos(math.pi * k / 100)) / 2 for k in range(100)]
+    assert factors[10:] == pytest.approx(expected)
+    linear = [replace(recipe, schedule="linear").factor(step) for step in range(110)]
+    assert linear[10:] == pytest.approx([1 - k / 100 for k in range(100)])
+
+
+def test_defaults_leave_the_description_of_earlier_runs():
+    names = "learning_rate steps batch_size accumulation warmup weight_decay label_smoothing clip"
+    assert list(Recipe(1e-3, 10).description()) == names.split()
+    changed = Recipe(1e-3, 10, schedule="cosine", validate_every=5, patience=2, checkpointing=True)
+    added = {"schedule": "cosine", "validate_every": 5, "patience": 2, "checkpointing": True}
+    assert changed.description() == {**Recipe(1e-3, 10).description(), **added}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"schedule": "cosin"}, "unknown schedule 'cosin': choose from linear, cosine"),
+        ({"precision": "int8"}, "unknown precision"),
+        ({"patience": 2}, "patience counts validations"),
+        ({"validate_every": 0}, "validate_every must be above 0"),
+    ],
+)
+def test_wrong_options(options, words):
+    with pytest.raises(UserError, match=words):
+        Recipe(1e-3, 10, **options)
