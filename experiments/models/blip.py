@@ -78,7 +78,7 @@ class BlipImages(ModelFamily):
     def image_side(self) -> int:
         return self.model.config.vision_config.image_size
 
-    def set_side(self, side: int) -> None:
+    def resize(self, side: int) -> None:
         """The image encoder's positions are interpolated as BLIP does it, see
         :func:`experiments.models.positions.interpolate_positions`.
         """

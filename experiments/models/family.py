@@ -212,23 +212,11 @@ class ModelFamily(ABC):
         """Let the model see squares of another side, in pixels: its positions are interpolated.
 
         Raises:
-            UserError: the family cannot.
+            UserError: the family cannot, or not of this side.
         """
-        raise UserError(f"{self.title} cannot see pictures of another side: leave out the side ({side})")
-
-    def set_side(self, side: int) -> None:
-        """Let the model see squares of another side than its checkpoint says.
-
-        Args:
-            side: in pixels.
-
-        Raises:
-            UserError: it can't.
-        """
-        if side != self.image_side:
-            raise UserError(
-                f"side {side}: {self.title} sees pictures as its own processor makes them: leave the side out"
-            )
+        raise UserError(
+            f"side {side}: {self.title} sees pictures as its own processor makes them: leave the side out"
+        )
 
     def blank_image(self) -> Picture:
         """What a model sees that must not see: zero states, or a picture in one colour."""
