@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -67,20 +66,20 @@ class Prefix(nn.Module):
 
     .. math:: [K_p ; V_p] = W_2 \tanh(W_1 E + b_1) + b_2
 
-    of an embedding :math:`E`, as Li & Liang train them.
+    of an embedding :math:`E`, as Li & Liang train them. Parameters start standard normal, as PEFT's do: in
+    trials on mini-BLIP that trained faster than starts near zero, at each of three learning rates.
 
     Args:
         groups: heads of keys and values.
         features: per head.
         config: what it is made of.
-        std: of the normal distribution that parameters start from.
     """
 
-    def __init__(self, groups: int, features: int, config: PrefixConfig, std: float):
+    def __init__(self, groups: int, features: int, config: PrefixConfig):
         super().__init__()
         self.shape, width = (groups, config.tokens, features), config.projection
         if width is None:
-            self.key, self.value = (nn.Parameter(std * torch.randn(self.shape)) for _ in range(2))
+            self.key, self.value = (nn.Parameter(torch.randn(self.shape)) for _ in range(2))
         else:
             self.embedding = nn.Parameter(torch.randn(config.tokens, width))
             self.mlp = nn.Sequential(
@@ -149,9 +148,8 @@ class PrefixTuning:
             )
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        std = _spread(model)
         for site, shape in zip(sites, shapes):
-            prefix = Prefix(*shape, config, std)
+            prefix = Prefix(*shape, config)
             weight = next(site.module.parameters(), next(model.parameters()))
             setattr(site.module, ATTRIBUTE, prefix.to(weight.device, weight.dtype))
         self.layers = [site.name for site in sites]
@@ -283,13 +281,3 @@ def head_shape(site: Site) -> tuple[int, int]:
         )
     heads = widths(site.output)[0] // features
     return heads // int(getattr(module, "num_key_value_groups", 1)), features
-
-
-def _spread(model: nn.Module) -> float:
-    """The standard deviation that a model's own weights start from."""
-    config: Any = getattr(model, "config", None)
-    for part in (config, getattr(config, "text_config", None)):
-        std = getattr(part, "initializer_range", None)
-        if isinstance(std, float) and math.isfinite(std) and std > 0:
-            return std
-    return 0.02

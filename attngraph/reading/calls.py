@@ -132,12 +132,12 @@ class Call:
         Raises:
             UserError: other heads or features than the call's own; or it did not pass.
         """
-        own = self.eager.args[2:4]
+        own = self.eager.args[-3:-1]
         for name, more, x in (("keys", key, own[0]), ("values", value, own[1])):
             if (more.shape[1], more.shape[3]) != (x.shape[1], x.shape[3]):
                 raise UserError(
                     f"{self.site.name}: {more.shape[1]} heads of {more.shape[3]} features of prefix {name} "
-                    f"cannot stand before {x.shape[1]} of {x.shape[3]}: leave the layer out"
+                    f"cannot stand before {x.shape[1]} of {x.shape[3]}"
                 )
         b, h, t = self.query.shape[0], self.query.shape[1], key.shape[2]
         first = [y.to(x.dtype).expand(x.shape[0], -1, -1, -1) for x, y in zip(own, (key, value))]
@@ -147,7 +147,7 @@ class Call:
         for name in ("_eager", "dropped", "context"):
             self.__dict__.pop(name, None)
         self.eager, self.prepended = eager, self.prepended + t
-        self.key, self.value = (repeat_heads(x, b, h) for x in eager.args[2:4])
+        self.key, self.value = (repeat_heads(x, b, h) for x in eager.args[-3:-1])
         if self.visible is not None:
             self.visible = nn.functional.pad(self.visible, (t, 0), value=True)
 

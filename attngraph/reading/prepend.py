@@ -23,20 +23,20 @@ def prepended(eager: partial, key: Tensor, value: Tensor) -> partial:
     A position bias gets zeros for them: they have no position.
 
     Args:
-        eager: ``(module, query, key, value, mask, **settings)`` to context and weights, all given.
+        eager: ``(..., query, key, value, mask, **settings)`` to context and weights, all given.
         key, value: :math:`K_p` and :math:`V_p`, ``(b, g, t, d)``.
     """
-    module, query, own_key, own_value, mask = eager.args
+    *bound, query, own_key, own_value, mask = eager.args
     t, m = key.shape[2], own_key.shape[2]
     settings = {name: _padded(x, t, m) for name, x in eager.keywords.items()}
     keys, values = torch.cat([key, own_key], 2), torch.cat([value, own_value], 2)
     mask = None if mask is None else torch.nn.functional.pad(mask, (t, 0))
-    return partial(eager.func, module, query, keys, values, mask, **settings)
+    return partial(eager.func, *bound, query, keys, values, mask, **settings)
 
 
 def _padded(setting: Any, t: int, m: int) -> Any:
     """A bias of all keys with zeros for those that are added."""
-    bias = isinstance(setting, Tensor) and setting.is_floating_point() and setting.shape[-1] == m
+    bias = isinstance(setting, Tensor) and setting.is_floating_point() and setting.shape[-1:] == (m,)
     return torch.nn.functional.pad(setting, (t, 0)) if bias else setting
 
 
@@ -62,11 +62,11 @@ def check_prepended(name: str, before: partial, after: partial, t: int) -> None:
         own = new[..., t:].sum(-1, keepdim=True)
         rows = (own > LEAST).expand_as(old)
         shares, due = new[..., t:] / own, old / old.sum(-1, keepdim=True)
-        slack = max(TOLERANCE, 8 * torch.finfo(before.args[1].dtype).eps)
+        slack = max(TOLERANCE, 8 * torch.finfo(before.args[-4].dtype).eps)
         seen = (new[..., :t] > 0).any()
         if seen and bool(((shares - due).abs() <= slack)[rows].all()):
             return
     raise UserError(
-        f"{name}: its attention is more than a softmax to which keys can be added (a window, or positions, "
-        "in its own function), so it can't be given a prefix: leave it out"
+        f"{name}: its attention is more than a softmax to which keys can be added (positions inside its own "
+        "function, say), so the model can't be given a prefix"
     )
