@@ -22,7 +22,7 @@ from experiments.files import check_files
 from experiments.methods import method_named
 from experiments.outputs import check_folder
 from experiments.progress import note
-from experiments.report.ablation import DETAILS, SIGNIFICANCE, STEM, make_table, save_results
+from experiments.report.ablation import DETAILS, SIGNIFICANCE, Design, make_table, save_results
 from experiments.report.runs import Run
 from experiments.report.text import render_text
 from experiments.tasks import TASKS
@@ -209,7 +209,7 @@ def check_table(cells: Sequence[Cell], out: Path) -> None:
     names.
     """
     file = out / "results.json"
-    others = [file for name in (f"{STEM}.*", SIGNIFICANCE, DETAILS) for file in out.glob(name)]
+    others = [file for name in (f"{Design.stem}.*", SIGNIFICANCE, DETAILS) for file in out.glob(name)]
     check_files([file, *others])
     if not file.exists():
         if others:

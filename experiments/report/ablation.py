@@ -1,20 +1,21 @@
-"""From the runs of an ablation to its table, and to the files of a results folder."""
+"""From runs to a table, and to the files of a results folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from experiments.files import published, write_json, write_text
 from experiments.methods.graph_adapter import method_named
 from experiments.report.columns import scored, table_columns
-from experiments.report.comparison import BASELINE, compare_with_baseline
+from experiments.report.comparison import BASELINE, compare_pairs, compare_with_baseline
 from experiments.report.csv_file import write_csv
 from experiments.report.details import details_markdown
 from experiments.report.latex import render_latex
 from experiments.report.markdown import render_markdown
-from experiments.report.published import published_for
+from experiments.report.published import Published, of_drawn, published_blocks, published_for
 from experiments.report.rows import rows_from_frame, score_frame
 from experiments.report.runs import Run, distinct
 from experiments.report.table import Table
@@ -23,43 +24,89 @@ from experiments.report.way import WAY, way_between, with_way
 from experiments.tasks.task import Task
 from experiments.training.answering import in_words
 
-STEM = "ablation"
 SIGNIFICANCE, DETAILS, RESULTS = "significance.json", "details.md", "results.json"
 
 
+@dataclass(frozen=True)
+class Design:
+    """How a table presents runs.
+
+    Args:
+        stem: of its files' names.
+        baseline: the method with which rows are compared.
+        published: numbers from elsewhere that it can show.
+        blocks: method -> the block in which its row stands; others stand where the method says.
+        contenders: the methods that are compared with the baseline, and among which the best is marked; None
+            for the GNN adapters.
+        contest: what the contenders are, in words.
+    """
+
+    stem: str = "ablation"
+    baseline: str = BASELINE
+    published: Sequence[Published] = field(default_factory=lambda: [of_drawn(published_blocks()["gnn"])])
+    blocks: Mapping[str, str] = field(default_factory=dict)
+    contenders: Sequence[str] | None = None
+    contest: str = "GNN adapter"
+
+
 def make_table(
-    runs: Sequence[Run], tasks: Mapping[str, Task], title: str, notes: Sequence[str] = ()
+    runs: Sequence[Run],
+    tasks: Mapping[str, Task],
+    title: str,
+    notes: Sequence[str] = (),
+    design: Design | None = None,
 ) -> Table:
-    """The table of finished runs, with significance of every GNN adapter against GCN where both ran.
+    """The table of finished runs, with significance of contenders against the baseline where both ran.
 
     Args:
         runs: in the order of the table's rows; a run that two rows show is given for both.
         tasks: the table's tasks in the order of its columns.
         title: printed on top.
         notes: what else is to be said.
+        design: how it presents them; None for the GNN ablation.
 
     Raises:
         UserError: runs and tasks do not fit together, or a run's statistics cannot be read.
     """
+    design = design or Design()
     shown = scored(tasks, runs)
     columns, frame = table_columns(shown), score_frame(runs, tasks)
     way, about_way = way_between(frame, columns)
     if way:
         columns, frame = with_way(columns), frame.assign(**{WAY.key: way.share(frame)})
     counts = [_counts([run for run in runs if run.task == name], task) for name, task in tasks.items()]
+    blocks = {method_named(name).title: block for name, block in design.blocks.items()}
+    rows = [replace(row, group=blocks.get(row.name, row.group)) for row in rows_from_frame(frame, columns)]
+    contenders = design.contenders
     return Table(
         title,
-        rows_from_frame(frame, columns),
+        rows,
         columns,
-        baseline=method_named(BASELINE).title,
-        comparisons=compare_with_baseline(runs, shown, means={WAY.key: way.weights} if way else None),
+        baseline=method_named(design.baseline).title,
+        comparisons=_comparisons(runs, shown, design, {WAY.key: way.weights} if way else None),
         notes=[
             *filter(None, [about_way, *counts, *notes]),
             "Time: training and scoring of all tasks for one seed, in one of several parallel workers; "
             "peak memory of that worker",
         ],
-        published=published_for(columns),
+        published=published_for(columns, design.published),
+        contenders=None if contenders is None else {method_named(name).title for name in contenders},
+        contest=design.contest,
     )
+
+
+def _comparisons(
+    runs: Sequence[Run],
+    tasks: Mapping[str, Task],
+    design: Design,
+    means: Mapping[str, Mapping[str, float]] | None,
+) -> list[dict[str, Any]]:
+    """Each contender against the baseline."""
+    if design.contenders is None:
+        return compare_with_baseline(runs, tasks, design.baseline, means)
+    present = {run.row for run in runs}
+    others = [name for name in design.contenders if name in present and name != design.baseline]
+    return compare_pairs(runs, tasks, [(name, design.baseline) for name in others], means=means)
 
 
 def save_results(
@@ -68,6 +115,7 @@ def save_results(
     table: Table,
     out: Path,
     made_with: Mapping[str, Any] | None = None,
+    stem: str = Design.stem,
 ) -> dict[str, Path]:
     """Write a table and all that stands behind it; the files appear together when all are written.
 
@@ -77,13 +125,14 @@ def save_results(
         table: as :func:`make_table` makes it of them.
         out: folder; its other files stay.
         made_with: versions and machine, written into ``results.json``.
+        stem: of the names of the table's own files.
 
     Returns:
         What a file holds -> its path: ``txt``, ``md``, ``tex``, ``csv`` and ``png`` for the table,
         ``significance``, ``details`` and ``results``.
     """
     with published(out) as part:
-        written = save_table(table, part)
+        written = save_table(table, part, stem)
         written["significance"] = write_json(part / SIGNIFICANCE, table.comparisons)
         written["details"] = write_text(part / DETAILS, details_markdown(runs, tasks, table))
         content = {"cells": [run.result for run in distinct(runs)], **(made_with or {})}
@@ -91,7 +140,7 @@ def save_results(
     return {what: out / path.name for what, path in written.items()}
 
 
-def save_table(table: Table, folder: str | Path, stem: str = STEM) -> dict[str, Path]:
+def save_table(table: Table, folder: str | Path, stem: str = Design.stem) -> dict[str, Path]:
     """Write a table as ``<stem>.txt``, ``.md``, ``.tex``, ``.csv`` and ``.png``; returns suffix -> path."""
     from experiments.report.figure import draw_png  # matplotlib is slow to import
 

@@ -14,13 +14,14 @@ from experiments.report.table import Row, Table
 def table_frame(table: Table) -> pd.DataFrame:
     """Raw numbers, one line per row: ``<column key>_mean``, ``_std`` (fractions), ``_n``, ``_p_adjusted``."""
     lines = [_line(table, row) for rows in table.groups.values() for row in rows]
-    for name, numbers in table.published_rows.items():
-        means = {
-            f"{column.key}_mean": round(float(numbers[column.key]) / 100, 6)
-            for column in table.columns
-            if column.key in numbers
-        }
-        lines.append({"name": name, "group": table.published.label, **means})
+    for block in table.published:
+        for name, numbers in block.rows.items():
+            means = {
+                f"{column.key}_mean": round(float(numbers[column.key]) / 100, 6)
+                for column in table.columns
+                if column.key in numbers
+            }
+            lines.append({"name": name, "group": block.label, **means})
     frame = pd.DataFrame(lines)
     integers = [column for column in frame.columns if column.endswith("_n") or column == "parameters"]
     return frame.astype(dict.fromkeys(integers, "Int64"))

@@ -209,9 +209,9 @@ def _lines(table: Table) -> list[_Line]:
     lines = []
     for group, rows in table.groups.items():
         lines += [_Line(group), *(_Line(row.name, row) for row in rows)]
-    if table.published:
-        lines += [_Line(""), _Line(table.published.label)]
-        lines += [_Line(name, published=numbers) for name, numbers in table.published_rows.items()]
+    for block in table.published:
+        lines += [_Line(""), _Line(block.label)]
+        lines += [_Line(name, published=numbers) for name, numbers in block.rows.items()]
     return lines
 
 

@@ -34,7 +34,7 @@ _SPECIAL = {
 
 
 def render_latex(table: Table) -> str:
-    """A ``table`` environment for booktabs and graphicx; the best GNN adapter of a column in bold."""
+    """A ``table`` environment for booktabs and graphicx; the best contender of a column in bold."""
     head = ["Method", *(column.heading for column in table.columns), *COSTS]
     caption = " ".join([table.title.rstrip(".") + ".", *legend(table, "Bold")])
     lines = [
@@ -49,10 +49,10 @@ def render_latex(table: Table) -> str:
     ]
     for group, rows in table.groups.items():
         lines += [*_block(group, len(head)), *(_line(_cells(table, row)) for row in rows)]
-    if table.published:
-        lines += _block(table.published.label, len(head))
-        for name in table.published_rows:
-            cells = [escape(cell) for cell in [name, *published_cells(table, name)]]
+    for block in table.published:
+        lines += _block(block.label, len(head))
+        for name, numbers in block.rows.items():
+            cells = [escape(cell) for cell in [name, *published_cells(table, numbers)]]
             lines.append(_line([*cells, *[""] * len(COSTS)]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]) + "\n"
 

@@ -42,7 +42,7 @@ def kinds_markdown(
 
 
 def render_markdown(table: Table) -> str:
-    """The table; the best GNN adapter of a column in bold."""
+    """The table; the best contender of a column in bold."""
     headings = [escape(column.heading) for column in table.columns]
     head = ["Method", *headings, *COSTS]
     body: list[list[str]] = []
@@ -50,9 +50,9 @@ def render_markdown(table: Table) -> str:
         body.append([f"**{escape(group)}**", *[""] * (len(head) - 1)])
         body += [_cells(table, row) for row in rows]
     lines = [f"**{escape(table.title)}**", "", *_lines(head, body)]
-    if table.published:
-        published = [[escape(name), *published_cells(table, name)] for name in table.published_rows]
-        lines += ["", f"*{table.published.label}*", "", *_lines(["Method", *headings], published)]
+    for block in table.published:
+        cells = [[escape(name), *published_cells(table, numbers)] for name, numbers in block.rows.items()]
+        lines += ["", f"*{block.label}*", "", *_lines(["Method", *headings], cells)]
     return "\n".join([*lines, "", *(f"- {escape(line)}" for line in legend(table, "Bold"))]) + "\n"
 
 

@@ -6,7 +6,7 @@ The modules beside this one print it: :mod:`~experiments.report.text`, :mod:`~ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,7 +62,9 @@ class Table:
         comparisons: one dictionary for each row and column that was compared with the baseline, as
             :func:`experiments.report.comparison.compare_with_baseline` returns them.
         notes: sentences under the table.
-        published: numbers from elsewhere, printed as a block of their own.
+        published: numbers from elsewhere, printed in blocks of their own.
+        contenders: names of the rows among which the best of a column is marked; None for the GNN adapters.
+        contest: what these rows are, in words.
 
     Raises:
         UserError: two rows have the same name.
@@ -74,7 +76,9 @@ class Table:
     baseline: str = "GCN"
     comparisons: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
-    published: Published | None = None
+    published: Sequence[Published] = ()
+    contenders: Collection[str] | None = None
+    contest: str = "GNN adapter"
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
@@ -96,15 +100,14 @@ class Table:
         """Whether any score comes from several seeds."""
         return any(score.std is not None for row in self.rows for score in row.scores.values())
 
-    @property
-    def published_rows(self) -> dict[str, Mapping[str, str]]:
-        """Name -> column key -> printed number; empty without a published block."""
-        return dict(self.published.rows) if self.published else {}
+    def contends(self, row: Row) -> bool:
+        """Whether a row is one of those among which the best is marked."""
+        return row.group == ADAPTERS if self.contenders is None else row.name in self.contenders
 
     def best(self, key: str) -> set[str]:
-        """Names of the GNN adapters with the highest mean in a column; none if only one has a score."""
+        """Names of the contenders with the highest mean in a column; none if only one has a score."""
         means = {
-            row.name: row.scores[key].mean for row in self.rows if row.group == ADAPTERS and key in row.scores
+            row.name: row.scores[key].mean for row in self.rows if self.contends(row) and key in row.scores
         }
         if len(means) < 2:
             return set()

@@ -49,13 +49,17 @@ def render_text(table: Table, width: int | None = None) -> str:
     body: list[tuple[str, list[str] | None]] = []  # name and cells; a group's heading has no cells
     for group, rows in table.groups.items():
         body += [(group, None), *((f"  {row.name}", _cells(table, row)) for row in rows)]
-    published = [
-        (f"  {name}", [*(cell + space for cell in published_cells(table, name)), *[""] * len(COSTS)])
-        for name in table.published_rows
-    ]
-    filled = [(name, cells) for name, cells in [*body, *published] if cells is not None]
+    published = {
+        block.label: [
+            (f"  {name}", [*(cell + space for cell in published_cells(table, numbers)), *[""] * len(COSTS)])
+            for name, numbers in block.rows.items()
+        ]
+        for block in table.published
+    }
+    from_elsewhere = [line for lines in published.values() for line in lines]
+    filled = [(name, cells) for name, cells in [*body, *from_elsewhere] if cells is not None]
     grid = _Grid(
-        max(len(name) for name in ["Method", *(name for name, _ in body), *(name for name, _ in published)]),
+        max(len(name) for name in ["Method", *(name for name, _ in [*body, *from_elsewhere])]),
         [max(len(cells[i]) for cells in [head, *(cells for _, cells in filled)]) for i in range(len(head))],
     )
 
@@ -65,9 +69,10 @@ def render_text(table: Table, width: int | None = None) -> str:
         lines += [grid.line(block, "Method", head), rule]
         lines += [name if cells is None else grid.line(block, name, cells) for name, cells in body]
         shown = {column.key for i, column in enumerate(table.columns) if i in block}
-        if table.published and any(shown & set(numbers) for numbers in table.published.rows.values()):
-            lines += [rule, *textwrap.wrap(table.published.label, width or _UNLIMITED)]
-            lines += [grid.line(block, name, cells) for name, cells in published]
+        for each in table.published:
+            if any(shown & set(numbers) for numbers in each.rows.values()):
+                lines += [rule, *textwrap.wrap(each.label, width or _UNLIMITED)]
+                lines += [grid.line(block, name, cells) for name, cells in published[each.label]]
         lines += [rule, ""]
     for sentence in legend(table, "*"):
         lines += textwrap.wrap(sentence, width or _UNLIMITED)

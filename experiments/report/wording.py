@@ -39,9 +39,8 @@ def costs(row: Row) -> list[str]:
     ]
 
 
-def published_cells(table: Table, name: str) -> list[str]:
+def published_cells(table: Table, numbers: Mapping[str, str]) -> list[str]:
     """The cells of a published row, one per column."""
-    numbers = table.published_rows[name]
     return [numbers.get(column.key, MISSING) for column in table.columns]
 
 
@@ -50,7 +49,7 @@ def legend(table: Table, best: str, different: str = "†") -> list[str]:
 
     Args:
         table: the table.
-        best: how the best adapter of a column looks in this output.
+        best: how the best contender of a column looks in this output.
         different: what marks a difference from the baseline.
     """
     if table.has_spread:
@@ -62,7 +61,7 @@ def legend(table: Table, best: str, different: str = "†") -> list[str]:
         scale += f" {AVERAGE.heading} = mean of {listed(headings)}."
     lines = [scale]
     if any(table.best(column.key) for column in table.columns):
-        lines.append(f"{best} = best GNN adapter of the column.")
+        lines.append(f"{best} = best {table.contest} of the column.")
     if table.comparisons:
         lines.append(
             f"{different} = differs from {table.baseline} (Holm-adjusted p < {LEVEL}). "

@@ -5,11 +5,9 @@ from dataclasses import replace
 import pytest
 
 from attngraph.errors import UserError
-from experiments.report.columns import AVERAGE, averaged_columns, scored, table_columns
-from experiments.report.published import BLIP_CAPFILT, published_for
+from experiments.report.columns import scored, table_columns
 from experiments.tasks import TASKS
 from experiments.tasks.task import Column
-from tests.experiments.drawn import DRAWN
 from tests.experiments.report.made import SmallTask, captioning, runs_on
 
 
@@ -76,16 +74,3 @@ def test_optional_columns_are_those_that_every_run_has(tmp_path):
 def test_equal_keys_are_refused():
     with pytest.raises(UserError, match=r"several columns have the key 'a\.x'"):
         table_columns({"a": SmallTask("a", Column("a.x", "X"), Column("a.x", "Y"))})
-
-
-def test_published_numbers_by_column():
-    everything = published_for(table_columns(DRAWN))
-    assert everything.rows == BLIP_CAPFILT.rows and everything.label == BLIP_CAPFILT.label
-    assert everything.rows["pGNN"][AVERAGE.key] == "80.27"
-
-    captions = published_for(table_columns({"caption": TASKS["caption"]}))
-    assert captions.rows["GCN"] == {"caption.bleu4": "38.9", "caption.cider": "128.8"}  # their Avg is another
-    assert published_for(table_columns({"easy_vqa": TASKS["easy_vqa"]})) is None
-    others = table_columns({"coco": captioning("coco"), "nocaps": captioning("nocaps")})
-    assert AVERAGE in others and len(averaged_columns(others)) == 4
-    assert published_for(others) is None
