@@ -26,6 +26,7 @@ from experiments.training.stopping import never_swallowed
 
 #: Name of a command (and of its module in :mod:`experiments.commands`) → what it does.
 COMMANDS = {
+    "train": "train and score one experiment, which a YAML file describes",
     "ablation": "train and score the GNN ablation table",
     "significance": "recompute every comparison and p value of a table; simulate how often they are wrong",
     "predict": "answer a split with a finished run, and write the file that an evaluation server takes",
@@ -33,6 +34,7 @@ COMMANDS = {
     "pretrain": "pre-train the mini-BLIP from scratch on drawn scenes",
     "search": "choose learning rates, joins and scheme arguments on validation data",
     "data": "check, lay out and draw data sets in the official files of six benchmarks",
+    "convert": "turn an original checkpoint into a folder that --model takes",
     "scenes": "draw the Scenes data sets and write them in the official file formats",
     "heterophily": "measure the heterophily of attention graphs per layer and head, beside what chance gives",
     "tsne": "draw the projected query and value spaces of attention layers",

@@ -1,20 +1,18 @@
-"""From a folder or hub name to a model family."""
+"""From a folder, an original checkpoint or a hub name to a model family."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoConfig
-from transformers.utils import logging
 
 from attngraph.errors import UserError
 from experiments.errors import first_line
 from experiments.models.family import FAMILIES, Checkpoint, ModelFamily
+from experiments.models.messages import quiet_transformers
 from experiments.models.mini_blip import CHECKPOINT
-from experiments.progress import is_quiet, note
+from experiments.models.original.conversion import load_original
+from experiments.progress import note
 
 
 def load_family(
@@ -23,7 +21,8 @@ def load_family(
     """A model with what makes its inputs, in float32 and evaluation mode.
 
     Args:
-        name: folder or hub name of a transformers model; None for the mini-BLIP that ships with the package.
+        name: folder or hub name of a transformers model, or a checkpoint as its authors published it, see
+            :mod:`experiments.models.original`; None for the mini-BLIP that ships with the package.
         download: look on the hub for what is not on this machine.
         side: of the pictures that it sees, in pixels; None as the checkpoint says.
 
@@ -31,6 +30,18 @@ def load_family(
         UserError: it cannot be loaded.
     """
     name = None if name is None else str(name)
+    if name is not None and Path(name).is_file():
+        family = load_original(Path(name))
+    else:
+        family = _from_transformers(name, download)
+    if name is not None:
+        family.title = f"{type(family.model).__name__} ({Path(name).resolve().name})"
+    if side is not None and side != family.image_side:
+        family.resize(side)
+    return family
+
+
+def _from_transformers(name: str | None, download: bool) -> ModelFamily:
     options = {"local_files_only": name is None or not download}
     is_folder = name is not None and (Path(name) / "config.json").exists()
     if name is not None and not is_folder and (Path(name).exists() or "/" not in name.strip("/")):
@@ -40,7 +51,7 @@ def load_family(
     if download and name is not None and not is_folder:
         note(f"looking for {name} on the hub")
     try:
-        with _bars(download):
+        with quiet_transformers(download):
             config = AutoConfig.from_pretrained(str(CHECKPOINT) if name is None else name, **options)
             kind = next(family for family in reversed(FAMILIES.values()) if family.accepts(config))
             family = kind.load(Checkpoint(name, config, download))
@@ -56,10 +67,6 @@ def load_family(
         raise UserError(  # transformers makes an empty tokenizer where files are missing
             f"--model {name}: its tokenizer knows no words: give the tokenizer's files (tokenizer.json) too"
         )
-    if name is not None:
-        family.title = f"{type(family.model).__name__} ({Path(name).resolve().name})"
-    if side is not None and side != family.image_side:
-        family.resize(side)
     return family
 
 
@@ -72,23 +79,3 @@ def _remedy(name: str | None, is_folder: bool, download: bool) -> str:
         return f"check the folder's files: {files}"
     otherwise = "check the name and the network" if download else "allow the download (--download)"
     return f"give a folder with {files}, or {otherwise}"
-
-
-@contextmanager
-def _bars(download: bool) -> Iterator[None]:
-    """Shows bars of progress for downloads, and none while weights are read from the disk; what is wrong with
-    these is told in our words alone.
-    """
-    shown = logging.is_progress_bar_enabled()
-    verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
-    hub_logging.set_verbosity(logging.CRITICAL)
-    if not download or is_quiet():
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub_verbosity)
-        if shown:
-            logging.enable_progress_bar()

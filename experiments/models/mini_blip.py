@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration
 from attngraph.errors import UserError
 from experiments.errors import first_line
 from experiments.models.images import open_image
+from experiments.models.original.vocabulary import in_folder
 from experiments.models.weights import misfits
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "mini-blip"
@@ -159,12 +160,18 @@ def load_model(
 
 def weights_digest(path_or_name: str | Path | None = None) -> str:
     """A digest of a checkpoint folder's weights, configuration, tokenizer and processor (None: the shipped
-    folder); a hub name stands for itself.
+    folder), or of an original checkpoint and the vocabulary next to it; a hub name stands for itself.
     """
     folder = CHECKPOINT if path_or_name is None else Path(path_or_name)
+    if folder.is_file():
+        return _digest(_dated(filter(None, (folder, in_folder(folder.parent)))))
     patterns = ("*.safetensors", "*config.json", "tokenizer.json", "chat_template*")
     files = sorted(file for pattern in patterns for file in folder.glob(pattern)) if folder.is_dir() else []
-    return _digest(tuple((file, file.stat().st_mtime_ns) for file in files)) if files else str(path_or_name)
+    return _digest(_dated(files)) if files else str(path_or_name)
+
+
+def _dated(files: Iterable[Path]) -> tuple[tuple[Path, int], ...]:
+    return tuple((file, file.stat().st_mtime_ns) for file in files)
 
 
 @cache

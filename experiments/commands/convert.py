@@ -1,0 +1,93 @@
+"""Turn an original checkpoint into a folder that ``--model`` takes.
+
+    attngraph convert blip model_base_capfilt_large.pth --out models/capfilt-l
+    attngraph convert blip model_base_capfilt_large.pth --as vqa --side 480 --out models/capfilt-l-vqa
+    attngraph convert blip model_base_vqa_capfilt_large.pth --out models/vqa --tokenizer vocab.txt
+
+Every tensor of the file is accounted for, on the screen and in ``conversion.json``; a file that lacks one, or
+has one that nobody knows, is refused. :mod:`experiments.models.original` has the layouts.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from attngraph.errors import UserError
+from experiments.arguments import path, positive, word
+from experiments.models.mini_blip import weights_digest
+from experiments.models.original.conversion import ACCOUNT, read_original, save_converted
+from experiments.models.original.layouts import LAYOUTS
+from experiments.models.original.vocabulary import BERT, find_vocabulary
+from experiments.outputs import Outputs
+from experiments.progress import note
+
+NAMES = ("*.safetensors", "*config.json", "tokenizer.json", ACCOUNT)
+ARRANGEMENTS = {name: each for layout in LAYOUTS.values() for name, each in layout.arrangements.items()}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``attngraph convert``."""
+    add = parser.add_argument
+    add(
+        "layout",
+        choices=list(LAYOUTS),
+        metavar="KIND",
+        help=f"Read the file as a checkpoint of these authors: {', '.join(LAYOUTS)}.",
+    )
+    add("checkpoint", type=path, metavar="FILE", help="Read this file, such as model_base_capfilt_large.pth.")
+    add(
+        "--out",
+        type=path,
+        required=True,
+        metavar="FOLDER",
+        help="Write the model, its tokenizer and the account of all tensors into this folder.",
+    )
+    add(
+        "--as",
+        dest="arrangement",
+        choices=list(ARRANGEMENTS),
+        metavar="NAME",
+        help="Make this of it: "
+        + "; ".join(f"{name} ({each.about})" for name, each in ARRANGEMENTS.items())
+        + ". Default: vqa where the file is one for questions, else captioner.",
+    )
+    add(
+        "--side",
+        type=positive,
+        metavar="PIXELS",
+        help="Let the model see pictures of this side: its positions are interpolated. Default: as the file "
+        "has them.",
+    )
+    add(
+        "--tokenizer",
+        type=word,
+        metavar="PLACE",
+        help="Take the vocabulary from this file, folder or hub name. Default: what lies next to the "
+        f"checkpoint, else {BERT}.",
+    )
+    add("--download", action="store_true", help="Fetch from the hub what is not on this machine.")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, account, convert and write."""
+    file = args.checkpoint
+    if not file.is_file():
+        raise UserError(f"{file}: no such file: give a checkpoint as its authors published it")
+    settings = {name: getattr(args, name) for name in ("layout", "arrangement", "side", "tokenizer")}
+    settings["weights"] = weights_digest(file)
+    outputs = Outputs(args.out, "convert", settings, NAMES)
+    outputs.check()
+    vocabulary = find_vocabulary(args.tokenizer, file, args.download)
+    original = read_original(file, vocabulary, args.layout, args.arrangement)
+    made = original.arrangement
+    print(f"{file}: {made.name}, {made.about}\n{len(original.tensors)} tensors")
+    print("\n".join(f"  {line}" for line in original.account.lines()))
+    family = original.family()
+    own = family.image_side
+    if args.side is not None and args.side != own:
+        family.resize(args.side)
+        print(f"  positions interpolated: {own} -> {args.side} pixels")
+    with outputs.alone(), outputs.writing() as part:
+        save_converted(family, original, part)
+    note(f"saved: {args.out}")
+    return 0

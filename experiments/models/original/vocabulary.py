@@ -1,0 +1,121 @@
+"""The vocabulary that belongs to an original checkpoint, which does not hold it: that of BERT.
+
+Authors fetch it by its hub name when a model is built. Here it lies in a file next to the checkpoint, in
+another place that is named, or in the hub's cache; it is fetched only where that is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from transformers import BertTokenizerFast, PreTrainedTokenizerBase
+
+from attngraph.errors import UserError
+from experiments.errors import first_line
+from experiments.progress import note
+
+BERT = "google-bert/bert-base-uncased"
+WORDS, WHOLE = FILES = ("vocab.txt", "tokenizer.json")  # a word a line; transformers' own
+NEEDED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def in_folder(folder: Path) -> Path | None:
+    """The file with a vocabulary in a folder."""
+    return next((folder / name for name in FILES if (folder / name).is_file()), None)
+
+
+def find_vocabulary(source: str | None, checkpoint: Path, download: bool) -> Path:
+    """The file with the vocabulary.
+
+    Args:
+        source: a file, a folder or a hub name; None for the checkpoint's folder, or else :data:`BERT`.
+        checkpoint: whose vocabulary it is.
+        download: whether the hub may be asked for what is not on this machine.
+
+    Raises:
+        UserError: there is none.
+    """
+    if source is None and (found := in_folder(checkpoint.parent)) is not None:
+        return found
+    name = BERT if source is None else source
+    if source is not None and Path(source).exists():
+        found = Path(source) if Path(source).is_file() else in_folder(Path(source))
+        if found is None:
+            raise UserError(f"--tokenizer {source}: the folder holds neither {WORDS} nor {WHOLE}")
+        return found
+    try:
+        if download:
+            note(f"looking for {name} on the hub")
+        return Path(hf_hub_download(name, WORDS, local_files_only=not download))
+    except Exception as error:  # a bad name, no network, not in the cache
+        remedy = "check the name and the network" if download else "allow the download (--download)"
+        where = "" if source else f"no {WORDS} or {WHOLE} next to {checkpoint}, and "
+        raise UserError(
+            f"--tokenizer: {where}{name} cannot be found ({first_line(error)[:100]}): give its {WORDS}, or a "
+            f"folder with it, or {remedy}"
+        ) from None
+
+
+def read_vocabulary(file: Path) -> dict[str, int]:
+    """The words and their ids. What a ``tokenizer.json`` adds to them is left out.
+
+    Raises:
+        UserError: it is no vocabulary of BERT's kind.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".json":
+            model = json.loads(text)["model"]
+            words = dict(model["vocab"]) if model["type"] == "WordPiece" else {}
+        else:
+            lines = text.removesuffix("\n").split("\n")
+            words = {line.removesuffix("\r"): place for place, line in enumerate(lines)}
+            if len(words) != len(lines):
+                raise ValueError("a word is there twice")
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror or error}: check the path and your rights") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file}: no vocabulary ({first_line(error)[:100]}): give BERT's {WORDS}") from None
+    lacking = [word for word in NEEDED if word not in words]
+    if lacking or sorted(words.values(), key=str) != sorted(range(len(words)), key=str):
+        why = f"without {', '.join(lacking)}" if lacking else "whose ids leave places out"
+        raise UserError(f"{file}: a vocabulary {why}: give BERT's {WORDS}")
+    return words
+
+
+def make_tokenizer(words: dict[str, int], start: str, *others: str, longest: int) -> PreTrainedTokenizerBase:
+    """BERT's tokenizer for lower-case text with a model's own tokens, in this order, after the words.
+
+    Args:
+        words: from :func:`read_vocabulary`.
+        start: the token before what is written.
+        others: further tokens.
+        longest: how many tokens the model has positions for.
+    """
+    tokenizer = BertTokenizerFast(vocab=dict(words), do_lower_case=True)
+    tokenizer.add_special_tokens({"bos_token": start})
+    if others:
+        tokenizer.add_special_tokens({"additional_special_tokens": list(others)})
+    tokenizer.model_max_length = longest
+    return tokenizer
+
+
+def check_size(tokenizer: PreTrainedTokenizerBase, rows: int, file: Path, own: Sequence[str]) -> None:
+    """Raises :class:`~attngraph.errors.UserError` where a tokenizer does not fit the embeddings.
+
+    Args:
+        tokenizer: from :func:`make_tokenizer`.
+        rows: tokens that have an embedding.
+        file: with the vocabulary, for messages.
+        own: the tokens that were added.
+    """
+    if len(tokenizer) != rows:
+        raise UserError(
+            f"{file}: {len(tokenizer)} tokens, {' and '.join(own)} among them, but the checkpoint has "
+            f"embeddings of {rows}: give the vocabulary that the checkpoint was trained with"
+        )
+    if tokenizer.convert_tokens_to_ids(list(own)) != list(range(rows - len(own), rows)):
+        raise UserError(f"{file}: {' and '.join(own)} are not its last tokens: give BERT's {WORDS}")
