@@ -41,15 +41,22 @@ def details_markdown(runs: Sequence[Run], tasks: Mapping[str, Task], table: Tabl
 
 
 def seeds_markdown(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
-    """Every seed's scores, from the frame that :func:`experiments.report.rows.rows_from_frame` takes."""
+    """:func:`seeds_lines` as a table."""
+    return markdown_table(*seeds_lines(frame, columns))
+
+
+def seeds_lines(frame: pd.DataFrame, columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
+    """Every seed's scores, from the frame that :func:`experiments.report.rows.rows_from_frame` takes: headings
+    and lines.
+    """
     shown = [column for column in columns if column.key in frame]
     lines = []
     for _, line in frame.iterrows():
         cells = [
             MISSING if pd.isna(line[column.key]) else f"{100 * line[column.key]:.2f}" for column in shown
         ]
-        lines.append([line["name"], line["seed"], *cells])
-    return markdown_table(["Method", "Seed", *(column.heading for column in shown)], lines)
+        lines.append([line["name"], str(line["seed"]), *cells])
+    return ["Method", "Seed", *(column.heading for column in shown)], lines
 
 
 SIGNIFICANCE_HEAD = (

@@ -25,12 +25,23 @@ EFFECTS = {
     "|Ū|/|U|": "whole_length",
     "cosine(Ū, U)": "whole_cosine",
 }
+EFFECTS_HEAD = ("Method", "Layers", *EFFECTS)
+ABOUT_EFFECTS = "what the adapters do, mean over layers and seeds ± standard deviation over seeds"
+LEARNED_HEAD = ("Task", "Method", "Number", "Start", "Learned")
 LEAST_SEEDS = 3  # to speak of agreement
 AGREE = 2.0  # standard deviations over seeds that the mean lies from the start at least
 
 
 def effects_markdown(runs: Sequence[Run], task: Task) -> str:
-    """One line for each method and kind of layer: the mean over layers and seeds, with the spread over seeds.
+    """:func:`effects_lines` as a table; empty where there are none."""
+    lines = effects_lines(runs, task)
+    title = f"{task.title}: {ABOUT_EFFECTS}"
+    return markdown_table(EFFECTS_HEAD, lines, title) if lines else ""
+
+
+def effects_lines(runs: Sequence[Run], task: Task) -> list[list[str]]:
+    """What stands under :data:`EFFECTS_HEAD`, one line for each method and kind of layer: the mean over layers
+    and seeds, with the spread over seeds.
 
     Empty where no run of the task saved effects.
     """
@@ -43,17 +54,20 @@ def effects_markdown(runs: Sequence[Run], task: Task) -> str:
                 known = [layer[field] for layer in layers if field in layer]
                 if known:
                     line.setdefault(field, []).append(float(np.mean(known)))
-    if not values:
-        return ""
-    lines = [
+    return [
         [*place, *(_number(line.get(field)) for field in EFFECTS.values())] for place, line in values.items()
     ]
-    title = f"{task.title}: what the adapters do, mean over layers and seeds ± standard deviation over seeds"
-    return markdown_table(["Method", "Layers", *EFFECTS], lines, title)
 
 
 def learned_markdown(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:
-    """The learned numbers on which seeds agree; empty where nothing was learned.
+    """:func:`learned_lines` as a text and a table; empty where nothing was learned."""
+    text, lines = learned_lines(runs, tasks)
+    text = text and f"**Learned numbers on which seeds agree**: {text}\n"
+    return f"{text}\n{markdown_table(LEARNED_HEAD, lines)}" if lines else text
+
+
+def learned_lines(runs: Sequence[Run], tasks: Mapping[str, Task]) -> tuple[str, list[list[str]]]:
+    """The learned numbers on which seeds agree, and how many they are; nothing where nothing was learned.
 
     Seeds agree if there are at least :data:`LEAST_SEEDS` of them and the mean lies :data:`AGREE` standard
     deviations over seeds from where training started.
@@ -65,20 +79,17 @@ def learned_markdown(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:
             place = (tasks[run.task].title, method_named(run.row).title, name)
             learned.setdefault(place, []).append((started.get(name, float("nan")), value))
     if not learned:
-        return ""
+        return "", []
     lines = []
     for place, pairs in learned.items():
         starts, ends = zip(*pairs)
         if agree(starts, ends):
             lines.append([*place, f"{np.mean(starts):.3f}", _number(ends, digits=3)])
-    text = (
-        f"**Learned numbers on which seeds agree**: {len(lines)} of {len(learned)}. The others are not "
+    return (
+        f"{len(lines)} of {len(learned)}. The others are not "
         f"listed: there are fewer than {LEAST_SEEDS} seeds, or the mean lies within {AGREE:g} standard "
-        "deviations over seeds of where training started.\n"
-    )
-    if not lines:
-        return text
-    return f"{text}\n{markdown_table(['Task', 'Method', 'Number', 'Start', 'Learned'], lines)}"
+        "deviations over seeds of where training started."
+    ), lines
 
 
 def agree(starts: Sequence[float], ends: Sequence[float]) -> bool:
