@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -22,6 +24,15 @@ class Config(BaseModel):
 Read = TypeVar("Read", bound=Config)
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes ``1e-3`` for a number; YAML 1.1 wants a point in it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def read_config(file: Path, kind: type[Read], remedy: str) -> Read:
     """The file's content as ``kind``.
 
@@ -33,22 +44,64 @@ def read_config(file: Path, kind: type[Read], remedy: str) -> Read:
     Raises:
         UserError: no such file, no YAML, or a field that is unknown, missing or of a wrong type.
     """
-    text = read_text(file, remedy)
+    return checked(read_yaml(file, remedy), kind, lambda field: f"{file}", remedy)
+
+
+def read_yaml(file: Path, remedy: str) -> Any:
+    """The file's content.
+
+    Raises:
+        UserError: no such file, or no YAML.
+    """
+    return parsed(read_text(file, remedy), f"{file}", remedy)
+
+
+def parsed(text: str, where: str, remedy: str) -> Any:
+    """What a text in YAML says.
+
+    Args:
+        text: YAML.
+        where: it is from, for errors.
+        remedy: what the user can do about them.
+
+    Raises:
+        UserError: it is no YAML.
+    """
     try:
-        content = yaml.safe_load(text)
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise UserError(f"{where} cannot be read (too many brackets inside one another); {remedy}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where} cannot be read ({reason}); {remedy}") from None
+
+
+def checked(content: Any, kind: type[Read], where: Callable[[str], str], remedy: str) -> Read:
+    """A content as ``kind``.
+
+    Args:
+        content: as YAML gives it.
+        kind: what it must be.
+        where: from a field's name, with dots, to where its value is from, for errors.
+        remedy: what the user can do about them.
+
+    Raises:
+        UserError: a field is unknown, missing or of a wrong type.
+    """
+    try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{file}: {_in_words(error, kind)}; {remedy}") from None
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(f"{where(field)}: {_in_words(error, kind)}; {remedy}") from None
     except RecursionError:
-        raise UserError(f"{file} cannot be read (too many brackets inside one another); {remedy}") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file} cannot be read ({reason}); {remedy}") from None
+        raise UserError(f"{where('')} cannot be read (it refers to itself); {remedy}") from None
 
 
 def _in_words(error: ValidationError, kind: type[Config]) -> str:
     """The first error in words."""
     first: Any = error.errors()[0]
+    if not first["loc"] and first["type"] == "value_error":
+        return str(first["ctx"]["error"])
     if not first["loc"]:
         return "it must hold fields with values (name: value)"
     field = ".".join(map(str, first["loc"]))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from adapters import SCHEMES, GraphAdapterConfig
+from adapters.config import AdapterConfig
 from adapters.joins import JOINS
 from experiments.configs.settings import Settings
 from experiments.methods.method import ADAPTERS, ATTRIBUTION, METHODS, Method, check_known
@@ -63,6 +64,9 @@ class GraphAdapter(PeftMethod):
             "reduction": chosen.reduction,
         }
         return {**settings, "rescale": True} if self.rescale else settings
+
+    def further_settings(self) -> list[str]:
+        return [option.name for option in fields(AdapterConfig)]
 
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> GraphAdapterConfig:
         return GraphAdapterConfig(**settings)

@@ -81,6 +81,10 @@ class Method(ABC):
         """
         return {}
 
+    def further_settings(self) -> list[str]:
+        """Names of settings that it takes too, and that have a default where they are not named."""
+        return []
+
     def rate(self, chosen: Settings, task: str) -> float:
         """Peak learning rate on a task."""
         choice = self.choice(chosen, task)

@@ -29,19 +29,27 @@ def way_of(
         chosen: :data:`GENERATE` for texts, :data:`RANK` for the best of a list where the task has one; None
             as the task says.
         faults: decides about damaged records, where training answers are counted.
-        decoding: changes of how texts are generated, by name.
+        decoding: changes of how texts are generated or answers are ranked, by name.
 
     Raises:
-        UserError: a change is out of range, or nothing is generated.
+        UserError: a change is out of range, or one that this way does not have.
     """
     way = task.decoding if chosen == GENERATE else _as_task_says(task, data, chosen, faults)
-    if not decoding:
-        return way
-    if isinstance(way, Ranking):
-        raise UserError(
-            f"{task.title} is answered from a list: leave out {', '.join(decoding)}, or let it generate"
-        )
-    return replace(way, **decoding)
+    return changed_way(task, way, decoding or {})
+
+
+def changed_way(task: Task, way: Answering, changes: Mapping[str, Any]) -> Answering:
+    """A way to answer with some of its details changed, by name.
+
+    Raises:
+        UserError: a change is out of range, or one that this way does not have.
+    """
+    ranks = isinstance(way, Ranking)
+    for name in changes:
+        if not hasattr(way, name):
+            does, other = ("is answered from a list", GENERATE) if ranks else ("writes its answers", RANK)
+            raise UserError(f"{task.title} {does}: leave out {name}, or choose the way to answer {other}")
+    return replace(way, **changes)
 
 
 def _as_task_says(task: Task, data: Path, chosen: str | None, faults: Faults) -> Answering:
@@ -61,7 +69,8 @@ def described(way: Answering, family: ModelFamily | None = None) -> dict[str, An
         return {"way": GENERATE, "beams": way.num_beams, "tokens": way.max_new_tokens, **least}
     digest = hashlib.sha256(json.dumps(way.answers).encode()).hexdigest()
     k = way.k or (family and family.shortlist)
-    return {"way": RANK, "k": k and min(k, len(way.answers)), "answers": len(way.answers), "digest": digest}
+    about = {"way": RANK, "k": k and min(k, len(way.answers)), "answers": len(way.answers), "digest": digest}
+    return {**about, "smoothing": way.label_smoothing} if way.label_smoothing else about
 
 
 def in_words(about: dict[str, Any]) -> str:

@@ -19,9 +19,10 @@ from accelerate.utils import broadcast_object_list
 
 import attngraph
 from attngraph.errors import UserError
+from experiments.configs.experiment import EXPERIMENT, experiment_of
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
-from experiments.files import whole, write_json
+from experiments.files import whole, write_json, write_text
 from experiments.methods import method_named
 from experiments.models import load_family
 from experiments.models.family import Answering
@@ -70,8 +71,8 @@ class Cell:
         skip_bad: how many damaged records, or examples with damaged pictures, of a split may be left out.
         side: of the pictures that the model sees, in pixels, to which its positions are interpolated; None
             as the checkpoint says.
-        decoding: what the task's way of writing answers is changed to, by name (see
-            :class:`experiments.models.family.Decoding`).
+        decoding: what the task's way of answering is changed to, by name (see
+            :class:`experiments.models.family.Decoding` and :class:`experiments.models.ranking.Ranking`).
     """
 
     label: str
@@ -211,6 +212,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
             "cache_gb": run.cache_gb,
         }
         write_json(folder / CONFIG, {**about, **run.conditions(), **versions()})
+        write_text(folder / EXPERIMENT, experiment_of(cell).yaml())
     torch.manual_seed(cell.seed)
     random.seed(cell.seed)
     peak, began = PeakMemory(device), time.perf_counter()

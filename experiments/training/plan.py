@@ -249,6 +249,14 @@ def check_checkpoints(cells: Sequence[Cell]) -> None:
             )
 
 
+def searched_for(method: Method, task: Task, chosen: Settings) -> str | None:
+    """The task whose chosen settings a method takes: this one, or the one that it is like; None where nothing
+    was chosen for either.
+    """
+    names = (name for name in (task.name, task.like) if name is not None)
+    return next((name for name in names if method.choice(chosen, name) is not None), None)
+
+
 class _Planner:
     """Makes each cell once."""
 
@@ -306,9 +314,9 @@ class _Planner:
 
     def _searched(self, method: Method, task: Task) -> str:
         """The task whose chosen settings a method takes: its own, or the one that it is like."""
-        if method.choice(self.chosen, task.name) is None:
-            if task.like is not None and method.choice(self.chosen, task.like) is not None:
-                self.borrowed[task.name] = task.like
-                return task.like
+        found = searched_for(method, task, self.chosen)
+        if found is None:
             self.unsearched[method.name, task.name] = None
-        return task.name
+        elif found != task.name:
+            self.borrowed[task.name] = found
+        return found or task.name

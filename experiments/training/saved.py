@@ -43,7 +43,7 @@ class Result(BaseModel):
     effects: dict[str, dict[str, FiniteFloat]] = {}
     evaluator: str = ""  # this and the next three are absent in earlier results too
     source: str = ""
-    answering: dict[str, str | int] = {}
+    answering: dict[str, str | int | FiniteFloat] = {}
     left_out: dict[str, NonNegativeInt] = {}
     train_seconds: FiniteFloat
     eval_seconds: FiniteFloat

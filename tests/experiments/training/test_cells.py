@@ -22,6 +22,7 @@ from experiments.training.recipe import Recipe
 from tests.experiments.training.small import ADAPTER, SmallTask, small_examples, small_family
 
 FINISHED = {
+    "experiment.yaml",
     "config.json",
     "metrics.csv",
     "adapter_config.json",

@@ -1,0 +1,124 @@
+"""Train and score one experiment, which a YAML file describes.
+
+    attngraph train scenes-pgnn                                    # comes with the package, under a minute
+    attngraph train mine.yaml --set recipe.learning_rate=1e-3 --set seed=1 --out runs/mine
+    attngraph train --set method=pgnn --set task=vqa2 --set data=data/six --dry-run
+    attngraph train runs/mine/cells/pgnn/vqa2/seed1/experiment.yaml --out runs/again
+
+The run is a cell of a table, in ``OUT/cells/METHOD/TASK/seedN``. Its folder holds ``experiment.yaml``, in
+which everything is decided that the file left open: it gives the same scores again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from attngraph.errors import UserError
+from experiments.configs.changes import add_set_argument
+from experiments.configs.experiment import EXPERIMENT, experiment_names, load_experiment
+from experiments.configs.settings import chosen_settings
+from experiments.errors import first_line
+from experiments.methods import method_named
+from experiments.models import load_family
+from experiments.outputs import check_folder
+from experiments.progress import note
+from experiments.report.text import aligned
+from experiments.tasks import TASKS
+from experiments.training.cells import agreed, has_scores
+from experiments.training.device import processes
+from experiments.training.execution import Execution, add_run_arguments, execution_of, in_folder
+from experiments.training.prepare import prepare
+from experiments.training.resolve import Resolved, resolved
+from experiments.training.runner import run_cells
+
+OUT = Path("runs/train")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``attngraph train``."""
+    add = parser.add_argument
+    add(
+        "file",
+        nargs="?",
+        metavar="FILE",
+        help="Run the experiment of this YAML file, or one of these: " + ", ".join(experiment_names()) + ".",
+    )
+    add_set_argument(parser, "Put this value in the place of the file's, such as recipe.learning_rate=1e-3.")
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help=f"Write the run into cells/METHOD/TASK/seedN of this folder. Default: {OUT}.",
+    )
+    add_run_arguments(parser)
+    add(
+        "--dry-run",
+        action="store_true",
+        help="Show the file with everything decided that it leaves open, run nothing.",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is missing, then print the scores."""
+    given = [] if args.model is None else [f"model={args.model}"]
+    experiment = load_experiment(args.file, [*args.changes, *given])
+    out = args.out or OUT
+    execution = execution_of(args, out)
+    check_folder(out, "ablation")  # a folder of cells, as a table's is
+    is_main = processes(args.device).is_main_process
+    found = agreed(lambda: resolved(experiment, out / "data", chosen_settings()))
+    if args.dry_run:
+        if is_main:
+            print(found.experiment.yaml(), end="")
+        return 0
+    return in_folder(execution, lambda: _run(args, found, execution))
+
+
+def _run(args: argparse.Namespace, found: Resolved, execution: Execution) -> int:
+    cell, out, is_main = found.cell, execution.out, processes(args.device).is_main_process
+    about = None if has_scores(cell, out) else agreed(lambda: _trained(found, args.download))
+    prepare([cell], execution, found.sizes, found.experiment.scenes.seed, args.download)
+    if is_main:
+        if about is not None:
+            note(about)
+        note(f"into {cell.folder(out)} (Ctrl-C is safe, the same command goes on)")
+    result = run_cells([cell], execution)[cell]
+    if is_main:
+        task = TASKS[cell.task]
+        shown = [
+            (column.key, f"{100 * result['scores'][column.key]:.2f}", column.heading)
+            for column in task.columns
+            if column.key in result["scores"]
+        ]
+        print(f"{task.title}, {cell.split} split: {result['examples']} examples\n")
+        print(aligned([("Column", "Score", ""), *shown]))
+        print(f"\nScores × 100. Evaluator: {result['evaluator']}.")
+        print(f"{cell.folder(out)}: scores.json, predictions.json, weights; {EXPERIMENT} runs it again")
+    return 0
+
+
+def _trained(found: Resolved, download: bool) -> str:
+    """What is trained, in words; the settings are tried on the model before anything is written.
+
+    Raises:
+        UserError: the model cannot be loaded, or the method cannot take its settings.
+    """
+    cell = found.cell
+    method, family = method_named(cell.method), load_family(cell.model, download, cell.side)
+    try:
+        tuned = method.apply(family, cell.settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"settings: {method.name} cannot take them ({first_line(error)}): correct them, or leave them out"
+        ) from None
+    count = sum(parameter.numel() for parameter in tuned.parameters().values())
+    every = sum(parameter.numel() for parameter in family.model.parameters())
+    words = f"{method.title} on {TASKS[cell.task].title}, seed {cell.seed}: {family.title}"
+    if cell.recipe is None:
+        return f"{words}, nothing is trained"
+    recipe = cell.recipe
+    return (
+        f"{words}, {count:,} of {every:,} parameters are trained ({count / every:.2%}); {recipe.steps} steps "
+        f"of {recipe.batch_size} examples, learning rate {recipe.learning_rate:g}"
+    )
