@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from adapters.config import AdapterConfig
 from adapters.joins import JOINS
+from adapters.query_rows import with_query_rows
 from adapters.scheme import Scheme, attention
 from attngraph.reading.calls import Call
 from attngraph.reading.heads import merge_heads
@@ -19,7 +20,7 @@ class GraphAdapter(nn.Module):
 
     Attributes:
         scheme, join: the two parts.
-        backend, top_k, rescale: as in :class:`adapters.config.AdapterConfig`.
+        backend, top_k, rescale, query_rows: as in :class:`adapters.config.AdapterConfig`.
 
     Args:
         config: what the adapter is made of.
@@ -37,6 +38,7 @@ class GraphAdapter(nn.Module):
         self.backend = config.backend
         self.top_k = config.top_k
         self.rescale = config.rescale
+        self.query_rows = config.query_rows
         self._warned = False
 
     def aggregate(self, call: Call) -> Tensor:
@@ -61,7 +63,9 @@ class GraphAdapter(nn.Module):
         from_scores = self.top_k is None and (tiled or (self.training and self.backend == "dense"))
         scores = call.scores(metric) if from_scores else None
         if scores is not None:
-            aggregated, context = self.scheme.attend(scores, self.backend, context=call.whole)
+            aggregated, context = self.scheme.attend(
+                with_query_rows(scores, self.query_rows), self.backend, context=call.whole
+            )
             if not call.whole and tiled:
                 context = attention(replace(scores, query_mask=None))
             if context is not None:
@@ -79,4 +83,5 @@ class GraphAdapter(nn.Module):
         owner = "adapter"
         if self.top_k is not None:
             graph, owner = graph.sparsify(top_k=self.top_k), f"adapter top {self.top_k}"
-        return merge_heads(self.scheme(call.remember(graph, owner), self.backend))
+        graph = with_query_rows(call.remember(graph, owner), self.query_rows)
+        return merge_heads(self.scheme(graph, self.backend))

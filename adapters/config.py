@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from adapters.joins import JOINS
+from adapters.query_rows import QUERY_ROWS
 from adapters.scheme import SCHEMES, Scheme
 from attngraph.backends import BACKENDS
 from attngraph.errors import UserError
@@ -31,6 +32,8 @@ class AdapterConfig:
         top_k: keep only each query's ``top_k`` heaviest edges. Default: all of them.
         rescale: give each query's aggregated features the length of its attention output, so that only their
             direction differs; see :func:`adapters.rescale.rescaled`.
+        query_rows: what stands at the query nodes: ``query`` (the projected queries), ``zero`` or ``noise``;
+            see :func:`adapters.query_rows.with_query_rows`.
 
     Raises:
         UserError: an unknown name or a value out of range; the message says what is allowed.
@@ -45,6 +48,7 @@ class AdapterConfig:
     shared: bool = False
     top_k: int | None = None
     rescale: bool = False
+    query_rows: str = "query"
 
     def __post_init__(self):
         several = isinstance(self.positions, (tuple, list, set))
@@ -55,6 +59,7 @@ class AdapterConfig:
             ("gnn", self.gnn, SCHEMES),
             ("join", self.join, JOINS),
             ("backend", self.backend, BACKENDS),
+            ("query_rows", self.query_rows, QUERY_ROWS),
         ):
             if not isinstance(value, str) or value not in known:
                 raise UserError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")

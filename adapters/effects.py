@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapters.query_rows import with_query_rows
 from adapters.rescale import length_factor, square_length
 from adapters.scheme import Scheme
 from attngraph.backends import edges_of
@@ -72,6 +73,7 @@ class EffectTally:
         top_k: keep only each query's heaviest edges before the scheme runs, as the option of the adapter.
         rescale: see :func:`adapters.rescale.rescaled`; the whole then has length 1.
         share: of the ``blend`` join, to be put into the effect.
+        query_rows: what stands at the query nodes; see :func:`adapters.query_rows.with_query_rows`.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class EffectTally:
         top_k: int | None = None,
         rescale: bool = False,
         share: float | None = None,
+        query_rows: str = "query",
     ):
+        self.query_rows = query_rows
         self.scheme, self.output, self.top_k, self.rescale = scheme, output, top_k, rescale
         self.share = share
         self._sums: Any = 0.0
@@ -111,6 +115,7 @@ class EffectTally:
         """κ, moved, and length and cosine of message and whole, for each query that counts: ``(queries,
         6)``."""
         b, h, n, _, _ = graph.shape
+        graph = with_query_rows(graph, self.query_rows)
         before = edges_of(graph)
         edges = before if self.top_k is None else edges_of(graph.sparsify(top_k=self.top_k))
         share = torch.as_tensor(self.scheme.residual_share(edges), dtype=edges.query.dtype).to(edges.query)

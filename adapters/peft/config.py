@@ -41,6 +41,8 @@ class GraphAdapterConfig(PeftConfig):
         top_k: keep only each query's ``top_k`` heaviest edges.
         rescale: give each query's aggregated features the length of its attention output, so that only their
             direction differs; see :func:`adapters.rescale.rescaled`.
+        query_rows: what stands at the query nodes: ``query`` (the projected queries), ``zero`` or ``noise``;
+            see :func:`adapters.query_rows.with_query_rows`.
         target_modules: which attention layers: names of attention modules or of their output projections. In
             a list, full names or their ends (``"layers.3.self_attn"``); a string is a regular expression for
             the whole name.
@@ -72,6 +74,7 @@ class GraphAdapterConfig(PeftConfig):
     shared: bool = AdapterConfig.shared
     top_k: int | None = AdapterConfig.top_k
     rescale: bool = AdapterConfig.rescale
+    query_rows: str = AdapterConfig.query_rows
     target_modules: list[str] | str | None = None
     ffn_modules: list[str] | str | None = None
     exclude: list[str] | str | None = None
@@ -112,6 +115,7 @@ class GraphAdapterConfig(PeftConfig):
             shared=self.shared,
             top_k=self.top_k,
             rescale=self.rescale,
+            query_rows=self.query_rows,
         )
 
     def to_dict(self) -> dict[str, Any]:

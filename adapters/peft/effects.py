@@ -95,4 +95,5 @@ def _tally(layer: OutputLayer) -> EffectTally:
         adapter.top_k,
         adapter.rescale,
         None if share is None else float(share.detach()),
+        adapter.query_rows,
     )

@@ -26,6 +26,8 @@ VARIANTS = [
     ("tempering", {"p": 2.5, "mu": 0.1}),
     ("placebo", {"p": 1.25, "mu": 0.1, "degree": "mean"}),
     ("pgnn", {"p": 1.25, "mu": 0.1, "rescale": True}),
+    ("pgnn", {"p": 1.25, "mu": 0.1, "query_rows": "noise"}),
+    ("appnp", {"alpha": 0.2, "query_rows": "zero"}),
 ]
 JOINS = ["replace", "gated", "blend"]
 

@@ -1,0 +1,76 @@
+r"""What stands in the query rows of the node features :math:`\hat V = [Q W_q ; V W_v] W_o`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attngraph.edges import floor
+from attngraph.graph import AttentionGraph
+from attngraph.precision import widen
+from attngraph.scores import AttentionScores
+
+QUERY_ROWS = ("query", "zero", "noise")
+PLACES = 1024  # after as many queries the noise comes again
+Graph = TypeVar("Graph", AttentionGraph, AttentionScores)
+
+
+def with_query_rows(graph: Graph, rows: str) -> Graph:
+    r"""The graph with other features at its query nodes; edges and value nodes stay.
+
+    - ``query``: the projected queries, as in the paper;
+    - ``zero``: zeros, :math:`\hat V = [0 ; V W_v] W_o`: distances know of values and degrees alone, and a
+      residual adds nothing;
+    - ``noise``: a standard normal vector for each place in the text, at the length of the query's own row.
+
+    GCN has no use for them; in pGNN, APPNP, GCNII and their controls they stand in the distances and in the
+    residual.
+
+    The noise is drawn once, and is a function of the place (how many valid queries came before), the head and
+    the feature. Noise drawn anew in every call would not be the same in cached decoding and in a whole pass,
+    nor in training and after loading. So it knows nothing of the query but its length, and nothing of the
+    layer or of padding.
+
+    Args:
+        graph: an attention graph, or scores; with the past degrees if earlier queries are in a cache.
+        rows: one of :data:`QUERY_ROWS`.
+
+    Source: the ablation of the concatenation in Wu et al., AAAI 2024, which does not say how its noise is
+    drawn; place and length are ours.
+    """
+    if rows == "query":
+        return graph
+    query = graph.node if isinstance(graph, AttentionScores) else graph.query
+    other = torch.zeros_like(query) if rows == "zero" else _noise_like(query, _places(graph))
+    if isinstance(graph, AttentionScores):
+        return replace(graph, feature=other)
+    return replace(graph, query=other, rotated=False)
+
+
+def _places(graph: AttentionGraph | AttentionScores) -> Tensor:
+    """How many valid queries come before each query, ``(b or 1, n)``."""
+    n, device = graph.shape[2], graph.query.device
+    mask = graph.query_mask
+    valid = torch.ones(1, n, dtype=torch.bool, device=device) if mask is None else mask
+    before = valid.cumsum(1) - valid.long()
+    return before if graph.past_degree is None else before + graph.past_degree.queries[:, None]
+
+
+def _noise_like(query: Tensor, places: Tensor) -> Tensor:
+    """Noise ``(b, h, n, d)`` at the lengths of queries."""
+    b, h, n, d = query.shape
+    wide: Any = widen(query)
+    noise = torch.from_numpy(_noise(h, d)).to(wide)[places % PLACES].transpose(1, 2)  # b or 1, h, n, d
+    square = wide.square().sum(-1, keepdim=True).clamp(min=floor(wide.dtype))
+    return (noise * (square / noise.square().sum(-1, keepdim=True)).sqrt()).expand(b, h, n, d).to(query.dtype)
+
+
+@lru_cache(maxsize=8)
+def _noise(heads: int, features: int) -> np.ndarray:
+    """``(places, h, d)``, the same wherever it is made."""
+    return np.random.RandomState(0).standard_normal((PLACES, heads, features))
