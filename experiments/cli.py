@@ -29,6 +29,7 @@ COMMANDS = {
     "train": "train and score one experiment, which a YAML file describes",
     "ablation": "train and score the GNN ablation table",
     "significance": "recompute every comparison and p value of a table; simulate how often they are wrong",
+    "report": "put tables, curves, significance and costs of finished runs on one page",
     "predict": "answer a split with a finished run, and write the file that an evaluation server takes",
     "score": "score a file of predictions, of this or another program, with a task's own metric",
     "pretrain": "pre-train the mini-BLIP from scratch on drawn scenes",

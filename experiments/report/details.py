@@ -46,8 +46,8 @@ def seeds_markdown(frame: pd.DataFrame, columns: Sequence[Column]) -> str:
 
 
 def seeds_lines(frame: pd.DataFrame, columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
-    """Every seed's scores, from the frame that :func:`experiments.report.rows.rows_from_frame` takes: headings
-    and lines.
+    """Headings, and every seed's scores, from the frame that :func:`experiments.report.rows.rows_from_frame`
+    takes.
     """
     shown = [column for column in columns if column.key in frame]
     lines = []

@@ -40,8 +40,8 @@ def effects_markdown(runs: Sequence[Run], task: Task) -> str:
 
 
 def effects_lines(runs: Sequence[Run], task: Task) -> list[list[str]]:
-    """What stands under :data:`EFFECTS_HEAD`, one line for each method and kind of layer: the mean over layers
-    and seeds, with the spread over seeds.
+    """What stands under :data:`EFFECTS_HEAD`, one line for each method and kind of layer: the mean over
+    layers and seeds, with the spread over seeds.
 
     Empty where no run of the task saved effects.
     """

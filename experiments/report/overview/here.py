@@ -1,0 +1,219 @@
+"""How runs were made, beside the published setting."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from adapters import SCHEMES, GraphAdapterConfig
+from experiments.methods import method_named
+from experiments.models.mini_blip import CHECKPOINT, weights_digest
+from experiments.report.overview.blocks import Grid
+from experiments.report.overview.found import Found
+from experiments.report.overview.grouped import Series
+from experiments.report.published import DRAWN
+from experiments.report.published_setting import ITEMS, TASKS, UNKNOWN, Item, Value
+from experiments.report.wording import listed
+from experiments.tasks.task import Task
+from experiments.training.answering import GENERATE
+
+MINI = "mini-BLIP (ships with the package)"
+NOT_RECORDED = "not recorded"
+SAME, DIFFERS, OPEN = "same", "differs", "cannot be told"
+NEAR = 0.01  # share by which numbers may differ that count as equal
+
+HEAD = ("Setting", "Published", "Here", "", "Source, remark")
+
+
+def setting_grid(rows: Sequence[Series], task: Task) -> Grid | None:
+    """Every item of the published setting beside the same item of the runs of a task; None for a task that is
+    like none of the published ones.
+    """
+    like = {drawn: official for official, drawn in DRAWN.items()}.get(task.name, task.name)
+    if like not in TASKS:
+        return None
+    own = [(row, [run for (name, _), run in row.runs.items() if name == task.name]) for row in rows]
+    own = [(row, runs) for row, runs in own if runs]
+    lines = []
+    for item in ITEMS:
+        here = values_of(item, own)
+        if here:
+            published = item.values.get(like, ())
+            remark = "; ".join(filter(None, (item.source if published else "", item.note)))
+            told = _told(here)
+            lines.append([item.what, _published(published), told, verdict(published, list(here)), remark])
+    seeds = sorted({len(runs) for _, runs in own})
+    many = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
+    lines.append(
+        [
+            "seeds of a row",
+            "1 (no spread is reported)",
+            many,
+            SAME if seeds == [1] else DIFFERS,
+            "the p-adapter paper",
+        ]
+    )
+    about = "" if like == task.name else ", beside the official data set that it is like"
+    return Grid(HEAD, lines, f"{task.title}{about}", reads=True)
+
+
+def values_of(item: Item, own: Sequence[tuple[Series, Sequence[Found]]]) -> dict[Value, list[str]]:
+    """Value -> titles of the rows that have it; rows to which the item does not apply are left out."""
+    here: dict[Value, list[str]] = {}
+    for row, runs in own:
+        for run in runs:
+            value = READERS[item.reader](run)
+            if value is not None and row.title not in here.setdefault(value, []):
+                here[value].append(row.title)
+    return here
+
+
+def verdict(published: Sequence[Value], here: Sequence[Value]) -> str:
+    """Whether all runs have one of the published values."""
+    if not published or any(isinstance(value, str) and NOT_RECORDED in value for value in here):
+        return OPEN
+    return SAME if all(any(_equal(one, value) for one in published) for value in here) else DIFFERS
+
+
+def _equal(one: Value, other: Value) -> bool:
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    return math.isclose(one, other, rel_tol=NEAR)
+
+
+def _published(values: Sequence[Value]) -> str:
+    return " or ".join(map(in_words, values)) if values else UNKNOWN
+
+
+def _told(here: Mapping[Value, Sequence[str]]) -> str:
+    if len(here) == 1:
+        return in_words(next(iter(here)))
+    return "; ".join(f"{in_words(value)} ({listed(titles)})" for value, titles in here.items())
+
+
+def in_words(value: Value) -> str:
+    """A value as it is printed."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3g}" if isinstance(value, float) else value
+
+
+# ---- readers: the value that a run has, None where the item does not apply to it -------------------------
+
+
+def model_in_words(weights: str) -> str:
+    """Pre-trained weights, as far as they can be named."""
+    if weights == _shipped():
+        return MINI
+    is_digest = len(weights) == 24 and set(weights) <= set("0123456789abcdef")
+    return f"a checkpoint with digest {weights[:8]}" if is_digest else weights
+
+
+def _model(run: Found) -> Value:
+    named = model_in_words(run.weights)
+    return f"{named}; its origin is {NOT_RECORDED}" if named != MINI else named
+
+
+def _side(run: Found) -> Value:
+    side = run.settings.get("side")
+    if side is None and run.weights == _shipped():
+        return _shipped_side()
+    return NOT_RECORDED if side is None else side
+
+
+def _epochs(run: Found) -> Value | None:
+    recipe = run.settings.get("recipe") or {}
+    if not {"steps", "batch_size"} <= recipe.keys() or not run.result["trained_on"]:
+        return None
+    size = min(recipe["batch_size"], run.result["trained_on"])
+    return round(recipe["steps"] * size / run.result["trained_on"], 2)
+
+
+def _rate(run: Found, of_full: bool) -> Value | None:
+    is_full = run.method in ("full", "decoder", "text")
+    return _recipe(run, "learning_rate", None) if is_full == of_full else None
+
+
+def _recipe(run: Found, name: str, default: Value | None) -> Value | None:
+    recipe = run.settings.get("recipe")
+    return recipe.get(name, default) if recipe else None
+
+
+def _adapter(run: Found, name: str) -> Value | None:
+    """A setting of a graph adapter; its configuration's default where the run names none."""
+    settings = _of_method(run)
+    if "gnn" not in settings:
+        return None
+    value = settings.get(name, GraphAdapterConfig.__dataclass_fields__[name].default)
+    return ", ".join(value) if isinstance(value, (list, tuple)) else value
+
+
+def _argument(run: Found, name: str, schemes: Sequence[str] | None = None) -> Value | None:
+    """An argument of the scheme that an adapter runs."""
+    gnn = _of_method(run).get("gnn")
+    if gnn not in SCHEMES or (schemes is not None and gnn not in schemes):
+        return None
+    known = inspect.signature(SCHEMES[gnn]).parameters
+    if name not in known:
+        return None
+    return _of_method(run).get("gnn_args", {}).get(name, known[name].default)
+
+
+def _of_method(run: Found) -> Mapping[str, Any]:
+    settings = run.settings.get("settings")
+    return settings if isinstance(settings, Mapping) else {}
+
+
+def _answers(run: Found) -> Value:
+    about = run.result.get("answering")
+    if not about:
+        return NOT_RECORDED
+    if about["way"] != GENERATE:
+        return f"best of a list, k {about['k']}"
+    return f"{about['beams']} beams, {about.get('least', 0) or 'no least number'} to {about['tokens']} tokens"
+
+
+READERS: dict[str, Callable[[Found], Value | None]] = {
+    "model": _model,
+    "vision": lambda run: method_named(run.method).vision if method_named(run.method).trains else None,
+    "side": _side,
+    "augment": lambda run: _recipe(run, "augment", False),
+    "trained_on": lambda run: run.result["trained_on"] if run.settings.get("recipe") else None,
+    "examples": lambda run: run.result["examples"],
+    "epochs": _epochs,
+    "batch_size": lambda run: _recipe(run, "batch_size", None),
+    "adapter_rate": lambda run: _rate(run, of_full=False),
+    "full_rate": lambda run: _rate(run, of_full=True),
+    "schedule": lambda run: _recipe(run, "schedule", "linear"),
+    "warmup": lambda run: _recipe(run, "warmup", None),
+    "weight_decay": lambda run: _recipe(run, "weight_decay", None),
+    "label_smoothing": lambda run: _recipe(run, "label_smoothing", None),
+    "clip": lambda run: _recipe(run, "clip", None),
+    "precision": lambda run: str(run.config.get("precision", NOT_RECORDED)),
+    "positions": lambda run: _adapter(run, "positions"),
+    "reduction": lambda run: _adapter(run, "reduction"),
+    "join": lambda run: _adapter(run, "join"),
+    "degree": lambda run: _argument(run, "degree"),
+    "p": lambda run: _argument(run, "p", ("pgnn",)),
+    "learn_p": lambda run: _argument(run, "learn_p", ("pgnn",)),
+    "mu": lambda run: _argument(run, "mu", ("pgnn",)),
+    "answers": _answers,
+    "evaluator": lambda run: run.result.get("evaluator") or NOT_RECORDED,
+}
+
+
+@cache
+def _shipped() -> str:
+    return weights_digest()
+
+
+@cache
+def _shipped_side() -> int:
+    config = json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))
+    return config["vision_config"]["image_size"]
