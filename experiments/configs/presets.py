@@ -2,32 +2,67 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat, model_validator
 
 from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
 from experiments.configs.reading import Config, read_config
+from experiments.scenes.layouts.make import LEAST, MOST
+from experiments.scenes.layouts.parts import Amounts
 from experiments.scenes.write import Sizes
-from experiments.tasks.task import Budget, Task
+from experiments.tasks.task import SPLITS, Budget, Task
 
 PRESETS_FOLDER = Path(__file__).with_name("presets")
 MOST_SEEDS = 1000  # of a method
+
+APART = ("epochs", "decoding")  # what of a change is no part of a budget
 Count = Annotated[int, Field(gt=0, le=10**9)]  # of steps or examples
 Counts = tuple[Count, Count, Count]
 
 
 class BudgetChange(Config):
-    """What a preset changes of a task's :class:`~experiments.tasks.task.Budget`."""
+    """What a preset changes of a task's :class:`~experiments.tasks.task.Budget`.
+
+    Args:
+        epochs: passes over the training examples, in the place of ``steps``.
+        decoding: how texts are generated, see :class:`experiments.models.family.Decoding`.
+    """
 
     steps: Count | None = None
+    epochs: Annotated[FiniteFloat, Field(gt=0, le=100_000)] | None = None
     batch_size: Count | None = None
     train_examples: Count | None = None
     eval_examples: Count | None = None
     augment: bool | None = None
+    decoding: dict[Literal["max_new_tokens", "min_new_tokens", "num_beams"], int] = Field(
+        default_factory=dict
+    )
+
+    @model_validator(mode="after")
+    def _one_length(self):
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"give steps or epochs, not both ({self.steps} and {self.epochs:g})")
+        return self
+
+
+class RecipeChange(Config):
+    """What a preset changes of how every run trains, see :class:`experiments.training.recipe.Recipe`."""
+
+    accumulation: Count | None = None
+    warmup: Annotated[FiniteFloat, Field(ge=0, lt=1)] | None = None
+    weight_decay: Annotated[FiniteFloat, Field(ge=0)] | None = None
+    label_smoothing: Annotated[FiniteFloat, Field(ge=0, lt=1)] | None = None
+    clip: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    schedule: str | None = None
+    precision: str | None = None
+    checkpointing: bool | None = None
+    compile: bool | None = None
+    validate_every: Count | None = None
+    patience: Count | None = None
 
 
 class DrawnSizes(Config):
@@ -38,33 +73,86 @@ class DrawnSizes(Config):
     captions: Counts = Sizes().captions
 
 
-class Preset(Config):
-    """How much to run.
+@dataclass(frozen=True)
+class Layouts:
+    """How much of the six data sets is drawn in their official layouts; see
+    :func:`experiments.scenes.layouts.make.make_scenes`.
+    """
+
+    size: int
+
+    def count(self, task: str, split: str) -> int:
+        """About how many examples a task's split has; where official test annotations are missing, fewer."""
+        return Amounts.of(self.size)[SPLITS.index(split)]
+
+
+@dataclass(frozen=True)
+class Published:
+    """How much the official files of data sets hold, where nobody has named a folder with them.
+
+    Args:
+        counts: task -> examples for training and for test.
+    """
+
+    counts: dict[str, tuple[int, int]]
+
+    def count(self, task: str, split: str) -> int:
+        return self.counts[task][split != "train"]
+
+
+class Amount(Config):
+    """How much is run, whichever rows a table has.
 
     Args:
         about: one line for ``--help``.
-        seeds: method -> number of seeds, in the order of the table.
         budget: changes for every task.
         tasks: task -> further changes; null leaves the task out.
+        recipe: changes of how every run trains.
+        side: of the pictures, in pixels; null as the checkpoint says.
+        answering: how questions and entailment are answered; null as each task says.
         sizes: of the drawn data sets.
+        layouts: draw the six data sets in their official layouts instead, with so many examples for training.
         data_seed: of the drawn data sets.
+        published: task -> how many examples for training and test the official files hold. Nothing is drawn
+            then: who runs the table names the folder with these files, and a model.
         checkpoints: pre-trained checkpoints that the seeds are dealt over in turn: the shipped one and those
             of the next pre-training seeds.
     """
 
     about: str
-    seeds: dict[str, Annotated[int, Field(ge=0, le=MOST_SEEDS)]]
     budget: BudgetChange = BudgetChange()
     tasks: dict[str, BudgetChange | None] = Field(default_factory=dict)
+    recipe: RecipeChange = RecipeChange()
+    side: Annotated[int, Field(gt=0, le=4096)] | None = None
+    answering: Literal["generate", "rank"] | None = None
     sizes: DrawnSizes = DrawnSizes()
+    layouts: Annotated[int, Field(ge=LEAST, le=MOST)] | None = None
     data_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    published: dict[str, tuple[Count, Count]] = Field(default_factory=dict)
     checkpoints: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 1
 
     def budget_of(self, task: Task) -> Budget:
         """What a task costs under this preset."""
         changes = self.budget.model_dump(exclude_none=True)
         own = (self.tasks.get(task.name) or BudgetChange()).model_dump(exclude_none=True)
-        return replace(task.budget, **{**changes, **own})
+        changes = {**changes, **own}
+        return replace(task.budget, **{name: x for name, x in changes.items() if name not in APART})
+
+    def epochs_of(self, task: Task) -> float | None:
+        """Passes over a task's training examples; None where the number of steps is given."""
+        own = self.tasks.get(task.name) or BudgetChange()
+        given = own if own.steps is not None or own.epochs is not None else self.budget
+        return given.epochs
+
+    def decoding_of(self, task: Task) -> dict[str, int]:
+        """What is changed of how a task's texts are generated."""
+        own = self.tasks.get(task.name) or BudgetChange()
+        return {**self.budget.decoding, **own.decoding}
+
+    @property
+    def is_official(self) -> bool:
+        """Whether its tasks are those on official files, also where no folder of data is named."""
+        return self.layouts is not None or bool(self.published)
 
     @property
     def left_out(self) -> set[str]:
@@ -75,6 +163,23 @@ class Preset(Config):
     def drawn(self) -> Sizes:
         """The sizes as the generator takes them."""
         return Sizes(**{field.name: getattr(self.sizes, field.name) for field in fields(Sizes)})
+
+    @property
+    def amounts(self) -> Sizes | Layouts | Published:
+        """How much there is where no folder of data is named."""
+        if self.published:
+            return Published(self.published)
+        return self.drawn if self.layouts is None else Layouts(self.layouts)
+
+
+class Preset(Amount):
+    """How much to run, and which rows.
+
+    Args:
+        seeds: method -> number of seeds, in the order of the table.
+    """
+
+    seeds: dict[str, Annotated[int, Field(ge=0, le=MOST_SEEDS)]]
 
 
 def preset_names() -> list[str]:

@@ -12,14 +12,16 @@ from adapters.joins import JOINS
 from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
-from experiments.configs.presets import MOST_SEEDS, Preset
+from experiments.configs.presets import MOST_SEEDS, Amount, Layouts, Preset, Published
 from experiments.configs.settings import Settings
 from experiments.datasets.faults import Faults
 from experiments.methods import METHODS, Method, method_named
 from experiments.methods.method import REFERENCE, check_known
+from experiments.scenes.layouts.make import LAYOUTS
 from experiments.scenes.write import Sizes
 from experiments.tasks import TASKS, Task, tasks_named
-from experiments.tasks.task import SPLITS
+from experiments.tasks.task import SPLITS, Budget
+from experiments.training.answering import RANK
 from experiments.training.cells import Cell
 from experiments.training.recipe import Recipe
 
@@ -31,6 +33,8 @@ CORES = 2  # of the machine that estimates are for
 START_SECONDS = 3  # of a worker process
 CHECKPOINTS = Path("runs/checkpoints")  # those beside the shipped one
 MOST_SEED = 2**31  # random generators take no larger ones
+
+Drawn = Sizes | Layouts | Published  # how much there is of data that nobody has named a folder of
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Plan:
     Args:
         rows: method -> its cells; a cell may stand in two rows.
         tasks: by name, in the order of the columns.
-        sizes: of the drawn data sets; None where the user named a folder of data.
+        sizes: of the data sets that are drawn; None where the user named a folder of data.
         data_seed: of the drawn data sets.
         unsearched: method and task of the cells for which nothing was chosen on validation data.
         borrowed: task -> the task whose chosen settings some of its cells take.
@@ -92,7 +96,7 @@ class Plan:
 
     rows: dict[str, list[Cell]]
     tasks: dict[str, Task]
-    sizes: Sizes | None
+    sizes: Drawn | None
     data_seed: int = 0
     unsearched: tuple[tuple[str, str], ...] = ()
     borrowed: Mapping[str, str] = field(default_factory=dict)
@@ -154,14 +158,23 @@ def add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def example_count(task: Task, split: str, sizes: Sizes | None, data: Path, skip_bad: int = 0) -> int:
+def example_count(task: Task, split: str, sizes: Drawn | None, data: Path, skip_bad: int = 0) -> int:
     """How many examples a split of a task has; of data to be drawn, before they are drawn."""
+    if isinstance(sizes, (Layouts, Published)):
+        return sizes.count(task.name, split)
     if task.drawn is not None and sizes is not None:
         return getattr(sizes, task.drawn)[SPLITS.index(split)]
     return len(task.read(data, split, Faults(skip_bad)))
 
 
-def tasks_of(names: Sequence[str] | None, preset: Preset, data: Path | None) -> dict[str, Task]:
+def steps_of(epochs: float, examples: int, batch_size: int) -> int:
+    """Optimiser steps that see every example ``epochs`` times; what does not fill a batch is left out of an
+    epoch, see :mod:`experiments.training.order`.
+    """
+    return max(1, round(epochs * (examples // min(batch_size, examples))))
+
+
+def tasks_of(names: Sequence[str] | None, preset: Amount, data: Path | None) -> dict[str, Task]:
     """The tasks of a table or a search.
 
     Args:
@@ -178,7 +191,7 @@ def tasks_of(names: Sequence[str] | None, preset: Preset, data: Path | None) -> 
         names = [name for name, task in TASKS.items() if name not in preset.left_out]
         if not names:
             raise UserError("the preset leaves out every task: name some with --tasks")
-        names = [name for name in names if _is_default(TASKS[name], data)]
+        names = [name for name in names if _is_default(TASKS[name], preset, data)]
         if data is not None and not names:
             folders = ", ".join(task.data_set for task in TASKS.values() if task.data_set)
             raise UserError(
@@ -189,12 +202,26 @@ def tasks_of(names: Sequence[str] | None, preset: Preset, data: Path | None) -> 
     if not tasks:
         raise UserError("the preset leaves out every task: name some with --tasks")
     for task in tasks.values():
-        task.check(data)
+        if data is None and preset.is_official:
+            _check_drawn(task, preset)
+        else:
+            task.check(data)
     return tasks
 
 
-def _is_default(task: Task, data: Path | None) -> bool:
-    return task.data_set is None if data is None else task.found(data)
+def _is_default(task: Task, preset: Amount, data: Path | None) -> bool:
+    if data is not None:
+        return task.found(data)
+    if preset.published:
+        return task.name in preset.published
+    return (task.data_set is not None) == preset.is_official
+
+
+def _check_drawn(task: Task, preset: Amount) -> None:
+    """Raise UserError where a task is none of those whose official files are drawn, or known in number."""
+    known = preset.published or [name for name, each in TASKS.items() if each.data_set in LAYOUTS]
+    if task.name not in known:
+        raise UserError(f"{task.name} is no task of this size: choose from {', '.join(known)}")
 
 
 def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -> Plan:
@@ -220,7 +247,7 @@ def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -
     planner = _Planner(preset, request, chosen, request.data or data)
     rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
     rows = {name: cells for name, cells in rows.items() if cells}
-    sizes = preset.drawn if request.data is None else None
+    sizes = preset.amounts if request.data is None else None
     return Plan(rows, tasks, sizes, preset.data_seed, tuple(planner.unsearched), planner.borrowed)
 
 
@@ -263,6 +290,7 @@ class _Planner:
     def __init__(self, preset: Preset, request: Request, chosen: Settings, data: Path):
         self.preset, self.request, self.chosen, self.data = preset, request, chosen, data
         self.made: dict[tuple[str, str, int], Cell] = {}
+        self.examples: dict[str, int] = {}
         self.unsearched: dict[tuple[str, str], None] = {}
         self.borrowed: dict[str, str] = {}
 
@@ -288,29 +316,41 @@ class _Planner:
         if key not in self.made:
             budget = self.preset.budget_of(task)
             searched = self._searched(method, task) if method.trains else task.name
+            answering = self.request.answering or self.preset.answering
+            ranks = task.ranks and answering == RANK
             self.made[key] = Cell(
                 method.name,
                 method.name,
                 method.settings(self.chosen, searched, self.request.join),
                 task.name,
                 seed,
-                Recipe(
-                    method.rate(self.chosen, searched),
-                    budget.steps,
-                    budget.batch_size,
-                    augment=budget.augment,
-                )
-                if method.trains
-                else None,
+                self._recipe(method.rate(self.chosen, searched), task, budget) if method.trains else None,
                 self.data,
                 self._model(seed),
                 train_examples=budget.train_examples,
                 eval_examples=budget.eval_examples,
                 checkpoint=self._checkpoints > 1 and self._model(seed) is not None,
-                answering=self.request.answering,
+                answering=answering,
                 skip_bad=self.request.skip_bad,
+                side=self.preset.side,
+                decoding={} if ranks else self.preset.decoding_of(task),
             )
         return self.made[key]
+
+    def _recipe(self, rate: float, task: Task, budget: Budget) -> Recipe:
+        """How a cell trains; passes over the training examples become steps."""
+        epochs, steps = self.preset.epochs_of(task), budget.steps
+        if epochs is not None:
+            steps = steps_of(epochs, self._training_examples(task, budget), budget.batch_size)
+        changes = self.preset.recipe.model_dump(exclude_none=True)
+        return Recipe(rate, steps, budget.batch_size, augment=budget.augment, **changes)
+
+    def _training_examples(self, task: Task, budget: Budget) -> int:
+        if task.name not in self.examples:
+            sizes = self.preset.amounts if self.request.data is None else None
+            found = example_count(task, "train", sizes, self.data, self.request.skip_bad)
+            self.examples[task.name] = min(found, budget.train_examples or found)
+        return self.examples[task.name]
 
     def _searched(self, method: Method, task: Task) -> str:
         """The task whose chosen settings a method takes: its own, or the one that it is like."""

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import transformers
 
 from attngraph.errors import UserError
+from experiments.configs.presets import Layouts
 from experiments.datasets.faults import Faults
 from experiments.models import load_family
 from experiments.progress import note
+from experiments.scenes.layouts.make import make_scenes
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
 from experiments.training.cells import IMAGE_STATES, Cell, agreed, has_scores, is_finished
@@ -17,11 +19,12 @@ from experiments.training.data import TaskData, subset
 from experiments.training.device import cpu_threads, processes
 from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
+from experiments.training.plan import Drawn
 from experiments.training.saved import read_config
 
 
 def prepare(
-    cells: Sequence[Cell], run: Execution, sizes: Sizes | None, data_seed: int = 0, download: bool = False
+    cells: Sequence[Cell], run: Execution, sizes: Drawn | None, data_seed: int = 0, download: bool = False
 ) -> None:
     """Draw the data, or read them, and compute the image states of the cells' examples. Of several processes
     the first one does it, and all meet the error if there is one.
@@ -41,7 +44,7 @@ def prepare(
 
 
 def _prepare(
-    cells: Sequence[Cell], run: Execution, sizes: Sizes | None, data_seed: int, download: bool
+    cells: Sequence[Cell], run: Execution, sizes: Drawn | None, data_seed: int, download: bool
 ) -> None:
     transformers.utils.logging.disable_progress_bar()
     todo = [cell for cell in cells if not has_scores(cell, run.out)]
@@ -58,7 +61,9 @@ def _prepare(
     for folder in {cell.folder(run.out): None for cell in cells}:
         if folder.is_dir() and any(folder.iterdir()):
             read_config(folder)  # an error where it is damaged, before anything is written
-    if sizes is not None:
+    if isinstance(sizes, Layouts):
+        make_scenes(cells[0].data, data_seed, sizes.size)
+    elif isinstance(sizes, Sizes):
         write_scenes(cells[0].data, data_seed, sizes)
     for cell in cells:
         is_finished(cell, run)  # an error where its folder holds another experiment

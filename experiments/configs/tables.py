@@ -1,0 +1,119 @@
+"""The tables of the paper: which rows and tasks each has, and how much of it is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from attngraph.errors import UserError
+from experiments.arguments import did_you_mean
+from experiments.configs.presets import MOST_SEEDS, Amount, Preset
+from experiments.configs.reading import Config, Read, read_config
+from experiments.configs.settings import Settings, chosen_settings
+
+TABLES, SIZES = (Path(__file__).with_name(name) for name in ("tables", "sizes"))
+SUFFIXES = (".yaml", ".yml")
+
+
+class TableFile(Config):
+    """A table.
+
+    Args:
+        about: one line for ``--help``.
+        title: printed on top.
+        rows: block of the table -> its methods, in their order.
+        baseline: the method with which the others are compared.
+        contenders: the methods that are compared, and among which the best is marked.
+        contest: what these are, in words.
+        tasks: in the order of the columns.
+        published: names of the blocks of published numbers.
+        seeds: of every row.
+    """
+
+    about: str
+    title: str
+    rows: dict[str, list[str]]
+    baseline: str
+    contenders: list[str]
+    contest: str
+    tasks: list[str]
+    published: list[str] = Field(default_factory=list)
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 1
+
+    @property
+    def blocks(self) -> dict[str, str]:
+        """Method -> its block, in the order of the rows."""
+        return {name: block for block, names in self.rows.items() for name in names}
+
+
+class Size(Amount):
+    """How much of a table is run, and with which settings.
+
+    Args:
+        like_chosen: whether methods take the settings that were chosen on validation data for the mini-BLIP,
+            where ``settings`` has none.
+        settings: of methods on tasks.
+    """
+
+    like_chosen: bool = True
+    settings: Settings = Settings()
+
+    def preset(self, table: TableFile) -> Preset:
+        """What is run of a table."""
+        fields = {name: getattr(self, name) for name in Amount.model_fields}
+        return Preset(seeds=dict.fromkeys(table.blocks, table.seeds), **fields)
+
+    def chosen(self, file: Path | None = None) -> Settings:
+        """The settings of a table's cells.
+
+        Args:
+            file: as ``attngraph search`` writes it; what it holds goes before all others.
+        """
+        chosen = chosen_settings() if self.like_chosen else Settings()
+        chosen = _over(chosen, self.settings)
+        return chosen if file is None else _over(chosen, read_config(file, Settings, "see experiments/configs"))
+
+
+def _over(below: Settings, above: Settings) -> Settings:
+    """Settings with others laid over them."""
+    methods = {name: {**below.methods.get(name, {}), **of_task} for name, of_task in above.methods.items()}
+    reduction = above.reduction if "reduction" in above.model_fields_set else below.reduction
+    return Settings(reduction=reduction, methods={**below.methods, **methods})
+
+
+def table_names() -> list[str]:
+    """The tables that ship with the package, ``main`` first."""
+    return sorted((file.stem for file in TABLES.glob("*.yaml")), key=lambda name: (name != "main", name))
+
+
+def size_names() -> list[str]:
+    """The sizes that ship with the package, the small one first."""
+    return sorted((file.stem for file in SIZES.glob("*.yaml")), reverse=True)
+
+
+def load_table(name: str) -> TableFile:
+    """A table by its name, or by the path of a YAML file of one's own.
+
+    Raises:
+        UserError: no such table, or a damaged file.
+    """
+    return _load(name, TABLES, table_names(), TableFile, "table")
+
+
+def load_size(name: str) -> Size:
+    """A size by its name, or by the path of a YAML file of one's own.
+
+    Raises:
+        UserError: no such size, or a damaged file.
+    """
+    return _load(name, SIZES, size_names(), Size, "size")
+
+
+def _load(name: str, folder: Path, known: list[str], kind: type[Read], what: str) -> Read:
+    file = Path(name) if name.endswith(SUFFIXES) else folder / f"{name}.yaml"
+    if not file.exists():
+        near = did_you_mean(name, known)
+        raise UserError(f"unknown {what} {name!r}{near}: choose from {', '.join(known)}, or give a YAML file")
+    return read_config(file, kind, f"see experiments/configs/{folder.name} for examples")
