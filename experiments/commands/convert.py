@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 
 from attngraph.errors import UserError
-from experiments.arguments import path, positive, word
+from experiments.arguments import Between, path, word
 from experiments.models.mini_blip import weights_digest
 from experiments.models.original.conversion import ACCOUNT, read_original, save_converted
 from experiments.models.original.layouts import LAYOUTS
 from experiments.models.original.vocabulary import BERT, find_vocabulary
+from experiments.models.positions import LARGEST_SIDE
 from experiments.outputs import Outputs
 from experiments.progress import note
 
@@ -53,10 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--side",
-        type=positive,
+        type=Between(1, LARGEST_SIDE),
         metavar="PIXELS",
-        help="Let the model see pictures of this side: its positions are interpolated. Default: as the file "
-        "has them.",
+        help="Show the model pictures of this side, to which its positions are interpolated. Default: as the "
+        "file has them.",
     )
     add(
         "--tokenizer",

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from attngraph.errors import UserError
 
+LARGEST_SIDE = 4096  # pixels; beyond it a picture has more patches than any model of this kind can look at
+
 
 def interpolate_positions(positions: Tensor, rows: int) -> Tensor:
     r"""Positions of a square grid of patches, for a grid with another number of rows.
@@ -52,8 +54,10 @@ def rows_of(side: int, patch: int) -> int:
         patch: the side of a patch, in pixels.
 
     Raises:
-        UserError: the side is no multiple of the patch's.
+        UserError: the side is no multiple of the patch's, or more than ``LARGEST_SIDE``.
     """
+    if side > LARGEST_SIDE:
+        raise UserError(f"side {side}: give at most {LARGEST_SIDE} pixels")
     if side < patch or side % patch:
         near = max(1, round(side / patch)) * patch
         raise UserError(

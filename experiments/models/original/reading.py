@@ -41,8 +41,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
                 "writes them"
             ) from None
         raise UserError(
-            f"{file}: no PyTorch checkpoint, or one that is damaged or cut short ({_brief(error)}): fetch it "
-            "again"
+            f"{file}: no PyTorch checkpoint, or one that is damaged or cut short ({_brief(error)}): download "
+            "it again"
         ) from None
     return _weights(content, file)
 

@@ -24,6 +24,7 @@ RESULTS = {
     "data": ("check.txt", "check.json"),
     "score": ("scores.csv", "scores.json", "results.json"),
     "predict": ("results.json",),
+    "convert": ("config.json", "model.safetensors", "conversion.json"),
 }
 
 

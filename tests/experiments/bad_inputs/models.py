@@ -23,6 +23,7 @@ def cases() -> Iterator[Case]:
     yield from _adapters()
     yield from _other_models_adapters()
     yield from _checked()
+    yield from _originals()
 
 
 def change_weights(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -206,3 +207,23 @@ def _checked() -> Iterator[Case]:
             return ["pretrain", "--check", str(folder)]
 
         yield Case(f"pretrain --check {how}", words, ("blip", "--check"))
+
+
+def _originals() -> Iterator[Case]:
+    """Checkpoints in their authors' names, and the vocabulary beside them."""
+    for name in ("blip.pth", "vocab.txt"):
+        for how, damage in (ANY_FILE | TRUNCATED).items():
+            for command in ("convert", "attention"):
+
+                def words(world: World, spot: Path, damage=damage, command=command, name=name) -> list[str]:
+                    folder = world.copy(world.original.parent, spot)
+                    damage(folder / name)
+                    good = good_words(command, world, spot)
+                    file = str(folder / "blip.pth")
+                    return (
+                        ["convert", "blip", file, *good[3:]]
+                        if command == "convert"
+                        else [*good, "--model", file]
+                    )
+
+                yield Case(f"{command} {name} {how}", words, (name, "blip.pth"))

@@ -51,6 +51,7 @@ def good_words(command: str, world: World, spot: Path) -> list[str]:
         "score": ["score", str(world.answers), "--task", "vqa", "--data", str(world.data), *out],
         "predict": ["predict", str(world.cell), "--data", str(world.data), *out],
         "data": ["data", "check", "coco", "--root", str(world.six / "coco"), *out],
+        "convert": ["convert", "blip", str(world.original), *out],
         "doctor": ["doctor"],
     }[command]
 

@@ -17,6 +17,7 @@ from experiments.report.archive import pack
 from experiments.scenes.layouts.make import make_scenes
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
+from tests.experiments.models.original.authors_blip import save_checkpoint
 from tests.experiments.report.made import save_cells
 from tests.experiments.tiny import save, save_adapter
 
@@ -76,6 +77,11 @@ class World:
     def picture(self) -> Path:
         return self.folder / "picture.png"
 
+    @property
+    def original(self) -> Path:
+        """A checkpoint in its authors' names."""
+        return self.folder / "original" / "blip.pth"
+
     def model(self, name: str) -> Path:
         return self.folder / "models" / name
 
@@ -104,6 +110,7 @@ def make_world(folder: Path) -> World:
     Image.new("RGB", (16, 16), "red").save(world.picture)
     for name in ("bert", "vit", "blip", "captioner"):
         save(name, world.model(name))
+    save_checkpoint(world.original.parent, "caption")
     save_adapter(world.adapter, gnn="pgnn")
     pack(save_cells(world.run, {"vqa": TASKS["vqa"]}, images=6), world.archives)
     shutil.copytree(world.run / "cells" / "gcn" / "vqa" / "seed0", world.cell)
