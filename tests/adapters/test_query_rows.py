@@ -143,7 +143,7 @@ def test_scores_get_the_rows_of_their_graph(rows):
 
 @other
 @pytest.mark.parametrize("gnn", ["pgnn", "gcnii"])
-@pytest.mark.parametrize("family", ["blip", "llama", "t5"])
+@pytest.mark.parametrize("family", ["blip", "llama", "gpt2"])
 def test_training_computes_what_evaluation_does(family, gnn, rows):
     """There the scheme starts from scores, in a function of its own."""
     model, plain = put(family, gnn, query_rows=rows), put(family, gnn)
