@@ -86,6 +86,8 @@ setup(
         "docs": DOCS,
         "hub": ["datasets>=3.0"],  # data sets of the Hugging Face hub
         "umap": ["umap-learn>=0.5.6"],
+        "slurm": ["submitit>=1.5"],
+        "ray": ["ray>=2.40"],
         "tagger": ["spacy>=3.7"],
         "browser": BROWSER,
         "dev": TEST + LINT + DOCS + BROWSER + ["pre-commit>=3.7"],

@@ -83,6 +83,41 @@ def _keep(sent: Any = None) -> None:
         sent.detach()  # open until the process ends
 
 
+@contextmanager
+def held(file: Path) -> Iterator[None]:
+    """A lock that several processes hold together, on any machines that share the file; without effect where
+    the file system knows no locks.
+    """
+    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        with suppress(OSError):
+            _flock(handle, "LOCK_SH")
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_held(file: Path) -> bool:
+    """Whether a process holds a lock by :func:`held`."""
+    try:
+        handle = os.open(file, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        _flock(handle, "LOCK_EX")
+        return False
+    except OSError as error:
+        return error.errno in TAKEN
+    finally:
+        os.close(handle)
+
+
+def _flock(file: int, kind: str) -> None:
+    if fcntl is None:
+        raise OSError(errno.ENOTSUP, "no locks")
+    fcntl.flock(file, getattr(fcntl, kind) | fcntl.LOCK_NB)
+
+
 def _locked(out: Path) -> int:
     """The open file of a lock that is ours."""
     until = time.monotonic() + WAIT
@@ -113,9 +148,7 @@ def _locked(out: Path) -> int:
 def _take(file: int) -> bool:
     """Whether the lock was free."""
     try:
-        if fcntl is None:
-            raise OSError(errno.ENOTSUP, "no locks")
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(file, "LOCK_EX")
         return True
     except OSError as error:
         return error.errno not in TAKEN and not _may_run(_owner(file))
