@@ -8,10 +8,18 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from adapters import SCHEMES, GraphAdapterConfig
-from adapters.config import AdapterConfig
+from adapters.config import POSITIONS, AdapterConfig
 from adapters.joins import JOINS
 from experiments.configs.settings import Settings
-from experiments.methods.method import ADAPTERS, ATTRIBUTION, METHODS, Method, check_known
+from experiments.methods.method import (
+    ADAPTERS,
+    ATTRIBUTION,
+    METHODS,
+    VARIANTS,
+    Method,
+    canonical,
+    check_known,
+)
 from experiments.methods.peft_method import PeftMethod
 from experiments.models.family import ModelFamily
 
@@ -30,7 +38,9 @@ class GraphAdapter(PeftMethod):
         joins: ways to join the model that the search tries.
         fixed: arguments that set the row apart from the scheme's chosen ones.
         join: a way to join the model that sets the row apart.
-        rescale: see :class:`adapters.GraphAdapterConfig`.
+        rescale, positions, query_rows: see :class:`adapters.GraphAdapterConfig`. The settings of a run name
+            them where they are not its defaults.
+        reduction: the row's own; None as chosen.
     """
 
     gnn: str
@@ -40,6 +50,9 @@ class GraphAdapter(PeftMethod):
     fixed: Arguments = field(default_factory=dict)
     join: str | None = None
     rescale: bool = False
+    positions: tuple[str, ...] = POSITIONS
+    query_rows: str = AdapterConfig.query_rows
+    reduction: int | None = None
 
     def arguments(self, chosen: Settings, task: str) -> dict[str, Any]:
         """The scheme's arguments: the chosen ones as far as the scheme has such, and the row's own."""
@@ -61,9 +74,15 @@ class GraphAdapter(PeftMethod):
             "gnn": self.gnn,
             "gnn_args": self.arguments(chosen, task),
             "join": join or self.join or (choice.join if choice else "blend"),
-            "reduction": chosen.reduction,
+            "reduction": self.reduction or chosen.reduction,
         }
-        return {**settings, "rescale": True} if self.rescale else settings
+        own = {
+            "rescale": self.rescale,
+            "positions": list(self.positions),
+            "query_rows": self.query_rows,
+        }
+        usual = {"rescale": False, "positions": list(POSITIONS), "query_rows": AdapterConfig.query_rows}
+        return settings | {name: value for name, value in own.items() if value != usual[name]}
 
     def further_settings(self) -> list[str]:
         return [option.name for option in fields(AdapterConfig)]
@@ -82,13 +101,21 @@ def attribution(name: str, title: str, note: str, gnn: str = "pgnn", **options: 
     )
 
 
+def variant(name: str, title: str, note: str, gnn: str = "pgnn", **options: Any) -> GraphAdapter:
+    """A row of a small table: GCN or pGNN with one option set otherwise, its chosen settings and learning
+    rates otherwise kept.
+    """
+    return GraphAdapter(name=name, title=title, note=note, group=VARIANTS, gnn=gnn, follows=gnn, **options)
+
+
 def method_named(name: str) -> Method:
-    """The method of a name; a scheme of one's own is a row without further ado, with the vanilla adapter's
-    settings.
+    """The method of a name or of an alias; a scheme of one's own is a row without further ado, with the
+    vanilla adapter's settings.
 
     Raises:
         UserError: neither a method nor a scheme.
     """
+    name = canonical(name)
     if name in METHODS:
         return METHODS[name]
     check_known([name], list(dict.fromkeys([*METHODS, *SCHEMES])), "method")

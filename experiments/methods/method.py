@@ -24,7 +24,9 @@ from experiments.models.batch import Sample
 from experiments.models.family import Answering, ModelFamily
 
 ADAPTERS, ATTRIBUTION, REFERENCE = "GNN adapters", "Attribution", "Reference"  # blocks of the table
-OTHERS = "Other small additions"  # a block of its own: LoRA and prefix tuning
+OTHERS = "Other small additions"  # LoRA and prefix tuning
+VARIANTS = "Variants"  # rows of the small tables: GCN and pGNN with one thing set otherwise
+ALIASES = {"adapter": "gcn", "p_adapter": "pgnn"}  # what papers call them
 Vision = Literal["frozen", "trained", "zero"]
 
 METHODS: dict[str, Method] = {}
@@ -139,6 +141,11 @@ class Tuned:
     def scalars(self) -> dict[str, float]:
         """Learned single numbers worth reading, such as each layer's p."""
         return {}
+
+
+def canonical(name: str) -> str:
+    """A method's own name, of one of :data:`ALIASES` or itself."""
+    return ALIASES.get(name, name)
 
 
 def register(method: Method) -> Method:

@@ -57,7 +57,8 @@ class PeftTuned(Tuned):
 
     @torch.no_grad()
     def effects(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-        if not isinstance(self.model.base_model, GraphAdapterModel):
+        graph_adapters = self.model.base_model
+        if not isinstance(graph_adapters, GraphAdapterModel) or not graph_adapters.layers():
             return {}
         inputs = self.family.to_device(self.family.training_inputs(samples))
         del inputs["labels"]

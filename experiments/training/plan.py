@@ -16,7 +16,7 @@ from experiments.configs.presets import MOST_SEEDS, Amount, Layouts, Preset, Pub
 from experiments.configs.settings import Settings
 from experiments.datasets.faults import Faults
 from experiments.methods import METHODS, Method, method_named
-from experiments.methods.method import REFERENCE, check_known
+from experiments.methods.method import REFERENCE, canonical, check_known
 from experiments.scenes.layouts.make import LAYOUTS
 from experiments.scenes.write import Sizes
 from experiments.tasks import TASKS, Task, tasks_named
@@ -73,6 +73,8 @@ class Request:
             raise UserError(f"--seeds must be at least 1 and at most {MOST_SEEDS}, got {self.seeds}")
         if not 0 <= self.first_seed < MOST_SEED:
             raise UserError(f"--seed must be at least 0 and below {MOST_SEED}, got {self.first_seed}")
+        if self.gnns is not None:
+            object.__setattr__(self, "gnns", [canonical(name) for name in self.gnns])
         for names, known, what in (
             (self.tasks, list(TASKS), "task"),
             (self.gnns, list(dict.fromkeys([*METHODS, *SCHEMES])), "method"),
@@ -106,6 +108,11 @@ class Plan:
         """Every cell once, those of one checkpoint together, and of these the ones of one seed."""
         cells = dict.fromkeys(cell for cells in self.rows.values() for cell in cells)
         return sorted(cells, key=lambda cell: (cell.model or "", cell.seed))
+
+    @property
+    def is_small(self) -> bool:
+        """Whether all cells run the mini-BLIP, whose times are known."""
+        return all(cell.model is None or cell.checkpoint for cell in self.cells)
 
     def seconds(self, jobs: int) -> float:
         """How long the cells should take, so many at a time, on a machine of two cores, where more than two

@@ -13,14 +13,13 @@ from adapters.scheme import register as register_scheme
 from attngraph.errors import UserError
 from experiments.configs.settings import Choice, Settings, chosen_settings
 from experiments.methods import METHODS, GraphAdapter, method_named
-from experiments.methods.method import Tuned
+from experiments.methods.method import VARIANTS, Tuned
 from experiments.methods.peft_method import PeftTuned
 from experiments.models import Decoding, Sample, load_family
 from tests.experiments.training.small import small_family, small_run
 
-# 4 layers with self-attention, cross-attention and feed-forward; a bottleneck of 32 on a width of 128 in
-# each; a share of the join in each attention; p in each attention where it is learnt.
-BOTTLENECKS, SHARES, POWERS = 12 * (128 * 32 + 32 + 32 * 128 + 128), 8, 8
+# 4 layers of a width of 128, with self-attention, cross-attention and feed-forward
+POWERS = 8
 LAYER = r"text_decoder\.bert\.encoder\.layer\.\d\."
 ADAPTER = LAYER + r"(attention\.output|crossattention\.output|output)\.dense\.gnn_adapter"
 LEARN_P = (
@@ -33,17 +32,24 @@ LEARN_P = (
     "pgnn_replace",
     "pgnn_gated",
 )
-GATES = 8 * (128 * 32 + 32)  # of ``gated``, in place of the shares
 UNTRAINED = ("frozen", "majority")
+# 16 places (queries and values of two attentions in 4 layers): rank 8, or 16 tokens of keys and values in 8
+OTHER = {"lora": 16 * 8 * (128 + 128), "prefix": 8 * 2 * 16 * 128}
+OTHER_NAMES = {
+    "lora": LAYER + r"(attention|crossattention)\.self\.(query|value)\.lora_[AB]\.default\.weight",
+    "prefix": LAYER + r"(attention|crossattention)\.self\.kv_prefix\.(key|value)",
+}
 
 
 def expected_count(name: str, settings: dict) -> int:
-    join = settings["join"]
-    return (
-        BOTTLENECKS
-        + {"blend": SHARES, "gated": GATES, "replace": 0}[join]
-        + (POWERS if name in LEARN_P else 0)
-    )
+    """Per place a bottleneck; per attention its share of the join, or gate, and its p."""
+    places, width = settings.get("positions", ["self", "cross", "ffn"]), 128 // settings["reduction"]
+    attentions = 4 * len(set(places) - {"ffn"})
+    share = {"blend": 1, "gated": 128 * width + width, "replace": 0}[settings["join"]]
+    scheme = METHODS.get(name)
+    learns = scheme and scheme.gnn in ("pgnn", "tempering", "placebo")
+    learns = learns and settings["gnn_args"].get("learn_p", True)
+    return 4 * len(places) * (128 * width + width + width * 128 + 128) + attentions * (share + bool(learns))
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +80,16 @@ def test_it_trains_what_it_says(name, settings, sizes):
         assert 0 < len(trained) < len(sizes)
     elif name in UNTRAINED:
         assert trained == {}
+    elif name in OTHER:
+        assert sum(trained.values()) == OTHER[name]
+        assert all(re.fullmatch(OTHER_NAMES[name], key) for key in trained)
     else:
-        assert sum(trained.values()) == expected_count(name, METHODS[name].settings(settings, "vqa"))
+        own = METHODS[name].settings(settings, "vqa")
+        assert sum(trained.values()) == expected_count(name, own)
         assert all(re.match(ADAPTER, key) for key in trained)
         powers = [key for key in trained if key.endswith("p_logit")]
-        assert len(powers) == (POWERS if name in LEARN_P else 0)
+        if METHODS[name].group != VARIANTS:
+            assert len(powers) == (POWERS if name in LEARN_P else 0)
     assert METHODS[name].trains == bool(trained)
 
 
