@@ -28,9 +28,11 @@ from experiments.training.stopping import never_swallowed
 COMMANDS = {
     "train": "train and score one experiment, which a YAML file describes",
     "ablation": "train and score the GNN ablation table",
+    "table": "make a table of the paper: main, gnn and the smaller ones, on drawn or on official data",
     "significance": "recompute every comparison and p value of a table; simulate how often they are wrong",
     "report": "put tables, curves, significance and costs of finished runs on one page",
-    "predict": "answer a split with a finished run, and write the file that an evaluation server takes",
+    "evaluate": "score a finished run on another split, on other data, or with another way to answer",
+    "predict": "answer with a finished run: one question, a file of them, or a split for a server",
     "score": "score a file of predictions, of this or another program, with a task's own metric",
     "pretrain": "pre-train the mini-BLIP from scratch on drawn scenes",
     "search": "choose learning rates, joins and scheme arguments on validation data",

@@ -1,46 +1,68 @@
-"""Answer a split with a finished run, and write the file that an evaluation server takes.
+"""Answer with a finished run: one question, a file of them, or a split for an evaluation server.
 
-    attngraph predict runs/six/cells/gcn/coco/seed0 --data data/six --out runs/coco
+    attngraph predict RUN --image photo.jpg --text "what is on the table ?"
+    attngraph predict RUN --file asked.jsonl --out runs/answers
     attngraph predict runs/six/cells/gcn/vqa2/seed0 --data data/six --format official --out runs/vqa2
 
-The run is a cell's folder of ``attngraph ablation``. Tasks on official files take official splits, also those
-whose annotations are not public; the file has an answer to every example of the split, or is not written.
+A run is a folder of ``attngraph train`` or a cell's of a table. A file has records with ``image`` (beside the
+file) and ``text``; they come out again with ``answer``. Tasks on official files take official splits, also
+those whose annotations are not public; the file has an answer to every example of the split, or is not
+written.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
 
+from attngraph.errors import UserError
 from experiments.arguments import add_model_arguments, path
+from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
+from experiments.files import write_json
+from experiments.models.images import open_image
 from experiments.outputs import Outputs
+from experiments.predictions.asks import ANSWER, IMAGE, TEXT, Ask, read_asks
 from experiments.predictions.files import write_predictions
 from experiments.progress import note
+from experiments.tasks import Task
 from experiments.training.device import check_device, check_threads, cpu_threads
 from experiments.training.execution import THREADS
-from experiments.training.finished import finished
+from experiments.training.finished import Finished, finished
 from experiments.training.given_data import add_skip_bad_argument, check_task_data
 
-RESULTS = "results.json"
+RESULTS, ANSWERS = "results.json", "answers.json"
+SPLIT = "test"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph predict``."""
     add = parser.add_argument
-    add("folder", type=path, metavar="RUN", help="Take the trained model of this folder, a cell of a table.")
+    add("folder", type=path, metavar="RUN", help="Take the trained model of this folder, a run's.")
+    add("--image", type=path, metavar="PICTURE", help="Look at this picture, and print the answer.")
+    add("--text", metavar="WORDS", help="Put this question or statement about the picture of --image.")
+    add("--json", action="store_true", help="Write the answer to --image as JSON.")
+    add(
+        "--file",
+        type=path,
+        metavar="RECORDS",
+        help=f"Take pictures and texts from this JSON, JSON Lines or CSV file: records with {IMAGE} and "
+        f"{TEXT}; write them with {ANSWER} as JSON.",
+    )
     add(
         "--data",
         type=path,
         metavar="FOLDER",
-        help="Read the data from this folder, laid out as for `attngraph ablation --data`. Tasks that come "
-        "with a package need none.",
+        help="Read the data from this folder, laid out as for `attngraph ablation --data`. Default: those of "
+        "the run, where they are needed and still there.",
     )
     add(
         "--split",
-        default="test",
         metavar="NAME",
         help="Take this split: an official one, such as test or test-dev, of tasks on official files; "
-        "train, validation or test of others.",
+        f"train, validation or test of others. Default: {SPLIT}, without --image and --file.",
     )
     add(
         "--format",
@@ -52,9 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--out",
         type=path,
-        required=True,
         metavar="FOLDER",
-        help=f"Write {RESULTS} into this folder, as the data set's evaluation server takes it.",
+        help=f"Write {RESULTS} into this folder, as the data set's evaluation server takes it; or "
+        f"{ANSWERS}, with --file. Default: answers to --image and --file are printed.",
     )
     add_model_arguments(parser, "Adapt this transformers model, as the run did")
     add("--device", default="cpu", metavar="NAME", help="Compute on this device: cpu, cuda, cuda:1 or mps.")
@@ -64,29 +86,116 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load, answer and write."""
+    _check(args)
     check_threads(args.threads)
     check_device(args.device)
     cell = finished(args.folder)
-    task = cell.task
-    check_task_data(task, args.data)
-    settings = {
-        name: getattr(args, name) for name in ("split", "form", "model", "device", "threads", "skip_bad")
-    }
-    settings |= {"run": str(args.folder), "data": args.data and str(args.data)}
-    outputs = Outputs(args.out, "predict", settings, (RESULTS,))
+    return _split(args, cell) if args.image is None and args.file is None else _asked(args, cell)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise UserError where options do not go together."""
+    ways = {"--image": args.image, "--file": args.file, "--split": args.split}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise UserError(f"{given[0]} and {given[1]} are two things to answer: give one of them")
+    if args.form is not None and given not in ([], ["--split"]):
+        raise UserError(f"--format goes with --split, not with {given[0]}: leave it out")
+    if args.image is None and (args.text is not None or args.json):
+        raise UserError(f"{'--json' if args.text is None else '--text'} goes with a picture: give --image")
+    if args.image is not None and (args.out is not None or args.skip_bad):
+        raise UserError(
+            f"{'--skip-bad' if args.out is None else '--out'} does not go with --image: leave it out, or ask "
+            "with --file"
+        )
+    if given in ([], ["--split"]) and args.out is None:
+        raise UserError(
+            "--out is missing: give the folder for a split's answers, or ask with --image or --file"
+        )
+
+
+def _outputs(args: argparse.Namespace, name: str, **more: str | None) -> Outputs:
+    names = ("form", "model", "device", "threads", "skip_bad")
+    settings = {name: getattr(args, name) for name in names}
+    settings |= {"run": str(args.folder), "data": args.data and str(args.data), **more}
+    return Outputs(args.out, "predict", settings, (name,))
+
+
+def _split(args: argparse.Namespace, cell: Finished) -> int:
+    """The answers to a split, as a server takes them."""
+    task, data, split = cell.task, cell.data(args.data), args.split or SPLIT
+    check_task_data(task, data)
+    outputs = _outputs(args, RESULTS, split=split)
     outputs.check()
-    data, faults = args.data or args.folder, Faults(args.skip_bad)
-    examples = task.asked(data, args.split, faults, args.form)
+    data, faults = data or args.folder, Faults(args.skip_bad)
+    examples = task.asked(data, split, faults, args.form)
     ids = [example.id for example in examples]
     with outputs.alone(), cpu_threads(args.threads):
-        tuned = cell.tuned(args.model, args.device, data, faults, args.download)
-        answers = cell.answers(tuned, data, examples, faults)
+        tuned = cell.tuned(cell.model(args.model), args.device, data, faults, args.download)
+        answers = cell.answers(tuned, data, examples, faults, cell.way(data, faults))
         predictions = {id: answers.get(id, "") for id in ids}
         with outputs.writing() as part:
             write_predictions(part / RESULTS, task.file_format, predictions, ids, allow_empty=True)
     empty = sum(not text.strip() for text in predictions.values())
     about = f", {empty} of them empty" * bool(empty)
     print(f"{args.out / RESULTS}: {len(ids)} answers{about}, {task.file_format.name}")
+    _note_faults(faults)
+    return 0
+
+
+def _asked(args: argparse.Namespace, cell: Finished) -> int:
+    """The answers to pictures and texts of the user's."""
+    with_text = takes_text(cell.task)
+    asks = _asks(args, with_text)
+    outputs = None if args.out is None else _outputs(args, ANSWERS, file=str(args.file))
+    if outputs is not None:
+        outputs.check()
+    data, faults = cell.data(args.data) or args.folder, Faults(args.skip_bad)
+    examples = [Example(str(k), ask.image, ask.text, (), "") for k, ask in enumerate(asks)]
+    with cpu_threads(args.threads):
+        try:
+            way = cell.way(data, faults)
+            tuned = cell.tuned(cell.model(args.model), args.device, data, faults, args.download)
+        except UserError as error:
+            if args.data is None and cell.data(None) is None and not cell.task.packaged:
+                raise UserError(f"{error} (this run may need its data to answer: give --data)") from None
+            raise
+        answers = cell.answers(tuned, data, examples, faults, way)
+    records = [{**ask.record, ANSWER: answers.get(str(k))} for k, ask in enumerate(asks)]
+    if outputs is not None:
+        with outputs.alone(), outputs.writing() as part:
+            write_json(part / ANSWERS, records, ensure_ascii=False)
+        print(f"{args.out / ANSWERS}: {len(answers)} answers")
+    elif args.file is not None:
+        print(json.dumps(records, indent=1, ensure_ascii=False))
+    else:
+        print(json.dumps(records[0], ensure_ascii=False) if args.json else records[0][ANSWER])
+    _note_faults(faults)
+    return 0
+
+
+def _asks(args: argparse.Namespace, with_text: bool) -> Sequence[Ask]:
+    if args.file is not None:
+        asks = read_asks(args.file, with_text)
+    else:
+        if with_text != (args.text is not None):
+            fault = (
+                "is missing: give the question or statement" if with_text else "changes nothing: leave it out"
+            )
+            raise UserError(f"--text {fault} for this run's task")
+        record = {IMAGE: str(args.image), **({TEXT: args.text} if with_text else {})}
+        asks = [Ask(args.image, args.text or "", record)]
+    if not args.skip_bad:
+        open_image(asks[0].image)  # before the model is loaded
+    return asks
+
+
+def takes_text(task: Task) -> bool:
+    """Whether a task's prompt has a text of the example in it."""
+    prompts = {task.prompt(Example("", Path(), text, (), "")) for text in ("one", "two")}
+    return len(prompts) > 1
+
+
+def _note_faults(faults: Faults) -> None:
     if faults:
         note(f"{len(faults)} damaged records left out; the first one: {faults.messages[0]}")
-    return 0

@@ -15,7 +15,7 @@ from experiments.metrics.statistics import Score
 from experiments.report.interval import LEVEL, RESAMPLES, bootstrap_interval
 from experiments.report.text import aligned
 from experiments.report.wording import MISSING
-from experiments.tasks.task import Task, kinds_of
+from experiments.tasks.task import Task, TaskScores, kinds_of
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,11 @@ class Scored:
 
 
 def score_predictions(
-    task: Task, examples: Sequence[Example], predictions: Mapping[str, Any], seed: int = 0
+    task: Task,
+    examples: Sequence[Example],
+    predictions: Mapping[str, Any],
+    seed: int = 0,
+    scores: TaskScores | None = None,
 ) -> Scored:
     """Score predictions with a task's own metric.
 
@@ -89,8 +93,9 @@ def score_predictions(
         examples: all of a split.
         predictions: one for each example id.
         seed: of the intervals' draws.
+        scores: what the metric gave, where it was asked already.
     """
-    scores = task.score(predictions, examples)
+    scores = scores or task.score(predictions, examples)
     images = [example.image for example in examples]
     kinds = [kinds_of(example) for example in examples]
     lines = []

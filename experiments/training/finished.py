@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
+from experiments.configs.experiment import EXPERIMENT, REMEDY, Experiment, scenes_in
+from experiments.configs.reading import read_config as read_yaml
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.errors import first_line
@@ -16,12 +18,15 @@ from experiments.methods.method import Tuned, check_known
 from experiments.models import load_family
 from experiments.models.family import Answering, Decoding
 from experiments.models.mini_blip import weights_digest
+from experiments.models.ranking import Ranking
 from experiments.tasks import TASKS, Task
 from experiments.training.answering import GENERATE, WAYS, described, way_of
 from experiments.training.data import TaskData, subset
 from experiments.training.features import FeatureCache
 from experiments.training.prediction import predict
 from experiments.training.saved import CONFIG, SCORES, read_config, read_result
+
+DATA = "data"  # of a table or experiment that draws its own
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,33 @@ class Finished:
     def task(self) -> Task:
         """Its task."""
         return TASKS[self.settings["task"]]
+
+    @property
+    def experiment(self) -> Experiment | None:
+        """The file that runs it again; None for a run of an earlier version.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        file = self.folder / EXPERIMENT
+        return read_yaml(file, Experiment, REMEDY) if file.exists() else None
+
+    def model(self, given: str | None) -> str | None:
+        """The checkpoint that it started from: as given, or as its file says."""
+        if given is not None:
+            return given
+        experiment = self.experiment
+        return None if experiment is None else experiment.model
+
+    def data(self, given: Path | None) -> Path | None:
+        """The folder of its data: as given, or as its file says; None where that is not on this machine."""
+        experiment = self.experiment
+        if given is not None or experiment is None:
+            return given
+        if experiment.data is not None:
+            return Path(experiment.data) if Path(experiment.data).is_dir() else None
+        drawn = self.folder.absolute().parents[3] / DATA  # of OUT/cells/METHOD/TASK/seedN
+        return drawn if self.task.drawn is not None and scenes_in(drawn) == experiment.scenes else None
 
     def tuned(
         self, model: str | None, device: str, data: Path, faults: Faults, download: bool = False
@@ -104,6 +136,9 @@ class Finished:
             return Decoding(recorded["tokens"], recorded["beams"], recorded.get("least", 0))
         for chosen in (None, *WAYS):
             way = way_of(self.task, data, chosen, Faults(faults.limit))
+            if isinstance(way, Ranking):
+                smoothing = float(recorded.get("smoothing", 0.0))
+                way = replace(way, k=recorded.get("k", way.k), label_smoothing=smoothing)
             about = described(way)
             if not recorded or all(recorded.get(name) == value for name, value in about.items() if value):
                 return way
@@ -113,13 +148,13 @@ class Finished:
         )
 
     def answers(
-        self, tuned: Tuned, data: Path, examples: Sequence[Example], faults: Faults
+        self, tuned: Tuned, data: Path, examples: Sequence[Example], faults: Faults, way: Answering
     ) -> dict[str, str]:
         """A text per example id; pictures that cannot be read are left out and counted."""
         vision = method_named(self.settings["method"]).vision
         cache = FeatureCache(Path(), 0)  # each picture is encoded when it is asked about
         asked = TaskData(tuned.family, self.task, examples, vision, cache, faults=faults)
-        predictions = predict(tuned, asked, self.way(data, faults))
+        predictions = predict(tuned, asked, way)
         asked.settle()
         return predictions
 
@@ -132,8 +167,8 @@ def finished(folder: Path) -> Finished:
     """
     if not (folder / CONFIG).is_file() or not (folder / SCORES).is_file():
         raise UserError(
-            f"{folder} holds no finished run ({CONFIG}, {SCORES}): give a cell's folder of `attngraph "
-            "ablation`, such as runs/six/cells/gcn/vqa2/seed0"
+            f"{folder} holds no finished run ({CONFIG}, {SCORES}): give the folder of a run of "
+            "`attngraph train` or of a table's cell, such as runs/six/cells/gcn/vqa2/seed0"
         )
     settings = read_config(folder)["settings"]
     due = {"label": str, "method": str, "task": str, "seed": int, "settings": dict, "weights": str}

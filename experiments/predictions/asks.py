@@ -1,0 +1,79 @@
+"""Files that ask a model about pictures: JSON, JSON Lines or CSV, a record for each picture and text."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attngraph.errors import UserError
+from experiments.datasets.reading import json_line, read_json, read_lines, read_text, shown, text_field
+
+IMAGE, TEXT, ANSWER = "image", "text", "answer"
+FORMATS = (".json", ".jsonl", ".csv")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A picture with a text about it.
+
+    Args:
+        image: its file.
+        text: a question or statement; empty where the task has no text of its own.
+        record: all that the file says, which goes on to the answers.
+    """
+
+    image: Path
+    text: str
+    record: dict[str, Any]
+
+
+def read_asks(file: Path, with_text: bool) -> list[Ask]:
+    """The records of a file, in its order. Pictures are looked for beside the file.
+
+    Args:
+        file: ``.json`` (a list of objects), ``.jsonl`` or ``.csv``, with the fields ``image`` and ``text``.
+        with_text: whether each record has a text; none has one otherwise.
+
+    Raises:
+        UserError: the file is missing or of another kind, or a record lacks a field.
+    """
+    if file.suffix not in FORMATS:
+        raise UserError(f"{file}: is no file of records: give one that ends with {', '.join(FORMATS)}")
+    asks = []
+    for where, record in _records(file):
+        image = text_field(record, IMAGE, file, where)
+        text = text_field(record, TEXT, file, where) if with_text else ""
+        if not with_text and record.get(TEXT):
+            raise UserError(f"{file}: {where} has a text ({shown(record[TEXT])}): leave it out for this task")
+        if ANSWER in record:
+            raise UserError(f"{file}: {where} has a field '{ANSWER}', where the model's goes: leave it out")
+        asks.append(Ask(file.parent / image, text, record))
+    if not asks:
+        raise UserError(f"{file}: holds no records: write one for each picture, with {IMAGE} and {TEXT}")
+    return asks
+
+
+def _records(file: Path) -> Iterator[tuple[str, Any]]:
+    """Each record with its place."""
+    if file.suffix == ".jsonl":
+        for where, line in read_lines(file):
+            yield where, json_line(line, file, where)
+        return
+    if file.suffix == ".json":
+        content = read_json(file)
+        if not isinstance(content, list):
+            raise UserError(f"{file}: is {type(content).__name__}, not a list: give a list of records")
+        yield from ((f"record {place}", record) for place, record in enumerate(content))
+        return
+    rows = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
+    try:
+        for number, row in enumerate(rows, 2):
+            if None in row or None in row.values():
+                raise UserError(f"{file}: row {number} has not as many cells as the first row: correct it")
+            yield f"row {number}", row
+    except csv.Error as error:
+        raise UserError(f"{file}: row {rows.line_num} is no CSV ({error}): correct it") from None
