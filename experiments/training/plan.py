@@ -112,7 +112,7 @@ class Plan:
     @property
     def is_small(self) -> bool:
         """Whether all cells run the mini-BLIP, whose times are known."""
-        return all(cell.model is None or cell.checkpoint for cell in self.cells)
+        return all((cell.model is None or cell.checkpoint) and cell.side is None for cell in self.cells)
 
     def seconds(self, jobs: int) -> float:
         """How long the cells should take, so many at a time, on a machine of two cores, where more than two

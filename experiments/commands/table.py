@@ -1,0 +1,137 @@
+"""The tables of the paper.
+
+attngraph table main                     # on drawn scenes with the mini-BLIP
+attngraph table gnn --dry-run
+attngraph table main --size paper --data data/official --model MODEL --device cuda
+
+All tables of a size share a folder, in which each has a folder of its own, so that runs that stand in several
+tables are run once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from attngraph.errors import UserError
+from experiments.configs.tables import Size, TableFile, load_size, load_table, size_names, table_names
+from experiments.methods.method import check_known
+from experiments.report.ablation import Design
+from experiments.report.make import Work, check_ranking, make, names_in
+from experiments.report.published import published_blocks
+from experiments.tasks import TASKS
+from experiments.training.execution import add_run_arguments
+from experiments.training.given_data import add_data_arguments, check_data_arguments
+from experiments.training.plan import Plan, Request, plan_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``attngraph table``."""
+    tables = "; ".join(_about(name, load_table) for name in table_names())
+    sizes = "; ".join(_about(name, load_size) for name in size_names())
+    parser.add_argument(
+        "table", metavar="TABLE", help=f"Make this table: a YAML file, or one of these: {tables}."
+    )
+    add = parser.add_argument
+    add(
+        "--size",
+        default="scenes",
+        metavar="NAME",
+        help=f"Run this much of it: a YAML file, or one of these: {sizes}.",
+    )
+    add(
+        "--rows", metavar="NAMES", help="Run only these rows, separated by commas. Default: all of the table."
+    )
+    add(
+        "--tasks",
+        metavar="NAMES",
+        help="Run only these tasks, separated by commas. Default: all of the table.",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="Begin the trained rows with this seed.")
+    add(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="Run every row with this many seeds. Default: as the table says.",
+    )
+    add(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="Take learning rates, joins and schemes' arguments from this file, as `attngraph search` writes "
+        "it, where it has some.",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="Write the runs into this folder, and the table into a folder of its name there. Default: "
+        "runs/tables-SIZE.",
+    )
+    add_data_arguments(parser)
+    add_run_arguments(parser)
+    add("--dry-run", action="store_true", help="List the runs and what they cost, run nothing.")
+
+
+def _about(name: str, load: object) -> str:
+    """A name and what it is; the name alone where its file is damaged."""
+    try:
+        return f"{name}: {load(name).about}"
+    except UserError:
+        return name
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is missing, then print and save the table."""
+    check_data_arguments(args)
+    table, size = load_table(args.table), load_size(args.size)
+    name, of_size = Path(args.table).stem, Path(args.size).stem
+    out = args.out or Path("runs") / f"tables-{of_size}"
+    plan = _plan(args, table, size, out)
+    check_ranking(args.answering, plan)
+    if not args.dry_run:
+        _check_named(args, size)
+    blocks = published_blocks()
+    check_known([*table.published, *blocks], list(blocks), "block of published numbers")
+    design = Design(
+        name,
+        table.baseline,
+        [blocks[block] for block in table.published],
+        table.blocks,
+        table.contenders,
+        table.contest,
+    )
+    return make(args, Work(f"{table.title}, size {of_size}", plan, out, out / name, design))
+
+
+def _plan(args: argparse.Namespace, table: TableFile, size: Size, out: Path) -> Plan:
+    """The cells that the options ask for."""
+    rows, preset = names_in(args.rows), size.preset(table)
+    if rows is not None:
+        check_known(rows, list(table.blocks), "row")
+        preset = preset.model_copy(
+            update={"seeds": {row: table.seeds for row in table.blocks if row in rows}}
+        )
+    tasks = names_in(args.tasks)
+    if tasks is not None:
+        check_known(tasks, list(TASKS), "task")
+    request = Request(
+        tasks=table.tasks if tasks is None else tasks,
+        first_seed=args.seed,
+        seeds=args.seeds,
+        model=args.model,
+        data=args.data,
+        answering=args.answering,
+        skip_bad=args.skip_bad,
+    )
+    return plan_table(preset, request, size.chosen(args.settings), out / "data")
+
+
+def _check_named(args: argparse.Namespace, size: Size) -> None:
+    """Raise UserError where a size needs a folder of data or a model that nobody has named."""
+    for option, given, what in (
+        ("--data", args.data, "the folder that holds the official files"),
+        ("--model", args.model, "the model's folder or hub name"),
+    ):
+        if size.published and given is None:
+            raise UserError(f"{option} is missing: give {what}, or list the runs with --dry-run")

@@ -1,0 +1,191 @@
+"""What the commands that make a table share: runs are listed, or run; the table is printed and saved."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attngraph.errors import UserError
+from experiments.files import check_files
+from experiments.methods import method_named
+from experiments.outputs import check_folder
+from experiments.progress import note
+from experiments.report.ablation import DETAILS, RESULTS, SIGNIFICANCE, Design, make_table, save_results
+from experiments.report.runs import Run
+from experiments.report.text import render_text
+from experiments.training.answering import RANK
+from experiments.training.cells import has_scores, versions
+from experiments.training.device import processes
+from experiments.training.execution import Execution, execution_of, in_folder
+from experiments.training.plan import Plan, check_checkpoints
+from experiments.training.prepare import prepare
+from experiments.training.runner import run_cells
+
+OWNER = "ablation"  # of the folders of tables, for experiments.outputs: tables share their cells
+
+
+@dataclass(frozen=True)
+class Work:
+    """A table to be made.
+
+    Args:
+        title: printed on top.
+        plan: its cells.
+        out: folder of the cells.
+        folder: for the table's own files; several tables may share the cells of ``out``.
+        design: how it presents the runs.
+        notes: sentences under the table.
+    """
+
+    title: str
+    plan: Plan
+    out: Path
+    folder: Path
+    design: Design = field(default_factory=Design)
+    notes: Sequence[str] = ()
+
+
+def make(args: argparse.Namespace, work: Work) -> int:
+    """List the runs of a table (``--dry-run``), or run what is missing, print and save it; returns the exit
+    code.
+
+    Args:
+        args: with the options of :func:`experiments.training.execution.add_run_arguments`, and ``dry_run``.
+        work: what is made.
+
+    Raises:
+        UserError: a folder holds something else, or a run fails.
+    """
+    execution = execution_of(args, work.out)
+    check_folder(work.out, OWNER)
+    if args.dry_run:
+        check_table(work)
+        if processes(args.device).is_main_process:
+            _note_unsearched(work.plan)
+            _list(work.plan, execution.jobs)
+        return 0
+    return in_folder(execution, lambda: _make(args, work, execution))
+
+
+def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
+    plan, is_main = work.plan, processes(args.device).is_main_process
+    check_table(work)
+    check_checkpoints([cell for cell in plan.cells if not has_scores(cell, work.out)])
+    prepare(plan.cells, execution, plan.sizes, plan.data_seed, args.download)
+    if is_main:
+        _note_unsearched(plan)
+        note(
+            f"{len(plan.cells)} cells into {work.out} ({_estimate(plan, execution.jobs)}Ctrl-C is safe, the "
+            "same command goes on)"
+        )
+    results = run_cells(plan.cells, execution)
+    if not is_main:
+        return 0
+    runs = [
+        Run(row, cell.task, cell.seed, results[cell], cell.folder(work.out))
+        for row, cells in plan.rows.items()
+        for cell in cells
+    ]
+    table = make_table(runs, plan.tasks, work.title, [*_about_settings(plan), *work.notes], work.design)
+    made_with = {**versions(), **execution.conditions()}
+    paths = save_results(runs, plan.tasks, table, work.folder, made_with, work.design.stem)
+    print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
+    print(f"\nsaved: {', '.join(str(path) for path in paths.values())}")
+    return 0
+
+
+def check_ranking(answering: str | None, plan: Plan) -> None:
+    """Raise UserError where ``--answering rank`` is asked for, and no task has a list of answers."""
+    if answering == RANK and not any(task.ranks for task in plan.tasks.values()):
+        raise UserError(
+            f"--answering {RANK} changes nothing, since there is no list of answers for "
+            f"{', '.join(plan.tasks)}: leave it out"
+        )
+
+
+def names_in(given: str | None) -> list[str] | None:
+    """The names in an option's list, separated by commas."""
+    if given is None:
+        return None
+    return list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+
+
+def _note_unsearched(plan: Plan) -> None:
+    for method, task in plan.unsearched:
+        rate = method_named(method).default_rate
+        note(f"{method} on {task}: nothing was chosen on validation data; the learning rate is {rate:g}")
+
+
+def _about_settings(plan: Plan) -> list[str]:
+    """A sentence where tasks take the settings that were chosen for others."""
+    if not plan.borrowed:
+        return []
+    of = ", ".join(f"{plan.tasks[name].title} those of {like}" for name, like in plan.borrowed.items())
+    return [f"No settings were searched for these tasks yet: {of}"]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} hours"
+
+
+def _estimate(plan: Plan, jobs: int) -> str:
+    """How long the cells should take, at the beginning of a remark; empty for models of which no times are
+    known.
+    """
+    if not plan.is_small:
+        return ""
+    return f"about {_duration(plan.seconds(jobs))} on 2 cores like the reference machine's; "
+
+
+def _list(plan: Plan, jobs: int) -> None:
+    """Print the cells and the estimate."""
+    width = max(map(len, plan.tasks))
+    for cell in plan.cells:
+        recipe = cell.recipe
+        what = f"learning rate {recipe.learning_rate:g}, {recipe.steps} steps" if recipe else "no training"
+        print(f"{method_named(cell.method).title:<28} {cell.task:<{width}} seed {cell.seed}  {what}")
+    if plan.is_small:
+        total = f"{jobs} at a time: about {_duration(plan.seconds(jobs))} on a 2-core machine"
+    else:
+        examples = sum(cell.recipe.steps * cell.recipe.batch_size for cell in plan.cells if cell.recipe)
+        total = f"{examples:,} examples to train on"
+    print(f"\n{len(plan.cells)} cells, {total}")
+
+
+def check_table(work: Work) -> None:
+    """Raise UserError where the folder holds a table with more than these cells, or other files of a table's
+    names.
+    """
+    folder, file = work.folder, work.folder / RESULTS
+    others = [path for name in (f"{work.design.stem}.*", SIGNIFICANCE, DETAILS) for path in folder.glob(name)]
+    check_files([file, *others])
+    if not file.exists():
+        if others:
+            raise UserError(f"{folder} holds a table without its {RESULTS}: give another --out")
+        return
+    more = _held(file) - {(cell.label, cell.task, cell.seed) for cell in work.plan.cells}
+    if more:
+        raise UserError(
+            f"{folder} holds a table with {len(more)} runs that this one would leave out, such as "
+            f"{' '.join(map(str, sorted(more)[0]))}: give another --out"
+        )
+
+
+def _held(file: Path) -> set[tuple[str, str, int]]:
+    """Row, task and seed of the runs of a table that is there."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        held = {(str(r["row"]), str(r["task"]), int(r["seed"])) for r in content}
+        if not isinstance(content, list) or not held:
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{file} cannot be read ({type(error).__name__}): give another --out, or move it away"
+        ) from None
+    return held
