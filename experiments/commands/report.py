@@ -65,6 +65,6 @@ def run(args: argparse.Namespace) -> int:
             write_text(part / HTML, render_html(page))
             write_text(part / MARKDOWN, render_markdown_page(page))
             for picture in pictures(page):
-                write_bytes(part / f"{picture.name}.png", png(picture.draw()))
+                write_bytes(part / f"{picture.name}.png", png(picture.figure))
     print(f"{page.about[0]}\nsaved: {args.out / HTML}, {args.out / MARKDOWN}")
     return 0

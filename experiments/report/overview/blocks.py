@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from experiments.report.table import Table
@@ -27,14 +28,18 @@ class Grid:
         head: headings of the columns.
         lines: cells.
         title: above it.
-        reads: whether cells are sentences, to be set at the left, rather than numbers.
+        names: how many columns at the left hold names; the others hold numbers.
+        reads: whether all cells are words.
+        strong: a cell's text that is to be seen.
         folded: whether it is long and of interest to few.
     """
 
     head: Sequence[str]
     lines: Sequence[Sequence[str]]
     title: str = ""
+    names: int = 1
     reads: bool = False
+    strong: str = ""
     folded: bool = False
 
 
@@ -51,7 +56,7 @@ class Picture:
 
     Args:
         name: of its file, without suffix.
-        draw: makes it.
+        draw: makes it; it is drawn once.
         alt: what it shows, for those who cannot see it.
         caption: under it.
     """
@@ -60,6 +65,11 @@ class Picture:
     draw: Callable[[], Figure]
     alt: str
     caption: str
+
+    @cached_property
+    def figure(self) -> Figure:
+        """What :attr:`draw` makes."""
+        return self.draw()
 
 
 @dataclass(frozen=True)

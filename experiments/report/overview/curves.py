@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 METRICS, VALIDATION = "metrics.csv", "validation.csv"
 POINTS = 100  # of a line
+PANEL = 3.3  # inches that one takes at the side of the next
 
 
 @dataclass(frozen=True)
@@ -130,40 +131,41 @@ def draw(panels: Panels) -> Figure:
     highest seed.
     """
     import matplotlib
+    from matplotlib.lines import Line2D
 
-    from experiments.report.overview.drawing import COLOURS, STYLE, STYLES, figure_of
+    from experiments.report.overview.drawing import COLOURS, STYLE, STYLES, TEXT, figure_of
 
     names = list(dict.fromkeys(name for curves in panels.curves for name in curves))
     place = {name: number for number, name in enumerate(names)}
+    width = PANEL * len(panels.titles)
+    per_line = max(1, int(width / (0.7 + 0.075 * max(map(len, names)))))
+    legend = 0.19 * math.ceil(len(names) / per_line) + 0.1
+    height = 2.35 + legend
     with matplotlib.rc_context(STYLE):
-        per_line = max(1, int(3.3 * len(panels.titles) / (0.6 + 0.075 * max(map(len, names)))))
-        figure = figure_of(3.3 * len(panels.titles), 2.4 + 0.2 * math.ceil(len(names) / per_line))
-        axes = figure.subplots(1, len(panels.titles), squeeze=False)[0]
-        for one, title, curves in zip(axes, panels.titles, panels.curves, strict=True):
+        figure = figure_of(width, height)
+        for number, (title, curves) in enumerate(zip(panels.titles, panels.curves, strict=True)):
+            left, bottom = (number * PANEL + 0.55) / width, (legend + 0.5) / height
+            axes = figure.add_axes((left, bottom, (PANEL - 0.75) / width, 1.5 / height))
             for name, curve in curves.items():
-                number = place[name]
-                colour = COLOURS[number % len(COLOURS)]
-                style = STYLES[number // len(COLOURS) % len(STYLES)]
-                _line(one, curve, name, colour, style)
-            _frame(one, title)
-        handles = {label: handle for one in axes for handle, label in zip(*one.get_legend_handles_labels())}
+                style = STYLES[place[name] // len(COLOURS) % len(STYLES)]
+                _line(axes, curve, COLOURS[place[name] % len(COLOURS)], style)
+            _frame(axes, title)
+        handles = [
+            Line2D([], [], color=COLOURS[k % len(COLOURS)], linestyle=STYLES[k // len(COLOURS) % len(STYLES)])
+            for k in range(len(names))
+        ]
         figure.legend(
-            [handles[name] for name in names],
-            names,
-            loc="outside lower center",
-            ncols=min(per_line, len(names)),
-            frameon=False,
-            fontsize=8.5,
-            labelcolor="#222222",
-        )
+            handles, names, loc="lower center", ncols=min(per_line, len(names)), frameon=False, fontsize=8.5,
+            labelcolor=TEXT, borderaxespad=0.2,
+        )  # fmt: skip
     return figure
 
 
-def _line(axes: Axes, curve: Curve, name: str, colour: str, style: str) -> None:
+def _line(axes: Axes, curve: Curve, colour: str, style: str) -> None:
     known = np.isfinite(curve.values).all(axis=0)
     steps, values = curve.steps[known], curve.values[:, known]
     dots = {"marker": "o", "markersize": 3} if len(steps) < 12 else {}
-    axes.plot(steps, values.mean(axis=0), style, color=colour, linewidth=1.3, label=name, **dots)
+    axes.plot(steps, values.mean(axis=0), style, color=colour, linewidth=1.3, **dots)
     if len(values) > 1:
         axes.fill_between(
             steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.14, linewidth=0
@@ -171,6 +173,8 @@ def _line(axes: Axes, curve: Curve, name: str, colour: str, style: str) -> None:
 
 
 def _frame(axes: Axes, title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     from experiments.report.overview.drawing import LINE, PALE, TEXT
 
     axes.set_title(title, fontsize=9.5, color=TEXT, loc="left")
@@ -178,6 +182,7 @@ def _frame(axes: Axes, title: str) -> None:
     axes.grid(color=LINE, linewidth=0.6)
     axes.tick_params(colors=PALE, labelsize=8, length=2.5)
     axes.ticklabel_format(axis="y", scilimits=(-3, 4), useOffset=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.get_offset_text().set(color=PALE, fontsize=8)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))

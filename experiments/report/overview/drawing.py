@@ -37,7 +37,7 @@ STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False,
 
 def figure_of(width: float, height: float) -> Figure:
     """An empty figure, sizes in inches."""
-    figure = Figure(figsize=(width, height), dpi=110, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 

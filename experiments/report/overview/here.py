@@ -16,7 +16,7 @@ from experiments.report.overview.blocks import Grid
 from experiments.report.overview.found import Found
 from experiments.report.overview.grouped import Series
 from experiments.report.published import DRAWN
-from experiments.report.published_setting import ITEMS, TASKS, UNKNOWN, Item, Value
+from experiments.report.published_setting import ITEMS, PAPER, TASKS, UNKNOWN, Item, Value
 from experiments.report.wording import listed
 from experiments.tasks.task import Task
 from experiments.training.answering import GENERATE
@@ -26,39 +26,48 @@ NOT_RECORDED = "not recorded"
 SAME, DIFFERS, OPEN = "same", "differs", "cannot be told"
 NEAR = 0.01  # share by which numbers may differ that count as equal
 
-HEAD = ("Setting", "Published", "Here", "", "Source, remark")
+HEAD = ("Setting", "Task", "Published", "Here", "Verdict", "Source, remark")
+ALL = "all"
 
 
-def setting_grid(rows: Sequence[Series], task: Task) -> Grid | None:
-    """Every item of the published setting beside the same item of the runs of a task; None for a task that is
-    like none of the published ones.
+def setting_grid(rows: Sequence[Series], tasks: Sequence[Task]) -> Grid | None:
+    """Every item of the published setting beside the same item of runs; None where no task is like one of the
+    published ones. Tasks with the same content of a line share it.
     """
-    like = {drawn: official for official, drawn in DRAWN.items()}.get(task.name, task.name)
-    if like not in TASKS:
+    likes = {task.name: like for task in tasks if (like := published_task(task.name)) in TASKS}
+    if not likes:
         return None
-    own = [(row, [run for (name, _), run in row.runs.items() if name == task.name]) for row in rows]
-    own = [(row, runs) for row, runs in own if runs]
-    lines = []
+    own = {name: _of_task(rows, name) for name in likes}
+    lines: list[list[str]] = []
     for item in ITEMS:
-        here = values_of(item, own)
-        if here:
-            published = item.values.get(like, ())
-            remark = "; ".join(filter(None, (item.source if published else "", item.note)))
-            told = _told(here)
-            lines.append([item.what, _published(published), told, verdict(published, list(here)), remark])
-    seeds = sorted({len(runs) for _, runs in own})
+        remark = "; ".join(filter(None, (item.source, item.note)))
+        found: dict[tuple[str, str, str], list[str]] = {}
+        for task in (task for task in tasks if task.name in likes):
+            here = values_of(item, own[task.name])
+            if here:
+                published = item.values.get(likes[task.name], ())
+                content = (_published(published), _told(here), verdict(published, list(here)))
+                found.setdefault(content, []).append(task.title.partition(" (")[0])
+        several = len(found) > 1 or len(likes) == 1
+        for (published_text, told, equal), titles in found.items():
+            which = listed(titles) if several else ALL
+            lines.append([item.what, which, published_text, told, equal, remark])
+    seeds = sorted({len(runs) for of_task in own.values() for _, runs in of_task})
     many = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
-    lines.append(
-        [
-            "seeds of a row",
-            "1 (no spread is reported)",
-            many,
-            SAME if seeds == [1] else DIFFERS,
-            "the p-adapter paper",
-        ]
-    )
-    about = "" if like == task.name else ", beside the official data set that it is like"
-    return Grid(HEAD, lines, f"{task.title}{about}", reads=True)
+    equal = SAME if seeds == [1] else DIFFERS
+    lines.append(["seeds of a row", ALL, "1", many, equal, f"{PAPER}; no spread is reported"])
+    return Grid(HEAD, lines, reads=True, strong=DIFFERS)
+
+
+def published_task(name: str) -> str:
+    """The published task that a task is like: itself, or the one whose data its scenes imitate."""
+    return {drawn: official for official, drawn in DRAWN.items()}.get(name, name)
+
+
+def _of_task(rows: Sequence[Series], name: str) -> list[tuple[Series, list[Found]]]:
+    """The rows that have runs on a task, with these."""
+    own = [(row, [run for (task, _), run in row.runs.items() if task == name]) for row in rows]
+    return [(row, runs) for row, runs in own if runs]
 
 
 def values_of(item: Item, own: Sequence[tuple[Series, Sequence[Found]]]) -> dict[Value, list[str]]:
@@ -86,7 +95,10 @@ def _equal(one: Value, other: Value) -> bool:
 
 
 def _published(values: Sequence[Value]) -> str:
-    return " or ".join(map(in_words, values)) if values else UNKNOWN
+    if not values:
+        return UNKNOWN
+    *others, last = map(in_words, values)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _told(here: Mapping[Value, Sequence[str]]) -> str:
@@ -176,7 +188,9 @@ def _answers(run: Found) -> Value:
         return NOT_RECORDED
     if about["way"] != GENERATE:
         return f"best of a list, k {about['k']}"
-    return f"{about['beams']} beams, {about.get('least', 0) or 'no least number'} to {about['tokens']} tokens"
+    beams = "greedy" if about["beams"] == 1 else f"{about['beams']} beams"
+    length = f"{about['least']} to" if about.get("least") else "at most"
+    return f"{beams}, {length} {about['tokens']} tokens"
 
 
 READERS: dict[str, Callable[[Found], Value | None]] = {

@@ -72,18 +72,22 @@ def _paragraphs(sentences: Sequence[str]) -> str:
 
 def _figure(picture: Picture) -> str:
     about = f'<svg role="img" aria-label="{escape(picture.alt)}"'
-    drawing = svg(picture.draw(), picture.name).replace("<svg", about, 1)
+    drawing = svg(picture.figure, picture.name).replace("<svg", about, 1)
     caption = f"<figcaption>{escape(picture.caption)}</figcaption>"
     return f'<figure><div class="wide">{drawing}</div>{caption}</figure>'
 
 
 def _grid(grid: Grid) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in grid.head)
-    lines = "\n".join(_line(map(escape, line)) for line in grid.lines)
+    lines = []
+    for line in grid.lines:
+        cells = [f"<b>{escape(cell)}</b>" if cell == grid.strong != "" else escape(cell) for cell in line]
+        lines.append(_line(cells))
     caption = f"<caption>{escape(grid.title)}</caption>" if grid.title and not grid.folded else ""
-    kind = ' class="reads"' if grid.reads else ""
-    content = f"{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n</tbody>"
-    table = f'<div class="wide"><table{kind}>{content}</table></div>'
+    kind = "reads" if grid.reads else f"names{grid.names}"
+    body = "\n".join(lines)
+    content = f"{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
+    table = f'<div class="wide"><table class="{kind}">{content}</table></div>'
     if grid.folded:
         return f"<details><summary>{escape(grid.title)}</summary>{table}</details>"
     return table
@@ -104,7 +108,7 @@ def _scores(table: Table) -> str:
     heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "\n".join(lines)
     return (
-        f'<div class="wide"><table class="scores"><caption>{escape(table.title)}</caption>'
+        f'<div class="wide"><table class="scores" aria-label="{escape(table.title)}">'
         f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n"
         f"<details open><summary>How to read it</summary>{_paragraphs(legend(table, 'Bold'))}</details>"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,12 +16,14 @@ from experiments.report.effects import ABOUT_EFFECTS, EFFECTS_HEAD, LEARNED_HEAD
 from experiments.report.overview.blocks import Block, Grid, Picture, Scores, Section, Text
 from experiments.report.overview.curves import draw, panels_of
 from experiments.report.overview.grouped import Group, Series, spoken
-from experiments.report.overview.here import in_words, setting_grid
-from experiments.report.published import of_drawn, published_blocks
+from experiments.report.overview.here import in_words, published_task, setting_grid
+from experiments.report.published import DRAWN, of_drawn, published_blocks
+from experiments.report.published_setting import TASKS as PUBLISHED_TASKS
 from experiments.report.rows import score_frame
 from experiments.report.runs import Run
 from experiments.report.table import Table
 from experiments.report.wording import MISSING, duration, listed, scope
+from experiments.tasks import TASKS
 
 #: What the runs of a task are expected to share, whatever their method.
 BUDGET = ("recipe.steps", "recipe.batch_size", "recipe.augment", "side", "train_examples")
@@ -71,7 +74,7 @@ def sections_of(
         Section(f"Table {number}: {table.title}", [Scores(table), _dots(table, number)]),
         Section("Significance", _significance(table), 3),
         Section("Training", _curves(number, group, rows), 3),
-        Section("Costs", [Grid(COSTS_HEAD, _costs(group, runs))], 3),
+        Section("Costs", [Grid(COSTS_HEAD, _costs(group, runs), names=2)], 3),
         Section("What adapters do", _effects(group, runs), 3),
         Section("What differs from the published setting", _setting(group, rows), 3),
     ]
@@ -83,7 +86,8 @@ def _dots(table: Table, number: int) -> Picture:
     def drawn():
         from experiments.report.figure import draw_figure  # matplotlib is slow to import
 
-        return draw_figure(table)
+        rows = [replace(row, note="") for row in table.rows]
+        return draw_figure(replace(table, rows=rows, notes=(), published=()))
 
     best = {column.heading: sorted(table.best(column.key)) for column in table.columns}
     best_in_words = "; ".join(f"{heading}: {listed(names)}" for heading, names in best.items() if names)
@@ -96,9 +100,11 @@ def _significance(table: Table) -> list[Block]:
     headings = {column.key: column.heading for column in table.columns}
     if not table.comparisons:
         return [Text([f"Nothing is compared: no other row shares a seed with {table.baseline}."])]
-    lines = [significance_cells(line, headings) for line in table.comparisons]
+    several = any(line["new_p"] is not None for line in table.comparisons)
+    width = len(SIGNIFICANCE_HEAD) if several else SIGNIFICANCE_HEAD.index("Seeds") + 1
+    lines = [significance_cells(line, headings)[:width] for line in table.comparisons]
     about = f"{scope(table.comparisons)} Holm's correction is over this table."
-    return [Text([about]), Grid(SIGNIFICANCE_HEAD, lines)]
+    return [Text([about]), Grid(SIGNIFICANCE_HEAD[:width], lines, names=2)]
 
 
 def _curves(number: int, group: Group, rows: Sequence[Series]) -> list[Block]:
@@ -147,27 +153,29 @@ def _effects(group: Group, runs: Sequence[Run]) -> list[Block]:
     for task in group.tasks.values():
         lines = effects_lines(runs, task)
         if lines:
-            blocks.append(Grid(EFFECTS_HEAD, lines, task.title))
+            blocks.append(Grid(EFFECTS_HEAD, lines, task.title, names=2))
     if blocks:
         blocks.insert(0, Text([f"{ABOUT_EFFECTS[0].upper()}{ABOUT_EFFECTS[1:]}."]))
     text, learned = learned_lines(runs, group.tasks)
     if text:
         blocks.append(Text([f"Learned numbers on which seeds agree: {text}"]))
     if learned:
-        blocks.append(Grid(LEARNED_HEAD, learned, "Learned numbers on which seeds agree", folded=True))
+        blocks.append(
+            Grid(LEARNED_HEAD, learned, "Learned numbers on which seeds agree", names=3, folded=True)
+        )
     return blocks
 
 
 def _setting(group: Group, rows: Sequence[Series]) -> list[Block]:
-    grids, without = [], []
-    for task in group.tasks.values():
-        grid = setting_grid(rows, task)
-        grids += [grid] if grid else []
-        without += [] if grid else [task.title]
-    blocks: list[Block] = [*grids]
-    if without:
-        blocks.append(Text([f"No published results are known for {listed(without)}."]))
-    return blocks
+    tasks = list(group.tasks.values())
+    grid = setting_grid(rows, tasks)
+    likes = {
+        task.title: TASKS[published_task(task.name)].title for task in tasks if task.name in DRAWN.values()
+    }
+    others = [task.title for task in tasks if published_task(task.name) not in PUBLISHED_TASKS]
+    said = [f"{title} stands beside {like}, which its data imitate." for title, like in likes.items()]
+    said += [f"No published results are known for {listed(others)}."] if others else []
+    return [*([Text(said)] if said else []), *([grid] if grid else [])]
 
 
 def _seeds(group: Group, runs: Sequence[Run], table: Table) -> list[Block]:
