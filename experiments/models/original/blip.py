@@ -56,7 +56,8 @@ _HEAD, _COUNTED = "text_decoder.cls.predictions", "counts places, which the mode
 DECODER = (
     Leave("text_decoder.bert.embeddings.position_ids", _COUNTED),
     Twin(f"{_HEAD}.decoder.weight", "text_decoder.bert.embeddings.word_embeddings.weight"),
-    Twin(f"{_HEAD}.decoder.bias", f"{_HEAD}.bias"),
+    Take(f"{_HEAD}.decoder.bias", f"{_HEAD}.bias"),  # transformers shares them the other way round
+    Leave(f"{_HEAD}.bias", "another name of the output layer's bias, which BLIP never reads"),
     Take("text_decoder.bert.**", "text_decoder.bert.**"),
     Take("text_decoder.cls.**", "text_decoder.cls.**"),
 )
