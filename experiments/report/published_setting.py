@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-PAPER = "the p-adapter paper (AAAI-24)"
-CODE = "the code released with it"
-FILES = "the data set's own files"
+PAPER, CODE, FILES = "paper", "code", "files"
+SOURCES = "Sources: the p-adapter paper (AAAI-24), the code released with it, and the files of the data sets."
 UNKNOWN = "unknown"
 TASKS = ("vqa2", "vizwiz_vqa", "snli_ve", "coco", "textcaps", "vizwiz_caps")
 QUESTIONS, CAPTIONS = ("vqa2", "vizwiz_vqa", "snli_ve"), ("coco", "textcaps", "vizwiz_caps")
@@ -56,7 +55,7 @@ ITEMS: tuple[Item, ...] = (
         _all("BLIP CapFilt-L (model_base_capfilt_large)"),
         "ViT-B/16 and a 12-layer text decoder of width 768; no question encoder",
     ),
-    Item("image encoder", "vision", PAPER, _all("frozen"), "of adapters; full fine-tuning trains it"),
+    Item("image encoder of adapters", "vision", PAPER, _all("frozen")),
     Item("side of pictures, pixels", "side", PAPER, _all(224)),
     Item("pictures changed in training", "augment", PAPER, _all(True), "random crops, RandAugment"),
     Item(

@@ -74,10 +74,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Commands:
-    """Lines for a shell, or the content of a file."""
+    """Lines for a shell, or the content of a file.
+
+    Args:
+        lines: these.
+        language: which they are in.
+        title: above them, to be unfolded.
+    """
 
     lines: str
     language: str = "bash"
+    title: str = ""
 
 
 Block = Text | Grid | Scores | Picture | Commands

@@ -150,6 +150,7 @@ def draw(panels: Panels) -> Figure:
                 style = STYLES[place[name] // len(COLOURS) % len(STYLES)]
                 _line(axes, curve, COLOURS[place[name] % len(COLOURS)], style)
             _frame(axes, title)
+            _show_the_end(axes, list(curves.values()))
         handles = [
             Line2D([], [], color=COLOURS[k % len(COLOURS)], linestyle=STYLES[k // len(COLOURS) % len(STYLES)])
             for k in range(len(names))
@@ -170,6 +171,17 @@ def _line(axes: Axes, curve: Curve, colour: str, style: str) -> None:
         axes.fill_between(
             steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.14, linewidth=0
         )
+
+
+def _show_the_end(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Leave out of the axis how high curves begin, which would flatten all that follows."""
+    later = [curve.values[:, len(curve.steps) // 20 :] for curve in curves if len(curve.steps) >= 20]
+    if len(later) == len(curves):
+        ends = [values[np.isfinite(values)] for values in later]
+        low = min((of.min() for of in ends if of.size), default=0.0)
+        high = max((of.max() for of in ends if of.size), default=1.0)
+        margin = 0.05 * (high - low) or 0.05
+        axes.set_ylim(low - margin, high + margin)
 
 
 def _frame(axes: Axes, title: str) -> None:

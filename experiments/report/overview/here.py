@@ -28,6 +28,7 @@ NEAR = 0.01  # share by which numbers may differ that count as equal
 
 HEAD = ("Setting", "Task", "Published", "Here", "Verdict", "Source, remark")
 ALL = "all"
+WHOLE = ("full", "decoder", "text")  # methods that train the model's own weights
 
 
 def setting_grid(rows: Sequence[Series], tasks: Sequence[Task]) -> Grid | None:
@@ -48,10 +49,11 @@ def setting_grid(rows: Sequence[Series], tasks: Sequence[Task]) -> Grid | None:
                 published = item.values.get(likes[task.name], ())
                 content = (_published(published), _told(here), verdict(published, list(here)))
                 found.setdefault(content, []).append(task.title.partition(" (")[0])
-        several = len(found) > 1 or len(likes) == 1
+        what = item.what
         for (published_text, told, equal), titles in found.items():
-            which = listed(titles) if several else ALL
-            lines.append([item.what, which, published_text, told, equal, remark])
+            which = listed(titles) if len(found) > 1 or len(likes) == 1 else ALL
+            lines.append([what, which, published_text, told, equal, remark])
+            what = remark = ""  # said once
     seeds = sorted({len(runs) for of_task in own.values() for _, runs in of_task})
     many = " to ".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1])))
     equal = SAME if seeds == [1] else DIFFERS
@@ -132,6 +134,11 @@ def _model(run: Found) -> Value:
     return f"{named}; its origin is {NOT_RECORDED}" if named != MINI else named
 
 
+def _vision(run: Found) -> Value | None:
+    method = method_named(run.method)
+    return method.vision if method.trains and method.name not in WHOLE else None
+
+
 def _side(run: Found) -> Value:
     side = run.settings.get("side")
     if side is None and run.weights == _shipped():
@@ -148,7 +155,7 @@ def _epochs(run: Found) -> Value | None:
 
 
 def _rate(run: Found, of_full: bool) -> Value | None:
-    is_full = run.method in ("full", "decoder", "text")
+    is_full = run.method in WHOLE
     return _recipe(run, "learning_rate", None) if is_full == of_full else None
 
 
@@ -195,7 +202,7 @@ def _answers(run: Found) -> Value:
 
 READERS: dict[str, Callable[[Found], Value | None]] = {
     "model": _model,
-    "vision": lambda run: method_named(run.method).vision if method_named(run.method).trains else None,
+    "vision": _vision,
     "side": _side,
     "augment": lambda run: _recipe(run, "augment", False),
     "trained_on": lambda run: run.result["trained_on"] if run.settings.get("recipe") else None,

@@ -61,7 +61,8 @@ def _block(block: Block) -> str:
         case Picture():
             return _figure(block)
         case Commands():
-            return f"<pre><code>{escape(block.lines)}</code></pre>"
+            content = f"<pre><code>{escape(block.lines)}</code></pre>"
+            return _folded(block.title, content) if block.title else content
 
 
 def _paragraphs(sentences: Sequence[str]) -> str:
@@ -89,8 +90,12 @@ def _grid(grid: Grid) -> str:
     content = f"{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
     table = f'<div class="wide"><table class="{kind}">{content}</table></div>'
     if grid.folded:
-        return f"<details><summary>{escape(grid.title)}</summary>{table}</details>"
+        return _folded(grid.title, table)
     return table
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
 def _scores(table: Table) -> str:

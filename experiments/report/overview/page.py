@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,6 @@ from experiments.report.table import Table
 from experiments.report.wording import listed
 
 TITLE = "Report"
-MOST_FILES = 12  # of experiments that are printed
 
 
 def page_of(
@@ -92,30 +92,29 @@ def _made(runs: Sequence[Found]) -> list[Block]:
             place = (name.removeprefix("versions."), str(value))
             counts[place] = counts.get(place, 0) + 1
     lines = [[name, value, str(count)] for (name, value), count in sorted(counts.items())]
-    blocks: list[Block] = [Grid(("What", "Value", "Runs"), lines, "How runs were made")] if lines else []
+    blocks: list[Block] = (
+        [Grid(("What", "Value", "Runs"), lines, "How runs were made", names=2)] if lines else []
+    )
     blocks.append(
         Text([f"This page: attngraph {attngraph.__version__} on Python {platform.python_version()}."])
     )
     sources = list(dict.fromkeys(str(run.source) for run in runs))
-    blocks.append(
-        Commands("\n".join(f"attngraph significance {_quoted(source)}" for source in sources[:MOST_FILES]))
-    )
-    files = [run.folder / EXPERIMENT for run in runs if (run.folder / EXPERIMENT).is_file()]
-    if files:
-        blocks.append(Text([_again(files)]))
-        for file in files[:MOST_FILES]:
-            blocks.append(Commands(f"attngraph train {_quoted(str(file))} --out runs/again"))
-            blocks.append(Commands(file.read_text(encoding="utf-8").rstrip(), "yaml"))
-    return blocks
+    lines = [f"attngraph significance {shlex.quote(source)}" for source in sources]
+    blocks += [Text(["Every comparison again, from the raw results:"]), Commands("\n".join(lines))]
+    return [*blocks, *_again(runs)]
 
 
-def _again(files: Sequence[Path]) -> str:
-    left = len(files) - MOST_FILES
-    more = f" The first {MOST_FILES} of {len(files)} are printed." if left > 0 else ""
-    return f"Runs that {EXPERIMENT} describes are made again with it.{more}"
-
-
-def _quoted(path: str) -> str:
-    import shlex
-
-    return shlex.quote(path)
+def _again(runs: Sequence[Found]) -> list[Block]:
+    """How the first run of each method and task is made again, from the file in its folder."""
+    first: dict[tuple[str, str], Path] = {}
+    for run in runs:
+        if (run.folder / EXPERIMENT).is_file():
+            first.setdefault((run.method, run.task), run.folder / EXPERIMENT)
+    if not first:
+        return []
+    lines = [f"attngraph train {shlex.quote(str(file))} --out runs/again" for file in first.values()]
+    files = [
+        Commands(file.read_text(encoding="utf-8").rstrip(), "yaml", str(file)) for file in first.values()
+    ]
+    about = f"Training again, from the {EXPERIMENT} in each run's folder; the first of each method and task:"
+    return [Text([about]), Commands("\n".join(lines)), *files]

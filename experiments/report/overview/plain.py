@@ -31,7 +31,8 @@ def _block(block: Block) -> str:
         case Picture():
             return f"![{escape(block.alt).replace(']', ' ')}]({block.name}.png)\n\n{escape(block.caption)}\n"
         case Commands():
-            return f"```{block.language}\n{block.lines}\n```\n"
+            title = f"{escape(block.title)}:\n\n" if block.title else ""
+            return f"{title}```{block.language}\n{block.lines}\n```\n"
 
 
 def _listed(sentences: tuple[str, ...] | list[str]) -> str:

@@ -18,6 +18,7 @@ from experiments.report.overview.curves import draw, panels_of
 from experiments.report.overview.grouped import Group, Series, spoken
 from experiments.report.overview.here import in_words, published_task, setting_grid
 from experiments.report.published import DRAWN, of_drawn, published_blocks
+from experiments.report.published_setting import SOURCES
 from experiments.report.published_setting import TASKS as PUBLISHED_TASKS
 from experiments.report.rows import score_frame
 from experiments.report.runs import Run
@@ -173,7 +174,8 @@ def _setting(group: Group, rows: Sequence[Series]) -> list[Block]:
         task.title: TASKS[published_task(task.name)].title for task in tasks if task.name in DRAWN.values()
     }
     others = [task.title for task in tasks if published_task(task.name) not in PUBLISHED_TASKS]
-    said = [f"{title} stands beside {like}, which its data imitate." for title, like in likes.items()]
+    said = [SOURCES] if grid else []
+    said += [f"{title} stands beside {like}, which its data imitate." for title, like in likes.items()]
     said += [f"No published results are known for {listed(others)}."] if others else []
     return [*([Text(said)] if said else []), *([grid] if grid else [])]
 
