@@ -39,8 +39,8 @@ class TunedModel(Tuned):
     """A model some of whose own parameters are trained."""
 
     def save(self, folder: Path) -> None:
-        """``model.safetensors``: the trained parameters in half precision."""
-        tensors = {name: p.detach().half().cpu().contiguous() for name, p in self.parameters().items()}
+        """``model.safetensors``: the trained parameters as they are."""
+        tensors = {name: p.detach().cpu().contiguous() for name, p in self.parameters().items()}
         with whole(folder / WEIGHTS) as part:
             save_file(tensors, part)
 

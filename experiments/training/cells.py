@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
 import attngraph
 from attngraph.errors import UserError
@@ -23,17 +21,19 @@ from experiments.configs.experiment import EXPERIMENT, experiment_of
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.files import whole, write_json, write_text
-from experiments.methods import method_named
+from experiments.methods import Tuned, method_named
 from experiments.models import load_family
 from experiments.models.family import Answering
 from experiments.models.mini_blip import weights_digest
+from experiments.progress import note
 from experiments.tasks import TASKS
 from experiments.training.answering import described, way_of
 from experiments.training.data import TaskData, subset
-from experiments.training.device import cpu_threads, processes, training_precision
+from experiments.training.device import agreed, cpu_threads, processes, training_precision
 from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
 from experiments.training.memory import PeakMemory
+from experiments.training.out_of_memory import OutOfMemory, release
 from experiments.training.prediction import predict
 from experiments.training.recipe import Recipe
 from experiments.training.saved import (
@@ -44,9 +44,13 @@ from experiments.training.saved import (
     read_config,
     read_result,
 )
-from experiments.training.trainer import STATES, train
+from experiments.training.states import STATES
+from experiments.training.trackers import Tracking
+from experiments.training.trainer import train
+from experiments.training.validation import Validation
 
 IMAGE_STATES = "image-states"  # the folder that the runs of a table share
+VALIDATED = "validation"  # the split by which the best state of a run is chosen
 WATCHED = 64  # examples on which is measured what adapters do
 
 
@@ -114,6 +118,8 @@ class Cell:
         del content["checkpoint"], content["skip_bad"], content["answering"], content["decoding"]
         if self.side is None:
             del content["side"]
+        if self.recipe and self.recipe.validate_every is not None:
+            content["validation"] = task.content(self.data, VALIDATED, Faults(self.skip_bad))
         if self.answering is not None or task.data_set is not None or self.decoding:
             content["answering"] = described(self.way())
         return _plain(content)
@@ -196,10 +202,25 @@ def run_cell(
     device = device or run.device
     with cpu_threads(run.threads):
         if not agreed(lambda: is_finished(cell, run)):
-            _train_and_score(cell, run, device, on_step)
+            while (shortage := _made(cell, run, device, on_step)) is not None:
+                note(shortage)
+                release(device)
     if processes(device).is_main_process:
         remove_states(cell, run.out)
     return agreed(lambda: read_scores(cell, run.out))
+
+
+def _made(cell: Cell, run: Execution, device: str, on_step: Callable[[int], None]) -> str | None:
+    """Make a cell; returns what to say where it is to be begun again with smaller passes. Of several
+    processes, others wait in the middle of a step for the one that lacks memory: only a new call helps them.
+    """
+    try:
+        _train_and_score(cell, run, device, on_step)
+        return None
+    except OutOfMemory as error:
+        if processes(device).num_processes > 1:
+            raise UserError(f"{error}: give the same command again") from None
+        return str(error)
 
 
 def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[[int], None]) -> None:
@@ -208,7 +229,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
         about = {
             "settings": cell.description(),
             "device": device,
-            "precision": training_precision(device),
+            "precision": training_precision(device, cell.recipe.precision if cell.recipe else "auto"),
             "cache_gb": run.cache_gb,
         }
         write_json(folder / CONFIG, {**about, **run.conditions(), **versions()})
@@ -228,14 +249,20 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
     faults = {split: Faults(cell.skip_bad) for split in ("train", cell.split)}
     training = subset(task.read(cell.data, "train", faults["train"]), cell.train_examples)
     tuned.observe(task.target(example, 0.0) for example in training)
-    loss, earlier = None, 0.0
+    trained, way = None, cell.way()
     with state.main_process_first():  # it fills the cache of image states
         if cell.recipe is not None:
             changes = cell.recipe.augment
             data = TaskData(family, task, training, method.vision, cache, changes, faults["train"])
     if cell.recipe is not None:
-        trained = train(tuned, data, cell.recipe, cell.seed, folder, on_step)
-        loss, earlier = trained.loss, trained.earlier_seconds
+        tracking = Tracking(run.trackers, folder, cell.name, cell.description()) if run.trackers else None
+        validation = None
+        if cell.recipe.validate_every is not None:
+            with state.main_process_first():
+                held = _held_out(cell, tuned, cache)
+            validation = Validation(tuned, held, way, cell.recipe, folder)
+            validation.tell = tracking.validated if tracking else validation.tell
+        trained = train(tuned, data, cell.recipe, cell.seed, folder, on_step, validation, tracking)
         data.settle()
         if state.is_main_process:
             tuned.save(folder)
@@ -243,7 +270,6 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
     examples = subset(task.read(cell.data, cell.split, faults[cell.split]), cell.eval_examples)
     with state.main_process_first():
         data = TaskData(family, task, examples, method.vision, cache, faults=faults[cell.split])
-    way = cell.way()
     predictions = predict(tuned, data, way)
     examples = data.settle()
     if state.is_main_process:
@@ -262,34 +288,29 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
             "examples": len(examples),
             "trained_on": len(training),
             "parameters": sum(p.numel() for p in tuned.parameters().values()),
-            "loss": loss,
+            "loss": trained and trained.loss,
             "started": started,
             "learned": tuned.scalars(),
             "effects": tuned.effects(data.first(WATCHED)),
-            "train_seconds": earlier + trained_at - began,
+            "train_seconds": (trained.earlier_seconds if trained else 0.0) + trained_at - began,
             "eval_seconds": time.perf_counter() - trained_at,
             "peak_mb": peak.megabytes(),
             "evaluator": scores.evaluator,
             "source": task.source(cell.data, cell.split),
             "answering": described(way, family),
             "left_out": {split: len(of_split) for split, of_split in faults.items()},
+            "accumulation": trained and trained.passes,
         }
+        if trained and trained.best_step is not None:
+            result |= {"best_step": trained.best_step, "validations": trained.validations}
         write_json(folder / SCORES, result, default=float)  # last: it marks the cell as finished
 
 
-def agreed(ask: Callable[[], Any]) -> Any:
-    """What the first process finds, or the error that it meets, on all of them."""
-    state = PartialState()
-    answer: list[tuple[Any, UserError | None]] = [(None, None)]
-    if state.is_main_process:
-        try:
-            answer = [(ask(), None)]
-        except UserError as error:
-            answer = [(None, error)]
-    value, error = broadcast_object_list(answer)[0] if state.num_processes > 1 else answer[0]
-    if error is not None:
-        raise error
-    return value
+def _held_out(cell: Cell, tuned: Tuned, cache: FeatureCache) -> TaskData:
+    """The validation data of a cell that is validated while it trains."""
+    task, faults = TASKS[cell.task], Faults(cell.skip_bad)
+    examples = subset(task.read(cell.data, VALIDATED, faults), cell.eval_examples)
+    return TaskData(tuned.family, task, examples, method_named(cell.method).vision, cache, faults=faults)
 
 
 def per_image(statistics: np.ndarray, examples: Sequence[Example]) -> np.ndarray:

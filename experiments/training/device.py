@@ -3,13 +3,15 @@ work.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from attngraph.errors import UserError
 from experiments.errors import first_line
@@ -52,14 +54,52 @@ def processes(device: str) -> PartialState:
     return PartialState(cpu=device == "cpu")
 
 
+def agreed(ask: Callable[[], Any]) -> Any:
+    """What the first process finds, or the error that it meets, on all of them."""
+    state = PartialState()
+    answer: list[tuple[Any, UserError | None]] = [(None, None)]
+    if state.is_main_process:
+        try:
+            answer = [(ask(), None)]
+        except UserError as error:
+            answer = [(None, error)]
+    value, error = broadcast_object_list(answer)[0] if state.num_processes > 1 else answer[0]
+    if error is not None:
+        raise error
+    return value
+
+
 def mixed_precision(device: str | torch.device) -> torch.autocast:
     """Training's precision: bfloat16 autocast where it pays, else float32. Weights stay float32."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=uses_bfloat16(str(device)))
 
 
-def training_precision(device: str) -> str:
-    """:func:`mixed_precision` in words."""
-    return "bfloat16 autocast" if uses_bfloat16(device) else "float32"
+def half_precision(device: str, precision: str = "auto") -> str | None:
+    """The half precision of training's forward and backward passes; None for float32.
+
+    Args:
+        device: where the run computes.
+        precision: one of :data:`experiments.training.recipe.PRECISIONS`.
+
+    Raises:
+        UserError: the device cannot train in this precision.
+    """
+    if precision == "auto":
+        return "bfloat16" if uses_bfloat16(device) else None
+    if precision == "float32":
+        return None
+    kind = torch.device(device).type
+    if precision == "float16" and kind != "cuda":
+        raise UserError(f"float16 is trained on NVIDIA GPUs, not on {device}: choose bfloat16 or float32")
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_bf16_supported()):
+        raise UserError(f"{precision} is not trained on {device}: choose float32")
+    return precision
+
+
+def training_precision(device: str, precision: str = "auto") -> str:
+    """:func:`half_precision` in words."""
+    half = half_precision(device, precision)
+    return "float32" if half is None else f"{half} autocast"
 
 
 @cache

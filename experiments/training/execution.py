@@ -46,15 +46,22 @@ class Execution:
     cache_gb: float = LIMIT_GB
     threads: int = THREADS
     launch: Launch = LAUNCH
+    trackers: tuple[str, ...] = ()
 
     def conditions(self) -> dict[str, int]:
         """What the last digits of scores depend on, beside the settings and the machine."""
         return {"threads": self.threads, "processes": processes(self.device).num_processes}
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of every command that runs cells."""
+def add_run_arguments(parser: argparse.ArgumentParser, several: bool = True) -> None:
+    """The options of every command that runs cells.
+
+    Args:
+        parser: gets them.
+        several: whether it may run several at the same time.
+    """
     add = parser.add_argument
+    parser.set_defaults(jobs=None if several else 1)
     add_model_arguments(parser, "Adapt this transformers model")
     add(
         "--device",
@@ -62,12 +69,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="Compute on this device: cpu, cuda (all GPUs), cuda:1 or mps.",
     )
-    add(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="Do this many runs at the same time. Default: as many as there are cores or GPUs for.",
-    )
+    if several:
+        add(
+            "--jobs",
+            type=int,
+            metavar="N",
+            help="Do this many runs at the same time. Default: as many as there are cores or GPUs for.",
+        )
     add(
         "--threads",
         type=int,

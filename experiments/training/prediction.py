@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from attngraph.errors import UserError
 from experiments.methods.method import Tuned
 from experiments.models.family import Answering
+from experiments.progress import note
 from experiments.training.data import TaskData
+from experiments.training.out_of_memory import is_out_of_memory, release
 
 EVAL_BATCH = 200
 
@@ -32,11 +37,32 @@ def predict(tuned: Tuned, data: TaskData, way: Answering | None = None) -> dict[
     state = PartialState()
     own = order[state.process_index :: state.num_processes]
     texts: list[tuple[int, str]] = []
-    for start in range(0, len(own), EVAL_BATCH):
-        part = [k for k in own[start : start + EVAL_BATCH] if data.shows(k)]
-        if part:
-            texts += zip(part, tuned.answer([data.sample(k) for k in part], way))
-    answers = dict(gather_object(texts))
-    if not answers:
+    start, size = 0, EVAL_BATCH
+    while start < len(own):
+        part = [k for k in own[start : start + size] if data.shows(k)]
+        if part and (answers := _answers(tuned, data, part, way)) is None:
+            if size == 1:
+                raise UserError(
+                    f"{task.title}: out of memory with a single example to answer: choose fewer beams or a "
+                    "smaller side"
+                )
+            size = (min(size, len(own)) + 1) // 2
+            note(f"{task.title}: out of memory, {size} examples are answered at a time from now on")
+            release(str(family.device))
+            continue
+        texts += zip(part, answers) if part else ()
+        start += size
+    found = dict(gather_object(texts))
+    if not found:
         raise data.empty()
-    return {example.id: answers[k] for k, example in enumerate(data.examples) if k in answers}
+    return {example.id: found[k] for k, example in enumerate(data.examples) if k in found}
+
+
+def _answers(tuned: Tuned, data: TaskData, positions: Sequence[int], way: Answering) -> list[str] | None:
+    """The answers to the examples at some positions; None where they do not fit in memory together."""
+    try:
+        return tuned.answer([data.sample(k) for k in positions], way)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return None

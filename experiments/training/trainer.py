@@ -4,42 +4,50 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo
 from accelerate import PartialState
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from adapters.peft import optimizer_groups
 from attngraph.errors import UserError
 from experiments.errors import first_line
-from experiments.files import write_json, write_text
+from experiments.files import write_text
 from experiments.methods.method import Tuned
 from experiments.models.losses import token_losses
 from experiments.training.data import TaskData
-from experiments.training.device import uses_bfloat16
+from experiments.training.device import half_precision
 from experiments.training.loading import begin_loader, errors_of_loaders, loader_options
 from experiments.training.order import StepSampler
+from experiments.training.out_of_memory import is_out_of_memory, passes_of, smaller_passes
 from experiments.training.recipe import Diverged, Recipe
+from experiments.training.states import (
+    STATES,
+    TRAINED,
+    finish_state,
+    last_state,
+    load_weights,
+    read_state,
+    readable,
+    save_weights,
+    written,
+)
+from experiments.training.trackers import Tracking
+from experiments.training.validation import Validation
 
 LAST = 20  # steps whose mean loss sums up a run
 SAVE_EVERY = 200  # steps between states from which an interrupted run continues
-STATES = "states"  # the folder of these states, in a run's folder
-TRAINED = "trained.safetensors"  # in a state's folder: the weights
-LEFT_OUT = "left_out.json"  # in a state's folder: the positions of examples without a readable picture
-SECONDS = "seconds"  # written last: the time that the run has taken so far
+COMPILER = "inductor"  # backend of torch.compile
 
 
 class LossModule(nn.Module):
@@ -68,6 +76,8 @@ class CellTrainer(Trainer):
     def __init__(self, tuned: Tuned, data: TaskData, recipe: Recipe, args: TrainingArguments, **options: Any):
         self.recipe, self.tuned = recipe, tuned
         model = LossModule(tuned, recipe.label_smoothing)
+        if recipe.compile:
+            model.compile(backend=COMPILER)
         super().__init__(
             model, args, data_collator=data.family.training_inputs, train_dataset=data, **options
         )
@@ -100,86 +110,47 @@ class CellTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         total = self.accelerator.reduce(loss.clone(), "sum")  # so that all processes end together
         if not math.isfinite(total.item()):
-            raise Diverged(
-                f"{Path(self.args.output_dir).parent}: the loss is not finite at step "
-                f"{self.state.global_step}; lower the learning rate ({self.recipe.learning_rate:g})"
-            )
+            raise diverged(Path(self.args.output_dir).parent, "the loss", self.state.global_step, self.recipe)
         return loss
 
     # ---- states to continue from hold the trained weights only --------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with _written(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+        check_finite(self.tuned, self.state.global_step, self.recipe, Path(self.args.output_dir).parent)
+        with written(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: p.detach().cpu().contiguous() for name, p in self.tuned.parameters().items()},
-            folder / TRAINED,
-        )
+        save_weights(self.tuned, folder / TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        with _readable(resume_from_checkpoint), torch.no_grad():
-            saved = load_file(Path(resume_from_checkpoint) / TRAINED)
-            for name, parameter in self.tuned.parameters().items():
-                if saved[name].shape != parameter.shape:
-                    raise ValueError(f"{name} has another shape")
-                parameter.copy_(saved[name])
+        with readable(resume_from_checkpoint):
+            load_weights(self.tuned, Path(resume_from_checkpoint) / TRAINED)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _readable(checkpoint):
+        with readable(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _readable(checkpoint):
+        with readable(checkpoint):
             super()._load_rng_state(checkpoint)
 
 
-@contextmanager
-def _readable(state: str | Path | None) -> Iterator[None]:
-    """Whatever goes wrong while a state is read means the same to the user."""
-    try:
-        yield
-    except Exception as error:
-        raise UserError(
-            f"{state} cannot be read ({type(error).__name__}: {first_line(error)}): delete that folder and "
-            "run again; the run goes on from the state before it, or starts anew"
-        ) from error
-
-
-@contextmanager
-def _written(state: Path) -> Iterator[None]:
-    """Whatever goes wrong while a state is written means the same to the user (each library has its own error
-    for a full disk); nothing remains of that state.
+def check_finite(tuned: Tuned, step: int, recipe: Recipe, folder: Path) -> None:
+    """Raise :class:`~experiments.training.recipe.Diverged` where a trained weight is not finite: such a state
+    is never saved, so that the last one is of use.
     """
-    try:
-        yield
-    except Exception as error:
-        shutil.rmtree(state, ignore_errors=True)
-        raise UserError(
-            f"{state} cannot be saved ({type(error).__name__}: {first_line(error)}): make room on the disk "
-            "and run again; the run goes on from the state before it, or starts anew"
-        ) from error
+    if not all(bool(parameter.isfinite().all()) for parameter in tuned.parameters().values()):
+        raise diverged(folder, "a weight", step, recipe)
 
 
-def _check_state(state: Path) -> float:
-    """Checks that a state is the Trainer's and tells of every step; returns the seconds that it took."""
-    step, seconds = int(state.name.rpartition("-")[2]), float((state / SECONDS).read_text())
-    saved = TrainerState.load_from_json(str(state / TRAINER_STATE_NAME))
-    lines = [line for line in saved.log_history if "loss" in line]
-    if saved.global_step != step or [line["step"] for line in lines] != list(range(1, step + 1)):
-        raise ValueError("steps are missing")
-    if not all(map(math.isfinite, (seconds, *(line["loss"] for line in lines)))) or seconds < 0:
-        raise ValueError("a number is not finite")
-    return seconds
-
-
-def _left_out(state: Path) -> list[int]:
-    """The examples that a run had left out; none in states of earlier versions."""
-    file = state / LEFT_OUT
-    return [int(position) for position in json.loads(file.read_text())] if file.exists() else []
+def diverged(folder: Path, what: str, step: int, recipe: Recipe) -> Diverged:
+    """The error for a number of a run that is not finite."""
+    return Diverged(
+        f"{folder}: {what} is not finite at step {step}; lower the learning rate ({recipe.learning_rate:g})"
+    )
 
 
 @dataclass(frozen=True)
@@ -189,30 +160,37 @@ class Trained:
     Args:
         loss: mean of the last steps.
         earlier_seconds: that interrupted calls took before.
+        passes: into which a step was divided.
+        best_step: whose state was the best on validation data; None for a run without validations.
+        validations: how many there were.
     """
 
     loss: float
     earlier_seconds: float
+    passes: int = 1
+    best_step: int | None = None
+    validations: int = 0
 
 
 class _Progress(TrainerCallback):
-    """Tells of every step, and keeps the time that a run has taken in its states."""
+    """Tells of every step, and makes states whole with what the run has taken and found so far."""
 
-    def __init__(self, on_step: Callable[[int], None], data: TaskData):
-        self.on_step, self.data, self.began = on_step, data, time.perf_counter()
-        self.earlier = 0.0
+    def __init__(self, on_step: Callable[[int], None], data: TaskData, validation: Validation | None):
+        self.on_step, self.data, self.validation = on_step, data, validation
+        self.began, self.earlier = time.perf_counter(), 0.0
 
     def on_step_end(self, args, state, control, **more) -> None:
         self.on_step(state.global_step)
 
     def on_save(self, args, state, control, **more) -> None:
         PartialState().wait_for_everyone()  # each process has written its part
-        left_out = self.data.left_out()
+        left_out, validation = self.data.left_out(), self.validation
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            with _written(folder):
-                write_json(folder / LEFT_OUT, left_out)
-                write_text(folder / SECONDS, str(self.earlier + time.perf_counter() - self.began))
+            seconds = self.earlier + time.perf_counter() - self.began
+            finish_state(folder, seconds, left_out, validation.done if validation else [])
+            if validation:
+                validation.tidy()
 
 
 def train(
@@ -222,39 +200,107 @@ def train(
     seed: int,
     folder: Path,
     on_step: Callable[[int], None] = lambda step: None,
+    validation: Validation | None = None,
+    tracking: Tracking | None = None,
 ) -> Trained:
     """Train what a method declared trainable; continue where an interrupted call stopped.
 
     Args:
         folder: the run's folder; gets ``metrics.csv``, and ``states`` until the caller removes it.
         on_step: told after every step.
+        validation: scores the run while it trains; the model gets the best weights in the end.
+        tracking: shows the run's numbers elsewhere.
 
     Raises:
-        Diverged: the loss is not finite.
+        Diverged: the loss or a weight is not finite.
+        OutOfMemory: a pass does not fit in memory; the next call goes on with smaller ones.
         UserError: the saved state is damaged, or a state cannot be saved.
     """
-    progress = _Progress(on_step, data)
-    trainer = CellTrainer(
-        tuned, data, recipe, arguments(tuned, recipe, seed, folder, data), callbacks=[progress]
-    )
-    state = last_state(folder)
+    passes = passes_of(folder, recipe)
+    progress = _Progress(on_step, data, validation)
+    args = arguments(tuned, replace(recipe, accumulation=passes), seed, folder, data)
+    callbacks = [each for each in (validation, progress, tracking) if each is not None]
+    trainer = CellTrainer(tuned, data, recipe, args, callbacks=callbacks)
+    place = last_state(folder)
+    state = None if place is None else read_state(place)
     if state is not None:
-        with _readable(state):
-            progress.earlier = _check_state(state)
-            data.leave_out(_left_out(state))
-    with errors_of_loaders():
-        trainer.train(resume_from_checkpoint=None if state is None else str(state))
+        progress.earlier = state.seconds
+        data.leave_out(state.left_out)
+        if validation:
+            validation.done[:] = state.validations
+            with readable(place):
+                validation.check()
+    if state is not None and validation and validation.is_over:
+        lines = state.lines
+    else:
+        lines = _run(trainer, None if place is None else str(place), recipe, passes, tracking)
+    if validation:
+        PartialState().wait_for_everyone()  # the first process has written the best weights
+        validation.take_best()
     tuned.family.model.eval()
-    steps = [line for line in trainer.state.log_history if "loss" in line]
     if trainer.is_world_process_zero():
-        write_text(folder / "metrics.csv", _metrics(steps))
-    last = [line["loss"] for line in steps[-LAST:]]
-    return Trained(sum(last) / len(last), progress.earlier)
+        write_text(folder / "metrics.csv", _metrics(lines))
+    last = [line["loss"] for line in lines[-LAST:]]
+    return Trained(
+        sum(last) / len(last),
+        progress.earlier,
+        passes,
+        validation.best_step if validation else None,
+        len(validation.done) if validation else 0,
+    )
+
+
+def _run(
+    trainer: CellTrainer, state: str | None, recipe: Recipe, passes: int, tracking: Tracking | None
+) -> list[dict[str, Any]]:
+    """Train from a state to the end; returns the lines of the log, one for each step."""
+    model, args = trainer.tuned.family.model, trainer.args
+    shortage = None
+    try:
+        with errors_of_loaders(), checkpointed(model, recipe.checkpointing):
+            trainer.train(resume_from_checkpoint=state)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise UserError(
+            f"the model cannot be compiled here ({type(error).__name__}: {first_line(error)}): leave out "
+            "compile"
+        ) from error
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        folder, examples = Path(args.output_dir).parent, len(trainer.train_dataset)
+        shortage = smaller_passes(error, folder, recipe, passes, args.world_size, examples)
+    finally:
+        if tracking:
+            tracking.close()
+    if shortage is not None:  # after the error, whose traceback holds tensors, is gone
+        raise shortage
+    return [line for line in trainer.state.log_history if "loss" in line]
+
+
+@contextmanager
+def checkpointed(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
+    """A block in which activations are computed again in the backward pass instead of being kept, layer by
+    layer, where that is wanted.
+
+    Raises:
+        UserError: the model cannot.
+    """
+    if not wanted:
+        yield
+        return
+    if not model.supports_gradient_checkpointing:
+        raise UserError(f"{type(model).__name__} cannot compute activations again: leave out checkpointing")
+    model.gradient_checkpointing_enable({"use_reentrant": False})  # layers below the first trained one, too
+    try:
+        yield
+    finally:
+        model.gradient_checkpointing_disable()
 
 
 def arguments(tuned: Tuned, recipe: Recipe, seed: int, folder: Path, data: TaskData) -> TrainingArguments:
     """The Trainer's arguments for a run."""
     device = tuned.family.device
+    half = half_precision(str(device), recipe.precision)
     options = dict(
         output_dir=str(folder / STATES),
         max_steps=recipe.steps,
@@ -262,7 +308,8 @@ def arguments(tuned: Tuned, recipe: Recipe, seed: int, folder: Path, data: TaskD
         max_grad_norm=recipe.clip,
         seed=seed,
         use_cpu=device.type == "cpu",
-        bf16=uses_bfloat16(str(device)),
+        bf16=half == "bfloat16",
+        fp16=half == "float16",
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_steps=SAVE_EVERY,
@@ -283,12 +330,6 @@ def arguments(tuned: Tuned, recipe: Recipe, seed: int, folder: Path, data: TaskD
         args.__dict__["_setup_devices"] = device  # the cached answer of args.device
         torch.cuda.set_device(device)
     return args
-
-
-def last_state(folder: Path) -> Path | None:
-    """The last whole state in a run's folder."""
-    whole = (mark.parent for mark in (folder / STATES).glob(f"checkpoint-*/{SECONDS}"))
-    return max(whole, key=lambda state: int(state.name.rpartition("-")[2]), default=None)
 
 
 def _metrics(steps: list[dict]) -> str:

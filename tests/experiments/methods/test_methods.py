@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from adapters.scheme import SCHEMES, Scheme
 from adapters.scheme import register as register_scheme
@@ -120,12 +120,20 @@ def test_an_adapter_starts_as_the_model_is_and_is_saved_exactly(settings, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["full", "text"])
-def test_own_parameters_are_saved_in_half_precision(name, settings, tmp_path):
-    tuned = applied(name, settings)
+def test_own_parameters_are_saved_exactly(name, settings, tmp_path):
+    tuned, draw = applied(name, settings), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in tuned.parameters().values():
+            p += 0.01 * torch.randn(p.shape, generator=draw)
     tuned.save(tmp_path)
-    saved = load_file(tmp_path / "model.safetensors")
+    saved, again = load_file(tmp_path / "model.safetensors"), applied(name, settings)
     assert saved.keys() == tuned.parameters().keys()
-    assert all(torch.equal(saved[key], p.half()) for key, p in tuned.parameters().items())
+    again.load(tmp_path)
+    for key, p in tuned.parameters().items():
+        assert torch.equal(saved[key], p) and torch.equal(again.parameters()[key], p), key
+    save_file({key: p.half() for key, p in saved.items()}, tmp_path / "model.safetensors")
+    again.load(tmp_path)  # as earlier versions saved it
+    assert all(torch.equal(again.parameters()[key], p.half()) for key, p in saved.items())
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
 
 

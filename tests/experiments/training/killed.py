@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.training import trainer
+from experiments.training import device, trainer
 from tests.experiments.training.small import train_small
 
 
@@ -20,5 +20,5 @@ if __name__ == "__main__":
     folder, method, dropout, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
     trainer.SAVE_EVERY = 3
-    trainer.uses_bfloat16 = lambda device: False
+    device.uses_bfloat16 = lambda name: False
     train_small(Path(folder), method, dropout=float(dropout), on_step=stop)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from attngraph.errors import UserError
 from experiments.files import write_bytes
-from experiments.training import features, trainer
+from experiments.training import device, features, trainer
 from experiments.training.device import cpu_threads
 from experiments.training.features import RECORD, FeatureCache
 from experiments.training.trainer import train
@@ -324,7 +324,7 @@ def test_pictures_that_cannot_be_read(damage, family, paths, tmp_path):
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_training_does_not_depend_on_them(bfloat16, tmp_path, monkeypatch):
     """Nor in bfloat16 autocast: a frozen image encoder runs in float32 in both cases."""
-    monkeypatch.setattr(trainer, "uses_bfloat16", lambda device: bfloat16)
+    monkeypatch.setattr(device, "uses_bfloat16", lambda name: bfloat16)
     lines = []
     monkeypatch.setattr(trainer, "_metrics", lambda steps: lines.extend(steps) or "")
     for limit in (1, 0):

@@ -14,7 +14,7 @@ from PIL import Image
 from attngraph.errors import UserError
 from experiments.datasets.faults import Faults
 from experiments.models.transforms import TrainingTransform
-from experiments.training import loading, trainer
+from experiments.training import device, loading, trainer
 from experiments.training.data import TaskData
 from experiments.training.features import FeatureCache
 from experiments.training.loading import loader_options
@@ -41,7 +41,7 @@ class Stopped(Exception):
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
     monkeypatch.setattr(trainer, "SAVE_EVERY", 3)
-    monkeypatch.setattr(trainer, "uses_bfloat16", lambda device: False)
+    monkeypatch.setattr(device, "uses_bfloat16", lambda name: False)
 
 
 def run(folder, method="full", recipe=RECIPE, limit=1, faults=None, count=8, stop=None, name="run"):

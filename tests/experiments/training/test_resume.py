@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from attngraph.errors import UserError
-from experiments.training import trainer
-from experiments.training.trainer import SECONDS, STATES, last_state
+from experiments.training import device, states, trainer
+from experiments.training.states import SECONDS, STATES, last_state
 from tests.experiments.training.small import train_small
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +28,7 @@ class Stopped(Exception):
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
     monkeypatch.setattr(trainer, "SAVE_EVERY", 3)
-    monkeypatch.setattr(trainer, "uses_bfloat16", lambda device: False)
+    monkeypatch.setattr(device, "uses_bfloat16", lambda name: False)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_after_a_kill(whole, tmp_path):
 
 
 def test_in_bfloat16_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "uses_bfloat16", lambda device: True)
+    monkeypatch.setattr(device, "uses_bfloat16", lambda name: True)
     expected = train_small(tmp_path / "whole", "full", dropout=0.3)
     stopped(tmp_path / "halves", "full", 0.3)
     check_equal(train_small(tmp_path / "halves", "full", dropout=0.3), expected)
@@ -216,10 +216,10 @@ def test_weights_of_another_shape_are_not_spread_over_the_right_ones(shape, inte
 def test_a_full_disk_leaves_the_state_before(file, whole, tmp_path, monkeypatch):
     """Each library has its own error for it."""
     places = {
-        "trained.safetensors": (trainer, "save_file"),
+        "trained.safetensors": (states, "save_file"),
         "optimizer.pt": (torch, "save"),
-        "trainer_state.json": (trainer.TrainerState, "save_to_json"),
-        SECONDS: (trainer, "write_text"),
+        "trainer_state.json": (states.TrainerState, "save_to_json"),
+        SECONDS: (states, "write_text"),
     }
     place, name = places[file]
     write, calls = getattr(place, name), []

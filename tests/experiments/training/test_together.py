@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from attngraph.errors import UserError
 from experiments.configs.presets import load_preset
 from experiments.configs.settings import chosen_settings
-from experiments.training import trainer
+from experiments.training import device
 from experiments.training.cells import is_finished, run_cell
 from experiments.training.execution import Execution
 from experiments.training.plan import Request, plan_table
@@ -67,7 +67,7 @@ def alone(together):
     """The folder of the same cell run in this process, and the cell."""
     folder, _ = together
     out, patch = folder / "one", pytest.MonkeyPatch()
-    patch.setattr(trainer, "uses_bfloat16", lambda device: False)
+    patch.setattr(device, "uses_bfloat16", lambda name: False)
     plan = table(folder, out)
     prepare(plan.cells, Execution(out), plan.sizes)
     run_cell(plan.cells[0], Execution(out))

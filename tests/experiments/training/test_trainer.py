@@ -10,7 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from experiments.models.losses import IGNORED
-from experiments.training import trainer
+from experiments.training import device, trainer
 from experiments.training.order import batch_positions
 from experiments.training.recipe import Diverged, Recipe
 from experiments.training.trainer import train
@@ -19,7 +19,7 @@ from tests.experiments.training.small import RECIPE, small_run, train_small
 
 @pytest.fixture(autouse=True)
 def float32(monkeypatch):
-    monkeypatch.setattr(trainer, "uses_bfloat16", lambda device: False)
+    monkeypatch.setattr(device, "uses_bfloat16", lambda name: False)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_passes_of_a_step_add_up(lines, tmp_path):
 
 def test_bfloat16_is_finite_and_near(lines, monkeypatch, tmp_path):
     train_small(tmp_path / "float32")
-    monkeypatch.setattr(trainer, "uses_bfloat16", lambda device: True)
+    monkeypatch.setattr(device, "uses_bfloat16", lambda name: True)
     outcome = train_small(tmp_path / "bfloat16")
     exact, near = lines[: RECIPE.steps], lines[RECIPE.steps :]
     assert all(math.isfinite(line["loss"]) for line in near)

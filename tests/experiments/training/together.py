@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.cli import main
 from experiments.methods.method import Tuned
-from experiments.training import trainer
+from experiments.training import device
 
 if __name__ == "__main__":
     notes = Path(sys.argv[1]) / f"{os.environ['RANK']}.txt"
@@ -22,7 +22,7 @@ if __name__ == "__main__":
         return answer(self, samples, decoding)
 
     Tuned.answer = noted
-    trainer.uses_bfloat16 = lambda device: False
+    device.uses_bfloat16 = lambda name: False
     split = sys.argv.index("then")
     if main(sys.argv[2:split]) != 0:
         sys.exit("the first command failed")

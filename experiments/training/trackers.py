@@ -1,0 +1,185 @@
+"""Where the numbers of a run go while it trains, beside its files: TensorBoard, Weights & Biases, MLflow.
+
+Nothing is sent anywhere unasked: all three write into the run's folder. W&B and MLflow follow their own
+environment variables (``WANDB_MODE=online``, ``MLFLOW_TRACKING_URI``) where a user sets them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from attngraph.errors import UserError
+
+NONE = "none"
+SHOWN = {"loss": "train/loss", "learning_rate": "train/learning_rate", "grad_norm": "train/gradient_norm"}
+
+
+class Tracker(ABC):
+    """A place for a run's numbers.
+
+    Args:
+        folder: the run's.
+        name: of the run.
+        about: its settings.
+        step: after which the run goes on; numbers of later steps, of a call that was interrupted, are void.
+    """
+
+    package: str  # that it needs
+
+    @abstractmethod
+    def __init__(self, folder: Path, name: str, about: dict[str, Any], step: int): ...
+
+    @abstractmethod
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        """Take the numbers of a step."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write what is not written yet."""
+
+
+class TensorBoard(Tracker):
+    """Event files in ``tensorboard`` of the run's folder: ``tensorboard --logdir OUT``."""
+
+    package = "tensorboard"
+
+    def __init__(self, folder: Path, name: str, about: dict[str, Any], step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        for tag, number in numbers.items():
+            self.writer.add_scalar(tag, number, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WeightsAndBiases(Tracker):
+    """A run in ``wandb`` of the run's folder, offline unless ``WANDB_MODE`` says otherwise; ``wandb sync``
+    uploads it.
+    """
+
+    package = "wandb"
+
+    def __init__(self, folder: Path, name: str, about: dict[str, Any], step: int):
+        import wandb
+
+        mode = os.environ.get("WANDB_MODE", "offline")
+        project = os.environ.get("WANDB_PROJECT", "attngraph")
+        self.run = wandb.init(project=project, name=name, dir=str(folder), mode=mode, config=about)
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        self.run.log(numbers, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class MLflow(Tracker):
+    """A run in ``mlflow.db`` of the run's folder, or where ``MLFLOW_TRACKING_URI`` says."""
+
+    package = "mlflow"
+
+    def __init__(self, folder: Path, name: str, about: dict[str, Any], step: int):
+        import mlflow
+
+        uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder.absolute() / 'mlflow.db'}")
+        self.client = mlflow.MlflowClient(uri)
+        project = self.client.get_experiment_by_name("attngraph")
+        place = project.experiment_id if project else self.client.create_experiment("attngraph")
+        self.run = self.client.create_run(place, run_name=name).info.run_id
+        for key, value in about.items():
+            self.client.log_param(self.run, key, value)
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        for tag, number in numbers.items():
+            self.client.log_metric(self.run, tag, number, step=step)
+
+    def close(self) -> None:
+        self.client.set_terminated(self.run)
+
+
+TRACKERS: dict[str, type[Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
+
+
+class Tracking(TrainerCallback):
+    """Tells trackers the numbers of every step and of every validation.
+
+    Args:
+        names: of the trackers.
+        folder: the run's.
+        name: of the run.
+        about: its settings.
+    """
+
+    def __init__(self, names: Sequence[str], folder: Path, name: str, about: dict[str, Any]):
+        self.names, self.folder, self.name, self.about = names, folder, name, about
+        self.trackers: list[Tracker] = []
+
+    def on_train_begin(self, args, state, control, **more) -> None:
+        if state.is_world_process_zero:
+            for name in self.names:
+                self.trackers.append(TRACKERS[name](self.folder, self.name, self.about, state.global_step))
+
+    def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **more) -> None:
+        self.tell(state.global_step, {SHOWN[key]: x for key, x in (logs or {}).items() if key in SHOWN})
+
+    def validated(self, step: int, scores: dict[str, float]) -> None:
+        """Take the scores of a validation."""
+        self.tell(step, {f"validation/{column}": score for column, score in scores.items()})
+
+    def tell(self, step: int, numbers: dict[str, float]) -> None:
+        """Pass on the numbers of a step."""
+        for tracker in self.trackers if numbers else ():
+            tracker.log(step, numbers)
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        while self.trackers:
+            self.trackers.pop().close()
+
+
+def add_tracking_argument(parser: argparse.ArgumentParser) -> None:
+    """The option ``--track``."""
+    parser.add_argument(
+        "--track",
+        nargs="+",
+        default=["tensorboard"],
+        choices=[*TRACKERS, NONE],
+        metavar="NAME",
+        help=f"Show the run's curves in these: {', '.join(TRACKERS)}, or {NONE}. Default: tensorboard.",
+    )
+
+
+def trackers_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """The trackers that :func:`add_tracking_argument` asks for.
+
+    Raises:
+        UserError: a package is not installed, or ``none`` stands beside a tracker.
+    """
+    names = tuple(dict.fromkeys(args.track))
+    if NONE in names and len(names) > 1:
+        raise UserError(f"--track {' '.join(names)}: give trackers, or {NONE}")
+    names = tuple(name for name in names if name != NONE)
+    for name in names:
+        package = TRACKERS[name].package
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"--track {name} needs a package that is not installed: pip install {package}, or --track "
+                f"{NONE}"
+            )
+    return names
