@@ -83,10 +83,13 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         precision.
 
         Single numbers (a share, p, μ) stay in single precision, since half precision would swallow their
-        steps. Parameters on ``meta``, whose values are still to be loaded, stay there.
+        steps. Parameters on ``meta``, whose values are still to be loaded, stay there; so do all of a model
+        there, whose parameters are only counted.
         """
         adapter.train(self.training)
         weight = self.projection.weight
+        if weight.is_meta:
+            adapter.to("meta")
         for parameter in adapter.parameters():
             if not parameter.is_meta:
                 dtype = weight.dtype if parameter.dim() else torch.float32

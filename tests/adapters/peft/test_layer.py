@@ -7,6 +7,7 @@ from peft import get_peft_model
 from torch import nn
 
 from adapters import SCHEMES
+from adapters.query_rows import with_query_rows
 from attngraph import UserError, capture
 from attngraph.reading.instrument import instrument
 from tests.adapters.peft import blip_decoder as blip
@@ -63,6 +64,7 @@ def test_the_model_uses_the_schemes_own_numbers(gnn, args, top_k, make_decoder, 
     projection = block.output.dense.base_layer
     with torch.no_grad():
         graph = graphs["bert.encoder.layer.0.crossattention.self"]
+        graph = with_query_rows(graph, args.get("query_rows", "query"))
         heads = adapter.scheme(graph if top_k is None else graph.sparsify(top_k=top_k))
         output = projection.weight.T.reshape(2, 8, 16)  # W_o, one slice per head
         u = (heads @ output).sum(1)

@@ -48,10 +48,12 @@ def good_words(command: str, world: World, spot: Path) -> list[str]:
         "search": ["search", "--preset", str(world.preset), *out],
         "pretrain": ["pretrain", "--steps", "1", *out],
         "significance": ["significance", str(world.run), *out],
+        "report": ["report", str(world.run), *out],
         "score": ["score", str(world.answers), "--task", "vqa", "--data", str(world.data), *out],
         "predict": ["predict", str(world.cell), "--data", str(world.data), *out],
         "data": ["data", "check", "coco", "--root", str(world.six / "coco"), *out],
         "convert": ["convert", "blip", str(world.original), *out],
+        "parameters": ["parameters", "gcn"],
         "doctor": ["doctor"],
     }[command]
 

@@ -1,0 +1,93 @@
+"""How many parameters a method trains, where they sit, and their share of the model."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from adapters.peft.layer import ADAPTERS
+from adapters.prefix import ATTRIBUTE
+from experiments.methods.method import Tuned
+
+ADDED = (ADAPTERS, "lora_A", "lora_B", ATTRIBUTE)  # parts of the names of parameters that methods add
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Trained parameters of one kind of place.
+
+    Attributes:
+        name: of the place, with ``*`` for numbers of layers.
+        places: how many there are.
+        parameters: in all of them.
+    """
+
+    name: str
+    places: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """What a method trains.
+
+    Attributes:
+        trained: number of trained parameters.
+        model: of the model, without what the method adds.
+        language_side: the same of the modules that read and write text.
+        trained_there: how many of the trained ones sit in these modules.
+        parts: where the trained ones sit.
+    """
+
+    trained: int
+    model: int
+    language_side: int
+    trained_there: int
+    parts: tuple[Part, ...]
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Trained parameters as a share of the model's, and those in its language side as a share of that
+        side's.
+        """
+        return {"model": self.trained / self.model, "language_side": self.trained_there / self.language_side}
+
+
+def count_parameters(tuned: Tuned) -> ParameterCount:
+    """Count what a method trains in a model, which may be on PyTorch's ``meta`` device."""
+    sides = tuned.family.language_side()
+    own = {
+        name.replace(".base_layer", ""): p.numel()
+        for name, p in tuned.family.model.named_parameters()
+        if not set(ADDED) & set(name.split("."))
+    }
+
+    def there(counts: dict[str, int]) -> int:
+        return sum(
+            n for name, n in counts.items() if any(not side or name.startswith(f"{side}.") for side in sides)
+        )
+
+    trained = {name: p.numel() for name, p in tuned.parameters().items()}
+    places, sums = Counter[str](), Counter[str]()
+    for place in dict.fromkeys(map(_place, trained)):
+        places[_pattern(place)] += 1
+    for name, n in trained.items():
+        sums[_pattern(_place(name))] += n
+    parts = tuple(Part(name, places[name], n) for name, n in sums.items())
+    return ParameterCount(sum(trained.values()), sum(own.values()), there(own), there(trained), parts)
+
+
+def _place(name: str) -> str:
+    """The module that a parameter was added to; of the model's own parameters their layer, or block."""
+    parts = name.split(".")
+    for k, part in enumerate(parts):
+        if part in ADDED:
+            return ".".join(x for x in parts[:k] if x != "base_layer")
+    layer = re.match(r".*?\.\d+(?=\.)", name)
+    return layer[0] if layer else ".".join(parts[: min(3, len(parts) - 1)])
+
+
+def _pattern(place: str) -> str:
+    return NUMBER.sub("*", place)

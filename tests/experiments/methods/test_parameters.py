@@ -1,0 +1,101 @@
+"""Counted parameters are those of the architecture, in numbers that can be checked by hand."""
+
+import pytest
+import torch
+
+from attngraph.errors import UserError
+from experiments import cli
+from experiments.configs.settings import Settings
+from experiments.methods import method_named
+from experiments.methods.parameters import Part, count_parameters
+from experiments.models import load_family
+from experiments.models.full_size import blip_base_without_weights
+
+PAPER = Settings(reduction=8)
+LAYERS = "text_decoder.bert.encoder.layer.*."
+BOTTLENECK = 768 * 96 + 96 + 96 * 768 + 768
+
+
+def counted(name: str, **changes):
+    method = method_named(name)
+    settings = {**method.settings(PAPER, "vqa"), **changes}
+    return count_parameters(method.apply(blip_base_without_weights(), settings))
+
+
+def test_36_bottlenecks_of_width_96_in_blip_base():
+    """The paper's sizes: 5.34 M in 223.7 M. Its shares, 6.39 % and 0.71 %, do not follow from them."""
+    count = counted("adapter", join="replace")
+    assert count.trained == 36 * BOTTLENECK == 5_339_520
+    assert count.model == 223_679_804 and count.language_side == 137_881_148
+    assert count.trained_there == count.trained
+    assert count.shares == pytest.approx({"model": 0.023871, "language_side": 0.038726}, abs=1e-6)
+    assert counted("prefix").shares["model"] == pytest.approx(0.002637, abs=1e-6)
+    places = ("attention.output.dense", "crossattention.output.dense", "output.dense")
+    assert count.parts == tuple(Part(LAYERS + place, 12, 12 * BOTTLENECK) for place in places)
+    learned = counted("pgnn", join="replace")
+    assert learned.trained == count.trained + 24, "p in each attention"
+
+
+def test_lora_and_prefix_have_as_many_parameters_by_default():
+    """2 · 8 · (768 + 768) of two projections, and 2 · 16 · 768 of keys and values, in 24 attentions."""
+    lora, prefix = counted("lora"), counted("prefix")
+    assert lora.trained == prefix.trained == 24 * 24_576 == 589_824
+    attentions = ("attention.self", "crossattention.self")
+    assert prefix.parts == tuple(Part(LAYERS + place, 12, 12 * 24_576) for place in attentions)
+    assert [part.places for part in lora.parts] == [12] * 4
+    assert counted("lora", targets=["query", "key", "value", "output"], r=4).trained == 589_824
+    assert counted("prefix", tokens=4, projection=8).trained == 24 * (4 * 8 + 8 * 8 + 8 + 8 * 1536 + 1536)
+
+
+def test_own_parameters():
+    full, decoder = counted("full"), counted("decoder")
+    assert full.trained == full.model and full.shares == {"model": 1.0, "language_side": 1.0}
+    assert (
+        decoder.trained == decoder.language_side
+        and sum(x.parameters for x in decoder.parts) == decoder.trained
+    )
+    assert counted("frozen").trained == 0 and counted("frozen").parts == ()
+
+
+def test_nothing_has_values_in_the_model_that_is_counted():
+    family = blip_base_without_weights()
+    method_named("pgnn").apply(family, method_named("pgnn").settings(PAPER, "vqa"))
+    assert {parameter.device for parameter in family.model.parameters()} == {torch.device("meta")}
+
+
+@pytest.mark.parametrize("name", ["pgnn", "prefix", "lora", "decoder"])
+def test_counts_do_not_depend_on_the_device(name):
+    tuned = method_named(name).apply(load_family(), method_named(name).settings(Settings(), "vqa"))
+    count = count_parameters(tuned)
+    assert count.trained == sum(p.numel() for p in tuned.parameters().values())
+    assert sum(part.parameters for part in count.parts) == count.trained
+    assert count.model == sum(p.numel() for p in load_family().model.parameters())
+
+
+def test_the_command(capsys):
+    assert cli.main(["parameters", "adapter,prefix", "--base"]) == 0
+    out = capsys.readouterr().out
+    assert "BLIP-base: 223,679,804 parameters, 137,881,148 of them on the language side" in out
+    assert "GCN" in out and "5,339,544" in out and "2.39 %" in out and "12 × 148,321" in out
+    assert "Prefix tuning" in out and "589,824" in out and "0.26 %" in out and "0.43 %" in out
+    assert cli.main(["parameters", "pgnn", "--reduction", "16"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("mini-BLIP: 1,957,424 parameters") and "4 × " in out
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["ggnn"], "unknown method 'ggnn' (did you mean pgnn?)"),
+        (
+            ["gcn", "--base", "--model", "here"],
+            "--base takes no checkpoint: leave --model and --download out",
+        ),
+        (["gcn", "--reduction", "0"], "--reduction"),
+    ],
+)
+def test_bad_words(words, message, capsys):
+    with pytest.raises((SystemExit, UserError)) as end:
+        code = cli.main(["parameters", *words])
+        raise SystemExit(code)
+    assert message in capsys.readouterr().err + str(end.value)
