@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         table.contenders,
         table.contest,
     )
-    return make(args, Work(f"{table.title}, size {of_size}", plan, out, out / name, design))
+    return make(args, Work(f"{table.title}, size {of_size}", plan, out, out / name, design, table.notes))
 
 
 def _plan(args: argparse.Namespace, table: TableFile, size: Size, out: Path) -> Plan:

@@ -28,6 +28,7 @@ class TableFile(Config):
         contenders: the methods that are compared, and among which the best is marked.
         contest: what these are, in words.
         tasks: in the order of the columns.
+        notes: sentences under the table.
         published: names of the blocks of published numbers.
         seeds: of every row.
     """
@@ -39,6 +40,7 @@ class TableFile(Config):
     contenders: list[str]
     contest: str
     tasks: list[str]
+    notes: list[str] = Field(default_factory=list)
     published: list[str] = Field(default_factory=list)
     seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 1
 
