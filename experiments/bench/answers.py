@@ -29,20 +29,30 @@ def runs(options: dict) -> dict[str, Run]:
     questions, answers, k = (2, 9, 3) if options.get("tiny") else (options[x] for x in QUANTITIES)
     family, draw = load_family(), random.Random(options["seed"])
     torch.manual_seed(options["seed"])
-    words = sorted(word for word in family.tokenizer.get_vocab() if word.isalpha())
+    words = words_of(family)
     image = torch.randn_like(family.blank_image())
     samples = [
         Sample(str(number), image, " ".join(draw.choices(words, k=draw.randint(4, 12))))
         for number in range(questions)
     ]
-    made: dict[str, None] = {}
-    while len(made) < answers:
-        made[" ".join(draw.choices(words, k=draw.randint(1, LONGEST)))] = None
-    ranking = Ranking(tuple(made), k)
+    ranking = Ranking(made_answers(words, answers, draw), k)
     return {
         BASELINE: lambda: in_full(family, samples, ranking),
         CACHED: lambda: family.rank(samples, ranking),
     }
+
+
+def words_of(family: ModelFamily) -> list[str]:
+    """The words that its tokenizer knows."""
+    return sorted(word for word in family.tokenizer.get_vocab() if word.isalpha())
+
+
+def made_answers(words: list[str], count: int, draw: random.Random) -> tuple[str, ...]:
+    """So many different answers of up to :data:`LONGEST` words."""
+    made: dict[str, None] = {}
+    while len(made) < count:
+        made[" ".join(draw.choices(words, k=draw.randint(1, LONGEST)))] = None
+    return tuple(made)
 
 
 @torch.no_grad()

@@ -6,7 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
 
-from experiments.bench import answers, features, layers, long, pictures, sparse, steps, tables, training
+from experiments.bench import (
+    answers,
+    features,
+    layers,
+    long,
+    methods,
+    pictures,
+    sparse,
+    steps,
+    tables,
+    training,
+)
 from experiments.bench.measure import compare, extra_memory
 
 
@@ -16,7 +27,8 @@ class Benchmark:
 
     Args:
         title: for the table.
-        module: with ``runs(options)``.
+        module: with ``runs(options)``; or with ``measure(options, repeats)``, which measures all by itself,
+            and ``lines`` of what that returns.
         options: sizes.
         quick: other sizes for a quick look.
         baseline: what the others are measured by.
@@ -46,6 +58,19 @@ BASE = dict(h=12, n=40, m=577, d=64)
 SMALL = dict(h=2, n=8, m=60, d=16, compiled=False)  # compiling takes a minute
 STEP_MEMORY = (steps.BASELINE, steps.DEFAULT, steps.DEFAULT_CAUSAL, "ours, dense backend")
 LONG = dict(h=2, d=64)
+METHODS = dict(
+    side=224,
+    width=768,
+    layers=12,
+    reduction=8,
+    batch=8,
+    answered=4,
+    answers=3128,
+    k=32,
+    tokens=24,
+    beams=3,
+    methods=methods.NAMES,
+)
 
 
 def _long(n: int, causal: bool) -> Benchmark:
@@ -93,6 +118,15 @@ BENCHMARKS = {
         training.BASELINE,
         training.TARGETS,
         tuple(training.SCHEMES),
+    ),
+    "methods": Benchmark(
+        "transfer methods at BLIP-base's sizes, a training step on 8 pictures of 224 px with captions",
+        methods,
+        METHODS,
+        METHODS | dict(side=32, width=64, layers=1, batch=2, answered=2, answers=9, k=3, tokens=4),
+        methods.BASELINE,
+        methods.TARGETS,
+        memory_target=methods.MEMORY_TARGET,
     ),
     "long-4k": _long(4096, False),
     "long-4k-causal": _long(4096, True),
@@ -151,13 +185,20 @@ BENCHMARKS = {
 }
 
 
-def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool, seed: int) -> dict:
-    """One benchmark's numbers, as JSON."""
+def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool, seed: int, device: str = "cpu") -> dict:
+    """One benchmark's numbers, as JSON.
+
+    Args:
+        device: where those that can run elsewhere than on the processor do; they are the ones with
+            ``detail``.
+    """
     options = (benchmark.quick if quick else benchmark.options) | {"seed": seed}
-    runs = benchmark.module.runs(options)
-    names = benchmark.only or tuple(runs)
-    times, failed = compare({name: runs[name] for name in names}, benchmark.baseline, repeats)
-    measured = {name: {"failed": failed[name]} if name in failed else times[name]._asdict() for name in names}
+    detail = {}
+    if hasattr(benchmark.module, "measure"):
+        detail = {"detail": benchmark.module.measure(options | {"device": device}, repeats)}
+        measured = benchmark.module.lines(**detail)
+    else:
+        measured = _compared(benchmark, options, repeats)
     errors = benchmark.errors(options) if benchmark.errors else {}
     for name, run in measured.items():
         if "failed" in run:
@@ -177,4 +218,13 @@ def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool, seed: int) ->
         "options": options,
         "memory_target": benchmark.memory_target,
         "runs": measured,
+        **detail,
     }
+
+
+def _compared(benchmark: Benchmark, options: dict, repeats: int) -> dict[str, dict]:
+    """Times of a benchmark's runs, or why one failed."""
+    runs = benchmark.module.runs(options)
+    names = benchmark.only or tuple(runs)
+    times, failed = compare({name: runs[name] for name in names}, benchmark.baseline, repeats)
+    return {name: {"failed": failed[name]} if name in failed else times[name]._asdict() for name in names}

@@ -20,13 +20,16 @@ import torch
 from attngraph.errors import UserError
 from experiments.arguments import EachOnce, seed
 from experiments.bench.measure import ENOUGH, LEAST
+from experiments.bench.method_table import markdown as methods_tables
 from experiments.bench.report import draw, markdown, text
 from experiments.bench.suite import BENCHMARKS, run_benchmark
 from experiments.files import whole, write_json, write_text
 from experiments.outputs import Outputs
-from experiments.training.device import check_threads, cpu_threads
+from experiments.training.device import check_device, check_threads, cpu_threads
 
-RESULTS, TABLES, FIGURE = NAMES = ("results.json", "bench.md", "bench.png")
+RESULTS, TABLES, FIGURE = "results.json", "bench.md", "bench.png"
+METHODS, METHODS_TABLES = "methods.json", "methods.md"
+NAMES = (RESULTS, TABLES, FIGURE, METHODS, METHODS_TABLES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, metavar="N", help="Use this many CPU threads. Default: PyTorch's choice."
     )
     parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="NAME",
+        help="Run the benchmark of methods on this device: cpu, cuda or cuda:1. The others run on the cpu.",
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="Run tiny sizes, to see whether everything runs, not how fast."
     )
     parser.add_argument(
@@ -71,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--repeats must be at least 1, got {args.repeats}")
     if args.threads is not None:
         check_threads(args.threads)
+    check_device(args.device)
     with cpu_threads(args.threads or torch.get_num_threads()):
         return _measure(args)
 
@@ -82,6 +92,7 @@ def _measure(args: argparse.Namespace) -> int:
         "repeats": args.repeats,
         "quick": args.quick,
         "seed": args.seed,
+        **({} if args.device == "cpu" else {"device": args.device}),
     }
     outputs = Outputs(args.out, "bench", settings, NAMES)
     with outputs.alone():
@@ -93,15 +104,21 @@ def _into(args: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Measure into a folder that is checked."""
     measured = _earlier(args.out / RESULTS)
     for name in args.only or BENCHMARKS:
-        measured[name] = run_benchmark(BENCHMARKS[name], args.repeats, args.quick, args.seed)
-        print(text(measured[name]), flush=True)
+        result = run_benchmark(BENCHMARKS[name], args.repeats, args.quick, args.seed, args.device)
+        print(text(result), flush=True)
+        detail = result.pop("detail", None)
+        if detail is not None:
+            write_json(args.out / METHODS, detail)
+            write_text(args.out / METHODS_TABLES, methods_tables(detail, result["title"]))
+        measured[name] = result
         in_order = {name: measured[name] for name in BENCHMARKS if name in measured}
         results = {**settings, "benchmarks": in_order}
         write_json(args.out / RESULTS, results)
     write_text(args.out / TABLES, markdown(results))
     with whole(args.out / FIGURE) as part:
         draw(results, part)
-    print(f"written: {args.out}/{', '.join(NAMES)}")
+    written = [name for name in NAMES if (args.out / name).exists()]
+    print(f"written: {args.out}/{', '.join(written)}")
     return 0
 
 

@@ -131,7 +131,7 @@ def counted(monkeypatch):
     """Benchmarks that only count how often they ran."""
     ran = []
 
-    def run(benchmark, repeats, quick, seed):
+    def run(benchmark, repeats, quick, seed, device):
         ran.append(benchmark.title)
         number = {"seconds": float(len(ran)), "ratio": 1.0, "repeats": repeats}
         return {

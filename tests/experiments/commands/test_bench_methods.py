@@ -1,0 +1,130 @@
+"""The benchmark of transfer methods, at tiny sizes in this process; and what it counts."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from attngraph.errors import UserError
+from experiments.bench import method_table, method_worker, methods, suite
+from experiments.bench.method_worker import TASKS, TINY, Flops, Work
+from experiments.cli import main
+from experiments.methods import METHODS
+
+OPTIONS = suite.BENCHMARKS["methods"].options | TINY
+OPTIONS |= dict(seed=0, device="cpu", threads=1, words=methods.WORDS)
+
+
+class Here:
+    """A worker without a process of its own."""
+
+    def __init__(self, method, options):
+        self.work = Work(method, options | TINY)
+        self.about = {"trained": self.work.trained, "base_mb": 1.0}
+
+    def do(self, name, flops=False):
+        return self.work.flops(name) if flops else self.work.do(name)
+
+    def kill(self):
+        pass
+
+
+@pytest.fixture
+def here(monkeypatch):
+    monkeypatch.setattr(methods, "Worker", Here)
+
+
+def test_products_in_place_count():
+    x = torch.randn(2, 3, 5)
+    y, out = torch.randn(2, 5, 7), torch.zeros(2, 3, 7)
+    with Flops() as counted:
+        x @ y
+        torch.bmm(x, y, out=out)
+        out.baddbmm_(x, y)
+        torch.baddbmm(out, x, y)
+    assert counted.total == 4 * 2 * (2 * 3 * 5 * 7)
+
+
+def test_the_count_is_pytorchs_where_nothing_is_in_place():
+    work = Work("decoder", OPTIONS)
+    with FlopCounterMode(display=False) as counter:
+        work.do("train caption")
+    assert work.flops("train caption") == counter.get_total_flops() > 1e6
+
+
+@pytest.mark.parametrize("name", [name for name in methods.NAMES if name in METHODS])
+def test_each_method_trains_answers_and_goes_on_from_what_it_saved(name):
+    work = Work(name, OPTIONS)
+    for task in TASKS:
+        phases = work.do(f"train {task}")
+        assert ("encode" in phases) == (name != "full") and {"forward", "backward", "update"} <= set(phases)
+        assert set(work.do(f"answer {task}")) == {"answer"}
+    assert work.do("save")["save"]["saved_mb"] > 0
+    before = {key: p.detach().clone() for key, p in work.tuned.parameters().items()}
+    steps = [state["exp_avg"].clone() for state in work.optimizer.state.values()]
+    work.do("train vqa")
+    work.do("resume")
+    assert before and steps
+    for key, parameter in work.tuned.parameters().items():
+        torch.testing.assert_close(parameter.detach(), before[key], rtol=1e-3, atol=1e-4)  # half precision
+    for old, state in zip(steps, work.optimizer.state.values()):
+        assert torch.equal(old, state["exp_avg"])
+
+
+def test_what_a_planner_reads(here, tmp_path):
+    result = methods.measure(OPTIONS | {"methods": ("gcn", "pgnn", "later")}, 2)
+    assert list(result["methods"]) == ["gcn", "pgnn"] and result["form"] == 1
+    assert json.loads(json.dumps(result)) == json.loads(json.dumps(result, allow_nan=False))
+    for name, method in result["methods"].items():
+        for task in TASKS:
+            for what in ("train", "answer"):
+                found = method["tasks"][task][what]
+                assert found["seconds_per_example"] == found["seconds"] / found["examples"] > 0
+                assert found["flops_per_example"] > 0
+            step = method["tasks"][task]["train"]
+            parts = sum(phase["seconds"] for phase in step["phases"].values())
+            assert parts == pytest.approx(step["seconds"], rel=0.5)
+            if name == "gcn":
+                assert step["ratio"] == step["text_ratio"] == 1
+    assert set(methods.lines(result)) == {"gcn", "pgnn"}
+    written = method_table.markdown(result, "A step")
+    assert written.count("| pGNN |") == 3 and "### caption" in written
+
+
+def test_the_command_writes_them(here, tmp_path, capsys):
+    words = ["bench", "--quick", "--repeats", "1", "--only", "methods", "--out", str(tmp_path)]
+    assert main(words) == 0
+    result = json.loads((tmp_path / "methods.json").read_text())
+    assert list(result["methods"]) == [name for name in methods.NAMES if name in METHODS]
+    assert "detail" not in json.loads((tmp_path / "results.json").read_text())["benchmarks"]["methods"]
+    assert "pgnn" in capsys.readouterr().out and (tmp_path / "methods.md").stat().st_size > 1000
+
+
+def test_peaks_ratios_and_medians_are_those_of_the_repetitions():
+    def took(*seconds):
+        return [{"x": dict(seconds=s, cpu_seconds=s / 2, peak_mb=100 * s)} for s in seconds]
+
+    found = methods._whole("x", {"x": took(3, 8, 5)}, {"x": took(1, 4, 10)}, 50.0)
+    assert found["seconds"] == 5 and found["ratio"] == 2 and found["cpu_seconds"] == 2.5
+    assert found["peak_mb"] == 800 and found["extra_mb"] == 750
+
+
+@pytest.mark.slow  # two processes
+def test_a_worker_answers_and_says_what_went_wrong():
+    worker = method_worker.Worker("gcn", OPTIONS)
+    try:
+        assert worker.about["trained"] > 0 and worker.about["base_mb"] > 100
+        assert worker.do("train vqa")["forward"]["peak_mb"] > 100
+        with pytest.raises(UserError, match="gcn could not be measured: RuntimeError: KeyError"):
+            worker.do("nothing")
+    finally:
+        worker.kill()
+    with pytest.raises(
+        UserError, match="nobody could not be measured: RuntimeError: UserError: unknown method"
+    ):
+        method_worker.Worker("nobody", OPTIONS)
+    dead = SimpleNamespace(process=worker.process, method="gcn", pipe=worker.pipe)
+    with pytest.raises(UserError, match="the process that measures gcn died"):
+        method_worker.Worker._answer(dead)
