@@ -92,7 +92,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, about: str) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help=f"{about}: a folder or a hub name. Default: mini-BLIP, which comes with the package.",
+        help=f"{about}: a folder, a hub name or BLIP's own file. Default: mini-BLIP, which comes with the "
+        "package.",
     )
     parser.add_argument(
         "--download", action="store_true", help="Fetch from the hub what is not on this machine."

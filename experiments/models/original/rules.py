@@ -110,7 +110,8 @@ class Account:
         reasons = dict.fromkeys(self.left.values())
         for why in reasons:
             names = [name for name, reason in self.left.items() if reason == why]
-            lines.append(f"{len(names)} left out, {why}: {', '.join(_families(names))}")
+            shown = names if len(names) <= SHOWN else _families(names)
+            lines.append(f"{len(names)} left out, {why}: {', '.join(shown)}")
         lines += [f"missing: {name}" for name in self.missing]
         lines += [f"unexpected: {name}" for name in self.unexpected]
         lines += [f"not as the model needs it: {name}, {how}" for name, how in self.unlike.items()]
@@ -178,7 +179,7 @@ def _in_order(name: str) -> list[tuple[int, str]]:
 
 
 def _families(names: Iterable[str]) -> list[str]:
-    """The first parts of names, a star for what follows."""
+    """The first parts of names, a star for what follows, each once."""
     return list(dict.fromkeys(f"{name.split('.')[0]}.*" if "." in name else name for name in names))
 
 

@@ -54,9 +54,14 @@ def test_a_whole_file():
     assert found.lines() == [
         "4 used",
         "1 equal to others, which the model shares",
-        "1 left out, a copy: blocks_m.*",
+        "1 left out, a copy: blocks_m.0.norm1.weight",
         "1 left out, a queue: queue",
     ]
+
+
+def test_many_names_are_told_by_their_first_parts():
+    copies = {f"{part}_m.{k}": torch.ones(1) for part in ("a", "b") for k in range(9)}
+    assert account(copies).lines()[1] == "18 left out, a copy: a_m.*, b_m.*"
 
 
 def test_every_tensor_has_one_fate():
