@@ -45,6 +45,8 @@ def good_words(command: str, world: World, spot: Path) -> list[str]:
         "bench": ["bench", "--quick", "--only", "step", *out],
         "planted": ["planted", "--quick", *out],
         "ablation": ["ablation", "--preset", str(world.preset), *out],
+        "table": ["table", str(world.table), "--size", str(world.size), *out],
+        "sweep": ["sweep", str(world.table), "--size", str(world.size), *out],
         "search": ["search", "--preset", str(world.preset), *out],
         "pretrain": ["pretrain", "--steps", "1", *out],
         "significance": ["significance", str(world.run), *out],

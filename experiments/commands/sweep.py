@@ -1,0 +1,144 @@
+"""Choose the learning rate of each row of a table on validation data, with one seed.
+
+    attngraph sweep main --tasks vqa2,snli_ve,coco --out runs/tables-scenes
+    attngraph table main --settings runs/tables-scenes/settings.yaml --out runs/tables-scenes
+
+Each row's own rate is tried times every factor; while the best lies at an edge, the next one beyond it is
+tried. Tasks that are left out take the rates of the task that they are like. Runs go on where they stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.arguments import number
+from experiments.configs.settings import Settings, write_settings
+from experiments.configs.tables import load_size, load_table
+from experiments.files import published, write_text
+from experiments.methods import method_named
+from experiments.methods.method import check_known
+from experiments.outputs import check_folder
+from experiments.progress import note
+from experiments.report.make import OWNER, names_in
+from experiments.tasks import TASKS
+from experiments.training.cells import has_scores
+from experiments.training.device import processes
+from experiments.training.execution import add_run_arguments, execution_of, in_folder
+from experiments.training.given_data import add_data_arguments, check_data_arguments
+from experiments.training.plan import Plan, Request, plan_table
+from experiments.training.prepare import prepare
+from experiments.training.runner import run_cells
+from experiments.training.sweep import DIVERGED, Tried, alike, at_rate, chosen_rates, sweep
+
+SETTINGS, TRIED, ABOUT = "settings.yaml", "sweep.csv", "sweep.md"
+FACTORS = "0.33,1,3"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``attngraph sweep``."""
+    add = parser.add_argument
+    add("table", metavar="TABLE", help="Take the rows and tasks of this table, as `attngraph table` does.")
+    add("--size", default="scenes", metavar="NAME", help="Take the budgets of this size of the table.")
+    add("--rows", metavar="NAMES", help="Try only these rows, separated by commas. Default: all that train.")
+    add("--tasks", metavar="NAMES", help="Try them on these tasks, separated by commas. Default: all.")
+    add(
+        "--factors",
+        type=factors,
+        default=FACTORS,
+        metavar="NUMBERS",
+        help="Try each row's own rate times these numbers, separated by commas.",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="Train with this seed.")
+    add(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help=f"Write the runs, {SETTINGS}, {TRIED} and {ABOUT} into this folder, which may be that of the "
+        "tables. Default: runs/tables-SIZE.",
+    )
+    add_data_arguments(parser)
+    add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Try the rates and write the best; a second call continues."""
+    check_data_arguments(args)
+    out = args.out or Path("runs") / f"tables-{Path(args.size).stem}"
+    plan, execution = _plan(args, out), execution_of(args, out)
+    check_folder(out, OWNER)
+    is_main = processes(args.device).is_main_process
+
+    def work() -> int:
+        cells = [cell for cell in plan.cells if cell.recipe is not None]
+        first = [at_rate(cell, cell.recipe.learning_rate * args.factors[0]) for cell in cells if cell.recipe]
+        if not all(has_scores(cell, out) for cell in first):
+            prepare(first, execution, plan.sizes, plan.data_seed, args.download)
+        tried = sweep(cells, args.factors, lambda due: run_cells(due, execution, may_diverge=True))
+        if is_main:
+            _save(out, chosen_rates(cells, tried, load_size(args.size).chosen().reduction), tried)
+        return 0
+
+    return in_folder(execution, work)
+
+
+def _plan(args: argparse.Namespace, out: Path) -> Plan:
+    """A table's cells with one seed."""
+    table, size = load_table(args.table), load_size(args.size)
+    trained = [name for name in table.blocks if method_named(name).trains]
+    rows, tasks = names_in(args.rows) or trained, names_in(args.tasks) or table.tasks
+    check_known(rows, trained, "row")
+    check_known(tasks, list(TASKS), "task")
+    preset = size.preset(table).model_copy(update={"seeds": dict.fromkeys(rows, 1)})
+    request = Request(
+        tasks=tasks,
+        first_seed=args.seed,
+        model=args.model,
+        data=args.data,
+        answering=args.answering,
+        skip_bad=args.skip_bad,
+    )
+    return plan_table(preset, request, size.chosen(), out / "data")
+
+
+def factors(given: str) -> list[float]:
+    """The numbers of ``--factors``."""
+    found = sorted({number(part) for part in names_in(given) or []})
+    if not found or found[0] <= 0:
+        raise argparse.ArgumentTypeError(f"give numbers above 0, separated by commas, such as {FACTORS}")
+    return found
+
+
+def _save(out: Path, settings: Settings, tried: Sequence[Tried]) -> None:
+    """Write what was tried and what was chosen, and say it."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["method", "task", "rate", "score"])
+    lines.writerows([one.method, one.task, f"{one.rate:g}", f"{one.score:.4f}"] for one in tried)
+    about = _about(settings, tried)
+    with published(out) as part:
+        write_settings(part / SETTINGS, settings)
+        write_text(part / TRIED, text.getvalue())
+        write_text(part / ABOUT, about)
+    print(about)
+    note(f"saved: {out}/{SETTINGS}, {TRIED}, {ABOUT}; to use the rates: attngraph table ... --settings")
+
+
+def _about(settings: Settings, tried: Sequence[Tried]) -> str:
+    """A line for each method and task: all rates with their scores, the chosen one in bold."""
+    lines = ["| method | task | rate: score × 100 on validation data |", "|---|---|---|"]
+    keys = dict.fromkeys((one.method, one.task) for one in tried)
+    for method, task in keys:
+        chosen, of_key = settings.methods[method][task].learning_rate, []
+        for one in tried:
+            if (one.method, one.task) == (method, task):
+                score = "diverged" if one.score == DIVERGED else f"{100 * one.score:.1f}"
+                words = f"{one.rate:g}: {score}"
+                of_key.append(f"**{words}**" if one.rate == chosen else words)
+        lines.append(f"| {method_named(method).title} | {task} | {', '.join(of_key)} |")
+    shared = alike({task: None for _, task in keys})
+    about = "; ".join(f"{name} takes the rates of {leader}" for name, leader in shared.items())
+    return "\n".join(lines) + (f"\n\n{about}.\n" if about else "\n")
