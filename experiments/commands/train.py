@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph train``."""
     add = parser.add_argument
     add(
-        "file",
+        "experiment",
         nargs="?",
         metavar="FILE",
         help="Run the experiment of this YAML file, or one of these: " + ", ".join(experiment_names()) + ".",
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help=f"Write the run into cells/METHOD/TASK/seedN of this folder. Default: {OUT}.",
     )
-    add_run_arguments(parser)
+    add_run_arguments(parser, several=False)
     add(
         "--dry-run",
         action="store_true",
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print the scores."""
     given = [] if args.model is None else [f"model={args.model}"]
-    experiment = load_experiment(args.file, [*args.changes, *given])
+    experiment = load_experiment(args.experiment, [*args.changes, *given])
     out = args.out or OUT
     execution = execution_of(args, out)
     check_folder(out, "ablation")  # a folder of cells, as a table's is

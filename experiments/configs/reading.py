@@ -25,11 +25,13 @@ Read = TypeVar("Read", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes ``1e-3`` for a number; YAML 1.1 wants a point in it."""
+    """Takes ``1e-3`` for a number; YAML 1.1 wants a point and a sign in it."""
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
 )
 
 

@@ -17,7 +17,7 @@ from experiments.scenes.write import Sizes
 from experiments.tasks import TASKS, Task
 from experiments.training.answering import RANK
 from experiments.training.cells import Cell
-from experiments.training.plan import example_count, searched_for
+from experiments.training.plan import example_count, searched_for, steps_of
 from experiments.training.recipe import Recipe
 
 
@@ -99,13 +99,6 @@ def settings_of(method: Method, own: Mapping[str, Any], given: Mapping[str, Any]
     if own.keys() <= given.keys():
         return dict(given)
     return {**own, **{name: _over(own.get(name), value) for name, value in given.items()}}
-
-
-def steps_of(epochs: float, examples: int, batch_size: int) -> int:
-    """Optimiser steps that see every example ``epochs`` times; what does not fill a batch is left out of an
-    epoch, see :mod:`experiments.training.order`.
-    """
-    return max(1, round(epochs * (examples // min(batch_size, examples))))
 
 
 def _over(own: Any, given: Any) -> Any:
