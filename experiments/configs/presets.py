@@ -19,7 +19,7 @@ from experiments.tasks.task import SPLITS, Budget, Task
 PRESETS_FOLDER = Path(__file__).with_name("presets")
 MOST_SEEDS = 1000  # of a method
 
-APART = ("epochs", "decoding")  # what of a change is no part of a budget
+APART = ("epochs", "decoding", "ranking")  # what of a change is no part of a budget
 Count = Annotated[int, Field(gt=0, le=10**9)]  # of steps or examples
 Counts = tuple[Count, Count, Count]
 
@@ -30,6 +30,7 @@ class BudgetChange(Config):
     Args:
         epochs: passes over the training examples, in the place of ``steps``.
         decoding: how texts are generated, see :class:`experiments.models.family.Decoding`.
+        ranking: how lists of answers are ranked, see :class:`experiments.models.ranking.Ranking`.
     """
 
     steps: Count | None = None
@@ -41,6 +42,8 @@ class BudgetChange(Config):
     decoding: dict[Literal["max_new_tokens", "min_new_tokens", "num_beams"], int] = Field(
         default_factory=dict
     )
+
+    ranking: dict[Literal["k", "label_smoothing"], int | FiniteFloat] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_length(self):
@@ -144,10 +147,10 @@ class Amount(Config):
         given = own if own.steps is not None or own.epochs is not None else self.budget
         return given.epochs
 
-    def decoding_of(self, task: Task) -> dict[str, int]:
-        """What is changed of how a task's texts are generated."""
-        own = self.tasks.get(task.name) or BudgetChange()
-        return {**self.budget.decoding, **own.decoding}
+    def answers_of(self, task: Task, ranks: bool) -> dict[str, float]:
+        """What is changed of how a task's texts are generated, or its answers ranked."""
+        own, field = self.tasks.get(task.name) or BudgetChange(), "ranking" if ranks else "decoding"
+        return {**getattr(self.budget, field), **getattr(own, field)}
 
     @property
     def is_official(self) -> bool:

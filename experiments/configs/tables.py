@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
@@ -44,6 +44,18 @@ class TableFile(Config):
     published: list[str] = Field(default_factory=list)
     seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 1
 
+    @model_validator(mode="after")
+    def _rows_fit(self):
+        names = [name for rows in self.rows.values() for name in rows]
+        if not names or not self.tasks:
+            raise ValueError("rows and tasks need at least one name each")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"rows name {twice[0]!r} twice: leave one out")
+        for field, given in (("baseline", [self.baseline]), ("contenders", self.contenders)):
+            if wrong := [name for name in given if name not in names]:
+                raise ValueError(f"{field} names {wrong[0]!r}, which is no row: add the row, or leave it out")
+        return self
+
     @property
     def blocks(self) -> dict[str, str]:
         """Method -> its block, in the order of the rows."""
@@ -75,7 +87,9 @@ class Size(Amount):
         """
         chosen = chosen_settings() if self.like_chosen else Settings()
         chosen = _over(chosen, self.settings)
-        return chosen if file is None else _over(chosen, read_config(file, Settings, "see experiments/configs"))
+        return (
+            chosen if file is None else _over(chosen, read_config(file, Settings, "see experiments/configs"))
+        )
 
 
 def _over(below: Settings, above: Settings) -> Settings:

@@ -17,11 +17,12 @@ from experiments.configs.settings import Settings
 from experiments.datasets.faults import Faults
 from experiments.methods import METHODS, Method, method_named
 from experiments.methods.method import REFERENCE, canonical, check_known
+from experiments.models.ranking import Ranking
 from experiments.scenes.layouts.make import LAYOUTS
 from experiments.scenes.write import Sizes
 from experiments.tasks import TASKS, Task, tasks_named
 from experiments.tasks.task import SPLITS, Budget
-from experiments.training.answering import RANK
+from experiments.training.answering import GENERATE, RANK
 from experiments.training.cells import Cell
 from experiments.training.recipe import Recipe
 
@@ -324,7 +325,6 @@ class _Planner:
             budget = self.preset.budget_of(task)
             searched = self._searched(method, task) if method.trains else task.name
             answering = self.request.answering or self.preset.answering
-            ranks = task.ranks and answering == RANK
             self.made[key] = Cell(
                 method.name,
                 method.name,
@@ -340,9 +340,15 @@ class _Planner:
                 answering=answering,
                 skip_bad=self.request.skip_bad,
                 side=self.preset.side,
-                decoding={} if ranks else self.preset.decoding_of(task),
+                decoding=self.preset.answers_of(task, ranks=self._ranks(task, answering)),
             )
         return self.made[key]
+
+    def _ranks(self, task: Task, answering: str | None) -> bool:
+        """Whether a task's answers are ranked."""
+        if task.ranks and answering == RANK:
+            return True
+        return answering != GENERATE and isinstance(task.answering(self.data), Ranking)
 
     def _recipe(self, rate: float, task: Task, budget: Budget) -> Recipe:
         """How a cell trains; passes over the training examples become steps."""

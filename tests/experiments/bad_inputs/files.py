@@ -16,7 +16,7 @@ from PIL import Image
 from tests.experiments.bad_inputs.case import Case
 from tests.experiments.bad_inputs.damage import ANY_FILE, DEEP, JSON_FILE, TRUNCATED
 from tests.experiments.bad_inputs.options import LOOKED_AT, good_words
-from tests.experiments.bad_inputs.world import PRESET, World
+from tests.experiments.bad_inputs.world import PRESET, SIZE, TABLE, World
 
 
 def cases() -> Iterator[Case]:
@@ -24,6 +24,7 @@ def cases() -> Iterator[Case]:
     yield from _labels()
     yield from _regions()
     yield from _presets()
+    yield from _tables()
     yield from _plugins()
     yield from _pictures()
     yield from _cells()
@@ -147,6 +148,56 @@ def _presets() -> Iterator[Case]:
             yield _written(command, "--preset", "mine.yaml", text, how)
 
 
+def _tables() -> Iterator[Case]:
+    """A table's file, and the file that says how much of it is run."""
+    good = yaml.safe_load(TABLE)
+    wrong = {
+        "rows a list": good | {"rows": ["gcn"]},
+        "no rows": good | {"rows": {}},
+        "a row of nobody": good | {"rows": {"Adapters": ["gcn", "pgnn", "gcm"]}},
+        "a row twice": good | {"rows": {"One": ["gcn", "pgnn"], "Two": ["gcn"]}},
+        "a baseline that is no row": good | {"baseline": "appnp"},
+        "a contender that is no row": good | {"contenders": ["appnp"]},
+        "no tasks": good | {"tasks": []},
+        "a task of nobody": good | {"tasks": ["vqa3"]},
+        "a task on drawn scenes": good | {"tasks": ["vqa"]},
+        "published of nobody": good | {"published": ["mian"]},
+        "seeds zero": good | {"seeds": 0},
+        "unknown field": good | {"rws": 3},
+    }
+    names = ("mine.yaml", "rows", "gcm", "vqa", "mian")
+    for how, damage in ANY_FILE.items():
+
+        def words(world: World, spot: Path, damage=damage) -> list[str]:
+            file = spot / "mine.yaml"
+            file.write_text(TABLE)
+            damage(file)
+            return ["table", str(file), "--size", str(world.size), "--out", str(spot / "out")]
+
+        yield Case(f"table file {how}", words, ("mine.yaml",))
+        yield _damaged("table", "--size", "mine.yaml", SIZE, how, damage)
+        yield _damaged("table", "--settings", "mine.yaml", "reduction: 4\n", how, damage)
+    for how, value in wrong.items():
+
+        def words(world: World, spot: Path, value=value) -> list[str]:
+            file = spot / "mine.yaml"
+            file.write_text(yaml.safe_dump(value))
+            return ["table", str(file), "--size", str(world.size), "--out", str(spot / "out")]
+
+        yield Case(f"table file {how}", words, names)
+    size = yaml.safe_load(SIZE)
+    for how, value in {
+        "steps and epochs": size | {"budget": {"steps": 3, "epochs": 2}},
+        "layouts zero": size | {"layouts": 0},
+        "decoding of nobody": size | {"budget": {"decoding": {"beams": 3}}},
+        "schedule of nobody": size | {"recipe": {"schedule": "cosin"}},
+        "side zero": size | {"side": 0},
+        "settings of a text": size | {"settings": {"methods": {"gcn": {"vqa2": {"learning_rate": "fast"}}}}},
+    }.items():
+        named = ("mine.yaml", "schedule")
+        yield replace(_written("table", "--size", "mine.yaml", yaml.safe_dump(value), how), named=named)
+
+
 def _plugins() -> Iterator[Case]:
     content = {
         "no Python": "def (",
@@ -250,12 +301,14 @@ def _cells() -> Iterator[Case]:
             ):
                 continue  # a cell without scores is unfinished
 
-            def words(world: World, spot: Path, name=name, damage=damage) -> list[str]:
-                folder = world.copy(world.run, spot)
-                damage(folder / cell / name)
-                return ["significance", str(folder), "--out", str(spot / "out")]
+            for command in ("significance", "report"):
 
-            yield Case(f"significance {name} {how}", words, (name,))
+                def words(world: World, spot: Path, command=command, name=name, damage=damage) -> list[str]:
+                    folder = world.copy(world.run, spot)
+                    damage(folder / cell / name)
+                    return [command, str(folder), "--out", str(spot / "out")]
+
+                yield Case(f"{command} {name} {how}", words, (name,))
     for how, damage in (ANY_FILE | TRUNCATED).items():
         if how == "missing":
             continue  # the other seeds' archives stay

@@ -17,10 +17,13 @@ RESULTS = {
     "bench": ("results.json", "bench.md", "bench.png"),
     "planted": ("planted.csv", "conditions.csv", "planted.png"),
     "ablation": ("results.json", "ablation.md", "ablation.csv"),
+    "table": ("two/results.json", "two/two.md", "two/two.csv"),
     "search": ("trials.csv", "search.md", "settings.yaml"),
+    "sweep": ("settings.yaml", "sweep.csv", "sweep.md"),
     "pretrain": ("config.json", "model.safetensors", "scores.json"),
     "scenes": ("manifest.json", "notes.txt", "vqa_v2"),
     "significance": ("significance.csv", "significance.md"),
+    "report": ("report.html", "report.md", "report-1-scores.png"),
     "data": ("check.txt", "check.json"),
     "score": ("scores.csv", "scores.json", "results.json"),
     "predict": ("results.json",),
@@ -40,8 +43,9 @@ def _foreign() -> Iterator[Case]:
         for name in names:
 
             def words(world: World, spot: Path, command=command, name=name) -> list[str]:
-                (spot / "out").mkdir()
-                (spot / "out" / name).write_text("mine")
+                file = spot / "out" / name
+                file.parent.mkdir(parents=True)
+                file.write_text("mine")
                 return good_words(command, world, spot)
 
             yield Case(f"{command} --out with somebody else's {name}", words, ("out", name))
@@ -106,6 +110,7 @@ def _contradictions() -> Iterator[Case]:
     yield _with("heterophily", "--p", "0.5")
     yield _with("heterophily", "--device", "mps")
     yield from _of_significance()
+    yield from _of_report()
     yield Case(
         "scenes without --out",
         lambda world, spot: ["scenes"],
@@ -144,6 +149,23 @@ def _of_significance() -> Iterator[Case]:
     )
 
 
+def _of_report() -> Iterator[Case]:
+    yield _with("report", "--baseline", "pgn")
+    yield _with("report", "--baseline", "GCN", named=("GCN",))
+    for place in ("nowhere", "{world.data}", "{world.texts}", "{world.answers}"):
+        yield Case(
+            f"report {place}",
+            lambda world, spot, place=place: [
+                "report",
+                str(world.run),
+                place.format(world=world),
+                "--out",
+                str(spot / "out"),
+            ],
+            ("nowhere", "data", "texts.txt", "answers.json"),
+        )
+
+
 def _unknown_names() -> Iterator[Case]:
     """Near misses and empty lists."""
     for switch in ([], ["--dry-run"]):
@@ -172,6 +194,20 @@ def _unknown_names() -> Iterator[Case]:
         ):
             if not switch or words[0] not in ("--model",):
                 yield _with("ablation", *words, *switch, named=(words[0], words[1], words[1].split(",")[-1]))
+    for words in (
+        ["--rows", "appnp"],
+        ["--rows", "GCN"],
+        ["--rows", ","],
+        ["--tasks", "vqa"],
+        ["--tasks", "vqa2,coc"],
+        ["--size", "papr"],
+        ["--size", "paper"],  # without --data and --model
+        ["--settings", "nowhere.yaml"],
+        ["--seeds", "0"],
+    ):
+        yield _with("table", *words, named=(words[0], words[1], words[1].split(",")[-1], "--data"))
+    yield Case("table without a name", lambda world, spot: ["table"], ("TABLE",))
+    yield Case("table with a wrong name", lambda world, spot: ["table", "mian"], ("mian",))
     for command in ("search", *LOOKED_AT):
         yield _with(command, "--model", "no/such-model")
         yield _with(command, "--model", "minibert")
@@ -191,9 +227,10 @@ def _states() -> Iterator[Case]:
         return Case(f"{command} {name} {how}", words, (name, "out"))
 
     files = {"ablation": ["results.json", "cells/gcn/vqa/seed0/config.json", "data/manifest.json"]}
+    files["table"] = ["two/results.json", "cells/gcn/vqa2/seed0/config.json", "data/manifest.json"]
     files |= {"search": ["data/manifest.json"], "scenes": ["manifest.json"], "bench": ["results.json"]}
     files |= {"planted": ["run.json"]}
-    for command in (*LOOKED_AT, "significance", "score"):
+    for command in (*LOOKED_AT, "significance", "report", "score"):
         files[command] = ["run.json"]
     for command, names in files.items():
         for name in names:

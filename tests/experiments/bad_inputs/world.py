@@ -27,6 +27,20 @@ seeds: {gcn: 1, pgnn: 1}
 budget: {steps: 2, train_examples: 16, eval_examples: 8}
 sizes: {questions: [24, 8, 12], hypotheses: [12, 4, 4], captions: [4, 4, 4]}
 """
+TABLE = """\
+about: as little as possible
+title: Two rows
+rows: {Adapters: [gcn, pgnn]}
+baseline: gcn
+contenders: [gcn, pgnn]
+contest: adapter
+tasks: [vqa2]
+"""
+SIZE = """\
+about: as little as possible
+layouts: 10
+budget: {steps: 2, eval_examples: 4}
+"""
 TEXTS = "a red ball\n"
 
 
@@ -51,6 +65,14 @@ class World:
     @property
     def preset(self) -> Path:
         return self.folder / "least.yaml"
+
+    @property
+    def table(self) -> Path:
+        return self.folder / "two.yaml"
+
+    @property
+    def size(self) -> Path:
+        return self.folder / "little.yaml"
 
     @property
     def adapter(self) -> Path:
@@ -107,6 +129,8 @@ def make_world(folder: Path) -> World:
     )
     world.texts.write_text(TEXTS)
     world.preset.write_text(PRESET)
+    world.table.write_text(TABLE)
+    world.size.write_text(SIZE)
     Image.new("RGB", (16, 16), "red").save(world.picture)
     for name in ("bert", "vit", "blip", "captioner"):
         save(name, world.model(name))
