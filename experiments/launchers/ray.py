@@ -45,7 +45,7 @@ def launch(cells: Sequence[Cell], run: Execution, board: Board) -> None:
     """Run cells as tasks. See :data:`experiments.launchers.LAUNCHERS`."""
     board.title(f"{len(cells)} cells, Ray starts")
     most = jobs_for(run.device, run.jobs, run.threads, here=False)
-    with launched(dict(enumerate(cells)), run) as jobs, _Client(jobs.jobs, run, most) as client:
+    with launched(cells, run) as jobs, _Client(jobs.jobs, run, most) as client:
         while jobs.left:
             message = client.receive()
             if isinstance(message, UserError):

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,7 @@ class Launched:
     """The jobs of a command, and how far they are.
 
     Args:
-        cells: to run.
+        cells: number -> cell, in the order in which they begin.
         run: where and how.
         folder: of this launch.
     """
@@ -140,8 +140,13 @@ class Launched:
         return read_scores(cell, self.run.out)
 
 
+def longest_first(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells in the order in which a cluster is best used to the end: those with most training first."""
+    return sorted(cells, key=lambda cell: -cell.recipe.steps * cell.recipe.batch_size if cell.recipe else 0)
+
+
 @contextmanager
-def launched(cells: Mapping[int, Cell], run: Execution) -> Iterator[Launched]:
+def launched(cells: Sequence[Cell], run: Execution) -> Iterator[Launched]:
     """The jobs of a command and the folder that they share with it, which goes when the block ends; workers
     that find it gone do nothing.
     """
@@ -151,7 +156,7 @@ def launched(cells: Mapping[int, Cell], run: Execution) -> Iterator[Launched]:
     folder.chmod(0o755)
     (folder / STEPS).mkdir()
     try:
-        yield Launched(cells, run, folder)
+        yield Launched(dict(enumerate(longest_first(cells))), run, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # a worker that has not ended yet holds it

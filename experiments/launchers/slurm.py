@@ -31,7 +31,7 @@ MOST = 1000  # jobs of an array; Slurm's own limit is 1,001 where nobody has cha
 def launch(cells: Sequence[Cell], run: Execution, board: Board) -> None:
     """Run cells as jobs. See :data:`experiments.launchers.LAUNCHERS`."""
     board.title(f"{len(cells)} cells for Slurm")
-    with launched(dict(enumerate(cells)), run) as jobs:
+    with launched(cells, run) as jobs:
         executor = _executor(jobs.folder / "jobs", run)
         sent: dict[int, Any] = {}
         try:

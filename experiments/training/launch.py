@@ -132,10 +132,14 @@ def _belongs(option: str, value: object, name: str, launchers: tuple[str, ...]) 
 
 def _check_installed(name: str) -> None:
     package = PACKAGES[name]
-    if importlib.util.find_spec(package) is None:
+    if not _is_installed(package):
         raise UserError(
             f"--launcher {name} needs the package {package}: run `pip install 'attngraph[{name}]'`"
         )
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _option(given: str) -> tuple[str, str]:
@@ -158,7 +162,7 @@ def minutes(time: str) -> int:
     Raises:
         UserError: it is no time.
     """
-    match = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,6})(?::(\d{1,2}))?(?::(\d{1,2}))?", time)
+    match = re.fullmatch(r"(?:(\d{1,3})-)?(\d{1,6})(?::(\d{1,2}))?(?::(\d{1,2}))?", time, re.ASCII)
     if match is None:
         raise UserError(
             f"--slurm time={time}: give minutes, or hours as in 12:00:00, or days as in 2-00:00:00"

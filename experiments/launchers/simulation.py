@@ -1,0 +1,254 @@
+r"""How long a table takes on a cluster that nobody has to have: its cells, dealt over GPUs as launchers deal
+them, each as long as measured costs say.
+
+What is measured are the methods' costs per training example and per answered example, at full size, on the
+machine that ``attngraph bench`` ran on (:mod:`experiments.bench.methods`). What is assumed is how much faster
+a GPU is: a factor for all, by the floating-point operations of the baseline's training step,
+
+.. math::
+    t_{GPU} = t_{measured} \cdot
+    \frac{\text{operations of the baseline} / \text{operations per second of the GPU}}
+         {\text{measured seconds of the baseline}} .
+
+So the ratios between methods are the measured ones. A cell takes
+
+.. math::
+    t = t_{start} + \text{steps} \cdot \text{batch} \cdot t_{train} + \text{scored} \cdot t_{answer} .
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attngraph.errors import UserError
+from experiments.tasks.captions import Captions
+from experiments.training.cells import Cell
+from experiments.training.plan import Plan, example_count
+
+COSTS = Path(__file__).parents[1] / "results" / "bench" / "methods.json"
+FORM = 1  # of that file
+PEAK, UTILISATION = 312e12, 0.2  # operations per second of an A100 in bfloat16, and the share that is reached
+START = 60.0  # seconds until a cell trains: libraries, model, annotations
+COUNTS = (8, 64)  # GPUs that are always shown
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What examples cost on the machine where that was measured.
+
+    Args:
+        seconds: method -> ``vqa`` or ``caption`` -> ``train`` or ``answer`` -> seconds for an example.
+        baseline: the method whose operations say how much faster a GPU is.
+        operations: of its training step on captions, for an example.
+        where: the machine, in words.
+        on_gpu: whether it was a GPU; times are then taken as they are.
+    """
+
+    seconds: Mapping[str, Mapping[str, Mapping[str, float]]]
+    baseline: str
+    operations: float
+    where: str
+    on_gpu: bool = False
+
+    def factor(self, speed: float) -> float:
+        """Measured seconds times this are seconds on a GPU with so many operations per second."""
+        if self.on_gpu:
+            return 1.0
+        return self.operations / speed / self.seconds[self.baseline]["caption"]["train"]
+
+    def method(self, name: str) -> str:
+        """The measured method that a method's costs are taken from: itself, or the dearest one that is no
+        full fine-tuning.
+        """
+        if name in self.seconds:
+            return name
+        others = [other for other in self.seconds if other not in ("full", "decoder")]
+        return max(others, key=lambda other: self.seconds[other]["caption"]["train"])
+
+
+def read_costs(file: Path = COSTS) -> Costs:
+    """The costs that ``attngraph bench --only methods`` has measured.
+
+    Raises:
+        UserError: they are missing, or damaged.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["form"] != FORM:
+            raise ValueError(f"form {content['form']}")
+        on_gpu = str(content["device"]).startswith("cuda")
+        # Processor time is what a step would take on an idle machine.
+        unit = "seconds_per_example" if on_gpu or content["threads"] != 1 else "cpu_seconds_per_example"
+        seconds = {
+            name: {
+                task: {what: _positive(found[what][unit]) for what in ("train", "answer")}
+                for task, found in about["tasks"].items()
+            }
+            for name, about in content["methods"].items()
+        }
+        base = content["methods"][content["baseline"]]["tasks"]["caption"]["train"]
+        where = f"{content['device_name']} ({content['device']})"
+        return Costs(seconds, content["baseline"], _positive(base["flops_per_example"]), where, on_gpu)
+    except FileNotFoundError:
+        raise UserError(f"{file} is missing: measure it with `attngraph bench --only methods`") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{file} cannot be read ({type(error).__name__}: {error}): measure it again with `attngraph "
+            "bench --only methods`"
+        ) from None
+
+
+def _positive(number: Any) -> float:
+    if not 0 < float(number) < math.inf:
+        raise ValueError(f"{number} is no time")
+    return float(number)
+
+
+def cell_seconds(cell: Cell, scored: int, is_caption: bool, costs: Costs, speed: float) -> float:
+    """How long a cell takes on a GPU.
+
+    Args:
+        cell: which.
+        scored: examples that it answers.
+        is_caption: whether it writes captions; else it answers questions from a list.
+        costs: measured ones.
+        speed: operations per second of the GPU.
+    """
+    each = costs.seconds[costs.method(cell.method)]["caption" if is_caption else "vqa"]
+    trained = cell.recipe.steps * cell.recipe.batch_size if cell.recipe else 0
+    return START + costs.factor(speed) * (trained * each["train"] + scored * each["answer"])
+
+
+def dealt(seconds: Sequence[float], machines: int) -> list[float]:
+    """When each cell has ended, where every cell goes, in order, to the machine that is free first."""
+    free = [0.0] * machines
+    ends = []
+    for time in seconds:
+        ends.append(heapq.heappop(free) + time)
+        heapq.heappush(free, ends[-1])
+    return ends
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A table's cells on GPUs.
+
+    Args:
+        rows: row -> seconds of its cells.
+        seconds: of all cells, in the order in which launchers begin them.
+        longest: the longest cell, in words.
+    """
+
+    rows: Mapping[str, Sequence[float]]
+    seconds: Sequence[float]
+    longest: str
+
+    def makespan(self, gpus: int) -> float:
+        """Seconds until all cells have ended."""
+        return max(dealt(self.seconds, gpus))
+
+    def efficiency(self, gpus: int) -> float:
+        """The share of the time that GPUs work in."""
+        return sum(self.seconds) / (gpus * self.makespan(gpus))
+
+
+def simulate(plan: Plan, costs: Costs, speed: float, models: int = 1) -> Simulation:
+    """A table's cells with their times.
+
+    Args:
+        plan: the table.
+        costs: measured ones.
+        speed: operations per second of a GPU.
+        models: how many models run all of it; each is taken to cost what the measured one does.
+    """
+    counts = {
+        (cell.task, cell.split): example_count(
+            plan.tasks[cell.task], cell.split, plan.sizes, cell.data, cell.skip_bad
+        )
+        for cell in plan.cells
+    }
+    time = {
+        cell: cell_seconds(
+            cell,
+            min(cell.eval_examples or counts[cell.task, cell.split], counts[cell.task, cell.split]),
+            isinstance(plan.tasks[cell.task], Captions),
+            costs,
+            speed,
+        )
+        for cell in plan.cells
+    }
+    longest = max(plan.cells, key=time.__getitem__)
+    rows = {row: [time[cell] for cell in cells] * models for row, cells in plan.rows.items()}
+    order = sorted(time.values(), reverse=True)
+    return Simulation(rows, sorted(order * models, reverse=True), longest.name)
+
+
+def simulation_text(plan: Plan, gpus: int, teraflops: float | None = None, file: Path = COSTS) -> str:
+    """What ``--dry-run --gpus N`` prints: hours for each row, and for all rows on some numbers of GPUs.
+
+    Args:
+        plan: the table.
+        gpus: GPUs of the cluster.
+        teraflops: that a GPU is taken to do in a second, in 10^12 operations; None for :data:`PEAK` times
+            :data:`UTILISATION`.
+        file: with the measured costs.
+
+    Raises:
+        UserError: a number is out of range, or there are no measured costs.
+    """
+    costs = read_costs(file)
+    speed = PEAK * UTILISATION if teraflops is None else teraflops * 1e12
+    one, two = (simulate(plan, costs, speed, models) for models in (1, 2))
+    width = max(len("all rows"), *map(len, one.rows))
+    lines = [f"{'row':<{width}}  cells  GPU hours  hours on {gpus} GPU{'s' if gpus > 1 else ''}"]
+    for name, seconds in {**one.rows, "all rows": one.seconds}.items():
+        alone = max(dealt(sorted(seconds, reverse=True), gpus))
+        lines.append(f"{name:<{width}}  {len(seconds):>5}  {_hours(sum(seconds)):>9}  {_hours(alone):>8}")
+    lines += ["", "GPUs  hours, one model  busy  hours, two models  busy"]
+    for count in sorted({*COUNTS, gpus}):
+        parts = [
+            f"{_hours(of.makespan(count)):>{wide}}  {of.efficiency(count):>4.0%}"
+            for of, wide in ((one, 16), (two, 17))
+        ]
+        lines.append(f"{count:>4}  {'  '.join(parts)}")
+    lines += [
+        "",
+        f"longest cell: {one.longest}, {_hours(max(one.seconds))} hours",
+        *_about(plan, costs, teraflops),
+    ]
+    return "\n".join(lines)
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f}"
+
+
+def _about(plan: Plan, costs: Costs, teraflops: float | None) -> list[str]:
+    """What is measured and what is assumed."""
+    taken: dict[str, list[str]] = {}
+    for name in dict.fromkeys(cell.method for cell in plan.cells):
+        if costs.method(name) != name:
+            taken.setdefault(costs.method(name), []).append(name)
+    speed = (
+        f"{PEAK * UTILISATION / 1e12:.0f} teraFLOP/s, {UTILISATION:.0%} of an A100's peak"
+        if teraflops is None
+        else f"{teraflops:g} teraFLOP/s"
+    )
+    scaled = (
+        "" if costs.on_gpu else f"; that a GPU does {speed}, for which all times are divided by one factor"
+    )
+    return [
+        f"measured: seconds per example of each method, in training and answering, on {costs.where}",
+        f"assumed: one GPU for a cell, the longest cells first, {START:g} seconds to start each{scaled}; the "
+        "second model costs what the measured one does",
+        *(
+            f"assumed: {', '.join(names)} cost{'s' * (len(names) == 1)} what {like} does"
+            for like, names in taken.items()
+        ),
+    ]

@@ -1,0 +1,193 @@
+"""The simulated cluster: schedules against brute force and bounds, costs against a cell counted by hand."""
+
+import itertools
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from attngraph.errors import UserError
+from experiments.launchers.simulation import (
+    START,
+    cell_seconds,
+    dealt,
+    read_costs,
+    simulate,
+    simulation_text,
+)
+from experiments.scenes.write import Sizes
+from experiments.tasks import TASKS
+from experiments.training.cells import Cell
+from experiments.training.plan import Plan
+from experiments.training.recipe import Recipe
+
+SPEED = 1e12
+
+
+def about(train, answer, flops=2e9):
+    return {
+        "train": {
+            "cpu_seconds_per_example": train,
+            "seconds_per_example": 3 * train,
+            "flops_per_example": flops,
+        },
+        "answer": {
+            "cpu_seconds_per_example": answer,
+            "seconds_per_example": 3 * answer,
+            "flops_per_example": flops,
+        },
+    }
+
+
+def content(**more):
+    methods = {
+        "full": {"tasks": {"vqa": about(3.0, 0.5), "caption": about(4.0, 2.0)}},
+        "gcn": {"tasks": {"vqa": about(1.0, 0.5), "caption": about(2.0, 2.0)}},
+        "pgnn": {"tasks": {"vqa": about(1.5, 0.75), "caption": about(2.5, 2.25)}},
+    }
+    machine = {"device": "cpu, 1 threads", "device_name": "a processor", "threads": 1}
+    return {"form": 1, **machine, "baseline": "gcn", "methods": methods, **more}
+
+
+@pytest.fixture
+def costs_file(tmp_path):
+    file = tmp_path / "methods.json"
+    file.write_text(json.dumps(content()))
+    return file
+
+
+def cell(method, task, steps, batch, seed=0):
+    recipe = Recipe(1e-3, steps, batch_size=batch) if steps else None
+    return Cell(method, method, {}, task, seed, recipe, Path("data"))
+
+
+@pytest.fixture
+def plan():
+    rows = {
+        "gcn": [cell("gcn", "vqa", 100, 8), cell("gcn", "caption", 50, 4)],
+        "lora": [cell("lora", "vqa", 100, 8)],
+        "frozen": [cell("frozen", "vqa", 0, 0)],
+    }
+    tasks = {name: TASKS[name] for name in ("vqa", "caption")}
+    return Plan(rows, tasks, Sizes((24, 8, 10), (24, 8, 10), (8, 4, 6)))
+
+
+def minute_by_minute(seconds, machines):
+    """List scheduling on whole seconds, step by step."""
+    waiting, running, ends, now = list(enumerate(seconds)), {}, {}, 0
+    while waiting or running:
+        for machine in range(machines):
+            if running.get(machine, (0, 0))[1] == now and machine in running:
+                ends[running.pop(machine)[0]] = now
+        for machine in range(machines):
+            if machine not in running and waiting:
+                number, time = waiting.pop(0)
+                running[machine] = (number, now + time)
+        now += 1
+    return [ends[number] for number in range(len(seconds))]
+
+
+def test_cells_go_to_the_machine_that_is_free_first():
+    draw = random.Random(0)
+    for _ in range(60):
+        seconds = [draw.randint(1, 9) for _ in range(draw.randint(1, 12))]
+        machines = draw.randint(1, 5)
+        assert dealt(seconds, machines) == minute_by_minute(seconds, machines)
+
+
+def test_schedules_keep_their_bounds():
+    """One machine takes the sum; no schedule is shorter than the longest cell or an even share; the longest
+    first take at most 4/3 - 1/(3 N) of the best schedule there is (Graham 1969).
+    """
+    draw = random.Random(1)
+    for _ in range(40):
+        seconds = sorted((draw.uniform(1, 9) for _ in range(7)), reverse=True)
+        for machines in (1, 2, 3):
+            shares = itertools.product(range(machines), repeat=len(seconds))
+            best = min(
+                max(sum(t for t, to in zip(seconds, share) if to == machine) for machine in range(machines))
+                for share in shares
+            )
+            span = max(dealt(seconds, machines))
+            assert span >= best * (1 - 1e-12)
+            assert best >= max(seconds[0], sum(seconds) / machines) * (1 - 1e-12)
+            assert span <= best * (4 / 3 - 1 / (3 * machines)) * (1 + 1e-12)
+        assert math.isclose(max(dealt(seconds, 1)), sum(seconds))
+        assert max(dealt(seconds, 100)) == seconds[0]
+
+
+def test_a_cell_counted_by_hand(costs_file):
+    """The baseline's 2e9 operations take 0.002 s on a GPU of 1e12 in a second, and took 2 s: factor 0.001."""
+    costs = read_costs(costs_file)
+    assert costs.factor(SPEED) == 0.001
+    trained = cell("pgnn", "caption", 100, 8)
+    assert cell_seconds(trained, 40, True, costs, SPEED) == pytest.approx(
+        START + 0.001 * (800 * 2.5 + 40 * 2.25)
+    )
+    assert cell_seconds(trained, 40, False, costs, SPEED) == pytest.approx(
+        START + 0.001 * (800 * 1.5 + 40 * 0.75)
+    )
+    assert cell_seconds(cell("gcn", "vqa", 0, 0), 40, False, costs, SPEED) == pytest.approx(START + 0.02)
+
+
+def test_costs_of_a_gpu_are_taken_as_they_are(costs_file):
+    costs_file.write_text(json.dumps(content(device="cuda", device_name="a GPU")))
+    costs = read_costs(costs_file)
+    assert costs.factor(1.0) == 1.0 and costs.seconds["gcn"]["vqa"]["train"] == 3.0, "on the clock"
+
+
+def test_methods_that_were_not_measured_cost_what_the_dearest_small_one_does(costs_file):
+    costs = read_costs(costs_file)
+    assert costs.method("lora") == "pgnn" and costs.method("full") == "full"
+
+
+def test_a_table(plan, costs_file):
+    costs = read_costs(costs_file)
+    one, two = (simulate(plan, costs, SPEED, models) for models in (1, 2))
+    # vqa of gcn: 100 x 8 x 1.0 + 10 x 0.5; caption of gcn: 50 x 4 x 2.0 + 6 x 2.0; lora and frozen as pgnn.
+    times = {"gcn": [0.805, 0.412], "lora": [1.2075], "frozen": [0.0075]}
+    for row, seconds in times.items():
+        assert one.rows[row] == pytest.approx([START + s for s in seconds])
+        assert two.rows[row] == pytest.approx([START + s for s in seconds] * 2)
+    assert one.longest == "lora vqa seed 0"
+    assert one.makespan(1) == pytest.approx(sum(map(sum, one.rows.values())))
+    assert one.makespan(4) == one.makespan(99) == max(one.seconds)
+    assert one.efficiency(1) == pytest.approx(1) and one.efficiency(8) == pytest.approx(one.efficiency(4) / 2)
+    assert two.makespan(8) == one.makespan(4), "twice the cells on twice the GPUs"
+    assert list(one.seconds) == sorted(one.seconds, reverse=True)
+
+
+def test_what_a_dry_run_prints(plan, costs_file):
+    said = simulation_text(plan, 2, teraflops=1e-3, file=costs_file)  # the factor is 1
+    lines = said.splitlines()
+    assert lines[0].split() == "row cells GPU hours hours on 2 GPUs".split()
+    assert lines[1].split() == ["gcn", "2", f"{(2 * START + 1217) / 3600:.1f}", f"{(START + 805) / 3600:.1f}"]
+    assert lines[4].split()[:3] == ["all", "rows", "4"]
+    table = [line.split()[0] for line in lines if line[:4].strip().isdigit()]
+    assert table == ["2", "8", "64"]
+    assert "measured: seconds per example of each method, in training and answering, on a processor" in said
+    assert "that a GPU does 0.001 teraFLOP/s" in said and "assumed: lora, frozen cost what pgnn does" in said
+    assert "62 teraFLOP/s, 20% of an A100's peak" in simulation_text(plan, 2, file=costs_file)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (None, "is missing: measure it with `attngraph bench"),
+        ("{", "cannot be read .JSONDecodeError"),
+        ("[]", "cannot be read .TypeError"),
+        (json.dumps(content(form=2)), "form 2"),
+        (json.dumps(content(baseline="x")), "KeyError: 'x'"),
+        (json.dumps(content(methods={"gcn": {"tasks": {"caption": about(0.0, 1.0)}}})), "0.0 is no time"),
+        (json.dumps(content(methods=[])), "cannot be read"),
+    ],
+)
+def test_costs_that_cannot_be_read_are_one_line(text, said, tmp_path):
+    file = tmp_path / "methods.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=said) as error:
+        read_costs(file)
+    assert "\n" not in str(error.value) and "methods.json" in str(error.value)
