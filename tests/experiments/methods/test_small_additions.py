@@ -1,0 +1,151 @@
+"""LoRA and prefix tuning in every family that writes answers, with weights as if they were trained."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from adapters.prefix import load_prefix
+from attngraph.errors import UserError
+from experiments.methods import Tuned, method_named
+from experiments.methods.projections import attention_projections
+from experiments.models import Decoding, ModelFamily
+from experiments.models.losses import IGNORED
+from tests.attngraph.reading.zoo import FAMILIES as ZOO
+from tests.experiments.models.test_ranking import ANSWERS, check
+from tests.experiments.models.writers import SAMPLES, WRITERS, load
+
+SETTINGS = {
+    "lora": {"r": 2, "alpha": 16, "dropout": 0.0, "targets": ["query", "value"]},
+    "prefix": {"tokens": 3, "projection": None},
+}
+every = pytest.mark.parametrize("name", SETTINGS)
+families = pytest.mark.parametrize("kind", WRITERS)
+ANSWERED = [replace(sample, answer="red ball star") for sample in SAMPLES]
+
+
+def tuned(name: str, family: ModelFamily, **settings) -> Tuned:
+    made = method_named(name).apply(family, {**SETTINGS[name], **settings})
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in made.parameters().values():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=draw))
+    return made
+
+
+def logits(family: ModelFamily, samples=ANSWERED) -> Tensor:
+    inputs = family.training_inputs(samples)
+    del inputs["labels"]
+    with torch.no_grad():
+        return family.logits(inputs)
+
+
+@every
+@families
+def test_ranking_from_a_cache_gives_what_one_pass_for_each_answer_gives(name, kind):
+    """Prompts of several lengths, padded; and answers are generated, with beams."""
+    family = load(kind)
+    tuned(name, family)
+    check(family, SAMPLES, ANSWERS, 4)
+    together = family.generate(SAMPLES, Decoding(6, 3))
+    assert together == [family.generate([sample], Decoding(6, 3))[0] for sample in SAMPLES]
+
+
+@every
+@families
+def test_later_words_and_padding_do_not_matter(name, kind):
+    family = load(kind)
+    tuned(name, family)
+    labels = family.training_inputs(ANSWERED)["labels"]
+    got = logits(family)
+    other = logits(family, [replace(sample, answer="red ball ball") for sample in ANSWERED])
+    for k, sample in enumerate(ANSWERED):
+        alone = logits(family, [sample])[0]
+        own = family.training_inputs([sample])["labels"][0] != IGNORED
+        valid = labels[k] != IGNORED
+        torch.testing.assert_close(got[k][valid], alone[own], rtol=2e-4, atol=2e-4)
+        place = int(valid.nonzero()[0])  # of logits that see `red` last
+        torch.testing.assert_close(got[k][: place + 1], other[k][: place + 1], rtol=1e-5, atol=1e-5)
+
+
+@every
+@families
+def test_trained_saved_loaded_and_switched_off(name, kind, tmp_path):
+    family = load(kind)
+    family.model.requires_grad_(False)  # PyTorch may then add up in another order
+    plain = logits(family)
+    made = tuned(name, family)
+    moved = logits(family)
+    assert (moved - plain).abs().max() > 1e-2
+    with family.unadapted():
+        assert torch.equal(logits(family), plain)
+    assert torch.equal(logits(family), moved)
+    made.save(tmp_path)
+    again = load(kind)
+    method_named(name).apply(again, SETTINGS[name]).load(tmp_path)
+    assert torch.equal(logits(again), moved)
+    other = load(kind)
+    if name == "lora":
+        PeftModel.from_pretrained(other.model, str(tmp_path))
+    else:
+        load_prefix(other.model, tmp_path)
+    assert torch.equal(logits(other), moved)
+    inputs = family.training_inputs(ANSWERED)
+    loss_labels = inputs.pop("labels")
+    out = family.logits(inputs)[loss_labels != IGNORED]
+    out.log_softmax(-1)[:, 3].sum().backward()
+    own = made.parameters()
+    assert set(own) == {key for key, p in family.model.named_parameters() if p.requires_grad}
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in own.values()
+    )
+
+
+@every
+def test_on_the_language_side_alone(name):
+    """Of BLIP for questions in the encoder of questions and in the decoder."""
+    family = load("blip-vqa")
+    names = list(tuned(name, family).parameters())
+    sides = {key.split(".")[0] for key in names}
+    assert sides == {"text_encoder", "text_decoder"}
+    assert any("crossattention" in key for key in names) and any(".attention." in key for key in names)
+
+
+@pytest.mark.parametrize(
+    "kind, roles, ends",
+    [
+        ("llama", ["query", "value"], ["q_proj", "v_proj"]),
+        ("gpt2", ["query", "value"], ["c_attn"]),
+        ("t5", ["key", "output"], ["k", "o"]),
+        ("bert", ["query", "output"], ["query", "dense"]),
+        ("bloom", ["query"], ["query_key_value"]),
+        ("mpt", ["value"], ["Wqkv"]),
+    ],
+)
+def test_projections_are_found_by_their_roles(kind, roles, ends):
+    names = attention_projections(ZOO[kind].model(), roles)
+    assert list(dict.fromkeys(name.rpartition(".")[2] for name in names)) == ends
+    assert len(names) == len(set(names))
+
+
+def test_bad_settings():
+    with pytest.raises(
+        UserError, match="targets must be one or more of query, key, value, output, got quary"
+    ):
+        tuned("lora", load("blip"), targets=["quary"])
+    with pytest.raises(UserError, match="targets must be one or more .* got none"):
+        tuned("lora", load("blip"), targets=[])
+    with pytest.raises(UserError, match="lora: r must be a whole number of at least 1, got 0"):
+        tuned("lora", load("blip"), r=0)
+    with pytest.raises(UserError, match="prefix: tokens must be a whole number of at least 1, got 0"):
+        tuned("prefix", load("blip"), tokens=0)
+    with pytest.raises(UserError, match="has no query projection that is known by its name: it has"):
+        attention_projections(ZOO["xlnet"].model(), ["query"])
+
+
+def test_a_run_of_other_settings_is_not_read(tmp_path):
+    tuned("prefix", load("blip")).save(tmp_path)
+    with pytest.raises(UserError, match="does not fit this model and these settings of a prefix"):
+        tuned("prefix", load("blip"), tokens=4).load(tmp_path)
