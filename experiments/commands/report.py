@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=path,
         required=True,
-        metavar="PATH",
+        metavar="FOLDER",
         help=f"Write {HTML}, {MARKDOWN} and its figures into this folder.",
     )
     add("--title", type=word, metavar="TEXT", help=f"Put this title on top. Default: {TITLE}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from attngraph.errors import UserError
 from experiments.methods import method_named
 from experiments.methods.method import check_known
 from experiments.progress import Progress
+from experiments.report.ablation import RESULTS
 from experiments.report.archive import PATTERN, cell_of, unpack
 from experiments.tasks import TASKS
 from experiments.training.saved import CONFIG, SCORES, read_config, read_result
@@ -134,8 +136,11 @@ def _cells(source: Path, stack: ExitStack) -> tuple[list[tuple[Path, str]], int]
     if (source / CONFIG).is_file() or (source / SCORES).is_file():
         is_whole = (source / SCORES).is_file()
         return [(source, str(source))] * is_whole, int(not is_whole)
+    has_cells = (source / "cells").is_dir()
+    if not has_cells and (source / RESULTS).is_file() and (source.parent / "cells").is_dir():
+        return _of_table(source), 0
     archives = sorted(source.glob(PATTERN))
-    if archives and not (source / "cells").is_dir():
+    if archives and not has_cells:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="attngraph-")))
         cells = []
         for archive in archives:
@@ -148,6 +153,20 @@ def _cells(source: Path, stack: ExitStack) -> tuple[list[tuple[Path, str]], int]
     ended = {file.parent for file in source.glob(f"cells/*/*/seed*/{SCORES}")}
     order = sorted(ended, key=lambda cell: (*cell_of(cell)[:2], cell_of(cell)[2]))
     return [(cell, str(cell)) for cell in order], len(begun - ended)
+
+
+def _of_table(source: Path) -> list[tuple[Path, str]]:
+    """The runs of a table whose folder stands beside the cells that several tables share."""
+    file = source / RESULTS
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        places = [(str(one["row"]), str(one["task"]), f"seed{int(one['seed'])}") for one in held]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read ({type(error).__name__}): make the table again") from None
+    cells = [source.parent.joinpath("cells", *place) for place in places]
+    if missing := [cell for cell in cells if not (cell / SCORES).is_file()]:
+        raise UserError(f"{missing[0]}, of which {file} tells, is missing: make the table again")
+    return [(cell, str(cell)) for cell in cells]
 
 
 def _read(cell: Path, source: Path, place: str) -> Found:
