@@ -53,7 +53,7 @@ setup(
         "attngraph": ["py.typed"],
         "adapters": ["py.typed"],
         "analysis": ["viewer.html", "py.typed"],
-        "experiments": ["**/*.json", "**/*.yaml", "checkpoints/**/*", "results/**/*"],
+        "experiments": ["**/*.json", "**/*.yaml", "**/*.css", "checkpoints/**/*", "results/**/*"],
     },
     exclude_package_data={"experiments": ["*.pt"]},  # the state of an unfinished pre-training
     install_requires=[

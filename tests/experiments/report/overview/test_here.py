@@ -1,5 +1,7 @@
 """The published setting, and how runs stand beside it."""
 
+import inspect
+
 import pytest
 
 from adapters import SCHEMES, GraphAdapterConfig
@@ -91,9 +93,10 @@ def test_what_differs_is_seen(change, what, here):
 def test_defaults_are_those_of_schemes_and_adapters():
     """A run that names no argument has the scheme's own."""
     lines = grid(settings=AS_PUBLISHED | {"settings": {"gnn": "pgnn"}})
-    scheme = SCHEMES["pgnn"]()
-    assert lines["μ (pGNN)"]["Here"] == f"{scheme.mu:g}" if isinstance(scheme.mu, float) else True
-    assert lines["degrees of values"]["Here"] == scheme.degree
+    known = inspect.signature(SCHEMES["pgnn"]).parameters
+    assert lines["μ (pGNN)"]["Here"] == f"{known['mu'].default:g}"
+    assert lines["p at the start (pGNN)"]["Here"] == f"{known['p'].default:g}"
+    assert lines["degrees of values"]["Here"] == SCHEMES["pgnn"]().degree
 
 
 def test_items_of_other_methods_are_left_out():
