@@ -52,7 +52,10 @@ class ParameterCount:
         """Trained parameters as a share of the model's, and those in its language side as a share of that
         side's.
         """
-        return {"model": self.trained / self.model, "language_side": self.trained_there / self.language_side}
+        return {
+            "model": self.trained / max(1, self.model),
+            "language_side": self.trained_there / max(1, self.language_side),
+        }
 
 
 def count_parameters(tuned: Tuned) -> ParameterCount:

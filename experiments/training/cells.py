@@ -22,6 +22,7 @@ from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.files import whole, write_json, write_text
 from experiments.methods import Tuned, method_named
+from experiments.methods.parameters import count_parameters
 from experiments.models import load_family
 from experiments.models.family import Answering
 from experiments.models.mini_blip import weights_digest
@@ -288,6 +289,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
             "examples": len(examples),
             "trained_on": len(training),
             "parameters": sum(p.numel() for p in tuned.parameters().values()),
+            "parameter_shares": count_parameters(tuned).shares,
             "loss": trained and trained.loss,
             "started": started,
             "learned": tuned.scalars(),
