@@ -175,6 +175,7 @@ def _read(cell: Path, source: Path, place: str) -> Found:
     if not place.endswith(f"{row}/{task}/seed{seed}") or "label" in config["settings"]:
         settings = config["settings"]
         row, task, seed = (settings.get(name) for name in ("label", "task", "seed"))
+    _check(cell, config["settings"])
     method = config["settings"].get("method", row)
     try:
         if not isinstance(method, str) or not isinstance(task, str):
@@ -184,3 +185,25 @@ def _read(cell: Path, source: Path, place: str) -> Found:
     except UserError as error:
         raise UserError(f"{place}: {error}, or load its file with --plugin FILE") from None
     return Found(cell, source, place, method, task, seed, config, read_result(cell, row, TASKS[task], seed))
+
+
+def _check(cell: Path, settings: Mapping[str, Any]) -> None:
+    """Raise UserError where a run's settings are not what cells write."""
+    recipe, of_method = settings.get("recipe") or {}, settings.get("settings") or {}
+    wrong = [
+        name
+        for name, value in (
+            ("recipe", recipe),
+            ("settings", of_method),
+            ("gnn_args", _in(of_method, "gnn_args", {})),
+        )
+        if not isinstance(value, Mapping)
+    ]
+    for name in ("steps", "batch_size", "learning_rate"):
+        wrong += [] if isinstance(_in(recipe, name, 1), (int, float)) else [name]
+    if wrong:
+        raise UserError(f"{cell / CONFIG} is damaged ({wrong[0]}): delete the folder {cell} and run again")
+
+
+def _in(content: Any, name: str, default: Any) -> Any:
+    return content.get(name, default) if isinstance(content, Mapping) else default

@@ -28,7 +28,11 @@ from experiments.tasks import TASKS
 
 #: What the runs of a task are expected to share, whatever their method.
 BUDGET = ("recipe.steps", "recipe.batch_size", "recipe.augment", "side", "train_examples")
-COSTS_HEAD = ("Method", "Task", "Seeds", "Trained parameters", "Training", "Scoring", "Peak MB")
+SHARES = {"model": "Of the model", "language_side": "Of its language side"}
+COSTS_HEAD = (
+    *("Method", "Task", "Seeds", "Trained parameters", *SHARES.values()),
+    *("Training", "Scoring", "Peak MB"),
+)
 
 
 def table_of(
@@ -141,12 +145,19 @@ def _costs(group: Group, runs: Sequence[Run]) -> list[list[str]]:
                 group.tasks[task].title,
                 str(len(own)),
                 f"{max(result['parameters'] for result in results):,}",
+                *(_share(results, of) for of in SHARES),
                 duration(train),
                 duration(score),
                 f"{max(result['peak_mb'] for result in results):,.0f}",
             ]
         )
     return lines
+
+
+def _share(results: Sequence[Mapping], of: str) -> str:
+    """The largest share of parameters that runs trained; a dash where one of them does not say."""
+    shares = [(result.get("parameter_shares") or {}).get(of) for result in results]
+    return MISSING if None in shares else f"{100 * max(shares):.2f} %"
 
 
 def _effects(group: Group, runs: Sequence[Run]) -> list[Block]:

@@ -94,3 +94,17 @@ def test_unknown_tasks_and_methods_are_named(tmp_path):
         (tmp_path / name / "config.json").write_text(json.dumps(config))
         with pytest.raises(UserError, match=f"unknown {name} '{value}'.*--plugin"):
             places(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("recipe", "fast"), ("recipe", {"steps": "many"}), ("settings", ["gcn"]), ("settings", {"gnn_args": 3})],
+)
+def test_settings_of_another_form_are_refused(tmp_path, name, value):
+    table = save_table(tmp_path / "table")
+    file = table / "cells" / "gcn" / "ve" / "seed0" / "config.json"
+    config = json.loads(file.read_text())
+    config["settings"][name] = value
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="config.json is damaged"):
+        places(table)

@@ -175,3 +175,30 @@ def test_the_page_says_what_is_left_out(tmp_path):
     assert (
         "7 finished runs in 1 table, 1 that is the same as another left out, 1 unfinished left out." in html
     )
+
+
+def test_shares_of_parameters_are_shown_where_runs_tell_them(tmp_path):
+    table = save_table(tmp_path / "a")
+    for file in table.glob("cells/pgnn/ve/*/scores.json"):
+        shares = {"model": 0.01234, "language_side": 0.05}
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"parameter_shares": shares}))
+    html, _, _ = made(table)
+    costs = {tuple(line[:2]): line[3:6] for line in Reader(html).lines if len(line) == 9}
+    title = "Visual entailment (Scenes, SNLI-VE format)"
+    assert costs["pGNN", title] == ["1,234", "1.23 %", "5.00 %"]
+    assert costs["GCN", title] == ["1,234", "–", "–"]
+
+
+def test_what_holds_for_new_checkpoints_is_given_apart(tmp_path):
+    """Seeds on three checkpoints make one table, whose comparisons have the second interval."""
+    table = save_table(tmp_path / "a", seeds=range(6))
+    for file in table.glob("cells/*/*/*/config.json"):
+        config = json.loads(file.read_text())
+        config["settings"]["weights"] = f"checkpoint {config['settings']['seed'] % 3}"
+        file.write_text(json.dumps(config))
+    html, markdown, (made_of,) = made(table)
+    assert made_of.title.startswith("3 checkpoints") and all(
+        line["checkpoints"] == 3 for line in made_of.comparisons
+    )
+    for text in (html, markdown):
+        assert "New checkpoints: 95 % interval" in text and "with these 3 checkpoints" in text
