@@ -15,6 +15,7 @@ from attngraph.errors import UserError
 from attngraph.reading.instrument import instrument
 from attngraph.reading.prepend import check_prepended, prepended
 from tests.adapters.peft.helpers import GENERATORS, close, differ, run
+from tests.adapters.peft.helpers import put as adapters_in
 from tests.adapters.peft_models import FAMILIES
 from tests.attngraph.reading.zoo import FAMILIES as ZOO
 from tests.attngraph.reading.zoo import GQA, far_from_zero
@@ -279,6 +280,34 @@ def test_its_keys_are_no_nodes_of_a_graph():
     with prefix.disabled():
         assert len(attngraph.capture(model, batch)) > 4
     assert prefix.remove() is model
+
+
+def test_not_under_graph_adapters():
+    """Their graphs would hold keys that are no nodes."""
+    model = adapters_in("blip").get_base_model()
+    put(model)
+    with pytest.raises(UserError, match="3 learned keys and values of prefix tuning stand before"):
+        run(model, FAMILIES["blip"].batch())
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_checkpointing_changes_no_gradient(family):
+    found = []
+    for checkpointing in (False, True):
+        model, batch = FAMILIES[family].make(), FAMILIES[family].batch()
+        prefix = put(model)
+        model.train()
+        for module in model.modules():
+            for name in ("p", "dropout"):
+                if isinstance(getattr(module, name, None), float):
+                    setattr(module, name, 0.0)
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model(**batch, use_cache=False).logits.square().mean().backward()
+        found.append([p.grad for p in prefix.parameters().values()])
+    for got, want in zip(*found):
+        close(got, want, 1e-5)
+        assert want.abs().max() > 0
 
 
 def test_attentions_that_a_model_returns_have_the_tokens_columns(make_decoder, words, image_states):
