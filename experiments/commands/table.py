@@ -2,6 +2,7 @@
 
 attngraph table main                     # on drawn scenes with the mini-BLIP
 attngraph table gnn --dry-run
+attngraph table main --size paper --dry-run --gpus 64      # hours on 64 GPUs, from measured costs
 attngraph table main --size paper --data data/official --model MODEL --device cuda
 
 All tables of a size share a folder, in which each has a folder of its own, so that runs that stand in several
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.configs.tables import Size, TableFile, load_size, load_table, size_names, table_names
+from experiments.launchers.simulation import add_gpu_arguments, check_gpu_arguments, simulation_text
 from experiments.methods.method import check_known
 from experiments.report.ablation import Design
 from experiments.report.make import Work, check_ranking, make, names_in
@@ -71,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     add_run_arguments(parser)
     add("--dry-run", action="store_true", help="List the runs and what they cost, run nothing.")
+    add_gpu_arguments(parser)
 
 
 def _about(name: str, load: object) -> str:
@@ -84,6 +87,7 @@ def _about(name: str, load: object) -> str:
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print and save the table."""
     check_data_arguments(args)
+    check_gpu_arguments(args)
     table, size = load_table(args.table), load_size(args.size)
     name, of_size = Path(args.table).stem, Path(args.size).stem
     out = args.out or Path("runs") / f"tables-{of_size}"
@@ -101,7 +105,10 @@ def run(args: argparse.Namespace) -> int:
         table.contenders,
         table.contest,
     )
-    return make(args, Work(f"{table.title}, size {of_size}", plan, out, out / name, design, table.notes))
+    code = make(args, Work(f"{table.title}, size {of_size}", plan, out, out / name, design, table.notes))
+    if args.gpus is not None:
+        print("\n" + simulation_text(plan, args.gpus, args.gpu_teraflops))
+    return code
 
 
 def _plan(args: argparse.Namespace, table: TableFile, size: Size, out: Path) -> Plan:

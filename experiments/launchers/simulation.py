@@ -18,6 +18,7 @@ So the ratios between methods are the measured ones. A cell takes
 
 from __future__ import annotations
 
+import argparse
 import heapq
 import json
 import math
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
+from experiments.arguments import Between
 from experiments.tasks.captions import Captions
 from experiments.training.cells import Cell
 from experiments.training.plan import Plan, example_count
@@ -36,6 +38,7 @@ FORM = 1  # of that file
 PEAK, UTILISATION = 312e12, 0.2  # operations per second of an A100 in bfloat16, and the share that is reached
 START = 60.0  # seconds until a cell trains: libraries, model, annotations
 COUNTS = (8, 64)  # GPUs that are always shown
+MOST_GPUS = 100_000
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,36 @@ def _positive(number: Any) -> float:
     return float(number)
 
 
+def add_gpu_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that can simulate a cluster."""
+    parser.add_argument(
+        "--gpus",
+        type=Between(1, MOST_GPUS),
+        metavar="N",
+        help="Compute how long the runs would take on so many GPUs, with --dry-run.",
+    )
+    parser.add_argument(
+        "--gpu-teraflops",
+        type=float,
+        metavar="SPEED",
+        help="Take a GPU to do so many 10^12 operations per second, with --gpus. Default: "
+        f"{PEAK * UTILISATION / 1e12:.0f}, {UTILISATION:.0%} of an A100's peak.".replace("%", "%%"),
+    )
+
+
+def check_gpu_arguments(args: argparse.Namespace) -> None:
+    """Raise UserError where these options are out of range, or change nothing."""
+    if args.gpus is not None and not args.dry_run:
+        raise UserError(f"--gpus {args.gpus} simulates GPUs: give --dry-run too, or leave it out")
+    if args.gpu_teraflops is not None:
+        if not 0 < args.gpu_teraflops < math.inf:
+            raise UserError(f"--gpu-teraflops must be above 0, got {args.gpu_teraflops:g}")
+        if args.gpus is None:
+            raise UserError(
+                f"--gpu-teraflops {args.gpu_teraflops:g} changes nothing without --gpus: leave it out"
+            )
+
+
 def cell_seconds(cell: Cell, scored: int, is_caption: bool, costs: Costs, speed: float) -> float:
     """How long a cell takes on a GPU.
 
@@ -127,7 +160,7 @@ def cell_seconds(cell: Cell, scored: int, is_caption: bool, costs: Costs, speed:
 
 def dealt(seconds: Sequence[float], machines: int) -> list[float]:
     """When each cell has ended, where every cell goes, in order, to the machine that is free first."""
-    free = [0.0] * machines
+    free = [0.0] * min(machines, len(seconds))
     ends = []
     for time in seconds:
         ends.append(heapq.heappop(free) + time)

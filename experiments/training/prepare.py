@@ -16,7 +16,7 @@ from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
 from experiments.training.cells import IMAGE_STATES, Cell, agreed, has_scores, is_finished
 from experiments.training.data import TaskData, subset
-from experiments.training.device import cpu_threads, processes
+from experiments.training.device import check_device, cpu_threads, processes
 from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
 from experiments.training.plan import Drawn
@@ -69,6 +69,9 @@ def _prepare(
         is_finished(cell, run)  # an error where its folder holds another experiment
     for cell in {(cell.task, cell.model, cell.side): cell for cell in todo}.values():
         cell.description()  # an error where annotations or a list of answers are damaged, before any picture
+    if not run.launch.is_local and not _is_here(run.device):
+        note(f"this machine has no {run.device}: the machines that run cells compute image states")
+        return
     cache = FeatureCache(run.out / IMAGE_STATES, run.cache_gb)
     with cpu_threads(run.threads):
         for family in families.values():
@@ -91,3 +94,11 @@ def _prepare(
                     cache,
                     faults=faults,
                 )
+
+
+def _is_here(device: str) -> bool:
+    try:
+        check_device(device)
+    except UserError:
+        return False
+    return True

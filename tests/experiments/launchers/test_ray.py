@@ -53,7 +53,7 @@ def expected(data, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def nothing_left(monkeypatch):
-    """Workers find the tests' modules; no process of Ray outlives a test."""
+    """Processes find the tests' modules; none of Ray outlives a test."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     before = set(processes(""))
     yield
@@ -181,22 +181,26 @@ def test_a_cell_that_no_machine_can_run_is_one_line(tmp_path, data):
         run_cells(small_cells(data), run)
 
 
-def test_a_cluster_that_others_have_started(tmp_path, data, expected):
-    """``ray start``, then ``--ray-address``; it goes on when the command has ended."""
-    command = [str(Path(sys.executable).with_name("ray"))]
-    port = "127.0.0.1:6399"
-    env = {**os.environ, **launcher.SETTINGS}
-    start = ["start", "--head", "--port=6399", "--num-cpus=2", "--include-dashboard=false"]
-    subprocess.run(
-        [*command, *start, f"--temp-dir={tmp_path.parent}/r", "--object-store-memory=80000000"],
-        check=True,
-        capture_output=True,
-        env=env,
-    )
+@pytest.fixture
+def cluster(tmp_path_factory):
+    """The address of a cluster that ``ray start`` has made."""
+    folder, port = tmp_path_factory.mktemp("r"), 6399
+    words = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=2"]
+    words += ["--include-dashboard=false", f"--temp-dir={folder}", "--object-store-memory=80000000"]
+    with open(folder / "said", "w") as log:
+        env = {**os.environ, **launcher.SETTINGS}
+        start = subprocess.Popen(words, env=env, stdout=log, stderr=log, start_new_session=True)
     try:
-        cells, run = small_cells(data), execution(tmp_path / "out", "ray", address=port)
-        run_cells(cells, run)
-        assert made(cells, run.out) == expected
-        assert processes("raylet")
-    finally:
-        subprocess.run([*command, "stop", "--force"], check=False, capture_output=True, env=env)
+        assert start.wait(120) == 0, (folder / "said").read_text()
+        yield f"127.0.0.1:{port}"
+    finally:  # not `ray stop`, which ends the clusters of others too
+        with suppress(ProcessLookupError):
+            os.killpg(start.pid, signal.SIGKILL)
+
+
+def test_a_cluster_that_others_have_started(tmp_path, data, expected, cluster):
+    """It goes on when the command has ended."""
+    cells, run = small_cells(data), execution(tmp_path / "out", "ray", address=cluster)
+    run_cells(cells, run)
+    assert made(cells, run.out) == expected
+    assert processes("raylet")

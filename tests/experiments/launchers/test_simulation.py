@@ -4,14 +4,19 @@ import itertools
 import json
 import math
 import random
+from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from attngraph.errors import UserError
+from experiments import cli
+from experiments.commands import table
 from experiments.launchers.simulation import (
     START,
     cell_seconds,
+    check_gpu_arguments,
     dealt,
     read_costs,
     simulate,
@@ -191,3 +196,37 @@ def test_costs_that_cannot_be_read_are_one_line(text, said, tmp_path):
     with pytest.raises(UserError, match=said) as error:
         read_costs(file)
     assert "\n" not in str(error.value) and "methods.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"gpus": 8}, "--gpus 8 simulates GPUs: give --dry-run too"),
+        ({"gpu_teraflops": 1.0}, "--gpu-teraflops 1 changes nothing without --gpus"),
+        *(
+            ({"gpus": 8, "dry_run": True, "gpu_teraflops": speed}, "--gpu-teraflops must be above 0, got")
+            for speed in (0.0, -1.0, math.inf, math.nan)
+        ),
+    ],
+)
+def test_options_that_change_nothing_are_refused(given, said):
+    with pytest.raises(UserError, match=said):
+        check_gpu_arguments(Namespace(**{"gpus": None, "dry_run": False, "gpu_teraflops": None} | given))
+
+
+def test_the_main_table_at_full_size(costs_file, capsys, monkeypatch, tmp_path):
+    """By the command, without any data: 5 methods, 6 benchmarks, 3 seeds."""
+    monkeypatch.setattr(table, "simulation_text", partial(simulation_text, file=costs_file))
+    monkeypatch.chdir(tmp_path)
+    words = "table main --size paper --rows full,prefix,lora,gcn,pgnn --dry-run --gpus 64 --gpu-teraflops 1"
+    assert cli.main(words.split()) == 0
+    said = capsys.readouterr().out.split("\nrow ")[1].splitlines()
+    rows = {line.split()[0]: line.split()[1:] for line in said if line.split()[1:2] == ["18"]}
+    assert set(rows) == {"full", "prefix", "lora", "gcn", "pgnn"}
+    # Factor 0.001. gcn: 5 epochs of questions at 1 s, 10 of captions at 2 s, and answers at 0.5 and 2 s.
+    trained = 5 * (605102 + 19497 + 529527) + 10 * 2 * (113287 + 20855 + 22259)
+    answered = 0.5 * (26280 + 4319 + 17901) + 2 * (5000 + 3166 + 7542)
+    hours = 3 * (6 * START + 0.001 * (trained + answered)) / 3600
+    assert float(rows["gcn"][1]) == pytest.approx(hours, abs=0.06)
+    assert rows["lora"] == rows["prefix"] == rows["pgnn"]
+    assert [line.split()[0] for line in said if line[:4].strip().isdigit()] == ["8", "64"]
