@@ -183,7 +183,7 @@ def is_short(words: list[str]) -> bool:
     """Whether a command takes a few seconds."""
     if words[:2] == ["data", "make"] and "--size" not in words:
         return False  # half a minute
-    return bool({"doctor", "data", "scenes", "score", "--dry-run", "--version"} & set(words))
+    return bool({"doctor", "data", "scenes", "score", "parameters", "--dry-run", "--version"} & set(words))
 
 
 def reason_not_to_run(words: list[str]) -> str | None:
