@@ -64,6 +64,9 @@ class Original:
                 None, config=self.config, state_dict=state, dtype=torch.float32, attn_implementation="eager"
             )
         model.config.architectures = [self.arrangement.model.__name__]
+        model.name_or_path = model.config.name_or_path = (
+            ""  # else "None", which PEFT takes for a name on the hub
+        )
         family = self.arrangement.family(model.eval(), self.tokenizer)
         if side is not None and side != family.image_side:
             family.resize(side)

@@ -127,6 +127,7 @@ def test_a_file_is_a_model_like_others(kind, family, tmp_path):
     assert loaded.image_side == SIDE and loaded.language_side()[-1] == "text_decoder"
     assert not loaded.model.training and {p.dtype for p in loaded.model.parameters()} == {torch.float32}
     assert loaded.tokenizer.convert_tokens_to_ids(["[DEC]", "[ENC]"]) == [DEC, ENC]
+    assert loaded.model.name_or_path == "", "no name that PEFT would look for on the hub"
     sample = Sample("one", Image.new("RGB", (30, 20), "red"), "what is the", "red ball")
     assert len(loaded.generate([sample], Decoding(4))) == 1
     assert loaded.answer([sample], Ranking(("red", "blue ball")))[0] in ("red", "blue ball")
