@@ -34,7 +34,7 @@ from experiments.training.device import agreed, cpu_threads, processes, training
 from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
 from experiments.training.memory import PeakMemory
-from experiments.training.out_of_memory import OutOfMemory, release
+from experiments.training.out_of_memory import OutOfMemory, most_that_fit, release
 from experiments.training.prediction import predict
 from experiments.training.recipe import Recipe
 from experiments.training.saved import (
@@ -293,7 +293,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
             "loss": trained and trained.loss,
             "started": started,
             "learned": tuned.scalars(),
-            "effects": tuned.effects(data.first(WATCHED)),
+            "effects": most_that_fit(lambda count: tuned.effects(data.first(count)), WATCHED, device),
             "train_seconds": (trained.earlier_seconds if trained else 0.0) + trained_at - began,
             "eval_seconds": time.perf_counter() - trained_at,
             "peak_mb": peak.megabytes(),

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gc
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
@@ -20,6 +22,7 @@ from experiments.files import write_json
 from experiments.training.recipe import Recipe
 from experiments.training.states import STATES
 
+T = TypeVar("T")
 PASSES = "passes.json"  # in the folder of states: what was found to fit
 
 
@@ -81,6 +84,22 @@ def smaller_passes(
         f"{folder.name}: out of memory with {size} examples at a time: {size * passes // more} at a time "
         f"from now on, in {more} passes a step ({passes} before); the run goes on from its last state"
     )
+
+
+def most_that_fit(work: Callable[[int], T], count: int, device: str) -> T:
+    """What work gives for the largest number, halved from ``count`` on, for which it fits in memory.
+
+    Raises:
+        RuntimeError: it does not fit for 1; or whatever else the work raises.
+    """
+    while True:
+        try:
+            return work(count)
+        except RuntimeError as error:
+            if count == 1 or not is_out_of_memory(error):
+                raise
+        count //= 2
+        release(device)
 
 
 def release(device: str) -> None:

@@ -76,7 +76,14 @@ class WeightsAndBiases(Tracker):
 
         mode = os.environ.get("WANDB_MODE", "offline")
         project = os.environ.get("WANDB_PROJECT", "attngraph")
-        self.run = wandb.init(project=project, name=name, dir=str(folder), mode=mode, config=about)
+        self.run = wandb.init(
+            project=project,
+            name=name,
+            dir=str(folder),
+            mode=mode,
+            config=about,
+            settings=wandb.Settings(silent=True),
+        )
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         self.run.log(numbers, step=step)

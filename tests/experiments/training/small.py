@@ -3,22 +3,28 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from experiments.configs.settings import chosen_settings
 from experiments.datasets.example import Example
 from experiments.methods import Tuned, method_named
 from experiments.metrics.exact import exact_scores
 from experiments.models.blip import BlipCaptioner
 from experiments.models.mini_blip import build_model
 from experiments.pretraining.tokenizer import build_tokenizer
-from experiments.tasks.task import Column, Task, accuracy_scores, references
+from experiments.tasks import TASKS
+from experiments.tasks.task import Column, Task, accuracy_scores
+from experiments.training import cells
+from experiments.training.cells import Cell
 from experiments.training.data import TaskData
 from experiments.training.features import FeatureCache
 from experiments.training.prediction import predict
 from experiments.training.recipe import Recipe
 from experiments.training.trainer import Trained, train
+from experiments.training.validation import Validation
 
 WORDS = ("red", "blue", "green", "a", "the", "yellow", "of", "black")
 RECIPE = Recipe(1e-2, 8, batch_size=3)
@@ -26,7 +32,7 @@ ADAPTER = {"gnn": "pgnn", "gnn_args": {"p": 1.5, "mu": 0.1}, "join": "blend", "r
 
 
 class SmallTask(Task):
-    """Given examples; a draw decides between the answers."""
+    """Given examples; a draw decides between the answers, the first of which counts as right."""
 
     name, title = "small", "Small"
     columns = (Column("small.accuracy", "accuracy"),)
@@ -41,7 +47,8 @@ class SmallTask(Task):
         return example.references[int(draw * len(example.references))]
 
     def score(self, predictions, examples):
-        return accuracy_scores(self.selects, exact_scores(predictions, references(examples)), examples)
+        first = {example.id: example.references[:1] for example in examples}
+        return accuracy_scores(self.selects, exact_scores(predictions, first), examples)
 
 
 def small_examples(folder: Path, count: int = len(WORDS)) -> list[Example]:
@@ -74,11 +81,21 @@ def small_run(folder: Path, method: str = "pgnn", dropout: float = 0.0) -> tuple
     family = small_family(dropout)
     torch.manual_seed(1)
     chosen = method_named(method)
-    tuned = chosen.apply(family, ADAPTER if method == "pgnn" else {})
+    tuned = chosen.apply(family, ADAPTER if method == "pgnn" else chosen.settings(chosen_settings(), "vqa"))
     examples = small_examples(folder / "pictures")
     return tuned, TaskData(
         family, SmallTask(examples), examples, chosen.vision, FeatureCache(folder / "states")
     )
+
+
+def small_cell(folder: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe | None = None) -> Cell:
+    """A cell on the small model and task."""
+    monkeypatch.setitem(TASKS, "small", SmallTask(small_examples(folder / "pictures")))
+    monkeypatch.setattr(cells, "load_family", lambda name, **options: small_family())
+    (folder / "data").mkdir()
+    (folder / "data" / "manifest.json").write_text('{"seed": 0}')
+    recipe = recipe or Recipe(1e-2, 4, batch_size=4)
+    return Cell("pgnn", "pgnn", ADAPTER, "small", 3, recipe, folder / "data")
 
 
 @dataclass(frozen=True)
@@ -91,10 +108,21 @@ class Outcome:
     trained: Trained
 
 
+def small_validation(folder: Path, tuned: Tuned, recipe: Recipe) -> Validation | None:
+    """On four examples, where the recipe validates."""
+    if recipe.validate_every is None:
+        return None
+    examples = small_examples(folder / "pictures", 4)
+    task, cache = SmallTask(examples), FeatureCache(folder / "states")
+    data = TaskData(tuned.family, task, examples, "frozen", cache)
+    return Validation(tuned, data, task.decoding, recipe, folder / "run")
+
+
 def train_small(folder, method="pgnn", recipe=RECIPE, dropout=0.0, on_step=lambda step: None) -> Outcome:
     """Train, and answer; states stay in ``folder / "run"``."""
     tuned, data = small_run(folder, method, dropout)
-    trained = train(tuned, data, recipe, 5, folder / "run", on_step)
+    validation = small_validation(folder, tuned, recipe)
+    trained = train(tuned, data, recipe, 5, folder / "run", on_step, validation)
     weights = {name: p.detach().clone() for name, p in tuned.parameters().items()}
     metrics = (folder / "run" / "metrics.csv").read_text()
     return Outcome(weights, metrics, predict(tuned, data), trained)

@@ -19,7 +19,7 @@ from experiments.training import cells
 from experiments.training.cells import Cell, is_finished, per_image, read_scores, run_cell
 from experiments.training.execution import Execution
 from experiments.training.recipe import Recipe
-from tests.experiments.training.small import ADAPTER, SmallTask, small_examples, small_family
+from tests.experiments.training.small import ADAPTER, SmallTask, small_cell, small_examples
 
 FINISHED = {
     "experiment.yaml",
@@ -33,21 +33,10 @@ FINISHED = {
 }
 
 
-class Scored(SmallTask):
-    """Exact match with the first reference."""
-
-    def score(self, predictions, examples):
-        return super().score(predictions, [replace(e, references=e.references[:1]) for e in examples])
-
-
 @pytest.fixture
 def cell(tmp_path, monkeypatch):
     """A cell on the small model and task, in ``tmp_path``."""
-    monkeypatch.setitem(TASKS, "small", Scored(small_examples(tmp_path / "pictures")))
-    monkeypatch.setattr(cells, "load_family", lambda name, **options: small_family())
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "manifest.json").write_text('{"seed": 0}')
-    return Cell("pgnn", "pgnn", ADAPTER, "small", 3, Recipe(1e-2, 4, batch_size=4), tmp_path / "data")
+    return small_cell(tmp_path, monkeypatch)
 
 
 def test_a_cell_is_run_once(cell, tmp_path):
@@ -309,7 +298,7 @@ def test_statistics_are_summed_over_the_questions_of_an_image():
 def test_a_task_may_answer_by_ranking(cell, tmp_path, monkeypatch):
     """A list that it finds beside its data, say."""
 
-    class Ranks(Scored):
+    class Ranks(SmallTask):
         def answering(self, data):
             return Ranking(tuple((data / "answers.txt").read_text().split()))
 
@@ -326,7 +315,7 @@ def test_a_run_says_how_it_answered_and_by_whose_rules(cell, tmp_path, monkeypat
     assert result["evaluator"] == "the task's own metric" and result["source"] == ""
     assert result["left_out"] == {"train": 0, "test": 0}
     assert "answering" not in cell.description(), "a run of earlier versions is the same run"
-    monkeypatch.setattr(Scored, "answers", lambda self, data, faults: ("yes", "no"))
+    monkeypatch.setattr(SmallTask, "answers", lambda self, data, faults: ("yes", "no"))
     ranked = replace(cell, answering="rank")
     about = run_cell(ranked, Execution(tmp_path / "ranked"))["answering"]
     assert (about["way"], about["k"], about["answers"]) == ("rank", 2, 2) and len(about["digest"]) == 64
