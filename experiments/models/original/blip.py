@@ -23,6 +23,7 @@ from transformers import (
     BlipConfig,
     BlipForConditionalGeneration,
     BlipForQuestionAnswering,
+    BlipImageProcessor,
     PretrainedConfig,
     PreTrainedTokenizerBase,
 )
@@ -162,6 +163,9 @@ class BlipLayout(Layout):
             pad_token_id=tokenizer.pad_token_id,
         )
         return BlipConfig(text_config=text, vision_config=vision)
+
+    def image_processor(self, side: int) -> BlipImageProcessor:
+        return BlipImageProcessor(size={"height": side, "width": side})
 
 
 class _Shapes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import BlipImageProcessor, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from attngraph.errors import UserError
 from experiments.files import write_json
@@ -109,21 +110,31 @@ def read_original(
         UserError: it is no checkpoint of the layout, or none that the arrangement can be made of.
     """
     tensors = read_tensors(file)
-    fitting = [known for known in LAYOUTS.values() if layout in (None, known.name) and known.accepts(tensors)]
-    if not fitting:
-        raise UserError(
-            f"{file}: its tensors ({next(iter(tensors))}, ...) are those of no checkpoint known here "
-            f"({layout or ', '.join(LAYOUTS)})"
-        )
-    chosen = fitting[0].choose(tensors, arrangement, file)
-    tokenizer = fitting[0].tokenizer(read_vocabulary(vocabulary), tensors, file, vocabulary)
-    config = fitting[0].config(tensors, tokenizer, file)
+    known = _layout_of(tensors, file, layout)
+    chosen = known.choose(tensors, arrangement, file)
+    tokenizer = known.tokenizer(read_vocabulary(vocabulary), tensors, file, vocabulary)
+    config = known.config(tensors, tokenizer, file)
     with torch.device("meta"):
         model = chosen.model(config)
     shared = model._tied_weights_keys or {}
     wanted = {name: weight.shape for name, weight in model.state_dict().items() if name not in shared}
     account = account_of(tensors, chosen.rules, wanted)
-    return Original(file, tensors, fitting[0], chosen, config, tokenizer, account)
+    return Original(file, tensors, known, chosen, config, tokenizer, account)
+
+
+def _layout_of(tensors: Mapping[str, Tensor], file: Path, asked: str | None = None) -> Layout:
+    """The layout of a checkpoint.
+
+    Raises:
+        UserError: it is not the one that was asked for, or none that is known.
+    """
+    for name, layout in LAYOUTS.items():
+        if asked in (None, name) and layout.accepts(tensors):
+            return layout
+    raise UserError(
+        f"{file}: its tensors ({next(iter(tensors))}, ...) are those of no checkpoint known here "
+        f"({asked or ', '.join(LAYOUTS)}): give one of these"
+    )
 
 
 def load_original(file: Path) -> ModelFamily:
@@ -134,10 +145,10 @@ def load_original(file: Path) -> ModelFamily:
     """
     vocabulary = in_folder(file.parent)
     if vocabulary is None:
-        read_tensors(file)  # what is no checkpoint needs no vocabulary
+        layout = _layout_of(read_tensors(file), file)  # what is no checkpoint needs no vocabulary
         raise UserError(
             f"--model {file}: there is no vocabulary next to it: put BERT's {FILES[0]} there, or make a "
-            f"folder once with `attngraph convert {next(iter(LAYOUTS))} {file} --out FOLDER --download`"
+            f"folder once with `attngraph convert {layout.name} {file} --out FOLDER --download`"
         )
     return read_original(file, vocabulary).family()
 
@@ -154,5 +165,5 @@ def save_converted(family: ModelFamily, original: Original, folder: Path) -> Non
         family.model.save_pretrained(str(folder))
     original.tokenizer.save_pretrained(str(folder))
     side = family.image_side
-    BlipImageProcessor(size={"height": side, "width": side}).save_pretrained(str(folder))
+    original.layout.image_processor(side).save_pretrained(str(folder))
     write_json(folder / ACCOUNT, original.described(side))

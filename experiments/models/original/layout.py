@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import ImageProcessingMixin, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from experiments.models.family import ModelFamily
 from experiments.models.original.rules import Rule
@@ -80,3 +80,7 @@ class Layout(ABC):
         Raises:
             UserError: they tell none.
         """
+
+    @abstractmethod
+    def image_processor(self, side: int) -> ImageProcessingMixin:
+        """What makes pictures of this side, in pixels, into what the image encoder takes."""

@@ -334,6 +334,8 @@ def test_a_vocabulary_is_needed(tmp_path):
     refused(
         file, match=rf"no vocabulary next to it: .*`attngraph convert blip {file} --out FOLDER --download`$"
     )
+    torch.save({"other.weight": torch.ones(1)}, file)
+    refused(file, match=r"its tensors \(other.weight, ...\) are those of no checkpoint known here \(blip\)")
     file.write_text("no checkpoint")
     refused(file, match="no PyTorch checkpoint")
 
