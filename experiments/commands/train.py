@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, found: Resolved, execution: Execution) -> int:
     cell, out, is_main = found.cell, execution.out, processes(args.device).is_main_process
-    about = None if has_scores(cell, out) else agreed(lambda: _trained(found, args.download))
+    about = None if has_scores(cell, out) else agreed(lambda: trained_in_words(found, args.download))
     prepare([cell], execution, found.sizes, found.experiment.scenes.seed, args.download)
     if is_main:
         if about is not None:
@@ -98,7 +98,7 @@ def _run(args: argparse.Namespace, found: Resolved, execution: Execution) -> int
     return 0
 
 
-def _trained(found: Resolved, download: bool) -> str:
+def trained_in_words(found: Resolved, download: bool) -> str:
     """What is trained, in words; the settings are tried on the model before anything is written.
 
     Raises:

@@ -74,7 +74,7 @@ def resolved(experiment: Experiment, drawn: Path, chosen: Settings) -> Resolved:
         side=experiment.side,
         decoding=experiment.details(),
     )
-    if sizes is None:
+    if sizes is None or not task.ranks:
         cell.way()  # an error where what was said of it does not fit
     return Resolved(cell, experiment_of(cell, None if sizes is None else experiment.scenes), sizes)
 

@@ -27,6 +27,8 @@ RESULTS = {
     "data": ("check.txt", "check.json"),
     "score": ("scores.csv", "scores.json", "results.json"),
     "predict": ("results.json",),
+    "evaluate": ("scores.csv", "scores.json", "statistics.npz", "predictions.json"),
+    "train": ("data",),
     "convert": ("config.json", "model.safetensors", "conversion.json"),
 }
 

@@ -28,6 +28,12 @@ HUGE_IS_FINE = {
     "--repeats",
     "--heads",
 }
+#: An experiment of a second.
+SMALL = tuple(
+    part
+    for word in ("method=majority", "task=vqa", "scenes.questions=[12, 6, 6]")
+    for part in ("--set", word)
+)
 LOOKED_AT = ("attention", "tsne", "heterophily")
 
 
@@ -44,6 +50,8 @@ def good_words(command: str, world: World, spot: Path) -> list[str]:
         "scenes": ["scenes", *out],
         "bench": ["bench", "--quick", "--only", "step", *out],
         "planted": ["planted", "--quick", *out],
+        "train": ["train", *SMALL, *out],
+        "evaluate": ["evaluate", str(world.cell), "--data", str(world.data), *out],
         "ablation": ["ablation", "--preset", str(world.preset), *out],
         "table": ["table", str(world.table), "--size", str(world.size), *out],
         "sweep": ["sweep", str(world.table), "--size", str(world.size), *out],

@@ -4,12 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from experiments.cli import main
 from experiments.scenes.layouts.make import make_scenes
+from experiments.tasks import TASKS
 from tests.experiments.commands.test_benchmarks import preset
 
 RUNS = [("gcn", "vqa2"), ("gcn", "snli_ve"), ("full", "textcaps"), ("majority", "vizwiz_vqa")]
@@ -96,7 +98,8 @@ def test_refusals_leave_nothing(data, cells, tmp_path, capsys):
     cell, out = cells / "gcn-vqa2", tmp_path / "out"
     for words, told in (
         ((data, "--data", data), "holds no finished run"),
-        ((cell,), "--data is missing"),
+        ((cell, "--split", "test", "--image", "x.png"), "--image and --split are two things to answer"),
+        ((cell, "--text", "what ?"), "--text goes with a picture: give --image"),
         ((cell, "--data", data, "--split", "nope"), "no split 'nope': choose from train, val, test"),
         ((cell, "--data", data, "--format", "nope"), "format 'nope': choose from"),
         ((cell, "--data", tmp_path), "vqa2"),
@@ -171,3 +174,95 @@ def test_answers_are_counted_in_the_data_of_the_run_only(data, cells, tmp_path, 
     file.write_text(json.dumps(json.loads(file.read_text())[:-1]))
     words = (cells / "majority-vizwiz_vqa", "--data", own, "--out", tmp_path / "out")
     assert "counted the training answers of other data" in refusal(capsys, *words)
+
+
+# ---- pictures and texts of the user's --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scored(data, cells) -> list[tuple[dict, str]]:
+    """What the run on vqa2 was asked, and what it answered."""
+    predictions = json.loads((cells / "gcn-vqa2" / "predictions.json").read_text())
+    examples = {example.id: example for example in TASKS["vqa2"].examples(data, "test")}
+    asked = [{"image": str(examples[id].image), "text": examples[id].prompt} for id in predictions]
+    return list(zip(asked, predictions.values(), strict=True))
+
+
+def test_a_question_at_the_prompt(cells, scored, capsys):
+    for asked, answer in scored[:2]:
+        words = ["--image", asked["image"], "--text", asked["text"], "-q"]
+        assert predict(cells / "gcn-vqa2", *words) == 0
+        assert capsys.readouterr().out == f"{answer}\n"
+        assert predict(cells / "gcn-vqa2", *words, "--json") == 0
+        assert json.loads(capsys.readouterr().out) == {**asked, "answer": answer}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv"])
+def test_a_file_of_questions(suffix, cells, scored, tmp_path, capsys):
+    records = [{**asked, "number": str(k)} for k, (asked, _) in enumerate(scored)]
+    file = tmp_path / f"asked{suffix}"
+    if suffix == ".json":
+        file.write_text(json.dumps(records))
+    elif suffix == ".jsonl":
+        file.write_text("\n".join(map(json.dumps, records)))
+    else:
+        pd.DataFrame(records).to_csv(file, index=False)
+    due = [{**record, "answer": answer} for record, (_, answer) in zip(records, scored, strict=True)]
+    assert predict(cells / "gcn-vqa2", "--file", file, "-q") == 0
+    assert json.loads(capsys.readouterr().out) == due
+    assert predict(cells / "gcn-vqa2", "--file", file, "--out", tmp_path / "out", "-q") == 0
+    assert json.loads((tmp_path / "out" / "answers.json").read_text()) == due
+
+
+def test_captions_have_no_text_and_pictures_lie_beside_the_file(data, cells, tmp_path, capsys):
+    picture = min((data / "textcaps").rglob("*.jpg"))
+    shutil.copy(picture, tmp_path / "mine.png")
+    assert predict(cells / "full-textcaps", "--image", picture, "-q") == 0
+    caption = capsys.readouterr().out.strip()
+    (tmp_path / "asked.json").write_text('[{"image": "mine.png"}]')
+    assert predict(cells / "full-textcaps", "--file", tmp_path / "asked.json", "-q") == 0
+    assert json.loads(capsys.readouterr().out) == [{"image": "mine.png", "answer": caption}] and caption
+
+
+def test_what_counts_training_answers_needs_its_data(data, cells, tmp_path, capsys):
+    cell = Path(shutil.copytree(cells / "majority-vizwiz_vqa", tmp_path / "cell"))
+    (cell / "experiment.yaml").unlink()
+    picture = min((data / "vizwiz_vqa").rglob("*.jpg"))
+    words = (cell, "--image", picture, "--text", "what is this ?", "-q")
+    assert "give --data" in refusal(capsys, *words)
+    assert predict(*words, "--data", data) == 0
+
+
+def test_refusals_of_pictures_and_texts(data, cells, tmp_path, capsys):
+    picture = min((data / "textcaps").rglob("*.jpg"))
+    good = {"image": str(picture), "text": "what ?"}
+    files = {
+        "empty.json": "[]",
+        "object.json": json.dumps(good),
+        "text.json": json.dumps([{"image": str(picture)}]),
+        "number.json": json.dumps([{**good, "image": 3}]),
+        "answered.json": json.dumps([{**good, "answer": "x"}]),
+        "cut.jsonl": json.dumps(good)[:-3],
+        "cells.csv": f"image,text\n{picture}\n",
+        "other.txt": "what ?",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        said = refusal(capsys, cells / "gcn-vqa2", "--file", tmp_path / name, "-q")
+        assert name in said
+    for words, told in (
+        (("--image", picture), "--text is missing"),
+        (
+            ("--image", picture, "--text", "what ?", "--out", tmp_path / "out"),
+            "--out does not go with --image",
+        ),
+        (("--image", picture, "--text", "what ?", "--format", "official"), "--format goes with --split"),
+        (("--image", tmp_path / "none.png", "--text", "what ?"), "none.png"),
+        (("--file", tmp_path / "none.json"), "no such file"),
+        (("--json", "--out", tmp_path / "out"), "--json goes with a picture"),
+        ((), "--out is missing"),
+    ):
+        assert told in refusal(capsys, cells / "gcn-vqa2", *words, "-q")
+    words = (cells / "full-textcaps", "--image", picture, "--text", "what ?", "-q")
+    assert "--text changes nothing" in refusal(capsys, *words)
+    assert not (tmp_path / "out").exists()

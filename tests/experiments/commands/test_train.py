@@ -1,0 +1,237 @@
+"""``attngraph train`` and ``attngraph evaluate``: a file is a run, and the run's file is the run again."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from experiments.cli import main
+from experiments.commands.train import trained_in_words
+from experiments.configs.experiment import load_experiment
+from experiments.configs.settings import Settings
+from experiments.scenes.layouts.make import make_scenes
+from experiments.training.resolve import resolved
+
+SMALL = """
+method: pgnn
+task: vqa
+seed: 3
+recipe: {steps: 3, batch_size: 8}
+train_examples: 16
+scenes: {questions: [24, 12, 12], hypotheses: [6, 6, 6], captions: [4, 4, 4]}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNGRAPH_CACHE", str(tmp_path_factory.mktemp("tables")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("files") / "small.yaml"
+    place.write_text(SMALL)
+    return place
+
+
+@pytest.fixture(scope="module")
+def out(file, tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("runs") / "out"
+    assert run("train", file, "--out", place, "-q") == 0
+    return place
+
+
+@pytest.fixture(scope="module")
+def cell(out) -> Path:
+    return out / "cells" / "pgnn" / "vqa" / "seed3"
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("data") / "six", seed=0, size=40)
+
+
+def run(*words) -> int:
+    return main([str(word) for word in words])
+
+
+def refusal(capsys, *words) -> str:
+    assert run(*words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("attngraph: ")
+    return line
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+
+
+def scores(folder: Path) -> dict:
+    return json.loads((folder / "scores.json").read_text())
+
+
+# ---- train -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_the_file_that_runs_it_again(cell, tmp_path, capsys):
+    """Equal to the bit, also where other settings have been chosen on validation data since."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.commands.train.chosen_settings", Settings)
+        assert run("train", cell / "experiment.yaml", "--out", tmp_path / "again") == 0
+    said = capsys.readouterr()
+    again = tmp_path / "again" / "cells" / "pgnn" / "vqa" / "seed3"
+    assert str(again) in said.out and "vqa.accuracy" in said.out and "parameters are trained" in said.err
+    ours, theirs = scores(cell), scores(again)
+    for name in ("scores", "kinds", "loss", "learned", "effects", "examples"):
+        assert ours[name] == theirs[name]
+    same = ("predictions.json", "adapter_model.safetensors", "experiment.yaml", "metrics.csv")
+    assert {name: content(cell)[name] for name in same} == {name: content(again)[name] for name in same}
+
+
+def test_the_same_command_again_finds_it_finished(file, out, cell, capsys):
+    before = content(cell)
+    assert run("train", file, "--out", out) == 0
+    said = capsys.readouterr()
+    assert "1 of 1 cells are finished already" in said.err and "parameters" not in said.err
+    assert f"{100 * scores(cell)['scores']['vqa.accuracy']:.2f}" in said.out
+    assert content(cell) == before
+
+
+def test_another_experiment_in_its_place_is_refused(file, out, cell, capsys):
+    before = content(cell)
+    said = refusal(capsys, "train", file, "--set", "recipe.clip=2", "--out", out, "-q")
+    assert "holds another experiment (other recipe)" in said and content(cell) == before
+
+
+def test_the_words_that_tell_what_is_trained(file, tmp_path, cell):
+    found = resolved(load_experiment(str(file), []), tmp_path, Settings())
+    weights = load_file(cell / "adapter_model.safetensors")
+    count = sum(tensor.numel() for tensor in weights.values())
+    words = trained_in_words(found, download=False)
+    assert f"{count:,} of " in words and "3 steps of 8 examples" in words and "seed 3" in words
+
+
+def test_a_dry_run_shows_the_file_and_writes_nothing(file, cell, tmp_path, capsys):
+    assert run("train", file, "--dry-run", "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert shown == (cell / "experiment.yaml").read_text() and list(tmp_path.iterdir()) == []
+
+
+def test_changes_and_no_file(tmp_path, capsys):
+    words = ["method=majority", "task=easy_vqa", "eval_examples=9", "train_examples=8"]
+    sets = [part for word in words for part in ("--set", word)]
+    assert run("train", *sets, "--out", tmp_path / "out", "-q") == 0
+    cell = tmp_path / "out" / "cells" / "majority" / "easy_vqa" / "seed0"
+    assert scores(cell)["examples"] == 9
+    saved = yaml.safe_load((cell / "experiment.yaml").read_text())
+    assert (saved["method"], saved["task"], saved["eval_examples"], saved["data"]) == (
+        "majority",
+        "easy_vqa",
+        9,
+        None,
+    )
+    again = ["train", cell / "experiment.yaml", "--out", tmp_path / "out", "-q"]
+    assert run(*again) == 0, "the resolved file is the same experiment"
+    assert "easy_vqa.accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["nowhere.yaml"], "unknown experiment 'nowhere.yaml'"),
+        (["scenes-pgn"], "did you mean scenes-pgnn?"),
+        ([], "field"),
+        (["--model", "there", "--set", "model=here"], "contradict each other"),
+        (["--set", "method=pgnn", "--set", "task=vqa", "--model", "no/such"], "no/such"),
+        (["scenes-pgnn", "--set", "settings.gnn_args.mue=1"], "pgnn has no argument 'mue'"),
+        (["scenes-pgnn", "--set", "settings.reduction=0"], "reduction must be a whole number"),
+        (["scenes-pgnn", "--set", "method=lora", "--set", "settings.targets=[kye]"], "kye"),
+        (["scenes-pgnn", "--set", "method=lora", "--set", "settings.alpha=much"], "settings: lora cannot"),
+        (["scenes-pgnn", "--set", "side=7"], "side 7"),
+        (["scenes-pgnn", "--set", "decoding.min_new_tokens=9"], "min_new_tokens"),
+        (["scenes-pgnn", "--set", "ranking.k=9"], "leave out k"),
+    ],
+)
+def test_refusals_leave_nothing(words, told, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert told in refusal(capsys, "train", *words, "--out", out, "-q")
+    assert not out.exists()
+
+
+# ---- evaluate --------------------------------------------------------------------------------------------
+
+
+def test_the_scores_of_the_run_come_out_again(cell, tmp_path, capsys):
+    before = content(cell)
+    assert run("evaluate", cell, "--out", tmp_path / "out") == 0
+    assert content(cell) == before
+    ours, theirs = scores(cell), scores(tmp_path / "out")
+    (line,) = [line for line in theirs["lines"] if line["kind"] is None]
+    assert line["score"] == ours["scores"]["vqa.accuracy"] and theirs["examples"] == ours["examples"]
+    for name in ("predictions.json", "statistics.npz"):
+        assert (tmp_path / "out" / name).exists()
+    with np.load(cell / "statistics.npz") as one, np.load(tmp_path / "out" / "statistics.npz") as two:
+        assert np.array_equal(one["vqa.accuracy"], two["vqa.accuracy"])
+    assert json.loads((cell / "predictions.json").read_text()) == json.loads(
+        (tmp_path / "out" / "predictions.json").read_text()
+    )
+    assert "VQA (Scenes, VQA v2 format): 12 examples" in capsys.readouterr().out
+
+
+def test_another_split_and_way_to_answer(cell, tmp_path, capsys):
+    sets = ["--set", "decoding={num_beams: 2, max_new_tokens: 2}", "--set", "eval_examples=7"]
+    assert run("evaluate", cell, "--split", "validation", *sets, "--out", tmp_path / "out", "-q") == 0
+    made = scores(tmp_path / "out")
+    assert made["answering"] == {"way": "generate", "beams": 2, "tokens": 2}
+    assert (made["split"], made["examples"]) == ("validation", 7)
+    assert "with 2 beams, at most 2 tokens" in capsys.readouterr().out
+
+
+def test_refusals_of_evaluate(cell, six, tmp_path, capsys):
+    before = content(cell)
+    for words, told in (
+        ((tmp_path,), "holds no finished run"),
+        ((cell, "--set", "decoding.beams=3"), "did you mean num_beams?"),
+        ((cell, "--set", "recipe.steps=3"), "unknown field recipe"),
+        ((cell, "--set", "ranking.k=3"), "writes its answers: leave out k"),
+        ((cell, "--data", six), "holds no drawn scenes"),
+        ((cell, "--data", tmp_path / "nowhere"), "holds no drawn scenes"),
+        ((cell, "--out", cell), "holds another experiment (of `attngraph ablation`)"),
+        ((cell, "--model", six), "started from other weights"),
+    ):
+        assert told in refusal(capsys, "evaluate", *words, "-q")
+    assert content(cell) == before
+
+
+def test_a_list_is_ranked_as_the_run_ranked_it(six, tmp_path, capsys):
+    words = ["method=frozen", "task=vqa2", f"data={six}", "eval_examples=6", "answering=rank"]
+    words += ["ranking={k: 3, label_smoothing: 0.1}"]
+    sets = [part for word in words for part in ("--set", word)]
+    assert run("train", *sets, "--out", tmp_path / "out", "-q") == 0
+    cell = tmp_path / "out" / "cells" / "frozen" / "vqa2" / "seed0"
+    about = scores(cell)["answering"]
+    assert (about["way"], about["k"], about["smoothing"]) == ("rank", 3, 0.1)
+    assert run("evaluate", cell, "--out", tmp_path / "same", "-q") == 0
+    assert scores(tmp_path / "same")["answering"] == about
+    assert json.loads((tmp_path / "same" / "predictions.json").read_text()) == json.loads(
+        (cell / "predictions.json").read_text()
+    )
+    assert run("evaluate", cell, "--set", "ranking.k=1", "--out", tmp_path / "one", "-q") == 0
+    assert scores(tmp_path / "one")["answering"]["k"] == 1
+    assert run("evaluate", cell, "--set", "answering=generate", "--out", tmp_path / "text", "-q") == 0
+    assert scores(tmp_path / "text")["answering"]["way"] == "generate"
+    assert "is answered from a list" in refusal(
+        capsys, "evaluate", cell, "--set", "decoding.num_beams=2", "-q"
+    )
+    picture = min((six / "vqa2").rglob("*.jpg"))
+    asked = ["predict", cell, "--image", picture, "--text", "is there a circle ?", "-q"]
+    assert run(*asked) == 0 and capsys.readouterr().out.strip(), "its data are still there"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.training.finished.Finished.data", lambda self, given: given)
+        assert "give --data" in refusal(capsys, *asked)
