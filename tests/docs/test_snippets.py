@@ -145,7 +145,7 @@ def test_commands_that_share_a_folder_do_not_refuse_one_another():
         for words in shell_commands(page):
             if words[0] == "make":
                 words = ["attngraph", "ablation"] if words[1:] == ["ablation"] else []
-            if len(words) < 2 or words[1].startswith("-") or words[1] in ("scenes", "doctor"):
+            if len(words) < 2 or words[1].startswith("-") or words[1] in ("scenes", "doctor", "parameters"):
                 continue
             options = vars(parser_of(words[1]).parse_args(words[2:]))
             if options["out"] is None and "preset" not in options:
