@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,8 +26,9 @@ _COLOURS = {ADAPTERS: "#0b5fa5", ATTRIBUTION: "#b3541e", REFERENCE: "#5b5b5b"}
 _OTHER, _TEXT, _PALE, _SMALL_PRINT = "#5b5b5b", "#222222", "#777777", "#444444"
 # inches: height of a row and of the title; width of a panel (its dots, then its numbers) and of a cost column
 _ROW, _TOP, _PANEL, _DOTS, _COST = 0.27, 0.85, 2.12, 1.08, 0.8
-_LEGEND_LINE = 0.19
+_LEGEND_LINE, _LETTER = 0.19, 0.064  # inches: height of the legend's lines, width of a letter
 _LEAST_SPAN = 4.0  # points that an axis shows at least
+_MOST, _BETWEEN = 8, 0.75  # panels beside each other; inches from one line of panels to the next
 
 
 def draw_png(table: Table, path: str | Path) -> Path:
@@ -37,7 +39,8 @@ def draw_png(table: Table, path: str | Path) -> Path:
 
 
 def draw_figure(table: Table) -> Figure:
-    """Methods down the side, one panel per column, costs at the right.
+    """Methods down the side, one panel per column, costs at the right. More panels than fit beside each other
+    stand in several lines, each with the methods.
 
     A dot is the mean, its bar one standard deviation over seeds, the dotted line the baseline. The axis of a
     panel spans the trained adapters; a row beyond it is an arrow at the edge, so that far references do not
@@ -80,32 +83,36 @@ class _Drawing:
             column for column in table.columns if any(column.key in row.scores for row in table.rows)
         ]
         bar = ", bar = ± one standard deviation" if table.has_spread else ""
-        self.legend = [
+        self.names = 0.35 + 0.078 * max(
+            [len(line.name) for line in self.lines if not line.is_heading], default=6
+        )
+        self.bands = _bands(self.columns)
+        self.costs = self.names + _PANEL * len(self.bands[-1])
+        self.width = 0.2 + max(self.names + _PANEL * len(self.bands[0]), self.costs + _COST * len(COSTS))
+        sentences = [
             *legend(table, "Bold"),
             f"Dot = mean{bar}, dotted line = {table.baseline}, arrow = beyond the axis; "
             "axes do not start at 0.",
         ]
-        self.names = 0.35 + 0.078 * max(
-            [len(line.name) for line in self.lines if not line.is_heading], default=6
-        )
-        self.costs = self.names + _PANEL * len(self.columns)
-        self.width = self.costs + _COST * len(COSTS) + 0.2
+        self.legend = [line for text in sentences for line in textwrap.wrap(text, int(self.width / _LETTER))]
         self.bottom = 0.35 + _LEGEND_LINE * len(self.legend)
         self.body = _ROW * len(self.lines)
-        self.height = _TOP + self.body + self.bottom
+        self.height = _TOP + self.body + (self.body + _BETWEEN) * (len(self.bands) - 1) + self.bottom
         self.figure = Figure(figsize=(self.width, self.height), dpi=150, facecolor="white")
         FigureCanvasAgg(self.figure)
 
     def draw(self) -> Figure:
         self._text(0.15, self.height - 0.28, self.table.title, fontsize=12, fontweight="bold")
-        self._draw_names()
-        for place, column in enumerate(self.columns):
-            left = self.names + place * _PANEL
-            self._draw_heading(left + 0.55 * _PANEL, column.heading, "center")
-            self._draw_axes(left + 0.1, column)
-            self._draw_numbers(left + _PANEL - 0.09, column)
-        for place, heading in enumerate(COSTS):
-            self._draw_costs(self.costs + (place + 1) * _COST, place, heading)
+        for above, band in enumerate(reversed(self.bands)):
+            self.floor = self.bottom + above * (self.body + _BETWEEN)
+            self._draw_names()
+            for place, column in enumerate(band):
+                left = self.names + place * _PANEL
+                self._draw_heading(left + 0.55 * _PANEL, column.heading, "center")
+                self._draw_axes(left + 0.1, column)
+                self._draw_numbers(left + _PANEL - 0.09, column)
+            for place, heading in enumerate(COSTS if above == 0 else ()):
+                self._draw_costs(self.costs + (place + 1) * _COST, place, heading)
         for place, sentence in enumerate(reversed(self.legend)):
             y = _LEGEND_LINE * (place + 1) - 0.02
             self._text(0.15, y, sentence, fontsize=8, color=_SMALL_PRINT)
@@ -115,10 +122,10 @@ class _Drawing:
         self.figure.text(x / self.width, y / self.height, content, va="center", **style)
 
     def _y(self, place: int) -> float:
-        return self.bottom + self.body - (place + 0.5) * _ROW
+        return self.floor + self.body - (place + 0.5) * _ROW
 
     def _draw_heading(self, x: float, heading: str, side: str) -> None:
-        self._text(x, self.height - 0.68, heading, fontweight="bold", ha=side)
+        self._text(x, self.floor + self.body + _TOP - 0.68, heading, fontweight="bold", ha=side)
 
     def _draw_names(self) -> None:
         for place, line in enumerate(self.lines):
@@ -145,8 +152,8 @@ class _Drawing:
                 )
 
     def _draw_axes(self, left: float, column: Column) -> None:
-        box = (left / self.width, self.bottom / self.height, _DOTS / self.width, self.body / self.height)
-        _Panel(self.figure.add_axes(box), self.lines, column.key).draw(self.table.baseline)
+        box = (left / self.width, self.floor / self.height, _DOTS / self.width, self.body / self.height)
+        _Panel(self.figure.add_axes(box), self.lines, column.key, self.table).draw()
 
 
 @dataclass
@@ -156,6 +163,7 @@ class _Panel:
     axes: Axes
     lines: Sequence[_Line]
     key: str
+    table: Table
 
     @cached_property
     def rows(self) -> dict[int, Row]:
@@ -167,16 +175,16 @@ class _Panel:
         """The place of the table's last row."""
         return max(self.rows)
 
-    def draw(self, baseline: str) -> None:
+    def draw(self) -> None:
         self.axes.set_ylim(len(self.lines) - 0.5, -0.5)
-        low, high = _limits([row for row in self.rows.values() if self.key in row.scores], self.key)
+        low, high = self._limits()
         self._draw_frame(low, high)
         for place, row in self.rows.items():
             self.axes.axhline(place, color="#eeeeee", linewidth=0.8, zorder=0)
             if self.key not in row.scores:
                 continue
-            score, colour = row.scores[self.key], _COLOURS.get(row.group, _OTHER)
-            if row.name == baseline:
+            score, colour = row.scores[self.key], self._colour(row)
+            if row.name == self.table.baseline:
                 line = {"color": "#888888", "linewidth": 0.9, "zorder": 1}
                 self.axes.plot([100 * score.mean] * 2, [0.5, self.last + 0.5], ":", **line)
             if low <= 100 * score.mean <= high:
@@ -199,6 +207,17 @@ class _Panel:
         # more than two would touch with three digits
         self.axes.set_xticks(inside if len(inside) < 3 else [inside[0], inside[-1]])
 
+    def _colour(self, row: Row) -> str:
+        return _COLOURS[ADAPTERS] if self.table.contends(row) else _COLOURS.get(row.group, _OTHER)
+
+    def _limits(self) -> tuple[float, float]:
+        """Axis limits on the printed scale: the contenders and their controls (or else all rows), and rows
+        close to them.
+        """
+        rows = [row for row in self.rows.values() if self.key in row.scores]
+        focus = [row for row in rows if self.table.contends(row) or row.group == ATTRIBUTION] or rows
+        return _around([row.scores[self.key] for row in focus], [row.scores[self.key] for row in rows])
+
     def _draw_dot(self, place: int, score: Summary, colour: str) -> None:
         bar = None if score.std is None else 100 * score.std
         style = {"markersize": 5, "elinewidth": 1.4, "capsize": 2.5, "zorder": 3}
@@ -215,15 +234,21 @@ def _lines(table: Table) -> list[_Line]:
     return lines
 
 
-def _limits(rows: Sequence[Row], key: str) -> tuple[float, float]:
-    """Axis limits on the printed scale: the trained adapters (or else all rows) and rows close to them."""
-    focus = [row for row in rows if row.group in (ADAPTERS, ATTRIBUTION)] or rows
-    ends = [end for row in focus for end in _ends(row.scores[key])]
+def _bands(columns: Sequence[Column]) -> list[Sequence[Column]]:
+    """The columns in lines of about the same length; the first is the longest."""
+    count = max(1, -(-len(columns) // _MOST))
+    size = max(1, -(-len(columns) // count))
+    return [columns[start : start + size] for start in range(0, size * count, size)]
+
+
+def _around(focus: Sequence[Summary], scores: Sequence[Summary]) -> tuple[float, float]:
+    """Limits on the printed scale around some scores, and others close to them."""
+    ends = [end for score in focus for end in _ends(score)]
     low, high = min(ends), max(ends)
     margin = max(0.0, _LEAST_SPAN - (high - low)) / 2  # a tenth of a point should look small
     low, high = low - margin, high + margin
     reach = 0.5 * (high - low)
-    near = [row.scores[key] for row in rows if low - reach < 100 * row.scores[key].mean < high + reach]
+    near = [score for score in scores if low - reach < 100 * score.mean < high + reach]
     ends = [end for score in near for end in _ends(score)]
     low, high = min([low, *ends]), max([high, *ends])
     return low - 0.06 * (high - low), high + 0.06 * (high - low)

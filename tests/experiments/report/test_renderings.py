@@ -16,6 +16,7 @@ from experiments.report.markdown import kinds_markdown, render_markdown
 from experiments.report.rows import rows_from_frame
 from experiments.report.table import ADAPTERS, REFERENCE, Row, Summary, Table
 from experiments.report.text import render_text
+from experiments.tasks.task import Column
 from tests.experiments.report.made import COLUMNS, LABEL, frame, table
 
 
@@ -112,6 +113,28 @@ def test_figure_has_no_text_over_text(seeds):
         figure = draw_figure(whole)
         assert {"easy-VQA acc", "Avg", "pGNN"} <= {text.get_text() for text in figure.texts}
         assert texts_overlap(figure) == ([], [])
+
+
+def test_a_wide_table_stands_in_several_lines_of_panels():
+    columns = [Column(f"t.{k}", f"Column {k}") for k in range(11)]
+    rows = [
+        Row(name, "Any", {c.key: Summary(0.5 + 0.1 * r, 0.01, 3) for c in columns}, 1234, 70.0, 800.0)
+        for r, name in enumerate(("One", "Two", "Three"))
+    ]
+    note = "a long note, as of where a split comes from and how it was scored, " * 6
+    whole = Table("Wide", rows, columns, baseline="One", contenders={"One", "Two"}, notes=[note])
+    figure = draw_figure(whole)
+    assert texts_overlap(figure) == ([], [])
+    heights = {text.get_text(): text.get_position()[1] for text in figure.texts}
+    first, second = heights["Column 0"], heights["Column 6"]
+    assert {heights[f"Column {k}"] for k in range(6)} == {first}
+    assert first > second
+    assert {heights[name] for name in ("Column 10", "Seeds")} == {second}
+    for name, count in (("Three", 2), ("60.0 ± 1.0", 11), ("1,234", 3)):
+        assert [text.get_text() for text in figure.texts].count(name) == count
+    bold = {text.get_text() for text in figure.texts if text.get_fontweight() == "bold"}
+    assert "60.0 ± 1.0" in bold and "70.0 ± 1.0" not in bold, "the best of the contenders"
+    assert figure.get_figwidth() < draw_figure(Table("Wide", rows, columns[:8])).get_figwidth() + 3
 
 
 def test_figure_is_a_png(tmp_path):
