@@ -13,5 +13,6 @@
 :mod:`.effects`      what adapters do, and what they learned alike in all seeds
 :mod:`.details`      scores by kind and seed
 :mod:`.ablation`     all of it for one results folder
+:mod:`.overview`     all of it for any number of folders, on one page
 ==================== ======================================================================
 """

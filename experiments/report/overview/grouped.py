@@ -195,18 +195,20 @@ def _name(rows: Sequence[Series]) -> None:
         ]
     for number, words in enumerate(said):
         if words in said[:number]:
-            first, second = rows[said.index(words)], rows[number]
-            shared = next(iter(first.runs.keys() & second.runs.keys()), None)
-            one, other = (
-                (first.runs[shared].place, second.runs[shared].place)
-                if shared
-                else (next(iter(row.runs.values())).place for row in (first, second))
-            )
-            raise UserError(
-                f"{one} and {other} are runs of one experiment, with other scores: give one of them"
-            )
+            raise _conflict(rows[said.index(words)], rows[number])
     for row, words in zip(rows, said, strict=True):
         row.title = f"{title} ({words})" if words else title
+
+
+def _conflict(first: Series, second: Series) -> UserError:
+    """The error of two rows that nothing tells apart."""
+    pairs = [(run, second.runs[key]) for key, run in first.runs.items() if key in second.runs]
+    pairs = [pair for pair in pairs if pair[0].outcome != pair[1].outcome] or pairs
+    pairs = pairs or [(next(iter(first.runs.values())), next(iter(second.runs.values())))]
+    one, other = pairs[0]
+    return UserError(
+        f"{one.place} and {other.place} are runs of one experiment, with other scores: give one of them"
+    )
 
 
 def _told(row: Series, rows: Sequence[Series], what: str) -> str:

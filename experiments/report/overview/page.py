@@ -60,7 +60,7 @@ def page_of(
 def _about(search: Search, groups: Sequence[Group], rows: Sequence[Sequence[Series]]) -> list[str]:
     shown = sum(len(row.runs) for of_group in rows for row in of_group)
     twice = len(search.runs) - shown
-    parts = [f"{shown} finished runs in {len(groups)} table{'s' * (len(groups) > 1)}"]
+    parts = [f"{shown} finished run{'s' * (shown > 1)} in {len(groups)} table{'s' * (len(groups) > 1)}"]
     if twice:
         parts.append(f"{twice} that {'are' if twice > 1 else 'is'} the same as another left out")
     if search.unfinished:

@@ -193,8 +193,15 @@ def _setting(group: Group, rows: Sequence[Series]) -> list[Block]:
 
 def _seeds(group: Group, runs: Sequence[Run], table: Table) -> list[Block]:
     head, lines = seeds_lines(score_frame(runs, group.tasks), table.columns)
+    places = {run.folder: run.place for run in group.found}
     where = [
-        [method_named(run.row).title, group.tasks[run.task].title, str(run.seed), _loss(run), str(run.folder)]
+        [
+            method_named(run.row).title,
+            group.tasks[run.task].title,
+            str(run.seed),
+            _loss(run),
+            places[run.folder],
+        ]
         for run in runs
     ]
     return [

@@ -10,6 +10,7 @@ import pytest
 
 from attngraph.errors import UserError
 from experiments.methods import METHODS
+from experiments.report.archive import pack
 from experiments.report.overview.found import found_runs
 from experiments.report.overview.html import render_html
 from experiments.report.overview.page import page_of
@@ -202,3 +203,15 @@ def test_what_holds_for_new_checkpoints_is_given_apart(tmp_path):
     )
     for text in (html, markdown):
         assert "New checkpoints: 95 % interval" in text and "with these 3 checkpoints" in text
+
+
+def test_runs_of_archives_are_named_by_their_archive(tmp_path):
+    pack(save_table(tmp_path / "a"), tmp_path / "archives")
+    html, markdown, (table,) = made(tmp_path / "archives")
+    place = f"{tmp_path}/archives/seed-01.tar.xz/cells/gcn/ve/seed1"
+    assert place in html and place in markdown and "/attngraph-" not in html
+    _, _, (unpacked,) = made(tmp_path / "a")
+    scores = [row.scores for row in table.rows]
+    assert [row.name for row in table.rows] == [row.name for row in unpacked.rows]
+    for one, other in zip(scores, [row.scores for row in unpacked.rows], strict=True):
+        assert one == other
