@@ -37,7 +37,7 @@ SETTINGS = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": str(HEAD_SECONDS),
     "RAY_memory_monitor_refresh_ms": "0",  # it would kill and repeat without end; of a cluster of our own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DEDUP_LOGS": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 lets anything else come first
 }
 
 

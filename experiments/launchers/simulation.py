@@ -10,7 +10,8 @@ a GPU is: a factor for all, by the floating-point operations of the baseline's t
     \frac{\text{operations of the baseline} / \text{operations per second of the GPU}}
          {\text{measured seconds of the baseline}} .
 
-So the ratios between methods are the measured ones. A cell takes
+So the ratios between methods are the measured ones. Where pictures are read and changed in training, an
+example takes at least its share of the time of the processes that read (:data:`READ`). A cell takes
 
 .. math::
     t = t_{start} + \text{steps} \cdot \text{batch} \cdot t_{train} + \text{scored} \cdot t_{answer} .
@@ -31,11 +32,15 @@ from attngraph.errors import UserError
 from experiments.arguments import Between
 from experiments.tasks.captions import Captions
 from experiments.training.cells import Cell
+from experiments.training.loading import MOST
 from experiments.training.plan import Plan, example_count
 
 COSTS = Path(__file__).parents[1] / "results" / "bench" / "methods.json"
 FORM = 1  # of that file
 PEAK, UTILISATION = 312e12, 0.2  # operations per second of an A100 in bfloat16, and the share that is reached
+#: Processor seconds to read a JPEG picture of 640 x 480, crop it to 224, distort and normalise it, as measured
+#: on an AMD EPYC; :data:`experiments.training.loading.MOST` processes do it beside a run.
+READ = 0.0065
 START = 60.0  # seconds until a cell trains: libraries, model, annotations
 COUNTS = (8, 64)  # GPUs that are always shown
 MOST_GPUS = 100_000
@@ -154,8 +159,11 @@ def cell_seconds(cell: Cell, scored: int, is_caption: bool, costs: Costs, speed:
         speed: operations per second of the GPU.
     """
     each = costs.seconds[costs.method(cell.method)]["caption" if is_caption else "vqa"]
-    trained = cell.recipe.steps * cell.recipe.batch_size if cell.recipe else 0
-    return START + costs.factor(speed) * (trained * each["train"] + scored * each["answer"])
+    seconds = START + scored * costs.factor(speed) * each["answer"]
+    if cell.recipe is not None:
+        read = READ / MOST if cell.recipe.augment else 0.0
+        seconds += cell.recipe.steps * cell.recipe.batch_size * max(costs.factor(speed) * each["train"], read)
+    return seconds
 
 
 def dealt(seconds: Sequence[float], machines: int) -> list[float]:
@@ -277,9 +285,10 @@ def _about(plan: Plan, costs: Costs, teraflops: float | None) -> list[str]:
         "" if costs.on_gpu else f"; that a GPU does {speed}, for which all times are divided by one factor"
     )
     return [
-        f"measured: seconds per example of each method, in training and answering, on {costs.where}",
-        f"assumed: one GPU for a cell, the longest cells first, {START:g} seconds to start each{scaled}; the "
-        "second model costs what the measured one does",
+        f"measured: seconds per example of each method, in training and answering, on {costs.where}; "
+        f"{1000 * READ:g} ms to read and change a picture",
+        f"assumed: one GPU for a cell and {MOST} cores that read its pictures, the longest cells first, "
+        f"{START:g} seconds to start each{scaled}; the second model costs what the measured one does",
         *(
             f"assumed: {', '.join(names)} cost{'s' * (len(names) == 1)} what {like} does"
             for like, names in taken.items()

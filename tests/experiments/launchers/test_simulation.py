@@ -5,6 +5,7 @@ import json
 import math
 import random
 from argparse import Namespace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from attngraph.errors import UserError
 from experiments import cli
 from experiments.commands import table
 from experiments.launchers.simulation import (
+    READ,
     START,
     cell_seconds,
     check_gpu_arguments,
@@ -25,6 +27,7 @@ from experiments.launchers.simulation import (
 from experiments.scenes.write import Sizes
 from experiments.tasks import TASKS
 from experiments.training.cells import Cell
+from experiments.training.loading import MOST
 from experiments.training.plan import Plan
 from experiments.training.recipe import Recipe
 
@@ -137,6 +140,16 @@ def test_a_cell_counted_by_hand(costs_file):
     assert cell_seconds(cell("gcn", "vqa", 0, 0), 40, False, costs, SPEED) == pytest.approx(START + 0.02)
 
 
+def test_pictures_that_are_changed_have_to_be_read(costs_file):
+    """800 examples at no less than READ / MOST seconds, however fast the GPU is."""
+    costs = read_costs(costs_file)
+    cached = cell("gcn", "vqa", 100, 8)
+    changed = replace(cached, recipe=replace(cached.recipe, augment=True))
+    for speed, expected in ((1e30, 800 * READ / MOST), (1e9, 800 * 2.0 / 2)):
+        assert cell_seconds(changed, 0, False, costs, speed) == pytest.approx(START + expected)
+    assert cell_seconds(cached, 0, False, costs, 1e30) == pytest.approx(START)
+
+
 def test_costs_of_a_gpu_are_taken_as_they_are(costs_file):
     costs_file.write_text(json.dumps(content(device="cuda", device_name="a GPU")))
     costs = read_costs(costs_file)
@@ -218,15 +231,15 @@ def test_the_main_table_at_full_size(costs_file, capsys, monkeypatch, tmp_path):
     """By the command, without any data: 5 methods, 6 benchmarks, 3 seeds."""
     monkeypatch.setattr(table, "simulation_text", partial(simulation_text, file=costs_file))
     monkeypatch.chdir(tmp_path)
-    words = "table main --size paper --rows full,prefix,lora,gcn,pgnn --dry-run --gpus 64 --gpu-teraflops 1"
+    words = "table main --size paper --rows full,prefix,lora,gcn,pgnn --dry-run --gpus 64 --gpu-teraflops 0.1"
     assert cli.main(words.split()) == 0
     said = capsys.readouterr().out.split("\nrow ")[1].splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in said if line.split()[1:2] == ["18"]}
     assert set(rows) == {"full", "prefix", "lora", "gcn", "pgnn"}
-    # Factor 0.001. gcn: 5 epochs of questions at 1 s, 10 of captions at 2 s, and answers at 0.5 and 2 s.
+    # Factor 0.01. gcn: 5 epochs of questions at 1 s, 10 of captions at 2 s, and answers at 0.5 and 2 s.
     trained = 5 * (605102 + 19497 + 529527) + 10 * 2 * (113287 + 20855 + 22259)
     answered = 0.5 * (26280 + 4319 + 17901) + 2 * (5000 + 3166 + 7542)
-    hours = 3 * (6 * START + 0.001 * (trained + answered)) / 3600
+    hours = 3 * (6 * START + 0.01 * (trained + answered)) / 3600
     assert float(rows["gcn"][1]) == pytest.approx(hours, abs=0.06)
     assert rows["lora"] == rows["prefix"] == rows["pgnn"]
     assert [line.split()[0] for line in said if line[:4].strip().isdigit()] == ["8", "64"]
