@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from numbers import Real
 
 import torch
@@ -77,6 +78,11 @@ class Scheme(nn.Module):
         """
         if backend == "tiled":
             return self(scores, backend), attention(scores) if context else None
+        if not scores.value.requires_grad:
+            # Strided values, as a frozen projection of an image gives them, would be copied for each product
+            # with them, and every copy kept for the backward pass. (With gradients these would be summed in
+            # another order.)
+            scores = replace(scores, value=scores.value.contiguous())
         graph = scores.graph()
         return self(graph, backend), graph.weight @ graph.value if context else None
 
