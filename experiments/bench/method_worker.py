@@ -112,10 +112,12 @@ class Work:
         return self.phases
 
     def flops(self, name: str) -> int:
-        """Floating-point operations of a piece of work, a multiplication and an addition being two; those of
-        matrix products and attention."""
+        """Floating-point operations of a piece of work on one example, a multiplication and an addition being
+        two; those of matrix products and attention."""
+        options, self.options = self.options, {**self.options, "batch": 1, "answered": 1}
         with Flops() as counted:
             self.do(name)
+        self.options = options
         return counted.total
 
     @contextmanager

@@ -133,7 +133,7 @@ def _compared(name: str, baseline: Worker, options: dict[str, Any], repeats: int
         found = tasks.setdefault(task, {})[what] = _whole(work, own, base, about["base_mb"])
         for unit in ("seconds", "cpu_seconds"):
             found[f"{unit}_per_example"] = found[unit] / count
-        found |= {"examples": count, "flops_per_example": flops[work] / count}
+        found |= {"examples": count, "flops_per_example": flops[work]}
         if what == ANSWER:
             found["way"] = WAYS[task]
     return {

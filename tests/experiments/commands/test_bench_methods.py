@@ -52,6 +52,8 @@ def test_the_count_is_pytorchs_where_nothing_is_in_place():
     with FlopCounterMode(display=False) as counter:
         work.do("train caption")
     assert work.flops("train caption") == counter.get_total_flops() > 1e6
+    work.options |= {"batch": 2}
+    assert work.flops("train caption") == counter.get_total_flops()  # of one example still
 
 
 @pytest.mark.parametrize("name", [name for name in methods.NAMES if name in METHODS])
