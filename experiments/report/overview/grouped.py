@@ -187,12 +187,12 @@ def _name(rows: Sequence[Series]) -> None:
     if len(rows) == 1:
         rows[0].title = title
         return
-    said = [_told(row, rows, "chosen") for row in rows]
+    said = [_told(row, rows, "chosen", MOST_NAMED) for row in rows]
     if len(set(said)) < len(rows):
-        said = [
-            ", ".join(filter(None, (_told(row, rows, "chosen"), _told(row, rows, "conditions"))))
-            for row in rows
-        ]
+        said = [_told(row, rows, "chosen") for row in rows]
+    if len(set(said)) < len(rows):
+        conditions = [_told(row, rows, "conditions") for row in rows]
+        said = [", ".join(filter(None, both)) for both in zip(said, conditions, strict=True)]
     for number, words in enumerate(said):
         if words in said[:number]:
             raise _conflict(rows[said.index(words)], rows[number])
@@ -211,8 +211,8 @@ def _conflict(first: Series, second: Series) -> UserError:
     )
 
 
-def _told(row: Series, rows: Sequence[Series], what: str) -> str:
-    """What differs between a row and the others of its method, as this row has it."""
+def _told(row: Series, rows: Sequence[Series], what: str, most: int | None = None) -> str:
+    """What differs between a row and the others of its method, as this row has it; at most so many things."""
     by_name: dict[str, dict[str, None]] = {}
     for task in dict.fromkeys(task for task, _ in row.runs):
         of_rows = [_first(other, task, what) for other in rows if any(t == task for t, _ in other.runs)]
@@ -220,7 +220,7 @@ def _told(row: Series, rows: Sequence[Series], what: str) -> str:
         for name in _differing(of_rows):
             by_name.setdefault(name, {})[_short(own.get(name, DEFAULT))] = None
     words = [f"{spoken(name)} {'/'.join(values)}" for name, values in by_name.items()]
-    return ", ".join([*words[:MOST_NAMED], *(["…"] if len(words) > MOST_NAMED else [])])
+    return ", ".join([*words[:most], *(["…"] if words[:most] != words else [])])
 
 
 def _first(row: Series, task: str, what: str) -> Mapping[str, Any]:

@@ -114,3 +114,17 @@ def test_rows_of_one_method_are_methods_while_they_are_shown(tmp_path):
             assert [METHODS[name].title for name in names] == ["GCN (steps 40)", "GCN (steps 7)"]
             assert {run.row for run in runs} == set(names) and len(runs) == 8
     assert known == METHODS
+
+
+def test_rows_with_many_differences_keep_names_of_their_own(tmp_path):
+    """Four differences are named; the others where these do not tell rows apart."""
+    many = {"learning_rate": 0.5, "steps": 9, "batch_size": 8, "warmup": 0.0}
+    changes = [{}, {"clip": 2.0}, many]
+    folders = [
+        save_table(tmp_path / str(k), rows=("gcn",), tasks=("ve",), recipe={"clip": 1.0} | change)
+        for k, change in enumerate(changes)
+    ]
+    (rows,) = tables(*folders)
+    assert [("clip 1" in name, "clip 2" in name) for name in rows] == [(1, 0), (0, 1), (1, 0)]
+    (rows,) = tables(folders[1], folders[2])
+    assert next(iter(rows)) == "GCN (learning rate 0.01, steps 40, batch size 64, warmup 0.06, …)"

@@ -16,6 +16,7 @@ from experiments.report.overview.html import render_html
 from experiments.report.overview.page import page_of
 from experiments.report.overview.plain import render_markdown_page
 from experiments.report.text import render_text
+from experiments.report.wording import number
 from tests.experiments.report.overview.small import save_table
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
@@ -78,7 +79,8 @@ def test_the_page_is_one_well_formed_file_without_addresses(tmp_path):
 
 
 def test_numbers_are_those_of_the_text_table(tmp_path):
-    html, markdown, (table,) = made(save_table(tmp_path / "a", rows=("gcn", "appnp", "pgnn")))
+    folder = save_table(tmp_path / "a", ("gcn", "appnp", "pgnn"), seeds=(0, 1, 2), images=300)
+    html, markdown, (table,) = made(folder)
     lines = {line[0]: line[1:] for line in reversed(Reader(html).lines)}
     text = render_text(table).splitlines()
     for row in table.rows:
@@ -91,6 +93,10 @@ def test_numbers_are_those_of_the_text_table(tmp_path):
         marked = {row.name for row in table.rows if table.differs(row.name, column.key)}
         place = [c.key for c in table.columns].index(column.key)
         assert marked == {row.name for row in table.rows if "†" in lines[row.name][place]}
+        (best,) = table.best(column.key)
+        score = next(row.scores[column.key] for row in table.rows if row.name == best)
+        assert f"<b>{number(score)}</b>" in html
+        assert "pGNN" in marked
 
 
 def test_everything_is_on_the_page(tmp_path):
