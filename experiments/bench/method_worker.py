@@ -29,7 +29,7 @@ from experiments.methods import method_named
 from experiments.models import Decoding, Ranking, Sample
 from experiments.models.losses import IGNORED, token_losses
 from experiments.training.device import mixed_precision
-from experiments.training.memory import PeakMemory
+from experiments.training.memory import PeakMemory, keep_freed_memory
 
 TRAIN, ANSWER, SAVE, RESUME = "train", "answer", "save", "resume"
 TASKS = ("vqa", "caption")
@@ -235,7 +235,8 @@ def _serve(method: str, options: dict[str, Any], pipe: Any) -> None:
 def _answers(method: str, options: dict[str, Any], ask: Callable[[], Any]) -> Iterator[Any]:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options["threads"])
-    torch.set_flush_denormal(True)  # as in training
+    torch.set_flush_denormal(True)  # as in training, like the next line
+    keep_freed_memory()
     tiny = Work(method, options | TINY)  # loads what is loaded at first use
     for task in TASKS:
         tiny.do(f"{TRAIN} {task}")

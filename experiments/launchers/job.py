@@ -17,6 +17,7 @@ from attngraph.errors import UserError
 from experiments.plugins import load_plugins
 from experiments.training.cells import Cell, run_cell
 from experiments.training.execution import Execution
+from experiments.training.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ def prepare_process() -> None:
     """Settings of every process that runs cells."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns where a process is forked
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="Java not found")  # said once, by the parent
     # The Trainer's own call of a name that transformers has deprecated, and DDP's hint on speed.

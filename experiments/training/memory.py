@@ -1,13 +1,16 @@
-"""The peak of memory over a stretch of work."""
+"""The peak of memory over a stretch of work, and what becomes of freed memory."""
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 class PeakMemory:
@@ -35,3 +38,18 @@ class PeakMemory:
                     return int(line.split()[1]) * 1024
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep memory that it has freed, up to 1 GiB, for what it allocates next; otherwise
+    glibc returns large arrays to the system and has each page of new ones cleared, in every training step.
+
+    Returns:
+        Whether it could be set: it is glibc's.
+    """
+    if sys.platform != "linux":
+        return False
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        return all(mallopt(parameter, 2**30) == 1 for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD))
+    return False
