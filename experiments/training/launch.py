@@ -16,8 +16,10 @@ LOCAL, SLURM, RAY = "local", "slurm", "ray"
 NAMES = (LOCAL, SLURM, RAY)
 PACKAGES = {SLURM: "submitit", RAY: "ray"}  # what a launcher needs; an extra of its name brings it
 OWN_CLUSTER = "local"  # Ray's word for a cluster that ends with the command
-#: Options of Slurm's sbatch that the launcher gives itself.
+#: Options of sbatch that the launcher sets itself, and submitit's own.
 TAKEN = ("array", "output", "error", "cpus_per_task", "gpus_per_node", "ntasks", "ntasks_per_node", "nodes")
+TAKEN += ("array_parallelism", "signal", "signal_delay_s", "setup", "teardown", "srun_args", "use_srun")
+TAKEN += ("num_gpus", "stderr_to_stdout", "map_count", "additional_parameters", "open_mode")
 
 
 @dataclass(frozen=True)

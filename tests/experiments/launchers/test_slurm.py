@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from attngraph.errors import UserError
 from experiments.launchers import slurm
 from experiments.launchers.board import Board
 from experiments.training.cells import Cell, is_finished
+from experiments.training.launch import TAKEN
 from experiments.training.lock import sole_use
 from experiments.training.runner import run_cells
 from tests.experiments.launchers import fake_slurm
@@ -60,12 +62,31 @@ def sbatch_lines(tmp_path, **more):
 
 def test_what_sbatch_is_told(tmp_path, jobs):
     lines = sbatch_lines(
-        tmp_path, cpus=4, slurm=(("partition", "gpu"), ("time", "2-00"), ("licenses", "a:1"))
+        tmp_path, cpus=4, slurm=(("partition", "gpu"), ("time", "2-00"), ("licenses", "a:1"), ("mem", "32GB"))
     )
-    for line in ("cpus-per-task=4", "partition=gpu", "time=2880", "licenses=a:1", "job-name=attngraph"):
+    options = "cpus-per-task=4 partition=gpu time=2880 licenses=a:1 mem=32GB job-name=attngraph"
+    for line in options.split():
         assert f"#SBATCH --{line}" in lines
     assert not any("gpus" in line for line in lines)
     assert "#SBATCH --time=1440" in sbatch_lines(tmp_path)
+
+
+def test_what_submitit_takes_beside_sbatch_is_the_launchers(jobs):
+    """Whatever is no option of sbatch is refused, not passed on as a text of another kind."""
+    import submitit
+
+    lines = submitit.SlurmExecutor._valid_parameters() - {"job_name", *TAKEN}
+    sbatch = "account comment constraint cpus_per_gpu dependency exclude exclusive gpus_per_task gres "
+    sbatch += "mail_type mail_user mem mem_per_cpu mem_per_gpu nodelist partition qos time wckey"
+    assert lines == set(sbatch.split())
+
+
+def test_a_gpu_for_each_cell_unless_the_user_says_which(tmp_path, jobs):
+    for slurm_options, line in (((), "gpus-per-node=1"), ((("gres", "gpu:a100:1"),), "gres=gpu:a100:1")):
+        run = replace(execution(tmp_path, "slurm", slurm=slurm_options), device="cuda")
+        executor = slurm._executor(tmp_path / "logs", run)
+        lines = executor._make_submission_file_text("command", "id").splitlines()
+        assert [one for one in lines if one.startswith("#SBATCH --g")] == [f"#SBATCH --{line}"]
 
 
 def test_a_machine_without_slurm_is_one_line(tmp_path, monkeypatch, data):

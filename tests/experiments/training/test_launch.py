@@ -78,6 +78,7 @@ def test_options_of_ray_and_slurm(installed):
         ),
         (["--launcher", "slurm", "--slurm", "array=0-9"], "the launcher sets array itself"),
         (["--launcher", "slurm", "--slurm", "cpus-per-task=9"], "the launcher sets cpus_per_task itself"),
+        (["--launcher", "slurm", "--slurm", "setup=rm"], "the launcher sets setup itself"),
         (["--launcher", "slurm", "--slurm", "time=soon"], "--slurm time=soon: give minutes"),
     ],
 )
