@@ -272,7 +272,7 @@ def test_the_file_holds_every_field_once():
 def test_paper_experiments_are_the_cells_of_the_main_table(task, six, tmp_path):
     size = load_size("paper")
     preset = size.preset(load_table("main")).model_copy(update={"seeds": {"pgnn": 1}})
-    request = Request(None, [task], data=six, model="blip-capfilt-large")
+    request = Request(None, [task], data=six, model="models/capfilt-l")
     (cell,) = plan_table(preset, request, size.chosen(), tmp_path).cells
     experiment = load_experiment(f"paper-{task}", [f"data={six}"])
     mine = resolved(experiment, tmp_path, chosen_settings()).cell
