@@ -51,5 +51,5 @@ class PrefixTuned(Tuned):
 
 
 register(
-    PrefixMethod(name="prefix", title="Prefix tuning", group=OTHERS, rates=(1e-2, 3e-2), default_rate=3e-2)
+    PrefixMethod(name="prefix", title="Prefix tuning", group=OTHERS, rates=(3e-2, 1e-1), default_rate=1e-1)
 )
