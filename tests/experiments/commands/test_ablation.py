@@ -90,6 +90,7 @@ def test_every_run_keeps_what_made_it(small):
     assert config["settings"]["settings"]["gnn"] == "pgnn" and "torch" in config["versions"]
     assert {p.name for p in folder.iterdir()} == {
         "config.json",
+        "experiment.yaml",
         "metrics.csv",
         "adapter_config.json",
         "adapter_model.safetensors",
