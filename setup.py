@@ -78,6 +78,7 @@ setup(
         "tqdm>=4.66",
         "pycocoevalcap>=1.2",
         "easy-vqa>=1.0",
+        "tensorboard>=2.16",
     ],
     extras_require={
         "scatter": ["torch-scatter>=2.1.2"],  # from source, after torch: pip install --no-build-isolation
@@ -85,6 +86,7 @@ setup(
         "lint": LINT,
         "docs": DOCS,
         "hub": ["datasets>=3.0"],  # data sets of the Hugging Face hub
+        "tracking": ["wandb>=0.17", "mlflow>=2.14"],  # for --track
         "umap": ["umap-learn>=0.5.6"],
         "slurm": ["submitit>=1.5"],
         "ray": ["ray>=2.40"],

@@ -12,6 +12,7 @@ which everything is decided that the file left open: it gives the same scores ag
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from attngraph.errors import UserError
@@ -20,6 +21,7 @@ from experiments.configs.experiment import EXPERIMENT, experiment_names, load_ex
 from experiments.configs.settings import chosen_settings
 from experiments.errors import first_line
 from experiments.methods import method_named
+from experiments.methods.parameters import count_parameters
 from experiments.models import load_family
 from experiments.outputs import check_folder
 from experiments.progress import note
@@ -31,6 +33,7 @@ from experiments.training.execution import Execution, add_run_arguments, executi
 from experiments.training.prepare import prepare
 from experiments.training.resolve import Resolved, resolved
 from experiments.training.runner import run_cells
+from experiments.training.trackers import add_tracking_argument, trackers_of
 
 OUT = Path("runs/train")
 
@@ -52,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"Write the run into cells/METHOD/TASK/seedN of this folder. Default: {OUT}.",
     )
     add_run_arguments(parser, several=False)
+    add_tracking_argument(parser)
     add(
         "--dry-run",
         action="store_true",
@@ -64,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     given = [] if args.model is None else [f"model={args.model}"]
     experiment = load_experiment(args.experiment, [*args.changes, *given])
     out = args.out or OUT
-    execution = execution_of(args, out)
+    execution = replace(execution_of(args, out), trackers=trackers_of(args))
     check_folder(out, "ablation")  # a folder of cells, as a table's is
     is_main = processes(args.device).is_main_process
     found = agreed(lambda: resolved(experiment, out / "data", chosen_settings()))
@@ -112,13 +116,13 @@ def trained_in_words(found: Resolved, download: bool) -> str:
         raise UserError(
             f"settings: {method.name} cannot take them ({first_line(error)}): correct them, or leave them out"
         ) from None
-    count = sum(parameter.numel() for parameter in tuned.parameters().values())
-    every = sum(parameter.numel() for parameter in family.model.parameters())
+    counted = count_parameters(tuned)
     words = f"{method.title} on {TASKS[cell.task].title}, seed {cell.seed}: {family.title}"
     if cell.recipe is None:
         return f"{words}, nothing is trained"
     recipe = cell.recipe
     return (
-        f"{words}, {count:,} of {every:,} parameters are trained ({count / every:.2%}); {recipe.steps} steps "
-        f"of {recipe.batch_size} examples, learning rate {recipe.learning_rate:g}"
+        f"{words}, {counted.trained:,} parameters are trained, {counted.shares['model']:.2%} of the model's "
+        f"{counted.model:,}; {recipe.steps} steps of {recipe.batch_size} examples, learning rate "
+        f"{recipe.learning_rate:g}"
     )

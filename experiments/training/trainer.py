@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ from experiments.training.validation import Validation
 
 LAST = 20  # steps whose mean loss sums up a run
 SAVE_EVERY = 200  # steps between states from which an interrupted run continues
+SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # what `accelerate launch` sets
 COMPILER = "inductor"  # backend of torch.compile
 
 
@@ -216,6 +218,10 @@ def train(
         OutOfMemory: a pass does not fit in memory; the next call goes on with smaller ones.
         UserError: the saved state is damaged, or a state cannot be saved.
     """
+    if sharded := [name for name in SHARDING if os.environ.get(name, "").lower() in ("1", "true")]:
+        raise UserError(
+            f"{sharded[0]} is set: runs are not sharded; start the processes with torchrun instead"
+        )
     passes = passes_of(folder, recipe)
     progress = _Progress(on_step, data, validation)
     args = arguments(tuned, replace(recipe, accumulation=passes), seed, folder, data)

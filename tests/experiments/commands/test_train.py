@@ -69,7 +69,8 @@ def refusal(capsys, *words) -> str:
 
 
 def content(folder: Path) -> dict[str, str]:
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def scores(folder: Path) -> dict:
@@ -86,7 +87,12 @@ def test_a_run_leaves_the_file_that_runs_it_again(cell, tmp_path, capsys):
         assert run("train", cell / "experiment.yaml", "--out", tmp_path / "again") == 0
     said = capsys.readouterr()
     again = tmp_path / "again" / "cells" / "pgnn" / "vqa" / "seed3"
-    assert str(again) in said.out and "vqa.accuracy" in said.out and "parameters are trained" in said.err
+    assert (
+        str(again) in said.out
+        and "vqa.accuracy" in said.out
+        and "parameters are trained" in said.err
+        and " of the model's " in said.err
+    )
     ours, theirs = scores(cell), scores(again)
     for name in ("scores", "kinds", "loss", "learned", "effects", "examples"):
         assert ours[name] == theirs[name]
@@ -114,7 +120,11 @@ def test_the_words_that_tell_what_is_trained(file, tmp_path, cell):
     weights = load_file(cell / "adapter_model.safetensors")
     count = sum(tensor.numel() for tensor in weights.values())
     words = trained_in_words(found, download=False)
-    assert f"{count:,} of " in words and "3 steps of 8 examples" in words and "seed 3" in words
+    assert (
+        f"{count:,} parameters are trained, " in words
+        and "3 steps of 8 examples" in words
+        and "seed 3" in words
+    )
 
 
 def test_a_dry_run_shows_the_file_and_writes_nothing(file, cell, tmp_path, capsys):
