@@ -1,5 +1,5 @@
-"""The search for learning rates, joins and the schemes' arguments on validation data: for each method on each
-task, with the same number of trials for every GNN.
+"""The search for learning rates, joins and the schemes' arguments on validation data: for each row of a preset
+on each task, with the same number of trials for every GNN.
 
 A method's settings on a task are chosen by a :class:`~experiments.training.race.Race`:
 
@@ -145,7 +145,8 @@ class Search:
                 )
         self._read()
         self.score([Trial(name, task) for name in (FROZEN, MAJORITY) for task in self.setup.tasks])
-        searched = {name: method for name, method in METHODS.items() if method.rates}
+        rows = self.setup.preset.seeds
+        searched = {name: method for name, method in METHODS.items() if method.rates and name in rows}
         chosen = Settings(reduction=self.setup.reduction)
         for follows in (False, True):
             methods = [method for method in searched.values() if (method.follows is not None) == follows]
