@@ -199,15 +199,21 @@ def _error(ray: Any, done: Any) -> UserError | None:
     """
     try:
         return ray.get(done)
-    except ray.exceptions.LocalRayletDiedError as error:
-        raise _lost(str(error)) from None
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+        if isinstance(error, ray.exceptions.LocalRayletDiedError) or not _is_alive(ray):
+            raise _lost(str(error)) from None
         return UserError(
             f"its worker died {RETRIES + 1} times ({first_line(str(error))}; out of memory?): run the same "
             "command again to go on"
         )
     except ray.exceptions.RayError as error:
         return UserError(f"Ray could not run it: {str(error).strip().splitlines()[-1]}")
+
+
+def _is_alive(ray: Any) -> bool:
+    """Whether the cluster knows of the machine of this command."""
+    own = ray.get_runtime_context().get_node_id()
+    return any(node["NodeID"] == own and node["Alive"] for node in ray.nodes())
 
 
 def _end_group_with_parent() -> None:

@@ -30,6 +30,7 @@ from typing import Any
 
 from attngraph.errors import UserError
 from experiments.arguments import Between
+from experiments.methods import method_named
 from experiments.tasks.captions import Captions
 from experiments.training.cells import Cell
 from experiments.training.loading import MOST
@@ -38,7 +39,7 @@ from experiments.training.plan import Plan, example_count
 COSTS = Path(__file__).parents[1] / "results" / "bench" / "methods.json"
 FORM = 1  # of that file
 PEAK, UTILISATION = 312e12, 0.2  # operations per second of an A100 in bfloat16, and the share that is reached
-#: Processor seconds to read a JPEG picture of 640 x 480, crop it to 224, distort and normalise it, as measured
+#: Processor seconds to read a JPEG picture of 640 x 480, crop it to 224, distort and normalise it, measured
 #: on an AMD EPYC; :data:`experiments.training.loading.MOST` processes do it beside a run.
 READ = 0.0065
 START = 60.0  # seconds until a cell trains: libraries, model, annotations
@@ -290,7 +291,14 @@ def _about(plan: Plan, costs: Costs, teraflops: float | None) -> list[str]:
         f"assumed: one GPU for a cell and {MOST} cores that read its pictures, the longest cells first, "
         f"{START:g} seconds to start each{scaled}; the second model costs what the measured one does",
         *(
-            f"assumed: {', '.join(names)} cost{'s' * (len(names) == 1)} what {like} does"
+            f"assumed, since it was not measured: {', '.join(names)} cost{'s' * (len(names) == 1)} what "
+            f"{like} does{_too_little(names)}"
             for like, names in taken.items()
         ),
     ]
+
+
+def _too_little(names: Sequence[str]) -> str:
+    """What is known to be wrong about other methods' costs."""
+    dear = [name for name in names if method_named(name).vision == "trained"]
+    return f" (too little for {', '.join(dear)}: the image encoder is trained too)" if dear else ""

@@ -186,7 +186,10 @@ def test_what_a_dry_run_prints(plan, costs_file):
     table = [line.split()[0] for line in lines if line[:4].strip().isdigit()]
     assert table == ["2", "8", "64"]
     assert "measured: seconds per example of each method, in training and answering, on a processor" in said
-    assert "that a GPU does 0.001 teraFLOP/s" in said and "assumed: lora, frozen cost what pgnn does" in said
+    assert (
+        "that a GPU does 0.001 teraFLOP/s" in said
+        and "not measured: lora, frozen cost what pgnn does\n" in said + "\n"
+    )
     assert "62 teraFLOP/s, 20% of an A100's peak" in simulation_text(plan, 2, file=costs_file)
 
 
