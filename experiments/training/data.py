@@ -113,7 +113,8 @@ class TaskData(Dataset):
         path = self.examples[position].image
         if self.bad[position]:
             return False
-        if self.may_lack and self.features is None and path not in self.readable:
+        known = path in self.readable and path.exists()  # it may vanish while a run goes on
+        if self.may_lack and self.features is None and not known:
             try:
                 open_image(path)
             except UserError as error:
