@@ -41,16 +41,20 @@ FACTORS = "0.33,1,3"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph sweep``."""
     add = parser.add_argument
-    add("table", metavar="TABLE", help="Take the rows and tasks of this table, as `attngraph table` does.")
+    add("name", metavar="TABLE", help="Take the rows and tasks of this table, as `attngraph table` does.")
     add("--size", default="scenes", metavar="NAME", help="Take the budgets of this size of the table.")
-    add("--rows", metavar="NAMES", help="Try only these rows, separated by commas. Default: all that train.")
-    add("--tasks", metavar="NAMES", help="Try them on these tasks, separated by commas. Default: all.")
+    add("--rows", metavar="NAMES", help="Take only these rows, separated by commas. Default: all that train.")
+    add(
+        "--tasks",
+        metavar="NAMES",
+        help="Take only these tasks, separated by commas. Default: all of the table.",
+    )
     add(
         "--factors",
         type=factors,
         default=FACTORS,
         metavar="NUMBERS",
-        help="Try each row's own rate times these numbers, separated by commas.",
+        help="Take each row's own rate times these numbers, separated by commas.",
     )
     add("--seed", type=int, default=0, metavar="N", help="Train with this seed.")
     add(
@@ -87,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace, out: Path) -> Plan:
     """A table's cells with one seed."""
-    table, size = load_table(args.table), load_size(args.size)
+    table, size = load_table(args.name), load_size(args.size)
     trained = [name for name in table.blocks if method_named(name).trains]
     rows, tasks = names_in(args.rows) or trained, names_in(args.tasks) or table.tasks
     check_known(rows, trained, "row")

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tables = "; ".join(_about(name, load_table) for name in table_names())
     sizes = "; ".join(_about(name, load_size) for name in size_names())
     parser.add_argument(
-        "table", metavar="TABLE", help=f"Make this table: a YAML file, or one of these: {tables}."
+        "name", metavar="TABLE", help=f"Make this table: a YAML file, or one of these: {tables}."
     )
     add = parser.add_argument
     add(
@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print and save the table."""
     check_data_arguments(args)
     check_gpu_arguments(args)
-    table, size = load_table(args.table), load_size(args.size)
-    name, of_size = Path(args.table).stem, Path(args.size).stem
+    table, size = load_table(args.name), load_size(args.size)
+    name, of_size = Path(args.name).stem, Path(args.size).stem
     out = args.out or Path("runs") / f"tables-{of_size}"
     plan = _plan(args, table, size, out)
     check_ranking(args.answering, plan)
