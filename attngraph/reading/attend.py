@@ -190,10 +190,14 @@ def graph_attention(
     value: Tensor,
     attention_mask: Tensor | None = None,
     is_causal: bool | None = None,
+    modalities: tuple[str | Tensor | None, str | Tensor | None] = (None, None),
     **kwargs,
 ) -> tuple[Tensor, Tensor | None]:
     """What transformers' ``AttentionInterface`` calls in an instrumented model: eager attention, with
     listeners.
+
+    A model of one's own may say what queries and values stand for: its attention passes ``modalities``, which
+    attention functions that are not these leave alone.
 
     Returns:
         context ``(b, n, h, d)`` and weights after dropout, as eager attention returns them.
@@ -203,6 +207,6 @@ def graph_attention(
         if is_causal is not None:
             kwargs["is_causal"] = is_causal
         return eager(module, query, key, value, attention_mask, **kwargs)
-    projected = Projected(query, key, value)
-    call = attend(module, projected, attention_mask, eager, known=Known(is_causal), **kwargs)
+    projected, known = Projected(query, key, value), Known(is_causal, sides=modalities)
+    call = attend(module, projected, attention_mask, eager, known=known, **kwargs)
     return call.context.transpose(1, 2).contiguous(), call.recorded()

@@ -209,9 +209,11 @@ class Modalities:
 
         def after(part: PreTrainedModel, args: tuple, output: Any) -> None:
             states = output if isinstance(output, Tensor) else next(iter(_values(output)), None)
-            if isinstance(states, Tensor) and states.dim() == 3 and self.now.get(name) is not None:
+            said = getattr(output, "image_nodes", None)  # a model of one's own may say it
+            side = self.now.get(name) if said is None else said
+            if isinstance(states, Tensor) and states.dim() == 3 and side is not None:
                 kept = None if states.is_inference() else weakref.ref(states)
-                entry = Output(kept, states.shape[1], self.now[name])
+                entry = Output(kept, states.shape[1], side)
                 self._outputs = [*self._outputs[1 - self.KEPT :], entry]
 
         return after

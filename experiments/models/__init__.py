@@ -6,6 +6,7 @@ families that accept a checkpoint, the one that was registered last takes it.
 
 from experiments.models.family import FAMILIES, Answering, Checkpoint, Decoding, ModelFamily, register  # isort: skip
 from experiments.models import processor, image_text, vision_encoder_decoder, blip, blip_vqa  # isort: skip # noqa: F401
+from experiments.models.mplug import family as _mplug  # isort: skip # noqa: F401
 from experiments.models.batch import Batch, Sample
 from experiments.models.loading import load_family
 from experiments.models.ranking import Ranked, Ranking

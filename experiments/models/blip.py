@@ -37,7 +37,7 @@ SMALL = 10_000  # words; BLIP knows 30,524, those checkpoints only the words of 
 
 
 class BlipImages(ModelFamily):
-    """What BLIP's two families share: the image encoder, its states and pixels.
+    """What BLIP's two families and mPLUG share: the image encoder, its states and pixels.
 
     Attributes:
         mean, std: of each colour, by which pixels are normalised; as the checkpoint's processor says, if
@@ -65,7 +65,7 @@ class BlipImages(ModelFamily):
 
     def check(self, samples: Sequence[Sample]) -> None:
         if samples[0].image is None:
-            raise UserError("BLIP looks at images: give --images")
+            raise UserError(f"{self.title} looks at images: give --images")
 
     def image_encoder(self) -> nn.Module:
         return self.model.vision_model

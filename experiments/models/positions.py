@@ -12,7 +12,7 @@ from attngraph.errors import UserError
 LARGEST_SIDE = 4096  # pixels; beyond it a picture has more patches than any model of this kind can look at
 
 
-def interpolate_positions(positions: Tensor, rows: int) -> Tensor:
+def interpolate_positions(positions: Tensor, rows: int, mode: str = "bicubic") -> Tensor:
     r"""Positions of a square grid of patches, for a grid with another number of rows.
 
     As BLIP does it: the row of the class token stays, the others are an image of ``width`` channels, which is
@@ -23,11 +23,13 @@ def interpolate_positions(positions: Tensor, rows: int) -> Tensor:
 
     for ``n`` old and ``m`` new rows, with the same ``v``; ``k`` is Keys' kernel with a = -3/4 over the four
     nearest rows and columns, and the edge stands for what lies beyond it. The kernel is not widened where the
-    new grid is the smaller one.
+    new grid is the smaller one. mPLUG does the same with ``mode="bilinear"``, where ``k`` is a triangle over
+    the two nearest.
 
     Args:
         positions: ``(1, 1 + n * n, width)``, the class token's first, then the patches row by row.
         rows: of the new grid, m.
+        mode: ``"bicubic"`` or ``"bilinear"``.
 
     Returns:
         ``(1, 1 + rows * rows, width)``; the very tensor where the grid is the same.
@@ -42,7 +44,7 @@ def interpolate_positions(positions: Tensor, rows: int) -> Tensor:
     if old == rows:
         return positions
     grid = positions[:, 1:].reshape(1, old, old, width).permute(0, 3, 1, 2)  # (1, width, n, n)
-    grid = nn.functional.interpolate(grid, size=(rows, rows), mode="bicubic", align_corners=False)
+    grid = nn.functional.interpolate(grid, size=(rows, rows), mode=mode, align_corners=False)
     return torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
 

@@ -37,7 +37,7 @@ class Captions(Task):
     decoding = Decoding(max_new_tokens=24, num_beams=3)
     budget = Budget(steps=200, eval_seconds=20e-3)
     file_format = CAPTIONS
-    prompts = {"default": DESCRIBE}
+    prompts = {"default": DESCRIBE, "mplug": ""}
 
     @property
     def selects(self) -> str:
@@ -74,7 +74,7 @@ class OfficialCaptions(Official, Captions):
     with its own prompt."""
 
     like = "caption"
-    prompts = {"default": DESCRIBE, "blip": "a picture of"}
+    prompts = {"default": DESCRIBE, "blip": "a picture of", "mplug": ""}
 
     def target(self, example: Example, draw: float) -> str:
         return plain_caption(super().target(example, draw))

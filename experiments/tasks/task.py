@@ -226,7 +226,7 @@ class Task(ABC):
 
     def prompt(self, example: Example, family: str = DEFAULT) -> str:
         """The text before the answer, as a model family gets it."""
-        template = self.prompts.get(family) or self.prompts.get(DEFAULT, "{text}")
+        template = self.prompts.get(family, self.prompts.get(DEFAULT, "{text}"))
         return template.format(text=self.text(example))
 
     def target(self, example: Example, draw: float) -> str:

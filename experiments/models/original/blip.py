@@ -33,10 +33,10 @@ from experiments.models.blip import BlipCaptioner
 from experiments.models.blip_vqa import ENCODER_START, BlipAnswerer
 from experiments.models.original.layout import Arrangement, Layout
 from experiments.models.original.rules import Leave, Take, Twin
+from experiments.models.original.shapes import Shapes
 from experiments.models.original.vocabulary import check_size, make_tokenizer
 
 START = "[DEC]"
-HEAD = 64  # width of a head
 VISION_EPS, TEXT_EPS = 1e-6, 1e-12  # of the layer norms
 DROPOUT = 0.1  # of the text side in training
 
@@ -122,7 +122,7 @@ class BlipLayout(Layout):
     def tokenizer(
         self, words: dict[str, int], tensors: Mapping[str, Tensor], file: Path, vocabulary: Path
     ) -> PreTrainedTokenizerBase:
-        shapes = _Shapes(tensors, file)
+        shapes = Shapes(tensors, file, "BLIP")
         rows, longest = shapes("text_decoder.bert.embeddings.word_embeddings.weight")[0], shapes.places
         tokenizer = make_tokenizer(words, START, ENCODER_START, longest=longest)
         check_size(tokenizer, rows, vocabulary, (START, ENCODER_START))
@@ -131,7 +131,7 @@ class BlipLayout(Layout):
     def config(
         self, tensors: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerBase, file: Path
     ) -> PretrainedConfig:
-        shapes = _Shapes(tensors, file)
+        shapes = Shapes(tensors, file, "BLIP")
         width, _, _, patch = shapes("visual_encoder.patch_embed.proj.weight", 4)
         rows = math.isqrt(shapes("visual_encoder.pos_embed", 3)[1] - 1)
         vision = dict(
@@ -166,35 +166,3 @@ class BlipLayout(Layout):
 
     def image_processor(self, side: int) -> BlipImageProcessor:
         return BlipImageProcessor(size={"height": side, "width": side})
-
-
-class _Shapes:
-    """What the shapes of a checkpoint's tensors tell."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], file: Path):
-        self.tensors, self.file = tensors, file
-
-    def __call__(self, name: str, axes: int = 2) -> tuple[int, ...]:
-        shape = self.tensors[name].shape if name in self.tensors else None
-        if shape is None or len(shape) != axes or 0 in shape:
-            how = "missing" if shape is None else f"of the shape {tuple(shape)}"
-            raise UserError(f"{self.file}: {name} is {how}, so it is no checkpoint of BLIP")
-        return tuple(shape)
-
-    @property
-    def places(self) -> int:
-        """How long a text may be."""
-        return self("text_decoder.bert.embeddings.position_embeddings.weight")[0]
-
-    def count(self, prefix: str) -> int:
-        """Layers under a prefix."""
-        rest = (name[len(prefix) :].partition(".")[0] for name in self.tensors if name.startswith(prefix))
-        return len({part for part in rest if part.isdigit()})
-
-    def heads(self, part: str, width: int) -> int:
-        """Heads of a part with this width."""
-        if width % HEAD:
-            raise UserError(
-                f"{self.file}: {part} is {width} wide; BLIP's heads are {HEAD} wide, which must divide it"
-            )
-        return width // HEAD

@@ -56,10 +56,10 @@ class Original:
         self.account.check(
             self.file, f"{self.layout.name} checkpoint for the arrangement {self.arrangement.name}"
         )
-        state = {
-            new: self.tensors[name].detach().to(torch.float32, copy=True).contiguous()
-            for name, new in self.account.taken.items()
-        }
+        parts = {new: self.tensors[name] for name, new in self.account.taken.items()}
+        for name, news in self.account.cut.items():
+            parts |= zip(news, self.tensors[name].chunk(len(news)), strict=True)
+        state = {new: part.detach().to(torch.float32, copy=True).contiguous() for new, part in parts.items()}
         with quiet_transformers():
             model = self.arrangement.model.from_pretrained(
                 None, config=self.config, state_dict=state, dtype=torch.float32, attn_implementation="eager"
@@ -80,7 +80,8 @@ class Original:
             side: of the pictures that the model sees.
         """
         account = self.account
-        fate: dict[str, dict[str, str]] = {name: {"used as": new} for name, new in account.taken.items()}
+        fate: dict[str, dict[str, Any]] = {name: {"used as": new} for name, new in account.taken.items()}
+        fate |= {name: {"cut into": list(news)} for name, news in account.cut.items()}
         fate |= {name: {"equal to": of} for name, of in account.twins.items()}
         fate |= {name: {"left out": why} for name, why in account.left.items()}
         return {
@@ -111,6 +112,10 @@ def read_original(
     """
     tensors = read_tensors(file)
     known = _layout_of(tensors, file, layout)
+    if arrangement is not None and arrangement not in known.arrangements:
+        raise UserError(
+            f"--as {arrangement}: no arrangement of {known.name}: give {' or '.join(known.arrangements)}"
+        )
     chosen = known.choose(tensors, arrangement, file)
     tokenizer = known.tokenizer(read_vocabulary(vocabulary), tensors, file, vocabulary)
     config = known.config(tensors, tokenizer, file)

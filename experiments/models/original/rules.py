@@ -6,6 +6,7 @@ stand for the same in the new name, one after the other::
     Take("visual_encoder.blocks.*.norm1.*", "vision_model.encoder.layers.*.layer_norm1.*")
     Leave("itm_head.*", "matches pictures and texts, which writes nothing")
     Twin("text_decoder.cls.predictions.decoder.weight", "text_decoder.bert.embeddings.word_embeddings.weight")
+    Cut("resblocks.*.attn.in_proj_*", ("layers.*.q_proj.*", "layers.*.k_proj.*", "layers.*.v_proj.*"))
 
 Of several rules that fit a name the first counts.
 """
@@ -64,7 +65,20 @@ class Twin:
     of: str
 
 
-Rule = Take | Leave | Twin
+@dataclass(frozen=True)
+class Cut:
+    """A tensor that is used in equal parts, cut along its first axis.
+
+    Args:
+        pattern: of its names.
+        names: the patterns of the parts' new ones, each with the same stars.
+    """
+
+    pattern: str
+    names: tuple[str, ...]
+
+
+Rule = Take | Leave | Twin | Cut
 
 
 @dataclass
@@ -73,6 +87,7 @@ class Account:
 
     Attributes:
         taken: name → the new one.
+        cut: name → the new ones of its parts.
         twins: name → the tensor that it equals.
         left: name → why it is not used.
         unexpected: those that no rule knows.
@@ -81,6 +96,7 @@ class Account:
     """
 
     taken: dict[str, str] = field(default_factory=dict)
+    cut: dict[str, tuple[str, ...]] = field(default_factory=dict)
     twins: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     unexpected: list[str] = field(default_factory=list)
@@ -106,6 +122,7 @@ class Account:
     def lines(self) -> list[str]:
         """The account in words, layers and their parts told together; faults name by name."""
         lines = [f"{len(self.taken)} used"]
+        lines += [f"{len(self.cut)} used in parts"] if self.cut else []
         lines += [f"{len(self.twins)} equal to others, which the model shares"] if self.twins else []
         reasons = dict.fromkeys(self.left.values())
         for why in reasons:
@@ -137,22 +154,37 @@ def account_of(
             account.twins[name] = rule.of
             if rule.of in tensors and not torch.equal(tensor, tensors[rule.of]):
                 account.unlike[name] = f"not equal to {rule.of}"
-        elif rule is None or (new := _filled(rule.name, stars)) not in wanted:
+        elif rule is None or not wanted.keys() >= set(news := [_filled(new, stars) for new in _names(rule)]):
             account.unexpected.append(name)
-        elif new in sources:
-            account.unlike[name] = f"the same as {sources[new]} in the model"
+        elif known := [sources[new] for new in news if new in sources]:
+            account.unlike[name] = f"the same as {known[0]} in the model"
         else:
-            account.taken[name], sources[new] = new, name
-            if tensor.shape != wanted[new]:
-                account.unlike[name] = f"{_size(tensor.shape)}, not {_size(wanted[new])}"
+            sources |= dict.fromkeys(news, name)
+            if isinstance(rule, Cut):
+                account.cut[name] = tuple(news)
+            else:
+                account.taken[name] = news[0]
+            shape = _joined([wanted[new] for new in news])
+            if tensor.shape != shape:
+                account.unlike[name] = f"{_size(tensor.shape)}, not {_size(shape)}"
             elif not tensor.is_floating_point():
                 account.unlike[name] = f"{tensor.dtype} and no weights".replace("torch.", "")
-    back = [Take(rule.name, rule.pattern) for rule in rules if isinstance(rule, Take)]
+    back = [Take(new, rule.pattern) for rule in rules if isinstance(rule, Take | Cut) for new in _names(rule)]
     for new in wanted.keys() - sources.keys():
         rule, stars = _first(new, back)
         account.missing.append(new if rule is None else _filled(rule.name, stars))
-    account.missing.sort(key=_in_order)
+    account.missing = sorted(set(account.missing), key=_in_order)
     return account
+
+
+def _names(rule: Take | Cut) -> tuple[str, ...]:
+    return rule.names if isinstance(rule, Cut) else (rule.name,)
+
+
+def _joined(shapes: Sequence[torch.Size]) -> torch.Size:
+    """The shape of tensors one after the other along the first axis; a single one may have no axis."""
+    first = shapes[0]
+    return first if len(shapes) == 1 else torch.Size([sum(shape[0] for shape in shapes), *first[1:]])
 
 
 def _first(name: str, rules: Iterable[Rule]) -> tuple[Rule | None, list[str]]:

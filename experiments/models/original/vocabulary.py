@@ -113,8 +113,9 @@ def check_size(tokenizer: PreTrainedTokenizerBase, rows: int, file: Path, own: S
         own: the tokens that were added.
     """
     if len(tokenizer) != rows:
+        among = f" {' and '.join(own)} among them," if own else ""
         raise UserError(
-            f"{file}: {len(tokenizer)} tokens, {' and '.join(own)} among them, but the checkpoint has "
+            f"{file}: {len(tokenizer)} tokens,{among} but the checkpoint has "
             f"embeddings of {rows}: give the vocabulary that the checkpoint was trained with"
         )
     if tokenizer.convert_tokens_to_ids(list(own)) != list(range(rows - len(own), rows)):

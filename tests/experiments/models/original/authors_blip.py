@@ -19,7 +19,7 @@ SIDE = PATCH * ROWS
 HEAD = 64
 
 
-class _Drawn(dict):
+class Drawn(dict):
     """Weights that are far from their usual start, so that no two can be taken for one another."""
 
     def __init__(self, seed: int):
@@ -82,7 +82,7 @@ class _Drawn(dict):
 
 def weights(kind: str, seed: int = 0, seen: int = 128, width: int = 128) -> dict[str, Tensor]:
     """A checkpoint: ``caption``, ``vqa`` or ``pretraining``; widths of pictures and texts."""
-    drawn = _Drawn(seed)
+    drawn = Drawn(seed)
     drawn.picture_side("visual_encoder", seen)
     if kind != "caption":
         drawn.text_side("text_encoder", width, seen)

@@ -1,0 +1,56 @@
+"""What the shapes of a checkpoint's tensors tell: all sizes but the number of heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from attngraph.errors import UserError
+
+HEAD = 64  # width of a head, in BERT and in the image encoders of BLIP and CLIP
+
+
+class Shapes:
+    """A checkpoint's tensors by name.
+
+    Args:
+        tensors: the checkpoint's.
+        file: where they were read, for messages.
+        model: whose they should be, for messages.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], file: Path, model: str):
+        self.tensors, self.file, self.model = tensors, file, model
+
+    def __call__(self, name: str, axes: int = 2) -> tuple[int, ...]:
+        """The shape of a tensor.
+
+        Raises:
+            UserError: it is missing, empty, or has another number of axes.
+        """
+        shape = self.tensors[name].shape if name in self.tensors else None
+        if shape is None or len(shape) != axes or 0 in shape:
+            how = "missing" if shape is None else f"of the shape {tuple(shape)}"
+            raise UserError(f"{self.file}: {name} is {how}, so it is no checkpoint of {self.model}")
+        return tuple(shape)
+
+    @property
+    def places(self) -> int:
+        """How long a text may be."""
+        return self("text_decoder.bert.embeddings.position_embeddings.weight")[0]
+
+    def count(self, prefix: str) -> int:
+        """Layers under a prefix."""
+        rest = (name[len(prefix) :].partition(".")[0] for name in self.tensors if name.startswith(prefix))
+        return len({part for part in rest if part.isdigit()})
+
+    def heads(self, part: str, width: int) -> int:
+        """Heads of a part with this width."""
+        if width % HEAD:
+            raise UserError(
+                f"{self.file}: {part} is {width} wide; {self.model}'s heads are {HEAD} wide, which must "
+                "divide it"
+            )
+        return width // HEAD
