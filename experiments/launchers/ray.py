@@ -63,6 +63,7 @@ class _Client:
     """
 
     def __init__(self, jobs: Sequence[FarJob], run: Execution, most: int):
+        self.address, self.joined = run.launch.address, False
         self.folder = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_folder()))
         context = multiprocessing.get_context("spawn")
         self.reading, writing = context.Pipe(duplex=False)
@@ -78,26 +79,37 @@ class _Client:
     def receive(self) -> Any:
         """The next message; None where there is none for a while."""
         try:
-            return self.reading.recv() if self.reading.poll(EVERY) else None
+            message = self.reading.recv() if self.reading.poll(EVERY) else None
+            self.joined |= message is not None
+            return message
         except (EOFError, OSError):
             self.process.join()
+            if not self.joined:
+                return _no_cluster(self.address, "it was tried in vain")
             return _lost(f"exit code {self.process.exitcode}")
 
     def __exit__(self, *error: Any) -> None:
-        with suppress(ProcessLookupError):
+        try:
             self.process.terminate()  # it ends the cluster of its own, and its tasks on others
-        self.process.join(10)
-        if self.process.is_alive():
+            self.process.join(10)
+        finally:
             self.process.kill()
             self.process.join()
-        _end_group(self.process.pid)
-        shutil.rmtree(self.folder, ignore_errors=True)
+            _end_group(self.process.pid)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _lost(why: str) -> UserError:
     return UserError(
         f"the head of the Ray cluster is lost ({first_line(why)}): what is finished stays; start the cluster "
         "again and give the same command, which goes on from there"
+    )
+
+
+def _no_cluster(address: str, why: str) -> UserError:
+    return UserError(
+        f"--ray-address {address}: no Ray cluster answers ({why}): run `ray start` on each machine, with the "
+        "same versions of Python and Ray"
     )
 
 
@@ -165,10 +177,7 @@ def _joined(launch: Launch, folder: Path) -> Any:
     try:
         ray.init(address=launch.address, log_to_driver=False, logging_level="ERROR", **options)
     except Exception as error:  # of many kinds
-        raise UserError(
-            f"--ray-address {launch.address}: no Ray cluster answers ({first_line(str(error))}): run "
-            "`ray start` on each machine, with the same versions of Python and Ray"
-        ) from None
+        raise _no_cluster(launch.address, first_line(str(error))) from None
     return ray
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ from experiments.training.lock import sole_use
 from experiments.training.runner import run_cells
 from tests.experiments.launchers.cells import disturbed, execution, made, small_cells, steps, write_data
 
-pytest.importorskip("ray")
 pytestmark = [
+    pytest.mark.skipif(find_spec("ray") is None, reason="needs the package ray"),
     pytest.mark.slow,
     pytest.mark.timeout(900),
     pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked for in /proc"),
