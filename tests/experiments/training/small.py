@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from PIL import Image
 from torch import Tensor, nn
 
@@ -124,5 +125,6 @@ def train_small(folder, method="pgnn", recipe=RECIPE, dropout=0.0, on_step=lambd
     validation = small_validation(folder, tuned, recipe)
     trained = train(tuned, data, recipe, 5, folder / "run", on_step, validation)
     weights = {name: p.detach().clone() for name, p in tuned.parameters().items()}
+    PartialState().wait_for_everyone()  # the first process has written it
     metrics = (folder / "run" / "metrics.csv").read_text()
     return Outcome(weights, metrics, predict(tuned, data), trained)

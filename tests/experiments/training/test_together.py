@@ -19,6 +19,8 @@ from experiments.training.cells import is_finished, run_cell
 from experiments.training.execution import Execution
 from experiments.training.plan import Request, plan_table
 from experiments.training.prepare import prepare
+from tests.experiments.training.runs_together import RUNS, run_all
+from tests.experiments.training.small import small_examples
 
 ROOT = Path(__file__).parents[3]
 PRESET = """
@@ -145,3 +147,41 @@ def test_an_error_ends_all_processes_with_one_line(together):
     assert done.returncode != 0 and len(said) == 1, done.stderr
     assert "holds another experiment (other recipe)" in said[0]
     assert 'experiments/cli.py", line' not in done.stderr, "no traceback of ours beside torchrun's own"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folders of small runs by two processes, and by this one."""
+    two, one = (tmp_path_factory.mktemp(name) for name in ("two", "one"))
+    for name in RUNS:
+        small_examples(two / name / "pictures")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, "-m", "tests.experiments.training.runs_together", str(two)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "uses_bfloat16", lambda name: False)
+        run_all(one)
+    return two, one
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_of_two_is_one_of_one(name, runs):
+    """Losses to 1e-5, answers and scores exactly; early stopping and the best step too."""
+    mine, theirs = (json.loads((folder / f"{name}.json").read_text()) for folder in runs)
+    losses = [
+        [float(line["loss"]) for line in csv.DictReader(found["metrics"].splitlines())]
+        for found in (mine, theirs)
+    ]
+    assert len(losses[0]) == len(losses[1]) and losses[0] == pytest.approx(losses[1], abs=2e-5)
+    assert mine["predictions"] == theirs["predictions"] and mine["validations"] == theirs["validations"]
+    for key in ("passes", "best_step", "validations"):
+        assert mine["trained"][key] == theirs["trained"][key]
+    if name == "stopped early":
+        assert len(losses[0]) < 12 and mine["trained"]["best_step"] == len(losses[0]) - 4
