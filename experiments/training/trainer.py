@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo
 from accelerate import PartialState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -265,12 +264,12 @@ def _run(
     try:
         with errors_of_loaders(), checkpointed(model, recipe.checkpointing):
             trainer.train(resume_from_checkpoint=state)
-    except torch._dynamo.exc.TorchDynamoException as error:
-        raise UserError(
-            f"the model cannot be compiled here ({type(error).__name__}: {first_line(error)}): leave out "
-            "compile"
-        ) from error
     except RuntimeError as error:
+        if recipe.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise UserError(
+                f"the model cannot be compiled here ({type(error).__name__}: {first_line(error)}): leave out "
+                "compile"
+            ) from error
         if not is_out_of_memory(error):
             raise
         folder, examples = Path(args.output_dir).parent, len(trainer.train_dataset)

@@ -31,6 +31,7 @@ about: two cells that train and one that does not, short
 seeds: {gcn: 1, pgnn: 1, frozen: 1}
 budget: {steps: 8, train_examples: 16, eval_examples: 8}
 sizes: {questions: [24, 4, 12], hypotheses: [3, 3, 3], captions: [2, 2, 2]}
+recipe: {validate_every: 3}
 """
 OFTEN = """
 from experiments.training import trainer
@@ -84,7 +85,7 @@ def made_by_a_table(out):
         others = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".csv")]
         contents = {path.name: path.read_bytes() for path in (folder / "predictions.json", *others)}
         made[folder.relative_to(out)] = (scores, statistics, contents)
-    assert len(made) == 3 and sum(len(contents) for _, _, contents in made.values()) == 7
+    assert len(made) == 3 and sum(len(contents) for _, _, contents in made.values()) == 9
     shards = [load_file(path) for path in out.glob("image-states/*")]
     states = sorted(state.numpy().tobytes() for shard in shards for state in shard.values())
     assert len(shards) >= 2 and len(states) > 16
@@ -101,7 +102,8 @@ def made_by_a_pretraining(out):
 def saving(out):
     """Whether a state is being written, or anything else."""
     states = [path for path in out.glob("cells/*/*/*/states/checkpoint-*") if not (path / "seconds").exists()]
-    return states or any(out.glob(".attngraph-*")) or any(out.glob("cells/*/*/*/.attngraph-*"))
+    parts = (out.glob(f"{below}.attngraph-*") for below in ("", "cells/*/*/*/", "cells/*/*/*/states/"))
+    return states or any(any(found) for found in parts)
 
 
 def run_rounds(rounds, words, made, folder, seed):
