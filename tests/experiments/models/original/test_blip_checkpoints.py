@@ -315,7 +315,9 @@ def test_checkpoints_of_something_else(tmp_path):
 
         return change
 
-    refused(damaged(tmp_path, "pretraining", only("text_")), match=r"no checkpoint known here \(blip\)")
+    refused(
+        damaged(tmp_path, "pretraining", only("text_")), match=r"no checkpoint known here \(blip, mplug\)"
+    )
     retrieval = only("visual_encoder", "text_encoder", "itm_head")
     refused(damaged(tmp_path, "pretraining", retrieval), match="no text decoder, so it writes nothing")
 
@@ -335,7 +337,9 @@ def test_a_vocabulary_is_needed(tmp_path):
         file, match=rf"no vocabulary next to it: .*`attngraph convert blip {file} --out FOLDER --download`$"
     )
     torch.save({"other.weight": torch.ones(1)}, file)
-    refused(file, match=r"its tensors \(other.weight, ...\) are those of no checkpoint known here \(blip\)")
+    refused(
+        file, match=r"its tensors \(other.weight, ...\) are those of no checkpoint known here \(blip, mplug\)"
+    )
     file.write_text("no checkpoint")
     refused(file, match="no PyTorch checkpoint")
 

@@ -1,23 +1,21 @@
 """Checkpoints that BLIP's own code wrote, and what that code computes with them.
 
 Runs only where the environment variable ``BLIP_CODE`` names a checkout of https://github.com/salesforce/BLIP,
-which is no part of this project. Its packages of 2022 are replaced by stand-ins where they are gone: the
-patch embedding of timm, and helpers that transformers had.
+which is no part of this project.
 """
 
-import importlib
 import os
-import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, PreTrainedModel, modeling_utils, pytorch_utils
+from transformers import BertConfig
 
 from experiments.models import load_family
 from experiments.models.positions import interpolate_positions
 from tests.experiments.models.original import authors_blip as ours
+from tests.experiments.models.original.authors_code import authors_modules
 from tests.experiments.models.original.test_blip_checkpoints import (
     ASKED,
     MASK,
@@ -32,66 +30,11 @@ pytestmark = pytest.mark.skipif(not FOLDER, reason="BLIP_CODE names no checkout 
 SEEN = WIDTH = 128
 
 
-class PatchEmbed(nn.Module):
-    """timm's, as BLIP uses it."""
-
-    def __init__(self, img_size, patch_size, in_chans, embed_dim):
-        super().__init__()
-        self.num_patches = (img_size // patch_size) ** 2
-        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, patch_size)
-
-    def forward(self, x):
-        return self.proj(x).flatten(2).transpose(1, 2)
-
-
-def _stand_ins(monkeypatch) -> None:
-    def module(name: str, **content) -> None:
-        parts = name.split(".")
-        for end in range(1, len(parts)):
-            monkeypatch.setitem(sys.modules, ".".join(parts[:end]), ModuleType(parts[end - 1]))
-        made = ModuleType(name)
-        vars(made).update(content)
-        monkeypatch.setitem(sys.modules, name, made)
-
-    def nothing(*_, **__):
-        return None
-
-    module("fairscale.nn.checkpoint.checkpoint_activations", checkpoint_wrapper=nothing)
-    module("timm.models.registry", register_model=nothing)
-    timm = {
-        "vision_transformer": dict(_cfg=nothing, PatchEmbed=PatchEmbed),
-        "layers": dict(trunc_normal_=nn.init.trunc_normal_, DropPath=nn.Identity),
-        "helpers": dict(named_apply=nothing, adapt_input_conv=nothing),
-    }
-    for name, content in timm.items():
-        made = ModuleType(name)
-        vars(made).update(content)
-        monkeypatch.setitem(sys.modules, f"timm.models.{name}", made)
-    chunking = pytorch_utils.apply_chunking_to_forward
-    monkeypatch.setattr(modeling_utils, "apply_chunking_to_forward", chunking, raising=False)
-    for name in ("find_pruneable_heads_and_indices", "prune_linear_layer"):
-        monkeypatch.setattr(modeling_utils, name, nothing, raising=False)
-
-    def inverted(self, mask):
-        return (1.0 - mask[:, None, None, :].float()) * -10000.0
-
-    monkeypatch.setattr(PreTrainedModel, "invert_attention_mask", inverted, raising=False)
-    monkeypatch.setattr(PreTrainedModel, "get_head_mask", lambda self, mask, n: [None] * n, raising=False)
-    monkeypatch.setattr(PreTrainedModel, "init_weights", nothing)
-
-
 @pytest.fixture
 def code(monkeypatch):
     """The modules ``vit`` and ``med``."""
-    _stand_ins(monkeypatch)
-    monkeypatch.syspath_prepend(FOLDER)
-    names = [name for name in sys.modules if name.partition(".")[0] == "models"]
-    for name in (*names, "models", "models.vit", "models.med"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    modules = {name: importlib.import_module(f"models.{name}") for name in ("vit", "med")}
-    yield SimpleNamespace(**modules)
-    for name in ("models", "models.vit", "models.med"):
-        sys.modules.pop(name, None)
+    with authors_modules(monkeypatch, FOLDER, "vit", "med") as modules:
+        yield modules
 
 
 class Model(nn.Module):
