@@ -51,7 +51,7 @@ def preset(tmp_path):
 
 
 PLUGINS = ["--plugin", str(TASK), "--plugin", str(METHOD)]
-WORDS = [*PLUGINS, "ablation", "--tasks", "easy_vqa,colours", "--gnn", "lora,gcn"]
+WORDS = [*PLUGINS, "ablation", "--tasks", "easy_vqa,colours", "--gnn", "ia3,gcn"]
 
 
 def test_a_table_with_a_task_and_a_method_of_ones_own(preset, tmp_path):
@@ -66,19 +66,19 @@ def test_a_table_with_a_task_and_a_method_of_ones_own(preset, tmp_path):
         timeout=200,
     )
     assert done.returncode == 0, done.stderr
-    for word in ("LoRA", "GCN", "Low-rank updates", "Colour acc", "easy-VQA acc", "Colours of shapes"):
+    for word in ("(IA)³", "GCN", "Rescaling", "Colour acc", "easy-VQA acc", "Colours of shapes"):
         assert word in done.stdout
     results = json.loads((out / "results.json").read_text())["cells"]
     scores = {(cell["row"], cell["task"]): cell["scores"] for cell in results}
-    assert scores.keys() == {(row, task) for row in ("lora", "gcn") for task in ("easy_vqa", "colours")}
+    assert scores.keys() == {(row, task) for row in ("ia3", "gcn") for task in ("easy_vqa", "colours")}
     assert all(set(columns) == {f"{task}.accuracy"} for (_, task), columns in scores.items())
     table = pd.read_csv(out / "ablation.csv").set_index("name")
-    for row, title in (("lora", "LoRA"), ("gcn", "GCN")):
+    for row, title in (("ia3", "(IA)³"), ("gcn", "GCN")):
         for task in ("easy_vqa", "colours"):
             assert table.loc[title, f"{task}.accuracy_mean"] == pytest.approx(
                 scores[row, task][f"{task}.accuracy"]
             )
-    folder = out / "cells" / "lora" / "colours" / "seed0"
+    folder = out / "cells" / "ia3" / "colours" / "seed0"
     answers = json.loads((folder / "predictions.json").read_text())
     assert len(answers) == 8 and all(name.startswith("test-") for name in answers)
     assert json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "LORA"
@@ -88,7 +88,7 @@ def test_a_table_with_a_task_and_a_method_of_ones_own(preset, tmp_path):
 def test_estimates_know_them(preset, tmp_path, capsys):
     assert main([*WORDS, "--preset", str(preset), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "LoRA" in lines[1] and "colours" in lines[1] and "learning rate 0.001, 2 steps" in lines[1]
+    assert "(IA)³" in lines[1] and "colours" in lines[1] and "learning rate 0.001, 2 steps" in lines[1]
     assert any(line.startswith("4 cells, ") for line in lines)
     assert not (tmp_path / "out").exists()
 
@@ -104,8 +104,8 @@ def test_without_the_plugin_they_are_unknown(preset, tmp_path, capsys):
     words = ["ablation", "--preset", str(preset), "--out", str(tmp_path / "out")]
     assert main([*words, "--tasks", "colours"]) == 2
     assert "unknown task 'colours'" in capsys.readouterr().err
-    assert main([*words, "--gnn", "lora"]) == 2
-    assert "unknown method 'lora'" in capsys.readouterr().err
+    assert main([*words, "--gnn", "ia3"]) == 2
+    assert "unknown method 'ia3'" in capsys.readouterr().err
 
 
 def test_the_methods_in_the_examples_train_what_they_say():
@@ -113,10 +113,10 @@ def test_the_methods_in_the_examples_train_what_they_say():
     from experiments.models import load_family
 
     load_plugins([METHOD])
-    tuned = method_named("lora").apply(load_family(), method_named("lora").settings(None, "vqa"))
+    tuned = method_named("ia3").apply(load_family(), method_named("ia3").settings(None, "vqa"))
     names = list(tuned.parameters())
     assert len(names) == 4 * 2 * 2 * 2  # layers, attentions, projections, factors
-    assert all(name.startswith("text_decoder.") and "lora_" in name for name in names)
+    assert all(name.startswith("text_decoder.") and "ia3_" in name for name in names)
     assert sum(p.numel() for p in tuned.parameters().values()) == 4 * 2 * 2 * (8 * 128 + 128 * 8)
 
 
