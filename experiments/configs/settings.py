@@ -62,6 +62,6 @@ def chosen_settings(file: Path = SETTINGS_FILE) -> Settings:
 
 
 def write_settings(file: Path, settings: Settings) -> None:
-    """Write settings in the form that :func:`chosen_settings` reads."""
-    content = {"reduction": settings.reduction, **settings.model_dump(exclude_defaults=True)}
+    """Write settings in the form that :func:`chosen_settings` reads; what a choice leaves open stays open."""
+    content = {"reduction": settings.reduction, **settings.model_dump(exclude_unset=True)}
     write_text(file, yaml.safe_dump(content, sort_keys=False))

@@ -83,7 +83,8 @@ class Size(Amount):
         """The settings of a table's cells.
 
         Args:
-            file: as ``attngraph search`` writes it; what it holds goes before all others.
+            file: as ``attngraph search`` writes it; what it says of a method on a task goes before all others,
+                what it leaves open stays.
         """
         chosen = chosen_settings() if self.like_chosen else Settings()
         chosen = _over(chosen, self.settings)
@@ -93,10 +94,15 @@ class Size(Amount):
 
 
 def _over(below: Settings, above: Settings) -> Settings:
-    """Settings with others laid over them."""
-    methods = {name: {**below.methods.get(name, {}), **of_task} for name, of_task in above.methods.items()}
+    """Settings with others laid over them, field by field."""
+    methods = {name: dict(of_task) for name, of_task in below.methods.items()}
+    for name, of_task in above.methods.items():
+        for task, choice in of_task.items():
+            under = below.choice(name, task) or choice
+            said = {field: getattr(choice, field) for field in choice.model_fields_set}
+            methods.setdefault(name, {})[task] = under.model_copy(update=said)
     reduction = above.reduction if "reduction" in above.model_fields_set else below.reduction
-    return Settings(reduction=reduction, methods={**below.methods, **methods})
+    return Settings(reduction=reduction, methods=methods)
 
 
 def table_names() -> list[str]:

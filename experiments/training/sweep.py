@@ -17,6 +17,8 @@ from experiments.training.cells import Cell
 
 FURTHER = 2  # rates beyond those that a sweep begins with
 DIVERGED = float("-inf")  # the score of a run whose loss was not finite
+#: Field of a choice -> the setting of graph adapters that it names.
+SWEPT_WITH = {"join": "join", "arguments": "gnn_args"}
 
 Key = tuple[str, str]  # method and task
 Results = Mapping[Cell, Mapping[str, Any]]
@@ -107,12 +109,8 @@ def chosen_rates(cells: Sequence[Cell], tried: Sequence[Tried], reduction: int) 
     methods: dict[str, dict[str, Choice]] = {}
     for cell in cells:
         if (cell.method, cell.task) in scores:
-            settings = {"join": cell.settings["join"]} if "join" in cell.settings else {}
-            choice = Choice(
-                learning_rate=best(scores[cell.method, cell.task]),
-                arguments=cell.settings.get("gnn_args", {}),
-                **settings,
-            )
+            own = {field: cell.settings[name] for field, name in SWEPT_WITH.items() if name in cell.settings}
+            choice = Choice(learning_rate=best(scores[cell.method, cell.task]), **own)
             methods.setdefault(cell.method, {})[cell.task] = choice
     for of_task in methods.values():
         for name, of_name in alike(of_task).items():

@@ -110,7 +110,22 @@ def test_settings_of_a_file_go_before_all_others(tmp_path):
         assert found.choice("gcn", "vqa2").learning_rate == 0.5
         assert found.choice("gcn", "coco") == before.choice("gcn", "coco")
         assert found.choice("pgnn", "vqa2") == before.choice("pgnn", "vqa2")
+        assert found.choice("appnp", "coco") == before.choice("appnp", "coco")
     assert load_size("paper").chosen().reduction == 8 != load_size("scenes").chosen().reduction
+
+
+def test_what_a_file_leaves_open_stays(tmp_path):
+    file = tmp_path / "rates.yaml"
+    file.write_text("methods: {pgnn: {snli_ve: {learning_rate: 0.5}}}")
+    before, found = (load_size("paper").chosen(one).choice("pgnn", "snli_ve") for one in (None, file))
+    assert found.learning_rate == 0.5 != before.learning_rate
+    assert (
+        (found.join, found.arguments) == (before.join, before.arguments) == ("replace", {"p": 1.5, "mu": 10})
+    )
+    write_settings(file, Settings(methods={"pgnn": {"snli_ve": Choice(learning_rate=0.5, join="blend")}}))
+    found = load_size("paper").chosen(file).choice("pgnn", "snli_ve")
+    assert found.join == "blend", "said, if only the default"
+    assert found.arguments == before.arguments
 
 
 def test_only_tasks_of_the_size_can_be_asked_for():
