@@ -9,6 +9,8 @@ from peft import PeftModel, get_peft_model
 
 from adapters.peft import GraphAdapterConfig
 from experiments.models import load_family
+from experiments.models.mplug import MPlugForConditionalGeneration
+from experiments.models.mplug.configuration import MPlugConfig, sizes
 from tests.attngraph.reading.zoo import FAMILIES, GQA, QWEN, TEXT, VISION, far_from_zero
 
 NAMES = "[PAD] [UNK] [CLS] [SEP] <image> a red ball star ##s <video> <global> <fake> <end>".split()
@@ -66,6 +68,17 @@ def asker() -> hf.BlipForQuestionAnswering:
     return with_ends(far_from_zero(hf.BlipForQuestionAnswering(config), 0))
 
 
+def mplug_config() -> MPlugConfig:
+    """With one joined layer among four, and pictures of another width than texts."""
+    text = {name: size for name, size in TEXT.items() if name not in ("num_hidden_layers", "sep_token_id")}
+    ends = dict(vocab_size=len(NAMES), bos_token_id=2, eos_token_id=3)
+    return sizes(VISION, text | ends, (2, 4, 2), stride=2)
+
+
+def mplug() -> MPlugForConditionalGeneration:
+    return far_from_zero(MPlugForConditionalGeneration(mplug_config()), 0)
+
+
 def qwen() -> hf.Qwen2VLForConditionalGeneration:
     """With this tokenizer's video token."""
     model = FAMILIES["qwen2-vl"].model()
@@ -121,6 +134,7 @@ def smolvlm() -> hf.SmolVLMForConditionalGeneration:
 OWN = {
     "blip": blip,
     "blip-vqa": asker,
+    "mplug": mplug,
     "qwen2-vl": qwen,
     "smolvlm": smolvlm,
     "qwen2.5-vl": windows,
@@ -168,6 +182,7 @@ PROCESSORS = {
     ),
     "blip2": lambda: hf.Blip2Processor(hf.BlipImageProcessor(size=SIDE), tokenizer(1000), num_query_tokens=3),
     "blip-vqa": lambda: hf.BlipProcessor(hf.BlipImageProcessor(size=SIDE), tokenizer()),
+    "mplug": lambda: hf.BlipProcessor(hf.BlipImageProcessor(size=SIDE), tokenizer()),
     "llava": lambda: hf.LlavaProcessor(
         hf.CLIPImageProcessor(**CLIP_IMAGES),
         tokenizer(1000),

@@ -16,6 +16,7 @@ from tests.experiments.tiny import IMAGE_ALONE, TEXT_ALONE, save
 VISION = {  # what the image encoders of these are called
     "blip": "vision_model",
     "blip-vqa": "vision_model",
+    "mplug": "vision_model",
     "llava": "model.vision_tower",
     "llava-chat": "model.vision_tower",
     "smolvlm": "model.vision_model",
@@ -57,7 +58,7 @@ def test_the_language_side_of_models_that_are_only_read(name, tmp_path):
         assert parts == [""]
 
 
-@pytest.fixture(params=["blip", "blip-vqa"], scope="module")
+@pytest.fixture(params=["blip", "blip-vqa", "mplug"], scope="module")
 def caching(request):
     return load(request.param)
 

@@ -20,6 +20,7 @@ from tests.experiments.tiny import save
 SEEDS = {
     "blip": 15,
     "blip-vqa": 15,
+    "mplug": 17,
     "llava": 0,
     "llava-chat": 11,
     "smolvlm": 2,
@@ -128,7 +129,7 @@ def by_hand(family: ModelFamily, sample: Sample) -> ByHand:
     """What the model's own class computes of a prompt and an answer."""
     model, tokenizer, name = family.model, family.tokenizer, family.model.config.model_type
     answer = [*tokenizer(sample.answer, add_special_tokens=False)["input_ids"], end_of(family)]
-    if name == "blip":
+    if name in ("blip", "mplug"):
         return _blip(family, sample, answer)
     if name == "vision-encoder-decoder":
         words = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"]
@@ -159,7 +160,7 @@ def by_hand(family: ModelFamily, sample: Sample) -> ByHand:
 
 
 def _blip(family: ModelFamily, sample: Sample, answer: list[int]) -> ByHand:
-    """A BLIP captioner, or the question encoder and answer decoder of BLIP VQA."""
+    """A BLIP captioner, the question encoder and answer decoder of BLIP VQA, or mPLUG."""
     model, tokenizer = family.model, family.tokenizer
     words = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"]
     size = model.config.vision_config.image_size
@@ -167,13 +168,16 @@ def _blip(family: ModelFamily, sample: Sample, answer: list[int]) -> ByHand:
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     pixels = torch.from_numpy(np.asarray(image).copy()).float() / 255
     pixels = ((pixels - torch.tensor(mean)) / torch.tensor(std)).permute(2, 0, 1)[None]
+    ids = torch.tensor([[tokenizer.bos_token_id, *answer]])
+    if hasattr(model, "fusion_encoder"):
+        asked = torch.tensor([[tokenizer.cls_token_id, *words]])
+        return ByHand(model(pixels, asked, decoder_input_ids=ids).logits[0], ids[0], 1)
     if hasattr(model, "text_encoder"):
         question = torch.tensor([[tokenizer.convert_tokens_to_ids("[ENC]"), *words, tokenizer.sep_token_id]])
         states = model.vision_model(pixel_values=pixels).last_hidden_state
         read = model.text_encoder(
             input_ids=question, attention_mask=torch.ones_like(question), encoder_hidden_states=states
         )[0]
-        ids = torch.tensor([[tokenizer.bos_token_id, *answer]])
         return ByHand(model.text_decoder(input_ids=ids, encoder_hidden_states=read).logits[0], ids[0], 1)
     prompt = [tokenizer.bos_token_id, *words]
     ids = torch.tensor([prompt + answer])
