@@ -1,5 +1,5 @@
-"""The search for learning rates, joins and the schemes' arguments on validation data: for each row of a preset
-on each task, with the same number of trials for every GNN.
+"""The search for learning rates, joins and the schemes' arguments on validation data: for each row of
+a preset on each task, with the same number of trials for every GNN.
 
 A method's settings on a task are chosen by a :class:`~experiments.training.race.Race`:
 

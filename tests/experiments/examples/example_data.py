@@ -3,7 +3,8 @@
     python example_data.py mine.csv data/mine
     attngraph train --set method=pgnn --set task=vizwiz_vqa --set data=data/mine
 
-The CSV has the columns ``split`` (train or val), ``picture`` (a file beside the CSV), ``question`` and ``answer``.
+The CSV has the columns ``split`` (train or val), ``picture`` (a file beside the CSV), ``question`` and
+``answer``.
 """
 
 import csv
