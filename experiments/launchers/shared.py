@@ -55,14 +55,8 @@ class FarJob:
 
     def __call__(self) -> UserError | None:
         """Run the cell; returns the error that it ends with."""
-        out = self.folder.parent.parent
         if not self.folder.is_dir():
-            why = (
-                f"the command that began it has ended: give it again, {out} keeps what is finished"
-                if out.is_dir()
-                else f"it sees no {out}: put --out on a file system that all machines share"
-            )
-            return UserError(f"{socket.gethostname()} can't run it: {why}")
+            return self._too_late()
         try:
             os.chdir(self.place)
         except OSError as error:
@@ -71,6 +65,8 @@ class FarJob:
                 "folder that all machines share"
             )
         with held(self.folder.parent / LOCK):
+            if not self.folder.is_dir():  # the command has ended just now, and may have been given again
+                return self._too_late()
             prepare_process()
             try:
                 check_device(self.job.device)
@@ -78,6 +74,15 @@ class FarJob:
                 return UserError(f"{socket.gethostname()}: {error}")
             ended = outcome(self.job, _Steps(self.folder / STEPS / str(self.number)))
         return ended if isinstance(ended, UserError) else None
+
+    def _too_late(self) -> UserError:
+        out = self.folder.parent.parent
+        why = (
+            f"the command that began it has ended: give it again, {out} keeps what is finished"
+            if out.is_dir()
+            else f"it sees no {out}: put --out on a file system that all machines share"
+        )
+        return UserError(f"{socket.gethostname()} can't run it: {why}")
 
 
 class _Steps:

@@ -83,7 +83,7 @@ def _executor(folder: Any, run: Execution) -> Any:
     options |= {"job_name": options.get("job_name", "attngraph"), "time": minutes(given["time"])}
     options |= {"cpus_per_task": run.launch.cpus or run.threads}
     options |= {"array_parallelism": jobs_for(run.device, run.jobs, run.threads, here=False)}
-    if run.device == "cuda" and not {"gres", "gpus_per_task"} & given.keys():
+    if run.device == "cuda" and not {"gres", "gpus", "gpus_per_task"} & given.keys():
         options["gpus_per_node"] = 1
     if more:
         options["additional_parameters"] = more

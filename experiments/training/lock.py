@@ -91,7 +91,7 @@ def held(file: Path) -> Iterator[None]:
     handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         with suppress(OSError):
-            _flock(handle, "LOCK_SH")
+            _flock(handle, "LOCK_SH", wait=True)  # while another process looks, see is_held
         yield
     finally:
         os.close(handle)
@@ -112,10 +112,10 @@ def is_held(file: Path) -> bool:
         os.close(handle)
 
 
-def _flock(file: int, kind: str) -> None:
+def _flock(file: int, kind: str, wait: bool = False) -> None:
     if fcntl is None:
         raise OSError(errno.ENOTSUP, "no locks")
-    fcntl.flock(file, getattr(fcntl, kind) | fcntl.LOCK_NB)
+    fcntl.flock(file, getattr(fcntl, kind) | (0 if wait else fcntl.LOCK_NB))
 
 
 def _locked(out: Path) -> int:

@@ -5,6 +5,8 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,19 @@ def test_a_worker_that_comes_too_late_does_nothing(tmp_path, here):
     with launched([cell()], Execution(tmp_path / "out")) as jobs:
         pass
     assert "the command that began it has ended" in str(jobs.jobs[0]())
+
+
+def test_a_worker_whose_command_ends_while_it_takes_the_lock_does_nothing(tmp_path, here, monkeypatch):
+    """The same command, given again, may have found the lock free and run the cell itself."""
+    monkeypatch.setattr(shared, "outcome", lambda *given: pytest.fail("the cell runs"))
+    with launched([cell()], Execution(tmp_path / "out")) as jobs:
+
+        def taken(file):
+            jobs.folder.rename(tmp_path / "gone")
+            return held(file)
+
+        monkeypatch.setattr(shared, "held", taken)
+        assert "the command that began it has ended" in str(jobs.jobs[0]())
 
 
 def test_a_machine_that_does_not_see_the_folders_says_so_in_one_line(tmp_path, here):
@@ -170,3 +185,18 @@ def test_a_lock_that_several_hold(tmp_path):
     with held(file), held(file):
         assert is_held(file)
     assert not is_held(file) and file.exists()
+
+
+def test_a_lock_is_waited_for_while_another_process_looks(tmp_path):
+    """Looking takes the lock for a moment; whoever comes in that moment holds it nevertheless."""
+    fcntl = pytest.importorskip("fcntl")
+    with open(tmp_path / "lock", "w") as look, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(look, fcntl.LOCK_EX)
+        stack = ExitStack()
+        entered = pool.submit(stack.enter_context, held(tmp_path / "lock"))
+        time.sleep(0.2)
+        assert not entered.done()
+        fcntl.flock(look, fcntl.LOCK_UN)
+        entered.result(timeout=30)
+        with stack:
+            assert is_held(tmp_path / "lock")

@@ -82,7 +82,11 @@ def test_what_submitit_takes_beside_sbatch_is_the_launchers(jobs):
 
 
 def test_a_gpu_for_each_cell_unless_the_user_says_which(tmp_path, jobs):
-    for slurm_options, line in (((), "gpus-per-node=1"), ((("gres", "gpu:a100:1"),), "gres=gpu:a100:1")):
+    for slurm_options, line in (
+        ((), "gpus-per-node=1"),
+        ((("gres", "gpu:a100:1"),), "gres=gpu:a100:1"),
+        ((("gpus", "a100:1"),), "gpus=a100:1"),
+    ):
         run = replace(execution(tmp_path, "slurm", slurm=slurm_options), device="cuda")
         executor = slurm._executor(tmp_path / "logs", run)
         lines = executor._make_submission_file_text("command", "id").splitlines()
