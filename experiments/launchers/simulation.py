@@ -1,5 +1,5 @@
-r"""How long a table takes on a cluster that nobody has to have: its cells, dealt over GPUs as launchers deal
-them, each as long as measured costs say.
+r"""How long a table takes on a cluster that nobody has to have: its cells, dealt over GPUs as Slurm and Ray
+get them, each as long as measured costs say.
 
 What is measured are the methods' costs per training example and per answered example, at full size, on the
 machine that ``attngraph bench`` ran on (:mod:`experiments.bench.methods`). What is assumed is how much faster
@@ -30,6 +30,7 @@ from typing import Any
 
 from attngraph.errors import UserError
 from experiments.arguments import Between
+from experiments.launchers.shared import longest_first
 from experiments.methods import method_named
 from experiments.tasks.captions import Captions
 from experiments.training.cells import Cell
@@ -96,8 +97,8 @@ def read_costs(file: Path = COSTS) -> Costs:
         unit = "seconds_per_example" if on_gpu or content["threads"] != 1 else "cpu_seconds_per_example"
         seconds = {
             name: {
-                task: {what: _positive(found[what][unit]) for what in ("train", "answer")}
-                for task, found in about["tasks"].items()
+                task: {what: _positive(about["tasks"][task][what][unit]) for what in ("train", "answer")}
+                for task in ("vqa", "caption")
             }
             for name, about in content["methods"].items()
         }
@@ -162,9 +163,16 @@ def cell_seconds(cell: Cell, scored: int, is_caption: bool, costs: Costs, speed:
     each = costs.seconds[costs.method(cell.method)]["caption" if is_caption else "vqa"]
     seconds = START + scored * costs.factor(speed) * each["answer"]
     if cell.recipe is not None:
-        read = READ / MOST if cell.recipe.augment else 0.0
-        seconds += cell.recipe.steps * cell.recipe.batch_size * max(costs.factor(speed) * each["train"], read)
+        train = costs.factor(speed) * each["train"]
+        example = READ / MOST if waits_for_pictures(cell, is_caption, costs, speed) else train
+        seconds += cell.recipe.steps * cell.recipe.batch_size * example
     return seconds
+
+
+def waits_for_pictures(cell: Cell, is_caption: bool, costs: Costs, speed: float) -> bool:
+    """Whether reading and changing an example's picture takes longer than training on it."""
+    train = costs.seconds[costs.method(cell.method)]["caption" if is_caption else "vqa"]["train"]
+    return cell.recipe is not None and cell.recipe.augment and costs.factor(speed) * train < READ / MOST
 
 
 def dealt(seconds: Sequence[float], machines: int) -> list[float]:
@@ -182,14 +190,16 @@ class Simulation:
     """A table's cells on GPUs.
 
     Args:
-        rows: row -> seconds of its cells.
-        seconds: of all cells, in the order in which launchers begin them.
+        rows: row -> seconds of its cells, in the order in which they begin on a cluster.
+        seconds: of all cells, likewise.
         longest: the longest cell, in words.
+        waiting: how many cells wait for pictures while they train.
     """
 
     rows: Mapping[str, Sequence[float]]
     seconds: Sequence[float]
     longest: str
+    waiting: int
 
     def makespan(self, gpus: int) -> float:
         """Seconds until all cells have ended."""
@@ -226,9 +236,16 @@ def simulate(plan: Plan, costs: Costs, speed: float, models: int = 1) -> Simulat
         for cell in plan.cells
     }
     longest = max(plan.cells, key=time.__getitem__)
-    rows = {row: [time[cell] for cell in cells] * models for row, cells in plan.rows.items()}
-    order = sorted(time.values(), reverse=True)
-    return Simulation(rows, sorted(order * models, reverse=True), longest.name)
+    waiting = sum(
+        waits_for_pictures(cell, isinstance(plan.tasks[cell.task], Captions), costs, speed)
+        for cell in plan.cells
+    )
+    rows = {row: _dealt_out(cells, time, models) for row, cells in plan.rows.items()}
+    return Simulation(rows, _dealt_out(plan.cells, time, models), longest.name, waiting * models)
+
+
+def _dealt_out(cells: Sequence[Cell], time: Mapping[Cell, float], models: int) -> list[float]:
+    return [time[cell] for cell in longest_first(cells) for _ in range(models)]
 
 
 def simulation_text(plan: Plan, gpus: int, teraflops: float | None = None, file: Path = COSTS) -> str:
@@ -250,7 +267,7 @@ def simulation_text(plan: Plan, gpus: int, teraflops: float | None = None, file:
     width = max(len("all rows"), *map(len, one.rows))
     lines = [f"{'row':<{width}}  cells  GPU hours  hours on {gpus} GPU{'s' if gpus > 1 else ''}"]
     for name, seconds in {**one.rows, "all rows": one.seconds}.items():
-        alone = max(dealt(sorted(seconds, reverse=True), gpus))
+        alone = max(dealt(seconds, gpus))
         lines.append(f"{name:<{width}}  {len(seconds):>5}  {_hours(sum(seconds)):>9}  {_hours(alone):>8}")
     lines += ["", "GPUs  hours, one model  busy  hours, two models  busy"]
     for count in sorted({*COUNTS, gpus}):
@@ -262,6 +279,8 @@ def simulation_text(plan: Plan, gpus: int, teraflops: float | None = None, file:
     lines += [
         "",
         f"longest cell: {one.longest}, {_hours(max(one.seconds))} hours",
+        f"cells that wait for pictures, so that their methods take the same time: {one.waiting} of "
+        f"{len(one.seconds)}",
         *_about(plan, costs, teraflops),
     ]
     return "\n".join(lines)
@@ -277,6 +296,7 @@ def _about(plan: Plan, costs: Costs, teraflops: float | None) -> list[str]:
     for name in dict.fromkeys(cell.method for cell in plan.cells):
         if costs.method(name) != name:
             taken.setdefault(costs.method(name), []).append(name)
+    is_validated = any(cell.recipe and cell.recipe.validate_every for cell in plan.cells)
     speed = (
         f"{PEAK * UTILISATION / 1e12:.0f} teraFLOP/s, {UTILISATION:.0%} of an A100's peak"
         if teraflops is None
@@ -288,8 +308,9 @@ def _about(plan: Plan, costs: Costs, teraflops: float | None) -> list[str]:
     return [
         f"measured: seconds per example of each method, in training and answering, on {costs.where}; "
         f"{1000 * READ:g} ms to read and change a picture",
-        f"assumed: one GPU for a cell and {MOST} cores that read its pictures, the longest cells first, "
-        f"{START:g} seconds to start each{scaled}; the second model costs what the measured one does",
+        f"assumed: one GPU for a cell and {MOST} cores that read its pictures, cells with most training "
+        f"first, {START:g} seconds to start each{scaled}; the second model costs what the measured one does",
+        *["not counted: scores on validation data while runs train"] * is_validated,
         *(
             f"assumed, since it was not measured: {', '.join(names)} cost{'s' * (len(names) == 1)} what "
             f"{like} does{_too_little(names)}"
