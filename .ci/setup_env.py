@@ -109,11 +109,11 @@ def install_package(python: Path, venv: Path) -> None:
     (venv / UNFINISHED).touch()
     command = [python, "-m", "pip", "install", "setuptools>=77", "wheel>=0.43", "-e"]
     try:
-        extras = ".[test,lint,docs,umap,tagger,browser,hub]"
+        extras = ".[test,lint,docs,slurm,umap,tagger,browser,hub]"
         run("installing attngraph", [*command, extras], venv / "install.log")
     except SetupError:  # numba, spaCy and playwright come later to new Pythons and rare platforms
         say("once more without UMAP, spaCy, playwright and datasets, whose tests are then skipped ...")
-        run("installing attngraph", [*command, ".[test,lint,docs]"], venv / "install.log")
+        run("installing attngraph", [*command, ".[test,lint,docs,slurm]"], venv / "install.log")
     (venv / UNFINISHED).unlink()
 
 
