@@ -39,8 +39,9 @@ OTHER_SIDES = {
     "audio_encoder",
     "qformer",
 }
-# By the model's type, a part at the top of the model; deeper in it, its name may be that of a text stack.
-OTHER_SIDE_AT_TOP = {"vision-encoder-decoder": "encoder"}
+# By the model's type, parts at the top of the model; deeper in it, such a name may be that of a text stack.
+# mPLUG is adapted in its decoder, as p-Adapter has it; its encoders are reached by target_modules.
+OTHER_SIDES_AT_TOP = {"vision-encoder-decoder": ("encoder",), "mplug": ("text_encoder", "fusion_encoder")}
 
 HEADS = {"classifier", "score", "qa_outputs"}  # PEFT adds these to modules_to_save where a task is named
 
@@ -154,7 +155,7 @@ def language_sites(model: nn.Module, sites: Iterable[Site]) -> list[Site]:
 
     def on_language_side(name: str) -> bool:
         parts = name.split(".")
-        return not OTHER_SIDES & set(parts) and parts[0] != OTHER_SIDE_AT_TOP.get(kind)
+        return not OTHER_SIDES & set(parts) and parts[0] not in OTHER_SIDES_AT_TOP.get(kind, ())
 
     language = [site for site in sites if on_language_side(site.name)]
     unread = [name for name, _ in attention_like(model) if on_language_side(name)]
