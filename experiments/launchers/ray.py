@@ -31,13 +31,14 @@ RETRIES = 3  # of a cell whose worker or machine is lost
 HEAD_SECONDS = 20  # without the head, until it counts as lost
 STORE = 80_000_000  # bytes that Ray keeps in shared memory on a cluster of our own: nothing is passed there
 LONGEST_FOLDER = 30  # letters of a temporary folder: Ray puts sockets below it, whose names are short
-#: What Ray reads from the environment.
+#: What Ray reads from the environment, where the user has not set it.
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": str(HEAD_SECONDS),
     "RAY_memory_monitor_refresh_ms": "0",  # it would kill and repeat without end; of a cluster of our own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_worker_niceness": "0",  # Ray's 15 lets anything else come first
+    "RAY_process_group_cleanup_enabled": "0",  # workers stay in the client's group, and end with it
 }
 
 
@@ -132,7 +133,7 @@ def _client(
     _end_group_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
-    os.environ |= SETTINGS
+    os.environ |= SETTINGS | os.environ
     said = os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):  # Ray and its parts print much
         os.dup2(said, stream)

@@ -65,14 +65,15 @@ def nothing_left(monkeypatch):
 
 
 def processes(name, above=None):
-    """Processes of Ray with a name, or all of them; only those below another if there is one."""
+    """Processes of Ray with a name, or all of them, its agents and monitors too; only those below another if
+    there is one.
+    """
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            words = (folder / "cmdline").read_text().split("\0")[0]
-            if not (words.startswith("ray::") or Path(words).name in ("gcs_server", "raylet")):
-                continue
-            if name in words and is_running(int(folder.name)) and (above is None or is_below(folder, above)):
+            words = (folder / "cmdline").read_text()
+            is_ray = (words.startswith("ray::") or "/ray/" in words) and is_running(int(folder.name))
+            if is_ray and name in words.split("\0")[0] and (above is None or is_below(folder, above)):
                 found.append(int(folder.name))
     return found
 
@@ -110,7 +111,6 @@ def test_a_cell_whose_worker_is_killed_goes_on(tmp_path, data, expected, monkeyp
 
 
 def test_a_worker_that_always_dies_leaves_the_others_alone(tmp_path, data, monkeypatch):
-    monkeypatch.setattr(launcher, "RETRIES", 1)
     notes = disturbed(monkeypatch, tmp_path / "notes", fatal=2)
     text = (notes / "killer.py").read_text()
     (notes / "killer.py").write_text(text.replace('and not (FOLDER / "killed").exists()', ""))
@@ -119,12 +119,13 @@ def test_a_worker_that_always_dies_leaves_the_others_alone(tmp_path, data, monke
         run_cells(cells, run)
     assert "\n" not in str(error.value)
     assert [is_finished(cell, run) for cell in cells] == [True, False, True]
+    assert steps(notes) == [[1, 2], *[[2]] * launcher.RETRIES]
 
 
 @pytest.mark.parametrize("part", ["gcs_server", "raylet"])
 def test_a_killed_head_is_one_line_and_the_same_command_goes_on(part, tmp_path, data, expected, monkeypatch):
     """As soon as one cell is finished, the head is killed."""
-    monkeypatch.setitem(launcher.SETTINGS, "RAY_gcs_rpc_server_reconnect_timeout_s", "2")
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "2")
 
     class Killer(Board):
         def finish(self, cell, outcome):
@@ -156,7 +157,7 @@ def test_nothing_outlives_a_command(number, tmp_path, data, expected):
         assert time.monotonic() < until and command.poll() is None, said.read_text()
         time.sleep(0.05)
     ours = processes("", above=command.pid)
-    assert ours
+    assert len(set(map(os.getpgid, ours))) == 1, "a group, which can be ended in one go"
     command.send_signal(number)
     assert command.wait(60) != 0
     until = time.monotonic() + 20
