@@ -21,7 +21,7 @@ from experiments.outputs import Outputs
 from experiments.progress import note
 from experiments.report.scored import score_predictions
 from experiments.tasks.task import SPLITS
-from experiments.training.answering import changed_way, described, in_words, way_of
+from experiments.training.answering import changed_way, check_answering, described, in_words, way_of
 from experiments.training.cells import per_image
 from experiments.training.data import subset
 from experiments.training.device import check_device, check_threads, cpu_threads
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     changes = read_changes(args.changes, Answers)
     asked = with_changes({}, changes, Answers, "--set", REMEDY)
     cell = finished(args.folder)
+    check_answering(cell.task, asked.answering)
     task, split, model = cell.task, args.split or cell.result["split"], cell.model(args.model)
     data = cell.data(args.data)
     check_task_data(task, data)

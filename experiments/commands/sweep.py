@@ -20,11 +20,9 @@ from experiments.configs.settings import Settings, write_settings
 from experiments.configs.tables import load_size, load_table
 from experiments.files import published, write_text
 from experiments.methods import method_named
-from experiments.methods.method import check_known
 from experiments.outputs import check_folder
 from experiments.progress import note
-from experiments.report.make import OWNER, names_in
-from experiments.tasks import TASKS
+from experiments.report.make import OWNER, names_in, rows_in
 from experiments.training.cells import has_scores
 from experiments.training.device import processes
 from experiments.training.execution import add_run_arguments, execution_of, in_folder
@@ -93,9 +91,7 @@ def _plan(args: argparse.Namespace, out: Path) -> Plan:
     """A table's cells with one seed."""
     table, size = load_table(args.name), load_size(args.size)
     trained = [name for name in table.blocks if method_named(name).trains]
-    rows, tasks = names_in(args.rows) or trained, names_in(args.tasks) or table.tasks
-    check_known(rows, trained, "row")
-    check_known(tasks, list(TASKS), "task")
+    rows, tasks = rows_in(args.rows, trained) or trained, names_in(args.tasks) or table.tasks
     preset = size.preset(table).model_copy(update={"seeds": dict.fromkeys(rows, 1)})
     request = Request(
         tasks=tasks,

@@ -19,9 +19,8 @@ from experiments.configs.tables import Size, TableFile, load_size, load_table, s
 from experiments.launchers.simulation import add_gpu_arguments, check_gpu_arguments, simulation_text
 from experiments.methods.method import check_known
 from experiments.report.ablation import Design
-from experiments.report.make import Work, check_ranking, make, names_in
+from experiments.report.make import Work, check_ranking, make, names_in, rows_in
 from experiments.report.published import published_blocks
-from experiments.tasks import TASKS
 from experiments.training.execution import add_run_arguments
 from experiments.training.given_data import add_data_arguments, check_data_arguments
 from experiments.training.plan import Plan, Request, plan_table
@@ -113,17 +112,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace, table: TableFile, size: Size, out: Path) -> Plan:
     """The cells that the options ask for."""
-    rows, preset = names_in(args.rows), size.preset(table)
+    rows, preset = rows_in(args.rows, list(table.blocks)), size.preset(table)
     if rows is not None:
-        check_known(rows, list(table.blocks), "row")
         preset = preset.model_copy(
             update={"seeds": {row: table.seeds for row in table.blocks if row in rows}}
         )
-    tasks = names_in(args.tasks)
-    if tasks is not None:
-        check_known(tasks, list(TASKS), "task")
     request = Request(
-        tasks=table.tasks if tasks is None else tasks,
+        tasks=names_in(args.tasks) or table.tasks,
         first_seed=args.seed,
         seeds=args.seeds,
         model=args.model,

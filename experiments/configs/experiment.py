@@ -72,7 +72,9 @@ class _Training(Config):
     @model_validator(mode="after")
     def _one_length(self):
         if self.steps is not None and self.epochs is not None:
-            raise ValueError(f"give steps or epochs, not both ({self.steps} and {self.epochs:g})")
+            raise ValueError(
+                f"give steps or epochs, not both ({self.steps} and {self.epochs:g}): set one of them to null"
+            )
         return self
 
 

@@ -104,13 +104,16 @@ def _in_words(error: ValidationError, kind: type[Config]) -> str:
     first: Any = error.errors()[0]
     if not first["loc"] and first["type"] == "value_error":
         return str(first["ctx"]["error"])
+    fields = "it must hold fields with values (name: value)"
     if not first["loc"]:
-        return "it must hold fields with values (name: value)"
+        return fields
     field = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         return f"unknown field {field}" + did_you_mean(str(first["loc"][-1]), _field_names(kind))
     if first["type"] == "missing":
         return f"field {field} is missing"
+    if first["type"] in ("model_type", "dict_type"):
+        return f"field {field}: {fields}"
     said = first["msg"].removeprefix("Value error, ")
     return f"field {field}: {said[0].lower()}{said[1:]}"
 

@@ -15,6 +15,7 @@ from experiments.configs.settings import Settings, chosen_settings
 
 TABLES, SIZES = (Path(__file__).with_name(name) for name in ("tables", "sizes"))
 SUFFIXES = (".yaml", ".yml")
+REMEDY = "give a file as attngraph search and attngraph sweep write it"
 
 
 class TableFile(Config):
@@ -83,14 +84,12 @@ class Size(Amount):
         """The settings of a table's cells.
 
         Args:
-            file: as ``attngraph search`` writes it; what it says of a method on a task goes before all others,
-                what it leaves open stays.
+            file: as ``attngraph search`` writes it; what it says of a method on a task goes before all
+                others, what it leaves open stays.
         """
         chosen = chosen_settings() if self.like_chosen else Settings()
         chosen = _over(chosen, self.settings)
-        return (
-            chosen if file is None else _over(chosen, read_config(file, Settings, "see experiments/configs"))
-        )
+        return chosen if file is None else _over(chosen, read_config(file, Settings, REMEDY))
 
 
 def _over(below: Settings, above: Settings) -> Settings:

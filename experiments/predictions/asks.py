@@ -44,7 +44,10 @@ def read_asks(file: Path, with_text: bool) -> list[Ask]:
     if file.suffix not in FORMATS:
         raise UserError(f"{file}: is no file of records: give one that ends with {', '.join(FORMATS)}")
     asks = []
+    due = (IMAGE, TEXT) if with_text else (IMAGE,)
     for where, record in _records(file):
+        if isinstance(record, dict) and (missing := [name for name in due if name not in record]):
+            raise UserError(f"{file}: {where} has no field '{missing[0]}': give each {' and '.join(due)}")
         image = text_field(record, IMAGE, file, where)
         text = text_field(record, TEXT, file, where) if with_text else ""
         if not with_text and record.get(TEXT):

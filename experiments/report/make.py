@@ -12,6 +12,7 @@ from pathlib import Path
 from attngraph.errors import UserError
 from experiments.files import check_files
 from experiments.methods import method_named
+from experiments.methods.method import canonical, check_known
 from experiments.outputs import check_folder
 from experiments.progress import note
 from experiments.report.ablation import DETAILS, RESULTS, SIGNIFICANCE, Design, make_table, save_results
@@ -112,6 +113,19 @@ def names_in(given: str | None) -> list[str] | None:
     if given is None:
         return None
     return list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+
+
+def rows_in(given: str | None, known: Sequence[str]) -> list[str] | None:
+    """The rows in an option's list, also by the names that papers give them (``adapter``); None without it.
+
+    Raises:
+        UserError: one is not known.
+    """
+    names = names_in(given)
+    if names is not None:
+        names = list(dict.fromkeys(map(canonical, names)))
+        check_known(names, known, "row")
+    return names
 
 
 def _note_unsearched(plan: Plan) -> None:

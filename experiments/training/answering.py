@@ -38,6 +38,12 @@ def way_of(
     return changed_way(task, way, decoding or {})
 
 
+def check_answering(task: Task, chosen: str | None) -> None:
+    """Raise UserError where a task is to be ranked that has no list of answers."""
+    if chosen == RANK and not task.ranks:
+        raise UserError(f"answering {RANK}: there is no list of answers for {task.name}: leave it out")
+
+
 def changed_way(task: Task, way: Answering, changes: Mapping[str, Any]) -> Answering:
     """A way to answer with some of its details changed, by name.
 

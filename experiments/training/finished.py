@@ -72,7 +72,7 @@ class Finished:
             return given
         if experiment.data is not None:
             return Path(experiment.data) if Path(experiment.data).is_dir() else None
-        drawn = self.folder.absolute().parents[3] / DATA  # of OUT/cells/METHOD/TASK/seedN
+        drawn = (self.folder / "../../../.." / DATA).resolve()  # of OUT/cells/METHOD/TASK/seedN
         return drawn if self.task.drawn is not None and scenes_in(drawn) == experiment.scenes else None
 
     def tuned(

@@ -15,7 +15,7 @@ from experiments.methods import Method, method_named
 from experiments.methods.method import check_known
 from experiments.scenes.write import Sizes
 from experiments.tasks import TASKS, Task
-from experiments.training.answering import RANK
+from experiments.training.answering import check_answering
 from experiments.training.cells import Cell
 from experiments.training.plan import example_count, searched_for, steps_of
 from experiments.training.recipe import Recipe
@@ -130,8 +130,7 @@ def _task(experiment: Experiment) -> Task:
     elif not Path(data).is_dir():
         raise UserError(f"data {data} is no folder: give the one that holds the data sets")
     task.check(None if data is None else Path(data))
-    if experiment.answering == RANK and not task.ranks:
-        raise UserError(f"answering {RANK}: there is no list of answers for {task.name}: leave it out")
+    check_answering(task, experiment.answering)
     return task
 
 

@@ -14,6 +14,7 @@ from experiments.commands.train import trained_in_words
 from experiments.configs.experiment import load_experiment
 from experiments.configs.settings import Settings
 from experiments.scenes.layouts.make import make_scenes
+from experiments.training.finished import Finished
 from experiments.training.resolve import resolved
 
 SMALL = """
@@ -203,6 +204,11 @@ def test_another_split_and_way_to_answer(cell, tmp_path, capsys):
     assert "with 2 beams, at most 2 tokens" in capsys.readouterr().out
 
 
+def test_data_of_a_run_that_was_moved_to_the_top_are_not_found(monkeypatch):
+    monkeypatch.setattr(Finished, "experiment", load_experiment("scenes-pgnn", []))
+    assert Finished(Path("/run"), {"task": "vqa"}, {}).data(None) is None
+
+
 def test_refusals_of_evaluate(cell, six, tmp_path, capsys):
     before = content(cell)
     for words, told in (
@@ -210,6 +216,7 @@ def test_refusals_of_evaluate(cell, six, tmp_path, capsys):
         ((cell, "--set", "decoding.beams=3"), "did you mean num_beams?"),
         ((cell, "--set", "recipe.steps=3"), "unknown field recipe"),
         ((cell, "--set", "ranking.k=3"), "writes its answers: leave out k"),
+        ((cell, "--set", "answering=rank"), "there is no list of answers for vqa: leave it out"),
         ((cell, "--data", six), "holds no drawn scenes"),
         ((cell, "--data", tmp_path / "nowhere"), "holds no drawn scenes"),
         ((cell, "--out", cell), "holds another experiment (of `attngraph ablation`)"),

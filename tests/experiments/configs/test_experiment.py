@@ -98,7 +98,11 @@ def test_changes_reach_any_depth():
         (["recipe.warmup=1"], "field recipe.warmup:"),
         (["recipe.schedule=cosin"], "recipe: unknown schedule 'cosin'"),
         (["recipe.patience=2"], "patience counts validations: give validate_every too"),
-        (["recipe.steps=3", "recipe.epochs=1"], "give steps or epochs, not both (3 and 1)"),
+        (
+            ["recipe.steps=3", "recipe.epochs=1"],
+            "give steps or epochs, not both (3 and 1): set one of them to null",
+        ),
+        (["recipe=null"], "--set recipe=null: field recipe: it must hold fields with values (name: value)"),
         (["seed=-1"], "field seed:"),
         (["side=0"], "field side:"),
         (["split=train"], "field split:"),

@@ -92,6 +92,9 @@ def test_rates_of_the_large_size_are_the_papers():
     rates = {row: {cell.recipe.learning_rate for cell in plan.rows[row]} for row in ("full", "lora", "gcn")}
     assert rates == {"full": {2e-5}, "lora": {5e-4, 3e-4}, "gcn": {5e-4, 3e-4}}
     assert {cell.settings["reduction"] for cell in plan.rows["gcn"]} == {8}
+    rows = [row for row in plan.rows.values() if "gnn" in row[0].settings]
+    assert len(rows) == 6, "four networks and two controls"
+    assert {cell.settings["join"] for row in rows for cell in row} == {"replace"}, "the paper's"
 
 
 def test_the_small_size_has_the_chosen_settings():

@@ -1,0 +1,112 @@
+"""``attngraph sweep`` as a user runs it, from end to end: in the folder of the tables, and before them."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.cli import main
+from experiments.configs.settings import chosen_settings
+from experiments.training.runner import run_cells
+from tests.experiments.bad_inputs.world import SIZE
+
+TABLE = """
+about: adapters
+title: Adapters
+rows: {Adapters: [gcn, pgnn], Ends of the scale: [frozen]}
+baseline: gcn
+contenders: [gcn, pgnn]
+contest: adapter
+tasks: [vqa2]
+seeds: 1
+"""
+MADE = ("settings.yaml", "sweep.csv", "sweep.md")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "two.yaml").write_text(TABLE)
+    (folder / "little.yaml").write_text(SIZE)
+    return folder
+
+
+def run(command: str, files: Path, *more) -> int:
+    words = [command, files / "two.yaml", "--size", files / "little.yaml", "--out", files / "out", *more]
+    return main([*map(str, words), "--quiet"])
+
+
+def sweep(files: Path, *more) -> int:
+    return run("sweep", files, "--factors", "0.5,1", *more)
+
+
+@pytest.fixture(scope="module")
+def out(files) -> Path:
+    """The folder of a sweep that was stopped after its first run and called again."""
+
+    def stopped(cells, *_, **__):
+        run_cells(cells[:1], *_, **__)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.commands.sweep.run_cells", stopped)
+        assert sweep(files) == 130
+    out = files / "out"
+    assert not any((out / name).exists() for name in MADE)
+    before = times(out / "cells")
+    assert sum(path.name == "scores.json" for path in before) == 1
+    assert sweep(files) == 0
+    assert before.items() <= times(out / "cells").items(), "a finished run was written again"
+    return out
+
+
+def tried(out: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((out / "sweep.csv").read_text().splitlines()))
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.timeout(400)
+def test_each_row_has_the_best_of_its_rates_on_validation_data(out):
+    chosen, lines = chosen_settings(out / "settings.yaml"), tried(out)
+    for row in ("gcn", "pgnn"):
+        of_row = [line for line in lines if line["method"] == row]
+        assert {line["task"] for line in of_row} == {"vqa2"} and 2 <= len(of_row) <= 4
+        best = max(of_row, key=lambda line: float(line["score"]))
+        choice, usual = chosen.choice(row, "vqa2"), chosen_settings().choice(row, "vqa")
+        assert choice.learning_rate == float(best["rate"])
+        assert (choice.join, choice.arguments) == (usual.join, usual.arguments)
+        assert chosen.choice(row, "vizwiz_vqa") == choice and chosen.choice(row, "coco") is None
+        rates = sorted(float(line["rate"]) for line in of_row)
+        assert {round(0.5 * usual.learning_rate, 6), usual.learning_rate} <= set(rates)
+    assert chosen.choice("frozen", "vqa2") is None
+    runs = [json.loads(file.read_text()) for file in out.glob("cells/*/*/*/scores.json")]
+    assert len(runs) == len(lines) and {run["split"] for run in runs} == {"validation"}
+    shown = (out / "sweep.md").read_text()
+    assert shown.count("**") == 4 and "vizwiz_vqa takes the rates of vqa2" in shown
+
+
+@pytest.mark.timeout(400)
+def test_a_table_takes_the_rates_and_shares_the_folder(out, files):
+    before = times(out)
+    assert run("table", files, "--settings", out / "settings.yaml") == 0
+    chosen = chosen_settings(out / "settings.yaml")
+    for row in ("gcn", "pgnn"):
+        settings = json.loads((out / "cells" / row / "vqa2" / "seed0" / "config.json").read_text())[
+            "settings"
+        ]
+        assert settings["recipe"]["learning_rate"] == chosen.choice(row, "vqa2").learning_rate
+        assert settings.get("split", "test") == "test"
+    results = json.loads((out / "two" / "results.json").read_text())["cells"]
+    assert {cell["row"] for cell in results} == {"gcn", "pgnn", "frozen"}, "none of the sweep's"
+    assert sweep(files) == 0
+    after = times(out)
+    assert {path for path in before if after[path] != before[path]} <= {out / name for name in MADE}
+
+
+def test_rows_that_do_not_train_have_no_rate(files, capsys):
+    assert run("sweep", files, "--rows", "frozen") == 2
+    assert "unknown row 'frozen': choose from gcn, pgnn" in capsys.readouterr().err
