@@ -71,7 +71,11 @@ class _Client:
         self.process = context.Process(
             target=_client, args=(list(jobs), run.launch, _resources(run), most, self.folder, writing)
         )
-        self.process.start()
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the client leaves Ctrl-C to the command
+        try:
+            self.process.start()
+        finally:
+            signal.signal(signal.SIGINT, handler)
         writing.close()
 
     def __enter__(self) -> _Client:
@@ -129,9 +133,8 @@ def _client(
     jobs: list[FarJob], launch: Launch, each: dict[str, float], most: int, folder: Path, writing: Any
 ) -> None:
     """What the client process does."""
-    os.setsid()  # Ctrl-C reaches the command alone, which ends this process and all that it has started
+    os.setsid()  # one group for this process and all that it starts, which the command ends
     _end_group_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
     os.environ |= SETTINGS | os.environ
     said = os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

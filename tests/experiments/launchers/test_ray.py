@@ -138,7 +138,8 @@ def test_a_killed_head_is_one_line_and_the_same_command_goes_on(part, tmp_path, 
         with Killer(cells) as board:
             launcher.launch(cells, run, board)
     assert "\n" not in str(error.value)
-    assert sum(is_finished(cell, run) for cell in cells) == 1
+    finished = [is_finished(cell, run) for cell in cells]
+    assert any(finished) and not all(finished), "a worker that has its cell may end it without raylet"
     with sole_use(run.out):
         run_cells(cells, execution(run.out, "local"))
     assert made(cells, run.out) == expected
