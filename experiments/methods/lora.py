@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,17 +44,27 @@ class Lora(PeftMethod):
         return {"r": self.r, "alpha": self.alpha, "dropout": self.dropout, "targets": list(self.targets)}
 
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> LoraConfig:
-        r = settings["r"]
+        r, alpha, dropout, targets = (settings[name] for name in ("r", "alpha", "dropout", "targets"))
         if not isinstance(r, int) or isinstance(r, bool) or r < 1:
             raise UserError(f"lora: r must be a whole number of at least 1, got {r!r}")
-        names = attention_projections(family.model, settings["targets"])
+        if not _is_number(alpha) or not 0 < alpha < math.inf:
+            raise UserError(f"lora: alpha must be a number above 0, got {alpha!r}")
+        if not _is_number(dropout) or not 0 <= dropout < 1:
+            raise UserError(f"lora: dropout must be a number from 0 to below 1, got {dropout!r}")
+        if not isinstance(targets, (list, tuple)):
+            raise UserError(f"lora: targets must be a list, such as [query, value], got {targets!r}")
+        names = attention_projections(family.model, targets)
         return LoraConfig(
             r=r,
-            lora_alpha=settings["alpha"],
-            lora_dropout=settings["dropout"],
+            lora_alpha=alpha,
+            lora_dropout=dropout,
             target_modules=names,
             fan_in_fan_out=isinstance(family.model.get_submodule(names[0]), Conv1D),
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 register(Lora(name="lora", title="LoRA", group=OTHERS, rates=(1e-3, 3e-3), default_rate=3e-3))

@@ -38,7 +38,7 @@ def attention_projections(model: nn.Module, roles: Collection[str]) -> list[str]
     unknown = [role for role in roles if role not in ROLES]
     if unknown or not roles:
         raise UserError(
-            f"targets must be one or more of {', '.join(ROLES)}, got {', '.join(unknown) or 'none'}"
+            f"targets must be one or more of {', '.join(ROLES)}, got {', '.join(map(str, unknown)) or 'none'}"
         )
     handle = instrument(model)
     try:

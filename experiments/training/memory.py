@@ -43,6 +43,7 @@ class PeakMemory:
 def keep_freed_memory() -> bool:
     """Let this process keep memory that it has freed, up to 1 GiB, for what it allocates next; otherwise
     glibc returns large arrays to the system and has each page of new ones cleared, in every training step.
+    Of an older glibc, whose threshold ends at 32 MiB, it keeps arrays of up to that.
 
     Returns:
         Whether it could be set: it is glibc's.
@@ -51,5 +52,6 @@ def keep_freed_memory() -> bool:
         return False
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        return all(mallopt(parameter, 2**30) == 1 for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD))
+        kept = any(mallopt(M_MMAP_THRESHOLD, size) == 1 for size in (2**30, 2**25))
+        return kept and mallopt(M_TRIM_THRESHOLD, 2**30) == 1
     return False

@@ -139,6 +139,16 @@ def test_bad_settings():
         tuned("lora", load("blip"), targets=[])
     with pytest.raises(UserError, match="lora: r must be a whole number of at least 1, got 0"):
         tuned("lora", load("blip"), r=0)
+    for settings, message in (
+        (dict(alpha="abc"), "alpha must be a number above 0, got 'abc'"),
+        (dict(alpha=float("nan")), "alpha must be a number above 0, got nan"),
+        (dict(dropout=2), "dropout must be a number from 0 to below 1, got 2"),
+        (dict(dropout=1), "dropout must be a number from 0 to below 1, got 1"),
+        (dict(targets="query"), r"targets must be a list, such as \[query, value\], got 'query'"),
+        (dict(targets=[1]), "targets must be one or more of query, key, value, output, got 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tuned("lora", load("blip"), **settings)
     with pytest.raises(UserError, match="prefix: tokens must be a whole number of at least 1, got 0"):
         tuned("prefix", load("blip"), tokens=0)
     with pytest.raises(UserError, match="has no query projection that is known by its name: it has"):

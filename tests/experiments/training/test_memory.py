@@ -1,9 +1,13 @@
 """What becomes of freed memory."""
 
+import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from experiments.training.memory import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep_freed_memory
 
 FAULTS = """
 import resource, sys, torch
@@ -30,3 +34,18 @@ def test_freed_arrays_are_used_again_without_new_pages():
     if kept == "False":
         pytest.skip("another C library than glibc")
     assert int(faults) < 100 < int(results["leave"][1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_an_older_glibc_that_takes_no_larger_threshold_keeps_what_it_can(monkeypatch):
+    took = {}
+
+    def mallopt(parameter: int, value: int) -> int:
+        if parameter == M_MMAP_THRESHOLD and value > 2**25:
+            return 0
+        took[parameter] = value
+        return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    assert keep_freed_memory()
+    assert took == {M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**30}
