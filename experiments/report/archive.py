@@ -24,7 +24,15 @@ from attngraph.errors import UserError
 from experiments.errors import first_line
 from experiments.files import published, whole
 from experiments.tasks import TASKS
-from experiments.training.saved import CONFIG, PREDICTIONS, SCORES, STATISTICS, read_config, read_result
+from experiments.training.saved import (
+    AT_RATE,
+    CONFIG,
+    PREDICTIONS,
+    SCORES,
+    STATISTICS,
+    read_config,
+    read_result,
+)
 
 FILES = (CONFIG, SCORES, STATISTICS, PREDICTIONS)
 PATTERN = "seed-*.tar.xz"
@@ -155,13 +163,14 @@ def read_archive(archive: Path) -> dict[str, bytes]:
 
 
 def finished_cells(run: Path) -> list[Path]:
-    """The folders of a run folder's finished cells, by seed and then by name.
+    """The folders of a run folder's finished cells, by seed and then by name; those of ``attngraph sweep``
+    are no table's, and are left out.
 
     Raises:
         UserError: a row or task has a name that no archive takes.
     """
     found = [file.parent for file in run.glob(f"cells/*/*/seed*/{SCORES}")]
-    found = [folder for folder in found if _seed(folder) >= 0]  # no others are of a table
+    found = [folder for folder in found if _seed(folder) >= 0 and AT_RATE not in folder.parent.parent.name]
     for folder in found:
         if not _NAME.fullmatch(_name(folder, SCORES)):
             raise UserError(

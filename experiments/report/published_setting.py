@@ -75,8 +75,8 @@ ITEMS: tuple[Item, ...] = (
         "epochs",
         "epochs",
         PAPER,
-        {**dict.fromkeys(QUESTIONS, (5,)), **dict.fromkeys(CAPTIONS, (2,))},
-        "in the code's epoch of COCO every caption occurs once, not every picture",
+        {**dict.fromkeys(QUESTIONS, (5,)), **dict.fromkeys(CAPTIONS, (10,))},
+        "of captions: passes over the pictures, one of five captions each; 2 epochs of all captions",
     ),
     Item(
         "examples in a step",

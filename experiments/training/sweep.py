@@ -1,8 +1,9 @@
 """Each row's learning rate on each task of a table, chosen on validation data with one seed.
 
-Every method gets the same treatment: its own rate times each of some factors; while the best rate lies at an
-edge of those that were tried, the next one beyond it is tried, at most :data:`FURTHER` times. Nothing else
-of a method's settings changes, and test data are never touched.
+Scores need not rise and fall once along the rates, so rows that are compared begin with the same ones: a search
+that follows the slope from each row's own rate would end on different hills. While the best rate lies at an
+edge of those that were tried, the next one beyond it is tried, at most :data:`FURTHER` times. Nothing else of a
+method's settings changes, and test data are never touched.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 from experiments.configs.settings import Choice, Settings
 from experiments.tasks import TASKS
 from experiments.training.cells import Cell
+from experiments.training.saved import AT_RATE
 
 FURTHER = 2  # rates beyond those that a sweep begins with
 DIVERGED = float("-inf")  # the score of a run whose loss was not finite
@@ -43,25 +45,25 @@ class Tried:
 def at_rate(cell: Cell, rate: float) -> Cell:
     """A table's cell on validation data with another rate, under a name of its own."""
     assert cell.recipe is not None
-    label = f"{cell.label}@{rate:g}"
+    label = f"{cell.label}{AT_RATE}{rate:g}"
     return replace(cell, label=label, split="validation", recipe=replace(cell.recipe, learning_rate=rate))
 
 
 def sweep(
-    cells: Sequence[Cell], factors: Sequence[float], run: Callable[[list[Cell]], Results]
+    cells: Sequence[Cell], rates: Mapping[str, Sequence[float]], run: Callable[[list[Cell]], Results]
 ) -> list[Tried]:
     """Try the rates.
 
     Args:
-        cells: one for each method and task, at the method's own rate.
-        factors: multiples of it to begin with.
+        cells: one for each method and task, at any rate.
+        rates: with which each method begins.
         run: runs cells; those whose loss is not finite are not among the results.
 
     Returns:
         Every rate that was tried, by method and task, in rising order.
     """
     own = {(cell.method, cell.task): cell for cell in cells if cell.recipe is not None}
-    due = {key: _rates(cell.recipe.learning_rate, factors) for key, cell in own.items() if cell.recipe}
+    due = {key: sorted(set(rates[key[0]])) for key in own}
     scores: dict[Key, dict[float, float]] = {key: {} for key in own}
     begun = {key: len(rates) for key, rates in due.items()}
     while due:
@@ -124,10 +126,6 @@ def alike(swept: Mapping[str, Any]) -> dict[str, str]:
     return {
         name: leaders[task.like] for name, task in TASKS.items() if name not in swept and task.like in leaders
     }
-
-
-def _rates(own: float, factors: Sequence[float]) -> list[float]:
-    return list(dict.fromkeys(_plain(own * factor) for factor in sorted(factors)))
 
 
 def _plain(rate: float) -> float:

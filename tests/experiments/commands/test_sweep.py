@@ -102,6 +102,8 @@ def test_a_table_takes_the_rates_and_shares_the_folder(out, files):
         assert settings.get("split", "test") == "test"
     results = json.loads((out / "two" / "results.json").read_text())["cells"]
     assert {cell["row"] for cell in results} == {"gcn", "pgnn", "frozen"}, "none of the sweep's"
+    assert main(["significance", str(out), "--pack", "--out", str(files / "archives"), "-q"]) == 0
+    assert [cell.name for cell in (files / "archives").iterdir()] == ["seed-00.tar.xz"]
     assert sweep(files) == 0
     after = times(out)
     assert {path for path in before if after[path] != before[path]} <= {out / name for name in MADE}

@@ -58,7 +58,7 @@ def test_known_numbers():
     by_name = {item.reader: item for item in ITEMS}
     assert by_name["batch_size"].values == {"vqa2": (64,), "snli_ve": (64,), "coco": (128,)}
     assert by_name["mu"].values == {"vqa2": (0.1,), "snli_ve": (10.0,), "coco": (0.1,)}
-    assert by_name["epochs"].values["snli_ve"] == (5,) and by_name["epochs"].values["textcaps"] == (2,)
+    assert by_name["epochs"].values["snli_ve"] == (5,) and by_name["epochs"].values["textcaps"] == (10,)
     config = GraphAdapterConfig()
     assert ", ".join(config.positions) == by_name["positions"].values["vqa2"][0]
     assert config.reduction == by_name["reduction"].values["vqa2"][0] == 768 / 96
