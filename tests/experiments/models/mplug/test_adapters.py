@@ -1,0 +1,165 @@
+"""Graph adapters in a tiny mPLUG, with weights as if they were trained: in its decoder, or in all that reads
+text."""
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor
+
+from adapters import GraphAdapterConfig
+from adapters.peft.layer import GraphLayer
+from attngraph import UserError
+from experiments.models.mplug import MPlugForConditionalGeneration
+from tests.adapters.peft.blip_decoder import JOINS, VARIANTS
+from tests.adapters.peft.helpers import close, differ
+from tests.experiments.models.mplug.inputs import ANSWERS, QUESTIONS, inputs
+from tests.experiments.tiny import mplug
+from tests.pairwise import pairwise_params
+
+EVERYWHERE = r"(text_encoder|fusion_encoder|text_decoder)\..*"
+WHERE = {"decoder": {}, "everywhere": {"target_modules": EVERYWHERE}}
+CASES = pairwise_params(variant=VARIANTS, join=JOINS, where=list(WHERE), asks=[True, False])
+
+
+def put(variant, join: str, where: str = "decoder", **more) -> PeftModel:
+    gnn, args = variant
+    torch.manual_seed(0)
+    settings = dict(gnn=gnn, **args, join=join, reduction=4, init_weights=False) | WHERE[where] | more
+    return get_peft_model(plain(), GraphAdapterConfig(**settings)).eval()
+
+
+def plain() -> MPlugForConditionalGeneration:
+    model = mplug()
+    model.set_attn_implementation("eager")
+    return model
+
+
+def adapted(model) -> list[str]:
+    return [module.name for module in model.modules() if isinstance(module, GraphLayer)]
+
+
+@torch.no_grad()
+def run(model, given) -> Tensor:
+    return model(**given).logits
+
+
+def test_places():
+    """By default where the slides have them: in the decoder; positions are configurable."""
+    decoder = "text_decoder.bert.encoder.layer"
+    parts = {"self": "attention.output.dense", "cross": "crossattention.output.dense", "ffn": "output.dense"}
+    for positions in (("self", "cross"), ("self",), ("cross",), ("ffn",), ("self", "cross", "ffn")):
+        model = put(VARIANTS[0], "replace", positions=positions)
+        wanted = {f"{decoder}.{k}.{parts[position]}" for k in range(2) for position in positions}
+        assert set(adapted(model)) == wanted, positions
+    names = adapted(put(VARIANTS[0], "replace", "everywhere", positions=("self", "cross", "ffn")))
+    assert len(names) == 2 * 3 + 2 * 2 + 4 * 3 - 1, "a joined layer has no cross-attention"
+    assert not any(name.startswith("vision_model") for name in names)
+    names = adapted(
+        put(VARIANTS[0], "replace", target_modules=r"fusion_encoder\.layer\.2\..*", positions="self")
+    )
+    assert names == ["fusion_encoder.layer.2.attention.output.dense"]
+    with pytest.raises(UserError, match="target_modules"):
+        put(VARIANTS[0], "replace", target_modules=["text_encoder.crossattention"])
+
+
+@pytest.mark.parametrize("variant, join, where, asks", CASES)
+def test_later_words_change_nothing(variant, join, where, asks):
+    model, given = put(variant, join, where), inputs(asks)
+    want = run(model, given)
+    for k in (1, 3):
+        changed = ANSWERS.clone()
+        changed[:, k:] = ANSWERS[:, k:].flip(0)
+        got = run(
+            model, given | {"decoder_input_ids": changed, "decoder_attention_mask": torch.ones_like(changed)}
+        )
+        close(got[:, :k], want[:, :k], 1e-5)
+        assert differ(got[:, k:], want[:, k:])
+
+
+@pytest.mark.parametrize("variant, join, where, asks", CASES)
+def test_padding(variant, join, where, asks):
+    """The second question and answer are padded: alone, without padding, they give the same; and what stands
+    at padding is nothing to anybody."""
+    model, given = put(variant, join, where), inputs(asks)
+    got = run(model, given)[1, :5]
+    alone = {name: tensor[1:] for name, tensor in given.items()}
+    for name, length in (
+        ("input_ids", 3),
+        ("attention_mask", 3),
+        ("decoder_input_ids", 5),
+        ("decoder_attention_mask", 5),
+    ):
+        if name in alone:
+            alone[name] = alone[name][:, :length]
+    close(got, run(model, alone)[0])
+    if asks:
+        garbled = QUESTIONS.masked_fill(given["attention_mask"] == 0, 7)
+        assert torch.equal(run(model, given | {"input_ids": garbled})[1, :5], got)
+
+
+@pytest.mark.parametrize("variant, join, where, asks", CASES)
+def test_cached_equals_uncached(variant, join, where, asks):
+    model, given = put(variant, join, where).get_base_model(), inputs(asks)
+    ids, mask = given.pop("decoder_input_ids"), given.pop("decoder_attention_mask")
+    want = run(model, given | {"decoder_input_ids": ids, "decoder_attention_mask": mask})
+    with torch.no_grad():
+        image = model.vision_model(given["pixel_values"]).last_hidden_state
+        seen = model.looked_at(image, given.get("input_ids"), given.get("attention_mask"))
+        cache, got = None, []
+        for start, end in ((0, 2), (2, 3), (3, 6)):
+            out = model.text_decoder(
+                input_ids=ids[:, start:end],
+                attention_mask=mask[:, :end],
+                encoder_hidden_states=seen.last_hidden_state,
+                encoder_attention_mask=seen.attention_mask,
+                use_cache=True,
+                cache=cache,
+            )
+            cache = out.cache
+            got.append(out.logits)
+    rows = mask.bool()
+    close(torch.cat(got, 1)[rows], want[rows])
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("asks", [True, False])
+def test_texts_with_and_without_a_cache(beams, asks):
+    model, given = put(("pgnn", {"p": 1.25, "mu": 0.1, "steps": 2}), "replace").get_base_model(), inputs(asks)
+    for name in ("decoder_input_ids", "decoder_attention_mask"):
+        given.pop(name)
+    options = dict(max_new_tokens=6, num_beams=beams, do_sample=False)
+    assert torch.equal(
+        model.generate(**given, **options), model.generate(**given, **options, use_cache=False)
+    )
+
+
+@pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[3]], ids=str)
+@pytest.mark.parametrize("where", WHERE)
+def test_switched_off_and_removed_it_is_the_model(variant, where):
+    given = inputs()
+    want, model = run(plain(), given), put(variant, "replace", where)
+    assert differ(run(model, given), want)
+    with model.disable_adapter():
+        assert torch.equal(run(model, given), want)
+    assert torch.equal(run(model.unload(), given), want)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_saved_adapter_comes_back_exactly(variant, tmp_path):
+    model, given = put(variant, "gated", "everywhere", positions=("self", "cross", "ffn")), inputs()
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(plain(), tmp_path).eval()
+    assert torch.equal(run(loaded, given), run(model, given))
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_finite_in_bfloat16(where):
+    model = put(("pgnn", {"p": 1.25, "mu": 0.1, "steps": 3}), "replace", where).bfloat16()
+    given = inputs()
+    given["pixel_values"] = given["pixel_values"].bfloat16()
+    logits = run(model, given)
+    assert logits.isfinite().all()
+    model.zero_grad()
+    model(**given).logits.float().square().mean().backward()
+    grads = [p.grad for p in model.parameters() if p.requires_grad]
+    assert grads and all(grad is not None and grad.isfinite().all() for grad in grads)

@@ -1,0 +1,118 @@
+"""The attention graphs of all four parts of mPLUG: kind, causality, modality, and the model's own weights."""
+
+import pytest
+import torch
+
+from attngraph import capture
+from tests.experiments.models.mplug.inputs import inputs
+from tests.experiments.tiny import mplug
+
+NODES = 5  # of a picture
+
+
+def layers(asks: bool) -> dict[str, str]:
+    """What each layer is."""
+    vision = {f"vision_model.encoder.layers.{k}.self_attn": "self both image image" for k in range(2)}
+    encoder = {f"text_encoder.encoder.layer.{k}.attention.self": "self both text text" for k in range(2)}
+    fusion = {}
+    for k in range(4):
+        joined = k == 2
+        sides = "mixed mixed" if joined else "text text"
+        fusion[f"fusion_encoder.layer.{k}.attention.self"] = f"self both {sides}"
+        if not joined:
+            fusion[f"fusion_encoder.layer.{k}.crossattention.self"] = "cross both text image"
+    decoder = {}
+    for k in range(2):
+        name = f"text_decoder.bert.encoder.layer.{k}"
+        decoder[f"{name}.attention.self"] = "self causal text text"
+        decoder[f"{name}.crossattention.self"] = f"cross causal text {'mixed' if asks else 'image'}"
+    return vision | (encoder | fusion if asks else {}) | decoder
+
+
+def described(graph) -> str:
+    def side(modality):
+        return "mixed" if isinstance(modality, torch.Tensor) else str(modality)
+
+    order = "causal" if graph.causal else "both"
+    return f"{graph.kind} {order} {side(graph.query_modality)} {side(graph.value_modality)}"
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["vqa", "caption"])
+def test_kind_causality_and_modality(asks):
+    graphs = capture(mplug(), inputs(asks))
+    assert {name: described(graph) for name, graph in graphs.items()} == layers(asks)
+
+
+def test_where_nodes_are_mixed_the_image_comes_first():
+    graphs = capture(mplug(), inputs())
+    words = inputs()["input_ids"].shape[1]
+    wanted = (torch.arange(NODES + words) < NODES).expand(2, -1)
+    joined = graphs["fusion_encoder.layer.2.attention.self"]
+    assert torch.equal(joined.query_modality, wanted) and torch.equal(joined.value_modality, wanted)
+    for k in range(2):
+        graph = graphs[f"text_decoder.bert.encoder.layer.{k}.crossattention.self"]
+        assert torch.equal(graph.value_modality, wanted)
+        hidden = torch.cat([torch.ones(2, NODES), inputs()["attention_mask"]], 1) == 0
+        assert (graph.weight.transpose(1, 3)[hidden] == 0).all() and hidden.any()
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["vqa", "caption"])
+@pytest.mark.parametrize("kind", ["eager", "sdpa"])
+def test_weights_and_logits_are_the_models_own(kind, asks):
+    model, given, own = mplug(), inputs(asks), {}
+    model.set_attn_implementation("eager")
+    graphs = capture(model, given)
+
+    def keep(name):
+        return lambda _, __, output: own.update({name: output[1]})
+
+    hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in graphs]
+    with torch.no_grad():
+        logits = model(**given).logits
+    for hook in hooks:
+        hook.remove()
+    for name, graph in graphs.items():
+        b, h, n = graph.weight.shape[:3]
+        valid = torch.ones(b, n, dtype=torch.bool) if graph.query_mask is None else graph.query_mask
+        rows = valid[:, None].expand(b, h, n)
+        torch.testing.assert_close(graph.weight[rows], own[name][rows], rtol=0, atol=1e-6)
+    model.set_attn_implementation(kind)
+    again = capture(model, given)
+    assert all(torch.equal(again[name].weight, graph.weight) for name, graph in graphs.items())
+    with torch.no_grad():
+        torch.testing.assert_close(model(**given).logits, logits, rtol=1e-4, atol=1e-5)
+    assert model.text_decoder.config._attn_implementation == kind
+
+
+def test_padding_is_no_node():
+    graphs = capture(mplug(), inputs())
+    asked, answered = (inputs()[name].bool() for name in ("attention_mask", "decoder_attention_mask"))
+    for name, graph in graphs.items():
+        part = name.partition(".")[0]
+        if part == "vision_model":
+            assert graph.query_mask is None
+            continue
+        mask = answered if part == "text_decoder" else asked
+        if "layer.2.attention" in name and part == "fusion_encoder":
+            mask = torch.cat([torch.ones(2, NODES, dtype=torch.bool), mask], 1)
+        assert torch.equal(graph.query_mask, mask), name
+
+
+def test_beams_and_steps_keep_what_they_look_at():
+    """While a text is written with a cache, its cross-attention still looks at image and question."""
+    from attngraph.reading.instrument import instrument
+    from attngraph.reading.modality import Modalities
+
+    model, given = mplug(), inputs()
+    for name in ("decoder_input_ids", "decoder_attention_mask"):
+        given.pop(name)
+    handle, follower, seen = instrument(model), Modalities(model), []
+    site = handle.sites["text_decoder.bert.encoder.layer.1.crossattention.self"]
+    site.listeners.append(lambda call: seen.append((follower.of(site.name, call), call.causal)))
+    model.generate(**given, num_beams=3, max_new_tokens=4, do_sample=False)
+    follower.remove()
+    handle.remove()
+    assert len(seen) > 1 and all(causal for _, causal in seen)
+    for (query, value), _ in seen:
+        assert query == "text" and value.shape == (6, NODES + given["input_ids"].shape[1])
+        assert value[:, :NODES].all() and not value[:, NODES:].any()

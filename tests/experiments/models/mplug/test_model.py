@@ -1,0 +1,148 @@
+"""mPLUG as a model of transformers: its sizes, what it writes, saving and loading."""
+
+import pytest
+import torch
+from transformers import AutoConfig
+from transformers.models.bert.modeling_bert import BertCrossAttention
+
+from experiments.models.mplug import MPlugConfig, MPlugForConditionalGeneration, mplug_base, mplug_large
+from tests.attngraph.reading.zoo import far_from_zero
+from tests.experiments.models.mplug.inputs import ANSWERS, QUESTIONS, inputs
+from tests.experiments.tiny import mplug
+
+
+@pytest.fixture(scope="module")
+def model():
+    """With weights that write different texts."""
+    return far_from_zero(mplug(), 65)
+
+
+def count(config: MPlugConfig) -> dict[str, int]:
+    with torch.device("meta"):
+        model = MPlugForConditionalGeneration(config)
+    return {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+
+
+def bert_layers(layers: int, crossed: int) -> int:
+    """Parameters of layers of BERT-base, so many of them with cross-attention."""
+    attention = 4 * (768 * 768 + 768) + 2 * 768
+    ffn = 2 * 768 * 3072 + 3072 + 768 + 2 * 768
+    return layers * (attention + ffn) + crossed * attention
+
+
+def test_the_sizes_of_base_and_large():
+    words = (30_522 + 512 + 2) * 768 + 2 * 768
+    head = 768 * 768 + 768 + 2 * 768 + 30_522
+    base, large = count(mplug_base()), count(mplug_large())
+    block = 4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
+    vision = 12 * block + 3 * 16 * 16 * 768 + 768 + 577 * 768 + 4 * 768
+    assert base == {
+        "vision_model": vision,
+        "text_encoder": words + bert_layers(6, 0),
+        "fusion_encoder": bert_layers(6, 5),  # one of them is joined
+        "text_decoder": words + bert_layers(12, 12) + head,
+    }
+    assert large["fusion_encoder"] == bert_layers(6, 6), "its stride leaves no joined layer"
+    assert large["vision_model"] > 300e6 and large["text_decoder"] == base["text_decoder"]
+
+
+def test_parts_of_other_widths_are_refused():
+    with pytest.raises(ValueError, match="one width"):
+        MPlugConfig(text_config=dict(hidden_size=24), fuser_config=dict(hidden_size=12))
+    with pytest.raises(ValueError, match="stride must be 1 or more"):
+        MPlugConfig(stride=0)
+
+
+def test_it_comes_back_exactly(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), MPlugConfig)
+    loaded, told = MPlugForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(told.values()) and loaded.config.stride == model.config.stride
+    state = loaded.state_dict()
+    assert all(torch.equal(x, state[name]) for name, x in model.state_dict().items())
+    head = loaded.text_decoder.get_output_embeddings().weight
+    assert head is loaded.text_decoder.get_input_embeddings().weight
+    with torch.no_grad():
+        got, want = loaded.eval()(**inputs()).logits, model(**inputs()).logits
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_cache_changes_no_text(model, asks, beams):
+    given = inputs(asks)
+    for name in ("decoder_input_ids", "decoder_attention_mask"):
+        given.pop(name)
+    options = dict(num_beams=beams, max_new_tokens=7, do_sample=False)
+    projected = []
+    crosses = [part for part in model.text_decoder.modules() if isinstance(part, BertCrossAttention)]
+    hook = crosses[0].key.register_forward_hook(lambda *_: projected.append(1))
+    cached = model.generate(**given, **options)
+    hook.remove()
+    assert len(projected) == 1, "keys of what the decoder looks at are computed once"
+    assert torch.equal(cached, model.generate(**given, **options, use_cache=False))
+    assert len({tuple(row) for row in cached.tolist()}) > 1 or beams > 1
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_greedy_text_is_the_argmax_of_the_logits(model, asks):
+    given = inputs(asks)
+    given.pop("decoder_attention_mask")
+    ids = given.pop("decoder_input_ids")[:, :1]
+    written = model.generate(**given, max_new_tokens=5, do_sample=False, eos_token_id=None)
+    for _ in range(5):
+        with torch.no_grad():
+            step = model(**given, decoder_input_ids=ids).logits[:, -1].argmax(-1, keepdim=True)
+        ids = torch.cat([ids, step], 1)
+    assert torch.equal(ids, written)
+
+
+def test_the_loss_is_the_mean_over_labels(model):
+    given = inputs()
+    labels = ANSWERS.masked_fill(given["decoder_attention_mask"] == 0, -100)
+    with torch.no_grad():
+        output = model(**given, labels=labels)
+    wanted = torch.nn.functional.cross_entropy(output.logits[:, :-1].mT, labels[:, 1:])
+    torch.testing.assert_close(output.loss, wanted)
+
+
+def test_attention_of_transformers_computes_the_same(model):
+    """SDPA and eager attention, with padding in question and answer."""
+    found = []
+    for kind in ("eager", "sdpa"):
+        model.set_attn_implementation(kind)
+        with torch.no_grad():
+            found.append(model(**inputs()).logits)
+    valid = inputs()["decoder_attention_mask"].bool()
+    torch.testing.assert_close(found[0][valid], found[1][valid], rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_checkpointing_changes_no_gradient(model):
+    grads = []
+    for on in (False, True):
+        if on:
+            model.gradient_checkpointing_enable()
+            model.train()
+            for part in model.modules():
+                if isinstance(part, torch.nn.Dropout):
+                    part.p = 0.0
+            for layer in model.vision_model.encoder.layers:
+                layer.self_attn.dropout = 0.0
+        model.zero_grad()
+        model(**inputs()).logits.square().mean().backward()
+        grads.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    model.gradient_checkpointing_disable()
+    model.zero_grad()
+    model.eval()
+    assert grads[0].keys() == grads[1].keys()
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_asked_matters(model):
+    """So that the tests above could fail."""
+    given = inputs()
+    with torch.no_grad():
+        want = model(**given).logits
+        for change in ({"input_ids": QUESTIONS.flip(1)}, {"pixel_values": -given["pixel_values"]}):
+            assert (model(**given | change).logits - want).abs().max() > 1e-2
