@@ -3,8 +3,9 @@
     attngraph sweep main --tasks vqa2,snli_ve,coco --out runs/tables-scenes
     attngraph table main --settings runs/tables-scenes/settings.yaml --out runs/tables-scenes
 
-Each row's own rate is tried times every factor; while the best lies at an edge, the next one beyond it is
-tried. Tasks that are left out take the rates of the task that they are like. Runs go on where they stopped.
+The rates with which rows begin stand in the size's file, the same for all adapters; while the best lies at an
+edge, the next one beyond it is tried. Tasks that are left out take the rates of the task that they are like.
+Runs go on where they stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.arguments import number
 from experiments.configs.settings import Settings, write_settings
 from experiments.configs.tables import load_size, load_table
 from experiments.files import published, write_text
@@ -33,26 +33,23 @@ from experiments.training.runner import run_cells
 from experiments.training.sweep import DIVERGED, Tried, alike, at_rate, chosen_rates, sweep
 
 SETTINGS, TRIED, ABOUT = "settings.yaml", "sweep.csv", "sweep.md"
-FACTORS = "0.33,1,3"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph sweep``."""
     add = parser.add_argument
     add("name", metavar="TABLE", help="Take the rows and tasks of this table, as `attngraph table` does.")
-    add("--size", default="scenes", metavar="NAME", help="Take the budgets of this size of the table.")
+    add(
+        "--size",
+        default="scenes",
+        metavar="NAME",
+        help="Take the budgets and rates of this size of it.",
+    )
     add("--rows", metavar="NAMES", help="Take only these rows, separated by commas. Default: all that train.")
     add(
         "--tasks",
         metavar="NAMES",
         help="Take only these tasks, separated by commas. Default: all of the table.",
-    )
-    add(
-        "--factors",
-        type=factors,
-        default=FACTORS,
-        metavar="NUMBERS",
-        help="Take each row's own rate times these numbers, separated by commas.",
     )
     add("--seed", type=int, default=0, metavar="N", help="Train with this seed.")
     add(
@@ -71,15 +68,16 @@ def run(args: argparse.Namespace) -> int:
     check_data_arguments(args)
     out = args.out or Path("runs") / f"tables-{Path(args.size).stem}"
     plan, execution = _plan(args, out), execution_of(args, out)
+    rates = {name: load_size(args.size).rates_of(method_named(name)) for name in plan.rows}
     check_folder(out, OWNER)
     is_main = processes(args.device).is_main_process
 
     def work() -> int:
         cells = [cell for cell in plan.cells if cell.recipe is not None]
-        first = [at_rate(cell, cell.recipe.learning_rate * args.factors[0]) for cell in cells if cell.recipe]
+        first = [at_rate(cell, rates[cell.method][0]) for cell in cells]
         if not all(has_scores(cell, out) for cell in first):
             prepare(first, execution, plan.sizes, plan.data_seed, args.download)
-        tried = sweep(cells, args.factors, lambda due: run_cells(due, execution, may_diverge=True))
+        tried = sweep(cells, rates, lambda due: run_cells(due, execution, may_diverge=True))
         if is_main:
             _save(out, chosen_rates(cells, tried, load_size(args.size).chosen().reduction), tried)
         return 0
@@ -102,14 +100,6 @@ def _plan(args: argparse.Namespace, out: Path) -> Plan:
         skip_bad=args.skip_bad,
     )
     return plan_table(preset, request, size.chosen(), out / "data")
-
-
-def factors(given: str) -> list[float]:
-    """The numbers of ``--factors``."""
-    found = sorted({number(part) for part in names_in(given) or []})
-    if not found or found[0] <= 0:
-        raise argparse.ArgumentTypeError(f"give numbers above 0, separated by commas, such as {FACTORS}")
-    return found
 
 
 def _save(out: Path, settings: Settings, tried: Sequence[Tried]) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
 from experiments.configs.presets import MOST_SEEDS, Amount, Preset
 from experiments.configs.reading import Config, Read, read_config
 from experiments.configs.settings import Settings, chosen_settings
+from experiments.methods import GraphAdapter, Method
 
 TABLES, SIZES = (Path(__file__).with_name(name) for name in ("tables", "sizes"))
 SUFFIXES = (".yaml", ".yml")
+ADAPTERS = "adapters"  # in a size's rates: all graph adapters
 REMEDY = "give a file as attngraph search and attngraph sweep write it"
 
 
@@ -70,10 +72,30 @@ class Size(Amount):
         like_chosen: whether methods take the settings that were chosen on validation data for the mini-BLIP,
             where ``settings`` has none.
         settings: of methods on tasks.
+        rates: method -> learning rates with which ``attngraph sweep`` begins; :data:`ADAPTERS` for all graph
+            adapters that have none of their own.
     """
 
     like_chosen: bool = True
     settings: Settings = Settings()
+    rates: dict[str, Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=2)]] = Field(
+        default_factory=dict
+    )
+
+    def rates_of(self, method: Method) -> list[float]:
+        """The learning rates with which a sweep of a method begins, in rising order.
+
+        Raises:
+            UserError: the file has none.
+        """
+        kind = ADAPTERS if isinstance(method, GraphAdapter) else None
+        found = self.rates.get(method.name) or self.rates.get(kind or method.name)
+        if found is None:
+            where = f"{method.name}{f' or {kind}' if kind else ''}"
+            raise UserError(
+                f"the size names no rates for {where}: add rates: {{{method.name}: [1e-4, 3e-4]}}"
+            )
+        return sorted(set(found))
 
     def preset(self, table: TableFile) -> Preset:
         """What is run of a table."""

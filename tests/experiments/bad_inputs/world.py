@@ -40,6 +40,7 @@ SIZE = """\
 about: as little as possible
 layouts: 10
 budget: {steps: 2, eval_examples: 4}
+rates: {adapters: [6.0e-3, 1.2e-2]}
 """
 TEXTS = "a red ball\n"
 
