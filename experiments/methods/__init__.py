@@ -6,7 +6,7 @@ from experiments.methods import gcn, appnp, gcnii, pgnn  # isort: skip # noqa: F
 from experiments.methods import tempering, placebo, p2, residual, mean_degree, rescaled  # isort: skip # noqa: F401
 from experiments.methods import joined, rate, fixed_p  # isort: skip # noqa: F401
 from experiments.methods import prefix, lora  # isort: skip # noqa: F401
-from experiments.methods import position, width, concat, start_p  # isort: skip # noqa: F401
+from experiments.methods import position, width, concat, exponent  # isort: skip # noqa: F401
 from experiments.methods import frozen, decoder, full, text, majority  # isort: skip # noqa: F401
 from experiments.methods.graph_adapter import GraphAdapter, method_named
 from experiments.methods.peft_method import PeftMethod
