@@ -1,9 +1,9 @@
 """Each row's learning rate on each task of a table, chosen on validation data with one seed.
 
-Scores need not rise and fall once along the rates, so rows that are compared begin with the same ones: a search
-that follows the slope from each row's own rate would end on different hills. While the best rate lies at an
-edge of those that were tried, the next one beyond it is tried, at most :data:`FURTHER` times. Nothing else of a
-method's settings changes, and test data are never touched.
+Scores need not rise and fall once along the rates, so rows that are compared begin with the same ones: a
+search that follows the slope from each row's own rate would end on different hills. While the best rate lies
+at an edge of those that were tried, the next one beyond it is tried, at most :data:`FURTHER` times. Nothing
+else of a method's settings changes, and test data are never touched.
 """
 
 from __future__ import annotations
