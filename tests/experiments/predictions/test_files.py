@@ -100,7 +100,7 @@ def test_textcaps_files_of_mmf(tmp_path):
         read_predictions(tmp_path / "mmf.json", TEXTCAPS, ["54"])
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     form=st.sampled_from([VQA_RESULTS, VIZWIZ, ANSWERABILITY, SNLI_VE, CAPTIONS, TEXTCAPS, PLAIN]),
     place=st.floats(0, 1, exclude_max=True),
