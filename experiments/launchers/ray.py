@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -114,7 +115,7 @@ def _lost(why: str) -> UserError:
 def _no_cluster(address: str, why: str) -> UserError:
     return UserError(
         f"--ray-address {address}: no Ray cluster answers ({why}): run `ray start` on each machine, with the "
-        "same versions of Python and Ray"
+        "same versions of Python and Ray, and set RAY_AUTH_MODE=token where the cluster asks for a token"
     )
 
 
@@ -173,11 +174,12 @@ def _cell(job: FarJob) -> UserError | None:
 
 def _joined(launch: Launch, folder: Path) -> Any:
     """Ray, joined to the cluster."""
-    import ray
-
     options: dict[str, Any] = {}
-    if launch.address == OWN_CLUSTER:
+    if launch.address == OWN_CLUSTER:  # with a secret of its own: Ray's would stay in the user's home
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         options = dict(include_dashboard=False, object_store_memory=STORE, _temp_dir=str(folder))
+    import ray  # reads its settings from the environment
+
     try:
         ray.init(address=launch.address, log_to_driver=False, logging_level="ERROR", **options)
     except Exception as error:  # of many kinds

@@ -185,8 +185,9 @@ def test_a_cell_that_no_machine_can_run_is_one_line(tmp_path, data):
 
 
 @pytest.fixture
-def cluster(tmp_path_factory):
-    """The address of a cluster that ``ray start`` has made."""
+def cluster(tmp_path_factory, monkeypatch):
+    """The address of a cluster that ``ray start`` has made; it asks for no secret of somebody's home."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     folder, port = tmp_path_factory.mktemp("r"), 6399
     words = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=2"]
     words += ["--include-dashboard=false", f"--temp-dir={folder}", "--object-store-memory=80000000"]
