@@ -3,6 +3,7 @@
     attngraph convert blip model_base_capfilt_large.pth --out models/capfilt-l
     attngraph convert blip model_base_capfilt_large.pth --as vqa --side 480 --out models/capfilt-l-vqa
     attngraph convert blip model_base_vqa_capfilt_large.pth --out models/vqa --tokenizer vocab.txt
+    attngraph convert mplug mplug_base.pth --side 384 --out models/mplug
 
 Every tensor of the file is accounted for, on the screen and in ``conversion.json``; a file that lacks one, or
 has one that nobody knows, is refused. :mod:`experiments.models.original` has the layouts.
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="Make this of it: "
         + "; ".join(f"{name} ({each.about})" for name, each in ARRANGEMENTS.items())
-        + ". Default: vqa where the file is one for questions, else captioner.",
+        + ". Default: of BLIP vqa where the file is one for questions, else captioner; of mPLUG whole.",
     )
     add(
         "--side",

@@ -1,0 +1,142 @@
+"""mPLUG's habits: questions without an end token, parts after ``[SEP]``, captions without a question."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import BertTokenizerFast
+
+from attngraph.errors import UserError
+from experiments.datasets.example import Example
+from experiments.models import Decoding, Sample, load_family
+from experiments.models.mplug.family import QUESTION, QUESTION_IN_PARTS, prepare_tokenizer
+from experiments.tasks import TASKS
+from tests.experiments.models.writers import SAMPLES
+from tests.experiments.tiny import NAMES, mplug_config, save
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    return load_family(save("mplug", tmp_path_factory.mktemp("mplug")))
+
+
+CAPTIONS = [replace(sample, prompt="") for sample in SAMPLES]
+
+
+def asked(family, *prompts: str, training: bool = False) -> list[list[str]]:
+    """The questions' tokens, without padding."""
+    samples = [Sample(prompt, SAMPLES[0].image, prompt, "red") for prompt in prompts]
+    given = family._question(samples, training)
+    rows = [ids[mask.bool()].tolist() for ids, mask in zip(*given.values(), strict=True)]
+    return [family.tokenizer.convert_ids_to_tokens(row) for row in rows]
+
+
+def test_questions(family):
+    found = asked(family, "a red ball", "a [SEP] red [SEP] ball star", "a")
+    assert found == [
+        ["[CLS]", "a", "red", "ball"],
+        ["[CLS]", "a", "[SEP]", "red", "[SEP]", "ball", "star"],
+        ["[CLS]", "a"],
+    ]
+
+
+def test_long_questions_are_cut_in_training(family, monkeypatch):
+    monkeypatch.setattr(family.tokenizer, "model_max_length", 200)
+    plain, parts = "red " * 90, "a [SEP] " + "red " * 90
+    assert [len(row) for row in asked(family, plain, parts, training=True)] == [QUESTION, QUESTION_IN_PARTS]
+    assert [len(row) for row in asked(family, plain, parts)] == [91, 93]
+    monkeypatch.setattr(family.tokenizer, "model_max_length", 32)
+    assert [len(row) for row in asked(family, plain, parts)] == [32, 32]
+
+
+def test_answers_begin_and_end(family):
+    ids = family.training_inputs([SAMPLES[0]])["input_ids"][0]
+    assert family.tokenizer.convert_ids_to_tokens(ids.tolist()) == ["[CLS]", "ball", "[SEP]"]
+
+
+@torch.no_grad()
+def test_captions_look_at_the_picture_alone(family):
+    """Whatever the text encoder and the fusion do."""
+    inputs = family.training_inputs(CAPTIONS)
+    assert not {"question_ids", "question_mask"} & set(inputs)
+    labels = inputs.pop("labels")
+    logits, texts = family.logits(inputs), family.generate(CAPTIONS, Decoding(5))
+    assert logits.shape[:2] == labels.shape
+    for part in (family.model.text_encoder, family.model.fusion_encoder):
+        for parameter in part.parameters():
+            parameter.mul_(-2)
+    changed = family.logits(inputs), family.generate(CAPTIONS, Decoding(5))
+    for part in (family.model.text_encoder, family.model.fusion_encoder):
+        for parameter in part.parameters():
+            parameter.div_(-2)
+    assert torch.equal(changed[0], logits) and changed[1] == texts
+    states = family.image_states(
+        {key: x for key, x in inputs.items() if key in ("pixel_values", "image_index")}
+    )
+    alone = family.model(
+        image_states=states,
+        decoder_input_ids=inputs["input_ids"],
+        decoder_attention_mask=inputs["attention_mask"],
+    ).logits
+    torch.testing.assert_close(
+        alone[inputs["attention_mask"].bool()], logits[inputs["attention_mask"].bool()]
+    )
+
+
+def test_questions_and_captions_do_not_mix(family):
+    with pytest.raises(UserError, match=r"^long: no question, where other examples have one: MPlug"):
+        family.training_inputs([SAMPLES[0], CAPTIONS[1]])
+
+
+def test_captioning_tasks_ask_nothing():
+    example = Example("1", None, "what is it", ("red",), "colour")
+    for name in ("caption", "coco", "textcaps", "vizwiz_caps"):
+        assert TASKS[name].prompt(example, "mplug") == ""
+        assert TASKS[name].prompt(example, "blip") and TASKS[name].prompt(example)
+    assert TASKS["vqa"].prompt(example, "mplug") == "what is it"
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_what_the_analysis_gets(family, asks):
+    samples = SAMPLES if asks else CAPTIONS
+    batch = family.batch(
+        [replace(sample, answer=None) if k == 1 else sample for k, sample in enumerate(samples)]
+    )
+    assert ("input_ids" in batch.inputs) == asks and (batch.decoder is not None) == asks
+    assert batch.written.tokens[0][0] == "[CLS]" and (batch.written.prompt == 1).all()
+    with torch.no_grad():
+        logits = family.model(**batch.inputs).logits
+    assert logits.shape[:2] == batch.inputs["decoder_input_ids"].shape
+    if asks:
+        assert batch.text.tokens[0][:2] == ["[CLS]", "red"]
+
+
+def test_another_side(family, tmp_path):
+    """A model that was resized is saved, loaded and trained like others."""
+    other = load_family(save("mplug", tmp_path / "one"), side=16)
+    assert other.image_side == 16 and other.blank_image().shape == (17, 16)
+    other.model.save_pretrained(tmp_path / "two")
+    other.tokenizer.save_pretrained(tmp_path / "two")
+    again = load_family(tmp_path / "two")
+    inputs = again.training_inputs(SAMPLES)
+    inputs.pop("labels")
+    with torch.no_grad():
+        assert torch.equal(again.logits(inputs), other.logits(inputs))
+    again.model.vision_model.embeddings.position_embedding.requires_grad_(True)
+    again.logits(inputs).sum().backward()
+    with pytest.raises(UserError, match="multiple"):
+        again.resize(10)
+
+
+def test_another_tokenizer_is_refused():
+    words = BertTokenizerFast(vocab={name: k for k, name in enumerate(NAMES)})
+    config = mplug_config()
+    assert prepare_tokenizer(words, config).bos_token == "[CLS]"
+    config.decoder_config.eos_token_id = 5
+    with pytest.raises(UserError, match="start or end token is not the model's"):
+        prepare_tokenizer(words, config)
+
+
+def test_a_picture_is_needed(family):
+    with pytest.raises(UserError, match="looks at images: give --images"):
+        family.check([Sample("one", None, "a", "red")])
