@@ -214,8 +214,10 @@ def _error(ray: Any, done: Any) -> UserError | None:
     """
     try:
         return ray.get(done)
+    except ray.exceptions.LocalRayletDiedError as error:
+        raise _lost(str(error)) from None
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
-        if isinstance(error, ray.exceptions.LocalRayletDiedError) or not _is_alive(ray):
+        if not _is_alive(ray):
             raise _lost(str(error)) from None
         return UserError(
             f"its worker died {RETRIES + 1} times ({first_line(str(error))}; out of memory?): run the same "
