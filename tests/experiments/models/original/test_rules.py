@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attngraph.errors import UserError
-from experiments.models.original.rules import Leave, Take, Twin, account_of
+from experiments.models.original.rules import Cut, Leave, Take, Twin, account_of
 
 RULES = (
     Take("blocks.*.norm1.*", "layers.*.first.*"),
@@ -121,3 +121,22 @@ def test_two_tensors_for_one_place_are_refused():
 def test_stars_stand_for_whole_parts():
     found = account({"blocks.0.1.norm1.weight": torch.ones(2), "xblocks.0.norm1.weight": torch.ones(2)})
     assert not found.taken and len(found.unexpected) == 2
+
+
+def test_a_tensor_that_is_cut():
+    """Its parts' shapes add up along the first axis; what is missing or unlike is told by the file's name."""
+    names = ("layers.*.q.weight", "layers.*.k.weight")
+    rules = (Cut("blocks.*.both", names),)
+    wanted = {name.replace("*", "7"): torch.Size((2, 3)) for name in names}
+
+    def cut(**tensors):
+        return account_of({name.replace("_", "."): x for name, x in tensors.items()}, rules, wanted)
+
+    found = cut(blocks_7_both=torch.ones(4, 3))
+    found.check(Path("x.pth"), "checkpoint")
+    assert found.cut == {"blocks.7.both": tuple(wanted)} and found.lines() == ["0 used", "1 used in parts"]
+    assert cut().missing == ["blocks.7.both"], "once"
+    assert cut(blocks_7_both=torch.ones(6, 3)).unlike == {"blocks.7.both": "6 x 3, not 4 x 3"}
+    assert cut(blocks_7_both=torch.ones(4, 3).long()).unlike == {"blocks.7.both": "int64 and no weights"}
+    found = cut(blocks_7_both=torch.ones(4, 3), blocks_8_both=torch.ones(4, 3))
+    assert found.unexpected == ["blocks.8.both"], "the model has no such layer"
