@@ -25,6 +25,7 @@ from attngraph.errors import UserError
 from experiments.errors import first_line
 from experiments.files import whole, write_json, write_text
 from experiments.methods.method import Tuned
+from experiments.training.sharding import divided_like
 
 STATES = "states"  # the folder of states, in a run's folder
 TRAINED = "trained.safetensors"  # in a state's folder: the weights
@@ -167,7 +168,7 @@ def load_weights(tuned: Tuned, file: Path) -> None:
     for name, parameter in tuned.parameters().items():
         if saved[name].shape != parameter.shape:
             raise ValueError(f"{name} has another shape")
-        parameter.copy_(saved[name])
+        parameter.copy_(divided_like(saved[name], parameter))
 
 
 # ---- the best weights so far ------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,15 @@ from experiments.training.loading import begin_loader, errors_of_loaders, loader
 from experiments.training.order import StepSampler
 from experiments.training.out_of_memory import is_out_of_memory, passes_of, smaller_passes
 from experiments.training.recipe import Diverged, Recipe
+from experiments.training.sharding import (
+    check_shards,
+    load_optimizer,
+    put_together,
+    save_optimizer,
+    shard,
+    together,
+    whole_tensor,
+)
 from experiments.training.states import (
     STATES,
     TRAINED,
@@ -79,9 +88,14 @@ class CellTrainer(Trainer):
         model = LossModule(tuned, recipe.label_smoothing)
         if recipe.compile:
             model.compile(backend=COMPILER)
+        if recipe.shard:
+            check_shards(tuned, recipe)
+            shard(model)
         super().__init__(
             model, args, data_collator=data.family.training_inputs, train_dataset=data, **options
         )
+        if recipe.shard:  # the Trainer must not wrap it in data parallelism
+            self.is_distributed_loading_by_transformers = True
         self.remove_callback(PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -114,12 +128,23 @@ class CellTrainer(Trainer):
             raise diverged(Path(self.args.output_dir).parent, "the loss", self.state.global_step, self.recipe)
         return loss
 
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        return whole_tensor(super()._clip_grad_norm(model))
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        return nullcontext()  # gradients are averaged, and divided, after every pass
+
     # ---- states to continue from hold the trained weights only --------------------------------------------
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        check_finite(self.tuned, self.state.global_step, self.recipe, Path(self.args.output_dir).parent)
+        with together(self.model):
+            check_finite(self.tuned, self.state.global_step, self.recipe, Path(self.args.output_dir).parent)
         with written(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(model, trial)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        with together(self.model):
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir)
@@ -130,9 +155,16 @@ class CellTrainer(Trainer):
         with readable(resume_from_checkpoint):
             load_weights(self.tuned, Path(resume_from_checkpoint) / TRAINED)
 
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.recipe.shard:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        save_optimizer(self.model, self.optimizer, self.lr_scheduler, Path(output_dir))
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with readable(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
+            if not self.recipe.shard:
+                return super()._load_optimizer_and_scheduler(checkpoint)
+            load_optimizer(self.model, self.optimizer, self.lr_scheduler, Path(checkpoint))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with readable(checkpoint):
@@ -219,7 +251,7 @@ def train(
     """
     if sharded := [name for name in SHARDING if os.environ.get(name, "").lower() in ("1", "true")]:
         raise UserError(
-            f"{sharded[0]} is set: runs are not sharded; start the processes with torchrun instead"
+            f"{sharded[0]} is set: runs do not take it; start the processes with torchrun, and give shard"
         )
     passes = passes_of(folder, recipe)
     progress = _Progress(on_step, data, validation)
@@ -239,6 +271,7 @@ def train(
         lines = state.lines
     else:
         lines = _run(trainer, None if place is None else str(place), recipe, passes, tracking)
+    put_together(trainer.model)
     if validation:
         PartialState().wait_for_everyone()  # the first process has written the best weights
         validation.take_best()

@@ -26,6 +26,7 @@ from experiments.training.data import TaskData
 from experiments.training.device import agreed
 from experiments.training.prediction import predict
 from experiments.training.recipe import Recipe
+from experiments.training.sharding import together
 from experiments.training.states import (
     STATES,
     Validated,
@@ -90,10 +91,11 @@ class Validation(TrainerCallback):
         step, every = state.global_step, self.recipe.validate_every
         if every is None or (step % every and step != self.recipe.steps):
             return
-        self.done.append({"step": step, "scores": self.scores()})
-        if state.is_world_process_zero:
-            if self.best_step == step:
+        with together(more["model"]):
+            self.done.append({"step": step, "scores": self.scores()})
+            if state.is_world_process_zero and self.best_step == step:
                 save_best(self.tuned, self.folder, step)
+        if state.is_world_process_zero:
             write_text(self.folder / VALIDATION, table(self.done))
             self.tell(step, self.done[-1]["scores"])
         if self.is_over:

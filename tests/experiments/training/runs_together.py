@@ -5,12 +5,13 @@ The first process writes what each run leaves into a file ``NAME.json`` of the f
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from accelerate import PartialState
 
-from experiments.training import device, trainer
+from experiments.training import device, sharding, trainer
 from tests.experiments.training.small import RECIPE, train_small
 
 RUNS = {
@@ -19,11 +20,41 @@ RUNS = {
     "computed again": ("gcn", replace(RECIPE, batch_size=4, checkpointing=True)),
     "lora": ("lora", replace(RECIPE, batch_size=4)),
     "prefix": ("prefix", replace(RECIPE, batch_size=4)),
+    "divided": ("full", replace(RECIPE, batch_size=4, validate_every=3, shard=True)),
+    "divided, in passes, computed again": (
+        "decoder",
+        replace(RECIPE, batch_size=8, accumulation=2, validate_every=3, checkpointing=True, shard=True),
+    ),
+    "divided, interrupted": ("full", replace(RECIPE, batch_size=4, validate_every=3, shard=True)),
 }
+INTERRUPTED = "divided, interrupted"
+
+
+class Stopped(Exception):
+    """Raised from ``on_step``."""
+
+
+def stop(step: int) -> None:
+    if step == 5:
+        raise Stopped
+
+
+parts: list[float] = []  # the share of each weight that a process of a divided run keeps
+
+
+def noted(module) -> None:
+    sharding.shard(module)
+    parts.extend(p.to_local().numel() / p.numel() for p in module.parameters())
 
 
 def run_all(folder: Path) -> None:
+    several = device.processes("cpu").num_processes > 1
     for name, (method, recipe) in RUNS.items():
+        recipe = replace(recipe, shard=recipe.shard and several)
+        if several and name == INTERRUPTED:
+            with suppress(Stopped):
+                train_small(folder / name, method, recipe, on_step=stop)
+        parts.clear()
         outcome = train_small(folder / name, method, recipe)
         validated = folder / name / "run" / "validation.csv"
         found = {
@@ -31,7 +62,10 @@ def run_all(folder: Path) -> None:
             "predictions": outcome.predictions,
             "trained": asdict(outcome.trained),
             "validations": validated.read_text() if recipe.validate_every else None,
+            "parts": parts,
         }
+        if recipe.shard:
+            found["weights"] = {name: weight.tolist() for name, weight in outcome.weights.items()}
         if PartialState().is_main_process:
             (folder / f"{name}.json").write_text(json.dumps(found))
         PartialState().wait_for_everyone()
@@ -40,4 +74,5 @@ def run_all(folder: Path) -> None:
 if __name__ == "__main__":
     device.uses_bfloat16 = lambda name: False
     trainer.SAVE_EVERY = 3
+    trainer.shard = noted
     run_all(Path(sys.argv[1]))

@@ -185,3 +185,20 @@ def test_a_run_of_two_is_one_of_one(name, runs):
         assert mine["trained"][key] == theirs["trained"][key]
     if name == "stopped early":
         assert len(losses[0]) < 12 and mine["trained"]["best_step"] == len(losses[0]) - 4
+
+
+def test_each_process_keeps_a_part_of_every_weight(runs):
+    """Half of it, but for weights of an odd number of rows."""
+    for name, (_, recipe) in RUNS.items():
+        parts = json.loads((runs[0] / f"{name}.json").read_text())["parts"]
+        assert bool(parts) == recipe.shard
+        assert all(0.5 <= part < 0.6 or part == 1.0 for part in parts)
+        assert sum(part == 0.5 for part in parts) >= 0.9 * len(parts)
+
+
+def test_a_divided_run_goes_on_to_the_bit(runs):
+    """With the optimiser's numbers and the best state, whole in the files."""
+    whole, halves = (
+        json.loads((runs[0] / f"{name}.json").read_text()) for name in ("divided", "divided, interrupted")
+    )
+    assert whole["weights"] == halves["weights"] and whole["metrics"] == halves["metrics"]

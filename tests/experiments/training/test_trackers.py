@@ -104,5 +104,5 @@ def test_the_others_keep_what_they_are_told_in_the_folder(name, tmp_path, monkey
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
 def test_sharded_runs_are_refused(variable, tmp_path, monkeypatch):
     monkeypatch.setenv(variable, "true")
-    with pytest.raises(UserError, match=f"{variable} is set: runs are not sharded"):
+    with pytest.raises(UserError, match=f"{variable} is set: runs do not take it"):
         train_small(tmp_path)
