@@ -45,7 +45,7 @@ from experiments.training.saved import (
     read_config,
     read_result,
 )
-from experiments.training.states import STATES
+from experiments.training.states import STATES, last_state
 from experiments.training.trackers import Tracking
 from experiments.training.trainer import train
 from experiments.training.validation import Validation
@@ -227,11 +227,13 @@ def _made(cell: Cell, run: Execution, device: str, on_step: Callable[[int], None
 def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[[int], None]) -> None:
     state, folder = processes(device), cell.folder(run.out)
     if state.is_main_process:
+        precision = training_precision(device, cell.recipe.precision if cell.recipe else "auto")
         about = {
             "settings": cell.description(),
             "device": device,
-            "precision": training_precision(device, cell.recipe.precision if cell.recipe else "auto"),
+            "precision": precision,
             "cache_gb": run.cache_gb,
+            **_elsewhere(folder, device, precision),
         }
         write_json(folder / CONFIG, {**about, **run.conditions(), **versions()})
         write_text(folder / EXPERIMENT, experiment_of(cell).yaml())
@@ -248,6 +250,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
     tuned = method.apply(family, cell.settings)
     started = tuned.scalars()
     faults = {split: Faults(cell.skip_bad) for split in ("train", cell.split)}
+    lacking: dict[str, Faults] = {}  # of the data that chose the best state
     training = subset(task.read(cell.data, "train", faults["train"]), cell.train_examples)
     tuned.observe(task.target(example, 0.0) for example in training)
     trained, way = None, cell.way()
@@ -262,9 +265,12 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
             with state.main_process_first():
                 held = _held_out(cell, tuned, cache)
             validation = Validation(tuned, held, way, cell.recipe, folder)
+            lacking[VALIDATED] = held.faults
             validation.tell = tracking.validated if tracking else validation.tell
         trained = train(tuned, data, cell.recipe, cell.seed, folder, on_step, validation, tracking)
         data.settle()
+        if validation:
+            validation.data.settle()
         if state.is_main_process:
             tuned.save(folder)
     trained_at = time.perf_counter()
@@ -300,12 +306,29 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
             "evaluator": scores.evaluator,
             "source": task.source(cell.data, cell.split),
             "answering": described(way, family),
-            "left_out": {split: len(of_split) for split, of_split in faults.items()},
+            "left_out": {split: len(of_split) for split, of_split in {**lacking, **faults}.items()},
             "accumulation": trained and trained.passes,
         }
         if trained and trained.best_step is not None:
             result |= {"best_step": trained.best_step, "validations": trained.validations}
         write_json(folder / SCORES, result, default=float)  # last: it marks the cell as finished
+
+
+def _elsewhere(folder: Path, device: str, precision: str) -> dict[str, Any]:
+    """Where an interrupted run was trained before, and in which precision: ``{"before": [{"device": "cpu",
+    "precision": "float32"}]}``, if it goes on with others, else nothing. Its result is nobody else's then.
+    """
+    if last_state(folder) is None:
+        return {}
+    config = read_config(folder)
+    before = config.get("before", [])
+    last = {name: str(config.get(name)) for name in ("device", "precision")}
+    kinds = [name.partition(":")[0] for name in (last["device"], device)]
+    if kinds[0] != kinds[1] or last["precision"] != precision:
+        before = [*before, last]
+        was = f"{last['precision']} on {last['device']}"
+        note(f"{folder}: goes on in {precision} on {device} what began in {was}; {CONFIG} keeps that")
+    return {"before": before} if before else {}
 
 
 def _held_out(cell: Cell, tuned: Tuned, cache: FeatureCache) -> TaskData:

@@ -33,7 +33,9 @@ LEFT_OUT = "left_out.json"  # in a state's folder: the positions of examples wit
 VALIDATIONS = "validations.json"  # in a state's folder: scores on validation data so far
 SECONDS = "seconds"  # written last: the time that the run has taken so far
 
-Validated = dict[str, Any]  # one validation: {"step": 100, "scores": {column key: score}}
+Validated = dict[str, Any]
+"""One validation: ``{"step": 100, "scores": {column key: score}}``, and ``left_out``, the positions of
+examples without a readable picture, where there are any."""
 
 
 @dataclass(frozen=True)

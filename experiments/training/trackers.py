@@ -1,7 +1,8 @@
 """Where the numbers of a run go while it trains, beside its files: TensorBoard, Weights & Biases, MLflow.
 
 Nothing is sent anywhere unasked: all three write into the run's folder. W&B and MLflow follow their own
-environment variables (``WANDB_MODE=online``, ``MLFLOW_TRACKING_URI``) where a user sets them.
+environment variables (``WANDB_MODE=online``, ``MLFLOW_TRACKING_URI``) where a user sets them. What their
+packages report to their makers (errors, use) is switched off, unless such a variable says otherwise.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import argparse
 import importlib.util
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,18 @@ from attngraph.errors import UserError
 
 NONE = "none"
 SHOWN = {"loss": "train/loss", "learning_rate": "train/learning_rate", "grad_norm": "train/gradient_norm"}
+
+
+@contextmanager
+def by_default(**variables: str) -> Iterator[None]:
+    """A block with environment variables, as far as the user has not set them."""
+    unset = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(unset)
+    try:
+        yield
+    finally:
+        for name in unset:
+            os.environ.pop(name, None)
 
 
 class Tracker(ABC):
@@ -72,18 +86,20 @@ class WeightsAndBiases(Tracker):
     package = "wandb"
 
     def __init__(self, folder: Path, name: str, about: dict[str, Any], step: int):
-        import wandb
-
         mode = os.environ.get("WANDB_MODE", "offline")
         project = os.environ.get("WANDB_PROJECT", "attngraph")
-        self.run = wandb.init(
-            project=project,
-            name=name,
-            dir=str(folder),
-            mode=mode,
-            config=about,
-            settings=wandb.Settings(silent=True),
-        )
+        own = {f"WANDB_{kind}_DIR": str(folder / "wandb") for kind in ("CACHE", "CONFIG", "DATA")}
+        with by_default(WANDB_ERROR_REPORTING="false", **own):
+            import wandb
+
+            self.run = wandb.init(
+                project=project,
+                name=name,
+                dir=str(folder),
+                mode=mode,
+                config=about,
+                settings=wandb.Settings(silent=True),
+            )
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         self.run.log(numbers, step=step)
@@ -98,7 +114,8 @@ class MLflow(Tracker):
     package = "mlflow"
 
     def __init__(self, folder: Path, name: str, about: dict[str, Any], step: int):
-        import mlflow
+        with by_default(MLFLOW_DISABLE_TELEMETRY="true"):
+            import mlflow
 
         uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder.absolute() / 'mlflow.db'}")
         self.client = mlflow.MlflowClient(uri)

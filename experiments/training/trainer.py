@@ -57,6 +57,7 @@ from experiments.training.validation import Validation
 LAST = 20  # steps whose mean loss sums up a run
 SAVE_EVERY = 200  # steps between states from which an interrupted run continues
 SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")  # what `accelerate launch` sets
+MIXED = {"bfloat16": "bf16", "float16": "fp16", None: "no"}  # accelerate's names
 COMPILER = "inductor"  # backend of torch.compile
 
 
@@ -264,7 +265,7 @@ def train(
         progress.earlier = state.seconds
         data.leave_out(state.left_out)
         if validation:
-            validation.done[:] = state.validations
+            validation.go_on(state.validations)
             with readable(place):
                 validation.check()
     if state is not None and validation and validation.is_over:
@@ -360,6 +361,7 @@ def arguments(tuned: Tuned, recipe: Recipe, seed: int, folder: Path, data: TaskD
         log_level="error",
     )
     args = TrainingArguments(**options)
+    args.mixed_precision = MIXED[half]  # whatever `accelerate launch` says
     args.per_device_train_batch_size = recipe.per_process(args.world_size, len(data))
     if args.world_size == 1 and device.type == "cuda":
         # A run stays on its device. transformers takes cuda:0 for one process, and nn.DataParallel over all

@@ -2,6 +2,8 @@
 
 import argparse
 import importlib.util
+import os
+import sys
 
 import pytest
 
@@ -99,6 +101,50 @@ def test_the_others_keep_what_they_are_told_in_the_folder(name, tmp_path, monkey
     tracker.log(1, {"train/loss": 0.5})
     tracker.close()
     assert any(tmp_path.iterdir())
+
+
+FAKES = {
+    "wandb": """
+import os
+seen = dict(os.environ)
+def Settings(**options): return None
+def init(**options):
+    seen.update(os.environ)
+""",
+    "mlflow": """
+import os
+from types import SimpleNamespace as New
+seen = dict(os.environ)
+def MlflowClient(uri):
+    return New(
+        get_experiment_by_name=lambda name: New(experiment_id=0),
+        create_run=lambda *words, **more: New(info=New(run_id=0)),
+    )
+""",
+}
+
+
+@pytest.mark.parametrize(
+    "name, variable, off",
+    [("wandb", "WANDB_ERROR_REPORTING", "false"), ("mlflow", "MLFLOW_DISABLE_TELEMETRY", "true")],
+)
+def test_nothing_is_reported_to_makers_unless_the_user_says_so(name, variable, off, tmp_path, monkeypatch):
+    """Nor do W&B's logs and caches lie in the home folder."""
+    (tmp_path / f"{name}.py").write_text(FAKES[name])
+    monkeypatch.syspath_prepend(tmp_path)
+    for chosen in (None, "whatever"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.delenv(variable, raising=False)
+        if chosen is not None:
+            monkeypatch.setenv(variable, chosen)
+        before = dict(os.environ)
+        TRACKERS[name](tmp_path / "run", "a run", {}, 0)
+        assert sys.modules[name].seen[variable] == (chosen or off)
+        if name == "wandb":
+            folders = [sys.modules[name].seen[f"WANDB_{kind}_DIR"] for kind in ("CACHE", "CONFIG", "DATA")]
+            assert folders == [str(tmp_path / "run" / "wandb")] * 3
+        assert dict(os.environ) == before
+    monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
