@@ -161,7 +161,7 @@ def runs(tmp_path_factory):
         cwd=ROOT,
         text=True,
         capture_output=True,
-        timeout=240,
+        timeout=480,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
