@@ -171,6 +171,7 @@ def runs(tmp_path_factory):
     return two, one
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_of_two_is_one_of_one(name, runs):
     """Losses to 1e-5, answers and scores exactly; early stopping and the best step too."""
