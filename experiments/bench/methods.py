@@ -71,7 +71,7 @@ Measured = dict[str, list[dict[str, dict[str, float]]]]  # work -> repetitions -
 
 
 def measure(options: dict[str, Any], repeats: int) -> dict[str, Any]:
-    """Measure all methods that are registered.
+    """Measure methods.
 
     Args:
         options: ``side`` of the pictures in pixels, ``width``, ``layers`` (of the encoder and the decoder),
@@ -84,7 +84,7 @@ def measure(options: dict[str, Any], repeats: int) -> dict[str, Any]:
         What ``methods.json`` holds.
     """
     options = {**options, "words": WORDS, "threads": torch.get_num_threads()}
-    names = [name for name in options["methods"] if name in METHODS]
+    names = options["methods"]
     device = options["device"]
     baseline = Worker(BASELINE, options)
     try:
