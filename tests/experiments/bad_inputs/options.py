@@ -15,6 +15,7 @@ NO_INTEGER = ("x", "", "1.5", "nan", "1e3", "٣", "99999999999999999999999")
 NO_NUMBER = ("x", "", "nan", "inf", "-inf", "٣")
 ZERO_IS_FINE = {"--seed", "--map-seeds", "--heads", "--clusters", "--permutations", "--cache-gb"}
 MANY = {"--questions", "--hypotheses", "--captions"}  # options that take three numbers
+ANY_WORDS = {"--title"}
 SEEDS = {"--seed", "--map-seeds"}
 HUGE = 10**15
 #: Options of which much is merely much: nothing is made for it before it is needed.
@@ -121,7 +122,9 @@ def _of_option(command: str, action: argparse.Action) -> Iterator[Case]:
             f"{command} --out below a file", lambda w, s: _at_file(command, w, s, "x"), ("--out", "out")
         )
     else:
-        for value in ("", " ", "/no/such/place", "no such name", "é\u2028x"):
+        for value in (
+            ("", " ") if name in ANY_WORDS else ("", " ", "/no/such/place", "no such name", "é\u2028x")
+        ):
             yield _case(command, name, value)
 
 
