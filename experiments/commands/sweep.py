@@ -16,9 +16,10 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from attngraph.errors import UserError
 from experiments.configs.settings import Settings, write_settings
 from experiments.configs.tables import load_size, load_table
-from experiments.files import published, write_text
+from experiments.files import check_files, published, write_text
 from experiments.methods import method_named
 from experiments.outputs import check_folder
 from experiments.progress import note
@@ -33,6 +34,7 @@ from experiments.training.runner import run_cells
 from experiments.training.sweep import DIVERGED, Tried, alike, at_rate, chosen_rates, sweep
 
 SETTINGS, TRIED, ABOUT = "settings.yaml", "sweep.csv", "sweep.md"
+COLUMNS = ("method", "task", "rate", "score")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     plan, execution = _plan(args, out), execution_of(args, out)
     rates = {name: load_size(args.size).rates_of(method_named(name)) for name in plan.rows}
     check_folder(out, OWNER)
+    _check_own(out)
     is_main = processes(args.device).is_main_process
 
     def work() -> int:
@@ -102,11 +105,25 @@ def _plan(args: argparse.Namespace, out: Path) -> Plan:
     return plan_table(preset, request, size.chosen(), out / "data")
 
 
+def _check_own(out: Path) -> None:
+    """Raise UserError where the folder holds files of these names that no sweep has written."""
+    files = [out / name for name in (SETTINGS, TRIED, ABOUT)]
+    check_files(files)
+    found = [file for file in files if file.exists()]
+    if not found:
+        return
+    begins = files[1].read_bytes()[:100] if len(found) == len(files) else b""
+    if not begins.startswith(",".join(COLUMNS).encode()):
+        raise UserError(
+            f"{found[0]} is there, and no sweep has written it: move it away, or give another --out"
+        )
+
+
 def _save(out: Path, settings: Settings, tried: Sequence[Tried]) -> None:
     """Write what was tried and what was chosen, and say it."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["method", "task", "rate", "score"])
+    lines.writerow(COLUMNS)
     lines.writerows([one.method, one.task, f"{one.rate:g}", f"{one.score:.4f}"] for one in tried)
     about = _about(settings, tried)
     with published(out) as part:
