@@ -57,7 +57,8 @@ OTHERS = """
     numpy pandas pathlib peft pydantic random torch torch_geometric transformers typing weakref
 """.split()
 TYPES = (
-    r"Tensor|Data|HeteroData|NoneType|FieldInfo|Ge|Gt|Le|Lt|optional|\w+\[.*"  # as they stand in annotations
+    # as they stand in annotations
+    r"Tensor|Data|HeteroData|NoneType|FieldInfo|PydanticUndefined|Ge|Gt|Le|Lt|optional|\w+\[.*"
 )
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(OTHERS)})(\..*)?"), (r"py:class", TYPES)]

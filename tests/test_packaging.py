@@ -169,7 +169,7 @@ def test_without_umap_and_playwright_the_setup_goes_on(setup_env, monkeypatch, t
     monkeypatch.setattr(setup_env, "run", run)
     (tmp_path / setup_env.UNFINISHED).touch()
     setup_env.install_package(Path(sys.executable), tmp_path)
-    assert asked == [".[test,lint,docs,umap,tagger,browser,hub]", ".[test,lint,docs]"]
+    assert asked == [".[test,lint,docs,slurm,umap,tagger,browser,hub]", ".[test,lint,docs,slurm]"]
 
 
 @pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--venv", "x"], 2), (["x", "y"], 2)])

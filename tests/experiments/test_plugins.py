@@ -115,9 +115,9 @@ def test_the_methods_in_the_examples_train_what_they_say():
     load_plugins([METHOD])
     tuned = method_named("ia3").apply(load_family(), method_named("ia3").settings(None, "vqa"))
     names = list(tuned.parameters())
-    assert len(names) == 4 * 2 * 2 * 2  # layers, attentions, projections, factors
+    assert len(names) == 4 * 2 * 2  # layers, attentions, projections
     assert all(name.startswith("text_decoder.") and "ia3_" in name for name in names)
-    assert sum(p.numel() for p in tuned.parameters().values()) == 4 * 2 * 2 * (8 * 128 + 128 * 8)
+    assert sum(p.numel() for p in tuned.parameters().values()) == 4 * 2 * 2 * 128
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,10 @@ def test_changes_and_no_file(tmp_path, capsys):
         (["scenes-pgnn", "--set", "settings.gnn_args.mue=1"], "pgnn has no argument 'mue'"),
         (["scenes-pgnn", "--set", "settings.reduction=0"], "reduction must be a whole number"),
         (["scenes-pgnn", "--set", "method=lora", "--set", "settings.targets=[kye]"], "kye"),
-        (["scenes-pgnn", "--set", "method=lora", "--set", "settings.alpha=much"], "settings: lora cannot"),
+        (
+            ["scenes-pgnn", "--set", "method=lora", "--set", "settings.alpha=much"],
+            "lora: alpha must be a number above 0",
+        ),
         (["scenes-pgnn", "--set", "side=7"], "side 7"),
         (["scenes-pgnn", "--set", "decoding.min_new_tokens=9"], "min_new_tokens"),
         (["scenes-pgnn", "--set", "ranking.k=9"], "leave out k"),
