@@ -81,7 +81,7 @@ def test_a_table_with_a_task_and_a_method_of_ones_own(preset, tmp_path):
     folder = out / "cells" / "ia3" / "colours" / "seed0"
     answers = json.loads((folder / "predictions.json").read_text())
     assert len(answers) == 8 and all(name.startswith("test-") for name in answers)
-    assert json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "LORA"
+    assert json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "IA3"
     assert json.loads((folder / "config.json").read_text())["settings"]["recipe"]["learning_rate"] == 1e-3
 
 
