@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from adapters.joins import JOINS
-from attngraph.errors import UserError
 from experiments.configs.presets import load_preset, preset_names
+from experiments.configs.reading import listed
 from experiments.configs.settings import chosen_settings
 from experiments.report.make import Work, check_ranking, make, names_in
 from experiments.tasks import TASKS
@@ -24,7 +24,7 @@ from experiments.training.plan import Request, add_checkpoints_argument, checkpo
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph ablation``."""
-    presets = "; ".join(map(_about, preset_names()))
+    presets = listed(preset_names(), load_preset)
     add = parser.add_argument
     add(
         "--preset",
@@ -66,16 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     add_run_arguments(parser)
     add("--dry-run", action="store_true", help="List the runs and an estimate of time, run nothing.")
-
-
-def _about(preset: str) -> str:
-    """A preset and what it is; the name alone where its file is damaged, which matters to those who ask for
-    it.
-    """
-    try:
-        return f"{preset}: {load_preset(preset).about}"
-    except UserError:
-        return preset
 
 
 def run(args: argparse.Namespace) -> int:

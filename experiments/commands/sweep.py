@@ -23,12 +23,11 @@ from experiments.files import check_files, published, write_text
 from experiments.methods import method_named
 from experiments.outputs import check_folder
 from experiments.progress import note
-from experiments.report.make import OWNER, names_in, rows_in
+from experiments.report.make import OWNER, folder_of, plan_of, rows_in
 from experiments.training.cells import has_scores
 from experiments.training.device import processes
 from experiments.training.execution import add_run_arguments, execution_of, in_folder
 from experiments.training.given_data import add_data_arguments, check_data_arguments
-from experiments.training.plan import Plan, Request, plan_table
 from experiments.training.prepare import prepare
 from experiments.training.runner import run_cells
 from experiments.training.sweep import DIVERGED, Tried, alike, at_rate, chosen_rates, sweep
@@ -68,9 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Try the rates and write the best; a second call continues."""
     check_data_arguments(args)
-    out = args.out or Path("runs") / f"tables-{Path(args.size).stem}"
-    plan, execution = _plan(args, out), execution_of(args, out)
-    rates = {name: load_size(args.size).rates_of(method_named(name)) for name in plan.rows}
+    out, table, size = folder_of(args), load_table(args.name), load_size(args.size)
+    trained = [name for name in table.blocks if method_named(name).trains]
+    rows = rows_in(args.rows, trained) or trained
+    plan, execution = plan_of(args, table, size, dict.fromkeys(rows, 1)), execution_of(args, out)
+    rates = {name: size.rates_of(method_named(name)) for name in plan.rows}
     check_folder(out, OWNER)
     _check_own(out)
     is_main = processes(args.device).is_main_process
@@ -82,27 +83,10 @@ def run(args: argparse.Namespace) -> int:
             prepare(first, execution, plan.sizes, plan.data_seed, args.download)
         tried = sweep(cells, rates, lambda due: run_cells(due, execution, may_diverge=True))
         if is_main:
-            _save(out, chosen_rates(cells, tried, load_size(args.size).chosen().reduction), tried)
+            _save(out, chosen_rates(cells, tried, size.chosen().reduction), tried)
         return 0
 
     return in_folder(execution, work)
-
-
-def _plan(args: argparse.Namespace, out: Path) -> Plan:
-    """A table's cells with one seed."""
-    table, size = load_table(args.name), load_size(args.size)
-    trained = [name for name in table.blocks if method_named(name).trains]
-    rows, tasks = rows_in(args.rows, trained) or trained, names_in(args.tasks) or table.tasks
-    preset = size.preset(table).model_copy(update={"seeds": dict.fromkeys(rows, 1)})
-    request = Request(
-        tasks=tasks,
-        first_seed=args.seed,
-        model=args.model,
-        data=args.data,
-        answering=args.answering,
-        skip_bad=args.skip_bad,
-    )
-    return plan_table(preset, request, size.chosen(), out / "data")
 
 
 def _check_own(out: Path) -> None:

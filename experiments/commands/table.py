@@ -15,21 +15,20 @@ import argparse
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.configs.tables import Size, TableFile, load_size, load_table, size_names, table_names
+from experiments.configs.reading import listed
+from experiments.configs.tables import Size, load_size, load_table, size_names, table_names
 from experiments.launchers.simulation import add_gpu_arguments, check_gpu_arguments, simulation_text
 from experiments.methods.method import check_known
 from experiments.report.ablation import Design
-from experiments.report.make import Work, check_ranking, make, names_in, rows_in
+from experiments.report.make import Work, check_ranking, folder_of, make, plan_of, rows_in
 from experiments.report.published import published_blocks
 from experiments.training.execution import add_run_arguments
 from experiments.training.given_data import add_data_arguments, check_data_arguments
-from experiments.training.plan import Plan, Request, plan_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph table``."""
-    tables = "; ".join(_about(name, load_table) for name in table_names())
-    sizes = "; ".join(_about(name, load_size) for name in size_names())
+    tables, sizes = listed(table_names(), load_table), listed(size_names(), load_size)
     parser.add_argument(
         "name", metavar="TABLE", help=f"Make this table: a YAML file, or one of these: {tables}."
     )
@@ -75,22 +74,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_gpu_arguments(parser)
 
 
-def _about(name: str, load: object) -> str:
-    """A name and what it is; the name alone where its file is damaged."""
-    try:
-        return f"{name}: {load(name).about}"
-    except UserError:
-        return name
-
-
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print and save the table."""
     check_data_arguments(args)
     check_gpu_arguments(args)
     table, size = load_table(args.name), load_size(args.size)
     name, of_size = Path(args.name).stem, Path(args.size).stem
-    out = args.out or Path("runs") / f"tables-{of_size}"
-    plan = _plan(args, table, size, out)
+    out = folder_of(args)
+    rows = rows_in(args.rows, list(table.blocks)) or list(table.blocks)
+    seeds = {row: table.seeds for row in table.blocks if row in rows}
+    plan = plan_of(args, table, size, seeds, args.seeds, args.settings)
     check_ranking(args.answering, plan)
     if not args.dry_run:
         _check_named(args, size)
@@ -108,25 +101,6 @@ def run(args: argparse.Namespace) -> int:
     if args.gpus is not None:
         print("\n" + simulation_text(plan, args.gpus, args.gpu_teraflops))
     return code
-
-
-def _plan(args: argparse.Namespace, table: TableFile, size: Size, out: Path) -> Plan:
-    """The cells that the options ask for."""
-    rows, preset = rows_in(args.rows, list(table.blocks)), size.preset(table)
-    if rows is not None:
-        preset = preset.model_copy(
-            update={"seeds": {row: table.seeds for row in table.blocks if row in rows}}
-        )
-    request = Request(
-        tasks=names_in(args.tasks) or table.tasks,
-        first_seed=args.seed,
-        seeds=args.seeds,
-        model=args.model,
-        data=args.data,
-        answering=args.answering,
-        skip_bad=args.skip_bad,
-    )
-    return plan_table(preset, request, size.chosen(args.settings), out / "data")
 
 
 def _check_named(args: argparse.Namespace, size: Size) -> None:

@@ -10,12 +10,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 import yaml
 from pydantic import BeforeValidator, Field, FiniteFloat, create_model, model_validator
 
-from attngraph.errors import UserError
-from experiments.arguments import did_you_mean
 from experiments.configs.changes import read_changes, with_changes
 from experiments.configs.presets import Count, DrawnSizes
-from experiments.configs.reading import Config, read_yaml
-from experiments.scenes.write import VERSION, Sizes
+from experiments.configs.reading import Config, file_named, read_yaml
+from experiments.scenes.write import VERSION
 from experiments.tasks import TASKS
 from experiments.tasks.task import MANIFEST, holds_scenes
 from experiments.training.recipe import Recipe
@@ -23,7 +21,6 @@ from experiments.training.recipe import Recipe
 EXPERIMENT = "experiment.yaml"  # in a run's folder
 FOLDER = Path(__file__).with_name("experiments")
 REMEDY = 'see the page "Training" of the docs, or experiments/configs/experiments, for what a file holds'
-SUFFIXES = (".yaml", ".yml")
 
 
 def _no_switch(value: Any) -> Any:
@@ -122,11 +119,6 @@ class Scenes(DrawnSizes):
 
     seed: Seed = 0
 
-    @property
-    def drawn(self) -> Sizes:
-        """The sizes as the generator takes them."""
-        return Sizes(**{field.name: getattr(self, field.name) for field in fields(Sizes)})
-
 
 class Experiment(Answers):
     """An experiment.
@@ -192,12 +184,7 @@ def load_experiment(name: str | None, words: list[str]) -> Experiment:
     if name is None:
         remedy = "give what is missing with --set NAME=VALUE, or a file"
         return with_changes(None, changes, Experiment, "an experiment without a file", remedy)
-    file = Path(name) if name.endswith(SUFFIXES) else FOLDER / f"{name}.yaml"
-    if not file.exists():
-        known = experiment_names()
-        near = did_you_mean(name, known)
-        choices = f"choose from {', '.join(known)}, or give a YAML file"
-        raise UserError(f"unknown experiment {name!r}{near}: {choices}")
+    file = file_named(name, FOLDER, experiment_names(), "experiment")
     return with_changes(read_yaml(file, REMEDY), changes, Experiment, f"{file}", REMEDY)
 
 

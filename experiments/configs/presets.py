@@ -8,9 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from attngraph.errors import UserError
-from experiments.arguments import did_you_mean
-from experiments.configs.reading import Config, read_config
+from experiments.configs.reading import Config, file_named, read_config
 from experiments.scenes.layouts.make import LEAST, MOST
 from experiments.scenes.layouts.parts import Amounts
 from experiments.scenes.write import Sizes
@@ -74,6 +72,11 @@ class DrawnSizes(Config):
     questions: Counts = Sizes().questions
     hypotheses: Counts = Sizes().hypotheses
     captions: Counts = Sizes().captions
+
+    @property
+    def drawn(self) -> Sizes:
+        """The sizes as the generator takes them."""
+        return Sizes(**{field.name: getattr(self, field.name) for field in fields(Sizes)})
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ class Amount(Config):
     @property
     def drawn(self) -> Sizes:
         """The sizes as the generator takes them."""
-        return Sizes(**{field.name: getattr(self.sizes, field.name) for field in fields(Sizes)})
+        return self.sizes.drawn
 
     @property
     def amounts(self) -> Sizes | Layouts | Published:
@@ -197,9 +200,5 @@ def load_preset(name: str) -> Preset:
     Raises:
         UserError: no such preset, or a damaged file.
     """
-    file = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS_FOLDER / f"{name}.yaml"
-    if not file.exists():
-        known = preset_names()
-        choices = f"choose from {', '.join(known)}" if known else "install attngraph again"
-        raise UserError(f"unknown preset {name!r}{did_you_mean(name, known)}: {choices}, or give a YAML file")
+    file = file_named(name, PRESETS_FOLDER, preset_names(), "preset")
     return read_config(file, Preset, "see experiments/configs/presets for examples")

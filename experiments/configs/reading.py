@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
 from experiments.datasets.reading import read_text
+
+SUFFIXES = (".yaml", ".yml")
 
 
 class Config(BaseModel):
@@ -97,6 +99,40 @@ def checked(content: Any, kind: type[Read], where: Callable[[str], str], remedy:
         raise UserError(f"{where(field)}: {_in_words(error, kind)}; {remedy}") from None
     except RecursionError:
         raise UserError(f"{where('')} cannot be read (it refers to itself); {remedy}") from None
+
+
+def file_named(name: str, folder: Path, known: Sequence[str], what: str) -> Path:
+    """A shipped file by its name, or a file of the user's own by its path.
+
+    Args:
+        name: which, as the user gave it.
+        folder: of the shipped ones.
+        known: their names.
+        what: the file describes, in a word.
+
+    Raises:
+        UserError: there is none.
+    """
+    file = Path(name) if name.endswith(SUFFIXES) else folder / f"{name}.yaml"
+    if not file.exists():
+        choices = f"choose from {', '.join(known)}" if known else "install attngraph again"
+        near = did_you_mean(name, known)
+        raise UserError(f"unknown {what} {name!r}{near}: {choices}, or give a YAML file")
+    return file
+
+
+def listed(names: Iterable[str], load: Callable[[str], Any]) -> str:
+    """Names with what they are (the field ``about`` of their files), for ``--help``; a name alone where its
+    file is damaged, which matters to those who ask for it.
+    """
+    return "; ".join(_with_about(name, load) for name in names)
+
+
+def _with_about(name: str, load: Callable[[str], Any]) -> str:
+    try:
+        return f"{name}: {load(name).about}"
+    except UserError:
+        return name
 
 
 def _in_words(error: ValidationError, kind: type[Config]) -> str:

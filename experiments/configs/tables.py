@@ -8,14 +8,12 @@ from typing import Annotated
 from pydantic import Field, FiniteFloat, model_validator
 
 from attngraph.errors import UserError
-from experiments.arguments import did_you_mean
 from experiments.configs.presets import MOST_SEEDS, Amount, Preset
-from experiments.configs.reading import Config, Read, read_config
+from experiments.configs.reading import Config, Read, file_named, read_config
 from experiments.configs.settings import Settings, chosen_settings
 from experiments.methods import GraphAdapter, Method
 
 TABLES, SIZES = (Path(__file__).with_name(name) for name in ("tables", "sizes"))
-SUFFIXES = (".yaml", ".yml")
 ADAPTERS = "adapters"  # in a size's rates: all graph adapters
 REMEDY = "give a file as attngraph search and attngraph sweep write it"
 
@@ -155,8 +153,5 @@ def load_size(name: str) -> Size:
 
 
 def _load(name: str, folder: Path, known: list[str], kind: type[Read], what: str) -> Read:
-    file = Path(name) if name.endswith(SUFFIXES) else folder / f"{name}.yaml"
-    if not file.exists():
-        near = did_you_mean(name, known)
-        raise UserError(f"unknown {what} {name!r}{near}: choose from {', '.join(known)}, or give a YAML file")
+    file = file_named(name, folder, known, what)
     return read_config(file, kind, f"see experiments/configs/{folder.name} for examples")

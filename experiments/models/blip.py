@@ -6,13 +6,20 @@ answer and the end token. The image encoder's states can be computed once and ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import BlipImageProcessor, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    BlipImageProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from attngraph.errors import UserError
 from experiments.models.batch import Batch, Sample
@@ -31,6 +38,7 @@ from experiments.models.pictures import Pictures
 from experiments.models.positions import interpolate_positions, rows_of
 from experiments.models.ranking import Opening
 from experiments.models.text import Text
+from experiments.models.weights import load_weights
 
 MINI = "mini_blip"  # what tasks call checkpoints of `attngraph pretrain`, the shipped one among them
 SMALL = 10_000  # words; BLIP knows 30,524, those checkpoints only the words of scenes
@@ -47,6 +55,23 @@ class BlipImages(ModelFamily):
     caches_features = True
     mean: tuple[float, ...] = IMAGE_MEAN
     std: tuple[float, ...] = IMAGE_STD
+
+    @classmethod
+    def assembled(
+        cls, kind: type[PreTrainedModel], checkpoint: Checkpoint, prepare: Callable[[Any, Any], Any]
+    ) -> Self:
+        """A family of a checkpoint's model, tokenizer and processor.
+
+        Args:
+            kind: the model's class.
+            checkpoint: where they are.
+            prepare: makes the tokenizer that of the model, of both the tokenizer and the configuration.
+        """
+        model = load_weights(kind, checkpoint, attn_implementation="eager")
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, **checkpoint.options)
+        family = cls(model, prepare(tokenizer, model.config))
+        family.read_processor(checkpoint)
+        return family
 
     def read_processor(self, checkpoint: Checkpoint) -> None:
         """Take over the settings of the processor in a checkpoint."""

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     BlipConfig,
     BlipForQuestionAnswering,
     PretrainedConfig,
@@ -27,7 +26,6 @@ from experiments.models.family import Checkpoint, Decoding, register
 from experiments.models.generation import decoder_logits, decoder_openings, generate_text, sequence_batch
 from experiments.models.ranking import Opening
 from experiments.models.text import Text
-from experiments.models.weights import load_weights
 
 ENCODER_START = "[ENC]"
 
@@ -51,11 +49,7 @@ class BlipAnswerer(BlipImages):
 
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> BlipAnswerer:
-        model = load_weights(BlipForQuestionAnswering, checkpoint, attn_implementation="eager")
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, **checkpoint.options)
-        family = cls(model, prepare_tokenizer(tokenizer, model.config))
-        family.read_processor(checkpoint)
-        return family
+        return cls.assembled(BlipForQuestionAnswering, checkpoint, prepare_tokenizer)
 
     def language_side(self) -> list[str]:
         return ["text_encoder", "text_decoder"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from attngraph.errors import UserError
+from experiments.configs.tables import Size, TableFile
 from experiments.files import check_files
 from experiments.methods import method_named
 from experiments.methods.method import canonical, check_known
@@ -22,7 +23,7 @@ from experiments.training.answering import RANK
 from experiments.training.cells import has_scores, versions
 from experiments.training.device import processes
 from experiments.training.execution import Execution, execution_of, in_folder
-from experiments.training.plan import Plan, check_checkpoints
+from experiments.training.plan import Plan, Request, check_checkpoints, plan_table
 from experiments.training.prepare import prepare
 from experiments.training.runner import run_cells
 
@@ -126,6 +127,42 @@ def rows_in(given: str | None, known: Sequence[str]) -> list[str] | None:
         names = list(dict.fromkeys(map(canonical, names)))
         check_known(names, known, "row")
     return names
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """The folder of the cells of a size's tables: ``--out``, or that of ``--size``."""
+    return args.out or Path("runs") / f"tables-{Path(args.size).stem}"
+
+
+def plan_of(
+    args: argparse.Namespace,
+    table: TableFile,
+    size: Size,
+    seeds: Mapping[str, int],
+    count: int | None = None,
+    settings: Path | None = None,
+) -> Plan:
+    """The cells of a table, as far as the options ask for them.
+
+    Args:
+        args: with the options of :func:`experiments.training.given_data.add_data_arguments`, and ``tasks``,
+            ``seed``, ``model``, ``size`` and ``out``.
+        table, size: which, and how much of it.
+        seeds: row -> its number of seeds.
+        count: of seeds for all rows that train, in their place.
+        settings: a file of settings that go before the size's.
+    """
+    preset = size.preset(table).model_copy(update={"seeds": dict(seeds)})
+    request = Request(
+        tasks=names_in(args.tasks) or table.tasks,
+        first_seed=args.seed,
+        seeds=count,
+        model=args.model,
+        data=args.data,
+        answering=args.answering,
+        skip_bad=args.skip_bad,
+    )
+    return plan_table(preset, request, size.chosen(settings), folder_of(args) / "data")
 
 
 def _note_unsearched(plan: Plan) -> None:

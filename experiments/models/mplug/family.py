@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from attngraph.errors import UserError
 from experiments.models.batch import Batch, Sample
@@ -26,7 +26,6 @@ from experiments.models.mplug.modeling import MPlugForConditionalGeneration
 from experiments.models.positions import interpolate_positions, rows_of
 from experiments.models.ranking import Opening
 from experiments.models.text import Text
-from experiments.models.weights import load_weights
 
 QUESTION, QUESTION_IN_PARTS = 25, 80  # tokens in training, without and with further parts
 
@@ -49,11 +48,7 @@ class MPlug(BlipImages):
 
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> MPlug:
-        model = load_weights(MPlugForConditionalGeneration, checkpoint, attn_implementation="eager")
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.name, **checkpoint.options)
-        family = cls(model, prepare_tokenizer(tokenizer, model.config))
-        family.read_processor(checkpoint)
-        return family
+        return cls.assembled(MPlugForConditionalGeneration, checkpoint, prepare_tokenizer)
 
     def language_side(self) -> list[str]:
         return ["text_encoder", "fusion_encoder", "text_decoder"]

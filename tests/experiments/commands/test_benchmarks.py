@@ -18,6 +18,8 @@ from experiments.training.race import Trial
 from experiments.training.search import SearchSetup
 from tests.experiments.drawn import DRAWN
 
+pytestmark = pytest.mark.usefixtures("own_tables")
+
 SIX = [name for name, task in TASKS.items() if task.data_set]
 ROWS = """
 about: the rows that the tests look at
@@ -29,13 +31,6 @@ budget: {steps: 2, batch_size: 8, train_examples: 16, eval_examples: 6}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return make_scenes(tmp_path_factory.mktemp("data") / "six", seed=0, size=40)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTNGRAPH_CACHE", str(tmp_path_factory.mktemp("tables")))
-        yield
 
 
 @pytest.fixture

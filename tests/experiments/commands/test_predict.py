@@ -14,16 +14,11 @@ from experiments.scenes.layouts.make import make_scenes
 from experiments.tasks import TASKS
 from tests.experiments.commands.test_benchmarks import preset
 
+pytestmark = pytest.mark.usefixtures("own_tables")
+
 RUNS = [("gcn", "vqa2"), ("gcn", "snli_ve"), ("full", "textcaps"), ("majority", "vizwiz_vqa")]
 SERVER = {"vqa2": "question_id", "snli_ve": "pairID", "textcaps": "image_id", "vizwiz_vqa": "image"}
 SPOKEN = {"correct": "entailment", "incorrect": "contradiction", "ambiguous": "neutral"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTNGRAPH_CACHE", str(tmp_path_factory.mktemp("tables")))
-        yield
 
 
 @pytest.fixture(scope="module")

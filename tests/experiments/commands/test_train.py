@@ -17,6 +17,8 @@ from experiments.scenes.layouts.make import make_scenes
 from experiments.training.finished import Finished
 from experiments.training.resolve import resolved
 
+pytestmark = pytest.mark.usefixtures("own_tables")
+
 SMALL = """
 method: pgnn
 task: vqa
@@ -25,13 +27,6 @@ recipe: {steps: 3, batch_size: 8}
 train_examples: 16
 scenes: {questions: [24, 12, 12], hypotheses: [6, 6, 6], captions: [4, 4, 4]}
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTNGRAPH_CACHE", str(tmp_path_factory.mktemp("tables")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -30,19 +30,14 @@ from experiments.training.plan import Request, plan_table
 from experiments.training.recipe import Recipe
 from experiments.training.resolve import resolved, settings_of
 
+pytestmark = pytest.mark.usefixtures("own_tables")
+
 BASE = ["method=pgnn", "task=vqa"]
 
 
 @pytest.fixture(scope="module")
 def six(tmp_path_factory) -> Path:
     return make_scenes(tmp_path_factory.mktemp("data") / "six", seed=0, size=40)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ATTNGRAPH_CACHE", str(tmp_path_factory.mktemp("tables")))
-        yield
 
 
 def cell_of(words, drawn=Path("nowhere"), chosen=None):

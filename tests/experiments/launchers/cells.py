@@ -47,6 +47,10 @@ def small_cells(data: Path, seeds=(0, 1)) -> list[Cell]:
     return [*trained, Cell("majority", "majority", {}, "vqa", 0, None, data, eval_examples=6)]
 
 
+def untrained(label: str, data: Path, **more) -> Cell:
+    return Cell(label, "majority", {}, more.pop("task", "vqa"), 0, None, data, eval_examples=4, **more)
+
+
 def disturbed(
     monkeypatch, folder: Path, victim: str = "vqa-seed1", fatal: int = FATAL, how: str = KILL
 ) -> Path:

@@ -11,10 +11,10 @@ from attngraph.errors import UserError
 from experiments.launchers import local
 from experiments.launchers.board import Board
 from experiments.launchers.job import Job
-from experiments.scenes.write import Sizes, write_scenes
-from experiments.training.cells import Cell, is_finished
+from experiments.training.cells import is_finished
 from experiments.training.execution import Execution
 from experiments.training.runner import run_cells
+from tests.experiments.launchers.cells import untrained
 
 KILLER = '''
 import os, signal
@@ -30,17 +30,6 @@ class Killer(Task):
 
 register(Killer())
 '''
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runner") / "data"
-    write_scenes(folder, 0, Sizes((24, 8, 12), (24, 8, 12), (8, 4, 4)))
-    return folder
-
-
-def untrained(label, data, **more):
-    return Cell(label, "majority", {}, more.pop("task", "vqa"), 0, None, data, eval_examples=4, **more)
 
 
 def test_one_failing_cell_does_not_end_the_others(data, tmp_path, monkeypatch, capfd):

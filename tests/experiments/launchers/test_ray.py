@@ -18,7 +18,7 @@ from experiments.launchers.board import Board
 from experiments.training.cells import Cell, is_finished
 from experiments.training.lock import sole_use
 from experiments.training.runner import run_cells
-from tests.experiments.launchers.cells import disturbed, execution, made, small_cells, steps, write_data
+from tests.experiments.launchers.cells import disturbed, execution, made, small_cells, steps
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="needs the package ray"),
@@ -37,19 +37,6 @@ if __name__ == "__main__":
     with sole_use(out):
         run_cells(small_cells(data), execution(out, "ray"))
 """
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("ray") / "data")
-
-
-@pytest.fixture(scope="module")
-def expected(data, tmp_path_factory):
-    """What the local launcher makes of the cells."""
-    out, cells = tmp_path_factory.mktemp("local") / "out", small_cells(data)
-    run_cells(cells, execution(out, "local"))
-    return made(cells, out)
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,6 @@
 """What launchers on several machines share: workers that find nothing to do, their steps, what they leave."""
 
-import os
 import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -20,8 +17,8 @@ from experiments.training.cells import Cell
 from experiments.training.execution import Execution
 from experiments.training.lock import held, is_held
 from experiments.training.recipe import Recipe
+from tests.experiments.holding import holding
 
-ROOT = Path(__file__).parents[3]
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -146,16 +143,8 @@ def worker(tmp_path):
     """A process that works for a command that was killed."""
     above = tmp_path / "out" / FOLDER
     (above / "12-x" / "steps").mkdir(parents=True)
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, above / LOCK],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.wait()
+    with holding(HOLD, above / LOCK, "held") as process:
+        yield process
 
 
 def test_workers_of_a_killed_command_are_waited_for(tmp_path, worker, monkeypatch):

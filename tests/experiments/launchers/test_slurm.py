@@ -18,24 +18,11 @@ from experiments.training.launch import TAKEN
 from experiments.training.lock import sole_use
 from experiments.training.runner import run_cells
 from tests.experiments.launchers import fake_slurm
-from tests.experiments.launchers.cells import disturbed, execution, made, small_cells, steps, write_data
+from tests.experiments.launchers.cells import disturbed, execution, made, small_cells, steps
 
 pytest.importorskip("submitit")
 ROOT = Path(__file__).parents[3]
 runs = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("slurm") / "data")
-
-
-@pytest.fixture(scope="module")
-def expected(data, tmp_path_factory):
-    """What the local launcher makes of the cells."""
-    out, cells = tmp_path_factory.mktemp("local") / "out", small_cells(data)
-    run_cells(cells, execution(out, "local"))
-    return made(cells, out)
 
 
 @pytest.fixture

@@ -4,10 +4,7 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +12,8 @@ from attngraph.errors import UserError
 from experiments.files import HOST, PART
 from experiments.training import lock
 from experiments.training.lock import LOCK, sole_use
+from tests.experiments.holding import holding
 
-ROOT = Path(__file__).parents[3]
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -30,16 +27,8 @@ with sole_use(Path(sys.argv[1])):
 @pytest.fixture
 def holder(tmp_path):
     """Another process that works in ``tmp_path / "out"``."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path / "out"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "locked\n"
-    yield process
-    process.kill()
-    process.wait()
+    with holding(HOLD, tmp_path / "out", "locked") as process:
+        yield process
 
 
 def test_a_folder_in_use_is_refused_with_the_owners_name(holder, tmp_path):

@@ -6,24 +6,17 @@ import pytest
 
 from attngraph.errors import UserError
 from experiments.launchers import LAUNCHERS
-from experiments.scenes.write import Sizes, write_scenes
 from experiments.training import runner
-from experiments.training.cells import Cell
 from experiments.training.execution import Execution
 from experiments.training.launch import NAMES
 from experiments.training.recipe import Diverged
 from experiments.training.runner import run_cells
+from tests.experiments.launchers.cells import untrained, write_data
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runner") / "data"
-    write_scenes(folder, 0, Sizes((24, 8, 12), (24, 8, 12), (8, 4, 4)))
-    return folder
-
-
-def untrained(label, data, **more):
-    return Cell(label, "majority", {}, more.pop("task", "vqa"), 0, None, data, eval_examples=4, **more)
+    return write_data(tmp_path_factory.mktemp("runner") / "data")
 
 
 def test_every_launcher_can_be_asked_for():
