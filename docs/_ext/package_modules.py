@@ -12,10 +12,10 @@ build. What a package exports in ``__all__`` is described once, under the shorte
 other names lead there.
 """
 
+import functools
 import importlib
 import importlib.util
 import pkgutil
-from functools import cache
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -44,7 +44,7 @@ def is_package(module: str) -> bool:
     return spec is not None and spec.submodule_search_locations is not None
 
 
-@cache
+@functools.cache
 def shortest_names() -> dict[str, str]:
     """``{full name: name under which it is described}`` of classes and functions that a package exports."""
     shortest: dict[str, str] = {}
@@ -147,7 +147,19 @@ def described_name(place: str) -> str | None:
     return None
 
 
+def source_module(app: Sphinx, module: str, name: str) -> str | None:
+    """The module whose source shows a member, for Sphinx's pages of source code.
+
+    An alias such as ``dict[str, Any]`` has the ``__module__`` of ``dict``; its source stands with its name.
+    """
+    value = functools.reduce(
+        lambda owner, part: getattr(owner, part, None), name.split("."), importlib.import_module(module)
+    )
+    return module if getattr(value, "__module__", None) == "builtins" else None
+
+
 def setup(app: Sphinx) -> dict:
     app.add_directive("package-modules", PackageModules)
+    app.connect("viewcode-follow-imported", source_module)
     app.connect("missing-reference", resolve)
     return {"parallel_read_safe": True}
