@@ -5,14 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import torch
-from transformers import BlipConfig, BlipForConditionalGeneration
-
+from experiments.bench.full_size import blip
 from experiments.bench.measure import Run
 from experiments.bench.pictures import made_examples
 from experiments.methods import method_named
-from experiments.models import load_family
-from experiments.models.blip import BlipCaptioner
 from experiments.tasks import TASKS
 from experiments.training.data import TaskData
 from experiments.training.features import FeatureCache
@@ -49,26 +45,3 @@ def runs(options: dict) -> dict[str, Run]:
             train(tuned, data, recipe, options["seed"], Path(out))
 
     return {BASELINE: lambda: epoch(0), CACHED: lambda: epoch(GIGABYTES)}
-
-
-def blip(side: int, layers: int, width: int, seed: int) -> BlipCaptioner:
-    """BLIP-base with random weights, and the mini-BLIP's tokenizer."""
-    tokenizer = load_family().tokenizer
-    ends = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    ends |= dict.fromkeys(("eos_token_id", "sep_token_id"), tokenizer.sep_token_id)
-    shared = dict(
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 64,
-        projection_dim=width,
-    )
-    config = BlipConfig(
-        text_config=shared | ends | dict(encoder_hidden_size=width, vocab_size=30_524),
-        vision_config=shared | dict(image_size=side, patch_size=16, initializer_range=0.02),
-        projection_dim=width,
-        image_text_hidden_size=width,
-        attn_implementation="eager",
-    )
-    torch.manual_seed(seed)
-    return BlipCaptioner(BlipForConditionalGeneration(config).eval(), tokenizer)

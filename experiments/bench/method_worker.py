@@ -1,5 +1,5 @@
-"""One method on a BLIP of BLIP-base's sizes, in a process of its own: what :mod:`experiments.bench.methods`
-asks it to do, timed, with the peak of memory."""
+"""One method on a model of full size, in a process of its own: what :mod:`experiments.bench.methods` asks it
+to do, timed, with the peak of memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import flop_registry
 from adapters.peft import optimizer_groups
 from attngraph.errors import UserError
 from experiments.bench.answers import made_answers, words_of
-from experiments.bench.features import blip
+from experiments.bench.full_size import MODELS
 from experiments.configs.settings import Settings
 from experiments.methods import method_named
 from experiments.models import Decoding, Ranking, Sample
@@ -70,7 +70,7 @@ class Work:
 
     def __init__(self, method: str, options: dict[str, Any]):
         self.options, self.device = options, torch.device(options["device"])
-        family = blip(options["side"], options["layers"], options["width"], options["seed"])
+        family = MODELS[options["model"]](*(options[name] for name in ("side", "layers", "width", "seed")))
         family.model.to(self.device)
         how = method_named(method)
         self.trained_encoder = how.vision == "trained"

@@ -1,19 +1,21 @@
-r"""Every transfer method at BLIP-base's sizes: a training step, answers, saved states; time, memory, FLOPs.
+r"""Every transfer method at full size: a training step, answers, saved states; time, memory, FLOPs.
 
-The model is BLIP-base with random weights: ViT-B/16, a text decoder of 12 layers with cross-attention, 30,524
-words. Two tasks stand for the benchmarks: ``vqa`` (questions of some words; the list of answers is ranked,
-the best of a short list in full) and ``caption`` (captions of some words; written with beams, always to the
-last token, since random weights hardly end a text earlier). Each method runs in a process of its own, next to
+The model has random weights. ``blip`` is BLIP-base: ViT-B/16, a text decoder of 12 layers with
+cross-attention, 30,524 words. ``mplug`` is mPLUG with ViT-B/16: a text encoder and a fusion of 6 layers
+each, which only questions go through, and a decoder of 12. Two tasks stand for the benchmarks: ``vqa``
+(questions of some words; the list of answers is ranked, the best of a short list in full) and ``caption``
+(captions of some words, after a prompt where the model has one; written with beams, always to the last token,
+since random weights hardly end a text earlier). Each method runs in a process of its own, next to
 one with the vanilla adapter (:data:`BASELINE`), and both do everything in turn; so ratios are between
 neighbours in time and peaks are those of the method alone.
 
-``methods.json``, which ``attngraph table --dry-run`` reads, holds
+``methods.json`` and ``methods-mplug.json``, which ``attngraph table --dry-run`` reads, hold
 
 - ``form``: 1. Other numbers are other forms.
 - ``device``: in words; ``device_name``: the processor or GPU; ``threads``; ``torch``: its version;
   ``precision``: of the training step, in words; ``load``: how many processes wanted to run, over the last 15
   minutes, at the end (more than ``threads``: the machine was busy, and ``seconds`` are too high).
-- ``options``: the sizes; see :func:`measure`.
+- ``options``: the model and the sizes; see :func:`measure`. Files without a model are BLIP's.
 - ``baseline``: the method to which ratios are taken.
 - ``methods``: for each measured method, by its registered name,
 
@@ -62,7 +64,11 @@ FORM = 1
 BASELINE = "gcn"
 NAMES = ("full", "decoder", "prefix", "lora", BASELINE, "appnp", "gcnii", "pgnn", "tempering", "placebo")
 TARGETS, MEMORY_TARGET = {"pgnn": 1.2}, 1.2
-WORDS = {"vqa": (7, 1), "caption": (3, 11)}  # of prompt and answer, about as in VQA v2 and COCO
+QUESTION, CAPTION = (7, 1), (3, 11)  # words of prompt and answer, about as in VQA v2 and COCO
+WORDS = {
+    "blip": {"vqa": QUESTION, "caption": CAPTION},
+    "mplug": {"vqa": QUESTION, "caption": (0, CAPTION[1])},  # its captions have no prompt
+}
 WAYS = {"vqa": "rank", "caption": "generate"}
 ANSWERED = [f"{what} {task}" for task in TASKS for what in (TRAIN, ANSWER)]
 WORK = [*ANSWERED, SAVE, RESUME]
@@ -74,7 +80,8 @@ def measure(options: dict[str, Any], repeats: int) -> dict[str, Any]:
     """Measure methods.
 
     Args:
-        options: ``side`` of the pictures in pixels, ``width``, ``layers`` (of the encoder and the decoder),
+        options: ``model`` (of :data:`experiments.bench.full_size.MODELS`), ``side`` of the pictures in
+            pixels, ``width``, ``layers`` (of the image encoder and the decoder),
             ``reduction`` of the bottlenecks, ``batch`` (examples of a step), ``answered`` (examples answered
             together), ``answers`` (of the list), ``k`` (of them scored in full), ``tokens`` (of a caption),
             ``beams``, ``methods`` (their names), ``device``, ``seed``.
@@ -83,7 +90,7 @@ def measure(options: dict[str, Any], repeats: int) -> dict[str, Any]:
     Returns:
         What ``methods.json`` holds.
     """
-    options = {**options, "words": WORDS, "threads": torch.get_num_threads()}
+    options = {**options, "words": WORDS[options["model"]], "threads": torch.get_num_threads()}
     names = options["methods"]
     device = options["device"]
     baseline = Worker(BASELINE, options)

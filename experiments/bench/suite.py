@@ -73,6 +73,19 @@ METHODS = dict(
 )
 
 
+def _methods(title: str, model: str) -> Benchmark:
+    options = METHODS | dict(model=model)
+    return Benchmark(
+        f"transfer methods at {title}'s sizes, a training step on 8 pictures of 224 px with captions",
+        methods,
+        options,
+        options | dict(side=32, width=64, layers=1, batch=2, answered=2, answers=9, k=3, tokens=4),
+        methods.BASELINE,
+        methods.TARGETS,
+        memory_target=methods.MEMORY_TARGET,
+    )
+
+
 def _long(n: int, causal: bool) -> Benchmark:
     baseline, ours = (long.CAUSAL, long.TILED_CAUSAL) if causal else (long.BASELINE, long.TILED)
     return Benchmark(
@@ -119,15 +132,8 @@ BENCHMARKS = {
         training.TARGETS,
         tuple(training.SCHEMES),
     ),
-    "methods": Benchmark(
-        "transfer methods at BLIP-base's sizes, a training step on 8 pictures of 224 px with captions",
-        methods,
-        METHODS,
-        METHODS | dict(side=32, width=64, layers=1, batch=2, answered=2, answers=9, k=3, tokens=4),
-        methods.BASELINE,
-        methods.TARGETS,
-        memory_target=methods.MEMORY_TARGET,
-    ),
+    "methods": _methods("BLIP-base", "blip"),
+    "methods-mplug": _methods("mPLUG ViT-B", "mplug"),
     "long-4k": _long(4096, False),
     "long-4k-causal": _long(4096, True),
     "long-16k": _long(16384, False),

@@ -28,8 +28,9 @@ from experiments.outputs import Outputs
 from experiments.training.device import check_device, check_threads, cpu_threads
 
 RESULTS, TABLES, FIGURE = "results.json", "bench.md", "bench.png"
-METHODS, METHODS_TABLES = "methods.json", "methods.md"
-NAMES = (RESULTS, TABLES, FIGURE, METHODS, METHODS_TABLES)
+#: Benchmarks with files of their own, ``<name>.json`` and ``<name>.md``.
+DETAILED = [name for name, benchmark in BENCHMARKS.items() if hasattr(benchmark.module, "measure")]
+NAMES = (RESULTS, TABLES, FIGURE, *(f"{name}.{ending}" for name in DETAILED for ending in ("json", "md")))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device",
         default="cpu",
         metavar="NAME",
-        help="Run the benchmark of methods on this device: cpu, cuda or cuda:1. The others run on the cpu.",
+        help="Run the benchmarks of methods on this device: cpu, cuda or cuda:1. The others run on the cpu.",
     )
     parser.add_argument(
         "--quick", action="store_true", help="Run tiny sizes, to see whether everything runs, not how fast."
@@ -108,8 +109,8 @@ def _into(args: argparse.Namespace, settings: dict[str, Any]) -> int:
         print(text(result), flush=True)
         detail = result.pop("detail", None)
         if detail is not None:
-            write_json(args.out / METHODS, detail)
-            write_text(args.out / METHODS_TABLES, methods_tables(detail, result["title"]))
+            write_json(args.out / f"{name}.json", detail)
+            write_text(args.out / f"{name}.md", methods_tables(detail, result["title"]))
         measured[name] = result
         in_order = {name: measured[name] for name in BENCHMARKS if name in measured}
         results = {**settings, "benchmarks": in_order}

@@ -6,14 +6,24 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import BlipForConditionalGeneration
 
 from attngraph.errors import UserError
-from experiments.bench import method_table, method_worker, methods, suite
+from experiments.bench import full_size, method_table, method_worker, methods, suite
+from experiments.bench.full_size import MODELS
 from experiments.bench.method_worker import TASKS, TINY, Flops, Work
 from experiments.cli import main
+from experiments.models.full_size import blip_base
+from experiments.models.mplug import MPlugForConditionalGeneration, mplug_base
 
-OPTIONS = suite.BENCHMARKS["methods"].options | TINY
-OPTIONS |= dict(seed=0, device="cpu", threads=1, words=methods.WORDS)
+
+def options(name: str) -> dict:
+    found = suite.BENCHMARKS[name].options | TINY
+    return found | dict(seed=0, device="cpu", threads=1, words=methods.WORDS[found["model"]])
+
+
+BLIP, MPLUG = OF_MODELS = "methods", "methods-mplug"
+OPTIONS = options(BLIP)
 
 
 class Here:
@@ -61,9 +71,35 @@ def test_the_count_is_pytorchs_where_nothing_is_in_place():
     assert work.flops("train caption") == counter.get_total_flops()  # of one example still
 
 
+@pytest.mark.parametrize("model, config", [("blip", blip_base), ("mplug", mplug_base)])
+def test_full_sizes_are_the_authors(model, config, monkeypatch):
+    """Weights of the same names and shapes as in the authors' configurations."""
+    kind = {"blip": BlipForConditionalGeneration, "mplug": MPlugForConditionalGeneration}[model]
+    words = full_size._tokenizer()
+    monkeypatch.setattr(full_size, "_tokenizer", lambda: words)
+    with torch.device("meta"):
+        mine, theirs = MODELS[model](224, 12, 768, 0).model, kind(config(224))
+    shapes, due = ({name: p.shape for name, p in of.named_parameters()} for of in (mine, theirs))
+    assert shapes == due
+
+
+def test_questions_of_mplug_are_fused_and_captions_are_not():
+    """The text encoder and the fusion run once for questions, and never for captions."""
+    work, ran = Work("full", options(MPLUG)), []
+    for part in (work.family.model.text_encoder, work.family.model.fusion_encoder):
+        part.register_forward_hook(lambda *_: ran.append(True))
+    for task, count in (("vqa", 2), ("caption", 0)):
+        for what in ("train", "answer"):
+            ran.clear()
+            work.do(f"{what} {task}")
+            assert len(ran) == count, (what, task)
+
+
+@pytest.mark.parametrize("of_model", OF_MODELS)
 @pytest.mark.parametrize("name", methods.NAMES)
-def test_each_method_trains_answers_and_goes_on_from_what_it_saved(name):
-    work = Work(name, OPTIONS)
+def test_each_method_trains_answers_and_goes_on_from_what_it_saved(name, of_model):
+    work = Work(name, options(of_model))
+    assert work.family.name == options(of_model)["model"]
     for task in TASKS:
         phases = work.do(f"train {task}")
         assert ("encode" in phases) == (name != "full") and {"forward", "backward", "update"} <= set(phases)
@@ -101,12 +137,19 @@ def test_what_a_planner_reads(here, tmp_path):
 
 
 def test_the_command_writes_them(here, tmp_path, capsys):
-    words = ["bench", "--quick", "--repeats", "1", "--only", "methods", "--out", str(tmp_path)]
+    """Both models, each into files of its own."""
+    words = ["bench", "--quick", "--repeats", "1", "--only", *OF_MODELS, "--out", str(tmp_path)]
     assert main(words) == 0
-    result = json.loads((tmp_path / "methods.json").read_text())
-    assert list(result["methods"]) == list(methods.NAMES)
-    assert "detail" not in json.loads((tmp_path / "results.json").read_text())["benchmarks"]["methods"]
-    assert "pgnn" in capsys.readouterr().out and (tmp_path / "methods.md").stat().st_size > 1000
+    measured = json.loads((tmp_path / "results.json").read_text())["benchmarks"]
+    for name, model in zip(OF_MODELS, MODELS, strict=True):
+        result = json.loads((tmp_path / f"{name}.json").read_text())
+        assert list(result["methods"]) == list(methods.NAMES) and result["options"]["model"] == model
+        assert "detail" not in measured[name]
+        about = (tmp_path / f"{name}.md").read_text()
+        assert len(about) > 1000 and about.startswith("Transfer methods at ")
+    assert "BLIP" in (tmp_path / "methods.md").read_text() and "mPLUG" in about
+    shown = capsys.readouterr().out
+    assert shown.count("pgnn") == 2 and "methods-mplug.json" in shown
 
 
 def test_peaks_ratios_and_medians_are_those_of_the_repetitions():
