@@ -10,7 +10,9 @@ a GPU is: a factor for all, by the floating-point operations of the baseline's t
     \frac{\text{operations of the baseline} / \text{operations per second of the GPU}}
          {\text{measured seconds of the baseline}} .
 
-So the ratios between methods are the measured ones. Where pictures are read and changed in training, an
+So the ratios between methods are the measured ones, and those between models the ones of their operations.
+Two models stand for the main table's: BLIP-base, and mPLUG with ViT-B/16 where that was measured
+(:data:`MEASURED`). Where pictures are read and changed in training, an
 example takes at least its share of the time of the processes that read (:data:`READ`). A cell takes
 
 .. math::
@@ -32,13 +34,17 @@ from attngraph.errors import UserError
 from experiments.arguments import Between
 from experiments.launchers.shared import longest_first
 from experiments.methods import method_named
+from experiments.models.loading import type_of
 from experiments.tasks.captions import Captions
 from experiments.training.cells import Cell
 from experiments.training.loading import MOST
 from experiments.training.plan import Plan, example_count
 
-COSTS = Path(__file__).parents[1] / "results" / "bench" / "methods.json"
-FORM = 1  # of that file
+RESULTS = Path(__file__).parents[1] / "results" / "bench"
+BLIP, MPLUG = "blip", "mplug"  # types of models
+MEASURED = {BLIP: "methods", MPLUG: "methods-mplug"}  # the benchmark of each, and its file in a folder
+TITLES = {BLIP: "BLIP-base", MPLUG: "mPLUG ViT-B"}
+FORM = 1  # of these files
 PEAK, UTILISATION = 312e12, 0.2  # operations per second of an A100 in bfloat16, and the share that is reached
 #: Processor seconds to read a JPEG picture of 640 x 480, crop it to 224, distort and normalise it, measured
 #: on an AMD EPYC; :data:`experiments.training.loading.MOST` processes do it beside a run.
@@ -58,6 +64,7 @@ class Costs:
         operations: of its training step on captions, for an example.
         where: the machine, in words.
         on_gpu: whether it was a GPU; times are then taken as they are.
+        title: of the model.
     """
 
     seconds: Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -65,6 +72,7 @@ class Costs:
     operations: float
     where: str
     on_gpu: bool = False
+    title: str = TITLES[BLIP]
 
     def factor(self, speed: float) -> float:
         """Measured seconds times this are seconds on a GPU with so many operations per second."""
@@ -82,16 +90,24 @@ class Costs:
         return max(others, key=lambda other: self.seconds[other]["caption"]["train"])
 
 
-def read_costs(file: Path = COSTS) -> Costs:
-    """The costs that ``attngraph bench --only methods`` has measured.
+def read_costs(model: str = BLIP, folder: Path = RESULTS) -> Costs:
+    """The costs that ``attngraph bench --only methods`` (or ``methods-mplug``) has measured.
+
+    Args:
+        model: one of :data:`MEASURED`.
+        folder: with the file.
 
     Raises:
         UserError: they are missing, or damaged.
     """
+    name = MEASURED[model]
+    file = folder / f"{name}.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["form"] != FORM:
             raise ValueError(f"form {content['form']}")
+        if (measured := content.get("options", {}).get("model", BLIP)) != model:
+            raise ValueError(f"it is of the model {measured}")
         on_gpu = str(content["device"]).startswith("cuda")
         # Processor time is what a step would take on an idle machine.
         unit = "seconds_per_example" if on_gpu or content["threads"] != 1 else "cpu_seconds_per_example"
@@ -104,13 +120,14 @@ def read_costs(file: Path = COSTS) -> Costs:
         }
         base = content["methods"][content["baseline"]]["tasks"]["caption"]["train"]
         where = f"{content['device_name']} ({content['device']})"
-        return Costs(seconds, content["baseline"], _positive(base["flops_per_example"]), where, on_gpu)
+        flops = _positive(base["flops_per_example"])
+        return Costs(seconds, content["baseline"], flops, where, on_gpu, TITLES[model])
     except FileNotFoundError:
-        raise UserError(f"{file} is missing: measure it with `attngraph bench --only methods`") from None
+        raise UserError(f"{file} is missing: measure it with `attngraph bench --only {name}`") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{file} cannot be read ({type(error).__name__}: {error}): measure it again with `attngraph "
-            "bench --only methods`"
+            f"bench --only {name}`"
         ) from None
 
 
@@ -191,7 +208,7 @@ class Simulation:
 
     Args:
         rows: row -> seconds of its cells, in the order in which they begin on a cluster.
-        seconds: of all cells, likewise.
+        seconds: of all cells of all models, likewise.
         longest: the longest cell, in words.
         waiting: how many cells wait for pictures while they train.
     """
@@ -210,14 +227,13 @@ class Simulation:
         return sum(self.seconds) / (gpus * self.makespan(gpus))
 
 
-def simulate(plan: Plan, costs: Costs, speed: float, models: int = 1) -> Simulation:
+def simulate(plan: Plan, models: Sequence[Costs], speed: float) -> Simulation:
     """A table's cells with their times.
 
     Args:
         plan: the table.
-        costs: measured ones.
+        models: the costs of each model that runs all of it.
         speed: operations per second of a GPU.
-        models: how many models run all of it; each is taken to cost what the measured one does.
     """
     counts = {
         (cell.task, cell.split): example_count(
@@ -225,30 +241,33 @@ def simulate(plan: Plan, costs: Costs, speed: float, models: int = 1) -> Simulat
         )
         for cell in plan.cells
     }
-    time = {
-        cell: cell_seconds(
-            cell,
-            min(cell.eval_examples or counts[cell.task, cell.split], counts[cell.task, cell.split]),
-            isinstance(plan.tasks[cell.task], Captions),
-            costs,
-            speed,
-        )
-        for cell in plan.cells
-    }
-    longest = max(plan.cells, key=time.__getitem__)
+    is_caption = {cell: isinstance(plan.tasks[cell.task], Captions) for cell in plan.cells}
+    times = [
+        {
+            cell: cell_seconds(
+                cell,
+                min(cell.eval_examples or counts[cell.task, cell.split], counts[cell.task, cell.split]),
+                is_caption[cell],
+                costs,
+                speed,
+            )
+            for cell in plan.cells
+        }
+        for costs in models
+    ]
+    longest = max(plan.cells, key=lambda cell: max(time[cell] for time in times))
     waiting = sum(
-        waits_for_pictures(cell, isinstance(plan.tasks[cell.task], Captions), costs, speed)
-        for cell in plan.cells
+        waits_for_pictures(cell, is_caption[cell], costs, speed) for cell in plan.cells for costs in models
     )
-    rows = {row: _dealt_out(cells, time, models) for row, cells in plan.rows.items()}
-    return Simulation(rows, _dealt_out(plan.cells, time, models), longest.name, waiting * models)
+    rows = {row: _dealt_out(cells, times) for row, cells in plan.rows.items()}
+    return Simulation(rows, _dealt_out(plan.cells, times), longest.name, waiting)
 
 
-def _dealt_out(cells: Sequence[Cell], time: Mapping[Cell, float], models: int) -> list[float]:
-    return [time[cell] for cell in longest_first(cells) for _ in range(models)]
+def _dealt_out(cells: Sequence[Cell], times: Sequence[Mapping[Cell, float]]) -> list[float]:
+    return [time[cell] for cell in longest_first(cells) for time in times]
 
 
-def simulation_text(plan: Plan, gpus: int, teraflops: float | None = None, file: Path = COSTS) -> str:
+def simulation_text(plan: Plan, gpus: int, teraflops: float | None = None, folder: Path = RESULTS) -> str:
     """What ``--dry-run --gpus N`` prints: hours for each row, and for all rows on some numbers of GPUs.
 
     Args:
@@ -256,14 +275,17 @@ def simulation_text(plan: Plan, gpus: int, teraflops: float | None = None, file:
         gpus: GPUs of the cluster.
         teraflops: that a GPU is taken to do in a second, in 10^12 operations; None for :data:`PEAK` times
             :data:`UTILISATION`.
-        file: with the measured costs.
+        folder: with the measured costs.
 
     Raises:
         UserError: a number is out of range, or there are no measured costs.
     """
-    costs = read_costs(file)
+    blip, of_mplug = read_costs(BLIP, folder), (folder / f"{MEASURED[MPLUG]}.json").exists()
+    mplug = read_costs(MPLUG, folder) if of_mplug else blip
+    is_mplug = {type_of(model) for model in {cell.model for cell in plan.cells}} == {MPLUG}
+    costs = mplug if is_mplug else blip
     speed = PEAK * UTILISATION if teraflops is None else teraflops * 1e12
-    one, two = (simulate(plan, costs, speed, models) for models in (1, 2))
+    one, two = (simulate(plan, models, speed) for models in ([costs], [blip, mplug]))
     width = max(len("all rows"), *map(len, one.rows))
     lines = [f"{'row':<{width}}  cells  GPU hours  hours on {gpus} GPU{'s' if gpus > 1 else ''}"]
     for name, seconds in {**one.rows, "all rows": one.seconds}.items():
@@ -279,9 +301,10 @@ def simulation_text(plan: Plan, gpus: int, teraflops: float | None = None, file:
     lines += [
         "",
         f"longest cell: {one.longest}, {_hours(max(one.seconds))} hours",
+        f"one model: {TITLES[MPLUG if is_mplug else BLIP]}; two models: {TITLES[BLIP]} and {TITLES[MPLUG]}",
         f"cells that wait for pictures, so that their methods take the same time: {one.waiting} of "
         f"{len(one.seconds)}",
-        *_about(plan, costs, teraflops),
+        *_about(plan, [blip, mplug] if of_mplug else [blip], teraflops),
     ]
     return "\n".join(lines)
 
@@ -290,12 +313,12 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:,.1f}"
 
 
-def _about(plan: Plan, costs: Costs, teraflops: float | None) -> list[str]:
-    """What is measured and what is assumed."""
-    taken: dict[str, list[str]] = {}
-    for name in dict.fromkeys(cell.method for cell in plan.cells):
-        if costs.method(name) != name:
-            taken.setdefault(costs.method(name), []).append(name)
+def _about(plan: Plan, measured: Sequence[Costs], teraflops: float | None) -> list[str]:
+    """What is measured and what is assumed.
+
+    Args:
+        measured: the costs of each measured model.
+    """
     is_validated = any(cell.recipe and cell.recipe.validate_every for cell in plan.cells)
     speed = (
         f"{PEAK * UTILISATION / 1e12:.0f} teraFLOP/s, {UTILISATION:.0%} of an A100's peak"
@@ -303,19 +326,36 @@ def _about(plan: Plan, costs: Costs, teraflops: float | None) -> list[str]:
         else f"{teraflops:g} teraFLOP/s"
     )
     scaled = (
-        "" if costs.on_gpu else f"; that a GPU does {speed}, for which all times are divided by one factor"
+        f"; that a GPU does {speed}, for which all times of a model are divided by one factor"
+        if not all(costs.on_gpu for costs in measured)
+        else ""
     )
+    machines = "; ".join(f"{costs.title} on {costs.where}" for costs in measured)
     return [
-        f"measured: seconds per example of each method, in training and answering, on {costs.where}; "
+        f"measured: seconds per example of each method, in training and answering, {machines}; "
         f"{1000 * READ:g} ms to read and change a picture",
         f"assumed: one GPU for a cell and {MOST} cores that read its pictures, cells with most training "
-        f"first, {START:g} seconds to start each{scaled}; the second model costs what the measured one does",
+        f"first, {START:g} seconds to start each{scaled}",
+        *[
+            f"assumed: {TITLES[MPLUG]} costs what {TITLES[BLIP]} does, since it was not measured: measure it "
+            f"with `attngraph bench --only {MEASURED[MPLUG]}`"
+        ]
+        * (len(measured) == 1),
         *["not counted: scores on validation data while runs train"] * is_validated,
-        *(
-            f"assumed, since it was not measured: {', '.join(names)} cost{'s' * (len(names) == 1)} what "
-            f"{like} does{_too_little(names)}"
-            for like, names in taken.items()
-        ),
+        *(line for costs in measured for line in _not_measured(plan, costs)),
+    ]
+
+
+def _not_measured(plan: Plan, costs: Costs) -> list[str]:
+    """Of which methods a model's costs are those of another one."""
+    taken: dict[str, list[str]] = {}
+    for name in dict.fromkeys(cell.method for cell in plan.cells):
+        if costs.method(name) != name:
+            taken.setdefault(costs.method(name), []).append(name)
+    return [
+        f"assumed, since it was not measured with {costs.title}: {', '.join(names)} "
+        f"cost{'s' * (len(names) == 1)} what {like} does{_too_little(names)}"
+        for like, names in taken.items()
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from transformers import AutoConfig
@@ -11,7 +12,7 @@ from experiments.errors import first_line
 from experiments.models.family import FAMILIES, Checkpoint, ModelFamily
 from experiments.models.messages import quiet_transformers
 from experiments.models.mini_blip import CHECKPOINT
-from experiments.models.original.conversion import load_original
+from experiments.models.original.conversion import layout_of, load_original
 from experiments.progress import note
 
 
@@ -39,6 +40,33 @@ def load_family(
     if side is not None and side != family.image_side:
         family.resize(side)
     return family
+
+
+def type_of(name: str | None) -> str | None:
+    """The type of a checkpoint's model, such as ``blip`` or ``mplug``, without loading it.
+
+    Args:
+        name: as for :func:`load_family`.
+
+    Returns:
+        As the folder's configuration says, or the layout of an original checkpoint; None where neither is on
+        this machine.
+
+    Raises:
+        UserError: the checkpoint is damaged, or none that is known.
+    """
+    place = CHECKPOINT if name is None else Path(name)
+    if place.is_file():
+        return layout_of(place).name
+    config = place / "config.json"
+    if not config.exists():
+        return None
+    try:
+        return json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{config} cannot be read ({first_line(error)}): restore it, or give another --model"
+        ) from None
 
 
 def _from_transformers(name: str | None, download: bool) -> ModelFamily:

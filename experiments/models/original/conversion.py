@@ -142,6 +142,15 @@ def _layout_of(tensors: Mapping[str, Tensor], file: Path, asked: str | None = No
     )
 
 
+def layout_of(file: Path) -> Layout:
+    """Whose checkpoint a file is; its weights are not read.
+
+    Raises:
+        UserError: it is none that is known.
+    """
+    return _layout_of(read_tensors(file), file)
+
+
 def load_original(file: Path) -> ModelFamily:
     """The model of a checkpoint whose vocabulary lies next to it.
 
@@ -150,7 +159,7 @@ def load_original(file: Path) -> ModelFamily:
     """
     vocabulary = in_folder(file.parent)
     if vocabulary is None:
-        layout = _layout_of(read_tensors(file), file)  # what is no checkpoint needs no vocabulary
+        layout = layout_of(file)  # what is no checkpoint needs no vocabulary
         raise UserError(
             f"--model {file}: there is no vocabulary next to it: put BERT's {FILES[0]} there, or make a "
             f"folder once with `attngraph convert {layout.name} {file} --out FOLDER --download`"

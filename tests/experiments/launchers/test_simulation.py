@@ -128,7 +128,7 @@ def test_schedules_keep_their_bounds():
 
 def test_a_cell_counted_by_hand(costs_file):
     """The baseline's 2e9 operations take 0.002 s on a GPU of 1e12 in a second, and took 2 s: factor 0.001."""
-    costs = read_costs(costs_file)
+    costs = read_costs(folder=costs_file.parent)
     assert costs.factor(SPEED) == 0.001
     trained = cell("pgnn", "caption", 100, 8)
     assert cell_seconds(trained, 40, True, costs, SPEED) == pytest.approx(
@@ -142,7 +142,7 @@ def test_a_cell_counted_by_hand(costs_file):
 
 def test_pictures_that_are_changed_have_to_be_read(costs_file):
     """800 examples at no less than READ / MOST seconds, however fast the GPU is."""
-    costs = read_costs(costs_file)
+    costs = read_costs(folder=costs_file.parent)
     cached = cell("gcn", "vqa", 100, 8)
     changed = replace(cached, recipe=replace(cached.recipe, augment=True))
     for speed, expected in ((1e30, 800 * READ / MOST), (1e9, 800 * 2.0 / 2)):
@@ -158,36 +158,36 @@ def test_cells_that_wait_for_pictures_are_counted(plan, costs_file):
         row: [replace(one, recipe=one.recipe and replace(one.recipe, augment=True)) for one in cells]
         for row, cells in plan.rows.items()
     }
-    costs, changed = read_costs(costs_file), replace(plan, rows=rows)
-    assert [simulate(changed, costs, SPEED, models).waiting for models in (1, 2)] == [2, 4]
-    assert simulate(plan, costs, SPEED).waiting == 0
-    said = simulation_text(changed, 2, teraflops=1.0, file=costs_file)
+    costs, changed = read_costs(folder=costs_file.parent), replace(plan, rows=rows)
+    assert [simulate(changed, [costs] * models, SPEED).waiting for models in (1, 2)] == [2, 4]
+    assert simulate(plan, [costs], SPEED).waiting == 0
+    said = simulation_text(changed, 2, teraflops=1.0, folder=costs_file.parent)
     assert "cells that wait for pictures, so that their methods take the same time: 2 of 4" in said
 
 
 def test_what_is_not_counted_is_said(plan, costs_file):
     said = "not counted: scores on validation data while runs train"
-    assert said not in simulation_text(plan, 2, file=costs_file)
+    assert said not in simulation_text(plan, 2, folder=costs_file.parent)
     (one,) = plan.rows["lora"]
     validated = replace(one, recipe=replace(one.recipe, validate_every=10))
     plan = replace(plan, rows={**plan.rows, "lora": [validated]})
-    assert said in simulation_text(plan, 2, file=costs_file)
+    assert said in simulation_text(plan, 2, folder=costs_file.parent)
 
 
 def test_costs_of_a_gpu_are_taken_as_they_are(costs_file):
     costs_file.write_text(json.dumps(content(device="cuda", device_name="a GPU")))
-    costs = read_costs(costs_file)
+    costs = read_costs(folder=costs_file.parent)
     assert costs.factor(1.0) == 1.0 and costs.seconds["gcn"]["vqa"]["train"] == 3.0, "on the clock"
 
 
 def test_methods_that_were_not_measured_cost_what_the_dearest_small_one_does(costs_file):
-    costs = read_costs(costs_file)
+    costs = read_costs(folder=costs_file.parent)
     assert costs.method("lora") == "pgnn" and costs.method("full") == "full"
 
 
 def test_a_table(plan, costs_file):
-    costs = read_costs(costs_file)
-    one, two = (simulate(plan, costs, SPEED, models) for models in (1, 2))
+    costs = read_costs(folder=costs_file.parent)
+    one, two = (simulate(plan, [costs] * models, SPEED) for models in (1, 2))
     # vqa of gcn: 100 x 8 x 1.0 + 10 x 0.5; caption of gcn: 50 x 4 x 2.0 + 6 x 2.0; lora and frozen as pgnn.
     times = {"gcn": [0.805, 0.412], "lora": [1.2075], "frozen": [0.0075]}
     for row, seconds in times.items():
@@ -204,19 +204,84 @@ def test_a_table(plan, costs_file):
 
 
 def test_what_a_dry_run_prints(plan, costs_file):
-    said = simulation_text(plan, 2, teraflops=1e-3, file=costs_file)  # the factor is 1
+    said = simulation_text(plan, 2, teraflops=1e-3, folder=costs_file.parent)  # the factor is 1
     lines = said.splitlines()
     assert lines[0].split() == "row cells GPU hours hours on 2 GPUs".split()
     assert lines[1].split() == ["gcn", "2", f"{(2 * START + 1217) / 3600:.1f}", f"{(START + 805) / 3600:.1f}"]
     assert lines[4].split()[:3] == ["all", "rows", "4"]
     table = [line.split()[0] for line in lines if line[:4].strip().isdigit()]
     assert table == ["2", "8", "64"]
-    assert "measured: seconds per example of each method, in training and answering, on a processor" in said
+    assert (
+        "measured: seconds per example of each method, in training and answering, BLIP-base on a processor"
+        in said
+    )
     assert (
         "that a GPU does 0.001 teraFLOP/s" in said
-        and "not measured: lora, frozen cost what pgnn does\n" in said + "\n"
+        and "not measured with BLIP-base: lora, frozen cost what pgnn does\n" in said + "\n"
     )
-    assert "62 teraFLOP/s, 20% of an A100's peak" in simulation_text(plan, 2, file=costs_file)
+    assert "62 teraFLOP/s, 20% of an A100's peak" in simulation_text(plan, 2, folder=costs_file.parent)
+
+
+@pytest.fixture
+def mplug_costs(costs_file):
+    """mPLUG takes three times the seconds, and six times the operations."""
+    methods = {
+        name: {
+            "tasks": {
+                task: about(*(3 * cost[what]["cpu_seconds_per_example"] for what in cost), flops=12e9)
+                for task, cost in found["tasks"].items()
+            }
+        }
+        for name, found in content()["methods"].items()
+    }
+    file = costs_file.with_name("methods-mplug.json")
+    more = {"options": {"model": "mplug"}, "device_name": "another processor"}
+    file.write_text(json.dumps(content(methods=methods, **more)))
+    return file
+
+
+def test_two_models_of_which_each_was_measured(plan, costs_file, mplug_costs):
+    """A GPU gives mPLUG six times the seconds of BLIP, since it does six times the operations."""
+    blip, mplug = (read_costs(model, costs_file.parent) for model in ("blip", "mplug"))
+    assert mplug.factor(SPEED) == pytest.approx(2 * blip.factor(SPEED))
+    one, other, two = (simulate(plan, of, SPEED) for of in ([blip], [mplug], [blip, mplug]))
+    for row, seconds in one.rows.items():
+        assert [x - START for x in other.rows[row]] == pytest.approx([6 * (x - START) for x in seconds])
+        assert sorted(two.rows[row]) == sorted([*seconds, *other.rows[row]])
+    assert sum(two.seconds) == pytest.approx(sum(one.seconds) + sum(other.seconds))
+
+
+def hours(said: str) -> list[float]:
+    """On two GPUs, of one model and of two."""
+    (line,) = (line.split() for line in said.splitlines() if line.split()[:1] == ["2"])
+    return [float(line[1]), float(line[3])]
+
+
+def test_the_two_models_are_blip_and_mplug(plan, costs_file, mplug_costs):
+    said = simulation_text(plan, 2, teraflops=1e-3, folder=costs_file.parent)
+    assert "one model: BLIP-base; two models: BLIP-base and mPLUG ViT-B" in said
+    assert "BLIP-base on a processor (cpu, 1 threads); mPLUG ViT-B on another processor" in said
+    assert "costs what BLIP-base does" not in said
+    costs = [read_costs(model, costs_file.parent) for model in ("blip", "mplug")]
+    one, two = (simulate(plan, of, 1e9).makespan(2) / 3600 for of in (costs[:1], costs))
+    assert hours(said) == pytest.approx([one, two], abs=0.06)
+    mplug_costs.unlink()
+    said = simulation_text(plan, 2, teraflops=1e-3, folder=costs_file.parent)
+    assert "mPLUG ViT-B costs what BLIP-base does, since it was not measured: measure it with " in said
+    assert "`attngraph bench --only methods-mplug`" in said
+    alike = simulate(plan, costs[:1] * 2, 1e9).makespan(2) / 3600
+    assert hours(said) == pytest.approx([one, alike], abs=0.06) and alike < two / 2
+
+
+def test_a_model_that_is_an_mplug_has_its_costs(plan, costs_file, mplug_costs, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "mplug"}')
+    rows = {row: [replace(c, model=str(tmp_path / "model")) for c in of] for row, of in plan.rows.items()}
+    plan = replace(plan, rows=rows)
+    said = simulation_text(plan, 2, teraflops=1e-3, folder=costs_file.parent)
+    assert "one model: mPLUG ViT-B; two models: BLIP-base and mPLUG ViT-B" in said
+    mplug = read_costs("mplug", costs_file.parent)
+    assert hours(said)[0] == pytest.approx(simulate(plan, [mplug], 1e9).makespan(2) / 3600, abs=0.06)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +291,7 @@ def test_what_a_dry_run_prints(plan, costs_file):
         ("{", "cannot be read .JSONDecodeError"),
         ("[]", "cannot be read .TypeError"),
         (json.dumps(content(form=2)), "form 2"),
+        (json.dumps(content(options={"model": "mplug"})), "it is of the model mplug"),
         (json.dumps(content(baseline="x")), "KeyError: 'x'"),
         (json.dumps(content(methods={"gcn": {"tasks": {"vqa": about(0.0, 1.0)}}})), "0.0 is no time"),
         (json.dumps(content(methods=[])), "cannot be read"),
@@ -237,7 +303,7 @@ def test_costs_that_cannot_be_read_are_one_line(text, said, tmp_path):
     if text is not None:
         file.write_text(text)
     with pytest.raises(UserError, match=said) as error:
-        read_costs(file)
+        read_costs(folder=tmp_path)
     assert "\n" not in str(error.value) and "methods.json" in str(error.value)
 
 
@@ -259,7 +325,7 @@ def test_options_that_change_nothing_are_refused(given, said):
 
 def test_the_main_table_at_full_size(costs_file, capsys, monkeypatch, tmp_path):
     """By the command, without any data: 5 methods, 6 benchmarks, 3 seeds."""
-    monkeypatch.setattr(table, "simulation_text", partial(simulation_text, file=costs_file))
+    monkeypatch.setattr(table, "simulation_text", partial(simulation_text, folder=costs_file.parent))
     monkeypatch.chdir(tmp_path)
     words = "table main --size paper --rows full,prefix,lora,gcn,pgnn --dry-run --gpus 64 --gpu-teraflops 0.1"
     assert cli.main(words.split()) == 0

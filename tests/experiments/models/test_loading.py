@@ -9,6 +9,7 @@ from transformers.utils import logging
 from attngraph.errors import UserError
 from experiments.models import Decoding, Ranking, Sample, load_family
 from experiments.models.blip import MINI
+from experiments.models.loading import type_of
 from experiments.models.mini_blip import CHECKPOINT
 from tests.experiments.tiny import save
 
@@ -40,6 +41,14 @@ def test_each_checkpoint_goes_to_its_family(name, tmp_path):
         f"{type(family.model).__name__} ({name})",
     )
     assert not family.model.training and {p.dtype for p in family.model.parameters()} == {torch.float32}
+
+
+def test_the_type_of_a_checkpoint_that_is_not_loaded(tmp_path):
+    assert [type_of(str(save(name, tmp_path / name))) for name in ("mplug", "git")] == ["mplug", "git"]
+    assert type_of(None) == "blip" and type_of("owner/name") is None
+    (tmp_path / "git" / "config.json").write_text("[")
+    with pytest.raises(UserError, match=r"config\.json cannot be read \(.*\): restore it"):
+        type_of(str(tmp_path / "git"))
 
 
 def test_the_default_is_the_mini_blip():

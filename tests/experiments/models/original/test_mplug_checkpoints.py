@@ -10,6 +10,7 @@ from PIL import Image
 from attngraph.errors import UserError
 from experiments.cli import main
 from experiments.models import Decoding, Ranking, Sample, load_family
+from experiments.models.loading import type_of
 from experiments.models.original.vocabulary import read_vocabulary
 from tests.experiments.models.original.authors_mplug import (
     BUILT,
@@ -78,6 +79,7 @@ def test_file_and_folder_compute_what_the_authors_weights_do(name, asks, pixels,
     assert main(["convert", "mplug", str(file), "--out", str(tmp_path / "out")]) == 0
     assert "whole, image encoder, text encoder" in capsys.readouterr().out
     found = [logits_of(load_family(route), pixels, asks) for route in (file, tmp_path / "out")]
+    assert type_of(str(file)) == type_of(str(tmp_path / "out")) == "mplug"
     used = MASK.bool()
     assert expected[used].std() > 1, "a wrong mapping would not show"
     torch.testing.assert_close(found[0][used], expected[used], atol=1e-4, rtol=1e-5)
