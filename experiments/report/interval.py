@@ -21,6 +21,7 @@ def bootstrap_interval(
     seed: int = 0,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> tuple[float, float]:
     r"""The ends of a score's interval over new images.
 
@@ -36,6 +37,8 @@ def bootstrap_interval(
         seed: of the draws.
         resamples: how often images are drawn.
         level: coverage.
+        bounds: the lowest and the highest score that there can be; moved ends that lie beyond them are put
+            there, which an interval over few images would leave otherwise.
 
     Returns:
         Low and high; both NaN with fewer than two images.
@@ -51,5 +54,5 @@ def bootstrap_interval(
     ends = np.quantile(score(totals[:, 0, 0]), [1 - upper, upper])
     centre = float(score(statistics.sum(axis=0)))
     widening = math.sqrt(n / (n - 1)) * t.ppf(upper, n - 1) / norm.ppf(upper)
-    low, high = (float(centre + widening * (end - centre)) for end in ends)
+    low, high = (float(np.clip(centre + widening * (end - centre), *bounds)) for end in ends)
     return low, high

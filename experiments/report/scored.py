@@ -15,7 +15,7 @@ from experiments.metrics.statistics import Score
 from experiments.report.interval import LEVEL, RESAMPLES, bootstrap_interval
 from experiments.report.text import aligned
 from experiments.report.wording import MISSING
-from experiments.tasks.task import Task, TaskScores, kinds_of
+from experiments.tasks.task import Column, Task, TaskScores, kinds_of
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def score_predictions(
     kinds = [kinds_of(example) for example in examples]
     lines = []
     for column in (column for column in task.columns if column.key in scores.columns):
-        low, high = _interval(scores.statistics.get(column.key), images, column.score, seed)
+        low, high = _interval(scores.statistics.get(column.key), images, column, seed)
         value = scores.columns[column.key]
         lines.append(Line(column.key, column.heading, None, value, low, high, len(examples)))
     selects = next(column for column in task.columns if column.key == task.selects)
@@ -110,7 +110,7 @@ def score_predictions(
         if not len(own) == number > 0 or statistics is None or not _is(value, selects.score, statistics):
             lines.append(Line(None, "", kind, value, None, None, number))
             continue
-        low, high = _interval(statistics, [images[k] for k in own], selects.score, seed)
+        low, high = _interval(statistics, [images[k] for k in own], selects, seed)
         lines.append(Line(selects.key, selects.heading, kind, value, low, high, number))
     return Scored(task.name, task.title, scores.evaluator, len(examples), len(set(images)), tuple(lines))
 
@@ -120,11 +120,11 @@ def _is(value: float, score: Score, statistics: np.ndarray) -> bool:
 
 
 def _interval(
-    statistics: np.ndarray | None, images: Sequence[object], score: Score, seed: int
+    statistics: np.ndarray | None, images: Sequence[object], column: Column, seed: int
 ) -> tuple[float | None, float | None]:
     if statistics is None:
         return None, None
-    low, high = bootstrap_interval(statistics, images, score, seed)
+    low, high = bootstrap_interval(statistics, images, column.score, seed, bounds=(0, column.most))
     return (None, None) if math.isnan(low) or math.isnan(high) else (low, high)
 
 

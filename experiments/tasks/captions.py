@@ -27,7 +27,7 @@ def caption_columns(name: str, heading: str = "") -> tuple[Column, Column]:
     """
     return (
         Column(f"{name}.bleu4", f"{heading} BLEU@4".strip(), averaged=True, score=bleu4_from_counts),
-        Column(f"{name}.cider", f"{heading} CIDEr".strip(), averaged=True),
+        Column(f"{name}.cider", f"{heading} CIDEr".strip(), averaged=True, most=10.0),
     )
 
 

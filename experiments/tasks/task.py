@@ -46,6 +46,7 @@ class Column:
         score: from summed statistics to the score.
         optional: whether the task's data may lack what it needs: a run then has no such score, and a table
             without the score in each of the task's runs has no such column.
+        most: the highest score that there can be; the lowest is 0.
     """
 
     key: str
@@ -53,6 +54,7 @@ class Column:
     averaged: bool = False
     score: Score = mean_score
     optional: bool = False
+    most: float = 1.0
 
 
 @dataclass(frozen=True)

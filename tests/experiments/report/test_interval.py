@@ -63,3 +63,14 @@ def test_the_seed_decides_and_one_image_says_nothing():
     assert first != bootstrap_interval(statistics, range(20), mean_score, 4)
     assert all(map(math.isnan, bootstrap_interval(statistics, ["a"] * 20, mean_score)))
     assert bootstrap_interval(mean_statistics(np.ones(9)), range(9), mean_score) == (1, 1)
+
+
+def test_ends_are_scores_that_there_can_be():
+    """Of two images, one right and one wrong, the interval would reach far beyond 0 and 1."""
+    statistics = mean_statistics(np.array([0.0, 1.0]))
+    low, high = bootstrap_interval(statistics, range(2), mean_score)
+    assert low < -3 and high > 4
+    assert bootstrap_interval(statistics, range(2), mean_score, bounds=(0, 1)) == (0, 1)
+    scores = mean_statistics(np.linspace(0.4, 0.6, 40))
+    wide, bounded = (bootstrap_interval(scores, range(40), mean_score, bounds=b) for b in ((0, 9), (0, 1)))
+    assert wide == bounded == bootstrap_interval(scores, range(40), mean_score)

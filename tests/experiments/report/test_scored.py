@@ -24,11 +24,13 @@ def test_columns_and_kinds_have_intervals_over_images():
     images = [example.image for example in EXAMPLES]
     assert (scored.examples, scored.images, scored.evaluator) == (12, 6, "VQA v2's evaluator (March 2021)")
     assert (column.column, column.kind, column.score, column.number) == ("vqa.accuracy", None, 0.75, 12)
-    assert (column.low, column.high) == bootstrap_interval(mean_statistics(RIGHT), images, mean_score, 5)
+    bounds = (0, 1)
+    whole = bootstrap_interval(mean_statistics(RIGHT), images, mean_score, 5, bounds=bounds)
+    assert (column.low, column.high) == whole
     assert [(line.kind, line.number) for line in kinds] == [("color", 8), ("count", 4)]
     own = [k for k in range(12) if k % 3]
     expected = bootstrap_interval(
-        mean_statistics([RIGHT[k] for k in own]), [images[k] for k in own], mean_score, 5
+        mean_statistics([RIGHT[k] for k in own]), [images[k] for k in own], mean_score, 5, bounds=bounds
     )
     assert (kinds[0].low, kinds[0].high) == expected
 
@@ -70,3 +72,13 @@ def test_what_has_no_statistics_has_no_interval():
 def test_one_image_has_no_interval():
     examples = [replace(example, image=Path("one.png")) for example in EXAMPLES]
     assert all(line.low is None for line in score_predictions(TASKS["vqa"], examples, SAID).lines)
+
+
+def test_intervals_of_few_images_are_scores_that_there_can_be():
+    """CIDEr ends at 10, all others at 1."""
+    few = EXAMPLES[:4]  # two pictures
+    said = {"0": "no", "1": "no", "2": "yes", "3": "yes"}
+    accuracy = score_predictions(TASKS["vqa"], few, said).lines[0]
+    assert (accuracy.score, accuracy.low, accuracy.high) == (0.5, 0, 1)
+    assert {column.most for task in TASKS.values() for column in task.columns} == {1, 10}
+    assert all((column.most == 10) == column.key.endswith(".cider") for column in TASKS["coco"].columns)
