@@ -255,7 +255,7 @@ def load_prefix(model: nn.Module, folder: Path) -> PrefixTuning:
     file = folder / CONFIG
     try:
         config = PrefixConfig(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{file} cannot be read ({error}): restore it, or save it again") from None
     prefix = PrefixTuning(model, config)
     try:

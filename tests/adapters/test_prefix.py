@@ -266,6 +266,9 @@ def test_saved_and_loaded_to_the_last_bit(projection, tmp_path):
     (tmp_path / "prefix_config.json").write_text('{"token": 3}')
     with pytest.raises(UserError, match="prefix_config.json cannot be read"):
         load_prefix(FAMILIES["blip"].make(), tmp_path)
+    (tmp_path / "prefix_config.json").write_text('{"tokens": -3}')
+    with pytest.raises(UserError, match="prefix_config.json cannot be read .*tokens must be .*, got -3"):
+        load_prefix(FAMILIES["blip"].make(), tmp_path)
 
 
 def test_its_keys_are_no_nodes_of_a_graph():
