@@ -65,12 +65,14 @@ def _noise_like(query: Tensor, places: Tensor) -> Tensor:
     """Noise ``(b, h, n, d)`` at the lengths of queries."""
     b, h, n, d = query.shape
     wide: Any = widen(query)
-    noise = torch.from_numpy(_noise(h, d)).to(wide)[places % PLACES].transpose(1, 2)  # b or 1, h, n, d
+    noise = _noise(h, d, wide.dtype, wide.device)[places % PLACES].transpose(1, 2)  # b or 1, h, n, d
     square = wide.square().sum(-1, keepdim=True).clamp(min=floor(wide.dtype))
     return (noise * (square / noise.square().sum(-1, keepdim=True)).sqrt()).expand(b, h, n, d).to(query.dtype)
 
 
 @lru_cache(maxsize=8)
-def _noise(heads: int, features: int) -> np.ndarray:
-    """``(places, h, d)``, the same wherever it is made."""
-    return np.random.RandomState(0).standard_normal((PLACES, heads, features))
+@torch.inference_mode(False)  # a tensor that is made in this mode serves no backward pass
+def _noise(heads: int, features: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``(places, h, d)``, the same wherever it is made; it stays on the device for the next call."""
+    drawn = np.random.RandomState(0).standard_normal((PLACES, heads, features))
+    return torch.from_numpy(drawn).to(device, dtype)

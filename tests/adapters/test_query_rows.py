@@ -9,7 +9,7 @@ from torch import nn
 
 from adapters import GraphAdapterConfig
 from adapters.config import AdapterConfig
-from adapters.query_rows import PLACES, QUERY_ROWS, with_query_rows
+from adapters.query_rows import PLACES, QUERY_ROWS, _noise, with_query_rows
 from adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.scores import AttentionScores
@@ -128,6 +128,24 @@ def test_noise_is_standard_normal_at_the_lengths_of_queries_and_comes_again():
     assert abs(float(cosines.std()) - 32**-0.5) < 0.01
     toward = (unit * query / query.norm(dim=-1, keepdim=True)).sum(-1)
     assert abs(float(toward.mean())) < 5 / (32 * toward.numel()) ** 0.5
+
+
+def test_the_table_of_noise_stays_on_the_device_and_serves_training_after_inference():
+    graph, _ = random_graph(b=1, h=3, n=4, m=3, d=7)
+    _noise.cache_clear()
+    with torch.inference_mode():
+        made = with_query_rows(graph, "noise").query
+    want = by_hand(graph, "noise").query
+    torch.testing.assert_close(made.clone(), want)
+    query = graph.query.clone().requires_grad_()
+    with_query_rows(replace(graph, query=query), "noise").query.sum().backward()
+    assert query.grad is not None and _noise.cache_info()[:2] == (1, 1)  # hits, misses
+    half = with_query_rows(replace(graph, query=graph.query.half()), "noise").query
+    assert half.dtype == torch.half and _noise.cache_info().misses == 2, "a dtype has a table of its own"
+    model = put("blip", "pgnn", query_rows="noise")
+    names = list(model.state_dict())
+    run(model, FAMILIES["blip"].batch())
+    assert list(model.state_dict()) == names
 
 
 @other
