@@ -22,8 +22,11 @@ from experiments.methods.method import check_known
 from experiments.report.ablation import Design
 from experiments.report.make import Work, check_ranking, folder_of, make, plan_of, rows_in
 from experiments.report.published import published_blocks
+from experiments.training.cells import IMAGE_STATES
 from experiments.training.execution import add_run_arguments
 from experiments.training.given_data import add_data_arguments, check_data_arguments
+
+SHARED = ("cells", "data", IMAGE_STATES)  # folders of --out in which runs keep something
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +84,11 @@ def run(args: argparse.Namespace) -> int:
     table, size = load_table(args.name), load_size(args.size)
     name, of_size = Path(args.name).stem, Path(args.size).stem
     out = folder_of(args)
+    if name in SHARED:
+        raise UserError(
+            f"{args.name}: the table would be written into {out / name}, where its runs keep something else: "
+            "give the file another name"
+        )
     rows = rows_in(args.rows, list(table.blocks)) or list(table.blocks)
     seeds = {row: table.seeds for row in table.blocks if row in rows}
     plan = plan_of(args, table, size, seeds, args.seeds, args.settings)

@@ -23,7 +23,7 @@ from experiments.training.answering import RANK
 from experiments.training.cells import has_scores, versions
 from experiments.training.device import processes
 from experiments.training.execution import Execution, execution_of, in_folder
-from experiments.training.plan import Plan, Request, check_checkpoints, plan_table
+from experiments.training.plan import CORES, Plan, Request, check_checkpoints, plan_table
 from experiments.training.prepare import prepare
 from experiments.training.runner import run_cells
 
@@ -68,7 +68,7 @@ def make(args: argparse.Namespace, work: Work) -> int:
         check_table(work)
         if processes(args.device).is_main_process:
             _note_unsearched(work.plan)
-            _list(work.plan, execution.jobs)
+            _list(work.plan, execution)
         return 0
     return in_folder(execution, lambda: _make(args, work, execution))
 
@@ -194,7 +194,7 @@ def _estimate(plan: Plan, jobs: int) -> str:
     return f"about {_duration(plan.seconds(jobs))} on 2 cores like the reference machine's; "
 
 
-def _list(plan: Plan, jobs: int) -> None:
+def _list(plan: Plan, run: Execution) -> None:
     """Print the cells and the estimate."""
     width = max(map(len, plan.tasks))
     for cell in plan.cells:
@@ -202,7 +202,10 @@ def _list(plan: Plan, jobs: int) -> None:
         what = f"learning rate {recipe.learning_rate:g}, {recipe.steps} steps" if recipe else "no training"
         print(f"{method_named(cell.method).title:<28} {cell.task:<{width}} seed {cell.seed}  {what}")
     if plan.is_small:
-        total = f"{jobs} at a time: about {_duration(plan.seconds(jobs))} on a 2-core machine"
+        here = run.launch.is_local
+        at_a_time = f"{run.jobs} at a time" if here else f"at most {run.jobs} at a time on the cluster"
+        about = _duration(plan.seconds(run.jobs if here else CORES))
+        total = f"{at_a_time}: about {about} on a 2-core machine{'' if here else ' instead'}"
     else:
         examples = sum(cell.recipe.steps * cell.recipe.batch_size for cell in plan.cells if cell.recipe)
         total = f"{examples:,} examples to train on"

@@ -123,6 +123,28 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(name, tmp_path, capsys, mon
     assert not any(tmp_path.iterdir())
 
 
+def test_a_cluster_has_the_estimate_of_this_machine_beside_it(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.chdir(tmp_path)
+    for more in (["--jobs", "2"], ["--launcher", "slurm"], ["--launcher", "slurm", "--jobs", "5"]):
+        assert main(["table", "gnn", "--dry-run", *more]) == 0
+    here, slurm, five = (line for line in capsys.readouterr().out.splitlines() if " cells, " in line)
+    about = here.partition(" at a time: ")[2]
+    assert slurm == f"36 cells, at most 256 at a time on the cluster: {about} instead"
+    assert five == f"36 cells, at most 5 at a time on the cluster: {about} instead"
+
+
+@pytest.mark.parametrize("name", ["cells", "data", "image-states"])
+def test_a_table_by_the_name_of_a_shared_folder_is_refused(name, files, tmp_path, capsys):
+    (tmp_path / f"{name}.yaml").write_text((files / "first.yaml").read_text())
+    for more in ([], ["--dry-run"]):
+        words = ["table", str(tmp_path / f"{name}.yaml"), "--out", str(tmp_path / "out"), *more]
+        assert main(words) == 2
+        said = one_line(capsys)
+        assert f"{name}.yaml: the table would be written into" in said and "another name" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_large_size_needs_data_and_a_model(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["table", "gnn", "--size", "paper"]) == 2
