@@ -12,6 +12,7 @@ which everything is decided that the file left open: it gives the same scores ag
 from __future__ import annotations
 
 import argparse
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from experiments.configs.settings import chosen_settings
 from experiments.errors import first_line
 from experiments.methods import method_named
 from experiments.methods.parameters import count_parameters
-from experiments.models import load_family
+from experiments.models import ModelFamily, load_family
 from experiments.outputs import check_folder
 from experiments.progress import note
 from experiments.report.text import aligned
@@ -30,7 +31,7 @@ from experiments.tasks import TASKS
 from experiments.training.cells import agreed, has_scores
 from experiments.training.device import processes
 from experiments.training.execution import Execution, add_run_arguments, execution_of, in_folder
-from experiments.training.prepare import prepare
+from experiments.training.prepare import Families, prepare
 from experiments.training.resolve import Resolved, resolved
 from experiments.training.runner import run_cells
 from experiments.training.trackers import add_tracking_argument, trackers_of
@@ -73,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     is_main = processes(args.device).is_main_process
     found = agreed(lambda: resolved(experiment, out / "data", chosen_settings()))
     if args.dry_run:
+        cell = found.cell
+        agreed(lambda: trained_in_words(found, load_family(cell.model, args.download, cell.side)))
         if is_main:
             print(found.experiment.yaml(), end="")
         return 0
@@ -81,8 +84,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, found: Resolved, execution: Execution) -> int:
     cell, out, is_main = found.cell, execution.out, processes(args.device).is_main_process
-    about = None if has_scores(cell, out) else agreed(lambda: trained_in_words(found, args.download))
-    prepare([cell], execution, found.sizes, found.experiment.scenes.seed, args.download)
+    families: Families = {}
+
+    def tried() -> str:
+        family = families[cell.model, cell.side] = load_family(cell.model, args.download, cell.side)
+        return trained_in_words(found, deepcopy(family))
+
+    about = None if has_scores(cell, out) else agreed(tried)
+    prepare([cell], execution, found.sizes, found.experiment.scenes.seed, args.download, families)
     if is_main:
         if about is not None:
             note(about)
@@ -102,14 +111,18 @@ def _run(args: argparse.Namespace, found: Resolved, execution: Execution) -> int
     return 0
 
 
-def trained_in_words(found: Resolved, download: bool) -> str:
+def trained_in_words(found: Resolved, family: ModelFamily) -> str:
     """What is trained, in words; the settings are tried on the model before anything is written.
 
+    Args:
+        found: the experiment.
+        family: its model, to which the method is applied in place.
+
     Raises:
-        UserError: the model cannot be loaded, or the method cannot take its settings.
+        UserError: the method cannot take its settings.
     """
     cell = found.cell
-    method, family = method_named(cell.method), load_family(cell.model, download, cell.side)
+    method = method_named(cell.method)
     try:
         tuned = method.apply(family, cell.settings)
     except (KeyError, TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ import transformers
 from attngraph.errors import UserError
 from experiments.configs.presets import Layouts
 from experiments.datasets.faults import Faults
-from experiments.models import load_family
+from experiments.models import ModelFamily, load_family
 from experiments.progress import note
 from experiments.scenes.layouts.make import make_scenes
 from experiments.scenes.write import Sizes, write_scenes
@@ -22,9 +22,16 @@ from experiments.training.features import FeatureCache
 from experiments.training.plan import Drawn
 from experiments.training.saved import read_config
 
+Families = dict[tuple[str | None, int | None], ModelFamily]  # by name of the model and side of its pictures
+
 
 def prepare(
-    cells: Sequence[Cell], run: Execution, sizes: Drawn | None, data_seed: int = 0, download: bool = False
+    cells: Sequence[Cell],
+    run: Execution,
+    sizes: Drawn | None,
+    data_seed: int = 0,
+    download: bool = False,
+    families: Families | None = None,
 ) -> None:
     """Draw the data, or read them, and compute the image states of the cells' examples. Of several processes
     the first one does it, and all meet the error if there is one.
@@ -34,22 +41,28 @@ def prepare(
         run: where and how they run.
         sizes, data_seed: of the drawn data sets; no sizes where the user named a folder of data.
         download: fetch a model that is not on this machine.
+        families: models that the first process has loaded already, as they are without a method.
 
     Raises:
         UserError: the model cannot be loaded or trained, or a folder of data or of a cell holds something
             else.
     """
     processes(run.device)  # before they can agree
-    agreed(lambda: _prepare(cells, run, sizes, data_seed, download))
+    agreed(lambda: _prepare(cells, run, sizes, data_seed, download, families or {}))
 
 
 def _prepare(
-    cells: Sequence[Cell], run: Execution, sizes: Drawn | None, data_seed: int, download: bool
+    cells: Sequence[Cell],
+    run: Execution,
+    sizes: Drawn | None,
+    data_seed: int,
+    download: bool,
+    loaded: Families,
 ) -> None:
     transformers.utils.logging.disable_progress_bar()
     todo = [cell for cell in cells if not has_scores(cell, run.out)]
     families = {
-        (name, side): load_family(name, download, side)
+        (name, side): loaded.get((name, side)) or load_family(name, download, side)
         for name, side in dict.fromkeys((cell.model, cell.side) for cell in todo)
     }
     for (name, _), family in families.items():

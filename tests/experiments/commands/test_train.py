@@ -13,6 +13,7 @@ from experiments.cli import main
 from experiments.commands.train import trained_in_words
 from experiments.configs.experiment import load_experiment
 from experiments.configs.settings import Settings
+from experiments.models import load_family
 from experiments.scenes.layouts.make import make_scenes
 from experiments.training.finished import Finished
 from experiments.training.resolve import resolved
@@ -115,7 +116,7 @@ def test_the_words_that_tell_what_is_trained(file, tmp_path, cell):
     found = resolved(load_experiment(str(file), []), tmp_path, Settings())
     weights = load_file(cell / "adapter_model.safetensors")
     count = sum(tensor.numel() for tensor in weights.values())
-    words = trained_in_words(found, download=False)
+    words = trained_in_words(found, load_family())
     assert (
         f"{count:,} parameters are trained, " in words
         and "3 steps of 8 examples" in words
@@ -127,6 +128,27 @@ def test_a_dry_run_shows_the_file_and_writes_nothing(file, cell, tmp_path, capsy
     assert run("train", file, "--dry-run", "--out", tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert shown == (cell / "experiment.yaml").read_text() and list(tmp_path.iterdir()) == []
+
+
+def test_the_model_is_loaded_once_before_a_run_begins(file, tmp_path):
+    """Its settings are tried on a copy: image states are those of the model without a method."""
+    seen = []
+
+    def loaded(*words):
+        seen.append(load_family(*words))
+        return seen[-1]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("experiments.commands.train", "experiments.training.prepare"):
+            patch.setattr(f"{module}.load_family", loaded)
+        patch.setattr("experiments.commands.train.run_cells", stop)
+        assert run("train", file, "--out", tmp_path / "out", "-q") == 130
+    (family,) = seen
+    assert list(family.model.state_dict()) == list(load_family().model.state_dict())
+    assert any((tmp_path / "out" / "image-states").rglob("*"))
 
 
 def test_changes_and_no_file(tmp_path, capsys):
@@ -162,6 +184,8 @@ def test_changes_and_no_file(tmp_path, capsys):
             ["scenes-pgnn", "--set", "method=lora", "--set", "settings.alpha=much"],
             "lora: alpha must be a number above 0",
         ),
+        (["scenes-pgnn", "--set", "settings.reduction=0", "--dry-run"], "reduction must be a whole number"),
+        (["scenes-pgnn", "--set", "settings.gnn_args.mue=1", "--dry-run"], "pgnn has no argument 'mue'"),
         (["scenes-pgnn", "--set", "side=7"], "side 7"),
         (["scenes-pgnn", "--set", "decoding.min_new_tokens=9"], "min_new_tokens"),
         (["scenes-pgnn", "--set", "ranking.k=9"], "leave out k"),
