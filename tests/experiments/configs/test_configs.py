@@ -1,6 +1,7 @@
 """Presets and settings: files that are right are read, all others end with one line and the remedy."""
 
 import os
+from dataclasses import fields
 
 import pytest
 
@@ -14,6 +15,7 @@ from experiments.scenes.write import Sizes
 from experiments.tasks import TASKS
 from experiments.tasks.task import Budget
 from experiments.training.plan import Request, plan_table
+from experiments.training.recipe import Recipe
 from tests.experiments.drawn import DRAWN
 
 RIGHT = "about: mine\nseeds: {gcn: 1}\n"
@@ -40,6 +42,16 @@ def test_a_preset_says_whether_pictures_change_in_training(tmp_path):
     request, settings = Request(["gcn"], ["vqa", "ve"], seeds=1), chosen_settings()
     cells = plan_table(preset, request, settings, tmp_path).cells
     assert [cell.recipe.augment for cell in cells] == [True, False]
+
+
+def test_a_preset_can_change_all_of_a_recipe(tmp_path):
+    """What a budget says apart, and the learning rate, which is a method's."""
+    apart = {"learning_rate", "steps", "batch_size", "augment"}
+    assert {*presets.RecipeChange.model_fields} == {field.name for field in fields(Recipe)} - apart
+    file = tmp_path / "mine.yaml"
+    file.write_text("about: mine\nseeds: {full: 1}\nrecipe: {shard: true, clip: 2}\n")
+    plan = plan_table(load_preset(str(file)), Request(tasks=["vqa"]), chosen_settings(), tmp_path)
+    assert [(cell.recipe.shard, cell.recipe.clip) for cell in plan.cells] == [(True, 2)]
 
 
 def test_quick_is_the_first_preset():
