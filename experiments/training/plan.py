@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from adapters.joins import JOINS
 from adapters.scheme import SCHEMES
@@ -15,7 +16,7 @@ from experiments.arguments import did_you_mean
 from experiments.configs.presets import MOST_SEEDS, Amount, Layouts, Preset, Published
 from experiments.configs.settings import Settings
 from experiments.datasets.faults import Faults
-from experiments.methods import METHODS, Method, method_named
+from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.method import REFERENCE, canonical, check_known
 from experiments.models.ranking import Ranking
 from experiments.scenes.layouts.make import LAYOUTS
@@ -308,7 +309,23 @@ class _Planner:
         count = count if self.request.seeds is None or not method.trains else self.request.seeds
         first = self.request.first_seed if method.trains else 0
         seeds = range(first, first + (count if method.trains else min(count, self._checkpoints)))
-        return [self._cell(trained, task, seed) for seed in seeds for task in tasks.values()]
+        return [
+            self._cell(self._plain(trained, task), task, seed) for seed in seeds for task in tasks.values()
+        ]
+
+    def _plain(self, method: Method, task: Task) -> Method:
+        """The method whose run a cell of a row is: where the width of the row's bottleneck is the chosen one
+        and nothing else differs, the one that the row follows, so that no run is made twice.
+        """
+        if not isinstance(method, GraphAdapter) or method.reduction is None:
+            return method
+        plain = METHODS[method.leader]
+        return plain if self._decided(plain, task) == self._decided(method, task) else method
+
+    def _decided(self, method: Method, task: Task) -> tuple[dict[str, Any], float]:
+        """The settings and the learning rate of a method on a task."""
+        name = searched_for(method, task, self.chosen) or task.name
+        return method.settings(self.chosen, name, self.request.join), method.rate(self.chosen, name)
 
     @property
     def _checkpoints(self) -> int:

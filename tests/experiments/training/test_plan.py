@@ -6,7 +6,8 @@ import pytest
 
 from attngraph.errors import UserError
 from experiments.configs.presets import BudgetChange, DrawnSizes, Preset, load_preset
-from experiments.configs.settings import chosen_settings
+from experiments.configs.settings import Choice, chosen_settings
+from experiments.configs.tables import load_size, load_table
 from experiments.methods import METHODS
 from experiments.scenes.layouts.make import make_scenes
 from experiments.tasks import TASKS
@@ -55,6 +56,25 @@ def test_rows_and_seeds_of_a_preset():
         assert len(cells) == count * len(DRAWN) and {cell.seed for cell in cells} == set(range(count))
         assert {cell.task for cell in cells} == set(DRAWN)
         assert all((cell.recipe is not None) == METHODS[name].trains for cell in cells)
+
+
+def test_a_width_that_is_the_chosen_one_is_the_plain_method():
+    """At the size paper 1/8 is, so that the table of widths takes other tables' runs; no more is shared."""
+    table, rows = load_table("width"), list(load_table("width").blocks)
+    for name, same in (("paper", {"gcn_r8": "gcn", "pgnn_r8": "pgnn"}), ("scenes", {})):
+        size = load_size(name)
+
+        def labels(chosen, size=size):
+            found = plan_table(size.preset(table), Request(tasks=table.tasks), chosen, DATA).rows
+            return {row: {cell.label for cell in cells} for row, cells in found.items()}
+
+        assert labels(size.chosen()) == {row: {same.get(row, row)} for row in rows}
+    chosen = load_size("paper").chosen()
+    other = {**chosen.methods, "gcn_r8": {"vqa2": Choice(learning_rate=1e-3, join="replace")}}
+    size = load_size("paper")
+    found = labels(chosen.model_copy(update={"methods": other}), size)
+    assert found["gcn_r8"] == {"gcn_r8"}, "it has a learning rate of its own"
+    assert found["pgnn_r8"] == {"pgnn"}
 
 
 def test_a_row_that_repeats_another_trains_nothing_twice():
