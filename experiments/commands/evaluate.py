@@ -87,7 +87,10 @@ def run(args: argparse.Namespace) -> int:
     if outputs is not None:
         outputs.check()
     place, faults = data or args.folder, Faults(args.skip_bad)
-    way = cell.way(place, faults) if asked.answering is None else way_of(task, place, asked.answering, faults)
+    if asked.answering is None:
+        way = cell.way(place, faults)
+    else:
+        way = way_of(task, place, asked.answering, faults, model)
     way = changed_way(task, way, asked.details())
     most = asked.eval_examples or cell.settings.get("eval_examples")
     examples = subset(task.read(place, split, faults), most)

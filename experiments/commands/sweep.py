@@ -24,7 +24,7 @@ from experiments.methods import method_named
 from experiments.outputs import check_folder
 from experiments.progress import note
 from experiments.report.make import OWNER, folder_of, plan_of, rows_in
-from experiments.training.cells import has_scores
+from experiments.training.cells import has_diverged, has_scores
 from experiments.training.device import processes
 from experiments.training.execution import add_run_arguments, execution_of, in_folder
 from experiments.training.given_data import add_data_arguments, check_data_arguments
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     trained = [name for name in table.blocks if method_named(name).trains]
     rows = rows_in(args.rows, trained) or trained
     plan, execution = plan_of(args, table, size, dict.fromkeys(rows, 1)), execution_of(args, out)
-    rates = {name: size.rates_of(method_named(name)) for name in plan.rows}
+    rates = {cell.method: size.rates_of(method_named(cell.method)) for cell in plan.cells}
     check_folder(out, OWNER)
     _check_own(out)
     is_main = processes(args.device).is_main_process
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     def work() -> int:
         cells = [cell for cell in plan.cells if cell.recipe is not None]
         first = [at_rate(cell, rates[cell.method][0]) for cell in cells]
-        if not all(has_scores(cell, out) for cell in first):
+        if not all(has_scores(cell, out) or has_diverged(cell, out) for cell in first):
             prepare(first, execution, plan.sizes, plan.data_seed, args.download)
         tried = sweep(cells, rates, lambda due: run_cells(due, execution, may_diverge=True))
         if is_main:

@@ -86,6 +86,7 @@ class TextDecoding(Config):
     max_new_tokens: Whole | None = None
     num_beams: Whole | None = None
     min_new_tokens: Annotated[int, Field(ge=0, le=10**9), BeforeValidator(_no_switch)] | None = None
+    length_penalty: Literal["length", "gnmt"] | None = None
 
 
 class ListRanking(Config):

@@ -226,6 +226,7 @@ class BlipCaptioner(BlipImages):
             decoding.max_new_tokens,
             decoding.num_beams,
             decoding.min_new_tokens,
+            length_penalty=decoding.exponent,
         )
 
     def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening]:

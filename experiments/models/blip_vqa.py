@@ -96,6 +96,7 @@ class BlipAnswerer(BlipImages):
             decoding.max_new_tokens,
             decoding.num_beams,
             decoding.min_new_tokens,
+            length_penalty=decoding.exponent,
             states_mask=inputs["question_mask"],
         )
 

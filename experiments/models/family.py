@@ -21,6 +21,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from attngraph.errors import UserError
 from experiments.models.batch import Batch, Picture, Sample
+from experiments.models.length_penalty import EXPONENTS, LENGTH, LENGTH_PENALTIES
 from experiments.models.ranking import Opening, Ranked, Ranking, rank_from_cache, rank_one_by_one
 
 FAMILIES: dict[str, type[ModelFamily]] = {}
@@ -42,11 +43,14 @@ class Decoding:
         max_new_tokens: upper limit, end token included.
         num_beams: 1 for greedy decoding.
         min_new_tokens: lower limit; the prompt does not count.
+        length_penalty: how beams of different lengths are compared: one of
+            :data:`experiments.models.length_penalty.LENGTH_PENALTIES`.
     """
 
     max_new_tokens: int = 20
     num_beams: int = 1
     min_new_tokens: int = 0
+    length_penalty: str = LENGTH
 
     def __post_init__(self):
         if self.max_new_tokens < 1 or self.num_beams < 1:
@@ -56,6 +60,15 @@ class Decoding:
                 f"min_new_tokens must be at least 0 and at most max_new_tokens ({self.max_new_tokens}), got "
                 f"{self.min_new_tokens}"
             )
+        if self.length_penalty not in LENGTH_PENALTIES:
+            raise UserError(
+                f"unknown length_penalty {self.length_penalty!r}: choose from {', '.join(LENGTH_PENALTIES)}"
+            )
+
+    @property
+    def exponent(self) -> float:
+        """What transformers takes as ``length_penalty``; its own default without beams."""
+        return EXPONENTS[self.length_penalty if self.num_beams > 1 else LENGTH]
 
 
 Answering = Decoding | Ranking  # how answers come about

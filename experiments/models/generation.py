@@ -127,6 +127,7 @@ def generate_text(
     min_new_tokens: int = 0,
     use_cache: bool = True,
     states_mask: Tensor | None = None,
+    length_penalty: float = 1.0,
 ) -> list[str]:
     """The decoder's continuation of each prompt, greedy or with beams, as plain text without the prompt.
 
@@ -137,6 +138,7 @@ def generate_text(
         min_new_tokens: lower limit.
         use_cache: reuse keys and values of earlier tokens; the texts are the same without, only slower.
         states_mask: ``(B, N)``, see :func:`decoder_logits`.
+        length_penalty: transformers' own, see :mod:`experiments.models.length_penalty`.
     """
     prefixes = prompt_ids(tokenizer, prompts, [max_new_tokens] * len(prompts))
     length = max(map(len, prefixes))
@@ -154,6 +156,7 @@ def generate_text(
         max_new_tokens=max_new_tokens,
         min_new_tokens=min_new_tokens or None,
         num_beams=num_beams,
+        length_penalty=length_penalty,
         do_sample=False,
         use_cache=use_cache,
         bos_token_id=tokenizer.bos_token_id,

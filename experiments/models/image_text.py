@@ -90,6 +90,7 @@ class ImageTextFamily(ProcessorFamily):
         settings = GenerationConfig(
             max_new_tokens=decoding.max_new_tokens,
             num_beams=decoding.num_beams,
+            length_penalty=decoding.exponent,
             min_new_tokens=decoding.min_new_tokens or None,
             do_sample=False,
             eos_token_id=self.ends,

@@ -11,6 +11,7 @@ from experiments.datasets.example import Example
 from experiments.metrics.captions import bleu4_from_counts, caption_scores
 from experiments.metrics.statistics import mean_statistics
 from experiments.models.family import Decoding
+from experiments.models.length_penalty import GNMT
 from experiments.models.mini_blip import DESCRIBE
 from experiments.predictions.captions import CAPTIONS
 from experiments.tasks.official import Official
@@ -71,10 +72,11 @@ class Captions(Task):
 
 class OfficialCaptions(Official, Captions):
     """Captions in official files. Training captions are prepared as BLIP prepares them; BLIP itself is asked
-    with its own prompt."""
+    with its own prompt, and mPLUG writes as its own code lets it."""
 
     like = "caption"
     prompts = {"default": DESCRIBE, "blip": "a picture of", "mplug": ""}
+    decodings = {"mplug": Decoding(25, 5, 8, GNMT)}
 
     def target(self, example: Example, draw: float) -> str:
         return plain_caption(super().target(example, draw))

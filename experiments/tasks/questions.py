@@ -9,6 +9,7 @@ from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.question_files import ANNOTATORS
 from experiments.models.family import Decoding
+from experiments.models.length_penalty import GNMT
 from experiments.tasks.answers import frequent_answers, read_answers
 from experiments.tasks.official import Official
 from experiments.tasks.task import Budget
@@ -22,17 +23,18 @@ _FREQUENT: dict[tuple[str, bool | None], tuple[str, ...]] = {}  # counted once i
 class Questions(Official):
     """The question is the prompt, without words around it, as in BLIP and p-Adapter; ten annotators' answers.
 
-    It is answered by generation with three beams, as BLIP's code does where it does not rank; or by ranking
-    the answers of ``answer_list.json`` in the data set's folder, or else the :data:`LISTED` most frequent
-    answers of training.
+    It is answered by generation with three beams, as BLIP's code does where it does not rank, or as mPLUG's
+    code does; or by ranking the answers of ``answer_list.json`` in the data set's folder, or else the
+    :data:`LISTED` most frequent answers of training.
 
-    Training draws an answer with the share of annotators who gave it: on average that is BLIP's loss, in
-    which each different answer has this weight.
+    Training draws an answer with the share of annotators who gave it: on average that is the loss of BLIP and
+    mPLUG, in which each different answer has this weight.
     """
 
     like, ranks = "vqa", True
     scored_references = ANNOTATORS
     decoding = Decoding(max_new_tokens=10, num_beams=3)
+    decodings = {"mplug": Decoding(10, 5, 1, GNMT)}
     budget = Budget(eval_seconds=12e-3)
 
     def text(self, example: Example) -> str:

@@ -106,6 +106,7 @@ class Task(ABC):
         columns: of the table.
         selects: key of the column by which settings are chosen on validation data; the first by default.
         decoding: how answers are generated, where :meth:`answering` does not say otherwise.
+        decodings: the same for types of models that do it in another way.
         budget: see there.
         prompts: model family -> template with ``{text}``; :data:`DEFAULT` for all others.
         drawn: the field of :class:`experiments.scenes.write.Sizes` that says how many examples are drawn;
@@ -125,6 +126,7 @@ class Task(ABC):
     title: str
     columns: tuple[Column, ...]
     decoding: Decoding = Decoding(max_new_tokens=4)
+    decodings: Mapping[str, Decoding] = MappingProxyType({})
     budget: Budget = Budget()
     prompts: Mapping[str, str] = MappingProxyType({})
     drawn: str | None = None
@@ -217,6 +219,15 @@ class Task(ABC):
             data: as for :meth:`examples`.
         """
         return self.decoding
+
+    def way_of_type(self, way: Answering, model_type: str | None) -> Answering:
+        """A way to answer, as a type of models has it: :attr:`decodings` in the place of :attr:`decoding`.
+
+        Args:
+            way: the task's own.
+            model_type: such as ``mplug``; None where it is not known.
+        """
+        return self.decodings.get(model_type, way) if isinstance(way, Decoding) else way
 
     @abstractmethod
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:

@@ -12,6 +12,8 @@ from typing import Any
 from attngraph.errors import UserError
 from experiments.datasets.faults import Faults
 from experiments.models.family import Answering, ModelFamily
+from experiments.models.length_penalty import LENGTH
+from experiments.models.loading import type_of
 from experiments.models.ranking import Ranking
 from experiments.tasks.task import Task
 
@@ -19,7 +21,12 @@ GENERATE, RANK = WAYS = ("generate", "rank")
 
 
 def way_of(
-    task: Task, data: Path, chosen: str | None, faults: Faults, decoding: Mapping[str, Any] | None = None
+    task: Task,
+    data: Path,
+    chosen: str | None,
+    faults: Faults,
+    model: str | None,
+    decoding: Mapping[str, Any] | None = None,
 ) -> Answering:
     """How a model answers.
 
@@ -29,12 +36,15 @@ def way_of(
         chosen: :data:`GENERATE` for texts, :data:`RANK` for the best of a list where the task has one; None
             as the task says.
         faults: decides about damaged records, where training answers are counted.
+        model: checkpoint folder or hub name, whose type may have a way of its own; None for the mini-BLIP.
         decoding: changes of how texts are generated or answers are ranked, by name.
 
     Raises:
         UserError: a change is out of range, or one that this way does not have.
     """
     way = task.decoding if chosen == GENERATE else _as_task_says(task, data, chosen, faults)
+    if task.decodings:
+        way = task.way_of_type(way, type_of(model))
     return changed_way(task, way, decoding or {})
 
 
@@ -72,7 +82,8 @@ def described(way: Answering, family: ModelFamily | None = None) -> dict[str, An
     """
     if not isinstance(way, Ranking):
         least = {"least": way.min_new_tokens} if way.min_new_tokens else {}
-        return {"way": GENERATE, "beams": way.num_beams, "tokens": way.max_new_tokens, **least}
+        penalty = {"penalty": way.length_penalty} if way.length_penalty != LENGTH else {}
+        return {"way": GENERATE, "beams": way.num_beams, "tokens": way.max_new_tokens, **least, **penalty}
     digest = hashlib.sha256(json.dumps(way.answers).encode()).hexdigest()
     k = way.k or (family and family.shortlist)
     about = {"way": RANK, "k": k and min(k, len(way.answers)), "answers": len(way.answers), "digest": digest}
@@ -86,6 +97,7 @@ def in_words(about: dict[str, Any]) -> str:
     if about["way"] == GENERATE:
         beams = "greedily" if about["beams"] == 1 else f"with {about['beams']} beams"
         least = f"at least {about['least']}, " if "least" in about else ""
+        beams += f" and length penalty {about['penalty']}" if "penalty" in about else ""
         return f"texts generated {beams}, {least}at most {about['tokens']} tokens"
     return (
         f"the best of {about['answers']} answers by likelihood (k {about['k']}, list {about['digest'][:8]})"

@@ -36,9 +36,10 @@ from experiments.training.features import FeatureCache
 from experiments.training.memory import PeakMemory
 from experiments.training.out_of_memory import OutOfMemory, most_that_fit, release
 from experiments.training.prediction import predict
-from experiments.training.recipe import Recipe
+from experiments.training.recipe import Diverged, Recipe
 from experiments.training.saved import (
     CONFIG,
+    DIVERGED,
     PREDICTIONS,
     SCORES,
     STATISTICS,
@@ -128,12 +129,17 @@ class Cell:
     def way(self) -> Answering:
         """How the model answers."""
         task, faults = TASKS[self.task], Faults(self.skip_bad)
-        return way_of(task, self.data, self.answering, faults, self.decoding)
+        return way_of(task, self.data, self.answering, faults, self.model, self.decoding)
 
 
 def has_scores(cell: Cell, out: Path) -> bool:
     """Whether a run has ended in the cell's folder, whichever it was."""
     return (cell.folder(out) / SCORES).exists()
+
+
+def has_diverged(cell: Cell, out: Path) -> bool:
+    """Whether the run in the cell's folder ended with numbers that are not finite, whichever it was."""
+    return (cell.folder(out) / DIVERGED).exists()
 
 
 def is_finished(cell: Cell, run: Execution) -> bool:
@@ -199,13 +205,21 @@ def run_cell(
 
     Returns:
         The contents of ``scores.json``.
+
+    Raises:
+        Diverged: the loss or a weight is not finite; the cell's folder says so from now on.
     """
     device = device or run.device
     with cpu_threads(run.threads):
         if not agreed(lambda: is_finished(cell, run)):
-            while (shortage := _made(cell, run, device, on_step)) is not None:
-                note(shortage)
-                release(device)
+            try:
+                while (shortage := _made(cell, run, device, on_step)) is not None:
+                    note(shortage)
+                    release(device)
+            except Diverged as error:
+                if processes(device).is_main_process:
+                    write_json(cell.folder(run.out) / DIVERGED, {"error": str(error)})
+                raise
     if processes(device).is_main_process:
         remove_states(cell, run.out)
     return agreed(lambda: read_scores(cell, run.out))
@@ -237,6 +251,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
         }
         write_json(folder / CONFIG, {**about, **run.conditions(), **versions()})
         write_text(folder / EXPERIMENT, experiment_of(cell).yaml())
+        (folder / DIVERGED).unlink(missing_ok=True)  # this call may end otherwise
     torch.manual_seed(cell.seed)
     random.seed(cell.seed)
     peak, began = PeakMemory(device), time.perf_counter()

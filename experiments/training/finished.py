@@ -17,6 +17,7 @@ from experiments.methods import METHODS, method_named
 from experiments.methods.method import Tuned, check_known
 from experiments.models import load_family
 from experiments.models.family import Answering, Decoding
+from experiments.models.length_penalty import LENGTH
 from experiments.models.mini_blip import weights_digest
 from experiments.models.ranking import Ranking
 from experiments.tasks import TASKS, Task
@@ -133,9 +134,10 @@ class Finished:
         """
         recorded = self.result.get("answering") or {}
         if recorded.get("way") == GENERATE:
-            return Decoding(recorded["tokens"], recorded["beams"], recorded.get("least", 0))
+            penalty = recorded.get("penalty", LENGTH)
+            return Decoding(recorded["tokens"], recorded["beams"], recorded.get("least", 0), penalty)
         for chosen in (None, *WAYS):
-            way = way_of(self.task, data, chosen, Faults(faults.limit))
+            way = way_of(self.task, data, chosen, Faults(faults.limit), self.model(None))
             if isinstance(way, Ranking):
                 smoothing = float(recorded.get("smoothing", 0.0))
                 way = replace(way, k=recorded.get("k", way.k), label_smoothing=smoothing)

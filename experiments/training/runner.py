@@ -13,7 +13,15 @@ from experiments.launchers.board import Board, line, weight
 from experiments.launchers.job import prepare_process
 from experiments.launchers.shared import end_earlier
 from experiments.progress import Progress, note
-from experiments.training.cells import Cell, is_finished, read_scores, remove_states, run_cell
+from experiments.training.cells import (
+    Cell,
+    agreed,
+    has_diverged,
+    is_finished,
+    read_scores,
+    remove_states,
+    run_cell,
+)
 from experiments.training.device import processes
 from experiments.training.execution import Execution
 from experiments.training.recipe import Diverged
@@ -28,7 +36,8 @@ def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) 
     Args:
         cells: what to run.
         run: where and how.
-        may_diverge: leave out cells whose loss is not finite, instead of failing.
+        may_diverge: leave out cells whose loss is not finite, instead of failing; those that ended so in an
+            earlier call are not run again.
 
     Raises:
         UserError: a folder holds another experiment, or cells failed; the others are finished then. Or the
@@ -44,6 +53,10 @@ def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) 
         remove_states(cell, run.out)  # of cells whose worker was killed when they were all but done
     if len(todo) < len(cells):
         note(f"{len(cells) - len(todo)} of {len(cells)} cells are finished already")
+    diverged = {cell for cell in todo if may_diverge and has_diverged(cell, run.out)}
+    if diverged:
+        note(f"{len(diverged)} of {len(cells)} cells have diverged already")
+        todo = [cell for cell in todo if cell not in diverged]
     failures = _launched(todo, run) if todo else {}
     fatal = [
         f"{cell.name}: {error}"
@@ -54,7 +67,7 @@ def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) 
         raise UserError(
             f"{len(fatal)} of {len(cells)} cells failed, the others are finished: " + "; ".join(fatal)
         )
-    return {cell: read_scores(cell, run.out) for cell in cells if cell not in failures}
+    return {cell: read_scores(cell, run.out) for cell in cells if cell not in {*failures, *diverged}}
 
 
 def _launched(cells: Sequence[Cell], run: Execution) -> dict[Cell, UserError]:
@@ -74,6 +87,10 @@ def _run_together(
         results = {}
         for cell in cells:
             device = str(state.device) if run.device == "cuda" else run.device
+            if may_diverge and agreed(
+                lambda cell=cell: not is_finished(cell, run) and has_diverged(cell, run.out)
+            ):
+                continue
             try:
                 results[cell] = run_cell(cell, run, device, lambda step: bar.update(1))
             except Diverged:  # in all processes

@@ -20,6 +20,7 @@ from experiments.errors import first_line
 from experiments.tasks import Task
 
 CONFIG, SCORES, STATISTICS, PREDICTIONS = "config.json", "scores.json", "statistics.npz", "predictions.json"
+DIVERGED = "diverged.json"  # of a run whose loss or weights were not finite, in the place of its scores
 AT_RATE = "@"  # between row and rate in the names of the runs of `attngraph sweep`, which are no table's
 TOLERANCE = 1e-6  # of a score against the one that its statistics give
 

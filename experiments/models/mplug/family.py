@@ -114,6 +114,7 @@ class MPlug(BlipImages):
             [""] * len(samples),
             decoding.max_new_tokens,
             decoding.num_beams,
+            length_penalty=decoding.exponent,
             decoding.min_new_tokens,
             states_mask=states.attention_mask,
         )
