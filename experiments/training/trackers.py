@@ -19,6 +19,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from attngraph.errors import UserError
+from experiments.errors import first_line
+from experiments.progress import note
 
 NONE = "none"
 SHOWN = {"loss": "train/loss", "learning_rate": "train/learning_rate", "grad_norm": "train/gradient_norm"}
@@ -141,7 +143,8 @@ TRACKERS: dict[str, type[Tracker]] = {
 
 
 class Tracking(TrainerCallback):
-    """Tells trackers the numbers of every step and of every validation.
+    """Tells trackers the numbers of every step and of every validation. A tracker that fails is left out from
+    then on, with a warning: what it shows is in the run's own files too, so no run ends for it.
 
     Args:
         names: of the trackers.
@@ -152,12 +155,14 @@ class Tracking(TrainerCallback):
 
     def __init__(self, names: Sequence[str], folder: Path, name: str, about: dict[str, Any]):
         self.names, self.folder, self.name, self.about = names, folder, name, about
-        self.trackers: list[Tracker] = []
+        self.trackers: dict[str, Tracker] = {}
 
     def on_train_begin(self, args, state, control, **more) -> None:
         if state.is_world_process_zero:
             for name in self.names:
-                self.trackers.append(TRACKERS[name](self.folder, self.name, self.about, state.global_step))
+                with self._left_out_if_it_fails(name):
+                    about = self.folder, self.name, self.about
+                    self.trackers[name] = TRACKERS[name](*about, state.global_step)
 
     def on_log(self, args, state, control, logs: dict[str, Any] | None = None, **more) -> None:
         self.tell(state.global_step, {SHOWN[key]: x for key, x in (logs or {}).items() if key in SHOWN})
@@ -168,13 +173,25 @@ class Tracking(TrainerCallback):
 
     def tell(self, step: int, numbers: dict[str, float]) -> None:
         """Pass on the numbers of a step."""
-        for tracker in self.trackers if numbers else ():
-            tracker.log(step, numbers)
+        for name, tracker in list(self.trackers.items()) if numbers else ():
+            with self._left_out_if_it_fails(name):
+                tracker.log(step, numbers)
 
     def close(self) -> None:
         """Write what is not written yet."""
         while self.trackers:
-            self.trackers.pop().close()
+            name, tracker = self.trackers.popitem()
+            with self._left_out_if_it_fails(name):
+                tracker.close()
+
+    @contextmanager
+    def _left_out_if_it_fails(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.trackers.pop(name, None)
+            why = f"{type(error).__name__}: {first_line(error)}"
+            note(f"{self.name}: {name} shows no more of this run, which goes on without it ({why})")
 
 
 def add_tracking_argument(parser: argparse.ArgumentParser) -> None:

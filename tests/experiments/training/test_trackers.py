@@ -75,6 +75,36 @@ def test_a_run_s_curves_are_its_files(tmp_path, monkeypatch):
     assert not (cell.folder(tmp_path / "plain") / "tensorboard").exists()
 
 
+@pytest.mark.parametrize("when", ["begin", "log", "close"])
+def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(when, tmp_path, monkeypatch, capsys):
+    told = []
+
+    class Broken:
+        def __init__(self, *about):
+            self.fail("begin")
+
+        def fail(self, at):
+            told.append(at)
+            if at == when and told.count(at) == (2 if at == "log" else 1):
+                raise RuntimeError("CUDA out of memory, says\nthe server")
+
+        def log(self, step, numbers):
+            self.fail("log")
+
+        def close(self):
+            self.fail("close")
+
+    monkeypatch.setitem(TRACKERS, "broken", Broken)
+    cell = small_cell(tmp_path, monkeypatch, Recipe(1e-2, 4, batch_size=4, validate_every=2))
+    result = run_cell(cell, Execution(tmp_path, trackers=("broken", "tensorboard")))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "broken" in line]
+    assert "pgnn small seed 3: broken shows no more" in line and "RuntimeError: CUDA out of memory" in line
+    assert told[-1] == when and told.count(when) == (2 if when == "log" else 1), "nothing after it failed"
+    assert len(read(cell.folder(tmp_path))["train/loss"]) == 4, "the other one is told all"
+    plain = run_cell(cell, Execution(tmp_path / "plain"))
+    assert plain["loss"] == result["loss"] and plain["scores"] == result["scores"]
+
+
 def test_steps_that_are_done_again_are_shown_once(tmp_path):
     def told(step):
         tracking = Tracking(("tensorboard",), tmp_path, "a run", {})
