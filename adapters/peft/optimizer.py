@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -11,7 +12,12 @@ SCALAR_SPEED = 10
 """How many times the learning rate single numbers (a join's share, p, μ) get."""
 
 
-def optimizer_groups(model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+def optimizer_groups(
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    apart: Mapping[nn.Module, float] | None = None,
+) -> list[dict[str, Any]]:
     """Parameter groups for an optimiser, from whatever is trainable in a model.
 
     The groups are matrices, which are decayed; vectors (biases), which are not; and single numbers (a join's
@@ -23,11 +29,25 @@ def optimizer_groups(model: nn.Module, learning_rate: float, weight_decay: float
         model: for example a PEFT model with graph adapters.
         learning_rate: the learning rate of matrices and vectors.
         weight_decay: the weight decay of matrices.
+        apart: modules with learning rates of their own, none inside of another.
 
     Returns:
-        Three groups for any of PyTorch's optimisers.
+        Three groups for any of PyTorch's optimisers, and three more for each module that is apart.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    apart = apart or {}
+    others = {id(parameter) for module in apart for parameter in module.parameters()}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in others]
+    groups = _groups(rest, learning_rate, weight_decay)
+    for module, rate in apart.items():
+        groups += _groups(module.parameters(), rate, weight_decay)
+    return groups
+
+
+def _groups(
+    parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """The three groups of parameters with one learning rate."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
     return [
         {
             "params": [parameter for parameter in trainable if parameter.dim() > 1],

@@ -109,6 +109,10 @@ class Tuned:
         """What is trained, by name; empty for a method without training."""
         return {name: p for name, p in self.family.model.named_parameters() if p.requires_grad}
 
+    def rates(self) -> dict[nn.Module, float]:
+        """Modules that are trained with a peak learning rate of their own; empty where one holds for all."""
+        return {}
+
     def save(self, folder: Path) -> None:
         """Write the trained weights as safetensors into a run's folder."""
 

@@ -110,7 +110,10 @@ class CellTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
-            groups = optimizer_groups(self.model, self.recipe.learning_rate, self.recipe.weight_decay)
+            recipe = self.recipe
+            groups = optimizer_groups(
+                self.model, recipe.learning_rate, recipe.weight_decay, self.tuned.rates()
+            )
             self.optimizer = torch.optim.AdamW(groups)
         return self.optimizer
 
