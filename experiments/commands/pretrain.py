@@ -1,8 +1,9 @@
-"""``attngraph pretrain``: pre-trains mini-BLIP from scratch on drawn scenes.
+"""``attngraph pretrain``: pre-trains mini-BLIP or mini-mPLUG from scratch on drawn scenes.
 
 ::
 
     attngraph pretrain --out runs/mini-blip    # 34 minutes on one core
+    attngraph pretrain --model mini-mplug      # into runs/mini-mplug
     attngraph pretrain --check                 # score the shipped checkpoint again
 
 Ctrl-C stops a run, the same command goes on with it. Every step draws new scenes and writes several texts
@@ -13,14 +14,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from experiments.models.mini_blip import CHECKPOINT, load_model
+from experiments.models.loading import load_family
+from experiments.models.shipped import DEFAULT
 from experiments.outputs import check_folder
 from experiments.pretraining import scoring
-from experiments.pretraining.recipe import Recipe
+from experiments.pretraining.minis import MINIS, Mini
 from experiments.pretraining.run import Pretraining
 from experiments.training.device import check_device, check_threads, cpu_threads
 from experiments.training.lock import sole_use
@@ -31,13 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph pretrain``."""
     add = parser.add_argument
     add(
+        "--model",
+        choices=MINIS,
+        default=DEFAULT,
+        metavar="NAME",
+        help=f"Pre-train this model: {' or '.join(MINIS)}.",
+    )
+    add(
         "--out",
         type=Path,
-        default=Path("runs/mini-blip"),
         metavar="FOLDER",
-        help="Write the checkpoint into this folder.",
+        help="Write the checkpoint into this folder. Default: runs/NAME, with the model's name.",
     )
-    add("--steps", type=int, default=Recipe().steps, metavar="N", help="Take this many optimiser steps.")
+    steps = ", ".join(f"{mini.recipe.steps} for {name}" for name, mini in MINIS.items())
+    add("--steps", type=int, metavar="N", help=f"Take this many optimiser steps. Default: {steps}.")
     add("--seed", type=int, default=0, metavar="N", help="Set the seed of the weights and of the scenes.")
     add(
         "--threads",
@@ -50,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--check",
         nargs="?",
-        const=CHECKPOINT,
+        const=True,
         type=Path,
         metavar="FOLDER",
         help="Train nothing: score a checkpoint and compare with its scores.json. Default: the shipped one.",
@@ -64,22 +74,27 @@ def run(args: argparse.Namespace) -> int:
         check_threads(args.threads)
     torch.set_flush_denormal(True)
     with cpu_threads(args.threads or torch.get_num_threads()):
-        return check(args.check, args.device) if args.check else train(args)
+        if args.check:
+            return check(MINIS[args.model].checkpoint if args.check is True else args.check, args.device)
+        return train(args)
 
 
 def train(args: argparse.Namespace) -> int:
     """Trains into ``--out``; goes on where an earlier call with the same seed and steps stopped."""
-    check_folder(args.out, "pretrain")
+    mini = MINIS[args.model]
+    out = args.out or Path("runs", mini.name)
+    check_folder(out, "pretrain")
     try:
-        with on_signals(raise_stopped), sole_use(args.out):
-            return _train(args)
+        with on_signals(raise_stopped), sole_use(out):
+            return _train(mini, out, args)
     except Stopped as stop:
         print("\nstopped; the same command goes on from the last state that was saved", file=sys.stderr)
         return exit_code(stop)
 
 
-def _train(args: argparse.Namespace) -> int:
-    training = Pretraining(args.out, Recipe(steps=args.steps), args.seed, args.device, args.threads)
+def _train(mini: Mini, out: Path, args: argparse.Namespace) -> int:
+    recipe = mini.recipe if args.steps is None else replace(mini.recipe, steps=args.steps)
+    training = Pretraining(mini, out, recipe, args.seed, args.device, args.threads)
     if not training.train():
         print(f"\nstopped after step {training.step}; the same command goes on from there", file=sys.stderr)
         return 128 + training.stopped_by
@@ -87,8 +102,8 @@ def _train(args: argparse.Namespace) -> int:
     print(f"trained {training.step} steps in {minutes}; scoring on {scoring.SCENES} held-out scenes")
     scores = training.finish()
     print("\n".join(f"{name:24} {value:.4f}" for name, value in scores.items()))
-    if (CHECKPOINT / "scores.json").exists():
-        shipped = scoring.saved_scores(CHECKPOINT)["exact_average"]
+    if (mini.checkpoint / "scores.json").exists():
+        shipped = scoring.saved_scores(mini.checkpoint)[1]["exact_average"]
         difference = abs(scores["exact_average"] - shipped)
         is_equal = difference <= scoring.TOLERANCE
         verdict = "equal within" if is_equal else f"differs by {difference:.4f}, more than"
@@ -98,9 +113,10 @@ def _train(args: argparse.Namespace) -> int:
 
 def check(folder: Path, device: str = "cpu") -> int:
     """Scores a checkpoint again and compares with the scores saved with it: 0 if they agree, else 1."""
-    saved = scoring.saved_scores(folder)
-    model, tokenizer = load_model(folder)
-    scores = scoring.skill_scores(model.to(device), tokenizer, scoring.SCENES)
+    name, saved = scoring.saved_scores(folder)
+    family = load_family(folder)
+    family.model.to(device)
+    scores = scoring.skill_scores(family, scoring.SCENES, MINIS[name].prompts_captions)
     agree = saved.keys() == scores.keys()
     for name in sorted(saved.keys() & scores.keys()):
         difference = abs(scores[name] - saved[name])

@@ -13,6 +13,7 @@ from experiments.models.family import FAMILIES, Checkpoint, ModelFamily
 from experiments.models.messages import quiet_transformers
 from experiments.models.mini_blip import CHECKPOINT
 from experiments.models.original.conversion import layout_of, load_original
+from experiments.models.shipped import CHECKPOINTS, DEFAULT, SHIPPED, again, shipped_folder
 from experiments.progress import note
 
 
@@ -22,20 +23,22 @@ def load_family(
     """A model with what makes its inputs, in float32 and evaluation mode.
 
     Args:
-        name: folder or hub name of a transformers model, or a checkpoint as its authors published it, see
-            :mod:`experiments.models.original`; None for the mini-BLIP that ships with the package.
+        name: folder or hub name of a transformers model, a checkpoint as its authors published it, see
+            :mod:`experiments.models.original`, or a name of :mod:`experiments.models.shipped`; None for the
+            mini-BLIP that ships with the package. A ``Path`` is always a file or folder.
         download: look on the hub for what is not on this machine.
         side: of the pictures that it sees, in pixels; None as the checkpoint says.
 
     Raises:
         UserError: it cannot be loaded.
     """
-    name = None if name is None else str(name)
-    if name is not None and Path(name).is_file():
+    if name is not None and shipped_folder(name) is not None:
+        family = _shipped(str(name))
+    elif name is not None and Path(name).is_file():
         family = load_original(Path(name))
     else:
-        family = _from_transformers(name, download)
-    if name is not None:
+        family = _from_transformers(None if name is None else str(name), download)
+    if name is not None and shipped_folder(name) is None:
         family.title = f"{type(family.model).__name__} ({Path(name).resolve().name})"
     if side is not None and side != family.image_side:
         family.resize(side)
@@ -55,7 +58,7 @@ def type_of(name: str | None) -> str | None:
     Raises:
         UserError: the checkpoint is damaged, or none that is known.
     """
-    place = CHECKPOINT if name is None else Path(name)
+    place = shipped_folder(name) or Path(str(name))
     if place.is_file():
         return layout_of(place).name
     config = place / "config.json"
@@ -67,6 +70,18 @@ def type_of(name: str | None) -> str | None:
         raise UserError(
             f"{config} cannot be read ({first_line(error)}): restore it, or give another --model"
         ) from None
+
+
+def _shipped(name: str) -> ModelFamily:
+    """A model that ships with the package, by its name."""
+    folder = CHECKPOINTS / name
+    if not (folder / "config.json").exists():
+        raise UserError(f"--model {name}: {folder} is missing or incomplete: {again(name)}")
+    if (Path(name) / "config.json").exists() and not Path(name).samefile(folder):
+        note(f"{name} is the model that ships with the package; the folder here is ./{name}")
+    family = _from_transformers(None if name == DEFAULT else str(folder), False)
+    family.title = SHIPPED[name]
+    return family
 
 
 def _from_transformers(name: str | None, download: bool) -> ModelFamily:
@@ -101,7 +116,7 @@ def _from_transformers(name: str | None, download: bool) -> ModelFamily:
 def _remedy(name: str | None, is_folder: bool, download: bool) -> str:
     """What to do about a model that cannot be loaded."""
     if name is None:
-        return "reinstall the package, or make it again with `attngraph pretrain`"
+        return again(DEFAULT)
     files = "config.json, model.safetensors and the tokenizer's or processor's files"
     if is_folder:
         return f"check the folder's files: {files}"

@@ -16,9 +16,10 @@ from attngraph.errors import UserError
 from experiments.errors import first_line
 from experiments.models.images import open_image
 from experiments.models.original.vocabulary import in_folder
+from experiments.models.shipped import CHECKPOINTS, DEFAULT, again, shipped_folder
 from experiments.models.weights import misfits
 
-CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "mini-blip"
+CHECKPOINT = CHECKPOINTS / DEFAULT
 DESCRIBE = "what does the image describe ?"  # the prompt of captions in pre-training
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # BLIP's own image statistics
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -118,7 +119,7 @@ def load_model(
     is_folder = path_or_name is None or os.path.isdir(source)
     shipped = path_or_name is None
     remedy = (
-        "make it again with `attngraph pretrain`, or reinstall the package"
+        again(DEFAULT)
         if shipped
         else "check the folder (config.json, model.safetensors, tokenizer.json)"
         if is_folder
@@ -159,10 +160,11 @@ def load_model(
 
 
 def weights_digest(path_or_name: str | Path | None = None) -> str:
-    """A digest of a checkpoint folder's weights, configuration, tokenizer and processor (None: the shipped
-    folder), or of an original checkpoint and the vocabulary next to it; a hub name stands for itself.
+    """A digest of a checkpoint folder's weights, configuration, tokenizer and processor (None or a name of
+    :mod:`experiments.models.shipped`: a shipped folder), or of an original checkpoint and the vocabulary next
+    to it; a hub name stands for itself.
     """
-    folder = CHECKPOINT if path_or_name is None else Path(path_or_name)
+    folder = shipped_folder(path_or_name) or Path(str(path_or_name))
     if folder.is_file():
         return _digest(_dated(filter(None, (folder, in_folder(folder.parent)))))
     patterns = ("*.safetensors", "*config.json", "tokenizer.json", "chat_template*")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -9,7 +12,7 @@ from experiments.models.generation import IGNORED
 from experiments.scenes.patches import COLOR_CLASSES, SHAPE_CLASSES
 
 
-def text_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+def text_loss(parts: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> Tensor:
     r"""Weighted cross-entropy of the next token over answers and end tokens.
 
     With the log-probability :math:`\ell_i` of target :math:`i` and the batch's weights :math:`w_i`:
@@ -17,13 +20,15 @@ def text_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
     .. math:: -\sum_i w_i \ell_i \Big/ \sum_i w_i
 
     Args:
-        logits: ``(images, row_length, vocabulary)``.
-        batch: from :func:`~experiments.pretraining.packing.pack`.
+        parts: the batch in one or several parts: logits ``(rows, length, vocabulary)``, and the ``labels``
+            and ``weights`` ``(rows, length)`` of these rows, as
+            :func:`~experiments.pretraining.packing.pack` makes them.
     """
-    targets, weights = batch["labels"][:, 1:].flatten(), batch["weights"][:, 1:].flatten()
-    losses = F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), targets, ignore_index=IGNORED, reduction="none"
+    logits = torch.cat([scores[:, :-1].flatten(0, 1) for scores, _ in parts])
+    targets, weights = (
+        torch.cat([batch[name][:, 1:].flatten() for _, batch in parts]) for name in ("labels", "weights")
     )
+    losses = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
     return (losses * weights).sum() / weights.sum()
 
 

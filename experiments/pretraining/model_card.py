@@ -9,26 +9,19 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from transformers import BlipForConditionalGeneration
+from transformers import PreTrainedModel
 
 from experiments.files import whole, write_json, write_text
+from experiments.models.shipped import DEFAULT
+from experiments.pretraining.minis import Mini
 
-TEMPLATE = """# mini-BLIP
+TEMPLATE = """# {title}
 
-`BlipForConditionalGeneration` of Hugging Face transformers in a small configuration, trained from scratch on
-drawn scenes.
-
-- Image encoder: {vision.num_hidden_layers} layers, width {vision.hidden_size}, {vision.num_attention_heads}
-  heads, {vision.image_size} x {vision.image_size} pixels in patches of {vision.patch_size}.
-- Text decoder: {text.num_hidden_layers} layers, width {text.hidden_size}, {text.num_attention_heads} heads,
-  causal self-attention and cross-attention to the image, {text.vocab_size} tokens (words, and characters for
-  anything else), {text.max_position_embeddings} positions.
-- {parameters:,} parameters, stored in float16 (`model.safetensors`).
-- A text is `[DEC] prompt answer [SEP]`: the prompt is given, the answer is generated.
+{about}
 
 ## Recipe
 
-    attngraph pretrain --seed {run[seed]} --steps {run[steps]} --out FOLDER
+    attngraph pretrain{chosen} --seed {run[seed]} --steps {run[steps]} --out FOLDER
 
 {run[recipe]}
 
@@ -44,7 +37,7 @@ mean.
 
 {rows}
 
-`attngraph pretrain --check` computes these again from the checkpoint (equal within {run[check_tolerance]}).
+`attngraph pretrain{chosen} --check` computes these again from the checkpoint {equal}.
 {again}
 
 ## Use and limits
@@ -59,7 +52,8 @@ Where a kind asks for one of two answers, as "more" and most "spatial" prompts d
 
 def write_card(
     folder: Path,
-    model: BlipForConditionalGeneration,
+    mini: Mini,
+    model: PreTrainedModel,
     run: dict,
     scores: dict[str, float],
     log: list[list[float]],
@@ -71,6 +65,7 @@ def write_card(
 
     Args:
         folder: of the checkpoint.
+        mini: which model it is.
         model: the checkpoint, for its sizes.
         run: what the card says about the run (seed, steps, recipe, date, minutes, machine, versions,
             tolerances).
@@ -80,15 +75,15 @@ def write_card(
     with whole(folder / "training_log.csv") as part, open(part, "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["step", "loss", "seconds"], *log])
     with whole(folder / "loss.png") as part:
-        _plot(log, part)
+        _plot(mini.title, log, part)
     others = {
         file.stem: json.loads(file.read_text(encoding="utf-8"))["scores"]
         for file in sorted(folder.glob("seed*.json"))
     }
     card = TEMPLATE.format(
-        vision=model.config.vision_config,
-        text=model.config.text_config,
-        parameters=model.num_parameters(),
+        title=mini.title,
+        about=mini.about(model),
+        chosen="" if mini.name == DEFAULT else f" --model {mini.name}",
         run=run,
         rows=_rows(
             {
@@ -96,6 +91,7 @@ def write_card(
                 **{name.replace("seed", "seed "): other for name, other in others.items()},
             }
         ),
+        equal=f"(equal within {run['check_tolerance']})",
         again=_again(
             scores["exact_average"],
             {name: other["exact_average"] for name, other in others.items()},
@@ -144,10 +140,10 @@ def describe_machine(device: str) -> str:
     return f"{name}, {threads} thread{'s' * (threads != 1)}"
 
 
-def _plot(log: list[list[float]], file: Path) -> None:
+def _plot(title: str, log: list[list[float]], file: Path) -> None:
     figure = Figure(figsize=(5, 3), dpi=90, layout="constrained")
     axes = figure.subplots()
     axes.plot([row[0] for row in log], [row[1] for row in log])
-    axes.set(xlabel="step", ylabel="loss per answer token (running mean)", title="mini-BLIP pre-training")
+    axes.set(xlabel="step", ylabel="loss per answer token (running mean)", title=f"{title} pre-training")
     axes.grid(alpha=0.3)
     figure.savefig(file)

@@ -1,4 +1,4 @@
-"""The recipe of mini-BLIP's pre-training: sizes, optimiser, schedule."""
+"""The recipe of pre-training: sizes, optimiser, schedule; by default mini-BLIP's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Recipe:
         steps: optimiser steps.
         images: new images in each step; few, so that there are many steps.
         texts: texts about each image, one of them a caption.
-        row_length: tokens in the packed row of an image.
+        row_length: tokens in the packed row of an image; None where each text has a row of its own.
         learning_rate: of AdamW, at its highest.
         warmup_steps: of the learning rate, linear; a cosine down to 1 % follows.
         betas: of AdamW.
@@ -30,7 +30,7 @@ class Recipe:
     steps: int = 8000
     images: int = 16
     texts: int = 8
-    row_length: int = 128
+    row_length: int | None = 128
     learning_rate: float = 1e-3
     warmup_steps: int = 300
     betas: tuple[float, float] = (0.9, 0.98)
@@ -40,10 +40,14 @@ class Recipe:
 
     def describe(self) -> str:
         """The recipe in words, without the number of steps."""
+        if self.row_length is None:
+            arranged = "each a row of its own. The"
+        else:
+            arranged = f"packed into rows of {self.row_length} tokens. The"
         return (
             f"{self.images} new images in each step, with up to {self.texts} texts each (a caption, and "
-            f"questions and\nstatements of {len(KINDS) - 1} kinds in varied wordings), packed into rows of "
-            f"{self.row_length} tokens. The\nloss covers answers and end tokens, and an answer of n tokens "
+            f"questions and\nstatements of {len(KINDS) - 1} kinds in varied wordings), {arranged}\n"
+            "loss covers answers and end tokens, and an answer of n tokens "
             "weighs n^(1/2) in all; a linear head on the\nimage states, dropped afterwards, also names the "
             f"shape and the colour that each patch shows (cross-entropy,\nweight {self.patch_weight:g}). "
             f"AdamW, learning rate {self.learning_rate:g} with {self.warmup_steps} steps of warm-up, then a "

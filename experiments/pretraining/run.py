@@ -19,16 +19,17 @@ from attngraph.errors import UserError
 from experiments.arguments import LARGEST
 from experiments.errors import first_line
 from experiments.files import published, write_bytes
-from experiments.models.generation import decoder_logits, encode_images
-from experiments.models.mini_blip import build_model, load_model, normalise
+from experiments.models.generation import encode_images
+from experiments.models.loading import load_family
+from experiments.models.mini_blip import normalise
+from experiments.models.shipped import DEFAULT
 from experiments.pretraining import model_card, scoring
 from experiments.pretraining.losses import patch_loss, text_loss
-from experiments.pretraining.packing import PackedSteps, batches, block_causal_mask
+from experiments.pretraining.minis import Mini
 from experiments.pretraining.recipe import Recipe
-from experiments.pretraining.tokenizer import build_tokenizer
+from experiments.pretraining.steps import Steps, batches
 from experiments.progress import Progress
 from experiments.scenes.patches import COLOR_CLASSES, SHAPE_CLASSES
-from experiments.scenes.vocabulary import all_words
 from experiments.training.device import mixed_precision, training_precision
 from experiments.training.lock import LOCK
 from experiments.training.stopping import on_signals
@@ -39,11 +40,12 @@ STATE = "training_state.pt"
 
 
 class Pretraining:
-    """Mini-BLIP, an auxiliary head, the optimiser, and how far they are.
+    """A model, an auxiliary head, the optimiser, and how far they are.
 
     Makes the folder with the state before the first step, or goes on with the unfinished run that it holds.
 
     Args:
+        mini: which model.
         out: the checkpoint's folder.
         recipe: what is learned and how.
         seed: of the weights and of the scenes.
@@ -55,7 +57,9 @@ class Pretraining:
         UserError: a number is out of range, or the folder holds something else.
     """
 
-    def __init__(self, out: Path, recipe: Recipe, seed: int, device: str, threads: int | None = None) -> None:
+    def __init__(
+        self, mini: Mini, out: Path, recipe: Recipe, seed: int, device: str, threads: int | None = None
+    ) -> None:
         if recipe.steps < 1 or not 0 <= seed <= LARGEST:
             raise UserError(
                 f"--steps {recipe.steps}, --seed {seed}: give at least 1 step and a seed from 0 to {LARGEST}"
@@ -64,11 +68,11 @@ class Pretraining:
             raise UserError(
                 f"{out} holds a finished checkpoint; choose another --out, or score it with --check {out}"
             )
-        self.out, self.recipe, self.seed, self.device = out, recipe, seed, device
-        self.settings = {"seed": seed, "steps": recipe.steps, "recipe": recipe.describe()}
+        self.mini, self.out, self.recipe, self.seed, self.device = mini, out, recipe, seed, device
+        self.settings = {"model": mini.name, "seed": seed, "steps": recipe.steps, "recipe": recipe.describe()}
         torch.manual_seed(seed)
-        self.tokenizer = build_tokenizer(all_words())
-        self.model = build_model(self.tokenizer).to(device).train()
+        self.tokenizer = mini.tokenizer()
+        self.model = mini.build(self.tokenizer).to(device).train()
         # Says what each patch shows; dropped with the training state.
         self.head = nn.Linear(self.model.config.vision_config.hidden_size, SHAPE_CLASSES + COLOR_CLASSES)
         self.head.to(device)
@@ -105,8 +109,8 @@ class Pretraining:
 
     def _train(self) -> None:
         recipe = self.recipe
-        sizes = (recipe.steps, recipe.images, recipe.texts, recipe.row_length)
-        data = PackedSteps(self.tokenizer, self.seed, *sizes)
+        arrange = self.mini.arrange(self.tokenizer, recipe)
+        data = Steps(arrange, self.seed, recipe.steps, recipe.images, recipe.texts)
         bar = Progress(
             self._until_stopped(batches(data, self.step)),
             initial=self.step,
@@ -142,12 +146,11 @@ class Pretraining:
 
     def _learn(self, batch: dict[str, torch.Tensor]) -> float:
         """One optimiser step; the loss of the texts."""
-        batch["attention_mask"] = block_causal_mask(batch["segments"])
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(self.step)
         with mixed_precision(self.device):
             states = encode_images(self.model, normalise(batch["pixels"]))
-            loss = text_loss(decoder_logits(self.model, states, batch), batch)
+            loss = text_loss(self.mini.read(self.model, states, batch))
             total = loss + self.recipe.patch_weight * patch_loss(self.head(states[:, 1:]), batch)
         total.backward()
         nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip)
@@ -202,7 +205,7 @@ class Pretraining:
         file = self.out / STATE
         try:
             state = torch.load(file, map_location=self.device, weights_only=True)
-            settings = state["settings"]
+            settings = {"model": DEFAULT, **state["settings"]}  # former states did not say which
             if threads is None:
                 threads = settings["threads"]
             self.settings["threads"] = threads
@@ -225,8 +228,9 @@ class Pretraining:
 
     def finish(self) -> dict[str, float]:
         """Scores the saved float16 weights, not those in memory, and writes the card; returns the scores."""
-        model, tokenizer = load_model(self.out)
-        scores = scoring.skill_scores(model.to(self.device), tokenizer, scoring.SCENES)
+        family = load_family(self.out)
+        family.model.to(self.device)
+        scores = scoring.skill_scores(family, scoring.SCENES, self.mini.prompts_captions)
         about = {
             **self.settings,
             "precision": training_precision(self.device),
@@ -240,7 +244,7 @@ class Pretraining:
             "check_tolerance": scoring.CHECK_TOLERANCE,
             "tolerance": scoring.TOLERANCE,
         }
-        model_card.write_card(self.out, model, about, scores, self.log)
+        model_card.write_card(self.out, self.mini, family.model, about, scores, self.log)
         (self.out / STATE).unlink()
         return scores
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import BlipForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from attngraph.errors import UserError
 from experiments.errors import first_line
-from experiments.models.generation import decoder_loss, frozen_image_states, generate_text, sequence_batch
-from experiments.models.mini_blip import preprocess
+from experiments.models.batch import Sample
+from experiments.models.family import Decoding, ModelFamily
+from experiments.models.losses import IGNORED, token_losses
+from experiments.models.shipped import DEFAULT, SHIPPED
 from experiments.pretraining.texts import KINDS
 from experiments.progress import Progress
 from experiments.scenes.drawing import draw
@@ -27,29 +28,39 @@ TOLERANCE = 0.05  # of a new run of the recipe: the average score
 CHECK_TOLERANCE = 0.01  # of the same checkpoint scored on another machine: every score
 
 
-def skill_scores(
-    model: BlipForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, count: int
-) -> dict[str, float]:
+def skill_scores(family: ModelFamily, count: int, prompts_captions: bool) -> dict[str, float]:
     """Scores on ``count`` held-out scenes, with one text of each kind about each scene that allows it.
+
+    Args:
+        family: the model.
+        count: of scenes.
+        prompts_captions: whether captions have a prompt.
 
     Returns:
         ``exact_<kind>``: share of generated answers that equal the true one, for each kind of prompt but
         captions, whose wording is free; ``exact_average``: the mean of these; ``caption_loss``: mean loss per
         caption token.
     """
-    model = model.eval()
+    family.model.eval()
     shown = list(scenes("validation", count, 0, "pretrain"))
-    states = frozen_image_states(model, preprocess([draw(scene) for scene in shown]).to(model.device))
+    states = family.encode_images([draw(scene) for scene in shown])
     exact, caption_loss = {}, 0.0
     for kind, rows, prompts, answers in Progress(texts_by_kind(shown), "scoring", len(KINDS), leave=False):
+        if kind == "caption" and not prompts_captions:
+            prompts = [""] * len(prompts)
+        samples = [
+            Sample(f"{kind} {row}", states[row], prompt, answer)
+            for row, prompt, answer in zip(rows, prompts, answers, strict=True)
+        ]
         if kind == "caption":
-            caption_loss = _mean_loss(model, tokenizer, states[rows], prompts, answers)
+            caption_loss = _mean_loss(family, samples)
             continue
         guesses = []
-        for start in range(0, len(rows), BATCH):
-            part = slice(start, start + BATCH)
-            guesses += generate_text(model, tokenizer, states[rows[part]], prompts[part], max_new_tokens=32)
-        hits = [guess == written(tokenizer, answer) for guess, answer in zip(guesses, answers, strict=True)]
+        for start in range(0, len(samples), BATCH):
+            guesses += family.generate(samples[start : start + BATCH], Decoding(max_new_tokens=32))
+        hits = [
+            guess == written(family.tokenizer, answer) for guess, answer in zip(guesses, answers, strict=True)
+        ]
         exact[f"exact_{kind}"] = float(np.mean(hits))
     scores = {**exact, "exact_average": float(np.mean(list(exact.values()))), "caption_loss": caption_loss}
     return {name: round(value, 4) for name, value in scores.items()}
@@ -71,25 +82,27 @@ def written(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 
 @torch.no_grad()
-def _mean_loss(model, tokenizer, states: Tensor, prompts: list[str], answers: list[str]) -> float:
-    batch = sequence_batch(tokenizer, prompts, answers)
-    return decoder_loss(
-        model, states, {name: tensor.to(states.device) for name, tensor in batch.items()}
-    ).item()
+def _mean_loss(family: ModelFamily, samples: list[Sample]) -> float:
+    inputs = family.to_device(family.training_inputs(samples))
+    labels = inputs.pop("labels")
+    return (token_losses(family.logits(inputs), labels).sum() / (labels[:, 1:] != IGNORED).sum()).item()
 
 
-def saved_scores(folder: Path) -> dict[str, float]:
-    """The scores that were saved with a checkpoint.
+def saved_scores(folder: Path) -> tuple[str, dict[str, float]]:
+    """The model's name and the scores that were saved with a checkpoint.
 
     Raises:
         UserError: ``scores.json`` is missing or damaged.
     """
     file = folder / "scores.json"
     try:
-        scores = json.loads(file.read_text(encoding="utf-8"))["scores"]
+        content = json.loads(file.read_text(encoding="utf-8"))
+        name, scores = content.get("run", {}).get("model", DEFAULT), content["scores"]
+        if name not in SHIPPED:
+            raise ValueError(f"{name} is no model that is pre-trained")
         if not scores or not all(math.isfinite(value) for value in scores.values()):
             raise ValueError("a score is no number")
-        return scores
+        return name, scores
     except FileNotFoundError:
         raise UserError(f"{file} not found; give the folder of a finished `attngraph pretrain`") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

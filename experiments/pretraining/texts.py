@@ -27,7 +27,7 @@ def pretraining_texts(scene: Scene, rng: random.Random, count: int) -> list[Prom
     return pairs
 
 
-_CAPTION_PROMPTS = (
+CAPTION_PROMPTS = (
     "a picture of",
     "an image of",
     "caption :",
@@ -61,7 +61,7 @@ def caption(scene: Scene, rng: random.Random) -> Prompt:
         text = _pair_caption(scene, rng)
     if scene.curtain and rng.random() < 0.3:
         text += " with a curtain " + BEHIND[scene.curtain]
-    return rng.choice(_CAPTION_PROMPTS), text
+    return rng.choice(CAPTION_PROMPTS), text
 
 
 def _listed(parts: list[str]) -> str:

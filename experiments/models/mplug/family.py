@@ -23,11 +23,10 @@ from experiments.models.family import Checkpoint, Decoding, register
 from experiments.models.generation import decoder_logits, decoder_openings, generate_text, sequence_batch
 from experiments.models.mplug.fusion import Fused
 from experiments.models.mplug.modeling import MPlugForConditionalGeneration
+from experiments.models.mplug.questions import question_batch
 from experiments.models.positions import interpolate_positions, rows_of
 from experiments.models.ranking import Opening
 from experiments.models.text import Text
-
-QUESTION, QUESTION_IN_PARTS = 25, 80  # tokens in training, without and with further parts
 
 
 @register
@@ -114,8 +113,8 @@ class MPlug(BlipImages):
             [""] * len(samples),
             decoding.max_new_tokens,
             decoding.num_beams,
-            length_penalty=decoding.exponent,
             decoding.min_new_tokens,
+            length_penalty=decoding.exponent,
             states_mask=states.attention_mask,
         )
 
@@ -141,18 +140,7 @@ class MPlug(BlipImages):
                 f"{name}: no question, where other examples have one: {self.title} reads questions and "
                 "writes captions, but not both in one batch"
             )
-        rows = []
-        for ids in self.tokenizer(prompts, add_special_tokens=False, verbose=False)["input_ids"]:
-            most = self.tokenizer.model_max_length
-            if training:
-                most = min(most, QUESTION_IN_PARTS if self.tokenizer.sep_token_id in ids else QUESTION)
-            rows.append(torch.tensor([self.tokenizer.cls_token_id, *ids[: most - 1]]))
-        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
-        lengths = torch.tensor([len(row) for row in rows])
-        return {
-            "question_ids": padded,
-            "question_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long(),
-        }
+        return question_batch(self.tokenizer, prompts, training)
 
     def _looked_at(self, inputs: dict[str, Tensor]) -> Fused:
         """What the decoder looks at."""

@@ -6,22 +6,24 @@ import json
 import os
 import shutil
 import signal
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from transformers import BertTokenizerFast
 
 from attngraph.errors import UserError
 from experiments.commands import pretrain
-from experiments.models.mini_blip import load_model
+from experiments.models import load_family
 from experiments.outputs import owner
 from experiments.pretraining import run as training
 from experiments.pretraining import scoring
-from experiments.pretraining.recipe import Recipe
+from experiments.pretraining.minis import MINIS
 from experiments.pretraining.run import STATE
 from experiments.training.lock import LOCK, sole_use
+from tests.experiments.pretraining.small import small_blip, small_mplug
 
 
 def arguments(*words):
@@ -34,11 +36,11 @@ def arguments(*words):
 def toy():
     """A model, steps and scores that take no time."""
     with pytest.MonkeyPatch.context() as patch:
-        small = partial(training.build_model, width=32, vision_layers=1, text_layers=1)
-        patch.setattr(training, "build_model", small)
+        for name, small in (("mini-blip", small_blip), ("mini-mplug", small_mplug)):
+            patch.setattr(MINIS[name], "build", small)
+            patch.setattr(MINIS[name], "recipe", replace(MINIS[name].recipe, images=4))
         patch.setattr(training, "batches", lambda data, first: (data[k] for k in range(first, len(data))))
         patch.setattr(training, "LOG_STEPS", 1)
-        patch.setattr(pretrain, "Recipe", partial(Recipe, images=4))
         patch.setattr(scoring, "SCENES", 5)
         patch.setattr(scoring, "KINDS", {kind: scoring.KINDS[kind] for kind in ("caption", "count")})
         yield
@@ -68,7 +70,7 @@ def pretrained(out, *words, steps=4):
 
 def check_equal(folder, expected):
     """All files are the same but for times and dates, the logged losses too."""
-    whole, resumed = (load_model(path)[0].state_dict() for path in (expected, folder))
+    whole, resumed = (load_family(path).model.state_dict() for path in (expected, folder))
     for name in whole:
         assert torch.equal(whole[name], resumed[name]), name
     logs = [pd.read_csv(path / "training_log.csv")[["step", "loss"]] for path in (expected, folder)]
@@ -148,10 +150,9 @@ def test_a_killed_run_goes_on_wherever_it_was(where, whole, tmp_path, monkeypatc
 
     with monkeypatch.context() as patch:
         if where == "before anything":
-            patch.setattr(training, "build_tokenizer", kill)
+            patch.setattr(MINIS["mini-blip"], "tokenizer", kill)
         elif where == "before the tokenizer":
-            tokenizer = type(training.build_tokenizer([]))
-            patch.setattr(tokenizer, "save_pretrained", kill)
+            patch.setattr(BertTokenizerFast, "save_pretrained", kill)
         elif where == "in step 1":
             at_step(patch, 1, kill)
         elif where == "while saving":
@@ -187,6 +188,46 @@ def test_a_run_keeps_its_threads(stopped, monkeypatch):
     torch.save(state, stopped / STATE)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     assert pretrained(stopped) == 0 and chosen == [before, 7, 7, before]
+
+
+def test_mini_mplug_is_pre_trained_by_the_same_command(tmp_path, monkeypatch, capsys):
+    """In runs/NAME unless told otherwise; stopped, it goes on to the same bits; it is scored and checked."""
+    monkeypatch.chdir(tmp_path)
+    words = ("--model", "mini-mplug", "--steps", 4, "--threads", 1)
+    assert pretrain.run(arguments(*words)) == 0
+    whole, out = tmp_path / "runs" / "mini-mplug", tmp_path / "out"
+    undo = at_step(monkeypatch, 2, asks_to_stop(signal.SIGTERM))
+    assert pretrain.run(arguments(*words, "--out", out)) == 143
+    undo()
+    with pytest.raises(UserError, match=r"holds a run with other model \(mini-mplug\)"):
+        pretrained(out, "--threads", 1)
+    assert pretrain.run(arguments(*words, "--out", out)) == 0
+    check_equal(out, whole)
+    family = load_family(whole)
+    assert family.name == "mplug" and family.tokenizer.bos_token == "[CLS]"
+    capsys.readouterr()
+    assert pretrain.run(arguments("--check", whole)) == 0, "the folder says which model it holds"
+    assert capsys.readouterr().out.endswith("the scores agree\n")
+    card = (whole / "README.md").read_text()
+    assert (
+        card.startswith("# mini-mPLUG\n")
+        and "attngraph pretrain --model mini-mplug --seed 0 --steps 4" in card
+    )
+
+
+def test_a_state_that_names_no_model_is_mini_blips(stopped, whole):
+    """Former versions had no other."""
+    state = torch.load(stopped / STATE, weights_only=True)
+    del state["settings"]["model"]
+    torch.save(state, stopped / STATE)
+    assert pretrained(stopped) == 0
+    check_equal(stopped, whole)
+
+
+def test_a_model_that_is_none_of_these_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        arguments("--model", "mini-clip")
+    assert "mini-blip" in capsys.readouterr().err
 
 
 def changed(**changes):
@@ -258,6 +299,8 @@ def test_two_at_a_time_are_refused(tmp_path):
         '{"scores": []}',
         '{"scores": {"a": null}}',
         '{"scores": {}}',
+        '{"run": [], "scores": {"a": 1}}',
+        '{"run": {"model": "mini-clip"}, "scores": {"a": 1}}',
         "[" * 100_000,
     ],
 )

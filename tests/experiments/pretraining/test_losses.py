@@ -13,10 +13,14 @@ def test_text_loss_against_a_loop():
     logits = torch.randn(2, 4, 5)
     labels = torch.tensor([[IGNORED, 2, 4, IGNORED], [IGNORED, IGNORED, 0, 3]])
     weights = torch.tensor([[0.0, 0.5, 0.25, 0.0], [0.0, 0.0, 1.0, 2.0]])
+    batch = {"labels": labels, "weights": weights}
     loss = 0.0
     for row, place in ((0, 1), (0, 2), (1, 2), (1, 3)):
         loss -= weights[row, place] * logits[row, place - 1].log_softmax(0)[labels[row, place]] / 3.75
-    assert torch.allclose(text_loss(logits, {"labels": labels, "weights": weights}), loss)
+    assert torch.allclose(text_loss([(logits, batch)]), loss)
+    cuts = (slice(0, 1), slice(0, 3)), (slice(1, 2), slice(0, 4))  # the first row lacks its last, empty place
+    parts = [(logits[cut], {name: value[cut] for name, value in batch.items()}) for cut in cuts]
+    assert torch.allclose(text_loss(parts), loss), "parts may differ in length"
 
 
 def test_patch_loss_against_a_loop():

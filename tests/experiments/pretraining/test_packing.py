@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from experiments.models.generation import IGNORED, decoder_loss, encode_images, sequence_batch
-from experiments.models.mini_blip import build_model, normalise
-from experiments.pretraining.packing import PackedSteps, batches, block_causal_mask, pack
+from experiments.models.mini_blip import build_model
+from experiments.pretraining.minis import MINIS
+from experiments.pretraining.packing import block_causal_mask, pack
+from experiments.pretraining.recipe import Recipe
+from experiments.pretraining.steps import Steps
 from experiments.pretraining.tokenizer import build_tokenizer
 from experiments.scenes.vocabulary import all_words
 
@@ -40,19 +43,8 @@ def test_texts_that_do_not_fit_are_left_out(tokenizer):
     assert packed["position_ids"][0].tolist() == [*range(8), 0, 0]
 
 
-def test_a_step_depends_on_seed_and_number_only(tokenizer):
-    options = dict(steps=4, images=3, texts=4, row_length=80)
-    data = PackedSteps(tokenizer, seed=0, **options)
-    later = list(batches(data, first=2))
-    assert len(later) == 2
-    for name, value in data[2].items():
-        assert torch.equal(value, later[0][name]), name
-    assert not torch.equal(data[0]["pixels"], data[1]["pixels"])
-    assert not torch.equal(data[0]["pixels"], PackedSteps(tokenizer, seed=1, **options)[0]["pixels"])
-    assert normalise(data[0]["pixels"]).shape == (3, 3, 64, 64)
-
-
 def test_scenes_use_no_word_outside_the_vocabulary(tokenizer):
-    ids = PackedSteps(tokenizer, seed=5, steps=1, images=40, texts=8, row_length=200)[0]["input_ids"]
+    arrange = MINIS["mini-blip"].arrange(tokenizer, Recipe(row_length=200))
+    ids = Steps(arrange, seed=5, steps=1, images=40, texts=8)[0]["input_ids"]
     tokens = set(tokenizer.convert_ids_to_tokens(ids.flatten().tolist()))
     assert "[UNK]" not in tokens and not any(token.startswith("##") for token in tokens)

@@ -9,7 +9,8 @@ from transformers import BertTokenizerFast
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
 from experiments.models import Decoding, Sample, load_family
-from experiments.models.mplug.family import QUESTION, QUESTION_IN_PARTS, prepare_tokenizer
+from experiments.models.mplug.family import prepare_tokenizer
+from experiments.models.mplug.questions import QUESTION, QUESTION_IN_PARTS
 from experiments.tasks import TASKS
 from tests.experiments.models.writers import SAMPLES
 from tests.experiments.tiny import NAMES, mplug_config, save
