@@ -15,6 +15,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
+from experiments.shipped import DEFAULT, SHIPPED
+
 #: Environment variable that ``--quiet`` sets, so that worker processes know too.
 QUIET = "ATTNGRAPH_QUIET"
 
@@ -92,8 +94,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, about: str) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help=f"{about}: a folder, a hub name or BLIP's own file. Default: mini-BLIP, which comes with the "
-        "package.",
+        help=f"{about}: {' or '.join(SHIPPED)}, which come with the package, a folder, a hub name or BLIP's "
+        f"own file. Default: {DEFAULT}.",
     )
     parser.add_argument(
         "--download", action="store_true", help="Fetch from the hub what is not on this machine."

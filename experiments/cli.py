@@ -34,7 +34,7 @@ COMMANDS = {
     "evaluate": "score a finished run on another split, on other data, or with another way to answer",
     "predict": "answer with a finished run: one question, a file of them, or a split for a server",
     "score": "score a file of predictions, of this or another program, with a task's own metric",
-    "pretrain": "pre-train the mini-BLIP from scratch on drawn scenes",
+    "pretrain": "pre-train a small model from scratch on drawn scenes",
     "sweep": "choose the learning rate of each row of a table on validation data",
     "search": "choose learning rates, joins and scheme arguments on validation data",
     "data": "check, lay out and draw data sets in the official files of six benchmarks",

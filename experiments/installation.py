@@ -39,7 +39,7 @@ OPTIONAL = {
     "datasets": "data sets of the Hugging Face hub",
 }
 PRESETS = ("quick", "full", "smoke")  # presets that ship with the package
-CHECKSUMS = "SHA256SUMS"  # beside the shipped checkpoint, as `sha256sum` writes it
+CHECKSUMS = "SHA256SUMS"  # beside the shipped checkpoints, as `sha256sum` writes it
 # where it is not the name with underscores:
 IMPORT_NAMES = {"pillow": "PIL", "scikit-learn": "sklearn", "pyyaml": "yaml"}
 
@@ -175,7 +175,7 @@ def damaged_files() -> list[str]:
 
 
 def _checkpoint_problems(folder: Path) -> list[str]:
-    """Lines about the shipped checkpoint: by its checksums, then by loading it."""
+    """Lines about the shipped checkpoints: by their checksums, then by loading them."""
     again = "install attngraph again"
     try:
         lines = (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
@@ -192,13 +192,14 @@ def _checkpoint_problems(folder: Path) -> list[str]:
             problems.append(f"{file} is not as it was shipped: {again}, unless you put it there")
     if problems:
         return problems
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # no progress bar
-            importlib.import_module("experiments.models.mini_blip").load_model()
-    except ImportError:
-        pass
-    except Exception as error:
-        problems.append(f"the shipped checkpoint cannot be loaded ({_first_line(error)}): {again}")
+    for name in dict.fromkeys(file.parent.name for _, file in listed):
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # no progress bar
+                importlib.import_module("experiments.models").load_family(name)
+        except ImportError:
+            return []
+        except Exception as error:
+            problems.append(f"the shipped {name} cannot be loaded ({_first_line(error)}): {again}")
     return problems
 
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 
 from experiments.models.loading import load_family
-from experiments.models.shipped import DEFAULT
 from experiments.outputs import check_folder
 from experiments.pretraining import scoring
 from experiments.pretraining.minis import MINIS, Mini
 from experiments.pretraining.run import Pretraining
+from experiments.shipped import DEFAULT
 from experiments.training.device import check_device, check_threads, cpu_threads
 from experiments.training.lock import sole_use
 from experiments.training.stopping import Stopped, exit_code, on_signals, raise_stopped
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=MINIS,
         default=DEFAULT,
         metavar="NAME",
-        help=f"Pre-train this model: {' or '.join(MINIS)}.",
+        help=f"Train this model: {' or '.join(MINIS)}.",
     )
     add(
         "--out",

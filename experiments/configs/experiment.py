@@ -14,6 +14,7 @@ from experiments.configs.changes import read_changes, with_changes
 from experiments.configs.presets import Count, DrawnSizes
 from experiments.configs.reading import Config, file_named, read_yaml
 from experiments.scenes.write import VERSION
+from experiments.shipped import shipped_folder
 from experiments.tasks import TASKS
 from experiments.tasks.task import MANIFEST, holds_scenes
 from experiments.training.recipe import Recipe
@@ -127,7 +128,8 @@ class Experiment(Answers):
     Args:
         method, task: their names.
         data: folder of the data sets; null where they are drawn or come with a package.
-        model: checkpoint folder or hub name; null for the mini-BLIP that ships with the package.
+        model: checkpoint folder, hub name or name of a shipped model; null for the mini-BLIP that ships with
+            the package.
         side: of the pictures, in pixels; null as the checkpoint says.
         seed: of the trainable weights and of the order of the examples.
         settings: the method's, in the place of those that were chosen on validation data.
@@ -200,12 +202,13 @@ def experiment_of(cell: Any, scenes: Scenes | None = None) -> Experiment:
     if scenes is None and task.drawn is not None:
         scenes = scenes_in(cell.data)
     has_data = scenes is None and not task.packaged and cell.data.is_dir()
+    is_folder = shipped_folder(cell.model) is None and Path(str(cell.model)).is_dir()
     ranked = {name: cell.decoding[name] for name in ListRanking.model_fields if name in cell.decoding}
     return Experiment(
         method=cell.method,
         task=cell.task,
         data=str(cell.data.absolute()) if has_data else None,
-        model=str(Path(cell.model).absolute()) if cell.model and Path(cell.model).is_dir() else cell.model,
+        model=str(Path(str(cell.model)).absolute()) if is_folder else cell.model,
         side=cell.side,
         seed=cell.seed,
         settings=cell.settings,

@@ -25,6 +25,7 @@ from experiments.models.family import ModelFamily
 from experiments.models.images import open_image
 from experiments.models.mini_blip import weights_digest
 from experiments.progress import Progress
+from experiments.shipped import unless_default
 from experiments.tasks import TASKS
 from experiments.tasks.task import SPLITS
 from experiments.training.device import check_device
@@ -127,7 +128,7 @@ def settings_of(args: argparse.Namespace, task: str = TASK) -> dict[str, Any]:
         task: of the command, where none is given and none of one's own images and texts are looked at.
     """
     settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
-    settings = {"weights": weights_digest(args.model), **settings}
+    settings = {"weights": weights_digest(args.model), **settings, "model": unless_default(args.model)}
     if not brings_own(args):
         settings |= {"task": args.task or task, "split": args.split or SPLIT}
     if args.adapter is not None:

@@ -13,8 +13,8 @@ from experiments.models.family import FAMILIES, Checkpoint, ModelFamily
 from experiments.models.messages import quiet_transformers
 from experiments.models.mini_blip import CHECKPOINT
 from experiments.models.original.conversion import layout_of, load_original
-from experiments.models.shipped import CHECKPOINTS, DEFAULT, SHIPPED, again, shipped_folder
 from experiments.progress import note
+from experiments.shipped import CHECKPOINTS, DEFAULT, SHIPPED, again, shipped_folder
 
 
 def load_family(
@@ -24,7 +24,7 @@ def load_family(
 
     Args:
         name: folder or hub name of a transformers model, a checkpoint as its authors published it, see
-            :mod:`experiments.models.original`, or a name of :mod:`experiments.models.shipped`; None for the
+            :mod:`experiments.models.original`, or a name of :mod:`experiments.shipped`; None for the
             mini-BLIP that ships with the package. A ``Path`` is always a file or folder.
         download: look on the hub for what is not on this machine.
         side: of the pictures that it sees, in pixels; None as the checkpoint says.

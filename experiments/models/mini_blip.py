@@ -16,8 +16,8 @@ from attngraph.errors import UserError
 from experiments.errors import first_line
 from experiments.models.images import open_image
 from experiments.models.original.vocabulary import in_folder
-from experiments.models.shipped import CHECKPOINTS, DEFAULT, again, shipped_folder
 from experiments.models.weights import misfits
+from experiments.shipped import CHECKPOINTS, DEFAULT, again, shipped_folder
 
 CHECKPOINT = CHECKPOINTS / DEFAULT
 DESCRIBE = "what does the image describe ?"  # the prompt of captions in pre-training
@@ -161,7 +161,7 @@ def load_model(
 
 def weights_digest(path_or_name: str | Path | None = None) -> str:
     """A digest of a checkpoint folder's weights, configuration, tokenizer and processor (None or a name of
-    :mod:`experiments.models.shipped`: a shipped folder), or of an original checkpoint and the vocabulary next
+    :mod:`experiments.shipped`: a shipped folder), or of an original checkpoint and the vocabulary next
     to it; a hub name stands for itself.
     """
     folder = shipped_folder(path_or_name) or Path(str(path_or_name))

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from transformers import PreTrainedModel
 
 from experiments.files import whole, write_json, write_text
-from experiments.models.shipped import DEFAULT
 from experiments.pretraining.minis import Mini
+from experiments.shipped import DEFAULT
 
 TEMPLATE = """# {title}
 

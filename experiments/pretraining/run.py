@@ -22,7 +22,6 @@ from experiments.files import published, write_bytes
 from experiments.models.generation import encode_images
 from experiments.models.loading import load_family
 from experiments.models.mini_blip import normalise
-from experiments.models.shipped import DEFAULT
 from experiments.pretraining import model_card, scoring
 from experiments.pretraining.losses import patch_loss, text_loss
 from experiments.pretraining.minis import Mini
@@ -30,6 +29,7 @@ from experiments.pretraining.recipe import Recipe
 from experiments.pretraining.steps import Steps, batches
 from experiments.progress import Progress
 from experiments.scenes.patches import COLOR_CLASSES, SHAPE_CLASSES
+from experiments.shipped import DEFAULT
 from experiments.training.device import mixed_precision, training_precision
 from experiments.training.lock import LOCK
 from experiments.training.stopping import on_signals

@@ -16,11 +16,11 @@ from experiments.errors import first_line
 from experiments.models.batch import Sample
 from experiments.models.family import Decoding, ModelFamily
 from experiments.models.losses import IGNORED, token_losses
-from experiments.models.shipped import DEFAULT, SHIPPED
 from experiments.pretraining.texts import KINDS
 from experiments.progress import Progress
 from experiments.scenes.drawing import draw
 from experiments.scenes.scene import Scene, generator, scenes
+from experiments.shipped import DEFAULT, SHIPPED
 
 SCENES = 600
 BATCH = 200

@@ -21,6 +21,7 @@ from experiments.methods.method import REFERENCE, canonical, check_known
 from experiments.models.ranking import Ranking
 from experiments.scenes.layouts.make import LAYOUTS
 from experiments.scenes.write import Sizes
+from experiments.shipped import unless_default
 from experiments.tasks import TASKS, Task, tasks_named
 from experiments.tasks.task import SPLITS, Budget
 from experiments.training.answering import GENERATE, RANK
@@ -114,7 +115,8 @@ class Plan:
     @property
     def is_small(self) -> bool:
         """Whether all cells run the mini-BLIP, whose times are known."""
-        return all((cell.model is None or cell.checkpoint) and cell.side is None for cell in self.cells)
+        own = [cell.model for cell in self.cells if not cell.checkpoint]
+        return not any(map(unless_default, own)) and all(cell.side is None for cell in self.cells)
 
     def seconds(self, jobs: int) -> float:
         """How long the cells should take, so many at a time, on a machine of two cores, where more than two

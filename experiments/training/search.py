@@ -34,6 +34,7 @@ from experiments.configs.settings import Choice, Settings
 from experiments.files import whole
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.models.mini_blip import weights_digest
+from experiments.shipped import shipped_folder
 from experiments.tasks import TASKS
 from experiments.tasks.task import Budget
 from experiments.training.cells import Cell, has_scores
@@ -243,7 +244,8 @@ class Search:
     def _check_weights(self, seed: int, weights: str) -> None:
         """Trials count where this machine lacks their checkpoint, not where it has another in its place."""
         model = self.setup.model_of(seed)
-        if (model is None or Path(model).exists()) and weights_digest(model) != weights:
+        here = shipped_folder(model) or Path(str(model))
+        if here.exists() and weights_digest(model) != weights:
             raise UserError(
                 f"{self._file} holds trials with seed {seed} of other weights than those of "
                 f"{model or 'the shipped checkpoint'}: give another --out, or restore the checkpoint"

@@ -9,13 +9,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from experiments.models.generation import decoder_logits
 from experiments.models.mini_blip import build_model
-from experiments.models.shipped import DEFAULT
 from experiments.pretraining.minis.mini import Mini
 from experiments.pretraining.packing import block_causal_mask, pack
 from experiments.pretraining.recipe import Recipe
 from experiments.pretraining.steps import Arrange
 from experiments.pretraining.tokenizer import build_tokenizer
 from experiments.scenes.vocabulary import all_words
+from experiments.shipped import DEFAULT
 
 ABOUT = """\
 `BlipForConditionalGeneration` of Hugging Face transformers in a small configuration, trained from scratch on
@@ -35,7 +35,6 @@ class MiniBlip(Mini):
 
     name = DEFAULT
     recipe = Recipe()
-    minutes = 34
     prompts_captions = True
 
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -8,24 +8,22 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from experiments.models.shipped import CHECKPOINTS, SHIPPED
 from experiments.pretraining.recipe import Recipe
 from experiments.pretraining.steps import Arrange
+from experiments.shipped import CHECKPOINTS, SHIPPED
 
 
 class Mini(ABC):
     """A small model and how it reads pre-training texts.
 
     Attributes:
-        name: of the shipped checkpoint, see :mod:`experiments.models.shipped`.
+        name: of the shipped checkpoint, see :mod:`experiments.shipped`.
         recipe: by which the shipped checkpoint was trained.
-        minutes: that this takes on one core.
         prompts_captions: whether captions have a prompt.
     """
 
     name: str
     recipe: Recipe
-    minutes: int
     prompts_captions: bool
 
     @property

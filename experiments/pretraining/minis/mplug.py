@@ -40,7 +40,6 @@ class MiniMPlug(Mini):
 
     name = "mini-mplug"
     recipe = Recipe(texts=5, row_length=None)
-    minutes = 60
     prompts_captions = False
 
     def tokenizer(self) -> PreTrainedTokenizerBase:

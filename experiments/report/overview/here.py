@@ -11,17 +11,18 @@ from typing import Any
 
 from adapters import SCHEMES, GraphAdapterConfig
 from experiments.methods import method_named
-from experiments.models.mini_blip import CHECKPOINT, weights_digest
+from experiments.models.mini_blip import weights_digest
 from experiments.report.overview.blocks import Grid
 from experiments.report.overview.found import Found
 from experiments.report.overview.grouped import Series
 from experiments.report.published import DRAWN
 from experiments.report.published_setting import ITEMS, PAPER, TASKS, UNKNOWN, Item, Value
 from experiments.report.wording import listed
+from experiments.shipped import CHECKPOINTS, SHIPPED
 from experiments.tasks.task import Task
 from experiments.training.answering import GENERATE
 
-MINI = "mini-BLIP (ships with the package)"
+SHIPS = " (ships with the package)"
 NOT_RECORDED = "not recorded"
 SAME, DIFFERS, OPEN = "same", "differs", "cannot be told"
 NEAR = 0.01  # share by which numbers may differ that count as equal
@@ -123,15 +124,15 @@ def in_words(value: Value) -> str:
 
 def model_in_words(weights: str) -> str:
     """Pre-trained weights, as far as they can be named."""
-    if weights == _shipped():
-        return MINI
+    if weights in _shipped():
+        return SHIPPED[_shipped()[weights]] + SHIPS
     is_digest = len(weights) == 24 and set(weights) <= set("0123456789abcdef")
     return f"a checkpoint with digest {weights[:8]}" if is_digest else weights
 
 
 def _model(run: Found) -> Value:
     named = model_in_words(run.weights)
-    return f"{named}; its origin is {NOT_RECORDED}" if named != MINI else named
+    return named if named.endswith(SHIPS) else f"{named}; its origin is {NOT_RECORDED}"
 
 
 def _vision(run: Found) -> Value | None:
@@ -141,8 +142,8 @@ def _vision(run: Found) -> Value | None:
 
 def _side(run: Found) -> Value:
     side = run.settings.get("side")
-    if side is None and run.weights == _shipped():
-        return _shipped_side()
+    if side is None and run.weights in _shipped():
+        return _shipped_side(_shipped()[run.weights])
     return NOT_RECORDED if side is None else side
 
 
@@ -230,11 +231,12 @@ READERS: dict[str, Callable[[Found], Value | None]] = {
 
 
 @cache
-def _shipped() -> str:
-    return weights_digest()
+def _shipped() -> dict[str, str]:
+    """Digest -> name of a model that ships with the package."""
+    return {weights_digest(name): name for name in SHIPPED}
 
 
 @cache
-def _shipped_side() -> int:
-    config = json.loads((CHECKPOINT / "config.json").read_text(encoding="utf-8"))
+def _shipped_side(name: str) -> int:
+    config = json.loads((CHECKPOINTS / name / "config.json").read_text(encoding="utf-8"))
     return config["vision_config"]["image_size"]

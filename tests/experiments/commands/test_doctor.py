@@ -161,8 +161,8 @@ def test_report_tells_when_another_folder_is_imported_as_adapters(monkeypatch):
 
 
 def test_the_checkpoint_and_its_checksums_belong_together():
-    """After a new pre-training: ``cd experiments/checkpoints``,
-    ``sha256sum mini-blip/*.json mini-blip/*.safetensors > SHA256SUMS``.
+    """After a new pre-training: ``cd experiments/checkpoints``, ``sha256sum */*.json */*.safetensors >
+    SHA256SUMS``.
     """
     folder = ROOT / "experiments" / "checkpoints"
     listed = {}
@@ -170,7 +170,7 @@ def test_the_checkpoint_and_its_checksums_belong_together():
         digest, name = line.split()
         listed[name] = digest
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
-    read = [*folder.glob("mini-blip/*.json"), *folder.glob("mini-blip/*.safetensors")]
+    read = [*folder.glob("*/*.json"), *folder.glob("*/*.safetensors")]
     assert listed.keys() == {str(file.relative_to(folder)) for file in read}
 
 
@@ -215,10 +215,10 @@ def test_report_of_damaged_checksums(checkpoints, content):
 
 def test_report_of_a_checkpoint_that_does_not_load(monkeypatch):
     """As with versions of transformers that read it otherwise; without PyTorch nothing is said of it."""
-    load = "experiments.models.mini_blip.load_model"
+    load = "experiments.models.load_family"
     monkeypatch.setattr(load, Mock(side_effect=UserError("no such layer")))
-    (line,) = installation.damaged_files()
-    assert line.startswith("the shipped checkpoint cannot be loaded (UserError: no such layer)")
+    line, *_ = installation.damaged_files()
+    assert line.startswith("the shipped mini-blip cannot be loaded (UserError: no such layer)")
     monkeypatch.setattr(load, Mock(side_effect=ImportError("no torch")))
     assert installation.damaged_files() == []
 

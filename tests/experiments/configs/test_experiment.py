@@ -258,6 +258,14 @@ def test_drawn_data_are_named_by_what_they_are(tmp_path):
     assert experiment_of(replace(cell, task="easy_vqa")).scenes == Scenes()
 
 
+def test_a_shipped_model_is_named_and_a_folder_of_its_name_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini-mplug").mkdir()
+    cell = replace(cell_of(BASE), data=tmp_path)
+    models = [experiment_of(replace(cell, model=name)).model for name in (None, "mini-mplug", "./mini-mplug")]
+    assert models == [None, "mini-mplug", str(tmp_path / "mini-mplug")]
+
+
 def test_the_file_holds_every_field_once():
     text = load_experiment(None, BASE).yaml()
     content = yaml.safe_load(text)

@@ -148,6 +148,16 @@ def test_settings_name_a_task_only_where_one_is_looked_at(pictures):
     assert settings_of(drawn, "another")["task"] == "another"
 
 
+def test_the_default_model_by_its_name_is_the_default():
+    """What is there from either is taken up by the other."""
+    parser = argparse.ArgumentParser()
+    add_source_arguments(parser)
+    default, named, other = (
+        settings_of(parser.parse_args(words)) for words in ([], ["--model", "mini-blip"], ["--model", "a/b"])
+    )
+    assert named == default and default["model"] is None and other["model"] == other["weights"] == "a/b"
+
+
 def test_options_keep_each_value_once():
     parser = argparse.ArgumentParser()
     add_source_arguments(parser)

@@ -1,16 +1,19 @@
 """Each checkpoint goes to its family; what cannot be loaded is one line with a remedy."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from transformers.utils import logging
 
 from attngraph.errors import UserError
-from experiments.models import Decoding, Ranking, Sample, load_family
+from experiments import shipped
+from experiments.models import Decoding, Ranking, Sample, load_family, loading
 from experiments.models.blip import MINI
 from experiments.models.loading import type_of
-from experiments.models.mini_blip import CHECKPOINT
+from experiments.models.mini_blip import CHECKPOINT, weights_digest
+from experiments.shipped import DEFAULT
 from tests.experiments.tiny import save
 
 FAMILY_OF = {
@@ -176,3 +179,51 @@ def test_a_tokenizer_without_words_is_refused(name, tmp_path):
     with pytest.raises(UserError, match="tokenizer") as error:
         load_family(folder)
     assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.fixture
+def stands_in(monkeypatch, tmp_path):
+    """A small mPLUG in the place of the shipped one, beside the shipped mini-BLIP; a folder to work in."""
+    checkpoints = tmp_path / "shipped"
+    save("mplug", checkpoints / "mini-mplug")
+    (checkpoints / DEFAULT).symlink_to(CHECKPOINT)
+    for module in (shipped, loading):
+        monkeypatch.setattr(module, "CHECKPOINTS", checkpoints)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return checkpoints
+
+
+def test_shipped_models_go_by_their_names(stands_in, capsys):
+    named = load_family("mini-mplug")
+    assert (named.name, named.title) == ("mplug", "mini-mPLUG") and type_of("mini-mplug") == "mplug"
+    assert weights_digest("mini-mplug") == weights_digest(stands_in / "mini-mplug") != weights_digest()
+    default = load_family(DEFAULT)
+    assert (default.name, default.title, default.opening) == (MINI, "mini-BLIP", load_family().opening)
+    assert weights_digest(DEFAULT) == weights_digest() and type_of(DEFAULT) == "blip"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_of_a_shipped_models_name_is_told_apart_by_its_path(stands_in, capsys):
+    """Else what a command computes would depend on the directory that it is called in."""
+    save("git", Path("mini-mplug"))
+    capsys.readouterr()
+    assert load_family("mini-mplug").name == "mplug"
+    assert capsys.readouterr().err.splitlines() == [
+        "mini-mplug is the model that ships with the package; the folder here is ./mini-mplug"
+    ]
+    for own in ("./mini-mplug", Path("mini-mplug"), "mini-mplug/"):
+        assert load_family(own).name == "image_text" and load_family(own).title.endswith("(mini-mplug)")
+        assert weights_digest(own) != weights_digest("mini-mplug")
+
+
+@pytest.mark.parametrize("name, chosen", [("mini-mplug", " --model mini-mplug"), (DEFAULT, "")])
+def test_a_shipped_model_that_is_gone(name, chosen, monkeypatch, tmp_path):
+    for module in (shipped, loading):
+        monkeypatch.setattr(module, "CHECKPOINTS", tmp_path)
+    with pytest.raises(UserError) as error:
+        load_family(name)
+    assert str(error.value) == (
+        f"--model {name}: {tmp_path / name} is missing or incomplete: reinstall the package, or make it "
+        f"again with `attngraph pretrain{chosen}`"
+    )

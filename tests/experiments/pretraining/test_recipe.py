@@ -26,4 +26,6 @@ def test_weight_decay_leaves_biases_norms_and_embeddings_alone():
 
 def test_the_description_names_what_differs():
     assert Recipe(images=5).describe() != Recipe().describe() == Recipe(steps=5).describe()
+    assert "packed into rows of 128 tokens. The\nloss covers" in Recipe().describe()
+    assert "each a row of its own. The\nloss covers" in Recipe(row_length=None).describe()
     assert Recipe(images=5).describe().startswith("5 new images in each step, with up to 8 texts each")

@@ -84,6 +84,11 @@ def test_a_row_that_repeats_another_trains_nothing_twice():
     assert [cell.seed for cell in table.cells] == sorted(cell.seed for cell in table.cells)
 
 
+def test_times_are_known_of_the_mini_blip():
+    assert plan().is_small and plan(model="mini-blip").is_small
+    assert not plan(model="mini-mplug").is_small and not plan(model="./mini-blip").is_small
+
+
 def test_a_cell_has_the_chosen_settings_and_the_presets_budget():
     cell = next(cell for cell in plan(tasks=["caption"]).rows["pgnn"])
     chosen = chosen_settings()

@@ -6,9 +6,20 @@ import pytest
 
 from adapters import SCHEMES, GraphAdapterConfig
 from experiments.methods import METHODS
+from experiments.models.mini_blip import weights_digest
+from experiments.report.overview import here
 from experiments.report.overview.found import Found
 from experiments.report.overview.grouped import Series
-from experiments.report.overview.here import DIFFERS, HEAD, OPEN, READERS, SAME, setting_grid, verdict
+from experiments.report.overview.here import (
+    DIFFERS,
+    HEAD,
+    OPEN,
+    READERS,
+    SAME,
+    model_in_words,
+    setting_grid,
+    verdict,
+)
 from experiments.report.published_setting import ITEMS
 from experiments.report.published_setting import TASKS as PUBLISHED
 from experiments.tasks import TASKS
@@ -116,6 +127,16 @@ def test_what_nobody_published_cannot_be_told():
 
 def test_a_task_without_published_results_has_no_list():
     assert grid("easy_vqa") is None and grid("vqa") is not None
+
+
+def test_shipped_models_are_named(monkeypatch):
+    """A digest says which one a run started from."""
+    assert grid(settings=AS_PUBLISHED | {"weights": weights_digest()})["pre-trained model"]["Here"] == (
+        "mini-BLIP (ships with the package)"
+    )
+    monkeypatch.setattr(here, "_shipped", lambda: {"0" * 24: "mini-mplug"})
+    assert model_in_words("0" * 24) == "mini-mPLUG (ships with the package)"
+    assert model_in_words("1" * 24) == "a checkpoint with digest 11111111" and model_in_words("a/b") == "a/b"
 
 
 def test_verdicts():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+CHECKPOINTS = Path(__file__).with_name("checkpoints")
 DEFAULT = "mini-blip"
 SHIPPED = {DEFAULT: "mini-BLIP", "mini-mplug": "mini-mPLUG"}  # name -> title
 
