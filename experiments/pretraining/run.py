@@ -32,7 +32,7 @@ from experiments.scenes.patches import COLOR_CLASSES, SHAPE_CLASSES
 from experiments.shipped import DEFAULT
 from experiments.training.device import mixed_precision, training_precision
 from experiments.training.lock import LOCK
-from experiments.training.stopping import on_signals
+from experiments.training.stopping import Stopped, on_signals
 
 SAVE_SECONDS = 120
 LOG_STEPS = 20
@@ -97,9 +97,17 @@ class Pretraining:
     def train(self) -> bool:
         """Trains to the last step or until a signal asks it to stop, and saves; whether it came to the last
         step.
+
+        Raises:
+            Stopped: a signal has ended it within a step; the state that was saved before stands.
         """
         with on_signals(self._stop):
-            self._train()
+            try:
+                self._train()
+            except RuntimeError as error:
+                if not self._is_stopped():
+                    raise
+                raise Stopped(self.stopped_by) from error  # in the middle of a step, which is not saved
         self.save()
         return self.step == self.recipe.steps
 
@@ -139,10 +147,16 @@ class Pretraining:
                 if self.stopped_by is not None:
                     return
                 yield batch
-        except RuntimeError:  # the process that makes batches was asked to stop too, and is gone
-            time.sleep(0.5)  # the signal may still be on its way to this one
-            if self.stopped_by is None:
+        except RuntimeError:
+            if not self._is_stopped():
                 raise
+
+    def _is_stopped(self) -> bool:
+        """Whether an error may be PyTorch's about the process that makes batches, which was asked to stop too,
+        and is gone.
+        """
+        time.sleep(0.5)  # the signal may still be on its way to this one
+        return self.stopped_by is not None
 
     def _learn(self, batch: dict[str, torch.Tensor]) -> float:
         """One optimiser step; the loss of the texts."""

@@ -215,6 +215,23 @@ def test_mini_mplug_is_pre_trained_by_the_same_command(tmp_path, monkeypatch, ca
     )
 
 
+def test_a_stop_that_ends_the_process_of_the_batches_first(whole, tmp_path, monkeypatch, capsys):
+    """PyTorch then raises an error wherever the step happens to be; a state in its midst would be wrong."""
+
+    def both_end():
+        signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
+
+    out = tmp_path / "out"
+    undo = at_step(monkeypatch, 3, both_end)
+    assert pretrained(out) == 143
+    assert "goes on from the last state that was saved" in capsys.readouterr().err
+    assert torch.load(out / STATE, weights_only=True)["step"] == 0
+    undo()
+    assert pretrained(out) == 0
+    check_equal(out, whole)
+
+
 def test_a_state_that_names_no_model_is_mini_blips(stopped, whole):
     """Former versions had no other."""
     state = torch.load(stopped / STATE, weights_only=True)
