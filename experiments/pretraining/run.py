@@ -152,8 +152,8 @@ class Pretraining:
                 raise
 
     def _is_stopped(self) -> bool:
-        """Whether an error may be PyTorch's about the process that makes batches, which was asked to stop too,
-        and is gone.
+        """Whether an error may be PyTorch's about the process that makes batches: asked to stop too, it is
+        gone.
         """
         time.sleep(0.5)  # the signal may still be on its way to this one
         return self.stopped_by is not None
