@@ -27,6 +27,7 @@ _OTHER, _TEXT, _PALE, _SMALL_PRINT = "#5b5b5b", "#222222", "#777777", "#444444"
 # inches: height of a row and of the title; width of a panel (its dots, then its numbers) and of a cost column
 _ROW, _TOP, _PANEL, _DOTS, _COST = 0.27, 0.85, 2.12, 1.08, 0.8
 _LEGEND_LINE, _LETTER = 0.19, 0.064  # inches: height of the legend's lines, width of a letter
+_BOLD_LETTER = 0.08  # inches: width of a heading's letter
 _LEAST_SPAN = 4.0  # points that an axis shows at least
 _MOST, _BETWEEN = 8, 0.75  # panels beside each other; inches from one line of panels to the next
 
@@ -88,7 +89,9 @@ class _Drawing:
         )
         self.bands = _bands(self.columns)
         self.costs = self.names + _PANEL * len(self.bands[-1])
-        self.width = 0.2 + max(self.names + _PANEL * len(self.bands[0]), self.costs + _COST * len(COSTS))
+        widths = [self.names + _PANEL * len(self.bands[0]), self.costs + _COST * len(COSTS)]
+        widths += [0.15 + _BOLD_LETTER * len(line.name) for line in self.lines if line.is_heading]
+        self.width = 0.2 + max(widths)
         sentences = [
             *legend(table, "Bold"),
             f"Dot = mean{bar}, dotted line = {table.baseline}, arrow = beyond the axis; "

@@ -137,6 +137,12 @@ def test_a_wide_table_stands_in_several_lines_of_panels():
     assert figure.get_figwidth() < draw_figure(Table("Wide", rows, columns[:8])).get_figwidth() + 3
 
 
+def test_a_narrow_table_has_room_for_its_headings():
+    heading = "Published numbers, another scale: somebody's model on their data; MWMW with the rows above"
+    row = Row("One", heading, {"t.score": Summary(0.5, None, 1)}, 1234, 70.0, 800.0)
+    assert texts_overlap(draw_figure(Table("Narrow", [row], [Column("t.score", "Score")]))) == ([], [])
+
+
 def test_figure_is_a_png(tmp_path):
     path = draw_png(table(), tmp_path / "t.png")
     assert path.read_bytes()[:4] == b"\x89PNG" and [p.name for p in tmp_path.iterdir()] == ["t.png"]
