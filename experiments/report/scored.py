@@ -124,7 +124,10 @@ def _interval(
 ) -> tuple[float | None, float | None]:
     if statistics is None:
         return None, None
-    low, high = bootstrap_interval(statistics, images, column.score, seed, bounds=(0, column.most))
+    score, bounds = float(column.score(statistics.sum(axis=0))), (0.0, column.most)
+    if not math.isclose(score, np.clip(score, *bounds), abs_tol=1e-9):
+        bounds = (-math.inf, math.inf)  # the column of a task of one's own does not say where scores end
+    low, high = bootstrap_interval(statistics, images, column.score, seed, bounds=bounds)
     return (None, None) if math.isnan(low) or math.isnan(high) else (low, high)
 
 
