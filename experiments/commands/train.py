@@ -60,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--dry-run",
         action="store_true",
-        help="Show the file with everything decided that it leaves open, run nothing.",
+        help="Show the file with everything decided that it leaves open, try its settings on the model, run "
+        "nothing.",
     )
 
 
@@ -92,6 +93,7 @@ def _run(args: argparse.Namespace, found: Resolved, execution: Execution) -> int
 
     about = None if has_scores(cell, out) else agreed(tried)
     prepare([cell], execution, found.sizes, found.experiment.scenes.seed, args.download, families)
+    families.clear()  # the run loads its own: nothing is held beside it, on a GPU least of all
     if is_main:
         if about is not None:
             note(about)

@@ -1,7 +1,9 @@
 """``attngraph train`` and ``attngraph evaluate``: a file is a run, and the run's file is the run again."""
 
+import gc
 import hashlib
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +151,26 @@ def test_the_model_is_loaded_once_before_a_run_begins(file, tmp_path):
     (family,) = seen
     assert list(family.model.state_dict()) == list(load_family().model.state_dict())
     assert any((tmp_path / "out" / "image-states").rglob("*"))
+
+
+def test_a_run_holds_no_model_beside_its_own(file, tmp_path, monkeypatch):
+    """What its settings were tried on, and what made image states, is gone when it begins."""
+    seen = []
+
+    def loaded(*words):
+        family = load_family(*words)
+        seen.append(weakref.ref(family.model))
+        return family
+
+    def begin(*_):
+        gc.collect()
+        assert [model() for model in seen] == [None]
+        raise KeyboardInterrupt
+
+    for module in ("experiments.commands.train", "experiments.training.prepare"):
+        monkeypatch.setattr(f"{module}.load_family", loaded)
+    monkeypatch.setattr("experiments.commands.train.run_cells", begin)
+    assert run("train", file, "--out", tmp_path / "out", "-q") == 130
 
 
 def test_changes_and_no_file(tmp_path, capsys):
