@@ -28,7 +28,7 @@ class Choice(Config):
     Args:
         learning_rate: peak learning rate.
         join: how adapters join the model; nothing to methods without graph adapters.
-        arguments: the scheme's.
+        arguments: the scheme's; of full fine-tuning, ``vision_learning_rate``.
     """
 
     learning_rate: Annotated[FiniteFloat, Field(gt=0)]

@@ -65,11 +65,12 @@ def type_of(name: str | None) -> str | None:
     if not config.exists():
         return None
     try:
-        return json.loads(config.read_text(encoding="utf-8")).get("model_type")
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{config} cannot be read ({first_line(error)}): restore it, or give another --model"
         ) from None
+    return kind if isinstance(kind, str) else None
 
 
 def _shipped(name: str) -> ModelFamily:

@@ -25,6 +25,7 @@ from experiments.training.cells import (
 from experiments.training.device import processes
 from experiments.training.execution import Execution
 from experiments.training.recipe import Diverged
+from experiments.training.saved import DIVERGED
 
 
 def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) -> dict[Cell, dict[str, Any]]:
@@ -55,7 +56,10 @@ def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) 
         note(f"{len(cells) - len(todo)} of {len(cells)} cells are finished already")
     diverged = {cell for cell in todo if may_diverge and has_diverged(cell, run.out)}
     if diverged:
-        note(f"{len(diverged)} of {len(cells)} cells have diverged already")
+        note(
+            f"{len(diverged)} of {len(cells)} cells have diverged already; without the {DIVERGED} in its "
+            "folder one is run again"
+        )
         todo = [cell for cell in todo if cell not in diverged]
     failures = _launched(todo, run) if todo else {}
     fatal = [

@@ -49,6 +49,8 @@ def test_each_checkpoint_goes_to_its_family(name, tmp_path):
 def test_the_type_of_a_checkpoint_that_is_not_loaded(tmp_path):
     assert [type_of(str(save(name, tmp_path / name))) for name in ("mplug", "git")] == ["mplug", "git"]
     assert type_of(None) == "blip" and type_of("owner/name") is None
+    (tmp_path / "git" / "config.json").write_text('{"model_type": ["git"]}')
+    assert type_of(str(tmp_path / "git")) is None
     (tmp_path / "git" / "config.json").write_text("[")
     with pytest.raises(UserError, match=r"config\.json cannot be read \(.*\): restore it"):
         type_of(str(tmp_path / "git"))
