@@ -111,7 +111,10 @@ def test_changes_reach_any_depth():
         (["skip_bad=3"], "skip_bad changes nothing"),
         (["answering=rank"], "there is no list of answers for vqa: leave it out"),
         (["settings.jion=blend"], "settings: pgnn has no 'jion' (did you mean join?)"),
-        (["method=full", "settings.join=blend"], "settings: full has no 'join': choose from vision_learning_rate"),
+        (
+            ["method=full", "settings.join=blend"],
+            "settings: full has no 'join': choose from vision_learning_rate",
+        ),
         (["data=.", "scenes.seed=3"], "scenes changes nothing, since data names .: leave one out"),
     ],
 )
