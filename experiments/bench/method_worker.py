@@ -96,7 +96,8 @@ class Work:
         }
         self.ways = {
             "vqa": Ranking(made_answers(words, options["answers"], draw), options["k"]),
-            "caption": Decoding(max_new_tokens=options["tokens"], num_beams=options["beams"]),
+            # to the last token: what was trained a few steps would end earlier than what was not
+            "caption": Decoding(options["tokens"], options["beams"], min_new_tokens=options["tokens"]),
         }
 
     def do(self, name: str) -> dict[str, dict[str, float]]:

@@ -4,9 +4,9 @@ The model has random weights. ``blip`` is BLIP-base: ViT-B/16, a text decoder of
 cross-attention, 30,524 words. ``mplug`` is mPLUG with ViT-B/16: a text encoder and a fusion of 6 layers
 each, which only questions go through, and a decoder of 12. Two tasks stand for the benchmarks: ``vqa``
 (questions of some words; the list of answers is ranked, the best of a short list in full) and ``caption``
-(captions of some words, after a prompt where the model has one; written with beams, always to the last token,
-since random weights hardly end a text earlier). Each method runs in a process of its own, next to
-one with the vanilla adapter (:data:`BASELINE`), and both do everything in turn; so ratios are between
+(captions of some words, after a prompt where the model has one; written with beams, always to the last
+token). Each method runs in a process of its own, next to one with the vanilla adapter (:data:`BASELINE`), and
+both do everything in turn; so ratios are between
 neighbours in time and peaks are those of the method alone.
 
 ``methods.json`` and ``methods-mplug.json``, which ``attngraph table --dry-run`` reads, hold

@@ -116,6 +116,17 @@ def test_each_method_trains_answers_and_goes_on_from_what_it_saved(name, of_mode
         assert torch.equal(old, state["exp_avg"])
 
 
+def test_captions_are_written_to_the_last_token():
+    """Of whatever has been trained: a model that ends its captions early would seem to be fast."""
+    work = Work("gcn", OPTIONS)
+    model, passes = work.family.model, []
+    with torch.no_grad():
+        model.text_decoder.cls.predictions.bias[model.config.text_config.sep_token_id] = 1e4
+    model.text_decoder.register_forward_hook(lambda *_: passes.append(1))
+    work.family.generate(work.samples["caption"][:1], work.ways["caption"])
+    assert len(passes) == OPTIONS["tokens"]
+
+
 def test_what_a_planner_reads(here, tmp_path):
     result = methods.measure(OPTIONS | {"methods": ("gcn", "pgnn")}, 2)
     assert list(result["methods"]) == ["gcn", "pgnn"] and result["form"] == 1
