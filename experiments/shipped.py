@@ -27,5 +27,9 @@ def unless_default(name: str | None) -> str | None:
 
 def again(name: str) -> str:
     """What to do where a shipped model is missing or damaged."""
-    chosen = "" if name == DEFAULT else f" --model {name}"
-    return f"reinstall the package, or make it again with `attngraph pretrain{chosen}`"
+    return f"reinstall the package, or make it again with `attngraph pretrain{option(name)}`"
+
+
+def option(name: str) -> str:
+    """What a command line says more for this model; nothing for the default."""
+    return "" if name == DEFAULT else f" --model {name}"

@@ -6,8 +6,7 @@ each, which only questions go through, and a decoder of 12. Two tasks stand for 
 (questions of some words; the list of answers is ranked, the best of a short list in full) and ``caption``
 (captions of some words, after a prompt where the model has one; written with beams, always to the last
 token). Each method runs in a process of its own, next to one with the vanilla adapter (:data:`BASELINE`), and
-both do everything in turn; so ratios are between
-neighbours in time and peaks are those of the method alone.
+both do everything in turn; so ratios are between neighbours in time and peaks are those of the method alone.
 
 ``methods.json`` and ``methods-mplug.json``, which ``attngraph table --dry-run`` reads, hold
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from attngraph.errors import UserError
 from experiments.configs.settings import Settings
-from experiments.methods.method import REFERENCE, Vision, register
+from experiments.methods.method import REFERENCE, Vision, is_number, register
 from experiments.methods.own_parameters import OwnParameters, TunedModel
 from experiments.models.family import ModelFamily
 
@@ -40,7 +40,7 @@ class FullFineTuning(OwnParameters):
         tuned, rate = super().apply(family, settings), settings.get(VISION_RATE)
         if rate is None:
             return tuned
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+        if not is_number(rate) or not 0 < rate < math.inf:
             raise UserError(f"{self.name}: {VISION_RATE} must be a number above 0, got {rate!r}")
         if not family.caches_features:
             raise UserError(

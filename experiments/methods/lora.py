@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from attngraph.errors import UserError
 from experiments.configs.settings import Settings
-from experiments.methods.method import OTHERS, register
+from experiments.methods.method import OTHERS, is_number, register
 from experiments.methods.peft_method import PeftMethod
 from experiments.methods.projections import attention_projections
 from experiments.models.family import ModelFamily
@@ -47,9 +47,9 @@ class Lora(PeftMethod):
         r, alpha, dropout, targets = (settings[name] for name in ("r", "alpha", "dropout", "targets"))
         if not isinstance(r, int) or isinstance(r, bool) or r < 1:
             raise UserError(f"lora: r must be a whole number of at least 1, got {r!r}")
-        if not _is_number(alpha) or not 0 < alpha < math.inf:
+        if not is_number(alpha) or not 0 < alpha < math.inf:
             raise UserError(f"lora: alpha must be a number above 0, got {alpha!r}")
-        if not _is_number(dropout) or not 0 <= dropout < 1:
+        if not is_number(dropout) or not 0 <= dropout < 1:
             raise UserError(f"lora: dropout must be a number from 0 to below 1, got {dropout!r}")
         if not isinstance(targets, (list, tuple)):
             raise UserError(f"lora: targets must be a list, such as [query, value], got {targets!r}")
@@ -61,10 +61,6 @@ class Lora(PeftMethod):
             target_modules=names,
             fan_in_fan_out=isinstance(family.model.get_submodule(names[0]), Conv1D),
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 register(Lora(name="lora", title="LoRA", group=OTHERS, rates=(1e-3, 3e-3), default_rate=3e-3))

@@ -203,3 +203,8 @@ def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
         raise UserError(
             f"unknown {what} {', '.join(map(repr, unknown))}{near}: choose from {', '.join(known)}"
         )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a setting is a number; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -32,13 +32,14 @@ def load_family(
     Raises:
         UserError: it cannot be loaded.
     """
-    if name is not None and shipped_folder(name) is not None:
+    is_shipped = name is not None and shipped_folder(name) is not None
+    if is_shipped:
         family = _shipped(str(name))
     elif name is not None and Path(name).is_file():
         family = load_original(Path(name))
     else:
         family = _from_transformers(None if name is None else str(name), download)
-    if name is not None and shipped_folder(name) is None:
+    if name is not None and not is_shipped:
         family.title = f"{type(family.model).__name__} ({Path(name).resolve().name})"
     if side is not None and side != family.image_side:
         family.resize(side)

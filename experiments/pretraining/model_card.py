@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from experiments.files import whole, write_json, write_text
 from experiments.pretraining.minis import Mini
-from experiments.shipped import DEFAULT
+from experiments.shipped import option
 
 TEMPLATE = """# {title}
 
@@ -37,7 +37,8 @@ mean.
 
 {rows}
 
-`attngraph pretrain{chosen} --check` computes these again from the checkpoint {equal}.
+`attngraph pretrain{chosen} --check` computes these again from the checkpoint \
+(equal within {run[check_tolerance]}).
 {again}
 
 ## Use and limits
@@ -83,7 +84,7 @@ def write_card(
     card = TEMPLATE.format(
         title=mini.title,
         about=mini.about(model),
-        chosen="" if mini.name == DEFAULT else f" --model {mini.name}",
+        chosen=option(mini.name),
         run=run,
         rows=_rows(
             {
@@ -91,7 +92,6 @@ def write_card(
                 **{name.replace("seed", "seed "): other for name, other in others.items()},
             }
         ),
-        equal=f"(equal within {run['check_tolerance']})",
         again=_again(
             scores["exact_average"],
             {name: other["exact_average"] for name, other in others.items()},

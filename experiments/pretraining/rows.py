@@ -30,10 +30,10 @@ def rows(tokenizer: PreTrainedTokenizerBase, texts: list[list[Prompt]]) -> dict[
     captions = [text for text in numbered if text[1] in CAPTION_PROMPTS]
     questions = [text for text in numbered if text[1] not in CAPTION_PROMPTS]
     batch = {}
-    for name, group in (("caption", captions), ("question", questions)):
-        if not group:
+    for name, chosen in (("caption", captions), ("question", questions)):
+        if not chosen:
             continue
-        images, prompts, answers = map(list, zip(*group, strict=True))
+        images, prompts, answers = map(list, zip(*chosen, strict=True))
         written = sequence_batch(tokenizer, [""] * len(answers), answers)
         targets = written["labels"] != IGNORED
         written["weights"] = targets * targets.sum(1, keepdim=True) ** -0.5

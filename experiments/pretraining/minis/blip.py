@@ -13,8 +13,6 @@ from experiments.pretraining.minis.mini import Mini
 from experiments.pretraining.packing import block_causal_mask, pack
 from experiments.pretraining.recipe import Recipe
 from experiments.pretraining.steps import Arrange
-from experiments.pretraining.tokenizer import build_tokenizer
-from experiments.scenes.vocabulary import all_words
 from experiments.shipped import DEFAULT
 
 ABOUT = """\
@@ -36,9 +34,6 @@ class MiniBlip(Mini):
     name = DEFAULT
     recipe = Recipe()
     prompts_captions = True
-
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return build_tokenizer(all_words())
 
     def build(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         return build_model(tokenizer)

@@ -10,6 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from experiments.pretraining.recipe import Recipe
 from experiments.pretraining.steps import Arrange
+from experiments.pretraining.tokenizer import build_tokenizer
+from experiments.scenes.vocabulary import all_words
 from experiments.shipped import CHECKPOINTS, SHIPPED
 
 
@@ -36,9 +38,9 @@ class Mini(ABC):
         """The folder of the shipped checkpoint."""
         return CHECKPOINTS / self.name
 
-    @abstractmethod
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of all words of the scenes."""
+        return build_tokenizer(all_words())
 
     @abstractmethod
     def build(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

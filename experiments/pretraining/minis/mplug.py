@@ -13,8 +13,6 @@ from experiments.pretraining.minis.mini import Mini
 from experiments.pretraining.recipe import Recipe
 from experiments.pretraining.rows import group, rows
 from experiments.pretraining.steps import Arrange
-from experiments.pretraining.tokenizer import build_tokenizer
-from experiments.scenes.vocabulary import all_words
 
 ABOUT = """\
 mPLUG (Li et al., 2022) in a small configuration, trained from scratch on drawn scenes. The model is
@@ -43,7 +41,7 @@ class MiniMPlug(Mini):
     prompts_captions = False
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        tokenizer = build_tokenizer(all_words())
+        tokenizer = super().tokenizer()
         tokenizer.bos_token = tokenizer.cls_token
         return tokenizer
 
