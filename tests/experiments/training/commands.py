@@ -63,8 +63,10 @@ class Command:
         with suppress(ProcessLookupError):  # it was quicker
             (os.killpg if group else os.kill)(self.process.pid, number)
 
-    def rest(self, seconds: float = 10) -> list[int]:
-        """Processes of its session that still run after it has ended, given some time."""
+    def rest(self, seconds: float = 60) -> list[int]:
+        """Processes of its session that still run after it has ended, given some time: the server that forks
+        workers notices only when it has imported all that they need.
+        """
         until = time.monotonic() + seconds
         while (left := self._members()) and time.monotonic() < until:
             time.sleep(0.02)

@@ -38,12 +38,15 @@ from experiments.training import trainer
 trainer.SAVE_EVERY = 1
 """
 TOY = """
+from dataclasses import replace
 from functools import partial
-from experiments.commands import pretrain
+from experiments.models.mini_blip import build_model
 from experiments.pretraining import run, scoring
-run.build_model = partial(run.build_model, width=32, vision_layers=1, text_layers=1)
+from experiments.pretraining.minis import MINIS
+mini = MINIS["mini-blip"]
+mini.build = partial(build_model, width=32, vision_layers=1, text_layers=1)
+mini.recipe = replace(mini.recipe, images=4)
 run.SAVE_SECONDS, run.LOG_STEPS = 0.05, 1
-pretrain.Recipe = partial(pretrain.Recipe, images=4)
 scoring.SCENES = 5
 scoring.KINDS = {kind: scoring.KINDS[kind] for kind in ("caption", "count")}
 """
