@@ -325,6 +325,7 @@ def test_every_room_is_in_the_api_reference():
     assert named == rooms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=short_name)
 def test_notebook_runs(notebook, tmp_path, monkeypatch):
     pytest.importorskip("nbclient")

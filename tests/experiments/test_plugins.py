@@ -54,6 +54,7 @@ PLUGINS = ["--plugin", str(TASK), "--plugin", str(METHOD)]
 WORDS = [*PLUGINS, "ablation", "--tasks", "easy_vqa,colours", "--gnn", "ia3,gcn"]
 
 
+@pytest.mark.slow
 def test_a_table_with_a_task_and_a_method_of_ones_own(preset, tmp_path):
     """The real command, in worker processes; both tasks have a metric named accuracy."""
     out = tmp_path / "out"

@@ -61,6 +61,7 @@ def test_the_saved_type_says_what_to_import(saved):
 @pytest.mark.parametrize(
     "load", ["PeftModel.from_pretrained(torch.nn.Linear(1, 1), {!r})", "PeftConfig.from_pretrained({!r})"]
 )
+@pytest.mark.slow
 def test_loading_without_our_package_says_what_to_import(saved, load):
     answer = python(f"import torch\nfrom peft import PeftConfig, PeftModel\n{load.format(str(saved))}")
     last = answer.stderr.strip().splitlines()[-1]
@@ -68,6 +69,7 @@ def test_loading_without_our_package_says_what_to_import(saved, load):
     assert "attngraph" in last and "`import adapters` before loading" in last
 
 
+@pytest.mark.slow
 def test_importing_our_package_is_enough(saved):
     answer = python(
         "import adapters\nfrom peft import PeftConfig, get_peft_model\n"

@@ -143,6 +143,7 @@ def test_data_of_another_size_are_refused_and_left_alone(small, capsys):
     assert before == times(out)
 
 
+@pytest.mark.slow
 def test_ctrl_c_loses_nothing_finished(preset, tmp_path):
     out = tmp_path / "stopped"
     rows = ["--preset", str(preset), "--gnn", "gcn", "--tasks", "vqa", "--jobs", "2", "--out", str(out)]

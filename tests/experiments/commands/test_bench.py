@@ -73,7 +73,10 @@ def test_ratios_are_taken_between_neighbours(monkeypatch):
         measure.compare({"base": broken}, "base", 1)
 
 
-@pytest.mark.parametrize("seconds, repeats", [(1, 15), (8, 8), (100, 3)])
+@pytest.mark.parametrize(
+    "seconds, repeats",
+    [pytest.param(1, 15, marks=pytest.mark.slow), pytest.param(8, 8, marks=pytest.mark.slow), (100, 3)],
+)
 def test_long_runs_are_repeated_less_often(monkeypatch, seconds, repeats):
     times, _ = measure.compare({"base": Clock(monkeypatch).takes(seconds)}, "base", 15)
     assert times["base"].repeats == repeats
@@ -99,6 +102,7 @@ def test_every_target_names_a_run():
         assert {benchmark.baseline, *benchmark.targets, *benchmark.memory, *benchmark.only} <= names
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("experiments.bench.suite.extra_memory", lambda module, name, options: 3.0)
     only = ["step", "peers", "training", "long-4k-causal", "sparse"]

@@ -147,6 +147,7 @@ def test_what_a_planner_reads(here, tmp_path):
     assert written.count("| pGNN |") == 3 and "### caption" in written
 
 
+@pytest.mark.slow
 def test_the_command_writes_them(here, tmp_path, capsys):
     """Both models, each into files of its own."""
     words = ["bench", "--quick", "--repeats", "1", "--only", *OF_MODELS, "--out", str(tmp_path)]

@@ -168,6 +168,7 @@ def test_a_task_gets_the_metrics_it_names():
         caption_scores(predictions, references, use_java=False, metrics=["blue4"])
 
 
+@pytest.mark.slow
 @needs_java
 def test_meteor_leaves_no_process_behind(monkeypatch):
     started = []

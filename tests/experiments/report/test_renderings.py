@@ -172,6 +172,7 @@ def test_save_table_and_a_failure_keeps_the_old_file(tmp_path, monkeypatch):
     assert paths["csv"].read_text() == before and len(list((tmp_path / "new").iterdir())) == 5
 
 
+@pytest.mark.slow
 def test_text_output_does_not_import_matplotlib():
     code = "import sys, experiments.report.ablation; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

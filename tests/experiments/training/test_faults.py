@@ -47,6 +47,7 @@ def often(monkeypatch):
     monkeypatch.setattr(device, "uses_bfloat16", lambda name: False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of file sizes")
 def test_files_that_the_system_refuses_to_grow(tmp_path):
     """The system's own refusal, in the middle of a file."""

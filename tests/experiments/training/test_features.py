@@ -260,6 +260,7 @@ def writer(tmp_path, *words):
     return subprocess.Popen([str(word) for word in command], stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_two_processes_may_write_at_once(tmp_path):
     small_examples(tmp_path / "pictures", 40)
     writers = [writer(tmp_path) for _ in range(2)]
@@ -273,6 +274,7 @@ def test_two_processes_may_write_at_once(tmp_path):
     assert len(keys_in(tmp_path / "cache")) == 20, "nothing twice, and no parts are left"
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_whole_files(family, tmp_path, encoded):
     pictures = list(dict.fromkeys(example.image for example in small_examples(tmp_path / "pictures", 40)))
     killed = writer(tmp_path, 4)

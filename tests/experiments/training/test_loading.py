@@ -76,7 +76,13 @@ def loaders(monkeypatch, number):
     monkeypatch.setattr(trainer, "loader_options", lambda reads, device: options if number and reads else {})
 
 
-@pytest.mark.parametrize("method, recipe", [("full", RECIPE), ("full", CHANGED), ("pgnn", CHANGED)])
+@pytest.mark.parametrize(
+    "method, recipe",
+    [
+        ("full", CHANGED),
+        *(pytest.param(*way, marks=pytest.mark.slow) for way in (("full", RECIPE), ("pgnn", CHANGED))),
+    ],
+)
 def test_scores_do_not_depend_on_loaders(method, recipe, tmp_path, monkeypatch):
     outcomes = []
     for number in (0, 1, 2):
@@ -89,7 +95,7 @@ def test_changed_pictures_make_another_run(tmp_path):
     assert run(tmp_path, name="a")[0] != run(tmp_path, recipe=CHANGED, name="b")[0]
 
 
-@pytest.mark.parametrize("step", [3, 5])
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 5])
 def test_an_interrupted_run_sees_the_same_changes(step, tmp_path):
     whole = run(tmp_path, recipe=CHANGED, name="whole")[:2]
     with pytest.raises(Stopped):
@@ -199,7 +205,12 @@ def damaged(tmp_path):
     return tmp_path
 
 
-WAYS = [("full", RECIPE, 1), ("full", CHANGED, 1), ("pgnn", RECIPE, 1), ("pgnn", RECIPE, 0)]
+WAYS = [
+    ("full", CHANGED, 1),
+    ("pgnn", RECIPE, 1),
+    pytest.param("full", RECIPE, 1, marks=pytest.mark.slow),
+    pytest.param("pgnn", RECIPE, 0, marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -212,7 +223,10 @@ def test_by_default_they_are_an_error_in_one_line(method, recipe, limit, number,
 
 
 @pytest.mark.parametrize("number", [0, 2])
-@pytest.mark.parametrize("method, recipe, limit", [*WAYS, ("text", RECIPE, 1)])  # which hides pictures
+@pytest.mark.parametrize(
+    "method, recipe, limit",
+    [*WAYS, pytest.param("text", RECIPE, 1, marks=pytest.mark.slow)],  # which hides pictures
+)
 def test_they_are_left_out_up_to_a_limit(method, recipe, limit, number, damaged, monkeypatch):
     loaders(monkeypatch, number)
     faults = Faults(4)

@@ -89,7 +89,9 @@ def test_passes_at_least_double_and_divide_a_step_evenly(size, passes, processes
         replace(recipe, accumulation=more).per_process(processes, examples)
 
 
-@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize(
+    "error", ["gpu", *(pytest.param(error, marks=pytest.mark.slow) for error in ("cpu", "windows", "cublas"))]
+)
 @pytest.mark.parametrize("after", [0, 3])
 def test_a_run_goes_on_with_smaller_passes(error, after, fits, tmp_path):
     """At once, or after three steps that did fit; the result is that of an undisturbed run."""

@@ -99,6 +99,7 @@ def test_after_a_kill(whole, tmp_path):
     check_equal(outcome, whole("pgnn", 0.3))
 
 
+@pytest.mark.slow
 def test_in_bfloat16_too(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "uses_bfloat16", lambda name: True)
     expected = train_small(tmp_path / "whole", "full", dropout=0.3)

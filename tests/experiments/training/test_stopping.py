@@ -133,6 +133,7 @@ def check_stops(cases, folder):
             assert not list((own / "out").rglob(".attngraph-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked for in /proc")
 def test_workers_end_with_their_command(tmp_path):
     check_stops([(signal.SIGKILL, False), (signal.SIGTERM, False)], tmp_path)

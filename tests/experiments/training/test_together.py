@@ -23,6 +23,7 @@ from tests.experiments.training.runs_together import RUNS, run_all
 from tests.experiments.training.small import small_examples
 
 ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.slow  # two processes
 PRESET = """
 about: one row, and a number of questions that two processes cannot share evenly
 seeds: {pgnn: 1}

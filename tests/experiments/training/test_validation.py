@@ -135,8 +135,17 @@ def test_it_stops_when_patience_is_at_an_end(scripted, tmp_path):
     assert all(torch.equal(weight, same.weights[name]) for name, weight in outcome.weights.items())
 
 
-@pytest.mark.parametrize("method", ["pgnn", "full"])
-@pytest.mark.parametrize("stop", [2, 4, 5, 7, 8])
+@pytest.mark.parametrize("method", ["pgnn", pytest.param("full", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param(2, marks=pytest.mark.slow),
+        4,
+        pytest.param(5, marks=pytest.mark.slow),
+        7,
+        pytest.param(8, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_run_goes_on_to_the_bit(method, stop, scripted, tmp_path):
     """Before, at and after validations and states; the best state comes before or after the interrupt."""
     scripted(0.3, 0.5, 0.1, 0.5)
