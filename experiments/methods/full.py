@@ -33,6 +33,9 @@ class FullFineTuning(OwnParameters):
         given = {} if choice is None else choice.arguments
         return {VISION_RATE: given[VISION_RATE]} if VISION_RATE in given else {}
 
+    def argument_names(self) -> list[str]:
+        return [VISION_RATE]
+
     def further_settings(self) -> list[str]:
         return [VISION_RATE]
 

@@ -56,9 +56,12 @@ class GraphAdapter(PeftMethod):
 
     def arguments(self, chosen: Settings, task: str) -> dict[str, Any]:
         """The scheme's arguments: the chosen ones as far as the scheme has such, and the row's own."""
-        known = inspect.signature(SCHEMES[self.gnn]).parameters
+        known = self.argument_names()
         carried = {name: value for name, value in self._carried(chosen, task).items() if name in known}
         return {**carried, **self.fixed}
+
+    def argument_names(self) -> list[str]:
+        return list(inspect.signature(SCHEMES[self.gnn]).parameters)
 
     def _carried(self, chosen: Settings, task: str) -> Arguments:
         """The arguments that were chosen for it, or for the method that it follows."""

@@ -70,8 +70,23 @@ class Method(ABC):
     def choice(self, chosen: Settings, task: str) -> Choice | None:
         """What was chosen on validation data for it on a task, or for the method that it follows; None where
         nothing was.
+
+        Raises:
+            UserError: what was chosen for it has arguments that it does not take.
         """
-        return chosen.choice(self.name, task) or chosen.choice(self.leader, task)
+        own = chosen.choice(self.name, task)
+        for name in () if own is None else own.arguments:
+            if name not in (known := self.argument_names()):
+                choices = f"choose from {', '.join(known)}" if known else "it takes none"
+                near = did_you_mean(name, known)
+                raise UserError(
+                    f"settings of {self.name} on {task}: unknown argument {name!r}{near}: {choices}"
+                )
+        return own or chosen.choice(self.leader, task)
+
+    def argument_names(self) -> list[str]:
+        """Names of the arguments that a choice for it may hold."""
+        return []
 
     def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
         """All that decides what is trained on a task, as plain values.

@@ -234,6 +234,26 @@ def test_rows_use_the_settings_of_the_method_that_they_follow():
         assert method.settings(chosen, "vqa", join="replace")["join"] == "replace"
 
 
+@pytest.mark.parametrize(
+    "method, argument, said",
+    [
+        (
+            "pgnn",
+            "muu",
+            r"settings of pgnn on vqa: unknown argument 'muu'.*mu.*: choose from p, mu",
+        ),
+        ("placebo", "theta", "unknown argument 'theta'"),
+        ("full", "vision_rate", "choose from vision_learning_rate"),
+        ("lora", "r", "unknown argument 'r': it takes none"),
+    ],
+)
+def test_chosen_arguments_that_a_method_does_not_take_are_refused(method, argument, said):
+    chosen = Settings(methods={method: {"vqa": Choice(learning_rate=1, arguments={argument: 1})}})
+    with pytest.raises(UserError, match=said):
+        method_named(method).settings(chosen, "vqa")
+        method_named(method).rate(chosen, "vqa")
+
+
 def test_settings_where_nothing_was_chosen():
     for name in ("pgnn", "placebo", "residual", "appnp", "gcn"):
         method, other = method_named(name), Settings(methods={"pgnn": {"vqa": Choice(learning_rate=0.2)}})
