@@ -1,6 +1,6 @@
 """Choose the learning rate of each row of a table on validation data, with one seed.
 
-    attngraph sweep main --tasks vqa2,snli_ve,coco --out runs/tables-scenes
+    attngraph sweep main --out runs/tables-scenes
     attngraph table main --settings runs/tables-scenes/settings.yaml --out runs/tables-scenes
 
 The rates with which rows begin stand in the size's file, the same for all adapters; while the best lies at an
