@@ -94,8 +94,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, about: str) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help=f"{about}: {' or '.join(SHIPPED)}, a folder, a hub name or BLIP's own file. Default: {DEFAULT}, "
-        "which comes with the package.",
+        help=f"{about}: {' or '.join(SHIPPED)}, which come with the package, a folder, a hub name or BLIP's "
+        f"own file. Default: {DEFAULT}.",
     )
     parser.add_argument(
         "--download", action="store_true", help="Fetch from the hub what is not on this machine."

@@ -122,7 +122,9 @@ def _parsers(asked: str | None) -> tuple[Parser, dict[str, Parser]]:
     places = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     places.type = str  # it is applied to all words of the command too, whose options check their own
     commands = {
-        name: places.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        name: places.add_parser(
+            name, help=about, description=about[0].upper() + about[1:] + ".", allow_abbrev=False
+        )
         for name, about in COMMANDS.items()
     }
     if asked is not None:

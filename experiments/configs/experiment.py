@@ -21,7 +21,10 @@ from experiments.training.recipe import Recipe
 
 EXPERIMENT = "experiment.yaml"  # in a run's folder
 FOLDER = Path(__file__).with_name("experiments")
-REMEDY = 'see the page "Training" of the docs, or experiments/configs/experiments, for what a file holds'
+REMEDY = (
+    'see the page "Training one experiment" of the docs, or experiments/configs/experiments, for what a file '
+    "holds"
+)
 
 
 def _no_switch(value: Any) -> Any:
@@ -185,7 +188,7 @@ def load_experiment(name: str | None, words: list[str]) -> Experiment:
     """
     changes = read_changes(words, Experiment)
     if name is None:
-        remedy = "give what is missing with --set NAME=VALUE, or a file"
+        remedy = "change it with --set NAME=VALUE, or give a file"
         return with_changes(None, changes, Experiment, "an experiment without a file", remedy)
     file = file_named(name, FOLDER, experiment_names(), "experiment")
     return with_changes(read_yaml(file, REMEDY), changes, Experiment, f"{file}", REMEDY)

@@ -27,7 +27,17 @@ Read = TypeVar("Read", bound=Config)
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes ``1e-3`` for a number; YAML 1.1 wants a point and a sign in it."""
+    """Takes ``1e-3`` for a number; YAML 1.1 wants a point and a sign in it. A name that stands twice is an
+    error, of which YAML would take the last.
+    """
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, _ in node.value:
+            if names.count(key.value) > 1:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} stands twice", problem_mark=key.start_mark)
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -95,8 +105,9 @@ def checked(content: Any, kind: type[Read], where: Callable[[str], str], remedy:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        field = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(f"{where(field)}: {_in_words(error, kind)}; {remedy}") from None
+        first = _first(error)
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where(field)}: {_in_words(first, kind)}; {remedy}") from None
     except RecursionError:
         raise UserError(f"{where('')} cannot be read (it refers to itself); {remedy}") from None
 
@@ -135,9 +146,14 @@ def _with_about(name: str, load: Callable[[str], Any]) -> str:
         return name
 
 
-def _in_words(error: ValidationError, kind: type[Config]) -> str:
-    """The first error in words."""
-    first: Any = error.errors()[0]
+def _first(error: ValidationError) -> Any:
+    """The error to tell. A misspelt name is also a missing one: the name that is there says more."""
+    errors = error.errors()
+    return next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+
+
+def _in_words(first: Any, kind: type[Config]) -> str:
+    """An error in words."""
     if not first["loc"] and first["type"] == "value_error":
         return str(first["ctx"]["error"])
     fields = "it must hold fields with values (name: value)"

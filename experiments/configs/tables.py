@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, FiniteFloat, model_validator
 
+from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
+from experiments.arguments import did_you_mean
 from experiments.configs.presets import MOST_SEEDS, Amount, Preset
 from experiments.configs.reading import Config, Read, file_named, read_config
 from experiments.configs.settings import Settings, chosen_settings
-from experiments.methods import GraphAdapter, Method
+from experiments.methods import METHODS, GraphAdapter, Method
+from experiments.tasks import TASKS
 
 TABLES, SIZES = (Path(__file__).with_name(name) for name in ("tables", "sizes"))
 ADAPTERS = "adapters"  # in a size's rates: all graph adapters
@@ -109,7 +113,35 @@ class Size(Amount):
         """
         chosen = chosen_settings() if self.like_chosen else Settings()
         chosen = _over(chosen, self.settings)
-        return chosen if file is None else _over(chosen, read_config(file, Settings, REMEDY))
+        if file is None:
+            return chosen
+        given = read_config(file, Settings, REMEDY)
+        _check_names(given, f"{file}")
+        return _over(chosen, given)
+
+
+def _check_names(settings: Settings, where: str, rates: Iterable[str] = ()) -> None:
+    """Checks the names of methods and tasks: an unknown one would change nothing, in silence.
+
+    Args:
+        settings: by method and task.
+        where: they are from, for errors.
+        rates: names of methods, or :data:`ADAPTERS`, that learning rates are given for.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    methods = [*dict.fromkeys([*METHODS, *SCHEMES])]
+    tasks = [task for of_task in settings.methods.values() for task in of_task]
+    for names, known, what in (
+        (settings.methods, methods, "method"),
+        (tasks, [*TASKS], "task"),
+        (rates, [*methods, ADAPTERS], "method"),
+    ):
+        for name in names:
+            if name not in known:
+                near = did_you_mean(name, known)
+                raise UserError(f"{where}: unknown {what} {name!r}{near}: choose from {', '.join(known)}")
 
 
 def _over(below: Settings, above: Settings) -> Settings:
@@ -149,7 +181,9 @@ def load_size(name: str) -> Size:
     Raises:
         UserError: no such size, or a damaged file.
     """
-    return _load(name, SIZES, size_names(), Size, "size")
+    size = _load(name, SIZES, size_names(), Size, "size")
+    _check_names(size.settings, f"size {name}", size.rates)
+    return size
 
 
 def _load(name: str, folder: Path, known: list[str], kind: type[Read], what: str) -> Read:

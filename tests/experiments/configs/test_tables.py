@@ -150,3 +150,35 @@ def test_a_preset_counts_steps_or_epochs():
 def test_unknown_names(load, what):
     with pytest.raises(UserError, match=f"unknown {what} 'mian'.*: choose from .*, or give a YAML file"):
         load("mian")
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (
+            "methods: {lorra: {vqa2: {learning_rate: 1}}}",
+            r"given\.yaml: unknown method 'lorra' \(did you mean lora",
+        ),
+        (
+            "methods: {lora: {vqa3: {learning_rate: 1}}}",
+            r"given\.yaml: unknown task 'vqa3' \(did you mean vqa",
+        ),
+        ("methods: {lora: {vqa2: {learning_rat: 1}}}", r"unknown field methods\.lora\.vqa2\.learning_rat "),
+        ("reduction: 4\nreduction: 8", "reduction stands twice"),
+    ],
+)
+def test_names_that_would_change_nothing_are_refused(content, said, tmp_path):
+    file = tmp_path / "given.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=said):
+        load_size("scenes").chosen(file)
+
+
+def test_a_size_names_methods_that_are_known(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("about: my own\nrates: {adapters: [0.1, 0.2], lorra: [0.1, 0.2]}\n")
+    with pytest.raises(UserError, match=r"size .*own\.yaml: unknown method 'lorra'"):
+        load_size(str(file))
+    file.write_text("about: my own\nsettings: {methods: {pgn: {vqa2: {learning_rate: 1}}}}\n")
+    with pytest.raises(UserError, match="unknown method 'pgn'"):
+        load_size(str(file))
