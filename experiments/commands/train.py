@@ -31,7 +31,7 @@ from experiments.tasks import TASKS
 from experiments.training.cells import agreed, has_scores
 from experiments.training.device import processes
 from experiments.training.execution import Execution, add_run_arguments, execution_of, in_folder
-from experiments.training.prepare import Families, prepare
+from experiments.training.prepare import Families, check_recipes, prepare
 from experiments.training.resolve import Resolved, resolved
 from experiments.training.runner import run_cells
 from experiments.training.trackers import add_tracking_argument, trackers_of
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     check_folder(out, "ablation")  # a folder of cells, as a table's is
     is_main = processes(args.device).is_main_process
     found = agreed(lambda: resolved(experiment, out / "data", chosen_settings()))
+    agreed(lambda: check_recipes([found.cell], args.device))
     if args.dry_run:
         agreed(lambda: _try_settings(found, args.download))
         if is_main:

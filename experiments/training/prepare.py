@@ -16,7 +16,7 @@ from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
 from experiments.training.cells import IMAGE_STATES, Cell, agreed, has_scores, is_finished
 from experiments.training.data import TaskData, subset
-from experiments.training.device import check_device, cpu_threads, processes
+from experiments.training.device import check_device, cpu_threads, half_precision, processes
 from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
 from experiments.training.plan import Drawn
@@ -51,6 +51,18 @@ def prepare(
     agreed(lambda: _prepare(cells, run, sizes, data_seed, download, families or {}))
 
 
+def check_recipes(cells: Sequence[Cell], device: str) -> None:
+    """Checks that recipes can be followed here: batches divide evenly, the device has the precision.
+
+    Raises:
+        UserError: one can't.
+    """
+    count = processes(device).num_processes
+    for recipe in {cell.recipe: None for cell in cells if cell.recipe is not None}:
+        half_precision(device, recipe.precision)
+        recipe.per_process(count, recipe.batch_size)
+
+
 def _prepare(
     cells: Sequence[Cell],
     run: Execution,
@@ -60,6 +72,7 @@ def _prepare(
     loaded: Families,
 ) -> None:
     transformers.utils.logging.disable_progress_bar()
+    check_recipes(cells, run.device)
     todo = [cell for cell in cells if not has_scores(cell, run.out)]
     families = {
         (name, side): loaded.get((name, side)) or load_family(name, download, side)

@@ -219,6 +219,12 @@ def test_changes_and_no_file(tmp_path, capsys):
         ),
         (["scenes-pgnn", "--set", "settings.reduction=0", "--dry-run"], "reduction must be a whole number"),
         (["scenes-pgnn", "--set", "settings.gnn_args.mue=1", "--dry-run"], "pgnn has no argument 'mue'"),
+        (["scenes-pgnn", "--set", "recipe.accumulation=7", "--dry-run"], "can't be divided"),
+        (["scenes-pgnn", "--set", "recipe.accumulation=7"], "can't be divided"),
+        (
+            ["scenes-pgnn", "--set", "recipe.precision=float16", "--dry-run"],
+            "float16 is trained on NVIDIA GPUs",
+        ),
         (["scenes-pgnn", "--set", "side=7"], "side 7"),
         (["scenes-pgnn", "--set", "decoding.min_new_tokens=9"], "min_new_tokens"),
         (["scenes-pgnn", "--set", "ranking.k=9"], "leave out k"),
