@@ -72,11 +72,15 @@ class Method(ABC):
         nothing was.
 
         Raises:
-            UserError: what was chosen for it has arguments that it does not take.
+            UserError: what was chosen for it has arguments that neither of the two takes.
         """
         own = chosen.choice(self.name, task)
+        leader = METHODS.get(
+            self.leader, self
+        )  # whose arguments are handed on, as far as this one takes them
+        known = list(dict.fromkeys([*self.argument_names(), *leader.argument_names()]))
         for name in () if own is None else own.arguments:
-            if name not in (known := self.argument_names()):
+            if name not in known:
                 choices = f"choose from {', '.join(known)}" if known else "it takes none"
                 near = did_you_mean(name, known)
                 raise UserError(
