@@ -20,7 +20,7 @@ export OMP_NUM_THREADS
 help:
 	@echo "make ablation   the GNN ablation table on real input: set-up, then under 8 minutes on 2 cores"
 	@echo "                more options: make ablation ARGS='--seed 1 --out runs/other'"
-	@echo "make test       the tests: set-up, then 15 to 18 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
+	@echo "make test       the tests: set-up, then about 8 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
 	@echo "make test-slow  the tests that take longer, such as long commands of the docs"
 	@echo "make lint       ruff check, ruff format --check and mypy"
 	@echo "make docs       the documentation, into $(SITE); needs no network, fails on warnings and broken links"
