@@ -10,11 +10,11 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
-from experiments.arguments import did_you_mean
 from experiments.configs.presets import MOST_SEEDS, Amount, Preset
 from experiments.configs.reading import Config, Read, file_named, read_config
 from experiments.configs.settings import Settings, chosen_settings
 from experiments.methods import METHODS, GraphAdapter, Method
+from experiments.methods.method import check_known
 from experiments.tasks import TASKS
 
 TABLES, SIZES = (Path(__file__).with_name(name) for name in ("tables", "sizes"))
@@ -133,15 +133,16 @@ def _check_names(settings: Settings, where: str, rates: Iterable[str] = ()) -> N
     """
     methods = [*dict.fromkeys([*METHODS, *SCHEMES])]
     tasks = [task for of_task in settings.methods.values() for task in of_task]
-    for names, known, what in (
-        (settings.methods, methods, "method"),
-        (tasks, [*TASKS], "task"),
-        (rates, [*methods, ADAPTERS], "method"),
-    ):
-        for name in names:
-            if name not in known:
-                near = did_you_mean(name, known)
-                raise UserError(f"{where}: unknown {what} {name!r}{near}: choose from {', '.join(known)}")
+    try:
+        for names, known, what in (
+            ([*settings.methods], methods, "method"),
+            (tasks, [*TASKS], "task"),
+            ([*rates], [*methods, ADAPTERS], "method"),
+        ):
+            if names:
+                check_known(names, known, what)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _over(below: Settings, above: Settings) -> Settings:
