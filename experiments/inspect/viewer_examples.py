@@ -7,7 +7,7 @@ from analysis.relevance import image_nodes, valid_nodes
 from analysis.viewer import ViewerExample, one_example
 from attngraph import AttentionGraph
 from experiments.inspect.views import PLAIN, View
-from experiments.inspect.words import words_of
+from experiments.inspect.words import in_decoder, words_of
 from experiments.models.batch import Batch
 
 Cells = list[
@@ -28,14 +28,27 @@ def viewer_example(name: str, batch: Batch, view: View, k: int) -> ViewerExample
     picked = int(list(view.queries.values())[-1][k])
     asking = cells[view.last][0] if view.last in cells else None
     start = {layer: picked for layer in view.layers if cells[layer][0] == asking}
-    words = words_of(batch, graphs[view.last], 0)
-    text = "" if words is None else " ".join(words.tokens[k][(words.is_token[k] & ~words.padding[k]).numpy()])
+    text = _looking_text(batch, graphs[view.last], k)
     kinds = {
         kind: one_example({layer: of_kind[layer] for layer in view.layers}, k)
         for kind, of_kind in view.kinds.items()
     }
     title = f"{name}: {text}" if text else name
     return ViewerExample(title, kinds, cells, batch.pictures.images[k], (rows, columns), others, start)
+
+
+def _looking_text(batch: Batch, graph: AttentionGraph, k: int) -> str:
+    """The tokens of the text whose nodes are the queries, an arrow before those of a decoder if an encoder
+    reads a text too (``[CLS] what color ... [SEP] → [CLS] red [SEP]``)."""
+    words = words_of(batch, graph, 0)
+    if words is None:
+        return ""
+    tokens = list(words.tokens[k][(words.is_token[k] & ~words.padding[k]).numpy()])
+    read = batch.text
+    if read is not None and in_decoder(batch, graph, 0):
+        question = [token for token, pad in zip(read.tokens[k], read.padding[k].tolist()) if not pad]
+        tokens = [*question, "→", *tokens]
+    return " ".join(tokens)
 
 
 def _cells(

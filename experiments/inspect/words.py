@@ -66,8 +66,7 @@ def words_of(batch: Batch, graph: AttentionGraph, side: int) -> Words | None:
     cross-attention) are the decoder's text. In a sequence of text and image, either all tokens are nodes,
     those that keep the images' places too, or the text nodes are the tokens in order.
     """
-    in_decoder = batch.decoder is not None and graph.causal and (graph.kind == "self" or side == 0)
-    text = batch.decoder if in_decoder else batch.text
+    text = batch.decoder if in_decoder(batch, graph, side) else batch.text
     if text is None or len(text.tokens) != graph.shape[0]:
         return None
     b, nodes, width = graph.shape[0], graph.shape[2 + side], len(text.tokens[0])
@@ -94,6 +93,11 @@ def words_of(batch: Batch, graph: AttentionGraph, side: int) -> Words | None:
     token_ids, special = on_nodes(text.token_ids, -1), on_nodes(text.special, False)
     padding = on_nodes(text.padding, False)
     return Words(is_token, tokens, token_ids, special, padding, text.pieces, nodes == width)
+
+
+def in_decoder(batch: Batch, graph: AttentionGraph, side: int) -> bool:
+    """Whether the query (0) or value nodes (1) are those of an encoder-decoder's decoder."""
+    return batch.decoder is not None and graph.causal and (graph.kind == "self" or side == 0)
 
 
 def patches_of(batch: Batch, graph: AttentionGraph, side: int) -> Tensor | None:

@@ -1,6 +1,7 @@
 """The command ``attngraph attention``, on the model and scenes that it has at hand."""
 
 import argparse
+import re
 from dataclasses import replace
 from functools import wraps
 
@@ -439,6 +440,16 @@ def test_figures_speak_of_answers_only_where_there_are_questions(tmp_path, monke
     run(tmp_path / "out", "--images", *pictures(tmp_path / "p", "x.png"), *texts, "--tokens", "answer")
     run(tmp_path / "asked", "--examples", 1, "--tokens", "answer")
     assert drawn == [f"mini-BLIP: where {who} looks" for who in (title, "the token before the answer")]
+
+
+def test_a_question_that_the_encoder_reads_stands_before_what_the_decoder_writes(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(attention_report, "draw_maps", lambda *args: drawn.extend(args[1].values()))
+    run(tmp_path / "asked", "--model", "mini-mplug", "--examples", 1, "--tokens", "answer")
+    run(tmp_path / "said", "--model", "mini-mplug", "--examples", 1, "--tokens", "last", "--task", "caption")
+    asked, said = (words for _, words in drawn)
+    assert re.fullmatch(r"\[CLS\] what [a-z ]+ \? → \[CLS\] [a-z]+ \[SEP\]", asked)
+    assert re.fullmatch(r"\[CLS\] [^→]+ \[SEP\]", said)  # pictures go to the decoder directly
 
 
 def test_queries_in_between_are_shown_with_the_picture(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from experiments.training import device, sharding, trainer
-from tests.experiments.training.small import RECIPE, train_small
+from tests.experiments.training.small import RECIPE, small_mplug, train_small
 
 RUNS = {
     "stopped early": ("pgnn", replace(RECIPE, steps=12, batch_size=4, validate_every=2, patience=2)),
@@ -25,6 +25,10 @@ RUNS = {
         "decoder",
         replace(RECIPE, batch_size=8, accumulation=2, validate_every=3, checkpointing=True, shard=True),
     ),
+    "mPLUG's captions": ("full", replace(RECIPE, batch_size=4)),
+    "mPLUG's captions, decoder": ("decoder", replace(RECIPE, batch_size=4)),
+    "mPLUG's captions, computed again": ("full", replace(RECIPE, batch_size=4, checkpointing=True)),
+    "mPLUG's captions, divided": ("full", replace(RECIPE, batch_size=4, shard=True)),
     "divided, interrupted": ("full", replace(RECIPE, batch_size=4, validate_every=3, shard=True)),
 }
 INTERRUPTED = "divided, interrupted"
@@ -51,11 +55,12 @@ def run_all(folder: Path) -> None:
     several = device.processes("cpu").num_processes > 1
     for name, (method, recipe) in RUNS.items():
         recipe = replace(recipe, shard=recipe.shard and several)
+        family = small_mplug() if name.startswith("mPLUG") else None
         if several and name == INTERRUPTED:
             with suppress(Stopped):
                 train_small(folder / name, method, recipe, on_step=stop)
         parts.clear()
-        outcome = train_small(folder / name, method, recipe)
+        outcome = train_small(folder / name, method, recipe, family=family)
         validated = folder / name / "run" / "validation.csv"
         found = {
             "metrics": outcome.metrics,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -14,7 +15,10 @@ from experiments.datasets.example import Example
 from experiments.methods import Tuned, method_named
 from experiments.metrics.exact import exact_scores
 from experiments.models.blip import BlipCaptioner
+from experiments.models.family import ModelFamily
 from experiments.models.mini_blip import build_model
+from experiments.models.mplug.family import MPlug
+from experiments.models.mplug.mini import build_model as build_mplug
 from experiments.pretraining.tokenizer import build_tokenizer
 from experiments.tasks import TASKS
 from experiments.tasks.task import Column, Task, accuracy_scores
@@ -37,6 +41,7 @@ class SmallTask(Task):
 
     name, title = "small", "Small"
     columns = (Column("small.accuracy", "accuracy"),)
+    prompts = MappingProxyType({"mplug": ""})  # for which examples are captions
 
     def __init__(self, examples):
         self.given = examples
@@ -77,9 +82,21 @@ def small_family(dropout: float = 0.0) -> BlipCaptioner:
     return BlipCaptioner(model.eval(), tokenizer)
 
 
-def small_run(folder: Path, method: str = "pgnn", dropout: float = 0.0) -> tuple[Tuned, TaskData]:
-    """A method on the small model, and the data that it trains on."""
-    family = small_family(dropout)
+def small_mplug() -> MPlug:
+    """An mPLUG of few layers, as drawn with seed 0. It asks nothing: its text encoder and fusion rest."""
+    tokenizer = build_tokenizer(["is", "it"])
+    tokenizer.bos_token = tokenizer.cls_token
+    torch.manual_seed(0)
+    return MPlug(
+        build_mplug(tokenizer, width=16, vision_layers=1, layers=(1, 1, 1), heads=2).eval(), tokenizer
+    )
+
+
+def small_run(
+    folder: Path, method: str = "pgnn", dropout: float = 0.0, family: ModelFamily | None = None
+) -> tuple[Tuned, TaskData]:
+    """A method on the small model, or another one, and the data that it trains on."""
+    family = family or small_family(dropout)
     torch.manual_seed(1)
     chosen = method_named(method)
     tuned = chosen.apply(family, ADAPTER if method == "pgnn" else chosen.settings(chosen_settings(), "vqa"))
@@ -119,9 +136,11 @@ def small_validation(folder: Path, tuned: Tuned, recipe: Recipe) -> Validation |
     return Validation(tuned, data, task.decoding, recipe, folder / "run")
 
 
-def train_small(folder, method="pgnn", recipe=RECIPE, dropout=0.0, on_step=lambda step: None) -> Outcome:
+def train_small(
+    folder, method="pgnn", recipe=RECIPE, dropout=0.0, on_step=lambda step: None, family=None
+) -> Outcome:
     """Train, and answer; states stay in ``folder / "run"``."""
-    tuned, data = small_run(folder, method, dropout)
+    tuned, data = small_run(folder, method, dropout, family)
     validation = small_validation(folder, tuned, recipe)
     trained = train(tuned, data, recipe, 5, folder / "run", on_step, validation)
     weights = {name: p.detach().clone() for name, p in tuned.parameters().items()}
