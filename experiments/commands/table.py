@@ -1,6 +1,7 @@
 """The tables of the paper.
 
 attngraph table main                     # on drawn scenes with the mini-BLIP
+attngraph table main --model mini-mplug --out runs/tables-mplug --beside runs/tables-scenes
 attngraph table gnn --dry-run
 attngraph table main --size paper --dry-run --gpus 64      # hours on 64 GPUs, from measured costs
 attngraph table main --size paper --data data/official --model MODEL --device cuda
@@ -20,8 +21,10 @@ from experiments.configs.tables import Size, load_size, load_table, size_names, 
 from experiments.launchers.simulation import add_gpu_arguments, check_gpu_arguments, simulation_text
 from experiments.methods.method import check_known
 from experiments.report.ablation import Design
+from experiments.report.beside import read_beside
 from experiments.report.make import Work, check_ranking, folder_of, make, plan_of, rows_in
-from experiments.report.published import published_blocks
+from experiments.report.published import Published, published_blocks
+from experiments.shipped import DEFAULT
 from experiments.training.cells import IMAGE_STATES
 from experiments.training.execution import add_run_arguments
 from experiments.training.given_data import add_data_arguments, check_data_arguments
@@ -73,6 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_data_arguments(parser)
     add_run_arguments(parser)
+    add(
+        "--beside",
+        type=Path,
+        metavar="FOLDER",
+        help="Show the rows of the same table with another model in a block below: the --out of that run.",
+    )
     add("--dry-run", action="store_true", help="List the runs and what they cost, run nothing.")
     add_gpu_arguments(parser)
 
@@ -95,20 +104,29 @@ def run(args: argparse.Namespace) -> int:
     check_ranking(args.answering, plan)
     if not args.dry_run:
         _check_named(args, size)
+    beside = [] if args.beside is None else [_beside(args.beside, out, name)]
     blocks = published_blocks()
     check_known([*table.published, *blocks], list(blocks), "block of published numbers")
     design = Design(
         name,
         table.baseline,
-        [blocks[block] for block in table.published],
+        [*beside, *(blocks[block] for block in table.published)],
         table.blocks,
         table.contenders,
         table.contest,
     )
-    code = make(args, Work(f"{table.title}, size {of_size}", plan, out, out / name, design, table.notes))
+    title = f"{table.title}, size {of_size}, {Path(args.model or DEFAULT).name}"
+    code = make(args, Work(title, plan, out, out / name, design, table.notes))
     if args.gpus is not None:
         print("\n" + simulation_text(plan, args.gpus, args.gpu_teraflops))
     return code
+
+
+def _beside(folder: Path, out: Path, name: str) -> Published:
+    """The table's rows in another folder."""
+    if folder.resolve() == out.resolve():
+        raise UserError(f"--beside {folder}: this table is written there: give the folder of another model's")
+    return read_beside(folder, name)
 
 
 def _check_named(args: argparse.Namespace, size: Size) -> None:

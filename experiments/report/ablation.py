@@ -9,7 +9,7 @@ from typing import Any
 
 from experiments.files import published, write_json, write_text
 from experiments.methods.graph_adapter import method_named
-from experiments.report.columns import scored, table_columns
+from experiments.report.columns import WAY, scored, table_columns
 from experiments.report.comparison import BASELINE, compare_pairs, compare_with_baseline
 from experiments.report.csv_file import write_csv
 from experiments.report.details import details_markdown
@@ -20,7 +20,7 @@ from experiments.report.rows import rows_from_frame, score_frame
 from experiments.report.runs import Run, distinct
 from experiments.report.table import Table
 from experiments.report.text import render_text
-from experiments.report.way import WAY, way_between, with_way
+from experiments.report.way import way_between, with_way
 from experiments.tasks.task import Task
 from experiments.training.answering import in_words
 

@@ -12,6 +12,7 @@ from experiments.report.runs import Run
 from experiments.tasks.task import Column, Task
 
 AVERAGE = Column("avg", "Avg")  # the mean of the averaged columns; no task has a key without a dot
+WAY = Column("way", "Way")  # no task's either, see experiments.report.way
 
 
 def table_columns(tasks: Mapping[str, Task]) -> tuple[Column, ...]:

@@ -16,12 +16,12 @@ def table_frame(table: Table) -> pd.DataFrame:
     lines = [_line(table, row) for rows in table.groups.values() for row in rows]
     for block in table.published:
         for name, numbers in block.rows.items():
-            means = {
-                f"{column.key}_mean": round(float(numbers[column.key]) / 100, 6)
-                for column in table.columns
-                if column.key in numbers
-            }
-            lines.append({"name": name, "group": block.label, **means})
+            scores = {}
+            for column in (column for column in table.columns if column.key in numbers):
+                values = numbers[column.key].split(" ± ")
+                ends = zip(("mean", "std"), values)
+                scores |= {f"{column.key}_{end}": round(float(value) / 100, 6) for end, value in ends}
+            lines.append({"name": name, "group": block.label, **scores})
     frame = pd.DataFrame(lines)
     integers = [column for column in frame.columns if column.endswith("_n") or column == "parameters"]
     return frame.astype(dict.fromkeys(integers, "Int64"))

@@ -19,6 +19,7 @@ from experiments.progress import note
 from experiments.report.ablation import DETAILS, RESULTS, SIGNIFICANCE, Design, make_table, save_results
 from experiments.report.runs import Run
 from experiments.report.text import render_text
+from experiments.shipped import DEFAULT
 from experiments.training.answering import RANK
 from experiments.training.cells import has_scores, versions
 from experiments.training.device import processes
@@ -93,7 +94,8 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
         for cell in cells
     ]
     table = make_table(runs, plan.tasks, work.title, [*_about_settings(plan), *work.notes], work.design)
-    made_with = {**versions(), **execution.conditions()}
+    model = Path(args.model or DEFAULT).name
+    made_with = {"model": model, **versions(), **execution.conditions()}
     paths = save_results(runs, plan.tasks, table, work.folder, made_with, work.design.stem)
     print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
     print(f"\nsaved: {', '.join(str(path) for path in paths.values())}")

@@ -52,7 +52,7 @@ def render_markdown(table: Table) -> str:
     lines = [f"**{escape(table.title)}**", "", *_lines(head, body)]
     for block in table.published:
         cells = [[escape(name), *published_cells(table, numbers)] for name, numbers in block.rows.items()]
-        lines += ["", f"*{block.label}*", "", *_lines(["Method", *headings], cells)]
+        lines += ["", f"*{escape(block.label)}*", "", *_lines(["Method", *headings], cells)]
     return "\n".join([*lines, "", *(f"- {escape(line)}" for line in legend(table, "Bold"))]) + "\n"
 
 

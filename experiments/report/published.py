@@ -1,6 +1,6 @@
-"""Published numbers that a table shows beside its own.
+"""Numbers from elsewhere that a table shows below its own, above all published ones.
 
-They come from a larger model on other data sets, so they stand in blocks of their own, whose labels say so.
+These come from a larger model on other data sets, so they stand in blocks of their own, whose labels say so.
 The numbers themselves are in ``published.yaml``.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.configs.reading import Config, read_config
-from experiments.report.columns import AVERAGE
+from experiments.report.columns import AVERAGE, WAY
 from experiments.tasks.task import Column
 
 FILE = Path(__file__).with_name("published.yaml")
@@ -21,11 +21,11 @@ DRAWN = {"vqa2": "vqa", "snli_ve": "ve", "coco": "caption"}  # the task on drawn
 
 @dataclass(frozen=True)
 class Published:
-    """A block of published numbers.
+    """A block of numbers from elsewhere.
 
     Args:
         label: printed above the block.
-        rows: name -> column key -> number as printed.
+        rows: name -> column key -> number as printed, which may have a spread: ``62.5 ± 0.4``.
         averaged: keys of the columns that the block's average is the mean of.
     """
 
@@ -85,13 +85,13 @@ def of_drawn(block: Published) -> Published:
 def published_for(columns: Sequence[Column], blocks: Iterable[Published]) -> tuple[Published, ...]:
     """The parts of blocks that a table with these columns can show; blocks without such a part are left out.
 
-    A published average is kept only where the table averages the same columns.
+    Means over columns are kept only where the table takes them over the same columns.
     """
     averaged, shown = {column.key for column in columns if column.averaged}, []
     for block in blocks:
         kept = {column.key for column in columns}
         if averaged != block.averaged:
-            kept -= {AVERAGE.key}
+            kept -= {AVERAGE.key, WAY.key}
         rows = {
             name: {key: number for key, number in numbers.items() if key in kept}
             for name, numbers in block.rows.items()

@@ -12,11 +12,11 @@ from attngraph.errors import UserError
 from experiments.methods import method_named
 from experiments.methods.method import ADAPTERS, check_known
 from experiments.report.archive import PATTERN, cell_of, finished_cells, unpack
-from experiments.report.columns import scored, table_columns
+from experiments.report.columns import WAY, scored, table_columns
 from experiments.report.comparison import compare_pairs
 from experiments.report.rows import score_frame
 from experiments.report.runs import Run
-from experiments.report.way import WAY, way_between
+from experiments.report.way import way_between
 from experiments.tasks import TASKS
 from experiments.tasks.task import Task
 from experiments.training.saved import read_result

@@ -24,11 +24,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from experiments.methods.method import METHODS
-from experiments.report.columns import AVERAGE, averaged_columns
+from experiments.report.columns import AVERAGE, WAY, averaged_columns
 from experiments.report.wording import listed
 from experiments.tasks.task import Column
 
-WAY = Column("way", "Way")  # like the average, no task's
 FROZEN, CEILINGS = "frozen", ("decoder", "full")  # methods; the first of the ceilings that the table has
 MARGIN = (
     0.02  # of the ceiling over the frozen model, in every column: below it, noise would be divided by little

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.cli import main
 from experiments.configs.tables import load_table, table_names
+from experiments.report.beside import LABEL
 from tests.experiments.bad_inputs.world import SIZE
 
 TABLE = """
@@ -69,7 +70,7 @@ def test_the_table_stands_in_a_folder_of_its_own(made):
     }
     assert {"cells", "data", "first"} <= {path.name for path in made.iterdir()}
     text = (made / "first" / "first.txt").read_text()
-    assert text.startswith("Two adapters, size little\n") and "what is to be said" in text
+    assert text.startswith("Two adapters, size little, mini-blip\n") and "what is to be said" in text
     assert text.index("As published") < text.index("GCN") < text.index("Ends of the scale")
     for number in ("38.9", "130.9", "134.8"):  # BLIP's adapters on COCO, and mPLUG's full fine-tuning
         assert number in text
@@ -99,6 +100,44 @@ def test_a_second_call_runs_nothing(made, files):
     before = times(made / "cells")
     assert main(words(files, "first", "--out", made, "--quiet")) == 0
     assert times(made / "cells") == before
+
+
+@pytest.mark.timeout(400)
+def test_the_same_table_of_another_model_stands_below(made, files, tmp_path, capsys):
+    out = tmp_path / "out"
+    other = words(
+        files, "first", "--out", out, "--model", "mini-mplug", "--rows", "frozen", "--tasks", "coco"
+    )
+    assert main([*other, "--beside", str(made)]) == 0
+    assert capsys.readouterr().out.startswith("Two adapters, size little, mini-mplug\n")
+    mine = pd.read_csv(made / "first" / "first.csv").drop_duplicates("name").set_index("name")
+    table = pd.read_csv(out / "first" / "first.csv")
+    below = table[table["group"] == LABEL.format(model="mini-blip")].set_index("name")
+    assert list(below.index) == ["GCN", "pGNN", "Frozen model"]
+    for end in ("mean", "std"):
+        expected = mine.loc[below.index, f"coco.cider_{end}"]
+        assert below[f"coco.cider_{end}"].fillna(-1).tolist() == pytest.approx(
+            expected.fillna(-1).tolist(), abs=6e-4
+        )
+    assert "avg_mean" not in table or below["avg_mean"].isna().all(), "of two tasks, not of one"
+    for suffix in ("txt", "md", "tex"):
+        text = (out / "first" / f"first.{suffix}").read_text(encoding="utf-8")
+        assert text.index("mini-mplug") < text.index("The same table with mini-blip") < text.index("38.9")
+
+
+def test_what_cannot_stand_below_is_refused_first(made, files, tmp_path, capsys):
+    out, broken = tmp_path / "out", tmp_path / "broken"
+    (broken / "first").mkdir(parents=True)
+    (broken / "first" / "first.csv").write_text("name\nx\n")
+    (broken / "first" / "results.json").write_text("{}")
+    for beside, message in (
+        (out, "this table is written there"),
+        (tmp_path / "none", "first.csv; give the --out of a run that has made this table"),
+        (broken, "cannot be read (KeyError"),
+    ):
+        assert main(words(files, "first", "--out", out, "--beside", beside)) == 2
+        assert message in one_line(capsys)
+        assert not out.exists()
 
 
 def test_a_table_is_not_replaced_by_a_smaller_one(made, files, capsys):

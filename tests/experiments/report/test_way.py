@@ -6,8 +6,8 @@ import pytest
 
 from experiments.methods import METHODS
 from experiments.report.ablation import make_table, save_results
-from experiments.report.columns import table_columns
-from experiments.report.way import MARGIN, WAY, way_between, with_way
+from experiments.report.columns import WAY, table_columns
+from experiments.report.way import MARGIN, way_between, with_way
 from experiments.tasks import TASKS
 from experiments.tasks.task import Column
 from tests.experiments.report.made import COLUMNS, SmallTask, runs_on
