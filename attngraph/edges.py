@@ -49,6 +49,8 @@ class Edges(ABC):
         query = graph.node if isinstance(graph, AttentionScores) else graph.query
         self.query, self.value = widen(query), widen(graph.value)
         self.metric = None if graph.metric is None else graph.metric.to(self.query.dtype)
+        kept = graph.kept_norms if isinstance(graph, AttentionGraph) else None
+        self._kept_norms = kept if kept is not None and kept.value is graph.value else None
 
     @abstractmethod
     def query_degree(self) -> PerEdge:
@@ -111,6 +113,21 @@ class Edges(ABC):
     def with_metric(self, x: Tensor) -> Tensor:
         """``x G`` per head, ``(b, h, n, d)``."""
         return x if self.metric is None else x @ self.metric
+
+    def square_norm(self, value: Tensor) -> Tensor:
+        r""":math:`v_j G v_j^\top`, ``(b, h, m)``; of the graph's own values it is computed once for all steps
+        of a decoder that looks at them again and again.
+
+        Args:
+            value: ``(b, h, m, d)``.
+        """
+
+        def compute() -> Tensor:
+            return (self.with_metric(value) * value).sum(-1)
+
+        if self._kept_norms is None or value is not self.value:
+            return compute()
+        return self._kept_norms.get(compute)
 
 
 def floor(dtype: torch.dtype) -> float:

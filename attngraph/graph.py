@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attngraph import checks, convert
 from attngraph.degrees import PastDegree, check_degree, mean_scale, queries_counted
+from attngraph.norms import KeptNorms
 from attngraph.precision import widen
 from attngraph.sparsify import keep
 from attngraph.weights import WEIGHT, NonZeros
@@ -53,6 +54,7 @@ class AttentionGraph:
         query_modality: what the query nodes stand for: ``"text"``, ``"image"``, or, where both are mixed, a
             bool ``(b, n)`` that is True for image nodes; None if unknown.
         value_modality: the same for value nodes, ``(b, m)``.
+        kept_norms: squared norms of these very value features, kept between decoding steps.
         rotated: query features carry rotary positions: distances to values depend on absolute position. So it
             is where a model rotates its queries and they could not be read before.
 
@@ -74,6 +76,7 @@ class AttentionGraph:
     value_modality: str | Tensor | None = None
     rotated: bool = False
     span: Tensor | None = None
+    kept_norms: KeptNorms | None = None
 
     def __post_init__(self):
         b, h, n, m, d = checks.check_nodes(self.query, self.value)

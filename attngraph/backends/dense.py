@@ -41,7 +41,7 @@ class DenseEdges(Edges):
     ) -> tuple[Tensor, Tensor, Tensor]:
         query_g = self.with_metric(query)
         norms_q = (query_g * query).sum(-1, keepdim=True)
-        norms_v = (self.with_metric(value) * value).sum(-1)[..., None, :]
+        norms_v = self.square_norm(value)[..., None, :]
         pair = query_g if between is None else query @ between
         return norms_q, norms_v, pair @ value.transpose(-1, -2)
 

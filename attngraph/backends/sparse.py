@@ -55,7 +55,7 @@ class SparseEdges(Edges):
     ) -> tuple[Tensor, Tensor, Tensor]:
         query_g = self.with_metric(query)
         norms_q = (query_g * query).sum(-1).flatten()[self.query_node]
-        norms_v = (self.with_metric(value) * value).sum(-1).flatten()[self.value_node]
+        norms_v = self.square_norm(value).flatten()[self.value_node]
         pair = query_g if between is None else query @ between
         pairs = pair.flatten(0, 2)[self.query_node] * value.flatten(0, 2)[self.value_node]
         return norms_q, norms_v, pairs.sum(-1)

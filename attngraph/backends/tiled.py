@@ -79,7 +79,7 @@ class TiledEdges(Edges):
     ) -> tuple[PerEdge, PerEdge, PerEdge]:
         query_g = self.with_metric(query)
         norms_q = (query_g * query).sum(-1, keepdim=True)
-        norms_v = (self.with_metric(value) * value).sum(-1)[..., None, :]
+        norms_v = self.square_norm(value)[..., None, :]
         pair = query_g if between is None else query @ between
         return (  # norms are expressions too: the sum of two tensors would hold all edges
             Operand(norms_q, self.space),

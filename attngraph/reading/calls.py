@@ -286,7 +286,7 @@ class Call:
 
     def remember(self, graph: AttentionGraph, owner: str) -> AttentionGraph:
         """The graph with the degrees that earlier queries left in the key/value cache, where its own are then
-        added.
+        added, and with what is kept there of its values' norms.
 
         Args:
             graph: this call's graph, in whatever form (sparse, some heads) it has in every step.
@@ -298,6 +298,8 @@ class Call:
         degrees = degree_cache_of(self.cache, self.layer_idx, name, self.query.shape[2])
         start = self.tokens - graph.shape[3] if self.kind == "self" else 0
         graph = replace(graph, past_degree=degrees.past(graph.shape[3], start))
+        if self.kind == "cross" and not torch.is_grad_enabled():  # kept without gradients
+            graph = replace(graph, kept_norms=degrees.norms_of(graph.value))
         degrees.append(graph, start)
         return graph
 

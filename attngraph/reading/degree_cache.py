@@ -17,11 +17,14 @@ from transformers.cache_utils import DummyLayer, EncoderDecoderCache, StaticLaye
 
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph, PastDegree
+from attngraph.norms import KeptNorms
 
 
 class DegreeCache:
     """The running degrees of one attention layer, so that decoding can go on after the last query, or after
     an earlier one when the cache is cropped.
+
+    For cross-attention, whose values stay the same, the norms of these are kept as well (``norms``).
 
     ``totals`` holds a tensor ``(b, h, rows, m)`` per call, cumulated over all queries; ``queries`` ``(b,
     rows)`` likewise. Of a long call only the last :data:`ROWS` queries are kept, ``lengths`` holds how many
@@ -35,6 +38,8 @@ class DegreeCache:
         self.queries: list[Tensor] = []
         self.lengths: list[int] = []
         self.starts: list[int] = []
+        self.norms: KeptNorms | None = None
+        self.first = torch.empty(0)
 
     @property
     def length(self) -> int:
@@ -57,6 +62,15 @@ class DegreeCache:
         self.queries.append(graph.queries_counted()[:, -self.ROWS :])
         self.lengths.append(graph.shape[2])
         self.starts.append(start)
+
+    def norms_of(self, value: Tensor) -> KeptNorms:
+        """What is kept of the norms of values ``(b, h, m, d)``; nothing yet if they are others than in the
+        last step, which their first feature tells."""
+        first, known = value[..., 0], self.norms.square if self.norms is not None else None
+        if known is None or not torch.equal(first, self.first):
+            self.first, known = first.clone(), None
+        self.norms = KeptNorms(value, known)
+        return self.norms
 
     def crop(self, removed: int) -> None:
         """Forget the last ``removed`` queries.
@@ -85,6 +99,9 @@ class DegreeCache:
         newest sums can still be asked for by later steps or crops, but all of them are kept in step."""
         self.totals = [change(x) for x in self.totals]
         self.queries = [change(x) for x in self.queries]
+        if self.norms is not None and self.norms.square is not None:
+            self.norms = KeptNorms(self.norms.value, change(self.norms.square))
+            self.first = change(self.first)
 
 
 _Base: Any = object  # any class of cache layers, which is known at run time only

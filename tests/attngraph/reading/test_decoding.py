@@ -1,9 +1,13 @@
 """Graphs of decoding with a key/value cache: the steps, put together, are the graph of the whole text."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from attngraph import UserError, capture, record
+from attngraph.backends import edges_of
+from attngraph.reading.degree_cache import DegreeCache
 from tests.attngraph.reading.running import prompt, read, rows, run
 from tests.attngraph.reading.zoo import FAMILIES, IMAGE, QFORMER, VISION, far_from_zero, pixels, text, words
 
@@ -47,6 +51,44 @@ def test_cached_generation_gives_the_rows_of_the_whole_text(family, beams):
         assert steps[-1].past_degree is not None
         if family.layers[name] == "self causal mixed mixed":
             assert isinstance(steps[-1].value_modality, torch.Tensor) and steps[-1].query_modality == "text"
+
+
+@pytest.mark.parametrize("backend", ["dense", "sparse", "tiled"])
+@pytest.mark.parametrize("family", ["blip", "trocr", "bart"])
+def test_norms_of_the_same_values_are_computed_in_the_first_step_only(family, backend):
+    """And follow the beams. Self-attention has new values in every step."""
+    family, known = FAMILIES[family], {}
+    model = family.model(seed=2)
+    model.generation_config.update(eos_token_id=None, forced_eos_token_id=None)
+
+    def ask(name, graph):
+        if graph.kind == "self":
+            assert graph.kept_norms is None
+            return
+        known.setdefault(name, []).append(graph.kept_norms.square is not None)
+        for one, other in ((graph, replace(graph, kept_norms=None)), (graph, graph)):
+            got, want = edges_of(one, backend), edges_of(other, backend)
+            torch.testing.assert_close(got.square_norm(got.value), want.square_norm(want.value))
+        twice = 2 * got.value  # not the values whose norms are kept
+        torch.testing.assert_close(got.square_norm(twice), 4 * got.square_norm(got.value))
+        assert graph.kept_norms.square is not None
+
+    with record(model, layers=family.generates, on_graph=ask), torch.no_grad():
+        more = dict(num_beams=3, do_sample=False, max_new_tokens=4, min_new_tokens=4)
+        model.generate(**prompt(family), suppress_tokens=[IMAGE], **more)
+    assert known and all(steps == [False, True, True, True] for steps in known.values())
+
+
+def test_norms_of_other_values_are_computed_again():
+    cache, value = DegreeCache(), torch.randn(2, 3, 5, 4)
+    kept = cache.norms_of(value)
+    assert kept.square is None and kept.get(lambda: value.square().sum(-1)) is kept.square
+    assert cache.norms_of(value.clone()).square is kept.square
+    cache.change_batch(lambda x: x.flip(0))
+    assert torch.equal(cache.norms_of(value.flip(0)).square, kept.square.flip(0))
+    assert cache.norms_of(value).square is None
+    value[..., 0] += 1  # in place, as a cache of fixed length is filled
+    assert cache.norms_of(value).square is None and cache.norms_of(value[:, :, :4]).square is None
 
 
 def test_image_tokens_are_where_the_prompt_has_them():
