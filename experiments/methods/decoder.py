@@ -8,6 +8,7 @@ register(
         name="decoder",
         title="Decoder fine-tuning",
         group=REFERENCE,
-        note="every weight of the text decoder is trained, the image encoder stays frozen",
+        note="every weight that reads and writes text is trained (BLIP's text decoder; mPLUG's text encoder, "
+        "fusion and decoder), the image encoder stays frozen",
     )
 )

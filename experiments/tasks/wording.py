@@ -1,4 +1,8 @@
-"""Texts as BLIP, ALBEF, mPLUG and p-Adapter prepare them for their models."""
+"""Texts as BLIP, ALBEF and p-Adapter prepare them for their models.
+
+mPLUG's own code leaves marks in questions and captions and only lowers their case; here all models read the same
+texts. Its ``[SEP]``, which parts a question from words that were read in the picture, stays.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,8 @@ _MARKS = re.compile(r"[.!\"()*#:;~]")
 
 
 def plain_question(question: str) -> str:
-    """``pre_question`` of BLIP's code: lower case, without the marks ``.!"()*#:;~``; "?" stays."""
-    return _MARKS.sub("", question.lower()).strip()
+    """``pre_question`` of BLIP's code: lower case, without the marks ``.!"()*#:;~``; "?" stays, and ``[SEP]``."""
+    return _MARKS.sub("", question.lower()).strip().replace("[sep]", "[SEP]")
 
 
 def plain_caption(caption: str) -> str:
