@@ -154,6 +154,7 @@ def test_columns_are_those_of_the_main_table():
 
 def test_questions_and_captions_as_blip_prepares_them():
     assert plain_question(' What "color" is the U.S. flag?') == "what color is the us flag?"
+    assert plain_question("What is it? [SEP] STOP") == "what is it? [SEP] stop"  # mPLUG's token is one
     assert plain_caption('A man: "stop!"  #1 (red)~') == "a man stop 1 red"
     assert plain_caption("a " * 40) == " ".join(["a"] * 30)
     asked = Example("1", Path("a.jpg"), "What is This; here?", ("a",) * 10, "what is")
