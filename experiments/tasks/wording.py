@@ -14,7 +14,7 @@ _MARKS = re.compile(r"[.!\"()*#:;~]")
 
 
 def plain_question(question: str) -> str:
-    """``pre_question`` of BLIP's code: lower case, without the marks ``.!"()*#:;~``. "?" and ``[SEP]`` stay."""
+    """``pre_question`` of BLIP's code: lower case, without the marks ``.!"()*#:;~``. "?" and "[SEP]" stay."""
     return _MARKS.sub("", question.lower()).strip().replace("[sep]", "[SEP]")
 
 
