@@ -42,9 +42,19 @@ class Shapes:
         return self("text_decoder.bert.embeddings.position_embeddings.weight")[0]
 
     def count(self, prefix: str) -> int:
-        """Layers under a prefix."""
+        """Layers under a prefix, which are numbered from 0 on.
+
+        Raises:
+            UserError: there is none, or one before the last is missing.
+        """
         rest = (name[len(prefix) :].partition(".")[0] for name in self.tensors if name.startswith(prefix))
-        return len({part for part in rest if part.isdigit()})
+        found = {int(part) for part in rest if part.isdigit()}
+        missing = min(set(range(len(found) + 1)) - found)
+        if not found or missing < len(found):
+            raise UserError(
+                f"{self.file}: layer {prefix}{missing} is missing, so it is no checkpoint of {self.model}"
+            )
+        return len(found)
 
     def heads(self, part: str, width: int) -> int:
         """Heads of a part with this width."""

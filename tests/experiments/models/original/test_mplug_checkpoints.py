@@ -167,6 +167,16 @@ def test_a_file_is_a_model_like_others(tmp_path):
     assert all(p.grad is not None for name, p in loaded.model.named_parameters() if name.startswith(side))
 
 
+@pytest.mark.parametrize("part", ["fusion_encoder", "text_encoder", "text_decoder"])
+@pytest.mark.parametrize("gone", ["", "0."])
+def test_layers_that_are_missing_as_a_whole_are_refused(part, gone, tmp_path):
+    layers = re.compile(rf"{part}\.(bert\.)?encoder\.layer\.{re.escape(gone)}")
+    state = {name: tensor for name, tensor in weights().items() if not layers.match(name)}
+    assert len(state) < len(weights())
+    with pytest.raises(UserError, match=rf"{part}.*layer\.0.* is missing"):
+        load_family(save_checkpoint(tmp_path, state))
+
+
 def test_what_is_refused(tmp_path):
     state = weights()
     state.pop("visual_encoder.visual.transformer.resblocks.1.attn.in_proj_bias")
