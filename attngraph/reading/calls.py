@@ -297,9 +297,9 @@ class Call:
         name = f"{owner} {self.kind} {self.site.name}"
         degrees = degree_cache_of(self.cache, self.layer_idx, name, self.query.shape[2])
         start = self.tokens - graph.shape[3] if self.kind == "self" else 0
-        graph = replace(graph, past_degree=degrees.past(graph.shape[3], start))
-        if self.kind == "cross" and not torch.is_grad_enabled():  # kept without gradients
-            graph = replace(graph, kept_norms=degrees.norms_of(graph.value))
+        kept = self.kind == "cross" and not torch.is_grad_enabled()  # without gradients
+        norms = degrees.norms_of(graph.value) if kept else None
+        graph = replace(graph, past_degree=degrees.past(graph.shape[3], start), kept_norms=norms)
         degrees.append(graph, start)
         return graph
 

@@ -22,9 +22,8 @@ from experiments.launchers.simulation import add_gpu_arguments, check_gpu_argume
 from experiments.methods.method import check_known
 from experiments.report.ablation import Design
 from experiments.report.beside import read_beside
-from experiments.report.make import Work, check_ranking, folder_of, make, plan_of, rows_in
+from experiments.report.make import Work, check_ranking, folder_of, make, model_of, plan_of, rows_in
 from experiments.report.published import Published, published_blocks
-from experiments.shipped import DEFAULT
 from experiments.training.cells import IMAGE_STATES
 from experiments.training.execution import add_run_arguments
 from experiments.training.given_data import add_data_arguments, check_data_arguments
@@ -115,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         table.contenders,
         table.contest,
     )
-    title = f"{table.title}, size {of_size}, {Path(args.model or DEFAULT).name}"
+    title = f"{table.title}, size {of_size}, {model_of(args)}"
     code = make(args, Work(title, plan, out, out / name, design, table.notes))
     if args.gpus is not None:
         print("\n" + simulation_text(plan, args.gpus, args.gpu_teraflops))

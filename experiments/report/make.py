@@ -94,8 +94,7 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
         for cell in cells
     ]
     table = make_table(runs, plan.tasks, work.title, [*_about_settings(plan), *work.notes], work.design)
-    model = Path(args.model or DEFAULT).name
-    made_with = {"model": model, **versions(), **execution.conditions()}
+    made_with = {"model": model_of(args), **versions(), **execution.conditions()}
     paths = save_results(runs, plan.tasks, table, work.folder, made_with, work.design.stem)
     print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
     print(f"\nsaved: {', '.join(str(path) for path in paths.values())}")
@@ -129,6 +128,11 @@ def rows_in(given: str | None, known: Sequence[str]) -> list[str] | None:
         names = list(dict.fromkeys(map(canonical, names)))
         check_known(names, known, "row")
     return names
+
+
+def model_of(args: argparse.Namespace) -> str:
+    """The name of the model of a table: that of ``--model``, or the default."""
+    return Path(args.model or DEFAULT).name
 
 
 def folder_of(args: argparse.Namespace) -> Path:
