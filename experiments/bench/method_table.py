@@ -7,8 +7,8 @@ from typing import Any
 PHASES = ("encode", "forward", "backward", "update")
 ABOUT = """{title} on {device} ({device_name}), PyTorch {torch}, training in {precision}; {load} processes
 wanted to run, on average. Seconds are medians; ratios are medians of the ratios to {baseline} within the same
-repetition, in parentheses those of processor time. MB: the highest peak of memory beyond that before the
-first step."""
+repetition, in parentheses those of processor time. MB: the peak of memory beyond that of the model, in a
+process that does this alone, twice."""
 
 
 def markdown(result: dict[str, Any], title: str) -> str:
@@ -26,7 +26,7 @@ def markdown(result: dict[str, Any], title: str) -> str:
         head = ["", *PHASES, "step, s", "ratio", "without encode", "MB", "of it", f"{way}, s", "ratio", "MB"]
         parts.append(_table(head, [_steps(one, baseline, task) for one in methods.values()]))
     parts.append("### Saved states\n")
-    head = ["", "trained, M", "on disk, MB", "save, s", "MB", "resume, s", "MB"]
+    head = ["", "trained, M", "on disk, MB", "save, s", "resume, s"]
     parts.append(_table(head, [_saved(one) for one in methods.values()]))
     return "\n".join(parts) + "\n"
 
@@ -58,9 +58,7 @@ def _saved(method: dict[str, Any]) -> list[str]:
         f"{method['trained'] / 1e6:.2f}",
         f"{method['saved_mb']:.0f}",
         f"{save['seconds']:.2f}",
-        f"{max(0, save['extra_mb']):.0f}",
         f"{resume['seconds']:.2f}",
-        f"{max(0, resume['extra_mb']):.0f}",
     ]
 
 

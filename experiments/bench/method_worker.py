@@ -29,7 +29,7 @@ from experiments.methods import method_named
 from experiments.models import Decoding, Ranking, Sample
 from experiments.models.losses import IGNORED, token_losses
 from experiments.training.device import mixed_precision
-from experiments.training.memory import PeakMemory, keep_freed_memory
+from experiments.training.memory import PeakMemory, give_back_freed_memory, keep_freed_memory
 
 TRAIN, ANSWER, SAVE, RESUME = "train", "answer", "save", "resume"
 TASKS = ("vqa", "caption")
@@ -252,6 +252,7 @@ def _answers(method: str, options: dict[str, Any], ask: Callable[[], Any]) -> It
 
 
 def _resident(device: str) -> float:
-    """Memory in use now, in MB."""
+    """Memory in use now, in MB, without what was freed while the model was made."""
     gc.collect()
+    give_back_freed_memory()
     return PeakMemory(device).megabytes()

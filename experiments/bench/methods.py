@@ -6,11 +6,13 @@ each, which only questions go through, and a decoder of 12. Two tasks stand for 
 (questions of some words; the list of answers is ranked, the best of a short list in full) and ``caption``
 (captions of some words, after a prompt where the model has one; written with beams, always to the last
 token). Each method runs in a process of its own, next to one with the vanilla adapter (:data:`BASELINE`), and
-both do everything in turn; so ratios are between neighbours in time and peaks are those of the method alone.
+both do everything in turn; so ratios are between neighbours in time. Memory is measured apart, in a process
+for each method and piece of work that does nothing else: what a process has freed stays with it, so that one
+which does everything would show the dearest piece of work for all.
 
 ``methods.json`` and ``methods-mplug.json``, which ``attngraph table --dry-run`` reads, hold
 
-- ``form``: 1. Other numbers are other forms.
+- ``form``: 2. Other numbers are other forms.
 - ``device``: in words; ``device_name``: the processor or GPU; ``threads``; ``torch``: its version;
   ``precision``: of the training step, in words; ``load``: how many processes wanted to run, over the last 15
   minutes, at the end (more than ``threads``: the machine was busy, and ``seconds`` are too high).
@@ -20,7 +22,6 @@ both do everything in turn; so ratios are between neighbours in time and peaks a
 
   - ``title``, ``trained`` (the number of trained parameters), ``saved_mb`` (trained weights and the
     optimiser's state on disk);
-  - ``base_mb``: memory before the first step: model, libraries, Python;
   - ``save``, ``resume``: writing and reading that state;
   - ``tasks``: ``vqa`` and ``caption``, each with
 
@@ -34,12 +35,14 @@ Each of ``save``, ``resume``, ``train``, ``answer`` and the phases has
 - ``seconds``: median; ``cpu_seconds``: median of the processor time of all threads, which is what ``seconds``
   would be with one thread on an idle processor (no use where ``device_name`` is a GPU's);
 - ``ratio``, ``cpu_ratio``: medians of the ratios to the baseline, within the same repetition;
-- ``peak_mb``: the highest peak of memory, everything included; ``extra_mb``: the same beyond ``base_mb``
-  (10⁶ bytes; of the process, or of the GPU);
 
-and ``train`` and ``answer`` also ``examples`` (in a batch), ``seconds_per_example``,
-``cpu_seconds_per_example`` and ``flops_per_example`` (of matrix products and attention; a multiplication and
-an addition are two).
+and ``train`` and ``answer`` also
+
+- ``examples`` (in a batch), ``seconds_per_example``, ``cpu_seconds_per_example`` and ``flops_per_example``
+  (of matrix products and attention; a multiplication and an addition are two);
+- ``base_mb``: memory before the work (model, libraries, Python); ``peak_mb``: the peak of :data:`TIMES` times
+  the work, one after the other, so that the optimiser's state is there from the second on; ``extra_mb``: the
+  difference (10⁶ bytes; of the process, or of the GPU).
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ from experiments.methods import METHODS
 from experiments.progress import note
 from experiments.training.device import training_precision
 
-FORM = 1
+FORM = 2
 BASELINE = "gcn"
 NAMES = ("full", "decoder", "prefix", "lora", BASELINE, "appnp", "gcnii", "pgnn", "tempering", "placebo")
 TARGETS, MEMORY_TARGET = {"pgnn": 1.2}, 1.2
@@ -69,8 +72,10 @@ WORDS = {
     "mplug": {"vqa": QUESTION, "caption": (0, CAPTION[1])},  # its captions have no prompt
 }
 WAYS = {"vqa": "rank", "caption": "generate"}
+TIMES = 2  # a piece of work whose memory is measured: a second training step has the optimiser's state
 ANSWERED = [f"{what} {task}" for task in TASKS for what in (TRAIN, ANSWER)]
 WORK = [*ANSWERED, SAVE, RESUME]
+UNITS = {"seconds": "ratio", "cpu_seconds": "cpu_ratio"}  # of time, and the name of their ratios
 
 Measured = dict[str, list[dict[str, dict[str, float]]]]  # work -> repetitions -> phase -> numbers
 
@@ -131,37 +136,46 @@ def _compared(name: str, baseline: Worker, options: dict[str, Any], repeats: int
     finally:
         if worker is not baseline:
             worker.kill()
-    about = worker.about
     tasks: dict[str, dict[str, Any]] = {}
     for work in ANSWERED:
         what, _, task = work.partition(" ")
         count = options["batch" if what == TRAIN else "answered"]
-        found = tasks.setdefault(task, {})[what] = _whole(work, own, base, about["base_mb"])
-        for unit in ("seconds", "cpu_seconds"):
+        found = tasks.setdefault(task, {})[what] = _whole(work, own, base) | _memory(name, work, options)
+        for unit in UNITS:
             found[f"{unit}_per_example"] = found[unit] / count
         found |= {"examples": count, "flops_per_example": flops[work]}
         if what == ANSWER:
             found["way"] = WAYS[task]
     return {
         "title": METHODS[name].title,
-        "trained": about["trained"],
+        "trained": worker.about["trained"],
         "saved_mb": own[SAVE][-1][SAVE]["saved_mb"],
-        "base_mb": about["base_mb"],
-        **{what: _whole(what, own, base, about["base_mb"]) for what in (SAVE, RESUME)},
+        **{what: _whole(what, own, base) for what in (SAVE, RESUME)},
         "tasks": tasks,
     }
 
 
-def _whole(work: str, own: Measured, base: Measured, base_mb: float) -> dict[str, Any]:
-    """A piece of work with all of its phases, and each of several phases."""
+def _memory(name: str, work: str, options: dict[str, Any]) -> dict[str, float]:
+    """The peak of memory of a piece of work, in a process that does nothing else."""
+    worker = Worker(name, options)
+    try:
+        phases = [phase for _ in range(TIMES) for phase in worker.do(work).values()]
+    finally:
+        worker.kill()
+    base, peak = worker.about["base_mb"], max(phase["peak_mb"] for phase in phases)
+    return {"base_mb": base, "peak_mb": peak, "extra_mb": peak - base}
+
+
+def _whole(work: str, own: Measured, base: Measured) -> dict[str, Any]:
+    """The time of a piece of work with all of its phases, and of each of several phases."""
     mine = own[work]
     theirs = base[work] or mine  # the baseline itself
-    found = _numbers([_total(one) for one in mine], [_total(one) for one in theirs], base_mb)
+    found = _times([_total(one) for one in mine], [_total(one) for one in theirs])
     if len(mine[0]) > 1:
         text = [[_total(one, leave_out="encode") for one in side] for side in (mine, theirs)]
-        found |= {f"text_{name}": x for name, x in _numbers(*text, base_mb).items() if "ratio" in name}
+        found |= {f"text_{name}": x for name, x in _times(*text).items() if "ratio" in name}
         found["phases"] = {
-            phase: _numbers([one[phase] for one in mine], [one.get(phase) for one in theirs], base_mb)
+            phase: _times([one[phase] for one in mine], [one.get(phase) for one in theirs])
             for phase in mine[0]
         }
     return found
@@ -170,20 +184,13 @@ def _whole(work: str, own: Measured, base: Measured, base_mb: float) -> dict[str
 def _total(phases: dict[str, dict[str, float]], leave_out: str = "") -> dict[str, float]:
     """All phases of one repetition together."""
     parts = [numbers for phase, numbers in phases.items() if phase != leave_out]
-    return {
-        "seconds": sum(part["seconds"] for part in parts),
-        "cpu_seconds": sum(part["cpu_seconds"] for part in parts),
-        "peak_mb": max(part["peak_mb"] for part in parts),
-    }
+    return {unit: sum(part[unit] for part in parts) for unit in UNITS}
 
 
-def _numbers(
-    mine: list[dict[str, float]], theirs: list[dict[str, float] | None], base_mb: float
-) -> dict[str, float]:
-    """Medians over repetitions, and the highest peak."""
-    peak = max(one["peak_mb"] for one in mine)
-    found = {"peak_mb": peak, "extra_mb": peak - base_mb}
-    for unit, ratio in (("seconds", "ratio"), ("cpu_seconds", "cpu_ratio")):
+def _times(mine: list[dict[str, float]], theirs: list[dict[str, float] | None]) -> dict[str, float]:
+    """Medians over repetitions."""
+    found = {}
+    for unit, ratio in UNITS.items():
         found[unit] = statistics.median(one[unit] for one in mine)
         found[ratio] = statistics.median(
             one[unit] / max(1e-9, other[unit]) for one, other in zip(mine, theirs) if other is not None

@@ -44,7 +44,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "bench"
 BLIP, MPLUG = "blip", "mplug"  # types of models
 MEASURED = {BLIP: "methods", MPLUG: "methods-mplug"}  # the benchmark of each, and its file in a folder
 TITLES = {BLIP: "BLIP-base", MPLUG: "mPLUG ViT-B"}
-FORM = 1  # of these files
+FORM = 2  # of these files
 PEAK, UTILISATION = 312e12, 0.2  # operations per second of an A100 in bfloat16, and the share that is reached
 #: Processor seconds to read a JPEG picture of 640 x 480, crop it to 224, distort and normalise it, measured
 #: on an AMD EPYC; :data:`experiments.training.loading.MOST` processes do it beside a run.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BlipForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
 
+from attngraph.errors import UserError
 from experiments.models.losses import IGNORED, token_losses
 from experiments.models.ranking import Opening, openings
 
@@ -139,7 +140,13 @@ def generate_text(
         use_cache: reuse keys and values of earlier tokens; the texts are the same without, only slower.
         states_mask: ``(B, N)``, see :func:`decoder_logits`.
         length_penalty: transformers' own, see :mod:`experiments.models.length_penalty`.
+
+    Raises:
+        UserError: the model has no positions for so many tokens.
     """
+    longest = tokenizer.model_max_length - 1  # beside the start token
+    if max_new_tokens > longest:
+        raise UserError(f"max_new_tokens is {max_new_tokens}; the model has positions for {longest}")
     prefixes = prompt_ids(tokenizer, prompts, [max_new_tokens] * len(prompts))
     length = max(map(len, prefixes))
     device = states.device

@@ -14,7 +14,6 @@ Shapes tell all sizes but the number of heads: a head is 64 wide in ViT-B, ViT-L
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -82,6 +81,11 @@ class BlipLayout(Layout):
     """Two arrangements: p-Adapter's captioner, which answers questions too, and BLIP's own for questions."""
 
     name = "blip"
+    depths = {
+        "visual_encoder.blocks.": (12, 24),
+        "text_encoder.encoder.layer.": (12,),
+        "text_decoder.bert.encoder.layer.": (12,),
+    }
     arrangements = {
         arrangement.name: arrangement
         for arrangement in (
@@ -133,7 +137,7 @@ class BlipLayout(Layout):
     ) -> PretrainedConfig:
         shapes = Shapes(tensors, file, "BLIP")
         width, _, _, patch = shapes("visual_encoder.patch_embed.proj.weight", 4)
-        rows = math.isqrt(shapes("visual_encoder.pos_embed", 3)[1] - 1)
+        rows = shapes.rows("visual_encoder.pos_embed", 3)
         vision = dict(
             hidden_size=width,
             intermediate_size=shapes("visual_encoder.blocks.0.mlp.fc1.weight")[0],

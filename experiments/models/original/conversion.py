@@ -19,7 +19,9 @@ from experiments.models.original.layout import Arrangement, Layout
 from experiments.models.original.layouts import LAYOUTS
 from experiments.models.original.reading import read_tensors
 from experiments.models.original.rules import Account, account_of
+from experiments.models.original.shapes import Shapes
 from experiments.models.original.vocabulary import FILES, in_folder, read_vocabulary
+from experiments.progress import note
 
 ACCOUNT = "conversion.json"
 
@@ -51,7 +53,8 @@ class Original:
             side: of the pictures that it is to see, in pixels; None as the checkpoint says.
 
         Raises:
-            UserError: the tensors are not those of the model, or it can't see pictures of that side.
+            UserError: the tensors are not those of the model, some are not finite, or it can't see pictures of
+                that side.
         """
         self.account.check(
             self.file, f"{self.layout.name} checkpoint for the arrangement {self.arrangement.name}"
@@ -59,6 +62,9 @@ class Original:
         parts = {new: self.tensors[name] for name, new in self.account.taken.items()}
         for name, news in self.account.cut.items():
             parts |= zip(news, self.tensors[name].chunk(len(news)), strict=True)
+        for name in (*self.account.taken, *self.account.cut):
+            if not self.tensors[name].isfinite().all():
+                raise UserError(f"{self.file}: {name} holds numbers that are not finite: download it again")
         state = {new: part.detach().to(torch.float32, copy=True).contiguous() for new, part in parts.items()}
         with quiet_transformers():
             model = self.arrangement.model.from_pretrained(
@@ -124,7 +130,25 @@ def read_original(
     shared = model._tied_weights_keys or {}
     wanted = {name: weight.shape for name, weight in model.state_dict().items() if name not in shared}
     account = account_of(tensors, chosen.rules, wanted)
+    for line in _unusual_depths(tensors, known, file):
+        note(line)
     return Original(file, tensors, known, chosen, config, tokenizer, account)
+
+
+def _unusual_depths(tensors: Mapping[str, Tensor], layout: Layout, file: Path) -> list[str]:
+    """What to tell where a part has more or fewer layers than in its authors' checkpoints: nothing else shows
+    that the last ones are missing."""
+    lines = []
+    for prefix, usual in layout.depths.items():
+        if any(name.startswith(prefix) for name in tensors):
+            found = Shapes(tensors, file, layout.name).count(prefix)
+            if found not in usual:
+                due = " or ".join(map(str, usual))
+                lines.append(
+                    f"{file}: {found} layers {prefix}*, where the authors' checkpoints have {due}: unless the "
+                    "model is another size, the last ones are missing"
+                )
+    return lines
 
 
 def _layout_of(tensors: Mapping[str, Tensor], file: Path, asked: str | None = None) -> Layout:

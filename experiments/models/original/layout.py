@@ -39,9 +39,11 @@ class Layout(ABC):
     Attributes:
         name: at the prompt.
         arrangements: by name.
+        depths: beginnings of the layers' names → how many layers the authors' checkpoints have there.
     """
 
     name: str
+    depths: Mapping[str, Sequence[int]]
     arrangements: Mapping[str, Arrangement]
 
     @abstractmethod

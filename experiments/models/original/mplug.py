@@ -18,7 +18,6 @@ The stride of the fusion is not in the tensors: it is 3 where pictures and texts
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +102,14 @@ class MPlugLayout(Layout):
     """One arrangement: the model answers questions and writes captions."""
 
     name = "mplug"
+    depths = {
+        f"{_SEEN}.transformer.resblocks.": (12, 24),
+        **{
+            f"{part}.{inner}encoder.layer.": (count,)
+            for part, count in (("text_encoder", 6), ("fusion_encoder", 12), ("text_decoder", 12))
+            for inner in ("", "bert.", "fusion.")
+        },
+    }
     arrangements = {
         "whole": Arrangement(
             "whole",
@@ -187,7 +194,7 @@ class _Names:
     def config(self, tokenizer: PreTrainedTokenizerBase) -> MPlugConfig:
         """The configuration, with the tokenizer's special tokens."""
         shapes = self.shapes
-        rows = math.isqrt(shapes(f"{_SEEN}.positional_embedding")[0] - 1)
+        rows = shapes.rows(f"{_SEEN}.positional_embedding")
         blocks = f"{_SEEN}.transformer.resblocks."
         vision = dict(
             hidden_size=self.width,

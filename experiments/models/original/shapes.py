@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,6 +41,21 @@ class Shapes:
     def places(self) -> int:
         """How long a text may be."""
         return self("text_decoder.bert.embeddings.position_embeddings.weight")[0]
+
+    def rows(self, name: str, axes: int = 2) -> int:
+        """Rows of patches in a picture, of the table of positions, which also has one for the class token.
+
+        Raises:
+            UserError: see :meth:`__call__`; or the patches fill no square.
+        """
+        shape = self(name, axes)
+        patches = shape[-2] - 1
+        if patches < 1 or math.isqrt(patches) ** 2 != patches:
+            raise UserError(
+                f"{self.file}: {name} has {shape[-2]} positions, not one more than a square of patches, so it "
+                f"is no checkpoint of {self.model}"
+            )
+        return math.isqrt(patches)
 
     def count(self, prefix: str) -> int:
         """Layers under a prefix, which are numbered from 0 on.

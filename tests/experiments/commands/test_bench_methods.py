@@ -129,7 +129,7 @@ def test_captions_are_written_to_the_last_token():
 
 def test_what_a_planner_reads(here, tmp_path):
     result = methods.measure(OPTIONS | {"methods": ("gcn", "pgnn")}, 2)
-    assert list(result["methods"]) == ["gcn", "pgnn"] and result["form"] == 1
+    assert list(result["methods"]) == ["gcn", "pgnn"] and result["form"] == 2
     assert json.loads(json.dumps(result)) == json.loads(json.dumps(result, allow_nan=False))
     for name, method in result["methods"].items():
         for task in TASKS:
@@ -137,6 +137,7 @@ def test_what_a_planner_reads(here, tmp_path):
                 found = method["tasks"][task][what]
                 assert found["seconds_per_example"] == found["seconds"] / found["examples"] > 0
                 assert found["flops_per_example"] > 0
+                assert found["extra_mb"] == found["peak_mb"] - found["base_mb"]
             step = method["tasks"][task]["train"]
             parts = sum(phase["seconds"] for phase in step["phases"].values())
             assert parts == pytest.approx(step["seconds"], rel=0.5)
@@ -164,13 +165,40 @@ def test_the_command_writes_them(here, tmp_path, capsys):
     assert shown.count("pgnn") == 2 and "methods-mplug.json" in shown
 
 
-def test_peaks_ratios_and_medians_are_those_of_the_repetitions():
+def test_ratios_and_medians_are_those_of_the_repetitions():
     def took(*seconds):
-        return [{"x": dict(seconds=s, cpu_seconds=s / 2, peak_mb=100 * s)} for s in seconds]
+        return [{"x": dict(seconds=s, cpu_seconds=s / 2)} for s in seconds]
 
-    found = methods._whole("x", {"x": took(3, 8, 5)}, {"x": took(1, 4, 10)}, 50.0)
-    assert found["seconds"] == 5 and found["ratio"] == 2 and found["cpu_seconds"] == 2.5
-    assert found["peak_mb"] == 800 and found["extra_mb"] == 750
+    found = methods._whole("x", {"x": took(3, 8, 5)}, {"x": took(1, 4, 10)})
+    assert found == {"seconds": 5, "ratio": 2, "cpu_seconds": 2.5, "cpu_ratio": 2}
+
+
+def test_memory_is_that_of_one_piece_of_work(monkeypatch):
+    """In a process of its own, which does it twice; whatever the work took, the process is ended."""
+    made = []
+
+    class Counting:
+        about = {"base_mb": 50.0}
+
+        def __init__(self, method, options):
+            self.did, self.ended = [method], False
+            made.append(self)
+
+        def do(self, name):
+            self.did.append(name)
+            if name == "fail":
+                raise UserError("out of memory")
+            return {"forward": {"peak_mb": 60.0}, "update": {"peak_mb": 70.0 * len(self.did)}}
+
+        def kill(self):
+            self.ended = True
+
+    monkeypatch.setattr(methods, "Worker", Counting)
+    assert methods._memory("pgnn", "train vqa", {}) == {"base_mb": 50, "peak_mb": 210, "extra_mb": 160}
+    with pytest.raises(UserError):
+        methods._memory("gcn", "fail", {})
+    assert [each.did for each in made] == [["pgnn", "train vqa", "train vqa"], ["gcn", "fail"]]
+    assert all(each.ended for each in made)
 
 
 @pytest.mark.slow  # two processes

@@ -56,7 +56,7 @@ def content(**more):
         "pgnn": {"tasks": {"vqa": about(1.5, 0.75), "caption": about(2.5, 2.25)}},
     }
     machine = {"device": "cpu, 1 threads", "device_name": "a processor", "threads": 1}
-    return {"form": 1, **machine, "baseline": "gcn", "methods": methods, **more}
+    return {"form": 2, **machine, "baseline": "gcn", "methods": methods, **more}
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_a_model_that_is_an_mplug_has_its_costs(plan, costs_file, mplug_costs, t
         (None, "is missing: measure it with `attngraph bench"),
         ("{", "cannot be read .JSONDecodeError"),
         ("[]", "cannot be read .TypeError"),
-        (json.dumps(content(form=2)), "form 2"),
+        (json.dumps(content(form=1)), "form 1"),
         (json.dumps(content(options={"model": "mplug"})), "it is of the model mplug"),
         (json.dumps(content(baseline="x")), "KeyError: 'x'"),
         (json.dumps(content(methods={"gcn": {"tasks": {"vqa": about(0.0, 1.0)}}})), "0.0 is no time"),

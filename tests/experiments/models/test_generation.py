@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from attngraph.errors import UserError
 from experiments.models.generation import (
     IGNORED,
     decoder_logits,
@@ -51,6 +52,15 @@ def test_frozen_states_equal_trainable_ones(model):
     trainable = encode_images(model, pixels)
     assert trainable.shape == (3, 65, 32) and trainable.requires_grad
     assert torch.allclose(frozen_image_states(model, pixels, batch_size=2), trainable, atol=1e-5)
+
+
+def test_more_tokens_than_positions_are_refused(model, tokenizer, states):
+    longest = tokenizer.model_max_length - 1
+    options = dict(min_new_tokens=longest, max_new_tokens=longest)
+    (text,) = generate_text(model, tokenizer, states[:1], [PROMPTS[1]], **options)
+    assert len(text.split()) > longest - 5, "so many can be written"
+    with pytest.raises(UserError, match=f"max_new_tokens is {longest + 1}; .* positions for {longest}"):
+        generate_text(model, tokenizer, states[:1], [PROMPTS[1]], max_new_tokens=longest + 1)
 
 
 @pytest.mark.parametrize("beams", [1, 3])

@@ -36,6 +36,25 @@ def test_freed_arrays_are_used_again_without_new_pages():
     assert int(faults) < 100 < int(results["leave"][1])
 
 
+GIVEN_BACK = """
+import torch
+from experiments.training.memory import PeakMemory, give_back_freed_memory, keep_freed_memory
+keep_freed_memory()
+x = torch.ones(2**26)
+del x
+kept = PeakMemory("cpu").megabytes()
+give_back_freed_memory()
+print(kept, PeakMemory("cpu").megabytes())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_what_was_freed_is_given_back():
+    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
+    kept, left = map(float, done.stdout.split())
+    assert kept - left > 250, "256 MiB"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_an_older_glibc_that_takes_no_larger_threshold_keeps_what_it_can(monkeypatch):
     took = {}

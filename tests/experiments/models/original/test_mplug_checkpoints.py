@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from attngraph.errors import UserError
 from experiments.cli import main
 from experiments.models import Decoding, Ranking, Sample, load_family
 from experiments.models.loading import type_of
+from experiments.models.original import conversion
+from experiments.models.original.layouts import LAYOUTS
 from experiments.models.original.vocabulary import read_vocabulary
 from tests.experiments.models.original.authors_mplug import (
     BUILT,
@@ -174,6 +177,50 @@ def test_layers_that_are_missing_as_a_whole_are_refused(part, gone, tmp_path):
     state = {name: tensor for name, tensor in weights().items() if not layers.match(name)}
     assert len(state) < len(weights())
     with pytest.raises(UserError, match=rf"{part}.*layer\.0.* is missing"):
+        load_family(save_checkpoint(tmp_path, state))
+
+
+def test_layers_that_are_missing_at_the_end_are_told(tmp_path, capsys):
+    """A model of fewer layers would compute something, so nothing but their number shows it."""
+    load_family(save_checkpoint(tmp_path, weights("pretraining")))
+    told = re.findall(
+        r"mplug.pth: (\d+) layers (.*)\.\*, where the authors' checkpoints have (.*): ", capsys.readouterr().err
+    )
+    assert told == [
+        ("2", "visual_encoder.visual.transformer.resblocks", "12 or 24"),
+        ("2", "text_encoder.bert.encoder.layer", "6"),
+        (str(BUILT), "fusion_encoder.bert.encoder.layer", "12"),
+        ("2", "text_decoder.bert.encoder.layer", "12"),
+    ]
+
+
+def test_layers_as_the_authors_have_them_are_not_told():
+    for layout, odd in ((LAYOUTS["mplug"], 11), (LAYOUTS["blip"], 11)):
+        tensors = {
+            f"{prefix}{layer}.weight": torch.ones(1)
+            for prefix, counts in layout.depths.items()
+            for layer in range(counts[-1])
+        }
+        assert not conversion._unusual_depths(tensors, layout, Path("x.pth"))
+        del tensors[f"text_decoder.bert.encoder.layer.{odd}.weight"]
+        (line,) = conversion._unusual_depths(tensors, layout, Path("x.pth"))
+        assert line.startswith("x.pth: 11 layers text_decoder.bert.encoder.layer.*, where ")
+
+
+@pytest.mark.parametrize("how", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["attn.in_proj_weight", "ln_1.bias"])
+def test_weights_that_are_not_finite_are_refused(part, how, tmp_path):
+    state, name = weights(), f"visual_encoder.visual.transformer.resblocks.1.{part}"
+    state[name].view(-1)[0] = how
+    with pytest.raises(UserError, match=rf"{name} holds numbers that are not finite"):
+        load_family(save_checkpoint(tmp_path, state))
+
+
+@pytest.mark.parametrize("places", [1, 9])
+def test_positions_that_are_no_square_are_refused(places, tmp_path):
+    state, name = weights(), "visual_encoder.visual.positional_embedding"
+    state[name] = state[name][:places]
+    with pytest.raises(UserError, match=rf"{name} has {places} positions, not one more than a square"):
         load_family(save_checkpoint(tmp_path, state))
 
 
