@@ -61,7 +61,7 @@ class GraphAdapter(nn.Module):
         metric = call.site.metric(*call.query.shape[1::2])
         tiled = self.backend == "tiled"
         from_scores = self.top_k is None and (tiled or (self.training and self.backend == "dense"))
-        scores = call.scores(metric) if from_scores else None
+        scores = call.scores(metric, dropped=not tiled) if from_scores else None
         if scores is not None:
             aggregated, context = self.scheme.attend(
                 with_query_rows(scores, self.query_rows), self.backend, context=call.whole

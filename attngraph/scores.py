@@ -42,6 +42,8 @@ class AttentionScores:
         past_degree: degrees left by earlier queries; only for causal graphs.
         feature: the query nodes' features, ``(b, h, n, d)``, where ``query`` is changed before it is compared
             (rotary embedding). Default: ``query``.
+        kept: which weights dropout keeps, bool ``(b, h, n, m)``; the others are 0 in the graph. Default: all.
+        dropout: its probability, at least 0 and below 1; weights that are kept are divided by 1 less it.
 
     Raises:
         ValueError: shapes or types that do not fit; the message names the argument.
@@ -58,6 +60,8 @@ class AttentionScores:
     metric: Tensor | None = None
     past_degree: PastDegree | None = None
     feature: Tensor | None = None
+    kept: Tensor | None = None
+    dropout: float = 0.0
 
     def __post_init__(self):
         b, h, n, m, d = checks.check_nodes(self.query, self.value)
@@ -82,6 +86,9 @@ class AttentionScores:
             if self.mask.requires_grad:
                 raise ValueError("mask must not require gradients: learned biases are not supported")
             object.__setattr__(self, "mask", self.mask.view(shape))
+        checks.check_mask("kept", self.kept, (b, h, n, m))
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout:g}")
         if self.scale is None:
             object.__setattr__(self, "scale", 1 / math.sqrt(d))
 
@@ -185,10 +192,12 @@ class AttentionScores:
             yield seen.expand(b, 1, rows.stop - start, m)[:, 0]
 
     def weight(self) -> Tensor:
-        """The attention weights :math:`M`, ``(b, h, n, m)``; rows of queries that see nothing are 0."""
+        """The attention weights :math:`M`, after dropout where there is any, ``(b, h, n, m)``; rows of
+        queries that see nothing are 0."""
         scores = self.mask_((widen(self.query) * self.scale) @ widen(self.key).transpose(-1, -2))
         visible = self.visible()
-        return scores.softmax(-1) if visible is None else scores.softmax(-1) * visible
+        weight = scores.softmax(-1) if visible is None else scores.softmax(-1) * visible
+        return weight if self.kept is None else weight * self.kept * (1 / (1 - self.dropout))
 
     def graph(self) -> AttentionGraph:
         """The attention graph with its weights."""
@@ -204,6 +213,15 @@ class AttentionScores:
             metric=self.metric,
             past_degree=self.past_degree,
         )
+
+    def refuse_dropout(self) -> None:
+        """For the ways that hold no array of all edges, which its draw is.
+
+        Raises:
+            ValueError: there is dropout.
+        """
+        if self.kept is not None:
+            raise ValueError('the tiled backend takes no scores with kept=: use "dense", or no dropout')
 
     def wide(self) -> AttentionScores:
         """The same in float32 where it was in half precision."""

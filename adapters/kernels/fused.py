@@ -13,6 +13,10 @@ e^{z_{ij}}` competes with the residual :math:`r = 2\mu/p`:
     \bar U_i = \kappa_i \sum_j \sigma_{ij} \frac{\hat V_j}{\sqrt{e_{ij}}} + (1 - \kappa_i) \hat V_i, \qquad
     \kappa_i = \frac{S_i}{S_i + r} .
 
+Under dropout the graph has the weights :math:`W = D \circ M` that dropout leaves, whose rows no longer sum to
+1 but to :math:`d_i`: the same formulas with :math:`W`, with :math:`\hat V_i/\sqrt{d_i}` in :math:`R`, with
+:math:`S_i/d_i`, and with messages times :math:`\sqrt{d_i}`.
+
 Two numbers per edge are kept for the backward pass: :math:`\log M + \log R^2` (up to a constant per row) and
 :math:`R^2`. :math:`\sigma`, :math:`M` and all gradients follow from them with two powers. Queries, keys and
 values are kept as they came, strided or not, so that no copy of them outlives the forward pass (only
@@ -84,7 +88,8 @@ class _Kept(NamedTuple):
     log_total: Tensor  # g n 1: M = exp2(sums - log_total) / square
     row: Tensor  # g n 1: σ = exp2(p/2 · sums - row) / square; infinite for a query without edges
     norm_v: Tensor  # g 1 m: |v|²
-    message: Tensor  # g n d: Σ σ V/√e
+    message: Tensor  # g n d: Σ σ V/√e, times √d under dropout
+    degree: Tensor | None  # g n 1: d under dropout (1 where nothing is left), else None
 
 
 class _Extra(NamedTuple):
@@ -123,7 +128,8 @@ class _FusedStep(torch.autograd.Function):
         query_g = settings.with_metric(node)
         nodes = _Nodes(wide * (settings.scale * LOG2_E), query_g, dot(query_g, node), keys, values)
         # without a backward pass all blocks use the same room
-        kept = _room(wide, keys.shape[1], settings.count if call.keep else _block_size(settings))
+        heads = settings.count if call.keep else _block_size(settings)
+        kept = _room(wide, keys.shape[1], heads, settings.kept is not None)
         needs_value_g = call.keep and ctx.needs_input_grad[2] and settings.metric is not None
         extra = _Extra(
             wide.new_empty(values.shape) if needs_value_g else None,
@@ -150,8 +156,7 @@ class _FusedStep(torch.autograd.Function):
         # out = κ message + β node
         apart = dot(grad_out, kept.message - node)
         grad_message, grad_log_sum = kappa * grad_out, kappa * (1 - kappa) * apart
-        power = torch.exp2(0.5 * settings.p * kept.log_total - kept.row)
-        grad_residual = -(kappa * kappa * power * apart).sum()
+        grad_residual = -(kappa * kappa * _inverse_sum(settings, kept) * apart).sum()
         grad_node = _beta(settings, kappa) * grad_out
         # everything per edge
         query_g = settings.with_metric(node)
@@ -170,7 +175,8 @@ class _FusedStep(torch.autograd.Function):
             _take_value_g(ctx, values) if ctx.needs_input_grad[2] else None,
         )
         grad_p = _over_blocks(_backward_block, settings, nodes, kept, upstream, grads, ctx.clamped)
-        grad_p = 0.5 * math.log(2) * (sum(grad_p) - (kept.log_total * grad_log_sum).sum())
+        log_total = kept.log_total - math.log2(settings.growth)
+        grad_p = 0.5 * math.log(2) * (sum(grad_p) - (log_total * grad_log_sum).sum())
         grad_node.addcmul_(query_g, grads.norm_q, value=2 * half)
         grad_node.add_(settings.with_metric(grads.query_g), alpha=-2 * half)
         if feature is None:
@@ -198,12 +204,15 @@ def _flat(
     return wide, key, value, wide if feature is None else widen(feature.flatten(0, 1))
 
 
-def _room(like: Tensor, m: int, heads: int) -> _Kept:
+def _room(like: Tensor, m: int, heads: int, dropout: bool) -> _Kept:
     """Room for the results of all heads of ``like``, ``(g, n, d)``; for edges, of ``heads`` heads."""
     g, n, _ = like.shape
     sums, square = (like.new_empty(heads, n, m) for _ in range(2))
-    log_total, row = (like.new_empty(g, n, 1) for _ in range(2))
-    return _Kept(sums, square, log_total, row, like.new_empty(g, 1, m), torch.empty_like(like))
+    log_total, row, degree = (like.new_empty(g, n, 1) for _ in range(3))
+    message = torch.empty_like(like)
+    return _Kept(
+        sums, square, log_total, row, like.new_empty(g, 1, m), message, degree if dropout else None
+    )
 
 
 def _take_value_g(ctx: Any, value: Tensor) -> Tensor:
@@ -241,13 +250,30 @@ def _over_blocks(function: Callable, settings: StepSettings, *groups) -> list:
 
 def _kappa(settings: StepSettings, kept: _Kept) -> Tensor:
     r""":math:`\kappa = S/(S + r)`, ``(g, n, 1)``; 0 for a query without edges."""
-    kappa = 1 / (1 + settings.residual * torch.exp2(0.5 * settings.p * kept.log_total - kept.row))
-    return torch.where(kept.row == torch.inf, 0, kappa) if settings.scores.masked else kappa
+    kappa = 1 / (1 + settings.residual * _inverse_sum(settings, kept))
+    return torch.where(kept.row == torch.inf, 0, kappa) if _may_be_blind(settings) else kappa
+
+
+def _inverse_sum(settings: StepSettings, kept: _Kept) -> Tensor:
+    r""":math:`1/S`, ``(g, n, 1)``; :math:`d/S` under dropout."""
+    log_total = kept.log_total - math.log2(settings.growth)
+    inverse = torch.exp2(0.5 * settings.p * log_total - kept.row)
+    return inverse if kept.degree is None else inverse * kept.degree
+
+
+def _may_be_blind(settings: StepSettings) -> bool:
+    """Whether there may be queries without edges."""
+    return settings.scores.masked or settings.kept is not None
 
 
 def _beta(settings: StepSettings, kappa: Tensor) -> Tensor:
     """The share of the residual."""
     return 1 - kappa if settings.residual > 0 else torch.zeros_like(kappa)
+
+
+def _after_dropout(settings: StepSettings, weight: Tensor, heads: slice) -> Tensor:
+    """Weights of some heads after dropout, in place."""
+    return weight.mul_(settings.kept[heads]).mul_(settings.growth)
 
 
 def _degrees(settings: StepSettings, weight: Tensor, heads: slice) -> tuple[Tensor, Tensor]:
@@ -278,32 +304,39 @@ def _forward_block(
         total.masked_fill_(total == 0, 1)
     weight /= total
     torch.log2(total, out=kept.log_total)
+    query_g, norm_q, root_d = nodes.query_g, nodes.norm_q, None
+    if settings.kept is not None:
+        weight = _after_dropout(settings, weight, heads)
+        degree = torch.sum(weight, -1, keepdim=True, out=kept.degree)
+        degree.masked_fill_(degree <= floor(weight.dtype), 1)
+        root_d = degree.rsqrt()
+        query_g, norm_q = query_g * root_d, norm_q / degree
     if extra.context is not None:
         torch.bmm(weight, value, out=extra.context)
     _, root = _degrees(settings, weight, heads)
     # R² = |q|² + |v|²/e - 2 q·v/√e
-    value_g = value
-    if settings.metric is not None:
-        value_g = torch.bmm(value, settings.metric[heads], out=extra.value_g)
+    value_g = settings.with_metric(value, heads, out=extra.value_g)
     torch.sum(value_g * value, -1, out=kept.norm_v[:, 0])
     scaled = kept.norm_v * root
-    torch.baddbmm(scaled, nodes.query_g, value.transpose(-1, -2), alpha=-2, out=square)
-    square.mul_(root).add_(nodes.norm_q)
-    clamped = clamp_(square, nodes.norm_q, scaled.mul_(root))
+    torch.baddbmm(scaled, query_g, value.transpose(-1, -2), alpha=-2, out=square)
+    square.mul_(root).add_(norm_q)
+    clamped = clamp_(square, norm_q, scaled.mul_(root))
     # σ = softmax(p/2 · sums - log R²)
     logits = torch.log(square, out=weight)
     sums.add_(logits, alpha=LOG2_E)
     logits.mul_(-LOG2_E).add_(sums, alpha=0.5 * settings.p)
+    if settings.kept is not None:
+        logits.masked_fill_(~settings.kept[heads], HIDDEN)
     torch.amax(logits, -1, keepdim=True, out=kept.row).clamp_(min=HIDDEN / 4)
     powers = logits.sub_(kept.row).exp2_()
     total = powers.sum(-1, keepdim=True)
     torch.bmm(powers.mul_(root), value, out=kept.message)
     kept.row.add_(total.log2())
-    if settings.scores.masked:
+    if _may_be_blind(settings):
         without_edges = total == 0
         kept.row.masked_fill_(without_edges, torch.inf)
         total.masked_fill_(without_edges, 1)
-    kept.message.div_(total)
+    kept.message.div_(total if root_d is None else total * root_d)
     return clamped
 
 
@@ -319,13 +352,21 @@ def _backward_block(
     """Fill a block's part of the gradients; returns its part of p's."""
     key, value = widen(nodes.key), widen(nodes.value)
     half_p, value_t = 0.5 * settings.p, value.transpose(-1, -2)
-    weight = torch.sub(kept.sums, kept.log_total).exp2_().div_(kept.square)
+    plain = torch.sub(kept.sums, kept.log_total).exp2_().div_(kept.square)  # M
     sigma = torch.add(-kept.row, kept.sums, alpha=half_p).exp2_().div_(kept.square)
+    weight, grad_message, query_g, norm_q = plain, upstream.message, nodes.query_g, nodes.norm_q
+    root_d = None
+    if kept.degree is not None:
+        weight = _after_dropout(settings, plain.clone(), heads)
+        sigma.masked_fill_(~settings.kept[heads], 0)
+        root_d = kept.degree.rsqrt()
+        grad_message, query_g = grad_message / root_d, query_g * root_d
+        norm_q = norm_q / kept.degree
     total, root = _degrees(settings, weight, heads)
     # gradient of p/2 · sums - log R²
-    logit = torch.bmm(upstream.message, value_t).mul_(root).sub_(upstream.offset).mul_(sigma)
+    logit = torch.bmm(grad_message, value_t).mul_(root).sub_(upstream.offset).mul_(sigma)
     grad_p = torch.dot(logit.view(-1), kept.sums.view(-1))
-    distances = Distances(kept.square, root, kept.norm_v * root.square(), nodes.norm_q, clamped)
+    distances = Distances(kept.square, root, kept.norm_v * root.square(), norm_q, clamped)
     near, grad_norm_q, grad_norm_v, degree = distance_gradients(
         settings, logit, sigma, upstream.offset, distances
     )
@@ -335,10 +376,17 @@ def _backward_block(
         grad_weight = grad_weight.flip(-2).cumsum(-2).flip(-2)
     # through q·v, over -2 (p/2 - 1)
     torch.bmm(near, value, out=grads.query_g)
+    if root_d is not None:
+        # through d: by the messages, S and the distances
+        log_d = 0.5 * dot(upstream.message, kept.message) - upstream.log_sum
+        log_d -= (half_p - 1) * norm_q * grad_norm_q + 0.5 * dot(query_g, grads.query_g)
+        grad_weight = grad_weight + log_d / kept.degree
+        grads.norm_q.div_(kept.degree)
+        grads.query_g.mul_(root_d)
     if grads.value is not None:
         grads.value.mul_(grad_norm_v.transpose(-1, -2).mul_(2 * (half_p - 1)))
-        grads.value.baddbmm_(sigma.mul_(root).transpose(-1, -2), upstream.message)
-        grads.value.baddbmm_(near.transpose(-1, -2), nodes.query_g)
+        grads.value.baddbmm_(sigma.mul_(root).transpose(-1, -2), grad_message)
+        grads.value.baddbmm_(near.transpose(-1, -2), query_g)
         if upstream.context is not None:
             grads.value.baddbmm_(weight.transpose(-1, -2), upstream.context)
     # through M
@@ -349,7 +397,11 @@ def _backward_block(
     else:
         mean = torch.mul(weight, grad_weight, out=near).sum(-1, keepdim=True)
     mean.add_(upstream.log_sum, alpha=half_p)
-    score = torch.sub(grad_weight, mean, out=near).mul_(weight).add_(logit, alpha=half_p)
+    if settings.kept is None:
+        score = torch.sub(grad_weight, mean, out=near).mul_(weight)
+    else:
+        score = torch.mul(weight, grad_weight, out=near).sub_(plain.mul_(mean))
+    score.add_(logit, alpha=half_p)
     torch.bmm(score, key, out=grads.query)
     if grads.key is not None:
         if grads.key.dtype == key.dtype:

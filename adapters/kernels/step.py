@@ -101,8 +101,9 @@ class StepSettings:
         p, residual, scale: the exponent, :math:`2\mu/p`, and the factor of the scores.
         causal: whether the queries are ordered in time.
         count: the number of heads of all examples, ``g``.
-        metric: ``(g, d, d)`` or None.
+        metric: ``(h, d, d)`` or None; examples have no copies of their own, which each layer would hold.
         past: sums of weights left by earlier queries, ``(g, 1, m)`` or None.
+        kept: which weights dropout keeps, bool ``(g, n, m)``, or None; they are multiplied by ``growth``.
     """
 
     def __init__(self, call: StepCall, p: float, residual: float):
@@ -112,9 +113,11 @@ class StepSettings:
         self.causal = scores.causal
         self.count = b * self.heads
         self.degree_scale = scores.degree_scale(call.degree)
-        self.metric = None if scores.metric is None else widen(scores.metric).repeat(b, 1, 1)
+        self.metric = None if scores.metric is None else widen(scores.metric)
         past = scores.past_degree
         self.past = None if past is None else past.total.flatten(0, 1)[:, None]
+        self.kept = None if scores.kept is None else scores.kept.flatten(0, 1)
+        self.growth = 1 / (1 - scores.dropout)
         self.scores, self.degree, self.context = _without_features(scores), call.degree, call.context
 
     def backward_again(
@@ -141,9 +144,12 @@ class StepSettings:
         """Add the mask to a tile of scores to base 2, in place."""
         return self.scores.mask_(logits, *tile, unit=LOG2_E, of=lambda x: self.example(x, heads))
 
-    def with_metric(self, x: Tensor, heads: slice = ALL) -> Tensor:
-        """:math:`x G`."""
-        return x if self.metric is None else torch.bmm(x, self.metric[heads])
+    def with_metric(self, x: Tensor, heads: slice = ALL, out: Tensor | None = None) -> Tensor:
+        """:math:`x G`; in ``out`` if that is given and there is a metric."""
+        if self.metric is None:
+            return x
+        which = torch.arange(self.count, device=x.device)[heads] % self.heads
+        return torch.bmm(x, self.metric[which], out=out)
 
     def root(self, total: Tensor, heads: slice, rows: slice = ALL) -> Tensor:
         r""":math:`1/\sqrt e` from sums of weights at the values.

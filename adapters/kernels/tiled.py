@@ -45,8 +45,9 @@ def tiled_step(
     """The same as :func:`adapters.kernels.fused.fused_step`, in memory that is linear in the number of nodes.
 
     Raises:
-        ValueError: the metric requires gradients.
+        ValueError: the metric requires gradients, or there is dropout.
     """
+    scores.refuse_dropout()
     return apply_step(_TiledStep, scores, p, residual, degree, context)
 
 

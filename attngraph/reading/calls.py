@@ -179,11 +179,22 @@ class Call:
         return self._eager[1]
 
     @cached_property
+    def kept(self) -> Tensor | None:
+        """Which weights dropout keeps, bool ``(b, h, n, m)``, as the model would draw it; None where there is
+        no dropout."""
+        if not self.dropout:
+            return None
+        ones = self.query.new_ones((*self.query.shape[:3], self.key.shape[2]))
+        return nn.functional.dropout(ones, p=self.dropout, training=True) > 0
+
+    @cached_property
     def dropped(self) -> Tensor:
         """Attention weights after dropout; the same tensor as :attr:`weight` where there is none."""
-        if not self.dropout:
-            return self.weight
-        return nn.functional.dropout(self.weight, p=self.dropout, training=True)
+        return self._after_dropout(self.weight)
+
+    def _after_dropout(self, weight: Tensor) -> Tensor:
+        left = 1 - self.dropout or 1.0  # nothing is kept where all is dropped
+        return weight if self.kept is None else weight * self.kept * (1 / left)
 
     @cached_property
     def context(self) -> Tensor:
@@ -202,19 +213,21 @@ class Call:
         if self.wanted or attentions_wanted():
             # Without a gradient, so that checkpointing, which runs a layer again, finds the same computation.
             with torch.no_grad():
-                return self.eager()[1]
+                given = self.eager()[1]
+                return self._after_dropout(given) if weight == "dropped" else given
         return None
 
-    def scores(self, metric: Tensor | None = None) -> AttentionScores | None:
+    def scores(self, metric: Tensor | None = None, dropped: bool = False) -> AttentionScores | None:
         """The call before its weights are computed, or None where only they give the graph.
 
-        That is so where queries are ordered in blocks, under dropout, with a key/value cache in a causal
-        layer (which keeps degrees; not when the cache was empty and gradients are wanted, since decoding does
-        not go on from it), or if the model's eager attention is more than a softmax of scaled and masked
-        scores, which is tried out.
+        That is so where queries are ordered in blocks, with a key/value cache in a causal layer (which keeps
+        degrees; not when the cache was empty and gradients are wanted, since decoding does not go on from
+        it), or if the model's eager attention is more than a softmax of scaled and masked scores, which is
+        tried out.
 
         Args:
             metric: see :meth:`Site.metric`.
+            dropped: let the scores' graph have the weights after dropout; else there are none under dropout.
 
         Raises:
             UserError: the cache of a causal layer is of fixed length.
@@ -223,7 +236,7 @@ class Call:
             self.plain is None
             or self.span is not None
             or self.prepended
-            or self.dropout
+            or (self.dropout and not (dropped and self.dropout < 1))
             or self.query.shape[-1] != self.value.shape[-1]
         ):
             return None
@@ -245,6 +258,8 @@ class Call:
             causal=self.causal,
             metric=metric,
             feature=None if self.feature is self.query else self.feature,
+            kept=self.kept,
+            dropout=self.dropout,
         )
 
     def graph(self, dropped: bool = False, metric: Tensor | None = None, **fields: Any) -> AttentionGraph:

@@ -26,8 +26,8 @@ def watched(monkeypatch, fast: bool = True):
     """Lists of each attention call whether its scores were taken; without ``fast`` they never are."""
     taken, original = [], Call.scores
 
-    def scores(call, metric=None):
-        started = original(call, metric) if fast else None
+    def scores(call, *args, **options):
+        started = original(call, *args, **options) if fast else None
         taken.append(started is not None)
         return started
 
@@ -39,6 +39,7 @@ def watched(monkeypatch, fast: bool = True):
 def train_step(decoder, fast: bool, monkeypatch, gnn: str = "pgnn", padded: bool = True, **settings):
     """Loss, gradients and which calls were taken by their scores, in one training step of a BLIP decoder."""
     model = put(decoder, gnn, **settings).train()
+    torch.manual_seed(1)  # of dropout
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 41, (3, 9), generator=draw)
     mask = torch.ones_like(ids)
@@ -54,12 +55,14 @@ def train_step(decoder, fast: bool, monkeypatch, gnn: str = "pgnn", padded: bool
 
 
 @pytest.mark.parametrize(
-    "gnn, join, padded", pairwise_params(gnn=list(SCHEME_ARGS), join=JOINS, padded=[False, True])
+    "gnn, join, padded, dropout",
+    pairwise_params(gnn=list(SCHEME_ARGS), join=JOINS, padded=[False, True], dropout=[0.0, 0.3]),
 )
-def test_loss_and_gradients_are_those_of_the_graph(gnn, join, padded, make_decoder, monkeypatch):
-    loss, gradients, taken = train_step(make_decoder(), True, monkeypatch, gnn, padded, join=join)
-    expected, expected_gradients, never = train_step(
-        make_decoder(), False, monkeypatch, gnn, padded, join=join
+def test_loss_and_gradients_are_those_of_the_graph(gnn, join, padded, dropout, make_decoder, monkeypatch):
+    """Under dropout the graph has the weights that it leaves, the same ones with which the model goes on."""
+    noisy = dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    (loss, gradients, taken), (expected, expected_gradients, never) = (
+        train_step(make_decoder(**noisy), fast, monkeypatch, gnn, padded, join=join) for fast in (True, False)
     )
     assert taken == [True] * 4 and never == [False] * 4
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
@@ -67,9 +70,38 @@ def test_loss_and_gradients_are_those_of_the_graph(gnn, join, padded, make_decod
         torch.testing.assert_close(one, other, atol=1e-5 + 1e-4 * float(other.abs().max()), rtol=1e-3)
 
 
-def test_dropout_keeps_to_the_graph(make_decoder, monkeypatch):
+def test_dropout_keeps_the_tiled_backend_to_the_graph(make_decoder, monkeypatch):
     decoder = make_decoder(attention_probs_dropout_prob=0.1)
-    assert train_step(decoder, True, monkeypatch)[2] == [False] * 4
+    with pytest.warns(UserWarning, match="in spite of the tiled backend: dropout"):
+        assert train_step(decoder, True, monkeypatch, backend="tiled")[2] == [False] * 4
+
+
+def test_all_weights_may_be_dropped(make_decoder, monkeypatch):
+    decoder = make_decoder(attention_probs_dropout_prob=1.0)
+    loss, gradients, taken = train_step(decoder, True, monkeypatch)
+    assert taken == [False] * 4 and loss.isfinite()
+    assert all(x.isfinite().all() for x in gradients)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_attentions_are_those_after_dropout_where_the_model_returns_these(padded, monkeypatch):
+    """What the model returns, whatever the adapter has computed by then."""
+    model = peft("bert")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    batch = FAMILIES["bert"].batch()
+    if padded:
+        batch["attention_mask"][1, -2:] = 0
+    seen = []
+    for fast in (True, False):
+        torch.manual_seed(2)
+        with watched(monkeypatch, fast) as taken:
+            seen.append(model(**batch, output_attentions=True).attentions)
+        assert taken == [fast] * len(taken)
+    for one, other in zip(*seen, strict=True):
+        assert ((one == 0) == (other == 0)).all() and (one == 0).any()
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 def test_sparse_messages_keep_to_the_graph(make_decoder, monkeypatch):

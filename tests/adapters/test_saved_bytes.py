@@ -26,9 +26,11 @@ def cross_attention(seed: int = 0) -> tuple[AttentionScores, torch.Tensor]:
     return AttentionScores(*heads, causal=True, metric=output @ output.transpose(-1, -2)), query
 
 
-def kept(name: str) -> int:
+def kept(name: str, dropout: float = 0.0) -> int:
     """Bytes that a scheme keeps, everything that several saved tensors share counted once."""
     scores, _ = cross_attention()
+    if dropout:
+        scores = replace(scores, kept=torch.rand(B, H, N, M) >= dropout, dropout=dropout)
     scheme, saved, alive = SCHEMES[name](), {}, []
 
     def pack(x: torch.Tensor) -> torch.Tensor:
@@ -48,6 +50,14 @@ def test_bytes_kept_beside_the_vanilla_adapter(name):
     vanilla = kept("gcn")
     assert least <= vanilla < 1.02 * least
     assert kept(name) / vanilla <= BOUNDS[name]
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_bytes_kept_beside_the_vanilla_adapter_under_dropout(name):
+    """Which keeps what was drawn besides, a byte for each edge; others keep an array of weights more."""
+    vanilla, edges = kept("gcn", 0.1), B * H * N * M
+    assert vanilla < 1.02 * (4 * (B * H * 2 * M * D + edges) + edges)
+    assert kept(name, 0.1) / vanilla <= BOUNDS[name] + (0.0 if name in ("pgnn", "residual") else 0.3)
 
 
 @pytest.mark.parametrize("name", sorted(SCHEMES))

@@ -21,6 +21,13 @@ KINDS = {
     "decoder self, rotated": dict(causal=True, triangular=True, padded=True, rotated=True),
     "decoder, cached and rotated": dict(causal=True, past=True, rotated=True),
 }
+DROPPED = {
+    "encoder, dropped": dict(dropped=True),
+    "encoder, bool mask, dropped": dict(bool_mask=True, dropped=True),
+    "decoder cross, dropped": dict(causal=True, dropped=True),
+    "decoder self, dropped": dict(causal=True, triangular=True, padded=True, dropped=True),
+    "decoder, cached, rotated and dropped": dict(causal=True, past=True, rotated=True, dropped=True),
+}
 
 
 def random_scores(
@@ -37,10 +44,12 @@ def random_scores(
     past: bool = False,
     metric: bool = True,
     rotated: bool = False,
+    dropped: bool = False,
     dtype: torch.dtype = torch.float64,
 ) -> AttentionScores:
     """Random scores; in padded ones, the last values of example 1 are hidden and the first query of example
-    0. In rotated ones the query nodes have features of their own."""
+    0. In rotated ones the query nodes have features of their own. In dropped ones dropout keeps no weight of
+    the last query of example 0."""
     draw = torch.Generator().manual_seed(seed)
     m = n if triangular else m
     query, key, value = (
@@ -63,6 +72,10 @@ def random_scores(
             torch.rand(b, h, m, generator=draw, dtype=torch.float64).to(dtype), torch.tensor([3, 5])[:b]
         )
     feature = torch.randn(b, h, n, d, generator=draw, dtype=torch.float64).to(dtype) if rotated else None
+    kept = None
+    if dropped:
+        kept = torch.rand(b, h, n, m, generator=draw) < 0.7
+        kept[0, 0, -1] = False
     gram = (output @ output.transpose(-1, -2)).to(dtype) if metric else None
     return AttentionScores(
         query,
@@ -75,6 +88,8 @@ def random_scores(
         metric=gram,
         past_degree=past_degree,
         feature=feature,
+        kept=kept,
+        dropout=0.3 if dropped else 0.0,
     )
 
 

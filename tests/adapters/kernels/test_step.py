@@ -7,7 +7,7 @@ import torch
 
 from adapters.kernels import fused_step, tiled_step
 from attngraph import AttentionScores, PastDegree
-from tests.attngraph.scores_cases import KINDS, dense, on_leaves, random_scores
+from tests.attngraph.scores_cases import DROPPED, KINDS, dense, on_leaves, random_scores
 from tests.pairwise import pairwise_params
 
 STEPS = {"fused": fused_step, "tiled": tiled_step}
@@ -39,9 +39,31 @@ def number(x: float, learned: bool = True) -> torch.Tensor:
     ),
 )
 def test_equals_the_dense_backend(step, kind, degree, numbers, context):
-    scores, leaves = on_leaves(random_scores(1, **KINDS[kind]))
+    equals_the_dense_backend(STEPS[step], random_scores(1, **KINDS[kind]), degree, numbers, context)
+
+
+@pytest.mark.parametrize(
+    "kind, degree, numbers, context",
+    pairwise_params(
+        kind=DROPPED,
+        degree=DEGREES,
+        numbers=[(1.5, 0.1), (2.6, 0.5), (1.2, 0.0), (2.0, 1.0)],
+        context=[False, True],
+    ),
+)
+def test_equals_the_dense_backend_under_dropout(kind, degree, numbers, context):
+    scores = random_scores(1, **DROPPED[kind])
+    equals_the_dense_backend(fused_step, scores, degree, numbers, context)
+    sums = scores.graph().weight.sum(-1)
+    assert sums.max() > 1.1 and (sums == 0).any()
+    with pytest.raises(ValueError, match="tiled backend takes no scores with kept="):
+        tiled_step(scores, 1.5, 0.2)
+
+
+def equals_the_dense_backend(step, scores, degree, numbers, context):
+    scores, leaves = on_leaves(scores)
     p, mu = map(number, numbers)
-    aggregated, plain = STEPS[step](scores, p, 2 * mu / p, degree, context)
+    aggregated, plain = step(scores, p, 2 * mu / p, degree, context)
     want, want_plain = dense(scores, p, mu, degree)
     torch.testing.assert_close(aggregated, want, rtol=1e-11, atol=1e-12)
     probe, probe_plain = torch.randn_like(want), torch.randn_like(want)
@@ -82,6 +104,18 @@ def test_gradcheck(step, kind, degree):
         return STEPS[step](moved, p, 2 * mu / p, degree, True)
 
     assert torch.autograd.gradcheck(run, [number(1.6), number(0.3), *leaves])
+
+
+@pytest.mark.parametrize("kind", DROPPED)
+@pytest.mark.parametrize("p", [1.6, 2.3])
+def test_gradcheck_under_dropout(kind, p):
+    scores, leaves = on_leaves(random_scores(2, b=2, h=1, n=3, m=4, d=2, **DROPPED[kind]))
+
+    def run(p, mu, query, key, value, feature=None):
+        moved = replace(scores, query=query, key=key, value=value, feature=feature)
+        return fused_step(moved, p, 2 * mu / p, "mean", True)
+
+    assert torch.autograd.gradcheck(run, [number(p), number(0.3), *leaves])
 
 
 @every_step
