@@ -210,9 +210,7 @@ def _room(like: Tensor, m: int, heads: int, dropout: bool) -> _Kept:
     sums, square = (like.new_empty(heads, n, m) for _ in range(2))
     log_total, row, degree = (like.new_empty(g, n, 1) for _ in range(3))
     message = torch.empty_like(like)
-    return _Kept(
-        sums, square, log_total, row, like.new_empty(g, 1, m), message, degree if dropout else None
-    )
+    return _Kept(sums, square, log_total, row, like.new_empty(g, 1, m), message, degree if dropout else None)
 
 
 def _take_value_g(ctx: Any, value: Tensor) -> Tensor:

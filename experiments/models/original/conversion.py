@@ -53,8 +53,8 @@ class Original:
             side: of the pictures that it is to see, in pixels; None as the checkpoint says.
 
         Raises:
-            UserError: the tensors are not those of the model, some are not finite, or it can't see pictures of
-                that side.
+            UserError: the tensors are not those of the model, a number is not finite, or it can't see pictures
+                of that side.
         """
         self.account.check(
             self.file, f"{self.layout.name} checkpoint for the arrangement {self.arrangement.name}"
@@ -145,8 +145,8 @@ def _unusual_depths(tensors: Mapping[str, Tensor], layout: Layout, file: Path) -
             if found not in usual:
                 due = " or ".join(map(str, usual))
                 lines.append(
-                    f"{file}: {found} layers {prefix}*, where the authors' checkpoints have {due}: unless the "
-                    "model is another size, the last ones are missing"
+                    f"{file}: {found} layers {prefix}*, where the authors' checkpoints have {due}: unless "
+                    "the model is of another size, the last ones are missing"
                 )
     return lines
 

@@ -184,7 +184,8 @@ def test_layers_that_are_missing_at_the_end_are_told(tmp_path, capsys):
     """A model of fewer layers would compute something, so nothing but their number shows it."""
     load_family(save_checkpoint(tmp_path, weights("pretraining")))
     told = re.findall(
-        r"mplug.pth: (\d+) layers (.*)\.\*, where the authors' checkpoints have (.*): ", capsys.readouterr().err
+        r"mplug.pth: (\d+) layers (.*)\.\*, where the authors' checkpoints have (.*): ",
+        capsys.readouterr().err,
     )
     assert told == [
         ("2", "visual_encoder.visual.transformer.resblocks", "12 or 24"),
