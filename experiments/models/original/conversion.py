@@ -53,8 +53,8 @@ class Original:
             side: of the pictures that it is to see, in pixels; None as the checkpoint says.
 
         Raises:
-            UserError: the tensors are not those of the model, a number is not finite, or it can't see pictures
-                of that side.
+            UserError: the tensors are not those of the model, a number is not finite, or it can't see
+                pictures of that side.
         """
         self.account.check(
             self.file, f"{self.layout.name} checkpoint for the arrangement {self.arrangement.name}"
