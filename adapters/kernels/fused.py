@@ -269,11 +269,6 @@ def _beta(settings: StepSettings, kappa: Tensor) -> Tensor:
     return 1 - kappa if settings.residual > 0 else torch.zeros_like(kappa)
 
 
-def _after_dropout(settings: StepSettings, weight: Tensor, heads: slice) -> Tensor:
-    """Weights of some heads after dropout, in place."""
-    return weight.mul_(settings.kept[heads]).mul_(settings.growth)
-
-
 def _degrees(settings: StepSettings, weight: Tensor, heads: slice) -> tuple[Tensor, Tensor]:
     r"""Sums of weights at the values and :math:`1/\sqrt e`.
 
@@ -302,13 +297,12 @@ def _forward_block(
         total.masked_fill_(total == 0, 1)
     weight /= total
     torch.log2(total, out=kept.log_total)
-    query_g, norm_q, root_d = nodes.query_g, nodes.norm_q, None
-    if settings.kept is not None:
-        weight = _after_dropout(settings, weight, heads)
-        degree = torch.sum(weight, -1, keepdim=True, out=kept.degree)
+    query_g, norm_q, degree, chosen = nodes.query_g, nodes.norm_q, kept.degree, settings.chosen(heads)
+    if chosen is not None:
+        weight.mul_(chosen).mul_(settings.growth)
+        degree = torch.sum(weight, -1, keepdim=True, out=degree)
         degree.masked_fill_(degree <= floor(weight.dtype), 1)
-        root_d = degree.rsqrt()
-        query_g, norm_q = query_g * root_d, norm_q / degree
+        query_g, norm_q = query_g * degree.rsqrt(), norm_q / degree
     if extra.context is not None:
         torch.bmm(weight, value, out=extra.context)
     _, root = _degrees(settings, weight, heads)
@@ -323,8 +317,8 @@ def _forward_block(
     logits = torch.log(square, out=weight)
     sums.add_(logits, alpha=LOG2_E)
     logits.mul_(-LOG2_E).add_(sums, alpha=0.5 * settings.p)
-    if settings.kept is not None:
-        logits.masked_fill_(~settings.kept[heads], HIDDEN)
+    if chosen is not None:
+        logits.masked_fill_(~chosen, HIDDEN)
     torch.amax(logits, -1, keepdim=True, out=kept.row).clamp_(min=HIDDEN / 4)
     powers = logits.sub_(kept.row).exp2_()
     total = powers.sum(-1, keepdim=True)
@@ -334,7 +328,9 @@ def _forward_block(
         without_edges = total == 0
         kept.row.masked_fill_(without_edges, torch.inf)
         total.masked_fill_(without_edges, 1)
-    kept.message.div_(total if root_d is None else total * root_d)
+    kept.message.div_(total)
+    if degree is not None:
+        kept.message.mul_(degree.sqrt())
     return clamped
 
 
@@ -353,13 +349,12 @@ def _backward_block(
     plain = torch.sub(kept.sums, kept.log_total).exp2_().div_(kept.square)  # M
     sigma = torch.add(-kept.row, kept.sums, alpha=half_p).exp2_().div_(kept.square)
     weight, grad_message, query_g, norm_q = plain, upstream.message, nodes.query_g, nodes.norm_q
-    root_d = None
-    if kept.degree is not None:
-        weight = _after_dropout(settings, plain.clone(), heads)
-        sigma.masked_fill_(~settings.kept[heads], 0)
-        root_d = kept.degree.rsqrt()
-        grad_message, query_g = grad_message / root_d, query_g * root_d
-        norm_q = norm_q / kept.degree
+    degree_q, chosen = kept.degree, settings.chosen(heads)
+    if chosen is not None and degree_q is not None:
+        weight = (plain * chosen).mul_(settings.growth)
+        sigma.masked_fill_(~chosen, 0)
+        grad_message, query_g = grad_message * degree_q.sqrt(), query_g * degree_q.rsqrt()
+        norm_q = norm_q / degree_q
     total, root = _degrees(settings, weight, heads)
     # gradient of p/2 · sums - log R²
     logit = torch.bmm(grad_message, value_t).mul_(root).sub_(upstream.offset).mul_(sigma)
@@ -374,13 +369,13 @@ def _backward_block(
         grad_weight = grad_weight.flip(-2).cumsum(-2).flip(-2)
     # through q·v, over -2 (p/2 - 1)
     torch.bmm(near, value, out=grads.query_g)
-    if root_d is not None:
+    if degree_q is not None:
         # through d: by the messages, S and the distances
         log_d = 0.5 * dot(upstream.message, kept.message) - upstream.log_sum
         log_d -= (half_p - 1) * norm_q * grad_norm_q + 0.5 * dot(query_g, grads.query_g)
-        grad_weight = grad_weight + log_d / kept.degree
-        grads.norm_q.div_(kept.degree)
-        grads.query_g.mul_(root_d)
+        grad_weight = grad_weight + log_d / degree_q
+        grads.norm_q.div_(degree_q)
+        grads.query_g.mul_(degree_q.rsqrt())
     if grads.value is not None:
         grads.value.mul_(grad_norm_v.transpose(-1, -2).mul_(2 * (half_p - 1)))
         grads.value.baddbmm_(sigma.mul_(root).transpose(-1, -2), grad_message)
@@ -395,7 +390,7 @@ def _backward_block(
     else:
         mean = torch.mul(weight, grad_weight, out=near).sum(-1, keepdim=True)
     mean.add_(upstream.log_sum, alpha=half_p)
-    if settings.kept is None:
+    if chosen is None:
         score = torch.sub(grad_weight, mean, out=near).mul_(weight)
     else:
         score = torch.mul(weight, grad_weight, out=near).sub_(plain.mul_(mean))

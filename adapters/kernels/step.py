@@ -151,6 +151,10 @@ class StepSettings:
         which = torch.arange(self.count, device=x.device)[heads] % self.heads
         return torch.bmm(x, self.metric[which], out=out)
 
+    def chosen(self, heads: slice) -> Tensor | None:
+        """:attr:`kept` of some heads."""
+        return None if self.kept is None else self.kept[heads]
+
     def root(self, total: Tensor, heads: slice, rows: slice = ALL) -> Tensor:
         r""":math:`1/\sqrt e` from sums of weights at the values.
 
