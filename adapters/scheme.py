@@ -66,7 +66,8 @@ class Scheme(nn.Module):
     def attend(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """:meth:`forward` and, if asked for, the attention output :math:`M V`, in the scheme's fastest way.
+        """:meth:`forward` and, if asked for, the attention output :math:`M V` (with the weights that dropout
+        leaves, where there is dropout), in the scheme's fastest way.
 
         Args:
             scores: the attention scores.

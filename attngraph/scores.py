@@ -86,9 +86,13 @@ class AttentionScores:
             if self.mask.requires_grad:
                 raise ValueError("mask must not require gradients: learned biases are not supported")
             object.__setattr__(self, "mask", self.mask.view(shape))
-        checks.check_mask("kept", self.kept, (b, h, n, m))
+        checks.check_shape("kept", self.kept, (b, h, n, m))
+        if self.kept is not None and self.kept.dtype != torch.bool:
+            raise ValueError(f"kept must be a bool tensor (True = kept), got {self.kept.dtype}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout:g}")
+        if self.dropout and self.kept is None:
+            raise ValueError("dropout needs kept=, which weights it keeps: pass both or neither")
         if self.scale is None:
             object.__setattr__(self, "scale", 1 / math.sqrt(d))
 
@@ -173,7 +177,9 @@ class AttentionScores:
 
     def query_degree(self) -> Tensor:
         """``(b, h, n, 1)``: 1, or 0 for a query that sees nothing. Softmax rows sum to 1 whatever the scores
-        are, so this has no gradient."""
+        are, so this has no gradient; under dropout it is the sum of the weights that are left."""
+        if self.kept is not None:
+            return self.weight().sum(-1, keepdim=True)
         b, h, n, m, _ = self.shape
         one = torch.ones((), dtype=widen(self.query).dtype, device=self.query.device)
         if not self.masked and m:
@@ -215,10 +221,10 @@ class AttentionScores:
         )
 
     def refuse_dropout(self) -> None:
-        """For the ways that hold no array of all edges, which its draw is.
+        """Refuse dropout where no array of all edges is held.
 
         Raises:
-            ValueError: there is dropout.
+            ValueError: there is dropout, whose draw is such an array.
         """
         if self.kept is not None:
             raise ValueError('the tiled backend takes no scores with kept=: use "dense", or no dropout')

@@ -11,12 +11,13 @@ themselves, so that they need less memory and time:
   sequences (``backend="tiled"``).
 
 Both return the same numbers as the dense backend, also the attention output, and gradients for queries, keys,
-values, separate features of the query nodes, p and :math:`2\mu/p`; the metric gets none. They are written
-with PyTorch operations, so they run on every device. Second derivatives (``create_graph=True``, ``hvp``), the
-transforms of ``torch.func``, forward-mode differentiation and ``torch.export`` work too, in the plain tensor
-operations of :mod:`adapters.p_laplacian`, which hold arrays of all edges. Masks are not copied: leave them as
-they are until the backward pass is done. :mod:`adapters.kernels.step` and :mod:`adapters.kernels.distances`
-hold what they share.
+values, separate features of the query nodes, p and :math:`2\mu/p`; the metric gets none. The tiled one takes
+no dropout, whose draw is an array of all edges. They are written with PyTorch operations, so they run on
+every device. Second derivatives (``create_graph=True``, ``hvp``), the transforms of ``torch.func``,
+forward-mode differentiation and ``torch.export`` work too, in the plain tensor operations of
+:mod:`adapters.p_laplacian`, which hold arrays of all edges. Masks and draws of dropout are not copied: leave
+them as they are until the backward pass is done. :mod:`adapters.kernels.step` and
+:mod:`adapters.kernels.distances` hold what they share.
 
 Axes in comments: ``b`` examples, ``h`` heads, ``g = b·h`` heads of all examples, ``n`` queries, ``m`` values,
 ``d`` features per head.

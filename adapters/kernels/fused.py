@@ -17,13 +17,13 @@ Under dropout the graph has the weights :math:`W = D \circ M` that dropout leave
 1 but to :math:`d_i`: the same formulas with :math:`W`, with :math:`\hat V_i/\sqrt{d_i}` in :math:`R`, with
 :math:`S_i/d_i`, and with messages times :math:`\sqrt{d_i}`.
 
-Two numbers per edge are kept for the backward pass: :math:`\log M + \log R^2` (up to a constant per row) and
-:math:`R^2`. :math:`\sigma`, :math:`M` and all gradients follow from them with two powers. Queries, keys and
-values are kept as they came, strided or not, so that no copy of them outlives the forward pass (only
-:math:`V G` does, where values need gradients: computing it again would take a fifth of the step's time).
-Small arrays (per node) are computed for all heads at once, large ones (per edge) for a block of heads at a
-time, so that a block's edges stay in the processor's cache. Logarithms are to base 2, since ``exp2`` is three
-times as fast as ``exp``.
+Two numbers per edge are kept for the backward pass, and under dropout a byte, its draw: :math:`\log M + \log
+R^2` (up to a constant per row) and :math:`R^2`. :math:`\sigma`, :math:`M` and all gradients follow from them
+with two powers. Queries, keys and values are kept as they came, strided or not, so that no copy of them
+outlives the forward pass (only :math:`V G` does, where values need gradients: computing it again would take a
+fifth of the step's time). Small arrays (per node) are computed for all heads at once, large ones (per edge)
+for a block of heads at a time, so that a block's edges stay in the processor's cache. Logarithms are to base
+2, since ``exp2`` is three times as fast as ``exp``.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def fused_step(
         p: exponent.
         residual: :math:`2\mu/p`.
         degree: value degree, ``"sum"`` or ``"mean"``.
-        context: whether :math:`M V` is wanted too.
+        context: whether :math:`M V` (under dropout :math:`W V`) is wanted too.
 
     Returns:
-        :math:`\bar U` ``(b, h, n, d)``, and :math:`M V` or None, in the dtype of ``scores.query``.
+        :math:`\bar U` ``(b, h, n, d)``, and the context or None, in the dtype of ``scores.query``.
 
     Raises:
         ValueError: the metric requires gradients.
@@ -90,22 +90,23 @@ class _Kept(NamedTuple):
     norm_v: Tensor  # g 1 m: |v|²
     message: Tensor  # g n d: Σ σ V/√e, times √d under dropout
     degree: Tensor | None  # g n 1: d under dropout (1 where nothing is left), else None
+    drawn: Tensor | None  # g n m, bool: which weights dropout keeps
 
 
 class _Extra(NamedTuple):
     """Further results of the forward pass, where they are wanted."""
 
     value_g: Tensor | None  # g m d: V G
-    context: Tensor | None  # g n d: M V
+    context: Tensor | None  # g n d: M V, W V under dropout
 
 
 class _Upstream(NamedTuple):
     """Gradients that come from the step's outputs."""
 
-    message: Tensor  # g n d: of Σ σ V/√e
+    message: Tensor  # g n d: of _Kept.message
     offset: Tensor  # g n 1: the mean of the messages' gradients, without that of log S
     log_sum: Tensor  # g n 1: of log S
-    context: Tensor | None  # g n d: of M V
+    context: Tensor | None  # g n d: of the context
 
 
 class _Gradients(NamedTuple):
@@ -129,7 +130,7 @@ class _FusedStep(torch.autograd.Function):
         nodes = _Nodes(wide * (settings.scale * LOG2_E), query_g, dot(query_g, node), keys, values)
         # without a backward pass all blocks use the same room
         heads = settings.count if call.keep else _block_size(settings)
-        kept = _room(wide, keys.shape[1], heads, settings.kept is not None)
+        kept = _room(wide, keys.shape[1], heads, call.scores.kept)
         needs_value_g = call.keep and ctx.needs_input_grad[2] and settings.metric is not None
         extra = _Extra(
             wide.new_empty(values.shape) if needs_value_g else None,
@@ -147,7 +148,8 @@ class _FusedStep(torch.autograd.Function):
     def backward(ctx, grad_out, grad_context=None):
         settings, saved = ctx.settings, ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
-            return settings.backward_again(saved[:6], ctx.needs_input_grad, (grad_out, grad_context))
+            given = grad_out, grad_context
+            return settings.backward_again(saved[:6], ctx.needs_input_grad, given, drawn=saved[-1])
         (query, key, value, feature), kept = saved[:4], _Kept(*saved[6:])
         wide, keys, values, node = _flat(query, key, value, feature)
         half = 0.5 * settings.p - 1
@@ -204,13 +206,15 @@ def _flat(
     return wide, key, value, wide if feature is None else widen(feature.flatten(0, 1))
 
 
-def _room(like: Tensor, m: int, heads: int, dropout: bool) -> _Kept:
-    """Room for the results of all heads of ``like``, ``(g, n, d)``; for edges, of ``heads`` heads."""
+def _room(like: Tensor, m: int, heads: int, drawn: Tensor | None) -> _Kept:
+    """Room for the results of all heads of ``like``, ``(g, n, d)``; for edges, of ``heads`` heads. What
+    dropout keeps is there already."""
     g, n, _ = like.shape
     sums, square = (like.new_empty(heads, n, m) for _ in range(2))
     log_total, row, degree = (like.new_empty(g, n, 1) for _ in range(3))
-    message = torch.empty_like(like)
-    return _Kept(sums, square, log_total, row, like.new_empty(g, 1, m), message, degree if dropout else None)
+    norm_v, message = like.new_empty(g, 1, m), torch.empty_like(like)
+    dropout = (None, None) if drawn is None else (degree, drawn.flatten(0, 1))
+    return _Kept(sums, square, log_total, row, norm_v, message, *dropout)
 
 
 def _take_value_g(ctx: Any, value: Tensor) -> Tensor:
@@ -261,7 +265,7 @@ def _inverse_sum(settings: StepSettings, kept: _Kept) -> Tensor:
 
 def _may_be_blind(settings: StepSettings) -> bool:
     """Whether there may be queries without edges."""
-    return settings.scores.masked or settings.kept is not None
+    return settings.scores.masked or settings.dropped
 
 
 def _beta(settings: StepSettings, kappa: Tensor) -> Tensor:
@@ -297,9 +301,10 @@ def _forward_block(
         total.masked_fill_(total == 0, 1)
     weight /= total
     torch.log2(total, out=kept.log_total)
-    query_g, norm_q, degree, chosen = nodes.query_g, nodes.norm_q, kept.degree, settings.chosen(heads)
-    if chosen is not None:
-        weight.mul_(chosen).mul_(settings.growth)
+    query_g, norm_q, degree, absent = nodes.query_g, nodes.norm_q, kept.degree, None
+    if kept.drawn is not None:
+        weight.mul_(kept.drawn).mul_(settings.growth)
+        absent = weight <= floor(weight.dtype)
         degree = torch.sum(weight, -1, keepdim=True, out=degree)
         degree.masked_fill_(degree <= floor(weight.dtype), 1)
         query_g, norm_q = query_g * degree.rsqrt(), norm_q / degree
@@ -317,8 +322,8 @@ def _forward_block(
     logits = torch.log(square, out=weight)
     sums.add_(logits, alpha=LOG2_E)
     logits.mul_(-LOG2_E).add_(sums, alpha=0.5 * settings.p)
-    if chosen is not None:
-        logits.masked_fill_(~chosen, HIDDEN)
+    if absent is not None:
+        logits.masked_fill_(absent, HIDDEN)
     torch.amax(logits, -1, keepdim=True, out=kept.row).clamp_(min=HIDDEN / 4)
     powers = logits.sub_(kept.row).exp2_()
     total = powers.sum(-1, keepdim=True)
@@ -349,10 +354,10 @@ def _backward_block(
     plain = torch.sub(kept.sums, kept.log_total).exp2_().div_(kept.square)  # M
     sigma = torch.add(-kept.row, kept.sums, alpha=half_p).exp2_().div_(kept.square)
     weight, grad_message, query_g, norm_q = plain, upstream.message, nodes.query_g, nodes.norm_q
-    degree_q, chosen = kept.degree, settings.chosen(heads)
-    if chosen is not None and degree_q is not None:
-        weight = (plain * chosen).mul_(settings.growth)
-        sigma.masked_fill_(~chosen, 0)
+    degree_q = kept.degree
+    if kept.drawn is not None and degree_q is not None:
+        weight = (plain * kept.drawn).mul_(settings.growth)
+        sigma.masked_fill_(weight <= floor(weight.dtype), 0)
         grad_message, query_g = grad_message * degree_q.sqrt(), query_g * degree_q.rsqrt()
         norm_q = norm_q / degree_q
     total, root = _degrees(settings, weight, heads)
@@ -390,7 +395,7 @@ def _backward_block(
     else:
         mean = torch.mul(weight, grad_weight, out=near).sum(-1, keepdim=True)
     mean.add_(upstream.log_sum, alpha=half_p)
-    if chosen is None:
+    if degree_q is None:
         score = torch.sub(grad_weight, mean, out=near).mul_(weight)
     else:
         score = torch.mul(weight, grad_weight, out=near).sub_(plain.mul_(mean))

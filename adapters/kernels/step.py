@@ -103,7 +103,8 @@ class StepSettings:
         count: the number of heads of all examples, ``g``.
         metric: ``(h, d, d)`` or None; examples have no copies of their own, which each layer would hold.
         past: sums of weights left by earlier queries, ``(g, 1, m)`` or None.
-        kept: which weights dropout keeps, bool ``(g, n, m)``, or None; they are multiplied by ``growth``.
+        dropped: whether dropout was drawn; which weights it keeps is the caller's to hold.
+        dropout, growth: its probability, and the factor of the weights that it keeps.
     """
 
     def __init__(self, call: StepCall, p: float, residual: float):
@@ -116,12 +117,16 @@ class StepSettings:
         self.metric = None if scores.metric is None else widen(scores.metric)
         past = scores.past_degree
         self.past = None if past is None else past.total.flatten(0, 1)[:, None]
-        self.kept = None if scores.kept is None else scores.kept.flatten(0, 1)
-        self.growth = 1 / (1 - scores.dropout)
+        self.dropped = scores.kept is not None
+        self.dropout, self.growth = scores.dropout, 1 / (1 - scores.dropout)
         self.scores, self.degree, self.context = _without_features(scores), call.degree, call.context
 
     def backward_again(
-        self, inputs: tuple[Tensor | None, ...], needed: tuple[bool, ...], grads: tuple[Tensor | None, ...]
+        self,
+        inputs: tuple[Tensor | None, ...],
+        needed: tuple[bool, ...],
+        grads: tuple[Tensor | None, ...],
+        drawn: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
         """The backward pass in tensor operations, where it is to be differentiated itself.
 
@@ -129,8 +134,12 @@ class StepSettings:
             inputs: queries, keys, values, features, p and the residual.
             needed: which of them need gradients.
             grads: of the outputs.
+            drawn: which weights dropout keeps, bool ``(g, n, m)``, or None.
         """
-        run = partial(plain_step, self.scores, self.degree, self.context)
+        scores = self.scores
+        if drawn is not None:
+            scores = replace(scores, kept=drawn.view(scores.shape[:4]), dropout=self.dropout)
+        run = partial(plain_step, scores, self.degree, self.context)
         with torch.autocast(self.scores.query.device.type, enabled=False):
             return *again(run, inputs, needed, grads[: 2 if self.context else 1]), None
 
@@ -151,10 +160,6 @@ class StepSettings:
         which = torch.arange(self.count, device=x.device)[heads] % self.heads
         return torch.bmm(x, self.metric[which], out=out)
 
-    def chosen(self, heads: slice) -> Tensor | None:
-        """:attr:`kept` of some heads."""
-        return None if self.kept is None else self.kept[heads]
-
     def root(self, total: Tensor, heads: slice, rows: slice = ALL) -> Tensor:
         r""":math:`1/\sqrt e` from sums of weights at the values.
 
@@ -172,7 +177,7 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _without_features(scores: AttentionScores) -> AttentionScores:
-    """The same scores without the memory of queries, keys and values, which would outlive a checkpoint."""
+    """The same scores without what would outlive a checkpoint: queries, keys, values and dropout's draw."""
     empty = scores.query.new_empty(())
     query, key = empty.expand(scores.query.shape), empty.expand(scores.key.shape)
-    return replace(scores, query=query, key=key, value=key, feature=None)
+    return replace(scores, query=query, key=key, value=key, feature=None, kept=None, dropout=0.0)

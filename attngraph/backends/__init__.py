@@ -28,7 +28,7 @@ def edges_of(graph: AttentionGraph | AttentionScores, backend: str = "dense") ->
     """The graph's edges in the form of a backend. Only ``"tiled"`` leaves the weights of scores uncomputed.
 
     Raises:
-        ValueError: an unknown backend, or ``"tiled"`` under dropout, whose draw is an array of all edges.
+        ValueError: an unknown backend, or ``"tiled"`` for scores under dropout.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
@@ -36,6 +36,4 @@ def edges_of(graph: AttentionGraph | AttentionScores, backend: str = "dense") ->
         backend = "dense"
     if backend != "tiled" and isinstance(graph, AttentionScores):
         graph = graph.graph()
-    elif isinstance(graph, AttentionScores):
-        graph.refuse_dropout()
     return BACKENDS[backend](graph)

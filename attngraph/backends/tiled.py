@@ -29,7 +29,7 @@ class TiledEdges(Edges):
     """The edges of scores or of a graph, as expressions; see :class:`attngraph.backends.per_edge.PerEdge`.
 
     Raises:
-        ValueError: :meth:`to_dense` of scores, which asks for an array of all edges.
+        ValueError: :meth:`to_dense` of scores, which asks for an array of all edges; or scores under dropout.
     """
 
     def __init__(self, graph: AttentionGraph | AttentionScores):
@@ -37,6 +37,7 @@ class TiledEdges(Edges):
         self.shape = torch.Size(graph.shape[:4])
         self.space = Space(self.shape, self.query.dtype, self.query.device)
         if isinstance(graph, AttentionScores):
+            graph.refuse_dropout()
             self.weight = _Weight(self, graph)
         else:
             self.weight = Operand(widen(graph.weight), self.space)

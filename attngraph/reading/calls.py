@@ -144,7 +144,7 @@ class Call:
         eager = prepended(self.eager, *first)
         if check:
             check_prepended(self.site.name, self.eager, eager, t)
-        for name in ("_eager", "dropped", "context"):
+        for name in ("_eager", "kept", "dropped", "context"):
             self.__dict__.pop(name, None)
         self.eager, self.prepended = eager, self.prepended + t
         self.key, self.value = (repeat_heads(x, b, h) for x in eager.args[-3:-1])
@@ -193,8 +193,10 @@ class Call:
         return self._after_dropout(self.weight)
 
     def _after_dropout(self, weight: Tensor) -> Tensor:
-        left = 1 - self.dropout or 1.0  # nothing is kept where all is dropped
-        return weight if self.kept is None else weight * self.kept * (1 / left)
+        """As PyTorch computes it, so that the model goes on with the bits that it has without us."""
+        if self.kept is None:
+            return weight
+        return weight * self.kept.to(weight.dtype).div_(1 - self.dropout or 1.0)  # 1: nothing is kept
 
     @cached_property
     def context(self) -> Tensor:
@@ -227,7 +229,8 @@ class Call:
 
         Args:
             metric: see :meth:`Site.metric`.
-            dropped: let the scores' graph have the weights after dropout; else there are none under dropout.
+            dropped: let the scores' graph have the weights after dropout. Without it, a call under dropout
+                has no scores.
 
         Raises:
             UserError: the cache of a causal layer is of fixed length.

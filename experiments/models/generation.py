@@ -144,9 +144,9 @@ def generate_text(
     Raises:
         UserError: the model has no positions for so many tokens.
     """
-    longest = tokenizer.model_max_length - 1  # beside the start token
+    longest = tokenizer.model_max_length  # the last token is never read again, the start token is
     if max_new_tokens > longest:
-        raise UserError(f"max_new_tokens is {max_new_tokens}; the model has positions for {longest}")
+        raise UserError(f"max_new_tokens is {max_new_tokens}; the model has {longest} positions")
     prefixes = prompt_ids(tokenizer, prompts, [max_new_tokens] * len(prompts))
     length = max(map(len, prefixes))
     device = states.device

@@ -313,6 +313,23 @@ def test_checkpointing_changes_no_gradient(family):
         assert want.abs().max() > 0
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_weights_that_were_read_before_are_read_again(dropout, make_decoder, words, image_states):
+    model, shapes = make_decoder(attention_probs_dropout_prob=dropout).train(), []
+
+    def listen(call):
+        shapes.append(call.dropped.shape)
+        call.prepend(call.key[:, :, :3], call.value[:, :, :3])
+        shapes.append(call.dropped.shape)
+        assert call.context.shape == call.query.shape
+
+    handle = instrument(model)
+    handle.sites[next(iter(handle.sites))].listeners.append(listen)
+    model(input_ids=words(), encoder_hidden_states=image_states(), use_cache=False)
+    before, after = shapes
+    assert after == (*before[:-1], before[-1] + 3)
+
+
 def test_attentions_that_a_model_returns_have_the_tokens_columns(make_decoder, words, image_states):
     model = make_decoder()
     put(model)

@@ -1,11 +1,14 @@
 """Scores before they are weights: masks, degrees, and the graph they become."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from attngraph import AttentionScores
-from tests.attngraph.scores_cases import KINDS, random_scores
+from tests.attngraph.scores_cases import DROPPED, KINDS, random_scores
 
+ALL = KINDS | DROPPED
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -31,9 +34,17 @@ def test_graph_is_the_softmax_where_edges_are_visible(kind):
     assert (scores.graph().weight.masked_select(~seen[:, None]) == 0).all()
 
 
-@every_kind
+@pytest.mark.parametrize("kind", DROPPED)
+def test_graph_under_dropout_is_what_dropout_leaves(kind):
+    scores = random_scores(**DROPPED[kind])
+    whole = replace(scores, kept=None, dropout=0.0).graph().weight
+    want = torch.where(scores.kept, whole / 0.7, torch.zeros_like(whole))
+    torch.testing.assert_close(scores.graph().weight, want)
+
+
+@pytest.mark.parametrize("kind", ALL)
 def test_degrees_are_those_of_the_graph(kind):
-    scores = random_scores(**KINDS[kind])
+    scores = random_scores(**ALL[kind])
     graph = scores.graph()
     torch.testing.assert_close(scores.query_degree(), graph.query_degree())
     assert scores.degree_scale("sum") is None
@@ -81,6 +92,10 @@ def test_half_precision_weights_are_computed_in_single():
         (dict(feature=torch.zeros(1, 1, 4, 2)), "feature must have shape"),
         (dict(metric=torch.zeros(2, 2)), "metric must have shape"),
         (dict(query_mask=torch.ones(1, 9, dtype=torch.bool)), "query_mask must have shape"),
+        (dict(kept=torch.ones(1, 1, 2, 3, dtype=torch.bool)), "kept must have shape"),
+        (dict(kept=torch.ones(1, 1, 2, 4)), r"kept must be a bool tensor \(True = kept\)"),
+        (dict(kept=torch.ones(1, 1, 2, 4, dtype=torch.bool), dropout=1.0), r"dropout must lie in \[0, 1\)"),
+        (dict(dropout=0.1), "dropout needs kept="),
     ],
 )
 def test_bad_input_is_named(changes, message):

@@ -80,7 +80,7 @@ PRETRAINING = (
 class BlipLayout(Layout):
     """Two arrangements: p-Adapter's captioner, which answers questions too, and BLIP's own for questions."""
 
-    name = "blip"
+    name, title = "blip", "BLIP"
     depths = {
         "visual_encoder.blocks.": (12, 24),
         "text_encoder.encoder.layer.": (12,),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,15 +56,16 @@ class Original:
             UserError: the tensors are not those of the model, a number is not finite, or it can't see
                 pictures of that side.
         """
+        for name in (*self.account.taken, *self.account.cut):
+            tensor = self.tensors[name]
+            if tensor.layout == torch.strided and not tensor.float().isfinite().all():
+                raise UserError(f"{self.file}: {name} holds numbers that are not finite: download it again")
         self.account.check(
             self.file, f"{self.layout.name} checkpoint for the arrangement {self.arrangement.name}"
         )
         parts = {new: self.tensors[name] for name, new in self.account.taken.items()}
         for name, news in self.account.cut.items():
             parts |= zip(news, self.tensors[name].chunk(len(news)), strict=True)
-        for name in (*self.account.taken, *self.account.cut):
-            if not self.tensors[name].isfinite().all():
-                raise UserError(f"{self.file}: {name} holds numbers that are not finite: download it again")
         state = {new: part.detach().to(torch.float32, copy=True).contiguous() for new, part in parts.items()}
         with quiet_transformers():
             model = self.arrangement.model.from_pretrained(
@@ -130,22 +131,24 @@ def read_original(
     shared = model._tied_weights_keys or {}
     wanted = {name: weight.shape for name, weight in model.state_dict().items() if name not in shared}
     account = account_of(tensors, chosen.rules, wanted)
-    for line in _unusual_depths(tensors, known, file):
+    for line in _unusual_depths(tensors, known, file, (*account.taken, *account.cut)):
         note(line)
     return Original(file, tensors, known, chosen, config, tokenizer, account)
 
 
-def _unusual_depths(tensors: Mapping[str, Tensor], layout: Layout, file: Path) -> list[str]:
-    """What to tell where a part has more or fewer layers than in its authors' checkpoints: nothing else shows
-    that the last ones are missing."""
+def _unusual_depths(
+    tensors: Mapping[str, Tensor], layout: Layout, file: Path, used: Sequence[str]
+) -> list[str]:
+    """What to tell where a part that is used has more or fewer layers than in its authors' checkpoints:
+    nothing else shows that the last ones are missing."""
     lines = []
     for prefix, usual in layout.depths.items():
-        if any(name.startswith(prefix) for name in tensors):
-            found = Shapes(tensors, file, layout.name).count(prefix)
+        if any(name.startswith(prefix) for name in used):
+            found = Shapes(tensors, file, layout.title).count(prefix)
             if found not in usual:
                 due = " or ".join(map(str, usual))
                 lines.append(
-                    f"{file}: {found} layers {prefix}*, where the authors' checkpoints have {due}: unless "
+                    f"{file}: layers {prefix}*: {found}, where the authors' checkpoints have {due}: unless "
                     "the model is of another size, the last ones are missing"
                 )
     return lines

@@ -38,11 +38,13 @@ class Layout(ABC):
 
     Attributes:
         name: at the prompt.
+        title: in messages.
         arrangements: by name.
         depths: beginnings of the layers' names → how many layers the authors' checkpoints have there.
     """
 
     name: str
+    title: str
     depths: Mapping[str, Sequence[int]]
     arrangements: Mapping[str, Arrangement]
 

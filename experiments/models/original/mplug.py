@@ -101,7 +101,7 @@ COPIES: tuple[Rule, ...] = tuple(
 class MPlugLayout(Layout):
     """One arrangement: the model answers questions and writes captions."""
 
-    name = "mplug"
+    name, title = "mplug", "mPLUG"
     depths = {
         f"{_SEEN}.transformer.resblocks.": (12, 24),
         **{

@@ -59,9 +59,6 @@ def _weights(content: Any, file: Path) -> dict[str, Tensor]:
             f"{file}: {wrong[0]} is no tensor ({type(inner[wrong[0]]).__name__}): give a checkpoint that "
             f"holds a model's state_dict, as the whole or under {', '.join(PLACES)}"
         )
-    sparse = [name for name, value in inner.items() if value.layout != torch.strided]
-    if sparse:
-        raise UserError(f"{file}: {sparse[0]} is a sparse tensor: save it as to_dense() makes it")
     return dict(inner)
 
 

@@ -165,7 +165,9 @@ def account_of(
             else:
                 account.taken[name] = news[0]
             shape = _joined([wanted[new] for new in news])
-            if tensor.shape != shape:
+            if tensor.layout != torch.strided:
+                account.unlike[name] = "a sparse tensor"
+            elif tensor.shape != shape:
                 account.unlike[name] = f"{_size(tensor.shape)}, not {_size(shape)}"
             elif not tensor.is_floating_point():
                 account.unlike[name] = f"{tensor.dtype} and no weights".replace("torch.", "")

@@ -52,8 +52,8 @@ class Shapes:
         patches = shape[-2] - 1
         if patches < 1 or math.isqrt(patches) ** 2 != patches:
             raise UserError(
-                f"{self.file}: {name} has {shape[-2]} positions, not one more than a square of patches, so "
-                f"it is no checkpoint of {self.model}"
+                f"{self.file}: {name} ({' x '.join(map(str, shape))}) fits no square of patches with a class "
+                f"token, so it is no checkpoint of {self.model}"
             )
         return math.isqrt(patches)
 

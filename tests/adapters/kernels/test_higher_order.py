@@ -12,7 +12,7 @@ from adapters import APPNP, GCN, PGNN
 from adapters.kernels import fused_step, tiled_step
 from attngraph import AttentionScores
 from tests.adapters.kernels.test_step import number, small_pieces  # noqa: F401
-from tests.attngraph.scores_cases import KINDS, dense, on_leaves, random_scores
+from tests.attngraph.scores_cases import DROPPED, KINDS, dense, on_leaves, random_scores
 from tests.pairwise import pairwise_params
 
 STEPS = {"fused": fused_step, "tiled": tiled_step}
@@ -45,6 +45,16 @@ def test_gradgradcheck(step, kind, degree):
 
     def run(p, mu, *leaves):
         return STEPS[step](moved(scores, leaves), p, 2 * mu / p, degree, True)
+
+    assert torch.autograd.gradgradcheck(run, [number(1.6), number(0.3), *leaves], fast_mode=True)
+
+
+@pytest.mark.parametrize("kind", DROPPED)
+def test_gradgradcheck_under_dropout(kind):
+    scores, leaves = on_leaves(random_scores(2, **SMALL, **DROPPED[kind]))
+
+    def run(p, mu, *leaves):
+        return fused_step(moved(scores, leaves), p, 2 * mu / p, "sum", True)
 
     assert torch.autograd.gradgradcheck(run, [number(1.6), number(0.3), *leaves], fast_mode=True)
 

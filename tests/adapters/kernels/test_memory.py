@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from adapters.kernels import tiled_step
+from adapters.kernels import fused_step, tiled_step
 from attngraph import AttentionScores
 from tests.adapters.kernels.test_step import every_step, number
 from tests.attngraph.scores_cases import on_leaves, random_scores
@@ -98,6 +98,23 @@ def test_nothing_else_holds_queries_keys_and_values(step, causal):
     places = {x.untyped_storage().data_ptr() for x in inputs}
     held = [x for x in _tensors_of(total.grad_fn) if x.untyped_storage().data_ptr() in places]
     assert len(places) == 3 and not held
+    for got, expected in zip(torch.autograd.grad(total, inputs), want):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_nothing_else_holds_what_dropout_drew(causal):
+    scores, _ = strided_scores(causal=causal)
+    b, h, n, m, _ = scores.shape
+    scores = replace(scores, kept=torch.rand(b, h, n, m) < 0.8, dropout=0.2)
+    want = torch.autograd.grad(*_sum_and_inputs(fused_step, scores))
+    away = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: away.append(x.detach().clone()) or len(away) - 1, lambda k: away[k]
+    ):
+        total, inputs = _sum_and_inputs(fused_step, scores)
+    place = scores.kept.untyped_storage().data_ptr()
+    assert not [x for x in _tensors_of(total.grad_fn) if x.untyped_storage().data_ptr() == place]
     for got, expected in zip(torch.autograd.grad(total, inputs), want):
         torch.testing.assert_close(got, expected)
 

@@ -60,6 +60,29 @@ def test_equals_the_dense_backend_under_dropout(kind, degree, numbers, context):
         tiled_step(scores, 1.5, 0.2)
 
 
+@pytest.mark.parametrize("mu", [0.0, 0.1])
+@pytest.mark.parametrize("exponent", [1.05, 1.5, 2.0, 2.95])
+@pytest.mark.parametrize(
+    "gap, dtype",
+    [(g, torch.float32) for g in (30.0, 45.0, 104.0, 1e4)]
+    + [(g, torch.float64) for g in (30.0, 400.0, 800.0, 1e4)],
+)
+def test_dropout_may_leave_weights_that_count_as_none(gap, dtype, exponent, mu):
+    """The edge that holds nearly all of a query's attention is dropped; what is left is below the floor."""
+    x = dict(query=[[1.0, 0.0], [0.5, 1.0]], key=[[0.0, 0.0], [-gap, 0.0]], value=[[1.0, 2.0], [3.0, -1.0]])
+    x = {name: torch.tensor(rows, dtype=dtype)[None, None] for name, rows in x.items()}
+    kept = torch.tensor([[[[False, True], [True, True]]]])
+    scores, leaves = on_leaves(AttentionScores(**x, scale=1.0, kept=kept, dropout=0.1, causal=True))
+    p, mu = (torch.tensor(number, dtype=dtype, requires_grad=True) for number in (exponent, mu))
+    results = []
+    for out in (fused_step(scores, p, 2 * mu / p)[0], dense(scores, p, mu, "sum")[0]):
+        results.append([out, *torch.autograd.grad(out.sum(), [*leaves, p, mu])])
+    for got, want in zip(*results):
+        assert got.isfinite().all()
+        if dtype == torch.float64 or gap > 44:
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
 def equals_the_dense_backend(step, scores, degree, numbers, context):
     scores, leaves = on_leaves(scores)
     p, mu = map(number, numbers)

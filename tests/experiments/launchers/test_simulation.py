@@ -15,6 +15,7 @@ from attngraph.errors import UserError
 from experiments import cli
 from experiments.commands import table
 from experiments.launchers.simulation import (
+    MEASURED,
     READ,
     START,
     cell_seconds,
@@ -57,6 +58,11 @@ def content(**more):
     }
     machine = {"device": "cpu, 1 threads", "device_name": "a processor", "threads": 1}
     return {"form": 2, **machine, "baseline": "gcn", "methods": methods, **more}
+
+
+def test_the_costs_that_ship_can_be_read():
+    for model in MEASURED:
+        assert read_costs(model).seconds["pgnn"]["caption"]["train"] > 0
 
 
 @pytest.fixture

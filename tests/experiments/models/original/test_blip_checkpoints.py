@@ -255,6 +255,22 @@ def test_missing_tensors(tmp_path, capsys):
     assert len(errors) == 1
 
 
+def test_layers_of_a_part_that_is_not_used_do_not_matter(tmp_path, capsys):
+    def change(state):
+        for name in list(state):
+            if name.startswith("text_encoder.encoder.layer.0."):
+                del state[name]
+
+    load_family(damaged(tmp_path, "pretraining", change))
+    assert "text_encoder" not in capsys.readouterr().err
+
+
+def test_words_that_are_not_finite(tmp_path):
+    name = "text_decoder.bert.embeddings.word_embeddings.weight"
+    file = damaged(tmp_path, "caption", lambda state: state[name].fill_(float("nan")))
+    refused(file, match=rf"{name} holds numbers that are not finite: download it again$")
+
+
 def test_unexpected_tensors(tmp_path, capsys):
     file = damaged(
         tmp_path, "vqa", lambda state: state.update({"prompt.weight": torch.zeros(2), "x": torch.ones(1)})
@@ -283,7 +299,7 @@ def test_tensors_of_another_shape(tmp_path):
     file = damaged(
         tmp_path, "caption", lambda s: s.update({"visual_encoder.pos_embed": torch.zeros(1, 9, 128)})
     )
-    refused(file, match=r"visual_encoder.pos_embed has 9 positions, not one more than a square of patches")
+    refused(file, match=r"visual_encoder.pos_embed \(1 x 9 x 128\) fits no square of patches with a class")
 
 
 @pytest.mark.parametrize(

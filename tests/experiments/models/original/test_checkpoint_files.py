@@ -94,7 +94,6 @@ def test_files_of_another_kind(tmp_path):
         ({1: torch.ones(1)}, "holds no weights by their names"),
         ({"epoch": 3, "optimizer": {}}, r"epoch is no tensor \(int\)"),
         ({"model": {**STATE, "b": [1, 2]}}, r"b is no tensor \(list\)"),
-        ({"model": {**STATE, "b": torch.eye(2).to_sparse()}}, "b is a sparse tensor: save it as to_dense"),
     ],
 )
 def test_contents_of_another_kind(content, match, tmp_path):

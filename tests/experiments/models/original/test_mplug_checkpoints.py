@@ -184,14 +184,14 @@ def test_layers_that_are_missing_at_the_end_are_told(tmp_path, capsys):
     """A model of fewer layers would compute something, so nothing but their number shows it."""
     load_family(save_checkpoint(tmp_path, weights("pretraining")))
     told = re.findall(
-        r"mplug.pth: (\d+) layers (.*)\.\*, where the authors' checkpoints have (.*): ",
+        r"mplug.pth: layers (.*)\.\*: (\d+), where the authors' checkpoints have (.*): ",
         capsys.readouterr().err,
     )
     assert told == [
-        ("2", "visual_encoder.visual.transformer.resblocks", "12 or 24"),
-        ("2", "text_encoder.bert.encoder.layer", "6"),
-        (str(BUILT), "fusion_encoder.bert.encoder.layer", "12"),
-        ("2", "text_decoder.bert.encoder.layer", "12"),
+        ("visual_encoder.visual.transformer.resblocks", "2", "12 or 24"),
+        ("text_encoder.bert.encoder.layer", "2", "6"),
+        ("fusion_encoder.bert.encoder.layer", str(BUILT), "12"),
+        ("text_decoder.bert.encoder.layer", "2", "12"),
     ]
 
 
@@ -202,10 +202,10 @@ def test_layers_as_the_authors_have_them_are_not_told():
             for prefix, counts in layout.depths.items()
             for layer in range(counts[-1])
         }
-        assert not conversion._unusual_depths(tensors, layout, Path("x.pth"))
+        assert not conversion._unusual_depths(tensors, layout, Path("x.pth"), list(tensors))
         del tensors[f"text_decoder.bert.encoder.layer.{odd}.weight"]
-        (line,) = conversion._unusual_depths(tensors, layout, Path("x.pth"))
-        assert line.startswith("x.pth: 11 layers text_decoder.bert.encoder.layer.*, where ")
+        (line,) = conversion._unusual_depths(tensors, layout, Path("x.pth"), list(tensors))
+        assert line.startswith("x.pth: layers text_decoder.bert.encoder.layer.*: 11, where ")
 
 
 @pytest.mark.parametrize("how", [float("nan"), float("inf")])
@@ -221,7 +221,17 @@ def test_weights_that_are_not_finite_are_refused(part, how, tmp_path):
 def test_positions_that_are_no_square_are_refused(places, tmp_path):
     state, name = weights(), "visual_encoder.visual.positional_embedding"
     state[name] = state[name][:places]
-    with pytest.raises(UserError, match=rf"{name} has {places} positions, not one more than a square"):
+    with pytest.raises(UserError, match=rf"{name} \({places} x {WIDTH}\) fits no square of patches"):
+        load_family(save_checkpoint(tmp_path, state))
+
+
+def test_sparse_weights_are_refused_where_they_are_used(tmp_path):
+    state = weights("pretraining")
+    state["temp"] = torch.eye(2).to_sparse()  # not used
+    load_family(save_checkpoint(tmp_path, state))
+    name = "visual_encoder.visual.conv1.weight"
+    state[name] = state[name].to_sparse()
+    with pytest.raises(UserError, match=rf"{name} \(a sparse tensor\)"):
         load_family(save_checkpoint(tmp_path, state))
 
 
