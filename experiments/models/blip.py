@@ -55,6 +55,12 @@ class BlipImages(ModelFamily):
     caches_features = True
     mean: tuple[float, ...] = IMAGE_MEAN
     std: tuple[float, ...] = IMAGE_STD
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def longest(self) -> int:
+        """How many tokens a text may have."""
+        return self.tokenizer.model_max_length
 
     @classmethod
     def assembled(

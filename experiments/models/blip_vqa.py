@@ -38,7 +38,8 @@ class BlipAnswerer(BlipImages):
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, title: str = "BLIP VQA"):
         self.model, self.tokenizer, self.title = model, tokenizer, title
-        self.longest = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
+        places = model.config.text_config.max_position_embeddings
+        tokenizer.model_max_length = min(tokenizer.model_max_length, places)
         known = self.tokenizer.get_vocab()
         self._start = ENCODER_START if ENCODER_START in known else tokenizer.cls_token
         self._reading = instrument(model)  # for its cross-attention, which heeds masks

@@ -107,6 +107,7 @@ class ModelFamily(ABC):
             once.
         shortlist: how many answers of a list are scored in full where a ``Ranking`` does not say:
             ``k_test`` of the authors (128 is that of BLIP and mPLUG).
+        longest: how many tokens a text may have; None where that is unknown.
     """
 
     name: str
@@ -116,6 +117,7 @@ class ModelFamily(ABC):
     reads: bool = True
     caches_features: bool = False
     shortlist: int = 128
+    longest: int | None = None
     unadapted: Callable[[], AbstractContextManager] = nullcontext
 
     # ---- loading -----------------------------------------------------------------------------------------

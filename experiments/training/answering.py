@@ -11,7 +11,7 @@ from typing import Any
 
 from attngraph.errors import UserError
 from experiments.datasets.faults import Faults
-from experiments.models.family import Answering, ModelFamily
+from experiments.models.family import Answering, Decoding, ModelFamily
 from experiments.models.length_penalty import LENGTH
 from experiments.models.loading import type_of
 from experiments.models.ranking import Ranking
@@ -52,6 +52,15 @@ def check_answering(task: Task, chosen: str | None) -> None:
     """Raise UserError where a task is to be ranked that has no list of answers."""
     if chosen == RANK and not task.ranks:
         raise UserError(f"answering {RANK}: there is no list of answers for {task.name}: leave it out")
+
+
+def check_room(way: Answering, family: ModelFamily) -> None:
+    """Raise UserError where more tokens are to be written than the model has positions for."""
+    if isinstance(way, Decoding) and family.longest is not None and way.max_new_tokens > family.longest:
+        raise UserError(
+            f"max_new_tokens is {way.max_new_tokens}, and {family.title} has {family.longest} positions: "
+            "give at most as many"
+        )
 
 
 def changed_way(task: Task, way: Answering, changes: Mapping[str, Any]) -> Answering:

@@ -28,7 +28,7 @@ from experiments.models.family import Answering
 from experiments.models.mini_blip import weights_digest
 from experiments.progress import note
 from experiments.tasks import TASKS
-from experiments.training.answering import described, way_of
+from experiments.training.answering import check_room, described, way_of
 from experiments.training.data import TaskData, subset
 from experiments.training.device import agreed, cpu_threads, processes, training_precision
 from experiments.training.execution import Execution
@@ -269,6 +269,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
     training = subset(task.read(cell.data, "train", faults["train"]), cell.train_examples)
     tuned.observe(task.target(example, 0.0) for example in training)
     trained, way = None, cell.way()
+    check_room(way, family)
     with state.main_process_first():  # it fills the cache of image states
         if cell.recipe is not None:
             changes = cell.recipe.augment

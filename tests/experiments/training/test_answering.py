@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
+from experiments.cli import main
 from experiments.datasets.faults import Faults
-from experiments.models import Decoding, Ranking
+from experiments.models import Decoding, Ranking, load_family
 from experiments.tasks import TASKS
-from experiments.training.answering import described, in_words, way_of
+from experiments.training.answering import check_room, described, in_words, way_of
 from experiments.training.finished import Finished
 
 ANSWER, CAPTION = Decoding(10, 5, 1, "gnmt"), Decoding(25, 5, 8, "gnmt")  # benchmarks of mPLUG's authors
@@ -44,6 +45,21 @@ def test_what_the_user_changes_goes_before(mplug):
     assert way("vqa2", None, {"length_penalty": "gnmt"}) == Decoding(10, 3, length_penalty="gnmt")
     with pytest.raises(UserError, match="at most max_new_tokens"):
         way("coco", mplug, {"max_new_tokens": 5})
+
+
+@pytest.mark.parametrize("name", ["mini-blip", "mini-mplug"])
+def test_more_tokens_than_positions_are_refused_before_training(name, tmp_path, capsys):
+    family = load_family(name)
+    check_room(Decoding(family.longest), family)
+    check_room(Ranking(("yes", "no")), family)
+    changes = [f"decoding.max_new_tokens={family.longest + 1}", "recipe.steps=1"]
+    words = [word for change in changes for word in ("--set", change)]
+    assert main(["train", "scenes-pgnn", "--model", name, *words, "--out", str(tmp_path / "run"), "-q"]) != 0
+    told = capsys.readouterr().err
+    assert (
+        f"max_new_tokens is {family.longest + 1}, and {family.title} has {family.longest} positions" in told
+    )
+    assert "Traceback" not in told and not list(tmp_path.rglob("states"))
 
 
 def test_lists_are_ranked_alike(mplug):
