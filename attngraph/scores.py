@@ -92,7 +92,7 @@ class AttentionScores:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout:g}")
         if self.dropout and self.kept is None:
-            raise ValueError("dropout needs kept=, which weights it keeps: pass both or neither")
+            raise ValueError("dropout needs kept=, which weights it keeps: pass that too")
         if self.scale is None:
             object.__setattr__(self, "scale", 1 / math.sqrt(d))
 

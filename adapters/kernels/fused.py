@@ -30,11 +30,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from adapters.kernels.blocks import Extra, Gradients, Kept, Nodes, Upstream
 from adapters.kernels.distances import Distances, clamp_, distance_gradients
 from adapters.kernels.step import StepCall, StepSettings, apply_step, dot
 from attngraph.edges import floor
@@ -70,55 +71,6 @@ def fused_step(
     return apply_step(_FusedStep, scores, p, residual, degree, context)
 
 
-class _Nodes(NamedTuple):
-    """Features of queries and values. For the backward pass, factors differ."""
-
-    query: Tensor  # g n d: times the scale of the scores
-    query_g: Tensor  # g n d: the query nodes' features in the metric
-    norm_q: Tensor  # g n 1: |q|²
-    key: Tensor  # g m d
-    value: Tensor  # g m d
-
-
-class _Kept(NamedTuple):
-    """Results of the forward pass that the backward pass needs."""
-
-    sums: Tensor  # g n m: log2 M + log2 R², without log_total
-    square: Tensor  # g n m: R²
-    log_total: Tensor  # g n 1: M = exp2(sums - log_total) / square
-    row: Tensor  # g n 1: σ = exp2(p/2 · sums - row) / square; infinite for a query without edges
-    norm_v: Tensor  # g 1 m: |v|²
-    message: Tensor  # g n d: Σ σ V/√e, times √d under dropout
-    degree: Tensor | None  # g n 1: d under dropout (1 where nothing is left), else None
-    drawn: Tensor | None  # g n m, bool: which weights dropout keeps
-
-
-class _Extra(NamedTuple):
-    """Further results of the forward pass, where they are wanted."""
-
-    value_g: Tensor | None  # g m d: V G
-    context: Tensor | None  # g n d: M V, W V under dropout
-
-
-class _Upstream(NamedTuple):
-    """Gradients that come from the step's outputs."""
-
-    message: Tensor  # g n d: of _Kept.message
-    offset: Tensor  # g n 1: the mean of the messages' gradients, without that of log S
-    log_sum: Tensor  # g n 1: of log S
-    context: Tensor | None  # g n d: of the context
-
-
-class _Gradients(NamedTuple):
-    """Gradients that the backward pass of a block fills in."""
-
-    query_g: Tensor  # g n d: through q·v, over -2 (p/2 - 1)
-    norm_q: Tensor  # g n 1: over p/2 - 1
-    query: Tensor  # g n d: through the scores, without their scale
-    key: Tensor | None  # g m d
-    value: Tensor | None  # g m d; V G before
-
-
 class _FusedStep(torch.autograd.Function):
     """The step and its backward pass."""
 
@@ -127,12 +79,12 @@ class _FusedStep(torch.autograd.Function):
         settings = StepSettings(call, float(p), float(residual))
         wide, keys, values, node = _flat(query, key, value, feature)
         query_g = settings.with_metric(node)
-        nodes = _Nodes(wide * (settings.scale * LOG2_E), query_g, dot(query_g, node), keys, values)
+        nodes = Nodes(wide * (settings.scale * LOG2_E), query_g, dot(query_g, node), keys, values)
         # without a backward pass all blocks use the same room
         heads = settings.count if call.keep else _block_size(settings)
         kept = _room(wide, keys.shape[1], heads, call.scores.kept)
         needs_value_g = call.keep and ctx.needs_input_grad[2] and settings.metric is not None
-        extra = _Extra(
+        extra = Extra(
             wide.new_empty(values.shape) if needs_value_g else None,
             torch.empty_like(wide) if call.context else None,
         )
@@ -150,7 +102,7 @@ class _FusedStep(torch.autograd.Function):
         if torch.is_grad_enabled():  # to be differentiated again
             given = grad_out, grad_context
             return settings.backward_again(saved[:6], ctx.needs_input_grad, given, drawn=saved[-1])
-        (query, key, value, feature), kept = saved[:4], _Kept(*saved[6:])
+        (query, key, value, feature), kept = saved[:4], Kept(*saved[6:])
         wide, keys, values, node = _flat(query, key, value, feature)
         half = 0.5 * settings.p - 1
         kappa = _kappa(settings, kept)
@@ -162,14 +114,14 @@ class _FusedStep(torch.autograd.Function):
         grad_node = _beta(settings, kappa) * grad_out
         # everything per edge
         query_g = settings.with_metric(node)
-        nodes = _Nodes(wide * settings.scale, query_g * (-2 * half), dot(query_g, node), keys, values)
-        upstream = _Upstream(
+        nodes = Nodes(wide * settings.scale, query_g * (-2 * half), dot(query_g, node), keys, values)
+        upstream = Upstream(
             grad_message,
             dot(grad_message, kept.message) - grad_log_sum,
             grad_log_sum,
             None if grad_context is None else widen(grad_context.reshape(node.shape)),
         )
-        grads = _Gradients(
+        grads = Gradients(
             torch.empty_like(wide),
             torch.empty_like(kappa),
             torch.empty_like(wide),
@@ -206,7 +158,7 @@ def _flat(
     return wide, key, value, wide if feature is None else widen(feature.flatten(0, 1))
 
 
-def _room(like: Tensor, m: int, heads: int, drawn: Tensor | None) -> _Kept:
+def _room(like: Tensor, m: int, heads: int, drawn: Tensor | None) -> Kept:
     """Room for the results of all heads of ``like``, ``(g, n, d)``; for edges, of ``heads`` heads. What
     dropout keeps is there already."""
     g, n, _ = like.shape
@@ -214,7 +166,7 @@ def _room(like: Tensor, m: int, heads: int, drawn: Tensor | None) -> _Kept:
     log_total, row, degree = (like.new_empty(g, n, 1) for _ in range(3))
     norm_v, message = like.new_empty(g, 1, m), torch.empty_like(like)
     dropout = (None, None) if drawn is None else (degree, drawn.flatten(0, 1))
-    return _Kept(sums, square, log_total, row, norm_v, message, *dropout)
+    return Kept(sums, square, log_total, row, norm_v, message, *dropout)
 
 
 def _take_value_g(ctx: Any, value: Tensor) -> Tensor:
@@ -250,13 +202,13 @@ def _over_blocks(function: Callable, settings: StepSettings, *groups) -> list:
     return results
 
 
-def _kappa(settings: StepSettings, kept: _Kept) -> Tensor:
+def _kappa(settings: StepSettings, kept: Kept) -> Tensor:
     r""":math:`\kappa = S/(S + r)`, ``(g, n, 1)``; 0 for a query without edges."""
     kappa = 1 / (1 + settings.residual * _inverse_sum(settings, kept))
     return torch.where(kept.row == torch.inf, 0, kappa) if _may_be_blind(settings) else kappa
 
 
-def _inverse_sum(settings: StepSettings, kept: _Kept) -> Tensor:
+def _inverse_sum(settings: StepSettings, kept: Kept) -> Tensor:
     r""":math:`1/S`, ``(g, n, 1)``; :math:`d/S` under dropout."""
     log_total = kept.log_total - math.log2(settings.growth)
     inverse = torch.exp2(0.5 * settings.p * log_total - kept.row)
@@ -286,7 +238,7 @@ def _degrees(settings: StepSettings, weight: Tensor, heads: slice) -> tuple[Tens
 
 
 def _forward_block(
-    settings: StepSettings, heads: slice, nodes: _Nodes, kept: _Kept, extra: _Extra
+    settings: StepSettings, heads: slice, nodes: Nodes, kept: Kept, extra: Extra
 ) -> Tensor | None:
     """Fill a block's part of ``kept`` and ``extra``; returns which distances were clamped, if any."""
     key, value = widen(nodes.key), widen(nodes.value)
@@ -342,10 +294,10 @@ def _forward_block(
 def _backward_block(
     settings: StepSettings,
     heads: slice,
-    nodes: _Nodes,
-    kept: _Kept,
-    upstream: _Upstream,
-    grads: _Gradients,
+    nodes: Nodes,
+    kept: Kept,
+    upstream: Upstream,
+    grads: Gradients,
     clamped: Tensor | None,
 ) -> Tensor:
     """Fill a block's part of the gradients; returns its part of p's."""
@@ -355,7 +307,7 @@ def _backward_block(
     sigma = torch.add(-kept.row, kept.sums, alpha=half_p).exp2_().div_(kept.square)
     weight, grad_message, query_g, norm_q = plain, upstream.message, nodes.query_g, nodes.norm_q
     degree_q = kept.degree
-    if kept.drawn is not None and degree_q is not None:
+    if degree_q is not None:
         weight = (plain * kept.drawn).mul_(settings.growth)
         sigma.masked_fill_(weight <= floor(weight.dtype), 0)
         grad_message, query_g = grad_message * degree_q.sqrt(), query_g * degree_q.rsqrt()

@@ -193,7 +193,7 @@ class Call:
         return self._after_dropout(self.weight)
 
     def _after_dropout(self, weight: Tensor) -> Tensor:
-        """As PyTorch computes it, so that the model goes on with the bits that it has without us."""
+        """As PyTorch computes it on a CPU, so that a model goes on there with the bits it has without us."""
         if self.kept is None:
             return weight
         return weight * self.kept.to(weight.dtype).div_(1 - self.dropout or 1.0)  # 1: nothing is kept

@@ -146,5 +146,4 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, config: BlipConfig) ->
         raise UserError(
             "the tokenizer's start or end token is not the model's: save the tokenizer that belongs to it"
         )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
     return tokenizer

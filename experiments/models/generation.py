@@ -146,7 +146,7 @@ def generate_text(
     """
     longest = tokenizer.model_max_length  # the last token is never read again, the start token is
     if max_new_tokens > longest:
-        raise UserError(f"max_new_tokens is {max_new_tokens}; the model has {longest} positions")
+        raise UserError(f"max_new_tokens is {max_new_tokens}, and the model has {longest} positions")
     prefixes = prompt_ids(tokenizer, prompts, [max_new_tokens] * len(prompts))
     length = max(map(len, prefixes))
     device = states.device

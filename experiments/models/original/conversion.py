@@ -147,9 +147,10 @@ def _unusual_depths(
             found = Shapes(tensors, file, layout.title).count(prefix)
             if found not in usual:
                 due = " or ".join(map(str, usual))
+                or_else = ", the last ones are missing" if found < max(usual) else ", it is not theirs"
                 lines.append(
                     f"{file}: layers {prefix}*: {found}, where the authors' checkpoints have {due}: unless "
-                    "the model is of another size, the last ones are missing"
+                    f"the model is of another size{or_else}"
                 )
     return lines
 

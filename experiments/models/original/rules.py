@@ -23,6 +23,7 @@ from torch import Tensor
 
 from attngraph.errors import UserError
 
+SPARSE = "a sparse tensor"
 SHOWN = 6  # names in a message of one line; the command lists all
 
 
@@ -152,7 +153,9 @@ def account_of(
             account.left[name] = rule.why
         elif isinstance(rule, Twin):
             account.twins[name] = rule.of
-            if rule.of in tensors and not torch.equal(tensor, tensors[rule.of]):
+            if tensor.layout != torch.strided:
+                account.unlike[name] = SPARSE
+            elif rule.of in tensors and not _equal(tensor, tensors[rule.of]):
                 account.unlike[name] = f"not equal to {rule.of}"
         elif rule is None or not wanted.keys() >= set(news := [_filled(new, stars) for new in _names(rule)]):
             account.unexpected.append(name)
@@ -166,7 +169,7 @@ def account_of(
                 account.taken[name] = news[0]
             shape = _joined([wanted[new] for new in news])
             if tensor.layout != torch.strided:
-                account.unlike[name] = "a sparse tensor"
+                account.unlike[name] = SPARSE
             elif tensor.shape != shape:
                 account.unlike[name] = f"{_size(tensor.shape)}, not {_size(shape)}"
             elif not tensor.is_floating_point():
@@ -177,6 +180,11 @@ def account_of(
         account.missing.append(new if rule is None else _filled(rule.name, stars))
     account.missing = sorted(set(account.missing), key=_in_order)
     return account
+
+
+def _equal(tensor: Tensor, other: Tensor) -> bool:
+    """Whether both hold the same numbers; a sparse one is told for itself."""
+    return other.layout != torch.strided or torch.equal(tensor, other)
 
 
 def _names(rule: Take | Cut) -> tuple[str, ...]:

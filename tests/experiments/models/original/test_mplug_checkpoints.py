@@ -230,9 +230,16 @@ def test_sparse_weights_are_refused_where_they_are_used(tmp_path):
     state["temp"] = torch.eye(2).to_sparse()  # not used
     load_family(save_checkpoint(tmp_path, state))
     name = "visual_encoder.visual.conv1.weight"
-    state[name] = state[name].to_sparse()
+    dense = state[name]
+    state[name] = dense.to_sparse()
     with pytest.raises(UserError, match=rf"{name} \(a sparse tensor\)"):
         load_family(save_checkpoint(tmp_path, state))
+    state[name] = dense
+    for name in ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"):
+        twin, name = weights("pretraining"), f"text_decoder.{name}"
+        twin[name] = twin[name].to_sparse()
+        with pytest.raises(UserError, match=rf"1 of another shape or value: {name} \(a sparse tensor\)"):
+            load_family(save_checkpoint(tmp_path, twin))
 
 
 def test_what_is_refused(tmp_path):
