@@ -307,7 +307,7 @@ def _backward_block(
     sigma = torch.add(-kept.row, kept.sums, alpha=half_p).exp2_().div_(kept.square)
     weight, grad_message, query_g, norm_q = plain, upstream.message, nodes.query_g, nodes.norm_q
     degree_q = kept.degree
-    if degree_q is not None:
+    if degree_q is not None and kept.drawn is not None:  # both or neither
         weight = (plain * kept.drawn).mul_(settings.growth)
         sigma.masked_fill_(weight <= floor(weight.dtype), 0)
         grad_message, query_g = grad_message * degree_q.sqrt(), query_g * degree_q.rsqrt()
