@@ -68,11 +68,11 @@ def check_weight(weight: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
-def check_mask(name: str, mask: Tensor | None, *shapes: tuple[int, ...]) -> None:
-    """A bool mask of one of some shapes, or None."""
+def check_mask(name: str, mask: Tensor | None, *shapes: tuple[int, ...], true: str = "valid") -> None:
+    """A bool mask of one of some shapes, or None. ``true`` says what True stands for."""
     check_shape(name, mask, *shapes)
     if mask is not None and mask.dtype != torch.bool:
-        raise ValueError(f"{name} must be a bool tensor (True = valid), got {mask.dtype}")
+        raise ValueError(f"{name} must be a bool tensor (True = {true}), got {mask.dtype}")
 
 
 def check_past_degree(past_degree: PastDegree | None, causal: bool, b: int, h: int, m: int) -> None:

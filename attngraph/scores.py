@@ -86,9 +86,7 @@ class AttentionScores:
             if self.mask.requires_grad:
                 raise ValueError("mask must not require gradients: learned biases are not supported")
             object.__setattr__(self, "mask", self.mask.view(shape))
-        checks.check_shape("kept", self.kept, (b, h, n, m))
-        if self.kept is not None and self.kept.dtype != torch.bool:
-            raise ValueError(f"kept must be a bool tensor (True = kept), got {self.kept.dtype}")
+        checks.check_mask("kept", self.kept, (b, h, n, m), true="kept")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout:g}")
         if self.dropout and self.kept is None:
@@ -106,6 +104,11 @@ class AttentionScores:
     def node(self) -> Tensor:
         """The query nodes' features, ``(b, h, n, d)``."""
         return self.query if self.feature is None else self.feature
+
+    @property
+    def growth(self) -> float:
+        """What dropout multiplies the weights by that it keeps."""
+        return 1 / (1 - self.dropout)
 
     @property
     def masked(self) -> bool:
@@ -203,7 +206,7 @@ class AttentionScores:
         scores = self.mask_((widen(self.query) * self.scale) @ widen(self.key).transpose(-1, -2))
         visible = self.visible()
         weight = scores.softmax(-1) if visible is None else scores.softmax(-1) * visible
-        return weight if self.kept is None else weight * self.kept * (1 / (1 - self.dropout))
+        return weight if self.kept is None else weight * self.kept * self.growth
 
     def graph(self) -> AttentionGraph:
         """The attention graph with its weights."""

@@ -129,8 +129,8 @@ class _FusedStep(torch.autograd.Function):
             _take_value_g(ctx, values) if ctx.needs_input_grad[2] else None,
         )
         grad_p = _over_blocks(_backward_block, settings, nodes, kept, upstream, grads, ctx.clamped)
-        log_total = kept.log_total - math.log2(settings.growth)
-        grad_p = 0.5 * math.log(2) * (sum(grad_p) - (log_total * grad_log_sum).sum())
+        grad_p = sum(grad_p) - (_log_total(settings, kept) * grad_log_sum).sum()
+        grad_p *= 0.5 * math.log(2)
         grad_node.addcmul_(query_g, grads.norm_q, value=2 * half)
         grad_node.add_(settings.with_metric(grads.query_g), alpha=-2 * half)
         if feature is None:
@@ -205,19 +205,23 @@ def _over_blocks(function: Callable, settings: StepSettings, *groups) -> list:
 def _kappa(settings: StepSettings, kept: Kept) -> Tensor:
     r""":math:`\kappa = S/(S + r)`, ``(g, n, 1)``; 0 for a query without edges."""
     kappa = 1 / (1 + settings.residual * _inverse_sum(settings, kept))
-    return torch.where(kept.row == torch.inf, 0, kappa) if _may_be_blind(settings) else kappa
+    return torch.where(kept.row == torch.inf, 0, kappa) if _may_be_blind(settings, kept) else kappa
 
 
 def _inverse_sum(settings: StepSettings, kept: Kept) -> Tensor:
     r""":math:`1/S`, ``(g, n, 1)``; :math:`d/S` under dropout."""
-    log_total = kept.log_total - math.log2(settings.growth)
-    inverse = torch.exp2(0.5 * settings.p * log_total - kept.row)
+    inverse = torch.exp2(0.5 * settings.p * _log_total(settings, kept) - kept.row)
     return inverse if kept.degree is None else inverse * kept.degree
 
 
-def _may_be_blind(settings: StepSettings) -> bool:
+def _log_total(settings: StepSettings, kept: Kept) -> Tensor:
+    """``log_total`` of the weights that dropout leaves, where it leaves them."""
+    return kept.log_total - math.log2(settings.growth)
+
+
+def _may_be_blind(settings: StepSettings, kept: Kept) -> bool:
     """Whether there may be queries without edges."""
-    return settings.scores.masked or settings.dropped
+    return settings.scores.masked or kept.drawn is not None
 
 
 def _beta(settings: StepSettings, kappa: Tensor) -> Tensor:
@@ -281,7 +285,7 @@ def _forward_block(
     total = powers.sum(-1, keepdim=True)
     torch.bmm(powers.mul_(root), value, out=kept.message)
     kept.row.add_(total.log2())
-    if _may_be_blind(settings):
+    if _may_be_blind(settings, kept):
         without_edges = total == 0
         kept.row.masked_fill_(without_edges, torch.inf)
         total.masked_fill_(without_edges, 1)

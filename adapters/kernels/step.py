@@ -103,8 +103,8 @@ class StepSettings:
         count: the number of heads of all examples, ``g``.
         metric: ``(h, d, d)`` or None; examples have no copies of their own, which each layer would hold.
         past: sums of weights left by earlier queries, ``(g, 1, m)`` or None.
-        dropped: whether dropout was drawn; which weights it keeps is the caller's to hold.
-        dropout, growth: its probability, and the factor of the weights that it keeps.
+        dropout, growth: the probability of dropout, and the factor of the weights that it keeps. Which
+            these are is the caller's to hold.
     """
 
     def __init__(self, call: StepCall, p: float, residual: float):
@@ -117,8 +117,7 @@ class StepSettings:
         self.metric = None if scores.metric is None else widen(scores.metric)
         past = scores.past_degree
         self.past = None if past is None else past.total.flatten(0, 1)[:, None]
-        self.dropped = scores.kept is not None
-        self.dropout, self.growth = scores.dropout, 1 / (1 - scores.dropout)
+        self.dropout, self.growth = scores.dropout, scores.growth
         self.scores, self.degree, self.context = _without_features(scores), call.degree, call.context
 
     def backward_again(

@@ -147,15 +147,16 @@ def account_of(
         wanted: the shapes of the model's tensors by their new names, without those that it shares.
     """
     account, sources = Account(), {}
+    sparse = {name for name, tensor in tensors.items() if tensor.layout != torch.strided}
     for name, tensor in tensors.items():
         rule, stars = _first(name, rules)
         if isinstance(rule, Leave):
             account.left[name] = rule.why
         elif isinstance(rule, Twin):
             account.twins[name] = rule.of
-            if tensor.layout != torch.strided:
+            if name in sparse:
                 account.unlike[name] = SPARSE
-            elif rule.of in tensors and not _equal(tensor, tensors[rule.of]):
+            elif rule.of in tensors.keys() - sparse and not torch.equal(tensor, tensors[rule.of]):
                 account.unlike[name] = f"not equal to {rule.of}"
         elif rule is None or not wanted.keys() >= set(news := [_filled(new, stars) for new in _names(rule)]):
             account.unexpected.append(name)
@@ -168,7 +169,7 @@ def account_of(
             else:
                 account.taken[name] = news[0]
             shape = _joined([wanted[new] for new in news])
-            if tensor.layout != torch.strided:
+            if name in sparse:
                 account.unlike[name] = SPARSE
             elif tensor.shape != shape:
                 account.unlike[name] = f"{_size(tensor.shape)}, not {_size(shape)}"
@@ -180,11 +181,6 @@ def account_of(
         account.missing.append(new if rule is None else _filled(rule.name, stars))
     account.missing = sorted(set(account.missing), key=_in_order)
     return account
-
-
-def _equal(tensor: Tensor, other: Tensor) -> bool:
-    """Whether both hold the same numbers; a sparse one is told for itself."""
-    return other.layout != torch.strided or torch.equal(tensor, other)
 
 
 def _names(rule: Take | Cut) -> tuple[str, ...]:
