@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from adapters.peft.places import language_sites, position_of
+from adapters.saved import read_tensors
 from attngraph.errors import UserError
 from attngraph.reading.calls import Call, Site
 from attngraph.reading.instrument import Instrument, instrument
@@ -229,11 +230,7 @@ class PrefixTuning:
             UserError: it does not fit this model and configuration, or cannot be read.
         """
         file = folder / WEIGHTS
-        try:
-            saved = load_file(file)
-        except Exception as error:
-            raise UserError(f"{file} cannot be read ({error}): restore it, or save it again") from None
-        own = self.parameters()
+        saved, own = read_tensors(file), self.parameters()
         wrong = [
             name
             for name in sorted(saved.keys() | own.keys())

@@ -8,10 +8,10 @@ from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from adapters.peft.config import GraphAdapterConfig
+from adapters.saved import read_tensors
 from attngraph.errors import UserError
 
 
@@ -79,14 +79,7 @@ def load_adapter(
     path = Path(folder) / SAFETENSORS_WEIGHTS_NAME
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the folder that save_pretrained wrote")
-    try:
-        with safe_open(str(path), "pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is not a readable adapter file ({type(error).__name__}): train the adapter again or "
-            "restore the file"
-        ) from None
+    read_tensors(path)  # PEFT reads them again, with errors of its own
     key_mapping = getattr(model, "_checkpoint_conversion_mapping", {})
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     others = bool(getattr(base, "peft_config", None))

@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
 from experiments.configs.settings import Choice, Settings
-from experiments.errors import first_line
 from experiments.models.batch import Sample
 from experiments.models.family import Answering, ModelFamily
 
@@ -192,18 +189,6 @@ def check_fit(file: Path, weights: Mapping[str, Tensor], parameters: Mapping[str
         raise UserError(
             f"{file} does not fit this model ({wrong}): give the model that the run started from (--model)"
         )
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        UserError: the file is missing or damaged.
-    """
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({first_line(error)}): restore it, or run again") from None
 
 
 def freeze(family: ModelFamily) -> None:

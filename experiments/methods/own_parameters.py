@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from adapters.saved import read_tensors
 from experiments.files import whole
-from experiments.methods.method import Method, Tuned, check_fit, freeze, read_weights
+from experiments.methods.method import Method, Tuned, check_fit, freeze
 from experiments.models.family import ModelFamily
 
 WEIGHTS = "model.safetensors"
@@ -45,7 +46,7 @@ class TunedModel(Tuned):
             save_file(tensors, part)
 
     def load(self, folder: Path) -> None:
-        weights, parameters = read_weights(folder / WEIGHTS), self.parameters()
+        weights, parameters = read_tensors(folder / WEIGHTS), self.parameters()
         check_fit(folder / WEIGHTS, weights, parameters)
         with torch.no_grad():
             for name, parameter in parameters.items():

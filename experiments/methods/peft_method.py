@@ -13,8 +13,9 @@ import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
 from adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
+from adapters.saved import read_tensors
 from experiments.files import published
-from experiments.methods.method import Method, Tuned, check_fit, read_weights
+from experiments.methods.method import Method, Tuned, check_fit
 from experiments.models.batch import Sample
 from experiments.models.family import ModelFamily
 
@@ -51,7 +52,7 @@ class PeftTuned(Tuned):
 
     def load(self, folder: Path) -> None:
         file = folder / WEIGHTS
-        weights = read_weights(file)
+        weights = read_tensors(file)
         check_fit(file, weights, get_peft_model_state_dict(self.model))
         set_peft_model_state_dict(self.model, weights)
 

@@ -30,21 +30,23 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from attngraph.errors import UserError
-from experiments.methods.method import Tuned
-from experiments.methods.own_parameters import TunedModel
+from experiments.methods.method import Method
+from experiments.methods.own_parameters import OwnParameters
 from experiments.training.recipe import Recipe
 
 
-def check_shards(tuned: Tuned, recipe: Recipe) -> None:
-    """Check that a run can be divided.
+def check_shards(method: Method, recipe: Recipe) -> None:
+    """Check that a run can be divided, where its recipe wants that.
 
     Raises:
         UserError: there is one process; the method trains weights that it adds to the model, so few that
             nothing is gained; or the recipe wants what was never tried with it.
     """
+    if not recipe.shard:
+        return
     if PartialState().num_processes == 1:
         raise UserError("shard divides a run among processes, and this is one: use torchrun, or leave it out")
-    if not isinstance(tuned, TunedModel):
+    if not isinstance(method, OwnParameters):
         raise UserError(
             "shard is for methods that train the model's own weights (full, decoder, projections): what "
             "others train is small, leave it out"

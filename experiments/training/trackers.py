@@ -58,8 +58,8 @@ class Tracker(ABC):
         """Take the numbers of a step."""
 
     @abstractmethod
-    def close(self) -> None:
-        """Write what is not written yet."""
+    def close(self, failed: bool) -> None:
+        """Write what is not written yet, and whether the run failed."""
 
 
 class TensorBoard(Tracker):
@@ -76,7 +76,7 @@ class TensorBoard(Tracker):
         for tag, number in numbers.items():
             self.writer.add_scalar(tag, number, step)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self.writer.close()
 
 
@@ -106,8 +106,8 @@ class WeightsAndBiases(Tracker):
     def log(self, step: int, numbers: dict[str, float]) -> None:
         self.run.log(numbers, step=step)
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
 
 
 class MLflow(Tracker):
@@ -124,15 +124,19 @@ class MLflow(Tracker):
         project = self.client.get_experiment_by_name("attngraph")
         place = project.experiment_id if project else self.client.create_experiment("attngraph")
         self.run = self.client.create_run(place, run_name=name).info.run_id
-        for key, value in about.items():
-            self.client.log_param(self.run, key, value)
+        try:
+            for key, value in about.items():
+                self.client.log_param(self.run, key, value)
+        except Exception:
+            self.close(failed=True)  # nobody else knows of it yet
+            raise
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         for tag, number in numbers.items():
             self.client.log_metric(self.run, tag, number, step=step)
 
-    def close(self) -> None:
-        self.client.set_terminated(self.run)
+    def close(self, failed: bool) -> None:
+        self.client.set_terminated(self.run, "FAILED" if failed else "FINISHED")
 
 
 TRACKERS: dict[str, type[Tracker]] = {
@@ -177,12 +181,12 @@ class Tracking(TrainerCallback):
             with self._left_out_if_it_fails(name):
                 tracker.log(step, numbers)
 
-    def close(self) -> None:
-        """Write what is not written yet."""
+    def close(self, failed: bool) -> None:
+        """Let all write what they have not written yet, and whether the run failed."""
         while self.trackers:
             name, tracker = self.trackers.popitem()
             with self._left_out_if_it_fails(name):
-                tracker.close()
+                tracker.close(failed)
 
     @contextmanager
     def _left_out_if_it_fails(self, name: str) -> Iterator[None]:

@@ -32,7 +32,6 @@ from experiments.training.order import StepSampler
 from experiments.training.out_of_memory import is_out_of_memory, passes_of, smaller_passes
 from experiments.training.recipe import Diverged, Recipe
 from experiments.training.sharding import (
-    check_shards,
     load_optimizer,
     put_together,
     save_optimizer,
@@ -90,7 +89,6 @@ class CellTrainer(Trainer):
         if recipe.compile:
             model.compile(backend=COMPILER)
         if recipe.shard:
-            check_shards(tuned, recipe)
             shard(model)
         super().__init__(
             model, args, data_collator=data.family.training_inputs, train_dataset=data, **options
@@ -297,10 +295,11 @@ def _run(
 ) -> list[dict[str, Any]]:
     """Train from a state to the end; returns the lines of the log, one for each step."""
     model, args = trainer.tuned.family.model, trainer.args
-    shortage = None
+    shortage, ended = None, False
     try:
         with errors_of_loaders(), checkpointed(model, recipe.checkpointing):
             trainer.train(resume_from_checkpoint=state)
+        ended = True
     except RuntimeError as error:
         if recipe.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
             raise UserError(
@@ -313,7 +312,7 @@ def _run(
         shortage = smaller_passes(error, folder, recipe, passes, args.world_size, examples)
     finally:
         if tracking:
-            tracking.close()
+            tracking.close(failed=not ended)
     if shortage is not None:  # after the error, whose traceback holds tensors, is gone
         raise shortage
     return [line for line in trainer.state.log_history if "loss" in line]

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers as hf
 from peft import PrefixTuningConfig, get_peft_model
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import attngraph
@@ -260,6 +261,9 @@ def test_saved_and_loaded_to_the_last_bit(projection, tmp_path):
         load_prefix(other, tmp_path)
     with pytest.raises(UserError, match="does not fit this model and these settings"):
         PrefixTuning(FAMILIES["llama"].make(), PrefixConfig()).load(tmp_path)
+    save_file({"a": torch.full((2,), torch.inf)}, tmp_path / "prefix.safetensors")
+    with pytest.raises(UserError, match=r"numbers that are not finite \(a\)"):
+        again.load(tmp_path)
     (tmp_path / "prefix.safetensors").write_bytes(b"no")
     with pytest.raises(UserError, match="prefix.safetensors cannot be read"):
         again.load(tmp_path)

@@ -1,6 +1,7 @@
 """What cannot be loaded is refused in one line, and the model is as before."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -41,12 +42,12 @@ DAMAGE = {
         lambda f: (f / WEIGHTS).unlink(),
         "adapter_model.safetensors: no such file; give the folder",
     ),
-    "weights cut": (lambda f: cut(f / WEIGHTS, -40), "not a readable adapter file"),
-    "weights cut in the header": (lambda f: cut(f / WEIGHTS, 70), "not a readable adapter file"),
-    "empty weights": (lambda f: cut(f / WEIGHTS, 0), "not a readable adapter file"),
+    "weights cut": (lambda f: cut(f / WEIGHTS, -40), "adapter_model.safetensors cannot be read"),
+    "weights cut in the header": (lambda f: cut(f / WEIGHTS, 70), "adapter_model.safetensors cannot be read"),
+    "empty weights": (lambda f: cut(f / WEIGHTS, 0), "adapter_model.safetensors cannot be read"),
     "text": (
         lambda f: (f / WEIGHTS).write_text("text, but long enough to look like weights"),
-        "not a readable adapter",
+        "adapter_model.safetensors cannot be read",
     ),
     "empty settings": (lambda f: cut(f / CONFIG, 0), "not a readable adapter configuration"),
     "settings that are no JSON": (lambda f: cut(f / CONFIG, 30), "not a readable adapter configuration"),
@@ -58,6 +59,10 @@ DAMAGE = {
     "an unknown scheme": (
         lambda f: change_config(f, gnn="gat"),
         "adapter_config.json: unknown gnn 'gat': choose one",
+    ),
+    "a number that is not finite": (
+        lambda f: change_weights(f, lambda state: next(iter(state.values())).view(-1)[:1].fill_(math.nan)),
+        "adapter_model.safetensors holds numbers that are not finite .base_model.*: restore it, or train",
     ),
     "a weight too few": (
         lambda f: change_weights(f, lambda state: state.pop(next(x for x in state if "p_logit" in x))),

@@ -104,7 +104,7 @@ def test_refusals_leave_nothing(data, cells, tmp_path, capsys):
         assert not out.exists()
 
 
-@pytest.mark.parametrize("harm", ["cut", "shape", "name", "missing"])
+@pytest.mark.parametrize("harm", ["cut", "shape", "name", "missing", "nan"])
 @pytest.mark.parametrize("run", ["gcn-vqa2", "full-textcaps"])
 def test_weights_fit_to_the_last_one(run, harm, data, cells, tmp_path, capsys):
     cell = Path(shutil.copytree(cells / run, tmp_path / "cell"))
@@ -115,11 +115,14 @@ def test_weights_fit_to_the_last_one(run, harm, data, cells, tmp_path, capsys):
         file.write_bytes(file.read_bytes()[:-9])
     elif harm == "missing":
         file.unlink()
+    elif harm == "nan":
+        save_file({**weights, name: torch.full_like(weights[name], torch.nan)}, file)
     else:
         tensor = weights.pop(name)
         save_file({**weights, name if harm == "shape" else "other": torch.zeros(*tensor.shape, 1)}, file)
     said = refusal(capsys, cell, "--data", data, "--out", tmp_path / "out")
-    assert str(file) in said and ("cannot be read" if harm in ("cut", "missing") else "does not fit") in said
+    why = {"shape": "does not fit", "name": "does not fit", "nan": "not finite"}
+    assert str(file) in said and why.get(harm, "cannot be read") in said
     assert not (tmp_path / "out" / "results.json").exists()
 
 

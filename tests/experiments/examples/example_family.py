@@ -69,7 +69,9 @@ class Blind(ModelFamily):
         inputs = self.to_device(self._padded(prompts, "left"))
         settings = GenerationConfig(
             max_new_tokens=decoding.max_new_tokens,
+            min_new_tokens=decoding.min_new_tokens or None,
             num_beams=decoding.num_beams,
+            length_penalty=decoding.exponent,
             eos_token_id=self.end,
             pad_token_id=self.end,
         )

@@ -160,7 +160,7 @@ def _other_width(folder):
         (_lora, "LORA, not a graph adapter"),
         (_damaged_config, "adapter_config.json is not a readable adapter configuration"),
         (_unknown_gnn, "hypergraph"),
-        (_damaged_weights, "not a readable adapter file"),
+        (_damaged_weights, "adapter_model.safetensors cannot be read"),
         (_no_weights, "adapter_model.safetensors: no such file"),
         (_other_width, "do not fit this BlipForConditionalGeneration: 36 of another shape"),
         (_nested_config, "adapter_config.json is not a readable adapter configuration"),

@@ -4,6 +4,8 @@ import argparse
 import importlib.util
 import os
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +13,7 @@ from attngraph.errors import UserError
 from experiments.training import device
 from experiments.training.cells import run_cell
 from experiments.training.execution import Execution
-from experiments.training.recipe import Recipe
+from experiments.training.recipe import Diverged, Recipe
 from experiments.training.trackers import TRACKERS, Tracking, add_tracking_argument, trackers_of
 from tests.experiments.training.small import small_cell, train_small
 
@@ -91,7 +93,8 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(when, tmp_path, mo
         def log(self, step, numbers):
             self.fail("log")
 
-        def close(self):
+        def close(self, failed):
+            assert not failed
             self.fail("close")
 
     monkeypatch.setitem(TRACKERS, "broken", Broken)
@@ -105,6 +108,46 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(when, tmp_path, mo
     assert plain["loss"] == result["loss"] and plain["scores"] == result["scores"]
 
 
+def test_trackers_hear_that_a_run_failed(tmp_path, monkeypatch):
+    told = []
+
+    class Listening:
+        def __init__(self, *about):
+            pass
+
+        def log(self, step, numbers):
+            pass
+
+        def close(self, failed):
+            told.append(failed)
+
+    monkeypatch.setitem(TRACKERS, "listening", Listening)
+    cell = small_cell(tmp_path, monkeypatch, Recipe(1e-2, 4, batch_size=4))
+    run_cell(cell, Execution(tmp_path / "run", trackers=("listening",)))
+    cell = replace(cell, recipe=Recipe(1e30, 4, batch_size=4))
+    with pytest.raises(Diverged):
+        run_cell(cell, Execution(tmp_path / "again", trackers=("listening",)))
+    assert told == [False, True]
+
+
+def test_mlflow_ends_a_run_that_it_cannot_begin(tmp_path, monkeypatch):
+    ended = []
+
+    def log_param(run, key, value):
+        raise RuntimeError("too long")
+
+    client = SimpleNamespace(
+        get_experiment_by_name=lambda name: SimpleNamespace(experiment_id=0),
+        create_run=lambda *words, **more: SimpleNamespace(info=SimpleNamespace(run_id=7)),
+        log_param=log_param,
+        set_terminated=lambda *words: ended.append(words),
+    )
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(MlflowClient=lambda uri: client))
+    with pytest.raises(RuntimeError, match="too long"):
+        TRACKERS["mlflow"](tmp_path, "a run", {"seed": 0}, 0)
+    assert ended == [(7, "FAILED")]
+
+
 def test_steps_that_are_done_again_are_shown_once(tmp_path):
     def told(step):
         tracking = Tracking(("tensorboard",), tmp_path, "a run", {})
@@ -115,10 +158,10 @@ def test_steps_that_are_done_again_are_shown_once(tmp_path):
     first = told(0)
     for step in (1, 2, 3):
         first.tell(step, {"train/loss": 1.0})
-    first.close()
+    first.close(failed=True)
     second = told(2)
     second.tell(3, {"train/loss": 2.0})
-    second.close()
+    second.close(failed=False)
     assert read(tmp_path)["train/loss"] == [(1, 1.0), (2, 1.0), (3, 2.0)]
 
 
@@ -129,7 +172,7 @@ def test_the_others_keep_what_they_are_told_in_the_folder(name, tmp_path, monkey
         monkeypatch.delenv(variable, raising=False)
     tracker = TRACKERS[name](tmp_path, "a run", {"seed": 0}, 0)
     tracker.log(1, {"train/loss": 0.5})
-    tracker.close()
+    tracker.close(failed=False)
     assert any(tmp_path.iterdir())
 
 

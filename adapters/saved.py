@@ -1,0 +1,30 @@
+"""Saved weights of adapters and prefixes, read without pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from attngraph.errors import UserError
+
+REMEDY = "restore it, or train again"
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds numbers that are not finite.
+    """
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{file} cannot be read ({reason}): {REMEDY}") from None
+    for name, tensor in tensors.items():
+        if not tensor.float().isfinite().all():
+            raise UserError(f"{file} holds numbers that are not finite ({name}): {REMEDY}")
+    return tensors
