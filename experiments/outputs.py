@@ -24,6 +24,7 @@ from experiments.files import check_files, check_out, published, write_json
 from experiments.training.lock import sole_use
 
 MANIFEST = "run.json"
+TRAINING_STATE = "training_state.pt"  # of a pre-training that has not ended, in the checkpoint's folder
 
 #: A command, and patterns of files and folders that only its folders hold all of. The first that fits counts.
 MARKS = (
@@ -33,7 +34,7 @@ MARKS = (
     ("ablation", ("results.json", "ablation.csv")),
     ("ablation", ("config.json", "scores.json", "predictions.json")),  # one of its cells
     ("pretrain", ("config.json", "scores.json", "tokenizer.json")),
-    ("pretrain", ("training_state.pt", "tokenizer.json")),
+    ("pretrain", (TRAINING_STATE, "tokenizer.json")),
 )
 
 

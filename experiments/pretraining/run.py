@@ -21,7 +21,9 @@ from experiments.errors import first_line
 from experiments.files import published, write_bytes
 from experiments.models.generation import encode_images
 from experiments.models.loading import load_family
+from experiments.models.messages import quiet_transformers
 from experiments.models.mini_blip import normalise
+from experiments.outputs import TRAINING_STATE
 from experiments.pretraining import model_card, scoring
 from experiments.pretraining.losses import patch_loss, text_loss
 from experiments.pretraining.minis import Mini
@@ -36,7 +38,6 @@ from experiments.training.stopping import Stopped, on_signals
 
 SAVE_SECONDS = 120
 LOG_STEPS = 20
-STATE = "training_state.pt"
 
 
 class Pretraining:
@@ -64,7 +65,7 @@ class Pretraining:
             raise UserError(
                 f"--steps {recipe.steps}, --seed {seed}: give at least 1 step and a seed from 0 to {LARGEST}"
             )
-        if (out / "scores.json").exists() and not (out / STATE).exists():
+        if (out / "scores.json").exists() and not (out / TRAINING_STATE).exists():
             raise UserError(
                 f"{out} holds a finished checkpoint; choose another --out, or score it with --check {out}"
             )
@@ -84,7 +85,7 @@ class Pretraining:
         self.running: float | None = None  # mean of the text loss
         self.log: list[list[float]] = []  # step, running mean of the text loss, seconds
         self.stopped_by: int | None = None  # the signal that asked the run to stop
-        if (out / STATE).exists():
+        if (out / TRAINING_STATE).exists():
             self._restore(threads)
         elif out.exists() and any(file.name != LOCK for file in out.iterdir()):
             raise UserError(f"{out} is not empty and holds no interrupted pre-training; choose another --out")
@@ -179,7 +180,7 @@ class Pretraining:
             UserError: they cannot be saved. The files of the save before are as they were.
         """
         self._save_state()
-        with self._saving(), published(self.out) as folder:
+        with self._saving(), published(self.out) as folder, quiet_transformers():
             copy.deepcopy(self.model).cpu().half().save_pretrained(folder)
 
     def _save_state(self) -> None:
@@ -195,7 +196,7 @@ class Pretraining:
         content = io.BytesIO()
         torch.save(state, content)
         with self._saving():
-            write_bytes(self.out / STATE, content.getvalue())
+            write_bytes(self.out / TRAINING_STATE, content.getvalue())
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
@@ -216,7 +217,7 @@ class Pretraining:
         Raises:
             UserError: it is damaged, or of a run with other settings.
         """
-        file = self.out / STATE
+        file = self.out / TRAINING_STATE
         try:
             state = torch.load(file, map_location=self.device, weights_only=True)
             settings = {"model": DEFAULT, **state["settings"]}  # former states did not say which
@@ -259,7 +260,7 @@ class Pretraining:
             "tolerance": scoring.TOLERANCE,
         }
         model_card.write_card(self.out, self.mini, family.model, about, scores, self.log)
-        (self.out / STATE).unlink()
+        (self.out / TRAINING_STATE).unlink()
         return scores
 
 

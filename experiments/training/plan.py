@@ -19,6 +19,7 @@ from experiments.datasets.faults import Faults
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.method import REFERENCE, canonical, check_known
 from experiments.models.ranking import Ranking
+from experiments.outputs import TRAINING_STATE
 from experiments.scenes.layouts.make import LAYOUTS
 from experiments.scenes.write import Sizes
 from experiments.shipped import unless_default
@@ -276,13 +277,17 @@ def checkpoint_of(seed: int, checkpoints: int, folder: Path) -> str | None:
 
 
 def check_checkpoints(cells: Sequence[Cell]) -> None:
-    """Raise :class:`~attngraph.UserError` where a checkpoint of cells is missing; it says how to make it."""
+    """Raise :class:`~attngraph.UserError` where a checkpoint of cells is missing, or is still being trained;
+    it says how to make it.
+    """
     for model in dict.fromkeys(cell.model for cell in cells if cell.checkpoint):
         place = Path(str(model))
-        if not (place / "model.safetensors").is_file():
+        is_whole = (place / "model.safetensors").is_file()
+        if not is_whole or (place / TRAINING_STATE).exists():
             seed = place.name.removeprefix("seed")
+            wrong, remedy = ("is not trained to its end", "go on") if is_whole else ("is missing", "make it")
             raise UserError(
-                f"{place} is missing, the checkpoint of pre-training seed {seed}: make it with attngraph "
+                f"{place} {wrong}, the checkpoint of pre-training seed {seed}: {remedy} with attngraph "
                 f"pretrain --seed {seed} --out {place}, or name its folder with --checkpoints"
             )
 

@@ -17,11 +17,10 @@ from transformers import BertTokenizerFast
 from attngraph.errors import UserError
 from experiments.commands import pretrain
 from experiments.models import load_family
-from experiments.outputs import owner
+from experiments.outputs import TRAINING_STATE, owner
 from experiments.pretraining import run as training
 from experiments.pretraining import scoring
 from experiments.pretraining.minis import MINIS
-from experiments.pretraining.run import STATE
 from experiments.training.lock import LOCK, sole_use
 from tests.experiments.pretraining.small import small_blip, small_mplug
 
@@ -125,7 +124,7 @@ def test_a_stopped_run_ends_like_an_unstopped_one(number, code, whole, tmp_path,
     assert capsys.readouterr().err.splitlines()[-1] == (
         "stopped after step 3; the same command goes on from there"
     ), "the step in hand is finished: half of it would be done twice"
-    assert STATE in os.listdir(out) and LOCK not in os.listdir(out)
+    assert TRAINING_STATE in os.listdir(out) and LOCK not in os.listdir(out)
     with pytest.raises(UserError, match=r"holds a run with other steps \(4\)"):
         pretrained(out, steps=5)
     assert pretrained(out) == 0
@@ -133,7 +132,7 @@ def test_a_stopped_run_ends_like_an_unstopped_one(number, code, whole, tmp_path,
     assert {"README.md", "loss.png", "training_log.csv", "scores.json", "model.safetensors"} <= set(
         os.listdir(out)
     )
-    assert STATE not in os.listdir(out)
+    assert TRAINING_STATE not in os.listdir(out)
 
 
 @pytest.mark.parametrize(
@@ -183,9 +182,9 @@ def test_a_run_keeps_its_threads(stopped, monkeypatch):
     with pytest.raises(UserError, match=r"holds a run with other threads \(1\); choose another --out"):
         pretrained(stopped, "--threads", 2)
     before, chosen = torch.get_num_threads(), []
-    state = torch.load(stopped / STATE, weights_only=True)
+    state = torch.load(stopped / TRAINING_STATE, weights_only=True)
     state["settings"]["threads"] = 7
-    torch.save(state, stopped / STATE)
+    torch.save(state, stopped / TRAINING_STATE)
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     assert pretrained(stopped) == 0 and chosen == [before, 7, 7, before]
 
@@ -202,10 +201,10 @@ def test_mini_mplug_is_pre_trained_by_the_same_command(tmp_path, monkeypatch, ca
     with pytest.raises(UserError, match=r"holds a run with other model \(mini-mplug\)"):
         pretrained(out, "--threads", 1)
     assert pretrain.run(arguments(*words, "--out", out)) == 0
+    assert "model shards" not in capsys.readouterr().err, "transformers' own bar"
     check_equal(out, whole)
     family = load_family(whole)
     assert family.name == "mplug" and family.tokenizer.bos_token == "[CLS]"
-    capsys.readouterr()
     assert pretrain.run(arguments("--check", whole)) == 0, "the folder says which model it holds"
     assert capsys.readouterr().out.endswith("the scores agree\n")
     card = (whole / "README.md").read_text()
@@ -226,7 +225,7 @@ def test_a_stop_that_ends_the_process_of_the_batches_first(whole, tmp_path, monk
     undo = at_step(monkeypatch, 3, both_end)
     assert pretrained(out) == 143
     assert "goes on from the last state that was saved" in capsys.readouterr().err
-    assert torch.load(out / STATE, weights_only=True)["step"] == 0
+    assert torch.load(out / TRAINING_STATE, weights_only=True)["step"] == 0
     undo()
     assert pretrained(out) == 0
     check_equal(out, whole)
@@ -234,9 +233,9 @@ def test_a_stop_that_ends_the_process_of_the_batches_first(whole, tmp_path, monk
 
 def test_a_state_that_names_no_model_is_mini_blips(stopped, whole):
     """Former versions had no other."""
-    state = torch.load(stopped / STATE, weights_only=True)
+    state = torch.load(stopped / TRAINING_STATE, weights_only=True)
     del state["settings"]["model"]
-    torch.save(state, stopped / STATE)
+    torch.save(state, stopped / TRAINING_STATE)
     assert pretrained(stopped) == 0
     check_equal(stopped, whole)
 
@@ -270,7 +269,7 @@ def changed(**changes):
     ],
 )
 def test_a_damaged_state_is_named_with_the_remedy(damage, stopped):
-    file = stopped / STATE
+    file = stopped / TRAINING_STATE
     if isinstance(damage, bytes):
         file.write_bytes(damage)
     else:
@@ -283,7 +282,7 @@ def test_a_damaged_state_is_named_with_the_remedy(damage, stopped):
 
 @pytest.mark.parametrize("full", ["state", "model"])
 def test_a_full_disk_ends_the_run_in_one_line_with_the_state_before(full, stopped, monkeypatch):
-    before = (stopped / STATE).read_bytes()
+    before = (stopped / TRAINING_STATE).read_bytes()
 
     def refuse(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -296,7 +295,7 @@ def test_a_full_disk_ends_the_run_in_one_line_with_the_state_before(full, stoppe
         ) as error:
             pretrained(stopped)
     assert "\n" not in str(error.value)
-    assert ((stopped / STATE).read_bytes() == before) == (full == "state")
+    assert ((stopped / TRAINING_STATE).read_bytes() == before) == (full == "state")
     assert not [name for name in os.listdir(stopped) if name.startswith(".")]
     assert pretrained(stopped) == 0
 

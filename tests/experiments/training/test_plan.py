@@ -9,6 +9,7 @@ from experiments.configs.presets import BudgetChange, DrawnSizes, Preset, load_p
 from experiments.configs.settings import Choice, chosen_settings
 from experiments.configs.tables import load_size, load_table
 from experiments.methods import METHODS
+from experiments.outputs import TRAINING_STATE
 from experiments.scenes.layouts.make import make_scenes
 from experiments.tasks import TASKS
 from experiments.training.plan import (
@@ -227,7 +228,7 @@ def test_the_folder_of_checkpoints(tmp_path):
             checkpoints_folder(given, preset, model)
 
 
-def test_a_missing_checkpoint_is_named_with_the_command_that_makes_it(tmp_path):
+def test_a_checkpoint_that_is_missing_or_unfinished_is_named_with_the_command(tmp_path):
     several = PRESET.model_copy(update={"checkpoints": 2})
     table = plan_table(several, Request(checkpoints=tmp_path), chosen_settings(), DATA)
     said = f"seed1 is missing, .* attngraph pretrain --seed 1 --out {tmp_path}/seed1"
@@ -235,6 +236,11 @@ def test_a_missing_checkpoint_is_named_with_the_command_that_makes_it(tmp_path):
         check_checkpoints(table.cells)
     (tmp_path / "seed1").mkdir()
     (tmp_path / "seed1" / "model.safetensors").touch()
+    (tmp_path / "seed1" / TRAINING_STATE).touch()
+    said = f"seed1 is not trained to its end, .*: go on with .* --seed 1 --out {tmp_path}/seed1"
+    with pytest.raises(UserError, match=said):
+        check_checkpoints(table.cells)
+    (tmp_path / "seed1" / TRAINING_STATE).unlink()
     check_checkpoints(table.cells)
     check_checkpoints(plan().cells)
 
