@@ -38,6 +38,11 @@ MARKS = (
 )
 
 
+def is_pretrained(folder: Path) -> bool:
+    """Whether a checkpoint's folder is there, and its pre-training has ended, if it began there."""
+    return folder.exists() and not (folder / TRAINING_STATE).exists()
+
+
 def owner(folder: Path) -> str | None:
     """The command that made a folder, by its manifest or else by what it holds; None where nothing tells."""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -155,6 +155,11 @@ class Amount(Config):
         """What is changed of how a task's texts are generated, or its answers ranked."""
         own, field = self.tasks.get(task.name) or BudgetChange(), "ranking" if ranks else "decoding"
         return {**getattr(self.budget, field), **getattr(own, field)}
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What it changes of how every run trains."""
+        return self.recipe.model_dump(exclude_none=True)
 
     @property
     def is_official(self) -> bool:

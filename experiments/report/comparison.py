@@ -17,7 +17,6 @@ from experiments.report.columns import AVERAGE, averaged_columns, table_columns
 from experiments.report.runs import Run
 from experiments.report.significance import holm, paired_bootstrap
 from experiments.tasks.task import Column, Task
-from experiments.training.saved import read_config
 
 BASELINE = "gcn"
 Weights = Mapping[str, float]  # column key -> weight in a mean of columns
@@ -165,8 +164,7 @@ class _Pool:
     def _examples(self, run: Run) -> tuple[Any, ...]:
         """What decides on which examples a run was scored."""
         if run.folder not in self.examples:
-            settings = read_config(run.folder)["settings"]
-            decided = (settings.get(name) for name in ("data", "split", "eval_examples"))
+            decided = (run.settings.get(name) for name in ("data", "split", "eval_examples"))
             self.examples[run.folder] = (*decided, run.result.get("examples"))
         return self.examples[run.folder]
 

@@ -13,6 +13,7 @@ from experiments.report.markdown import kinds_markdown, markdown_table
 from experiments.report.rows import score_frame, summarise
 from experiments.report.runs import Run, distinct
 from experiments.report.table import Summary, Table
+from experiments.report.training import training_markdown
 from experiments.report.wording import MISSING, scope
 from experiments.tasks.task import Column, Task
 
@@ -31,6 +32,7 @@ def details_markdown(runs: Sequence[Run], tasks: Mapping[str, Task], table: Tabl
         scores = _scores_by_kind([run for run in runs if run.task == task.name])
         if scores:
             parts.append(kinds_markdown(scores, f"{task.title}: scores by kind", "Kind"))
+    parts += filter(None, [training_markdown(runs, tasks)])
     parts.append("**Every seed**\n\n" + seeds_markdown(score_frame(runs, tasks), table.columns))
     parts += filter(None, (effects_markdown(runs, task) for task in tasks.values()))
     parts += filter(None, [learned_markdown(runs, tasks)])

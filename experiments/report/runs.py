@@ -39,13 +39,22 @@ class Run:
         return self.result["train_seconds"] + self.result["eval_seconds"]
 
     @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What decided its result.
+
+        Raises:
+            UserError: the run's ``config.json`` cannot be read.
+        """
+        return read_config(self.folder)["settings"]
+
+    @cached_property
     def checkpoint(self) -> str:
         """The digest of the pre-trained weights that the run started from.
 
         Raises:
             UserError: the run's ``config.json`` cannot be read, or names no weights.
         """
-        weights = read_config(self.folder)["settings"].get("weights")
+        weights = self.settings.get("weights")
         if not isinstance(weights, str):
             raise UserError(f"{self.folder / CONFIG} names no weights: delete the folder and run again")
         return weights

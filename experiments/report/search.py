@@ -84,7 +84,9 @@ def _chosen(search: Search) -> str:
 
 
 def _doubled(search: Search) -> str:
-    """What the winners gain from twice the steps, on the same seeds, and the mean gain on each task."""
+    """What the winners gain from twice the steps, on seeds that chose nothing, and the mean gain on each
+    task.
+    """
     pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
     gains: dict[str, list[float]] = {}
     for trial in search.repeated():
@@ -107,4 +109,5 @@ def _doubled(search: Search) -> str:
         mean = 100 * sum(of_task) / len(of_task)
         lines.append(["Mean", TASKS[task].title, MISSING, MISSING, f"{mean:+.1f}", MISSING])
     head = ["Method", "Task", "Score", "With twice the steps", "Difference", "Seeds"]
-    return markdown_table(head, lines, "Are the steps enough?")
+    title = "Are the steps enough? Winners on new seeds, with once and with twice the steps"
+    return markdown_table(head, lines, title)

@@ -63,9 +63,10 @@ def legend(table: Table, best: str, different: str = "†") -> list[str]:
     if any(table.best(column.key) for column in table.columns):
         lines.append(f"{best} = best {table.contest} of the column.")
     if table.comparisons:
+        compared = list(dict.fromkeys(str(line["row"]) for line in table.comparisons))
         lines.append(
-            f"{different} = differs from {table.baseline} (Holm-adjusted p < {LEVEL}). "
-            f"{scope(table.comparisons)}"
+            f"{different} = differs from {table.baseline} (Holm-adjusted p < {LEVEL}); compared: "
+            f"{listed(compared)}, each on the seeds that both rows have. {scope(table.comparisons)}"
         )
     lines += [f"{row.name}: {row.note.rstrip('.')}." for row in table.rows if row.note]
     return [*lines, *table.notes]

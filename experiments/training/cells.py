@@ -26,6 +26,7 @@ from experiments.methods.parameters import count_parameters
 from experiments.models import load_family
 from experiments.models.family import Answering
 from experiments.models.mini_blip import weights_digest
+from experiments.outputs import is_pretrained
 from experiments.progress import note
 from experiments.tasks import TASKS
 from experiments.training.answering import check_room, described, way_of
@@ -153,7 +154,7 @@ def is_finished(cell: Cell, run: Execution) -> bool:
         return False
     config, settings, conditions = read_config(folder), cell.description(), run.conditions()
     saved = config["settings"]
-    if cell.checkpoint and not Path(str(cell.model)).exists():
+    if cell.checkpoint and not is_pretrained(Path(str(cell.model))):
         settings["weights"] = saved.get("weights")  # which nobody can compare here
     wrong = [name for name in {**settings, **saved} if saved.get(name) != settings.get(name)]
     wrong += [

@@ -19,7 +19,7 @@ from experiments.datasets.faults import Faults
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.method import REFERENCE, canonical, check_known
 from experiments.models.ranking import Ranking
-from experiments.outputs import TRAINING_STATE
+from experiments.outputs import TRAINING_STATE, is_pretrained
 from experiments.scenes.layouts.make import LAYOUTS
 from experiments.scenes.write import Sizes
 from experiments.shipped import unless_default
@@ -282,10 +282,10 @@ def check_checkpoints(cells: Sequence[Cell]) -> None:
     """
     for model in dict.fromkeys(cell.model for cell in cells if cell.checkpoint):
         place = Path(str(model))
-        is_whole = (place / "model.safetensors").is_file()
-        if not is_whole or (place / TRAINING_STATE).exists():
+        if not is_pretrained(place) or not (place / "model.safetensors").is_file():
             seed = place.name.removeprefix("seed")
-            wrong, remedy = ("is not trained to its end", "go on") if is_whole else ("is missing", "make it")
+            begun = (place / TRAINING_STATE).exists()
+            wrong, remedy = ("is not trained to its end", "go on") if begun else ("is missing", "make it")
             raise UserError(
                 f"{place} {wrong}, the checkpoint of pre-training seed {seed}: {remedy} with attngraph "
                 f"pretrain --seed {seed} --out {place}, or name its folder with --checkpoints"
@@ -379,8 +379,7 @@ class _Planner:
         epochs, steps = self.preset.epochs_of(task), budget.steps
         if epochs is not None:
             steps = steps_of(epochs, self._training_examples(task, budget), budget.batch_size)
-        changes = self.preset.recipe.model_dump(exclude_none=True)
-        return Recipe(rate, steps, budget.batch_size, augment=budget.augment, **changes)
+        return Recipe(rate, steps, budget.batch_size, augment=budget.augment, **self.preset.changes)
 
     def _training_examples(self, task: Task, budget: Budget) -> int:
         if task.name not in self.examples:

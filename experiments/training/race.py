@@ -90,10 +90,13 @@ class Race:
         self.tried += found
         return found
 
-    def best(self, scores: Scores) -> list[Choice]:
-        """The best settings, those with most seeds first, then by their mean score."""
+    def best(self, scores: Scores, join: str | None = None) -> list[Choice]:
+        """The best settings, those with most seeds first, then by their mean score; only those with a join,
+        where one is named.
+        """
         tried = {trial.label: trial.choice for trial in self.tried if trial.choice is not None}
-        ranked = sorted(tried.values(), key=lambda choice: (-self.seeds(choice), -self.mean(choice, scores)))
+        found = [choice for choice in tried.values() if join in (None, choice.join)]
+        ranked = sorted(found, key=lambda choice: (-self.seeds(choice), -self.mean(choice, scores)))
         return ranked[: self.finalists]
 
     def seeds(self, choice: Choice) -> int:

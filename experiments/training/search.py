@@ -13,8 +13,10 @@ A method's settings on a task are chosen by a :class:`~experiments.training.race
 
 Seeds are dealt over the pre-trained checkpoints, so finalists are judged on several. Rows of attribution with
 fewer seeds in the table than the others are judged on one. The methods that follow
-another one are searched after it, with what was chosen for it. In the end the winner of every GNN runs with
-twice the steps on three seeds, which tells whether the steps are enough. Test data are never touched.
+another one are searched after it, with what was chosen for it; those that join the model in a way of their
+own, with the arguments that were best with that way. In the end the winner of every GNN runs with the steps
+and with twice the steps on two seeds that chose nothing, which tells whether the steps are enough. Test data
+are never touched.
 """
 
 from __future__ import annotations
@@ -34,19 +36,20 @@ from experiments.configs.settings import Choice, Settings
 from experiments.files import whole
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.models.mini_blip import weights_digest
+from experiments.outputs import is_pretrained
 from experiments.shipped import shipped_folder
 from experiments.tasks import TASKS
 from experiments.tasks.task import Budget
 from experiments.training.cells import Cell, has_scores
-from experiments.training.device import training_precision
 from experiments.training.execution import Execution
 from experiments.training.plan import CHECKPOINTS, check_checkpoints, checkpoint_of, tasks_of
-from experiments.training.race import FURTHER, RATES, Race, Trial
+from experiments.training.race import RATES, Race, Trial
 from experiments.training.recipe import Recipe
 from experiments.training.runner import run_cells
 from experiments.training.saved import read_config
 
 VALIDATION_EXAMPLES = 1000
+NEW_SEEDS = 2  # on which a GNN's winner runs with twice the steps
 KIND = "kind "  # begins the columns of trials.csv that hold scores per question type
 JOINT = (24, 3, 24)  # trials, finalists and most seeds of a GNN: all trials are spent
 OTHERS = (10, 2, 3)  # of a method that is searched for learning rates alone
@@ -97,7 +100,7 @@ class SearchSetup:
             method_named(trial.method).settings(chosen, trial.task),
             trial.task,
             trial.seed,
-            _recipe(trial, budget),
+            self._recipe(trial, budget),
             self.data,
             self.model_of(trial.seed),
             split="validation",
@@ -107,6 +110,12 @@ class SearchSetup:
             answering=self.answering,
             skip_bad=self.skip_bad,
         )
+
+    def _recipe(self, trial: Trial, budget: Budget) -> Recipe | None:
+        if trial.choice is None:
+            return None
+        rate, steps, changes = trial.choice.learning_rate, trial.times * budget.steps, self.preset.changes
+        return Recipe(rate, steps, budget.batch_size, augment=budget.augment, **changes)
 
     def model_of(self, seed: int) -> str | None:
         """The checkpoint that a seed's trials start from."""
@@ -152,18 +161,26 @@ class Search:
         for follows in (False, True):
             methods = [method for method in searched.values() if (method.follows is not None) == follows]
             chosen = self._race([(method, task) for method in methods for task in self.setup.tasks], chosen)
-        self.score([replace(trial, times=2) for trial in self.repeated()])
+        once = self.repeated()
+        self.score([*once, *(replace(trial, times=2) for trial in once)])
         return chosen
 
     def repeated(self) -> list[Trial]:
-        """The trials of every GNN's winners that run again with twice the steps."""
+        """The trials that tell whether the steps are enough: every GNN's winners with new seeds, which run
+        with twice the steps too. Scores that chose a winner are too high, those of new seeds are not.
+        """
         return [
-            trial
-            for (method, _), race in self.races.items()
+            Trial(method, task, race.best(self.scores)[0], seed)
+            for (method, task), race in self.races.items()
             if is_joint(method_named(method))
-            for trial in race.tried
-            if trial.choice == race.best(self.scores)[0] and trial.seed <= FURTHER
+            for seed in self._new_seeds(race)
         ]
+
+    def _new_seeds(self, race: Race) -> range:
+        """Seeds that took no part in a race, the first of them on the shipped checkpoint."""
+        checkpoints = self.setup.preset.checkpoints
+        rounds = 1 + max(trial.seed for trial in race.tried) // checkpoints
+        return range(rounds * checkpoints, rounds * checkpoints + NEW_SEEDS)
 
     def _race(self, entries: Sequence[tuple[Method, str]], chosen: Settings) -> Settings:
         """Races side by side; returns the settings with their winners."""
@@ -186,12 +203,21 @@ class Search:
                 for rate in method.rates
             ]
             return Race(method.name, task, screened, *JOINT)
-        start = method.choice(chosen, task)
+        start = self._start(method, task) or method.choice(chosen, task)
         like = {} if start is None else start.model_dump(exclude={"learning_rate"})
         seeds = self.setup.preset.seeds
         is_second = method.follows is not None and seeds.get(method.name, 0) < max(seeds.values())
         screened = [Choice(learning_rate=rate, **like) for rate in method.rates]
         return Race(method.name, task, screened, *(SECOND if is_second else OTHERS))
+
+    def _start(self, method: Method, task: str) -> Choice | None:
+        """For a row that joins the model in a way of its own, the best setting with that way of the GNN that
+        it follows; None for other rows.
+        """
+        race = self.races.get((method.leader, task))
+        if race is None or not isinstance(method, GraphAdapter) or method.join is None:
+            return None
+        return next(iter(race.best(self.scores, method.join)), None)
 
     def score(self, trials: Sequence[Trial]) -> None:
         """Run the trials that have not run yet and note their scores."""
@@ -201,20 +227,15 @@ class Search:
             check_checkpoints([cell for cell in cells if not has_scores(cell, self.setup.execution.out)])
             results = run_cells(list(cells), self.setup.execution, may_diverge=True)
             for cell, trial in cells.items():
-                self._note(trial, results.get(cell), self._weights(cell))
+                self._note(cell, trial, results.get(cell))
             with whole(self._file) as part:
                 pd.DataFrame(list(self.lines.values())).to_csv(part, index=False)
 
-    def _weights(self, cell: Cell) -> str:
-        """The digest of the weights that a trial started from."""
-        if cell.checkpoint and not Path(str(cell.model)).exists():  # it was finished elsewhere
-            return read_config(cell.folder(self.setup.execution.out))["settings"]["weights"]
-        return weights_digest(cell.model)
-
-    def _note(self, trial: Trial, result: Mapping[str, Any] | None, weights: str) -> None:
-        """A trial's score; a run that diverged is worth nothing."""
-        precision = training_precision(self.setup.execution.device)
-        line = {**_line(trial, result), "weights": weights, "precision": precision}
+    def _note(self, cell: Cell, trial: Trial, result: Mapping[str, Any] | None) -> None:
+        """A trial's score, and what the run says of itself; a run that diverged is worth nothing."""
+        config = read_config(cell.folder(self.setup.execution.out))
+        about = {"weights": config["settings"]["weights"], "precision": config.get("precision", "")}
+        line = {**_line(trial, result), **about}
         self.lines[trial.key] = line
         self.scores[trial.key] = -math.inf if result is None else line["selection"]
 
@@ -245,19 +266,11 @@ class Search:
         """Trials count where this machine lacks their checkpoint, not where it has another in its place."""
         model = self.setup.model_of(seed)
         here = shipped_folder(model) or Path(str(model))
-        if here.exists() and weights_digest(model) != weights:
+        if is_pretrained(here) and weights_digest(model) != weights:
             raise UserError(
                 f"{self._file} holds trials with seed {seed} of other weights than those of "
                 f"{model or 'the shipped checkpoint'}: give another --out, or restore the checkpoint"
             )
-
-
-def _recipe(trial: Trial, budget: Budget) -> Recipe | None:
-    if trial.choice is None:
-        return None
-    return Recipe(
-        trial.choice.learning_rate, trial.times * budget.steps, budget.batch_size, augment=budget.augment
-    )
 
 
 def is_joint(method: Method) -> TypeGuard[GraphAdapter]:

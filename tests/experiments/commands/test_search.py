@@ -17,6 +17,8 @@ from experiments.configs.presets import load_preset
 from experiments.configs.settings import Choice, chosen_settings
 from experiments.files import write_json
 from experiments.methods import METHODS
+from experiments.models.mini_blip import weights_digest
+from experiments.outputs import TRAINING_STATE
 from experiments.training import search as races
 from experiments.training.execution import Execution
 from experiments.training.race import RATES, Race, Trial
@@ -41,15 +43,17 @@ def rate_of(cell) -> float:
 
 
 def score(cell) -> float:
-    """``gated`` is best, and μ = 1; a method has one best rate, off which it loses with each step of the
-    grid."""
+    """``gated`` is best, and μ = 1 but with ``replace``; a method has one best rate, off which it loses with
+    each step of the grid.
+    """
     if cell.recipe is None:
         return 0.1
     best = BEST_RATE.get(cell.method, 3e-3)
     value = 0.5 - 0.05 * abs(RATES.index(rate_of(cell)) - RATES.index(best))
     if "join" in cell.settings:
         value += {"replace": 0.0, "gated": 0.02, "blend": 0.01}[cell.settings["join"]]
-        value += 0.005 * (cell.settings["gnn_args"].get("mu") == 1.0)
+        mu = 0.1 if cell.settings["join"] == "replace" else 1.0
+        value += 0.005 * (cell.settings["gnn_args"].get("mu") == mu)
     value += 0.002 * (cell.recipe.steps == 2 * PRESET.budget_of(TASKS[cell.task]).steps)
     if (cell.method, cell.task, cell.seed) == ("appnp", "caption", 1) and cell.settings["join"] == "blend":
         value += 0.1
@@ -79,8 +83,12 @@ class World:
             raise KeyboardInterrupt
         self.seen.extend(cells)
         for cell in cells:
-            write_json(cell.folder(self.out) / "config.json", {"settings": {"weights": str(cell.model)}})
+            write_json(cell.folder(self.out) / "config.json", self.config(cell))
         return {cell: self.result(cell) for cell in cells if not diverges(cell)}
+
+    @staticmethod
+    def config(cell) -> dict:
+        return {"settings": {"weights": weights_digest(cell.model)}, "precision": f"of seed {cell.seed}"}
 
     @staticmethod
     def result(cell) -> dict:
@@ -136,7 +144,8 @@ def test_joins_arguments_and_rates_are_screened_together(found):
 
 def test_every_gnn_has_the_same_budget_and_no_trial_runs_twice(found):
     for task in TASKS:
-        spent = Counter(cell.method for cell in found.seen if cell.task == task and not doubled(cell))
+        raced = [cell for cell in found.seen if cell.seed < 7]  # the rest is about the steps
+        spent = Counter(cell.method for cell in raced if cell.task == task)
         trials, finalists, _ = JOINT
         assert all(trials - finalists < spent[name] <= trials for name in GNNS), spent
         others = set(SEARCHED) - set(GNNS) - SECOND_RANK
@@ -163,7 +172,7 @@ def test_grids_are_extended_until_the_best_lies_inside(found, settings):
 
 def test_finalists_have_several_seeds_on_several_checkpoints(found):
     """A GNN with fewer settings spends more on seeds."""
-    seeds = {name: {cell.seed for cell in of(found, name)} for name in GNNS}
+    seeds = {name: {cell.seed for cell in of(found, name)} - {7, 8} for name in GNNS}
     assert {0, 1, 2} <= seeds["pgnn"] < seeds["gcn"]
     models = {cell.model for cell in of(found, "pgnn")}
     assert {None, "runs/checkpoints/seed1", "runs/checkpoints/seed2"} <= models
@@ -189,13 +198,17 @@ def test_rows_that_follow_pgnn_have_its_arguments_and_a_rate_of_their_own(settin
     choice = settings.methods["placebo"]["vqa"]
     assert choice == Choice(learning_rate=3e-3, join="gated", arguments={"p": 1.5, "mu": 1.0})
     assert {cell.settings["join"] for cell in of(found, "pgnn_replace")} == {"replace"}
+    assert {cell.settings["gnn_args"]["mu"] for cell in of(found, "pgnn_replace")} == {0.1}, "best with it"
 
 
-def test_the_winner_of_every_gnn_runs_with_twice_the_steps(found, settings):
+def test_the_winner_of_every_gnn_runs_with_twice_the_steps_on_seeds_that_chose_nothing(found, settings):
     again = [cell for cell in found.seen if doubled(cell)]
-    assert {(cell.method, cell.task, cell.seed) for cell in again} == {
-        (name, task, seed) for name in GNNS for task in TASKS for seed in (0, 1, 2)
-    }
+    new = {(name, task, seed) for name in GNNS for task in TASKS for seed in (7, 8)}
+    assert {(cell.method, cell.task, cell.seed) for cell in again} == new
+    assert {cell.model for cell in again} == {None, "runs/checkpoints/seed1"}
+    once = [cell for cell in found.seen if cell.seed >= 7 and not doubled(cell)]
+    assert {(cell.method, cell.task, cell.seed) for cell in once} == new
+    assert max(cell.seed for cell in found.seen[: found.seen.index(once[0])]) < 7
     for cell in again:
         assert cell.recipe.steps == 2 * PRESET.budget_of(TASKS[cell.task]).steps
         assert rate_of(cell) == settings.methods[cell.method][cell.task].learning_rate
@@ -203,7 +216,7 @@ def test_the_winner_of_every_gnn_runs_with_twice_the_steps(found, settings):
     lines = text[text.index("Are the steps enough?") :].split("\n\n")[1].splitlines()[2:]
     lines, means = lines[: -len(TASKS)], lines[-len(TASKS) :]
     assert len(lines) == len(GNNS) * len(TASKS)
-    assert all(line.split("|")[-3:-1] == [" +0.2 ", " 3 "] for line in lines), lines
+    assert all(line.split("|")[-3:-1] == [" +0.2 ", " 2 "] for line in lines), lines
     assert all(line.startswith("| Mean |") and "| +0.2 |" in line for line in means), means
 
 
@@ -223,6 +236,7 @@ def test_the_report_says_what_was_chosen_and_on_how_many_trials(found):
     trials = pd.read_csv(found.out / "trials.csv")
     assert len(trials) == len(found.seen), "diverged runs too"
     assert trials.selection.isna().sum() == sum(map(diverges, found.seen)) > 0
+    assert all(trials.precision == [f"of seed {seed}" for seed in trials.seed]), "what each run says"
     keys = [column.key for task in TASKS.values() for column in task.columns]
     assert set(keys) <= set(trials.columns)
     captions = trials[trials.task == "caption"]
@@ -260,7 +274,9 @@ def test_damaged_trials_are_named(lines, tmp_path, monkeypatch):
 
 
 def test_trials_of_other_weights_are_refused(tmp_path, monkeypatch):
-    """A trial counts where its checkpoint is missing, not where another one has its name."""
+    """A trial counts where its checkpoint is missing or not trained to its end, not where another one has its
+    name.
+    """
     World(tmp_path, monkeypatch)
     (tmp_path / "trials.csv").write_text(f"{HEAD}\nx,vqa,1,0.5,before\n")
     folder = tmp_path / "checkpoints"
@@ -270,6 +286,9 @@ def test_trials_of_other_weights_are_refused(tmp_path, monkeypatch):
     assert found.scores == {("x", "vqa", 1): 0.5}
     (folder / "seed1").mkdir(parents=True)
     (folder / "seed1" / "config.json").write_text("{}")
+    (folder / "seed1" / TRAINING_STATE).touch()
+    races.Search(setup)._read()
+    (folder / "seed1" / TRAINING_STATE).unlink()
     with pytest.raises(UserError, match="trials with seed 1 of other weights than those of .*seed1"):
         races.Search(setup)._read()
 
@@ -320,6 +339,7 @@ def test_a_trial_is_a_cell_with_the_presets_budget():
     expected = {"gnn": "pgnn", "gnn_args": {"p": 1.5, "mu": 0.1}, "join": "gated", "reduction": 8}
     assert cell.settings == expected
     assert (cell.recipe.learning_rate, cell.recipe.steps) == (3e-3, STEPS)
+    assert cell.recipe.precision == PRESET.recipe.precision == "float32"
     assert (cell.seed, cell.model, cell.data) == (2, "some/model", Path("data"))
     assert cell.label == "pgnn-gated-0.003-p1.5-mu0.1"
     assert setup.cell(Trial("frozen", "vqa")).recipe is None

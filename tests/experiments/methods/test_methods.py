@@ -213,7 +213,7 @@ def test_rows_use_the_settings_of_the_method_that_they_follow():
     )
     expected = {  # scheme, arguments, join, learning rate
         "gcn": ("gcn", {}, "replace", 0.1),
-        "rate": ("gcn", {}, "gated", 0.2),
+        "rate": ("gcn", {}, "replace", 0.2),
         "pgnn": ("pgnn", pgnn, "gated", 0.2),
         "learned_p": ("pgnn", pgnn, "gated", 0.2),
         "fixed_p": ("pgnn", {**pgnn, "learn_p": False}, "gated", 0.2),

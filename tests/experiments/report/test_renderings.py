@@ -29,6 +29,7 @@ def test_text():
     assert "±" not in lines["Majority class"]
     assert text.count("†") == 2 and LABEL in text and "130.9" in text and "80.27" in text
     assert "Majority class: the most frequent answer." in text
+    assert "compared: pGNN and APPNP, each on the seeds that both rows have." in " ".join(text.split())
     heading = next(line for line in text.splitlines() if line.startswith("Method"))
     for title, number in (("BLEU@4", "31.0 ± 0.0"), ("CIDEr", "130.0 ± 0.0")):  # aligned at the right
         appnp = next(line for line in text.splitlines() if line.startswith("  APPNP"))
