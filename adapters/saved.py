@@ -22,8 +22,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} cannot be read ({reason}): {REMEDY}") from None
+        raise UserError(f"{file} cannot be read ({error}): {REMEDY}") from None
     for name, tensor in tensors.items():
         if not tensor.float().isfinite().all():
             raise UserError(f"{file} holds numbers that are not finite ({name}): {REMEDY}")

@@ -134,7 +134,7 @@ def _budget(budget: Budget) -> dict[str, int | None]:
 def _about(setup: SearchSetup) -> dict:
     """What decides the trials' scores."""
     preset = setup.preset
-    recipe = {name: value for name, value in preset.changes.items() if name != "precision"}  # in trials.csv
+    recipe = {name: x for name, x in preset.recipe_changes.items() if name != "precision"}  # in trials.csv
     about = {
         "budgets": {name: _budget(preset.budget_of(TASKS[name])) for name in setup.tasks},
         "data": {"seed": preset.data_seed, "sizes": asdict(preset.drawn)},

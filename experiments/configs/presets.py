@@ -13,6 +13,7 @@ from experiments.scenes.layouts.make import LEAST, MOST
 from experiments.scenes.layouts.parts import Amounts
 from experiments.scenes.write import Sizes
 from experiments.tasks.task import SPLITS, Budget, Task
+from experiments.training.recipe import Recipe
 
 PRESETS_FOLDER = Path(__file__).with_name("presets")
 MOST_SEEDS = 1000  # of a method
@@ -157,9 +158,14 @@ class Amount(Config):
         return {**getattr(self.budget, field), **getattr(own, field)}
 
     @property
-    def changes(self) -> dict[str, Any]:
+    def recipe_changes(self) -> dict[str, Any]:
         """What it changes of how every run trains."""
         return self.recipe.model_dump(exclude_none=True)
+
+    def recipe_of(self, learning_rate: float, steps: int, budget: Budget) -> Recipe:
+        """How a run trains under this preset."""
+        changes = self.recipe_changes
+        return Recipe(learning_rate, steps, budget.batch_size, augment=budget.augment, **changes)
 
     @property
     def is_official(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,7 +107,6 @@ class _Pool:
         self.seeds = sorted({run.seed for run in runs})
         self.owner = {column.key: name for name, task in tasks.items() for column in task.columns}
         self.arrays: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
-        self.examples: dict[Path, tuple[Any, ...]] = {}
 
     def compare(
         self, row: str, baseline: str, members: Sequence[tuple[Column, float]]
@@ -161,12 +159,11 @@ class _Pool:
                     "folder and run it again"
                 )
 
-    def _examples(self, run: Run) -> tuple[Any, ...]:
+    @staticmethod
+    def _examples(run: Run) -> tuple[Any, ...]:
         """What decides on which examples a run was scored."""
-        if run.folder not in self.examples:
-            decided = (run.settings.get(name) for name in ("data", "split", "eval_examples"))
-            self.examples[run.folder] = (*decided, run.result.get("examples"))
-        return self.examples[run.folder]
+        decided = (run.settings.get(name) for name in ("data", "split", "eval_examples"))
+        return (*decided, run.result.get("examples"))
 
     def _checkpoint(self, rows: Sequence[str], tasks: Iterable[str], seed: int) -> str:
         """The checkpoint that all runs of a seed started from."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pandas as pd
@@ -10,6 +9,7 @@ import pandas as pd
 from experiments.configs.settings import Settings
 from experiments.methods import method_named
 from experiments.report.markdown import kinds_markdown, markdown_table
+from experiments.report.training import adapter_cells
 from experiments.report.wording import MISSING
 from experiments.tasks import TASKS
 from experiments.training.search import FROZEN, KIND, MAJORITY, Search
@@ -68,8 +68,7 @@ def _chosen(search: Search) -> str:
             lines.append(
                 [
                     *(first if place == 0 else [""] * len(first)),
-                    made.get("join", MISSING),
-                    json.dumps(made["gnn_args"]) if "gnn_args" in made else MISSING,
+                    *adapter_cells(made),
                     f"{choice.learning_rate:g}{edge}",
                     f"{100 * race.mean(choice, search.scores):.1f}",
                     race.seeds(choice),

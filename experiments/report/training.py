@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from experiments.methods.graph_adapter import method_named
 from experiments.report.markdown import markdown_table
@@ -12,6 +13,12 @@ from experiments.report.wording import MISSING
 from experiments.tasks.task import Task
 
 TRAINING_HEAD = ("Method", "Task", "Join", "Arguments", "Rate", "Steps", "Examples in a step", "Trained")
+
+
+def adapter_cells(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Join and arguments of a graph adapter by the settings of its method; dashes for other methods."""
+    arguments = json.dumps(settings["gnn_args"]) if "gnn_args" in settings else MISSING
+    return str(settings.get("join", MISSING)), arguments
 
 
 def training_markdown(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:
@@ -33,8 +40,7 @@ def training_lines(runs: Sequence[Run], tasks: Mapping[str, Task]) -> list[list[
             (
                 method_named(run.row).title,
                 tasks[run.task].title,
-                str(made.get("join", MISSING)),
-                json.dumps(made["gnn_args"]) if "gnn_args" in made else MISSING,
+                *adapter_cells(made),
                 f"{recipe['learning_rate']:g}",
                 *(f"{recipe[name]:,}" for name in ("steps", "batch_size")),
                 f"{run.result['parameters']:,}",

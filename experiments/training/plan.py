@@ -379,7 +379,7 @@ class _Planner:
         epochs, steps = self.preset.epochs_of(task), budget.steps
         if epochs is not None:
             steps = steps_of(epochs, self._training_examples(task, budget), budget.batch_size)
-        return Recipe(rate, steps, budget.batch_size, augment=budget.augment, **self.preset.changes)
+        return self.preset.recipe_of(rate, steps, budget)
 
     def _training_examples(self, task: Task, budget: Budget) -> int:
         if task.name not in self.examples:

@@ -114,8 +114,7 @@ class SearchSetup:
     def _recipe(self, trial: Trial, budget: Budget) -> Recipe | None:
         if trial.choice is None:
             return None
-        rate, steps, changes = trial.choice.learning_rate, trial.times * budget.steps, self.preset.changes
-        return Recipe(rate, steps, budget.batch_size, augment=budget.augment, **changes)
+        return self.preset.recipe_of(trial.choice.learning_rate, trial.times * budget.steps, budget)
 
     def model_of(self, seed: int) -> str | None:
         """The checkpoint that a seed's trials start from."""
