@@ -12,7 +12,7 @@ from experiments.report.runs import Run
 from experiments.report.wording import MISSING
 from experiments.tasks.task import Task
 
-TRAINING_HEAD = ("Method", "Task", "Join", "Arguments", "Rate", "Steps", "Examples in a step", "Trained")
+TRAINING_HEAD = ("Method", "Task", "Join", "Arguments", "Rate", "Steps", "Examples in a step", "Trainable")
 
 
 def adapter_cells(settings: Mapping[str, Any]) -> tuple[str, str]:
