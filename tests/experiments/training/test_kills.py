@@ -1,4 +1,4 @@
-"""Thirty kills at random moments: what is done again ends like what nobody disturbed, to the bit.
+"""Twenty kills at random moments: what is done again ends like what nobody disturbed, to the bit.
 
 A round starts a command, kills it (SIGKILL, SIGTERM or SIGHUP; alone or with its workers; at any moment, or
 in the middle of a save) and goes on with what the last round left. When a command comes to its end, all that
@@ -21,10 +21,10 @@ from tests.experiments.training.commands import Command
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1500),
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked for in /proc"),
 ]
-TABLE_ROUNDS, PRETRAIN_ROUNDS = 22, 8
+TABLE_ROUNDS, PRETRAIN_ROUNDS = 12, 8
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 PRESET = """
 about: two cells that train and one that does not, short
@@ -111,6 +111,7 @@ def saving(out):
 
 def run_rounds(rounds, words, made, folder, seed):
     """Kills the command so many times; compares whenever it comes to its end."""
+    assert Command(["--version"], folder / "said").wait() == 0  # later ones find everything imported
     undisturbed = folder / "undisturbed"
     began = time.monotonic()
     whole = Command(words(undisturbed), folder / "said")
@@ -120,19 +121,22 @@ def run_rounds(rounds, words, made, folder, seed):
     while kills < rounds or not is_done:
         out, said = folder / f"out{compared}", folder / f"said{compared}"
         number, group, in_a_save = draw.choice(SIGNALS), draw.random() < 0.3, draw.random() < 0.5
+        is_new, began = not out.exists(), time.monotonic()
         command = Command(words(out), said)
         if kills < rounds:
             command.wait(draw.uniform(0.2, 1.0) * seconds)
             if in_a_save:
                 command.wait_until(lambda out=out: saving(out), seconds)
             command.kill(number, group)
-        code = command.wait()
+        code, took = command.wait(), time.monotonic() - began
         told = f"round {kills}, {number!r}, group {group}, seed {seed}:\n{said.read_text()}"
         assert code in (0, -number, 128 + number), told
         assert command.rest() == [], told
         assert "Traceback" not in said.read_text(), told
         is_done = code == 0
         if is_done:
+            if is_new:  # the first may have been slow
+                seconds = min(seconds, took)
             assert made(out) == expected, told
             compared += 1
         else:
