@@ -5,9 +5,11 @@ All cases run in this process, through the command's own ``main``.
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import torch
 
 from experiments.arguments import QUIET
 from experiments.cli import COMMANDS, main
+from experiments.models import blip
 from tests.experiments.bad_inputs import table
 from tests.experiments.bad_inputs.case import Case
 from tests.experiments.bad_inputs.world import World, listing, make_world
@@ -37,12 +40,20 @@ def world(tmp_path_factory) -> World:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.fixture(scope="module")
+def load_model():
+    """Loads each captioner once: many commands begin with it. What is damaged has a path of its own."""
+    loaded = cache(blip.load_model)
+    return lambda name, download: copy.deepcopy(loaded(name, download))
+
+
 @pytest.fixture(autouse=True)
-def restored(monkeypatch, world):
+def restored(monkeypatch, world, load_model):
     """What commands change in their process is undone; temporary files come where they are seen. Without
     progress and notes, whatever is on standard error is the message.
     """
     monkeypatch.setenv(QUIET, "1")
+    monkeypatch.setattr(blip, "load_model", load_model)
     threads = torch.get_num_threads()
     temporary = world.folder / "tmp"
     temporary.mkdir(exist_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -145,14 +144,24 @@ def make_world(folder: Path) -> World:
     return world
 
 
-def listing(folder: Path) -> dict[str, str]:
-    """Path below the folder -> what it is, with a hash of its content."""
-    held = {}
-    for place, folders, files in os.walk(folder):
-        for name in folders:
-            held[os.path.relpath(os.path.join(place, name), folder)] = "folder"
-        for name in files:
-            file = Path(place, name)
-            content = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "special"
-            held[os.path.relpath(file, folder)] = content
+def listing(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Path below the folder -> what it is and when it was last changed."""
+    held, folders = {}, [""]
+    while folders:
+        below = folders.pop()
+        with os.scandir(folder / below) as entries:
+            for entry in entries:
+                name = f"{below}/{entry.name}" if below else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    held[name] = ()
+                    folders.append(name)
+                else:
+                    is_now = entry.stat(follow_symlinks=False)
+                    held[name] = (
+                        is_now.st_mode,
+                        is_now.st_ino,
+                        is_now.st_size,
+                        is_now.st_mtime_ns,
+                        is_now.st_ctime_ns,
+                    )
     return held

@@ -1,5 +1,6 @@
 """The command on tiny sizes: what it writes, and that it goes on where it was."""
 
+import shutil
 from fractions import Fraction
 
 import pandas as pd
@@ -53,19 +54,33 @@ def test_it_runs_and_goes_on(tiny, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "planted.csv").read_bytes() == whole
 
 
-def test_other_settings_need_another_folder(tiny, tmp_path, capsys):
-    assert main(words(tmp_path)) == 0
-    assert main(words(tmp_path, "--join", "blend")) == 2
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a finished study."""
+    out = tmp_path_factory.mktemp("planted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planted, "QUICK", TINY)
+        assert main(words(out)) == 0
+    return out
+
+
+@pytest.fixture
+def finished(made, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+
+
+def test_other_settings_need_another_folder(tiny, finished, capsys):
+    assert main(words(finished, "--join", "blend")) == 2
     assert "other join" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "content", ["", "ratio,mass\n1,2\n", "\0", ",".join(COLUMNS) + "\n" + "x," * 9 + "x\n"]
 )
-def test_damaged_runs_are_one_line(tiny, tmp_path, capsys, content):
-    assert main(words(tmp_path)) == 0
-    (tmp_path / "planted.csv").write_text(content)
+def test_damaged_runs_are_one_line(tiny, finished, capsys, content):
+    (finished / "planted.csv").write_text(content)
     capsys.readouterr()
-    assert main(words(tmp_path)) == 2
+    assert main(words(finished)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert f"{tmp_path}/planted.csv cannot be read as runs" in error and "give another --out" in error
+    assert f"{finished}/planted.csv cannot be read as runs" in error and "give another --out" in error

@@ -144,6 +144,7 @@ def test_vilt_computes_the_same_with_its_patches_in_order(options):
     torch.testing.assert_close(ordered.pooler_output, dealt.pooler_output)
 
 
+SLOW = ("t5", "bart", "instructblip", "blip2", "captioner", "donut", "qwen2-vl", "smolvlm", "siglip", "git")
 COMMANDS = {
     "heterophily": (
         heterophily,
@@ -155,8 +156,16 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize(
+    "family, command",
+    [
+        pytest.param(
+            family, command, marks=[pytest.mark.slow] * (command == "heterophily" and family in SLOW)
+        )
+        for family in ALL
+        for command in COMMANDS
+    ],
+)
 def test_every_command_runs_whatever_the_batch(command, family, options, tmp_path, monkeypatch):
     module, file, more = COMMANDS[command]
     parser = argparse.ArgumentParser()

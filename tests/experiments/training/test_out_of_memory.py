@@ -92,7 +92,7 @@ def test_passes_at_least_double_and_divide_a_step_evenly(size, passes, processes
 @pytest.mark.parametrize(
     "error", ["gpu", *(pytest.param(error, marks=pytest.mark.slow) for error in ("cpu", "windows", "cublas"))]
 )
-@pytest.mark.parametrize("after", [0, 3])
+@pytest.mark.parametrize("after", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_a_run_goes_on_with_smaller_passes(error, after, fits, tmp_path):
     """At once, or after three steps that did fit; the result is that of an undisturbed run."""
     expected = train_small(tmp_path / "whole", recipe=RECIPE)

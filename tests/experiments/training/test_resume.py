@@ -68,7 +68,10 @@ def check_equal(outcome, expected):
     assert outcome.trained.loss == expected.trained.loss
 
 
-@pytest.mark.parametrize("method, dropout", CASES)
+@pytest.mark.parametrize(
+    "method, dropout",
+    [pytest.param(*case, marks=[pytest.mark.slow] * (case[1] == 0)) for case in CASES],
+)
 def test_after_an_exception(method, dropout, whole, tmp_path):
     stopped(tmp_path, method, dropout)
     assert not (tmp_path / "run" / "metrics.csv").exists()

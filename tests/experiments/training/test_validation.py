@@ -65,7 +65,9 @@ def test_the_first_of_the_highest_scores_is_the_best(scores, best, since):
     assert validations_since(listed(*scores), COLUMN) == since
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("full", "lora"))) for name in METHODS]
+)
 def test_validations_leave_the_training_as_it_is(method, tmp_path):
     """The last state and every line of the log, to the bit, with dropout."""
     plain = train_small(tmp_path / "plain", method, dropout=0.3)
@@ -193,7 +195,9 @@ def test_best_weights_that_cannot_be_read_are_named_with_the_remedy(harm, script
     assert all(torch.equal(weight, outcome.weights[name]) for name, weight in expected.weights.items())
 
 
-@pytest.mark.parametrize("place", [(states, "save_file"), (validation, "write_text")])
+@pytest.mark.parametrize(
+    "place", [pytest.param((states, "save_file"), marks=pytest.mark.slow), (validation, "write_text")]
+)
 def test_a_full_disk_leaves_a_state_to_go_on_from(place, scripted, tmp_path, monkeypatch):
     scripted(0.1, 0.2, 0.3, 0.4)
     expected = train_small(tmp_path / "whole", recipe=VALIDATED)
