@@ -33,6 +33,7 @@ from experiments.training.recipe import Recipe
 # the share of them that a step takes however few examples it has.
 STEP_SECONDS = {"frozen": 0.17, "trained": 0.34, "zero": 0.17}
 STEP_SHARE = 0.25
+FLOAT32 = 1.5  # times as long where a recipe asks for it on a machine with bfloat16
 CORES = 2  # of the machine that estimates are for
 START_SECONDS = 3  # of a worker process
 CHECKPOINTS = Path("runs/checkpoints")  # those beside the shipped one
@@ -156,7 +157,8 @@ def checkpoints_folder(given: Path | None, preset: Preset, model: str | None) ->
 
 def step_seconds(recipe: Recipe, method: Method) -> float:
     """How long a training step should take."""
-    return STEP_SECONDS[method.vision] * (STEP_SHARE + (1 - STEP_SHARE) * recipe.batch_size / 64)
+    precise = FLOAT32 if recipe.precision == "float32" else 1
+    return precise * STEP_SECONDS[method.vision] * (STEP_SHARE + (1 - STEP_SHARE) * recipe.batch_size / 64)
 
 
 def add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:

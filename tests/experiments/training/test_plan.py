@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from experiments.configs.presets import BudgetChange, DrawnSizes, Preset, load_preset
+from experiments.configs.presets import BudgetChange, DrawnSizes, Preset, RecipeChange, load_preset
 from experiments.configs.settings import Choice, chosen_settings
 from experiments.configs.tables import load_size, load_table
 from experiments.methods import METHODS
@@ -14,6 +14,7 @@ from experiments.scenes.layouts.make import make_scenes
 from experiments.tasks import TASKS
 from experiments.training.plan import (
     CHECKPOINTS,
+    FLOAT32,
     START_SECONDS,
     STEP_SECONDS,
     Request,
@@ -126,6 +127,16 @@ def test_what_a_user_asks_for():
 def test_wrong_requests(wrong, said):
     with pytest.raises(UserError, match=said):
         Request(**wrong)
+
+
+def test_float32_takes_longer():
+    changed = PRESET.model_copy(update={"recipe": RecipeChange(precision="float32")})
+    times = [
+        plan_table(preset, Request(gnns=["gcn"], tasks=["vqa"], seeds=1), chosen_settings(), DATA).seconds(1)
+        for preset in (PRESET, changed)
+    ]
+    steps = 10 * (STEP_SECONDS["frozen"] + STEP_SECONDS["trained"])
+    assert times[1] - times[0] == pytest.approx((FLOAT32 - 1) * steps)
 
 
 def test_unknown_names_in_a_preset():
