@@ -145,7 +145,7 @@ def make_world(folder: Path) -> World:
 
 
 def listing(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Path below the folder -> what it is and when it was last changed."""
+    """Path below the folder -> which file it is, its size, and when it was last changed; () for a folder."""
     held, folders = {}, [""]
     while folders:
         below = folders.pop()
@@ -156,12 +156,6 @@ def listing(folder: Path) -> dict[str, tuple[int, ...]]:
                     held[name] = ()
                     folders.append(name)
                 else:
-                    is_now = entry.stat(follow_symlinks=False)
-                    held[name] = (
-                        is_now.st_mode,
-                        is_now.st_ino,
-                        is_now.st_size,
-                        is_now.st_mtime_ns,
-                        is_now.st_ctime_ns,
-                    )
+                    status = entry.stat(follow_symlinks=False)
+                    held[name] = (status.st_ino, status.st_size, status.st_ctime_ns)
     return held

@@ -21,17 +21,18 @@ TINY = Study(
 )
 
 
-@pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setattr(planted, "QUICK", TINY)
-    return TINY
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planted, "QUICK", TINY)
+        yield
 
 
 def words(out, *more: str) -> list[str]:
     return ["planted", "--quick", "--seeds", "2", "--out", str(out), *more]
 
 
-def test_it_runs_and_goes_on(tiny, tmp_path, capsys, monkeypatch):
+def test_it_runs_and_goes_on(tmp_path, capsys, monkeypatch):
     assert main(words(tmp_path)) == 0
     assert {file.name for file in tmp_path.iterdir()} == {*planted.NAMES, "run.json"}
     runs = pd.read_csv(tmp_path / "planted.csv")
@@ -58,9 +59,7 @@ def test_it_runs_and_goes_on(tiny, tmp_path, capsys, monkeypatch):
 def made(tmp_path_factory):
     """The folder of a finished study."""
     out = tmp_path_factory.mktemp("planted")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planted, "QUICK", TINY)
-        assert main(words(out)) == 0
+    assert main(words(out)) == 0
     return out
 
 
@@ -70,7 +69,7 @@ def finished(made, tmp_path):
     return shutil.copytree(made, tmp_path, dirs_exist_ok=True)
 
 
-def test_other_settings_need_another_folder(tiny, finished, capsys):
+def test_other_settings_need_another_folder(finished, capsys):
     assert main(words(finished, "--join", "blend")) == 2
     assert "other join" in capsys.readouterr().err
 
@@ -78,7 +77,7 @@ def test_other_settings_need_another_folder(tiny, finished, capsys):
 @pytest.mark.parametrize(
     "content", ["", "ratio,mass\n1,2\n", "\0", ",".join(COLUMNS) + "\n" + "x," * 9 + "x\n"]
 )
-def test_damaged_runs_are_one_line(tiny, finished, capsys, content):
+def test_damaged_runs_are_one_line(finished, capsys, content):
     (finished / "planted.csv").write_text(content)
     capsys.readouterr()
     assert main(words(finished)) == 2

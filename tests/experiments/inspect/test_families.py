@@ -144,7 +144,7 @@ def test_vilt_computes_the_same_with_its_patches_in_order(options):
     torch.testing.assert_close(ordered.pooler_output, dealt.pooler_output)
 
 
-SLOW = ("t5", "bart", "instructblip", "blip2", "captioner", "donut", "qwen2-vl", "smolvlm", "siglip", "git")
+HETEROPHILY_IS_SLOW = "t5 bart instructblip blip2 captioner donut qwen2-vl smolvlm siglip git".split()
 COMMANDS = {
     "heterophily": (
         heterophily,
@@ -160,7 +160,9 @@ COMMANDS = {
     "family, command",
     [
         pytest.param(
-            family, command, marks=[pytest.mark.slow] * (command == "heterophily" and family in SLOW)
+            family,
+            command,
+            marks=[pytest.mark.slow] * (command == "heterophily" and family in HETEROPHILY_IS_SLOW),
         )
         for family in ALL
         for command in COMMANDS

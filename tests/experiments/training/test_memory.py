@@ -22,7 +22,6 @@ print(kept, faults)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_freed_arrays_are_used_again_without_new_pages():
     results = {}

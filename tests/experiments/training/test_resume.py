@@ -18,7 +18,11 @@ from experiments.training.states import SECONDS, STATES, last_state
 from tests.experiments.training.small import train_small
 
 ROOT = Path(__file__).parents[3]
-CASES = [("pgnn", 0.0), ("full", 0.0), ("pgnn", 0.3), ("full", 0.3)]
+CASES = [
+    ("pgnn", 0.3),
+    ("full", 0.3),
+    *(pytest.param(method, 0.0, marks=pytest.mark.slow) for method in ("pgnn", "full")),
+]
 
 
 class Stopped(Exception):
@@ -68,10 +72,7 @@ def check_equal(outcome, expected):
     assert outcome.trained.loss == expected.trained.loss
 
 
-@pytest.mark.parametrize(
-    "method, dropout",
-    [pytest.param(*case, marks=[pytest.mark.slow] * (case[1] == 0)) for case in CASES],
-)
+@pytest.mark.parametrize("method, dropout", CASES)
 def test_after_an_exception(method, dropout, whole, tmp_path):
     stopped(tmp_path, method, dropout)
     assert not (tmp_path / "run" / "metrics.csv").exists()

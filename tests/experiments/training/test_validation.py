@@ -18,7 +18,7 @@ from tests.experiments.training.small import RECIPE, small_run, train_small
 
 COLUMN = "small.accuracy"
 VALIDATED = replace(RECIPE, validate_every=2)
-METHODS = ("pgnn", "full", "prefix", "lora")
+METHODS = ("pgnn", "prefix", *(pytest.param(name, marks=pytest.mark.slow) for name in ("full", "lora")))
 
 
 class Stopped(Exception):
@@ -65,9 +65,7 @@ def test_the_first_of_the_highest_scores_is_the_best(scores, best, since):
     assert validations_since(listed(*scores), COLUMN) == since
 
 
-@pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("full", "lora"))) for name in METHODS]
-)
+@pytest.mark.parametrize("method", METHODS)
 def test_validations_leave_the_training_as_it_is(method, tmp_path):
     """The last state and every line of the log, to the bit, with dropout."""
     plain = train_small(tmp_path / "plain", method, dropout=0.3)
