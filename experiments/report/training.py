@@ -16,9 +16,9 @@ TRAINING_HEAD = ("Method", "Task", "Join", "Arguments", "Rate", "Steps", "Exampl
 
 
 def adapter_cells(settings: Mapping[str, Any]) -> tuple[str, str]:
-    """Join and arguments of a graph adapter by the settings of its method; dashes for other methods."""
-    arguments = json.dumps(settings["gnn_args"]) if "gnn_args" in settings else MISSING
-    return str(settings.get("join", MISSING)), arguments
+    """Join and arguments of a graph adapter by the settings of its method; dashes where it has none."""
+    arguments = settings.get("gnn_args")
+    return str(settings.get("join", MISSING)), json.dumps(arguments) if arguments else MISSING
 
 
 def training_markdown(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:

@@ -16,15 +16,18 @@ def trained(run, rate, **settings):
 
 
 def test_each_setting_has_one_line(tmp_path):
-    runs = runs_on(tmp_path, TASKS, rows=("frozen", "pgnn", "full"), seeds=(0, 1, 2))
+    runs = runs_on(tmp_path, TASKS, rows=("frozen", "gcn", "pgnn", "full"), seeds=(0, 1, 2))
     for run in runs:
         if run.row == "pgnn":
             trained(run, 3e-3 if run.seed < 2 else 1e-2, join="gated", gnn_args={"p": 1.5}, reduction=4)
+        elif run.row == "gcn":
+            trained(run, 1e-2, join="replace", gnn_args={}, reduction=4)
         elif run.row == "full":
             trained(run, 1e-4)
     title = TASKS["vqa"].title
     rest = ["1,500", "32", "1,234"]
     assert training_lines(runs, TASKS) == [
+        ["GCN", title, "replace", "–", "0.01", *rest],
         ["pGNN", title, "gated", '{"p": 1.5}', "0.003", *rest],
         ["pGNN", title, "gated", '{"p": 1.5}', "0.01", *rest],
         ["Full fine-tuning", title, "–", "–", "0.0001", *rest],
