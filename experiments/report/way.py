@@ -75,8 +75,8 @@ def way_between(frame: pd.DataFrame, columns: Sequence[Column]) -> tuple[Way | N
     low = [column.heading for column in averaged if gains[column.key] < MARGIN]
     if low:
         return None, (
-            f"No {WAY.heading}: {title} is not {100 * MARGIN:.0f} points above {METHODS[FROZEN].title} "
-            f"in {listed(low)}"
+            f"{WAY.heading} is not shown: {title} is not {100 * MARGIN:.0f} points above "
+            f"{METHODS[FROZEN].title} in {listed(low)}"
         )
     sizes = Counter(map(_task, keys))
     weights = {key: float(1 / (len(sizes) * sizes[_task(key)] * gains[key])) for key in keys}

@@ -78,7 +78,7 @@ def test_a_ceiling_that_is_no_ceiling_is_said(gain, is_there):
     way, note = way_between(frame(frozen=[START], full=[low]), COLUMNS)
     assert (way is not None) == is_there
     if not is_there:
-        assert note == "No Way: Full fine-tuning is not 2 points above Frozen model in VE acc"
+        assert note == "Way is not shown: Full fine-tuning is not 2 points above Frozen model in VE acc"
 
 
 def test_it_stands_after_the_average():
