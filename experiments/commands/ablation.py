@@ -17,9 +17,10 @@ from experiments.configs.reading import listed
 from experiments.configs.settings import chosen_settings
 from experiments.report.make import Work, check_ranking, make, names_in
 from experiments.tasks import TASKS
+from experiments.training.checkpoints import add_checkpoints_argument, check_only, checkpoints_folder
 from experiments.training.execution import add_run_arguments
 from experiments.training.given_data import add_data_arguments, check_data_arguments
-from experiments.training.plan import Request, add_checkpoints_argument, checkpoints_folder, plan_table
+from experiments.training.plan import Request, plan_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Write the runs and tables into this folder. Default: runs/ablation-PRESET.",
     )
     add_checkpoints_argument(parser)
+    add(
+        "--only-checkpoint",
+        type=int,
+        metavar="N",
+        help="Run only the seeds that start from checkpoint N (0 is the shipped one), such as on one of "
+        "several machines; the other checkpoints need not be there. Default: all.",
+    )
     add_data_arguments(parser)
     add_run_arguments(parser)
     add("--dry-run", action="store_true", help="List the runs and an estimate of time, run nothing.")
@@ -73,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     check_data_arguments(args)
     preset = load_preset(args.preset)
     out = args.out or Path("runs") / f"ablation-{Path(args.preset).stem}"
+    check_only(args.only_checkpoint, preset, args.model)
     request = Request(
         names_in(args.gnn),
         names_in(args.tasks),
@@ -81,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         args.join,
         args.model,
         checkpoints_folder(args.checkpoints, preset, args.model),
+        args.only_checkpoint,
         args.data,
         args.answering,
         args.skip_bad,

@@ -24,15 +24,15 @@ from experiments.progress import note
 from experiments.report.search import search_report
 from experiments.tasks import TASKS
 from experiments.tasks.task import Budget
-from experiments.training.device import processes
-from experiments.training.execution import add_run_arguments, execution_of, in_folder
-from experiments.training.given_data import add_data_arguments, check_data_arguments
-from experiments.training.plan import (
+from experiments.training.checkpoints import (
     add_checkpoints_argument,
     check_checkpoints,
     checkpoints_folder,
-    tasks_of,
 )
+from experiments.training.device import processes
+from experiments.training.execution import add_run_arguments, execution_of, in_folder
+from experiments.training.given_data import add_data_arguments, check_data_arguments
+from experiments.training.plan import tasks_of
 from experiments.training.prepare import prepare
 from experiments.training.race import FURTHER, Trial
 from experiments.training.search import FROZEN, Search, SearchSetup

@@ -22,9 +22,10 @@ from experiments.report.text import render_text
 from experiments.shipped import DEFAULT
 from experiments.training.answering import RANK
 from experiments.training.cells import has_scores, versions
+from experiments.training.checkpoints import check_checkpoints
 from experiments.training.device import processes
 from experiments.training.execution import Execution, execution_of, in_folder
-from experiments.training.plan import CORES, Plan, Request, check_checkpoints, plan_table
+from experiments.training.plan import CORES, Plan, Request, plan_table
 from experiments.training.prepare import prepare
 from experiments.training.runner import run_cells
 

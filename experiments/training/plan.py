@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from experiments.datasets.faults import Faults
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.method import REFERENCE, canonical, check_known
 from experiments.models.ranking import Ranking
-from experiments.outputs import TRAINING_STATE, is_pretrained
 from experiments.scenes.layouts.make import LAYOUTS
 from experiments.scenes.write import Sizes
 from experiments.shipped import unless_default
@@ -27,6 +25,7 @@ from experiments.tasks import TASKS, Task, tasks_named
 from experiments.tasks.task import SPLITS, Budget
 from experiments.training.answering import GENERATE, RANK
 from experiments.training.cells import Cell
+from experiments.training.checkpoints import CHECKPOINTS, checkpoint_of
 from experiments.training.recipe import Recipe
 
 # Seconds per training step of 64 examples on one of two busy cores, by what happens to the image encoder, and
@@ -36,7 +35,6 @@ STEP_SHARE = 0.25
 FLOAT32 = 1.5  # times as long where a recipe asks for it on a machine with bfloat16
 CORES = 2  # of the machine that estimates are for
 START_SECONDS = 3  # of a worker process
-CHECKPOINTS = Path("runs/checkpoints")  # those beside the shipped one
 MOST_SEED = 2**31  # random generators take no larger ones
 
 Drawn = Sizes | Layouts | Published  # how much there is of data that nobody has named a folder of
@@ -54,6 +52,7 @@ class Request:
         join: how adapters join the model; None as chosen on validation data.
         model: checkpoint folder or hub name, for all seeds.
         checkpoints: folder of the pre-trained checkpoints beside the shipped one.
+        only_checkpoint: only the seeds that start from this one; None for all.
         data: folder of data sets that the user named; None where data are drawn.
         answering: one of :data:`experiments.training.answering.WAYS`; None as each task says.
         skip_bad: how many damaged records of a split may be left out.
@@ -66,6 +65,7 @@ class Request:
     join: str | None = None
     model: str | None = None
     checkpoints: Path = CHECKPOINTS
+    only_checkpoint: int | None = None
     data: Path | None = None
     answering: str | None = None
     skip_bad: int = 0
@@ -139,37 +139,10 @@ class Plan:
         return START_SECONDS + task.budget.eval_seconds * scored + training
 
 
-def checkpoints_folder(given: Path | None, preset: Preset, model: str | None) -> Path:
-    """The folder that ``--checkpoints`` names.
-
-    Raises:
-        UserError: it is no folder, or the option changes nothing.
-    """
-    if given is None:
-        return CHECKPOINTS
-    if model is not None or preset.checkpoints == 1:
-        why = "--model is for all seeds" if model is not None else "the preset has one checkpoint"
-        raise UserError(f"--checkpoints {given} changes nothing, since {why}: leave it out")
-    if not given.is_dir():
-        raise UserError(f"--checkpoints {given} is no folder: give the one that holds seed1, seed2, ...")
-    return given
-
-
 def step_seconds(recipe: Recipe, method: Method) -> float:
     """How long a training step should take."""
     precise = FLOAT32 if recipe.precision == "float32" else 1
     return precise * STEP_SECONDS[method.vision] * (STEP_SHARE + (1 - STEP_SHARE) * recipe.batch_size / 64)
-
-
-def add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:
-    """The option of every command whose seeds are dealt over several checkpoints."""
-    parser.add_argument(
-        "--checkpoints",
-        type=Path,
-        metavar="FOLDER",
-        help="Take pre-trained checkpoints beside the shipped one from seed1, seed2, ... in this folder, "
-        "where the preset wants several. Default: runs/checkpoints.",
-    )
 
 
 def example_count(task: Task, split: str, sizes: Drawn | None, data: Path, skip_bad: int = 0) -> int:
@@ -248,7 +221,7 @@ def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -
         data: folder of the drawn data sets, where the request names none.
 
     Raises:
-        UserError: an unknown method or task in the preset, no method with a seed, or no data.
+        UserError: an unknown method or task in the preset, no seed to run, or no data.
     """
     if not any(preset.seeds.values()):
         raise UserError("the preset runs nothing: give a method at least one seed (seeds: {gcn: 1})")
@@ -261,37 +234,10 @@ def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -
     planner = _Planner(preset, request, chosen, request.data or data)
     rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
     rows = {name: cells for name, cells in rows.items() if cells}
+    if not rows:
+        raise UserError("no seed starts from that checkpoint: give more seeds, or another --only-checkpoint")
     sizes = preset.amounts if request.data is None else None
     return Plan(rows, tasks, sizes, preset.data_seed, tuple(planner.unsearched), planner.borrowed)
-
-
-def checkpoint_of(seed: int, checkpoints: int, folder: Path) -> str | None:
-    """The checkpoint that a seed's runs start from: seeds are dealt over them in turn.
-
-    Args:
-        seed: of a run.
-        checkpoints: how many there are; the first is the shipped one (None), checkpoint k that of
-            pre-training seed k.
-        folder: that holds the others.
-    """
-    number = seed % checkpoints
-    return str(folder / f"seed{number}") if number else None
-
-
-def check_checkpoints(cells: Sequence[Cell]) -> None:
-    """Raise :class:`~attngraph.UserError` where a checkpoint of cells is missing, or is still being trained;
-    it says how to make it.
-    """
-    for model in dict.fromkeys(cell.model for cell in cells if cell.checkpoint):
-        place = Path(str(model))
-        if not is_pretrained(place) or not (place / "model.safetensors").is_file():
-            seed = place.name.removeprefix("seed")
-            begun = (place / TRAINING_STATE).exists()
-            wrong, remedy = ("is not trained to its end", "go on") if begun else ("is missing", "make it")
-            raise UserError(
-                f"{place} {wrong}, the checkpoint of pre-training seed {seed}: {remedy} with attngraph "
-                f"pretrain --seed {seed} --out {place}, or name its folder with --checkpoints"
-            )
 
 
 def searched_for(method: Method, task: Task, chosen: Settings) -> str | None:
@@ -318,8 +264,10 @@ class _Planner:
         count = count if self.request.seeds is None or not method.trains else self.request.seeds
         first = self.request.first_seed if method.trains else 0
         seeds = range(first, first + (count if method.trains else min(count, self._checkpoints)))
+        only = self.request.only_checkpoint
+        kept = [seed for seed in seeds if only is None or seed % self._checkpoints == only]
         return [
-            self._cell(self._plain(trained, task), task, seed) for seed in seeds for task in tasks.values()
+            self._cell(self._plain(trained, task), task, seed) for seed in kept for task in tasks.values()
         ]
 
     def _plain(self, method: Method, task: Task) -> Method:

@@ -41,8 +41,9 @@ from experiments.shipped import shipped_folder
 from experiments.tasks import TASKS
 from experiments.tasks.task import Budget
 from experiments.training.cells import Cell, has_scores
+from experiments.training.checkpoints import CHECKPOINTS, check_checkpoints, checkpoint_of
 from experiments.training.execution import Execution
-from experiments.training.plan import CHECKPOINTS, check_checkpoints, checkpoint_of, tasks_of
+from experiments.training.plan import tasks_of
 from experiments.training.race import RATES, Race, Trial
 from experiments.training.recipe import Recipe
 from experiments.training.runner import run_cells
@@ -221,6 +222,7 @@ class Search:
     def score(self, trials: Sequence[Trial]) -> None:
         """Run the trials that have not run yet and note their scores."""
         todo = [trial for trial in trials if trial.key not in self.scores]
+        self._check_weights(todo)
         for start in range(0, len(todo), SAVE_EVERY):
             cells = {self.setup.cell(trial): trial for trial in todo[start : start + SAVE_EVERY]}
             check_checkpoints([cell for cell in cells if not has_scores(cell, self.setup.execution.out)])
@@ -248,11 +250,10 @@ class Search:
             return
         try:
             frame = pd.read_csv(self._file, keep_default_na=False)
-            if missing := {"trial", "task", "seed", "selection", "weights"} - set(frame.columns):
+            if missing := {"trial", "method", "task", "seed", "selection", "weights"} - set(frame.columns):
                 raise KeyError(*sorted(missing))
             for line in frame.to_dict("records"):
                 key = (str(line["trial"]), str(line["task"]), int(line["seed"]))
-                self._check_weights(key[2], str(line["weights"]))
                 self.scores[key] = float(line["selection"]) if line["selection"] != "" else -math.inf
                 self.lines[key] = line
         except (KeyError, ValueError, OSError) as error:
@@ -261,15 +262,26 @@ class Search:
                 "--out"
             ) from None
 
-    def _check_weights(self, seed: int, weights: str) -> None:
-        """Trials count where this machine lacks their checkpoint, not where it has another in its place."""
-        model = self.setup.model_of(seed)
-        here = shipped_folder(model) or Path(str(model))
-        if is_pretrained(here) and weights_digest(model) != weights:
-            raise UserError(
-                f"{self._file} holds trials with seed {seed} of other weights than those of "
-                f"{model or 'the shipped checkpoint'}: give another --out, or restore the checkpoint"
-            )
+    def _check_weights(self, trials: Sequence[Trial]) -> None:
+        """Settings are compared on one checkpoint: a race does not go on with other weights under a seed that
+        it has run with. Races that are over, and other seeds, may have had other ones.
+
+        Raises:
+            UserError: the checkpoint of a trial is not the one that earlier trials of its race started from.
+        """
+        for seed in {trial.seed for trial in trials}:
+            model = self.setup.model_of(seed)
+            if not is_pretrained(shipped_folder(model) or Path(str(model))):
+                continue  # to be made: its absence is told when it is needed
+            races = {(trial.method, trial.task) for trial in trials if trial.seed == seed}
+            lines = [line for line in self.lines.values() if int(line["seed"]) == seed]
+            others = {str(line["weights"]) for line in lines if (line["method"], line["task"]) in races}
+            if others - {weights_digest(model)}:
+                raise UserError(
+                    f"{self._file} holds trials with seed {seed} of other weights than those of "
+                    f"{model or 'the shipped checkpoint'}, and the same race goes on with these: restore the "
+                    "checkpoint, or give another --out"
+                )
 
 
 def is_joint(method: Method) -> TypeGuard[GraphAdapter]:

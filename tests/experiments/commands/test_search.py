@@ -35,7 +35,8 @@ BEST_RATE = {"gcn": 1e-2, "pgnn": 3e-2, "full": 1e-5}  # of all others 3e-3
 # Rows of attribution with fewer seeds in the table.
 SECOND_RANK = {"p2", "residual", "mean_degree", "rescaled", "pgnn_replace", "pgnn_gated", "gcn_gated"}
 
-HEAD = "trial,task,seed,selection,weights"
+HEAD = "trial,method,task,seed,selection,weights"
+RUNS = [("gcn", "vqa", 1), ("appnp", "vqa", 1), ("gcn", "vqa", 2)]
 
 
 def rate_of(cell) -> float:
@@ -223,7 +224,7 @@ def test_the_winner_of_every_gnn_runs_with_twice_the_steps_on_seeds_that_chose_n
 def test_the_report_shows_what_runs_not_what_it_was_derived_from(found):
     lines = [line.split("|") for line in (found.out / "search.md").read_text().splitlines()]
     shown = {cells[1].strip(): [cell.strip() for cell in cells[4:6]] for cells in lines if len(cells) == 10}
-    assert shown["pGNN, gated"][0] == shown["GCN, gated"][0] == "gated" and shown["GCN, gated"][1] == "{}"
+    assert shown["pGNN, gated"][0] == shown["GCN, gated"][0] == "gated" and shown["GCN, gated"][1] == "–"
     assert shown["pGNN, replace"][0] == "replace" and '"p": 2.0' in shown["Normalisation alone (p = 2)"][1]
     assert shown["Full fine-tuning"] == ["–", "–"], "it has no adapters"
 
@@ -263,7 +264,7 @@ def test_a_search_that_was_cut_off_runs_no_trial_again(found, tmp_path, monkeypa
         assert (kept / name).read_text() == (found.out / name).read_text()
 
 
-@pytest.mark.parametrize("lines", [["trial,task", "a,b"], [], [HEAD, "a,vqa,x,1,w"], ["\x00"]])
+@pytest.mark.parametrize("lines", [["trial,task", "a,b"], [], [HEAD, "a,gcn,vqa,x,1,w"], ["\x00"]])
 def test_damaged_trials_are_named(lines, tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch)
     (tmp_path / "trials.csv").write_text("\n".join(lines))
@@ -273,24 +274,35 @@ def test_damaged_trials_are_named(lines, tmp_path, monkeypatch):
     assert world.seen == []
 
 
-def test_trials_of_other_weights_are_refused(tmp_path, monkeypatch):
-    """A trial counts where its checkpoint is missing or not trained to its end, not where another one has its
-    name.
+def test_a_race_does_not_go_on_with_other_weights(tmp_path, monkeypatch):
+    """A trial counts where its checkpoint is missing, not trained to its end or another one by now; only its
+    own race runs no further trial of its seed with other weights.
     """
-    World(tmp_path, monkeypatch)
-    (tmp_path / "trials.csv").write_text(f"{HEAD}\nx,vqa,1,0.5,before\n")
-    folder = tmp_path / "checkpoints"
-    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, Execution(tmp_path), folder)
-    found = races.Search(setup)
-    found._read()
-    assert found.scores == {("x", "vqa", 1): 0.5}
-    (folder / "seed1").mkdir(parents=True)
-    (folder / "seed1" / "config.json").write_text("{}")
-    (folder / "seed1" / TRAINING_STATE).touch()
-    races.Search(setup)._read()
-    (folder / "seed1" / TRAINING_STATE).unlink()
+    world = World(tmp_path, monkeypatch)
+    seed1 = tmp_path / "checkpoints" / "seed1"
+    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, Execution(tmp_path), seed1.parent)
+    choice = Choice(learning_rate=1e-3)
+    same, other_race, other_seed = (Trial(*run[:2], choice, run[2]) for run in RUNS)
+
+    def score_beside(weights: str, *trials: Trial) -> None:
+        (tmp_path / "trials.csv").write_text(f"{HEAD}\nx,gcn,vqa,1,0.5,{weights}\n")
+        search = races.Search(setup)
+        search._read()
+        assert search.scores == {("x", "vqa", 1): 0.5}
+        search.score(trials)
+
+    score_beside("before", same)
+    seed1.mkdir(parents=True)
+    (seed1 / "config.json").write_text("{}")
+    (seed1 / TRAINING_STATE).touch()
+    score_beside("before", same)
+    (seed1 / TRAINING_STATE).unlink()
+    score_beside("before", other_race, other_seed)
+    score_beside(weights_digest(seed1), same)
+    ran = len(world.seen)
     with pytest.raises(UserError, match="trials with seed 1 of other weights than those of .*seed1"):
-        races.Search(setup)._read()
+        score_beside("before", other_race, same)
+    assert len(world.seen) == ran == 5
 
 
 def test_rates_that_cannot_be_extended_are_refused(tmp_path, monkeypatch):

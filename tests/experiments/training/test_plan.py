@@ -9,17 +9,14 @@ from experiments.configs.presets import BudgetChange, DrawnSizes, Preset, Recipe
 from experiments.configs.settings import Choice, chosen_settings
 from experiments.configs.tables import load_size, load_table
 from experiments.methods import METHODS
-from experiments.outputs import TRAINING_STATE
 from experiments.scenes.layouts.make import make_scenes
 from experiments.tasks import TASKS
 from experiments.training.plan import (
-    CHECKPOINTS,
     FLOAT32,
     START_SECONDS,
     STEP_SECONDS,
+    Plan,
     Request,
-    check_checkpoints,
-    checkpoints_folder,
     example_count,
     plan_table,
     tasks_of,
@@ -223,34 +220,23 @@ def test_seeds_are_dealt_over_checkpoints():
     assert {cell.seed for cell in table.rows["frozen"]} == {0}
 
 
-def test_the_folder_of_checkpoints(tmp_path):
-    several = PRESET.model_copy(update={"checkpoints": 2})
-    assert checkpoints_folder(None, PRESET, "mine") == checkpoints_folder(None, several, None) == CHECKPOINTS
-    assert checkpoints_folder(tmp_path, several, None) == tmp_path
-    for given, preset, model, said in (
-        (tmp_path / "none", several, None, "is no folder: give the one that holds seed1"),
-        (tmp_path, PRESET, None, "changes nothing, since the preset has one checkpoint: leave it out"),
-        (tmp_path, several, "mine", "changes nothing, since --model is for all seeds: leave it out"),
-    ):
-        with pytest.raises(UserError, match=said):
-            checkpoints_folder(given, preset, model)
+def test_the_seeds_of_one_checkpoint():
+    """The runs of a study can be divided among machines: together they are those of the whole."""
+    several = PRESET.model_copy(update={"checkpoints": 3, "seeds": {"gcn": 7, "text": 2, "majority": 1}})
 
+    def part(only: int | None) -> Plan:
+        request = Request(checkpoints=Path("ckpt"), only_checkpoint=only)
+        return plan_table(several, request, chosen_settings(), DATA)
 
-def test_a_checkpoint_that_is_missing_or_unfinished_is_named_with_the_command(tmp_path):
-    several = PRESET.model_copy(update={"checkpoints": 2})
-    table = plan_table(several, Request(checkpoints=tmp_path), chosen_settings(), DATA)
-    said = f"seed1 is missing, .* attngraph pretrain --seed 1 --out {tmp_path}/seed1"
-    with pytest.raises(UserError, match=said):
-        check_checkpoints(table.cells)
-    (tmp_path / "seed1").mkdir()
-    (tmp_path / "seed1" / "model.safetensors").touch()
-    (tmp_path / "seed1" / TRAINING_STATE).touch()
-    said = f"seed1 is not trained to its end, .*: go on with .* --seed 1 --out {tmp_path}/seed1"
-    with pytest.raises(UserError, match=said):
-        check_checkpoints(table.cells)
-    (tmp_path / "seed1" / TRAINING_STATE).unlink()
-    check_checkpoints(table.cells)
-    check_checkpoints(plan().cells)
+    parts = [part(only) for only in range(3)]
+    seeds = [sorted({cell.seed for cell in each.rows["gcn"]}) for each in parts]
+    assert seeds == [[0, 3, 6], [1, 4], [2, 5]]
+    assert {cell.model for cell in parts[2].cells} == {str(Path("ckpt") / "seed2")}
+    assert list(parts[0].rows) == ["gcn", "text", "majority"] and list(parts[2].rows) == ["gcn"]
+    together = [(cell.method, cell.seed, cell.model) for each in parts for cell in each.cells]
+    assert together == [(cell.method, cell.seed, cell.model) for cell in part(None).cells]
+    with pytest.raises(UserError, match="no seed starts from that checkpoint: give more seeds, or another"):
+        plan_table(several, Request(seeds=1, only_checkpoint=2), chosen_settings(), DATA)
 
 
 def test_tasks_on_official_files_take_the_settings_of_the_task_that_they_are_like(six):
