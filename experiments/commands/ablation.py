@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="Run only the seeds that start from checkpoint N (0 is the shipped one), such as on one of "
-        "several machines; the other checkpoints need not be there. Default: all.",
+        "several machines, and make no table; the other checkpoints need not be there. Default: all.",
     )
     add_data_arguments(parser)
     add_run_arguments(parser)
@@ -83,18 +83,19 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path("runs") / f"ablation-{Path(args.preset).stem}"
     check_only(args.only_checkpoint, preset, args.model)
     request = Request(
-        names_in(args.gnn),
-        names_in(args.tasks),
-        args.seed,
-        args.seeds,
-        args.join,
-        args.model,
-        checkpoints_folder(args.checkpoints, preset, args.model),
-        args.only_checkpoint,
-        args.data,
-        args.answering,
-        args.skip_bad,
+        gnns=names_in(args.gnn),
+        tasks=names_in(args.tasks),
+        first_seed=args.seed,
+        seeds=args.seeds,
+        join=args.join,
+        model=args.model,
+        checkpoints=checkpoints_folder(args.checkpoints, preset, args.model),
+        only_checkpoint=args.only_checkpoint,
+        data=args.data,
+        answering=args.answering,
+        skip_bad=args.skip_bad,
     )
     plan = plan_table(preset, request, chosen_settings(), out / "data")
     check_ranking(args.answering, plan)
-    return make(args, Work(f"GNN ablation, preset {Path(args.preset).stem}", plan, out, out))
+    title = f"GNN ablation, preset {Path(args.preset).stem}"
+    return make(args, Work(title, plan, out, out, part=args.only_checkpoint))

@@ -28,6 +28,7 @@ from experiments.training.execution import Execution, execution_of, in_folder
 from experiments.training.plan import CORES, Plan, Request, plan_table
 from experiments.training.prepare import prepare
 from experiments.training.runner import run_cells
+from experiments.training.saved import read_config
 
 OWNER = "ablation"  # of the folders of tables, for experiments.outputs: tables share their cells
 
@@ -43,6 +44,7 @@ class Work:
         folder: for the table's own files; several tables may share the cells of ``out``.
         design: how it presents the runs.
         notes: sentences under the table.
+        part: the checkpoint whose runs alone are made, without a table; None for all.
     """
 
     title: str
@@ -51,6 +53,7 @@ class Work:
     folder: Path
     design: Design = field(default_factory=Design)
     notes: Sequence[str] = ()
+    part: int | None = None
 
 
 def make(args: argparse.Namespace, work: Work) -> int:
@@ -89,6 +92,13 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
     results = run_cells(plan.cells, execution)
     if not is_main:
         return 0
+    if work.part is not None:
+        print(
+            f"{len(plan.cells)} runs from checkpoint {work.part} are in {work.out}. Call it without "
+            "--only-checkpoint to make the table, when those from the others are there too."
+        )
+        return 0
+    check_one_checkpoint(plan, work.out)
     runs = [
         Run(row, cell.task, cell.seed, results[cell], cell.folder(work.out))
         for row, cells in plan.rows.items()
@@ -223,6 +233,8 @@ def check_table(work: Work) -> None:
     """Raise UserError where the folder holds a table with more than these cells, or other files of a table's
     names.
     """
+    if work.part is not None:
+        return  # no table is made
     folder, file = work.folder, work.folder / RESULTS
     others = [path for name in (f"{work.design.stem}.*", SIGNIFICANCE, DETAILS) for path in folder.glob(name)]
     check_files([file, *others])
@@ -236,6 +248,22 @@ def check_table(work: Work) -> None:
             f"{folder} holds a table with {len(more)} runs that this one would leave out, such as "
             f"{' '.join(map(str, sorted(more)[0]))}: give another --out"
         )
+
+
+def check_one_checkpoint(plan: Plan, out: Path) -> None:
+    """Raise UserError where runs that belong to one checkpoint started from different weights, such as on
+    machines that made it for themselves.
+    """
+    first: dict[str | None, tuple[Path, str]] = {}
+    for cell in plan.cells:
+        folder = cell.folder(out)
+        found = folder, str(read_config(folder)["settings"].get("weights"))
+        folder_before, before = first.setdefault(cell.model, found)
+        if cell.checkpoint and before != found[1]:
+            raise UserError(
+                f"{folder} started from other weights than {folder_before}, both under the name "
+                f"{cell.model}: take the runs from one of the two away, and run them again from the other"
+            )
 
 
 def _held(file: Path) -> set[tuple[str, str, int]]:

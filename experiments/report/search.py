@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pandas as pd
@@ -46,7 +47,20 @@ def search_report(search: Search) -> str:
             parts.append(
                 kinds_markdown(of_row, f"{TASKS[task].title}, validation: those runs per question type")
             )
-    return "\n".join(parts)
+    return "\n".join([*parts, *_about_checkpoints(search)])
+
+
+def _about_checkpoints(search: Search) -> list[str]:
+    """A sentence where races had different checkpoints under one seed."""
+    found = {(int(line["seed"]), str(line["weights"])) for line in search.lines.values()}
+    several = sorted(seed for seed, count in Counter(seed for seed, _ in found).items() if count > 1)
+    if not several:
+        return []
+    seeds = ", ".join(map(str, several))
+    return [
+        f"Under these seeds some races started from other checkpoints than others: {seeds} (`weights` in "
+        "`trials.csv`). Their runs with such a seed do not compare methods.\n"
+    ]
 
 
 def _best_runs(trials: pd.DataFrame) -> pd.DataFrame:

@@ -234,8 +234,12 @@ def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -
     planner = _Planner(preset, request, chosen, request.data or data)
     rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
     rows = {name: cells for name, cells in rows.items() if cells}
-    if not rows:
-        raise UserError("no seed starts from that checkpoint: give more seeds, or another --only-checkpoint")
+    trained = [name for name, count in seeds.items() if count and method_named(name).trains]
+    if request.only_checkpoint is not None and trained and not any(name in rows for name in trained):
+        raise UserError(
+            f"no trained row has a seed that starts from checkpoint {request.only_checkpoint}: give more "
+            "--seeds, or another --only-checkpoint"
+        )
     sizes = preset.amounts if request.data is None else None
     return Plan(rows, tasks, sizes, preset.data_seed, tuple(planner.unsearched), planner.borrowed)
 

@@ -139,6 +139,7 @@ class Search:
         self.scores: dict[tuple[str, str, int], float] = {}
         self.lines: dict[tuple[str, str, int], dict[str, Any]] = {}
         self.races: dict[tuple[str, str], Race] = {}
+        self._weights: dict[tuple[str, str, int], str] = {}  # of method, task and seed
         self._file = setup.execution.out / "trials.csv"
 
     def run(self) -> Settings:
@@ -222,10 +223,10 @@ class Search:
     def score(self, trials: Sequence[Trial]) -> None:
         """Run the trials that have not run yet and note their scores."""
         todo = [trial for trial in trials if trial.key not in self.scores]
-        self._check_weights(todo)
         for start in range(0, len(todo), SAVE_EVERY):
             cells = {self.setup.cell(trial): trial for trial in todo[start : start + SAVE_EVERY]}
             check_checkpoints([cell for cell in cells if not has_scores(cell, self.setup.execution.out)])
+            self._check_weights(list(cells.values()))
             results = run_cells(list(cells), self.setup.execution, may_diverge=True)
             for cell, trial in cells.items():
                 self._note(cell, trial, results.get(cell))
@@ -236,6 +237,7 @@ class Search:
         """A trial's score, and what the run says of itself; a run that diverged is worth nothing."""
         config = read_config(cell.folder(self.setup.execution.out))
         about = {"weights": config["settings"]["weights"], "precision": config.get("precision", "")}
+        self._start_from(about["weights"], trial.method, trial.task, trial.seed)
         line = {**_line(trial, result), **about}
         self.lines[trial.key] = line
         self.scores[trial.key] = -math.inf if result is None else line["selection"]
@@ -254,6 +256,7 @@ class Search:
                 raise KeyError(*sorted(missing))
             for line in frame.to_dict("records"):
                 key = (str(line["trial"]), str(line["task"]), int(line["seed"]))
+                self._start_from(str(line["weights"]), str(line["method"]), *key[1:])
                 self.scores[key] = float(line["selection"]) if line["selection"] != "" else -math.inf
                 self.lines[key] = line
         except (KeyError, ValueError, OSError) as error:
@@ -263,25 +266,25 @@ class Search:
             ) from None
 
     def _check_weights(self, trials: Sequence[Trial]) -> None:
-        """Settings are compared on one checkpoint: a race does not go on with other weights under a seed that
-        it has run with. Races that are over, and other seeds, may have had other ones.
+        """Compare the checkpoints that trials will start from, before they run."""
+        for trial in trials:
+            model = self.setup.model_of(trial.seed)
+            if is_pretrained(shipped_folder(model) or Path(str(model))):
+                self._start_from(weights_digest(model), trial.method, trial.task, trial.seed)
+
+    def _start_from(self, weights: str, method: str, task: str, seed: int) -> None:
+        """Settings are compared on one checkpoint: a race has one under each seed. Other races may have
+        another one there, such as where it was lost and made again when they were over.
 
         Raises:
-            UserError: the checkpoint of a trial is not the one that earlier trials of its race started from.
+            UserError: another trial of the race started from other weights under this seed.
         """
-        for seed in {trial.seed for trial in trials}:
-            model = self.setup.model_of(seed)
-            if not is_pretrained(shipped_folder(model) or Path(str(model))):
-                continue  # to be made: its absence is told when it is needed
-            races = {(trial.method, trial.task) for trial in trials if trial.seed == seed}
-            lines = [line for line in self.lines.values() if int(line["seed"]) == seed]
-            others = {str(line["weights"]) for line in lines if (line["method"], line["task"]) in races}
-            if others - {weights_digest(model)}:
-                raise UserError(
-                    f"{self._file} holds trials with seed {seed} of other weights than those of "
-                    f"{model or 'the shipped checkpoint'}, and the same race goes on with these: restore the "
-                    "checkpoint, or give another --out"
-                )
+        if self._weights.setdefault((method, task, seed), weights) != weights:
+            raise UserError(
+                f"{self._file}: trials of {method} on {task} with seed {seed} would start from two "
+                "checkpoints and be compared: restore the one that they began with, or take their lines with "
+                "this seed away (and their folders under cells), or give another --out"
+            )
 
 
 def is_joint(method: Method) -> TypeGuard[GraphAdapter]:

@@ -36,7 +36,7 @@ BEST_RATE = {"gcn": 1e-2, "pgnn": 3e-2, "full": 1e-5}  # of all others 3e-3
 SECOND_RANK = {"p2", "residual", "mean_degree", "rescaled", "pgnn_replace", "pgnn_gated", "gcn_gated"}
 
 HEAD = "trial,method,task,seed,selection,weights"
-RUNS = [("gcn", "vqa", 1), ("appnp", "vqa", 1), ("gcn", "vqa", 2)]
+RUNS = [("gcn", "vqa", 1), ("appnp", "vqa", 1), ("gcn", "ve", 1), ("gcn", "vqa", 2), ("gcn", "vqa", 0)]
 
 
 def rate_of(cell) -> float:
@@ -274,35 +274,65 @@ def test_damaged_trials_are_named(lines, tmp_path, monkeypatch):
     assert world.seen == []
 
 
-def test_a_race_does_not_go_on_with_other_weights(tmp_path, monkeypatch):
+def test_a_race_has_one_checkpoint_under_each_seed(tmp_path, monkeypatch):
     """A trial counts where its checkpoint is missing, not trained to its end or another one by now; only its
     own race runs no further trial of its seed with other weights.
     """
     world = World(tmp_path, monkeypatch)
-    seed1 = tmp_path / "checkpoints" / "seed1"
-    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, Execution(tmp_path), seed1.parent)
+    one, two = (tmp_path / "checkpoints" / name for name in ("seed1", "seed2"))
+    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, Execution(tmp_path), one.parent)
     choice = Choice(learning_rate=1e-3)
-    same, other_race, other_seed = (Trial(*run[:2], choice, run[2]) for run in RUNS)
+    same, other_method, other_task, other_seed, shipped = (Trial(*run[:2], choice, run[2]) for run in RUNS)
 
-    def score_beside(weights: str, *trials: Trial) -> None:
-        (tmp_path / "trials.csv").write_text(f"{HEAD}\nx,gcn,vqa,1,0.5,{weights}\n")
+    def score_beside(line: str, *trials: Trial) -> None:
+        (tmp_path / "trials.csv").write_text(f"{HEAD}\n{line}\n")
         search = races.Search(setup)
         search._read()
-        assert search.scores == {("x", "vqa", 1): 0.5}
         search.score(trials)
 
-    score_beside("before", same)
-    seed1.mkdir(parents=True)
-    (seed1 / "config.json").write_text("{}")
-    (seed1 / TRAINING_STATE).touch()
-    score_beside("before", same)
-    (seed1 / TRAINING_STATE).unlink()
-    score_beside("before", other_race, other_seed)
-    score_beside(weights_digest(seed1), same)
+    before = "x,gcn,vqa,1,0.5,before"
+    score_beside(before)
+    for folder in (one, two):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(folder.name)
+    (one / TRAINING_STATE).touch()
+    score_beside(before)
+    (one / TRAINING_STATE).unlink()
+    score_beside(before, other_method, other_task, other_seed, shipped)
+    score_beside(before.replace("before", weights_digest(one)), same)
     ran = len(world.seen)
-    with pytest.raises(UserError, match="trials with seed 1 of other weights than those of .*seed1"):
-        score_beside("before", other_race, same)
+    for line, trial in (
+        (before, same),
+        ("x,gcn,vqa,0,0.5,before", shipped),
+        (f"{before}\ny,gcn,vqa,1,0.5,{weights_digest(one)}", other_seed),
+    ):
+        said = f"trials of gcn on vqa with seed {int(line[10])} would start from two checkpoints"
+        with pytest.raises(UserError, match=said):
+            score_beside(line, trial)
     assert len(world.seen) == ran == 5
+
+
+def test_a_run_that_is_there_already_is_asked_where_it_started(tmp_path, monkeypatch):
+    """Where this machine lacks the checkpoint, only the finished run knows."""
+    world = World(tmp_path, monkeypatch)
+    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, Execution(tmp_path), tmp_path / "checkpoints")
+    (tmp_path / "trials.csv").write_text(f"{HEAD}\nx,gcn,vqa,1,0.5,before\n")
+    search = races.Search(setup)
+    search._read()
+    with pytest.raises(UserError, match="trials of gcn on vqa with seed 1 would start from two checkpoints"):
+        search.score([Trial("gcn", "vqa", Choice(learning_rate=1e-3), 1)])
+    assert len(world.seen) == 1 and "1e-3" not in (tmp_path / "trials.csv").read_text()
+
+
+def test_the_report_says_under_which_seeds_checkpoints_differ(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch)
+    assert world.search() == 0
+    assert "other checkpoints" not in (tmp_path / "search.md").read_text()
+    frame = pd.read_csv(tmp_path / "trials.csv", keep_default_na=False)
+    frame.loc[(frame.method == "pgnn") & (frame.seed == 1), "weights"] = "others"
+    frame.to_csv(tmp_path / "trials.csv", index=False)
+    assert world.search() == 0
+    assert "started from other checkpoints than others: 1 (`weights`" in (tmp_path / "search.md").read_text()
 
 
 def test_rates_that_cannot_be_extended_are_refused(tmp_path, monkeypatch):

@@ -235,8 +235,11 @@ def test_the_seeds_of_one_checkpoint():
     assert list(parts[0].rows) == ["gcn", "text", "majority"] and list(parts[2].rows) == ["gcn"]
     together = [(cell.method, cell.seed, cell.model) for each in parts for cell in each.cells]
     assert together == [(cell.method, cell.seed, cell.model) for cell in part(None).cells]
-    with pytest.raises(UserError, match="no seed starts from that checkpoint: give more seeds, or another"):
+    with pytest.raises(UserError, match="no trained row has a seed that starts from checkpoint 2: give more"):
         plan_table(several, Request(seeds=1, only_checkpoint=2), chosen_settings(), DATA)
+    untrained = several.model_copy(update={"seeds": {"gcn": 0, "frozen": 3}})
+    request = Request(checkpoints=Path("ckpt"), only_checkpoint=2)
+    assert [cell.seed for cell in plan_table(untrained, request, chosen_settings(), DATA).cells] == [2]
 
 
 def test_tasks_on_official_files_take_the_settings_of_the_task_that_they_are_like(six):
