@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -46,8 +45,9 @@ class GraphAdapter(nn.Module):
 
         In training, the scheme starts from the attention scores where it can
         (:meth:`~adapters.scheme.Scheme.attend`): there it has faster ways, which also give the attention
-        output if all queries are valid. In evaluation it starts from the model's own attention weights, so
-        that a new adapter changes nothing, to the last bit. The tiled backend always starts from the scores.
+        output if every query sees something. In evaluation it starts from the model's own attention
+        weights, so that a new adapter changes nothing, to the last bit. The tiled backend always starts from
+        the scores.
         When a model decodes with a key/value cache, adapters that see the same edges share the running
         degrees kept there.
 
@@ -64,10 +64,10 @@ class GraphAdapter(nn.Module):
         scores = call.scores(metric, dropped=not tiled) if from_scores else None
         if scores is not None:
             aggregated, context = self.scheme.attend(
-                with_query_rows(scores, self.query_rows), self.backend, context=call.whole
+                with_query_rows(scores, self.query_rows), self.backend, context=call.sees
             )
-            if not call.whole and tiled:
-                context = attention(replace(scores, query_mask=None))
+            if not call.sees and tiled:
+                context = attention(scores.unpadded())
             if context is not None:
                 call.context = context
             return merge_heads(aggregated)

@@ -37,9 +37,12 @@ class GCN(Scheme):
     def attend(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """Without normalisation both outputs are the same."""
-        aggregated, plain = super().attend(scores, backend, context and self.normalize)
-        return aggregated, aggregated if context and not self.normalize else plain
+        """Without normalisation both outputs are the same, but for padded queries."""
+        if self.normalize or not context:
+            return super().attend(scores, backend, context)
+        output, _ = super().attend(scores.unpadded(), backend, context=False)
+        rows = scores.query_mask
+        return output if rows is None else output.masked_fill(~rows[:, None, :, None], 0), output
 
     def propagate(self, edges: Edges) -> Tensor:
         out = edges.to_queries(self.edge_weights(edges), edges.value)

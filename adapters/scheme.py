@@ -66,8 +66,8 @@ class Scheme(nn.Module):
     def attend(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """:meth:`forward` and, if asked for, the attention output :math:`M V` (with the weights that dropout
-        leaves, where there is dropout), in the scheme's fastest way.
+        """:meth:`forward` and, if asked for, the attention output :math:`M V` of all queries, padded ones too
+        (with the weights that dropout leaves, where there is dropout), in the scheme's fastest way.
 
         Args:
             scores: the attention scores.
@@ -78,14 +78,14 @@ class Scheme(nn.Module):
             Aggregated query features and the attention output (or None), both ``(b, h, n, d)``.
         """
         if backend == "tiled":
-            return self(scores, backend), attention(scores) if context else None
+            return self(scores, backend), attention(scores.unpadded()) if context else None
         if not scores.value.requires_grad:
             # Strided values, as a frozen projection of an image gives them, would be copied for each product
             # with them, and every copy kept for the backward pass. (With gradients these would be summed in
             # another order.)
             scores = replace(scores, value=scores.value.contiguous())
-        graph = scores.graph()
-        return self(graph, backend), graph.weight @ graph.value if context else None
+        graph, output = scores.graph_and_context() if context else (scores.graph(), None)
+        return self(graph, backend), output
 
     def reweight(self, graph: AttentionGraph, backend: str = "dense") -> Tensor:
         """The edge weights that the scheme uses in place of the attention weights, ``(b, h, n, m)``."""

@@ -200,6 +200,11 @@ class AttentionScores:
                 seen = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.query.device)
             yield seen.expand(b, 1, rows.stop - start, m)[:, 0]
 
+    def unpadded(self) -> AttentionScores:
+        """The same scores with padded queries as valid ones: they see what the mask shows them, as in the
+        model."""
+        return self if self.query_mask is None else replace(self, query_mask=None)
+
     def weight(self) -> Tensor:
         """The attention weights :math:`M`, after dropout where there is any, ``(b, h, n, m)``; rows of
         queries that see nothing are 0."""
@@ -208,14 +213,25 @@ class AttentionScores:
         weight = scores.softmax(-1) if visible is None else scores.softmax(-1) * visible
         return weight if self.kept is None else weight * self.kept * self.growth
 
+    def graph_and_context(self) -> tuple[AttentionGraph, Tensor]:
+        """The attention graph, in which padded queries have no edges, and the attention output :math:`M V` of
+        all queries, padded ones too, ``(b, h, n, d)``, from the same weights."""
+        weight = self.unpadded().weight().to(self.query.dtype)
+        rows = self.query_mask
+        valid = weight if rows is None else weight.masked_fill(~rows[:, None, :, None], 0)
+        return self._graph(valid), weight @ self.value
+
     def graph(self) -> AttentionGraph:
         """The attention graph with its weights."""
+        return self._graph(self.weight().to(self.query.dtype))
+
+    def _graph(self, weight: Tensor) -> AttentionGraph:
         visible = self.visible()
         b, _, n, m, _ = self.shape
         return AttentionGraph(
             self.node,
             self.value,
-            self.weight().to(self.query.dtype),
+            weight,
             query_mask=self.query_mask,
             value_mask=None if visible is None else visible.expand(b, 1, n, m)[:, 0],
             causal=self.causal,

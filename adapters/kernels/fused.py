@@ -60,7 +60,7 @@ def fused_step(
         p: exponent.
         residual: :math:`2\mu/p`.
         degree: value degree, ``"sum"`` or ``"mean"``.
-        context: whether :math:`M V` (under dropout :math:`W V`) is wanted too.
+        context: whether :math:`M V` (under dropout :math:`W V`) of all queries, padded ones too, is wanted.
 
     Returns:
         :math:`\bar U` ``(b, h, n, d)``, and the context or None, in the dtype of ``scores.query``.
@@ -266,6 +266,9 @@ def _forward_block(
         query_g, norm_q = query_g * degree.rsqrt(), norm_q / degree
     if extra.context is not None:
         torch.bmm(weight, value, out=extra.context)
+    padded = None if settings.padded is None else settings.example(settings.padded, heads)
+    if padded is not None:
+        weight.masked_fill_(padded, 0)
     _, root = _degrees(settings, weight, heads)
     # R² = |q|² + |v|²/e - 2 q·v/√e
     value_g = settings.with_metric(value, heads, out=extra.value_g)
@@ -278,8 +281,9 @@ def _forward_block(
     logits = torch.log(square, out=weight)
     sums.add_(logits, alpha=LOG2_E)
     logits.mul_(-LOG2_E).add_(sums, alpha=0.5 * settings.p)
-    if absent is not None:
-        logits.masked_fill_(absent, HIDDEN)
+    for without_edge in (absent, padded):
+        if without_edge is not None:
+            logits.masked_fill_(without_edge, HIDDEN)
     torch.amax(logits, -1, keepdim=True, out=kept.row).clamp_(min=HIDDEN / 4)
     powers = logits.sub_(kept.row).exp2_()
     total = powers.sum(-1, keepdim=True)
@@ -316,7 +320,8 @@ def _backward_block(
         sigma.masked_fill_(weight <= floor(weight.dtype), 0)
         grad_message, query_g = grad_message * degree_q.sqrt(), query_g * degree_q.rsqrt()
         norm_q = norm_q / degree_q
-    total, root = _degrees(settings, weight, heads)
+    padded = None if settings.padded is None else settings.example(settings.padded, heads)
+    total, root = _degrees(settings, weight if padded is None else weight.masked_fill(padded, 0), heads)
     # gradient of p/2 · sums - log R²
     logit = torch.bmm(grad_message, value_t).mul_(root).sub_(upstream.offset).mul_(sigma)
     grad_p = torch.dot(logit.view(-1), kept.sums.view(-1))
@@ -344,6 +349,8 @@ def _backward_block(
         if upstream.context is not None:
             grads.value.baddbmm_(weight.transpose(-1, -2), upstream.context)
     # through M
+    if padded is not None:
+        grad_weight = grad_weight.masked_fill(padded, 0)
     if upstream.context is not None:
         grad_weight = torch.baddbmm(grad_weight, upstream.context, value_t, out=sigma)
     if grad_weight.shape[-2] == 1:

@@ -47,7 +47,7 @@ def apply_step(
         p: exponent.
         residual: :math:`2\mu/p`.
         degree: value degree, ``"sum"`` or ``"mean"``.
-        context: whether the attention output :math:`M V` is wanted too.
+        context: whether the attention output :math:`M V` of all queries, padded ones too, is wanted.
 
     Returns:
         :math:`\bar U` ``(b, h, n, d)``, and :math:`M V` or None, in the dtype of ``scores.query``.
@@ -77,7 +77,7 @@ def plain_step(scores: AttentionScores, degree: str, context: bool, *inputs: Any
     Args:
         scores: all of the attention but the inputs.
         degree: value degree, ``"sum"`` or ``"mean"``.
-        context: whether the attention output is wanted too.
+        context: whether the attention output of all queries is wanted too.
         inputs: query, key, value and feature, as in the scores, and p and the residual, as for
             :func:`apply_step`.
 
@@ -86,11 +86,10 @@ def plain_step(scores: AttentionScores, degree: str, context: bool, *inputs: Any
     """
     *features, p, residual = inputs
     changes: Any = dict(zip(("query", "key", "value", "feature"), features))
-    graph = replace(scores, **changes).wide().graph()
-    outputs = [p_steps(DenseEdges(graph), p, residual, degree).query]
-    if context:
-        outputs.append(graph.weight @ graph.value)
-    return tuple(x.to(changes["query"].dtype) for x in outputs)
+    wide = replace(scores, **changes).wide()
+    graph, output = wide.graph_and_context() if context else (wide.graph(), None)
+    outputs = (p_steps(DenseEdges(graph), p, residual, degree).query, output)
+    return tuple(x.to(changes["query"].dtype) for x in outputs if x is not None)
 
 
 class StepSettings:
@@ -98,6 +97,8 @@ class StepSettings:
 
     Attributes:
         scores: the attention without its queries, keys and values: shape, mask, degrees.
+        padded: the queries that attend, since the attention output is wanted, but have no edges, ``(b, 1, n,
+            1)``, or None.
         p, residual, scale: the exponent, :math:`2\mu/p`, and the factor of the scores.
         causal: whether the queries are ordered in time.
         count: the number of heads of all examples, ``g``.
@@ -119,6 +120,9 @@ class StepSettings:
         self.past = None if past is None else past.total.flatten(0, 1)[:, None]
         self.dropout, self.growth = scores.dropout, scores.growth
         self.scores, self.degree, self.context = _without_features(scores), call.degree, call.context
+        rows = scores.query_mask if call.context else None
+        self.padded = None if rows is None else ~rows[:, None, :, None]
+        self._shown = self.scores if rows is None else self.scores.unpadded()
 
     def backward_again(
         self,
@@ -149,8 +153,9 @@ class StepSettings:
         return x[torch.arange(self.count, device=x.device)[heads] // self.heads, 0]
 
     def mask_(self, logits: Tensor, heads: slice, tile: Tile = WHOLE) -> Tensor:
-        """Add the mask to a tile of scores to base 2, in place."""
-        return self.scores.mask_(logits, *tile, unit=LOG2_E, of=lambda x: self.example(x, heads))
+        """Add the mask to a tile of scores to base 2, in place; to those of :attr:`padded` queries the
+        model's."""
+        return self._shown.mask_(logits, *tile, unit=LOG2_E, of=lambda x: self.example(x, heads))
 
     def with_metric(self, x: Tensor, heads: slice = ALL, out: Tensor | None = None) -> Tensor:
         """:math:`x G`; in ``out`` if that is given and there is a metric."""

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from adapters.kernels.distances import Distances, clamp_, distance_gradients
 from adapters.kernels.step import StepCall, StepSettings, apply_step, dot
+from adapters.scheme import attention
 from attngraph.backends.tiles import RowSums, Tile, columns_of_tiles
 from attngraph.edges import floor
 from attngraph.precision import widen
@@ -48,6 +49,8 @@ def tiled_step(
         ValueError: the metric requires gradients, or there is dropout.
     """
     scores.refuse_dropout()
+    if context and scores.query_mask is not None:  # padded queries attend, and have no edges
+        return apply_step(_TiledStep, scores, p, residual, degree, False)[0], attention(scores.unpadded())
     return apply_step(_TiledStep, scores, p, residual, degree, context)
 
 
@@ -113,13 +116,10 @@ class _TiledStep(torch.autograd.Function):
         inputs, (log_sum, degrees), outputs = saved[:4], saved[6:8], _Outputs(*saved[8:])
         zeros = (None if x is None else log_sum.new_zeros(x.flatten(0, 1).shape) for x in inputs)
         grads = _Gradients._make(zeros)
-        upstream = _Upstream(
-            grad_out.flatten(0, 1), None if grad_context is None else grad_context.flatten(0, 1)
-        )
+        upstream = _Upstream(*(None if x is None else x.flatten(0, 1) for x in (grad_out, grad_context)))
         grad_p, grad_residual = log_sum.new_zeros(()), log_sum.new_zeros(())
         for part in _Heads.all(ctx.settings, inputs, log_sum, degrees):
-            above = _of_heads(upstream, part.heads)
-            above = _Upstream._make(None if x is None else widen(x) for x in above)
+            above = _Upstream._make(None if x is None else widen(x) for x in _of_heads(upstream, part.heads))
             more = part.backward(above, _of_heads(outputs, part.heads), _of_heads(grads, part.heads))
             grad_p, grad_residual = grad_p + more[0], grad_residual + more[1]
         out = (None if grad is None else grad.to(x.dtype).view(x.shape) for x, grad in zip(inputs, grads))

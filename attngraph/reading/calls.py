@@ -83,6 +83,7 @@ class Call:
         dropout: its probability; 0 in evaluation.
         sides: modalities of queries and values, as far as a family says (see
             :class:`attngraph.AttentionGraph`).
+        sees: whether every query sees something, padded ones too.
         whole: whether every query is valid and sees something.
         wanted: whether the module was asked for its weights (``output_attentions``).
         eager: the model's eager attention of this call, without dropout: to context ``(b, n, h, d)`` and
@@ -110,6 +111,7 @@ class Call:
     layer_idx: int | None
     dropout: float
     sides: tuple[str | Tensor | None, str | Tensor | None]
+    sees: bool
     whole: bool
     wanted: bool
     eager: partial[tuple[Tensor, Tensor]]
@@ -257,7 +259,7 @@ class Call:
             self.value,
             1 / math.sqrt(self.query.shape[-1]) if self.scale is None else self.scale,
             mask=None if self.visible is None else self.visible[:, None],
-            query_mask=self.query_mask,
+            query_mask=None if self.whole else self.query_mask,
             causal=self.causal,
             metric=metric,
             feature=None if self.feature is self.query else self.feature,

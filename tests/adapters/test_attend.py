@@ -9,7 +9,7 @@ from adapters import GCN, PGNN
 from attngraph import AttentionScores
 from tests.adapters.cases import every_scheme
 from tests.adapters.kernels.test_memory import LargestTensor
-from tests.attngraph.scores_cases import KINDS, on_leaves, random_scores
+from tests.attngraph.scores_cases import KINDS, attention_output, on_leaves, random_scores
 
 
 @every_scheme(
@@ -27,8 +27,7 @@ def test_attend_equals_the_graph(case, kind, backend, monkeypatch):
     monkeypatch.setattr("attngraph.backends.tiled.TILE", 48)
     scheme = case.make(torch.float64)
     scores, leaves = on_leaves(random_scores(1, **KINDS[kind]))
-    graph = scores.graph()
-    want = scheme(graph), graph.weight @ graph.value
+    want = scheme(scores.graph()), attention_output(scores)
     got = scheme.attend(scores, backend)
     leaves += scheme.parameters()
     for g, w in zip(got, want):
@@ -75,6 +74,18 @@ def test_steps_and_a_trained_metric_take_the_dense_backend():
 def test_gcn_computes_the_attention_output_once(normalize):
     aggregated, plain = GCN(normalize).attend(random_scores(4))
     assert (aggregated is plain) == (not normalize)
+
+
+@every_scheme(backend=["dense", "tiled", "sparse"], dropped=[False, True])
+def test_padded_queries_attend_as_in_the_model(case, backend, dropped):
+    """They have no edges, but the model goes on with their attention output."""
+    scheme = case.make(torch.float64)
+    scores = random_scores(4, padded=True, dropped=dropped and backend != "tiled")
+    aggregated, output = scheme.attend(scores, backend)
+    rows = scores.query_mask[:, None, :, None].expand_as(output)
+    torch.testing.assert_close(output, attention_output(scores))
+    assert (output[~rows].abs() > 1e-3).all() and not rows.all()
+    torch.testing.assert_close(aggregated, scheme(scores.graph()))
 
 
 @every_scheme(causal=[False, True], rotated=[False, True])

@@ -36,15 +36,20 @@ def watched(monkeypatch, fast: bool = True):
         yield taken
 
 
-def train_step(decoder, fast: bool, monkeypatch, gnn: str = "pgnn", padded: bool = True, **settings):
-    """Loss, gradients and which calls were taken by their scores, in one training step of a BLIP decoder."""
+def train_step(decoder, fast: bool, monkeypatch, gnn: str = "pgnn", padded: str = "both", **settings):
+    """Loss, gradients and which calls were taken by their scores, in one training step of a BLIP decoder.
+
+    Args:
+        padded: where the batch is padded: ``right``, also on the left (``both``), or ``no``.
+    """
     model = put(decoder, gnn, **settings).train()
     torch.manual_seed(1)  # of dropout
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 41, (3, 9), generator=draw)
     mask = torch.ones_like(ids)
-    if padded:
+    if padded != "no":
         mask[1, 6:] = 0
+    if padded == "both":
         mask[2, :2] = 0
     states = torch.randn(3, 40, 12, generator=draw)
     labels = ids.masked_fill(mask == 0, -100)
@@ -56,7 +61,7 @@ def train_step(decoder, fast: bool, monkeypatch, gnn: str = "pgnn", padded: bool
 
 @pytest.mark.parametrize(
     "gnn, join, padded, dropout",
-    pairwise_params(gnn=list(SCHEME_ARGS), join=JOINS, padded=[False, True], dropout=[0.0, 0.3]),
+    pairwise_params(gnn=list(SCHEME_ARGS), join=JOINS, padded=["no", "right", "both"], dropout=[0.0, 0.3]),
 )
 def test_loss_and_gradients_are_those_of_the_graph(gnn, join, padded, dropout, make_decoder, monkeypatch):
     """Under dropout the graph has the weights that it leaves, the same ones with which the model goes on."""
@@ -68,6 +73,20 @@ def test_loss_and_gradients_are_those_of_the_graph(gnn, join, padded, dropout, m
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
     for one, other in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5 + 1e-4 * float(other.abs().max()), rtol=1e-3)
+
+
+@pytest.mark.parametrize("gnn", SCHEME_ARGS)
+def test_the_model_does_not_attend_a_second_time(gnn, make_decoder, monkeypatch):
+    """Also where queries are padded, as long as each sees something."""
+
+    def attended(call):
+        raise AssertionError(f"{call.site.name} attends beside its adapter")
+
+    monkeypatch.setattr(Call, "_eager", property(attended))
+    for padded in ("no", "right"):
+        assert train_step(make_decoder(), True, monkeypatch, gnn, padded)[2] == [True] * 4
+    with pytest.raises(AssertionError, match="attends beside its adapter"):
+        train_step(make_decoder(), True, monkeypatch, gnn, "both")
 
 
 def test_dropout_keeps_the_tiled_backend_to_the_graph(make_decoder, monkeypatch):

@@ -101,8 +101,14 @@ def on_leaves(scores: AttentionScores) -> tuple[AttentionScores, list[Tensor]]:
 
 
 def dense(scores: AttentionScores, p, mu, degree: str) -> tuple[Tensor, Tensor]:
-    """What a step must return: the dense backend on the computed graph, and M V."""
+    """What a step must return: the dense backend on the computed graph, and M V, in which padded queries are
+    queries like all others.
+    """
     scheme = PGNN(p=1.5, learn_p=False, degree=degree)
     scheme.fixed_p, scheme.fixed_mu = p, mu
-    graph = scores.graph()
-    return scheme(graph), graph.weight @ graph.value
+    return scheme(scores.graph()), attention_output(scores)
+
+
+def attention_output(scores: AttentionScores) -> Tensor:
+    """M V of all queries."""
+    return replace(scores, query_mask=None).graph().weight @ scores.value
