@@ -234,12 +234,13 @@ def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -
     planner = _Planner(preset, request, chosen, request.data or data)
     rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
     rows = {name: cells for name, cells in rows.items() if cells}
-    trained = [name for name, count in seeds.items() if count and method_named(name).trains]
-    if request.only_checkpoint is not None and trained and not any(name in rows for name in trained):
-        raise UserError(
-            f"no trained row has a seed that starts from checkpoint {request.only_checkpoint}: give more "
-            "--seeds, or another --only-checkpoint"
+    if not rows:
+        part = (
+            ""
+            if request.only_checkpoint is None
+            else f" that starts from checkpoint {request.only_checkpoint}"
         )
+        raise UserError(f"no row has a seed{part}: give more --seeds, or other rows")
     sizes = preset.amounts if request.data is None else None
     return Plan(rows, tasks, sizes, preset.data_seed, tuple(planner.unsearched), planner.borrowed)
 

@@ -235,11 +235,14 @@ def test_the_seeds_of_one_checkpoint():
     assert list(parts[0].rows) == ["gcn", "text", "majority"] and list(parts[2].rows) == ["gcn"]
     together = [(cell.method, cell.seed, cell.model) for each in parts for cell in each.cells]
     assert together == [(cell.method, cell.seed, cell.model) for cell in part(None).cells]
-    with pytest.raises(UserError, match="no trained row has a seed that starts from checkpoint 2: give more"):
+    with pytest.raises(UserError, match="no row has a seed that starts from checkpoint 2: give more"):
         plan_table(several, Request(seeds=1, only_checkpoint=2), chosen_settings(), DATA)
-    untrained = several.model_copy(update={"seeds": {"gcn": 0, "frozen": 3}})
-    request = Request(checkpoints=Path("ckpt"), only_checkpoint=2)
-    assert [cell.seed for cell in plan_table(untrained, request, chosen_settings(), DATA).cells] == [2]
+    nothing = several.model_copy(update={"seeds": {"gcn": 0, "pgnn": 1}})
+    with pytest.raises(UserError, match="no row has a seed: give more"):
+        plan_table(nothing, Request(gnns=["gcn"]), chosen_settings(), DATA)
+    untrained = several.model_copy(update={"seeds": {"gcn": 2, "frozen": 3}})
+    request = Request(tasks=["vqa"], checkpoints=Path("ckpt"), only_checkpoint=2)
+    assert list(plan_table(untrained, request, chosen_settings(), DATA).rows) == ["frozen"]
 
 
 def test_tasks_on_official_files_take_the_settings_of_the_task_that_they_are_like(six):
