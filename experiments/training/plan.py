@@ -235,11 +235,8 @@ def plan_table(preset: Preset, request: Request, chosen: Settings, data: Path) -
     rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
     rows = {name: cells for name, cells in rows.items() if cells}
     if not rows:
-        part = (
-            ""
-            if request.only_checkpoint is None
-            else f" that starts from checkpoint {request.only_checkpoint}"
-        )
+        only = request.only_checkpoint
+        part = "" if only is None else f" that starts from checkpoint {only}"
         raise UserError(f"no row has a seed{part}: give more --seeds, or other rows")
     sizes = preset.amounts if request.data is None else None
     return Plan(rows, tasks, sizes, preset.data_seed, tuple(planner.unsearched), planner.borrowed)
