@@ -153,8 +153,7 @@ class StepSettings:
         return x[torch.arange(self.count, device=x.device)[heads] // self.heads, 0]
 
     def mask_(self, logits: Tensor, heads: slice, tile: Tile = WHOLE) -> Tensor:
-        """Add the mask to a tile of scores to base 2, in place; to those of :attr:`padded` queries the
-        model's."""
+        """Add the mask to a tile of scores to base 2, in place; to those of padded queries the model's."""
         return self._shown.mask_(logits, *tile, unit=LOG2_E, of=lambda x: self.example(x, heads))
 
     def with_metric(self, x: Tensor, heads: slice = ALL, out: Tensor | None = None) -> Tensor:
