@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from adapters.config import AdapterConfig
 from adapters.joins import JOINS
 from adapters.query_rows import with_query_rows
-from adapters.scheme import Scheme, attention
+from adapters.scheme import Scheme
 from attngraph.reading.calls import Call
 from attngraph.reading.heads import merge_heads
 
@@ -47,9 +47,8 @@ class GraphAdapter(nn.Module):
         (:meth:`~adapters.scheme.Scheme.attend`): there it has faster ways, which also give the attention
         output if every query sees something. In evaluation it starts from the model's own attention
         weights, so that a new adapter changes nothing, to the last bit. The tiled backend always starts from
-        the scores.
-        When a model decodes with a key/value cache, adapters that see the same edges share the running
-        degrees kept there.
+        the scores, and gives the attention output. When a model decodes with a key/value cache, adapters that
+        see the same edges share the running degrees kept there.
 
         Args:
             call: what the attention layer computed. Its ``context`` is set where the scheme computes it
@@ -64,10 +63,8 @@ class GraphAdapter(nn.Module):
         scores = call.scores(metric, dropped=not tiled) if from_scores else None
         if scores is not None:
             aggregated, context = self.scheme.attend(
-                with_query_rows(scores, self.query_rows), self.backend, context=call.sees
+                with_query_rows(scores, self.query_rows), self.backend, context=call.sees or tiled
             )
-            if not call.sees and tiled:
-                context = attention(scores.unpadded())
             if context is not None:
                 call.context = context
             return merge_heads(aggregated)

@@ -41,8 +41,7 @@ class GCN(Scheme):
         if self.normalize or not context:
             return super().attend(scores, backend, context)
         output, _ = super().attend(scores.unpadded(), backend, context=False)
-        rows = scores.query_mask
-        return output if rows is None else output.masked_fill(~rows[:, None, :, None], 0), output
+        return scores.without_padded(output), output
 
     def propagate(self, edges: Edges) -> Tensor:
         out = edges.to_queries(self.edge_weights(edges), edges.value)

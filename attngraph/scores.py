@@ -205,6 +205,10 @@ class AttentionScores:
         model."""
         return self if self.query_mask is None else replace(self, query_mask=None)
 
+    def without_padded(self, x: Tensor) -> Tensor:
+        """``x``, ``(b, h, n, .)``, with 0 in the rows of padded queries."""
+        return x if self.query_mask is None else x.masked_fill(~self.query_mask[:, None, :, None], 0)
+
     def weight(self) -> Tensor:
         """The attention weights :math:`M`, after dropout where there is any, ``(b, h, n, m)``; rows of
         queries that see nothing are 0."""
@@ -217,9 +221,7 @@ class AttentionScores:
         """The attention graph, in which padded queries have no edges, and the attention output :math:`M V` of
         all queries, padded ones too, ``(b, h, n, d)``, from the same weights."""
         weight = self.unpadded().weight().to(self.query.dtype)
-        rows = self.query_mask
-        valid = weight if rows is None else weight.masked_fill(~rows[:, None, :, None], 0)
-        return self._graph(valid), weight @ self.value
+        return self._graph(self.without_padded(weight)), weight @ self.value
 
     def graph(self) -> AttentionGraph:
         """The attention graph with its weights."""

@@ -266,7 +266,7 @@ def _forward_block(
         query_g, norm_q = query_g * degree.rsqrt(), norm_q / degree
     if extra.context is not None:
         torch.bmm(weight, value, out=extra.context)
-    padded = None if settings.padded is None else settings.example(settings.padded, heads)
+    padded = settings.padded(heads)
     if padded is not None:
         weight.masked_fill_(padded, 0)
     _, root = _degrees(settings, weight, heads)
@@ -320,7 +320,7 @@ def _backward_block(
         sigma.masked_fill_(weight <= floor(weight.dtype), 0)
         grad_message, query_g = grad_message * degree_q.sqrt(), query_g * degree_q.rsqrt()
         norm_q = norm_q / degree_q
-    padded = None if settings.padded is None else settings.example(settings.padded, heads)
+    padded = settings.padded(heads)
     total, root = _degrees(settings, weight if padded is None else weight.masked_fill(padded, 0), heads)
     # gradient of p/2 · sums - log R²
     logit = torch.bmm(grad_message, value_t).mul_(root).sub_(upstream.offset).mul_(sigma)

@@ -97,8 +97,6 @@ class StepSettings:
 
     Attributes:
         scores: the attention without its queries, keys and values: shape, mask, degrees.
-        padded: the queries that attend, since the attention output is wanted, but have no edges, ``(b, 1, n,
-            1)``, or None.
         p, residual, scale: the exponent, :math:`2\mu/p`, and the factor of the scores.
         causal: whether the queries are ordered in time.
         count: the number of heads of all examples, ``g``.
@@ -121,7 +119,7 @@ class StepSettings:
         self.dropout, self.growth = scores.dropout, scores.growth
         self.scores, self.degree, self.context = _without_features(scores), call.degree, call.context
         rows = scores.query_mask if call.context else None
-        self.padded = None if rows is None else ~rows[:, None, :, None]
+        self._padded = None if rows is None else ~rows[:, None, :, None]
         self._shown = self.scores if rows is None else self.scores.unpadded()
 
     def backward_again(
@@ -151,6 +149,11 @@ class StepSettings:
         if x.shape[0] == 1:
             return x[0]
         return x[torch.arange(self.count, device=x.device)[heads] // self.heads, 0]
+
+    def padded(self, heads: slice) -> Tensor | None:
+        """The queries that attend, since the attention output is wanted, but have no edges, ``(g, n, 1)``; or
+        None."""
+        return None if self._padded is None else self.example(self._padded, heads)
 
     def mask_(self, logits: Tensor, heads: slice, tile: Tile = WHOLE) -> Tensor:
         """Add the mask to a tile of scores to base 2, in place; to those of padded queries the model's."""

@@ -116,7 +116,7 @@ class _TiledStep(torch.autograd.Function):
         inputs, (log_sum, degrees), outputs = saved[:4], saved[6:8], _Outputs(*saved[8:])
         zeros = (None if x is None else log_sum.new_zeros(x.flatten(0, 1).shape) for x in inputs)
         grads = _Gradients._make(zeros)
-        upstream = _Upstream(*(None if x is None else x.flatten(0, 1) for x in (grad_out, grad_context)))
+        upstream = _Upstream._make(None if x is None else x.flatten(0, 1) for x in (grad_out, grad_context))
         grad_p, grad_residual = log_sum.new_zeros(()), log_sum.new_zeros(())
         for part in _Heads.all(ctx.settings, inputs, log_sum, degrees):
             above = _Upstream._make(None if x is None else widen(x) for x in _of_heads(upstream, part.heads))

@@ -109,7 +109,7 @@ def attend(
         dropout=dropout if module.training else 0.0,
         sides=known.sides,
         sees=mask.sees,
-        whole=mask.sees and before.valid and known.query_mask is None,
+        valid=before.valid and known.query_mask is None,
         wanted=hub.wanted,
         eager=partial(run, query, key, value, _additive(attention_mask, query.dtype)),
         scale=kwargs.get("scaling"),

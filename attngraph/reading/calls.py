@@ -84,7 +84,7 @@ class Call:
         sides: modalities of queries and values, as far as a family says (see
             :class:`attngraph.AttentionGraph`).
         sees: whether every query sees something, padded ones too.
-        whole: whether every query is valid and sees something.
+        valid: whether every query is known to be valid.
         wanted: whether the module was asked for its weights (``output_attentions``).
         eager: the model's eager attention of this call, without dropout: to context ``(b, n, h, d)`` and
             weights.
@@ -112,7 +112,7 @@ class Call:
     dropout: float
     sides: tuple[str | Tensor | None, str | Tensor | None]
     sees: bool
-    whole: bool
+    valid: bool
     wanted: bool
     eager: partial[tuple[Tensor, Tensor]]
     scale: float | None
@@ -259,7 +259,7 @@ class Call:
             self.value,
             1 / math.sqrt(self.query.shape[-1]) if self.scale is None else self.scale,
             mask=None if self.visible is None else self.visible[:, None],
-            query_mask=None if self.whole else self.query_mask,
+            query_mask=None if self.valid else self.query_mask,
             causal=self.causal,
             metric=metric,
             feature=None if self.feature is self.query else self.feature,

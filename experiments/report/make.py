@@ -21,14 +21,13 @@ from experiments.report.runs import Run
 from experiments.report.text import render_text
 from experiments.shipped import DEFAULT
 from experiments.training.answering import RANK
-from experiments.training.cells import has_scores, versions
+from experiments.training.cells import Cell, has_scores, versions
 from experiments.training.checkpoints import check_checkpoints
 from experiments.training.device import processes
 from experiments.training.execution import Execution, execution_of, in_folder
 from experiments.training.plan import CORES, Plan, Request, plan_table
 from experiments.training.prepare import prepare
 from experiments.training.runner import run_cells
-from experiments.training.saved import read_config
 
 OWNER = "ablation"  # of the folders of tables, for experiments.outputs: tables share their cells
 
@@ -98,12 +97,13 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
             "--only-checkpoint to make the table, when those from the others are there too."
         )
         return 0
-    check_one_checkpoint(plan, work.out)
-    runs = [
-        Run(row, cell.task, cell.seed, results[cell], cell.folder(work.out))
+    made = [
+        (cell, Run(row, cell.task, cell.seed, results[cell], cell.folder(work.out)))
         for row, cells in plan.rows.items()
         for cell in cells
     ]
+    check_one_checkpoint(made)
+    runs = [run for _, run in made]
     table = make_table(runs, plan.tasks, work.title, [*_about_settings(plan), *work.notes], work.design)
     made_with = {"model": model_of(args), **versions(), **execution.conditions()}
     paths = save_results(runs, plan.tasks, table, work.folder, made_with, work.design.stem)
@@ -250,19 +250,17 @@ def check_table(work: Work) -> None:
         )
 
 
-def check_one_checkpoint(plan: Plan, out: Path) -> None:
+def check_one_checkpoint(made: Sequence[tuple[Cell, Run]]) -> None:
     """Raise UserError where runs that belong to one checkpoint started from different weights, such as on
     machines that made it for themselves.
     """
-    first: dict[str | None, tuple[Path, str]] = {}
-    for cell in plan.cells:
-        folder = cell.folder(out)
-        found = folder, str(read_config(folder)["settings"].get("weights"))
-        folder_before, before = first.setdefault(cell.model, found)
-        if cell.checkpoint and before != found[1]:
+    first: dict[str | None, Run] = {}
+    for cell, run in made:
+        if cell.checkpoint and run.checkpoint != first.setdefault(cell.model, run).checkpoint:
             raise UserError(
-                f"{folder} started from other weights than {folder_before}, both under the name "
-                f"{cell.model}: take the runs from one of the two away, and run them again from the other"
+                f"{run.folder} started from other weights than {first[cell.model].folder}, both under "
+                f"the name {cell.model}: take the runs from one of the two away, and run them again from the "
+                "other"
             )
 
 

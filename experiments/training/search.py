@@ -237,7 +237,7 @@ class Search:
         """A trial's score, and what the run says of itself; a run that diverged is worth nothing."""
         config = read_config(cell.folder(self.setup.execution.out))
         about = {"weights": config["settings"]["weights"], "precision": config.get("precision", "")}
-        self._start_from(about["weights"], trial.method, trial.task, trial.seed)
+        self._check_one_checkpoint(about["weights"], trial.method, trial.task, trial.seed)
         line = {**_line(trial, result), **about}
         self.lines[trial.key] = line
         self.scores[trial.key] = -math.inf if result is None else line["selection"]
@@ -256,7 +256,7 @@ class Search:
                 raise KeyError(*sorted(missing))
             for line in frame.to_dict("records"):
                 key = (str(line["trial"]), str(line["task"]), int(line["seed"]))
-                self._start_from(str(line["weights"]), str(line["method"]), *key[1:])
+                self._check_one_checkpoint(str(line["weights"]), str(line["method"]), *key[1:])
                 self.scores[key] = float(line["selection"]) if line["selection"] != "" else -math.inf
                 self.lines[key] = line
         except (KeyError, ValueError, OSError) as error:
@@ -270,9 +270,9 @@ class Search:
         for trial in trials:
             model = self.setup.model_of(trial.seed)
             if is_pretrained(shipped_folder(model) or Path(str(model))):
-                self._start_from(weights_digest(model), trial.method, trial.task, trial.seed)
+                self._check_one_checkpoint(weights_digest(model), trial.method, trial.task, trial.seed)
 
-    def _start_from(self, weights: str, method: str, task: str, seed: int) -> None:
+    def _check_one_checkpoint(self, weights: str, method: str, task: str, seed: int) -> None:
         """Settings are compared on one checkpoint: a race has one under each seed. Other races may have
         another one there, such as where it was lost and made again when they were over.
 
