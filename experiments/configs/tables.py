@@ -12,7 +12,7 @@ from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.configs.presets import MOST_SEEDS, Amount, Preset
 from experiments.configs.reading import Config, Read, file_named, read_config
-from experiments.configs.settings import Settings, chosen_settings
+from experiments.configs.settings import Settings
 from experiments.methods import METHODS, GraphAdapter, Method
 from experiments.methods.method import check_known
 from experiments.tasks import TASKS
@@ -71,14 +71,11 @@ class Size(Amount):
     """How much of a table is run, and with which settings.
 
     Args:
-        like_chosen: whether methods take the settings that were chosen on validation data for the mini-BLIP,
-            where ``settings`` has none.
-        settings: of methods on tasks.
+        settings: of methods on tasks, or on the tasks that these are like.
         rates: method -> learning rates with which ``attngraph sweep`` begins; :data:`ADAPTERS` for all graph
             adapters that have none of their own.
     """
 
-    like_chosen: bool = True
     settings: Settings = Settings()
     rates: dict[str, Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=2)]] = Field(
         default_factory=dict
@@ -111,13 +108,11 @@ class Size(Amount):
             file: as ``attngraph search`` writes it; what it says of a method on a task goes before all
                 others, what it leaves open stays.
         """
-        chosen = chosen_settings() if self.like_chosen else Settings()
-        chosen = _over(chosen, self.settings)
         if file is None:
-            return chosen
+            return self.settings
         given = read_config(file, Settings, REMEDY)
         _check_names(given, f"{file}")
-        return _over(chosen, given)
+        return _over(self.settings, given)
 
 
 def _check_names(settings: Settings, where: str, rates: Iterable[str] = ()) -> None:

@@ -10,12 +10,13 @@ from experiments.configs.experiment import load_experiment
 from experiments.configs.presets import BudgetChange, Preset
 from experiments.configs.settings import Choice, Settings, chosen_settings, write_settings
 from experiments.configs.tables import load_size, load_table, size_names, table_names
-from experiments.methods import METHODS, method_named
+from experiments.methods import METHODS, GraphAdapter, method_named
 from experiments.report.columns import averaged_columns, table_columns
 from experiments.report.published import published_blocks
 from experiments.tasks import TASKS, tasks_named
 from experiments.training.plan import Request, plan_table
 
+RESULTS = Path(__file__).parents[3] / "experiments" / "results"
 SIX = ("vqa2", "vizwiz_vqa", "snli_ve", "coco", "textcaps", "vizwiz_caps")
 
 
@@ -97,12 +98,23 @@ def test_rates_of_the_large_size_are_the_papers():
     assert {cell.settings["join"] for row in rows for cell in row} == {"replace"}, "the paper's"
 
 
-def test_the_small_size_has_the_chosen_settings():
-    plan, chosen = planned("gnn"), chosen_settings()
-    for cell in plan.rows["pgnn"]:
-        like = TASKS[cell.task].like
-        assert cell.settings == METHODS["pgnn"].settings(chosen, like)
-        assert cell.recipe.learning_rate == chosen.methods["pgnn"][like].learning_rate
+def test_the_small_size_has_what_the_committed_tables_have():
+    """So that a sweep of it can be made again, whatever settings ship."""
+    table, size = load_table("main"), load_size("scenes")
+    for name in ("tables", "tables-mplug"):
+        swept = chosen_settings(RESULTS / name / "sweep" / "settings.yaml")
+        adapters = [method for method in swept.methods if isinstance(METHODS[method], GraphAdapter)]
+        assert adapters == ["gcn", "pgnn", "appnp", "gcnii", "tempering", "placebo"]
+        for method in adapters:
+            for task in table.tasks:
+                of_size = METHODS[method].settings(size.chosen(), TASKS[task].like)
+                assert of_size == METHODS[method].settings(swept, task)
+
+
+def test_without_a_file_the_rates_are_those_of_the_size():
+    for cell in planned("gnn").rows["pgnn"]:
+        chosen = load_size("scenes").chosen().choice("pgnn", TASKS[cell.task].like)
+        assert cell.recipe.learning_rate == chosen.learning_rate
 
 
 def test_settings_of_a_file_go_before_all_others(tmp_path):
