@@ -21,6 +21,7 @@ from experiments.files import write_text
 from experiments.models.mini_blip import weights_digest
 from experiments.outputs import Outputs, check_folder
 from experiments.progress import note
+from experiments.report.make import names_in
 from experiments.report.search import search_report
 from experiments.tasks import TASKS
 from experiments.tasks.task import Budget
@@ -56,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="Take the budgets, data and checkpoints of this preset: a name or a YAML file.",
     )
+    add(
+        "--tasks",
+        metavar="NAMES",
+        help="Search only on these tasks, separated by commas. Default: all of the preset.",
+    )
     add_checkpoints_argument(parser)
     add_data_arguments(parser)
     add_run_arguments(parser)
@@ -65,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the races; a second call continues."""
     check_data_arguments(args)
     preset = load_preset(args.preset)
-    tasks_of(None, preset, args.data)
+    names = names_in(args.tasks)
+    tasks_of(names, preset, args.data)
     execution = execution_of(args, args.out)
     check_folder(args.out, "search")
     checkpoints = checkpoints_folder(args.checkpoints, preset, args.model)
@@ -79,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         args.data is not None,
         args.answering,
         args.skip_bad,
+        names,
     )
     return in_folder(execution, lambda: _search(args, setup))
 

@@ -26,13 +26,14 @@ from experiments.tasks.task import SPLITS, Budget
 from experiments.training.answering import GENERATE, RANK
 from experiments.training.cells import Cell
 from experiments.training.checkpoints import CHECKPOINTS, checkpoint_of
+from experiments.training.device import uses_bfloat16
 from experiments.training.recipe import Recipe
 
 # Seconds per training step of 64 examples on one of two busy cores, by what happens to the image encoder, and
 # the share of them that a step takes however few examples it has.
 STEP_SECONDS = {"frozen": 0.17, "trained": 0.34, "zero": 0.17}
 STEP_SHARE = 0.25
-FLOAT32 = 1.5  # times as long where a recipe asks for it on a machine with bfloat16
+FLOAT32 = 1.5  # times as long as bfloat16, where a recipe asks for it or the processor has no bfloat16
 CORES = 2  # of the machine that estimates are for
 START_SECONDS = 3  # of a worker process
 MOST_SEED = 2**31  # random generators take no larger ones
@@ -141,7 +142,8 @@ class Plan:
 
 def step_seconds(recipe: Recipe, method: Method) -> float:
     """How long a training step should take."""
-    precise = FLOAT32 if recipe.precision == "float32" else 1
+    half = uses_bfloat16("cpu") if recipe.precision == "auto" else recipe.precision != "float32"
+    precise = 1 if half else FLOAT32
     return precise * STEP_SECONDS[method.vision] * (STEP_SHARE + (1 - STEP_SHARE) * recipe.batch_size / 64)
 
 

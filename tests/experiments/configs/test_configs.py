@@ -105,7 +105,8 @@ def test_a_preset_of_ones_own_derives_budgets(tmp_path):
     )
     easy = preset.budget_of(TASKS["easy_vqa"])
     assert (easy.steps, easy.train_examples, easy.eval_examples) == (7, 2000, 50)
-    assert load_preset("quick").budget_of(TASKS["caption"]) == TASKS["caption"].budget
+    file.write_text(RIGHT)
+    assert load_preset(str(file)).budget_of(TASKS["caption"]) == TASKS["caption"].budget
     assert preset.drawn == Sizes(questions=(9, 8, 7))
 
 

@@ -15,6 +15,7 @@ from experiments.training.plan import (
     FLOAT32,
     START_SECONDS,
     STEP_SECONDS,
+    STEP_SHARE,
     Plan,
     Request,
     example_count,
@@ -33,6 +34,12 @@ PRESET = Preset(
 
 DATA = Path("data")
 DRAWN = list(DRAWN_TASKS)
+
+
+@pytest.fixture(autouse=True)
+def bfloat16(monkeypatch) -> None:
+    """The machine has it."""
+    monkeypatch.setattr("experiments.training.plan.uses_bfloat16", lambda device: True)
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +164,17 @@ def test_the_estimate_adds_starts_steps_and_answers():
     assert one.seconds(2) == pytest.approx(each + 10 * STEP_SECONDS["trained"]), "the longest cell"
 
 
-def test_float32_takes_longer():
-    changed = PRESET.model_copy(update={"recipe": RecipeChange(precision="float32")})
+@pytest.mark.parametrize(
+    "precision, has_it, slow", [("float32", True, True), ("auto", False, True), ("bfloat16", False, False)]
+)
+def test_float32_takes_longer(monkeypatch, precision, has_it, slow):
     wanted = Request(gnns=["gcn"], tasks=["vqa"], seeds=1)
-    more = plan_table(changed, wanted, chosen_settings(), DATA).seconds(1) - plan(**vars(wanted)).seconds(1)
-    assert more == pytest.approx((FLOAT32 - 1) * 10 * (STEP_SECONDS["frozen"] + STEP_SECONDS["trained"]))
+    before = plan(**vars(wanted)).seconds(1)
+    monkeypatch.setattr("experiments.training.plan.uses_bfloat16", lambda device: has_it)
+    changed = PRESET.model_copy(update={"recipe": RecipeChange(precision=precision)})
+    more = plan_table(changed, wanted, chosen_settings(), DATA).seconds(1) - before
+    steps = 10 * (STEP_SECONDS["frozen"] + STEP_SECONDS["trained"])
+    assert more == pytest.approx((FLOAT32 - 1) * steps if slow else 0)
 
 
 def test_how_many_examples_a_task_has():
@@ -176,8 +189,10 @@ def test_how_many_examples_a_task_has():
     assert example_count(easy, "test", PRESET.drawn, DATA) == len(easy.examples(Path(), "test")) == 9673
 
 
-@pytest.mark.parametrize("preset, limit", [("quick", 8 * 60), ("full", 12 * 3600)])
-def test_presets_keep_what_they_promise_on_two_cores(preset, limit):
+@pytest.mark.parametrize("has_it", [True, False], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize("preset, limit", [("quick", 8 * 60), ("full", 15 * 3600)])
+def test_presets_keep_what_they_promise_on_two_cores(monkeypatch, preset, limit, has_it):
+    monkeypatch.setattr("experiments.training.plan.uses_bfloat16", lambda device: has_it)
     table = plan_table(load_preset(preset), Request(), chosen_settings(), DATA)
     assert table.seconds(2) < limit
 
@@ -289,5 +304,7 @@ def test_examples_of_official_files_are_counted(six):
     counted = example_count(TASKS["snli_ve"], "test", None, six)
     assert counted == len(TASKS["snli_ve"].examples(six, "test")) > 0
     seconds = START_SECONDS + counted * TASKS["snli_ve"].budget.eval_seconds
-    steps = TASKS["snli_ve"].budget.steps * STEP_SECONDS["frozen"]
+    recipe = table.rows["gcn"][0].recipe
+    assert recipe.batch_size == 32
+    steps = recipe.steps * STEP_SECONDS["frozen"] * (STEP_SHARE + (1 - STEP_SHARE) / 2)
     assert table.seconds(1) == pytest.approx(3 * seconds + steps)
