@@ -29,11 +29,10 @@ from experiments.training.checkpoints import CHECKPOINTS, checkpoint_of
 from experiments.training.device import uses_bfloat16
 from experiments.training.recipe import Recipe
 
-# Seconds per training step of 64 examples on one of two busy cores, by what happens to the image encoder, and
-# the share of them that a step takes however few examples it has.
-STEP_SECONDS = {"frozen": 0.17, "trained": 0.34, "zero": 0.17}
-STEP_SHARE = 0.25
-FLOAT32 = 1.5  # times as long as bfloat16, where a recipe asks for it or the processor has no bfloat16
+# Seconds of a training step on one of two busy cores: whatever it holds, and for each example. Half precision
+# has more to do in a small step, and less in a large one.
+STEP_SECONDS = {"half": (0.06, 1.6e-3), "float32": (0.03, 2.8e-3)}
+ENCODER = {"frozen": 1, "trained": 2, "zero": 1}  # times as long, by what happens to the image encoder
 CORES = 2  # of the machine that estimates are for
 START_SECONDS = 3  # of a worker process
 MOST_SEED = 2**31  # random generators take no larger ones
@@ -143,8 +142,8 @@ class Plan:
 def step_seconds(recipe: Recipe, method: Method) -> float:
     """How long a training step should take."""
     half = uses_bfloat16("cpu") if recipe.precision == "auto" else recipe.precision != "float32"
-    precise = 1 if half else FLOAT32
-    return precise * STEP_SECONDS[method.vision] * (STEP_SHARE + (1 - STEP_SHARE) * recipe.batch_size / 64)
+    fixed, example = STEP_SECONDS["half" if half else "float32"]
+    return ENCODER[method.vision] * (fixed + example * recipe.batch_size)
 
 
 def example_count(task: Task, split: str, sizes: Drawn | None, data: Path, skip_bad: int = 0) -> int:
