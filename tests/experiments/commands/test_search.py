@@ -21,7 +21,7 @@ from experiments.models.mini_blip import weights_digest
 from experiments.outputs import TRAINING_STATE
 from experiments.training import search as races
 from experiments.training.execution import Execution
-from experiments.training.race import RATES, Race, Trial
+from experiments.training.race import RATES, Trial
 from experiments.training.search import JOINT, OTHERS, SECOND, VALIDATION_EXAMPLES, SearchSetup
 from tests.experiments.drawn import DRAWN as TASKS
 
@@ -102,8 +102,8 @@ class World:
             "loss": 2.0 if cell.recipe else None,
         }
 
-    def search(self) -> int:
-        options = dict(out=self.out, preset="full", model=None, device="cpu", jobs=1, threads=1)
+    def search(self, tasks: str | None = None) -> int:
+        options = dict(out=self.out, preset="full", model=None, device="cpu", jobs=1, threads=1, tasks=tasks)
         options |= dict(download=False, cache_gb=1.0, checkpoints=None, launcher="local")
         options |= dict.fromkeys(("cpus_per_cell", "gpus_per_cell", "ray_address", "slurm"))
         given = {"data": None, "skip_bad": 0, "answering": None}
@@ -264,6 +264,19 @@ def test_a_search_that_was_cut_off_runs_no_trial_again(found, tmp_path, monkeypa
         assert (kept / name).read_text() == (found.out / name).read_text()
 
 
+def test_one_task_alone_is_searched_as_among_others(found, settings, tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch)
+    assert world.search(tasks="caption") == 0
+    alone = chosen_settings(tmp_path / "settings.yaml")
+    assert {
+        name: {"caption": of_task["caption"]} for name, of_task in settings.methods.items()
+    } == alone.methods
+    runs = [(cell.label, cell.seed) for cell in found.seen if cell.task == "caption"]
+    assert [(cell.label, cell.seed) for cell in world.seen] == runs
+    with pytest.raises(UserError, match="other budgets"):
+        World(tmp_path, monkeypatch).search(tasks="caption,ve")
+
+
 @pytest.mark.parametrize("lines", [["trial,task", "a,b"], [], [HEAD, "a,gcn,vqa,x,1,w"], ["\x00"]])
 def test_damaged_trials_are_named(lines, tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch)
@@ -342,36 +355,6 @@ def test_rates_that_cannot_be_extended_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"method odd begins with the rate 0.002: give half powers of ten"):
         races.Search(setup).run()
     assert world.seen == []
-
-
-def run_race(race, score) -> dict:
-    scores = {}
-    while todo := race.next(scores):
-        scores.update({trial.key: score(trial) for trial in todo})
-    return scores
-
-
-def test_a_race_without_room_for_seeds_goes_on_with_its_winner_until_it_lies_inside():
-    race = Race("gcn", "vqa", [Choice(learning_rate=rate) for rate in (1e-3, 3e-3, 1e-2)], 4, 2, 9)
-    scores = run_race(race, lambda trial: -abs(math.log10(trial.choice.learning_rate) + 1))
-    assert [trial.choice.learning_rate for trial in race.tried] == [1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1]
-    assert race.best(scores)[0].learning_rate == 1e-1 and race.beyond(race.best(scores)[0]) is None
-
-
-def test_the_rate_beyond_a_winner_runs_with_the_winners_seeds():
-    """Seed 1 makes the largest rate the best of the finalists, when the trials are spent."""
-    race = Race("gcn", "vqa", [Choice(learning_rate=rate) for rate in (1e-3, 3e-3, 1e-2)], 7, 2, 9)
-    better = {(1e-2, 1): 0.9, (3e-3, 0): 0.5, (1e-2, 0): 0.4}
-    scores = run_race(race, lambda trial: better.get((trial.choice.learning_rate, trial.seed), 0.1))
-    last = [(trial.choice.learning_rate, trial.seed) for trial in race.tried[-3:]]
-    assert last == [(3e-2, 0), (3e-2, 1), (3e-2, 2)]
-    assert race.best(scores)[0].learning_rate == 1e-2 and race.beyond(race.best(scores)[0]) is None
-
-
-def test_a_race_in_which_everything_diverges_ends():
-    race = Race("gcn", "vqa", [Choice(learning_rate=rate) for rate in (1e-3, 3e-3)], 9, 2, 9)
-    run_race(race, lambda trial: -math.inf)
-    assert len(race.tried) <= 9
 
 
 def test_a_trial_is_a_cell_with_the_presets_budget():
