@@ -3,16 +3,18 @@
     attngraph parameters gcn,pgnn --base
     attngraph parameters --model models/capfilt-l
 
-Nothing is trained. Settings are those that tables use. Shares are of the model without what a method adds.
+Nothing is trained. Adapters join the model by ``replace``, as in the paper, unless ``--join`` names another
+way or a row has one of its own. Shares are of the model without what a method adds.
 """
 
 from __future__ import annotations
 
 import argparse
 
+from adapters.joins import JOINS
 from attngraph.errors import UserError
 from experiments.arguments import add_model_arguments, positive
-from experiments.configs.settings import chosen_settings
+from experiments.configs.settings import Settings, chosen_settings
 from experiments.methods import METHODS, method_named
 from experiments.methods.method import canonical, check_known
 from experiments.methods.parameters import ParameterCount, count_parameters
@@ -22,7 +24,8 @@ from experiments.report.make import names_in
 
 ROWS = ("full", "decoder", "prefix", "lora", "gcn", "appnp", "gcnii", "pgnn")
 REDUCTION = 8  # the paper's: a width of 96 on 768
-TASK = "vqa"  # whose chosen settings are taken; how many parameters there are depends on their join only
+JOIN = "replace"  # the paper's
+TASK = "vqa"  # any: what is counted depends on no task
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_arguments(parser, "Put them into this transformers model")
     add("--base", action="store_true", help="Take BLIP-base at full size, without weights.")
+    add(
+        "--join",
+        choices=list(JOINS),
+        help="Let all adapters join the model in this way. Default: by the paper's, "
+        f"{JOIN}, but for rows with a way of their own.",
+    )
     add(
         "--reduction",
         type=positive,
@@ -52,14 +61,14 @@ def run(args: argparse.Namespace) -> int:
     check_known(names, list(METHODS), "method")
     if args.base and (args.model is not None or args.download):
         raise UserError("--base takes no checkpoint: leave --model and --download out")
-    settings = chosen_settings()
-    reduction = args.reduction or (REDUCTION if args.base else settings.reduction)
-    settings = settings.model_copy(update={"reduction": reduction})
+    reduction = args.reduction or (REDUCTION if args.base else chosen_settings().reduction)
     lines: list[str] = []
     for name in names:
         family = blip_base_without_weights() if args.base else load_family(args.model, args.download)
         method = method_named(name)
-        count = count_parameters(method.apply(family, method.settings(settings, TASK)))
+        join = args.join or getattr(method, "join", None) or JOIN
+        settings = method.settings(Settings(reduction=reduction), TASK, join)
+        count = count_parameters(method.apply(family, settings))
         lines += [] if lines else [*_heading(family.title, count)]
         lines += _lines(method.title, count)
     print("\n".join(lines))

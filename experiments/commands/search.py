@@ -10,6 +10,7 @@ runs/search/{trials.csv,search.md,settings.yaml}
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -71,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the races; a second call continues."""
     check_data_arguments(args)
     preset = load_preset(args.preset)
-    names = names_in(args.tasks)
-    tasks_of(names, preset, args.data)
+    only_tasks = names_in(args.tasks)
+    tasks_of(only_tasks, preset, args.data)
     execution = execution_of(args, args.out)
     check_folder(args.out, "search")
     checkpoints = checkpoints_folder(args.checkpoints, preset, args.model)
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         args.data is not None,
         args.answering,
         args.skip_bad,
-        names,
+        only_tasks,
     )
     return in_folder(execution, lambda: _search(args, setup))
 
@@ -113,10 +114,19 @@ def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
     write_text(out / "search.md", report)
     print(report + "\n" + file.read_text(encoding="utf-8"))
     note(
-        f"\nsaved: {out}/trials.csv, search.md, settings.yaml\nto use these settings in the tables: "
-        f"cp {file} {SETTINGS_FILE}"
+        f"\nsaved: {out}/trials.csv, search.md, settings.yaml\nto use these settings in attngraph ablation: "
+        f"{_how_to_use(file, setup.tasks)}"
     )
     return 0
+
+
+def _how_to_use(file: Path, tasks: Sequence[str]) -> str:
+    """How settings of these tasks come to be the chosen ones."""
+    chosen = chosen_settings().methods.values()
+    others = dict.fromkeys(task for of_task in chosen for task in of_task if task not in tasks)
+    if not others:
+        return f"cp {file} {SETTINGS_FILE}"
+    return f"put its entries in place of those in {SETTINGS_FILE}, which has {', '.join(others)} too"
 
 
 def _note_checkpoints(setup: SearchSetup) -> None:

@@ -29,10 +29,10 @@ from experiments.training.checkpoints import CHECKPOINTS, checkpoint_of
 from experiments.training.device import uses_bfloat16
 from experiments.training.recipe import Recipe
 
-# Seconds of a training step on one of two busy cores: whatever it holds, and for each example. Half precision
-# has more to do in a small step, and less in a large one.
+# Seconds of a training step on one of two busy cores: (fixed, for each example). Half precision costs more
+# for a step and less for an example.
 STEP_SECONDS = {"half": (0.06, 1.6e-3), "float32": (0.03, 2.8e-3)}
-ENCODER = {"frozen": 1, "trained": 2, "zero": 1}  # times as long, by what happens to the image encoder
+ENCODER_TIMES = {"frozen": 1, "trained": 2, "zero": 1}  # as long, by what happens to the image encoder
 CORES = 2  # of the machine that estimates are for
 START_SECONDS = 3  # of a worker process
 MOST_SEED = 2**31  # random generators take no larger ones
@@ -143,7 +143,7 @@ def step_seconds(recipe: Recipe, method: Method) -> float:
     """How long a training step should take."""
     half = uses_bfloat16("cpu") if recipe.precision == "auto" else recipe.precision != "float32"
     fixed, example = STEP_SECONDS["half" if half else "float32"]
-    return ENCODER[method.vision] * (fixed + example * recipe.batch_size)
+    return ENCODER_TIMES[method.vision] * (fixed + example * recipe.batch_size)
 
 
 def example_count(task: Task, split: str, sizes: Drawn | None, data: Path, skip_bad: int = 0) -> int:
@@ -175,7 +175,9 @@ def tasks_of(names: Sequence[str] | None, preset: Amount, data: Path | None) -> 
         UserError: an unknown task in the preset, no task, or a task without its data.
     """
     check_known([*preset.tasks, *TASKS], list(TASKS), "task")
-    if names is None:
+    if names is not None:
+        check_known(names, list(TASKS), "task")
+    else:
         names = [name for name, task in TASKS.items() if name not in preset.left_out]
         if not names:
             raise UserError("the preset leaves out every task: name some with --tasks")

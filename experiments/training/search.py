@@ -72,7 +72,7 @@ class SearchSetup:
         checkpoints: folder of the pre-trained checkpoints beside the shipped one.
         read: whether the user named the folder of data, so that nothing is drawn.
         answering, skip_bad: of :class:`~experiments.training.cells.Cell`.
-        names: only these tasks; None for all.
+        only_tasks: those that are searched; None for all.
     """
 
     preset: Preset
@@ -84,12 +84,12 @@ class SearchSetup:
     read: bool = False
     answering: str | None = None
     skip_bad: int = 0
-    names: Sequence[str] | None = None
+    only_tasks: Sequence[str] | None = None
 
     @property
     def tasks(self) -> list[str]:
         """The tasks that are searched, see :func:`experiments.training.plan.tasks_of`."""
-        return list(tasks_of(self.names, self.preset, self.data if self.read else None))
+        return list(tasks_of(self.only_tasks, self.preset, self.data if self.read else None))
 
     def cell(self, trial: Trial) -> Cell:
         """The run that scores a trial on validation data."""

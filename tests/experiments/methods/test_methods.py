@@ -289,10 +289,12 @@ def test_a_scheme_of_ones_own_is_a_row(settings):
         method_named("keep")
 
 
+@pytest.mark.parametrize("join", ["blend", "gated"])
 @pytest.mark.parametrize("name", ["gcn", "pgnn", "residual"])
-def test_what_adapters_do_is_measured(name, settings):
+def test_what_adapters_do_is_measured(name, join, settings):
     """In each self- and cross-attention; the vanilla adapter does nothing before its bottleneck."""
-    tuned = applied(name, settings)
+    method = method_named(name)
+    tuned = method.apply(load_family(), method.settings(settings, "vqa", join))
     samples = [
         Sample("a", torch.randn(65, 128), "what is it ?", "a red circle"),
         Sample("b", torch.randn(65, 128), "is it ?", "no"),
@@ -300,7 +302,8 @@ def test_what_adapters_do_is_measured(name, settings):
     effects = tuned.effects(samples)
     assert len(effects) == 8 and sum("crossattention" in layer for layer in effects) == 4
     for effect in effects.values():
-        assert {"kappa", "moved", "length", "cosine", "share"} <= set(effect) and effect["queries"] > 6
+        assert {"kappa", "moved", "length", "cosine"} <= set(effect) and effect["queries"] > 6
+        assert ("share" in effect) == (join == "blend")
         assert ("p" in effect) == (name == "pgnn")
         if name == "gcn":
             assert effect["kappa"] == effect["length"] == pytest.approx(1, abs=1e-5)

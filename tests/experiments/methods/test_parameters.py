@@ -76,11 +76,17 @@ def test_the_command(capsys):
     assert cli.main(["parameters", "adapter,prefix", "--base"]) == 0
     out = capsys.readouterr().out
     assert "BLIP-base: 223,679,804 parameters, 137,881,148 of them on the language side" in out
-    assert "GCN" in out and "5,339,544" in out and "2.39 %" in out and "12 × 148,321" in out
+    assert "GCN" in out and "5,339,520" in out and "2.39 %" in out and "12 × 148,320" in out
     assert "Prefix tuning" in out and "589,824" in out and "0.26 %" in out and "0.43 %" in out
     assert cli.main(["parameters", "pgnn", "--reduction", "16"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("mini-BLIP: 1,957,424 parameters") and "4 × " in out
+    trained = {}
+    for name, join in (("gcn", "replace"), ("gcn", "blend"), ("gcn", "gated"), ("gcn_gated", None)):
+        assert cli.main(["parameters", name, *(["--join", join] if join else [])]) == 0
+        trained[name, join] = capsys.readouterr().out.splitlines()[3].split()[-5]
+    assert trained["gcn", "replace"] == "100,224" and trained["gcn", "blend"] == "100,232"
+    assert trained["gcn_gated", None] == trained["gcn", "gated"] == "133,248", "a way of its own"
 
 
 @pytest.mark.parametrize(

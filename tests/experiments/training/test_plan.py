@@ -12,7 +12,7 @@ from experiments.methods import METHODS
 from experiments.scenes.layouts.make import make_scenes
 from experiments.tasks import TASKS
 from experiments.training.plan import (
-    ENCODER,
+    ENCODER_TIMES,
     START_SECONDS,
     STEP_SECONDS,
     Plan,
@@ -159,7 +159,7 @@ def test_the_estimate_adds_starts_steps_and_answers():
     table = plan(gnns=["gcn"], tasks=["vqa"], seeds=1)
     seconds = TASKS["vqa"].budget.eval_seconds
     each = START_SECONDS + 15 * seconds  # fewer questions are drawn than the preset would score
-    trained = 10 * ENCODER["trained"] * step_of(64)
+    trained = 10 * ENCODER_TIMES["trained"] * step_of(64)
     steps = 10 * step_of(64) + trained
     assert [cell.method for cell in table.cells] == ["gcn", "frozen", "full", "majority"]
     assert table.seconds(1) == pytest.approx(4 * each + steps)
@@ -179,7 +179,7 @@ def test_float32_takes_longer(monkeypatch, precision, has_it, slow):
     monkeypatch.setattr("experiments.training.plan.uses_bfloat16", lambda device: has_it)
     changed = PRESET.model_copy(update={"recipe": RecipeChange(precision=precision)})
     more = plan_table(changed, wanted, chosen_settings(), DATA).seconds(1) - before
-    steps = 10 * (1 + ENCODER["trained"]) * (step_of(64, "float32") - step_of(64))
+    steps = 10 * (1 + ENCODER_TIMES["trained"]) * (step_of(64, "float32") - step_of(64))
     assert steps > 0
     assert more == pytest.approx(steps if slow else 0)
 
