@@ -264,9 +264,11 @@ def test_a_search_that_was_cut_off_runs_no_trial_again(found, tmp_path, monkeypa
         assert (kept / name).read_text() == (found.out / name).read_text()
 
 
-def test_one_task_alone_is_searched_as_among_others(found, settings, tmp_path, monkeypatch):
+def test_one_task_alone_is_searched_as_among_others(found, settings, tmp_path, monkeypatch, capsys):
     world = World(tmp_path, monkeypatch)
     assert world.search(tasks="caption") == 0
+    advice = "settings.yaml, which has vqa, ve, easy_vqa too"
+    assert advice in capsys.readouterr().err, "copied, the file would take these away"
     alone = chosen_settings(tmp_path / "settings.yaml")
     assert {
         name: {"caption": of_task["caption"]} for name, of_task in settings.methods.items()
@@ -275,6 +277,12 @@ def test_one_task_alone_is_searched_as_among_others(found, settings, tmp_path, m
     assert [(cell.label, cell.seed) for cell in world.seen] == runs
     with pytest.raises(UserError, match="other budgets"):
         World(tmp_path, monkeypatch).search(tasks="caption,ve")
+    for given, said in (
+        (" , ", "no task is named"),
+        ("captoin", r"unknown task 'captoin' \(did you mean caption"),
+    ):
+        with pytest.raises(UserError, match=said):
+            World(tmp_path, monkeypatch).search(tasks=given)
 
 
 @pytest.mark.parametrize("lines", [["trial,task", "a,b"], [], [HEAD, "a,gcn,vqa,x,1,w"], ["\x00"]])
