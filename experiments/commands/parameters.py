@@ -42,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--join",
         choices=list(JOINS),
-        help="Let all adapters join the model in this way. Default: by the paper's, "
-        f"{JOIN}, but for rows with a way of their own.",
+        metavar="NAME",
+        help=f"Join adapters to the model in this way: {', '.join(JOINS)}. Default: the row's own way, else "
+        f"{JOIN}, the paper's.",
     )
     add(
         "--reduction",

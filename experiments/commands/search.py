@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--tasks",
         metavar="NAMES",
-        help="Search only on these tasks, separated by commas. Default: all of the preset.",
+        help="Take only these tasks, separated by commas. Default: all of the preset.",
     )
     add_checkpoints_argument(parser)
     add_data_arguments(parser)

@@ -60,7 +60,7 @@ def preset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def words(preset):
-    return ["ablation", "--preset", str(preset), "--tasks", "vqa,caption"]
+    return ["ablation", "--preset", str(preset), "--tasks", "vqa,caption", "--join", "blend"]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from PIL import Image
 from torch import Tensor, nn
 
-from experiments.configs.settings import chosen_settings
+from experiments.configs.settings import Settings
 from experiments.datasets.example import Example
 from experiments.methods import Tuned, method_named
 from experiments.metrics.exact import exact_scores
@@ -99,7 +99,7 @@ def small_run(
     family = family or small_family(dropout)
     torch.manual_seed(1)
     chosen = method_named(method)
-    tuned = chosen.apply(family, ADAPTER if method == "pgnn" else chosen.settings(chosen_settings(), "vqa"))
+    tuned = chosen.apply(family, ADAPTER if method == "pgnn" else chosen.settings(Settings(), "vqa"))
     examples = small_examples(folder / "pictures")
     return tuned, TaskData(
         family, SmallTask(examples), examples, chosen.vision, FeatureCache(folder / "states")
