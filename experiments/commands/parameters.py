@@ -15,8 +15,9 @@ from adapters.joins import JOINS
 from attngraph.errors import UserError
 from experiments.arguments import add_model_arguments, positive
 from experiments.configs.settings import Settings, chosen_settings
+from experiments.known import check_known
 from experiments.methods import METHODS, method_named
-from experiments.methods.method import canonical, check_known
+from experiments.methods.method import canonical
 from experiments.methods.parameters import ParameterCount, count_parameters
 from experiments.models import load_family
 from experiments.models.full_size import blip_base_without_weights

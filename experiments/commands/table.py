@@ -18,8 +18,8 @@ from pathlib import Path
 from attngraph.errors import UserError
 from experiments.configs.reading import listed
 from experiments.configs.tables import Size, load_size, load_table, size_names, table_names
+from experiments.known import check_known
 from experiments.launchers.simulation import add_gpu_arguments, check_gpu_arguments, simulation_text
-from experiments.methods.method import check_known
 from experiments.report.ablation import Design
 from experiments.report.beside import read_beside
 from experiments.report.make import Work, check_ranking, folder_of, make, model_of, plan_of, rows_in

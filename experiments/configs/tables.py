@@ -13,8 +13,8 @@ from attngraph.errors import UserError
 from experiments.configs.presets import MOST_SEEDS, Amount, Preset
 from experiments.configs.reading import Config, Read, file_named, read_config
 from experiments.configs.settings import Settings
+from experiments.known import check_known
 from experiments.methods import METHODS, GraphAdapter, Method
-from experiments.methods.method import check_known
 from experiments.tasks import TASKS
 
 TABLES, SIZES = (Path(__file__).with_name(name) for name in ("tables", "sizes"))

@@ -11,6 +11,7 @@ from adapters import SCHEMES, GraphAdapterConfig
 from adapters.config import POSITIONS, AdapterConfig
 from adapters.joins import JOINS
 from experiments.configs.settings import Settings
+from experiments.known import check_known
 from experiments.methods.method import (
     ADAPTERS,
     ATTRIBUTION,
@@ -18,7 +19,6 @@ from experiments.methods.method import (
     VARIANTS,
     Method,
     canonical,
-    check_known,
 )
 from experiments.methods.peft_method import PeftMethod
 from experiments.models.family import ModelFamily

@@ -197,18 +197,6 @@ def freeze(family: ModelFamily) -> None:
         parameter.requires_grad_(False)
 
 
-def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
-    """Raise :class:`~attngraph.UserError` for names that are not known, and where there are none."""
-    unknown = [name for name in names if name not in known]
-    if not names:
-        raise UserError(f"no {what} is named: choose from {', '.join(known)}")
-    if unknown:
-        near = did_you_mean(unknown[0], known)
-        raise UserError(
-            f"unknown {what} {', '.join(map(repr, unknown))}{near}: choose from {', '.join(known)}"
-        )
-
-
 def is_number(value: Any) -> bool:
     """Whether a setting is a number; true and false are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

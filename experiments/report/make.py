@@ -12,8 +12,9 @@ from pathlib import Path
 from attngraph.errors import UserError
 from experiments.configs.tables import Size, TableFile
 from experiments.files import check_files
+from experiments.known import check_known
 from experiments.methods import method_named
-from experiments.methods.method import canonical, check_known
+from experiments.methods.method import canonical
 from experiments.outputs import check_folder
 from experiments.progress import note
 from experiments.report.ablation import DETAILS, RESULTS, SIGNIFICANCE, Design, make_table, save_results

@@ -9,8 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from attngraph.errors import UserError
+from experiments.known import check_known
 from experiments.methods import method_named
-from experiments.methods.method import ADAPTERS, check_known
+from experiments.methods.method import ADAPTERS
 from experiments.report.archive import PATTERN, cell_of, finished_cells, unpack
 from experiments.report.columns import WAY, scored, table_columns
 from experiments.report.comparison import compare_pairs

@@ -21,6 +21,7 @@ import numpy as np
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
+from experiments.known import check_known
 from experiments.metrics.alignment import scores_by_kind
 from experiments.metrics.statistics import Score, mean_score, mean_statistics
 from experiments.models.batch import Sample
@@ -273,11 +274,9 @@ def tasks_named(names: Sequence[str]) -> dict[str, Task]:
     """The tasks of these names, in this order.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or none.
     """
-    unknown = [name for name in names if name not in TASKS]
-    if unknown:
-        raise UserError(f"unknown task {', '.join(map(repr, unknown))}: choose from {', '.join(TASKS)}")
+    check_known(names, list(TASKS), "task")
     return {name: TASKS[name] for name in names}
 
 

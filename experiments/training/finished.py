@@ -13,8 +13,9 @@ from experiments.configs.reading import read_config as read_yaml
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.errors import first_line
+from experiments.known import check_known
 from experiments.methods import METHODS, method_named
-from experiments.methods.method import Tuned, check_known
+from experiments.methods.method import Tuned
 from experiments.models import load_family
 from experiments.models.family import Answering, Decoding
 from experiments.models.length_penalty import LENGTH

@@ -15,8 +15,9 @@ from experiments.arguments import did_you_mean
 from experiments.configs.presets import MOST_SEEDS, Amount, Layouts, Preset, Published
 from experiments.configs.settings import Settings
 from experiments.datasets.faults import Faults
+from experiments.known import check_known
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
-from experiments.methods.method import REFERENCE, canonical, check_known
+from experiments.methods.method import REFERENCE, canonical
 from experiments.models.ranking import Ranking
 from experiments.scenes.layouts.make import LAYOUTS
 from experiments.scenes.write import Sizes
@@ -175,13 +176,11 @@ def tasks_of(names: Sequence[str] | None, preset: Amount, data: Path | None) -> 
         UserError: an unknown task in the preset, no task, or a task without its data.
     """
     check_known([*preset.tasks, *TASKS], list(TASKS), "task")
-    if names is not None:
-        check_known(names, list(TASKS), "task")
-    else:
-        names = [name for name, task in TASKS.items() if name not in preset.left_out]
-        if not names:
+    if names is None:
+        kept = [task for name, task in TASKS.items() if name not in preset.left_out]
+        names = [task.name for task in kept if _is_default(task, preset, data)]
+        if not kept or (data is None and not names):
             raise UserError("the preset leaves out every task: name some with --tasks")
-        names = [name for name in names if _is_default(TASKS[name], preset, data)]
         if data is not None and not names:
             folders = ", ".join(task.data_set for task in TASKS.values() if task.data_set)
             raise UserError(
@@ -189,8 +188,6 @@ def tasks_of(names: Sequence[str] | None, preset: Amount, data: Path | None) -> 
                 f"({folders}), or the folder that `attngraph scenes` has written"
             )
     tasks = tasks_named(names)
-    if not tasks:
-        raise UserError("the preset leaves out every task: name some with --tasks")
     for task in tasks.values():
         if data is None and preset.is_official:
             _check_drawn(task, preset)

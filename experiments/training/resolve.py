@@ -11,8 +11,8 @@ from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
 from experiments.configs.experiment import Experiment, Training, experiment_of
 from experiments.configs.settings import Settings
+from experiments.known import check_known
 from experiments.methods import Method, method_named
-from experiments.methods.method import check_known
 from experiments.scenes.write import Sizes
 from experiments.tasks import TASKS, Task
 from experiments.training.answering import check_answering

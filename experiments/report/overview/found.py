@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from attngraph.errors import UserError
+from experiments.known import check_known
 from experiments.methods import method_named
-from experiments.methods.method import check_known
 from experiments.progress import Progress
 from experiments.report.ablation import RESULTS
 from experiments.report.archive import PATTERN, cell_of, unpack
