@@ -6,8 +6,9 @@ share :math:`\beta_i` (:meth:`adapters.scheme.Scheme.residual_share`) and its at
 
 - :math:`\kappa_i = 1 - \beta_i`, the share of the message;
 - :math:`\text{moved}_i = \frac12 \sum_j \Big| \frac{\bar w_{ij}}{\sum_k \bar w_{ik}} -
-  \frac{M_{ij}}{\sum_k M_{ik}} \Big|`, the share of attention mass that the scheme's edge weights
-  :math:`\bar w` move to other values: total variation, from 0 to 1;
+  \frac{M_{ij}}{\sum_k M_{ik}} \Big|`, the share of attention mass that the scheme moves to other values:
+  total variation, from 0 to 1. The weights :math:`\bar w` are those with which values enter the message, degrees
+  included (:meth:`adapters.scheme.Scheme.message_weights`);
 - :math:`\text{length}_i = \lVert m_i \rVert / \lVert U_i \rVert` and :math:`\text{cosine}_i = \cos(m_i, U_i)`
   of the message :math:`m_i = \bar U_i - \beta_i \hat V_i`, which is what comes from values;
 - the same of the whole :math:`\bar U_i`, the residual included.
@@ -127,7 +128,7 @@ class EffectTally:
         if self.rescale:
             factor = length_factor(w, u)
             m, w = factor * m, factor * w
-        moved = _moved(edges.to_dense(self.scheme.edge_weights(edges)), before.weight)
+        moved = _moved(edges.to_dense(self.scheme.message_weights(edges)), before.weight)
         seen = (before.weight.sum(-1) > floor(u.dtype)).all(1) & (square_length(u)[..., 0] > 0)
         columns = [1 - share[..., 0].mean(1), moved.mean(1), *_compare(m, u), *_compare(w, u)]
         return torch.stack(columns, -1)[seen]

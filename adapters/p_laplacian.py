@@ -22,11 +22,13 @@ class Steps(NamedTuple):
     Attributes:
         query: the query features :math:`\bar U`, ``(b, h, n, d)``.
         weight: the weights :math:`\bar M` of the last step, per edge.
+        message: :math:`\bar M_{ij} / \sqrt{d_i e_j}` of the last step, per edge.
         residual_share: :math:`\beta` of the last step, ``(b, h, n, 1)``.
     """
 
     query: Tensor
     weight: PerEdge
+    message: PerEdge
     residual_share: Tensor
 
 
@@ -99,7 +101,7 @@ def p_steps(
             alpha = _inverse(edges.sum_at_values(weight * root_e.square()) + residual)
             value = alpha * (edges.to_values(message, query) + residual * edges.value)
         query = new_query
-    return Steps(query, weight, share)
+    return Steps(query, weight, message, share)
 
 
 def _inverse(x: Tensor) -> Tensor:

@@ -101,6 +101,10 @@ class PScheme(Scheme):
         r""":math:`\bar M` of the last step."""
         return self._run(edges).weight
 
+    def message_weights(self, edges: Edges) -> PerEdge:
+        r""":math:`\bar M_{ij} / \sqrt{d_i e_j}` of the last step."""
+        return self._run(edges).message
+
     def residual_share(self, edges: Edges) -> Tensor:
         r""":math:`\beta_i = r / (S_i + r)` of the last step, with :math:`S_i = \sum_j \bar M_{ij}/d_i` and
         :math:`r = 2\mu/p`."""

@@ -101,6 +101,13 @@ class Scheme(nn.Module):
         """The weight of every edge, in the form of ``edges.weight``; a scheme must define it."""
         raise NotImplementedError
 
+    def message_weights(self, edges: Edges) -> Tensor:
+        """The factor with which a value enters a query's message, up to one factor for each query.
+
+        It is :meth:`edge_weights` unless a scheme normalises these further.
+        """
+        return self.edge_weights(edges)
+
     def residual_share(self, edges: Edges) -> Tensor | float:
         r"""The factor :math:`\beta_i` of each query's own features in what :meth:`propagate` returns,
 

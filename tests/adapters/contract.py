@@ -178,6 +178,9 @@ def check_dense_equals(case: Case, kind: str, seed: int, backend: str) -> None:
             torch.testing.assert_close(
                 scheme.reweight(graph, backend), scheme.reweight(graph), rtol=tolerance, atol=tolerance
             )
+            both = (edges_of(graph, name) for name in (backend, "dense"))
+            found, expected = (edges.to_dense(scheme.message_weights(edges)) for edges in both)
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
 def check_gradients(case: Case, kind: str, backend: str) -> None:

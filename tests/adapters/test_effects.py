@@ -8,7 +8,9 @@ import torch
 
 from adapters import APPNP, GCN, GCNII, PGNN, Placebo, Residual, Scheme, Tempering
 from adapters.effects import Effect, EffectTally, effect
+from adapters.p_scheme import PScheme
 from attngraph import AttentionGraph
+from attngraph.backends import edges_of
 from tests.adapters import brute_force
 from tests.adapters.contract import GRAPHS, random_graph
 
@@ -34,6 +36,18 @@ def share_of_residual(scheme, weight: list[float], degree: float) -> float:
     return (2 * MU / P) / (sum(weight) / degree + 2 * MU / P)
 
 
+def through_degrees(scheme, graph: AttentionGraph, weight: list[float], at: tuple) -> list[float]:
+    """The weights of a query's message, but for a factor: the p-schemes divide by the values' degrees too."""
+    if not isinstance(scheme, PScheme):
+        return weight
+    k, h, i = at
+    first, last = (0, i if graph.causal else graph.shape[2] - 1)
+    assert graph.span is None
+    rows = [x for x in range(first, last + 1) if graph.query_mask is None or graph.query_mask[k, x]]
+    degrees = [sum(float(graph.weight[k, h, x, j]) for x in rows) for j in range(graph.shape[3])]
+    return [w and w / math.sqrt(e) for w, e in zip(weight, degrees)]
+
+
 def loops(scheme, reference, graph: AttentionGraph, output) -> list[float]:
     """The six averages, a query at a time; ``output`` is ``(h, d, width)``."""
     weights, aggregated = scheme.reweight(graph), reference(scheme, graph, output)
@@ -49,6 +63,7 @@ def loops(scheme, reference, graph: AttentionGraph, output) -> list[float]:
                 m, w = graph.weight[k, h, i].tolist(), weights[k, h, i].tolist()
                 beta = share_of_residual(scheme, w, sum(m))
                 kappa += (1 - beta) / heads
+                w = through_degrees(scheme, graph, w, (k, h, i))
                 moved += sum(abs(a / sum(w) - b / sum(m)) for a, b in zip(w, m)) / 2 / heads
                 for j, x in enumerate(m):
                     plain = plain + x * (graph.value[k, h, j] @ output[h])
@@ -78,6 +93,28 @@ def test_equals_loops(name, kind):
     assert numbers(got) == pytest.approx(loops(*SCHEMES[name], graph, output), abs=1e-9)
     valid = 8 if graph.query_mask is None else int(graph.query_mask.sum())
     assert got.queries == valid
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("kind", ["encoder, padded", "decoder self, padded"])
+def test_message_weights_are_those_of_the_message(name, kind):
+    """What comes from values is their sum with these weights, but for one factor for each query; the features
+    of the few values are linearly independent, so no other weights would do."""
+    (graph, output), (scheme, reference) = random_graph(1, h=1, d=6, **GRAPHS[kind]), SCHEMES[name]
+    weight = scheme.message_weights(edges_of(graph))[:, 0]
+    assert torch.linalg.matrix_rank(graph.value[:, 0] @ output[0]).tolist() == [graph.shape[3]] * 2
+    beta = torch.as_tensor(scheme.residual_share(edges_of(graph))).expand(*graph.query.shape[:3], 1)[:, 0]
+    message = reference(scheme, graph, output)[:, 0] - beta * (graph.query[:, 0] @ output[0])
+    other = weight @ graph.value[:, 0] @ output[0]
+    cosine = torch.nn.functional.cosine_similarity(message, other, dim=-1)[graph.query_mask]
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+
+
+def test_degrees_move_mass_alike_in_all_schemes():
+    graph, output = random_graph(2, h=2)
+    schemes = [APPNP(alpha=0.3), GCNII(alpha=0.1), PGNN(p=2, learn_p=False), Tempering(p=2, learn_p=False)]
+    moved = [effect(scheme, graph, output.flatten(0, 1)).moved for scheme in schemes]
+    assert moved == pytest.approx([moved[0]] * 4) and moved[0] > 0.02
 
 
 def test_the_vanilla_adapter_does_nothing():
