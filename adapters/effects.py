@@ -7,8 +7,8 @@ share :math:`\beta_i` (:meth:`adapters.scheme.Scheme.residual_share`) and its at
 - :math:`\kappa_i = 1 - \beta_i`, the share of the message;
 - :math:`\text{moved}_i = \frac12 \sum_j \Big| \frac{\bar w_{ij}}{\sum_k \bar w_{ik}} -
   \frac{M_{ij}}{\sum_k M_{ik}} \Big|`, the share of attention mass that the scheme moves to other values:
-  total variation, from 0 to 1. The weights :math:`\bar w` are those with which values enter the message, degrees
-  included (:meth:`adapters.scheme.Scheme.message_weights`);
+  total variation, from 0 to 1. The weights :math:`\bar w` are those with which values enter the message,
+  degrees included (:meth:`adapters.scheme.Scheme.message_weights`);
 - :math:`\text{length}_i = \lVert m_i \rVert / \lVert U_i \rVert` and :math:`\text{cosine}_i = \cos(m_i, U_i)`
   of the message :math:`m_i = \bar U_i - \beta_i \hat V_i`, which is what comes from values;
 - the same of the whole :math:`\bar U_i`, the residual included.

@@ -17,9 +17,11 @@ class Board:
 
     Args:
         cells: to be run.
+        blind: show no scores.
     """
 
-    def __init__(self, cells: Sequence[Cell]):
+    def __init__(self, cells: Sequence[Cell], blind: bool = False):
+        self.blind = blind
         self.failures: dict[Cell, UserError] = {}
         self._done = dict.fromkeys(cells, 0)
         total = sum(map(weight, cells))
@@ -50,16 +52,22 @@ class Board:
         """A cell has ended with the content of its ``scores.json``, or with an error."""
         if isinstance(outcome, UserError):
             self.failures[cell] = outcome
-            note(line(cell, {}) + str(outcome))
+            note(line(cell, str(outcome)))
         else:
             self.reached(cell, weight(cell))  # scoring, and what an earlier call had trained
-            note(line(cell, outcome["scores"]))
+            note(line(cell, said_of(outcome, self.blind)))
 
 
-def line(cell: Cell, scores: dict[str, float]) -> str:
+def line(cell: Cell, outcome: str) -> str:
     """A cell's outcome in a line."""
-    values = " ".join(f"{key.partition('.')[2]} {100 * value:.1f}" for key, value in scores.items())
-    return f"{cell.label:>9} {cell.task:<9} seed {cell.seed}: {values}"
+    return f"{cell.label:>9} {cell.task:<9} seed {cell.seed}: {outcome}"
+
+
+def said_of(result: dict[str, Any], blind: bool) -> str:
+    """What is said of a finished cell: its scores, unless nobody is to see them."""
+    if blind:
+        return "finished"
+    return " ".join(f"{key.partition('.')[2]} {100 * value:.1f}" for key, value in result["scores"].items())
 
 
 def weight(cell: Cell) -> int:

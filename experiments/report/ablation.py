@@ -114,7 +114,7 @@ def save_results(
     tasks: Mapping[str, Task],
     table: Table,
     out: Path,
-    made_with: Mapping[str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
     stem: str = Design.stem,
 ) -> dict[str, Path]:
     """Write a table and all that stands behind it; the files appear together when all are written.
@@ -124,7 +124,7 @@ def save_results(
         tasks: of the table.
         table: as :func:`make_table` makes it of them.
         out: folder; its other files stay.
-        made_with: versions and machine, written into ``results.json``.
+        about: what else is written into ``results.json``, such as versions and machine.
         stem: of the names of the table's own files.
 
     Returns:
@@ -135,7 +135,7 @@ def save_results(
         written = save_table(table, part, stem)
         written["significance"] = write_json(part / SIGNIFICANCE, table.comparisons)
         written["details"] = write_text(part / DETAILS, details_markdown(runs, tasks, table))
-        content = {"cells": [run.result for run in distinct(runs)], **(made_with or {})}
+        content = {"cells": [run.result for run in distinct(runs)], **(about or {})}
         written["results"] = write_json(part / RESULTS, content, default=float)
     return {what: out / path.name for what, path in written.items()}
 

@@ -11,9 +11,9 @@ from attngraph.errors import UserError
 from experiments.methods.graph_adapter import method_named
 from experiments.methods.method import ADAPTERS
 from experiments.metrics.statistics import Score
-from experiments.progress import Progress
+from experiments.progress import Progress, note
 from experiments.report.columns import AVERAGE, averaged_columns, table_columns
-from experiments.report.runs import Run
+from experiments.report.runs import Run, cannot_differ
 from experiments.report.significance import holm, paired_bootstrap
 from experiments.tasks.task import Column, Task
 
@@ -41,7 +41,8 @@ def compare_pairs(
     columns: Sequence[str] | None = None,
     means: Mapping[str, Weights] | None = None,
 ) -> list[dict[str, Any]]:
-    """Paired comparisons over seeds and images, Holm-corrected over all of them.
+    """Paired comparisons over seeds and images, Holm-corrected over all of them. Rows that are the same runs
+    under two names are left out, and named in a remark.
 
     A mean of columns is made of one test set per task: the columns of one task share the resampled images.
 
@@ -81,12 +82,17 @@ def compare_pairs(
         weights[AVERAGE.key] = {column.key: 1 / len(averaged) for column in averaged}
     weights.update(means or {})
     asked = [(pair, key) for pair in pairs for key in weights if columns is None or key in columns]
-    lines = []
+    lines, alike = [], []
     for (row, baseline), key in Progress(asked, desc="comparisons", unit="", leave=False, delay=5):
+        titles = {"row": method_named(row).title, "baseline": method_named(baseline).title}
+        if pool.same(row, baseline, weights[key]):
+            alike.append(f"{titles['row']} and {titles['baseline']} in {key}")
+            continue
         line = pool.compare(row, baseline, [(by_key[one], weight) for one, weight in weights[key].items()])
         if line:
-            titles = {"row": method_named(row).title, "baseline": method_named(baseline).title}
             lines.append({**titles, "column": key, **line})
+    if alike:
+        note(f"not compared, since they are the same runs under two names: {', '.join(alike)}")
     adjusted = holm([line["p"] for line in lines])
     adjusted_new = iter(holm([line["new_p"] for line in lines if line["new_p"] is not None]))
     return [
@@ -108,6 +114,20 @@ class _Pool:
         self.owner = {column.key: name for name, task in tasks.items() for column in task.columns}
         self.arrays: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
 
+    def same(self, row: str, baseline: str, columns: Iterable[str]) -> bool:
+        """Whether two methods are the same runs under two names, in all that some columns are made of."""
+        tasks = {self.owner[key] for key in columns}
+        seeds = self._shared(row, baseline, tasks)
+        places = [(task, seed) for task in tasks for seed in seeds]
+        return bool(seeds) and all(
+            cannot_differ(self.runs[row, *place], self.runs[baseline, *place]) for place in places
+        )
+
+    def _shared(self, row: str, baseline: str, tasks: Iterable[str]) -> list[int]:
+        """The seeds that two methods ran on all of these tasks."""
+        each = [(name, task) for name in (row, baseline) for task in tasks]
+        return [seed for seed in self.seeds if all((*one, seed) in self.runs for one in each)]
+
     def compare(
         self, row: str, baseline: str, members: Sequence[tuple[Column, float]]
     ) -> dict[str, Any] | None:
@@ -115,11 +135,7 @@ class _Pool:
         by_task: dict[str, list[Column]] = {}
         for column, _ in members:
             by_task.setdefault(self.owner[column.key], []).append(column)
-        seeds = [
-            seed
-            for seed in self.seeds
-            if all((name, task, seed) in self.runs for name in (row, baseline) for task in by_task)
-        ]
+        seeds = self._shared(row, baseline, by_task)
         if not seeds:
             return None
         for task in by_task:

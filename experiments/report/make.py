@@ -18,11 +18,11 @@ from experiments.methods.method import canonical
 from experiments.outputs import check_folder
 from experiments.progress import note
 from experiments.report.ablation import DETAILS, RESULTS, SIGNIFICANCE, Design, make_table, save_results
-from experiments.report.runs import Run
+from experiments.report.runs import Run, differently_made, versions_of
 from experiments.report.text import render_text
 from experiments.shipped import DEFAULT
 from experiments.training.answering import RANK
-from experiments.training.cells import Cell, has_scores, versions
+from experiments.training.cells import Cell, has_scores
 from experiments.training.checkpoints import check_checkpoints
 from experiments.training.device import processes
 from experiments.training.execution import Execution, execution_of, in_folder
@@ -89,7 +89,7 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
             f"{len(plan.cells)} cells into {work.out} ({_estimate(plan, execution.jobs)}Ctrl-C is safe, the "
             "same command goes on)"
         )
-    results = run_cells(plan.cells, execution)
+    results = run_cells(plan.cells, execution, blind=work.part is not None)
     if not is_main:
         return 0
     if work.part is not None:
@@ -105,9 +105,10 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
     ]
     check_one_checkpoint(made)
     runs = [run for _, run in made]
-    table = make_table(runs, plan.tasks, work.title, [*_about_settings(plan), *work.notes], work.design)
-    made_with = {"model": model_of(args), **versions(), **execution.conditions()}
-    paths = save_results(runs, plan.tasks, table, work.folder, made_with, work.design.stem)
+    notes = [*_about_settings(plan), *work.notes, *filter(None, [differently_made(runs)])]
+    table = make_table(runs, plan.tasks, work.title, notes, work.design)
+    about = {"model": model_of(args), "made_with": versions_of(runs), **execution.conditions()}
+    paths = save_results(runs, plan.tasks, table, work.folder, about, work.design.stem)
     print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
     print(f"\nsaved: {', '.join(str(path) for path in paths.values())}")
     return 0

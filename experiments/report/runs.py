@@ -39,13 +39,18 @@ class Run:
         return self.result["train_seconds"] + self.result["eval_seconds"]
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What decided its result.
+    def config(self) -> dict[str, Any]:
+        """The content of its ``config.json``.
 
         Raises:
-            UserError: the run's ``config.json`` cannot be read.
+            UserError: the file cannot be read.
         """
-        return read_config(self.folder)["settings"]
+        return read_config(self.folder)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decided its result."""
+        return self.config["settings"]
 
     @cached_property
     def checkpoint(self) -> str:
@@ -80,3 +85,35 @@ def distinct(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         first.setdefault(run.folder, run)
     return list(first.values())
+
+
+def cannot_differ(one: Run, other: Run) -> bool:
+    """Whether two rows show one run, or graph adapters that are the same in all but their names."""
+    if one.folder == other.folder:
+        return True
+    mine, others = (
+        {name: value for name, value in run.settings.items() if name not in ("label", "method")}
+        for run in (one, other)
+    )
+    return "gnn" in mine.get("settings", {}) and mine == others
+
+
+def versions_of(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
+    """With what runs were made: name of a package (or ``code``, ``machine``) -> version -> number of runs."""
+    counts: dict[str, dict[str, int]] = {}
+    for run in distinct(runs):
+        versions = run.config.get("versions", {})
+        for name, value in {**versions, "machine": run.config.get("machine", "unknown")}.items():
+            of_name = counts.setdefault(name, {})
+            of_name[str(value)] = of_name.get(str(value), 0) + 1
+    return counts
+
+
+def differently_made(runs: Sequence[Run]) -> str:
+    """A sentence on runs that were not all made with the same code, packages and machine; else empty."""
+    several = [
+        f"{name} {', '.join(f'{value} in {count}' for value, count in of_name.items())}"
+        for name, of_name in versions_of(runs).items()
+        if len(of_name) > 1
+    ]
+    return f"Not all runs were made with the same: {'; '.join(several)}" if several else ""

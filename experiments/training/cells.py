@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import random
 import shutil
 import time
@@ -13,9 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 
-import attngraph
 from attngraph.errors import UserError
 from experiments.configs.experiment import EXPERIMENT, experiment_of
 from experiments.datasets.example import Example
@@ -34,6 +31,7 @@ from experiments.training.data import TaskData, subset
 from experiments.training.device import agreed, cpu_threads, processes, training_precision
 from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
+from experiments.training.made_with import made_with
 from experiments.training.memory import PeakMemory
 from experiments.training.out_of_memory import OutOfMemory, most_that_fit, release
 from experiments.training.prediction import predict
@@ -250,7 +248,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
             "cache_gb": run.cache_gb,
             **_elsewhere(folder, device, precision),
         }
-        write_json(folder / CONFIG, {**about, **run.conditions(), **versions()})
+        write_json(folder / CONFIG, {**about, **run.conditions(), **made_with()})
         write_text(folder / EXPERIMENT, experiment_of(cell).yaml())
         (folder / DIVERGED).unlink(missing_ok=True)  # this call may end otherwise
     torch.manual_seed(cell.seed)
@@ -362,19 +360,6 @@ def per_image(statistics: np.ndarray, examples: Sequence[Example]) -> np.ndarray
     sums = np.zeros((len(place), statistics.shape[1]))
     np.add.at(sums, [place[example.image] for example in examples], statistics)
     return sums
-
-
-def versions() -> dict[str, Any]:
-    """What the run was made with."""
-    return {
-        "versions": {
-            "attngraph": attngraph.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "machine": f"{platform.system()} {platform.machine()}",
-    }
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from attngraph.errors import UserError
 from experiments.launchers import LAUNCHERS
-from experiments.launchers.board import Board, line, weight
+from experiments.launchers.board import Board, line, said_of, weight
 from experiments.launchers.job import prepare_process
 from experiments.launchers.shared import end_earlier
 from experiments.progress import Progress, note
@@ -28,7 +28,9 @@ from experiments.training.recipe import Diverged
 from experiments.training.saved import DIVERGED
 
 
-def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) -> dict[Cell, dict[str, Any]]:
+def run_cells(
+    cells: Sequence[Cell], run: Execution, may_diverge: bool = False, blind: bool = False
+) -> dict[Cell, dict[str, Any]]:
     """Run all cells and return their scores: those with saved scores are skipped, interrupted ones continue.
 
     The launcher that ``run`` names brings them to worker processes. Under ``torchrun`` or ``accelerate
@@ -39,6 +41,7 @@ def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) 
         run: where and how.
         may_diverge: leave out cells whose loss is not finite, instead of failing; those that ended so in an
             earlier call are not run again.
+        blind: show no scores while cells run.
 
     Raises:
         UserError: a folder holds another experiment, or cells failed; the others are finished then. Or the
@@ -47,7 +50,7 @@ def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) 
             time.
     """
     if processes(run.device).num_processes > 1:
-        return _run_together(cells, run, may_diverge)
+        return _run_together(cells, run, may_diverge, blind)
     end_earlier(run.out)
     todo = [cell for cell in cells if not is_finished(cell, run)]
     for cell in set(cells) - set(todo):
@@ -61,7 +64,7 @@ def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) 
             "folder one is run again"
         )
         todo = [cell for cell in todo if cell not in diverged]
-    failures = _launched(todo, run) if todo else {}
+    failures = _launched(todo, run, blind) if todo else {}
     fatal = [
         f"{cell.name}: {error}"
         for cell, error in failures.items()
@@ -74,15 +77,15 @@ def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) 
     return {cell: read_scores(cell, run.out) for cell in cells if cell not in {*failures, *diverged}}
 
 
-def _launched(cells: Sequence[Cell], run: Execution) -> dict[Cell, UserError]:
+def _launched(cells: Sequence[Cell], run: Execution, blind: bool) -> dict[Cell, UserError]:
     """Run cells; returns what went wrong with those that failed."""
-    with Board(cells) as board:
+    with Board(cells, blind) as board:
         LAUNCHERS[run.launch.name](cells, run, board)
     return board.failures
 
 
 def _run_together(
-    cells: Sequence[Cell], run: Execution, may_diverge: bool = False
+    cells: Sequence[Cell], run: Execution, may_diverge: bool = False, blind: bool = False
 ) -> dict[Cell, dict[str, Any]]:
     """The cells one after the other, each in all processes."""
     state = processes(run.device)
@@ -102,5 +105,5 @@ def _run_together(
                     raise
                 continue
             if state.is_main_process:
-                note(line(cell, results[cell]["scores"]))
+                note(line(cell, said_of(results[cell], blind)))
     return results

@@ -31,7 +31,9 @@ def test_the_table_is_made_when_all_parts_are_there(tmp_path, capsys):
 
     assert run("--only-checkpoint", "1") == 2 and "seed1 is missing" in one_line(capsys)
     assert run("--only-checkpoint", "0") == 0
-    assert "3 runs from checkpoint 0 are in" in (said := capsys.readouterr().out) and "GCN" not in said
+    said = capsys.readouterr()
+    assert "3 runs from checkpoint 0 are in" in said.out and "GCN" not in said.out
+    assert "seed 2: finished" in said.err and "accuracy" not in said.err, "test scores stay unseen"
     assert seeds_of("gcn") == ["seed0", "seed2"] and seeds_of("frozen") == ["seed0"]
     assert not any((out / name).exists() for name in MADE), "a part tells nothing of the whole"
     assert run() == 2 and "seed1 is missing" in one_line(capsys)

@@ -66,6 +66,23 @@ def test_shipped_settings_are_complete():
     assert all(task.name in DRAWN or task.like in DRAWN for task in TASKS.values()), "the others take these"
 
 
+def test_every_row_of_the_study_was_searched_for_its_own_rate():
+    """Else a row would silently train with the rate of the one that it follows."""
+    rows = [name for name in load_preset("full").seeds if METHODS[name].rates]
+    chosen = chosen_settings().methods
+    assert {name for name in rows if list(chosen.get(name, ())) != list(DRAWN)} == set() and len(rows) == 15
+
+
+def test_rows_of_attribution_differ_from_pgnn_in_one_thing():
+    chosen = chosen_settings().methods
+    for name in ("tempering", "placebo", "p2", "residual", "mean_degree", "rescaled"):
+        for task in DRAWN:
+            own, leader = chosen[name][task], chosen["pgnn"][task]
+            assert (own.join, own.arguments) == (leader.join, leader.arguments), (name, task)
+    for name in ("pgnn_replace", "pgnn_gated", "gcn_gated"):
+        assert {choice.join for choice in chosen[name].values()} == {METHODS[name].join}
+
+
 def test_settings_are_written_as_they_are_read(tmp_path):
     arguments = {"p": 1.5, "steps": 2, "learn_p": False, "degree": "mean"}
     settings = Settings(

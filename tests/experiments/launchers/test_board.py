@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.launchers.board import EVAL_STEPS, Board, line, weight
+from experiments.launchers.board import EVAL_STEPS, Board, line, said_of, weight
 from experiments.training.cells import Cell
 from experiments.training.recipe import Recipe
 
@@ -16,7 +16,9 @@ def test_the_bar_counts_steps_and_scoring():
 
 
 def test_the_line_of_a_cell():
-    said = line(UNTRAINED, {"caption.bleu4": 0.25, "caption.cider": 1.5})
+    scores = {"scores": {"caption.bleu4": 0.25, "caption.cider": 1.5}}
+    assert line(UNTRAINED, said_of(scores, blind=True)) == "      gcn caption   seed 0: finished"
+    said = line(UNTRAINED, said_of(scores, blind=False))
     assert said == "      gcn caption   seed 0: bleu4 25.0 cider 150.0"
 
 

@@ -135,6 +135,30 @@ def test_rows_and_baseline_can_be_named(tmp_path):
     assert compare_pairs(runs, tasks, [("pgnn", "gcn")], columns=["avg"]) == []
 
 
+def test_the_same_runs_under_two_names_are_not_compared(tmp_path, capsys):
+    """Their difference is 0 by construction; it is no test, and none that Holm's correction counts."""
+    tasks = {name: TASKS[name] for name in ("vqa", "ve")}
+    runs = runs_on(tmp_path, tasks, rows=("gcn", "gcn_gated", "pgnn", "decoder", "full"))
+    for run in runs:
+        adapter = {"gnn": run.row[:4].rstrip("_"), "join": "gated"} if run.row[:3] in ("gcn", "pgn") else {}
+        if run.row == "gcn_gated" and run.task == "ve":
+            adapter["join"] = "blend"
+        settings = {"label": run.row, "method": run.row, "settings": adapter, "weights": "w"}
+        (run.folder / "config.json").write_text(json.dumps({"settings": settings}))
+    pairs = [("gcn_gated", "gcn"), ("pgnn", "gcn"), ("pgnn", "pgnn"), ("full", "decoder")]
+    lines = compare_pairs(runs, tasks, pairs, columns=["vqa.accuracy", "ve.accuracy"])
+    assert [(line["row"], line["column"]) for line in lines] == [
+        ("GCN, gated", "ve.accuracy"),
+        ("pGNN", "vqa.accuracy"),
+        ("pGNN", "ve.accuracy"),
+        ("Full fine-tuning", "vqa.accuracy"),
+        ("Full fine-tuning", "ve.accuracy"),
+    ]
+    assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
+    said = capsys.readouterr().err
+    assert "the same runs under two names: GCN, gated and GCN in vqa.accuracy, pGNN and pGNN in" in said
+
+
 def test_checkpoints_are_those_of_the_runs(tmp_path):
     tasks = {"vqa": TASKS["vqa"]}
     runs = runs_on(tmp_path, tasks, seeds=range(6), checkpoints=3)

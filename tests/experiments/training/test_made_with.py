@@ -1,0 +1,40 @@
+"""With what a run is made."""
+
+import importlib
+import sys
+
+from experiments.training import made_with as module
+from experiments.training.made_with import code_digest, made_with
+
+
+def test_code_and_packages_are_named():
+    about = made_with()
+    assert {"attngraph", "code", "python", "torch", "transformers", "peft"} <= set(about["versions"])
+    assert len(about["versions"]["code"]) == 12
+
+
+def test_another_line_of_code_is_another_digest(tmp_path, monkeypatch):
+    """Names count as well as contents; what is no Python file does not."""
+    package = tmp_path / "packaged_here"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "inner" / "one.py").write_text("x = 1\n")
+    monkeypatch.setattr(module, "CODE", (package.name,))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    importlib.invalidate_caches()
+
+    def digest() -> str:
+        code_digest.cache_clear()
+        return code_digest()
+
+    try:
+        found = [digest()]
+        (package / "notes.txt").write_text("nothing")
+        assert digest() == found[0]
+        (package / "inner" / "one.py").write_text("x = 2\n")
+        found.append(digest())
+        (package / "inner" / "one.py").rename(package / "inner" / "two.py")
+        found.append(digest())
+        assert len(set(found)) == 3
+    finally:
+        code_digest.cache_clear()
