@@ -82,17 +82,19 @@ def compare_pairs(
         weights[AVERAGE.key] = {column.key: 1 / len(averaged) for column in averaged}
     weights.update(means or {})
     asked = [(pair, key) for pair in pairs for key in weights if columns is None or key in columns]
-    lines, alike = [], []
+    lines: list[dict[str, Any]] = []
+    alike: dict[str, list[str]] = {}
     for (row, baseline), key in Progress(asked, desc="comparisons", unit="", leave=False, delay=5):
         titles = {"row": method_named(row).title, "baseline": method_named(baseline).title}
         if pool.same(row, baseline, weights[key]):
-            alike.append(f"{titles['row']} and {titles['baseline']} in {key}")
+            alike.setdefault(f"{titles['row']} and {titles['baseline']}", []).append(key)
             continue
         line = pool.compare(row, baseline, [(by_key[one], weight) for one, weight in weights[key].items()])
         if line:
             lines.append({**titles, "column": key, **line})
     if alike:
-        note(f"not compared, since they are the same runs under two names: {', '.join(alike)}")
+        said = "; ".join(f"{names} in {', '.join(keys)}" for names, keys in alike.items())
+        note(f"not compared, since they are the same runs under two names: {said}")
     adjusted = holm([line["p"] for line in lines])
     adjusted_new = iter(holm([line["new_p"] for line in lines if line["new_p"] is not None]))
     return [

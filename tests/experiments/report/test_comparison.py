@@ -156,7 +156,10 @@ def test_the_same_runs_under_two_names_are_not_compared(tmp_path, capsys):
     ]
     assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
     said = capsys.readouterr().err
-    assert "the same runs under two names: GCN, gated and GCN in vqa.accuracy, pGNN and pGNN in" in said
+    assert (
+        "the same runs under two names: GCN, gated and GCN in vqa.accuracy; pGNN and pGNN in vqa.accuracy, ve.accuracy"
+        in said
+    )
 
 
 def test_checkpoints_are_those_of_the_runs(tmp_path):
