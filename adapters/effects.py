@@ -43,7 +43,7 @@ class Effect:
 
     Attributes:
         kappa: share of the message, :math:`1 - \beta`. 1 for a scheme without residual.
-        moved: share of attention mass that moves to other values, in [0, 1].
+        moved: share of attention mass that moves to other values, by degrees too, in [0, 1].
         length: of the message, over the length of the attention output :math:`U`.
         cosine: of the message and :math:`U`.
         whole_length, whole_cosine: the same of :math:`\bar U`, residual included.

@@ -104,7 +104,8 @@ class Scheme(nn.Module):
     def message_weights(self, edges: Edges) -> Tensor:
         """The factor with which a value enters a query's message, up to one factor for each query.
 
-        It is :meth:`edge_weights` unless a scheme normalises these further.
+        It is :meth:`edge_weights` unless a scheme normalises these further. After several steps it is that of
+        the last one.
         """
         return self.edge_weights(edges)
 

@@ -104,13 +104,14 @@ def run(args: argparse.Namespace) -> int:
     if outputs is not None:
         outputs.check()
     with saved_runs(args.source) as runs:
-        lines, headings = recompute(runs, _names(baseline), _names(args.rows), _names(args.columns))
+        lines, headings, about = recompute(runs, _names(baseline), _names(args.rows), _names(args.columns))
     cells = [significance_cells(line, headings) for line in lines]
-    print(f"{scope(lines)}\n\n{aligned([SIGNIFICANCE_HEAD, *cells])}")
+    said = f"{scope(lines)} {about}".strip()
+    print(f"{said}\n\n{aligned([SIGNIFICANCE_HEAD, *cells])}")
     if outputs is not None:
         with outputs.alone(), outputs.writing() as part:
             _write_csv(pd.DataFrame(lines), part / TABLE)
-            write_text(part / TEXT, significance_markdown(lines, headings))
+            write_text(part / TEXT, significance_markdown(lines, headings, about))
         note(f"saved: {args.out / TABLE}, {args.out / TEXT}")
     return 0
 

@@ -124,7 +124,7 @@ def save_results(
         tasks: of the table.
         table: as :func:`make_table` makes it of them.
         out: folder; its other files stay.
-        about: what else is written into ``results.json``, such as versions and machine.
+        about: what else is written into ``results.json``, such as with what runs were made.
         stem: of the names of the table's own files.
 
     Returns:

@@ -11,7 +11,7 @@ from attngraph.errors import UserError
 from experiments.methods.graph_adapter import method_named
 from experiments.methods.method import ADAPTERS
 from experiments.metrics.statistics import Score
-from experiments.progress import Progress, note
+from experiments.progress import Progress
 from experiments.report.columns import AVERAGE, averaged_columns, table_columns
 from experiments.report.runs import Run, cannot_differ
 from experiments.report.significance import holm, paired_bootstrap
@@ -41,8 +41,8 @@ def compare_pairs(
     columns: Sequence[str] | None = None,
     means: Mapping[str, Weights] | None = None,
 ) -> list[dict[str, Any]]:
-    """Paired comparisons over seeds and images, Holm-corrected over all of them. Rows that are the same runs
-    under two names are left out, and named in a remark.
+    """Paired comparisons over seeds and images, Holm-corrected over all of them. Columns in which both rows
+    are the same runs (:func:`same_runs`) are left out.
 
     A mean of columns is made of one test set per task: the columns of one task share the resampled images.
 
@@ -74,27 +74,25 @@ def compare_pairs(
         UserError: runs of one seed start from different checkpoints, runs were scored on different examples,
             or files of theirs cannot be read.
     """
-    pool = _Pool(runs, tasks)
+    pool, same = _Pool(runs, tasks), same_runs(runs, pairs)
     shown = table_columns(tasks)
     by_key, averaged = {column.key: column for column in shown}, averaged_columns(shown)
     weights: dict[str, Weights] = {column.key: {column.key: 1.0} for column in shown}
     if AVERAGE in shown:
         weights[AVERAGE.key] = {column.key: 1 / len(averaged) for column in averaged}
     weights.update(means or {})
-    asked = [(pair, key) for pair in pairs for key in weights if columns is None or key in columns]
-    lines: list[dict[str, Any]] = []
-    alike: dict[str, list[str]] = {}
+    asked = [
+        (pair, key)
+        for pair in pairs
+        for key in weights
+        if (columns is None or key in columns) and not pool.tasks_of(weights[key]) <= same[pair]
+    ]
+    lines = []
     for (row, baseline), key in Progress(asked, desc="comparisons", unit="", leave=False, delay=5):
-        titles = {"row": method_named(row).title, "baseline": method_named(baseline).title}
-        if pool.same(row, baseline, weights[key]):
-            alike.setdefault(f"{titles['row']} and {titles['baseline']}", []).append(key)
-            continue
         line = pool.compare(row, baseline, [(by_key[one], weight) for one, weight in weights[key].items()])
         if line:
+            titles = {"row": method_named(row).title, "baseline": method_named(baseline).title}
             lines.append({**titles, "column": key, **line})
-    if alike:
-        said = "; ".join(f"{names} in {', '.join(keys)}" for names, keys in alike.items())
-        note(f"not compared, since they are the same runs under two names: {said}")
     adjusted = holm([line["p"] for line in lines])
     adjusted_new = iter(holm([line["new_p"] for line in lines if line["new_p"] is not None]))
     return [
@@ -107,6 +105,34 @@ def compare_pairs(
     ]
 
 
+def same_runs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], set[str]]:
+    """The tasks on which two rows are the same runs under two names, for each pair of rows. Their difference
+    is 0 by construction, which is no finding.
+    """
+    by_place = {(run.row, run.task, run.seed): run for run in runs}
+    same: dict[tuple[str, str], set[str]] = {}
+    for row, baseline in pairs:
+        shared = [
+            (run, by_place[baseline, run.task, run.seed])
+            for run in runs
+            if run.row == row and (baseline, run.task, run.seed) in by_place
+        ]
+        different = {one.task for one, other in shared if not cannot_differ(one, other)}
+        same[row, baseline] = {one.task for one, _ in shared} - different
+    return same
+
+
+def about_same_runs(same: Mapping[tuple[str, str], set[str]], tasks: Mapping[str, Task]) -> str:
+    """What is to be said of them; empty where there are none."""
+    said = [
+        f"{method_named(row).title} and {method_named(baseline).title} "
+        f"({', '.join(task.title for name, task in tasks.items() if name in names)})"
+        for (row, baseline), names in same.items()
+        if names
+    ]
+    return f"Not compared, since they are the same runs under two names: {'; '.join(said)}." if said else ""
+
+
 class _Pool:
     """Runs by row, task and seed, with their statistics, read once."""
 
@@ -116,19 +142,9 @@ class _Pool:
         self.owner = {column.key: name for name, task in tasks.items() for column in task.columns}
         self.arrays: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
 
-    def same(self, row: str, baseline: str, columns: Iterable[str]) -> bool:
-        """Whether two methods are the same runs under two names, in all that some columns are made of."""
-        tasks = {self.owner[key] for key in columns}
-        seeds = self._shared(row, baseline, tasks)
-        places = [(task, seed) for task in tasks for seed in seeds]
-        return bool(seeds) and all(
-            cannot_differ(self.runs[row, *place], self.runs[baseline, *place]) for place in places
-        )
-
-    def _shared(self, row: str, baseline: str, tasks: Iterable[str]) -> list[int]:
-        """The seeds that two methods ran on all of these tasks."""
-        each = [(name, task) for name in (row, baseline) for task in tasks]
-        return [seed for seed in self.seeds if all((*one, seed) in self.runs for one in each)]
+    def tasks_of(self, columns: Iterable[str]) -> set[str]:
+        """The tasks of some columns."""
+        return {self.owner[key] for key in columns}
 
     def compare(
         self, row: str, baseline: str, members: Sequence[tuple[Column, float]]
@@ -137,7 +153,11 @@ class _Pool:
         by_task: dict[str, list[Column]] = {}
         for column, _ in members:
             by_task.setdefault(self.owner[column.key], []).append(column)
-        seeds = self._shared(row, baseline, by_task)
+        seeds = [
+            seed
+            for seed in self.seeds
+            if all((name, task, seed) in self.runs for name in (row, baseline) for task in by_task)
+        ]
         if not seeds:
             return None
         for task in by_task:

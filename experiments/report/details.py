@@ -91,14 +91,18 @@ def significance_cells(comparison: Mapping[str, Any], headings: Mapping[str, str
     ]
 
 
-def significance_markdown(comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> str:
+def significance_markdown(
+    comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str, str], about: str = ""
+) -> str:
     """The comparisons of a table.
 
     Args:
         comparisons: as :func:`experiments.report.comparison.compare_pairs` returns them.
         headings: column key -> heading.
+        about: a sentence on what is not compared.
     """
-    title = f"**Significance.** {scope(comparisons)} Holm's correction is over this table."
+    said = f"{scope(comparisons)} {about}".strip()
+    title = f"**Significance.** {said} Holm's correction is over this table."
     lines = [significance_cells(comparison, headings) for comparison in comparisons]
     return f"{title}\n\n{markdown_table(SIGNIFICANCE_HEAD, lines)}"
 

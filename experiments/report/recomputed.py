@@ -14,7 +14,7 @@ from experiments.methods import method_named
 from experiments.methods.method import ADAPTERS
 from experiments.report.archive import PATTERN, cell_of, finished_cells, unpack
 from experiments.report.columns import WAY, scored, table_columns
-from experiments.report.comparison import compare_pairs
+from experiments.report.comparison import about_same_runs, compare_pairs, same_runs
 from experiments.report.rows import score_frame
 from experiments.report.runs import Run
 from experiments.report.way import way_between
@@ -66,8 +66,9 @@ def recompute(
     baselines: Sequence[str],
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
-) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
-    """All comparisons with some baselines, and the heading of each column.
+) -> tuple[list[dict[str, Any]], Mapping[str, str], str]:
+    """All comparisons with some baselines, the heading of each column, and a sentence on rows that are the
+    same runs and so are not compared.
 
     Args:
         runs: as :func:`saved_runs` reads them.
@@ -95,9 +96,11 @@ def recompute(
         check_known(columns, list(headings), "column")
     pairs = [(row, baseline) for baseline in baselines for row in rows if row != baseline]
     lines = compare_pairs(runs, tasks, pairs, columns=columns, means=means)
+    about = about_same_runs(same_runs(runs, pairs), tasks)
     if not lines:
+        reason = about[:1].lower() + about[1:-1] if about else "they share no seed, or none is a GNN adapter"
         raise UserError(
-            f"no row can be compared with {', '.join(baselines)}: they share no seed, or none is a GNN "
-            f"adapter; name rows with --rows, of {', '.join(held)}"
+            f"no row can be compared with {', '.join(baselines)}: {reason}; name rows with --rows, of "
+            f"{', '.join(held)}"
         )
-    return lines, headings
+    return lines, headings, about

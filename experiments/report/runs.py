@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from attngraph.errors import UserError
+from experiments.methods import GraphAdapter, method_named
 from experiments.training.saved import CONFIG, STATISTICS, read_config
 
 
@@ -91,22 +92,43 @@ def cannot_differ(one: Run, other: Run) -> bool:
     """Whether two rows show one run, or graph adapters that are the same in all but their names."""
     if one.folder == other.folder:
         return True
-    mine, others = (
+    first, second = method_named(one.row), method_named(other.row)
+    if not (isinstance(first, GraphAdapter) and isinstance(second, GraphAdapter)):
+        return False
+    kinds = [(type(x).apply, type(x).config, x.vision) for x in (first, second)]
+    settings = [
         {name: value for name, value in run.settings.items() if name not in ("label", "method")}
         for run in (one, other)
+    ]
+    return (
+        "gnn" in settings[0].get("settings", {})
+        and kinds[0] == kinds[1]
+        and settings[0] == settings[1]
+        and one.result["scores"] == other.result["scores"]
     )
-    return "gnn" in mine.get("settings", {}) and mine == others
 
 
 def versions_of(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
-    """With what runs were made: name of a package (or ``code``, ``machine``) -> version -> number of runs."""
-    counts: dict[str, dict[str, int]] = {}
-    for run in distinct(runs):
-        versions = run.config.get("versions", {})
-        for name, value in {**versions, "machine": run.config.get("machine", "unknown")}.items():
-            of_name = counts.setdefault(name, {})
-            of_name[str(value)] = of_name.get(str(value), 0) + 1
+    """With what runs were made: name of a package (or ``code``, ``machine``) -> version -> number of runs.
+    A run that went on with another version than it began with has both.
+    """
+    each = [_versions(run.config) for run in distinct(runs)]
+    counts: dict[str, dict[str, int]] = {name: {} for held in each for name in held}
+    for name, of_name in counts.items():
+        for held in each:
+            value = held.get(name, "unknown")
+            of_name[value] = of_name.get(value, 0) + 1
     return counts
+
+
+def _versions(config: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> version, of a run's ``config.json``; of an interrupted run all that it had, in order."""
+    held: dict[str, list[str]] = {}
+    for part in [*config.get("before", []), config]:
+        for name, value in {**(part.get("versions") or {}), "machine": part.get("machine")}.items():
+            if value is not None and str(value) not in held.setdefault(name, []):
+                held[name].append(str(value))
+    return {name: ", then ".join(values) for name, values in held.items() if values}
 
 
 def differently_made(runs: Sequence[Run]) -> str:

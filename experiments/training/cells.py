@@ -330,20 +330,26 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
 
 
 def _elsewhere(folder: Path, device: str, precision: str) -> dict[str, Any]:
-    """Where an interrupted run was trained before, and in which precision: ``{"before": [{"device": "cpu",
-    "precision": "float32"}]}``, if it goes on with others, else nothing. Its result is nobody else's then.
+    """Where an interrupted run was trained before, in which precision and with what: ``{"before": [{"device":
+    "cpu", "precision": "float32", "versions": {...}}]}``, if it goes on with others, else nothing. Its result
+    is nobody else's then.
     """
     if last_state(folder) is None:
         return {}
-    config = read_config(folder)
+    config, now = read_config(folder), made_with()["versions"]
     before = config.get("before", [])
     last = {name: str(config.get(name)) for name in ("device", "precision")}
     kinds = [name.partition(":")[0] for name in (last["device"], device)]
     if kinds[0] != kinds[1] or last["precision"] != precision:
-        before = [*before, last]
         was = f"{last['precision']} on {last['device']}"
         note(f"{folder}: goes on in {precision} on {device} what began in {was}; {CONFIG} keeps that")
-    return {"before": before} if before else {}
+    elif config.get("versions") == now:
+        return {"before": before} if before else {}
+    else:
+        note(f"{folder}: goes on with other code or packages than it began with; {CONFIG} keeps both")
+    return {
+        "before": [*before, last | {"versions": config.get("versions"), "machine": config.get("machine")}]
+    }
 
 
 def _held_out(cell: Cell, tuned: Tuned, cache: FeatureCache) -> TaskData:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,39 @@ import attngraph
 
 CODE = ("attngraph", "adapters", "analysis", "experiments")
 PACKAGES = ("torch", "transformers", "peft", "numpy", "pillow")
+UNKNOWN = "unknown"
 
 
 def made_with() -> dict[str, Any]:
     """Versions and machine, for ``config.json``."""
-    own = {"attngraph": attngraph.__version__, "code": code_digest(), "python": platform.python_version()}
+    own = {"attngraph": attngraph.__version__, "code": DIGEST, "python": platform.python_version()}
     return {
-        "versions": own | {name: version(name) for name in PACKAGES},
+        "versions": own | {name: _version(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}",
     }
 
 
-@cache
 def code_digest() -> str:
-    """Tells one state of our Python files from every other, wherever they are installed."""
-    digest = hashlib.sha256()
+    """Tells one state of attngraph's own Python files from every other, wherever they are installed."""
+    digest, count = hashlib.sha256(), 0
     for name in CODE:
         found = find_spec(name)
-        for folder in (found and found.submodule_search_locations) or []:
-            for file in sorted(Path(folder).rglob("*.py")):
-                digest.update(f"{name}/{file.relative_to(folder).as_posix()}\0".encode())
-                digest.update(file.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
+        for folder in map(Path, (found and found.submodule_search_locations) or []):
+            files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*.py")}
+            for place, file in sorted(files.items()):
+                if file.is_file():
+                    digest.update(f"{name}/{place}\0".encode() + file.read_bytes() + b"\0")
+                    count += 1
+    return digest.hexdigest()[:12] if count else UNKNOWN
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return UNKNOWN
+
+
+DIGEST = (
+    code_digest()
+)  # of the code that is loaded now; worker processes are forked from one that has loaded it

@@ -60,9 +60,9 @@ def test_bytes_are_the_same_whenever_and_from_whatever_copy(run, tmp_path):
 def test_p_values_are_the_same_from_archives(run, tmp_path):
     pack(run, tmp_path / "archives")
     with saved_runs(run) as runs:
-        expected, _ = recompute(runs, ["gcn"])
+        expected, *_ = recompute(runs, ["gcn"])
     with saved_runs(tmp_path / "archives") as runs:
-        found, _ = recompute(runs, ["gcn"])
+        found, *_ = recompute(runs, ["gcn"])
     assert [line["column"] for line in found] == [line["column"] for line in expected]
     for one, other in zip(found, expected, strict=True):
         assert one["p"] == pytest.approx(other["p"], abs=1e-5)

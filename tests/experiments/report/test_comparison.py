@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from attngraph.errors import UserError
+from experiments.methods import METHODS, GraphAdapter
 from experiments.metrics.statistics import mean_statistics
 from experiments.report.columns import scored
-from experiments.report.comparison import compare_pairs, compare_with_baseline
+from experiments.report.comparison import about_same_runs, compare_pairs, compare_with_baseline, same_runs
+from experiments.report.recomputed import recompute
+from experiments.report.runs import cannot_differ
 from experiments.report.significance import holm, paired_bootstrap
 from experiments.tasks import TASKS
 from experiments.tasks.task import Column
@@ -135,16 +138,19 @@ def test_rows_and_baseline_can_be_named(tmp_path):
     assert compare_pairs(runs, tasks, [("pgnn", "gcn")], columns=["avg"]) == []
 
 
-def test_the_same_runs_under_two_names_are_not_compared(tmp_path, capsys):
+def test_the_same_runs_under_two_names_are_not_compared(tmp_path):
     """Their difference is 0 by construction; it is no test, and none that Holm's correction counts."""
     tasks = {name: TASKS[name] for name in ("vqa", "ve")}
     runs = runs_on(tmp_path, tasks, rows=("gcn", "gcn_gated", "pgnn", "decoder", "full"))
-    for run in runs:
+    scores = {(run.task, run.seed): run.result["scores"] for run in runs if run.row == "gcn"}
+    for number, run in enumerate(runs):
         adapter = {"gnn": run.row[:4].rstrip("_"), "join": "gated"} if run.row[:3] in ("gcn", "pgn") else {}
         if run.row == "gcn_gated" and run.task == "ve":
             adapter["join"] = "blend"
         settings = {"label": run.row, "method": run.row, "settings": adapter, "weights": "w"}
         (run.folder / "config.json").write_text(json.dumps({"settings": settings}))
+        if run.row == "gcn_gated":
+            runs[number] = replace(run, result=run.result | {"scores": scores[run.task, run.seed]})
     pairs = [("gcn_gated", "gcn"), ("pgnn", "gcn"), ("pgnn", "pgnn"), ("full", "decoder")]
     lines = compare_pairs(runs, tasks, pairs, columns=["vqa.accuracy", "ve.accuracy"])
     assert [(line["row"], line["column"]) for line in lines] == [
@@ -155,11 +161,39 @@ def test_the_same_runs_under_two_names_are_not_compared(tmp_path, capsys):
         ("Full fine-tuning", "ve.accuracy"),
     ]
     assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
-    said = capsys.readouterr().err
-    assert (
-        "the same runs under two names: GCN, gated and GCN in vqa.accuracy; pGNN and pGNN in vqa.accuracy, ve.accuracy"
-        in said
+    vqa, ve = (task.title for task in tasks.values())
+    assert about_same_runs(same_runs(runs, pairs), tasks) == (
+        "Not compared, since they are the same runs under two names: "
+        f"GCN, gated and GCN ({vqa}); pGNN and pGNN ({vqa}, {ve})."
     )
+    with pytest.raises(UserError, match="compared with gcn: not compared, since they are the same runs"):
+        recompute(runs, ["gcn"], ["gcn_gated"], ["vqa.accuracy"])
+    *_, about = recompute(runs, ["gcn"], ["gcn_gated"])
+    assert about.endswith(f"GCN, gated and GCN ({vqa}).") and recompute(runs, ["gcn"], ["pgnn"])[-1] == ""
+
+
+def test_equal_settings_with_other_scores_are_other_runs(tmp_path):
+    """As where code, packages or machines differed."""
+    runs = runs_on(tmp_path, {"vqa": TASKS["vqa"]}, rows=("gcn", "gcn_gated"))
+    for run in runs:
+        settings = {"settings": {"gnn": "gcn"}, "weights": "w"}
+        (run.folder / "config.json").write_text(json.dumps({"settings": settings}))
+    pair = ("gcn_gated", "gcn")
+    assert same_runs(runs, [pair]) == {pair: set()}
+
+
+def test_an_adapter_that_sees_no_image_is_another(tmp_path, monkeypatch):
+    """Its settings are those of GCN."""
+    blind = GraphAdapter(name="gcn_blind", title="Blind", gnn="gcn", follows="gcn", vision="zero")
+    monkeypatch.setitem(METHODS, "gcn_blind", blind)
+    runs = runs_on(tmp_path, {"vqa": TASKS["vqa"]}, rows=("gcn", "gcn_blind"), seeds=(0,))
+    runs[1] = replace(runs[1], result=runs[0].result)
+    for run in runs:
+        settings = {"settings": {"gnn": "gcn"}, "weights": "w"}
+        (run.folder / "config.json").write_text(json.dumps({"settings": settings}))
+    assert not cannot_differ(*runs)
+    monkeypatch.setitem(METHODS, "gcn_blind", replace(blind, vision="frozen"))
+    assert cannot_differ(*runs)
 
 
 def test_checkpoints_are_those_of_the_runs(tmp_path):

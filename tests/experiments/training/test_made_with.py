@@ -4,13 +4,20 @@ import importlib
 import sys
 
 from experiments.training import made_with as module
-from experiments.training.made_with import code_digest, made_with
+from experiments.training.made_with import DIGEST, code_digest, made_with
 
 
 def test_code_and_packages_are_named():
     about = made_with()
     assert {"attngraph", "code", "python", "torch", "transformers", "peft"} <= set(about["versions"])
-    assert len(about["versions"]["code"]) == 12
+    assert about["versions"]["code"] == DIGEST == code_digest() and len(DIGEST) == 12
+
+
+def test_a_package_without_metadata_is_no_error(monkeypatch):
+    monkeypatch.setattr(module, "PACKAGES", ("no-such-package",))
+    assert made_with()["versions"]["no-such-package"] == "unknown"
+    monkeypatch.setattr(module, "CODE", ("no_such_package",))
+    assert code_digest() == "unknown"
 
 
 def test_another_line_of_code_is_another_digest(tmp_path, monkeypatch):
@@ -23,18 +30,12 @@ def test_another_line_of_code_is_another_digest(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     importlib.invalidate_caches()
 
-    def digest() -> str:
-        code_digest.cache_clear()
-        return code_digest()
-
-    try:
-        found = [digest()]
-        (package / "notes.txt").write_text("nothing")
-        assert digest() == found[0]
-        (package / "inner" / "one.py").write_text("x = 2\n")
-        found.append(digest())
-        (package / "inner" / "one.py").rename(package / "inner" / "two.py")
-        found.append(digest())
-        assert len(set(found)) == 3
-    finally:
-        code_digest.cache_clear()
+    found = [code_digest()]
+    (package / "notes.txt").write_text("nothing")
+    (package / ".#lock.py").symlink_to("nowhere")  # as editors leave them
+    assert code_digest() == found[0]
+    (package / "inner" / "one.py").write_text("x = 2\n")
+    found.append(code_digest())
+    (package / "inner" / "one.py").rename(package / "inner" / "two.py")
+    found.append(code_digest())
+    assert len(set(found)) == 3

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attngraph.errors import UserError
-from experiments.training import device, trainer
+from experiments.training import device, made_with, trainer
 from experiments.training.cells import is_finished, run_cell
 from experiments.training.execution import Execution
 from tests.experiments.training.small import RECIPE, small_cell, train_small
@@ -61,8 +61,27 @@ def test_a_run_that_goes_on_in_another_precision_says_so(tmp_path, monkeypatch, 
         assert "before" not in (json.loads(config.read_text()) if config.exists() else {})
         with suppress(KeyboardInterrupt):
             run_cell(cell, run, on_step=interrupt if half else lambda step: None)
-    began = {"device": "cpu", "precision": "bfloat16 autocast"}
     found = json.loads(config.read_text())
+    about = {"versions": found["versions"], "machine": found["machine"]}
+    began = {"device": "cpu", "precision": "bfloat16 autocast", **about}
     assert found["precision"] == "float32" and found["before"] == [began]
     assert capsys.readouterr().err.count("what began in bfloat16 autocast on cpu") == 1
+    assert is_finished(cell, run)
+
+
+def test_a_run_that_goes_on_with_other_code_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trainer, "SAVE_EVERY", 2)
+    cell, run = small_cell(tmp_path, monkeypatch), Execution(tmp_path)
+
+    def interrupt(step):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    for digest in ("one", "one", "two"):
+        monkeypatch.setattr(made_with, "DIGEST", digest)
+        with suppress(KeyboardInterrupt):
+            run_cell(cell, run, on_step=interrupt if digest == "one" else lambda step: None)
+    found = json.loads((cell.folder(tmp_path) / "config.json").read_text())
+    assert [part["versions"]["code"] for part in [*found["before"], found]] == ["one", "two"]
+    assert capsys.readouterr().err.count("goes on with other code or packages") == 1
     assert is_finished(cell, run)
