@@ -46,6 +46,5 @@ def _version(package: str) -> str:
         return UNKNOWN
 
 
-DIGEST = (
-    code_digest()
-)  # of the code that is loaded now; worker processes are forked from one that has loaded it
+#: Of the code that is loaded now: worker processes are forked from one that has loaded it.
+DIGEST = code_digest()
