@@ -41,9 +41,9 @@ def through_degrees(scheme, graph: AttentionGraph, weight: list[float], at: tupl
     if not isinstance(scheme, PScheme):
         return weight
     k, h, i = at
-    first, last = (0, i if graph.causal else graph.shape[2] - 1)
     assert graph.span is None
-    rows = [x for x in range(first, last + 1) if graph.query_mask is None or graph.query_mask[k, x]]
+    so_far = range(i + 1) if graph.causal else range(graph.shape[2])
+    rows = [x for x in so_far if graph.query_mask is None or graph.query_mask[k, x]]
     degrees = [sum(float(graph.weight[k, h, x, j]) for x in rows) for j in range(graph.shape[3])]
     return [w and w / math.sqrt(e) for w, e in zip(weight, degrees)]
 
