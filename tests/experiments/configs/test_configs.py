@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ from experiments.training.plan import Request, plan_table
 from experiments.training.recipe import Recipe
 from tests.experiments.drawn import DRAWN
 
+RESULTS = Path(__file__).parents[3] / "experiments" / "results"
 RIGHT = "about: mine\nseeds: {gcn: 1}\n"
 
 
@@ -71,6 +73,17 @@ def test_every_row_of_the_study_was_searched_for_its_own_rate():
     rows = [name for name in load_preset("full").seeds if METHODS[name].rates]
     chosen = chosen_settings().methods
     assert {name for name in rows if list(chosen.get(name, ())) != list(DRAWN)} == set() and len(rows) == 15
+
+
+def test_shipped_settings_are_what_the_searches_chose():
+    """Captions and easy-VQA were searched again with more steps."""
+    first, longer = (
+        chosen_settings(RESULTS / name / "settings.yaml") for name in ("search", "search-longer")
+    )
+    for name, choices in chosen_settings().methods.items():
+        for task, choice in choices.items():
+            search = longer if task in ("caption", "easy_vqa") else first
+            assert choice == search.choice(name, task), (name, task)
 
 
 def test_rows_of_attribution_differ_from_pgnn_in_one_thing():
