@@ -9,7 +9,6 @@ from typing import Any
 
 from experiments.files import published, write_json, write_text
 from experiments.methods.graph_adapter import method_named
-from experiments.report.below import below_frozen
 from experiments.report.columns import WAY, scored, table_columns
 from experiments.report.comparison import BASELINE, compare_pairs, compare_with_baseline
 from experiments.report.csv_file import write_csv
@@ -86,7 +85,7 @@ def make_table(
         baseline=method_named(design.baseline).title,
         comparisons=_comparisons(runs, shown, design, {WAY.key: way.weights} if way else None),
         notes=[
-            *filter(None, [about_way, below_frozen(runs, columns), *counts, *notes]),
+            *filter(None, [about_way, *counts, *notes]),
             "Time: training and scoring of all tasks for one seed, in one of several parallel workers; "
             "peak memory of that worker",
         ],

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from experiments.methods import METHODS
 from experiments.methods.graph_adapter import method_named
-from experiments.report.runs import Run
+from experiments.report.columns import scored, table_columns
+from experiments.report.runs import Run, distinct
 from experiments.report.way import FROZEN
-from experiments.report.wording import listed
-from experiments.tasks.task import Column
+from experiments.tasks.task import Task
 
 
-def below_frozen(runs: Sequence[Run], columns: Sequence[Column]) -> str:
+def below_frozen(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:
     """A sentence on the trained runs that score less than the frozen model with the same pre-trained weights.
 
-    Such a run has gone wrong, most often by a learning rate that is too high or too low for it, and pulls
-    its row's mean down. It counts all the same; the sentence says where to look.
+    Such runs pull their row's mean down and count all the same. A small deficit may be chance; a large one
+    mostly means a learning rate that does not suit. Runs that are not shown the image are left out: for them
+    it is no failure.
 
     Args:
-        runs: of a table.
-        columns: of the table.
+        runs: of a table, answered in the same way.
+        tasks: of the table, in the order of its columns.
 
     Returns:
-        For each row and column how many of the runs that can be compared lie below; empty where none can.
+        How many of the runs that can be compared end below in a column, and how many of each row in which;
+        empty where none can be compared.
 
     Raises:
         UserError: a run's ``config.json`` cannot be read, or names no weights.
@@ -32,20 +33,29 @@ def below_frozen(runs: Sequence[Run], columns: Sequence[Column]) -> str:
     frozen = {(run.task, run.checkpoint): run.result["scores"] for run in runs if run.row == FROZEN}
     if not frozen:
         return ""
-    compared: Counter[tuple[str, str]] = Counter()
-    below: Counter[tuple[str, str]] = Counter()
-    for run in runs:
+    columns, compared, low = table_columns(scored(tasks, runs)), 0, 0
+    by_row: dict[str, Counter[str]] = {}
+    for run in distinct(runs):
         method = method_named(run.row)
-        base = frozen.get((run.task, run.checkpoint), {}) if method.trains else {}
-        for column in columns:
-            if column.key in base and column.key in run.result["scores"]:
-                place = method.title, column.heading
-                compared[place] += 1
-                below[place] += run.result["scores"][column.key] < base[column.key]
+        base, scores = frozen.get((run.task, run.checkpoint)), run.result["scores"]
+        if base is None or not method.trains or method.vision == "zero":
+            continue
+        below = [
+            column.heading
+            for column in columns
+            if column.key in base and column.key in scores and scores[column.key] < base[column.key]
+        ]
+        compared, low = compared + 1, low + bool(below)
+        if below:
+            by_row.setdefault(method.title, Counter()).update(below)
     if not compared:
         return ""
-    title = f"{METHODS[FROZEN].title} with the same pre-trained weights"
-    found = [
-        f"{row} in {heading} ({n} of {compared[row, heading]})" for (row, heading), n in (+below).items()
+    rows = [
+        f"{row}: {', '.join(f'{heading} {count}' for heading, count in counts.items())}"
+        for row, counts in by_row.items()
     ]
-    return f"Runs that end below {title}: {listed(found)}" if found else f"No trained run ends below {title}"
+    end = "trained run ends" if compared == 1 else "trained runs end"
+    return (
+        f"{low} of {compared} {end} below the frozen model with the same pre-trained weights in some column"
+        + (f" ({'; '.join(rows)})" if rows else "")
+    )

@@ -18,6 +18,7 @@ from experiments.methods.method import canonical
 from experiments.outputs import check_folder
 from experiments.progress import note
 from experiments.report.ablation import DETAILS, RESULTS, SIGNIFICANCE, Design, make_table, save_results
+from experiments.report.below import below_frozen
 from experiments.report.runs import Run, differently_made, versions_of
 from experiments.report.text import render_text
 from experiments.shipped import DEFAULT
@@ -105,7 +106,8 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
     ]
     check_one_checkpoint(made)
     runs = [run for _, run in made]
-    notes = [*_about_settings(plan), *work.notes, *filter(None, [differently_made(runs)])]
+    about_runs = below_frozen(runs, plan.tasks), differently_made(runs)
+    notes = [*_about_settings(plan), *work.notes, *filter(None, about_runs)]
     table = make_table(runs, plan.tasks, work.title, notes, work.design)
     about = {"model": model_of(args), "made_with": versions_of(runs), **execution.conditions()}
     paths = save_results(runs, plan.tasks, table, work.folder, about, work.design.stem)
