@@ -15,9 +15,9 @@ from experiments.tasks.task import Task
 def below_frozen(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:
     """A sentence on the trained runs that score less than the frozen model with the same pre-trained weights.
 
-    Such runs pull their row's mean down and count all the same. A small deficit may be chance; a large one
-    mostly means a learning rate that does not suit. Runs that are not shown the image are left out: for them
-    it is no failure.
+    Such runs pull their row's mean down and count all the same. A small deficit may be chance, a large one a
+    learning rate that does not suit. Runs that are not shown the image are left out: for them it is no
+    failure.
 
     Args:
         runs: of a table, answered in the same way.
