@@ -88,5 +88,9 @@ def scope(comparisons: Sequence[Mapping[str, Any]]) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Words in a sentence: ``a, b and c``."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    """Words in a sentence: ``a, b and c``, or ``a, x; b, x; and c`` if one has a comma of its own."""
+    if len(words) < 2:
+        return "".join(words)
+    if any("," in word for word in words):
+        return "; ".join([*words[:-1], f"and {words[-1]}"])
+    return f"{', '.join(words[:-1])} and {words[-1]}"

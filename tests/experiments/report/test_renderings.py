@@ -16,6 +16,7 @@ from experiments.report.markdown import kinds_markdown, render_markdown
 from experiments.report.rows import rows_from_frame
 from experiments.report.table import ADAPTERS, REFERENCE, Row, Summary, Table
 from experiments.report.text import render_text
+from experiments.report.wording import listed
 from experiments.tasks.task import Column
 from tests.experiments.report.made import COLUMNS, LABEL, frame, table
 
@@ -34,6 +35,21 @@ def test_text():
     for title, number in (("BLEU@4", "31.0 ± 0.0"), ("CIDEr", "130.0 ± 0.0")):  # aligned at the right
         appnp = next(line for line in text.splitlines() if line.startswith("  APPNP"))
         assert heading.index(title) + len(title) == appnp.index(number) + len(number)
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ([], ""),
+        (["GCN"], "GCN"),
+        (["GCN", "pGNN"], "GCN and pGNN"),
+        (["GCN", "APPNP", "pGNN"], "GCN, APPNP and pGNN"),
+        (["pGNN, gated", "GCN"], "pGNN, gated; and GCN"),
+        (["p = 1.25, fixed", "p = 1.5, fixed", "GCN"], "p = 1.25, fixed; p = 1.5, fixed; and GCN"),
+    ],
+)
+def test_names_in_a_sentence_can_be_told_apart(names, sentence):
+    assert listed(names) == sentence
 
 
 def test_text_with_a_width_wraps_columns():
