@@ -85,7 +85,7 @@ def make_table(
         baseline=method_named(design.baseline).title,
         comparisons=_comparisons(runs, shown, design, {WAY.key: way.weights} if way else None),
         notes=[
-            *filter(None, [about_way, *counts, *notes]),
+            *filter(None, [about_way, *counts, *notes, _about_trainable(runs)]),
             "Time: training and scoring of all tasks for one seed, in one of several parallel workers; "
             "peak memory of that worker",
         ],
@@ -93,6 +93,16 @@ def make_table(
         contenders=None if contenders is None else {method_named(name).title for name in contenders},
         contest=design.contest,
     )
+
+
+def _about_trainable(runs: Sequence[Run]) -> str | None:
+    """A sentence where a row trains more on one task than on another."""
+    counts: dict[str, set[int]] = {}
+    for run in runs:
+        counts.setdefault(run.row, set()).add(run.result["parameters"])
+    if all(len(of_row) == 1 for of_row in counts.values()):
+        return None
+    return "Trainable: on the task on which the row trains most; the others are in the details"
 
 
 def _comparisons(

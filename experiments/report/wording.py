@@ -16,7 +16,7 @@ def number(score: Summary | None) -> str:
     """A score times 100, with its standard deviation if it has one."""
     if score is None:
         return MISSING
-    return f"{100 * score.mean:.1f}" + ("" if score.std is None else f" ± {100 * score.std:.1f}")
+    return f"{100 * score.mean:z.1f}" + ("" if score.std is None else f" ± {100 * score.std:.1f}")
 
 
 def duration(seconds: float | None) -> str:

@@ -68,6 +68,16 @@ def test_two_tasks_with_metrics_of_one_name(tmp_path):
         assert f"**Task {task}: scores by kind**" in texts["details"]
 
 
+def test_the_legend_says_where_a_row_trains_more_on_one_task_than_on_another(tmp_path):
+    tasks = {name: SmallTask(name, Column(f"{name}.accuracy", f"{name} acc")) for name in ("a", "b")}
+    runs = runs_on(tmp_path, tasks)
+    assert not any(note.startswith("Trainable") for note in make_table(runs, tasks, "").notes)
+    larger = [replace(run, result={**run.result, "parameters": 9e9}) for run in runs if run.task == "b"]
+    table = make_table([*(run for run in runs if run.task == "a"), *larger], tasks, "")
+    assert sum(note.startswith("Trainable: on the task on which the row trains most") for note in table.notes) == 1
+    assert {row.parameters for row in table.rows} == {9e9}
+
+
 def test_a_table_without_averaged_columns(tmp_path):
     tasks = {name: SmallTask(name, Column(f"{name}.accuracy", f"{name} acc")) for name in ("a", "b")}
     _, table, texts = saved(tmp_path, tasks)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from experiments.report.significance import holm
 from experiments.report.simulation import Study, normal_studies, plain_p_values
 from experiments.report.variance import variances
 
@@ -36,6 +37,17 @@ def test_tails_are_those_of_t(seeds, p):
     these, _ = variances(d, np.zeros((seeds, seeds)), [0] * seeds, 500)
     distance = stats.t.isf(p / 2, seeds - 1) * d.std(ddof=1) / seeds**0.5
     assert these.p_values(distance) == pytest.approx(p, rel=2e-3)
+
+
+def test_methods_that_tie_have_a_p_value_of_one_and_no_more():
+    rng = np.random.default_rng(0)
+    for seeds in (2, 3, 7, 21):
+        for _ in range(50):
+            d = rng.normal(size=seeds)
+            these, _ = variances(d - d.mean(), np.diag(rng.random(seeds)), [0] * seeds, 500)
+            p = float(these.p_values(0.0))
+            assert 1 - 1e-12 < p <= 1
+            assert holm([p]) == pytest.approx(1)
 
 
 def test_with_many_seeds_and_one_checkpoint_it_is_the_classic():
