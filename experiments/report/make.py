@@ -74,7 +74,7 @@ def make(args: argparse.Namespace, work: Work) -> int:
         check_table(work)
         if processes(args.device).is_main_process:
             _note_unsearched(work.plan)
-            _list(work.plan, execution)
+            _list(work, execution)
         return 0
     return in_folder(execution, lambda: _make(args, work, execution))
 
@@ -87,7 +87,7 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
     if is_main:
         _note_unsearched(plan)
         note(
-            f"{len(plan.cells)} cells into {work.out} ({_estimate(plan, execution.jobs)}Ctrl-C is safe, the "
+            f"{len(plan.cells)} cells into {work.out} ({_estimate(work, execution.jobs)}Ctrl-C is safe, the "
             "same command goes on)"
         )
     results = run_cells(plan.cells, execution, blind=work.part is not None)
@@ -206,31 +206,39 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} hours"
 
 
-def _estimate(plan: Plan, jobs: int) -> str:
-    """How long the cells should take, at the beginning of a remark; empty for models of which no times are
-    known.
+def _finished(work: Work) -> set[Cell]:
+    return {cell for cell in work.plan.cells if has_scores(cell, work.out)}
+
+
+def _estimate(work: Work, jobs: int) -> str:
+    """How long the cells that are not finished should take, at the beginning of a remark; empty if all are,
+    and for models of which no times are known.
     """
-    if not plan.is_small:
+    finished = _finished(work)
+    if not work.plan.is_small or len(finished) == len(work.plan.cells):
         return ""
-    return f"about {_duration(plan.seconds(jobs))} on 2 cores like the reference machine's; "
+    return f"about {_duration(work.plan.seconds(jobs, finished))} on 2 cores like the reference machine's; "
 
 
-def _list(plan: Plan, run: Execution) -> None:
-    """Print the cells and the estimate."""
+def _list(work: Work, run: Execution) -> None:
+    """Print the cells, which of them are finished, and the estimate for the others."""
+    plan, finished = work.plan, _finished(work)
     width = max(map(len, plan.tasks))
     for cell in plan.cells:
         recipe = cell.recipe
         what = f"learning rate {recipe.learning_rate:g}, {recipe.steps} steps" if recipe else "no training"
-        print(f"{method_named(cell.method).title:<28} {cell.task:<{width}} seed {cell.seed}  {what}")
+        there = ", finished already" if cell in finished else ""
+        print(f"{method_named(cell.method).title:<28} {cell.task:<{width}} seed {cell.seed}  {what}{there}")
     if plan.is_small:
         here = run.launch.is_local
         at_a_time = f"{run.jobs} at a time" if here else f"at most {run.jobs} at a time on the cluster"
-        about = _duration(plan.seconds(run.jobs if here else CORES))
+        about = _duration(plan.seconds(run.jobs if here else CORES, finished))
         total = f"{at_a_time}: about {about} on a 2-core machine{'' if here else ' instead'}"
     else:
-        examples = sum(cell.recipe.steps * cell.recipe.batch_size for cell in plan.cells if cell.recipe)
-        total = f"{examples:,} examples to train on"
-    print(f"\n{len(plan.cells)} cells, {total}")
+        left = [cell.recipe for cell in plan.cells if cell.recipe and cell not in finished]
+        total = f"{sum(recipe.steps * recipe.batch_size for recipe in left):,} examples to train on"
+    there = f", of which {len(finished)} are finished" if finished else ""
+    print(f"\n{len(plan.cells)} cells{there}, {total}")
 
 
 def check_table(work: Work) -> None:

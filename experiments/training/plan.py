@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,17 +121,18 @@ class Plan:
         own = [cell.model for cell in self.cells if not cell.checkpoint]
         return not any(map(unless_default, own)) and all(cell.side is None for cell in self.cells)
 
-    def seconds(self, jobs: int) -> float:
-        """How long the cells should take, so many at a time, on a machine of two cores, where more than two
-        at a time are not done sooner.
+    def seconds(self, jobs: int, done: Collection[Cell] = ()) -> float:
+        """How long the cells but for those that are done should take, so many at a time, on a machine of two
+        cores, where more than two at a time are not done sooner.
         """
         splits = {(cell.task, cell.split): cell for cell in self.cells}
         counts = {
             (name, split): example_count(self.tasks[name], split, self.sizes, cell.data, cell.skip_bad)
             for (name, split), cell in splits.items()
         }
-        each = [self._cell_seconds(cell, counts[cell.task, cell.split]) for cell in self.cells]
-        return max(sum(each) / min(jobs, CORES), *each)
+        left = [cell for cell in self.cells if cell not in done]
+        each = [self._cell_seconds(cell, counts[cell.task, cell.split]) for cell in left]
+        return max([sum(each) / min(jobs, CORES), *each])
 
     def _cell_seconds(self, cell: Cell, examples: int) -> float:
         task, method = self.tasks[cell.task], method_named(cell.method)

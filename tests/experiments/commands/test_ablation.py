@@ -203,6 +203,18 @@ def test_dry_run_lists_the_cells_and_an_estimate(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_dry_run_tells_finished_cells_from_those_to_run(small, words, tmp_path, capsys):
+    out = tmp_path / "copy"
+    shutil.copytree(small[0], out)
+    (out / "cells" / "pgnn" / "vqa" / "seed0" / "scores.json").unlink()
+    assert main([*words, "--out", str(out), "--dry-run"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    to_run = [line for line in lines[:-1] if not line.endswith(", finished already")]
+    assert len(to_run) == 1 and to_run[0].startswith("pGNN") and " vqa " in to_run[0]
+    count = len(lines) - 1
+    assert f"{count} cells, of which {count - 1} are finished, " in lines[-1]
+
+
 def test_more_jobs_than_cores_take_no_less_time(capsys):
     for jobs in ("2", "50"):
         assert main(["ablation", "--preset", "full", "--dry-run", "--jobs", jobs]) == 0
