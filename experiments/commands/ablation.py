@@ -73,7 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_data_arguments(parser)
     add_run_arguments(parser)
-    add("--dry-run", action="store_true", help="List the runs and an estimate of time, run nothing.")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="List the runs, which of them have scores already, and an estimate of time for the others; run "
+        "nothing.",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

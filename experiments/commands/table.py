@@ -81,7 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="Show the rows of the same table with another model in a block below: the --out of that run.",
     )
-    add("--dry-run", action="store_true", help="List the runs and what they cost, run nothing.")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="List the runs, which of them have scores already, and what the others cost; run nothing.",
+    )
     add_gpu_arguments(parser)
 
 

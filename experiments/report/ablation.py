@@ -102,7 +102,7 @@ def _about_trainable(runs: Sequence[Run]) -> str | None:
         counts.setdefault(run.row, set()).add(run.result["parameters"])
     if all(len(of_row) == 1 for of_row in counts.values()):
         return None
-    return "Trainable: on the task on which the row trains most; the others are in the details"
+    return "Trainable: the largest number of the row's tasks, which differ"
 
 
 def _comparisons(

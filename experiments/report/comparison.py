@@ -125,7 +125,7 @@ def same_runs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]]) -> dict[tup
 def about_same_runs(same: Mapping[tuple[str, str], set[str]], tasks: Mapping[str, Task]) -> str:
     """What is to be said of them; empty where there are none."""
     said = [
-        f"{method_named(row).title} and {method_named(baseline).title} "
+        f"{method_named(row).title} = {method_named(baseline).title} "
         f"({', '.join(task.title for name, task in tasks.items() if name in names)})"
         for (row, baseline), names in same.items()
         if names

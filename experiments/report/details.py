@@ -55,7 +55,7 @@ def seeds_lines(frame: pd.DataFrame, columns: Sequence[Column]) -> tuple[list[st
     lines = []
     for _, line in frame.iterrows():
         cells = [
-            MISSING if pd.isna(line[column.key]) else f"{100 * line[column.key]:.2f}" for column in shown
+            MISSING if pd.isna(line[column.key]) else f"{100 * line[column.key]:z.2f}" for column in shown
         ]
         lines.append([line["name"], str(line["seed"]), *cells])
     return ["Method", "Seed", *(column.heading for column in shown)], lines

@@ -112,4 +112,4 @@ def _number(values: Iterable[float] | None, digits: int = 2) -> str:
         return MISSING
     score: Summary = summarise(list(values))
     spread = "" if score.std is None else f" ± {score.std:.{digits}f}"
-    return f"{score.mean:.{digits}f}{spread}"
+    return f"{score.mean:z.{digits}f}{spread}"

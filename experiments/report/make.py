@@ -87,8 +87,8 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
     if is_main:
         _note_unsearched(plan)
         note(
-            f"{len(plan.cells)} cells into {work.out} ({_estimate(work, execution.jobs)}Ctrl-C is safe, the "
-            "same command goes on)"
+            f"{work.out}: {_count(work)} ({_estimate(work, execution.jobs)}Ctrl-C is safe, the same command "
+            "goes on)"
         )
     results = run_cells(plan.cells, execution, blind=work.part is not None)
     if not is_main:
@@ -206,39 +206,53 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} hours"
 
 
-def _finished(work: Work) -> set[Cell]:
+def _scored(work: Work) -> set[Cell]:
+    """The cells that have scores already. Whether these are of the same settings is told when they run."""
     return {cell for cell in work.plan.cells if has_scores(cell, work.out)}
 
 
+def _count(work: Work) -> str:
+    """How many cells there are, and how many have scores already."""
+    count, scored = len(work.plan.cells), len(_scored(work))
+    if scored == count:
+        return f"{count} cells, all with scores"
+    have = "has" if scored == 1 else "have"
+    return f"{count} cells" + (f", of which {scored} {have} scores" if scored else "")
+
+
 def _estimate(work: Work, jobs: int) -> str:
-    """How long the cells that are not finished should take, at the beginning of a remark; empty if all are,
+    """How long the cells without scores should take, at the beginning of a remark; empty if there are none,
     and for models of which no times are known.
     """
-    finished = _finished(work)
-    if not work.plan.is_small or len(finished) == len(work.plan.cells):
+    scored = _scored(work)
+    if not work.plan.is_small or len(scored) == len(work.plan.cells):
         return ""
-    return f"about {_duration(work.plan.seconds(jobs, finished))} on 2 cores like the reference machine's; "
+    about = f"about {_duration(work.plan.seconds(jobs, scored))} on 2 cores like the reference machine's; "
+    return f"the others: {about}" if scored else about
 
 
 def _list(work: Work, run: Execution) -> None:
-    """Print the cells, which of them are finished, and the estimate for the others."""
-    plan, finished = work.plan, _finished(work)
+    """Print the cells, which of them have scores already, and the estimate for the others."""
+    plan, scored = work.plan, _scored(work)
     width = max(map(len, plan.tasks))
     for cell in plan.cells:
         recipe = cell.recipe
         what = f"learning rate {recipe.learning_rate:g}, {recipe.steps} steps" if recipe else "no training"
-        there = ", finished already" if cell in finished else ""
+        there = ", has scores" if cell in scored else ""
         print(f"{method_named(cell.method).title:<28} {cell.task:<{width}} seed {cell.seed}  {what}{there}")
+    left = [cell for cell in plan.cells if cell not in scored]
+    if not left:
+        print(f"\n{_count(work)}")
+        return
     if plan.is_small:
         here = run.launch.is_local
         at_a_time = f"{run.jobs} at a time" if here else f"at most {run.jobs} at a time on the cluster"
-        about = _duration(plan.seconds(run.jobs if here else CORES, finished))
+        about = _duration(plan.seconds(run.jobs if here else CORES, scored))
         total = f"{at_a_time}: about {about} on a 2-core machine{'' if here else ' instead'}"
     else:
-        left = [cell.recipe for cell in plan.cells if cell.recipe and cell not in finished]
-        total = f"{sum(recipe.steps * recipe.batch_size for recipe in left):,} examples to train on"
-    there = f", of which {len(finished)} are finished" if finished else ""
-    print(f"\n{len(plan.cells)} cells{there}, {total}")
+        examples = sum(cell.recipe.steps * cell.recipe.batch_size for cell in left if cell.recipe)
+        total = f"{examples:,} examples to train on"
+    print(f"\n{_count(work)}{'; the others' if scored else ''}, {total}")
 
 
 def check_table(work: Work) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def legend(table: Table, best: str, different: str = "†") -> list[str]:
         compared = list(dict.fromkeys(str(line["row"]) for line in table.comparisons))
         lines.append(
             f"{different} = differs from {table.baseline} (Holm-adjusted p < {LEVEL}); compared: "
-            f"{listed(compared)}, each on the seeds that both rows have. {scope(table.comparisons)}"
+            f"{listed(compared)} (each on the seeds that both rows have). {scope(table.comparisons)}"
         )
     lines += [f"{row.name}: {row.note.rstrip('.')}." for row in table.rows if row.note]
     return [*lines, *table.notes]
@@ -88,9 +89,11 @@ def scope(comparisons: Sequence[Mapping[str, Any]]) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Words in a sentence: ``a, b and c``, or ``a, x; b, x; and c`` if one has a comma of its own."""
+    """Words in a sentence: ``a, b and c``, or ``a, x; b, x; and c`` if one has a comma of its own, outside
+    parentheses.
+    """
     if len(words) < 2:
         return "".join(words)
-    if any("," in word for word in words):
+    if any("," in re.sub(r"\([^()]*\)", "", word) for word in words):
         return "; ".join([*words[:-1], f"and {words[-1]}"])
     return f"{', '.join(words[:-1])} and {words[-1]}"

@@ -95,7 +95,7 @@ def _dots(table: Table, number: int) -> Picture:
         return draw_figure(replace(table, rows=rows, notes=(), published=()))
 
     best = {column.heading: sorted(table.best(column.key)) for column in table.columns}
-    best_in_words = "; ".join(f"{heading}: {listed(names)}" for heading, names in best.items() if names)
+    best_in_words = "; ".join(f"{heading} ({listed(names)})" for heading, names in best.items() if names)
     alt = f"{table.title} as dots, one panel for each column."
     alt += f" Best {table.contest} in {best_in_words}." if best_in_words else ""
     return Picture(f"report-{number}-scores", drawn, alt, "The same numbers; read each panel for itself.")

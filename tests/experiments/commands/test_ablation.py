@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -203,16 +204,25 @@ def test_dry_run_lists_the_cells_and_an_estimate(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_dry_run_tells_finished_cells_from_those_to_run(small, words, tmp_path, capsys):
+def test_dry_run_tells_cells_with_scores_from_those_to_run(small, words, tmp_path, capsys):
     out = tmp_path / "copy"
     shutil.copytree(small[0], out)
+
+    def listed() -> list[str]:
+        assert main([*words, "--out", str(out), "--dry-run"]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line]
+
+    *there, last = listed()
+    assert all(line.endswith(", has scores") for line in there)
+    assert last == f"{len(there)} cells, all with scores"
+
     (out / "cells" / "pgnn" / "vqa" / "seed0" / "scores.json").unlink()
-    assert main([*words, "--out", str(out), "--dry-run"]) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if line]
-    to_run = [line for line in lines[:-1] if not line.endswith(", finished already")]
-    assert len(to_run) == 1 and to_run[0].startswith("pGNN") and " vqa " in to_run[0]
-    count = len(lines) - 1
-    assert f"{count} cells, of which {count - 1} are finished, " in lines[-1]
+    *lines, last = listed()
+    left = [line for line in lines if not line.endswith(", has scores")]
+    assert len(left) == 1 and left[0].startswith("pGNN") and " vqa " in left[0]
+    assert re.search(
+        rf"^{len(lines)} cells, of which {len(lines) - 1} have scores; the others, .* seconds", last
+    )
 
 
 def test_more_jobs_than_cores_take_no_less_time(capsys):

@@ -164,12 +164,12 @@ def test_the_same_runs_under_two_names_are_not_compared(tmp_path):
     vqa, ve = (task.title for task in tasks.values())
     assert about_same_runs(same_runs(runs, pairs), tasks) == (
         "Not compared, since they are the same runs under two names: "
-        f"GCN, gated and GCN ({vqa}); pGNN and pGNN ({vqa}, {ve})."
+        f"GCN, gated = GCN ({vqa}); pGNN = pGNN ({vqa}, {ve})."
     )
     with pytest.raises(UserError, match="compared with gcn: not compared, since they are the same runs"):
         recompute(runs, ["gcn"], ["gcn_gated"], ["vqa.accuracy"])
     *_, about = recompute(runs, ["gcn"], ["gcn_gated"])
-    assert about.endswith(f"GCN, gated and GCN ({vqa}).") and recompute(runs, ["gcn"], ["pgnn"])[-1] == ""
+    assert about.endswith(f"GCN, gated = GCN ({vqa}).") and recompute(runs, ["gcn"], ["pgnn"])[-1] == ""
 
 
 def test_equal_settings_with_other_scores_are_other_runs(tmp_path):

@@ -16,7 +16,7 @@ from experiments.report.markdown import kinds_markdown, render_markdown
 from experiments.report.rows import rows_from_frame
 from experiments.report.table import ADAPTERS, REFERENCE, Row, Summary, Table
 from experiments.report.text import render_text
-from experiments.report.wording import listed
+from experiments.report.wording import listed, number
 from experiments.tasks.task import Column
 from tests.experiments.report.made import COLUMNS, LABEL, frame, table
 
@@ -30,11 +30,11 @@ def test_text():
     assert "±" not in lines["Majority class"]
     assert text.count("†") == 2 and LABEL in text and "130.9" in text and "80.27" in text
     assert "Majority class: the most frequent answer." in text
-    assert "compared: pGNN and APPNP, each on the seeds that both rows have." in " ".join(text.split())
+    assert "compared: pGNN and APPNP (each on the seeds that both rows have)." in " ".join(text.split())
     heading = next(line for line in text.splitlines() if line.startswith("Method"))
-    for title, number in (("BLEU@4", "31.0 ± 0.0"), ("CIDEr", "130.0 ± 0.0")):  # aligned at the right
+    for title, score in (("BLEU@4", "31.0 ± 0.0"), ("CIDEr", "130.0 ± 0.0")):  # aligned at the right
         appnp = next(line for line in text.splitlines() if line.startswith("  APPNP"))
-        assert heading.index(title) + len(title) == appnp.index(number) + len(number)
+        assert heading.index(title) + len(title) == appnp.index(score) + len(score)
 
 
 @pytest.mark.parametrize(
@@ -45,11 +45,16 @@ def test_text():
         (["GCN", "pGNN"], "GCN and pGNN"),
         (["GCN", "APPNP", "pGNN"], "GCN, APPNP and pGNN"),
         (["pGNN, gated", "GCN"], "pGNN, gated; and GCN"),
+        (["VQA (Scenes, VQA v2 format)", "easy-VQA"], "VQA (Scenes, VQA v2 format) and easy-VQA"),
         (["p = 1.25, fixed", "p = 1.5, fixed", "GCN"], "p = 1.25, fixed; p = 1.5, fixed; and GCN"),
     ],
 )
 def test_names_in_a_sentence_can_be_told_apart(names, sentence):
     assert listed(names) == sentence
+
+
+def test_a_score_that_rounding_leaves_below_0_is_0():
+    assert number(Summary(-1e-17, 0.002, 7)) == "0.0 ± 0.2" and number(Summary(-0.06, None, 1)) == "-6.0"
 
 
 def test_text_with_a_width_wraps_columns():

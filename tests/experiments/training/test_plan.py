@@ -165,6 +165,8 @@ def test_the_estimate_adds_starts_steps_and_answers():
     assert table.seconds(1) == pytest.approx(4 * each + steps)
     assert table.seconds(2) == pytest.approx(table.seconds(1) / 2)
     assert table.seconds(50) == table.seconds(2), "two cores do not do more at a time"
+    assert table.seconds(1, table.cells[:1]) == pytest.approx(table.seconds(1) - each - 10 * step_of(64))
+    assert table.seconds(1, table.cells) == 0, "all are done"
     one = plan(gnns=["gcn"], tasks=["vqa"], seeds=1)
     one.rows.pop("frozen"), one.rows.pop("majority")
     assert one.seconds(2) == pytest.approx(each + trained), "the longest cell"
