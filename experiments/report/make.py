@@ -82,13 +82,14 @@ def make(args: argparse.Namespace, work: Work) -> int:
 def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
     plan, is_main = work.plan, processes(args.device).is_main_process
     check_table(work)
-    check_checkpoints([cell for cell in plan.cells if not has_scores(cell, work.out)])
+    scored = _scored(work)
+    check_checkpoints([cell for cell in plan.cells if cell not in scored])
     prepare(plan.cells, execution, plan.sizes, plan.data_seed, args.download)
     if is_main:
         _note_unsearched(plan)
         note(
-            f"{work.out}: {_count(work)} ({_estimate(work, execution.jobs)}Ctrl-C is safe, the same command "
-            "goes on)"
+            f"{work.out}: {_count(plan, scored)} ({_estimate(plan, scored, execution.jobs)}Ctrl-C is safe, "
+            "the same command goes on)"
         )
     results = run_cells(plan.cells, execution, blind=work.part is not None)
     if not is_main:
@@ -211,23 +212,22 @@ def _scored(work: Work) -> set[Cell]:
     return {cell for cell in work.plan.cells if has_scores(cell, work.out)}
 
 
-def _count(work: Work) -> str:
+def _count(plan: Plan, scored: set[Cell]) -> str:
     """How many cells there are, and how many have scores already."""
-    count, scored = len(work.plan.cells), len(_scored(work))
-    if scored == count:
+    count = len(plan.cells)
+    if len(scored) == count:
         return f"{count} cells, all with scores"
-    have = "has" if scored == 1 else "have"
-    return f"{count} cells" + (f", of which {scored} {have} scores" if scored else "")
+    have = "has" if len(scored) == 1 else "have"
+    return f"{count} cells" + (f", of which {len(scored)} {have} scores" if scored else "")
 
 
-def _estimate(work: Work, jobs: int) -> str:
+def _estimate(plan: Plan, scored: set[Cell], jobs: int) -> str:
     """How long the cells without scores should take, at the beginning of a remark; empty if there are none,
     and for models of which no times are known.
     """
-    scored = _scored(work)
-    if not work.plan.is_small or len(scored) == len(work.plan.cells):
+    if not plan.is_small or len(scored) == len(plan.cells):
         return ""
-    about = f"about {_duration(work.plan.seconds(jobs, scored))} on 2 cores like the reference machine's; "
+    about = f"about {_duration(plan.seconds(jobs, scored))} on 2 cores like the reference machine's; "
     return f"the others: {about}" if scored else about
 
 
@@ -242,7 +242,7 @@ def _list(work: Work, run: Execution) -> None:
         print(f"{method_named(cell.method).title:<28} {cell.task:<{width}} seed {cell.seed}  {what}{there}")
     left = [cell for cell in plan.cells if cell not in scored]
     if not left:
-        print(f"\n{_count(work)}")
+        print(f"\n{_count(plan, scored)}")
         return
     if plan.is_small:
         here = run.launch.is_local
@@ -252,7 +252,7 @@ def _list(work: Work, run: Execution) -> None:
     else:
         examples = sum(cell.recipe.steps * cell.recipe.batch_size for cell in left if cell.recipe)
         total = f"{examples:,} examples to train on"
-    print(f"\n{_count(work)}{'; the others' if scored else ''}, {total}")
+    print(f"\n{_count(plan, scored)}{'; the others' if scored else ''}, {total}")
 
 
 def check_table(work: Work) -> None:
