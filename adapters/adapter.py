@@ -72,8 +72,8 @@ class GraphAdapter(nn.Module):
             self._warned = True
             warnings.warn(
                 f"{call.site.name} holds its attention weights for now, in spite of the tiled backend: "
-                "dropout, a key/value cache, top_k, queries ordered in blocks or attention that is more than "
-                "a softmax of masked scores",
+                "dropout, a key/value cache, top_k, queries ordered in blocks, gradients of the weights, or "
+                "attention that is more than a softmax of masked scores",
                 stacklevel=2,
             )
         graph = call.graph(dropped=True, metric=metric)

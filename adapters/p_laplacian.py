@@ -105,6 +105,7 @@ def p_steps(
 
 
 def _inverse(x: Tensor) -> Tensor:
-    """``1/x``, and 0 where x is 0 (a node without edges and without residual)."""
-    zero = x <= 0
+    """``1/x``, and 0 where x is 0 (a node without edges and without residual), or so small that 1/x is not a
+    number any more."""
+    zero = x < torch.finfo(x.dtype).tiny
     return torch.where(zero, torch.zeros_like(x), torch.where(zero, torch.ones_like(x), x).reciprocal())

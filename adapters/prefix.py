@@ -152,7 +152,9 @@ class PrefixTuning:
         for site, shape in zip(sites, shapes):
             prefix = Prefix(*shape, config)
             weight = next(site.module.parameters(), next(model.parameters()))
-            setattr(site.module, ATTRIBUTE, prefix.to(weight.device, weight.dtype))
+            # in half precision a step of the optimiser would be lost against entries near 1
+            dtype = torch.promote_types(weight.dtype, torch.float32)
+            setattr(site.module, ATTRIBUTE, prefix.to(weight.device, dtype))
         self.layers = [site.name for site in sites]
         self.enable()
 

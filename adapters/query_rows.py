@@ -14,6 +14,7 @@ from attngraph.edges import floor
 from attngraph.graph import AttentionGraph
 from attngraph.precision import widen
 from attngraph.scores import AttentionScores
+from attngraph.transforms import transformed
 
 QUERY_ROWS = ("query", "zero", "noise")
 PLACES = 1024  # after as many queries the noise comes again
@@ -31,10 +32,10 @@ def with_query_rows(graph: Graph, rows: str) -> Graph:
     GCN has no use for them; in pGNN, APPNP, GCNII and their controls they stand in the distances and in the
     residual.
 
-    The noise is drawn once, and is a function of the place (how many valid queries came before), the head and
-    the feature. Noise drawn anew in every call would not be the same in cached decoding and in a whole pass,
-    nor in training and after loading. So it knows nothing of the query but its length, and nothing of the
-    layer or of padding.
+    The noise is drawn once, and is a function of the place (how many valid queries of the same text came
+    before), the head and the feature. Noise drawn anew in every call would not be the same in cached decoding
+    and in a whole pass, nor in training and after loading. So it knows nothing of the query but its length,
+    and nothing of the layer, of padding or of other texts.
 
     Args:
         graph: an attention graph, or scores; with the past degrees if earlier queries are in a cache.
@@ -53,26 +54,38 @@ def with_query_rows(graph: Graph, rows: str) -> Graph:
 
 
 def _places(graph: AttentionGraph | AttentionScores) -> Tensor:
-    """How many valid queries come before each query, ``(b or 1, n)``."""
+    """How many valid queries of the same text come before each query, ``(b or 1, n)``."""
     n, device = graph.shape[2], graph.query.device
     mask = graph.query_mask
     valid = torch.ones(1, n, dtype=torch.bool, device=device) if mask is None else mask
     before = valid.cumsum(1) - valid.long()
-    return before if graph.past_degree is None else before + graph.past_degree.queries[:, None]
+    past = 0 if graph.past_degree is None else graph.past_degree.queries[:, None]
+    if isinstance(graph, AttentionScores) or graph.span is None:
+        return before + past
+    first = graph.span[..., 0]  # where the text begins; -1 if earlier queries belong to it
+    packed = before.expand_as(first).gather(1, first.clamp(min=0))
+    return before - packed + (first < 0) * past
 
 
 def _noise_like(query: Tensor, places: Tensor) -> Tensor:
     """Noise ``(b, h, n, d)`` at the lengths of queries."""
     b, h, n, d = query.shape
     wide: Any = widen(query)
-    noise = _noise(h, d, wide.dtype, wide.device)[places % PLACES].transpose(1, 2)  # b or 1, h, n, d
+    drawn = _draw(h, d, wide.dtype, wide.device) if transformed() else _noise(h, d, wide.dtype, wide.device)
+    noise = drawn[places % PLACES].transpose(1, 2)  # b or 1, h, n, d
     square = wide.square().sum(-1, keepdim=True).clamp(min=floor(wide.dtype))
     return (noise * (square / noise.square().sum(-1, keepdim=True)).sqrt()).expand(b, h, n, d).to(query.dtype)
+
+
+def _draw(heads: int, features: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``(places, h, d)``, the same wherever it is made."""
+    drawn = np.random.RandomState(0).standard_normal((PLACES, heads, features))
+    return torch.from_numpy(drawn).to(device, dtype)
 
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # a tensor that is made in this mode serves no backward pass
 def _noise(heads: int, features: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``(places, h, d)``, the same wherever it is made; it stays on the device for the next call."""
-    drawn = np.random.RandomState(0).standard_normal((PLACES, heads, features))
-    return torch.from_numpy(drawn).to(device, dtype)
+    """:func:`_draw`, kept on the device for the next call. Not while a transform is at work: what is made
+    there is no tensor of its own."""
+    return _draw(heads, features, dtype, device)

@@ -208,7 +208,9 @@ class SharedClusters:
         """
         from sklearn.cluster import KMeans
 
-        points = torch.cat([x for _, x in self._gathered[name]]).transpose(0, 1)
+        # taken out at once: after an error it is gathered anew
+        del self._seen[name]
+        points = torch.cat([x for _, x in self._gathered.pop(name)]).transpose(0, 1)
         if points.shape[1] < self.clusters:
             raise ValueError(
                 f"{self.clusters} clusters need at least as many nodes, and the first examples have "
@@ -219,7 +221,6 @@ class SharedClusters:
             means = KMeans(self.clusters, n_init=1, random_state=self.seed).fit(head.double().cpu().numpy())
             centres.append(torch.from_numpy(means.cluster_centers_))
         self._centres[name] = torch.stack(centres).to(points)
-        del self._gathered[name]
 
     def __call__(self, name: str, graph: Bipartite) -> Labels:
         """Labels ``(b, h, nodes)`` of the graph's nodes: the nearest centre of the layer ``name``.

@@ -124,12 +124,13 @@ class Points:
             )
         if self.heads is not None and len(self.heads) != h:
             raise ValueError(f"heads must be those of the graph: got {len(self.heads)} for {h} ({layer})")
-        kept = self._layers.setdefault(layer, _Layer(graph.kind))
+        kept = self._layers.get(layer, _Layer(graph.kind))
         project, kept.projected = self._projection(layer, graph)
         sides = [
             self._side(graph, kept, 0, query_labels, query_valid),
             self._side(graph, kept, 1, value_labels, value_valid),
         ]
+        self._layers[layer] = kept
         kept.sizes += [side.valid.sum(1) for side in sides]
         each = kept.each(self.most)
         for side in sides:
@@ -223,6 +224,18 @@ class _Side:
     image: np.ndarray | None
     labels: NodeLabels
 
+    def __post_init__(self):
+        for name in ("token", "class"):
+            shape = self.names(name).shape
+            if shape != self.rank.shape:
+                raise ValueError(
+                    f"{self.role}_labels[{name!r}] must have shape {self.rank.shape}, got {shape}"
+                )
+
+    def names(self, label: str) -> np.ndarray:
+        """The nodes' labels of a kind, ``(b, nodes)``."""
+        return np.asarray(self.labels.get(label, np.full(self.rank.shape, "")), dtype=object)
+
     def rows(self, example: np.ndarray, node: np.ndarray) -> pd.DataFrame:
         """A row for each of some nodes, given by their example and their place in it."""
         if self.image is None:
@@ -236,12 +249,7 @@ class _Side:
             "node": self.valid.cumsum(1)[example, node] - 1,
         }
         for name in ("token", "class"):
-            names = np.asarray(self.labels.get(name, np.full(self.rank.shape, "")), dtype=object)
-            if names.shape != self.rank.shape:
-                raise ValueError(
-                    f"{self.role}_labels[{name!r}] must have shape {self.rank.shape}, got {names.shape}"
-                )
-            rows[name] = names[example, node]
+            rows[name] = self.names(name)[example, node]
         return pd.DataFrame(rows)
 
 

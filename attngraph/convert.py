@@ -149,10 +149,13 @@ def from_pyg(data: Data | HeteroData) -> Part:
     """Back from either PyG form, also from one made by hand.
 
     Raises:
-        ValueError: a field that is needed is missing; the message names it.
+        ValueError: a field that is needed is missing; the message names it. Or a batch of graphs, an edge
+            within one side, or edges from queries to values alone.
     """
-    from torch_geometric.data import HeteroData
+    from torch_geometric.data import Batch, HeteroData
 
+    if isinstance(data, Batch):
+        raise ValueError("one graph is needed, not a batch: take them out with batch.to_data_list()")
     nodes = _from_hetero(data) if isinstance(data, HeteroData) else _from_homogeneous(data)
     weight = nodes.edge_weight
     dense = weight.new_zeros(len(nodes.query), len(nodes.value))
@@ -201,7 +204,8 @@ def from_networkx(graph: networkx.Graph) -> Part:
     whose edges carry ``weight``. Nodes may have any names; their order gives the order of the rows.
 
     Raises:
-        ValueError: a node without ``bipartite`` or ``x``, or an edge within one side.
+        ValueError: a node without ``bipartite`` or ``x``, an edge within one side, or a directed graph with
+            both directions of an edge.
     """
     sides: tuple[list, list] = ([], [])
     for node, attributes in graph.nodes(data=True):
@@ -216,6 +220,11 @@ def from_networkx(graph: networkx.Graph) -> Part:
     valid = [torch.tensor([graph.nodes[node].get("valid", True) for node in side]) for side in sides]
     modality = [torch.tensor([graph.nodes[node].get("modality", UNKNOWN) for node in side]) for side in sides]
     weights = torch.zeros(len(sides[0]), len(sides[1]), dtype=dtype)
+    if graph.is_directed() and any(graph.has_edge(b, a) for a, b in graph.edges()):
+        raise ValueError(
+            "the graph is directed and has edges in both directions, which would count twice: give "
+            "graph.to_undirected()"
+        )
     for a, b, weight in graph.edges(data="weight", default=1.0):
         if a in place[1]:
             a, b = b, a
@@ -286,7 +295,16 @@ def _from_homogeneous(data: Data) -> _Nodes:
     is_value = data.is_value.bool()
     place = torch.where(is_value, is_value.cumsum(0) - 1, (~is_value).cumsum(0) - 1)
     source, target = data.edge_index
+    within = is_value[source] == is_value[target]
+    if within.any():
+        a, b = data.edge_index[:, within][:, 0].tolist()
+        raise ValueError(f"edge {a} – {b} does not join a query and a value (is_value)")
     forward = is_value[source] & ~is_value[target]
+    if len(forward) and not forward.any():
+        raise ValueError(
+            "the PyG graph has edges from queries to values alone: messages go from values to queries, so "
+            "give these (edge_index.flip(0), or torch_geometric.utils.to_undirected)"
+        )
     valid, modality = data.get("valid"), data.get("modality")
     return _Nodes(
         data.x[~is_value],

@@ -204,7 +204,11 @@ def _over_blocks(function: Callable, settings: StepSettings, *groups) -> list:
 
 def _kappa(settings: StepSettings, kept: Kept) -> Tensor:
     r""":math:`\kappa = S/(S + r)`, ``(g, n, 1)``; 0 for a query without edges."""
-    kappa = 1 / (1 + settings.residual * _inverse_sum(settings, kept))
+    inverse = _inverse_sum(settings, kept)
+    if not torch.is_tensor(settings.residual) and settings.residual == 0:  # 1/S may be infinite
+        kappa = torch.ones_like(inverse)
+    else:
+        kappa = 1 / (1 + settings.residual * inverse)
     return torch.where(kept.row == torch.inf, 0, kappa) if _may_be_blind(settings, kept) else kappa
 
 

@@ -81,11 +81,17 @@ class GraphAdapterModel(BaseTuner):
                 f"the adapter name {adapter_name!r} is taken by a {kind} adapter in this model: give "
                 "another adapter_name"
             )
-        if not hasattr(model, TRAINED_BEFORE):  # it has, if it holds graph adapters already
+        first = not hasattr(model, TRAINED_BEFORE)  # else it holds graph adapters already
+        if first:
             setattr(model, TRAINED_BEFORE, [p for p in model.parameters() if p.requires_grad])
-        with warnings.catch_warnings():  # LoRA in the model is no mistake
-            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
-            super().__init__(model, peft_config, adapter_name, **options)
+        try:
+            with warnings.catch_warnings():  # LoRA in the model is no mistake
+                warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+                super().__init__(model, peft_config, adapter_name, **options)
+        except BaseException:
+            if first:
+                delattr(model, TRAINED_BEFORE)
+            raise
 
     # ---- putting adapters in --------------------------------------------------------------------------
 

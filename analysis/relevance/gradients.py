@@ -25,7 +25,7 @@ def capture_with_gradients(
 
     :math:`\nabla A = \partial y / \partial A` is the whole derivative: through the layer's own output and
     through everything that comes after it, later attention weights included. The messages of graph adapters
-    count too, except those with the tiled backend, which never hold the weights.
+    count too; they are computed from the weights here, with the tiled backend as well.
 
     Args:
         model: any model that :func:`attngraph.capture` reads. Its parameters need not require gradients, and
@@ -78,15 +78,17 @@ class _PerCall(Generic[Item]):
 
 @contextmanager
 def _listening(model: nn.Module, weights: _PerCall[Tensor]) -> Iterator[None]:
-    """Collect the weights with which the model goes on; those of a graph are masked anew."""
+    """Collect the weights with which the model goes on; those of a graph are masked anew. This comes before
+    graph adapters, which would compute the layer's output without them."""
 
     def keep(name: str, call: Call) -> None:
+        call.hold_weights()
         weights.add(name, call.weight)
 
     handle = instrument(model)
     listeners = [(site, partial(keep, name)) for name, site in handle.sites.items()]
     for site, listener in listeners:
-        site.listeners.append(listener)
+        site.listeners.insert(0, listener)
     try:
         yield
     finally:

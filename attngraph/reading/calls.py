@@ -7,6 +7,7 @@ The weights come from the model's own eager function, called without dropout, so
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -28,6 +29,11 @@ try:  # where transformers (5.24) notes what a model was asked to return
     from transformers.utils.output_capturing import _active_collector
 except ImportError:
     _active_collector = None
+
+NO_GRADIENT = (
+    "attentions that are returned in training carry no gradient where graph adapters compute a layer's "
+    "output from its scores: for a loss on attentions use adapters with backend='sparse', or evaluation mode"
+)
 
 
 @dataclass(eq=False)
@@ -119,6 +125,11 @@ class Call:
     plain: Callable[[], bool] | None
     unrotated: Callable[[], tuple[Tensor | None, bool]]
     prepended: int = 0
+
+    def hold_weights(self) -> None:
+        """Let everything be computed from the attention weights, so that it depends on :attr:`weight`:
+        :meth:`scores` gives None. A listener that calls it must come before those that ask for scores."""
+        self.plain = None
 
     def prepend(self, key: Tensor, value: Tensor, check: bool = False) -> None:
         """Let every query attend to further keys and values before the call's own, whatever the mask: prefix
@@ -215,6 +226,9 @@ class Call:
         if "_eager" in self.__dict__:
             return getattr(self, weight)
         if self.wanted or attentions_wanted():
+            asked = self.wanted or _active_collector is not None  # else it is unknown
+            if asked and torch.is_grad_enabled() and self.query.requires_grad:
+                warnings.warn(NO_GRADIENT, stacklevel=2)
             # Without a gradient, so that checkpointing, which runs a layer again, finds the same computation.
             with torch.no_grad():
                 given = self.eager()[1]

@@ -27,8 +27,9 @@ class DegreeCache:
     For cross-attention, whose values stay the same, the norms of these are kept as well (``norms``).
 
     ``totals`` holds a tensor ``(b, h, rows, m)`` per call, cumulated over all queries; ``queries`` ``(b,
-    rows)`` likewise. Of a long call only the last :data:`ROWS` queries are kept, ``lengths`` holds how many
-    there were, and ``starts`` how many of the first values had left a sliding window by then.
+    rows)`` likewise. Only the first call (the prompt) and the last :data:`ROWS` queries are kept, so that
+    memory grows with the values alone. ``lengths`` holds how many queries there were, those of forgotten
+    calls before it included, and ``starts`` how many of the first values had left a sliding window by then.
     """
 
     ROWS = 64
@@ -62,6 +63,10 @@ class DegreeCache:
         self.queries.append(graph.queries_counted()[:, -self.ROWS :])
         self.lengths.append(graph.shape[2])
         self.starts.append(start)
+        while len(self.lengths) > 2 and sum(self.lengths[2:]) >= self.ROWS:  # the second call is out of reach
+            self.lengths[2] += self.lengths[1]
+            for kept in self._lists():
+                del kept[1]
 
     def norms_of(self, value: Tensor) -> KeptNorms:
         """What is kept of the norms of values ``(b, h, m, d)``; nothing yet if they are others than in the
@@ -76,27 +81,31 @@ class DegreeCache:
         """Forget the last ``removed`` queries.
 
         Raises:
-            UserError: part of a long call, whose earlier queries were not kept.
+            UserError: the cache then ends at a query whose degrees were not kept.
         """
-        while removed > 0 and self.totals:
+        left = removed
+        while left > 0 and self.totals:
             here = self.lengths[-1]
-            if here <= removed:
-                for kept in (self.totals, self.queries, self.lengths, self.starts):
+            if here <= left:
+                for kept in self._lists():
                     kept.pop()
-            elif removed >= self.totals[-1].shape[2]:
+            elif left >= self.totals[-1].shape[2]:
                 raise UserError(
-                    f"the key/value cache is cropped by {removed} of the {here} tokens of one forward pass; "
-                    f"the attention graph can forget {self.ROWS - 1}: pass the text in shorter pieces"
+                    f"the key/value cache is cropped by {removed} tokens, but the attention graph can forget "
+                    f"the last {self.ROWS - 1} of a forward pass or of decoding, or all since the first "
+                    "forward pass: crop it there, or start from an empty cache"
                 )
             else:
-                self.totals[-1] = self.totals[-1][:, :, :-removed]
-                self.queries[-1] = self.queries[-1][:, :-removed]
-                self.lengths[-1] -= removed
-            removed -= here
+                self.totals[-1] = self.totals[-1][:, :, :-left]
+                self.queries[-1] = self.queries[-1][:, :-left]
+                self.lengths[-1] -= left
+            left -= here
+
+    def _lists(self) -> tuple[list, ...]:
+        return self.totals, self.queries, self.lengths, self.starts
 
     def change_batch(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Apply ``change`` (a function of a tensor) to the batch dimension of everything kept. Only the
-        newest sums can still be asked for by later steps or crops, but all of them are kept in step."""
+        """Apply ``change`` (a function of a tensor) to the batch dimension of everything kept."""
         self.totals = [change(x) for x in self.totals]
         self.queries = [change(x) for x in self.queries]
         if self.norms is not None and self.norms.square is not None:
@@ -134,6 +143,9 @@ class _KeepsDegrees(_Base):
         super().reset()
         self.degrees.clear()
 
+    def __reduce__(self):  # the class is made at run time, so pickle cannot find it by its name
+        return _blank, (type(self).__mro__[2],), vars(self)
+
     def _change(self, change: Callable[[Tensor], Tensor]) -> None:
         for cache in self.degrees.values():
             cache.change_batch(change)
@@ -144,13 +156,17 @@ _extended: dict[type, type[_KeepsDegrees]] = {}
 
 def _with_degrees(layer: Any) -> _KeepsDegrees:
     """A cache layer of the same kind and contents that keeps degrees."""
-    base = type(layer)
+    extended = _blank(type(layer))
+    extended.__dict__.update(vars(layer), degrees={})
+    return extended
+
+
+def _blank(base: type) -> _KeepsDegrees:
+    """An instance without attributes of a cache layer's class, extended to keep degrees."""
     if base not in _extended:
         _extended[base] = type(f"{base.__name__}WithDegrees", (_KeepsDegrees, base), {})
     kind = _extended[base]
-    extended = kind.__new__(kind)
-    extended.__dict__.update(vars(layer), degrees={})
-    return extended
+    return kind.__new__(kind)
 
 
 def _self_attention(cache: Any) -> Any:

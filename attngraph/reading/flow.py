@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from attngraph.reading.masks import Mask, read_mask
@@ -47,7 +48,7 @@ class Flow:
             if mask is not None and kept() is mask and key == (shape[0], *shape[2:], mask._version):
                 return read
         read = read_mask(mask, shape)
-        if mask is not None and not mask.is_inference():
+        if mask is not None and not (mask.is_inference() or torch.is_inference_mode_enabled()):
             self._masks = [entry for entry in self._masks if entry[0]() is not None][-self.KEPT :]
             self._masks.append((weakref.ref(mask), (shape[0], *shape[2:], mask._version), read))
         return read

@@ -67,12 +67,13 @@ def by_hand(graph, rows: str):
         b, h, n, _, d = graph.shape
         noise = np.random.RandomState(0).standard_normal((1024, h, d))
         for i in range(b):
-            place = 0
             for k in range(n):
+                first = 0 if graph.span is None else int(graph.span[i, k, 0])
+                valid = [graph.query_mask is None or bool(graph.query_mask[i, j]) for j in range(n)]
+                place = sum(valid[first:k])
                 for head in range(h):
                     row = torch.from_numpy(noise[place, head]).to(query)
                     query[i, head, k] = row / row.norm() * graph.query[i, head, k].norm()
-                place += 1 if graph.query_mask is None else int(graph.query_mask[i, k])
     return replace(graph, query=query)
 
 
@@ -173,6 +174,26 @@ def test_training_computes_what_evaluation_does(family, gnn, rows):
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     close(run(model, batch), want, 1e-4)
+
+
+def test_the_noise_of_packed_texts_is_that_of_each_alone():
+    ids = torch.randint(3, 40, (1, 9), generator=torch.Generator().manual_seed(1))
+    model = put("llama", "pgnn", query_rows="noise", join="replace", positions=("self",))
+    places = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
+    alone = [run(model, {"input_ids": part}) for part in ids.split([4, 5], 1)]
+    close(run(model, {"input_ids": ids, "position_ids": places}), torch.cat(alone, 1))
+
+
+def test_exporting_leaves_no_table_behind():
+    class Net(nn.Module):
+        def forward(self, query, key, value):
+            return with_query_rows(AttentionScores(query, key, value).graph(), "noise").query
+
+    inputs = tuple(torch.randn(3, 1, 2, 4, 3))
+    _noise.cache_clear()
+    exported = torch.export.export(Net(), inputs, strict=False).module()
+    assert type(Net()(*inputs)) is torch.Tensor
+    close(exported(*inputs), Net()(*inputs))
 
 
 def test_an_unknown_kind_is_refused():

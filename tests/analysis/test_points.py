@@ -290,3 +290,12 @@ def test_batches_change_nothing():
     (single,), (other,) = whole.clouds(), apart.clouds()
     pd.testing.assert_frame_equal(single.nodes, other.nodes)
     np.testing.assert_array_equal(single.features, other.features)
+
+
+def test_a_refused_batch_leaves_nothing_behind():
+    points, graph = Points(heads=[0]), graph_of(h=1)
+    with pytest.raises(ValueError, match="value_labels"):
+        points.add("layer", graph, names(2), value_labels={"class": [["x"] * 4] * 2})
+    assert not points.clouds()
+    points.add("layer", graph, names(2))
+    assert len(points.clouds()[0].nodes) == 2 * (4 + 5)

@@ -3,7 +3,7 @@
 import networkx
 import pytest
 import torch
-from torch_geometric.data import Data, HeteroData
+from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.utils import to_dense_adj
 
 from attngraph import AttentionGraph
@@ -201,6 +201,33 @@ def test_networkx_graphs_that_are_not_bipartite_are_refused():
     del out.nodes["value", 2]["x"]
     with pytest.raises(ValueError, match=r"\('value', 2\) needs the attributes"):
         AttentionGraph.from_networkx(out)
+
+
+def test_networkx_graphs_whose_edges_would_count_twice_are_refused():
+    graph = make()
+    both = graph.to_networkx().to_directed()
+    with pytest.raises(ValueError, match="edges in both directions, which would count twice"):
+        AttentionGraph.from_networkx(both)
+    one = networkx.DiGraph(both)
+    one.remove_edges_from([edge for edge in both.edges if edge[0][0] == "query"])
+    assert torch.equal(AttentionGraph.from_networkx(one).weight[0, 0], graph.weight[0, 0])
+
+
+def test_pyg_graphs_that_are_no_attention_graph_are_refused():
+    data = make().to_data()
+    edges = data.num_edges // 2  # values to queries come first
+    backward = data.clone()
+    backward.edge_index, backward.edge_weight = data.edge_index[:, edges:], data.edge_weight[edges:]
+    with pytest.raises(ValueError, match="edges from queries to values alone"):
+        AttentionGraph.from_pyg(backward)
+    within = data.clone()
+    within.edge_index = data.edge_index.clone()
+    within.edge_index[:, 3] = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="edge 0 – 1 does not join a query and a value"):
+        AttentionGraph.from_pyg(within)
+    for one in (data, make().to_hetero()):
+        with pytest.raises(ValueError, match="not a batch"):
+            AttentionGraph.from_pyg(Batch.from_data_list([one, one]))
 
 
 def test_example_and_head_out_of_range():

@@ -122,6 +122,21 @@ def test_what_could_learn_before_can_learn_again(make_captioner, words):
     assert {name for name, p in back.named_parameters() if p.requires_grad} == before
 
 
+@pytest.mark.parametrize(
+    "wrong", [dict(adapter_name="dense"), dict(peft_config=GraphAdapterConfig(target_modules=["nothing"]))]
+)
+def test_a_failed_try_leaves_nothing_behind(wrong):
+    """Else parameters that were frozen since then would be thawed at the end."""
+    model = FAMILIES["bert"].make()
+    before = set(vars(model))
+    with pytest.raises(UserError):
+        get_peft_model(model, **{"peft_config": config(), **wrong})
+    assert set(vars(model)) == before
+    model.requires_grad_(False)
+    back = get_peft_model(model, config()).unload()
+    assert not any(p.requires_grad for p in back.parameters())
+
+
 def test_after_feed_forward_blocks_alone_attention_stays_as_it_is():
     model, batch = put("llama", positions="ffn"), FAMILIES["llama"].batch()
     for _ in range(2):

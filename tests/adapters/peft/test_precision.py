@@ -1,5 +1,7 @@
 """Half precision, autocast, gradient checkpointing and models made in inference mode."""
 
+import warnings
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -141,3 +143,27 @@ def test_a_model_made_in_inference_mode(make_decoder, words, image_states):
         model = blip.put(make_decoder())
         got = model(input_ids=words(), encoder_hidden_states=image_states(), use_cache=False).logits
     close(got, want)
+
+
+@pytest.mark.parametrize("gnn", ["appnp", "pgnn"])
+def test_a_mask_that_was_read_in_inference_mode_serves_training(gnn):
+    model, ids = put("llama", gnn), torch.arange(3, 9)[None]
+    mask = torch.full((6, 6), torch.finfo(torch.float32).min).triu(1)[None, None]
+    with torch.inference_mode():
+        want = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.clone()
+    got = model.train()(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    got.sum().backward()
+    close(got.detach(), want)
+
+
+def test_attentions_without_gradients_are_told():
+    """A loss on them would train nothing; with the sparse backend they carry gradients."""
+    batch = FAMILIES["bert"].batch()
+    for backend in ("dense", "sparse"):
+        model = put("bert", backend=backend).train()
+        model.get_input_embeddings().weight.requires_grad_(True)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            attentions = model(**batch, output_attentions=True).attentions
+        said = any("carry no gradient" in str(warning.message) for warning in told)
+        assert said == (backend == "dense") and attentions[-1].requires_grad == (backend == "sparse")

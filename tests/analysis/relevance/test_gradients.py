@@ -113,3 +113,22 @@ def test_a_score_is_one_number_per_example(make_captioner, words):
         capture_with_gradients(
             make_captioner().double(), inputs(words), lambda output: output.logits[:, :, 0]
         )
+
+
+@pytest.mark.filterwarnings("ignore:.*in spite of the tiled backend")
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("backend", ["dense", "sparse", "tiled"])
+def test_gradients_are_the_same_with_every_backend_and_in_training(backend, training, make_captioner, words):
+    """Where adapters would compute the layer's output from scores, nothing would depend on the weights."""
+    found = []
+    for kind, mode in (("dense", False), (backend, training)):
+        model = make_captioner()
+        config = GraphAdapterConfig(gnn="pgnn", backend=kind, reduction=2, positions=("self", "cross"))
+        get_peft_model(model, config)
+        for module in model.double().train(mode).modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        found.append(capture_with_gradients(model, inputs(words), score)[1])
+    for name, gradient in found[0].items():
+        assert gradient.any()
+        torch.testing.assert_close(found[1][name], gradient)

@@ -1,5 +1,6 @@
 """Graphs of decoding with a key/value cache: the steps, put together, are the graph of the whole text."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -188,11 +189,56 @@ def test_long_prompts_do_not_keep_all_their_degrees():
         )
         cache.crop(-63)
         model(ids[:, 77:], cache=cache, use_cache=True)
-        with pytest.raises(UserError, match="cropped by 100 of the 140 tokens of one forward pass"):
+        with pytest.raises(
+            UserError, match="cropped by 100 tokens, but the attention graph can forget the last"
+        ):
             model(ids[:, :140], use_cache=True).cache.crop(-100)
     for step, graph in zip(steps[2:4], whole.values(), strict=True):
         assert step.shape[2] == 73
         torch.testing.assert_close(step.value_degree(), graph.value_degree()[:, :, 77:], rtol=1e-4, atol=1e-4)
+
+
+def test_long_decoding_does_not_keep_all_its_degrees():
+    """Of single steps the last ones are kept, and where the prompt ends: the cache can be cropped there."""
+    model = FAMILIES["llama"].model()
+    ids, prompt_length = words(110), 5
+    whole = read(model, {"input_ids": ids})
+    steps = []
+
+    def decode(cache, start, end):
+        for k in range(start, end):
+            cache = model(ids[:, k : k + 1], cache=cache, use_cache=True).cache
+        return cache
+
+    with record(model, on_graph=lambda name, graph: steps.append((name, graph))), torch.no_grad():
+        cache = decode(model(ids[:, :prompt_length], use_cache=True).cache, prompt_length, 100)
+        for layer in cache.layers:
+            (degrees,) = layer.degrees.values()
+            assert len(degrees.totals) == DegreeCache.ROWS + 1 and degrees.length == 100
+        for crop, end in ((63, 110), (105, 12)):  # the farthest place in decoding; where the prompt ends
+            cache.crop(-crop)
+            start = cache.get_seq_length()
+            steps.clear()
+            cache = decode(cache, start, end)
+            for k, (name, step) in enumerate(steps):
+                row = start + k // len(whole)
+                want = whole[name].value_degree()[:, :, row : row + 1, : row + 1]
+                torch.testing.assert_close(step.value_degree(), want, rtol=1e-4, atol=1e-4)
+        cache = decode(cache, 12, 100)
+        with pytest.raises(UserError, match="can forget the last 63 of a forward pass or of decoding"):
+            cache.crop(-64)
+
+
+def test_a_cache_can_be_saved_and_goes_on():
+    model = FAMILIES["llama"].model()
+    ids = words(9)
+    whole = read(model, {"input_ids": ids})
+    with record(model, on_graph=lambda name, graph: steps.update({name: graph})), torch.no_grad():
+        steps = {}
+        cache = pickle.loads(pickle.dumps(model(ids[:, :6], use_cache=True).cache))
+        model(ids[:, 6:], cache=cache, use_cache=True)
+    for name, graph in whole.items():
+        torch.testing.assert_close(steps[name].value_degree(), graph.value_degree()[:, :, 6:])
 
 
 def test_words_in_a_q_former_are_words():
