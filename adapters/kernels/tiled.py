@@ -254,7 +254,7 @@ class _Heads:
                 alpha[:, tile.rows] += power.sum(-1, keepdim=True)
                 message[:, tile.rows].baddbmm_(power.mul_(root), value)
         message.add_(self.node, alpha=residual)
-        alpha.copy_(torch.where(alpha <= 0, 0, 1 / alpha))
+        alpha.copy_(torch.where(alpha < torch.finfo(alpha.dtype).tiny, 0, 1 / alpha))
         message.mul_(alpha)
 
     def backward(self, upstream: _Upstream, outputs: _Outputs, grads: _Gradients) -> tuple[Tensor, Tensor]:

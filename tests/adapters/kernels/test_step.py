@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from adapters import PGNN
 from adapters.kernels import fused_step, tiled_step
 from attngraph import AttentionScores, PastDegree
 from tests.attngraph.scores_cases import DROPPED, KINDS, dense, on_leaves, random_scores
@@ -350,3 +351,18 @@ def test_a_feature_that_is_the_query_changes_nothing(step, causal):
     for got, want in zip((two[0] + two[3], two[1], two[2]), one, strict=True):
         torch.testing.assert_close(got, want)
     assert two[0].abs().max() > 0 and two[3].abs().max() > 0
+
+
+@pytest.mark.parametrize("p", [6.0, 8.0])
+def test_finite_where_a_head_has_no_effect(p):
+    """Its slice of W_o is 0, and so is every distance; without a residual only the weights are left."""
+    draw = torch.Generator().manual_seed(0)
+    metric = torch.eye(8).repeat(2, 1, 1)
+    metric[1] = 0
+    scores, leaves = on_leaves(AttentionScores(*torch.randn(3, 1, 2, 4, 8, generator=draw), metric=metric))
+    scheme = PGNN(p=p, mu=0, learn_p=False)
+    want = scheme(scores.graph())
+    for got in (want, *(scheme.attend(scores, backend)[0] for backend in ("dense", "tiled"))):
+        grads = torch.autograd.grad(got.sum(), leaves, retain_graph=True)
+        assert got.isfinite().all() and all(x.isfinite().all() for x in grads)
+        torch.testing.assert_close(got[:, 0], want[:, 0])
