@@ -68,12 +68,12 @@ class GraphAdapter(nn.Module):
             if context is not None:
                 call.context = context
             return merge_heads(aggregated)
-        if tiled and not self._warned:
+        if tiled and not (call.held or self._warned):
             self._warned = True
             warnings.warn(
                 f"{call.site.name} holds its attention weights for now, in spite of the tiled backend: "
-                "dropout, a key/value cache, top_k, queries ordered in blocks, gradients of the weights, or "
-                "attention that is more than a softmax of masked scores",
+                "dropout, a key/value cache, top_k, queries ordered in blocks or attention that is more than "
+                "a softmax of masked scores",
                 stacklevel=2,
             )
         graph = call.graph(dropped=True, metric=metric)

@@ -149,17 +149,27 @@ def from_pyg(data: Data | HeteroData) -> Part:
     """Back from either PyG form, also from one made by hand.
 
     Raises:
-        ValueError: a field that is needed is missing; the message names it. Or a batch of graphs, an edge
-            within one side, or edges from queries to values alone.
+        ValueError: a field that is needed is missing; the message names it. Or a batch of several graphs, an
+            edge within one side, or edges from queries to values that are not those back.
     """
     from torch_geometric.data import Batch, HeteroData
 
     if isinstance(data, Batch):
-        raise ValueError("one graph is needed, not a batch: take them out with batch.to_data_list()")
+        if data.num_graphs != 1:
+            raise ValueError("one graph is needed, not a batch: take them out with batch.to_data_list()")
+        data = data.get_example(0)
     nodes = _from_hetero(data) if isinstance(data, HeteroData) else _from_homogeneous(data)
     weight = nodes.edge_weight
-    dense = weight.new_zeros(len(nodes.query), len(nodes.value))
-    dense = dense.index_put((nodes.i, nodes.j), weight, accumulate=True)
+    dense, back = (
+        weight.new_zeros(len(nodes.query), len(nodes.value)).index_put((i, j), x, accumulate=True)
+        for i, j, x in ((nodes.i, nodes.j, weight), nodes.back)
+    )
+    if len(nodes.back[0]) and not torch.allclose(dense, back):
+        raise ValueError(
+            "the PyG graph's edges from queries to values are not those from values to queries, and an "
+            "attention graph has one weight for both: leave them out, or let "
+            "torch_geometric.utils.to_undirected make them"
+        )
     visible = _field(data, "visible")
     return Part(
         nodes.query,
@@ -220,7 +230,7 @@ def from_networkx(graph: networkx.Graph) -> Part:
     valid = [torch.tensor([graph.nodes[node].get("valid", True) for node in side]) for side in sides]
     modality = [torch.tensor([graph.nodes[node].get("modality", UNKNOWN) for node in side]) for side in sides]
     weights = torch.zeros(len(sides[0]), len(sides[1]), dtype=dtype)
-    if graph.is_directed() and any(graph.has_edge(b, a) for a, b in graph.edges()):
+    if graph.is_directed() and any(a != b and graph.has_edge(b, a) for a, b in graph.edges()):
         raise ValueError(
             "the graph is directed and has edges in both directions, which would count twice: give "
             "graph.to_undirected()"
@@ -256,9 +266,10 @@ class _Nodes:
 
     query: Tensor
     value: Tensor
-    i: Tensor  # the query of each edge
+    i: Tensor  # the query of each edge from a value to a query
     j: Tensor  # its value
     edge_weight: Tensor
+    back: tuple[Tensor, Tensor, Tensor]  # query, value and weight of the edges from queries to values
     query_valid: Tensor | None
     value_valid: Tensor | None
     query_modality: Tensor | None
@@ -266,18 +277,28 @@ class _Nodes:
 
 
 def _from_hetero(data: HeteroData) -> _Nodes:
-    edges = ("value", "to", "query")
-    for store, field in (("query", "x"), ("value", "x"), (edges, "edge_index"), (edges, "edge_weight")):
+    edges, back = ("value", "to", "query"), ("query", "to", "value")
+    needed = [("query", "x"), ("value", "x"), (edges, "edge_index"), (edges, "edge_weight")]
+    if back in data.edge_types:
+        needed += [(back, "edge_index"), (back, "edge_weight")]
+    for store, field in needed:
         if store not in data.node_types + data.edge_types or data[store].get(field) is None:
             raise ValueError(f"the PyG graph has no {store!r}.{field} (see AttentionGraph.to_hetero)")
+    for kind in data.edge_types:
+        if kind not in (edges, back):
+            raise ValueError(f"the PyG graph has edges {kind!r}, which are none of an attention graph")
     query, value = data["query"], data["value"]
     j, i = data[edges].edge_index
+    returning = i[:0], j[:0], data[edges].edge_weight[:0]
+    if back in data.edge_types:
+        returning = (*data[back].edge_index, data[back].edge_weight)
     return _Nodes(
         query.x,
         value.x,
         i,
         j,
         data[edges].edge_weight,
+        returning,
         query.get("valid"),
         value.get("valid"),
         query.get("modality"),
@@ -299,12 +320,7 @@ def _from_homogeneous(data: Data) -> _Nodes:
     if within.any():
         a, b = data.edge_index[:, within][:, 0].tolist()
         raise ValueError(f"edge {a} – {b} does not join a query and a value (is_value)")
-    forward = is_value[source] & ~is_value[target]
-    if len(forward) and not forward.any():
-        raise ValueError(
-            "the PyG graph has edges from queries to values alone: messages go from values to queries, so "
-            "give these (edge_index.flip(0), or torch_geometric.utils.to_undirected)"
-        )
+    forward = is_value[source]
     valid, modality = data.get("valid"), data.get("modality")
     return _Nodes(
         data.x[~is_value],
@@ -312,6 +328,7 @@ def _from_homogeneous(data: Data) -> _Nodes:
         place[target[forward]],
         place[source[forward]],
         data.edge_weight[forward],
+        (place[source[~forward]], place[target[~forward]], data.edge_weight[~forward]),
         None if valid is None else valid[~is_value],
         None if valid is None else valid[is_value],
         None if modality is None else modality[~is_value],

@@ -74,7 +74,7 @@ class GraphAdapterModel(BaseTuner):
         if isinstance(model, PeftModel):
             model = model.get_base_model()
         check_name(adapter_name)
-        taken = getattr(model, "peft_config", None) or {}
+        taken = dict(getattr(model, "peft_config", None) or {})
         if adapter_name in taken:
             kind = taken[adapter_name].peft_type.value
             raise UserError(
@@ -91,6 +91,9 @@ class GraphAdapterModel(BaseTuner):
         except BaseException:
             if first:
                 delattr(model, TRAINED_BEFORE)
+            noted: Any = getattr(model, "peft_config", {})
+            for name in set(noted) - set(taken):
+                del noted[name]
             raise
 
     # ---- putting adapters in --------------------------------------------------------------------------

@@ -31,8 +31,8 @@ except ImportError:
     _active_collector = None
 
 NO_GRADIENT = (
-    "attentions that are returned in training carry no gradient where graph adapters compute a layer's "
-    "output from its scores: for a loss on attentions use adapters with backend='sparse', or evaluation mode"
+    "returned attentions carry no gradient where graph adapters compute a layer's output from its scores (in "
+    "training, and with backend='tiled' always): for a loss on attentions use backend='sparse'"
 )
 
 
@@ -101,6 +101,7 @@ class Call:
             :func:`attngraph.reading.projection.unrotated`.
         prepended: how many keys and values that are no nodes stand before those of nodes; see
             :meth:`prepend`.
+        held: whether somebody needs the weights; see :meth:`hold_weights`.
     """
 
     site: Site
@@ -125,11 +126,12 @@ class Call:
     plain: Callable[[], bool] | None
     unrotated: Callable[[], tuple[Tensor | None, bool]]
     prepended: int = 0
+    held: bool = False
 
     def hold_weights(self) -> None:
         """Let everything be computed from the attention weights, so that it depends on :attr:`weight`:
         :meth:`scores` gives None. A listener that calls it must come before those that ask for scores."""
-        self.plain = None
+        self.held = True
 
     def prepend(self, key: Tensor, value: Tensor, check: bool = False) -> None:
         """Let every query attend to further keys and values before the call's own, whatever the mask: prefix
@@ -253,6 +255,7 @@ class Call:
         """
         if (
             self.plain is None
+            or self.held
             or self.span is not None
             or self.prepended
             or (self.dropout and not (dropped and self.dropout < 1))

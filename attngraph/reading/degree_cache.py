@@ -27,9 +27,11 @@ class DegreeCache:
     For cross-attention, whose values stay the same, the norms of these are kept as well (``norms``).
 
     ``totals`` holds a tensor ``(b, h, rows, m)`` per call, cumulated over all queries; ``queries`` ``(b,
-    rows)`` likewise. Only the first call (the prompt) and the last :data:`ROWS` queries are kept, so that
-    memory grows with the values alone. ``lengths`` holds how many queries there were, those of forgotten
-    calls before it included, and ``starts`` how many of the first values had left a sliding window by then.
+    rows)`` likewise. ``lengths`` holds how many queries there were, and ``starts`` how many of the first
+    values had left a sliding window by then.
+
+    Of queries before the last :data:`ROWS` only the last one of a call of several (a prompt, say) is kept,
+    and none of single steps, whose lengths count with the call after them.
     """
 
     ROWS = 64
@@ -41,6 +43,7 @@ class DegreeCache:
         self.starts: list[int] = []
         self.norms: KeptNorms | None = None
         self.first = torch.empty(0)
+        self._old = 0  # how many of the calls lie before the last ROWS queries
 
     @property
     def length(self) -> int:
@@ -63,10 +66,8 @@ class DegreeCache:
         self.queries.append(graph.queries_counted()[:, -self.ROWS :])
         self.lengths.append(graph.shape[2])
         self.starts.append(start)
-        while len(self.lengths) > 2 and sum(self.lengths[2:]) >= self.ROWS:  # the second call is out of reach
-            self.lengths[2] += self.lengths[1]
-            for kept in self._lists():
-                del kept[1]
+        while sum(self.lengths[self._old + 1 :]) >= self.ROWS:
+            self._forget(self._old)
 
     def norms_of(self, value: Tensor) -> KeptNorms:
         """What is kept of the norms of values ``(b, h, m, d)``; nothing yet if they are others than in the
@@ -81,7 +82,7 @@ class DegreeCache:
         """Forget the last ``removed`` queries.
 
         Raises:
-            UserError: the cache then ends at a query whose degrees were not kept.
+            UserError: the cache then ends at a query whose degrees are not kept any more.
         """
         left = removed
         while left > 0 and self.totals:
@@ -91,15 +92,26 @@ class DegreeCache:
                     kept.pop()
             elif left >= self.totals[-1].shape[2]:
                 raise UserError(
-                    f"the key/value cache is cropped by {removed} tokens, but the attention graph can forget "
-                    f"the last {self.ROWS - 1} of a forward pass or of decoding, or all since the first "
-                    "forward pass: crop it there, or start from an empty cache"
+                    f"the key/value cache is cropped by {removed} tokens, to one whose degrees the attention "
+                    f"graph has forgotten: of long texts it keeps those of the last {self.ROWS} tokens, and "
+                    "where each longer forward pass ended. Crop it there, or start from an empty cache"
                 )
             else:
                 self.totals[-1] = self.totals[-1][:, :, :-left]
                 self.queries[-1] = self.queries[-1][:, :-left]
                 self.lengths[-1] -= left
             left -= here
+        self._old = min(self._old, len(self.totals))
+
+    def _forget(self, k: int) -> None:
+        """Keep the last query of a call of several, and nothing of a single step."""
+        if self.totals[k].shape[2] > 1:
+            self.totals[k], self.queries[k] = self.totals[k][:, :, -1:].clone(), self.queries[k][:, -1:]
+            self._old += 1
+        else:
+            self.lengths[k + 1] += self.lengths[k]
+            for kept in self._lists():
+                del kept[k]
 
     def _lists(self) -> tuple[list, ...]:
         return self.totals, self.queries, self.lengths, self.starts

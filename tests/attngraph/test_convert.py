@@ -218,8 +218,16 @@ def test_pyg_graphs_that_are_no_attention_graph_are_refused():
     edges = data.num_edges // 2  # values to queries come first
     backward = data.clone()
     backward.edge_index, backward.edge_weight = data.edge_index[:, edges:], data.edge_weight[edges:]
-    with pytest.raises(ValueError, match="edges from queries to values alone"):
-        AttentionGraph.from_pyg(backward)
+    lighter = data.clone()
+    lighter.edge_weight = data.edge_weight.clone()
+    lighter.edge_weight[-1] /= 2
+    for wrong in (backward, lighter):
+        with pytest.raises(ValueError, match="edges from queries to values are not those from values"):
+            AttentionGraph.from_pyg(wrong)
+    hetero = make().to_hetero()
+    hetero["query", "near", "query"].edge_index = torch.zeros(2, 1, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"edges \('query', 'near', 'query'\)"):
+        AttentionGraph.from_pyg(hetero)
     within = data.clone()
     within.edge_index = data.edge_index.clone()
     within.edge_index[:, 3] = torch.tensor([0, 1])
@@ -228,6 +236,8 @@ def test_pyg_graphs_that_are_no_attention_graph_are_refused():
     for one in (data, make().to_hetero()):
         with pytest.raises(ValueError, match="not a batch"):
             AttentionGraph.from_pyg(Batch.from_data_list([one, one]))
+        alone = AttentionGraph.from_pyg(Batch.from_data_list([one]))
+        assert torch.equal(alone.weight, AttentionGraph.from_pyg(one).weight)
 
 
 def test_example_and_head_out_of_range():

@@ -6,7 +6,7 @@ import io
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from adapters import GraphAdapterConfig
@@ -135,6 +135,15 @@ def test_a_failed_try_leaves_nothing_behind(wrong):
     model.requires_grad_(False)
     back = get_peft_model(model, config()).unload()
     assert not any(p.requires_grad for p in back.parameters())
+
+
+@pytest.mark.parametrize("first", [config(), LoraConfig(target_modules=["query"])], ids=["graph", "lora"])
+def test_a_failed_try_beside_another_adapter_leaves_its_name_free(first):
+    base = get_peft_model(FAMILIES["bert"].make(), first).get_base_model()
+    with pytest.raises(UserError, match="matches no attention layer"):
+        get_peft_model(base, config(target_modules=["nothing"]), adapter_name="second")
+    assert list(base.peft_config) == ["default"]
+    assert "second" in get_peft_model(base, config(), adapter_name="second").peft_config
 
 
 def test_after_feed_forward_blocks_alone_attention_stays_as_it_is():

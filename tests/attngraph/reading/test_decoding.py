@@ -189,9 +189,7 @@ def test_long_prompts_do_not_keep_all_their_degrees():
         )
         cache.crop(-63)
         model(ids[:, 77:], cache=cache, use_cache=True)
-        with pytest.raises(
-            UserError, match="cropped by 100 tokens, but the attention graph can forget the last"
-        ):
+        with pytest.raises(UserError, match="cropped by 100 tokens, to one whose degrees"):
             model(ids[:, :140], use_cache=True).cache.crop(-100)
     for step, graph in zip(steps[2:4], whole.values(), strict=True):
         assert step.shape[2] == 73
@@ -199,9 +197,9 @@ def test_long_prompts_do_not_keep_all_their_degrees():
 
 
 def test_long_decoding_does_not_keep_all_its_degrees():
-    """Of single steps the last ones are kept, and where the prompt ends: the cache can be cropped there."""
+    """Of single steps the last ones are kept, and where longer passes end: the cache can be cropped there."""
     model = FAMILIES["llama"].model()
-    ids, prompt_length = words(110), 5
+    ids = words(110)
     whole = read(model, {"input_ids": ids})
     steps = []
 
@@ -211,11 +209,13 @@ def test_long_decoding_does_not_keep_all_its_degrees():
         return cache
 
     with record(model, on_graph=lambda name, graph: steps.append((name, graph))), torch.no_grad():
-        cache = decode(model(ids[:, :prompt_length], use_cache=True).cache, prompt_length, 100)
+        cache = model(ids[:, :5], use_cache=True).cache
+        cache = decode(model(ids[:, 5:9], cache=cache, use_cache=True).cache, 9, 100)
         for layer in cache.layers:
             (degrees,) = layer.degrees.values()
-            assert len(degrees.totals) == DegreeCache.ROWS + 1 and degrees.length == 100
-        for crop, end in ((63, 110), (105, 12)):  # the farthest place in decoding; where the prompt ends
+            assert degrees.length == 100 and [x.shape[2] for x in degrees.totals] == [1] * (2 + 64)
+        # the farthest place in decoding, and where both of the longer passes end
+        for crop, end in ((63, 110), (101, 80), (75, 12)):
             cache.crop(-crop)
             start = cache.get_seq_length()
             steps.clear()
@@ -225,7 +225,7 @@ def test_long_decoding_does_not_keep_all_its_degrees():
                 want = whole[name].value_degree()[:, :, row : row + 1, : row + 1]
                 torch.testing.assert_close(step.value_degree(), want, rtol=1e-4, atol=1e-4)
         cache = decode(cache, 12, 100)
-        with pytest.raises(UserError, match="can forget the last 63 of a forward pass or of decoding"):
+        with pytest.raises(UserError, match="cropped by 64 tokens, to one whose degrees"):
             cache.crop(-64)
 
 
