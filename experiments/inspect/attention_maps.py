@@ -59,9 +59,6 @@ def collect_maps(
         pictures: how many samples are drawn.
     """
     result, tables, masses, occurrences = AttentionMaps(), [], [], Counter()
-    for adapter in source.adapters.values():
-        if adapter.backend == "tiled":  # the same numbers, but tiles never hold the weights to differentiate
-            adapter.backend = "dense"
     batches = ceil(len(source) / source.batch_size)
     for batch in Progress(source.batches(), "reading maps", batches, leave=False):
         if batch.pictures is None:
