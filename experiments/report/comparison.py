@@ -13,7 +13,7 @@ from experiments.methods.method import ADAPTERS
 from experiments.metrics.statistics import Score
 from experiments.progress import Progress
 from experiments.report.columns import AVERAGE, averaged_columns, table_columns
-from experiments.report.runs import Run, cannot_differ
+from experiments.report.runs import Run, cannot_differ, distinct
 from experiments.report.significance import holm, paired_bootstrap
 from experiments.tasks.task import Column, Task
 
@@ -42,7 +42,7 @@ def compare_pairs(
     means: Mapping[str, Weights] | None = None,
 ) -> list[dict[str, Any]]:
     """Paired comparisons over seeds and images, Holm-corrected over all of them. Columns in which both rows
-    are the same runs (:func:`same_runs`) are left out.
+    cannot differ (:func:`same_runs`) are left out.
 
     A mean of columns is made of one test set per task: the columns of one task share the resampled images.
 
@@ -106,8 +106,8 @@ def compare_pairs(
 
 
 def same_runs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], set[str]]:
-    """The tasks on which two rows are the same runs under two names, for each pair of rows. Their difference
-    is 0 by construction, which is no finding.
+    """The tasks on which two rows differ in nothing but their names, for each pair of rows. A difference of
+    their scores would be one of machines, or of code, and no finding.
     """
     by_place = {(run.row, run.task, run.seed): run for run in runs}
     same: dict[tuple[str, str], set[str]] = {}
@@ -124,13 +124,32 @@ def same_runs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]]) -> dict[tup
 
 def about_same_runs(same: Mapping[tuple[str, str], set[str]], tasks: Mapping[str, Task]) -> str:
     """What is to be said of them; empty where there are none."""
-    said = [
+    listed = _equations(same, tasks)
+    return f"Not compared, since only their names differ: {listed}." if listed else ""
+
+
+def about_rows_alike(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:
+    """A sentence on the rows of a table that were trained apart but differ in nothing but their names; empty
+    where there are none.
+    """
+    apart = distinct(runs)
+    rows = list(dict.fromkeys(run.row for run in apart))
+    same = same_runs(apart, [(row, first) for at, row in enumerate(rows) for first in rows[:at]])
+    told: dict[str, set[str]] = {}
+    for (row, _), names in same.items():
+        names -= told.setdefault(row, set())
+        told[row] |= names
+    listed = _equations(same, tasks)
+    return f"Only the names differ, so a distance is one of seeds or machines: {listed}" if listed else ""
+
+
+def _equations(same: Mapping[tuple[str, str], set[str]], tasks: Mapping[str, Task]) -> str:
+    return "; ".join(
         f"{method_named(row).title} = {method_named(baseline).title} "
         f"({', '.join(task.title for name, task in tasks.items() if name in names)})"
         for (row, baseline), names in same.items()
         if names
-    ]
-    return f"Not compared, since they are the same runs under two names: {'; '.join(said)}." if said else ""
+    )
 
 
 class _Pool:

@@ -19,6 +19,7 @@ from experiments.outputs import check_folder
 from experiments.progress import note
 from experiments.report.ablation import DETAILS, RESULTS, SIGNIFICANCE, Design, make_table, save_results
 from experiments.report.below import below_frozen
+from experiments.report.comparison import about_rows_alike
 from experiments.report.runs import Run, differently_made, versions_of
 from experiments.report.text import render_text
 from experiments.shipped import DEFAULT
@@ -107,7 +108,7 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
     ]
     check_one_checkpoint(made)
     runs = [run for _, run in made]
-    about_runs = below_frozen(runs, plan.tasks), differently_made(runs)
+    about_runs = about_rows_alike(runs, plan.tasks), below_frozen(runs, plan.tasks), differently_made(runs)
     notes = [*_about_settings(plan), *work.notes, *filter(None, about_runs)]
     table = make_table(runs, plan.tasks, work.title, notes, work.design)
     about = {"model": model_of(args), "made_with": versions_of(runs), **execution.conditions()}

@@ -80,12 +80,17 @@ def scope(comparisons: Sequence[Mapping[str, Any]]) -> str:
     same = "this checkpoint" if checkpoints == 1 else f"these {checkpoints} checkpoints"
     if seeds == 1:
         return "p values speak for new images with these very training runs: one seed, one checkpoint."
-    lines = f"p values speak for new seeds and images with {same}"
+    several = [line for line in comparisons if line.get("checkpoints", 1) > 1]
+    own = [line for line in several if line["seeds"] == line["checkpoints"]]
+    if own and own == several:
+        lines = "p values speak for new seeds, images and checkpoints"
+        about = " Each seed has a checkpoint of its own, so what is given for new checkpoints is the same."
+    else:
+        lines = f"p values speak for new seeds and images with {same}"
+        about = " What holds for new checkpoints too is given apart." if several else ""
+        about += " Where each seed has a checkpoint of its own, it is the same." if own else ""
     alone = any(line.get("seeds") == 1 for line in comparisons)
-    lines += "; those of one seed for new images only." if alone else "."
-    if checkpoints > 1:
-        lines += " What holds for new checkpoints too is given apart."
-    return lines
+    return f"{lines}{'; those of one seed for new images only' if alone else ''}.{about}"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -10,7 +10,13 @@ from attngraph.errors import UserError
 from experiments.methods import METHODS, GraphAdapter
 from experiments.metrics.statistics import mean_statistics
 from experiments.report.columns import scored
-from experiments.report.comparison import about_same_runs, compare_pairs, compare_with_baseline, same_runs
+from experiments.report.comparison import (
+    about_rows_alike,
+    about_same_runs,
+    compare_pairs,
+    compare_with_baseline,
+    same_runs,
+)
 from experiments.report.recomputed import recompute
 from experiments.report.runs import cannot_differ
 from experiments.report.significance import holm, paired_bootstrap
@@ -163,23 +169,32 @@ def test_the_same_runs_under_two_names_are_not_compared(tmp_path):
     assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
     vqa, ve = (task.title for task in tasks.values())
     assert about_same_runs(same_runs(runs, pairs), tasks) == (
-        "Not compared, since they are the same runs under two names: "
-        f"GCN, gated = GCN ({vqa}); pGNN = pGNN ({vqa}, {ve})."
+        f"Not compared, since only their names differ: GCN, gated = GCN ({vqa}); pGNN = pGNN ({vqa}, {ve})."
     )
-    with pytest.raises(UserError, match="compared with gcn: not compared, since they are the same runs"):
+    with pytest.raises(UserError, match="compared with gcn: not compared, since only their names differ"):
         recompute(runs, ["gcn"], ["gcn_gated"], ["vqa.accuracy"])
     *_, about = recompute(runs, ["gcn"], ["gcn_gated"])
     assert about.endswith(f"GCN, gated = GCN ({vqa}).") and recompute(runs, ["gcn"], ["pgnn"])[-1] == ""
 
 
-def test_equal_settings_with_other_scores_are_other_runs(tmp_path):
-    """As where code, packages or machines differed."""
-    runs = runs_on(tmp_path, {"vqa": TASKS["vqa"]}, rows=("gcn", "gcn_gated"))
+def test_equal_settings_with_other_scores_differ_in_name_only(tmp_path):
+    """As where they ran on two machines: that is no difference of methods. Other weights are."""
+    tasks = {name: TASKS[name] for name in ("vqa", "ve")}
+    runs = runs_on(tmp_path, tasks, rows=("gcn", "gcn_gated", "rate"))
     for run in runs:
-        settings = {"settings": {"gnn": "gcn"}, "weights": "w"}
+        weights = "other" if (run.row, run.task, run.seed) == ("gcn_gated", "ve", 1) else "w"
+        settings = {"settings": {"gnn": "gcn"}, "weights": weights}
         (run.folder / "config.json").write_text(json.dumps({"settings": settings}))
     pair = ("gcn_gated", "gcn")
-    assert same_runs(runs, [pair]) == {pair: set()}
+    assert same_runs(runs, [pair]) == {pair: {"vqa"}}
+    vqa, ve = (task.title for task in tasks.values())
+    alike = "Only the names differ, so a distance is one of seeds or machines"
+    assert about_rows_alike(runs, tasks) == (
+        f"{alike}: GCN, gated = GCN ({vqa}); Learning rate alone = GCN ({vqa}, {ve})"
+    )  # not that it is GCN, gated too
+    shown_again = [run for run in runs if run.row == "gcn"]
+    shown_again += [replace(run, row="rate") for run in shown_again]
+    assert about_rows_alike(shown_again, tasks) == ""  # the same runs, as of Learned p
 
 
 def test_an_adapter_that_sees_no_image_is_another(tmp_path, monkeypatch):

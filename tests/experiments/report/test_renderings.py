@@ -16,7 +16,7 @@ from experiments.report.markdown import kinds_markdown, render_markdown
 from experiments.report.rows import rows_from_frame
 from experiments.report.table import ADAPTERS, REFERENCE, Row, Summary, Table
 from experiments.report.text import render_text
-from experiments.report.wording import listed, number
+from experiments.report.wording import listed, number, scope
 from experiments.tasks.task import Column
 from tests.experiments.report.made import COLUMNS, LABEL, frame, table
 
@@ -51,6 +51,30 @@ def test_text():
 )
 def test_names_in_a_sentence_can_be_told_apart(names, sentence):
     assert listed(names) == sentence
+
+
+SEEDS = "p values speak for new seeds and images with"
+APART = "What holds for new checkpoints too is given apart."
+SAME = "Where each seed has a checkpoint of its own, it is the same."
+OWN = "Each seed has a checkpoint of its own, so what is given for new checkpoints is the same."
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),  # (seeds, checkpoints) of each comparison
+    [
+        ([(1, 1)], "p values speak for new images with these very training runs: one seed, one checkpoint."),
+        ([(5, 1)], f"{SEEDS} this checkpoint."),
+        ([(5, 1), (1, 1)], f"{SEEDS} this checkpoint; those of one seed for new images only."),
+        ([(21, 7)], f"{SEEDS} these 7 checkpoints. {APART}"),
+        (
+            [(21, 7), (7, 7)],
+            f"{SEEDS} these 7 checkpoints. {APART} {SAME}",
+        ),
+        ([(7, 7), (3, 3)], f"p values speak for new seeds, images and checkpoints. {OWN}"),
+    ],
+)
+def test_what_p_values_speak_for(counts, sentence):
+    assert scope([{"seeds": seeds, "checkpoints": checkpoints} for seeds, checkpoints in counts]) == sentence
 
 
 def test_a_score_that_rounding_leaves_below_0_is_0():
