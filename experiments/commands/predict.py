@@ -21,6 +21,7 @@ from attngraph.errors import UserError
 from experiments.arguments import add_model_arguments, path
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
+from experiments.datasets.reading import is_text
 from experiments.files import write_json
 from experiments.models.images import open_image
 from experiments.outputs import Outputs
@@ -69,7 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="form",
         metavar="FORMAT",
         help="Read this format of official files, as `attngraph data check` names them: official for the "
-        "server's test split of vqa2 where Karpathy's file is there too. Default: the first that has files.",
+        "server's test split of vqa2 where Karpathy's file is there too. Default: the one that the task is "
+        "scored on, or else the first that has files.",
     )
     add(
         "--out",
@@ -183,6 +185,8 @@ def _asks(args: argparse.Namespace, with_text: bool) -> Sequence[Ask]:
                 "is missing: give the question or statement" if with_text else "changes nothing: leave it out"
             )
             raise UserError(f"--text {fault} for this run's task")
+        if args.text is not None and not is_text(args.text):
+            raise UserError("--text holds bytes that are no UTF-8: write the question again")
         record = {IMAGE: str(args.image), **({TEXT: args.text} if with_text else {})}
         asks = [Ask(args.image, args.text or "", record)]
     if not args.skip_bad:

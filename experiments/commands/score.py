@@ -89,7 +89,8 @@ def run(args: argparse.Namespace) -> int:
     if args.skip_bad:
         examples = _readable(examples, args.predictions, form, faults)
     ids = [example.id for example in examples]
-    predictions = read_predictions(args.predictions, form, ids, args.allow_empty, damaged)
+    unscored = task.unscored(args.data or Path(), args.split) - set(ids)
+    predictions = read_predictions(args.predictions, form, ids, args.allow_empty, damaged, unscored)
     scored = score_predictions(task, examples, predictions, args.seed)
     source = task.source(args.data or Path(), args.split)
     about = f"{args.split} split" + f": {source}" * bool(source)

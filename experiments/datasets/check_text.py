@@ -23,7 +23,10 @@ def as_text(report: Report, shown: int | None = SHOWN) -> str:
         lines += ["", f"format {form.name}: {form.title}", *_table(form, data_set.unit)]
         lines += [f"  {split.split}: {note}" for split in form.splits for note in split.notes]
     if len(report.formats) > 1:
-        lines += ["", "of several formats, the first that has all splits is read"]
+        lines += [
+            "",
+            "tasks read the first format that has all splits, those with an annotated test split first",
+        ]
     for form in report.formats:
         for split in form.splits:
             lines += _listed(f"{form.name}, {split.split}", split.faults, shown)

@@ -92,9 +92,17 @@ class Reader(ABC):
         """What is no fault, but a user should know of a split: what the official rules leave out of it."""
         return []
 
+    def unscored(self, root: Path, split: str) -> set[str]:
+        """Ids of what the official rules leave out of a split; a file of predictions may have them."""
+        return set()
+
+    def due(self, root: Path, split: str) -> list[Path]:
+        """The files without which the split is not read in this format."""
+        return self.files(root, split)
+
     def found(self, root: Path, split: str) -> bool:
         """Whether the split's annotation files are there."""
-        return all(file.is_file() for file in self.files(root, split))
+        return all(file.is_file() for file in self.due(root, split))
 
 
 class DataSet(ABC):
@@ -104,7 +112,8 @@ class DataSet(ABC):
         name: short, as in ``attngraph data check NAME``; its folder in a folder of data sets.
         title: as printed.
         unit: what a record is, in the plural: ``questions``, ``pairs``, ``captions``.
-        readers: one for each format, the official one first. The first whose files are there reads a split.
+        readers: one for each format. The first whose files are there reads a split, unless a format is asked
+            for; tasks prefer one whose test split has annotations.
         homepage, licence, citation: for ``attngraph data layout``.
         archives: where the files come from.
         tree: the expected files and folders, as (path relative to the data set's folder, what it holds).
@@ -146,7 +155,7 @@ class DataSet(ABC):
         for reader in readers:
             if reader.found(root, split):
                 return reader
-        missing = [file for file in readers[0].files(root, split) if not file.is_file()]
+        missing = [file for file in readers[0].due(root, split) if not file.is_file()]
         raise UserError(
             f"{root}: {', '.join(str(file.relative_to(root)) for file in missing)} missing, which the split "
             f"{split!r} of {self.title} is read from: download them, as `attngraph data layout {self.name}` "

@@ -19,7 +19,10 @@ def layout(data_set: DataSet) -> str:
         lines += [f"  {archive.name} ({_size(archive)})", f"    {archive.url}"]
         if archive.holds != (archive.name,):
             lines += [f"    unpacks to {path}" for path in archive.holds]
-    lines += ["", "formats; a split is read in the first whose files are there"]
+    lines += [
+        "",
+        "formats; tasks read the first with all splits, those with an annotated test split first",
+    ]
     for reader in data_set.readers:
         splits = [f"{name}*" if name in reader.unanswered else name for name in reader.splits]
         lines += [f"  {reader.name}: {reader.title}", f"    splits: {', '.join(splits)}"]

@@ -92,7 +92,7 @@ def field(record: object, name: str, kind: type | tuple[type, ...], file: Path, 
         raise UserError(
             f"{file}: field '{name}' of {where} is {type(value).__name__}; give the official file"
         )
-    if isinstance(value, str) and not _is_text(value):
+    if isinstance(value, str) and not is_text(value):
         raise UserError(
             f"{file}: field '{name}' of {where} holds half a character ({shown(value)}); {REMEDY}"
         )
@@ -184,7 +184,8 @@ def refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number in JSON")
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
+    """Whether a text holds whole characters only; JSON can write halves (``"\\ud800"``)."""
     try:
         value.encode()
     except UnicodeEncodeError:

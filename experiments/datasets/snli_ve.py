@@ -131,6 +131,14 @@ class Official(Reader):
         without = sum(1 for _, line in read_lines(file) if _NO_GOLD.search(line))
         return [f"{file.name}: {without:,} pairs have no gold label and are left out"] if without else []
 
+    def unscored(self, root: Path, split: str) -> set[str]:
+        file, found = self.files(root, split)[0], set()
+        for where, line in read_lines(file):
+            if _NO_GOLD.search(line):
+                pair = json_line(line, file, where)
+                found.add(str(pair.get("pairID")) if isinstance(pair, dict) else "")
+        return found
+
     def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
         pairs = _pairs(self.files(root, split)[0], _image_folder(root), faults)
         for identity, image, hypothesis, label, kind in pairs:
@@ -231,8 +239,9 @@ class SnliVe(DataSet):
         try:
             return super().reader(root, split, form)
         except UserError:
-            other = root / f"esnlive_{_FILES.get(split, split)}.csv"
-            if other.is_file():
+            known = split in _FILES and form in (None, *(reader.name for reader in self.readers))
+            other = root / f"esnlive_{_FILES.get(split)}.csv"
+            if known and other.is_file():
                 raise UserError(
                     f"{other} is of e-SNLI-VE, whose pairs and labels are others, so that scores cannot be "
                     f"compared; give snli_ve_{_FILES[split]}.jsonl of {self.homepage}"

@@ -142,6 +142,7 @@ def _name(data_set: DataSet, reader: Reader, root: Path, split: str) -> str:
 def _state(reader: Reader, root: Path, split: str) -> list:
     """What a table was made from: another state makes another table."""
     state: list = [VERSION, f"{type(reader).__module__}.{type(reader).__qualname__}"]
+    state.append(str(cache_folder().absolute()))  # where pictures of the hub's tables lie
     for path in [*reader.files(root, split), *reader.image_folders(root, split)]:
         name = path.relative_to(root).as_posix()  # the same however the root is spelled
         if path.exists():
@@ -241,5 +242,9 @@ def _place(image: Path, root: Path) -> str:
 
 
 def _content(columns: list[list]) -> bytes:
-    """What a digest takes in of some rows: their columns as JSON, which no library's version changes."""
-    return json.dumps(columns, separators=(",", ":")).encode()
+    """What a digest takes in of some rows: their columns as JSON, which no library's version changes. Of a
+    picture outside of the data set's folder it takes the name alone, since it lies elsewhere on each machine.
+    """
+    ids, places, *others = columns
+    names = [os.path.basename(place) if os.path.isabs(place) else place for place in places]
+    return json.dumps([ids, names, *others], separators=(",", ":")).encode()

@@ -174,7 +174,7 @@ class TextCaps(DataSet):
         ("TextCaps_0.1_{train,val,test}.json", "an item for each caption"),
         ("train_images/", "25,119 images <image_id>.jpg, of train and of val"),
         ("test_images/", "3,289 images <image_id>.jpg"),
-        ("TextCaps_coco_format_val.json", "instead of TextCaps_0.1_val.json: COCO's format"),
+        ("TextCaps_coco_format_val.json", "val in COCO's format, for `data check` and `predict` alone"),
     )
 
 

@@ -52,6 +52,22 @@ class Official(Reader):
     def notes(self, root: Path, split: str) -> list[str]:
         if split in self.unanswered:
             return []
+        captions, used, images = self._used(root, split)
+        return [
+            f"{captions - len(used):,} of {captions:,} captions are rejected or "
+            "precanned and not used, as in the official evaluation; "
+            f"{len(images) - len(set(used)):,} of {len(images):,} images have no other caption and are "
+            "skipped"
+        ]
+
+    def unscored(self, root: Path, split: str) -> set[str]:
+        if split in self.unanswered:
+            return set()
+        _, used, images = self._used(root, split)
+        return {str(image) for image in set(images) - set(used)}
+
+    def _used(self, root: Path, split: str) -> tuple[int, list, list]:
+        """The number of captions, the image of each caption that is used, and all images."""
         (file,) = self.files(root, split)
         content = read_json(file)
         annotations = field(content, "annotations", list, file, "the file")
@@ -62,12 +78,8 @@ class Official(Reader):
             and not annotation.get("is_rejected")
             and not annotation.get("is_precanned")
         ]
-        images = len(field(content, "images", list, file, "the file"))
-        return [
-            f"{len(annotations) - len(used):,} of {len(annotations):,} captions are rejected or "
-            "precanned and not used, as in the official evaluation; "
-            f"{images - len(set(used)):,} of {images:,} images have no other caption and are skipped"
-        ]
+        images = field(content, "images", list, file, "the file")
+        return len(annotations), used, [image.get("id") for image in images if isinstance(image, dict)]
 
 
 def _flag(annotation: object, name: str, file: Path, where: str) -> bool:

@@ -326,7 +326,10 @@ class Vqa2(DataSet):
             "v2_OpenEnded_mscoco_test2015_questions.json",
             "questions of test, without answers; also test-dev2015",
         ),
-        (KARPATHY_FILE, "which split an image belongs to; without it the splits are the official ones"),
+        (
+            KARPATHY_FILE,
+            "Karpathy's splits; without it, or another file of them, the official ones",
+        ),
         ("train2014", "COCO_train2014_000000000009.jpg and 82,782 more"),
         ("val2014", "COCO_val2014_000000000042.jpg and 40,503 more"),
         ("test2015", "COCO_test2015_000000000001.jpg and 81,433 more"),

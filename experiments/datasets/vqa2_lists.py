@@ -45,9 +45,9 @@ class VLT5(Reader):
         official = [root / name for name in self.annotations]
         return [root / f"karpathy_{split}.json", *(file for file in official if file.is_file())]
 
-    def found(self, root: Path, split: str) -> bool:
+    def due(self, root: Path, split: str) -> list[Path]:
         """All three: other readers' splits overlap with these."""
-        return all((root / f"karpathy_{name}.json").is_file() for name in self.splits)
+        return [root / f"karpathy_{name}.json" for name in self.splits]
 
     def image_folders(self, root: Path, split: str) -> list[Path]:
         return [root / folder for folder in _FOLDERS]
@@ -73,8 +73,8 @@ class VLT5(Reader):
                     ten = answers(record, file, where)
                 elif identity not in official:
                     raise UserError(
-                        f"{file}: {where} has no field 'answers', and scores are not ten answers; put "
-                        f"{' and '.join(self.annotations)} beside the file"
+                        f"{file}: {where} has no field 'answers', and scores are not ten answers; "
+                        f"{self._remedy(root, identity)}"
                     )
                 elif (found := official[identity]) is None:
                     continue
@@ -82,6 +82,15 @@ class VLT5(Reader):
                     ten = found
                 groups = {"question type": kind, "answer type": answer_type}
                 yield Example(str(identity), image, text, ten, kind, groups=groups)
+
+    def _remedy(self, root: Path, identity: int) -> str:
+        absent = [name for name in self.annotations if not (root / name).is_file()]
+        if absent:
+            return f"put {' and '.join(absent)} beside the file"
+        return (
+            f"{' and '.join(self.annotations)} beside the file have no annotation with question_id "
+            f"{identity}: give the official files"
+        )
 
     def _official(self, root: Path, faults: Faults) -> dict[int, tuple[str, ...] | None]:
         """Question id -> answers, from the official annotation files that are there; None for damaged ones,
@@ -174,6 +183,6 @@ class PAdapter(_Flat):
     names = {split: (f"vqa_karpathy_{split}.json",) for split in _SPLITS}
     folders = dict.fromkeys(_SPLITS, _FOLDERS)
 
-    def found(self, root: Path, split: str) -> bool:
+    def due(self, root: Path, split: str) -> list[Path]:
         """All three: other readers' splits overlap with these."""
-        return all(super(PAdapter, self).found(root, name) for name in self.splits)
+        return [file for name in self.splits for file in self.files(root, name)]

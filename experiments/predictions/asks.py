@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.datasets.reading import json_line, read_json, read_lines, read_text, shown, text_field
+from experiments.datasets.reading import (
+    is_text,
+    json_line,
+    read_json,
+    read_lines,
+    read_text,
+    shown,
+    text_field,
+)
 
 IMAGE, TEXT, ANSWER = "image", "text", "answer"
 FORMATS = (".json", ".jsonl", ".csv")
@@ -54,6 +63,8 @@ def read_asks(file: Path, with_text: bool) -> list[Ask]:
             raise UserError(f"{file}: {where} has a text ({shown(record[TEXT])}): leave it out for this task")
         if ANSWER in record:
             raise UserError(f"{file}: {where} has a field '{ANSWER}', where the model's goes: leave it out")
+        if not is_text(json.dumps(record, ensure_ascii=False)):
+            raise UserError(f"{file}: {where} holds half a character, which no file can take: correct it")
         asks.append(Ask(file.parent / image, text, record))
     if not asks:
         raise UserError(f"{file}: holds no records: write one for each picture, with {IMAGE} and {TEXT}")

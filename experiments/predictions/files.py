@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.datasets.reading import Unique, read_json, read_text, shown
+from experiments.datasets.reading import Unique, is_text, read_json, read_text, shown
 from experiments.files import write_json
-from experiments.predictions.format import Format, is_text, kind
+from experiments.predictions.format import Format, kind
 
 BOM = b"\xef\xbb\xbf"
 
@@ -58,7 +58,12 @@ def write_predictions(
 
 
 def read_predictions(
-    file: str | Path, form: Format, ids: Collection[str], allow_empty: bool = False, strange: int = 0
+    file: str | Path,
+    form: Format,
+    ids: Collection[str],
+    allow_empty: bool = False,
+    strange: int = 0,
+    unscored: Collection[str] = (),
 ) -> dict[str, Any]:
     """The predictions of a file: example id -> value, in the order of ``ids``.
 
@@ -72,6 +77,7 @@ def read_predictions(
         allow_empty: whether a text may be empty.
         strange: how many records may be about none of these examples: as many as the data lack because their
             own records are damaged.
+        unscored: ids that the official evaluation leaves out; records about them are not looked at.
 
     Raises:
         UserError: the file is missing or not JSON; or it lacks an example, has one twice or one that the
@@ -90,6 +96,8 @@ def read_predictions(
     found = {}
     for where, id, value, field in _entries(file, form, content):
         seen.add(id, where)
+        if id in unscored:
+            continue
         if id not in known:
             unknown += 1
             if unknown <= strange:

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.datasets.reading import is_text
+
 KINDS = {
     int: "a whole number",
     float: "a decimal number",
@@ -82,12 +84,3 @@ class Format:
 def kind(value: Any) -> str:
     """The type of a JSON value in words."""
     return KINDS.get(type(value), type(value).__name__)
-
-
-def is_text(value: str) -> bool:
-    """Whether a text holds whole characters only; JSON can write halves (``"\\ud800"``)."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

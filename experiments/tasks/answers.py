@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
-from experiments.datasets.reading import Unique, read_json, shown
+from experiments.datasets.reading import Unique, is_text, read_json, shown
 from experiments.tasks.task import majority
 
 
@@ -29,6 +29,8 @@ def read_answers(file: Path) -> tuple[str, ...]:
         where = f"answer {place}"
         if not isinstance(answer, str):
             raise UserError(f"{file}: {where} is {type(answer).__name__} ({shown(answer)}); write a text")
+        if not is_text(answer):
+            raise UserError(f"{file}: {where} holds half a character ({shown(answer)}); write it again")
         if not answer.strip():
             raise UserError(f"{file}: {where} is empty; leave it out")
         known.add(answer, where)

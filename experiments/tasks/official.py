@@ -133,7 +133,14 @@ class Official(Task):
                 found[name]["left out"] = len(left_out)
         return found
 
+    def unscored(self, data: Path, split: str) -> set[str]:
+        part = self.part(data, split)
+        return part.reader.unscored(data / self.data_set, part.split)
+
     def asked(self, data: Path, split: str, faults: Faults, form: str | None = None) -> Sequence[Example]:
+        if form is None:
+            own = self.part(data, "test").reader
+            form = own.name if split in own.splits and own.found(data / self.data_set, split) else None
         return table(self._set, data / self.data_set, split, faults, form)
 
     def source(self, data: Path, split: str) -> str:
@@ -143,7 +150,12 @@ class Official(Task):
         said = [str(self.part(data, split))]
         if not (data / self.data_set / SCENES).is_file():
             for name in dict.fromkeys(("train", split)):
-                part, whole = self.table(data, name, Faults(None))
+                try:
+                    part, whole = self.table(data, name, Faults(None))
+                except UserError:
+                    if name == split:
+                        raise
+                    continue  # the training split need not be there where nothing is trained
                 published = part.reader.published.get(part.split)
                 found = self._records(whole)
                 if published is not None and published.records not in (None, found):

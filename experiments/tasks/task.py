@@ -190,7 +190,8 @@ class Task(ABC):
 
         Args:
             data, split, faults: as for :meth:`read`.
-            form: the format's name, of official files; None for the first one whose files are there.
+            form: the format's name, of official files; None for the one that the task is scored on, or else
+                the first one whose files are there.
 
         Raises:
             UserError: there is no such split or format.
@@ -200,6 +201,10 @@ class Task(ABC):
         if split not in SPLITS:
             raise UserError(f"{self.title} has no split {split!r}: choose from {', '.join(SPLITS)}")
         return self.read(data, split, faults)
+
+    def unscored(self, data: Path, split: str) -> set[str]:
+        """Ids in a split's files that the official evaluation leaves out: predictions may have them."""
+        return set()
 
     def source(self, data: Path, split: str) -> str:
         """Where a split comes from, in words; empty where its name says all."""

@@ -258,6 +258,7 @@ def test_refusals_of_pictures_and_texts(data, cells, tmp_path, capsys):
         (("--image", tmp_path / "none.png", "--text", "what ?"), "none.png"),
         (("--file", tmp_path / "none.json"), "no such file"),
         (("--json", "--out", tmp_path / "out"), "--json goes with a picture"),
+        (("--image", picture, "--text", "what \udcff"), "--text holds bytes that are no UTF-8"),
         ((), "--out is missing"),
     ):
         assert told in refusal(capsys, cells / "gcn-vqa2", *words, "-q")

@@ -192,6 +192,16 @@ def test_pictures_become_files_once_by_content(tmp_path, cache, monkeypatch):
     assert {file: file.read_bytes() for file in files} == files
 
 
+def test_a_digest_does_not_tell_where_the_cache_is(tmp_path, cache, monkeypatch):
+    save("textcaps", tmp_path / "textcaps", "parquet")
+    first = table(DATA_SETS["textcaps"], tmp_path / "textcaps", "val")
+    moved = cache.rename(tmp_path / "moved")
+    monkeypatch.setenv("ATTNGRAPH_CACHE", str(moved))
+    again = table(DATA_SETS["textcaps"], tmp_path / "textcaps", "val")
+    assert again.digest == first.digest
+    assert all(Image.open(example.image).size == (8, 6) for example in again)
+
+
 def test_a_folder_that_is_a_link(tmp_path):
     save("textcaps", tmp_path / "deep" / "down" / "real", "folder")
     (tmp_path / "link").symlink_to(tmp_path / "deep" / "down" / "real")

@@ -160,5 +160,10 @@ def test_lists(root, form):
 
 def test_another_set_is_refused_by_name(root):
     (root / "esnlive_dev.csv").write_text("")
+    for file in root.glob("snli_ve_*"):
+        file.unlink()
     with pytest.raises(UserError, match="esnlive_dev.csv is of e-SNLI-VE, whose pairs and labels are others"):
         read(root)
+    for split, form in (("dev", None), ("val", "nope")):
+        with pytest.raises(UserError, match=f"'{split if form is None else form}'.*: choose from"):
+            snli_ve.SNLI_VE.reader(root, split, form)

@@ -171,7 +171,7 @@ def test_cache_that_cannot_be_written(root, monkeypatch, tmp_path):
 def test_state_names_files_in_json(root, cache):
     table(Lined(), root, "test")
     (file,) = cache.rglob("*.json")
-    assert [about[0] for about in json.loads(file.read_text())["state"][2:]] == ["test.txt", "images"]
+    assert [about[0] for about in json.loads(file.read_text())["state"][3:]] == ["test.txt", "images"]
 
 
 def test_a_root_may_be_spelled_in_several_ways(root, monkeypatch):

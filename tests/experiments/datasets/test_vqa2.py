@@ -149,10 +149,21 @@ def test_vl_t5(root):
         (root / f"v2_mscoco_{part}_annotations.json").unlink()
     with pytest.raises(UserError, match="test.json: record 0 .*scores are not ten answers; put v2_"):
         read(root, "test")
+    for part in ("train2014", "val2014"):  # there, but cut between two records
+        write(root / f"v2_mscoco_{part}_annotations.json", {"annotations": []})
+    with pytest.raises(
+        UserError, match="json beside the file have no annotation with question_id 4001: give"
+    ):
+        read(root, "test")
     write(root / "karpathy_test.json", [vl_t5(4001, answers=annotation(4001)["answers"])])
     assert read(root, "test") == [official]
     (root / "karpathy_train.json").unlink()  # other readers' train would overlap with this test
     assert not VQA2.readers[1].found(root, "test")
+    (root / "karpathy_val.json").unlink()
+    with pytest.raises(
+        UserError, match="karpathy_train.json, karpathy_val.json missing, which the split 'test'"
+    ):
+        VQA2.reader(root, "test", "vl-t5")
 
 
 def test_damage_to_the_annotations_beside_vl_t5s_files(root):

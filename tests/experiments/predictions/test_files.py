@@ -206,3 +206,11 @@ def test_nothing_is_written_where_something_is_wrong(form, predictions, message,
 def test_an_id_that_would_come_back_as_another_is_refused(id, tmp_path):
     with pytest.raises(UserError, match="cannot stand in a file of COCO caption results"):
         write_predictions(tmp_path / "x.json", CAPTIONS, {id: "a"}, [id])
+
+
+def test_what_the_official_evaluation_leaves_out_may_be_there(tmp_path):
+    file = tmp_path / "theirs.json"
+    file.write_text('[{"id": "a", "answer": "1"}, {"id": "left out", "answer": ""}]')
+    assert read_predictions(file, PLAIN, ["a"], unscored={"left out"}) == {"a": "1"}
+    with pytest.raises(UserError, match=r"\[1\] is about id 'left out', which these data do not have"):
+        read_predictions(file, PLAIN, ["a"])

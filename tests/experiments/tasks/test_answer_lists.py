@@ -36,6 +36,7 @@ def test_a_list_is_read_in_its_order(tmp_path):
         ('["yes", 3]', r"answer 1 is int \(3\); write a text"),
         ('["yes", null]', r"answer 1 is NoneType"),
         ('["yes", " "]', "answer 1 is empty; leave it out"),
+        (r'["yes", "\ud83d"]', "answer 1 holds half a character"),
         ('["yes", "no", "yes"]', "answer 2 has the answer 'yes', which answer 0 has too; remove one"),
         ('["yes",]', "not valid JSON"),
     ],

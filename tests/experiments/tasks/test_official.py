@@ -1,6 +1,7 @@
 """Tasks on official files: which splits they take, what they ask and train on, and how they are scored."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -255,3 +256,65 @@ def test_drawn_scenes_are_no_official_files(tmp_path):
     assert [name for name, task in TASKS.items() if task.found(data)] == ["vqa", "ve", "caption"]
     with pytest.raises(UserError, match=r"holds no drawn scenes \(manifest.json\), which vqa reads"):
         TASKS["vqa"].check(tmp_path)
+
+
+@pytest.mark.parametrize("name", WITHOUT_TEST)
+def test_a_split_alone_can_be_scored(name, own):
+    """The training files are not needed; how much of them is there is not told then."""
+    task, root = OFFICIAL[name], own / name
+    (root / "scenes.json").unlink()
+    whole = task.source(own, "test")
+    part = task.part(own, "train")
+    for file in part.reader.files(root, part.split):
+        file.unlink()
+    said = task.source(own, "test")
+    assert task.examples(own, "test") and said == re.sub("; train has [^;]*", "", whole)
+    with pytest.raises(UserError, match="missing"):
+        task.source(own, "train")
+
+
+def test_ids_that_the_official_evaluation_leaves_out(own):
+    """Captions that are all precanned, pairs without a gold label."""
+    file = own / "vizwiz_caps" / "annotations" / "val.json"
+    content = json.loads(file.read_text())
+    image = content["images"][0]["id"]
+    for annotation in content["annotations"]:
+        annotation["is_precanned"] |= annotation["image_id"] == image
+    file.write_text(json.dumps(content))
+    task = OFFICIAL["vizwiz_caps"]
+    left_out = task.unscored(own, "test")
+    scored = {example.id for example in task.examples(own, "test")}
+    assert str(image) in left_out and not left_out & scored
+    assert left_out | scored == {str(image["id"]) for image in content["images"]}
+    file = own / "snli_ve" / "snli_ve_test.jsonl"
+    first, *others = file.read_text().splitlines()
+    pair = json.loads(first) | {"gold_label": "-"}
+    file.write_text("\n".join([json.dumps(pair), *others]))
+    assert OFFICIAL["snli_ve"].unscored(own, "test") == {pair["pairID"]}
+    assert OFFICIAL["coco"].unscored(own, "test") == OFFICIAL["vqa2"].unscored(own, "test") == set()
+
+
+def test_asked_splits_are_read_in_the_format_that_is_scored(own):
+    """With p-Adapter's files of Karpathy's splits beside the official ones, and none of Karpathy himself."""
+    task, root = OFFICIAL["vqa2"], own / "vqa2"
+    scored = {split: list(task.examples(own, split)) for split in SPLITS}
+    for split, of in zip(SPLITS, ("train", "val", "test")):
+        records = [
+            {
+                "dataset": "vqa",
+                "image": e.image.relative_to(root).as_posix(),
+                "question": e.prompt,
+                "question_id": int(e.id),
+                "answer": e.references,
+            }
+            for e in scored[split]
+        ]
+        (root / f"vqa_karpathy_{of}.json").write_text(json.dumps(records))
+    (root / "dataset_coco.json").unlink()
+    assert task.part(own, "test").reader.name == "p-adapter"
+    for split, of in zip(SPLITS, ("train", "val", "test")):
+        ids = [e.id for e in task.examples(own, split)]
+        assert ids == [e.id for e in task.asked(own, of, Faults())] == [e.id for e in scored[split]]
+    assert task.asked(own, "test-dev", Faults()), "of the only format that has it"
+    official_val = [e.id for e in task.asked(own, "val", Faults(), "official")]
+    assert official_val != [e.id for e in scored["validation"]]
