@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--join",
         metavar="NAME",
         help=f"Join adapters to the model in this way: {', '.join(JOINS)}. Default: as chosen on validation "
-        "data.",
+        "data. Rows with a join in their name keep it.",
     )
     add(
         "--out",

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from attngraph.errors import UserError
 from experiments.models.loading import load_family
 from experiments.outputs import check_folder
 from experiments.pretraining import scoring
@@ -70,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Pre-trains, or checks a checkpoint. Returns the process's exit code."""
     check_device(args.device)
+    if args.check:
+        given = {"--steps": args.steps, "--seed": args.seed or None, "--out": args.out}
+        if args.check is not True and args.model != DEFAULT:
+            given["--model"] = args.model
+        if idle := [name for name, value in given.items() if value is not None]:
+            raise UserError(f"{idle[0]} changes nothing with --check, which trains nothing: leave it out")
     if args.threads is not None:
         check_threads(args.threads)
     torch.set_flush_denormal(True)

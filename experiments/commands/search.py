@@ -99,8 +99,7 @@ def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
     outputs = Outputs(out, "search", _about(setup), NAMES)
     if is_main:
         outputs.check()
-    sizes = None if setup.read else preset.drawn
-    prepare(cells, setup.execution, sizes, preset.data_seed, args.download)
+    prepare(cells, setup.execution, setup.sizes, preset.data_seed, args.download)
     if is_main:
         outputs.claim()
     _note_checkpoints(setup)
@@ -164,6 +163,16 @@ def _about(setup: SearchSetup) -> dict:
     if setup.read:
         faults = Faults(setup.skip_bad)
         about["data"] = {name: TASKS[name].content(setup.data, "validation", faults) for name in setup.tasks}
-    if setup.answering is not None:
-        about["answering"] = setup.answering
+    elif preset.layouts is not None:
+        about["data"] = {"seed": preset.data_seed, "layouts": preset.layouts}
+    changes = {
+        "answering": setup.way,
+        "side": preset.side,
+        "epochs": {name: preset.epochs_of(TASKS[name]) for name in setup.tasks},
+        "answers": {name: setup.answers(name) for name in setup.tasks},
+    }
+    for name, change in changes.items():
+        kept = {task: x for task, x in change.items() if x} if isinstance(change, dict) else change
+        if kept:  # as in searches from before there was such a thing
+            about[name] = kept
     return about

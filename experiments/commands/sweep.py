@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from attngraph.errors import UserError
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     rates = {cell.method: size.rates_of(method_named(cell.method)) for cell in plan.cells}
     check_folder(out, OWNER)
     _check_own(out)
+    _check_kept(out, [(cell.method, cell.task) for cell in plan.cells if cell.recipe is not None])
     is_main = processes(args.device).is_main_process
 
     def work() -> int:
@@ -100,6 +101,23 @@ def _check_own(out: Path) -> None:
     if not begins.startswith(",".join(COLUMNS).encode()):
         raise UserError(
             f"{found[0]} is there, and no sweep has written it: move it away, or give another --out"
+        )
+
+
+def _check_kept(out: Path, swept: Collection[tuple[str, str]]) -> None:
+    """Raise UserError where the folder holds what was chosen for methods or tasks that are not swept:
+    it would be lost.
+    """
+    if not (out / TRIED).is_file():
+        return
+    with (out / TRIED).open(encoding="utf-8", newline="") as file:
+        earlier = dict.fromkeys((line["method"], line["task"]) for line in csv.DictReader(file))
+    lost = [f"{method} on {task}" for method, task in earlier if (method, task) not in swept]
+    if lost:
+        others = f" and {len(lost) - 1} others" * (len(lost) > 1)
+        raise UserError(
+            f"{out / SETTINGS} holds rates of {lost[0]}{others}, which this sweep would drop: name their "
+            "rows and tasks too (finished runs are not made again), or give another --out"
         )
 
 

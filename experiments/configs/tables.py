@@ -12,9 +12,9 @@ from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.configs.presets import MOST_SEEDS, Amount, Preset
 from experiments.configs.reading import Config, Read, file_named, read_config
-from experiments.configs.settings import Settings
+from experiments.configs.settings import Choice, Settings
 from experiments.known import check_known
-from experiments.methods import METHODS, GraphAdapter, Method
+from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.tasks import TASKS
 
 TABLES, SIZES = (Path(__file__).with_name(name) for name in ("tables", "sizes"))
@@ -141,15 +141,28 @@ def _check_names(settings: Settings, where: str, rates: Iterable[str] = ()) -> N
 
 
 def _over(below: Settings, above: Settings) -> Settings:
-    """Settings with others laid over them, field by field."""
+    """Settings with others laid over them, field by field.
+
+    What they leave open is what the method would have had: of the task or of the one that it is like, and of
+    the method or of the one that it follows. What they say of a task holds for those that are like it, too.
+    """
     methods = {name: dict(of_task) for name, of_task in below.methods.items()}
     for name, of_task in above.methods.items():
-        for task, choice in of_task.items():
-            under = below.choice(name, task) or choice
-            said = {field: getattr(choice, field) for field in choice.model_fields_set}
-            methods.setdefault(name, {})[task] = under.model_copy(update=said)
+        known = {*of_task, *below.methods.get(name, {}), *below.methods.get(method_named(name).leader, {})}
+        for task in sorted(known):
+            choice = of_task.get(task) or of_task.get(TASKS[task].like or "")
+            if choice is not None:
+                under = _choice(below, name, task) or choice
+                said = {field: getattr(choice, field) for field in choice.model_fields_set}
+                methods.setdefault(name, {})[task] = under.model_copy(update=said)
     reduction = above.reduction if "reduction" in above.model_fields_set else below.reduction
     return Settings(reduction=reduction, methods=methods)
+
+
+def _choice(settings: Settings, method: str, task: str) -> Choice | None:
+    """What settings say for a method on a task, by itself or by those that they take after."""
+    tasks = (name for name in (task, TASKS[task].like) if name is not None)
+    return next(filter(None, (method_named(method).choice(settings, name) for name in tasks)), None)
 
 
 def table_names() -> list[str]:

@@ -76,7 +76,7 @@ class GraphAdapter(PeftMethod):
         settings = {
             "gnn": self.gnn,
             "gnn_args": self.arguments(chosen, task),
-            "join": join or self.join or (choice.join if choice else "blend"),
+            "join": self.join or join or (choice.join if choice else "blend"),
             "reduction": self.reduction or chosen.reduction,
         }
         own = {

@@ -1,8 +1,10 @@
 """What pGNN's residual alone does: no degrees, no re-weighting."""
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
+from adapters import SCHEMES
 from experiments.configs.settings import Settings
 from experiments.methods.graph_adapter import GraphAdapter, attribution
 from experiments.methods.method import register
@@ -14,8 +16,12 @@ class ResidualAlone(GraphAdapter):
     that p makes of a query's edges sum to 1."""
 
     def arguments(self, chosen: Settings, task: str) -> dict[str, Any]:
-        pgnn = self._carried(chosen, task)
-        residual = 2 * pgnn["mu"] / pgnn["p"]
+        carried = self._carried(chosen, task)
+        if "alpha" in carried:  # its own, as a sweep writes it
+            return {"alpha": carried["alpha"]}
+        of_pgnn = inspect.signature(SCHEMES["pgnn"]).parameters
+        mu, p = (carried.get(name, of_pgnn[name].default) for name in ("mu", "p"))
+        residual = 2 * mu / p
         return {"alpha": residual / (1 + residual)}
 
 

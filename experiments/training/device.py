@@ -5,6 +5,7 @@ work.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from accelerate.utils import broadcast_object_list
 
 from attngraph.errors import UserError
 from experiments.errors import first_line
+
+PATIENCE = timedelta(hours=6)  # of processes for the first one, which alone reads, draws and encodes pictures
 
 
 def check_device(device: str) -> None:
@@ -51,7 +54,7 @@ def processes(device: str) -> PartialState:
     """The processes that share the work: those of ``torchrun`` or ``accelerate launch``, else this one
     alone.
     """
-    return PartialState(cpu=device == "cpu")
+    return PartialState(cpu=device == "cpu", timeout=PATIENCE)
 
 
 def agreed(ask: Callable[[], Any]) -> Any:
@@ -91,8 +94,10 @@ def half_precision(device: str, precision: str = "auto") -> str | None:
     kind = torch.device(device).type
     if precision == "float16" and kind != "cuda":
         raise UserError(f"float16 is trained on NVIDIA GPUs, not on {device}: choose bfloat16 or float32")
-    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_bf16_supported()):
+    if kind not in ("cpu", "cuda"):
         raise UserError(f"{precision} is not trained on {device}: choose float32")
+    if precision == "bfloat16" and kind == "cuda" and torch.cuda.is_available() and not uses_bfloat16(device):
+        raise UserError(f"bfloat16 is not computed by the GPU {device}: choose float16 or float32")
     return precision
 
 
@@ -106,7 +111,7 @@ def training_precision(device: str, precision: str = "auto") -> str:
 def uses_bfloat16(device: str) -> bool:
     """Whether bfloat16 pays: on GPUs that have it, and on processors as :func:`bfloat16_pays` says."""
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     if device != "cpu":
         return False
     try:

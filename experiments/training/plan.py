@@ -164,6 +164,36 @@ def steps_of(epochs: float, examples: int, batch_size: int) -> int:
     return max(1, round(epochs * (examples // min(batch_size, examples))))
 
 
+def training_steps(preset: Amount, task: Task, sizes: Drawn | None, data: Path, skip_bad: int = 0) -> int:
+    """Optimiser steps of a task; passes over the training examples become steps.
+
+    Args:
+        preset: says how many.
+        task: of the run.
+        sizes: of data to be drawn; None for those that are there.
+        data: their folder.
+        skip_bad: damaged records that may be left out.
+    """
+    epochs, budget = preset.epochs_of(task), preset.budget_of(task)
+    if epochs is None:
+        return budget.steps
+    found = example_count(task, "train", sizes, data, skip_bad)
+    return steps_of(epochs, min(found, budget.train_examples or found), budget.batch_size)
+
+
+def is_ranked(task: Task, answering: str | None, data: Path) -> bool:
+    """Whether a task's answers are ranked.
+
+    Args:
+        task: of the run.
+        answering: as asked for; None as the task says.
+        data: the folder of data sets.
+    """
+    if task.ranks and answering == RANK:
+        return True
+    return answering != GENERATE and isinstance(task.answering(data), Ranking)
+
+
 def tasks_of(names: Sequence[str] | None, preset: Amount, data: Path | None) -> dict[str, Task]:
     """The tasks of a table or a search.
 
@@ -257,7 +287,7 @@ class _Planner:
     def __init__(self, preset: Preset, request: Request, chosen: Settings, data: Path):
         self.preset, self.request, self.chosen, self.data = preset, request, chosen, data
         self.made: dict[tuple[str, str, int], Cell] = {}
-        self.examples: dict[str, int] = {}
+        self.steps: dict[str, int] = {}
         self.unsearched: dict[tuple[str, str], None] = {}
         self.borrowed: dict[str, str] = {}
 
@@ -317,29 +347,16 @@ class _Planner:
                 answering=answering,
                 skip_bad=self.request.skip_bad,
                 side=self.preset.side,
-                decoding=self.preset.answers_of(task, ranks=self._ranks(task, answering)),
+                decoding=self.preset.answers_of(task, ranks=is_ranked(task, answering, self.data)),
             )
         return self.made[key]
 
-    def _ranks(self, task: Task, answering: str | None) -> bool:
-        """Whether a task's answers are ranked."""
-        if task.ranks and answering == RANK:
-            return True
-        return answering != GENERATE and isinstance(task.answering(self.data), Ranking)
-
     def _recipe(self, rate: float, task: Task, budget: Budget) -> Recipe:
-        """How a cell trains; passes over the training examples become steps."""
-        epochs, steps = self.preset.epochs_of(task), budget.steps
-        if epochs is not None:
-            steps = steps_of(epochs, self._training_examples(task, budget), budget.batch_size)
-        return self.preset.recipe_of(rate, steps, budget)
-
-    def _training_examples(self, task: Task, budget: Budget) -> int:
-        if task.name not in self.examples:
+        """How a cell trains."""
+        if task.name not in self.steps:
             sizes = self.preset.amounts if self.request.data is None else None
-            found = example_count(task, "train", sizes, self.data, self.request.skip_bad)
-            self.examples[task.name] = min(found, budget.train_examples or found)
-        return self.examples[task.name]
+            self.steps[task.name] = training_steps(self.preset, task, sizes, self.data, self.request.skip_bad)
+        return self.preset.recipe_of(rate, self.steps[task.name], budget)
 
     def _searched(self, method: Method, task: Task) -> str:
         """The task whose chosen settings a method takes: its own, or the one that it is like."""

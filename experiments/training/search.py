@@ -25,6 +25,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -43,7 +44,7 @@ from experiments.tasks.task import Budget
 from experiments.training.cells import Cell, has_scores
 from experiments.training.checkpoints import CHECKPOINTS, check_checkpoints, checkpoint_of
 from experiments.training.execution import Execution
-from experiments.training.plan import tasks_of
+from experiments.training.plan import Drawn, is_ranked, tasks_of, training_steps
 from experiments.training.race import RATES, Race, Trial
 from experiments.training.recipe import Recipe
 from experiments.training.runner import run_cells
@@ -110,14 +111,36 @@ class SearchSetup:
             train_examples=budget.train_examples,
             eval_examples=VALIDATION_EXAMPLES,
             checkpoint=self.model is None and self.model_of(trial.seed) is not None,
-            answering=self.answering,
+            answering=self.way,
             skip_bad=self.skip_bad,
+            side=self.preset.side,
+            decoding=self.answers(trial.task),
         )
+
+    @property
+    def way(self) -> str | None:
+        """How questions and entailment are answered; None as each task says."""
+        return self.answering or self.preset.answering
+
+    def answers(self, task: str) -> dict[str, float]:
+        """What the preset changes of how a task's texts are generated, or its answers ranked."""
+        return self.preset.answers_of(TASKS[task], is_ranked(TASKS[task], self.way, self.data))
+
+    @property
+    def sizes(self) -> Drawn | None:
+        """Of the data to be drawn; None where the user named a folder of data."""
+        return None if self.read else self.preset.amounts
+
+    @cached_property
+    def steps(self) -> dict[str, int]:
+        """Optimiser steps of each task."""
+        about = self.sizes, self.data, self.skip_bad
+        return {name: training_steps(self.preset, TASKS[name], *about) for name in self.tasks}
 
     def _recipe(self, trial: Trial, budget: Budget) -> Recipe | None:
         if trial.choice is None:
             return None
-        return self.preset.recipe_of(trial.choice.learning_rate, trial.times * budget.steps, budget)
+        return self.preset.recipe_of(trial.choice.learning_rate, trial.times * self.steps[trial.task], budget)
 
     def model_of(self, seed: int) -> str | None:
         """The checkpoint that a seed's trials start from."""

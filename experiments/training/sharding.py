@@ -48,7 +48,7 @@ def check_shards(method: Method, recipe: Recipe) -> None:
         raise UserError("shard divides a run among processes, and this is one: use torchrun, or leave it out")
     if not isinstance(method, OwnParameters):
         raise UserError(
-            "shard is for methods that train the model's own weights (full, decoder, projections): what "
+            "shard is for methods that train the model's own weights (full, decoder, text): what "
             "others train is small, leave it out"
         )
     if not hasattr(Trainer, "_sync_replicated_trainable_parameters"):

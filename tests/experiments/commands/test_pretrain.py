@@ -337,6 +337,8 @@ def test_bad_input_is_one_line(tmp_path):
         ["--threads", 1_000_000],
         ["--device", "meta"],
         ["--check", tmp_path],
+        ["--check", "--steps", 5],
+        ["--check", tmp_path, "--model", "mini-mplug"],
         ["--out", "/proc/out"],
     ):
         with pytest.raises(UserError) as error:

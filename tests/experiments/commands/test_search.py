@@ -378,6 +378,21 @@ def test_a_trial_is_a_cell_with_the_presets_budget():
     assert setup.cell(Trial("frozen", "vqa")).recipe is None
 
 
+def test_a_trial_trains_and_answers_as_the_preset_says():
+    budget = PRESET.budget.model_copy(update={"steps": None, "epochs": 2.0, "decoding": {"num_beams": 2}})
+    changes = {"budget": budget, "side": 32, "answering": "rank", "tasks": {}}
+    preset = PRESET.model_copy(update=changes)
+    setup = SearchSetup(preset, 8, Path("data"), "some/model", None)
+    choice = Choice(learning_rate=3e-3)
+    cell = setup.cell(Trial("gcn", "caption", choice))
+    assert cell.recipe.steps == 2 * (preset.sizes.captions[0] // budget.batch_size)
+    assert setup.cell(Trial("gcn", "caption", choice, times=2)).recipe.steps == 2 * cell.recipe.steps
+    assert (cell.side, cell.answering, cell.decoding) == (32, "rank", {"num_beams": 2})
+    about = search._about(replace(setup, execution=Execution(Path("out"))))
+    assert (about["side"], about["answering"], about["epochs"]["caption"]) == (32, "rank", 2)
+    assert replace(setup, preset=preset.model_copy(update={"layouts": 300})).sizes.size == 300
+
+
 @pytest.mark.parametrize("name", ["trials.csv", "search.md", "settings.yaml"])
 def test_files_of_somebody_else_are_left_alone(name, tmp_path, monkeypatch, capsys):
     World(tmp_path, monkeypatch)

@@ -143,6 +143,43 @@ def test_what_a_file_leaves_open_stays(tmp_path):
     assert found.arguments == before.arguments
 
 
+def test_what_a_file_leaves_open_is_what_the_row_would_have_had(tmp_path):
+    """Of the method that it follows and of the task that a task is like; and on tasks that are like it."""
+    file = tmp_path / "rates.yaml"
+
+    def found(size, content, method, task):
+        file.write_text(f"methods: {content}")
+        return METHODS[method].settings(load_size(size).chosen(file), task)
+
+    rate = "{learning_rate: 0.5}"
+    for row in ("tempering", "placebo"):
+        settings = found("paper", f"{{{row}: {{vqa2: {rate}}}}}", row, "vqa2")
+        assert (settings["join"], settings["gnn_args"]) == ("replace", {"p": 1.25, "mu": 0.1})
+        assert load_size("paper").chosen(file).choice(row, "vqa2").learning_rate == 0.5
+    for row in ("pgnn", "gcnii", "appnp"):
+        plain = METHODS[row].settings(load_size("scenes").chosen(), "vqa")
+        assert found("scenes", f"{{{row}: {{vqa2: {rate}}}}}", row, "vqa2") == plain
+    assert (
+        found("scenes", f"{{residual: {{vqa2: {rate}}}}}", "residual", "vqa2")["gnn_args"]
+        == (METHODS["residual"].settings(load_size("scenes").chosen(), "vqa")["gnn_args"])
+    )
+    mine = found("paper", "{pgnn: {vqa: {learning_rate: 0.5, join: gated}}}", "pgnn", "vqa2")
+    assert (mine["join"], mine["gnn_args"]) == ("gated", {"p": 1.25, "mu": 0.1})
+    assert load_size("paper").chosen(file).choice("pgnn", "snli_ve").join == "replace"
+
+
+def test_the_residual_alone_needs_nothing_of_pgnn():
+    def alpha(arguments):
+        choice = {"vqa": Choice(learning_rate=0.1, arguments=arguments)}
+        return METHODS["residual"].settings(Settings(methods={"residual": choice}), "vqa")["gnn_args"][
+            "alpha"
+        ]
+
+    assert alpha({"alpha": 0.3}) == 0.3, "its own, as a sweep writes it"
+    assert alpha({"mu": 1, "p": 1.5}) == pytest.approx(4 / 7)
+    assert alpha({}) == pytest.approx(0.2 / 1.7), "pGNN's defaults, p 1.5 and μ 0.1"
+
+
 def test_only_tasks_of_the_size_can_be_asked_for():
     table, size = load_table("gnn"), load_size("scenes")
     for name in ("vqa", "easy_vqa"):

@@ -221,7 +221,7 @@ def test_splits_and_formats_are_chosen(root):
     (root / "train.lst").write_text("a.jpg one\n")
     report = check(Lined(), root)
     assert [form.name for form in report.formats] == ["lines", "others"]
-    said = "of several formats, the first that has all splits is read"
+    said = "tasks read the first format that has all splits, those with an annotated test split first"
     assert said in as_text(report).splitlines() and said not in as_text(check(Lined(), root, form="lines"))
     assert ["val.lst: no such file" in fault for fault in faults_of(report)] == [True]
     report = check(Lined(), root, ["train"])

@@ -231,7 +231,8 @@ def test_rows_use_the_settings_of_the_method_that_they_follow():
         rate = method.rate(chosen, "vqa")
         assert (settings["gnn"], settings["gnn_args"], settings["join"], rate) == row, name
         assert settings["reduction"] == 8 and settings.get("rescale", False) == (name == "rescaled")
-        assert method.settings(chosen, "vqa", join="replace")["join"] == "replace"
+        own = {"pgnn_replace": "replace", "pgnn_gated": "gated", "gcn_gated": "gated"}
+        assert method.settings(chosen, "vqa", join="blend")["join"] == own.get(name, "blend")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from experiments.training.device import (
     check_device,
     check_threads,
     cpu_threads,
+    half_precision,
     training_precision,
     uses_bfloat16,
 )
@@ -41,6 +42,19 @@ def test_the_precision_in_words():
     words = {True: "bfloat16 autocast", False: "float32"}
     assert training_precision("cpu") == words[uses_bfloat16("cpu")]
     assert not uses_bfloat16("mps")
+
+
+def test_half_precision_is_not_refused_from_afar(monkeypatch):
+    """The command that submits jobs may run where no GPU is. A GPU without bfloat16 emulates it, slowly."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert half_precision("cuda", "bfloat16") == "bfloat16" and half_precision("cuda", "float16") == "float16"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert half_precision("cuda:7", "float16") == "float16" and half_precision("cuda:7") is None
+    with pytest.raises(UserError, match="bfloat16 is not computed by the GPU cuda:7: choose float16 or"):
+        half_precision("cuda:7", "bfloat16")
+    with pytest.raises(UserError, match="bfloat16 is not trained on mps"):
+        half_precision("mps", "bfloat16")
 
 
 def test_a_device_that_is_not_there():
