@@ -118,6 +118,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     part = Path(tempfile.mkdtemp(prefix=_part_name(path.name), dir=path.parent))
     try:
         yield part
+        _open_to_readers(part)
         part.chmod(FOLDER_MODE)
         os.rename(part, path)  # replaces an empty folder, never one that holds files
     finally:
@@ -142,6 +143,7 @@ def published(out: Path) -> Iterator[Path]:
     part = Path(tempfile.mkdtemp(prefix=_part_name(PUBLISHED), dir=out))
     try:
         yield part
+        _open_to_readers(part)
         for file in sorted(part.iterdir()):
             os.replace(file, out / file.name)
     except OSError as error:
@@ -152,6 +154,13 @@ def published(out: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         if is_new and not any(out.iterdir()):
             out.rmdir()
+
+
+def _open_to_readers(folder: Path) -> None:
+    """Lets others read what lies in a folder: safetensors writes files that are private."""
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(FOLDER_MODE if path.is_dir() else FILE_MODE)
 
 
 def remove_parts(folder: Path, name: str | None = None) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from attngraph.errors import UserError
 from experiments.files import (
@@ -248,3 +250,13 @@ def test_an_error_of_the_disk_names_the_file(tmp_path):
         with pytest.raises(OSError) as error, whole(tmp_path / "state.pt"):
             raise raised
         assert named in str(error.value) and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("maker", [whole_folder, published])
+def test_others_can_read_what_a_library_wrote_for_its_owner_alone(maker, tmp_path):
+    with maker(tmp_path / "out") as part:
+        (part / "inner").mkdir(mode=0o700)
+        save_file({"weight": torch.ones(1)}, part / "model.safetensors")
+        (part / "inner" / "private").touch(mode=0o600)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").rglob("*")}
+    assert modes == {"inner": 0o755, "private": 0o644, "model.safetensors": 0o644}
