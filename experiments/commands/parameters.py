@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--join",
         choices=list(JOINS),
         metavar="NAME",
-        help=f"Join adapters to the model in this way: {', '.join(JOINS)}. Default: the row's own way, else "
-        f"{JOIN}, the paper's.",
+        help=f"Join adapters to the model in this way: {', '.join(JOINS)}. Rows with a join in their name "
+        f"keep it. Default: {JOIN}, the paper's.",
     )
     add(
         "--reduction",

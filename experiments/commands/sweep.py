@@ -116,8 +116,8 @@ def _check_kept(out: Path, swept: Collection[tuple[str, str]]) -> None:
     if lost:
         others = f" and {len(lost) - 1} others" * (len(lost) > 1)
         raise UserError(
-            f"{out / SETTINGS} holds rates of {lost[0]}{others}, which this sweep would drop: name their "
-            "rows and tasks too (finished runs are not made again), or give another --out"
+            f"{out / SETTINGS} holds rates of {lost[0]}{others}, which this sweep would drop: give "
+            "another --out, or name their rows and tasks too if they are this table's (finished runs stay)"
         )
 
 

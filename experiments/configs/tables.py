@@ -146,17 +146,18 @@ def _over(below: Settings, above: Settings) -> Settings:
     What they leave open is what the method would have had: of the task or of the one that it is like, and of
     the method or of the one that it follows. What they say of a task holds for those that are like it, too.
     """
-    methods = {name: dict(of_task) for name, of_task in below.methods.items()}
-    for name, of_task in above.methods.items():
-        known = {*of_task, *below.methods.get(name, {}), *below.methods.get(method_named(name).leader, {})}
-        for task in sorted(known):
-            choice = of_task.get(task) or of_task.get(TASKS[task].like or "")
-            if choice is not None:
-                under = _choice(below, name, task) or choice
+    merged = Settings(methods={name: dict(of_task) for name, of_task in below.methods.items()})
+    leaders = {name: method_named(name).leader for name in above.methods}
+    for name in sorted(above.methods, key=lambda name: leaders[name] != name):  # before those that follow
+        of_task = above.methods[name]
+        known = {*of_task, *merged.methods.get(name, {}), *merged.methods.get(leaders[name], {})}
+        for task in sorted(known, key=lambda task: (TASKS[task].like is not None, task)):
+            for choice in filter(None, map(of_task.get, (TASKS[task].like or "", task))):
+                under = _choice(merged, name, task) or choice
                 said = {field: getattr(choice, field) for field in choice.model_fields_set}
-                methods.setdefault(name, {})[task] = under.model_copy(update=said)
+                merged.methods.setdefault(name, {})[task] = under.model_copy(update=said)
     reduction = above.reduction if "reduction" in above.model_fields_set else below.reduction
-    return Settings(reduction=reduction, methods=methods)
+    return Settings(reduction=reduction, methods=merged.methods)
 
 
 def _choice(settings: Settings, method: str, task: str) -> Choice | None:

@@ -21,6 +21,7 @@ FOLDER = "flickr30k_images"
 #: As archives of Flickr30k unpack; Kaggle's has the folder twice.
 _FOLDERS = (f"{FOLDER}/{FOLDER}", FOLDER, "flickr30k-images")
 _NO_GOLD = re.compile(r'"gold_label"\s*:\s*"-"')
+_PAIR = re.compile(r'"pairID"\s*:\s*(?:"([^"]*)"|(\d+))')
 _FILES = {"train": "train", "val": "dev", "test": "test"}
 
 
@@ -132,12 +133,8 @@ class Official(Reader):
         return [f"{file.name}: {without:,} pairs have no gold label and are left out"] if without else []
 
     def unscored(self, root: Path, split: str) -> set[str]:
-        file, found = self.files(root, split)[0], set()
-        for where, line in read_lines(file):
-            if _NO_GOLD.search(line):
-                pair = json_line(line, file, where)
-                found.add(str(pair.get("pairID")) if isinstance(pair, dict) else "")
-        return found
+        lines = (line for _, line in read_lines(self.files(root, split)[0]) if _NO_GOLD.search(line))
+        return {str(match[1] or match[2]) for line in lines if (match := _PAIR.search(line))}
 
     def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
         pairs = _pairs(self.files(root, split)[0], _image_folder(root), faults)

@@ -66,7 +66,7 @@ class Official(Reader):
         _, used, images = self._used(root, split)
         return {str(image) for image in set(images) - set(used)}
 
-    def _used(self, root: Path, split: str) -> tuple[int, list, list]:
+    def _used(self, root: Path, split: str) -> tuple[int, list[int], list[int]]:
         """The number of captions, the image of each caption that is used, and all images."""
         (file,) = self.files(root, split)
         content = read_json(file)
@@ -75,11 +75,13 @@ class Official(Reader):
             annotation.get("image_id")
             for annotation in annotations
             if isinstance(annotation, dict)
+            and isinstance(annotation.get("image_id"), int)
             and not annotation.get("is_rejected")
             and not annotation.get("is_precanned")
         ]
         images = field(content, "images", list, file, "the file")
-        return len(annotations), used, [image.get("id") for image in images if isinstance(image, dict)]
+        ids = [image.get("id") for image in images if isinstance(image, dict)]
+        return len(annotations), used, [image for image in ids if isinstance(image, int)]
 
 
 def _flag(annotation: object, name: str, file: Path, where: str) -> bool:

@@ -140,7 +140,9 @@ def about_rows_alike(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:
         names -= told.setdefault(row, set())
         told[row] |= names
     listed = _equations(same, tasks)
-    return f"Only the names differ, so a distance is one of seeds or machines: {listed}" if listed else ""
+    return (
+        f"Only the names differ, so a distance is one of seeds, machines or code: {listed}" if listed else ""
+    )
 
 
 def _equations(same: Mapping[tuple[str, str], set[str]], tasks: Mapping[str, Task]) -> str:

@@ -67,8 +67,8 @@ def recompute(
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
 ) -> tuple[list[dict[str, Any]], Mapping[str, str], str]:
-    """All comparisons with some baselines, the heading of each column, and a sentence on rows that are the
-    same runs and so are not compared.
+    """All comparisons with some baselines, the heading of each column, and a sentence on rows that
+    differ in nothing but their names and so are not compared.
 
     Args:
         runs: as :func:`saved_runs` reads them.

@@ -80,9 +80,10 @@ def scope(comparisons: Sequence[Mapping[str, Any]]) -> str:
     same = "this checkpoint" if checkpoints == 1 else f"these {checkpoints} checkpoints"
     if seeds == 1:
         return "p values speak for new images with these very training runs: one seed, one checkpoint."
-    several = [line for line in comparisons if line.get("checkpoints", 1) > 1]
+    spread = [line for line in comparisons if line.get("seeds", 1) > 1]
+    several = [line for line in spread if line.get("checkpoints", 1) > 1]
     own = [line for line in several if line["seeds"] == line["checkpoints"]]
-    if own and own == several:
+    if own == spread:
         lines = "p values speak for new seeds, images and checkpoints"
         about = " Each seed has a checkpoint of its own, so what is given for new checkpoints is the same."
     else:

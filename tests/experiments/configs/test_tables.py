@@ -163,6 +163,11 @@ def test_what_a_file_leaves_open_is_what_the_row_would_have_had(tmp_path):
         found("scenes", f"{{residual: {{vqa2: {rate}}}}}", "residual", "vqa2")["gnn_args"]
         == (METHODS["residual"].settings(load_size("scenes").chosen(), "vqa")["gnn_args"])
     )
+    both = f"{{tempering: {{vqa2: {rate}}}, pgnn: {{vqa2: {{learning_rate: 0.1, join: gated}}}}}}"
+    assert found("paper", both, "tempering", "vqa2")["join"] == "gated", "as pGNN of the same file"
+    two = f"{{pgnn: {{vqa2: {rate}, vqa: {{learning_rate: 0.1, join: gated}}}}}}"
+    assert found("paper", two, "pgnn", "vqa2")["join"] == "gated", "as the task that it is like"
+    assert load_size("paper").chosen(file).choice("pgnn", "vqa2").learning_rate == 0.5
     mine = found("paper", "{pgnn: {vqa: {learning_rate: 0.5, join: gated}}}", "pgnn", "vqa2")
     assert (mine["join"], mine["gnn_args"]) == ("gated", {"p": 1.25, "mu": 0.1})
     assert load_size("paper").chosen(file).choice("pgnn", "snli_ve").join == "replace"

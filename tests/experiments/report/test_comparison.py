@@ -188,7 +188,7 @@ def test_equal_settings_with_other_scores_differ_in_name_only(tmp_path):
     pair = ("gcn_gated", "gcn")
     assert same_runs(runs, [pair]) == {pair: {"vqa"}}
     vqa, ve = (task.title for task in tasks.values())
-    alike = "Only the names differ, so a distance is one of seeds or machines"
+    alike = "Only the names differ, so a distance is one of seeds, machines or code"
     assert about_rows_alike(runs, tasks) == (
         f"{alike}: GCN, gated = GCN ({vqa}); Learning rate alone = GCN ({vqa}, {ve})"
     )  # not that it is GCN, gated too

@@ -70,6 +70,7 @@ OWN = "Each seed has a checkpoint of its own, so what is given for new checkpoin
             [(21, 7), (7, 7)],
             f"{SEEDS} these 7 checkpoints. {APART} {SAME}",
         ),
+        ([(7, 7), (3, 1)], f"{SEEDS} these 7 checkpoints. {APART} {SAME}"),
         ([(7, 7), (3, 3)], f"p values speak for new seeds, images and checkpoints. {OWN}"),
     ],
 )

@@ -282,6 +282,12 @@ def test_ids_that_the_official_evaluation_leaves_out(own):
         annotation["is_precanned"] |= annotation["image_id"] == image
     file.write_text(json.dumps(content))
     task = OFFICIAL["vizwiz_caps"]
+    content["images"].append({"id": []})  # damaged
+    content["annotations"].append({"image_id": {}})
+    file.write_text(json.dumps(content))
+    assert str(image) in task.unscored(own, "test")
+    del content["images"][-1], content["annotations"][-1]
+    file.write_text(json.dumps(content))
     left_out = task.unscored(own, "test")
     scored = {example.id for example in task.examples(own, "test")}
     assert str(image) in left_out and not left_out & scored
@@ -289,7 +295,8 @@ def test_ids_that_the_official_evaluation_leaves_out(own):
     file = own / "snli_ve" / "snli_ve_test.jsonl"
     first, *others = file.read_text().splitlines()
     pair = json.loads(first) | {"gold_label": "-"}
-    file.write_text("\n".join([json.dumps(pair), *others]))
+    no_id = {name: x for name, x in pair.items() if name != "pairID"}  # damaged, as is half a line
+    file.write_text("\n".join([json.dumps(pair), json.dumps(no_id), json.dumps(no_id)[:-9], *others]))
     assert OFFICIAL["snli_ve"].unscored(own, "test") == {pair["pairID"]}
     assert OFFICIAL["coco"].unscored(own, "test") == OFFICIAL["vqa2"].unscored(own, "test") == set()
 
@@ -312,9 +319,12 @@ def test_asked_splits_are_read_in_the_format_that_is_scored(own):
         (root / f"vqa_karpathy_{of}.json").write_text(json.dumps(records))
     (root / "dataset_coco.json").unlink()
     assert task.part(own, "test").reader.name == "p-adapter"
+    official_val = [e.id for e in task.asked(own, "val", Faults(), "official")]
+    assert official_val != [e.id for e in scored["validation"]]
     for split, of in zip(SPLITS, ("train", "val", "test")):
         ids = [e.id for e in task.examples(own, split)]
         assert ids == [e.id for e in task.asked(own, of, Faults())] == [e.id for e in scored[split]]
     assert task.asked(own, "test-dev", Faults()), "of the only format that has it"
-    official_val = [e.id for e in task.asked(own, "val", Faults(), "official")]
-    assert official_val != [e.id for e in scored["validation"]]
+    for file in (*root.glob("vqa_karpathy_*"), *root.glob("*2014*.json")):
+        file.unlink()
+    assert task.asked(own, "test-dev", Faults()), "where nothing else is there"
