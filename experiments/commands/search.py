@@ -168,11 +168,7 @@ def _about(setup: SearchSetup) -> dict:
     changes = {
         "answering": setup.way,
         "side": preset.side,
-        "epochs": {name: preset.epochs_of(TASKS[name]) for name in setup.tasks},
-        "answers": {name: setup.answers(name) for name in setup.tasks},
-    }
-    for name, change in changes.items():
-        kept = {task: x for task, x in change.items() if x} if isinstance(change, dict) else change
-        if kept:  # as in searches from before there was such a thing
-            about[name] = kept
-    return about
+        "epochs": {name: x for name in setup.tasks if (x := preset.epochs_of(TASKS[name]))},
+        "answers": {name: x for name in setup.tasks if (x := setup.answers(name))},
+    }  # left out where they change nothing, as in searches from before there was such a thing
+    return about | {name: change for name, change in changes.items() if change}

@@ -12,10 +12,11 @@ from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.configs.presets import MOST_SEEDS, Amount, Preset
 from experiments.configs.reading import Config, Read, file_named, read_config
-from experiments.configs.settings import Choice, Settings
+from experiments.configs.settings import Settings
 from experiments.known import check_known
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.tasks import TASKS
+from experiments.training.plan import searched_for
 
 TABLES, SIZES = (Path(__file__).with_name(name) for name in ("tables", "sizes"))
 ADAPTERS = "adapters"  # in a size's rates: all graph adapters
@@ -153,17 +154,12 @@ def _over(below: Settings, above: Settings) -> Settings:
         known = {*of_task, *merged.methods.get(name, {}), *merged.methods.get(leaders[name], {})}
         for task in sorted(known, key=lambda task: (TASKS[task].like is not None, task)):
             for choice in filter(None, map(of_task.get, (TASKS[task].like or "", task))):
-                under = _choice(merged, name, task) or choice
+                found = searched_for(method_named(name), TASKS[task], merged)
+                under = (found and method_named(name).choice(merged, found)) or choice
                 said = {field: getattr(choice, field) for field in choice.model_fields_set}
                 merged.methods.setdefault(name, {})[task] = under.model_copy(update=said)
     reduction = above.reduction if "reduction" in above.model_fields_set else below.reduction
     return Settings(reduction=reduction, methods=merged.methods)
-
-
-def _choice(settings: Settings, method: str, task: str) -> Choice | None:
-    """What settings say for a method on a task, by itself or by those that they take after."""
-    tasks = (name for name in (task, TASKS[task].like) if name is not None)
-    return next(filter(None, (method_named(method).choice(settings, name) for name in tasks)), None)
 
 
 def table_names() -> list[str]:

@@ -72,14 +72,16 @@ class Official(Task):
             UserError: files are missing.
         """
         root = data / self.data_set
-        readers = [reader for reader in self._set.readers if _parts(reader)]
-        readers.sort(key=_has_test, reverse=True)
-        whole = [reader for reader in readers if _is_whole(reader, root)]
-        some = [reader for reader in readers if reader.found(root, _parts(reader)[split].split)]
-        if not whole and not some:
+        readers = [reader for reader in self._preferred(root) if _parts(reader)]
+        found = [reader for reader in readers if reader.found(root, _parts(reader)[split].split)]
+        if not found:
             first = _parts(readers[0])[split].split
             self._set.reader(root, first, readers[0].name)  # says what is missing
-        return _parts((whole or some)[0])[split]
+        return _parts(found[0])[split]
+
+    def _preferred(self, root: Path) -> list[Reader]:
+        """All readers: those with all splits first, of these the ones whose test split has annotations."""
+        return sorted(self._set.readers, key=lambda x: (not _is_whole(x, root), not _has_test(x)))
 
     def found(self, data: Path) -> bool:
         return (data / self.data_set).is_dir() and not holds_scenes(data)
@@ -139,13 +141,9 @@ class Official(Task):
 
     def asked(self, data: Path, split: str, faults: Faults, form: str | None = None) -> Sequence[Example]:
         if form is None:
-            own: Reader | None
-            try:
-                own = self.part(data, "test").reader
-            except UserError:  # only what is to be answered is there
-                own = None
-            if own is not None and split in own.splits and own.found(data / self.data_set, split):
-                form = own.name
+            root = data / self.data_set
+            found = (x for x in self._preferred(root) if split in x.splits and x.found(root, split))
+            form = next((reader.name for reader in found), None)
         return table(self._set, data / self.data_set, split, faults, form)
 
     def source(self, data: Path, split: str) -> str:
@@ -246,4 +244,5 @@ def _parts(reader: Reader) -> dict[str, Part]:
 
 
 def _is_whole(reader: Reader, root: Path) -> bool:
-    return all(reader.found(root, part.split) for part in _parts(reader).values())
+    parts = _parts(reader).values()
+    return bool(parts) and all(reader.found(root, part.split) for part in parts)
