@@ -24,8 +24,8 @@ def below_frozen(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:
         tasks: of the table, in the order of its columns.
 
     Returns:
-        How many of the runs that can be compared end below in a column, and how many of each row in which;
-        empty where none can be compared.
+        How many of the runs that can be compared end below in a column, how many of each row in which, and how
+        many were left out for want of the image; empty where none can be compared.
 
     Raises:
         UserError: a run's ``config.json`` cannot be read, or names no weights.
@@ -33,12 +33,15 @@ def below_frozen(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:
     frozen = {(run.task, run.checkpoint): run.result["scores"] for run in runs if run.row == FROZEN}
     if not frozen:
         return ""
-    columns, compared, low = table_columns(scored(tasks, runs)), 0, 0
+    columns, compared, low, blind = table_columns(scored(tasks, runs)), 0, 0, 0
     by_row: dict[str, Counter[str]] = {}
     for run in distinct(runs):
         method = method_named(run.row)
         base, scores = frozen.get((run.task, run.checkpoint)), run.result["scores"]
-        if base is None or not method.trains or method.vision == "zero":
+        if base is None or not method.trains:
+            continue
+        if method.vision == "zero":
+            blind += 1
             continue
         below = [
             column.heading
@@ -58,4 +61,5 @@ def below_frozen(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:
     return (
         f"{low} of {compared} {end} below the frozen model with the same pre-trained weights in some column"
         + (f" ({'; '.join(rows)})" if rows else "")
+        + (f"; runs without the image are left out: {blind}" if blind else "")
     )

@@ -53,6 +53,9 @@ def test_a_run_counts_once_in_two_columns_and_two_rows(tmp_path):
 def test_what_is_not_trained_or_sees_no_image_is_not_counted(tmp_path):
     runs = runs_with(tmp_path, ("frozen", 0, 0.5), ("majority", 0, 0.1), ("text", 0, 0.1))
     assert below_frozen(runs, DRAWN) == ""
+    runs += runs_with(tmp_path, ("gcn", 0, 0.6))
+    expected = f"0 of 1 trained run ends {BELOW}; runs without the image are left out: 1"
+    assert below_frozen(runs, DRAWN) == expected
 
 
 def test_nothing_is_said_where_nothing_can_be_compared(tmp_path):
