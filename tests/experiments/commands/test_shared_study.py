@@ -14,6 +14,7 @@ from tests.experiments.drawn import DRAWN
 MADE = ("ablation.txt", "results.json", "significance.json")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_table_is_made_when_all_parts_are_there(tmp_path, capsys):
     out, checkpoints, preset = tmp_path / "out", tmp_path / "checkpoints", tmp_path / "small.yaml"

@@ -144,7 +144,7 @@ def test_vilt_computes_the_same_with_its_patches_in_order(options):
     torch.testing.assert_close(ordered.pooler_output, dealt.pooler_output)
 
 
-HETEROPHILY_IS_SLOW = "t5 bart instructblip blip2 captioner donut qwen2-vl smolvlm siglip git".split()
+HETEROPHILY_IS_SLOW = "t5 bart instructblip blip2 captioner donut llava qwen2-vl smolvlm siglip git".split()
 COMMANDS = {
     "heterophily": (
         heterophily,

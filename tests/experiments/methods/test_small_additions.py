@@ -43,7 +43,9 @@ def logits(family: ModelFamily, samples=ANSWERED) -> Tensor:
 
 
 @every
-@families
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (not kind.startswith("blip"))) for kind in WRITERS]
+)
 def test_ranking_from_a_cache_gives_what_one_pass_for_each_answer_gives(name, kind):
     """Prompts of several lengths, padded; and answers are generated, with beams."""
     family = load(kind)

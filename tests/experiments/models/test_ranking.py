@@ -88,7 +88,10 @@ def test_with_graph_adapters(family):
     check(family, SAMPLES, ANSWERS, 4)
 
 
-@pytest.mark.parametrize("name", ["blip", "blip-vqa", "captioner", "llava"])
+@pytest.mark.parametrize(
+    "name",
+    ["blip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("blip-vqa", "captioner", "llava"))],
+)
 @pytest.mark.parametrize("gnn, args, join", VARIANTS)
 def test_with_every_kind_of_degrees(name, gnn, args, join):
     family = load(name)

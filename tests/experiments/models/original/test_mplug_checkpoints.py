@@ -73,7 +73,9 @@ KINDS = {
 
 
 @pytest.mark.parametrize("asks", [True, False], ids=["vqa", "caption"])
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("large")) for name in KINDS]
+)
 def test_file_and_folder_compute_what_the_authors_weights_do(name, asks, pixels, tmp_path, capsys):
     kind, sizes, place = KINDS[name]
     state = weights(kind, **sizes)
