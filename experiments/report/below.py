@@ -24,8 +24,8 @@ def below_frozen(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:
         tasks: of the table, in the order of its columns.
 
     Returns:
-        How many of the runs that can be compared end below in a column, how many of each row in which, and how
-        many were left out for want of the image; empty where none can be compared.
+        How many of the runs that can be compared end below in a column, how many of each row in which, and
+        how many were left out since they see no image; empty where none can be compared.
 
     Raises:
         UserError: a run's ``config.json`` cannot be read, or names no weights.
