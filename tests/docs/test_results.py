@@ -5,26 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
 from experiments import cli
 from experiments.configs.presets import load_preset
-from tests.docs.pages import README, ROOT, shell_commands
+from experiments.report.columns import table_columns
+from tests.docs.pages import README, ROOT, mentioned_commands, shell_commands
+from tests.experiments.drawn import DRAWN
 
 STUDY = ROOT / "experiments" / "results" / "full"
 RESULTS = ROOT / "docs" / "results.md"
 PROTOCOL = ROOT / "docs" / "protocol.md"
 COMPARISONS = STUDY / "comparisons"
 
-COLUMNS = {
-    "vqa.accuracy": "VQA acc",
-    "ve.accuracy": "VE acc",
-    "caption.cider": "CIDEr",
-    "easy_vqa.accuracy": "easy-VQA acc",
-}
+HEADINGS = {column.key: column.heading for column in table_columns(DRAWN)}
 
 
 def table_of(page: Path, head: str) -> list[list[str]]:
@@ -39,6 +35,14 @@ def table_of(page: Path, head: str) -> list[list[str]]:
 def comparisons(name: str, folder: Path = COMPARISONS) -> list[dict[str, str]]:
     with (folder / f"{name}.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def read(cell: str) -> object:
+    """A cell's number or numbers, or its text."""
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return cell
 
 
 def q1() -> list[dict[str, str]]:
@@ -70,7 +74,7 @@ def test_the_planned_tests_are_those_of_the_files():
     for cells, numbers in zip(shown, comparisons("q1-q2"), strict=True):
         points = [100 * float(numbers[key]) for key in ("difference", "low", "high", "new_low", "new_high")]
         assert cells[0] == f"{numbers['row']} − {numbers['baseline']}"
-        assert cells[1] == COLUMNS[numbers["column"]]
+        assert cells[1] == HEADINGS[numbers["column"]]
         assert cells[2:4] == [f"{points[0]:+.2f}", f"{points[1]:+.2f} to {points[2]:+.2f}"]
         assert cells[4:6] == [f"{float(numbers['p']):.4f}", f"{float(numbers['p_holm']):.3f}"]
         assert cells[6].split() == [f"{100 * one:+.2f}" for one in json.loads(numbers["by_checkpoint"])]
@@ -107,25 +111,23 @@ def test_every_run_of_the_preset_is_there_once():
     made = [(cell["row"], cell["task"], cell["seed"]) for cell in results["cells"]]
     assert len(made) == len(set(made)) == 856
     seeds = load_preset("full").seeds
-    tasks = ("vqa", "ve", "caption", "easy_vqa")
     shared = {"learned_p"}  # pGNN's runs under another name
     assert set(made) == {
-        (row, task, seed) for row in set(seeds) - shared for task in tasks for seed in range(seeds[row])
+        (row, task, seed) for row in set(seeds) - shared for task in DRAWN for seed in range(seeds[row])
     }
 
 
 def commands() -> dict[str, list[str]]:
-    """The commands of the protocol that compare rows, by the file that has their output."""
-    text = PROTOCOL.read_text(encoding="utf-8")
-    inline = [shlex.split(one) for one in re.findall(r"`(attngraph significance [^`]+)`", text)]
-    (planned,) = (words for words in shell_commands(PROTOCOL) if words[1] == "significance")
-    names = {"p2,residual": "q4", "tempering,placebo": "controls", "pgnn_gated": "gated"}
-    named = {
-        names[next(start for start in names if words[4].startswith(start))]: words[1:]
-        for words in inline
-        if "--rows" in words
-    }
-    return {"q1-q2": planned[1:], **named}
+    """The arguments of the protocol's commands that compare rows, by the file that has their output."""
+    files = {
+        "pgnn": "q1-q2",
+        "p2": "q4",
+        "tempering": "controls",
+        "pgnn_gated": "gated",
+    }  # by their first row
+    every = [*shell_commands(PROTOCOL), *mentioned_commands(PROTOCOL)]
+    compared = [words[1:] for words in every if words[1] == "significance" and "--rows" in words]
+    return {files[words[words.index("--rows") + 1].split(",")[0]]: words for words in compared}
 
 
 def test_every_comparison_that_is_shown_has_its_command():
@@ -142,8 +144,8 @@ def test_p_values_follow_from_the_raw_statistics(name, tmp_path, monkeypatch):
     recomputed, shipped = comparisons("significance", tmp_path), comparisons(name)
     assert len(recomputed) == len(shipped)
     for ours, theirs in zip(recomputed, shipped):
-        for key, value in theirs.items():
-            try:
-                assert float(ours[key]) == pytest.approx(float(value), rel=1e-6, abs=1e-9), key
-            except ValueError:
-                assert (key == "by_checkpoint") or ours[key] == value
+        assert ours.keys() == theirs.keys()
+        for key in theirs:
+            value = read(theirs[key])
+            equal = value if isinstance(value, str) else pytest.approx(value, rel=1e-6, abs=1e-9)
+            assert read(ours[key]) == equal, key

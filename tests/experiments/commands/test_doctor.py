@@ -238,7 +238,8 @@ def test_report_of_damaged_settings(monkeypatch, tmp_path, content):
 
 @pytest.mark.parametrize("content", [None, "", "null", "seeds: [", "about: x", "about: x\nseeds: {gcm: 1}"])
 @pytest.mark.parametrize(
-    "name", ["quick", *(pytest.param(name, marks=pytest.mark.slow) for name in installation.PRESETS[1:])]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "quick")) for name in installation.PRESETS],
 )
 def test_report_of_damaged_presets(monkeypatch, tmp_path, name, content):
     shutil.copytree(presets.PRESETS_FOLDER, tmp_path / "presets")
