@@ -3,6 +3,8 @@
 .DEFAULT_GOAL := help
 
 PYTHON   ?=
+SCATTER  ?= 0
+export SCATTER
 VENV     ?= .venv
 ARGS     ?=
 TESTARGS ?=
@@ -25,10 +27,10 @@ help:
 	@echo "make lint       ruff check, ruff format --check and mypy"
 	@echo "make docs       the documentation, into $(SITE); needs no network, fails on warnings and broken links"
 	@echo "make setup      only the set-up; also repairs an environment that broke"
-	@echo "make clean      removes the environment and build leftovers (results stay, the torch-scatter wheel too)"
+	@echo "make clean      removes the environment and build leftovers (results stay)"
 	@echo
 	@echo "Set-up needs Python 3.11-3.13 (PYTHON=/path/to/python3.12 chooses one) and installs into VENV=$(VENV)."
-	@echo "A C++ compiler is used for torch-scatter if there is one. pip's own settings (PIP_...) are respected."
+	@echo "SCATTER=1 adds torch-scatter, compiled for 5 to 10 minutes. pip's own settings (PIP_...) are respected."
 
 ablation: $(READY)
 	$(RUN) -m experiments.cli ablation --preset quick $(ARGS)

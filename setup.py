@@ -1,4 +1,4 @@
-"""What attngraph consists of. torch-scatter is an extra: without it the sparse backend uses PyG's scatter."""
+"""The contents and requirements of the package. torch-scatter is an extra that nothing here needs."""
 
 from pathlib import Path
 

@@ -1,13 +1,11 @@
-"""Creates the virtual environment of a checkout and installs attngraph with torch-scatter into it.
+"""Creates the virtual environment of a checkout and installs attngraph into it.
 
     python .ci/setup_env.py [VENV]                (what `make setup` runs; standard library only)
 
 1. VENV (default .venv) is created, or begun afresh when an earlier installation into it was cut off.
 2. attngraph is installed in it (editable, with what tests, lint and docs need; without UMAP, spaCy and
    playwright where these can't be had).
-3. torch-scatter is compiled against the torch that step 2 brought. The wheel is kept in
-   $XDG_CACHE_HOME/attngraph/wheels (default ~/.cache), in one folder for each Python, torch and platform: it
-   is compiled once for a machine. Where that fails, one line says so; the sparse backend uses PyG's scatter.
+3. With SCATTER=1 in the environment, torch-scatter is compiled against the torch that step 2 installed.
 VENV/.attngraph-ready is written last. Running it again repairs whatever an interruption left.
 """
 
@@ -16,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -26,13 +23,6 @@ STAMP = ".attngraph-ready"  # written when all is done; the Makefile looks for i
 UNFINISHED = ".attngraph-unfinished"  # there from the start until pip has installed everything
 OWN = ".attngraph-venv"  # this script made the environment, so it may delete it
 SCATTER = "torch-scatter>=2.1.2"
-
-# Names a wheel's folder: a wheel compiled for another torch may crash, and its file name doesn't tell.
-KEY_CODE = """
-import sys, sysconfig, torch
-device = "gpu" if torch.cuda.is_available() else "cpu"
-print(sys.implementation.cache_tag, f"torch{torch.__version__}", device, sysconfig.get_platform(), sep="-")
-"""
 
 
 class SetupError(Exception):
@@ -117,71 +107,11 @@ def install_package(python: Path, venv: Path) -> None:
     (venv / UNFINISHED).unlink()
 
 
-def wheel_folder(key: str) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "attngraph" / "wheels" / key
-
-
-def find_compiler() -> str | None:
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    return next((path for name in names if (path := shutil.which(name.split()[0]))), None)
-
-
-def build_scatter(python: Path, venv: Path, folder: Path) -> Path:
-    """Compiles torch-scatter; the finished wheel appears in `folder` in one step, so a cut leaves none."""
-    if find_compiler() is None:
-        raise SetupError("no C++ compiler found; Debian, Ubuntu: apt install g++")
-    say(f"compiling torch-scatter for {folder.name}: about 5 minutes on 2 cores, once for this machine ...")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as workplace:
-        # pip's own cache is left out: it does not know which torch a wheel was compiled for.
-        command = [python, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-cache-dir"]
-        command += ["--no-binary", "torch-scatter", "-w", workplace, SCATTER]
-        run("compiling it", command, venv / "torch-scatter.log")
-        built = next(Path(workplace).glob("*.whl"))
-        return Path(shutil.move(built, folder / built.name))
-
-
-def install_wheel(python: Path, venv: Path, wheel: Path) -> bool:
-    """Whether torch-scatter imports after `wheel` was installed; a wheel that doesn't is thrown away."""
-    command = [python, "-m", "pip", "install", "--no-deps", "--force-reinstall", wheel]
-    try:
-        run("installing torch-scatter", command, venv / "torch-scatter-install.log")
-    except SetupError:
-        pass
-    else:
-        if ask(python, "import torch_scatter; print('imports')"):
-            return True
-    wheel.unlink()
-    return False
-
-
-def uninstall_scatter(python: Path) -> None:
-    command = [python, "-m", "pip", "uninstall", "-y", "torch-scatter"]
-    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
 def install_scatter(python: Path, venv: Path) -> None:
-    """Installs torch-scatter from the kept wheel, compiled first where there is none; never fails."""
-    try:
-        key = ask(python, KEY_CODE)
-        if key is None:
-            raise SetupError("torch does not import")
-        folder = wheel_folder(key)
-        for wheel in folder.glob("torch_scatter-*.whl"):
-            if install_wheel(python, venv, wheel):
-                return say(f"torch-scatter: installed from {wheel}")
-        wheel = build_scatter(python, venv, folder)
-        if not install_wheel(python, venv, wheel):
-            raise SetupError("what was compiled does not import")
-        say(f"torch-scatter: compiled and installed; kept as {wheel}")
-    except (SetupError, OSError) as error:
-        uninstall_scatter(python)  # one for another torch may be left
-        reason = str(error).splitlines()[0].rstrip(":")
-        say(
-            f"going on without torch-scatter ({reason}): the sparse backend uses PyG's own scatter; "
-            "`make setup` tries again"
-        )
+    """Compiles torch-scatter against the installed torch; a wheel in pip's cache may be for another one."""
+    say("compiling torch-scatter: 5 to 10 minutes on 2 cores ...")
+    command = [python, "-m", "pip", "install", "--no-build-isolation", "--no-cache-dir", SCATTER]
+    run("compiling torch-scatter", command, venv / "torch-scatter.log")
 
 
 def main() -> int:
@@ -197,7 +127,8 @@ def main() -> int:
         python = create_venv(venv)
         (venv / STAMP).unlink(missing_ok=True)
         install_package(python, venv)
-        install_scatter(python, venv)
+        if os.environ.get("SCATTER", "0") not in ("", "0"):
+            install_scatter(python, venv)
     except KeyboardInterrupt:
         say("interrupted. The same command goes on from here.")
         return 130

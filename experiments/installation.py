@@ -33,7 +33,7 @@ REQUIRED = (  # as in setup.py
 # fmt: on
 #: What is optional -> what it is for.
 OPTIONAL = {
-    "torch-scatter": "sparse message passing, compiled",
+    "torch-scatter": "reductions of PyG layers, compiled; nothing here needs it",
     "umap-learn": "tsne --method umap",
     "spacy": "heterophily --tagger",
     "datasets": "data sets of the Hugging Face hub",
@@ -246,19 +246,6 @@ def devices() -> list[str]:
         lines.append("cuda   none" + ("" if torch.version.cuda else " (torch is built without it)"))
     lines.append(f"mps    {'yes' if torch.backends.mps.is_available() else 'none'}")
     return lines
-
-
-def scatter_backend() -> str:
-    """The backend that sparse message passing uses."""
-    try:
-        backend = importlib.import_module("attngraph.backends.scatter").BACKEND
-    except Exception:  # torch or PyG is missing: reported with the packages
-        backend = "pyg" if _import_error("torch-scatter") else "torch-scatter"
-    if backend == "torch-scatter":
-        return f"torch-scatter {version_of('torch-scatter') or ''}".rstrip()
-    error = _import_error("torch-scatter")
-    why = f"does not import: {error}" if version_of("torch-scatter") else "is not installed"
-    return f"PyG's own (torch-scatter {why}; the numbers are the same, `make setup` compiles it)"
 
 
 def java() -> str:

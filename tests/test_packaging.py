@@ -126,23 +126,17 @@ def setup_env(monkeypatch):
     return setup_env
 
 
-def test_wheels_are_kept_outside_the_checkout_by_python_torch_and_platform(setup_env, monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    key = setup_env.ask(Path(sys.executable), setup_env.KEY_CODE)
-    assert sys.implementation.cache_tag in key
-    import torch
-
-    assert f"torch{torch.__version__}" in key and "/" not in key
-    assert setup_env.wheel_folder(key) == tmp_path / "attngraph" / "wheels" / key
-
-
-def test_no_compiler_is_one_line_and_no_failure(setup_env, monkeypatch, tmp_path, capsys):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(setup_env, "find_compiler", lambda: None)
-    monkeypatch.setattr(setup_env, "uninstall_scatter", lambda python: None)
-    setup_env.install_scatter(Path(sys.executable), tmp_path)
-    (line,) = capsys.readouterr().out.splitlines()
-    assert "without torch-scatter (no C++ compiler found" in line and "PyG's own scatter" in line
+@pytest.mark.parametrize(("asked", "compiled"), [(None, 0), ("0", 0), ("1", 1)])
+def test_torch_scatter_is_compiled_only_if_asked_for(setup_env, monkeypatch, tmp_path, asked, compiled):
+    steps = []
+    monkeypatch.setattr(setup_env, "create_venv", lambda venv: Path(sys.executable))
+    monkeypatch.setattr(setup_env, "run", lambda what, command, log: steps.append(what))
+    monkeypatch.setattr(sys, "argv", ["setup_env.py", str(tmp_path)])
+    monkeypatch.delenv("SCATTER", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("SCATTER", asked)
+    assert setup_env.main() == 0 and (tmp_path / setup_env.STAMP).exists()
+    assert steps.count("compiling torch-scatter") == compiled
 
 
 def test_an_environment_made_by_someone_else_is_never_deleted(setup_env, tmp_path):

@@ -1,11 +1,7 @@
 """The PyG layer that moves messages along the edges of an attention graph."""
 
-from typing import Optional
-
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
-
-from attngraph.backends.scatter import scatter_sum
 
 
 class WeightedSum(MessagePassing):
@@ -26,11 +22,3 @@ class WeightedSum(MessagePassing):
 
     def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:
         return edge_weight[:, None] * x_j
-
-    def aggregate(
-        self,
-        inputs: Tensor,
-        index: Tensor,
-        dim_size: Optional[int] = None,  # noqa: UP045  PyG's inspector does not know ``int | None``
-    ) -> Tensor:
-        return scatter_sum(inputs, index, dim_size)

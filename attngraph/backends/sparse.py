@@ -15,7 +15,7 @@ class SparseEdges(Edges):
     are ``(e,)``.
 
     Nodes of example ``b`` and head ``h`` are numbered ``(b·heads + h)·n + i`` (queries) and ``(b·heads + h)·m
-    + j`` (values); sums run through PyG message passing with torch-scatter.
+    + j`` (values); sums run through PyG message passing.
     """
 
     graph: AttentionGraph

@@ -41,7 +41,7 @@ def report(file: TextIO, distributions: Iterable[metadata.Distribution] | None =
     problems += installation.package_problems()
 
     lines += ["devices", *(f"  {device}" for device in installation.devices())]
-    lines += [f"scatter   {installation.scatter_backend()}", f"java      {installation.java()}"]
+    lines.append(f"java      {installation.java()}")
 
     damaged = installation.damaged_files()
     lines.append(f"files     checkpoint, presets and settings are {'NOT ' * bool(damaged)}usable")

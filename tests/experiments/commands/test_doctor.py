@@ -106,13 +106,13 @@ def report(**arguments) -> tuple[int, str]:
     return code, out.getvalue()
 
 
-def test_report_names_versions_devices_scatter_java_and_adapters(tmp_path):
+def test_report_names_versions_devices_java_and_adapters(tmp_path):
     install_attngraph(tmp_path)
     distributions = list(metadata.distributions(path=[str(tmp_path)]))
     code, text = report(distributions=distributions)
     for name in (*installation.REQUIRED, *installation.OPTIONAL):
         assert f"\n  {name} " in text
-    for start in ("versions", "devices", "scatter ", "java ", "files ", "adapters "):
+    for start in ("versions", "devices", "java ", "files ", "adapters "):
         assert any(line.startswith(start) for line in text.splitlines()), start
     assert metadata.version("torch") in text
     assert code == 0 and text.endswith("no problems found\n"), text

@@ -106,15 +106,7 @@ def test_its_folder_is_known(whole, stopped):
     assert owner(whole) == owner(stopped) == "pretrain"
 
 
-@pytest.fixture
-def interrupts():
-    """Ctrl-C as in a terminal: in a job in the background it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interrupts")
+@pytest.mark.usefixtures("handled_signals")
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_stopped_run_ends_like_an_unstopped_one(number, code, whole, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"

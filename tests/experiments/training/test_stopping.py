@@ -46,6 +46,7 @@ CASES = [(number, group) for number in (signal.SIGKILL, *SIGNALS) for group in (
 LINE = "stopped; finished cells are in {}, the same command goes on from there"
 
 
+@pytest.mark.usefixtures("handled_signals")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_is_handled_and_the_second_does_as_before(number):
     handlers = [signal.getsignal(other) for other in SIGNALS]
