@@ -1,5 +1,5 @@
 # `make ablation` and `make test` do all the set-up themselves; `make help` lists the rest.
-.PHONY: help ablation test test-slow lint docs setup clean
+.PHONY: help ablation test test-slow test-lowest lint docs setup clean
 .DEFAULT_GOAL := help
 
 PYTHON   ?=
@@ -24,6 +24,7 @@ help:
 	@echo "                more options: make ablation ARGS='--seed 1 --out runs/other'"
 	@echo "make test       the tests: set-up, then about 8 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
 	@echo "make test-slow  the tests that take longer, such as long commands of the docs"
+	@echo "make test-lowest  some of the tests with the lowest versions that setup.py allows, in $(VENV)-lowest"
 	@echo "make lint       ruff check, ruff format --check and mypy"
 	@echo "make docs       the documentation, into $(SITE); needs no network, fails on warnings and broken links"
 	@echo "make setup      only the set-up; also repairs an environment that broke"
@@ -43,6 +44,14 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(PYTEST) -m slow $(TESTARGS)
+
+# Versions are bounded in setup.py; these tests pass through most of what the packages are asked for.
+LOWEST = adapters/test_contract.py adapters/peft/test_saving.py adapters/peft/test_loading.py attngraph/test_graph.py \
+	attngraph/test_convert.py analysis/plots analysis/test_embedding.py experiments/commands/test_ablation.py
+
+test-lowest:
+	@$(MAKE) --no-print-directory LOWEST=1 VENV=$(VENV)-lowest setup
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n $(CORES) --dist loadfile $(addprefix tests/,$(LOWEST))
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

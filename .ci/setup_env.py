@@ -5,11 +5,13 @@
 1. VENV (default .venv) is created, or begun afresh when an earlier installation into it was cut off.
 2. attngraph is installed in it (editable, with what tests, lint and docs need; without UMAP, spaCy and
    playwright where these can't be had).
+   LOWEST=1 in the environment installs the lowest versions that setup.py allows.
 3. With SCATTER=1 in the environment, torch-scatter is compiled against the torch that step 2 installed.
 VENV/.attngraph-ready is written last. Running it again repairs whatever an interruption left.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -94,10 +96,28 @@ def create_venv(venv: Path) -> Path:
     return python
 
 
+def switched_on(variable: str) -> bool:
+    return os.environ.get(variable, "0") not in ("", "0")
+
+
+def lower_bounds() -> list[str]:
+    """Every requirement of setup.py at its lowest version, as pip's constraints."""
+    text = (ROOT / "setup.py").read_text(encoding="utf-8")
+    required = re.search(r"install_requires=\[(.*?)\n    \]", text, re.DOTALL)
+    assert required is not None
+    return [f"{name}=={version}" for name, version in re.findall(r'"([\w-]+)>=([\d.]+)', required[1])]
+
+
 def install_package(python: Path, venv: Path) -> None:
     say("installing attngraph and what it needs: 1 to 5 minutes the first time, most of it for torch ...")
     (venv / UNFINISHED).touch()
     command = [python, "-m", "pip", "install", "setuptools>=77", "wheel>=0.43", "-e"]
+    if switched_on("LOWEST"):
+        lowest = venv / "lowest.txt"
+        lowest.write_text("\n".join(lower_bounds()), encoding="utf-8")
+        run("installing attngraph", [*command, ".[test]", "-c", lowest], venv / "install.log")
+        (venv / UNFINISHED).unlink()
+        return
     try:
         extras = ".[test,lint,docs,slurm,umap,tagger,browser,hub]"
         run("installing attngraph", [*command, extras], venv / "install.log")
@@ -127,7 +147,7 @@ def main() -> int:
         python = create_venv(venv)
         (venv / STAMP).unlink(missing_ok=True)
         install_package(python, venv)
-        if os.environ.get("SCATTER", "0") not in ("", "0"):
+        if switched_on("SCATTER"):
             install_scatter(python, venv)
     except KeyboardInterrupt:
         say("interrupted. The same command goes on from here.")
