@@ -41,7 +41,7 @@ class GraphBlipTextSelfAttention(BlipTextSelfAttention):
             return split_heads(self.key(states), features), split_heads(self.value(states), features)
 
         key, value = with_cache(self, cache, cross, project)
-        known = Known(is_causal=hub_of(self).notes.get("causal"))
+        known = Known(is_causal=hub_of(self).notes["causal"])
         projected = Projected(query, key, value)
         call = attend(self, projected, attention_mask, rooted_attention, self.dropout.p, known)
         return merge_heads(call.context), call.recorded("weight")

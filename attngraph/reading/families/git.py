@@ -40,9 +40,9 @@ class GraphGitSelfAttention(GitSelfAttention):
         """Which queries and values are of the image; it comes with the first tokens, those in the cache
         included."""
         notes = hub_of(self).notes
-        if notes.get("words") is None:
+        if notes["words"] is None:
             return None, None
-        if n == m or "image" not in notes:
+        if n == m or notes["image"] is None:
             notes["image"] = n - notes["words"]
         side = (torch.arange(m, device=self.query.weight.device) < notes["image"]).expand(b, -1)
         return side[:, m - n :], side
