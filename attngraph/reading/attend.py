@@ -90,8 +90,9 @@ def attend(
         layer_idx = place_of(given.cache, layer_idx, None if cross else key)
     if cross:
         before = _before_cross(hub, module, b, n)
-        if before is not None and before.layer_idx is not None and not isinstance(given.cache, EncoderDecoderCache):
-            layer_idx = before.layer_idx
+        place = None if before is None else before.layer_idx
+        if place is not None and not isinstance(given.cache, EncoderDecoderCache):
+            layer_idx = place
     else:
         told = hub.notes["is_causal"] if known.is_causal is None else known.is_causal
         before = _self_attention(hub, module, mask, told, n, layer_idx)
@@ -152,8 +153,8 @@ def _before_cross(hub: Hub, module: nn.Module, b: int, n: int) -> SelfAttention 
         return None if said is None else said._replace(stored=stored)
     if before is None and hub.listeners and hub.decodes:
         raise UserError(
-            f"{hub.site.name} attends to other states before any self-attention over its {n} queries has run in "
-            f"{type(hub.home).__name__}, so that nothing says which of them are later and which are padding: "
+            f"{hub.site.name} attends to other states before any self-attention over its {n} queries has "
+            f"run in {type(hub.home).__name__}, so that nothing says which of them are later and which are padding: "
             "leave the layer out (layers=...; for adapters exclude=...)"
         )
     return before
@@ -162,8 +163,8 @@ def _before_cross(hub: Hub, module: nn.Module, b: int, n: int) -> SelfAttention 
 def _self_attention(
     hub: Hub, module: nn.Module, mask: Mask, told: bool | None, n: int, layer_idx: int | None
 ) -> SelfAttention | None:
-    """What a self-attention call leaves for the cross-attention after it. None where it would be refused if the
-    layer had listeners.
+    """What a self-attention call leaves for the cross-attention after it. None where it would be refused if
+    the layer had listeners.
 
     Raises:
         UserError: the layer has listeners, its mask orders the queries in a way that no attention graph has,

@@ -54,7 +54,7 @@ class Notes:
     """What a family's hooks leave for its attention modules; each thread has its own.
 
     A thread that was left nothing under a name finds what was left last: where layers run again in the
-    backward pass (gradient checkpointing), autograd runs them in threads of its own, without the outer module.
+    backward pass (gradient checkpointing), autograd runs them in its own threads, without the outer module.
     """
 
     def __init__(self):

@@ -30,7 +30,7 @@ def _note_mask(layer: nn.Module, args: tuple, kwargs: dict) -> None:
 
 
 def _note_cache(model: IdeficsModel, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Note the key/value cache, which Idefics' cross-attention is not given. The model would make it later."""
+    """Note the key/value cache, which cross-attention is not given, and which the model would make later."""
     given = arguments(model, args, kwargs)
     cache = next((x for x in given.values() if isinstance(x, Cache)), None)
     use_cache = given.get("use_cache")

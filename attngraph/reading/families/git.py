@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.models.git.modeling_git import GitModel, GitSelfAttention
 
+from attngraph.reading.arguments import check_known
 from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.families.eager import rooted_attention
 from attngraph.reading.families.mixed import note_words, project
@@ -24,8 +25,9 @@ class GraphGitSelfAttention(GitSelfAttention):
         attention_mask: Tensor | None = None,
         cache=None,
         past_key_values=None,
-        **_,
+        **others,
     ) -> tuple:
+        check_known(self, others)
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
         query, key, value = project(self, hidden_states)
         if cache is not None:
