@@ -154,8 +154,8 @@ def _before_cross(hub: Hub, module: nn.Module, b: int, n: int) -> SelfAttention 
     if before is None and hub.listeners and hub.decodes:
         raise UserError(
             f"{hub.site.name} attends to other states before any self-attention over its {n} queries has "
-            f"run in {type(hub.home).__name__}, so that nothing says which of them are later and which are padding: "
-            "leave the layer out (layers=...; for adapters exclude=...)"
+            f"run in {type(hub.home).__name__}, so that nothing says in which order they are and which are "
+            "padding: leave the layer out (layers=...; for adapters exclude=...)"
         )
     return before
 

@@ -21,8 +21,8 @@ from attngraph.norms import KeptNorms
 from attngraph.reading.projection import shared
 
 NO_PLACE = (
-    "an attention layer does not say where in the key/value cache its keys are, so that the degrees of earlier "
-    "tokens cannot be kept with them: run the model with use_cache=False"
+    "an attention layer does not say where in the key/value cache its keys are, so that the degrees of "
+    "earlier tokens cannot be kept with them: run the model with use_cache=False"
 )
 
 
@@ -198,9 +198,9 @@ def place_of(cache: Any, layer: int | None, key: Tensor | None) -> int | None:
     """Where a layer's degrees can be kept in a key/value cache.
 
     That is its own place; or, where the keys of its self-attention are in another, that one: a layer that
-    runs several times in a pass, or is part of a model several times, has several places (HRM-Text, Zamba 2); or,
-    if it stores no keys and values since it takes those of an earlier layer (Gemma 3n), the last one before
-    that stores some. None if the module does not know its place, and its keys do not tell.
+    runs several times in a pass, or is part of a model several times, has several places (HRM-Text, Zamba 2);
+    or, if it stores no keys and values since it takes those of an earlier layer (Gemma 3n), the last one
+    before that stores some. None if the module does not know its place, and its keys do not tell.
 
     Args:
         cache: the model's.
