@@ -214,7 +214,7 @@ class Hold:
 
 def instrument(model: nn.Module) -> Instrument:
     """Make a model's attention layers visible; nothing else about its output changes. The model may run in
-    several threads at once, and listeners hear the calls of all of them; get and remove handles in one.
+    several threads at once, and listeners hear the calls of all of them; make and remove handles in one.
 
     Raises:
         UserError: the model has no attention layer that can be read, or accelerate has hooks on one of a

@@ -205,7 +205,8 @@ def test_order_and_padding_are_those_of_this_pass(name, cached):
 
 @pytest.mark.parametrize("name", CROSS_FIRST)
 def test_layers_that_run_again_keep_the_order_and_padding_of_their_pass(name):
-    """Gradients of two passes, the second of which has padding, with and without checkpointing."""
+    """Gradients of two passes, the second of which has padding, with and without checkpointing, where layers
+    run again in another thread, as on a GPU."""
     grads = []
     for again in (False, True):
         model, ids = adapted(name, CROSS_FIRST).train(), words(7)
@@ -214,7 +215,9 @@ def test_layers_that_run_again_keep_the_order_and_padding_of_their_pass(name):
             model.gradient_checkpointing_enable()
         mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2])
         passes = [model(**seen_with(name, ids), use_cache=False, attention_mask=x) for x in (None, mask)]
-        sum(output.logits.sum() for output in passes).backward()
+        backward = Thread(target=sum(output.logits.sum() for output in passes).backward)
+        backward.start()
+        backward.join()
         grads.append([x.grad for x in model.parameters() if x.grad is not None])
     for one, two in zip(*grads, strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from attngraph import UserError, capture, record
 from attngraph.backends import edges_of
-from attngraph.reading.degree_cache import DegreeCache
+from attngraph.reading.degree_cache import DegreeCache, degree_cache_of
 from tests.attngraph.reading.running import prompt, read, rows, run
 from tests.attngraph.reading.zoo import FAMILIES, IMAGE, QFORMER, VISION, far_from_zero, pixels, text, words
 
@@ -313,7 +314,7 @@ def hrm_text() -> torch.nn.Module:
 
 @pytest.mark.parametrize("make, layers", [(deepseek_v4, "*.0.*"), (hrm_text, None)])
 def test_caches_of_their_own_kind_keep_degrees(make, layers):
-    """DeepSeek-V4's cache layers are of registered classes; each of HRM-Text's layers has several places."""
+    """DeepSeek-V4's other layers are no graphs; each of HRM-Text's layers has several places."""
     model, ids = make(), words(7)
     whole = record_steps(model, ids, layers, [7])
     for sizes in ([1] * 7, [4, 1, 2]):
@@ -339,6 +340,15 @@ def record_steps(model, ids, layers, sizes) -> dict[str, list[list]]:
                 steps.setdefault(name, []).append(calls[:])
                 calls.clear()
     return steps
+
+
+def test_later_caches_are_not_made_of_layers_that_keep_degrees():
+    """transformers makes a cache of the class that was registered last for a kind of layer."""
+    config = deepseek_v4().config
+    kinds = [type(layer) for layer in DynamicCache(config=config).layers]
+    for place in range(3):
+        degree_cache_of(DynamicCache(config=config), place, "owner", 0)
+    assert [type(layer) for layer in DynamicCache(config=config).layers] == kinds
 
 
 def test_layers_that_attend_to_compressed_entries_are_refused():
