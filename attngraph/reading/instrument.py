@@ -323,8 +323,9 @@ def _configs(model: nn.Module) -> list[PretrainedConfig]:
 
 def _begin(home: nn.Module, args: tuple) -> None:
     """Before an innermost transformers model runs: what was left in its last forward pass is over."""
-    hub = next(hub for part in home.modules() if (hub := find_hub(part)) is not None)
-    hub.hold.flow.begin(home)
+    hub = next((hub for part in home.modules() if (hub := find_hub(part)) is not None), None)
+    if hub is not None:  # a part may have been let go of
+        hub.hold.flow.begin(home)
 
 
 def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
