@@ -16,6 +16,9 @@ from attngraph.precision import widen
 
 LOG2_E = 1 / math.log(2)
 HIDDEN = -1e30  # the score of a hidden edge: its weight is exactly 0, and no arithmetic on it overflows
+HIDES_BELOW = -9e3
+"""An additive mask at or below this hides an edge: models use -1e4, -1e9, the type's lowest number and
+-inf."""
 STRIP = 256  # queries whose mask is looked at together
 
 
@@ -33,7 +36,7 @@ class AttentionScores:
         value: projected values, biases included, ``(b, h, m, d)``.
         scale: the factor of the scores. Default: :math:`1/\sqrt d`.
         mask: broadcastable to ``(b, 1, n, m)``: bool (True = visible), or numbers that are added to the
-            scores, where half of the type's lowest number or less hides an edge. Not trained.
+            scores, where :data:`HIDES_BELOW` or less hides an edge. Not trained.
         query_mask: ``(b, n)`` bool, False for padded queries. Default: all valid.
         triangular: query i sees values up to ``i + m - n`` only (self-attention of a decoder), without a mask
             in memory.
@@ -122,7 +125,7 @@ class AttentionScores:
         seen = None
         if self.mask is not None:
             mask = _cut(self.mask, rows, columns)
-            seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+            seen = mask if mask.dtype == torch.bool else mask > HIDES_BELOW
         if self.query_mask is not None:
             valid = self.query_mask[:, None, rows, None]
             seen = valid if seen is None else seen & valid

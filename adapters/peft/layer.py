@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -193,6 +194,19 @@ class FeedForwardLayer(GraphLayer):
         return (wide + adapter(wide)).to(projected.dtype)
 
 
+class Pending(threading.local):
+    """What :meth:`OutputLayer.listen` leaves for :meth:`OutputLayer.forward`; each thread has its own.
+
+    Attributes:
+        result: the attention output, if it is to be checked, and the scheme's; None before and after.
+    """
+
+    result: tuple[Tensor | None, Tensor] | None = None
+
+    def __reduce__(self):  # copies of a model start anew
+        return Pending, ()
+
+
 class OutputLayer(GraphLayer):
     r"""The output projection :math:`W_o` of an attention layer with a graph adapter.
 
@@ -211,7 +225,7 @@ class OutputLayer(GraphLayer):
 
     def __init__(self, base_layer: nn.Module, name: str):
         super().__init__(base_layer, name)
-        self._pending: tuple[Tensor | None, Tensor] | None = None
+        self._pending = Pending()
         self._checked = False
 
     def make(self, settings: AdapterConfig, scheme: Scheme) -> GraphAdapter:
@@ -225,7 +239,7 @@ class OutputLayer(GraphLayer):
         adapter = self.running()
         if adapter is not None:
             aggregated = adapter.aggregate(call)
-            self._pending = None if self._checked else merge_heads(call.context), aggregated
+            self._pending.result = None if self._checked else merge_heads(call.context), aggregated
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Project the attention output ``(b, n, h·d)`` and join the scheme's, ``(b, n, width)``.
@@ -233,7 +247,7 @@ class OutputLayer(GraphLayer):
         Raises:
             UserError: the attention layer did not call :meth:`listen`, or its output was changed on the way.
         """
-        adapter, pending, self._pending = self.active, self._pending, None
+        adapter, pending, self._pending.result = self.active, self._pending.result, None
         if adapter is None:
             return self.base_layer(hidden_states)
         if pending is None:

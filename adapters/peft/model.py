@@ -40,8 +40,9 @@ class GraphAdapterModel(BaseTuner):
 
     ``peft.get_peft_model`` makes it from a :class:`~adapters.peft.config.GraphAdapterConfig`. A model that
     has LoRA (or another PEFT method) already keeps it: both then train, and are saved, switched off and taken
-    out together, each under its own adapter name. An adapted model runs in one thread at a time, so not under
-    ``nn.DataParallel``; use one process per device.
+    out together, each under its own adapter name. An adapted model may run in several threads at once, as
+    long as none of them adds, switches or removes adapters. It does not run under ``nn.DataParallel``, which
+    copies it; use one process per device.
 
     Args:
         model: the base model, or a ``PeftModel``, whose own model is taken.

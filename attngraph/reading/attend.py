@@ -20,7 +20,7 @@ from attngraph.reading.calls import Call
 from attngraph.reading.degree_cache import place_of
 from attngraph.reading.flow import SelfAttention
 from attngraph.reading.heads import repeat_heads
-from attngraph.reading.hub import Hub, find_hub, hub_of
+from attngraph.reading.hub import Hub, find_hub, hub_of, is_causal
 from attngraph.reading.masks import Mask, Order
 from attngraph.reading.plain import PlainTest
 
@@ -76,23 +76,29 @@ def attend(
         kwargs: what else the model passes; its eager attention gets it.
     """
     hub = hub_of(module)
+    given = hub.given
     query, key, value = projected
     b, h, n, m = max(query.shape[0], key.shape[0]), query.shape[1], query.shape[2], key.shape[2]
     run = partial(eager, module, dropout=0.0, **kwargs)
     test = PlainTest(run, h, key.shape[1], query.shape[-1], value.shape[-1], kwargs, query.device)
     mask = hub.hold.flow.mask(attention_mask, (b, h, n, m))
     cross = _is_cross(hub, module, n, m) if known.cross is None else known.cross
+    if cross and given.cache is None:
+        given.cache = hub.notes.take("cache")
     layer_idx = getattr(module, "layer_idx", None)
-    if layer_idx is not None and hub.cache is not None:
-        layer_idx = place_of(hub.cache, layer_idx)
+    if given.cache is not None:
+        layer_idx = place_of(given.cache, layer_idx, None if cross else key)
     if cross:
-        before = hub.hold.flow.before(hub.home, b, n)
-        if before.layer_idx is not None and not isinstance(hub.cache, EncoderDecoderCache):
-            layer_idx = before.layer_idx
+        before = _before_cross(hub, module, b, n)
+        place = None if before is None else before.layer_idx
+        if place is not None and not isinstance(given.cache, EncoderDecoderCache):
+            layer_idx = place
     else:
-        is_causal = hub.notes.get("is_causal") if known.is_causal is None else known.is_causal
-        before = _self_attention(hub, module, mask, is_causal, n)
-        hub.hold.flow.note(hub.home, b, n, before)
+        told = hub.notes["is_causal"] if known.is_causal is None else known.is_causal
+        before = _self_attention(hub, module, mask, told, n, layer_idx)
+        if before is not None:
+            hub.hold.flow.note(hub.home, b, n, before)
+    before = SelfAttention() if before is None else before
     call = Call(
         site=hub.site,
         kind="cross" if cross else "self",
@@ -103,14 +109,15 @@ def attend(
         value=repeat_heads(value, b, h),
         visible=mask.visible,
         query_mask=before.queries if known.query_mask is None else known.query_mask,
-        source=hub.source,
-        cache=hub.cache,
+        source=given.source,
+        cache=given.cache,
         layer_idx=layer_idx,
         dropout=dropout if module.training else 0.0,
         sides=known.sides,
         sees=mask.sees,
         valid=before.valid and known.query_mask is None,
-        wanted=hub.wanted,
+        stored=before.stored,
+        wanted=given.wanted,
         eager=partial(run, query, key, value, _additive(attention_mask, query.dtype)),
         scale=kwargs.get("scaling"),
         plain=partial(test.passed, hub.plain) if mask.pure else None,
@@ -124,38 +131,68 @@ def attend(
 def _is_cross(hub: Hub, module: nn.Module, n: int, m: int) -> bool:
     """Whether the values are other nodes than the queries. Where there are fewer than the module was given
     states, and as many queries, they are the queries' own, pooled (SegFormer)."""
-    if hub.source is not None or "Cross" in type(module).__name__:
+    if hub.given.source is not None or "Cross" in type(module).__name__:
         return True
-    return n != m and hub.cache is None and hub.states != n
+    return n != m and hub.given.cache is None and hub.given.states != n
 
 
-def _self_attention(hub: Hub, module: nn.Module, mask: Mask, is_causal: bool | None, n: int) -> SelfAttention:
-    """What a self-attention call leaves for the cross-attention after it.
+def _before_cross(hub: Hub, module: nn.Module, b: int, n: int) -> SelfAttention | None:
+    """What self-attention says of the queries of cross-attention: in the mask that an outer module was given
+    for it (a family notes that), or in the call before in this forward pass. None if there is neither.
 
     Raises:
-        UserError: its mask orders the queries in a way that no attention graph has, and the layer does not
-            say that they are in no order, as in an encoder whose windows reach further one way than the
-            other.
+        UserError: the layer has listeners, and there is neither in a model that orders its queries in time.
     """
-    word = getattr(module, "is_causal", None)
+    before, noted = hub.hold.flow.before(hub.home, b, n), hub.notes.take("self_attention")
+    if noted is not None:
+        mask, place = noted
+        read = hub.hold.flow.mask(mask, (b, 1, n, n if mask is None else mask.shape[-1]))
+        stored = before is not None and before.layer_idx is not None
+        layer_idx = before.layer_idx if before is not None and stored else place
+        said = _self_attention(hub, module, read, True, n, layer_idx)
+        return None if said is None else said._replace(stored=stored)
+    if before is None and hub.listeners and hub.decodes:
+        raise UserError(
+            f"{hub.site.name} attends to other states before any self-attention over its {n} queries has "
+            f"run in {type(hub.home).__name__}, so that nothing says in which order they are and which are "
+            "padding: leave the layer out (layers=...; for adapters exclude=...)"
+        )
+    return before
+
+
+def _self_attention(
+    hub: Hub, module: nn.Module, mask: Mask, told: bool | None, n: int, layer_idx: int | None
+) -> SelfAttention | None:
+    """What a self-attention call leaves for the cross-attention after it. None where it would be refused if
+    the layer had listeners.
+
+    Raises:
+        UserError: the layer has listeners, its mask orders the queries in a way that no attention graph has,
+            and it does not say that they are in no order, as in an encoder whose windows reach further one
+            way than the other.
+    """
+    word = is_causal(module)
+    cached = hub.given.cache is not None
     order = Order(
-        call=is_causal,
+        call=told,
         module=word,
         masked=mask.visible is not None,
         mask=mask.order,
         queries=n,
-        cached=hub.cache is not None,
+        cached=cached,
         generates=hub.hold.generates,
+        decodes=word is None and hub.decodes,
     )
-    word = word if is_causal is None else is_causal
-    if mask.order == "unclear" and (word is not False or hub.cache is not None):
+    word = word if told is None else told
+    if mask.order == "unclear" and (word is not False or cached):
+        if not hub.listeners:
+            return None
         raise UserError(
             f"{hub.site.name}: its mask shows a query a later one that does not see it in turn, so that the "
             "queries are ordered neither one by one nor in blocks, nor unordered: leave the layer out "
             "(layers=...; for adapters exclude=...)"
         )
     causal = order.causal
-    layer_idx = getattr(module, "layer_idx", None)
     return SelfAttention(causal, mask.span if causal else None, mask.queries, mask.valid, layer_idx)
 
 

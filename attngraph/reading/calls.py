@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
-from attngraph.reading.degree_cache import check_grows, degree_cache_of
+from attngraph.reading.degree_cache import NO_PLACE, check_grows, degree_cache_of
 from attngraph.reading.heads import repeat_heads
 from attngraph.reading.outputs import Metric, widths
 from attngraph.reading.prepend import check_prepended, prepended
@@ -85,7 +85,8 @@ class Call:
         source: the states that cross-attention attends to, where the module was given them.
         cache: the model's key/value cache.
         layer_idx: the layer's place in the cache, or, for cross-attention whose own place holds the other
-            side (Mllama's), that of the self-attention before it.
+            side (Mllama's), that of the self-attention before it, or of the first one if there is none.
+        stored: whether the keys and values of the queries are in the cache there by now.
         dropout: its probability; 0 in evaluation.
         sides: modalities of queries and values, as far as a family says (see
             :class:`attngraph.AttentionGraph`).
@@ -116,6 +117,7 @@ class Call:
     source: Tensor | None
     cache: Any
     layer_idx: int | None
+    stored: bool
     dropout: float
     sides: tuple[str | Tensor | None, str | Tensor | None]
     sees: bool
@@ -328,11 +330,19 @@ class Call:
         Args:
             graph: this call's graph, in whatever form (sparse, some heads) it has in every step.
             owner: who keeps degrees; every owner has its own.
+
+        Raises:
+            UserError: degrees of earlier queries were not kept.
         """
-        if not graph.causal or self.cache is None or self.layer_idx is None:
+        if not graph.causal or self.cache is None:
+            return graph
+        if self.layer_idx is None:
+            if self.cache.get_seq_length() > self.query.shape[2]:
+                raise UserError(f"{self.site.name}: {NO_PLACE}")
             return graph
         name = f"{owner} {self.kind} {self.site.name}"
-        degrees = degree_cache_of(self.cache, self.layer_idx, name, self.query.shape[2])
+        queries = self.query.shape[2] if self.stored else 0
+        degrees = degree_cache_of(self.cache, self.layer_idx, name, queries)
         start = self.tokens - graph.shape[3] if self.kind == "self" else 0
         kept = self.kind == "cross" and not torch.is_grad_enabled()  # without gradients
         norms = degrees.norms_of(graph.value) if kept else None
@@ -342,10 +352,11 @@ class Call:
 
     @property
     def tokens(self) -> int:
-        """How many tokens self-attention has seen, those included whose values a cache has dropped again."""
+        """How many tokens self-attention has seen, these and those included whose values a cache has dropped
+        again."""
         if self.cache is None or self.layer_idx is None:
             return self.value.shape[2]
-        return int(self.cache.get_seq_length(self.layer_idx))
+        return int(self.cache.get_seq_length(self.layer_idx)) + (0 if self.stored else self.query.shape[2])
 
 
 def attentions_wanted() -> bool:

@@ -18,6 +18,12 @@ from transformers.cache_utils import DummyLayer, EncoderDecoderCache, StaticLaye
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph, PastDegree
 from attngraph.norms import KeptNorms
+from attngraph.reading.projection import shared
+
+NO_PLACE = (
+    "an attention layer does not say where in the key/value cache its keys are, so that the degrees of "
+    "earlier tokens cannot be kept with them: run the model with use_cache=False"
+)
 
 
 class DegreeCache:
@@ -176,7 +182,9 @@ def _with_degrees(layer: Any) -> _KeepsDegrees:
 def _blank(base: type) -> _KeepsDegrees:
     """An instance without attributes of a cache layer's class, extended to keep degrees."""
     if base not in _extended:
-        _extended[base] = type(f"{base.__name__}WithDegrees", (_KeepsDegrees, base), {})
+        # transformers makes the caches of other models of a class that names a kind of layer
+        kind = type(f"{base.__name__}WithDegrees", (_KeepsDegrees, base), {"_layer_type": None})
+        _extended[base] = kind
     kind = _extended[base]
     return kind.__new__(kind)
 
@@ -186,13 +194,37 @@ def _self_attention(cache: Any) -> Any:
     return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
 
 
-def place_of(cache: Any, layer: int) -> int:
-    """Where a layer's degrees can be kept in a key/value cache: its own place, or, if it stores no keys and
-    values there since it takes those of an earlier layer (Gemma 3n), the last one before that stores some."""
+def place_of(cache: Any, layer: int | None, key: Tensor | None) -> int | None:
+    """Where a layer's degrees can be kept in a key/value cache.
+
+    That is its own place; or, where the keys of its self-attention are in another, that one: a layer that
+    runs several times in a pass, or is part of a model several times, has several places (HRM-Text, Zamba 2);
+    or, if it stores no keys and values since it takes those of an earlier layer (Gemma 3n), the last one
+    before that stores some. None if the module does not know its place, and its keys do not tell.
+
+    Args:
+        cache: the model's.
+        layer: its own place, as far as the module knows.
+        key: its keys, those in the cache included; None for cross-attention.
+    """
     layers = _self_attention(cache).layers
-    while layer > 0 and (layer >= len(layers) or isinstance(layers[layer], DummyLayer)):
+
+    def holds(k: int) -> bool:
+        return key is not None and shared(getattr(layers[k], "keys", None), key)
+
+    if layer is None or layer >= len(layers) or not holds(layer):
+        layer = next(filter(holds, range(len(layers))), layer)
+    while layer is not None and layer > 0 and (layer >= len(layers) or isinstance(layers[layer], DummyLayer)):
         layer -= 1
     return layer
+
+
+def _layer_of(cache: Any, layer: int) -> Any:
+    """A layer of a key/value cache, made as the cache makes it if nothing was stored there yet."""
+    store = _self_attention(cache)
+    while len(store.layers) <= layer:
+        store.layers.append(store.layer_class_to_replicate())
+    return store.layers[layer]
 
 
 def check_grows(cache: Any, layer: int) -> None:
@@ -201,7 +233,7 @@ def check_grows(cache: Any, layer: int) -> None:
     Raises:
         UserError: it is of fixed length.
     """
-    if isinstance(_self_attention(cache).layers[layer], StaticLayer):
+    if isinstance(_layer_of(cache, layer), StaticLayer):
         raise UserError(
             "a static key/value cache has places without tokens, which an attention graph would take for "
             "values: use a DynamicCache"
@@ -221,15 +253,17 @@ def degree_cache_of(cache: Any, layer: int, name: str, queries: int) -> DegreeCa
         queries: how many queries the current call adds; their keys are in the cache already.
 
     Raises:
-        UserError: the cache holds tokens whose degrees were not kept, or is of fixed length.
+        UserError: the cache holds tokens whose degrees were not kept, none of these queries, or is of fixed
+            length.
     """
     check_grows(cache, layer)
-    store = _self_attention(cache)
-    kept = store.layers[layer]
+    kept = _layer_of(cache, layer)
     if not isinstance(kept, _KeepsDegrees):
-        kept = store.layers[layer] = _with_degrees(kept)
+        kept = _self_attention(cache).layers[layer] = _with_degrees(kept)
     degrees = kept.degrees.setdefault(name, DegreeCache())
     earlier = kept.get_seq_length() - queries
+    if earlier < 0:
+        raise UserError(NO_PLACE)
     if earlier != degrees.length:
         raise UserError(
             f"the key/value cache holds {earlier} earlier tokens, but the attention graph saw "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import NamedTuple
 
@@ -9,6 +10,14 @@ import torch
 from torch import Tensor
 
 from attngraph.reading.masks import Mask, read_mask
+
+
+class _Left:
+    """What calls leave: masks that were read, and self-attention by ``home``, ``b`` and ``n``."""
+
+    def __init__(self):
+        self.masks: list[tuple] = []
+        self.calls: dict[tuple[object, int, int], SelfAttention] = {}
 
 
 class SelfAttention(NamedTuple):
@@ -20,6 +29,7 @@ class SelfAttention(NamedTuple):
         queries: which of them are valid, bool ``(b, n)``; None if all are.
         valid: whether all are.
         layer_idx: the layer's place in the key/value cache.
+        stored: whether its keys and values are in the cache by now.
     """
 
     causal: bool = False
@@ -27,39 +37,56 @@ class SelfAttention(NamedTuple):
     queries: Tensor | None = None
     valid: bool = True
     layer_idx: int | None = None
+    stored: bool = True
 
 
 class Flow:
-    """What the calls of one model share: a mask is read once, and cross-attention follows the self-attention
-    call before it over as many queries in the same part (``home``, the innermost transformers model)."""
+    """What the calls of one model share, in each thread for itself: a mask is read once, and cross-attention
+    follows the self-attention call before it in the same forward pass, over as many queries in the same part
+    (``home``, the innermost transformers model)."""
 
     KEPT = 8  # numbers of queries whose last self-attention is remembered
 
     def __init__(self):
-        self._masks: list[tuple] = []
-        self._last: dict[tuple[object, int, int], SelfAttention] = {}
+        self._own = threading.local()
+        self._latest = _Left()
 
     def __reduce__(self):  # copies of a model start anew
         return Flow, ()
 
+    @property
+    def _left(self) -> _Left:
+        """What this thread's calls left. Autograd's threads, where layers run again in the backward pass
+        (gradient checkpointing), begin no pass: they find that of the last thread that did."""
+        return getattr(self._own, "left", self._latest)
+
+    def begin(self, home: object) -> None:
+        """A forward pass of ``home`` begins: forget the self-attention of the one before."""
+        if not hasattr(self._own, "left"):
+            self._own.left = _Left()
+        left = self._latest = self._own.left
+        left.calls = {key: call for key, call in left.calls.items() if key[0] is not home}
+
     def mask(self, mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
         """:func:`attngraph.reading.masks.read_mask`, once for all layers that get the same tensor."""
-        for kept, key, read in self._masks:
+        left = self._left
+        for kept, key, read in left.masks:
             if mask is not None and kept() is mask and key == (shape[0], *shape[2:], mask._version):
                 return read
         read = read_mask(mask, shape)
         if mask is not None and not (mask.is_inference() or torch.is_inference_mode_enabled()):
-            self._masks = [entry for entry in self._masks if entry[0]() is not None][-self.KEPT :]
-            self._masks.append((weakref.ref(mask), (shape[0], *shape[2:], mask._version), read))
+            left.masks = [entry for entry in left.masks if entry[0]() is not None][-self.KEPT :]
+            left.masks.append((weakref.ref(mask), (shape[0], *shape[2:], mask._version), read))
         return read
 
     def note(self, home: object, b: int, n: int, call: SelfAttention) -> None:
         """Remember a self-attention call over ``n`` queries of ``b`` examples."""
-        self._last.pop((home, b, n), None)
-        self._last[home, b, n] = call
-        while len(self._last) > self.KEPT:
-            del self._last[next(iter(self._last))]
+        calls = self._left.calls
+        calls.pop((home, b, n), None)
+        calls[home, b, n] = call
+        while len(calls) > self.KEPT:
+            del calls[next(iter(calls))]
 
-    def before(self, home: object, b: int, n: int) -> SelfAttention:
-        """The last such call, or what is true of none."""
-        return self._last.get((home, b, n), SelfAttention())
+    def before(self, home: object, b: int, n: int) -> SelfAttention | None:
+        """The last such call in this forward pass, if there was one."""
+        return self._left.calls.get((home, b, n))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+import inspect
+import threading
+from collections.abc import Callable, Hashable
+from functools import cache, cached_property
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 
@@ -28,35 +31,100 @@ class Holder(Protocol):
     def generates(self) -> bool: ...
 
 
+class Given(threading.local):
+    """What an attention module was given in the forward pass that is running; each thread has its own.
+
+    Attributes:
+        source: the states to attend to among its arguments, if any.
+        states: how many states it was given, if those of one kind only.
+        cache: the key/value cache among them, if any.
+        wanted: whether it was asked for its weights (``output_attentions``).
+    """
+
+    source: Tensor | None = None
+    states: int | None = None
+    cache: Any = None
+    wanted: bool = False
+
+    def __reduce__(self):  # copies of a model start anew
+        return Given, ()
+
+
+class Notes:
+    """What a family's hooks leave for its attention modules; each thread has its own.
+
+    A thread that was left nothing under a name finds what was left last: where layers run again in the
+    backward pass (gradient checkpointing), autograd runs them in its own threads, without the outer module.
+    """
+
+    def __init__(self):
+        self._own = threading.local()
+        self._last: dict[str, Any] = {}
+
+    def __reduce__(self):  # copies of a model start anew
+        return Notes, ()
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        vars(self._own)[name] = self._last[name] = value
+
+    def __getitem__(self, name: str) -> Any:
+        """What was left under a name; None if nothing was."""
+        return vars(self._own).get(name, self._last.get(name))
+
+    def take(self, name: str) -> Any:
+        """What was left in this thread, once; None if nothing was."""
+        self._last.pop(name, None)
+        return vars(self._own).pop(name, None)
+
+
 class Hub:
     """What an attention module carries while it is instrumented, as ``module.attngraph``.
 
     Args:
         site: its first description; several handles may have their own.
         hold: what the modules of a model have in common.
-        home: the innermost transformers model that holds the module.
+        home: the innermost transformers model that holds the module; else what was instrumented.
 
     Attributes:
         listeners: called with each :class:`attngraph.reading.calls.Call`.
-        source: the states to attend to among the arguments of the forward pass that is running, if any.
-        states: how many states that pass was given, if those of one kind only.
-        cache: the key/value cache among them, if any.
-        wanted: whether the module was asked for its weights (``output_attentions``).
+        given: the arguments of the forward pass that is running.
         plain: whether its eager attention is a plain softmax, by the settings that it runs with.
         notes: what a family's hooks leave for its attention modules.
         projections: what its query projection put out.
     """
 
-    def __init__(self, site: Site, hold: Holder, home: object):
+    def __init__(self, site: Site, hold: Holder, home: nn.Module):
         self.site, self.hold, self.home = site, hold, home
         self.listeners: list[Callable[[Call], None]] = []
-        self.source: Tensor | None = None
-        self.states: int | None = None
-        self.cache: Any = None
-        self.wanted = False
+        self.given = Given()
         self.plain: dict[tuple, bool] = {}
-        self.notes: dict[str, Any] = {}
+        self.notes = Notes()
         self.projections = Projections()
+
+    @cached_property
+    def decodes(self) -> bool:
+        """Whether ``home`` orders the queries of self-attention in time: it makes causal masks, or another of
+        its attention modules says so."""
+        hubs = (hub for part in self.home.modules() if (hub := find_hub(part)) is not None)
+        others = (hub for hub in hubs if hub is not self and hub.home is self.home)
+        return makes_causal_masks(cast(Hashable, type(self.home))) or any(
+            is_causal(hub.site.module) for hub in others
+        )
+
+
+def is_causal(module: nn.Module) -> bool | None:
+    """What an attention module says of the order of its queries: ``is_causal``, or ``is_decoder`` where the
+    former is False, its default in some families, in a decoder too. None if it says nothing."""
+    return bool(getattr(module, "is_decoder", False)) or getattr(module, "is_causal", None)
+
+
+@cache
+def makes_causal_masks(kind: Hashable) -> bool:
+    """Whether a model's class calls one of transformers' functions that make causal masks."""
+    assert isinstance(kind, type)
+    functions = [f for base in kind.__mro__ for f in vars(base).values() if inspect.isfunction(f)]
+    names = (name for f in functions for name in inspect.unwrap(f).__code__.co_names)
+    return any(name.startswith("create_") and "causal_mask" in name for name in names)
 
 
 def find_hub(module: nn.Module) -> Hub | None:

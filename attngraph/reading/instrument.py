@@ -128,12 +128,18 @@ class Hold:
             self._take_config(config)
         for name, module, parent in _attention_modules(handle.model):
             handle.sites[name] = self._take_attention(handle.model, name, module, parent)
-        changed = [entry.module for entry in self.modules]
+        homes = {hub_of(site.module).home for site in handle.sites.values()}
+        known = {entry.module for entry in self.modules}
         for module in handle.model.modules():
-            note = hook_of(type(module))
-            if note is not None and not any(module is other for other in changed):
-                hook = module.register_forward_pre_hook(note, with_kwargs=True)
-                self.modules.append(ChangedModule(module, type(module), [hook]))
+            note, hooks = hook_of(type(module)), []
+            if module in known:
+                continue
+            if module in homes:
+                hooks.append(module.register_forward_pre_hook(_begin))
+            if note is not None:
+                hooks.append(module.register_forward_pre_hook(note, with_kwargs=True))
+            if hooks:
+                self.modules.append(ChangedModule(module, type(module), hooks))
         self.handles.append(handle)
         handle.hold = self
 
@@ -207,8 +213,8 @@ class Hold:
 
 
 def instrument(model: nn.Module) -> Instrument:
-    """Make a model's attention layers visible; nothing else about its output changes. Use it in one thread at
-    a time.
+    """Make a model's attention layers visible; nothing else about its output changes. The model may run in
+    several threads at once, and listeners hear the calls of all of them; make and remove handles in one.
 
     Raises:
         UserError: the model has no attention layer that can be read, or accelerate has hooks on one of a
@@ -315,19 +321,27 @@ def _configs(model: nn.Module) -> list[PretrainedConfig]:
     return configs
 
 
+def _begin(home: nn.Module, args: tuple) -> None:
+    """Before an innermost transformers model runs: what was left in its last forward pass is over."""
+    hub = next((hub for part in home.modules() if (hub := find_hub(part)) is not None), None)
+    if hub is not None:  # a part may have been let go of
+        hub.hold.flow.begin(home)
+
+
 def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     """Before an attention module runs: note what it is given to attend to, and which cache."""
     given = arguments(module, args, kwargs)
     hub = hub_of(module)
     sources = [given[name] for name in SOURCES if isinstance(given.get(name), Tensor)]
-    hub.source = next((source for source in sources if source is not given.get("hidden_states")), None)
-    hub.states = _count_states(given)
-    hub.cache = next((value for value in given.values() if isinstance(value, Cache)), None)
+    now = hub.given
+    now.source = next((source for source in sources if source is not given.get("hidden_states")), None)
+    now.states = _count_states(given)
+    now.cache = next((value for value in given.values() if isinstance(value, Cache)), None)
     hub.projections.begin(module, given)
     wanted = given.get("output_attentions")
     if wanted is None:
         wanted = getattr(getattr(module, "config", None), "output_attentions", False)
-    hub.wanted = bool(wanted)
+    now.wanted = bool(wanted)
 
 
 def _count_states(given: dict[str, Any]) -> int | None:
@@ -344,5 +358,5 @@ def _after(module: nn.Module, args: tuple, output: object) -> None:
     """After it ran: let go of that."""
     hub = find_hub(module)
     if hub is not None:
-        hub.source = hub.cache = None
+        hub.given.source = hub.given.cache = None
         hub.projections.end()

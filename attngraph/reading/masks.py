@@ -8,9 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-HIDES_BELOW = -9e3
-"""An additive mask at or below this hides an edge: models use -1e4, -1e9, the type's lowest number and
--inf."""
+from attngraph.scores import HIDES_BELOW
 
 
 class Mask(NamedTuple):
@@ -124,6 +122,7 @@ class Order(NamedTuple):
         queries: how many queries there are.
         cached: whether the call has a key/value cache.
         generates: whether the model generates text.
+        decodes: whether the innermost model that holds the module orders its queries.
     """
 
     call: bool | None
@@ -133,6 +132,7 @@ class Order(NamedTuple):
     queries: int
     cached: bool
     generates: bool = False
+    decodes: bool = False
 
     @property
     def causal(self) -> bool:
@@ -143,7 +143,8 @@ class Order(NamedTuple):
         itself causal (which transformers' SDPA would act upon). Queries that all see each other are the whole
         input of an encoder, or what others follow: so it is where there is a cache, where the call says that
         it is causal, and where the module says so in a model that generates text. A single query is ordered
-        if it goes on from a cache.
+        if it goes on from a cache, unless the call says that it is not, or the module does and the model
+        does not generate text; without one if the module says so, or, where that says nothing, its model.
         """
         word = self.module if self.call is None else self.call
         if self.mask in ("causal", "blocks"):
@@ -152,5 +153,5 @@ class Order(NamedTuple):
             followed = self.cached and word is not False
             return followed or bool(self.call) or (self.generates and bool(self.module))
         if self.queries == 1 and self.cached:
-            return word is not False
-        return self.masked and bool(word)
+            return word is not False or (self.generates and self.call is None)
+        return self.masked and (self.decodes if word is None else word)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import threading
 from collections.abc import Callable, Hashable, Iterator
 from functools import cache, partial
 from typing import cast
@@ -30,22 +31,38 @@ SLACK = 1e-5
 """By which norms may differ, as a share; in half precision four of its steps."""
 
 
-class Projections:
-    """What an attention module's query projection and query norm put out in the forward pass that is running.
+class _Running(threading.local):
+    """What :class:`Projections` knows of the forward pass that is running; each thread has its own.
 
     Attributes:
         rotates: whether the module seems to rotate: it has a part of such a name, calls a function of such a
             name, or was given cosines and sines.
+        outputs: of projection and norm.
+        turn: cosines and sines, if it was given such a pair.
+        scales: by which it may multiply queries.
+        start: how many queries have called attention.
     """
 
+    rotates = False
+    outputs: tuple[Tensor, ...] = ()
+    turn: object = None
+    scales: tuple[float, ...] = ()
+    start = 0
+
+    def __reduce__(self):  # copies of a model start anew
+        return _Running, ()
+
+
+class Projections:
+    """What an attention module's query projection and query norm put out in the forward pass that is
+    running."""
+
+    _lock = threading.Lock()
+
     def __init__(self):
-        self.rotates = False
+        self._now = _Running()
         self._built: bool | None = None
         self._watched: list[tuple] = []  # child, handle of its hook
-        self._outputs: list[Tensor] = []
-        self._turn: object = None
-        self._scales: tuple[float, ...] = ()
-        self._start = 0
 
     def begin(self, module: nn.Module, given: dict) -> None:
         """Before the module runs on the arguments ``given``: put hooks on the children that it has now."""
@@ -57,20 +74,26 @@ class Projections:
                 *_called(cast(Hashable, type(module))),
             )
             self._built = any(PARTS.search(name) for name in parts)
-        self._turn = given.get("position_embeddings")
+        now = self._now
+        now.turn = given.get("position_embeddings")
         told = any(x is not None and ARGUMENTS.search(name) for name, x in given.items())
-        self.rotates = self._built or told or isinstance(self._turn, tuple)
+        now.rotates = self._built or told or isinstance(now.turn, tuple)
         scales = (getattr(module, name, None) for name in SCALES)
-        self._scales = tuple(scale for scale in scales if isinstance(scale, float))
-        self._outputs, self._start = [], 0
+        now.scales = tuple(scale for scale in scales if isinstance(scale, float))
+        now.outputs, now.start = (), 0
         children = [x for name, x in module.named_children() if QUERY.search(name)]
-        if [id(child) for child in children] != [id(child) for child, _ in self._watched]:
-            self.remove()
-            self._watched = [(child, child.register_forward_hook(self._note)) for child in children]
+        if not self._watches(children):
+            with self._lock:
+                if not self._watches(children):
+                    self.remove()
+                    self._watched = [(child, child.register_forward_hook(self._note)) for child in children]
+
+    def _watches(self, children: list[nn.Module]) -> bool:
+        return [id(child) for child in children] == [id(child) for child, _ in self._watched]
 
     def end(self) -> None:
         """After it ran: let go of what was recorded."""
-        self._outputs, self._turn = [], None
+        self._now.outputs, self._now.turn = (), None
 
     def remove(self) -> None:
         """Take the hooks off."""
@@ -84,16 +107,17 @@ class Projections:
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return
         if "norm" not in type(child).__name__.lower() or (
-            args and any(_shared(args[0], x) for x in self._outputs)
+            args and any(shared(args[0], x) for x in self._now.outputs)
         ):
-            self._outputs.append(output)
+            self._now.outputs += (output,)
 
     def of(self, query: Tensor) -> Callable[[], tuple[Tensor | None, bool]]:
         """:func:`unrotated` for the queries of a call. A module that calls attention several times with
         slices of one projection calls it in their order."""
-        start, self._start = self._start, self._start + query.shape[0] * query.shape[2]
-        scales = (*self._scales, query.shape[-1] ** -0.5)
-        return partial(unrotated, query, tuple(self._outputs), start, self._turn, scales, self.rotates)
+        now = self._now
+        start, now.start = now.start, now.start + query.shape[0] * query.shape[2]
+        scales = (*now.scales, query.shape[-1] ** -0.5)
+        return partial(unrotated, query, now.outputs, start, now.turn, scales, now.rotates)
 
 
 @cache
@@ -129,7 +153,7 @@ def unrotated(
     """
     if not outputs:
         return None, rotates
-    if any(_shared(output, query) for output in outputs):
+    if any(shared(output, query) for output in outputs):
         return None, False
     norms = _norms(query)
     for factor in _factors(turn, scales):
@@ -219,6 +243,6 @@ def _factor(turn: object) -> float | None:
     return None if abs(factor - 1) < 1e-3 else factor
 
 
-def _shared(x: object, y: Tensor) -> bool:
+def shared(x: object, y: Tensor) -> bool:
     """Whether two tensors lie in the same memory."""
     return isinstance(x, Tensor) and x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()

@@ -17,6 +17,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import count
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -110,7 +111,8 @@ def record(
         ``{module name: [graph of the first call, of the second, ...]}``
 
     Raises:
-        UserError: as :func:`capture`; for layers that were not seen, at the end of the with block.
+        UserError: as :func:`capture`; for layers that were not seen, at the end of the with block; in a
+            thread that runs the model while another does.
     """
     rules: dict[str, Any] = {"top_k": top_k, "threshold": threshold, "mass": mass}
     if all(rule is None for rule in rules.values()):
@@ -150,7 +152,13 @@ class _Reader:
         self.seen: set[str] = set()
         self.handle = instrument(model)
         self.modalities = Modalities(model)
-        self._undo: list[Callable[[], None]] = [self.modalities.remove, self.handle.remove]
+        self._running: dict[str, int] = {}
+        self._undo: list[Callable[[], None]] = [
+            self.modalities.remove,
+            self.handle.remove,
+            model.register_forward_pre_hook(self._enter).remove,
+            model.register_forward_hook(self._leave, always_call=True).remove,
+        ]
         sites = self.handle.sites
         inside = {id(part) for site in sites.values() for part in site.module.modules()}
         around = {id(part) for name in sites for part in _above(model, name)}
@@ -198,6 +206,23 @@ class _Reader:
                 "no attention layer ran: run the model inside the with block, on inputs that reach the "
                 "chosen layers (cross-attention needs an encoder's states)"
             )
+
+    def _enter(self, model: nn.Module, args: tuple) -> None:
+        """The model is about to run.
+
+        Raises:
+            UserError: it runs in another thread already.
+        """
+        if self._running.setdefault("thread", get_ident()) != get_ident():
+            raise UserError(
+                "two threads run a model whose graphs are read, and a graph does not say whose it is: run "
+                "one at a time"
+            )
+
+    def _leave(self, model: nn.Module, args: tuple, output: object) -> None:
+        """The model has run, or failed."""
+        if self._running.get("thread") == get_ident():
+            del self._running["thread"]
 
     def _note(self, name: str, module: nn.Module, args: tuple) -> None:
         """A chosen layer is about to run."""

@@ -54,6 +54,15 @@ def test_degrees_are_those_of_the_graph(kind):
     )
 
 
+@pytest.mark.parametrize("hides", [-1e4, -1e9, -torch.inf])
+def test_what_hides_an_edge_from_attention_hides_it_in_degrees(hides):
+    told = random_scores(bool_mask=True)
+    told = replace(told, mask=told.mask | ~told.mask.any(-1, keepdim=True))
+    added = replace(told, mask=torch.zeros(told.mask.shape).masked_fill(~told.mask, hides))
+    torch.testing.assert_close(added.degree_scale("mean"), told.degree_scale("mean"))
+    torch.testing.assert_close(added.graph().value_degree("mean"), told.graph().value_degree("mean"))
+
+
 @every_kind
 def test_features_are_the_queries_unless_they_are_told(kind):
     scores = random_scores(**KINDS[kind])

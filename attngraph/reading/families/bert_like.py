@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from transformers.models.megatron_bert.modeling_megatron_bert import MegatronBertSelfAttention
 from transformers.models.rembert.modeling_rembert import RemBertSelfAttention
 
+from attngraph.reading.arguments import check_known
 from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.families.cached import with_cache
 from attngraph.reading.families.eager import rooted_attention
@@ -30,8 +31,9 @@ class _BertLike(nn.Module):
         cache=None,
         output_attentions: bool | None = False,
         past_key_values=None,
-        **_,
+        **others,
     ) -> tuple[Tensor, Tensor | None]:
+        check_known(self, others)
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
         cross, features = encoder_hidden_states is not None, self.attention_head_size
         states = encoder_hidden_states if cross else hidden_states

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers.models.blip.modeling_blip import BlipAttention
 from transformers.models.blip.modeling_blip_text import BlipTextModel, BlipTextSelfAttention
 
+from attngraph.reading.arguments import check_known
 from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.families.cached import with_cache
 from attngraph.reading.families.eager import rooted_attention
@@ -28,8 +29,9 @@ class GraphBlipTextSelfAttention(BlipTextSelfAttention):
         encoder_attention_mask: Tensor | None = None,
         cache=None,
         past_key_values=None,
-        **_,
+        **others,
     ) -> tuple:
+        check_known(self, others)
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
         cross, features = encoder_hidden_states is not None, self.attention_head_size
         if cross and encoder_attention_mask is not None:
@@ -41,7 +43,7 @@ class GraphBlipTextSelfAttention(BlipTextSelfAttention):
             return split_heads(self.key(states), features), split_heads(self.value(states), features)
 
         key, value = with_cache(self, cache, cross, project)
-        known = Known(is_causal=hub_of(self).notes.get("causal"))
+        known = Known(is_causal=hub_of(self).notes["causal"])
         projected = Projected(query, key, value)
         call = attend(self, projected, attention_mask, rooted_attention, self.dropout.p, known)
         return merge_heads(call.context), call.recorded("weight")
@@ -58,7 +60,8 @@ def _scaled_attention(
 class GraphBlipAttention(BlipAttention):
     """Self-attention of the vision model."""
 
-    def forward(self, hidden_states: Tensor, **_) -> tuple:
+    def forward(self, hidden_states: Tensor, **others) -> tuple:
+        check_known(self, others)
         b, n, width = hidden_states.shape
         projected = self.qkv(hidden_states).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         call = attend(self, Projected(*projected), None, _scaled_attention, self.dropout.p)

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.models.bloom.modeling_bloom import BloomAttention, dropout_add
 
 from attngraph.errors import UserError
+from attngraph.reading.arguments import check_known
 from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.families.eager import weighted
 from attngraph.reading.heads import merge_heads
@@ -44,13 +45,14 @@ class GraphBloomAttention(BloomAttention):
         layer_past=None,
         use_cache: bool = False,
         output_attentions: bool = False,
-        **_,
+        **others,
     ) -> tuple[Tensor, Tensor | None]:
         """As the original.
 
         Raises:
             UserError: the layer has listeners, and an output projection in slices.
         """
+        check_known(self, others)
         hub = hub_of(self)
         if self.slow_but_exact and self.pretraining_tp > 1:
             if hub.listeners:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.models.falcon.modeling_falcon import FalconAttention, apply_rotary_pos_emb
 
+from attngraph.reading.arguments import check_known
 from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.families.eager import rooted_attention, weighted
 from attngraph.reading.heads import merge_heads
@@ -42,8 +43,9 @@ class GraphFalconAttention(FalconAttention):
         use_cache: bool = False,
         output_attentions: bool = False,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
-        **_,
+        **others,
     ) -> tuple[Tensor, Tensor | None]:
+        check_known(self, others)
         states = self._split_heads(self.query_key_value(hidden_states))
         query, key, value = (x.transpose(1, 2) for x in states)
         if alibi is None:

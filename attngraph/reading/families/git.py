@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.models.git.modeling_git import GitModel, GitSelfAttention
 
+from attngraph.reading.arguments import check_known
 from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.families.eager import rooted_attention
 from attngraph.reading.families.mixed import note_words, project
@@ -24,8 +25,9 @@ class GraphGitSelfAttention(GitSelfAttention):
         attention_mask: Tensor | None = None,
         cache=None,
         past_key_values=None,
-        **_,
+        **others,
     ) -> tuple:
+        check_known(self, others)
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
         query, key, value = project(self, hidden_states)
         if cache is not None:
@@ -40,9 +42,9 @@ class GraphGitSelfAttention(GitSelfAttention):
         """Which queries and values are of the image; it comes with the first tokens, those in the cache
         included."""
         notes = hub_of(self).notes
-        if notes.get("words") is None:
+        if notes["words"] is None:
             return None, None
-        if n == m or "image" not in notes:
+        if n == m or notes["image"] is None:
             notes["image"] = n - notes["words"]
         side = (torch.arange(m, device=self.query.weight.device) < notes["image"]).expand(b, -1)
         return side[:, m - n :], side

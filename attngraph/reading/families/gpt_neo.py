@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
+from attngraph.reading.arguments import check_known
 from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.heads import merge_heads, split_heads
 
@@ -41,8 +42,9 @@ class GraphGPTNeoSelfAttention(GPTNeoSelfAttention):
         layer_past=None,
         use_cache: bool = False,
         output_attentions: bool = False,
-        **_,
+        **others,
     ) -> tuple[Tensor, Tensor | None]:
+        check_known(self, others)
         states = (x(hidden_states) for x in (self.q_proj, self.k_proj, self.v_proj))
         query, key, value = (split_heads(x, self.head_dim) for x in states)
         if layer_past is not None:

@@ -32,8 +32,8 @@ class GraphLxmertAttention(LxmertAttention):
         )
         known, notes = Known(is_causal=False), hub_of(self).notes
         if context is hidden_states:
-            known = known._replace(sides=(notes.get("side"), notes.get("side")))
-        elif notes.get("turns"):
+            known = known._replace(sides=(notes["side"], notes["side"]))
+        elif notes["turns"]:
             sides, query_mask = notes["turns"].pop(0)
             known = known._replace(sides=sides, query_mask=query_mask)
         call = attend(self, projected, attention_mask, rooted_attention, self.dropout.p, known)

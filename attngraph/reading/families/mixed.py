@@ -54,7 +54,7 @@ def note_words(layers: Iterable[nn.Module], args: tuple, kwargs: dict) -> None:
 def image_after_words(module: nn.Module, hidden_states: Tensor) -> Tensor | None:
     """Bool ``(b, n)``, which nodes are of the image, where it comes after the noted words; None if
     unknown."""
-    words, (b, n) = hub_of(module).notes.get("words"), hidden_states.shape[:2]
+    words, (b, n) = hub_of(module).notes["words"], hidden_states.shape[:2]
     if words is None:
         return None
     return (torch.arange(n, device=hidden_states.device) >= words).expand(b, -1)
@@ -62,7 +62,7 @@ def image_after_words(module: nn.Module, hidden_states: Tensor) -> Tensor | None
 
 def image_before_words(module: nn.Module, hidden_states: Tensor) -> Tensor | None:
     """The same where the words come last."""
-    words, (b, n) = hub_of(module).notes.get("words"), hidden_states.shape[:2]
+    words, (b, n) = hub_of(module).notes["words"], hidden_states.shape[:2]
     if words is None:
         return None
     return (torch.arange(n, device=hidden_states.device) < n - words).expand(b, -1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
+from attngraph.reading.arguments import check_known
 from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.families.eager import rooted_attention
 from attngraph.reading.heads import merge_heads, split_heads
@@ -19,8 +20,9 @@ class GraphMPNetSelfAttention(MPNetSelfAttention):
         attention_mask: Tensor | None = None,
         position_bias: Tensor | None = None,
         output_attentions: bool = False,
-        **_,
+        **others,
     ) -> tuple[Tensor, ...]:
+        check_known(self, others)
         states = (x(hidden_states) for x in (self.q, self.k, self.v))
         call = attend(
             self,

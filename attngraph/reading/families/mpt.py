@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.models.mpt.modeling_mpt import MptAttention
 
+from attngraph.reading.arguments import check_known
 from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.families.eager import weighted
 from attngraph.reading.heads import merge_heads, split_heads
@@ -38,8 +39,9 @@ class GraphMptAttention(MptAttention):
         cache=None,
         attention_mask: Tensor | None = None,
         past_key_values=None,
-        **_,
+        **others,
     ) -> tuple[Tensor, Tensor | None]:
+        check_known(self, others)
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
         states = self.Wqkv(hidden_states)
         if self.clip_qkv:

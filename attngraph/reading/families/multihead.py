@@ -72,7 +72,7 @@ class GraphMultiheadAttention(nn.MultiheadAttention):
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
-        hub.source = None if key is query else key
+        hub.given.source = None if key is query else key
         states = (x.transpose(0, 1) for x in self._project(query, key, value))
         projected = Projected(*(split_heads(x, self.head_dim) for x in states))
         mask = _merged(key_padding_mask, attn_mask, projected.query)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from transformers.models.roformer.modeling_roformer import RoFormerSelfAttention
 
+from attngraph.reading.arguments import check_known
 from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.families.cached import with_cache
 from attngraph.reading.families.eager import rooted_attention
@@ -24,8 +25,9 @@ class GraphRoFormerSelfAttention(RoFormerSelfAttention):
         cache=None,
         output_attentions: bool = False,
         past_key_values=None,
-        **_,
+        **others,
     ) -> tuple[Tensor, Tensor | None]:
+        check_known(self, others)
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
         cross, features = encoder_hidden_states is not None, self.attention_head_size
         states = encoder_hidden_states if cross else hidden_states

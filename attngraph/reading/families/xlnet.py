@@ -63,7 +63,7 @@ class GraphXLNetRelativeAttention(XLNetRelativeAttention):
         if attn_mask is not None:
             low = 65500 if attn_mask.dtype == torch.float16 else 1e30
             mask = read = -low * attn_mask.permute(2, 3, 0, 1)
-        valid = notes.get("valid")
+        valid = notes["valid"]
         if valid is not None and not cross and mask is not None:
             read = mask.masked_fill(~valid[:, None, :, None], torch.finfo(mask.dtype).min)
         call = attend(

@@ -1,12 +1,31 @@
-"""Families whose attention is written out here, with adapters that change what they compute: nothing leaks
-from later words, padding does not count, and decoding with a cache gives what the whole text gives."""
+"""Families whose attention is written out here, and others whose order in time is not plain to see, with
+adapters that change what they compute: nothing leaks from later words, padding does not count, and decoding
+with a cache gives what the whole text gives."""
+
+import sys
+from threading import Thread
 
 import pytest
 import torch
+import transformers as hf
 from peft import get_peft_model
 
 from adapters import GraphAdapterConfig
-from tests.attngraph.reading.zoo import FAMILIES, words
+from attngraph import UserError, capture
+from attngraph.reading.families import FILES
+from tests.attngraph.reading.zoo import (
+    BART,
+    ENDS,
+    FAMILIES,
+    GQA,
+    IMAGE,
+    MLLAMA_VISION,
+    VISION,
+    VOCABULARY,
+    far_from_zero,
+    normal,
+    words,
+)
 
 DECODERS = (
     "bloom",
@@ -24,10 +43,91 @@ ENCODERS = ("mpnet", "roformer", "rembert", "deberta", "deberta-v2")
 LED = ("rembert, a decoder", "roformer, a decoder")
 
 
-def adapted(name: str):
+CROSS_FIRST = {
+    "idefics": lambda: hf.IdeficsForVisionText2Text(
+        hf.IdeficsConfig(
+            vocab_size=VOCABULARY,
+            additional_vocab_size=0,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            cross_layer_interval=2,
+            alpha_initializer="ones",
+            vision_config=VISION | dict(embed_dim=12),
+            **ENDS,
+        )
+    ),
+    "mllama": lambda: hf.MllamaForConditionalGeneration(
+        hf.MllamaConfig(
+            vision_config=MLLAMA_VISION,
+            image_token_index=IMAGE,
+            text_config=GQA
+            | dict(model_type="mllama_text_model", num_hidden_layers=4, cross_attention_layers=[0, 2]),
+        )
+    ),
+}
+"""Models with cross-attention before any self-attention of their decoder."""
+DOGE = {name: value for name, value in GQA.items() if name != "model_type"}
+UNSAID = {
+    "idefics": CROSS_FIRST["idefics"],
+    "nllb-moe": lambda: hf.NllbMoeForConditionalGeneration(
+        hf.NllbMoeConfig(**BART, num_experts=2, encoder_sparse_step=2, decoder_sparse_step=2)
+    ),
+    "bigbird-pegasus": lambda: hf.BigBirdPegasusForConditionalGeneration(
+        hf.BigBirdPegasusConfig(**BART, attention_type="original_full")
+    ),
+    "pegasus-x": lambda: hf.PegasusXForConditionalGeneration(
+        hf.PegasusXConfig(**BART, block_size=4, num_global_tokens=2)
+    ),
+    "doge": lambda: hf.DogeForCausalLM(hf.DogeConfig(**DOGE)),
+    "zamba2": lambda: hf.Zamba2ForCausalLM(
+        hf.Zamba2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            num_hidden_layers=4,
+            layers_block_type=["mamba", "hybrid"] * 2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            intermediate_size=24,
+            mamba_d_state=4,
+            n_mamba_heads=2,
+            mamba_headdim=16,
+            mamba_ngroups=1,
+            chunk_size=4,
+            num_mem_blocks=1,
+            **ENDS,
+        )
+    ),
+}
+"""Decoders whose attention modules do not say that they are ordered in time, or where in a cache they are."""
+
+
+def adapted(name: str, make=None, **settings):
     torch.manual_seed(0)
-    config = GraphAdapterConfig(gnn="pgnn", reduction=4, join="replace", init_weights=False)
-    return get_peft_model(FAMILIES[name].model(), config).eval()
+    config = GraphAdapterConfig(gnn="pgnn", reduction=4, join="replace", init_weights=False, **settings)
+    model = FAMILIES[name].model() if make is None else far_from_zero(make[name](), 0)
+    return get_peft_model(model, config).eval()
+
+
+def seen_with(name: str, ids: torch.Tensor) -> dict:
+    """An image, or a text that is translated, of which every word sees all."""
+    b, n = ids.shape
+    if name == "idefics":
+        seen = torch.ones(b, n, 1, dtype=torch.long)
+        return dict(input_ids=ids, pixel_values=normal(b, 1, 3, 8, 8), image_attention_mask=seen)
+    if name == "mllama":
+        tiles = torch.ones(b, 1, 2, dtype=torch.long)
+        return dict(
+            input_ids=ids,
+            pixel_values=normal(b, 1, 2, 3, 8, 8),
+            aspect_ratio_ids=torch.full((b, 1), 2),
+            aspect_ratio_mask=tiles,
+            cross_attention_mask=tiles[:, None].expand(-1, n, -1, -1),
+        )
+    if name in ("doge", "zamba2"):
+        return dict(input_ids=ids)
+    return dict(input_ids=words(8, seed=5)[:b], decoder_input_ids=ids)
 
 
 def run(model, **given) -> torch.Tensor:
@@ -84,3 +184,98 @@ def test_padding_does_not_count(name):
     mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2])
     together = run(model, input_ids=ids, attention_mask=mask)[1, :5]
     torch.testing.assert_close(together, run(model, input_ids=ids[1:, :5])[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("name", CROSS_FIRST)
+def test_order_and_padding_are_those_of_this_pass(name, cached):
+    """Whatever ran before: nothing, the same, another batch with padding."""
+    model, ids = adapted(name, CROSS_FIRST), words(7)
+    mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2])
+    want = run(model, **seen_with(name, ids), use_cache=cached)
+    assert torch.equal(run(model, **seen_with(name, ids), use_cache=cached), want)
+    other = torch.cat([ids[:, :5], words(7, seed=1)[:, 5:]], 1)
+    got = run(model, **seen_with(name, other), use_cache=cached)
+    torch.testing.assert_close(got[:, :5], want[:, :5], rtol=1e-5, atol=1e-5)
+    assert (got[:, 5:] - want[:, 5:]).abs().max() > 0.1
+    padded = run(model, **seen_with(name, other), attention_mask=mask, use_cache=cached)
+    torch.testing.assert_close(padded[1, :5], want[1, :5], rtol=1e-5, atol=1e-5)
+    assert torch.equal(run(model, **seen_with(name, ids), use_cache=cached), want)
+
+
+@pytest.mark.parametrize("name", CROSS_FIRST)
+def test_layers_that_run_again_keep_the_order_and_padding_of_their_pass(name):
+    """Gradients of two passes, the second of which has padding, with and without checkpointing, where layers
+    run again in another thread, as on a GPU."""
+    grads = []
+    for again in (False, True):
+        model, ids = adapted(name, CROSS_FIRST).train(), words(7)
+        if again:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable()
+        mask = torch.tensor([[1] * 7, [1] * 5 + [0] * 2])
+        passes = [model(**seen_with(name, ids), use_cache=False, attention_mask=x) for x in (None, mask)]
+        backward = Thread(target=sum(output.logits.sum() for output in passes).backward)
+        backward.start()
+        backward.join()
+        grads.append([x.grad for x in model.parameters() if x.grad is not None])
+    for one, two in zip(*grads, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
+def test_queries_of_which_nothing_is_known_are_refused(monkeypatch):
+    """A model of one's own with such layers has no file that notes its mask."""
+    monkeypatch.delitem(FILES, "mllama")
+    model = far_from_zero(CROSS_FIRST["mllama"](), 0)
+    given = seen_with("mllama", words(5))
+    with pytest.raises(
+        UserError, match="layers.0.cross_attn attends to other states before any self-attention"
+    ):
+        capture(model, given)
+    assert capture(model, given, layers=["*self_attn", "*.2.cross_attn"])
+
+
+@pytest.mark.parametrize("name", UNSAID)
+def test_decoders_that_do_not_say_so_are_ordered(name):
+    """Word by word with a cache, in parts, and one word without a cache."""
+    model, ids = adapted(name, UNSAID, steps=2), words(7)
+    want = run(model, **seen_with(name, ids), use_cache=False)
+    texts = ("decoder_input_ids", "image_attention_mask", "input_ids")
+    for sizes in ([1] * 7, [4, 1, 2]):
+        cache, got, given = None, [], seen_with(name, ids)
+        grows = [key for key in texts if key in given and not (key == texts[2] and texts[0] in given)]
+        parts = zip(*(given[key].split(sizes, 1) for key in grows))
+        with torch.no_grad():
+            for part in parts:
+                output = model(**given | dict(zip(grows, part)), cache=cache, use_cache=True)
+                cache = output.cache
+                got.append(output.logits)
+        torch.testing.assert_close(torch.cat(got, 1), want, rtol=1e-4, atol=1e-4)
+    alone = run(model, **seen_with(name, ids[:, :1]), use_cache=False)
+    torch.testing.assert_close(alone, want[:, :1], rtol=1e-4, atol=1e-4)
+
+
+def test_threads_run_one_adapted_model_as_one_thread_does():
+    """With padding of their own, and switched as often as possible."""
+    model = adapted("blip")
+    texts = [dict(FAMILIES["blip"].inputs(), input_ids=words(7, seed=seed)) for seed in range(4)]
+    for k, given in enumerate(texts):
+        given["attention_mask"] = (torch.arange(7) < 7 - k).long().expand(2, -1)
+    want, got = [run(model, **given) for given in texts], [[] for _ in texts]
+
+    def work(k: int) -> None:
+        for _ in range(5):
+            got[k].append(run(model, **texts[k]))
+
+    threads = [Thread(target=work, args=(k,)) for k in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    for one, several in zip(want, got, strict=True):
+        assert len(several) == 5 and all(torch.equal(one, other) for other in several)

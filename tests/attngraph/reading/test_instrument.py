@@ -141,7 +141,7 @@ def test_a_call_knows_cache_and_source_and_nothing_is_kept():
         source, cache = given[name]
         assert (source is output.encoder_last_hidden_state) == ("encoder_attn" in name)
         assert (cache is output.cache) == ("decoder" in name)
-        assert site.module.attngraph.source is None and site.module.attngraph.cache is None
+        assert site.module.attngraph.given.source is None and site.module.attngraph.given.cache is None
     handle.remove()
 
 

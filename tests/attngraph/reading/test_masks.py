@@ -10,8 +10,8 @@ def test_a_modules_word_counts_only_where_its_mask_does_not_say():
     """Eager attention hides what the mask hides; without one it hides nothing."""
     cache = object()
 
-    def is_ordered(call, module, masked, order, queries, cache, generates=False):
-        return Order(call, module, masked, order, queries, cache is not None, generates).causal
+    def is_ordered(call, module, masked, order, queries, cache, generates=False, decodes=False):
+        return Order(call, module, masked, order, queries, cache is not None, generates, decodes).causal
 
     for told, module in ((True, None), (None, True), (None, None), (None, False), (False, True)):
         word = module if told is None else told
@@ -28,6 +28,9 @@ def test_a_modules_word_counts_only_where_its_mask_does_not_say():
         assert is_ordered(told, module, False, None, 1, cache) == (word is not False)
         assert is_ordered(told, module, True, None, 1, cache) == (word is not False)
         assert is_ordered(told, module, True, None, 1, None) == bool(word)
+        # a module's False is a default in decoders too, a call's is not
+        assert is_ordered(told, module, True, None, 1, cache, generates=True) == (told is not False)
+        assert is_ordered(told, module, True, None, 1, None, decodes=True) == (word is not False)
 
 
 def test_reading_masks():

@@ -300,7 +300,7 @@ def test_nothing_is_kept_after_the_forward_pass():
     model = FAMILIES["llama"].model()
     handle = instrument(model)
     capture(model, words())
-    assert all(not site.module.attngraph.projections._outputs for site in handle.sites.values())
+    assert all(not site.module.attngraph.projections._now.outputs for site in handle.sites.values())
     handle.remove()
 
 

@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from threading import Thread
 
 import pytest
 import torch
@@ -292,3 +293,30 @@ def test_importing_attngraph_is_quick():
     assert attngraph.capture is capture
     with pytest.raises(AttributeError):
         getattr(attngraph, "nothing")  # noqa: B009  the attribute is looked up, and is not there
+
+
+def test_two_threads_at_once_are_refused():
+    """One after the other is right, in a thread that is not the caller's too (as ``generate`` with a
+    streamer)."""
+    model, errors = FAMILIES["llama"].model(), []
+
+    def run() -> None:
+        try:
+            model(words())
+        except UserError as error:
+            errors.append(error)
+
+    def run_in_a_thread(*args) -> None:
+        thread = Thread(target=run)
+        thread.start()
+        thread.join()
+
+    with record(model) as graphs, torch.no_grad():
+        run_in_a_thread()
+        run_in_a_thread()
+        assert not errors and [len(calls) for calls in graphs.values()] == [2, 2]
+        hook = model.model.layers[1].register_forward_pre_hook(run_in_a_thread)
+        model(words())
+        hook.remove()
+    assert len(errors) == 1 and "two threads run a model whose graphs are read" in str(errors[0])
+    assert [len(calls) for calls in graphs.values()] == [3, 3]

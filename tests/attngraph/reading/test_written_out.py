@@ -4,6 +4,7 @@ can do (windows, memories, two streams, talking heads)."""
 import subprocess
 import sys
 from importlib import import_module
+from inspect import signature
 
 import pytest
 import torch
@@ -241,3 +242,32 @@ def test_bloom_in_slices_is_refused_and_otherwise_left_alone():
         handle.remove()
     with pytest.raises(UserError, match="self_attention projects its output in slices"):
         capture(model, ids)
+
+
+NEWER = (
+    "blip",
+    "bloom",
+    "falcon",
+    "git",
+    "gpt-neo",
+    "megatron-bert",
+    "mpnet",
+    "mpt",
+    "rembert",
+    "roformer",
+    "trocr",
+)
+
+
+@pytest.mark.parametrize("name", [*NEWER, "xglm"])
+def test_arguments_that_a_later_transformers_adds_are_refused(name):
+    """Those of which nothing is known; others are handed down everywhere and change nothing."""
+    handle = instrument(FAMILIES[name].model())
+    sites = [site for site in handle.sites.values() if is_stand_in(type(site.module))]
+    for site in sites:
+        parameters = signature(type(site.module).forward).parameters.values()
+        needed = [None for x in parameters if x.default is x.empty and x.kind is not x.VAR_KEYWORD][1:]
+        with pytest.raises(UserError, match=f"{site.name} is given soft_cap, which attngraph does not know"):
+            type(site.module).forward(site.module, *needed, soft_cap=30.0, position_ids=words(), logits=None)
+    assert sites
+    handle.remove()
