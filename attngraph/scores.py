@@ -31,7 +31,8 @@ class AttentionScores:
         query: projected queries, biases included, ``(b, h, n, d)``, as they are compared with the keys.
         key: ``(b, h, m, d)``.
         value: projected values, biases included, ``(b, h, m, d)``.
-        scale: the factor of the scores. Default: :math:`1/\sqrt d`.
+        scale: the factor of the scores: a number, or a tensor that broadcasts against ``query`` and may be
+            trained. Default: :math:`1/\sqrt d`.
         mask: broadcastable to ``(b, 1, n, m)``: bool (True = visible), or numbers that are added to the
             scores, where half of the type's lowest number or less hides an edge. Not trained.
         query_mask: ``(b, n)`` bool, False for padded queries. Default: all valid.
@@ -52,7 +53,7 @@ class AttentionScores:
     query: Tensor
     key: Tensor
     value: Tensor
-    scale: float = None  # type: ignore[assignment]  # filled in below
+    scale: float | Tensor = None  # type: ignore[assignment]  # filled in below
     mask: Tensor | None = None
     query_mask: Tensor | None = None
     triangular: bool = False

@@ -110,7 +110,9 @@ class _FusedStep(torch.autograd.Function):
         # out = κ message + β node
         apart = dot(grad_out, kept.message - node)
         grad_message, grad_log_sum = kappa * grad_out, kappa * (1 - kappa) * apart
-        grad_residual = -(kappa * kappa * _inverse_sum(settings, kept) * apart).sum()
+        # ∂κ/∂r = -κ/(S + r), also where S is 0 and 1/S infinite
+        total = 1 / _inverse_sum(settings, kept) + settings.residual
+        grad_residual = -(kappa * apart / total.clamp_(min=torch.finfo(total.dtype).tiny)).sum()
         grad_node = _beta(settings, kappa) * grad_out
         # everything per edge
         query_g = settings.with_metric(node)

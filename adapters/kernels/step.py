@@ -62,9 +62,12 @@ def apply_step(
         )
     like = widen(scores.query[:0])
     p, residual = (torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (p, residual))
+    plain = transformed() or 0 in scores.shape[:4]
+    if not plain:
+        scores = _with_scale(scores)
     inputs = (scores.query, scores.key, scores.value, scores.feature, p, residual)
     with torch.autocast(scores.query.device.type, enabled=False):
-        if transformed() or 0 in scores.shape[:4]:
+        if plain:
             out: Any = plain_step(scores, degree, context, *inputs)
             return out if context else (*out, None)
         out = step.apply(*inputs, StepCall(scores, degree, context, torch.is_grad_enabled()))
@@ -109,7 +112,7 @@ class StepSettings:
     def __init__(self, call: StepCall, p: float, residual: float):
         scores = call.scores
         b, self.heads, *_ = scores.shape
-        self.p, self.residual, self.scale = p, residual, scores.scale
+        self.p, self.residual, self.scale = p, residual, float(scores.scale)
         self.causal = scores.causal
         self.count = b * self.heads
         self.degree_scale = scores.degree_scale(call.degree)
@@ -180,6 +183,18 @@ class StepSettings:
 def dot(x: Tensor, y: Tensor) -> Tensor:
     """Scalar products of rows, ``(..., 1)``."""
     return (x * y).sum(-1, keepdim=True)
+
+
+def _with_scale(scores: AttentionScores) -> AttentionScores:
+    """The same scores with a plain number as their scale: a scale that is trained, or one per head, becomes
+    part of the queries."""
+    scale = scores.scale
+    if not isinstance(scale, Tensor):
+        return scores
+    if scale.numel() == 1 and not scale.requires_grad:
+        return replace(scores, scale=float(scale))
+    query = (widen(scores.query) * scale).to(scores.query.dtype)
+    return replace(scores, query=query, feature=scores.node, scale=1.0)
 
 
 def _without_features(scores: AttentionScores) -> AttentionScores:
