@@ -251,6 +251,13 @@ class AttentionScores:
         if self.kept is not None:
             raise ValueError('the tiled backend takes no scores with kept=: use "dense", or no dropout')
 
+    def without_features(self) -> AttentionScores:
+        """The same scores without what would outlive a checkpoint: queries, keys, values and dropout's
+        draw."""
+        empty = self.query.new_empty(())
+        query, key = empty.expand(self.query.shape), empty.expand(self.key.shape)
+        return replace(self, query=query, key=key, value=key, feature=None, kept=None, dropout=0.0)
+
     def wide(self) -> AttentionScores:
         """The same in float32 where it was in half precision."""
         metric = None if self.metric is None else widen(self.metric)

@@ -120,7 +120,7 @@ class StepSettings:
         past = scores.past_degree
         self.past = None if past is None else past.total.flatten(0, 1)[:, None]
         self.dropout, self.growth = scores.dropout, scores.growth
-        self.scores, self.degree, self.context = _without_features(scores), call.degree, call.context
+        self.scores, self.degree, self.context = scores.without_features(), call.degree, call.context
         rows = scores.query_mask if call.context else None
         self._padded = None if rows is None else ~rows[:, None, :, None]
         self._shown = self.scores if rows is None else self.scores.unpadded()
@@ -195,10 +195,3 @@ def _with_scale(scores: AttentionScores) -> AttentionScores:
         return replace(scores, scale=float(scale))
     query = (widen(scores.query) * scale).to(scores.query.dtype)
     return replace(scores, query=query, feature=scores.node, scale=1.0)
-
-
-def _without_features(scores: AttentionScores) -> AttentionScores:
-    """The same scores without what would outlive a checkpoint: queries, keys, values and dropout's draw."""
-    empty = scores.query.new_empty(())
-    query, key = empty.expand(scores.query.shape), empty.expand(scores.key.shape)
-    return replace(scores, query=query, key=key, value=key, feature=None, kept=None, dropout=0.0)
