@@ -218,7 +218,7 @@ def _part(nodes: _Nodes, fields: dict[str, Any]) -> Part:
         weight.new_zeros(len(nodes.query), len(nodes.value)).index_put((i, j), x, accumulate=True)
         for i, j, x in ((nodes.i, nodes.j, weight), nodes.back)
     )
-    if len(nodes.back[0]) and not torch.allclose(dense, back):
+    if len(nodes.back[0]) and not torch.allclose(dense, back, equal_nan=True):
         raise ValueError(
             "the PyG graph's edges from queries to values are not those from values to queries, and an "
             "attention graph has one weight for both: leave them out, or let "

@@ -36,7 +36,8 @@ class AttentionGraph:
     Args:
         query: projected query features, biases included, before rotary embedding, ``(b, h, n, d)``.
         value: projected value features, biases included, ``(b, h, m, d)``.
-        weight: attention weights ``(b, h, n, m)``, at least 0; rows need not sum to 1. NaN stays NaN.
+        weight: attention weights ``(b, h, n, m)``, at least 0; rows need not sum to 1. NaN, from a
+            model that diverged, stays NaN; :meth:`from_pyg` and :meth:`from_networkx` refuse it.
         query_mask: ``(b, n)`` bool, False for padded queries. Default: all valid.
         value_mask: ``(b, m)`` bool, or ``(b, n, m)`` where each query sees its own values (a causal mask,
             say). Default: all visible. Edges outside either mask weigh exactly 0.
@@ -297,8 +298,14 @@ class AttentionGraph:
 
     @staticmethod
     def from_part(part: Part) -> AttentionGraph:
-        """The graph of one example and head."""
+        """The graph of one example and head.
+
+        Raises:
+            ValueError: its weights or features hold NaN, or what :class:`AttentionGraph` refuses.
+        """
         past = part.past_degree
+        for name in ("query", "value", "weight"):
+            checks.check_no_nan(name, getattr(part, name))
         return AttentionGraph(
             part.query[None, None],
             part.value[None, None],

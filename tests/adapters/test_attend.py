@@ -126,7 +126,6 @@ def test_the_tiled_backend_says_what_it_cannot_do():
     with pytest.raises(ValueError, match="does not broadcast to the edges"):
         Shape()(scores, "tiled")
 
-
     for question in (lambda x: x > 0.1, lambda x: max(x, 0), lambda x: not x, lambda x: x.requires_grad):
 
         class Asks(GCN):
