@@ -33,39 +33,37 @@ def to_data(part: Part) -> Data:
     Returns:
         ``Data`` with ``x (n+m, d)``, ``edge_index (2, 2e)`` (value→query messages first, then query→value),
         ``edge_weight (2e,)``, ``is_value (n+m,)``, ``valid (n+m,)``, ``modality (n+m,)`` (0 text, 1 image, -1
-        unknown) and ``metric (1, d, d)`` if there is one. The graph itself has ``causal``, ``kind`` (empty if
-        unknown), ``rotated``, ``visible`` (text: a word of 0 and 1 per query, which values it sees; empty
-        where all queries see the same) and ``past_queries``, how many earlier queries count. A causal graph
-        has ``span (n+m, 2)`` and ``past_degree (n+m,)`` too, which say nothing of values and of queries.
+        unknown), ``span (n+m, 2)`` and ``past_degree (n+m,)``, which count in causal graphs, the one at
+        queries and the other at values. The graph itself has ``metric (1, d, d)``, ``causal``, ``kind`` (empty
+        if unknown), ``rotated``, ``visible`` (text: a word of 0 and 1 per query, which values it sees; empty
+        where all queries see the same) and ``past_queries``, how many earlier queries count. All graphs have
+        all of these, since PyG drops from a batch what its first graph lacks.
     """
     from torch_geometric.data import Data
 
     n, m = part.weight.shape
     i, j, weight = part.edges()
     rows, columns = part.valid()
-    data = Data(
+    span, past = part.order()
+    return Data(
         x=torch.cat([part.query, part.value]),
         edge_index=torch.stack([torch.cat([j + n, i]), torch.cat([i, j + n])]),
         edge_weight=torch.cat([weight, weight]),
         is_value=torch.cat([torch.zeros_like(rows), torch.ones_like(columns)]),
         valid=torch.cat([rows, columns]),
         modality=torch.cat(part.modality()),
+        span=torch.cat([span, span.new_full((m, 2), -1)]),
+        past_degree=torch.cat([past.new_zeros(n), past]),
+        metric=part.gram()[None],
         **part.graph_fields(),
     )
-    if part.causal:
-        span, past = part.order()
-        data.span = torch.cat([span, span.new_full((m, 2), -1)])
-        data.past_degree = torch.cat([past.new_zeros(n), past])
-    if part.metric is not None:
-        data.metric = part.metric[None]
-    return data
 
 
 def to_hetero(part: Part) -> HeteroData:
     """A graph of two node types, ``query`` and ``value``, and two edge types, one per direction: ``("value",
     "to", "query")`` and ``("query", "to", "value")``; each has ``edge_index`` and ``edge_weight``. Nodes have
-    ``x``, ``valid`` and ``modality``; in a causal graph queries have ``span`` and values ``past_degree``. The
-    graph has ``metric`` and its other fields as in :func:`to_data`."""
+    ``x``, ``valid`` and ``modality``, queries ``span`` and values ``past_degree``. The graph has the same
+    fields as in :func:`to_data`."""
     from torch_geometric.data import HeteroData
 
     i, j, weight = part.edges()
@@ -73,15 +71,12 @@ def to_hetero(part: Part) -> HeteroData:
     data["query"].x, data["value"].x = part.query, part.value
     data["query"].valid, data["value"].valid = part.valid()
     data["query"].modality, data["value"].modality = part.modality()
+    data["query"].span, data["value"].past_degree = part.order()
     for source, target, index in (("value", "query", [j, i]), ("query", "value", [i, j])):
         data[source, "to", target].edge_index = torch.stack(index)
         data[source, "to", target].edge_weight = weight
-    for name, field in part.graph_fields().items():
+    for name, field in {"metric": part.gram()[None], **part.graph_fields()}.items():
         setattr(data, name, field)
-    if part.causal:
-        data["query"].span, data["value"].past_degree = part.order()
-    if part.metric is not None:
-        data.metric = part.metric[None]
     return data
 
 
@@ -224,20 +219,21 @@ def _part(nodes: _Nodes, fields: dict[str, Any]) -> Part:
             "attention graph has one weight for both: leave them out, or let "
             "torch_geometric.utils.to_undirected make them"
         )
-    metric, past = fields.get("metric"), _past(nodes.past_degree, fields.get("past_queries"))
+    causal, metric = bool(fields.get("causal")), fields.get("metric")
+    past = _past(nodes.past_degree, fields.get("past_queries")) if causal else None
     return Part(
         nodes.query,
         nodes.value,
         dense,
         query_valid=_unless_all(nodes.query_valid),
         value_visible=_visible(fields.get("visible"), nodes.value_valid),
-        causal=bool(fields.get("causal")),
-        metric=None if metric is None else metric.view(metric.shape[-2:]),
+        causal=causal,
+        metric=None if metric is None else _unless_identity(metric.view(metric.shape[-2:])),
         kind=fields.get("kind") or None,
         query_is_image=_is_image(nodes.query_modality),
         value_is_image=_is_image(nodes.value_modality),
         rotated=bool(fields.get("rotated")),
-        span=_span(nodes.span, past),
+        span=_span(nodes.span, past) if causal else None,
         past_degree=past,
     )
 
@@ -311,6 +307,12 @@ def _from_homogeneous(data: Data) -> _Nodes:
 def _unless_all(mask: Tensor | None) -> Tensor | None:
     """A mask, or None where it hides nothing."""
     return None if mask is None or mask.all() else mask
+
+
+def _unless_identity(metric: Tensor) -> Tensor | None:
+    """A metric, or None for the identity."""
+    same = torch.equal(metric, torch.eye(len(metric), dtype=metric.dtype, device=metric.device))
+    return None if same else metric
 
 
 def _is_image(modality: Tensor | None) -> Tensor | None:

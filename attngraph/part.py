@@ -76,7 +76,7 @@ class Part:
         return i, j, self.weight[i, j]
 
     def order(self) -> tuple[Tensor, Tensor]:
-        """In a causal graph, the first and the last query that count for each query, ``(n, 2)``, and the
+        """The first and the last query that count for each query in a causal graph, ``(n, 2)``, and the
         degrees left by earlier queries, ``(m,)``."""
         n, m = self.weight.shape
         span, past = self.span, self.past_degree
@@ -85,9 +85,17 @@ class Part:
             span = torch.stack([torch.full_like(last, 0 if past is None else -1), last], -1)
         return span, widen(self.weight).new_zeros(m) if past is None else past.total
 
+    def gram(self) -> Tensor:
+        """The metric, ``(d, d)``."""
+        d = self.query.shape[-1]
+        return (
+            torch.eye(d, dtype=self.query.dtype, device=self.query.device)
+            if self.metric is None
+            else self.metric
+        )
+
     def graph_fields(self) -> dict[str, str | bool | int | float]:
-        """What has no place on nodes or edges, and goes on the graph itself. All graphs have the same fields,
-        since PyG drops from a batch what its first graph lacks."""
+        """What has no place on nodes or edges, and goes on the graph itself."""
         visible, rows = self.value_visible, []
         if visible is not None and visible.dim() == 2:
             rows = (visible.byte() + ord("0")).tolist()

@@ -111,14 +111,15 @@ def test_round_trips(form, dtype):
 @every_form
 @pytest.mark.parametrize("view", ["to_data", "to_hetero"])
 def test_graphs_of_different_sizes_in_one_batch(form, view):
-    """Also the first of a text, beside those that go on from it; and one with as many nodes as features."""
+    """Also of other layers, and the first of a text beside those that go on from it; and one with as many
+    nodes as features."""
     form = FORMS[form]
     first = make(**form | {"past": False, "blocks": False, "own": False})
-    graphs = [first, make(**form, n=1, m=2), make(**form, n=3, m=6)]
+    graphs = [make(), first, make(**form, n=1, m=2), make(**form, n=3, m=6)]
     for nodes in (getattr(graph, view)(1, 0) for graph in graphs):
         assert view == "to_hetero" or "metric" not in nodes.node_attrs()
-    batch = next(iter(DataLoader([getattr(graph, view)(1, 0) for graph in graphs], batch_size=3)))
-    assert batch.num_graphs == 3
+    batch = next(iter(DataLoader([getattr(graph, view)(1, 0) for graph in graphs], batch_size=4)))
+    assert batch.num_graphs == 4
     for graph, one in zip(graphs, batch.to_data_list(), strict=True):
         same(AttentionGraph.from_pyg(one), graph, 1, 0)
 
