@@ -34,10 +34,10 @@ def to_data(part: Part) -> Data:
         ``Data`` with ``x (n+m, d)``, ``edge_index (2, 2e)`` (value→query messages first, then query→value),
         ``edge_weight (2e,)``, ``is_value (n+m,)``, ``valid (n+m,)``, ``modality (n+m,)`` (0 text, 1 image, -1
         unknown), ``span (n+m, 2)`` and ``past_degree (n+m,)``, which count in causal graphs, the one at
-        queries and the other at values. The graph itself has ``metric (1, d, d)``, ``causal``, ``kind`` (empty
-        if unknown), ``rotated``, ``visible`` (text: a word of 0 and 1 per query, which values it sees; empty
-        where all queries see the same) and ``past_queries``, how many earlier queries count. All graphs have
-        all of these, since PyG drops from a batch what its first graph lacks.
+        queries and the other at values. The graph itself has ``metric (1, d, d)``, ``causal``, ``kind``
+        (empty if unknown), ``rotated``, ``visible`` (text: a word of 0 and 1 per query, which values it sees;
+        empty where all queries see the same) and ``past_queries``, how many earlier queries count. All graphs
+        have all of these, since PyG drops from a batch what its first graph lacks.
     """
     from torch_geometric.data import Data
 
