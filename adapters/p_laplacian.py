@@ -92,20 +92,22 @@ def p_steps(
     for step in range(steps):
         weight = weigh(edges, query, value, root_d, root_e, p)
         message = weight * root_d * root_e
-        alpha = _inverse(edges.sum_at_queries(weight * root_d.square()) + residual)
-        new_query, share = (
-            alpha * (edges.to_queries(message, value) + residual * edges.query),
-            residual * alpha,
-        )
+        total = edges.sum_at_queries(weight * root_d.square()) + residual
+        new_query = _divide(edges.to_queries(message, value) + residual * edges.query, total)
+        share = _divide(residual, total)
         if not edges.causal and step < steps - 1:
-            alpha = _inverse(edges.sum_at_values(weight * root_e.square()) + residual)
-            value = alpha * (edges.to_values(message, query) + residual * edges.value)
+            total = edges.sum_at_values(weight * root_e.square()) + residual
+            value = _divide(edges.to_values(message, query) + residual * edges.value, total)
         query = new_query
     return Steps(query, weight, message, share)
 
 
-def _inverse(x: Tensor) -> Tensor:
-    """``1/x``, and 0 where x is 0 (a node without edges and without residual), or so small that 1/x is not a
-    number any more."""
-    zero = x < torch.finfo(x.dtype).tiny
-    return torch.where(zero, torch.zeros_like(x), torch.where(zero, torch.ones_like(x), x).reciprocal())
+def _divide(x: Tensor | float, total: Tensor) -> Tensor:
+    """``x / total``, and 0 where the total is 0 (a node without edges and without residual), or so small that
+    its inverse is not a number any more.
+
+    A product with the inverse would have gradients that overflow long before.
+    """
+    zero = total < torch.finfo(total.dtype).tiny
+    quotient = x / torch.where(zero, torch.ones_like(total), total)
+    return torch.where(zero, 0, quotient)

@@ -158,6 +158,8 @@ def _of_attention(graph: AttentionGraph) -> Bipartite:
             "the graph is a step of cached decoding and lacks the earlier queries: read the whole text in "
             "one forward pass"
         )
+    if not graph.weight.isfinite().all():
+        raise ValueError("the graph's weights must be finite: they hold NaN or infinity")
     b, _, n, m, _ = graph.shape
     dtype = torch.float64 if graph.weight.dtype == torch.float64 else torch.float32
     if graph.visible is None:

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from analysis.maps import Grid
-from attngraph import AttentionGraph
+from attngraph import AttentionGraph, UserError
 
 # Fields of a graph whose first axis is the batch, where they are tensors.
 BATCHED = ("query", "value", "weight", "query_mask", "value_mask", "query_modality", "value_modality", "span")
@@ -92,6 +92,7 @@ def write_viewer(
         first: the layer that is chosen when the page opens. Default: the last.
 
     Raises:
+        UserError: weights that are drawn are not finite.
         ValueError: no example; kinds of weights or layers that differ; heads, a first layer or a query to
             start with that are not there; sides that lack a layer, do not fit its graphs, draw no query or no
             value, name an image node that does not exist or name one twice; image nodes without an image and
@@ -208,10 +209,15 @@ def _example(
             for cells in shown.sides[name]
         )
         kept_here = min(kept, len(values))
-        weights = [
-            _pack(kind[name].weight[0, heads][:, queries][:, :, values], kept_here)
-            for kind in shown.graphs.values()
-        ]
+        weights = []
+        for kind, graphs in shown.graphs.items():
+            weight = graphs[name].weight[0, heads][:, queries][:, :, values]
+            if not weight.isfinite().all():
+                raise UserError(
+                    f"{shown.name}, {name}: the weights {kind} hold NaN or infinity and cannot be drawn: "
+                    "look for inputs or parameters that are not finite"
+                )
+            weights.append(_pack(weight, kept_here))
         layers.append(
             {
                 "query": query,

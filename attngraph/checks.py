@@ -68,6 +68,13 @@ def check_weight(weight: Tensor, shape: tuple[int, ...]) -> None:
         )
 
 
+def check_no_nan(name: str, tensor: Tensor) -> None:
+    """Numbers of a graph that somebody made by hand or read from a file. (Those of a model are not looked at:
+    what it computes goes on through its adapters.)"""
+    if tensor.isnan().any():
+        raise ValueError(f"{name} must not hold NaN: look for where it comes from, or leave those nodes out")
+
+
 def check_mask(name: str, mask: Tensor | None, *shapes: tuple[int, ...], true: str = "valid") -> None:
     """A bool mask of one of some shapes, or None. ``true`` says what True stands for."""
     check_shape(name, mask, *shapes)

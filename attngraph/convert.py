@@ -1,101 +1,30 @@
 r"""One example and head of an attention graph as PyG ``Data`` and ``HeteroData`` and as a networkx graph, and
 back.
 
-All carry both directions of :math:`\tilde M`. Masks, causality, kind, modality and the metric travel along,
-so that a round trip gives back the same graph; a side that holds one modality only comes back under its name.
-Degrees of earlier decoding steps do not travel.
+All carry both directions of :math:`\tilde M`. Masks, causality, degrees of earlier decoding steps, kind,
+modality and the metric travel along, so that a round trip gives back the same graph; a side that holds one
+modality only comes back under its name. PyG graphs of any sizes can be batched and taken out of the batch
+again; networkx graphs hold numbers and text only, so that they can be written to GraphML.
 
 :meth:`AttentionGraph.to_data` and its like are the way in; here a graph is a :class:`Part`.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from attngraph.degrees import PastDegree
+from attngraph.part import GRAPH_FIELDS, UNKNOWN, Part
+from attngraph.precision import widen
+
 if TYPE_CHECKING:  # PyG and networkx take seconds to import
     import networkx
     from torch_geometric.data import Data, HeteroData
-
-UNKNOWN = -1  # the modality of a node that stands for neither text (0) nor image (1), as far as is known
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One example and one head of an attention graph, without the dimensions of examples and heads.
-
-    Args:
-        query: ``(n, d)``.
-        value: ``(m, d)``.
-        weight: ``(n, m)``.
-        query_valid: bool ``(n,)``, or None if all are valid.
-        value_visible: bool ``(m,)``, or ``(n, m)`` where each query sees its own values; None if all are
-            visible.
-        causal: the queries are ordered in time.
-        span: the queries that count in the degrees that each query sees, ``(n, 2)``; see
-            :class:`attngraph.AttentionGraph`.
-        metric: ``(d, d)``, or None for the identity.
-        kind: ``"self"``, ``"cross"`` or None.
-        query_is_image: bool ``(n,)``, which queries stand for parts of an image; None if unknown.
-        value_is_image: bool ``(m,)``, the same for values.
-        rotated: query features carry rotary positions.
-    """
-
-    query: Tensor
-    value: Tensor
-    weight: Tensor
-    query_valid: Tensor | None = None
-    value_visible: Tensor | None = None
-    causal: bool = False
-    metric: Tensor | None = None
-    kind: str | None = None
-    query_is_image: Tensor | None = None
-    value_is_image: Tensor | None = None
-    rotated: bool = False
-    span: Tensor | None = None
-
-    def valid(self) -> tuple[Tensor, Tensor]:
-        """Which queries are valid, ``(n,)``, and which values any query sees, ``(m,)``."""
-        n, m = self.weight.shape
-        rows, columns = self.query_valid, self.value_visible
-        if rows is None:
-            rows = torch.ones(n, dtype=torch.bool, device=self.weight.device)
-        if columns is None:
-            columns = torch.ones(m, dtype=torch.bool, device=self.weight.device)
-        return rows, columns.any(0) if columns.dim() == 2 else columns
-
-    def modality(self) -> tuple[Tensor, Tensor]:
-        """The modality of every query ``(n,)`` and every value ``(m,)``: 0 text, 1 image, -1 unknown."""
-        n, m = self.weight.shape
-        device = self.weight.device
-        query, value = self.query_is_image, self.value_is_image
-        return (
-            torch.full((n,), UNKNOWN, device=device) if query is None else query.long(),
-            torch.full((m,), UNKNOWN, device=device) if value is None else value.long(),
-        )
-
-    def edges(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, value and weight of each edge, ``(e,)`` each."""
-        i, j = self.weight.nonzero(as_tuple=True)
-        return i, j, self.weight[i, j]
-
-    def graph_fields(self) -> dict[str, Tensor | str | bool]:
-        """What has no place on nodes or edges, and goes on the graph itself."""
-        fields: dict[str, Tensor | str | bool] = {}
-        if self.kind is not None:
-            fields["kind"] = self.kind
-        if self.metric is not None:
-            fields["metric"] = self.metric
-        if self.value_visible is not None and self.value_visible.dim() == 2:
-            fields["visible"] = self.value_visible
-        if self.rotated:
-            fields["rotated"] = True
-        if self.span is not None:
-            fields["span"] = self.span
-        return fields
 
 
 def to_data(part: Part) -> Data:
@@ -104,31 +33,37 @@ def to_data(part: Part) -> Data:
     Returns:
         ``Data`` with ``x (n+m, d)``, ``edge_index (2, 2e)`` (value→query messages first, then query→value),
         ``edge_weight (2e,)``, ``is_value (n+m,)``, ``valid (n+m,)``, ``modality (n+m,)`` (0 text, 1 image, -1
-        unknown), ``causal``, ``kind`` and ``metric`` if known, ``visible (n, m)`` if each query sees its own
-        values, ``rotated`` if it is so, and ``span (n, 2)`` if there is one.
+        unknown), ``span (n+m, 2)`` and ``past_degree (n+m,)``, which count in causal graphs, the one at
+        queries and the other at values. The graph itself has ``metric (1, d, d)``, ``causal``, ``kind``
+        (empty if unknown), ``rotated``, ``visible`` (text: a word of 0 and 1 per query, which values it sees;
+        empty where all queries see the same) and ``past_queries``, how many earlier queries count. All graphs
+        have all of these, since PyG drops from a batch what its first graph lacks.
     """
     from torch_geometric.data import Data
 
-    n = len(part.query)
+    n, m = part.weight.shape
     i, j, weight = part.edges()
     rows, columns = part.valid()
-    data = Data(
+    span, past = part.order()
+    return Data(
         x=torch.cat([part.query, part.value]),
         edge_index=torch.stack([torch.cat([j + n, i]), torch.cat([i, j + n])]),
         edge_weight=torch.cat([weight, weight]),
         is_value=torch.cat([torch.zeros_like(rows), torch.ones_like(columns)]),
         valid=torch.cat([rows, columns]),
         modality=torch.cat(part.modality()),
-        causal=part.causal,
+        span=torch.cat([span, span.new_full((m, 2), -1)]),
+        past_degree=torch.cat([past.new_zeros(n), past]),
+        metric=part.gram()[None],
+        **part.graph_fields(),
     )
-    for name, field in part.graph_fields().items():
-        setattr(data, name, field)
-    return data
 
 
 def to_hetero(part: Part) -> HeteroData:
     """A graph of two node types, ``query`` and ``value``, and two edge types, one per direction: ``("value",
-    "to", "query")`` and ``("query", "to", "value")``; each has ``edge_index`` and ``edge_weight``."""
+    "to", "query")`` and ``("query", "to", "value")``; each has ``edge_index`` and ``edge_weight``. Nodes have
+    ``x``, ``valid`` and ``modality``, queries ``span`` and values ``past_degree``. The graph has the same
+    fields as in :func:`to_data`."""
     from torch_geometric.data import HeteroData
 
     i, j, weight = part.edges()
@@ -136,11 +71,11 @@ def to_hetero(part: Part) -> HeteroData:
     data["query"].x, data["value"].x = part.query, part.value
     data["query"].valid, data["value"].valid = part.valid()
     data["query"].modality, data["value"].modality = part.modality()
+    data["query"].span, data["value"].past_degree = part.order()
     for source, target, index in (("value", "query", [j, i]), ("query", "value", [i, j])):
         data[source, "to", target].edge_index = torch.stack(index)
         data[source, "to", target].edge_weight = weight
-    data.causal = part.causal
-    for name, field in part.graph_fields().items():
+    for name, field in {"metric": part.gram()[None], **part.graph_fields()}.items():
         setattr(data, name, field)
     return data
 
@@ -159,59 +94,44 @@ def from_pyg(data: Data | HeteroData) -> Part:
             raise ValueError("one graph is needed, not a batch: take them out with batch.to_data_list()")
         data = data.get_example(0)
     nodes = _from_hetero(data) if isinstance(data, HeteroData) else _from_homogeneous(data)
-    weight = nodes.edge_weight
-    dense, back = (
-        weight.new_zeros(len(nodes.query), len(nodes.value)).index_put((i, j), x, accumulate=True)
-        for i, j, x in ((nodes.i, nodes.j, weight), nodes.back)
-    )
-    if len(nodes.back[0]) and not torch.allclose(dense, back):
-        raise ValueError(
-            "the PyG graph's edges from queries to values are not those from values to queries, and an "
-            "attention graph has one weight for both: leave them out, or let "
-            "torch_geometric.utils.to_undirected make them"
-        )
-    visible = _field(data, "visible")
-    return Part(
-        nodes.query,
-        nodes.value,
-        dense,
-        query_valid=_unless_all(nodes.query_valid),
-        value_visible=_unless_all(nodes.value_valid) if visible is None else visible,
-        causal=bool(_field(data, "causal")),
-        metric=_field(data, "metric"),
-        kind=_field(data, "kind"),
-        query_is_image=_is_image(nodes.query_modality),
-        value_is_image=_is_image(nodes.value_modality),
-        rotated=bool(_field(data, "rotated")),
-        span=_field(data, "span"),
-    )
+    return _part(nodes, {name: getattr(data, name) for name in GRAPH_FIELDS if name in data})
 
 
 def to_networkx(part: Part) -> networkx.Graph:
-    """An undirected graph. Nodes are ``("query", i)`` and ``("value", j)`` with attributes ``bipartite`` (0
-    or 1), ``x`` (a list of numbers), ``valid`` and ``modality`` (0 text, 1 image, -1 unknown); edges carry
-    ``weight``."""
+    """An undirected graph that networkx can write to any format, to GraphML say.
+
+    Nodes are ``("query", i)`` and ``("value", j)`` with attributes ``bipartite`` (0 or 1), ``x`` (its
+    features, as JSON), ``valid`` and ``modality`` (0 text, 1 image, -1 unknown); in a causal graph queries
+    have ``first`` and ``last`` too, of the span, and values ``past_degree``. Edges carry ``weight``. The
+    graph itself has ``dtype``, ``metric`` (JSON) if there is one, and the fields that it has in
+    :func:`to_data`."""
     import networkx
 
-    graph = networkx.Graph(causal=part.causal, dtype=part.query.dtype)
+    graph = networkx.Graph(**part.graph_fields(), dtype=str(part.query.dtype).removeprefix("torch."))
+    if part.metric is not None:
+        graph.graph["metric"] = json.dumps(part.metric.tolist())
     sides = zip(("query", "value"), (part.query, part.value), part.valid(), part.modality())
     for bipartite, (side, features, valid, modality) in enumerate(sides):
         graph.add_nodes_from(
-            ((side, k), {"bipartite": bipartite, "x": x, "valid": is_valid, "modality": node_modality})
-            for k, (x, is_valid, node_modality) in enumerate(
-                zip(features.tolist(), valid.tolist(), modality.tolist())
-            )
+            ((side, k), {"bipartite": bipartite, "x": json.dumps(x), "valid": is_valid, "modality": of})
+            for k, (x, is_valid, of) in enumerate(zip(features.tolist(), valid.tolist(), modality.tolist()))
         )
+    if part.causal:
+        span, past = (x.tolist() for x in part.order())
+        for k, (first, last) in enumerate(span):
+            graph.nodes["query", k].update(first=first, last=last)
+        for k, degree in enumerate(past):
+            graph.nodes["value", k]["past_degree"] = degree
     graph.add_weighted_edges_from(
         (("query", i), ("value", j), weight) for i, j, weight in zip(*(x.tolist() for x in part.edges()))
     )
-    graph.graph.update(part.graph_fields())
     return graph
 
 
 def from_networkx(graph: networkx.Graph) -> Part:
-    """Back from a bipartite networkx graph whose nodes carry ``bipartite`` (0 query, 1 value) and ``x``, and
-    whose edges carry ``weight``. Nodes may have any names; their order gives the order of the rows.
+    """Back from a bipartite networkx graph whose nodes carry ``bipartite`` (0 query, 1 value) and ``x`` (a
+    list of numbers, or one as JSON), and whose edges carry ``weight``; also one that was read from GraphML.
+    Nodes may have any names; their order gives the order of the rows.
 
     Raises:
         ValueError: a node without ``bipartite`` or ``x``, an edge within one side, or a directed graph with
@@ -225,16 +145,12 @@ def from_networkx(graph: networkx.Graph) -> Part:
             )
         sides[attributes["bipartite"]].append(node)
     place = [{node: k for k, node in enumerate(side)} for side in sides]
-    dtype = graph.graph.get("dtype", torch.get_default_dtype())
-    features = [torch.tensor([graph.nodes[node]["x"] for node in side], dtype=dtype) for side in sides]
-    valid = [torch.tensor([graph.nodes[node].get("valid", True) for node in side]) for side in sides]
-    modality = [torch.tensor([graph.nodes[node].get("modality", UNKNOWN) for node in side]) for side in sides]
-    weights = torch.zeros(len(sides[0]), len(sides[1]), dtype=dtype)
     if graph.is_directed() and any(a != b and graph.has_edge(b, a) for a, b in graph.edges()):
         raise ValueError(
             "the graph is directed and has edges in both directions, which would count twice: give "
             "graph.to_undirected()"
         )
+    edges = []
     for a, b, weight in graph.edges(data="weight", default=1.0):
         if a in place[1]:
             a, b = b, a
@@ -242,38 +158,84 @@ def from_networkx(graph: networkx.Graph) -> Part:
             raise ValueError(
                 f"edge {a!r} – {b!r} does not join a query (bipartite 0) and a value (bipartite 1)"
             )
-        weights[place[0][a], place[1][b]] += weight  # a multigraph's parallel edges add up
-    visible, metric = graph.graph.get("visible"), graph.graph.get("metric")
-    return Part(
-        features[0],
-        features[1],
-        weights,
-        query_valid=_unless_all(valid[0]),
-        value_visible=_unless_all(valid[1]) if visible is None else torch.as_tensor(visible),
-        causal=bool(graph.graph.get("causal", False)),
-        metric=None if metric is None else torch.as_tensor(metric),
-        kind=graph.graph.get("kind"),
-        query_is_image=_is_image(modality[0]),
-        value_is_image=_is_image(modality[1]),
-        rotated=bool(graph.graph.get("rotated")),
-        span=graph.graph.get("span"),
+        edges.append((place[0][a], place[1][b], weight))
+    dtype = graph.graph.get("dtype", torch.get_default_dtype())
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+
+    def column(side: int, name: str, default: Any = None) -> list:
+        return [graph.nodes[node].get(name, default) for node in sides[side]]
+
+    query, value = (torch.tensor([_numbers(x) for x in column(k, "x")], dtype=dtype) for k in (0, 1))
+    wide, fields = widen(query).dtype, {name: graph.graph.get(name) for name in GRAPH_FIELDS}
+    if fields["metric"] is not None:
+        fields["metric"] = torch.as_tensor(_numbers(fields["metric"]), dtype=wide)
+    span = [column(0, "first"), column(0, "last")]
+    i, j = (torch.tensor([edge[k] for edge in edges], dtype=torch.long) for k in (0, 1))
+    nodes = _Nodes(
+        query,
+        value,
+        i,
+        j,
+        torch.tensor([edge[2] for edge in edges], dtype=dtype),
+        (i[:0], j[:0], query.new_zeros(0)),
+        torch.tensor(column(0, "valid", True), dtype=torch.bool),
+        torch.tensor(column(1, "valid", True), dtype=torch.bool),
+        torch.tensor(column(0, "modality", UNKNOWN)),
+        torch.tensor(column(1, "modality", UNKNOWN)),
+        None if None in span[0] + span[1] else torch.tensor(span).T,
+        torch.tensor(column(1, "past_degree", 0.0), dtype=wide),
     )
+    return _part(nodes, fields)
 
 
 @dataclass(frozen=True, eq=False)
 class _Nodes:
-    """The nodes and edges of a PyG graph, by side."""
+    """The nodes and edges of a graph, by side."""
 
     query: Tensor
     value: Tensor
     i: Tensor  # the query of each edge from a value to a query
     j: Tensor  # its value
     edge_weight: Tensor
-    back: tuple[Tensor, Tensor, Tensor]  # query, value and weight of the edges from queries to values
+    back: tuple[Tensor, Tensor, Tensor]  # the same of the edges from queries to values
     query_valid: Tensor | None
     value_valid: Tensor | None
     query_modality: Tensor | None
     value_modality: Tensor | None
+    span: Tensor | None
+    past_degree: Tensor | None
+
+
+def _part(nodes: _Nodes, fields: dict[str, Any]) -> Part:
+    """Nodes, edges and the fields of the graph, put together."""
+    weight = nodes.edge_weight
+    dense, back = (
+        weight.new_zeros(len(nodes.query), len(nodes.value)).index_put((i, j), x, accumulate=True)
+        for i, j, x in ((nodes.i, nodes.j, weight), nodes.back)
+    )
+    if len(nodes.back[0]) and not torch.allclose(dense, back, equal_nan=True):
+        raise ValueError(
+            "the PyG graph's edges from queries to values are not those from values to queries, and an "
+            "attention graph has one weight for both: leave them out, or let "
+            "torch_geometric.utils.to_undirected make them"
+        )
+    causal, metric = bool(fields.get("causal")), fields.get("metric")
+    past = _past(nodes.past_degree, fields.get("past_queries")) if causal else None
+    return Part(
+        nodes.query,
+        nodes.value,
+        dense,
+        query_valid=_unless_all(nodes.query_valid),
+        value_visible=_visible(fields.get("visible"), nodes.value_valid),
+        causal=causal,
+        metric=None if metric is None else _unless_identity(metric.view(metric.shape[-2:])),
+        kind=fields.get("kind") or None,
+        query_is_image=_is_image(nodes.query_modality),
+        value_is_image=_is_image(nodes.value_modality),
+        rotated=bool(fields.get("rotated")),
+        span=_span(nodes.span, past) if causal else None,
+        past_degree=past,
+    )
 
 
 def _from_hetero(data: HeteroData) -> _Nodes:
@@ -303,6 +265,8 @@ def _from_hetero(data: HeteroData) -> _Nodes:
         value.get("valid"),
         query.get("modality"),
         value.get("modality"),
+        query.get("span"),
+        value.get("past_degree"),
     )
 
 
@@ -321,7 +285,11 @@ def _from_homogeneous(data: Data) -> _Nodes:
         a, b = data.edge_index[:, within][:, 0].tolist()
         raise ValueError(f"edge {a} – {b} does not join a query and a value (is_value)")
     forward = is_value[source]
-    valid, modality = data.get("valid"), data.get("modality")
+
+    def sides(name: str) -> tuple[Tensor | None, Tensor | None]:
+        of_nodes = data.get(name)
+        return (None, None) if of_nodes is None else (of_nodes[~is_value], of_nodes[is_value])
+
     return _Nodes(
         data.x[~is_value],
         data.x[is_value],
@@ -329,16 +297,11 @@ def _from_homogeneous(data: Data) -> _Nodes:
         place[source[forward]],
         data.edge_weight[forward],
         (place[source[~forward]], place[target[~forward]], data.edge_weight[~forward]),
-        None if valid is None else valid[~is_value],
-        None if valid is None else valid[is_value],
-        None if modality is None else modality[~is_value],
-        None if modality is None else modality[is_value],
+        *sides("valid"),
+        *sides("modality"),
+        sides("span")[0],
+        sides("past_degree")[1],
     )
-
-
-def _field(data: Data | HeteroData, name: str) -> Any:
-    """A graph-level field, or None."""
-    return getattr(data, name) if name in data else None
 
 
 def _unless_all(mask: Tensor | None) -> Tensor | None:
@@ -346,6 +309,44 @@ def _unless_all(mask: Tensor | None) -> Tensor | None:
     return None if mask is None or mask.all() else mask
 
 
+def _unless_identity(metric: Tensor) -> Tensor | None:
+    """A metric, or None for the identity."""
+    same = torch.equal(metric, torch.eye(len(metric), dtype=metric.dtype, device=metric.device))
+    return None if same else metric
+
+
 def _is_image(modality: Tensor | None) -> Tensor | None:
     """Which nodes of one side stand for parts of an image, or None if any of them is unknown."""
     return None if modality is None or (modality < 0).any() else modality.bool()
+
+
+def _numbers(x: Any) -> Any:
+    """Numbers that may have been written as JSON."""
+    return json.loads(x) if isinstance(x, str) else x
+
+
+def _visible(visible: Any, valid: Tensor | None) -> Tensor | None:
+    """Which values each query sees, from ``visible`` of the graph (text or a mask), or which any sees, from
+    ``valid``."""
+    if isinstance(visible, str):
+        device = None if valid is None else valid.device
+        rows = torch.tensor([list(row.encode()) for row in visible.split()], device=device)
+        visible = rows == ord("1") if len(rows) else None
+    return _unless_all(valid) if visible is None else torch.as_tensor(visible)
+
+
+def _past(total: Tensor | None, queries: Any) -> PastDegree | None:
+    """Degrees left by earlier queries, or None where there were none."""
+    if total is None or not (queries or total.any()):
+        return None
+    return PastDegree(total, torch.as_tensor(queries or 0, device=total.device).view(()))
+
+
+def _span(span: Tensor | None, past: PastDegree | None) -> Tensor | None:
+    """A span, or None where it is the default."""
+    if span is None:
+        return None
+    first, last = span.unbind(-1)
+    default = (first.clamp(min=0) == 0) if past is None else first == -1
+    usual = default.all() and torch.equal(last, torch.arange(len(last), device=last.device))
+    return None if usual else span

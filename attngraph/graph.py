@@ -12,6 +12,7 @@ from torch import Tensor
 from attngraph import checks, convert
 from attngraph.degrees import PastDegree, check_degree, mean_scale, queries_counted
 from attngraph.norms import KeptNorms
+from attngraph.part import Part
 from attngraph.precision import widen
 from attngraph.sparsify import keep
 from attngraph.weights import WEIGHT, NonZeros
@@ -35,7 +36,8 @@ class AttentionGraph:
     Args:
         query: projected query features, biases included, before rotary embedding, ``(b, h, n, d)``.
         value: projected value features, biases included, ``(b, h, m, d)``.
-        weight: attention weights ``(b, h, n, m)``, at least 0; rows need not sum to 1. NaN stays NaN.
+        weight: attention weights ``(b, h, n, m)``, at least 0; rows need not sum to 1. NaN, from a
+            model that diverged, stays NaN; :meth:`from_pyg` and :meth:`from_networkx` refuse it.
         query_mask: ``(b, n)`` bool, False for padded queries. Default: all valid.
         value_mask: ``(b, m)`` bool, or ``(b, n, m)`` where each query sees its own values (a causal mask,
             say). Default: all visible. Edges outside either mask weigh exactly 0.
@@ -263,7 +265,7 @@ class AttentionGraph:
         graph; see :func:`attngraph.convert.from_networkx`."""
         return AttentionGraph.from_part(convert.from_networkx(graph))
 
-    def part(self, example: int = 0, head: int = 0) -> convert.Part:
+    def part(self, example: int = 0, head: int = 0) -> Part:
         """One example and head, without those dimensions.
 
         Raises:
@@ -275,7 +277,8 @@ class AttentionGraph:
                 f"example must lie in 0..{b - 1} and head in 0..{h - 1}, got {example} and {head}"
             )
         query_is_image, value_is_image = (None if x is None else x[example] for x in self.is_image())
-        return convert.Part(
+        past = self.past_degree
+        return Part(
             self.query[example, head],
             self.value[example, head],
             self.weight[example, head],
@@ -283,6 +286,9 @@ class AttentionGraph:
             value_visible=None if self.value_mask is None else self.value_mask[example],
             causal=self.causal,
             span=None if self.span is None else self.span[example],
+            past_degree=None
+            if past is None
+            else PastDegree(past.total[example, head], past.queries[example]),
             metric=None if self.metric is None else self.metric[head],
             kind=self.kind,
             query_is_image=query_is_image,
@@ -291,8 +297,15 @@ class AttentionGraph:
         )
 
     @staticmethod
-    def from_part(part: convert.Part) -> AttentionGraph:
-        """The graph of one example and head."""
+    def from_part(part: Part) -> AttentionGraph:
+        """The graph of one example and head.
+
+        Raises:
+            ValueError: its weights or features hold NaN, or what :class:`AttentionGraph` refuses.
+        """
+        past = part.past_degree
+        for name in ("query", "value", "weight"):
+            checks.check_no_nan(name, getattr(part, name))
         return AttentionGraph(
             part.query[None, None],
             part.value[None, None],
@@ -301,6 +314,7 @@ class AttentionGraph:
             value_mask=None if part.value_visible is None else part.value_visible[None],
             causal=part.causal,
             span=None if part.span is None else part.span[None],
+            past_degree=None if past is None else PastDegree(past.total[None, None], past.queries[None]),
             metric=None if part.metric is None else part.metric[None],
             kind=part.kind,
             query_modality=_side(part.query_is_image),

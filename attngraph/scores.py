@@ -34,7 +34,8 @@ class AttentionScores:
         query: projected queries, biases included, ``(b, h, n, d)``, as they are compared with the keys.
         key: ``(b, h, m, d)``.
         value: projected values, biases included, ``(b, h, m, d)``.
-        scale: the factor of the scores. Default: :math:`1/\sqrt d`.
+        scale: the factor of the scores: a number, or a tensor that broadcasts against ``query`` and may be
+            trained. Default: :math:`1/\sqrt d`.
         mask: broadcastable to ``(b, 1, n, m)``: bool (True = visible), or numbers that are added to the
             scores, where :data:`HIDES_BELOW` or less hides an edge. Not trained.
         query_mask: ``(b, n)`` bool, False for padded queries. Default: all valid.
@@ -55,7 +56,7 @@ class AttentionScores:
     query: Tensor
     key: Tensor
     value: Tensor
-    scale: float = None  # type: ignore[assignment]  # filled in below
+    scale: float | Tensor = None  # type: ignore[assignment]  # filled in below
     mask: Tensor | None = None
     query_mask: Tensor | None = None
     triangular: bool = False
@@ -252,6 +253,13 @@ class AttentionScores:
         """
         if self.kept is not None:
             raise ValueError('the tiled backend takes no scores with kept=: use "dense", or no dropout')
+
+    def without_features(self) -> AttentionScores:
+        """The same scores without what would outlive a checkpoint: queries, keys, values and dropout's
+        draw."""
+        empty = self.query.new_empty(())
+        query, key = empty.expand(self.query.shape), empty.expand(self.key.shape)
+        return replace(self, query=query, key=key, value=key, feature=None, kept=None, dropout=0.0)
 
     def wide(self) -> AttentionScores:
         """The same in float32 where it was in half precision."""

@@ -28,12 +28,12 @@ class Kept(NamedTuple):
     message: Tensor  # g n d: Σ σ V/√e, times √d under dropout
     degree: Tensor | None  # g n 1: d under dropout (1 where nothing is left), else None
     drawn: Tensor | None  # g n m, bool: which weights dropout keeps
+    value_g: Tensor | None  # g m d: V G, where there is a metric and values need gradients
 
 
 class Extra(NamedTuple):
-    """Further results of the forward pass, where they are wanted."""
+    """A further result of the forward pass, where it is wanted."""
 
-    value_g: Tensor | None  # g m d: V G
     context: Tensor | None  # g n d: M V, W V under dropout
 
 
@@ -53,4 +53,4 @@ class Gradients(NamedTuple):
     norm_q: Tensor  # g n 1: over p/2 - 1
     query: Tensor  # g n d: through the scores, without their scale
     key: Tensor | None  # g m d
-    value: Tensor | None  # g m d; V G before
+    value: Tensor | None  # g m d

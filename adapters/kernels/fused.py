@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,27 +81,26 @@ class _FusedStep(torch.autograd.Function):
         nodes = Nodes(wide * (settings.scale * LOG2_E), query_g, dot(query_g, node), keys, values)
         # without a backward pass all blocks use the same room
         heads = settings.count if call.keep else _block_size(settings)
-        kept = _room(wide, keys.shape[1], heads, call.scores.kept)
         needs_value_g = call.keep and ctx.needs_input_grad[2] and settings.metric is not None
-        extra = Extra(
-            wide.new_empty(values.shape) if needs_value_g else None,
-            torch.empty_like(wide) if call.context else None,
-        )
+        value_g = wide.new_empty(values.shape) if needs_value_g else None
+        kept = _room(wide, keys.shape[1], heads, call.scores.kept, value_g)
+        extra = Extra(torch.empty_like(wide) if call.context else None)
         clamped = _over_blocks(_forward_block, settings, nodes, kept, extra)
         kappa = _kappa(settings, kept)
         out = torch.addcmul(kappa * kept.message, _beta(settings, kappa), node)
-        ctx.save_for_backward(query, key, value, feature, p, residual, *kept)
-        ctx.settings, ctx.clamped, ctx.value_g = settings, clamped, extra.value_g
+        ctx.save_for_backward(query, key, value, feature, p, residual, *kept, *clamped)
+        ctx.settings = settings
         out = out.to(query.dtype).view(query.shape)
         return out if extra.context is None else (out, extra.context.to(query.dtype).view(query.shape))
 
     @staticmethod
     def backward(ctx, grad_out, grad_context=None):
         settings, saved = ctx.settings, ctx.saved_tensors
+        kept, clamped = Kept._make(saved[6 : 6 + len(Kept._fields)]), list(saved[6 + len(Kept._fields) :])
         if torch.is_grad_enabled():  # to be differentiated again
             given = grad_out, grad_context
-            return settings.backward_again(saved[:6], ctx.needs_input_grad, given, drawn=saved[-1])
-        (query, key, value, feature), kept = saved[:4], Kept(*saved[6:])
+            return settings.backward_again(saved[:6], ctx.needs_input_grad, given, drawn=kept.drawn)
+        query, key, value, feature = saved[:4]
         wide, keys, values, node = _flat(query, key, value, feature)
         half = 0.5 * settings.p - 1
         kappa = _kappa(settings, kept)
@@ -110,7 +108,9 @@ class _FusedStep(torch.autograd.Function):
         # out = κ message + β node
         apart = dot(grad_out, kept.message - node)
         grad_message, grad_log_sum = kappa * grad_out, kappa * (1 - kappa) * apart
-        grad_residual = -(kappa * kappa * _inverse_sum(settings, kept) * apart).sum()
+        # ∂κ/∂r = -κ/(S + r), also where S is 0 and 1/S infinite
+        total = 1 / _inverse_sum(settings, kept) + settings.residual
+        grad_residual = -(kappa * apart / total.clamp_(min=torch.finfo(total.dtype).tiny)).sum()
         grad_node = _beta(settings, kappa) * grad_out
         # everything per edge
         query_g = settings.with_metric(node)
@@ -126,9 +126,9 @@ class _FusedStep(torch.autograd.Function):
             torch.empty_like(kappa),
             torch.empty_like(wide),
             torch.empty_like(keys) if ctx.needs_input_grad[1] else None,
-            _take_value_g(ctx, values) if ctx.needs_input_grad[2] else None,
+            wide.new_empty(values.shape) if ctx.needs_input_grad[2] else None,
         )
-        grad_p = _over_blocks(_backward_block, settings, nodes, kept, upstream, grads, ctx.clamped)
+        grad_p = _over_blocks(_backward_block, settings, nodes, kept, upstream, grads, clamped)
         grad_p = sum(grad_p) - (_log_total(settings, kept) * grad_log_sum).sum()
         grad_p *= 0.5 * math.log(2)
         grad_node.addcmul_(query_g, grads.norm_q, value=2 * half)
@@ -158,21 +158,16 @@ def _flat(
     return wide, key, value, wide if feature is None else widen(feature.flatten(0, 1))
 
 
-def _room(like: Tensor, m: int, heads: int, drawn: Tensor | None) -> Kept:
+def _room(like: Tensor, m: int, heads: int, drawn: Tensor | None, value_g: Tensor | None) -> Kept:
     """Room for the results of all heads of ``like``, ``(g, n, d)``; for edges, of ``heads`` heads. What
     dropout keeps is there already."""
     g, n, _ = like.shape
     sums, square = (like.new_empty(heads, n, m) for _ in range(2))
     log_total, row, degree = (like.new_empty(g, n, 1) for _ in range(3))
     norm_v, message = like.new_empty(g, 1, m), torch.empty_like(like)
-    dropout = (None, None) if drawn is None else (degree, drawn.flatten(0, 1))
-    return Kept(sums, square, log_total, row, norm_v, message, *dropout)
-
-
-def _take_value_g(ctx: Any, value: Tensor) -> Tensor:
-    """V G, to be changed in place: that of the forward pass, or a new one for a second backward pass."""
-    value_g, ctx.value_g = ctx.value_g, None
-    return ctx.settings.with_metric(widen(value)).clone() if value_g is None else value_g
+    if drawn is None:
+        return Kept(sums, square, log_total, row, norm_v, message, None, None, value_g)
+    return Kept(sums, square, log_total, row, norm_v, message, degree, drawn.flatten(0, 1), value_g)
 
 
 def _block_size(settings: StepSettings) -> int:
@@ -275,7 +270,7 @@ def _forward_block(
         weight.masked_fill_(padded, 0)
     _, root = _degrees(settings, weight, heads)
     # R² = |q|² + |v|²/e - 2 q·v/√e
-    value_g = settings.with_metric(value, heads, out=extra.value_g)
+    value_g = settings.with_metric(value, heads, out=kept.value_g)
     torch.sum(value_g * value, -1, out=kept.norm_v[:, 0])
     scaled = kept.norm_v * root
     torch.baddbmm(scaled, query_g, value.transpose(-1, -2), alpha=-2, out=square)
@@ -347,7 +342,8 @@ def _backward_block(
         grads.norm_q.div_(degree_q)
         grads.query_g.mul_(degree_q.rsqrt())
     if grads.value is not None:
-        grads.value.mul_(grad_norm_v.transpose(-1, -2).mul_(2 * (half_p - 1)))
+        value_g = value if kept.value_g is None else kept.value_g
+        torch.mul(value_g, grad_norm_v.transpose(-1, -2).mul_(2 * (half_p - 1)), out=grads.value)
         grads.value.baddbmm_(sigma.mul_(root).transpose(-1, -2), grad_message)
         grads.value.baddbmm_(near.transpose(-1, -2), query_g)
         if upstream.context is not None:

@@ -62,9 +62,12 @@ def apply_step(
         )
     like = widen(scores.query[:0])
     p, residual = (torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (p, residual))
+    plain = transformed() or 0 in scores.shape[:4]
+    if not plain:
+        scores = _with_scale(scores)
     inputs = (scores.query, scores.key, scores.value, scores.feature, p, residual)
     with torch.autocast(scores.query.device.type, enabled=False):
-        if transformed() or 0 in scores.shape[:4]:
+        if plain:
             out: Any = plain_step(scores, degree, context, *inputs)
             return out if context else (*out, None)
         out = step.apply(*inputs, StepCall(scores, degree, context, torch.is_grad_enabled()))
@@ -109,7 +112,7 @@ class StepSettings:
     def __init__(self, call: StepCall, p: float, residual: float):
         scores = call.scores
         b, self.heads, *_ = scores.shape
-        self.p, self.residual, self.scale = p, residual, scores.scale
+        self.p, self.residual, self.scale = p, residual, float(scores.scale)
         self.causal = scores.causal
         self.count = b * self.heads
         self.degree_scale = scores.degree_scale(call.degree)
@@ -117,7 +120,7 @@ class StepSettings:
         past = scores.past_degree
         self.past = None if past is None else past.total.flatten(0, 1)[:, None]
         self.dropout, self.growth = scores.dropout, scores.growth
-        self.scores, self.degree, self.context = _without_features(scores), call.degree, call.context
+        self.scores, self.degree, self.context = scores.without_features(), call.degree, call.context
         rows = scores.query_mask if call.context else None
         self._padded = None if rows is None else ~rows[:, None, :, None]
         self._shown = self.scores if rows is None else self.scores.unpadded()
@@ -182,8 +185,13 @@ def dot(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum(-1, keepdim=True)
 
 
-def _without_features(scores: AttentionScores) -> AttentionScores:
-    """The same scores without what would outlive a checkpoint: queries, keys, values and dropout's draw."""
-    empty = scores.query.new_empty(())
-    query, key = empty.expand(scores.query.shape), empty.expand(scores.key.shape)
-    return replace(scores, query=query, key=key, value=key, feature=None, kept=None, dropout=0.0)
+def _with_scale(scores: AttentionScores) -> AttentionScores:
+    """The same scores with a plain number as their scale: a scale that is trained, or one per head, becomes
+    part of the queries."""
+    scale = scores.scale
+    if not isinstance(scale, Tensor):
+        return scores
+    if scale.numel() == 1 and not scale.requires_grad:
+        return replace(scores, scale=float(scale))
+    query = (widen(scores.query) * scale).to(scores.query.dtype)
+    return replace(scores, query=query, feature=scores.node, scale=1.0)

@@ -7,7 +7,9 @@ is recorded (operators, methods and torch functions alike) and replayed tile by 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -29,22 +31,41 @@ OPERATORS = """
 """.split()
 
 
-class Leaf(NamedTuple):
-    """A tensor inside an expression, and how a tile cuts it: its dimensions that run over queries and over
-    values."""
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A tensor inside an expression, and its dimensions that run over queries and over values."""
 
     tensor: Tensor
     query_dim: int | None
     value_dim: int | None
 
-    def cut(self, tile: Tile) -> tuple[slice, ...]:
+    def cut(self) -> Cut:
+        """How a tile cuts it."""
+        return Cut(self.tensor.dim(), self.query_dim, self.value_dim)
+
+
+class Cut(NamedTuple):
+    """How a tile cuts a tensor of so many dimensions."""
+
+    dims: int
+    query_dim: int | None
+    value_dim: int | None
+
+    def at(self, tile: Tile) -> tuple[slice, ...]:
         """The tile's part of the tensor."""
-        index: list[slice] = [slice(None)] * self.tensor.dim()
+        index: list[slice] = [slice(None)] * self.dims
         if self.query_dim is not None:
             index[self.query_dim] = tile.rows
         if self.value_dim is not None:
             index[self.value_dim] = tile.columns
         return tuple(index)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of a tensor in an expression from which the tensors were taken."""
+
+    index: int
 
 
 class Space(NamedTuple):
@@ -60,22 +81,22 @@ class Values:
 
     Args:
         tile: the edges.
-        parts: the tile's part of each leaf, by the leaf's ``id``.
+        parts: the tile's part of each of the expression's tensors; see :meth:`PerEdge.apart`.
         carry: in causal graphs, the sums of the weights of earlier queries, ``(b, h, 1, columns)``.
 
     Attributes:
         after: those sums after the tile, once a running degree has been evaluated.
     """
 
-    def __init__(self, tile: Tile, parts: dict[int, Tensor], carry: Tensor | None):
+    def __init__(self, tile: Tile, parts: Sequence[Tensor], carry: Tensor | None):
         self.tile, self.parts, self.carry = tile, parts, carry
         self.after: Tensor | None = None
         self._known: dict[int, Tensor] = {}
 
     def of(self, x: Any) -> Any:
-        """A leaf's or subexpression's value on the tile (each is computed once); anything else as it is."""
-        if isinstance(x, Tensor):
-            return self.parts[id(x)]
+        """A tensor's or subexpression's value on the tile (each is computed once); anything else as it is."""
+        if isinstance(x, Slot):
+            return self.parts[x.index]
         if isinstance(x, (tuple, list)):
             return type(x)(map(self.of, x))
         if not isinstance(x, PerEdge):
@@ -94,7 +115,7 @@ class PerEdge:
     Args:
         space: the edges.
         args: what the expression is made of: expressions, tensors that broadcast against ``(b, h, n, m)``,
-            and other values.
+            other tensors as :class:`Leaf`, and other values.
         kwargs: the same by name.
 
     Raises:
@@ -110,24 +131,30 @@ class PerEdge:
         """The numbers on a tile, broadcastable to ``(b, h, rows, columns)``."""
         raise NotImplementedError
 
-    def leaves(self) -> Iterator[Leaf]:
-        """The expression's tensors (some more than once)."""
-        seen: set[int] = set()
-        stack: list[Any] = [self]
-        while stack:
-            x = stack.pop()
-            if isinstance(x, Tensor):
-                yield self._operand(x)
-            elif isinstance(x, (tuple, list)):
-                stack.extend(x)
-            elif isinstance(x, PerEdge) and id(x) not in seen:
-                seen.add(id(x))
-                yield from x.own_leaves()
-                stack.extend([*x.args, *x.kwargs.values()])
+    def apart(self) -> tuple[PerEdge, list[Tensor], list[Cut]]:
+        """The expression with a :class:`Slot` where each tensor was, which can be evaluated, and the tensors:
+        so that autograd may keep these in its own way, and nothing else does."""
+        leaves: dict[tuple, Leaf] = {}
+        expression = self._strip(self, leaves, {})
+        return expression, [x.tensor for x in leaves.values()], [x.cut() for x in leaves.values()]
 
-    def own_leaves(self) -> Iterator[Leaf]:
-        """Tensors that :meth:`evaluate` looks at and that are cut in another way than operands are."""
-        return iter(())
+    def _strip(self, x: Any, leaves: dict[tuple, Leaf], done: dict[int, PerEdge]) -> Any:
+        """``x`` with slots; adds its tensors to ``leaves`` and its subexpressions to ``done``."""
+        if isinstance(x, Tensor):
+            x = self._operand(x)
+        if isinstance(x, Leaf):
+            key = (id(x.tensor), x.cut())
+            leaves.setdefault(key, x)
+            return Slot(list(leaves).index(key))
+        if isinstance(x, (tuple, list)):
+            return type(x)([self._strip(y, leaves, done) for y in x])
+        if not isinstance(x, PerEdge):
+            return x
+        if id(x) not in done:
+            done[id(x)] = stripped = copy(x)
+            stripped.args = self._strip(x.args, leaves, done)
+            stripped.kwargs = {name: self._strip(y, leaves, done) for name, y in x.kwargs.items()}
+        return done[id(x)]
 
     def running(self) -> bool:
         """Whether degrees of ordered queries occur, so that tiles must be visited in order."""
@@ -157,11 +184,17 @@ class PerEdge:
         like = next(x for x in _flat([*args, *kwargs.values()]) if isinstance(x, PerEdge))
         return Applied(function, like.space, tuple(args), kwargs)
 
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            "numbers per edge are not known yet on the tiled backend, so they cannot decide what Python "
+            "does next (if, and, or, not, max): choose edge by edge with torch.where, torch.maximum, & and |"
+        )
+
     def __getattr__(self, name: str):
         """Record a method of tensors."""
-        if name.startswith("_") or not hasattr(Tensor, name):
-            raise AttributeError(f"a number per edge has no attribute {name!r}")
-        method = getattr(Tensor, name)
+        method = None if name.startswith("_") else getattr(Tensor, name, None)
+        if not callable(method):
+            raise AttributeError(f"a number per edge has no attribute {name!r} on the tiled backend")
         return lambda *args, **kwargs: self.__torch_function__(method, (), (self, *args), kwargs)
 
 

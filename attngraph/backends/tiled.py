@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from attngraph.backends.per_edge import Leaf, Operand, PerEdge, Space, Values
+from attngraph.backends.per_edge import Cut, Leaf, Operand, PerEdge, Space, Values
 from attngraph.backends.tiles import WHOLE, RowSums, Tile, columns_of_tiles
 from attngraph.differentiate import again
 from attngraph.edges import Edges
@@ -34,20 +34,16 @@ class TiledEdges(Edges):
 
     def __init__(self, graph: AttentionGraph | AttentionScores):
         super().__init__(graph)
+        past = graph.past_degree
+        triangular = isinstance(graph, AttentionScores) and graph.triangular
         self.shape = torch.Size(graph.shape[:4])
         self.space = Space(self.shape, self.query.dtype, self.query.device)
+        self.tiling = _Tiling(self.space, triangular, None if past is None else past.total)
         if isinstance(graph, AttentionScores):
             graph.refuse_dropout()
             self.weight = _Weight(self, graph)
         else:
             self.weight = Operand(widen(graph.weight), self.space)
-
-    def tiles(self) -> Iterator[list[Tile]]:
-        """See :func:`attngraph.backends.tiles.columns_of_tiles`."""
-        b, h, n, m = self.shape
-        triangular = isinstance(self.graph, AttentionScores) and self.graph.triangular
-        size = TILE // max(1, b * h)
-        return columns_of_tiles(n, m, max(1, math.isqrt(size)), max(1, size), triangular)
 
     def query_degree(self) -> PerEdge:
         return Operand(self.graph.query_degree(), self.space)
@@ -94,60 +90,67 @@ class TiledEdges(Edges):
                 "the edge weights of a scheme are an array of all edges, which the tiled backend never "
                 "makes: ask for them with scheme.reweight(scores.graph())"
             )
-        parts = {id(leaf.tensor): leaf.tensor for leaf in per_edge.leaves()}
-        values = Values(WHOLE, parts, self.first_carry(WHOLE) if self.causal else None)
-        return values.of(per_edge).expand(self.shape)
+        expression, tensors, _ = per_edge.apart()
+        values = Values(WHOLE, tensors, self.tiling.first_carry(WHOLE) if self.causal else None)
+        return values.of(expression).expand(self.shape)
 
     def _sum(self, per_edge: PerEdge, features: Tensor | None, at_queries: bool) -> Tensor:
-        leaves = list({id(leaf.tensor): leaf for leaf in per_edge.leaves()}.values())
-        tensors = [leaf.tensor for leaf in leaves]
-        return _TileSum.apply(_Sum(self, per_edge, leaves, at_queries), features, *tensors)
+        expression, tensors, cuts = per_edge.apart()
+        return _TileSum.apply(_Sum(self.tiling, expression, cuts, at_queries), features, *tensors)
+
+
+class _Tiling(NamedTuple):
+    """Which tiles there are, and what was before them."""
+
+    space: Space
+    triangular: bool
+    past: Tensor | None  # sums of the weights of earlier decoding steps' queries, (b, h, m)
+
+    def tiles(self) -> Iterator[list[Tile]]:
+        """See :func:`attngraph.backends.tiles.columns_of_tiles`."""
+        b, h, n, m = self.space.shape
+        size = TILE // max(1, b * h)
+        return columns_of_tiles(n, m, max(1, math.isqrt(size)), max(1, size), self.triangular)
 
     def first_carry(self, tile: Tile) -> Tensor:
         """The sums of the weights of earlier decoding steps' queries on the tile's values, ``(b, h, 1,
         columns)``."""
-        past = self.graph.past_degree
-        if past is not None:
-            return past.total[:, :, None, tile.columns].to(self.query.dtype).detach()
-        b, h, _, m = self.shape
-        return self.query.new_zeros(b, h, 1, len(range(m)[tile.columns]))
+        b, h, _, m = self.space.shape
+        if self.past is not None:
+            return self.past[:, :, None, tile.columns].to(self.space.dtype).detach()
+        columns = len(range(m)[tile.columns])
+        return torch.zeros(b, h, 1, columns, dtype=self.space.dtype, device=self.space.device)
 
 
 class _Product(PerEdge):
     r""":math:`q_i v_j^\top`."""
 
     def __init__(self, query: Tensor, value: Tensor, space: Space):
-        super().__init__(space)
-        self.query = query
-        self.value = value.view_as(value)  # a leaf of its own, even if it is the same tensor
-
-    def own_leaves(self) -> Iterator[Leaf]:
-        return iter((Leaf(self.query, -2, None), Leaf(self.value, None, -2)))
+        super().__init__(space, (Leaf(query, -2, None), Leaf(value, None, -2)))
 
     def evaluate(self, values: Values) -> Tensor:
-        return values.of(self.query) @ values.of(self.value).transpose(-1, -2)
+        query, value = map(values.of, self.args)
+        return query @ value.transpose(-1, -2)
 
 
-class _Weight(_Product):
+class _Weight(PerEdge):
     r"""Attention weights :math:`2^{s - \ell}` from scores and row normaliser, in base 2."""
 
     def __init__(self, edges: TiledEdges, scores: AttentionScores):
         query = edges.query if scores.feature is None else widen(scores.query)
-        super().__init__(query * (scores.scale * LOG2_E), widen(scores.key), edges.space)
-        self.scores = scores
-        self.log_sum = _LogSum.apply(self, edges, self.query, self.value)
-
-    def own_leaves(self) -> Iterator[Leaf]:
-        yield from super().own_leaves()
-        yield Leaf(self.log_sum, -2, None)
-
-    def logits(self, query: Tensor, key: Tensor, tile: Tile) -> Tensor:
-        """Scores of a tile to base 2."""
-        return self.scores.mask_(query @ key.transpose(-1, -2), *tile, unit=LOG2_E)
+        query, key = query * (scores.scale * LOG2_E), widen(scores.key)
+        self.scores = scores.without_features()
+        log_sum = _LogSum.apply(self.scores, edges.tiling, query, key)
+        super().__init__(edges.space, (Leaf(query, -2, None), Leaf(key, None, -2), Leaf(log_sum, -2, None)))
 
     def evaluate(self, values: Values) -> Tensor:
-        logits = self.logits(values.of(self.query), values.of(self.value), values.tile)
-        return (logits - values.of(self.log_sum)).exp2()
+        query, key, log_sum = map(values.of, self.args)
+        return (_logits(self.scores, query, key, values.tile) - log_sum).exp2()
+
+
+def _logits(scores: AttentionScores, query: Tensor, key: Tensor, tile: Tile) -> Tensor:
+    """Scores of a tile to base 2, with the mask of ``scores``."""
+    return scores.mask_(query @ key.transpose(-1, -2), *tile, unit=LOG2_E)
 
 
 class _Running(PerEdge):
@@ -171,14 +174,14 @@ class _LogSum(torch.autograd.Function):
     r""":math:`\ell_i = \log_2 \sum_j 2^{s_{ij}}`, ``(b, h, n, 1)``; 0 for a query that sees nothing."""
 
     @staticmethod
-    def forward(ctx, weight, edges, query, key):
+    def forward(ctx, scores, tiling, query, key):
         sums = RowSums(query.new_empty((*query.shape[:3], 1)))
-        for tiles in edges.tiles():
+        for tiles in tiling.tiles():
             for tile in tiles:
-                sums.add(tile, weight.logits(query[:, :, tile.rows], key[:, :, tile.columns], tile))
+                sums.add(tile, _logits(scores, query[:, :, tile.rows], key[:, :, tile.columns], tile))
         out = sums.log2()
         ctx.save_for_backward(query, key, out)
-        ctx.weight, ctx.edges = weight, edges
+        ctx.scores, ctx.tiling = scores, tiling
         return out
 
     @staticmethod
@@ -186,10 +189,10 @@ class _LogSum(torch.autograd.Function):
         """In operations that can be differentiated again."""
         query, key, out = ctx.saved_tensors
         grad_query, grad_key = torch.zeros_like(query), torch.zeros_like(key)
-        for tiles in ctx.edges.tiles():
+        for tiles in ctx.tiling.tiles():
             for tile in tiles:
                 q, k = query[:, :, tile.rows], key[:, :, tile.columns]
-                logits = ctx.weight.logits(q, k, tile)
+                logits = _logits(ctx.scores, q, k, tile)
                 share = logits.sub_(out[:, :, tile.rows]).exp2_() * grad[:, :, tile.rows]
                 grad_query[:, :, tile.rows] += share @ k
                 grad_key[:, :, tile.columns] += share.transpose(-1, -2) @ q
@@ -197,11 +200,11 @@ class _LogSum(torch.autograd.Function):
 
 
 class _Sum(NamedTuple):
-    """A sum over edges, of an expression times features."""
+    """A sum over edges, of an expression times features. It holds no tensors of its own."""
 
-    edges: TiledEdges
+    tiling: _Tiling
     expression: PerEdge
-    leaves: list[Leaf]
+    cuts: list[Cut]
     at_queries: bool  # a sum per query, of value features; else the other way round
 
     def target(self, tile: Tile) -> slice:
@@ -213,21 +216,17 @@ class _Sum(NamedTuple):
         return tile.columns if self.at_queries else tile.rows
 
     def parts(self, tensors: Sequence[Tensor], tile: Tile) -> list[Tensor]:
-        """The tile's part of each of the leaves' tensors."""
-        return [x[leaf.cut(tile)] for x, leaf in zip(tensors, self.leaves)]
-
-    def values(self, tile: Tile, parts: Sequence[Tensor], carry: Tensor | None) -> Values:
-        """What the expression is evaluated with on a tile."""
-        return Values(tile, dict(zip((id(leaf.tensor) for leaf in self.leaves), parts)), carry)
+        """The tile's part of each of the expression's tensors."""
+        return [x[cut.at(tile)] for x, cut in zip(tensors, self.cuts)]
 
     def on_all(self, features: Tensor | None, *tensors: Tensor) -> tuple[Tensor]:
         """The sums at once, in operations that autograd records."""
-        carry = self.edges.first_carry(WHOLE) if self.expression.running() else None
-        return (self.on_tile(self.values(WHOLE, tensors, carry), features),)
+        carry = self.tiling.first_carry(WHOLE) if self.expression.running() else None
+        return (self.on_tile(Values(WHOLE, tensors, carry), features),)
 
     def on_tile(self, values: Values, features: Tensor | None) -> Tensor:
         """The tile's sums, from the tile's features."""
-        b, h, n, m = self.edges.shape
+        b, h, n, m = self.tiling.space.shape
         rows, columns = len(range(n)[values.tile.rows]), len(range(m)[values.tile.columns])
         weight = values.of(self.expression).expand(b, h, rows, columns)
         if features is None:
@@ -240,15 +239,14 @@ class _TileSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, total: _Sum, features: Tensor | None, *tensors: Tensor):
-        edges = total.edges
-        b, h, n, m = edges.shape
+        tiling, ((b, h, n, m), dtype, device) = total.tiling, total.tiling.space
         width = 1 if features is None else features.shape[-1]
-        out = edges.query.new_zeros(b, h, n if total.at_queries else m, width)
+        out = torch.zeros(b, h, n if total.at_queries else m, width, dtype=dtype, device=device)
         ctx.running = total.expression.running()
-        for tiles in edges.tiles():
-            carry = edges.first_carry(tiles[0]) if ctx.running and tiles else None
+        for tiles in tiling.tiles():
+            carry = tiling.first_carry(tiles[0]) if ctx.running and tiles else None
             for tile in tiles:
-                values = total.values(tile, total.parts(tensors, tile), carry)
+                values = Values(tile, total.parts(tensors, tile), carry)
                 cut = None if features is None else features[:, :, total.source(tile)]
                 out[:, :, total.target(tile)] += total.on_tile(values, cut)
                 carry = values.after
@@ -266,7 +264,7 @@ class _TileSum(torch.autograd.Function):
             return None, *again(total.on_all, inputs, needed, (grad,))
         grads: list[Any] = [torch.zeros_like(x) if need else None for x, need in zip(inputs, needed)]
 
-        for tiles in total.edges.tiles():
+        for tiles in total.tiling.tiles():
             carries = _carries(total, tensors, tiles) if ctx.running else [None] * len(tiles)
             grad_carry: Tensor | None = None
             for tile, carry in zip(reversed(tiles), reversed(carries)):
@@ -275,7 +273,7 @@ class _TileSum(torch.autograd.Function):
                     cut: list[Any] = [None if features is None else features[:, :, total.source(tile)]]
                     cut += total.parts(tensors, tile)
                     cut = [x if x is None else x.detach().requires_grad_(k) for x, k in zip(cut, needed)]
-                    values = total.values(tile, cut[1:], carry)
+                    values = Values(tile, cut[1:], carry)
                     outputs: list[Any] = [total.on_tile(values, cut[0])]
                     above = [grad[:, :, total.target(tile)]]
                     if grad_carry is not None:
@@ -291,7 +289,7 @@ class _TileSum(torch.autograd.Function):
                 for k, part in zip(wanted, parts):
                     if part is None:
                         continue
-                    place = total.leaves[k - 1].cut(tile) if k else (..., total.source(tile), slice(None))
+                    place = total.cuts[k - 1].at(tile) if k else (..., total.source(tile), slice(None))
                     grads[k][place] += part
         return None, *grads
 
@@ -299,9 +297,9 @@ class _TileSum(torch.autograd.Function):
 @torch.no_grad()
 def _carries(total: _Sum, tensors: Sequence[Tensor], tiles: list[Tile]) -> list:
     """Before each of the tiles with the same values, the sums of the weights of earlier queries."""
-    carries: list = [total.edges.first_carry(tiles[0])] if tiles else []
+    carries: list = [total.tiling.first_carry(tiles[0])] if tiles else []
     for tile in tiles[:-1]:
-        values = total.values(tile, total.parts(tensors, tile), carries[-1])
+        values = Values(tile, total.parts(tensors, tile), carries[-1])
         values.of(total.expression)
         carries.append(values.after)
     return carries

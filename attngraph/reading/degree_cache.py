@@ -9,6 +9,7 @@ cropping and batch changes: the cache layer is replaced by one of its class exte
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from transformers.cache_utils import DummyLayer, EncoderDecoderCache, StaticLaye
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph, PastDegree
 from attngraph.norms import KeptNorms
+from attngraph.precision import widen
 from attngraph.reading.projection import shared
 
 NO_PLACE = (
@@ -26,53 +28,89 @@ NO_PLACE = (
 )
 
 
+@dataclass
+class _Call:
+    """What is kept of a forward pass, or of a part of one.
+
+    Attributes:
+        rows: ``(b, h, rows, m)``: the weights of all its queries, in the model's own type; or, if ``summed``,
+            the degrees after its last ones.
+        summed: whether the rows are degrees.
+        queries: how many valid queries there were after each row, ``(b, rows)``.
+        length: how many queries it stands for.
+        start: how many of the first values had left a sliding window by then.
+        end: whether the cache may be cropped to its end for good.
+    """
+
+    rows: Tensor
+    summed: bool
+    queries: Tensor
+    length: int
+    start: int
+    end: bool
+
+    def after(self, before: _Call | None = None, total: Tensor | None = None) -> Tensor:
+        """The degrees after its last query, ``(b, h, m)``, from those after the call before it."""
+        if self.summed:
+            return self.rows[:, :, -1]
+        added = widen(self.rows).sum(2)
+        if before is None or total is None:
+            return added
+        return _on_values(total, added.shape[-1], self.start - before.start) + added
+
+
 class DegreeCache:
     """The running degrees of one attention layer, so that decoding can go on after the last query, or after
     an earlier one when the cache is cropped.
 
     For cross-attention, whose values stay the same, the norms of these are kept as well (``norms``).
 
-    ``totals`` holds a tensor ``(b, h, rows, m)`` per call, cumulated over all queries; ``queries`` ``(b,
-    rows)`` likewise. ``lengths`` holds how many queries there were, and ``starts`` how many of the first
-    values had left a sliding window by then.
-
-    Of queries before the last :data:`ROWS` only the last one of a call of several (a prompt, say) is kept,
-    and none of single steps, whose lengths count with the call after them.
+    Of the last :data:`ROWS` queries the weights are kept, and what they add to: ``h (2 ROWS + 6)`` bytes for
+    each value in half precision, beside ``4 d`` for each head of keys and values. Of queries before them only
+    the last one of a call of several (a prompt, say) is kept, and none of single steps, whose lengths count
+    with the call after them.
     """
 
-    ROWS = 64
+    ROWS = 32
 
     def __init__(self):
-        self.totals: list[Tensor] = []
-        self.queries: list[Tensor] = []
-        self.lengths: list[int] = []
-        self.starts: list[int] = []
+        self.calls: list[_Call] = []
+        self.total: Tensor | None = None  # after the last query, (b, h, m)
         self.norms: KeptNorms | None = None
         self.first = torch.empty(0)
-        self._old = 0  # how many of the calls lie before the last ROWS queries
+        self._old = 0  # how many of the calls lie before the last ROWS queries; of these there are sums
 
     @property
     def length(self) -> int:
         """How many queries so far, padded ones included."""
-        return sum(self.lengths)
+        return sum(call.length for call in self.calls)
 
     def past(self, values: int, start: int = 0) -> PastDegree | None:
         """The degrees left by all queries so far, on ``values`` values from number ``start`` on, zero for new
         ones; None before the first."""
-        if not self.totals:
+        if self.total is None:
             return None
-        total = self.totals[-1][:, :, -1, start - self.starts[-1] :]
-        grown = values - total.shape[-1]
-        total = torch.nn.functional.pad(total, (0, grown)) if grown >= 0 else total[..., :values]
-        return PastDegree(total, self.queries[-1][:, -1])
+        last = self.calls[-1]
+        return PastDegree(_on_values(self.total, values, start - last.start), last.queries[:, -1])
 
     def append(self, graph: AttentionGraph, start: int = 0) -> None:
         """Add a graph's queries; the graph's own ``past_degree`` must be :meth:`past`."""
-        self.totals.append(graph.value_degree("sum").detach()[:, :, -self.ROWS :].clone())
-        self.queries.append(graph.queries_counted()[:, -self.ROWS :])
-        self.lengths.append(graph.shape[2])
-        self.starts.append(start)
-        while sum(self.lengths[self._old + 1 :]) >= self.ROWS:
+        n, queries, several = graph.shape[2], graph.queries_counted(), graph.shape[2] > 1
+        self.total = graph.degree_after().total.detach()
+        if graph.span is not None:
+            rows = graph.value_degree("sum").detach()[:, :, -self.ROWS :].clone()
+            self.calls.append(_Call(rows, True, queries[:, -self.ROWS :], n, start, several))
+        else:
+            weight, early = graph.weight.detach(), max(0, n - (self.ROWS - 1))
+            if early:
+                total = widen(weight[:, :, :early]).sum(2)
+                if graph.past_degree is not None:
+                    total += graph.past_degree.total
+                counted = queries[:, early - 1 : early]
+                self.calls.append(_Call(total[:, :, None], True, counted, early, start, False))
+            rows = weight[:, :, early:].clone()
+            self.calls.append(_Call(rows, False, queries[:, early:], n - early, start, several))
+        while sum(call.length for call in self.calls[self._old + 1 :]) >= self.ROWS - 1:
             self._forget(self._old)
 
     def norms_of(self, value: Tensor) -> KeptNorms:
@@ -91,44 +129,54 @@ class DegreeCache:
             UserError: the cache then ends at a query whose degrees are not kept any more.
         """
         left = removed
-        while left > 0 and self.totals:
-            here = self.lengths[-1]
-            if here <= left:
-                for kept in self._lists():
-                    kept.pop()
-            elif left >= self.totals[-1].shape[2]:
+        while left > 0 and self.calls:
+            call = self.calls[-1]
+            if call.length <= left:
+                left -= self.calls.pop().length
+            elif left >= call.rows.shape[2]:
                 raise UserError(
                     f"the key/value cache is cropped by {removed} tokens, to one whose degrees the attention "
                     f"graph has forgotten: of long texts it keeps those of the last {self.ROWS} tokens, and "
                     "where each longer forward pass ended. Crop it there, or start from an empty cache"
                 )
             else:
-                self.totals[-1] = self.totals[-1][:, :, :-left]
-                self.queries[-1] = self.queries[-1][:, :-left]
-                self.lengths[-1] -= left
-            left -= here
-        self._old = min(self._old, len(self.totals))
+                call.rows, call.queries = call.rows[:, :, :-left], call.queries[:, :-left]
+                call.length -= left
+                left = 0
+        self._old = min(self._old, len(self.calls))
+        before = self.total = None
+        for call in self.calls[max(0, self._old - 1) :]:
+            self.total, before = call.after(before, self.total), call
 
     def _forget(self, k: int) -> None:
-        """Keep the last query of a call of several, and nothing of a single step."""
-        if self.totals[k].shape[2] > 1:
-            self.totals[k], self.queries[k] = self.totals[k][:, :, -1:].clone(), self.queries[k][:, -1:]
+        """Keep the degrees after a call and not its weights; and nothing of what came before it, unless that
+        was the end of a call of several."""
+        call, before = self.calls[k], self.calls[k - 1] if k else None
+        total = call.after(before, None if before is None else before.after())
+        call.rows, call.summed, call.queries = total[:, :, None].clone(), True, call.queries[:, -1:]
+        if before is None or before.end:
             self._old += 1
         else:
-            self.lengths[k + 1] += self.lengths[k]
-            for kept in self._lists():
-                del kept[k]
-
-    def _lists(self) -> tuple[list, ...]:
-        return self.totals, self.queries, self.lengths, self.starts
+            call.length += before.length
+            del self.calls[k - 1]
 
     def change_batch(self, change: Callable[[Tensor], Tensor]) -> None:
         """Apply ``change`` (a function of a tensor) to the batch dimension of everything kept."""
-        self.totals = [change(x) for x in self.totals]
-        self.queries = [change(x) for x in self.queries]
+        for call in self.calls:
+            call.rows, call.queries = change(call.rows), change(call.queries)
+        if self.total is not None:
+            self.total = change(self.total)
         if self.norms is not None and self.norms.square is not None:
             self.norms = KeptNorms(self.norms.value, change(self.norms.square))
             self.first = change(self.first)
+
+
+def _on_values(total: Tensor, values: int, left: int) -> Tensor:
+    """Degrees on ``values`` values, without the first ``left``, which a sliding window dropped; 0 on new
+    ones."""
+    total = total[..., left:]
+    grown = values - total.shape[-1]
+    return torch.nn.functional.pad(total, (0, grown)) if grown >= 0 else total[..., :values]
 
 
 _Base: Any = object  # any class of cache layers, which is known at run time only

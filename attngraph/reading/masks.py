@@ -57,7 +57,7 @@ def read_mask(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
     sees = bool(visible.any(-1).all())
     if m < n:
         return Mask(visible, None, None, None, pure, sees)
-    queries = visible.diagonal(m - n, -2, -1)
+    queries = visible.diagonal(m - n, -2, -1).clone()  # a view would keep the whole mask in memory
     order, span = _read_order(visible, queries)
     return Mask(visible, queries, order, span, pure, sees, bool(queries.all()))
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import count
+from operator import index
 from threading import get_ident
 from typing import Any
 
@@ -38,7 +39,7 @@ def capture(
     model: nn.Module,
     inputs: Mapping | Tensor,
     layers: Layers = None,
-    heads: Iterable[int] | None = None,
+    heads: int | Iterable[int] | None = None,
     top_k: int | None = None,
     threshold: float | None = None,
     mass: float | None = None,
@@ -54,7 +55,7 @@ def capture(
         inputs: keyword arguments for the model, as a tokenizer or processor returns them, or its first
             argument.
         layers: names of layers or patterns (``"*cross*"``), one or several. Default: all.
-        heads: which heads. Default: all.
+        heads: which heads, one or several. Default: all.
         top_k, threshold, mass: keep only the strongest edges, see :func:`attngraph.sparsify.keep`. The graphs
             then hold nothing else in memory.
         detach: cut the graphs off from the computation. With False, and gradients enabled, gradients flow
@@ -91,7 +92,7 @@ def capture(
 def record(
     model: nn.Module,
     layers: Layers = None,
-    heads: Iterable[int] | None = None,
+    heads: int | Iterable[int] | None = None,
     top_k: int | None = None,
     threshold: float | None = None,
     mass: float | None = None,
@@ -123,7 +124,7 @@ def record(
             raise UserError(
                 "sparse graphs keep no gradients: leave out detach=False, or sparsify them afterwards"
             )
-    reader = _Reader(model, layers, None if heads is None else list(heads), rules, detach, on_graph)
+    reader = _Reader(model, layers, _head_numbers(heads), rules, detach, on_graph)
     try:
         yield reader.graphs
     finally:
@@ -290,6 +291,20 @@ def check_weights(name: str, graph: AttentionGraph, module: nn.Module) -> None:
             "or a weight is negative), as edge weights must be: leave this layer out (layers=...), or "
             "normalise what its eager attention returns"
         )
+
+
+def _head_numbers(heads: int | Iterable[int] | None) -> list[int] | None:
+    """The numbers of heads, or None for all.
+
+    Raises:
+        UserError: what is given is neither a whole number nor several.
+    """
+    if heads is None:
+        return None
+    try:
+        return [index(head) for head in (heads if isinstance(heads, Iterable) else [heads])]
+    except TypeError as error:
+        raise UserError(f"heads must be a head's number or several, such as [0, 3], got {heads!r}") from error
 
 
 def _take_heads(name: str, graph: AttentionGraph, heads: list[int]) -> AttentionGraph:

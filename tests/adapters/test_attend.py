@@ -1,5 +1,7 @@
 """Every scheme on attention scores: the fast ways give what the dense backend gives on the graph."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 
 from adapters import GCN, PGNN
 from attngraph import AttentionScores
-from tests.adapters.cases import every_scheme
+from tests.adapters.cases import ONE_EACH, every_scheme
 from tests.adapters.kernels.test_memory import LargestTensor
 from tests.attngraph.scores_cases import KINDS, attention_output, on_leaves, random_scores
 
@@ -123,6 +125,41 @@ def test_the_tiled_backend_says_what_it_cannot_do():
 
     with pytest.raises(ValueError, match="does not broadcast to the edges"):
         Shape()(scores, "tiled")
+
+    for question in (lambda x: x > 0.1, lambda x: max(x, 0), lambda x: not x, lambda x: x.requires_grad):
+
+        class Asks(GCN):
+            def propagate(self, edges, question=question):
+                return edges.value if question(edges.weight) else edges.query
+
+        with pytest.raises((TypeError, AttributeError), match="on the tiled backend"):
+            Asks()(scores, "tiled")
+
+
+@pytest.mark.parametrize("case", ONE_EACH, ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+def test_tiles_leave_nothing_behind(case, causal, monkeypatch):
+    """Autograd alone keeps what the backward pass needs, so hooks can take it away; no cycle of references
+    waits for the garbage collector."""
+    monkeypatch.setattr("attngraph.backends.tiled.TILE", 24)
+    scores, leaves = on_leaves(random_scores(8, causal=causal))
+    scheme, away = case.make(torch.float64), []
+    want = torch.autograd.grad(scheme.attend(scores, "tiled")[0].sum(), leaves, allow_unused=True)
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x: away.append(x.detach().clone()) or len(away) - 1, lambda k: away[k]
+        ):
+            inputs = [x * 1 for x in leaves]
+            out = scheme.attend(replace(scores, query=inputs[0], key=inputs[1], value=inputs[2]), "tiled")[0]
+        alive = [weakref.ref(x) for x in inputs]
+        inputs.clear()
+        assert [x() for x in alive] == [None] * 3
+        for pair in zip(torch.autograd.grad(out.sum(), leaves, allow_unused=True), want, strict=True):
+            assert pair == (None, None) or torch.equal(*pair)
+    finally:
+        gc.enable()
 
 
 def test_the_same_tensor_as_query_key_and_value(monkeypatch):

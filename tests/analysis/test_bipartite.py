@@ -85,6 +85,10 @@ def test_refused():
     )
     with pytest.raises(ValueError, match="step of cached decoding"):
         Bipartite.of(step)
+    lost = random_graph()
+    lost.weight[0, 0, 1, 0] = torch.nan
+    with pytest.raises(ValueError, match="weights must be finite"):
+        Bipartite.of(lost)
     with pytest.raises(ValueError, match="no edge_index"):
         Bipartite.of(Data(x=torch.ones(3, 2)))
     edges = {"edge_index": torch.tensor([[0, 1], [1, 0]]), "num_nodes": 2}

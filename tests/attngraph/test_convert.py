@@ -1,15 +1,18 @@
 """The same graph in PyG and networkx, and back."""
 
+import io
+
 import networkx
 import pytest
 import torch
 from torch_geometric.data import Batch, Data, HeteroData
+from torch_geometric.loader import DataLoader
 from torch_geometric.utils import to_dense_adj
 
-from attngraph import AttentionGraph
+from attngraph import AttentionGraph, PastDegree
 from tests.pairwise import pairwise
 
-FLAGS = ("causal", "padded", "own", "metric", "labelled", "blocks")
+FLAGS = ("causal", "padded", "own", "metric", "labelled", "blocks", "past")
 FORMS = {
     " ".join(name for name in FLAGS if case[name]) or "plain": case
     for case in [*pairwise(**{name: [False, True] for name in FLAGS}), dict.fromkeys(FLAGS, False)]
@@ -24,22 +27,30 @@ def make(
     metric=False,
     labelled=False,
     blocks=False,
+    past=False,
     dtype=torch.float32,
     sparse=True,
+    n=4,
+    m=5,
 ):
     draw = torch.Generator().manual_seed(0)
-    b, h, n, m, d = 2, 2, 4, 5, 3
+    b, h, d = 2, 2, 3
     weight = torch.randn(b, h, n, m, generator=draw).softmax(-1)
     if sparse:
         weight = weight * (weight > 0.1)
     query_mask = value_mask = None
     if padded:
         query_mask, value_mask = torch.ones(b, n, dtype=torch.bool), torch.ones(b, m, dtype=torch.bool)
-        query_mask[1, :2] = value_mask[0, 4] = False
+        query_mask[1, :2] = value_mask[0, m - 1] = False
     if own:
         window = torch.ones(n, m, dtype=torch.bool).tril(1).expand(b, n, m)
         value_mask = window if value_mask is None else window & value_mask[:, None]
-    span = torch.tensor([[0, 1], [0, 1], [2, 2], [2, 3]]).expand(b, n, 2) if causal and blocks else None
+    span = past_degree = None
+    if causal and blocks:
+        span = torch.tensor([[-1 if past else 0, 1], [0, 1], [2, 2], [2, 3]])[:n].clamp(max=n - 1)
+        span = span.expand(b, n, 2)
+    if causal and past:
+        past_degree = PastDegree(torch.rand(b, h, m, generator=draw).to(dtype), torch.tensor([3, 5]))
     gram = torch.randn(h, d, 7, generator=draw)
     return AttentionGraph(
         torch.randn(b, h, n, d, generator=draw).to(dtype),
@@ -55,6 +66,7 @@ def make(
             else {}
         ),
         span=span,
+        past_degree=past_degree,
     )
 
 
@@ -75,6 +87,8 @@ def same(got: AttentionGraph, whole: AttentionGraph, b: int, h: int):
     assert got.value_modality == whole.value_modality
     assert (got.metric is None) == (whole.metric is None)
     assert whole.metric is None or torch.equal(got.metric[0], whole.metric[h])
+    assert got.span is None or whole.span is not None
+    assert (got.past_degree is None) == (whole.past_degree is None)
     for degree in ("sum", "mean"):
         assert torch.equal(got.value_degree(degree)[0, 0], whole.value_degree(degree)[b, h])
 
@@ -88,6 +102,26 @@ def test_round_trips(form, dtype):
             same(AttentionGraph.from_pyg(graph.to_data(b, h)), graph, b, h)
             same(AttentionGraph.from_pyg(graph.to_hetero(b, h)), graph, b, h)
             same(AttentionGraph.from_networkx(graph.to_networkx(b, h)), graph, b, h)
+            file = io.BytesIO()
+            networkx.write_graphml(graph.to_networkx(b, h), file)
+            file.seek(0)
+            same(AttentionGraph.from_networkx(networkx.read_graphml(file)), graph, b, h)
+
+
+@every_form
+@pytest.mark.parametrize("view", ["to_data", "to_hetero"])
+def test_graphs_of_different_sizes_in_one_batch(form, view):
+    """Also of other layers, and the first of a text beside those that go on from it; and one with as many
+    nodes as features."""
+    form = FORMS[form]
+    first = make(**form | {"past": False, "blocks": False, "own": False})
+    graphs = [make(), first, make(**form, n=1, m=2), make(**form, n=3, m=6)]
+    for nodes in (getattr(graph, view)(1, 0) for graph in graphs):
+        assert view == "to_hetero" or "metric" not in nodes.node_attrs()
+    batch = next(iter(DataLoader([getattr(graph, view)(1, 0) for graph in graphs], batch_size=4)))
+    assert batch.num_graphs == 4
+    for graph, one in zip(graphs, batch.to_data_list(), strict=True):
+        same(AttentionGraph.from_pyg(one), graph, 1, 0)
 
 
 @every_form

@@ -55,6 +55,20 @@ def test_weights_that_are_no_shares(weight, message):
         graph(weight)
 
 
+@pytest.mark.parametrize("what", ["query", "value", "weight"])
+def test_graphs_from_elsewhere_hold_no_nan(what):
+    """A model's NaN goes on through its adapters; a file's, or one made by hand, is a mistake."""
+    made = graph(torch.rand(1, 1, 3, 5))
+    getattr(made, what)[0, 0, 1, 2] = float("nan")
+    for back in (
+        lambda: AttentionGraph.from_pyg(made.to_data()),
+        lambda: AttentionGraph.from_pyg(made.to_hetero()),
+        lambda: AttentionGraph.from_networkx(made.to_networkx()),
+    ):
+        with pytest.raises(ValueError, match=f"^{what} must not hold NaN"):
+            back()
+
+
 def test_what_is_hidden_is_not_looked_at_twice():
     """Weights with a gradient come from a model."""
     weight = torch.rand(1, 1, 2, 2, requires_grad=True) * 1.0

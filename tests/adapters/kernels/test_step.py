@@ -1,6 +1,7 @@
 """The two kernels of a p-Laplacian step: values, gradients, masks, precision, memory."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from adapters import PGNN
 from adapters.kernels import fused_step, tiled_step
 from attngraph import AttentionScores, PastDegree
+from tests.adapters import brute_force
 from tests.attngraph.scores_cases import DROPPED, KINDS, dense, on_leaves, random_scores
 from tests.pairwise import pairwise_params
 
@@ -353,7 +355,7 @@ def test_a_feature_that_is_the_query_changes_nothing(step, causal):
     assert two[0].abs().max() > 0 and two[3].abs().max() > 0
 
 
-@pytest.mark.parametrize("p", [6.0, 8.0])
+@pytest.mark.parametrize("p", [4.0, 5.75, 6.0, 8.0])
 def test_finite_where_a_head_has_no_effect(p):
     """Its slice of W_o is 0, and so is every distance; without a residual only the weights are left."""
     draw = torch.Generator().manual_seed(0)
@@ -362,7 +364,50 @@ def test_finite_where_a_head_has_no_effect(p):
     scores, leaves = on_leaves(AttentionScores(*torch.randn(3, 1, 2, 4, 8, generator=draw), metric=metric))
     scheme = PGNN(p=p, mu=0, learn_p=False)
     want = scheme(scores.graph())
-    for got in (want, *(scheme.attend(scores, backend)[0] for backend in ("dense", "tiled"))):
+    others = (scheme(scores.graph(), "sparse"), *(scheme.attend(scores, x)[0] for x in ("dense", "tiled")))
+    for got in (want, *others):
         grads = torch.autograd.grad(got.sum(), leaves, retain_graph=True)
         assert got.isfinite().all() and all(x.isfinite().all() for x in grads)
         torch.testing.assert_close(got[:, 0], want[:, 0])
+
+
+@pytest.mark.parametrize("p", [6.5, 8.0])
+def test_the_gradient_of_mu_where_distances_are_0(p):
+    """The sum of a query's weights is 0 then, and its inverse infinite; against the loops over nodes."""
+    draw = torch.Generator().manual_seed(0)
+    output = torch.randn(2, 3, 6, generator=draw)
+    output[1] = 0
+    scores = random_scores(15, m=4, metric=False, dtype=torch.float32)
+    scores = replace(scores, metric=output @ output.transpose(-1, -2))
+    graph = replace(scores, **{x: getattr(scores, x).double() for x in ("query", "key", "value")}).graph()
+
+    def loops(mu):
+        scheme = SimpleNamespace(p=p, mu=mu, steps=1, degree="sum")
+        return brute_force.pgnn(scheme, graph, output.double()).sum()
+
+    want = (loops(0.1 + 1e-5) - loops(0.1 - 1e-5)) / 2e-5
+    for backend in ("dense", "tiled", "sparse"):
+        mu = torch.tensor(0.1, requires_grad=True)
+        scheme = PGNN(p=p, learn_p=False)
+        scheme.fixed_mu = mu
+        aggregated = scheme.attend(scores, backend)[0]
+        got = (aggregated.transpose(1, 2).flatten(2) @ output.flatten(0, 1)).sum()
+        torch.testing.assert_close(torch.autograd.grad(got, mu)[0].double(), want, rtol=1e-4, atol=1e-5)
+
+
+@every_step
+@pytest.mark.parametrize("kind", ["encoder", "decoder self, padded", "decoder, cached and rotated"])
+@pytest.mark.parametrize("shape, trained", [((), False), ((), True), ((2, 1, 1), True)])
+def test_a_scale_that_is_a_tensor(step, kind, shape, trained):
+    scores, leaves = on_leaves(random_scores(16, **KINDS[kind]))
+    scale = torch.linspace(0.3, 0.8, 2, dtype=torch.float64)[: 2 if shape else 1].view(shape)
+    scale.requires_grad_(trained)
+    leaves += [scale] if trained else []
+    scores = replace(scores, scale=scale)
+    got, want = step(scores, 1.5, 0.2, context=True), dense(scores, 1.5, 0.15, "sum")
+    for pair in zip((*got, *gradients(got, leaves)), (*want, *gradients(want, leaves)), strict=True):
+        torch.testing.assert_close(*pair)
+
+
+def gradients(outputs, leaves) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(sum(x.square().sum() for x in outputs), leaves)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from analysis.viewer import ViewerExample, write_viewer
+from attngraph import UserError
 from tests.analysis.viewer.page_reading import (
     CROSS,
     ENCODER,
@@ -88,4 +89,8 @@ def test_what_is_not_there_is_refused(tmp_path):
     refused(
         f"start must be a query that is drawn, got 4 for {SELF}", replace(shown, start={SELF: 4})
     )  # padding
+    weight = shown.graphs["M"][SELF].weight
+    weight[0, 1, 2, 1] = float("nan")
+    with pytest.raises(UserError, match=rf"^{shown.name}, {SELF}: the weights M hold NaN"):
+        write_viewer(tmp_path / "viewer.html", [shown], "wrong")
     assert not (tmp_path / "viewer.html").exists()

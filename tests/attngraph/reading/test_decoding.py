@@ -184,17 +184,19 @@ def test_long_prompts_do_not_keep_all_their_degrees():
     with record(model, on_graph=lambda name, graph: steps.append(graph)), torch.no_grad():
         cache = model(ids[:, :140], use_cache=True).cache
         (degrees,) = cache.layers[0].degrees.values()
-        assert (
-            degrees.totals[0].shape[2] == 64
-            and degrees.totals[0].untyped_storage().nbytes() == degrees.totals[0].nbytes
+        kept = [call.rows for call in degrees.calls]
+        assert [x.shape[2] for x in kept] == [1, 31] and all(
+            x.untyped_storage().nbytes() == x.nbytes for x in kept
         )
-        cache.crop(-63)
-        model(ids[:, 77:], cache=cache, use_cache=True)
+        cache.crop(-31)
+        model(ids[:, 109:], cache=cache, use_cache=True)
         with pytest.raises(UserError, match="cropped by 100 tokens, to one whose degrees"):
             model(ids[:, :140], use_cache=True).cache.crop(-100)
     for step, graph in zip(steps[2:4], whole.values(), strict=True):
-        assert step.shape[2] == 73
-        torch.testing.assert_close(step.value_degree(), graph.value_degree()[:, :, 77:], rtol=1e-4, atol=1e-4)
+        assert step.shape[2] == 41
+        torch.testing.assert_close(
+            step.value_degree(), graph.value_degree()[:, :, 109:], rtol=1e-4, atol=1e-4
+        )
 
 
 def test_long_decoding_does_not_keep_all_its_degrees():
@@ -214,9 +216,9 @@ def test_long_decoding_does_not_keep_all_its_degrees():
         cache = decode(model(ids[:, 5:9], cache=cache, use_cache=True).cache, 9, 100)
         for layer in cache.layers:
             (degrees,) = layer.degrees.values()
-            assert degrees.length == 100 and [x.shape[2] for x in degrees.totals] == [1] * (2 + 64)
+            assert degrees.length == 100 and [x.rows.shape[2] for x in degrees.calls] == [1] * (3 + 31)
         # the farthest place in decoding, and where both of the longer passes end
-        for crop, end in ((63, 110), (101, 80), (75, 12)):
+        for crop, end in ((31, 110), (101, 80), (75, 12)):
             cache.crop(-crop)
             start = cache.get_seq_length()
             steps.clear()
@@ -226,8 +228,32 @@ def test_long_decoding_does_not_keep_all_its_degrees():
                 want = whole[name].value_degree()[:, :, row : row + 1, : row + 1]
                 torch.testing.assert_close(step.value_degree(), want, rtol=1e-4, atol=1e-4)
         cache = decode(cache, 12, 100)
-        with pytest.raises(UserError, match="cropped by 64 tokens, to one whose degrees"):
-            cache.crop(-64)
+        with pytest.raises(UserError, match="cropped by 32 tokens, to one whose degrees"):
+            cache.crop(-32)
+
+
+def test_degrees_weigh_less_than_grouped_keys_and_values():
+    import transformers as hf
+
+    config = hf.LlamaConfig(
+        vocab_size=41,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=128,
+        attn_implementation="eager",
+    )
+    model = hf.LlamaForCausalLM(config).eval().bfloat16()
+    with record(model, on_graph=lambda name, graph: None), torch.no_grad():
+        cache = model(words(140), use_cache=True).cache
+        for _ in range(70):
+            cache = model(words(1), cache=cache, use_cache=True).cache
+    (layer,) = cache.layers
+    (degrees,) = layer.degrees.values()
+    kept = sum(x.nbytes for call in degrees.calls for x in (call.rows, call.queries)) + degrees.total.nbytes
+    assert kept < layer.keys.nbytes + layer.values.nbytes
 
 
 def test_a_cache_can_be_saved_and_goes_on():

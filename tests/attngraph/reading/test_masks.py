@@ -51,6 +51,7 @@ def test_reading_masks():
     padded = torch.zeros(2, 1, 3, 3)
     padded[1, :, :, 2] = low
     read = read_mask(padded, (2, 4, 3, 3))
+    assert read.queries.untyped_storage().nbytes() == read.queries.nbytes  # it outlives the mask
     assert read.pure
     assert torch.equal(read.queries, torch.tensor([[True] * 3, [True, True, False]])) and read.order == "none"
     cached = torch.zeros(1, 1, 1, 5)

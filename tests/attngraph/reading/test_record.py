@@ -40,6 +40,11 @@ def test_heads():
         assert torch.equal(part[name].metric, whole[name].metric[[3, 1]])
     with pytest.raises(UserError, match=r"model.layers.0.self_attn has heads 0..3, not 4"):
         read(model, inputs, heads=[0, 4])
+    for name, graph in read(model, inputs, heads=3).items():
+        assert graph.shape[1] == 1 and torch.equal(graph.weight, whole[name].weight[:, 3:])
+    for wrong in ("0", 1.5, [0.0]):
+        with pytest.raises(UserError, match="heads must be a head's number or several, such as"):
+            read(model, inputs, heads=wrong)
     with record(model, heads=[2]) as steps, torch.no_grad():
         model.generate(**prompt(family), max_new_tokens=3, min_new_tokens=3, do_sample=False)
     assert all(g.shape[1] == 1 for calls in steps.values() for g in calls)
