@@ -112,9 +112,15 @@ class GraphAdapterModel(BaseTuner):
                 "take for that adapter's: choose another"
             )
         off = any(isinstance(module, GraphLayer) and module.disable_adapters for module in model.modules())
+        trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         self._attach()
         try:
             super().inject_adapter(model, adapter_name, *args, **options)
+        except BaseException:
+            self._take_back(adapter_name)
+            for parameter, before in trained:
+                parameter.requires_grad_(before)
+            raise
         finally:
             if off or not self._listens():  # injection failed, or adapters follow feed-forward blocks only
                 self._release()
@@ -152,6 +158,20 @@ class GraphAdapterModel(BaseTuner):
             self._replace_module(parent, target_name, layer, target)
         settings = peft_config.settings()
         layer.add(adapter_name, settings, self._scheme(settings, adapter_name), peft_config.init_weights)
+
+    def _take_back(self, adapter_name: str) -> None:
+        """Take out what an injection that failed has put in so far."""
+        for name, layer in list(self.model.named_modules()):
+            if isinstance(layer, GraphLayer):
+                if adapter_name in layer.gnn_adapter:
+                    del layer.gnn_adapter[adapter_name]
+                if not layer.gnn_adapter:
+                    parent, _, last = name.rpartition(".")
+                    setattr(self.model.get_submodule(parent), last, layer.base_layer)
+                    for site in self._sites():
+                        site.listeners[:] = [
+                            x for x in site.listeners if getattr(x, "__self__", None) is not layer
+                        ]
 
     def _scheme(self, settings: AdapterConfig, adapter_name: str) -> Scheme:
         """A new scheme, or that of the previous layers if all layers share one."""
