@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from peft import PeftConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
 from adapters.adapter import GraphAdapter
@@ -112,14 +112,17 @@ class GraphAdapterModel(BaseTuner):
                 "take for that adapter's: choose another"
             )
         off = any(isinstance(module, GraphLayer) and module.disable_adapters for module in model.modules())
-        trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        put_back = _switches(model)
+        attached = self.instrument is not None
         self._attach()
         try:
             super().inject_adapter(model, adapter_name, *args, **options)
         except BaseException:
             self._take_back(adapter_name)
-            for parameter, before in trained:
-                parameter.requires_grad_(before)
+            put_back()
+            if self.instrument is not None and not attached:  # adapters of another PeftModel have their own
+                self.instrument.remove()
+                self.instrument = None
             raise
         finally:
             if off or not self._listens():  # injection failed, or adapters follow feed-forward blocks only
@@ -328,6 +331,24 @@ def check_name(adapter_name: str) -> None:
             f"the adapter name {adapter_name!r} cannot be the name of a module and of a folder: choose one "
             "of letters, digits, - and _"
         )
+
+
+def _switches(model: nn.Module) -> Callable[[], None]:
+    """What puts back which parameters learn and which adapters run, as it is now."""
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    chosen = [
+        (layer, {name: x for name, x in vars(layer).items() if name in ("_active_adapter", "_learning")})
+        for layer in model.modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
+
+    def put_back() -> None:
+        for parameter, before in trained:
+            parameter.requires_grad_(before)
+        for layer, choice in chosen:
+            vars(layer).update(choice)
+
+    return put_back
 
 
 def _add(site: Site, layer: OutputLayer) -> None:

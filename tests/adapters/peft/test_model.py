@@ -11,8 +11,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapters import GraphAdapterConfig
-from adapters.peft.layer import FeedForwardLayer, OutputLayer
+from adapters.peft.layer import FeedForwardLayer, GraphLayer, OutputLayer
 from attngraph import UserError, capture
+from attngraph.reading.hub import find_hub
 from tests.adapters.peft import blip_decoder as blip
 from tests.adapters.peft.blip_decoder import JOINS, SCHEME_ARGS, logits
 from tests.adapters.peft.helpers import close, config, differ, put, run
@@ -147,35 +148,37 @@ def test_a_failed_try_beside_another_adapter_leaves_its_name_free(first):
     assert "second" in get_peft_model(base, config(), adapter_name="second").peft_config
 
 
+@pytest.mark.parametrize("kind, method", [(FeedForwardLayer, "make"), (GraphLayer, "set_adapter")])
 @pytest.mark.parametrize("beside", [False, True])
-def test_adapters_that_went_in_before_a_failure_come_out_again(beside, monkeypatch):
-    model, batch = FAMILIES["bert"].make(), FAMILIES["bert"].batch()
-    if beside:
-        put_in = get_peft_model(model, config())
-    want = run(model, batch)
+def test_adapters_that_went_in_before_a_failure_come_out_again(beside, kind, method, monkeypatch):
+    model, batch = FAMILIES["bart"].make(), FAMILIES["bart"].batch()
+    first = get_peft_model(model, config(positions="self")) if beside else None
+    want, seen, own = run(model, batch), [], getattr(kind, method)
 
     def state():
-        return [(name, type(x)) for name, x in model.named_modules()], [
-            (name, p.requires_grad) for name, p in model.named_parameters()
-        ]
+        hubs = (hub for module in model.modules() if (hub := find_hub(module)) is not None)
+        return (
+            [(name, type(module)) for name, module in model.named_modules()],
+            [(name, p.requires_grad) for name, p in model.named_parameters()],
+            [list(hub.listeners) for hub in hubs],
+        )
 
-    before, made = state(), []
-
-    def make(layer, settings, scheme):
-        made.append(layer)
-        if len(made) == 2:
+    def fail_later(layer, *args, **options):
+        seen.append(layer)
+        if len(seen) == 3:
             raise MemoryError
-        return nn.Identity()
+        return own(layer, *args, **options)
 
+    before = state()
     with monkeypatch.context() as patch:
-        patch.setattr(FeedForwardLayer, "make", make)
+        patch.setattr(kind, method, fail_later)
         with pytest.raises(MemoryError):
             get_peft_model(model, config(), adapter_name="second")
-    assert len(made) == 2 and state() == before and torch.equal(run(model, batch), want)
-    if beside:
-        assert put_in.active_adapters == ["default"]
-    else:
-        assert model.config._attn_implementation == "sdpa"
+    assert len(seen) == 3 and state() == before and torch.equal(run(model, batch), want)
+    if first is not None:
+        assert first.active_adapters == ["default"]
+        first.unload()
+    assert model.config._attn_implementation == "sdpa" and all(p.requires_grad for p in model.parameters())
 
 
 def test_a_model_without_numbers():
