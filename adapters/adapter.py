@@ -57,7 +57,7 @@ class GraphAdapter(nn.Module):
         Returns:
             Aggregated features with merged heads, ``(b, n, h·d)``.
         """
-        metric = call.site.metric(*call.query.shape[1::2])
+        metric = call.site.metric(call.query)
         tiled = self.backend == "tiled"
         from_scores = self.top_k is None and (tiled or (self.training and self.backend == "dense"))
         scores = call.scores(metric, dropped=not tiled) if from_scores else None

@@ -19,7 +19,7 @@ from adapters.saved import read_tensors
 from attngraph.errors import UserError
 from attngraph.reading.calls import Call, Site
 from attngraph.reading.instrument import Instrument, instrument
-from attngraph.reading.outputs import widths
+from attngraph.reading.outputs import place, widths
 
 ATTRIBUTE = "kv_prefix"
 """The attribute of an attention module that holds its prefix; part of the names of its parameters."""
@@ -151,10 +151,10 @@ class PrefixTuning:
             parameter.requires_grad_(False)
         for site, shape in zip(sites, shapes):
             prefix = Prefix(*shape, config)
-            weight = next(site.module.parameters(), next(model.parameters()))
+            assert site.output is not None  # head_shape
+            device, dtype = place(site.output)
             # in half precision a step of the optimiser would be lost against entries near 1
-            dtype = torch.promote_types(weight.dtype, torch.float32)
-            setattr(site.module, ATTRIBUTE, prefix.to(weight.device, dtype))
+            setattr(site.module, ATTRIBUTE, prefix.to(device, torch.promote_types(dtype, torch.float32)))
         self.layers = [site.name for site in sites]
         self.enable()
 

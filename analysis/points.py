@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from analysis.bipartite import factor
 from attngraph.graph import AttentionGraph
 from attngraph.reading.instrument import instrument
+from attngraph.reading.outputs import matrix
 
 ROLES = ("query", "value")
 WHOLE = "all"  # all heads of a layer together
@@ -47,13 +47,7 @@ def output_matrices(model: nn.Module) -> dict[str, Tensor]:
         outputs = {name: site.output for name, site in handle.sites.items() if site.output is not None}
     finally:
         handle.remove()
-    return {name: output_matrix(output) for name, output in outputs.items()}
-
-
-def output_matrix(output: nn.Module) -> Tensor:
-    """The matrix :math:`W_o` of an output projection, by which rows are multiplied: ``(h·d, width)``."""
-    weight: Tensor = output.get_parameter("weight").detach()
-    return weight if isinstance(output, Conv1D) else weight.T
+    return {name: matrix(output).detach() for name, output in outputs.items()}
 
 
 class Points:

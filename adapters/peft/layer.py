@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.reading.calls import Call
 from attngraph.reading.heads import merge_heads
-from attngraph.reading.outputs import matrix, widths
+from attngraph.reading.outputs import apply, place, widths
 
 ADAPTERS = "gnn_adapter"
 """The attribute of every layer that holds its adapters by name; part of the names of saved weights."""
@@ -81,24 +82,24 @@ class GraphLayer(nn.Module, BaseTunerLayer):
 
     def _adopt(self, adapter: nn.Module) -> None:
         """Give a new adapter the layer's mode (training or evaluation), and its base layer's device and
-        precision.
+        precision (float32 beside quantised weights).
 
         Single numbers (a share, p, μ) stay in single precision, since half precision would swallow their
         steps. Parameters on ``meta``, whose values are still to be loaded, stay there; so do all of a model
         there, whose parameters are only counted.
         """
         adapter.train(self.training)
-        weight = self.projection.weight
-        if weight.is_meta:
+        device, precision = place(self.projection)
+        if device.type == "meta":
             adapter.to("meta")
         for parameter in adapter.parameters():
             if not parameter.is_meta:
-                dtype = weight.dtype if parameter.dim() else torch.float32
-                parameter.data = parameter.data.to(weight.device, dtype)
+                dtype = precision if parameter.dim() else torch.float32
+                parameter.data = parameter.data.to(device, dtype)
 
     @property
     def projection(self) -> Any:
-        """The innermost projection, an ``nn.Linear`` or transformers' ``Conv1D``."""
+        """The innermost projection, an ``nn.Linear``, transformers' ``Conv1D`` or a quantised layer."""
         return self.get_base_layer()
 
     @property
@@ -148,7 +149,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
     ) -> None:
         """Called by PEFT after loading; loaded numbers keep their precision."""
         if adapter_name in self.gnn_adapter:
-            self.gnn_adapter[adapter_name].to(device or self.projection.weight.device)
+            self.gnn_adapter[adapter_name].to(device or place(self.projection)[0])
 
 
 def find_layer(module: nn.Module) -> GraphLayer | None:
@@ -168,7 +169,7 @@ def working_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     """The precision in which an adapter works: that of its weights, or of its input where autocast chooses
     the precision of each operation.
     """
-    return x.dtype if torch.is_autocast_enabled(x.device.type) else weight.dtype
+    return x.dtype if not x.is_meta and torch.is_autocast_enabled(x.device.type) else weight.dtype
 
 
 class FeedForwardLayer(GraphLayer):
@@ -266,7 +267,7 @@ class OutputLayer(GraphLayer):
         weight = adapter.join.bottleneck.down.weight
         aggregated = aggregated.to(hidden_states.dtype)
         if adapter.rescale:
-            aggregated = rescaled(aggregated, hidden_states, lambda x: x @ matrix(self.projection))
+            aggregated = rescaled(aggregated, hidden_states, partial(apply, self.projection))
 
         def project(x: Tensor) -> Tensor:
             projected = self.base_layer(x)

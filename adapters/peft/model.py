@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from peft import PeftConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
 from adapters.adapter import GraphAdapter
@@ -113,9 +113,18 @@ class GraphAdapterModel(BaseTuner):
                 "take for that adapter's: choose another"
             )
         off = any(isinstance(module, GraphLayer) and module.disable_adapters for module in model.modules())
+        put_back = _switches(model)
+        attached = self.instrument is not None
         self._attach()
         try:
             super().inject_adapter(model, adapter_name, *args, **options)
+        except BaseException:
+            self._take_back(adapter_name)
+            put_back()
+            if self.instrument is not None and not attached:  # adapters of another PeftModel have their own
+                self.instrument.remove()
+                self.instrument = None
+            raise
         finally:
             if off or not self._listens():  # injection failed, or adapters follow feed-forward blocks only
                 self._release()
@@ -153,6 +162,20 @@ class GraphAdapterModel(BaseTuner):
             self._replace_module(parent, target_name, layer, target)
         settings = peft_config.settings()
         layer.add(adapter_name, settings, self._scheme(settings, adapter_name), peft_config.init_weights)
+
+    def _take_back(self, adapter_name: str) -> None:
+        """Take out what an injection that failed has put in so far."""
+        for name, layer in list(self.model.named_modules()):
+            if isinstance(layer, GraphLayer):
+                if adapter_name in layer.gnn_adapter:
+                    del layer.gnn_adapter[adapter_name]
+                if not layer.gnn_adapter:
+                    parent, _, last = name.rpartition(".")
+                    setattr(self.model.get_submodule(parent), last, layer.base_layer)
+                    for site in self._sites():
+                        site.listeners[:] = [
+                            x for x in site.listeners if getattr(x, "__self__", None) is not layer
+                        ]
 
     def _scheme(self, settings: AdapterConfig, adapter_name: str) -> Scheme:
         """A new scheme, or that of the previous layers if all layers share one."""
@@ -309,6 +332,24 @@ def check_name(adapter_name: str) -> None:
             f"the adapter name {adapter_name!r} cannot be the name of a module and of a folder: choose one "
             "of letters, digits, - and _"
         )
+
+
+def _switches(model: nn.Module) -> Callable[[], None]:
+    """What puts back which parameters learn and which adapters run, as it is now."""
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    chosen = [
+        (layer, {name: x for name, x in vars(layer).items() if name in ("_active_adapter", "_learning")})
+        for layer in model.modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
+
+    def put_back() -> None:
+        for parameter, before in trained:
+            parameter.requires_grad_(before)
+        for layer, choice in chosen:
+            vars(layer).update(choice)
+
+    return put_back
 
 
 def _add(site: Site, layer: OutputLayer) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from adapters.peft.config import GraphAdapterConfig
 from attngraph.errors import UserError
 from attngraph.reading.instrument import Site, attention_like
+from attngraph.reading.outputs import is_linear
 
 # Parts of a module's name that mark cross-attention.
 CROSS = {
@@ -114,8 +114,8 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
     without_output = [site.name for site in followed if site.output is None]
     if without_output:
         raise UserError(
-            f"{without_output[0]} has no output projection that an adapter can follow (none was found, or it "
-            "is quantised): leave it out with exclude=[...]"
+            f"{without_output[0]} has no output projection that an adapter can follow: leave it out with "
+            "exclude=[...]"
         )
     places = {
         site.output_name: Place(site.output_name, position[site.name], site)
@@ -236,7 +236,7 @@ def _layer(name: str) -> str | None:
 
 def _is_linear(module: nn.Module) -> bool:
     base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-    return isinstance(base, (nn.Linear, Conv1D))
+    return is_linear(base)
 
 
 def _matches(patterns: Iterable[str] | str | None, *names: str | None) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers.cache_utils import EncoderDecoderCache
 
 from attngraph.errors import UserError
@@ -74,10 +75,18 @@ def attend(
         dropout: its probability while training.
         known: what else is known of the call.
         kwargs: what else the model passes; its eager attention gets it.
+
+    Raises:
+        UserError: the tensors have no numbers.
     """
     hub = hub_of(module)
     given = hub.given
     query, key, value = projected
+    if query.is_meta or isinstance(query, FakeTensor):
+        raise UserError(
+            f"{hub.site.name} runs on tensors without numbers (meta or fake ones), from which no graph can "
+            "be read: give the model its weights, or switch the adapters off to trace or count it"
+        )
     b, h, n, m = max(query.shape[0], key.shape[0]), query.shape[1], query.shape[2], key.shape[2]
     run = partial(eager, module, dropout=0.0, **kwargs)
     test = PlainTest(run, h, key.shape[1], query.shape[-1], value.shape[-1], kwargs, query.device)

@@ -43,7 +43,8 @@ class Site:
     Attributes:
         name: the attention module's path in the model.
         module: the attention module.
-        output: :math:`W_o`, an ``nn.Linear`` or transformers' ``Conv1D``; None where none was found.
+        output: :math:`W_o`, an ``nn.Linear``, transformers' ``Conv1D`` or a quantised layer; None where none
+            was found.
         output_name: its path in the model.
         listeners: called with each :class:`Call` of the module.
     """
@@ -57,12 +58,20 @@ class Site:
     def __post_init__(self):
         self._metric = None if self.output is None else Metric(self.output)
 
-    def metric(self, heads: int, features: int) -> Tensor | None:
-        """``(h, d, d)``; see :class:`attngraph.reading.outputs.Metric`. None without an output projection of
-        that width."""
+    def metric(self, query: Tensor) -> Tensor | None:
+        """``(h, d, d)`` for queries ``(b, h, n, d)``; see :class:`attngraph.reading.outputs.Metric`. None
+        without an output projection of that width.
+
+        Raises:
+            UserError: there is one, and its weight can't be read.
+        """
+        heads, features = query.shape[1::2]
         if self._metric is None or widths(self._metric.output)[0] != heads * features:
             return None
-        return self._metric(heads)
+        try:
+            return self._metric(heads, query)
+        except UserError as error:
+            raise UserError(f"{self.name}: {error}") from error
 
 
 @dataclass(eq=False)

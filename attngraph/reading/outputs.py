@@ -1,20 +1,34 @@
 r"""The output projection :math:`W_o` of an attention layer, and the metric it puts on each head's
-features."""
+features.
+
+A layer that keeps :math:`W_o` otherwise than as its weight (quantised in any way) is run on the unit vectors.
+Weights that accelerate has offloaded are brought in for as long as they are read.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from attngraph.errors import UserError
 from attngraph.precision import widen
 
 NAMES = """
     o_proj out_proj c_proj o dense proj projection out_lin Wo linear_out projection_layer output_projection
     output
 """.split()
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""The precisions in which layers compute."""
+
+NONLINEAR = 0.15
+"""By which share a layer may differ from a linear one: activations in 4 bits differ by a tenth."""
 
 
 def find_output(attention: nn.Module, parent: nn.Module | None) -> tuple[str, nn.Module] | None:
@@ -23,17 +37,17 @@ def find_output(attention: nn.Module, parent: nn.Module | None) -> tuple[str, nn
 
     Returns:
         its path from the attention module (``"o_proj"``) or from the parent (``"output.dense"``), and itself;
-        None if there is no such layer, or not in plain form (quantised), or where channels attend to each
-        other (Florence-2), so that it mixes nodes and not features.
+        None if there is no such layer, or where channels attend to each other (Florence-2), so that it mixes
+        nodes and not features.
     """
     if "ChannelAttention" in type(attention).__name__:
         return None
     for name in NAMES:
         module = _unwrapped(getattr(attention, name, None))
-        if _plain(module):
+        if is_linear(module):
             return name, module
     dense = _unwrapped(getattr(getattr(parent, "output", None), "dense", None))
-    return ("output.dense", dense) if _plain(dense) else None
+    return ("output.dense", dense) if is_linear(dense) else None
 
 
 def _unwrapped(module: Any) -> Any:
@@ -43,57 +57,152 @@ def _unwrapped(module: Any) -> Any:
     return module
 
 
-def _plain(module: Any) -> TypeGuard[nn.Module]:
-    if isinstance(module, nn.Linear):
-        shape = (module.out_features, module.in_features)
-        return module.weight.shape == shape and module.weight.is_floating_point()
-    return isinstance(module, Conv1D)
-
-
-def _weight(output: nn.Module) -> Tensor:
-    weight = output.weight
-    assert isinstance(weight, Tensor)
-    return weight
+def is_linear(module: Any) -> TypeGuard[nn.Module]:
+    """Whether a module is an ``nn.Linear``, transformers' ``Conv1D``, or a quantised layer in the place of
+    one."""
+    if isinstance(module, (nn.Linear, Conv1D)):
+        return True
+    sizes = (getattr(module, name, None) for name in ("in_features", "out_features"))
+    named = isinstance(module, nn.Module) and "Linear" in type(module).__name__
+    return named and all(isinstance(size, int) for size in sizes)
 
 
 def widths(output: nn.Module) -> tuple[int, int]:
     """How many features an output projection takes and gives."""
-    rows, columns = _weight(output).shape
-    return (rows, columns) if isinstance(output, Conv1D) else (columns, rows)
+    sizes: Any = output
+    return (sizes.nx, sizes.nf) if isinstance(output, Conv1D) else (sizes.in_features, sizes.out_features)
 
 
-def matrix(output: nn.Module) -> Tensor:
-    """:math:`W_o` as rows of features are multiplied by it from the right, ``(h·d, width)``."""
-    return _weight(output) if isinstance(output, Conv1D) else _weight(output).T
+def place(output: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """On which device a layer computes, and in which precision an adapter beside it does: that of its weight,
+    or float32 where layers compute in no such precision (quantised weights)."""
+    with _brought_in(output):
+        weight = next(chain(output.parameters(), output.buffers()), torch.empty(0))
+        return weight.device, weight.dtype if weight.dtype in FLOATS else torch.float32
 
 
-def head_metric(output: nn.Module, heads: int) -> Tensor:
+@contextmanager
+def _brought_in(output: nn.Module) -> Iterator[None]:
+    """Weights that accelerate has offloaded (they are on ``meta``), where its hook brings them."""
+    hook: Any = getattr(output, "_hf_hook", None)
+    if hook is None or not any(parameter.is_meta for parameter in output.parameters()):
+        yield
+        return
+    hook.pre_forward(output)
+    try:
+        yield
+    finally:
+        hook.post_forward(output, None)
+
+
+def _plain(output: nn.Module) -> bool:
+    """Whether the layer's weight is :math:`W_o` as it stands."""
+    weight: Any = getattr(output, "weight", None)
+    if type(weight) not in (Tensor, nn.Parameter) or not isinstance(output, (nn.Linear, Conv1D)):
+        return False
+    shape = widths(output) if isinstance(output, Conv1D) else widths(output)[::-1]
+    return weight.dtype in FLOATS and weight.shape == shape
+
+
+def matrix(output: nn.Module, like: Tensor | None = None) -> Tensor:
+    """:math:`W_o` as rows of features are multiplied by it from the right, ``(h·d, width)``.
+
+    Args:
+        output: the output projection.
+        like: features as it gets them, whose device and precision serve to measure it where its weight is
+            not :math:`W_o`.
+
+    Raises:
+        UserError: the layer does not run, or what it computes is not linear.
+    """
+    with _brought_in(output):
+        if _plain(output):
+            return _weight(output)
+    row, _ = _example(output, like)
+    unit = torch.eye(row.shape[1], dtype=row.dtype, device=row.device)
+    with torch.autocast(row.device.type, enabled=False):
+        found, expected = apply(output, unit), apply(output, row)
+    if torch.dist(widen(row) @ found, expected) > NONLINEAR * expected.norm():
+        raise UserError(
+            f"the output projection ({type(output).__name__}) is not linear, as where its input is cut to a "
+            "fixed range, so there is no W_o: leave the layer out (layers=...; for adapters exclude=...)"
+        )
+    return found
+
+
+def apply(output: nn.Module, rows: Tensor) -> Tensor:
+    """Rows of features ``(..., h·d)`` times :math:`W_o`, without the bias; in float32 where the weight is not
+    :math:`W_o`."""
+    with _brought_in(output):
+        if _plain(output):
+            return rows @ _weight(output)
+    return (widen(output.forward(rows)) - widen(output.forward(-rows))) / 2
+
+
+def _weight(output: nn.Module) -> Tensor:
+    weight: Any = output.weight
+    return weight if isinstance(output, Conv1D) else weight.T
+
+
+def _example(output: nn.Module, like: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A row of made-up features, always the same, in a precision in which the layer computes, and what
+    becomes of it. Arguments as for :func:`matrix`."""
+    device = place(output)[0] if like is None else like.device
+    own = getattr(getattr(output, "weight", None), "dtype", None)
+    example = torch.arange(widths(output)[0], device=device, dtype=torch.float32).cos()[None]
+    failure: Exception | None = None
+    for dtype in dict.fromkeys([own, None if like is None else like.dtype, *FLOATS[:3]]):
+        if dtype in FLOATS:
+            row = example.to(dtype)
+            try:
+                with torch.autocast(device.type, enabled=False):
+                    return row, output.forward(row)
+            except Exception as error:
+                failure = failure or error
+    raise UserError(
+        f"the output projection ({type(output).__name__}) does not run ({failure}): put the model where it "
+        "runs, or leave the layer out (layers=...; for adapters exclude=...)"
+    )
+
+
+def head_metric(output: nn.Module, heads: int, like: Tensor | None = None) -> Tensor:
     r"""Gram matrices :math:`W_o^h {W_o^h}^\top`, ``(h, d, d)``, of an output projection; float32 in half
-    precision, also under autocast, since distances are differences of its products."""
-    weight = widen(_weight(output))
-    if isinstance(output, Conv1D):
-        weight = weight.T
-    slices = weight.reshape(weight.shape[0], heads, -1).transpose(0, 1)  # h, out, d
-    with torch.autocast(weight.device.type, enabled=False):
-        return slices.transpose(-1, -2) @ slices
+    precision, also under autocast, since distances are differences of its products.
+
+    Args:
+        output, like: as for :func:`matrix`.
+        heads: how many.
+    """
+    slices = widen(matrix(output, like)).unflatten(0, (heads, -1))  # h, d, width
+    with torch.autocast(slices.device.type, enabled=False):
+        return slices @ slices.transpose(-1, -2)
 
 
 class Metric:
-    """The metric of one projection, kept while its weight stays the same. Writes that go round PyTorch's
-    version counter, as ``weight.data.copy_`` does, are not noticed. With a trainable projection and gradients
-    switched on, it is part of the computation and made anew."""
+    """The metric of one projection, kept for as long as the projection makes the same of one made-up row of
+    features: so whatever changes its weights is noticed, ``weight.data.copy_`` too.
+
+    It is made anew in every call where a plain weight is on an accelerator, since a comparison would have to
+    wait for the device; and, as a part of the computation, with a trainable projection and gradients switched
+    on."""
 
     def __init__(self, output: nn.Module):
         self.output = output
-        self._kept: tuple | None = None
+        self._kept: tuple[int, Tensor, Tensor] | None = None  # heads, what becomes of the row, metric
 
-    def __call__(self, heads: int) -> Tensor:
+    def __call__(self, heads: int, like: Tensor) -> Tensor:
         """``(h, d, d)``; see :func:`head_metric`."""
-        weight = _weight(self.output)
-        if weight.is_inference() or (weight.requires_grad and torch.is_grad_enabled()):
-            return head_metric(self.output, heads)
-        key = (heads, weight.data_ptr(), weight._version, weight.dtype)
-        if self._kept is None or self._kept[0] != key:
-            with torch.inference_mode(False):  # so that it can be used in training later
-                self._kept = key, head_metric(self.output, heads).detach()
-        return self._kept[1]
+        weights = (p for name, p in self.output.named_parameters() if name != "bias")
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in weights)
+        if trained or (_plain(self.output) and _weight(self.output).device.type != "cpu"):
+            return head_metric(self.output, heads, like)
+        with torch.inference_mode(False), torch.no_grad():  # so that it can be used in training later
+            _, made = _example(self.output, like)
+            kept = self._kept
+            if kept is None or kept[0] != heads or not _same(kept[1], made):
+                self._kept = kept = heads, made, head_metric(self.output, heads, like)
+            return kept[2]
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    return (x.dtype, x.device) == (y.dtype, y.device) and torch.equal(x, y)

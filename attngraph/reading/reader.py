@@ -233,11 +233,10 @@ class _Reader:
         """A chosen layer was read."""
         name = site.name
         self.seen.add(name)
-        _, h, _, d = call.query.shape
         query_modality, value_modality = self.modalities.of(name, call)
         try:
             graph = call.graph(
-                metric=site.metric(h, d), query_modality=query_modality, value_modality=value_modality
+                metric=site.metric(call.query), query_modality=query_modality, value_modality=value_modality
             )
         except ValueError as error:
             raise UserError(f"{name} is no graph ({error}): leave this layer out (layers=...)") from error

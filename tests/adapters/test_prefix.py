@@ -3,6 +3,7 @@ any model with a prefix."""
 
 from functools import partial
 
+import accelerate
 import pytest
 import torch
 import transformers as hf
@@ -429,3 +430,12 @@ def test_a_prefix_of_a_model_in_half_precision_learns_in_single():
     optimizer.step()
     for name, parameter in prefix.parameters().items():
         assert parameter.dtype == torch.float32 and (parameter != before[name]).float().mean() > 0.9
+
+
+def test_an_offloaded_model():
+    """Its weights are on meta until a layer runs."""
+    model, other, words = tiny("llama"), tiny("llama"), torch.randint(2, 41, (2, 5))
+    accelerate.cpu_offload(other, execution_device=torch.device("cpu"))
+    put(model), put(other)
+    with torch.no_grad():
+        close(other(input_ids=words).logits, model(input_ids=words).logits)

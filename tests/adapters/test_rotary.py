@@ -119,7 +119,7 @@ def test_the_aggregate_is_that_of_unrotated_features(family):
             if call.site.output_name not in layers or call.feature is call.query:
                 continue
             scheme = layers[call.site.output_name].scheme
-            graph = call.graph(metric=call.site.metric(*call.query.shape[1::2]))
+            graph = call.graph(metric=call.site.metric(call.query))
             assert torch.equal(graph.query, call.feature)
             want = layers[call.site.output_name].aggregate(call)
             got = scheme(graph).transpose(1, 2).flatten(2)

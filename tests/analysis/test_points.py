@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import nn
 from transformers import BertConfig, BertModel
-from transformers.pytorch_utils import Conv1D
 
 from analysis import points as points_module
-from analysis.points import COLUMNS, Points, output_matrices, output_matrix
+from analysis.points import COLUMNS, Points, output_matrices
 from attngraph import AttentionGraph, capture
 from attngraph.reading.outputs import head_metric
 
@@ -254,13 +253,6 @@ def test_a_model_whose_layers_have_projections():
     row = clouds[0].nodes.iloc[7]
     want = projected(graphs["encoder.layer.0.attention.self"], dense, row)
     np.testing.assert_allclose(clouds[0].features[7], want.detach().numpy(), rtol=1e-4, atol=1e-6)
-
-
-def test_both_layouts_of_a_projection():
-    linear, conv = nn.Linear(4, 3), Conv1D(3, 4)
-    x = torch.randn(5, 4)
-    for module in (linear, conv):
-        torch.testing.assert_close(x @ output_matrix(module) + module.bias, module(x))
 
 
 @pytest.mark.parametrize(

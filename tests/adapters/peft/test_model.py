@@ -8,10 +8,12 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from adapters import GraphAdapterConfig
-from adapters.peft.layer import OutputLayer
-from attngraph import UserError
+from adapters.peft.layer import FeedForwardLayer, GraphLayer, OutputLayer
+from attngraph import UserError, capture
+from attngraph.reading.hub import find_hub
 from tests.adapters.peft import blip_decoder as blip
 from tests.adapters.peft.blip_decoder import JOINS, SCHEME_ARGS, logits
 from tests.adapters.peft.helpers import close, config, differ, put, run
@@ -144,6 +146,55 @@ def test_a_failed_try_beside_another_adapter_leaves_its_name_free(first):
         get_peft_model(base, config(target_modules=["nothing"]), adapter_name="second")
     assert list(base.peft_config) == ["default"]
     assert "second" in get_peft_model(base, config(), adapter_name="second").peft_config
+
+
+@pytest.mark.parametrize("kind, method", [(FeedForwardLayer, "make"), (GraphLayer, "set_adapter")])
+@pytest.mark.parametrize("beside", [False, True])
+def test_adapters_that_went_in_before_a_failure_come_out_again(beside, kind, method, monkeypatch):
+    model, batch = FAMILIES["bart"].make(), FAMILIES["bart"].batch()
+    first = get_peft_model(model, config(positions="self")) if beside else None
+    want, seen, own = run(model, batch), [], getattr(kind, method)
+
+    def state():
+        hubs = (hub for module in model.modules() if (hub := find_hub(module)) is not None)
+        return (
+            [(name, type(module)) for name, module in model.named_modules()],
+            [(name, p.requires_grad) for name, p in model.named_parameters()],
+            [list(hub.listeners) for hub in hubs],
+        )
+
+    def fail_later(layer, *args, **options):
+        seen.append(layer)
+        if len(seen) == 3:
+            raise MemoryError
+        return own(layer, *args, **options)
+
+    before = state()
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, method, fail_later)
+        with pytest.raises(MemoryError):
+            get_peft_model(model, config(), adapter_name="second")
+    assert len(seen) == 3 and state() == before and torch.equal(run(model, batch), want)
+    if first is not None:
+        assert first.active_adapters == ["default"]
+        first.unload()
+    assert model.config._attn_implementation == "sdpa" and all(p.requires_grad for p in model.parameters())
+
+
+def test_a_model_without_numbers():
+    """Its parameters are counted; a graph needs numbers, a feed-forward block does not."""
+    with torch.device("meta"):
+        model = FAMILIES["bert"].new()
+    batch = {"input_ids": torch.ones(2, 3, dtype=torch.long, device="meta")}
+    shape = model(**batch).logits.shape
+    adapted = get_peft_model(model, config())
+    with pytest.raises(UserError, match="attention.self runs on tensors without numbers"):
+        adapted(**batch)
+    with adapted.disable_adapter():
+        assert adapted(**batch).logits.shape == shape
+    assert get_peft_model(adapted.unload(), config(positions="ffn"))(**batch).logits.shape == shape
+    with FakeTensorMode(), pytest.raises(UserError, match="runs on tensors without numbers"):
+        capture(FAMILIES["bert"].new(), {"input_ids": torch.ones(2, 3, dtype=torch.long)})
 
 
 def test_after_feed_forward_blocks_alone_attention_stays_as_it_is():

@@ -1,17 +1,22 @@
-"""Half precision, autocast, gradient checkpointing and models made in inference mode."""
+"""Half precision, autocast, gradient checkpointing; models made in inference mode, quantised or offloaded."""
 
 import warnings
+from copy import deepcopy
+from functools import partial
 
+import accelerate
 import pytest
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
+from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
-from adapters.peft import optimizer_groups
+from adapters.peft import adapter_effects, optimizer_groups
 from tests.adapters.peft import blip_decoder as blip
 from tests.adapters.peft.blip_decoder import JOINS, SCHEME_ARGS, VARIANTS, logits
 from tests.adapters.peft.helpers import close, config, families_and_schemes, put, run
 from tests.adapters.peft_models import FAMILIES
+from tests.attngraph.reading.quantised import PackedLinear, Scaled, quantise
 
 
 def trainable(model):
@@ -167,3 +172,69 @@ def test_attentions_without_gradients_are_told():
             attentions = model(**batch, output_attentions=True).attentions
         said = any("carry no gradient" in str(warning.message) for warning in told)
         assert said == (backend == "dense") and attentions[-1].requires_grad == (backend == "sparse")
+
+
+def four_bits(linear):
+    """bitsandbytes' layer."""
+    bnb = pytest.importorskip("bitsandbytes")
+    layer = bnb.nn.Linear4bit(*linear.weight.T.shape, linear.bias is not None, compute_dtype=torch.float32)
+    layer.load_state_dict(linear.state_dict())
+    return layer.to("cpu")
+
+
+def eight_bits(linear):
+    """bitsandbytes' layer."""
+    bnb = pytest.importorskip("bitsandbytes")
+    layer = bnb.nn.Linear8bitLt(*linear.weight.T.shape, linear.bias is not None, has_fp16_weights=False)
+    layer.load_state_dict(linear.state_dict())
+    return layer.to("cpu")
+
+
+def dequantised(module):
+    return module.dequantized() if hasattr(module, "scale") else dequantize_module_weight(deepcopy(module))
+
+
+QUANTISED = [Scaled, partial(Scaled, dtype=torch.float8_e4m3fn), PackedLinear, four_bits, eight_bits]
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("make", QUANTISED, ids=["int8", "float8", "packed", "bnb-4", "bnb-8"])
+def test_a_quantised_base(family, make):
+    """Against adapters on the numbers that the quantised weights stand for."""
+    model, plain = FAMILIES[family].make(), FAMILIES[family].make()
+    quantise(model, make)
+    for name, module in plain.named_modules():
+        other = model.get_submodule(name)
+        if isinstance(module, nn.Linear) and type(other) is not nn.Linear:
+            module.weight.data.copy_(dequantised(other))
+    batch = FAMILIES[family].batch()
+    models = []
+    for base in (model, plain):
+        torch.manual_seed(0)
+        models.append(get_peft_model(base, config(join="replace", rescale=True)).eval())
+    exact = make is not eight_bits  # which has activations in eight bits
+    close(run(models[0], batch), run(models[1], batch), 2e-5 if exact else 0.1)
+    cosines = [[x.whole_cosine for x in adapter_effects(adapted, batch).values()] for adapted in models]
+    assert cosines[0] == pytest.approx(cosines[1], rel=1e-4 if exact else 0.1)
+    models[0].train()(**batch).logits.square().mean().backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in trainable(models[0]))
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_an_offloaded_base(family, where, tmp_path):
+    """accelerate keeps its weights on meta, and brings each layer's when it runs."""
+    model, batch = FAMILIES[family].make(), FAMILIES[family].batch()
+    if where == "memory":
+        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    else:
+        accelerate.disk_offload(model, tmp_path / "weights", execution_device=torch.device("cpu"))
+    plain = put(family, join="replace", rescale=True)
+    plain.save_pretrained(tmp_path / "adapter")
+    torch.manual_seed(0)
+    adapted = get_peft_model(model, config(join="replace", rescale=True)).eval()
+    want = run(plain, batch)
+    close(run(adapted, batch), want)
+    base = adapted.unload()
+    assert all(p.is_meta for p in base.parameters())
+    close(run(PeftModel.from_pretrained(base, tmp_path / "adapter").eval(), batch), want)

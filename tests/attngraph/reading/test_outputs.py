@@ -1,10 +1,15 @@
 """Finding W_o, and the metric it puts on each head."""
 
+from functools import partial
+
+import pytest
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from attngraph import UserError
 from attngraph.reading.outputs import Metric, find_output, head_metric, widths
+from tests.attngraph.reading.quantised import PackedLinear, Scaled
 
 
 def test_where_the_projection_is():
@@ -16,12 +21,8 @@ def test_where_the_projection_is():
     assert find_output(inside, parent) == ("o_proj", inside.o_proj)
     assert find_output(beside, parent) == ("output.dense", parent.output.dense)
     assert find_output(nowhere, None) is None and find_output(nowhere, nn.Module()) is None
-    packed = nn.Linear(6, 4)
-    packed.weight = nn.Parameter(
-        torch.zeros(12, 1, dtype=torch.uint8), requires_grad=False
-    )  # as quantised layers keep it
-    nowhere.out_proj = packed
-    assert find_output(nowhere, None) is None
+    nowhere.out_proj = PackedLinear(nn.Linear(6, 4))
+    assert find_output(nowhere, None) == ("out_proj", nowhere.out_proj)
 
 
 def test_the_metric_is_the_gram_matrix_of_each_head():
@@ -38,16 +39,55 @@ def test_the_metric_is_the_gram_matrix_of_each_head():
     torch.testing.assert_close(half, metric, rtol=0.05, atol=0.05)
 
 
-def test_the_metric_is_kept_but_never_older_than_the_projection():
-    dense = nn.Linear(6, 4).requires_grad_(False)
-    metric = Metric(dense)
-    first = metric(2)
-    assert metric(2) is first and metric(3).shape == (3, 2, 2)
-    dense.weight.mul_(2)
-    torch.testing.assert_close(metric(2), 4 * first)
+@pytest.mark.parametrize("make", [Scaled, partial(Scaled, dtype=torch.float8_e4m3fn), PackedLinear])
+def test_the_metric_of_weights_that_are_kept_otherwise(make):
+    output, like = make(nn.Linear(16, 12)), torch.zeros(1, dtype=torch.bfloat16)
+    assert widths(output) == (16, 12)
+    plain = nn.Linear(16, 12)
+    plain.weight.data.copy_(output.dequantized())
+    torch.testing.assert_close(head_metric(output, 2), head_metric(plain, 2))
+    torch.testing.assert_close(head_metric(output, 2, like), head_metric(plain, 2), rtol=0.05, atol=0.05)
+
+
+class Cut(Scaled):
+    """As with activations that are quantised to a fixed range."""
+
+    def forward(self, x):
+        return super().forward(x.clamp(-0.5, 0.5))
+
+
+class Stuck(Scaled):
+    """As where there is no kernel for a device."""
+
+    def forward(self, x):
+        raise RuntimeError("no kernel")
+
+
+@pytest.mark.parametrize("kind, message", [(Cut, "is not linear"), (Stuck, "does not run .no kernel.")])
+def test_no_metric_is_made_up(kind, message):
+    with pytest.raises(UserError, match=f"{kind.__name__}. {message}.*leave the layer out"):
+        head_metric(kind(nn.Linear(16, 12)), 2)
+
+
+@pytest.mark.parametrize("write", ["in_place", "behind_the_version_counter"])
+@pytest.mark.parametrize("held", ["weight", "scale"])
+def test_the_metric_is_kept_but_never_older_than_the_projection(held, write):
+    output, like = nn.Linear(6, 4).requires_grad_(False), torch.zeros(1)
+    if held == "scale":
+        output = Scaled(output)
+    metric = Metric(output)
+    first = metric(2, like)
+    assert metric(2, like) is first
+    tensor = getattr(output, held)
+    (tensor if write == "in_place" else tensor.data).mul_(2)
+    torch.testing.assert_close(metric(2, like), 4 * first)
+    assert metric(3, like).shape == (3, 2, 2)
     with torch.inference_mode():
-        assert not Metric(dense)(2).is_inference()
-    dense.requires_grad_(True)
-    assert metric(2).requires_grad  # a trained projection has a trained metric
+        assert not Metric(output)(2, like).is_inference()
+
+
+def test_a_trained_projection_has_a_trained_metric():
+    metric, like = Metric(nn.Linear(6, 4)), torch.zeros(1)
+    assert metric(2, like).requires_grad
     with torch.no_grad():
-        assert not metric(2).requires_grad
+        assert not metric(2, like).requires_grad
