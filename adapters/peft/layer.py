@@ -14,6 +14,7 @@ from adapters.adapter import GraphAdapter
 from adapters.bottleneck import Bottleneck
 from adapters.config import AdapterConfig
 from adapters.rescale import rescaled
+from adapters.scalar import Scalar
 from adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.reading.calls import Call
@@ -66,11 +67,12 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         """
         adapter = self.make(settings, scheme)
         if not neutral:
-            for name, parameter in adapter.named_parameters():
+            for name, module in adapter.named_modules():
                 if name.endswith("share"):
-                    nn.init.constant_(parameter, 0.5)
-                elif not name.startswith("scheme."):
-                    nn.init.normal_(parameter, std=0.3)
+                    module.set(0.5)
+                elif name.partition(".")[0] != "scheme":
+                    for parameter in module.parameters(recurse=False):
+                        nn.init.normal_(parameter, std=0.3)
         self._adopt(adapter)
         self.gnn_adapter[adapter_name] = adapter
 
@@ -82,18 +84,18 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         """Give a new adapter the layer's mode (training or evaluation), and its base layer's device and
         precision.
 
-        Single numbers (a share, p, μ) stay in single precision, since half precision would swallow their
-        steps. Parameters on ``meta``, whose values are still to be loaded, stay there; so do all of a model
-        there, whose parameters are only counted.
+        Single numbers (a share, p, μ) stay in single precision. Parameters on ``meta``, whose values are
+        still to be loaded, stay there; so do all of a model there, whose parameters are only counted.
         """
         adapter.train(self.training)
         weight = self.projection.weight
         if weight.is_meta:
             adapter.to("meta")
-        for parameter in adapter.parameters():
-            if not parameter.is_meta:
-                dtype = weight.dtype if parameter.dim() else torch.float32
-                parameter.data = parameter.data.to(weight.device, dtype)
+        for module in adapter.modules():
+            for parameter in module.parameters(recurse=False):
+                if not parameter.is_meta:
+                    dtype = torch.float32 if isinstance(module, Scalar) else weight.dtype
+                    parameter.data = parameter.data.to(weight.device, dtype)
 
     @property
     def projection(self) -> Any:

@@ -26,6 +26,7 @@ from adapters.peft.layer import (
 )
 from adapters.peft.places import find_places
 from adapters.peft.shim import PEFT_TYPE
+from adapters.scalar import upgraded
 from adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.reading.families import is_stand_in
@@ -286,6 +287,8 @@ class GraphAdapterModel(BaseTuner):
         Raises:
             UserError: they do not fit; see :func:`adapters.peft.fit.check_fit`.
         """
+        saved_names = [cls._remove_adapter_name_from_key(key, adapter_name) for key in model.state_dict()]
+        state_dict = upgraded(state_dict, [*saved_names, *(PREFIX + name for name in saved_names)])
         state = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         check_fit(model, adapter_name, state)
         return state
