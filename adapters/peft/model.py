@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from adapters.adapter import GraphAdapter
 from adapters.config import AdapterConfig
+from adapters.peft.beside import find_base
 from adapters.peft.config import GraphAdapterConfig
 from adapters.peft.fit import check_fit
 from adapters.peft.layer import (
@@ -21,10 +22,9 @@ from adapters.peft.layer import (
     FeedForwardLayer,
     GraphLayer,
     OutputLayer,
-    find_base,
     find_layer,
 )
-from adapters.peft.places import find_places
+from adapters.peft.places import Place, find_places
 from adapters.peft.shim import PEFT_TYPE
 from adapters.scalar import upgraded
 from adapters.scheme import Scheme
@@ -119,6 +119,22 @@ class GraphAdapterModel(BaseTuner):
         finally:
             if off or not self._listens():  # injection failed, or adapters follow feed-forward blocks only
                 self._release()
+        for layer in self._graph_layers():
+            if layer.name in self._places:
+                self._watch(layer, self._places[layer.name])
+
+    def _graph_layers(self) -> list[GraphLayer]:
+        return [module for module in self.model.modules() if isinstance(module, GraphLayer)]
+
+    def _watch(self, layer: GraphLayer, place: Place) -> None:
+        """Have the smallest module that cannot run without the projection at a place look after its layer."""
+        name = place.name.split(".")
+        path = name[:-1]
+        while place.site is not None and place.site.name.split(".")[: len(path)] != path:
+            path = path[:-1]
+        while isinstance(self.model.get_submodule(".".join(path)), (nn.ModuleList, nn.ModuleDict)):
+            path = path[:-1]  # these never run
+        layer.watch(self.model.get_submodule(".".join(path)), ".".join(name[len(path) :]))
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         self._places = find_places(model, self._sites(), peft_config)
@@ -243,6 +259,8 @@ class GraphAdapterModel(BaseTuner):
             self._check_merge_allowed()
         self._check_hooks()
         self._release()
+        for layer in self._graph_layers():
+            layer.unwatch()
         unload: Any = super()._unload_and_optionally_merge
         model = unload(merge, *args, **options)
         for parameter in vars(model).pop(TRAINED_BEFORE):
