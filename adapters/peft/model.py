@@ -33,7 +33,7 @@ from attngraph.reading.families import is_stand_in
 from attngraph.reading.instrument import Instrument, Site, instrument
 
 PREFIX = "base_model.model."  # of the base model's names in a PeftModel
-TRAINED_BEFORE = "trained_before_graph_adapters"  # an attribute of the base model: what unload() thaws again
+TRAINED_BEFORE = "trained_before_graph_adapters"  # an attribute of the base model: names that unload() thaws
 
 
 class GraphAdapterModel(BaseTuner):
@@ -84,7 +84,8 @@ class GraphAdapterModel(BaseTuner):
             )
         first = not hasattr(model, TRAINED_BEFORE)  # else it holds graph adapters already
         if first:
-            setattr(model, TRAINED_BEFORE, [p for p in model.parameters() if p.requires_grad])
+            named = model.named_parameters()
+            setattr(model, TRAINED_BEFORE, {_plain_name(name) for name, p in named if p.requires_grad})
         try:
             with warnings.catch_warnings():  # LoRA in the model is no mistake
                 warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
@@ -263,8 +264,10 @@ class GraphAdapterModel(BaseTuner):
             layer.unwatch()
         unload: Any = super()._unload_and_optionally_merge
         model = unload(merge, *args, **options)
-        for parameter in vars(model).pop(TRAINED_BEFORE):
-            parameter.requires_grad_(True)
+        trained = vars(model).pop(TRAINED_BEFORE)
+        for name, parameter in model.named_parameters():
+            if name in trained:
+                parameter.requires_grad_(True)
         return model
 
     def _check_hooks(self) -> None:
@@ -329,6 +332,11 @@ def check_name(adapter_name: str) -> None:
             f"the adapter name {adapter_name!r} cannot be the name of a module and of a folder: choose one "
             "of letters, digits, - and _"
         )
+
+
+def _plain_name(name: str) -> str:
+    """A parameter's name in a model without layers of PEFT."""
+    return name.replace(".base_layer.", ".")
 
 
 def _add(site: Site, layer: OutputLayer) -> None:

@@ -1,11 +1,13 @@
 """Something more in a model that holds graph adapters: what learns, what runs, what is saved."""
 
 import warnings
+import weakref
 
 import peft
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model, inject_adapter_in_model
+from torch import nn
 
 from adapters.peft import load_adapter
 from adapters.peft.layer import GraphLayer, OutputLayer
@@ -86,6 +88,15 @@ def test_unload_thaws_what_the_first_ones_froze(way):
     assert [p.requires_grad for p in owner.unload().parameters()] == before
     base.requires_grad_(False)  # nothing of the past is left
     assert not any(p.requires_grad for p in get_peft_model(base, config()).unload().parameters())
+
+
+def test_unload_thaws_what_took_the_place_of_a_parameter():
+    """And nothing keeps the old one."""
+    base = FAMILIES["llama"].make()
+    model, old = get_peft_model(base, config()), weakref.ref(base.lm_head.weight)
+    base.lm_head = nn.Linear(16, 5).requires_grad_(False)
+    assert old() is None
+    assert all(p.requires_grad for p in model.unload().parameters())
 
 
 def test_what_lora_froze_stays_frozen():
