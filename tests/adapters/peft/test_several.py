@@ -94,7 +94,7 @@ def test_unload_thaws_what_took_the_place_of_a_parameter():
     """And nothing keeps the old one."""
     base = FAMILIES["llama"].make()
     model, old = get_peft_model(base, config()), weakref.ref(base.lm_head.weight)
-    base.lm_head = nn.Linear(16, 5).requires_grad_(False)
+    base.lm_head = nn.Linear(16, 5, bias=False).requires_grad_(False)
     assert old() is None
     assert all(p.requires_grad for p in model.unload().parameters())
 
