@@ -116,7 +116,7 @@ def test_p_starts_where_it_should_and_stays_in_range():
 
 def test_numpys_numbers_become_pythons():
     config = AdapterConfig("appnp", {"steps": np.int64(2), "alpha": np.float64(0.5)})
-    assert json.loads(json.dumps(config.to_dict()))["gnn_args"] == {"steps": 2, "alpha": 0.5}
+    assert json.loads(json.dumps(config.to_dict()))["gnn_args"] == {"steps": 2, "alpha": 0.5, "degree": "sum"}
     whole = AdapterConfig(
         "gcn",
         {"normalize": np.bool_(True)},

@@ -95,7 +95,9 @@ def test_files_from_before_single_numbers_were_scaled(settings, tmp_path):
 def test_other_weights_are_noticed(tmp_path):
     put("gpt2", "gcn").save_pretrained(tmp_path)
     config_file = tmp_path / "adapter_config.json"
-    config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {"gnn": "pgnn"}))
+    config_file.write_text(
+        json.dumps(json.loads(config_file.read_text()) | {"gnn": "pgnn", "normalize": None})
+    )
     with pytest.raises(UserError, match="2 missing .first .*p_logit"):
         PeftModel.from_pretrained(FAMILIES["gpt2"].make(), tmp_path)
 
