@@ -36,9 +36,9 @@ class GraphAdapterConfig(PeftConfig):
         join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``. Default:
             ``blend``, which leaves the model as it is until it is trained.
         reduction: width of the model / width of the bottleneck.
-        positions: after ``self``-attention, ``cross``-attention and the feed-forward block (``ffn``). With all
-            three, the default, what a model does not have is skipped, and so is, with a warning, what no
-            adapter can follow; otherwise that is an error.
+        positions: after ``self``-attention, ``cross``-attention and the feed-forward block (``ffn``). Those
+            that a model does not have are skipped. With all three, the default, so is what no adapter can
+            follow, with a warning; otherwise that is an error.
         backend: ``dense``, ``sparse`` or ``tiled`` message passing.
         shared: one scheme for all layers, so that they learn one p together.
         top_k: keep only each query's ``top_k`` heaviest edges.
