@@ -12,6 +12,7 @@ from adapters.peft import GraphAdapterConfig  # after the schemes
 from adapters.pgnn import PGNN
 from adapters.placebo import Placebo
 from adapters.residual import Residual
+from adapters.scalar import Scalar
 from adapters.tempering import Tempering
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "GraphAdapterConfig",
     "Placebo",
     "Residual",
+    "Scalar",
     "Scheme",
     "Tempering",
     "register",

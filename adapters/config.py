@@ -22,7 +22,7 @@ class AdapterConfig:
 
     Args:
         gnn: the scheme's name in ``adapters.SCHEMES``.
-        gnn_args: its arguments, e.g. ``{"p": 1.25, "mu": 0.1}``.
+        gnn_args: its arguments, e.g. ``{"p": 1.25, "mu": 0.1}``; the scheme's defaults are filled in.
         join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``.
         reduction: width of the model / width of the bottleneck.
         positions: where adapters sit: after self-attention, after cross-attention, after the feed-forward
@@ -78,7 +78,13 @@ class AdapterConfig:
                 raise UserError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not isinstance(self.gnn_args, dict):
             raise UserError(f"gnn_args must be a dict such as {{'alpha': 0.1}}, got {self.gnn_args!r}")
-        object.__setattr__(self, "gnn_args", {name: _plain(value) for name, value in self.gnn_args.items()})
+        defaults = {
+            name: parameter.default
+            for name, parameter in inspect.signature(SCHEMES[self.gnn]).parameters.items()
+            if isinstance(parameter.default, (bool, int, float, str))
+        }
+        args = {name: _plain(value) for name, value in (defaults | self.gnn_args).items()}
+        object.__setattr__(self, "gnn_args", args)
         self.scheme()  # its arguments are checked here, not at the first layer
 
     def scheme(self) -> Scheme:

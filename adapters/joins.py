@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.bottleneck import Bottleneck
+from adapters.scalar import Scalar
 from adapters.scheme import Scheme
 
 Projection = Callable[[Tensor], Tensor]
@@ -72,12 +73,13 @@ class Blend(nn.Module):
     def __init__(self, width: int, hidden: int):
         super().__init__()
         self.bottleneck = Bottleneck(width, hidden)
-        self.share = nn.Parameter(torch.zeros(()))
+        self.share = Scalar(0.0)
 
     def forward(self, plain: Tensor, aggregated: Tensor, project: Projection, scheme: Scheme) -> Tensor:
-        h = project(torch.lerp(plain, aggregated, self.share.to(plain.dtype)))
+        share = self.share()
+        h = project(torch.lerp(plain, aggregated, share.to(plain.dtype)))
         update = self.bottleneck(h)
-        return torch.lerp(h + update, scheme.combine(h, update), self.share.to(h.dtype))
+        return torch.lerp(h + update, scheme.combine(h, update), share.to(h.dtype))
 
 
 JOINS: dict[str, type[nn.Module]] = {"replace": Replace, "gated": Gated, "blend": Blend}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adapters.p_laplacian import Steps, p_steps
+from adapters.scalar import Scalar
 from adapters.scheme import Scheme, check_degree, check_range, check_steps, check_switch
 from attngraph.edges import Edges, PerEdge
 
@@ -28,8 +29,7 @@ class PScheme(Scheme):
         p: exponent. The starting value in (1, 3) if it is learned, else any value in [1, 8]. Default: 1.5.
         mu: weight of the residual; at least 0. Default: 0.1.
         steps: number of steps. Default: 1.
-        learn_p: learn p within (1, 3). Default: ``True``. Its parameter must not be weight-decayed; see
-            :func:`adapters.peft.optimizer_groups`.
+        learn_p: learn p within (1, 3). Default: ``True``.
         learn_mu: learn μ > 0. Default: ``False``.
         degree: value degree, ``"sum"`` (the paper's) or ``"mean"``. Default: ``"sum"``.
 
@@ -58,19 +58,19 @@ class PScheme(Scheme):
         self.steps = check_steps(steps)
         self.degree = check_degree(degree)
         share = (start_p - P_LOW) / (P_HIGH - P_LOW)
-        self.p_logit = nn.Parameter(torch.tensor(math.log(share / (1 - share)))) if learn_p else None
-        self.log_mu = nn.Parameter(torch.tensor(math.log(start_mu))) if learn_mu else None
+        self.p_logit = Scalar(math.log(share / (1 - share))) if learn_p else None
+        self.log_mu = Scalar(math.log(start_mu)) if learn_mu else None
         self.fixed_p, self.fixed_mu = start_p, start_mu
 
     @property
     def p(self) -> Tensor | float:
         """The current exponent."""
-        return self.fixed_p if self.p_logit is None else P_LOW + (P_HIGH - P_LOW) * self.p_logit.sigmoid()
+        return self.fixed_p if self.p_logit is None else P_LOW + (P_HIGH - P_LOW) * self.p_logit().sigmoid()
 
     @property
     def mu(self) -> Tensor | float:
         """The current weight of the residual."""
-        return self.fixed_mu if self.log_mu is None else self.log_mu.exp()
+        return self.fixed_mu if self.log_mu is None else self.log_mu().exp()
 
     def learned(self) -> dict[str, float]:
         """``p`` and ``mu``, each if it is learned."""

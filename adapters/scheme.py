@@ -9,6 +9,7 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
+from adapters.scalar import learned_values
 from attngraph import degrees
 from attngraph.backends import edges_of
 from attngraph.edges import Edges
@@ -122,14 +123,10 @@ class Scheme(nn.Module):
     def learned(self) -> dict[str, float]:
         """Current values of the single numbers that the scheme learns, under readable names.
 
-        By default its parameters without dimensions, by their own names. A scheme that keeps a number in
+        By default each :class:`~adapters.scalar.Scalar`, by its own name. A scheme that keeps a number in
         another form (a logit, a logarithm) gives its value.
         """
-        return {
-            name: float(parameter.detach())
-            for name, parameter in self.named_parameters()
-            if parameter.dim() == 0
-        }
+        return learned_values(self)
 
     def combine(self, hidden: Tensor, update: Tensor) -> Tensor:
         r"""How the bottleneck's output joins the aggregated features (both after :math:`W_o`):

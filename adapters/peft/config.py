@@ -16,6 +16,8 @@ SCHEME_ARGS = ("p", "mu", "steps", "alpha", "theta", "degree", "learn_p", "learn
 CHOICES = ("target_modules", "ffn_modules")  # an empty list would leave nothing
 MODULE_LISTS = (*CHOICES, "exclude", "modules_to_save")
 SWITCHES = ("init_weights", "inference_mode")
+FORMAT = 1
+"""The version of saved adapters that is written; files from before versions have none, and are read too."""
 
 
 @dataclass
@@ -29,13 +31,14 @@ class GraphAdapterConfig(PeftConfig):
     Args:
         gnn: the scheme's name in ``adapters.SCHEMES``.
         p, mu, steps, alpha, theta, degree, learn_p, learn_mu, normalize, seed: arguments of the scheme, where
-            it takes them; ``None`` is the scheme's own default.
-        gnn_args: arguments of schemes that have others.
+            it takes them; ``None`` becomes the scheme's own default, so that the value is saved.
+        gnn_args: arguments of schemes that have others; likewise.
         join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``. Default:
             ``blend``, which leaves the model as it is until it is trained.
         reduction: width of the model / width of the bottleneck.
         positions: after ``self``-attention, ``cross``-attention and the feed-forward block (``ffn``). Those
-            that a model does not have are skipped.
+            that a model does not have are skipped. With all three, the default, so is what no adapter can
+            follow, with a warning; otherwise that is an error.
         backend: ``dense``, ``sparse`` or ``tiled`` message passing.
         shared: one scheme for all layers, so that they learn one p together.
         top_k: keep only each query's ``top_k`` heaviest edges.
@@ -50,6 +53,7 @@ class GraphAdapterConfig(PeftConfig):
         exclude: likewise what is left out of both.
         modules_to_save: other modules to train and save, a classification head for instance.
         init_weights: ``False`` draws random weights where a new adapter would start at zero (for tests).
+        format_version: of the saved adapter; see :data:`FORMAT`.
 
     Raises:
         UserError: an unknown name or a value out of range; the message says what is allowed.
@@ -80,16 +84,23 @@ class GraphAdapterConfig(PeftConfig):
     exclude: list[str] | str | None = None
     modules_to_save: list[str] | None = None
     init_weights: bool = True
+    format_version: int = FORMAT
 
     def __post_init__(self):
         super().__post_init__()
         self.peft_type: Any = PEFT_TYPE
+        if self.format_version not in range(1, FORMAT + 1):
+            raise UserError(
+                f"the adapter was saved in format {self.format_version!r}, and this version of attngraph "
+                f"reads formats up to {FORMAT}: update attngraph"
+            )
         settings = self.settings()
         self.positions, self.shared, self.rescale = settings.positions, settings.shared, settings.rescale
         self.reduction, self.top_k = settings.reduction, settings.top_k
-        plain, self.gnn_args = settings.gnn_args, {name: settings.gnn_args[name] for name in self.gnn_args}
-        for name in plain.keys() - self.gnn_args.keys():  # NumPy's numbers have become Python's
-            setattr(self, name, plain[name])
+        args, by_name = settings.gnn_args, set(SCHEME_ARGS) - set(self.gnn_args)
+        self.gnn_args = {name: value for name, value in args.items() if name not in by_name}
+        for name in by_name & args.keys():
+            setattr(self, name, args[name])
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} must be True or False, got {getattr(self, name)!r}")

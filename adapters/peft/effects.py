@@ -94,6 +94,6 @@ def _tally(layer: OutputLayer) -> EffectTally:
         matrix(layer.projection).detach(),
         adapter.top_k,
         adapter.rescale,
-        None if share is None else float(share.detach()),
+        None if share is None else float(share().detach()),
         adapter.query_rows,
     )

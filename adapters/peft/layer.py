@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from adapters.adapter import GraphAdapter
 from adapters.bottleneck import Bottleneck
 from adapters.config import AdapterConfig
+from adapters.peft.beside import find_base, refuse_left_out, refuse_turned
 from adapters.rescale import rescaled
+from adapters.scalar import Scalar
 from adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.reading.calls import Call
@@ -54,6 +56,9 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         self.name = name
         self.gnn_adapter = nn.ModuleDict()
         self._learning: set[str] = set()  # adapters that are to learn, as far as PEFT was told
+        self._watched: tuple[nn.Module, str, Any] | None = None  # a tuple, as the holder is no part of this
+        self._ran: set[int] = set()  # threads in which the layer ran in the holder's present pass
+        self._compiled = False
         self.in_features, self.out_features = widths(self.projection)
 
     def add(self, adapter_name: str, settings: AdapterConfig, scheme: Scheme, neutral: bool) -> None:
@@ -68,11 +73,12 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         """
         adapter = self.make(settings, scheme)
         if not neutral:
-            for name, parameter in adapter.named_parameters():
+            for name, module in adapter.named_modules():
                 if name.endswith("share"):
-                    nn.init.constant_(parameter, 0.5)
-                elif not name.startswith("scheme."):
-                    nn.init.normal_(parameter, std=0.3)
+                    module.set(0.5)
+                elif name.partition(".")[0] != "scheme":
+                    for parameter in module.parameters(recurse=False):
+                        nn.init.normal_(parameter, std=0.3)
         self._adopt(adapter)
         self.gnn_adapter[adapter_name] = adapter
 
@@ -84,18 +90,18 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         """Give a new adapter the layer's mode (training or evaluation), and its base layer's device and
         precision (float32 beside quantised weights).
 
-        Single numbers (a share, p, μ) stay in single precision, since half precision would swallow their
-        steps. Parameters on ``meta``, whose values are still to be loaded, stay there; so do all of a model
-        there, whose parameters are only counted.
+        Single numbers (a share, p, μ) stay in single precision. Parameters on ``meta``, whose values are
+        still to be loaded, stay there; so do all of a model there, whose parameters are only counted.
         """
         adapter.train(self.training)
         device, precision = place(self.projection)
         if device.type == "meta":
             adapter.to("meta")
-        for parameter in adapter.parameters():
-            if not parameter.is_meta:
-                dtype = precision if parameter.dim() else torch.float32
-                parameter.data = parameter.data.to(device, dtype)
+        for module in adapter.modules():
+            for parameter in module.parameters(recurse=False):
+                if not parameter.is_meta:
+                    dtype = torch.float32 if isinstance(module, Scalar) else precision
+                    parameter.data = parameter.data.to(device, dtype)
 
     @property
     def projection(self) -> Any:
@@ -136,6 +142,61 @@ class GraphLayer(nn.Module, BaseTunerLayer):
             warnings.warn(FROZEN, stacklevel=2)
         return adapter
 
+    def watch(self, holder: nn.Module, path: str) -> None:
+        """Look after each pass of a module whether the layer took part in it.
+
+        Methods of PEFT that wrap the layer and read the frozen weight instead of calling it, and kernels that
+        do, would leave the adapter out without a word.
+
+        Args:
+            holder: the smallest module that cannot run without the layer.
+            path: where the layer, or what wraps it, is in there.
+        """
+        self.unwatch()
+        self._watched = holder, path, holder.register_forward_hook(self._check_ran)
+
+    def unwatch(self) -> None:
+        """The opposite of :meth:`watch`."""
+        if self._watched is not None:
+            self._watched[2].remove()
+            self._watched = None
+
+    def around(self) -> list[Any]:
+        """The layers of other methods of PEFT around this one, the outermost first."""
+        module: Any = self if self._watched is None else self._watched[0].get_submodule(self._watched[1])
+        layers = []
+        while module is not None and module is not self:
+            layers.append(module)
+            module = find_base(module)
+        return layers
+
+    def _note_run(self) -> None:
+        if torch.compiler.is_compiling():  # where threads cannot be told apart: nothing is checked then
+            self._compiled = True
+        else:
+            self._ran.add(threading.get_ident())
+
+    def _left_out(self) -> bool:
+        """Whether the layer had no part in the pass of its holder that ends now."""
+        thread = threading.get_ident()
+        left_out = thread not in self._ran
+        self._ran.discard(thread)
+        return left_out
+
+    def _check_ran(self, holder: nn.Module, args: tuple, output: object) -> None:
+        if torch.compiler.is_compiling() or self._compiled or self.active is None:
+            return
+        left_out, others = self._left_out(), self.around()
+        if others and find_base(others[-1]) is not self:  # the unload() of another method took it out
+            self.unwatch()
+            return
+        if left_out and not others:
+            raise UserError(
+                f"the adapter on {self.name} had no part in a pass of {type(holder).__name__}, which reads "
+                "the weight of that projection instead of calling it: leave it out with exclude=[...]"
+            )
+        refuse_left_out(self.name, others, left_out)
+
     def merge(self, *args: Any, **options: Any) -> None:
         """Called by PEFT when another method in the same model is merged.
 
@@ -158,11 +219,6 @@ def find_layer(module: nn.Module) -> GraphLayer | None:
     while layer is not None and not isinstance(layer, GraphLayer):
         layer = find_base(layer)
     return layer
-
-
-def find_base(module: Any) -> Any:
-    """The module that a layer of PEFT wraps; None if the module is no layer of PEFT."""
-    return getattr(module, "base_layer", None) if isinstance(module, BaseTunerLayer) else None
 
 
 def working_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
@@ -188,6 +244,7 @@ class FeedForwardLayer(GraphLayer):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """The projection of ``(..., inner width)`` and the adapter's update, ``(..., width)``."""
+        self._note_run()
         projected, adapter = self.base_layer(hidden_states), self.running()
         if adapter is None:
             return projected
@@ -227,20 +284,26 @@ class OutputLayer(GraphLayer):
     def __init__(self, base_layer: nn.Module, name: str):
         super().__init__(base_layer, name)
         self._pending = Pending()
-        self._checked = False
+        self._checked: tuple | None = None  # the layers around it when its input was checked
 
     def make(self, settings: AdapterConfig, scheme: Scheme) -> GraphAdapter:
         return GraphAdapter(settings, self.out_features, scheme)
 
+    def _left_out(self) -> bool:
+        pending, self._pending.result = self._pending.result, None
+        return pending is not None
+
     def listen(self, call: Call) -> None:
         """Run the scheme on an attention call and keep its result, ``(b, n, h·d)``, for :meth:`forward`.
 
-        The first time, the attention output is kept too, to check that the projection gets it unchanged.
+        The first time, the attention output is kept too, and again when another method of PEFT was put
+        around the layer, to check that the projection gets it unchanged.
         """
         adapter = self.running()
         if adapter is not None:
             aggregated = adapter.aggregate(call)
-            self._pending.result = None if self._checked else merge_heads(call.context), aggregated
+            checked = self._checked == tuple(self.around())
+            self._pending.result = None if checked else merge_heads(call.context), aggregated
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Project the attention output ``(b, n, h·d)`` and join the scheme's, ``(b, n, width)``.
@@ -257,13 +320,17 @@ class OutputLayer(GraphLayer):
                 "adapters were put in; set it before"
             )
         plain, aggregated = pending
+        others, turned = self.around(), False
         if plain is not None:
-            if plain.shape != hidden_states.shape or not ((plain == hidden_states) | plain.isnan()).all():
-                raise UserError(
-                    f"the model changes the attention output before {self.name} takes it (a gate or a norm), "
-                    "so that a graph's messages cannot take its place: leave the layer out with exclude=[...]"
-                )
-            self._checked = True
+            same = plain.shape == hidden_states.shape
+            turned = not (same and bool(((plain == hidden_states) | plain.isnan()).all()))
+        refuse_turned(self.name, others, turned)
+        if turned:
+            raise UserError(
+                f"the model changes the attention output before {self.name} takes it (a gate or a norm), "
+                "so that a graph's messages cannot take its place: leave the layer out with exclude=[...]"
+            )
+        self._checked = tuple(others)
         weight = adapter.join.bottleneck.down.weight
         aggregated = aggregated.to(hidden_states.dtype)
         if adapter.rescale:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from adapters.peft.layer import OutputLayer
+from adapters.scalar import learned_values
 
 
 def learned_scalars(model: nn.Module) -> dict[str, float]:
@@ -26,11 +27,8 @@ def learned_scalars(model: nn.Module) -> dict[str, float]:
         adapter = layer.chosen
         if adapter is None:
             continue
-        for scalar, value in adapter.scheme.learned().items():
+        for scalar, value in (adapter.scheme.learned() | learned_values(adapter.join)).items():
             values[f"{name}.{scalar}"] = value
-        for scalar, parameter in adapter.join.named_parameters():
-            if parameter.dim() == 0:
-                values[f"{name}.{scalar}"] = float(parameter.detach())
     return values
 
 

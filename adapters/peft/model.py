@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from adapters.adapter import GraphAdapter
 from adapters.config import AdapterConfig
+from adapters.peft.beside import find_base
 from adapters.peft.config import GraphAdapterConfig
 from adapters.peft.fit import check_fit
 from adapters.peft.layer import (
@@ -21,18 +22,18 @@ from adapters.peft.layer import (
     FeedForwardLayer,
     GraphLayer,
     OutputLayer,
-    find_base,
     find_layer,
 )
-from adapters.peft.places import find_places
+from adapters.peft.places import Place, find_places
 from adapters.peft.shim import PEFT_TYPE
+from adapters.scalar import upgraded
 from adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.reading.families import is_stand_in
 from attngraph.reading.instrument import Instrument, Site, instrument
 
 PREFIX = "base_model.model."  # of the base model's names in a PeftModel
-TRAINED_BEFORE = "trained_before_graph_adapters"  # an attribute of the base model: what unload() thaws again
+TRAINED_BEFORE = "trained_before_graph_adapters"  # an attribute of the base model: names that unload() thaws
 
 
 class GraphAdapterModel(BaseTuner):
@@ -84,7 +85,8 @@ class GraphAdapterModel(BaseTuner):
             )
         first = not hasattr(model, TRAINED_BEFORE)  # else it holds graph adapters already
         if first:
-            setattr(model, TRAINED_BEFORE, [p for p in model.parameters() if p.requires_grad])
+            named = model.named_parameters()
+            setattr(model, TRAINED_BEFORE, {_plain_name(name) for name, p in named if p.requires_grad})
         try:
             with warnings.catch_warnings():  # LoRA in the model is no mistake
                 warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
@@ -128,6 +130,22 @@ class GraphAdapterModel(BaseTuner):
         finally:
             if off or not self._listens():  # injection failed, or adapters follow feed-forward blocks only
                 self._release()
+        for layer in self._graph_layers():
+            if layer.name in self._places:
+                self._watch(layer, self._places[layer.name])
+
+    def _graph_layers(self) -> list[GraphLayer]:
+        return [module for module in self.model.modules() if isinstance(module, GraphLayer)]
+
+    def _watch(self, layer: GraphLayer, place: Place) -> None:
+        """Have the smallest module that cannot run without the projection at a place look after its layer."""
+        name = place.name.split(".")
+        path = name[:-1]
+        while place.site is not None and place.site.name.split(".")[: len(path)] != path:
+            path = path[:-1]
+        while isinstance(self.model.get_submodule(".".join(path)), (nn.ModuleList, nn.ModuleDict)):
+            path = path[:-1]  # these never run
+        layer.watch(self.model.get_submodule(".".join(path)), ".".join(name[len(path) :]))
 
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         self._places = find_places(model, self._sites(), peft_config)
@@ -266,10 +284,14 @@ class GraphAdapterModel(BaseTuner):
             self._check_merge_allowed()
         self._check_hooks()
         self._release()
+        for layer in self._graph_layers():
+            layer.unwatch()
         unload: Any = super()._unload_and_optionally_merge
         model = unload(merge, *args, **options)
-        for parameter in vars(model).pop(TRAINED_BEFORE):
-            parameter.requires_grad_(True)
+        trained = vars(model).pop(TRAINED_BEFORE)
+        for name, parameter in model.named_parameters():
+            if name in trained:
+                parameter.requires_grad_(True)
         return model
 
     def _check_hooks(self) -> None:
@@ -310,6 +332,8 @@ class GraphAdapterModel(BaseTuner):
         Raises:
             UserError: they do not fit; see :func:`adapters.peft.fit.check_fit`.
         """
+        saved_names = [cls._remove_adapter_name_from_key(key, adapter_name) for key in model.state_dict()]
+        state_dict = upgraded(state_dict, [*saved_names, *(PREFIX + name for name in saved_names)])
         state = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         check_fit(model, adapter_name, state)
         return state
@@ -332,6 +356,11 @@ def check_name(adapter_name: str) -> None:
             f"the adapter name {adapter_name!r} cannot be the name of a module and of a folder: choose one "
             "of letters, digits, - and _"
         )
+
+
+def _plain_name(name: str) -> str:
+    """A parameter's name in a model without layers of PEFT."""
+    return name.replace(".base_layer.", ".")
 
 
 def _switches(model: nn.Module) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""Learning rates and weight decay for the parameters of graph adapters."""
+"""Weight decay for the matrices of graph adapters, and for nothing else."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from typing import Any
 
 from torch import nn
 from transformers import Trainer, TrainingArguments
-
-SCALAR_SPEED = 10
-"""How many times the learning rate single numbers (a join's share, p, μ) get."""
 
 
 def optimizer_groups(
@@ -20,19 +17,17 @@ def optimizer_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups for an optimiser, from whatever is trainable in a model.
 
-    The groups are matrices, which are decayed; vectors (biases), which are not; and single numbers (a join's
-    share, p, μ), which are not decayed either. Adam moves every parameter by about the learning rate per
-    step. That suits matrices, but a share has the whole way from 0 to 1 to go, so single numbers get
-    :data:`SCALAR_SPEED` times the learning rate.
+    The groups are matrices, which are decayed, and the rest, which is not: vectors (biases) and single
+    numbers (a join's share, p, μ).
 
     Args:
         model: for example a PEFT model with graph adapters.
-        learning_rate: the learning rate of matrices and vectors.
+        learning_rate: the learning rate.
         weight_decay: the weight decay of matrices.
         apart: modules with learning rates of their own, none inside of another.
 
     Returns:
-        Three groups for any of PyTorch's optimisers, and three more for each module that is apart.
+        Two groups for any of PyTorch's optimisers, and two more for each module that is apart.
     """
     apart = apart or {}
     others = {id(parameter) for module in apart for parameter in module.parameters()}
@@ -46,7 +41,7 @@ def optimizer_groups(
 def _groups(
     parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """The three groups of parameters with one learning rate."""
+    """The two groups of parameters with one learning rate."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     return [
         {
@@ -55,13 +50,8 @@ def _groups(
             "weight_decay": weight_decay,
         },
         {
-            "params": [parameter for parameter in trainable if parameter.dim() == 1],
+            "params": [parameter for parameter in trainable if parameter.dim() <= 1],
             "lr": learning_rate,
-            "weight_decay": 0.0,
-        },
-        {
-            "params": [parameter for parameter in trainable if parameter.dim() == 0],
-            "lr": SCALAR_SPEED * learning_rate,
             "weight_decay": 0.0,
         },
     ]

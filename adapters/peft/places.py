@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from adapters.config import POSITIONS
 from adapters.peft.config import GraphAdapterConfig
+from adapters.peft.usable import why_unusable
 from attngraph.errors import UserError
-from attngraph.reading.instrument import Site, attention_like
+from attngraph.reading.instrument import Site, attention_like, wildcards
 from attngraph.reading.outputs import is_linear
 
 # Parts of a module's name that mark cross-attention.
@@ -43,21 +46,26 @@ OTHER_SIDES = {
 # mPLUG is adapted in its decoder, as p-Adapter has it; its encoders are reached by target_modules.
 OTHER_SIDES_AT_TOP = {"vision-encoder-decoder": ("encoder",), "mplug": ("text_encoder", "fusion_encoder")}
 
+NO_BLOCK = "the feed-forward block: experts, or names that are not known, which ffn_modules=[...] can give"
+
 HEADS = {"classifier", "score", "qa_outputs"}  # PEFT adds these to modules_to_save where a task is named
 
 # Ends of the names of output projections of feed-forward blocks.
 FFN_OUTPUTS = (
     "mlp.down_proj",
     "mlp.c_proj",
+    "mlp.wo",
     "mlp.dense_4h_to_h",
     "fc2",
     "fc_out",
     "feed_forward.down_proj",
     "feed_forward.w2",
+    "mlp_block.down_proj",
     "mlp.Wo",
     "DenseReluDense.wo",
     "ffn.lin2",
     "ffn.down_proj",
+    "ffn.2",
     "ffn_output",
     "output.dense",
     "output_query.dense",
@@ -84,14 +92,17 @@ class Place:
 def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterConfig) -> dict[str, Place]:
     """The places of one adapter, by the name of the module to wrap.
 
+    With all positions and no names of modules, what no adapter can follow (a gated attention layer, a set of
+    experts) is left out, and a warning names it.
+
     Args:
         model: the base model.
         sites: its attention layers.
         config: where the adapter shall sit.
 
     Raises:
-        UserError: no place fits, or a name in the configuration fits none; the message lists what the model
-            has.
+        UserError: no place fits, a name in the configuration fits none, or what was asked for cannot be
+            followed; the message lists what the model has.
     """
     sites = list(sites)
     linear = _linear(model, sites)
@@ -111,20 +122,34 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
         if not _matches(config.exclude, site.name, site.output_name)
     ]
     followed = [site for site in chosen if position[site.name] in config.positions]
-    without_output = [site.name for site in followed if site.output is None]
-    if without_output:
-        raise UserError(
-            f"{without_output[0]} has no output projection that an adapter can follow: leave it out with "
-            "exclude=[...]"
-        )
+    all_positions = set(config.positions) == set(POSITIONS)
+    left_out = {site.name: reason for site in followed if (reason := why_unusable(site)) is not None}
+    if left_out and (config.target_modules or not all_positions or len(left_out) == len(followed)):
+        name, reason = next(iter(left_out.items()))
+        some = len(left_out) < len(followed)
+        remedy = "leave it out with exclude=[...]" if some else "choose other layers with target_modules"
+        raise UserError(f"no adapter can follow {name}: {reason}; {remedy}")
     places = {
         site.output_name: Place(site.output_name, position[site.name], site)
         for site in followed
-        if site.output_name is not None
+        if site.output_name is not None and site.name not in left_out
     }
     if "ffn" in config.positions:
         free = [name for name in linear if not _matches(config.exclude, name)]
-        places |= {name: Place(name, "ffn") for name in _feed_forward(model, sites, chosen, free, config)}
+        outputs = _feed_forward(model, sites, chosen, free, config)
+        if chosen and not outputs and not (all_positions and places):
+            inside = _shorten(_beside(sites, chosen, free))
+            raise UserError(
+                f"no output projection of a feed-forward block is known in {type(model).__name__}: leave ffn "
+                f"out of positions, or name it with ffn_modules=[...] (linear layers there: {inside})"
+            )
+        if not config.ffn_modules:
+            done = {_layer(name) for name in outputs}
+            layers = [layer for site in chosen if (layer := _layer(site.name)) and layer not in done]
+            left_out |= dict.fromkeys(layers, NO_BLOCK)
+        places |= {name: Place(name, "ffn") for name in outputs}
+    if left_out and places:
+        _warn_left_out(left_out, list(position))
     if not places:
         present = _shorten(f"{site.name} ({position[site.name]})" for site in sites)
         raise UserError(
@@ -216,16 +241,26 @@ def _feed_forward(
     """Output projections of feed-forward blocks: the named ones, or those in the chosen sites' layers."""
     if config.ffn_modules:
         return [name for name in linear if _matches(config.ffn_modules, name)]
+    return [name for name in _beside(sites, chosen, linear) if _matches(FFN_OUTPUTS, name)]
+
+
+def _beside(sites: list[Site], chosen: list[Site], linear: list[str]) -> list[str]:
+    """The linear layers beside attention in the chosen sites' layers."""
     layers = {_layer(site.name) for site in chosen}
     attention = tuple(f"{site.name}." for site in sites)
-    inside = [name for name in linear if _layer(name) in layers and not name.startswith(attention)]
-    outputs = [name for name in inside if _matches(FFN_OUTPUTS, name)]
-    if not outputs and chosen:
-        raise UserError(
-            f"no output projection of a feed-forward block is known in {type(model).__name__}: leave ffn "
-            f"out of positions, or name it with ffn_modules=[...] (linear layers there: {_shorten(inside)})"
-        )
-    return outputs
+    return [name for name in linear if _layer(name) in layers and not name.startswith(attention)]
+
+
+def _warn_left_out(left_out: dict[str, str], attention: list[str]) -> None:
+    """Say in one line which attention layers and feed-forward blocks no adapter follows, and why."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        reasons.setdefault(reason, []).append(name)
+    parts = []
+    for reason, names in reasons.items():
+        alike = attention if names[0] in attention else [_layer(name) or "" for name in attention]
+        parts.append(f"{', '.join(wildcards(names, set(alike) - set(names)))} ({reason})")
+    warnings.warn(f"no graph adapter follows {'; '.join(parts)}", stacklevel=2)
 
 
 def _layer(name: str) -> str | None:

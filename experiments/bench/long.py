@@ -36,7 +36,7 @@ def runs(options: dict) -> dict[str, Run]:
     def ours(causal: bool) -> None:
         scores = AttentionScores(query, key, value, causal=causal, triangular=causal, metric=metric)
         torch.autograd.grad(
-            scheme.attend(scores, "tiled", context=False)[0], [*leaves, scheme.p_logit], above
+            scheme.attend(scores, "tiled", context=False)[0], [*leaves, scheme.p_logit.stored], above
         )
 
     return {

@@ -37,7 +37,7 @@ def runs(options: dict) -> dict[str, Run]:
 
     def both(outputs: Tensor | tuple[Tensor, ...]) -> None:
         outputs = [outputs] if isinstance(outputs, Tensor) else [x for x in outputs if x is not None]
-        leaves = [query, key, value, scheme.p_logit]
+        leaves = [query, key, value, scheme.p_logit.stored]
         torch.autograd.grad(outputs, leaves, [above] * len(outputs), allow_unused=True)
 
     def dense(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:

@@ -14,6 +14,7 @@ from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 
 from adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
 from adapters.saved import read_tensors
+from adapters.scalar import upgraded
 from experiments.files import published
 from experiments.methods.method import Method, Tuned, check_fit
 from experiments.models.batch import Sample
@@ -52,8 +53,9 @@ class PeftTuned(Tuned):
 
     def load(self, folder: Path) -> None:
         file = folder / WEIGHTS
-        weights = read_tensors(file)
-        check_fit(file, weights, get_peft_model_state_dict(self.model))
+        due = get_peft_model_state_dict(self.model)
+        weights = upgraded(read_tensors(file), due)
+        check_fit(file, weights, due)
         set_peft_model_state_dict(self.model, weights)
 
     @torch.no_grad()

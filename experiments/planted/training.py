@@ -18,7 +18,6 @@ from torch.nn.functional import cross_entropy, layer_norm
 
 from adapters import Scheme
 from adapters.joins import JOINS
-from adapters.peft.optimizer import SCALAR_SPEED
 from attngraph import AttentionGraph
 from experiments.planted.graphs import CLASSES, FEATURES, SPLITS, Planted, draw, mix
 from experiments.planted.rows import Row
@@ -115,7 +114,7 @@ def train(row: Row, join: str, rate: float, contrasts: Sequence[float], data: Da
     Args:
         row: the scheme and its arguments.
         join: of ``adapters.joins.JOINS``.
-        rate: Adam's learning rate; single numbers (p, a join's share) have :data:`SCALAR_SPEED` times it.
+        rate: Adam's learning rate.
         contrasts: c of the queries.
         data: graphs of all seeds.
         budget: steps, batch and graphs to score.
@@ -138,11 +137,7 @@ def train(row: Row, join: str, rate: float, contrasts: Sequence[float], data: Da
     data_dims = (None,) * 5
     stacked = vmap(vmap(score, in_dims=(0, 0, *data_dims)), in_dims=(0, None, *(0,) * 5))
 
-    single = [x for x in parameters.values() if x.dim() == 2]
-    others = [x for x in parameters.values() if x.dim() > 2]
-    optimizer = torch.optim.Adam(
-        [{"params": others, "lr": rate}, {"params": single, "lr": SCALAR_SPEED * rate}]
-    )
+    optimizer = torch.optim.Adam(parameters.values(), lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / budget.steps)
     for batch in data.batches("train", budget.batch):
         loss, _ = stacked(parameters, c, *batch)

@@ -1,8 +1,9 @@
 """A new scheme in one file: what a newcomer writes. ``test_new_scheme.py`` puts it through the contract."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from adapters.scalar import Scalar
 from adapters.scheme import Scheme, check_degree, check_range, register
 from attngraph.edges import Edges
 
@@ -25,7 +26,7 @@ class FAGCN(Scheme):
         super().__init__()
         self.epsilon = check_range("epsilon", epsilon, 0, 1)
         self.degree = check_degree(degree)
-        self.gamma = nn.Parameter(torch.ones(()))
+        self.gamma = Scalar(1.0)
 
     def propagate(self, edges: Edges) -> Tensor:
         return self.epsilon * edges.query + edges.to_queries(self.edge_weights(edges), edges.value)
@@ -33,7 +34,7 @@ class FAGCN(Scheme):
     def edge_weights(self, edges: Edges) -> Tensor:
         norm_q, norm_v, dot = edges.products(edges.query, edges.value)
         cosine = dot * (norm_q * norm_v).clamp(min=1e-12).rsqrt()
-        return torch.tanh(self.gamma * cosine) * edges.normalized(self.degree)
+        return torch.tanh(self.gamma() * cosine) * edges.normalized(self.degree)
 
     def residual_share(self, edges: Edges) -> float:
         return self.epsilon

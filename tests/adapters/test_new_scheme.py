@@ -42,7 +42,7 @@ def reference(scheme, graph, output):
             total = scheme.epsilon * x[i]
             for j in range(len(x)):
                 if square[i][j] > 0:
-                    gate = math.tanh(float(x[i] @ x[j] / x[i].norm() / x[j].norm()))
+                    gate = math.tanh(float(scheme.gamma() * (x[i] @ x[j]) / x[i].norm() / x[j].norm()))
                     total = total + gate * square[i][j] / math.sqrt(d[i] * d[j]) * x[j]
             rows.append(total)
         return rows

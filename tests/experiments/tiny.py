@@ -237,9 +237,9 @@ def adapted(folder: Path) -> hf.BlipForConditionalGeneration:
     peft = save_adapter(folder, gnn="pgnn", p=1.5, mu=0.1)
     with torch.no_grad():
         for name, parameter in peft.named_parameters():
-            if "gnn_" in name and name.endswith("p_logit"):
-                parameter += 1.0
-            if "gnn_" in name and name.endswith("share"):
-                parameter += 0.5
+            if "gnn_" in name and name.endswith("p_logit.stored"):
+                parameter += 0.1
+            if "gnn_" in name and name.endswith("share.stored"):
+                parameter += 0.05
     peft.save_pretrained(folder)
     return peft.get_base_model()

@@ -67,7 +67,7 @@ def test_arguments_reach_the_scheme():
     )
     assert config.settings() == want
     both = GraphAdapterConfig(gnn="appnp", gnn_args={"alpha": 0.3}, steps=2)
-    assert both.settings().gnn_args == {"alpha": 0.3, "steps": 2}
+    assert both.settings().gnn_args == {"alpha": 0.3, "steps": 2, "degree": "sum"}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,26 @@ def test_saved_settings_come_back(settings, tmp_path):
     for kind in (PeftConfig, GraphAdapterConfig):
         assert kind.from_pretrained(tmp_path) == config
     assert config.positions == tuple(settings.get("positions", ("self", "cross", "ffn")))
+
+
+def test_a_later_default_changes_no_saved_adapter(tmp_path, monkeypatch):
+    config = GraphAdapterConfig(gnn="pgnn", p=1.25)
+    config.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    assert {name: saved[name] for name in ("p", "mu", "steps", "learn_p", "degree", "format_version")} == {
+        "p": 1.25, "mu": 0.1, "steps": 1, "learn_p": True, "degree": "sum", "format_version": 1
+    }  # fmt: skip
+    assert saved["alpha"] is None and saved["gnn_args"] == {}
+    before = {name: value for name, value in saved.items() if name not in ("format_version", "mu")}
+    monkeypatch.setattr(SCHEMES["pgnn"].__init__, "__defaults__", (1.5, 7.0, 1, True, False, "mean"))
+    assert PeftConfig.from_pretrained(tmp_path) == config and config.settings().scheme().mu == 0.1
+    assert GraphAdapterConfig().mu == 7
+    path.write_text(json.dumps(before))  # as they were saved before: today's defaults
+    assert PeftConfig.from_pretrained(tmp_path).mu == 7
+    path.write_text(json.dumps(saved | {"format_version": 2}))
+    with pytest.raises(UserError, match="saved in format 2, and .* reads formats up to 1: update attngraph"):
+        PeftConfig.from_pretrained(tmp_path)
 
 
 def test_a_setting_of_a_later_version_is_left_out_with_a_warning(tmp_path):

@@ -43,7 +43,7 @@ def test_values_are_those_that_the_schemes_use():
     assert values["layer.1.crossattention.mu"] == pytest.approx(0.5, abs=1e-6)
     assert values["layer.1.attention.share"] == 0.5
     for name, parameter in model.named_parameters():
-        if "layer.1.attention" in name and name.endswith("p_logit"):
+        if "layer.1.attention" in name and name.endswith("p_logit.stored"):
             nn.init.constant_(parameter, 0.0)
     assert learned_scalars(model) == values | {"layer.1.attention.p": pytest.approx(2.0)}
     assert learned_scalars(model.get_base_model()) == learned_scalars(model)

@@ -66,7 +66,7 @@ DAMAGE = {
     ),
     "a weight too few": (
         lambda f: change_weights(f, lambda state: state.pop(next(x for x in state if "p_logit" in x))),
-        "do not fit this GPT2LMHeadModel: 1 missing .first .*p_logit.; use the base model that the adapter",
+        "1 missing .first .*p_logit.stored.; use the base model that the adapter",
     ),
     "a weight too many": (
         lambda f: change_weights(f, lambda state: state.update({"base_model.model.more": torch.zeros(2)})),

@@ -51,8 +51,11 @@ def test_settings_reach_the_layers(settings):
         assert differ(run(model, FAMILIES["llama"].batch()), run(plain, FAMILIES["llama"].batch()))
     else:
         assert len({id(adapter.scheme) for adapter in layers}) == 1 < len(layers)
-        assert sum(name.endswith("p_logit") for name, p in model.named_parameters() if p.requires_grad) == 1
-        assert sum(name.endswith("p_logit") for name in model.state_dict()) == len(layers)
+        assert (
+            sum(name.endswith("p_logit.stored") for name, p in model.named_parameters() if p.requires_grad)
+            == 1
+        )
+        assert sum(name.endswith("p_logit.stored") for name in model.state_dict()) == len(layers)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,31 +1,36 @@
 """Which parameters an optimiser moves how far, and that the adapters can learn at all."""
 
+import math
+
 import pytest
 import torch
 from peft import get_peft_model
 from torch import nn
 
-from adapters.peft import optimizer_groups, trainer_optimizer
-from adapters.peft.optimizer import SCALAR_SPEED
+from adapters.peft import learned_scalars, optimizer_groups, trainer_optimizer
 from tests.adapters.peft.blip_decoder import JOINS, SCHEME_ARGS, adapters_of
 from tests.adapters.peft.helpers import config
 from tests.adapters.peft.test_training import model_of, trainer
+from tests.adapters.peft_models import FAMILIES
 
 
 @pytest.mark.parametrize("join", JOINS)
 def test_scalars_and_biases_are_never_decayed(join, make_decoder):
     model = get_peft_model(make_decoder(), config(learn_mu=True, join=join))
-    matrices, biases, scalars = groups = optimizer_groups(model, 1e-3, 0.05)
-    assert [group["weight_decay"] for group in groups] == [0.05, 0.0, 0.0]
-    assert [group["lr"] for group in groups] == [1e-3, 1e-3, 1e-3 * SCALAR_SPEED]
-    names = {id(p): name.split(".")[-1] for name, p in model.named_parameters() if p.requires_grad}
+    matrices, others = groups = optimizer_groups(model, 1e-3, 0.05)
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+    assert [group["lr"] for group in groups] == [1e-3, 1e-3]
+    names = {
+        id(p): name.removesuffix(".stored").split(".")[-1]
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
     assert sum(len(group["params"]) for group in groups) == len(names)
     assert [{names[id(p)] for p in group["params"]} for group in groups] == [
         {"weight"},
-        {"bias"},
-        {"p_logit", "log_mu"} | ({"share"} if join == "blend" else set()),
+        {"bias", "p_logit", "log_mu"} | ({"share"} if join == "blend" else set()),
     ]
-    p, matrix = scalars["params"][0], matrices["params"][0]
+    p, matrix = others["params"][0], matrices["params"][0]
     before = p.detach().clone(), matrix.detach().clone()
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -41,8 +46,23 @@ def test_a_new_layer_of_adapters_can_learn(make_decoder, words, image_states):
     adapters = [adapter for adapter in adapters_of(model).values() if hasattr(adapter, "join")]
     assert len(adapters) == 4
     for adapter in adapters:
-        assert adapter.join.share.grad.abs() > 0
+        assert adapter.join.share.stored.grad.abs() > 0
         assert adapter.join.bottleneck.up.weight.grad.abs().sum() > 0
+
+
+def test_a_plain_optimiser_moves_single_numbers_far_enough():
+    """And PEFT's users, FSDP and ``.half()`` need know nothing of them."""
+    model = get_peft_model(FAMILIES["llama"].make(), config(learn_mu=True, init_weights=True)).half()
+    scalars = {name: p for name, p in model.named_parameters() if name.endswith(".stored")}
+    assert len(scalars) == 6 and {(p.dtype, p.shape) for p in scalars.values()} == {(torch.float32, (1,))}
+    model, before = model.float(), learned_scalars(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    after = learned_scalars(model)
+    assert all(after[name] == pytest.approx(-0.01) for name in after if name.endswith("share"))
+    assert all(math.log(after[x] / before[x]) == pytest.approx(-0.01, rel=0.02) for x in after if "mu" in x)
 
 
 @pytest.mark.parametrize("join", JOINS)
@@ -70,6 +90,5 @@ def test_trainer_uses_these_groups(tmp_path):
     assert [(g["lr"], g["weight_decay"]) for g in one.optimizer.param_groups] == [
         (2e-2, 0.1),
         (2e-2, 0.0),
-        (0.2, 0.0),
     ]
     assert type(one.optimizer) is torch.optim.AdamW

@@ -1,14 +1,18 @@
 """Where adapters go by themselves, and how to say it otherwise."""
 
+import re
+import warnings
+
 import pytest
 import transformers as hf
 from peft import LoraConfig, get_peft_model
 
 from adapters import GraphAdapterConfig
-from adapters.peft.layer import GraphLayer
+from adapters.peft.layer import GraphLayer, OutputLayer
 from adapters.peft.places import find_places
 from attngraph.errors import UserError
 from attngraph.reading.instrument import instrument
+from tests.adapters.peft.helpers import config
 from tests.adapters.peft_models import FAMILIES
 from tests.attngraph.reading.zoo import GQA, TEXT, VISION, words
 
@@ -180,7 +184,7 @@ def test_an_unknown_feed_forward_block_asks_for_a_name():
     with pytest.raises(
         UserError, match=r"or name it with ffn_modules=\[...\] \(linear layers there: .*mlp.strange"
     ):
-        get_peft_model(model, GraphAdapterConfig())
+        get_peft_model(model, GraphAdapterConfig(positions=("self", "ffn")))
 
 
 def test_an_image_encoder_is_not_adapted_for_want_of_a_text_that_can_be_read():
@@ -205,14 +209,69 @@ def test_an_image_encoder_with_a_text_decoder():
     assert sorted(place.position for place in chosen.values()) == ["cross"] * 2 + ["ffn"] * 2 + ["self"] * 2
 
 
-def test_experts_are_no_feed_forward_block():
-    window = {name: value for name, value in GQA.items() if name != "model_type"}
-    model = hf.MixtralForCausalLM(hf.MixtralConfig(**window, num_local_experts=2))
-    with pytest.raises(
-        UserError, match="feed-forward block is known in MixtralForCausalLM: leave ffn out of positions"
-    ):
-        get_peft_model(model, GraphAdapterConfig())
-    assert get_peft_model(model, GraphAdapterConfig(positions="self"))(words()).logits.isfinite().all()
+WINDOW = {name: value for name, value in GQA.items() if name != "model_type"}
+EXPERTS = dict(num_experts_per_tok=2, moe_intermediate_size=8)
+LATENT = dict(q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4, num_key_value_heads=4)
+ROUTED = dict(n_routed_experts=4, n_group=2, topk_group=1, first_k_dense_replace=1)
+HYBRID = dict(
+    linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=4, linear_value_head_dim=4
+)
+DIM = dict(head_dim=4)
+BLOCKS = r"no graph adapter follows model.layers.{} .the feed-forward block: experts"
+GATE = (
+    r"no adapter can follow model.layers.{}.self_attn: the attention output is changed before o_proj \({}\)"
+)
+PARTLY = {  # how many adapters, in attention and in feed-forward blocks, and what is said
+    "Mixtral": (dict(num_local_experts=2), (2, 0), BLOCKS.format(r"\*")),
+    "Qwen3Moe": (dict(num_experts=4, **EXPERTS, **DIM, mlp_only_layers=[0]), (2, 1), BLOCKS.format(1)),
+    "Olmoe": (dict(num_experts=4, num_experts_per_tok=2), (2, 0), BLOCKS.format(r"\*")),
+    "GptOss": (dict(num_local_experts=4, num_experts_per_tok=2, **DIM), (2, 0), BLOCKS.format(r"\*")),
+    "DeepseekV3": (dict(**LATENT, **ROUTED, **EXPERTS, v_head_dim=8), (2, 1), BLOCKS.format(1)),
+    "CTRL": (dict(n_embd=16, dff=24, n_layer=2, n_head=4, n_positions=32), (2, 2), None),
+    "RecurrentGemma": (dict(num_hidden_layers=3, lru_width=16, **DIM), (1, 1), None),
+}
+REFUSED = {
+    "DeepseekV3": (
+        dict(**LATENT, **ROUTED, **EXPERTS, v_head_dim=4),
+        "self_attn: queries have 8 features per head and values 4",
+    ),
+    "Qwen3Next": (
+        dict(num_hidden_layers=4, num_experts=4, **EXPERTS, **DIM, **HYBRID),
+        GATE.format(3, "a gate"),
+    ),
+    "BitNet": ({}, GATE.format(0, "attn_sub_norm")),
+}
+
+
+def new(name, settings):
+    taken = {} if name == "CTRL" else WINDOW
+    made = getattr(hf, f"{name}Config")(**{"vocab_size": 40, **taken, **settings})
+    return getattr(hf, f"{name}LMHeadModel" if name == "CTRL" else f"{name}ForCausalLM")(made)
+
+
+@pytest.mark.parametrize("name", PARTLY)
+def test_what_no_adapter_can_follow_is_left_out_by_default(name):
+    settings, counts, said = PARTLY[name]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = get_peft_model(new(name, settings), config(reduction=4)).train()
+    lines = [str(x.message) for x in caught if "no graph adapter follows" in str(x.message)]
+    assert len(lines) == (said is not None) and (said is None or re.search(said, lines[0]))
+    layers = [module for module in model.modules() if isinstance(module, GraphLayer)]
+    attention = sum(isinstance(layer, OutputLayer) for layer in layers)
+    assert (attention, len(layers) - attention) == counts
+    model(words(), use_cache=False).logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.requires_grad)
+    if counts[1] == 0:
+        with pytest.raises(UserError, match="feed-forward block is known in .*: leave ffn out of positions"):
+            get_peft_model(new(name, settings), GraphAdapterConfig(positions=("self", "ffn")))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_gates_and_widths_are_refused_at_put_in(name):
+    settings, message = REFUSED[name]
+    with pytest.raises(UserError, match=message):
+        get_peft_model(new(name, settings), GraphAdapterConfig())
 
 
 def test_a_failed_attempt_leaves_the_model_as_it_was():

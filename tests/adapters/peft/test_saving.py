@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 
-from adapters.peft import load_adapter
+from adapters.peft import learned_scalars, load_adapter
 from attngraph import UserError
-from tests.adapters.peft.helpers import SCHEME_ARGS, config, put, run
+from tests.adapters.peft.helpers import SCHEME_ARGS, close, config, put, run
 from tests.adapters.peft_models import FAMILIES
 
 
@@ -28,9 +29,9 @@ from tests.adapters.peft_models import FAMILIES
 def test_a_saved_adapter_comes_back_exactly(family, gnn, settings, tmp_path):
     model, batch = put(family, gnn, **settings), FAMILIES[family].batch()
     with torch.no_grad():
-        for p in model.parameters():
-            if p.dim() == 0:
-                p += 0.123
+        for name, p in model.named_parameters():
+            if name.endswith("stored"):
+                p += 0.0123
     model.save_pretrained(tmp_path)
     files = {path.name for path in tmp_path.iterdir()}
     assert files == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
@@ -58,12 +59,12 @@ def test_saving_in_half_precision(upcast, low_memory, tmp_path):
 
     model = get_peft_model(base(), config(), autocast_adapter_dtype=upcast).eval()
     with torch.no_grad():
-        for p in model.parameters():
-            if p.dim() == 0:
-                p += 0.00123
-    learn = [p for p in model.parameters() if p.requires_grad]
-    assert {p.dtype for p in learn if p.dim()} == {torch.float32 if upcast else torch.bfloat16}
-    assert {p.dtype for p in learn if not p.dim()} == {torch.float32}
+        for name, p in model.named_parameters():
+            if name.endswith("stored"):
+                p += 0.000123
+    learn = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in learn.values() if p.dim() > 1} == {torch.float32 if upcast else torch.bfloat16}
+    assert {p.dtype for name, p in learn.items() if name.endswith("stored")} == {torch.float32}
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(
         base(), tmp_path, autocast_adapter_dtype=upcast, low_cpu_mem_usage=low_memory
@@ -71,10 +72,32 @@ def test_saving_in_half_precision(upcast, low_memory, tmp_path):
     assert torch.equal(run(loaded, FAMILIES["llama"].batch()), run(model, FAMILIES["llama"].batch()))
 
 
+@pytest.mark.parametrize("settings", [{"learn_mu": True}, {"shared": True}], ids=str)
+def test_files_from_before_single_numbers_were_scaled(settings, tmp_path):
+    """They hold the values themselves, without dimensions."""
+    model, batch = put("llama", p=1.3, **settings), FAMILIES["llama"].batch()
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    state, values = load_file(file), learned_scalars(model)
+    names = [name for name in state if name.endswith(".stored")]
+    assert len(names) == len(model.base_model.layers()) * len(values) / 2
+    save_file(
+        {n.removesuffix(".stored"): 10 * x.reshape(()) if n in names else x for n, x in state.items()}, file
+    )
+    for loaded in (
+        load_adapter(FAMILIES["llama"].make(), tmp_path),
+        PeftModel.from_pretrained(FAMILIES["llama"].make(), tmp_path, low_cpu_mem_usage=True),
+    ):
+        assert learned_scalars(loaded) == pytest.approx(values, rel=1e-6)
+        close(run(loaded.eval(), batch), run(model, batch), 1e-6)
+
+
 def test_other_weights_are_noticed(tmp_path):
     put("gpt2", "gcn").save_pretrained(tmp_path)
     config_file = tmp_path / "adapter_config.json"
-    config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {"gnn": "pgnn"}))
+    config_file.write_text(
+        json.dumps(json.loads(config_file.read_text()) | {"gnn": "pgnn", "normalize": None})
+    )
     with pytest.raises(UserError, match="2 missing .first .*p_logit"):
         PeftModel.from_pretrained(FAMILIES["gpt2"].make(), tmp_path)
 

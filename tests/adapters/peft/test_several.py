@@ -1,13 +1,16 @@
 """Something more in a model that holds graph adapters: what learns, what runs, what is saved."""
 
 import warnings
+import weakref
 
+import peft
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model, inject_adapter_in_model
+from torch import nn
 
 from adapters.peft import load_adapter
-from adapters.peft.layer import GraphLayer
+from adapters.peft.layer import GraphLayer, OutputLayer
 from attngraph import UserError
 from tests.adapters.peft.helpers import close, config, differ, put, run
 from tests.adapters.peft_models import FAMILIES
@@ -87,6 +90,15 @@ def test_unload_thaws_what_the_first_ones_froze(way):
     assert not any(p.requires_grad for p in get_peft_model(base, config()).unload().parameters())
 
 
+def test_unload_thaws_what_took_the_place_of_a_parameter():
+    """And nothing keeps the old one."""
+    base = FAMILIES["llama"].make()
+    model, old = get_peft_model(base, config()), weakref.ref(base.lm_head.weight)
+    base.lm_head = nn.Linear(16, 5, bias=False).requires_grad_(False)
+    assert old() is None
+    assert all(p.requires_grad for p in model.unload().parameters())
+
+
 def test_what_lora_froze_stays_frozen():
     """As after LoRA's own ``unload``: nobody knows what learned before."""
     both = get_peft_model(get_peft_model(FAMILIES["llama"].make(), lora()), config(), "graph")
@@ -154,3 +166,100 @@ def test_a_name_that_no_module_can_have_is_refused(name):
     ):
         with pytest.raises(UserError, match="the adapter name .* cannot be the name of a module"):
             put_in()
+
+
+LEFT_OUT = r"on model.layers.0.self_attn.o_proj goes by the frozen weight .* choose other target_modules"
+TURNED = "on model.layers.0.self_attn.o_proj changes the attention output before the graph adapter gets it"
+PLAIN = "No layers? types compatible"  # PEFT's own: around a plain nn.Linear only
+OTHERS = {  # settings of each method, and how the two orders end where they do not both train
+    "ADALORA": (dict(total_step=10), None, "supports only 1 trainable adapter"),
+    "ADAMSS": ({}, None, None),
+    "BEFT": ({}, None, None),
+    "BOFT": (dict(boft_block_size=4), TURNED, TURNED),
+    "C3A": (dict(block_size=4), None, None),
+    "DEFT": ({}, None, None),
+    "DELORA": ({}, None, None),
+    "FOURIERFT": (dict(n_frequency=8), None, None),
+    "FROD": ({}, LEFT_OUT, PLAIN),
+    "GLORA": ({}, LEFT_OUT, LEFT_OUT),
+    "GRALORA": ({}, None, None),
+    "HIRA": ({}, None, None),
+    "HRA": ({}, LEFT_OUT, LEFT_OUT),
+    "IA3": (dict(feedforward_modules=[]), None, None),
+    "IA3 on inputs": (dict(feedforward_modules=["here"]), TURNED, TURNED),
+    "LILY": ({}, None, None),
+    "LN_TUNING": (dict(target_modules=None), None, None),
+    "LOHA": ({}, None, None),
+    "LOKR": ({}, None, None),
+    "LORA": ({}, None, None),
+    "LORA with DoRA": (dict(use_dora=True), None, None),
+    "MISS": (dict(r=4), None, None),
+    "MISS as bat": (dict(r=4, init_weights="bat"), LEFT_OUT, LEFT_OUT),
+    "OFT": (dict(oft_block_size=4), TURNED, TURNED),
+    "OSF": ({}, None, None),
+    "PEANUT": ({}, None, None),
+    "PSOFT": (dict(r=4), None, None),
+    "PVERA": ({}, None, PLAIN),
+    "RANDLORA": ({}, None, PLAIN),
+    "ROAD": (dict(group_size=4), None, None),
+    "SHIRA": (dict(r=4), LEFT_OUT, "does not support nested base layers"),
+    "SUPERTUNING": ({}, LEFT_OUT, "no attribute"),  # PEFT's own
+    "TINYLORA": ({}, None, "no attribute"),
+    "UNILORA": ({}, None, None),
+    "VBLORA": (dict(num_vectors=8, vector_length=4), None, None),
+    "VERA": ({}, None, PLAIN),
+    "WAVEFT": (dict(n_frequency=8), None, None),
+}
+OTHERS = {name: row for name, row in OTHERS.items() if name.split()[0] in peft.PeftType.__members__}
+NO_PROJECTION = """
+    ADAPTION_PROMPT CARTRIDGE CPT MULTITASK_PROMPT_TUNING POLY PREFIX_TUNING PROMPT_TUNING P_TUNING SHADOW
+    TRAINABLE_TOKENS XLORA
+""".split()  # they wrap no projection, or need inputs of their own
+
+
+def test_every_method_of_peft_is_in_the_table():
+    known = {str(getattr(kind, "value", kind)) for kind in peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING}
+    missing = known - {"GRAPH_ADAPTER", *NO_PROJECTION} - {name.split()[0] for name in OTHERS}
+    assert not missing
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("where", ["o_proj", "down_proj"])
+@pytest.mark.parametrize("order", ["below", "over"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_beside_any_method_of_peft_both_train_or_one_is_refused(name, order, where):
+    settings, *ends = OTHERS[name]
+    kind = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType[name.split()[0]]]
+    settings = {key: [where] if value == ["here"] else value for key, value in settings.items()}
+    other = kind(**{"target_modules": [where], **settings})
+    end = ends[order == "over"]
+    if where == "down_proj" and end == LEFT_OUT:
+        end = LEFT_OUT.replace("self_attn.o_proj", "mlp.down_proj")
+    elif where == "down_proj" and end == TURNED:
+        end = None  # what the feed-forward adapter follows may well be another output
+
+    def train():
+        if order == "below":
+            model = get_peft_model(get_peft_model(FAMILIES["llama"].make(), other), config(), "graph")
+        else:
+            model = get_peft_model(put("llama"), other, "other")
+        model.train()
+        model(**BATCH)
+        torch.manual_seed(1)
+        with torch.no_grad():  # some start where they change nothing
+            for key, p in model.named_parameters():
+                if p.requires_grad and ".gnn_adapter." not in key:
+                    p += 0.1 * torch.randn_like(p)
+        for layer in model.modules():
+            if isinstance(layer, OutputLayer):
+                layer._checked = None
+        model(**BATCH).logits.square().mean().backward()
+        for ours in (True, False):
+            learn = [p for key, p in model.named_parameters() if p.requires_grad and (".gnn_" in key) == ours]
+            assert learn and all(p.grad is not None and p.grad.abs().sum() > 0 for p in learn)
+
+    if end is None:
+        train()
+    else:
+        with pytest.raises((UserError, ValueError, TypeError, AttributeError), match=end):
+            train()

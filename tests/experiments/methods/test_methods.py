@@ -87,7 +87,7 @@ def test_it_trains_what_it_says(name, settings, sizes):
         own = METHODS[name].settings(settings, "vqa")
         assert sum(trained.values()) == expected_count(name, own)
         assert all(re.match(ADAPTER, key) for key in trained)
-        powers = [key for key in trained if key.endswith("p_logit")]
+        powers = [key for key in trained if key.endswith("p_logit.stored")]
         if METHODS[name].group != VARIANTS:
             assert len(powers) == (POWERS if name in LEARN_P else 0)
     assert METHODS[name].trains == bool(trained)

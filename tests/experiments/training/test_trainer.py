@@ -36,15 +36,13 @@ def plain_loop(tuned, data, recipe, seed):
     family.model.train()
     sizes = {
         "matrices": [p for p in parameters if p.dim() > 1],
-        "vectors": [p for p in parameters if p.dim() == 1],
-        "numbers": [p for p in parameters if p.dim() == 0],
+        "others": [p for p in parameters if p.dim() <= 1],
     }
     rate = recipe.learning_rate
     optimizer = torch.optim.AdamW(
         [
             {"params": sizes["matrices"], "lr": rate, "weight_decay": recipe.weight_decay},
-            {"params": sizes["vectors"], "lr": rate, "weight_decay": 0.0},
-            {"params": sizes["numbers"], "lr": 10 * rate, "weight_decay": 0.0},
+            {"params": sizes["others"], "lr": rate, "weight_decay": 0.0},
         ]
     )
     schedule = LambdaLR(optimizer, recipe.factor)

@@ -1,0 +1,72 @@
+"""Other methods of PEFT around the layers of graph adapters: which of them leave no room for these."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from attngraph.errors import UserError
+
+
+def find_base(module: Any) -> Any:
+    """The module that a layer of PEFT wraps; None if the module is no layer of PEFT."""
+    return getattr(module, "base_layer", None) if isinstance(module, BaseTunerLayer) else None
+
+
+def refuse_left_out(name: str, others: list[Any], left_out: bool) -> None:
+    """Refuse methods that leave out what the layer below them gives.
+
+    Args:
+        name: where the layer sits.
+        others: the layers around it, the outermost first.
+        left_out: whether it was not called.
+
+    Raises:
+        UserError: there is one.
+    """
+    subtracting = [layer for layer in others if _kind(layer) == "glora" and _works(layer)]  # what they called
+    guilty = others[:1] if left_out else subtracting
+    if guilty:
+        raise UserError(
+            f"{_method(guilty[0])} on {name} goes by the frozen weight and leaves out the graph adapter "
+            f"there, which would neither act nor learn: {_remedy(guilty[0])}"
+        )
+
+
+def refuse_turned(name: str, others: list[Any], turned: bool) -> None:
+    """Refuse methods that change the input of an attention layer's output projection.
+
+    Args:
+        name, others: as for :func:`refuse_left_out`.
+        turned: whether the input is another than attention gave. Some methods start where it is not.
+
+    Raises:
+        UserError: there is one.
+    """
+    guilty = [layer for layer in others if _works(layer) and _turns(layer)] or (others[:1] if turned else [])
+    if guilty:
+        raise UserError(
+            f"{_method(guilty[0])} on {name} changes the attention output before the graph adapter gets it, "
+            f"so that a graph's messages cannot take its place: {_remedy(guilty[0])}"
+        )
+
+
+def _works(layer: Any) -> bool:
+    return not (layer.disable_adapters or layer.merged)
+
+
+def _turns(layer: Any) -> bool:
+    return _kind(layer) in ("oft", "boft") or (_kind(layer) == "ia3" and layer.is_feedforward)
+
+
+def _kind(layer: Any) -> str:
+    return type(layer).__module__.split(".")[-2]
+
+
+def _method(layer: Any) -> str:
+    return f"PEFT's {_kind(layer)} ({type(layer).__name__})"
+
+
+def _remedy(layer: Any) -> str:
+    return f"choose other target_modules for {_kind(layer)}, or leave the layer to it with exclude=[...]"
