@@ -14,7 +14,7 @@ from experiments.metrics.statistics import Score
 from experiments.progress import Progress
 from experiments.report.columns import AVERAGE, averaged_columns, table_columns
 from experiments.report.runs import Run, cannot_differ, distinct
-from experiments.report.significance import holm, paired_bootstrap
+from experiments.report.significance import holm, paired_comparison
 from experiments.tasks.task import Column, Task
 
 BASELINE = "gcn"
@@ -191,7 +191,7 @@ class _Pool:
             {column.key: weight for column, weight in members},
         )
         checkpoints = [self._checkpoint((row, baseline), by_task, seed) for seed in seeds]
-        result = paired_bootstrap(sides[0], sides[1], score, checkpoints=checkpoints)
+        result = paired_comparison(sides[0], sides[1], score, checkpoints=checkpoints)
         new = result.new_checkpoints
         return {
             "difference": result.difference,
