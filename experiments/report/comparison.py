@@ -27,10 +27,15 @@ def compare_with_baseline(
     baseline: str = BASELINE,
     means: Mapping[str, Weights] | None = None,
 ) -> list[dict[str, Any]]:
-    """Every GNN adapter against the baseline in every column, as :func:`compare_pairs` returns it."""
+    """The :func:`contenders` against the baseline in every column, as :func:`compare_pairs` returns it."""
+    pairs = [(row, baseline) for row in contenders(runs) if row != baseline]
+    return compare_pairs(runs, tasks, pairs, means=means)
+
+
+def contenders(runs: Sequence[Run]) -> list[str]:
+    """The rows that are compared in one family where none are named: the GNN adapters and pGNN's controls."""
     rows = dict.fromkeys(run.row for run in runs)
-    adapters = [row for row in rows if method_named(row).group == ADAPTERS and row != baseline]
-    return compare_pairs(runs, tasks, [(row, baseline) for row in adapters], means=means)
+    return [row for row in rows if method_named(row).group == ADAPTERS or method_named(row).control]
 
 
 def compare_pairs(

@@ -1,8 +1,8 @@
 """How often the tests of the table are wrong: type-I error, coverage and power on made-up studies.
 
 Two kinds. *Normal* studies draw each seed's difference, and the covariance over images that would be
-estimated (Wishart), straight from the model of :mod:`experiments.report.variance`: quick, so that small levels can be
-seen. *Scored* studies draw every image's answer and go through
+estimated (Wishart), straight from the model of :mod:`experiments.report.variance`: quick, so that small
+levels can be seen. *Scored* studies draw every image's answer and go through
 :func:`~experiments.report.significance.paired_comparison` with the scores of real columns.
 
 Every study is judged at 0.05 and at Holm's smallest level in a table of :data:`COMPARISONS`. For comparison
@@ -167,8 +167,8 @@ def _judge(study: Study, runs: int, rng: np.random.Generator) -> dict[str, np.nd
 def normal_studies(
     study: Study, runs: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Differences ``(runs, S)``, estimated covariances over images ``(runs, S, S)``, and the mean effect ``(runs,)`` of
-    the checkpoints; with one seed, which speaks for itself alone, of the seed too.
+    """Differences ``(runs, S)``, estimated covariances over images ``(runs, S, S)``, and the mean effect
+    ``(runs,)`` of the checkpoints; with one seed, which speaks for itself alone, of the seed too.
     """
     seeds, deal = study.seeds, study.deal
     effect = (study.c * rng.normal(size=(runs, study.checkpoints)))[:, deal]
