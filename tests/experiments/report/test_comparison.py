@@ -272,6 +272,16 @@ def test_only_shared_runs_are_compared(tmp_path):
     assert swapped[0]["difference"] == pytest.approx(-compare_with_baseline(runs, tasks)[0]["difference"])
 
 
+def test_controls_are_of_one_family_with_the_gnns(tmp_path):
+    """Where no rows are named, and Holm's correction counts them; other rows of attribution are not."""
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks, rows=("gcn", "pgnn", "tempering", "placebo", "rate"))
+    lines = compare_with_baseline(runs, tasks)
+    compared = ("pgnn", "tempering", "placebo")
+    assert [line["row"] for line in lines] == [METHODS[name].title for name in compared]
+    assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
+
+
 def test_missing_statistics_are_named(tmp_path):
     tasks = {"vqa": TASKS["vqa"]}
     runs = runs_on(tmp_path, tasks)
