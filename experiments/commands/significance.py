@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=word,
         metavar="NAMES",
         help="Compare these rows, separated by commas; Holm's correction is over them. Default: the GNN "
-        "adapters.",
+        "adapters and pGNN's controls.",
     )
     add(
         "--columns",

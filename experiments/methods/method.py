@@ -43,6 +43,8 @@ class Method(ABC):
         rates: learning rates with which ``attngraph search`` begins, in steps of half a power of ten; none
             for a method that takes the rates of the one that it follows.
         repeats: the method whose runs it shows again, for as many seeds as its neighbours have.
+        control: whether it is pGNN without what its distances say; controls are compared with the baseline
+            in one family with the GNN adapters.
         default_rate: peak learning rate where none was chosen on validation data.
         vision: ``frozen`` image states can be computed once and cached; ``trained`` ones change with every
             step; ``zero`` hides the image.
@@ -56,6 +58,7 @@ class Method(ABC):
     follows: str | None = None
     repeats: str | None = None
     rates: tuple[float, ...] = ()
+    control: bool = False
     default_rate: float = 6e-3
     vision: Vision = "frozen"
 

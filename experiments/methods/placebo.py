@@ -9,5 +9,6 @@ register(
         "Placebo distances",
         "pGNN whose distances R see queries turned at random, all else as it is",
         gnn="placebo",
+        control=True,
     )
 )

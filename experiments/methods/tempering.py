@@ -9,5 +9,6 @@ register(
         "Tempering alone",
         "pGNN with weights M^(p/2): every distance R is 1",
         gnn="tempering",
+        control=True,
     )
 )

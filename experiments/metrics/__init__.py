@@ -15,5 +15,5 @@ and scores every example of ``references``, in their order. Ids that differ are 
 - :mod:`experiments.metrics.scene_captions`: what a caption says of a known scene, read by
   :mod:`experiments.metrics.caption_tuples`
 - :mod:`experiments.metrics.alignment`: what they share
-- :mod:`experiments.metrics.statistics`: scores from sums over examples, for the bootstrap
+- :mod:`experiments.metrics.statistics`: scores from sums over examples, for intervals and paired comparisons
 """

@@ -8,7 +8,7 @@
 :mod:`.table`        what a table is
 :mod:`.text` ...     its renderings: text, Markdown, LaTeX, CSV, figure
 :mod:`.published`    published numbers beside one's own
-:mod:`.significance` paired bootstrap and Holm's correction
+:mod:`.significance` paired comparisons and Holm's correction
 :mod:`.comparison`   every GNN adapter against the baseline
 :mod:`.effects`      what adapters do, and what they learned alike in all seeds
 :mod:`.details`      scores by kind and seed

@@ -37,7 +37,7 @@ class Design:
         published: numbers from elsewhere that it can show.
         blocks: method -> the block in which its row stands; others stand where the method says.
         contenders: the methods that are compared with the baseline, and among which the best is marked; None
-            for the GNN adapters.
+            for the GNN adapters (compared: pGNN's controls as well).
         contest: what the contenders are, in words.
     """
 

@@ -14,7 +14,7 @@ from experiments.metrics.statistics import Score
 from experiments.progress import Progress
 from experiments.report.columns import AVERAGE, averaged_columns, table_columns
 from experiments.report.runs import Run, cannot_differ, distinct
-from experiments.report.significance import holm, paired_bootstrap
+from experiments.report.significance import holm, paired_comparison
 from experiments.tasks.task import Column, Task
 
 BASELINE = "gcn"
@@ -27,10 +27,15 @@ def compare_with_baseline(
     baseline: str = BASELINE,
     means: Mapping[str, Weights] | None = None,
 ) -> list[dict[str, Any]]:
-    """Every GNN adapter against the baseline in every column, as :func:`compare_pairs` returns it."""
+    """The :func:`contenders` against the baseline in every column, as :func:`compare_pairs` returns it."""
+    pairs = [(row, baseline) for row in contenders(runs) if row != baseline]
+    return compare_pairs(runs, tasks, pairs, means=means)
+
+
+def contenders(runs: Sequence[Run]) -> list[str]:
+    """The rows that are compared in one family where none are named: the GNN adapters and pGNN's controls."""
     rows = dict.fromkeys(run.row for run in runs)
-    adapters = [row for row in rows if method_named(row).group == ADAPTERS and row != baseline]
-    return compare_pairs(runs, tasks, [(row, baseline) for row in adapters], means=means)
+    return [row for row in rows if method_named(row).group == ADAPTERS or method_named(row).control]
 
 
 def compare_pairs(
@@ -191,7 +196,7 @@ class _Pool:
             {column.key: weight for column, weight in members},
         )
         checkpoints = [self._checkpoint((row, baseline), by_task, seed) for seed in seeds]
-        result = paired_bootstrap(sides[0], sides[1], score, checkpoints=checkpoints)
+        result = paired_comparison(sides[0], sides[1], score, checkpoints=checkpoints)
         new = result.new_checkpoints
         return {
             "difference": result.difference,

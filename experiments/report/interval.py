@@ -9,7 +9,6 @@ import numpy as np
 from scipy.stats import norm, t
 
 from experiments.metrics.statistics import Score
-from experiments.report.significance import resampled_totals
 
 RESAMPLES, LEVEL = 1000, 0.95
 
@@ -49,10 +48,23 @@ def bootstrap_interval(
         return math.nan, math.nan
     sums = np.zeros((n, statistics.shape[1]))
     np.add.at(sums, [codes[image] for image in images], statistics)
-    totals = resampled_totals(sums[None, None], resamples, np.random.default_rng(seed))
+    totals = _resampled_totals(sums, resamples, np.random.default_rng(seed))
     upper = (1 + level) / 2
-    ends = np.quantile(score(totals[:, 0, 0]), [1 - upper, upper])
+    ends = np.quantile(score(totals), [1 - upper, upper])
     centre = float(score(statistics.sum(axis=0)))
     widening = math.sqrt(n / (n - 1)) * t.ppf(upper, n - 1) / norm.ppf(upper)
     low, high = (float(np.clip(centre + widening * (end - centre), *bounds)) for end in ends)
     return low, high
+
+
+def _resampled_totals(statistics: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Totals ``(R, K)`` over N images drawn with replacement, from statistics ``(N, K)``."""
+    images = len(statistics)
+    block = max(1, 4_000_000 // images)  # bounds memory
+    totals = []
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        picks = rng.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
+        weights = np.bincount(picks.ravel(), minlength=rows * images).reshape(rows, images)
+        totals.append(weights.astype(np.float64) @ statistics)
+    return np.concatenate(totals)

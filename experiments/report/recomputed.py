@@ -11,10 +11,9 @@ from typing import Any
 from attngraph.errors import UserError
 from experiments.known import check_known
 from experiments.methods import method_named
-from experiments.methods.method import ADAPTERS
 from experiments.report.archive import PATTERN, cell_of, finished_cells, unpack
 from experiments.report.columns import WAY, scored, table_columns
-from experiments.report.comparison import about_same_runs, compare_pairs, same_runs
+from experiments.report.comparison import about_same_runs, compare_pairs, contenders, same_runs
 from experiments.report.rows import score_frame
 from experiments.report.runs import Run
 from experiments.report.way import way_between
@@ -73,7 +72,8 @@ def recompute(
     Args:
         runs: as :func:`saved_runs` reads them.
         baselines: names of rows.
-        rows: names of the rows that are compared with each of them; None for the GNN adapters.
+        rows: names of the rows that are compared with each of them; None for the GNN adapters and pGNN's
+            controls.
         columns: keys of columns; None for all.
 
     Raises:
@@ -82,7 +82,7 @@ def recompute(
     held = list(dict.fromkeys(run.row for run in runs))
     check_known(baselines, held, "row")
     if rows is None:
-        rows = [row for row in held if method_named(row).group == ADAPTERS]
+        rows = contenders(runs)
     else:
         check_known(rows, held, "row")
     names = {run.task for run in runs}

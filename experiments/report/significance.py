@@ -1,13 +1,14 @@
-"""Paired bootstrap over images, the spread over seeds and checkpoints, and Holm's correction.
+"""Paired comparisons over images, seeds and checkpoints, and Holm's correction.
 
 Two methods A and B were trained with the same seeds :math:`s = 1..S` and scored on the same examples
 :math:`i = 1..N`. A score is a function of *summed* per-example statistics (see
-:mod:`experiments.metrics.statistics`), so a resample of the examples is a weighted sum: nothing is scored
-again. In each resample one set of examples is drawn and used for every seed of both methods: that gives the
-covariance of the seeds' differences over new examples. What differs between seeds, and between the
-pre-trained checkpoints that seeds start from, is added as :mod:`experiments.report.variance` says.
+:mod:`experiments.metrics.statistics`), so the score without one example is the score of a difference of
+sums: nothing is scored again. Leaving out each example in turn, for every seed of both methods at once, gives
+the covariance of the seeds' differences over new examples (:func:`image_covariance`). What differs between
+seeds, and between the pre-trained checkpoints that seeds start from, is added as
+:mod:`experiments.report.variance` says.
 
-Hesterberg, What teachers should know about the bootstrap (2015); Owen, The pigeonhole bootstrap (2007).
+Efron and Stein, The jackknife estimate of variance (1981).
 """
 
 from __future__ import annotations
@@ -60,34 +61,30 @@ class Comparison(Interval):
     new_checkpoints: Interval | None
 
 
-def paired_bootstrap(
+def paired_comparison(
     a: np.ndarray | Sequence[np.ndarray],
     b: np.ndarray | Sequence[np.ndarray],
     score: Score = mean_score,
     *,
     checkpoints: Sequence[object] | None = None,
-    resamples: int = 1000,
     level: float = 0.95,
-    seed: int = 0,
 ) -> Comparison:
     """Compare two methods on the same seeds and examples.
 
     Args:
         a, b: statistics ``(S, N, K)``, row s of both from the same seed, column i from the same example. For
             a score made of several test sets (an average of columns), a list with one array per test set:
-            they share the seeds and are resampled independently.
+            they share the seeds, and their examples are independent.
         score: from summed statistics ``(..., K)``, one argument per test set, to scores ``(...)``.
         checkpoints: which pre-trained weights each seed started from; None for one and the same.
-        resamples: draws of the examples.
         level: coverage of the intervals.
-        seed: of the draws.
 
     Raises:
         UserError: the two methods' arrays differ in shape or hold NaN.
 
     Example:
         >>> a, b = np.array([[1., 1., 0., 1.]]), np.array([[1., 0., 0., 1.]])
-        >>> paired_bootstrap(mean_statistics(a), mean_statistics(b)).difference
+        >>> paired_comparison(mean_statistics(a), mean_statistics(b)).difference
         0.25
     """
     parts_a, parts_b = _parts(a), _parts(b)
@@ -106,11 +103,7 @@ def paired_bootstrap(
 
     both = score(*[part.sum(axis=2) for part in parts])  # (2, S)
     per_seed = both[0] - both[1]  # (S,)
-    rng = np.random.default_rng(seed)
-    drawn = score(*[resampled_totals(part, resamples, rng) for part in parts])  # (R, 2, S)
-    covariance = np.atleast_2d(np.cov(drawn[:, 0] - drawn[:, 1], rowvar=False))  # (S, S)
-
-    these, new = variances(per_seed, covariance, checkpoints, examples)
+    these, new = variances(per_seed, image_covariance(parts, score), checkpoints, examples)
     difference = float(per_seed.mean())
     own = _interval(difference, these, level)
     return Comparison(
@@ -128,6 +121,35 @@ def paired_bootstrap(
         ),
         None if new is None else _interval(difference, new, level),
     )
+
+
+def image_covariance(parts: Sequence[np.ndarray], score: Score) -> np.ndarray:
+    r"""Covariance ``(S, S)`` of the seeds' differences of two methods over new examples, by the jackknife.
+
+    With :math:`\theta_{(i)}` the seeds' differences without example i,
+
+    .. math:: \frac{N-1}{N} \sum_i (\theta_{(i)} - \bar\theta)(\theta_{(i)} - \bar\theta)^\top ,
+
+    summed over test sets. For a mean over examples (accuracies, CIDEr) this is the exact covariance of means,
+    sample covariance / N; for other scores (BLEU) it is that of their linear part. No random numbers are
+    involved.
+
+    Args:
+        parts: statistics ``(2, S, N, K)`` of both methods, one array per test set.
+        score: as of :func:`paired_comparison`.
+    """
+    totals = [part.sum(axis=2, keepdims=True) for part in parts]  # (2, S, 1, K)
+    seeds = parts[0].shape[1]
+    covariance = np.zeros((seeds, seeds))
+    for k, part in enumerate(parts):
+        examples = part.shape[2]
+        if examples == 1:
+            continue  # a single example says nothing about others
+        left = score(*totals[:k], totals[k] - part, *totals[k + 1 :])  # (2, S, N)
+        centred = left[0] - left[1]
+        centred = centred - centred.mean(axis=1, keepdims=True)
+        covariance += (examples - 1) / examples * centred @ centred.T
+    return covariance
 
 
 def _interval(difference: float, variance: Variance, level: float) -> Interval:
@@ -159,26 +181,3 @@ def _parts(values: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
     if len({part.shape[0] for part in parts}) != 1:
         raise UserError(f"all test sets need the same seeds, got {[part.shape[0] for part in parts]} of them")
     return parts
-
-
-def resampled_totals(part: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Totals over N examples drawn with replacement, the same for all methods and seeds.
-
-    Args:
-        part: statistics ``(methods, S, N, K)``.
-        resamples: R, how often the examples are drawn.
-        rng: draws them.
-
-    Returns:
-        ``(R, methods, S, K)``.
-    """
-    methods, seeds, examples, width = part.shape
-    flat = np.moveaxis(part, 2, 0).reshape(examples, -1)  # (N, 2 S K)
-    block = max(1, 4_000_000 // examples)  # bounds memory
-    totals = []
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        picks = rng.integers(examples, size=(rows, examples)) + examples * np.arange(rows)[:, None]
-        weights = np.bincount(picks.ravel(), minlength=rows * examples).reshape(rows, examples)
-        totals.append(weights.astype(np.float64) @ flat)
-    return np.concatenate(totals).reshape(resamples, methods, seeds, width)

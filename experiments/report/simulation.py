@@ -1,9 +1,9 @@
 """How often the tests of the table are wrong: type-I error, coverage and power on made-up studies.
 
-Two kinds. *Normal* studies draw each seed's difference, and the covariance that a bootstrap would give
-(Wishart), straight from the model of :mod:`experiments.report.variance`: quick, so that small levels can be
-seen. *Scored* studies draw every image's answer and go through
-:func:`~experiments.report.significance.paired_bootstrap` with the scores of real columns.
+Two kinds. *Normal* studies draw each seed's difference, and the covariance over images that would be
+estimated (Wishart), straight from the model of :mod:`experiments.report.variance`: quick, so that small
+levels can be seen. *Scored* studies draw every image's answer and go through
+:func:`~experiments.report.significance.paired_comparison` with the scores of real columns.
 
 Every study is judged at 0.05 and at Holm's smallest level in a table of :data:`COMPARISONS`. For comparison
 the normal studies are also judged by ``plain``, which plugs the seeds' variance and the shared covariance
@@ -22,15 +22,15 @@ from scipy import special, stats
 from experiments.metrics.captions import bleu4_from_counts
 from experiments.metrics.statistics import Score, mean_score, mean_statistics
 from experiments.progress import Progress
-from experiments.report.significance import paired_bootstrap
+from experiments.report.significance import paired_comparison
 from experiments.report.variance import variances
 
 COMPARISONS = 40
 LEVELS = (0.05, 0.05 / COMPARISONS)
 BLOCK = 2000  # studies at once
-BOOTSTRAPS, SCORED = 1000, 20  # resamples that the Wishart stands for; a scored study for so many normal ones
+SCORED = 20  # a scored study for so many normal ones
 GAIN = 0.9  # of which the power is asked, in points
-RESAMPLES, PICTURES = 200, 300  # of scored studies
+PICTURES = 300  # of scored studies
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ def _judge(study: Study, runs: int, rng: np.random.Generator) -> dict[str, np.nd
 def normal_studies(
     study: Study, runs: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Differences ``(runs, S)``, bootstrap covariances ``(runs, S, S)``, and the mean effect ``(runs,)`` of
-    the checkpoints; with one seed, which speaks for itself alone, of the seed too.
+    """Differences ``(runs, S)``, estimated covariances over images ``(runs, S, S)``, and the mean effect
+    ``(runs,)`` of the checkpoints; with one seed, which speaks for itself alone, of the seed too.
     """
     seeds, deal = study.seeds, study.deal
     effect = (study.c * rng.normal(size=(runs, study.checkpoints)))[:, deal]
@@ -176,7 +176,7 @@ def normal_studies(
     images = study.e * rng.normal(size=(runs, 1)) + study.n * rng.normal(size=(runs, seeds))
     of_seeds = study.s * rng.normal(size=(runs, seeds))
     covariance = study.e**2 + study.f**2 * np.equal.outer(deal, deal) + study.n**2 * np.eye(seeds)
-    freedom = int(1 / (1 / (study.images - 1) + 1 / (BOOTSTRAPS - 1)))
+    freedom = study.images - 1
     factor = np.zeros((runs, seeds, seeds))  # Bartlett's
     rows, columns = np.tril_indices(seeds, -1)
     factor[:, rows, columns] = rng.normal(size=(runs, len(rows)))
@@ -236,7 +236,7 @@ def _scored(study: Study, runs: int, rng: np.random.Generator) -> dict[str, np.n
         else:
             latent = _methods(study, rng)
             sides, score_of = [statistics(latent[0]), statistics(latent[1])], score
-        result = paired_bootstrap(*sides, score_of, checkpoints=study.deal, resamples=RESAMPLES)
+        result = paired_comparison(*sides, score_of, checkpoints=study.deal)
         if study.c == study.f == 0:
             found.setdefault("these p", []).append(result.p_value)
             found.setdefault("these covered", []).append(result.low <= 0 <= result.high)

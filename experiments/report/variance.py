@@ -18,8 +18,9 @@ for new checkpoints, seeds and images; and for these checkpoints, new seeds and 
 .. math:: \frac{\theta_0}{S} + \frac{\sigma_e^2}{N} + \frac{\sigma_f^2}{C N}, \qquad
           \theta_0 = \sigma_s^2 + \frac{\sigma_n^2}{N} .
 
-**Estimates.** The bootstrap covariance of two seeds over images estimates :math:`(\sigma_e^2 + \sigma_f^2) /
-N` (same checkpoint) or :math:`\sigma_e^2 / N` (others); a seed's own variance exceeds it by
+**Estimates.** The covariance of two seeds over images
+(:func:`~experiments.report.significance.image_covariance`) estimates :math:`(\sigma_e^2 + \sigma_f^2) / N`
+(same checkpoint) or :math:`\sigma_e^2 / N` (others); a seed's own variance exceeds it by
 :math:`\sigma_n^2 / N`. :math:`\theta_0` and :math:`\theta` are the expected mean squares within and between
 the checkpoints of a one-way analysis of variance (Searle, Casella and McCulloch, Variance Components, 1992,
 ch. 3) with :math:`S - C` and :math:`C - 1` degrees of freedom. Their sum with the images' part has no exact
@@ -33,7 +34,7 @@ known to be conservative: Robinson, Annals of Statistics 4, 1976): with :math:`\
           \sqrt{ \max(\theta^*, \theta_{\min}) / S + \text{images} } \Big) .
 
 :math:`\theta_{\min}`, the images' noise that differs from seed to seed (for new checkpoints also from
-checkpoint to checkpoint), is known from the bootstrap; a spread over a few seeds below it is chance. For new
+checkpoint to checkpoint), is known from the images; a spread over a few seeds below it is chance. For new
 checkpoints both mean squares enter, since :math:`\theta \ge \theta_0`. Where seeds are not dealt evenly, the
 mean square between checkpoints is scaled by :math:`k / n_0 \ge 1`, :math:`k = \sum_c n_c^2 / S`, :math:`n_0 =
 (S - k) / (C - 1)`. Where each seed has a checkpoint of its own, the spread over seeds stands for both.

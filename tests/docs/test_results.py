@@ -8,10 +8,16 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from experiments import cli
 from experiments.configs.presets import load_preset
+from experiments.models.mini_blip import load_model, weights_digest
+from experiments.report import post_hoc
+from experiments.report.archive import read_archive
 from experiments.report.columns import table_columns
+from experiments.report.significance import holm
 from tests.docs.pages import README, ROOT, mentioned_commands, shell_commands
 from tests.experiments.drawn import DRAWN
 
@@ -54,16 +60,26 @@ def test_the_table_is_the_one_that_the_command_wrote():
     assert len(made) > 20 and shown == made
 
 
-def test_the_readme_shows_rows_of_it():
+def test_the_readme_shows_differences_from_gcn():
+    """Paired ones, with their intervals and marks; two rows have scores instead."""
     head, *rows = table_of(RESULTS, "| Method")
-    made = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    scores = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
     (_, *columns), *shown = table_of(README, "| | VQA acc")
-    assert len(columns) >= 8
-    names = {"GCN", "APPNP", "GCNII", "pGNN", "Tempering alone", "Placebo distances"}
-    assert names < {row[0] for row in shown}
+    assert len(columns) >= 5
+    compared = json.loads((STUDY / "significance.json").read_text())
+    by_name = {(line["row"], HEADINGS.get(line["column"], "Way")): line for line in compared}
+    assert {f"{line['row']} − GCN" for line in compared} < {row[0] for row in shown}
     for name, *cells in shown:
-        full = {column.lower(): cell.replace("**", "") for column, cell in made[name].items()}
-        assert cells == [full[column.lower()] for column in columns]
+        row, what = re.fullmatch(r"(.+?)(: score| − GCN)", name).groups()
+        for column, cell in zip(columns, cells, strict=True):
+            if what == ": score":
+                assert scores[row][column].replace("**", "").startswith(f"{cell} ")
+            else:
+                line = by_name[row, column]
+                digits = 1 if column == "CIDEr" else 2
+                points = [f"{100 * line[key]:+.{digits}f}" for key in ("difference", "low", "high")]
+                mark = " †" if line["p_holm"] < 0.05 else ""
+                assert cell == f"{points[0]} [{points[1]}, {points[2]}]{mark}"
 
 
 def test_the_planned_tests_are_those_of_the_files():
@@ -83,25 +99,74 @@ def test_the_planned_tests_are_those_of_the_files():
 
 def test_the_verdict_is_the_protocol_s():
     """Better and worse need a corrected p below 0.05; general, an interval for new checkpoints without 0."""
-    told_apart = [row for row in q1() if float(row["p_holm"]) < 0.05]
+    significant = [row for row in comparisons("q1-q2") if float(row["p_holm"]) < 0.05]
     general = [row for row in q1() if not float(row["new_low"]) <= 0 <= float(row["new_high"])]
     page = " ".join(RESULTS.read_text(encoding="utf-8").split())
-    assert ("**Q1, is pGNN better than GCN?** *Not told apart*, in every column." in page) == (not told_apart)
+    verdict = "**Q1, is pGNN better than GCN?** *No significant difference*, in every column."
+    assert (verdict in page) == (not significant)
     assert ("No difference can be called general" in page) == (not general)
-    readme = README.read_text(encoding="utf-8")
-    assert ("not told apart from the vanilla adapter" in readme) == (not told_apart)
+    for shown in (page, README.read_text(encoding="utf-8")):
+        assert ("**No planned test is significant.**" in shown) == (not significant)
 
 
 def test_the_readme_gives_the_planned_differences():
-    text = " ".join(README.read_text(encoding="utf-8").split()).replace("−", "-")
-    number = r"([-+]?\d+(?:\.\d+)?)"
-    found = re.findall(
-        rf"{number} (?:on \w+(?:-VQA)?|CIDEr) \((?:95 % interval )?{number} to {number}; p = {number}", text
-    )
-    points = [[100 * float(row[key]) for key in ("difference", "low", "high")] for row in q1()]
-    corrected = [round(float(row["p_holm"]), 2) for row in q1()]
-    made = [(*(round(one, 1) for one in row), p) for row, p in zip(points, corrected, strict=True)]
-    assert [tuple(map(float, one)) for one in found] == made
+    """With p as it is, and corrected over the planned twelve and over Q1's own four."""
+    _, *shown = table_of(README, "| pGNN − GCN | difference")
+    own = holm([float(row["p"]) for row in q1()])
+    made = []
+    for row, alone in zip(q1(), own, strict=True):
+        points = [100 * float(row[key]) for key in ("difference", "low", "high")]
+        p, corrected = float(row["p"]), float(row["p_holm"])
+        interval = f"{points[1]:+.2f} to {points[2]:+.2f}"
+        numbers = [f"{points[0]:+.2f}", interval, f"{p:.3f}", f"{corrected:.2f}", f"{alone:.3f}"]
+        made.append([HEADINGS[row["column"]], *numbers])
+    assert shown == made
+
+
+def test_the_post_hoc_summary_is_that_of_its_file():
+    _, *shown = table_of(RESULTS, "| rows | four columns")
+    lines = comparisons("post-hoc", STUDY)
+    assert [line["column"] for line in lines] == ["summary", "way"] * len(shown)
+
+    def numbers(line, scale):
+        points = [scale * float(line[key]) for key in ("difference", "low", "high")]
+        return [f"{points[0]:+.2f}", f"{points[1]:+.2f} to {points[2]:+.2f}"]
+
+    def p_value(text):
+        return "< 0.0001" if float(text) < 5e-5 else f"{float(text):.4f}"
+
+    for cells, summary, way in zip(shown, lines[::2], lines[1::2], strict=True):
+        parts = json.loads(summary["by_checkpoint"])
+        above = f"{sum(one > 0 for one in parts)} of {len(parts)}"
+        p_values = [p_value(summary[key]) for key in ("p", "new_p", "flips_seeds")]
+        assert cells == [
+            f"{summary['row']} − {summary['baseline']}",
+            *numbers(summary, 1),
+            *p_values,
+            above,
+            *numbers(way, 100),
+            *(p_value(way[key]) for key in ("p", "new_p")),
+        ]
+
+
+def test_checkpoint_6_is_what_its_runs_started_from():
+    """In float16, which is read as float32."""
+    folder = STUDY / "checkpoint-6"
+    runs = read_archive(STUDY / "seed-20.tar.xz")
+    started = {
+        json.loads(content)["settings"]["weights"]
+        for name, content in runs.items()
+        if name.endswith("config.json")
+    }
+    assert started == {weights_digest(folder)}
+    model, _ = load_model(folder)
+    assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {
+        torch.float32
+    }
+    half = load_file(folder / "model.safetensors")
+    assert {value.dtype for value in half.values()} == {torch.float16}
+    name = "text_decoder.bert.embeddings.word_embeddings.weight"
+    assert torch.equal(model.state_dict()[name], half[name].float())
 
 
 def test_every_run_of_the_preset_is_there_once():
@@ -136,12 +201,16 @@ def test_every_comparison_that_is_shown_has_its_command():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["q1-q2", "q4", "controls", "gated"])
+@pytest.mark.parametrize("name", ["q1-q2", "q4", "controls", "gated", "post-hoc"])
 def test_p_values_follow_from_the_raw_statistics(name, tmp_path, monkeypatch):
     """The protocol's commands, word for word."""
     monkeypatch.chdir(ROOT)
-    assert cli.main([*commands()[name], "--out", str(tmp_path), "-q"]) == 0
-    recomputed, shipped = comparisons("significance", tmp_path), comparisons(name)
+    if name == "post-hoc":
+        post_hoc.main(["experiments/results/full", "--out", str(tmp_path)])
+        recomputed, shipped = comparisons(name, tmp_path), comparisons(name, STUDY)
+    else:
+        assert cli.main([*commands()[name], "--out", str(tmp_path), "-q"]) == 0
+        recomputed, shipped = comparisons("significance", tmp_path), comparisons(name)
     assert len(recomputed) == len(shipped)
     for ours, theirs in zip(recomputed, shipped):
         assert ours.keys() == theirs.keys()

@@ -19,7 +19,7 @@ from experiments.report.comparison import (
 )
 from experiments.report.recomputed import recompute
 from experiments.report.runs import cannot_differ
-from experiments.report.significance import holm, paired_bootstrap
+from experiments.report.significance import holm, paired_comparison
 from experiments.tasks import TASKS
 from experiments.tasks.task import Column
 from tests.experiments.report.made import SmallTask, bleu_counts, captioning, runs_on, save_run
@@ -110,7 +110,7 @@ def test_two_captioning_tasks_are_compared_on_their_own_statistics(tmp_path):
                 np.stack([r.statistics([column.key])[0] for r in runs if (r.row, r.task) == (row, task.name)])
                 for row in ("pgnn", "gcn")
             ]
-            expected = paired_bootstrap(*stacked, column.score)
+            expected = paired_comparison(*stacked, column.score)
             assert lines[column.key]["difference"] == pytest.approx(expected.difference)
             assert lines[column.key]["p"] == pytest.approx(expected.p_value)
     of_columns = [line["difference"] for key, line in lines.items() if key != "avg"]
@@ -219,7 +219,7 @@ def test_checkpoints_are_those_of_the_runs(tmp_path):
         np.stack([run.statistics(["vqa.accuracy"])[0] for run in runs if run.row == row])
         for row in ("pgnn", "gcn")
     ]
-    expected = paired_bootstrap(*stacked, checkpoints=[0, 1, 2, 0, 1, 2])
+    expected = paired_comparison(*stacked, checkpoints=[0, 1, 2, 0, 1, 2])
     assert (line["checkpoints"], line["speaks_for"]) == (3, "seeds and images")
     assert line["p"] == expected.p_value and line["by_checkpoint"] == list(expected.by_checkpoint)
     assert line["new_p"] == line["new_p_holm"] == expected.new_checkpoints.p_value
@@ -270,6 +270,16 @@ def test_only_shared_runs_are_compared(tmp_path):
     swapped = compare_with_baseline(runs, tasks, baseline="pgnn")
     assert {line["row"] for line in swapped} == {"GCN"}
     assert swapped[0]["difference"] == pytest.approx(-compare_with_baseline(runs, tasks)[0]["difference"])
+
+
+def test_controls_are_of_one_family_with_the_gnns(tmp_path):
+    """Where no rows are named, and Holm's correction counts them; other rows of attribution are not."""
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks, rows=("gcn", "pgnn", "tempering", "placebo", "rate"))
+    lines = compare_with_baseline(runs, tasks)
+    compared = ("pgnn", "tempering", "placebo")
+    assert [line["row"] for line in lines] == [METHODS[name].title for name in compared]
+    assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
 
 
 def test_missing_statistics_are_named(tmp_path):
