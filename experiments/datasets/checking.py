@@ -109,7 +109,7 @@ def check(
         data_set: which.
         root: its folder.
         splits: official names; by default all splits of each format that has files there, but those that
-            only join others and, where another format is complete, those without any file.
+            only join others and, where another format is complete, those without annotations and files.
         form: the format's name; by default every format that has files there.
         deep: whether to decode all pictures.
         jobs: processes that decode.
@@ -155,13 +155,12 @@ def _chosen(
     if not splits:
         there = [reader for reader in readers if _has_files(reader, root)]
         whole = any(all(reader.found(root, split) for split in reader.splits) for reader in there)
-        return [
-            (
-                reader,
-                [split for split in _all_splits(reader, root) if not whole or _begun(reader, root, split)],
-            )
-            for reader in there
-        ]
+
+        def due(reader: Reader, split: str) -> bool:
+            """Not where another format does without a split that has no annotations, nor any file."""
+            return not whole or split not in reader.unanswered or _begun(reader, root, split)
+
+        return [(one, [split for split in _all_splits(one, root) if due(one, split)]) for one in there]
     for split in splits:
         data_set.reader(root, split, form)  # says what is missing
     chosen = [

@@ -117,7 +117,8 @@ def in_words(about: dict[str, Any]) -> str:
         beams = "greedily" if about["beams"] == 1 else f"with {about['beams']} beams"
         least = f"at least {about['least']}, " if "least" in about else ""
         beams += f" and length penalty {about['penalty']}" if "penalty" in about else ""
-        counted = f", prompt included, as {about['released']}'s released code does" * ("released" in about)
+        released = about.get("released")
+        counted = f", prompt included, as {released}'s released code does" if released else ""
         return f"texts generated {beams}, {least}at most {about['tokens']} tokens{counted}"
     return (
         f"the best of {about['answers']} answers by likelihood (k {about['k']}, list {about['digest'][:8]})"
