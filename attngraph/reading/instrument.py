@@ -41,6 +41,10 @@ SOURCES = ("encoder_hidden_states", "key_value_states", "cross_attention_states"
 BESIDES = re.compile("mask|bias|pos|rotary|rope|freqs|cos|sin")
 """In names of arguments that hold no states."""
 
+BATCHING = "init_continuous_batching"
+"""The method of models from which each way to transformers' continuous batching begins, ``generate_batch``
+among them."""
+
 
 class _Name(str):
     """The name under which the attention function is registered. It equals ``"eager"`` too: models ask for
@@ -131,14 +135,16 @@ class Hold:
         homes = {hub_of(site.module).home for site in handle.sites.values()}
         known = {entry.module for entry in self.modules}
         for module in handle.model.modules():
-            note, hooks = hook_of(type(module)), []
+            note, batches, hooks = hook_of(type(module)), hasattr(type(module), BATCHING), []
             if module in known:
                 continue
             if module in homes:
                 hooks.append(module.register_forward_pre_hook(_begin))
             if note is not None:
                 hooks.append(module.register_forward_pre_hook(note, with_kwargs=True))
-            if hooks:
+            if batches:
+                setattr(module, BATCHING, _refuse_batching)
+            if hooks or batches:
                 self.modules.append(ChangedModule(module, type(module), hooks))
         self.handles.append(handle)
         handle.hold = self
@@ -206,6 +212,7 @@ class Hold:
             for hook in changed.hooks:
                 hook.remove()
             changed.module.__class__ = changed.kind
+            changed.module.__dict__.pop(BATCHING, None)
             hub = changed.module.__dict__.pop(ATTRIBUTE, None)
             if hub is not None:
                 hub.projections.remove()
@@ -239,6 +246,15 @@ def instrument(model: nn.Module) -> Instrument:
     handle = Instrument(model)
     hold.take(handle)
     return handle
+
+
+def _refuse_batching(*args: Any, **options: Any) -> None:
+    """Stands in for :data:`BATCHING`, which would switch the model to another attention function and put an
+    error of its thread into each answer."""
+    raise UserError(
+        "generate_batch (continuous batching) has an attention function of its own, which cannot be read and "
+        "passes by graph adapters: use generate, or switch the adapters off first"
+    )
 
 
 def why_unread(modules: Mapping[str, nn.Module]) -> str:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BeforeValidator, Field, FiniteFloat, create_model, model_validator
 
 from experiments.configs.changes import read_changes, with_changes
-from experiments.configs.presets import Count, DrawnSizes
+from experiments.configs.presets import DrawnSizes, Natural, TextDecoding, Whole, no_switch
 from experiments.configs.reading import Config, file_named, read_yaml
 from experiments.scenes.write import VERSION
 from experiments.shipped import shipped_folder
@@ -27,16 +27,9 @@ REMEDY = (
 )
 
 
-def _no_switch(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("give a number, not true or false")
-    return value
-
-
-Number = Annotated[FiniteFloat, BeforeValidator(_no_switch)]
+Number = Annotated[FiniteFloat, BeforeValidator(no_switch)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
-Whole = Annotated[Count, BeforeValidator(_no_switch)]
-Seed = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(_no_switch)]
+Seed = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(no_switch)]
 #: Fields of :class:`~experiments.training.recipe.Recipe` that a file may leave open, or whose range is known.
 KINDS: dict[str, Any] = {
     "learning_rate": Annotated[Number, Field(gt=0)] | None,
@@ -82,15 +75,6 @@ class _Training(Config):
 #: How to train: the fields of :class:`~experiments.training.recipe.Recipe`, and ``epochs`` in the place of
 #: ``steps``. Null stands for what was chosen on validation data (``learning_rate``), or what the task says.
 Training = create_model("Training", __base__=_Training, **_recipe_fields())
-
-
-class TextDecoding(Config):
-    """How texts are generated; null as the task says."""
-
-    max_new_tokens: Whole | None = None
-    num_beams: Whole | None = None
-    min_new_tokens: Annotated[int, Field(ge=0, le=10**9), BeforeValidator(_no_switch)] | None = None
-    length_penalty: Literal["length", "gnmt"] | None = None
 
 
 class ListRanking(Config):
@@ -153,7 +137,7 @@ class Experiment(Answers):
     recipe: Training = Training()  # type: ignore[valid-type]
     split: Literal["validation", "test"] = "test"
     train_examples: Whole | None = None
-    skip_bad: Annotated[int, Field(ge=0, le=10**9), BeforeValidator(_no_switch)] = 0
+    skip_bad: Natural = 0
     scenes: Scenes = Scenes()
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from experiments.configs.reading import Config, file_named, read_config
 from experiments.scenes.layouts.make import LEAST, MOST
@@ -23,12 +23,33 @@ Count = Annotated[int, Field(gt=0, le=10**9)]  # of steps or examples
 Counts = tuple[Count, Count, Count]
 
 
+def no_switch(value: Any) -> Any:
+    """The value, unless it is true or false, which pass for numbers."""
+    if isinstance(value, bool):
+        raise ValueError("give a number, not true or false")
+    return value
+
+
+Whole = Annotated[Count, BeforeValidator(no_switch)]
+Natural = Annotated[int, Field(ge=0, le=10**9), BeforeValidator(no_switch)]
+
+
+class TextDecoding(Config):
+    """How texts are generated, see :class:`experiments.models.family.Decoding`; null as the task says."""
+
+    max_new_tokens: Whole | None = None
+    num_beams: Whole | None = None
+    min_new_tokens: Natural | None = None
+    length_penalty: Literal["length", "gnmt"] | None = None
+    as_released: Literal["blip", "p_adapter"] | None = None
+
+
 class BudgetChange(Config):
     """What a preset changes of a task's :class:`~experiments.tasks.task.Budget`.
 
     Args:
         epochs: passes over the training examples, in the place of ``steps``.
-        decoding: how texts are generated, see :class:`experiments.models.family.Decoding`.
+        decoding: how texts are generated.
         ranking: how lists of answers are ranked, see :class:`experiments.models.ranking.Ranking`.
     """
 
@@ -38,10 +59,7 @@ class BudgetChange(Config):
     train_examples: Count | None = None
     eval_examples: Count | None = None
     augment: bool | None = None
-    decoding: dict[Literal["max_new_tokens", "min_new_tokens", "num_beams"], int] = Field(
-        default_factory=dict
-    )
-
+    decoding: TextDecoding = TextDecoding()
     ranking: dict[Literal["k", "label_smoothing"], int | FiniteFloat] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -152,10 +170,15 @@ class Amount(Config):
         given = own if own.steps is not None or own.epochs is not None else self.budget
         return given.epochs
 
-    def answers_of(self, task: Task, ranks: bool) -> dict[str, float]:
+    def answers_of(self, task: Task, ranks: bool) -> dict[str, Any]:
         """What is changed of how a task's texts are generated, or its answers ranked."""
-        own, field = self.tasks.get(task.name) or BudgetChange(), "ranking" if ranks else "decoding"
-        return {**getattr(self.budget, field), **getattr(own, field)}
+        own = self.tasks.get(task.name) or BudgetChange()
+        if ranks:
+            return {**self.budget.ranking, **own.ranking}
+        return {
+            **self.budget.decoding.model_dump(exclude_none=True),
+            **own.decoding.model_dump(exclude_none=True),
+        }
 
     @property
     def recipe_changes(self) -> dict[str, Any]:

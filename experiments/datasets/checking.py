@@ -109,7 +109,7 @@ def check(
         data_set: which.
         root: its folder.
         splits: official names; by default all splits of each format that has files there, but those that
-            only join others.
+            only join others and, where another format is complete, those without annotations and files.
         form: the format's name; by default every format that has files there.
         deep: whether to decode all pictures.
         jobs: processes that decode.
@@ -153,7 +153,14 @@ def _chosen(
     if not any(_has_files(reader, root) for reader in readers):
         raise _nothing_found(data_set, root, readers)
     if not splits:
-        return [(reader, _all_splits(reader, root)) for reader in readers if _has_files(reader, root)]
+        there = [reader for reader in readers if _has_files(reader, root)]
+        whole = any(all(reader.found(root, split) for split in reader.splits) for reader in there)
+
+        def due(reader: Reader, split: str) -> bool:
+            """Not where another format does without a split that has no annotations, nor any file."""
+            return not whole or split not in reader.unanswered or _begun(reader, root, split)
+
+        return [(one, [split for split in _all_splits(one, root) if due(one, split)]) for one in there]
     for split in splits:
         data_set.reader(root, split, form)  # says what is missing
     chosen = [
@@ -165,6 +172,11 @@ def _chosen(
 
 def _has_files(reader: Reader, root: Path) -> bool:
     return any(reader.found(root, split) for split in reader.splits)
+
+
+def _begun(reader: Reader, root: Path, split: str) -> bool:
+    """Whether any of a split's files is there."""
+    return any(file.is_file() for file in reader.files(root, split))
 
 
 def _all_splits(reader: Reader, root: Path) -> list[str]:
@@ -212,7 +224,10 @@ def _check_split(
         return found, {}
     folders = reader.image_folders(root, split)
     if folders and not any(folder.is_dir() for folder in folders):
-        found.faults = [f"{folder}: no such image folder; unpack the images there" for folder in folders]
+        for folder in folders:
+            below = next((place for place in sorted(root.glob(f"*/{folder.name}")) if place.is_dir()), None)
+            remedy = "unpack the images there" if below is None else f"move {below} there"
+            found.faults.append(f"{folder}: no such image folder; {remedy}")
         return found, {}
     faults, images = Faults(None), dict[Path, None]()
     with Progress(desc=f"reading {split}", unit=f" {data_set.unit}", leave=False, delay=SOON) as bar:

@@ -4,6 +4,7 @@ import json
 import os
 import reprlib
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
@@ -157,16 +158,22 @@ class Images:
     def path(self, name: str, file: Path, where: str) -> Path:
         """The path of an image whose name may lack its suffix. An error names ``file`` and ``where``."""
         stem, suffix = os.path.splitext(name)
-        for candidate in (
-            *(name + end for end in _SUFFIXES),
-            *(stem + end for end in _SUFFIXES[1:] if suffix),
-        ):
+        candidates = [name + end for end in _SUFFIXES] + [stem + end for end in _SUFFIXES[1:] if suffix]
+        for candidate in candidates:
             if candidate in self._names:
                 return self.folder / candidate
+        remedy = "unpack all images there"
+        for below in self._below:
+            if any(os.path.isfile(below / candidate) for candidate in candidates):
+                remedy = f"it is one folder below: move the content of {below} there"
         raise UserError(
-            f"{self.folder}: no such image as {shown(name)}, though {where} of {file} needs it; "
-            "unpack all images there"
+            f"{self.folder}: no such image as {shown(name)}, though {where} of {file} needs it; {remedy}"
         )
+
+    @cached_property
+    def _below(self) -> list[Path]:
+        """The folder's folders."""
+        return sorted(path for path in self.folder.iterdir() if path.is_dir())
 
 
 def _parsed(text: str, file: Path, where: str) -> object:

@@ -37,6 +37,7 @@ from experiments.models.mini_blip import CHECKPOINT, DESCRIBE, IMAGE_MEAN, IMAGE
 from experiments.models.pictures import Pictures
 from experiments.models.positions import interpolate_positions, rows_of
 from experiments.models.ranking import Opening
+from experiments.models.released import released_texts
 from experiments.models.text import Text
 from experiments.models.weights import load_weights
 
@@ -171,6 +172,7 @@ class BlipCaptioner(BlipImages):
     """``[DEC] prompt answer [SEP]`` in the text decoder, which looks at the image by cross-attention."""
 
     name = "blip"
+    writes_as_released = True
     shortlist = 32  # p-Adapter's k_test, whose VQA model is a captioner
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, opening: str = ""):
@@ -222,6 +224,8 @@ class BlipCaptioner(BlipImages):
 
     @torch.no_grad()
     def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
+        if decoding.as_released:
+            return released_texts(self.openings(samples, [""]), self.tokenizer, *decoding.limits)
         states = self.image_states(self.to_device(self.image_inputs(samples)))
         prompts = [sample.prompt for sample in samples]
         return generate_text(

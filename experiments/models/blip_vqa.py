@@ -2,7 +2,8 @@
 
 The question ``[ENC] question [SEP]`` looks at the image by cross-attention; the answer ``[DEC] answer [SEP]``
 looks at the question's states. transformers (5.24) ignores the question's padding there; here it is masked,
-as in BLIP's own code.
+as in BLIP's own code, which masks it in its loss and in ranking. When BLIP writes answers it does not, and so
+it is here where a :class:`~experiments.models.family.Decoding` asks for that.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from experiments.models.blip import BlipImages
 from experiments.models.family import Checkpoint, Decoding, register
 from experiments.models.generation import decoder_logits, decoder_openings, generate_text, sequence_batch
 from experiments.models.ranking import Opening
+from experiments.models.released import released_texts
 from experiments.models.text import Text
 
 ENCODER_START = "[ENC]"
@@ -35,6 +37,7 @@ class BlipAnswerer(BlipImages):
     """A question that looks at the image, and an answer that looks at the question."""
 
     name = "blip_vqa"
+    writes_as_released = True
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, title: str = "BLIP VQA"):
         self.model, self.tokenizer, self.title = model, tokenizer, title
@@ -88,6 +91,9 @@ class BlipAnswerer(BlipImages):
 
     @torch.no_grad()
     def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
+        if decoding.as_released:
+            parts = self._openings(samples, [""], masked=False)
+            return released_texts(parts, self.tokenizer, *decoding.limits)
         inputs = self.to_device({**self._asked(samples), **self.image_inputs(samples)})
         return generate_text(
             self.model,
@@ -102,8 +108,13 @@ class BlipAnswerer(BlipImages):
         )
 
     def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening]:
+        return self._openings(samples, answers)
+
+    def _openings(
+        self, samples: Sequence[Sample], answers: Sequence[str], masked: bool = True
+    ) -> Iterator[Opening]:
         inputs = self.to_device({**self._asked(samples), **self.image_inputs(samples)})
-        states, mask = self._question_states(inputs), inputs["question_mask"]
+        states, mask = self._question_states(inputs), inputs["question_mask"] if masked else None
         return decoder_openings(self.model, self.tokenizer, states, [""] * len(samples), answers, mask)
 
     def _question(self, questions: Sequence[str]) -> dict[str, Tensor]:

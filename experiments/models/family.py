@@ -24,6 +24,7 @@ from experiments.models.batch import Batch, Picture, Sample
 from experiments.models.length_penalty import EXPONENTS, LENGTH, LENGTH_PENALTIES
 from experiments.models.ranking import Opening, Ranked, Ranking, rank_from_cache, rank_one_by_one
 
+BLIP, P_ADAPTER = RELEASED = ("blip", "p_adapter")  # whose code can be followed
 FAMILIES: dict[str, type[ModelFamily]] = {}
 
 
@@ -45,12 +46,17 @@ class Decoding:
         min_new_tokens: lower limit; the prompt does not count.
         length_penalty: how beams of different lengths are compared: one of
             :data:`experiments.models.length_penalty.LENGTH_PENALTIES`.
+        as_released: whose released code is followed, one of :data:`RELEASED`: models of BLIP's type then
+            search as under transformers 4.15, and both limits count the prompt (see
+            :mod:`experiments.models.released`); captions have that code's prompt, in training too; and an
+            answer sees the padding of the questions that are answered together. None for none.
     """
 
     max_new_tokens: int = 20
     num_beams: int = 1
     min_new_tokens: int = 0
     length_penalty: str = LENGTH
+    as_released: str | None = None
 
     def __post_init__(self):
         if self.max_new_tokens < 1 or self.num_beams < 1:
@@ -64,6 +70,18 @@ class Decoding:
             raise UserError(
                 f"unknown length_penalty {self.length_penalty!r}: choose from {', '.join(LENGTH_PENALTIES)}"
             )
+        if self.as_released is not None and self.as_released not in RELEASED:
+            raise UserError(f"unknown as_released {self.as_released!r}: choose from {', '.join(RELEASED)}")
+        if self.as_released and self.length_penalty != LENGTH:
+            raise UserError(
+                f"as_released {self.as_released} compares beams by their length: leave out length_penalty "
+                f"{self.length_penalty}"
+            )
+
+    @property
+    def limits(self) -> tuple[int, int, int]:
+        """The number of beams, the lower and the upper limit."""
+        return self.num_beams, self.min_new_tokens, self.max_new_tokens
 
     @property
     def exponent(self) -> float:
@@ -108,6 +126,7 @@ class ModelFamily(ABC):
         shortlist: how many answers of a list are scored in full where a ``Ranking`` does not say:
             ``k_test`` of the authors (128 is that of BLIP and mPLUG).
         longest: how many tokens a text may have; None where that is unknown.
+        writes_as_released: whether :meth:`generate` heeds ``Decoding.as_released``.
     """
 
     name: str
@@ -118,6 +137,7 @@ class ModelFamily(ABC):
     caches_features: bool = False
     shortlist: int = 128
     longest: int | None = None
+    writes_as_released: bool = False
     unadapted: Callable[[], AbstractContextManager] = nullcontext
 
     # ---- loading -----------------------------------------------------------------------------------------
@@ -195,7 +215,16 @@ class ModelFamily(ABC):
         """The answer to each sample's prompt: generated, or the best of a list."""
         if isinstance(way, Ranking):
             return [way.answers[place] for place in self.rank(samples, way).best.tolist()]
+        self.check_released(way)
         return self.generate(samples, way)
+
+    def check_released(self, decoding: Decoding) -> None:
+        """Raise UserError where answers are to be written as code does that is not of this model."""
+        if decoding.as_released and not self.writes_as_released:
+            raise UserError(
+                f"as_released {decoding.as_released} is how BLIP's models write, and {self.title} is none: "
+                "leave it out"
+            )
 
     # ---- parts of the model ------------------------------------------------------------------------------
 

@@ -117,6 +117,13 @@ def decoder_logits(
     ).logits
 
 
+def check_positions(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> None:
+    """Raise UserError where the model has no positions for so many tokens."""
+    longest = tokenizer.model_max_length  # the last token is never read again, the start token is
+    if max_new_tokens > longest:
+        raise UserError(f"max_new_tokens is {max_new_tokens}, and the model has {longest} positions")
+
+
 @torch.no_grad()
 def generate_text(
     model: nn.Module,
@@ -144,9 +151,7 @@ def generate_text(
     Raises:
         UserError: the model has no positions for so many tokens.
     """
-    longest = tokenizer.model_max_length  # the last token is never read again, the start token is
-    if max_new_tokens > longest:
-        raise UserError(f"max_new_tokens is {max_new_tokens}, and the model has {longest} positions")
+    check_positions(tokenizer, max_new_tokens)
     prefixes = prompt_ids(tokenizer, prompts, [max_new_tokens] * len(prompts))
     length = max(map(len, prefixes))
     device = states.device

@@ -126,7 +126,11 @@ class Opening:
     def go_on(self, cache: Cache, rows: Tensor, ids: Tensor) -> Tensor:
         """Logits ``(r, n, V)`` after each of the tokens ``ids`` ``(r, n)``, which may be anything at padding;
         ``rows`` ``(r,)`` says which prompt they follow."""
-        return self._run(ids, cache_rows(cache, rows), self.followed(rows, ids.shape[1])).logits
+        return self.step(cache_rows(cache, rows), rows, ids)
+
+    def step(self, cache: Cache, rows: Tensor, ids: Tensor) -> Tensor:
+        """The same where the cache holds these very rows' texts; it takes up the tokens."""
+        return self._run(ids, cache, self.followed(rows, ids.shape[1])).logits
 
     def followed(self, rows: Tensor, length: int) -> dict[str, Tensor]:
         """What the decoder looks at while it reads ``length`` tokens after the prompts ``rows``."""

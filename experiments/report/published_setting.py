@@ -108,7 +108,7 @@ ITEMS: tuple[Item, ...] = (
         "answers",
         "answers",
         CODE,
-        _three("best of a list, k 32", "best of a list, k 3", "5 beams, 5 to 40 tokens"),
+        _three("best of a list, k 32", "best of a list, k 3", "5 beams, 5 to 40 tokens, prompt included"),
     ),
     Item(
         "scored by",

@@ -11,7 +11,7 @@ from typing import Any
 
 from attngraph.errors import UserError
 from experiments.datasets.faults import Faults
-from experiments.models.family import Answering, Decoding, ModelFamily
+from experiments.models.family import BLIP, Answering, Decoding, ModelFamily
 from experiments.models.length_penalty import LENGTH
 from experiments.models.loading import type_of
 from experiments.models.ranking import Ranking
@@ -37,15 +37,20 @@ def way_of(
             as the task says.
         faults: decides about damaged records, where training answers are counted.
         model: checkpoint folder or hub name, whose type may have a way of its own; None for the mini-BLIP.
-        decoding: changes of how texts are generated or answers are ranked, by name.
+        decoding: changes of how texts are generated or answers are ranked, by name. ``as_released`` is for
+            models of BLIP's type; others keep their own way.
 
     Raises:
         UserError: a change is out of range, or one that this way does not have.
     """
     way = task.decoding if chosen == GENERATE else _as_task_says(task, data, chosen, faults)
-    if task.decodings:
-        way = task.way_of_type(way, type_of(model))
-    return changed_way(task, way, decoding or {})
+    changes = dict(decoding or {})
+    if task.decodings or "as_released" in changes:
+        kind = type_of(model)
+        way = task.way_of_type(way, kind)
+        if kind not in (None, BLIP):
+            changes.pop("as_released", None)
+    return changed_way(task, way, changes)
 
 
 def check_answering(task: Task, chosen: str | None) -> None:
@@ -55,12 +60,15 @@ def check_answering(task: Task, chosen: str | None) -> None:
 
 
 def check_room(way: Answering, family: ModelFamily) -> None:
-    """Raise UserError where more tokens are to be written than the model has positions for."""
+    """Raise UserError where the model cannot write so: it has positions for fewer tokens, or is not the one
+    whose released code is to be followed."""
     if isinstance(way, Decoding) and family.longest is not None and way.max_new_tokens > family.longest:
         raise UserError(
             f"max_new_tokens is {way.max_new_tokens}, and {family.title} has {family.longest} positions: "
             "give at most as many"
         )
+    if isinstance(way, Decoding):
+        family.check_released(way)
 
 
 def changed_way(task: Task, way: Answering, changes: Mapping[str, Any]) -> Answering:
@@ -92,7 +100,9 @@ def described(way: Answering, family: ModelFamily | None = None) -> dict[str, An
     if not isinstance(way, Ranking):
         least = {"least": way.min_new_tokens} if way.min_new_tokens else {}
         penalty = {"penalty": way.length_penalty} if way.length_penalty != LENGTH else {}
-        return {"way": GENERATE, "beams": way.num_beams, "tokens": way.max_new_tokens, **least, **penalty}
+        released = {"released": way.as_released} if way.as_released else {}
+        about = {"way": GENERATE, "beams": way.num_beams, "tokens": way.max_new_tokens}
+        return {**about, **least, **penalty, **released}
     digest = hashlib.sha256(json.dumps(way.answers).encode()).hexdigest()
     k = way.k or (family and family.shortlist)
     about = {"way": RANK, "k": k and min(k, len(way.answers)), "answers": len(way.answers), "digest": digest}
@@ -107,7 +117,9 @@ def in_words(about: dict[str, Any]) -> str:
         beams = "greedily" if about["beams"] == 1 else f"with {about['beams']} beams"
         least = f"at least {about['least']}, " if "least" in about else ""
         beams += f" and length penalty {about['penalty']}" if "penalty" in about else ""
-        return f"texts generated {beams}, {least}at most {about['tokens']} tokens"
+        released = about.get("released")
+        counted = f", prompt included, as {released}'s released code does" if released else ""
+        return f"texts generated {beams}, {least}at most {about['tokens']} tokens{counted}"
     return (
         f"the best of {about['answers']} answers by likelihood (k {about['k']}, list {about['digest'][:8]})"
     )

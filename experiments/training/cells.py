@@ -269,16 +269,17 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
     tuned.observe(task.target(example, 0.0) for example in training)
     trained, way = None, cell.way()
     check_room(way, family)
+    released = getattr(way, "as_released", None)
     with state.main_process_first():  # it fills the cache of image states
         if cell.recipe is not None:
             changes = cell.recipe.augment
-            data = TaskData(family, task, training, method.vision, cache, changes, faults["train"])
+            data = TaskData(family, task, training, method.vision, cache, changes, faults["train"], released)
     if cell.recipe is not None:
         tracking = Tracking(run.trackers, folder, cell.name, cell.description()) if run.trackers else None
         validation = None
         if cell.recipe.validate_every is not None:
             with state.main_process_first():
-                held = _held_out(cell, tuned, cache)
+                held = _held_out(cell, tuned, cache, released)
             validation = Validation(tuned, held, way, cell.recipe, folder)
             lacking[VALIDATED] = held.faults
             validation.tell = tracking.validated if tracking else validation.tell
@@ -291,7 +292,9 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
     trained_at = time.perf_counter()
     examples = subset(task.read(cell.data, cell.split, faults[cell.split]), cell.eval_examples)
     with state.main_process_first():
-        data = TaskData(family, task, examples, method.vision, cache, faults=faults[cell.split])
+        data = TaskData(
+            family, task, examples, method.vision, cache, faults=faults[cell.split], released=released
+        )
     predictions = predict(tuned, data, way)
     examples = data.settle()
     if state.is_main_process:
@@ -352,11 +355,12 @@ def _elsewhere(folder: Path, device: str, precision: str) -> dict[str, Any]:
     }
 
 
-def _held_out(cell: Cell, tuned: Tuned, cache: FeatureCache) -> TaskData:
+def _held_out(cell: Cell, tuned: Tuned, cache: FeatureCache, released: str | None) -> TaskData:
     """The validation data of a cell that is validated while it trains."""
     task, faults = TASKS[cell.task], Faults(cell.skip_bad)
     examples = subset(task.read(cell.data, VALIDATED, faults), cell.eval_examples)
-    return TaskData(tuned.family, task, examples, method_named(cell.method).vision, cache, faults=faults)
+    vision = method_named(cell.method).vision
+    return TaskData(tuned.family, task, examples, vision, cache, faults=faults, released=released)
 
 
 def per_image(statistics: np.ndarray, examples: Sequence[Example]) -> np.ndarray:

@@ -43,6 +43,8 @@ class TaskData(Dataset):
         augment: whether pictures are changed, each time otherwise; no image states are cached then.
         faults: says how many records may be left out, these examples among them; by default none. It gets
             them from :meth:`settle`.
+        released: whose released code's prompts are put, see :class:`experiments.models.family.Decoding`;
+            None for the family's.
 
     Attributes:
         features: cached image states, if any.
@@ -57,8 +59,10 @@ class TaskData(Dataset):
         cache: FeatureCache,
         augment: bool = False,
         faults: Faults | None = None,
+        released: str | None = None,
     ):
         self.family, self.task, self.examples = family, task, examples
+        self.prompts = released or family.name  # whose
         self.faults = Faults() if faults is None else faults
         self.blank = family.blank_image() if vision == "zero" else None
         changes = augment and vision != "zero"
@@ -126,7 +130,7 @@ class TaskData(Dataset):
     def sample(self, position: int, draw: float | None = None) -> Sample:
         """The sample at a position; without an answer if there is no draw."""
         example = self.examples[position]
-        sample = self.task.sample(example, self.family.name, draw)
+        sample = self.task.sample(example, self.prompts, draw)
         if self.blank is not None:
             return replace(sample, image=self.blank)
         return sample if self.features is None else replace(sample, image=self.features[example.image])

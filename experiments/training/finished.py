@@ -136,7 +136,8 @@ class Finished:
         recorded = self.result.get("answering") or {}
         if recorded.get("way") == GENERATE:
             penalty = recorded.get("penalty", LENGTH)
-            return Decoding(recorded["tokens"], recorded["beams"], recorded.get("least", 0), penalty)
+            least, released = recorded.get("least", 0), recorded.get("released")
+            return Decoding(recorded["tokens"], recorded["beams"], least, penalty, released)
         for chosen in (None, *WAYS):
             way = way_of(self.task, data, chosen, Faults(faults.limit), self.model(None))
             if isinstance(way, Ranking):
@@ -156,7 +157,8 @@ class Finished:
         """A text per example id; pictures that cannot be read are left out and counted."""
         vision = method_named(self.settings["method"]).vision
         cache = FeatureCache(Path(), 0)  # each picture is encoded when it is asked about
-        asked = TaskData(tuned.family, self.task, examples, vision, cache, faults=faults)
+        released = (self.result.get("answering") or {}).get("released")  # it was trained with this prompt
+        asked = TaskData(tuned.family, self.task, examples, vision, cache, faults=faults, released=released)
         predictions = predict(tuned, asked, way)
         asked.settle()
         return predictions

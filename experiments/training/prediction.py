@@ -32,7 +32,7 @@ def predict(tuned: Tuned, data: TaskData, way: Answering | None = None) -> dict[
     """
     way = way or data.task.decoding
     family, task = tuned.family, data.task
-    lengths = [len(task.prompt(example, family.name)) for example in data.examples]
+    lengths = [len(task.prompt(example, data.prompts)) for example in data.examples]
     order = sorted(range(len(lengths)), key=lambda k: lengths[k])
     state = PartialState()
     own = order[state.process_index :: state.num_processes]

@@ -4,7 +4,7 @@
 ``visual_encoder``     the whole of OpenAI's CLIP, of which ``visual`` is used and the text tower is not
 ``visn_*``             brings pictures to the texts' width where that is another one (ViT-L)
 ``text_encoder``       of questions
-``fusion_encoder``     twelve layers, of which the last six are run, and not all parts of these
+``fusion_encoder``     twelve layers, of which the last six are run (see below), and not all parts of these
 ``text_decoder``       of answers and captions
 ``*_m``                copies with momentum
 ====================== ================================================================================
@@ -13,7 +13,9 @@ Checkpoints of pre-training have ``bert`` or ``fusion`` in the names of the two 
 their own. The names are those of the published code; no released file has been read.
 
 The stride of the fusion is not in the tensors: it is 3 where pictures and texts have one width (ViT-B), else
-6, as in the authors' two configurations.
+6, as in the authors' two configurations. Nor is how many layers of the fusion are run: BERT's layers are
+shared out, so that the fusion begins after as many as the text encoder has; all are run where it has no more
+than that.
 """
 
 from __future__ import annotations
@@ -34,7 +36,6 @@ from experiments.models.original.shapes import Shapes
 from experiments.models.original.vocabulary import check_size, make_tokenizer
 
 START = "[CLS]"
-RUN = 6  # layers of the fusion that are run, the last ones
 
 _COUNTED = "counts places, which the model does itself"
 _TOWER = "of CLIP's text tower, which mPLUG does not use"
@@ -157,7 +158,8 @@ class _Names:
         self.text = self._prefix("text_encoder", ("bert.",))
         self.fusion = self._prefix("fusion_encoder", ("bert.", "fusion."))
         self.built = shapes.count(f"{self.fusion}encoder.layer.")
-        self.first = max(0, self.built - RUN)  # layer of the fusion that is run
+        read = shapes.count(f"{self.text}encoder.layer.")
+        self.first = read if read < self.built else 0  # layer of the fusion that is run
 
     def _prefix(self, part: str, inner: tuple[str, ...]) -> str:
         found = (f"{part}.{name}" for name in inner)

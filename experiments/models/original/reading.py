@@ -59,7 +59,27 @@ def _weights(content: Any, file: Path) -> dict[str, Tensor]:
             f"{file}: {wrong[0]} is no tensor ({type(inner[wrong[0]]).__name__}): give a checkpoint that "
             f"holds a model's state_dict, as the whole or under {', '.join(PLACES)}"
         )
+    for name, value in inner.items():
+        if why := _unusable(value):
+            raise UserError(
+                f"{file}: {name} {why}: give a checkpoint whose weights are saved in full, as plain numbers"
+            )
     return dict(inner)
+
+
+def _unusable(tensor: Tensor) -> str | None:
+    """Why a tensor's numbers cannot be read as they are; None if they can. What a sparse one is used for is
+    told later."""
+    if tensor.is_meta:
+        return "has a shape but no numbers (a meta tensor)"
+    if tensor.is_quantized:
+        return f"is quantised ({tensor.dtype})"
+    if tensor.layout != torch.strided:
+        return None
+    size, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if size > held:
+        return f"of shape {tuple(tensor.shape)} repeats {held:,} bytes of numbers (an expanded tensor)"
+    return None
 
 
 def _is_dict(content: Any) -> bool:

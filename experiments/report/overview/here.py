@@ -198,7 +198,7 @@ def _answers(run: Found) -> Value:
         return f"best of a list, k {about['k']}"
     beams = "greedy" if about["beams"] == 1 else f"{about['beams']} beams"
     length = f"{about['least']} to" if about.get("least") else "at most"
-    return f"{beams}, {length} {about['tokens']} tokens"
+    return f"{beams}, {length} {about['tokens']} tokens" + ", prompt included" * ("released" in about)
 
 
 READERS: dict[str, Callable[[Found], Value | None]] = {

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import GenerationConfig
 
 from adapters import GraphAdapterConfig
 from adapters.peft.layer import FeedForwardLayer, GraphLayer, OutputLayer
@@ -321,6 +322,16 @@ def test_hooks_on_forward_methods_are_refused(make_decoder, words, image_states)
         vars(module).pop("forward")
     assert torch.equal(logits(adapted, words(), image_states()), want)
     assert torch.equal(logits(adapted.unload(), words(), image_states()), base)
+
+
+def test_continuous_batching_is_refused_while_adapters_are_on():
+    model = put("llama")
+    options = dict(inputs=[[1, 2, 3]], generation_config=GenerationConfig(max_new_tokens=2, pad_token_id=0))
+    for whole in (model, model.get_base_model()):
+        with pytest.raises(UserError, match="switch the adapters off first"):
+            whole.generate_batch(**options)
+    base = model.unload()
+    assert "init_continuous_batching" not in vars(base)
 
 
 def test_merging_is_refused():

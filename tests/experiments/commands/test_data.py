@@ -133,6 +133,18 @@ def test_other_counts_have_their_own_exit_code(folder, tmp_path, capsys):
     assert "113,287" in printed and "other counts than the published ones: train (karpathy)" in printed
 
 
+def test_a_complete_format_needs_no_files_of_another(folder, tmp_path, capsys):
+    """Karpathy's splits of VQA v2 have no use for the questions of test and test-dev."""
+    root = shutil.copytree(folder / "vqa2", tmp_path / "vqa2")
+    for file in root.glob("*test*questions.json"):
+        file.unlink()
+    assert run("check", "vqa2", "--root", root) == 0
+    assert run("check", "vqa2", "--root", root, "--split", "test-dev") == 2
+    (root / "dataset_coco.json").unlink()
+    assert run("check", "vqa2", "--root", root) == 1
+    assert "test-dev2015_questions.json: no such file" in capsys.readouterr().out
+
+
 def test_layout_shows_one_or_all(capsys):
     assert run("layout", "snli_ve") == 0
     one = capsys.readouterr().out

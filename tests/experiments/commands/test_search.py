@@ -13,7 +13,7 @@ import pytest
 from attngraph.errors import UserError
 from experiments.cli import main
 from experiments.commands import search
-from experiments.configs.presets import load_preset
+from experiments.configs.presets import TextDecoding, load_preset
 from experiments.configs.settings import Choice, chosen_settings
 from experiments.files import write_json
 from experiments.methods import METHODS
@@ -379,7 +379,9 @@ def test_a_trial_is_a_cell_with_the_presets_budget():
 
 
 def test_a_trial_trains_and_answers_as_the_preset_says():
-    budget = PRESET.budget.model_copy(update={"steps": None, "epochs": 2.0, "decoding": {"num_beams": 2}})
+    budget = PRESET.budget.model_copy(
+        update={"steps": None, "epochs": 2.0, "decoding": TextDecoding(num_beams=2)}
+    )
     changes = {"budget": budget, "side": 32, "answering": "rank", "tasks": {}}
     preset = PRESET.model_copy(update=changes)
     setup = SearchSetup(preset, 8, Path("data"), "some/model", None)

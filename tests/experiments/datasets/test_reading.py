@@ -141,6 +141,12 @@ def test_image_folders_that_cannot_be_one_line(tmp_path):
     ) as error:
         Images(tmp_path).path("a\nb", "q.json", "line 2")
     one_line(error)
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a.png").touch()
+    with pytest.raises(
+        UserError, match="needs it; it is one folder below: move the content of .*below there"
+    ):
+        Images(tmp_path).path("a", "q.json", "line 2")
 
 
 @pytest.mark.parametrize("there", ["a.jpg", "a.JPG", "a.png", "a.JPEG"])

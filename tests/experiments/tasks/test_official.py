@@ -167,7 +167,8 @@ def test_questions_and_captions_as_blip_prepares_them():
     shown = Example("1", Path("a.jpg"), "", ("A Dog.", "Two: cats"), "caption")
     for name in ("coco", "textcaps", "vizwiz_caps"):
         assert OFFICIAL[name].prompt(shown, "blip") == "a picture of"
-        assert OFFICIAL[name].prompt(shown, "mini_blip") == "what does the image describe ?"
+        for whose in ("mini_blip", "p_adapter"):
+            assert OFFICIAL[name].prompt(shown, whose) == "what does the image describe ?"
         assert [OFFICIAL[name].target(shown, draw) for draw in (0, 0.9)] == ["a dog", "two cats"]
         assert OFFICIAL[name].decoding.num_beams == 3
     said = Example("1", Path("a.jpg"), "A dog runs.", ("entailment",), "hypothesis")

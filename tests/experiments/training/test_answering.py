@@ -43,6 +43,9 @@ def test_what_the_user_changes_goes_before(mplug):
     assert way("coco", mplug, {"num_beams": 3, "max_new_tokens": 40}) == Decoding(40, 3, 8, "gnmt")
     assert way("coco", mplug, {"length_penalty": "length"}) == Decoding(25, 5, 8)
     assert way("vqa2", None, {"length_penalty": "gnmt"}) == Decoding(10, 3, length_penalty="gnmt")
+    released = {"as_released": "p_adapter", "num_beams": 5}
+    assert way("coco", None, released) == Decoding(24, 5, as_released="p_adapter")
+    assert way("coco", mplug, released) == CAPTION, "it is BLIP's"
     with pytest.raises(UserError, match="at most max_new_tokens"):
         way("coco", mplug, {"max_new_tokens": 5})
 
@@ -68,7 +71,7 @@ def test_lists_are_ranked_alike(mplug):
 
 
 def test_a_finished_run_answers_as_it_did(tmp_path):
-    for way in (ANSWER, CAPTION, Decoding(10, 3), Decoding(4)):
+    for way in (ANSWER, CAPTION, Decoding(10, 3), Decoding(4), Decoding(40, 5, 5, as_released="p_adapter")):
         run = Finished(tmp_path, {"task": "coco"}, {"answering": described(way)})
         assert run.way(tmp_path, Faults(0)) == way
     assert described(Decoding(10, 3)) == {"way": "generate", "beams": 3, "tokens": 10}, "as ever"

@@ -244,6 +244,27 @@ def test_sparse_weights_are_refused_where_they_are_used(tmp_path):
             load_family(save_checkpoint(tmp_path, twin))
 
 
+@pytest.mark.parametrize(
+    "tensor, fault",
+    [
+        (torch.ones(1, 1).expand(10**9, WIDTH), "repeats 4 bytes of numbers"),
+        (torch.quantize_per_tensor(torch.ones(WIDTH), 0.1, 0, torch.qint8), "is quantised"),
+        (torch.empty(WIDTH, device="meta"), "a meta tensor"),
+    ],
+)
+def test_numbers_that_are_not_there_in_full_are_refused(tensor, fault, tmp_path):
+    name = "visual_encoder.visual.ln_post.bias"
+    with pytest.raises(UserError, match=rf"{name} .*{fault}"):
+        load_family(save_checkpoint(tmp_path, weights() | {name: tensor}))
+
+
+def test_the_fusion_begins_after_as_many_layers_as_the_text_encoder_has(tmp_path):
+    state = {name: value for name, value in weights().items() if "text_encoder.encoder.layer.1." not in name}
+    layers = load_family(save_checkpoint(tmp_path, state)).model.fusion_encoder.layer
+    assert len(layers) == BUILT - 1
+    assert torch.equal(layers[0].output.dense.bias, state["fusion_encoder.encoder.layer.1.output.dense.bias"])
+
+
 def test_what_is_refused(tmp_path):
     state = weights()
     state.pop("visual_encoder.visual.transformer.resblocks.1.attn.in_proj_bias")

@@ -1,0 +1,118 @@
+"""Texts as released code writes them, against a search written from the rules of transformers 4.15."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from attngraph.errors import UserError
+from experiments.models import Decoding
+from experiments.models.released import best_texts
+from tests.experiments.models.writers import SAMPLES, load
+
+BEAMS, LEAST, MOST = 3, 4, 9
+END = 0
+
+
+def best_of(score, prompt, end, beams, least, most):
+    """One prompt, without a cache: the ids after it of the text that 4.15's ``BeamSearchScorer`` returns.
+
+    Args:
+        score: ids of a whole text -> log-probabilities of the next token.
+    """
+    going, ended, length = [(0.0, prompt)], [], len(prompt)
+    while True:
+        candidates = []
+        for total, ids in going:
+            steps = score(ids).tolist()
+            steps[end] = -float("inf") if length < least else steps[end]
+            candidates += [(total + step, [*ids, token]) for token, step in enumerate(steps)]
+        candidates = sorted(candidates, key=lambda candidate: -candidate[0])[: 2 * beams]
+        ended += [(p / length, ids[:-1]) for p, ids in candidates[:beams] if ids[-1] == end]
+        ended = sorted(ended, key=lambda text: -text[0])[:beams]
+        if len(ended) == beams and ended[-1][0] >= candidates[0][0] / length:
+            break
+        going = [candidate for candidate in candidates if candidate[1][-1] != end][:beams]
+        length += 1
+        if length >= most:
+            ended += [(p / length, ids) for p, ids in going]
+            break
+    return max(ended, key=lambda text: text[0])[1][len(prompt) :]
+
+
+@torch.no_grad()
+def expected(family, samples, beams, least, most):
+    """What :func:`best_of` finds for each, as text."""
+    model, tokenizer, states = (
+        family.model,
+        family.tokenizer,
+        family.image_states(family.image_inputs(samples)),
+    )
+    prompts = [tokenizer(sample.prompt, add_special_tokens=False)["input_ids"] for sample in samples]
+    if family.name == "blip_vqa":  # the answer sees all of the questions' states, those of padding too
+        start, end = tokenizer.convert_tokens_to_ids("[ENC]"), tokenizer.sep_token_id
+        rows = [torch.tensor([start, *words, end]) for words in prompts]
+        asked = torch.nn.utils.rnn.pad_sequence(rows, True, tokenizer.pad_token_id)
+        mask = (asked != tokenizer.pad_token_id).long()
+        states = model.text_encoder(asked, mask, encoder_hidden_states=states)[0]
+        prompts = [[]] * len(samples)
+    texts = []
+    for state, words in zip(states, prompts):
+
+        def score(ids, state=state):
+            output = model.text_decoder(torch.tensor([ids]), encoder_hidden_states=state[None])
+            return F.log_softmax(output.logits[0, -1].float(), -1)
+
+        prompt = [tokenizer.bos_token_id, *words]
+        texts.append(tokenizer.decode(best_of(score, prompt, tokenizer.sep_token_id, beams, least, most)))
+    return texts
+
+
+class Drawn:
+    """A decoder whose next token depends on the whole text before, by chance; its cache holds the texts."""
+
+    def __init__(self, seed, prompts):
+        self.seed, self.ids, self.samples, self.texts = (
+            seed,
+            torch.tensor(prompts),
+            range(len(prompts)),
+            prompts,
+        )
+
+    def score(self, ids):
+        drawn = torch.Generator().manual_seed(hash((self.seed, *ids)) % 2**31)
+        logits = torch.randn(8, generator=drawn) * (1 if self.seed % 2 else 3)
+        logits[END] += 1 if self.seed % 2 else 2
+        return F.log_softmax(logits, -1)
+
+    def begin(self):
+        return torch.stack([self.score(text) for text in self.texts]), self
+
+    def batch_select_indices(self, rows):
+        self.texts = [self.texts[row] for row in rows]
+
+    def step(self, cache, _, ids):
+        cache.texts = [[*text, token] for text, (token,) in zip(cache.texts, ids.tolist())]
+        return torch.stack([self.score(text) for text in cache.texts])[:, None]
+
+
+def test_the_search_is_that_of_transformers_4_15():
+    for seed in (*range(6), 20, 56):  # at 20 the end of the search decides, at 56 who counts as ended
+        prompts = [[1, 1, 1, k, seed % 7] for k in range(5)]
+        part = Drawn(seed, prompts)
+        for beams, least, most in ((1, 0, 9), (2, 0, 14), (3, 6, 14), (3, 0, 6), (3, 0, 4)):
+            found = best_texts(part, END, beams, least, most)
+            assert found == [best_of(part.score, prompt, END, beams, least, most) for prompt in prompts]
+
+
+@pytest.mark.parametrize("name, beams", [("blip", 1), ("blip", BEAMS), ("blip-vqa", BEAMS)])
+def test_families_write_so(name, beams):
+    family = load(name)
+    texts = expected(family, SAMPLES, beams, LEAST, MOST)
+    assert family.generate(SAMPLES, Decoding(MOST, beams, LEAST, as_released="blip")) == texts
+    assert family.generate(SAMPLES, Decoding(MOST, beams, LEAST)) != texts, "or the test shows nothing"
+
+
+@pytest.mark.parametrize("name", ["mplug", "llava"])
+def test_other_models_are_refused(name):
+    with pytest.raises(UserError, match="as_released blip is how BLIP's models write"):
+        load(name).answer(SAMPLES, Decoding(as_released="blip"))
