@@ -85,6 +85,7 @@ class GraphAdapterConfig(PeftConfig):
         super().__post_init__()
         self.peft_type: Any = PEFT_TYPE
         settings = self.settings()
+        self.gnn = settings.gnn
         self.positions, self.shared, self.rescale = settings.positions, settings.shared, settings.rescale
         self.reduction, self.top_k = settings.reduction, settings.top_k
         plain, self.gnn_args = settings.gnn_args, {name: settings.gnn_args[name] for name in self.gnn_args}
