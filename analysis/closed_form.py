@@ -12,7 +12,9 @@ Where few queries share their weight among many values, as in cross-attention to
 
 .. math:: w_{ij} \to M_{ij}^{p/2}\, e_{ij}^{(1-p)/2}\, |\hat V_j|^{p-2},
 
-in which the query's features no longer stand: the power of M, the value's degree and its length are all.
+in which the query's features no longer stand: the power of M, the value's degree and its length are all. It
+fails where :math:`|\hat V_i|^2/d_i` is not small beside :math:`|\hat V_j|^2/e_{ij}`: in self-attention, where
+:math:`e_{ij}` is about 1, and at sinks, values of large degree and little length.
 """
 
 from __future__ import annotations
@@ -39,11 +41,14 @@ class ClosedForm:
             nothing, and neither does a query's own factor.
         variation: the total variation :math:`\frac12 \sum_j |\bar w_{ij} - \bar w'_{ij}|` between pGNN's
             weights and the closed form's, each scaled to sum to 1 over a query's edges; mean over queries.
+        without_product: the same between pGNN's weights and those without the product
+            :math:`\hat V_i \cdot \hat V_j` in :math:`R_{ij}^2`, which is then lengths and degrees alone.
         from_attention: the same between pGNN's weights and :math:`M_{ij}/d_i`.
     """
 
     r: Tensor
     variation: Tensor
+    without_product: Tensor
     from_attention: Tensor
 
 
@@ -64,19 +69,22 @@ def closed_form(graph: AttentionGraph, p: float = 1.5, degree: str = "sum") -> C
     log_m = torch.where(there, weight, 1).log()
     root_d, root_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
     norm_q, norm_v, dot = edges.products(edges.query, edges.value)
-    square = square_distance(norm_q, norm_v, dot, root_d, root_e)
-    shortest = norm_v.clamp_min(floor(weight.dtype)) * root_e.square()  # R² without the query
+    squares = (
+        square_distance(norm_q, norm_v, dot, root_d, root_e),
+        norm_v.clamp_min(floor(weight.dtype)) * root_e.square(),
+        square_distance(norm_q, norm_v, torch.zeros_like(dot), root_d, root_e),
+    )
     factors = [
-        torch.where(there, (0.5 * p - 1) * (x.log() + log_m) + root_e.log(), 0) for x in (square, shortest)
+        torch.where(there, (0.5 * p - 1) * (square.log() + log_m) + root_e.log(), 0) for square in squares
     ]  # log(w/M), up to the query's factor; (b, h, n, m)
-    found, expected, attention = (
-        (f + log_m).masked_fill(~there, -torch.inf).softmax(-1) for f in (*factors, torch.zeros_like(log_m))
+    found, *others = (
+        (factor + log_m).masked_fill(~there, -torch.inf).softmax(-1)
+        for factor in (*factors, torch.zeros_like(log_m))
     )
     joined = there.any(-1)
     return ClosedForm(
-        _correlation(*(_centred(f, there) for f in factors)),
-        _variation(found, expected, joined),
-        _variation(found, attention, joined),
+        _correlation(*(_centred(factor, there) for factor in factors[:2])),
+        *(_variation(found, other, joined) for other in others),
     )
 
 

@@ -40,7 +40,12 @@ WEIGHT_STATISTICS = {
 CLOUD_STATISTICS = ("mmd", "probe_auc")
 CONTRAST_STATISTICS = ("contrast", "contrast_raw", "distance_auc", "distractor_mass")
 REGION_STATISTICS = (*CONTRAST_STATISTICS, "rotation_change", "queries_per_value")
-CLOSED_FORM_STATISTICS = ("closed_form_r", "closed_form_variation", "attention_variation")
+CLOSED_FORM_STATISTICS = (
+    "closed_form_r",
+    "closed_form_variation",
+    "lengths_variation",
+    "attention_variation",
+)
 STATISTICS = (
     *LABEL_STATISTICS,
     *FEATURE_STATISTICS,
@@ -189,7 +194,7 @@ def _by_frequency(graph: Bipartite, even: Bipartite, bins: int, draws: Draws) ->
 def measure_closed_form(graph: AttentionGraph, settings: Settings) -> dict[Key, Measured]:
     """How near pGNN's message weights are to a form without the query; there is no null."""
     found = closed_form(graph, settings.p, settings.degree)
-    values = (found.r, found.variation, found.from_attention)
+    values = (found.r, found.variation, found.without_product, found.from_attention)
     return {(name, ""): Measured(value) for name, value in zip(CLOSED_FORM_STATISTICS, values)}
 
 

@@ -39,6 +39,7 @@ NAMES = {
     "probe_auc": "linear probe AUC",
     "closed_form_r": "pGNN and its closed form, r",
     "closed_form_variation": "pGNN to its closed form",
+    "lengths_variation": "pGNN to lengths and degrees",
     "attention_variation": "pGNN to attention",
     "contrast": "contrast of distances",
     "contrast_raw": "contrast of distances, raw",

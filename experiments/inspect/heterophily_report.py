@@ -30,7 +30,7 @@ PLAIN = (
     "probe_auc",
 )
 UNDEFINED = "undefined in every graph"
-CLOSED_FORM = ("closed_form_r", "closed_form_variation", "attention_variation")
+CLOSED_FORM = ("closed_form_r", "closed_form_variation", "lengths_variation", "attention_variation")
 REGIONS = ("contrast", "rotation_change", "distance_auc", "distractor_mass", "queries_per_value")
 
 

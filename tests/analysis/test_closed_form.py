@@ -17,16 +17,16 @@ GRAPHS = [{}, {"causal": True}, {"kind": "self", "causal": True}, {"softmax": Fa
 
 
 def loops(graph: AttentionGraph, p: float, degree: str) -> torch.Tensor:
-    """The definition on the scheme's own message weights, an edge after the other, ``(b, h, 3)``."""
+    """The definition on the scheme's own message weights, an edge after the other, ``(b, h, 4)``."""
     edges = edges_of(graph)
     messages = PGNN(p=p, learn_p=False, degree=degree).message_weights(edges)
     e = edges.value_degree(degree).expand_as(graph.weight)
     b, h, n, m, d = graph.shape
     metric = torch.eye(d).double().expand(h, d, d) if graph.metric is None else graph.metric
-    found = torch.empty(b, h, 3, dtype=torch.float64)
+    found = torch.empty(b, h, 4, dtype=torch.float64)
     for x in range(b):
         for k in range(h):
-            pairs, to_form, to_attention = [], [], []
+            pairs, apart = [], []
             for i in range(n):
                 on = [j for j in range(m) if graph.weight[x, k, i, j] > 0]
                 if not on:
@@ -38,11 +38,12 @@ def loops(graph: AttentionGraph, p: float, degree: str) -> torch.Tensor:
                 own = messages[x, k, i, on]
                 logs = [(w / weight).log() for w in (own, form)]
                 pairs.append(torch.stack([log - log.mean() for log in logs]))
-                own, form, weight = own / own.sum(), form / form.sum(), weight / weight.sum()
-                to_form.append((own - form).abs().sum() / 2)
-                to_attention.append((own - weight).abs().sum() / 2)
+                q = graph.query[x, k, i]
+                lengths = (q @ metric[k] @ q) / weight.sum() + length**2 / e[x, k, i, on]
+                others = (form, weight ** (p / 2) * lengths ** (p / 2 - 1) / e[x, k, i, on].sqrt(), weight)
+                apart.append([(own / own.sum() - w / w.sum()).abs().sum() / 2 for w in others])
             r = torch.corrcoef(torch.cat(pairs, 1))[0, 1]
-            found[x, k] = torch.stack([r, torch.stack(to_form).mean(), torch.stack(to_attention).mean()])
+            found[x, k] = torch.stack([r, *torch.tensor(apart, dtype=torch.float64).mean(0)])
     return found
 
 
@@ -51,7 +52,7 @@ def loops(graph: AttentionGraph, p: float, degree: str) -> torch.Tensor:
 def test_against_loops(options, p, degree):
     graph = random_graph(**options)
     found = closed_form(graph, p, degree)
-    found = torch.stack([found.r, found.variation, found.from_attention], -1)
+    found = torch.stack([found.r, found.variation, found.without_product, found.from_attention], -1)
     torch.testing.assert_close(found, loops(graph, p, degree), rtol=1e-9, atol=1e-12)
 
 

@@ -51,6 +51,7 @@ def test_numbers_are_those_of_the_functions():
         "aggregation": [aggregation(mixing) for mixing in mixings],
         "closed_form_r": [closed_form(graph, 1.25).r for graph in graphs],
         "closed_form_variation": [closed_form(graph, 1.25).variation for graph in graphs],
+        "lengths_variation": [closed_form(graph, 1.25).without_product for graph in graphs],
         "attention_variation": [closed_form(graph, 1.25).from_attention for graph in graphs],
     }.items():
         values = torch.cat(parts)  # six examples, three heads
