@@ -10,8 +10,8 @@ from adapters.gcn import GCN
 from adapters.gcnii import GCNII
 from adapters.peft import GraphAdapterConfig  # after the schemes
 from adapters.pgnn import PGNN
-from adapters.placebo import Placebo
 from adapters.residual import Residual
+from adapters.rotated_queries import RotatedQueries
 from adapters.scalar import Scalar
 from adapters.tempering import Tempering
 
@@ -22,8 +22,8 @@ __all__ = [
     "PGNN",
     "SCHEMES",
     "GraphAdapterConfig",
-    "Placebo",
     "Residual",
+    "RotatedQueries",
     "Scalar",
     "Scheme",
     "Tempering",

@@ -8,7 +8,7 @@ from typing import Any
 
 from adapters.joins import JOINS
 from adapters.query_rows import QUERY_ROWS
-from adapters.scheme import SCHEMES, Scheme
+from adapters.scheme import RENAMED, SCHEMES, Scheme
 from attngraph.backends import BACKENDS
 from attngraph.errors import UserError
 
@@ -53,6 +53,8 @@ class AdapterConfig:
     def __post_init__(self):
         several = isinstance(self.positions, (tuple, list, set))
         object.__setattr__(self, "positions", tuple(self.positions) if several else (self.positions,))
+        if isinstance(self.gnn, str):
+            object.__setattr__(self, "gnn", RENAMED.get(self.gnn, self.gnn))
         for name in SWITCHES:
             object.__setattr__(self, name, _plain(getattr(self, name)))
         for name, value, known in (

@@ -17,6 +17,7 @@ from attngraph.graph import AttentionGraph
 from attngraph.scores import AttentionScores
 
 SCHEMES: dict[str, type[Scheme]] = {}
+RENAMED = {"placebo": "rotated"}  # as in adapters and runs of earlier versions
 
 
 def register(name: str) -> Callable[[type[Scheme]], type[Scheme]]:

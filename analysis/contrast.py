@@ -22,6 +22,7 @@ from analysis.nulls import Draws
 from attngraph import AttentionGraph
 from attngraph.backends import edges_of
 from attngraph.edges import rsqrt, square_distance
+from attngraph.rotation import rotated_metric
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,16 +143,23 @@ def contrast(graph: AttentionGraph, region: Region, degree: str = "sum") -> Cont
     return Distances(square_distances(graph, degree)).contrast(graph, region)
 
 
-def square_distances(graph: AttentionGraph, degree: str = "sum") -> Tensor:
+def square_distances(graph: AttentionGraph, degree: str = "sum", rotated: int | None = None) -> Tensor:
     r""":math:`R_{ij}^2`, ``(b, h, n, m)``, bounded below as in message passing: differences that are rounding
     count as such.
+
+    Args:
+        graph: an attention graph.
+        degree: of the values, ``"sum"`` or ``"mean"``.
+        rotated: seed of a random rotation of the queries (:func:`attngraph.rotation.rotated_metric`), which
+            keeps lengths and degrees. Default: none.
 
     Raises:
         ValueError: another name for ``degree``.
     """
     edges = edges_of(graph)
     root_d, root_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
-    return square_distance(*edges.products(edges.query, edges.value), root_d, root_e)
+    between = None if rotated is None else rotated_metric(edges, rotated)
+    return square_distance(*edges.products(edges.query, edges.value, between), root_d, root_e)
 
 
 class Distances:

@@ -95,6 +95,7 @@ class GraphAdapterConfig(PeftConfig):
                 f"reads formats up to {FORMAT}: update attngraph"
             )
         settings = self.settings()
+        self.gnn = settings.gnn
         self.positions, self.shared, self.rescale = settings.positions, settings.shared, settings.rescale
         self.reduction, self.top_k = settings.reduction, settings.top_k
         args, by_name = settings.gnn_args, set(SCHEME_ARGS) - set(self.gnn_args)

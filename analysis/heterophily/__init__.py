@@ -7,6 +7,7 @@
 
 from analysis.heterophily.collector import COLUMNS, Heterophily, heterophily
 from analysis.heterophily.measurement import (
+    CLOSED_FORM_STATISTICS,
     CLOUD_STATISTICS,
     FEATURE_STATISTICS,
     LABEL_STATISTICS,
@@ -17,6 +18,7 @@ from analysis.heterophily.measurement import (
 from analysis.heterophily.settings import Settings
 
 __all__ = [
+    "CLOSED_FORM_STATISTICS",
     "CLOUD_STATISTICS",
     "COLUMNS",
     "FEATURE_STATISTICS",

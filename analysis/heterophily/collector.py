@@ -21,6 +21,7 @@ from analysis.heterophily.measurement import (
     UNBOUNDED,
     Key,
     measure,
+    measure_closed_form,
     measure_regions,
     to_arrays,
 )
@@ -142,6 +143,7 @@ class Heterophily:
         with torch.no_grad():
             measured = measure(view, labels or {}, self.settings, new_draws, self_loops=kind != "self")
             if isinstance(graph, AttentionGraph):
+                measured |= measure_closed_form(graph, self.settings)
                 measured |= measure_regions(graph, regions or {}, self.settings, new_draws)
         if record is None:
             record = _LayerRecord(kind, list(measured), view.heads, self.settings)

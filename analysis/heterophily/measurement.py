@@ -12,6 +12,7 @@ from torch import Tensor
 
 from analysis import clouds, energy, entropy, feature_homophily, homophily, spectrum
 from analysis.bipartite import Bipartite, divide
+from analysis.closed_form import closed_form
 from analysis.contrast import Contrast, Distances, Region, queries_per_value, square_distances
 from analysis.heterophily.settings import Settings
 from analysis.labels import Labels
@@ -38,12 +39,19 @@ WEIGHT_STATISTICS = {
 }
 CLOUD_STATISTICS = ("mmd", "probe_auc")
 CONTRAST_STATISTICS = ("contrast", "contrast_raw", "distance_auc", "distractor_mass")
-REGION_STATISTICS = (*CONTRAST_STATISTICS, "queries_per_value")
+REGION_STATISTICS = (*CONTRAST_STATISTICS, "rotation_change", "queries_per_value")
+CLOSED_FORM_STATISTICS = (
+    "closed_form_r",
+    "closed_form_variation",
+    "lengths_variation",
+    "attention_variation",
+)
 STATISTICS = (
     *LABEL_STATISTICS,
     *FEATURE_STATISTICS,
     *WEIGHT_STATISTICS,
     *CLOUD_STATISTICS,
+    *CLOSED_FORM_STATISTICS,
     *REGION_STATISTICS,
 )
 SPECTRA = ("spectral_energy", "spectral_density")
@@ -183,11 +191,18 @@ def _by_frequency(graph: Bipartite, even: Bipartite, bins: int, draws: Draws) ->
     return measured
 
 
+def measure_closed_form(graph: AttentionGraph, settings: Settings) -> dict[Key, Measured]:
+    """How near pGNN's message weights are to a form without the query; there is no null."""
+    found = closed_form(graph, settings.p, settings.degree)
+    values = (found.r, found.variation, found.without_product, found.from_attention)
+    return {(name, ""): Measured(value) for name, value in zip(CLOSED_FORM_STATISTICS, values)}
+
+
 def measure_regions(
     graph: AttentionGraph, regions: Mapping[str, Region], settings: Settings, new_draws: NewDraws
 ) -> dict[Key, Measured]:
-    """What distances say of regions, for each region's name, and :math:`N_1/N_2` of the graphs in which it is
-    known; nothing without regions.
+    """What distances say of regions, for each region's name, by how much rotated queries change the contrast,
+    and :math:`N_1/N_2` of the graphs in which the region is known; nothing without regions.
 
     The uniform null is the contrast under uniform attention, its degrees and distances included; in the other
     null, regions lie elsewhere (:meth:`analysis.contrast.Region.elsewhere`).
@@ -197,6 +212,7 @@ def measure_regions(
     view, measured = Bipartite.of(graph), {}
     even = replace(graph, weight=uniform(view).weight.to(graph.weight.dtype))
     distances, even_distances = (Distances(square_distances(x, settings.degree)) for x in (graph, even))
+    rotated = Distances(square_distances(graph, settings.degree, settings.seed))
     for name, region in regions.items():
         draws = new_draws(f"region {name}")
         nulls = [
@@ -208,6 +224,8 @@ def measure_regions(
         for statistic, value in found.items():
             shifted = _mean([null[statistic] for null in nulls])
             measured[statistic, name] = Measured(value, flat[statistic], shifted)
+        turned = rotated.contrast(graph, region).contrast
+        measured["rotation_change", name] = Measured(turned - found["contrast"])
         unknown = found["distractor_mass"].isnan()
         measured["queries_per_value", name] = Measured(
             queries_per_value(view).masked_fill(unknown, torch.nan)

@@ -17,13 +17,14 @@ class Settings:
         permutations: permuted graphs per graph, over which the null is the mean; at least 1.
         replicates: resamplings of the examples for intervals, at least 2.
         level: of the intervals.
-        p: exponent of the p-Dirichlet energy, at least 1.
+        p: exponent of the p-Dirichlet energy and of pGNN in its closed form
+            (:func:`analysis.closed_form.closed_form`), at least 1.
         bins: of the spectrum, an odd number; 0 leaves spectra out, which need a decomposition of every graph.
         points: nodes of each side, chosen at random in each example, for the distance of the clouds; at least
             4.
         degree: of the values, ``"sum"`` or ``"mean"``, in the distances of regions
-            (:func:`analysis.contrast.contrast`).
-        seed: of permutations, choices and resamplings.
+            (:func:`analysis.contrast.contrast`) and in the closed form.
+        seed: of permutations, choices, resamplings and the rotation of queries.
 
     Raises:
         ValueError: a value out of range.

@@ -37,10 +37,15 @@ NAMES = {
     "self_weight": "weight on itself",
     "mmd": "MMD² of the two clouds",
     "probe_auc": "linear probe AUC",
+    "closed_form_r": "pGNN and its closed form, r",
+    "closed_form_variation": "pGNN to its closed form",
+    "lengths_variation": "pGNN to lengths and degrees",
+    "attention_variation": "pGNN to attention",
     "contrast": "contrast of distances",
     "contrast_raw": "contrast of distances, raw",
     "distance_auc": "AUC of distance",
     "distractor_mass": "weight on distractors",
+    "rotation_change": "contrast, change by rotation",
     "queries_per_value": "queries per value",
 }
 HEADLINE = (

@@ -74,8 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=DEGREES,
         metavar="KIND",
         default="sum",
-        help="Sum the values' degrees over the queries, or take means, in the distances of regions. Default: "
-        "sum.",
+        help="Sum the values' degrees over the queries, or take means, in the distances of regions and in "
+        "pGNN's closed form. Default: sum.",
     )
     parser.add_argument(
         "--clusters",
@@ -85,7 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Label the nodes by this many clusters (k-means over queries and values); 0 for none.",
     )
     parser.add_argument(
-        "--p", type=float, default=1.5, metavar="NUMBER", help="Measure the p-Dirichlet energy with this p."
+        "--p",
+        type=float,
+        default=1.5,
+        metavar="NUMBER",
+        help="Measure the p-Dirichlet energy and pGNN's closed form with this p.",
     )
     parser.add_argument(
         "--spectra",

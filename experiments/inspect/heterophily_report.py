@@ -30,7 +30,8 @@ PLAIN = (
     "probe_auc",
 )
 UNDEFINED = "undefined in every graph"
-REGIONS = ("contrast", "distance_auc", "distractor_mass", "queries_per_value")
+CLOSED_FORM = ("closed_form_r", "closed_form_variation", "lengths_variation", "attention_variation")
+REGIONS = ("contrast", "rotation_change", "distance_auc", "distractor_mass", "queries_per_value")
 
 
 def screen(table: pd.DataFrame) -> str:
@@ -85,9 +86,15 @@ def records(table: pd.DataFrame) -> list[dict]:
 
 
 def _tables(lines: pd.DataFrame) -> list[str]:
-    """One table of statistics of labels, one of those without, and one of regions."""
+    """One table of statistics of labels, one of those without, of pGNN's closed form and of regions."""
     by_label, tables = ["layer", "weights", "labels"], []
-    for statistics, keys in ((LABELLED, by_label), (PLAIN, by_label[:2]), (REGIONS, by_label)):
+    plain = by_label[:2]
+    for statistics, keys in (
+        (LABELLED, by_label),
+        (PLAIN, plain),
+        (CLOSED_FORM, plain),
+        (REGIONS, by_label),
+    ):
         chosen = lines[lines.statistic.isin(statistics) & (lines.cell != "")]
         if len(chosen):
             order = pd.MultiIndex.from_frame(chosen[keys].drop_duplicates())

@@ -3,7 +3,7 @@
 
 from experiments.methods.method import METHODS, Method, Tuned, register  # isort: skip
 from experiments.methods import gcn, appnp, gcnii, pgnn  # isort: skip # noqa: F401 (in the table's order)
-from experiments.methods import tempering, placebo, p2, residual, mean_degree, rescaled  # isort: skip # noqa: F401
+from experiments.methods import tempering, rotated_queries, p2, residual, mean_degree, rescaled  # isort: skip # noqa: F401
 from experiments.methods import joined, rate, fixed_p  # isort: skip # noqa: F401
 from experiments.methods import prefix, lora  # isort: skip # noqa: F401
 from experiments.methods import position, width, concat, exponent  # isort: skip # noqa: F401

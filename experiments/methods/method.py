@@ -23,7 +23,7 @@ from experiments.models.family import Answering, ModelFamily
 ADAPTERS, ATTRIBUTION, REFERENCE = "GNN adapters", "Attribution", "Reference"  # blocks of the table
 OTHERS = "Other small additions"  # LoRA and prefix tuning
 VARIANTS = "Variants"  # rows of the small tables: GCN and pGNN with one thing set otherwise
-ALIASES = {"adapter": "gcn", "p_adapter": "pgnn"}  # what papers call them
+ALIASES = {"adapter": "gcn", "p_adapter": "pgnn", "rotated": "placebo"}  # what papers, or schemes, call them
 Vision = Literal["frozen", "trained", "zero"]
 
 METHODS: dict[str, Method] = {}

@@ -37,10 +37,10 @@ ROWS = {
     "residual": Row("Residual alone", "residual"),
     "p2": Row("p = 2", "pgnn", {"p": 2, "learn_p": False}),
     "tempering": Row("Tempering", "tempering"),
-    "placebo": Row("Placebo", "placebo"),
+    "placebo": Row("Rotated queries", "rotated"),  # its name in earlier runs
     "pgnn": Row("pGNN, μ 0.1", "pgnn", uses_distance=True),
     "pgnn_mu1": Row("pGNN, μ 1", "pgnn", {"mu": 1}, uses_distance=True),
 }
-#: Rows that know nothing of distances; the best of them is what pGNN is compared with. The placebo is none of
-#: them: it knows distances of another space.
+#: Rows that know nothing of distances; the best of them is what pGNN is compared with. Rotated
+#: queries are none of them: they know lengths, degrees and distances of another space.
 WITHOUT = tuple(name for name, row in ROWS.items() if not row.uses_distance and name != "placebo")

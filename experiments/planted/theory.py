@@ -21,8 +21,8 @@ mass on distractors from :math:`\delta` to
     \rho = \Big( \frac{R^2_{dis}}{R^2_{rel}} \Big)^{(p-2)/2} .
 
 :math:`\omega < \delta` needs :math:`p < 2` where :math:`c > 0` and :math:`p > 2` where :math:`c < 0`. GCN,
-APPNP, GCNII, the residual, p = 2 and tempering have :math:`\omega = \delta` whatever they learn; so has the
-placebo on average over its rotation.
+APPNP, GCNII, the residual, p = 2 and tempering have :math:`\omega = \delta` whatever they learn; so have
+rotated queries on average over the rotation.
 
 **Accuracy.** A linear readout gives class k the score :math:`\langle \bar U_i, u_k \rangle`. A value's
 content is :math:`\sqrt\kappa\, u_y + \sqrt{1 - \kappa}\, \varepsilon` with :math:`\varepsilon` of length 1,

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
+from adapters.scheme import RENAMED
 from attngraph.errors import UserError
 from experiments.errors import first_line
 from experiments.tasks import Task
@@ -56,7 +57,7 @@ class Result(BaseModel):
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A cell's ``config.json``.
+    """A cell's ``config.json``, its scheme by the name of today.
 
     Raises:
         UserError: it is damaged.
@@ -65,6 +66,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
             raise ValueError("no settings")
+        of_method = config["settings"].get("settings")
+        if isinstance(of_method, dict) and of_method.get("gnn") in list(RENAMED):
+            of_method["gnn"] = RENAMED[of_method["gnn"]]
         return config
 
 

@@ -125,7 +125,7 @@ def tempering(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
     return p_laplacian(scheme, graph, output, lambda w, di, dj, fi, fj, p: w ** (p / 2))
 
 
-def placebo(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
+def rotated_queries(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
     """The query features are turned, in the model's width, within the span of the head's rows of W_o."""
     d = graph.query.shape[-1]
     q, r = torch.linalg.qr(torch.from_numpy(np.random.RandomState(scheme.seed).standard_normal((d, d))))

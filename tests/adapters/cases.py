@@ -27,7 +27,7 @@ ARGUMENTS = {
         STEPS,
         DEGREES,
     ],
-    "placebo": [
+    "rotated": [
         [{"p": 1.0, "learn_p": False}, {"p": 1.25}, {"p": 2.5}],
         [{"mu": 0.0}, {"learn_mu": True}],
         STEPS,
@@ -44,7 +44,7 @@ REFERENCES = {
     "pgnn": brute_force.pgnn,
     "residual": brute_force.residual,
     "tempering": brute_force.tempering,
-    "placebo": brute_force.placebo,
+    "rotated": brute_force.rotated_queries,
 }
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from adapters import APPNP, GCN, GCNII, PGNN, Placebo, Residual, Tempering
+from adapters import APPNP, GCN, GCNII, PGNN, Residual, RotatedQueries, Tempering
 from adapters.config import AdapterConfig
 from attngraph.errors import UserError
 
@@ -33,8 +33,8 @@ BAD = [
     (dict(top_k=True), "top_k must be a whole number of at least 1, got True"),
     (dict(top_k=float("inf")), "top_k must be a whole number"),
     (dict(rescale=1), "rescale must be True or False, got 1"),
-    (dict(gnn="placebo", gnn_args={"seed": -1}), r"placebo: seed must lie in \[0, "),
-    (dict(gnn="placebo", gnn_args={"seed": 1.5}), "placebo: seed must be a whole number, got 1.5"),
+    (dict(gnn="rotated", gnn_args={"seed": -1}), r"rotated: seed must lie in \[0, "),
+    (dict(gnn="rotated", gnn_args={"seed": 1.5}), "rotated: seed must be a whole number, got 1.5"),
     (dict(shared=1), "shared must be True or False, got 1"),
     (dict(positions=([],)), "positions must be one or more of"),
     (dict(gnn_args={"p": True}), "pgnn: p must be a number, got True"),
@@ -97,10 +97,11 @@ def test_names_lead_to_classes():
         ("pgnn", PGNN),
         ("residual", Residual),
         ("tempering", Tempering),
-        ("placebo", Placebo),
+        ("rotated", RotatedQueries),
     ):
         scheme = AdapterConfig(name).scheme()
         assert type(scheme) is kind and scheme.name == name
+    assert AdapterConfig("placebo").gnn == "rotated"  # as adapters of earlier versions were saved
 
 
 def test_p_starts_where_it_should_and_stays_in_range():

@@ -1,14 +1,14 @@
-"""Tempering and placebo: what they share with pGNN, and what they take from it."""
+"""Tempering and rotated queries: what they share with pGNN, and what they take from it."""
 
 import pytest
 import torch
 
-from adapters import PGNN, Placebo, Tempering
-from adapters.placebo import root_of, rotation
+from adapters import PGNN, RotatedQueries, Tempering
 from attngraph.backends import edges_of
+from attngraph.rotation import root_of, rotated_metric, rotation
 from tests.adapters.contract import BACKENDS, GRAPHS, random_graph
 
-CONTROLS = [Tempering, Placebo]
+CONTROLS = [Tempering, RotatedQueries]
 
 
 @pytest.mark.parametrize("control", CONTROLS)
@@ -32,21 +32,21 @@ def test_tempering_does_not_look_at_features_for_its_weights():
 
 @pytest.mark.parametrize("metric", [True, False])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_placebo_with_the_identity_is_pgnn(metric, backend, monkeypatch):
+def test_rotated_queries_with_the_identity_is_pgnn(metric, backend, monkeypatch):
     monkeypatch.setattr(
-        "adapters.placebo.rotation", lambda features, seed: torch.eye(features).double().numpy()
+        "attngraph.rotation.rotation", lambda features, seed: torch.eye(features).double().numpy()
     )
     graph, _ = random_graph(4, h=3, d=5, causal=True, padded=True)
     graph = graph if metric else type(graph)(graph.query, graph.value, graph.weight)
     args = dict(p=1.3, learn_p=False, steps=2)
-    torch.testing.assert_close(Placebo(**args)(graph, backend), PGNN(**args)(graph, backend))
+    torch.testing.assert_close(RotatedQueries(**args)(graph, backend), PGNN(**args)(graph, backend))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_placebo_keeps_every_length_and_replaces_the_product(backend):
+def test_rotated_queries_keeps_every_length_and_replaces_the_product(backend):
     """The weights follow from turned vectors V̂* in the width of W_o, of the same lengths as V̂."""
     graph, output = random_graph(5, d=4, width=9)
-    scheme = Placebo(p=1.4, learn_p=False, seed=3)
+    scheme = RotatedQueries(p=1.4, learn_p=False, seed=3)
     basis = torch.linalg.solve_triangular(torch.linalg.cholesky(graph.metric), output, upper=False)
     query, value = graph.query @ output, graph.value @ output
     turned = query @ basis.mT @ torch.from_numpy(rotation(4, 3)) @ basis
@@ -55,7 +55,8 @@ def test_placebo_keeps_every_length_and_replaces_the_product(backend):
     distance = torch.cdist(turned, value / e.sqrt())
     torch.testing.assert_close(scheme.reweight(graph, backend), graph.weight**0.7 * distance**-0.6)
     edges = edges_of(graph, backend)
-    pairs = [edges.products(edges.query, edges.value, between) for between in (None, scheme.between(edges))]
+    metrics = (None, rotated_metric(edges, scheme.seed))
+    pairs = [edges.products(edges.query, edges.value, between) for between in metrics]
     (q0, v0, dot0), (q1, v1, dot1) = ([edges.to_dense(x + 0 * edges.weight) for x in made] for made in pairs)
     assert torch.equal(q0, q1) and torch.equal(v0, v1) and not torch.allclose(dot0, dot1, rtol=0.1)
 
@@ -81,7 +82,7 @@ def test_the_rotation_follows_from_the_seed_alone():
     x = torch.tensor([[1.764052345967664, 0.4001572083672233], [0.9787379841057392, 2.240893199201458]])
     first = (x[:, 0] / x[:, 0].norm()).double()
     torch.testing.assert_close(torch.from_numpy(rotation(2, 0))[:, 0], first, rtol=1e-6, atol=1e-6)
-    assert not Placebo().state_dict().keys() ^ PGNN().state_dict().keys()
+    assert not RotatedQueries().state_dict().keys() ^ PGNN().state_dict().keys()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -103,4 +104,4 @@ def test_a_singular_metric(dtype):
 )
 def test_seeds_that_are_refused(seed, message):
     with pytest.raises(ValueError, match=f"seed must.*{message}"):
-        Placebo(seed=seed)
+        RotatedQueries(seed=seed)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adapters import APPNP, GCN, GCNII, PGNN, Placebo, Residual, Scheme, Tempering
+from adapters import APPNP, GCN, GCNII, PGNN, Residual, RotatedQueries, Scheme, Tempering
 from adapters.effects import Effect, EffectTally, effect
 from adapters.p_scheme import PScheme
 from attngraph import AttentionGraph
@@ -18,7 +18,7 @@ MU, P = 0.3, 1.4
 SCHEMES = {
     "pgnn": (PGNN(p=P, mu=MU, learn_p=False), brute_force.pgnn),
     "tempering": (Tempering(p=P, mu=MU, learn_p=False, degree="mean"), brute_force.tempering),
-    "placebo": (Placebo(p=P, mu=MU, learn_p=False), brute_force.placebo),
+    "rotated": (RotatedQueries(p=P, mu=MU, learn_p=False), brute_force.rotated_queries),
     "appnp": (APPNP(alpha=0.3), brute_force.pagerank),
     "gcnii": (GCNII(alpha=0.2), brute_force.pagerank),
     "residual": (Residual(alpha=0.4), brute_force.residual),

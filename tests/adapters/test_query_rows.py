@@ -26,7 +26,7 @@ ARGUMENTS = {
     "pgnn": {"p": 1.25, "mu": 0.5, "steps": 2},
     "residual": {"alpha": 0.3},
     "tempering": {"p": 2.5, "mu": 0.5},
-    "placebo": {"p": 1.25, "mu": 0.5},
+    "rotated": {"p": 1.25, "mu": 0.5},
 }
 OTHER = [rows for rows in QUERY_ROWS if rows != "query"]
 

@@ -24,7 +24,7 @@ VARIANTS = [
     ("pgnn", {"p": 2.5, "mu": 0.0, "degree": "mean"}),
     ("pgnn", {"p": 2.0, "learn_p": False, "steps": 1}),
     ("tempering", {"p": 2.5, "mu": 0.1}),
-    ("placebo", {"p": 1.25, "mu": 0.1, "degree": "mean"}),
+    ("rotated", {"p": 1.25, "mu": 0.1, "degree": "mean"}),
     ("pgnn", {"p": 1.25, "mu": 0.1, "rescale": True}),
     ("pgnn", {"p": 1.25, "mu": 0.1, "query_rows": "noise"}),
     ("appnp", {"alpha": 0.2, "query_rows": "zero"}),

@@ -16,7 +16,7 @@ SCHEME_ARGS = {
     "pgnn": {"p": 1.25, "mu": 0.1, "steps": 2},
     "residual": {"alpha": 0.3},
     "tempering": {"p": 2.5, "mu": 0.1, "steps": 2},
-    "placebo": {"p": 1.25, "mu": 0.1, "steps": 2, "seed": 3},
+    "rotated": {"p": 1.25, "mu": 0.1, "steps": 2, "seed": 3},
 }
 GENERATORS = [name for name, family in FAMILIES.items() if family.kind != "encoder"]
 

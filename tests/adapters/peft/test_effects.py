@@ -17,7 +17,7 @@ from tests.adapters.peft_models import FAMILIES
         ("blip", {}),
         ("gpt2", {"top_k": 3}),  # Conv1D
         ("llama", {"rescale": True, "join": "replace"}),  # grouped heads, rotary embedding
-        ("t5", {"gnn": "placebo", "shared": True}),
+        ("t5", {"gnn": "rotated", "shared": True}),
     ],
 )
 def test_equals_the_captured_graphs(family, settings):

@@ -8,7 +8,8 @@ import torch
 from torch_geometric.data import Data
 
 from analysis.bipartite import Bipartite
-from analysis.contrast import Region, contrast
+from analysis.closed_form import closed_form
+from analysis.contrast import Distances, Region, contrast, square_distances
 from analysis.energy import p_dirichlet_normalised
 from analysis.entropy import entropy
 from analysis.feature_homophily import aggregation, cosine, generalised_edge
@@ -48,6 +49,10 @@ def test_numbers_are_those_of_the_functions():
         "node_value": [node_value(mixing) for mixing in mixings],
         "label_informativeness": [label_informativeness(mixing) for mixing in mixings],
         "aggregation": [aggregation(mixing) for mixing in mixings],
+        "closed_form_r": [closed_form(graph, 1.25).r for graph in graphs],
+        "closed_form_variation": [closed_form(graph, 1.25).variation for graph in graphs],
+        "lengths_variation": [closed_form(graph, 1.25).without_product for graph in graphs],
+        "attention_variation": [closed_form(graph, 1.25).from_attention for graph in graphs],
     }.items():
         values = torch.cat(parts)  # six examples, three heads
         assert line(table, name).value == pytest.approx(values.mean().item()), name
@@ -81,6 +86,9 @@ def test_numbers_of_regions_are_those_of_the_function(degree):
         assert one.value == pytest.approx(getattr(found, field).mean().item()), name
         assert one.null_uniform == pytest.approx(getattr(flat, field).mean().item()), name
         assert one.low < one.value < one.high and one.null_permuted != one.value and one.examples == 6
+    turned = Distances(square_distances(graph, degree, rotated=0)).contrast(graph, region).contrast
+    change = line(table, "rotation_change", labels="x").value
+    assert change == pytest.approx((turned - found.contrast).mean().item()) and abs(change) > 1e-3
     ratio = line(table, "queries_per_value", labels="x")
     assert ratio.value == pytest.approx((5 * 8 / 9 + 7 / 7) / 6)  # the last example has padding
     with pytest.raises(ValueError, match="only attention graphs have regions"):

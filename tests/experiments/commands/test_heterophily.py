@@ -113,7 +113,8 @@ def test_screen(first):
         "no finding by modality: role labels: the sides share no class" in shown
         and "no finding by patch" not in shown
     )
-    assert "contrast  distance_auc distractor_mass queries_per_value" in shown
+    assert "contrast rotation_change  distance_auc distractor_mass queries_per_value" in shown
+    assert "closed_form_r closed_form_variation lengths_variation attention_variation" in shown
 
 
 def test_choosing_heads_gives_their_own_numbers(first, tmp_path):

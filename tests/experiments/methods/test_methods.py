@@ -47,7 +47,7 @@ def expected_count(name: str, settings: dict) -> int:
     attentions = 4 * len(set(places) - {"ffn"})
     share = {"blend": 1, "gated": 128 * width + width, "replace": 0}[settings["join"]]
     scheme = METHODS.get(name)
-    learns = scheme and scheme.gnn in ("pgnn", "tempering", "placebo")
+    learns = scheme and scheme.gnn in ("pgnn", "tempering", "rotated")
     learns = learns and settings["gnn_args"].get("learn_p", True)
     return 4 * len(places) * (128 * width + width + width * 128 + 128) + attentions * (share + bool(learns))
 
@@ -219,7 +219,7 @@ def test_rows_use_the_settings_of_the_method_that_they_follow():
         "fixed_p": ("pgnn", {**pgnn, "learn_p": False}, "gated", 0.2),
         "p2": ("pgnn", {"p": 2.0, "mu": 0.0, "learn_p": False}, "gated", 0.2),
         "tempering": ("tempering", pgnn, "gated", 0.2),
-        "placebo": ("placebo", pgnn, "gated", 0.3),
+        "placebo": ("rotated", pgnn, "gated", 0.3),
         "mean_degree": ("pgnn", {**pgnn, "degree": "mean"}, "gated", 0.2),
         "rescaled": ("pgnn", pgnn, "gated", 0.2),
         "pgnn_replace": ("pgnn", pgnn, "replace", 0.2),

@@ -52,10 +52,13 @@ def test_gains_are_paired(runs):
     whole = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
     assert interval(difference.to_numpy())[1:] == pytest.approx((whole.low, whole.high))
     assert (line.pgnn_low, line.pgnn_high) == pytest.approx((whole.low, whole.high))
+    over_gcn = interval((at.test[at.row == "pgnn"] - at.test[at.row == "gcn"]).to_numpy())
+    assert (line.pgnn_gcn_gain, line.pgnn_gcn_low, line.pgnn_gcn_high) == pytest.approx(over_gcn)
 
 
 def test_the_report_says_where_theory_is_wrong(runs):
     report = text(runs, conditions(runs), "made up")
     assert "Sign of p − 2 as predicted in 1 of 2 conditions; not at N1/N2 1, mass 0.5, c -0.9" in report
     assert "c < 0: above 0 in 1, below in 0, neither in 0 of 1 conditions; mean +15" in report
+    assert "pGNN, μ 0.1 against GCN: its mean lies above in 2 of 2 conditions" in report
     assert all(row.title in report for row in ROWS.values())

@@ -264,6 +264,13 @@ def test_results_of_earlier_versions_are_read(cell, finished, tmp_path):
     assert read_scores(cell, tmp_path) == earlier
 
 
+def test_runs_with_a_schemes_earlier_name_are_finished(cell, finished, tmp_path):
+    config = (finished / "config.json").read_text()
+    (finished / "config.json").write_text(config.replace('"gnn": "pgnn"', '"gnn": "placebo"'))
+    renamed = replace(cell, settings={**cell.settings, "gnn": "rotated"})
+    assert is_finished(renamed, Execution(tmp_path))
+
+
 ALONE = MappingProxyType({"threads": 1, "processes": 1})
 
 

@@ -1,22 +1,18 @@
-"""Placebo: pGNN whose distances do not know which query belongs to which values, as a control."""
+"""Rotated queries: pGNN whose distances do not know where a query points, as a control."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
-import numpy as np
-import torch
 from torch import Tensor
 
 from adapters.p_laplacian import distance_weight
 from adapters.p_scheme import PScheme
 from adapters.scheme import check_range, register
 from attngraph.edges import Edges, PerEdge
+from attngraph.rotation import rotated_metric
 
 
-@register("placebo")
-class Placebo(PScheme):
+@register("rotated")
+class RotatedQueries(PScheme):
     r"""pGNN with the query features turned at random inside the distances.
 
     .. math::
@@ -28,12 +24,18 @@ class Placebo(PScheme):
     :math:`W_o` spans, and :math:`Q` is a fixed random orthogonal matrix. So each query keeps its length, and
     in expectation over :math:`Q` the product :math:`\hat V_i^{*} \cdot \hat V_j` is 0. Messages and residual
     keep the true features; degrees, lengths, p and μ act as in :class:`adapters.pgnn.PGNN`, which it equals
-    at p = 2. The difference between pGNN and placebo is what the scalar product between a query and its
+    at p = 2. The difference between pGNN and this control is what the scalar product between a query and its
     values contributes to :math:`R`, its mean over all pairs included.
 
     Dealing the features out anew among the queries would do that too, but a query would then see features of
     later tokens, or of other texts of the batch, and cached decoding would deal differently. A rotation acts
     on each query alone, so causality, padding and caches are those of pGNN.
+
+    This is no placebo: lengths and degrees stay in :math:`R`, and in cross-attention they are nearly all of
+    it. There few queries share their weight among many values, so :math:`e_j \ll 1`,
+    :math:`|\hat V_j|^2/e_j` outweighs the product, and pGNN and this control give nearly the same weights
+    (:mod:`analysis.closed_form`). That they score alike is then to be expected, and says nothing of what
+    lengths and degrees do.
 
     With the metric :math:`G = W_o W_o^\top = L L^\top` (Cholesky) and features :math:`q, v` before
     :math:`W_o`, :math:`E = L^{-1} W_o` and the product is :math:`q\, (L Q L^\top)\, v^\top`: nothing is
@@ -79,34 +81,5 @@ class Placebo(PScheme):
         root_e: PerEdge,
         p: Tensor | float,
     ) -> PerEdge:
-        return distance_weight(edges, *edges.products(query, value, self.between(edges)), root_d, root_e, p)
-
-    def between(self, edges: Edges) -> Tensor:
-        r""":math:`L Q L^\top`, ``(h, d, d)``; ``(d, d)`` without a metric."""
-        turn: Any = torch.from_numpy(rotation(edges.query.shape[-1], self.seed)).to(edges.query)
-        if edges.metric is None:
-            return turn
-        factor = root_of(edges.metric)
-        return factor @ turn @ factor.transpose(-1, -2)
-
-
-@lru_cache
-def rotation(features: int, seed: int) -> np.ndarray:
-    """A random orthogonal matrix ``(features, features)`` in float64, the same wherever it is made: NumPy's
-    ``RandomState`` gives the same numbers in all versions, and the signs of a QR decomposition are set."""
-    normal = np.random.RandomState(seed).standard_normal((features, features))
-    q, r = np.linalg.qr(normal)
-    return q * np.where(np.diag(r) < 0, -1.0, 1.0)
-
-
-def root_of(metric: Tensor) -> Tensor:
-    r""":math:`L` with :math:`L L^\top = G` up to rounding, lower triangular, for ``(h, d, d)``.
-
-    :math:`G` may be singular, so a few of its own rounding errors are added to the diagonal.
-    """
-    d = metric.shape[-1]
-    trace = metric.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
-    info = torch.finfo(metric.dtype)
-    lift = (4 * info.eps * trace + info.tiny**0.5) * torch.eye(d, dtype=metric.dtype, device=metric.device)
-    even = 0.5 * (metric + metric.transpose(-1, -2))
-    return torch.linalg.cholesky_ex(even + lift)[0]
+        products = edges.products(query, value, rotated_metric(edges, self.seed))
+        return distance_weight(edges, *products, root_d, root_e, p)

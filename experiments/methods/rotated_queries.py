@@ -5,10 +5,10 @@ from experiments.methods.method import register
 
 register(
     attribution(
-        "placebo",
-        "Placebo distances",
+        "placebo",  # its name in the runs of before
+        "Rotated queries",
         "pGNN whose distances R see queries turned at random, all else as it is",
-        gnn="placebo",
+        gnn="rotated",
         control=True,
     )
 )
