@@ -22,7 +22,7 @@ export OMP_NUM_THREADS
 help:
 	@echo "make ablation   the GNN ablation table on real input: set-up, then under 8 minutes on 2 cores"
 	@echo "                more options: make ablation ARGS='--seed 1 --out runs/other'"
-	@echo "make test       the tests: set-up, then about 8 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
+	@echo "make test       the tests: set-up, then about 12 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
 	@echo "make test-slow  the tests that take longer, such as long commands of the docs"
 	@echo "make test-lowest  some of the tests with the lowest versions that setup.py allows, in $(VENV)-lowest"
 	@echo "make lint       ruff check, ruff format --check and mypy"
@@ -46,12 +46,12 @@ test-slow: $(READY)
 	$(PYTEST) -m slow $(TESTARGS)
 
 # Versions are bounded in setup.py; these tests pass through most of what the packages are asked for.
-LOWEST = adapters/test_contract.py adapters/peft/test_saving.py adapters/peft/test_loading.py attngraph/test_graph.py \
+LOWEST_TESTS = adapters/test_contract.py adapters/peft/test_saving.py adapters/peft/test_loading.py attngraph/test_graph.py \
 	attngraph/test_convert.py analysis/plots analysis/test_embedding.py experiments/commands/test_ablation.py
 
 test-lowest:
 	@$(MAKE) --no-print-directory LOWEST=1 VENV=$(VENV)-lowest setup
-	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n $(CORES) --dist loadfile $(addprefix tests/,$(LOWEST))
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n $(CORES) --dist loadfile $(addprefix tests/,$(LOWEST_TESTS))
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
@@ -70,6 +70,6 @@ $(READY): setup.py .ci/setup_env.py
 	@python=$$(sh .ci/find_python.sh "$(PYTHON)") && "$$python" .ci/setup_env.py "$(VENV)"
 
 clean:
-	if [ -e "$(VENV)/.attngraph-venv" ]; then rm -rf "$(VENV)"; fi
+	for venv in "$(VENV)" "$(VENV)-lowest"; do if [ -e "$$venv/.attngraph-venv" ]; then rm -rf "$$venv"; fi; done
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	find attngraph adapters analysis experiments tests .ci -name __pycache__ -type d -prune -exec rm -rf {} +

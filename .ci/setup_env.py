@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -87,7 +88,7 @@ def create_venv(venv: Path) -> Path:
             what = f"an environment of Python {found}" if found else "no sound environment"
             raise SetupError(f"{venv} is {what}, and not one made here: move it away, or make VENV=elsewhere")
         say(f"{venv} is unfinished or not of Python {version}: beginning it afresh")
-        shutil.rmtree(venv)
+        shutil.rmtree(venv.rename(tempfile.mkdtemp(prefix=f"{venv.name}-old-", dir=venv.parent)))
     say(f"creating {venv} with Python {version} ({sys.executable})")
     venv.mkdir(parents=True, exist_ok=True)
     (venv / OWN).touch()
@@ -130,7 +131,8 @@ def install_package(python: Path, venv: Path) -> None:
 def install_scatter(python: Path, venv: Path) -> None:
     """Compiles torch-scatter against the installed torch; a wheel in pip's cache may be for another one."""
     say("compiling torch-scatter: 5 to 10 minutes on 2 cores ...")
-    command = [python, "-m", "pip", "install", "--no-build-isolation", "--no-cache-dir", SCATTER]
+    command = [python, "-m", "pip", "install", "--no-build-isolation", "--no-cache-dir"]
+    command += ["--force-reinstall", "--no-deps", SCATTER]
     run("compiling torch-scatter", command, venv / "torch-scatter.log")
 
 

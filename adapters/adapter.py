@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from adapters.config import AdapterConfig
 from adapters.joins import JOINS
 from adapters.query_rows import with_query_rows
+from adapters.scalar import upgraded
 from adapters.scheme import Scheme
 from attngraph.reading.calls import Call
 from attngraph.reading.heads import merge_heads
@@ -39,6 +40,7 @@ class GraphAdapter(nn.Module):
         self.rescale = config.rescale
         self.query_rows = config.query_rows
         self._warned = False
+        self.register_load_state_dict_pre_hook(_upgrade)
 
     def aggregate(self, call: Call) -> Tensor:
         """Run the scheme on the graph of an attention call.
@@ -82,3 +84,11 @@ class GraphAdapter(nn.Module):
             graph, owner = graph.sparsify(top_k=self.top_k), f"adapter top {self.top_k}"
         graph = with_query_rows(call.remember(graph, owner), self.query_rows)
         return merge_heads(self.scheme(graph, self.backend))
+
+
+def _upgrade(adapter: GraphAdapter, saved: dict[str, Tensor], prefix: str, *args: object) -> None:
+    """Bring weights that were saved by an earlier version into the form of now."""
+    names = [prefix + name for name in adapter.state_dict()]
+    new = upgraded(saved, names)
+    saved.clear()
+    saved.update(new)

@@ -107,9 +107,12 @@ class Hub:
         its attention modules says so."""
         hubs = (hub for part in self.home.modules() if (hub := find_hub(part)) is not None)
         others = (hub for hub in hubs if hub is not self and hub.home is self.home)
-        return makes_causal_masks(cast(Hashable, type(self.home))) or any(
-            is_causal(hub.site.module) for hub in others
-        )
+        if any(is_causal(hub.site.module) for hub in others):
+            return True
+        names = masks_made(cast(Hashable, type(self.home)))
+        if "bidirectional" in names and "causal" in names:  # an encoder or a decoder, as it is configured
+            return bool(getattr(getattr(self.home, "config", None), "is_decoder", True))
+        return "causal" in names
 
 
 def is_causal(module: nn.Module) -> bool | None:
@@ -119,12 +122,13 @@ def is_causal(module: nn.Module) -> bool | None:
 
 
 @cache
-def makes_causal_masks(kind: Hashable) -> bool:
-    """Whether a model's class calls one of transformers' functions that make causal masks."""
+def masks_made(kind: Hashable) -> frozenset[str]:
+    """``causal`` and ``bidirectional``: which of transformers' functions that make masks a model's class
+    calls."""
     assert isinstance(kind, type)
     functions = [f for base in kind.__mro__ for f in vars(base).values() if inspect.isfunction(f)]
-    names = (name for f in functions for name in inspect.unwrap(f).__code__.co_names)
-    return any(name.startswith("create_") and "causal_mask" in name for name in names)
+    names = {name for f in functions for name in inspect.unwrap(f).__code__.co_names if "create_" in name}
+    return frozenset(x for x in ("causal", "bidirectional") if any(f"{x}_mask" in name for name in names))
 
 
 def find_hub(module: nn.Module) -> Hub | None:

@@ -24,6 +24,7 @@ from itertools import chain
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from attngraph.errors import UserError
 from experiments.models.generation import check_positions
 from experiments.models.ranking import Opening, cache_rows
 
@@ -38,15 +39,20 @@ def released_texts(
         parts: all prompts, each once.
         tokenizer: the decoder's.
         beams: 1 for greedy decoding.
-        least, most: tokens of prompt and text together, start and end token included. A prompt that leaves no
-            room is followed by one token.
+        least, most: tokens of prompt and text together, start and end token included.
 
     Raises:
-        UserError: the model has no positions for so many tokens.
+        UserError: the model has no positions for so many tokens, or a prompt leaves no room for a text.
     """
     check_positions(tokenizer, most)
     found: dict[int, list[int]] = {}
     for part in parts:
+        prompt = part.ids.shape[1]
+        if prompt >= most:
+            raise UserError(
+                f"max_new_tokens {most} counts the prompt with as_released, which has {prompt} tokens: give "
+                f"at least {prompt + 1}"
+            )
         texts = best_texts(part, tokenizer.sep_token_id, beams, least, most)
         found |= dict(zip(part.samples, texts, strict=True))
     ids = [found[sample] for sample in sorted(found)]

@@ -37,19 +37,21 @@ def way_of(
             as the task says.
         faults: decides about damaged records, where training answers are counted.
         model: checkpoint folder or hub name, whose type may have a way of its own; None for the mini-BLIP.
-        decoding: changes of how texts are generated or answers are ranked, by name. ``as_released`` is for
-            models of BLIP's type; others keep their own way.
+        decoding: changes of how texts are generated or answers are ranked, by name. ``as_released`` and
+            the beams and limits beside it are for models of BLIP's type; others keep their own way.
 
     Raises:
         UserError: a change is out of range, or one that this way does not have.
     """
     way = task.decoding if chosen == GENERATE else _as_task_says(task, data, chosen, faults)
     changes = dict(decoding or {})
-    if task.decodings or "as_released" in changes:
+    released = changes.get("as_released") is not None
+    if task.decodings or released:
         kind = type_of(model)
         way = task.way_of_type(way, kind)
-        if kind not in (None, BLIP):
-            changes.pop("as_released", None)
+        if released and kind not in (None, BLIP):
+            of_blip = ("as_released", "num_beams", "min_new_tokens", "max_new_tokens")
+            changes = {name: x for name, x in changes.items() if name not in of_blip}
     return changed_way(task, way, changes)
 
 

@@ -43,9 +43,9 @@ def test_what_the_user_changes_goes_before(mplug):
     assert way("coco", mplug, {"num_beams": 3, "max_new_tokens": 40}) == Decoding(40, 3, 8, "gnmt")
     assert way("coco", mplug, {"length_penalty": "length"}) == Decoding(25, 5, 8)
     assert way("vqa2", None, {"length_penalty": "gnmt"}) == Decoding(10, 3, length_penalty="gnmt")
-    released = {"as_released": "p_adapter", "num_beams": 5}
-    assert way("coco", None, released) == Decoding(24, 5, as_released="p_adapter")
-    assert way("coco", mplug, released) == CAPTION, "it is BLIP's"
+    released = {"as_released": "p_adapter", "num_beams": 3, "max_new_tokens": 50}
+    assert way("coco", None, released) == Decoding(50, 3, as_released="p_adapter")
+    assert way("coco", mplug, released) == CAPTION, "it is BLIP's, and so are the limits"
     with pytest.raises(UserError, match="at most max_new_tokens"):
         way("coco", mplug, {"max_new_tokens": 5})
 
