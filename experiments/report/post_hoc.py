@@ -136,6 +136,10 @@ def sign_flips(values: np.ndarray) -> float:
     return float((np.abs(sums) >= abs(values.sum()) * (1 - 1e-9)).mean())
 
 
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 5e-5 else f"{value:.4f}"
+
+
 def _markdown(lines: Sequence[dict[str, Any]], q1: Sequence[dict[str, Any]]) -> str:
     cells = [
         [
@@ -143,13 +147,13 @@ def _markdown(lines: Sequence[dict[str, Any]], q1: Sequence[dict[str, Any]]) -> 
             "Way" if line["column"] == WAY.key else "four columns",
             f"{_scale(line) * line['difference']:+.2f}",
             _interval(line, ""),
-            f"{line['p']:.4f}",
+            _p(line["p"]),
             " ".join(f"{_scale(line) * one:+.2f}" for one in line["by_checkpoint"]),
             f"{sum(one > 0 for one in line['by_checkpoint'])} of {line['checkpoints']}",
             _interval(line, "new_"),
-            f"{line['new_p']:.4f}",
-            f"{line['flips_checkpoints']:.4f}",
-            f"{line['flips_seeds']:.5f}",
+            _p(line["new_p"]),
+            _p(line["flips_checkpoints"]),
+            _p(line["flips_seeds"]),
         ]
         for line in lines
     ]

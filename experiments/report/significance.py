@@ -130,9 +130,9 @@ def image_covariance(parts: Sequence[np.ndarray], score: Score) -> np.ndarray:
 
     .. math:: \frac{N-1}{N} \sum_i (\theta_{(i)} - \bar\theta)(\theta_{(i)} - \bar\theta)^\top ,
 
-    summed over test sets. For a mean over examples (accuracies, CIDEr) this is the exact covariance of means,
-    sample covariance / N; for other scores (BLEU) it is that of their linear part. No random numbers are
-    involved.
+    summed over test sets. Where every example counts the same (CIDEr, VQA accuracy) this is the exact
+    covariance of means, sample covariance / N; for ratios of sums and BLEU it is that of their linear part.
+    No random numbers are involved.
 
     Args:
         parts: statistics ``(2, S, N, K)`` of both methods, one array per test set.

@@ -90,6 +90,13 @@ def test_files_from_before_single_numbers_were_scaled(settings, tmp_path):
     ):
         assert learned_scalars(loaded) == pytest.approx(values, rel=1e-6)
         close(run(loaded.eval(), batch), run(model, batch), 1e-6)
+    again = put("llama", p=1.5, **settings)
+    before = {
+        name.removesuffix(".stored"): 10 * x.reshape(()) if name.endswith(".stored") else x
+        for name, x in model.state_dict().items()
+    }
+    again.load_state_dict(before)
+    close(run(again, batch), run(model, batch), 1e-6)
 
 
 def test_other_weights_are_noticed(tmp_path):

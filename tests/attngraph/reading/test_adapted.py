@@ -255,6 +255,17 @@ def test_decoders_that_do_not_say_so_are_ordered(name):
     torch.testing.assert_close(alone, want[:, :1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["RoFormer", "RemBert", "MegatronBert"])
+def test_an_encoder_of_one_valid_token_is_in_no_order(kind):
+    """Classes that are encoders or decoders as they are configured, and whose attention says nothing."""
+    sizes = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    config = getattr(hf, f"{kind}Config")(**sizes, num_attention_heads=2, pad_token_id=0)
+    model = getattr(hf, f"{kind}Model")(config).eval()
+    mask = torch.tensor([[1, 0, 0]])
+    graphs = capture(model, {"input_ids": 7 * mask, "attention_mask": mask})
+    assert not any(graph.causal for graph in graphs.values())
+
+
 def test_threads_run_one_adapted_model_as_one_thread_does():
     """With padding of their own, and switched as often as possible."""
     model = adapted("blip")
