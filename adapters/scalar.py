@@ -15,9 +15,11 @@ class Scalar(nn.Module):
     """A learned number. Calling it gives its value, a tensor without dimensions.
 
     Adam moves every parameter by about the learning rate per step. That suits matrices, but a share has the
-    whole way from 0 to 1 to go. So the parameter, ``stored``, is the value divided by :data:`SPEED`: under
-    any optimiser of Adam's kind the value moves by :data:`SPEED` learning rates per step, without a parameter
-    group of its own.
+    whole way from 0 to 1 to go. So the parameter, ``stored``, is the value divided by :data:`SPEED`, and its
+    gradient is that of the value: under any first-order optimiser the value moves as if it had :data:`SPEED`
+    times the learning rate, without a parameter group of its own, and gradient clipping sees the norm that it
+    would see then. (The derivative by ``stored`` itself would be :data:`SPEED` times as large and would
+    dominate that norm.)
 
     ``stored`` has the shape ``(1,)``: FSDP takes no parameter without dimensions, and the usual rule decays
     only parameters of two dimensions or more. ``.half()`` and its like leave it in single precision, since
@@ -32,7 +34,7 @@ class Scalar(nn.Module):
         self.stored = nn.Parameter(torch.tensor([value / SPEED], dtype=torch.float32))
 
     def forward(self) -> Tensor:
-        return SPEED * self.stored.reshape(())
+        return (self.stored + (SPEED - 1) * self.stored.detach()).reshape(())
 
     @torch.no_grad()
     def set(self, value: float) -> None:
