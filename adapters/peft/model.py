@@ -177,7 +177,7 @@ class GraphAdapterModel(BaseTuner):
             else:
                 layer = OutputLayer(target, current_key)
                 _add(site, layer)
-            self._replace_module(parent, target_name, layer, target)
+            setattr(parent, target_name, layer)
         settings = peft_config.settings()
         layer.add(adapter_name, settings, self._scheme(settings, adapter_name), peft_config.init_weights)
 
