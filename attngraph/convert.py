@@ -101,8 +101,8 @@ def from_pyg(data: Data | HeteroData) -> Part:
 
 
 def to_networkx(part: Part) -> networkx.Graph:
-    """An undirected graph that networkx can write to GraphML, GML and node-link JSON. GEXF has no place for the
-    fields of the graph itself, and :func:`from_networkx` refuses what comes back from there.
+    """An undirected graph that networkx can write to GraphML, GML and node-link JSON. GEXF has no place for
+    the fields of the graph itself, and :func:`from_networkx` refuses what comes back from there.
 
     Nodes are ``("query", i)`` and ``("value", j)`` with attributes ``bipartite`` (0 or 1), ``x`` (its
     features, as JSON), ``valid`` and ``modality`` (0 text, 1 image, -1 unknown); in a causal graph queries

@@ -177,9 +177,14 @@ class GraphAdapterModel(BaseTuner):
             else:
                 layer = OutputLayer(target, current_key)
                 _add(site, layer)
-            setattr(parent, target_name, layer)
+            self._replace_module(parent, target_name, layer, target)
         settings = peft_config.settings()
         layer.add(adapter_name, settings, self._scheme(settings, adapter_name), peft_config.init_weights)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: Any) -> None:
+        """Layers put their adapters on the right device themselves, and the projection is left alone: not every
+        quantised one has the weight as a tensor, as PEFT's own method expects."""
+        setattr(parent, child_name, new_module)
 
     def _take_back(self, adapter_name: str) -> None:
         """Take out what an injection that failed has put in so far."""

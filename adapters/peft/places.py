@@ -133,7 +133,7 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
         elif any(why_unusable(site) is None for site in sites):
             remedy = "choose other layers with target_modules"
         else:
-            remedy = f"nor any other attention layer of {type(model).__name__}"
+            remedy = f"nor can one follow any other attention layer of {type(model).__name__}"
             remedy += ' (positions="ffn" adapts its feed-forward blocks alone)' if outputs else ""
         raise UserError(f"no adapter can follow {name}: {reason}; {remedy}")
     places = {

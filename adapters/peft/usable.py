@@ -34,10 +34,11 @@ def why_unusable(site: Site) -> str | None:
     kind: Any = type(module)
     for step in _steps(kind, before):
         part = getattr(module, step, None)
-        if step in ARITHMETIC or (isinstance(part, nn.Module) and not isinstance(part, (nn.Dropout, nn.Identity))):
+        changes = isinstance(part, nn.Module) and not isinstance(part, (nn.Dropout, nn.Identity))
+        if changes or step in ARITHMETIC:
             return (
-                f"the attention output is changed before {before} ({ARITHMETIC.get(step, step)}), so that a graph's messages "
-                "cannot take its place"
+                f"the attention output is changed before {before} ({ARITHMETIC.get(step, step)}), so that a "
+                "graph's messages cannot take its place"
             )
     return None
 
