@@ -182,8 +182,8 @@ class GraphAdapterModel(BaseTuner):
         layer.add(adapter_name, settings, self._scheme(settings, adapter_name), peft_config.init_weights)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: Any) -> None:
-        """Layers put their adapters on the right device themselves, and the projection is left alone: not every
-        quantised one has the weight as a tensor, as PEFT's own method expects."""
+        """Layers put their adapters on the right device themselves. PEFT's own method needs each projection's
+        weight as a tensor, which not every quantised one has."""
         setattr(parent, child_name, new_module)
 
     def _take_back(self, adapter_name: str) -> None:
