@@ -296,7 +296,7 @@ def _head_numbers(heads: int | Iterable[int] | None) -> list[int] | None:
     """The numbers of heads, or None for all.
 
     Raises:
-        UserError: what is given is neither a whole number nor one or several in a row.
+        UserError: what is given is neither a whole number nor one or more of them.
     """
     if heads is None:
         return None
