@@ -22,7 +22,7 @@ class AdapterConfig:
 
     Args:
         gnn: the scheme's name in ``adapters.SCHEMES``.
-        gnn_args: its arguments, e.g. ``{"p": 1.25, "mu": 0.1}``; the scheme's defaults are filled in.
+        gnn_args: its arguments, e.g. ``{"p": 1.25, "mu": 0.1}``; for others see :meth:`scheme_args`.
         join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``.
         reduction: width of the model / width of the bottleneck.
         positions: where adapters sit: after self-attention, after cross-attention, after the feed-forward
@@ -80,14 +80,17 @@ class AdapterConfig:
                 raise UserError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not isinstance(self.gnn_args, dict):
             raise UserError(f"gnn_args must be a dict such as {{'alpha': 0.1}}, got {self.gnn_args!r}")
+        object.__setattr__(self, "gnn_args", {name: _plain(value) for name, value in self.gnn_args.items()})
+        self.scheme()  # its arguments are checked here, not at the first layer
+
+    def scheme_args(self) -> dict[str, Any]:
+        """All arguments of the scheme: those given, and its own defaults for the others."""
         defaults = {
             name: parameter.default
             for name, parameter in inspect.signature(SCHEMES[self.gnn]).parameters.items()
             if isinstance(parameter.default, (bool, int, float, str))
         }
-        args = {name: _plain(value) for name, value in (defaults | self.gnn_args).items()}
-        object.__setattr__(self, "gnn_args", args)
-        self.scheme()  # its arguments are checked here, not at the first layer
+        return defaults | self.gnn_args
 
     def scheme(self) -> Scheme:
         """A new scheme as described."""
@@ -98,13 +101,13 @@ class AdapterConfig:
                 f"{self.gnn} has no argument {unknown[0]!r}: it takes {', '.join(known) or 'none'}"
             )
         try:
-            return SCHEMES[self.gnn](**self.gnn_args)
+            return SCHEMES[self.gnn](**self.scheme_args())
         except (TypeError, ValueError) as error:
             raise UserError(f"{self.gnn}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {**asdict(self), "positions": list(self.positions)}
+        """Plain values, for JSON, with the scheme's defaults."""
+        return {**asdict(self), "gnn_args": self.scheme_args(), "positions": list(self.positions)}
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,8 @@ back.
 All carry both directions of :math:`\tilde M`. Masks, causality, degrees of earlier decoding steps, kind,
 modality and the metric travel along, so that a round trip gives back the same graph; a side that holds one
 modality only comes back under its name. PyG graphs of any sizes can be batched and taken out of the batch
-again; networkx graphs hold numbers and text only, so that they can be written to GraphML.
+again; networkx graphs hold numbers and text only, so that GraphML, GML and node-link JSON keep
+all of them.
 
 :meth:`AttentionGraph.to_data` and its like are the way in; here a graph is a :class:`Part`.
 """
@@ -21,6 +22,8 @@ from torch import Tensor
 from attngraph.degrees import PastDegree
 from attngraph.part import GRAPH_FIELDS, UNKNOWN, Part
 from attngraph.precision import widen
+
+NEED_CAUSAL = {"modality", "first", "last", "past_degree"}  # of networkx nodes whose graph has fields too
 
 if TYPE_CHECKING:  # PyG and networkx take seconds to import
     import networkx
@@ -98,7 +101,8 @@ def from_pyg(data: Data | HeteroData) -> Part:
 
 
 def to_networkx(part: Part) -> networkx.Graph:
-    """An undirected graph that networkx can write to any format, to GraphML say.
+    """An undirected graph that networkx can write to GraphML, GML and node-link JSON. GEXF has no place for
+    the fields of the graph itself, and :func:`from_networkx` refuses what comes back from there.
 
     Nodes are ``("query", i)`` and ``("value", j)`` with attributes ``bipartite`` (0 or 1), ``x`` (its
     features, as JSON), ``valid`` and ``modality`` (0 text, 1 image, -1 unknown); in a causal graph queries
@@ -130,18 +134,24 @@ def to_networkx(part: Part) -> networkx.Graph:
 
 def from_networkx(graph: networkx.Graph) -> Part:
     """Back from a bipartite networkx graph whose nodes carry ``bipartite`` (0 query, 1 value) and ``x`` (a
-    list of numbers, or one as JSON), and whose edges carry ``weight``; also one that was read from GraphML.
-    Nodes may have any names; their order gives the order of the rows.
+    list of numbers, or one as JSON), and whose edges carry ``weight``; also one that was read from GraphML,
+    GML or node-link JSON. Nodes may have any names; their order gives the order of the rows.
 
     Raises:
-        ValueError: a node without ``bipartite`` or ``x``, an edge within one side, or a directed graph with
-            both directions of an edge.
+        ValueError: a node without ``bipartite`` or ``x``, an edge within one side, a directed graph with
+            both directions of an edge, or nodes with an order or a modality in a graph without ``causal``.
     """
     sides: tuple[list, list] = ([], [])
     for node, attributes in graph.nodes(data=True):
         if attributes.get("bipartite") not in (0, 1) or "x" not in attributes:
             raise ValueError(
                 f"node {node!r} needs the attributes bipartite (0 = query, 1 = value) and x (its features)"
+            )
+        if "causal" not in graph.graph and not NEED_CAUSAL.isdisjoint(attributes):
+            raise ValueError(
+                f"node {node!r} has what to_networkx writes, and the graph has lost its own fields (causal, "
+                "metric and others), as in GEXF: use GraphML, GML or node-link JSON, or set "
+                'graph.graph["causal"]'
             )
         sides[attributes["bipartite"]].append(node)
     place = [{node: k for k, node in enumerate(side)} for side in sides]
@@ -317,7 +327,7 @@ def _unless_identity(metric: Tensor) -> Tensor | None:
 
 def _is_image(modality: Tensor | None) -> Tensor | None:
     """Which nodes of one side stand for parts of an image, or None if any of them is unknown."""
-    return None if modality is None or (modality < 0).any() else modality.bool()
+    return None if modality is None or not len(modality) or (modality < 0).any() else modality.bool()
 
 
 def _numbers(x: Any) -> Any:

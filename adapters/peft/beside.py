@@ -29,8 +29,8 @@ def refuse_left_out(name: str, others: list[Any], left_out: bool) -> None:
     guilty = others[:1] if left_out else subtracting
     if guilty:
         raise UserError(
-            f"{_method(guilty[0])} on {name} goes by the frozen weight and leaves out the graph adapter "
-            f"there, which would neither act nor learn: {_remedy(guilty[0])}"
+            f"{_method(guilty[0])} on {name} uses the frozen weight and bypasses the graph adapter there, "
+            f"which would neither act nor learn: {_remedy(guilty[0])}"
         )
 
 

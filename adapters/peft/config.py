@@ -31,14 +31,14 @@ class GraphAdapterConfig(PeftConfig):
     Args:
         gnn: the scheme's name in ``adapters.SCHEMES``.
         p, mu, steps, alpha, theta, degree, learn_p, learn_mu, normalize, seed: arguments of the scheme, where
-            it takes them; ``None`` becomes the scheme's own default, so that the value is saved.
+            it takes them. Default: the scheme's own, which is saved with the adapter.
         gnn_args: arguments of schemes that have others; likewise.
         join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``. Default:
             ``blend``, which leaves the model as it is until it is trained.
         reduction: width of the model / width of the bottleneck.
         positions: after ``self``-attention, ``cross``-attention and the feed-forward block (``ffn``). Those
             that a model does not have are skipped. With all three, the default, so is what no adapter can
-            follow, with a warning; otherwise that is an error.
+            follow, with a warning, if some attention layer is left; otherwise that is an error.
         backend: ``dense``, ``sparse`` or ``tiled`` message passing.
         shared: one scheme for all layers, so that they learn one p together.
         top_k: keep only each query's ``top_k`` heaviest edges.
@@ -89,6 +89,8 @@ class GraphAdapterConfig(PeftConfig):
     def __post_init__(self):
         super().__post_init__()
         self.peft_type: Any = PEFT_TYPE
+        if type(self.format_version) is not int:
+            raise UserError(f"format_version must be a whole number, got {self.format_version!r}")
         if self.format_version not in range(1, FORMAT + 1):
             raise UserError(
                 f"the adapter was saved in format {self.format_version!r}, and this version of attngraph "
@@ -98,9 +100,9 @@ class GraphAdapterConfig(PeftConfig):
         self.gnn = settings.gnn
         self.positions, self.shared, self.rescale = settings.positions, settings.shared, settings.rescale
         self.reduction, self.top_k = settings.reduction, settings.top_k
-        args, by_name = settings.gnn_args, set(SCHEME_ARGS) - set(self.gnn_args)
-        self.gnn_args = {name: value for name, value in args.items() if name not in by_name}
-        for name in by_name & args.keys():
+        args = settings.gnn_args
+        self.gnn_args = {name: args[name] for name in self.gnn_args}
+        for name in args.keys() - self.gnn_args.keys():
             setattr(self, name, args[name])
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
@@ -131,8 +133,13 @@ class GraphAdapterConfig(PeftConfig):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; the type says what to import (see :mod:`adapters.peft.shim`)."""
-        return {**super().to_dict(), "peft_type": SAVED_NAME}
+        """Plain values, for JSON, with the scheme's defaults, so that later ones change no saved adapter; the
+        type says what to import (see :mod:`adapters.peft.shim`)."""
+        saved = {**super().to_dict(), "peft_type": SAVED_NAME}
+        for name, value in self.settings().scheme_args().items():
+            by_name = name in SCHEME_ARGS and name not in self.gnn_args
+            (saved if by_name else saved["gnn_args"])[name] = value
+        return saved
 
 
 def _names(field_name: str, value: Any) -> list[str] | str | None:

@@ -32,6 +32,7 @@ FROZEN = (
     "tuning freeze all that is below them; call set_requires_grad(adapter name) on the model with the graph "
     "adapters to train them too, or set_requires_grad(adapter name, False) to leave them as they are"
 )
+NO_GRADIENT = "torch.ao.nn.quantized"  # where the classes of such layers are
 NOT_MERGED = (
     "a graph adapter depends on the attention of each input, so it can't be merged into the weights: use "
     "unload() to take it out"
@@ -135,11 +136,20 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         self._learning = self._learning | names if requires_grad else self._learning - names
 
     def running(self) -> Any:
-        """:attr:`active`, with a warning if it is to be trained and something else froze it."""
+        """:attr:`active`, with a warning if it is to be trained and something else froze it.
+
+        Raises:
+            UserError: it is to be trained on a projection that lets no gradient pass.
+        """
         adapter = self.active
         learns = adapter is not None and self.training and torch.is_grad_enabled() and self._learning
         if learns and not any(parameter.requires_grad for parameter in adapter.parameters()):
             warnings.warn(FROZEN, stacklevel=2)
+        elif learns and type(self.projection).__module__.startswith(NO_GRADIENT):
+            raise UserError(
+                f"{self.name} was quantised by torch.ao.quantization, and no gradient passes through such "
+                "layers: train the adapters on the model before it is quantised, and load them here to run"
+            )
         return adapter
 
     def watch(self, holder: nn.Module, path: str) -> None:

@@ -181,6 +181,11 @@ class GraphAdapterModel(BaseTuner):
         settings = peft_config.settings()
         layer.add(adapter_name, settings, self._scheme(settings, adapter_name), peft_config.init_weights)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: Any) -> None:
+        """Layers put their adapters on the right device themselves. PEFT's own method needs each projection's
+        weight as a tensor, which not every quantised one has."""
+        setattr(parent, child_name, new_module)
+
     def _take_back(self, adapter_name: str) -> None:
         """Take out what an injection that failed has put in so far."""
         for name, layer in list(self.model.named_modules()):

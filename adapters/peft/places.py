@@ -46,7 +46,7 @@ OTHER_SIDES = {
 # mPLUG is adapted in its decoder, as p-Adapter has it; its encoders are reached by target_modules.
 OTHER_SIDES_AT_TOP = {"vision-encoder-decoder": ("encoder",), "mplug": ("text_encoder", "fusion_encoder")}
 
-NO_BLOCK = "the feed-forward block: experts, or names that are not known, which ffn_modules=[...] can give"
+NO_BLOCK = "experts, or names that are not known, which ffn_modules=[...] can give"
 
 HEADS = {"classifier", "score", "qa_outputs"}  # PEFT adds these to modules_to_save where a task is named
 
@@ -93,7 +93,7 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
     """The places of one adapter, by the name of the module to wrap.
 
     With all positions and no names of modules, what no adapter can follow (a gated attention layer, a set of
-    experts) is left out, and a warning names it.
+    experts) is left out, and a warning names it, as long as some attention layer can be followed.
 
     Args:
         model: the base model.
@@ -121,13 +121,20 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
         for site in _attention(model, sites, config)
         if not _matches(config.exclude, site.name, site.output_name)
     ]
+    free = [name for name in linear if not _matches(config.exclude, name)]
+    outputs = _feed_forward(model, sites, chosen, free, config)
     followed = [site for site in chosen if position[site.name] in config.positions]
     all_positions = set(config.positions) == set(POSITIONS)
     left_out = {site.name: reason for site in followed if (reason := why_unusable(site)) is not None}
     if left_out and (config.target_modules or not all_positions or len(left_out) == len(followed)):
         name, reason = next(iter(left_out.items()))
-        some = len(left_out) < len(followed)
-        remedy = "leave it out with exclude=[...]" if some else "choose other layers with target_modules"
+        if len(left_out) < len(followed):
+            remedy = "leave it out with exclude=[...]"
+        elif any(why_unusable(site) is None for site in sites):
+            remedy = "choose other layers with target_modules"
+        else:
+            remedy = f"nor can one follow any other attention layer of {type(model).__name__}"
+            remedy += ' (positions="ffn" adapts its feed-forward blocks alone)' if outputs else ""
         raise UserError(f"no adapter can follow {name}: {reason}; {remedy}")
     places = {
         site.output_name: Place(site.output_name, position[site.name], site)
@@ -135,8 +142,6 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
         if site.output_name is not None and site.name not in left_out
     }
     if "ffn" in config.positions:
-        free = [name for name in linear if not _matches(config.exclude, name)]
-        outputs = _feed_forward(model, sites, chosen, free, config)
         if chosen and not outputs and not (all_positions and places):
             inside = _shorten(_beside(sites, chosen, free))
             raise UserError(
@@ -258,8 +263,10 @@ def _warn_left_out(left_out: dict[str, str], attention: list[str]) -> None:
         reasons.setdefault(reason, []).append(name)
     parts = []
     for reason, names in reasons.items():
-        alike = attention if names[0] in attention else [_layer(name) or "" for name in attention]
-        parts.append(f"{', '.join(wildcards(names, set(alike) - set(names)))} ({reason})")
+        blocks = reason == NO_BLOCK
+        alike = [_layer(name) or "" for name in attention] if blocks else attention
+        shown = ", ".join(wildcards(names, set(alike) - set(names)))
+        parts.append(f"{'the feed-forward blocks of ' if blocks else ''}{shown} ({reason})")
     warnings.warn(f"no graph adapter follows {'; '.join(parts)}", stacklevel=2)
 
 

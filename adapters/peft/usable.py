@@ -12,6 +12,8 @@ from torch import nn
 
 from attngraph.reading.instrument import Site
 
+ARITHMETIC = {"*": "a gate", "+": "a calculation"}  # a product, any other operator
+
 
 def why_unusable(site: Site) -> str | None:
     """Why no adapter can follow an attention layer; None if nothing speaks against it.
@@ -32,11 +34,11 @@ def why_unusable(site: Site) -> str | None:
     kind: Any = type(module)
     for step in _steps(kind, before):
         part = getattr(module, step, None)
-        if step == "*" or (isinstance(part, nn.Module) and not isinstance(part, (nn.Dropout, nn.Identity))):
-            what = "a gate" if step == "*" else step
+        changes = isinstance(part, nn.Module) and not isinstance(part, (nn.Dropout, nn.Identity))
+        if changes or step in ARITHMETIC:
             return (
-                f"the attention output is changed before {before} ({what}), so that a graph's messages "
-                "cannot take its place"
+                f"the attention output is changed before {before} ({ARITHMETIC.get(step, step)}), so that a "
+                "graph's messages cannot take its place"
             )
     return None
 
@@ -44,7 +46,7 @@ def why_unusable(site: Site) -> str | None:
 @cache
 def _steps(kind: Any, output: str) -> list[str]:
     """What a class always does to the attention output before its output projection gets it: names of its
-    own modules and methods that it goes through, and ``*`` where it is multiplied."""
+    own modules and methods that it goes through, and the signs of :data:`ARITHMETIC`."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(kind.forward))))
     except (OSError, TypeError, SyntaxError):
@@ -65,8 +67,9 @@ def _steps(kind: Any, output: str) -> list[str]:
         elif names & {_name(x) for x in ast.walk(statement.value)}:
             names |= {_name(first)} - {""}
             steps += [_own(call) for call in calls if names & {_name(x) for x in call.args} and _own(call)]
-            products = [x for x in ast.walk(statement.value) if isinstance(x, ast.BinOp)]
-            steps += ["*" for x in products if names & {_root(x.left), _root(x.right)}]
+            sums = [x for x in ast.walk(statement.value) if isinstance(x, ast.BinOp)]
+            sums = [x for x in sums if names & {_root(x.left), _root(x.right)}]
+            steps += ["*" if isinstance(x.op, ast.Mult) else "+" for x in sums]
     return []  # the projection is elsewhere
 
 
@@ -81,7 +84,7 @@ def _own(call: ast.Call) -> str:
 
 
 def _root(node: ast.AST) -> str:
-    """The variable that a product takes, also as ``variable.float()``; not what its shape says."""
+    """The variable that a product or a sum takes, also as ``variable.float()``; not what its shape says."""
     while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         node = node.func.value
     return _name(node)

@@ -253,7 +253,7 @@ def _refuse_batching(*args: Any, **options: Any) -> None:
     error of its thread into each answer."""
     raise UserError(
         "generate_batch (continuous batching) has an attention function of its own, which cannot be read and "
-        "passes by graph adapters: use generate, or switch the adapters off first"
+        "bypasses graph adapters: use generate, or switch the adapters off first"
     )
 
 

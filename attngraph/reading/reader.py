@@ -296,14 +296,17 @@ def _head_numbers(heads: int | Iterable[int] | None) -> list[int] | None:
     """The numbers of heads, or None for all.
 
     Raises:
-        UserError: what is given is neither a whole number nor several.
+        UserError: what is given is neither a whole number nor one or more of them.
     """
     if heads is None:
         return None
     try:
-        return [index(head) for head in (heads if isinstance(heads, Iterable) else [heads])]
-    except TypeError as error:
-        raise UserError(f"heads must be a head's number or several, such as [0, 3], got {heads!r}") from error
+        numbers = [index(head) for head in (heads if isinstance(heads, Iterable) else [heads])]
+    except TypeError:
+        numbers = []
+    if not numbers:
+        raise UserError(f"heads must be a head's number or several, such as [0, 3], got {heads!r}")
+    return numbers
 
 
 def _take_heads(name: str, graph: AttentionGraph, heads: list[int]) -> AttentionGraph:

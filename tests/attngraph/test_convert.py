@@ -1,6 +1,7 @@
 """The same graph in PyG and networkx, and back."""
 
 import io
+import json
 
 import networkx
 import pytest
@@ -102,10 +103,25 @@ def test_round_trips(form, dtype):
             same(AttentionGraph.from_pyg(graph.to_data(b, h)), graph, b, h)
             same(AttentionGraph.from_pyg(graph.to_hetero(b, h)), graph, b, h)
             same(AttentionGraph.from_networkx(graph.to_networkx(b, h)), graph, b, h)
-            file = io.BytesIO()
-            networkx.write_graphml(graph.to_networkx(b, h), file)
-            file.seek(0)
-            same(AttentionGraph.from_networkx(networkx.read_graphml(file)), graph, b, h)
+            for name in ("graphml", "gml"):
+                same(AttentionGraph.from_networkx(reread(graph.to_networkx(b, h), name)), graph, b, h)
+            text = json.dumps(networkx.node_link_data(graph.to_networkx(b, h)))
+            same(AttentionGraph.from_networkx(networkx.node_link_graph(json.loads(text))), graph, b, h)
+            with pytest.raises(ValueError, match="has lost its own fields .* use GraphML, GML or node-link"):
+                AttentionGraph.from_networkx(reread(graph.to_networkx(b, h), "gexf"))
+
+
+def reread(graph, name):
+    """A networkx graph in a file of some format, and back."""
+    file = io.BytesIO()
+    getattr(networkx, f"write_{name}")(graph, file)
+    file.seek(0)
+    return getattr(networkx, f"read_{name}")(file)
+
+
+def test_no_values_have_no_modality():
+    graph = AttentionGraph(torch.ones(1, 1, 3, 2), torch.ones(1, 1, 0, 2), torch.zeros(1, 1, 3, 0))
+    assert AttentionGraph.from_pyg(graph.to_data()).value_modality is None
 
 
 @every_form

@@ -1,5 +1,6 @@
 """The settings of a graph adapter under PEFT: checked like all others, and found again after saving."""
 
+import dataclasses
 import inspect
 import json
 
@@ -36,6 +37,7 @@ BAD = [
     (dict(learn_p="no"), "pgnn: learn_p must be True or False, got 'no'"),
     (dict(learn_mu=1), "pgnn: learn_mu must be True or False, got 1"),
     (dict(gnn="gcn", normalize=0.0), "gcn: normalize must be True or False, got 0.0"),
+    (dict(format_version=True), "format_version must be a whole number, got True"),
     (dict(init_weights=None), "init_weights must be True or False, got None"),
     (dict(inference_mode="x"), "inference_mode must be True or False, got 'x'"),
     (dict(target_modules=[]), r"target_modules=\[\] names no module: leave it out for the default"),
@@ -67,7 +69,7 @@ def test_arguments_reach_the_scheme():
     )
     assert config.settings() == want
     both = GraphAdapterConfig(gnn="appnp", gnn_args={"alpha": 0.3}, steps=2)
-    assert both.settings().gnn_args == {"alpha": 0.3, "steps": 2, "degree": "sum"}
+    assert both.settings().scheme_args() == {"alpha": 0.3, "steps": 2, "degree": "sum"}
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_saved_settings_come_back(settings, tmp_path):
     config.save_pretrained(tmp_path)
     json.loads((tmp_path / "adapter_config.json").read_text())
     for kind in (PeftConfig, GraphAdapterConfig):
-        assert kind.from_pretrained(tmp_path) == config
+        assert kind.from_pretrained(tmp_path).to_dict() == config.to_dict()
     assert config.positions == tuple(settings.get("positions", ("self", "cross", "ffn")))
 
 
@@ -109,14 +111,22 @@ def test_a_later_default_changes_no_saved_adapter(tmp_path, monkeypatch):
     }  # fmt: skip
     assert saved["alpha"] is None and saved["gnn_args"] == {}
     before = {name: value for name, value in saved.items() if name not in ("format_version", "mu")}
+    config = config.to_dict()
     monkeypatch.setattr(SCHEMES["pgnn"].__init__, "__defaults__", (1.5, 7.0, 1, True, False, "mean"))
-    assert PeftConfig.from_pretrained(tmp_path) == config and config.settings().scheme().mu == 0.1
-    assert GraphAdapterConfig().mu == 7
+    loaded = PeftConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config and loaded.settings().scheme().mu == 0.1
+    assert GraphAdapterConfig().to_dict()["mu"] == 7
     path.write_text(json.dumps(before))  # as they were saved before: today's defaults
-    assert PeftConfig.from_pretrained(tmp_path).mu == 7
+    assert PeftConfig.from_pretrained(tmp_path).settings().scheme().mu == 7
     path.write_text(json.dumps(saved | {"format_version": 2}))
     with pytest.raises(UserError, match="saved in format 2, and .* reads formats up to 1: update attngraph"):
         PeftConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [AdapterConfig, GraphAdapterConfig])
+def test_another_scheme_in_a_copy_has_its_own_defaults(kind):
+    copy = dataclasses.replace(kind(), gnn="appnp")
+    assert copy.to_dict() == kind(gnn="appnp").to_dict()
 
 
 def test_a_setting_of_a_later_version_is_left_out_with_a_warning(tmp_path):

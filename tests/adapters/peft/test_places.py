@@ -217,9 +217,10 @@ HYBRID = dict(
     linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=4, linear_value_head_dim=4
 )
 DIM = dict(head_dim=4)
-BLOCKS = r"no graph adapter follows model.layers.{} .the feed-forward block: experts"
+BLOCKS = r"no graph adapter follows the feed-forward blocks of model.layers.{} .experts"
 GATE = (
-    r"no adapter can follow model.layers.{}.self_attn: the attention output is changed before o_proj \({}\)"
+    r"no adapter can follow model.layers.{}.self_attn: the attention output is changed before o_proj \({}\), "
+    "so that a graph's messages cannot take its place"
 )
 PARTLY = {  # how many adapters, in attention and in feed-forward blocks, and what is said
     "Mixtral": (dict(num_local_experts=2), (2, 0), BLOCKS.format(r"\*")),
@@ -233,11 +234,12 @@ PARTLY = {  # how many adapters, in attention and in feed-forward blocks, and wh
 REFUSED = {
     "DeepseekV3": (
         dict(**LATENT, **ROUTED, **EXPERTS, v_head_dim=4),
-        "self_attn: queries have 8 features per head and values 4",
+        "self_attn: queries have 8 features per head and values 4, .* any other attention layer of Deepseek"
+        "V3ForCausalLM .positions=.ffn. adapts its feed-forward blocks alone",
     ),
     "Qwen3Next": (
         dict(num_hidden_layers=4, num_experts=4, **EXPERTS, **DIM, **HYBRID),
-        GATE.format(3, "a gate"),
+        GATE.format(3, "a gate") + "; nor can one follow any other attention layer of Qwen3NextForCausalLM$",
     ),
     "BitNet": ({}, GATE.format(0, "attn_sub_norm")),
 }
@@ -265,6 +267,20 @@ def test_what_no_adapter_can_follow_is_left_out_by_default(name):
     if counts[1] == 0:
         with pytest.raises(UserError, match="feed-forward block is known in .*: leave ffn out of positions"):
             get_peft_model(new(name, settings), GraphAdapterConfig(positions=("self", "ffn")))
+
+
+def test_a_sum_before_the_projection_is_no_gate():
+    class Summing(hf.models.llama.modeling_llama.LlamaAttention):
+        def forward(self, x, attention_interface=None):
+            output, _ = attention_interface(self, x)
+            output = output + x
+            return self.o_proj(output)
+
+    model = FAMILIES["llama"].make()
+    for layer in model.model.layers:
+        layer.self_attn.__class__ = Summing
+    with pytest.raises(UserError, match=GATE.format(0, "a calculation")):
+        get_peft_model(model, GraphAdapterConfig())
 
 
 @pytest.mark.parametrize("name", REFUSED)

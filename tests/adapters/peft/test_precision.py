@@ -12,6 +12,7 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
 from adapters.peft import adapter_effects, optimizer_groups
+from attngraph.errors import UserError
 from tests.adapters.peft import blip_decoder as blip
 from tests.adapters.peft.blip_decoder import JOINS, SCHEME_ARGS, VARIANTS, logits
 from tests.adapters.peft.helpers import close, config, families_and_schemes, put, run
@@ -190,19 +191,35 @@ def eight_bits(linear):
     return layer.to("cpu")
 
 
+def dynamic(linear):
+    """torch's layer, whose weight is a method."""
+    whole = nn.Sequential(linear)
+    return torch.ao.quantization.quantize_dynamic(whole, {nn.Linear}, torch.qint8)[0]
+
+
 def dequantised(module):
+    if callable(getattr(module, "weight", None)):
+        return module.weight().dequantize()
     return module.dequantized() if hasattr(module, "scale") else dequantize_module_weight(deepcopy(module))
 
 
-QUANTISED = [Scaled, partial(Scaled, dtype=torch.float8_e4m3fn), PackedLinear, four_bits, eight_bits]
+QUANTISED = {
+    "int8": Scaled,
+    "float8": partial(Scaled, dtype=torch.float8_e4m3fn),
+    "packed": PackedLinear,
+    "bnb-4": four_bits,
+    "bnb-8": eight_bits,
+    "dynamic": dynamic,
+}
+ROUGH = {"bnb-8", "dynamic"}  # with activations in eight bits
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-@pytest.mark.parametrize("make", QUANTISED, ids=["int8", "float8", "packed", "bnb-4", "bnb-8"])
-def test_a_quantised_base(family, make):
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_a_quantised_base(family, kind):
     """Against adapters on the numbers that the quantised weights stand for."""
     model, plain = FAMILIES[family].make(), FAMILIES[family].make()
-    quantise(model, make)
+    quantise(model, QUANTISED[kind])
     for name, module in plain.named_modules():
         other = model.get_submodule(name)
         if isinstance(module, nn.Linear) and type(other) is not nn.Linear:
@@ -212,10 +229,15 @@ def test_a_quantised_base(family, make):
     for base in (model, plain):
         torch.manual_seed(0)
         models.append(get_peft_model(base, config(join="replace", rescale=True)).eval())
-    exact = make is not eight_bits  # which has activations in eight bits
+    exact = kind not in ROUGH
     close(run(models[0], batch), run(models[1], batch), 2e-5 if exact else 0.1)
     cosines = [[x.whole_cosine for x in adapter_effects(adapted, batch).values()] for adapted in models]
     assert cosines[0] == pytest.approx(cosines[1], rel=1e-4 if exact else 0.1)
+    if kind == "dynamic":
+        with pytest.raises(UserError, match="quantised by torch.ao.quantization, and no gradient passes"):
+            models[0].train()(**batch)
+        assert all("weight" not in vars(module) for module in models[0].unload().modules())
+        return
     models[0].train()(**batch).logits.square().mean().backward()
     assert all(p.grad.isfinite().all() and p.grad.any() for p in trainable(models[0]))
 

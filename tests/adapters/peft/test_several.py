@@ -168,7 +168,7 @@ def test_a_name_that_no_module_can_have_is_refused(name):
             put_in()
 
 
-LEFT_OUT = r"on model.layers.0.self_attn.o_proj goes by the frozen weight .* choose other target_modules"
+LEFT_OUT = r"on model.layers.0.self_attn.o_proj uses the frozen weight and bypasses .* choose other"
 TURNED = "on model.layers.0.self_attn.o_proj changes the attention output before the graph adapter gets it"
 PLAIN = "No layers? types compatible"  # PEFT's own: around a plain nn.Linear only
 OTHERS = {  # settings of each method, and how the two orders end where they do not both train

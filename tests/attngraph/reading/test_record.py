@@ -42,7 +42,7 @@ def test_heads():
         read(model, inputs, heads=[0, 4])
     for name, graph in read(model, inputs, heads=3).items():
         assert graph.shape[1] == 1 and torch.equal(graph.weight, whole[name].weight[:, 3:])
-    for wrong in ("0", 1.5, [0.0]):
+    for wrong in ("0", 1.5, [0.0], []):
         with pytest.raises(UserError, match="heads must be a head's number or several, such as"):
             read(model, inputs, heads=wrong)
     with record(model, heads=[2]) as steps, torch.no_grad():
