@@ -191,9 +191,9 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         if torch.compiler.is_compiling():
             return
         left_out = self._left_out()
-        if compiled or self.active is None:
-            return
         others = self.around()
+        if compiled or not (left_out or others) or self.active is None:
+            return
         if others and find_base(others[-1]) is not self:  # the unload() of another method took it out
             self.unwatch()
             return
