@@ -92,22 +92,20 @@ def p_steps(
     for step in range(steps):
         weight = weigh(edges, query, value, root_d, root_e, p)
         message = weight * root_d * root_e
-        total = edges.sum_at_queries(weight * root_d.square()) + residual
-        new_query = _divide(edges.to_queries(message, value) + residual * edges.query, total)
-        share = _divide(residual, total)
+        total = _divisor(edges.sum_at_queries(weight * root_d.square()) + residual)
+        new_query = (edges.to_queries(message, value) + residual * edges.query) / total
+        share = residual / total
         if not edges.causal and step < steps - 1:
-            total = edges.sum_at_values(weight * root_e.square()) + residual
-            value = _divide(edges.to_values(message, query) + residual * edges.value, total)
+            total = _divisor(edges.sum_at_values(weight * root_e.square()) + residual)
+            value = (edges.to_values(message, query) + residual * edges.value) / total
         query = new_query
     return Steps(query, weight, message, share)
 
 
-def _divide(x: Tensor | float, total: Tensor) -> Tensor:
-    """``x / total``, and 0 where the total is 0 (a node without edges and without residual), or so small that
-    its inverse is not a number any more.
+def _divisor(total: Tensor) -> Tensor:
+    """A total as a divisor: infinite, so that the quotient is 0, where the total is 0 (a node without edges
+    and without residual), or so small that its inverse is not a number any more.
 
     A product with the inverse would have gradients that overflow long before.
     """
-    zero = total < torch.finfo(total.dtype).tiny
-    quotient = x / torch.where(zero, torch.ones_like(total), total)
-    return torch.where(zero, 0, quotient)
+    return total.masked_fill(total < torch.finfo(total.dtype).tiny, torch.inf)

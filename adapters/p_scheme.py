@@ -111,4 +111,5 @@ class PScheme(Scheme):
         return self._run(edges).residual_share
 
     def _run(self, edges: Edges) -> Steps:
-        return p_steps(edges, self.p, 2 * self.mu / self.p, self.degree, self.steps, self.weigh)
+        p = self.p
+        return p_steps(edges, p, 2 * self.mu / p, self.degree, self.steps, self.weigh)

@@ -57,7 +57,8 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         self.name = name
         self.gnn_adapter = nn.ModuleDict()
         self._learning: set[str] = set()  # adapters that are to learn, as far as PEFT was told
-        self._watched: tuple[nn.Module, str, Any] | None = None  # a tuple, as the holder is no part of this
+        # what holds it, under which name, and a hook; in a tuple, as that module is no part of this one
+        self._watched: tuple[nn.Module, str, Any] | None = None
         self._ran: set[int] = set()  # threads in which the layer ran in the holder's present pass
         self._compiled = False
         self.in_features, self.out_features = widths(self.projection)
@@ -163,7 +164,9 @@ class GraphLayer(nn.Module, BaseTunerLayer):
             path: where the layer, or what wraps it, is in there.
         """
         self.unwatch()
-        self._watched = holder, path, holder.register_forward_hook(self._check_ran)
+        parent, _, name = path.rpartition(".")
+        hook = holder.register_forward_hook(self._check_ran)
+        self._watched = holder.get_submodule(parent), name, hook
 
     def unwatch(self) -> None:
         """The opposite of :meth:`watch`."""
@@ -173,7 +176,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
 
     def around(self) -> list[Any]:
         """The layers of other methods of PEFT around this one, the outermost first."""
-        module: Any = self if self._watched is None else self._watched[0].get_submodule(self._watched[1])
+        module: Any = self if self._watched is None else getattr(*self._watched[:2])
         layers = []
         while module is not None and module is not self:
             layers.append(module)
@@ -194,9 +197,13 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         return left_out
 
     def _check_ran(self, holder: nn.Module, args: tuple, output: object) -> None:
-        if torch.compiler.is_compiling() or self._compiled or self.active is None:
+        compiled, self._compiled = self._compiled, False
+        if torch.compiler.is_compiling():
             return
-        left_out, others = self._left_out(), self.around()
+        left_out = self._left_out()
+        others = self.around()
+        if compiled or not (left_out or others) or self.active is None:
+            return
         if others and find_base(others[-1]) is not self:  # the unload() of another method took it out
             self.unwatch()
             return

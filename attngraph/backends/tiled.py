@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -139,7 +140,7 @@ class _Weight(PerEdge):
     def __init__(self, edges: TiledEdges, scores: AttentionScores):
         query = edges.query if scores.feature is None else widen(scores.query)
         query, key = query * (scores.scale * LOG2_E), widen(scores.key)
-        self.scores = scores.without_features()
+        self.scores = replace(scores.without_features(), scale=1.0)  # queries are scaled already
         log_sum = _LogSum.apply(self.scores, edges.tiling, query, key)
         super().__init__(edges.space, (Leaf(query, -2, None), Leaf(key, None, -2), Leaf(log_sum, -2, None)))
 

@@ -9,7 +9,7 @@ cropping and batch changes: the cache layer is replaced by one of its class exte
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,10 +68,11 @@ class DegreeCache:
     Of the last :data:`ROWS` queries the weights are kept, and what they add to: ``h (2 ROWS + 6)`` bytes for
     each value in half precision, beside ``4 d`` for each head of keys and values. Of queries before them only
     the last one of a call of several (a prompt, say) is kept, and none of single steps, whose lengths count
-    with the call after them.
+    with the call after them. Until the next call, a call of several keeps its last :data:`REACH`, since
+    assisted decoding crops the cache by the candidates in it that were refused.
     """
 
-    ROWS = 32
+    ROWS, REACH = 32, 64
 
     def __init__(self):
         self.calls: list[_Call] = []
@@ -97,11 +98,13 @@ class DegreeCache:
         """Add a graph's queries; the graph's own ``past_degree`` must be :meth:`past`."""
         n, queries, several = graph.shape[2], graph.queries_counted(), graph.shape[2] > 1
         self.total = graph.degree_after().total.detach()
+        if self.calls:
+            self._shorten()
         if graph.span is not None:
-            rows = graph.value_degree("sum").detach()[:, :, -self.ROWS :].clone()
-            self.calls.append(_Call(rows, True, queries[:, -self.ROWS :], n, start, several))
+            rows = graph.value_degree("sum").detach()[:, :, -self.REACH :].clone()
+            self.calls.append(_Call(rows, True, queries[:, -self.REACH :], n, start, several))
         else:
-            weight, early = graph.weight.detach(), max(0, n - (self.ROWS - 1))
+            weight, early = graph.weight.detach(), max(0, n - (self.REACH - 1))
             if early:
                 total = widen(weight[:, :, :early]).sum(2)
                 if graph.past_degree is not None:
@@ -136,17 +139,34 @@ class DegreeCache:
             elif left >= call.rows.shape[2]:
                 raise UserError(
                     f"the key/value cache is cropped by {removed} tokens, to one whose degrees the attention "
-                    f"graph has forgotten: of long texts it keeps those of the last {self.ROWS} tokens, and "
-                    "where each longer forward pass ended. Crop it there, or start from an empty cache"
+                    f"graph has forgotten: of long texts it keeps those of the last {self.ROWS} tokens, of "
+                    f"the last {self.REACH} right after a longer forward pass, and where each of these ended. "
+                    "Crop it there, or start from an empty cache; with generate use at most "
+                    f"{self.REACH - 1} candidates (num_assistant_tokens, prompt_lookup_num_tokens), or "
+                    f"{self.ROWS - 1} from an assistant that has graph adapters itself"
                 )
             else:
-                call.rows, call.queries = call.rows[:, :, :-left], call.queries[:, :-left]
+                call.rows, call.queries = call.rows[:, :, :-left].clone(), call.queries[:, :-left]
                 call.length -= left
                 left = 0
         self._old = min(self._old, len(self.calls))
         before = self.total = None
         for call in self.calls[max(0, self._old - 1) :]:
             self.total, before = call.after(before, self.total), call
+
+    def _shorten(self) -> None:
+        """Of the last call, keep no more rows than of others; :meth:`append` forgets what is cut off."""
+        call, rows = self.calls[-1], self.ROWS
+        if call.summed and call.rows.shape[2] > rows:
+            call.rows, call.queries = call.rows[:, :, -rows:].clone(), call.queries[:, -rows:]
+        elif not call.summed and call.length >= rows:
+            early = call.length - (rows - 1)
+            cut = replace(
+                call, rows=call.rows[:, :, :early], queries=call.queries[:, :early], length=early, end=False
+            )
+            call.rows, call.queries = call.rows[:, :, early:].clone(), call.queries[:, early:]
+            call.length = rows - 1
+            self.calls.insert(-1, cut)
 
     def _forget(self, k: int) -> None:
         """Keep the degrees after a call and not its weights; and nothing of what came before it, unless that

@@ -8,7 +8,7 @@ Weights that accelerate has offloaded are brought in for as long as they are rea
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any, TypeGuard
 
@@ -182,26 +182,52 @@ class Metric:
     """The metric of one projection, kept for as long as the projection makes the same of one made-up row of
     features: so whatever changes its weights is noticed, ``weight.data.copy_`` too.
 
-    It is made anew in every call where a plain weight is on an accelerator, since a comparison would have to
-    wait for the device; and, as a part of the computation, with a trainable projection and gradients switched
-    on."""
+    With a trainable projection and gradients switched on it is a part of the computation, and made anew.
+
+    A plain weight on an accelerator is not compared, since that would have to wait for the device: there the
+    metric is made anew in training, for several queries, and for offloaded weights. A single query in
+    evaluation, a step of decoding with a cache, takes the last one if the weight has the same memory and the
+    same count of versions; a write that this does not count is noticed at the next prompt."""
 
     def __init__(self, output: nn.Module):
         self.output = output
-        self._kept: tuple[int, Tensor, Tensor] | None = None  # heads, what becomes of the row, metric
+        self._kept: tuple[tuple, Tensor | None, Tensor | None, Tensor] | None = (
+            None  # key, row, result, metric
+        )
 
     def __call__(self, heads: int, like: Tensor) -> Tensor:
-        """``(h, d, d)``; see :func:`head_metric`."""
-        weights = (p for name, p in self.output.named_parameters() if name != "bias")
-        trained = torch.is_grad_enabled() and any(p.requires_grad for p in weights)
-        if trained or (_plain(self.output) and _weight(self.output).device.type != "cpu"):
-            return head_metric(self.output, heads, like)
+        """``(h, d, d)`` for queries ``like``, ``(b, h, n, d)``; see :func:`head_metric`."""
+        output = self.output
+        if torch.is_grad_enabled():
+            weights = (p for name, p in output.named_parameters() if name != "bias")
+            if any(p.requires_grad for p in weights):
+                return head_metric(output, heads, like)
+        weight: Any = getattr(output, "weight", None)
+        key: tuple = heads, like.dtype, like.device, *(getattr(weight, x, None) for x in ("dtype", "device"))
+        if _plain(output) and weight.device.type != "cpu":
+            return self._unseen(key, weight, like)
+        if self._kept is not None and self._kept[0] == key:
+            _, row, before, metric = self._kept
+            mixed, kind = torch.is_autocast_enabled(like.device.type), like.device.type
+            with torch.autocast(kind, enabled=False) if mixed else nullcontext():
+                now = output.forward(row)
+            if _same(now, before):
+                return metric
         with torch.inference_mode(False), torch.no_grad():  # so that it can be used in training later
-            _, made = _example(self.output, like)
-            kept = self._kept
-            if kept is None or kept[0] != heads or not _same(kept[1], made):
-                self._kept = kept = heads, made, head_metric(self.output, heads, like)
-            return kept[2]
+            row, made = _example(output, like)
+            self._kept = key, row, made, head_metric(output, heads, like)
+        return self._kept[3]
+
+    def _unseen(self, key: tuple, weight: Tensor, like: Tensor) -> Tensor:
+        """The metric where the weight cannot be looked at."""
+        output = self.output
+        if weight.is_inference() or output.training or hasattr(output, "_hf_hook"):
+            return head_metric(output, key[0], like)
+        key = *key, weight.data_ptr(), weight._version
+        if self._kept is None or self._kept[0] != key or like.shape[-2:-1] != (1,):
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = key, None, None, head_metric(output, key[0], like)
+        return self._kept[3]
 
 
 def _same(x: Tensor, y: Tensor) -> bool:

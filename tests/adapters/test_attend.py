@@ -143,6 +143,8 @@ def test_tiles_leave_nothing_behind(case, causal, monkeypatch):
     waits for the garbage collector."""
     monkeypatch.setattr("attngraph.backends.tiled.TILE", 24)
     scores, leaves = on_leaves(random_scores(8, causal=causal))
+    leaves.append(torch.tensor(0.6, dtype=torch.float64, requires_grad=True))  # a scale that is trained
+    scores = replace(scores, scale=leaves[-1])
     scheme, away = case.make(torch.float64), []
     want = torch.autograd.grad(scheme.attend(scores, "tiled")[0].sum(), leaves, allow_unused=True)
     gc.collect()
@@ -152,10 +154,12 @@ def test_tiles_leave_nothing_behind(case, causal, monkeypatch):
             lambda x: away.append(x.detach().clone()) or len(away) - 1, lambda k: away[k]
         ):
             inputs = [x * 1 for x in leaves]
-            out = scheme.attend(replace(scores, query=inputs[0], key=inputs[1], value=inputs[2]), "tiled")[0]
+            given = dict(zip(("query", "key", "value", "scale"), inputs, strict=True))
+            out = scheme.attend(replace(scores, **given), "tiled")[0]
+        given.clear()
         alive = [weakref.ref(x) for x in inputs]
         inputs.clear()
-        assert [x() for x in alive] == [None] * 3
+        assert [x() for x in alive] == [None] * 4
         for pair in zip(torch.autograd.grad(out.sum(), leaves, allow_unused=True), want, strict=True):
             assert pair == (None, None) or torch.equal(*pair)
     finally:

@@ -257,3 +257,18 @@ def test_two_peft_models_round_one_model_hear_each_call_once():
     want = helpers.run(second, {"input_ids": ids})
     cache = second(ids[:, :3], use_cache=True).past_key_values
     close(second(ids[:, 3:], past_key_values=cache, use_cache=True).logits, want[:, 3:])
+
+
+@pytest.mark.parametrize("candidates", [10, 32, 63, 64])
+def test_prompt_lookup_decodes_as_without(candidates):
+    """All of the candidates may be refused, and what is kept beside the cache must reach back before them."""
+    model, prompt = helpers.put("llama", "pgnn", join="replace"), torch.randint(3, 40, (1, 80))
+    model.generation_config.eos_token_id = None
+    more = dict(max_new_tokens=70, do_sample=False)
+    want = model.generate(input_ids=prompt, **more)
+    look = dict(more, prompt_lookup_num_tokens=candidates, max_matching_ngram_size=1)
+    if candidates < 64:
+        assert torch.equal(model.generate(input_ids=prompt, **look), want)
+    else:
+        with pytest.raises(UserError, match=r"use at most 63 candidates \(num_assistant_tokens, prompt_"):
+            model.generate(input_ids=prompt, **look)

@@ -176,7 +176,8 @@ def test_a_sliding_window_drops_the_degrees_of_the_values_that_leave_it():
 
 
 def test_long_prompts_do_not_keep_all_their_degrees():
-    """Of a long call the last rows are kept: the cache can be cropped by fewer, and not by more."""
+    """Of a long call the last rows are kept, and fewer from the next one on: the cache can be cropped by as
+    many, and not by more."""
     model = FAMILIES["llama"].model()
     ids = words(150)
     whole = read(model, {"input_ids": ids})
@@ -184,15 +185,24 @@ def test_long_prompts_do_not_keep_all_their_degrees():
     with record(model, on_graph=lambda name, graph: steps.append(graph)), torch.no_grad():
         cache = model(ids[:, :140], use_cache=True).cache
         (degrees,) = cache.layers[0].degrees.values()
-        kept = [call.rows for call in degrees.calls]
-        assert [x.shape[2] for x in kept] == [1, 31] and all(
-            x.untyped_storage().nbytes() == x.nbytes for x in kept
-        )
-        cache.crop(-31)
+
+        def kept() -> list[int]:
+            rows = [call.rows for call in degrees.calls]
+            assert all(x.untyped_storage().nbytes() == x.nbytes for x in rows)
+            return [x.shape[2] for x in rows]
+
+        assert kept() == [1, 63]
+        model(ids[:, 140:141], cache=cache, use_cache=True)
+        assert kept() == [1, 31, 1]
+        cache.crop(-32)
+        steps.clear()
         model(ids[:, 109:], cache=cache, use_cache=True)
+        assert kept() == [1, 41]
+        cache.crop(-40)
+        assert kept() == [1, 1]
         with pytest.raises(UserError, match="cropped by 100 tokens, to one whose degrees"):
             model(ids[:, :140], use_cache=True).cache.crop(-100)
-    for step, graph in zip(steps[2:4], whole.values(), strict=True):
+    for step, graph in zip(steps[:2], whole.values(), strict=True):
         assert step.shape[2] == 41
         torch.testing.assert_close(
             step.value_degree(), graph.value_degree()[:, :, 109:], rtol=1e-4, atol=1e-4
