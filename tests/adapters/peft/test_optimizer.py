@@ -7,6 +7,7 @@ import torch
 from peft import get_peft_model
 from torch import nn
 
+from adapters import Scalar
 from adapters.peft import learned_scalars, optimizer_groups, trainer_optimizer
 from tests.adapters.peft.blip_decoder import JOINS, SCHEME_ARGS, adapters_of
 from tests.adapters.peft.helpers import config
@@ -63,6 +64,20 @@ def test_a_plain_optimiser_moves_single_numbers_far_enough():
     after = learned_scalars(model)
     assert all(after[name] == pytest.approx(-0.01) for name in after if name.endswith("share"))
     assert all(math.log(after[x] / before[x]) == pytest.approx(-0.01, rel=0.02) for x in after if "mu" in x)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_a_single_number_moves_as_one_with_ten_times_the_rate(kind):
+    """A derivative by what is stored, ten times as large, would dominate the norm that clipping sees."""
+    scalar, plain = Scalar(0.3), nn.Parameter(torch.tensor(0.3))
+    optimisers = kind(scalar.parameters(), lr=1e-2), kind([plain], lr=10 * 1e-2)
+    for _ in range(20):
+        for value, optimiser in zip((scalar(), plain), optimisers):
+            optimiser.zero_grad()
+            (value.sin() + value**2).backward()
+            optimiser.step()
+        torch.testing.assert_close(scalar.stored.grad[0], plain.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(scalar(), plain, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("join", JOINS)
