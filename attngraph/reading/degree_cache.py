@@ -140,8 +140,8 @@ class DegreeCache:
                 raise UserError(
                     f"the key/value cache is cropped by {removed} tokens, to one whose degrees the attention "
                     f"graph has forgotten: of long texts it keeps those of the last {self.ROWS} tokens, of "
-                    f"the last {self.REACH} right after a longer forward pass, and where each of these ended. "
-                    "Crop it there, or start from an empty cache; with generate use at most "
+                    f"the last {self.REACH} right after a longer forward pass, and where each of these "
+                    "ended. Crop it there, or start from an empty cache; with generate use at most "
                     f"{self.REACH - 1} candidates (num_assistant_tokens, prompt_lookup_num_tokens), or "
                     f"{self.ROWS - 1} from an assistant that has graph adapters itself"
                 )

@@ -191,9 +191,7 @@ class Metric:
 
     def __init__(self, output: nn.Module):
         self.output = output
-        self._kept: tuple[tuple, Tensor | None, Tensor | None, Tensor] | None = (
-            None  # key, row, result, metric
-        )
+        self._kept: tuple | None = None  # key, made-up row, what becomes of it, metric
 
     def __call__(self, heads: int, like: Tensor) -> Tensor:
         """``(h, d, d)`` for queries ``like``, ``(b, h, n, d)``; see :func:`head_metric`."""
@@ -203,12 +201,13 @@ class Metric:
             if any(p.requires_grad for p in weights):
                 return head_metric(output, heads, like)
         weight: Any = getattr(output, "weight", None)
-        key: tuple = heads, like.dtype, like.device, *(getattr(weight, x, None) for x in ("dtype", "device"))
-        if _plain(output) and weight.device.type != "cpu":
+        device, kind = getattr(weight, "device", None), like.device.type
+        key: tuple = heads, like.dtype, like.device, getattr(weight, "dtype", None), device
+        if device is not None and device.type != "cpu" and _plain(output):
             return self._unseen(key, weight, like)
         if self._kept is not None and self._kept[0] == key:
             _, row, before, metric = self._kept
-            mixed, kind = torch.is_autocast_enabled(like.device.type), like.device.type
+            mixed = torch.is_autocast_enabled(kind)
             with torch.autocast(kind, enabled=False) if mixed else nullcontext():
                 now = output.forward(row)
             if _same(now, before):

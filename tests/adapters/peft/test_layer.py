@@ -292,3 +292,18 @@ def test_pytorchs_own_attention_layer():
     model = adapted.unload()
     with torch.no_grad():
         close(pooled(), want, 1e-6)
+
+
+@pytest.mark.parametrize("before", ["switched off", "compiled"])
+def test_a_pass_that_was_not_checked_hides_nothing_in_the_next_one(before):
+    model, batch = put("llama", positions="ffn"), FAMILIES["llama"].batch()
+    mlp = model.get_base_model().model.layers[0].mlp
+    if before == "compiled":
+        mlp.down_proj.compile(backend="eager")
+        run(model, batch)
+    else:
+        with model.disable_adapter():
+            run(model, batch)
+    mlp.forward = lambda x: x @ mlp.down_proj.base_layer.weight[:, :16]
+    with pytest.raises(UserError, match="layers.0.mlp.down_proj had no part in a pass of LlamaMLP"):
+        run(model, batch)
