@@ -7,7 +7,7 @@ modality only comes back under its name. PyG graphs of any sizes can be batched 
 again; networkx graphs hold numbers and text only, so that GraphML, GML and node-link JSON keep
 all of them.
 
-:meth:`AttentionGraph.to_data` and its like are the way in; here a graph is a :class:`Part`.
+:meth:`AttentionGraph.to_data` and its like are the way in; here a graph is a :class:`GraphPart`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from attngraph.degrees import PastDegree
-from attngraph.part import GRAPH_FIELDS, UNKNOWN, Part
+from attngraph.part import GRAPH_FIELDS, UNKNOWN, GraphPart
 from attngraph.precision import widen
 
 NEED_CAUSAL = {"modality", "first", "last", "past_degree"}  # of networkx nodes whose graph has fields too
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # PyG and networkx take seconds to import
     from torch_geometric.data import Data, HeteroData
 
 
-def to_data(part: Part) -> Data:
+def to_data(part: GraphPart) -> Data:
     r"""A homogeneous graph: queries are nodes ``0..n-1``, values ``n..n+m-1``.
 
     Returns:
@@ -62,7 +62,7 @@ def to_data(part: Part) -> Data:
     )
 
 
-def to_hetero(part: Part) -> HeteroData:
+def to_hetero(part: GraphPart) -> HeteroData:
     """A graph of two node types, ``query`` and ``value``, and two edge types, one per direction: ``("value",
     "to", "query")`` and ``("query", "to", "value")``; each has ``edge_index`` and ``edge_weight``. Nodes have
     ``x``, ``valid`` and ``modality``, queries ``span`` and values ``past_degree``. The graph has the same
@@ -83,7 +83,7 @@ def to_hetero(part: Part) -> HeteroData:
     return data
 
 
-def from_pyg(data: Data | HeteroData) -> Part:
+def from_pyg(data: Data | HeteroData) -> GraphPart:
     """Back from either PyG form, also from one made by hand.
 
     Raises:
@@ -100,7 +100,7 @@ def from_pyg(data: Data | HeteroData) -> Part:
     return _part(nodes, {name: getattr(data, name) for name in GRAPH_FIELDS if name in data})
 
 
-def to_networkx(part: Part) -> networkx.Graph:
+def to_networkx(part: GraphPart) -> networkx.Graph:
     """An undirected graph that networkx can write to GraphML, GML and node-link JSON. GEXF has no place for
     the fields of the graph itself, and :func:`from_networkx` refuses what comes back from there.
 
@@ -132,7 +132,7 @@ def to_networkx(part: Part) -> networkx.Graph:
     return graph
 
 
-def from_networkx(graph: networkx.Graph) -> Part:
+def from_networkx(graph: networkx.Graph) -> GraphPart:
     """Back from a bipartite networkx graph whose nodes carry ``bipartite`` (0 query, 1 value) and ``x`` (a
     list of numbers, or one as JSON), and whose edges carry ``weight``; also one that was read from GraphML,
     GML or node-link JSON. Nodes may have any names; their order gives the order of the rows.
@@ -216,7 +216,7 @@ class _Nodes:
     past_degree: Tensor | None
 
 
-def _part(nodes: _Nodes, fields: dict[str, Any]) -> Part:
+def _part(nodes: _Nodes, fields: dict[str, Any]) -> GraphPart:
     """Nodes, edges and the fields of the graph, put together."""
     weight = nodes.edge_weight
     dense, back = (
@@ -231,7 +231,7 @@ def _part(nodes: _Nodes, fields: dict[str, Any]) -> Part:
         )
     causal, metric = bool(fields.get("causal")), fields.get("metric")
     past = _past(nodes.past_degree, fields.get("past_queries")) if causal else None
-    return Part(
+    return GraphPart(
         nodes.query,
         nodes.value,
         dense,

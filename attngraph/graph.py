@@ -12,7 +12,7 @@ from torch import Tensor
 from attngraph import checks, convert
 from attngraph.degrees import PastDegree, check_degree, mean_scale, queries_counted
 from attngraph.norms import KeptNorms
-from attngraph.part import Part
+from attngraph.part import GraphPart
 from attngraph.precision import widen
 from attngraph.sparsify import keep
 from attngraph.weights import WEIGHT, NonZeros
@@ -265,7 +265,7 @@ class AttentionGraph:
         graph; see :func:`attngraph.convert.from_networkx`."""
         return AttentionGraph.from_part(convert.from_networkx(graph))
 
-    def part(self, example: int = 0, head: int = 0) -> Part:
+    def part(self, example: int = 0, head: int = 0) -> GraphPart:
         """One example and head, without those dimensions.
 
         Raises:
@@ -278,7 +278,7 @@ class AttentionGraph:
             )
         query_is_image, value_is_image = (None if x is None else x[example] for x in self.is_image())
         past = self.past_degree
-        return Part(
+        return GraphPart(
             self.query[example, head],
             self.value[example, head],
             self.weight[example, head],
@@ -297,7 +297,7 @@ class AttentionGraph:
         )
 
     @staticmethod
-    def from_part(part: Part) -> AttentionGraph:
+    def from_part(part: GraphPart) -> AttentionGraph:
         """The graph of one example and head.
 
         Raises:

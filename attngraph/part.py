@@ -15,7 +15,7 @@ GRAPH_FIELDS = ("causal", "kind", "rotated", "visible", "past_queries", "metric"
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class GraphPart:
     """One example and one head of an attention graph, without the dimensions of examples and heads.
 
     Args:
