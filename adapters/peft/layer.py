@@ -23,6 +23,7 @@ from attngraph.errors import UserError
 from attngraph.reading.calls import Call
 from attngraph.reading.heads import merge_heads
 from attngraph.reading.outputs import apply, place, widths
+from attngraph.reading.per_thread import PerThread
 
 ADAPTERS = "gnn_adapter"
 """The attribute of every layer that holds its adapters by name; part of the names of saved weights."""
@@ -269,17 +270,15 @@ class FeedForwardLayer(GraphLayer):
         return (wide + adapter(wide)).to(projected.dtype)
 
 
-class Pending(threading.local):
+class Pending:
     """What :meth:`OutputLayer.listen` leaves for :meth:`OutputLayer.forward`; each thread has its own.
 
     Attributes:
         result: the attention output, if it is to be checked, and the scheme's; None before and after.
     """
 
-    result: tuple[Tensor | None, Tensor] | None = None
-
-    def __reduce__(self):  # copies of a model start anew
-        return Pending, ()
+    def __init__(self):
+        self.result: tuple[Tensor | None, Tensor] | None = None
 
 
 class OutputLayer(GraphLayer):
@@ -300,15 +299,16 @@ class OutputLayer(GraphLayer):
 
     def __init__(self, base_layer: nn.Module, name: str):
         super().__init__(base_layer, name)
-        self._pending = Pending()
+        self._own = PerThread(Pending)
         self._checked: tuple | None = None  # the layers around it when its input was checked
 
     def make(self, settings: AdapterConfig, scheme: Scheme) -> GraphAdapter:
         return GraphAdapter(settings, self.out_features, scheme)
 
     def _left_out(self) -> bool:
-        pending, self._pending.result = self._pending.result, None
-        return pending is not None
+        pending = self._own.get()
+        left_out, pending.result = pending.result is not None, None
+        return left_out
 
     def listen(self, call: Call) -> None:
         """Run the scheme on an attention call and keep its result, ``(b, n, h·d)``, for :meth:`forward`.
@@ -320,7 +320,7 @@ class OutputLayer(GraphLayer):
         if adapter is not None:
             aggregated = adapter.aggregate(call)
             checked = self._checked == tuple(self.around())
-            self._pending.result = None if checked else merge_heads(call.context), aggregated
+            self._own.get().result = None if checked else merge_heads(call.context), aggregated
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Project the attention output ``(b, n, h·d)`` and join the scheme's, ``(b, n, width)``.
@@ -328,7 +328,8 @@ class OutputLayer(GraphLayer):
         Raises:
             UserError: the attention layer did not call :meth:`listen`, or its output was changed on the way.
         """
-        adapter, pending, self._pending.result = self.active, self._pending.result, None
+        adapter, own = self.active, self._own.get()
+        pending, own.result = own.result, None
         if adapter is None:
             return self.base_layer(hidden_states)
         if pending is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attngraph.reading.masks import Mask, read_mask
+from attngraph.reading.per_thread import PerThread
 
 
 class _Left:
@@ -48,7 +48,7 @@ class Flow:
     KEPT = 8  # numbers of queries whose last self-attention is remembered
 
     def __init__(self):
-        self._own = threading.local()
+        self._own = PerThread(_Left)
         self._latest = _Left()
 
     def __reduce__(self):  # copies of a model start anew
@@ -58,13 +58,11 @@ class Flow:
     def _left(self) -> _Left:
         """What this thread's calls left. Autograd's threads, where layers run again in the backward pass
         (gradient checkpointing), begin no pass: they find that of the last thread that did."""
-        return getattr(self._own, "left", self._latest)
+        return self._own.get() if self._own.known() else self._latest
 
     def begin(self, home: object) -> None:
         """A forward pass of ``home`` begins: forget the self-attention of the one before."""
-        if not hasattr(self._own, "left"):
-            self._own.left = _Left()
-        left = self._latest = self._own.left
+        left = self._latest = self._own.get()
         left.calls = {key: call for key, call in left.calls.items() if key[0] is not home}
 
     def mask(self, mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Hashable
 from functools import cache, cached_property
 from typing import Any, Protocol, cast
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from attngraph.reading.calls import Call, Site
 from attngraph.reading.flow import Flow
+from attngraph.reading.per_thread import PerThread
 from attngraph.reading.projection import Projections
 
 ATTRIBUTE = "attngraph"  # under which a module carries its hub
@@ -31,8 +31,8 @@ class Holder(Protocol):
     def generates(self) -> bool: ...
 
 
-class Given(threading.local):
-    """What an attention module was given in the forward pass that is running; each thread has its own.
+class Given:
+    """What an attention module was given in the forward pass that is running.
 
     Attributes:
         source: the states to attend to among its arguments, if any.
@@ -41,13 +41,11 @@ class Given(threading.local):
         wanted: whether it was asked for its weights (``output_attentions``).
     """
 
-    source: Tensor | None = None
-    states: int | None = None
-    cache: Any = None
-    wanted: bool = False
-
-    def __reduce__(self):  # copies of a model start anew
-        return Given, ()
+    def __init__(self):
+        self.source: Tensor | None = None
+        self.states: int | None = None
+        self.cache: Any = None
+        self.wanted = False
 
 
 class Notes:
@@ -58,23 +56,23 @@ class Notes:
     """
 
     def __init__(self):
-        self._own = threading.local()
+        self._own: PerThread[dict[str, Any]] = PerThread(dict)
         self._last: dict[str, Any] = {}
 
     def __reduce__(self):  # copies of a model start anew
         return Notes, ()
 
     def __setitem__(self, name: str, value: Any) -> None:
-        vars(self._own)[name] = self._last[name] = value
+        self._own.get()[name] = self._last[name] = value
 
     def __getitem__(self, name: str) -> Any:
         """What was left under a name; None if nothing was."""
-        return vars(self._own).get(name, self._last.get(name))
+        return self._own.get().get(name, self._last.get(name))
 
     def take(self, name: str) -> Any:
         """What was left in this thread, once; None if nothing was."""
         self._last.pop(name, None)
-        return vars(self._own).pop(name, None)
+        return self._own.get().pop(name, None)
 
 
 class Hub:
@@ -87,7 +85,6 @@ class Hub:
 
     Attributes:
         listeners: called with each :class:`attngraph.reading.calls.Call`.
-        given: the arguments of the forward pass that is running.
         plain: whether its eager attention is a plain softmax, by the settings that it runs with.
         notes: what a family's hooks leave for its attention modules.
         projections: what its query projection put out.
@@ -96,7 +93,7 @@ class Hub:
     def __init__(self, site: Site, hold: Holder, home: nn.Module):
         self.site, self.hold, self.home = site, hold, home
         self.listeners: list[Callable[[Call], None]] = []
-        self.given = Given()
+        self._given = PerThread(Given)
         self.plain: dict[tuple, bool] = {}
         self.notes = Notes()
         self.projections = Projections()
@@ -113,6 +110,11 @@ class Hub:
         if "bidirectional" in names and "causal" in names:  # an encoder or a decoder, as it is configured
             return bool(getattr(getattr(self.home, "config", None), "is_decoder", True))
         return "causal" in names
+
+    @property
+    def given(self) -> Given:
+        """The arguments of the forward pass that is running in this thread."""
+        return self._given.get()
 
 
 def is_causal(module: nn.Module) -> bool | None:

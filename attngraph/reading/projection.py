@@ -19,6 +19,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from attngraph.reading.per_thread import PerThread
+
 PARTS = re.compile(r"rotary|rotate|(^|_)rope")
 """Attributes of modules that rotate, and what their methods call."""
 ARGUMENTS = re.compile(r"rotary|(^|_)rope|freqs|^(cos|sin)$")
@@ -31,8 +33,8 @@ SLACK = 1e-5
 """By which norms may differ, as a share; in half precision four of its steps."""
 
 
-class _Running(threading.local):
-    """What :class:`Projections` knows of the forward pass that is running; each thread has its own.
+class _Running:
+    """What :class:`Projections` knows of the forward pass that is running.
 
     Attributes:
         rotates: whether the module seems to rotate: it has a part of such a name, calls a function of such a
@@ -43,14 +45,12 @@ class _Running(threading.local):
         start: how many queries have called attention.
     """
 
-    rotates = False
-    outputs: tuple[Tensor, ...] = ()
-    turn: object = None
-    scales: tuple[float, ...] = ()
-    start = 0
-
-    def __reduce__(self):  # copies of a model start anew
-        return _Running, ()
+    def __init__(self):
+        self.rotates = False
+        self.outputs: tuple[Tensor, ...] = ()
+        self.turn: object = None
+        self.scales: tuple[float, ...] = ()
+        self.start = 0
 
 
 class Projections:
@@ -60,9 +60,13 @@ class Projections:
     _lock = threading.Lock()
 
     def __init__(self):
-        self._now = _Running()
+        self._own = PerThread(_Running)
         self._built: bool | None = None
         self._watched: list[tuple] = []  # child, handle of its hook
+
+    @property
+    def _now(self) -> _Running:
+        return self._own.get()
 
     def begin(self, module: nn.Module, given: dict) -> None:
         """Before the module runs on the arguments ``given``: put hooks on the children that it has now."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapters.scalar import SPEED
 from adapters.scheme import SCHEMES, Scheme
 from attngraph import AttentionGraph
 from attngraph.backends import edges_of
@@ -184,7 +185,8 @@ def check_dense_equals(case: Case, kind: str, seed: int, backend: str) -> None:
 
 
 def check_gradients(case: Case, kind: str, backend: str) -> None:
-    """gradcheck in float64: query, value, weight, metric and the scheme's own parameters."""
+    """gradcheck in float64: query, value, weight, metric and the scheme's own parameters, of single numbers
+    their values, whose gradient is the one that is stored."""
     graph, _ = random_graph(
         11, b=1, h=2, n=3, m=4, d=2, **{k: v for k, v in GRAPHS[kind].items() if k != "padded"}
     )
@@ -196,12 +198,20 @@ def check_gradients(case: Case, kind: str, backend: str) -> None:
     there = graph.weight > 0
     graph, inputs = leaves(graph, scheme)
     names = [name for name, _ in scheme.named_parameters()]
+    inputs[4:] = [
+        (SPEED * x).detach().requires_grad_() if name.endswith(".stored") else x
+        for name, x in zip(names, inputs[4:], strict=True)
+    ]
 
     def run(query, value, weight, metric, *parameters):
         part = replace(graph, query=query, value=value, weight=weight * there, metric=metric)
         if not names:
             return scheme(part, backend)
-        return torch.func.functional_call(scheme, dict(zip(names, parameters)), (part, backend))
+        given = {
+            name: x + (x / SPEED - x).detach() if name.endswith(".stored") else x
+            for name, x in zip(names, parameters)
+        }
+        return torch.func.functional_call(scheme, given, (part, backend))
 
     # forward differences around a zero weight would make it negative: only real edges are perturbed
     assert torch.autograd.gradcheck(run, inputs, eps=1e-7, atol=1e-4, rtol=1e-4, fast_mode=True)

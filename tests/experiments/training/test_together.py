@@ -92,7 +92,7 @@ def test_every_step_is_the_same(together, alone):
     mine, theirs = metrics(cell.folder(folder / "two")), metrics(cell.folder(out))
     assert len(mine) == len(theirs) == 4
     for one, other in zip(mine, theirs):
-        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+        assert one["loss"] == pytest.approx(other["loss"], abs=1.5e-5), "both are rounded to 1e-5"
         assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], abs=2e-4)
         assert one["learning_rate"] == other["learning_rate"]
     weights = [load_file(cell.folder(out) / "adapter_model.safetensors") for out in (out, folder / "two")]

@@ -1,0 +1,38 @@
+"""State of a running forward pass, of which each thread has its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
+
+State = TypeVar("State")
+
+
+class PerThread(Generic[State]):
+    """One object for each thread, made when the thread first asks for it.
+
+    Args:
+        make: makes one.
+    """
+
+    def __init__(self, make: Callable[[], State]):
+        self._make, self._own = make, threading.local()
+
+    def __reduce__(self):  # copies of a model start anew
+        return PerThread, (self._make,)
+
+    @torch.compiler.disable  # which would take what one thread has for constant
+    def get(self) -> State:
+        """The calling thread's object."""
+        own = vars(self._own)
+        if "state" not in own:
+            own["state"] = self._make()
+        return own["state"]
+
+    @torch.compiler.disable
+    def known(self) -> bool:
+        """Whether the calling thread has asked before."""
+        return "state" in vars(self._own)
