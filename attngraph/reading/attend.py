@@ -140,9 +140,10 @@ def attend(
 def _is_cross(hub: Hub, module: nn.Module, n: int, m: int) -> bool:
     """Whether the values are other nodes than the queries. Where there are fewer than the module was given
     states, and as many queries, they are the queries' own, pooled (SegFormer)."""
-    if hub.given.source is not None or "Cross" in type(module).__name__:
+    given = hub.given
+    if given.source is not None or "Cross" in type(module).__name__:
         return True
-    return n != m and hub.given.cache is None and hub.given.states != n
+    return n != m and given.cache is None and given.states != n
 
 
 def _before_cross(hub: Hub, module: nn.Module, b: int, n: int) -> SelfAttention | None:

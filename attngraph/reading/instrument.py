@@ -374,5 +374,6 @@ def _after(module: nn.Module, args: tuple, output: object) -> None:
     """After it ran: let go of that."""
     hub = find_hub(module)
     if hub is not None:
-        hub.given.source = hub.given.cache = None
+        given = hub.given
+        given.source = given.cache = None
         hub.projections.end()
