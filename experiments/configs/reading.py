@@ -30,8 +30,8 @@ INT, FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads numbers as YAML 1.2 does: ``1e-3`` is one, ``010`` is ten (not eight), and ``1:30`` a text (not 90).
-    A name that stands twice is an error, of which YAML would take the last.
+    """Reads numbers as YAML 1.2 does: ``1e-3`` is one, ``010`` is ten (not eight), and ``1:30`` a text (not
+    90). A name that stands twice is an error, of which YAML would take the last.
     """
 
     yaml_implicit_resolvers = {

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,8 +13,8 @@ from experiments.configs.grid import load_preset
 from experiments.scenes.layouts.make import make_scenes
 from experiments.tasks import TASKS
 from experiments.training.execution import Execution
-from experiments.training.race import Trial
 from experiments.training.plan import Wanted
+from experiments.training.race import Trial
 from experiments.training.search import Search
 from tests.experiments.drawn import DRAWN
 

@@ -22,8 +22,8 @@ from experiments.models.mini_blip import weights_digest
 from experiments.outputs import TRAINING_STATE
 from experiments.training import search as races
 from experiments.training.execution import Execution
-from experiments.training.race import RATES, Trial
 from experiments.training.plan import Wanted
+from experiments.training.race import RATES, Trial
 from experiments.training.search import JOINT, OTHERS, SECOND, VALIDATION_EXAMPLES, Search
 from tests.experiments.drawn import DRAWN as TASKS
 
@@ -108,7 +108,7 @@ class World:
         options = dict(out=self.out, preset="full", model=None, device="cpu", jobs=1, threads=1, tasks=tasks)
         options |= dict(download=False, cache_gb=1.0, checkpoints=None, launcher="local")
         options |= dict.fromkeys(("cpus_per_cell", "gpus_per_cell", "ray_address", "slurm"))
-        given = {"data": None, "answering": None}
+        given = {"data": None, "answering": None, "skip_bad": 0}
         return search.run(argparse.Namespace(**given, **options))
 
 
@@ -376,7 +376,7 @@ def test_a_trial_is_a_cell_with_the_presets_budget():
     assert cell.settings == expected
     assert (cell.recipe.learning_rate, cell.recipe.steps) == (3e-3, STEPS["caption"])
     assert cell.recipe.precision == PRESET.runs.recipe.precision == "float32"
-    assert (cell.seed, cell.model, cell.data) == (2, "some/model", Path("data"))
+    assert (cell.seed, cell.model, cell.data) == (2, "some/model", Path("out/data"))
     assert cell.label == "pgnn-gated-0.003-p1.5-mu0.1"
     assert setup.cell(Trial("frozen", "vqa")).recipe is None
 
