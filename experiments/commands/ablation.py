@@ -12,26 +12,23 @@ import argparse
 from pathlib import Path
 
 from adapters.joins import JOINS
-from experiments.configs.presets import load_preset, preset_names
-from experiments.configs.reading import listed
-from experiments.configs.settings import chosen_settings
+from experiments.configs.grid import listed, load_preset
 from experiments.report.make import Work, check_ranking, make, names_in
 from experiments.tasks import TASKS
 from experiments.training.checkpoints import add_checkpoints_argument, check_only, checkpoints_folder
 from experiments.training.execution import add_run_arguments
 from experiments.training.given_data import add_data_arguments, check_data_arguments
-from experiments.training.plan import Request, plan_table
+from experiments.training.plan import Wanted, plan_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph ablation``."""
-    presets = listed(preset_names(), load_preset)
     add = parser.add_argument
     add(
         "--preset",
         default="quick",
         metavar="NAME",
-        help=f"Run this preset: a YAML file, or one of these: {presets}.",
+        help=f"Run this preset: a YAML file, or one of these: {listed('preset')}.",
     )
     add(
         "--gnn",
@@ -87,8 +84,8 @@ def run(args: argparse.Namespace) -> int:
     preset = load_preset(args.preset)
     out = args.out or Path("runs") / f"ablation-{Path(args.preset).stem}"
     check_only(args.only_checkpoint, preset, args.model)
-    request = Request(
-        gnns=names_in(args.gnn),
+    wanted = Wanted(
+        rows=names_in(args.gnn),
         tasks=names_in(args.tasks),
         first_seed=args.seed,
         seeds=args.seeds,
@@ -98,9 +95,8 @@ def run(args: argparse.Namespace) -> int:
         only_checkpoint=args.only_checkpoint,
         data=args.data,
         answering=args.answering,
-        skip_bad=args.skip_bad,
     )
-    plan = plan_table(preset, request, chosen_settings(), out / "data")
+    plan = plan_table(preset, wanted, out / "data")
     check_ranking(args.answering, plan)
     title = f"GNN ablation, preset {Path(args.preset).stem}"
     return make(args, Work(title, plan, out, out, part=args.only_checkpoint))

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from attngraph.errors import UserError
-from experiments.configs.presets import load_preset
+from experiments.configs.grid import load_preset
 from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_settings
 from experiments.datasets.faults import Faults
 from experiments.files import write_text
@@ -24,8 +24,6 @@ from experiments.outputs import Outputs, check_folder
 from experiments.progress import note
 from experiments.report.make import names_in
 from experiments.report.search import search_report
-from experiments.tasks import TASKS
-from experiments.tasks.task import Budget
 from experiments.training.checkpoints import (
     add_checkpoints_argument,
     check_checkpoints,
@@ -34,10 +32,10 @@ from experiments.training.checkpoints import (
 from experiments.training.device import processes
 from experiments.training.execution import add_run_arguments, execution_of, in_folder
 from experiments.training.given_data import add_data_arguments, check_data_arguments
-from experiments.training.plan import tasks_of
+from experiments.training.plan import Wanted
 from experiments.training.prepare import prepare
 from experiments.training.race import FURTHER, Trial
-from experiments.training.search import FROZEN, Search, SearchSetup
+from experiments.training.search import FROZEN, Search
 
 NAMES = ("trials.csv", "search.md", "settings.yaml")
 
@@ -71,39 +69,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the races; a second call continues."""
     check_data_arguments(args)
-    preset = load_preset(args.preset)
-    only_tasks = names_in(args.tasks)
-    tasks_of(only_tasks, preset, args.data)
-    execution = execution_of(args, args.out)
-    check_folder(args.out, "search")
-    checkpoints = checkpoints_folder(args.checkpoints, preset, args.model)
-    setup = SearchSetup(
-        preset,
-        chosen_settings().reduction,
-        args.data or args.out / "data",
-        args.model,
-        execution,
-        checkpoints,
-        args.data is not None,
-        args.answering,
-        args.skip_bad,
-        only_tasks,
+    grid = load_preset(args.preset)
+    wanted = Wanted(
+        tasks=names_in(args.tasks),
+        model=args.model,
+        checkpoints=checkpoints_folder(args.checkpoints, grid, args.model),
+        data=args.data,
+        answering=args.answering,
     )
-    return in_folder(execution, lambda: _search(args, setup))
+    search = Search(grid, wanted, args.data or args.out / "data", execution_of(args, args.out))
+    check_folder(args.out, "search")
+    return in_folder(search.execution, lambda: _search(args, search))
 
 
-def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
+def _search(args: argparse.Namespace, search: Search) -> int:
     """Run the races and save what they choose."""
-    out, preset, is_main = args.out, setup.preset, processes(args.device).is_main_process
-    cells = [setup.cell(Trial(FROZEN, task)) for task in setup.tasks]
-    outputs = Outputs(out, "search", _about(setup), NAMES)
+    out, is_main = args.out, processes(args.device).is_main_process
+    cells = [search.cell(Trial(FROZEN, task)) for task in search.tasks]
+    outputs = Outputs(out, "search", _about(search), NAMES)
     if is_main:
         outputs.check()
-    prepare(cells, setup.execution, setup.sizes, preset.data_seed, args.download)
+    prepare(cells, search.execution, search.grid.scenes if args.data is None else None, args.download)
     if is_main:
         outputs.claim()
-    _note_checkpoints(setup)
-    search = Search(setup)
+    _note_checkpoints(search)
     settings = search.run()
     if not is_main:
         return 0
@@ -114,7 +103,7 @@ def _search(args: argparse.Namespace, setup: SearchSetup) -> int:
     print(report + "\n" + file.read_text(encoding="utf-8"))
     note(
         f"\nsaved: {out}/trials.csv, search.md, settings.yaml\nto use these settings in attngraph ablation: "
-        f"{_how_to_use(file, setup.tasks)}"
+        f"{_how_to_use(file, [*search.tasks])}"
     )
     return 0
 
@@ -128,10 +117,10 @@ def _how_to_use(file: Path, tasks: Sequence[str]) -> str:
     return f"put its entries in place of those in {SETTINGS_FILE}, which has {', '.join(others)} too"
 
 
-def _note_checkpoints(setup: SearchSetup) -> None:
+def _note_checkpoints(search: Search) -> None:
     """Say early what finalists need hours later."""
     cells = [
-        setup.cell(Trial(FROZEN, task, seed=seed)) for seed in range(1 + FURTHER) for task in setup.tasks
+        search.cell(Trial(FROZEN, task, seed=seed)) for seed in range(1 + FURTHER) for task in search.tasks
     ]
     try:
         check_checkpoints(cells)
@@ -139,36 +128,23 @@ def _note_checkpoints(setup: SearchSetup) -> None:
         note(f"for the finalists, after the first stage: {error}")
 
 
-def _budget(budget: Budget) -> dict[str, int | None]:
-    """What of a task's budget decides scores; not the estimate of time."""
-    content = asdict(budget)
-    del content["eval_seconds"]
-    if not budget.augment:
-        del content["augment"]  # as in searches from before there was such a thing
-    return content
-
-
-def _about(setup: SearchSetup) -> dict:
-    """What decides the trials' scores."""
-    preset = setup.preset
-    recipe = {name: x for name, x in preset.recipe_changes.items() if name != "precision"}  # in trials.csv
-    about = {
-        "budgets": {name: _budget(preset.budget_of(TASKS[name])) for name in setup.tasks},
-        "data": {"seed": preset.data_seed, "sizes": asdict(preset.drawn)},
-        "reduction": setup.reduction,
-        "weights": weights_digest(setup.model),
-        **({"recipe": recipe} if recipe else {}),
-        **setup.execution.conditions(),
+def _about(search: Search) -> dict:
+    """What decides the trials' scores, but for the precision, which stands in trials.csv."""
+    grid, wanted = search.grid, search.wanted
+    runs = {name: grid.part(task) for name, task in search.tasks.items()}
+    for part in runs.values():
+        part.get("recipe", {}).pop("precision", None)
+    if wanted.data is None:
+        data: Any = grid.scenes.model_dump(mode="json")
+    else:
+        data = {
+            name: task.content(search.data, "validation", Faults()) for name, task in search.tasks.items()
+        }
+    return {
+        "runs": runs,
+        "answering": wanted.answering,
+        "data": data,
+        "reduction": search.reduction,
+        "weights": weights_digest(wanted.model),
+        **search.execution.conditions(),
     }
-    if setup.read:
-        faults = Faults(setup.skip_bad)
-        about["data"] = {name: TASKS[name].content(setup.data, "validation", faults) for name in setup.tasks}
-    elif preset.layouts is not None:
-        about["data"] = {"seed": preset.data_seed, "layouts": preset.layouts}
-    changes = {
-        "answering": setup.way,
-        "side": preset.side,
-        "epochs": {name: x for name in setup.tasks if (x := preset.epochs_of(TASKS[name]))},
-        "answers": {name: x for name in setup.tasks if (x := setup.answers(name))},
-    }  # left out where they change nothing, as in searches from before there was such a thing
-    return about | {name: change for name, change in changes.items() if change}

@@ -17,8 +17,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from attngraph.errors import UserError
+from experiments.configs.grid import load_table
 from experiments.configs.settings import Settings, write_settings
-from experiments.configs.tables import load_size, load_table
 from experiments.files import check_files, published, write_text
 from experiments.methods import method_named
 from experiments.outputs import check_folder
@@ -62,18 +62,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_data_arguments(parser)
     add_run_arguments(parser)
+    add("--dry-run", action="store_true", help="List the runs with their first rates; run nothing.")
 
 
 def run(args: argparse.Namespace) -> int:
     """Try the rates and write the best; a second call continues."""
     check_data_arguments(args)
-    out, table, size = folder_of(args), load_table(args.name), load_size(args.size)
-    trained = [name for name in table.blocks if method_named(name).trains]
+    out, grid = folder_of(args), load_table(args.name, args.size)
+    trained = [name for name in grid.counts if method_named(name).trains]
     rows = rows_in(args.rows, trained) or trained
-    plan, execution = plan_of(args, table, size, dict.fromkeys(rows, 1)), execution_of(args, out)
-    rates = {cell.method: size.rates_of(method_named(cell.method)) for cell in plan.cells}
+    plan, execution = plan_of(args, grid, rows, 1), execution_of(args, out)
+    rates = {cell.method: grid.rates_of(method_named(cell.method)) for cell in plan.cells}
     check_folder(out, OWNER)
     _check_own(out)
+    if args.dry_run:
+        for cell in plan.cells:
+            tried = ", ".join(f"{rate:g}" for rate in rates[cell.method])
+            print(
+                f"{method_named(cell.method).title:<28} {cell.task:<12} {cell.recipe.steps} steps at {tried}"
+            )
+        return 0
     _check_kept(out, [(cell.method, cell.task) for cell in plan.cells if cell.recipe is not None])
     is_main = processes(args.device).is_main_process
 
@@ -81,10 +89,16 @@ def run(args: argparse.Namespace) -> int:
         cells = [cell for cell in plan.cells if cell.recipe is not None]
         first = [at_rate(cell, rates[cell.method][0]) for cell in cells]
         if not all(has_scores(cell, out) or has_diverged(cell, out) for cell in first):
-            prepare(first, execution, plan.sizes, plan.data_seed, args.download)
+            prepare(first, execution, plan.scenes, args.download)
         tried = sweep(cells, rates, lambda due: run_cells(due, execution, may_diverge=True))
         if is_main:
-            _save(out, chosen_rates(cells, tried, size.chosen().reduction), tried)
+            _save(
+                out,
+                chosen_rates(
+                    cells, tried, grid.settings.reduction if grid.settings else Settings().reduction
+                ),
+                tried,
+            )
         return 0
 
     return in_folder(execution, work)

@@ -16,8 +16,7 @@ import argparse
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.configs.reading import listed
-from experiments.configs.tables import Size, load_size, load_table, size_names, table_names
+from experiments.configs.grid import Grid, listed, load_table
 from experiments.known import check_known
 from experiments.launchers.simulation import add_gpu_arguments, check_gpu_arguments, simulation_text
 from experiments.report.ablation import Design
@@ -33,16 +32,15 @@ SHARED = ("cells", "data", IMAGE_STATES)  # folders of --out in which runs keep 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``attngraph table``."""
-    tables, sizes = listed(table_names(), load_table), listed(size_names(), load_size)
     parser.add_argument(
-        "name", metavar="TABLE", help=f"Make this table: a YAML file, or one of these: {tables}."
+        "name", metavar="TABLE", help=f"Make this table: a YAML file, or one of these: {listed('table')}."
     )
     add = parser.add_argument
     add(
         "--size",
         default="scenes",
         metavar="NAME",
-        help=f"Run this much of it: a YAML file, or one of these: {sizes}.",
+        help=f"Run this much of it: a YAML file, or one of these: {listed('size')}.",
     )
     add(
         "--rows", metavar="NAMES", help="Run only these rows, separated by commas. Default: all of the table."
@@ -93,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print and save the table."""
     check_data_arguments(args)
     check_gpu_arguments(args)
-    table, size = load_table(args.name), load_size(args.size)
+    grid = load_table(args.name, args.size).with_settings(args.settings)
     name, of_size = Path(args.name).stem, Path(args.size).stem
     out = folder_of(args)
     if name in SHARED:
@@ -101,25 +99,23 @@ def run(args: argparse.Namespace) -> int:
             f"{args.name}: the table would be written into {out / name}, where its runs keep something else: "
             "give the file another name"
         )
-    rows = rows_in(args.rows, list(table.blocks)) or list(table.blocks)
-    seeds = {row: table.seeds for row in table.blocks if row in rows}
-    plan = plan_of(args, table, size, seeds, args.seeds, args.settings)
+    plan = plan_of(args, grid, rows_in(args.rows, list(grid.counts)), args.seeds)
     check_ranking(args.answering, plan)
     if not args.dry_run:
-        _check_named(args, size)
+        _check_named(args, grid)
     beside = [] if args.beside is None else [_beside(args.beside, out, name)]
     blocks = published_blocks()
-    check_known([*table.published, *blocks], list(blocks), "block of published numbers")
+    check_known([*grid.published, *blocks], list(blocks), "block of published numbers")
     design = Design(
         name,
-        table.baseline,
-        [*beside, *(blocks[block] for block in table.published)],
-        table.blocks,
-        table.contenders,
-        table.contest,
+        grid.baseline,
+        [*beside, *(blocks[block] for block in grid.published)],
+        grid.blocks,
+        grid.contenders,
+        grid.contest,
     )
-    title = f"{table.title}, size {of_size}, {model_of(args)}"
-    code = make(args, Work(title, plan, out, out / name, design, table.notes))
+    title = f"{grid.title}, size {of_size}, {model_of(args)}"
+    code = make(args, Work(title, plan, out, out / name, design, grid.notes))
     if args.gpus is not None:
         print("\n" + simulation_text(plan, args.gpus, args.gpu_teraflops))
     return code
@@ -132,11 +128,11 @@ def _beside(folder: Path, out: Path, name: str) -> Published:
     return read_beside(folder, name)
 
 
-def _check_named(args: argparse.Namespace, size: Size) -> None:
+def _check_named(args: argparse.Namespace, grid: Grid) -> None:
     """Raise UserError where a size needs a folder of data or a model that nobody has named."""
     for option, given, what in (
         ("--data", args.data, "the folder that holds the official files"),
         ("--model", args.model, "the model's folder or hub name"),
     ):
-        if size.published and given is None:
+        if grid.scenes.published and given is None:
             raise UserError(f"{option} is missing: give {what}, or list the runs with --dry-run")

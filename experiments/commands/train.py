@@ -18,7 +18,13 @@ from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.configs.changes import add_set_argument
-from experiments.configs.experiment import EXPERIMENT, experiment_names, load_experiment
+from experiments.configs.experiment import (
+    EXPERIMENT,
+    Scenes,
+    experiment_names,
+    experiment_of,
+    load_experiment,
+)
 from experiments.configs.settings import chosen_settings
 from experiments.errors import first_line
 from experiments.methods import method_named
@@ -28,11 +34,11 @@ from experiments.outputs import check_folder
 from experiments.progress import note
 from experiments.report.text import aligned
 from experiments.tasks import TASKS
-from experiments.training.cells import agreed, has_scores
+from experiments.training.cells import Cell, agreed, has_scores
 from experiments.training.device import processes
 from experiments.training.execution import Execution, add_run_arguments, execution_of, in_folder
+from experiments.training.plan import decided
 from experiments.training.prepare import Families, check_recipes, prepare
-from experiments.training.resolve import Resolved, resolved
 from experiments.training.runner import run_cells
 from experiments.training.trackers import add_tracking_argument, trackers_of
 
@@ -73,39 +79,39 @@ def run(args: argparse.Namespace) -> int:
     execution = replace(execution_of(args, out), trackers=trackers_of(args))
     check_folder(out, "ablation")  # a folder of cells, as a table's is
     is_main = processes(args.device).is_main_process
-    found = agreed(lambda: resolved(experiment, out / "data", chosen_settings()))
-    agreed(lambda: check_recipes([found.cell], args.device))
+    cell, scenes = agreed(lambda: decided(experiment, out / "data", chosen_settings()))
+    agreed(lambda: check_recipes([cell], args.device))
     if args.dry_run:
-        agreed(lambda: _try_settings(found, args.download))
+        agreed(lambda: _try_settings(cell, args.download))
         if is_main:
-            print(found.experiment.yaml(), end="")
+            print(experiment_of(cell, scenes).yaml(), end="")
         return 0
-    return in_folder(execution, lambda: _run(args, found, execution))
+    return in_folder(execution, lambda: _run(args, cell, scenes, execution))
 
 
-def _try_settings(found: Resolved, download: bool) -> None:
+def _try_settings(cell: Cell, download: bool) -> None:
     """Try the settings on the model; where one of the hub is not on this machine, say that they were not."""
-    name = found.cell.model
+    name = cell.model
     try:
-        family = load_family(name, download, found.cell.side)
+        family = load_family(name, download, cell.side)
     except UserError as error:
         if name is None or download or Path(name).exists() or "/" not in name:
             raise
         note(f"the settings were not tried: {error}")
     else:
-        trained_in_words(found, family)
+        trained_in_words(cell, family)
 
 
-def _run(args: argparse.Namespace, found: Resolved, execution: Execution) -> int:
-    cell, out, is_main = found.cell, execution.out, processes(args.device).is_main_process
+def _run(args: argparse.Namespace, cell: Cell, scenes: Scenes | None, execution: Execution) -> int:
+    out, is_main = execution.out, processes(args.device).is_main_process
     families: Families = {}
 
     def tried() -> str:
         family = families[cell.model, cell.side] = load_family(cell.model, args.download, cell.side)
-        return trained_in_words(found, deepcopy(family))
+        return trained_in_words(cell, deepcopy(family))
 
     about = None if has_scores(cell, out) else agreed(tried)
-    prepare([cell], execution, found.sizes, found.experiment.scenes.seed, args.download, families)
+    prepare([cell], execution, scenes, args.download, families)
     families.clear()  # the run loads its own: nothing is held beside it, on a GPU least of all
     if is_main:
         if about is not None:
@@ -126,17 +132,16 @@ def _run(args: argparse.Namespace, found: Resolved, execution: Execution) -> int
     return 0
 
 
-def trained_in_words(found: Resolved, family: ModelFamily) -> str:
+def trained_in_words(cell: Cell, family: ModelFamily) -> str:
     """What is trained, in words; the settings are tried on the model before anything is written.
 
     Args:
-        found: the experiment.
+        cell: the experiment.
         family: its model, to which the method is applied in place.
 
     Raises:
         UserError: the method cannot take its settings.
     """
-    cell = found.cell
     method = method_named(cell.method)
     try:
         tuned = method.apply(family, cell.settings)

@@ -1,8 +1,14 @@
-"""One experiment as a YAML file: what is trained on what, how, and how it is scored."""
+"""One experiment as a YAML file: what is trained on what, how, and how it is scored.
+
+An :class:`Experiment` names a method and a task; everything else it may leave open. A :class:`Part` is what a
+table says of
+several runs at once: all fields of a run that do not tell one run of a table from another.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -11,12 +17,13 @@ import yaml
 from pydantic import BeforeValidator, Field, FiniteFloat, create_model, model_validator
 
 from experiments.configs.changes import read_changes, with_changes
-from experiments.configs.presets import DrawnSizes, Natural, TextDecoding, Whole, no_switch
 from experiments.configs.reading import Config, file_named, read_yaml
-from experiments.scenes.write import VERSION
+from experiments.scenes.layouts.make import LEAST, MOST, make_scenes
+from experiments.scenes.layouts.parts import Amounts
+from experiments.scenes.write import VERSION, Sizes, write_scenes
 from experiments.shipped import shipped_folder
 from experiments.tasks import TASKS
-from experiments.tasks.task import MANIFEST, holds_scenes
+from experiments.tasks.task import MANIFEST, SPLITS, Task, holds_scenes
 from experiments.training.recipe import Recipe
 
 EXPERIMENT = "experiment.yaml"  # in a run's folder
@@ -27,9 +34,20 @@ REMEDY = (
 )
 
 
+def no_switch(value: Any) -> Any:
+    """The value, unless it is true or false, which pass for numbers."""
+    if isinstance(value, bool):
+        raise ValueError("give a number, not true or false")
+    return value
+
+
+Whole = Annotated[int, Field(gt=0, le=10**9), BeforeValidator(no_switch)]  # steps or examples
+Natural = Annotated[int, Field(ge=0, le=10**9), BeforeValidator(no_switch)]
 Number = Annotated[FiniteFloat, BeforeValidator(no_switch)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(no_switch)]
+Counts = tuple[Whole, Whole, Whole]
+
 #: Fields of :class:`~experiments.training.recipe.Recipe` that a file may leave open, or whose range is known.
 KINDS: dict[str, Any] = {
     "learning_rate": Annotated[Number, Field(gt=0)] | None,
@@ -77,6 +95,16 @@ class _Training(Config):
 Training = create_model("Training", __base__=_Training, **_recipe_fields())
 
 
+class TextDecoding(Config):
+    """How texts are generated, see :class:`experiments.models.family.Decoding`; null as the task says."""
+
+    max_new_tokens: Whole | None = None
+    num_beams: Whole | None = None
+    min_new_tokens: Natural | None = None
+    length_penalty: Literal["length", "gnmt"] | None = None
+    as_released: Literal["blip", "p_adapter"] | None = None
+
+
 class ListRanking(Config):
     """How a list of answers is ranked; null as the model's authors do it."""
 
@@ -99,17 +127,102 @@ class Answers(Config):
     eval_examples: Whole | None = None
 
     def details(self) -> dict[str, Any]:
-        """What is changed of the task's way, by name."""
+        """What is changed of the task's way to answer, by name."""
         return {**self.decoding.model_dump(exclude_none=True), **self.ranking.model_dump(exclude_none=True)}
 
 
-class Scenes(DrawnSizes):
-    """Which scenes are drawn, where no folder of data is given."""
+class Part(Answers):
+    """What can be said of several runs at once.
+
+    Args:
+        side: of the pictures, in pixels; null as the checkpoint says.
+        recipe: how to train.
+        train_examples: how many examples are trained on at most; null as the task says.
+    """
+
+    side: Annotated[Whole, Field(le=4096)] | None = None
+    recipe: Training = Training()  # type: ignore[valid-type]
+    train_examples: Whole | None = None
+
+    def said(self) -> dict[str, Any]:
+        """What it says, as plain values; what it leaves open is left out."""
+        return self.model_dump(exclude_unset=True)
+
+
+def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """What parts say together, field by field: what ``above`` leaves open is as ``below`` says. Steps and
+    epochs are two ways to say one thing.
+    """
+    merged = dict(below)
+    for name, value in above.items():
+        earlier = merged.get(name)
+        is_section = isinstance(value, Mapping) and isinstance(earlier, Mapping)
+        merged[name] = laid_over(earlier, value) if is_section else value
+        if other := {"steps": "epochs", "epochs": "steps"}.get(name):
+            merged.pop(other, None)
+    return merged
+
+
+class Scenes(Config):
+    """The data that are drawn where nobody names a folder with data.
+
+    Args:
+        questions, hypotheses, captions: how many for training, validation and test.
+        layouts: draw the six data sets in their official layouts instead, with so many examples for training.
+        published: task -> how many examples for training and test the official files hold. Nothing is drawn
+            then: who runs it names the folder with these files.
+        seed: of the drawn scenes.
+    """
 
     seed: Seed = 0
+    questions: Counts = Sizes().questions
+    hypotheses: Counts = Sizes().hypotheses
+    captions: Counts = Sizes().captions
+    layouts: Annotated[int, Field(ge=LEAST, le=MOST)] | None = None
+    published: dict[str, tuple[Whole, Whole]] = Field(default_factory=dict)
+
+    @property
+    def is_official(self) -> bool:
+        """Whether they stand for data sets in official files."""
+        return self.layouts is not None or bool(self.published)
+
+    @property
+    def sizes(self) -> Sizes:
+        """As the generator takes them."""
+        return Sizes(self.questions, self.hypotheses, self.captions)
+
+    def count(self, task: Task, split: str) -> int | None:
+        """How many examples a split of a task has (of layouts about as many: fewer where official test
+        annotations are missing); None for a task whose data are not drawn.
+        """
+        place = SPLITS.index(split)
+        if self.published:
+            return self.published[task.name][split != "train"]
+        if self.layouts is not None:
+            return Amounts.of(self.layouts)[place]
+        return getattr(self, task.drawn)[place] if task.drawn is not None else None
+
+    def draw(self, folder: Path) -> None:
+        """Write them, or reuse what is there of the same settings."""
+        if self.layouts is not None:
+            make_scenes(folder, self.seed, self.layouts)
+        elif not self.published:
+            write_scenes(folder, self.seed, self.sizes)
+
+    @staticmethod
+    def found(data: Path) -> Scenes | None:
+        """The scenes that ``attngraph scenes`` or a table has drawn into a folder; None where nothing says
+        that this version would draw the same.
+        """
+        if not holds_scenes(data):
+            return None
+        manifest = json.loads((data / MANIFEST).read_text(encoding="utf-8"))
+        if manifest.get("version") != VERSION:
+            return None
+        return Scenes(seed=manifest["seed"], **manifest["sizes"])
 
 
-class Experiment(Answers):
+class Experiment(Part):
     """An experiment.
 
     Args:
@@ -117,13 +230,9 @@ class Experiment(Answers):
         data: folder of the data sets; null where they are drawn or come with a package.
         model: checkpoint folder, hub name or name of a shipped model; null for the mini-BLIP that ships with
             the package.
-        side: of the pictures, in pixels; null as the checkpoint says.
         seed: of the trainable weights and of the order of the examples.
         settings: the method's, in the place of those that were chosen on validation data.
-        recipe: how to train.
         split: the one that is scored.
-        train_examples: how many examples are trained on at most; null as the task says.
-        skip_bad: how many damaged records of a split may be left out.
         scenes: which are drawn.
     """
 
@@ -131,13 +240,9 @@ class Experiment(Answers):
     task: str
     data: str | None = None
     model: str | None = None
-    side: Whole | None = None
     seed: Seed = 0
     settings: dict[str, Any] = Field(default_factory=dict)
-    recipe: Training = Training()  # type: ignore[valid-type]
     split: Literal["validation", "test"] = "test"
-    train_examples: Whole | None = None
-    skip_bad: Natural = 0
     scenes: Scenes = Scenes()
 
     @model_validator(mode="after")
@@ -149,10 +254,9 @@ class Experiment(Answers):
     def yaml(self) -> str:
         """The file, whole."""
         content = self.model_dump(mode="json")
-        last = ["answering", "decoding", "ranking", "split", "train_examples", "eval_examples", "skip_bad"]
-        order = [name for name in content if name not in last] + last
-        order.sort(key=lambda name: name == "scenes")
-        return yaml.safe_dump({name: content[name] for name in order}, sort_keys=False)
+        content["scenes"] = {name: content["scenes"][name] for name in ("seed", *asdict(Sizes()))}
+        first = ("method", "task", "data", "model", "side", "seed", "settings", "recipe")
+        return yaml.safe_dump({name: content[name] for name in (*first, *content)}, sort_keys=False)
 
 
 def experiment_names() -> list[str]:
@@ -187,7 +291,7 @@ def experiment_of(cell: Any, scenes: Scenes | None = None) -> Experiment:
     """
     task = TASKS[cell.task]
     if scenes is None and task.drawn is not None:
-        scenes = scenes_in(cell.data)
+        scenes = Scenes.found(cell.data)
     has_data = scenes is None and not task.packaged and cell.data.is_dir()
     is_folder = shipped_folder(cell.model) is None and Path(str(cell.model)).is_dir()
     ranked = {name: cell.decoding[name] for name in ListRanking.model_fields if name in cell.decoding}
@@ -203,21 +307,8 @@ def experiment_of(cell: Any, scenes: Scenes | None = None) -> Experiment:
         split=cell.split,
         train_examples=cell.train_examples,
         eval_examples=cell.eval_examples,
-        skip_bad=cell.skip_bad,
         answering=cell.answering if task.ranks else None,  # a table's own holds for all of its tasks
         decoding=TextDecoding(**{name: x for name, x in cell.decoding.items() if name not in ranked}),
         ranking=ListRanking(**ranked),
         scenes=scenes or Scenes(),
     )
-
-
-def scenes_in(data: Path) -> Scenes | None:
-    """The scenes that ``attngraph scenes`` or a table has drawn into a folder; None where nothing says that
-    this version would draw the same.
-    """
-    if not holds_scenes(data):
-        return None
-    manifest = json.loads((data / MANIFEST).read_text(encoding="utf-8"))
-    if manifest.get("version") != VERSION:
-        return None
-    return Scenes(seed=manifest["seed"], **manifest["sizes"])

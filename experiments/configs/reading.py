@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -26,25 +26,45 @@ class Config(BaseModel):
 Read = TypeVar("Read", bound=Config)
 
 
+INT, FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
+
+
 class _Loader(yaml.SafeLoader):
-    """Takes ``1e-3`` for a number; YAML 1.1 wants a point and a sign in it. A name that stands twice is an
-    error, of which YAML would take the last.
+    """Reads numbers as YAML 1.2 does: ``1e-3`` is one, ``010`` is ten (not eight), and ``1:30`` a text (not
+    90). A name that stands twice is an error, of which YAML would take the last.
     """
 
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if tag not in (INT, FLOAT)]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        node, names = super().compose_mapping_node(anchor), set()
         for key, _ in node.value:
-            if names.count(key.value) > 1:
-                raise yaml.MarkedYAMLError(problem=f"{key.value} stands twice", problem_mark=key.start_mark)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in names:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"{key.value} stands twice", problem_mark=key.start_mark
+                    )
+                names.add(key.value)
         return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return int(node.value, 0 if node.value[:2] in ("0x", "0o") else 10)
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    INT, re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    FLOAT,
+    re.compile(
+        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
     list("-+.0123456789"),
 )
+_Loader.add_constructor(INT, _Loader.construct_yaml_int)
 
 
 def read_config(file: Path, kind: type[Read], remedy: str) -> Read:
@@ -130,20 +150,6 @@ def file_named(name: str, folder: Path, known: Sequence[str], what: str) -> Path
         near = did_you_mean(name, known)
         raise UserError(f"unknown {what} {name!r}{near}: {choices}, or give a YAML file")
     return file
-
-
-def listed(names: Iterable[str], load: Callable[[str], Any]) -> str:
-    """Names with what they are (the field ``about`` of their files), for ``--help``; a name alone where its
-    file is damaged, which matters to those who ask for it.
-    """
-    return "; ".join(_with_about(name, load) for name in names)
-
-
-def _with_about(name: str, load: Callable[[str], Any]) -> str:
-    try:
-        return f"{name}: {load(name).about}"
-    except UserError:
-        return name
 
 
 def _first(error: ValidationError) -> Any:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.configs.tables import Size, TableFile
+from experiments.configs.grid import Grid
 from experiments.files import check_files
 from experiments.known import check_known
 from experiments.methods import method_named
@@ -28,7 +28,7 @@ from experiments.training.cells import Cell, has_scores
 from experiments.training.checkpoints import check_checkpoints
 from experiments.training.device import processes
 from experiments.training.execution import Execution, execution_of, in_folder
-from experiments.training.plan import CORES, Plan, Request, plan_table
+from experiments.training.plan import CORES, Plan, Wanted, plan_table
 from experiments.training.prepare import prepare
 from experiments.training.runner import run_cells
 
@@ -85,7 +85,7 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
     check_table(work)
     scored = _scored(work)
     check_checkpoints([cell for cell in plan.cells if cell not in scored])
-    prepare(plan.cells, execution, plan.sizes, plan.data_seed, args.download)
+    prepare(plan.cells, execution, plan.scenes, args.download)
     if is_main:
         _note_unsearched(plan)
         note(
@@ -158,34 +158,27 @@ def folder_of(args: argparse.Namespace) -> Path:
 
 
 def plan_of(
-    args: argparse.Namespace,
-    table: TableFile,
-    size: Size,
-    seeds: Mapping[str, int],
-    count: int | None = None,
-    settings: Path | None = None,
+    args: argparse.Namespace, grid: Grid, rows: Sequence[str] | None, seeds: int | None = None
 ) -> Plan:
     """The cells of a table, as far as the options ask for them.
 
     Args:
         args: with the options of :func:`experiments.training.given_data.add_data_arguments`, and ``tasks``,
             ``seed``, ``model``, ``size`` and ``out``.
-        table, size: which, and how much of it.
-        seeds: row -> its number of seeds.
-        count: of seeds for all rows that train, in their place.
-        settings: a file of settings that go before the size's.
+        grid: the table.
+        rows: only these; None for all.
+        seeds: of all rows that train, in place of the grid's number.
     """
-    preset = size.preset(table).model_copy(update={"seeds": dict(seeds)})
-    request = Request(
-        tasks=names_in(args.tasks) or table.tasks,
+    wanted = Wanted(
+        rows=rows,
+        tasks=names_in(args.tasks),
         first_seed=args.seed,
-        seeds=count,
+        seeds=seeds,
         model=args.model,
         data=args.data,
         answering=args.answering,
-        skip_bad=args.skip_bad,
     )
-    return plan_table(preset, request, size.chosen(settings), folder_of(args) / "data")
+    return plan_table(grid, wanted, folder_of(args) / "data")
 
 
 def _note_unsearched(plan: Plan) -> None:

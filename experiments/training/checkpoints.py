@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.configs.presets import Preset
+from experiments.configs.grid import Grid
 from experiments.outputs import TRAINING_STATE, is_pretrained
 from experiments.training.cells import Cell
 
@@ -27,7 +27,7 @@ def add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def checkpoints_folder(given: Path | None, preset: Preset, model: str | None) -> Path:
+def checkpoints_folder(given: Path | None, grid: Grid, model: str | None) -> Path:
     """The folder that ``--checkpoints`` names.
 
     Raises:
@@ -35,21 +35,21 @@ def checkpoints_folder(given: Path | None, preset: Preset, model: str | None) ->
     """
     if given is None:
         return CHECKPOINTS
-    if model is not None or preset.checkpoints == 1:
+    if model is not None or grid.checkpoints == 1:
         raise UserError(f"--checkpoints {given} changes nothing, since {_why_one(model)}: leave it out")
     if not given.is_dir():
         raise UserError(f"--checkpoints {given} is no folder: give the one that holds seed1, seed2, ...")
     return given
 
 
-def check_only(only: int | None, preset: Preset, model: str | None) -> None:
+def check_only(only: int | None, grid: Grid, model: str | None) -> None:
     """Raise :class:`~attngraph.UserError` where ``--only-checkpoint`` names none, or changes nothing."""
     if only is None:
         return
-    if model is not None or preset.checkpoints == 1:
+    if model is not None or grid.checkpoints == 1:
         raise UserError(f"--only-checkpoint {only} changes nothing, since {_why_one(model)}: leave it out")
-    if not 0 <= only < preset.checkpoints:
-        raise UserError(f"--only-checkpoint must be from 0 to {preset.checkpoints - 1}, got {only}")
+    if not 0 <= only < grid.checkpoints:
+        raise UserError(f"--only-checkpoint must be from 0 to {grid.checkpoints - 1}, got {only}")
 
 
 def _why_one(model: str | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.configs.experiment import EXPERIMENT, REMEDY, Experiment, scenes_in
+from experiments.configs.experiment import EXPERIMENT, REMEDY, Experiment, Scenes
 from experiments.configs.reading import read_config as read_yaml
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
@@ -75,7 +75,7 @@ class Finished:
         if experiment.data is not None:
             return Path(experiment.data) if Path(experiment.data).is_dir() else None
         drawn = (self.folder / "../../../.." / DATA).resolve()  # of OUT/cells/METHOD/TASK/seedN
-        return drawn if self.task.drawn is not None and scenes_in(drawn) == experiment.scenes else None
+        return drawn if self.task.drawn is not None and Scenes.found(drawn) == experiment.scenes else None
 
     def tuned(
         self, model: str | None, device: str, data: Path, faults: Faults, download: bool = False

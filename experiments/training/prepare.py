@@ -7,20 +7,17 @@ from collections.abc import Sequence
 import transformers
 
 from attngraph.errors import UserError
-from experiments.configs.presets import Layouts
+from experiments.configs.experiment import Scenes
 from experiments.datasets.faults import Faults
 from experiments.methods import method_named
 from experiments.models import ModelFamily, load_family
 from experiments.progress import note
-from experiments.scenes.layouts.make import make_scenes
-from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
 from experiments.training.cells import IMAGE_STATES, Cell, agreed, has_scores, is_finished
 from experiments.training.data import TaskData, subset
 from experiments.training.device import check_device, cpu_threads, half_precision, processes
 from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
-from experiments.training.plan import Drawn
 from experiments.training.saved import read_config
 from experiments.training.sharding import check_shards
 
@@ -30,8 +27,7 @@ Families = dict[tuple[str | None, int | None], ModelFamily]  # by name of the mo
 def prepare(
     cells: Sequence[Cell],
     run: Execution,
-    sizes: Drawn | None,
-    data_seed: int = 0,
+    scenes: Scenes | None,
     download: bool = False,
     families: Families | None = None,
 ) -> None:
@@ -41,7 +37,7 @@ def prepare(
     Args:
         cells: of a table or a search.
         run: where and how they run.
-        sizes, data_seed: of the drawn data sets; no sizes where the user named a folder of data.
+        scenes: that are drawn; None where the user named a folder of data, or nothing is drawn.
         download: fetch a model that is not on this machine.
         families: models that the first process has loaded already, as they are without a method.
 
@@ -50,7 +46,7 @@ def prepare(
             else.
     """
     processes(run.device)  # before they can agree
-    agreed(lambda: _prepare(cells, run, sizes, data_seed, download, families or {}))
+    agreed(lambda: _prepare(cells, run, scenes, download, families or {}))
 
 
 def check_recipes(cells: Sequence[Cell], device: str) -> None:
@@ -68,8 +64,7 @@ def check_recipes(cells: Sequence[Cell], device: str) -> None:
 def _prepare(
     cells: Sequence[Cell],
     run: Execution,
-    sizes: Drawn | None,
-    data_seed: int,
+    scenes: Scenes | None,
     download: bool,
     loaded: Families,
 ) -> None:
@@ -92,10 +87,8 @@ def _prepare(
     for folder in {cell.folder(run.out): None for cell in cells}:
         if folder.is_dir() and any(folder.iterdir()):
             read_config(folder)  # an error where it is damaged, before anything is written
-    if isinstance(sizes, Layouts):
-        make_scenes(cells[0].data, data_seed, sizes.size)
-    elif isinstance(sizes, Sizes):
-        write_scenes(cells[0].data, data_seed, sizes)
+    if scenes is not None:
+        scenes.draw(cells[0].data)
     for cell in cells:
         is_finished(cell, run)  # an error where its folder holds another experiment
     for cell in {(cell.task, cell.model, cell.side): cell for cell in todo}.values():

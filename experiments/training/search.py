@@ -24,29 +24,26 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import pandas as pd
 
 from attngraph.errors import UserError
-from experiments.configs.presets import Preset
-from experiments.configs.settings import Choice, Settings
+from experiments.configs.grid import Grid
+from experiments.configs.settings import Choice, Settings, chosen_settings
 from experiments.files import whole
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.models.mini_blip import weights_digest
 from experiments.outputs import is_pretrained
 from experiments.shipped import shipped_folder
 from experiments.tasks import TASKS
-from experiments.tasks.task import Budget
 from experiments.training.cells import Cell, has_scores
-from experiments.training.checkpoints import CHECKPOINTS, check_checkpoints, checkpoint_of
+from experiments.training.checkpoints import check_checkpoints, checkpoint_of
 from experiments.training.execution import Execution
-from experiments.training.plan import Drawn, is_ranked, tasks_of, training_steps
+from experiments.training.plan import Wanted, cell_of, experiment_in, tasks_of
 from experiments.training.race import RATES, Race, Trial
-from experiments.training.recipe import Recipe
 from experiments.training.runner import run_cells
 from experiments.training.saved import read_config
 
@@ -60,112 +57,53 @@ SAVE_EVERY = 8  # trials
 FROZEN, MAJORITY = "frozen", "majority"
 
 
-@dataclass(frozen=True)
-class SearchSetup:
-    """What a search runs on.
-
-    Args:
-        preset: budgets, sizes and checkpoints.
-        reduction: width of the model / width of the bottleneck.
-        data: folder of the data sets.
-        model: checkpoint folder or hub name, for all seeds.
-        execution: where and how trials run.
-        checkpoints: folder of the pre-trained checkpoints beside the shipped one.
-        read: whether the user named the folder of data, so that nothing is drawn.
-        answering, skip_bad: of :class:`~experiments.training.cells.Cell`.
-        only_tasks: those that are searched; None for all.
-    """
-
-    preset: Preset
-    reduction: int
-    data: Path
-    model: str | None
-    execution: Execution
-    checkpoints: Path = CHECKPOINTS
-    read: bool = False
-    answering: str | None = None
-    skip_bad: int = 0
-    only_tasks: Sequence[str] | None = None
-
-    @property
-    def tasks(self) -> list[str]:
-        """The tasks that are searched, see :func:`experiments.training.plan.tasks_of`."""
-        return list(tasks_of(self.only_tasks, self.preset, self.data if self.read else None))
-
-    def cell(self, trial: Trial) -> Cell:
-        """The run that scores a trial on validation data."""
-        budget = self.preset.budget_of(TASKS[trial.task])
-        chosen = Settings(reduction=self.reduction)
-        if trial.choice is not None:
-            chosen = chosen.model_copy(update={"methods": {trial.method: {trial.task: trial.choice}}})
-        return Cell(
-            trial.label,
-            trial.method,
-            method_named(trial.method).settings(chosen, trial.task),
-            trial.task,
-            trial.seed,
-            self._recipe(trial, budget),
-            self.data,
-            self.model_of(trial.seed),
-            split="validation",
-            train_examples=budget.train_examples,
-            eval_examples=VALIDATION_EXAMPLES,
-            checkpoint=self.model is None and self.model_of(trial.seed) is not None,
-            answering=self.way,
-            skip_bad=self.skip_bad,
-            side=self.preset.side,
-            decoding=self.answers(trial.task),
-        )
-
-    @property
-    def way(self) -> str | None:
-        """How questions and entailment are answered; None as each task says."""
-        return self.answering or self.preset.answering
-
-    def answers(self, task: str) -> dict[str, float]:
-        """What the preset changes of how a task's texts are generated, or its answers ranked."""
-        return self.preset.answers_of(TASKS[task], is_ranked(TASKS[task], self.way, self.data))
-
-    @property
-    def sizes(self) -> Drawn | None:
-        """Of the data to be drawn; None where the user named a folder of data."""
-        return None if self.read else self.preset.amounts
-
-    @cached_property
-    def steps(self) -> dict[str, int]:
-        """Optimiser steps of each task."""
-        about = self.sizes, self.data, self.skip_bad
-        return {name: training_steps(self.preset, TASKS[name], *about) for name in self.tasks}
-
-    def _recipe(self, trial: Trial, budget: Budget) -> Recipe | None:
-        if trial.choice is None:
-            return None
-        return self.preset.recipe_of(trial.choice.learning_rate, trial.times * self.steps[trial.task], budget)
-
-    def model_of(self, seed: int) -> str | None:
-        """The checkpoint that a seed's trials start from."""
-        return self.model or checkpoint_of(seed, self.preset.checkpoints, self.checkpoints)
-
-
 class Search:
     """The races; a second call continues where an interrupted one stopped.
 
     Args:
-        setup: what it runs on.
+        grid: budgets, data, checkpoints, and the rows that are searched.
+        wanted: model, checkpoints, tasks and data that the user names.
+        data: folder of the data sets.
+        execution: where and how trials run.
 
     Attributes:
+        tasks: that are searched.
+        reduction: width of the model / width of the bottleneck, of all trials.
         scores: trial's key -> score in its task's selecting column; -inf where the run diverged.
         lines: trial's key -> its line in ``trials.csv``.
         races: (method, task) -> race.
     """
 
-    def __init__(self, setup: SearchSetup):
-        self.setup = setup
+    def __init__(self, grid: Grid, wanted: Wanted, data: Path, execution: Execution):
+        self.grid, self.wanted, self.data, self.execution = grid, wanted, data, execution
+        self.tasks = tasks_of(grid, wanted.tasks, wanted.data)
+        self.reduction = chosen_settings().reduction
         self.scores: dict[tuple[str, str, int], float] = {}
         self.lines: dict[tuple[str, str, int], dict[str, Any]] = {}
         self.races: dict[tuple[str, str], Race] = {}
         self._weights: dict[tuple[str, str, int], str] = {}  # of method, task and seed
-        self._file = setup.execution.out / "trials.csv"
+        self._counted: dict[str, int] = {}
+        self._file = execution.out / "trials.csv"
+
+    def cell(self, trial: Trial) -> Cell:
+        """The run that scores a trial on validation data."""
+        chosen = Settings(reduction=self.reduction)
+        if trial.choice is not None:
+            chosen = Settings(reduction=self.reduction, methods={trial.method: {trial.task: trial.choice}})
+        model = self.model_of(trial.seed)
+        experiment = experiment_in(
+            self.grid, self.wanted, self.data, TASKS[trial.task], trial.method, trial.seed, model
+        )
+        held = experiment.model_copy(update={"split": "validation", "eval_examples": VALIDATION_EXAMPLES})
+        cell = cell_of(held, self.data, chosen, counted=self._counted)
+        recipe = cell.recipe and replace(cell.recipe, steps=trial.times * cell.recipe.steps)
+        is_dealt = self.wanted.model is None and model is not None
+        return replace(cell, label=trial.label, recipe=recipe, checkpoint=is_dealt)
+
+    def model_of(self, seed: int) -> str | None:
+        """The checkpoint that a seed's trials start from."""
+        wanted = self.wanted
+        return wanted.model or checkpoint_of(seed, self.grid.checkpoints, wanted.checkpoints)
 
     def run(self) -> Settings:
         """All races; returns the settings that they choose.
@@ -180,13 +118,13 @@ class Search:
                     f"{RATES[0]:g} to {RATES[-1]:g}, such as 0.001 and 0.003"
                 )
         self._read()
-        self.score([Trial(name, task) for name in (FROZEN, MAJORITY) for task in self.setup.tasks])
-        rows = self.setup.preset.seeds
+        self.score([Trial(name, task) for name in (FROZEN, MAJORITY) for task in self.tasks])
+        rows = self.grid.counts
         searched = {name: method for name, method in METHODS.items() if method.rates and name in rows}
-        chosen = Settings(reduction=self.setup.reduction)
+        chosen = Settings(reduction=self.reduction)
         for follows in (False, True):
             methods = [method for method in searched.values() if (method.follows is not None) == follows]
-            chosen = self._race([(method, task) for method in methods for task in self.setup.tasks], chosen)
+            chosen = self._race([(method, task) for method in methods for task in self.tasks], chosen)
         once = self.repeated()
         self.score([*once, *(replace(trial, times=2) for trial in once)])
         return chosen
@@ -204,7 +142,7 @@ class Search:
 
     def _new_seeds(self, race: Race) -> range:
         """Seeds that took no part in a race, the first of them on the shipped checkpoint."""
-        checkpoints = self.setup.preset.checkpoints
+        checkpoints = self.grid.checkpoints
         rounds = 1 + max(trial.seed for trial in race.tried) // checkpoints
         return range(rounds * checkpoints, rounds * checkpoints + NEW_SEEDS)
 
@@ -231,7 +169,7 @@ class Search:
             return Race(method.name, task, screened, *JOINT)
         start = self._start(method, task) or method.choice(chosen, task)
         like = {} if start is None else start.model_dump(exclude={"learning_rate"})
-        seeds = self.setup.preset.seeds
+        seeds = self.grid.counts
         is_second = method.follows is not None and seeds.get(method.name, 0) < max(seeds.values())
         screened = [Choice(learning_rate=rate, **like) for rate in method.rates]
         return Race(method.name, task, screened, *(SECOND if is_second else OTHERS))
@@ -249,10 +187,10 @@ class Search:
         """Run the trials that have not run yet and note their scores."""
         todo = [trial for trial in trials if trial.key not in self.scores]
         for start in range(0, len(todo), SAVE_EVERY):
-            cells = {self.setup.cell(trial): trial for trial in todo[start : start + SAVE_EVERY]}
-            check_checkpoints([cell for cell in cells if not has_scores(cell, self.setup.execution.out)])
+            cells = {self.cell(trial): trial for trial in todo[start : start + SAVE_EVERY]}
+            check_checkpoints([cell for cell in cells if not has_scores(cell, self.execution.out)])
             self._check_weights(list(cells.values()))
-            results = run_cells(list(cells), self.setup.execution, may_diverge=True)
+            results = run_cells(list(cells), self.execution, may_diverge=True)
             for cell, trial in cells.items():
                 self._note(cell, trial, results.get(cell))
             with whole(self._file) as part:
@@ -260,7 +198,7 @@ class Search:
 
     def _note(self, cell: Cell, trial: Trial, result: Mapping[str, Any] | None) -> None:
         """A trial's score, and what the run says of itself; a run that diverged is worth nothing."""
-        config = read_config(cell.folder(self.setup.execution.out))
+        config = read_config(cell.folder(self.execution.out))
         about = {"weights": config["settings"]["weights"], "precision": config.get("precision", "")}
         self._check_one_checkpoint(about["weights"], trial.method, trial.task, trial.seed)
         line = {**_line(trial, result), **about}
@@ -293,7 +231,7 @@ class Search:
     def _check_weights(self, trials: Sequence[Trial]) -> None:
         """Compare the checkpoints that trials will start from, before they run."""
         for trial in trials:
-            model = self.setup.model_of(trial.seed)
+            model = self.model_of(trial.seed)
             if is_pretrained(shipped_folder(model) or Path(str(model))):
                 self._check_one_checkpoint(weights_digest(model), trial.method, trial.task, trial.seed)
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from experiments import cli
-from experiments.configs.presets import load_preset
+from experiments.configs.grid import load_preset
 from experiments.models.mini_blip import load_model, weights_digest
 from experiments.report import post_hoc
 from experiments.report.archive import read_archive
@@ -175,7 +175,7 @@ def test_every_run_of_the_preset_is_there_once():
     assert results["made_with"]["code"] == {"2e06e256a862": len(results["cells"])}
     made = [(cell["row"], cell["task"], cell["seed"]) for cell in results["cells"]]
     assert len(made) == len(set(made)) == 856
-    seeds = load_preset("full").seeds
+    seeds = load_preset("full").counts
     shared = {"learned_p"}  # pGNN's runs under another name
     assert set(made) == {
         (row, task, seed) for row in set(seeds) - shared for task in DRAWN for seed in range(seeds[row])

@@ -16,7 +16,7 @@ from PIL import Image
 from adapters import SCHEMES
 from experiments import cli, plugins
 from experiments.configs.experiment import load_experiment
-from experiments.configs.presets import load_preset
+from experiments.configs.grid import load_preset
 from experiments.methods import METHODS
 from experiments.models import FAMILIES
 from experiments.scenes.layouts.make import make_scenes
@@ -188,8 +188,7 @@ def test_presets_can_be_read(block, tmp_path):
         assert load_experiment(str(tmp_path / "mine.yaml"), []).method in METHODS
         return
     preset = load_preset(str(tmp_path / "mine.yaml"))
-    assert preset.seeds and all(name in METHODS for name in preset.seeds)
-    assert all(name in TASKS for name in preset.tasks)
+    assert all(name in METHODS for name in preset.counts) and all(name in TASKS for name in preset.by_task)
 
 
 def shown_commands() -> dict[str, list[str]]:

@@ -24,8 +24,8 @@ TASK, METHOD = EXAMPLES / "example_task.py", EXAMPLES / "example_method.py"
 PRESET = """
 about: as little as possible
 seeds: {gcn: 1, pgnn: 1}
-budget: {steps: 2, train_examples: 16, eval_examples: 8}
-sizes: {questions: [24, 8, 12], hypotheses: [12, 4, 4], captions: [4, 4, 4]}
+runs: {recipe: {steps: 2}, train_examples: 16, eval_examples: 8}
+scenes: {questions: [24, 8, 12], hypotheses: [12, 4, 4], captions: [4, 4, 4]}
 """
 
 

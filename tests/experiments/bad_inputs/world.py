@@ -23,8 +23,8 @@ from tests.experiments.tiny import save, save_adapter
 PRESET = """\
 about: as little as possible
 seeds: {gcn: 1, pgnn: 1}
-budget: {steps: 2, train_examples: 16, eval_examples: 8}
-sizes: {questions: [24, 8, 12], hypotheses: [12, 4, 4], captions: [4, 4, 4]}
+runs: {recipe: {steps: 2}, train_examples: 16, eval_examples: 8}
+scenes: {questions: [24, 8, 12], hypotheses: [12, 4, 4], captions: [4, 4, 4]}
 """
 TABLE = """\
 about: as little as possible
@@ -37,8 +37,8 @@ tasks: [vqa2]
 """
 SIZE = """\
 about: as little as possible
-layouts: 10
-budget: {steps: 2, eval_examples: 4}
+scenes: {layouts: 10}
+runs: {recipe: {steps: 2}, eval_examples: 4}
 rates: {adapters: [6.0e-3, 1.2e-2]}
 """
 TEXTS = "a red ball\n"

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from experiments.cli import main
-from experiments.configs.presets import load_preset
+from experiments.configs.grid import load_preset
 from experiments.models.mini_blip import CHECKPOINT, weights_digest
 from experiments.report.comparison import compare_with_baseline
 from experiments.report.runs import Run
@@ -27,8 +27,8 @@ ROOT = Path(__file__).parents[3]
 SMALL = """
 about: the rows and tasks that the tests look at
 seeds: {gcn: 1, pgnn: 1, frozen: 1, majority: 1}
-budget: {steps: 3, train_examples: 32, eval_examples: 16}
-sizes: {questions: [48, 12, 24], hypotheses: [48, 12, 24], captions: [24, 6, 8]}
+runs: {recipe: {steps: 3}, train_examples: 32, eval_examples: 16}
+scenes: {questions: [48, 12, 24], hypotheses: [48, 12, 24], captions: [24, 6, 8]}
 """
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,12 +9,13 @@ import pytest
 
 from experiments.cli import main
 from experiments.commands import search
-from experiments.configs.presets import load_preset
+from experiments.configs.grid import load_preset
 from experiments.scenes.layouts.make import make_scenes
 from experiments.tasks import TASKS
 from experiments.training.execution import Execution
+from experiments.training.plan import Wanted
 from experiments.training.race import Trial
-from experiments.training.search import SearchSetup
+from experiments.training.search import Search
 from tests.experiments.drawn import DRAWN
 
 pytestmark = pytest.mark.usefixtures("own_tables")
@@ -24,7 +24,7 @@ SIX = [name for name, task in TASKS.items() if task.data_set]
 ROWS = """
 about: the rows that the tests look at
 seeds: {%s: 1}
-budget: {steps: 2, batch_size: 8, train_examples: 16, eval_examples: 6}
+runs: {recipe: {steps: 2, batch_size: 8}, train_examples: 16, eval_examples: 6}
 """
 
 
@@ -134,7 +134,7 @@ def test_score_leaves_damaged_records_out(vizwiz, tmp_path, capsys):
 
 def test_a_cell_whose_pictures_were_damaged_is_scored_as_in_its_table(vizwiz, tmp_path, capsys):
     file = tmp_path / "whole.yaml"
-    file.write_text("about: all test examples\nseeds: {frozen: 1}\nbudget: {train_examples: 8}\n")
+    file.write_text("about: all test examples\nseeds: {frozen: 1}\nruns: {train_examples: 8}\n")
     examples = TASKS["vizwiz_vqa"].examples(vizwiz, "test")
     lost, out = examples[1], tmp_path / "out"
     lost.image.write_bytes(lost.image.read_bytes()[:100])
@@ -205,15 +205,14 @@ def test_files_are_read_before_any_picture(name, content, said, vizwiz, tmp_path
 def test_a_search_reads_the_folder(vizwiz, tmp_path):
     preset = load_preset("smoke")
     run = Execution(tmp_path / "out")
-    drawn = SearchSetup(preset, 4, tmp_path / "out" / "data", None, run)
-    setup = replace(drawn, data=vizwiz, read=True, answering="rank", skip_bad=1)
-    assert setup.tasks == ["vizwiz_vqa"] and drawn.tasks == list(DRAWN)
+    drawn = Search(preset, Wanted(), tmp_path / "out" / "data", run)
+    setup = Search(preset, Wanted(data=vizwiz, answering="rank"), vizwiz, run)
+    assert list(setup.tasks) == ["vizwiz_vqa"] and list(drawn.tasks) == list(DRAWN)
     cell = setup.cell(Trial("frozen", "vizwiz_vqa"))
-    assert (cell.data, cell.split, cell.answering, cell.skip_bad) == (vizwiz, "validation", "rank", 1)
+    assert (cell.data, cell.split, cell.answering) == (vizwiz, "validation", "rank")
     about = search._about(setup)
     assert about["data"]["vizwiz_vqa"]["validation"]["held out"] is True and about["answering"] == "rank"
-    assert search._about(drawn).keys() == about.keys() - {"answering"}
-    assert search._about(drawn)["data"].keys() == {"seed", "sizes"}
+    assert search._about(drawn)["data"]["seed"] == 0
 
 
 @pytest.mark.parametrize(

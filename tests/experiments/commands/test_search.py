@@ -13,7 +13,8 @@ import pytest
 from attngraph.errors import UserError
 from experiments.cli import main
 from experiments.commands import search
-from experiments.configs.presets import TextDecoding, load_preset
+from experiments.configs.experiment import Part, TextDecoding, Training
+from experiments.configs.grid import load_preset
 from experiments.configs.settings import Choice, chosen_settings
 from experiments.files import write_json
 from experiments.methods import METHODS
@@ -21,14 +22,15 @@ from experiments.models.mini_blip import weights_digest
 from experiments.outputs import TRAINING_STATE
 from experiments.training import search as races
 from experiments.training.execution import Execution
+from experiments.training.plan import Wanted
 from experiments.training.race import RATES, Trial
-from experiments.training.search import JOINT, OTHERS, SECOND, VALIDATION_EXAMPLES, SearchSetup
+from experiments.training.search import JOINT, OTHERS, SECOND, VALIDATION_EXAMPLES, Search
 from tests.experiments.drawn import DRAWN as TASKS
 
 GNNS = ("gcn", "appnp", "gcnii", "pgnn")
-SEARCHED = [name for name in load_preset("full").seeds if name in METHODS and METHODS[name].rates]
+SEARCHED = [name for name in load_preset("full").counts if name in METHODS and METHODS[name].rates]
 PRESET = load_preset("full")
-STEPS = PRESET.budget_of(TASKS["caption"]).steps
+STEPS = {name: PRESET.part(task)["recipe"]["steps"] for name, task in TASKS.items()}
 BEST_RATE = {"gcn": 1e-2, "pgnn": 3e-2, "full": 1e-5}  # of all others 3e-3
 
 
@@ -55,7 +57,7 @@ def score(cell) -> float:
         value += {"replace": 0.0, "gated": 0.02, "blend": 0.01}[cell.settings["join"]]
         mu = 0.1 if cell.settings["join"] == "replace" else 1.0
         value += 0.005 * (cell.settings["gnn_args"].get("mu") == mu)
-    value += 0.002 * (cell.recipe.steps == 2 * PRESET.budget_of(TASKS[cell.task]).steps)
+    value += 0.002 * (cell.recipe.steps == 2 * STEPS[cell.task])
     if (cell.method, cell.task, cell.seed) == ("appnp", "caption", 1) and cell.settings["join"] == "blend":
         value += 0.1
     return value
@@ -106,8 +108,13 @@ class World:
         options = dict(out=self.out, preset="full", model=None, device="cpu", jobs=1, threads=1, tasks=tasks)
         options |= dict(download=False, cache_gb=1.0, checkpoints=None, launcher="local")
         options |= dict.fromkeys(("cpus_per_cell", "gpus_per_cell", "ray_address", "slurm"))
-        given = {"data": None, "skip_bad": 0, "answering": None}
+        given = {"data": None, "answering": None, "skip_bad": 0}
         return search.run(argparse.Namespace(**given, **options))
+
+
+def search_in(out: Path, **wanted) -> Search:
+    """A search of the whole study."""
+    return Search(PRESET, Wanted(**wanted), out / "data", Execution(out))
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +218,7 @@ def test_the_winner_of_every_gnn_runs_with_twice_the_steps_on_seeds_that_chose_n
     assert {(cell.method, cell.task, cell.seed) for cell in once} == new
     assert max(cell.seed for cell in found.seen[: found.seen.index(once[0])]) < 7
     for cell in again:
-        assert cell.recipe.steps == 2 * PRESET.budget_of(TASKS[cell.task]).steps
+        assert cell.recipe.steps == 2 * STEPS[cell.task]
         assert rate_of(cell) == settings.methods[cell.method][cell.task].learning_rate
     text = (found.out / "search.md").read_text()
     lines = text[text.index("Are the steps enough?") :].split("\n\n")[1].splitlines()[2:]
@@ -275,7 +282,7 @@ def test_one_task_alone_is_searched_as_among_others(found, settings, tmp_path, m
     } == alone.methods
     runs = [(cell.label, cell.seed) for cell in found.seen if cell.task == "caption"]
     assert [(cell.label, cell.seed) for cell in world.seen] == runs
-    with pytest.raises(UserError, match="other budgets"):
+    with pytest.raises(UserError, match="other runs"):
         World(tmp_path, monkeypatch).search(tasks="caption,ve")
     for given, said in (
         (" , ", "no task is named"),
@@ -289,9 +296,8 @@ def test_one_task_alone_is_searched_as_among_others(found, settings, tmp_path, m
 def test_damaged_trials_are_named(lines, tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch)
     (tmp_path / "trials.csv").write_text("\n".join(lines))
-    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, Execution(tmp_path))
     with pytest.raises(UserError, match="trials.csv cannot be read .*: restore it, or give another --out"):
-        races.Search(setup).run()
+        search_in(tmp_path).run()
     assert world.seen == []
 
 
@@ -301,13 +307,12 @@ def test_a_race_has_one_checkpoint_under_each_seed(tmp_path, monkeypatch):
     """
     world = World(tmp_path, monkeypatch)
     one, two = (tmp_path / "checkpoints" / name for name in ("seed1", "seed2"))
-    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, Execution(tmp_path), one.parent)
     choice = Choice(learning_rate=1e-3)
     same, other_method, other_task, other_seed, shipped = (Trial(*run[:2], choice, run[2]) for run in RUNS)
 
     def score_beside(line: str, *trials: Trial) -> None:
         (tmp_path / "trials.csv").write_text(f"{HEAD}\n{line}\n")
-        search = races.Search(setup)
+        search = search_in(tmp_path, checkpoints=one.parent)
         search._read()
         search.score(trials)
 
@@ -336,9 +341,8 @@ def test_a_race_has_one_checkpoint_under_each_seed(tmp_path, monkeypatch):
 def test_a_run_that_is_there_already_is_asked_where_it_started(tmp_path, monkeypatch):
     """Where this machine lacks the checkpoint, only the finished run knows."""
     world = World(tmp_path, monkeypatch)
-    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, Execution(tmp_path), tmp_path / "checkpoints")
     (tmp_path / "trials.csv").write_text(f"{HEAD}\nx,gcn,vqa,1,0.5,before\n")
-    search = races.Search(setup)
+    search = search_in(tmp_path, checkpoints=tmp_path / "checkpoints")
     search._read()
     with pytest.raises(UserError, match="trials of gcn on vqa with seed 1 would start from two checkpoints"):
         search.score([Trial("gcn", "vqa", Choice(learning_rate=1e-3), 1)])
@@ -359,40 +363,40 @@ def test_the_report_says_under_which_seeds_checkpoints_differ(tmp_path, monkeypa
 def test_rates_that_cannot_be_extended_are_refused(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch)
     monkeypatch.setitem(METHODS, "odd", replace(METHODS["decoder"], name="odd", rates=(1e-3, 2e-3)))
-    setup = SearchSetup(PRESET, 4, tmp_path / "data", None, Execution(tmp_path))
     with pytest.raises(UserError, match=r"method odd begins with the rate 0.002: give half powers of ten"):
-        races.Search(setup).run()
+        search_in(tmp_path).run()
     assert world.seen == []
 
 
 def test_a_trial_is_a_cell_with_the_presets_budget():
     choice = Choice(learning_rate=3e-3, join="gated", arguments={"p": 1.5, "mu": 0.1})
-    setup = SearchSetup(PRESET, 8, Path("data"), "some/model", None)
+    setup = search_in(Path("out"), model="some/model")
     cell = setup.cell(Trial("pgnn", "caption", choice, seed=2))
-    expected = {"gnn": "pgnn", "gnn_args": {"p": 1.5, "mu": 0.1}, "join": "gated", "reduction": 8}
+    expected = {"gnn": "pgnn", "gnn_args": {"p": 1.5, "mu": 0.1}, "join": "gated", "reduction": 4}
     assert cell.settings == expected
-    assert (cell.recipe.learning_rate, cell.recipe.steps) == (3e-3, STEPS)
-    assert cell.recipe.precision == PRESET.recipe.precision == "float32"
-    assert (cell.seed, cell.model, cell.data) == (2, "some/model", Path("data"))
+    assert (cell.recipe.learning_rate, cell.recipe.steps) == (3e-3, STEPS["caption"])
+    assert cell.recipe.precision == PRESET.runs.recipe.precision == "float32"
+    assert (cell.seed, cell.model, cell.data) == (2, "some/model", Path("out/data"))
     assert cell.label == "pgnn-gated-0.003-p1.5-mu0.1"
     assert setup.cell(Trial("frozen", "vqa")).recipe is None
 
 
 def test_a_trial_trains_and_answers_as_the_preset_says():
-    budget = PRESET.budget.model_copy(
-        update={"steps": None, "epochs": 2.0, "decoding": TextDecoding(num_beams=2)}
+    part = Part(
+        recipe=Training(epochs=2, batch_size=16),
+        side=32,
+        answering="rank",
+        decoding=TextDecoding(num_beams=2),
     )
-    changes = {"budget": budget, "side": 32, "answering": "rank", "tasks": {}}
-    preset = PRESET.model_copy(update=changes)
-    setup = SearchSetup(preset, 8, Path("data"), "some/model", None)
+    grid = PRESET.model_copy(update={"runs": part, "by_task": {}})
+    setup = Search(grid, Wanted(model="some/model"), Path("data"), Execution(Path("out")))
     choice = Choice(learning_rate=3e-3)
     cell = setup.cell(Trial("gcn", "caption", choice))
-    assert cell.recipe.steps == 2 * (preset.sizes.captions[0] // budget.batch_size)
+    assert cell.recipe.steps == 2 * (grid.scenes.captions[0] // 16)
     assert setup.cell(Trial("gcn", "caption", choice, times=2)).recipe.steps == 2 * cell.recipe.steps
     assert (cell.side, cell.answering, cell.decoding) == (32, "rank", {"num_beams": 2})
-    about = search._about(replace(setup, execution=Execution(Path("out"))))
-    assert (about["side"], about["answering"], about["epochs"]["caption"]) == (32, "rank", 2)
-    assert replace(setup, preset=preset.model_copy(update={"layouts": 300})).sizes.size == 300
+    about = search._about(setup)["runs"]["caption"]
+    assert (about["side"], about["answering"], about["recipe"]["epochs"]) == (32, "rank", 2)
 
 
 @pytest.mark.parametrize("name", ["trials.csv", "search.md", "settings.yaml"])

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.cli import main
-from experiments.configs.tables import load_table, table_names
+from experiments.configs.grid import load_table, names_of
 from experiments.report.beside import LABEL
 from tests.experiments.bad_inputs.world import SIZE
 
@@ -148,15 +148,15 @@ def test_a_table_is_not_replaced_by_a_smaller_one(made, files, capsys):
     assert times(made) == before
 
 
-@pytest.mark.parametrize("name", table_names())
+@pytest.mark.parametrize("name", names_of("table"))
 def test_a_dry_run_lists_the_runs_and_writes_nothing(name, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for size in ("scenes", "paper"):
         assert main(["table", name, "--size", size, "--dry-run"]) == 0
         *cells, empty, total = capsys.readouterr().out.splitlines()
-        table = load_table(name)
-        frozen = "frozen" in table.blocks
-        count = len(table.tasks) * ((len(table.blocks) - frozen) * table.seeds + frozen)
+        table = load_table(name, size)
+        frozen = "frozen" in table.counts
+        count = len(table.tasks) * ((len(table.counts) - frozen) * table.seeds + frozen)
         assert len(cells) == count and empty == "" and total.startswith(f"{count} cells, ")
         assert ("on a 2-core machine" in total) == (size == "scenes")
     assert not any(tmp_path.iterdir())

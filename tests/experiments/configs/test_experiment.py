@@ -1,5 +1,6 @@
 """Experiments as files: what is read, what is refused, and that a resolved file is the same experiment."""
 
+import math
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -17,18 +18,16 @@ from experiments.configs.experiment import (
     experiment_of,
     load_experiment,
 )
-from experiments.configs.presets import Preset
+from experiments.configs.grid import Grid, load_table
 from experiments.configs.reading import parsed
 from experiments.configs.settings import Settings, chosen_settings
-from experiments.configs.tables import load_size, load_table
 from experiments.methods import METHODS, method_named
 from experiments.scenes.layouts.make import make_scenes
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
 from experiments.training.answering import described
-from experiments.training.plan import Request, plan_table
+from experiments.training.plan import Wanted, decided, plan_table, settings_of
 from experiments.training.recipe import Recipe
-from experiments.training.resolve import resolved, settings_of
 
 pytestmark = pytest.mark.usefixtures("own_tables")
 
@@ -41,12 +40,12 @@ def six(tmp_path_factory) -> Path:
 
 
 def cell_of(words, drawn=Path("nowhere"), chosen=None):
-    return resolved(load_experiment(None, words), drawn, chosen or chosen_settings()).cell
+    return decided(load_experiment(None, words), drawn, chosen or chosen_settings())[0]
 
 
 def refusal(words, name=None, drawn=Path("nowhere")) -> str:
     with pytest.raises(UserError) as error:
-        resolved(load_experiment(name, words), drawn, chosen_settings())
+        decided(load_experiment(name, words), drawn, chosen_settings())
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -55,10 +54,16 @@ def refusal(words, name=None, drawn=Path("nowhere")) -> str:
 
 
 @pytest.mark.parametrize(
-    "text, value", [("1e-3", 1e-3), ("2E+4", 2e4), ("1.5e3", 1.5e3), (".5e1", 5.0), ("e-3", "e-3")]
+    "text, value",
+    [
+        *[("1e-3", 1e-3), ("2E+4", 2e4), (".5e1", 5.0), ("e-3", "e-3"), ("-3", -3), ("+1.5", 1.5)],
+        *[("010", 10), ("1:30", "1:30"), ("1_000", "1_000"), ("0x1F", 31), ("0o17", 15), (".inf", math.inf)],
+    ],
 )
-def test_numbers_without_a_point_are_numbers(text, value):
-    assert parsed(f"x: {text}", "", "") == {"x": value}
+def test_numbers_are_those_of_yaml_1_2(text, value):
+    """YAML 1.1 takes 1e-3 for a text, 010 for eight and 1:30 for 90."""
+    found = parsed(f"x: {text}", "", "")["x"]
+    assert found == value and type(found) is type(value)
 
 
 def test_changes_reach_any_depth():
@@ -108,7 +113,6 @@ def test_changes_reach_any_depth():
         (["task=coco"], "data is missing: give the folder that holds coco"),
         (["task=coco", "data=nowhere"], "data nowhere is no folder"),
         (["task=easy_vqa", "data=."], "come with a package: leave data out"),
-        (["skip_bad=3"], "skip_bad changes nothing"),
         (["answering=rank"], "there is no list of answers for vqa: leave it out"),
         (["settings.jion=blend"], "settings: pgnn has no 'jion' (did you mean join?)"),
         (
@@ -179,8 +183,7 @@ def test_everything_of_a_recipe_can_be_said():
 @pytest.mark.parametrize("method", ["pgnn", "full", "lora", "majority", "fixed_p"])
 def test_with_nothing_more_it_is_the_cell_of_a_table(method, task, tmp_path):
     write_scenes(tmp_path, 0, Sizes((12, 12, 12), (6, 6, 6), (4, 4, 4)))
-    preset = Preset(about="", seeds={method: 1})
-    (cell,) = plan_table(preset, Request([method], [task]), chosen_settings(), tmp_path).cells
+    (cell,) = plan_table(Grid(about="", seeds={method: 1}), Wanted([method], [task]), tmp_path).cells
     mine = cell_of([f"method={method}", f"task={task}"], tmp_path)
     assert mine.description() == cell.description() and mine.folder(tmp_path) == cell.folder(tmp_path)
 
@@ -188,12 +191,12 @@ def test_with_nothing_more_it_is_the_cell_of_a_table(method, task, tmp_path):
 @pytest.mark.parametrize("method", sorted(name for name, each in METHODS.items() if each.repeats is None))
 def test_a_resolved_file_is_the_same_cell(method, tmp_path):
     """Whatever is chosen on validation data by then."""
-    chosen, later = chosen_settings(), Settings()
-    first = resolved(load_experiment(None, [f"method={method}", "task=vqa"]), tmp_path / "data", chosen)
-    (tmp_path / "saved.yaml").write_text(first.experiment.yaml())
-    again = resolved(load_experiment(str(tmp_path / "saved.yaml"), []), tmp_path / "data", later)
-    assert asdict(again.cell) == asdict(first.cell) and again.sizes == first.sizes
-    assert again.experiment == first.experiment
+    words = [f"method={method}", "task=vqa", "scenes.seed=3"]
+    cell, scenes = decided(load_experiment(None, words), tmp_path / "data", chosen_settings())
+    (tmp_path / "saved.yaml").write_text(experiment_of(cell, scenes).yaml())
+    again = load_experiment(str(tmp_path / "saved.yaml"), [])
+    found, same = decided(again, tmp_path / "data", Settings())
+    assert asdict(found) == asdict(cell) and same == scenes and experiment_of(found, same) == again
 
 
 CHANGES = [
@@ -202,7 +205,6 @@ CHANGES = [
     "split=validation",
     "train_examples=11",
     "eval_examples=5",
-    "skip_bad=2",
     "recipe={epochs: 3, learning_rate: 1e-4, batch_size: 4, accumulation: 2, warmup: 0.1, weight_decay: 0}",
     "settings.gnn_args.p=1.25",
     "settings.positions=[cross]",
@@ -213,19 +215,17 @@ CHANGES = [
 
 def test_every_field_counts_and_comes_back(six, tmp_path):
     plain = ["method=pgnn", "task=vqa2", f"data={six}"]
-    before = resolved(load_experiment(None, plain), tmp_path, chosen_settings())
+    before = cell_of(plain, tmp_path)
     for change in CHANGES:
         words = [*plain, change] + ["answering=rank"] * change.startswith("ranking")
-        one = resolved(load_experiment(None, words), tmp_path, chosen_settings())
-        assert one.cell.description() != before.cell.description() or change == "skip_bad=2", change
-    every = resolved(load_experiment(None, [*plain, *CHANGES]), tmp_path, chosen_settings())
-    cell = every.cell
+        assert cell_of(words, tmp_path).description() != before.description(), change
+    cell = cell_of([*plain, *CHANGES], tmp_path)
     assert (cell.recipe.steps, cell.recipe.accumulation, cell.recipe.weight_decay) == (6, 2, 0)
     assert cell.decoding == {"k": 4, "label_smoothing": 0.1} and cell.side == 96
-    (tmp_path / "saved.yaml").write_text(every.experiment.yaml())
-    again = resolved(load_experiment(str(tmp_path / "saved.yaml"), []), tmp_path, Settings())
-    assert asdict(again.cell) == {**asdict(cell), "data": six.absolute()}
-    assert again.cell.description() == cell.description()
+    (tmp_path / "saved.yaml").write_text(experiment_of(cell).yaml())
+    again, _ = decided(load_experiment(str(tmp_path / "saved.yaml"), []), tmp_path, Settings())
+    assert asdict(again) == {**asdict(cell), "data": six.absolute()}
+    assert again.description() == cell.description()
 
 
 def test_epochs_are_passes_over_what_is_trained_on(tmp_path):
@@ -280,12 +280,9 @@ def test_the_file_holds_every_field_once():
 
 @pytest.mark.parametrize("task", [name for name, each in TASKS.items() if each.data_set])
 def test_paper_experiments_are_the_cells_of_the_main_table(task, six, tmp_path):
-    size = load_size("paper")
-    preset = size.preset(load_table("main")).model_copy(update={"seeds": {"pgnn": 1}})
-    request = Request(None, [task], data=six, model="models/capfilt-l")
-    (cell,) = plan_table(preset, request, size.chosen(), tmp_path).cells
-    experiment = load_experiment(f"paper-{task}", [f"data={six}"])
-    mine = resolved(experiment, tmp_path, chosen_settings()).cell
+    wanted = Wanted(["pgnn"], [task], seeds=1, data=six, model="models/capfilt-l")
+    (cell,) = plan_table(load_table("main", "paper"), wanted, tmp_path).cells
+    mine, _ = decided(load_experiment(f"paper-{task}", [f"data={six}"]), tmp_path, chosen_settings())
     ranks = described(mine.way())["way"] == "rank"
     mine, cell = (replace(one, answering="rank" if ranks else None) for one in (mine, cell))
     assert asdict(mine) == asdict(cell)

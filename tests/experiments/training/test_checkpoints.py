@@ -5,18 +5,17 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from experiments.configs.presets import Preset, load_preset
-from experiments.configs.settings import chosen_settings
+from experiments.configs.grid import Grid, load_preset
 from experiments.outputs import TRAINING_STATE
 from experiments.training.checkpoints import CHECKPOINTS, check_checkpoints, check_only, checkpoints_folder
-from experiments.training.plan import Plan, Request, plan_table
+from experiments.training.plan import Plan, Wanted, plan_table
 
 PRESET = load_preset("quick")
 DATA = Path("data")
 
 
-def plan(preset: Preset = PRESET, **request) -> Plan:
-    return plan_table(preset, Request(**request), chosen_settings(), DATA)
+def plan(preset: Grid = PRESET, **request) -> Plan:
+    return plan_table(preset, Wanted(**request), DATA)
 
 
 def test_the_folder_of_checkpoints(tmp_path):

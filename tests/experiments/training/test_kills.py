@@ -29,9 +29,8 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 PRESET = """
 about: two cells that train and one that does not, short
 seeds: {gcn: 1, pgnn: 1, frozen: 1}
-budget: {steps: 8, train_examples: 16, eval_examples: 8}
-sizes: {questions: [24, 4, 12], hypotheses: [3, 3, 3], captions: [2, 2, 2]}
-recipe: {validate_every: 3}
+runs: {recipe: {steps: 8, validate_every: 3}, train_examples: 16, eval_examples: 8}
+scenes: {questions: [24, 4, 12], hypotheses: [3, 3, 3], captions: [2, 2, 2]}
 """
 OFTEN = """
 from experiments.training import trainer

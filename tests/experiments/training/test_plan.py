@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from experiments.configs.presets import BudgetChange, DrawnSizes, Preset, RecipeChange, load_preset
-from experiments.configs.settings import Choice, chosen_settings
-from experiments.configs.tables import load_size, load_table
+from experiments.configs.experiment import Part, Scenes, Training
+from experiments.configs.grid import Grid, load_preset, load_table
+from experiments.configs.settings import Choice, Settings, chosen_settings
 from experiments.methods import METHODS
 from experiments.scenes.layouts.make import make_scenes
 from experiments.tasks import TASKS
@@ -16,18 +16,18 @@ from experiments.training.plan import (
     START_SECONDS,
     STEP_SECONDS,
     Plan,
-    Request,
+    Wanted,
     example_count,
     plan_table,
     tasks_of,
 )
 from tests.experiments.drawn import DRAWN as DRAWN_TASKS
 
-PRESET = Preset(
+PRESET = Grid(
     about="",
     seeds={"gcn": 2, "pgnn": 3, "learned_p": 2, "frozen": 1, "full": 1, "majority": 1},
-    budget=BudgetChange(steps=10, train_examples=40, eval_examples=20),
-    sizes=DrawnSizes(questions=(60, 20, 15)),
+    runs=Part(recipe=Training(steps=10), train_examples=40, eval_examples=20),
+    scenes=Scenes(questions=(60, 20, 15)),
 )
 
 
@@ -56,7 +56,7 @@ def six(tmp_path_factory) -> Path:
 
 
 def plan(**request):
-    return plan_table(PRESET, Request(**request), chosen_settings(), DATA)
+    return plan_table(PRESET, Wanted(**request), DATA)
 
 
 def test_rows_and_seeds_of_a_preset():
@@ -69,21 +69,19 @@ def test_rows_and_seeds_of_a_preset():
         assert all((cell.recipe is not None) == METHODS[name].trains for cell in cells)
 
 
+def labels(grid: Grid) -> dict[str, set[str]]:
+    found = plan_table(grid, data=DATA).rows
+    return {row: {cell.label for cell in cells} for row, cells in found.items()}
+
+
 def test_a_width_that_is_the_chosen_one_is_the_plain_method():
     """At the size paper 1/8 is, so that the table of widths takes other tables' runs; no more is shared."""
-    table, rows = load_table("width"), list(load_table("width").blocks)
     for name, same in (("paper", {"gcn_r8": "gcn", "pgnn_r8": "pgnn"}), ("scenes", {})):
-        size = load_size(name)
-
-        def labels(chosen, size=size):
-            found = plan_table(size.preset(table), Request(tasks=table.tasks), chosen, DATA).rows
-            return {row: {cell.label for cell in cells} for row, cells in found.items()}
-
-        assert labels(size.chosen()) == {row: {same.get(row, row)} for row in rows}
-    chosen = load_size("paper").chosen()
-    other = {**chosen.methods, "gcn_r8": {"vqa2": Choice(learning_rate=1e-3, join="replace")}}
-    size = load_size("paper")
-    found = labels(chosen.model_copy(update={"methods": other}), size)
+        grid = load_table("width", name)
+        assert labels(grid) == {row: {same.get(row, row)} for row in grid.counts}
+    grid = load_table("width", "paper")
+    methods = {**grid.settings.methods, "gcn_r8": {"vqa2": Choice(learning_rate=1e-3, join="replace")}}
+    found = labels(grid.model_copy(update={"settings": Settings(reduction=8, methods=methods)}))
     assert found["gcn_r8"] == {"gcn_r8"}, "it has a learning rate of its own"
     assert found["pgnn_r8"] == {"pgnn"}
 
@@ -111,21 +109,21 @@ def test_a_cell_has_the_chosen_settings_and_the_presets_budget():
 
 
 def test_what_a_user_asks_for():
-    table = plan(gnns=["appnp", "pgnn"], tasks=["ve", "vqa"], first_seed=4, seeds=2, join="gated", model="m")
+    table = plan(rows=["appnp", "pgnn"], tasks=["ve", "vqa"], first_seed=4, seeds=2, join="gated", model="m")
     assert list(table.rows) == ["appnp", "pgnn", "frozen", "full", "majority"], "reference rows stay"
     assert list(table.tasks) == ["ve", "vqa"]
     for name, cells in table.rows.items():
         assert {cell.seed for cell in cells} == ({4, 5} if METHODS[name].trains else {0})
         assert all(cell.model == "m" for cell in cells)
     assert {cell.settings["join"] for cell in table.rows["pgnn"]} == {"gated"}
-    assert len({cell.seed for cell in plan(gnns=["appnp"]).rows["appnp"]}) == 3, "as many as the most seeds"
+    assert len({cell.seed for cell in plan(rows=["appnp"]).rows["appnp"]}) == 3, "as many as the most seeds"
 
 
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        ({"gnns": ["gat"]}, "unknown method 'gat'"),
-        ({"gnns": []}, "no method is named"),
+        ({"rows": ["gat"]}, "unknown method 'gat'"),
+        ({"rows": []}, "no method is named"),
         ({"tasks": ["vqa", "chess"]}, "unknown task 'chess'"),
         ({"join": "glue"}, "unknown join 'glue'"),
         ({"seeds": 0}, "--seeds must be at least 1"),
@@ -135,16 +133,16 @@ def test_what_a_user_asks_for():
 )
 def test_wrong_requests(wrong, said):
     with pytest.raises(UserError, match=said):
-        Request(**wrong)
+        Wanted(**wrong)
 
 
 def test_unknown_names_in_a_preset():
-    tasks = PRESET.model_copy(update={"tasks": {"chess": BudgetChange(steps=3)}})
+    tasks = PRESET.model_copy(update={"by_task": {"chess": Part()}})
     with pytest.raises(UserError, match="unknown task 'chess': choose from vqa, "):
-        plan_table(tasks, Request(), chosen_settings(), DATA)
+        plan_table(tasks, data=DATA)
     methods = PRESET.model_copy(update={"seeds": {"gat": 1}})
     with pytest.raises(UserError, match="unknown method 'gat'"):
-        plan_table(methods, Request(), chosen_settings(), DATA)
+        plan_table(methods, data=DATA)
 
 
 @pytest.mark.parametrize("seeds", [{}, {"gcn": 0, "frozen": 0}])
@@ -152,11 +150,11 @@ def test_unknown_names_in_a_preset():
 def test_a_preset_without_seeds_is_refused(seeds, gnns):
     preset = PRESET.model_copy(update={"seeds": seeds})
     with pytest.raises(UserError, match="the preset runs nothing: give a method at least one seed"):
-        plan_table(preset, Request(gnns=gnns), chosen_settings(), DATA)
+        plan_table(preset, Wanted(rows=gnns), data=DATA)
 
 
 def test_the_estimate_adds_starts_steps_and_answers():
-    table = plan(gnns=["gcn"], tasks=["vqa"], seeds=1)
+    table = plan(rows=["gcn"], tasks=["vqa"], seeds=1)
     seconds = TASKS["vqa"].budget.eval_seconds
     each = START_SECONDS + 15 * seconds  # fewer questions are drawn than the preset would score
     trained = 10 * ENCODER_TIMES["trained"] * step_of(64)
@@ -167,7 +165,7 @@ def test_the_estimate_adds_starts_steps_and_answers():
     assert table.seconds(50) == table.seconds(2), "two cores do not do more at a time"
     assert table.seconds(1, table.cells[:1]) == pytest.approx(table.seconds(1) - each - 10 * step_of(64))
     assert table.seconds(1, table.cells) == 0, "all are done"
-    one = plan(gnns=["gcn"], tasks=["vqa"], seeds=1)
+    one = plan(rows=["gcn"], tasks=["vqa"], seeds=1)
     one.rows.pop("frozen"), one.rows.pop("majority")
     assert one.seconds(2) == pytest.approx(each + trained), "the longest cell"
 
@@ -176,11 +174,13 @@ def test_the_estimate_adds_starts_steps_and_answers():
     "precision, has_it, slow", [("float32", True, True), ("auto", False, True), ("bfloat16", False, False)]
 )
 def test_float32_takes_longer(monkeypatch, precision, has_it, slow):
-    wanted = Request(gnns=["gcn"], tasks=["vqa"], seeds=1)
+    wanted = Wanted(rows=["gcn"], tasks=["vqa"], seeds=1)
     before = plan(**vars(wanted)).seconds(1)
     monkeypatch.setattr("experiments.training.plan.uses_bfloat16", lambda device: has_it)
-    changed = PRESET.model_copy(update={"recipe": RecipeChange(precision=precision)})
-    more = plan_table(changed, wanted, chosen_settings(), DATA).seconds(1) - before
+    changed = PRESET.model_copy(
+        update={"runs": Part(recipe=Training(steps=10, precision=precision), train_examples=40)}
+    )
+    more = plan_table(changed, wanted, data=DATA).seconds(1) - before
     steps = 10 * (1 + ENCODER_TIMES["trained"]) * (step_of(64, "float32") - step_of(64))
     assert steps > 0
     assert more == pytest.approx(steps if slow else 0)
@@ -188,31 +188,31 @@ def test_float32_takes_longer(monkeypatch, precision, has_it, slow):
 
 def test_how_many_examples_a_task_has():
     assert [
-        example_count(TASKS["vqa"], split, PRESET.drawn, DATA) for split in ("train", "validation", "test")
+        example_count(TASKS["vqa"], split, PRESET.scenes, DATA) for split in ("train", "validation", "test")
     ] == [
         60,
         20,
         15,
     ]
     easy = TASKS["easy_vqa"]
-    assert example_count(easy, "test", PRESET.drawn, DATA) == len(easy.examples(Path(), "test")) == 9673
+    assert example_count(easy, "test", PRESET.scenes, DATA) == len(easy.examples(Path(), "test")) == 9673
 
 
 @pytest.mark.parametrize("has_it", [True, False], ids=["bfloat16", "float32"])
 @pytest.mark.parametrize("preset, limit", [("quick", 8 * 60), ("full", 12 * 3600)])
 def test_presets_keep_what_they_promise_on_two_cores(monkeypatch, preset, limit, has_it):
     monkeypatch.setattr("experiments.training.plan.uses_bfloat16", lambda device: has_it)
-    table = plan_table(load_preset(preset), Request(), chosen_settings(), DATA)
+    table = plan_table(load_preset(preset), data=DATA)
     assert table.seconds(2) < limit
 
 
 def test_a_preset_may_leave_tasks_out():
-    short = PRESET.model_copy(update={"tasks": {"easy_vqa": None, "vqa": BudgetChange(steps=3)}})
-    assert list(plan_table(short, Request(), chosen_settings(), DATA).tasks) == ["vqa", "ve", "caption"]
-    assert list(plan_table(short, Request(tasks=["easy_vqa"]), chosen_settings(), DATA).tasks) == ["easy_vqa"]
-    nothing = PRESET.model_copy(update={"tasks": dict.fromkeys(TASKS)})
+    short = PRESET.model_copy(update={"by_task": {"easy_vqa": None, "vqa": Part()}})
+    assert list(plan_table(short, data=DATA).tasks) == ["vqa", "ve", "caption"]
+    assert list(plan_table(short, Wanted(tasks=["easy_vqa"]), data=DATA).tasks) == ["easy_vqa"]
+    nothing = PRESET.model_copy(update={"by_task": dict.fromkeys(TASKS)})
     with pytest.raises(UserError, match="leaves out every task: name some with --tasks"):
-        plan_table(nothing, Request(), chosen_settings(), DATA)
+        plan_table(nothing, data=DATA)
 
 
 def test_settings_that_nobody_chose_are_named():
@@ -220,9 +220,8 @@ def test_settings_that_nobody_chose_are_named():
     chosen = chosen_settings()
     methods = {name: dict(of_task) for name, of_task in chosen.methods.items()}
     del methods["pgnn"]["ve"], methods["full"]
-    table = plan_table(
-        PRESET, Request(tasks=["vqa", "ve"]), chosen.model_copy(update={"methods": methods}), DATA
-    )
+    grid = PRESET.model_copy(update={"settings": Settings(reduction=4, methods=methods)})
+    table = plan_table(grid, Wanted(tasks=["vqa", "ve"]), DATA)
     assert set(table.unsearched) == {("pgnn", "ve"), ("full", "vqa"), ("full", "ve")}
     rate = {cell.task: cell.recipe.learning_rate for cell in table.rows["pgnn"]}
     assert rate == {
@@ -233,13 +232,13 @@ def test_settings_that_nobody_chose_are_named():
 
 def test_seeds_are_dealt_over_checkpoints():
     several = PRESET.model_copy(update={"checkpoints": 3, "seeds": {"gcn": 7, "frozen": 5, "majority": 1}})
-    table = plan_table(several, Request(checkpoints=Path("ckpt")), chosen_settings(), DATA)
+    table = plan_table(several, Wanted(checkpoints=Path("ckpt")), data=DATA)
     models = {cell.seed: cell.model for cell in table.rows["gcn"]}
     one, two = (str(Path("ckpt") / name) for name in ("seed1", "seed2"))
     assert models == {0: None, 1: one, 2: two, 3: None, 4: one, 5: two, 6: None}
     assert {cell.seed: cell.model for cell in table.rows["frozen"]} == {0: None, 1: one, 2: two}
     assert {cell.model for cell in table.rows["majority"]} == {None}
-    table = plan_table(several, Request(model="mine"), chosen_settings(), DATA)
+    table = plan_table(several, Wanted(model="mine"), data=DATA)
     assert {cell.model for cell in table.cells} == {"mine"}
     assert {cell.seed for cell in table.rows["frozen"]} == {0}
 
@@ -249,8 +248,8 @@ def test_the_seeds_of_one_checkpoint():
     several = PRESET.model_copy(update={"checkpoints": 3, "seeds": {"gcn": 7, "text": 2, "majority": 1}})
 
     def part(only: int | None) -> Plan:
-        request = Request(checkpoints=Path("ckpt"), only_checkpoint=only)
-        return plan_table(several, request, chosen_settings(), DATA)
+        request = Wanted(checkpoints=Path("ckpt"), only_checkpoint=only)
+        return plan_table(several, request, data=DATA)
 
     parts = [part(only) for only in range(3)]
     seeds = [sorted({cell.seed for cell in each.rows["gcn"]}) for each in parts]
@@ -260,56 +259,56 @@ def test_the_seeds_of_one_checkpoint():
     together = [(cell.method, cell.seed, cell.model) for each in parts for cell in each.cells]
     assert together == [(cell.method, cell.seed, cell.model) for cell in part(None).cells]
     with pytest.raises(UserError, match="no row has a seed that starts from checkpoint 2: give more"):
-        plan_table(several, Request(seeds=1, only_checkpoint=2), chosen_settings(), DATA)
+        plan_table(several, Wanted(seeds=1, only_checkpoint=2), data=DATA)
     nothing = several.model_copy(update={"seeds": {"gcn": 0, "pgnn": 1}})
     with pytest.raises(UserError, match="no row has a seed: give more"):
-        plan_table(nothing, Request(gnns=["gcn"]), chosen_settings(), DATA)
+        plan_table(nothing, Wanted(rows=["gcn"]), data=DATA)
     untrained = several.model_copy(update={"seeds": {"gcn": 2, "frozen": 3}})
-    request = Request(tasks=["vqa"], checkpoints=Path("ckpt"), only_checkpoint=2)
-    assert list(plan_table(untrained, request, chosen_settings(), DATA).rows) == ["frozen"]
+    request = Wanted(tasks=["vqa"], checkpoints=Path("ckpt"), only_checkpoint=2)
+    assert list(plan_table(untrained, request, data=DATA).rows) == ["frozen"]
 
 
 def test_tasks_on_official_files_take_the_settings_of_the_task_that_they_are_like(six):
-    table = plan(data=six, gnns=["pgnn"], tasks=["vqa2", "coco"], answering="rank", skip_bad=3)
+    table = plan(data=six, rows=["pgnn"], tasks=["vqa2", "coco"], answering="rank")
     chosen = chosen_settings()
     for cell in table.rows["pgnn"]:
         like = {"vqa2": "vqa", "coco": "caption"}[cell.task]
         assert cell.settings == METHODS["pgnn"].settings(chosen, like)
         assert cell.recipe.learning_rate == chosen.methods["pgnn"][like].learning_rate
-        assert (cell.data, cell.answering, cell.skip_bad) == (six, "rank", 3)
+        assert (cell.data, cell.answering) == (six, "rank")
     assert table.borrowed == {"vqa2": "vqa", "coco": "caption"} and not table.unsearched
-    assert table.sizes is None, "nothing is drawn"
+    assert table.scenes is None, "nothing is drawn"
     of_its_own = {**chosen.methods["pgnn"], "coco": chosen.methods["pgnn"]["vqa"]}
-    own = chosen.model_copy(update={"methods": {**chosen.methods, "pgnn": of_its_own}})
-    request = Request(data=six, gnns=["pgnn"], tasks=["coco"])
-    table = plan_table(PRESET.model_copy(update={"seeds": {"pgnn": 1}}), request, own, DATA)
+    own = Settings(reduction=4, methods={**chosen.methods, "pgnn": of_its_own})
+    request = Wanted(data=six, rows=["pgnn"], tasks=["coco"])
+    alone = PRESET.model_copy(update={"seeds": {"pgnn": 1}, "settings": own})
+    table = plan_table(alone, request, DATA)
     assert table.borrowed == {} and table.cells[0].settings == METHODS["pgnn"].settings(own, "coco")
-    lost = chosen.model_copy(update={"methods": {}})
-    table = plan_table(PRESET.model_copy(update={"seeds": {"pgnn": 1}}), request, lost, DATA)
+    table = plan_table(alone.model_copy(update={"settings": Settings()}), request, DATA)
     assert table.unsearched == (("pgnn", "coco"),), "neither has any"
 
 
 def test_the_tasks_of_a_folder(six, tmp_path):
     names = [name for name, task in TASKS.items() if task.data_set]
-    assert list(tasks_of(None, PRESET, six)) == names and list(tasks_of(None, PRESET, None)) == DRAWN
-    fewer = PRESET.model_copy(update={"tasks": {"vqa2": None}})
-    assert list(tasks_of(None, fewer, six)) == names[1:] and list(tasks_of(["vqa2"], fewer, six)) == ["vqa2"]
-    assert list(tasks_of(["easy_vqa", "coco"], PRESET, six)) == ["easy_vqa", "coco"]
+    assert list(tasks_of(PRESET, None, six)) == names and list(tasks_of(PRESET, None, None)) == DRAWN
+    fewer = PRESET.model_copy(update={"by_task": {"vqa2": None}})
+    assert list(tasks_of(fewer, None, six)) == names[1:] and list(tasks_of(fewer, ["vqa2"], six)) == ["vqa2"]
+    assert list(tasks_of(PRESET, ["easy_vqa", "coco"], six)) == ["easy_vqa", "coco"]
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / "textcaps").symlink_to(six / "textcaps")
-    assert list(tasks_of(None, PRESET, tmp_path / "part")) == ["textcaps"]
+    assert list(tasks_of(PRESET, None, tmp_path / "part")) == ["textcaps"]
     for named, data, said in (
         (["vqa2"], None, "vqa2 reads official files: give the folder that holds vqa2 with --data FOLDER"),
         (None, tmp_path, "holds no data of a task"),
         (["ve"], six, "holds no drawn scenes"),
     ):
         with pytest.raises(UserError, match=said):
-            tasks_of(named, PRESET, data)
+            tasks_of(PRESET, named, data)
 
 
 def test_examples_of_official_files_are_counted(six):
     preset = load_preset("quick")
-    table = plan_table(preset, Request(data=six, gnns=["gcn"], tasks=["snli_ve"]), chosen_settings(), DATA)
+    table = plan_table(preset, Wanted(data=six, rows=["gcn"], tasks=["snli_ve"]), data=DATA)
     counted = example_count(TASKS["snli_ve"], "test", None, six)
     assert counted == len(TASKS["snli_ve"].examples(six, "test")) > 0
     seconds = START_SECONDS + counted * TASKS["snli_ve"].budget.eval_seconds

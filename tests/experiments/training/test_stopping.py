@@ -23,8 +23,8 @@ from tests.experiments.training.commands import Command
 PRESET = """
 about: one cell
 seeds: {majority: 1}
-budget: {steps: 1, train_examples: 4, eval_examples: 4}
-sizes: {questions: [2, 2, 2], hypotheses: [2, 2, 2], captions: [2, 2, 2]}
+runs: {recipe: {steps: 1}, train_examples: 4, eval_examples: 4}
+scenes: {questions: [2, 2, 2], hypotheses: [2, 2, 2], captions: [2, 2, 2]}
 """
 SLEEPER = '''
 import os, time

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from experiments.configs.tables import Size, load_size, size_names
+from experiments.configs.grid import Grid, load_table, names_of
 from experiments.methods import METHODS, GraphAdapter
 from experiments.training.cells import Cell
 from experiments.training.recipe import Recipe
@@ -86,8 +86,8 @@ def test_tasks_that_were_not_swept_take_their_likes():
 
 def test_all_adapters_begin_with_the_same_rates():
     """Else two rows could end on different hills of a curve that has several."""
-    for name in size_names():
-        size = load_size(name)
+    for name in names_of("size"):
+        size = load_table("main", name)
         adapters = [method for method in METHODS.values() if isinstance(method, GraphAdapter)]
         assert len({tuple(size.rates_of(method)) for method in adapters}) == 1
         for method in ("full", "decoder", "lora", "prefix"):
@@ -97,4 +97,4 @@ def test_all_adapters_begin_with_the_same_rates():
 
 def test_a_method_without_rates_is_named():
     with pytest.raises(UserError, match="names no rates for prefix: add rates"):
-        Size(about="", rates={"adapters": [1e-3, 1e-2]}).rates_of(METHODS["prefix"])
+        Grid(about="", seeds={"gcn": 1}, rates={"adapters": [1e-3, 1e-2]}).rates_of(METHODS["prefix"])

@@ -12,12 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from attngraph.errors import UserError
-from experiments.configs.presets import load_preset
-from experiments.configs.settings import chosen_settings
+from experiments.configs.grid import load_preset
 from experiments.training import device
 from experiments.training.cells import is_finished, run_cell
 from experiments.training.execution import Execution
-from experiments.training.plan import Request, plan_table
+from experiments.training.plan import Wanted, plan_table
 from experiments.training.prepare import prepare
 from tests.experiments.training.runs_together import RUNS, run_all
 from tests.experiments.training.small import small_examples
@@ -27,8 +26,8 @@ pytestmark = pytest.mark.slow  # two processes
 PRESET = """
 about: one row, and a number of questions that two processes cannot share evenly
 seeds: {pgnn: 1}
-budget: {steps: STEPS, train_examples: 64, eval_examples: 25}
-sizes: {questions: [64, 4, 30], hypotheses: [12, 4, 4], captions: [4, 4, 4]}
+runs: {recipe: {steps: STEPS}, train_examples: 64, eval_examples: 25}
+scenes: {questions: [64, 4, 30], hypotheses: [12, 4, 4], captions: [4, 4, 4]}
 """
 
 
@@ -62,7 +61,7 @@ def together(tmp_path_factory):
 
 def table(folder, out):
     chosen = load_preset(str(folder / "steps4.yaml"))
-    return plan_table(chosen, Request(tasks=["vqa"]), chosen_settings(), out / "data")
+    return plan_table(chosen, Wanted(tasks=["vqa"]), out / "data")
 
 
 @pytest.fixture(scope="module")
