@@ -25,7 +25,7 @@ from experiments.datasets.layout_text import layout
 from experiments.files import write_json, write_text
 from experiments.outputs import Outputs, check_folder
 from experiments.progress import note
-from experiments.scenes.layouts.make import LAYOUTS, LEAST, MOST, SIZE, make_scenes
+from experiments.scenes.write import LAYOUTS, LEAST, MOST, SIZE, make_scenes
 
 WHOLE, FAULTY, OTHER_COUNTS = 0, 1, 3  # exit codes of `check`
 NAMES = TEXT, DETAILS = "check.txt", "check.json"

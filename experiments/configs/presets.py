@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from experiments.configs.reading import Config, file_named, read_config
-from experiments.scenes.layouts.make import LEAST, MOST
-from experiments.scenes.layouts.parts import Amounts
-from experiments.scenes.write import Sizes
+from experiments.scenes.layouts import Amounts
+from experiments.scenes.write import LEAST, MOST, Sizes
 from experiments.tasks.task import SPLITS, Budget, Task
 from experiments.training.recipe import Recipe
 
@@ -102,7 +101,7 @@ class DrawnSizes(Config):
 @dataclass(frozen=True)
 class Layouts:
     """How much of the six data sets is drawn in their official layouts; see
-    :func:`experiments.scenes.layouts.make.make_scenes`.
+    :func:`experiments.scenes.write.make_scenes`.
     """
 
     size: int

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.models.generation import IGNORED
-from experiments.scenes.patches import COLOR_CLASSES, SHAPE_CLASSES
+from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES
 
 
 def text_loss(parts: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> Tensor:

@@ -30,7 +30,7 @@ from experiments.pretraining.minis import Mini
 from experiments.pretraining.recipe import Recipe
 from experiments.pretraining.steps import Steps, batches
 from experiments.progress import Progress
-from experiments.scenes.patches import COLOR_CLASSES, SHAPE_CLASSES
+from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES
 from experiments.shipped import DEFAULT
 from experiments.training.device import mixed_precision, training_precision
 from experiments.training.lock import LOCK

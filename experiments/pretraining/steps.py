@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from experiments.pretraining.texts import pretraining_texts
 from experiments.pretraining.words import Prompt
-from experiments.scenes.drawing import draw
-from experiments.scenes.patches import patch_targets
+from experiments.scenes.drawing import draw, patch_targets
 from experiments.scenes.scene import generator, scenes
 from experiments.training.stopping import SIGNALS, end_with_parent
 
@@ -44,7 +43,7 @@ class Steps(Dataset):
 
         Returns:
             ``pixels`` uint8 ``(images, 64, 64, 3)``, ``patch_shapes`` and ``patch_colors`` int64
-            ``(images, 64)`` (see :func:`~experiments.scenes.patches.patch_targets`), and what ``arrange``
+            ``(images, 64)`` (see :func:`~experiments.scenes.drawing.patch_targets`), and what ``arrange``
             returns.
         """
         drawn = list(scenes("train", self.images, self.seed, "pretrain", start=step * self.images))

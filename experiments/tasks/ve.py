@@ -4,7 +4,7 @@ from pathlib import Path
 
 from experiments.datasets import snli_ve
 from experiments.datasets.example import Example
-from experiments.scenes.write import VE_SPLITS
+from experiments.scenes.layouts import VE_SPLITS
 from experiments.tasks.entailment import Entailment
 from experiments.tasks.task import Column, register
 

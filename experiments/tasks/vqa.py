@@ -7,7 +7,7 @@ from experiments.datasets import vqa2
 from experiments.datasets.example import Example
 from experiments.metrics.vqa import vqa_scores
 from experiments.predictions.vqa import VQA_RESULTS
-from experiments.scenes.write import COCO_SPLITS
+from experiments.scenes.layouts import COCO_SPLITS
 from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_scores, references, register
 
 

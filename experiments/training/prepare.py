@@ -12,8 +12,7 @@ from experiments.datasets.faults import Faults
 from experiments.methods import method_named
 from experiments.models import ModelFamily, load_family
 from experiments.progress import note
-from experiments.scenes.layouts.make import make_scenes
-from experiments.scenes.write import Sizes, write_scenes
+from experiments.scenes.write import Sizes, make_scenes, write_scenes
 from experiments.tasks import TASKS
 from experiments.training.cells import IMAGE_STATES, Cell, agreed, has_scores, is_finished
 from experiments.training.data import TaskData, subset

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from experiments.pretraining.recipe import Recipe
 from experiments.pretraining.steps import Arrange
 from experiments.pretraining.tokenizer import build_tokenizer
-from experiments.scenes.vocabulary import all_words
+from experiments.scenes.words import all_words
 from experiments.shipped import CHECKPOINTS, SHIPPED
 
 

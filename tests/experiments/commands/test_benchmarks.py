@@ -11,7 +11,7 @@ import pytest
 from experiments.cli import main
 from experiments.commands import search
 from experiments.configs.presets import load_preset
-from experiments.scenes.layouts.make import make_scenes
+from experiments.scenes.write import make_scenes
 from experiments.tasks import TASKS
 from experiments.training.execution import Execution
 from experiments.training.race import Trial

@@ -11,7 +11,7 @@ from experiments.cli import main
 from experiments.commands import data
 from experiments.datasets.dataset import DATA_SETS, split_examples
 from experiments.datasets.faults import Faults
-from experiments.scenes.layouts.make import LAYOUTS, make_scenes
+from experiments.scenes.write import LAYOUTS, make_scenes
 
 ANNOTATED = {  # a file with annotations of each data set, and a beginning of its records
     "vqa2": ("v2_mscoco_train2014_annotations.json", '"question_id": 1000'),

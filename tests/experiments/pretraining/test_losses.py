@@ -4,7 +4,7 @@ import torch
 
 from experiments.models.generation import IGNORED
 from experiments.pretraining.losses import patch_loss, text_loss
-from experiments.scenes.patches import COLOR_CLASSES, SHAPE_CLASSES
+from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES
 
 
 def test_text_loss_against_a_loop():

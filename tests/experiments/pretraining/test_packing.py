@@ -10,7 +10,7 @@ from experiments.pretraining.packing import block_causal_mask, pack
 from experiments.pretraining.recipe import Recipe
 from experiments.pretraining.steps import Steps
 from experiments.pretraining.tokenizer import build_tokenizer
-from experiments.scenes.vocabulary import all_words
+from experiments.scenes.words import all_words
 
 TEXTS = [
     [("how many red circles ?", "2"), ("caption :", "a red circle and a red circle"), ("", "yes")],

@@ -18,7 +18,7 @@ from experiments.scenes.drawing import draw
 from experiments.scenes.hypotheses import hypotheses
 from experiments.scenes.questions import questions
 from experiments.scenes.scene import COLORS, HELD_OUT, SHAPES, Scene, scenes
-from experiments.scenes.vocabulary import all_words
+from experiments.scenes.words import all_words
 
 RGB = {
     "red": (225, 35, 40),
@@ -48,7 +48,7 @@ def test_scenes_depend_on_the_seed_alone(domain):
     assert [Scene.from_dict(scene.to_dict()) for scene in first] == first
 
 
-WRONG = (None, True, -1, 0.5, 10**30, float("nan"), "", "x", [], [1], [None] * 3, {}, {"shape": 1})
+WRONG = (None, True, -1, 10**30, float("nan"), "x", [1], {"shape": 1})
 
 
 @pytest.mark.parametrize("value", WRONG)

@@ -17,8 +17,7 @@ from experiments.datasets.faults import Faults
 from experiments.datasets.tables import table
 from experiments.models import Decoding, Ranking
 from experiments.report.columns import AVERAGE, table_columns
-from experiments.scenes.layouts.make import make_scenes
-from experiments.scenes.write import Sizes, write_scenes
+from experiments.scenes.write import Sizes, make_scenes, write_scenes
 from experiments.tasks import TASKS
 from experiments.tasks.official import HELD_OUT, is_held_out
 from experiments.tasks.task import SPLITS, kinds_of

@@ -9,7 +9,7 @@ from experiments.configs.presets import BudgetChange, DrawnSizes, Preset, Recipe
 from experiments.configs.settings import Choice, chosen_settings
 from experiments.configs.tables import load_size, load_table
 from experiments.methods import METHODS
-from experiments.scenes.layouts.make import make_scenes
+from experiments.scenes.write import make_scenes
 from experiments.tasks import TASKS
 from experiments.training.plan import (
     ENCODER_TIMES,

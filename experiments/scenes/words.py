@@ -1,4 +1,4 @@
-"""Parts of speech of the words that the drawn scenes' texts can use."""
+"""Every word that the drawn scenes' texts can use, with its part of speech."""
 
 from functools import cache
 
@@ -40,3 +40,11 @@ def parts_of_speech() -> dict[str, str]:
         for word in words.split():
             parts.setdefault(word, part)
     return parts
+
+
+def all_words() -> tuple[str, ...]:
+    """Every word and punctuation mark of pre-training texts, downstream texts and labels, sorted.
+
+    Words are runs of letters and digits; each punctuation mark stands alone.
+    """
+    return tuple(sorted(parts_of_speech()))
