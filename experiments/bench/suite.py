@@ -11,7 +11,6 @@ from experiments.bench import (
     features,
     layers,
     long,
-    methods,
     pictures,
     sparse,
     steps,
@@ -27,8 +26,7 @@ class Benchmark:
 
     Args:
         title: for the table.
-        module: with ``runs(options)``; or with ``measure(options, repeats)``, which measures all by itself,
-            and ``lines`` of what that returns.
+        module: with ``runs(options)``.
         options: sizes.
         quick: other sizes for a quick look.
         baseline: what the others are measured by.
@@ -58,32 +56,6 @@ BASE = dict(h=12, n=40, m=577, d=64)
 SMALL = dict(h=2, n=8, m=60, d=16, compiled=False)  # compiling takes a minute
 STEP_MEMORY = (steps.BASELINE, steps.DEFAULT, steps.DEFAULT_CAUSAL, "ours, dense backend")
 LONG = dict(h=2, d=64)
-METHODS = dict(
-    side=224,
-    width=768,
-    layers=12,
-    reduction=8,
-    batch=8,
-    answered=4,
-    answers=3128,
-    k=32,
-    tokens=24,
-    beams=3,
-    methods=methods.NAMES,
-)
-
-
-def _methods(title: str, model: str) -> Benchmark:
-    options = METHODS | dict(model=model)
-    return Benchmark(
-        f"transfer methods at {title}'s sizes, a training step on 8 pictures of 224 px with captions",
-        methods,
-        options,
-        options | dict(side=32, width=64, layers=1, batch=2, answered=2, answers=9, k=3, tokens=4),
-        methods.BASELINE,
-        methods.TARGETS,
-        memory_target=methods.MEMORY_TARGET,
-    )
 
 
 def _long(n: int, causal: bool) -> Benchmark:
@@ -132,8 +104,6 @@ BENCHMARKS = {
         training.TARGETS,
         tuple(training.SCHEMES),
     ),
-    "methods": _methods("BLIP-base", "blip"),
-    "methods-mplug": _methods("mPLUG ViT-B", "mplug"),
     "long-4k": _long(4096, False),
     "long-4k-causal": _long(4096, True),
     "long-16k": _long(16384, False),
@@ -191,20 +161,10 @@ BENCHMARKS = {
 }
 
 
-def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool, seed: int, device: str = "cpu") -> dict:
-    """One benchmark's numbers, as JSON.
-
-    Args:
-        device: where those that can run elsewhere than on the processor do; they are the ones with
-            ``detail``.
-    """
+def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool, seed: int) -> dict:
+    """One benchmark's numbers, as JSON."""
     options = (benchmark.quick if quick else benchmark.options) | {"seed": seed}
-    detail = {}
-    if hasattr(benchmark.module, "measure"):
-        detail = {"detail": benchmark.module.measure(options | {"device": device}, repeats)}
-        measured = benchmark.module.lines(**detail)
-    else:
-        measured = _compared(benchmark, options, repeats)
+    measured = _compared(benchmark, options, repeats)
     errors = benchmark.errors(options) if benchmark.errors else {}
     for name, run in measured.items():
         if "failed" in run:
@@ -224,7 +184,6 @@ def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool, seed: int, de
         "options": options,
         "memory_target": benchmark.memory_target,
         "runs": measured,
-        **detail,
     }
 
 

@@ -20,17 +20,14 @@ import torch
 from attngraph.errors import UserError
 from experiments.arguments import EachOnce, seed
 from experiments.bench.measure import ENOUGH, LEAST
-from experiments.bench.method_table import markdown as methods_tables
 from experiments.bench.report import draw, markdown, text
 from experiments.bench.suite import BENCHMARKS, run_benchmark
 from experiments.files import whole, write_json, write_text
 from experiments.outputs import Outputs
-from experiments.training.device import check_device, check_threads, cpu_threads
+from experiments.training.device import check_threads, cpu_threads
 
 RESULTS, TABLES, FIGURE = "results.json", "bench.md", "bench.png"
-#: Benchmarks with files of their own, ``<name>.json`` and ``<name>.md``.
-DETAILED = [name for name, benchmark in BENCHMARKS.items() if hasattr(benchmark.module, "measure")]
-NAMES = (RESULTS, TABLES, FIGURE, *(f"{name}.{ending}" for name in DETAILED for ending in ("json", "md")))
+NAMES = (RESULTS, TABLES, FIGURE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,12 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, metavar="N", help="Use this many CPU threads. Default: PyTorch's choice."
     )
     parser.add_argument(
-        "--device",
-        default="cpu",
-        metavar="NAME",
-        help="Run the benchmarks of methods on this device: cpu, cuda or cuda:1. The others run on the cpu.",
-    )
-    parser.add_argument(
         "--quick", action="store_true", help="Run tiny sizes, to see whether everything runs, not how fast."
     )
     parser.add_argument(
@@ -81,7 +72,6 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--repeats must be at least 1, got {args.repeats}")
     if args.threads is not None:
         check_threads(args.threads)
-    check_device(args.device)
     with cpu_threads(args.threads or torch.get_num_threads()):
         return _measure(args)
 
@@ -93,7 +83,6 @@ def _measure(args: argparse.Namespace) -> int:
         "repeats": args.repeats,
         "quick": args.quick,
         "seed": args.seed,
-        **({} if args.device == "cpu" else {"device": args.device}),
     }
     outputs = Outputs(args.out, "bench", settings, NAMES)
     with outputs.alone():
@@ -105,12 +94,8 @@ def _into(args: argparse.Namespace, settings: dict[str, Any]) -> int:
     """Measure into a folder that is checked."""
     measured = _earlier(args.out / RESULTS)
     for name in args.only or BENCHMARKS:
-        result = run_benchmark(BENCHMARKS[name], args.repeats, args.quick, args.seed, args.device)
+        result = run_benchmark(BENCHMARKS[name], args.repeats, args.quick, args.seed)
         print(text(result), flush=True)
-        detail = result.pop("detail", None)
-        if detail is not None:
-            write_json(args.out / f"{name}.json", detail)
-            write_text(args.out / f"{name}.md", methods_tables(detail, result["title"]))
         measured[name] = result
         in_order = {name: measured[name] for name in BENCHMARKS if name in measured}
         results = {**settings, "benchmarks": in_order}

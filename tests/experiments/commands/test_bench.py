@@ -135,7 +135,7 @@ def counted(monkeypatch):
     """Benchmarks that only count how often they ran."""
     ran = []
 
-    def run(benchmark, repeats, quick, seed, device):
+    def run(benchmark, repeats, quick, seed):
         ran.append(benchmark.title)
         number = {"seconds": float(len(ran)), "ratio": 1.0, "repeats": repeats}
         return {
