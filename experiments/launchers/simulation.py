@@ -236,9 +236,7 @@ def simulate(plan: Plan, models: Sequence[Costs], speed: float) -> Simulation:
         speed: operations per second of a GPU.
     """
     counts = {
-        (cell.task, cell.split): example_count(
-            plan.tasks[cell.task], cell.split, plan.sizes, cell.data, cell.skip_bad
-        )
+        (cell.task, cell.split): example_count(plan.tasks[cell.task], cell.split, plan.sizes, cell.data)
         for cell in plan.cells
     }
     is_caption = {cell: isinstance(plan.tasks[cell.task], Captions) for cell in plan.cells}
