@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.bench.measure import Run
 from experiments.bench.vqa2_files import write_vqa2
-from experiments.datasets.streams import records
+from experiments.datasets.reading import records
 from experiments.datasets.tables import Examples, table
 from experiments.datasets.vqa2 import VQA2
 

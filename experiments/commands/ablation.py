@@ -98,7 +98,6 @@ def run(args: argparse.Namespace) -> int:
         only_checkpoint=args.only_checkpoint,
         data=args.data,
         answering=args.answering,
-        skip_bad=args.skip_bad,
     )
     plan = plan_table(preset, request, chosen_settings(), out / "data")
     check_ranking(args.answering, plan)

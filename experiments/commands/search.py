@@ -17,7 +17,6 @@ from pathlib import Path
 from attngraph.errors import UserError
 from experiments.configs.presets import load_preset
 from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_settings
-from experiments.datasets.faults import Faults
 from experiments.files import write_text
 from experiments.models.mini_blip import weights_digest
 from experiments.outputs import Outputs, check_folder
@@ -86,7 +85,6 @@ def run(args: argparse.Namespace) -> int:
         checkpoints,
         args.data is not None,
         args.answering,
-        args.skip_bad,
         only_tasks,
     )
     return in_folder(execution, lambda: _search(args, setup))
@@ -161,8 +159,7 @@ def _about(setup: SearchSetup) -> dict:
         **setup.execution.conditions(),
     }
     if setup.read:
-        faults = Faults(setup.skip_bad)
-        about["data"] = {name: TASKS[name].content(setup.data, "validation", faults) for name in setup.tasks}
+        about["data"] = {name: TASKS[name].content(setup.data, "validation") for name in setup.tasks}
     elif preset.layouts is not None:
         about["data"] = {"seed": preset.data_seed, "layouts": preset.layouts}
     changes = {

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BeforeValidator, Field, FiniteFloat, create_model, model_validator
 
 from experiments.configs.changes import read_changes, with_changes
-from experiments.configs.presets import DrawnSizes, Natural, TextDecoding, Whole, no_switch
+from experiments.configs.presets import DrawnSizes, TextDecoding, Whole, no_switch
 from experiments.configs.reading import Config, file_named, read_yaml
 from experiments.scenes.write import VERSION
 from experiments.shipped import shipped_folder
@@ -123,7 +123,6 @@ class Experiment(Answers):
         recipe: how to train.
         split: the one that is scored.
         train_examples: how many examples are trained on at most; null as the task says.
-        skip_bad: how many damaged records of a split may be left out.
         scenes: which are drawn.
     """
 
@@ -137,7 +136,6 @@ class Experiment(Answers):
     recipe: Training = Training()  # type: ignore[valid-type]
     split: Literal["validation", "test"] = "test"
     train_examples: Whole | None = None
-    skip_bad: Natural = 0
     scenes: Scenes = Scenes()
 
     @model_validator(mode="after")
@@ -149,7 +147,7 @@ class Experiment(Answers):
     def yaml(self) -> str:
         """The file, whole."""
         content = self.model_dump(mode="json")
-        last = ["answering", "decoding", "ranking", "split", "train_examples", "eval_examples", "skip_bad"]
+        last = ["answering", "decoding", "ranking", "split", "train_examples", "eval_examples"]
         order = [name for name in content if name not in last] + last
         order.sort(key=lambda name: name == "scenes")
         return yaml.safe_dump({name: content[name] for name in order}, sort_keys=False)
@@ -203,7 +201,6 @@ def experiment_of(cell: Any, scenes: Scenes | None = None) -> Experiment:
         split=cell.split,
         train_examples=cell.train_examples,
         eval_examples=cell.eval_examples,
-        skip_bad=cell.skip_bad,
         answering=cell.answering if task.ranks else None,  # a table's own holds for all of its tasks
         decoding=TextDecoding(**{name: x for name, x in cell.decoding.items() if name not in ranked}),
         ranking=ListRanking(**ranked),

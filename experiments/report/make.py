@@ -183,7 +183,6 @@ def plan_of(
         model=args.model,
         data=args.data,
         answering=args.answering,
-        skip_bad=args.skip_bad,
     )
     return plan_table(preset, request, size.chosen(settings), folder_of(args) / "data")
 

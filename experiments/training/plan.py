@@ -14,7 +14,6 @@ from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
 from experiments.configs.presets import MOST_SEEDS, Amount, Layouts, Preset, Published
 from experiments.configs.settings import Settings
-from experiments.datasets.faults import Faults
 from experiments.known import check_known
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.method import REFERENCE, canonical
@@ -56,7 +55,6 @@ class Request:
         only_checkpoint: only the seeds that start from this one; None for all.
         data: folder of data sets that the user named; None where data are drawn.
         answering: one of :data:`experiments.training.answering.WAYS`; None as each task says.
-        skip_bad: how many damaged records of a split may be left out.
     """
 
     gnns: Sequence[str] | None = None
@@ -69,7 +67,6 @@ class Request:
     only_checkpoint: int | None = None
     data: Path | None = None
     answering: str | None = None
-    skip_bad: int = 0
 
     def __post_init__(self):
         if self.join is not None and self.join not in JOINS:
@@ -127,7 +124,7 @@ class Plan:
         """
         splits = {(cell.task, cell.split): cell for cell in self.cells}
         counts = {
-            (name, split): example_count(self.tasks[name], split, self.sizes, cell.data, cell.skip_bad)
+            (name, split): example_count(self.tasks[name], split, self.sizes, cell.data)
             for (name, split), cell in splits.items()
         }
         left = [cell for cell in self.cells if cell not in done]
@@ -148,13 +145,13 @@ def step_seconds(recipe: Recipe, method: Method) -> float:
     return ENCODER_TIMES[method.vision] * (fixed + example * recipe.batch_size)
 
 
-def example_count(task: Task, split: str, sizes: Drawn | None, data: Path, skip_bad: int = 0) -> int:
+def example_count(task: Task, split: str, sizes: Drawn | None, data: Path) -> int:
     """How many examples a split of a task has; of data to be drawn, before they are drawn."""
     if isinstance(sizes, (Layouts, Published)):
         return sizes.count(task.name, split)
     if task.drawn is not None and sizes is not None:
         return getattr(sizes, task.drawn)[SPLITS.index(split)]
-    return len(task.read(data, split, Faults(skip_bad)))
+    return len(task.examples(data, split))
 
 
 def steps_of(epochs: float, examples: int, batch_size: int) -> int:
@@ -164,7 +161,7 @@ def steps_of(epochs: float, examples: int, batch_size: int) -> int:
     return max(1, round(epochs * (examples // min(batch_size, examples))))
 
 
-def training_steps(preset: Amount, task: Task, sizes: Drawn | None, data: Path, skip_bad: int = 0) -> int:
+def training_steps(preset: Amount, task: Task, sizes: Drawn | None, data: Path) -> int:
     """Optimiser steps of a task; passes over the training examples become steps.
 
     Args:
@@ -172,12 +169,11 @@ def training_steps(preset: Amount, task: Task, sizes: Drawn | None, data: Path, 
         task: of the run.
         sizes: of data to be drawn; None for those that are there.
         data: their folder.
-        skip_bad: damaged records that may be left out.
     """
     epochs, budget = preset.epochs_of(task), preset.budget_of(task)
     if epochs is None:
         return budget.steps
-    found = example_count(task, "train", sizes, data, skip_bad)
+    found = example_count(task, "train", sizes, data)
     return steps_of(epochs, min(found, budget.train_examples or found), budget.batch_size)
 
 
@@ -345,7 +341,6 @@ class _Planner:
                 eval_examples=budget.eval_examples,
                 checkpoint=self._checkpoints > 1 and self._model(seed) is not None,
                 answering=answering,
-                skip_bad=self.request.skip_bad,
                 side=self.preset.side,
                 decoding=self.preset.answers_of(task, ranks=is_ranked(task, answering, self.data)),
             )
@@ -355,7 +350,7 @@ class _Planner:
         """How a cell trains."""
         if task.name not in self.steps:
             sizes = self.preset.amounts if self.request.data is None else None
-            self.steps[task.name] = training_steps(self.preset, task, sizes, self.data, self.request.skip_bad)
+            self.steps[task.name] = training_steps(self.preset, task, sizes, self.data)
         return self.preset.recipe_of(rate, self.steps[task.name], budget)
 
     def _searched(self, method: Method, task: Task) -> str:

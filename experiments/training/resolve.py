@@ -70,7 +70,6 @@ def resolved(experiment: Experiment, drawn: Path, chosen: Settings) -> Resolved:
         train_examples=train_examples,
         eval_examples=experiment.eval_examples or task.budget.eval_examples,
         answering=experiment.answering,
-        skip_bad=experiment.skip_bad,
         side=experiment.side,
         decoding=experiment.details(),
     )
@@ -123,8 +122,6 @@ def _task(experiment: Experiment) -> Task:
             raise UserError(
                 f"data is missing: give the folder that holds {task.data_set}, which {task.name} reads"
             )
-        if experiment.skip_bad:
-            raise UserError("skip_bad changes nothing, since no data are named: leave it out")
     elif task.packaged:
         raise UserError(f"data {data}: the examples of {task.name} come with a package: leave data out")
     elif not Path(data).is_dir():
@@ -142,7 +139,7 @@ def _recipe(
     batch_size = given.batch_size or budget.batch_size
     steps = given.steps or budget.steps
     if (epochs := fields.pop("epochs")) is not None:
-        examples = example_count(task, "train", sizes, data, experiment.skip_bad)
+        examples = example_count(task, "train", sizes, data)
         steps = steps_of(epochs, min(examples, most or examples), batch_size)
     augment = budget.augment if given.augment is None else given.augment
     decided = dict(learning_rate=rate, steps=steps, batch_size=batch_size, augment=augment)

@@ -72,7 +72,7 @@ class SearchSetup:
         execution: where and how trials run.
         checkpoints: folder of the pre-trained checkpoints beside the shipped one.
         read: whether the user named the folder of data, so that nothing is drawn.
-        answering, skip_bad: of :class:`~experiments.training.cells.Cell`.
+        answering: of :class:`~experiments.training.cells.Cell`.
         only_tasks: those that are searched; None for all.
     """
 
@@ -84,7 +84,6 @@ class SearchSetup:
     checkpoints: Path = CHECKPOINTS
     read: bool = False
     answering: str | None = None
-    skip_bad: int = 0
     only_tasks: Sequence[str] | None = None
 
     @property
@@ -112,7 +111,6 @@ class SearchSetup:
             eval_examples=VALIDATION_EXAMPLES,
             checkpoint=self.model is None and self.model_of(trial.seed) is not None,
             answering=self.way,
-            skip_bad=self.skip_bad,
             side=self.preset.side,
             decoding=self.answers(trial.task),
         )
@@ -134,8 +132,7 @@ class SearchSetup:
     @cached_property
     def steps(self) -> dict[str, int]:
         """Optimiser steps of each task."""
-        about = self.sizes, self.data, self.skip_bad
-        return {name: training_steps(self.preset, TASKS[name], *about) for name in self.tasks}
+        return {name: training_steps(self.preset, TASKS[name], self.sizes, self.data) for name in self.tasks}
 
     def _recipe(self, trial: Trial, budget: Budget) -> Recipe | None:
         if trial.choice is None:

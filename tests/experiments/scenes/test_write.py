@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from attngraph.errors import UserError
-from experiments.datasets import snli_ve, vqa2
 from experiments.datasets.coco import COCO
 from experiments.datasets.dataset import split_examples
-from experiments.datasets.faults import Faults
+from experiments.datasets.snli_ve import SNLI_VE
+from experiments.datasets.vqa2 import VQA2, Drawn
 from experiments.scenes import layouts, write
 from experiments.scenes.drawing import draw
 from experiments.scenes.scene import Scene
@@ -28,22 +28,15 @@ def folder(tmp_path_factory):
 
 
 def load_vqa(folder, subtype="train2014"):
-    place = folder / "vqa_v2"
-    return vqa2.load(
-        place / f"v2_OpenEnded_mscoco_{subtype}_questions.json",
-        place / f"v2_mscoco_{subtype}_annotations.json",
-        place / subtype,
-    )
+    return split_examples(VQA2, folder / "vqa_v2", subtype.removesuffix("2014"), Drawn())
 
 
 def load_ve(folder, split="train"):
-    return snli_ve.load(
-        folder / "snli_ve" / f"snli_ve_{split}.jsonl", folder / "snli_ve" / "flickr30k_images"
-    )
+    return split_examples(SNLI_VE, folder / "snli_ve", "val" if split == "dev" else split)
 
 
 def load_captions(folder, split="train"):
-    return split_examples(COCO, folder / "karpathy", split, Faults(), "karpathy")
+    return split_examples(COCO, folder / "karpathy", split)
 
 
 def test_round_trip(folder):
