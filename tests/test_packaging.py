@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import installation
+from experiments.commands import doctor
 
 setuptools = pytest.importorskip("setuptools")
 
@@ -48,7 +48,7 @@ def test_console_script(description):
 
 def test_doctor_looks_for_what_is_required(description):
     names = [re.split(r"[<>=!~]", requirement)[0] for requirement in description["install_requires"]]
-    assert sorted(names) == sorted(installation.REQUIRED)
+    assert sorted(names) == sorted(doctor.REQUIRED)
 
 
 def test_torch_scatter_is_an_extra_and_nothing_is_pinned(description):

@@ -68,27 +68,22 @@ def compare(runs: dict[str, Run], baseline: str, repeats: int) -> tuple[dict[str
     }, failed
 
 
-def extra_memory(module: str, name: str, options: dict) -> float:
+def extra_memory(runs: Callable[[dict], dict[str, Run]], name: str, options: dict, small: dict) -> float:
     """Megabytes that a run needs at most beyond its inputs, measured in a process of its own.
 
-    There the run's inputs are made, a tiny run loads what is loaded at first use, and then the growth of the
+    There the run's inputs are made, a small run loads what is loaded at first use, and then the growth of the
     peak of resident memory over one run counts (``VmHWM``, which Linux can reset; elsewhere the growth of
     ``ru_maxrss``).
 
     Args:
-        module: a module with ``runs(options) -> {name: run}``.
-        name: which of them.
-        options: JSON values for it; the tiny run gets ``options | {"tiny": True}``.
+        runs: a function of a module, which makes runs of options.
+        name: which of them; the options tell it too.
+        options: JSON values.
+        small: options of the small run.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.bench.measure",
-        module,
-        name,
-        json.dumps(options),
-        str(torch.get_num_threads()),
-    ]
+    every = [json.dumps(one | {"name": name}) for one in (options, small)]
+    words = [runs.__module__, runs.__name__, name, *every, str(torch.get_num_threads())]
+    command = [sys.executable, "-m", "experiments.bench.measure", *words]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(
@@ -97,10 +92,10 @@ def extra_memory(module: str, name: str, options: dict) -> float:
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def _child(module: str, name: str, options: str, threads: str) -> None:
+def _child(module: str, function: str, name: str, options: str, small: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
-    runs = importlib.import_module(module).runs
-    runs(json.loads(options) | {"tiny": True})[name]()
+    runs = getattr(importlib.import_module(module), function)
+    runs(json.loads(small))[name]()
     run = runs(json.loads(options))[name]
     gc.collect()
     peak = PeakMemory("cpu")

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
 
-from experiments.bench import (
-    answers,
-    features,
-    layers,
-    long,
-    methods,
-    pictures,
-    sparse,
-    steps,
-    tables,
-    training,
-)
-from experiments.bench.measure import compare, extra_memory
+from experiments.bench import kernels, models, tables
+from experiments.bench.measure import Run, compare, extra_memory
 
 
 @dataclass(frozen=True)
@@ -27,210 +15,165 @@ class Benchmark:
 
     Args:
         title: for the table.
-        module: with ``runs(options)``; or with ``measure(options, repeats)``, which measures all by itself,
-            and ``lines`` of what that returns.
+        runs: makes the runs, by name, from options.
         options: sizes.
-        quick: other sizes for a quick look.
+        quick: other sizes for a quick look, and to load what is loaded at first use.
         baseline: what the others are measured by.
-        targets: the ratio that a run should not exceed.
+        wanted: of a run, the ``target`` that its ratio should not exceed, or ``seconds_limit`` and
+            ``mb_limit``, for its time and its extra memory.
         memory: the runs whose memory is measured.
         memory_target: extra memory should not exceed this times the baseline's.
-        only: leave the other runs out.
         errors: relative errors of the runs.
-        seconds, megabytes: what a run should not exceed, time and extra memory.
     """
 
     title: str
-    module: ModuleType
+    runs: Callable[[dict], dict[str, Run]]
     options: dict
     quick: dict
     baseline: str
-    targets: dict[str, float] = field(default_factory=dict)
+    wanted: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     memory: tuple[str, ...] = ()
     memory_target: float | None = None
-    only: tuple[str, ...] = ()
     errors: Callable[[dict], dict[str, float]] | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    megabytes: dict[str, float] = field(default_factory=dict)
 
 
 BASE = dict(h=12, n=40, m=577, d=64)
 SMALL = dict(h=2, n=8, m=60, d=16, compiled=False)  # compiling takes a minute
-STEP_MEMORY = (steps.BASELINE, steps.DEFAULT, steps.DEFAULT_CAUSAL, "ours, dense backend")
-LONG = dict(h=2, d=64)
-METHODS = dict(
-    side=224,
-    width=768,
-    layers=12,
-    reduction=8,
-    batch=8,
-    answered=4,
-    answers=3128,
-    k=32,
-    tokens=24,
-    beams=3,
-    methods=methods.NAMES,
-)
-
-
-def _methods(title: str, model: str) -> Benchmark:
-    options = METHODS | dict(model=model)
-    return Benchmark(
-        f"transfer methods at {title}'s sizes, a training step on 8 pictures of 224 px with captions",
-        methods,
-        options,
-        options | dict(side=32, width=64, layers=1, batch=2, answered=2, answers=9, k=3, tokens=4),
-        methods.BASELINE,
-        methods.TARGETS,
-        memory_target=methods.MEMORY_TARGET,
-    )
+STEP_MEMORY = (kernels.ATTENTION, kernels.OURS, kernels.OURS_CAUSAL, kernels.DENSE)
 
 
 def _long(n: int, causal: bool) -> Benchmark:
-    baseline, ours = (long.CAUSAL, long.TILED_CAUSAL) if causal else (long.BASELINE, long.TILED)
+    ending = ", causal" * causal
+    baseline, ours = f"{kernels.FUSED}{ending}", f"{kernels.TILED}{ending}"
     return Benchmark(
-        f"self-attention, N {n:,}{', causal' if causal else ''}, H 2, d 64",
-        long,
-        LONG | dict(n=n),
-        LONG | dict(n=300),
+        f"self-attention, N {n:,}{ending}, H 2, d 64",
+        kernels.long,
+        dict(h=2, d=64, n=n, causal=causal),
+        dict(h=2, d=64, n=300, causal=causal),
         baseline,
-        {ours: long.TARGET},
+        {ours: {"target": 5.0}},
         (baseline, ours),
-        long.MEMORY_TARGET,
-        (baseline, ours),
+        memory_target=2.0,
     )
 
 
 BENCHMARKS = {
     "step": Benchmark(
         "attention and one p-Laplacian step, B 8, H 12, N1 40, N2 577, d 64",
-        steps,
+        kernels.step,
         BASE | dict(b=8),
         SMALL | dict(b=2),
-        steps.BASELINE,
-        steps.TARGETS,
+        kernels.ATTENTION,
+        {kernels.OURS: {"target": 2.2}, kernels.OURS_CAUSAL: {"target": 2.5}},
         STEP_MEMORY,
     ),
     "step-b2": Benchmark(
-        "the same with B 2", steps, BASE | dict(b=2), SMALL | dict(b=1), steps.BASELINE, {}, STEP_MEMORY
+        "the same with B 2",
+        kernels.step,
+        BASE | dict(b=2),
+        SMALL | dict(b=1),
+        kernels.ATTENTION,
+        memory=STEP_MEMORY,
     ),
     "peers": Benchmark(
         "the same with B 1 and H 2, and the peers that need gigabytes",
-        steps,
+        kernels.step,
         BASE | dict(b=1, h=2, peers=True),
         SMALL | dict(b=1, peers=True),
-        steps.BASELINE,
-        {},
-        (steps.BASELINE, steps.DEFAULT, "per edge (PyG: gather, norm, scatter)", "(N1+N2)²×d"),
+        kernels.ATTENTION,
+        memory=(kernels.ATTENTION, kernels.OURS, kernels.PER_EDGE, kernels.SQUARE),
     ),
     "training": Benchmark(
         "training step of a BLIP-base decoder, B 8, 40 words, 577 image tokens",
-        training,
-        dict(b=8, n=40, m=577, layers=12, join="blend"),
-        dict(b=1, n=6, m=20, layers=1, join="blend"),
-        training.BASELINE,
-        training.TARGETS,
-        tuple(training.SCHEMES),
+        models.training,
+        dict(b=8, n=40, m=577, layers=12, width=768, heads=12, words=30524, join="blend"),
+        dict(b=1, n=6, m=20, layers=1, width=16, heads=2, words=50, join="blend"),
+        models.VANILLA,
+        {models.P_ADAPTERS: {"target": 1.2}},
+        tuple(models.SCHEMES),
     ),
-    "methods": _methods("BLIP-base", "blip"),
-    "methods-mplug": _methods("mPLUG ViT-B", "mplug"),
     "long-4k": _long(4096, False),
     "long-4k-causal": _long(4096, True),
     "long-16k": _long(16384, False),
     "long-16k-causal": _long(16384, True),
     "sparse": Benchmark(
         "sparse top-k against the exact step (forward), B 2, H 12, N1 40, N2 577, d 64",
-        sparse,
+        kernels.sparse,
         BASE | dict(b=2),
         SMALL | dict(b=1),
-        sparse.BASELINE,
-        errors=sparse.errors,
+        kernels.EXACT,
+        errors=kernels.sparse_errors,
     ),
     "statistics": Benchmark(
         "heterophily statistics of a layer of BLIP-base's sizes, B 8, H 12, 30 words, 577 image nodes, d 64",
-        layers,
+        kernels.statistics,
         dict(b=8, h=12, n=30, m=577, d=64),
         dict(b=1, h=2, n=6, m=20, d=8),
-        layers.BASELINE,
+        kernels.CROSS_ATTENTION,
     ),
     "answers": Benchmark(
         "ranking 3,128 answers to 64 questions with the mini-BLIP, 128 of them in full",
-        answers,
+        models.answers,
         dict(questions=64, answers=3128, k=128),
         dict(questions=3, answers=20, k=5),
-        answers.BASELINE,
-        answers.TARGETS,
-        (answers.BASELINE, answers.CACHED),
+        models.IN_FULL,
+        {models.FROM_CACHE: {"target": 0.5}},
+        (models.IN_FULL, models.FROM_CACHE),
     ),
     "features": Benchmark(
         "an epoch of vanilla adapters at BLIP-base's sizes, 32 images of 224 px",
-        features,
-        dict(images=32, batch=8, side=224, layers=12),
-        dict(images=2, batch=1, side=32, layers=1, tiny=True),
-        features.BASELINE,
-        features.TARGETS,
+        models.features,
+        dict(images=32, batch=8, side=224, layers=12, width=768),
+        dict(images=2, batch=1, side=32, layers=1, width=64),
+        models.ENCODED,
+        {models.CACHED: {"target": 0.33}},
     ),
     "pictures": Benchmark(
         "1,000 pictures of 64 px from files to a model's inputs",
-        pictures,
+        models.pictures,
         dict(count=1000),
         dict(count=50),
-        pictures.BASELINE,
-        pictures.TARGETS,
+        models.SECOND,
+        {models.LOADED: {"target": 1.0}, models.CHANGED: {"target": 1.0}},
     ),
     "tables": Benchmark(
         "tables of a made VQA v2 of the official size, 658,111 questions, in the Karpathy split",
-        tables,
+        tables.runs,
         dict(share=1),
         dict(share=1e-3),
         tables.BASELINE,
-        memory=(tables.BASELINE, tables.FIRST, tables.EVERY),
-        seconds=tables.SECONDS,
-        megabytes=tables.MEGABYTES,
+        {
+            tables.FIRST: {"seconds_limit": 60.0},
+            tables.WARM: {"seconds_limit": 3.0},
+            tables.EVERY: {"mb_limit": 300.0},  # mapped from files: all processes share them
+        },
+        (tables.BASELINE, tables.FIRST, tables.EVERY),
     ),
 }
+SEED = 0  # of the random inputs
 
 
-def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool, seed: int, device: str = "cpu") -> dict:
-    """One benchmark's numbers, as JSON.
-
-    Args:
-        device: where those that can run elsewhere than on the processor do; they are the ones with
-            ``detail``.
-    """
-    options = (benchmark.quick if quick else benchmark.options) | {"seed": seed}
-    detail = {}
-    if hasattr(benchmark.module, "measure"):
-        detail = {"detail": benchmark.module.measure(options | {"device": device}, repeats)}
-        measured = benchmark.module.lines(**detail)
-    else:
-        measured = _compared(benchmark, options, repeats)
+def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool) -> dict:
+    """One benchmark's numbers, as JSON."""
+    small = benchmark.quick | {"seed": SEED}
+    options = small if quick else benchmark.options | {"seed": SEED}
+    runs = benchmark.runs(options)
+    times, failed = compare(runs, benchmark.baseline, repeats)
     errors = benchmark.errors(options) if benchmark.errors else {}
-    for name, run in measured.items():
-        if "failed" in run:
+    measured: dict[str, dict] = {}
+    for name in runs:
+        if name in failed:
+            measured[name] = {"failed": failed[name]}
             continue
-        if name in benchmark.targets:
-            run["target"] = benchmark.targets[name]
+        run = measured[name] = {**times[name]._asdict(), **benchmark.wanted.get(name, {})}
         if name in benchmark.memory:
-            run["extra_mb"] = extra_memory(benchmark.module.__name__, name, options)
+            run["extra_mb"] = extra_memory(benchmark.runs, name, options, small)
         if name in errors:
             run["error"] = errors[name]
-        for limits, limit in ((benchmark.seconds, "seconds_limit"), (benchmark.megabytes, "mb_limit")):
-            if name in limits:
-                run[limit] = limits[name]
     return {
         "title": benchmark.title + (" (quick: other, tiny sizes)" if quick else ""),
         "baseline": benchmark.baseline,
         "options": options,
         "memory_target": benchmark.memory_target,
         "runs": measured,
-        **detail,
     }
-
-
-def _compared(benchmark: Benchmark, options: dict, repeats: int) -> dict[str, dict]:
-    """Times of a benchmark's runs, or why one failed."""
-    runs = benchmark.module.runs(options)
-    names = benchmark.only or tuple(runs)
-    times, failed = compare({name: runs[name] for name in names}, benchmark.baseline, repeats)
-    return {name: {"failed": failed[name]} if name in failed else times[name]._asdict() for name in names}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.bench.measure import Run
 from experiments.bench.vqa2_files import write_vqa2
-from experiments.datasets.streams import records
+from experiments.datasets.reading import records
 from experiments.datasets.tables import Examples, table
 from experiments.datasets.vqa2 import VQA2
 
@@ -18,10 +18,7 @@ BASELINE = "parsing the files, once"
 FIRST = "first start: train, val and test tables made"
 WARM = "warm start: the three tables opened"
 EVERY = "warm start, and every example made"
-SECONDS = {FIRST: 60.0, WARM: 3.0}
-MEGABYTES = {EVERY: 300.0}  # mapped from files: all processes share them
 SPLITS = ("train", "val", "test")
-TINY = 1e-4
 _CACHE = "ATTNGRAPH_CACHE"
 _PLACE = "ATTNGRAPH_BENCH_VQA2"  # tells the processes that measure memory where the files are
 
@@ -30,9 +27,9 @@ def runs(options: dict) -> dict[str, Run]:
     """The runs, on files in a temporary folder that this process or the one that started it has written.
 
     Args:
-        options: ``share`` of VQA v2's size, ``seed``, ``tiny``.
+        options: ``share`` of VQA v2's size, ``seed``.
     """
-    share = TINY if options.get("tiny") else options["share"]
+    share = options["share"]
     place = _place() / f"{share}-{options['seed']}"
     root = place / "vqa2"
     if not root.exists():

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from experiments.datasets.archives import KARPATHY_FILE
-from experiments.datasets.question_files import ANNOTATORS
+from experiments.datasets.coco import KARPATHY_FILE
+from experiments.datasets.dataset import ANNOTATORS
 
 LINKS = 30_000  # names of one file: file systems allow some 65,000
 CAPTIONS, LONGEST = 5, 12  # of an image; words of a text

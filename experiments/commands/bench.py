@@ -13,24 +13,20 @@ import argparse
 import json
 import platform
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from attngraph.errors import UserError
-from experiments.arguments import EachOnce, seed
+from experiments.arguments import Between, EachOnce
 from experiments.bench.measure import ENOUGH, LEAST
-from experiments.bench.method_table import markdown as methods_tables
 from experiments.bench.report import draw, markdown, text
 from experiments.bench.suite import BENCHMARKS, run_benchmark
 from experiments.files import whole, write_json, write_text
 from experiments.outputs import Outputs
-from experiments.training.device import check_device, check_threads, cpu_threads
 
 RESULTS, TABLES, FIGURE = "results.json", "bench.md", "bench.png"
-#: Benchmarks with files of their own, ``<name>.json`` and ``<name>.md``.
-DETAILED = [name for name, benchmark in BENCHMARKS.items() if hasattr(benchmark.module, "measure")]
-NAMES = (RESULTS, TABLES, FIGURE, *(f"{name}.{ending}" for name in DETAILED for ending in ("json", "md")))
+NAMES = (RESULTS, TABLES, FIGURE)
+MOST = 10_000  # repetitions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,26 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--repeats",
-        type=int,
+        type=Between(1, MOST),
         default=15,
         metavar="N",
         help="Take medians of this many repetitions; of fewer, but at least "
         f"{LEAST}, where they would take over {ENOUGH:g} s.",
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="Use this many CPU threads. Default: PyTorch's choice."
-    )
-    parser.add_argument(
-        "--device",
-        default="cpu",
-        metavar="NAME",
-        help="Run the benchmarks of methods on this device: cpu, cuda or cuda:1. The others run on the cpu.",
-    )
-    parser.add_argument(
         "--quick", action="store_true", help="Run tiny sizes, to see whether everything runs, not how fast."
-    )
-    parser.add_argument(
-        "--seed", type=seed, default=0, metavar="N", help="Set the seed of the random inputs."
     )
     parser.add_argument(
         "--out",
@@ -77,49 +61,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print each table as it comes, and save all of them."""
-    if args.repeats < 1:
-        raise UserError(f"--repeats must be at least 1, got {args.repeats}")
-    if args.threads is not None:
-        check_threads(args.threads)
-    check_device(args.device)
-    with cpu_threads(args.threads or torch.get_num_threads()):
-        return _measure(args)
-
-
-def _measure(args: argparse.Namespace) -> int:
     settings = {
         "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, PyTorch "
         f"{torch.__version__}",
         "repeats": args.repeats,
         "quick": args.quick,
-        "seed": args.seed,
-        **({} if args.device == "cpu" else {"device": args.device}),
     }
     outputs = Outputs(args.out, "bench", settings, NAMES)
     with outputs.alone():
         outputs.claim()
-        return _into(args, settings)
-
-
-def _into(args: argparse.Namespace, settings: dict[str, Any]) -> int:
-    """Measure into a folder that is checked."""
-    measured = _earlier(args.out / RESULTS)
-    for name in args.only or BENCHMARKS:
-        result = run_benchmark(BENCHMARKS[name], args.repeats, args.quick, args.seed, args.device)
-        print(text(result), flush=True)
-        detail = result.pop("detail", None)
-        if detail is not None:
-            write_json(args.out / f"{name}.json", detail)
-            write_text(args.out / f"{name}.md", methods_tables(detail, result["title"]))
-        measured[name] = result
-        in_order = {name: measured[name] for name in BENCHMARKS if name in measured}
-        results = {**settings, "benchmarks": in_order}
-        write_json(args.out / RESULTS, results)
-    write_text(args.out / TABLES, markdown(results))
-    with whole(args.out / FIGURE) as part:
-        draw(results, part)
-    written = [name for name in NAMES if (args.out / name).exists()]
-    print(f"written: {args.out}/{', '.join(written)}")
+        measured = _earlier(args.out / RESULTS)
+        for name in args.only or BENCHMARKS:
+            measured[name] = run_benchmark(BENCHMARKS[name], args.repeats, args.quick)
+            print(text(measured[name]), flush=True)
+            in_order = {name: measured[name] for name in BENCHMARKS if name in measured}
+            results = {**settings, "benchmarks": in_order}
+            write_json(args.out / RESULTS, results)
+        write_text(args.out / TABLES, markdown(results))
+        with whole(args.out / FIGURE) as part:
+            draw(results, part)
+    print(f"written: {args.out}/{', '.join(NAMES)}")
     return 0
 
 
@@ -128,11 +89,8 @@ def _earlier(file: Path) -> dict[str, dict]:
     if not file.exists():
         return {}
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))["benchmarks"]
-        for result in held.values():
-            text(result)  # fails where numbers are missing
-        return held
-    except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        return {**json.loads(file.read_text(encoding="utf-8"))["benchmarks"]}
+    except (LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise UserError(
             f"{file} cannot be read ({type(error).__name__}): move it away, or give another --out"
         ) from None

@@ -3,10 +3,12 @@
     attngraph data layout vqa2
     attngraph data fetch textcaps --root data/textcaps --split val
     attngraph data check vqa2 --root data/vqa2
+    attngraph data check vqa2 --root data/vqa2 --deep --leave-out
     attngraph data make scenes --out data/drawn
 
 ``check`` ends with exit code 0 if the set is whole, 1 if something is missing or damaged, and 3 if there is
-no fault but a count differs from the published one.
+no fault but a count differs from the published one. What reads the data set afterwards stops at the first
+damaged record, or leaves out what ``--leave-out`` has listed.
 """
 
 from __future__ import annotations
@@ -17,15 +19,14 @@ from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.arguments import Between, EachOnce, did_you_mean, seed
-from experiments.datasets.check_text import as_json, as_text
-from experiments.datasets.checking import check
+from experiments.datasets.check import Report, check
+from experiments.datasets.damaged import LIST, read_list
 from experiments.datasets.dataset import DATA_SETS, DataSet, data_set_named
-from experiments.datasets.hub import download, hub_reader, hub_splits
-from experiments.datasets.layout_text import layout
+from experiments.datasets.hub import download, hub_reader
 from experiments.files import write_json, write_text
 from experiments.outputs import Outputs, check_folder
 from experiments.progress import note
-from experiments.scenes.layouts.make import LAYOUTS, LEAST, MOST, SIZE, make_scenes
+from experiments.scenes.write import LAYOUTS, LEAST, MOST, SIZE, make_scenes
 
 WHOLE, FAULTY, OTHER_COUNTS = 0, 1, 3  # exit codes of `check`
 NAMES = TEXT, DETAILS = "check.txt", "check.json"
@@ -33,7 +34,7 @@ SCENES = "scenes"
 MOST_JOBS = 60  # what Windows can wait for
 #: Action -> the options that it takes.
 OPTIONS = {
-    "check": ("root", "split", "form", "deep", "jobs", "out"),
+    "check": ("root", "split", "form", "deep", "jobs", "leave_out", "out"),
     "layout": (),
     "fetch": ("root", "split"),
     "make": ("out", "size", "seed"),
@@ -83,7 +84,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=Between(1, MOST_JOBS),
         metavar="N",
-        help="Run so many processes that decode. Default: one a core.",
+        help="Decode so many pictures at a time. Default: one a core.",
+    )
+    add(
+        "--leave-out",
+        action="store_true",
+        default=None,
+        help=f"Write the damaged records and pictures into {LIST} in the data set's folder: whatever reads "
+        "the data set leaves these out, and counts them.",
     )
     add = parser.add_argument_group("check and make").add_argument
     add(
@@ -109,14 +117,14 @@ def run(args: argparse.Namespace) -> int:
     for names in OPTIONS.values():
         for name in names:
             if getattr(args, name) is not None and name not in OPTIONS[args.act]:
-                option = "--format" if name == "form" else f"--{name}"
+                option = "--format" if name == "form" else f"--{name.replace('_', '-')}"
                 raise UserError(f"{option} is no option of `attngraph data {args.act}`: leave it out")
     return {"check": _check, "layout": _layout, "fetch": _fetch, "make": _make}[args.act](args)
 
 
 def _layout(args: argparse.Namespace) -> int:
     shown = DATA_SETS.values() if args.what is None else [data_set_named(args.what)]
-    print(f"\n{'-' * 100}\n\n".join(map(layout, shown)), end="")
+    print(f"\n{'-' * 100}\n\n".join(data_set.layout() for data_set in shown), end="")
     return WHOLE
 
 
@@ -124,7 +132,7 @@ def _fetch(args: argparse.Namespace) -> int:
     data_set, root = _named(args)
     if root.exists() and not root.is_dir():
         raise UserError(f"--root {root} is no folder: give the one to download into")
-    splits = args.split or hub_splits(data_set)
+    splits = args.split or hub_reader(data_set, None).splits
     for split in splits:
         hub_reader(data_set, split)  # an unknown one is refused before any is downloaded
     for split in splits:
@@ -162,6 +170,13 @@ def _check(args: argparse.Namespace) -> int:
         raise UserError(
             f"--out {args.out}: lies in the data set's folder, where nothing is written; give another"
         )
+    if args.leave_out and (args.split or args.form):
+        raise UserError(
+            f"--leave-out lists what is damaged in all splits and formats: leave out "
+            f"{'--split' if args.split else '--format'}"
+        )
+    if args.leave_out:
+        read_list(root)  # an error where another file has its name
     settings = {
         "data": data_set.name,
         "root": str(root),
@@ -173,11 +188,28 @@ def _check(args: argparse.Namespace) -> int:
     if outputs is not None:
         outputs.check()
     jobs = args.jobs or min(MOST_JOBS, os.cpu_count() or 1)
-    report = check(data_set, root, args.split or (), args.form, bool(args.deep), jobs)
-    print(as_text(report), end="")
+    report = check(data_set, root, args.split or (), args.form, bool(args.deep), jobs, bool(args.leave_out))
+    print(report.text(data_set), end="")
     if outputs is not None:
         with outputs.alone(), outputs.writing() as part:
-            write_text(part / TEXT, as_text(report, shown=None))
-            write_json(part / DETAILS, as_json(report))
+            write_text(part / TEXT, report.text(data_set, shown=None))
+            write_json(part / DETAILS, report.json())
         note(f"saved: {', '.join(str(args.out / name) for name in NAMES)}")
+    if args.leave_out:
+        _leave_out(report, root)
     return FAULTY if report.faults else OTHER_COUNTS if report.differs else WHOLE
+
+
+def _leave_out(report: Report, root: Path) -> None:
+    """Write the list of what is damaged; remove it where nothing is."""
+    file = root / LIST
+    try:
+        if report.damaged:
+            write_json(file, report.damaged, ensure_ascii=False)
+        else:
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written ({error.strerror or error}): check your rights to the folder"
+        ) from None
+    note(f"{file}: {len(report.damaged):,} damaged records and pictures, which are left out from now on")

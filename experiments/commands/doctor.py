@@ -1,15 +1,43 @@
-"""``attngraph doctor``: prints what is installed, what it runs on, and what is wrong with it."""
+"""``attngraph doctor``: prints what is installed, what it runs on, and what is missing or in the way.
+
+attngraph brings a top-level package ``adapters``, and so does AdapterHub's distribution of that name.
+Installed together they write into one folder, and whichever came last wins file by file. So imports can't
+tell whether there is a clash: the metadata of the installed distributions can.
+
+Nothing but the standard library is imported at the top, so that this runs whatever is missing.
+"""
 
 from __future__ import annotations
 
 import argparse
+import base64
+import csv
+import hashlib
+import importlib.util
+import os
 import platform
+import re
+import subprocess
 import sys
 from collections.abc import Iterable
 from importlib import metadata
-from typing import TextIO
+from pathlib import Path
 
-from experiments import installation
+# fmt: off
+REQUIRED = (  # as in setup.py
+    "torch", "torchvision", "torch-geometric", "transformers", "peft", "accelerate", "safetensors",
+    "pydantic", "pyyaml", "networkx", "numpy", "pandas", "pyarrow", "matplotlib", "pillow", "scipy",
+    "scikit-learn", "openTSNE", "tqdm", "pycocoevalcap", "easy-vqa", "tensorboard",
+)
+# fmt: on
+#: What is optional -> what it is for.
+OPTIONAL = {
+    "torch-scatter": "reductions of PyG layers, compiled; nothing here needs it",
+    "umap-learn": "tsne --method umap",
+    "spacy": "heterophily --tagger",
+    "datasets": "data sets of the Hugging Face hub",
+}
+HOME = Path(__file__).resolve().parents[2]  # the folder that holds our ``adapters``
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,46 +46,165 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the report; 1 if there is a problem, else 0."""
-    return report(sys.stdout)
+    text, problems = report()
+    print(text)
+    return 1 if problems else 0
 
 
-def report(file: TextIO, distributions: Iterable[metadata.Distribution] | None = None) -> int:
-    """Writes the report to a file; 1 if there is a problem, else 0.
+def report(distributions: Iterable[metadata.Distribution] | None = None) -> tuple[str, list[str]]:
+    """The report, and the problems in it.
 
     Args:
-        file: where to write.
         distributions: where to look for a clash; the installed ones by default.
     """
     lines, problems = ["versions"], []
     lines.append(f"  {'python':<16}{platform.python_version()}  ({sys.executable})")
-    version = installation.version_of("attngraph") or "not installed, used from its folder"
-    lines.append(f"  {'attngraph':<16}{version}  ({installation.HOME})")
+    lines.append(
+        f"  {'attngraph':<16}{version_of('attngraph') or 'not installed, used from its folder'}  ({HOME})"
+    )
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         problems.append("attngraph is tested with Python 3.11 to 3.13: make a virtual environment of one")
-    for name in installation.REQUIRED:
-        lines.append(f"  {name:<16}{installation.version_of(name) or 'MISSING'}")
-    for name, use in installation.OPTIONAL.items():
-        lines.append(f"  {name:<16}{installation.version_of(name) or '-'}  (optional, for {use})")
-    problems += installation.package_problems()
+    ranges = _ranges()
+    for name in REQUIRED:
+        version, wanted = version_of(name), ranges.get(name.lower(), "")
+        lines.append(f"  {name:<16}{version or 'MISSING'}")
+        if version is None or not _is_in(version, wanted):
+            problems.append(f"{name} is {version or 'missing'}: pip install '{name}{wanted}'")
+    for name, use in OPTIONAL.items():
+        lines.append(f"  {name:<16}{version_of(name) or '-'}  (optional, for {use})")
+    lines += ["devices", *(f"  {device}" for device in devices()), f"java      {java()}"]
 
-    lines += ["devices", *(f"  {device}" for device in installation.devices())]
-    lines.append(f"java      {installation.java()}")
-
-    damaged = installation.damaged_files()
-    lines.append(f"files     checkpoint, presets and settings are {'NOT ' * bool(damaged)}usable")
-    problems += damaged
-
-    origin, is_ours = installation.adapters_origin()
+    spec = importlib.util.find_spec("adapters")
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    origin = str(Path(places[0]).resolve()) if places else "not found"
+    is_ours = origin == str(HOME / "adapters")
     lines.append(f"adapters  {origin}{'' if is_ours else '  NOT OURS'}")
-    clash = installation.check_adapters_clash(distributions)
-    if clash:
+    if clash := adapters_clash(distributions):
         problems.append(clash)
     elif not is_ours:
         problems.append(
-            f"`import adapters` leads to {origin} and not to {installation.HOME / 'adapters'}: "
+            f"`import adapters` leads to {origin} and not to {HOME / 'adapters'}: "
             "start Python elsewhere, or take that folder off PYTHONPATH"
         )
-
     lines += ["", "no problems found" if not problems else f"{len(problems)} problem(s)"]
-    print("\n".join(lines + [f"  - {problem}" for problem in problems]), file=file)
-    return 1 if problems else 0
+    return "\n".join(lines + [f"  - {problem}" for problem in problems]), problems
+
+
+def adapters_clash(distributions: Iterable[metadata.Distribution] | None = None) -> str | None:
+    """One line on a second distribution that brings a package ``adapters``, or on its traces; else ``None``.
+
+    Args:
+        distributions: what to look through; the installed ones by default.
+    """
+    installed = list(metadata.distributions() if distributions is None else distributions)
+    ours = [dist for dist in installed if _name(dist) == "attngraph"]
+    rivals = [dist for dist in installed if _name(dist) != "attngraph" and _brings_adapters(dist)]
+    others = {f"{_name(dist)} {dist.version}" for dist in rivals}
+    damaged = [path for dist in ours for path in _changed_files(dist)]
+    again = "install attngraph again (pip install --force-reinstall --no-deps, from where it came)"
+    if others:
+        names = " and ".join(sorted(others))
+        packages = " ".join(sorted(other.split()[0] for other in others))
+        mixed = f", and {len(damaged)} of attngraph's files there are overwritten or gone" if damaged else ""
+        return (
+            f"{names} brings a package `adapters` too{mixed}: keep it in another virtual environment, or "
+            f"`pip uninstall {packages}` and then {again}"
+        )
+    if damaged:
+        return (
+            f"{len(damaged)} of attngraph's files in the package `adapters` are overwritten or gone "
+            f"({damaged[0]} is one), as after another package of that name was installed or removed: {again}"
+        )
+    return None
+
+
+def _name(dist: metadata.Distribution) -> str:
+    """Normalised name; "" for a folder with broken metadata."""
+    try:
+        return re.sub(r"[-_.]+", "-", dist.metadata["Name"]).lower()
+    except Exception:
+        return ""
+
+
+def _brings_adapters(dist: metadata.Distribution) -> bool:
+    if _name(dist) == "adapters":
+        return True
+    top_level = dist.read_text("top_level.txt")  # setuptools writes it, other build tools do not
+    if top_level is not None:
+        return "adapters" in top_level.split()
+    record = dist.read_text("RECORD") or ""
+    return record.startswith("adapters/") or "\nadapters/" in record
+
+
+def _changed_files(dist: metadata.Distribution) -> list[str]:
+    """Files under adapters/ that are gone or differ from what was installed (none if editable).
+
+    RECORD is read here, since ``dist.files`` leaves out files that are gone from Python 3.12 on.
+    """
+    changed = []
+    for name, digest, *_ in csv.reader((dist.read_text("RECORD") or "").splitlines()):
+        if not name.startswith("adapters/") or not digest.startswith("sha256="):
+            continue
+        path = Path(str(dist.locate_file(name)))
+        content = hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b""
+        if base64.urlsafe_b64encode(content).rstrip(b"=").decode() != digest.removeprefix("sha256="):
+            changed.append(name)
+    return changed
+
+
+def version_of(distribution: str) -> str | None:
+    """The installed version; ``None`` where it is missing."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _ranges() -> dict[str, str]:
+    """Version ranges of the required packages, as far as attngraph is installed with its metadata."""
+    try:
+        requirements = metadata.requires("attngraph") or []
+    except metadata.PackageNotFoundError:
+        return {}
+    matches = (re.match(r"([A-Za-z0-9._-]+)\s*\(?([^;)]*)\)?\s*$", line) for line in requirements)
+    return {match[1].lower(): match[2].strip() for match in matches if match}
+
+
+def _is_in(version: str, wanted: str) -> bool:
+    try:
+        from packaging.specifiers import SpecifierSet
+    except ImportError:  # comes with transformers, whose absence is reported anyway
+        return True
+    return SpecifierSet(wanted).contains(version, prereleases=True)
+
+
+def devices() -> list[str]:
+    """A line for each device that PyTorch sees."""
+    try:
+        import torch
+    except Exception as error:  # compiled packages raise many kinds
+        return [f"cpu    unknown without torch ({type(error).__name__})"]
+    lines = [f"cpu    {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        lines.append(f"cuda:{index} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    if not torch.cuda.is_available():
+        lines.append("cuda   none" + ("" if torch.version.cuda else " (torch is built without it)"))
+    lines.append(f"mps    {'yes' if torch.backends.mps.is_available() else 'none'}")
+    return lines
+
+
+def java() -> str:
+    """The version of Java, or what lacks without it."""
+    try:
+        answer = subprocess.run(
+            ["java", "-version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "not found (only needed by Java's PTBTokenizer for captions)"
+    return next(iter((answer.stderr + answer.stdout).splitlines()), "java")

@@ -15,7 +15,6 @@ import numpy as np
 from experiments.arguments import add_model_arguments, path, seed
 from experiments.configs.changes import add_set_argument, read_changes, with_changes
 from experiments.configs.experiment import REMEDY, Answers
-from experiments.datasets.faults import Faults
 from experiments.files import whole, write_json
 from experiments.outputs import Outputs
 from experiments.progress import note
@@ -27,7 +26,7 @@ from experiments.training.data import subset
 from experiments.training.device import check_device, check_threads, cpu_threads
 from experiments.training.execution import THREADS
 from experiments.training.finished import finished
-from experiments.training.given_data import add_skip_bad_argument, check_task_data
+from experiments.training.given_data import check_task_data
 from experiments.training.saved import PREDICTIONS, SCORES, STATISTICS
 
 TABLE = "scores.csv"
@@ -64,7 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="cpu", metavar="NAME", help="Compute on this device: cpu, cuda, cuda:1 or mps.")
     add("--threads", type=int, default=THREADS, metavar="N", help="Use this many CPU threads.")
     add("--seed", type=seed, default=0, metavar="N", help="Set the seed of the intervals' resampling.")
-    add_skip_bad_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,37 +78,35 @@ def run(args: argparse.Namespace) -> int:
     check_task_data(task, data)
     if data is not None:
         task.check(data)
-    names = ("device", "threads", "seed", "skip_bad")
+    names = ("device", "threads", "seed")
     settings = {name: getattr(args, name) for name in names} | asked.model_dump(mode="json")
     settings |= {"run": str(args.folder), "split": split, "data": data and str(data), "model": model}
     outputs = None if args.out is None else Outputs(args.out, "evaluate", settings, NAMES)
     if outputs is not None:
         outputs.check()
-    place, faults = data or args.folder, Faults(args.skip_bad)
+    place = data or args.folder
     if asked.answering is None:
-        way = cell.way(place, faults)
+        way = cell.way(place)
     else:
-        way = way_of(task, place, asked.answering, faults, model)
+        way = way_of(task, place, asked.answering, model)
     way = changed_way(task, way, asked.details())
     most = asked.eval_examples or cell.settings.get("eval_examples")
-    examples = subset(task.read(place, split, faults), most)
+    examples = subset(task.examples(place, split), most)
     with cpu_threads(args.threads):
-        tuned = cell.tuned(model, args.device, place, faults, args.download)
-        predictions = cell.answers(tuned, place, examples, faults, way)
-    examples = [example for example in examples if example.id in predictions]
+        tuned = cell.tuned(model, args.device, place, args.download)
+        predictions = cell.answers(tuned, examples, way)
     scores = task.score(predictions, examples)
     scored = score_predictions(task, examples, predictions, args.seed, scores)
     about = described(way, tuned.family)
     source = task.source(place, split)
     said = f"{args.folder}, {split} split" + f": {source}" * bool(source)
-    said += f"; {len(faults)} damaged record{'s' * (len(faults) > 1)} left out" * bool(faults)
     print(f"{said}\n{in_words(about)}\n{scored.text()}", end="")
     if outputs is not None:
         sums = {key: per_image(values, examples) for key, values in scores.statistics.items()}
         with outputs.alone(), outputs.writing() as part:
             with whole(part / TABLE) as file:
                 scored.frame().to_csv(file, index=False)
-            more = {"source": source, "left_out": len(faults), "answering": about}
+            more = {"source": source, "answering": about}
             statistics = {key: values.sum(axis=0).tolist() for key, values in sums.items()}
             write_json(part / SCORES, {**settings, **more, "statistics": statistics, **scored.json()})
             write_json(part / PREDICTIONS, predictions)

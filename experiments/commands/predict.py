@@ -20,19 +20,17 @@ from pathlib import Path
 from attngraph.errors import UserError
 from experiments.arguments import add_model_arguments, path
 from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
 from experiments.datasets.reading import is_text
 from experiments.files import write_json
 from experiments.models.images import open_image
 from experiments.outputs import Outputs
 from experiments.predictions.asks import ANSWER, IMAGE, TEXT, Ask, read_asks
 from experiments.predictions.files import write_predictions
-from experiments.progress import note
 from experiments.tasks import Task
 from experiments.training.device import check_device, check_threads, cpu_threads
 from experiments.training.execution import THREADS
 from experiments.training.finished import Finished, finished
-from experiments.training.given_data import add_skip_bad_argument, check_task_data
+from experiments.training.given_data import check_task_data
 
 RESULTS, ANSWERS = "results.json", "answers.json"
 SPLIT = "test"
@@ -83,7 +81,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser, "Adapt this transformers model, as the run did")
     add("--device", default="cpu", metavar="NAME", help="Compute on this device: cpu, cuda, cuda:1 or mps.")
     add("--threads", type=int, default=THREADS, metavar="N", help="Use this many CPU threads.")
-    add_skip_bad_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,11 +102,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--format goes with --split, not with {given[0]}: leave it out")
     if args.image is None and (args.text is not None or args.json):
         raise UserError(f"{'--json' if args.text is None else '--text'} goes with a picture: give --image")
-    if args.image is not None and (args.out is not None or args.skip_bad):
-        raise UserError(
-            f"{'--skip-bad' if args.out is None else '--out'} does not go with --image: leave it out, or ask "
-            "with --file"
-        )
+    if args.image is not None and args.out is not None:
+        raise UserError("--out does not go with --image: leave it out, or ask with --file")
     if given in ([], ["--split"]) and args.out is None:
         raise UserError(
             "--out is missing: give the folder for a split's answers, or ask with --image or --file"
@@ -117,7 +111,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _outputs(args: argparse.Namespace, name: str, **more: str | None) -> Outputs:
-    names = ("form", "model", "device", "threads", "skip_bad")
+    names = ("form", "model", "device", "threads")
     settings = {name: getattr(args, name) for name in names}
     settings |= {"run": str(args.folder), "data": args.data and str(args.data), **more}
     return Outputs(args.out, "predict", settings, (name,))
@@ -129,19 +123,17 @@ def _split(args: argparse.Namespace, cell: Finished) -> int:
     check_task_data(task, data)
     outputs = _outputs(args, RESULTS, split=split)
     outputs.check()
-    data, faults = data or args.folder, Faults(args.skip_bad)
-    examples = task.asked(data, split, faults, args.form)
+    data = data or args.folder
+    examples = task.asked(data, split, args.form)
     ids = [example.id for example in examples]
     with outputs.alone(), cpu_threads(args.threads):
-        tuned = cell.tuned(cell.model(args.model), args.device, data, faults, args.download)
-        answers = cell.answers(tuned, data, examples, faults, cell.way(data, faults))
-        predictions = {id: answers.get(id, "") for id in ids}
+        tuned = cell.tuned(cell.model(args.model), args.device, data, args.download)
+        predictions = cell.answers(tuned, examples, cell.way(data))
         with outputs.writing() as part:
             write_predictions(part / RESULTS, task.file_format, predictions, ids, allow_empty=True)
     empty = sum(not text.strip() for text in predictions.values())
     about = f", {empty} of them empty" * bool(empty)
     print(f"{args.out / RESULTS}: {len(ids)} answers{about}, {task.file_format.name}")
-    _note_faults(faults)
     return 0
 
 
@@ -152,18 +144,18 @@ def _asked(args: argparse.Namespace, cell: Finished) -> int:
     outputs = None if args.out is None else _outputs(args, ANSWERS, file=str(args.file))
     if outputs is not None:
         outputs.check()
-    data, faults = cell.data(args.data) or args.folder, Faults(args.skip_bad)
+    data = cell.data(args.data) or args.folder
     examples = [Example(str(k), ask.image, ask.text, (), "") for k, ask in enumerate(asks)]
     with cpu_threads(args.threads):
         try:
-            way = cell.way(data, faults)
-            tuned = cell.tuned(cell.model(args.model), args.device, data, faults, args.download)
+            way = cell.way(data)
+            tuned = cell.tuned(cell.model(args.model), args.device, data, args.download)
         except UserError as error:
             if args.data is None and cell.data(None) is None and not cell.task.packaged:
                 raise UserError(f"{error} (this run may need its data to answer: give --data)") from None
             raise
-        answers = cell.answers(tuned, data, examples, faults, way)
-    records = [{**ask.record, ANSWER: answers.get(str(k))} for k, ask in enumerate(asks)]
+        answers = cell.answers(tuned, examples, way)
+    records = [{**ask.record, ANSWER: answers[str(k)]} for k, ask in enumerate(asks)]
     if outputs is not None:
         with outputs.alone(), outputs.writing() as part:
             write_json(part / ANSWERS, records, ensure_ascii=False)
@@ -172,7 +164,6 @@ def _asked(args: argparse.Namespace, cell: Finished) -> int:
         print(json.dumps(records, indent=1, ensure_ascii=False))
     else:
         print(json.dumps(records[0], ensure_ascii=False) if args.json else records[0][ANSWER])
-    _note_faults(faults)
     return 0
 
 
@@ -189,8 +180,7 @@ def _asks(args: argparse.Namespace, with_text: bool) -> Sequence[Ask]:
             raise UserError("--text holds bytes that are no UTF-8: write the question again")
         record = {IMAGE: str(args.image), **({TEXT: args.text} if with_text else {})}
         asks = [Ask(args.image, args.text or "", record)]
-    if not args.skip_bad:
-        open_image(asks[0].image)  # before the model is loaded
+    open_image(asks[0].image)  # before the model is loaded
     return asks
 
 
@@ -198,8 +188,3 @@ def takes_text(task: Task) -> bool:
     """Whether a task's prompt has a text of the example in it."""
     prompts = {task.prompt(Example("", Path(), text, (), "")) for text in ("one", "two")}
     return len(prompts) > 1
-
-
-def _note_faults(faults: Faults) -> None:
-    if faults:
-        note(f"{len(faults)} damaged records left out; the first one: {faults.messages[0]}")

@@ -10,15 +10,11 @@ prediction for each example of the split, or is the ``predictions.json`` of a ta
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.arguments import path, seed
-from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
 from experiments.datasets.reading import read_json
 from experiments.files import whole, write_json
-from experiments.models.images import open_image
 from experiments.outputs import Outputs
 from experiments.predictions.files import read_predictions, write_predictions
 from experiments.predictions.format import Format
@@ -26,7 +22,7 @@ from experiments.progress import note
 from experiments.report.scored import score_predictions
 from experiments.tasks import TASKS
 from experiments.tasks.task import SPLITS, Task
-from experiments.training.given_data import add_skip_bad_argument, check_task_data
+from experiments.training.given_data import check_task_data
 
 TABLE, DETAILS, RESULTS = NAMES = ("scores.csv", "scores.json", "results.json")
 
@@ -49,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Read the data from this folder: one folder for each data set in official files, such as vqa2 "
         "and coco, or what `attngraph scenes` has written. Tasks that come with a package need none.",
     )
-    add_skip_bad_argument(parser)
     add(
         "--split",
         choices=SPLITS,
@@ -78,51 +73,28 @@ def run(args: argparse.Namespace) -> int:
     if args.data is None:
         task.check(None)
     check_task_data(task, args.data)
-    options = {name: getattr(args, name) for name in ("task", "split", "seed", "allow_empty", "skip_bad")}
+    options = {name: getattr(args, name) for name in ("task", "split", "seed", "allow_empty")}
     settings = {"file": str(args.predictions), "data": args.data and str(args.data), **options}
     outputs = None if args.out is None else Outputs(args.out, "score", settings, NAMES)
     if outputs is not None:
         outputs.check()
-    faults = Faults(args.skip_bad)
-    examples = task.read(args.data or Path(), args.split, faults)
-    form, damaged = _format_of(args.predictions, task), len(faults)
-    if args.skip_bad:
-        examples = _readable(examples, args.predictions, form, faults)
+    examples = task.examples(args.data or Path(), args.split)
+    form = _format_of(args.predictions, task)
     ids = [example.id for example in examples]
     unscored = task.unscored(args.data or Path(), args.split) - set(ids)
-    predictions = read_predictions(args.predictions, form, ids, args.allow_empty, damaged, unscored)
+    predictions = read_predictions(args.predictions, form, ids, args.allow_empty, unscored)
     scored = score_predictions(task, examples, predictions, args.seed)
     source = task.source(args.data or Path(), args.split)
     about = f"{args.split} split" + f": {source}" * bool(source)
-    about += f"; {len(faults)} damaged record{'s' * (len(faults) > 1)} left out" * bool(faults)
     print(f"{args.predictions}, {about}\n{scored.text()}", end="")
     if outputs is not None:
         with outputs.alone(), outputs.writing() as part:
             with whole(part / TABLE) as file:
                 scored.frame().to_csv(file, index=False)
-            about_data = {"source": source, "left_out": len(faults)}
-            write_json(part / DETAILS, {**settings, **about_data, **scored.json()})
+            write_json(part / DETAILS, {**settings, "source": source, **scored.json()})
             write_predictions(part / RESULTS, form, predictions, ids, args.allow_empty)
         note(f"saved: {', '.join(str(args.out / name) for name in NAMES)}")
     return 0
-
-
-def _readable(examples: Sequence[Example], file: Path, form: Format, faults: Faults) -> Sequence[Example]:
-    """The examples without those that lack a prediction since their pictures cannot be read."""
-    content = read_json(file)
-    if not isinstance(content, (dict, list)):
-        return examples
-    records = (record for record in content if isinstance(record, dict))
-    said = (
-        set(content) if isinstance(content, dict) else {str(record.get(form.id_field)) for record in records}
-    )
-    readable = []
-    for example in examples:
-        with faults.leave_out():
-            if example.id not in said:
-                open_image(example.image)
-            readable.append(example)
-    return readable
 
 
 def _format_of(file: Path, task: Task) -> Format:

@@ -17,7 +17,6 @@ from typing import Any
 from attngraph.errors import UserError
 from experiments.configs.grid import load_preset
 from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_settings
-from experiments.datasets.faults import Faults
 from experiments.files import write_text
 from experiments.models.mini_blip import weights_digest
 from experiments.outputs import Outputs, check_folder
@@ -137,9 +136,7 @@ def _about(search: Search) -> dict:
     if wanted.data is None:
         data: Any = grid.scenes.model_dump(mode="json")
     else:
-        data = {
-            name: task.content(search.data, "validation", Faults()) for name, task in search.tasks.items()
-        }
+        data = {name: task.content(search.data, "validation") for name, task in search.tasks.items()}
     return {
         "runs": runs,
         "answering": wanted.answering,

@@ -3,7 +3,6 @@
 attngraph table main                     # on drawn scenes with the mini-BLIP
 attngraph table main --model mini-mplug --out runs/tables-mplug --beside runs/tables-scenes
 attngraph table gnn --dry-run
-attngraph table main --size paper --dry-run --gpus 64      # hours on 64 GPUs, from measured costs
 attngraph table main --size paper --data data/official --model MODEL --device cuda
 
 All tables of a size share a folder, in which each has a folder of its own, so that runs that stand in several
@@ -18,7 +17,6 @@ from pathlib import Path
 from attngraph.errors import UserError
 from experiments.configs.grid import Grid, listed, load_table
 from experiments.known import check_known
-from experiments.launchers.simulation import add_gpu_arguments, check_gpu_arguments, simulation_text
 from experiments.report.ablation import Design
 from experiments.report.beside import read_beside
 from experiments.report.make import Work, check_ranking, folder_of, make, model_of, plan_of, rows_in
@@ -84,13 +82,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="List the runs, which of them have scores already, and what the others cost; run nothing.",
     )
-    add_gpu_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, then print and save the table."""
     check_data_arguments(args)
-    check_gpu_arguments(args)
     grid = load_table(args.name, args.size).with_settings(args.settings)
     name, of_size = Path(args.name).stem, Path(args.size).stem
     out = folder_of(args)
@@ -115,10 +111,7 @@ def run(args: argparse.Namespace) -> int:
         grid.contest,
     )
     title = f"{grid.title}, size {of_size}, {model_of(args)}"
-    code = make(args, Work(title, plan, out, out / name, design, grid.notes))
-    if args.gpus is not None:
-        print("\n" + simulation_text(plan, args.gpus, args.gpu_teraflops))
-    return code
+    return make(args, Work(title, plan, out, out / name, design, grid.notes))
 
 
 def _beside(folder: Path, out: Path, name: str) -> Published:

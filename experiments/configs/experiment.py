@@ -18,9 +18,8 @@ from pydantic import BeforeValidator, Field, FiniteFloat, create_model, model_va
 
 from experiments.configs.changes import read_changes, with_changes
 from experiments.configs.reading import Config, file_named, read_yaml
-from experiments.scenes.layouts.make import LEAST, MOST, make_scenes
-from experiments.scenes.layouts.parts import Amounts
-from experiments.scenes.write import VERSION, Sizes, write_scenes
+from experiments.scenes.layouts import Amounts
+from experiments.scenes.write import LEAST, MOST, VERSION, Sizes, make_scenes, write_scenes
 from experiments.shipped import shipped_folder
 from experiments.tasks import TASKS
 from experiments.tasks.task import MANIFEST, SPLITS, Task, holds_scenes

@@ -1,30 +1,32 @@
-"""COCO captions: Karpathy's split, BLIP's files of it, and the official annotations of 2014."""
+"""COCO Captions in Karpathy's split."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from attngraph.errors import UserError
-from experiments.datasets.archives import COCO_TRAIN, COCO_VAL, KARPATHY, KARPATHY_FILE
-from experiments.datasets.caption_files import (
-    KIND,
-    caption_of,
-    number_of,
-    read_blip,
-    read_coco,
-)
-from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, register
+from experiments.datasets.damaged import Reading
+from experiments.datasets.dataset import Counts, DataSet, Reader, register
 from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
 from experiments.datasets.hub import Columns, Hub
-from experiments.datasets.pictures import Pictures
-from experiments.datasets.reading import Unique, field, shown, text_field
-from experiments.datasets.streams import records
+from experiments.datasets.reading import Pictures, Record, records, shown
 
-_SPLITS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
-_PLACES = ("train", "restval", "val", "test")  # what the file calls them
-_KARPATHY = {
+KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
+KARPATHY_FILE = "dataset_coco.json"
+#: COCO's images; VQA v2 is about them too.
+COCO_TRAIN = (
+    "train2014/",
+    "82,783 images COCO_train2014_000000000009.jpg ...; 13.5 GB",
+    "http://images.cocodataset.org/zips/train2014.zip",
+)
+COCO_VAL = (
+    "val2014/",
+    "40,504 images COCO_val2014_000000000042.jpg ..., those of val and test too; 6.6 GB",
+    "http://images.cocodataset.org/zips/val2014.zip",
+)
+#: What the file calls a split -> the split.
+KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+_COUNTS = {
     "train": Counts(113_287, 566_747),
     "val": Counts(5_000, 25_010),
     "test": Counts(5_000, 25_010),
@@ -38,158 +40,77 @@ class Karpathy(Reader):
 
     name, title = "karpathy", "Karpathy's split, dataset_coco.json"
     splits = ("train", "val", "test")
-    published = _KARPATHY
+    published = _COUNTS
 
     def files(self, root: Path, split: str) -> list[Path]:
         return [root / KARPATHY_FILE]
 
     def image_folders(self, root: Path, split: str) -> list[Path]:
-        return _image_folders(root, split)
+        """Images of ``restval``, ``val`` and ``test`` are images of val2014."""
+        return [root / name for name in (("train2014", "val2014") if split == "train" else ("val2014",))]
 
-    def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
-        (file,) = self.files(root, split)
-        pictures, ids = Pictures(root), Unique(file, "id")
-        for where, image in records(file, "images"):
-            with faults.leave_out():
-                place = field(image, "split", str, file, where)
-                if place not in _PLACES:
-                    raise UserError(
-                        f"{file}: field 'split' of {where} is {shown(place)}; give one of "
-                        f"{', '.join(_PLACES)}"
-                    )
-                if place not in _SPLITS[split]:
-                    continue
-                folder = field(image, "filepath", str, file, where) if "filepath" in image else ""
-                path = pictures.path(folder, field(image, "filename", str, file, where), file, where)
-                references = _captions(image, file, where, faults)
-                identity = field(image, "cocoid" if "cocoid" in image else "imgid", int, file, where)
-                ids.add(identity, where)
-                if references:
-                    yield Example(str(identity), path, "", references, KIND)
-
-
-def _captions(image: dict, file: Path, where: str, faults: Faults) -> tuple[str, ...]:
-    """The captions of an image that are whole."""
-    sentences, captions = field(image, "sentences", list, file, where), []
-    if not sentences:
-        raise UserError(f"{file}: field 'sentences' of {where} is empty; give the official file")
-    for place, sentence in enumerate(sentences):
-        there = f"{where}.sentences[{place}]"
-        with faults.leave_out():
-            captions.append(caption_of(sentence, "raw", file, there))
-            if "imgid" in sentence and "imgid" in image and sentence["imgid"] != image["imgid"]:
-                captions.pop()
-                raise UserError(
-                    f"{file}: {there} has the imgid {shown(sentence['imgid'])}, but {where} has "
-                    f"{shown(image['imgid'])}; correct one of them"
-                )
-    return tuple(captions)
-
-
-class Blip(Reader):
-    """``coco_karpathy_{train,val,test}.json`` as BLIP, ALBEF and LAVIS have them: Karpathy's split once more,
-    ``train`` with a record for each caption. The files ``*_gt.json`` beside them repeat the captions of val
-    and test for the evaluation, and are not needed.
-    """
-
-    name, title = "blip", "BLIP's files of Karpathy's split, coco_karpathy_*.json"
-    splits = ("train", "val", "test")
-    published = _KARPATHY
-
-    def files(self, root: Path, split: str) -> list[Path]:
-        return [root / f"coco_karpathy_{split}.json"]
-
-    def image_folders(self, root: Path, split: str) -> list[Path]:
-        return _image_folders(root, split)
-
-    def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
-        yield from read_blip(self.files(root, split)[0], root, faults)
-
-
-class Coco2014(Reader):
-    """The official annotations ``annotations/captions_{train,val}2014.json``. Their splits are not those of
-    Karpathy, in which papers report, so they keep their names ``train2014`` and ``val2014``.
-    """
-
-    name, title = "coco2014", "the official annotations of 2014, captions_*2014.json"
-    splits = ("train2014", "val2014")
-    published = {"train2014": Counts(82_783, 414_113), "val2014": Counts(40_504, 202_654)}
-
-    def files(self, root: Path, split: str) -> list[Path]:
-        return [root / "annotations" / f"captions_{split}.json"]
-
-    def image_folders(self, root: Path, split: str) -> list[Path]:
-        return [root / split]
-
-    def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
+    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
         (file,), pictures = self.files(root, split), Pictures(root)
-        for image in read_coco(file, faults, int):
-            with faults.leave_out():
-                name = text_field(image.record, "file_name", file, image.where)
-                path = pictures.path(split, name, file, image.where)
-                yield Example(str(image.id), path, "", image.captions, KIND)
+        found = list(records(file, "images"))
+        key = (
+            "cocoid" if any(isinstance(image, dict) and "cocoid" in image for _, image in found) else "imgid"
+        )
+
+        def example(image: Record) -> Example | None:
+            if KARPATHY_SPLITS[image.one_of("split", tuple(KARPATHY_SPLITS))] != split:
+                return None
+            folder = image.field("filepath", str) if image.has("filepath") else ""
+            path = pictures.path(folder, image.field("filename", str), image)
+            captions = image.captions("sentences", "raw")
+            _check_numbers(image)
+            return Example(str(image.field(key, int)), path, "", captions, "caption")
+
+        yield from reading.each(file, found, example, key)
 
 
-def _image_folders(root: Path, split: str) -> list[Path]:
-    """Images of ``restval``, ``val`` and ``test`` are images of val2014."""
-    return [root / name for name in (("train2014", "val2014") if split == "train" else ("val2014",))]
+def _check_numbers(image: Record) -> None:
+    """Each caption of an image is of its number."""
+    number = image.content.get("imgid")
+    for place, sentence in enumerate(image.content["sentences"]):
+        if number is not None and sentence.get("imgid", number) != number:
+            raise image.fault(
+                f"{image.where}.sentences[{place}] has the imgid {shown(sentence['imgid'])}, but "
+                f"{image.where} has {shown(number)}",
+                "correct one of them",
+            )
+
+
+def number_of(name: str) -> str:
+    """The number at the end of an image file's name, without leading zeros: ``COCO_val2014_000000000042.jpg``
+    is ``42``.
+    """
+    return str(int(PurePosixPath(name).stem.rpartition("_")[2]))
 
 
 _HUB = Hub(
     {"val2014": ("lmms-lab/COCO-Caption", "val")},
     Columns(id="question_id", references="answer", identity=number_of),
-    published={"val2014": Coco2014.published["val2014"]},
+    published={"val2014": Counts(40_504, 202_654)},
 )
 
 
 class Coco(DataSet):
     name, title, unit = "coco", "COCO Captions", "captions"
-    readers = (Karpathy(), Blip(), Coco2014(), _HUB)
+    readers = (Karpathy(), _HUB)
     homepage = "https://cocodataset.org/#captions-2015"
     licence = (
         "annotations CC BY 4.0 (https://cocodataset.org/#termsofuse); images: Flickr's terms of use, each "
         "image its own licence"
     )
-    citation = """\
-@article{chen2015coco,
-  title = {Microsoft {COCO} Captions: Data Collection and Evaluation Server},
-  author = {Chen, Xinlei and Fang, Hao and Lin, Tsung-Yi and Vedantam, Ramakrishna and Gupta, Saurabh and
-            Doll{\\'a}r, Piotr and Zitnick, C. Lawrence},
-  journal = {arXiv:1504.00325},
-  year = {2015}
-}
-@inproceedings{karpathy2015deep,
-  title = {Deep Visual-Semantic Alignments for Generating Image Descriptions},
-  author = {Karpathy, Andrej and Fei-Fei, Li},
-  booktitle = {CVPR},
-  year = {2015}
-}"""
-    archives = (
+    citation = (
+        "Chen, Fang, Lin, Vedantam, Gupta, Dollár and Zitnick (2015): Microsoft COCO Captions: Data "
+        "Collection and Evaluation Server. arXiv:1504.00325. For the split: Karpathy and Li (2015): Deep "
+        "Visual-Semantic Alignments for Generating Image Descriptions. CVPR."
+    )
+    contents = (
+        (KARPATHY_FILE, "Karpathy's split with all captions", KARPATHY),
         COCO_TRAIN,
         COCO_VAL,
-        KARPATHY,
-        *(
-            Archive(
-                f"coco_karpathy_{split}.json",
-                "https://storage.googleapis.com/sfr-vision-language-research/datasets/"
-                f"coco_karpathy_{split}.json",
-                (f"coco_karpathy_{split}.json",),
-            )
-            for split in ("train", "val", "test")
-        ),
-        Archive(
-            "annotations_trainval2014.zip",
-            "http://images.cocodataset.org/annotations/annotations_trainval2014.zip",
-            ("annotations/captions_train2014.json", "annotations/captions_val2014.json"),
-            252 * 10**6,
-        ),
-    )
-    tree = (
-        (KARPATHY_FILE, "Karpathy's split with all captions (caption_datasets.zip)"),
-        ("train2014/", "82,783 images COCO_train2014_000000000009.jpg ..."),
-        ("val2014/", "40,504 images COCO_val2014_000000000042.jpg ...; those of val and test too"),
-        ("coco_karpathy_{train,val,test}.json", "instead of dataset_coco.json: BLIP's files"),
-        ("annotations/captions_{train,val}2014.json", "for the splits train2014 and val2014 alone"),
     )
 
 

@@ -7,35 +7,22 @@ annotations come in, and end the file with ``register(MyDataSet())``. ``attngrap
 
 from __future__ import annotations
 
+import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from attngraph.errors import UserError
+from experiments.datasets.damaged import Reading
 from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
+from experiments.datasets.reading import REPLACE
 
 DATA_SETS: dict[str, DataSet] = {}
-OFFICIAL = {"train": "train", "validation": "val", "test": "test"}  # what readers and files call splits
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A file to download.
-
-    Args:
-        name: of the file.
-        url: where it comes from.
-        holds: what it unpacks to, relative to the data set's folder.
-        size: in bytes, about; None where unknown.
-    """
-
-    name: str
-    url: str
-    holds: tuple[str, ...]
-    size: int | None = None
+OFFICIAL = {"train": "train", "validation": "val", "test": "test"}  # what tasks and files call splits
+ANNOTATORS = 10  # answers to a question of VQA v2 and VizWiz
+WIDTH = 100  # of what `attngraph data layout` prints
 
 
 @dataclass(frozen=True)
@@ -78,31 +65,19 @@ class Reader(ABC):
         """The folders that hold the split's images."""
 
     @abstractmethod
-    def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
+    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
         """The examples of a split, in the order of its file.
 
-        Each record is read inside ``with faults.leave_out():``, so that a damaged one is an error or is left
-        out and counted.
+        Records are read by :meth:`experiments.datasets.damaged.Reading.each`, so that a damaged one is an
+        error, or is left out where the list of damaged records names it.
 
         Raises:
-            UserError: a file is missing or damaged as a whole, or too many of its records are.
+            UserError: a file is missing or damaged as a whole, or one of its records is.
         """
-
-    def notes(self, root: Path, split: str) -> list[str]:
-        """What is no fault, but a user should know of a split: what the official rules leave out of it."""
-        return []
-
-    def unscored(self, root: Path, split: str) -> set[str]:
-        """Ids of what the official rules leave out of a split; a file of predictions may have them."""
-        return set()
-
-    def due(self, root: Path, split: str) -> list[Path]:
-        """The files without which the split is not read in this format."""
-        return self.files(root, split)
 
     def found(self, root: Path, split: str) -> bool:
         """Whether the split's annotation files are there."""
-        return all(file.is_file() for file in self.due(root, split))
+        return all(file.is_file() for file in self.files(root, split))
 
 
 class DataSet(ABC):
@@ -115,8 +90,8 @@ class DataSet(ABC):
         readers: one for each format. The first whose files are there reads a split, unless a format is asked
             for; tasks prefer one whose test split has annotations.
         homepage, licence, citation: for ``attngraph data layout``.
-        archives: where the files come from.
-        tree: the expected files and folders, as (path relative to the data set's folder, what it holds).
+        contents: the files and folders that belong into its folder, as (path in there, what it holds, address
+            of the file or archive that it comes from).
     """
 
     name: str
@@ -126,8 +101,7 @@ class DataSet(ABC):
     homepage: str
     licence: str
     citation: str
-    archives: tuple[Archive, ...]
-    tree: tuple[tuple[str, str], ...]
+    contents: tuple[tuple[str, str, str], ...]
 
     def reader(self, root: Path, split: str, form: str | None = None) -> Reader:
         """The reader of a split.
@@ -146,21 +120,48 @@ class DataSet(ABC):
                 f"{self.title} is not read in the format {form!r}: choose from "
                 f"{', '.join(reader.name for reader in self.readers)}"
             )
-        readers = [reader for reader in readers if split in reader.splits]
-        if not readers:
-            read = [reader for reader in self.readers if form in (None, reader.name)]
-            known = dict.fromkeys(name for reader in read for name in reader.splits)
+        able = [reader for reader in readers if split in reader.splits]
+        if not able:
+            known = dict.fromkeys(name for reader in readers for name in reader.splits)
             where = f" in the format {form}" if form else ""
             raise UserError(f"{self.title} has no split {split!r}{where}: choose from {', '.join(known)}")
-        for reader in readers:
+        for reader in able:
             if reader.found(root, split):
                 return reader
-        missing = [file for file in readers[0].due(root, split) if not file.is_file()]
+        missing = [file for file in able[0].files(root, split) if not file.is_file()]
         raise UserError(
             f"{root}: {', '.join(str(file.relative_to(root)) for file in missing)} missing, which the split "
             f"{split!r} of {self.title} is read from: download them, as `attngraph data layout {self.name}` "
             "says"
         )
+
+    def layout(self) -> str:
+        """Files and folders, where they come from, formats, licence and citation, in words."""
+        lines = [f"{self.title}, {self.homepage}", "", f"DIR/{self.name}/"]
+        for path, about, address in self.contents:
+            lines += [f"  {path}", *_wrapped(about, "    "), f"    {address}"]
+        lines += [
+            "",
+            "formats; tasks read the first with all splits, those with an annotated test split first",
+        ]
+        for reader in self.readers:
+            splits = [f"{name}*" if name in reader.unanswered else name for name in reader.splits]
+            lines += [f"  {reader.name}: {reader.title}", f"    splits: {', '.join(splits)}"]
+        if any(reader.unanswered for reader in self.readers):
+            lines += ["  * without annotations, for predictions only"]
+        lines += ["", *_wrapped(f"licence: {self.licence}"), "", *_wrapped(f"citation: {self.citation}")]
+        return "\n".join(lines) + "\n"
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent or "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def register(data_set: DataSet) -> DataSet:
@@ -180,20 +181,25 @@ def data_set_named(name: str) -> DataSet:
     return DATA_SETS[name]
 
 
-def split_examples(
-    data_set: DataSet, root: Path, split: str, faults: Faults, form: str | None = None
-) -> Sequence[Example]:
-    """The examples of a split in a list, read anew; :func:`experiments.datasets.tables.table` keeps them on
-    disk instead.
+def split_examples(data_set: DataSet, root: Path, split: str, reader: Reader | None = None) -> list[Example]:
+    """The examples of a split, read anew; :func:`experiments.datasets.tables.table` keeps them on disk
+    instead.
+
+    Args:
+        data_set, root, split: as for :meth:`DataSet.reader`.
+        reader: None for the first one whose files are there.
 
     Raises:
         UserError: see :meth:`Reader.examples`; also if there is no example.
     """
-    root = Path(root)
-    reader = data_set.reader(root, split, form)
-    examples = list(reader.examples(root, split, faults))
+    reader = reader or data_set.reader(root, split)
+    reading = Reading(data_set.name, root)
+    examples = list(reading.kept(reader.examples(root, split, reading)))
     if not examples:
-        raise UserError(
-            f"{reader.files(root, split)[0]}: split '{split}' has no {data_set.unit}; give the official file"
-        )
+        raise nothing_in(data_set, reader, root, split)
     return examples
+
+
+def nothing_in(data_set: DataSet, reader: Reader, root: Path, split: str) -> UserError:
+    """The error where a split has no example."""
+    return UserError(f"{reader.files(root, split)[0]}: split {split!r} has no {data_set.unit}; {REPLACE}")

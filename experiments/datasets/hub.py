@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field as attribute
 from pathlib import Path
@@ -19,24 +18,18 @@ from types import ModuleType
 from typing import Any
 
 from attngraph.errors import UserError
+from experiments.datasets.damaged import Reading
 from experiments.datasets.dataset import Counts, DataSet, Reader
 from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
-from experiments.datasets.question_files import enough
-from experiments.datasets.reading import Unique, field, shown, text_field
-from experiments.datasets.tables import cache_folder
+from experiments.datasets.reading import Record, shown
+from experiments.datasets.tables import cache_folder, no_room
 from experiments.errors import first_line
 from experiments.files import whole_folder, write_bytes
 
-FOLDER = "hub"
+FOLDER, IMAGE = "hub", "image"
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png"}
 _SHARD = re.compile(r"-of-(\d+)\.parquet$")
 _REMEDY = "get it again"
-
-
-def same(identity: str) -> str:
-    """An id as it is."""
-    return identity
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,6 @@ class Columns:
         item: the field that holds the text, where references are objects.
         annotators: how many references each row must have; their answers are left as they are, and may be
             empty. None for captions and labels.
-        image: the picture.
         prompt: the question or hypothesis; None for captions.
         kind: of all examples.
         kinds: the column with the kind of each, where there is one.
@@ -61,17 +53,11 @@ class Columns:
     references: str
     item: str | None = None
     annotators: int | None = None
-    image: str = "image"
     prompt: str | None = None
     kind: str = "caption"
     kinds: str | None = None
     groups: Mapping[str, str] = attribute(default_factory=dict)
-    identity: Callable[[str], str] = same
-
-    @property
-    def needed(self) -> set[str]:
-        """The columns that must be there in each split."""
-        return {self.id, self.image} | ({self.prompt} - {None})
+    identity: Callable[[str], str] = str
 
 
 class Hub(Reader):
@@ -109,100 +95,69 @@ class Hub(Reader):
     def image_folders(self, root: Path, split: str) -> list[Path]:
         return []
 
-    def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
-        files = self.files(root, split)
-        file, ids = files[0], Unique(files[0], self.columns.id)
+    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
+        files, columns = self.files(root, split), self.columns
         answered = split not in self.unanswered
-        rows = _rows(files, self.columns.image)
+        rows = _rows(files)
         features = next(rows)
-        missing = self.columns.needed | ({self.columns.references} if answered else set())
-        missing -= set(features)
-        if missing:
+        needed = {columns.id, IMAGE, columns.prompt, columns.references if answered else None}
+        if missing := needed - {None} - set(features):
             raise UserError(
-                f"{file}: no column {', '.join(sorted(missing))}, only {', '.join(features)}; give the files "
-                f"of {self.sources[split][0]}"
+                f"{files[0]}: no column {', '.join(sorted(missing))}, only {', '.join(features)}; give the "
+                f"files of {self.sources[split][0]}"
             )
-        used = {self.columns.references, self.columns.kinds, *self.columns.groups.values()}
-        labels = {name: features[name].names for name in used & set(features) if _is_label(features[name])}
-        for number, row in enumerate(rows):
-            where = f"row {number}"
-            with _room(), faults.leave_out():
-                identity = str(field(row, self.columns.id, (str, int), file, where))
-                ids.add(identity, where)
-                row |= {name: _label(row, name, labels[name], file, where) for name in labels}
-                references = self._references(row, file, where, faults) if answered else ()
-                if references or not answered:  # else it was told above
-                    yield self._example(row, identity, references, file, where)
+        used = {columns.references, columns.kinds, *columns.groups.values()} & set(features)
+        labels = {
+            name: features[name].names for name in used if hasattr(features[name], "names")
+        }  # ClassLabel
 
-    def _example(
-        self, row: dict, identity: str, references: tuple[str, ...], file: Path, where: str
-    ) -> Example:
+        def example(row: Record) -> Example:
+            identity = str(row.field(columns.id, str, int))
+            for name, names in labels.items():
+                number = row.field(name, int)
+                if not 0 <= number < len(names):
+                    raise row.fault(f"field '{name}' of {row.where} is {number}, no label", _REMEDY)
+                row.content[name] = names[number]
+            references = self._references(row) if answered else ()
+            prompt = "" if columns.prompt is None else row.text(columns.prompt)
+            kind = str(row.content.get(columns.kinds) or columns.kind)
+            groups = {
+                name: str(row.content[at]) for name, at in columns.groups.items() if row.content.get(at)
+            }
+            picture = _picture(row)
+            return Example(columns.identity(identity), picture, prompt, references, kind, groups=groups)
+
+        found = ((f"row {number}", row) for number, row in enumerate(rows))
+        yield from reading.each(files[0], found, example, columns.id)
+
+    def _references(self, row: Record) -> tuple[str, ...]:
         columns = self.columns
-        prompt = "" if columns.prompt is None else text_field(row, columns.prompt, file, where)
-        picture = _picture(row, columns.image, file, where)
-        kind = str(row.get(columns.kinds) or columns.kind)
-        groups = {name: str(row[column]) for name, column in columns.groups.items() if row.get(column)}
-        return Example(columns.identity(identity), picture, prompt, references, kind, groups=groups)
-
-    def _references(self, row: dict, file: Path, where: str, faults: Faults) -> tuple[str, ...]:
-        """The references that are whole."""
-        name = self.columns.references
-        found = field(row, name, (str, list), file, where)
-        if isinstance(found, str):
-            return (text_field(row, name, file, where).strip(),)
-        if not found:
-            raise UserError(f"{file}: field '{name}' of {where} is empty; leave {where} out")
-        item, texts = self.columns.item, []
-        records = found if item else [{name: value} for value in found]
-        for number, record in enumerate(records):
-            there = f"{name} {number} of {where}"
-            if self.columns.annotators is not None:
-                texts.append(str(field(record, item or name, str, file, there)))
-                continue
-            with faults.leave_out():
-                texts.append(text_field(record, item or name, file, there).strip())
-        return enough(tuple(texts), name, file, where, self.columns.annotators or 0)
+        if isinstance(row.field(columns.references, str, list), str):
+            return (row.text(columns.references).strip(),)
+        if columns.annotators is None:
+            return row.captions(columns.references, columns.item)
+        return row.texts(columns.references, columns.item, columns.annotators)
 
 
-def _is_label(feature: object) -> bool:
-    return hasattr(feature, "names")  # the library's ClassLabel, which may not be installed
+def hub_reader(data_set: DataSet, split: str | None) -> Hub:
+    """The reader that knows where on the hub a data set is.
 
-
-def _label(row: dict, name: str, names: list[str], file: Path, where: str) -> str:
-    """The name of a row's class label, which is a number there."""
-    number = field(row, name, int, file, where)
-    if not 0 <= number < len(names):
-        raise UserError(f"{file}: field '{name}' of {where} is {number}, no label; leave {where} out")
-    return names[number]
-
-
-def hub_splits(data_set: DataSet) -> tuple[str, ...]:
-    """The splits of a data set for which a repository is known.
+    Args:
+        data_set: which.
+        split: that must be there.
 
     Raises:
-        UserError: there is none.
+        UserError: no repository is known.
     """
-    splits = [split for reader in data_set.readers if isinstance(reader, Hub) for split in reader.splits]
-    if not splits:
+    hub = next((reader for reader in data_set.readers if isinstance(reader, Hub)), None)
+    if hub is None or (split is not None and split not in hub.splits):
+        wanted = "" if split is None else f" for the split {split!r}"
+        known = "" if hub is None else f"choose from {', '.join(hub.splits)}, or "
         raise UserError(
-            f"{data_set.title}: no repository of the hub is known: `attngraph data layout "
-            f"{data_set.name}` says where the official files are"
+            f"{data_set.title}: no repository of the hub is known{wanted}: {known}see `attngraph data layout "
+            f"{data_set.name}`"
         )
-    return tuple(splits)
-
-
-def hub_reader(data_set: DataSet, split: str) -> Hub:
-    """The reader that knows where on the hub a split is.
-
-    Raises:
-        UserError: no repository is known for the split.
-    """
-    if split not in hub_splits(data_set):
-        raise UserError(
-            f"{data_set.title}: no repository of the hub is known for the split {split!r}: choose from "
-            f"{', '.join(hub_splits(data_set))}, or see `attngraph data layout {data_set.name}`"
-        )
-    return next(reader for reader in data_set.readers if isinstance(reader, Hub) and split in reader.splits)
+    return hub
 
 
 def download(data_set: DataSet, root: Path, split: str) -> Path:
@@ -237,19 +192,23 @@ def download(data_set: DataSet, root: Path, split: str) -> Path:
     return target
 
 
-def _rows(files: list[Path], image: str) -> Iterator[Any]:
+def _rows(files: list[Path]) -> Iterator[Any]:
     """The features first, then each row; pictures as bytes."""
-    datasets = _library()
-    file = files[0]
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; download the split")
-    with _room():
-        (cache := cache_folder() / "datasets").mkdir(parents=True, exist_ok=True)
+    datasets, file = _library(), files[0]
+    shards = _SHARD.search(file.name)
+    if shards and len(files) != int(shards[1]):
+        raise UserError(
+            f"{file}: {len(files)} of {int(shards[1])} files of its split are there; get the others"
+        )
+    cache = cache_folder() / "datasets"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise no_room(cache, error) from error
     try:
         if file.name == "state.json":
             rows = datasets.Dataset.load_from_disk(str(file.parent))
         else:
-            _check_shards(files)
             rows = datasets.load_dataset(
                 "parquet",
                 data_files={"all": [str(one) for one in files]},
@@ -257,51 +216,32 @@ def _rows(files: list[Path], image: str) -> Iterator[Any]:
                 streaming=True,  # reads the files themselves, no copy
                 cache_dir=str(cache),
             )
-        features = rows.features
-        yield features
-        if image in features:
-            rows = rows.cast_column(image, datasets.Image(decode=False))
+        yield rows.features
+        if IMAGE in rows.features:
+            rows = rows.cast_column(IMAGE, datasets.Image(decode=False))
         yield from rows
-    except UserError:
-        raise
     except Exception as error:  # the library has many
         raise UserError(f"{file}: cannot be read ({first_line(error)}); {_REMEDY}") from error
 
 
-def _check_shards(files: list[Path]) -> None:
-    match = _SHARD.search(files[0].name)
-    if match and len(files) != int(match[1]):
-        raise UserError(
-            f"{files[0]}: {len(files)} of {int(match[1])} files of its split are there; get the others"
-        )
-
-
-def _picture(row: dict, name: str, file: Path, where: str) -> Path:
+def _picture(row: Record) -> Path:
     """The file of a row's picture; made where there is none of its content yet."""
-    value = row[name]
+    value = row.content[IMAGE]
     content = value.get("bytes") if isinstance(value, dict) else None
     if content:
         digest = hashlib.sha256(content).hexdigest()
         suffix = _SUFFIXES.get(content[:2], ".img")
         picture = cache_folder() / "pictures" / digest[:2] / f"{digest}{suffix}"
-        if not picture.is_file() or picture.stat().st_size != len(content):
-            write_bytes(picture, content)
+        try:
+            if not picture.is_file() or picture.stat().st_size != len(content):
+                write_bytes(picture, content)
+        except OSError as error:
+            raise no_room(picture, error) from error
         return picture
     path = value.get("path") if isinstance(value, dict) else None
     if path and Path(path).is_file():
         return Path(path).absolute()
-    raise UserError(f"{file}: field '{name}' of {where} holds no picture ({shown(value)}); {_REMEDY}")
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{cache_folder()}: cannot be written to ({error.strerror or error}): make room on "
-            "the disk, or name another folder in the environment variable ATTNGRAPH_CACHE"
-        ) from error
+    raise row.fault(f"field '{IMAGE}' of {row.where} holds no picture ({shown(value)})", _REMEDY)
 
 
 def _library() -> ModuleType:

@@ -1,8 +1,10 @@
 """Examples in Arrow tables: read from the annotation files once, then mapped into memory.
 
 A table is a file in the cache folder (:func:`cache_folder`). Its name follows from the data set's folder, the
-split and the format; inside stand the sizes and times of the annotation files and image folders that it was
-made from, and it is made anew when one of them has changed. All processes share its pages.
+split and the format; beside it stand the sizes and times of the annotation files and image folders that it
+was made from, and it is made anew when one of them has changed. All processes share its pages.
+
+pyarrow itself does this, not the library ``datasets`` around it, which takes each worker a second to import.
 """
 
 from __future__ import annotations
@@ -10,24 +12,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 
 from attngraph.errors import UserError
-from experiments.datasets.dataset import DataSet, Reader
+from experiments.datasets.damaged import LIST, Reading
+from experiments.datasets.dataset import DataSet, Reader, nothing_in
 from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
+from experiments.datasets.reading import uncollected
 from experiments.files import whole, write_json
 from experiments.progress import Progress
 
-VERSION = 2  # raise it whenever a reader gives other examples for the same files
+VERSION = 3  # raise it whenever a reader gives other examples for the same files
 ROWS = 10_000  # written, and read while iterating, at a time
-_WHOLE: set[tuple[str, int, int, int]] = set()  # files that this process has read whole
 SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -40,21 +43,38 @@ SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class About:
+    """What is known of a table.
+
+    Args:
+        state: what it was made from.
+        digest: of what it holds, see :func:`_content`; the same wherever the same files were read.
+        left_out: how many damaged records and examples it lacks.
+        unscored: ids of these, and of what the official rules leave out.
+    """
+
+    state: list[Any]
+    digest: str
+    left_out: int
+    unscored: list[str]
+
+
 class Examples(Sequence[Example]):
-    """The examples of a table, made when they are asked for.
+    """Examples of a table, made when they are asked for.
 
     Args:
         table: with the columns of :data:`SCHEMA`.
         root: the data set's folder.
-        digest: of what the whole table holds, see :func:`_content`; it is the same wherever the same files
-            were read.
+        about: the whole table.
+        places: the rows, in this order; None for all.
     """
 
-    def __init__(self, table: pa.Table, root: Path, digest: str = ""):
-        self.table, self.root, self.digest = table, root, digest
+    def __init__(self, table: pa.Table, root: Path, about: About, places: np.ndarray | None = None):
+        self.whole, self.root, self.about, self.places = table, root, about, places
 
     def __len__(self) -> int:
-        return self.table.num_rows
+        return self.whole.num_rows if self.places is None else len(self.places)
 
     @overload
     def __getitem__(self, place: int) -> Example: ...
@@ -64,24 +84,36 @@ class Examples(Sequence[Example]):
 
     def __getitem__(self, place: int | slice) -> Example | Examples:
         if isinstance(place, slice):
-            return self.take(range(*place.indices(len(self))))
+            return self.take(range(len(self))[place])
         if not -len(self) <= place < len(self):
             raise IndexError(place)
-        return self._example(self.table.slice(place % len(self), 1).to_pylist()[0])
+        place %= len(self)
+        row = place if self.places is None else int(self.places[place])
+        return self._example(self.whole.slice(row, 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[Example]:
         for start in range(0, len(self), ROWS):
-            for row in self.table.slice(start, ROWS).to_pylist():
+            if self.places is None:
+                rows = self.whole.slice(start, ROWS)
+            else:
+                rows = self.whole.take(pa.array(self.places[start : start + ROWS]))
+            for row in rows.to_pylist():
                 yield self._example(row)
 
-    def take(self, places: Sequence[int]) -> Examples:
+    def take(self, places: Sequence[int] | np.ndarray) -> Examples:
         """The examples at these places, in this order."""
-        return Examples(self.table.take(pa.array(places, pa.int64())), self.root)
+        chosen = np.asarray(places, np.int64)
+        chosen = chosen if self.places is None else self.places[chosen]
+        return Examples(self.whole, self.root, self.about, chosen)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A column of the table."""
+        column = self.whole.column(name)
+        return column if self.places is None else column.take(pa.array(self.places))
 
     def images(self) -> list[Path]:
         """Each picture once, in the order of the examples."""
-        names = self.table.column("image").unique().to_pylist()
-        return [self.root / name for name in names]
+        return [self.root / name for name in self.column("image").unique().to_pylist()]
 
     def _example(self, row: dict) -> Example:
         return Example(
@@ -94,36 +126,30 @@ class Examples(Sequence[Example]):
         )
 
 
-def table(
-    data_set: DataSet, root: Path, split: str, faults: Faults | None = None, form: str | None = None
-) -> Examples:
+def table(data_set: DataSet, root: Path, split: str, form: str | None = None) -> Examples:
     """The examples of a split, from the table that an earlier call made or from the annotation files.
 
     Args:
         data_set: which.
         root: its folder.
         split: the split's official name.
-        faults: decides about damaged records, and gets what was left out; by default none may be.
         form: the format's name; None for the first one whose files are there.
 
     Raises:
         UserError: see :meth:`experiments.datasets.dataset.Reader.examples`; also if there is no example or
             the cache cannot be written.
     """
-    root, faults = Path(root), Faults() if faults is None else faults
+    root = Path(root)
     reader = data_set.reader(root, split, form)
     state = _state(reader, root, split)
     file = cache_folder() / "tables" / f"{_name(data_set, reader, root, split)}.arrow"
-    found = _open(file, state)
+    found = _open(file, root, state)
     if found is None:
-        _write(file, state, data_set, reader, root, split, faults)
-        found = _open(file, state)
+        _write(file, state, data_set, reader, root, split)
+        found = _open(file, root, state)
         if found is None:
             raise UserError(f"{file} cannot be read back after it was written: check the disk")
-    rows, left_out, digest = found
-    for message in left_out:
-        faults.add(message)
-    return Examples(rows, root, digest)
+    return found
 
 
 def cache_folder() -> Path:
@@ -143,81 +169,53 @@ def _state(reader: Reader, root: Path, split: str) -> list:
     """What a table was made from: another state makes another table."""
     state: list = [VERSION, f"{type(reader).__module__}.{type(reader).__qualname__}"]
     state.append(str(cache_folder().absolute()))  # where pictures of the hub's tables lie
-    for path in [*reader.files(root, split), *reader.image_folders(root, split)]:
+    for path in [root / LIST, *reader.files(root, split), *reader.image_folders(root, split)]:
         name = path.relative_to(root).as_posix()  # the same however the root is spelled
-        if path.exists():
-            stat = path.stat()
-            state.append([name, stat.st_size, stat.st_mtime_ns])
-        else:
-            state.append([name, None, None])
+        stat = path.stat() if path.exists() else None
+        state.append([name, stat and stat.st_size, stat and stat.st_mtime_ns])
     return state
 
 
-def _open(file: Path, state: list) -> tuple[pa.Table, list[str], str] | None:
-    """A table, mapped into memory, what was left out of it, and its digest; None if there is none, it is
-    damaged, or it was made from other files.
-    """
+def _open(file: Path, root: Path, state: list) -> Examples | None:
+    """A table, mapped into memory; None if there is none, it is cut off, or it was made from other files."""
     try:
-        about = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-        if about["state"] != state or not _is_whole(file, about["checksum"]):
+        about = About(**json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
+        if about.state != state:
             return None
         with pa.memory_map(str(file)) as source:
-            return pa.ipc.open_file(source).read_all(), about["left out"], about["digest"]
-    except (OSError, ValueError, LookupError, TypeError, pa.ArrowInvalid):
+            return Examples(pa.ipc.open_file(source).read_all(), root, about)
+    except (OSError, ValueError, TypeError, pa.ArrowInvalid):
         return None
 
 
-def _is_whole(file: Path, checksum: int) -> bool:
-    """Whether a file has a checksum; it is read once in a process."""
-    stat = file.stat()
-    known = (str(file), stat.st_size, stat.st_mtime_ns, checksum)
-    if known not in _WHOLE and _checksum(file) == checksum:
-        _WHOLE.add(known)
-    return known in _WHOLE
-
-
-def _checksum(file: Path) -> int:
-    value = 0
-    with open(file, "rb") as stream:
-        while part := stream.read(1 << 22):
-            value = zlib.crc32(part, value)
-    return value
-
-
-def _write(
-    file: Path, state: list, data_set: DataSet, reader: Reader, root: Path, split: str, faults: Faults
-) -> None:
+def _write(file: Path, state: list, data_set: DataSet, reader: Reader, root: Path, split: str) -> None:
     """Read the annotation files into a table: the rows first, then what they were made from."""
-    found = Faults(faults.limit)
+    reading = Reading(data_set.name, root)
     bar = Progress(desc=f"reading {data_set.name} {split}", unit=f" {data_set.unit}", leave=False, delay=1)
     try:
-        with whole(file) as part, bar:
+        with whole(file) as part, bar, uncollected():
             rows, digest = 0, hashlib.sha256()
             with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-                for columns in _batches(reader.examples(root, split, found), root):
+                for columns in _batches(reading.kept(reader.examples(root, split, reading)), root):
                     batch = pa.record_batch(columns, schema=SCHEMA)
                     writer.write_batch(batch)
                     digest.update(_content(columns))
                     rows += batch.num_rows
                     bar.update(batch.num_rows)
             if not rows:
-                raise UserError(
-                    f"{reader.files(root, split)[0]}: split {split!r} has no {data_set.unit}"
-                    + (f" that can be used ({found.messages[0]})" if found else "; give the official file")
-                )
-            checksum = _checksum(part)
-        about = {
-            "state": state,
-            "checksum": checksum,
-            "digest": digest.hexdigest(),
-            "left out": found.messages,
-        }
-        write_json(file.with_suffix(".json"), about)
+                raise nothing_in(data_set, reader, root, split)
+        about = About(state, digest.hexdigest(), reading.left_out, sorted(reading.unscored | reading.lost))
+        write_json(file.with_suffix(".json"), asdict(about))
     except OSError as error:
-        raise UserError(
-            f"{file} cannot be written ({error.strerror or error}): make room on the disk, or name another "
-            "folder in the environment variable ATTNGRAPH_CACHE"
-        ) from error
+        raise no_room(file, error) from error
+
+
+def no_room(file: Path, error: OSError) -> UserError:
+    """The error where a file of the cache folder cannot be written."""
+    return UserError(
+        f"{file} cannot be written ({error.strerror or error}): make room on the disk, or name another "
+        "folder in the environment variable ATTNGRAPH_CACHE"
+    )
 
 
 def _batches(examples: Iterator[Example], root: Path) -> Iterator[list[list]]:

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from attngraph.errors import UserError
-from experiments.datasets.archives import VIZWIZ, VIZWIZ_IMAGES
-from experiments.datasets.caption_files import KIND, read_coco
-from experiments.datasets.dataset import Archive, Counts, DataSet, Reader, register
+from experiments.datasets.damaged import Reading
+from experiments.datasets.dataset import Counts, DataSet, Reader, register
 from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
-from experiments.datasets.pictures import Pictures
-from experiments.datasets.reading import field, read_json, text_field
+from experiments.datasets.reading import Damaged, Pictures, Record, records
+from experiments.datasets.vizwiz_vqa import VIZWIZ, VIZWIZ_IMAGES
 
 
 class Official(Reader):
     """``annotations/{train,val,test}.json``, in COCO's format; ``test`` has images alone.
 
     Captions that are rejected or precanned ("Quality issues are too severe to recognize visual content.") are
-    dropped, in training as in evaluation, and images without others are skipped: so does the official API
-    unless it is told otherwise. :meth:`notes` says how many. An image's id is ``images[].id``, which runs on
-    over the splits; the number in its file's name is another.
+    dropped, in training as in evaluation, and images without others are not scored: so does the official API
+    unless it is told otherwise. An image's id is ``images[].id``, which runs on over the splits; the number
+    in its file's name is another.
     """
 
     name, title = "official", "the official files"
@@ -36,61 +33,51 @@ class Official(Reader):
     def image_folders(self, root: Path, split: str) -> list[Path]:
         return [root / split]
 
-    def examples(self, root: Path, split: str, faults: Faults) -> Iterator[Example]:
+    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
         (file,), pictures = self.files(root, split), Pictures(root)
+        lost: set[int] = set()  # images
+        annotated: set[int] = set()
+        captions: dict[int, list[str]] = {}
 
-        def used(annotation: dict, where: str) -> bool:
-            dropped = [_flag(annotation, name, file, where) for name in ("is_rejected", "is_precanned")]
-            return not any(dropped)
+        def image(record: Record) -> tuple[int, str, Path]:
+            path = pictures.path(split, record.text("file_name"), record)
+            return record.field("id", int), record.where, path
 
-        for image in read_coco(file, faults, int, split not in self.unanswered, used):
-            with faults.leave_out():
-                name = text_field(image.record, "file_name", file, image.where)
-                path = pictures.path(split, name, file, image.where)
-                yield Example(str(image.id), path, "", image.captions, KIND)
+        def caption(record: Record) -> tuple[int, str] | None:
+            identity = record.field("image_id", int)
+            if identity in lost:
+                return None
+            if identity not in captions:
+                raise record.fault(
+                    f"{record.where} is a caption of the image {identity}, which 'images' does not have"
+                )
+            annotated.add(identity)
+            record.field("id", int)
+            rejected, precanned = _flag(record, "is_rejected"), _flag(record, "is_precanned")
+            return None if rejected or precanned else (identity, record.text("caption").strip())
 
-    def notes(self, root: Path, split: str) -> list[str]:
+        images = list(reading.each(file, records(file, "images"), image, "id", lost))
         if split in self.unanswered:
-            return []
-        captions, used, images = self._used(root, split)
-        return [
-            f"{captions - len(used):,} of {captions:,} captions are rejected or "
-            "precanned and not used, as in the official evaluation; "
-            f"{len(images) - len(set(used)):,} of {len(images):,} images have no other caption and are "
-            "skipped"
-        ]
-
-    def unscored(self, root: Path, split: str) -> set[str]:
-        if split in self.unanswered:
-            return set()
-        _, used, images = self._used(root, split)
-        return {str(image) for image in set(images) - set(used)}
-
-    def _used(self, root: Path, split: str) -> tuple[int, list[int], list[int]]:
-        """The number of captions, the image of each caption that is used, and all images."""
-        (file,) = self.files(root, split)
-        content = read_json(file)
-        annotations = field(content, "annotations", list, file, "the file")
-        used = [
-            annotation.get("image_id")
-            for annotation in annotations
-            if isinstance(annotation, dict)
-            and isinstance(annotation.get("image_id"), int)
-            and not annotation.get("is_rejected")
-            and not annotation.get("is_precanned")
-        ]
-        images = field(content, "images", list, file, "the file")
-        ids = [image.get("id") for image in images if isinstance(image, dict)]
-        return len(annotations), used, [image for image in ids if isinstance(image, int)]
+            yield from (Example(str(identity), path, "", (), "caption") for identity, _, path in images)
+            return
+        captions.update({identity: [] for identity, _, _ in images})
+        for identity, text in reading.each(file, records(file, "annotations"), caption, "id"):
+            captions[identity].append(text)
+        for identity, where, path in images:
+            if captions[identity]:
+                yield Example(str(identity), path, "", tuple(captions[identity]), "caption")
+            elif identity in annotated:  # all of its captions are dropped, or damaged
+                reading.unscored.add(str(identity))
+            else:
+                what = f"{where}, the image {identity}, has no captions in 'annotations'"
+                reading.fault(file, where, Damaged(f"{file}: {what}; give the official file"))
 
 
-def _flag(annotation: object, name: str, file: Path, where: str) -> bool:
-    value = annotation.get(name) if isinstance(annotation, dict) else None
+def _flag(caption: Record, name: str) -> bool:
+    value = caption.content.get(name)
     if not isinstance(value, bool) and value not in (0, 1):
         found = "missing" if value is None else type(value).__name__
-        raise UserError(
-            f"{file}: field '{name}' of {where} is {found}, not true or false; give the official file"
-        )
+        raise caption.fault(f"field '{name}' of {caption.where} is {found}, not true or false")
     return bool(value)
 
 
@@ -99,26 +86,16 @@ class VizWizCaptions(DataSet):
     readers = (Official(),)
     homepage = "https://vizwiz.org/tasks-and-datasets/image-captioning/"
     licence = "CC BY 4.0"
-    citation = """\
-@inproceedings{gurari2020captioning,
-  title = {Captioning Images Taken by People Who Are Blind},
-  author = {Gurari, Danna and Zhao, Yinan and Zhang, Meng and Bhattacharya, Nilavra},
-  booktitle = {ECCV},
-  year = {2020}
-}"""
-    archives = (
-        Archive(
-            "annotations.zip",
-            f"{VIZWIZ}/caption/annotations.zip",
-            ("annotations/train.json", "annotations/val.json", "annotations/test.json"),
-        ),
-        *VIZWIZ_IMAGES,
+    citation = (
+        "Gurari, Zhao, Zhang and Bhattacharya (2020): Captioning Images Taken by People Who Are Blind. ECCV."
     )
-    tree = (
-        ("annotations/{train,val,test}.json", "images and captions; {train,val,test}.json are found too"),
-        ("train/", "23,431 images VizWiz_train_00000000.jpg ..."),
-        ("val/", "7,750 images VizWiz_val_00000000.jpg ..."),
-        ("test/", "8,000 images VizWiz_test_00000000.jpg ..."),
+    contents = (
+        (
+            "annotations/{train,val,test}.json",
+            "images and captions, in test without; without the folder is fine too",
+            f"{VIZWIZ}/caption/annotations.zip",
+        ),
+        VIZWIZ_IMAGES,
     )
 
 

@@ -3,65 +3,69 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from attngraph.errors import UserError
-from experiments.datasets.archives import VIZWIZ, VIZWIZ_IMAGES
-from experiments.datasets.dataset import Archive, Counts, DataSet, register
+from experiments.datasets.damaged import Reading
+from experiments.datasets.dataset import ANNOTATORS, Counts, DataSet, Reader, register
 from experiments.datasets.example import Example
 from experiments.datasets.hub import Columns, Hub
-from experiments.datasets.pictures import Pictures
-from experiments.datasets.question_files import ANNOTATORS, ListReader, answers, number
-from experiments.datasets.reading import shown, text_field
+from experiments.datasets.reading import Pictures, Record, records, shown
 
 ANSWERABLE = "answerable"  # the group that tells the truth of the answerability task: "1" or "0"
+VIZWIZ = "https://vizwiz.cs.colorado.edu/VizWiz_final"
+#: VizWiz's images, of which its two data sets take different ones.
+VIZWIZ_IMAGES = (
+    "{train,val,test}/",
+    "VizWiz_train_00000000.jpg and others, those of VizWiz-VQA and of VizWiz-Captions; train has 11.3 GB",
+    f"{VIZWIZ}/images/{{train,val,test}}.zip",
+)
 _FOLDERS = ("Annotations", "", "annotations")  # the archive unpacks to the first
 _OLD = re.compile(r".*_\d{12}\.\w+$")
 
 
-class Official(ListReader):
+class Official(Reader):
     """``{train,val,test}.json``: a question an image, whose name is the key. An example's kind is the type of
     its answer; the group ``answerable`` says 1 or 0.
     """
 
     name, title = "official", "{train,val,test}.json"
-    splits, unanswered, key = ("train", "val", "test"), ("test",), "image"
+    splits, unanswered = ("train", "val", "test"), ("test",)
     published = {
         "train": Counts(20_523, 20_523),
         "val": Counts(4_319, 4_319),
         "test": Counts(8_000, 8_000),
     }
-    folders = {split: (split,) for split in splits}
 
     def files(self, root: Path, split: str) -> list[Path]:
         places = [root / folder / f"{split}.json" for folder in _FOLDERS]
         return [next((place for place in places if place.is_file()), places[0])]
 
-    def example(
-        self, record: object, split: str, folders: Sequence[str], pictures: Pictures, file: Path, where: str
-    ) -> Example:
-        name = text_field(record, "image", file, where)
-        if _OLD.match(name):
-            raise UserError(
-                f"{file}: the image {shown(name)} of {where} has twelve digits, as in the release of 2018, "
-                "whose splits and answers are others; download the release of 2020"
-            )
-        image = pictures.path(folders[0], name, file, where)
-        text = text_field(record, "question", file, where)
-        if split in self.unanswered:
-            return Example(name, image, text, (), "question")
-        given = answers(record, file, where)
-        kind = text_field(record, "answer_type", file, where)
-        answerable = number(record, "answerable", file, where)
-        if answerable not in (0, 1):
-            raise UserError(
-                f"{file}: field 'answerable' of {where} is {shown(answerable)}; give 0 or 1, as in the "
-                "official file"
-            )
-        return Example(
-            name, image, text, given, kind, groups={"answer type": kind, ANSWERABLE: str(answerable)}
-        )
+    def image_folders(self, root: Path, split: str) -> list[Path]:
+        return [root / split]
+
+    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
+        (file,), pictures = self.files(root, split), Pictures(root)
+
+        def example(record: Record) -> Example:
+            name = record.text("image")
+            if _OLD.match(name):
+                raise record.fault(
+                    f"the image {shown(name)} of {record.where} has twelve digits, as in the release of "
+                    "2018, whose splits and answers are others",
+                    "download the release of 2020",
+                )
+            image, text = pictures.path(split, name, record), record.text("question")
+            if split in self.unanswered:
+                return Example(name, image, text, (), "question")
+            answers = record.texts("answers", "answer", ANNOTATORS)
+            kind, answerable = record.text("answer_type"), record.field("answerable", int)
+            if answerable not in (0, 1):
+                raise record.fault(f"field 'answerable' of {record.where} is {answerable}", "give 0 or 1")
+            groups = {"answer type": kind, ANSWERABLE: str(answerable)}
+            return Example(name, image, text, answers, kind, groups=groups)
+
+        yield from reading.each(file, records(file), example, "image")
 
 
 _HUB = Hub(
@@ -92,23 +96,13 @@ class VizWizVqa(DataSet):
         "Gurari, Li, Stangl, Guo, Lin, Grauman, Luo and Bigham (2018): VizWiz Grand Challenge: Answering "
         "Visual Questions from Blind People. CVPR."
     )
-    archives = (
-        Archive(
-            "Annotations.zip",
-            f"{VIZWIZ}/vqa_data/Annotations.zip",
-            ("Annotations",),
-        ),
-        *VIZWIZ_IMAGES,
-    )
-    tree = (
+    contents = (
         (
-            "Annotations/train.json",
-            "questions, ten answers to each; also val. Without the folder is fine too",
+            "Annotations/{train,val,test}.json",
+            "questions, with ten answers to each in train and val; without the folder is fine too",
+            f"{VIZWIZ}/vqa_data/Annotations.zip",
         ),
-        ("Annotations/test.json", "questions without answers"),
-        ("train", "VizWiz_train_00000000.jpg and others; the archive holds VizWiz-Captions' images too"),
-        ("val", "VizWiz_val_00000000.jpg and others, likewise"),
-        ("test", "VizWiz_test_00000000.jpg and others, likewise"),
+        VIZWIZ_IMAGES,
     )
 
 

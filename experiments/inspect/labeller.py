@@ -30,7 +30,7 @@ from experiments.inspect.words import (
     words_of,
 )
 from experiments.models.batch import Batch
-from experiments.scenes.speech import parts_of_speech
+from experiments.scenes.words import parts_of_speech
 
 MODALITY, SPECIAL, SPEECH = "modality", "special or word", "part of speech"
 BUILT_IN = (MODALITY, SPECIAL, "token", SPEECH, "patch", "named", "named shape", "cluster")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from attngraph.errors import UserError
 from experiments.models.batch import Sample
+from experiments.scenes.drawing import patch_targets
 from experiments.scenes.facts import unique
-from experiments.scenes.patches import patch_targets
 from experiments.scenes.scene import Scene, Thing
 
 # What is asked for, what the object is called by, and the question.

@@ -16,7 +16,7 @@ from analysis.relevance import image_nodes
 from attngraph import AttentionGraph
 from experiments.models.batch import Batch
 from experiments.models.text import BYTES, CLOSED, PIECE, START
-from experiments.scenes.patches import patch_targets
+from experiments.scenes.drawing import patch_targets
 from experiments.scenes.scene import HUGE_SHAPES, Scene
 
 ROTATED = (

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from experiments.planted.rows import ROWS
+from experiments.planted.study import ROWS
 from experiments.planted.summary import chosen
 from experiments.planted.theory import predict
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from experiments.planted.rows import ROWS, WITHOUT
+from experiments.planted.study import ROWS, WITHOUT
 from experiments.planted.theory import predict
 
 CONDITION = ["ratio", "mass", "contrast"]

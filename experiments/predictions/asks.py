@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.datasets.reading import (
-    is_text,
-    json_line,
-    read_json,
-    read_lines,
-    read_text,
-    shown,
-    text_field,
-)
+from experiments.datasets.reading import Record, is_text, read_text, records, shown
 
 IMAGE, TEXT, ANSWER = "image", "text", "answer"
 FORMATS = (".json", ".jsonl", ".csv")
@@ -57,8 +49,8 @@ def read_asks(file: Path, with_text: bool) -> list[Ask]:
     for where, record in _records(file):
         if isinstance(record, dict) and (missing := [name for name in due if name not in record]):
             raise UserError(f"{file}: {where} has no field '{missing[0]}': give each {' and '.join(due)}")
-        image = text_field(record, IMAGE, file, where)
-        text = text_field(record, TEXT, file, where) if with_text else ""
+        given = Record(record, file, where)
+        image, text = given.text(IMAGE), given.text(TEXT) if with_text else ""
         if not with_text and record.get(TEXT):
             raise UserError(f"{file}: {where} has a text ({shown(record[TEXT])}): leave it out for this task")
         if ANSWER in record:
@@ -73,15 +65,8 @@ def read_asks(file: Path, with_text: bool) -> list[Ask]:
 
 def _records(file: Path) -> Iterator[tuple[str, Any]]:
     """Each record with its place."""
-    if file.suffix == ".jsonl":
-        for where, line in read_lines(file):
-            yield where, json_line(line, file, where)
-        return
-    if file.suffix == ".json":
-        content = read_json(file)
-        if not isinstance(content, list):
-            raise UserError(f"{file}: is {type(content).__name__}, not a list: give a list of records")
-        yield from ((f"record {place}", record) for place, record in enumerate(content))
+    if file.suffix != ".csv":
+        yield from records(file)
         return
     rows = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
     try:

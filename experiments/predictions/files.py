@@ -62,7 +62,6 @@ def read_predictions(
     form: Format,
     ids: Collection[str],
     allow_empty: bool = False,
-    strange: int = 0,
     unscored: Collection[str] = (),
 ) -> dict[str, Any]:
     """The predictions of a file: example id -> value, in the order of ``ids``.
@@ -75,9 +74,8 @@ def read_predictions(
         form: of the records.
         ids: of all examples of the split.
         allow_empty: whether a text may be empty.
-        strange: how many records may be about none of these examples: as many as the data lack because their
-            own records are damaged.
-        unscored: ids that the official evaluation leaves out; records about them are not looked at.
+        unscored: ids that the official evaluation leaves out, and of damaged records; records about them are
+            not looked at.
 
     Raises:
         UserError: the file is missing or not JSON; or it lacks an example, has one twice or one that the
@@ -92,16 +90,13 @@ def read_predictions(
                 f"{file}: begins with a byte order mark, which evaluation servers refuse; save it as UTF-8 "
                 "without one"
             )
-    known, seen, unknown = frozenset(ids), Unique(file, form.id_field), 0
+    known, seen = frozenset(ids), Unique(file, form.id_field)
     found = {}
     for where, id, value, field in _entries(file, form, content):
         seen.add(id, where)
         if id in unscored:
             continue
         if id not in known:
-            unknown += 1
-            if unknown <= strange:
-                continue
             raise UserError(
                 f"{file}: {where} is about {form.id_field} {shown(id)}, which these data do not have; give "
                 "predictions for the same data and split (--split)"

@@ -2,274 +2,284 @@
 
 from __future__ import annotations
 
-import copy
+import csv
 import io
-import math
+import os
+import platform
+import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import transformers
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from attngraph.errors import UserError
-from experiments.arguments import LARGEST
 from experiments.errors import first_line
-from experiments.files import published, write_bytes
-from experiments.models.generation import encode_images
+from experiments.files import published, whole, write_bytes, write_json
+from experiments.models.generation import IGNORED, encode_images
 from experiments.models.loading import load_family
 from experiments.models.messages import quiet_transformers
 from experiments.models.mini_blip import normalise
-from experiments.outputs import TRAINING_STATE
-from experiments.pretraining import model_card, scoring
-from experiments.pretraining.losses import patch_loss, text_loss
-from experiments.pretraining.minis import Mini
-from experiments.pretraining.recipe import Recipe
-from experiments.pretraining.steps import Steps, batches
+from experiments.outputs import TRAINING_STATE, Outputs
+from experiments.pretraining import scoring
+from experiments.pretraining.minis import Mini, Recipe, Texts
+from experiments.pretraining.texts import pretraining_texts
 from experiments.progress import Progress
-from experiments.scenes.patches import COLOR_CLASSES, SHAPE_CLASSES
-from experiments.shipped import DEFAULT
+from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES, draw, patch_targets
+from experiments.scenes.scene import generator, scenes
 from experiments.training.device import mixed_precision, training_precision
-from experiments.training.lock import LOCK
-from experiments.training.stopping import Stopped, on_signals
 
 SAVE_SECONDS = 120
 LOG_STEPS = 20
+LOG = "training_log.csv"
+MODEL = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
+NAMES = (*MODEL, "tokenizer_config.json", LOG, scoring.SCORES, TRAINING_STATE)
 
 
-class Pretraining:
-    """A model, an auxiliary head, the optimiser, and how far they are.
+# ---- batches -----------------------------------------------------------------------------------------------
 
-    Makes the folder with the state before the first step, or goes on with the unfinished run that it holds.
+
+class Steps(Dataset):
+    """Item i is the batch of step i; it depends on the seed and on i only, so a run can go on anywhere.
+
+    Args:
+        arrange: makes tensors of each image's texts, such as
+            :func:`~experiments.pretraining.minis.pack` with a tokenizer.
+        seed: of scenes and texts.
+        recipe: how many steps, images and texts.
+    """
+
+    def __init__(self, arrange: Callable[[Texts], dict[str, Tensor]], seed: int, recipe: Recipe) -> None:
+        self.arrange, self.seed, self.recipe = arrange, seed, recipe
+
+    def __len__(self) -> int:
+        return self.recipe.steps
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        """The batch of a step.
+
+        Returns:
+            ``pixels`` uint8 ``(images, 64, 64, 3)``, ``patch_shapes`` and ``patch_colors`` int64
+            ``(images, 64)`` (see :func:`~experiments.scenes.drawing.patch_targets`), and what ``arrange``
+            returns.
+        """
+        images = self.recipe.images
+        drawn = list(scenes("train", images, self.seed, "pretrain", start=step * images))
+        texts = [
+            pretraining_texts(scene, generator(self.seed, 1, step, number), self.recipe.texts)
+            for number, scene in enumerate(drawn)
+        ]
+        pixels = torch.from_numpy(np.stack([np.asarray(draw(scene)) for scene in drawn]))
+        shapes, colors = (
+            torch.from_numpy(np.stack(targets)) for targets in zip(*map(patch_targets, drawn), strict=True)
+        )
+        return {"pixels": pixels, "patch_shapes": shapes, "patch_colors": colors, **self.arrange(texts)}
+
+
+def batches(data: Steps, first: int) -> DataLoader:
+    """The steps from number ``first`` on, made ahead by one background process where there are two cores."""
+    workers = 1 if (os.cpu_count() or 1) > 1 else 0
+    return DataLoader(
+        data,
+        batch_size=None,
+        sampler=range(first, len(data)),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_begin_worker,
+    )
+
+
+def _begin_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
+
+
+# ---- losses ------------------------------------------------------------------------------------------------
+
+
+def text_loss(parts: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> Tensor:
+    r"""Weighted cross-entropy of the next token over answers and end tokens.
+
+    With the log-probability :math:`\ell_i` of target :math:`i` and the batch's weights :math:`w_i`:
+
+    .. math:: -\sum_i w_i \ell_i \Big/ \sum_i w_i
+
+    Args:
+        parts: the batch in one or several parts: logits ``(rows, length, vocabulary)``, and the ``labels``
+            and ``weights`` ``(rows, length)`` of these rows, as
+            :func:`~experiments.pretraining.minis.pack` makes them.
+    """
+    logits = torch.cat([scores[:, :-1].flatten(0, 1) for scores, _ in parts])
+    targets, weights = (
+        torch.cat([batch[name][:, 1:].flatten() for _, batch in parts]) for name in ("labels", "weights")
+    )
+    losses = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="none")
+    return (losses * weights).sum() / weights.sum()
+
+
+def patch_loss(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Mean cross-entropy of the shape, plus that of the colour, of the thing that each patch shows.
+
+    From the texts alone the image encoder learns shapes slowly: a text says little about where in the picture
+    its words come from.
+
+    Args:
+        scores: ``(images, patches, SHAPE_CLASSES + COLOR_CLASSES)``.
+        batch: holds ``patch_shapes`` and ``patch_colors``, ``(images, patches)``.
+    """
+    shapes, colors = scores.float().flatten(0, 1).split((SHAPE_CLASSES, COLOR_CLASSES), dim=-1)
+    return F.cross_entropy(shapes, batch["patch_shapes"].flatten()) + F.cross_entropy(
+        colors, batch["patch_colors"].flatten()
+    )
+
+
+# ---- the run -----------------------------------------------------------------------------------------------
+
+
+def pretrain(mini: Mini, out: Path, steps: int | None, seed: int, device: str = "cpu") -> dict[str, float]:
+    """Trains, or goes on with the unfinished run that the folder holds; then scores the saved weights.
 
     Args:
         mini: which model.
         out: the checkpoint's folder.
-        recipe: what is learned and how.
+        steps: of the optimiser; None for as many as the recipe says.
         seed: of the weights and of the scenes.
         device: ``cpu`` or ``cuda``.
-        threads: CPU threads, on which the last digits of the weights depend; None for those of the unfinished
-            run, or for PyTorch's choice.
+
+    Returns:
+        The scores, see :func:`~experiments.pretraining.scoring.skill_scores`.
 
     Raises:
-        UserError: a number is out of range, or the folder holds something else.
+        UserError: the folder holds something else or a finished checkpoint, or it cannot be written.
     """
-
-    def __init__(
-        self, mini: Mini, out: Path, recipe: Recipe, seed: int, device: str, threads: int | None = None
-    ) -> None:
-        if recipe.steps < 1 or not 0 <= seed <= LARGEST:
-            raise UserError(
-                f"--steps {recipe.steps}, --seed {seed}: give at least 1 step and a seed from 0 to {LARGEST}"
-            )
-        if (out / "scores.json").exists() and not (out / TRAINING_STATE).exists():
+    recipe = mini.recipe if steps is None else replace(mini.recipe, steps=steps)
+    settings = {"model": mini.name, "seed": seed, **asdict(recipe)}
+    outputs = Outputs(out, "pretrain", settings, NAMES)
+    with outputs.alone():
+        if (out / scoring.SCORES).exists() and not (out / TRAINING_STATE).exists():
             raise UserError(
                 f"{out} holds a finished checkpoint; choose another --out, or score it with --check {out}"
             )
-        self.mini, self.out, self.recipe, self.seed, self.device = mini, out, recipe, seed, device
-        self.settings = {"model": mini.name, "seed": seed, "steps": recipe.steps, "recipe": recipe.describe()}
-        torch.manual_seed(seed)
-        self.tokenizer = mini.tokenizer()
-        self.model = mini.build(self.tokenizer).to(device).train()
-        # Says what each patch shows; dropped with the training state.
-        self.head = nn.Linear(self.model.config.vision_config.hidden_size, SHAPE_CLASSES + COLOR_CLASSES)
-        self.head.to(device)
-        self.trained = nn.ModuleDict({"model": self.model, "head": self.head})
-        self.optimizer = torch.optim.AdamW(
-            recipe.parameter_groups(self.trained), lr=recipe.learning_rate, betas=recipe.betas, fused=True
-        )
-        self.step, self.seconds = 0, 0.0
-        self.running: float | None = None  # mean of the text loss
-        self.log: list[list[float]] = []  # step, running mean of the text loss, seconds
-        self.stopped_by: int | None = None  # the signal that asked the run to stop
-        if (out / TRAINING_STATE).exists():
-            self._restore(threads)
-        elif out.exists() and any(file.name != LOCK for file in out.iterdir()):
-            raise UserError(f"{out} is not empty and holds no interrupted pre-training; choose another --out")
-        else:
-            self.settings["threads"] = threads or torch.get_num_threads()
-            self._save_state()
-        torch.set_num_threads(self.settings["threads"])
-        self.tokenizer.save_pretrained(out)
-
-    def train(self) -> bool:
-        """Trains to the last step or until a signal asks it to stop, and saves; whether it came to the last
-        step.
-
-        Raises:
-            Stopped: a signal has ended it within a step; the state that was saved before stands.
-        """
-        with on_signals(self._stop):
-            try:
-                self._train()
-            except RuntimeError as error:
-                if not self._is_stopped():
-                    raise
-                raise Stopped(self.stopped_by) from error  # in the middle of a step, which is not saved
-        self.save()
-        return self.step == self.recipe.steps
-
-    def _stop(self, number: int) -> None:
-        """Ends the run after the step in hand: half a step would be repeated when it goes on."""
-        self.stopped_by = number
-
-    def _train(self) -> None:
-        recipe = self.recipe
-        arrange = self.mini.arrange(self.tokenizer, recipe)
-        data = Steps(arrange, self.seed, recipe.steps, recipe.images, recipe.texts)
-        bar = Progress(
-            self._until_stopped(batches(data, self.step)),
-            initial=self.step,
-            total=recipe.steps,
-            desc="pretrain",
-            unit="step",
-            smoothing=0.02,
-        )
-        began, saved = time.monotonic() - self.seconds, time.monotonic()
-        for batch in bar:
-            loss = self._learn({name: tensor.to(self.device) for name, tensor in batch.items()})
-            self.step += 1
-            self.seconds = time.monotonic() - began
-            self.running = loss if self.running is None else 0.98 * self.running + 0.02 * loss
-            if self.step % LOG_STEPS == 0 or self.step == recipe.steps:
-                self.log.append([self.step, round(self.running, 4), round(self.seconds, 1)])
-                bar.set_postfix(loss=f"{self.running:.3f}", refresh=False)
-            if time.monotonic() - saved > SAVE_SECONDS:
-                self.save()
-                saved = time.monotonic()
-
-    def _until_stopped(self, steps: Iterable[dict[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
-        """The batches, until a signal asks the run to stop."""
-        try:
-            for batch in steps:
-                if self.stopped_by is not None:
-                    return
-                yield batch
-        except RuntimeError:
-            if not self._is_stopped():
-                raise
-
-    def _is_stopped(self) -> bool:
-        """Whether an error may be PyTorch's about the process that makes batches: asked to stop too, it is
-        gone.
-        """
-        time.sleep(0.5)  # the signal may still be on its way to this one
-        return self.stopped_by is not None
-
-    def _learn(self, batch: dict[str, torch.Tensor]) -> float:
-        """One optimiser step; the loss of the texts."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate(self.step)
-        with mixed_precision(self.device):
-            states = encode_images(self.model, normalise(batch["pixels"]))
-            loss = text_loss(self.mini.read(self.model, states, batch))
-            total = loss + self.recipe.patch_weight * patch_loss(self.head(states[:, 1:]), batch)
-        total.backward()
-        nn.utils.clip_grad_norm_(self.trained.parameters(), self.recipe.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss.item()
-
-    def save(self) -> None:
-        """Saves the state of the run, and the model in float16.
-
-        Raises:
-            UserError: they cannot be saved. The files of the save before are as they were.
-        """
-        self._save_state()
-        with self._saving(), published(self.out) as folder, quiet_transformers():
-            copy.deepcopy(self.model).cpu().half().save_pretrained(folder)
-
-    def _save_state(self) -> None:
-        state = {
-            "settings": self.settings,
-            "step": self.step,
-            "seconds": self.seconds,
-            "running": self.running,
-            "log": self.log,
-            "trained": self.trained.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        content = io.BytesIO()
-        torch.save(state, content)
-        with self._saving():
-            write_bytes(self.out / TRAINING_STATE, content.getvalue())
-
-    @contextmanager
-    def _saving(self) -> Iterator[None]:
-        """Whatever goes wrong while files are written means the same to the user; each library has its own
-        error for a full disk.
-        """
-        try:
-            yield
-        except Exception as error:
-            raise UserError(
-                f"{self.out} cannot be saved to ({type(error).__name__}: {first_line(error)}); make room on "
-                "the disk, and the same command goes on from the last state that was saved"
-            ) from error
-
-    def _restore(self, threads: int | None) -> None:
-        """Takes up the state of the unfinished run.
-
-        Raises:
-            UserError: it is damaged, or of a run with other settings.
-        """
-        file = self.out / TRAINING_STATE
-        try:
-            state = torch.load(file, map_location=self.device, weights_only=True)
-            settings = {"model": DEFAULT, **state["settings"]}  # former states did not say which
-            if threads is None:
-                threads = settings["threads"]
-            self.settings["threads"] = threads
-            changed = [name for name, value in self.settings.items() if settings.get(name) != value]
-            if not changed:
-                torch.set_num_threads(threads)
-                self.trained.load_state_dict(state["trained"])
-                self.optimizer.load_state_dict(state["optimizer"])
-                self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
-                self.log = state["log"]
-                _check_progress(self.step, self.seconds, self.running, self.log, self.recipe.steps)
-        except Exception as error:
-            raise UserError(
-                f"{file} cannot be read ({type(error).__name__}: {first_line(error)}); choose another --out, "
-                f"or delete {self.out} to begin anew"
-            ) from None
-        if changed:
-            told = [f"{name} ({settings.get(name)})" if name != "recipe" else name for name in changed]
-            raise UserError(f"{self.out} holds a run with other {' and '.join(told)}; choose another --out")
-
-    def finish(self) -> dict[str, float]:
-        """Scores the saved float16 weights, not those in memory, and writes the card; returns the scores."""
-        family = load_family(self.out)
-        family.model.to(self.device)
-        scores = scoring.skill_scores(family, scoring.SCENES, self.mini.prompts_captions)
-        about = {
-            **self.settings,
-            "precision": training_precision(self.device),
+        outputs.claim()
+        with _saving(out):
+            log, seconds = _train(mini, out, recipe, seed, device)
+            with whole(out / LOG) as part, open(part, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([["step", "loss", "seconds"], *log])
+        family = load_family(out)  # the saved float16 weights are scored, not those in memory
+        family.model.to(device)
+        scores = scoring.skill_scores(family, scoring.SCENES, mini.prompts_captions)
+        run = {
+            **settings,
+            "precision": training_precision(device),
             "date": date.today().isoformat(),
-            "minutes": round(self.seconds / 60, 1),
-            "machine": model_card.describe_machine(self.device),
-            "remark": "",
+            "minutes": round(seconds / 60, 1),
+            "machine": f"{platform.machine()}, {device}, {torch.get_num_threads()} threads",
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "scenes": scoring.SCENES,
-            "check_tolerance": scoring.CHECK_TOLERANCE,
-            "tolerance": scoring.TOLERANCE,
         }
-        model_card.write_card(self.out, self.mini, family.model, about, scores, self.log)
-        (self.out / TRAINING_STATE).unlink()
-        return scores
+        write_json(out / scoring.SCORES, {"run": run, "scores": scores}, indent=2)
+        (out / TRAINING_STATE).unlink()
+    return scores
 
 
-def _check_progress(
-    step: int, seconds: float, running: float | None, log: list[list[float]], steps: int
-) -> None:
-    """Raises ValueError where the numbers of a saved state are none that a run can have."""
-    if not (isinstance(step, int) and 0 <= step <= steps and (running is not None or step == 0)):
-        raise ValueError(f"step {step} of {steps}")
-    numbers = [seconds, *([] if running is None else [running]), *(number for row in log for number in row)]
-    if not all(math.isfinite(number) for number in numbers) or any(len(row) != 3 for row in log):
-        raise ValueError("the log is not rows of three finite numbers")
+def _train(mini: Mini, out: Path, recipe: Recipe, seed: int, device: str) -> tuple[list[list[float]], float]:
+    """Trains to the last step and saves the model in float16; the log (step, running mean of the text loss,
+    seconds) and the seconds in all.
+    """
+    torch.manual_seed(seed)
+    tokenizer = mini.tokenizer()
+    model = mini.build(tokenizer).to(device).train()
+    # Says what each patch shows; dropped with the training state.
+    head = nn.Linear(model.config.vision_config.hidden_size, SHAPE_CLASSES + COLOR_CLASSES).to(device)
+    trained = nn.ModuleDict({"model": model, "head": head})
+    optimizer = torch.optim.AdamW(
+        recipe.parameter_groups(trained), lr=recipe.learning_rate, betas=recipe.betas, fused=True
+    )
+    begun = _restore(out / TRAINING_STATE, trained, optimizer, device)
+    step, seconds, running, log = (begun[name] for name in ("step", "seconds", "running", "log"))
+
+    def learn(batch: dict[str, Tensor]) -> float:
+        """One optimiser step; the loss of the texts."""
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(step)
+        with mixed_precision(device):
+            states = encode_images(model, normalise(batch["pixels"]))
+            loss = text_loss(mini.read(model, states, batch))
+            total = loss + recipe.patch_weight * patch_loss(head(states[:, 1:]), batch)
+        total.backward()
+        nn.utils.clip_grad_norm_(trained.parameters(), recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    def save_state() -> None:
+        state = {"step": step, "seconds": seconds, "running": running, "log": log}
+        content = io.BytesIO()
+        torch.save({**state, "trained": trained.state_dict(), "optimizer": optimizer.state_dict()}, content)
+        write_bytes(out / TRAINING_STATE, content.getvalue())
+
+    save_state()  # from now on the folder is known to be unfinished
+    data = Steps(partial(mini.arrange, tokenizer), seed, recipe)
+    bar = Progress(
+        batches(data, step), initial=step, total=recipe.steps, desc="pretrain", unit="step", smoothing=0.02
+    )
+    began, saved = time.monotonic() - seconds, time.monotonic()
+    for batch in bar:
+        loss = learn({name: tensor.to(device) for name, tensor in batch.items()})
+        step += 1
+        seconds = time.monotonic() - began
+        running = loss if running is None else 0.98 * running + 0.02 * loss
+        if step % LOG_STEPS == 0 or step == recipe.steps:
+            log.append([step, round(running, 4), round(seconds, 1)])
+            bar.set_postfix(loss=f"{running:.3f}", refresh=False)
+        if time.monotonic() - saved > SAVE_SECONDS:
+            save_state()
+            saved = time.monotonic()
+    save_state()
+    with published(out) as folder, quiet_transformers():
+        tokenizer.save_pretrained(folder)
+        model.cpu().half().save_pretrained(folder)
+    return log, seconds
+
+
+def _restore(file: Path, trained: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> dict[str, Any]:
+    """How far the unfinished run is, whose weights are taken up; step 0 where there is none.
+
+    Raises:
+        UserError: its state is damaged.
+    """
+    if not file.exists():
+        return {"step": 0, "seconds": 0.0, "running": None, "log": []}
+    try:
+        state = torch.load(file, map_location=device, weights_only=True)
+        trained.load_state_dict(state["trained"])
+        optimizer.load_state_dict(state["optimizer"])
+        return {name: state[name] for name in ("step", "seconds", "running", "log")}
+    except Exception as error:
+        raise UserError(
+            f"{file} cannot be read ({type(error).__name__}: {first_line(error)}); choose another --out, "
+            f"or delete {file.parent} to begin anew"
+        ) from None
+
+
+@contextmanager
+def _saving(out: Path) -> Iterator[None]:
+    """One line where the disk is full: safetensors has an error of its own for it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{out} cannot be saved to ({type(error).__name__}: {first_line(error)}); make room on the disk, "
+            "and the same command goes on from the last state that was saved"
+        ) from error

@@ -22,6 +22,7 @@ from experiments.scenes.drawing import draw
 from experiments.scenes.scene import Scene, generator, scenes
 from experiments.shipped import DEFAULT, SHIPPED
 
+SCORES = "scores.json"
 SCENES = 600
 BATCH = 200
 TOLERANCE = 0.05  # of a new run of the recipe: the average score
@@ -94,7 +95,7 @@ def saved_scores(folder: Path) -> tuple[str, dict[str, float]]:
     Raises:
         UserError: ``scores.json`` is missing or damaged.
     """
-    file = folder / "scores.json"
+    file = folder / SCORES
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         name, scores = content.get("run", {}).get("model", DEFAULT), content["scores"]

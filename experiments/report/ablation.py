@@ -176,19 +176,4 @@ def _counts(runs: Sequence[Run], task: Task) -> str:
     ):
         said = dict.fromkeys(of_run(run.result) for run in runs)
         parts += [what + " or ".join(filter(None, said))] if any(said) else []
-    return "; ".join([*parts, *_left_out(runs)])
-
-
-def _left_out(runs: Sequence[Run]) -> list[str]:
-    """How many damaged records of each split a task's runs did without: runs without training do not open the
-    pictures of training.
-    """
-    counts: dict[str, set[int]] = {}
-    for run in runs:
-        for split, count in run.result.get("left_out", {}).items():
-            counts.setdefault(split, set()).add(count)
-    return [
-        f"{'up to ' * (len(found) > 1)}{max(found)} damaged {split} record{'s' * (max(found) > 1)} left out"
-        for split, found in sorted(counts.items())
-        if any(found)
-    ]
+    return "; ".join(parts)

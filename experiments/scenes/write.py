@@ -1,6 +1,6 @@
-"""Writes drawn downstream scenes in the official file formats of VQA v2, SNLI-VE and Karpathy's captions.
+"""Writes drawn scenes into a folder: a data set of each task, or six benchmarks in their official layouts.
 
-A folder holds::
+:func:`write_scenes` fills a folder in the formats of VQA v2, SNLI-VE and Karpathy's captions::
 
     manifest.json                            seed, sizes, version
     vqa_v2/v2_OpenEnded_mscoco_{train2014,val2014,test2014}_questions.json
@@ -9,29 +9,38 @@ A folder holds::
     snli_ve/snli_ve_{train,dev,test}.jsonl, snli_ve/flickr30k_images/1000000001.png ...
     karpathy/dataset_coco.json, karpathy/{train2014,val2014}/COCO_train2014_000000000001.png ...
     {vqa_v2,snli_ve,karpathy}/scenes.json    image name -> what the image shows
+
+and :func:`make_scenes` as the archives of six benchmarks unpack (:mod:`experiments.scenes.layouts`)::
+
+    manifest.json                     seed, size, version
+    vqa2, vizwiz_vqa, snli_ve, coco, textcaps, vizwiz_caps
+    */scenes.json                     image name -> what the image shows
+    */quality.json                    VizWiz: image name -> what was done to the image
+
+A folder is whole or absent, and reused where its manifest says the same settings.
 """
 
-import json
-from collections.abc import Callable
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from multiprocessing import Pool
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.files import write_json, write_text
+from experiments.datasets.reading import read_json, shown
+from experiments.files import whole_folder, write_json
 from experiments.progress import Progress
-from experiments.scenes.captions import caption_scenes, captions
-from experiments.scenes.drawing import draw
-from experiments.scenes.folder import drawn_once
-from experiments.scenes.hypotheses import hypotheses
-from experiments.scenes.questions import questions
-from experiments.scenes.records import answer_type, karpathy_image, karpathy_place
-from experiments.scenes.scene import SPLITS, Scene
+from experiments.scenes.layouts import LAYOUTS, TASKS, Amounts, Layout
 
 SOON = 1.0  # seconds before the progress bar shows
-MOST = 1_000_000  # of each kind and split
-VERSION = 1  # raise it whenever the same seed gives other scenes or texts
-COCO_SPLITS = {"train": "train2014", "validation": "val2014", "test": "test2014"}
-VE_SPLITS = {"train": "train", "validation": "dev", "test": "test"}
+LEAST, MOST = 10, 1_000_000  # of `make_scenes`; of each kind and split
+SIZE = 3000  # examples for training in each of the six data sets
+VERSION = 1  # raise it whenever the same seed gives other scenes, pictures or texts
+MANIFEST = "manifest.json"
+MANY = 5000  # examples, from which on it pays to start processes
 
 
 @dataclass(frozen=True)
@@ -52,143 +61,98 @@ class Sizes:
 
 
 def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
-    """Writes the three data sets into a folder, or reuses it if finished with the same settings; returns it.
+    """Writes a data set of each task into a folder, or reuses it if finished with the same settings.
 
-    The folder is whole or absent (:func:`experiments.scenes.folder.drawn_once`). A progress bar counts
-    questions, hypotheses and images with captions.
+    Returns:
+        The folder.
 
     Raises:
-        UserError: the folder holds something else, it cannot be written, or the seed is negative.
+        UserError: it holds something else, or it cannot be written.
     """
-    if seed < 0:
-        raise UserError(f"--seed must be at least 0, got {seed}")
-    manifest = {
-        "version": VERSION,
-        "seed": seed,
-        "sizes": {name: list(value) for name, value in asdict(sizes).items()},
-    }
-
-    def write(work: Path) -> None:
-        with _bar(sizes) as bar:
-            _write_vqa(work / "vqa_v2", seed, sizes.questions, bar.update)
-            _write_ve(work / "snli_ve", seed, sizes.hypotheses, bar.update)
-            _write_captions(work / "karpathy", seed, sizes.captions, bar.update)
-
-    return drawn_once(folder, manifest, write)
+    amounts = {name: Amounts(*counts) for name, counts in asdict(sizes).items()}
+    about = {name: list(counts) for name, counts in amounts.items()}
+    parts = {name: (layout, amounts[drawn]) for name, (layout, drawn) in TASKS.items()}
+    return _drawn_once(folder, {"version": VERSION, "seed": seed, "sizes": about}, parts, seed)
 
 
-def _bar(sizes: Sizes) -> Progress:
-    total = sum(map(sum, asdict(sizes).values()))
-    return Progress(total=total, desc="drawing scenes", unit="example", leave=False, delay=SOON)
+def make_scenes(folder: Path, seed: int = 0, size: int = SIZE) -> Path:
+    """Writes the six data sets into a folder, or reuses it if finished with the same settings.
+
+    Args:
+        folder: missing, empty, or finished.
+        seed: any non-negative integer.
+        size: questions, pairs or images with captions for training in each data set; there are a fifth as
+            many for validation, and a third as many for test.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: it holds something else, or it cannot be written.
+    """
+    parts = {name: (layout, Amounts.of(size)) for name, layout in LAYOUTS.items()}
+    return _drawn_once(folder, {"version": VERSION, "seed": seed, "size": size}, parts, seed)
 
 
-def _write_vqa(
-    folder: Path, seed: int, counts: tuple[int, int, int], on_written: Callable[[int], object]
-) -> None:
-    shown: dict[str, dict] = {}
-    image_id = 0
-    for split, count in zip(SPLITS, counts):
-        subtype = COCO_SPLITS[split]
-        images = _folder(folder / subtype)
-        asked, annotated = [], []
-        for scene, sentences in questions(split, count, seed):
-            on_written(len(sentences))
-            image_id += 1
-            _draw(scene, images, f"COCO_{subtype}_{image_id:012d}.png", shown)
-            for place, sentence in enumerate(sentences):
-                question_id = image_id * 1000 + place
-                asked.append({"image_id": image_id, "question": sentence.text, "question_id": question_id})
-                annotated.append(
-                    {
-                        "image_id": image_id,
-                        "question_id": question_id,
-                        "question_type": sentence.kind,
-                        "answer_type": answer_type(sentence.answer),
-                        "multiple_choice_answer": sentence.answer,
-                        "answers": [
-                            {"answer": sentence.answer, "answer_confidence": "yes", "answer_id": number}
-                            for number in range(1, 11)
-                        ],
-                    }
-                )
-        about = {
-            "info": {"description": "drawn scenes in the format of VQA v2", "version": str(VERSION)},
-            "license": {"name": "none needed"},
-            "data_type": "mscoco",
-            "data_subtype": subtype,
-        }
-        _dump(
-            folder / f"v2_OpenEnded_mscoco_{subtype}_questions.json",
-            {**about, "task_type": "Open-Ended", "questions": asked},
+def _drawn_once(folder: Path, manifest: dict, parts: Mapping[str, tuple[Layout, Amounts]], seed: int) -> Path:
+    """Writes the parts, each into a folder of its name, unless that is done."""
+    folder = Path(folder)
+    if _is_finished(folder, manifest):
+        return folder
+    try:
+        with whole_folder(folder) as work:
+            _write_all([(layout, work / name, amounts, seed) for name, (layout, amounts) in parts.items()])
+            write_json(work / MANIFEST, manifest, indent=None)
+    except OSError as error:
+        if not _is_finished(folder, manifest):  # another process may just have written the same
+            raise UserError(
+                f"{folder}: the scenes cannot be written there ({error.strerror or error}); make room on the "
+                "disk, or choose another folder"
+            ) from error
+    return folder
+
+
+def _is_finished(folder: Path, manifest: dict) -> bool:
+    """Whether the folder already holds these data; a :class:`UserError` if it holds others."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    try:
+        held = read_json(folder / MANIFEST)
+    except UserError:
+        raise UserError(
+            f"{folder}: exists but is no folder of drawn scenes (no readable {MANIFEST}); "
+            "choose another folder or move it away"
+        ) from None
+    if held != manifest:
+        raise UserError(
+            f"{folder}: holds scenes of other settings, {MANIFEST} says {shown(held)}, not "
+            f"{shown(manifest)}; choose another folder or move it away"
         )
-        _dump(folder / f"v2_mscoco_{subtype}_annotations.json", {**about, "annotations": annotated})
-    _dump(folder / "scenes.json", shown)
+    return True
 
 
-def _write_ve(
-    folder: Path, seed: int, counts: tuple[int, int, int], on_written: Callable[[int], object]
-) -> None:
-    shown: dict[str, dict] = {}
-    images = _folder(folder / "flickr30k_images")
-    number = 1_000_000_000
-    for split, count in zip(SPLITS, counts):
-        lines = []
-        for scene, sentences in hypotheses(split, count, seed):
-            on_written(len(sentences))
-            number += 1
-            _draw(scene, images, f"{number}.png", shown)
-            for place, sentence in enumerate(sentences):
-                lines.append(
-                    json.dumps(
-                        {
-                            "annotator_labels": [sentence.answer],
-                            "captionID": f"{number}.png#0",
-                            "gold_label": sentence.answer,
-                            "pairID": f"{number}.png#0r{place}",
-                            "sentence1": "a drawn scene",
-                            "sentence2": sentence.text,
-                            "Flickr30K_ID": str(number),
-                            "hypothesis_kind": sentence.kind,
-                        }
-                    )
-                )
-        write_text(folder / f"snli_ve_{VE_SPLITS[split]}.jsonl", "\n".join(lines) + "\n")
-    _dump(folder / "scenes.json", shown)
+def _write_all(jobs: list[tuple[Layout, Path, Amounts, int]]) -> None:
+    """Writes data sets; large ones side by side, for each has random streams of its own."""
+    processes = min(len(jobs), os.cpu_count() or 1)
+    if sum(sum(amounts) for _, _, amounts, _ in jobs) < MANY:
+        processes = 1
+    with Progress(total=len(jobs), desc="drawing scenes", unit="data set", leave=False, delay=SOON) as bar:
+        if processes == 1:
+            for job in jobs:
+                _write(job)
+                bar.update()
+        else:
+            with Pool(processes, _leave_signals) as pool:
+                for _ in pool.imap_unordered(_write, jobs):
+                    bar.update()
 
 
-def _write_captions(
-    folder: Path, seed: int, counts: tuple[int, int, int], on_written: Callable[[int], object]
-) -> None:
-    shown: dict[str, dict] = {}
-    for name in ("train2014", "val2014"):
-        _folder(folder / name)
-    described = []
-    sentence_id = 0
-    for split, count in zip(SPLITS, counts):
-        for number, scene in enumerate(caption_scenes(split, count, seed)):
-            on_written(1)
-            label, source = karpathy_place(split, number)
-            coco_id = len(described) + 1
-            filename = f"COCO_{source}_{coco_id:012d}.png"
-            _draw(scene, folder / source, filename, shown)
-            texts = captions(scene, seed)
-            described.append(
-                karpathy_image(label, source, filename, coco_id, len(described), texts, sentence_id)
-            )
-            sentence_id += len(texts)
-    _dump(folder / "dataset_coco.json", {"images": described, "dataset": "coco"})
-    _dump(folder / "scenes.json", shown)
+def _write(job: tuple[Layout, Path, Amounts, int]) -> None:
+    layout, root, amounts, seed = job
+    layout(root, amounts, seed)
 
 
-def _folder(path: Path) -> Path:
-    path.mkdir(parents=True)
-    return path
-
-
-def _draw(scene: Scene, folder: Path, name: str, shown: dict[str, dict]) -> None:
-    draw(scene).save(folder / name, compress_level=1)
-    shown[name] = scene.to_dict()
-
-
-def _dump(file: Path, content: object) -> None:
-    write_json(file, content, indent=None)
+def _leave_signals() -> None:
+    """A process of the pool: Ctrl-C is for the one that started it, which ends it by SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.datasets.coco import COCO
+from experiments.datasets.coco import COCO, Karpathy
 from experiments.datasets.dataset import split_examples
 from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
 from experiments.metrics.scene_captions import scene_counts, scene_f1, scores_by_kind
 from experiments.scenes.known import scene_of
 from experiments.tasks.captions import Captions, caption_columns
@@ -24,7 +23,7 @@ class Caption(Captions):
 
     def examples(self, data: Path, split: str) -> list[Example]:
         official = "val" if split == "validation" else split
-        found = split_examples(COCO, data / "karpathy", official, Faults(), "karpathy")
+        found = split_examples(COCO, data / "karpathy", official, Karpathy())
         return [replace(example, scene=scene_of(example.image)) for example in found]
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:

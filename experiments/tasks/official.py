@@ -13,10 +13,10 @@ train is the others. So nothing that is chosen on validation data has seen test 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -24,8 +24,7 @@ import pyarrow.compute as pc
 from attngraph.errors import UserError
 from experiments.datasets.dataset import DATA_SETS, OFFICIAL, DataSet, Reader
 from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
-from experiments.datasets.tables import ROWS, Examples, table
+from experiments.datasets.tables import Examples, table
 from experiments.scenes.known import SCENES
 from experiments.tasks.task import SPLITS, Task, holds_scenes
 
@@ -59,7 +58,6 @@ class Official(Task):
     """Reads a data set in official files; mixed into a task that says how it is prompted and scored."""
 
     data_set: str
-    scored_references = 1  # that an example needs at least to be held out for validation
 
     @property
     def _set(self) -> DataSet:
@@ -102,59 +100,52 @@ class Official(Task):
             self._set.reader(data / self.data_set, part.split, reader.name)
 
     def examples(self, data: Path, split: str) -> Sequence[Example]:
-        return self.read(data, split, Faults())
-
-    def read(self, data: Path, split: str, faults: Faults) -> Sequence[Example]:
-        part, whole = self.table(data, split, faults)
+        part, whole = self.table(data, split)
         if part.held_out is None:
             return whole
-        chosen = _held_out(whole) == part.held_out
-        if part.held_out:
-            counts = pc.list_value_length(whole.table.column("references"))
-            chosen &= counts.to_numpy() >= self.scored_references
-        places = np.flatnonzero(chosen)
+        places = np.flatnonzero(_held_out(whole) == part.held_out)
         if not len(places):
             raise UserError(
                 f"{data / self.data_set}: too few pictures in the split {part.split!r} to hold one out of "
                 f"{HELD_OUT} for validation: give the official files"
             )
-        return Some(whole, places)
+        return whole.take(places)
 
-    def content(self, data: Path, split: str, faults: Faults) -> Any:
+    def content(self, data: Path, split: str) -> Any:
         """The digests of the tables that the splits are taken from: of ids, prompts, references and names of
-        pictures, not of what the pictures show.
+        pictures, not of what the pictures show; and how many damaged records they lack.
         """
         found: dict[str, Any] = {"data set": self.data_set}
         for name in dict.fromkeys(("train", split)):
-            left_out = Faults(faults.limit)
-            part, whole = self.table(data, name, left_out)
-            found[name] = {"format": part.reader.name, "split": part.split, "digest": whole.digest}
+            part, whole = self.table(data, name)
+            found[name] = {"format": part.reader.name, "split": part.split, "digest": whole.about.digest}
             if part.held_out is not None:
                 found[name]["held out"] = part.held_out
-            if left_out:
-                found[name]["left out"] = len(left_out)
+            if whole.about.left_out:
+                found[name]["left out"] = whole.about.left_out
         return found
 
     def unscored(self, data: Path, split: str) -> set[str]:
-        part = self.part(data, split)
-        return part.reader.unscored(data / self.data_set, part.split)
+        return set(self.table(data, split)[1].about.unscored)
 
-    def asked(self, data: Path, split: str, faults: Faults, form: str | None = None) -> Sequence[Example]:
+    def asked(self, data: Path, split: str, form: str | None = None) -> Sequence[Example]:
         if form is None:
             root = data / self.data_set
             found = (x for x in self._preferred(root) if split in x.splits and x.found(root, split))
             form = next((reader.name for reader in found), None)
-        return table(self._set, data / self.data_set, split, faults, form)
+        return table(self._set, data / self.data_set, split, form)
 
     def source(self, data: Path, split: str) -> str:
         """What the split is made of; and how much of the official splits is there, where that is less or more
         than was published, since a file that was cut between two records has no other sign.
         """
         said = [str(self.part(data, split))]
+        if count := self.table(data, split)[1].about.left_out:
+            said.append(f"{count:,} damaged record{'s' * (count > 1)} left out")
         if not (data / self.data_set / SCENES).is_file():
             for name in dict.fromkeys(("train", split)):
                 try:
-                    part, whole = self.table(data, name, Faults(None))
+                    part, whole = self.table(data, name)
                 except UserError:
                     if name == split:
                         raise
@@ -171,42 +162,12 @@ class Official(Task):
         """Questions, pairs or captions."""
         if self._set.unit != "captions":
             return len(whole)
-        return pc.sum(pc.list_value_length(whole.table.column("references"))).as_py()
+        return pc.sum(pc.list_value_length(whole.column("references"))).as_py()
 
-    def table(self, data: Path, split: str, faults: Faults) -> tuple[Part, Examples]:
+    def table(self, data: Path, split: str) -> tuple[Part, Examples]:
         """What a split is made of, and all of the official split that it is taken from."""
         part = self.part(data, split)
-        return part, table(self._set, data / self.data_set, part.split, faults, part.reader.name)
-
-
-class Some(Sequence[Example]):
-    """Some of the examples of a table, which stays mapped into memory.
-
-    Args:
-        whole: the table.
-        places: which of its rows, in this order.
-    """
-
-    def __init__(self, whole: Examples, places: np.ndarray):
-        self.whole, self.places = whole, places
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @overload
-    def __getitem__(self, place: int) -> Example: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Some: ...
-
-    def __getitem__(self, place: int | slice) -> Example | Some:
-        if isinstance(place, slice):
-            return Some(self.whole, self.places[place])
-        return self.whole[int(self.places[place])]
-
-    def __iter__(self) -> Iterator[Example]:
-        for start in range(0, len(self), ROWS):
-            yield from self.whole.take(self.places[start : start + ROWS])
+        return part, table(self._set, data / self.data_set, part.split, part.reader.name)
 
 
 def is_held_out(name: str) -> bool:
@@ -220,7 +181,7 @@ def _hash(name: str) -> int:
 
 def _held_out(whole: Examples) -> np.ndarray:
     """For each row, whether its picture is held out: of very few pictures the one with the smallest hash."""
-    images = pc.dictionary_encode(whole.table.column("image")).combine_chunks()
+    images = pc.dictionary_encode(whole.column("image")).combine_chunks()
     names = [Path(path).name for path in images.dictionary.to_pylist()]
     held = np.array([is_held_out(name) for name in names])
     if not held.any() and len(names) > 1:

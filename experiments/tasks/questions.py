@@ -6,8 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
-from experiments.datasets.question_files import ANNOTATORS
 from experiments.models.family import Decoding
 from experiments.models.length_penalty import GNMT
 from experiments.tasks.answers import frequent_answers, read_answers
@@ -32,7 +30,6 @@ class Questions(Official):
     """
 
     like, ranks = "vqa", True
-    scored_references = ANNOTATORS
     decoding = Decoding(max_new_tokens=10, num_beams=3)
     decodings = {"mplug": Decoding(10, 5, 1, GNMT)}
     budget = Budget(eval_seconds=12e-3)
@@ -46,12 +43,12 @@ class Questions(Official):
         ranked = [answer for answer, count in counts.most_common() for _ in range(count)]
         return ranked[int(draw * len(ranked))]
 
-    def answers(self, data: Path, faults: Faults) -> tuple[str, ...]:
+    def answers(self, data: Path) -> tuple[str, ...]:
         file = data / self.data_set / ANSWER_LIST
         if file.exists():
             return read_answers(file)
-        part, whole = self.table(data, "train", Faults(faults.limit))
-        key = (whole.digest, part.held_out)
+        part, whole = self.table(data, "train")
+        key = (whole.about.digest, part.held_out)
         if key not in _FREQUENT:
-            _FREQUENT[key] = frequent_answers(self.read(data, "train", Faults(faults.limit)), LISTED)
+            _FREQUENT[key] = frequent_answers(self.examples(data, "train"), LISTED)
         return _FREQUENT[key]

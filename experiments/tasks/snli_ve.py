@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from experiments.datasets.faults import Faults
 from experiments.metrics.entailment import ENTAILMENT_WORDS
 from experiments.models.family import Answering
 from experiments.models.ranking import Ranking
@@ -23,7 +22,7 @@ class SNLIVE(Official, Entailment):
     budget = Budget(eval_seconds=4e-3)
     columns = (Column("snli_ve.accuracy", "SNLI-VE acc", averaged=True),)
 
-    def answers(self, data: Path, faults: Faults) -> tuple[str, ...]:
+    def answers(self, data: Path) -> tuple[str, ...]:
         return WORDS
 
     def answering(self, data: Path) -> Answering:

@@ -20,7 +20,6 @@ import numpy as np
 
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
 from experiments.known import check_known
 from experiments.metrics.alignment import scores_by_kind
 from experiments.metrics.statistics import Score, mean_score, mean_statistics
@@ -151,15 +150,6 @@ class Task(ABC):
             data: folder with the data sets, as ``attngraph scenes`` writes it; a packaged task ignores it.
         """
 
-    def read(self, data: Path, split: str, faults: Faults) -> Sequence[Example]:
-        """The same, where damaged records may be left out.
-
-        Args:
-            data, split: as for :meth:`examples`.
-            faults: decides about damaged records, and gets what was left out.
-        """
-        return self.examples(data, split)
-
     def found(self, data: Path) -> bool:
         """Whether a folder of data holds the task's. Tasks that others wrote are not looked for."""
         return self.drawn is not None and holds_scenes(data)
@@ -174,7 +164,7 @@ class Task(ABC):
                 f"`attngraph scenes --out {data}`, or leave out {self.name}"
             )
 
-    def content(self, data: Path, split: str, faults: Faults) -> Any:
+    def content(self, data: Path, split: str) -> Any:
         """What decides the examples of ``train`` and of a split, as plain values: the same on every machine
         that has the same files.
         """
@@ -182,14 +172,14 @@ class Task(ABC):
             return json.loads((data / MANIFEST).read_text())
         if self.packaged:
             return None
-        return {part: digest(self.read(data, part, faults)) for part in ("train", split)}
+        return {part: digest(self.examples(data, part)) for part in ("train", split)}
 
-    def asked(self, data: Path, split: str, faults: Faults, form: str | None = None) -> Sequence[Example]:
+    def asked(self, data: Path, split: str, form: str | None = None) -> Sequence[Example]:
         """The examples of a split to be answered. A task on official files takes official splits, also those
         without annotations.
 
         Args:
-            data, split, faults: as for :meth:`read`.
+            data, split: as for :meth:`examples`.
             form: the format's name, of official files; None for the one that the task is scored on, or else
                 the first one whose files are there.
 
@@ -200,7 +190,7 @@ class Task(ABC):
             raise UserError(f"{self.title} has one format only: leave out --format {form}")
         if split not in SPLITS:
             raise UserError(f"{self.title} has no split {split!r}: choose from {', '.join(SPLITS)}")
-        return self.read(data, split, faults)
+        return self.examples(data, split)
 
     def unscored(self, data: Path, split: str) -> set[str]:
         """Ids in a split's files that the official evaluation leaves out: predictions may have them."""
@@ -210,11 +200,11 @@ class Task(ABC):
         """Where a split comes from, in words; empty where its name says all."""
         return ""
 
-    def answers(self, data: Path, faults: Faults) -> tuple[str, ...] | None:
+    def answers(self, data: Path) -> tuple[str, ...] | None:
         """The list that can be ranked instead of writing an answer; None where there is none.
 
         Args:
-            data, faults: as for :meth:`read`.
+            data: as for :meth:`examples`.
         """
         return None
 

@@ -1,10 +1,11 @@
 """Visual entailment, cast as generation, on drawn scenes in files in the format of SNLI-VE."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from experiments.datasets import snli_ve
+from experiments.datasets.dataset import OFFICIAL, split_examples
 from experiments.datasets.example import Example
-from experiments.scenes.write import VE_SPLITS
+from experiments.datasets.snli_ve import SNLI_VE
 from experiments.tasks.entailment import Entailment
 from experiments.tasks.task import Column, register
 
@@ -16,8 +17,8 @@ class VisualEntailment(Entailment):
     columns = (Column("ve.accuracy", "VE acc", averaged=True),)
 
     def examples(self, data: Path, split: str) -> list[Example]:
-        folder = data / "snli_ve"
-        return snli_ve.load(folder / f"snli_ve_{VE_SPLITS[split]}.jsonl", folder / "flickr30k_images")
+        found = split_examples(SNLI_VE, data / "snli_ve", OFFICIAL[split])
+        return [replace(example, groups={}) for example in found]
 
 
 register(VisualEntailment())

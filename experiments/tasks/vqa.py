@@ -1,13 +1,14 @@
 """Visual question answering on files in the format of VQA v2."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from experiments.datasets import vqa2
+from experiments.datasets.dataset import OFFICIAL, split_examples
 from experiments.datasets.example import Example
+from experiments.datasets.vqa2 import VQA2, Drawn
 from experiments.metrics.vqa import vqa_scores
 from experiments.predictions.vqa import VQA_RESULTS
-from experiments.scenes.write import COCO_SPLITS
 from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_scores, references, register
 
 
@@ -20,12 +21,8 @@ class VQA(Task):
     file_format = VQA_RESULTS
 
     def examples(self, data: Path, split: str) -> list[Example]:
-        folder, part = data / "vqa_v2", COCO_SPLITS[split]
-        return vqa2.load(
-            folder / f"v2_OpenEnded_mscoco_{part}_questions.json",
-            folder / f"v2_mscoco_{part}_annotations.json",
-            folder / part,
-        )
+        found = split_examples(VQA2, data / "vqa_v2", OFFICIAL[split], Drawn())
+        return [replace(example, groups={}) for example in found]
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
         scores = vqa_scores(predictions, references(examples))

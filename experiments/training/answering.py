@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.datasets.faults import Faults
 from experiments.models.family import BLIP, Answering, Decoding, ModelFamily
 from experiments.models.length_penalty import LENGTH
 from experiments.models.loading import type_of
@@ -24,7 +23,6 @@ def way_of(
     task: Task,
     data: Path,
     chosen: str | None,
-    faults: Faults,
     model: str | None,
     decoding: Mapping[str, Any] | None = None,
 ) -> Answering:
@@ -35,7 +33,6 @@ def way_of(
         data: folder of the data sets.
         chosen: :data:`GENERATE` for texts, :data:`RANK` for the best of a list where the task has one; None
             as the task says.
-        faults: decides about damaged records, where training answers are counted.
         model: checkpoint folder or hub name, whose type may have a way of its own; None for the mini-BLIP.
         decoding: changes of how texts are generated or answers are ranked, by name. ``as_released`` and
             the beams and limits beside it are for models of BLIP's type; others keep their own way.
@@ -43,7 +40,7 @@ def way_of(
     Raises:
         UserError: a change is out of range, or one that this way does not have.
     """
-    way = task.decoding if chosen == GENERATE else _as_task_says(task, data, chosen, faults)
+    way = task.decoding if chosen == GENERATE else _as_task_says(task, data, chosen)
     changes = dict(decoding or {})
     released = changes.get("as_released") is not None
     if task.decodings or released:
@@ -87,8 +84,8 @@ def changed_way(task: Task, way: Answering, changes: Mapping[str, Any]) -> Answe
     return replace(way, **changes)
 
 
-def _as_task_says(task: Task, data: Path, chosen: str | None, faults: Faults) -> Answering:
-    answers = task.answers(data, faults) if chosen == RANK else None
+def _as_task_says(task: Task, data: Path, chosen: str | None) -> Answering:
+    answers = task.answers(data) if chosen == RANK else None
     return task.answering(data) if answers is None else Ranking(answers)
 
 

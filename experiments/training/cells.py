@@ -16,7 +16,6 @@ import torch
 from attngraph.errors import UserError
 from experiments.configs.experiment import EXPERIMENT, experiment_of
 from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
 from experiments.files import whole, write_json, write_text
 from experiments.methods import Tuned, method_named
 from experiments.methods.parameters import count_parameters
@@ -73,7 +72,6 @@ class Cell:
             counts where this machine does not have its checkpoint.
         train_examples, eval_examples: how many examples to use at most (a fixed random subset); None for all.
         answering: one of :data:`experiments.training.answering.WAYS`; None as the task says.
-        skip_bad: how many damaged records, or examples with damaged pictures, of a split may be left out.
         side: of the pictures that the model sees, in pixels, to which its positions are interpolated; None
             as the checkpoint says.
         decoding: what the task's way of answering is changed to, by name (see
@@ -93,7 +91,6 @@ class Cell:
     eval_examples: int | None = None
     checkpoint: bool = False
     answering: str | None = None
-    skip_bad: int = 0
     side: int | None = None
     decoding: dict[str, Any] = field(default_factory=dict)
 
@@ -107,28 +104,26 @@ class Cell:
         return out / "cells" / self.label / self.task / f"seed{self.seed}"
 
     def description(self) -> dict[str, Any]:
-        """What decides the result, as plain values. How many records may be left out is no part of it: what
-        was left out is, see :meth:`experiments.tasks.task.Task.content`. How the model answers is a part
-        where the user chose it, and for tasks on official files, whose lists may change with the data.
+        """What decides the result, as plain values. How the model answers is a part where the user chose
+        it, and for tasks on official files, whose lists may change with the data.
         """
         content = asdict(self)
         content["recipe"] = self.recipe.description() if self.recipe else None
         task = TASKS[self.task]
-        content["data"] = task.content(self.data, self.split, Faults(self.skip_bad))
+        content["data"] = task.content(self.data, self.split)
         content["weights"] = weights_digest(content.pop("model"))
-        del content["checkpoint"], content["skip_bad"], content["answering"], content["decoding"]
+        del content["checkpoint"], content["answering"], content["decoding"]
         if self.side is None:
             del content["side"]
         if self.recipe and self.recipe.validate_every is not None:
-            content["validation"] = task.content(self.data, VALIDATED, Faults(self.skip_bad))
+            content["validation"] = task.content(self.data, VALIDATED)
         if self.answering is not None or task.data_set is not None or self.decoding:
             content["answering"] = described(self.way())
         return _plain(content)
 
     def way(self) -> Answering:
         """How the model answers."""
-        task, faults = TASKS[self.task], Faults(self.skip_bad)
-        return way_of(task, self.data, self.answering, faults, self.model, self.decoding)
+        return way_of(TASKS[self.task], self.data, self.answering, self.model, self.decoding)
 
 
 def has_scores(cell: Cell, out: Path) -> bool:
@@ -263,9 +258,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
     family.model.to(device)
     tuned = method.apply(family, cell.settings)
     started = tuned.scalars()
-    faults = {split: Faults(cell.skip_bad) for split in ("train", cell.split)}
-    lacking: dict[str, Faults] = {}  # of the data that chose the best state
-    training = subset(task.read(cell.data, "train", faults["train"]), cell.train_examples)
+    training = subset(task.examples(cell.data, "train"), cell.train_examples)
     tuned.observe(task.target(example, 0.0) for example in training)
     trained, way = None, cell.way()
     check_room(way, family)
@@ -273,7 +266,7 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
     with state.main_process_first():  # it fills the cache of image states
         if cell.recipe is not None:
             changes = cell.recipe.augment
-            data = TaskData(family, task, training, method.vision, cache, changes, faults["train"], released)
+            data = TaskData(family, task, training, method.vision, cache, changes, released)
     if cell.recipe is not None:
         tracking = Tracking(run.trackers, folder, cell.name, cell.description()) if run.trackers else None
         validation = None
@@ -281,22 +274,15 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
             with state.main_process_first():
                 held = _held_out(cell, tuned, cache, released)
             validation = Validation(tuned, held, way, cell.recipe, folder)
-            lacking[VALIDATED] = held.faults
             validation.tell = tracking.validated if tracking else validation.tell
         trained = train(tuned, data, cell.recipe, cell.seed, folder, on_step, validation, tracking)
-        data.settle()
-        if validation:
-            validation.data.settle()
         if state.is_main_process:
             tuned.save(folder)
     trained_at = time.perf_counter()
-    examples = subset(task.read(cell.data, cell.split, faults[cell.split]), cell.eval_examples)
+    examples = subset(task.examples(cell.data, cell.split), cell.eval_examples)
     with state.main_process_first():
-        data = TaskData(
-            family, task, examples, method.vision, cache, faults=faults[cell.split], released=released
-        )
+        data = TaskData(family, task, examples, method.vision, cache, released=released)
     predictions = predict(tuned, data, way)
-    examples = data.settle()
     if state.is_main_process:
         scores = task.score(predictions, examples)
         write_json(folder / PREDICTIONS, predictions)
@@ -324,7 +310,6 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
             "evaluator": scores.evaluator,
             "source": task.source(cell.data, cell.split),
             "answering": described(way, family),
-            "left_out": {split: len(of_split) for split, of_split in {**lacking, **faults}.items()},
             "accumulation": trained and trained.passes,
         }
         if trained and trained.best_step is not None:
@@ -357,10 +342,9 @@ def _elsewhere(folder: Path, device: str, precision: str) -> dict[str, Any]:
 
 def _held_out(cell: Cell, tuned: Tuned, cache: FeatureCache, released: str | None) -> TaskData:
     """The validation data of a cell that is validated while it trains."""
-    task, faults = TASKS[cell.task], Faults(cell.skip_bad)
-    examples = subset(task.read(cell.data, VALIDATED, faults), cell.eval_examples)
-    vision = method_named(cell.method).vision
-    return TaskData(tuned.family, task, examples, vision, cache, faults=faults, released=released)
+    task = TASKS[cell.task]
+    examples = subset(task.examples(cell.data, VALIDATED), cell.eval_examples)
+    return TaskData(tuned.family, task, examples, method_named(cell.method).vision, cache, released=released)
 
 
 def per_image(statistics: np.ndarray, examples: Sequence[Example]) -> np.ndarray:

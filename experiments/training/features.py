@@ -28,7 +28,6 @@ from attngraph.errors import UserError
 from experiments.errors import first_line
 from experiments.files import whole
 from experiments.models.family import ModelFamily
-from experiments.models.images import open_image
 from experiments.progress import Progress, note
 
 FORMAT = 2  # raise it whenever the same pictures are read in another way
@@ -79,13 +78,10 @@ class Features:
     Args:
         keys: picture -> key.
         shards: key -> where its state is.
-        faults: picture -> why it cannot be read.
     """
 
-    def __init__(
-        self, keys: Mapping[Path, str], shards: Mapping[str, Shard], faults: Mapping[Path, UserError]
-    ):
-        self.keys, self.shards, self.faults = keys, shards, faults
+    def __init__(self, keys: Mapping[Path, str], shards: Mapping[str, Shard]):
+        self.keys, self.shards = keys, shards
 
     def __getitem__(self, path: Path) -> Tensor:
         key = self.keys[path]
@@ -106,7 +102,7 @@ class FeatureCache:
     def __init__(self, folder: Path, limit_gb: float = LIMIT_GB):
         self.folder, self.limit = folder, limit_gb * 1e9
 
-    def features(self, family: ModelFamily, paths: Sequence[Path], may_lack: float = 0) -> Features | None:
+    def features(self, family: ModelFamily, paths: Sequence[Path]) -> Features | None:
         """The states of pictures, computed unless the cache holds them.
 
         Keys are digests of: the family's name, the encoder's configuration and weights, the settings by which
@@ -116,21 +112,19 @@ class FeatureCache:
         Args:
             family: the model, on its device.
             paths: pictures.
-            may_lack: how many pictures may be without states since they cannot be read.
 
         Returns:
             None where the family computes no states, or where they would be larger than the limit.
 
         Raises:
             UserError: the disk has no room. Without states scores could differ in their last digits, so that
-                is for the user to choose. Or too many pictures cannot be read.
+                is for the user to choose. Or a picture cannot be read.
         """
         paths = list(dict.fromkeys(paths))
         if not family.caches_features or self.limit <= 0:
             return None
         encoder = _encoder_digest(family)
-        faults: dict[Path, UserError] = {}
-        keys = _keys(encoder, paths, faults)
+        keys = _keys(encoder, paths)
         shards = self._open(encoder, set(keys.values()))
         missing = [path for path in keys if keys[path] not in shards]
         size = _state_bytes(family, shards) + RECORD
@@ -138,10 +132,8 @@ class FeatureCache:
             return None
         if missing:
             self._check_disk(size * len(missing))
-            self._write(family, encoder, {path: keys[path] for path in missing}, shards, faults, may_lack)
-        if len(faults) > may_lack:
-            raise _too_many(faults, may_lack)
-        return Features(keys, shards, faults)
+            self._write(family, encoder, {path: keys[path] for path in missing}, shards)
+        return Features(keys, shards)
 
     def _open(self, encoder: str, wanted: set[str]) -> dict[str, Shard]:
         """Where the wanted states are. Damaged files are removed."""
@@ -191,20 +183,15 @@ class FeatureCache:
         encoder: str,
         missing: Mapping[Path, str],
         shards: dict[str, Shard],
-        faults: dict[Path, UserError],
-        may_lack: float,
     ) -> None:
-        """Encode pictures, shard by shard; ``shards`` and ``faults`` get what comes out."""
+        """Encode pictures, shard by shard; ``shards`` gets what comes out."""
         paths = list(missing)
         with Progress(total=len(paths), desc="image states", unit="image", leave=False, delay=1) as bar:
             for start in range(0, len(paths), SHARD):
                 chunk = paths[start : start + SHARD]
-                states = _encoded(family, chunk, faults)
-                if len(faults) > may_lack:
-                    raise _too_many(faults, may_lack)
-                if states:
-                    shard = self._save(encoder, {missing[path]: state for path, state in states.items()})
-                    shards |= dict.fromkeys(shard.keys, shard)
+                states = family.encode_images(chunk).float().cpu().contiguous()
+                shard = self._save(encoder, {missing[path]: state for path, state in zip(chunk, states)})
+                shards |= dict.fromkeys(shard.keys, shard)
                 bar.update(len(chunk))
 
     def _save(self, encoder: str, states: dict[str, Tensor]) -> Shard:
@@ -220,23 +207,6 @@ class FeatureCache:
             shard = Shard(part)  # before another command can remove it to make room
         shard.file = file
         return shard
-
-
-def _encoded(family: ModelFamily, paths: Sequence[Path], faults: dict[Path, UserError]) -> dict[Path, Tensor]:
-    """Picture -> state; ``faults`` get the pictures that cannot be read."""
-    try:
-        states = family.encode_images(paths)
-    except UserError:
-        for path in paths:
-            try:
-                open_image(path)
-            except UserError as error:
-                faults[path] = error
-        paths = [path for path in paths if path not in faults]
-        if not paths:
-            return {}
-        states = family.encode_images(paths)
-    return dict(zip(paths, states.float().cpu().contiguous()))
 
 
 def _encoder_digest(family: ModelFamily) -> str:
@@ -256,14 +226,13 @@ def _encoder_digest(family: ModelFamily) -> str:
     return digest.hexdigest()[:24]
 
 
-def _keys(encoder: str, paths: Sequence[Path], faults: dict[Path, UserError]) -> dict[Path, str]:
-    """Picture -> key of its state; ``faults`` get the pictures that are not there."""
+def _keys(encoder: str, paths: Sequence[Path]) -> dict[Path, str]:
+    """Picture -> key of its state."""
     folders = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
     keys = {}
     for path in paths:
         if (stat := _stat(path)) is None:
-            faults[path] = UserError(f"image {path} not found: check the path, or write the data again")
-            continue
+            raise UserError(f"image {path} not found: check the path, or write the data again")
         about = f"{encoder} {folders[path.parent]}/{path.name} {stat.st_size} {stat.st_mtime_ns}"
         keys[path] = hashlib.sha256(about.encode()).hexdigest()[:32]
     return keys
@@ -279,13 +248,6 @@ def _state_bytes(family: ModelFamily, shards: Mapping[str, Shard]) -> int:
 
 def _checksum(key: str, state: Tensor) -> int:
     return zlib.crc32(state.numpy().data, zlib.crc32(f"{key} {tuple(state.shape)} {state.dtype}".encode()))
-
-
-def _too_many(faults: Mapping[Path, UserError], may_lack: float) -> UserError:
-    *_, last = faults.values()
-    if not may_lack:
-        return last
-    return UserError(f"--skip-bad is too small: {len(faults)} pictures cannot be read; the last one: {last}")
 
 
 def _stat(path: Path) -> os.stat_result | None:

@@ -11,7 +11,6 @@ from attngraph.errors import UserError
 from experiments.configs.experiment import EXPERIMENT, REMEDY, Experiment, Scenes
 from experiments.configs.reading import read_config as read_yaml
 from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
 from experiments.errors import first_line
 from experiments.known import check_known
 from experiments.methods import METHODS, method_named
@@ -77,16 +76,13 @@ class Finished:
         drawn = (self.folder / "../../../.." / DATA).resolve()  # of OUT/cells/METHOD/TASK/seedN
         return drawn if self.task.drawn is not None and Scenes.found(drawn) == experiment.scenes else None
 
-    def tuned(
-        self, model: str | None, device: str, data: Path, faults: Faults, download: bool = False
-    ) -> Tuned:
+    def tuned(self, model: str | None, device: str, data: Path, download: bool = False) -> Tuned:
         """The trained model.
 
         Args:
             model: the checkpoint that it started from; None for the mini-BLIP that ships with the package.
             device: where to put it.
             data: folder of the data sets; only a method that counts training answers reads them.
-            faults: says how many damaged training records may be left out.
             download: fetch a model that is not on this machine.
 
         Raises:
@@ -109,26 +105,23 @@ class Finished:
                 "or run again"
             ) from error
         if type(tuned).observe is not Tuned.observe:
-            content = self.task.content(data, self.result["split"], Faults(faults.limit))
+            content = self.task.content(data, self.result["split"])
             if content != self.settings.get("data", content):
                 raise UserError(
                     f"{self.folder} counted the training answers of other data than those in {data}: give "
                     "the data that it was trained on"
                 )
-            training = subset(
-                self.task.read(data, "train", Faults(faults.limit)), self.settings["train_examples"]
-            )
+            training = subset(self.task.examples(data, "train"), self.settings["train_examples"])
             tuned.observe(self.task.target(example, 0.0) for example in training)
         tuned.load(self.folder)
         family.model.eval()
         return tuned
 
-    def way(self, data: Path, faults: Faults) -> Answering:
+    def way(self, data: Path) -> Answering:
         """How the run answered.
 
         Args:
             data: folder of the data sets, where training answers are counted.
-            faults: says how many damaged training records may be left out.
 
         Raises:
             UserError: it ranked another list than there is in these data.
@@ -139,7 +132,7 @@ class Finished:
             least, released = recorded.get("least", 0), recorded.get("released")
             return Decoding(recorded["tokens"], recorded["beams"], least, penalty, released)
         for chosen in (None, *WAYS):
-            way = way_of(self.task, data, chosen, Faults(faults.limit), self.model(None))
+            way = way_of(self.task, data, chosen, self.model(None))
             if isinstance(way, Ranking):
                 smoothing = float(recorded.get("smoothing", 0.0))
                 way = replace(way, k=recorded.get("k", way.k), label_smoothing=smoothing)
@@ -151,17 +144,13 @@ class Finished:
             "give the data that it was trained on"
         )
 
-    def answers(
-        self, tuned: Tuned, data: Path, examples: Sequence[Example], faults: Faults, way: Answering
-    ) -> dict[str, str]:
-        """A text per example id; pictures that cannot be read are left out and counted."""
+    def answers(self, tuned: Tuned, examples: Sequence[Example], way: Answering) -> dict[str, str]:
+        """A text per example id."""
         vision = method_named(self.settings["method"]).vision
         cache = FeatureCache(Path(), 0)  # each picture is encoded when it is asked about
         released = (self.result.get("answering") or {}).get("released")  # it was trained with this prompt
-        asked = TaskData(tuned.family, self.task, examples, vision, cache, faults=faults, released=released)
-        predictions = predict(tuned, asked, way)
-        asked.settle()
-        return predictions
+        asked = TaskData(tuned.family, self.task, examples, vision, cache, released=released)
+        return predict(tuned, asked, way)
 
 
 def finished(folder: Path) -> Finished:

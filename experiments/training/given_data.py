@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.arguments import LARGEST, Between, path
+from experiments.arguments import path
 from experiments.tasks.task import Task
 from experiments.training.answering import WAYS
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--data``, ``--skip-bad`` and ``--answering``."""
+    """``--data`` and ``--answering``."""
     parser.add_argument(
         "--data",
         type=path,
@@ -21,7 +21,6 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "files, such as vqa2 and coco (`attngraph data layout NAME`), or is what `attngraph scenes` has "
         "written. Default: scenes are drawn into a folder of --out.",
     )
-    add_skip_bad_argument(parser)
     parser.add_argument(
         "--answering",
         choices=WAYS,
@@ -29,18 +28,6 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         help="Make answers to questions and entailment in this way: generate (write a text), or rank (take "
         "the best of a list of answers); captions are always generated. Default: entailment on official "
         "files ranks its three words, everything else is generated.",
-    )
-
-
-def add_skip_bad_argument(parser: argparse.ArgumentParser) -> None:
-    """``--skip-bad``."""
-    parser.add_argument(
-        "--skip-bad",
-        type=Between(0, LARGEST),
-        default=0,
-        metavar="N",
-        help="Do without damaged records, up to this many of each split, and say how many there were, "
-        "instead of stopping at the first.",
     )
 
 
@@ -55,12 +42,6 @@ def check_task_data(task: Task, data: Path | None) -> None:
 
 
 def check_data_arguments(args: argparse.Namespace) -> None:
-    """Raise :class:`~attngraph.UserError` where the options name no folder, or change nothing."""
-    if args.data is None:
-        if args.skip_bad:
-            raise UserError(
-                f"--skip-bad {args.skip_bad} changes nothing, since no folder is named with --data and drawn "
-                "data are never damaged: leave it out"
-            )
-    elif not args.data.is_dir():
+    """Raise :class:`~attngraph.UserError` where the options name no folder."""
+    if args.data is not None and not args.data.is_dir():
         raise UserError(f"--data {args.data} is no folder: give the one that holds the data sets")

@@ -19,7 +19,7 @@ from experiments.known import check_known
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.method import REFERENCE, canonical
 from experiments.models.ranking import Ranking
-from experiments.scenes.layouts.make import LAYOUTS
+from experiments.scenes.layouts import LAYOUTS
 from experiments.shipped import unless_default
 from experiments.tasks import TASKS, Task, tasks_named
 from experiments.training.answering import GENERATE, RANK, check_answering

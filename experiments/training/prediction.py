@@ -20,8 +20,7 @@ EVAL_BATCH = 200
 
 @torch.no_grad()
 def predict(tuned: Tuned, data: TaskData, way: Answering | None = None) -> dict[str, str]:
-    """A text per example id, in the order of the examples; the same on every process. Examples that are left
-    out since their pictures cannot be read have none.
+    """A text per example id, in the order of the examples; the same on every process.
 
     Examples are sorted by the length of their prompts, so that batches carry little padding.
 
@@ -39,8 +38,8 @@ def predict(tuned: Tuned, data: TaskData, way: Answering | None = None) -> dict[
     texts: list[tuple[int, str]] = []
     start, size = 0, EVAL_BATCH
     while start < len(own):
-        part = [k for k in own[start : start + size] if data.shows(k)]
-        if part and (answers := _answers(tuned, data, part, way)) is None:
+        part = own[start : start + size]
+        if (answers := _answers(tuned, data, part, way)) is None:
             if size == 1:
                 raise UserError(
                     f"{task.title}: out of memory with a single example to answer: choose fewer beams or a "
@@ -50,12 +49,10 @@ def predict(tuned: Tuned, data: TaskData, way: Answering | None = None) -> dict[
             note(f"{task.title}: out of memory, {size} examples are answered at a time from now on")
             release(str(family.device))
             continue
-        texts += zip(part, answers) if part else ()
+        texts += zip(part, answers)
         start += size
     found = dict(gather_object(texts))
-    if not found:
-        raise data.empty()
-    return {example.id: found[k] for k, example in enumerate(data.examples) if k in found}
+    return {example.id: found[k] for k, example in enumerate(data.examples)}
 
 
 def _answers(tuned: Tuned, data: TaskData, positions: Sequence[int], way: Answering) -> list[str] | None:

@@ -8,7 +8,6 @@ import transformers
 
 from attngraph.errors import UserError
 from experiments.configs.experiment import Scenes
-from experiments.datasets.faults import Faults
 from experiments.methods import method_named
 from experiments.models import ModelFamily, load_family
 from experiments.progress import note
@@ -108,15 +107,13 @@ def _prepare(
             for split, count in (("train", cell.train_examples), (cell.split, cell.eval_examples)):
                 if split == "train" and cell.task in changing:
                     continue
-                faults = Faults(cell.skip_bad)
-                found = TASKS[cell.task].read(cell.data, split, faults)
+                found = TASKS[cell.task].examples(cell.data, split)
                 TaskData(
                     families[cell.model, cell.side],
                     TASKS[cell.task],
                     subset(found, count),
                     "frozen",
                     cache,
-                    faults=faults,
                 )
 
 

@@ -29,13 +29,11 @@ from experiments.training.sharding import divided_like
 
 STATES = "states"  # the folder of states, in a run's folder
 TRAINED = "trained.safetensors"  # in a state's folder: the weights
-LEFT_OUT = "left_out.json"  # in a state's folder: the positions of examples without a readable picture
 VALIDATIONS = "validations.json"  # in a state's folder: scores on validation data so far
 SECONDS = "seconds"  # written last: the time that the run has taken so far
 
 Validated = dict[str, Any]
-"""One validation: ``{"step": 100, "scores": {column key: score}}``, and ``left_out``, the positions of
-examples without a readable picture, where there are any."""
+"""One validation: ``{"step": 100, "scores": {column key: score}}``."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,12 @@ class State:
         folder: of the state.
         seconds: that the run has taken so far.
         lines: of the log, one for each step.
-        left_out: positions of the examples that were left out.
         validations: so far.
     """
 
     folder: Path
     seconds: float
     lines: list[dict[str, Any]]
-    left_out: list[int]
     validations: list[Validated]
 
 
@@ -86,8 +82,7 @@ def read_state(folder: Path) -> State:
             raise ValueError("steps are missing")
         if not all(map(math.isfinite, (seconds, *(line["loss"] for line in lines)))) or seconds < 0:
             raise ValueError("a number is not finite")
-        left_out = [int(position) for position in _listed(folder / LEFT_OUT)]
-        return State(folder, seconds, lines, left_out, read_validations(folder))
+        return State(folder, seconds, lines, read_validations(folder))
 
 
 def read_validations(state: Path) -> list[Validated]:
@@ -112,16 +107,13 @@ def _listed(file: Path) -> list[Any]:
     return content
 
 
-def finish_state(
-    folder: Path, seconds: float, left_out: Sequence[int], validations: Sequence[Validated]
-) -> None:
+def finish_state(folder: Path, seconds: float, validations: Sequence[Validated]) -> None:
     """Write what makes a state whole.
 
     Raises:
         UserError: there is no room.
     """
     with written(folder):
-        write_json(folder / LEFT_OUT, left_out)
         if validations:
             write_json(folder / VALIDATIONS, validations)
         write_text(folder / SECONDS, str(seconds))

@@ -219,11 +219,11 @@ class _Progress(TrainerCallback):
 
     def on_save(self, args, state, control, **more) -> None:
         PartialState().wait_for_everyone()  # each process has written its part
-        left_out, validation = self.data.left_out(), self.validation
+        validation = self.validation
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             seconds = self.earlier + time.perf_counter() - self.began
-            finish_state(folder, seconds, left_out, validation.done if validation else [])
+            finish_state(folder, seconds, validation.done if validation else [])
             if validation:
                 validation.tidy()
 
@@ -264,7 +264,6 @@ def train(
     state = None if place is None else read_state(place)
     if state is not None:
         progress.earlier = state.seconds
-        data.leave_out(state.left_out)
         if validation:
             validation.go_on(state.validations)
             with readable(place):

@@ -93,7 +93,7 @@ class Validation(TrainerCallback):
             return
         with together(more["model"]):
             scores = self.scores()
-            self.done.append({"step": step, "scores": scores, **self.lacking()})
+            self.done.append({"step": step, "scores": scores})
             if state.is_world_process_zero and self.best_step == step:
                 save_best(self.tuned, self.folder, step)
         if state.is_world_process_zero:
@@ -106,21 +106,12 @@ class Validation(TrainerCallback):
         """The scores of the model as it is, by column; the same on every process."""
         with undisturbed(self.tuned.family.model):
             predictions = predict(self.tuned, self.data, self.way)
-        out = set(self.data.left_out())
-        examples = [example for k, example in enumerate(self.data.examples) if k not in out]
-        found = agreed(lambda: self.data.task.score(predictions, examples).columns)
+        found = agreed(lambda: self.data.task.score(predictions, self.data.examples).columns)
         return {column: float(score) for column, score in found.items()}
-
-    def lacking(self) -> dict[str, list[int]]:
-        """The positions of the examples that were left out so far, if any, as states keep them."""
-        positions = self.data.left_out()
-        return {"left_out": positions} if positions else {}
 
     def go_on(self, done: Sequence[Validated]) -> None:
         """Go on after these validations."""
         self.done[:] = done
-        for validated in done:
-            self.data.leave_out(validated.get("left_out", ()))
 
     def tidy(self) -> None:
         """Remove weights that were the best once, and that no state needs any more."""

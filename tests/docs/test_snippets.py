@@ -19,7 +19,7 @@ from experiments.configs.experiment import load_experiment
 from experiments.configs.grid import load_preset
 from experiments.methods import METHODS
 from experiments.models import FAMILIES
-from experiments.scenes.layouts.make import make_scenes
+from experiments.scenes.write import make_scenes
 from experiments.tasks import TASKS
 from tests.docs.pages import (
     NOTEBOOKS,

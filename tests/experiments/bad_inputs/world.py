@@ -13,8 +13,7 @@ from PIL import Image
 from experiments.models.mini_blip import weights_digest
 from experiments.predictions.files import write_predictions
 from experiments.report.archive import pack
-from experiments.scenes.layouts.make import make_scenes
-from experiments.scenes.write import Sizes, write_scenes
+from experiments.scenes.write import Sizes, make_scenes, write_scenes
 from experiments.tasks import TASKS
 from tests.experiments.models.original.authors_blip import save_checkpoint
 from tests.experiments.report.made import save_cells

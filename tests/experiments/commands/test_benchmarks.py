@@ -10,7 +10,7 @@ import pytest
 from experiments.cli import main
 from experiments.commands import search
 from experiments.configs.grid import load_preset
-from experiments.scenes.layouts.make import make_scenes
+from experiments.scenes.write import make_scenes
 from experiments.tasks import TASKS
 from experiments.training.execution import Execution
 from experiments.training.plan import Wanted
@@ -89,7 +89,7 @@ def test_the_table_of_the_six_benchmarks(row, folder, tmp_path, capsys):
     cells = tmp_path / "out" / "cells" / row
     scores = json.loads((cells / "snli_ve/seed0/scores.json").read_text())
     assert scores["answering"]["way"] == "rank" and scores["answering"]["k"] == 3
-    assert scores["left_out"] == {"train": 0, "test": 0} and scores["source"] == "test (format official)"
+    assert scores["source"] == "test (format official)"
     config = json.loads((cells / "textcaps/seed0/config.json").read_text())
     assert config["settings"]["answering"] == {"way": "generate", "beams": 3, "tokens": 24}
     moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
@@ -98,26 +98,24 @@ def test_the_table_of_the_six_benchmarks(row, folder, tmp_path, capsys):
     assert "6 of 6 cells are finished already" in again.err and again.out == said
 
 
-def test_damaged_records_are_an_error_or_left_out_and_counted(vizwiz, tmp_path, capsys):
-    assert ablation("majority", vizwiz, tmp_path, "--skip-bad", 3) == 0
-    whole = capsys.readouterr().out
-    assert "left out" not in whole
-    assert ablation("majority", vizwiz, tmp_path) == 0, "nothing was left out, so it is the same cell"
-    capsys.readouterr()
+def test_damaged_records_are_an_error_or_listed_and_left_out(vizwiz, tmp_path, capsys):
+    """By a table, and by whoever scores its predictions afterwards."""
+    assert ablation("majority", vizwiz, tmp_path) == 0
     damage(vizwiz, 2)
-    for words in ((), ("--skip-bad", 1)):
-        assert ablation("majority", vizwiz, tmp_path, *words, out="new") == 2
-        line = one_line(capsys)
-        assert "val.json" in line and ("--skip-bad 1" in line) == bool(words)
-    assert ablation("majority", vizwiz, tmp_path, "--skip-bad", 2) == 2
+    assert ablation("majority", vizwiz, tmp_path, out="new") == 2
+    line = one_line(capsys)
+    root = vizwiz / "vizwiz_vqa"
+    assert "val.json" in line and f"attngraph data check vizwiz_vqa --root {root} --leave-out" in line
+    assert main(["data", "check", "vizwiz_vqa", "--root", str(root), "--leave-out"]) == 1
+    assert ablation("majority", vizwiz, tmp_path) == 2
     assert "holds another experiment (other data)" in one_line(capsys)
-    assert ablation("majority", vizwiz, tmp_path, "--skip-bad", 2, out="new") == 0
-    assert "2 damaged test records left out" in capsys.readouterr().out
-    scores = json.loads((tmp_path / "new/cells/majority/vizwiz_vqa/seed0/scores.json").read_text())
-    assert scores["left_out"] == {"train": 0, "test": 2}
+    assert ablation("majority", vizwiz, tmp_path, out="new") == 0
+    assert "2 damaged records left out" in " ".join(capsys.readouterr().out.split())
+    cell = tmp_path / "new/cells/majority/vizwiz_vqa/seed0"
+    assert json.loads((cell / "config.json").read_text())["settings"]["data"]["test"]["left out"] == 2
 
 
-def test_score_leaves_damaged_records_out(vizwiz, tmp_path, capsys):
+def test_answers_to_damaged_records_are_not_scored(vizwiz, tmp_path, capsys):
     examples = TASKS["vizwiz_vqa"].examples(vizwiz, "test")
     file = tmp_path / "answers.json"
     file.write_text(json.dumps([{"image": example.id, "answer": "yes"} for example in examples]))
@@ -126,35 +124,11 @@ def test_score_leaves_damaged_records_out(vizwiz, tmp_path, capsys):
     assert "test split: val (format official)" in capsys.readouterr().out
     damage(vizwiz)
     assert main(words) == 2 and "val.json" in one_line(capsys)
-    assert main([*words, "--skip-bad", "1", "--out", str(tmp_path / "out")]) == 0
+    assert main(["data", "check", "vizwiz_vqa", "--root", str(vizwiz / "vizwiz_vqa"), "--leave-out"]) == 1
+    capsys.readouterr()
+    assert main(words) == 0
     said = capsys.readouterr().out
     assert "1 damaged record left out" in said and f"{len(examples) - 1} examples" in said
-    assert json.loads((tmp_path / "out" / "scores.json").read_text())["left_out"] == 1
-
-
-def test_a_cell_whose_pictures_were_damaged_is_scored_as_in_its_table(vizwiz, tmp_path, capsys):
-    file = tmp_path / "whole.yaml"
-    file.write_text("about: all test examples\nseeds: {frozen: 1}\nruns: {train_examples: 8}\n")
-    examples = TASKS["vizwiz_vqa"].examples(vizwiz, "test")
-    lost, out = examples[1], tmp_path / "out"
-    lost.image.write_bytes(lost.image.read_bytes()[:100])
-    words = ["--data", str(vizwiz), "--skip-bad", "1"]
-    assert main(["ablation", "--preset", str(file), "--gnn", "frozen", "--out", str(out), *words]) == 0
-    assert "1 damaged test record left out" in " ".join(capsys.readouterr().out.split())
-    cell = out / "cells/frozen/vizwiz_vqa/seed0"
-    words = ["score", str(cell / "predictions.json"), "--task", "vizwiz_vqa", *words]
-    assert main([*words, "--out", str(tmp_path / "score")]) == 0
-    assert "1 damaged record left out" in capsys.readouterr().out
-    scored = pd.read_csv(tmp_path / "score" / "scores.csv")
-    scores = json.loads((cell / "scores.json").read_text())
-    assert scored["score"][0] == pytest.approx(scores["scores"]["vizwiz_vqa.accuracy"])
-    assert scored["number"][0] == scores["examples"] == len(examples) - 1
-    words[1] = str(tmp_path / "score" / "results.json")
-    assert main(words) == 0, "in the server's format"
-    capsys.readouterr()
-    assert main(words[:-2]) == 2 and "no prediction for 1 of" in one_line(capsys)
-    shutil.copy(examples[0].image, lost.image)
-    assert main(words) == 2 and "no prediction for 1 of" in one_line(capsys), "its picture can be read"
 
 
 def test_score_takes_answerability_too(vizwiz, tmp_path, capsys):
@@ -222,7 +196,6 @@ def test_a_search_reads_the_folder(vizwiz, tmp_path):
             ["--tasks", "vqa2"],
             "vqa2 reads official files: give the folder that holds vqa2 with --data FOLDER",
         ),
-        (["--skip-bad", "1"], "--skip-bad 1 changes nothing, since no folder is named with --data"),
         (["--data", "{tmp}/none"], "none is no folder: give the one that holds the data sets"),
         (
             ["--data", "{tmp}"],

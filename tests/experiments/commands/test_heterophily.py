@@ -22,8 +22,7 @@ from experiments.inspect.heterophily_report import screen
 from experiments.inspect.options import open_source
 from experiments.models.batch import Batch, Sample
 from experiments.models.text import Text
-from experiments.scenes.speech import PARTS, parts_of_speech
-from experiments.scenes.vocabulary import all_words
+from experiments.scenes.words import PARTS, all_words, parts_of_speech
 from tests.attngraph.reading.zoo import FAMILIES
 from tests.experiments.tiny import adapted
 

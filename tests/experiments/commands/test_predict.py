@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from experiments.cli import main
-from experiments.scenes.layouts.make import make_scenes
+from experiments.scenes.write import make_scenes
 from experiments.tasks import TASKS
 from tests.experiments.commands.test_benchmarks import preset
 
@@ -77,18 +77,6 @@ def test_splits_without_annotations(data, cells, tmp_path, capsys):
     assert capsys.readouterr().out == f"{out / 'results.json'}: {len(asked)} answers, VQA v2 results\n"
 
 
-def test_pictures_that_cannot_be_read_are_answered_with_nothing(data, cells, tmp_path, capsys):
-    own = tmp_path / "data"
-    shutil.copytree(data / "vizwiz_vqa", own / "vizwiz_vqa")
-    broken = min((own / "vizwiz_vqa" / "test").iterdir())
-    broken.write_bytes(broken.read_bytes()[:200])
-    words = (cells / "majority-vizwiz_vqa", "--data", own, "--split", "test", "--out", tmp_path / "out")
-    assert predict(*words, "--skip-bad", 1) == 0
-    said = capsys.readouterr()
-    assert "1 of them empty" in said.out and f"first one: {broken.stem}" in said.err.replace("image ", "")
-    assert [record["answer"] for record in records(tmp_path / "out")].count("") == 1
-
-
 def test_refusals_leave_nothing(data, cells, tmp_path, capsys):
     cell, out = cells / "gcn-vqa2", tmp_path / "out"
     for words, told in (
@@ -146,23 +134,6 @@ def test_config_that_lacks_something_or_has_too_much(data, cells, tmp_path, caps
         said = refusal(capsys, cell, "--data", data, "--out", tmp_path / "out")
         assert str(cell / "config.json") in said and told in said
         assert not (tmp_path / "out").exists()
-
-
-def test_damaged_training_records_are_left_out_too(data, cells, tmp_path, capsys):
-    """Of those whose answers a method counts."""
-    own = tmp_path / "data"
-    shutil.copytree(data / "vizwiz_vqa", own / "vizwiz_vqa")
-    file = own / "vizwiz_vqa" / "train.json"
-    records = json.loads(file.read_text())
-    records[0]["answers"] = []
-    file.write_text(json.dumps(records))
-    cell = Path(shutil.copytree(cells / "majority-vizwiz_vqa", tmp_path / "cell"))
-    config = json.loads((cell / "config.json").read_text())
-    del config["settings"]["data"]  # so that it does not say which these were
-    (cell / "config.json").write_text(json.dumps(config))
-    words = (cell, "--data", own, "--out", tmp_path / "out")
-    assert "train.json" in refusal(capsys, *words)
-    assert predict(*words, "--skip-bad", 1) == 0
 
 
 def test_answers_are_counted_in_the_data_of_the_run_only(data, cells, tmp_path, capsys):

@@ -1,34 +1,24 @@
 """The pre-training command on a toy recipe: stop, go on, score, check, refuse."""
 
-import argparse
 import errno
 import json
 import os
 import shutil
-import signal
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from transformers import BertTokenizerFast
+from safetensors import SafetensorError
 
-from attngraph.errors import UserError
-from experiments.commands import pretrain
+from experiments.cli import main
 from experiments.models import load_family
 from experiments.outputs import TRAINING_STATE, owner
 from experiments.pretraining import run as training
 from experiments.pretraining import scoring
 from experiments.pretraining.minis import MINIS
-from experiments.training.lock import LOCK, sole_use
+from experiments.training.lock import sole_use
 from tests.experiments.pretraining.small import small_blip, small_mplug
-
-
-def arguments(*words):
-    parser = argparse.ArgumentParser()
-    pretrain.add_arguments(parser)
-    return parser.parse_args([str(word) for word in words])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -40,31 +30,17 @@ def toy():
             patch.setattr(MINIS[name], "recipe", replace(MINIS[name].recipe, images=4))
         patch.setattr(training, "batches", lambda data, first: (data[k] for k in range(first, len(data))))
         patch.setattr(training, "LOG_STEPS", 1)
+        patch.setattr(training, "SAVE_SECONDS", 0)
         patch.setattr(scoring, "SCENES", 5)
         patch.setattr(scoring, "KINDS", {kind: scoring.KINDS[kind] for kind in ("caption", "count")})
         yield
 
 
-def at_step(monkeypatch, step, act):
-    """Do something while a step is being computed; returns how to undo that."""
-    original, calls = training.text_loss, []
-
-    def loss(*args):
-        calls.append(1)
-        if len(calls) == step:
-            act()
-        return original(*args)
-
-    monkeypatch.setattr(training, "text_loss", loss)
-    return lambda: monkeypatch.setattr(training, "text_loss", original)
-
-
-def asks_to_stop(number):
-    return lambda: signal.raise_signal(number)
-
-
 def pretrained(out, *words, steps=4):
-    return pretrain.run(arguments("--out", out, "--steps", steps, *words))
+    try:
+        return main(["pretrain", "--quiet", "--out", str(out), "--steps", str(steps), *map(str, words)])
+    except SystemExit as end:
+        return end.code
 
 
 def check_equal(folder, expected):
@@ -75,265 +51,163 @@ def check_equal(folder, expected):
     logs = [pd.read_csv(path / "training_log.csv")[["step", "loss"]] for path in (expected, folder)]
     assert logs[0].equals(logs[1]) and len(logs[0])
     assert {file.name for file in folder.iterdir()} == {file.name for file in expected.iterdir()}
-    scores = [scoring.saved_scores(path) for path in (expected, folder)]
-    assert scores[0] == scores[1]
+    assert scoring.saved_scores(expected) == scoring.saved_scores(folder)
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill(*args, **options):
+    raise Killed
+
+
+def kill_in_step(patch, number):
+    original, calls = training.text_loss, []
+
+    def loss(*args):
+        calls.append(1)
+        return original(*args) if len(calls) < number else kill()
+
+    patch.setattr(training, "text_loss", loss)
 
 
 @pytest.fixture(scope="module")
 def whole(toy, tmp_path_factory):
-    """The folder of a run that nothing interrupts."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    assert pretrained(out) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def stopped_once(toy, tmp_path_factory):
-    out = tmp_path_factory.mktemp("stopped") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        at_step(patch, 2, asks_to_stop(signal.SIGTERM))
-        assert pretrained(out, "--threads", 1) == 143
-    return out
+    """For each model, the folder of a run that nothing interrupts."""
+    folders = {}
+    for name in MINIS:
+        folders[name] = tmp_path_factory.mktemp("whole") / "out"
+        assert pretrained(folders[name], "--model", name) == 0
+    return folders
 
 
 @pytest.fixture
-def stopped(stopped_once, tmp_path):
-    """The folder of a run that was stopped after its second step."""
-    return Path(shutil.copytree(stopped_once, tmp_path / "stopped"))
+def killed(tmp_path):
+    """The folder of a run of mini-BLIP that was killed in its third step."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_in_step(patch, 3)
+        pretrained(tmp_path / "killed")
+    return tmp_path / "killed"
 
 
-def test_its_folder_is_known(whole, stopped):
-    assert owner(whole) == owner(stopped) == "pretrain"
+PLACES = {  # where a run is killed, and the model
+    "before anything": ("mini-blip", lambda patch: patch.setattr(MINIS["mini-blip"], "tokenizer", kill)),
+    "in step 1": ("mini-mplug", lambda patch: kill_in_step(patch, 1)),
+    "in step 3": ("mini-mplug", lambda patch: kill_in_step(patch, 3)),
+    "while saving": ("mini-blip", lambda patch: patch.setattr(training, "published", kill)),
+    "while scoring": ("mini-blip", lambda patch: patch.setattr(scoring, "skill_scores", kill)),
+    "at the very end": ("mini-blip", lambda patch: patch.setattr(training.Path, "unlink", kill)),
+}
 
 
-@pytest.mark.usefixtures("handled_signals")
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_stopped_run_ends_like_an_unstopped_one(number, code, whole, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "out"
-    undo = at_step(monkeypatch, 3, asks_to_stop(number))
-    assert pretrained(out) == code
-    undo()
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "stopped after step 3; the same command goes on from there"
-    ), "the step in hand is finished: half of it would be done twice"
-    assert TRAINING_STATE in os.listdir(out) and LOCK not in os.listdir(out)
-    with pytest.raises(UserError, match=r"holds a run with other steps \(4\)"):
-        pretrained(out, steps=5)
-    assert pretrained(out) == 0
-    check_equal(out, whole)
-    assert {"README.md", "loss.png", "training_log.csv", "scores.json", "model.safetensors"} <= set(
-        os.listdir(out)
-    )
-    assert TRAINING_STATE not in os.listdir(out)
-
-
-@pytest.mark.parametrize(
-    "where", ["before anything", "before the tokenizer", "in step 1", "while saving", "in the card"]
-)
-def test_a_killed_run_goes_on_wherever_it_was(where, whole, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-
-    class Killed(BaseException):
-        pass
-
-    def kill(*args, **options):
-        raise Killed
-
+@pytest.mark.parametrize("place", PLACES)
+def test_a_killed_run_goes_on_wherever_it_was(place, whole, tmp_path, monkeypatch):
+    name, act = PLACES[place]
     with monkeypatch.context() as patch:
-        if where == "before anything":
-            patch.setattr(MINIS["mini-blip"], "tokenizer", kill)
-        elif where == "before the tokenizer":
-            patch.setattr(BertTokenizerFast, "save_pretrained", kill)
-        elif where == "in step 1":
-            at_step(patch, 1, kill)
-        elif where == "while saving":
-            patch.setattr(training, "SAVE_SECONDS", 0)
-            patch.setattr(training, "published", kill)
-        else:
-            patch.setattr(training.model_card, "_plot", kill)
+        act(patch)
         with pytest.raises(Killed):
-            pretrained(out)
-    assert pretrained(out) == 0
-    check_equal(out, whole)
+            pretrained(tmp_path / "out", "--model", name)
+    assert owner(tmp_path / "out") == "pretrain"
+    assert pretrained(tmp_path / "out", "--model", name) == 0
+    check_equal(tmp_path / "out", whole[name])
 
 
 def test_a_finished_checkpoint_is_checked_and_not_trained_again(whole, tmp_path, capsys):
-    whole = shutil.copytree(whole, tmp_path / "copy")
-    with pytest.raises(UserError, match="finished checkpoint"):
-        pretrained(whole)
-    assert pretrain.run(arguments("--check", whole)) == 0
-    shown = capsys.readouterr()
-    assert "scoring" in shown.err and shown.out.endswith("the scores agree\n")
-    scores = json.loads((whole / "scores.json").read_text())
+    for name, folder in whole.items():
+        names = {file.name for file in folder.iterdir()}
+        assert names == {*training.NAMES, "run.json"} - {TRAINING_STATE}
+        assert main(["pretrain", "--check", str(folder)]) == 0, "the folder says which model it holds"
+        assert capsys.readouterr().out.endswith("the scores agree\n")
+        assert load_family(folder).name == {"mini-blip": "mini_blip", "mini-mplug": "mplug"}[name]
+    assert pretrained(whole["mini-blip"]) == 2
+    assert "finished checkpoint" in capsys.readouterr().err
+    copy = shutil.copytree(whole["mini-blip"], tmp_path / "copy")
+    scores = json.loads((copy / "scores.json").read_text())
     scores["scores"]["caption_loss"] += 1
-    (whole / "scores.json").write_text(json.dumps(scores))
-    assert pretrain.run(arguments("--check", whole)) == 1
+    (copy / "scores.json").write_text(json.dumps(scores))
+    assert main(["pretrain", "--check", str(copy)]) == 1
 
 
-def test_a_run_keeps_its_threads(stopped, monkeypatch):
-    with pytest.raises(UserError, match=r"holds a run with other threads \(1\); choose another --out"):
-        pretrained(stopped, "--threads", 2)
-    before, chosen = torch.get_num_threads(), []
-    state = torch.load(stopped / TRAINING_STATE, weights_only=True)
-    state["settings"]["threads"] = 7
-    torch.save(state, stopped / TRAINING_STATE)
-    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
-    assert pretrained(stopped) == 0 and chosen == [before, 7, 7, before]
-
-
-def test_mini_mplug_is_pre_trained_by_the_same_command(tmp_path, monkeypatch, capsys):
-    """In runs/NAME unless told otherwise; stopped, it goes on to the same bits; it is scored and checked."""
-    monkeypatch.chdir(tmp_path)
-    words = ("--model", "mini-mplug", "--steps", 4, "--threads", 1)
-    assert pretrain.run(arguments(*words)) == 0
-    whole, out = tmp_path / "runs" / "mini-mplug", tmp_path / "out"
-    undo = at_step(monkeypatch, 2, asks_to_stop(signal.SIGTERM))
-    assert pretrain.run(arguments(*words, "--out", out)) == 143
-    undo()
-    with pytest.raises(UserError, match=r"holds a run with other model \(mini-mplug\)"):
-        pretrained(out, "--threads", 1)
-    assert pretrain.run(arguments(*words, "--out", out)) == 0
-    assert "model shards" not in capsys.readouterr().err, "transformers' own bar"
-    check_equal(out, whole)
-    family = load_family(whole)
-    assert family.name == "mplug" and family.tokenizer.bos_token == "[CLS]"
-    assert pretrain.run(arguments("--check", whole)) == 0, "the folder says which model it holds"
-    assert capsys.readouterr().out.endswith("the scores agree\n")
-    card = (whole / "README.md").read_text()
-    assert (
-        card.startswith("# mini-mPLUG\n")
-        and "attngraph pretrain --model mini-mplug --seed 0 --steps 4" in card
-    )
-
-
-def test_a_stop_that_ends_the_process_of_the_batches_first(whole, tmp_path, monkeypatch, capsys):
-    """PyTorch then raises an error wherever the step happens to be; a state in its midst would be wrong."""
-
-    def both_end():
-        signal.raise_signal(signal.SIGTERM)
-        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
-
-    out = tmp_path / "out"
-    undo = at_step(monkeypatch, 3, both_end)
-    assert pretrained(out) == 143
-    assert "goes on from the last state that was saved" in capsys.readouterr().err
-    assert torch.load(out / TRAINING_STATE, weights_only=True)["step"] == 0
-    undo()
-    assert pretrained(out) == 0
-    check_equal(out, whole)
-
-
-def test_a_state_that_names_no_model_is_mini_blips(stopped, whole):
-    """Former versions had no other."""
-    state = torch.load(stopped / TRAINING_STATE, weights_only=True)
-    del state["settings"]["model"]
-    torch.save(state, stopped / TRAINING_STATE)
-    assert pretrained(stopped) == 0
-    check_equal(stopped, whole)
-
-
-def test_a_model_that_is_none_of_these_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        arguments("--model", "mini-clip")
-    assert "mini-blip" in capsys.readouterr().err
-
-
-def changed(**changes):
-    return lambda state: {**state, **changes}
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        b"",
-        b"no state",
-        lambda state: [],
-        lambda state: {},
-        changed(settings=None),
-        changed(step="2"),
-        changed(step=99),
-        changed(running=None),
-        changed(running=float("nan")),
-        changed(log=[[1.0]]),
-        changed(log=None),
-        changed(trained={}),
-        changed(optimizer={}),
-    ],
-)
-def test_a_damaged_state_is_named_with_the_remedy(damage, stopped):
-    file = stopped / TRAINING_STATE
+@pytest.mark.parametrize("damage", [b"", {}, "trained", "optimizer", "step"])
+def test_a_damaged_state_is_named_with_the_remedy(damage, killed, capsys):
+    file = killed / TRAINING_STATE
     if isinstance(damage, bytes):
         file.write_bytes(damage)
     else:
-        torch.save(damage(torch.load(file, weights_only=True)), file)
-    with pytest.raises(UserError) as error:
-        pretrained(stopped)
-    assert f"{file} cannot be read (" in str(error.value) and "to begin anew" in str(error.value)
-    assert "\n" not in str(error.value)
+        state = torch.load(file, weights_only=True)
+        torch.save({key: value for key, value in state.items() if key != damage} if damage else {}, file)
+    assert pretrained(killed) == 2
+    error = capsys.readouterr().err
+    assert f"{file} cannot be read (" in error and "to begin anew" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("full", ["state", "model"])
-def test_a_full_disk_ends_the_run_in_one_line_with_the_state_before(full, stopped, monkeypatch):
-    before = (stopped / TRAINING_STATE).read_bytes()
+FULL = {
+    "write_bytes": OSError(errno.ENOSPC, "No space left on device"),
+    "published": SafetensorError("No space left on device"),
+}
 
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_full_disk_ends_the_run_in_one_line(name, killed, monkeypatch, capsys):
     def refuse(*args, **options):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise FULL[name]
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "SAVE_SECONDS", 0)
-        patch.setattr(*((training, "write_bytes") if full == "state" else (training, "published")), refuse)
-        with pytest.raises(
-            UserError, match=r"cannot be saved to \(OSError: .*No space left .*make room"
-        ) as error:
-            pretrained(stopped)
-    assert "\n" not in str(error.value)
-    assert ((stopped / TRAINING_STATE).read_bytes() == before) == (full == "state")
-    assert not [name for name in os.listdir(stopped) if name.startswith(".")]
-    assert pretrained(stopped) == 0
-
-
-def test_two_at_a_time_are_refused(tmp_path):
-    with sole_use(tmp_path / "out"), pytest.raises(UserError, match="in use by another command"):
-        pretrained(tmp_path / "out")
+        patch.setattr(training, name, refuse)
+        assert pretrained(killed) == 2
+    error = capsys.readouterr().err
+    assert "cannot be saved to (" in error and "make room" in error and error.count("\n") == 1
+    assert not [name for name in os.listdir(killed) if name.startswith(".")]
+    assert pretrained(killed) == 0
 
 
 @pytest.mark.parametrize(
     "content",
-    [
-        "{",
-        "[]",
-        "null",
-        '{"scores": null}',
-        '{"scores": []}',
-        '{"scores": {"a": null}}',
-        '{"scores": {}}',
-        '{"run": [], "scores": {"a": 1}}',
-        '{"run": {"model": "mini-clip"}, "scores": {"a": 1}}',
-        "[" * 100_000,
-    ],
+    ["{", "[]", '{"scores": null}', '{"scores": {"a": null}}', '{"scores": {}}', "[" * 100_000]
+    + ['{"run": [], "scores": {"a": 1}}', '{"run": {"model": "mini-clip"}, "scores": {"a": 1}}'],
 )
-def test_damaged_scores_of_a_checkpoint_are_named(content, tmp_path):
+def test_damaged_scores_of_a_checkpoint_are_named(content, tmp_path, capsys):
     (tmp_path / "scores.json").write_text(content)
-    with pytest.raises(UserError, match="scores.json is damaged .*run `attngraph pretrain` again") as error:
-        pretrain.run(arguments("--check", tmp_path))
-    assert "\n" not in str(error.value)
+    assert main(["pretrain", "--check", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "scores.json is damaged" in error and "run `attngraph pretrain` again" in error
+    assert error.count("\n") == 1
 
 
-def test_bad_input_is_one_line(tmp_path):
-    (tmp_path / "other").write_text("something")
-    for words in (
-        ["--out", tmp_path],
-        ["--steps", 0],
-        ["--seed", -1],
-        ["--seed", 2**63],
-        ["--threads", 1_000_000],
-        ["--device", "meta"],
-        ["--check", tmp_path],
-        ["--check", "--steps", 5],
-        ["--check", tmp_path, "--model", "mini-mplug"],
-        ["--out", "/proc/out"],
+def test_what_is_refused(killed, tmp_path, capsys):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "config.json").write_text("something")
+    for words, message in (
+        (["--out", mine], "config.json is there already"),
+        (["--out", killed, "--seed", 1], "other seed"),
+        (["--out", killed, "--model", "mini-mplug"], "other model"),
+        (["--out", killed, "--steps", 5], "other steps"),
+        (["--steps", 0], "--steps"),
+        (["--seed", -1], "--seed"),
+        (["--device", "meta"], "--device meta"),
+        (["--model", "mini-clip"], "mini-blip"),
+        (["--check"], "changes nothing with --check"),
+        (["--out", "/proc/out"], "/proc"),
     ):
-        with pytest.raises(UserError) as error:
-            pretrain.run(arguments(*words))
-        assert "\n" not in str(error.value)
-    assert [file.name for file in tmp_path.iterdir()] == ["other"]
+        assert pretrained(tmp_path / "out", *words) == 2, words
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, words
+    assert main(["pretrain", "--check", str(mine)]) == 2
+    assert "scores.json not found" in capsys.readouterr().err
+    with sole_use(killed):
+        assert pretrained(killed) == 2
+    assert "in use by another command" in capsys.readouterr().err
+    assert (mine / "config.json").read_text() == "something" and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", MINIS)
+def test_the_shipped_card_tells_the_shipped_scores(name):
+    shipped = MINIS[name].checkpoint
+    assert sum(file.stat().st_size for file in shipped.iterdir()) <= 8e6
+    run, scores = json.loads((shipped / "scores.json").read_text()).values()
+    card = (shipped / "README.md").read_text()
+    assert f"--seed {run['seed']} --steps {run['steps']}" in card
+    assert all(f"| {100 * value:.1f} % |" in card for key, value in scores.items() if "exact" in key)
+    assert run["steps"] == MINIS[name].recipe.steps

@@ -5,7 +5,6 @@ import json
 from experiments.cli import main
 from experiments.datasets.coco import COCO
 from experiments.datasets.dataset import split_examples
-from experiments.datasets.faults import Faults
 
 SIZES = ["--questions", "6", "2", "4", "--hypotheses", "6", "3", "3", "--captions", "4", "2", "3"]
 
@@ -17,10 +16,7 @@ def test_sizes_and_seed_reach_the_files(tmp_path, capsys):
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["seed"] == 7
     assert manifest["sizes"] == {"questions": [6, 2, 4], "hypotheses": [6, 3, 3], "captions": [4, 2, 3]}
-    written = [
-        len(split_examples(COCO, out / "karpathy", split, Faults(), "karpathy"))
-        for split in ("train", "val", "test")
-    ]
+    written = [len(split_examples(COCO, out / "karpathy", split)) for split in ("train", "val", "test")]
     assert written == [4, 2, 3]
 
 

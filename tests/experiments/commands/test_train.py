@@ -16,7 +16,7 @@ from experiments.commands.train import trained_in_words
 from experiments.configs.experiment import load_experiment
 from experiments.configs.settings import Settings
 from experiments.models import load_family
-from experiments.scenes.layouts.make import make_scenes
+from experiments.scenes.write import make_scenes
 from experiments.training.finished import Finished
 from experiments.training.resolve import resolved
 

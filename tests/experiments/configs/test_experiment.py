@@ -22,8 +22,7 @@ from experiments.configs.grid import Grid, load_table
 from experiments.configs.reading import parsed
 from experiments.configs.settings import Settings, chosen_settings
 from experiments.methods import METHODS, method_named
-from experiments.scenes.layouts.make import make_scenes
-from experiments.scenes.write import Sizes, write_scenes
+from experiments.scenes.write import Sizes, make_scenes, write_scenes
 from experiments.tasks import TASKS
 from experiments.training.answering import described
 from experiments.training.plan import Wanted, decided, plan_table, settings_of

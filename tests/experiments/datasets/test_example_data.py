@@ -4,7 +4,6 @@ import csv
 
 from PIL import Image
 
-from experiments.datasets.faults import Faults
 from experiments.tasks import TASKS
 from tests.experiments.examples.example_data import convert
 
@@ -18,10 +17,9 @@ def test_a_csv_file_becomes_a_task(tmp_path, monkeypatch):
     with open(tmp_path / "mine.csv", "w", newline="") as file:
         csv.writer(file).writerows(lines)
     convert(tmp_path / "mine.csv", tmp_path / "data")
-    task, faults = TASKS["vizwiz_vqa"], Faults()
-    test = list(task.read(tmp_path / "data", "test", faults))
+    task = TASKS["vizwiz_vqa"]
+    test = list(task.examples(tmp_path / "data", "test"))
     assert [(e.prompt, set(e.references), e.image.name) for e in test] == [
         ("what color is 3 ?", {"red"}, "3.png")
     ]
     assert task.score({test[0].id: "red"}, test).columns == {"vizwiz_vqa.accuracy": 1.0}
-    assert not faults

@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face hub: small ones, written in the columns of the repositories."""
 
 import io
+import json
 import sys
 
 import pytest
@@ -8,8 +9,9 @@ from PIL import Image
 
 from attngraph.errors import UserError
 from experiments.datasets import hub
+from experiments.datasets.check import check
+from experiments.datasets.damaged import LIST
 from experiments.datasets.dataset import DATA_SETS, Counts, DataSet, split_examples
-from experiments.datasets.faults import Faults
 from experiments.datasets.hub import Columns, Hub, download
 from experiments.datasets.tables import table
 
@@ -159,12 +161,14 @@ def save(name, root, how, data=None):
     return split
 
 
-@pytest.mark.parametrize("how", ["folder", "folders", "parquet"])
-@pytest.mark.parametrize("name", FIRST)
+HOW = ("folder", "folders", "parquet")
+
+
+@pytest.mark.parametrize(("name", "how"), [(name, HOW[k % 3]) for k, name in enumerate(FIRST)])
 def test_reads_the_columns_of_the_repositories(tmp_path, name, how):
     split = save(name, tmp_path, how)
     assert DATA_SETS[name].reader(tmp_path, split).name == "hub"
-    first, second = split_examples(DATA_SETS[name], tmp_path, split, Faults())
+    first, second = split_examples(DATA_SETS[name], tmp_path, split)
     assert (first.id, first.prompt, first.references, first.kind, first.groups) == FIRST[name][1:]
     assert second.id != first.id
     assert Image.open(first.image).size == (8, 6) and first.image.suffix == ".jpg"
@@ -183,12 +187,12 @@ def test_pictures_become_files_once_by_content(tmp_path, cache, monkeypatch):
     files = {file: file.read_bytes() for file in (cache / "pictures").rglob("*") if file.is_file()}
     assert len(files) == 3
     monkeypatch.setattr(hub, "write_bytes", lambda *_: pytest.fail("written twice"))
-    split_examples(DATA_SETS["textcaps"], tmp_path, "val", Faults())
+    split_examples(DATA_SETS["textcaps"], tmp_path, "val")
     monkeypatch.undo()
     monkeypatch.setenv("ATTNGRAPH_CACHE", str(cache))
     for file in files:
         file.write_bytes(file.read_bytes()[:100])  # a copy that was cut off is made again
-    split_examples(DATA_SETS["textcaps"], tmp_path, "val", Faults())
+    split_examples(DATA_SETS["textcaps"], tmp_path, "val")
     assert {file: file.read_bytes() for file in files} == files
 
 
@@ -198,7 +202,7 @@ def test_a_digest_does_not_tell_where_the_cache_is(tmp_path, cache, monkeypatch)
     moved = cache.rename(tmp_path / "moved")
     monkeypatch.setenv("ATTNGRAPH_CACHE", str(moved))
     again = table(DATA_SETS["textcaps"], tmp_path / "textcaps", "val")
-    assert again.digest == first.digest
+    assert again.about.digest == first.about.digest
     assert all(Image.open(example.image).size == (8, 6) for example in again)
 
 
@@ -215,34 +219,28 @@ def test_splits_without_answers(tmp_path):
     data.save_to_disk(tmp_path / "hub" / "test")
     assert [example.references for example in table(DATA_SETS["textcaps"], tmp_path, "test")] == [(), ()]
     data.save_to_disk(tmp_path / "hub" / "val")
-    with pytest.raises(UserError, match="'caption_str' of row 0 is empty"):
+    with pytest.raises(UserError, match="'caption_str' of row 0 has 0 entries"):
         table(DATA_SETS["textcaps"], tmp_path, "val")
 
 
 @pytest.mark.parametrize(
-    "name, change, message, left",
+    "name, change, message",
     [
-        ("textcaps", {"caption_str": ["", "b"]}, r"'caption_str' of caption_str 0 of row 0 is empty", 2),
-        ("textcaps", {"caption_str": [" "]}, r"'caption_str' of caption_str 0 of row 0 is empty", 1),
-        ("textcaps", {"caption_str": []}, "'caption_str' of row 0 is empty", 1),
-        ("textcaps", {"image_id": "00b2"}, "row 1 has the image_id '00b2', which row 0 has too", 1),
-        ("textcaps", {"image_id": None}, "'image_id' of row 0 is NoneType", 1),
-        ("textcaps", {"image": None}, "'image' of row 0 holds no picture", 1),
-        ("textcaps", {"image": {"bytes": b"", "path": None}}, "holds no picture", 1),
-        ("vqa2", {"question": " "}, "'question' of row 0 is empty", 1),
-        ("vqa2", {"answers": [*TEN[:9], {"answer": None}]}, "'answer' of answers 9 of row 0 is NoneType", 1),
-        ("vqa2", {"answers": TEN[:9]}, "'answers' of row 0 has 9 entries, VQA accuracy needs at least 10", 1),
-        ("vizwiz_vqa", {"answers": ["can"] * 9}, "'answers' of row 0 has 9 entries", 1),
-        ("snli_ve", {"label": -1}, "'label' of row 0 is -1, no label", 1),
-        ("snli_ve", {"label": None}, "'label' of row 0 is NoneType", 1),
+        ("textcaps", {"caption_str": ["b", " "]}, r"'caption_str\[1\]' of row 0 is empty"),
+        ("textcaps", {"caption_str": []}, "'caption_str' of row 0 has 0 entries"),
+        ("textcaps", {"image_id": "00b2"}, "row 1 has the image_id '00b2', which row 0 has too"),
+        ("textcaps", {"image": None}, "'image' of row 0 holds no picture"),
+        ("vqa2", {"answers": [*TEN[:9], {"answer": None}]}, r"'answer' of row 0.answers\[9\] is NoneType"),
+        ("vizwiz_vqa", {"answers": ["can"] * 9}, "'answers' of row 0 has 9 entries"),
+        ("snli_ve", {"label": -1}, "'label' of row 0 is -1, no label"),
     ],
 )
-def test_faults(tmp_path, name, change, message, left):
+def test_faults(tmp_path, name, change, message):
     split = save(name, tmp_path, "folder", rows(name, lambda rows: rows[0].update(change)))
     with pytest.raises(UserError, match=f"hub/.*{message}"):
-        split_examples(DATA_SETS[name], tmp_path, split, Faults())
-    faults = Faults(1)
-    assert len(split_examples(DATA_SETS[name], tmp_path, split, faults)) == left and len(faults) == 1
+        split_examples(DATA_SETS[name], tmp_path, split)
+    (tmp_path / LIST).write_text(json.dumps(check(DATA_SETS[name], tmp_path, [split]).damaged))
+    assert len(split_examples(DATA_SETS[name], tmp_path, split)) == 1
 
 
 def test_answers_of_annotators_stay_as_they_are(tmp_path):
@@ -250,35 +248,35 @@ def test_answers_of_annotators_stay_as_they_are(tmp_path):
     ten = ["yes "] * 9 + [""]
     data = rows("vqa2", lambda rows: rows[0].update(answers=[{"answer": answer} for answer in ten]))
     split = save("vqa2", tmp_path, "folder", data)
-    assert split_examples(DATA_SETS["vqa2"], tmp_path, split, Faults())[0].references == tuple(ten)
+    assert split_examples(DATA_SETS["vqa2"], tmp_path, split)[0].references == tuple(ten)
 
 
 def test_what_cannot_be_read(tmp_path, monkeypatch, capfd):
     data, data_set = tmp_path / "hub" / "data", DATA_SETS["textcaps"]
     with pytest.raises(UserError, match="TextCaps_0.1_val.json missing"):
-        split_examples(data_set, tmp_path, "val", Faults())
+        split_examples(data_set, tmp_path, "val")
     with pytest.raises(UserError, match="hub/val/state.json missing"):
-        split_examples(data_set, tmp_path, "val", Faults(), "hub")
+        split_examples(data_set, tmp_path, "val", data_set.reader(tmp_path, "val", "hub"))
     save("textcaps", tmp_path, "parquet")
     whole = data / "val-00001-of-00002.parquet"
     content = whole.read_bytes()
     whole.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="val-00000-of-00002.parquet: cannot be read .*get it again"):
-        split_examples(data_set, tmp_path, "val", Faults(None))
+        split_examples(data_set, tmp_path, "val")
     assert not capfd.readouterr().err  # one line, and it is the error's
     whole.unlink()
     with pytest.raises(UserError, match="1 of 2 files of its split are there; get the others"):
-        split_examples(data_set, tmp_path, "val", Faults(None))
+        split_examples(data_set, tmp_path, "val")
     whole.write_bytes(content)
     monkeypatch.setenv("ATTNGRAPH_CACHE", str(whole))  # a file, no folder
     with pytest.raises(UserError, match="ATTNGRAPH_CACHE"):
-        split_examples(data_set, tmp_path, "val", Faults(None))
+        split_examples(data_set, tmp_path, "val")
     monkeypatch.setenv("ATTNGRAPH_CACHE", str(tmp_path / "cache"))
     rows("coco").save_to_disk(tmp_path / "hub" / "train")
     with pytest.raises(
         UserError, match="no column caption_str, image_id, only question_id, .*lmms-lab/TextCaps"
     ):
-        split_examples(data_set, tmp_path, "train", Faults(None))
+        split_examples(data_set, tmp_path, "train")
 
 
 def test_a_saved_split_that_lacks_a_file(tmp_path):
@@ -286,20 +284,20 @@ def test_a_saved_split_that_lacks_a_file(tmp_path):
     (arrow,) = (tmp_path / "hub" / "val").glob("*.arrow")
     arrow.unlink()
     with pytest.raises(UserError, match="state.json: cannot be read"):
-        split_examples(DATA_SETS["textcaps"], tmp_path, "val", Faults())
+        split_examples(DATA_SETS["textcaps"], tmp_path, "val")
 
 
 def test_without_the_package(tmp_path, monkeypatch):
     save("textcaps", tmp_path, "folder")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'attngraph\[hub\]'"):
-        split_examples(DATA_SETS["textcaps"], tmp_path, "val", Faults())
+        split_examples(DATA_SETS["textcaps"], tmp_path, "val")
 
 
 class Elsewhere(DataSet):
     """TextCaps' columns in a folder that stands for a repository."""
 
-    name, title, unit, archives, tree = "elsewhere", "Elsewhere", "captions", (), ()
+    name, title, unit, contents = "elsewhere", "Elsewhere", "captions", ()
     homepage = licence = citation = ""
 
     def __init__(self, repository):
@@ -311,7 +309,7 @@ def test_download_keeps_a_split_whole(tmp_path, monkeypatch):
     save("textcaps", tmp_path / "repository", "parquet")
     data_set, root = Elsewhere(tmp_path / "repository" / "hub"), tmp_path / "root"
     with pytest.raises(UserError, match="hub/val/state.json missing"):
-        split_examples(data_set, root, "val", Faults())  # reading downloads nothing
+        split_examples(data_set, root, "val")  # reading downloads nothing
     monkeypatch.setattr(datasets.Dataset, "save_to_disk", lambda *_: 1 / 0)
     with pytest.raises(UserError, match="split val: cannot be downloaded .*division by zero"):
         download(data_set, root, "val")
@@ -325,7 +323,7 @@ def test_download_keeps_a_split_whole(tmp_path, monkeypatch):
     there.mkdir(parents=True)
     (there / "val.parquet").touch()  # the repository's own files, got some other way
     assert download(data_set, tmp_path / "other", "val") == there
-    examples = split_examples(data_set, root, "val", Faults())
+    examples = split_examples(data_set, root, "val")
     counts = data_set.readers[0].published["val"]
     assert (len(examples), sum(len(example.references) for example in examples)) == (2, 3)
     assert counts == Counts(2, 3)

@@ -7,15 +7,14 @@ import pytest
 
 from attngraph.errors import UserError
 from experiments.datasets.reading import (
-    Images,
+    Damaged,
+    Pictures,
+    Record,
     Unique,
-    field,
-    json_line,
     read_json,
-    read_lines,
     read_text,
+    records,
     shown,
-    text_field,
 )
 
 LONE = '{"question": "half \\ud83d"}'
@@ -28,7 +27,7 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 
 
 def parsed(file):
-    return [(where, json_line(line, file, where)) for where, line in read_lines(file)]
+    return list(records(file))
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path):
@@ -66,9 +65,12 @@ def test_what_is_no_json_is_one_line(tmp_path, content, message):
         read_json(file)
     one_line(error)
     if content:
-        file.write_text('{"a": 1}\n' + content)
-        with pytest.raises(UserError, match=f"a.json: line 2 is {message}") as error:
-            parsed(file)
+        lines = tmp_path / "a.jsonl"
+        lines.write_text('{"a": 1}\n' + content)
+        (_, whole), (where, damaged) = parsed(lines)
+        assert whole == {"a": 1} and where == "line 2" and isinstance(damaged, Damaged)
+        with pytest.raises(Damaged, match=f"a.jsonl: line 2 is {message}") as error:
+            Record(damaged, lines, where).field("a", int)
         one_line(error)
 
 
@@ -99,12 +101,28 @@ def test_fields_are_checked(tmp_path):
         (json.loads(LONE), "field 'question' of questions\\[3\\] holds half a character .'half .ud83d'"),
     ):
         with pytest.raises(UserError, match=f"q.json: .*{message}") as error:
-            text_field(record, "question", "q.json", "questions[3]")
+            Record(record, "q.json", "questions[3]").text("question")
         one_line(error)
-    assert text_field({"question": " é?"}, "question", "q.json", "x") == " é?"
-    assert field({"id": 10**4000}, "id", int, "q.json", "x") == 10**4000
+    assert Record({"question": " é?"}, "q.json", "x").text("question") == " é?"
+    assert Record({"id": 10**4000}, "q.json", "x").field("id", int) == 10**4000
     with pytest.raises(UserError, match="field 'id' of x is bool"):
-        field({"id": True}, "id", int, "q.json", "x")
+        Record({"id": True}, "q.json", "x").field("id", int)
+
+
+def test_lists_of_texts_are_checked():
+    def texts(content, **options):
+        return Record({"a": content}, "q.json", "x").texts("a", **options)
+
+    assert texts(["", "b"]) == ("", "b") == texts([{"t": ""}, {"t": "b"}], item="t")
+    for content, options, message in (
+        (["a", None], {}, r"field 'a\[1\]' of x is NoneType"),
+        (["a", "\ud800"], {}, r"field 'a\[1\]' of x holds half a character"),
+        ([{"t": "a"}, "b"], {"item": "t"}, r"x.a\[1\] is str, not an object"),
+        ([{"t": "a"}, {}], {"item": "t"}, r"x.a\[1\] has no field 't'"),
+        (["a"], {"least": 2}, "field 'a' of x has 1 entries, at least 2 are due"),
+    ):
+        with pytest.raises(Damaged, match=f"q.json: {message}"):
+            texts(content, **options)
 
 
 def test_values_are_shown_on_one_short_line():
@@ -127,6 +145,7 @@ def test_ids_that_occur_twice_are_refused():
 def test_image_folders_that_cannot_be_one_line(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
+    record = Record({}, "q.json", "line 2")
     for name, fault in {
         "absent": "no such image folder; check the path or unpack",
         "null\0": "no such image folder",
@@ -134,23 +153,31 @@ def test_image_folders_that_cannot_be_one_line(tmp_path):
         "loop": "cannot be read .Too many levels of symbolic links.; check the path",
         "x" * 5000: "cannot be read .File name too long.; check the path",
     }.items():
-        with pytest.raises(UserError, match=fault):
-            Images(tmp_path / name)
-    with pytest.raises(
-        UserError, match="no such image as 'a.nb', though line 2 of q.json needs it; unpack"
-    ) as error:
-        Images(tmp_path).path("a\nb", "q.json", "line 2")
-    one_line(error)
-    (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "a.png").touch()
-    with pytest.raises(
-        UserError, match="needs it; it is one folder below: move the content of .*below there"
-    ):
-        Images(tmp_path).path("a", "q.json", "line 2")
+        with pytest.raises(UserError, match=fault) as error:
+            Pictures(tmp_path).path(name, "a", record)
+        assert not isinstance(error.value, Damaged)  # no fault of one record
+    for folder in ("..", "/etc", "a/../.."):
+        with pytest.raises(Damaged, match="line 2 has its image in .*, outside "):
+            Pictures(tmp_path).path(folder, "a", record)
+    (tmp_path / "images" / "below").mkdir(parents=True)
+    (tmp_path / "images" / "below" / "b.png").touch()
+    for name, remedy in {
+        "a\nb": "unpack all",
+        "b": "it is one folder below: move the content of .*below there",
+    }.items():
+        with pytest.raises(
+            Damaged, match=f"no such image as .*, though line 2 of q.json needs it; {remedy}"
+        ) as error:
+            Pictures(tmp_path).path("images", name, record)
+        one_line(error)
 
 
-@pytest.mark.parametrize("there", ["a.jpg", "a.JPG", "a.png", "a.JPEG"])
-@pytest.mark.parametrize("name", ["a", "a.jpg", "a.png"])
+@pytest.mark.parametrize(
+    ("there", "name"),
+    [("a.jpg", "a"), ("a.JPG", "a.jpg"), ("a.png", "a.jpg"), ("a.JPEG", "a.png"), ("a.png", "a")],
+)
 def test_images_are_found_with_whatever_suffix_they_have(tmp_path, there, name):
-    (tmp_path / there).touch()
-    assert Images(tmp_path).path(name, "q.json", "line 2") == tmp_path / there
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / there).touch()
+    found = Pictures(tmp_path).path("images", name, Record({}, "q.json", "line 2"))
+    assert found == tmp_path / "images" / there

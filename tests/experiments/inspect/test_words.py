@@ -15,7 +15,7 @@ from experiments.inspect.options import add_source_arguments, open_source
 from experiments.inspect.words import patches_of, whole_words, word_spans, words_of
 from experiments.models.batch import Batch, Sample
 from experiments.models.text import Text
-from experiments.scenes.patches import patch_targets
+from experiments.scenes.drawing import patch_targets
 from experiments.scenes.scene import scenes
 from tests.experiments.tiny import captioner, save, tokenizer
 

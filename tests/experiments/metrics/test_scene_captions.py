@@ -20,7 +20,7 @@ from experiments.metrics.scene_captions import (
 from experiments.scenes.captions import caption_scenes, captions, ordered
 from experiments.scenes.facts import related, short_place
 from experiments.scenes.scene import COLORS, SHAPES, SIZES, Background, Scene, Thing
-from experiments.scenes.vocabulary import all_words
+from experiments.scenes.words import all_words
 
 GROUND = Background("plain", (250, 250, 250), (250, 250, 250), 0)
 # left to right: a large red circle, and under it a small blue star; a small green circle at the right

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from experiments.planted.rows import ROWS
-from experiments.planted.study import COLUMNS
+from experiments.planted.study import COLUMNS, ROWS
 from experiments.planted.summary import chosen, conditions, interval, text
 
 

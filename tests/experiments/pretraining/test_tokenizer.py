@@ -11,7 +11,7 @@ from experiments.pretraining.tokenizer import (
     build_tokenizer,
     build_vocabulary,
 )
-from experiments.scenes.vocabulary import all_words
+from experiments.scenes.words import all_words
 
 TEXTS = [
     "how many red circles?",

@@ -114,25 +114,6 @@ def test_a_task_registered_at_run_time(tmp_path, monkeypatch):
     assert all({"chess.mates", "vqa.accuracy", "avg"} == set(row.scores) for row in table.rows)
 
 
-@pytest.mark.parametrize(
-    "counts, said",
-    [
-        ([(0, 0), (0, 0)], ""),
-        ([(0, 1), (0, 1)], "; 1 damaged test record left out"),
-        ([(1, 2), (3, 2)], "; 2 damaged test records left out; up to 3 damaged train records left out"),
-    ],
-)
-def test_what_was_left_out_is_said_once_for_each_split(counts, said, tmp_path):
-    tasks = {"vqa": TASKS["vqa"]}
-    runs = runs_on(tmp_path, tasks, seeds=(0,))
-    runs = [
-        replace(run, result={**run.result, "left_out": {"train": train, "test": test}})
-        for run, (train, test) in zip(runs, counts, strict=True)
-    ]
-    notes = [note for note in make_table(runs, tasks, "t").notes if note.startswith(tasks["vqa"].title)]
-    assert notes == [f"{tasks['vqa'].title}: 90 training and 60 test examples{said}"]
-
-
 def test_details_hold_everything_once(tmp_path):
     tasks = {"vqa": TASKS["vqa"]}
     runs = runs_on(tmp_path, tasks)

@@ -13,12 +13,10 @@ import pytest
 from attngraph.errors import UserError
 from experiments.datasets.dataset import DATA_SETS
 from experiments.datasets.example import Example
-from experiments.datasets.faults import Faults
 from experiments.datasets.tables import table
 from experiments.models import Decoding, Ranking
 from experiments.report.columns import AVERAGE, table_columns
-from experiments.scenes.layouts.make import make_scenes
-from experiments.scenes.write import Sizes, write_scenes
+from experiments.scenes.write import Sizes, make_scenes, write_scenes
 from experiments.tasks import TASKS
 from experiments.tasks.official import HELD_OUT, is_held_out
 from experiments.tasks.task import SPLITS, kinds_of
@@ -92,32 +90,6 @@ def test_counts_that_differ_from_the_published_ones_are_told(own):
     assert f"; test has {captions} captions, published are 25,010" in OFFICIAL["coco"].source(own, "test")
 
 
-def test_questions_that_cannot_be_scored_are_not_held_out(own):
-    """BLIP's files have questions with fewer than ten answers in their training split."""
-    root = own / "vqa2"
-    for split in ("train", "val"):
-        records = [
-            {
-                "dataset": "vqa",
-                "image": e.image.relative_to(root).as_posix(),
-                "question": e.prompt,
-                "question_id": int(e.id),
-                "answer": e.references[: 10 if split == "val" or int(e.id) % 2 else 3],
-            }
-            for e in official(own, "vqa2", split, "official").values()
-        ]
-        (root / f"vqa_{split}.json").write_text(json.dumps(records))
-    for file in (root / "dataset_coco.json", *root.glob("v2_*")):
-        file.unlink()
-    task, whole = OFFICIAL["vqa2"], official(own, "vqa2", "train", "blip")
-    train, held = task.examples(own, "train"), task.examples(own, "validation")
-    assert held and all(len(example.references) == 10 for example in held)
-    lost = set(whole) - {e.id for e in train} - {e.id for e in held}
-    pictures = {example.image for example in held}
-    assert lost == {e.id for e in whole.values() if e.image in pictures and len(e.references) < 10} != set()
-    assert any(len(example.references) == 3 for example in train)
-
-
 def test_one_picture_in_twenty_is_held_out():
     names = [f"VizWiz_train_{k:08d}.jpg" for k in range(20_000)]
     share = np.mean([is_held_out(name) for name in names])
@@ -128,11 +100,11 @@ def test_one_picture_in_twenty_is_held_out():
 def test_content_tells_data_apart_wherever_they_lie(name, folder, own):
     task = OFFICIAL[name]
 
-    def content(data, split="test", limit=0):
-        return task.content(data, split, Faults(limit))
+    def content(data, split="test"):
+        return task.content(data, split)
 
     here = content(folder)
-    assert here == content(own) == content(own, limit=5), "where files lie and what could be left out"
+    assert here == content(own), "where files lie"
     assert json.loads(json.dumps(here)) == here
     assert here["train"] == content(folder, "validation")["train"] and here != content(folder, "validation")
     part = task.part(own, "train")
@@ -188,12 +160,12 @@ def test_entailment_ranks_its_words_and_questions_the_list_of_the_data(own):
     for name in ("vqa2", "vizwiz_vqa"):
         task = OFFICIAL[name]
         assert task.answering(own) == Decoding(10, 3)
-        answers = task.answers(own, Faults())
+        answers = task.answers(own)
         counted = Counter(Counter(e.references).most_common(1)[0][0] for e in task.examples(own, "train"))
         assert set(answers) == set(counted) and counted[answers[0]] == max(counted.values())
         (own / name / "answer_list.json").write_text('["yes", "a red ball"]')
-        assert task.answers(own, Faults()) == ("yes", "a red ball")
-    assert OFFICIAL["coco"].answers(own, Faults()) is None and not OFFICIAL["coco"].ranks
+        assert task.answers(own) == ("yes", "a red ball")
+    assert OFFICIAL["coco"].answers(own) is None and not OFFICIAL["coco"].ranks
 
 
 def test_textcaps_scores_an_image_once_against_five_captions(folder):
@@ -283,11 +255,6 @@ def test_ids_that_the_official_evaluation_leaves_out(own):
         annotation["is_precanned"] |= annotation["image_id"] == image
     file.write_text(json.dumps(content))
     task = OFFICIAL["vizwiz_caps"]
-    content["images"].append({"id": []})  # damaged
-    content["annotations"].append({"image_id": {}})
-    file.write_text(json.dumps(content))
-    assert str(image) in task.unscored(own, "test")
-    del content["images"][-1], content["annotations"][-1]
     file.write_text(json.dumps(content))
     left_out = task.unscored(own, "test")
     scored = {example.id for example in task.examples(own, "test")}
@@ -296,36 +263,38 @@ def test_ids_that_the_official_evaluation_leaves_out(own):
     file = own / "snli_ve" / "snli_ve_test.jsonl"
     first, *others = file.read_text().splitlines()
     pair = json.loads(first) | {"gold_label": "-"}
-    no_id = {name: x for name, x in pair.items() if name != "pairID"}  # damaged, as is half a line
-    file.write_text("\n".join([json.dumps(pair), json.dumps(no_id), json.dumps(no_id)[:-9], *others]))
+    no_id = {name: x for name, x in pair.items() if name != "pairID"}
+    file.write_text("\n".join([json.dumps(pair), json.dumps(no_id), *others]))
     assert OFFICIAL["snli_ve"].unscored(own, "test") == {pair["pairID"]}
     assert OFFICIAL["coco"].unscored(own, "test") == OFFICIAL["vqa2"].unscored(own, "test") == set()
 
 
 def test_asked_splits_are_read_in_the_format_that_is_scored(own):
-    """With p-Adapter's files of Karpathy's splits beside the official ones, and none of Karpathy himself."""
+    """Karpathy's, which has annotations of its test split."""
     task, root = OFFICIAL["vqa2"], own / "vqa2"
-    scored = {split: list(task.examples(own, split)) for split in SPLITS}
+    scored = {split: [e.id for e in task.examples(own, split)] for split in SPLITS}
+    official_val = [e.id for e in task.asked(own, "val", "official")]
+    assert official_val != scored["validation"]
     for split, of in zip(SPLITS, ("train", "val", "test")):
-        records = [
-            {
-                "dataset": "vqa",
-                "image": e.image.relative_to(root).as_posix(),
-                "question": e.prompt,
-                "question_id": int(e.id),
-                "answer": e.references,
-            }
-            for e in scored[split]
-        ]
-        (root / f"vqa_karpathy_{of}.json").write_text(json.dumps(records))
+        assert [e.id for e in task.asked(own, of)] == scored[split]
+    assert task.asked(own, "test-dev"), "of the only format that has it"
     (root / "dataset_coco.json").unlink()
-    assert task.part(own, "test").reader.name == "p-adapter"
-    official_val = [e.id for e in task.asked(own, "val", Faults(), "official")]
-    assert official_val != [e.id for e in scored["validation"]]
-    for split, of in zip(SPLITS, ("train", "val", "test")):
-        ids = [e.id for e in task.examples(own, split)]
-        assert ids == [e.id for e in task.asked(own, of, Faults())] == [e.id for e in scored[split]]
-    assert task.asked(own, "test-dev", Faults()), "of the only format that has it"
-    for file in (*root.glob("vqa_karpathy_*"), *root.glob("*2014*.json")):
+    assert (
+        [e.id for e in task.asked(own, "val")] == official_val == [e.id for e in task.examples(own, "test")]
+    )
+    for file in root.glob("*2014*.json"):
         file.unlink()
-    assert task.asked(own, "test-dev", Faults()), "where nothing else is there"
+    assert task.asked(own, "test-dev"), "where nothing else is there"
+
+
+def test_damaged_records_that_are_listed_are_no_part_of_the_data(own):
+    task, root = OFFICIAL["vizwiz_vqa"], own / "vizwiz_vqa"
+    before, examples = task.content(own, "test"), list(task.examples(own, "test"))
+    picture = examples[0].image.relative_to(root).as_posix()
+    (root / "damaged.json").write_text(json.dumps({picture: "cut off"}))
+    assert list(task.examples(own, "test")) == [e for e in examples if e.image != examples[0].image]
+    after = task.content(own, "test")
+    assert after["train"] == before["train"] and after["test"]["left out"] == 1
+    assert after["test"]["digest"] != before["test"]["digest"]
+    assert "1 damaged record left out" in task.source(own, "test")
+    assert task.unscored(own, "test") == {examples[0].id}, "a file of predictions may have it"

@@ -6,7 +6,6 @@ import pytest
 
 from attngraph.errors import UserError
 from experiments.cli import main
-from experiments.datasets.faults import Faults
 from experiments.models import Decoding, Ranking, load_family
 from experiments.tasks import TASKS
 from experiments.training.answering import check_room, described, in_words, way_of
@@ -22,7 +21,7 @@ def mplug(tmp_path):
 
 
 def way(task, model, decoding=None):
-    return way_of(TASKS[task], Path("data"), "generate", Faults(0), model, decoding)
+    return way_of(TASKS[task], Path("data"), "generate", model, decoding)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +72,6 @@ def test_lists_are_ranked_alike(mplug):
 def test_a_finished_run_answers_as_it_did(tmp_path):
     for way in (ANSWER, CAPTION, Decoding(10, 3), Decoding(4), Decoding(40, 5, 5, as_released="p_adapter")):
         run = Finished(tmp_path, {"task": "coco"}, {"answering": described(way)})
-        assert run.way(tmp_path, Faults(0)) == way
+        assert run.way(tmp_path) == way
     assert described(Decoding(10, 3)) == {"way": "generate", "beams": 3, "tokens": 10}, "as ever"
     assert in_words(described(CAPTION)).startswith("texts generated with 5 beams and length penalty gnmt, at")

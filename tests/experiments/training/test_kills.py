@@ -66,7 +66,7 @@ def pretraining(tmp_path_factory):
     """``pretraining(out)``: the words of a small pre-training into a folder."""
     file = tmp_path_factory.mktemp("words") / "toy.py"
     file.write_text(TOY)
-    return lambda out: ["--plugin", file, "pretrain", "--steps", 40, "--threads", 1, "--out", out]
+    return lambda out: ["--plugin", file, "pretrain", "--steps", 40, "--out", out]
 
 
 def files(out):

@@ -1,6 +1,5 @@
 """Loader processes: the same run with and without them; changed pictures; pictures that cannot be read."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -12,7 +11,6 @@ import torch
 from PIL import Image
 
 from attngraph.errors import UserError
-from experiments.datasets.faults import Faults
 from experiments.models.transforms import TrainingTransform
 from experiments.training import device, loading, trainer
 from experiments.training.data import TaskData
@@ -44,7 +42,7 @@ def often(monkeypatch):
     monkeypatch.setattr(device, "uses_bfloat16", lambda name: False)
 
 
-def run(folder, method="full", recipe=RECIPE, limit=1, faults=None, count=8, stop=None, name="run"):
+def run(folder, method="full", recipe=RECIPE, limit=1, count=8, stop=None, name="run"):
     """Train; the losses, the predictions and the data."""
     family, chosen = small_family(0.3), method_named(method)
     torch.manual_seed(1)
@@ -55,7 +53,7 @@ def run(folder, method="full", recipe=RECIPE, limit=1, faults=None, count=8, sto
         else listed(folder, count)
     )
     cache = FeatureCache(folder / "states", limit)
-    data = TaskData(family, SmallTask(examples), examples, chosen.vision, cache, recipe.augment, faults)
+    data = TaskData(family, SmallTask(examples), examples, chosen.vision, cache, recipe.augment)
 
     def on_step(step):
         if step == stop:
@@ -220,72 +218,3 @@ def test_by_default_they_are_an_error_in_one_line(method, recipe, limit, number,
     with pytest.raises(UserError, match=r"[13]\.png (cannot be read|not found).*: (replace|check)") as error:
         run(damaged, method, recipe, limit)
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
-
-
-@pytest.mark.parametrize("number", [0, 2])
-@pytest.mark.parametrize(
-    "method, recipe, limit",
-    [*WAYS, pytest.param("text", RECIPE, 1, marks=pytest.mark.slow)],  # which hides pictures
-)
-def test_they_are_left_out_up_to_a_limit(method, recipe, limit, number, damaged, monkeypatch):
-    loaders(monkeypatch, number)
-    faults = Faults(4)
-    _, predictions, data = run(damaged, method, recipe, limit, faults)
-    assert list(predictions) == ["e0", "e1", "e4", "e5"]
-    assert [example.id for example in data.settle()] == list(predictions)
-    assert len(faults) == 4 and "e2: " in faults.messages[0] and "1.png" in faults.messages[0]
-    assert len(data.first(3)) == 3 and [sample.name for sample in data.first(9)] == list(predictions)
-    with pytest.raises(UserError, match=r"--skip-bad 3 is too few"):
-        run(damaged, method, recipe, limit, Faults(3), name="less")
-
-
-def test_the_next_example_takes_their_place(damaged):
-    examples = listed(damaged, 8)
-    for vision, limit in (("trained", 1), ("frozen", 1), ("frozen", 0)):
-        cache = FeatureCache(damaged / "states", limit)
-        data = TaskData(small_family(), SmallTask(examples), examples, vision, cache, faults=Faults(4))
-        assert [data[Place(k, 0.0)].name for k in range(8)] == [
-            "e0",
-            "e1",
-            "e4",
-            "e4",
-            "e4",
-            "e5",
-            "e0",
-            "e0",
-        ]
-        assert data.left_out() == [2, 3, 6, 7]
-
-
-def test_with_and_without_a_cache_the_same_examples_are_left_out(damaged):
-    cached = run(damaged, "pgnn", limit=1, faults=Faults(4), name="cached")[:2]
-    assert run(damaged, "pgnn", limit=0, faults=Faults(4), name="in-place")[:2] == cached
-
-
-def test_what_an_interrupted_run_left_out_counts(damaged, monkeypatch):
-    with pytest.raises(Stopped):
-        run(damaged, faults=Faults(4), stop=5)
-    (file,) = (damaged / "run" / "states" / "checkpoint-3").glob("left_out.json")
-    known = json.loads(file.read_text())
-    assert known and set(known) <= {2, 3, 6, 7}
-    small_examples(damaged / "good")
-    for picture in ("1.png", "3.png"):  # repaired meanwhile: yet they were left out
-        (damaged / "good" / picture).replace(damaged / "pictures" / picture)
-    faults = Faults(4)
-    assert set(run(damaged, faults=faults)[2].left_out()) >= set(known)
-
-
-def test_no_good_picture_at_all_is_an_error(tmp_path):
-    examples = small_examples(tmp_path / "pictures")
-    for example in examples:
-        example.image.unlink(missing_ok=True)
-    data = TaskData(
-        small_family(),
-        SmallTask(examples),
-        examples,
-        "trained",
-        FeatureCache(tmp_path / "states"),
-        faults=Faults(None),
-    )
-    with pytest.raises(UserError, match="no picture can be read: check the folder"):
-        data[Place(0, 0.0)]

@@ -9,7 +9,7 @@ from experiments.configs.experiment import Part, Scenes, Training
 from experiments.configs.grid import Grid, load_preset, load_table
 from experiments.configs.settings import Choice, Settings, chosen_settings
 from experiments.methods import METHODS
-from experiments.scenes.layouts.make import make_scenes
+from experiments.scenes.write import make_scenes
 from experiments.tasks import TASKS
 from experiments.training.plan import (
     ENCODER_TIMES,

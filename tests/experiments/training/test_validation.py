@@ -219,14 +219,6 @@ def test_a_full_disk_leaves_a_state_to_go_on_from(place, scripted, tmp_path, mon
     assert all(torch.equal(weight, outcome.weights[name]) for name, weight in expected.weights.items())
 
 
-def test_examples_that_a_validation_left_out_stay_out_when_a_run_goes_on(tmp_path):
-    tuned, data = small_run(tmp_path)
-    chosen = Validation(tuned, data, data.task.decoding, VALIDATED, tmp_path / "run")
-    assert chosen.lacking() == {}
-    chosen.go_on([*listed(0.5), listed(0.1)[0] | {"left_out": [1, 6]}])
-    assert chosen.lacking() == {"left_out": [1, 6]} and chosen.best_step == 10
-
-
 def test_weights_of_another_shape_are_refused(tmp_path):
     tuned, _ = small_run(tmp_path)
     states.save_weights(tuned, tmp_path / "some.safetensors")
