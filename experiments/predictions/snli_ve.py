@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.datasets.reading import shown
-from experiments.metrics.entailment import ENTAILMENT_WORDS, named_label
+from experiments.metrics.exact import ENTAILMENT_WORDS, named_label
 from experiments.predictions.format import Format, kind
 
 NO_LABEL = "-"

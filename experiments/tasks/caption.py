@@ -8,7 +8,7 @@ from experiments.datasets.coco import COCO
 from experiments.datasets.dataset import split_examples
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
-from experiments.metrics.scene_captions import scene_counts, scene_f1, scores_by_kind
+from experiments.metrics.scene import scene_counts, scene_f1, scores_by_kind
 from experiments.scenes.known import scene_of
 from experiments.tasks.captions import Captions, caption_columns
 from experiments.tasks.task import Column, TaskScores, register

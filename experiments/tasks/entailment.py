@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 from experiments.datasets.example import Example
-from experiments.metrics.entailment import ENTAILMENT_WORDS, entailment_scores
+from experiments.metrics.exact import ENTAILMENT_WORDS, entailment_scores
 from experiments.predictions.snli_ve import SNLI_VE
 from experiments.tasks.task import Budget, Task, TaskScores, accuracy_scores, references
 
 
 class Entailment(Task):
     """``Is it correct that <hypothesis> ?`` is answered by correct, incorrect or ambiguous. Synonyms count
-    (:data:`experiments.metrics.entailment.SYNONYMS`): who was not trained on the task says yes or no.
+    (:data:`experiments.metrics.exact.SYNONYMS`): who was not trained on the task says yes or no.
     """
 
     budget = Budget(eval_seconds=1.9e-3)

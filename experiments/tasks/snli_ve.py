@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from experiments.datasets.faults import Faults
-from experiments.metrics.entailment import ENTAILMENT_WORDS
+from experiments.metrics.exact import ENTAILMENT_WORDS
 from experiments.models.family import Answering
 from experiments.models.ranking import Ranking
 from experiments.tasks.entailment import Entailment

@@ -22,8 +22,7 @@ from attngraph.errors import UserError
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.known import check_known
-from experiments.metrics.alignment import scores_by_kind
-from experiments.metrics.statistics import Score, mean_score, mean_statistics
+from experiments.metrics.statistics import Score, mean_score, mean_statistics, scores_by_kind
 from experiments.models.batch import Sample
 from experiments.models.family import Answering, Decoding
 from experiments.predictions.format import Format
@@ -68,7 +67,7 @@ class TaskScores:
             computed.
         kinds: kind of question, and each of the examples' further groups (:func:`kinds_of`) -> (score, number
             of examples); of captions what they say of the scene, see
-            :mod:`experiments.metrics.scene_captions`.
+            :mod:`experiments.metrics.scene`.
         evaluator: whose rules the scores follow, in words.
     """
 

@@ -5,8 +5,7 @@ from typing import Any
 
 from experiments.datasets.example import Example
 from experiments.datasets.vizwiz_vqa import ANSWERABLE
-from experiments.metrics.answerability import answerability_scores, f1_from_counts
-from experiments.metrics.vizwiz import vizwiz_scores
+from experiments.metrics.vizwiz import answerability_scores, f1_from_counts, vizwiz_scores
 from experiments.predictions.vizwiz import ANSWERABILITY, VIZWIZ
 from experiments.tasks.questions import Questions
 from experiments.tasks.task import Column, TaskScores, accuracy_scores, references, register

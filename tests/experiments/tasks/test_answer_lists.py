@@ -8,7 +8,7 @@ import pytest
 
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
-from experiments.metrics.entailment import ENTAILMENT_WORDS
+from experiments.metrics.exact import ENTAILMENT_WORDS
 from experiments.models import Decoding, Ranking, load_family
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from attngraph.errors import UserError
-from experiments.metrics.caption_tuples import CaptionTuples, Named, read_caption
-from experiments.metrics.scene_captions import (
+from experiments.metrics.scene import (
+    CaptionTuples,
+    Named,
     caption_counts,
     matched,
     precision_recall_f1,
+    read_caption,
     scene_counts,
     scene_f1,
     scores_by_kind,
