@@ -263,8 +263,10 @@ def register(task: Task) -> Task:
     """Make a task known by its name.
 
     Raises:
-        UserError: a column's key does not begin with the task's name.
+        UserError: it is no task, its name is no text, or a column's key does not begin with the name.
     """
+    if not isinstance(task, Task) or not isinstance(task.name, str):
+        raise UserError(f"{task!r} is no task with a name: register an instance of a subclass of Task")
     wrong = [column.key for column in task.columns if not column.key.startswith(f"{task.name}.")]
     if wrong or not task.columns:
         raise UserError(

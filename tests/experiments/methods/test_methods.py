@@ -14,7 +14,7 @@ from attngraph.errors import UserError
 from experiments.configs.settings import Choice, Settings, chosen_settings
 from experiments.methods import METHODS, GraphAdapter, method_named
 from experiments.methods.method import VARIANTS, Tuned
-from experiments.methods.peft_method import PeftTuned
+from experiments.methods.peft import PeftTuned
 from experiments.models import Decoding, Sample, load_family
 from tests.experiments.training.small import small_family, small_run
 

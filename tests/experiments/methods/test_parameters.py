@@ -98,6 +98,10 @@ def test_the_command(capsys):
             "--base takes no checkpoint: leave --model and --download out",
         ),
         (["gcn", "--reduction", "0"], "--reduction"),
+        (
+            ["gcn", "--reduction", "1000000"],
+            "--reduction: '1000000' is out of range, give a number from 1",
+        ),
     ],
 )
 def test_bad_words(words, message, capsys):

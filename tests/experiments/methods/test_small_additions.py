@@ -10,7 +10,7 @@ from torch import Tensor
 from adapters.prefix import load_prefix
 from attngraph.errors import UserError
 from experiments.methods import Tuned, method_named
-from experiments.methods.projections import attention_projections
+from experiments.methods.peft import attention_projections
 from experiments.models import Decoding, ModelFamily
 from experiments.models.losses import IGNORED
 from tests.attngraph.reading.zoo import FAMILIES as ZOO
