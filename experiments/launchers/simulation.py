@@ -35,7 +35,7 @@ from experiments.arguments import Between
 from experiments.launchers.shared import longest_first
 from experiments.methods import method_named
 from experiments.models.loading import type_of
-from experiments.tasks.captions import Captions
+from experiments.tasks.kinds import Captions
 from experiments.training.cells import Cell
 from experiments.training.loading import MOST
 from experiments.training.plan import Plan, example_count

@@ -1,7 +1,7 @@
 """What a task is: examples, a prompt, a target to train on, and the columns of a table that its scores fill.
 
-A task is one file: subclass :class:`Task` and end the file with ``register(MyTask())``. The table, the
-search, the estimates of time and the analysis commands derive all that they know of a task from it.
+Subclass :class:`Task` and ``register(MyTask())``, in a file of one's own too. The table, the search, the
+estimates of time and the analysis commands derive all that they know of a task from it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from experiments.known import check_known
 from experiments.metrics.statistics import Score, mean_score, mean_statistics, scores_by_kind
 from experiments.models.batch import Sample
 from experiments.models.family import Answering, Decoding
-from experiments.predictions.format import Format
-from experiments.predictions.plain import PLAIN
+from experiments.tasks.formats import PLAIN, Format
 
 SPLITS = ("train", "validation", "test")
 DEFAULT = "default"  # names the prompt of every family without one of its own

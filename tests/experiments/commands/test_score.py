@@ -8,9 +8,9 @@ import pytest
 
 from experiments.cli import main
 from experiments.metrics import captions
-from experiments.predictions.files import read_predictions, write_predictions
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
+from experiments.tasks.formats import read_predictions, write_predictions
 
 
 @pytest.fixture(scope="module")

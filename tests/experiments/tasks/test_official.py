@@ -20,9 +20,9 @@ from experiments.report.columns import AVERAGE, table_columns
 from experiments.scenes.layouts.make import make_scenes
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
+from experiments.tasks.kinds import plain_caption, plain_question
 from experiments.tasks.official import HELD_OUT, is_held_out
 from experiments.tasks.task import SPLITS, kinds_of
-from experiments.tasks.wording import plain_caption, plain_question
 
 OFFICIAL = {name: task for name, task in TASKS.items() if task.data_set}
 WITHOUT_TEST = ("vizwiz_vqa", "textcaps", "vizwiz_caps")  # whose test annotations are not public

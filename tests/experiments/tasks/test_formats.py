@@ -1,4 +1,6 @@
-"""Files of predictions: what is written is read back, and every fault is one line that names its place."""
+"""Files of predictions, and files that ask: what is written is read back, and every fault is one line that
+names its place.
+"""
 
 import json
 import random
@@ -8,13 +10,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attngraph.errors import UserError
-from experiments.predictions.captions import CAPTIONS, TEXTCAPS
-from experiments.predictions.files import read_predictions, write_predictions
-from experiments.predictions.plain import PLAIN
-from experiments.predictions.snli_ve import SNLI_VE
-from experiments.predictions.vizwiz import ANSWERABILITY, VIZWIZ
-from experiments.predictions.vqa import VQA_RESULTS
-from experiments.tasks import TASKS
+from experiments.tasks.formats import (
+    ANSWERABILITY,
+    CAPTIONS,
+    PLAIN,
+    SNLI_VE,
+    TEXTCAPS,
+    VIZWIZ,
+    VQA_RESULTS,
+    read_asks,
+    read_predictions,
+    write_predictions,
+)
 
 #: Format, ids, values, and the file's content as the server takes it.
 WRITTEN = [
@@ -41,21 +48,6 @@ def test_the_servers_formats(form, predictions, content, tmp_path):
     assert json.loads(form.sample).keys() == content[0].keys()
     (value,) = (json.loads(form.sample)[form.value_field],)
     assert form.fault(value, False) is None and type(json.loads(form.sample)[form.id_field]) is form.id_type
-
-
-def test_every_task_has_a_format_that_its_ids_fit():
-    assert {name: task.file_format for name, task in TASKS.items()} == {
-        "vqa": VQA_RESULTS,
-        "ve": SNLI_VE,
-        "caption": CAPTIONS,
-        "easy_vqa": PLAIN,
-        "vqa2": VQA_RESULTS,
-        "vizwiz_vqa": VIZWIZ,
-        "snli_ve": SNLI_VE,
-        "coco": CAPTIONS,
-        "textcaps": TEXTCAPS,
-        "vizwiz_caps": CAPTIONS,
-    }
 
 
 def test_random_texts_come_back(tmp_path):
@@ -100,7 +92,7 @@ def test_textcaps_files_of_mmf(tmp_path):
         read_predictions(tmp_path / "mmf.json", TEXTCAPS, ["54"])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     form=st.sampled_from([VQA_RESULTS, VIZWIZ, ANSWERABILITY, SNLI_VE, CAPTIONS, TEXTCAPS, PLAIN]),
     place=st.floats(0, 1, exclude_max=True),
@@ -214,3 +206,38 @@ def test_what_the_official_evaluation_leaves_out_may_be_there(tmp_path):
     assert read_predictions(file, PLAIN, ["a"], unscored={"left out"}) == {"a": "1"}
     with pytest.raises(UserError, match=r"\[1\] is about id 'left out', which these data do not have"):
         read_predictions(file, PLAIN, ["a"])
+
+
+# ---- files of pictures and texts that a user asks a run about --------------------------------------------
+
+
+def test_captions_need_pictures_alone(tmp_path):
+    (tmp_path / "asked.json").write_text('[{"image": "photo.jpg", "mine": 3}]')
+    (ask,) = read_asks(tmp_path / "asked.json", with_text=False)
+    assert (ask.image, ask.text, ask.record["mine"]) == (tmp_path / "photo.jpg", "", 3)
+
+
+GOOD = '{"image": "photo.jpg", "text": "is there a square ?"}\n'
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("asked.jsonl", GOOD + '{"text": "what ?"}', "line 2 has no field 'image': give each image and text"),
+        ("asked.jsonl", GOOD + '{"image": "photo.jpg"}', "line 2 has no field 'text'"),
+        ("asked.jsonl", GOOD + GOOD.replace("{", '{"answer": "no", '), "line 2 has a field 'answer', where"),
+        *(("asked.jsonl", f'{{"image": "a.jpg", "text": "what ?", "{name}": "\\ud83d"}}',
+           "line 1 holds half a character|of line 1 holds half a character")
+          for name in ("image", "text", "note")),
+        ("asked.json", GOOD, "is dict, not a list: give a list of records"),
+        ("asked.json", "[]", "holds no records: write one for each picture, with image and text"),
+        ("asked.csv", "image,text\na.jpg\n", "row 2 has not as many cells as the first row"),
+        ("asked.csv", 'image,text\na.jpg,"x', "is no CSV"),
+        ("asked.txt", GOOD, "is no file of records: give one that ends with .json, .jsonl, .csv"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_named(name, content, message, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        read_asks(tmp_path / name, with_text=True)
+    assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
