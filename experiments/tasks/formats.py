@@ -66,23 +66,20 @@ class Format:
         id_field: the field that names the example.
         id_type: ``int`` or ``str``, as the data's annotations have it.
         value_field: the field with the prediction.
+        such_as: a prediction, for messages.
     """
 
     name: str
     id_field: str
     id_type: type
     value_field: str
+    such_as: Any = "yes"
 
     @property
     def sample(self) -> str:
         """A record, for messages."""
         identity = 1000 if self.id_type is int else "..."
-        return json.dumps({self.id_field: identity, self.value_field: self.value_sample})
-
-    @property
-    def value_sample(self) -> Any:
-        """A value, for messages."""
-        return "a red ball" if self.value_field == "caption" else "yes"
+        return json.dumps({self.id_field: identity, self.value_field: self.such_as})
 
     def record(self, id: str, prediction: Any) -> dict[str, Any]:
         """The record of a prediction.
@@ -121,11 +118,6 @@ class Format:
 class Labels(Format):
     """Records with a label."""
 
-    @property
-    def value_sample(self) -> Any:
-        """A value, for messages."""
-        return "neutral"
-
     def value(self, prediction: Any) -> Any:
         """The label that a generated text names, such as "correct" entailment."""
         return named_label(prediction) or NO_LABEL
@@ -144,11 +136,6 @@ class Labels(Format):
 class Confidences(Format):
     """Records with a number from 0 to 1: how sure it is that the question can be answered."""
 
-    @property
-    def value_sample(self) -> Any:
-        """A value, for messages."""
-        return 0.9
-
     def fault(self, value: Any, allow_empty: bool) -> str | None:
         """See :meth:`Format.fault`."""
         if not isinstance(value, (int, float)) or isinstance(value, bool):
@@ -160,10 +147,10 @@ class Confidences(Format):
 
 VQA_RESULTS = Format("VQA v2 results", "question_id", int, "answer")
 VIZWIZ = Format("VizWiz-VQA results", "image", str, "answer")
-ANSWERABILITY = Confidences("VizWiz answerability results", "image", str, "answerable")
-SNLI_VE = Labels("SNLI-VE labels", "pairID", str, "label")
-CAPTIONS = Format("COCO caption results", "image_id", int, "caption")
-TEXTCAPS = Format("TextCaps results", "image_id", str, "caption")
+ANSWERABILITY = Confidences("VizWiz answerability results", "image", str, "answerable", 0.9)
+SNLI_VE = Labels("SNLI-VE labels", "pairID", str, "label", "neutral")
+CAPTIONS = Format("COCO caption results", "image_id", int, "caption", "a red ball")
+TEXTCAPS = Format("TextCaps results", "image_id", str, "caption", "a red ball")
 PLAIN = Format("answers", "id", str, "answer")
 
 
