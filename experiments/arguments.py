@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from experiments.shipped import DEFAULT, SHIPPED
 
@@ -140,6 +140,10 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": HelpFormatter} | options)
         for kind, convert in ((int, whole_number), (float, number), (Path, path), (None, word)):
             self.register("type", kind, convert)
+
+    def print_help(self, file: IO[str] | None = None) -> None:
+        """Prints the help; unlike argparse's it raises OSError where the output cannot be written to."""
+        print(self.format_help(), end="", file=file, flush=True)
 
     def error(self, message: str) -> NoReturn:
         """Ends with exit code 2 and one line."""

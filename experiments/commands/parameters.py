@@ -13,7 +13,7 @@ import argparse
 
 from adapters.joins import JOINS
 from attngraph.errors import UserError
-from experiments.arguments import add_model_arguments, positive
+from experiments.arguments import Between, add_model_arguments
 from experiments.configs.settings import Settings, chosen_settings
 from experiments.known import check_known
 from experiments.methods import METHODS, method_named
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--reduction",
-        type=positive,
+        type=Between(1, 100_000),  # as settings have it
         metavar="FACTOR",
         help="Set the width of the model over that of adapters' bottlenecks. Default: as chosen on "
         f"validation data; with --base {REDUCTION}, the paper's.",

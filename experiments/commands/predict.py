@@ -24,9 +24,8 @@ from experiments.datasets.reading import is_text
 from experiments.files import write_json
 from experiments.models.images import open_image
 from experiments.outputs import Outputs
-from experiments.predictions.asks import ANSWER, IMAGE, TEXT, Ask, read_asks
-from experiments.predictions.files import write_predictions
 from experiments.tasks import Task
+from experiments.tasks.formats import ANSWER, IMAGE, TEXT, Ask, read_asks, write_predictions
 from experiments.training.device import check_device, check_threads, cpu_threads
 from experiments.training.execution import THREADS
 from experiments.training.finished import Finished, finished

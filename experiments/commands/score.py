@@ -3,8 +3,8 @@
     attngraph score answers.json --task easy_vqa
     attngraph score results.json --task vqa --data data/scenes --split validation --out runs/score
 
-The file has the format that the data set's evaluation server takes (:mod:`experiments.predictions`), with one
-prediction for each example of the split, or is the ``predictions.json`` of a table's cell.
+The file has the format that the data set's evaluation server takes (:mod:`experiments.tasks.formats`), with
+one prediction for each example of the split, or is the ``predictions.json`` of a table's cell.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from experiments.arguments import path, seed
 from experiments.datasets.reading import read_json
 from experiments.files import whole, write_json
 from experiments.outputs import Outputs
-from experiments.predictions.files import read_predictions, write_predictions
-from experiments.predictions.format import Format
 from experiments.progress import note
 from experiments.report.scored import score_predictions
 from experiments.tasks import TASKS
+from experiments.tasks.formats import Format, read_predictions, write_predictions
 from experiments.tasks.task import SPLITS, Task
 from experiments.training.given_data import check_task_data
 

@@ -1,4 +1,4 @@
-"""A graph adapter on a frozen model: the rows of the GNN ablation."""
+"""A graph adapter on a frozen model."""
 
 from __future__ import annotations
 
@@ -12,19 +12,11 @@ from adapters.config import POSITIONS, AdapterConfig
 from adapters.joins import JOINS
 from experiments.configs.settings import Settings
 from experiments.known import check_known
-from experiments.methods.method import (
-    ADAPTERS,
-    ATTRIBUTION,
-    METHODS,
-    VARIANTS,
-    Method,
-    canonical,
-)
-from experiments.methods.peft_method import PeftMethod
+from experiments.methods.method import ADAPTERS, METHODS, Method, canonical
+from experiments.methods.peft import PeftMethod
 from experiments.models.family import ModelFamily
 
 Arguments = Mapping[str, Any]
-RATES = (3e-3, 1e-2)  # with which the search of an adapter begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,21 +86,27 @@ class GraphAdapter(PeftMethod):
         return GraphAdapterConfig(**settings)
 
 
-def attribution(name: str, title: str, note: str, gnn: str = "pgnn", **options: Any) -> GraphAdapter:
-    """A row that differs from pGNN in one thing, so that it tells what that thing does. Its learning rates
-    are chosen on validation data like those of the others; its other settings are pGNN's.
-    """
-    kind = options.pop("kind", GraphAdapter)
-    return kind(
-        name=name, title=title, note=note, group=ATTRIBUTION, gnn=gnn, follows="pgnn", rates=RATES, **options
-    )
+@dataclass(frozen=True, kw_only=True)
+class OtherRate(GraphAdapter):
+    """A scheme with its own settings, and the learning rates of the method that it follows."""
+
+    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+        return METHODS[self.gnn].settings(chosen, task, join)
 
 
-def variant(name: str, title: str, note: str, gnn: str = "pgnn", **options: Any) -> GraphAdapter:
-    """A row of a small table: GCN or pGNN with one option set otherwise, its chosen settings and learning
-    rates otherwise kept.
-    """
-    return GraphAdapter(name=name, title=title, note=note, group=VARIANTS, gnn=gnn, follows=gnn, **options)
+@dataclass(frozen=True, kw_only=True)
+class ResidualAlone(GraphAdapter):
+    """The attention output and a share of the query's own features: pGNN's β at its start, where the weights
+    that p makes of a query's edges sum to 1."""
+
+    def arguments(self, chosen: Settings, task: str) -> dict[str, Any]:
+        carried = self._carried(chosen, task)
+        if "alpha" in carried:  # its own, as a sweep writes it
+            return {"alpha": carried["alpha"]}
+        of_pgnn = inspect.signature(SCHEMES["pgnn"]).parameters
+        mu, p = (carried.get(name, of_pgnn[name].default) for name in ("mu", "p"))
+        residual = 2 * mu / p
+        return {"alpha": residual / (1 + residual)}
 
 
 def method_named(name: str) -> Method:

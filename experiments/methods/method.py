@@ -1,7 +1,8 @@
 """What a method is: a way to adapt a pre-trained model to a task, and a row of the table.
 
-A method is one file: a PEFT configuration (:mod:`experiments.methods.peft_method`), or a rule which of the
-model's own parameters train (:mod:`experiments.methods.own_parameters`). It ends with ``register(...)``.
+It is a PEFT configuration (:mod:`experiments.methods.peft`), or a rule which of the model's own parameters
+train (:mod:`experiments.methods.own_weights`). Those of the tables are in :mod:`experiments.methods.rows`; a
+file of one's own ends with ``register(...)``.
 """
 
 from __future__ import annotations
@@ -172,7 +173,13 @@ def canonical(name: str) -> str:
 
 
 def register(method: Method) -> Method:
-    """Make a method known by its name."""
+    """Make a method known by its name.
+
+    Raises:
+        UserError: it is no method, or its name is no text.
+    """
+    if not isinstance(method, Method) or not isinstance(method.name, str):
+        raise UserError(f"{method!r} is no method with a name: register an instance of a subclass of Method")
     METHODS[method.name] = method
     return method
 
@@ -192,12 +199,6 @@ def check_fit(file: Path, weights: Mapping[str, Tensor], parameters: Mapping[str
         raise UserError(
             f"{file} does not fit this model ({wrong}): give the model that the run started from (--model)"
         )
-
-
-def freeze(family: ModelFamily) -> None:
-    """Let nothing of the model be trained."""
-    for parameter in family.model.parameters():
-        parameter.requires_grad_(False)
 
 
 def is_number(value: Any) -> bool:

@@ -5,15 +5,10 @@ and scores every example of ``references``, in their order. Ids that differ are 
 :class:`~attngraph.errors.UserError`.
 
 - :mod:`experiments.metrics.vqa`: VQA accuracy against ten annotators
-- :mod:`experiments.metrics.vizwiz`: VizWiz-VQA accuracy, which is another
-- :mod:`experiments.metrics.answerability`: which of VizWiz's questions cannot be answered
-- :mod:`experiments.metrics.exact`: equality with the one reference answer
-- :mod:`experiments.metrics.entailment`: the word for the one gold label
-- :mod:`experiments.metrics.captions`: BLEU, CIDEr, ROUGE-L, and METEOR and SPICE of
-  :mod:`experiments.metrics.java_metrics`, on tokens from :mod:`experiments.metrics.tokenizers` (Java) or
-  :mod:`experiments.metrics.ptb`
-- :mod:`experiments.metrics.scene_captions`: what a caption says of a known scene, read by
-  :mod:`experiments.metrics.caption_tuples`
-- :mod:`experiments.metrics.alignment`: what they share
-- :mod:`experiments.metrics.statistics`: scores from sums over examples, for intervals and paired comparisons
+- :mod:`experiments.metrics.vizwiz`: VizWiz-VQA accuracy, which is another, and which of its questions
+  cannot be answered
+- :mod:`experiments.metrics.exact`: equality with the one reference answer, or the word for the one gold label
+- :mod:`experiments.metrics.captions`: BLEU@4 and CIDEr, on tokens from :mod:`experiments.metrics.ptb`
+- :mod:`experiments.metrics.scene`: what a caption says of a known scene
+- :mod:`experiments.metrics.statistics`: what they share, and scores from sums over examples
 """

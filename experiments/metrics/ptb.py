@@ -1,7 +1,8 @@
-r"""The PTB tokenizer of CoreNLP 3.4.1 in Python, as caption metrics call it: tokens without a Java runtime.
+r"""The PTB tokenizer of CoreNLP 3.4.1, as caption metrics call it, in Python: tokens without a Java runtime.
 
 :func:`tokenize` gives for each caption the tokens that ``pycocoevalcap``'s ``PTBTokenizer`` gives
-(``stanford-corenlp-3.4.1.jar``, ``-preserveLines -lowerCase``, punctuation dropped).
+(``stanford-corenlp-3.4.1.jar``, ``-preserveLines -lowerCase``, punctuation dropped): in lower case, joined by
+single spaces. :func:`tokenize_java` asks that program itself.
 
 How the rules were found: by asking that program as a black box, string by string.
 ``tests/experiments/metrics/ptb_probe.py`` asks again, and writes ``ptb_observed.json``, from which the
@@ -21,22 +22,27 @@ Known to differ: a capital sigma in a word of several scripts or with digits, wh
 the word (about 2 of 300,000 random captions).
 
 What a caption's tokens are never depends on other captions here. In the Java program it does, and
-:func:`experiments.metrics.tokenizers.ptb_tokenize` takes that away: a line break inside a caption (see
-:func:`one_line`) shifts all captions after it, "No." or "J." at the end of one line is kept with its period
-or not by how the next line begins, and a tag with an open quote goes on in the next captions.
+:func:`tokenize_java` takes that away: a line break inside a caption (see :func:`one_line`) shifts all
+captions after it, "No." or "J." at the end of one line is kept with its period or not by how the next line
+begins, and a tag with an open quote goes on in the next captions.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from pycocoevalcap.tokenizer import ptbtokenizer
+
+from attngraph.errors import UserError
+
 # What pycocoevalcap drops. Brackets are lower-cased before ("-lrb-"), so they stay, as do runs such as "!!".
-_DROPPED = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
+_DROPPED = frozenset(ptbtokenizer.PUNCTUATIONS)
 
 _QUOTES = dict(zip("“”«»\x93\x94‘‛‹\x91’›\x92`", "`` '' `` '' `` '' ` ` ` ` ' ' ' `".split(), strict=True))
 _BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
@@ -58,6 +64,12 @@ _WORD_REST = re.compile(r"[\w.\u2010\u2011-]*")
 _BREAKS = re.compile("\r\n|[\r\n\v\f\u2028\u2029]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+_PROGRAM = "edu.stanford.nlp.process.PTBTokenizer"
+_LAST = "last caption"
+# Between any two captions. Without it a caption's tokens depend on how the next one begins: "No." before a
+# number, "J." before "The", and a tag whose attribute is never closed swallows captions up to the next quote.
+_SEPARATOR = "\" ' ,"
+
 
 def one_line(caption: str) -> str:
     r"""The caption with a space for each line break that the Java program knows (``\r``, ``\n``, VT, FF,
@@ -69,6 +81,35 @@ def one_line(caption: str) -> str:
 def tokenize(captions: Sequence[str]) -> list[str]:
     """The tokens of each caption, in lower case, without punctuation, joined by single spaces."""
     return [_joined(scan(one_line(caption))) for caption in captions]
+
+
+def tokenize_java(captions: Sequence[str]) -> list[str]:
+    """The same by the program in Java that pycocoevalcap brings and calls (one process for all captions).
+
+    Raises:
+        UserError: Java does not start, or the program fails.
+    """
+    lines = [one_line(caption) for caption in captions]
+    wanted = [i for i, line in enumerate(lines) if line.strip()]
+    asked = [text for i in wanted for text in (lines[i], _SEPARATOR)] + [_LAST]
+    jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
+    command = ["java", "-cp", str(jar), _PROGRAM, "-preserveLines", "-lowerCase"]
+    try:
+        done = subprocess.run(command, input="\n".join(asked).encode(), capture_output=True)
+    except OSError as error:
+        raise UserError(
+            f"the PTB tokenizer needs Java, which does not start ({error}); "
+            "install a Java runtime or score with use_java=False"
+        ) from None
+    found = done.stdout.decode().split("\n")
+    if found[len(asked) - 1 : len(asked)] != [_LAST]:
+        message = done.stderr.decode(errors="replace").strip().splitlines() or ["wrong number of lines"]
+        raise UserError(f"the PTB tokenizer failed ({message[0]}); mend Java or score with use_java=False")
+    result = [""] * len(lines)
+    for place, line in zip(wanted, found[::2]):
+        tokens = line.rstrip().split(" ")
+        result[place] = " ".join(token for token in tokens if token not in _DROPPED)
+    return result
 
 
 def _joined(tokens: list[str]) -> str:

@@ -1,13 +1,65 @@
-"""Scores as functions of sums over examples: a bootstrap resamples examples without scoring texts again."""
+"""What the metrics share: predictions beside their references, means of each kind of example, and scores as
+functions of sums over examples, so that a bootstrap resamples examples without scoring texts again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
+from attngraph.errors import UserError
+
+T = TypeVar("T")
+
 #: From summed statistics ``(..., K)`` to scores ``(...)``.
 Score = Callable[..., np.ndarray]
+
+
+def aligned(predictions: Mapping[str, T], references: Mapping[str, object]) -> list[tuple[str, T]]:
+    """``(id, prediction)`` in the order of the references.
+
+    Raises:
+        UserError: there are no references, or the ids of predictions and references differ.
+    """
+    if not references:
+        raise UserError("nothing to score: there are no reference answers; check the annotation file")
+    missing = [id for id in references if id not in predictions]
+    extra = [id for id in predictions if id not in references]
+    if missing or extra:
+        what, ids = ("no prediction", missing) if missing else ("no reference answer", extra)
+        raise UserError(
+            f"{what} for {len(ids)} example(s), first {ids[0]}; score predictions and "
+            "annotations of the same split"
+        )
+    return [(id, predictions[id]) for id in references]
+
+
+def single_reference(id: str, references: Mapping[str, Sequence[str]]) -> str:
+    """The reference of an example that must have exactly one.
+
+    Raises:
+        UserError: it has none or several, or the references are no list.
+    """
+    answers = references[id]
+    if isinstance(answers, str) or len(answers) != 1:
+        raise UserError(f"example {id} needs exactly one reference answer in a list, got {answers!r}")
+    return answers[0]
+
+
+def scores_by_kind(scores: Sequence[float], kinds: Iterable[str]) -> dict[str, tuple[float, int]]:
+    """Mean score and number of examples of each kind, sorted by name.
+
+    Args:
+        scores: one score for each example.
+        kinds: the examples' kinds in the same order.
+    """
+    groups = defaultdict(list)
+    for score, kind in zip(scores, kinds, strict=True):
+        groups[kind].append(score)
+    return {kind: (float(np.mean(groups[kind])), len(groups[kind])) for kind in sorted(groups)}
 
 
 def mean_statistics(scores: np.ndarray) -> np.ndarray:

@@ -1,9 +1,8 @@
-"""The tasks of the table. A task is one file behind :class:`experiments.tasks.task.Task`; it registers
-itself.
+"""What a model is asked: the tasks of the tables (:mod:`experiments.tasks.catalogue`), behind
+:class:`experiments.tasks.task.Task`.
 """
 
-from experiments.tasks.task import TASKS, Column, Task, TaskScores, register, tasks_named  # isort: skip
-from experiments.tasks import vqa, ve, caption, easy_vqa  # isort: skip # noqa: F401 (in the table's order)
-from experiments.tasks import vqa2, vizwiz_vqa, snli_ve, coco, textcaps, vizwiz_caps  # isort: skip # noqa: F401
+from experiments.tasks import catalogue  # noqa: F401 (registers them)
+from experiments.tasks.task import TASKS, Column, Task, TaskScores, register, tasks_named
 
 __all__ = ["TASKS", "Column", "Task", "TaskScores", "register", "tasks_named"]

@@ -1,7 +1,7 @@
 """What a task is: examples, a prompt, a target to train on, and the columns of a table that its scores fill.
 
-A task is one file: subclass :class:`Task` and end the file with ``register(MyTask())``. The table, the
-search, the estimates of time and the analysis commands derive all that they know of a task from it.
+Subclass :class:`Task` and ``register(MyTask())``, in a file of one's own too. The table, the search, the
+estimates of time and the analysis commands derive all that they know of a task from it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ import numpy as np
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
 from experiments.known import check_known
-from experiments.metrics.alignment import scores_by_kind
-from experiments.metrics.statistics import Score, mean_score, mean_statistics
+from experiments.metrics.statistics import Score, mean_score, mean_statistics, scores_by_kind
 from experiments.models.batch import Sample
 from experiments.models.family import Answering, Decoding
-from experiments.predictions.format import Format
-from experiments.predictions.plain import PLAIN
+from experiments.tasks.formats import PLAIN, Format
 
 SPLITS = ("train", "validation", "test")
 DEFAULT = "default"  # names the prompt of every family without one of its own
@@ -67,7 +65,7 @@ class TaskScores:
             computed.
         kinds: kind of question, and each of the examples' further groups (:func:`kinds_of`) -> (score, number
             of examples); of captions what they say of the scene, see
-            :mod:`experiments.metrics.scene_captions`.
+            :mod:`experiments.metrics.scene`.
         evaluator: whose rules the scores follow, in words.
     """
 
@@ -254,8 +252,10 @@ def register(task: Task) -> Task:
     """Make a task known by its name.
 
     Raises:
-        UserError: a column's key does not begin with the task's name.
+        UserError: it is no task, its name is no text, or a column's key does not begin with the name.
     """
+    if not isinstance(task, Task) or not isinstance(task.name, str):
+        raise UserError(f"{task!r} is no task with a name: register an instance of a subclass of Task")
     wrong = [column.key for column in task.columns if not column.key.startswith(f"{task.name}.")]
     if wrong or not task.columns:
         raise UserError(

@@ -31,7 +31,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from attngraph.errors import UserError
 from experiments.methods.method import Method
-from experiments.methods.own_parameters import OwnParameters
+from experiments.methods.own_weights import OwnParameters
 from experiments.training.recipe import Recipe
 
 

@@ -168,8 +168,10 @@ def test_an_output_without_room_is_one_line(monkeypatch, unbuffered):
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with open("/dev/full", "w") as full:
         done = in_a_process("print('x')", stdout=full)
+        helped = in_a_process("pass", "scenes --help", stdout=full)
     said = "standard output cannot be written to (No space left on device): write it to another place"
-    assert (done.returncode, done.stderr) == (2, f"attngraph: {said}\n")
+    for each in (done, helped):
+        assert (each.returncode, each.stderr) == (2, f"attngraph: {said}\n")
 
 
 def test_ctrl_c_while_a_command_is_imported_ends_without_a_word(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments import plugins
 from experiments.cli import main
@@ -33,7 +34,7 @@ scenes: {questions: [24, 8, 12], hypotheses: [12, 4, 4], captions: [4, 4, 4]}
 def forget(monkeypatch):
     """What a test loads is forgotten, here and in the processes that it starts."""
     monkeypatch.setattr(plugins, "_loaded", {})
-    registries = (TASKS, METHODS)
+    registries = (TASKS, METHODS, SCHEMES)
     before = [dict(registry) for registry in registries]
     yield
     for registry, content in zip(registries, before):
@@ -109,18 +110,6 @@ def test_without_the_plugin_they_are_unknown(preset, tmp_path, capsys):
     assert "unknown method 'ia3'" in capsys.readouterr().err
 
 
-def test_the_methods_in_the_examples_train_what_they_say():
-    from experiments.methods import method_named
-    from experiments.models import load_family
-
-    load_plugins([METHOD])
-    tuned = method_named("ia3").apply(load_family(), method_named("ia3").settings(None, "vqa"))
-    names = list(tuned.parameters())
-    assert len(names) == 4 * 2 * 2  # layers, attentions, projections
-    assert all(name.startswith("text_decoder.") and "ia3_" in name for name in names)
-    assert sum(p.numel() for p in tuned.parameters().values()) == 4 * 2 * 2 * 128
-
-
 @pytest.mark.parametrize(
     "content, said",
     [
@@ -131,9 +120,17 @@ def test_the_methods_in_the_examples_train_what_they_say():
         ("raise SystemExit(3)", ", line 1: SystemExit: 3"),
         ("raise ValueError('one\\ntwo')", ", line 1: ValueError: one; correct the file"),
         ("class Mine(BaseException): pass\nraise Mine", ", line 2: Mine: Mine; correct the file"),
+        ("from experiments.tasks import *\nregister(5)", ", line 2: UserError: 5 is no task with a name"),
+        ("from experiments.tasks import *\nregister(Task)", "is no task with a name"),
+        ("from experiments.methods import *\nregister(5)", ", line 2: UserError: 5 is no method with a name"),
+        ("from experiments.tasks import *\nTASKS['mine'] = 5", "registered as the task 'mine' is no task of"),
+        ("from experiments.tasks import *\nTASKS['vqa'].name = 5", "registered as the task 'vqa' is no task"),
+        ("from experiments.methods import *\nMETHODS['x'] = 5", "registered as the method 'x' is no method"),
+        ("from adapters import SCHEMES\nSCHEMES['x'] = 5", "registered as 'x' is no subclass of Scheme"),
     ],
 )
-def test_a_plugin_that_fails_is_named_in_one_line(content, said, tmp_path, capsys):
+def test_a_plugin_that_fails_is_named_in_one_line(content, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(TASKS["vqa"], "name", "vqa")  # so that it is put back
     file = tmp_path / "mine.py"
     if content is not None:
         file.write_text(content)

@@ -1,34 +1,19 @@
-"""Damaged files of predictions."""
+"""Files of predictions. Their own faults are in ``tests/experiments/tasks/test_formats.py``."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.experiments.bad_inputs.case import Case
-from tests.experiments.bad_inputs.damage import JSON_FILE, change_json, wrong_values
+from tests.experiments.bad_inputs.damage import JSON_FILE, change_json
 from tests.experiments.bad_inputs.world import World
-
-RECORD = {"question_id": 1, "answer": "yes"}
 
 
 def cases() -> Iterator[Case]:
-    for how, damage in JSON_FILE.items():
-        yield _case(how, damage)
-    yield _case("a byte order mark", lambda file: file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes()))
-    yield _case("a record null", lambda file: change_json(file, (0,), None))
-    for name, right in RECORD.items():
-        for how, value in wrong_values(right):
-            yield _case(
-                f"{name} {how}", lambda file, name=name, value=value: change_json(file, (0, name), value)
-            )
-    yield _case("an empty answer", lambda file: change_json(file, (0, "answer"), " "))
+    for how in ("missing", "deep", "not JSON"):
+        yield _case(how, JSON_FILE[how])
     yield _case("an unknown question", lambda file: change_json(file, (0, "question_id"), 7))
-    yield _case("half a character", lambda file: change_json(file, (0, "answer"), "\ud800"))
-    yield _case("a record twice", _changed(lambda records: records + records[:1]))
-    yield _case("a record too few", _changed(lambda records: records[1:]))
-    yield _case("a line for each record", _one_a_line)
     for words, named in (
         (["--split", "validation"], "answers.json"),
         (["--task", "ve"], "answers.json"),
@@ -59,11 +44,3 @@ def _case(how: str, damage: Callable[[Path], object]) -> Case:
         return _words(world, file, spot)
 
     return Case(f"score {how}", words, ("answers.json",))
-
-
-def _changed(change: Callable[[list], list]) -> Callable[[Path], object]:
-    return lambda file: file.write_text(json.dumps(change(json.loads(file.read_text()))))
-
-
-def _one_a_line(file: Path) -> None:
-    file.write_text("\n".join(map(json.dumps, json.loads(file.read_text()))))

@@ -11,10 +11,10 @@ from pathlib import Path
 from PIL import Image
 
 from experiments.models.mini_blip import weights_digest
-from experiments.predictions.files import write_predictions
 from experiments.report.archive import pack
 from experiments.scenes.write import Sizes, make_scenes, write_scenes
 from experiments.tasks import TASKS
+from experiments.tasks.formats import write_predictions
 from tests.experiments.models.original.authors_blip import save_checkpoint
 from tests.experiments.report.made import save_cells
 from tests.experiments.tiny import save, save_adapter

@@ -8,10 +8,9 @@ import pytest
 
 from experiments.cli import main
 from experiments.metrics import captions
-from experiments.metrics.tokenizers import PYTHON
-from experiments.predictions.files import read_predictions, write_predictions
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
+from experiments.tasks.formats import read_predictions, write_predictions
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ def test_the_tokenizer_is_named(data, tmp_path, capsys, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Java is missing
         assert main(words) == 0
-    assert f"Evaluator: pycocoevalcap, {PYTHON}." in capsys.readouterr().out
+    assert f"Evaluator: pycocoevalcap, {captions.PYTHON}." in capsys.readouterr().out
 
 
 def test_a_cells_predictions_score_as_the_cell_did(data, tmp_path, capsys):

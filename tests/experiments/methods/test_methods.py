@@ -1,5 +1,6 @@
-"""Each method trains what it says, and saves it so that it can be loaded again."""
+"""Every method keeps one contract, and rows have the settings that their notes say."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,14 +9,17 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from adapters.peft import optimizer_groups
 from adapters.scheme import SCHEMES, Scheme
 from adapters.scheme import register as register_scheme
 from attngraph.errors import UserError
 from experiments.configs.settings import Choice, Settings, chosen_settings
 from experiments.methods import METHODS, GraphAdapter, method_named
 from experiments.methods.method import VARIANTS, Tuned
-from experiments.methods.peft_method import PeftTuned
+from experiments.methods.peft import PeftTuned
 from experiments.models import Decoding, Sample, load_family
+from experiments.plugins import load_plugins
+from tests.experiments.models.writers import load
 from tests.experiments.training.small import small_family, small_run
 
 # 4 layers of a width of 128, with self-attention, cross-attention and feed-forward
@@ -32,12 +36,13 @@ LEARN_P = (
     "pgnn_replace",
     "pgnn_gated",
 )
-UNTRAINED = ("frozen", "majority")
+EXAMPLE = Path(__file__).parents[1] / "examples" / "example_method.py"
 # 16 places (queries and values of two attentions in 4 layers): rank 8, or 16 tokens of keys and values in 8
-OTHER = {"lora": 16 * 8 * (128 + 128), "prefix": 8 * 2 * 16 * 128}
+OTHER = {"lora": 16 * 8 * (128 + 128), "prefix": 8 * 2 * 16 * 128, "ia3": 16 * 128}
 OTHER_NAMES = {
     "lora": LAYER + r"(attention|crossattention)\.self\.(query|value)\.lora_[AB]\.default\.weight",
     "prefix": LAYER + r"(attention|crossattention)\.self\.kv_prefix\.(key|value)",
+    "ia3": LAYER + r"(attention|crossattention)\.self\.(key|value)\.ia3_l\.default",
 }
 
 
@@ -59,8 +64,16 @@ def settings():
 
 @pytest.fixture(scope="module")
 def sizes():
-    model = load_family().model
-    return {name: p.numel() for name, p in model.named_parameters()}
+    return {name: p.numel() for name, p in load_family().model.named_parameters()}
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """The example of a method of one's own, which is forgotten after the test."""
+    monkeypatch.setattr("experiments.plugins._loaded", {})
+    load_plugins([EXAMPLE])
+    yield
+    del METHODS["ia3"]
 
 
 def applied(name, settings):
@@ -68,79 +81,75 @@ def applied(name, settings):
     return method.apply(load_family(), method.settings(settings, "vqa"))
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_it_trains_what_it_says(name, settings, sizes):
-    tuned = applied(name, settings)
+def moved(tuned):
+    """All that is trained a little way off, as if it had been."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in tuned.parameters().values():
+            p += 0.1 * torch.randn(p.shape, generator=draw)
+    return tuned
+
+
+@pytest.mark.parametrize("name", [*METHODS, "ia3"])
+def test_contract(name, settings, sizes, example, tmp_path):
+    """It trains what it says, saves it, and reads it again to the last bit."""
+    method, tuned = METHODS[name], applied(name, settings)
     trained = {key: p.numel() for key, p in tuned.parameters().items()}
     assert set(trained) == {key for key, p in tuned.family.model.named_parameters() if p.requires_grad}
+    assert method.trains == bool(trained)
+    own = method.settings(settings, "vqa")
+    assert json.loads(json.dumps(own)) == own and method.title and method.rate(settings, "vqa") > 0
     if name == "full":
         assert trained == sizes
     elif name in ("text", "decoder"):
         assert trained == {key: size for key, size in sizes.items() if key.startswith("text_decoder.")}
         assert 0 < len(trained) < len(sizes)
-    elif name in UNTRAINED:
-        assert trained == {}
     elif name in OTHER:
         assert sum(trained.values()) == OTHER[name]
         assert all(re.fullmatch(OTHER_NAMES[name], key) for key in trained)
-    else:
-        own = METHODS[name].settings(settings, "vqa")
+    elif trained:
         assert sum(trained.values()) == expected_count(name, own)
         assert all(re.match(ADAPTER, key) for key in trained)
         powers = [key for key in trained if key.endswith("p_logit.stored")]
-        if METHODS[name].group != VARIANTS:
+        if method.group != VARIANTS:
             assert len(powers) == (POWERS if name in LEARN_P else 0)
-    assert METHODS[name].trains == bool(trained)
+
+    moved(tuned).save(tmp_path)
+    assert bool(list(tmp_path.iterdir())) == bool(trained)
+    again = applied(name, settings)
+    again.load(tmp_path)
+    for key, p in tuned.parameters().items():
+        assert torch.equal(p, again.parameters()[key]), key
 
 
-def test_the_p_adapter_has_as_many_parameters_as_ever(settings):
-    assert sum(p.numel() for p in applied("pgnn", settings).parameters().values()) == 100_240
-
-
-def test_an_adapter_starts_as_the_model_is_and_is_saved_exactly(settings, tmp_path):
+def test_an_adapter_starts_as_the_model_is_and_is_switched_off(settings, tmp_path):
     samples = [Sample("a", torch.randn(65, 128), "what is it ?", "a red circle")]
     plain, tuned = load_family(), applied("pgnn", settings)
+    assert sum(p.numel() for p in tuned.parameters().values()) == 100_240, "as many as ever"
     inputs = plain.training_inputs(samples)
     inputs.pop("labels")
     with torch.no_grad():
         start = plain.logits(inputs)
         assert torch.allclose(tuned.family.logits(inputs), start, atol=1e-6)
-        draw = torch.Generator().manual_seed(0)
-        for p in tuned.parameters().values():
-            p += 0.3 * torch.randn(p.shape, generator=draw)
-        moved = tuned.family.logits(inputs)
-        assert (moved - start).abs().max() > 0.1
+        after = moved(tuned).family.logits(inputs)
+        assert (after - start).abs().max() > 0.1
         tuned.save(tmp_path)
         again = load_family()
         PeftModel.from_pretrained(again.model, str(tmp_path))
-        assert torch.equal(again.logits(inputs), moved)
+        assert torch.equal(again.logits(inputs), after)
         with tuned.family.unadapted():
             assert torch.equal(tuned.family.logits(inputs), start)
     assert {file.name for file in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
 
 
-@pytest.mark.parametrize("name", ["full", "text"])
-def test_own_parameters_are_saved_exactly(name, settings, tmp_path):
-    tuned, draw = applied(name, settings), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in tuned.parameters().values():
-            p += 0.01 * torch.randn(p.shape, generator=draw)
+def test_weights_in_half_precision_are_read(settings, tmp_path):
+    """As earlier versions saved them."""
+    tuned = applied("text", settings)
     tuned.save(tmp_path)
-    saved, again = load_file(tmp_path / "model.safetensors"), applied(name, settings)
-    assert saved.keys() == tuned.parameters().keys()
-    again.load(tmp_path)
-    for key, p in tuned.parameters().items():
-        assert torch.equal(saved[key], p) and torch.equal(again.parameters()[key], p), key
+    saved = load_file(tmp_path / "model.safetensors")
     save_file({key: p.half() for key, p in saved.items()}, tmp_path / "model.safetensors")
-    again.load(tmp_path)  # as earlier versions saved it
-    assert all(torch.equal(again.parameters()[key], p.half()) for key, p in saved.items())
-    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-@pytest.mark.parametrize("name", ["frozen", "majority"])
-def test_nothing_is_saved_where_nothing_is_trained(name, settings, tmp_path):
-    applied(name, settings).save(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    tuned.load(tmp_path)
+    assert all(torch.equal(tuned.parameters()[key], p.half()) for key, p in saved.items())
 
 
 def test_text_alone_hides_the_picture(tmp_path):
@@ -290,8 +299,7 @@ def test_a_scheme_of_ones_own_is_a_row(settings):
         method_named("keep")
 
 
-@pytest.mark.parametrize("join", ["blend", "gated"])
-@pytest.mark.parametrize("name", ["gcn", "pgnn", "residual"])
+@pytest.mark.parametrize("name, join", [("gcn", "blend"), ("pgnn", "gated"), ("residual", "blend")])
 def test_what_adapters_do_is_measured(name, join, settings):
     """In each self- and cross-attention; the vanilla adapter does nothing before its bottleneck."""
     method = method_named(name)
@@ -314,12 +322,54 @@ def test_what_adapters_do_is_measured(name, join, settings):
     assert tuned.effects(samples) == effects, "looking changes nothing"
 
 
-@pytest.mark.parametrize("name", ["full", "frozen", "majority"])
-def test_methods_without_graph_adapters_do_nothing_to_attention(name, settings):
-    assert applied(name, settings).effects([Sample("a", torch.randn(65, 128), "what ?", "red")]) == {}
-
-
-def test_learned_numbers_are_read(settings):
+def test_learned_numbers_are_read_and_other_methods_have_none(settings):
     scalars = applied("pgnn", settings).scalars()
     assert sum(name.endswith(".p") or name == "p" for name in scalars) == POWERS
-    assert applied("full", settings).scalars() == {}
+    for name in ("full", "frozen", "majority"):
+        tuned = applied(name, settings)
+        assert tuned.scalars() == tuned.effects([Sample("a", torch.randn(65, 128), "what ?", "red")]) == {}
+
+
+# ---- full fine-tuning with a learning rate of its own for the image encoder ------------------------------
+
+FULL = method_named("full")
+RATE = 5e-6
+
+
+def with_rate(**arguments) -> dict:
+    chosen = Settings(methods={"full": {"vqa": Choice(learning_rate=3e-5, arguments=arguments)}})
+    return FULL.settings(chosen, "vqa")
+
+
+def test_settings_without_it_are_as_ever():
+    assert with_rate() == {} and with_rate(vision_learning_rate=RATE) == {"vision_learning_rate": RATE}
+    assert FULL.apply(load("mplug"), {}).rates() == {}
+
+
+@pytest.mark.parametrize("name", ["mplug", "blip"])
+def test_a_step_moves_each_side_at_its_rate(name):
+    """With gradients of one size everywhere, AdamW's first step is the learning rate."""
+    family = load(name)
+    tuned = FULL.apply(family, with_rate(vision_learning_rate=RATE))
+    groups = optimizer_groups(family.model, 3e-5, 0.0, tuned.rates())
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(map(id, tuned.parameters().values())), "each parameter once"
+    parameters = tuned.parameters()
+    for parameter in parameters.values():
+        parameter.data, parameter.grad = parameter.data.double(), None
+    before = {key: p.detach().clone() for key, p in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    torch.optim.AdamW(groups).step()
+    for key, parameter in parameters.items():
+        rate = RATE if key.startswith("vision_model.") else 3e-5
+        moved = before[key] - parameter.detach()
+        torch.testing.assert_close(moved, torch.full_like(moved, rate), rtol=1e-3, atol=0.0)
+
+
+def test_rates_that_are_none_are_one_line():
+    for rate in (0, -1.0, float("nan"), True, "fast"):
+        with pytest.raises(UserError, match="^full: vision_learning_rate must be a number above 0, got"):
+            FULL.apply(load("mplug"), {"vision_learning_rate": rate})
+    with pytest.raises(UserError, match="has no image encoder apart: leave vision_learning_rate out"):
+        FULL.apply(load("git"), {"vision_learning_rate": RATE})

@@ -17,9 +17,11 @@ BOTTLENECK = 768 * 96 + 96 + 96 * 768 + 768
 
 
 def counted(name: str, **changes):
-    method = method_named(name)
-    settings = {**method.settings(PAPER, "vqa"), **changes}
-    return count_parameters(method.apply(blip_base_without_weights(), settings))
+    """In a model without values."""
+    method, family = method_named(name), blip_base_without_weights()
+    tuned = method.apply(family, {**method.settings(PAPER, "vqa"), **changes})
+    assert {parameter.device for parameter in family.model.parameters()} == {torch.device("meta")}
+    return count_parameters(tuned)
 
 
 def test_36_bottlenecks_of_width_96_in_blip_base():
@@ -57,12 +59,6 @@ def test_own_parameters():
     assert counted("frozen").trained == 0 and counted("frozen").parts == ()
 
 
-def test_nothing_has_values_in_the_model_that_is_counted():
-    family = blip_base_without_weights()
-    method_named("pgnn").apply(family, method_named("pgnn").settings(PAPER, "vqa"))
-    assert {parameter.device for parameter in family.model.parameters()} == {torch.device("meta")}
-
-
 @pytest.mark.parametrize("name", ["pgnn", "prefix", "lora", "decoder"])
 def test_counts_do_not_depend_on_the_device(name):
     tuned = method_named(name).apply(load_family(), method_named(name).settings(Settings(), "vqa"))
@@ -98,6 +94,10 @@ def test_the_command(capsys):
             "--base takes no checkpoint: leave --model and --download out",
         ),
         (["gcn", "--reduction", "0"], "--reduction"),
+        (
+            ["gcn", "--reduction", "1000000"],
+            "--reduction: '1000000' is out of range, give a number from 1",
+        ),
     ],
 )
 def test_bad_words(words, message, capsys):

@@ -10,7 +10,7 @@ from torch import Tensor
 from adapters.prefix import load_prefix
 from attngraph.errors import UserError
 from experiments.methods import Tuned, method_named
-from experiments.methods.projections import attention_projections
+from experiments.methods.peft import attention_projections
 from experiments.models import Decoding, ModelFamily
 from experiments.models.losses import IGNORED
 from tests.attngraph.reading.zoo import FAMILIES as ZOO
@@ -22,7 +22,15 @@ SETTINGS = {
     "prefix": {"tokens": 3, "projection": None},
 }
 every = pytest.mark.parametrize("name", SETTINGS)
-families = pytest.mark.parametrize("kind", WRITERS)
+# Each family with one of the two, BLIP's with both; all pairs in the slow run.
+pairs = pytest.mark.parametrize(
+    "name, kind",
+    [
+        pytest.param(name, kind, marks=[pytest.mark.slow] * (k % 2 != number and not kind.startswith("blip")))
+        for k, kind in enumerate(WRITERS)
+        for number, name in enumerate(SETTINGS)
+    ],
+)
 ANSWERED = [replace(sample, answer="red ball star") for sample in SAMPLES]
 
 
@@ -55,8 +63,7 @@ def test_ranking_from_a_cache_gives_what_one_pass_for_each_answer_gives(name, ki
     assert together == [family.generate([sample], Decoding(6, 3))[0] for sample in SAMPLES]
 
 
-@every
-@families
+@pairs
 def test_later_words_and_padding_do_not_matter(name, kind):
     family = load(kind)
     tuned(name, family)
@@ -72,8 +79,7 @@ def test_later_words_and_padding_do_not_matter(name, kind):
         torch.testing.assert_close(got[k][: place + 1], other[k][: place + 1], rtol=1e-5, atol=1e-5)
 
 
-@every
-@families
+@pairs
 def test_trained_saved_loaded_and_switched_off(name, kind, tmp_path):
     family = load(kind)
     family.model.requires_grad_(False)  # PyTorch may then add up in another order

@@ -144,10 +144,10 @@ def _word(rng: random.Random) -> str:
 
 
 def main() -> None:
-    from experiments.metrics.tokenizers import ptb_tokenize
+    from experiments.metrics.ptb import tokenize_java
 
     chosen = list(dict.fromkeys([*captions(3500, seed=1), *scene_captions(50)]))
-    pairs = list(zip(chosen, ptb_tokenize(chosen), strict=True))
+    pairs = list(zip(chosen, tokenize_java(chosen), strict=True))
     data = json.dumps(pairs, ensure_ascii=True, indent=0).encode()
     FIXTURE.write_bytes(gzip.compress(data, mtime=0))
     print(f"{len(pairs)} pairs in {FIXTURE}")

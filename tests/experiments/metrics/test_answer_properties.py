@@ -99,6 +99,9 @@ ANSWERS = st.lists(
 
 @given(prediction=texts, answers=st.one_of(ANSWERS, st.lists(texts, min_size=10, max_size=10)))
 def test_scores_are_one_of_five_and_more_agreement_never_lowers_them(prediction, answers):
+    agrees = [answer == slow(prediction, _CONTRACTIONS) for answer in answers]
+    left_out = [min(1, sum(agrees[:k] + agrees[k + 1 :]) / 3) for k in range(10)]
+    assert vizwiz_scores({"x": prediction}, {"x": answers})[0] == sum(left_out) / 10
     for scores, own in ((vqa_scores, prediction), (vizwiz_scores, normalise_prediction(prediction))):
         (score,) = scores({"x": prediction}, {"x": answers})
         assert round(float(score), 9) in (0, 0.3, 0.6, 0.9, 1)

@@ -1,9 +1,14 @@
-"""Exact match with the one reference answer."""
+"""Accuracy by equality with an answer or a label, and what all metrics share."""
 
+import numpy as np
 import pytest
 
 from attngraph.errors import UserError
-from experiments.metrics.exact import exact_scores
+from experiments.metrics.captions import caption_scores
+from experiments.metrics.exact import ENTAILMENT_WORDS, SYNONYMS, entailment_scores, exact_scores
+from experiments.metrics.statistics import mean_score, mean_statistics, scores_by_kind
+from experiments.metrics.vizwiz import vizwiz_scores
+from experiments.metrics.vqa import vqa_scores
 
 
 def test_exact_match():
@@ -11,8 +16,52 @@ def test_exact_match():
     assert exact_scores({"1": "Yes ", "2": "no", "3": "teal"}, references).tolist() == [1, 0, 1]
 
 
-@pytest.mark.parametrize("references", [["red", "blue"], [], "red"])
-def test_other_than_one_reference_is_one_clear_line(references):
-    with pytest.raises(UserError, match="exactly one") as error:
-        exact_scores({"q": "red"}, {"q": references})
+def test_a_word_of_judgement_names_one_label():
+    """Each word is right for one label and wrong for the other two; case and signs around it do not count,
+    and only the whole answer does."""
+    labels = list(ENTAILMENT_WORDS)
+    references = {label: [label] for label in labels}
+    for label, words in SYNONYMS.items():
+        assert words[0] == ENTAILMENT_WORDS[label]
+        for word in [*words, f" {words[2].upper()}.", f"{words[0].title()}!"]:
+            scores = entailment_scores(dict.fromkeys(labels, word), references)
+            assert scores.tolist() == [label == other for other in labels]
+    for text in ("", "dog", "yes it is", "not correct"):
+        assert not entailment_scores(dict.fromkeys(labels, text), references).any()
+
+
+@pytest.mark.parametrize(
+    "metric, predictions, references, message",
+    [
+        *((exact_scores, {"q": "red"}, {"q": given}, "exactly one") for given in (["red", "no"], [], "red")),
+        (entailment_scores, {"q": "correct"}, {"q": ["-"]}, "gold label '-'"),
+        *((metric, {"q": "red"}, {"q": ["red"] * 3}, "needs at least 4 annotators' answers, example q has 3")
+          for metric in (vqa_scores, vizwiz_scores)),
+        *((metric, *given)
+          for metric in (vqa_scores, vizwiz_scores, exact_scores, entailment_scores, caption_scores)
+          for given in [
+              ({}, {"q": ["neutral"]}, "no prediction for 1 example.*first q"),
+              ({"q": "a", "x": "b"}, {"q": ["neutral"]}, "no reference answer for 1 example.*first x"),
+              ({}, {}, "nothing to score"),
+          ]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_scored_is_one_clear_line(metric, predictions, references, message):
+    with pytest.raises(UserError, match=message) as error:
+        metric(predictions, references)
     assert "\n" not in str(error.value)
+
+
+def test_scores_by_kind():
+    assert scores_by_kind([1, 0, 1], ["count", "count", "colour"]) == {"colour": (1.0, 1), "count": (0.5, 2)}
+    with pytest.raises(ValueError):
+        scores_by_kind([1, 0], ["count"])
+
+
+def test_the_mean_of_any_resample_comes_from_sums():
+    rng = np.random.default_rng(0)
+    scores = rng.random((3, 10))  # seeds, examples
+    picks = rng.integers(10, size=7)
+    totals = mean_statistics(scores)[:, picks].sum(axis=-2)
+    assert totals.shape == (3, 2)
+    np.testing.assert_allclose(mean_score(totals), scores[:, picks].mean(axis=-1), rtol=1e-15)

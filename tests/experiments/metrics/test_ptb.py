@@ -9,9 +9,10 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from experiments.metrics.ptb import one_line, scan, tokenize
-from experiments.metrics.tokenizers import ptb_tokenize
+from attngraph.errors import UserError
+from experiments.metrics.ptb import one_line, scan, tokenize, tokenize_java
 from tests.experiments.metrics import ptb_probe
 from tests.experiments.metrics.ptb_cases import BREAKS, FIXTURE, captions, scene_captions
 
@@ -32,7 +33,29 @@ def test_pairs_that_the_java_program_made():
 @needs_java
 def test_captions_of_many_kinds():
     chosen = [*captions(4000, seed=2), *scene_captions(20)]
-    assert differences(chosen, ptb_tokenize(chosen)) == []
+    assert differences(chosen, tokenize_java(chosen)) == []
+
+
+@needs_java
+@pytest.mark.slow
+def test_the_program_is_called_as_pycocoevalcap_calls_it():
+    """Its class writes beside its jar, and lets a caption's tokens depend on the next one's beginning."""
+    chosen = [one_line(caption) for caption in captions(3000, seed=4)]
+    apart = {k: [{"caption": text}, {"caption": "\" ' ,"}] for k, text in enumerate(chosen) if text.strip()}
+    theirs = PTBTokenizer().tokenize(apart)
+    assert [theirs[k][0] for k in apart] == tokenize_java([chosen[k] for k in apart])
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")
+def test_java_that_does_not_start_or_fails_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="needs Java, which does not start .*use_java=False"):
+        tokenize_java(["a dog"])
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho 'no class here' >&2\nexit 1\n")
+    java.chmod(0o755)
+    with pytest.raises(UserError, match="failed .no class here"):
+        tokenize_java(["a dog"])
 
 
 @needs_java
@@ -40,9 +63,9 @@ def test_captions_of_many_kinds():
 def test_sixty_thousand_captions_of_many_kinds_and_the_wordings_of_scenes():
     """A handful of the captions from random signs may differ; what people write does not."""
     chosen = list(scene_captions(3000))
-    assert len(chosen) == 15_000 and differences(chosen, ptb_tokenize(chosen)) == []
+    assert len(chosen) == 15_000 and differences(chosen, tokenize_java(chosen)) == []
     chosen = list(captions(60_000, seed=3))
-    assert len(differences(chosen, ptb_tokenize(chosen))) <= 3
+    assert len(differences(chosen, tokenize_java(chosen))) <= 3
 
 
 @needs_java
@@ -70,7 +93,7 @@ def test_every_pair_of_characters_at_every_kind_of_place():
     signs = [*string.punctuation, *"a0OsT ", "\x85", "\xa0", "\xad", "’", "é", "\u0301", "½"]
     pairs = list(itertools.product(signs, repeat=2))
     chosen = [place.format(*pair) for place in PLACES for pair in pairs]
-    assert len(chosen) > 60_000 and differences(chosen, ptb_tokenize(chosen)) == []
+    assert len(chosen) > 60_000 and differences(chosen, tokenize_java(chosen)) == []
 
 
 @needs_java
@@ -103,9 +126,9 @@ def test_tokens():
 @needs_java
 def test_in_java_too_a_caption_does_not_depend_on_the_next():
     given = ["see no.", "5 dogs", 'a <b c="x', 'y"> z', "J.", "The end", "", "\u2028", "dog\ud83d x"]
-    assert ptb_tokenize(given) == [ptb_tokenize([caption])[0] for caption in given] == tokenize(given)
+    assert tokenize_java(given) == [tokenize_java([caption])[0] for caption in given] == tokenize(given)
     broken = [f"one{line_break}two" for line_break in BREAKS]
-    assert ptb_tokenize([*broken, "last"]) == ["one two"] * len(broken) + ["last"]
+    assert tokenize_java([*broken, "last"]) == ["one two"] * len(broken) + ["last"]
 
 
 @given(st.lists(texts, max_size=5))

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.metrics.answerability import answerability_scores
-from experiments.metrics.vizwiz import normalise_prediction, vizwiz_scores
+from experiments.metrics.vizwiz import answerability_scores, normalise_prediction, vizwiz_scores
 from tests.experiments.metrics.random_texts import WORDS, text, varied
 
 FILE = os.environ.get("VIZWIZ_EVALUATOR")

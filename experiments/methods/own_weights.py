@@ -1,0 +1,149 @@
+"""Methods that add nothing to the model: a rule which of its own parameters train, or none do."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from adapters.saved import read_tensors
+from attngraph.errors import UserError
+from experiments.configs.settings import Settings
+from experiments.files import whole
+from experiments.methods.method import Method, Tuned, Vision, check_fit, is_number
+from experiments.models.batch import Sample
+from experiments.models.family import Answering, ModelFamily
+from experiments.tasks.task import majority
+
+WEIGHTS = "model.safetensors"
+VISION_RATE = "vision_learning_rate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnParameters(Method):
+    """Some of the model's own parameters are trained."""
+
+    rates: tuple[float, ...] = (1e-4, 3e-4)
+    default_rate: float = 3e-4
+
+    @abstractmethod
+    def trained(self, family: ModelFamily, parameter: str) -> bool:
+        """Whether a parameter is trained, by its name in the model."""
+
+    def apply(self, family: ModelFamily, settings: dict[str, Any]) -> TunedModel:
+        freeze(family)
+        for name, parameter in family.model.named_parameters():
+            parameter.requires_grad_(self.trained(family, name))
+        return TunedModel(family)
+
+
+class TunedModel(Tuned):
+    """A model some of whose own parameters are trained."""
+
+    def save(self, folder: Path) -> None:
+        """``model.safetensors``: the trained parameters as they are."""
+        tensors = {name: p.detach().cpu().contiguous() for name, p in self.parameters().items()}
+        with whole(folder / WEIGHTS) as part:
+            save_file(tensors, part)
+
+    def load(self, folder: Path) -> None:
+        weights, parameters = read_tensors(folder / WEIGHTS), self.parameters()
+        check_fit(folder / WEIGHTS, weights, parameters)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(weights[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageSide(OwnParameters):
+    """The parameters of the modules that read and write text."""
+
+    def trained(self, family: ModelFamily, parameter: str) -> bool:
+        return any(not side or parameter.startswith(f"{side}.") for side in family.language_side())
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullFineTuning(OwnParameters):
+    """All parameters; the image encoder at a learning rate of its own where ``vision_learning_rate`` gives
+    one, as mPLUG's authors do it.
+    """
+
+    vision: Vision = "trained"
+
+    def trained(self, family: ModelFamily, parameter: str) -> bool:
+        return True
+
+    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+        choice = self.choice(chosen, task)
+        given = {} if choice is None else choice.arguments
+        return {VISION_RATE: given[VISION_RATE]} if VISION_RATE in given else {}
+
+    def argument_names(self) -> list[str]:
+        return [VISION_RATE]
+
+    def further_settings(self) -> list[str]:
+        return [VISION_RATE]
+
+    def apply(self, family: ModelFamily, settings: dict[str, Any]) -> TunedModel:
+        tuned, rate = super().apply(family, settings), settings.get(VISION_RATE)
+        if rate is None:
+            return tuned
+        if not is_number(rate) or not 0 < rate < math.inf:
+            raise UserError(f"{self.name}: {VISION_RATE} must be a number above 0, got {rate!r}")
+        if not family.caches_features:
+            raise UserError(
+                f"{self.name}: {family.title} has no image encoder apart: leave {VISION_RATE} out"
+            )
+        return _TwoRates(family, float(rate))
+
+
+class _TwoRates(TunedModel):
+    """A model whose image encoder has a learning rate of its own."""
+
+    def __init__(self, family: ModelFamily, rate: float):
+        super().__init__(family)
+        self.rate = rate
+
+    def rates(self) -> dict[nn.Module, float]:
+        return {self.family.image_encoder(): self.rate}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen(Method):
+    """Nothing is trained."""
+
+    def apply(self, family: ModelFamily, settings: dict[str, Any]) -> Tuned:
+        freeze(family)
+        return Tuned(family)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Majority(Method):
+    """Nothing is trained; the training answers are counted."""
+
+    def apply(self, family: ModelFamily, settings: dict[str, Any]) -> Tuned:
+        freeze(family)
+        return Constant(family)
+
+
+class Constant(Tuned):
+    """One answer to everything."""
+
+    def observe(self, targets: Iterable[str]) -> None:
+        self.text = majority(targets)
+
+    def answer(self, samples: Sequence[Sample], way: Answering) -> list[str]:
+        return [self.text] * len(samples)
+
+
+def freeze(family: ModelFamily) -> None:
+    """Let nothing of the model be trained."""
+    for parameter in family.model.parameters():
+        parameter.requires_grad_(False)

@@ -1,0 +1,205 @@
+"""The methods of the tables, in the order of their rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.methods.graph_adapter import GraphAdapter, OtherRate, ResidualAlone
+from experiments.methods.method import ATTRIBUTION, OTHERS, REFERENCE, VARIANTS, register
+from experiments.methods.own_weights import Frozen, FullFineTuning, LanguageSide, Majority
+from experiments.methods.peft import Lora, PrefixMethod
+
+RATES = (3e-3, 1e-2)  # with which the search of an adapter begins
+REDUCTIONS = (64, 32, 16, 8)  # the paper's widths 12, 24, 48 and 96 on BLIP's 768
+PUBLISHED_WIDTH = 768  # of the model in the paper
+
+
+def _alone(
+    name: str,
+    title: str,
+    note: str,
+    gnn: str = "pgnn",
+    kind: type[GraphAdapter] = GraphAdapter,
+    **options: Any,
+) -> GraphAdapter:
+    """A row that differs from pGNN in one thing, so that it tells what that thing does. Its learning rates
+    are chosen on validation data like those of the others; its other settings are pGNN's.
+    """
+    own = {"group": ATTRIBUTION, "gnn": gnn, "follows": "pgnn", "rates": RATES, **options}
+    return kind(name=name, title=title, note=note, **own)
+
+
+def _variant(name: str, title: str, note: str, gnn: str = "pgnn", **options: Any) -> GraphAdapter:
+    """A row of a small table: GCN or pGNN with one option set otherwise, its chosen settings and learning
+    rates otherwise kept.
+    """
+    return GraphAdapter(name=name, title=title, note=note, group=VARIANTS, gnn=gnn, follows=gnn, **options)
+
+
+GNNS = (
+    # With ``blend`` GCN is what it is with ``replace``: its output is the attention output.
+    GraphAdapter(name="gcn", title="GCN", gnn="gcn", tried=({},), joins=("replace", "gated"), rates=RATES),
+    GraphAdapter(
+        name="appnp", title="APPNP", gnn="appnp", tried=({"alpha": 0.1}, {"alpha": 0.3}), rates=RATES
+    ),
+    # With ``gated`` GCNII is APPNP: its own way to combine does not apply there.
+    GraphAdapter(
+        name="gcnii",
+        title="GCNII",
+        gnn="gcnii",
+        tried=({"alpha": 0.1, "theta": 0.5}, {"alpha": 0.3, "theta": 0.5}),
+        joins=("replace", "blend"),
+        rates=RATES,
+    ),
+    GraphAdapter(
+        name="pgnn",
+        title="pGNN",
+        gnn="pgnn",
+        tried=({"p": 1.5, "mu": 0.1}, {"p": 1.5, "mu": 1.0}),
+        rates=RATES,
+    ),
+)
+
+#: What pGNN's parts do. The first two are controls: pGNN without what its distances say.
+PARTS = (
+    _alone(
+        "tempering",
+        "Tempering alone",
+        "pGNN with weights M^(p/2): every distance R is 1",
+        gnn="tempering",
+        control=True,
+    ),
+    _alone(
+        "placebo",  # its name in the runs of before
+        "Rotated queries",
+        "pGNN whose distances R see queries turned at random, all else as it is",
+        gnn="rotated",
+        control=True,
+    ),
+    _alone(
+        "p2",
+        "Normalisation alone (p = 2)",
+        "pGNN with p = 2 and no residual: only the degrees of the graph act",
+        fixed={"p": 2.0, "mu": 0.0, "learn_p": False},
+    ),
+    _alone(
+        "residual",
+        "Residual alone",
+        "attention output plus a share of the query's own features, no degrees, no re-weighting",
+        gnn="residual",
+        kind=ResidualAlone,
+    ),
+    _alone("mean_degree", "Mean degrees", 'pGNN with degree="mean"', fixed={"degree": "mean"}),
+    _alone(
+        "rescaled",
+        "Rescaled to |U|",
+        "pGNN whose output has the length of the attention output",
+        rescale=True,
+    ),
+    _alone("pgnn_replace", "pGNN, replace", "the paper's join", join="replace"),
+    _alone("pgnn_gated", "pGNN, gated", "the released code's join, repaired", join="gated"),
+    _alone("gcn_gated", "GCN, gated", "what that gate does to the vanilla adapter", gnn="gcn", join="gated"),
+    _alone(
+        "rate",
+        "Learning rate alone",
+        "GCN, the vanilla adapter, with pGNN's learning rates",
+        gnn="gcn",
+        kind=OtherRate,
+        rates=(),
+    ),
+    _alone(
+        "fixed_p",
+        "Fixed p",
+        "pGNN with p kept at its starting value",
+        fixed={"learn_p": False},
+        rates=(),
+    ),
+    _alone(
+        "learned_p",
+        "Learned p",
+        "the pGNN row's runs with the seeds of these rows",
+        repeats="pgnn",
+        rates=(),
+    ),
+)
+
+SMALL = (
+    PrefixMethod(name="prefix", title="Prefix tuning", group=OTHERS, rates=(3e-2, 1e-1), default_rate=1e-1),
+    Lora(name="lora", title="LoRA", group=OTHERS, rates=(1e-3, 3e-3), default_rate=3e-3),
+)
+
+#: Of the tables *position* (pGNN sits in all places), *width*, *concat* (pGNN has the queries in the query
+#: rows of the node features) and *p* (pGNN learns p).
+SMALL_TABLES = (
+    *(
+        _variant(f"position_{name}", title, f"pGNN: {note}", positions=positions)
+        for name, title, positions, note in (
+            ("ffn", "FFN only", ("ffn",), "the vanilla adapter after the feed-forward blocks"),
+            ("self", "FFN + self-attention", ("self", "ffn"), "no adapter after cross-attention"),
+            ("cross", "FFN + cross-attention", ("cross", "ffn"), "no adapter after self-attention"),
+        )
+    ),
+    *(
+        _variant(
+            f"{gnn}_r{reduction}",
+            f"{title}, width 1/{reduction}",
+            f"bottlenecks of 1/{reduction} of the model's width: {PUBLISHED_WIDTH // reduction} of "
+            f"{PUBLISHED_WIDTH}",
+            gnn,
+            reduction=reduction,
+        )
+        for gnn, title in (("gcn", "GCN"), ("pgnn", "pGNN"))
+        for reduction in REDUCTIONS
+    ),
+    *(
+        _variant(f"pgnn_{rows}", f"{title} as query rows", f"pGNN with {note}", query_rows=rows)
+        for rows, title, note in (
+            ("zero", "Zeros", "zeros for the queries in distances and residual"),
+            (
+                "noise",
+                "Noise",
+                "noise at the queries' lengths, fixed for each place, in distances and residual",
+            ),
+        )
+    ),
+    *(
+        _variant(
+            f"pgnn_p{100 * p:.0f}",
+            f"p = {p:g}, fixed",
+            f"pGNN with p kept at {p:g}",
+            fixed={"p": p, "learn_p": False},
+        )
+        for p in (1.25, 1.5, 1.75)
+    ),
+)
+
+REFERENCES = (
+    Frozen(name="frozen", title="Frozen model", group=REFERENCE, trains=False),
+    LanguageSide(
+        name="decoder",
+        title="Decoder fine-tuning",
+        group=REFERENCE,
+        note="every weight that reads and writes text is trained (BLIP's text decoder; mPLUG's text encoder, "
+        "fusion and decoder), the image encoder stays frozen",
+    ),
+    FullFineTuning(name="full", title="Full fine-tuning", group=REFERENCE),
+    LanguageSide(
+        name="text",
+        title="Text only",
+        group=REFERENCE,
+        note="decoder fine-tuning with the image states zeroed",
+        follows="decoder",
+        rates=(),
+        vision="zero",
+    ),
+    Majority(
+        name="majority",
+        title="Majority class",
+        group=REFERENCE,
+        trains=False,
+        note="the most frequent training answer for every input",
+    ),
+)
+
+for method in (*GNNS, *PARTS, *SMALL, *SMALL_TABLES, *REFERENCES):
+    register(method)

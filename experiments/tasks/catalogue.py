@@ -1,0 +1,198 @@
+"""The tasks of the tables, in their order: four on data that are drawn or come with a package, and six on the
+official files of benchmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.datasets import easy_vqa
+from experiments.datasets.coco import COCO as KARPATHY
+from experiments.datasets.coco import Karpathy
+from experiments.datasets.dataset import OFFICIAL, split_examples
+from experiments.datasets.example import Example
+from experiments.datasets.snli_ve import SNLI_VE
+from experiments.datasets.vizwiz_vqa import ANSWERABLE
+from experiments.datasets.vqa2 import VQA2 as VQA_V2
+from experiments.datasets.vqa2 import Drawn
+from experiments.metrics.exact import ENTAILMENT_WORDS, exact_scores
+from experiments.metrics.scene import scene_counts, scene_f1, scores_by_kind
+from experiments.metrics.vizwiz import answerability_scores, f1_from_counts, vizwiz_scores
+from experiments.metrics.vqa import vqa_scores
+from experiments.models.family import Answering
+from experiments.models.ranking import Ranking
+from experiments.scenes.known import scene_of
+from experiments.tasks.formats import ANSWERABILITY, TEXTCAPS, VIZWIZ, VQA_RESULTS
+from experiments.tasks.kinds import Captions, Entailment, OfficialCaptions, Questions, caption_columns
+from experiments.tasks.official import Official
+from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_scores, references, register
+
+SCENE = "caption.scene"
+AP, F1 = "vizwiz_vqa.average_precision", "vizwiz_vqa.f1"
+WORDS = tuple(ENTAILMENT_WORDS.values())
+
+
+class VQA(Task):
+    """The question is the prompt; official VQA accuracy against ten answers."""
+
+    name, title, drawn = "vqa", "VQA (Scenes, VQA v2 format)", "questions"
+    columns = (Column("vqa.accuracy", "VQA acc", averaged=True),)
+    budget = Budget(eval_seconds=1.7e-3)
+    file_format = VQA_RESULTS
+
+    def examples(self, data: Path, split: str) -> list[Example]:
+        found = split_examples(VQA_V2, data / "vqa_v2", OFFICIAL[split], Drawn())
+        return [replace(example, groups={}) for example in found]
+
+    def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
+        scores = vqa_scores(predictions, references(examples))
+        return accuracy_scores(self.selects, scores, examples, "VQA v2's evaluator (March 2021)")
+
+
+class VisualEntailment(Entailment):
+    """A word is generated."""
+
+    name, title, drawn = "ve", "Visual entailment (Scenes, SNLI-VE format)", "hypotheses"
+    columns = (Column("ve.accuracy", "VE acc", averaged=True),)
+
+    def examples(self, data: Path, split: str) -> list[Example]:
+        found = split_examples(SNLI_VE, data / "snli_ve", OFFICIAL[split])
+        return [replace(example, groups={}) for example in found]
+
+
+class Caption(Captions):
+    """Also F1 against the scene where it is known."""
+
+    name, title, drawn = "caption", "Captioning (Scenes, Karpathy format)", "captions"
+    columns = (*caption_columns("caption"), Column(SCENE, "Scene F1", score=scene_f1, optional=True))
+
+    def examples(self, data: Path, split: str) -> list[Example]:
+        official = "val" if split == "validation" else split
+        found = split_examples(KARPATHY, data / "karpathy", official, Karpathy())
+        return [replace(example, scene=scene_of(example.image)) for example in found]
+
+    def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
+        scores = super().score(predictions, examples)
+        scenes = {example.id: example.scene for example in examples if example.scene is not None}
+        if len(scenes) < len(examples):
+            return scores
+        counts = scene_counts(predictions, scenes)
+        totals = counts.sum(axis=0)
+        return TaskScores(
+            {**scores.columns, SCENE: float(scene_f1(totals))},
+            {**scores.statistics, SCENE: counts},
+            scores_by_kind(totals),
+            scores.evaluator,
+        )
+
+
+class EasyVQA(Task):
+    """The question is the prompt; exact match with the one answer. 2,000 of the training questions are used,
+    so that full fine-tuning has room left."""
+
+    name, title, packaged = "easy_vqa", "easy-VQA", True
+    mirrors = True  # its questions are about one shape and its colour
+    columns = (Column("easy_vqa.accuracy", "easy-VQA acc"),)
+    budget = Budget(steps=160, train_examples=2000, eval_seconds=1.4e-3)
+
+    def examples(self, data: Path, split: str) -> list[Example]:
+        return easy_vqa.load(split)
+
+    def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
+        scores = exact_scores(predictions, references(examples))
+        return accuracy_scores(self.selects, scores, examples, "equality of the answer")
+
+
+class VQA2(Questions):
+    """Official VQA accuracy; in the Karpathy split where its file is there."""
+
+    name, title, data_set = "vqa2", "VQA v2.0", "vqa2"
+    mirrors = True
+    columns = (Column("vqa2.accuracy", "VQA2.0 acc", averaged=True),)
+    file_format = VQA_RESULTS
+    score = VQA.score
+
+
+class VizWizVQA(Questions):
+    """Accuracy as VizWiz's own evaluator has it; and the scores of its second task, whether a question can be
+    answered from its picture, where predictions are numbers from 0 to 1 (a file of them, for `attngraph
+    score`)."""
+
+    name, title, data_set = "vizwiz_vqa", "VizWiz-VQA", "vizwiz_vqa"
+    columns = (
+        Column("vizwiz_vqa.accuracy", "VizWizVQA acc", averaged=True),
+        Column(AP, "unanswerable AP", optional=True),
+        Column(F1, "unanswerable F1", score=f1_from_counts, optional=True),
+    )
+    file_format, second_format = VIZWIZ, ANSWERABILITY
+
+    def score(self, predictions: Mapping[str, Any], examples: Sequence[Example]) -> TaskScores:
+        if any(isinstance(prediction, (int, float)) for prediction in predictions.values()):
+            return _answerability(predictions, examples)
+        scores = vizwiz_scores(predictions, references(examples))
+        return accuracy_scores(self.selects, scores, examples, "VizWiz's evaluator")
+
+
+class SNLIVE(Official, Entailment):
+    """The three words are ranked, as in p-Adapter: a model that was not trained on the task is not wrong for
+    its wording."""
+
+    name, title, data_set, like = "snli_ve", "SNLI-VE", "snli_ve", "ve"
+    ranks = True
+    mirrors = True
+    budget = Budget(eval_seconds=4e-3)
+    columns = (Column("snli_ve.accuracy", "SNLI-VE acc", averaged=True),)
+
+    def answers(self, data: Path) -> tuple[str, ...]:
+        return WORDS
+
+    def answering(self, data: Path) -> Answering:
+        return Ranking(WORDS)
+
+
+class COCO(OfficialCaptions):
+    """Each image once, against all of its captions."""
+
+    name, title, data_set = "coco", "COCO Captions", "coco"
+    mirrors = True
+    columns = caption_columns("coco", "COCO")
+
+
+class TextCaps(OfficialCaptions):
+    """Each image once, against all five captions; ids are texts."""
+
+    name, title, data_set = "textcaps", "TextCaps", "textcaps"
+    columns = caption_columns("textcaps", "TextCaps")
+    file_format = TEXTCAPS
+
+
+class VizWizCaps(OfficialCaptions):
+    """Each image once, without captions that were rejected or prewritten."""
+
+    name, title, data_set = "vizwiz_caps", "VizWiz-Captions", "vizwiz_caps"
+    columns = caption_columns("vizwiz_caps", "VizWizCaps")
+
+
+def _answerability(predictions: Mapping[str, float], examples: Sequence[Example]) -> TaskScores:
+    truth = {example.id: int(example.groups[ANSWERABLE]) for example in examples}
+    scores = answerability_scores(predictions, truth)
+    columns = {AP: scores.average_precision, F1: scores.f1}
+    return TaskScores(columns, {F1: scores.counts}, {}, "VizWiz's evaluator of answerability")
+
+
+for task in (
+    VQA(),
+    VisualEntailment(),
+    Caption(),
+    EasyVQA(),
+    VQA2(),
+    VizWizVQA(),
+    SNLIVE(),
+    COCO(),
+    TextCaps(),
+    VizWizCaps(),
+):
+    register(task)

@@ -1,0 +1,208 @@
+"""The kinds of tasks: questions, entailment and captions; with texts as BLIP, ALBEF and p-Adapter prepare
+them, and lists of answers that can be ranked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from attngraph.errors import UserError
+from experiments.datasets.example import Example
+from experiments.datasets.reading import Unique, is_text, read_json, shown
+from experiments.metrics.captions import bleu4_from_counts, caption_scores
+from experiments.metrics.exact import ENTAILMENT_WORDS, entailment_scores
+from experiments.metrics.statistics import mean_statistics
+from experiments.models.family import Decoding
+from experiments.models.length_penalty import GNMT
+from experiments.models.mini_blip import DESCRIBE
+from experiments.tasks.formats import CAPTIONS, SNLI_VE
+from experiments.tasks.official import Official
+from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_scores, majority, references
+
+ANSWER_LIST = "answer_list.json"
+LISTED = 3128  # as many as BLIP's list for VQA v2 has
+WORDS = 30  # of a caption
+
+_MARKS = re.compile(r"[.!\"()*#:;~]")
+_FREQUENT: dict[tuple[str, bool | None], tuple[str, ...]] = {}  # counted once in a process
+
+
+class Questions(Official):
+    """The question is the prompt, without words around it, as in BLIP and p-Adapter; ten annotators' answers.
+
+    It is answered by generation with three beams, as BLIP's code does where it does not rank, or as mPLUG's
+    code does; or by ranking the answers of ``answer_list.json`` in the data set's folder, or else the
+    :data:`LISTED` most frequent answers of training.
+
+    Training draws an answer with the share of annotators who gave it: on average that is the loss of BLIP and
+    mPLUG, in which each different answer has this weight.
+    """
+
+    like, ranks = "vqa", True
+    decoding = Decoding(max_new_tokens=10, num_beams=3)
+    decodings = {"mplug": Decoding(10, 5, 1, GNMT)}
+    budget = Budget(eval_seconds=12e-3)
+
+    def text(self, example: Example) -> str:
+        return plain_question(example.prompt)
+
+    def target(self, example: Example, draw: float) -> str:
+        """The answer of an annotator, those that most agree on first: 0 draws the most frequent one."""
+        counts = Counter(example.references)
+        ranked = [answer for answer, count in counts.most_common() for _ in range(count)]
+        return ranked[int(draw * len(ranked))]
+
+    def answers(self, data: Path) -> tuple[str, ...]:
+        file = data / self.data_set / ANSWER_LIST
+        if file.exists():
+            return read_answers(file)
+        part, whole = self.table(data, "train")
+        key = (whole.about.digest, part.held_out)
+        if key not in _FREQUENT:
+            _FREQUENT[key] = frequent_answers(self.examples(data, "train"), LISTED)
+        return _FREQUENT[key]
+
+
+def read_answers(file: Path) -> tuple[str, ...]:
+    """The answers of a JSON list of texts, such as BLIP's and p-Adapter's ``answer_list.json``, in its order.
+
+    Raises:
+        UserError: the file is missing or something else, is empty, or holds an empty answer or one twice.
+    """
+    file = Path(file)
+    content = read_json(file)
+    if not isinstance(content, list):
+        raise UserError(f"{file}: is {type(content).__name__}, not a list; give a list of answers")
+    if not content:
+        raise UserError(f"{file}: the list is empty; give a list of answers")
+    known = Unique(file, "answer")
+    for place, answer in enumerate(content):
+        where = f"answer {place}"
+        if not isinstance(answer, str):
+            raise UserError(f"{file}: {where} is {type(answer).__name__} ({shown(answer)}); write a text")
+        if not is_text(answer):
+            raise UserError(f"{file}: {where} holds half a character ({shown(answer)}); write it again")
+        if not answer.strip():
+            raise UserError(f"{file}: {where} is empty; leave it out")
+        known.add(answer, where)
+    return tuple(content)
+
+
+def frequent_answers(examples: Sequence[Example], count: int) -> tuple[str, ...]:
+    """The ``count`` answers that the most examples agree on, the most frequent first, of equally frequent
+    ones the one that comes first; fewer where there are no more.
+
+    An example counts once, with its own most frequent answer, as in the list of 3,129 answers that occur nine
+    times or more in VQA 2.0 (``compute_softscore.py`` of github.com/hengyuan-hu/bottom-up-attention-vqa).
+
+    Args:
+        examples: of the training split.
+        count: 1 or more.
+    """
+    agreed = Counter(majority(example.references) for example in examples if example.references)
+    agreed.pop("", None)
+    return tuple(answer for answer, _ in agreed.most_common(count))
+
+
+def plain_question(question: str) -> str:
+    """``pre_question`` of BLIP's code: lower case, without the marks ``.!"()*#:;~``. "?" stays, and so does
+    mPLUG's "[SEP]", which parts a question from words that were read in the picture. mPLUG's own code leaves
+    marks and only lowers the case; here all models read the same texts.
+    """
+    return _MARKS.sub("", question.lower()).strip().replace("[sep]", "[SEP]")
+
+
+class Entailment(Task):
+    """``Is it correct that <hypothesis> ?`` is answered by correct, incorrect or ambiguous. Synonyms count
+    (:data:`experiments.metrics.exact.SYNONYMS`): who was not trained on the task says yes or no.
+    """
+
+    budget = Budget(eval_seconds=1.9e-3)
+    file_format = SNLI_VE
+    prompts = {"default": "is it correct that {text} ?"}
+
+    def text(self, example: Example) -> str:
+        return example.prompt.rstrip(" .")
+
+    def target(self, example: Example, draw: float) -> str:
+        return ENTAILMENT_WORDS[example.references[0]]
+
+    def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
+        scores = entailment_scores(predictions, references(examples))
+        return accuracy_scores(self.selects, scores, examples, "equality of the label")
+
+
+def caption_columns(name: str, heading: str = "") -> tuple[Column, Column]:
+    """The two columns of a captioning task.
+
+    Args:
+        name: the task's.
+        heading: printed before the metrics' names.
+    """
+    return (
+        Column(f"{name}.bleu4", f"{heading} BLEU@4".strip(), averaged=True, score=bleu4_from_counts),
+        Column(f"{name}.cider", f"{heading} CIDEr".strip(), averaged=True, most=10.0),
+    )
+
+
+class Captions(Task):
+    """One fixed prompt, beam search; BLEU@4 and CIDEr against all reference captions of an image."""
+
+    decoding = Decoding(max_new_tokens=24, num_beams=3)
+    budget = Budget(steps=200, eval_seconds=20e-3)
+    file_format = CAPTIONS
+    prompts = {"default": DESCRIBE, "mplug": ""}
+
+    @property
+    def selects(self) -> str:
+        return f"{self.name}.cider"
+
+    def target(self, example: Example, draw: float) -> str:
+        return example.references[int(draw * len(example.references))]
+
+    def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
+        scores = caption_scores(predictions, references(examples))
+        bleu4, cider = f"{self.name}.bleu4", f"{self.name}.cider"
+        return TaskScores(
+            {bleu4: scores.bleu4, cider: scores.cider},
+            {
+                bleu4: scores.bleu_counts.astype(np.float64),
+                cider: mean_statistics(scores.cider_examples),
+            },
+            {"caption": (scores.cider, len(examples))},
+            f"pycocoevalcap, {scores.tokenizer}",
+        )
+
+    def score_of_references(self, examples: Sequence[Example]) -> TaskScores:
+        """Scores of each example's first reference against its others: what one describer gets by the others.
+        Above it, BLEU and CIDEr reward whoever repeats the most frequent wordings.
+        """
+        first = {example.id: example.references[0] for example in examples}
+        return self.score(
+            first, [replace(example, references=example.references[1:]) for example in examples]
+        )
+
+
+class OfficialCaptions(Official, Captions):
+    """Captions in official files. Training captions are prepared as BLIP prepares them; BLIP itself is asked
+    with its own prompt, and mPLUG writes as its own code lets it."""
+
+    like = "caption"
+    prompts = {"default": DESCRIBE, "blip": "a picture of", "mplug": ""}
+    decodings = {"mplug": Decoding(25, 5, 8, GNMT)}
+
+    def target(self, example: Example, draw: float) -> str:
+        return plain_caption(super().target(example, draw))
+
+
+def plain_caption(caption: str) -> str:
+    """``pre_caption`` of BLIP's code: lower case, a space for each of the marks ``.!"()*#:;~``, at most
+    :data:`WORDS` words.
+    """
+    return " ".join(_MARKS.sub(" ", caption.lower()).split()[:WORDS])
