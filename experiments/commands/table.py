@@ -20,10 +20,9 @@ from experiments.configs.reading import listed
 from experiments.configs.tables import Size, load_size, load_table, size_names, table_names
 from experiments.known import check_known
 from experiments.launchers.simulation import add_gpu_arguments, check_gpu_arguments, simulation_text
-from experiments.report.ablation import Design
-from experiments.report.beside import read_beside
 from experiments.report.make import Work, check_ranking, folder_of, make, model_of, plan_of, rows_in
-from experiments.report.published import Published, published_blocks
+from experiments.report.published import Published, published_blocks, read_beside
+from experiments.report.table import Design
 from experiments.training.cells import IMAGE_STATES
 from experiments.training.execution import add_run_arguments
 from experiments.training.given_data import add_data_arguments, check_data_arguments

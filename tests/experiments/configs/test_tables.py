@@ -11,7 +11,7 @@ from experiments.configs.presets import BudgetChange, Preset
 from experiments.configs.settings import Choice, Settings, chosen_settings, write_settings
 from experiments.configs.tables import load_size, load_table, size_names, table_names
 from experiments.methods import METHODS, GraphAdapter, method_named
-from experiments.report.columns import averaged_columns, table_columns
+from experiments.report.frame import averaged_columns, table_columns
 from experiments.report.published import published_blocks
 from experiments.tasks import TASKS, tasks_named
 from experiments.training.plan import Request, plan_table

@@ -16,7 +16,7 @@ from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.tables import table
 from experiments.models import Decoding, Ranking
-from experiments.report.columns import AVERAGE, table_columns
+from experiments.report.frame import AVERAGE, table_columns
 from experiments.scenes.layouts.make import make_scenes
 from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
