@@ -53,7 +53,14 @@ setup(
         "attngraph": ["py.typed"],
         "adapters": ["py.typed"],
         "analysis": ["viewer.html", "py.typed"],
-        "experiments": ["**/*.json", "**/*.yaml", "**/*.css", "**/*.jinja", "checkpoints/**/*", "results/**/*"],
+        "experiments": [
+            "**/*.json",
+            "**/*.yaml",
+            "**/*.css",
+            "**/*.jinja",
+            "checkpoints/**/*",
+            "results/**/*",
+        ],
     },
     exclude_package_data={"experiments": ["*.pt"]},  # the state of an unfinished pre-training
     install_requires=[  # `make test-lowest` tests the lower bounds; the next major versions are untested

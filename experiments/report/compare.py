@@ -101,27 +101,15 @@ def paired_comparison(
         checkpoints: which pre-trained weights each seed started from; None for one and the same.
         level: coverage of the intervals.
 
-    Raises:
-        UserError: the two methods' arrays differ in shape or hold NaN.
-
     Example:
         >>> a, b = np.array([[1., 1., 0., 1.]]), np.array([[1., 0., 0., 1.]])
         >>> paired_comparison(mean_statistics(a), mean_statistics(b)).difference
         0.25
     """
-    parts_a, parts_b = _parts(a), _parts(b)
-    if [part.shape for part in parts_a] != [part.shape for part in parts_b]:
-        raise UserError(
-            "a paired comparison needs the same seeds and examples for both methods, got shapes "
-            f"{[p.shape for p in parts_a]} and {[p.shape for p in parts_b]}"
-        )
-    parts = [np.stack(pair) for pair in zip(parts_a, parts_b, strict=True)]  # (2, S, N, K)
-    if any(not np.isfinite(part).all() for part in parts):
-        raise UserError("a comparison got scores that are not finite; complete the runs first")
+    sides = [side if isinstance(side, (list, tuple)) else [side] for side in (a, b)]
+    parts = [np.stack(pair) for pair in zip(*sides, strict=True)]  # (2, S, N, K)
     seeds, examples = parts[0].shape[1], min(part.shape[2] for part in parts)
     checkpoints = [None] * seeds if checkpoints is None else list(checkpoints)
-    if len(checkpoints) != seeds:
-        raise ValueError(f"checkpoints must be one for each of {seeds} seeds, got {len(checkpoints)}")
 
     both = score(*[part.sum(axis=2) for part in parts])  # (2, S)
     per_seed = both[0] - both[1]  # (S,)
@@ -187,17 +175,6 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     from statsmodels.stats.multitest import multipletests  # slow to import
 
     return multipletests(p_values, method="holm")[1] if len(p_values) else np.zeros(0)
-
-
-def _parts(values: np.ndarray | Sequence[np.ndarray]) -> list[np.ndarray]:
-    values = values if isinstance(values, (list, tuple)) else [values]
-    parts = [np.asarray(part, dtype=np.float64) for part in values]
-    for part in parts:
-        if part.ndim != 3 or 0 in part.shape:
-            raise UserError(f"statistics must have the shape (seeds, examples, statistics), got {part.shape}")
-    if len({part.shape[0] for part in parts}) != 1:
-        raise UserError(f"all test sets need the same seeds, got {[part.shape[0] for part in parts]} of them")
-    return parts
 
 
 # ---- rows of a table --------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from attngraph.errors import UserError
-from experiments.configs.reading import Config, read_config
 from experiments.errors import first_line
 from experiments.report.frame import AVERAGE, WAY, Summary
 from experiments.report.runs import RESULTS
@@ -44,39 +45,17 @@ class Published:
     averaged: frozenset[str] = frozenset()
 
 
-class _Block(Config):
-    """A block as it stands in the file; a row's numbers are in the order of ``columns``."""
-
-    about: str
-    averaged: list[str]
-    columns: list[str]
-    rows: dict[str, str]
-
-    def published(self) -> Published:
-        rows = {
-            name: dict(zip(self.columns, numbers.split(), strict=True)) for name, numbers in self.rows.items()
-        }
-        return Published(LABEL.format(about=self.about), rows, frozenset(self.averaged))
-
-
-class _File(Config):
-    main_blip: _Block
-    main_mplug: _Block
-    gnn: _Block
-    position: _Block
-    width: _Block
-    concat: _Block
-    p: _Block
-
-
 def published_blocks() -> dict[str, Published]:
-    """Every block by its name.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    content = read_config(FILE, _File, "install attngraph again")
-    return {name: getattr(content, name).published() for name in _File.model_fields}
+    """Every block by its name; a row's numbers in the file are in the order of its columns."""
+    content = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return {
+        name: Published(
+            LABEL.format(about=block["about"]),
+            {row: dict(zip(block["columns"], numbers.split())) for row, numbers in block["rows"].items()},
+            frozenset(block["averaged"]),
+        )
+        for name, block in content.items()
+    }
 
 
 def of_drawn(block: Published) -> Published:

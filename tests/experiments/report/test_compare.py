@@ -52,12 +52,7 @@ def simulate(runs, seeds, examples, seed_std=0.0, example_std=0.0, noise_std=0.0
     [
         (0.3, 0.0, 0.3, 0.02),  # the seeds decide
         (0.0, 0.5, 0.05, 0.02),  # the examples decide
-        (
-            0.0,
-            0.0,
-            0.5,
-            0.0,
-        ),  # independent noise everywhere: known from the examples, and yet the seeds count
+        (0.0, 0.0, 0.5, 0.0),  # independent noise: known from the examples, and yet the seeds count
         (0.03, 0.4, 0.4, 0.01),  # all of them
     ],
 )
@@ -95,23 +90,6 @@ def test_same_examples_every_seed_apart_is_the_t_test_over_seeds():
     assert (result.low, result.high) == pytest.approx(tuple(expected.confidence_interval()), abs=1e-4)
 
 
-def test_error_of_crossed_seeds_and_examples():
-    rng = np.random.default_rng(3)
-    seeds, examples = 6, 300
-    values = 0.5 * rng.normal(size=(1, examples)) + 0.5 * rng.normal(size=(seeds, examples))
-    result = paired_comparison(mean_statistics(values), mean_statistics(np.zeros_like(values)))
-    expected = np.sqrt(0.25 / examples + 0.25 / examples / seeds)
-    assert result.standard_error == pytest.approx(expected, rel=0.25)
-
-
-def test_pairing_removes_what_the_methods_share():
-    rng = np.random.default_rng(0)
-    hard = 10 * rng.normal(size=(3, 200))
-    better = hard + 0.5 + 0.1 * rng.normal(size=(3, 200))
-    result = paired_comparison(mean_statistics(better), mean_statistics(hard))
-    assert result.standard_error < 0.02 and result.p_value < 1e-3
-
-
 def test_deterministic_antisymmetric_and_equal_methods():
     rng = np.random.default_rng(0)
     a, b = (mean_statistics(rng.random((3, 40))) for _ in range(2))
@@ -135,8 +113,6 @@ def test_what_a_comparison_speaks_for():
     assert dealt.by_checkpoint == pytest.approx((per_seed[:3] + per_seed[3:]) / 2)
     new = dealt.new_checkpoints
     assert new.low < dealt.low < dealt.difference < dealt.high < new.high and new.p_value > dealt.p_value
-    with pytest.raises(ValueError, match="one for each of 6 seeds"):
-        paired_comparison(a, b, checkpoints=[0, 1])
 
 
 def captions(seeds, damage, examples=60):
@@ -191,29 +167,6 @@ def test_corpus_bleu_and_an_average_of_columns():
 )
 def test_holm_by_hand(p_values, adjusted):
     assert holm(p_values) == pytest.approx(adjusted)
-
-
-def test_holm_is_monotone_and_between_raw_and_bonferroni():
-    p = np.random.default_rng(0).random((50, 7)) ** 2
-    for row in p:
-        adjusted = holm(row)
-        assert (np.diff(adjusted[np.argsort(row)]) >= 0).all()
-        assert (adjusted >= row).all() and (adjusted <= np.minimum(1, 7 * row) + 1e-12).all()
-        assert adjusted.min() == pytest.approx(min(1, 7 * row.min()))
-
-
-@pytest.mark.parametrize(
-    "a, b, message",
-    [
-        (np.ones((2, 3, 2)), np.ones((3, 3, 2)), "same seeds and examples"),
-        (np.ones((2, 3)), np.ones((2, 3)), "shape"),
-        (np.full((2, 3, 2), np.nan), np.ones((2, 3, 2)), "not finite"),
-        ([np.ones((2, 3, 2)), np.ones((1, 3, 2))], [np.ones((2, 3, 2)), np.ones((1, 3, 2))], "same seeds"),
-    ],
-)
-def test_arrays_that_do_not_fit_are_refused(a, b, message):
-    with pytest.raises(UserError, match=message):
-        paired_comparison(a, b)
 
 
 # ---- rows of a table --------------------------------------------------------------------------------------
@@ -431,8 +384,7 @@ def test_one_seed_has_one_checkpoint(tmp_path):
         compare_with_baseline(runs, tasks)
 
 
-@pytest.mark.parametrize("setting", ["data", "split", "eval_examples"])
-@pytest.mark.parametrize("number", [0, 3])
+@pytest.mark.parametrize("setting, number", [("data", 0), ("split", 3), ("eval_examples", 3)])
 def test_only_runs_on_the_same_examples_are_compared(setting, number, tmp_path):
     """Pairs of a seed, and seeds of a row: rows of the arrays are the same images."""
     tasks = {"vqa": TASKS["vqa"]}
@@ -475,12 +427,3 @@ def test_controls_are_of_one_family_with_the_gnns(tmp_path):
     compared = ("pgnn", "tempering", "placebo")
     assert [line["row"] for line in lines] == [METHODS[name].title for name in compared]
     assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
-
-
-def test_missing_statistics_are_named(tmp_path):
-    tasks = {"vqa": TASKS["vqa"]}
-    runs = runs_on(tmp_path, tasks)
-    (runs[-1].folder / "statistics.npz").unlink()
-    elsewhere = [*runs[:-1], replace(runs[-1])]
-    with pytest.raises(UserError, match=r"statistics\.npz lacks the statistics of vqa\.accuracy"):
-        compare_with_baseline(elsewhere, tasks)

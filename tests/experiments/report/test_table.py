@@ -47,15 +47,6 @@ def test_the_legend_says_where_a_row_trains_more_on_one_task_than_on_another(tmp
     assert {row.parameters for row in table.rows} == {9e9}
 
 
-def test_a_table_without_averaged_columns(tmp_path):
-    tasks = {name: SmallTask(name, Column(f"{name}.accuracy", f"{name} acc")) for name in ("a", "b")}
-    _, table, texts = saved(tmp_path, tasks)
-    assert [column.key for column in table.columns] == ["a.accuracy", "b.accuracy"]
-    for what in ("txt", "md", "tex", "csv"):
-        assert "avg" not in texts[what].lower() and "Published" not in texts[what]
-    assert {line["column"] for line in table.comparisons} == {"a.accuracy", "b.accuracy"}
-
-
 @pytest.mark.parametrize(
     "name, numbers, average", [("vqa", 1, False), ("caption", 2, True), ("easy_vqa", 0, False)]
 )
