@@ -53,7 +53,14 @@ setup(
         "attngraph": ["py.typed"],
         "adapters": ["py.typed"],
         "analysis": ["viewer.html", "py.typed"],
-        "experiments": ["**/*.json", "**/*.yaml", "**/*.css", "checkpoints/**/*", "results/**/*"],
+        "experiments": [
+            "**/*.json",
+            "**/*.yaml",
+            "**/*.css",
+            "**/*.jinja",
+            "checkpoints/**/*",
+            "results/**/*",
+        ],
     },
     exclude_package_data={"experiments": ["*.pt"]},  # the state of an unfinished pre-training
     install_requires=[  # `make test-lowest` tests the lower bounds; the next major versions are untested
@@ -73,6 +80,8 @@ setup(
         "matplotlib>=3.8",
         "pillow>=11",
         "scipy>=1.11.1",
+        "statsmodels>=0.14.2",  # Holm's correction
+        "jinja2>=3.1",
         "scikit-learn>=1.4",
         "openTSNE>=1.0",
         "tqdm>=4.66",

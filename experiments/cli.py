@@ -29,7 +29,7 @@ COMMANDS = {
     "train": "train and score one experiment, which a YAML file describes",
     "ablation": "train and score the GNN ablation table",
     "table": "make a table of the paper: main, gnn and the smaller ones, on drawn or on official data",
-    "significance": "recompute every comparison and p value of a table; simulate how often they are wrong",
+    "significance": "recompute every comparison and p value of a table from its raw results",
     "report": "put tables, curves, significance and costs of finished runs on one page",
     "evaluate": "score a finished run on another split, on other data, or with another way to answer",
     "predict": "answer with a finished run: one question, a file of them, or a split for a server",
@@ -167,6 +167,8 @@ def _guarded(work: Callable[[], int]) -> int:
     except BrokenPipeError:  # as in `attngraph doctor | head -1`: whoever read the output has read enough
         _let_go_of_output()
         return NO_READER
+    except MemoryError:
+        return _complain("there is not enough memory: give less at once, or raise the limit (ulimit -v)")
     except OSError as error:
         if not _let_go_of_output() or (error.filename is None and error.errno in NO_OUTPUT):
             return _complain(

@@ -58,21 +58,27 @@ def whole(path: str | Path) -> Iterator[Path]:
     Raises:
         OSError: as the block raises it; with the file's name where it has none, such as on a full disk.
     """
-    path = Path(path)
+    path, part = Path(path), None
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_part_name(path.stem), suffix=path.suffix)
-    os.close(handle)
-    part = Path(name)
     try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_part_name(path.stem), suffix=path.suffix)
+        os.close(handle)
+        part = Path(name)
         yield part
         part.chmod(FILE_MODE)
         part.replace(path)
     except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
+        raise _naming(path, error) from None
     finally:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def _naming(path: Path, error: OSError) -> OSError:
+    """An error with the file's name, where it has none or that of a temporary neighbour."""
+    if error.errno is None or (error.filename is not None and PART not in str(error.filename)):
+        return error
+    return OSError(error.errno, error.strerror, str(path))
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -147,9 +153,8 @@ def published(out: Path) -> Iterator[Path]:
         for file in sorted(part.iterdir()):
             os.replace(file, out / file.name)
     except OSError as error:
-        if error.filename is None:
-            error.filename = str(out)
-        raise
+        named = Path(str(error.filename))
+        raise _naming(out / named.name if part in named.parents else out, error) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
         if is_new and not any(out.iterdir()):

@@ -1,5 +1,4 @@
-"""One page for any number of finished runs: tables, significance, curves, costs, and what differs from the
-published setting.
+"""One page for finished runs: tables, significance, curves, costs, and what adapters do.
 
     attngraph report runs/ablation-full --out runs/report
     attngraph report runs/ablation-full runs/mine --baseline gcn --title "My adapters" --out runs/report
@@ -14,10 +13,8 @@ import argparse
 from experiments.arguments import path, word
 from experiments.files import write_bytes, write_text
 from experiments.outputs import Outputs
-from experiments.progress import note
-from experiments.report.archive import PATTERN
-from experiments.report.overview.found import found_runs
-from experiments.report.overview.page import TITLE, page_of
+from experiments.report.page import TITLE, page_of
+from experiments.report.runs import PATTERN
 
 HTML, MARKDOWN, FIGURES = NAMES = ("report.html", "report.md", "report-*.png")
 
@@ -53,18 +50,12 @@ def run(args: argparse.Namespace) -> int:
     about = {"title": args.title, "baseline": args.baseline}
     outputs = Outputs(args.out, "report", {"runs": [str(one) for one in args.runs], **about}, NAMES)
     outputs.check()
-    with found_runs(args.runs) as search:
-        if search.unfinished:
-            note(f"{search.unfinished} unfinished runs are left out")
-        page, tables = page_of(search, args.title, args.baseline)
-        from experiments.report.overview.drawing import png  # matplotlib is slow to import
-        from experiments.report.overview.html import render_html
-        from experiments.report.overview.plain import pictures, render_markdown_page
+    with page_of(args.runs, args.title, args.baseline) as page, outputs.alone(), outputs.writing() as part:
+        from experiments.report.figure import png  # matplotlib is slow to import
 
-        with outputs.alone(), outputs.writing() as part:
-            write_text(part / HTML, render_html(page))
-            write_text(part / MARKDOWN, render_markdown_page(page))
-            for picture in pictures(page):
-                write_bytes(part / f"{picture.name}.png", png(picture.figure))
-    print(f"{page.about[0]}\nsaved: {args.out / HTML}, {args.out / MARKDOWN}")
+        write_text(part / HTML, page.html())
+        write_text(part / MARKDOWN, page.markdown())
+        for picture in page.pictures:
+            write_bytes(part / f"{picture.name}.png", png(picture.figure))
+    print(f"{page.about}\nsaved: {args.out / HTML}, {args.out / MARKDOWN}")
     return 0

@@ -17,10 +17,9 @@ from pathlib import Path
 from attngraph.errors import UserError
 from experiments.configs.grid import Grid, listed, load_table
 from experiments.known import check_known
-from experiments.report.ablation import Design
-from experiments.report.beside import read_beside
 from experiments.report.make import Work, check_ranking, folder_of, make, model_of, plan_of, rows_in
-from experiments.report.published import Published, published_blocks
+from experiments.report.published import Published, published_blocks, read_beside
+from experiments.report.table import Design
 from experiments.training.cells import IMAGE_STATES
 from experiments.training.execution import add_run_arguments
 from experiments.training.given_data import add_data_arguments, check_data_arguments

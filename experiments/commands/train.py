@@ -32,7 +32,7 @@ from experiments.methods.parameters import count_parameters
 from experiments.models import ModelFamily, load_family
 from experiments.outputs import check_folder
 from experiments.progress import note
-from experiments.report.text import aligned
+from experiments.report.render import aligned
 from experiments.tasks import TASKS
 from experiments.training.cells import Cell, agreed, has_scores
 from experiments.training.device import processes

@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 from analysis.bipartite import Bipartite
 from experiments.commands.heterophily import add_arguments
 from experiments.inspect.options import open_source
-from experiments.report.text import aligned
+from experiments.report.render import aligned
 
 HEAD = ("layer", "queries", "values", "random", "connected", "random, centred", "connected, centred")
 

@@ -1,18 +1,16 @@
-"""Tables of results: from runs to rows, columns, significance and files.
+"""Tables of results: from finished runs to rows, comparisons, pages and files.
 
-==================== ======================================================================
-:mod:`.runs`         a run as the report sees it
-:mod:`.columns`      the columns of a table, derived from its tasks
-:mod:`.rows`         from runs to rows
-:mod:`.way`          a mean in which no column dominates
-:mod:`.table`        what a table is
-:mod:`.text` ...     its renderings: text, Markdown, LaTeX, CSV, figure
-:mod:`.published`    published numbers beside one's own
-:mod:`.significance` paired comparisons and Holm's correction
-:mod:`.comparison`   every GNN adapter against the baseline
-:mod:`.effects`      what adapters do, and what they learned alike in all seeds
-:mod:`.details`      scores by kind and seed
-:mod:`.ablation`     all of it for one results folder
-:mod:`.overview`     all of it for any number of folders, on one page
-==================== ======================================================================
+================== ===============================================================================
+:mod:`.runs`       finished runs, read and checked: folders of tables, single runs, archives
+:mod:`.frame`      the columns of a table, a line for each row and seed, means over seeds
+:mod:`.variance`   how sure a mean difference is
+:mod:`.compare`    paired comparisons with Holm's correction
+:mod:`.published`  numbers from elsewhere beside one's own
+:mod:`.table`      what a table is, and how runs become one
+:mod:`.render`     a table as text, Markdown, LaTeX, CSV; :mod:`.figure` as dots
+:mod:`.details`    what stands behind a table, as grids of texts
+:mod:`.page`       all of it for any folders, on one page
+:mod:`.scored`     what a file of predictions scores
+:mod:`.post_hoc`   a summary of the study that was chosen after its scores were known
+================== ===============================================================================
 """

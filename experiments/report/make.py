@@ -5,24 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from attngraph.errors import UserError
 from experiments.configs.grid import Grid
-from experiments.files import check_files
+from experiments.files import check_files, published, write_json, write_text
 from experiments.known import check_known
 from experiments.methods import method_named
 from experiments.methods.method import canonical
 from experiments.outputs import check_folder
 from experiments.progress import note
-from experiments.report.ablation import DETAILS, RESULTS, SIGNIFICANCE, Design, make_table, save_results
-from experiments.report.below import below_frozen
-from experiments.report.comparison import about_rows_alike
-from experiments.report.runs import Run, differently_made, versions_of
-from experiments.report.text import render_text
+from experiments.report.compare import about_rows_alike
+from experiments.report.details import details_markdown
+from experiments.report.render import render_latex, render_markdown, render_text, write_csv
+from experiments.report.runs import RESULTS, Run, differently_made, distinct, versions_of
+from experiments.report.table import Design, Table, below_frozen, make_table
 from experiments.shipped import DEFAULT
+from experiments.tasks.task import Task
 from experiments.training.answering import RANK
 from experiments.training.cells import Cell, has_scores
 from experiments.training.checkpoints import check_checkpoints
@@ -32,6 +34,7 @@ from experiments.training.plan import CORES, Plan, Wanted, plan_table
 from experiments.training.prepare import prepare
 from experiments.training.runner import run_cells
 
+SIGNIFICANCE, DETAILS = "significance.json", "details.md"
 OWNER = "ablation"  # of the folders of tables, for experiments.outputs: tables share their cells
 
 
@@ -116,6 +119,50 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
     print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
     print(f"\nsaved: {', '.join(str(path) for path in paths.values())}")
     return 0
+
+
+def save_results(
+    runs: Sequence[Run],
+    tasks: Mapping[str, Task],
+    table: Table,
+    out: Path,
+    about: Mapping[str, Any] | None = None,
+    stem: str = Design.stem,
+) -> dict[str, Path]:
+    """Write a table and all that stands behind it; the files appear together when all are written.
+
+    Args:
+        runs: of the table.
+        tasks: of the table.
+        table: as :func:`experiments.report.table.make_table` makes it of them.
+        out: folder; its other files stay.
+        about: what else is written into ``results.json``, such as with what runs were made.
+        stem: of the names of the table's own files.
+
+    Returns:
+        What a file holds -> its path: ``txt``, ``md``, ``tex``, ``csv`` and ``png`` for the table,
+        ``significance``, ``details`` and ``results``.
+    """
+    with published(out) as part:
+        written = save_table(table, part, stem)
+        written["significance"] = write_json(part / SIGNIFICANCE, table.comparisons)
+        written["details"] = write_text(part / DETAILS, details_markdown(runs, tasks, table))
+        content = {"cells": [run.result for run in distinct(runs)], **(about or {})}
+        written["results"] = write_json(part / RESULTS, content, default=float)
+    return {what: out / path.name for what, path in written.items()}
+
+
+def save_table(table: Table, folder: str | Path, stem: str = Design.stem) -> dict[str, Path]:
+    """Write a table as ``<stem>.txt``, ``.md``, ``.tex``, ``.csv`` and ``.png``; returns suffix -> path."""
+    from experiments.report.figure import draw_png  # matplotlib is slow to import
+
+    folder = Path(folder)
+    paths = {}
+    for suffix, render in (("txt", render_text), ("md", render_markdown), ("tex", render_latex)):
+        paths[suffix] = write_text(folder / f"{stem}.{suffix}", render(table))
+    paths["csv"] = write_csv(table, folder / f"{stem}.csv")
+    paths["png"] = draw_png(table, folder / f"{stem}.png")
+    return paths
 
 
 def check_ranking(answering: str | None, plan: Plan) -> None:

@@ -30,13 +30,10 @@ import pandas as pd
 
 from experiments.files import write_text
 from experiments.methods import method_named
-from experiments.report.columns import WAY, scored, table_columns
-from experiments.report.comparison import Weights, compare_pairs
-from experiments.report.markdown import markdown_table
-from experiments.report.recomputed import saved_runs
-from experiments.report.rows import score_frame
-from experiments.report.runs import Run
-from experiments.report.way import way_between
+from experiments.report.compare import Weights, compare_pairs
+from experiments.report.frame import WAY, score_frame, scored, table_columns, way_between
+from experiments.report.render import Grid, grid_markdown
+from experiments.report.runs import Run, saved_runs
 from experiments.tasks import TASKS
 
 PLANNED = ("vqa.accuracy", "ve.accuracy", "caption.cider", "easy_vqa.accuracy")
@@ -73,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def summaries(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The summary and Way of every pair, as lines of :func:`~experiments.report.comparison.compare_pairs`
+    """The summary and Way of every pair, as lines of :func:`~experiments.report.compare.compare_pairs`
     without corrected p-values, and with ``flips_checkpoints`` and ``flips_seeds``.
     """
     tasks = {name: TASKS[name] for name in TASKS if name in {run.task for run in runs}}
@@ -163,9 +160,9 @@ def _markdown(lines: Sequence[dict[str, Any]], q1: Sequence[dict[str, Any]]) -> 
         "*Four columns* (VQA, entailment, CIDEr, easy-VQA): mean of the differences in units of their "
         "standard deviation over the seeds of one checkpoint. *Way* in points. p-values are for these "
         "checkpoints, then for new ones, then by sign flips of checkpoints and of seeds.\n\n"
-        + markdown_table(list(HEAD), cells)
+        + grid_markdown(Grid(HEAD, cells))
         + "\n**Q1 with Holm's correction over its own four columns**, not over the twelve planned "
-        "tests:\n\n" + markdown_table(["pGNN − GCN", "p", "p (Holm over four)"], alone)
+        "tests:\n\n" + grid_markdown(Grid(["pGNN − GCN", "p", "p (Holm over four)"], alone))
     )
 
 

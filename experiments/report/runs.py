@@ -1,18 +1,69 @@
-"""A run as the report sees it: the row that shows it, its scores, and its statistics for significance."""
+"""Finished runs, read and checked in one place: from folders of tables, of single runs, and of archives.
+
+An archive ``seed-00.tar.xz`` holds what every finished run of seed 0 left, under the names of the run folder
+(``cells/ROW/TASK/seed0/scores.json`` and so on), with statistics as integers or float32 where that changes no
+number by more than 1e-6. ``tar -xf`` gives a folder from which a table goes on.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import errno
+import json
+import lzma
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from attngraph.errors import UserError
+from experiments.errors import first_line
+from experiments.known import check_known
 from experiments.methods import GraphAdapter, method_named
-from experiments.training.saved import CONFIG, STATISTICS, read_config
+from experiments.methods.method import Method
+from experiments.progress import Progress
+from experiments.tasks import TASKS
+from experiments.training.saved import (
+    AT_RATE,
+    CONFIG,
+    PREDICTIONS,
+    SCORES,
+    STATISTICS,
+    read_config,
+    read_result,
+)
+
+FILES = (CONFIG, SCORES, STATISTICS, PREDICTIONS)  # of a run, in an archive
+RESULTS = "results.json"  # of a table
+PATTERN = "seed-*.tar.xz"
+MOST_FILES, MOST_BYTES = 100_000, 2**31  # of an archive, unpacked
+_NAME = re.compile(r"cells/[A-Za-z0-9_][\w.-]*/[A-Za-z0-9_][\w.-]*/seed\d{1,10}/([a-z.]+)", re.ASCII)
+
+
+class _Recipe(BaseModel):
+    learning_rate: float
+    steps: int
+    batch_size: int
+
+
+class _OfMethod(BaseModel):
+    gnn_args: dict[str, Any] | None = None
+
+
+class _Settings(BaseModel):
+    """What is read of a run's settings."""
+
+    weights: str
+    recipe: _Recipe | None = None
+    settings: _OfMethod | None = None
 
 
 @dataclass(frozen=True)
@@ -26,6 +77,7 @@ class Run:
         result: content of the run's ``scores.json``.
         folder: with the run's ``config.json``, and ``statistics.npz``: column key -> statistics
             ``(images, K)``.
+        place: what the user knows as the folder.
     """
 
     row: str
@@ -33,6 +85,12 @@ class Run:
     seed: int
     result: dict[str, Any]
     folder: Path
+    place: str = ""
+
+    @property
+    def method(self) -> Method:
+        """The row's method."""
+        return method_named(self.row)
 
     @property
     def seconds(self) -> float:
@@ -44,26 +102,34 @@ class Run:
         """The content of its ``config.json``.
 
         Raises:
-            UserError: the file cannot be read.
+            UserError: the file cannot be read, or lacks what a run's settings have.
         """
-        return read_config(self.folder)
+        config = read_config(self.folder)
+        try:
+            _Settings.model_validate(config["settings"])
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            raise UserError(
+                f"{self.folder / CONFIG} is damaged ({reason}): delete the folder {self.folder} and run again"
+            ) from None
+        return config
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decided its result."""
         return self.config["settings"]
 
-    @cached_property
+    @property
     def checkpoint(self) -> str:
-        """The digest of the pre-trained weights that the run started from.
+        """The digest of the pre-trained weights that the run started from."""
+        return self.settings["weights"]
 
-        Raises:
-            UserError: the run's ``config.json`` cannot be read, or names no weights.
-        """
-        weights = self.settings.get("weights")
-        if not isinstance(weights, str):
-            raise UserError(f"{self.folder / CONFIG} names no weights: delete the folder and run again")
-        return weights
+    @property
+    def examined(self) -> tuple[Any, ...]:
+        """What decides on which examples it was scored."""
+        decided = (self.settings.get(name) for name in ("data", "split", "eval_examples"))
+        return (*decided, self.result.get("examples"))
 
     def statistics(self, keys: Sequence[str]) -> list[np.ndarray]:
         """The statistics of these columns, each ``(images, K)``.
@@ -74,10 +140,158 @@ class Run:
         file = self.folder / STATISTICS
         try:
             with np.load(file) as arrays:
-                return [arrays[key] for key in keys]
+                return [arrays[key].astype(np.float64) for key in keys]
         except (OSError, ValueError, KeyError) as error:
             reason = f"{type(error).__name__}: {error}".replace("\n", " ")
             raise UserError(f"{file} lacks the statistics of {', '.join(keys)} ({reason})") from None
+
+
+# ---- reading --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def saved_runs(*folders: Path) -> Iterator[list[Run]]:
+    """The finished runs of folders; their files can be read while the block runs.
+
+    Args:
+        folders: each with ``cells``, with archives (:data:`PATTERN`), of one of several tables that share
+            their cells, or of a single run. The runs of ``attngraph sweep`` in them are no table's, and are
+            left out.
+
+    Raises:
+        UserError: a folder holds no finished run, a file is damaged, or a row or task is not known.
+    """
+    with TemporaryDirectory(prefix="attngraph-") as scratch:
+        cells: dict[Path, str] = {}
+        for number, folder in enumerate(folders):
+            found = _cells(folder, Path(scratch, str(number)))
+            if not found:
+                begun = unfinished(folder)
+                raise UserError(
+                    f"{folder} holds no finished run (cells/ROW/TASK/seedN/{SCORES}"
+                    f"{f', {begun} that began' if begun else ''}): give the folder of a table, a run, or of "
+                    f"archives ({PATTERN})"
+                )
+            cells |= found
+        bar = Progress(list(cells.items()), desc="runs", unit="", leave=False, delay=2)
+        yield [_read(cell, place) for cell, place in bar]
+
+
+def unfinished(folder: Path) -> int:
+    """How many runs in a folder have begun and not ended."""
+    return sum(
+        AT_RATE not in file.parts[-4] and not (file.parent / SCORES).is_file()
+        for file in folder.glob(f"cells/*/*/seed*/{CONFIG}")
+    )
+
+
+def _cells(folder: Path, scratch: Path) -> dict[Path, str]:
+    """The folders of finished runs, with what the user knows as their places."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give the folder of a table, of a run, or of archives")
+    if (folder / SCORES).is_file():
+        return {folder: str(folder)}
+    if (folder / "cells").is_dir():
+        return {cell: str(cell) for cell in _finished(folder)}
+    if (folder / RESULTS).is_file() and (folder.parent / "cells").is_dir():
+        return _of_table(folder)
+    cells = {}
+    for archive in sorted(folder.glob(PATTERN)):
+        place = scratch / archive.name
+        unpack(archive, place)
+        cells |= {cell: str(archive / cell.relative_to(place)) for cell in _finished(place)}
+    return cells
+
+
+def _finished(folder: Path) -> list[Path]:
+    """The folders of a table's finished cells, by seed and then by name."""
+    found = [
+        file.parent
+        for file in folder.glob(f"cells/*/*/seed*/{SCORES}")
+        if AT_RATE not in file.parts[-4] and _seed(file.parent) >= 0
+    ]
+    return sorted(found, key=lambda cell: (_seed(cell), cell))
+
+
+def _of_table(folder: Path) -> dict[Path, str]:
+    """The runs of a table whose folder stands beside the cells that several tables share."""
+    file = folder / RESULTS
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        places = [(str(one["row"]), str(one["task"]), f"seed{int(one['seed'])}") for one in held]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read ({type(error).__name__}): make the table again") from None
+    cells = [folder.parent.joinpath("cells", *place) for place in places]
+    if missing := [cell for cell in cells if not (cell / SCORES).is_file()]:
+        raise UserError(f"{missing[0]}, of which {file} tells, is missing: make the table again")
+    return {cell: str(cell) for cell in cells}
+
+
+def _seed(cell: Path) -> int:
+    digits = cell.name.removeprefix("seed")
+    return int(digits) if digits.isascii() and digits.isdigit() else -1
+
+
+def _read(cell: Path, place: str) -> Run:
+    """A finished run, named by its settings, or by its folder where these do not (earlier versions)."""
+    try:
+        settings = read_config(cell)["settings"]
+        row, task = str(settings.get("label", cell.parts[-3])), str(settings.get("task", cell.parts[-2]))
+        seed = settings.get("seed", _seed(cell))
+        try:
+            method_named(row)
+            check_known([task], list(TASKS), "task")
+        except UserError as error:
+            raise UserError(f"{place}: {error}, or load its file with --plugin FILE") from None
+        run = Run(row, task, seed, read_result(cell, row, TASKS[task], seed), cell, place)
+        _ = run.config
+        return run
+    except UserError as error:
+        if place == str(cell):
+            raise
+        reason = str(error).replace(str(cell), place).partition(": delete")[0]
+        archive = Path(place).parents[3]
+        raise UserError(reason if "--plugin" in reason else _damaged(archive, reason)) from None
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Write an archive's files into a new folder.
+
+    Raises:
+        UserError: it cannot be read, or holds something else than whole cells.
+    """
+    if not archive.is_file():
+        raise UserError(f"{archive} is no file: give a folder of archives {PATTERN}")
+    held: set[str] = set()
+    size = 0
+    try:
+        with tarfile.open(archive, "r|xz") as tar:
+            for member in tar:
+                match, size = _NAME.fullmatch(member.name), size + member.size
+                if not member.isreg() or match is None or match[1] not in FILES or member.name in held:
+                    raise UserError(
+                        _damaged(archive, f"{member.name!r} is no file of a cell, or is there twice")
+                    )
+                if size > MOST_BYTES or len(held) >= MOST_FILES:
+                    raise UserError(_damaged(archive, f"more than {MOST_BYTES} bytes or {MOST_FILES} files"))
+                tar.extract(member, folder, filter="data")
+                held.add(member.name)
+    except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise
+        raise UserError(_damaged(archive, f"{type(error).__name__}: {first_line(error)}")) from None
+    cells = {name.rpartition("/")[0] for name in held}
+    lacking = [f"{cell}/{file}" for cell in cells for file in FILES if f"{cell}/{file}" not in held]
+    if lacking or not held:
+        raise UserError(_damaged(archive, f"{min(lacking)} is missing" if lacking else "it holds no cells"))
+
+
+def _damaged(archive: Path, reason: str) -> str:
+    reason = reason.replace(f"{archive}{os.sep}", "")
+    return f"{archive} is damaged ({reason}): restore the file, or leave it out"
+
+
+# ---- what runs have in common ---------------------------------------------------------------------------
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
@@ -95,7 +309,7 @@ def cannot_differ(one: Run, other: Run) -> bool:
     """
     if one.folder == other.folder:
         return True
-    first, second = method_named(one.row), method_named(other.row)
+    first, second = one.method, other.method
     if not (isinstance(first, GraphAdapter) and isinstance(second, GraphAdapter)):
         return False
     kinds = [(type(x).apply, type(x).config, x.vision) for x in (first, second)]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+from scipy.stats import norm, t
 
 from experiments.datasets.example import Example
 from experiments.metrics.statistics import Score
-from experiments.report.interval import LEVEL, RESAMPLES, bootstrap_interval
-from experiments.report.text import aligned
-from experiments.report.wording import MISSING
+from experiments.report.published import MISSING
+from experiments.report.render import aligned
 from experiments.tasks.task import Column, Task, TaskScores, kinds_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESAMPLES, LEVEL = 1000, 0.95
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Scored:
 
     def frame(self) -> pd.DataFrame:
         """One line for each score; ``kind`` is empty for all examples."""
+        import pandas as pd
+
         return pd.DataFrame([asdict(line) for line in self.lines])
 
     def json(self) -> dict[str, Any]:
@@ -135,3 +141,60 @@ def _cells(line: Line, name: str | None, heading: str) -> tuple[str, ...]:
     low, high = line.low, line.high
     interval = MISSING if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f}"
     return str(name), f"{100 * line.score:.2f}", interval, str(line.number), heading
+
+
+def bootstrap_interval(
+    statistics: np.ndarray,
+    images: Sequence[Hashable],
+    score: Score,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> tuple[float, float]:
+    r"""The ends of a score's interval over new images.
+
+    Images are drawn, not examples: the questions about one picture are right or wrong together. Percentiles
+    of resampled scores take the sample's spread for the true one, so with n images they are moved away from
+    the score by the factor :math:`\sqrt{n/(n-1)}\; t_{n-1} / z`, Student's quantile of the level over the
+    normal one (Hesterberg 2015).
+
+    Args:
+        statistics: ``(N, K)``, from whose sums the score is computed.
+        images: the image of each example.
+        score: from sums ``(..., K)`` to scores ``(...)``.
+        seed: of the draws.
+        resamples: how often images are drawn.
+        level: coverage.
+        bounds: the lowest and the highest score that there can be; moved ends that lie beyond them are put
+            there, which an interval over few images would leave otherwise.
+
+    Returns:
+        Low and high; both NaN with fewer than two images.
+    """
+    codes = {image: number for number, image in enumerate(dict.fromkeys(images))}
+    n = len(codes)
+    if n < 2:
+        return math.nan, math.nan
+    sums = np.zeros((n, statistics.shape[1]))
+    np.add.at(sums, [codes[image] for image in images], statistics)
+    totals = _resampled_totals(sums, resamples, np.random.default_rng(seed))
+    upper = (1 + level) / 2
+    ends = np.quantile(score(totals), [1 - upper, upper])
+    centre = float(score(statistics.sum(axis=0)))
+    widening = math.sqrt(n / (n - 1)) * t.ppf(upper, n - 1) / norm.ppf(upper)
+    low, high = (float(np.clip(centre + widening * (end - centre), *bounds)) for end in ends)
+    return low, high
+
+
+def _resampled_totals(statistics: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Totals ``(R, K)`` over N images drawn with replacement, from statistics ``(N, K)``."""
+    images = len(statistics)
+    block = max(1, 4_000_000 // images)  # bounds memory
+    totals = []
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        picks = rng.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
+        weights = np.bincount(picks.ravel(), minlength=rows * images).reshape(rows, images)
+        totals.append(weights.astype(np.float64) @ statistics)
+    return np.concatenate(totals)

@@ -9,9 +9,9 @@ import pandas as pd
 
 from experiments.configs.settings import Settings
 from experiments.methods import method_named
-from experiments.report.markdown import kinds_markdown, markdown_table
-from experiments.report.training import adapter_cells
-from experiments.report.wording import MISSING
+from experiments.report.details import adapter_cells, kinds_grid
+from experiments.report.published import MISSING
+from experiments.report.render import Grid, grid_markdown
 from experiments.tasks import TASKS
 from experiments.training.search import FROZEN, KIND, MAJORITY, Search
 
@@ -32,7 +32,7 @@ def search_report(search: Search) -> str:
     parts = [
         _chosen(search),
         _doubled(search),
-        kinds_markdown(table, "Validation scores of the best runs", "Task"),
+        grid_markdown(kinds_grid(table, "Validation scores of the best runs", "Task")),
     ]
     for task in search.setup.tasks:
         own = best[best.task == task]
@@ -44,9 +44,8 @@ def search_report(search: Search) -> str:
                 }
                 for line in own.to_dict("records")
             }
-            parts.append(
-                kinds_markdown(of_row, f"{TASKS[task].title}, validation: those runs per question type")
-            )
+            title = f"{TASKS[task].title}, validation: those runs per question type"
+            parts.append(grid_markdown(kinds_grid(of_row, title, "Question type")))
     return "\n".join([*parts, *_about_checkpoints(search)])
 
 
@@ -93,7 +92,7 @@ def _chosen(search: Search) -> str:
         'Finalists of each method and task; the first is the winner. "edge": no smaller or no larger rate '
         "was tried with these settings."
     )
-    return f"{markdown_table(head, lines, 'What was chosen')}\n{note}\n"
+    return f"{grid_markdown(Grid(head, lines, 'What was chosen'))}\n{note}\n"
 
 
 def _doubled(search: Search) -> str:
@@ -123,4 +122,4 @@ def _doubled(search: Search) -> str:
         lines.append(["Mean", TASKS[task].title, MISSING, MISSING, f"{mean:+.1f}", MISSING])
     head = ["Method", "Task", "Score", "With twice the steps", "Difference", "Seeds"]
     title = "Are the steps enough? Winners on new seeds, with once and with twice the steps"
-    return markdown_table(head, lines, title)
+    return grid_markdown(Grid(head, lines, title))

@@ -19,7 +19,7 @@ for new checkpoints, seeds and images; and for these checkpoints, new seeds and 
           \theta_0 = \sigma_s^2 + \frac{\sigma_n^2}{N} .
 
 **Estimates.** The covariance of two seeds over images
-(:func:`~experiments.report.significance.image_covariance`) estimates :math:`(\sigma_e^2 + \sigma_f^2) / N`
+(:func:`~experiments.report.compare.image_covariance`) estimates :math:`(\sigma_e^2 + \sigma_f^2) / N`
 (same checkpoint) or :math:`\sigma_e^2 / N` (others); a seed's own variance exceeds it by
 :math:`\sigma_n^2 / N`. :math:`\theta_0` and :math:`\theta` are the expected mean squares within and between
 the checkpoints of a one-way analysis of variance (Searle, Casella and McCulloch, Variance Components, 1992,

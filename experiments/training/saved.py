@@ -101,9 +101,9 @@ def read_result(folder: Path, row: str, task: Task, seed: int) -> dict[str, Any]
 
 
 def _check_statistics(sums: np.ndarray, score: Any, expected: float) -> None:
-    if sums.ndim != 2 or not np.issubdtype(sums.dtype, np.floating) or not np.isfinite(sums).all():
+    if sums.ndim != 2 or not np.issubdtype(sums.dtype, np.number) or not np.isfinite(sums).all():
         raise ValueError("not rows of finite numbers")
-    given = float(score(sums.sum(axis=0)))
+    given = float(score(sums.sum(axis=0, dtype=np.float64)))
     if not math.isclose(given, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
         raise ValueError(f"they give {given:g}, {SCORES} says {expected:g}")
 

@@ -15,9 +15,9 @@ from experiments import cli
 from experiments.configs.grid import load_preset
 from experiments.models.mini_blip import load_model, weights_digest
 from experiments.report import post_hoc
-from experiments.report.archive import read_archive
-from experiments.report.columns import table_columns
-from experiments.report.significance import holm
+from experiments.report.compare import holm
+from experiments.report.frame import table_columns
+from experiments.report.runs import unpack
 from tests.docs.pages import README, ROOT, mentioned_commands, shell_commands
 from tests.experiments.drawn import DRAWN
 
@@ -149,15 +149,11 @@ def test_the_post_hoc_summary_is_that_of_its_file():
         ]
 
 
-def test_checkpoint_6_is_what_its_runs_started_from():
+def test_checkpoint_6_is_what_its_runs_started_from(tmp_path):
     """In float16, which is read as float32."""
     folder = STUDY / "checkpoint-6"
-    runs = read_archive(STUDY / "seed-20.tar.xz")
-    started = {
-        json.loads(content)["settings"]["weights"]
-        for name, content in runs.items()
-        if name.endswith("config.json")
-    }
+    unpack(STUDY / "seed-20.tar.xz", tmp_path)
+    started = {json.loads(file.read_text())["settings"]["weights"] for file in tmp_path.rglob("config.json")}
     assert started == {weights_digest(folder)}
     model, _ = load_model(folder)
     assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {

@@ -160,8 +160,8 @@ def test_commands_that_share_a_folder_do_not_refuse_one_another():
             if len(words) < 2 or words[1].startswith("-") or words[1] in ("scenes", "doctor", "parameters"):
                 continue
             options = vars(parser_of(words[1]).parse_args(words[2:]))
-            if (options["out"] is None and "preset" not in options) or options.get("restore"):
-                continue  # what is restored is for another command to go on with
+            if options["out"] is None and "preset" not in options:
+                continue
             out = str(options.pop("out") or f"runs/{words[1]}-{options['preset']}")
             settings = {"command": words[1], **options}
             settings = {name: value for name, value in settings.items() if name not in NOT_SETTINGS}
@@ -257,8 +257,6 @@ def test_commands_run(words, tmp_path, monkeypatch, registries):
         assert (
             cli.main(["train", "scenes-pgnn", "-q", *(part for one in sets for part in ("--set", one))]) == 0
         )
-    if "--restore" in words:
-        shutil.copytree(ROOT / words[1], words[1])
     if "data/six" in " ".join(words) and "make" not in words:
         make_scenes(tmp_path / "data" / "six", size=30)
     for example in (ROOT / "tests" / "experiments" / "examples").glob("example_*.py"):

@@ -1,5 +1,6 @@
 """Results appear all at once or not at all."""
 
+import errno
 import json
 import os
 import subprocess
@@ -46,6 +47,24 @@ def test_a_file_is_whole_or_as_before(tmp_path, error):
         raise error
     assert (file.read_text(), names(file.parent)) == ("old", ["state.pt"])
     assert file.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_full_disk_names_the_file_and_not_its_temporary_neighbour(tmp_path):
+    """Also where the files of a run are written into a temporary folder first."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for named in (False, True):
+        with pytest.raises(OSError) as caught, whole(tmp_path / "a.csv") as part:
+            full.filename = str(part) if named else None
+            raise full
+        assert str(caught.value) == f"[Errno 28] No space left on device: '{tmp_path}/a.csv'"
+        with pytest.raises(OSError) as caught, published(tmp_path / "out") as folder:
+            with whole(folder / "b.csv") as part:
+                full.filename = str(part) if named else None
+                raise full
+        assert str(caught.value) == f"[Errno 28] No space left on device: '{tmp_path}/out/b.csv'"
+    with pytest.raises(OSError, match="/elsewhere'"), whole(tmp_path / "a.csv"):
+        raise OSError(errno.ENOENT, "No such file or directory", "/elsewhere")
+    assert names(tmp_path) == []
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path):

@@ -122,33 +122,20 @@ def _contradictions() -> Iterator[Case]:
 
 def _of_significance() -> Iterator[Case]:
     for words in (
-        ["--simulate"],
-        ["--runs", "3"],
-        ["--pack", "--restore"],
-        ["--pack", "--baseline", "gcn"],
-        ["--restore", "--rows", "pgnn"],
         ["--rows", "pgn"],
         ["--rows", ","],
         ["--rows", "gcn"],
         ["--baseline", "GCN"],
         ["--columns", "vqa.accuracy,vqa"],
-        ["--restore"],  # the folder holds cells, no archives
     ):
-        yield _with(
-            "significance", *words, named=("--simulate", "--baseline", *words, "row", "column", "archives")
-        )
-    for words in ([], ["--pack"], ["nowhere"], ["{world.data}"], ["{world.texts}"]):
+        yield _with("significance", *words, named=("--baseline", *words, "row", "column"))
+    for words in ([], ["nowhere"], ["{world.data}"], ["{world.texts}"]):
         name = f"significance {' '.join(words) or 'without words'}"
         yield Case(
             name,
             lambda world, spot, words=words: ["significance", *(w.format(world=world) for w in words)],
             ("FOLDER", "nowhere", "data", "texts.txt"),
         )
-    yield Case(
-        "significance --pack without --out",
-        lambda world, spot: ["significance", str(world.run), "--pack"],
-        ("--out",),
-    )
 
 
 def _of_report() -> Iterator[Case]:

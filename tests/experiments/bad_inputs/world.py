@@ -11,12 +11,11 @@ from pathlib import Path
 from PIL import Image
 
 from experiments.models.mini_blip import weights_digest
-from experiments.report.archive import pack
 from experiments.scenes.write import Sizes, make_scenes, write_scenes
 from experiments.tasks import TASKS
 from experiments.tasks.formats import write_predictions
 from tests.experiments.models.original.authors_blip import save_checkpoint
-from tests.experiments.report.made import save_cells
+from tests.experiments.report.made import save_cells, write_archives
 from tests.experiments.tiny import save, save_adapter
 
 PRESET = """\
@@ -135,7 +134,7 @@ def make_world(folder: Path) -> World:
         save(name, world.model(name))
     save_checkpoint(world.original.parent, "caption")
     save_adapter(world.adapter, gnn="pgnn")
-    pack(save_cells(world.run, {"vqa": TASKS["vqa"]}, images=6), world.archives)
+    write_archives(save_cells(world.run, {"vqa": TASKS["vqa"]}, images=6), world.archives)
     shutil.copytree(world.run / "cells" / "gcn" / "vqa" / "seed0", world.cell)
     settings = {"label": "gcn", "method": "majority", "task": "vqa", "seed": 0, "settings": {}}
     settings |= {"weights": weights_digest(), "train_examples": None}

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.cli import main
 from experiments.configs.grid import load_table, names_of
-from experiments.report.beside import LABEL
+from experiments.report.published import BESIDE
 from tests.experiments.bad_inputs.world import SIZE
 
 TABLE = """
@@ -112,7 +112,7 @@ def test_the_same_table_of_another_model_stands_below(made, files, tmp_path, cap
     assert capsys.readouterr().out.startswith("Two adapters, size little, mini-mplug\n")
     mine = pd.read_csv(made / "first" / "first.csv").drop_duplicates("name").set_index("name")
     table = pd.read_csv(out / "first" / "first.csv")
-    below = table[table["group"] == LABEL.format(model="mini-blip")].set_index("name")
+    below = table[table["group"] == BESIDE.format(model="mini-blip")].set_index("name")
     assert list(below.index) == ["GCN", "pGNN", "Frozen model"]
     for end in ("mean", "std"):
         expected = mine.loc[below.index, f"coco.cider_{end}"]

@@ -14,7 +14,7 @@ from experiments.configs.experiment import Part, Scenes, Training, laid_over, lo
 from experiments.configs.grid import Grid, load_preset, load_table, names_of
 from experiments.configs.settings import SETTINGS_FILE, Choice, Settings, chosen_settings, write_settings
 from experiments.methods import METHODS, GraphAdapter, method_named
-from experiments.report.columns import averaged_columns, table_columns
+from experiments.report.frame import averaged_columns, table_columns
 from experiments.report.published import published_blocks
 from experiments.tasks import TASKS, tasks_named
 from experiments.training.plan import Plan, Wanted, plan_table

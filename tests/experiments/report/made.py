@@ -1,7 +1,11 @@
 """Tasks, score frames, runs and tables with known numbers."""
 
+import io
 import json
+import tarfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,11 +13,12 @@ import pandas as pd
 from experiments.metrics.captions import bleu4_from_counts
 from experiments.metrics.scene import scene_f1
 from experiments.metrics.statistics import mean_statistics
-from experiments.report.columns import table_columns
+from experiments.models.mini_blip import weights_digest
+from experiments.report.frame import rows_from_frame, table_columns
 from experiments.report.published import of_drawn, published_blocks, published_for
-from experiments.report.rows import rows_from_frame
-from experiments.report.runs import Run
+from experiments.report.runs import FILES, Run
 from experiments.report.table import ADAPTERS, REFERENCE, Table
+from experiments.tasks import TASKS
 from experiments.tasks.task import Column, Task, TaskScores
 from tests.experiments.drawn import DRAWN
 
@@ -21,6 +26,7 @@ COLUMNS = table_columns(DRAWN)
 NAMES = {"gcn": "GCN", "appnp": "APPNP", "gcnii": "GCNII", "pgnn": "pGNN"}
 PUBLISHED = published_for(COLUMNS, [of_drawn(published_blocks()["gnn"])])
 LABEL = PUBLISHED[0].label
+STEPS = 40  # of the runs of `save_table`
 
 
 class SmallTask(Task):
@@ -161,3 +167,86 @@ def save_cells(
                 content = (first / name).read_bytes()
                 (run.folder / name).write_bytes(content.replace(b'"gcn"', f'"{run.row}"'.encode()))
     return out
+
+
+def save_table(
+    out: Path,
+    rows=("gcn", "pgnn"),
+    seeds=(0, 1),
+    tasks: Iterable[str] = ("vqa", "ve"),
+    images: int = 30,
+    recipe: Mapping[str, Any] = {},
+    **settings: Any,
+) -> Path:
+    """A table's folder: scores, settings, curves.
+
+    Args:
+        out: the folder.
+        rows, seeds, tasks, images: of it; the same ones have the same scores.
+        recipe: what is changed of how its runs train.
+        settings: what is changed of its runs' settings.
+    """
+    save_cells(out, {name: TASKS[name] for name in tasks}, rows, seeds, images)
+    for cell in sorted(out.glob("cells/*/*/seed*")):
+        row, task, seed = cell.parts[-3], cell.parts[-2], int(cell.name.removeprefix("seed"))
+        describe(cell, row, task, seed, recipe, **settings)
+        loss = [2.0 + (row == "pgnn") + seed - k / STEPS for k in range(STEPS)]
+        lines = [f"{k + 1},{value},{1e-3 * (1 - k / STEPS)},1.0" for k, value in enumerate(loss)]
+        (cell / "metrics.csv").write_text("\n".join(["step,loss,learning_rate,gradient_norm", *lines, ""]))
+        (cell / "validation.csv").write_text(f"step,{TASKS[task].selects}\n20,0.25\n40,0.5\n")
+    return out
+
+
+def describe(
+    cell: Path, row: str, task: str, seed: int, recipe: Mapping[str, Any] = {}, **settings: Any
+) -> None:
+    """Write a run's ``config.json``."""
+    content = {
+        "label": row,
+        "method": row,
+        "settings": {"gnn": row, "gnn_args": {}, "join": "blend", "reduction": 4},
+        "task": task,
+        "seed": seed,
+        "recipe": {"learning_rate": 0.01, "steps": STEPS, "batch_size": 64, "warmup": 0.06} | dict(recipe),
+        "data": "the same",
+        "split": "test",
+        "eval_examples": None,
+        "train_examples": None,
+        "weights": weights_digest(),
+    }
+    about = {"device": "cpu", "threads": 1, "versions": {"attngraph": "0.0.1", "torch": "2.0"}}
+    (cell / "config.json").write_text(json.dumps({"settings": content | settings, **about}))
+
+
+def write_archives(run: Path, out: Path) -> list[Path]:
+    """An archive of every finished cell for each seed, as those that ship."""
+    by_seed: dict[int, list[Path]] = {}
+    for file in sorted(run.glob("cells/*/*/seed*/scores.json")):
+        by_seed.setdefault(int(file.parent.name[4:]), []).append(file.parent)
+    out.mkdir(parents=True)
+    for seed, cells in by_seed.items():
+        members = {
+            f"{cell.relative_to(run)}/{name}": _packed(cell / name) for cell in cells for name in FILES
+        }
+        write_archive(out / f"seed-{seed:02}.tar.xz", members)
+    return sorted(out.iterdir())
+
+
+def write_archive(path: Path, members: Mapping[str, bytes]) -> Path:
+    with tarfile.open(path, "w:xz") as tar:
+        for name, content in members.items():
+            about = tarfile.TarInfo(name)
+            about.size = len(content)
+            tar.addfile(about, io.BytesIO(content))
+    return path
+
+
+def _packed(file: Path) -> bytes:
+    if file.suffix != ".npz":
+        return file.read_bytes()
+    buffer = io.BytesIO()
+    with np.load(file) as arrays:
+        small = {key: np.float32(arrays[key]) for key in arrays.files}
+    whole = {key: np.array_equal(array, array.round()) for key, array in small.items()}
+    np.savez(buffer, **{key: array.astype(np.int16) if whole[key] else array for key, array in small.items()})
+    return buffer.getvalue()

@@ -4,7 +4,7 @@ from statistics import fmean
 
 import pytest
 
-from experiments.report.columns import AVERAGE, table_columns
+from experiments.report.frame import AVERAGE, table_columns
 from experiments.report.published import of_drawn, published_blocks, published_for
 from experiments.tasks import TASKS, tasks_named
 from tests.experiments.drawn import DRAWN

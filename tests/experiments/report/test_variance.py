@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from experiments.report.significance import holm
-from experiments.report.simulation import Study, normal_studies, plain_p_values
+from experiments.report.compare import holm
 from experiments.report.variance import variances
+from tests.experiments.report.studies import Study, normal_studies, plain_p_values, scored_p_values, studies
 
 NONE = np.zeros((6, 6))
 DEAL = [0, 1, 2, 0, 1, 2]
@@ -180,3 +180,22 @@ def test_sizes_with_checkpoints(c):
     assert 0.005 < these < 0.06 and new < 0.06
     if c == 2.0:
         assert new > 0.01  # and not for want of any power
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_false_alarms_of_every_study():
+    """Type-I error at 0.05 and at Holm's smallest level, within what chance allows."""
+    for number, study in enumerate(studies()):
+        rng = np.random.default_rng([1, number])
+        if study.kind == "normal":
+            differences, covariance, own = normal_studies(study, 4000, rng)
+            mean = differences.mean(-1)
+            these, new = variances(differences, covariance, study.deal, study.images)
+            found = [these.p_values(mean - own), [] if new is None else new.p_values(mean)]
+        else:
+            found = scored_p_values(study, 200, rng)
+        for p_values in found:
+            for level in (0.05, 0.05 / 40) if len(p_values) else ():
+                allowed = 1.06 * level + 3.5 * (level / len(p_values)) ** 0.5
+                assert np.mean(np.array(p_values) < level) <= allowed, study

@@ -15,7 +15,7 @@ from experiments.datasets.dataset import DATA_SETS
 from experiments.datasets.example import Example
 from experiments.datasets.tables import table
 from experiments.models import Decoding, Ranking
-from experiments.report.columns import AVERAGE, table_columns
+from experiments.report.frame import AVERAGE, table_columns
 from experiments.scenes.write import Sizes, make_scenes, write_scenes
 from experiments.tasks import TASKS
 from experiments.tasks.kinds import plain_caption, plain_question
