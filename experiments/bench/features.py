@@ -13,7 +13,7 @@ from experiments.tasks import TASKS
 from experiments.training.data import TaskData
 from experiments.training.features import FeatureCache
 from experiments.training.recipe import Recipe
-from experiments.training.trainer import train
+from experiments.training.train import train
 
 BASELINE, CACHED = "images encoded in each step", "image states from the cache"
 TARGETS = {CACHED: 0.33}

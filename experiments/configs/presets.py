@@ -81,7 +81,6 @@ class RecipeChange(Config):
     precision: str | None = None
     checkpointing: bool | None = None
     compile: bool | None = None
-    shard: bool | None = None
     validate_every: Count | None = None
     patience: Count | None = None
 

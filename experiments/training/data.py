@@ -39,7 +39,7 @@ class TaskData(Dataset):
         examples: of the split.
         vision: ``frozen`` takes image states from the cache where there are any, ``trained`` takes the
             pictures, ``zero`` hides them.
-        cache: of image states.
+        cache: of image states; not used where examples may be left out.
         augment: whether pictures are changed, each time otherwise; no image states are cached then.
         faults: says how many records may be left out, these examples among them; by default none. It gets
             them from :meth:`settle`.
@@ -72,12 +72,8 @@ class TaskData(Dataset):
         if self.may_lack:
             self.bad.share_memory_()  # with loader workers
         self.readable: set[Path] = set()  # pictures, as far as they were tried
-        if vision == "frozen" and not changes:
-            self.features = cache.features(family, pictures(examples), self.may_lack)
-            unread = {} if self.features is None else self.features.faults
-            for position, example in enumerate(examples) if unread else ():
-                if example.image in unread:
-                    self._leave_out(position, unread[example.image])
+        if vision == "frozen" and not changes and not self.may_lack:
+            self.features = cache.features(family, pictures(examples))
 
     @property
     def may_lack(self) -> float:

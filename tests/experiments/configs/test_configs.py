@@ -51,9 +51,9 @@ def test_a_preset_can_change_all_of_a_recipe(tmp_path):
     apart = {"learning_rate", "steps", "batch_size", "augment"}
     assert {*presets.RecipeChange.model_fields} == {field.name for field in fields(Recipe)} - apart
     file = tmp_path / "mine.yaml"
-    file.write_text("about: mine\nseeds: {full: 1}\nrecipe: {shard: true, clip: 2}\n")
+    file.write_text("about: mine\nseeds: {full: 1}\nrecipe: {checkpointing: true, clip: 2}\n")
     plan = plan_table(load_preset(str(file)), Request(tasks=["vqa"]), chosen_settings(), tmp_path)
-    assert [(cell.recipe.shard, cell.recipe.clip) for cell in plan.cells] == [(True, 2)]
+    assert [(cell.recipe.checkpointing, cell.recipe.clip) for cell in plan.cells] == [(True, 2)]
 
 
 def test_quick_is_the_first_preset():

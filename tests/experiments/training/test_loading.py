@@ -1,6 +1,5 @@
 """Loader processes: the same run with and without them; changed pictures; pictures that cannot be read."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -12,20 +11,23 @@ import torch
 from PIL import Image
 
 from attngraph.errors import UserError
-from experiments.datasets.faults import Faults
 from experiments.models.transforms import TrainingTransform
-from experiments.training import device, loading, trainer
+from experiments.training import device, loading
+from experiments.training import train as training
+from experiments.training.cells import run_cell
 from experiments.training.data import TaskData
+from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
 from experiments.training.loading import loader_options
 from experiments.training.order import Place, StepSampler
 from experiments.training.prediction import predict
-from experiments.training.trainer import train
+from experiments.training.recipe import Recipe
+from experiments.training.train import last_state, train
 from tests.experiments.training.small import (
-    ADAPTER,
     RECIPE,
     SmallTask,
     method_named,
+    small_cell,
     small_examples,
     small_family,
 )
@@ -40,67 +42,40 @@ class Stopped(Exception):
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
-    monkeypatch.setattr(trainer, "SAVE_EVERY", 3)
+    monkeypatch.setattr(training, "SAVE_EVERY", 3)
     monkeypatch.setattr(device, "uses_bfloat16", lambda name: False)
 
 
-def run(folder, method="full", recipe=RECIPE, limit=1, faults=None, count=8, stop=None, name="run"):
-    """Train; the losses, the predictions and the data."""
-    family, chosen = small_family(0.3), method_named(method)
-    torch.manual_seed(1)
-    tuned = chosen.apply(family, ADAPTER if method == "pgnn" else {})
-    examples = (
-        small_examples(folder / "pictures", count)
-        if not (folder / "pictures").exists()
-        else listed(folder, count)
-    )
-    cache = FeatureCache(folder / "states", limit)
-    data = TaskData(family, SmallTask(examples), examples, chosen.vision, cache, recipe.augment, faults)
+def run(folder, recipe=RECIPE, stop=None, name="run"):
+    """Train the whole model; the losses and the predictions."""
+    family, chosen = small_family(0.3), method_named("full")
+    tuned, examples = chosen.apply(family, {}), small_examples(folder / "pictures")
+    cache = FeatureCache(folder / "states")
+    data = TaskData(family, SmallTask(examples), examples, chosen.vision, cache, recipe.augment)
 
     def on_step(step):
         if step == stop:
             raise Stopped
 
     train(tuned, data, recipe, 5, folder / name, on_step)
-    return (folder / name / "metrics.csv").read_text(), predict(tuned, data), data
-
-
-def listed(folder, count):
-    """The examples of pictures that are there, damaged or not."""
-    made = small_examples(folder / "more", count)
-    return [replace(example, image=folder / "pictures" / example.image.name) for example in made]
+    return (folder / name / "metrics.csv").read_text(), predict(tuned, data)
 
 
 def loaders(monkeypatch, number):
-    options = {"dataloader_num_workers": number, "dataloader_multiprocessing_context": "fork"}
-    monkeypatch.setattr(trainer, "loader_options", lambda reads, device: options if number and reads else {})
+    options = {"num_workers": number, "multiprocessing_context": "fork"}
+    monkeypatch.setattr(training, "loader_options", lambda reads, device: options if number and reads else {})
 
 
-@pytest.mark.parametrize(
-    "method, recipe",
-    [
-        ("full", CHANGED),
-        *(pytest.param(*way, marks=pytest.mark.slow) for way in (("full", RECIPE), ("pgnn", CHANGED))),
-    ],
-)
-def test_scores_do_not_depend_on_loaders(method, recipe, tmp_path, monkeypatch):
+def test_scores_do_not_depend_on_loaders_nor_on_an_interrupt(tmp_path, monkeypatch):
     outcomes = []
     for number in (0, 1, 2):
         loaders(monkeypatch, number)
-        outcomes.append(run(tmp_path, method, recipe, name=f"run{number}")[:2])
+        if number == 2:
+            with pytest.raises(Stopped):
+                run(tmp_path, CHANGED, stop=5, name="run2")
+        outcomes.append(run(tmp_path, CHANGED, name=f"run{number}"))
     assert outcomes[0] == outcomes[1] == outcomes[2]
-
-
-def test_changed_pictures_make_another_run(tmp_path):
-    assert run(tmp_path, name="a")[0] != run(tmp_path, recipe=CHANGED, name="b")[0]
-
-
-@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 5])
-def test_an_interrupted_run_sees_the_same_changes(step, tmp_path):
-    whole = run(tmp_path, recipe=CHANGED, name="whole")[:2]
-    with pytest.raises(Stopped):
-        run(tmp_path, recipe=CHANGED, stop=step)
-    assert run(tmp_path, recipe=CHANGED)[:2] == whole
+    assert run(tmp_path, name="plain")[0] != outcomes[0][0], "changed pictures make another run"
 
 
 def test_seed_step_and_place_decide_on_changes():
@@ -195,97 +170,29 @@ def loading_runs(process):
 # ---- pictures that cannot be read ------------------------------------------------------------------------
 
 
-@pytest.fixture
-def damaged(tmp_path):
-    """A folder whose second picture (examples 2 and 3) is cut off and whose fourth (6 and 7) is gone."""
-    small_examples(tmp_path / "pictures")
-    file = tmp_path / "pictures" / "1.png"
-    file.write_bytes(file.read_bytes()[:300])
-    (tmp_path / "pictures" / "3.png").unlink()
-    return tmp_path
-
-
-WAYS = [
-    ("full", CHANGED, 1),
-    ("pgnn", RECIPE, 1),
-    pytest.param("full", RECIPE, 1, marks=pytest.mark.slow),
-    pytest.param("pgnn", RECIPE, 0, marks=pytest.mark.slow),
-]
-
-
 @pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("method, recipe, limit", WAYS)
-def test_by_default_they_are_an_error_in_one_line(method, recipe, limit, number, damaged, monkeypatch):
+@pytest.mark.parametrize("harm", ["vanished", "cut off"])
+def test_a_picture_that_vanishes_in_the_middle_is_named_and_the_run_goes_on(
+    number, harm, tmp_path, monkeypatch
+):
+    """In one line, in a loader's own words."""
     loaders(monkeypatch, number)
-    with pytest.raises(UserError, match=r"[13]\.png (cannot be read|not found).*: (replace|check)") as error:
-        run(damaged, method, recipe, limit)
+    cell = small_cell(tmp_path, monkeypatch, Recipe(1e-2, 8, batch_size=4))
+    run, steps = Execution(tmp_path, cache_gb=0), []
+    picture, away = tmp_path / "pictures" / "2.png", tmp_path / "away.png"
+
+    def vanish(step):
+        steps.append(step)
+        if step == 3:
+            picture.rename(away)
+            if harm == "cut off":
+                picture.write_bytes(away.read_bytes()[:300])
+
+    with pytest.raises(UserError, match=r"2\.png (cannot be read|not found).*: (replace|check)") as error:
+        run_cell(cell, run, on_step=vanish)
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
-
-
-@pytest.mark.parametrize("number", [0, 2])
-@pytest.mark.parametrize(
-    "method, recipe, limit",
-    [*WAYS, pytest.param("text", RECIPE, 1, marks=pytest.mark.slow)],  # which hides pictures
-)
-def test_they_are_left_out_up_to_a_limit(method, recipe, limit, number, damaged, monkeypatch):
-    loaders(monkeypatch, number)
-    faults = Faults(4)
-    _, predictions, data = run(damaged, method, recipe, limit, faults)
-    assert list(predictions) == ["e0", "e1", "e4", "e5"]
-    assert [example.id for example in data.settle()] == list(predictions)
-    assert len(faults) == 4 and "e2: " in faults.messages[0] and "1.png" in faults.messages[0]
-    assert len(data.first(3)) == 3 and [sample.name for sample in data.first(9)] == list(predictions)
-    with pytest.raises(UserError, match=r"--skip-bad 3 is too few"):
-        run(damaged, method, recipe, limit, Faults(3), name="less")
-
-
-def test_the_next_example_takes_their_place(damaged):
-    examples = listed(damaged, 8)
-    for vision, limit in (("trained", 1), ("frozen", 1), ("frozen", 0)):
-        cache = FeatureCache(damaged / "states", limit)
-        data = TaskData(small_family(), SmallTask(examples), examples, vision, cache, faults=Faults(4))
-        assert [data[Place(k, 0.0)].name for k in range(8)] == [
-            "e0",
-            "e1",
-            "e4",
-            "e4",
-            "e4",
-            "e5",
-            "e0",
-            "e0",
-        ]
-        assert data.left_out() == [2, 3, 6, 7]
-
-
-def test_with_and_without_a_cache_the_same_examples_are_left_out(damaged):
-    cached = run(damaged, "pgnn", limit=1, faults=Faults(4), name="cached")[:2]
-    assert run(damaged, "pgnn", limit=0, faults=Faults(4), name="in-place")[:2] == cached
-
-
-def test_what_an_interrupted_run_left_out_counts(damaged, monkeypatch):
-    with pytest.raises(Stopped):
-        run(damaged, faults=Faults(4), stop=5)
-    (file,) = (damaged / "run" / "states" / "checkpoint-3").glob("left_out.json")
-    known = json.loads(file.read_text())
-    assert known and set(known) <= {2, 3, 6, 7}
-    small_examples(damaged / "good")
-    for picture in ("1.png", "3.png"):  # repaired meanwhile: yet they were left out
-        (damaged / "good" / picture).replace(damaged / "pictures" / picture)
-    faults = Faults(4)
-    assert set(run(damaged, faults=faults)[2].left_out()) >= set(known)
-
-
-def test_no_good_picture_at_all_is_an_error(tmp_path):
-    examples = small_examples(tmp_path / "pictures")
-    for example in examples:
-        example.image.unlink(missing_ok=True)
-    data = TaskData(
-        small_family(),
-        SmallTask(examples),
-        examples,
-        "trained",
-        FeatureCache(tmp_path / "states"),
-        faults=Faults(None),
-    )
-    with pytest.raises(UserError, match="no picture can be read: check the folder"):
-        data[Place(0, 0.0)]
+    assert last_state(cell.folder(tmp_path)).name in ("step-3.pt", "step-6.pt")
+    away.replace(picture)
+    again = []
+    result = run_cell(cell, run, on_step=again.append)
+    assert again[0] in (4, 7) and result["examples"] == 8
