@@ -48,6 +48,7 @@ class Tracking:
         folder = self.folder.absolute()
         unless_set = {
             "WANDB_MODE": "offline",
+            "WANDB_SILENT": "true",
             "WANDB_ERROR_REPORTING": "false",
             **{f"WANDB_{kind}_DIR": str(folder / "wandb") for kind in ("CACHE", "CONFIG", "DATA")},
             "MLFLOW_DISABLE_TELEMETRY": "true",

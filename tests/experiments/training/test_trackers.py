@@ -21,7 +21,7 @@ EventAccumulator = pytest.importorskip(
     "tensorboard.backend.event_processing.event_accumulator"
 ).EventAccumulator
 VARIABLES = ("WANDB_MODE", "WANDB_ERROR_REPORTING", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_TRACKING_URI")
-VARIABLES += ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")
+VARIABLES += ("WANDB_SILENT", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")
 
 
 @pytest.fixture(autouse=True)
@@ -155,6 +155,7 @@ def test_nothing_is_sent_or_reported_unless_the_user_says_so(chosen, tmp_path, m
     found = {name: os.environ[name] for name in VARIABLES}
     assert found == {
         "WANDB_MODE": "offline",
+        "WANDB_SILENT": "true",
         "WANDB_ERROR_REPORTING": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}",
