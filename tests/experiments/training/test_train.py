@@ -126,6 +126,27 @@ def test_the_precision_is_as_the_recipe_says(precision, pays, half, lines, tmp_p
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in outcome.weights.values())
 
 
+def test_a_step_whose_gradients_are_too_large_for_float16_is_left_out(lines, tmp_path, monkeypatch):
+    """And counts as a step, but not for the schedule. Gradients are clipped as they are, without the scale."""
+    monkeypatch.setattr(training, "half_precision", lambda device, precision: "float16")
+    scale, begin = torch.amp.GradScaler, []
+    monkeypatch.setattr(
+        torch.amp, "GradScaler", lambda kind, enabled: scale(kind, init_scale=begin[-1], enabled=enabled)
+    )
+    for size in (2.0**10, 2.0**126):
+        begin.append(size)
+        outcome = train_small(tmp_path / str(len(begin)))
+        assert all(p.dtype == torch.float32 and p.isfinite().all() for p in outcome.weights.values())
+    monkeypatch.setattr(training, "half_precision", lambda device, precision: None)
+    train_small(tmp_path / "float32")
+    half, left_out, exact = lines[:8], lines[8:16], lines[16:]
+    assert losses(half) == pytest.approx(losses(exact), rel=0.05)
+    rates = [[line["learning_rate"] for line in run] for run in (half, left_out, exact)]
+    assert rates[0] == rates[2] and rates[1] == rates[2][:1] * 8
+    norms = [[line["gradient_norm"] for line in run] for run in (half, exact)]
+    assert norms[0] == pytest.approx(norms[1], rel=0.3)
+
+
 @pytest.mark.parametrize("what, step, said", [("loss", 0, 0), ("loss", 4, 4), ("weight", 6, 6)])
 def test_numbers_that_are_not_finite_leave_the_last_good_state(what, step, said, tmp_path):
     tuned, data = small_run(tmp_path)
