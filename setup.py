@@ -69,7 +69,7 @@ setup(
         "torch-geometric>=2.6,<3",
         "transformers>=5.23,<6",  # its key/value caches have the layers that degrees are kept in since then
         "peft>=0.21,<1",  # its tuners map the names in checkpoints themselves since then
-        "accelerate>=1.4,<2",
+        "accelerate>=1.10,<2",
         "safetensors>=0.8",
         "pydantic>=2.7",
         "pyyaml>=6.0",

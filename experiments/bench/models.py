@@ -34,7 +34,7 @@ from experiments.training.features import FeatureCache
 from experiments.training.loading import begin_loader
 from experiments.training.order import StepSampler
 from experiments.training.recipe import Recipe
-from experiments.training.trainer import train
+from experiments.training.train import train
 
 # ---- a training step of a text decoder: p-adapters against vanilla adapters --------------------------------
 

@@ -1,3 +1,3 @@
-"""Training and scoring: recipes, the order of examples, cached image states, the Trainer, cells and the
+"""Training and scoring: recipes, the order of examples, cached image states, the training loop, cells and the
 processes that run them.
 """

@@ -17,7 +17,7 @@ from attngraph.errors import UserError
 from experiments.configs.experiment import EXPERIMENT, experiment_of
 from experiments.datasets.example import Example
 from experiments.files import whole, write_json, write_text
-from experiments.methods import Tuned, method_named
+from experiments.methods import method_named
 from experiments.methods.parameters import count_parameters
 from experiments.models import load_family
 from experiments.models.family import Answering
@@ -32,7 +32,6 @@ from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
 from experiments.training.made_with import made_with
 from experiments.training.memory import PeakMemory
-from experiments.training.out_of_memory import OutOfMemory, most_that_fit, release
 from experiments.training.prediction import predict
 from experiments.training.recipe import Diverged, Recipe
 from experiments.training.saved import (
@@ -44,9 +43,8 @@ from experiments.training.saved import (
     read_config,
     read_result,
 )
-from experiments.training.states import STATES, last_state
 from experiments.training.trackers import Tracking
-from experiments.training.trainer import train
+from experiments.training.train import STATES, last_state, train
 from experiments.training.validation import Validation
 
 IMAGE_STATES = "image-states"  # the folder that the runs of a table share
@@ -207,9 +205,7 @@ def run_cell(
     with cpu_threads(run.threads):
         if not agreed(lambda: is_finished(cell, run)):
             try:
-                while (shortage := _made(cell, run, device, on_step)) is not None:
-                    note(shortage)
-                    release(device)
+                _train_and_score(cell, run, device, on_step)
             except Diverged as error:
                 if processes(device).is_main_process:
                     write_json(cell.folder(run.out) / DIVERGED, {"error": str(error)})
@@ -219,132 +215,108 @@ def run_cell(
     return agreed(lambda: read_scores(cell, run.out))
 
 
-def _made(cell: Cell, run: Execution, device: str, on_step: Callable[[int], None]) -> str | None:
-    """Make a cell; returns what to say where it is to be begun again with smaller passes. Of several
-    processes, others wait in the middle of a step for the one that lacks memory: only a new call helps them.
-    """
-    try:
-        _train_and_score(cell, run, device, on_step)
-        return None
-    except OutOfMemory as error:
-        if processes(device).num_processes > 1:
-            raise UserError(f"{error}: give the same command again") from None
-        return str(error)
-
-
 def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[[int], None]) -> None:
-    state, folder = processes(device), cell.folder(run.out)
+    state, folder, recipe = processes(device), cell.folder(run.out), cell.recipe
     if state.is_main_process:
-        precision = training_precision(device, cell.recipe.precision if cell.recipe else "auto")
-        about = {
-            "settings": cell.description(),
-            "device": device,
-            "precision": precision,
-            "cache_gb": run.cache_gb,
-            **_elsewhere(folder, device, precision),
-        }
-        write_json(folder / CONFIG, {**about, **run.conditions(), **made_with()})
-        write_text(folder / EXPERIMENT, experiment_of(cell).yaml())
-        (folder / DIVERGED).unlink(missing_ok=True)  # this call may end otherwise
+        _write_config(cell, run, device)
     torch.manual_seed(cell.seed)
     random.seed(cell.seed)
     peak, began = PeakMemory(device), time.perf_counter()
-    task, method, cache = (
-        TASKS[cell.task],
-        method_named(cell.method),
-        FeatureCache(run.out / IMAGE_STATES, run.cache_gb),
-    )
+    task, method = TASKS[cell.task], method_named(cell.method)
+    cache = FeatureCache(run.out / IMAGE_STATES, run.cache_gb)
+
+    # the examples, and the model that learns from them
+    training = subset(task.examples(cell.data, "train"), cell.train_examples)
     family = load_family(cell.model, side=cell.side)
     family.model.to(device)
     tuned = method.apply(family, cell.settings)
     started = tuned.scalars()
-    training = subset(task.examples(cell.data, "train"), cell.train_examples)
     tuned.observe(task.target(example, 0.0) for example in training)
-    trained, way = None, cell.way()
+    way = cell.way()
     check_room(way, family)
-    released = getattr(way, "as_released", None)
-    with state.main_process_first():  # it fills the cache of image states
-        if cell.recipe is not None:
-            changes = cell.recipe.augment
-            data = TaskData(family, task, training, method.vision, cache, changes, released)
-    if cell.recipe is not None:
-        tracking = Tracking(run.trackers, folder, cell.name, cell.description()) if run.trackers else None
-        validation = None
-        if cell.recipe.validate_every is not None:
-            with state.main_process_first():
-                held = _held_out(cell, tuned, cache, released)
-            validation = Validation(tuned, held, way, cell.recipe, folder)
-            validation.tell = tracking.validated if tracking else validation.tell
-        trained = train(tuned, data, cell.recipe, cell.seed, folder, on_step, validation, tracking)
+
+    def data_of(examples: Sequence[Example], augment: bool = False) -> TaskData:
+        released = getattr(way, "as_released", None)
+        with state.main_process_first():  # it fills the cache of image states
+            return TaskData(family, task, examples, method.vision, cache, augment, released)
+
+    trained = None
+    if recipe is not None:
+        data, validation = data_of(training, recipe.augment), None
+        if recipe.validate_every is not None:
+            held = subset(task.examples(cell.data, VALIDATED), cell.eval_examples)
+            validation = Validation(tuned, data_of(held), way, recipe, folder)
+        tracking = Tracking(run.trackers, folder, cell.name, cell.description())
+        trained = train(tuned, data, recipe, cell.seed, folder, on_step, validation, tracking)
         if state.is_main_process:
             tuned.save(folder)
     trained_at = time.perf_counter()
+
+    # its answers
     examples = subset(task.examples(cell.data, cell.split), cell.eval_examples)
-    with state.main_process_first():
-        data = TaskData(family, task, examples, method.vision, cache, released=released)
+    data = data_of(examples)
     predictions = predict(tuned, data, way)
-    if state.is_main_process:
-        scores = task.score(predictions, examples)
-        write_json(folder / PREDICTIONS, predictions)
-        with whole(folder / STATISTICS) as part:
-            sums = {key: per_image(values, examples) for key, values in scores.statistics.items()}
-            np.savez_compressed(part, **sums)
-        result = {
-            "row": cell.label,
-            "task": cell.task,
-            "seed": cell.seed,
-            "split": cell.split,
-            "scores": scores.columns,
-            "kinds": scores.kinds,
-            "examples": len(examples),
-            "trained_on": len(training),
-            "parameters": sum(p.numel() for p in tuned.parameters().values()),
-            "parameter_shares": count_parameters(tuned).shares,
-            "loss": trained and trained.loss,
-            "started": started,
-            "learned": tuned.scalars(),
-            "effects": most_that_fit(lambda count: tuned.effects(data.first(count)), WATCHED, device),
-            "train_seconds": (trained.earlier_seconds if trained else 0.0) + trained_at - began,
-            "eval_seconds": time.perf_counter() - trained_at,
-            "peak_mb": peak.megabytes(),
-            "evaluator": scores.evaluator,
-            "source": task.source(cell.data, cell.split),
-            "answering": described(way, family),
-            "accumulation": trained and trained.passes,
-        }
-        if trained and trained.best_step is not None:
-            result |= {"best_step": trained.best_step, "validations": trained.validations}
-        write_json(folder / SCORES, result, default=float)  # last: it marks the cell as finished
-
-
-def _elsewhere(folder: Path, device: str, precision: str) -> dict[str, Any]:
-    """Where an interrupted run was trained before, in which precision and with what: ``{"before": [{"device":
-    "cpu", "precision": "float32", "versions": {...}}]}``, if it goes on with others, else nothing. Its result
-    is nobody else's then.
-    """
-    if last_state(folder) is None:
-        return {}
-    config, now = read_config(folder), made_with()["versions"]
-    before = config.get("before", [])
-    last = {name: str(config.get(name)) for name in ("device", "precision")}
-    kinds = [name.partition(":")[0] for name in (last["device"], device)]
-    if kinds[0] != kinds[1] or last["precision"] != precision:
-        was = f"{last['precision']} on {last['device']}"
-        note(f"{folder}: goes on in {precision} on {device} what began in {was}; {CONFIG} keeps that")
-    elif config.get("versions") == now:
-        return {"before": before} if before else {}
-    else:
-        note(f"{folder}: goes on with other code or packages than it began with; {CONFIG} keeps both")
-    return {
-        "before": [*before, last | {"versions": config.get("versions"), "machine": config.get("machine")}]
+    if not state.is_main_process:
+        return
+    scores = task.score(predictions, examples)
+    write_json(folder / PREDICTIONS, predictions)
+    with whole(folder / STATISTICS) as part:
+        sums = {key: per_image(values, examples) for key, values in scores.statistics.items()}
+        np.savez_compressed(part, **sums)
+    result = {
+        "row": cell.label,
+        "task": cell.task,
+        "seed": cell.seed,
+        "split": cell.split,
+        "scores": scores.columns,
+        "kinds": scores.kinds,
+        "examples": len(examples),
+        "trained_on": len(training),
+        "parameters": sum(p.numel() for p in tuned.parameters().values()),
+        "parameter_shares": count_parameters(tuned).shares,
+        "loss": trained and trained.loss,
+        "started": started,
+        "learned": tuned.scalars(),
+        "effects": tuned.effects(data.first(WATCHED)),
+        "train_seconds": (trained.earlier_seconds if trained else 0.0) + trained_at - began,
+        "eval_seconds": time.perf_counter() - trained_at,
+        "peak_mb": peak.megabytes(),
+        "evaluator": scores.evaluator,
+        "source": task.source(cell.data, cell.split),
+        "answering": described(way, family),
     }
+    if trained and trained.best_step is not None:
+        result |= {"best_step": trained.best_step, "validations": trained.validations}
+    write_json(folder / SCORES, result, default=float)  # last: it marks the cell as finished
 
 
-def _held_out(cell: Cell, tuned: Tuned, cache: FeatureCache, released: str | None) -> TaskData:
-    """The validation data of a cell that is validated while it trains."""
-    task = TASKS[cell.task]
-    examples = subset(task.examples(cell.data, VALIDATED), cell.eval_examples)
-    return TaskData(tuned.family, task, examples, method_named(cell.method).vision, cache, released=released)
+def _write_config(cell: Cell, run: Execution, device: str) -> None:
+    """What decides a cell's result and with what it is made; of a run that goes on elsewhere, in another
+    precision or with other code or packages, also where it was before. Its result is nobody else's then.
+    """
+    folder = cell.folder(run.out)
+    config = {
+        "settings": cell.description(),
+        "device": device,
+        "precision": training_precision(device, cell.recipe.precision if cell.recipe else "auto"),
+        "cache_gb": run.cache_gb,
+        **run.conditions(),
+        **made_with(),
+    }
+    if last_state(folder) is not None:
+        earlier = read_config(folder)
+        before = earlier.get("before", [])
+        last = {name: earlier.get(name) for name in ("device", "precision", "versions", "machine")}
+        kinds = [str(place["device"]).partition(":")[0] for place in (last, config)]
+        if kinds[0] != kinds[1] or any(last[name] != config[name] for name in ("precision", "versions")):
+            before = [*before, last]
+            was = f"{last['precision']} on {last['device']}"
+            note(f"{folder}: goes on with another device, precision or code than {was}; {CONFIG} keeps both")
+        if before:
+            config["before"] = before
+    write_json(folder / CONFIG, config)
+    write_text(folder / EXPERIMENT, experiment_of(cell).yaml())
+    (folder / DIVERGED).unlink(missing_ok=True)  # this call may end otherwise
 
 
 def per_image(statistics: np.ndarray, examples: Sequence[Example]) -> np.ndarray:

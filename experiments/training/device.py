@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from accelerate.utils.memory import should_reduce_batch_size
 
 from attngraph.errors import UserError
 from experiments.errors import first_line
@@ -70,6 +71,15 @@ def agreed(ask: Callable[[], Any]) -> Any:
     if error is not None:
         raise error
     return value
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is one of PyTorch's for a lack of memory, of a GPU's or of this machine's."""
+    words = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    if not isinstance(error, RuntimeError):
+        return False
+    known = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+    return known or any(word in str(error) for word in words)
 
 
 def mixed_precision(device: str | torch.device) -> torch.autocast:

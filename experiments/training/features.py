@@ -1,27 +1,21 @@
 """States of a frozen image encoder, computed once, kept on disk and read from there: never all in memory.
 
-Each state is kept under a key of its own, which follows from the encoder, the processor's settings and the
-picture; so tasks that show the same pictures share their states. States lie in *shards*: files of some dozens
-of them, written whole or not at all and never changed. Several commands may use one folder: each finds the
-shards that the others have written, and where two write the same states at the same time, nothing is lost but
-time.
+The states of a set of pictures lie in one file, an array that is mapped into memory: for each picture its
+state and a mark that says whether it is there. The file's name is a digest of the encoder, of how it is
+computed, and of each picture's path, size and time: whatever differs has another file. Several commands may
+fill one file at the same time, since they write the same numbers to the same places.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import shutil
-import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from attngraph.errors import UserError
@@ -30,73 +24,33 @@ from experiments.files import whole
 from experiments.models.family import ModelFamily
 from experiments.progress import Progress, note
 
-FORMAT = 2  # raise it whenever the same pictures are read in another way
-SHARD = 64  # states in a file, encoded at a time
-RECORD = 256  # bytes that a file holds beside each state, at most
+FORMAT = 3  # raise it whenever the same pictures are read in another way
+CHUNK = 64  # pictures that are encoded at a time
 LIMIT_GB = 32.0  # of the folder
-RESERVE = 0.1  # share of the disk that stays free
-SUFFIX = ".safetensors"
-
-
-class Shard:
-    """An open file of states. It is mapped into memory, so it can be read even after it has been removed.
-
-    Raises:
-        Exception: of one kind or another: the file is damaged.
-    """
-
-    def __init__(self, file: Path):
-        self.file = file
-        self.tensors = safe_open(file, framework="pt")
-        self.checksums: dict[str, int] = json.loads(self.tensors.metadata()["checksums"])
-        self.keys = set(self.tensors.keys())
-        if self.keys != set(self.checksums):
-            raise ValueError("keys and checksums differ")
-        self.checked: set[str] = set()
-
-    def __getitem__(self, key: str) -> Tensor:
-        """A state ``(nodes, width)``.
-
-        Raises:
-            UserError: its bytes are not those that were written.
-        """
-        state = self.tensors.get_tensor(key)
-        if key not in self.checked:
-            if _checksum(key, state) != self.checksums[key]:
-                self.file.unlink(missing_ok=True)
-                raise UserError(
-                    f"{self.file} was damaged on the disk and has been removed: run the same command again, "
-                    "which computes its image states anew; a run goes on from its last saved state"
-                )
-            self.checked.add(key)
-        return state
 
 
 class Features:
     """The states ``(nodes, width)`` of pictures, by their paths.
 
     Args:
-        keys: picture -> key.
-        shards: key -> where its state is.
+        rows: picture -> row.
+        states: ``(pictures, nodes, width)``.
     """
 
-    def __init__(self, keys: Mapping[Path, str], shards: Mapping[str, Shard]):
-        self.keys, self.shards = keys, shards
+    def __init__(self, rows: dict[Path, int], states: np.ndarray):
+        self.rows, self.states = rows, states
 
     def __getitem__(self, path: Path) -> Tensor:
-        key = self.keys[path]
-        return self.shards[key][key].clone()
+        return torch.from_numpy(self.states[self.rows[path]].copy())
 
 
 class FeatureCache:
     """A folder of image states that many runs share.
 
-    It never holds more than the limit: states that were used the longest time ago make room for new ones. A
-    set of pictures whose states are larger than the limit is not cached, but encoded in every step.
-
     Args:
         folder: made when something is saved.
-        limit_gb: size of the folder, in 10^9 bytes; 0 for no cache.
+        limit_gb: size that the folder may have, in 10^9 bytes: pictures whose states find no room in it are
+            encoded in every step; 0 for no cache.
     """
 
     def __init__(self, folder: Path, limit_gb: float = LIMIT_GB):
@@ -105,159 +59,98 @@ class FeatureCache:
     def features(self, family: ModelFamily, paths: Sequence[Path]) -> Features | None:
         """The states of pictures, computed unless the cache holds them.
 
-        Keys are digests of: the family's name, the encoder's configuration and weights, the settings by which
-        pictures are prepared, the kind of device and the number of threads (the last digits depend on them);
-        and of the picture's path, size and time.
-
         Args:
             family: the model, on its device.
             paths: pictures.
 
         Returns:
-            None where the family computes no states, or where they would be larger than the limit.
+            None where the family computes no states, or where they find no room.
 
         Raises:
-            UserError: the disk has no room. Without states scores could differ in their last digits, so that
-                is for the user to choose. Or a picture cannot be read.
+            UserError: a picture cannot be read, or the disk is full.
         """
-        paths = list(dict.fromkeys(paths))
         if not family.caches_features or self.limit <= 0:
             return None
-        encoder = _encoder_digest(family)
-        keys = _keys(encoder, paths)
-        shards = self._open(encoder, set(keys.values()))
-        missing = [path for path in keys if keys[path] not in shards]
-        size = _state_bytes(family, shards) + RECORD
-        if size * len(keys) > self.limit:
+        paths = list(dict.fromkeys(paths))
+        file = self.folder / f"{_digest(family, paths)}.npy"
+        while (array := self._array(file, family, len(paths))) is not None:
+            missing = np.flatnonzero(array["done"] == 0).tolist()
+            if not missing:
+                return Features({path: row for row, path in enumerate(paths)}, array["state"])
+            _fill(file, array, missing, paths, family)  # and look again: another command may have replaced it
+        return None
+
+    def _array(self, file: Path, family: ModelFamily, count: int) -> np.memmap | None:
+        """The array in a file, new if there is none; None where a new one finds no room."""
+        if (array := _opened(file, count)) is not None:
+            return array
+        shape = tuple(family.encode_images([Image.new("RGB", (64, 64))])[0].shape)
+        record = np.dtype([("state", "<f4", shape), ("done", "<u4")])
+        others = [other for other in self.folder.glob("*.npy") if not other.name.startswith(".")]
+        if sum(other.stat().st_size for other in others) + record.itemsize * count > self.limit:
             return None
-        if missing:
-            self._check_disk(size * len(missing))
-            self._write(family, encoder, {path: keys[path] for path in missing}, shards)
-        return Features(keys, shards)
-
-    def _open(self, encoder: str, wanted: set[str]) -> dict[str, Shard]:
-        """Where the wanted states are. Damaged files are removed."""
-        found: dict[str, Shard] = {}
-        for file in sorted(self.folder.glob(f"{encoder}-*{SUFFIX}")):
-            if (shard := self._opened(file)) is not None and (keys := shard.keys & wanted):
-                found |= dict.fromkeys(keys, shard)
-                _touch(file)
-        return found
-
-    def _opened(self, file: Path) -> Shard | None:
-        try:
-            return Shard(file)
-        except FileNotFoundError:  # another command made room
-            return None
-        except Exception as error:  # whatever is wrong with it
-            note(f"{file} is damaged ({first_line(error)}): its image states are computed anew")
-            file.unlink(missing_ok=True)
-            return None
-
-    def _make_room(self, size: int) -> None:
-        """Remove the files that were used the longest time ago until so many bytes more are below the limit.
-        Whoever has them open can read them still.
-        """
-        stats = {file: _stat(file) for file in self.folder.glob(f"*{SUFFIX}")}
-        held = [(stat.st_mtime_ns, stat.st_size, file) for file, stat in stats.items() if stat]
-        total = sum(size for _, size, _ in held)
-        for _, freed, file in sorted(held):
-            if total + size <= self.limit:
-                break
-            file.unlink(missing_ok=True)
-            total -= freed
-
-    def _check_disk(self, size: int) -> None:
-        nearest = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
-        disk = shutil.disk_usage(nearest)
-        if size > disk.free - RESERVE * disk.total:
-            raise UserError(
-                f"{self.folder}: the image states take {size / 1e6:,.1f} MB, and {RESERVE:.0%} of the disk "
-                f"must stay free ({disk.free / 1e6:,.1f} of {disk.total / 1e6:,.1f} MB are free): make room, "
-                "give another --out, or encode images in every step with --cache-gb 0"
-            )
-
-    def _write(
-        self,
-        family: ModelFamily,
-        encoder: str,
-        missing: Mapping[Path, str],
-        shards: dict[str, Shard],
-    ) -> None:
-        """Encode pictures, shard by shard; ``shards`` gets what comes out."""
-        paths = list(missing)
-        with Progress(total=len(paths), desc="image states", unit="image", leave=False, delay=1) as bar:
-            for start in range(0, len(paths), SHARD):
-                chunk = paths[start : start + SHARD]
-                states = family.encode_images(chunk).float().cpu().contiguous()
-                shard = self._save(encoder, {missing[path]: state for path, state in zip(chunk, states)})
-                shards |= dict.fromkeys(shard.keys, shard)
-                bar.update(len(chunk))
-
-    def _save(self, encoder: str, states: dict[str, Tensor]) -> Shard:
-        checksums = {key: _checksum(key, state) for key, state in states.items()}
-        name = hashlib.sha256("".join(sorted(states)).encode()).hexdigest()[:16]
-        file = self.folder / f"{encoder}-{name}{SUFFIX}"
-        content = save(states, {"checksums": json.dumps(checksums)})
-        self._make_room(len(content))
-        with whole(file) as part:
-            # Written, not mapped into memory: there a full disk would end the process instead of raising
-            # OSError.
-            part.write_bytes(content)
-            shard = Shard(part)  # before another command can remove it to make room
-        shard.file = file
-        return shard
+        with whole(file) as part:  # a file of zeros, which most disks do not store
+            np.lib.format.open_memmap(part, mode="w+", dtype=record, shape=(count,))
+        return _opened(file, count)
 
 
-def _encoder_digest(family: ModelFamily) -> str:
+def _opened(file: Path, count: int) -> np.memmap | None:
+    """The array in a file, read-only; None where there is none, or a damaged one, which is removed."""
+    if not file.exists():
+        return None
+    try:
+        array = np.lib.format.open_memmap(file, mode="r")
+        if array.dtype.names != ("state", "done") or array.shape != (count,):
+            raise ValueError("another array")
+        return array
+    except Exception as error:  # whatever is wrong with it
+        note(f"{file} is damaged ({first_line(error)}): its image states are computed anew")
+        file.unlink(missing_ok=True)
+        return None
+
+
+def _fill(
+    file: Path, array: np.memmap, missing: Sequence[int], paths: Sequence[Path], family: ModelFamily
+) -> None:
+    """Compute states, and write each with its mark behind it. They are not written through the map: there a
+    full disk would end the process.
+    """
+    with Progress(total=len(missing), desc="image states", unit="image", leave=False, delay=1) as bar:
+        for start in range(0, len(missing), CHUNK):
+            rows = missing[start : start + CHUNK]
+            states = family.encode_images([paths[row] for row in rows]).float().cpu().numpy()
+            try:
+                with file.open("r+b") as out:
+                    for row, state in zip(rows, states):
+                        out.seek(array.offset + row * array.itemsize)
+                        out.write(np.array((state, 1), array.dtype).tobytes())
+            except OSError as error:
+                raise UserError(
+                    f"{file}: image states cannot be saved ({first_line(error)}): make room on the disk, "
+                    "give another --out, or encode images in every step with --cache-gb 0"
+                ) from error
+            bar.update(len(rows))
+
+
+def _digest(family: ModelFamily, paths: Sequence[Path]) -> str:
+    """Tells an encoder, how it is computed, and pictures from all others."""
     encoder = family.image_encoder()
-    computed = f"{family.device.type} {torch.get_num_threads()}"  # the last digits depend on these
-    parts = (
+    about = (
         FORMAT,
         type(family).__qualname__,
         getattr(encoder, "config", ""),
         family.image_settings,
-        computed,
+        f"{family.device.type} {torch.get_num_threads()}",  # the last digits depend on these
     )
-    digest = hashlib.sha256("\n".join(map(str, parts)).encode())
+    digest = hashlib.sha256("\n".join(map(str, about)).encode())
     for name, tensor in (*encoder.named_parameters(), *encoder.named_buffers()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:24]
-
-
-def _keys(encoder: str, paths: Sequence[Path]) -> dict[Path, str]:
-    """Picture -> key of its state."""
     folders = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
-    keys = {}
     for path in paths:
-        if (stat := _stat(path)) is None:
-            raise UserError(f"image {path} not found: check the path, or write the data again")
-        about = f"{encoder} {folders[path.parent]}/{path.name} {stat.st_size} {stat.st_mtime_ns}"
-        keys[path] = hashlib.sha256(about.encode()).hexdigest()[:32]
-    return keys
-
-
-def _state_bytes(family: ModelFamily, shards: Mapping[str, Shard]) -> int:
-    """The size of a state in float32."""
-    if shards:
-        key, shard = next(iter(shards.items()))
-        return 4 * shard.tensors.get_tensor(key).numel()
-    return 4 * family.encode_images([Image.new("RGB", (64, 64))])[0].numel()
-
-
-def _checksum(key: str, state: Tensor) -> int:
-    return zlib.crc32(state.numpy().data, zlib.crc32(f"{key} {tuple(state.shape)} {state.dtype}".encode()))
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:
-        return None
-
-
-def _touch(file: Path) -> None:
-    """Note that a file is in use."""
-    with suppress(OSError):  # another user's, or gone
-        os.utime(file)
+        try:
+            stat = path.stat()
+        except OSError:
+            raise UserError(f"image {path} not found: check the path, or write the data again") from None
+        digest.update(f"{folders[path.parent]}/{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:24]

@@ -23,14 +23,14 @@ SHARED_MEMORY = 2**30  # bytes: where there is less (containers), batches might 
 
 
 def loader_options(reads_pictures: bool, device: torch.device) -> dict[str, Any]:
-    """Options of the Trainer: one process beside a run on CPUs, up to :data:`MOST` for one on a GPU; none
+    """Options of a DataLoader: one process beside a run on CPUs, up to :data:`MOST` for one on a GPU; none
     where there are no pictures to read, or where processes cannot be forked safely.
     """
     if not reads_pictures or sys.platform != "linux" or shutil.disk_usage("/dev/shm").free < SHARED_MEMORY:
         return {}
     share = (os.cpu_count() or 1) // max(1, torch.cuda.device_count())
     workers = 1 if device.type == "cpu" else max(1, min(MOST, share))
-    return {"dataloader_num_workers": workers, "dataloader_multiprocessing_context": "fork"}
+    return {"num_workers": workers, "multiprocessing_context": "fork"}
 
 
 def begin_loader(worker: int) -> None:

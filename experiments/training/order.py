@@ -53,17 +53,18 @@ class StepSampler(Sampler[Place]):
         batch_size: examples per step.
         seed: of the order and of the draws.
         steps: of the run.
+        begin: how many of them are done already.
     """
 
-    def __init__(self, examples: int, batch_size: int, seed: int, steps: int):
+    def __init__(self, examples: int, batch_size: int, seed: int, steps: int, begin: int = 0):
         self.examples, self.batch_size = examples, min(batch_size, examples)
-        self.seed, self.steps = seed, steps
+        self.seed, self.steps, self.begin = seed, steps, begin
 
     def __len__(self) -> int:
-        return self.steps * self.batch_size
+        return (self.steps - self.begin) * self.batch_size
 
     def __iter__(self) -> Iterator[Place]:
-        for step in range(self.steps):
+        for step in range(self.begin, self.steps):
             positions, draws = batch_positions(self.examples, self.batch_size, self.seed, step)
             for k, (position, draw) in enumerate(zip(positions.tolist(), draws.tolist())):
                 yield Place(position, draw, picture_seed(self.seed, step, k))

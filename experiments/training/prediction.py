@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from accelerate.utils.memory import clear_device_cache
 
 from attngraph.errors import UserError
 from experiments.methods.method import Tuned
 from experiments.models.family import Answering
 from experiments.progress import note
 from experiments.training.data import TaskData
-from experiments.training.out_of_memory import is_out_of_memory, release
+from experiments.training.device import is_out_of_memory
 
 EVAL_BATCH = 200
 
@@ -30,7 +31,7 @@ def predict(tuned: Tuned, data: TaskData, way: Answering | None = None) -> dict[
         way: how it answers; by default it generates as the task says.
     """
     way = way or data.task.decoding
-    family, task = tuned.family, data.task
+    task = data.task
     lengths = [len(task.prompt(example, data.prompts)) for example in data.examples]
     order = sorted(range(len(lengths)), key=lambda k: lengths[k])
     state = PartialState()
@@ -47,7 +48,7 @@ def predict(tuned: Tuned, data: TaskData, way: Answering | None = None) -> dict[
                 )
             size = (min(size, len(own)) + 1) // 2
             note(f"{task.title}: out of memory, {size} examples are answered at a time from now on")
-            release(str(family.device))
+            clear_device_cache(garbage_collection=True)
             continue
         texts += zip(part, answers)
         start += size

@@ -8,7 +8,6 @@ import transformers
 
 from attngraph.errors import UserError
 from experiments.configs.experiment import Scenes
-from experiments.methods import method_named
 from experiments.models import ModelFamily, load_family
 from experiments.progress import note
 from experiments.tasks import TASKS
@@ -18,7 +17,6 @@ from experiments.training.device import check_device, cpu_threads, half_precisio
 from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
 from experiments.training.saved import read_config
-from experiments.training.sharding import check_shards
 
 Families = dict[tuple[str | None, int | None], ModelFamily]  # by name of the model and side of its pictures
 
@@ -70,9 +68,6 @@ def _prepare(
     transformers.utils.logging.disable_progress_bar()
     check_recipes(cells, run.device)
     todo = [cell for cell in cells if not has_scores(cell, run.out)]
-    for cell in todo:
-        if cell.recipe is not None:
-            check_shards(method_named(cell.method), cell.recipe)
     families = {
         (name, side): loaded.get((name, side)) or load_family(name, download, side)
         for name, side in dict.fromkeys((cell.model, cell.side) for cell in todo)

@@ -16,7 +16,6 @@ ADDED = (
     "precision",
     "checkpointing",
     "compile",
-    "shard",
     "validate_every",
     "patience",
 )
@@ -44,8 +43,6 @@ class Recipe:
         precision: of the forward and backward pass; weights stay float32. ``auto`` is bfloat16 where it pays.
         checkpointing: whether activations are computed again in the backward pass, to save memory.
         compile: whether the model is compiled by ``torch.compile``.
-        shard: whether weights, gradients and the optimiser's numbers are divided among the processes, see
-            :mod:`experiments.training.sharding`.
         validate_every: steps between scores on validation data, after which the best state so far is kept,
             by the column that the task names; None for the state after the last step.
         patience: how many validations without a better score end the training; None for never.
@@ -64,7 +61,6 @@ class Recipe:
     precision: str = "auto"
     checkpointing: bool = False
     compile: bool = False
-    shard: bool = False
     validate_every: int | None = None
     patience: int | None = None
 

@@ -48,7 +48,6 @@ class Result(BaseModel):
     source: str = ""
     answering: dict[str, str | int | FiniteFloat] = {}
     left_out: dict[str, NonNegativeInt] = {}
-    accumulation: PositiveInt | None = None
     best_step: PositiveInt | None = None
     validations: PositiveInt | None = None
     train_seconds: FiniteFloat

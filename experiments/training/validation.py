@@ -9,15 +9,16 @@ from __future__ import annotations
 import csv
 import io
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import TrainerCallback
+from accelerate import PartialState
+from torch import Tensor, nn
 
 from experiments.files import write_text
 from experiments.methods.method import Tuned
@@ -26,36 +27,12 @@ from experiments.training.data import TaskData
 from experiments.training.device import agreed
 from experiments.training.prediction import predict
 from experiments.training.recipe import Recipe
-from experiments.training.sharding import together
-from experiments.training.states import (
-    STATES,
-    Validated,
-    best_file,
-    load_weights,
-    read_validations,
-    readable,
-    remove_best,
-    save_best,
-    whole_states,
-)
 
 VALIDATION = "validation.csv"  # in a run's folder: a line for each validation
 
 
-def best_of(validations: Sequence[Validated], column: str) -> int:
-    """The step with the highest score; the first of them on a tie. 0 where there are no validations."""
-    best = max(validations, key=lambda validated: validated["scores"][column], default=None)
-    return 0 if best is None else best["step"]
-
-
-def validations_since(validations: Sequence[Validated], column: str) -> int:
-    """How many validations have come after the best one."""
-    best = best_of(validations, column)
-    return sum(validated["step"] > best for validated in validations)
-
-
 @dataclass
-class Validation(TrainerCallback):
+class Validation:
     """Validates a run every so many steps, and after the last one.
 
     Args:
@@ -64,8 +41,8 @@ class Validation(TrainerCallback):
         way: how it answers.
         recipe: says how often, and how patient to be.
         folder: the run's; gets ``validation.csv``.
-        tell: gets the step and the scores of each validation.
-        done: the validations so far, of a run that goes on.
+        done: the validations so far: ``{"step": 100, "scores": {column key: score}}``.
+        best: the trained weights of the best step so far.
     """
 
     tuned: Tuned
@@ -73,34 +50,36 @@ class Validation(TrainerCallback):
     way: Answering
     recipe: Recipe
     folder: Path
-    tell: Callable[[int, dict[str, float]], None] = lambda step, scores: None
-    done: list[Validated] = field(default_factory=list)
+    done: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def best_step(self) -> int:
-        """The step whose state is the best so far."""
-        return best_of(self.done, self.data.task.selects)
+        """The step with the highest score so far, the first of them on a tie; 0 before any validation."""
+        column = self.data.task.selects
+        best = max(self.done, key=lambda validated: validated["scores"][column], default=None)
+        return 0 if best is None else best["step"]
 
     @property
     def is_over(self) -> bool:
         """Whether the run has been validated often enough without a better score."""
-        since, patience = validations_since(self.done, self.data.task.selects), self.recipe.patience
-        return patience is not None and since >= patience
+        since = sum(validated["step"] > self.best_step for validated in self.done)
+        return self.recipe.patience is not None and since >= self.recipe.patience
 
-    def on_step_end(self, args, state, control, **more) -> None:
-        step, every = state.global_step, self.recipe.validate_every
-        if every is None or (step % every and step != self.recipe.steps):
-            return
-        with together(more["model"]):
-            scores = self.scores()
-            self.done.append({"step": step, "scores": scores})
-            if state.is_world_process_zero and self.best_step == step:
-                save_best(self.tuned, self.folder, step)
-        if state.is_world_process_zero:
+    def is_due(self, step: int) -> bool:
+        """Whether a run is validated after a step."""
+        every = self.recipe.validate_every
+        return every is not None and (step % every == 0 or step == self.recipe.steps)
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Score the model after a step, and keep its weights if they are the best; returns the scores."""
+        scores = self.scores()
+        self.done.append({"step": step, "scores": scores})
+        if self.best_step == step:
+            self.best = weights_of(self.tuned)
+        if PartialState().is_main_process:
             write_text(self.folder / VALIDATION, table(self.done))
-            self.tell(step, self.done[-1]["scores"])
-        if self.is_over:
-            control.should_training_stop = control.should_save = True
+        return scores
 
     def scores(self) -> dict[str, float]:
         """The scores of the model as it is, by column; the same on every process."""
@@ -109,35 +88,32 @@ class Validation(TrainerCallback):
         found = agreed(lambda: self.data.task.score(predictions, self.data.examples).columns)
         return {column: float(score) for column, score in found.items()}
 
-    def go_on(self, done: Sequence[Validated]) -> None:
-        """Go on after these validations."""
-        self.done[:] = done
 
-    def tidy(self) -> None:
-        """Remove weights that were the best once, and that no state needs any more."""
-        needed = {self.best_step}
-        for state in whole_states(self.folder):
-            with readable(state):
-                needed.add(best_of(read_validations(state), self.data.task.selects))
-        remove_best(self.folder, needed)
+def weights_of(tuned: Tuned) -> dict[str, Tensor]:
+    """A copy of what is trained, in its own precision."""
+    return {name: parameter.detach().cpu().clone() for name, parameter in tuned.parameters().items()}
 
-    def check(self) -> None:
-        """Check that the best weights so far are there.
 
-        Raises:
-            FileNotFoundError: they are not.
-        """
-        if self.done and not (file := best_file(self.folder, self.best_step)).exists():
-            raise FileNotFoundError(f"{file.name} is missing")
+def check_weights(tuned: Tuned, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where weights are not those of :func:`weights_of`, or one has another shape."""
+    parameters = tuned.parameters()
+    if weights.keys() != parameters.keys():
+        raise ValueError("weights of something else")
+    for name, parameter in parameters.items():
+        if weights[name].shape != parameter.shape:
+            raise ValueError(f"{name} has another shape")
 
-    def take_best(self) -> None:
-        """Give the model the best weights.
 
-        Raises:
-            UserError: they cannot be read.
-        """
-        with readable(self.folder / STATES):
-            load_weights(self.tuned, best_file(self.folder, self.best_step))
+@torch.no_grad()
+def load_weights(tuned: Tuned, weights: Mapping[str, Tensor]) -> None:
+    """Take over what :func:`weights_of` gave.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    check_weights(tuned, weights)
+    for name, parameter in tuned.parameters().items():
+        parameter.copy_(weights[name])
 
 
 @contextmanager
@@ -157,7 +133,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             np.random.set_state(numbers)
 
 
-def table(validations: Sequence[Validated]) -> str:
+def table(validations: Sequence[Mapping[str, Any]]) -> str:
     """A line for each validation: the step, and the score of each column."""
     text = io.StringIO()
     columns = list(validations[0]["scores"])

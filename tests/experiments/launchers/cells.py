@@ -17,21 +17,25 @@ STEPS, FATAL = 8, 5
 KILLED_ONCE = """
 import os, signal
 from pathlib import Path
-from experiments.training import trainer
+from experiments.training import cells, train as training
 FOLDER = Path({folder!r})
-trainer.SAVE_EVERY = 1
-told = trainer._Progress.on_step_end
+training.SAVE_EVERY = 1
+train = cells.train
 
-def on_step_end(self, args, state, control, **more):
-    told(self, args, state, control, **more)
-    name = "-".join(Path(args.output_dir).parts[-3:-1])
-    with open(FOLDER / f"{{name}}.steps", "a") as log:
-        log.write(f"{{os.getpid()}} {{state.global_step}}\\n")
-    if name == {victim!r} and state.global_step == {fatal} and not (FOLDER / "killed").exists():
-        (FOLDER / "killed").touch()
-        {how}
+def noted(tuned, data, recipe, seed, folder, on_step, *more):
+    name = "-".join(folder.parts[-2:])
 
-trainer._Progress.on_step_end = on_step_end
+    def told(step):
+        on_step(step)
+        with open(FOLDER / f"{{name}}.steps", "a") as log:
+            log.write(f"{{os.getpid()}} {{step}}\\n")
+        if name == {victim!r} and step == {fatal} and not (FOLDER / "killed").exists():
+            (FOLDER / "killed").touch()
+            {how}
+
+    return train(tuned, data, recipe, seed, folder, told, *more)
+
+cells.train = noted
 """
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 

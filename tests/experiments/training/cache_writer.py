@@ -1,6 +1,6 @@
 """Fills a cache of image states in a process of its own: ``python cache_writer.py PICTURES CACHE [KILL]``.
 
-With a number as third argument the process kills itself, by SIGKILL, while it writes that shard.
+With a number as third argument the process kills itself, by SIGKILL, before it encodes for that time.
 """
 
 import os
@@ -17,19 +17,20 @@ from tests.experiments.training.small import small_examples, small_family
 if __name__ == "__main__":
     torch.set_num_threads(1)
     pictures, folder = map(Path, sys.argv[1:3])
-    features.SHARD = 3
+    features.CHUNK = 3
+    family = small_family()
     if len(sys.argv) > 3:
-        shard, left = features.Shard, [int(sys.argv[3])]
+        encode, left = family.encode_images, [int(sys.argv[3])]
 
-        def dying(file):
-            left[0] -= file.name.startswith(".attngraph-")
+        def dying(images):
+            left[0] -= 1
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return shard(file)
+            return encode(images)
 
-        features.Shard = dying
+        family.encode_images = dying
     paths = [example.image for example in small_examples(pictures, 40)]
     print("ready", flush=True)
     sys.stdin.readline()
-    states = FeatureCache(folder).features(small_family(), paths)
+    states = FeatureCache(folder).features(family, paths)
     print(sum(states[path].double().sum().item() for path in paths))

@@ -11,27 +11,21 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from experiments.training import device, sharding, trainer
+from experiments.training import device
+from experiments.training import train as training
 from tests.experiments.training.small import RECIPE, small_mplug, train_small
 
+IN_PASSES = replace(RECIPE, batch_size=8, accumulation=2, validate_every=3)
 RUNS = {
     "stopped early": ("pgnn", replace(RECIPE, steps=12, batch_size=4, validate_every=2, patience=2)),
-    "in passes": ("full", replace(RECIPE, batch_size=8, accumulation=2, validate_every=3)),
+    "in passes": ("full", IN_PASSES),
+    "in passes, interrupted": ("full", IN_PASSES),
     "computed again": ("gcn", replace(RECIPE, batch_size=4, checkpointing=True)),
     "lora": ("lora", replace(RECIPE, batch_size=4)),
     "prefix": ("prefix", replace(RECIPE, batch_size=4)),
-    "divided": ("full", replace(RECIPE, batch_size=4, validate_every=3, shard=True)),
-    "divided, in passes, computed again": (
-        "decoder",
-        replace(RECIPE, batch_size=8, accumulation=2, validate_every=3, checkpointing=True, shard=True),
-    ),
     "mPLUG's captions": ("full", replace(RECIPE, batch_size=4)),
-    "mPLUG's captions, decoder": ("decoder", replace(RECIPE, batch_size=4)),
-    "mPLUG's captions, computed again": ("full", replace(RECIPE, batch_size=4, checkpointing=True)),
-    "mPLUG's captions, divided": ("full", replace(RECIPE, batch_size=4, shard=True)),
-    "divided, interrupted": ("full", replace(RECIPE, batch_size=4, validate_every=3, shard=True)),
+    "mPLUG's captions, computed again": ("decoder", replace(RECIPE, batch_size=4, checkpointing=True)),
 }
-INTERRUPTED = "divided, interrupted"
 
 
 class Stopped(Exception):
@@ -43,23 +37,13 @@ def stop(step: int) -> None:
         raise Stopped
 
 
-parts: list[float] = []  # the share of each weight that a process of a divided run keeps
-
-
-def noted(module) -> None:
-    sharding.shard(module)
-    parts.extend(p.to_local().numel() / p.numel() for p in module.parameters())
-
-
 def run_all(folder: Path) -> None:
     several = device.processes("cpu").num_processes > 1
     for name, (method, recipe) in RUNS.items():
-        recipe = replace(recipe, shard=recipe.shard and several)
         family = small_mplug() if name.startswith("mPLUG") else None
-        if several and name == INTERRUPTED:
+        if several and "interrupted" in name:
             with suppress(Stopped):
                 train_small(folder / name, method, recipe, on_step=stop)
-        parts.clear()
         outcome = train_small(folder / name, method, recipe, family=family)
         validated = folder / name / "run" / "validation.csv"
         found = {
@@ -67,10 +51,8 @@ def run_all(folder: Path) -> None:
             "predictions": outcome.predictions,
             "trained": asdict(outcome.trained),
             "validations": validated.read_text() if recipe.validate_every else None,
-            "parts": parts,
+            "weights": {name: weight.double().sum().item() for name, weight in outcome.weights.items()},
         }
-        if recipe.shard:
-            found["weights"] = {name: weight.tolist() for name, weight in outcome.weights.items()}
         if PartialState().is_main_process:
             (folder / f"{name}.json").write_text(json.dumps(found))
         PartialState().wait_for_everyone()
@@ -78,6 +60,5 @@ def run_all(folder: Path) -> None:
 
 if __name__ == "__main__":
     device.uses_bfloat16 = lambda name: False
-    trainer.SAVE_EVERY = 3
-    trainer.shard = noted
+    training.SAVE_EVERY = 3
     run_all(Path(sys.argv[1]))

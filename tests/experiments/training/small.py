@@ -28,7 +28,7 @@ from experiments.training.data import TaskData
 from experiments.training.features import FeatureCache
 from experiments.training.prediction import predict
 from experiments.training.recipe import Recipe
-from experiments.training.trainer import Trained, train
+from experiments.training.train import Trained, train
 from experiments.training.validation import Validation
 
 WORDS = ("red", "blue", "green", "a", "the", "yellow", "of", "black")

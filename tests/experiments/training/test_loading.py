@@ -12,18 +12,22 @@ from PIL import Image
 
 from attngraph.errors import UserError
 from experiments.models.transforms import TrainingTransform
-from experiments.training import device, loading, trainer
+from experiments.training import device, loading
+from experiments.training import train as training
+from experiments.training.cells import run_cell
 from experiments.training.data import TaskData
+from experiments.training.execution import Execution
 from experiments.training.features import FeatureCache
 from experiments.training.loading import loader_options
 from experiments.training.order import Place, StepSampler
 from experiments.training.prediction import predict
-from experiments.training.trainer import train
+from experiments.training.recipe import Recipe
+from experiments.training.train import last_state, train
 from tests.experiments.training.small import (
-    ADAPTER,
     RECIPE,
     SmallTask,
     method_named,
+    small_cell,
     small_examples,
     small_family,
 )
@@ -38,21 +42,15 @@ class Stopped(Exception):
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
-    monkeypatch.setattr(trainer, "SAVE_EVERY", 3)
+    monkeypatch.setattr(training, "SAVE_EVERY", 3)
     monkeypatch.setattr(device, "uses_bfloat16", lambda name: False)
 
 
-def run(folder, method="full", recipe=RECIPE, limit=1, count=8, stop=None, name="run"):
-    """Train; the losses, the predictions and the data."""
-    family, chosen = small_family(0.3), method_named(method)
-    torch.manual_seed(1)
-    tuned = chosen.apply(family, ADAPTER if method == "pgnn" else {})
-    examples = (
-        small_examples(folder / "pictures", count)
-        if not (folder / "pictures").exists()
-        else listed(folder, count)
-    )
-    cache = FeatureCache(folder / "states", limit)
+def run(folder, recipe=RECIPE, stop=None, name="run"):
+    """Train the whole model; the losses and the predictions."""
+    family, chosen = small_family(0.3), method_named("full")
+    tuned, examples = chosen.apply(family, {}), small_examples(folder / "pictures")
+    cache = FeatureCache(folder / "states")
     data = TaskData(family, SmallTask(examples), examples, chosen.vision, cache, recipe.augment)
 
     def on_step(step):
@@ -60,45 +58,24 @@ def run(folder, method="full", recipe=RECIPE, limit=1, count=8, stop=None, name=
             raise Stopped
 
     train(tuned, data, recipe, 5, folder / name, on_step)
-    return (folder / name / "metrics.csv").read_text(), predict(tuned, data), data
-
-
-def listed(folder, count):
-    """The examples of pictures that are there, damaged or not."""
-    made = small_examples(folder / "more", count)
-    return [replace(example, image=folder / "pictures" / example.image.name) for example in made]
+    return (folder / name / "metrics.csv").read_text(), predict(tuned, data)
 
 
 def loaders(monkeypatch, number):
-    options = {"dataloader_num_workers": number, "dataloader_multiprocessing_context": "fork"}
-    monkeypatch.setattr(trainer, "loader_options", lambda reads, device: options if number and reads else {})
+    options = {"num_workers": number, "multiprocessing_context": "fork"}
+    monkeypatch.setattr(training, "loader_options", lambda reads, device: options if number and reads else {})
 
 
-@pytest.mark.parametrize(
-    "method, recipe",
-    [
-        ("full", CHANGED),
-        *(pytest.param(*way, marks=pytest.mark.slow) for way in (("full", RECIPE), ("pgnn", CHANGED))),
-    ],
-)
-def test_scores_do_not_depend_on_loaders(method, recipe, tmp_path, monkeypatch):
+def test_scores_do_not_depend_on_loaders_nor_on_an_interrupt(tmp_path, monkeypatch):
     outcomes = []
     for number in (0, 1, 2):
         loaders(monkeypatch, number)
-        outcomes.append(run(tmp_path, method, recipe, name=f"run{number}")[:2])
+        if number == 2:
+            with pytest.raises(Stopped):
+                run(tmp_path, CHANGED, stop=5, name="run2")
+        outcomes.append(run(tmp_path, CHANGED, name=f"run{number}"))
     assert outcomes[0] == outcomes[1] == outcomes[2]
-
-
-def test_changed_pictures_make_another_run(tmp_path):
-    assert run(tmp_path, name="a")[0] != run(tmp_path, recipe=CHANGED, name="b")[0]
-
-
-@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 5])
-def test_an_interrupted_run_sees_the_same_changes(step, tmp_path):
-    whole = run(tmp_path, recipe=CHANGED, name="whole")[:2]
-    with pytest.raises(Stopped):
-        run(tmp_path, recipe=CHANGED, stop=step)
-    assert run(tmp_path, recipe=CHANGED)[:2] == whole
+    assert run(tmp_path, name="plain")[0] != outcomes[0][0], "changed pictures make another run"
 
 
 def test_seed_step_and_place_decide_on_changes():
@@ -193,28 +170,29 @@ def loading_runs(process):
 # ---- pictures that cannot be read ------------------------------------------------------------------------
 
 
-@pytest.fixture
-def damaged(tmp_path):
-    """A folder whose second picture (examples 2 and 3) is cut off and whose fourth (6 and 7) is gone."""
-    small_examples(tmp_path / "pictures")
-    file = tmp_path / "pictures" / "1.png"
-    file.write_bytes(file.read_bytes()[:300])
-    (tmp_path / "pictures" / "3.png").unlink()
-    return tmp_path
-
-
-WAYS = [
-    ("full", CHANGED, 1),
-    ("pgnn", RECIPE, 1),
-    pytest.param("full", RECIPE, 1, marks=pytest.mark.slow),
-    pytest.param("pgnn", RECIPE, 0, marks=pytest.mark.slow),
-]
-
-
 @pytest.mark.parametrize("number", [0, 1])
-@pytest.mark.parametrize("method, recipe, limit", WAYS)
-def test_by_default_they_are_an_error_in_one_line(method, recipe, limit, number, damaged, monkeypatch):
+@pytest.mark.parametrize("harm", ["vanished", "cut off"])
+def test_a_picture_that_vanishes_in_the_middle_is_named_and_the_run_goes_on(
+    number, harm, tmp_path, monkeypatch
+):
+    """In one line, in a loader's own words."""
     loaders(monkeypatch, number)
-    with pytest.raises(UserError, match=r"[13]\.png (cannot be read|not found).*: (replace|check)") as error:
-        run(damaged, method, recipe, limit)
+    cell = small_cell(tmp_path, monkeypatch, Recipe(1e-2, 8, batch_size=4))
+    run, steps = Execution(tmp_path, cache_gb=0), []
+    picture, away = tmp_path / "pictures" / "2.png", tmp_path / "away.png"
+
+    def vanish(step):
+        steps.append(step)
+        if step == 3:
+            picture.rename(away)
+            if harm == "cut off":
+                picture.write_bytes(away.read_bytes()[:300])
+
+    with pytest.raises(UserError, match=r"2\.png (cannot be read|not found).*: (replace|check)") as error:
+        run_cell(cell, run, on_step=vanish)
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+    assert last_state(cell.folder(tmp_path)).name in ("step-3.pt", "step-6.pt")
+    away.replace(picture)
+    again = []
+    result = run_cell(cell, run, on_step=again.append)
+    assert again[0] in (4, 7) and result["examples"] == 8
