@@ -28,7 +28,7 @@ from experiments.pretraining.run import Pretraining
 from experiments.shipped import DEFAULT
 from experiments.training.device import check_device, check_threads, cpu_threads
 from experiments.training.lock import sole_use
-from experiments.training.stopping import Stopped, exit_code, on_signals, raise_stopped
+from experiments.training.stopping import exit_code
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,9 +92,9 @@ def train(args: argparse.Namespace) -> int:
     out = args.out or Path("runs", mini.name)
     check_folder(out, "pretrain")
     try:
-        with on_signals(raise_stopped), sole_use(out):
+        with sole_use(out):
             return _train(mini, out, args)
-    except Stopped as stop:
+    except KeyboardInterrupt as stop:
         print("\nstopped; the same command goes on from the last state that was saved", file=sys.stderr)
         return exit_code(stop)
 
