@@ -51,13 +51,18 @@ PartitionName=all Nodes=ALL Default=YES State=UP
 """
 
 
+def asked_of(*words):
+    """What a command prints."""
+    return subprocess.run(words, check=False, capture_output=True, text=True).stdout.strip()
+
+
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     """A Slurm of one machine, as long as the module's tests run; its folder."""
     if not all(map(shutil.which, SLURMS)) or find_spec("submitit") is None:
         pytest.skip("needs Slurm (Debian: slurmctld, slurmd, slurm-client) and submitit")
     folder, host = tmp_path_factory.mktemp("slurm"), os.uname().nodename
-    user = subprocess.run(["id", "-un"], check=True, capture_output=True, text=True).stdout.strip()
+    user = asked_of("id", "-un")
     (folder / "slurm.conf").write_text(CONF.format(folder=folder, host=host, user=user))
     (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
     with pytest.MonkeyPatch.context() as patch, open(folder / "said", "w") as said:
@@ -111,10 +116,8 @@ def test_what_goes_wrong_with_one_cell_leaves_the_others_alone(name, tmp_path):
     with ENGINES[name](jobs, run) as futures:
         ended = dict(zip(jobs, (future.result(timeout=300) for future in futures)))
     assert str(ended[refused]) == "no such model"
-    said = {"local": "its worker died (exit code -9", "slurm": "out of luck", "ray": "Ray lost it 4 times"}[
-        name
-    ]
-    assert said in str(ended[dies]) and "\n" not in str(ended[dies])
+    said = {"local": "its worker died (exit code -9", "slurm": "Slurm's job ", "ray": "Ray lost it 4 times"}
+    assert said[name] in str(ended[dies]) and "\n" not in str(ended[dies])
     assert len(begun(dies)) == (4 if name == "ray" else 1)
     assert [ended[job]["scores"] for job in (one, two)] == [{"vqa.accuracy": 0.5}] * 2
     assert ended[one]["place"] == str(tmp_path) and ended[one]["process"] != ended[two]["process"]
@@ -140,6 +143,10 @@ def test_a_cell_whose_worker_is_lost_is_run_again(name, label, tmp_path):
     run = Execution(tmp_path, launcher=name)
     (job,) = jobs_of(run, label)
     with ENGINES[name]([job], run) as (future,):
+        if name == "slurm":  # it would wait for two minutes
+            waited_for(lambda: "BeginTime" in asked_of("squeue", "--noheader", "--format=%r"))
+            number = (tmp_path / FOLDER / SLURM_JOBS).read_text()
+            asked_of("scontrol", "update", f"JobId={number}", "StartTime=now")
         assert future.result(timeout=300)["process"] == begun(job)[1]
 
 
@@ -148,12 +155,7 @@ def test_a_cell_whose_worker_is_lost_is_run_again(name, label, tmp_path):
 def test_slurm_runs_real_cells_and_cancels_what_a_killed_command_left(slurm, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     data, run = write_data(tmp_path / "data"), Execution(tmp_path / "out", launcher="slurm")
-    left = subprocess.run(
-        ["sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 600"],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    left = asked_of("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 600")
     (run.out / FOLDER).mkdir(parents=True)
     (run.out / FOLDER / SLURM_JOBS).write_text(left)
     cells = [untrained(label, data) for label in ("one", "two")]
@@ -161,7 +163,7 @@ def test_slurm_runs_real_cells_and_cancels_what_a_killed_command_left(slurm, tmp
     assert [scores[cell]["examples"] for cell in cells] == [4, 4]
     assert all(is_finished(cell, run) for cell in cells) and not (run.out / FOLDER).exists()
     assert f"cancelling Slurm's jobs {left}" in capfd.readouterr().err
-    assert left not in subprocess.run(["squeue", "-h"], check=True, capture_output=True, text=True).stdout
+    assert left not in asked_of("squeue", "--noheader", "--format=%i", "--states=PENDING,RUNNING").split()
     refused = Execution(tmp_path / "out", launcher="slurm", cluster={"partition": "nowhere"})
     with pytest.raises(UserError, match="sbatch refused .*invalid partition specified: nowhere") as error:
         run_cells([untrained("three", data)], refused)
