@@ -27,7 +27,8 @@ from pathlib import Path
 REQUIRED = (  # as in setup.py
     "torch", "torchvision", "torch-geometric", "transformers", "peft", "accelerate", "safetensors",
     "pydantic", "pyyaml", "networkx", "numpy", "pandas", "pyarrow", "matplotlib", "pillow", "scipy",
-    "statsmodels", "scikit-learn", "openTSNE", "tqdm", "jinja2", "pycocoevalcap", "easy-vqa", "tensorboard",
+    "filelock", "statsmodels", "scikit-learn", "openTSNE", "tqdm", "jinja2", "pycocoevalcap", "easy-vqa",
+    "tensorboard",
 )
 # fmt: on
 #: What is optional -> what it is for.
