@@ -117,7 +117,7 @@ def _shortest_circle(start: str, edges: dict[str, dict[str, Import]]) -> list[Im
     return []
 
 
-def long_files(root: Path, packages: Iterable[str], lines: int = 400) -> list[str]:
+def long_files(root: Path, packages: Iterable[str], lines: int = 600) -> list[str]:
     """Files with more lines than that."""
     sizes = {
         file: len(file.read_text(encoding="utf-8").splitlines())

@@ -9,8 +9,8 @@ import torch
 
 from experiments.bench.measure import Run
 from experiments.models import Ranking, Sample, load_family
+from experiments.models.batch import token_losses
 from experiments.models.family import ModelFamily
-from experiments.models.losses import token_losses
 from experiments.models.ranking import PAIRS, shortlist
 
 BASELINE = "the short-listed answers each in full, as in BLIP's code"

@@ -10,11 +10,11 @@ from transformers import BlipConfig, BlipForConditionalGeneration, PreTrainedTok
 
 from experiments.models import ModelFamily, load_family
 from experiments.models.blip import BlipCaptioner
-from experiments.models.full_size import WORDS
+from experiments.models.mini_blip import WORDS
 from experiments.models.mplug import MPlugForConditionalGeneration
-from experiments.models.mplug.configuration import WORDS as MPLUG_WORDS
-from experiments.models.mplug.configuration import sizes
-from experiments.models.mplug.family import MPlug, prepare_tokenizer
+from experiments.models.mplug.family import MPlug
+from experiments.models.mplug.modeling import WORDS as MPLUG_WORDS
+from experiments.models.mplug.modeling import sizes
 
 HEAD = 64  # width of an attention head
 
@@ -72,7 +72,7 @@ def mplug(side: int, layers: int, width: int, seed: int) -> MPlug:
     torch.manual_seed(seed)
     model = MPlugForConditionalGeneration(config).eval()
     model.set_attn_implementation("eager")  # as checkpoints are loaded
-    return MPlug(model, prepare_tokenizer(tokenizer, config))
+    return MPlug(model, MPlug.prepared(tokenizer, config))
 
 
 def _tokenizer() -> PreTrainedTokenizerBase:

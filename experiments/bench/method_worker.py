@@ -27,7 +27,7 @@ from experiments.bench.full_size import MODELS
 from experiments.configs.settings import Settings
 from experiments.methods import method_named
 from experiments.models import Decoding, Ranking, Sample
-from experiments.models.losses import IGNORED, token_losses
+from experiments.models.batch import IGNORED, token_losses
 from experiments.training.device import mixed_precision
 from experiments.training.memory import PeakMemory, give_back_freed_memory, keep_freed_memory
 

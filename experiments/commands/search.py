@@ -19,7 +19,7 @@ from experiments.configs.presets import load_preset
 from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_settings
 from experiments.datasets.faults import Faults
 from experiments.files import write_text
-from experiments.models.mini_blip import weights_digest
+from experiments.models.weights import weights_digest
 from experiments.outputs import Outputs, check_folder
 from experiments.progress import note
 from experiments.report.make import names_in

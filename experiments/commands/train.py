@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--dry-run",
         action="store_true",
-        help="Show the file with everything decided that it leaves open, try its settings on the model "
-        "where that is on this machine, run nothing.",
+        help="Show the file with everything decided that it leaves open, try its settings on the model, "
+        "run nothing.",
     )
 
 
@@ -76,24 +76,11 @@ def run(args: argparse.Namespace) -> int:
     found = agreed(lambda: resolved(experiment, out / "data", chosen_settings()))
     agreed(lambda: check_recipes([found.cell], args.device))
     if args.dry_run:
-        agreed(lambda: _try_settings(found, args.download))
+        agreed(lambda: trained_in_words(found, load_family(found.cell.model, args.download, found.cell.side)))
         if is_main:
             print(found.experiment.yaml(), end="")
         return 0
     return in_folder(execution, lambda: _run(args, found, execution))
-
-
-def _try_settings(found: Resolved, download: bool) -> None:
-    """Try the settings on the model; where one of the hub is not on this machine, say that they were not."""
-    name = found.cell.model
-    try:
-        family = load_family(name, download, found.cell.side)
-    except UserError as error:
-        if name is None or download or Path(name).exists() or "/" not in name:
-            raise
-        note(f"the settings were not tried: {error}")
-    else:
-        trained_in_words(found, family)
 
 
 def _run(args: argparse.Namespace, found: Resolved, execution: Execution) -> int:

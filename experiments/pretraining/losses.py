@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.models.generation import IGNORED
+from experiments.models.batch import IGNORED
 from experiments.scenes.patches import COLOR_CLASSES, SHAPE_CLASSES
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from experiments.models.generation import IGNORED
+from experiments.models.batch import IGNORED
 
 
 def pack(

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from experiments.models.generation import IGNORED, sequence_batch
-from experiments.models.mplug.questions import question_batch
+from experiments.models.batch import IGNORED
+from experiments.models.generation import sequence_batch
+from experiments.models.mplug.family import question_batch
 from experiments.pretraining.texts import CAPTION_PROMPTS
 from experiments.pretraining.words import Prompt
 
@@ -23,7 +24,7 @@ def rows(tokenizer: PreTrainedTokenizerBase, texts: list[list[Prompt]]) -> dict[
         For captions, and where there are any for questions: ``image`` ``(b,)``, the image that each text is
         about; what :func:`~experiments.models.generation.sequence_batch` makes of the answers; and their
         ``weights``, as in :func:`~experiments.pretraining.packing.pack`. For questions also what
-        :func:`~experiments.models.mplug.questions.question_batch` returns. Keys begin with ``caption.`` or
+        :func:`~experiments.models.mplug.family.question_batch` returns. Keys begin with ``caption.`` or
         ``question.``.
     """
     numbered = [(image, *text) for image, row in enumerate(texts) for text in row]

@@ -20,9 +20,9 @@ from experiments.arguments import LARGEST
 from experiments.errors import first_line
 from experiments.files import published, write_bytes
 from experiments.models.generation import encode_images
+from experiments.models.images import normalise
 from experiments.models.loading import load_family
-from experiments.models.messages import quiet_transformers
-from experiments.models.mini_blip import normalise
+from experiments.models.weights import quiet_transformers
 from experiments.outputs import TRAINING_STATE
 from experiments.pretraining import model_card, scoring
 from experiments.pretraining.losses import patch_loss, text_loss

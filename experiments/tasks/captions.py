@@ -10,8 +10,7 @@ import numpy as np
 from experiments.datasets.example import Example
 from experiments.metrics.captions import bleu4_from_counts, caption_scores
 from experiments.metrics.statistics import mean_statistics
-from experiments.models.family import Decoding
-from experiments.models.length_penalty import GNMT
+from experiments.models.family import GNMT, Decoding
 from experiments.models.mini_blip import DESCRIBE
 from experiments.predictions.captions import CAPTIONS
 from experiments.tasks.official import Official

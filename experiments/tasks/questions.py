@@ -8,8 +8,7 @@ from pathlib import Path
 from experiments.datasets.example import Example
 from experiments.datasets.faults import Faults
 from experiments.datasets.question_files import ANNOTATORS
-from experiments.models.family import Decoding
-from experiments.models.length_penalty import GNMT
+from experiments.models.family import GNMT, Decoding
 from experiments.tasks.answers import frequent_answers, read_answers
 from experiments.tasks.official import Official
 from experiments.tasks.task import Budget

@@ -24,7 +24,7 @@ from attngraph.errors import UserError
 from experiments.errors import first_line
 from experiments.files import write_text
 from experiments.methods.method import Tuned
-from experiments.models.losses import token_losses
+from experiments.models.batch import token_losses
 from experiments.training.data import TaskData
 from experiments.training.device import half_precision
 from experiments.training.loading import begin_loader, errors_of_loaders, loader_options

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from experiments.models.generation import decoder_logits
-from experiments.models.mplug.mini import build_model
+from experiments.models.mplug.modeling import build_mini
 from experiments.pretraining.minis.mini import Mini
 from experiments.pretraining.recipe import Recipe
 from experiments.pretraining.rows import group, rows
@@ -46,7 +46,7 @@ class MiniMPlug(Mini):
         return tokenizer
 
     def build(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        return build_model(tokenizer)
+        return build_mini(tokenizer)
 
     def arrange(self, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Arrange:
         return partial(rows, tokenizer)

@@ -11,7 +11,7 @@ from typing import Any
 
 from adapters import SCHEMES, GraphAdapterConfig
 from experiments.methods import method_named
-from experiments.models.mini_blip import weights_digest
+from experiments.models.weights import weights_digest
 from experiments.report.overview.blocks import Grid
 from experiments.report.overview.found import Found
 from experiments.report.overview.grouped import Series

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from experiments.models.mini_blip import weights_digest
+from experiments.models.weights import weights_digest
 from experiments.predictions.files import write_predictions
 from experiments.report.archive import pack
 from experiments.scenes.layouts.make import make_scenes

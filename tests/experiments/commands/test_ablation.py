@@ -15,7 +15,8 @@ import pytest
 
 from experiments.cli import main
 from experiments.configs.presets import load_preset
-from experiments.models.mini_blip import CHECKPOINT, weights_digest
+from experiments.models.mini_blip import CHECKPOINT
+from experiments.models.weights import weights_digest
 from experiments.report.comparison import compare_with_baseline
 from experiments.report.runs import Run
 from experiments.tasks import tasks_named

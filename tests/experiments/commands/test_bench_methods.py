@@ -13,7 +13,7 @@ from experiments.bench import full_size, method_table, method_worker, methods, s
 from experiments.bench.full_size import MODELS
 from experiments.bench.method_worker import TASKS, TINY, Flops, Work
 from experiments.cli import main
-from experiments.models.full_size import blip_base
+from experiments.models.mini_blip import blip_base
 from experiments.models.mplug import MPlugForConditionalGeneration, mplug_base
 
 

@@ -20,8 +20,7 @@ from experiments.commands import heterophily
 from experiments.inspect import labeller
 from experiments.inspect.heterophily_report import screen
 from experiments.inspect.options import open_source
-from experiments.models.batch import Batch, Sample
-from experiments.models.text import Text
+from experiments.models.batch import Batch, Sample, Text
 from experiments.scenes.speech import PARTS, parts_of_speech
 from experiments.scenes.vocabulary import all_words
 from tests.attngraph.reading.zoo import FAMILIES

@@ -2,7 +2,7 @@
 
 import torch
 
-from experiments.models.generation import IGNORED
+from experiments.models.batch import IGNORED
 from experiments.pretraining.losses import patch_loss, text_loss
 from experiments.scenes.patches import COLOR_CLASSES, SHAPE_CLASSES
 

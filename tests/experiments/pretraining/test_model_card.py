@@ -5,13 +5,13 @@ import json
 import pytest
 
 from experiments.models import load_family
-from experiments.models.mini_blip import CHECKPOINT, load_model
+from experiments.models.mini_blip import CHECKPOINT
 from experiments.pretraining.minis import MINIS
 from experiments.pretraining.model_card import write_card
 
 
 def test_runs_with_other_seeds_are_columns_of_the_card(tmp_path):
-    model, _ = load_model()
+    model = load_family().model
     saved = json.loads((CHECKPOINT / "scores.json").read_text())
     other = {name: value - 0.031 for name, value in saved["scores"].items()}
     arguments = (

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from experiments.models import Sample
-from experiments.models.losses import IGNORED, token_losses
+from experiments.models.batch import IGNORED, token_losses
 from experiments.models.mplug.family import MPlug
 from experiments.pretraining.losses import text_loss
 from experiments.pretraining.minis import MINIS

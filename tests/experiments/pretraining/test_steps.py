@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.models.mini_blip import normalise
+from experiments.models.images import normalise
 from experiments.pretraining.minis import MINIS
 from experiments.pretraining.steps import Steps, batches
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from attngraph.errors import UserError
 from experiments.datasets.faults import Faults
-from experiments.models.transforms import TrainingTransform
+from experiments.models.images import TrainingTransform
 from experiments.training import device, loading, trainer
 from experiments.training.data import TaskData
 from experiments.training.features import FeatureCache

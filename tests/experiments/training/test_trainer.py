@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from experiments.models.losses import IGNORED
+from experiments.models.batch import IGNORED
 from experiments.training import device, trainer
 from experiments.training.order import batch_positions
 from experiments.training.recipe import Diverged, Recipe

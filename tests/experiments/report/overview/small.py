@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.models.mini_blip import weights_digest
+from experiments.models.weights import weights_digest
 from experiments.tasks import TASKS
 from tests.experiments.report.made import save_cells
 

@@ -6,7 +6,7 @@ import pytest
 
 from adapters import SCHEMES, GraphAdapterConfig
 from experiments.methods import METHODS
-from experiments.models.mini_blip import weights_digest
+from experiments.models.weights import weights_digest
 from experiments.report.overview import here
 from experiments.report.overview.found import Found
 from experiments.report.overview.grouped import Series
