@@ -19,7 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from attngraph import capture
-from experiments.models.mini_blip import load_model, preprocess
+from experiments.models import load_family
+from experiments.models.images import preprocess
 from experiments.scenes.drawing import draw
 from experiments.scenes.scene import Background, Scene, Thing
 
@@ -42,7 +43,8 @@ def scene() -> Scene:
 
 def attention() -> tuple[list[str], np.ndarray, np.ndarray]:
     """The question's words, their weights on the pooled patches ``(words, 16)`` and the picture."""
-    model, tokenizer = load_model()
+    family = load_family()
+    model, tokenizer = family.model, family.tokenizer
     picture = draw(scene())
     inputs = tokenizer(QUESTION, return_tensors="pt", add_special_tokens=False)
     graph = capture(

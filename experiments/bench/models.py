@@ -23,10 +23,10 @@ from experiments.bench.measure import Run
 from experiments.datasets.example import Example
 from experiments.methods import method_named
 from experiments.models import Ranking, Sample, load_family
+from experiments.models.batch import token_losses
 from experiments.models.blip import BlipCaptioner
 from experiments.models.family import ModelFamily
-from experiments.models.full_size import WORDS
-from experiments.models.losses import token_losses
+from experiments.models.mini_blip import WORDS
 from experiments.models.ranking import PAIRS, shortlist
 from experiments.tasks import TASKS
 from experiments.training.data import TaskData

@@ -5,8 +5,8 @@
     attngraph convert blip model_base_vqa_capfilt_large.pth --out models/vqa --tokenizer vocab.txt
     attngraph convert mplug mplug_base.pth --side 384 --out models/mplug
 
-Every tensor of the file is accounted for, on the screen and in ``conversion.json``; a file that lacks one, or
-has one that nobody knows, is refused. :mod:`experiments.models.original` has the layouts.
+A file that lacks a tensor, or has one that nobody knows, is refused. :mod:`experiments.models.convert` has
+the names.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import argparse
 
 from attngraph.errors import UserError
 from experiments.arguments import Between, path, word
-from experiments.models.mini_blip import weights_digest
-from experiments.models.original.conversion import ACCOUNT, read_original, save_converted
-from experiments.models.original.layouts import LAYOUTS
-from experiments.models.original.vocabulary import BERT, find_vocabulary
-from experiments.models.positions import LARGEST_SIDE
+from experiments.models.convert import ARRANGEMENTS, KINDS, read_original, save_converted
+from experiments.models.images import LARGEST_SIDE
+from experiments.models.vocabulary import BERT, find_vocabulary
+from experiments.models.weights import weights_digest
 from experiments.outputs import Outputs
 from experiments.progress import note
 
-NAMES = ("*.safetensors", "*config.json", "tokenizer.json", ACCOUNT)
-ARRANGEMENTS = {name: each for layout in LAYOUTS.values() for name, each in layout.arrangements.items()}
+NAMES = ("*.safetensors", "*config.json", "tokenizer.json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "layout",
-        choices=list(LAYOUTS),
+        choices=list(KINDS),
         metavar="KIND",
-        help=f"Read the file as a checkpoint of these authors: {', '.join(LAYOUTS)}.",
+        help=f"Read the file as a checkpoint of these authors: {', '.join(KINDS)}.",
     )
     add("checkpoint", type=path, metavar="FILE", help="Read this file, such as model_base_capfilt_large.pth.")
     add(
@@ -42,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=path,
         required=True,
         metavar="FOLDER",
-        help="Write the model, its tokenizer and the account of all tensors into this folder.",
+        help="Write the model and its tokenizer into this folder.",
     )
     add(
         "--as",
@@ -50,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=list(ARRANGEMENTS),
         metavar="NAME",
         help="Make this of it: "
-        + "; ".join(f"{name} ({each.about})" for name, each in ARRANGEMENTS.items())
+        + "; ".join(f"{name} ({about})" for name, about in ARRANGEMENTS.items())
         + ". Default: of BLIP vqa where the file is one for questions, else captioner; of mPLUG whole.",
     )
     add(
@@ -71,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, account, convert and write."""
+    """Read, convert and write."""
     file = args.checkpoint
     if not file.is_file():
         raise UserError(f"{file}: no such file: give a checkpoint as its authors published it")
@@ -81,15 +79,14 @@ def run(args: argparse.Namespace) -> int:
     outputs.check()
     vocabulary = find_vocabulary(args.tokenizer, file, args.download)
     original = read_original(file, vocabulary, args.layout, args.arrangement)
-    made = original.arrangement
-    print(f"{file}: {made.name}, {made.about}\n{len(original.tensors)} tensors")
-    print("\n".join(f"  {line}" for line in original.account.lines()))
     family = original.family()
     own = family.image_side
+    print(f"{file}: {original.arrangement}, {ARRANGEMENTS[original.arrangement]}")
+    print(f"{len(original.tensors)} tensors in the file, {len(original.weights)} in the model")
     if args.side is not None and args.side != own:
         family.resize(args.side)
-        print(f"  positions interpolated: {own} -> {args.side} pixels")
+        print(f"positions interpolated: {own} -> {args.side} pixels")
     with outputs.alone(), outputs.writing() as part:
-        save_converted(family, original, part)
+        save_converted(family, part)
     note(f"saved: {args.out}")
     return 0

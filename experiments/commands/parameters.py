@@ -20,7 +20,7 @@ from experiments.methods import METHODS, method_named
 from experiments.methods.method import canonical
 from experiments.methods.parameters import ParameterCount, count_parameters
 from experiments.models import load_family
-from experiments.models.full_size import blip_base_without_weights
+from experiments.models.blip import blip_base_without_weights
 from experiments.report.make import names_in
 
 ROWS = ("full", "decoder", "prefix", "lora", "gcn", "appnp", "gcnii", "pgnn")

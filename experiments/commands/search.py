@@ -18,7 +18,7 @@ from attngraph.errors import UserError
 from experiments.configs.grid import load_preset
 from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_settings
 from experiments.files import write_text
-from experiments.models.mini_blip import weights_digest
+from experiments.models.weights import weights_digest
 from experiments.outputs import Outputs, check_folder
 from experiments.progress import note
 from experiments.report.make import names_in

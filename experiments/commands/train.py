@@ -66,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--dry-run",
         action="store_true",
-        help="Show the file with everything decided that it leaves open, try its settings on the model "
-        "where that is on this machine, run nothing.",
+        help="Show the file with everything decided that it leaves open, try its settings on the model, "
+        "run nothing.",
     )
 
 
@@ -82,24 +82,11 @@ def run(args: argparse.Namespace) -> int:
     cell, scenes = agreed(lambda: decided(experiment, out / "data", chosen_settings()))
     agreed(lambda: check_recipes([cell], args.device))
     if args.dry_run:
-        agreed(lambda: _try_settings(cell, args.download))
+        agreed(lambda: trained_in_words(cell, load_family(cell.model, args.download, cell.side)))
         if is_main:
             print(experiment_of(cell, scenes).yaml(), end="")
         return 0
     return in_folder(execution, lambda: _run(args, cell, scenes, execution))
-
-
-def _try_settings(cell: Cell, download: bool) -> None:
-    """Try the settings on the model; where one of the hub is not on this machine, say that they were not."""
-    name = cell.model
-    try:
-        family = load_family(name, download, cell.side)
-    except UserError as error:
-        if name is None or download or Path(name).exists() or "/" not in name:
-            raise
-        note(f"the settings were not tried: {error}")
-    else:
-        trained_in_words(cell, family)
 
 
 def _run(args: argparse.Namespace, cell: Cell, scenes: Scenes | None, execution: Execution) -> int:

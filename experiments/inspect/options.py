@@ -23,7 +23,7 @@ from experiments.models import load_family
 from experiments.models.batch import Sample
 from experiments.models.family import ModelFamily
 from experiments.models.images import open_image
-from experiments.models.mini_blip import weights_digest
+from experiments.models.weights import weights_digest
 from experiments.progress import Progress
 from experiments.shipped import unless_default
 from experiments.tasks import TASKS

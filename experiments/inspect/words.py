@@ -14,8 +14,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from analysis.maps import patch_grid
 from analysis.relevance import image_nodes
 from attngraph import AttentionGraph
-from experiments.models.batch import Batch
-from experiments.models.text import BYTES, CLOSED, PIECE, START
+from experiments.models.batch import BYTES, CLOSED, PIECE, START, Batch
 from experiments.scenes.drawing import patch_targets
 from experiments.scenes.scene import HUGE_SHAPES, Scene
 
@@ -33,7 +32,7 @@ class Words:
     Args:
         is_token: which nodes are tokens of the text; others have ``""``, -1 and False in what follows.
         tokens: strings.
-        token_ids, special, padding, pieces: as in :class:`~experiments.models.text.Text`.
+        token_ids, special, padding, pieces: as in :class:`~experiments.models.batch.Text`.
         whole: whether every token of the text is a node, those that keep the images' places too.
     """
 
@@ -136,7 +135,7 @@ def word_spans(line: Sequence[str], apart: Sequence[bool], pieces: str) -> list[
         line: the tokens.
         apart: which tokens belong to no word (special tokens, an image's places); blanks and newlines do
             neither.
-        pieces: see :class:`~experiments.models.text.Text`.
+        pieces: see :class:`~experiments.models.batch.Text`.
     """
     texts = [_raw(token, pieces) for token in line]
 

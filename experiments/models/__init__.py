@@ -5,14 +5,16 @@ families that accept a checkpoint, the one that was registered last takes it.
 """
 
 from experiments.models.family import FAMILIES, Answering, Checkpoint, Decoding, ModelFamily, register  # isort: skip
-from experiments.models import processor, image_text, vision_encoder_decoder, blip, blip_vqa  # isort: skip # noqa: F401
+from experiments.models import processor, image_text, blip  # isort: skip # noqa: F401
 from experiments.models.mplug import family as _mplug  # isort: skip # noqa: F401
-from experiments.models.batch import Batch, Sample
+from experiments.models.batch import IGNORED, Batch, Sample, Text
 from experiments.models.loading import load_family
 from experiments.models.ranking import Ranked, Ranking
+from experiments.models.weights import load_weights
 
 __all__ = [
     "FAMILIES",
+    "IGNORED",
     "Answering",
     "Batch",
     "Checkpoint",
@@ -21,6 +23,8 @@ __all__ = [
     "Ranked",
     "Ranking",
     "Sample",
+    "Text",
     "load_family",
+    "load_weights",
     "register",
 ]

@@ -1,4 +1,5 @@
-"""What goes into a model family, and what comes out as the model's inputs."""
+"""What goes into a model family, and what comes out: samples, the model's inputs with the tokens that they
+hold, and the loss of each token."""
 
 from __future__ import annotations
 
@@ -8,11 +9,16 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
 
-from experiments.models.pictures import Pictures
-from experiments.models.text import Text
+from experiments.models.images import Pictures
 from experiments.scenes.scene import Scene
 
+IGNORED = -100  # label of tokens without a loss
+# How vocabularies mark the pieces of a word: what continues it (BERT), what begins it (SentencePiece), the
+# space before it in an alphabet of bytes (GPT-2), or what ends it (CLIP).
+PIECE, START, BYTES, CLOSED = "##", "▁", "Ġ", "</w>"
 Picture = Path | Image.Image | Tensor | None
 
 
@@ -33,6 +39,44 @@ class Sample:
     prompt: str = ""
     answer: str | None = None
     scene: Scene | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """The tokens of a batch's texts, padding included.
+
+    Args:
+        tokens: ``b`` lists of ``n``.
+        token_ids, special, padding: ``(b, n)``: ids, whether they are special tokens, whether they are
+            padding.
+        prompt: ``(b,)``, where the answer begins, padding before it included; None where unknown.
+        pieces: how the vocabulary marks the pieces of words: ``PIECE``, ``START``, ``BYTES`` or ``CLOSED``.
+    """
+
+    tokens: list[list[str]]
+    token_ids: Tensor
+    special: Tensor
+    padding: Tensor
+    prompt: Tensor | None = None
+    pieces: str = PIECE
+
+    @staticmethod
+    def of(
+        tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor | None, prompt: Tensor | None = None
+    ) -> Text:
+        """The text of ids ``(b, n)``, of which ``mask`` is 0 at padding."""
+        special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
+        padding = torch.zeros_like(special) if mask is None else mask == 0
+        tokens = [tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()]
+        return Text(tokens, ids, special, padding, prompt, pieces_of(tokenizer))
+
+
+def pieces_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """How a vocabulary marks the pieces of words: ``PIECE``, ``START``, ``BYTES`` or ``CLOSED``."""
+    words = tokenizer.tokenize("a a")
+    if words[-1].endswith(CLOSED):
+        return CLOSED
+    return next((mark for mark in (START, BYTES) if any(word.startswith(mark) for word in words)), PIECE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,3 +118,22 @@ class Batch:
         """The same with its inputs on a device."""
         inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
         return Batch(self.samples, inputs, self.text, self.decoder, self.pictures)
+
+
+def token_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each next token, ``(b, n - 1)``, in nats; 0 where there is no label.
+
+    Args:
+        logits: ``(b, n, vocabulary)``.
+        labels: ``(b, n)``, not shifted; :data:`IGNORED` where there is no loss.
+        label_smoothing: share of the target spread over the vocabulary.
+    """
+    targets = labels[:, 1:]
+    losses = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(),
+        targets.flatten(),
+        ignore_index=IGNORED,
+        label_smoothing=label_smoothing,
+        reduction="none",
+    )
+    return losses.view(targets.shape)

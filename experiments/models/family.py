@@ -13,19 +13,32 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from attngraph.errors import UserError
 from experiments.models.batch import Batch, Picture, Sample
-from experiments.models.length_penalty import EXPONENTS, LENGTH, LENGTH_PENALTIES
 from experiments.models.ranking import Opening, Ranked, Ranking, rank_from_cache, rank_one_by_one
+from experiments.shipped import shipped_folder
 
 BLIP, P_ADAPTER = RELEASED = ("blip", "p_adapter")  # whose code can be followed
+LENGTH, GNMT = LENGTH_PENALTIES = ("length", "gnmt")
 FAMILIES: dict[str, type[ModelFamily]] = {}
+
+
+class Gnmt(float):
+    """The exponent that transformers raises a length to, so that the penalty ``gnmt`` comes out."""
+
+    def __rpow__(self, length: float, modulus: None = None) -> float:
+        return ((5 + length) / 6) ** float(self)
+
+
+#: What transformers takes as ``length_penalty``.
+EXPONENTS = {LENGTH: 1.0, GNMT: Gnmt(0.6)}
 
 
 def register(family: type[ModelFamily]) -> type[ModelFamily]:
@@ -38,18 +51,29 @@ def register(family: type[ModelFamily]) -> type[ModelFamily]:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are generated.
+    r"""How answers are generated.
+
+    Of texts that have ended, with :math:`t` tokens (the end token among them) and log probability
+    :math:`\log P`, the best is that with the highest
+
+    .. math:: \log P / t \quad (\texttt{length}), \qquad
+              \log P / \left(\frac{5 + t}{6}\right)^{0.6} \quad (\texttt{gnmt}).
+
+    The first is transformers' own, the second that of Wu et al., 2016 (arXiv:1609.08144, eq. 14), which mPLUG
+    takes (``models/predictor.py`` of github.com/X-PLUG/mPLUG). Their searches differ in one thing that
+    remains: mPLUG goes on from texts that have ended, with the end token among their words; transformers puts
+    another beam in their place.
 
     Args:
         max_new_tokens: upper limit, end token included.
         num_beams: 1 for greedy decoding.
         min_new_tokens: lower limit; the prompt does not count.
-        length_penalty: how beams of different lengths are compared: one of
-            :data:`experiments.models.length_penalty.LENGTH_PENALTIES`.
+        length_penalty: how beams of different lengths are compared: one of :data:`LENGTH_PENALTIES`.
         as_released: whose released code is followed, one of :data:`RELEASED`: models of BLIP's type then
             search as under transformers 4.15, and both limits count the prompt (see
-            :mod:`experiments.models.released`); captions have that code's prompt, in training too; and an
-            answer sees the padding of the questions that are answered together. None for none.
+            :func:`experiments.models.generation.released_texts`); captions have that code's prompt, in
+            training too; and an answer sees the padding of the questions that are answered together. None for
+            none.
     """
 
     max_new_tokens: int = 20
@@ -88,6 +112,25 @@ class Decoding:
         """What transformers takes as ``length_penalty``; its own default without beams."""
         return EXPONENTS[self.length_penalty if self.num_beams > 1 else LENGTH]
 
+    def settings(self, end: int | list[int], padding: int, **more: Any) -> GenerationConfig:
+        """What transformers' ``generate`` takes as ``generation_config``.
+
+        Args:
+            end: the id of the end token, or several.
+            padding: the id of padding.
+            more: further settings.
+        """
+        return GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            min_new_tokens=self.min_new_tokens or None,
+            num_beams=self.num_beams,
+            length_penalty=self.exponent,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=padding,
+            **more,
+        )
+
 
 Answering = Decoding | Ranking  # how answers come about
 
@@ -105,6 +148,11 @@ class Checkpoint:
     name: str | None
     config: PretrainedConfig
     download: bool = False
+
+    @property
+    def place(self) -> str:
+        """The folder or hub name."""
+        return self.name or str(shipped_folder(None))
 
     @property
     def options(self) -> dict[str, bool]:

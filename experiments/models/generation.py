@@ -1,4 +1,4 @@
-"""From states and prompts to losses and texts, through BLIP's ``text_decoder`` only.
+r"""From states and prompts to logits and texts, through BLIP's ``text_decoder`` only.
 
 A text is ``[DEC] prompt answer [SEP]``: the prompt is the decoder's prefix, the loss covers the answer and
 the end token. Driving the decoder directly (not ``model.generate``) lets frozen image states be cached and
@@ -6,25 +6,29 @@ shared.
 Axes: B texts, L tokens, N states that the decoder looks at, D width, V vocabulary.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import BlipForConditionalGeneration, GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from attngraph.errors import UserError
-from experiments.models.losses import IGNORED, token_losses
-from experiments.models.ranking import Opening, openings
+from experiments.models.batch import IGNORED
+from experiments.models.family import Decoding
+from experiments.models.ranking import Opening, cache_rows, openings
 
 
-def encode_images(model: BlipForConditionalGeneration, pixels: Tensor) -> Tensor:
+def encode_images(model: nn.Module, pixels: Tensor) -> Tensor:
     """Image states ``(B, N, D)`` of pixels ``(B, 3, height, width)``, with gradients to the vision tower."""
     return model.vision_model(pixel_values=pixels).last_hidden_state
 
 
 @torch.no_grad()
-def frozen_image_states(model: BlipForConditionalGeneration, pixels: Tensor, batch_size: int = 128) -> Tensor:
+def frozen_image_states(model: nn.Module, pixels: Tensor, batch_size: int = 128) -> Tensor:
     """Like ``encode_images``, without gradients and in chunks: to cache what a frozen vision tower sees."""
     return torch.cat([encode_images(model, chunk) for chunk in pixels.split(batch_size)])
 
@@ -78,24 +82,11 @@ def sequence_batch(
     return {name: torch.from_numpy(array) for name, array in {**arrays, "labels": labels}.items()}
 
 
-def decoder_loss(
-    model: BlipForConditionalGeneration,
-    image_states: Tensor,
-    batch: dict[str, Tensor],
-    label_smoothing: float = 0.0,
-    reduction: str = "mean",
-) -> Tensor:
-    """Cross-entropy of the next token, over answer tokens and end tokens.
-
-    Args:
-        image_states: ``(B, N, D)`` from ``encode_images``.
-        batch: from ``sequence_batch``.
-        label_smoothing: share of the target spread over the vocabulary.
-        reduction: "mean" over all answer tokens of the batch (a scalar), or "none": each text's sum ``(B,)``.
-    """
-    labels = batch["labels"]
-    losses = token_losses(decoder_logits(model, image_states, batch), labels, label_smoothing)
-    return losses.sum() / (labels[:, 1:] != IGNORED).sum() if reduction == "mean" else losses.sum(-1)
+def right_padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask ``(B, L)`` of rows, padded on the right."""
+    ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, padding)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
 
 def decoder_logits(
@@ -130,29 +121,21 @@ def generate_text(
     tokenizer: PreTrainedTokenizerBase,
     states: Tensor,
     prompts: Sequence[str],
-    max_new_tokens: int = 20,
-    num_beams: int = 1,
-    min_new_tokens: int = 0,
-    use_cache: bool = True,
+    decoding: Decoding,
     states_mask: Tensor | None = None,
-    length_penalty: float = 1.0,
 ) -> list[str]:
     """The decoder's continuation of each prompt, greedy or with beams, as plain text without the prompt.
 
     Args:
         states: ``(B, N, D)``, what the decoder looks at, one for each prompt.
-        max_new_tokens: upper limit, end token included.
-        num_beams: 1 for greedy decoding.
-        min_new_tokens: lower limit.
-        use_cache: reuse keys and values of earlier tokens; the texts are the same without, only slower.
+        decoding: how.
         states_mask: ``(B, N)``, see :func:`decoder_logits`.
-        length_penalty: transformers' own, see :mod:`experiments.models.length_penalty`.
 
     Raises:
         UserError: the model has no positions for so many tokens.
     """
-    check_positions(tokenizer, max_new_tokens)
-    prefixes = prompt_ids(tokenizer, prompts, [max_new_tokens] * len(prompts))
+    check_positions(tokenizer, decoding.max_new_tokens)
+    prefixes = prompt_ids(tokenizer, prompts, [decoding.max_new_tokens] * len(prompts))
     length = max(map(len, prefixes))
     device = states.device
     # Padded on the left: padded on the right, BLIP would continue the padding.
@@ -164,24 +147,14 @@ def generate_text(
     # Each text counts its positions from its own first token; ``generate`` carries these on for the new
     # tokens.
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens or None,
-        num_beams=num_beams,
-        length_penalty=length_penalty,
-        do_sample=False,
-        use_cache=use_cache,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.sep_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    end, padding, start = tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id
     output = model.text_decoder.generate(
         input_ids=ids,
         attention_mask=mask,
         position_ids=positions,
         encoder_hidden_states=states,
         encoder_attention_mask=states_mask,
-        generation_config=config,
+        generation_config=decoding.settings(end, padding, bos_token_id=start),
     )
     return [text.strip() for text in tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)]
 
@@ -206,3 +179,104 @@ def decoder_openings(
     if states_mask is not None:
         looked_at["encoder_attention_mask"] = states_mask
     return openings(model.text_decoder, starts, [ends] * len(prompts), looked_at, states.device)
+
+
+# ---- as BLIP's and p-Adapter's released code searches ----------------------------------------------------
+
+
+@torch.no_grad()
+def released_texts(
+    parts: Iterator[Opening], tokenizer: PreTrainedTokenizerBase, beams: int, least: int, most: int
+) -> list[str]:
+    r"""What a decoder writes after each prompt, as plain text without the prompt, as the released code of
+    BLIP and p-Adapter writes it: by the beam search of transformers 4.15.
+
+    With :math:`t` tokens before the end token, *those of the prompt and the start token among them*, and the
+    log probability :math:`\log P` of what was written, end token included, the best text has the highest
+    :math:`\log P / t`. A text that reaches the limit without an end token counts like one that has ended. The
+    search ends when there are as many ended texts as beams, and the likeliest candidate of a step, which may
+    be one that has just ended, divided by the length before that step, is no better than the worst of them.
+
+    Sources: ``BeamSearchScorer`` in src/transformers/generation_beam_search.py of
+    github.com/huggingface/transformers (4.15.0, which both require); ``generate`` in models/blip.py and
+    models/blip_vqa.py of github.com/salesforce/BLIP and in eff_blip/eff_blip_caption.py of
+    github.com/wuhy68/p-Adapter. One thing is not followed: there, prompts of different lengths are padded
+    without a mask. Here no prompt is padded.
+
+    Args:
+        parts: all prompts, each once.
+        tokenizer: the decoder's.
+        beams: 1 for greedy decoding.
+        least, most: tokens of prompt and text together, start and end token included.
+
+    Raises:
+        UserError: the model has no positions for so many tokens, or a prompt leaves no room for a text.
+    """
+    check_positions(tokenizer, most)
+    found: dict[int, list[int]] = {}
+    for part in parts:
+        prompt = part.ids.shape[1]
+        if prompt >= most:
+            raise UserError(
+                f"max_new_tokens {most} counts the prompt with as_released, which has {prompt} tokens: give "
+                f"at least {prompt + 1}"
+            )
+        texts = best_texts(part, tokenizer.sep_token_id, beams, least, most)
+        found |= dict(zip(part.samples, texts, strict=True))
+    ids = [found[sample] for sample in sorted(found)]
+    return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def best_texts(part: Opening, end: int, beams: int, least: int, most: int) -> list[list[int]]:
+    """The best text after each of a part's ``g`` prompts, without the end token; see :func:`released_texts`.
+    Of ``r`` texts that are being written each has ``V`` continuations."""
+    logits, cache = part.begin()
+    ended: list[list[tuple[float, list[int]]]] = [[] for _ in part.samples]
+    prompts, written = list(range(len(ended))), [[[]] for _ in ended]  # of those that go on: texts of each
+    sums = torch.zeros(len(ended), 1, device=logits.device)
+    length = part.ids.shape[1]
+    while True:
+        steps = logits.float().log_softmax(-1)  # (r, V)
+        if length < least:
+            steps[:, end] = -torch.inf
+        vocabulary = steps.shape[-1]
+        totals = (sums.flatten()[:, None] + steps).view(len(prompts), -1)
+        values, places = (tensor.tolist() for tensor in totals.topk(2 * beams))
+        going: dict[int, list[tuple[float, int, int]]] = {}  # prompt -> sum, its text before, next token
+        for row, prompt in enumerate(prompts):
+            chosen = going[row] = []
+            for rank, (value, place) in enumerate(zip(values[row], places[row])):
+                text, token = divmod(place, vocabulary)
+                if token != end:
+                    chosen.append((value, text, token))
+                elif rank < beams:
+                    _add(ended[prompt], value / length, written[row][text], beams)
+                if len(chosen) == beams:
+                    break
+            if len(ended[prompt]) == beams and ended[prompt][0][0] >= values[row][0] / length:
+                del going[row]
+        length += 1
+        rows = torch.tensor(
+            [row * sums.shape[1] + t for row in going for _, t, _ in going[row]], dtype=torch.long
+        )
+        sums = torch.tensor([[value for value, _, _ in of] for of in going.values()], device=logits.device)
+        written = [[[*written[row][text], token] for _, text, token in of] for row, of in going.items()]
+        prompts = [prompts[row] for row in going]
+        if not prompts or length >= most:
+            break
+        cache = cache_rows(cache, rows.to(logits.device))
+        ids = torch.tensor([[text[-1]] for text in chain(*written)], device=logits.device)
+        asked = torch.tensor(prompts, device=logits.device).repeat_interleave(beams)
+        logits = part.step(cache, asked, ids)[:, -1]
+    for prompt, texts, values in zip(prompts, written, sums.tolist()):
+        for text, value in zip(texts, values):
+            _add(ended[prompt], value / length, text, beams)
+    return [texts[-1][1] for texts in ended]
+
+
+def _add(texts: list[tuple[float, list[int]]], score: float, text: list[int], most: int) -> None:
+    """Keep a text among the best, which are sorted with the best last."""
+    if len(texts) < most or score > texts[0][0]:
+        texts.append((score, text))
+        texts.sort(key=lambda scored: scored[0])
+        del texts[:-most]

@@ -1,9 +1,12 @@
-"""Models that read image and text in one sequence and write on: LLaVA, SmolVLM, Qwen2-VL, BLIP-2, GIT and the
-like.
+"""transformers' own models that see an image and write a text.
 
-The prompt is what the processor makes of it (the user's turn of a chat template, or the text after the
-image's place); the answer's tokens and the end token follow. Training and generation see the same prompt,
+Image-text-to-text models read both in one sequence and write on: LLaVA, SmolVLM, Qwen2-VL, BLIP-2, GIT and
+the like. The prompt is what the processor makes of it (the user's turn of a chat template, or the text after
+the image's place); the answer's tokens and the end token follow. Training and generation see the same prompt,
 token by token.
+
+A ``VisionEncoderDecoder`` (TrOCR, Donut, ...) has an image encoder, and a text decoder that looks at it by
+cross-attention. The prompt is the decoder's prefix: start token, prompt, answer, end token.
 """
 
 from __future__ import annotations
@@ -11,16 +14,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
+from PIL import Image
 from torch import Tensor
-from transformers import GenerationConfig, PretrainedConfig
+from transformers import AutoImageProcessor, PretrainedConfig, PreTrainedTokenizerBase, TrOCRProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from experiments.models.batch import Sample
-from experiments.models.family import Decoding, register
+from experiments.models.batch import IGNORED, Batch, Sample
+from experiments.models.family import Checkpoint, Decoding, register
+from experiments.models.generation import right_padded
 from experiments.models.images import open_image
-from experiments.models.losses import IGNORED
 from experiments.models.processor import ProcessorFamily
-from experiments.models.ranking import Opening
+from experiments.models.ranking import Opening, openings
 
 SUFFIX_TYPE = {"paligemma": 1}  # token types of an answer where they are not 0
 ROWS = ("cross_attention_mask",)  # inputs with a row for each token: which tiles it sees (Mllama)
@@ -87,15 +91,7 @@ class ImageTextFamily(ProcessorFamily):
         for name in self._token_wise(inputs):  # padding goes to the left
             rows = [row.roll(int(shift), 0) for row, shift in zip(inputs[name], shifts)]
             inputs[name] = torch.stack(rows)
-        settings = GenerationConfig(
-            max_new_tokens=decoding.max_new_tokens,
-            num_beams=decoding.num_beams,
-            length_penalty=decoding.exponent,
-            min_new_tokens=decoding.min_new_tokens or None,
-            do_sample=False,
-            eos_token_id=self.ends,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
+        settings = decoding.settings(self.ends, self.tokenizer.pad_token_id)
         output = self.model.generate(**self.to_device(inputs), generation_config=settings)
         written = output[:, width:] if output.shape[1] > width else output
         return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
@@ -177,3 +173,109 @@ class ImageTextFamily(ProcessorFamily):
             kept = min(length, tensor.shape[1])
             wide[:, :kept] = tensor[:, :kept]
             inputs[name] = wide
+
+
+@register
+class VisionEncoderDecoderFamily(ProcessorFamily):
+    """An image encoder and a text decoder."""
+
+    name = "vision_encoder_decoder"
+    writes = True
+
+    @classmethod
+    def accepts(cls, config: PretrainedConfig) -> bool:
+        return config.model_type == "vision-encoder-decoder"
+
+    @classmethod
+    def load_processor(cls, checkpoint: Checkpoint):
+        processor = super().load_processor(checkpoint)
+        if isinstance(processor, PreTrainedTokenizerBase):  # the two were saved apart
+            images = AutoImageProcessor.from_pretrained(checkpoint.name, **checkpoint.options)
+            return TrOCRProcessor(images, processor)
+        return processor
+
+    def language_side(self) -> list[str]:
+        return ["decoder", *(["enc_to_dec_proj"] if hasattr(self.model, "enc_to_dec_proj") else [])]
+
+    def text_batch(self, samples: list[Sample], images: list[Image.Image] | None) -> Batch:
+        texts = [self.full_text(sample, images is not None) for sample in samples]
+        inputs = self.process(texts, images)
+        for name in ("input_ids", "attention_mask", "labels"):  # the decoder's text, taken for an encoder's
+            inputs.pop(name, None)
+        written = [f"{sample.prompt} {sample.answer}".strip() for sample in samples]
+        text = self.decoder_text(inputs, written, [sample.prompt for sample in samples])
+        return Batch(samples, inputs, None, text, None if images is None else self.pictures(inputs, images))
+
+    def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        answers = [self._fitting([*self.answer_ids(s.answer or "", s.prompt), self.end]) for s in samples]
+        rows = [(self._prefix(sample.prompt), answer) for sample, answer in zip(samples, answers)]
+        room = self.longest or max(len(prefix) + len(answer) for prefix, answer in rows)
+        rows = [(prefix[: max(1, room - len(answer))], answer) for prefix, answer in rows]
+        ids, mask = right_padded([prefix + answer for prefix, answer in rows], self.tokenizer.pad_token_id)
+        labels = ids.masked_fill(mask == 0, IGNORED)
+        for row, (prefix, _) in zip(labels, rows):
+            row[: len(prefix)] = IGNORED
+        decoder = {"decoder_input_ids": ids, "decoder_attention_mask": mask}
+        return {**self._pixels(samples), **decoder, "labels": labels}
+
+    @torch.no_grad()
+    def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
+        # Decoders count positions from the first column, padding or not: prompts of one length go together.
+        prefixes = [self._prefix(sample.prompt) for sample in samples]
+        answers = [""] * len(samples)
+        for length in sorted(set(map(len, prefixes))):
+            group = [k for k, prefix in enumerate(prefixes) if len(prefix) == length]
+            ids = torch.tensor([prefixes[k] for k in group])
+            inputs = self._pixels([samples[k] for k in group]) | {"decoder_input_ids": ids}
+            padding = self.tokenizer.pad_token_id
+            settings = decoding.settings(self.end, padding, decoder_start_token_id=self.start)
+            output = self.model.generate(**self.to_device(inputs), generation_config=settings)
+            texts = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
+            for k, text in zip(group, texts):
+                answers[k] = text.strip()
+        return answers
+
+    def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening]:
+        inputs = self.to_device(self._pixels(samples))
+        states = self.model.get_encoder()(**inputs).last_hidden_state
+        if hasattr(self.model, "enc_to_dec_proj"):
+            states = self.model.enc_to_dec_proj(states)
+        prompts = [sample.prompt for sample in samples]
+        after = self.continuations(answers, prompts)
+        fitting = {id(ends): list(map(self._fitting, ends)) for ends in after}
+        after = [fitting[id(ends)] for ends in after]
+        prefixes = [self._prefix(prompt) for prompt in prompts]
+        if self.longest is not None:
+            rooms = [self.longest - max(map(len, ends)) for ends in after]
+            prefixes = [prefix[: max(1, room)] for prefix, room in zip(prefixes, rooms)]
+        return openings(self.model.decoder, prefixes, after, {"encoder_hidden_states": states}, states.device)
+
+    @property
+    def start(self) -> int:
+        """The id of the decoder's start token."""
+        name, config, tokenizer = "decoder_start_token_id", self.model.config, self.tokenizer
+        parts = (self.model.generation_config, config, config.decoder)
+        ids = [getattr(part, name, None) for part in parts]
+        return self.known_token("start", *ids, tokenizer.bos_token_id, tokenizer.cls_token_id)
+
+    @property
+    def end(self) -> int:
+        """The id of the end token."""
+        of_decoder = getattr(self.model.config.decoder, "eos_token_id", None)
+        return self.known_token("end", self.tokenizer.eos_token_id, self.tokenizer.sep_token_id, of_decoder)
+
+    def _prefix(self, prompt: str) -> list[int]:
+        return [
+            self.start,
+            *(self.tokenizer(prompt, add_special_tokens=False)["input_ids"] if prompt else []),
+        ]
+
+    def _fitting(self, answer: list[int]) -> list[int]:
+        """An answer with its end token, cut to what the decoder has places for beside the start token."""
+        if self.longest is None or len(answer) < self.longest:
+            return answer
+        return [*answer[: self.longest - 2], answer[-1]]
+
+    def _pixels(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
+        images = [open_image(sample.image) for sample in samples]
+        return {"pixel_values": self.image_processor(images, return_tensors="pt")["pixel_values"]}

@@ -1,20 +1,56 @@
-"""The one place that opens pictures."""
+"""Pictures: opened, changed in training, as models get them, and what models see of them.
+
+In training a picture is cropped, mirrored and distorted, each time otherwise, as ALBEF and BLIP do it: a
+random crop of half to all of it, resized (bicubic); a mirror image every other time; two of ten distortions
+at strength 5 of 10 (RandAugment, Cubuk et al. 2020). Those that change colours on purpose are not among the
+ten, since texts name colours. The model's own processor comes after.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torchvision.transforms import v2
+from transformers import PretrainedConfig
 
+from analysis.maps import Grid
 from attngraph.errors import UserError
 from experiments.errors import first_line
 
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # BLIP's own image statistics
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+LARGEST_SIDE = 4096  # pixels; beyond it a picture has more patches than any model of this kind can look at
+SCALE = (0.5, 1.0)  # share of the picture that a crop shows
+DISTORTIONS, STRENGTH, STRENGTHS = 2, 5, 11  # strengths go from 0 to 10
+_SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)  # leftmost, right-hand ...
+KINDS = (
+    "Identity",
+    "AutoContrast",
+    "Equalize",
+    "Brightness",
+    "Sharpness",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+)
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a value of the second
 #: Pillow's name of a PNG's pixels → what a grey level of few bits is multiplied with to have 8.
 _FEW_BITS = {"1": 255, "L;2": 85, "L;4": 17}
+
+
+# ---- opening ---------------------------------------------------------------------------------------------
 
 
 def open_image(image: str | Path | Image.Image) -> Image.Image:
@@ -82,3 +118,246 @@ def _as_grey(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
         return Image.fromarray(grey)
     alpha = np.where(levels == key, 0, 255).astype(np.uint8)
     return Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
+
+
+# ---- changes in training ---------------------------------------------------------------------------------
+
+
+class _Distort(v2.RandAugment):
+    """RandAugment with BLIP's ten kinds."""
+
+    _AUGMENTATION_SPACE = {kind: v2.RandAugment._AUGMENTATION_SPACE[kind] for kind in KINDS}
+
+
+class TrainingTransform:
+    """Changes a picture; how is decided by a seed alone.
+
+    Args:
+        side: of the square that the model sees, in pixels; None keeps a picture's own size.
+    """
+
+    def __init__(self, side: int | None):
+        self.side = side
+        self.mirror, self.distort = v2.RandomHorizontalFlip(), _Distort(DISTORTIONS, STRENGTH, STRENGTHS)
+
+    def __call__(self, picture: Image.Image, seed: int, mirrors: bool) -> Image.Image:
+        """The changed picture, in RGB as the given one.
+
+        Args:
+            picture: which.
+            seed: of the random numbers.
+            mirrors: whether it may be mirrored.
+        """
+        size = (picture.height, picture.width) if self.side is None else (self.side, self.side)
+        crop = v2.RandomResizedCrop(size, SCALE, interpolation=v2.InterpolationMode.BICUBIC)
+        with _drawn_from(seed):
+            cropped = crop(picture)
+            return self.distort(self.mirror(cropped) if mirrors else cropped)
+
+
+def names_sides(text: str) -> bool:
+    """Whether a text says left or right, which a mirror image would make wrong."""
+    return _SIDES.search(text) is not None
+
+
+@contextmanager
+def _drawn_from(seed: int) -> Iterator[None]:
+    """PyTorch's random numbers on the CPU begin at a seed, and go on afterwards as if none had been drawn."""
+    before = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)
+
+
+# ---- as image encoders get them --------------------------------------------------------------------------
+
+
+def preprocess(
+    images: Sequence[Image.Image | str | Path],
+    image_size: int = 64,
+    mean: Sequence[float] = IMAGE_MEAN,
+    std: Sequence[float] = IMAGE_STD,
+) -> Tensor:
+    """Images to BLIP's normalised pixels.
+
+    Args:
+        images: PIL images or paths of image files.
+        image_size: side length to resize to: ``model.config.vision_config.image_size``.
+        mean, std: of each colour, by which pixels are normalised.
+
+    Returns:
+        float32 tensor ``(B, 3, image_size, image_size)``.
+
+    Raises:
+        UserError: a file is missing or is no picture, or its pixels' range is not known.
+    """
+    return normalise(torch.from_numpy(np.stack([_read(image, image_size) for image in images])), mean, std)
+
+
+def normalise(pixels: Tensor, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD) -> Tensor:
+    """uint8 ``(B, height, width, 3)`` to normalised float32 ``(B, 3, height, width)``."""
+    return ((pixels.float() / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2).contiguous()
+
+
+def _read(image: Image.Image | str | Path, image_size: int) -> np.ndarray:
+    image = open_image(image)
+    if image.size != (image_size, image_size):
+        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def interpolate_positions(positions: Tensor, rows: int, mode: str = "bicubic") -> Tensor:
+    r"""Positions of a square grid of patches, for a grid with another number of rows.
+
+    As BLIP does it: the row of the class token stays, the others are an image of ``width`` channels, which is
+    interpolated bicubically (``align_corners=False``: patch i of n lies at (i + 1/2)/n of the side),
+
+    .. math:: y_{ij} = \sum_{a,b} k(u_i - a) \, k(v_j - b) \, x_{ab},
+       \qquad u_i = (i + \tfrac12) \frac{n}{m} - \tfrac12,
+
+    for ``n`` old and ``m`` new rows, with the same ``v``; ``k`` is Keys' kernel with a = -3/4 over the four
+    nearest rows and columns, and the edge stands for what lies beyond it. The kernel is not widened where the
+    new grid is the smaller one. mPLUG does the same with ``mode="bilinear"``, where ``k`` is a triangle over
+    the two nearest.
+
+    Args:
+        positions: ``(1, 1 + n * n, width)``, the class token's first, then the patches row by row.
+        rows: of the new grid, m.
+        mode: ``"bicubic"`` or ``"bilinear"``.
+
+    Returns:
+        ``(1, 1 + rows * rows, width)``; the very tensor where the grid is the same.
+
+    Raises:
+        ValueError: the positions are of no square grid.
+    """
+    count, width = positions.shape[1] - 1, positions.shape[2]
+    old = math.isqrt(count)
+    if old * old != count:
+        raise ValueError(f"{count} positions are no square")
+    if old == rows:
+        return positions
+    grid = positions[:, 1:].reshape(1, old, old, width).permute(0, 3, 1, 2)  # (1, width, n, n)
+    grid = nn.functional.interpolate(grid, size=(rows, rows), mode=mode, align_corners=False)
+    return torch.cat([positions[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
+
+
+def rows_of(side: int, patch: int) -> int:
+    """Rows of patches in a picture.
+
+    Args:
+        side: of the picture, in pixels.
+        patch: the side of a patch, in pixels.
+
+    Raises:
+        UserError: the side is no multiple of the patch's, or more than ``LARGEST_SIDE``.
+    """
+    if side > LARGEST_SIDE:
+        raise UserError(f"side {side}: give at most {LARGEST_SIDE} pixels")
+    if side < patch or side % patch:
+        near = max(1, round(side / patch)) * patch
+        raise UserError(
+            f"side {side}: the model sees patches of {patch} pixels, so the side must be a multiple of that, "
+            f"such as {near}"
+        )
+    return side // patch
+
+
+# ---- what models see of them -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a batch.
+
+    Args:
+        images: as the model sees them, where the pixels can be read back, else as given.
+        grids: rows and columns of each picture's patches, as a language model gets them where the processor
+            says that squares of them are merged; None where unknown.
+        whole: False where something may have been cropped.
+        tiled: whether each is cut into tiles that the model sees one by one.
+    """
+
+    images: list[Image.Image]
+    grids: list[Grid] | None = None
+    whole: bool = False
+    tiled: bool = False
+
+
+def seen(
+    inputs: Mapping[str, Tensor], images: Sequence[Image.Image], config: PretrainedConfig, processor
+) -> Pictures:
+    """The pictures that a model's inputs hold.
+
+    Args:
+        inputs: of the model, as its image processor made them.
+        images: the pictures as given.
+        config: of the model.
+        processor: the image processor.
+    """
+    b, images = len(images), list(images)
+    shapes = inputs.get("image_grid_thw", inputs.get("spatial_shapes"))  # each picture keeps its own
+    if shapes is not None:
+        merged, grids = getattr(processor, "merge_size", 1), None
+        if len(shapes) == b:
+            grids = [tuple(side // merged for side in sizes[-2:]) for sizes in shapes.tolist()]
+        return Pictures(images, grids, whole=grids is not None)
+    pixels = inputs.get("pixel_values")
+    if pixels is not None and pixels.dim() == 5 and pixels.shape[1] == 1:
+        pixels = pixels[:, 0]  # a picture is one tile
+    if pixels is None or pixels.dim() != 4 or pixels.shape[0] != b:
+        return Pictures(images, tiled=pixels is not None and pixels.dim() in (4, 5, 6))
+    sizes = _sizes(inputs, pixels)
+    sides = _patch(config)
+    grids = (
+        None
+        if sides is None
+        else [tuple(-(-size // side) for size, side in zip(shape, sides)) for shape in sizes]
+    )
+    cut = getattr(processor, "do_center_crop", False) and _sides(processor.crop_size) != _sides(
+        processor.size
+    )
+    return Pictures(_read_back(pixels, sizes, processor) or images, grids, whole=not cut)
+
+
+def _sizes(inputs: Mapping[str, Tensor], pixels: Tensor) -> list[tuple[int, int]]:
+    """Each picture's height and width without padding."""
+    mask = inputs.get("pixel_mask", inputs.get("pixel_attention_mask"))
+    if mask is None:
+        return [tuple(pixels.shape[2:])] * len(pixels)
+    mask = mask.reshape(len(pixels), *pixels.shape[2:]).bool()
+    return [(int(one.any(1).sum()), int(one.any(0).sum())) for one in mask]
+
+
+def _patch(config: PretrainedConfig) -> tuple[int, int] | None:
+    """Height and width of a patch."""
+    parts = (getattr(config, name, None) for name in ("vision_config", "image_config", "encoder"))
+    vision = next((part for part in parts if part is not None), config)
+    side = getattr(vision, "patch_size", None)
+    if side is None or hasattr(vision, "patch_stride"):  # patches that overlap are no grid of this size
+        return None
+    return (side, side) if isinstance(side, int) else tuple(side)
+
+
+def _read_back(pixels: Tensor, sizes: Sequence[tuple[int, int]], processor) -> list[Image.Image] | None:
+    """Pixels as pictures; None where the processor doesn't say how they were scaled."""
+    mean, std = (getattr(processor, name, None) for name in ("image_mean", "image_std"))
+    if pixels.shape[1] != 3:
+        return None
+    pixels = pixels.float()
+    if getattr(processor, "do_normalize", True):
+        if mean is None or std is None:
+            return None
+        pixels = pixels * torch.tensor(std)[:, None, None] + torch.tensor(mean)[:, None, None]
+    back = (pixels.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return [
+        Image.fromarray(np.ascontiguousarray(one[:rows, :columns]))
+        for one, (rows, columns) in zip(back, sizes)
+    ]
+
+
+def _sides(size) -> set[int]:
+    """The lengths that an image processor's size names."""
+    return {side for side in dict(size).values() if side is not None}

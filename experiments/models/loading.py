@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from transformers import AutoConfig
+import transformers
+from transformers import AutoConfig, GenerationConfig
 
 from attngraph.errors import UserError
 from experiments.errors import first_line
+from experiments.models.convert import kind_of, load_original
 from experiments.models.family import FAMILIES, Checkpoint, ModelFamily
-from experiments.models.messages import quiet_transformers
-from experiments.models.mini_blip import CHECKPOINT
-from experiments.models.original.conversion import layout_of, load_original
+from experiments.models.weights import quiet_transformers
 from experiments.progress import note
 from experiments.shipped import CHECKPOINTS, DEFAULT, SHIPPED, again, shipped_folder
 
@@ -24,7 +24,7 @@ def load_family(
 
     Args:
         name: folder or hub name of a transformers model, a checkpoint as its authors published it, see
-            :mod:`experiments.models.original`, or a name of :mod:`experiments.shipped`; None for the
+            :mod:`experiments.models.convert`, or a name of :mod:`experiments.shipped`; None for the
             mini-BLIP that ships with the package. A ``Path`` is always a file or folder.
         download: look on the hub for what is not on this machine.
         side: of the pictures that it sees, in pixels; None as the checkpoint says.
@@ -53,15 +53,15 @@ def type_of(name: str | None) -> str | None:
         name: as for :func:`load_family`.
 
     Returns:
-        As the folder's configuration says, or the layout of an original checkpoint; None where neither is on
-        this machine.
+        As the folder's configuration says, or whose original checkpoint it is; None where neither is on this
+        machine.
 
     Raises:
         UserError: the checkpoint is damaged, or none that is known.
     """
     place = shipped_folder(name) or Path(str(name))
     if place.is_file():
-        return layout_of(place).name
+        return kind_of(place)
     config = place / "config.json"
     if not config.exists():
         return None
@@ -95,24 +95,39 @@ def _from_transformers(name: str | None, download: bool) -> ModelFamily:
         )
     if download and name is not None and not is_folder:
         note(f"looking for {name} on the hub")
+    what = f"--model {DEFAULT if name is None else name}"
     try:
         with quiet_transformers(download):
-            config = AutoConfig.from_pretrained(str(CHECKPOINT) if name is None else name, **options)
+            config = AutoConfig.from_pretrained(shipped_folder(None) if name is None else name, **options)
+            _check_config(config, Path(name) if is_folder else None)
             kind = next(family for family in reversed(FAMILIES.values()) if family.accepts(config))
             family = kind.load(Checkpoint(name, config, download))
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from None
     except Exception as error:  # whatever is wrong with the files means the same to the user
-        what = f"checkpoint {CHECKPOINT}" if name is None else f"--model {name}"
         raise UserError(
             f"{what} cannot be loaded ({first_line(error)}): {_remedy(name, is_folder, download)}"
         ) from None
     words = getattr(family, "tokenizer", None)
     if words is not None and not set(words.get_vocab()) - set(words.all_special_tokens):
         raise UserError(  # transformers makes an empty tokenizer where files are missing
-            f"--model {name}: its tokenizer knows no words: give the tokenizer's files (tokenizer.json) too"
+            f"{what}: its tokenizer knows no words: give the tokenizer's files (tokenizer.json) too"
         )
     return family
+
+
+def _check_config(config: transformers.PretrainedConfig, folder: Path | None) -> None:
+    """What transformers takes in silence: a class of model of another type than the configuration's, and a
+    ``generation_config.json`` that cannot be read."""
+    for name in config.architectures or ():
+        own = getattr(getattr(transformers, name, None), "config_class", None)
+        if own is not None and not isinstance(config, own):
+            raise UserError(
+                f"config.json has the model_type {config.model_type}, whose models are no {name}, which its "
+                "architectures name: restore it"
+            )
+    if folder is not None and (folder / "generation_config.json").exists():
+        GenerationConfig.from_pretrained(folder)
 
 
 def _remedy(name: str | None, is_folder: bool, download: bool) -> str:

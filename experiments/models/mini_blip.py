@@ -1,28 +1,17 @@
-"""mini-BLIP: Hugging Face's BLIP captioner (ViT encoder, text decoder with cross-attention), small."""
+"""Sizes of BLIP's captioner (ViT encoder, text decoder with cross-attention): the mini-BLIP's, and those of
+BLIP-base, to count and to plan with."""
 
-import hashlib
-import os
-from collections.abc import Iterable, Sequence
-from functools import cache
-from pathlib import Path
+from __future__ import annotations
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import BlipConfig, BlipForConditionalGeneration, PreTrainedTokenizerBase
 
-from attngraph.errors import UserError
-from experiments.errors import first_line
-from experiments.models.images import open_image
-from experiments.models.original.vocabulary import in_folder
-from experiments.models.weights import misfits
-from experiments.shipped import CHECKPOINTS, DEFAULT, again, shipped_folder
+from experiments.shipped import CHECKPOINTS, DEFAULT
 
 CHECKPOINT = CHECKPOINTS / DEFAULT
 DESCRIBE = "what does the image describe ?"  # the prompt of captions in pre-training
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # BLIP's own image statistics
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+WORDS = 30_524  # of BLIP: BERT's, [DEC] and [ENC]
 
 
 def build_model(
@@ -102,136 +91,14 @@ def grid_positions(side: int, width: int) -> Tensor:
     return torch.cat([rows, columns], dim=1)
 
 
-def load_model(
-    path_or_name: str | Path | None = None, allow_download: bool = False
-) -> tuple[BlipForConditionalGeneration, PreTrainedTokenizerBase]:
-    """A BLIP captioner and its tokenizer, in float32, in evaluation mode, with eager attention.
+def blip_base(side: int = 224) -> BlipConfig:
+    """The sizes of BLIP-base (ViT-B/16, a text decoder of 12 layers), of which BLIP CapFilt-L is one.
 
     Args:
-        path_or_name: None for the mini-BLIP that ships with this package, a local folder, or a hub name of
-            any BLIP captioner such as "Salesforce/blip-image-captioning-base".
-        allow_download: look on the hub for what is not on this machine. Off by default: no network is used.
-
-    Raises:
-        UserError: the checkpoint is missing, damaged, or not a BLIP captioner in safetensors.
+        side: of the picture, in pixels.
     """
-    source = str(CHECKPOINT if path_or_name is None else path_or_name)
-    is_folder = path_or_name is None or os.path.isdir(source)
-    shipped = path_or_name is None
-    remedy = (
-        again(DEFAULT)
-        if shipped
-        else "check the folder (config.json, model.safetensors, tokenizer.json)"
-        if is_folder
-        else "check the name and the network"
-        if allow_download
-        else "give an existing folder, or allow the download (--download)"
+    layers = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    return BlipConfig(
+        text_config=layers | dict(encoder_hidden_size=768, projection_dim=768, vocab_size=WORDS),
+        vision_config=layers | dict(image_size=side, patch_size=16),
     )
-    if is_folder:
-        missing = [
-            f for f in ("config.json", "tokenizer.json") if not os.path.isfile(os.path.join(source, f))
-        ]
-        if not any(Path(source).glob("*.safetensors")):
-            missing.append("model.safetensors")
-        if missing:
-            raise UserError(f"checkpoint {source}: {', '.join(missing)} missing; {remedy}")
-    try:
-        options = dict(local_files_only=is_folder or not allow_download)
-        config = BlipConfig.from_pretrained(source, **options)
-        if config.to_dict().get("model_type") != "blip":
-            raise ValueError("not a BLIP model")
-        model, report = BlipForConditionalGeneration.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            attn_implementation="eager",
-            output_loading_info=True,
-            **options,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except Exception as error:  # whatever is wrong with the files means the same to the user
-        raise UserError(f"checkpoint {source} cannot be loaded ({first_line(error)}); {remedy}") from error
-    wrong = misfits(model, report)
-    if wrong:
-        raise UserError(f"checkpoint {source}: {wrong}; {remedy}")
-    _set_special_tokens(model, tokenizer, source, remedy)
-    return model.eval(), tokenizer
-
-
-def weights_digest(path_or_name: str | Path | None = None) -> str:
-    """A digest of a checkpoint folder's weights, configuration, tokenizer and processor (None or a name of
-    :mod:`experiments.shipped`: a shipped folder), or of an original checkpoint and the vocabulary next
-    to it; a hub name stands for itself.
-    """
-    folder = shipped_folder(path_or_name) or Path(str(path_or_name))
-    if folder.is_file():
-        return _digest(_dated(filter(None, (folder, in_folder(folder.parent)))))
-    patterns = ("*.safetensors", "*config.json", "tokenizer.json", "chat_template*")
-    files = sorted(file for pattern in patterns for file in folder.glob(pattern)) if folder.is_dir() else []
-    return _digest(_dated(files)) if files else str(path_or_name)
-
-
-def _dated(files: Iterable[Path]) -> tuple[tuple[Path, int], ...]:
-    return tuple((file, file.stat().st_mtime_ns) for file in files)
-
-
-@cache
-def _digest(files: tuple[tuple[Path, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for file, _ in files:
-        with open(file, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:24]
-
-
-def _set_special_tokens(model, tokenizer, source: str, remedy: str) -> None:
-    """Give hub tokenizers BLIP's [DEC] start token, and the decoder its real end token ([SEP])."""
-    text = model.config.text_config
-    if tokenizer.bos_token is None:
-        tokenizer.add_special_tokens({"bos_token": "[DEC]"})
-    if tokenizer.bos_token_id != text.bos_token_id or tokenizer.sep_token_id != text.sep_token_id:
-        raise UserError(
-            f"checkpoint {source}: the tokenizer's start or end token is not the model's; {remedy}"
-        )
-    if len(tokenizer) > text.vocab_size:
-        raise UserError(
-            f"checkpoint {source}: the tokenizer has {len(tokenizer)} tokens, "
-            f"the model {text.vocab_size}; {remedy}"
-        )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
-    text.eos_token_id = text.sep_token_id
-
-
-def preprocess(
-    images: Sequence[Image.Image | str | Path],
-    image_size: int = 64,
-    mean: Sequence[float] = IMAGE_MEAN,
-    std: Sequence[float] = IMAGE_STD,
-) -> Tensor:
-    """Images to BLIP's normalised pixels.
-
-    Args:
-        images: PIL images or paths of image files.
-        image_size: side length to resize to: ``model.config.vision_config.image_size``.
-        mean, std: of each colour, by which pixels are normalised.
-
-    Returns:
-        float32 tensor ``(B, 3, image_size, image_size)``.
-
-    Raises:
-        UserError: a file is missing or is no picture, or its pixels' range is not known.
-    """
-    return normalise(torch.from_numpy(np.stack([_read(image, image_size) for image in images])), mean, std)
-
-
-def normalise(pixels: Tensor, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD) -> Tensor:
-    """uint8 ``(B, height, width, 3)`` to normalised float32 ``(B, 3, height, width)``."""
-    return ((pixels.float() / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2).contiguous()
-
-
-def _read(image: Image.Image | str | Path, image_size: int) -> np.ndarray:
-    image = open_image(image)
-    if image.size != (image_size, image_size):
-        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return np.asarray(image)

@@ -19,11 +19,9 @@ from transformers import AutoModel, AutoProcessor, PretrainedConfig, PreTrainedT
 from adapters.peft.places import OTHER_SIDES
 from attngraph.errors import UserError
 from attngraph.reading.families.vilt_order import in_order
-from experiments.models.batch import Batch, Sample
+from experiments.models.batch import BYTES, Batch, Sample, Text, pieces_of
 from experiments.models.family import Checkpoint, ModelFamily, register
-from experiments.models.images import open_image
-from experiments.models.pictures import Pictures, seen
-from experiments.models.text import BYTES, Text, pieces_of
+from experiments.models.images import Pictures, open_image, seen
 from experiments.models.weights import load_weights
 
 UNLIMITED = 1_000_000  # tokenizers without a limit name a number above

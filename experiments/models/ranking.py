@@ -22,7 +22,7 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ from torch.nn import functional as F
 from transformers import Cache
 
 from attngraph.errors import UserError
-from experiments.models.batch import Sample
-from experiments.models.losses import IGNORED, token_losses
+from experiments.models.batch import IGNORED, Sample, token_losses
 
 PROMPTS = 32  # at most so many in one pass
 PAIRS = 64  # of prompt and answer in one pass; more are slower on processors
@@ -206,17 +205,9 @@ def rank_from_cache(parts: Iterator[Opening], samples: int, k: int, label_smooth
     return _best_first(torch.stack(places), torch.stack(scores))
 
 
-class Scored(Protocol):
-    """What :func:`rank_one_by_one` needs of a family."""
-
-    def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]: ...
-    def logits(self, inputs: dict[str, Tensor]) -> Tensor: ...
-    def to_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]: ...
-
-
 @torch.no_grad()
 def rank_one_by_one(
-    family: Scored, samples: Sequence[Sample], answers: Sequence[str], k: int, label_smoothing: float = 0.0
+    family: Any, samples: Sequence[Sample], answers: Sequence[str], k: int, label_smoothing: float = 0.0
 ) -> Ranked:
     """The same without a cache, from what the family trains on: each prompt with each answer, in full."""
     pairs = [replace(sample, answer=answer) for sample in samples for answer in answers]

@@ -1,15 +1,25 @@
-"""Loading a model's weights."""
+"""A model's weights: loaded, saved and read quietly, and known by a digest."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from attngraph.errors import UserError
 from experiments.models.family import Checkpoint
+from experiments.models.vocabulary import in_folder
+from experiments.progress import is_quiet
+from experiments.shipped import shipped_folder
 
 OLD_BUFFERS = {"inv_freq", "masked_bias", "position_ids"}  # former versions of transformers saved them
 
@@ -29,7 +39,7 @@ def load_weights(
         UserError: the weights are not those of the configuration; see :func:`misfits`.
     """
     model, report = kind.from_pretrained(
-        checkpoint.name,
+        checkpoint.place,
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,
@@ -38,10 +48,7 @@ def load_weights(
     )
     wrong = misfits(model, report, complete)
     if wrong:
-        raise UserError(
-            f"--model {checkpoint.name}: {wrong}: give a checkpoint whose config.json and weights belong "
-            "together"
-        )
+        raise UserError(f"{wrong}: give a checkpoint whose config.json and weights belong together")
     return model.eval()
 
 
@@ -90,3 +97,52 @@ def _in_layer(name: str, lists: set[str]) -> bool:
     """Whether a weight lies in a numbered layer of one of some lists of modules."""
     parts = name.split(".")
     return any(part.isdigit() and ".".join(parts[:k]) in lists for k, part in enumerate(parts))
+
+
+@contextmanager
+def quiet_transformers(download: bool = False) -> Iterator[None]:
+    """Shows bars of progress for downloads, and none while weights are read from the disk or written; what is
+    wrong with these is told in our words alone.
+
+    Args:
+        download: whether the hub may be asked.
+    """
+    shown = logging.is_progress_bar_enabled()
+    verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    hub_logging.set_verbosity(logging.CRITICAL)
+    if not download or is_quiet():
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def weights_digest(path_or_name: str | Path | None = None) -> str:
+    """A digest of a checkpoint folder's weights, configuration, tokenizer and processor (None or a name of
+    :mod:`experiments.shipped`: a shipped folder), or of an original checkpoint and the vocabulary next
+    to it; a hub name stands for itself.
+    """
+    folder = shipped_folder(path_or_name) or Path(str(path_or_name))
+    if folder.is_file():
+        return _digest(_dated(filter(None, (folder, in_folder(folder.parent)))))
+    patterns = ("*.safetensors", "*config.json", "tokenizer.json", "chat_template*")
+    files = sorted(file for pattern in patterns for file in folder.glob(pattern)) if folder.is_dir() else []
+    return _digest(_dated(files)) if files else str(path_or_name)
+
+
+def _dated(files: Iterable[Path]) -> tuple[tuple[Path, int], ...]:
+    return tuple((file, file.stat().st_mtime_ns) for file in files)
+
+
+@cache
+def _digest(files: tuple[tuple[Path, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for file, _ in files:
+        with open(file, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:24]

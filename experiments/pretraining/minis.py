@@ -15,8 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from experiments.models import mini_blip
 from experiments.models.generation import IGNORED, decoder_logits, sequence_batch
-from experiments.models.mplug import mini as mini_mplug
-from experiments.models.mplug.questions import question_batch
+from experiments.models.mplug.family import question_batch
+from experiments.models.mplug.modeling import build_mini
 from experiments.pretraining.prompts import Prompt
 from experiments.pretraining.texts import CAPTION_PROMPTS
 from experiments.pretraining.tokenizer import build_tokenizer
@@ -237,7 +237,7 @@ MINIS = {
         recipe=Recipe(texts=5),
         starts="[CLS]",
         prompts_captions=False,
-        build=mini_mplug.build_model,
+        build=build_mini,
         arrange=rows,
         read=read_rows,
     ),

@@ -28,9 +28,9 @@ from attngraph.errors import UserError
 from experiments.errors import first_line
 from experiments.files import published, whole, write_bytes, write_json
 from experiments.models.generation import IGNORED, encode_images
+from experiments.models.images import normalise
 from experiments.models.loading import load_family
-from experiments.models.messages import quiet_transformers
-from experiments.models.mini_blip import normalise
+from experiments.models.weights import quiet_transformers
 from experiments.outputs import TRAINING_STATE, Outputs
 from experiments.pretraining import scoring
 from experiments.pretraining.minis import Mini, Recipe, Texts

@@ -13,9 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from attngraph.errors import UserError
 from experiments.errors import first_line
-from experiments.models.batch import Sample
+from experiments.models.batch import IGNORED, Sample, token_losses
 from experiments.models.family import Decoding, ModelFamily
-from experiments.models.losses import IGNORED, token_losses
 from experiments.pretraining.texts import KINDS
 from experiments.progress import Progress
 from experiments.scenes.drawing import draw

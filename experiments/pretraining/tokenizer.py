@@ -37,7 +37,7 @@ def build_vocabulary(words: Iterable[str]) -> dict[str, int]:
 def build_tokenizer(words: Iterable[str]) -> BertTokenizerFast:
     """The tokenizer over ``words``.
 
-    ``save_pretrained`` saves it, :func:`~experiments.models.mini_blip.load_model` reads it with the same ids.
+    ``save_pretrained`` saves it, :func:`~experiments.models.load_family` reads it with the same ids.
     """
     # Given as vocab=, not vocab_file=: the latter silently yields an empty vocabulary in transformers 5.
     return BertTokenizerFast(

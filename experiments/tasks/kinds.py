@@ -18,8 +18,7 @@ from experiments.datasets.reading import Unique, is_text, read_json, shown
 from experiments.metrics.captions import bleu4_from_counts, caption_scores
 from experiments.metrics.exact import ENTAILMENT_WORDS, entailment_scores
 from experiments.metrics.statistics import mean_statistics
-from experiments.models.family import Decoding
-from experiments.models.length_penalty import GNMT
+from experiments.models.family import GNMT, Decoding
 from experiments.models.mini_blip import DESCRIBE
 from experiments.tasks.formats import CAPTIONS, SNLI_VE
 from experiments.tasks.official import Official

@@ -84,7 +84,7 @@ class Budget:
         batch_size: examples per step.
         train_examples, eval_examples: how many examples to use at most (a fixed random subset); None for all.
         eval_seconds: to score one example, on one of two busy cores; for estimates.
-        augment: whether pictures are changed in training, see :mod:`experiments.models.transforms`.
+        augment: whether pictures are changed in training, see :mod:`experiments.models.images`.
     """
 
     steps: int = 250

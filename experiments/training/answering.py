@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.models.family import BLIP, Answering, Decoding, ModelFamily
-from experiments.models.length_penalty import LENGTH
+from experiments.models.family import BLIP, LENGTH, Answering, Decoding, ModelFamily
 from experiments.models.loading import type_of
 from experiments.models.ranking import Ranking
 from experiments.tasks.task import Task

@@ -21,7 +21,7 @@ from experiments.methods import method_named
 from experiments.methods.parameters import count_parameters
 from experiments.models import load_family
 from experiments.models.family import Answering
-from experiments.models.mini_blip import weights_digest
+from experiments.models.weights import weights_digest
 from experiments.outputs import is_pretrained
 from experiments.progress import note
 from experiments.tasks import TASKS

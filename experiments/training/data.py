@@ -14,8 +14,7 @@ from experiments.datasets.tables import Examples
 from experiments.methods.method import Vision
 from experiments.models.batch import Sample
 from experiments.models.family import ModelFamily
-from experiments.models.images import open_image
-from experiments.models.transforms import TrainingTransform, names_sides
+from experiments.models.images import TrainingTransform, names_sides, open_image
 from experiments.tasks.task import Task
 from experiments.training.features import FeatureCache
 from experiments.training.order import Place

@@ -16,10 +16,9 @@ from experiments.known import check_known
 from experiments.methods import METHODS, method_named
 from experiments.methods.method import Tuned
 from experiments.models import load_family
-from experiments.models.family import Answering, Decoding
-from experiments.models.length_penalty import LENGTH
-from experiments.models.mini_blip import weights_digest
+from experiments.models.family import LENGTH, Answering, Decoding
 from experiments.models.ranking import Ranking
+from experiments.models.weights import weights_digest
 from experiments.tasks import TASKS, Task
 from experiments.training.answering import GENERATE, WAYS, described, way_of
 from experiments.training.data import TaskData, subset

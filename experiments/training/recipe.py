@@ -38,7 +38,7 @@ class Recipe:
         weight_decay: AdamW's, on matrices only.
         label_smoothing: of the cross-entropy.
         clip: limit of the gradient norm.
-        augment: whether pictures are changed in training, see :mod:`experiments.models.transforms`.
+        augment: whether pictures are changed in training, see :mod:`experiments.models.images`.
         schedule: how the learning rate goes down: :data:`SCHEDULES`.
         precision: of the forward and backward pass; weights stay float32. ``auto`` is bfloat16 where it pays.
         checkpointing: whether activations are computed again in the backward pass, to save memory.

@@ -35,7 +35,7 @@ from experiments.configs.grid import Grid
 from experiments.configs.settings import Choice, Settings, chosen_settings
 from experiments.files import whole
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
-from experiments.models.mini_blip import weights_digest
+from experiments.models.weights import weights_digest
 from experiments.outputs import is_pretrained
 from experiments.shipped import shipped_folder
 from experiments.tasks import TASKS

@@ -34,7 +34,7 @@ from attngraph.errors import UserError
 from experiments.errors import first_line
 from experiments.files import whole, write_text
 from experiments.methods.method import Tuned
-from experiments.models.losses import IGNORED, token_losses
+from experiments.models.batch import IGNORED, token_losses
 from experiments.training.data import TaskData
 from experiments.training.device import agreed, half_precision, is_out_of_memory
 from experiments.training.loading import begin_loader, errors_of_loaders, loader_options

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from experiments import cli
 from experiments.configs.grid import load_preset
-from experiments.models.mini_blip import load_model, weights_digest
+from experiments.models import load_family
+from experiments.models.weights import weights_digest
 from experiments.report import post_hoc
 from experiments.report.compare import holm
 from experiments.report.frame import table_columns
@@ -155,7 +156,7 @@ def test_checkpoint_6_is_what_its_runs_started_from(tmp_path):
     unpack(STUDY / "seed-20.tar.xz", tmp_path)
     started = {json.loads(file.read_text())["settings"]["weights"] for file in tmp_path.rglob("config.json")}
     assert started == {weights_digest(folder)}
-    model, _ = load_model(folder)
+    model = load_family(folder).model
     assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {
         torch.float32
     }

@@ -1,27 +1,333 @@
-"""mPLUG (Li et al., 2022, arXiv:2205.12005): an image encoder, a text encoder, their fusion, a text decoder.
+r"""mPLUG (Li et al., 2022, arXiv:2205.12005): an image encoder, a text encoder, their fusion, a text decoder.
 
 Questions: image and question are fused, and the answer looks at the states of both. Captions: the decoder
 looks at the image's states directly.
+
+With image states :math:`V` and text states :math:`T`, a layer of the first kind of the fusion computes (each
+step with its residual and layer norm)
+
+.. math:: T \leftarrow \mathrm{FFN}(\mathrm{cross}(\mathrm{self}(T),\, V)),
+
+and leaves the image as it is. Every ``stride`` layers there is one of the second kind,
+
+.. math:: [V'; T'] = \mathrm{FFN}(\mathrm{self}([V; T])), \qquad V \leftarrow V + V', \quad T \leftarrow T',
+
+one self-attention over both in one sequence.
+Source: ``FusionLayer`` and ``FusionEncoder`` in models/modeling_mplug.py of github.com/X-PLUG/mPLUG, which
+builds more layers and parts of them than it runs; here are those that it runs.
 
 Axes: b examples, N image nodes, n words of the question, m of the answer, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
-from torch import Tensor
-from transformers import BertModel, GenerationMixin, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    BertConfig,
+    BertLMHeadModel,
+    BertModel,
+    Cache,
+    CLIPVisionConfig,
+    DynamicCache,
+    GenerationMixin,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.cache_utils import EncoderDecoderCache
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions
+from transformers.models.bert.modeling_bert import (
+    BertAttention,
+    BertIntermediate,
+    BertOutput,
+    BertPreTrainedModel,
+)
+from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPPreTrainedModel, CLIPVisionEmbeddings
+from transformers.utils import ModelOutput
 
-from experiments.models.mplug.configuration import MPlugConfig
-from experiments.models.mplug.decoder import MPlugTextDecoder
-from experiments.models.mplug.fusion import Fused, MPlugFusionModel
-from experiments.models.mplug.vision import MPlugVisionModel
+from experiments.models.mini_blip import grid_positions
 
-_WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
+WORDS = 30_522  # BERT's vocabulary; mPLUG adds no token
+DROPOUT = 0.1
+STRIDES = {"base": 3, "large": 6}
+_EMBEDDINGS = "text_decoder.bert.embeddings.word_embeddings.weight"
 _HEAD = "text_decoder.cls.predictions"
+
+
+class MPlugConfig(PretrainedConfig):
+    """The configuration of :class:`experiments.models.mplug.MPlugForConditionalGeneration`.
+
+    Args:
+        vision_config: of the image encoder, CLIP's.
+        text_config: of the text encoder, BERT's.
+        fuser_config: of the layers that join image and text, BERT's (transformers has another use for the
+            name ``fusion_config``).
+        decoder_config: of the text decoder, BERT's as a decoder with cross-attention.
+        stride: every so many layers of the fusion, but for the first, image and text attend to each other in
+            one sequence.
+        kwargs: of ``PretrainedConfig``.
+
+    Raises:
+        ValueError: the texts' three parts are not of one width, or the stride is not positive.
+    """
+
+    model_type = "mplug"
+    sub_configs = {
+        "vision_config": CLIPVisionConfig,
+        "text_config": BertConfig,
+        "fuser_config": BertConfig,
+        "decoder_config": BertConfig,
+    }
+
+    def __init__(
+        self,
+        vision_config: dict[str, Any] | CLIPVisionConfig | None = None,
+        text_config: dict[str, Any] | BertConfig | None = None,
+        fuser_config: dict[str, Any] | BertConfig | None = None,
+        decoder_config: dict[str, Any] | BertConfig | None = None,
+        stride: int = STRIDES["base"],
+        **kwargs: Any,
+    ):
+        self.vision_config = _config(CLIPVisionConfig, vision_config)
+        self.text_config = _config(BertConfig, text_config)
+        self.fuser_config = _config(BertConfig, fuser_config)
+        self.decoder_config = _config(BertConfig, decoder_config)
+        self.decoder_config.is_decoder = self.decoder_config.add_cross_attention = True
+        self.stride = stride
+        widths = {
+            self.text_config.hidden_size,
+            self.fuser_config.hidden_size,
+            self.decoder_config.hidden_size,
+        }
+        if len(widths) > 1:
+            raise ValueError(
+                f"text encoder, fusion and decoder have one width in mPLUG, not {sorted(widths)}"
+            )
+        if stride < 1:
+            raise ValueError(f"stride must be 1 or more, got {stride}")
+        kwargs.setdefault("tie_word_embeddings", True)
+        super().__init__(**kwargs)
+
+    def joins(self, layer: int) -> bool:
+        """Whether this layer of the fusion is one self-attention over image and text; else the text attends
+        to itself and then to the image."""
+        return layer > 0 and layer % self.stride == 0
+
+
+def _config(kind: type[PretrainedConfig], given: dict[str, Any] | PretrainedConfig | None) -> Any:
+    return given if isinstance(given, PretrainedConfig) else kind(**(given or {}))
+
+
+def sizes(
+    vision: dict[str, Any], text: dict[str, Any], layers: tuple[int, int, int], stride: int
+) -> MPlugConfig:
+    """A configuration with mPLUG's habits.
+
+    Args:
+        vision: sizes of the image encoder.
+        text: what text encoder, fusion and decoder share.
+        layers: of these three.
+        stride: see :class:`MPlugConfig`.
+    """
+    seen = dict(hidden_act="quick_gelu", layer_norm_eps=1e-5, attention_dropout=DROPOUT) | vision
+    dropout = dict(hidden_dropout_prob=DROPOUT, attention_probs_dropout_prob=DROPOUT)
+    shared = dropout | dict(layer_norm_eps=1e-12, hidden_act="gelu") | text
+    parts = [shared | dict(num_hidden_layers=count) for count in layers]
+    return MPlugConfig(seen, *parts, stride=stride)
+
+
+def mplug_base(side: int = 384) -> MPlugConfig:
+    """mPLUG with CLIP's ViT-B/16 (``config_bert_stride3.json`` of its authors).
+
+    Args:
+        side: of the picture, in pixels.
+    """
+    vision = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    return sizes(
+        vision | dict(image_size=side, patch_size=16), dict(vocab_size=WORDS), (6, 6, 12), STRIDES["base"]
+    )
+
+
+def mplug_large(side: int = 336) -> MPlugConfig:
+    """mPLUG with CLIP's ViT-L/14 (``config_bert.json`` of its authors), whose stride leaves no joined layer.
+
+    Args:
+        side: of the picture, in pixels.
+    """
+    vision = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
+    return sizes(
+        vision | dict(image_size=side, patch_size=14), dict(vocab_size=WORDS), (6, 6, 12), STRIDES["large"]
+    )
+
+
+AutoConfig.register(MPlugConfig.model_type, MPlugConfig, exist_ok=True)
+
+
+class MPlugVisionModel(CLIPPreTrainedModel):
+    """CLIP's image encoder, whose last layer norm is applied to all states and not only to the class token's:
+    pixels to states ``(b, 1 + patches, width)``, the class token's first.
+
+    Args:
+        config: the image encoder's.
+        width: of the texts. Where it is another, states are brought to it by a linear layer and a norm.
+        dropout: of these states in training.
+    """
+
+    config_class = CLIPVisionConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: CLIPVisionConfig, width: int | None = None, dropout: float = 0.0):
+        super().__init__(config)
+        own = config.hidden_size
+        self.embeddings = CLIPVisionEmbeddings(config)
+        self.pre_layernorm = nn.LayerNorm(own, eps=config.layer_norm_eps)
+        self.encoder = CLIPEncoder(config)
+        self.post_layernorm = nn.LayerNorm(own, eps=config.layer_norm_eps)
+        self.projection = None if width in (None, own) else Projection(own, width, dropout)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embedding
+
+    def forward(self, pixel_values: Tensor, **kwargs) -> BaseModelOutput:
+        """States of pixels ``(b, 3, side, side)``."""
+        states = self.pre_layernorm(self.embeddings(pixel_values))
+        states = self.post_layernorm(self.encoder(inputs_embeds=states, **kwargs).last_hidden_state)
+        return BaseModelOutput(
+            last_hidden_state=states if self.projection is None else self.projection(states)
+        )
+
+
+class Projection(nn.Module):
+    """States of the image encoder's width as the texts take them.
+
+    Args:
+        inputs, outputs: widths.
+        dropout: in training.
+    """
+
+    def __init__(self, inputs: int, outputs: int, dropout: float):
+        super().__init__()
+        self.dense = nn.Linear(inputs, outputs)
+        self.norm = nn.LayerNorm(outputs, eps=1e-12)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """``(b, n, inputs)`` to ``(b, n, outputs)``."""
+        return self.dropout(self.norm(self.dense(states)))
+
+
+@dataclass
+class Fused(ModelOutput):
+    """What the decoder looks at.
+
+    Args:
+        last_hidden_state: ``(b, N + n, D)``, the image's states and then the text's.
+        attention_mask: ``(b, N + n)``, 0 at padding.
+        image_nodes: bool ``(b, N + n)``, which of them are the image's.
+    """
+
+    last_hidden_state: Tensor | None = None
+    attention_mask: Tensor | None = None
+    image_nodes: Tensor | None = None
+
+
+class FusionLayer(GradientCheckpointingLayer):
+    """A layer in which the text attends to itself and then to the image."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.attention = BertAttention(config)
+        self.crossattention = BertAttention(config, is_cross_attention=True)
+        self.intermediate = BertIntermediate(config)
+        self.output = BertOutput(config)
+
+    def forward(self, text: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:
+        """Text states ``(b, n, D)`` after they have looked at image states ``(b, N, D)``; ``mask`` is what
+        transformers makes of the text's padding."""
+        states, _ = self.attention(text, mask, modalities=("text", "text"))
+        states, _ = self.crossattention(states, encoder_hidden_states=image, modalities=("text", "image"))
+        return self.output(self.intermediate(states), states)
+
+
+class JoinedLayer(GradientCheckpointingLayer):
+    """A layer in which image and text attend to each other in one sequence."""
+
+    def __init__(self, config: BertConfig):
+        super().__init__()
+        self.attention = BertAttention(config)
+        self.intermediate = BertIntermediate(config)
+        self.output = BertOutput(config)
+
+    def forward(self, states: Tensor, mask: Tensor | None, image_nodes: Tensor) -> Tensor:
+        """States ``(b, N + n, D)`` to the same; ``mask`` as in :class:`FusionLayer`."""
+        states, _ = self.attention(states, mask, modalities=(image_nodes, image_nodes))
+        return self.output(self.intermediate(states), states)
+
+
+class MPlugFusionModel(BertPreTrainedModel):
+    """All layers of the fusion.
+
+    Args:
+        config: the whole model's.
+    """
+
+    config_class = BertConfig
+
+    def __init__(self, config: MPlugConfig):
+        own = cast(BertConfig, config.fuser_config)
+        super().__init__(own)
+        kinds = [
+            JoinedLayer if config.joins(layer) else FusionLayer for layer in range(own.num_hidden_layers)
+        ]
+        self.layer = nn.ModuleList([kind(own) for kind in kinds])
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(self, text: Tensor, image: Tensor, text_mask: Tensor) -> Fused:
+        """Image and text after they have seen each other.
+
+        Args:
+            text: ``(b, n, D)``, from the text encoder.
+            image: ``(b, N, D)``, from the image encoder.
+            text_mask: ``(b, n)``, 0 at padding.
+        """
+        count = image.shape[1]
+        whole_mask = torch.cat([text_mask.new_ones(image.shape[:2]), text_mask], 1)
+        nodes = (torch.arange(whole_mask.shape[1], device=image.device) < count).expand_as(whole_mask)
+        mask = create_bidirectional_mask(self.config, text, text_mask)
+        for layer in self.layer:
+            if isinstance(layer, JoinedLayer):
+                both = torch.cat([image, text], 1)
+                both = layer(both, create_bidirectional_mask(self.config, both, whole_mask), nodes)
+                image, text = image + both[:, :count], both[:, count:]
+            else:
+                text = layer(text, image, mask)
+        return Fused(torch.cat([image, text], 1), whole_mask, nodes)
+
+
+class MPlugTextDecoder(BertLMHeadModel):
+    """BERT's decoder with causal self-attention, and cross-attention to what it is given.
+
+    ``generate`` takes ``encoder_hidden_states`` and ``encoder_attention_mask`` besides the prompt. Their
+    keys and values are computed once."""
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """transformers' own, with a place for the keys and values of cross-attention in the cache: it gives
+        decoders without an encoder of their own none."""
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        for name in ("cache", "past_key_values"):  # the argument's name changed between releases
+            cache = inputs.get(name)
+            if isinstance(cache, Cache) and not isinstance(cache, EncoderDecoderCache):
+                inputs[name] = EncoderDecoderCache(cache, DynamicCache())
+        return inputs
 
 
 class MPlugForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -37,7 +343,7 @@ class MPlugForConditionalGeneration(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
-    _tied_weights_keys = {f"{_HEAD}.decoder.weight": _WORDS, f"{_HEAD}.decoder.bias": f"{_HEAD}.bias"}
+    _tied_weights_keys = {f"{_HEAD}.decoder.weight": _EMBEDDINGS, f"{_HEAD}.decoder.bias": f"{_HEAD}.bias"}
 
     def __init__(self, config: MPlugConfig):
         super().__init__(config)
@@ -146,3 +452,44 @@ class MPlugForConditionalGeneration(PreTrainedModel, GenerationMixin):
             encoder_attention_mask=states.attention_mask,
             **kwargs,
         )
+
+
+def build_mini(
+    tokenizer: PreTrainedTokenizerBase,
+    width: int = 128,
+    vision_layers: int = 4,
+    layers: tuple[int, int, int] = (2, 4, 4),
+    heads: int = 4,
+) -> MPlugForConditionalGeneration:
+    """A freshly initialised mini-mPLUG for 64x64 images in patches of 8 (65 image states), without dropout.
+
+    With the stride of mPLUG-base the last of four fusion layers is one attention over image and text.
+
+    Args:
+        tokenizer: from ``build_tokenizer``, with ``[CLS]`` as its start token; gives the vocabulary and the
+            ids of the start and end tokens.
+        width: hidden width of all parts; the feed-forward width is 4 times this.
+        vision_layers: depth of the image encoder.
+        layers: depth of text encoder, fusion and decoder.
+        heads: attention heads in all parts.
+    """
+    shared = dict(hidden_size=width, intermediate_size=4 * width, num_attention_heads=heads)
+    vision = shared | dict(
+        num_hidden_layers=vision_layers, image_size=64, patch_size=8, attention_dropout=0.0
+    )
+    text = shared | dict(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=tokenizer.model_max_length,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    config = sizes(vision, text, layers, STRIDES["base"])
+    config._attn_implementation = "eager"
+    model = MPlugForConditionalGeneration(config)
+    with torch.no_grad():  # see grid_positions: from noise a model this small learns no left and right
+        positions = model.vision_model.embeddings.position_embedding.weight
+        positions[1:] = grid_positions(64 // 8, width)
+    return model

@@ -9,7 +9,6 @@ import copy
 import re
 import shutil
 import tempfile
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,19 +40,25 @@ def world(tmp_path_factory) -> World:
 
 
 @pytest.fixture(scope="module")
-def load_model():
+def load_weights():
     """Loads each captioner once: many commands begin with it. What is damaged has a path of its own."""
-    loaded = cache(blip.load_model)
-    return lambda name, download: copy.deepcopy(loaded(name, download))
+    loaded, load = {}, blip.load_weights
+
+    def once(kind, checkpoint, **options):
+        if checkpoint.place not in loaded:
+            loaded[checkpoint.place] = load(kind, checkpoint, **options)
+        return copy.deepcopy(loaded[checkpoint.place])
+
+    return once
 
 
 @pytest.fixture(autouse=True)
-def restored(monkeypatch, world, load_model):
+def restored(monkeypatch, world, load_weights):
     """What commands change in their process is undone; temporary files come where they are seen. Without
     progress and notes, whatever is on standard error is the message.
     """
     monkeypatch.setenv(QUIET, "1")
-    monkeypatch.setattr(blip, "load_model", load_model)
+    monkeypatch.setattr(blip, "load_weights", load_weights)
     threads = torch.get_num_threads()
     temporary = world.folder / "tmp"
     temporary.mkdir(exist_ok=True)

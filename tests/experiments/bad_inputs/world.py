@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from experiments.models.mini_blip import weights_digest
+from experiments.models.weights import weights_digest
 from experiments.scenes.write import Sizes, make_scenes, write_scenes
 from experiments.tasks import TASKS
 from experiments.tasks.formats import write_predictions

@@ -16,7 +16,8 @@ import pytest
 
 from experiments.cli import main
 from experiments.configs.grid import load_preset
-from experiments.models.mini_blip import CHECKPOINT, weights_digest
+from experiments.models.mini_blip import CHECKPOINT
+from experiments.models.weights import weights_digest
 from experiments.report.compare import compare_with_baseline
 from experiments.report.runs import Run
 from experiments.tasks import tasks_named

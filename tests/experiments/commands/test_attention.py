@@ -27,10 +27,8 @@ from experiments.inspect.questions import ask, region
 from experiments.inspect.source import Source
 from experiments.inspect.words import words_of
 from experiments.models import load_family
-from experiments.models.batch import Batch, Sample
-from experiments.models.mini_blip import load_model, preprocess
-from experiments.models.pictures import Pictures
-from experiments.models.text import Text
+from experiments.models.batch import Batch, Sample, Text
+from experiments.models.images import Pictures, preprocess
 from experiments.scenes.drawing import draw
 from experiments.scenes.scene import scenes
 from tests.experiments.tiny import save, save_adapter
@@ -105,7 +103,8 @@ def test_the_mass_is_what_the_weights_say(tmp_path, monkeypatch):
         3,
     )
     (asked, *_), things = seen["asked"]
-    model, tokenizer = load_model()
+    family = load_family()
+    model, tokenizer = family.model, family.tokenizer
     ids = torch.tensor(
         [[tokenizer.bos_token_id, *tokenizer(asked.prompt, add_special_tokens=False).input_ids]]
     )

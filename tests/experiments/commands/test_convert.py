@@ -5,11 +5,10 @@ import json
 import pytest
 
 from experiments.cli import main
-from tests.experiments.models.original.authors_blip import SIDE, WORDS, save_checkpoint
+from tests.experiments.models.original.authors_blip import SIDE, WORDS, save_checkpoint, weights
 
 FILES = {
     "config.json",
-    "conversion.json",
     "generation_config.json",
     "model.safetensors",
     "preprocessor_config.json",
@@ -28,13 +27,8 @@ def convert(checkpoint, out, *more: str) -> int:
     return main(["convert", "blip", str(checkpoint), "--out", str(out), *map(str, more)])
 
 
-def told(err: str) -> list[str]:
-    """The lines of standard error but those on a tiny checkpoint's layers."""
-    return [line for line in err.splitlines() if "where the authors' checkpoints have" not in line]
-
-
 def one_line(capsys) -> str:
-    (line,) = told(capsys.readouterr().err)
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("attngraph: ")
     return line
 
@@ -42,11 +36,10 @@ def one_line(capsys) -> str:
 def test_what_is_printed_and_written(checkpoint, tmp_path, capsys):
     assert convert(checkpoint, tmp_path / "out") == 0
     shown = capsys.readouterr()
-    assert told(shown.err) == [f"saved: {tmp_path / 'out'}"]
-    lines = shown.out.splitlines()
-    assert lines[0].startswith(f"{checkpoint}: captioner, image encoder and text decoder")
-    counts = [int(line.split()[0]) for line in lines[2:]]
-    assert lines[1] == f"{sum(counts)} tensors", "each of them once"
+    assert shown.err == f"saved: {tmp_path / 'out'}\n"
+    first, second = shown.out.splitlines()
+    assert first.startswith(f"{checkpoint}: captioner, image encoder and text decoder")
+    assert second == f"{len(weights('pretraining'))} tensors in the file, 91 in the model"
     assert {file.name for file in (tmp_path / "out").iterdir()} == FILES
 
 
@@ -84,7 +77,7 @@ def test_a_failure_leaves_nothing(checkpoint, tmp_path, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("experiments.models.original.conversion.write_json", full)
+    monkeypatch.setattr("experiments.commands.convert.save_converted", full)
     assert convert(checkpoint, tmp_path / "out") == 2
     assert "No space left" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
@@ -99,6 +92,7 @@ def test_a_failure_leaves_nothing(checkpoint, tmp_path, capsys, monkeypatch):
         (["--side", "100000"], "--side"),
         (["--tokenizer", "no/such"], "no/such cannot be found"),
         (["--as", "captoiner"], "did you mean captioner?"),
+        (["--as", "whole"], "--as whole: BLIP has no such arrangement"),
     ],
 )
 def test_wrong_options_are_one_line(words, match, checkpoint, tmp_path, capsys):
@@ -114,3 +108,11 @@ def test_a_vocabulary_from_another_place(checkpoint, tmp_path):
     assert convert(checkpoint, tmp_path / "out", "--tokenizer", tmp_path / "words.txt") == 0
     saved = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
     assert saved["model"]["vocab"] == {word: place for place, word in enumerate(WORDS)}
+
+
+@pytest.mark.parametrize("kind, other", [("vqa", "captioner"), ("caption", "vqa")])
+def test_arrangements_that_a_file_does_not_give(kind, other, tmp_path, capsys):
+    file = save_checkpoint(tmp_path, kind)
+    assert convert(file, tmp_path / "out", "--as", other) == 2
+    assert f"convert it --as {'vqa' if kind == 'vqa' else 'captioner'}" in one_line(capsys)
+    assert not (tmp_path / "out").exists()

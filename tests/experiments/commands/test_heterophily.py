@@ -20,8 +20,7 @@ from experiments.commands import heterophily
 from experiments.inspect import labeller
 from experiments.inspect.heterophily_report import screen
 from experiments.inspect.options import open_source
-from experiments.models.batch import Batch, Sample
-from experiments.models.text import Text
+from experiments.models.batch import Batch, Sample, Text
 from experiments.scenes.words import PARTS, all_words, parts_of_speech
 from tests.attngraph.reading.zoo import FAMILIES
 from tests.experiments.tiny import adapted

@@ -18,7 +18,7 @@ from experiments.configs.grid import load_preset
 from experiments.configs.settings import Choice, chosen_settings
 from experiments.files import write_json
 from experiments.methods import METHODS
-from experiments.models.mini_blip import weights_digest
+from experiments.models.weights import weights_digest
 from experiments.outputs import TRAINING_STATE
 from experiments.training import search as races
 from experiments.training.execution import Execution

@@ -21,8 +21,7 @@ from experiments.commands import tsne
 from experiments.inspect.options import open_source
 from experiments.inspect.point_clouds import node_labels
 from experiments.inspect.words import PATCH_NAMES
-from experiments.models.batch import Batch, Sample
-from experiments.models.text import Text
+from experiments.models.batch import Batch, Sample, Text
 from experiments.scenes.drawing import patch_targets
 from experiments.training.lock import sole_use
 from tests.experiments.tiny import save_adapter

@@ -11,13 +11,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from attngraph.errors import UserError
-from experiments.models import Batch, Checkpoint, Decoding, ModelFamily, Sample, register
-from experiments.models.losses import IGNORED
-from experiments.models.text import Text
-from experiments.models.weights import load_weights
+from experiments.models import (
+    IGNORED,
+    Batch,
+    Checkpoint,
+    Decoding,
+    ModelFamily,
+    Sample,
+    Text,
+    load_weights,
+    register,
+)
 
 
 @register
@@ -39,7 +46,7 @@ class Blind(ModelFamily):
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> Blind:
         model = load_weights(AutoModelForCausalLM, checkpoint)
-        return cls(model, AutoTokenizer.from_pretrained(checkpoint.name, **checkpoint.options))
+        return cls(model, AutoTokenizer.from_pretrained(checkpoint.place, **checkpoint.options))
 
     def check(self, samples: Sequence[Sample]) -> None:
         if any(sample.answer is None for sample in samples):
@@ -67,14 +74,7 @@ class Blind(ModelFamily):
     def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
         prompts = [torch.tensor([self.start, *self._ids(sample.prompt)]) for sample in samples]
         inputs = self.to_device(self._padded(prompts, "left"))
-        settings = GenerationConfig(
-            max_new_tokens=decoding.max_new_tokens,
-            min_new_tokens=decoding.min_new_tokens or None,
-            num_beams=decoding.num_beams,
-            length_penalty=decoding.exponent,
-            eos_token_id=self.end,
-            pad_token_id=self.end,
-        )
+        settings = decoding.settings(end=self.end, padding=self.end)
         ids = self.model.generate(**inputs, generation_config=settings)[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 

@@ -10,7 +10,7 @@ from transformers import BertTokenizerFast, ViTImageProcessor
 from attngraph import capture
 from attngraph.errors import UserError
 from experiments.inspect.options import add_source_arguments, open_source, settings_of
-from experiments.models.mini_blip import load_model
+from experiments.models import load_family
 from experiments.scenes.scene import Scene
 from tests.attngraph.reading.zoo import FAMILIES
 
@@ -86,7 +86,7 @@ def test_graphs_are_those_of_a_forward_pass():
     ((batch, graphs),) = found.graphs()
     ((name, graph),) = graphs.items()
     assert graph.shape[:2] == (2, 1) and graph.kind == "cross"
-    model, _ = load_model()
+    model = load_family().model
     whole = capture(model, batch.inputs)[name]
     torch.testing.assert_close(graph.weight, whole.weight[:, 1:2])
     assert found.reweighted(name, graph) is None

@@ -13,8 +13,7 @@ from attngraph.errors import UserError
 from experiments.inspect.labeller import UNTAGGED, Labeller
 from experiments.inspect.options import add_source_arguments, open_source
 from experiments.inspect.words import patches_of, whole_words, word_spans, words_of
-from experiments.models.batch import Batch, Sample
-from experiments.models.text import Text
+from experiments.models.batch import Batch, Sample, Text
 from experiments.scenes.drawing import patch_targets
 from experiments.scenes.scene import scenes
 from tests.experiments.tiny import captioner, save, tokenizer

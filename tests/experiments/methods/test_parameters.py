@@ -9,7 +9,7 @@ from experiments.configs.settings import Settings
 from experiments.methods import method_named
 from experiments.methods.parameters import Part, count_parameters
 from experiments.models import load_family
-from experiments.models.full_size import blip_base_without_weights
+from experiments.models.blip import blip_base_without_weights
 
 PAPER = Settings(reduction=8)
 LAYERS = "text_decoder.bert.encoder.layer.*."

@@ -12,9 +12,9 @@ from attngraph.errors import UserError
 from experiments.methods import Tuned, method_named
 from experiments.methods.peft import attention_projections
 from experiments.models import Decoding, ModelFamily
-from experiments.models.losses import IGNORED
+from experiments.models.batch import IGNORED
 from tests.attngraph.reading.zoo import FAMILIES as ZOO
-from tests.experiments.models.test_ranking import ANSWERS, check
+from tests.experiments.models.test_contract import ANSWERS, check_ranking
 from tests.experiments.models.writers import SAMPLES, WRITERS, load
 
 SETTINGS = {
@@ -58,7 +58,7 @@ def test_ranking_from_a_cache_gives_what_one_pass_for_each_answer_gives(name, ki
     """Prompts of several lengths, padded; and answers are generated, with beams."""
     family = load(kind)
     tuned(name, family)
-    check(family, SAMPLES, ANSWERS, 4)
+    check_ranking(family, SAMPLES, ANSWERS, 4)
     together = family.generate(SAMPLES, Decoding(6, 3))
     assert together == [family.generate([sample], Decoding(6, 3))[0] for sample in SAMPLES]
 

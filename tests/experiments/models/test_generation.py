@@ -1,93 +1,30 @@
-"""Prefix, padding, caching and loss of the decoder, on a small untrained model."""
+"""How texts are written: the decoder's inputs, penalties of lengths against every text that there is, and the
+search of released code against one written from the rules of transformers 4.15."""
+
+import copy
+import itertools
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from attngraph.errors import UserError
-from experiments.models.generation import (
-    IGNORED,
-    decoder_logits,
-    decoder_loss,
-    encode_images,
-    frozen_image_states,
-    generate_text,
-    sequence_batch,
-)
-from experiments.models.mini_blip import build_model
+from experiments.models import IGNORED, Decoding
+from experiments.models.family import EXPONENTS, GNMT, LENGTH, Gnmt
+from experiments.models.generation import best_texts, generate_text, sequence_batch
 from experiments.pretraining.tokenizer import build_tokenizer
+from tests.experiments.models.writers import SAMPLES, load
 
 WORDS = "how many red circles are there is the star left of a square one two three with two".split()
-PROMPTS = ["", "how many red circles are there ?", "is the star left of a square", "a circle"]
+BEAMS, LEAST, MOST = 3, 4, 9
+END = 0
+LONG = 2  # tokens of the longest of all texts
+PENALTIES = {LENGTH: lambda t: t, GNMT: lambda t: ((5 + t) / 6) ** 0.6}
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
     return build_tokenizer(WORDS)
-
-
-@pytest.fixture(scope="module")
-def model(tokenizer):
-    torch.manual_seed(0)
-    model = build_model(tokenizer, width=32, vision_layers=1, text_layers=2, heads=4).eval()
-    with (
-        torch.no_grad()
-    ):  # far from zero, so that generated texts differ; words only, and now and then an end
-        for name, parameter in model.text_decoder.named_parameters():
-            if parameter.dim() == 2:
-                parameter.mul_(3 if "embeddings" in name else 8)
-        bias = model.text_decoder.cls.predictions.bias
-        bias.fill_(-100)
-        bias[[tokenizer.convert_tokens_to_ids(word) for word in WORDS]] = 0
-        bias[tokenizer.sep_token_id] = 0.5
-    return model
-
-
-@pytest.fixture(scope="module")
-def states(model):
-    return frozen_image_states(model, torch.randn(len(PROMPTS), 3, 64, 64), batch_size=3)
-
-
-def test_frozen_states_equal_trainable_ones(model):
-    pixels = torch.randn(3, 3, 64, 64)
-    trainable = encode_images(model, pixels)
-    assert trainable.shape == (3, 65, 32) and trainable.requires_grad
-    assert torch.allclose(frozen_image_states(model, pixels, batch_size=2), trainable, atol=1e-5)
-
-
-def test_more_tokens_than_positions_are_refused(model, tokenizer, states):
-    longest = tokenizer.model_max_length
-    options = dict(min_new_tokens=longest, max_new_tokens=longest)
-    (text,) = generate_text(model, tokenizer, states[:1], [PROMPTS[1]], **options)
-    assert len(text.split()) > longest - 5, "so many can be written"
-    with pytest.raises(
-        UserError, match=f"max_new_tokens is {longest + 1}, and the model has {longest} positions"
-    ):
-        generate_text(model, tokenizer, states[:1], [PROMPTS[1]], max_new_tokens=longest + 1)
-
-
-@pytest.mark.parametrize("beams", [1, 3])
-def test_generation_does_not_depend_on_padding_or_cache(model, tokenizer, states, beams):
-    together = generate_text(model, tokenizer, states, PROMPTS, max_new_tokens=8, num_beams=beams)
-    alone = [
-        generate_text(model, tokenizer, states[i : i + 1], [prompt], max_new_tokens=8, num_beams=beams)[0]
-        for i, prompt in enumerate(PROMPTS)
-    ]
-    uncached = generate_text(
-        model, tokenizer, states, PROMPTS, max_new_tokens=8, num_beams=beams, use_cache=False
-    )
-    assert together == alone
-    assert together == uncached
-    assert len(set(together)) > 1  # the model says something, and not the same everywhere
-
-
-def test_greedy_generation_follows_the_training_logits(model, tokenizer, states):
-    text = generate_text(model, tokenizer, states, PROMPTS, max_new_tokens=6)
-    for i, prompt in enumerate(PROMPTS):
-        batch = sequence_batch(tokenizer, [prompt], [text[i]])
-        logits = decoder_logits(model, states[i : i + 1], batch)[0]
-        first = (batch["labels"][0] != IGNORED).nonzero()[0, 0]
-        expected = logits[first - 1].argmax()
-        assert batch["labels"][0, first] == expected
 
 
 def test_batch_layout(tokenizer):
@@ -102,36 +39,199 @@ def test_batch_layout(tokenizer):
     assert batch["position_ids"][1].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_loss_covers_answer_and_end_token_only(model, tokenizer, states):
-    batch = sequence_batch(tokenizer, PROMPTS, ["two", "three", "a star", "red"])
-    loss = decoder_loss(model, states, batch)
-    log_probabilities = decoder_logits(model, states, batch).log_softmax(-1)
-    by_hand = [
-        -log_probabilities[b, i - 1, batch["labels"][b, i]]
-        for b in range(len(PROMPTS))
-        for i in range(1, batch["labels"].shape[1])
-        if batch["labels"][b, i] != IGNORED
-    ]
-    assert len(by_hand) == 2 + 2 + 3 + 2
-    assert torch.allclose(loss, torch.stack(by_hand).mean(), atol=1e-5)
-    per_text = decoder_loss(model, states, batch, reduction="none")
-    assert per_text.shape == (4,) and torch.allclose(per_text.sum(), torch.stack(by_hand).sum(), atol=1e-4)
-    assert decoder_loss(model, states, batch, label_smoothing=0.1) != loss
+def test_long_texts_are_cut_to_the_positions_of_the_model(tokenizer):
+    long, longest = "circle " * 300, tokenizer.model_max_length
+    ids = sequence_batch(tokenizer, [long, long], ["two", long])["input_ids"]
+    assert ids.shape[1] == longest and (ids[:, -1] == tokenizer.sep_token_id).all()
 
 
-def test_loss_does_not_depend_on_padding(model, tokenizer, states):
-    answers = ["two", "three", "a star", "red"]
-    together = decoder_loss(model, states, sequence_batch(tokenizer, PROMPTS, answers), reduction="none")
-    for i, (prompt, answer) in enumerate(zip(PROMPTS, answers, strict=True)):
-        alone = decoder_loss(model, states[i : i + 1], sequence_batch(tokenizer, [prompt], [answer]))
-        count = len(answer.split()) + 1
-        assert torch.allclose(together[i] / count, alone, atol=1e-4)
+def test_as_many_tokens_as_positions_can_be_written():
+    family = load("blip")
+    states, longest = family.encode_images([SAMPLES[0].image]), family.longest
+    decoding = Decoding(longest, min_new_tokens=longest)
+    (text,) = generate_text(family.model, family.tokenizer, states, ["a red ball"], decoding)
+    assert len(text.split()) > longest - 5
+    with pytest.raises(UserError, match=f"max_new_tokens is {longest + 1}, and the model has {longest} pos"):
+        generate_text(family.model, family.tokenizer, states, ["a"], Decoding(longest + 1))
 
 
-def test_long_texts_are_cut_to_the_positions_of_the_model(model, tokenizer, states):
-    long = "circle " * 300
-    batch = sequence_batch(tokenizer, [long, long], ["two", long])
-    assert batch["input_ids"].shape[1] == tokenizer.model_max_length
-    assert batch["input_ids"][0, -1] == batch["input_ids"][1, -1] == tokenizer.sep_token_id
-    assert torch.isfinite(decoder_loss(model, states[:2], batch))
-    assert len(generate_text(model, tokenizer, states[:1], [long], max_new_tokens=5)) == 1
+def test_the_exponent():
+    for length in (1, 2, 25):
+        assert length ** Gnmt(0.6) == PENALTIES[GNMT](length)
+        assert length ** copy.deepcopy(EXPONENTS[GNMT]) == PENALTIES[GNMT](length)
+        assert length ** EXPONENTS[LENGTH] == length
+
+
+@torch.no_grad()
+def log_probabilities(family, sample) -> dict[tuple[int, ...], float]:
+    """Of every text: those that end, and those of ``LONG`` tokens."""
+    words, end = family.model.text_decoder.config.vocab_size, family.tokenizer.sep_token_id
+    found = {}
+    for length in range(1, LONG + 1):
+        texts = list(itertools.product([word for word in range(words) if word != end], repeat=length - 1))
+        inputs = family.training_inputs([sample] * len(texts))
+        start = inputs["input_ids"][:, :1]
+        ids = torch.cat([start, torch.tensor(texts, dtype=torch.long).view(len(texts), -1)], 1)
+        inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        inputs["position_ids"] = torch.arange(length).expand_as(ids)
+        steps = family.logits(inputs).log_softmax(-1)
+        for text, step in zip(texts, steps):
+            before = sum(step[k, word].item() for k, word in enumerate(text))
+            for last in range(words) if length == LONG else [end]:
+                found[(*text, last)] = before + step[-1, last].item()
+    return found
+
+
+@pytest.mark.parametrize("name", ["mplug", "blip-vqa"])
+def test_the_best_of_all_texts_is_found(name):
+    family = load(name)
+    wide = family.model.text_decoder.config.vocab_size ** (LONG - 1)
+    best = {penalty: [] for penalty in PENALTIES}
+    for sample in SAMPLES:
+        found = log_probabilities(family, sample)
+        for penalty, of in PENALTIES.items():
+            text = max(found, key=lambda ids: found[ids] / of(len(ids)))
+            best[penalty].append(family.tokenizer.decode(text, skip_special_tokens=True).strip())
+    assert best[LENGTH] != best[GNMT], "or the test shows nothing"
+    for penalty, texts in best.items():
+        assert family.generate(SAMPLES, Decoding(LONG, wide, length_penalty=penalty)) == texts
+
+
+@pytest.mark.parametrize("name", ["blip", "mplug", "blip-vqa", "captioner", "llava"])
+def test_families_heed_it_where_there_are_beams(name, monkeypatch):
+    family, given = load(name), []
+    writer = getattr(family.model, "text_decoder", family.model)
+    write = writer.generate
+
+    def noted(*args, generation_config, **inputs):
+        given.append(generation_config.length_penalty)
+        return write(*args, generation_config=generation_config, **inputs)
+
+    monkeypatch.setattr(writer, "generate", noted)
+    for beams, kind in ((1, float), (2, Gnmt)):
+        given.clear()
+        family.generate(SAMPLES, Decoding(2, beams, length_penalty=GNMT))
+        assert {type(exponent) for exponent in given} == {kind}
+
+
+def best_of(score, prompt, end, beams, least, most):
+    """One prompt, without a cache: the ids after it of the text that 4.15's ``BeamSearchScorer`` returns.
+
+    Args:
+        score: ids of a whole text -> log-probabilities of the next token.
+    """
+    going, ended, length = [(0.0, prompt)], [], len(prompt)
+    while True:
+        candidates = []
+        for total, ids in going:
+            steps = score(ids).tolist()
+            steps[end] = -float("inf") if length < least else steps[end]
+            candidates += [(total + step, [*ids, token]) for token, step in enumerate(steps)]
+        candidates = sorted(candidates, key=lambda candidate: -candidate[0])[: 2 * beams]
+        ended += [(p / length, ids[:-1]) for p, ids in candidates[:beams] if ids[-1] == end]
+        ended = sorted(ended, key=lambda text: -text[0])[:beams]
+        if len(ended) == beams and ended[-1][0] >= candidates[0][0] / length:
+            break
+        going = [candidate for candidate in candidates if candidate[1][-1] != end][:beams]
+        length += 1
+        if length >= most:
+            ended += [(p / length, ids) for p, ids in going]
+            break
+    return max(ended, key=lambda text: text[0])[1][len(prompt) :]
+
+
+@torch.no_grad()
+def expected(family, samples, beams, least, most):
+    """What :func:`best_of` finds for each, as text."""
+    model, tokenizer, states = (
+        family.model,
+        family.tokenizer,
+        family.image_states(family.image_inputs(samples)),
+    )
+    prompts = [tokenizer(sample.prompt, add_special_tokens=False)["input_ids"] for sample in samples]
+    if family.name == "blip_vqa":  # the answer sees all of the questions' states, those of padding too
+        start, end = tokenizer.convert_tokens_to_ids("[ENC]"), tokenizer.sep_token_id
+        rows = [torch.tensor([start, *words, end]) for words in prompts]
+        asked = torch.nn.utils.rnn.pad_sequence(rows, True, tokenizer.pad_token_id)
+        mask = (asked != tokenizer.pad_token_id).long()
+        states = model.text_encoder(asked, mask, encoder_hidden_states=states)[0]
+        prompts = [[]] * len(samples)
+    texts = []
+    for state, words in zip(states, prompts):
+
+        def score(ids, state=state):
+            output = model.text_decoder(torch.tensor([ids]), encoder_hidden_states=state[None])
+            return F.log_softmax(output.logits[0, -1].float(), -1)
+
+        prompt = [tokenizer.bos_token_id, *words]
+        texts.append(tokenizer.decode(best_of(score, prompt, tokenizer.sep_token_id, beams, least, most)))
+    return texts
+
+
+class Drawn:
+    """A decoder whose next token depends on the whole text before, by chance; its cache holds the texts."""
+
+    def __init__(self, seed, prompts):
+        self.seed, self.ids, self.samples, self.texts = (
+            seed,
+            torch.tensor(prompts),
+            range(len(prompts)),
+            prompts,
+        )
+
+    def score(self, ids):
+        drawn = torch.Generator().manual_seed(hash((self.seed, *ids)) % 2**31)
+        logits = torch.randn(8, generator=drawn) * (1 if self.seed % 2 else 3)
+        logits[END] += 1 if self.seed % 2 else 2
+        return F.log_softmax(logits, -1)
+
+    def begin(self):
+        return torch.stack([self.score(text) for text in self.texts]), self
+
+    def batch_select_indices(self, rows):
+        self.texts = [self.texts[row] for row in rows]
+
+    def step(self, cache, _, ids):
+        cache.texts = [[*text, token] for text, (token,) in zip(cache.texts, ids.tolist())]
+        return torch.stack([self.score(text) for text in cache.texts])[:, None]
+
+
+def test_the_search_is_that_of_transformers_4_15():
+    for seed in (*range(6), 20, 56):  # at 20 the end of the search decides, at 56 who counts as ended
+        prompts = [[1, 1, 1, k, seed % 7] for k in range(5)]
+        part = Drawn(seed, prompts)
+        for beams, least, most in ((1, 0, 9), (2, 0, 14), (3, 6, 14), (3, 0, 6), (3, 0, 4)):
+            found = best_texts(part, END, beams, least, most)
+            assert found == [best_of(part.score, prompt, END, beams, least, most) for prompt in prompts]
+
+
+@pytest.mark.parametrize("name, beams", [("blip", 1), ("blip", BEAMS), ("blip-vqa", BEAMS)])
+def test_families_write_so(name, beams):
+    family = load(name)
+    texts = expected(family, SAMPLES, beams, LEAST, MOST)
+    assert family.generate(SAMPLES, Decoding(MOST, beams, LEAST, as_released="blip")) == texts
+    assert family.generate(SAMPLES, Decoding(MOST, beams, LEAST)) != texts, "or the test shows nothing"
+
+
+@pytest.mark.parametrize("name", ["mplug", "llava"])
+def test_other_models_are_refused(name):
+    with pytest.raises(UserError, match="as_released blip is how BLIP's models write"):
+        load(name).answer(SAMPLES, Decoding(as_released="blip"))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"max_new_tokens": 0}, "an answer needs at least one token and one beam"),
+        (
+            {"min_new_tokens": 21},
+            r"at most max_new_tokens \(20\), got 21",
+        ),
+        ({"length_penalty": "wu"}, "unknown length_penalty 'wu': choose from length, gnmt"),
+        ({"as_released": "lavis"}, "unknown as_released 'lavis': choose from blip, p_adapter"),
+        ({"as_released": "blip", "length_penalty": GNMT}, "leave out length_penalty gnmt"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(UserError, match=message):
+        Decoding(**settings)

@@ -1,5 +1,7 @@
-"""Opening pictures: every kind in 8-bit RGB and upright, or one line that names the file."""
+"""Pictures: every kind in 8-bit RGB and upright, or one line that names the file; changes in training, those
+of BLIP, decided by a seed alone; positions, against a brute-force bicubic."""
 
+import math
 import os
 import struct
 import zlib
@@ -7,12 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from attngraph.errors import UserError
-from experiments.models.images import open_image
-from experiments.models.mini_blip import preprocess
+from experiments.models.images import (
+    KINDS,
+    TrainingTransform,
+    interpolate_positions,
+    names_sides,
+    open_image,
+    preprocess,
+    rows_of,
+)
 
+FORMATS = ("png", "jpg", "tif", "webp")
 LEVELS = np.arange(256, dtype=np.uint16).reshape(16, 16)
 
 
@@ -30,32 +42,6 @@ def test_16_bits_become_8(tmp_path, name):
 
 def test_16_bits_given_in_memory_become_8():
     assert np.array_equal(np.asarray(open_image(Image.fromarray(LEVELS * 257)))[..., 0], LEVELS)
-
-
-@pytest.mark.parametrize("name", ["picture.png", "picture.jpg", "picture.tif", "picture.webp"])
-@pytest.mark.parametrize(
-    "orientation, size, corner",  # of the stored picture's upper left pixel, (x, y) in the upright one
-    [
-        (1, (32, 16), (0, 0)),
-        (2, (32, 16), (31, 0)),
-        (3, (32, 16), (31, 15)),
-        (4, (32, 16), (0, 15)),
-        (5, (16, 32), (0, 0)),
-        (6, (16, 32), (15, 0)),
-        (7, (16, 32), (15, 31)),
-        (8, (16, 32), (0, 31)),
-    ],
-)
-def test_pictures_are_turned_upright(tmp_path, name, orientation, size, corner):
-    stored = Image.new("RGB", (32, 16))
-    stored.paste("white", (0, 0, 8, 8))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored.save(tmp_path / name, exif=exif)
-    opened = open_image(tmp_path / name)
-    assert opened.size == size and min(opened.getpixel(corner)) > 200
-    with Image.open(tmp_path / name) as given:
-        assert open_image(given).tobytes() == opened.tobytes()
 
 
 def test_transparent_pixels_show_white_and_palettes_their_colours(tmp_path):
@@ -158,3 +144,174 @@ def test_models_see_the_same_of_16_bits_and_of_8(tmp_path):
     Image.fromarray(LEVELS.astype(np.uint8)).save(tmp_path / "8.png")
     sixteen, eight = preprocess([tmp_path / "16.png", tmp_path / "8.png"])
     assert sixteen.equal(eight)
+
+
+@pytest.mark.parametrize(
+    "orientation, size, corner",  # of the stored picture's upper left pixel, (x, y) in the upright one
+    [
+        (1, (32, 16), (0, 0)),
+        (2, (32, 16), (31, 0)),
+        (3, (32, 16), (31, 15)),
+        (4, (32, 16), (0, 15)),
+        (5, (16, 32), (0, 0)),
+        (6, (16, 32), (15, 0)),
+        (7, (16, 32), (15, 31)),
+        (8, (16, 32), (0, 31)),
+    ],
+)
+def test_pictures_are_turned_upright(tmp_path, orientation, size, corner):
+    name = f"picture.{FORMATS[orientation % len(FORMATS)]}"
+    stored = Image.new("RGB", (32, 16))
+    stored.paste("white", (0, 0, 8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / name, exif=exif)
+    opened = open_image(tmp_path / name)
+    assert opened.size == size and min(opened.getpixel(corner)) > 200
+    with Image.open(tmp_path / name) as given:
+        assert open_image(given).tobytes() == opened.tobytes()
+
+
+# ---- changes in training ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def picture():
+    draw = np.random.default_rng(0)
+    return Image.fromarray(draw.integers(0, 256, (48, 80, 3), dtype=np.uint8))
+
+
+def halves():
+    """Red on the left, blue on the right."""
+    picture = Image.new("RGB", (80, 48), "blue")
+    picture.paste("red", (0, 0, 40, 48))
+    return picture
+
+
+def plain(transform):
+    """The same without distortions."""
+    transform.distort = v2.Identity()
+    return transform
+
+
+def test_the_seed_alone_decides(picture):
+    transform = TrainingTransform(64)
+    first = [transform(picture, seed, True).tobytes() for seed in range(40)]
+    torch.manual_seed(7)
+    again = [TrainingTransform(64)(picture, seed, True).tobytes() for seed in reversed(range(40))]
+    assert first == again[::-1] and len(set(first)) == 40
+
+
+def test_the_programs_own_random_numbers_go_on(picture):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    found = [torch.rand(2)]
+    TrainingTransform(64)(picture, 5, mirrors=True)
+    assert torch.equal(torch.cat([*found, torch.rand(2)]), expected)
+
+
+@pytest.mark.parametrize("side, size", [(64, (64, 64)), (None, (80, 48))])
+def test_the_size_is_the_models_or_the_pictures_own(side, size, picture):
+    changed = TrainingTransform(side)(picture, 0, mirrors=False)
+    assert changed.size == size and changed.mode == "RGB"
+
+
+def test_crops_show_half_to_all_of_the_picture():
+    """A picture whose red grows to the right and whose green grows downwards says what a crop shows."""
+    red, green = np.meshgrid(np.linspace(0, 255, 240), np.linspace(0, 255, 240))
+    ramp = Image.fromarray(np.stack([red, green, 0 * red], -1).round().astype(np.uint8))
+    transform = plain(TrainingTransform(64))
+    shares = []
+    for seed in range(300):
+        pixels = np.asarray(transform(ramp, seed, False)).astype(float)
+        shares.append(np.prod([np.ptp(pixels[..., colour]) / 255 for colour in (0, 1)]))
+    assert 0.45 < min(shares) < 0.53 and 0.95 < max(shares) <= 1
+
+
+def test_mirror_images_only_where_they_are_allowed():
+    def mirrored(mirrors):
+        transform = plain(TrainingTransform(32))
+        pixels = [np.asarray(transform(halves(), seed, mirrors)) for seed in range(200)]
+        return sum(p[:, 0].mean(0)[2] > p[:, -1].mean(0)[2] for p in pixels)
+
+    assert mirrored(False) == 0 and 70 < mirrored(True) < 130
+
+
+def test_texts_that_name_sides():
+    for text in (
+        "is the star left of the square ?",
+        "The RIGHT one",
+        "what is in the leftmost place",
+        "right-hand",
+    ):
+        assert names_sides(text)
+    for text in ("is it bright ?", "a cleft lip, upright", ""):
+        assert not names_sides(text)
+
+
+def test_distortions_are_those_of_blip():
+    """RandomAugment(2, 5) of BLIP's code: two of ten kinds, strength 5 of 10: rotations by 15 degrees, shears
+    by 0.15."""
+    distort = TrainingTransform(64).distort
+    assert isinstance(distort, v2.RandAugment) and set(distort._AUGMENTATION_SPACE) == set(KINDS)
+    assert len(KINDS) == 10 and not {"Color", "Posterize", "Solarize", "Contrast", "Invert"} & set(KINDS)
+    strength = {
+        kind: float(made(distort.num_magnitude_bins, 64, 64)[distort.magnitude])
+        for kind, (made, _) in distort._AUGMENTATION_SPACE.items()
+        if kind in ("Rotate", "ShearX")
+    }
+    assert distort.num_ops == 2 and strength == pytest.approx({"Rotate": 15, "ShearX": 0.15})
+
+
+# ---- positions -------------------------------------------------------------------------------------------
+
+
+def keys_kernel(distance: float) -> float:
+    """Keys (1981), eq. 4, with a = -3/4 as in OpenCV and PyTorch."""
+    a, x = -0.75, abs(distance)
+    if x < 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0.0
+
+
+def brute_force(grid: np.ndarray, new: int) -> np.ndarray:
+    """``(n, n, width)`` to ``(new, new, width)``, one place after the other."""
+    old = len(grid)
+    result = np.zeros((new, new, grid.shape[2]))
+    for i in range(new):
+        for j in range(new):
+            u, v = (i + 0.5) * old / new - 0.5, (j + 0.5) * old / new - 0.5
+            for a in range(math.floor(u) - 1, math.floor(u) + 3):
+                for b in range(math.floor(v) - 1, math.floor(v) + 3):
+                    value = grid[min(max(a, 0), old - 1), min(max(b, 0), old - 1)]
+                    result[i, j] += keys_kernel(u - a) * keys_kernel(v - b) * value
+    return result
+
+
+@pytest.mark.parametrize("old, new", [(3, 5), (4, 8), (5, 3), (8, 2), (1, 3), (2, 2)])
+def test_it_is_keys_bicubic_interpolation(old, new):
+    positions = torch.randn(1, 1 + old * old, 3, dtype=torch.float64)
+    found = interpolate_positions(positions, new)
+    expected = brute_force(positions[0, 1:].reshape(old, old, 3).numpy(), new)
+    assert found.shape == (1, 1 + new * new, 3) and torch.equal(found[:, 0], positions[:, 0])
+    np.testing.assert_allclose(found[0, 1:].reshape(new, new, 3).numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("side, count", [(224, 197), (384, 577), (480, 901)])
+def test_blips_sides(side, count):
+    positions = torch.randn(1, 197, 4)
+    found = interpolate_positions(positions, rows_of(side, 16))
+    assert found.shape == (1, count, 4) and (found is positions) == (side == 224)
+
+
+def test_positions_of_no_square_are_refused():
+    with pytest.raises(ValueError, match="7 positions are no square"):
+        interpolate_positions(torch.zeros(1, 8, 2), 3)
+
+
+@pytest.mark.parametrize("side", [-8, 0, 3, 7, 225])
+def test_a_side_must_be_a_multiple_of_the_patches(side):
+    with pytest.raises(UserError, match="multiple of that, such as ([1-9]\\d*)$") as error:
+        rows_of(side, 8)
+    assert rows_of(int(str(error.value).split()[-1]), 8)

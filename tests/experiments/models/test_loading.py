@@ -1,10 +1,13 @@
-"""Each checkpoint goes to its family; what cannot be loaded is one line with a remedy."""
+"""Each checkpoint goes to its family; what cannot be loaded, or does not belong together, is one line."""
 
 import json
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 import torch
+import transformers as hf
+from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from attngraph.errors import UserError
@@ -12,8 +15,10 @@ from experiments import shipped
 from experiments.models import Decoding, Ranking, Sample, load_family, loading
 from experiments.models.blip import MINI
 from experiments.models.loading import type_of
-from experiments.models.mini_blip import CHECKPOINT, weights_digest
+from experiments.models.mini_blip import CHECKPOINT
+from experiments.models.weights import weights_digest
 from experiments.shipped import DEFAULT
+from tests.attngraph.reading.zoo import TEXT
 from tests.experiments.tiny import save
 
 FAMILY_OF = {
@@ -86,6 +91,31 @@ def test_a_model_that_writes_no_answers_says_so(name, tmp_path):
         assert "\n" not in str(error.value)
 
 
+# ---- damaged folders -------------------------------------------------------------------------------------
+
+
+def change(folder, *path, to):
+    """Set a field of a folder's configuration."""
+    config = json.loads((folder / "config.json").read_text())
+    part = config
+    for name in path[:-1]:
+        part = part[name]
+    part[path[-1]] = to
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def change_weights(folder, do):
+    state = load_file(folder / "model.safetensors")
+    do(state)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+
+
+def refused(folder, match: str) -> None:
+    with pytest.raises(UserError, match=match) as error:
+        load_family(folder)
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
 def _cut(file):
     def damage(folder):
         content = (folder / file).read_bytes()
@@ -94,59 +124,144 @@ def _cut(file):
     return damage
 
 
-def _remove(*files):
-    def damage(folder):
-        for file in files:
-            (folder / file).unlink()
-
-    return damage
-
-
-def _other_architecture(folder):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "nonesuch"}))
-
-
-def _deeper(folder):
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["num_hidden_layers"] += 1
-    (folder / "config.json").write_text(json.dumps(config))
+#: What is done to a folder -> what is said.
+DAMAGES = {
+    "no config": (lambda folder: (folder / "config.json").unlink(), "no folder with a config.json"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "check the folder's files"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
+    "cut config": (_cut("config.json"), "check the folder's files"),
+    "cut weights": (_cut("model.safetensors"), "check the folder's files"),
+    "cut tokenizer": (_cut("tokenizer.json"), "check the folder's files"),
+    "cut generation": (_cut("generation_config.json"), "generation_config.json.*check the folder's files"),
+    "unknown type": (lambda folder: change(folder, "model_type", to="nonesuch"), "check the folder's files"),
+    "another type": (
+        lambda folder: change(folder, "model_type", to="bert"),
+        "config.json has the model_type bert, whose models are no .*: restore it",
+    ),
+}
 
 
-@pytest.mark.parametrize("name", ["llava", "blip-vqa", "captioner", "blip"])
+@pytest.mark.parametrize("how", DAMAGES)
 @pytest.mark.parametrize(
-    "damage",
-    [
-        _remove("config.json"),
-        _remove("model.safetensors"),
-        _cut("config.json"),
-        _cut("model.safetensors"),
-        _cut("tokenizer.json"),
-        _other_architecture,
-    ],
-    ids=["no config", "no weights", "cut config", "cut weights", "cut tokenizer", "unknown type"],
+    "name",
+    ["blip", "llava", *(pytest.param(name, marks=pytest.mark.slow) for name in ("blip-vqa", "captioner"))],
 )
-def test_a_damaged_folder_is_one_line(name, damage, tmp_path):
-    folder = save(name, tmp_path)
+def test_a_damaged_folder_is_one_line(name, how, tmp_path):
+    folder, (damage, match) = save(name, tmp_path), DAMAGES[how]
     damage(folder)
-    with pytest.raises(UserError) as error:
-        load_family(folder)
-    message = str(error.value)
-    assert str(folder) in message and "\n" not in message
-    assert any(
-        remedy in message
-        for remedy in ("give a folder with config.json", "no folder with", "check the folder")
-    )
+    refused(folder, match)
 
 
-@pytest.mark.parametrize("name", ["llava", "blip-vqa", "blip"])
-def test_missing_weights_are_refused(name, tmp_path):
-    """transformers draws them at random, with a warning."""
+def test_a_damaged_generation_config_of_mplug_is_one_line(tmp_path):
+    """Whose model's class is no transformers' own."""
+    folder = save("mplug", tmp_path)
+    (folder / "generation_config.json").write_text("[]")
+    refused(folder, "check the folder's files")
+    (folder / "generation_config.json").unlink()
+    change(folder, "model_type", to="bert")
+    refused(folder, "--model")
+
+
+LAYERS = {
+    "bert": ("num_hidden_layers",),
+    "gpt2": ("n_layer",),
+    "t5": ("num_decoder_layers",),
+    "classifier": ("num_hidden_layers",),
+    "clip": ("vision_config", "num_hidden_layers"),
+    "blip": ("text_config", "num_hidden_layers"),
+    "blip-vqa": ("vision_config", "num_hidden_layers"),
+    "llava": ("text_config", "num_hidden_layers"),
+    "captioner": ("encoder", "num_hidden_layers"),
+}
+
+
+@pytest.mark.parametrize("name, layers", list(zip(LAYERS, cycle([0, 1, 3]))))
+def test_another_number_of_layers_is_refused(name, layers, tmp_path):
+    """transformers leaves the file's further layers out, and draws missing ones at random."""
     folder = save(name, tmp_path)
-    _deeper(folder)
-    with pytest.raises(UserError, match="weights missing or of another shape") as error:
+    change(folder, *LAYERS[name], to=layers)
+    what = "missing or of another shape" if layers == 3 else "of layers that config.json does not describe"
+    refused(folder, rf"\d+ weights {what}, first .*\d")
+
+
+def test_a_part_of_a_layer_that_the_configuration_switched_off(tmp_path):
+    folder = save("llava", tmp_path)
+    extra = "model.language_model.layers.0.self_attn.q_proj.bias"
+    name = next(
+        key
+        for key in load_file(folder / "model.safetensors")
+        if key.endswith("layers.0.self_attn.q_proj.weight")
+    )
+    change_weights(folder, lambda state: state.update({name.replace(".weight", ".bias"): torch.zeros(8)}))
+    with pytest.raises(UserError, match=f"1 weights of layers .* first {extra}"):
+        load_family(folder)
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "intermediate_size", "vocab_size"])
+def test_another_size_is_refused(field, tmp_path):
+    folder = save("bert", tmp_path)
+    change(folder, field, to=8)
+    with pytest.raises(UserError, match=str(folder)) as error:
         load_family(folder)
     assert "\n" not in str(error.value)
+
+
+def as_bert(folder, kind: type[hf.PreTrainedModel], architecture: str):
+    """Weights of one class in a folder whose configuration names another."""
+    save("bert", folder)
+    kind(hf.BertConfig(**TEXT)).save_pretrained(folder)
+    change(folder, "architectures", to=[architecture])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kind, architecture",
+    [
+        (hf.BertForMaskedLM, "BertModel"),
+        (hf.BertForPreTraining, "BertForSequenceClassification"),
+        (hf.BertModel, "BertForTokenClassification"),
+        (hf.BertForQuestionAnswering, "BertForMaskedLM"),
+        (hf.BertForMaskedLM, "BertForMaskedLM"),
+    ],
+    ids=lambda x: getattr(x, "__name__", x),
+)
+def test_another_tasks_head_does_not_matter(kind, architecture, tmp_path):
+    family = load_family(as_bert(tmp_path, kind, architecture))
+    assert type(family.model).__name__ == architecture
+
+
+def test_weights_of_old_versions_are_left_out(tmp_path):
+    """Masks and positions that were saved once, and that the model makes itself."""
+    folder = save("gpt2", tmp_path)
+    more = {
+        "transformer.h.0.attn.bias": torch.ones(1, 1, 4, 4),
+        "transformer.h.0.attn.masked_bias": torch.ones(1),
+    }
+    change_weights(folder, lambda state: state.update(more))
+    assert load_family(folder).model
+    folder = save("bert", tmp_path / "bert")
+    change_weights(folder, lambda state: state.update({"embeddings.position_ids": torch.arange(4)[None]}))
+    assert load_family(folder).model
+
+
+def test_a_base_model_must_be_whole_even_where_nothing_is_written(tmp_path):
+    folder = save("bert", tmp_path)
+    change_weights(folder, lambda state: state.pop("encoder.layer.1.attention.self.query.weight"))
+    with pytest.raises(
+        UserError, match="1 weights missing .* first encoder.layer.1.attention.self.query.weight"
+    ):
+        load_family(folder)
+    change_weights(save("bert", tmp_path / "pooler"), lambda state: state.pop("pooler.dense.weight"))
+    assert load_family(tmp_path / "pooler").model
+
+
+@pytest.mark.parametrize("name", ["llava", "captioner", "bert"])
+def test_families_whose_pictures_have_no_other_side(name, tmp_path):
+    with pytest.raises(UserError, match="side 48: .* leave the side out"):
+        load_family(save(name, tmp_path), side=48)
+
+
+# ---- names -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -171,16 +286,6 @@ def test_a_name_that_the_hub_does_not_give_is_no_reason_to_allow_a_download(monk
         load_family("no-such-owner/no-such-model", download=True)
     assert "--download" not in str(error.value)
     assert capsys.readouterr().err == "looking for no-such-owner/no-such-model on the hub\n"
-
-
-@pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
-def test_a_tokenizer_without_words_is_refused(name, tmp_path):
-    """transformers makes one where the file is missing, and every word is unknown to it."""
-    folder = save(name, tmp_path)
-    (folder / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="tokenizer") as error:
-        load_family(folder)
-    assert str(folder) in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.fixture

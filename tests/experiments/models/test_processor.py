@@ -4,11 +4,15 @@ reads."""
 import pytest
 import torch
 from PIL import Image
-from transformers import SiglipImageProcessor, SiglipProcessor
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast, SiglipImageProcessor, SiglipProcessor
 
-from experiments.models import Sample, load_family
+from experiments.models import Decoding, Sample, load_family
 from experiments.models.processor import ProcessorFamily
-from tests.experiments.tiny import PROCESSORS, save, tokenizer
+from tests.experiments.models.writers import SAMPLES as WRITTEN
+from tests.experiments.models.writers import end_of, load
+from tests.experiments.tiny import IMAGE_ALONE, PROCESSORS, TEXT_ALONE, save, tokenizer
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }} {% for c in m.content %}"
@@ -87,3 +91,56 @@ def test_a_processor_that_places_images_itself_gets_no_place(families, monkeypat
     placing = ProcessorFamily(families["llava"].model, processor)
     monkeypatch.setattr(type(processor), "__call__", lambda self, **_: {"input_ids": torch.tensor([[4, 5]])})
     assert placing.full_text(SAMPLES[0], True) == "a red ball"
+
+
+@pytest.mark.parametrize("name", [*TEXT_ALONE, *IMAGE_ALONE, "clip", "vilt", "siglip"])
+def test_the_language_side_of_models_that_are_only_read(name, tmp_path):
+    family = load_family(save(name, tmp_path))
+    parts = family.language_side()
+    assert set(parts) <= {module for module, _ in family.model.named_modules()}
+    if name in ("clip", "siglip"):
+        assert "text_model" in parts and not any(part.startswith("vision_model") for part in parts)
+    else:
+        assert parts == [""]
+
+
+def bytes_tokenizer() -> PreTrainedTokenizerFast:
+    """Marks spaces as GPT-2 and Qwen do."""
+    names = ["<pad>", "<s>", "</s>", "<unk>", "a", "red", "ball", "\u0120a", "\u0120red", "\u0120ball"]
+    words = Tokenizer(WordLevel({name: k for k, name in enumerate(names)}, unk_token="<unk>"))
+    words.pre_tokenizer, words.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
+    special = dict(pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special)
+
+
+def test_a_vocabulary_of_bytes_holds_the_space_before_the_answer():
+    """The models write " ball" after "red", in one token; after a newline or a special token "ball"."""
+    family = load("captioner")
+    family.tokenizer = bytes_tokenizer()
+
+    def tokens(answer, before):
+        return family.tokenizer.convert_ids_to_tokens(family.answer_ids(answer, before))
+
+    assert tokens("ball", "a red") == tokens("ball", "Assistant:") == ["\u0120ball"]
+    assert tokens("ball", "") == tokens("ball", "assistant\n") == tokens("ball", "a</s>") == ["ball"]
+    assert tokens("", "a red") == []
+    inputs = family.training_inputs([Sample("one", WRITTEN[0].image, "a red", "ball a"), WRITTEN[1]])
+    written = [family.tokenizer.decode(row) for row in inputs["decoder_input_ids"]]
+    assert written[0].startswith("</s>a red ball a</s>")
+
+
+def test_a_model_that_names_several_ends_stops_at_each():
+    """Chat models end a turn with one token and a text with another (Llama 3.2, Gemma 3)."""
+    family = load("llava")
+    before = family.generate(WRITTEN, Decoding(5))
+    word = next(words[0] for words in map(str.split, before) if len(words) > 1)
+    number = family.tokenizer.convert_tokens_to_ids(word)
+    family.model.generation_config.eos_token_id = [end_of(family), number]
+    after = family.generate(WRITTEN, Decoding(5))
+    assert after != before
+    for text, whole in zip(after, before):
+        words = whole.split()
+        assert text.split() == (words[: words.index(word) + 1] if word in words else words)

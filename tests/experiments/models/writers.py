@@ -33,6 +33,21 @@ SEEDS = {
     "donut": 23,
 }
 WRITERS = tuple(SEEDS)
+VISION = {  # what their image encoders are called
+    "blip": "vision_model",
+    "blip-vqa": "vision_model",
+    "mplug": "vision_model",
+    "llava": "model.vision_tower",
+    "llava-chat": "model.vision_tower",
+    "smolvlm": "model.vision_model",
+    "qwen2-vl": "model.visual",
+    "blip2": "vision_model",
+    "instructblip": "vision_model",
+    "git": "git.image_encoder",
+    "mllama": "model.vision_model",
+    "captioner": "encoder",
+    "donut": "encoder",
+}
 WORDS = ("a", "red", "ball", "star")
 FORBIDDEN = -1e4
 # A conversation as instruction-tuned models have it; its frame is unknown to the tiny tokenizer.

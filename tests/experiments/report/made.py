@@ -13,7 +13,7 @@ import pandas as pd
 from experiments.metrics.captions import bleu4_from_counts
 from experiments.metrics.scene import scene_f1
 from experiments.metrics.statistics import mean_statistics
-from experiments.models.mini_blip import weights_digest
+from experiments.models.weights import weights_digest
 from experiments.report.frame import rows_from_frame, table_columns
 from experiments.report.published import of_drawn, published_blocks, published_for
 from experiments.report.runs import FILES, Run

@@ -18,7 +18,7 @@ from experiments.models.blip import BlipCaptioner
 from experiments.models.family import ModelFamily
 from experiments.models.mini_blip import build_model
 from experiments.models.mplug.family import MPlug
-from experiments.models.mplug.mini import build_model as build_mplug
+from experiments.models.mplug.modeling import build_mini
 from experiments.pretraining.tokenizer import build_tokenizer
 from experiments.tasks import TASKS
 from experiments.tasks.task import Column, Task, accuracy_scores
@@ -88,7 +88,7 @@ def small_mplug() -> MPlug:
     tokenizer.bos_token = tokenizer.cls_token
     torch.manual_seed(0)
     return MPlug(
-        build_mplug(tokenizer, width=16, vision_layers=1, layers=(1, 1, 1), heads=2).eval(), tokenizer
+        build_mini(tokenizer, width=16, vision_layers=1, layers=(1, 1, 1), heads=2).eval(), tokenizer
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
 from experiments.models import Ranking
-from experiments.models.mini_blip import weights_digest
+from experiments.models.weights import weights_digest
 from experiments.tasks import TASKS
 from experiments.training import cells
 from experiments.training.cells import Cell, is_finished, per_image, read_scores, run_cell

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from attngraph.errors import UserError
-from experiments.models.transforms import TrainingTransform
+from experiments.models.images import TrainingTransform
 from experiments.training import device, loading
 from experiments.training import train as training
 from experiments.training.cells import run_cell

@@ -10,8 +10,8 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from attngraph.errors import UserError
+from experiments.models.batch import IGNORED
 from experiments.models.blip import BlipCaptioner
-from experiments.models.losses import IGNORED
 from experiments.training import device, prediction
 from experiments.training import train as training
 from experiments.training.device import is_out_of_memory

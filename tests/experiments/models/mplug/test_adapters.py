@@ -121,18 +121,6 @@ def test_cached_equals_uncached(variant, join, where, asks):
     close(torch.cat(got, 1)[rows], want[rows])
 
 
-@pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("asks", [True, False])
-def test_texts_with_and_without_a_cache(beams, asks):
-    model, given = put(("pgnn", {"p": 1.25, "mu": 0.1, "steps": 2}), "replace").get_base_model(), inputs(asks)
-    for name in ("decoder_input_ids", "decoder_attention_mask"):
-        given.pop(name)
-    options = dict(max_new_tokens=6, num_beams=beams, do_sample=False)
-    assert torch.equal(
-        model.generate(**given, **options), model.generate(**given, **options, use_cache=False)
-    )
-
-
 @pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[3]], ids=str)
 @pytest.mark.parametrize("where", WHERE)
 def test_switched_off_and_removed_it_is_the_model(variant, where):

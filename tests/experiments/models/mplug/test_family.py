@@ -9,11 +9,12 @@ from transformers import BertTokenizerFast
 from attngraph.errors import UserError
 from experiments.datasets.example import Example
 from experiments.models import Decoding, Sample, load_family
-from experiments.models.mplug.family import prepare_tokenizer
-from experiments.models.mplug.questions import QUESTION, QUESTION_IN_PARTS
+from experiments.models.mplug.family import QUESTION, QUESTION_IN_PARTS, MPlug
 from experiments.tasks import TASKS
 from tests.experiments.models.writers import SAMPLES
 from tests.experiments.tiny import NAMES, mplug_config, save
+
+CAPTIONS = [replace(sample, prompt="") for sample in SAMPLES]
 
 
 @pytest.fixture(scope="module")
@@ -21,13 +22,10 @@ def family(tmp_path_factory):
     return load_family(save("mplug", tmp_path_factory.mktemp("mplug")))
 
 
-CAPTIONS = [replace(sample, prompt="") for sample in SAMPLES]
-
-
 def asked(family, *prompts: str, training: bool = False) -> list[list[str]]:
     """The questions' tokens, without padding."""
     samples = [Sample(prompt, SAMPLES[0].image, prompt, "red") for prompt in prompts]
-    given = family._question(samples, training)
+    given = family.question_inputs(samples, training)
     rows = [ids[mask.bool()].tolist() for ids, mask in zip(*given.values(), strict=True)]
     return [family.tokenizer.convert_ids_to_tokens(row) for row in rows]
 
@@ -48,11 +46,6 @@ def test_long_questions_are_cut_in_training(family, monkeypatch):
     assert [len(row) for row in asked(family, plain, parts)] == [91, 93]
     monkeypatch.setattr(family.tokenizer, "model_max_length", 32)
     assert [len(row) for row in asked(family, plain, parts)] == [32, 32]
-
-
-def test_answers_begin_and_end(family):
-    ids = family.training_inputs([SAMPLES[0]])["input_ids"][0]
-    assert family.tokenizer.convert_ids_to_tokens(ids.tolist()) == ["[CLS]", "ball", "[SEP]"]
 
 
 @torch.no_grad()
@@ -132,12 +125,7 @@ def test_another_side(family, tmp_path):
 def test_another_tokenizer_is_refused():
     words = BertTokenizerFast(vocab={name: k for k, name in enumerate(NAMES)})
     config = mplug_config()
-    assert prepare_tokenizer(words, config).bos_token == "[CLS]"
+    assert MPlug.prepared(words, config).bos_token == "[CLS]"
     config.decoder_config.eos_token_id = 5
     with pytest.raises(UserError, match="start or end token is not the model's"):
-        prepare_tokenizer(words, config)
-
-
-def test_a_picture_is_needed(family):
-    with pytest.raises(UserError, match="looks at images: give --images"):
-        family.check([Sample("one", None, "a", "red")])
+        MPlug.prepared(words, config)

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BertConfig
 
 from experiments.models import load_family
-from experiments.models.positions import interpolate_positions
+from experiments.models.images import interpolate_positions
 from tests.experiments.models.original import authors_blip as ours
 from tests.experiments.models.original.authors_code import authors_modules
 from tests.experiments.models.original.test_blip_checkpoints import (

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from experiments.models import load_family
-from experiments.models.positions import interpolate_positions
+from experiments.models.images import interpolate_positions
 from tests.experiments.models.original import authors_mplug as ours
 from tests.experiments.models.original.authors_code import authors_modules
 from tests.experiments.models.original.test_mplug_checkpoints import (

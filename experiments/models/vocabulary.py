@@ -7,7 +7,6 @@ another place that is named, or in the hub's cache; it is fetched only where tha
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -38,14 +37,12 @@ def find_vocabulary(source: str | None, checkpoint: Path, download: bool) -> Pat
     Raises:
         UserError: there is none.
     """
-    if source is None and (found := in_folder(checkpoint.parent)) is not None:
+    place = checkpoint.parent if source is None else Path(source)
+    if (found := place if place.is_file() else in_folder(place)) is not None:
         return found
-    name = BERT if source is None else source
-    if source is not None and Path(source).exists():
-        found = Path(source) if Path(source).is_file() else in_folder(Path(source))
-        if found is None:
-            raise UserError(f"--tokenizer {source}: the folder holds neither {WORDS} nor {WHOLE}")
-        return found
+    if source is not None and place.exists():
+        raise UserError(f"--tokenizer {source}: the folder holds neither {WORDS} nor {WHOLE}")
+    name = source or BERT
     try:
         if download:
             note(f"looking for {name} on the hub")
@@ -68,55 +65,48 @@ def read_vocabulary(file: Path) -> dict[str, int]:
     try:
         text = file.read_text(encoding="utf-8")
         if file.suffix == ".json":
-            model = json.loads(text)["model"]
-            words = dict(model["vocab"]) if model["type"] == "WordPiece" else {}
+            words = dict(json.loads(text)["model"]["vocab"])
         else:
             lines = text.removesuffix("\n").split("\n")
             words = {line.removesuffix("\r"): place for place, line in enumerate(lines)}
             if len(words) != len(lines):
                 raise ValueError("a word is there twice")
+        lacking = [word for word in NEEDED if word not in words]
+        if lacking or sorted(words.values()) != list(range(len(words))):
+            raise ValueError(f"without {', '.join(lacking)}" if lacking else "its ids leave places out")
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}: check the path and your rights") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: no vocabulary ({first_line(error)[:100]}): give BERT's {WORDS}") from None
-    lacking = [word for word in NEEDED if word not in words]
-    if lacking or sorted(words.values(), key=str) != sorted(range(len(words)), key=str):
-        why = f"without {', '.join(lacking)}" if lacking else "whose ids leave places out"
-        raise UserError(f"{file}: a vocabulary {why}: give BERT's {WORDS}")
     return words
 
 
-def make_tokenizer(words: dict[str, int], start: str, *others: str, longest: int) -> PreTrainedTokenizerBase:
-    """BERT's tokenizer for lower-case text with a model's own tokens, in this order, after the words.
+def make_tokenizer(file: Path, size: int, longest: int, *own: str) -> PreTrainedTokenizerBase:
+    """BERT's tokenizer for lower-case text, with a model's own tokens after the words.
 
     Args:
-        words: from :func:`read_vocabulary`.
-        start: the token before what is written.
-        others: further tokens.
+        file: with the vocabulary.
+        size: tokens that have an embedding.
         longest: how many tokens the model has positions for.
+        own: the model's own tokens, in this order; the first stands before what is written.
+
+    Raises:
+        UserError: the file holds no vocabulary, or not the checkpoint's.
     """
+    words = read_vocabulary(file)
     tokenizer = BertTokenizerFast(vocab=dict(words), do_lower_case=True)
-    tokenizer.add_special_tokens({"bos_token": start})
-    if others:
-        tokenizer.add_special_tokens({"additional_special_tokens": list(others)})
+    tokenizer.add_special_tokens({"bos_token": own[0]})
+    if own[1:]:
+        tokenizer.add_special_tokens({"additional_special_tokens": list(own[1:])})
     tokenizer.model_max_length = longest
-    return tokenizer
-
-
-def check_size(tokenizer: PreTrainedTokenizerBase, rows: int, file: Path, own: Sequence[str]) -> None:
-    """Raises :class:`~attngraph.errors.UserError` where a tokenizer does not fit the embeddings.
-
-    Args:
-        tokenizer: from :func:`make_tokenizer`.
-        rows: tokens that have an embedding.
-        file: with the vocabulary, for messages.
-        own: the tokens that were added.
-    """
-    if len(tokenizer) != rows:
-        among = f" {' and '.join(own)} among them," if own else ""
+    added = [token for token in own if token not in NEEDED]
+    if (
+        len(tokenizer) != size
+        or tokenizer.convert_tokens_to_ids(added) != list(range(size))[size - len(added) :]
+    ):
+        among = f" with {' and '.join(added)}" if added else ""
         raise UserError(
-            f"{file}: {len(tokenizer)} tokens,{among} but the checkpoint has "
-            f"embeddings of {rows}: give the vocabulary that the checkpoint was trained with"
+            f"{file}: {len(tokenizer)} tokens{among}, but the checkpoint has embeddings of {size}: give the "
+            "vocabulary that the checkpoint was trained with"
         )
-    if tokenizer.convert_tokens_to_ids(list(own)) != list(range(rows - len(own), rows)):
-        raise UserError(f"{file}: {' and '.join(own)} are not its last tokens: give BERT's {WORDS}")
+    return tokenizer

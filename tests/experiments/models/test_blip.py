@@ -1,0 +1,272 @@
+"""BLIP's two families and what mPLUG shares with them: cached states, sides of pictures, pixels, tokenizers;
+its own classes' numbers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    BertTokenizerFast,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipForQuestionAnswering,
+    BlipImageProcessor,
+)
+
+from attngraph.errors import UserError
+from experiments.models import IGNORED, Decoding, Ranking, Sample, load_family
+from experiments.models.batch import token_losses
+from experiments.models.blip import BlipAnswerer
+from experiments.models.images import IMAGE_MEAN, IMAGE_STD, preprocess
+from experiments.models.mini_blip import CHECKPOINT, build_model
+from experiments.pretraining.tokenizer import build_tokenizer
+from tests.experiments.models.writers import SAMPLES, load
+from tests.experiments.tiny import save
+
+
+@pytest.fixture(params=["blip", "blip-vqa", "mplug"], scope="module")
+def caching(request):
+    return load(request.param)
+
+
+def test_cached_states_stand_for_pixels(caching):
+    assert caching.caches_features
+    states = caching.encode_images([sample.image for sample in SAMPLES])
+    cached = [replace(sample, image=state) for sample, state in zip(SAMPLES, states)]
+
+    def logits(samples):
+        inputs = caching.training_inputs(samples)
+        labels = inputs.pop("labels")
+        with torch.no_grad():
+            return caching.logits(inputs)[:, :-1][labels[:, 1:] != IGNORED]
+
+    torch.testing.assert_close(logits(cached), logits(SAMPLES), rtol=1e-5, atol=1e-5)
+    assert caching.generate(cached, Decoding(5, 3)) == caching.generate(SAMPLES, Decoding(5, 3))
+    ranked = [caching.rank(samples, Ranking(("a", "red"))) for samples in (cached, SAMPLES)]
+    torch.testing.assert_close(ranked[0].scores, ranked[1].scores)
+
+
+def test_states_are_those_of_the_image_encoder_whatever_the_order(caching):
+    images = [sample.image for sample in SAMPLES]
+    states = caching.encode_images(images)
+    torch.testing.assert_close(caching.encode_images(images[::-1]), states.flip(0))
+    with torch.no_grad():
+        next(p for p in caching.image_encoder().parameters() if p.dim() > 1).mul_(2)
+        changed = caching.encode_images(images)
+        next(p for p in caching.image_encoder().parameters() if p.dim() > 1).div_(2)
+    assert (changed - states).abs().max() > 1e-3
+    blank = caching.blank_image()
+    assert blank.shape == states.shape[1:] and not blank.any()
+
+
+def test_equal_pictures_are_encoded_once(caching):
+    inputs = caching.training_inputs([SAMPLES[0], SAMPLES[1], replace(SAMPLES[2], image=SAMPLES[0].image)])
+    assert len(inputs["pixel_values"]) == 2 and inputs["image_index"].tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["blip", "blip-vqa"])
+def test_a_model_sees_pictures_of_the_side(name, tmp_path):
+    folder = save(name, tmp_path)
+    plain = load_family(folder)
+    own = plain.image_side
+    wide = load_family(folder, side=2 * own)
+    pixels = np.random.default_rng(0).integers(0, 255, (2 * own, 2 * own, 3), dtype=np.uint8)
+    sample = Sample("one", Image.fromarray(pixels), "a red", "ball")
+    assert wide.image_side == 2 * own and wide.image_settings != plain.image_settings
+    assert wide.encode_images([sample.image]).shape[1] == len(wide.blank_image()) > len(plain.blank_image())
+    patches = (2 * own // wide.model.config.vision_config.patch_size) ** 2
+    assert wide.batch([sample]).pictures.grids[0] == (int(patches**0.5),) * 2
+    assert wide.model.vision_model.embeddings.position_embedding.requires_grad
+    assert len(wide.answer([sample], Decoding(3))) == len(wide.answer([sample], Ranking(("a", "red")))) == 1
+    wide.model.save_pretrained(tmp_path / "again")
+    config = type(wide.model).from_pretrained(tmp_path / "again").config
+    assert config.vision_config.image_size == 2 * own, "it is saved with the model"
+
+
+def test_transformers_interpolates_the_same(tmp_path):
+    """Its own option, at each forward pass."""
+    folder = save("blip", tmp_path)
+    plain, wide = load_family(folder), load_family(folder, side=2 * load_family(folder).image_side)
+    pixels = torch.randn(2, 3, wide.image_side, wide.image_side)
+    with torch.no_grad():
+        expected = plain.model.vision_model(pixels, interpolate_pos_encoding=True).last_hidden_state
+        found = wide.model.vision_model(pixels).last_hidden_state
+    torch.testing.assert_close(found, expected)
+
+
+# ---- question answering ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save("blip-vqa", tmp_path_factory.mktemp("blip-vqa"))
+
+
+@pytest.fixture(scope="module")
+def family(folder):
+    return load_family(folder)
+
+
+def losses(family, samples) -> torch.Tensor:
+    inputs = family.training_inputs(samples)
+    labels = inputs.pop("labels")
+    with torch.no_grad():
+        return token_losses(family.logits(inputs), labels).sum(1)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
+def test_the_loss_is_that_of_transformers_where_nothing_is_padded(family, folder, sample):
+    """Its forward method takes labels, and gives their mean loss."""
+    model = BlipForQuestionAnswering.from_pretrained(folder, attn_implementation="eager").eval()
+    words = family.tokenizer
+    question = words(sample.prompt, add_special_tokens=False)["input_ids"]
+    question = torch.tensor([[words.convert_tokens_to_ids("[ENC]"), *question, words.sep_token_id]])
+    answer = words(sample.answer, add_special_tokens=False)["input_ids"]
+    answer = torch.tensor([[words.bos_token_id, *answer, words.sep_token_id]])
+    with torch.no_grad():
+        output = model(
+            pixel_values=preprocess([sample.image], 8),
+            input_ids=question,
+            attention_mask=torch.ones_like(question),
+            decoder_input_ids=answer,
+            labels=answer.masked_fill(answer == words.bos_token_id, IGNORED),
+        )
+    expected = output.loss * (answer.shape[1] - 1)
+    torch.testing.assert_close(losses(family, [sample])[0], expected.squeeze(), rtol=1e-4, atol=1e-4)
+
+
+def test_padding_of_the_question_changes_no_logits(family):
+    """transformers' own class lets the answer look at it."""
+    short = SAMPLES[0]
+    inputs = family.training_inputs([short, replace(short, prompt="a red ball star a red ball star")])
+    assert (inputs["question_mask"].sum(1) == torch.tensor([3, 10])).all()
+    inputs.pop("labels")
+    with torch.no_grad():
+        together = family.logits(inputs)
+        garbled = inputs["question_ids"].masked_fill(inputs["question_mask"] == 0, 7)
+        other_padding = family.logits(inputs | {"question_ids": garbled})
+        alone = family.logits(_without_labels(family, [short]))
+    torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-4)
+    assert torch.equal(together, other_padding)
+
+
+def _without_labels(family, samples):
+    return {key: x for key, x in family.training_inputs(samples).items() if key != "labels"}
+
+
+def test_long_questions_keep_start_and_end(family):
+    inputs = family.training_inputs([replace(SAMPLES[0], prompt="a red ball " * 50)])
+    ids = inputs["question_ids"][0]
+    assert len(ids) == family.longest and ids[-1] == family.tokenizer.sep_token_id
+    assert family.tokenizer.convert_ids_to_tokens(int(ids[0])) == "[ENC]"
+
+
+def test_a_question_is_needed(family):
+    with pytest.raises(UserError, match="answers questions: give --texts"):
+        family.check([Sample("one", SAMPLES[0].image)])
+    with pytest.raises(UserError, match="looks at images: give --images"):
+        family.check([Sample("one", None, "a", "red")])
+    family.check([Sample("one", SAMPLES[0].image, "", "a red ball")])
+
+
+def test_start_tokens(family):
+    """``[ENC]`` where the model has an embedding for it, else ``[CLS]``; another end token is refused."""
+
+    def words() -> BertTokenizerFast:
+        names = "[PAD] [UNK] [CLS] [SEP] [MASK] a red".split()
+        return BertTokenizerFast(vocab={name: k for k, name in enumerate(names)})
+
+    def config(size: int, end: int = 3):
+        changed = type(family.model.config).from_dict(family.model.config.to_dict())
+        changed.text_config.vocab_size, changed.text_config.bos_token_id = size, 7
+        changed.text_config.sep_token_id = end
+        return changed
+
+    with_both, with_one = BlipAnswerer.prepared(words(), config(9)), BlipAnswerer.prepared(words(), config(8))
+    assert with_both.get_vocab()["[ENC]"] == 8 and "[ENC]" not in with_one.get_vocab()
+    assert with_both.bos_token == with_one.bos_token == "[DEC]" and with_both.bos_token_id == 7
+    with pytest.raises(UserError, match="start or end token is not the model's"):
+        BlipAnswerer.prepared(words(), config(9, end=2))
+
+
+# ---- captioners ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mini(tmp_path):
+    tokenizer = build_tokenizer(["red", "circle"])
+    torch.manual_seed(0)
+    model = build_model(tokenizer, width=32, vision_layers=1, text_layers=1)
+    model.half().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_saved_mini_blip_comes_back(mini):
+    torch.manual_seed(0)
+    original = build_model(build_tokenizer(["red", "circle"]), width=32, vision_layers=1, text_layers=1)
+    family = load_family(mini)
+    for name, weight in family.model.state_dict().items():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, original.state_dict()[name].half().float()), name
+    decoder = family.model.text_decoder
+    assert decoder.config._attn_implementation == "eager" and family.tokenizer.bos_token == "[DEC]"
+    assert decoder.cls.predictions.decoder.weight is decoder.get_input_embeddings().weight
+
+
+def test_pixels(tmp_path):
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[:, :, 0] = 255
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    pixels = preprocess([tmp_path / "a.png", Image.fromarray(picture).resize((30, 50))])
+    assert pixels.shape == (2, 3, 64, 64) and pixels.dtype == torch.float32
+    assert torch.allclose(pixels[0], pixels[1], atol=0.02)
+    assert pixels[0, 0, 0, 0] == pytest.approx((1 - 0.48145466) / 0.26862954, abs=1e-4)
+    with pytest.raises(UserError, match="not found"):
+        preprocess([tmp_path / "b.png"])
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="cannot be read"):
+        preprocess([tmp_path / "c.png"])
+
+
+def test_the_shipped_checkpoint_is_small_and_sees():
+    assert sum(file.stat().st_size for file in CHECKPOINT.iterdir()) <= 8e6
+    picture = Image.new("RGB", (64, 64), (240, 240, 240))
+    picture.paste((225, 35, 40), (20, 20, 45, 45))
+    asked = Sample("one", picture, "which color does the thing have ?")
+    assert load_family().generate([asked], Decoding(4)) == ["red"]
+
+
+def test_checkpoint_in_the_hub_layout_gets_its_start_and_end_tokens(tmp_path):
+    """Hub tokenizers do not know [DEC], and hub configurations name another end token than [SEP]."""
+    vocabulary = {t: i for i, t in enumerate("[PAD] [UNK] [CLS] [SEP] [MASK] a red circle".split())}
+    BertTokenizerFast(vocab=vocabulary).save_pretrained(tmp_path)
+    shared = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4)
+    text = dict(
+        shared, vocab_size=10, bos_token_id=8, eos_token_id=2, sep_token_id=3, max_position_embeddings=32
+    )
+    vision = dict(shared, image_size=32, patch_size=16, initializer_range=0.02)
+    BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision)).save_pretrained(tmp_path)
+    family = load_family(tmp_path)
+    tokenizer = family.tokenizer
+    assert (tokenizer.bos_token_id, tokenizer.sep_token_id, tokenizer.model_max_length) == (8, 3, 32)
+    with torch.no_grad():
+        family.model.text_decoder.cls.predictions.bias[3] = 100  # ends at once
+    assert family.generate([Sample("one", Image.new("RGB", (9, 9)), "a red circle")], Decoding(9)) == [""]
+
+
+@pytest.mark.parametrize("mean, std", [(IMAGE_MEAN, IMAGE_STD), ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))])
+def test_the_checkpoints_processor_says_how_pixels_are_normalised(mean, std, mini):
+    """Pixels as transformers' own processor makes them."""
+    processor = BlipImageProcessor(size={"height": 64, "width": 64}, image_mean=mean, image_std=std)
+    processor.save_pretrained(mini)
+    family = load_family(str(mini))
+    draw = np.random.default_rng(0)
+    picture = Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    theirs = processor(picture, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(family.pixels([picture]), theirs, atol=1e-5, rtol=0)
+    assert str(mean) in family.image_settings and family.image_side == 64
+    (mini / "preprocessor_config.json").unlink()
+    assert load_family(str(mini)).mean == IMAGE_MEAN, "BLIP's own without a processor"

@@ -1,0 +1,249 @@
+"""What every family that writes promises, whatever its model: it trains on the answer and the end token,
+writes what it was trained to write, and ranks as one pass of the model's own class for each answer; batches,
+caches and adapters change none of it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from adapters import GraphAdapterConfig
+from experiments.models import IGNORED, Decoding, ModelFamily, Ranking
+from experiments.models.batch import token_losses
+from experiments.models.ranking import rank_one_by_one
+from tests.experiments.models.writers import (
+    SAMPLES,
+    VISION,
+    WORDS,
+    WRITERS,
+    by_hand,
+    embedding_layer,
+    end_of,
+    load,
+    output_layer,
+)
+
+LENGTH = 5  # tokens, the end included
+# One to five tokens, several with the same first token, and beginnings of others.
+ANSWERS = (*WORDS, "a star", "a star ball", "red red ball a", "a star ball a red", "red red")
+OFTEN = ("blip", "mplug", "llava")  # whose adapters are tried in each run; those of others in the slow one
+
+
+@pytest.fixture(params=WRITERS, scope="module")
+def family(request):
+    """Read only."""
+    return load(request.param)
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.slow]) for name in WRITERS],
+    scope="module",
+)
+def adapted(request):
+    """A family with adapters none of whose weights has its neutral value, and one without."""
+    plain, family = load(request.param), load(request.param)
+    torch.manual_seed(0)
+    settings = dict(gnn="pgnn", p=1.25, mu=0.1, join="replace", reduction=4, init_weights=False)
+    family.unadapted = get_peft_model(family.model, GraphAdapterConfig(**settings)).eval().disable_adapter
+    return family, plain
+
+
+def run(family, samples):
+    """Inputs, labels and logits."""
+    inputs = family.training_inputs(samples)
+    labels = inputs.pop("labels")
+    with torch.no_grad():
+        return inputs, labels, family.logits(inputs)
+
+
+def loss(family, samples) -> torch.Tensor:
+    """Of each sample."""
+    _, labels, logits = run(family, samples)
+    return token_losses(logits, labels).sum(1)
+
+
+# ---- training --------------------------------------------------------------------------------------------
+
+
+def test_logits_are_those_of_the_models_own_class_at_the_answers_places(family):
+    inputs, labels, logits = run(family, SAMPLES)
+    assert logits.shape[:2] == labels.shape
+    read = inputs["decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"]
+    for sample, row, ids, computed in zip(SAMPLES, labels, read, logits):
+        expected = by_hand(family, sample)
+        places = (row != IGNORED).nonzero()[:, 0]
+        assert places.tolist() == list(range(expected.prompt, len(expected.ids)))
+        words = family.tokenizer.convert_ids_to_tokens(row[places].tolist())
+        assert words[:-1] == sample.answer.split() and row[places[-1]] == end_of(family)
+        assert torch.equal(ids[places], row[places])
+        window = slice(expected.prompt - 1, len(expected.ids))
+        torch.testing.assert_close(computed[window], expected.logits[window], rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_changes_no_loss(family):
+    together, alone = loss(family, SAMPLES), [loss(family, [sample]) for sample in SAMPLES]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
+    assert together.unique().numel() == len(SAMPLES)
+
+
+def test_prompt_and_image_matter(family):
+    """So that the tests above could fail: another prompt or picture gives another loss."""
+    sample = SAMPLES[0]
+    for change in {"prompt": "star a"}, {"image": SAMPLES[1].image}, {"image": family.blank_image()}:
+        assert (loss(family, [replace(sample, **change)]) - loss(family, [sample])).abs() > 1e-3, change
+
+
+# ---- writing ---------------------------------------------------------------------------------------------
+
+
+def step_by_step(family: ModelFamily, sample) -> str:
+    """Argmax decoding through ``training_inputs`` and ``logits`` alone."""
+    words: list[str] = []
+    while len(words) < LENGTH:
+        _, labels, logits = run(family, [replace(sample, answer=" ".join(words))])
+        last = int((labels[0] != IGNORED).nonzero()[-1])  # the end token, which is to be replaced
+        token = int(logits[0, last - 1].argmax())
+        if token == end_of(family):
+            break
+        words.append(family.tokenizer.convert_ids_to_tokens(token))
+    return " ".join(words)
+
+
+def test_greedy_texts_are_the_argmax_of_training_logits(family):
+    texts = family.generate(SAMPLES, Decoding(LENGTH))
+    assert texts == [step_by_step(family, sample) for sample in SAMPLES]
+    lengths = [len(text.split()) for text in texts]
+    assert len(set(texts)) == len(SAMPLES) and min(lengths) < LENGTH  # they depend on the samples, and end
+    for length in (1, 2):
+        assert family.generate(SAMPLES, Decoding(length)) == [
+            " ".join(text.split()[:length]) for text in texts
+        ]
+    longer = family.generate(SAMPLES, Decoding(24))  # more new tokens than the prompt has
+    for first, whole in zip(texts, longer):
+        assert whole == first or (len(first.split()) == LENGTH and whole.startswith(f"{first} "))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_batch_and_cache_change_no_text(family, beams, monkeypatch):
+    decoding, widths = Decoding(LENGTH, beams), []
+    together = family.generate(SAMPLES, decoding)
+    assert together == [family.generate([sample], decoding)[0] for sample in SAMPLES]
+    assert family.generate(SAMPLES[::-1], decoding) == together[::-1]
+    if hasattr(family.model, "qformer"):
+        return  # the language model of BLIP-2 goes on from states, which it can only do with a cache
+    writer = getattr(family.model, "text_decoder", family.model)
+    write = writer.generate
+
+    def without_cache(*args, generation_config, **inputs):
+        generation_config.use_cache = False
+        return write(*args, generation_config=generation_config, **inputs)
+
+    embed = embedding_layer(family)
+    forward = embed.forward
+    monkeypatch.setattr(writer, "generate", without_cache)
+    monkeypatch.setattr(embed, "forward", lambda ids: widths.append(ids.shape[-1]) or forward(ids))
+    assert family.generate(SAMPLES, decoding) == together
+    assert widths[-1] > 1  # the last step read the whole text again
+
+
+# ---- ranking ---------------------------------------------------------------------------------------------
+
+
+def expected(family: ModelFamily, samples, answers, k) -> list[dict[int, float]]:
+    """Of each sample, place in the list -> log-likelihood; first tokens decide which, the earlier on a
+    tie."""
+    found = []
+    for sample in samples:
+        firsts, sums = [], []
+        for answer in answers:
+            one = by_hand(family, replace(sample, answer=answer))
+            first = one.logits[one.prompt - 1].double().log_softmax(-1)[one.ids[one.prompt]]
+            firsts.append(float(first))
+            sums.append(float(one.log_likelihood))
+        # Logits of one prompt in passes of different lengths differ in their last digits.
+        order = sorted(range(len(answers)), key=lambda place: (-round(firsts[place], 3), place))
+        found.append({place: sums[place] for place in order[:k]})
+    return found
+
+
+def check_ranking(family: ModelFamily, samples, answers, k) -> None:
+    """The family ranks as :func:`expected` does."""
+    ranked = family.rank(samples, Ranking(answers, k))
+    wanted = expected(family, samples, answers, k)
+    assert ranked.places.shape == ranked.scores.shape == (len(samples), min(k, len(answers)))
+    assert (ranked.scores.diff(dim=1) <= 0).all()
+    for places, scores, want in zip(ranked.places.tolist(), ranked.scores, wanted):
+        assert set(places) == set(want)
+        one_by_one = torch.tensor([want[place] for place in places])
+        torch.testing.assert_close(scores, one_by_one, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("answers, k", [(ANSWERS, 3), (ANSWERS, 50), (("red ball",), 1)])
+def test_scores_are_those_of_one_pass_for_each_answer(family, answers, k):
+    """Prompts of several lengths, one of them twice; a short list, and one longer than the list."""
+    check_ranking(family, [*SAMPLES, replace(SAMPLES[1], prompt="a star")], answers, k)
+
+
+def test_the_order_and_the_company_of_samples_do_not_count(family):
+    together = family.rank(SAMPLES, Ranking(ANSWERS, 4))
+    turned = family.rank(SAMPLES[::-1], Ranking(ANSWERS, 4))
+    assert torch.equal(turned.places.flip(0), together.places)
+    alone = [family.rank([sample], Ranking(ANSWERS, 4)) for sample in SAMPLES]
+    assert torch.equal(torch.cat([one.places for one in alone]), together.places)
+    torch.testing.assert_close(torch.cat([one.scores for one in alone]), together.scores)
+    chosen = family.answer(SAMPLES, Ranking(ANSWERS, 4))
+    assert chosen == [ANSWERS[place] for place in together.best.tolist()]
+    assert family.answer(SAMPLES, Decoding(3)) == family.generate(SAMPLES, Decoding(3))
+
+
+# ---- adapters and precision ------------------------------------------------------------------------------
+
+
+def inside(name: str, parts: list[str]) -> bool:
+    return any(not part or name == part or name.startswith(f"{part}.") for part in parts)
+
+
+def test_the_language_side_leaves_the_image_encoder_out(family, request):
+    parts, modules = family.language_side(), dict(family.model.named_modules())
+    vision = VISION[request.node.callspec.params["family"]]
+    assert set(parts) <= set(modules) and vision in modules
+    on_side = [name for name, _ in family.model.named_parameters() if inside(name, parts)]
+    assert not any(inside(name, [vision]) for name in on_side)
+    chosen = {id(family.model.get_parameter(name)) for name in on_side}
+    assert all(id(weight) in chosen for weight in output_layer(family).parameters())
+    assert any("layer" in name for name in on_side)
+
+
+def test_with_graph_adapters(adapted):
+    """Ranking is that of the adapted model; in bfloat16, as training runs, up to its last digits."""
+    family, plain = adapted
+    exact = family.rank(SAMPLES, Ranking(ANSWERS, 50))
+    assert not torch.allclose(exact.scores, plain.rank(SAMPLES, Ranking(ANSWERS, 50)).scores, atol=1e-2)
+    check_ranking(family, SAMPLES, ANSWERS, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ranked = family.rank(SAMPLES, Ranking(ANSWERS, 50))
+        alone = rank_one_by_one(family, SAMPLES, ANSWERS, 50)
+    assert ranked.scores.dtype == torch.float32 and not torch.equal(ranked.scores, exact.scores)
+    scores = [found.scores.gather(1, found.places.argsort(1)) for found in (ranked, alone, exact)]
+    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=0.02)
+    torch.testing.assert_close(scores[0], scores[2], rtol=0.02, atol=0.1)
+
+
+def test_graph_adapters_train(adapted):
+    """A step changes the adapters alone, and lowers the loss of two samples; without them it is the model."""
+    family, plain = adapted
+    before = {key: p.detach().clone() for key, p in family.model.named_parameters()}
+    trained = {key: p for key, p in family.model.named_parameters() if p.requires_grad}
+    assert trained and all("gnn_" in key and inside(key, family.language_side()) for key in trained)
+    inputs = family.training_inputs(SAMPLES[:2])
+    labels = inputs.pop("labels")
+    start = token_losses(family.logits(inputs), labels).sum()
+    start.backward()
+    assert torch.nn.utils.clip_grad_norm_(trained.values(), 1.0) > 1e-3
+    torch.optim.SGD(trained.values(), lr=1e-3).step()
+    assert loss(family, SAMPLES[:2]).sum() < start
+    moved = {key for key, p in family.model.named_parameters() if not torch.equal(p, before[key])}
+    assert moved and moved <= set(trained)
+    with family.unadapted():
+        torch.testing.assert_close(loss(family, SAMPLES[:2]), loss(plain, SAMPLES[:2]), rtol=1e-4, atol=1e-4)
