@@ -64,6 +64,7 @@ setup(
         "peft>=0.21,<1",  # its tuners map the names in checkpoints themselves since then
         "accelerate>=1.4,<2",
         "safetensors>=0.8",
+        "filelock>=4,<5",
         "pydantic>=2.7",
         "pyyaml>=6.0",
         "networkx>=3.2",

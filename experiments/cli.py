@@ -17,12 +17,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
 from experiments.arguments import QUIET, Parser
-from experiments.training.stopping import never_swallowed
+from experiments.training.stopping import exit_code, never_swallowed, on_signals, raise_stopped
 
 #: Name of a command (and of its module in :mod:`experiments.commands`) → what it does.
 COMMANDS = {
@@ -58,7 +58,7 @@ NOISY = (
 SILENCE = 5  # seconds that processes beside the first wait before they speak of an error
 #: What happens to an output that is not buffered; errors of files have the file's name.
 NO_OUTPUT = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
-STOPPED, NO_READER = 130, 141  # exit codes, as shells give them for SIGINT and SIGPIPE
+NO_READER = 141  # the exit code, as shells give it for SIGPIPE
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,7 +96,7 @@ def _run(argv: Sequence[str]) -> int:
     was_quiet = os.environ.get(QUIET, "")
     os.environ[QUIET] = "1" if args.quiet else was_quiet
     try:
-        with never_swallowed() as was_lost:
+        with _stopped_by_signals(), never_swallowed() as was_lost:
             code = _module(args.command).run(args)
             if was_lost() and code == 0:
                 raise KeyboardInterrupt
@@ -157,13 +157,20 @@ def _stops_at_once() -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _stopped_by_signals() -> AbstractContextManager[None]:
+    """Ctrl-C, SIGTERM and SIGHUP end a command in the same way: it tidies up. The processes of ``torchrun``
+    leave signals alone: one of them may wait for another inside PyTorch, where no handler runs.
+    """
+    return nullcontext() if os.environ.get("WORLD_SIZE", "1") != "1" else on_signals(raise_stopped)
+
+
 def _guarded(work: Callable[[], int]) -> int:
     """Does the work; errors of the user's become one line and an exit code."""
     try:
         return work()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\nstopped", file=sys.stderr)
-        return STOPPED
+        return exit_code(stop)
     except BrokenPipeError:  # as in `attngraph doctor | head -1`: whoever read the output has read enough
         _let_go_of_output()
         return NO_READER

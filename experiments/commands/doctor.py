@@ -26,8 +26,8 @@ from pathlib import Path
 # fmt: off
 REQUIRED = (  # as in setup.py
     "torch", "torchvision", "torch-geometric", "transformers", "peft", "accelerate", "safetensors",
-    "pydantic", "pyyaml", "networkx", "numpy", "pandas", "pyarrow", "matplotlib", "pillow", "scipy",
-    "scikit-learn", "openTSNE", "tqdm", "pycocoevalcap", "easy-vqa", "tensorboard",
+    "filelock", "pydantic", "pyyaml", "networkx", "numpy", "pandas", "pyarrow", "matplotlib", "pillow",
+    "scipy", "scikit-learn", "openTSNE", "tqdm", "pycocoevalcap", "easy-vqa", "tensorboard",
 )
 # fmt: on
 #: What is optional -> what it is for.

@@ -245,7 +245,7 @@ def _list(work: Work, run: Execution) -> None:
         print(f"\n{_count(plan, scored)}")
         return
     if plan.is_small:
-        here = run.launch.is_local
+        here = run.is_local
         at_a_time = f"{run.jobs} at a time" if here else f"at most {run.jobs} at a time on the cluster"
         about = _duration(plan.seconds(run.jobs if here else CORES, scored))
         total = f"{at_a_time}: about {about} on a 2-core machine{'' if here else ' instead'}"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
+import re
+import shutil
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,13 +19,15 @@ from attngraph.errors import UserError
 from experiments.arguments import add_model_arguments
 from experiments.training.device import check_device, check_threads, processes
 from experiments.training.features import LIMIT_GB
-from experiments.training.launch import Launch, add_launch_arguments, launch_of
 from experiments.training.lock import sole_use
-from experiments.training.stopping import exit_code, on_signals, raise_stopped
+from experiments.training.stopping import exit_code
 
-LAUNCH = Launch()  # in processes of this machine
+LOCAL, SLURM, RAY = "local", "slurm", "ray"
+LAUNCHERS = (LOCAL, SLURM, RAY)
+PACKAGES = {SLURM: "submitit", RAY: "ray"}  # what a launcher needs; an extra of its name brings it
 THREADS = 1  # a worker for each core, each with one thread, gets most done
 CLUSTER_JOBS = 256  # cells at the same time on a cluster, where it has room for more
+TAKEN = ("array", "output", "error", "signal", "open_mode", "nodes", "ntasks")  # of sbatch: set for each cell
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,9 @@ class Execution:
         cache_gb: size of the folder of cached image states, in 10^9 bytes.
         threads: CPU threads that compute a cell. The last digits of its scores depend on them; so they follow
             from nothing else, are saved with the cell, and tell runs apart.
-        launch: by which launcher.
+        launcher: one of :data:`LAUNCHERS`.
+        cluster: of Slurm: options of ``sbatch``; of Ray: ``address`` of the cluster (without it one of this
+            machine that ends with the command), ``cpus`` and ``gpus`` for each cell.
         trackers: that show the curves of each run, see :mod:`experiments.training.trackers`.
     """
 
@@ -45,8 +52,14 @@ class Execution:
     jobs: int | None = None
     cache_gb: float = LIMIT_GB
     threads: int = THREADS
-    launch: Launch = LAUNCH
+    launcher: str = LOCAL
+    cluster: dict[str, str] = field(default_factory=dict)
     trackers: tuple[str, ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether cells run in processes of this machine."""
+        return self.launcher == LOCAL
 
     def conditions(self) -> dict[str, int]:
         """What the last digits of scores depend on, beside the settings and the machine."""
@@ -90,30 +103,103 @@ def add_run_arguments(parser: argparse.ArgumentParser, several: bool = True) -> 
         metavar="GB",
         help="Cache image states in a folder of at most this many GB; 0 for none.",
     )
-    add_launch_arguments(parser)
+    add(
+        "--launcher",
+        choices=LAUNCHERS,
+        default=LOCAL,
+        metavar="NAME",
+        help=f"Run cells in this way: {LOCAL} (processes of this machine), {SLURM} (an array of jobs) or "
+        f"{RAY} (tasks of a Ray cluster).",
+    )
+    add(
+        "--cluster",
+        action="append",
+        metavar="KEY=VALUE",
+        help=f"Set an option of sbatch, such as partition=gpu, time=12:00:00 or "
+        f"cpus-per-task=5, with {SLURM}; address=ADDRESS of a cluster to join (auto: this machine's), or "
+        f"cpus=N and gpus=SHARE of each cell, with {RAY} (repeatable).",
+    )
 
 
 def execution_of(args: argparse.Namespace, out: Path) -> Execution:
     """What the options of :func:`add_run_arguments` ask for.
 
     Raises:
-        UserError: a number is out of range, the device is not there, or options do not go together. What
-            other machines have is for them to say.
+        UserError: a number is out of range, the device is not there, options do not go together, or what a
+            launcher needs is missing. What other machines have is for them to say.
     """
-    launch = launch_of(args)
-    if launch.is_local or args.threads < 1:
+    cluster = _cluster_of(args.launcher, args.cluster or (), args.device)
+    is_local = args.launcher == LOCAL
+    if is_local or args.threads < 1:
         check_threads(args.threads)
     if not args.cache_gb >= 0:
         raise UserError(f"--cache-gb must be at least 0, got {args.cache_gb:g}")
-    jobs = jobs_for(args.device, args.jobs, args.threads, launch.is_local)
-    if launch.is_local:
+    jobs = jobs_for(args.device, args.jobs, args.threads, is_local)
+    if is_local:
         check_device(args.device)
     elif (count := processes(args.device).num_processes) > 1:
         raise UserError(
-            f"--launcher {launch.name} starts processes itself: give the command without the launcher of "
+            f"--launcher {args.launcher} starts processes itself: give the command without the launcher of "
             f"PyTorch that has started {count}"
         )
-    return Execution(out, args.device, jobs, args.cache_gb, args.threads, launch)
+    return Execution(out, args.device, jobs, args.cache_gb, args.threads, args.launcher, cluster)
+
+
+def _cluster_of(launcher: str, given: Sequence[str], device: str) -> dict[str, str]:
+    """The options of a cluster, by name."""
+    if launcher == LOCAL:
+        if given:
+            raise UserError(
+                f"--cluster {given[0]} changes nothing with --launcher {LOCAL}: leave it out, or give "
+                f"--launcher {SLURM} or {RAY}"
+            )
+        return {}
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"--launcher {launcher} takes --device cpu or cuda, got {device}")
+    package = PACKAGES[launcher]
+    if importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"--launcher {launcher} needs the package {package}: run `pip install 'attngraph[{launcher}]'`"
+        )
+    missing = [name for name in ("sbatch", "srun", "squeue", "scancel") if shutil.which(name) is None]
+    if launcher == SLURM and missing:
+        raise UserError(
+            f"--launcher {SLURM}: this machine has no Slurm (no {missing[0]} on the PATH): run the command "
+            "where sbatch works, or leave the option out"
+        )
+    options = {}
+    for one in given:
+        key, _, value = (part.strip() for part in one.partition("="))
+        key = key.removeprefix("--").replace("-", "_")
+        if not (value and re.fullmatch("[a-z][a-z_]*", key)):
+            raise UserError(f"--cluster {one}: give a name and a value, such as partition=gpu")
+        if launcher == SLURM and key in TAKEN:
+            raise UserError(f"--cluster {one}: the launcher sets {key} itself; leave it out")
+        if launcher == RAY:
+            _check_ray(key, value, device)
+        options[key] = value
+    return options
+
+
+def _check_ray(key: str, value: str, device: str) -> None:
+    """Raise UserError where an option of Ray's is unknown or out of range."""
+    if key == "address":
+        return
+    if key not in ("cpus", "gpus"):
+        raise UserError(f"--cluster {key}={value}: {RAY} takes address, cpus and gpus")
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if key == "cpus" and not (number >= 1 and number.is_integer()):
+        raise UserError(f"--cluster cpus={value}: give a whole number of cores, at least 1")
+    if key == "gpus" and not 0 < number <= 1:
+        raise UserError(
+            f"--cluster gpus={value}: give a share above 0 and at most 1: a cell runs on one GPU; several "
+            "train one cell under torchrun"
+        )
+    if key == "gpus" and device != "cuda":
+        raise UserError(f"--cluster gpus={value} changes nothing with --device {device}: leave it out")
 
 
 def jobs_for(device: str, asked: int | None, threads: int = THREADS, here: bool = True) -> int:
@@ -137,19 +223,11 @@ def jobs_for(device: str, asked: int | None, threads: int = THREADS, here: bool 
 def in_folder(run: Execution, work: Callable[[], int]) -> int:
     """A command's work on its folder, where no other command works meanwhile; returns the exit code.
 
-    Ctrl-C, SIGTERM and SIGHUP end it with one line. The processes of ``torchrun`` leave signals alone: one of
-    them may wait for another inside PyTorch, where no handler runs.
-
     Raises:
         UserError: another command works in the folder.
     """
-    state = processes(run.device)
     try:
-        with ExitStack() as stack:
-            if state.num_processes == 1:
-                stack.enter_context(on_signals(raise_stopped))
-            if state.is_main_process:
-                stack.enter_context(sole_use(run.out))
+        with sole_use(run.out) if processes(run.device).is_main_process else nullcontext():
             return work()
     except KeyboardInterrupt as stop:
         print(

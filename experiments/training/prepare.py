@@ -98,7 +98,7 @@ def _prepare(
         is_finished(cell, run)  # an error where its folder holds another experiment
     for cell in {(cell.task, cell.model, cell.side): cell for cell in todo}.values():
         cell.description()  # an error where annotations or a list of answers are damaged, before any picture
-    if not run.launch.is_local and not _is_here(run.device):
+    if not run.is_local and not _is_here(run.device):
         note(f"this machine has no {run.device}: the machines that run cells compute image states")
         return
     cache = FeatureCache(run.out / IMAGE_STATES, run.cache_gb)

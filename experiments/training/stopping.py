@@ -39,17 +39,20 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 def on_signals(handle: Callable[[int], None]) -> Iterator[None]:
     """Calls a function, in place of what would happen, at the first signal that asks the process to end.
 
-    A second signal does what it would have done without this. Signals that are ignored stay ignored, as
-    ``nohup`` wants it.
+    A second signal does what it would have done without this, and so does the first in a process that was
+    forked meanwhile. Signals that are ignored stay ignored, as ``nohup`` wants it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before, process = {number: signal.getsignal(number) for number in SIGNALS}, os.getpid()
 
     def once(number: int, frame: FrameType | None) -> None:
         restore()
-        handle(number)
+        if os.getpid() == process:
+            handle(number)
+        else:
+            os.kill(os.getpid(), number)
 
     def restore() -> None:
         for number, earlier in before.items():

@@ -138,16 +138,7 @@ def test_commands_are_accepted(page):
 
 
 #: Options of commands that do not tell experiments apart.
-NOT_SETTINGS = {"only", "dry_run", "jobs", "download", "device", "batch", "check"}
-NOT_SETTINGS |= {
-    "launcher",
-    "cpus_per_cell",
-    "gpus_per_cell",
-    "ray_address",
-    "slurm",
-    "gpus",
-    "gpu_teraflops",
-}
+NOT_SETTINGS = {"only", "dry_run", "jobs", "download", "device", "batch", "check", "launcher", "cluster"}
 
 
 def test_commands_that_share_a_folder_do_not_refuse_one_another():

@@ -104,8 +104,7 @@ class World:
 
     def search(self, tasks: str | None = None) -> int:
         options = dict(out=self.out, preset="full", model=None, device="cpu", jobs=1, threads=1, tasks=tasks)
-        options |= dict(download=False, cache_gb=1.0, checkpoints=None, launcher="local")
-        options |= dict.fromkeys(("cpus_per_cell", "gpus_per_cell", "ray_address", "slurm"))
+        options |= dict(download=False, cache_gb=1.0, checkpoints=None, launcher="local", cluster=None)
         given = {"data": None, "answering": None}
         return search.run(argparse.Namespace(**given, **options))
 

@@ -8,7 +8,7 @@ import pytest
 
 from attngraph.errors import UserError
 from experiments.training import execution
-from experiments.training.execution import Execution, add_run_arguments, execution_of, jobs_for
+from experiments.training.execution import CLUSTER_JOBS, Execution, add_run_arguments, execution_of, jobs_for
 
 
 def asked(*words):
@@ -33,6 +33,64 @@ def test_threads_are_one_unless_asked_otherwise(monkeypatch):
     assert asked() == Execution(Path("out"), "cpu", 4) and asked().threads == 1
     assert asked("--jobs", "1").conditions() == asked().conditions() == {"threads": 1, "processes": 1}
     assert asked("--threads", "2") == Execution(Path("out"), "cpu", 2, threads=2)
+
+
+@pytest.fixture
+def clusters(monkeypatch):
+    """A machine with Slurm, Ray and one core."""
+    monkeypatch.setattr(execution.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(execution.shutil, "which", lambda name: name)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+
+
+def test_what_a_cluster_has_is_not_asked_of_this_machine(clusters):
+    ray = asked("--launcher", "ray", "--device", "cuda", "--threads", "4", "--cluster", "gpus=0.5")
+    cluster = {"gpus": "0.5"}
+    assert ray == Execution(Path("out"), "cuda", CLUSTER_JOBS, threads=4, launcher="ray", cluster=cluster)
+    words = ["--cluster", "partition=gpu", "--cluster", "--mail-type=END"[2:], "--cluster", " time = 2-00 "]
+    slurm = asked("--launcher", "slurm", "--jobs", "7", *words)
+    assert slurm.cluster == {"partition": "gpu", "mail_type": "END", "time": "2-00"} and slurm.jobs == 7
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--cluster mem=1GB", "--cluster mem=1GB changes nothing with --launcher local: .*slurm or ray"),
+        ("--launcher ray --cluster mem=1GB", "--cluster mem=1GB: ray takes address, cpus and gpus"),
+        ("--launcher ray --cluster cpus=0", "--cluster cpus=0: give a whole number"),
+        ("--launcher ray --cluster cpus=1.5", "--cluster cpus=1.5: give a whole number"),
+        ("--launcher ray --device cuda --cluster gpus=2", "gpus=2: give a share above 0 and at most 1"),
+        ("--launcher ray --device cuda --cluster gpus=nan", "gpus=nan: give a share"),
+        ("--launcher ray --cluster gpus=1", "gpus=1 changes nothing with --device cpu"),
+        ("--launcher ray --cluster address=", "--cluster address=: give a name and a value"),
+        ("--launcher ray --threads 0", "--threads must be at least 1"),
+        ("--launcher ray --device mps", "takes --device cpu or cuda, got mps"),
+        ("--launcher slurm --device cuda:1", "takes --device cpu or cuda, got cuda:1"),
+        ("--launcher slurm --cluster mem", "--cluster mem: give a name and a value"),
+        ("--launcher slurm --cluster Mem=1", "--cluster Mem=1: give a name and a value"),
+        ("--launcher slurm --cluster --array=0-9", "the launcher sets array itself"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(words, said, clusters):
+    with pytest.raises(UserError, match=said):
+        asked(*words.replace("--cluster --", "--cluster=--").split())
+
+
+def test_what_a_launcher_lacks_is_told_before_any_work(monkeypatch):
+    monkeypatch.setattr(execution.shutil, "which", lambda name: None)
+    monkeypatch.setattr(execution.importlib.util, "find_spec", lambda name: True)
+    with pytest.raises(UserError, match="--launcher slurm: this machine has no Slurm .no sbatch on the PATH"):
+        asked("--launcher", "slurm")
+    monkeypatch.setattr(execution.importlib.util, "find_spec", lambda name: None)
+    for name, package in (("ray", "ray"), ("slurm", "submitit")):
+        with pytest.raises(UserError, match=rf"needs the package {package}: .*'attngraph\[{name}\]'"):
+            asked("--launcher", name)
+
+
+def test_torchrun_and_another_launcher_are_one_too_many(clusters, monkeypatch):
+    monkeypatch.setattr(execution, "processes", lambda device: argparse.Namespace(num_processes=2))
+    with pytest.raises(UserError, match="--launcher ray starts processes itself"):
+        asked("--launcher", "ray")
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,22 @@
 """The cells of a table: what is finished is left alone, what fails is told at the end."""
 
 import json
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from attngraph.errors import UserError
-from experiments.launchers import LAUNCHERS
 from experiments.training import runner
-from experiments.training.cells import run_cell
+from experiments.training.cells import Cell, run_cell
+from experiments.training.engines import ENGINES, FOLDER
 from experiments.training.execution import Execution
-from experiments.training.launch import NAMES
 from experiments.training.recipe import Diverged, Recipe
-from experiments.training.runner import run_cells
-from tests.experiments.launchers.cells import untrained, write_data
+from experiments.training.runner import EVAL_STEPS, line, longest_first, run_cells, weight
 from tests.experiments.training.small import small_cell
+from tests.experiments.training.standins import untrained, write_data
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +24,80 @@ def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("runner") / "data")
 
 
-def test_every_launcher_can_be_asked_for():
-    assert tuple(LAUNCHERS) == NAMES
+TRAINED = Cell("a", "gcn", {}, "vqa", 0, Recipe(1e-3, 40), Path("data"))
+UNTRAINED = Cell("gcn", "majority", {}, "caption", 0, None, Path("data"))
+
+
+def engine(monkeypatch, ended):
+    """The local engine is one that runs ``ended(job)`` for each, now."""
+
+    @contextmanager
+    def run(jobs, execution):
+        futures = [Future() for _ in jobs]
+        for future, job in zip(futures, jobs):
+            future.set_result(ended(job))
+        yield futures
+
+    monkeypatch.setitem(ENGINES, "local", run)
+
+
+def test_the_line_of_a_cell():
+    scores = {"scores": {"caption.bleu4": 0.25, "caption.cider": 1.5}}
+    assert line(UNTRAINED, scores, blind=True) == "      gcn caption   seed 0: finished"
+    assert line(UNTRAINED, scores, blind=False) == "      gcn caption   seed 0: bleu4 25.0 cider 150.0"
+    assert line(UNTRAINED, UserError("broken"), blind=True) == "      gcn caption   seed 0: broken"
+
+
+def test_most_training_comes_first():
+    short, long = replace(TRAINED, label="short", recipe=Recipe(1e-3, 2)), replace(TRAINED, label="long")
+    assert longest_first([short, UNTRAINED, long, TRAINED]) == [long, TRAINED, short, UNTRAINED]
+
+
+def test_the_bar_counts_steps_of_running_cells_and_scoring(monkeypatch, tmp_path):
+    """Steps that a cell was at count once, also where it begins again."""
+    seen, steps = [], iter((10, 25, 5, 10_000))
+
+    class Bar(runner.Progress):
+        def update(self, n):
+            super().update(n)
+            seen.append(self.n)
+            if (step := next(steps, None)) is not None:
+                job.file("step").write_text(str(step))
+            elif not future.done():
+                future.set_result({"scores": {}})
+
+    @contextmanager
+    def run(jobs, execution):
+        nonlocal job
+        (job,) = jobs
+        yield [future]
+
+    job, future = None, Future()
+    monkeypatch.setitem(ENGINES, "local", run)
+    monkeypatch.setattr(runner, "Progress", Bar)
+    monkeypatch.setattr(runner, "EVERY", 0.01)
+    assert weight(TRAINED) == 40 + EVAL_STEPS and weight(UNTRAINED) == EVAL_STEPS
+    assert runner._executed([TRAINED], Execution(tmp_path), blind=False) == {TRAINED: {"scores": {}}}
+    assert seen == [0, 10, 25, 25, 40, 40 + EVAL_STEPS] and not (tmp_path / FOLDER).exists()
+
+
+def test_one_failing_cell_is_told_and_the_others_are_not_run_again(data, tmp_path, capfd):
+    """In worker processes: a model that is missing, and a cell that is fine."""
+    bad, good = untrained("bad", data, model=str(tmp_path / "no such model")), untrained("good", data)
+    run = Execution(tmp_path / "out", jobs=2)
+    with pytest.raises(
+        UserError, match="1 of 2 cells failed, the others are finished: bad vqa seed 0: --model"
+    ):
+        run_cells([bad, good], run)
+    assert "good vqa       seed 0: accuracy" in capfd.readouterr().err
+    assert run_cells([good], run)[good]["examples"] == 4
+    assert "1 of 1 cells are finished already" in capfd.readouterr().err
 
 
 def test_diverged_cells_may_be_left_out(data, tmp_path, monkeypatch):
     cells = [untrained(label, data) for label in ("one", "two", "three")]
     failures = {cells[0]: Diverged("nan"), cells[1]: UserError("other")}
-    monkeypatch.setitem(LAUNCHERS, "local", lambda cells, run, board: board.failures.update(failures))
+    engine(monkeypatch, lambda job: failures.get(job.cell, {"scores": {}}))
     monkeypatch.setattr(runner, "read_scores", lambda cell, out: {"row": cell.label})
     run = Execution(tmp_path, jobs=1)
     with pytest.raises(
@@ -62,15 +130,14 @@ def test_a_diverged_cell_is_not_run_again_where_it_may_diverge(tmp_path, monkeyp
         [],
     )
 
-    def launch(cells, run, board):
-        begun.append(cells)
-        for one in cells:
-            try:
-                run_cell(one, run)
-            except Diverged as error:
-                board.failures[one] = error
+    def ended(job):
+        begun.append(job.cell)
+        try:
+            return run_cell(job.cell, run)
+        except Diverged as error:
+            return error
 
-    monkeypatch.setitem(LAUNCHERS, "local", launch)
+    engine(monkeypatch, ended)
     assert run_cells([cell], run, may_diverge=True) == {} and len(begun) == 1
     assert "is not finite" in (cell.folder(tmp_path) / "diverged.json").read_text()
     assert run_cells([cell], run, may_diverge=True) == {} and len(begun) == 1
