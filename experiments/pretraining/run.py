@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import platform
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +38,7 @@ from experiments.progress import Progress
 from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES, draw, patch_targets
 from experiments.scenes.scene import generator, scenes
 from experiments.training.device import mixed_precision, training_precision
+from experiments.training.loading import begin_loader
 
 SAVE_SECONDS = 120
 LOG_STEPS = 20
@@ -96,12 +96,8 @@ def batches(data: Steps, first: int) -> DataLoader:
         sampler=range(first, len(data)),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_begin_worker,
+        worker_init_fn=begin_loader,
     )
-
-
-def _begin_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process to handle
 
 
 # ---- losses ------------------------------------------------------------------------------------------------

@@ -13,8 +13,10 @@ have textured backgrounds and show every (colour, shape) pair equally often.
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
 
 CANVAS = 64
 CELL, FIRST = 21, 11  # the grid of centres: 11, 32 and 53
@@ -66,16 +68,21 @@ BACKGROUNDS = ("plain", "gradient", "noise", "checker")
 SPLITS = ("train", "validation", "test")
 
 
+Place = Annotated[int, Field(strict=True, ge=0, lt=CANVAS)]  # in pixels
+Level = Annotated[int, Field(strict=True, ge=0, lt=256)]
+Natural = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+
+
 @dataclass(frozen=True)
 class Thing:
     """One coloured shape: centre ``(x, y)`` in pixels (y grows downwards), ``radius`` is half its width."""
 
-    shape: str
-    color: str
-    size: str
-    x: int
-    y: int
-    radius: int
+    shape: Literal[*HUGE_SHAPES]
+    color: Literal[*HUGE_COLORS]
+    size: Literal["small", "large", "huge"]
+    x: Place
+    y: Place
+    radius: Place
 
 
 @dataclass(frozen=True)
@@ -89,21 +96,21 @@ class Background:
         seed: fixes the noise, the direction of a gradient or the width of a checker.
     """
 
-    kind: str
-    first: tuple[int, int, int]
-    second: tuple[int, int, int]
-    seed: int
+    kind: Literal[*BACKGROUNDS]
+    first: tuple[Level, Level, Level]
+    second: tuple[Level, Level, Level]
+    seed: Natural
 
 
 @dataclass(frozen=True)
 class Scene:
     """What a picture shows; ``curtain`` is the side that a hatched grey panel hides, or ``None``."""
 
-    id: int
-    things: tuple[Thing, ...]
+    id: Natural
+    things: Annotated[tuple[Thing, ...], Field(min_length=1)]
     background: Background
-    curtain: str | None
-    domain: str
+    curtain: Literal[*SIDES] | None
+    domain: Literal[*DOMAINS]
 
     def to_dict(self) -> dict:
         """A description for JSON; :meth:`from_dict` reads it back."""
@@ -117,46 +124,14 @@ class Scene:
             ValueError: the values describe no scene.
         """
         try:
-            ground = values["background"]
-            scene = Scene(
-                id=values["id"],
-                things=tuple(Thing(**thing) for thing in values["things"]),
-                background=Background(
-                    ground["kind"], tuple(ground["first"]), tuple(ground["second"]), ground["seed"]
-                ),
-                curtain=values["curtain"],
-                domain=values["domain"],
-            )
-        except (LookupError, TypeError) as error:
-            raise ValueError(f"no scene: {type(error).__name__}: {error}") from None
-        if not _can_be_drawn(scene):
-            raise ValueError("no scene: a shape, colour, size, place, background or curtain that none has")
-        return scene
+            return _READ.validate_python(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"no scene: {place}: {first['msg']}") from None
 
 
-def _can_be_drawn(scene: Scene) -> bool:
-    """Whether names and numbers are such as scenes have."""
-    ground = scene.background
-    names = [
-        (scene.curtain, (None, *SIDES)),
-        (scene.domain, DOMAINS),
-        (ground.kind, BACKGROUNDS),
-        *((thing.shape, HUGE_SHAPES) for thing in scene.things),
-        *((thing.color, tuple(HUGE_COLORS)) for thing in scene.things),
-        *((thing.size, (*SIZES, "huge")) for thing in scene.things),
-    ]
-    numbers = [
-        (scene.id, 2**63),
-        (ground.seed, 2**31),
-        *((level, 256) for level in (*ground.first, *ground.second)),
-        *((place, CANVAS) for thing in scene.things for place in (thing.x, thing.y, thing.radius)),
-    ]
-    return (
-        bool(scene.things)
-        and len(ground.first) == len(ground.second) == 3
-        and all(name in known for name, known in names)
-        and all(type(number) is int and 0 <= number < end for number, end in numbers)
-    )
+_READ = TypeAdapter(Scene)
 
 
 def generator(*key: int) -> random.Random:

@@ -22,11 +22,8 @@ A folder is whole or absent, and reused where its manifest says the same setting
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from multiprocessing import Pool
 from pathlib import Path
 
 from attngraph.errors import UserError
@@ -40,7 +37,6 @@ LEAST, MOST = 10, 1_000_000  # of `make_scenes`; of each kind and split
 SIZE = 3000  # examples for training in each of the six data sets
 VERSION = 1  # raise it whenever the same seed gives other scenes, pictures or texts
 MANIFEST = "manifest.json"
-MANY = 5000  # examples, from which on it pays to start processes
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,12 @@ def _drawn_once(folder: Path, manifest: dict, parts: Mapping[str, tuple[Layout, 
         return folder
     try:
         with whole_folder(folder) as work:
-            _write_all([(layout, work / name, amounts, seed) for name, (layout, amounts) in parts.items()])
+            with Progress(
+                total=len(parts), desc="drawing scenes", unit="data set", leave=False, delay=SOON
+            ) as bar:
+                for name, (layout, amounts) in parts.items():
+                    layout(work / name, amounts, seed)
+                    bar.update()
             write_json(work / MANIFEST, manifest, indent=None)
     except OSError as error:
         if not _is_finished(folder, manifest):  # another process may just have written the same
@@ -129,30 +130,3 @@ def _is_finished(folder: Path, manifest: dict) -> bool:
             f"{shown(manifest)}; choose another folder or move it away"
         )
     return True
-
-
-def _write_all(jobs: list[tuple[Layout, Path, Amounts, int]]) -> None:
-    """Writes data sets; large ones side by side, for each has random streams of its own."""
-    processes = min(len(jobs), os.cpu_count() or 1)
-    if sum(sum(amounts) for _, _, amounts, _ in jobs) < MANY:
-        processes = 1
-    with Progress(total=len(jobs), desc="drawing scenes", unit="data set", leave=False, delay=SOON) as bar:
-        if processes == 1:
-            for job in jobs:
-                _write(job)
-                bar.update()
-        else:
-            with Pool(processes, _leave_signals) as pool:
-                for _ in pool.imap_unordered(_write, jobs):
-                    bar.update()
-
-
-def _write(job: tuple[Layout, Path, Amounts, int]) -> None:
-    layout, root, amounts, seed = job
-    layout(root, amounts, seed)
-
-
-def _leave_signals() -> None:
-    """A process of the pool: Ctrl-C is for the one that started it, which ends it by SIGTERM."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -115,9 +115,9 @@ def add_run_arguments(parser: argparse.ArgumentParser, several: bool = True) -> 
         "--cluster",
         action="append",
         metavar="KEY=VALUE",
-        help=f"With {SLURM}, set an option of sbatch, such as partition=gpu, time=12:00:00 or "
-        f"cpus-per-task=5; with {RAY}, set address=ADDRESS of a cluster to join (auto: this machine's), or "
-        "cpus=N and gpus=SHARE for each cell (repeatable).",
+        help=f"Set an option of sbatch, such as partition=gpu, time=12:00:00 or "
+        f"cpus-per-task=5, with {SLURM}; address=ADDRESS of a cluster to join (auto: this machine's), or "
+        f"cpus=N and gpus=SHARE of each cell, with {RAY} (repeatable).",
     )
 
 

@@ -166,7 +166,7 @@ def train(room: Room) -> None:
 
 
 def planted(room: Room) -> None:
-    room.run("planted", "--quick", "--threads", "1", "--out", "out")
+    room.run("planted", "--quick", "--out", "out")
     room.show("out/*.csv")
 
 
