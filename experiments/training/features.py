@@ -124,6 +124,8 @@ def _fill(
                     for row, state in zip(rows, states):
                         out.seek(array.offset + row * array.itemsize)
                         out.write(np.array((state, 1), array.dtype).tobytes())
+            except FileNotFoundError:
+                return  # another command has removed it
             except OSError as error:
                 raise UserError(
                     f"{file}: image states cannot be saved ({first_line(error)}): make room on the disk, "

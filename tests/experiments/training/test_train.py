@@ -127,7 +127,7 @@ def test_the_precision_is_as_the_recipe_says(precision, pays, half, lines, tmp_p
 
 
 def test_a_step_whose_gradients_are_too_large_for_float16_is_left_out(lines, tmp_path, monkeypatch):
-    """And counts as a step, but not for the schedule. Gradients are clipped without the scale."""
+    """It counts as a step, not for the schedule. Gradients are clipped as they are, without the scale."""
     monkeypatch.setattr(training, "half_precision", lambda device, precision: "float16")
     scale, begin = torch.amp.GradScaler, []
     monkeypatch.setattr(
