@@ -65,6 +65,7 @@ class Report:
         drawn: whether it holds drawn scenes, which no published counts are about.
         splits: of each format whose files are there.
         damaged: records and pictures that can be left out -> what is wrong with them.
+        pictures: what is wrong with those that were decoded.
         decoded: how many pictures were decoded; None without asking.
     """
 

@@ -17,15 +17,12 @@ import torch
 from experiments.arguments import QUIET
 from experiments.cli import COMMANDS, main
 from experiments.models import blip
-from tests.experiments.bad_inputs import table
+from tests.experiments.bad_inputs import asking, reading, writing
 from tests.experiments.bad_inputs.case import Case
+from tests.experiments.bad_inputs.damage import JSON_FILE
 from tests.experiments.bad_inputs.world import World, listing, make_world
 
-CASES = list(table.cases())
-REPEATED = table.repeated(CASES)
-PARAMETERS = [
-    pytest.param(case, id=case.name, marks=[pytest.mark.slow] * (case.name in REPEATED)) for case in CASES
-]
+CASES = [case for boundary in (asking, reading, writing) for case in boundary.cases()]
 #: Words of which a message with a remedy has one.
 REMEDY = re.compile(
     r"\b(give|use|take|takes|choose|name|leave|make|check|download|install|reinstall|delete|remove|unpack|restore"
@@ -69,13 +66,14 @@ def restored(monkeypatch, world, load_weights):
     torch.set_flush_denormal(False)
 
 
-def test_there_are_cases_for_every_command():
-    assert len(CASES) >= 300
-    commands = {case.name.split()[0] for case in CASES}
-    assert commands >= set(COMMANDS)
+def test_each_command_and_way_to_damage_a_file_has_cases():
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names) <= 400
+    assert {name.split()[0] for name in names} >= set(COMMANDS)
+    assert all(any(name.endswith(how) for name in names) for how in JSON_FILE)
 
 
-@pytest.mark.parametrize("case", PARAMETERS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_it_ends_with_one_line(case: Case, world: World, capfd):
     spot = Path(tempfile.mkdtemp(prefix="spot-", dir=world.folder))  # commands remember files by their paths
     words = case.words(world, spot)
