@@ -207,16 +207,17 @@ INPUTS = (
         "a picture twice": written('{"picture.png": [], "picture.png": []}'),
     }),
     Input("preset", _after("ablation", "--preset", "mine.yaml", PRESET),
-          ("mine.yaml", "preset", "gcm", "vqaa", "sizes"), ANY_FILE, contents={
+          ("mine.yaml", "preset", "gcm", "vqaa"), ANY_FILE, contents={
         "deep": written(DEEP), "no YAML": written("a: [1"), "a date": written("2020-01-01"),
         "code": written("!!python/object/apply:os.getcwd []"),
     } | _yaml(PRESET, {
         "unknown field": {"sedes": {}}, "about null": {"about": None}, "no seeds": {"seeds": ...},
         "seeds of nobody": {"seeds": {"gcm": 1}}, "seeds huge": {"seeds": {"gcn": 10**15}},
-        "steps zero": {"budget": {"steps": 0}}, "steps nan": {"budget": {"steps": float("nan")}},
-        "tasks of nobody": {"tasks": {"vqaa": {"steps": 3}}},
-        "sizes of two": {"sizes": {"questions": [1, 2]}},
-        "sizes huge": {"sizes": {"questions": [10**15, 1, 1]}},
+        "steps zero": {"runs": {"recipe": {"steps": 0}}},
+        "steps nan": {"runs": {"recipe": {"steps": float("nan")}}},
+        "tasks of nobody": {"by_task": {"vqaa": {"eval_examples": 3}}},
+        "sizes of two": {"scenes": {"questions": [1, 2]}},
+        "sizes huge": {"scenes": {"questions": [10**15, 1, 1]}},
     })),
     Input("search preset", _after("search", "--preset", "mine.yaml", PRESET), ("mine.yaml", "preset"),
           ANY_FILE, 2),
@@ -230,8 +231,8 @@ INPUTS = (
     })),
     Input("size", _after("table", "--size", "mine.yaml", SIZE), ("mine.yaml", "schedule"), ANY_FILE, 2,
           contents=_yaml(SIZE, {
-        "steps and epochs": {"budget": {"steps": 3, "epochs": 2}}, "layouts zero": {"layouts": 0},
-        "schedule of nobody": {"recipe": {"schedule": "cosin"}},
+        "steps and epochs": {"runs": {"recipe": {"steps": 3, "epochs": 2}}}, "layouts zero": {"scenes": {"layouts": 0}},
+        "schedule of nobody": {"runs": {"recipe": {"schedule": "cosin"}}},
         "settings of a text": {"settings": {"methods": {"gcn": {"vqa2": {"learning_rate": "fast"}}}}},
     })),
     Input("settings", _after("table", "--settings", "mine.yaml", "reduction: 4"), ("mine.yaml",), ANY_FILE),
