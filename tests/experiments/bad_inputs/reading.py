@@ -231,7 +231,8 @@ INPUTS = (
     })),
     Input("size", _after("table", "--size", "mine.yaml", SIZE), ("mine.yaml", "schedule"), ANY_FILE, 2,
           contents=_yaml(SIZE, {
-        "steps and epochs": {"runs": {"recipe": {"steps": 3, "epochs": 2}}}, "layouts zero": {"scenes": {"layouts": 0}},
+        "steps and epochs": {"runs": {"recipe": {"steps": 3, "epochs": 2}}},
+        "layouts zero": {"scenes": {"layouts": 0}},
         "schedule of nobody": {"runs": {"recipe": {"schedule": "cosin"}}},
         "settings of a text": {"settings": {"methods": {"gcn": {"vqa2": {"learning_rate": "fast"}}}}},
     })),
