@@ -25,11 +25,9 @@ from analysis.maps import mass_summary
 from analysis.plots.maps import draw_mass
 from analysis.viewer import write_viewer
 from attngraph.errors import UserError
-from experiments.arguments import EachOnce
-from experiments.inspect.attention_maps import collect_maps
-from experiments.inspect.attention_report import draw_queries, mass_lines
-from experiments.inspect.options import add_source_arguments, brings_own, open_source, settings_of
-from experiments.inspect.questions import ask
+from experiments.arguments import EachOnce, positive
+from experiments.inspect.maps import ask, collect_maps, draw_queries, mass_lines
+from experiments.inspect.source import add_source_arguments, brings_own, open_source, settings_of
 from experiments.outputs import Outputs
 from experiments.scenes.scene import Thing
 
@@ -51,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "from which the answer's first token is predicted), last, or numbers of tokens from 0. Default: "
         "first, and answer where it is known, else a decoder's last.",
     )
-    parser.add_argument("--pictures", type=int, default=4, metavar="N", help="Draw this many examples.")
+    parser.add_argument("--pictures", type=positive, default=4, metavar="N", help="Draw this many examples.")
     parser.epilog = (
         "The maps show the view of a text's tokens where the text looks at the image or shares a sequence "
         "with it, and that of the image's [CLS] node where an image is read alone. The gradient map is that "
@@ -104,8 +102,6 @@ def _draw(args: argparse.Namespace, tokens: list[str] | None, outputs: Outputs) 
 
 
 def _tokens(args: argparse.Namespace) -> list[str] | None:
-    if args.pictures < 1:
-        raise UserError(f"--pictures must be at least 1, got {args.pictures}")
     for token in args.tokens or ():
         if token not in NAMED_TOKENS and not token.isdecimal():
             raise UserError(f"--tokens {token}: give first, answer, last, or the number of a token, from 0")

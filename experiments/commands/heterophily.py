@@ -18,16 +18,22 @@ import json
 from pathlib import Path
 
 from analysis.heterophily import Heterophily, Settings
-from attngraph.degrees import DEGREES
 from attngraph.errors import UserError
+from experiments.arguments import Between
 from experiments.files import write_text
-from experiments.inspect.heterophily_report import draw_figures, records, screen
-from experiments.inspect.labeller import Labeller, read_own_classes
-from experiments.inspect.measurement import AFTER, BEFORE, differences, measure, with_own_heads
-from experiments.inspect.options import add_source_arguments, open_source, settings_of
-from experiments.inspect.region_file import RegionFile
-from experiments.inspect.regions import Regions
-from experiments.inspect.tagger import Tagger
+from experiments.inspect.labels import Labeller, Tagger, read_own_classes
+from experiments.inspect.regions import Regions, read_regions
+from experiments.inspect.source import add_source_arguments, open_source, settings_of
+from experiments.inspect.statistics import (
+    AFTER,
+    BEFORE,
+    differences,
+    draw_figures,
+    measure,
+    records,
+    screen,
+    with_own_heads,
+)
 from experiments.outputs import Outputs
 
 NAMES = (
@@ -40,8 +46,7 @@ NAMES = (
     "spectra-*.png",
 )
 
-BINS = 21  # where spectra are measured
-MOST = {"p": 16, "bins": 1001, "permutations": 1000, "replicates": 100_000}  # more only costs time and memory
+BINS = 21  # of spectra
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,16 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "docs/statistics.md shows one. In drawn scenes it is known.",
     )
     parser.add_argument(
-        "--degree",
-        choices=DEGREES,
-        metavar="KIND",
-        default="sum",
-        help="Sum the values' degrees over the queries, or take means, in the distances of regions and in "
-        "pGNN's closed form. Default: sum.",
-    )
-    parser.add_argument(
         "--clusters",
-        type=int,
+        type=Between(0, 512),
         default=8,
         metavar="K",
         help="Label the nodes by this many clusters (k-means over queries and values); 0 for none.",
@@ -95,18 +92,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--spectra",
         action="store_true",
         help="Measure the energy over the spectrum, too, which decomposes every graph.",
-    )
-    parser.add_argument(
-        "--bins",
-        type=int,
-        metavar="N",
-        help=f"Divide the spectra of --spectra into this many bins, an odd number. Default: {BINS}.",
-    )
-    parser.add_argument(
-        "--permutations", type=int, default=2, metavar="N", help="Permute each graph this many times."
-    )
-    parser.add_argument(
-        "--replicates", type=int, default=200, metavar="N", help="Resample this many times in the bootstrap."
     )
 
 
@@ -128,8 +113,8 @@ def _measure(args: argparse.Namespace, settings: Settings, outputs: Outputs) -> 
     for state, trained in states.items():
         source = open_source(args, trained)
         if regions is None:
-            file = None if args.regions is None else RegionFile(args.regions, source.samples)
-            regions = Regions(source.samples, file)
+            known = None if args.regions is None else read_regions(args.regions, source.samples)
+            regions = Regions(source.samples, known)
         labeller.fit(source)
         measure(source, labeller, regions, statistics, state)
     notes = [*labeller.notes(), *regions.notes()]
@@ -166,24 +151,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise UserError(
             "--device mps has no double precision, in which statistics are summed: use cpu or cuda"
         )
-    if args.bins is not None and not args.spectra:
-        raise UserError("--bins divides spectra, and none are measured: give --spectra too, or leave it out")
-    args.bins = BINS if args.bins is None else args.bins
-    for name, most in MOST.items():
-        if getattr(args, name) > most:
-            raise UserError(f"--{name} must be at most {most:,}, got {getattr(args, name):g}")
-    if args.bins < 3 or args.bins % 2 == 0:
-        raise UserError(f"--bins must be an odd number from 3 on, got {args.bins}")
-    if args.clusters and not 2 <= args.clusters <= 512:
-        raise UserError(f"--clusters must lie in 2..512, or be 0 for none, got {args.clusters}")
-    try:
-        return Settings(
-            permutations=args.permutations,
-            replicates=args.replicates,
-            p=args.p,
-            degree=args.degree,
-            seed=args.seed,
-            bins=args.bins if args.spectra else 0,
-        )
-    except ValueError as error:
-        raise UserError(f"--{error}") from None
+    if args.clusters == 1:
+        raise UserError("--clusters 1 tells no nodes apart: give 2 or more, or 0 for none")
+    if not 1 <= args.p <= 16:
+        raise UserError(f"--p must lie between 1 and 16, got {args.p:g}")
+    return Settings(p=args.p, seed=args.seed, bins=BINS if args.spectra else 0)

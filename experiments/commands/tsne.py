@@ -17,14 +17,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from analysis.embedding import INITS, METHODS
+from analysis.embedding import METHODS
 from analysis.plots.embedding import COLOURS, draw
 from attngraph.errors import UserError
-from experiments.arguments import EachOnce, seed
-from experiments.inspect.embedding_maps import MapSettings, check_clouds, embed
-from experiments.inspect.embedding_report import notes, summary
-from experiments.inspect.options import add_source_arguments, open_source, settings_of
-from experiments.inspect.point_clouds import ADAPTED, FROZEN, gather_points
+from experiments.arguments import LARGEST, Between, EachOnce
+from experiments.inspect.points import ADAPTED, FROZEN, check_clouds, embed, gather_points, notes, summary
+from experiments.inspect.source import add_source_arguments, open_source, settings_of
 from experiments.outputs import Outputs
 
 NAMES = (
@@ -32,9 +30,7 @@ NAMES = (
     "quality.csv",
     *(f"{method}-*.{kind}" for method in METHODS for kind in ("png", "svg")),
 )
-
-
-PERPLEXITY, INIT = 30, "pca"  # where none is given
+PERPLEXITY = 30  # where none is given
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         heads="all in one space, as after W_o",
     )
     parser.add_argument(
-        "--points", type=int, default=3000, metavar="N", help="Draw at most this many points on each map."
+        "--points",
+        type=Between(3, LARGEST),
+        default=3000,
+        metavar="N",
+        help="Draw at most this many points on each map.",
     )
     parser.add_argument(
         "--method",
@@ -65,20 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"neighbours. Default: {PERPLEXITY}.",
     )
     parser.add_argument(
-        "--map-seeds",
-        type=seed,
-        nargs="+",
-        action=EachOnce,
-        metavar="N",
-        help="Make a map for each of these seeds. Default: that of --seed.",
-    )
-    parser.add_argument(
-        "--init",
-        choices=INITS,
-        metavar="START",
-        help=f"Start the maps from principal components (pca) or at random (random). Default: {INIT}.",
-    )
-    parser.add_argument(
         "--colour",
         nargs="+",
         action=EachOnce,
@@ -92,54 +78,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """``attngraph tsne``."""
-    settings = _settings(args)
+    _check(args)
     outputs = Outputs(args.out, "tsne", settings_of(args), NAMES)
     with outputs.alone():
-        return _draw(args, settings, outputs)
+        return _draw(args, outputs)
 
 
-def _draw(args: argparse.Namespace, settings: MapSettings, outputs: Outputs) -> int:
+def _draw(args: argparse.Namespace, outputs: Outputs) -> int:
     """Draw into a folder that is checked."""
     sources = {FROZEN: open_source(argparse.Namespace(**vars(args) | {"adapter": None}))}
     if args.adapter is not None:
         sources[ADAPTED] = open_source(args)
     source = sources[FROZEN]
+    perplexities = args.perplexity or [PERPLEXITY]
     clouds, rotated = gather_points(sources, args.layers, args.points, args.seed)
-    check_clouds(clouds[FROZEN], settings)
-    table, measures = embed(clouds, settings)
+    check_clouds(clouds[FROZEN], args.method, perplexities, args.colour)
+    table, measures = embed(clouds, args.method, perplexities, args.colour, args.seed)
 
     title = f"{source.title}: projected query and value space"
-    lines = list(notes(clouds, measures, settings.method, rotated))
+    lines = list(notes(clouds, measures, args.method, rotated))
     with outputs.writing() as out:
         table.to_csv(out / "coordinates.csv", index=False, float_format="%.5f")
         measures.to_csv(out / "quality.csv", index=False, float_format="%.5f")
-        for colour in settings.colours:
-            paths = [out / f"{settings.method}-{colour}.{kind}" for kind in ("png", "svg")]
+        for colour in args.colour:
+            paths = [out / f"{args.method}-{colour}.{kind}" for kind in ("png", "svg")]
             draw(table, measures, paths, colour, title, lines)
     print(summary(table, measures))
     source.report_skipped()
-    figures = ", ".join(f"{settings.method}-{colour}.png and .svg" for colour in settings.colours)
+    figures = ", ".join(f"{args.method}-{colour}.png and .svg" for colour in args.colour)
     print(f"written: {args.out}/coordinates.csv, quality.csv, {figures}")
     return 0
 
 
-def _settings(args: argparse.Namespace) -> MapSettings:
-    if args.points < 3:
-        raise UserError(f"--points must be at least 3, got {args.points}")
+def _check(args: argparse.Namespace) -> None:
+    """Refuse perplexities that make no map; without any, the default's name goes into the settings."""
     if args.method == "pca":
-        for name in ("perplexity", "map_seeds", "init"):
-            if getattr(args, name) is not None:
-                raise UserError(f"--{name.replace('_', '-')} changes nothing in PCA: leave it out")
-    else:
-        args.perplexity, args.init = args.perplexity or [PERPLEXITY], args.init or INIT
-    perplexities, seeds = args.perplexity or [PERPLEXITY], args.map_seeds or [args.seed]
-    if not all(1 <= perplexity < float("inf") for perplexity in perplexities):
+        if args.perplexity is not None:
+            raise UserError("--perplexity changes nothing in PCA: leave it out")
+        return
+    args.perplexity = args.perplexity or [PERPLEXITY]
+    least = 2 if args.method == "umap" else 1  # UMAP takes it for a number of neighbours
+    if not all(least <= perplexity < float("inf") for perplexity in args.perplexity):
         raise UserError(
-            f"--perplexity must be numbers from 1 on, got {' '.join(f'{p:g}' for p in perplexities)}"
+            f"--perplexity must be numbers from {least} on for {args.method}, got "
+            f"{' '.join(f'{perplexity:g}' for perplexity in args.perplexity)}"
         )
-    if args.method == "umap" and round(min(perplexities)) < 2:
-        raise UserError(
-            f"--perplexity must be at least 2 for umap, which takes it for a number of neighbours, got "
-            f"{min(perplexities):g}"
-        )
-    return MapSettings(args.method, perplexities, seeds, args.init or INIT, args.colour, args.seed)

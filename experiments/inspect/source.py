@@ -1,25 +1,52 @@
-"""A model and the samples that it is run on."""
+"""What the analysis commands look at: a model, images and texts, and the attention graphs that they give.
+
+By default the mini-BLIP that ships with the package, on drawn scenes with their captions; or any
+transformers model (``--model``), on images and texts of one's own (``--images``, ``--texts``) or on a data
+set in its official files (``--data``, ``--task``). With ``--adapter`` the model has graph adapters in it.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import random
 import re
-from collections.abc import Iterator
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from peft import get_peft_model
+from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from adapters.adapter import GraphAdapter
+from adapters.peft.loading import load_adapter, read_config
 from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
+from experiments.arguments import EachOnce, add_model_arguments, positive, seed
+from experiments.datasets.reading import read_text
 from experiments.errors import first_line
-from experiments.inspect.calls_as_examples import calls_as_examples
+from experiments.models import load_family
 from experiments.models.batch import Batch, Sample
 from experiments.models.family import ModelFamily
 from experiments.models.images import open_image
-from experiments.progress import note
+from experiments.models.weights import weights_digest
+from experiments.progress import Progress
+from experiments.scenes.known import scene_of
+from experiments.scenes.write import Sizes, write_scenes
+from experiments.shipped import unless_default
+from experiments.tasks import TASKS
+from experiments.tasks.task import SPLITS
+from experiments.training.device import check_device
+
+TASK, SPLIT = "caption", "validation"  # where none is given
+NOT_SETTINGS = ("command", "version", "quiet", "out", "download", "batch", "device")
+IMAGE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 # What models, their processors and what reads them raise.
 FAILURES = (
@@ -35,6 +62,287 @@ FAILURES = (
 )
 
 
+# ---- asked for on the command line ------------------------------------------------------------------------
+
+
+def add_source_arguments(
+    parser: argparse.ArgumentParser,
+    out: Path = Path("runs"),
+    layers: str = "all",
+    heads: str = "all",
+    task: str = TASK,
+) -> None:
+    """The options that say what is looked at, and where results go.
+
+    Args:
+        parser: gets the options.
+        out: the default folder.
+        layers, heads, task: which ones a command takes by default, in words.
+    """
+    add = parser.add_argument
+    add_model_arguments(parser, "Look at this transformers model")
+    add(
+        "--adapter",
+        type=Path,
+        metavar="PATH",
+        help="Put these graph adapters into the model: a cell's folder of `attngraph ablation`, or a folder "
+        "that PEFT saved.",
+    )
+    add("--images", nargs="+", type=Path, metavar="PATH", help="Look at these image files or folders.")
+    add(
+        "--texts",
+        type=Path,
+        metavar="FILE",
+        help="Read a text per line from this file, one for each image or one for all. Without it, BLIP "
+        "describes the images itself, without its adapters.",
+    )
+    add(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="Take data in official files, as `attngraph scenes` lays them out. Default: scenes that are "
+        "drawn for the run.",
+    )
+    add(
+        "--task",
+        choices=list(TASKS),
+        metavar="NAME",
+        help=f"Take prompts and answers of this task: {', '.join(TASKS)}. Default: {task}.",
+    )
+    add(
+        "--split",
+        choices=SPLITS,
+        metavar="NAME",
+        help=f"Take this split of the data: {', '.join(SPLITS)}. Default: {SPLIT}.",
+    )
+    add("--examples", type=positive, default=64, metavar="N", help="Look at this many examples at most.")
+    add("--batch", type=positive, default=16, metavar="N", help="Put this many examples into a forward pass.")
+    add(
+        "--layers",
+        nargs="+",
+        action=EachOnce,
+        metavar="NAME",
+        help="Look at these attention layers: names or patterns such as '*crossattention*'. Default: "
+        f"{layers}.",
+    )
+    add(
+        "--heads",
+        nargs="+",
+        type=int,
+        action=EachOnce,
+        metavar="N",
+        help=f"Look at these heads. Default: {heads}.",
+    )
+    add("--out", type=Path, default=out, metavar="FOLDER", help="Write the results into this folder.")
+    add("--device", default="cpu", metavar="NAME", help="Compute on this device: cpu, cuda, cuda:1 or mps.")
+    add(
+        "--seed",
+        type=seed,
+        default=0,
+        metavar="N",
+        help="Set the seed of scenes, choices and random numbers.",
+    )
+
+
+def settings_of(args: argparse.Namespace, task: str = TASK) -> dict[str, Any]:
+    """What decides a command's results, for :class:`experiments.outputs.Outputs`: all options but those that
+    only say where and how it runs, and digests of the weights that are looked at.
+
+    Args:
+        args: the parsed options.
+        task: of the command, where none is given and none of one's own images and texts are looked at.
+    """
+    settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
+    settings = {"weights": weights_digest(args.model), **settings, "model": unless_default(args.model)}
+    if not brings_own(args):
+        settings |= {"task": args.task or task, "split": args.split or SPLIT}
+    if args.adapter is not None:
+        settings["adapter_weights"] = weights_digest(args.adapter)
+    return json.loads(json.dumps(settings, default=str))
+
+
+def brings_own(args: argparse.Namespace) -> bool:
+    """Whether one's own images or texts are looked at, and no task's."""
+    return bool(args.images or args.texts)
+
+
+def open_source(args: argparse.Namespace, trained: bool = True) -> Source:
+    """The source that the options of :func:`add_source_arguments` describe.
+
+    Args:
+        args: the parsed options.
+        trained: False for the adapters of ``--adapter`` as they were before training (the model then
+            computes what it does without them, unless the join is ``replace``).
+
+    Raises:
+        UserError: something is missing, damaged or out of range.
+    """
+    for name in ("data", "task", "split"):
+        if brings_own(args) and getattr(args, name):
+            raise UserError(
+                f"--{name} chooses among a task's data, and here you give images or texts of your own: leave "
+                "it out"
+            )
+    check_device(args.device)
+    family = load_family(args.model, args.download)
+    title = family.title if args.model is None else type(family.model).__name__
+    if args.images and not family.sees:
+        raise UserError(f"{title} looks at no images: leave out --images")
+    if args.texts and not family.reads:
+        raise UserError(f"{title} reads no texts: leave out --texts")
+    if brings_own(args):
+        samples = own_samples(args.images, args.texts)[: args.examples]
+    else:
+        task, split = args.task or TASK, args.split or SPLIT
+        samples = task_samples(task, family.name, split, args.data, args.examples, args.seed)
+    samples, skipped = _readable(samples)
+    family.check(samples)
+    adapters = {} if args.adapter is None else put_in(family, args.adapter, trained, args.seed)
+    return Source(family, samples, args.batch, args.layers, args.heads, args.device, adapters, skipped)
+
+
+# ---- images and texts -------------------------------------------------------------------------------------
+
+
+def _readable(samples: Sequence[Sample]) -> tuple[list[Sample], list[str]]:
+    """The samples whose images can be read, or that have none, and what is wrong with the others."""
+    readable, faults = [], []
+    for sample in Progress(samples, "opening images", leave=False, delay=1):
+        try:
+            if sample.image is not None:
+                open_image(sample.image)
+            readable.append(sample)
+        except UserError as error:
+            faults.append(str(error))
+    if not readable:
+        raise UserError(f"none of {len(samples)} images can be read, first: {faults[0]}")
+    return readable, faults
+
+
+def own_samples(images: Sequence[Path] | None, texts: Path | None) -> list[Sample]:
+    """Images and texts of the user's own.
+
+    Args:
+        images: files, or folders of them.
+        texts: a file with a text per line, one for each image or one for all.
+
+    Raises:
+        UserError: a file is missing, or the numbers of images and texts do not go together.
+    """
+    files = [file for path in images or () for file in _image_files(path)]
+    lines = [] if texts is None else _lines(texts)
+    if images and not files:
+        raise UserError(
+            f"--images: no image files in {', '.join(map(str, images))}; give files, or folders with files "
+            f"ending in {', '.join(sorted(IMAGE_FILES))}"
+        )
+    if files and lines and len(lines) not in (1, len(files)):
+        raise UserError(
+            f"{len(files)} images but {len(lines)} texts in {texts}: give one text for each image, or one "
+            "for all"
+        )
+    if not files:
+        return [Sample(f"text {k + 1}", None, "", line) for k, line in enumerate(lines)]
+    answers = lines * len(files) if len(lines) == 1 else lines or [None] * len(files)
+    samples, occurrences = [], Counter()
+    for file, answer in zip(files, answers):
+        occurrences[file.name] += 1  # files in several folders may have one name
+        number = occurrences[file.name]
+        name = file.name if number == 1 else f"{file.name} #{number}"
+        samples.append(Sample(name, file, "", answer))
+    return samples
+
+
+def task_samples(
+    task_name: str, family: str, split: str, data: Path | None = None, limit: int = 64, seed: int = 0
+) -> list[Sample]:
+    """Examples of a task with their answers, a fixed random choice of them.
+
+    Args:
+        task_name: as in ``--task``.
+        family: of the model, which may have a prompt of its own.
+        split: ``train``, ``validation`` or ``test``.
+        data: folder with the data; None draws them for this call, and keeps the pictures in memory.
+        limit: how many at most.
+        seed: of the choice and of what is drawn.
+    """
+    task = TASKS[task_name]
+    if task.packaged and data is not None:
+        raise UserError(f"--data {data}: the examples of {task_name} come with a package: leave out --data")
+    if data is None:
+        task.check(None)
+    drawn = data is None and task.drawn is not None
+    with tempfile.TemporaryDirectory() as folder:
+        if drawn:
+            counts = tuple(limit if name == split else 1 for name in SPLITS)
+            few = dict.fromkeys(asdict(Sizes()), (1, 1, 1))
+            data = write_scenes(Path(folder) / "data", seed, Sizes(**few | {task.drawn: counts}))
+        examples = task.examples(Path(folder) if data is None else data, split)
+        if len(examples) > limit:
+            examples = random.Random(seed).sample(examples, limit)
+        samples = []
+        for example in Progress(examples, "reading examples", leave=False, delay=1):
+            sample = task.sample(example, family, draw=0.0)
+            image = open_image(example.image) if drawn else example.image
+            samples.append(replace(sample, image=image, scene=scene_of(example.image)))
+        return samples
+
+
+def _lines(texts: Path) -> list[str]:
+    try:
+        content = read_text(texts, "give a UTF-8 file with a text per line")
+    except UserError as error:
+        raise UserError(f"--texts {error}") from None
+    lines = [line.strip() for line in re.split(r"[\r\n]", content)]  # no other sign ends a line
+    lines = [line for line in lines if line]
+    if not lines:
+        raise UserError(f"--texts {texts} holds no text: give a file with a text per line")
+    return lines
+
+
+def _image_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_FILES)
+    if not path.exists():
+        raise UserError(f"--images {path}: no such file or folder; give image files, or folders of them")
+    return [path]
+
+
+# ---- adapters ---------------------------------------------------------------------------------------------
+
+
+def put_in(family: ModelFamily, path: Path, trained: bool = True, seed: int = 0) -> dict[str, GraphAdapter]:
+    """Put saved adapters into a model.
+
+    Args:
+        family: the frozen model that they were trained for; its model is changed in place, and its
+            ``unadapted`` becomes the context in which the adapters are off.
+        path: a folder that PEFT saved, or a cell's folder of ``attngraph ablation``, which is one too.
+        trained: False leaves them as a new adapter starts, with this seed.
+        seed: of a new adapter's weights.
+
+    Returns:
+        ``{layer as attngraph.capture names it: adapter}``.
+
+    Raises:
+        UserError: no such folder, a damaged one, or adapters of another model or kind.
+    """
+    try:
+        adapted = load_adapter(family.model, path)
+    except UserError as error:
+        raise UserError(f"--adapter {error}") from None
+    if not trained:  # the same ones as new, once it is known that they fit
+        base: Any = adapted.unload()
+        torch.manual_seed(seed)
+        adapted = get_peft_model(base, read_config(path))
+    family.model = adapted.get_base_model().eval()
+    family.unadapted = adapted.disable_adapter
+    return adapted.base_model.layers()
+
+
+# ---- the model's graphs -----------------------------------------------------------------------------------
+
+
 @dataclass
 class Source:
     """A model and what it is run on.
@@ -46,7 +354,7 @@ class Source:
         layers, heads: those chosen; None for all.
         device: where the model runs.
         adapters: ``{layer: adapter}`` of an adapted model.
-        skipped: images that could not be read, so far.
+        skipped: why images cannot be read that are left out, if any.
     """
 
     family: ModelFamily
@@ -56,14 +364,12 @@ class Source:
     heads: list[int] | None = None
     device: str = "cpu"
     adapters: dict[str, GraphAdapter] = field(default_factory=dict)
-    skipped: list[str] = field(default_factory=list, init=False)
+    skipped: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         self.family.model.to(self.device).eval()
-        self._fault = ""  # of the first image that cannot be read
 
     def __len__(self) -> int:
-        """How many samples, unreadable ones included."""
         return len(self.samples)
 
     @property
@@ -76,81 +382,55 @@ class Source:
         """The model's name for titles and messages."""
         return self.family.title
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, doing: str | None = None) -> Iterator[Batch]:
         """The samples in order.
 
-        Raises:
-            UserError: no image can be read.
+        Args:
+            doing: what a progress bar says that is done with them; None for no bar.
         """
-        self.skipped, self._fault, any_read = [], "", False
-        for start in range(0, len(self), self.batch_size):
-            samples = self._opened(self.samples[start : start + self.batch_size])
-            if samples:
-                any_read = True
-                with self._making_inputs():
-                    batch = self.family.batch(samples)
-                yield batch.to(self.device)
-        if not any_read:
-            raise UserError(f"none of {len(self)} images can be read, first: {self._fault}")
+        starts = range(0, len(self), self.batch_size)
+        for start in Progress(starts, doing, leave=False, disable=doing is None):
+            samples = [
+                sample if sample.image is None else replace(sample, image=open_image(sample.image))
+                for sample in self.samples[start : start + self.batch_size]
+            ]
+            with self.reading():
+                batch = self.family.batch(samples)
+            yield batch.to(self.device)
 
-    def graphs(self) -> Iterator[tuple[Batch, dict[str, AttentionGraph]]]:
+    def graphs(self, doing: str | None = None) -> Iterator[tuple[Batch, dict[str, AttentionGraph]]]:
         """Each batch with the attention graphs of the chosen layers and heads, ``{layer: graph}``."""
-        for batch in self.batches():
+        for batch in self.batches(doing):
             yield batch, self.read(batch, self.layers, self.heads)
 
     def read(
         self, batch: Batch, layers: list[str] | None = None, heads: list[int] | None = None
     ) -> dict[str, AttentionGraph]:
         """The attention graphs of a batch, by default of all layers and heads, ``{layer: graph}``."""
-        with self.reading(batch):
+        with self.reading():
             graphs = capture(self.model, batch.inputs, layers, heads)
         return calls_as_examples(graphs, batch.inputs)
 
     @contextmanager
-    def reading(self, batch: Batch) -> Iterator[None]:
-        """Turns what goes wrong while the model runs on a batch, and its attention is read, into one line
-        that says whose fault it is.
+    def reading(self) -> Iterator[None]:
+        """Turns what goes wrong in a model or its processor, or where its attention is read, into one line.
 
         Raises:
-            UserError: in place of any error of the model's or of the reading of its attention.
+            UserError: in place of any error of theirs.
         """
         try:
             yield
         except UserError as error:
-            raise UserError(_as_options(str(error))) from None
+            told = str(error).replace("layers=...", "--layers").replace("choose heads", "choose --heads")
+            raise UserError(told) from None
         except FAILURES as error:
-            if _is_short_of_memory(error):
+            if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
                 raise UserError(f"{self.title}: memory was short: make --batch smaller") from error
-            if self._runs(batch):
-                raise UserError(
-                    f"the attention of {self.title} cannot be read ({_in_short(error)}), though the model "
-                    "itself runs on these inputs: leave out the layers that fail (--layers), or take another "
-                    "--model"
-                ) from error
             raise UserError(
-                f"{self.title} fails even where nothing is read from it ({_in_short(error)}): see whether it "
-                "runs in transformers, with this version and these images and texts, or take another --model"
+                f"{self.title} cannot be read on these images and texts ({type(error).__name__}: "
+                f"{first_line(error)}): check that they are what it reads, leave out layers that fail "
+                "(--layers), or take another --model"
             ) from error
-
-    @contextmanager
-    def _making_inputs(self) -> Iterator[None]:
-        """Turns what a processor complains of into one line."""
-        try:
-            yield
-        except FAILURES as error:
-            raise UserError(
-                f"{self.title} makes no inputs of these images and texts ({_in_short(error)}): check that "
-                "they are what it reads"
-            ) from error
-
-    def _runs(self, batch: Batch) -> bool:
-        """Whether the model runs on a batch when its attention is not read."""
-        try:
-            with torch.no_grad():
-                self.model(**batch.inputs)
-        except FAILURES:
-            return False
-        return True
 
     def reweighted(self, name: str, graph: AttentionGraph) -> AttentionGraph | None:
         """The graph with the weights that the layer's adapter uses in place of M; None where there is no
@@ -166,40 +446,56 @@ class Source:
             return replace(kept, weight=adapter.scheme.reweight(kept))
 
     def report_skipped(self) -> None:
-        """Say on screen how many images were left out, if any."""
+        """Say on screen which images were left out, if any."""
         if self.skipped:
-            print(f"{len(self.skipped)} of {len(self)} images cannot be read and were left out")
-
-    def _opened(self, samples: list[Sample]) -> list[Sample]:
-        """The samples whose images can be read, with these images open."""
-        opened = []
-        for sample in samples:
-            try:
-                image = None if sample.image is None else open_image(sample.image)
-            except UserError as error:
-                self._fault = self._fault or str(error)
-                self.skipped.append(str(sample.image))
-                _warn_once(f"left out: {error}")
-                continue
-            opened.append(replace(sample, image=image))
-        return opened
+            whole = len(self.samples) + len(self.skipped)
+            print(f"{len(self.skipped)} of {whole} images cannot be read and were left out:")
+            print("\n".join(self.skipped))
 
 
-def _as_options(message: str) -> str:
-    """A message of :func:`attngraph.capture` with the command's options in place of its arguments."""
-    about = {"--heads: ": r" has heads 0\.\.\d+, not ", "--layers: ": "no attention layer is called"}
-    option = next((option for option, words in about.items() if re.search(words, message)), "")
-    return option + re.sub(r"\blayers=\.\.\.", "--layers", message)
+def calls_as_examples(
+    graphs: Mapping[str, AttentionGraph], inputs: Mapping[str, Tensor]
+) -> dict[str, AttentionGraph]:
+    """The graphs of a batch, with a single graph for each layer of an image encoder that was called for each
+    picture, or
+    for each window of a picture: the calls, in their order, are the graph's examples.
+
+    Args:
+        graphs: ``{layer: graph}``; calls of one layer are called ``layer``, ``layer#2`` and so on.
+        inputs: of the model; ``pixel_values`` with two axes hold the patches of all pictures in one list.
+    """
+    pixels = inputs.get("pixel_values")
+    if pixels is None or pixels.dim() != 2:
+        return dict(graphs)
+    calls: dict[str, list[AttentionGraph]] = {}
+    for name, graph in graphs.items():
+        in_image_encoder = graph.query_modality == "image" and graph.kind == "self"
+        calls.setdefault(name.partition("#")[0] if in_image_encoder else name, []).append(graph)
+    return {name: stack_graphs(graphs) for name, graphs in calls.items()}
 
 
-def _in_short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
+def stack_graphs(graphs: Sequence[AttentionGraph]) -> AttentionGraph:
+    """Graphs of one layer as the examples of one batch, with padding nodes where they are smaller than the
+    largest."""
+    if len(graphs) == 1:
+        return graphs[0]
+    n, m = (max(graph.shape[2 + side] for graph in graphs) for side in (0, 1))
 
+    def filled(x: Tensor, *sizes: int) -> Tensor:
+        axes = range(1, len(sizes) + 1)
+        return pad(x, [size for axis in axes for size in (0, sizes[-axis] - x.shape[-axis])])
 
-def _is_short_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+    def mask(graph: AttentionGraph, side: int) -> Tensor:
+        own, shape = (graph.query_mask, graph.value_mask)[side], (graph.shape[0], graph.shape[2 + side])
+        own = torch.ones(shape, dtype=torch.bool, device=graph.query.device) if own is None else own
+        return filled(own, n, m) if own.dim() == 3 else filled(own, (n, m)[side])
 
-
-@cache
-def _warn_once(line: str) -> None:
-    note(line)
+    d = graphs[0].shape[-1]
+    return replace(
+        graphs[0],
+        query=torch.cat([filled(graph.query, n, d) for graph in graphs]),
+        value=torch.cat([filled(graph.value, m, d) for graph in graphs]),
+        weight=torch.cat([filled(graph.weight, n, m) for graph in graphs]),
+        query_mask=torch.cat([mask(graph, 0) for graph in graphs]),
+        value_mask=torch.cat([mask(graph, 1) for graph in graphs]),
+    )

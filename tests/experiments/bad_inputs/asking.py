@@ -152,8 +152,6 @@ def _together() -> Iterator[Case]:
         ("attention", "--tokens", "99"),
         ("tsne", "--points", "2"),
         ("tsne", "--perplexity", "1e6"),
-        ("tsne", "--map-seeds", "0", "-1"),
-        ("heterophily", "--bins", "4", "--spectra"),
         ("heterophily", "--clusters", "1"),
         ("significance", "--rows", "pgn"),
         ("significance", "--rows", ","),

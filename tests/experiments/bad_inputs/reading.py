@@ -110,13 +110,10 @@ def _plugin(world: World, spot: Path) -> Prepared:
     return ["--plugin", str(spot / "mine.py"), *good_words("scenes", world, spot)], spot / "mine.py"
 
 
-def _picture(*more: str) -> Callable[[World, Path], Prepared]:
-    def prepare(world: World, spot: Path) -> Prepared:
-        file = world.copy(world.picture, spot)
-        model = ["--model", str(world.model("vit")), "--images", str(file)]
-        return ["attention", *model, "--out", str(spot / "out"), *more], file
-
-    return prepare
+def _picture(world: World, spot: Path) -> Prepared:
+    file = world.copy(world.picture, spot)
+    model = ["--model", str(world.model("vit")), "--images", str(file)]
+    return ["attention", *model, "--out", str(spot / "out")], file
 
 
 def _cell(command: str, name: str) -> Callable[[World, Path], Prepared]:
@@ -244,8 +241,7 @@ INPUTS = (
         "no message": written("raise ValueError\n"), "recursion": written("def f(): f()\nf()\n"),
         "base exception": written("class Mine(BaseException): pass\nraise Mine('mine')\n"),
     }),
-    Input("picture", _picture(), ("picture.png",), BINARY, 5, contents=PICTURES),
-    Input("strict picture", _picture("--strict"), ("picture.png",), BINARY, 2),
+    Input("picture", _picture, ("picture.png",), BINARY, 5, contents=PICTURES),
     *(
         Input(f"{name} {command}", _cell(command, name), (name,), ways, 3, but)
         for (name, ways, but), command in zip(
@@ -309,7 +305,7 @@ def cases() -> Iterator[Case]:
         yield _case(prepared, "missing", lambda place: [*map(os.unlink, place.iterdir()), place.rmdir()])
         yield _case(prepared, "empty", lambda place: [*map(os.unlink, place.iterdir())])
     if hasattr(os, "mkfifo"):
-        pipe = Input("picture", _picture(), ("picture.png",), {})
+        pipe = Input("picture", _picture, ("picture.png",), {})
         yield _case(pipe, "a pipe", lambda file: [file.unlink(), os.mkfifo(file)])
 
 

@@ -21,9 +21,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
 from experiments.commands import attention
-from experiments.inspect import attention_report, views
-from experiments.inspect.options import add_source_arguments, open_source
-from experiments.inspect.questions import ask, region
+from experiments.inspect import maps as views
+from experiments.inspect.maps import ask
+from experiments.inspect.regions import region
 from experiments.inspect.source import Source
 from experiments.inspect.words import words_of
 from experiments.models import load_family
@@ -31,6 +31,7 @@ from experiments.models.batch import Batch, Sample, Text
 from experiments.models.images import Pictures, preprocess
 from experiments.scenes.drawing import draw
 from experiments.scenes.scene import scenes
+from tests.experiments.inspect.looking import pictures, source
 from tests.experiments.tiny import save, save_adapter
 
 CROSS = "text_decoder.bert.encoder.layer.{}.crossattention.self"
@@ -40,12 +41,6 @@ def run(out, *words) -> int:
     parser = argparse.ArgumentParser()
     attention.add_arguments(parser)
     return attention.run(parser.parse_args([*map(str, words), "--out", str(out)]))
-
-
-def parse(*words) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_source_arguments(parser)
-    return parser.parse_args([*map(str, words)])
 
 
 def samples(count: int) -> list[Sample]:
@@ -241,9 +236,9 @@ def test_an_encoder_decoder_of_another_kind(captioner, tmp_path):
     maps = pd.read_csv(tmp_path / "maps.csv")
     assert set(maps["query"]) == {"first", "answer"} and set(maps["method"]) == {"raw", "rollout", "gradient"}
     assert (maps["row"].max(), maps["column"].max()) == (1, 2)
-    source = open_source(parse(*captioner))
-    (batch,) = source.batches()
-    last = [graph for graph in capture(source.model, batch.inputs).values() if graph.kind == "cross"][-1]
+    looked_at = source(*captioner)
+    (batch,) = looked_at.batches()
+    last = [graph for graph in capture(looked_at.model, batch.inputs).values() if graph.kind == "cross"][-1]
     row = last.weight[1, :, 1, 1:].mean(0)  # of [CLS], after which "a" is written
     found = maps[(maps["example"] == "1.png") & (maps["method"] == "raw") & (maps["query"] == "answer")]
     assert found.sort_values(["row", "column"])["share"].tolist() == pytest.approx(
@@ -293,33 +288,23 @@ def test_an_adapted_model_shows_both_weights(tmp_path):
     pd.testing.assert_series_equal(one, other, rtol=1e-4)
 
 
-def pictures(folder, *names) -> list:
-    folder.mkdir()
-    for k, name in enumerate(names):
-        Image.linear_gradient("L").rotate(90 * k).save(folder / name)
-    return [folder / name for name in names]
-
-
 def test_own_pictures_of_the_same_name_and_unreadable_ones(tmp_path, capsys):
     one = pictures(tmp_path / "a", "x.png")
     pictures(tmp_path / "b", "x.png")
     (tmp_path / "b" / "broken.png").write_bytes(b"no picture")
     run(tmp_path / "out", "--images", *one, tmp_path / "b")
     told = capsys.readouterr()
-    assert f"left out: {tmp_path / 'b' / 'broken.png'} cannot be read" in told.err
-    assert "1 of 3 images cannot be read" in told.out
+    broken = tmp_path / "b" / "broken.png"
+    assert f"1 of 3 images cannot be read and were left out:\n{broken} cannot be read" in told.out
     assert set(pd.read_csv(tmp_path / "out" / "maps.csv")["example"]) == {"x.png", "x.png #2"}
     assert not (tmp_path / "out" / "mass.csv").exists()  # nothing is known about these
-    with pytest.raises(UserError, match="broken.png cannot be read .* or leave out --strict"):
-        run(tmp_path / "strict", "--images", tmp_path / "b", "--strict")
-    assert not (tmp_path / "strict").exists()
 
 
 def test_models_without_maps_are_refused(monkeypatch):
     """With nodes that are no tokens of the text, an image without [CLS], or image nodes in no grid."""
     written = batch_of(text())
     batch = replace(written, pictures=Pictures([Image.new("RGB", (8, 8))] * 2))
-    source = open_source(parse())
+    looked_at = source()
 
     def graph(kind, n, m, values="image", queries="text"):
         features = torch.zeros(2, 1, n, 1), torch.zeros(2, 1, m, 1)
@@ -342,7 +327,7 @@ def test_models_without_maps_are_refused(monkeypatch):
     ):
         monkeypatch.setattr(Source, "read", lambda *_, graph=found: {"layer": graph})
         with pytest.raises(UserError, match=f"^mini-BLIP.*{message}"):
-            views.read_view(source, batch, None)
+            views.read_view(looked_at, batch, None)
 
 
 @pytest.mark.parametrize(
@@ -356,7 +341,6 @@ def test_models_without_maps_are_refused(monkeypatch):
         (["--heads", "4"], "has heads 0 to 3, not 4"),
         (["--tokens", "40"], "--tokens 40: example .* has tokens 0 to .* only"),
         (["--tokens", "middle"], "--tokens middle: give first, answer, last, or the number"),
-        (["--pictures", "0"], "--pictures must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, words, message):
@@ -420,7 +404,7 @@ def test_a_patch_is_not_called_cls(tmp_path):
 )
 def test_figures_say_who_looks(tmp_path, monkeypatch, family, title):
     drawn = []
-    monkeypatch.setattr(attention_report, "draw_maps", lambda *args: drawn.append(args[3]))
+    monkeypatch.setattr(views, "draw_maps", lambda *args: drawn.append(args[3]))
     (tmp_path / "texts.txt").write_text("a red ball\n")
     texts = ("--texts", tmp_path / "texts.txt") if family == "siglip" else ()
     folder = save(family, tmp_path / "model")
@@ -433,7 +417,7 @@ def test_figures_say_who_looks(tmp_path, monkeypatch, family, title):
 )
 def test_figures_speak_of_answers_only_where_there_are_questions(tmp_path, monkeypatch, words, title):
     drawn = []
-    monkeypatch.setattr(attention_report, "draw_maps", lambda *args: drawn.append(args[3]))
+    monkeypatch.setattr(views, "draw_maps", lambda *args: drawn.append(args[3]))
     (tmp_path / "texts.txt").write_text("a red ball\n")
     texts = (*words, tmp_path / "texts.txt") if words else ()
     run(tmp_path / "out", "--images", *pictures(tmp_path / "p", "x.png"), *texts, "--tokens", "answer")
@@ -443,7 +427,7 @@ def test_figures_speak_of_answers_only_where_there_are_questions(tmp_path, monke
 
 def test_a_question_that_the_encoder_reads_stands_before_what_the_decoder_writes(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(attention_report, "draw_maps", lambda *args: drawn.extend(args[1].values()))
+    monkeypatch.setattr(views, "draw_maps", lambda *args: drawn.extend(args[1].values()))
     run(tmp_path / "asked", "--model", "mini-mplug", "--examples", 1, "--tokens", "answer")
     run(tmp_path / "said", "--model", "mini-mplug", "--examples", 1, "--tokens", "last", "--task", "caption")
     asked, said = (words for _, words in drawn)

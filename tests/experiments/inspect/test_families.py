@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,8 @@ from analysis.relevance import image_nodes, route, valid_nodes
 from attngraph import capture
 from attngraph.errors import UserError
 from experiments.commands import attention, heterophily, tsne
-from experiments.inspect.options import add_source_arguments, open_source
 from experiments.inspect.words import words_of
+from tests.experiments.inspect.looking import source
 from tests.experiments.tiny import ALL, IMAGE_ALONE, TEXT_ALONE, save
 
 WITH_IMAGES = [family for family in ALL if family not in TEXT_ALONE]
@@ -49,16 +50,10 @@ def options(tmp_path_factory, given):
     return of
 
 
-def source(words: list[str], *more: str):
-    parser = argparse.ArgumentParser()
-    add_source_arguments(parser)
-    return open_source(parser.parse_args([*words, *more]))
-
-
 @pytest.mark.parametrize("family", ALL)
 def test_a_batch_changes_neither_graphs_nor_words(family, options):
-    ((batch, graphs),) = source(options(family), "--batch", "2").graphs()
-    for k, (single, own) in enumerate(source(options(family), "--batch", "1").graphs()):
+    ((batch, graphs),) = source(*options(family), "--batch", "2").graphs()
+    for k, (single, own) in enumerate(source(*options(family), "--batch", "1").graphs()):
         assert list(own) == list(graphs)
         for name, graph in graphs.items():
             one = own[name]
@@ -96,7 +91,7 @@ MIXERS = (
 )  # whose image tokens are no patches
 def test_a_patch_is_the_node_that_changes_with_its_pixels(family, options, given):
     """Where image encoders mix nothing: their attention's output is set to 0."""
-    found = source(options(family))
+    found = source(*options(family))
     for name, part in found.model.named_modules():
         if name.endswith(MIXERS) and not any(word in name for word in ("decoder", "language", "text_model")):
             torch.nn.init.zeros_(part.weight)
@@ -130,7 +125,7 @@ def test_a_patch_is_the_node_that_changes_with_its_pixels(family, options, given
 
 
 def test_vilt_computes_the_same_with_its_patches_in_order(options):
-    found = source(options("vilt"))
+    found = source(*options("vilt"))
     (batch,) = found.batches()
     embeddings = found.model.embeddings
     ordered = found.model(**batch.inputs)
@@ -144,26 +139,26 @@ def test_vilt_computes_the_same_with_its_patches_in_order(options):
     torch.testing.assert_close(ordered.pooler_output, dealt.pooler_output)
 
 
-HETEROPHILY_IS_SLOW = "t5 bart instructblip blip2 captioner donut llava qwen2-vl smolvlm siglip git".split()
 COMMANDS = {
-    "heterophily": (
-        heterophily,
-        "heterophily.csv",
-        ["--clusters", "2", "--permutations", "1", "--replicates", "20"],
-    ),
+    "heterophily": (heterophily, "heterophily.csv", ["--clusters", "2"]),
     "tsne": (tsne, "coordinates.csv", ["--method", "pca", "--layers", "*"]),
     "attention": (attention, "maps.csv", []),
+}
+#: Each family with one command or more; the rest runs among the slow tests.
+QUICK = {
+    "heterophily": ("bert", "gpt2", "clip", "vilt", "mplug"),
+    "tsne": ("t5", "bart", "vit", "blip", "llava", "qwen2.5-vl", "smolvlm", "blip2"),
+    "attention": (
+        *("llama", "classifier", "captioner", "donut", "llava", "qwen2-vl", "instructblip"),
+        *("blip-vqa", "git", "vilt-vqa", "siglip"),
+    ),
 }
 
 
 @pytest.mark.parametrize(
     "family, command",
     [
-        pytest.param(
-            family,
-            command,
-            marks=[pytest.mark.slow] * (command == "heterophily" and family in HETEROPHILY_IS_SLOW),
-        )
+        pytest.param(family, command, marks=[pytest.mark.slow] * (family not in QUICK[command]))
         for family in ALL
         for command in COMMANDS
     ],
@@ -173,8 +168,10 @@ def test_every_command_runs_whatever_the_batch(command, family, options, tmp_pat
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     tables = []
+    quick = partial(heterophily.Settings, permutations=1, replicates=20)
     for batch in ("1", "2"):
         if (family, batch) != ("llava", "2"):  # figures take most of the time, and are of one kind
+            monkeypatch.setattr(heterophily, "Settings", quick)
             monkeypatch.setattr(heterophily, "draw_figures", lambda *_: [])
             monkeypatch.setattr(tsne, "draw", lambda *_: None)
             monkeypatch.setattr(attention, "draw_queries", lambda *_: [])

@@ -1,84 +1,74 @@
-"""What the analysis commands look at: the right model, images and texts, or one clear line."""
+"""What the analysis commands look at: the right model, adapters, images and texts."""
 
-import argparse
+import json
+import shutil
 
 import pytest
 import torch
-from PIL import Image
-from transformers import BertTokenizerFast, ViTImageProcessor
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModel
 
+from adapters.peft import GraphAdapterConfig
 from attngraph import capture
 from attngraph.errors import UserError
-from experiments.inspect.options import add_source_arguments, open_source, settings_of
+from experiments.inspect.source import own_samples, put_in, settings_of, task_samples
 from experiments.models import load_family
 from experiments.scenes.scene import Scene
-from tests.attngraph.reading.zoo import FAMILIES
+from experiments.scenes.write import Sizes, write_scenes
+from tests.experiments.inspect.looking import parse, pictures, source
+from tests.experiments.tiny import adapted, save
 
-
-def source(*words: str):
-    parser = argparse.ArgumentParser()
-    add_source_arguments(parser)
-    return open_source(parser.parse_args([str(word) for word in words]))
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    for k, colour in enumerate(("red", "blue", "green")):
-        Image.new("RGB", (50, 40 + k), colour).save(folder / f"{k}.png")
-    return folder
+LAYER = "text_decoder.bert.encoder.layer.1.crossattention.self"
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bert")
-    FAMILIES["bert"].model().save_pretrained(folder)
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "ball"]
-    BertTokenizerFast(vocab={name: k for k, name in enumerate(names)}, model_max_length=32).save_pretrained(
-        folder
-    )
-    return folder
+def three(tmp_path_factory):
+    """A folder with three pictures."""
+    return pictures(tmp_path_factory.mktemp("pictures"), "0.png", "1.png", "2.png")[0].parent
 
 
 @pytest.fixture(scope="module")
-def vit(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vit")
-    FAMILIES["vit"].model().save_pretrained(folder)
-    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
-    return folder
+def saved(tmp_path_factory):
+    """``saved(family)``: a folder with this model."""
+    folders = {}
+
+    def one(family: str):
+        if family not in folders:
+            folders[family] = save(family, tmp_path_factory.mktemp(family))
+        return folders[family]
+
+    return one
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    """A folder with adapters of the mini-BLIP, and that model."""
+    folder = tmp_path_factory.mktemp("adapter")
+    return folder, adapted(folder)
+
+
+# ---- images and texts -------------------------------------------------------------------------------------
 
 
 def test_scenes_come_with_all_that_is_known():
-    found = source("--examples", 3, "--batch", 2)
-    batches = list(found.batches())
+    batches = list(source("--examples", 3, "--batch", 2).batches())
     assert [len(batch.names) for batch in batches] == [2, 1]
     batch = batches[0]
-    assert (
-        batch.text.tokens[0][:3] == ["[DEC]", "what", "does"]
-        and batch.text.special[0, 0]
-        and not batch.text.special[0, 1]
-    )
-    assert torch.equal(batch.text.padding, batch.inputs["attention_mask"] == 0)
-    assert (
-        batch.text.tokens[0][batch.text.prompt[0] - 1] == "?"
-        and not batch.text.special[0, batch.text.prompt[0]]
-    )
-    assert (
-        all(isinstance(scene, Scene) for scene in batch.scenes)
-        and batch.pictures.grids == [(8, 8)] * 2
-        and batch.pictures.whole
-    )
+    text, start = batch.text, batch.text.prompt[0]
+    assert text.tokens[0][:3] == ["[DEC]", "what", "does"] and text.special[0, :2].tolist() == [True, False]
+    assert torch.equal(text.padding, batch.inputs["attention_mask"] == 0)
+    assert text.tokens[0][start - 1] == "?" and not text.special[0, start]
+    assert all(isinstance(scene, Scene) for scene in batch.scenes)
+    assert batch.pictures.grids == [(8, 8)] * 2 and batch.pictures.whole
     assert batch.pictures.images[0].size == (64, 64)
 
 
-def test_the_same_seed_gives_the_same_examples():
+def test_the_seed_decides_which_examples():
     first, same, other = (
         next(source("--examples", 3, "--task", "vqa", "--seed", seed).batches()) for seed in (1, 1, 2)
     )
-    assert first.text.tokens == same.text.tokens and torch.equal(
-        first.inputs["pixel_values"], same.inputs["pixel_values"]
-    )
-    assert first.text.tokens != other.text.tokens
+    assert first.text.tokens == same.text.tokens != other.text.tokens
+    assert torch.equal(first.inputs["pixel_values"], same.inputs["pixel_values"])
 
 
 def test_graphs_are_those_of_a_forward_pass():
@@ -86,132 +76,178 @@ def test_graphs_are_those_of_a_forward_pass():
     ((batch, graphs),) = found.graphs()
     ((name, graph),) = graphs.items()
     assert graph.shape[:2] == (2, 1) and graph.kind == "cross"
-    model = load_family().model
-    whole = capture(model, batch.inputs)[name]
-    torch.testing.assert_close(graph.weight, whole.weight[:, 1:2])
+    torch.testing.assert_close(graph.weight, capture(load_family().model, batch.inputs)[name].weight[:, 1:2])
     assert found.reweighted(name, graph) is None
 
 
-def test_images_of_ones_own_get_a_description(pictures):
-    (batch,) = source("--images", pictures).batches()
+def test_images_of_ones_own_get_a_description_or_the_one_text(three, tmp_path):
+    (batch,) = source("--images", three).batches()
     assert batch.names == ["0.png", "1.png", "2.png"] and batch.scenes is None
     assert len(batch.text.tokens[0]) > batch.text.prompt[0]
-
-
-def test_one_text_serves_all_images(pictures, tmp_path):
-    file = tmp_path / "texts.txt"
-    file.write_text("a red circle\n")
-    (batch,) = source("--images", pictures, "--texts", file).batches()
+    (tmp_path / "texts.txt").write_text("a red circle\n")
+    (batch,) = source("--images", three, "--texts", tmp_path / "texts.txt").batches()
     assert batch.text.tokens[0] == batch.text.tokens[2] == ["[DEC]", "a", "red", "circle", "[SEP]"]
 
 
-def test_unreadable_images_are_left_out_by_name_or_refused(pictures, tmp_path, capsys):
+def test_unreadable_images_are_left_out_by_name_and_others_of_one_name_numbered(three, tmp_path, capsys):
+    (tmp_path / "0.png").write_bytes(three.joinpath("1.png").read_bytes())
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    found = source("--images", pictures, broken)
-    assert sum(len(batch.names) for batch in found.batches()) == 3
-    assert found.skipped == [str(broken)] and "broken.png" in capsys.readouterr().err
+    found = source("--images", three, tmp_path)
+    names = [name for batch in found.batches() for name in batch.names]
+    assert names == ["0.png", "1.png", "2.png", "0.png #2"]
+    found.report_skipped()
+    assert f"1 of 5 images cannot be read and were left out:\n{broken}" in capsys.readouterr().out
     with pytest.raises(UserError, match=f"none of 1 images can be read, first: {broken} cannot be read"):
-        list(source("--images", broken).batches())
+        source("--images", broken)
 
 
-def test_strict_opens_every_chosen_image_before_the_model_runs(pictures, tmp_path):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"broken.png cannot be read .*, or leave out --strict"):
-        source("--images", pictures, broken, "--strict")
-    assert len(source("--images", pictures, broken, "--strict", "--examples", 3)) == 3
-    assert len(source("--task", "easy_vqa", "--strict", "--examples", 2)) == 2
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        ("one\r\n\r\n  two\r\rthree\n", ["one", "two", "three"]),
+        ("\ufeffone\ntwo", ["one", "two"]),
+        ("a\u2028b\nc\x0cd\ne\x0bf\x85g\u2029h\x1ci", ["a\u2028b", "c\x0cd", "e\x0bf\x85g\u2029h\x1ci"]),
+    ],
+)
+def test_a_text_ends_where_a_line_ends(tmp_path, content, lines):
+    (tmp_path / "texts.txt").write_bytes(content.encode())
+    assert [sample.answer for sample in own_samples(None, tmp_path / "texts.txt")] == lines
 
 
-def test_options_that_would_change_nothing_are_refused(pictures, tmp_path):
+def test_a_damaged_description_of_scenes_is_refused(tmp_path):
+    data = write_scenes(tmp_path / "data", 0, Sizes((1, 2, 1), (1, 1, 1), (1, 1, 1)))
+    assert all(sample.scene is not None for sample in task_samples("vqa", "blip", "validation", data))
+    file = data / "vqa_v2" / "scenes.json"
+    described = json.loads(file.read_text())
+    for scene in described.values():
+        scene["things"][0]["shape"] = "heptagon"
+    copy = tmp_path / "copy"  # files are remembered by their paths
+    shutil.copytree(data, copy)
+    (copy / "vqa_v2" / "scenes.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match="scenes.json.*(download|draw)"):
+        task_samples("vqa", "blip", "validation", copy)
+
+
+def test_models_of_texts_and_of_images(saved, three, tmp_path):
+    (tmp_path / "texts.txt").write_text("a red ball\nred\n")
+    ((batch, graphs),) = source("--model", saved("bert"), "--texts", tmp_path / "texts.txt").graphs()
+    assert batch.text.tokens[1] == ["[CLS]", "red", "[SEP]", "[PAD]", "[PAD]"] and batch.pictures is None
+    assert len(graphs) == 2 and not graphs["encoder.layer.0.attention.self"].weight[1, :, :, 3:].any()
+    ((batch, graphs),) = source("--model", saved("vit"), "--images", three).graphs()
+    assert batch.text is None and len(batch.pictures.images) == 3 and len(graphs) == 2
+    assert batch.pictures.images[0].size == (8, 8)
+
+
+def test_what_does_not_fit_is_refused(saved, three, tmp_path):
     texts = tmp_path / "texts.txt"
-    texts.write_text("a ball\n")
+    texts.write_text("a\nb\n")
     for words, message in (
+        (("--images", three, "--texts", texts), "3 images but 2 texts"),
+        (("--texts", texts), "give --images"),
+        (("--model", saved("bert"), "--images", three), "BertModel looks at no images: leave out --images"),
+        (("--model", saved("vit"), "--texts", texts), "ViTModel reads no texts: leave out --texts"),
+        (("--images", three, "--data", tmp_path), "--data chooses among a task's data"),
         (("--texts", texts, "--task", "vqa"), "--task chooses among a task's data"),
-        (("--images", pictures, "--task", "caption"), "--task chooses among a task's data"),
         (("--texts", texts, "--split", "test"), "--split chooses among a task's data"),
-        (("--texts", texts, "--strict"), "--strict is about image files"),
-        (("--strict",), "--strict is about image files"),
     ):
         with pytest.raises(UserError, match=message) as error:
             source(*words)
         assert "\n" not in str(error.value)
 
 
-def test_settings_name_a_task_only_where_one_is_looked_at(pictures):
-    parser = argparse.ArgumentParser()
-    add_source_arguments(parser)
-    own, drawn = (parser.parse_args(words) for words in (["--images", str(pictures)], []))
-    assert (settings_of(own)["task"], settings_of(own)["split"]) == (None, None)
-    assert (settings_of(drawn)["task"], settings_of(drawn)["split"]) == ("caption", "validation")
-    assert settings_of(drawn, "another")["task"] == "another"
+def test_settings_tell_what_decides_the_numbers(three):
+    """And two ways to say the same are the same: what is there from either is taken up by the other."""
+    own, default = settings_of(parse("--images", three)), settings_of(parse())
+    assert (own["task"], own["split"]) == (None, None)
+    assert (default["task"], default["split"]) == ("caption", "validation")
+    assert settings_of(parse(), "another")["task"] == "another"
+    assert settings_of(parse("--model", "mini-blip")) == default and default["model"] is None
+    other = settings_of(parse("--model", "a/b"))
+    assert other["model"] == other["weights"] == "a/b"
+    assert settings_of(parse("--heads", 1, 0, 1, "--batch", 3))["heads"] == [1, 0]
 
 
-def test_the_default_model_by_its_name_is_the_default():
-    """What is there from either is taken up by the other."""
-    parser = argparse.ArgumentParser()
-    add_source_arguments(parser)
-    default, named, other = (
-        settings_of(parser.parse_args(words)) for words in ([], ["--model", "mini-blip"], ["--model", "a/b"])
-    )
-    assert named == default and default["model"] is None and other["model"] == other["weights"] == "a/b"
+def test_faults_of_a_model_its_processor_and_the_reading_are_one_line(saved, tmp_path, monkeypatch):
+    (tmp_path / "texts.txt").write_text("a red ball\n")
+    found = source("--model", saved("bert"), "--texts", tmp_path / "texts.txt")
+
+    def broken(*_, **__):
+        raise KeyError("pixel_values\nsee the manual")
+
+    for place, name in ((found.family, "batch"), (found.model.encoder, "forward")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, broken)
+            with pytest.raises(
+                UserError, match=r"cannot be read on these images.*\(KeyError: .*pix"
+            ) as error:
+                list(found.graphs())
+            assert "\n" not in str(error.value)
+    for error in (MemoryError(), torch.OutOfMemoryError("no room"), RuntimeError("can't allocate memory")):
+        with pytest.raises(UserError, match="memory was short: make --batch smaller"), found.reading():
+            raise error
 
 
-def test_options_keep_each_value_once():
-    parser = argparse.ArgumentParser()
-    add_source_arguments(parser)
-    args = parser.parse_args(["--heads", "1", "0", "1", "--layers", "*", "*"])
-    assert (args.heads, args.layers) == ([1, 0], ["*"])
+# ---- adapters ---------------------------------------------------------------------------------------------
 
 
-def test_text_models(bert, tmp_path):
-    file = tmp_path / "texts.txt"
-    file.write_text("a red ball\nred\n")
-    ((batch, graphs),) = source("--model", bert, "--texts", file).graphs()
-    assert batch.text.tokens[1] == ["[CLS]", "red", "[SEP]", "[PAD]", "[PAD]"] and batch.pictures is None
-    assert len(graphs) == 2 and not graphs["encoder.layer.0.attention.self"].weight[1, :, :, 3:].any()
+@pytest.mark.parametrize("trained", [True, False])
+def test_adapters_of_the_mini_blip(adapter, trained):
+    folder, model = adapter
+    opened = source("--examples", 2, "--adapter", folder, trained=trained)
+    ((batch, graphs),) = opened.graphs()
+    expected = capture(model if trained else load_family().model, batch.inputs)[LAYER]
+    torch.testing.assert_close(graphs[LAYER].weight, expected.weight)
+    scheme = opened.adapters[LAYER].scheme
+    p = float(scheme.p.detach())
+    assert p > 1.6 if trained else p == pytest.approx(1.5)
+    torch.testing.assert_close(opened.reweighted(LAYER, graphs[LAYER]).weight, scheme.reweight(expected))
+    assert set(opened.adapters) == {name for name in graphs if name.startswith("text_decoder")}
 
 
-def test_image_models(vit, pictures):
-    ((batch, graphs),) = source("--model", vit, "--images", pictures).graphs()
-    assert batch.text is None and len(batch.pictures.images) == 3 and len(graphs) == 2
-    assert batch.pictures.images[0].size == (8, 8) and batch.pictures.images[0].getpixel((0, 0)) == (
-        255,
-        0,
-        0,
-    )
+def test_the_seed_decides_how_new_adapters_start(adapter):
+    def start(seed: int) -> torch.Tensor:
+        layers = put_in(load_family(), adapter[0], trained=False, seed=seed)
+        return next(iter(layers.values())).join.bottleneck.down.weight
+
+    assert torch.equal(start(1), start(1)) and not torch.equal(start(1), start(2))
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--model", "nowhere"], "no folder with a config.json"),
-        (["--images", "nowhere.png"], "no such file"),
-        (["--texts", "nowhere.txt"], "no such file"),
-        (["--examples", "0"], "at least 1"),
-        (["--data", "nowhere"], "nowhere"),
-        (["--device", "moon"], "not available"),
-    ],
-)
-def test_bad_input_is_one_line(words, message):
-    with pytest.raises(UserError, match=message) as error:
-        list(source(*words).batches())
-    assert "\n" not in str(error.value)
+def test_without_its_adapters_the_model_is_the_frozen_one(adapter):
+    """So that descriptions, which all states of an adapted model read, do not depend on the adapters."""
+    opened = source("--examples", 1, "--adapter", adapter[0])
+    (batch,) = opened.batches()
+
+    def logits(model):
+        with torch.no_grad():
+            return model(**batch.inputs).logits
+
+    frozen = logits(load_family().model)
+    assert (logits(opened.model) - frozen).abs().max() > 1e-3
+    with opened.family.unadapted():
+        torch.testing.assert_close(logits(opened.model), frozen)
+    assert (logits(opened.model) - frozen).abs().max() > 1e-3
 
 
-def test_what_does_not_fit_is_refused(pictures, bert, vit, tmp_path):
-    texts = tmp_path / "texts.txt"
-    texts.write_text("a\nb\n")
-    with pytest.raises(UserError, match="3 images but 2 texts"):
-        source("--images", pictures, "--texts", texts)
-    with pytest.raises(UserError, match="give --images"):
-        source("--texts", texts)
-    with pytest.raises(UserError, match="BertModel looks at no images: leave out --images"):
-        source("--model", bert, "--images", pictures, "--texts", texts)
-    with pytest.raises(UserError, match="ViTModel reads no texts: leave out --texts"):
-        source("--model", vit, "--images", pictures, "--texts", texts)
-    with pytest.raises(UserError, match="reads no texts"):
-        source("--model", vit, "--texts", texts)
-    with pytest.raises(UserError, match="exclude"):
-        source("--images", pictures, "--data", tmp_path)
+def test_adapters_of_another_model(saved, tmp_path):
+    torch.manual_seed(0)
+    config = GraphAdapterConfig(gnn="pgnn", p=1.3, init_weights=False)
+    peft = get_peft_model(AutoModel.from_pretrained(saved("bert")), config).eval()
+    peft.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "texts.txt").write_text("a red ball\n")
+    words = ("--model", saved("bert"), "--texts", tmp_path / "texts.txt")
+    opened = source(*words, "--adapter", tmp_path / "adapter")
+    ((batch, graphs),) = opened.graphs()
+    expected = capture(peft.get_base_model(), batch.inputs)
+    for name, graph in graphs.items():
+        torch.testing.assert_close(graph.weight, expected[name].weight)
+        assert opened.reweighted(name, graph).weight.shape == graph.weight.shape
+    with pytest.raises(UserError, match="--adapter .*do not fit this BlipForCond.* missing .*, 20 left"):
+        put_in(load_family(), tmp_path / "adapter", trained=False)
+
+
+def test_what_is_no_graph_adapter_is_refused(tmp_path):
+    get_peft_model(load_family().model, LoraConfig(target_modules=["query"])).save_pretrained(tmp_path)
+    for folder, message in ((tmp_path, "LORA, not a graph adapter"), (tmp_path / "no", "no such file")):
+        with pytest.raises(UserError, match=f"^--adapter {folder}.*{message}"):
+            put_in(load_family(), folder)

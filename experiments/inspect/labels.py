@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import ConfigDict, StringConstraints, TypeAdapter
 from torch import Tensor
 
 from analysis.bipartite import Bipartite
@@ -15,11 +16,9 @@ from analysis.labels import Labels, SharedClusters, classes_of_tokens, modality
 from analysis.plots.heterophily import stack
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
-from experiments.datasets.reading import read_text, shown
 from experiments.errors import first_line
-from experiments.inspect.scene_parts import SHAPE_NAMES
+from experiments.inspect.regions import SHAPE_NAMES, read_object
 from experiments.inspect.source import Source
-from experiments.inspect.tagger import UNIVERSAL, Tagger
 from experiments.inspect.words import (
     PATCH_NAMES,
     ROTATED,
@@ -39,6 +38,50 @@ UNTAGGED = (
     f"no labels by {SPEECH}: without --tagger those of the drawn scenes' words alone are known, and these "
     "texts are not about drawn scenes"
 )
+
+# universaldependencies.org/u/pos
+UNIVERSAL = tuple("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split())
+_CLASSES = TypeAdapter(
+    dict[Annotated[str, StringConstraints(min_length=1)], Annotated[str, StringConstraints(pattern=r"\S")]],
+    config=ConfigDict(coerce_numbers_to_str=True),
+)
+
+
+class Tagger:
+    """Gives each word of a text its universal part of speech.
+
+    Args:
+        name: of an installed pipeline (``en_core_web_sm``), or a folder with one.
+
+    Raises:
+        UserError: no spaCy, or no such pipeline.
+    """
+
+    def __init__(self, name: str):
+        try:
+            import spacy
+        except ImportError:
+            raise UserError("--tagger needs spaCy: pip install 'attngraph[tagger]'") from None
+        try:
+            self.pipeline = spacy.load(name)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"--tagger {name} cannot be loaded ({first_line(error)}): give a pipeline's folder, or "
+                "install one (python -m spacy download en_core_web_sm)"
+            ) from None
+        self.tag = lru_cache(maxsize=4096)(self._tag)  # the same text comes in every layer
+
+    def __call__(self, words: Sequence[str]) -> list[str]:
+        """The part of speech of each word of a text, one of ``UNIVERSAL``."""
+        return list(self.tag(tuple(words)))
+
+    def _tag(self, words: tuple[str, ...]) -> tuple[str, ...]:
+        from spacy.tokens import Doc
+
+        return tuple(
+            word.pos_ if word.pos_ in UNIVERSAL else "X"
+            for word in self.pipeline(Doc(self.pipeline.vocab, words=list(words)))
+        )
 
 
 class Labeller:
@@ -175,43 +218,8 @@ def read_own_classes(files: Sequence[Path]) -> dict[str, dict[str, str]]:
             raise UserError(
                 f"--labels {file}: two files are called {file.stem!r}, the name of their labels: rename one"
             )
-        classes[file.stem] = _read_classes(file)
+        classes[file.stem] = read_object("--labels", file, _CLASSES, "give a JSON file {token: class}")
     return classes
-
-
-def _read_classes(file: Path) -> dict[str, str]:
-    try:
-        content = read_text(file, "give a JSON file {token: class}")
-    except UserError as error:
-        raise UserError(f"--labels {error}") from None
-    try:
-        classes = json.loads(content, object_pairs_hook=each_key_once)
-    except (RecursionError, ValueError) as error:
-        raise UserError(
-            f"--labels {file} cannot be read ({first_line(error)}): give a JSON file {{token: class}}"
-        ) from None
-    is_object = isinstance(classes, dict) and all(isinstance(kind, (str, int)) for kind in classes.values())
-    if not is_object or not classes:
-        raise UserError(f"--labels {file} must hold one JSON object {{token: class}} with at least one token")
-    for token, kind in classes.items():
-        if not token or isinstance(kind, bool) or not str(kind).strip():
-            raise UserError(
-                f"--labels {file}: the class of {shown(token)} is {shown(kind)}: give each token a name, and "
-                "its class a name or a number"
-            )
-    return {token: str(kind) for token, kind in classes.items()}
-
-
-def each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object's content, for ``json.loads``.
-
-    Raises:
-        ValueError: a key occurs twice.
-    """
-    keys = [key for key, _ in pairs]
-    if twice := next((key for key, number in Counter(keys).items() if number > 1), None):
-        raise ValueError(f"{shown(twice)} occurs twice: leave one of them")
-    return dict(pairs)
 
 
 def _classified(

@@ -1,13 +1,14 @@
-"""The statistics of ``attngraph heterophily`` as text on screen, and its figures."""
+"""The statistics of ``attngraph heterophily``: measured, as text on screen, and as figures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.heterophily import Heterophily
 from analysis.plots.heterophily import (
     DIFFERENCE,
     curves,
@@ -18,7 +19,11 @@ from analysis.plots.heterophily import (
     spectra,
     stacks,
 )
+from experiments.inspect.labels import Labeller
+from experiments.inspect.regions import Regions
+from experiments.inspect.source import Source
 
+BEFORE, AFTER = "before", "after"  # training
 LABELLED = ("edge", "adjusted", "label_informativeness", "aggregation")
 PLAIN = (
     "generalised_edge",
@@ -32,6 +37,44 @@ PLAIN = (
 UNDEFINED = "undefined in every graph"
 CLOSED_FORM = ("closed_form_r", "closed_form_variation", "lengths_variation", "attention_variation")
 REGIONS = ("contrast", "rotation_change", "distance_auc", "distractor_mass", "queries_per_value")
+
+
+def measure(
+    source: Source, labeller: Labeller, regions: Regions, statistics: Heterophily, state: str = ""
+) -> None:
+    """Add the graphs of a source to the statistics: M, and M̄ where the layer has an adapter.
+
+    Args:
+        source: what to measure.
+        labeller: gives the nodes' classes.
+        regions: gives the queries' relevant values.
+        statistics: gets every graph.
+        state: of training, which goes into the weights' names.
+    """
+    suffix = f" {state}" if state else ""
+    for batch, graphs in source.graphs(f"measuring{suffix}"):
+        for name, graph in graphs.items():
+            labels, relevant = labeller(batch, name, graph), regions(batch, name, graph)
+            statistics.add(name, graph, labels, f"M{suffix}", relevant)
+            reweighted = source.reweighted(name, graph)
+            if reweighted is not None:
+                statistics.add(name, reweighted, labels, f"M̄{suffix}", relevant)
+
+
+def differences(states: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """The paired differences of the table: what the adapter does to M, and what training does."""
+    pairs = {f"M̄ − M {state}".rstrip(): (f"M̄ {state}".rstrip(), f"M {state}".rstrip()) for state in states}
+    if {BEFORE, AFTER} <= set(states):
+        for weights in ("M", "M̄"):
+            pairs[f"{weights} {AFTER} − {BEFORE}"] = (f"{weights} {AFTER}", f"{weights} {BEFORE}")
+    return pairs
+
+
+def with_own_heads(table: pd.DataFrame, heads: list[int] | None) -> pd.DataFrame:
+    """The table with the chosen heads' own numbers."""
+    if heads is None:
+        return table
+    return table.assign(head=[head if head == "all" else heads[head] for head in table["head"]])
 
 
 def screen(table: pd.DataFrame) -> str:

@@ -1,16 +1,21 @@
-"""What the tokens of a batch look at: raw attention, rollout and relevance, as numbers on image nodes."""
+"""Where a model looks: raw attention, rollout and relevance on pictures, and inside the object asked for."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
+from pathlib import Path
+from unicodedata import combining
 
+import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.maps import patch_grid
+from analysis.maps import OTHERS, map_table, mass_table, patch_grid
+from analysis.plots.maps import draw_maps
 from analysis.relevance import (
     Graphs,
     Route,
@@ -20,16 +25,129 @@ from analysis.relevance import (
     relevance,
     rollout,
     route,
+    valid_nodes,
 )
+from analysis.viewer import ViewerExample, one_example
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
+from experiments.inspect.regions import region
 from experiments.inspect.source import Source
-from experiments.inspect.words import Words, words_of
-from experiments.models.batch import Batch
+from experiments.inspect.words import Words, in_decoder, words_of
+from experiments.models.batch import Batch, Sample
+from experiments.scenes.facts import unique
+from experiments.scenes.scene import Thing
 
 PLAIN, ADAPTED = "M", "M\u0304"
 
 Maps = dict[tuple[str, str], Tensor]  # (method, query): (b, m)
+Cells = list[int | str | None]  # for each node: an image node's number, a text, or None where it isn't shown
+
+# What is asked for, what the object is called by, and the question.
+QUESTIONS = {"color": ("shape", "what color is the {}?"), "shape": ("color", "what shape is the {}?")}
+QUERY_TITLES = {
+    "first": "the first token that sees the image",
+    "answer": "the token before the answer",
+    "last": "the last token",
+}
+
+
+def ask(samples: Sequence[Sample], seed: int) -> tuple[list[Sample], dict[str, Thing]]:
+    """Questions about one object in each scene that shows one unlike the others.
+
+    Args:
+        samples: with scenes.
+        seed: of the choice.
+
+    Returns:
+        Samples with question and answer, and ``{sample's name: object}``.
+
+    Raises:
+        UserError: no scene shows such an object.
+    """
+    rng, asked, things = random.Random(seed), [], {}
+    for sample in samples:
+        choices = [
+            (attribute, thing, words)
+            for attribute, (named, _) in QUESTIONS.items()
+            for thing, words in unique(sample.scene, named)
+        ]
+        if choices:
+            attribute, thing, words = rng.choice(choices)
+            question = QUESTIONS[attribute][1].format(words.one())
+            asked.append(replace(sample, prompt=question, answer=getattr(thing, attribute)))
+            things[sample.name] = thing
+    if not asked:
+        raise UserError("no scene shows a thing unlike the others that one could ask about: raise --examples")
+    return asked, things
+
+
+@dataclass
+class AttentionMaps:
+    """Maps and masses. The mass is that of all samples; names, maps, regions and shown are of the first ones
+    only.
+
+    Args:
+        names: of samples.
+        maps, mass: tables, see :mod:`analysis.maps`.
+        regions: ``{name: bool (patches,)}``, where the object is that was asked for.
+        shown: what the viewer gets.
+        last: the layer that raw attention is read from.
+        looker: which node of the image looks at it; empty where a text's tokens do.
+        scored: whether the model gives a score, of which relevance takes the gradient.
+    """
+
+    names: list[str] = field(default_factory=list)
+    maps: pd.DataFrame = field(default_factory=pd.DataFrame)
+    mass: pd.DataFrame = field(default_factory=pd.DataFrame)
+    regions: dict[str, Tensor] = field(default_factory=dict)
+    shown: list[ViewerExample] = field(default_factory=list)
+    last: str = ""
+    looker: str = ""
+    scored: bool = True
+
+
+def collect_maps(
+    source: Source, tokens: list[str] | None, things: Mapping[str, Thing], pictures: int
+) -> AttentionMaps:
+    """Maps of all samples of a source, one per method and token, and their mass inside ``things``.
+
+    Args:
+        source: a model and its samples.
+        tokens: whose maps; None for the first, and the one before the answer where that is known, or else a
+            decoder's last.
+        things: ``{sample's name: object}``.
+        pictures: how many samples are drawn.
+    """
+    result, tables, masses = AttentionMaps(), [], []
+    for batch in source.batches("reading maps"):
+        if batch.pictures is None:
+            raise UserError("attention maps need images: give --images, and a model that looks at them")
+        view = read_view(source, batch, tokens, result.scored)
+        result.last, result.looker = view.last, view.looker
+        result.scored = any(method == "gradient" for method, _ in view.values)
+        for k, name in enumerate(batch.names):
+            values = {key: nodes[k][view.image[k]][None] for key, nodes in view.values.items()}
+            grid = view.grids[k][:2]
+            thing = things.get(name)
+            inside = None
+            if thing is not None and batch.pictures.whole and grid[0] == grid[1]:
+                inside = region(batch.scenes[k], thing, grid[0])
+                masses.append(mass_table(values, inside[None].to(source.device), [name], grid))
+            if len(result.names) < pictures:
+                result.names.append(name)
+                tables.append(map_table(values, [name], grid))
+                result.shown.append(viewer_example(name, batch, view, k))
+                if inside is not None:
+                    result.regions[name] = inside
+        if not masses and len(result.names) == pictures:
+            break
+    result.maps = pd.concat(tables, ignore_index=True)
+    if masses:
+        result.mass = pd.concat(masses, ignore_index=True)
+    return result
+
+
+# ---- what the tokens of a batch look at -------------------------------------------------------------------
 
 
 @dataclass
@@ -70,7 +188,7 @@ def read_view(source: Source, batch: Batch, tokens: list[str] | None, scored: bo
     Args:
         source: the model.
         batch: of its samples.
-        tokens: see :func:`experiments.inspect.attention_maps.collect_maps`.
+        tokens: see :func:`collect_maps`.
         scored: False for a model that is known to give no score.
 
     Raises:
@@ -142,7 +260,7 @@ def _relevance(
         try:
             if key not in runs:  # tokens with the same score share the pass
                 score = partial(score_at, batch, scored_at[token])
-                with source.reading(batch):
+                with source.reading():
                     runs[key] = relevance(*capture_with_gradients(source.model, batch.inputs, score)).seen
         except NoScore:
             break
@@ -285,3 +403,114 @@ def _chosen(patterns: list[str] | None, graphs: Graphs, path: Route) -> tuple[li
     kind = graphs[path.hops[0]].kind
     alike = [name for name in chosen if name in path.layers and graphs[name].kind == kind]
     return chosen, alike[-1] if alike else path.hops[0]
+
+
+# ---- samples as the viewer shows them ---------------------------------------------------------------------
+
+
+def viewer_example(name: str, batch: Batch, view: View, k: int) -> ViewerExample:
+    """Sample ``k`` of a batch for the viewer."""
+    graphs = view.kinds[PLAIN]
+    rows, columns, _ = view.grids[k]
+    sides = {
+        layer: tuple(_cells(batch, graphs[layer], side, k, (rows, columns)) for side in (0, 1))
+        for layer in view.layers
+    }
+    others = max((before for both in sides.values() for _, before in both), default=0)
+    cells = {layer: tuple(_shifted(*side, others) for side in both) for layer, both in sides.items()}
+    picked = int(list(view.queries.values())[-1][k])
+    asking = cells[view.last][0] if view.last in cells else None
+    start = {layer: picked for layer in view.layers if cells[layer][0] == asking}
+    text = _looking_text(batch, graphs[view.last], k)
+    kinds = {
+        kind: one_example({layer: of_kind[layer] for layer in view.layers}, k)
+        for kind, of_kind in view.kinds.items()
+    }
+    title = f"{name}: {text}" if text else name
+    return ViewerExample(title, kinds, cells, batch.pictures.images[k], (rows, columns), others, start)
+
+
+def _looking_text(batch: Batch, graph: AttentionGraph, k: int) -> str:
+    """The tokens of the text whose nodes are the queries, an arrow before those of a decoder if an encoder
+    reads a text too (``[CLS] what color ... [SEP] → [CLS] red [SEP]``)."""
+    words = words_of(batch, graph, 0)
+    if words is None:
+        return ""
+    tokens = list(words.tokens[k][(words.is_token[k] & ~words.padding[k]).numpy()])
+    read = batch.text
+    if read is not None and in_decoder(batch, graph, 0):
+        question = [token for token, pad in zip(read.tokens[k], read.padding[k].tolist()) if not pad]
+        tokens = [*question, "→", *tokens]
+    return " ".join(tokens)
+
+
+def _cells(
+    batch: Batch, graph: AttentionGraph, side: int, k: int, grid: tuple[int, int]
+) -> tuple[Cells, int]:
+    """What the viewer shows for each node of a side, and how many of the image nodes come before the
+    patches. Image nodes in another grid (an image encoder's before patches are merged, the queries of a
+    Q-Former) are numbered words."""
+    image, words = image_nodes(graph, side)[k].tolist(), words_of(batch, graph, side)
+    others = sum(image) - grid[0] * grid[1]
+    fits = 0 <= others <= OTHERS
+    valid, cells, number = valid_nodes(graph, side)[k].tolist(), [], 0
+    for node, is_image in enumerate(image):
+        if is_image:
+            cells.append(number if fits else f"image {number}")
+            number += 1
+        elif not valid[node] or (words is not None and bool(words.padding[k, node])):
+            cells.append(None)
+        else:
+            cells.append(words.tokens[k, node] if words is not None else f"node {node}")
+    return cells, others if fits else 0
+
+
+def _shifted(cells: Cells, before: int, others: int) -> Cells:
+    """With the patches' numbers as if ``others`` image nodes came before them in every layer."""
+    return [cell + others - before if isinstance(cell, int) and cell >= before else cell for cell in cells]
+
+
+# ---- figures and tables -----------------------------------------------------------------------------------
+
+
+def draw_queries(result: AttentionMaps, model: str, out: Path, has_prompts: bool = True) -> list[str]:
+    """A figure for each query token in a folder; returns their names.
+
+    Args:
+        result: the maps.
+        model: its title.
+        out: the folder.
+        has_prompts: whether answers are told apart from prompts before them, such as questions.
+    """
+    written = []
+    pictures = {
+        name: (shown.image, shown.name.partition(": ")[2] or name)
+        for name, shown in zip(result.names, result.shown)
+    }
+    for query, table in result.maps.groupby("query", sort=False):
+        written.append(f"maps_{query}.png")
+        title = f"{model}: where {result.looker or _query_title(query, has_prompts)} looks"
+        draw_maps(table, pictures, out / written[-1], title, result.regions)
+    return written
+
+
+def mass_lines(summary: pd.DataFrame) -> str:
+    """The mass inside the asked objects as text, a line for each method and token."""
+    lines = [
+        f"{'method':<12} {'query':<8} {'examples':>8}  {'mass inside':>12}  {'95 % interval':>15}  "
+        f"{'less uniform':>12}  {'95 % interval':>16}"
+    ]
+    for row in summary.itertuples():
+        method = row.method + " " * (12 - sum(not combining(letter) for letter in row.method))
+        lines.append(
+            f"{method} {row.query:<8} {row.examples:>8}  {row.mass:>12.3f}  "
+            f"[{row.low:>6.3f}, {row.high:>5.3f}]  {row.excess:>+12.3f}  [{row.excess_low:>+6.3f}, "
+            f"{row.excess_high:>+6.3f}]" + (f"  ({row.empty} maps are 0 everywhere)" if row.empty else "")
+        )
+    return "\n".join(lines)
+
+
+def _query_title(query: str, has_prompts: bool) -> str:
+    if query == "answer" and not has_prompts:
+        return "the token before the text"
+    return QUERY_TITLES.get(query, f"token {query}")

@@ -1,39 +1,32 @@
-"""Which words and patches the nodes of graphs are, in every kind of model, alone and in a batch."""
+"""Which words and patches the nodes of graphs are, and their classes, in every kind of model."""
 
-import argparse
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
 from transformers import ViTImageProcessor
 
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
-from experiments.inspect.labeller import UNTAGGED, Labeller
-from experiments.inspect.options import add_source_arguments, open_source
+from experiments.inspect import labels
+from experiments.inspect.labels import UNIVERSAL, UNTAGGED, Labeller, Tagger, read_own_classes
 from experiments.inspect.words import patches_of, whole_words, word_spans, words_of
 from experiments.models.batch import Batch, Sample, Text
 from experiments.scenes.drawing import patch_targets
 from experiments.scenes.scene import scenes
+from experiments.scenes.words import PARTS, all_words, parts_of_speech
+from tests.experiments.inspect.looking import pictures, source
 from tests.experiments.tiny import captioner, save, tokenizer
-
-
-def source(*words: str):
-    parser = argparse.ArgumentParser()
-    add_source_arguments(parser)
-    return open_source(parser.parse_args([str(word) for word in words]))
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     """Two pictures and two texts, as options."""
     folder = tmp_path_factory.mktemp("given")
-    for k, colour in enumerate(("red", "blue")):
-        Image.new("RGB", (12, 8), colour).save(folder / f"{k}.png")
     (folder / "texts.txt").write_text("red\na red ball\n")
     return {
-        "images": ("--images", folder / "0.png", folder / "1.png"),
+        "images": ("--images", *pictures(folder, "0.png", "1.png", size=(12, 8))),
         "texts": ("--texts", folder / "texts.txt"),
     }
 
@@ -129,50 +122,6 @@ def test_a_text_too_long_is_cut_or_refused(saved, given, tmp_path):
         list(source("--model", saved("llava"), *given["images"], "--texts", tmp_path / "long.txt").batches())
 
 
-def test_a_model_that_fails_says_so_in_one_line(saved, given):
-    found = source("--model", saved("t5"), *given["texts"])
-
-    def broken(*_, **__):
-        raise RuntimeError("no such kernel\nsee the manual")
-
-    found.model.encoder.forward = broken
-    with pytest.raises(
-        UserError, match=r"fails even where nothing is read from it \(RuntimeError: no such kernel\): see"
-    ) as error:
-        list(found.graphs())
-    assert "\n" not in str(error.value)
-
-
-def test_faults_of_the_reading_are_not_blamed_on_the_inputs(saved, given, monkeypatch):
-    found = source("--model", saved("t5"), *given["texts"])
-
-    def unread(*_):
-        raise AttributeError("no get_seq_length")
-
-    monkeypatch.setattr("experiments.inspect.source.capture", unread)
-    with pytest.raises(
-        UserError,
-        match=r"^the attention of .* cannot be read \(AttributeError: no get_seq_length\), though the model",
-    ):
-        list(found.graphs())
-    for error in (MemoryError(), torch.OutOfMemoryError("no room"), RuntimeError("can't allocate memory")):
-        with pytest.raises(UserError, match="memory was short: make --batch smaller"), found.reading(None):
-            raise error
-
-
-def test_a_processor_that_fails_says_so_in_one_line(saved, given, monkeypatch):
-    found = source("--model", saved("t5"), *given["texts"])
-
-    def broken(*_):
-        raise KeyError("pixel_values")
-
-    monkeypatch.setattr(found.family, "batch", broken)
-    with pytest.raises(
-        UserError, match="makes no inputs of these images and texts .KeyError: 'pixel_values'.: check"
-    ):
-        list(found.graphs())
-
-
 def test_words_without_marks_and_no_pieces():
     def whole(pieces, *line, special=()):
         return whole_words(line, [token in special for token in line], pieces)
@@ -261,3 +210,118 @@ def test_classes_of_marked_words():
     part = found["part of speech"].query[0, 0].tolist()
     assert part[1] >= 0 and part[4:] == [-1, -1] and part[3] == -1
     assert found["mine"].query[0, 0].tolist() == [-1, 1, -1, 0, -1, 1]  # the token "red" itself is listed
+
+
+def test_labels_are_those_of_the_nodes(monkeypatch):
+    """Words of shapes meet patches of shapes in one alphabet; other words have no class."""
+    x, image = torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 3, 2)
+    graph = AttentionGraph(
+        x, image, torch.full((1, 1, 4, 3), 1 / 3), kind="cross", query_modality="text", value_modality="image"
+    )
+    text = Text(
+        [["[CLS]", "red", "stars", "circle"]],
+        torch.arange(4)[None],
+        torch.tensor([[True] + [False] * 3]),
+        torch.zeros(1, 4, dtype=torch.bool),
+    )
+    monkeypatch.setattr(
+        labels, "patches_of", lambda batch, graph, side: torch.tensor([[-1, 0, 1]]) if side else None
+    )
+    batch = Batch([Sample("one", None)], {}, text)
+    found = Labeller({"mine": {"red": "7"}}, 2, 0)(batch, "layer", graph)
+    assert found["named shape"].query.tolist() == [[[-1, -1, 4, 1]]] and found[
+        "named shape"
+    ].value.tolist() == [[[-1, 0, 1]]]
+    mine = found["mine and patch"]
+    assert mine.query.tolist() == [[[-1, 0, -1, -1]]] and not mine.shared and "cluster" in found
+    assert found["modality"].query.tolist() == [[[2, 0, 0, 0]]]
+
+
+def test_every_word_has_a_part_of_speech():
+    assert set(parts_of_speech()) == set(all_words()) and set(parts_of_speech().values()) == set(PARTS)
+
+
+def test_classes_of_ones_own(tmp_path):
+    file = tmp_path / "mine.json"
+    file.write_text('{"ball": "noun", "a": 7}', encoding="utf-8-sig")
+    assert read_own_classes([file]) == {"mine": {"ball": "noun", "a": "7"}}
+    for text, message in (
+        ("[1, 2]", "valid dictionary; give a JSON file"),
+        ("{}", "it is empty; give"),
+        ('{"ball": "noun", "a": "x", "ball": "verb"}', "'ball' occurs twice: leave one of them"),
+        ('{"ball": ""}', "ball: .*pattern"),
+        ('{"ball": true}', "ball: .*valid string"),
+        ('{"": "noun"}', "'': .*at least 1 character"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=f"--labels {file}: .*{message}"):
+            read_own_classes([file])
+    for names, message in (
+        (["cluster.json"], "'cluster' is the name of labels that are there already"),
+        (["part of speech and patch.json"], "is the name of labels that are there already"),
+        (["one/mine.json", "other/mine.json"], "two files are called 'mine'"),
+    ):
+        for name in names:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(json.dumps({"a": "x"}))
+        with pytest.raises(UserError, match=message):
+            read_own_classes([tmp_path / name for name in names])
+
+
+# ---- parts of speech by spaCy, with a small pipeline that is trained here ---------------------------------
+
+
+SENTENCES = [
+    ("a red ball", "DET ADJ NOUN"),
+    ("red stars", "ADJ NOUN"),
+    ("a ball", "DET NOUN"),
+    ("stars ball red", "NOUN VERB ADV"),
+]
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    spacy = pytest.importorskip("spacy")
+    from spacy.tokens import Doc
+    from spacy.training import Example
+
+    nlp = spacy.blank("en")
+    nlp.add_pipe("morphologizer")
+    examples = [
+        Example(Doc(nlp.vocab, words=text.split()), Doc(nlp.vocab, words=text.split(), pos=tags.split()))
+        for text, tags in SENTENCES
+    ]
+    nlp.initialize(lambda: examples)
+    for _ in range(40):
+        nlp.update(examples)
+    folder = tmp_path_factory.mktemp("pipeline")
+    nlp.to_disk(folder)
+    return folder
+
+
+def test_a_word_has_its_part_in_its_sentence(pipeline):
+    tagger = Tagger(str(pipeline))
+    assert [" ".join(tagger(text.split())) for text, _ in SENTENCES] == [tags for _, tags in SENTENCES]
+    assert tagger([]) == []
+
+
+def test_pieces_have_the_part_of_their_word(pipeline, saved, tmp_path):
+    (tmp_path / "texts.txt").write_text("a red ball\nred stars\nstars ball red\n")
+    ((batch, graphs),) = source("--model", saved("bert"), "--texts", tmp_path / "texts.txt").graphs()
+    name, graph = next(iter(graphs.items()))
+    labels = Labeller({}, 0, 0, Tagger(str(pipeline)))(batch, name, graph)["part of speech"]
+    parts = [[UNIVERSAL[k] if k >= 0 else "" for k in line] for line in labels.query[:, 0].tolist()]
+    assert batch.text.tokens[1] == ["[CLS]", "red", "star", "##s", "[SEP]", "[PAD]"]
+    assert parts == [
+        ["", "DET", "ADJ", "NOUN", "", ""],
+        ["", "ADJ", "NOUN", "NOUN", "", ""],
+        ["", "NOUN", "NOUN", "VERB", "ADV", ""],
+    ]
+    assert torch.equal(labels.query, labels.value)
+
+
+def test_no_pipeline_is_one_line(tmp_path):
+    pytest.importorskip("spacy")
+    with pytest.raises(UserError, match="--tagger nowhere cannot be loaded .* spacy download") as error:
+        Tagger("nowhere")
+    assert "\n" not in str(error.value)

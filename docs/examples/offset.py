@@ -1,7 +1,7 @@
 """How similar connected nodes are, with the offset between the clouds of queries and of values, and without.
 
-    python -m experiments.inspect.offset                  # the mini-BLIP's cross-attention, 64 scenes
-    python -m experiments.inspect.offset --model mini-mplug --layers '*crossattention*'
+    python docs/examples/offset.py                  # the mini-BLIP's cross-attention, 64 scenes
+    python docs/examples/offset.py --model mini-mplug --layers '*crossattention*'
 
 Mean cosines of features after W_o, over pairs of nodes of one graph (all heads and examples): two queries,
 two values, a query and a value at random, and a query and a value that attention connects (weighted by M). In
@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from analysis.bipartite import Bipartite
-from experiments.commands.heterophily import add_arguments
-from experiments.inspect.options import open_source
+from experiments.inspect.source import add_source_arguments, open_source
 from experiments.report.render import aligned
 
 HEAD = ("layer", "queries", "values", "random", "connected", "random, centred", "connected, centred")
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description="Similarity of connected nodes, with and without the offset."
     )
-    add_arguments(parser)
+    add_source_arguments(parser, layers="cross-attention")
     parser.set_defaults(layers=["*crossattention*"])
     source = open_source(parser.parse_args(argv))
     found: dict[str, list[Tensor]] = defaultdict(list)

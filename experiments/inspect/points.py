@@ -1,0 +1,230 @@
+"""The nodes of attention layers as points, their maps in the plane, and how far these can be trusted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analysis.embedding import ITERATIONS, least_points, maps, quality
+from analysis.plots.embedding import COLOURS, METHOD_NAMES
+from analysis.points import Cloud, Points, output_matrices
+from attngraph import AttentionGraph
+from attngraph.errors import UserError
+from experiments.inspect.source import Source
+from experiments.inspect.words import PATCH_NAMES, ROTATED, patches_of, words_of
+from experiments.models.batch import Batch
+from experiments.progress import Progress
+
+FROZEN, ADAPTED = "frozen", "adapted"
+UNKNOWN = ("", "unknown")  # labels that say nothing
+MEASURED = 3000  # points; more are sampled for the measures
+
+
+def gather_points(
+    sources: Mapping[str, Source], layers: list[str] | None, limit: int, seed: int
+) -> tuple[dict[str, list[Cloud]], list[str]]:
+    """The points of the frozen model and, with an adapter, those of the adapted model on the same inputs.
+
+    Args:
+        sources: ``{state: source}``, the frozen model's first.
+        layers: names or patterns; None for the last cross-attention and the self-attention before it.
+        limit: points of each layer or head, at most.
+        seed: of their choice.
+
+    Returns:
+        The clouds of each state, and the layers whose queries could be read only with rotary positions in
+        them.
+    """
+    layers = layers or default_layers(sources[FROZEN])
+    outputs, clouds, rotated = output_matrices(sources[FROZEN].model), {}, {}
+    for state, source in sources.items():
+        source.layers = layers
+        parts, points = Counter(), Points(limit, seed, source.heads, outputs)
+        for batch, graphs in source.graphs(f"reading layers ({state})"):
+            for layer, graph in graphs.items():
+                rotated |= {layer: None} if graph.rotated else {}
+                (query, is_query), (value, is_value) = (node_labels(batch, graph, side) for side in (0, 1))
+                names, b = batch.names, graph.shape[0]
+                if b != len(names):  # image encoders that see parts of pictures
+                    names = [f"part {parts[layer] + k + 1}" for k in range(b)]
+                    parts[layer] += b
+                points.add(layer, graph, names, query, value, is_query, is_value)
+        clouds[state] = points.clouds()
+    return clouds, list(rotated)
+
+
+def default_layers(source: Source) -> list[str]:
+    """The last cross-attention layer and the self-attention layer before it; without cross-attention the
+    last layer."""
+    _, graphs = next(replace(source, batch_size=1, layers=None, heads=None).graphs())
+    names = [name.partition("#")[0] for name in graphs]
+    kinds = [graph.kind for graph in graphs.values()]
+    if "cross" not in kinds:
+        return names[-1:]
+    last = len(kinds) - 1 - kinds[::-1].index("cross")
+    return [name for name, kind in list(zip(names, kinds))[:last] if kind == "self"][-1:] + [names[last]]
+
+
+def node_labels(batch: Batch, graph: AttentionGraph, side: int) -> tuple[dict[str, np.ndarray], Tensor]:
+    """Tokens and classes of the query (0) or value nodes (1), and which of them are no padding."""
+    shape = graph.shape[0], graph.shape[2 + side]
+    image, words = graph.is_image()[side], words_of(batch, graph, side)
+    patches = patches_of(batch, graph, side)
+    token, kind = np.full((2, *shape), "", dtype=object)
+    valid = torch.ones(shape, dtype=torch.bool)
+    if image is not None:
+        image = image.cpu().numpy()
+        kind[image] = "image"
+        if patches is not None:
+            names = np.array([*PATCH_NAMES, "image's [CLS]"], dtype=object)  # the last has number -1
+            kind[image] = names[patches.numpy()[image]]
+    if words is not None:
+        is_token, token, valid = words.is_token.numpy(), words.tokens, ~words.padding
+        kind[is_token] = np.where(words.special.numpy()[is_token], "special token", "word")
+    return {"token": token, "class": kind}, valid
+
+
+def check_clouds(
+    clouds: Sequence[Cloud], method: str, perplexities: Sequence[float], colours: Sequence[str]
+) -> None:
+    """Refuse clouds that are too small for a map, and colours about which nothing is known.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    least = least_points(method, max(perplexities))
+    for cloud in clouds:
+        if len(cloud.nodes) < least:
+            layer = cloud.nodes.layer.iloc[0] if len(cloud.nodes) else "a layer"
+            raise UserError(
+                f"{layer} gives {len(cloud.nodes)} points, too few for a map, which needs {least}: give more "
+                "--examples or --points, or a lower --perplexity"
+            )
+    for colour in colours:
+        if all(cloud.nodes[colour].isin(UNKNOWN).all() for cloud in clouds):
+            raise UserError(
+                f"--colour {colour}: nothing is known about it here; choose among {', '.join(COLOURS)}"
+            )
+
+
+def embed(
+    clouds: Mapping[str, Sequence[Cloud]],
+    method: str,
+    perplexities: Sequence[float],
+    colours: Sequence[str],
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Coordinates and measures of all maps.
+
+    Args:
+        clouds: ``{state: clouds}``; the maps are those of the frozen state, the others' points are placed on
+            them.
+        method: see :mod:`analysis.embedding`.
+        perplexities: a map for each.
+        colours: labels by which the figures are coloured, and purity is measured.
+        seed: of the maps, and of the points that are measured.
+    """
+    steps = ITERATIONS if method == "tsne" else 1
+    maps_of_each = 1 if method == "pca" else len(perplexities)
+    total = steps * maps_of_each * len(clouds[FROZEN])
+    tables, measures, number = [], [], 0
+    with Progress(total=total, desc=f"{METHOD_NAMES[method]} maps", unit="step") as bar:
+        for k, cloud in enumerate(clouds[FROZEN]):
+            for one_map in maps(
+                cloud.features,
+                method,
+                perplexities,
+                [seed],
+                jobs=torch.get_num_threads(),
+                progress=bar.update,
+            ):
+                for state, of_state in clouds.items():
+                    keys = {
+                        "map": number,
+                        "panel": len(tables),
+                        "state": state,
+                        "method": method,
+                        "perplexity": one_map.perplexity,
+                        "seed": one_map.seed,
+                    }
+                    features, nodes = of_state[k].features, of_state[k].nodes
+                    points = one_map.coordinates if state == FROZEN else one_map.place(features)
+                    tables.append(nodes.assign(x=points[:, 0], y=points[:, 1], **keys))
+                    labels = {
+                        label: nodes[label].mask(nodes[label].isin(UNKNOWN), None)
+                        for label in dict.fromkeys(["role", *colours])
+                    }
+                    measured = quality(features, points, labels, most=MEASURED, seed=seed)
+                    about = nodes.iloc[0][["layer", "kind", "head"]].to_dict()
+                    measures.append(measured.assign(**about, **keys))
+                number += 1
+                if method != "tsne":
+                    bar.update()
+    return pd.concat(tables, ignore_index=True), pd.concat(measures, ignore_index=True)
+
+
+def notes(
+    clouds: Mapping[str, Sequence[Cloud]], measures: pd.DataFrame, method: str, rotated: Sequence[str]
+) -> Iterator[str]:
+    """What a reader of the figures has to know.
+
+    Args:
+        clouds: ``{state: clouds}``.
+        measures: of all maps.
+        method: of the maps.
+        rotated: layers whose queries could be read only with rotary positions in them.
+    """
+    if method == "pca":
+        yield (
+            "The two directions of most variance of each layer's or head's own points: what lies close here "
+            "may lie apart in others."
+        )
+    else:
+        yield (
+            "Each layer, head and setting has a map of its own. Distances between groups, their sizes and "
+            "densities are not those of V̂ = [Q Wq; V Wv] Wo, and groups that stand apart are not yet "
+            "heterophily: that is a matter of which nodes the edges join."
+        )
+    sampled = measures.measured.max() == MEASURED
+    yield (
+        f"kNN purity: share of the {measures.neighbours.max()} nearest neighbours with the same label, in V̂ "
+        "itself and on the map; chance: labels dealt out at random."
+        + (f" Measured on a random {MEASURED:,} of the points." if sampled else "")
+    )
+    if ADAPTED in clouds:
+        yield (
+            "Adapted: where the same nodes of the adapted model belong on the frozen model's map, each "
+            "placed for itself among the frozen points; one that has not changed is placed near where it "
+            "was, not quite there."
+        )
+    plain = dict.fromkeys(cloud.nodes.layer.iloc[0] for cloud in clouds[FROZEN] if not cloud.projected)
+    if rotated:
+        yield f"{', '.join(rotated)}: {ROTATED}."
+    if plain:
+        yield f"No output projection was found in {', '.join(plain)}: distances there are those before Wo."
+
+
+def summary(table: pd.DataFrame, measures: pd.DataFrame) -> str:
+    """The measures on screen, a few lines for each panel."""
+    lines = []
+    for panel, measured in measures.groupby("panel", sort=False):
+        first = measured.iloc[0]
+        title = [first.layer, "all heads" if first["head"] == "all" else f"head {first['head']}"]
+        title += [first.state] if measures.state.nunique() > 1 else []
+        title += [f"perplexity {first.perplexity:g}"] if measures.perplexity.nunique() > 1 else []
+        lines.append(f"{', '.join(title)}: {(table.panel == panel).sum():,} points")
+        trust = measured[measured.measure == "trustworthiness"].iloc[0]
+        lines.append(f"  trustworthiness {trust.value:.3f} (random map {trust.chance:.1f})")
+        for label, pair in measured[measured.measure == "purity"].groupby("label", sort=False):
+            value = pair.set_index("space").value
+            lines.append(
+                f"  kNN purity by {label}: {value['features']:.3f} in V̂, {value['map']:.3f} on the map, "
+                f"{pair.chance.iloc[0]:.3f} by chance"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,28 @@
+"""What the tests of the analysis commands look at."""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from experiments.inspect.source import Source, add_source_arguments, open_source
+
+
+def parse(*words) -> argparse.Namespace:
+    """The options that all analysis commands share."""
+    parser = argparse.ArgumentParser()
+    add_source_arguments(parser)
+    return parser.parse_args([str(word) for word in words])
+
+
+def source(*words, trained: bool = True) -> Source:
+    """What these options describe."""
+    return open_source(parse(*words), trained)
+
+
+def pictures(folder: Path, *names: str, size: tuple[int, int] = (50, 40)) -> list[Path]:
+    """New pictures, each of which differs from the others."""
+    folder.mkdir(exist_ok=True)
+    for k, name in enumerate(names):
+        Image.linear_gradient("L").rotate(90 * k).resize(size).save(folder / name)
+    return [folder / name for name in names]
