@@ -34,6 +34,10 @@ from experiments.scenes.words import parts_of_speech
 MODALITY, SPECIAL, SPEECH = "modality", "special or word", "part of speech"
 BUILT_IN = (MODALITY, SPECIAL, "token", SPEECH, "patch", "named", "named shape", "cluster")
 AND_PATCH = " and patch"  # ends the names of labels by a class of tokens on one side, by patch on the other
+IN_PARTS = (
+    "sees parts of pictures one by one (tiles, windows): each counts as an example, though those of one "
+    "picture are alike: intervals are too narrow"
+)
 UNTAGGED = (
     f"no labels by {SPEECH}: without --tagger those of the drawn scenes' words alone are known, and these "
     "texts are not about drawn scenes"
@@ -100,10 +104,8 @@ class Labeller:
     ):
         self.own, self.tagger = classes, tagger
         self.clusters = SharedClusters(clusters, seed=seed) if clusters else None
-        self._too_small: dict[str, str] = {}  # layers with too few nodes for clusters, and why
-        self._parts: dict[str, None] = {}  # stacks of layers that see parts of pictures one by one
-        self._rotated: dict[str, None] = {}  # stacks of layers whose queries have rotary positions in them
-        self._untagged = False  # whether there were texts whose parts of speech are not known
+        self._too_small: set[str] = set()  # layers with too few nodes for clusters
+        self._notes: dict[str, None] = {}
         self._fitted = False
 
     def fit(self, source: Source) -> None:
@@ -122,22 +124,13 @@ class Labeller:
             try:
                 self.clusters.fit(name)
             except ValueError as error:
-                self._too_small[name] = str(error)
+                self._too_small.add(name)
+                self._notes[f"{stack(name)}: no labels by cluster: {error}"] = None
 
     def notes(self) -> list[str]:
         """What the labels lack: a line for each stack of layers that has none by cluster, sees parts of
         pictures or has rotated queries, and one where parts of speech are not known."""
-        lacking = (f"{stack(name)}: no labels by cluster: {why}" for name, why in self._too_small.items())
-        return [
-            *dict.fromkeys(lacking),
-            *(
-                f"{name}: sees parts of pictures one by one (tiles, windows): each counts as an example, "
-                "though those of one picture are alike: intervals are too narrow"
-                for name in self._parts
-            ),
-            *(f"{name}: {ROTATED}" for name in self._rotated),
-            *([UNTAGGED] if self._untagged else []),
-        ]
+        return list(self._notes)
 
     def __call__(self, batch: Batch, name: str, graph: AttentionGraph) -> dict[str, Labels]:
         """Labels of a graph's nodes.
@@ -151,9 +144,9 @@ class Labeller:
         """
         device = graph.query.device
         if graph.shape[0] != len(batch.samples):
-            self._parts[stack(name)] = None
+            self._notes[f"{stack(name)}: {IN_PARTS}"] = None
         if graph.rotated:
-            self._rotated[stack(name)] = None
+            self._notes[f"{stack(name)}: {ROTATED}"] = None
         words, patches = ([of(batch, graph, side) for side in (0, 1)] for of in (words_of, patches_of))
         patches = [None if shown is None else shown.to(device) for shown in patches]
         special = (None if side is None else side.special.to(device) for side in words)
@@ -197,7 +190,7 @@ class Labeller:
             return {SPEECH: _tagged(words, self.tagger)} | own
         if all(sample.scene is not None for sample in batch.samples):
             return {SPEECH: _classified(words, parts_of_speech())} | own
-        self._untagged = True
+        self._notes[UNTAGGED] = None
         return own
 
 

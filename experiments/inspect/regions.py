@@ -29,7 +29,7 @@ from attngraph.errors import UserError
 from experiments.configs.reading import Config
 from experiments.datasets.reading import read_text, shown
 from experiments.errors import first_line
-from experiments.inspect.words import Words, word_spans, words_of
+from experiments.inspect.words import word_spans, words_of
 from experiments.models.batch import Batch, Sample
 from experiments.models.images import open_image
 from experiments.scenes.drawing import patch_targets
@@ -99,59 +99,34 @@ class Regions:
         candidates = torch.zeros_like(image)
         for nodes, line, (_, _, others) in zip(image, candidates, grids):
             line[nodes.nonzero()[others:, 0]] = True
-        relevant = {NAMED: self._named(batch, words, candidates, grids)}
-        self._looked, self._found = True, self._found or bool(relevant[NAMED].any())
+        relevant = {NAMED: torch.zeros(*words.is_token.shape, image.shape[1], dtype=torch.bool)}
         prompt = None if batch.written is None else batch.written.prompt
         if self._asked and prompt is not None and (batch.decoder is None or graph.causal):
-            relevant[ASKED] = self._asked_for(
-                batch, words.node(prompt - 1), relevant[NAMED], candidates, grids
-            )
+            relevant[ASKED], asking = relevant[NAMED].clone(), words.node(prompt - 1)
+        for k, (sample, line) in enumerate(zip(batch.samples, words.lines())):
+            parts = self._parts(sample)
+            masks = None if parts is None else parts.masks(*grids[k][:2])
+            if masks is None:
+                continue
+            spans = word_spans(*line)
+            for (span, _), named in zip(spans, parts.named([word for _, word in spans])):
+                if named:
+                    shown = masks[sorted(named)].any(0)
+                    relevant[NAMED][k, span.start : span.stop, candidates[k]] = shown
+            asked = self._asked_of(sample)
+            if asked and ASKED in relevant:
+                relevant[ASKED][k, asking[k], candidates[k]] = masks[sorted(asked)].any(0)
+        self._looked, self._found = True, self._found or bool(relevant[NAMED].any())
         device = graph.query.device
         sizes = [(rows, columns) for rows, columns, _ in grids]
         return {
             kind: Region(mask.to(device), candidates.to(device), sizes) for kind, mask in relevant.items()
         }
 
-    def _named(
-        self, batch: Batch, words: Words, candidates: Tensor, grids: Sequence[tuple[int, int, int]]
-    ) -> Tensor:
-        relevant = torch.zeros(*words.is_token.shape, candidates.shape[1], dtype=torch.bool)
-        for k, (sample, line) in enumerate(zip(batch.samples, words.lines())):
-            parts, masks = self._parts_on(sample, grids[k])
-            if parts is None or masks is None:
-                continue
-            spans = word_spans(*line)
-            for (span, _), named in zip(spans, parts.named([word for _, word in spans])):
-                if named:
-                    relevant[k, span.start : span.stop, candidates[k]] = masks[sorted(named)].any(0)
-        return relevant
-
-    def _asked_for(
-        self,
-        batch: Batch,
-        nodes: Tensor,
-        like: Tensor,
-        candidates: Tensor,
-        grids: Sequence[tuple[int, int, int]],
-    ) -> Tensor:
-        """The regions of the nodes ``(b,)`` that the answers are predicted from."""
-        relevant = torch.zeros_like(like)
-        for k, sample in enumerate(batch.samples):
-            asked, (_, masks) = self._asked_of(sample), self._parts_on(sample, grids[k])
-            if asked and masks is not None:
-                relevant[k, nodes[k], candidates[k]] = masks[sorted(asked)].any(0)
-        return relevant
-
     def _asked_of(self, sample: Sample) -> frozenset[int]:
         """The numbers of the parts that a sample's question names."""
         parts = self._parts(sample)
         return frozenset() if parts is None else parts.asked(re.findall(r"\w+", sample.prompt))
-
-    def _parts_on(
-        self, sample: Sample, grid: tuple[int, int, int]
-    ) -> tuple[SceneParts | PictureParts | None, Tensor | None]:
-        parts = self._parts(sample)
-        return parts, None if parts is None else parts.masks(*grid[:2])
 
     def _parts(self, sample: Sample) -> SceneParts | PictureParts | None:
         if self.file is not None:

@@ -281,10 +281,3 @@ def test_labels_of_ones_own(tmp_path):
     found = table[(table.labels == "mine") & (table.statistic == "edge")]
     assert (found.examples == [4] * 4 + [16]).all() or found.examples.tolist() == [4] * 5
     assert found.value.tolist() == pytest.approx([*np.mean(expected, 0), np.mean(expected)], rel=1e-4)
-
-
-def test_clusters_do_not_depend_on_the_batch(tmp_path):
-    """Nor does any other number: choices and permutations are the examples' own, too."""
-    words = ("--layers", LAYER.format(3, "*"), "--heads", 0, "--examples", 6)
-    whole, parts = (run(tmp_path / str(batch), *words, "--batch", batch) for batch in (6, 4))
-    pd.testing.assert_frame_equal(whole, parts, rtol=1e-3, atol=1e-4)
