@@ -171,12 +171,12 @@ def test_every_command_runs_whatever_the_batch(command, family, options, tmp_pat
     quick = partial(heterophily.Settings, permutations=1, replicates=20)
     for batch in ("1", "2"):
         if (family, batch) != ("llava", "2"):  # figures take most of the time, and are of one kind
-            monkeypatch.setattr(heterophily, "Settings", quick)
             monkeypatch.setattr(heterophily, "draw_figures", lambda *_: [])
             monkeypatch.setattr(tsne, "draw", lambda *_: None)
             monkeypatch.setattr(attention, "draw_queries", lambda *_: [])
         else:
             monkeypatch.undo()
+        monkeypatch.setattr(heterophily, "Settings", quick)
         args = parser.parse_args([*options(family), *more, "--batch", batch, "--out", str(tmp_path / batch)])
         if command == "attention" and family in TEXT_ALONE:
             with pytest.raises(UserError, match="attention maps need images"):
