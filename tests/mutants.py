@@ -48,7 +48,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import accumulate, product, takewhile
-from math import sqrt
+from math import inf, sqrt
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -174,7 +174,7 @@ def note(site: int) -> None:
     if site not in SEEN:
         SEEN.add(site)
         test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
-        with open(os.environ["MUTANTS_NOTES"], "ab", buffering=0) as file:
+        with open(os.environ.get("MUTANTS_NOTES", f"{Path(__file__).parent}.notes"), "ab") as file:
             file.write(f"{site}\t{test}\n".encode())
 
 
@@ -220,6 +220,8 @@ def forked(work: Callable[[], dict], answer: Path, seconds: float = 3600) -> dic
     answer.unlink(missing_ok=True)
     if not (child := os.fork()):
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # both are ignored in the background
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
         try:
             answer.write_text(json.dumps(work()))
@@ -236,10 +238,12 @@ def forked(work: Callable[[], dict], answer: Path, seconds: float = 3600) -> dic
     return json.loads(answer.read_text()) if answer.exists() else None
 
 
-def in_parallel(work: Callable[..., dict], jobs: list, trees: list[Path], results: Path) -> None:
-    """``work(job, tree)`` for each job in a process; answers become lines of a file as they come."""
+def in_parallel(work: Callable[..., dict], jobs: list, trees: list[Path], results: Path, end: float) -> None:
+    """``work(job, tree)`` for each job in a process, none begun after ``end``; answers go into a file."""
     free, running = list(trees), {}
     for count, job in enumerate(jobs, start=1):
+        if time.monotonic() > end:
+            break
         if not free:
             free.append(running.pop(os.wait()[0]))
         tree = free.pop()
@@ -271,7 +275,6 @@ def import_others(root: Path) -> None:
         if count > 2 and module.partition(".")[0] not in own:
             with contextlib.suppress(Exception):
                 getattr(importlib.import_module(module), name)
-    gc.collect()
     gc.freeze()
 
 
@@ -282,9 +285,8 @@ def copied(root: Path, tree: Path, packages: dict[str, int]) -> Path:
     )  # changes come within a second, and of equal size
     for package in packages:
         compileall.compile_dir(tree / package, quiet=1, invalidation_mode=by_content)
-    (hook := Path(f"{tree}.hook")).mkdir()
-    (hook / "sitecustomize.py").write_text("import builtins, mutants\nbuiltins.__site__ = mutants.note\n")
-    shutil.copy(__file__, hook / "mutants.py")
+    # Imported by all processes that tests start with the copy on their path.
+    (tree / "sitecustomize.py").write_text(Path(__file__).read_text() + "\n\nbuiltins.__site__ = note\n")
     return tree
 
 
@@ -296,7 +298,7 @@ def first_run(file: str, tree: Path) -> dict:
     """Of a file of tests: seconds, failed tests, which tests reach which place ("": none, on import)."""
     notes = Path(f"{tree}.notes")
     notes.write_bytes(b"")
-    os.environ |= {"MUTANTS_NOTES": str(notes), "PYTHONPATH": f"{tree}{os.pathsep}{tree}.hook"}
+    os.environ |= {"MUTANTS_NOTES": str(notes), "PYTHONPATH": str(tree)}
     answer = forked(functools.partial(run_tests, tree, file), Path(f"{tree}.answer"))
     answer = answer or {"others": 0, "seconds": {}, "failed": [file]}
     reached = defaultdict(list)
@@ -371,7 +373,7 @@ def wilson(hits: int, number: int, z: float = 1.96) -> tuple[float, float]:
 def table(changes: list[dict]) -> str:
     outcomes = "killed", "survived", "not reached"
     rows = [f"| package | drawn | {' | '.join(outcomes)} | share killed |", "|---|--:|--:|--:|--:|---|"]
-    for package in [*dict.fromkeys(each["package"] for each in changes), "all"]:
+    for package in dict.fromkeys([each["package"] for each in changes] + ["all"] * bool(changes)):
         counts = Counter(each["outcome"] for each in changes if package in (each["package"], "all"))
         share, (low, high) = counts["killed"] / counts.total(), wilson(counts["killed"], counts.total())
         cells = [package, counts.total(), *(counts[outcome] for outcome in outcomes)]
@@ -388,7 +390,8 @@ def parsed(words: list[str]) -> argparse.Namespace:
     add("--number", type=int, help="places of each package (default: 200 of experiments, 100 of each other)")
     add("--under", default=".", metavar="FOLDER", help="only places in this folder")
     add("--tests", nargs="+", default=["tests"], metavar="PATH", help="only these tests (default: all)")
-    add("--budget", type=float, default=60, help="seconds of tests for a change (default: 60)")
+    add("--budget", type=float, default=30, help="seconds of tests for a change (default: 30)")
+    add("--minutes", type=float, default=inf, help="begin no run later than that (default: no limit)")
     add("--workers", type=int, default=2, help="runs at a time, with a copy of the project each (default: 2)")
     add("--root", type=Path, default=ROOT, help="the project (default: the one that this file lies in)")
     return parser.parse_args(words)
@@ -397,6 +400,7 @@ def parsed(words: list[str]) -> argparse.Namespace:
 def main(words: list[str]) -> None:
     options = parsed(words)
     root, out = options.root.resolve(), options.out.resolve()
+    end = time.monotonic() + 60 * options.minutes
     numbers = {name: options.number or NUMBERS.get(name, 100) for name in options.package or NUMBERS}
     sites = drawn(root, numbers, options.under, options.seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -406,7 +410,7 @@ def main(words: list[str]) -> None:
     known.write_text(places)
     found = [path for word in options.tests for path in [root / word, *(root / word).rglob("test_*.py")]]
     files = {path.relative_to(root).as_posix() for path in found if path.is_file()}
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", "CI": "true"}  # hypothesis: the same examples, and no deadlines
     sys.path[:] = [path for path in sys.path if Path(path).resolve() not in (root, root / "tests")]
     import_others(root)
     by_file = defaultdict(dict)
@@ -417,13 +421,13 @@ def main(words: list[str]) -> None:
         for tree, (file, numbered) in product(trees, by_file.items()):
             (tree / file).write_bytes(with_notes((root / file).read_bytes(), numbered))
         left = sorted(files - {trace["file"] for trace in lines(out / "traces.jsonl")})
-        in_parallel(first_run, left, trees, out / "traces.jsonl")
+        in_parallel(first_run, left, trees, out / "traces.jsonl", end)
         traces = lines(out / "traces.jsonl")
         for tree, file in product(trees, by_file):
             shutil.copy(root / file, tree / file)
         left = sorted({*range(len(sites))} - {change["number"] for change in lines(out / "changes.jsonl")})
         work = functools.partial(changed_run, sites, traces, options.budget)
-        in_parallel(work, left, trees, out / "changes.jsonl")
+        in_parallel(work, left, trees, out / "changes.jsonl", end)
     changes = sorted(lines(out / "changes.jsonl"), key=lambda change: change["number"])
     commit = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     facts = {
@@ -435,8 +439,9 @@ def main(words: list[str]) -> None:
         "left_out": sorted(test for trace in traces for test in trace["failed"]),
         "changes": "CHANGES",
     }
-    each = "\n  ".join(json.dumps(change) + "," for change in changes).rstrip(",")
-    text = json.dumps(facts, indent=1).replace('"CHANGES"', f"[\n  {each}\n ]")
+    text = json.dumps(facts, indent=1).replace(
+        '"CHANGES"', "[\n" + ",\n".join(map(json.dumps, changes)) + "\n]"
+    )
     (out / "result.json").write_text(text + "\n")
     print(table(changes), *(title(change) for change in changes if change["outcome"] != "killed"), sep="\n")
 
