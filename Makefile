@@ -1,5 +1,5 @@
 # `make ablation` and `make test` do all the set-up themselves; `make help` lists the rest.
-.PHONY: help ablation test test-slow test-lowest mutants lint docs setup clean
+.PHONY: help ablation test test-slow test-lowest golden mutants lint docs setup clean
 .DEFAULT_GOAL := help
 
 PYTHON   ?=
@@ -27,6 +27,7 @@ help:
 	@echo "make test-lowest  some of the tests with the lowest versions that setup.py allows, in $(VENV)-lowest"
 	@echo "make mutants    how many small changes of the code the tests notice: 500 changes, one to two hours on 2 cores"
 	@echo "                more options: make mutants ARGS='--under experiments/metrics --out runs/metrics'"
+	@echo "make golden     what commands print and write, against transcripts of before a change: about 20 minutes"
 	@echo "make lint       ruff check, ruff format --check and mypy"
 	@echo "make docs       the documentation, into $(SITE); needs no network, fails on warnings and broken links"
 	@echo "make setup      only the set-up; also repairs an environment that broke"
@@ -50,6 +51,9 @@ test-slow: $(READY)
 # Versions are bounded in setup.py; these tests pass through most of what the packages are asked for.
 LOWEST_TESTS = adapters/test_contract.py adapters/peft/test_saving.py adapters/peft/test_loading.py attngraph/test_graph.py \
 	attngraph/test_convert.py analysis/plots analysis/test_embedding.py experiments/commands/test_ablation.py
+
+golden: $(READY)
+	$(RUN) -m tests.golden.golden $(ARGS)
 
 test-lowest:
 	@$(MAKE) --no-print-directory LOWEST=1 VENV=$(VENV)-lowest setup
