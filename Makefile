@@ -1,5 +1,5 @@
 # `make ablation` and `make test` do all the set-up themselves; `make help` lists the rest.
-.PHONY: help ablation test test-slow test-lowest lint docs setup clean
+.PHONY: help ablation test test-slow test-lowest golden mutants lint docs setup clean
 .DEFAULT_GOAL := help
 
 PYTHON   ?=
@@ -25,6 +25,9 @@ help:
 	@echo "make test       the tests: set-up, then about 12 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
 	@echo "make test-slow  the tests that take longer, such as long commands of the docs"
 	@echo "make test-lowest  some of the tests with the lowest versions that setup.py allows, in $(VENV)-lowest"
+	@echo "make mutants    how many small changes of the code the tests notice: 500 changes, one to two hours on 2 cores"
+	@echo "                more options: make mutants ARGS='--under experiments/metrics --out runs/metrics'"
+	@echo "make golden     what commands print and write, against transcripts of before a change: about 20 minutes"
 	@echo "make lint       ruff check, ruff format --check and mypy"
 	@echo "make docs       the documentation, into $(SITE); needs no network, fails on warnings and broken links"
 	@echo "make setup      only the set-up; also repairs an environment that broke"
@@ -49,9 +52,15 @@ test-slow: $(READY)
 LOWEST_TESTS = adapters/test_contract.py adapters/peft/test_saving.py adapters/peft/test_loading.py attngraph/test_graph.py \
 	attngraph/test_convert.py analysis/plots analysis/test_embedding.py experiments/commands/test_ablation.py
 
+golden: $(READY)
+	$(RUN) -m tests.golden.golden $(ARGS)
+
 test-lowest:
 	@$(MAKE) --no-print-directory LOWEST=1 VENV=$(VENV)-lowest setup
 	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n $(CORES) --dist loadfile $(addprefix tests/,$(LOWEST_TESTS))
+
+mutants: $(READY)
+	$(RUN) tests/mutants.py --out runs/mutants $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

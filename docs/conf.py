@@ -58,7 +58,7 @@ OTHERS = """
 """.split()
 TYPES = (
     # as they stand in annotations
-    r"Tensor|Data|HeteroData|NoneType|FieldInfo|PydanticUndefined|Ge|Gt|Le|Lt|optional|\w+\[.*"
+    r"Tensor|Data|HeteroData|NoneType|FieldInfo|PydanticUndefined|Ge|Gt|Le|Lt|MinLen|Strict|optional|\w+\[.*"
 )
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(OTHERS)})(\..*)?"), (r"py:class", TYPES)]

@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=Between(1, MOST_JOBS),
         metavar="N",
-        help="Decode so many pictures at a time. Default: one a core.",
+        help="Open so many pictures at a time. Default: one a core.",
     )
     add(
         "--leave-out",

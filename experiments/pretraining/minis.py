@@ -186,7 +186,7 @@ def rows(tokenizer: PreTrainedTokenizerBase, texts: list[list[Prompt]]) -> dict[
         For captions, and where there are any for questions: ``image`` ``(b,)``, the image that each text is
         about; what :func:`~experiments.models.generation.sequence_batch` makes of the answers; and their
         ``weights``, as in :func:`pack`. For questions also what
-        :func:`~experiments.models.mplug.questions.question_batch` returns. Keys begin with ``caption.`` or
+        :func:`~experiments.models.mplug.family.question_batch` returns. Keys begin with ``caption.`` or
         ``question.``.
     """
     numbered = [(image, *text) for image, row in enumerate(texts) for text in row]

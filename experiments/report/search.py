@@ -34,7 +34,7 @@ def search_report(search: Search) -> str:
         _doubled(search),
         grid_markdown(kinds_grid(table, "Validation scores of the best runs", "Task")),
     ]
-    for task in search.setup.tasks:
+    for task in search.tasks:
         own = best[best.task == task]
         kinds = [column for column in best if column.startswith(KIND) and own[column].notna().any()]
         if len(kinds) > 1:

@@ -11,12 +11,14 @@ cell that runs, and a file with the step that it is at.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import multiprocessing
 import multiprocessing.connection
 import os
 import queue
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -333,6 +335,7 @@ def _cancel(names: Sequence[str]) -> None:
 
 # ---- tasks of Ray ----------------------------------------------------------------------------------------
 
+OWN = "local"  # Ray's word for a cluster of this process's own
 RETRIES = 3  # of a cell whose worker or machine is lost
 STORE = 80_000_000  # bytes that Ray keeps in shared memory on a cluster of our own: nothing is passed there
 #: What Ray reads from the environment, where the user has not set it.
@@ -357,6 +360,7 @@ def ray(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
         task = function.remote(job)
         while not library.wait([task], timeout=EVERY)[0]:
             if stop.is_set():
+                library.cancel(task, force=True)
                 return UserError("the command has ended")
         try:
             return library.get(task)
@@ -366,62 +370,66 @@ def ray(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
                 "command again to go on"
             )
 
+    library = _joined(run.cluster.get("address", OWN))
+    machines = [node["Resources"] for node in library.nodes() if node["Alive"]]
+    if not any(
+        has.get("CPU", 0) >= each["num_cpus"] and has.get("GPU", 0) >= each["num_gpus"] for has in machines
+    ):
+        raise UserError(
+            f"no machine of Ray's cluster has what a cell is given, {each['num_cpus']:g} cores and "
+            f"{each['num_gpus']:g} GPUs: change --cluster cpus=..., gpus=... or --device"
+        )
+    function = library.remote(max_calls=1, max_retries=RETRIES, **each)(_task)  # a process for each cell
     pool = ThreadPoolExecutor(min(jobs_for(run.device, run.jobs, run.threads, here=False), len(jobs)))
-    with _cluster(run, each) as library:
-        function = library.remote(max_calls=1, max_retries=RETRIES, **each)(_task)  # a process for each cell
-        try:
-            yield [pool.submit(as_task, job) for job in jobs]
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+    try:
+        yield [pool.submit(as_task, job) for job in jobs]
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def _task(job: Job) -> Outcome:
     return job()
 
 
-@contextmanager
-def _cluster(run: Execution, each: dict[str, float]) -> Iterator[Any]:
-    """Ray, joined to the cluster that the user names, or to one of its own.
+def _joined(address: str) -> Any:
+    """Ray, joined to a cluster until the process ends; to one of its own, which ends with it, where the
+    address is :data:`OWN`.
 
     Raises:
-        UserError: none answers, or none of its machines can run a cell.
+        UserError: none answers.
     """
     os.environ.update(SETTINGS | os.environ)
-    address, options = run.cluster.get("address", "local"), {}
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        if address == "local":  # with a secret of this process's own: Ray's would stay in the user's home
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            options = dict(include_dashboard=False, object_store_memory=STORE, _temp_dir=folder)
-        else:
-            os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # of a minute each
-        import ray as library  # reads its settings from the environment
+    options: dict[str, Any] = {}
+    if address == OWN:  # with a secret of its own: Ray's would stay in the user's home
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        options = dict(include_dashboard=False, object_store_memory=STORE)
+    import ray as library  # reads its settings from the environment
 
-        handlers = {number: signal.getsignal(number) for number in SIGNALS}
-        try:
-            library.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
-        except Exception as error:  # of many kinds
-            raise UserError(
-                f"--cluster address={address}: no Ray cluster answers ({first_line(str(error))}): run `ray "
-                "start` on each machine, with the same versions of Python and Ray, and set "
-                "RAY_AUTH_MODE=token where the cluster asks for a token"
-            ) from None
-        try:
-            for number, handler in handlers.items():  # Ray has its own for SIGTERM
-                signal.signal(number, handler)
-            machines = [node["Resources"] for node in library.nodes() if node["Alive"]]
-            if not any(
-                has.get("CPU", 0) >= each["num_cpus"] and has.get("GPU", 0) >= each["num_gpus"]
-                for has in machines
-            ):
-                raise UserError(
-                    f"no machine of Ray's cluster has what a cell is given, {each['num_cpus']:g} cores and "
-                    f"{each['num_gpus']:g} GPUs: change --cluster cpus=..., gpus=... or --device"
-                )
-            yield library
-        finally:
-            library.shutdown()
+    if library.is_initialized():
+        return library
+    if address == OWN:
+        options["_temp_dir"] = tempfile.mkdtemp(
+            prefix="ray-", dir="/tmp"
+        )  # of a short name: sockets lie there
+        atexit.register(shutil.rmtree, options["_temp_dir"], ignore_errors=True)
+        atexit.register(library.shutdown)  # comes first
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdigit() and "/" not in host:  # Ray itself would try for many minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        library.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+    except Exception as error:  # of many kinds
+        raise UserError(
+            f"--cluster address={address}: no Ray cluster answers ({first_line(str(error))}): run `ray "
+            "start` on each machine, with the same versions of Python and Ray, and set RAY_AUTH_MODE=token "
+            "where the cluster asks for a token"
+        ) from None
+    for number, handler in handlers.items():  # Ray has its own for SIGTERM
+        signal.signal(number, handler)
+    return library
 
 
 ENGINES: dict[str, Engine] = {LOCAL: local, SLURM: slurm, RAY: ray}

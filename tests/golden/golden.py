@@ -113,14 +113,18 @@ class Room:
 
     def run(self, *words: str) -> None:
         """Runs ``attngraph WORDS`` and notes what it prints on standard output."""
-        self.lines += ["", f"$ attngraph {' '.join(words)}"]
+        self.lines += ["", f"$ attngraph {' '.join(words)}".replace(f"{ROOT}/", "")]
         place = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
         command = [sys.executable, "-m", "experiments.cli", *words, "--quiet"]
         done = subprocess.run(command, cwd=self.folder, env=place, capture_output=True, text=True)
         printed = done.stdout.replace(f"{self.folder}/", "").replace(f"{ROOT}/", "")
         printed = re.sub(r"Method +Peak MB\n.*?(?=Scores ×)", "", printed, flags=re.DOTALL)
-        lines = (re.sub(r"  +", "  ", TIMES.sub("T", line)).rstrip() for line in printed.splitlines())
-        self.lines += [line for line in lines if line.strip("─")]
+        has_memory = False  # in the last column of the lines that follow
+        for line in printed.splitlines():
+            has_memory = line.endswith("Peak MB") or (has_memory and not line.startswith("Scores"))
+            shown = re.sub(r"  +", "  ", TIMES.sub("T", line)).rstrip()
+            if shown.strip("─"):
+                self.lines.append(re.sub(r"[\d,]+$", "M", shown) if has_memory else shown)
         if done.returncode:
             raise SystemExit(
                 f"attngraph {' '.join(words)} ended with {done.returncode}: {done.stderr[-3000:]}"

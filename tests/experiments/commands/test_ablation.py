@@ -408,7 +408,6 @@ def test_comparisons_use_the_runs_of_this_table_only(small):
         (["ablation", "--preset", "smoke", "--out", "FILE/x"], "FILE"),
         (["scenes", "--out", "FILE"], "FILE"),
         (["pretrain", "--out", "FILE"], "FILE"),
-        (["pretrain", "--threads", "-1"], "--threads must be at least 1"),
         (["pretrain", "--device", "cuda:99"], "--device cuda:99 is not available"),
     ],
 )

@@ -286,7 +286,7 @@ def test_a_run_may_answer_by_ranking_and_says_so(cell, tmp_path, monkeypatch):
 def test_descriptions_of_drawn_data_stay_as_they_were(tmp_path):
     """A study of earlier versions goes on: these are all fields, in this order."""
     (tmp_path / "manifest.json").write_text('{"version": 1, "seed": 0}')
-    drawn = Cell("gcn", "gcn", {"gnn": "gcn"}, "vqa", 1, Recipe(0.01, 500, 32), tmp_path, skip_bad=2)
+    drawn = Cell("gcn", "gcn", {"gnn": "gcn"}, "vqa", 1, Recipe(0.01, 500, 32), tmp_path)
     recipe = {
         "learning_rate": 0.01,
         "steps": 500,
