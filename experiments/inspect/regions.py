@@ -388,6 +388,7 @@ def read_object(option: str, file: Path, kind: TypeAdapter, remedy: str) -> Any:
         first = error.errors()[0]
         place = ".".join(str(part) or "''" for part in first["loc"] if part != "[key]")
         reason = f"{place}: {first['msg']}".removeprefix(": ")
+        reason = " ".join(reason.split())  # a key may have several lines
         raise UserError(f"{option} {file}: {reason}; {remedy}") from None
     except (RecursionError, ValueError) as error:
         raise UserError(f"{option} {file}: it cannot be read ({first_line(error)}); {remedy}") from None
