@@ -13,7 +13,7 @@ from pathlib import Path
 
 from adapters.joins import JOINS
 from experiments.configs.grid import listed, load_preset
-from experiments.report.make import Work, check_ranking, make, names_in
+from experiments.report.make import Work, check_named, check_ranking, make, names_in
 from experiments.tasks import TASKS
 from experiments.training.checkpoints import add_checkpoints_argument, check_only, checkpoints_folder
 from experiments.training.execution import add_run_arguments
@@ -98,5 +98,7 @@ def run(args: argparse.Namespace) -> int:
     )
     plan = plan_table(preset, wanted, out / "data")
     check_ranking(args.answering, plan)
+    if not args.dry_run:
+        check_named(args, preset)
     title = f"GNN ablation, preset {Path(args.preset).stem}"
     return make(args, Work(title, plan, out, out, part=args.only_checkpoint))

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.arguments import Between, EachOnce, did_you_mean, seed
-from experiments.datasets.check import Report, check
-from experiments.datasets.damaged import LIST, read_list
+from experiments.datasets.check import check
+from experiments.datasets.damaged import LIST, is_picture, read_list
 from experiments.datasets.dataset import DATA_SETS, DataSet, data_set_named
 from experiments.datasets.hub import download, hub_reader
 from experiments.files import write_json, write_text
@@ -175,8 +175,7 @@ def _check(args: argparse.Namespace) -> int:
             f"--leave-out lists what is damaged in all splits and formats: leave out "
             f"{'--split' if args.split else '--format'}"
         )
-    if args.leave_out:
-        read_list(root)  # an error where another file has its name
+    earlier = read_list(root) if args.leave_out else {}  # an error where another file has its name
     settings = {
         "data": data_set.name,
         "root": str(root),
@@ -196,20 +195,21 @@ def _check(args: argparse.Namespace) -> int:
             write_json(part / DETAILS, report.json())
         note(f"saved: {', '.join(str(args.out / name) for name in NAMES)}")
     if args.leave_out:
-        _leave_out(report, root)
+        unseen = {} if args.deep else {what: why for what, why in earlier.items() if is_picture(what)}
+        _leave_out(unseen | report.damaged, root)
     return FAULTY if report.faults else OTHER_COUNTS if report.differs else WHOLE
 
 
-def _leave_out(report: Report, root: Path) -> None:
+def _leave_out(damaged: dict[str, str], root: Path) -> None:
     """Write the list of what is damaged; remove it where nothing is."""
     file = root / LIST
     try:
-        if report.damaged:
-            write_json(file, report.damaged, ensure_ascii=False)
+        if damaged:
+            write_json(file, damaged, ensure_ascii=False)
         else:
             file.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"{file} cannot be written ({error.strerror or error}): check your rights to the folder"
         ) from None
-    note(f"{file}: {len(report.damaged):,} damaged records and pictures, which are left out from now on")
+    note(f"{file}: what is left out from now on ({len(damaged):,})")

@@ -16,7 +16,7 @@ from experiments.outputs import Outputs
 from experiments.report.page import TITLE, page_of
 from experiments.report.runs import PATTERN
 
-HTML, MARKDOWN, FIGURES = NAMES = ("report.html", "report.md", "report-*.png")
+HTML, MARKDOWN, _ = NAMES = ("report.html", "report.md", "report-*.png")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from experiments.files import check_files, published, write_text
 from experiments.methods import method_named
 from experiments.outputs import check_folder
 from experiments.progress import note
-from experiments.report.make import OWNER, folder_of, plan_of, rows_in
+from experiments.report.make import OWNER, check_named, folder_of, plan_of, rows_in
 from experiments.training.cells import has_diverged, has_scores
 from experiments.training.device import processes
 from experiments.training.execution import add_run_arguments, execution_of, in_folder
@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     rows = rows_in(args.rows, trained) or trained
     plan, execution = plan_of(args, grid, rows, 1), execution_of(args, out)
     rates = {cell.method: grid.rates_of(method_named(cell.method)) for cell in plan.cells}
+    if not args.dry_run:
+        check_named(args, grid)
     check_folder(out, OWNER)
     _check_own(out)
     if args.dry_run:

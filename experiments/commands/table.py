@@ -15,9 +15,18 @@ import argparse
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.configs.grid import Grid, listed, load_table
+from experiments.configs.grid import listed, load_table
 from experiments.known import check_known
-from experiments.report.make import Work, check_ranking, folder_of, make, model_of, plan_of, rows_in
+from experiments.report.make import (
+    Work,
+    check_named,
+    check_ranking,
+    folder_of,
+    make,
+    model_of,
+    plan_of,
+    rows_in,
+)
 from experiments.report.published import Published, published_blocks, read_beside
 from experiments.report.table import Design
 from experiments.training.cells import IMAGE_STATES
@@ -97,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     plan = plan_of(args, grid, rows_in(args.rows, list(grid.counts)), args.seeds)
     check_ranking(args.answering, plan)
     if not args.dry_run:
-        _check_named(args, grid)
+        check_named(args, grid)
     beside = [] if args.beside is None else [_beside(args.beside, out, name)]
     blocks = published_blocks()
     check_known([*grid.published, *blocks], list(blocks), "block of published numbers")
@@ -118,13 +127,3 @@ def _beside(folder: Path, out: Path, name: str) -> Published:
     if folder.resolve() == out.resolve():
         raise UserError(f"--beside {folder}: this table is written there: give the folder of another model's")
     return read_beside(folder, name)
-
-
-def _check_named(args: argparse.Namespace, grid: Grid) -> None:
-    """Raise UserError where a size needs a folder of data or a model that nobody has named."""
-    for option, given, what in (
-        ("--data", args.data, "the folder that holds the official files"),
-        ("--model", args.model, "the model's folder or hub name"),
-    ):
-        if grid.scenes.published and given is None:
-            raise UserError(f"{option} is missing: give {what}, or list the runs with --dry-run")

@@ -157,7 +157,7 @@ def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
         earlier = merged.get(name)
         is_section = isinstance(value, Mapping) and isinstance(earlier, Mapping)
         merged[name] = laid_over(earlier, value) if is_section else value
-        if other := {"steps": "epochs", "epochs": "steps"}.get(name):
+        if value is not None and (other := {"steps": "epochs", "epochs": "steps"}.get(name)):
             merged.pop(other, None)
     return merged
 

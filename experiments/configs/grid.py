@@ -17,7 +17,7 @@ from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.configs.experiment import Experiment, Part, Scenes, laid_over
 from experiments.configs.reading import Config, checked, file_named, read_config, read_yaml
-from experiments.configs.settings import Settings
+from experiments.configs.settings import Settings, chosen_settings
 from experiments.known import check_known
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.tasks import TASKS, Task
@@ -135,7 +135,7 @@ class Grid(Config):
             return self
         given = read_config(file, Settings, REMEDY)
         _check_names(given, f"{file}")
-        return self.model_copy(update={"settings": _over(self.settings or Settings(), given)})
+        return self.model_copy(update={"settings": _over(self.settings or chosen_settings(), given)})
 
 
 def names_of(what: str) -> list[str]:

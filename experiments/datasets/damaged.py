@@ -129,6 +129,11 @@ class Reading:
         return file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else str(file)
 
 
+def is_picture(what: str) -> bool:
+    """Whether an entry of the list is a picture, which only ``--deep`` looks at; else it is a record."""
+    return _IN not in what
+
+
 def read_list(root: Path) -> dict[str, str]:
     """What the list in a data set's folder names; nothing where there is no list.
 

@@ -174,6 +174,16 @@ def check_ranking(answering: str | None, plan: Plan) -> None:
         )
 
 
+def check_named(args: argparse.Namespace, grid: Grid) -> None:
+    """Raise UserError where a size needs a folder of data or a model that nobody has named."""
+    for option, given, what in (
+        ("--data", args.data, "the folder that holds the official files"),
+        ("--model", args.model, "the model's folder or hub name"),
+    ):
+        if grid.scenes.published and given is None:
+            raise UserError(f"{option} is missing: give {what}, or list the runs with --dry-run")
+
+
 def names_in(given: str | None) -> list[str] | None:
     """The names in an option's list, separated by commas."""
     if given is None:

@@ -64,8 +64,8 @@ def prepare_process() -> None:
     keep_freed_memory()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message="Java not found")  # said once, by the parent
-    # The Trainer's own call of a name that transformers has deprecated, and DDP's hint on speed.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+    # Names that transformers has deprecated and PEFT calls too, and DDP's hint on speed.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
     warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
 
 
@@ -158,6 +158,12 @@ def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
 
     def in_process(job: Job) -> Outcome:
         slot = slots.get()
+        try:
+            return in_slot(job, slot)
+        finally:
+            slots.put(slot)
+
+    def in_slot(job: Job, slot: int) -> Outcome:
         reading, writing = context.Pipe(duplex=False)
         # No daemon: it may start loaders.
         process = context.Process(target=_work, args=(job, placed(run.device, slot), writing))
@@ -174,7 +180,6 @@ def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
         with lock:
             process.join()
             running.discard(process)
-        slots.put(slot)
         return outcome or UserError(
             f"its worker died (exit code {process.exitcode}; out of memory?): run the same command again to "
             "go on, perhaps with --jobs 1"

@@ -112,6 +112,10 @@ def decided(experiment: Experiment, drawn: Path, chosen: Settings) -> tuple[Cell
         raise UserError(f"data {data}: the examples of {task.name} come with a package: leave data out")
     elif not Path(data).is_dir():
         raise UserError(f"data {data} is no folder: give the one that holds the data sets")
+    if experiment.scenes.is_official:
+        raise UserError(
+            "scenes: layouts and published are a table's: draw data sets with attngraph data make"
+        )
     task.check(None if data is None else Path(data))
     check_answering(task, experiment.answering)
     cell = cell_of(experiment, drawn, chosen)

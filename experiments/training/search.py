@@ -77,7 +77,7 @@ class Search:
     def __init__(self, grid: Grid, wanted: Wanted, data: Path, execution: Execution):
         self.grid, self.wanted, self.data, self.execution = grid, wanted, data, execution
         self.tasks = tasks_of(grid, wanted.tasks, wanted.data)
-        self.reduction = chosen_settings().reduction
+        self.reduction = (grid.settings or chosen_settings()).reduction
         self.scores: dict[tuple[str, str, int], float] = {}
         self.lines: dict[tuple[str, str, int], dict[str, Any]] = {}
         self.races: dict[tuple[str, str], Race] = {}
@@ -96,7 +96,10 @@ class Search:
         )
         held = experiment.model_copy(update={"split": "validation", "eval_examples": VALIDATION_EXAMPLES})
         cell = cell_of(held, self.data, chosen, counted=self._counted)
-        recipe = cell.recipe and replace(cell.recipe, steps=trial.times * cell.recipe.steps)
+        recipe = cell.recipe
+        if recipe is not None and trial.choice is not None:
+            steps = trial.times * recipe.steps
+            recipe = replace(recipe, learning_rate=trial.choice.learning_rate, steps=steps)
         is_dealt = self.wanted.model is None and model is not None
         return replace(cell, label=trial.label, recipe=recipe, checkpoint=is_dealt)
 

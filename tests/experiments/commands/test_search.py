@@ -382,7 +382,7 @@ def test_a_trial_is_a_cell_with_the_presets_budget():
 
 def test_a_trial_trains_and_answers_as_the_preset_says():
     part = Part(
-        recipe=Training(epochs=2, batch_size=16),
+        recipe=Training(epochs=2, batch_size=16, learning_rate=1e-4),
         side=32,
         answering="rank",
         decoding=TextDecoding(num_beams=2),
@@ -392,6 +392,7 @@ def test_a_trial_trains_and_answers_as_the_preset_says():
     choice = Choice(learning_rate=3e-3)
     cell = setup.cell(Trial("gcn", "caption", choice))
     assert cell.recipe.steps == 2 * (grid.scenes.captions[0] // 16)
+    assert cell.recipe.learning_rate == 3e-3, "the trial's, whatever the preset says"
     assert setup.cell(Trial("gcn", "caption", choice, times=2)).recipe.steps == 2 * cell.recipe.steps
     assert (cell.side, cell.answering, cell.decoding) == (32, "rank", {"num_beams": 2})
     about = search._about(setup)["runs"]["caption"]

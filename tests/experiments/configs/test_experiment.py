@@ -118,6 +118,7 @@ def test_changes_reach_any_depth():
             ["method=full", "settings.join=blend"],
             "settings: full has no 'join': choose from vision_learning_rate",
         ),
+        (["scenes.layouts=100"], "layouts and published are a table's"),
         (["data=.", "scenes.seed=3"], "scenes changes nothing, since data names .: leave one out"),
     ],
 )

@@ -168,6 +168,15 @@ def test_settings_of_a_file_go_before_all_others(tmp_path):
             assert found.choice(method, task) == before.settings.choice(method, task)
 
 
+def test_a_grid_without_settings_has_the_shipped_ones_below_those_of_a_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    write_settings(file, Settings(methods={"pgnn": {"vqa": Choice(learning_rate=0.5)}}))
+    found = Grid(about="", seeds={"gcn": 1}).with_settings(file).settings
+    shipped = chosen_settings()
+    assert found.choice("gcn", "vqa") == shipped.choice("gcn", "vqa")
+    assert found.choice("pgnn", "vqa").arguments == shipped.choice("pgnn", "vqa").arguments
+
+
 def test_what_a_file_leaves_open_is_what_the_row_would_have_had(tmp_path):
     """Of the method that it follows and of the task that a task is like; and on tasks that are like it."""
     file = tmp_path / "rates.yaml"
@@ -220,6 +229,8 @@ def test_steps_and_epochs_are_two_ways_to_say_one_thing():
     with pytest.raises(ValueError, match="give steps or epochs, not both"):
         Training(steps=3, epochs=2)
     assert laid_over({"recipe": {"epochs": 2}}, {"recipe": {"steps": 7}}) == {"recipe": {"steps": 7}}
+    said = laid_over({"recipe": {"epochs": 2}}, {"recipe": {"steps": 7, "epochs": None}})
+    assert said == {"recipe": {"steps": 7, "epochs": None}}, "null says nothing of steps"
     grid = Grid(about="", seeds={"gcn": 1}, runs=Part(recipe=Training(epochs=2, batch_size=8)))
     grid = grid.model_copy(update={"by_task": {"vqa": Part(recipe=Training(steps=7))}})
     steps = {cell.task: cell.recipe.steps for cell in plan_table(grid, Wanted(tasks=["vqa", "ve"])).cells}
