@@ -238,6 +238,7 @@ def test_pictures_that_cannot_be_decoded_are_listed(whole, tmp_path, capsys):
     assert main([*words, "--deep"]) == 1
     assert f"{picture}: cannot be decoded" in capsys.readouterr().out
     assert list(json.loads((root / LIST).read_text())) == ["train_images/val00000000001.jpg"]
+    assert main(words) == 3 and (root / LIST).exists(), "which looked into no picture"
     assert ids("textcaps", root) == ["val00000000000"]
     save_image(picture)
     assert (

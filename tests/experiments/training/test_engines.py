@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -271,6 +272,18 @@ def test_a_cell_is_run_by_one_process_at_a_time(job, monkeypatch):
     with FileLock(job.file("lock")):
         assert "a worker of an earlier command still runs it" in str(job())
     assert job() == {"scores": {}}
+
+
+def test_a_worker_that_cannot_start_leaves_its_place_to_the_next(job, monkeypatch):
+    """Else the next job would wait for ever."""
+
+    class Full:
+        def Pipe(self, duplex):
+            raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(engines, "_context", Full)
+    with engines.local([job, job], replace(job.run, jobs=1)) as futures:
+        assert ["Too many" in str(future.exception(60)) for future in futures] == [True, True]
 
 
 def test_nothing_is_cancelled_where_nothing_was_left(tmp_path, monkeypatch):
