@@ -345,7 +345,8 @@ class State:
                 raise ValueError("steps are missing, or a number is not finite")
             if self.validation:
                 self.validation.done, self.validation.best = content["validations"], content["best"]
-                check_weights(self.tuned, content["best"])
+                if self.validation.done:
+                    check_weights(self.tuned, content["best"])
             self.random = content["random"][PartialState().process_index]
             load_weights(self.tuned, content["weights"])
             for part, saved in zip(self.parts, content["parts"], strict=True):

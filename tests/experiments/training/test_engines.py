@@ -94,7 +94,7 @@ def name(request, monkeypatch):
     if request.param == "slurm":
         request.getfixturevalue("slurm")
         monkeypatch.setattr(engines, "QUEUE", 1.0)
-        monkeypatch.setattr(engines, "LATE", 1.0)
+        monkeypatch.setattr(engines, "LATE", 10.0)
     elif request.param == "ray":
         if find_spec("ray") is None:  # importing it here would be too early: it reads the environment then
             pytest.skip("needs the package ray")

@@ -71,7 +71,7 @@ def alone(together):
     out, patch = folder / "one", pytest.MonkeyPatch()
     patch.setattr(device, "uses_bfloat16", lambda name: False)
     plan = table(folder, out)
-    prepare(plan.cells, Execution(out), plan.sizes)
+    prepare(plan.cells, Execution(out), plan.scenes)
     run_cell(plan.cells[0], Execution(out))
     patch.undo()
     return out, plan.cells[0]
