@@ -115,3 +115,17 @@ def test_it_stops_when_patience_is_at_an_end(scripted, tmp_path):
     outcome = train_small(tmp_path, recipe=patient, on_step=steps.append)
     assert steps == list(range(1, 9)) and outcome.trained.best_step == 4
     assert len(outcome.metrics.splitlines()) == 9
+
+
+def test_a_run_that_stopped_before_its_first_validation_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 1)
+
+    def interrupt(step):
+        if step == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train_small(tmp_path, recipe=replace(RECIPE, validate_every=4), on_step=interrupt)
+    steps = []
+    train_small(tmp_path, recipe=replace(RECIPE, validate_every=4), on_step=steps.append)
+    assert steps[0] == 2
