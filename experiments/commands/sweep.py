@@ -94,13 +94,7 @@ def run(args: argparse.Namespace) -> int:
             prepare(first, execution, plan.scenes, args.download)
         tried = sweep(cells, rates, lambda due: run_cells(due, execution, may_diverge=True))
         if is_main:
-            _save(
-                out,
-                chosen_rates(
-                    cells, tried, grid.settings.reduction if grid.settings else Settings().reduction
-                ),
-                tried,
-            )
+            _save(out, chosen_rates(cells, tried, grid.chosen.reduction), tried)
         return 0
 
     return in_folder(execution, work)

@@ -47,7 +47,7 @@ class Grid(Config):
         checkpoints: pre-trained checkpoints that the seeds are dealt over in turn: the shipped one and those
             of the next pre-training seeds.
         settings: chosen on validation data, of methods on tasks or on the tasks that these are like; null for
-            those that ship with the package.
+            those that ship with the package; a table's size without any has none.
         rates: method -> learning rates with which ``attngraph sweep`` begins; :data:`ADAPTERS` for all graph
             adapters that have none of their own.
         baseline: the method with which the others are compared.
@@ -103,6 +103,11 @@ class Grid(Config):
             return dict.fromkeys(self.blocks, self.seeds)
         return dict(self.seeds)
 
+    @property
+    def chosen(self) -> Settings:
+        """The settings that its runs take."""
+        return chosen_settings() if self.settings is None else self.settings
+
     def part(self, task: Task) -> dict[str, Any]:
         """What is said of a task's runs."""
         own = self.by_task.get(task.name) or Part()
@@ -135,7 +140,7 @@ class Grid(Config):
             return self
         given = read_config(file, Settings, REMEDY)
         _check_names(given, f"{file}")
-        return self.model_copy(update={"settings": _over(self.settings or chosen_settings(), given)})
+        return self.model_copy(update={"settings": _over(self.chosen, given)})
 
 
 def names_of(what: str) -> list[str]:
@@ -170,7 +175,7 @@ def load_table(table: str, size: str) -> Grid:
     for what, file in files.items():
         if not isinstance(content[what], dict):
             checked(content[what], Grid, lambda field, file=file: f"{file}", _remedy(what))
-    both = {**content["size"], **content["table"]}
+    both = {"settings": {}, **content["size"], **content["table"]}
     if twice := [name for name in content["table"] if name in content["size"] and name != "about"]:
         raise UserError(f"{files['size']}: {files['table']} says {twice[0]} too: leave it out of one of them")
 

@@ -14,7 +14,7 @@ from attngraph.errors import UserError
 from experiments.arguments import did_you_mean
 from experiments.configs.experiment import Experiment, ListRanking, Scenes, TextDecoding, Training
 from experiments.configs.grid import MOST_SEEDS, Grid, searched_for
-from experiments.configs.settings import Settings, chosen_settings
+from experiments.configs.settings import Settings
 from experiments.known import check_known
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.method import REFERENCE, canonical
@@ -391,18 +391,20 @@ def plan_table(grid: Grid, wanted: Wanted = EVERYTHING, data: Path = Path("data"
     return Plan(rows, tasks, scenes, tuple(planner.unsearched), planner.borrowed)
 
 
-def experiment_in(
-    grid: Grid, wanted: Wanted, data: Path, task: Task, method: str, seed: int, model: str | None
-) -> Experiment:
+def model_of(grid: Grid, wanted: Wanted, seed: int) -> str | None:
+    """The model that a seed's runs of a grid start from; None for the shipped one."""
+    return wanted.model or checkpoint_of(seed, grid.checkpoints, wanted.checkpoints)
+
+
+def experiment_in(grid: Grid, wanted: Wanted, data: Path, task: Task, method: str, seed: int) -> Experiment:
     """A run of a grid as a file, with what is asked of it.
 
     Args:
         grid, wanted: as for :func:`plan_table`.
         data: folder of the data sets.
         task, method, seed: of the run.
-        model: the checkpoint that it starts from.
     """
-    more: dict[str, Any] = {"seed": seed, "model": model}
+    more: dict[str, Any] = {"seed": seed, "model": model_of(grid, wanted, seed)}
     more |= {"scenes": grid.scenes} if wanted.data is None else {"data": str(wanted.data)}
     more |= {"answering": wanted.answering} if wanted.answering else {}
     experiment = grid.experiment(method, task, **more)
@@ -416,7 +418,7 @@ class _Planner:
 
     def __init__(self, grid: Grid, wanted: Wanted, data: Path):
         self.grid, self.wanted, self.data = grid, wanted, data
-        self.chosen = chosen_settings() if grid.settings is None else grid.settings
+        self.chosen = grid.chosen
         self.made: dict[tuple[str, str, int], Cell] = {}
         self.counted: dict[str, int] = {}
         self.unsearched: dict[tuple[str, str], None] = {}
@@ -459,11 +461,9 @@ class _Planner:
             if method.trains:
                 self._note_settings(method, task)
             wanted = self.wanted
-            model = wanted.model or checkpoint_of(seed, self._checkpoints, wanted.checkpoints)
-            experiment = experiment_in(self.grid, wanted, self.data, task, method.name, seed, model)
+            experiment = experiment_in(self.grid, wanted, self.data, task, method.name, seed)
             cell = cell_of(experiment, self.data, self.chosen, wanted.join, self.counted)
-            is_dealt = self._checkpoints > 1 and model is not None
-            self.made[key] = replace(cell, checkpoint=is_dealt)
+            self.made[key] = replace(cell, checkpoint=wanted.model is None and cell.model is not None)
         return self.made[key]
 
     def _note_settings(self, method: Method, task: Task) -> None:

@@ -32,7 +32,7 @@ import pandas as pd
 
 from attngraph.errors import UserError
 from experiments.configs.grid import Grid
-from experiments.configs.settings import Choice, Settings, chosen_settings
+from experiments.configs.settings import Choice, Settings
 from experiments.files import whole
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.models.weights import weights_digest
@@ -40,9 +40,9 @@ from experiments.outputs import is_pretrained
 from experiments.shipped import shipped_folder
 from experiments.tasks import TASKS
 from experiments.training.cells import Cell, has_scores
-from experiments.training.checkpoints import check_checkpoints, checkpoint_of
+from experiments.training.checkpoints import check_checkpoints
 from experiments.training.execution import Execution
-from experiments.training.plan import Wanted, cell_of, experiment_in, tasks_of
+from experiments.training.plan import Wanted, cell_of, experiment_in, model_of, tasks_of
 from experiments.training.race import RATES, Race, Trial
 from experiments.training.runner import run_cells
 from experiments.training.saved import read_config
@@ -77,7 +77,7 @@ class Search:
     def __init__(self, grid: Grid, wanted: Wanted, data: Path, execution: Execution):
         self.grid, self.wanted, self.data, self.execution = grid, wanted, data, execution
         self.tasks = tasks_of(grid, wanted.tasks, wanted.data)
-        self.reduction = (grid.settings or chosen_settings()).reduction
+        self.reduction = grid.chosen.reduction
         self.scores: dict[tuple[str, str, int], float] = {}
         self.lines: dict[tuple[str, str, int], dict[str, Any]] = {}
         self.races: dict[tuple[str, str], Race] = {}
@@ -90,9 +90,8 @@ class Search:
         chosen = Settings(reduction=self.reduction)
         if trial.choice is not None:
             chosen = Settings(reduction=self.reduction, methods={trial.method: {trial.task: trial.choice}})
-        model = self.model_of(trial.seed)
         experiment = experiment_in(
-            self.grid, self.wanted, self.data, TASKS[trial.task], trial.method, trial.seed, model
+            self.grid, self.wanted, self.data, TASKS[trial.task], trial.method, trial.seed
         )
         held = experiment.model_copy(update={"split": "validation", "eval_examples": VALIDATION_EXAMPLES})
         cell = cell_of(held, self.data, chosen, counted=self._counted)
@@ -100,13 +99,8 @@ class Search:
         if recipe is not None and trial.choice is not None:
             steps = trial.times * recipe.steps
             recipe = replace(recipe, learning_rate=trial.choice.learning_rate, steps=steps)
-        is_dealt = self.wanted.model is None and model is not None
+        is_dealt = self.wanted.model is None and cell.model is not None
         return replace(cell, label=trial.label, recipe=recipe, checkpoint=is_dealt)
-
-    def model_of(self, seed: int) -> str | None:
-        """The checkpoint that a seed's trials start from."""
-        wanted = self.wanted
-        return wanted.model or checkpoint_of(seed, self.grid.checkpoints, wanted.checkpoints)
 
     def run(self) -> Settings:
         """All races; returns the settings that they choose.
@@ -234,7 +228,7 @@ class Search:
     def _check_weights(self, trials: Sequence[Trial]) -> None:
         """Compare the checkpoints that trials will start from, before they run."""
         for trial in trials:
-            model = self.model_of(trial.seed)
+            model = model_of(self.grid, self.wanted, trial.seed)
             if is_pretrained(shipped_folder(model) or Path(str(model))):
                 self._check_one_checkpoint(weights_digest(model), trial.method, trial.task, trial.seed)
 

@@ -249,6 +249,14 @@ def test_the_large_size_trains_the_p_adapter_as_the_papers_experiments_do(task):
     assert (cell.side, cell.decoding) == (experiment.side, experiment.details())
 
 
+def test_a_size_without_settings_has_none(tmp_path):
+    """Those that ship were chosen for another model: to take them is for the user to say."""
+    (tmp_path / "own.yaml").write_text("about: mine\nscenes: {layouts: 10}\n")
+    plan = plan_table(load_table("gnn", str(tmp_path / "own.yaml")))
+    trained = [(row, task) for row in plan.rows for task in plan.tasks]
+    assert set(plan.unsearched) == set(trained) and not plan.borrowed
+
+
 def test_only_tasks_of_the_size_can_be_asked_for():
     for name in ("vqa", "easy_vqa"):
         with pytest.raises(UserError, match=f"{name} is no task of this size: choose from vqa2, vizwiz_vqa"):
