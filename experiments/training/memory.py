@@ -40,13 +40,6 @@ class PeakMemory:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def give_back_freed_memory() -> None:
-    """Return to the system what this process has freed and keeps, where glibc can."""
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
-
-
 def keep_freed_memory() -> bool:
     """Let this process keep memory that it has freed, up to 1 GiB, for what it allocates next; otherwise
     glibc returns large arrays to the system and has each page of new ones cleared, in every training step.

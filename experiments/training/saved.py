@@ -44,10 +44,9 @@ class Result(BaseModel):
     started: dict[str, FiniteFloat] = {}  # absent in results of earlier versions, as effects are
     learned: dict[str, FiniteFloat]
     effects: dict[str, dict[str, FiniteFloat]] = {}
-    evaluator: str = ""  # this and the next three are absent in earlier results too
+    evaluator: str = ""  # this and the next two are absent in earlier results too
     source: str = ""
     answering: dict[str, str | int | FiniteFloat] = {}
-    left_out: dict[str, NonNegativeInt] = {}
     best_step: PositiveInt | None = None
     validations: PositiveInt | None = None
     train_seconds: FiniteFloat

@@ -11,34 +11,29 @@ from experiments.training.memory import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, keep
 
 FAULTS = """
 import resource, sys, torch
-from experiments.training.memory import PeakMemory, give_back_freed_memory, keep_freed_memory
+from experiments.training.memory import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else None
 torch.set_num_threads(1)
 for _ in range(2):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     sum(float(torch.ones(2**24)[0]) for _ in range(4))  # 64 MB, which glibc gives back otherwise
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-x = torch.ones(2**26)
-del x
-before = PeakMemory("cpu").megabytes()
-give_back_freed_memory()
-print(kept, faults, before - PeakMemory("cpu").megabytes())
+print(kept, faults)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_freed_arrays_are_used_again_without_new_pages_until_they_are_given_back():
+def test_freed_arrays_are_used_again_without_new_pages():
     results = {}
     for word in ("keep", "leave"):
         done = subprocess.run(
             [sys.executable, "-c", FAULTS, word], capture_output=True, text=True, check=True
         )
         results[word] = done.stdout.split()
-    kept, faults, given_back = results["keep"]
+    kept, faults = results["keep"]
     if kept == "False":
         pytest.skip("another C library than glibc")
     assert int(faults) < 100 < int(results["leave"][1])
-    assert float(given_back) > 250, "256 MiB"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
