@@ -21,8 +21,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 
-from experiments.arguments import QUIET, Parser
-from experiments.training.stopping import exit_code, never_swallowed, on_signals, raise_stopped
+from experiments.base.arguments import QUIET, Parser
+from experiments.base.stopping import exit_code, never_swallowed, on_signals, raise_stopped
 
 #: Name of a command (and of its module in :mod:`experiments.commands`) → what it does.
 COMMANDS = {
@@ -226,7 +226,7 @@ def _before_the_command(argv: Sequence[str]) -> tuple[list[Path], list[str], lis
 
 
 def _load(plugins: Sequence[Path]) -> None:
-    _imported("experiments.plugins").load_plugins(plugins)  # needs PyTorch
+    _imported("experiments.runs.plugins").load_plugins(plugins)  # needs PyTorch
 
 
 def _module(command: str) -> ModuleType:

@@ -21,6 +21,16 @@ ALLOWED = {
 }
 """Which packages a package may import."""
 
+FLOORS = (
+    {"base", "scenes"},
+    {"data", "models", "metrics"},
+    {"tasks", "methods"},
+    {"runs"},
+    {"tables", "inspect", "studies"},
+    {"commands", "cli"},
+)
+"""The rooms of ``experiments``, from the ground up: a room imports those of lower floors."""
+
 
 class Import(NamedTuple):
     """An import statement."""
@@ -86,6 +96,23 @@ def wrong_directions(imports: Iterable[Import], allowed: dict[str, set[str]] = A
         for each in imports
         if each.target.partition(".")[0] not in allowed[each.source.partition(".")[0]]
     ]
+
+
+def arrows_up(imports: Iterable[Import], floors: tuple[set[str], ...] = FLOORS) -> list[str]:
+    """Imports of a room of ``experiments`` by another one that does not stand on a higher floor."""
+    floor = {room: number for number, rooms in enumerate(floors) for room in rooms}
+
+    def room(module: str) -> str:
+        return (module.split(".") + [""])[1]
+
+    inside = [each for each in imports if each.source.startswith("experiments.")]
+    inside = [each for each in inside if each.target.startswith("experiments.")]
+    wrong = []
+    for each in inside:
+        here, there = room(each.source), room(each.target)
+        if here != there and floor.get(there, len(floors)) >= floor.get(here, -1):
+            wrong.append(str(each))
+    return wrong
 
 
 def circles(imports: Iterable[Import]) -> list[str]:

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.import_graph import ALLOWED, all_imports, circles, long_files, modules_of, wrong_directions
+from tests.import_graph import (
+    ALLOWED,
+    all_imports,
+    arrows_up,
+    circles,
+    long_files,
+    modules_of,
+    wrong_directions,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,6 +32,11 @@ def test_every_package_is_read(imports):
 def test_packages_know_each_other_in_one_direction(imports):
     wrong = wrong_directions(imports)
     assert not wrong, "\n".join(["imports against the direction:", *wrong])
+
+
+def test_rooms_stand_on_floors(imports):
+    wrong = arrows_up(imports)
+    assert not wrong, "\n".join(["imports of a room that does not stand lower:", *wrong])
 
 
 def test_no_module_imports_itself_through_others(imports):
@@ -112,6 +125,21 @@ def test_a_clean_tree_passes(tree):
 @pytest.mark.parametrize("files, message", WRONG.values(), ids=WRONG)
 def test_a_wrong_direction_is_found(files, message, tree):
     assert wrong_directions(all_imports(tree(CLEAN | files), ALLOWED)) == [message]
+
+
+def test_an_arrow_up_is_found(tree):
+    files = {
+        "experiments/base/a.py": "import experiments.data\nimport experiments.base.b\n",
+        "experiments/base/b.py": "",
+        "experiments/data/__init__.py": "import experiments.base.b\nfrom experiments.models import c\n",
+        "experiments/models/c.py": "import experiments.attic\n",
+        "experiments/attic.py": "",
+    }
+    assert arrows_up(all_imports(tree(files), ALLOWED)) == [
+        "experiments/base/a.py:1 imports experiments.data",
+        "experiments/data/__init__.py:2 imports experiments.models.c",
+        "experiments/models/c.py:1 imports experiments.attic",
+    ]
 
 
 @pytest.mark.parametrize("files, length", CIRCLES.values(), ids=CIRCLES)

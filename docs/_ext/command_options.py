@@ -15,7 +15,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from experiments.arguments import HelpFormatter
+from experiments.base.arguments import HelpFormatter
 from experiments.cli import COMMANDS, command_parser
 
 CODE = re.compile(r"(`+[^`]+`+|--[a-z][a-z-]*|'[^' ]*\*[^' ]*')")

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 
 from analysis.bipartite import Bipartite
 from experiments.inspect.source import add_source_arguments, open_source
-from experiments.report.render import aligned
+from experiments.tables.render import aligned
 
 HEAD = ("layer", "queries", "values", "random", "connected", "random, centred", "connected, centred")
 

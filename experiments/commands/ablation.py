@@ -12,13 +12,13 @@ import argparse
 from pathlib import Path
 
 from adapters.joins import JOINS
-from experiments.configs.grid import listed, load_preset
-from experiments.report.make import Work, check_named, check_ranking, make, names_in
+from experiments.runs.execution import add_run_arguments
+from experiments.runs.given_data import add_data_arguments, check_data_arguments
+from experiments.tables.checkpoints import add_checkpoints_argument, check_only, checkpoints_folder
+from experiments.tables.grid import listed, load_preset
+from experiments.tables.make import Work, check_named, check_ranking, make, names_in
+from experiments.tables.plan import Wanted, plan_table
 from experiments.tasks import TASKS
-from experiments.training.checkpoints import add_checkpoints_argument, check_only, checkpoints_folder
-from experiments.training.execution import add_run_arguments
-from experiments.training.given_data import add_data_arguments, check_data_arguments
-from experiments.training.plan import Wanted, plan_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,10 +25,10 @@ from analysis.maps import mass_summary
 from analysis.plots.maps import draw_mass
 from analysis.viewer import write_viewer
 from attngraph.errors import UserError
-from experiments.arguments import EachOnce, positive
+from experiments.base.arguments import EachOnce, positive
+from experiments.base.outputs import Outputs
 from experiments.inspect.maps import ask, collect_maps, draw_queries, mass_lines
 from experiments.inspect.source import add_source_arguments, brings_own, open_source, settings_of
-from experiments.outputs import Outputs
 from experiments.scenes.scene import Thing
 
 NAMES = ("maps.csv", "viewer.html", "maps_*.png", "mass.csv", "summary.csv", "mass.png")

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 
 from attngraph.errors import UserError
-from experiments.arguments import Between, EachOnce
-from experiments.bench.measure import ENOUGH, LEAST
-from experiments.bench.report import draw, markdown, text
-from experiments.bench.suite import BENCHMARKS, run_benchmark
-from experiments.files import whole, write_json, write_text
-from experiments.outputs import Outputs
+from experiments.base.arguments import Between, EachOnce
+from experiments.base.files import whole, write_json, write_text
+from experiments.base.outputs import Outputs
+from experiments.studies.bench.measure import ENOUGH, LEAST
+from experiments.studies.bench.report import draw, markdown, text
+from experiments.studies.bench.suite import BENCHMARKS, run_benchmark
 
 RESULTS, TABLES, FIGURE = "results.json", "bench.md", "bench.png"
 NAMES = (RESULTS, TABLES, FIGURE)

@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 
 from attngraph.errors import UserError
-from experiments.arguments import Between, path, word
+from experiments.base.arguments import Between, path, word
+from experiments.base.outputs import Outputs
+from experiments.base.progress import note
 from experiments.models.convert import ARRANGEMENTS, KINDS, read_original, save_converted
 from experiments.models.images import LARGEST_SIDE
 from experiments.models.vocabulary import BERT, find_vocabulary
 from experiments.models.weights import weights_digest
-from experiments.outputs import Outputs
-from experiments.progress import note
 
 NAMES = ("*.safetensors", "*config.json", "tokenizer.json")
 

@@ -18,15 +18,15 @@ import os
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.arguments import Between, EachOnce, did_you_mean, seed
-from experiments.datasets.check import check
-from experiments.datasets.damaged import LIST, is_picture, read_list
-from experiments.datasets.dataset import DATA_SETS, DataSet, data_set_named
-from experiments.datasets.hub import download, hub_reader
-from experiments.files import write_json, write_text
-from experiments.outputs import Outputs, check_folder
-from experiments.progress import note
-from experiments.scenes.write import LAYOUTS, LEAST, MOST, SIZE, make_scenes
+from experiments.base.arguments import Between, EachOnce, did_you_mean, seed
+from experiments.base.files import write_json, write_text
+from experiments.base.outputs import Outputs, check_folder
+from experiments.base.progress import note
+from experiments.data.check import check
+from experiments.data.damaged import LIST, is_picture, read_list
+from experiments.data.dataset import DATA_SETS, DataSet, data_set_named
+from experiments.data.drawn import LAYOUTS, LEAST, MOST, SIZE, make_scenes
+from experiments.data.hub import download, hub_reader
 
 WHOLE, FAULTY, OTHER_COUNTS = 0, 1, 3  # exit codes of `check`
 NAMES = TEXT, DETAILS = "check.txt", "check.json"

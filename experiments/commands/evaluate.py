@@ -12,22 +12,22 @@ import argparse
 
 import numpy as np
 
-from experiments.arguments import add_model_arguments, path, seed
-from experiments.configs.changes import add_set_argument, read_changes, with_changes
-from experiments.configs.experiment import REMEDY, Answers
-from experiments.files import whole, write_json
-from experiments.outputs import Outputs
-from experiments.progress import note
-from experiments.report.scored import score_predictions
+from experiments.base.arguments import add_model_arguments, path, seed
+from experiments.base.files import whole, write_json
+from experiments.base.outputs import Outputs
+from experiments.base.progress import note
+from experiments.runs.answering import changed_way, check_answering, described, in_words, way_of
+from experiments.runs.cells import per_image
+from experiments.runs.changes import add_set_argument, read_changes, with_changes
+from experiments.runs.data import subset
+from experiments.runs.device import check_device, check_threads, cpu_threads
+from experiments.runs.execution import THREADS
+from experiments.runs.experiment import REMEDY, Answers
+from experiments.runs.finished import finished
+from experiments.runs.given_data import check_task_data
+from experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS
+from experiments.tables.scored import score_predictions
 from experiments.tasks.task import SPLITS
-from experiments.training.answering import changed_way, check_answering, described, in_words, way_of
-from experiments.training.cells import per_image
-from experiments.training.data import subset
-from experiments.training.device import check_device, check_threads, cpu_threads
-from experiments.training.execution import THREADS
-from experiments.training.finished import finished
-from experiments.training.given_data import check_task_data
-from experiments.training.saved import PREDICTIONS, SCORES, STATISTICS
 
 TABLE = "scores.csv"
 NAMES = (TABLE, SCORES, STATISTICS, PREDICTIONS)

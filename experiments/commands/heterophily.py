@@ -19,8 +19,9 @@ from pathlib import Path
 
 from analysis.heterophily import Heterophily, Settings
 from attngraph.errors import UserError
-from experiments.arguments import Between
-from experiments.files import write_text
+from experiments.base.arguments import Between
+from experiments.base.files import write_text
+from experiments.base.outputs import Outputs
 from experiments.inspect.labels import Labeller, Tagger, read_own_classes
 from experiments.inspect.regions import Regions, read_regions
 from experiments.inspect.source import add_source_arguments, open_source, settings_of
@@ -34,7 +35,6 @@ from experiments.inspect.statistics import (
     screen,
     with_own_heads,
 )
-from experiments.outputs import Outputs
 
 NAMES = (
     "heterophily.csv",

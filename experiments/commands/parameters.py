@@ -13,15 +13,15 @@ import argparse
 
 from adapters.joins import JOINS
 from attngraph.errors import UserError
-from experiments.arguments import Between, add_model_arguments
-from experiments.configs.settings import Settings, chosen_settings
-from experiments.known import check_known
+from experiments.base.arguments import Between, add_model_arguments
+from experiments.base.known import check_known
 from experiments.methods import METHODS, method_named
 from experiments.methods.method import canonical
 from experiments.methods.parameters import ParameterCount, count_parameters
+from experiments.methods.settings import Settings, chosen_settings
 from experiments.models import load_family
 from experiments.models.blip import blip_base_without_weights
-from experiments.report.make import names_in
+from experiments.tables.make import names_in
 
 ROWS = ("full", "decoder", "prefix", "lora", "gcn", "appnp", "gcnii", "pgnn")
 REDUCTION = 8  # the paper's: a width of 96 on 768

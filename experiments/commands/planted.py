@@ -18,14 +18,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from experiments.arguments import Between
-from experiments.files import write_text
-from experiments.outputs import Outputs
-from experiments.planted.figure import draw
-from experiments.planted.study import QUICK, ROWS, Study
-from experiments.planted.study import run as train_all
-from experiments.planted.summary import conditions, text
-from experiments.progress import Progress
+from experiments.base.arguments import Between
+from experiments.base.files import write_text
+from experiments.base.outputs import Outputs
+from experiments.base.progress import Progress
+from experiments.studies.planted.figure import draw
+from experiments.studies.planted.study import QUICK, ROWS, Study
+from experiments.studies.planted.study import run as train_all
+from experiments.studies.planted.summary import conditions, text
 
 RUNS, CONDITIONS, TEXT, FIGURE = NAMES = ("planted.csv", "conditions.csv", "planted.txt", "planted.png")
 SEEDS = {False: 10, True: 3}  # of a whole run and of a quick one

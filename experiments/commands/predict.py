@@ -18,18 +18,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.arguments import add_model_arguments, path
-from experiments.datasets.example import Example
-from experiments.datasets.reading import is_text
-from experiments.files import write_json
+from experiments.base.arguments import add_model_arguments, path
+from experiments.base.files import write_json
+from experiments.base.outputs import Outputs
+from experiments.base.reading import is_text
+from experiments.data.example import Example
 from experiments.models.images import open_image
-from experiments.outputs import Outputs
+from experiments.runs.device import check_device, check_threads, cpu_threads
+from experiments.runs.execution import THREADS
+from experiments.runs.finished import Finished, finished
+from experiments.runs.given_data import check_task_data
 from experiments.tasks import Task
 from experiments.tasks.formats import ANSWER, IMAGE, TEXT, Ask, read_asks, write_predictions
-from experiments.training.device import check_device, check_threads, cpu_threads
-from experiments.training.execution import THREADS
-from experiments.training.finished import Finished, finished
-from experiments.training.given_data import check_task_data
 
 RESULTS, ANSWERS = "results.json", "answers.json"
 SPLIT = "test"

@@ -7,7 +7,7 @@
     attngraph pretrain --check                 # score the shipped checkpoint again
 
 A run that was stopped or killed goes on with the same command. Every step draws new scenes and writes several
-texts about each (:mod:`experiments.pretraining`).
+texts about each (:mod:`experiments.studies.pretraining`).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 
 from attngraph.errors import UserError
-from experiments.arguments import Between, seed
+from experiments.base.arguments import Between, seed
+from experiments.base.shipped import DEFAULT
 from experiments.models.loading import load_family
-from experiments.pretraining import scoring
-from experiments.pretraining.minis import MINIS
-from experiments.pretraining.run import pretrain
-from experiments.shipped import DEFAULT
-from experiments.training.device import check_device
+from experiments.runs.device import check_device
+from experiments.studies.pretraining import scoring
+from experiments.studies.pretraining.minis import MINIS
+from experiments.studies.pretraining.run import pretrain
 
 MOST = 10**9  # steps
 

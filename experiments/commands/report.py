@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 
-from experiments.arguments import path, word
-from experiments.files import write_bytes, write_text
-from experiments.outputs import Outputs
-from experiments.report.page import TITLE, page_of
-from experiments.report.runs import PATTERN
+from experiments.base.arguments import path, word
+from experiments.base.files import write_bytes, write_text
+from experiments.base.outputs import Outputs
+from experiments.tables.page import TITLE, page_of
+from experiments.tables.runs import PATTERN
 
 HTML, MARKDOWN, _ = NAMES = ("report.html", "report.md", "report-*.png")
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     outputs = Outputs(args.out, "report", {"runs": [str(one) for one in args.runs], **about}, NAMES)
     outputs.check()
     with page_of(args.runs, args.title, args.baseline) as page, outputs.alone(), outputs.writing() as part:
-        from experiments.report.figure import png  # matplotlib is slow to import
+        from experiments.tables.figure import png  # matplotlib is slow to import
 
         write_text(part / HTML, page.html())
         write_text(part / MARKDOWN, page.markdown())

@@ -6,9 +6,9 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from experiments.arguments import Between, seed
-from experiments.outputs import check_folder
-from experiments.scenes.write import MOST, Sizes, write_scenes
+from experiments.base.arguments import Between, seed
+from experiments.base.outputs import check_folder
+from experiments.data.drawn import MOST, Sizes, write_scenes
 
 UNITS = {"captions": "images with captions"}  # what a size counts, where its name does not say it
 

@@ -12,16 +12,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from experiments.arguments import path, seed
-from experiments.datasets.reading import read_json
-from experiments.files import whole, write_json
-from experiments.outputs import Outputs
-from experiments.progress import note
-from experiments.report.scored import score_predictions
+from experiments.base.arguments import path, seed
+from experiments.base.files import whole, write_json
+from experiments.base.outputs import Outputs
+from experiments.base.progress import note
+from experiments.base.reading import read_json
+from experiments.runs.given_data import check_task_data
+from experiments.tables.scored import score_predictions
 from experiments.tasks import TASKS
 from experiments.tasks.formats import Format, read_predictions, write_predictions
 from experiments.tasks.task import SPLITS, Task
-from experiments.training.given_data import check_task_data
 
 TABLE, DETAILS, RESULTS = NAMES = ("scores.csv", "scores.json", "results.json")
 

@@ -4,7 +4,7 @@ GNN.
 attngraph search                # hours on 2 cores; resumable; writes
 runs/search/{trials.csv,search.md,settings.yaml}
 
-:mod:`experiments.training.search` says what is tried.
+:mod:`experiments.tables.search` says what is tried.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.configs.grid import load_preset
-from experiments.configs.settings import SETTINGS_FILE, chosen_settings, write_settings
-from experiments.files import write_text
+from experiments.base.files import write_text
+from experiments.base.outputs import Outputs, check_folder
+from experiments.base.progress import note
+from experiments.methods.settings import SETTINGS_FILE, chosen_settings, write_settings
 from experiments.models.weights import weights_digest
-from experiments.outputs import Outputs, check_folder
-from experiments.progress import note
-from experiments.report.make import names_in
-from experiments.report.search import search_report
-from experiments.training.checkpoints import (
+from experiments.runs.device import processes
+from experiments.runs.execution import add_run_arguments, execution_of, in_folder
+from experiments.runs.given_data import add_data_arguments, check_data_arguments
+from experiments.runs.prepare import prepare
+from experiments.tables.checkpoints import (
     add_checkpoints_argument,
     check_checkpoints,
     checkpoints_folder,
 )
-from experiments.training.device import processes
-from experiments.training.execution import add_run_arguments, execution_of, in_folder
-from experiments.training.given_data import add_data_arguments, check_data_arguments
-from experiments.training.plan import Wanted
-from experiments.training.prepare import prepare
-from experiments.training.race import FURTHER, Trial
-from experiments.training.search import FROZEN, Search
+from experiments.tables.grid import load_preset
+from experiments.tables.make import names_in
+from experiments.tables.plan import Wanted
+from experiments.tables.race import FURTHER, Trial
+from experiments.tables.search import FROZEN, Search
+from experiments.tables.search_report import search_report
 
 NAMES = ("trials.csv", "search.md", "settings.yaml")
 

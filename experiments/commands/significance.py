@@ -4,22 +4,22 @@
     attngraph significance experiments/results/full                     # archives of it
     attngraph significance runs/ablation-full --rows pgnn --baseline gcn,p2 --columns vqa.accuracy,ve.accuracy
 
-:mod:`experiments.report.variance` has the formulas.
+:mod:`experiments.tables.variance` has the formulas.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from experiments.arguments import path, word
-from experiments.files import whole, write_text
-from experiments.outputs import Outputs
-from experiments.progress import note
-from experiments.report.compare import BASELINE, recompute
-from experiments.report.details import significance, significance_markdown
-from experiments.report.make import names_in
-from experiments.report.render import aligned, scope
-from experiments.report.runs import PATTERN, saved_runs
+from experiments.base.arguments import path, word
+from experiments.base.files import whole, write_text
+from experiments.base.outputs import Outputs
+from experiments.base.progress import note
+from experiments.tables.compare import BASELINE, recompute
+from experiments.tables.details import significance, significance_markdown
+from experiments.tables.make import names_in
+from experiments.tables.render import aligned, scope
+from experiments.tables.runs import PATTERN, saved_runs
 
 TABLE, TEXT = NAMES = ("significance.csv", "significance.md")
 

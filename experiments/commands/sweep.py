@@ -17,20 +17,20 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.configs.grid import load_table
-from experiments.configs.settings import Settings, write_settings
-from experiments.files import check_files, published, write_text
+from experiments.base.files import check_files, published, write_text
+from experiments.base.outputs import check_folder
+from experiments.base.progress import note
 from experiments.methods import method_named
-from experiments.outputs import check_folder
-from experiments.progress import note
-from experiments.report.make import OWNER, check_named, folder_of, plan_of, rows_in
-from experiments.training.cells import has_diverged, has_scores
-from experiments.training.device import processes
-from experiments.training.execution import add_run_arguments, execution_of, in_folder
-from experiments.training.given_data import add_data_arguments, check_data_arguments
-from experiments.training.prepare import prepare
-from experiments.training.runner import run_cells
-from experiments.training.sweep import DIVERGED, Tried, alike, at_rate, chosen_rates, sweep
+from experiments.methods.settings import Settings, write_settings
+from experiments.runs.cells import has_diverged, has_scores
+from experiments.runs.device import processes
+from experiments.runs.execution import add_run_arguments, execution_of, in_folder
+from experiments.runs.given_data import add_data_arguments, check_data_arguments
+from experiments.runs.prepare import prepare
+from experiments.runs.runner import run_cells
+from experiments.tables.grid import load_table
+from experiments.tables.make import OWNER, check_named, folder_of, plan_of, rows_in
+from experiments.tables.sweep import DIVERGED, Tried, alike, at_rate, chosen_rates, sweep
 
 SETTINGS, TRIED, ABOUT = "settings.yaml", "sweep.csv", "sweep.md"
 COLUMNS = ("method", "task", "rate", "score")

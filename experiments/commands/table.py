@@ -15,9 +15,12 @@ import argparse
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.configs.grid import listed, load_table
-from experiments.known import check_known
-from experiments.report.make import (
+from experiments.base.known import check_known
+from experiments.runs.cells import IMAGE_STATES
+from experiments.runs.execution import add_run_arguments
+from experiments.runs.given_data import add_data_arguments, check_data_arguments
+from experiments.tables.grid import listed, load_table
+from experiments.tables.make import (
     Work,
     check_named,
     check_ranking,
@@ -27,11 +30,8 @@ from experiments.report.make import (
     plan_of,
     rows_in,
 )
-from experiments.report.published import Published, published_blocks, read_beside
-from experiments.report.table import Design
-from experiments.training.cells import IMAGE_STATES
-from experiments.training.execution import add_run_arguments
-from experiments.training.given_data import add_data_arguments, check_data_arguments
+from experiments.tables.published import Published, published_blocks, read_beside
+from experiments.tables.table import Design
 
 SHARED = ("cells", "data", IMAGE_STATES)  # folders of --out in which runs keep something
 

@@ -17,30 +17,30 @@ from dataclasses import replace
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.configs.changes import add_set_argument
-from experiments.configs.experiment import (
+from experiments.base.errors import first_line
+from experiments.base.outputs import check_folder
+from experiments.base.progress import note
+from experiments.methods import method_named
+from experiments.methods.parameters import count_parameters
+from experiments.methods.settings import chosen_settings
+from experiments.models import ModelFamily, load_family
+from experiments.runs.cells import Cell, agreed, has_scores
+from experiments.runs.changes import add_set_argument
+from experiments.runs.device import processes
+from experiments.runs.execution import Execution, add_run_arguments, execution_of, in_folder
+from experiments.runs.experiment import (
     EXPERIMENT,
     Scenes,
     experiment_names,
     experiment_of,
     load_experiment,
 )
-from experiments.configs.settings import chosen_settings
-from experiments.errors import first_line
-from experiments.methods import method_named
-from experiments.methods.parameters import count_parameters
-from experiments.models import ModelFamily, load_family
-from experiments.outputs import check_folder
-from experiments.progress import note
-from experiments.report.render import aligned
+from experiments.runs.prepare import Families, check_recipes, prepare
+from experiments.runs.runner import run_cells
+from experiments.runs.trackers import add_tracking_argument, trackers_of
+from experiments.tables.plan import decided
+from experiments.tables.render import aligned
 from experiments.tasks import TASKS
-from experiments.training.cells import Cell, agreed, has_scores
-from experiments.training.device import processes
-from experiments.training.execution import Execution, add_run_arguments, execution_of, in_folder
-from experiments.training.plan import decided
-from experiments.training.prepare import Families, check_recipes, prepare
-from experiments.training.runner import run_cells
-from experiments.training.trackers import add_tracking_argument, trackers_of
 
 OUT = Path("runs/train")
 

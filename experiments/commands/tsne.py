@@ -20,10 +20,10 @@ from pathlib import Path
 from analysis.embedding import METHODS
 from analysis.plots.embedding import COLOURS, draw
 from attngraph.errors import UserError
-from experiments.arguments import LARGEST, Between, EachOnce
+from experiments.base.arguments import LARGEST, Between, EachOnce
+from experiments.base.outputs import Outputs
 from experiments.inspect.points import ADAPTED, FROZEN, check_clouds, embed, gather_points, notes, summary
 from experiments.inspect.source import add_source_arguments, open_source, settings_of
-from experiments.outputs import Outputs
 
 NAMES = (
     "coordinates.csv",

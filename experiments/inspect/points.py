@@ -16,10 +16,10 @@ from analysis.plots.embedding import COLOURS, METHOD_NAMES
 from analysis.points import Cloud, Points, output_matrices
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
+from experiments.base.progress import Progress
 from experiments.inspect.source import Source
 from experiments.inspect.words import PATCH_NAMES, ROTATED, patches_of, words_of
 from experiments.models.batch import Batch
-from experiments.progress import Progress
 
 FROZEN, ADAPTED = "frozen", "adapted"
 UNKNOWN = ("", "unknown")  # labels that say nothing

@@ -26,9 +26,9 @@ from analysis.plots.heterophily import stack
 from analysis.relevance import image_nodes
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
-from experiments.configs.reading import Config
-from experiments.datasets.reading import read_text, shown
-from experiments.errors import first_line
+from experiments.base.config import Config
+from experiments.base.errors import first_line
+from experiments.base.reading import read_text, shown
 from experiments.inspect.words import word_spans, words_of
 from experiments.models.batch import Batch, Sample
 from experiments.models.images import open_image

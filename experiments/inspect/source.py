@@ -28,21 +28,21 @@ from adapters.adapter import GraphAdapter
 from adapters.peft.loading import load_adapter, read_config
 from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
-from experiments.arguments import EachOnce, add_model_arguments, positive, seed
-from experiments.datasets.reading import read_text
-from experiments.errors import first_line
+from experiments.base.arguments import EachOnce, add_model_arguments, positive, seed
+from experiments.base.errors import first_line
+from experiments.base.progress import Progress
+from experiments.base.reading import read_text
+from experiments.base.shipped import unless_default
+from experiments.data.drawn import Sizes, write_scenes
+from experiments.data.scene_files import scene_of
 from experiments.models import load_family
 from experiments.models.batch import Batch, Sample
 from experiments.models.family import ModelFamily
 from experiments.models.images import open_image
 from experiments.models.weights import weights_digest
-from experiments.progress import Progress
-from experiments.scenes.known import scene_of
-from experiments.scenes.write import Sizes, write_scenes
-from experiments.shipped import unless_default
+from experiments.runs.device import check_device
 from experiments.tasks import TASKS
 from experiments.tasks.task import SPLITS
-from experiments.training.device import check_device
 
 TASK, SPLIT = "caption", "validation"  # where none is given
 NOT_SETTINGS = ("command", "version", "quiet", "out", "download", "batch", "device")
@@ -145,8 +145,8 @@ def add_source_arguments(
 
 
 def settings_of(args: argparse.Namespace, task: str = TASK) -> dict[str, Any]:
-    """What decides a command's results, for :class:`experiments.outputs.Outputs`: all options but those that
-    only say where and how it runs, and digests of the weights that are looked at.
+    """What decides a command's results, for :class:`experiments.base.outputs.Outputs`: all options but those
+    that only say where and how it runs, and digests of the weights that are looked at.
 
     Args:
         args: the parsed options.

@@ -10,10 +10,10 @@ from typing import Any
 from adapters import SCHEMES, GraphAdapterConfig
 from adapters.config import POSITIONS, AdapterConfig
 from adapters.joins import JOINS
-from experiments.configs.settings import Settings
-from experiments.known import check_known
+from experiments.base.known import check_known
 from experiments.methods.method import ADAPTERS, METHODS, Method, canonical
 from experiments.methods.peft import PeftMethod
+from experiments.methods.settings import Settings
 from experiments.models.family import ModelFamily
 
 Arguments = Mapping[str, Any]

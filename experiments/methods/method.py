@@ -16,8 +16,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from attngraph.errors import UserError
-from experiments.arguments import did_you_mean
-from experiments.configs.settings import Choice, Settings
+from experiments.base.arguments import did_you_mean
+from experiments.methods.settings import Choice, Settings
 from experiments.models.batch import Sample
 from experiments.models.family import Answering, ModelFamily
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,11 @@ from torch import nn
 
 from adapters.saved import read_tensors
 from attngraph.errors import UserError
-from experiments.configs.settings import Settings
-from experiments.files import whole
+from experiments.base.files import whole
 from experiments.methods.method import Method, Tuned, Vision, check_fit, is_number
+from experiments.methods.settings import Settings
 from experiments.models.batch import Sample
 from experiments.models.family import Answering, ModelFamily
-from experiments.tasks.task import majority
 
 WEIGHTS = "model.safetensors"
 VISION_RATE = "vision_learning_rate"
@@ -137,7 +137,7 @@ class Constant(Tuned):
     """One answer to everything."""
 
     def observe(self, targets: Iterable[str]) -> None:
-        self.text = majority(targets)
+        self.text = Counter(targets).most_common(1)[0][0]
 
     def answer(self, samples: Sequence[Sample], way: Answering) -> list[str]:
         return [self.text] * len(samples)

@@ -33,9 +33,9 @@ from adapters.scalar import upgraded
 from attngraph.errors import UserError
 from attngraph.reading.calls import Site
 from attngraph.reading.instrument import instrument
-from experiments.configs.settings import Settings
-from experiments.files import published
+from experiments.base.files import published
 from experiments.methods.method import Method, Tuned, check_fit, is_number
+from experiments.methods.settings import Settings
 from experiments.models.batch import Sample
 from experiments.models.family import ModelFamily
 

@@ -46,7 +46,7 @@ from torch import Tensor
 from transformers import BlipConfig, BlipImageProcessor, PretrainedConfig, PreTrainedTokenizerBase
 
 from attngraph.errors import UserError
-from experiments.errors import first_line
+from experiments.base.errors import first_line
 from experiments.models.blip import DECODER_START, ENCODER_START, BlipAnswerer, BlipCaptioner, BlipLike
 from experiments.models.mplug.family import MPlug
 from experiments.models.mplug.modeling import STRIDES, MPlugConfig, sizes

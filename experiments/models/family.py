@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from attngraph.errors import UserError
+from experiments.base.shipped import shipped_folder
 from experiments.models.batch import Batch, Picture, Sample
 from experiments.models.ranking import Opening, Ranked, Ranking, rank_from_cache, rank_one_by_one
-from experiments.shipped import shipped_folder
 
 BLIP, P_ADAPTER = RELEASED = ("blip", "p_adapter")  # whose code can be followed
 LENGTH, GNMT = LENGTH_PENALTIES = ("length", "gnmt")

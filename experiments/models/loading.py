@@ -9,12 +9,12 @@ import transformers
 from transformers import AutoConfig, GenerationConfig
 
 from attngraph.errors import UserError
-from experiments.errors import first_line
+from experiments.base.errors import first_line
+from experiments.base.progress import note
+from experiments.base.shipped import CHECKPOINTS, DEFAULT, SHIPPED, again, shipped_folder
 from experiments.models.convert import kind_of, load_original
 from experiments.models.family import FAMILIES, Checkpoint, ModelFamily
 from experiments.models.weights import quiet_transformers
-from experiments.progress import note
-from experiments.shipped import CHECKPOINTS, DEFAULT, SHIPPED, again, shipped_folder
 
 
 def load_family(
@@ -24,7 +24,7 @@ def load_family(
 
     Args:
         name: folder or hub name of a transformers model, a checkpoint as its authors published it, see
-            :mod:`experiments.models.convert`, or a name of :mod:`experiments.shipped`; None for the
+            :mod:`experiments.models.convert`, or a name of :mod:`experiments.base.shipped`; None for the
             mini-BLIP that ships with the package. A ``Path`` is always a file or folder.
         download: look on the hub for what is not on this machine.
         side: of the pictures that it sees, in pixels; None as the checkpoint says.

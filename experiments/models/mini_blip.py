@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import BlipConfig, BlipForConditionalGeneration, PreTrainedTokenizerBase
 
-from experiments.shipped import CHECKPOINTS, DEFAULT
+from experiments.base.shipped import CHECKPOINTS, DEFAULT
 
 CHECKPOINT = CHECKPOINTS / DEFAULT
 DESCRIBE = "what does the image describe ?"  # the prompt of captions in pre-training

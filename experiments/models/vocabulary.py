@@ -13,8 +13,8 @@ from huggingface_hub import hf_hub_download
 from transformers import BertTokenizerFast, PreTrainedTokenizerBase
 
 from attngraph.errors import UserError
-from experiments.errors import first_line
-from experiments.progress import note
+from experiments.base.errors import first_line
+from experiments.base.progress import note
 
 BERT = "google-bert/bert-base-uncased"
 WORDS, WHOLE = FILES = ("vocab.txt", "tokenizer.json")  # a word a line; transformers' own

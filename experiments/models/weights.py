@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from attngraph.errors import UserError
+from experiments.base.progress import is_quiet
+from experiments.base.shipped import shipped_folder
 from experiments.models.family import Checkpoint
 from experiments.models.vocabulary import in_folder
-from experiments.progress import is_quiet
-from experiments.shipped import shipped_folder
 
 OLD_BUFFERS = {"inv_freq", "masked_bias", "position_ids"}  # former versions of transformers saved them
 
@@ -124,7 +124,7 @@ def quiet_transformers(download: bool = False) -> Iterator[None]:
 
 def weights_digest(path_or_name: str | Path | None = None) -> str:
     """A digest of a checkpoint folder's weights, configuration, tokenizer and processor (None or a name of
-    :mod:`experiments.shipped`: a shipped folder), or of an original checkpoint and the vocabulary next
+    :mod:`experiments.base.shipped`: a shipped folder), or of an original checkpoint and the vocabulary next
     to it; a hub name stands for itself.
     """
     folder = shipped_folder(path_or_name) or Path(str(path_or_name))

@@ -3,6 +3,6 @@
 A scene is a description (:mod:`~experiments.scenes.scene`), :mod:`~experiments.scenes.drawing` draws it, and
 :mod:`~experiments.scenes.facts` says what holds in it. :mod:`~experiments.scenes.questions`,
 :mod:`~experiments.scenes.hypotheses` and :mod:`~experiments.scenes.captions` write texts, balanced by
-:mod:`~experiments.scenes.balance`; :mod:`~experiments.scenes.layouts` arranges them as the files of data
-sets, and :mod:`~experiments.scenes.write` fills folders with these.
+:mod:`~experiments.scenes.balance`. :mod:`experiments.data.drawn` fills folders with
+them.
 """

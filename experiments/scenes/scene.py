@@ -2,8 +2,8 @@
 
 A scene is a description; :func:`experiments.scenes.drawing.draw` turns it into pixels, and the modules that
 write texts (:mod:`~experiments.scenes.questions`, :mod:`~experiments.scenes.hypotheses`,
-:mod:`~experiments.scenes.captions`, :mod:`experiments.pretraining.texts`) say things about it that are true
-by construction.
+:mod:`~experiments.scenes.captions`, :mod:`experiments.studies.pretraining.texts`) say things about it that
+are true by construction.
 
 Two domains share the same vocabulary of shapes, colours and sizes but differ in what a model may get used to:
 pre-training scenes have plain backgrounds and never show the pairs in :data:`HELD_OUT`; downstream scenes

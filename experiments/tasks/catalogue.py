@@ -9,22 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from experiments.datasets import easy_vqa
-from experiments.datasets.coco import COCO as KARPATHY
-from experiments.datasets.coco import Karpathy
-from experiments.datasets.dataset import OFFICIAL, split_examples
-from experiments.datasets.example import Example
-from experiments.datasets.snli_ve import SNLI_VE
-from experiments.datasets.vizwiz_vqa import ANSWERABLE
-from experiments.datasets.vqa2 import VQA2 as VQA_V2
-from experiments.datasets.vqa2 import Drawn
+from experiments.data import easy_vqa
+from experiments.data.coco import COCO as KARPATHY
+from experiments.data.coco import Karpathy
+from experiments.data.dataset import OFFICIAL, split_examples
+from experiments.data.example import Example
+from experiments.data.scene_files import scene_of
+from experiments.data.snli_ve import SNLI_VE
+from experiments.data.vizwiz_vqa import ANSWERABLE
+from experiments.data.vqa2 import VQA2 as VQA_V2
+from experiments.data.vqa2 import Drawn
 from experiments.metrics.exact import ENTAILMENT_WORDS, exact_scores
 from experiments.metrics.scene import scene_counts, scene_f1, scores_by_kind
 from experiments.metrics.vizwiz import answerability_scores, f1_from_counts, vizwiz_scores
 from experiments.metrics.vqa import vqa_scores
 from experiments.models.family import Answering
 from experiments.models.ranking import Ranking
-from experiments.scenes.known import scene_of
 from experiments.tasks.formats import ANSWERABILITY, TEXTCAPS, VIZWIZ, VQA_RESULTS
 from experiments.tasks.kinds import Captions, Entailment, OfficialCaptions, Questions, caption_columns
 from experiments.tasks.official import Official

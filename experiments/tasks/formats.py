@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.datasets.reading import Record, Unique, is_text, read_json, read_text, records, shown
-from experiments.files import write_json
+from experiments.base.files import write_json
+from experiments.base.reading import Record, Unique, is_text, read_json, read_text, records, shown
 from experiments.metrics.exact import ENTAILMENT_WORDS, named_label
 
 KINDS = {

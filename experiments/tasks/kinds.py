@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from attngraph.errors import UserError
-from experiments.datasets.example import Example
-from experiments.datasets.reading import Unique, is_text, read_json, shown
+from experiments.base.reading import Unique, is_text, read_json, shown
+from experiments.data.example import Example
 from experiments.metrics.captions import bleu4_from_counts, caption_scores
 from experiments.metrics.exact import ENTAILMENT_WORDS, entailment_scores
 from experiments.metrics.statistics import mean_statistics

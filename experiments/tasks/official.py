@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from attngraph.errors import UserError
-from experiments.datasets.dataset import DATA_SETS, OFFICIAL, DataSet, Reader
-from experiments.datasets.example import Example
-from experiments.datasets.tables import Examples, table
-from experiments.scenes.known import SCENES
+from experiments.data.dataset import DATA_SETS, OFFICIAL, DataSet, Reader
+from experiments.data.example import Example
+from experiments.data.scene_files import SCENES
+from experiments.data.tables import Examples, table
 from experiments.tasks.task import SPLITS, Task, holds_scenes
 
 HELD_OUT = 20

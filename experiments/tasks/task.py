@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from attngraph.errors import UserError
-from experiments.datasets.example import Example
-from experiments.known import check_known
+from experiments.base.known import check_known
+from experiments.data.example import Example
 from experiments.metrics.statistics import Score, mean_score, mean_statistics, scores_by_kind
 from experiments.models.batch import Sample
 from experiments.models.family import Answering, Decoding
@@ -107,7 +107,7 @@ class Task(ABC):
         decodings: the same for types of models that do it in another way.
         budget: see there.
         prompts: model family -> template with ``{text}``; :data:`DEFAULT` for all others.
-        drawn: the field of :class:`experiments.scenes.write.Sizes` that says how many examples are drawn;
+        drawn: the field of :class:`experiments.data.drawn.Sizes` that says how many examples are drawn;
             None for tasks whose data are not drawn.
         mirrors: whether a picture may be mirrored in training: not where it shows writing that is to be read.
             Pictures about which a text says left or right are never mirrored.

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from experiments import cli
-from experiments.configs.grid import load_preset
 from experiments.models import load_family
 from experiments.models.weights import weights_digest
-from experiments.report import post_hoc
-from experiments.report.compare import holm
-from experiments.report.frame import table_columns
-from experiments.report.runs import unpack
+from experiments.tables import post_hoc
+from experiments.tables.compare import holm
+from experiments.tables.frame import table_columns
+from experiments.tables.grid import load_preset
+from experiments.tables.runs import unpack
 from tests.docs.pages import README, ROOT, mentioned_commands, shell_commands
 from tests.experiments.drawn import DRAWN
 

@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 from adapters import SCHEMES
-from experiments import cli, plugins
-from experiments.configs.experiment import load_experiment
-from experiments.configs.grid import load_preset
+from experiments import cli
+from experiments.data.drawn import make_scenes
 from experiments.methods import METHODS
 from experiments.models import FAMILIES
-from experiments.scenes.write import make_scenes
+from experiments.runs import plugins
+from experiments.runs.experiment import load_experiment
+from experiments.tables.grid import load_preset
 from experiments.tasks import TASKS
 from tests.docs.pages import (
     NOTEBOOKS,

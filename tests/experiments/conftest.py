@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from experiments.training.stopping import SIGNALS
+from experiments.base.stopping import SIGNALS
 
 
 @pytest.fixture(scope="module")

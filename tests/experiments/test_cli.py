@@ -13,7 +13,7 @@ import experiments.commands
 from attngraph import __version__
 from attngraph.errors import UserError
 from experiments import cli
-from experiments.arguments import HelpFormatter, Parser
+from experiments.base.arguments import HelpFormatter, Parser
 
 ROOT = Path(__file__).parents[2]
 
@@ -192,7 +192,7 @@ def test_ctrl_c_in_a_command_is_one_line():
 
 def test_quiet_turns_off_bars_and_notes_and_nothing_else():
     run = (
-        "from experiments.progress import Progress, note; "
+        "from experiments.base.progress import Progress, note; "
         "print(sum(1 for _ in Progress(range(3), 'counting'))); note('by the way')"
     )
     quiet, loud = (in_a_process(run, f"scenes {option}", stdout=subprocess.PIPE) for option in ("-q", ""))
@@ -262,7 +262,7 @@ def test_every_bar_obeys_quiet():
 
 @pytest.mark.parametrize("words", [[], ["-q"], ["--quiet"]])
 def test_quiet_prints_the_same_results(words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.scenes.write.SOON", 0)
+    monkeypatch.setattr("experiments.data.drawn.SOON", 0)
     sizes = "--questions 2 1 1 --hypotheses 3 3 3 --captions 1 1 1".split()
     assert cli.main(["scenes", "--out", str(tmp_path / "data"), *sizes, *words]) == 0
     shown = capsys.readouterr()

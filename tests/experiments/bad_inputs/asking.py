@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.arguments import Between
+from experiments.base.arguments import Between
 from experiments.cli import COMMANDS, command_parser
 from tests.experiments.bad_inputs.case import Case
 from tests.experiments.bad_inputs.world import World

@@ -1,7 +1,7 @@
 """Reading: each kind of file that a command reads, damaged in some of the ways that there are, so that each
 way occurs in several kinds of files; and the contents that only this kind of file can have.
 
-Data sets in their official files have a table of their own, ``tests/experiments/datasets/test_damaged.py``.
+Data sets in their official files have a table of their own, ``tests/experiments/data/test_damaged.py``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.arguments import QUIET
+from experiments.base.arguments import QUIET
 from experiments.cli import COMMANDS, main
 from experiments.models import blip
 from tests.experiments.bad_inputs import asking, reading, writing

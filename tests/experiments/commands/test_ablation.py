@@ -14,17 +14,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiments.base.lock import LOCK, sole_use
 from experiments.cli import main
-from experiments.configs.grid import load_preset
 from experiments.models.mini_blip import CHECKPOINT
 from experiments.models.weights import weights_digest
-from experiments.report.compare import compare_with_baseline
-from experiments.report.runs import Run
+from experiments.runs.cells import Cell
+from experiments.tables.compare import compare_with_baseline
+from experiments.tables.grid import load_preset
+from experiments.tables.runs import Run
 from experiments.tasks import tasks_named
-from experiments.training.cells import Cell
-from experiments.training.lock import LOCK, sole_use
 from tests.experiments.drawn import DRAWN
-from tests.experiments.report.made import write_archives
+from tests.experiments.tables.made import write_archives
 
 ROOT = Path(__file__).parents[3]
 SMALL = """

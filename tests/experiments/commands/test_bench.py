@@ -7,9 +7,9 @@ import torch
 
 from adapters import PGNN
 from attngraph import AttentionScores
-from experiments.bench import kernels, measure, peers, suite, tables
 from experiments.cli import main
 from experiments.commands import bench
+from experiments.studies.bench import kernels, measure, peers, suite, tables
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_every_target_names_a_run():
 
 @pytest.mark.slow
 def test_every_benchmark_runs(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.bench.suite.extra_memory", lambda *args: 3.0)
+    monkeypatch.setattr("experiments.studies.bench.suite.extra_memory", lambda *args: 3.0)
     assert main(["bench", "--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())["benchmarks"]
     assert list(results) == list(suite.BENCHMARKS)
@@ -113,7 +113,7 @@ def test_every_benchmark_runs(tmp_path, capsys, monkeypatch):
 
 
 def test_limits_in_seconds_and_megabytes(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.bench.suite.extra_memory", lambda *args: 301.0)
+    monkeypatch.setattr("experiments.studies.bench.suite.extra_memory", lambda *args: 301.0)
     words = ["bench", "--quick", "--repeats", "1", "--out", str(tmp_path), "--only", "tables"]
     assert main(words) == 0
     lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}

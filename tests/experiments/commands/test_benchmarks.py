@@ -9,13 +9,13 @@ import pytest
 
 from experiments.cli import main
 from experiments.commands import search
-from experiments.configs.grid import load_preset
-from experiments.scenes.write import make_scenes
+from experiments.data.drawn import make_scenes
+from experiments.runs.execution import Execution
+from experiments.tables.grid import load_preset
+from experiments.tables.plan import Wanted
+from experiments.tables.race import Trial
+from experiments.tables.search import Search
 from experiments.tasks import TASKS
-from experiments.training.execution import Execution
-from experiments.training.plan import Wanted
-from experiments.training.race import Trial
-from experiments.training.search import Search
 from tests.experiments.drawn import DRAWN
 
 pytestmark = pytest.mark.usefixtures("own_tables")

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from experiments.arguments import QUIET
+from experiments.base.arguments import QUIET
 from experiments.cli import main
 from experiments.commands import data
-from experiments.datasets.dataset import DATA_SETS
-from experiments.scenes.write import LAYOUTS, make_scenes
+from experiments.data.dataset import DATA_SETS
+from experiments.data.drawn import LAYOUTS, make_scenes
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from experiments.cli import main
-from experiments.scenes.write import make_scenes
+from experiments.data.drawn import make_scenes
 from experiments.tasks import TASKS
 from tests.experiments.commands.test_benchmarks import preset
 

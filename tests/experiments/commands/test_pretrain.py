@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from experiments.base.lock import sole_use
+from experiments.base.outputs import TRAINING_STATE, owner
 from experiments.cli import main
 from experiments.models import load_family
-from experiments.outputs import TRAINING_STATE, owner
-from experiments.pretraining import run as training
-from experiments.pretraining import scoring
-from experiments.pretraining.minis import MINIS
-from experiments.training.lock import sole_use
-from tests.experiments.pretraining.small import small_blip, small_mplug
+from experiments.studies.pretraining import run as training
+from experiments.studies.pretraining import scoring
+from experiments.studies.pretraining.minis import MINIS
+from tests.experiments.studies.pretraining.small import small_blip, small_mplug
 
 
 @pytest.fixture(autouse=True, scope="module")

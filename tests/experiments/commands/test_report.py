@@ -1,7 +1,7 @@
 """The command `attngraph report`."""
 
 from experiments.cli import main
-from tests.experiments.report.made import save_table
+from tests.experiments.tables.made import save_table
 
 FILES = {"report.html", "report.md", "report-1-scores.png", "report-1-ve.png", "report-1-vqa.png", "run.json"}
 
@@ -52,6 +52,6 @@ def test_what_fails_leaves_nothing_and_says_one_line(tmp_path, capsys, monkeypat
         raise MemoryError
 
     curve.write_text(content)
-    monkeypatch.setattr("experiments.report.figure.png", too_much)
+    monkeypatch.setattr("experiments.tables.figure.png", too_much)
     assert main(["report", str(table), "--out", str(out)]) == 2
     assert "attngraph: there is not enough memory" in capsys.readouterr().err and not out.exists()

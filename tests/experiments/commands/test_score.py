@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from experiments.cli import main
+from experiments.data.drawn import Sizes, write_scenes
 from experiments.metrics import captions
-from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
 from experiments.tasks.formats import read_predictions, write_predictions
 

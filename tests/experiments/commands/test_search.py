@@ -11,20 +11,20 @@ import pandas as pd
 import pytest
 
 from attngraph.errors import UserError
+from experiments.base.files import write_json
+from experiments.base.outputs import TRAINING_STATE
 from experiments.cli import main
 from experiments.commands import search
-from experiments.configs.experiment import Part, TextDecoding, Training
-from experiments.configs.grid import load_preset
-from experiments.configs.settings import Choice, chosen_settings
-from experiments.files import write_json
 from experiments.methods import METHODS
+from experiments.methods.settings import Choice, chosen_settings
 from experiments.models.weights import weights_digest
-from experiments.outputs import TRAINING_STATE
-from experiments.training import search as races
-from experiments.training.execution import Execution
-from experiments.training.plan import Wanted
-from experiments.training.race import RATES, Trial
-from experiments.training.search import JOINT, OTHERS, SECOND, VALIDATION_EXAMPLES, Search
+from experiments.runs.execution import Execution
+from experiments.runs.experiment import Part, TextDecoding, Training
+from experiments.tables import search as races
+from experiments.tables.grid import load_preset
+from experiments.tables.plan import Wanted
+from experiments.tables.race import RATES, Trial
+from experiments.tables.search import JOINT, OTHERS, SECOND, VALIDATION_EXAMPLES, Search
 from tests.experiments.drawn import DRAWN as TASKS
 
 GNNS = ("gcn", "appnp", "gcnii", "pgnn")

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from experiments.cli import main
-from experiments.report.compare import compare_with_baseline
-from experiments.report.runs import saved_runs
+from experiments.tables.compare import compare_with_baseline
+from experiments.tables.runs import saved_runs
 from experiments.tasks import TASKS
-from tests.experiments.report.made import save_cells, write_archives
+from tests.experiments.tables.made import save_cells, write_archives
 
 
 @pytest.fixture

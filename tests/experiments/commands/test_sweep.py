@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from experiments.cli import main
-from experiments.configs.settings import chosen_settings
-from experiments.report.runs import saved_runs
-from experiments.training.runner import run_cells
+from experiments.methods.settings import chosen_settings
+from experiments.runs.runner import run_cells
+from experiments.tables.runs import saved_runs
 from tests.experiments.bad_inputs.world import SIZE
 
 TABLE = """

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from experiments.cli import main
-from experiments.configs.grid import load_table, names_of
-from experiments.report.published import BESIDE
-from experiments.training import execution
+from experiments.runs import execution
+from experiments.tables.grid import load_table, names_of
+from experiments.tables.published import BESIDE
 from tests.experiments.bad_inputs.world import SIZE
 
 TABLE = """

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 from experiments.cli import main
 from experiments.commands.train import trained_in_words
-from experiments.configs.experiment import load_experiment
-from experiments.configs.settings import Settings
+from experiments.data.drawn import make_scenes
+from experiments.methods.settings import Settings
 from experiments.models import load_family
-from experiments.scenes.write import make_scenes
-from experiments.training.finished import Finished
-from experiments.training.plan import decided
+from experiments.runs.experiment import load_experiment
+from experiments.runs.finished import Finished
+from experiments.tables.plan import decided
 
 pytestmark = pytest.mark.usefixtures("own_tables")
 
@@ -152,7 +152,7 @@ def test_the_model_is_loaded_once_before_a_run_begins(file, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("experiments.commands.train", "experiments.training.prepare"):
+        for module in ("experiments.commands.train", "experiments.runs.prepare"):
             patch.setattr(f"{module}.load_family", loaded)
         patch.setattr("experiments.commands.train.run_cells", stop)
         assert run("train", file, "--out", tmp_path / "out", "-q") == 130
@@ -175,7 +175,7 @@ def test_a_run_holds_no_model_beside_its_own(file, tmp_path, monkeypatch):
         assert [model() for model in seen] == [None]
         raise KeyboardInterrupt
 
-    for module in ("experiments.commands.train", "experiments.training.prepare"):
+    for module in ("experiments.commands.train", "experiments.runs.prepare"):
         monkeypatch.setattr(f"{module}.load_family", loaded)
     monkeypatch.setattr("experiments.commands.train.run_cells", begin)
     assert run("train", file, "--out", tmp_path / "out", "-q") == 130
@@ -308,5 +308,5 @@ def test_a_list_is_ranked_as_the_run_ranked_it(six, tmp_path, capsys):
     asked = ["predict", cell, "--image", picture, "--text", "is there a circle ?", "-q"]
     assert run(*asked) == 0 and capsys.readouterr().out.strip(), "its data are still there"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.training.finished.Finished.data", lambda self, given: given)
+        patch.setattr("experiments.runs.finished.Finished.data", lambda self, given: given)
         assert "give --data" in refusal(capsys, *asked)

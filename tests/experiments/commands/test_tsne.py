@@ -12,6 +12,7 @@ import torch
 from analysis.points import COLUMNS
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
+from experiments.base.lock import sole_use
 from experiments.cli import main
 from experiments.commands import tsne
 from experiments.inspect.points import node_labels
@@ -19,7 +20,6 @@ from experiments.inspect.source import open_source
 from experiments.inspect.words import PATCH_NAMES
 from experiments.models.batch import Batch, Sample, Text
 from experiments.scenes.drawing import patch_targets
-from experiments.training.lock import sole_use
 from tests.experiments.tiny import save_adapter
 
 LAYER = "text_decoder.bert.encoder.layer.{}.{}.self"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.datasets import easy_vqa
-from experiments.datasets.example import Example
+from experiments.data import easy_vqa
+from experiments.data.example import Example
 from experiments.metrics.exact import exact_scores
 from experiments.models import Decoding
 from experiments.tasks import Column, Task, TaskScores, register

@@ -11,10 +11,10 @@ from transformers import AutoModel
 from adapters.peft import GraphAdapterConfig
 from attngraph import capture
 from attngraph.errors import UserError
+from experiments.data.drawn import Sizes, write_scenes
 from experiments.inspect.source import own_samples, put_in, settings_of, task_samples
 from experiments.models import load_family
 from experiments.scenes.scene import Scene
-from experiments.scenes.write import Sizes, write_scenes
 from tests.experiments.inspect.looking import parse, pictures, source
 from tests.experiments.tiny import adapted, save
 

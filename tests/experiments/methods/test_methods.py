@@ -13,14 +13,14 @@ from adapters.peft import optimizer_groups
 from adapters.scheme import SCHEMES, Scheme
 from adapters.scheme import register as register_scheme
 from attngraph.errors import UserError
-from experiments.configs.settings import Choice, Settings, chosen_settings
 from experiments.methods import METHODS, GraphAdapter, method_named
 from experiments.methods.method import VARIANTS, Tuned
 from experiments.methods.peft import PeftTuned
+from experiments.methods.settings import Choice, Settings, chosen_settings
 from experiments.models import Decoding, Sample, load_family
-from experiments.plugins import load_plugins
+from experiments.runs.plugins import load_plugins
 from tests.experiments.models.writers import load
-from tests.experiments.training.small import small_family, small_run
+from tests.experiments.runs.small import small_family, small_run
 
 # 4 layers of a width of 128, with self-attention, cross-attention and feed-forward
 POWERS = 8
@@ -70,7 +70,7 @@ def sizes():
 @pytest.fixture
 def example(monkeypatch):
     """The example of a method of one's own, which is forgotten after the test."""
-    monkeypatch.setattr("experiments.plugins._loaded", {})
+    monkeypatch.setattr("experiments.runs.plugins._loaded", {})
     load_plugins([EXAMPLE])
     yield
     del METHODS["ia3"]

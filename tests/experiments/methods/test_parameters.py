@@ -5,9 +5,9 @@ import torch
 
 from attngraph.errors import UserError
 from experiments import cli
-from experiments.configs.settings import Settings
 from experiments.methods import method_named
 from experiments.methods.parameters import Part, count_parameters
+from experiments.methods.settings import Settings
 from experiments.models import load_family
 from experiments.models.blip import blip_base_without_weights
 

@@ -12,7 +12,7 @@ from adapters.peft import GraphAdapterConfig
 from experiments.cli import main
 from experiments.models import FAMILIES, Decoding, Ranking, load_family
 from experiments.models.batch import IGNORED, token_losses
-from experiments.plugins import load_plugins
+from experiments.runs.plugins import load_plugins
 from tests.attngraph.reading.zoo import far_from_zero
 from tests.experiments.models.writers import SAMPLES, WORDS, only
 from tests.experiments.tiny import save

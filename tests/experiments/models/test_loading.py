@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from attngraph.errors import UserError
-from experiments import shipped
+from experiments.base import shipped
+from experiments.base.shipped import DEFAULT
 from experiments.models import Decoding, Ranking, Sample, load_family, loading
 from experiments.models.blip import MINI
 from experiments.models.loading import type_of
 from experiments.models.mini_blip import CHECKPOINT
 from experiments.models.weights import weights_digest
-from experiments.shipped import DEFAULT
 from tests.attngraph.reading.zoo import TEXT
 from tests.experiments.tiny import save
 

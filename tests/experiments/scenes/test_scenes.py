@@ -10,13 +10,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from experiments.pretraining.texts import pretraining_texts
 from experiments.scenes.captions import caption_scenes, captions
 from experiments.scenes.drawing import draw
 from experiments.scenes.hypotheses import hypotheses
 from experiments.scenes.questions import questions
 from experiments.scenes.scene import COLORS, HELD_OUT, SHAPES, Scene, scenes
 from experiments.scenes.words import all_words
+from experiments.studies.pretraining.texts import pretraining_texts
 
 RGB = {
     "red": (225, 35, 40),

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from experiments.datasets.example import Example
+from experiments.data.drawn import Sizes, write_scenes
+from experiments.data.example import Example
 from experiments.metrics.exact import ENTAILMENT_WORDS
 from experiments.models import Ranking, load_family
-from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS
 from experiments.tasks.kinds import frequent_answers, read_answers
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from attngraph.errors import UserError
-from experiments.datasets.dataset import DATA_SETS
-from experiments.datasets.example import Example
-from experiments.datasets.tables import table
+from experiments.data.dataset import DATA_SETS
+from experiments.data.drawn import Sizes, make_scenes, write_scenes
+from experiments.data.example import Example
+from experiments.data.tables import table
 from experiments.models import Decoding, Ranking
-from experiments.report.frame import AVERAGE, table_columns
-from experiments.scenes.write import Sizes, make_scenes, write_scenes
+from experiments.tables.frame import AVERAGE, table_columns
 from experiments.tasks import TASKS
 from experiments.tasks.kinds import plain_caption, plain_question
 from experiments.tasks.official import HELD_OUT, is_held_out

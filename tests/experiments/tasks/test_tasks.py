@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from attngraph.errors import UserError
-from experiments.datasets.example import Example
-from experiments.plugins import load_plugins
+from experiments.data.drawn import Sizes, write_scenes
+from experiments.data.example import Example
+from experiments.runs.plugins import load_plugins
 from experiments.scenes.captions import caption_scenes, captions
-from experiments.scenes.write import Sizes, write_scenes
 from experiments.tasks import TASKS, Column, Task, register, tasks_named
 from experiments.tasks.formats import CAPTIONS, PLAIN, SNLI_VE, TEXTCAPS, VIZWIZ, VQA_RESULTS
 from experiments.tasks.task import majority
@@ -60,7 +60,7 @@ CONTRACT = {
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
     """What a test registers is forgotten."""
-    monkeypatch.setattr("experiments.plugins._loaded", {})
+    monkeypatch.setattr("experiments.runs.plugins._loaded", {})
     before = dict(TASKS)
     yield
     TASKS.clear()

@@ -7,7 +7,7 @@ import torch
 from transformers import BertTokenizerFast
 
 from attngraph.errors import UserError
-from experiments.datasets.example import Example
+from experiments.data.example import Example
 from experiments.models import Decoding, Sample, load_family
 from experiments.models.mplug.family import QUESTION, QUESTION_IN_PARTS, MPlug
 from experiments.tasks import TASKS

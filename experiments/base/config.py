@@ -1,0 +1,184 @@
+"""From a YAML file to a checked value, with errors that name the file, the field and the remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from attngraph.errors import UserError
+from experiments.base.arguments import did_you_mean
+from experiments.base.reading import read_text
+
+SUFFIXES = (".yaml", ".yml")
+
+
+class Config(BaseModel):
+    """A typed part of a YAML file: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Read = TypeVar("Read", bound=Config)
+
+
+INT, FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads numbers as YAML 1.2 does: ``1e-3`` is one, ``010`` is ten (not eight), and ``1:30`` a text (not
+    90). A name that stands twice is an error, of which YAML would take the last.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if tag not in (INT, FLOAT)]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node, names = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in names:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"{key.value} stands twice", problem_mark=key.start_mark
+                    )
+                names.add(key.value)
+        return node
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return int(node.value, 0 if node.value[:2] in ("0x", "0o") else 10)
+
+
+_Loader.add_implicit_resolver(
+    INT, re.compile(r"(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    FLOAT,
+    re.compile(
+        r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+.0123456789"),
+)
+_Loader.add_constructor(INT, _Loader.construct_yaml_int)
+
+
+def read_config(file: Path, kind: type[Read], remedy: str) -> Read:
+    """The file's content as ``kind``.
+
+    Args:
+        file: YAML.
+        kind: what it must be.
+        remedy: what the user can do about a damaged file.
+
+    Raises:
+        UserError: no such file, no YAML, or a field that is unknown, missing or of a wrong type.
+    """
+    return checked(read_yaml(file, remedy), kind, lambda field: f"{file}", remedy)
+
+
+def read_yaml(file: Path, remedy: str) -> Any:
+    """The file's content.
+
+    Raises:
+        UserError: no such file, or no YAML.
+    """
+    return parsed(read_text(file, remedy), f"{file}", remedy)
+
+
+def parsed(text: str, where: str, remedy: str) -> Any:
+    """What a text in YAML says.
+
+    Args:
+        text: YAML.
+        where: it is from, for errors.
+        remedy: what the user can do about them.
+
+    Raises:
+        UserError: it is no YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise UserError(f"{where} cannot be read (too many brackets inside one another); {remedy}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where} cannot be read ({reason}); {remedy}") from None
+
+
+def checked(content: Any, kind: type[Read], where: Callable[[str], str], remedy: str) -> Read:
+    """A content as ``kind``.
+
+    Args:
+        content: as YAML gives it.
+        kind: what it must be.
+        where: from a field's name, with dots, to where its value is from, for errors.
+        remedy: what the user can do about them.
+
+    Raises:
+        UserError: a field is unknown, missing or of a wrong type.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = _first(error)
+        field = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where(field)}: {_in_words(first, kind)}; {remedy}") from None
+    except RecursionError:
+        raise UserError(f"{where('')} cannot be read (it refers to itself); {remedy}") from None
+
+
+def file_named(name: str, folder: Path, known: Sequence[str], what: str) -> Path:
+    """A shipped file by its name, or a file of the user's own by its path.
+
+    Args:
+        name: which, as the user gave it.
+        folder: of the shipped ones.
+        known: their names.
+        what: the file describes, in a word.
+
+    Raises:
+        UserError: there is none.
+    """
+    file = Path(name) if name.endswith(SUFFIXES) else folder / f"{name}.yaml"
+    if not file.exists():
+        choices = f"choose from {', '.join(known)}" if known else "install attngraph again"
+        near = did_you_mean(name, known)
+        raise UserError(f"unknown {what} {name!r}{near}: {choices}, or give a YAML file")
+    return file
+
+
+def _first(error: ValidationError) -> Any:
+    """The error to tell. A misspelt name is also a missing one: the name that is there says more."""
+    errors = error.errors()
+    return next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
+
+
+def _in_words(first: Any, kind: type[Config]) -> str:
+    """An error in words."""
+    if not first["loc"] and first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    fields = "it must hold fields with values (name: value)"
+    if not first["loc"]:
+        return fields
+    field = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"unknown field {field}" + did_you_mean(str(first["loc"][-1]), _field_names(kind))
+    if first["type"] == "missing":
+        return f"field {field} is missing"
+    if first["type"] in ("model_type", "dict_type"):
+        return f"field {field}: {fields}"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"field {field}: {said[0].lower()}{said[1:]}"
+
+
+def _field_names(kind: Any) -> list[str]:
+    """The fields of a type and of the types inside it."""
+    if not (isinstance(kind, type) and issubclass(kind, Config)):
+        return [name for part in get_args(kind) for name in _field_names(part)]
+    fields = kind.model_fields.items()
+    return [name for key, field in fields for name in (key, *_field_names(field.annotation))]

@@ -1,0 +1,20 @@
+"""Checks that names are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attngraph.errors import UserError
+from experiments.base.arguments import did_you_mean
+
+
+def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
+    """Raise :class:`~attngraph.UserError` for names that are not known, and where there are none."""
+    unknown = [name for name in names if name not in known]
+    if not names:
+        raise UserError(f"no {what} is named: choose from {', '.join(known)}")
+    if unknown:
+        near = did_you_mean(unknown[0], known)
+        raise UserError(
+            f"unknown {what} {', '.join(map(repr, unknown))}{near}: choose from {', '.join(known)}"
+        )

@@ -1,0 +1,593 @@
+"""The files of data sets of drawn scenes: as official archives unpack, and plainer ones for the three tasks.
+
+A layout writes a data set: :data:`LAYOUTS` holds those of six benchmarks by the data sets' names,
+:data:`TASKS` the plain ones, where annotators agree and pictures are PNG. Splits without official
+annotations have none.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from experiments.base.files import write_json, write_text
+from experiments.data.scene_files import SCENES
+from experiments.scenes.balance import Sentence
+from experiments.scenes.captions import caption_scenes, captions, ordered
+from experiments.scenes.drawing import draw
+from experiments.scenes.facts import describe
+from experiments.scenes.hypotheses import hypotheses
+from experiments.scenes.noise import UNANSWERABLE, Quality, any_quality, most_common, taken, ten_answers
+from experiments.scenes.questions import questions
+from experiments.scenes.scene import CANVAS, COLORS, CURTAIN_WIDTH, SPLITS, Scene, generator, sample_scene
+
+QUALITY = 95  # of JPEG, with colours at full resolution: pixels differ by a few of 256 levels
+PARTS = {"train": "train", "validation": "val", "test": "test"}  # official names of splits
+COCO_SPLITS = {"train": "train2014", "validation": "val2014", "test": "test2014"}
+VE_SPLITS = {"train": "train", "validation": "dev", "test": "test"}
+
+
+class Amounts(NamedTuple):
+    """How many examples each split has."""
+
+    train: int
+    validation: int
+    test: int
+
+    @staticmethod
+    def of(size: int) -> Amounts:
+        """A fifth as many for validation as for training, a third as many for test."""
+        return Amounts(size, max(2, size // 5), max(2, size // 3))
+
+    def items(self) -> Iterator[tuple[str, int]]:
+        """Split -> amount."""
+        yield from self._asdict().items()
+
+
+Layout = Callable[[Path, Amounts, int], None]  # writes a data set into a new folder, by a seed
+
+
+def own_seed(name: str, seed: int) -> int:
+    """A seed for a data set (or a part of one), so that no two of them draw the same scenes."""
+    return int(np.random.SeedSequence((seed, zlib.crc32(name.encode()))).generate_state(1)[0])
+
+
+def _dump(file: Path, content: object) -> None:
+    write_json(file, content, indent=None)
+
+
+@dataclass
+class _Pictures:
+    """Writes pictures and remembers what they show, and what was done to those of VizWiz."""
+
+    root: Path
+    shown: dict[str, dict] = field(default_factory=dict)
+    qualities: dict[str, dict] = field(default_factory=dict)
+
+    def save(self, picture: Image.Image, place: str, scene: Scene | None, **more: object) -> None:
+        """Writes a picture.
+
+        Args:
+            picture: in RGB.
+            place: its file in the data set's folder; the ending is its format.
+            scene: what it shows; None where shapes do not stand where the scene says.
+            more: further entries beside the scene's.
+        """
+        file = self.root / place
+        file.parent.mkdir(exist_ok=True)
+        if file.suffix == ".png":
+            picture.save(file, compress_level=1)
+        else:
+            picture.save(file, "JPEG", quality=QUALITY, subsampling=0)
+        if scene is not None:
+            self.shown[file.name] = {**scene.to_dict(), **more}
+
+    def take(self, scene: Scene, part: str, number: int, rng: random.Random) -> tuple[str, Quality]:
+        """Writes VizWiz's picture of this number in a split, in any quality; returns its name and quality."""
+        quality, name = any_quality(rng), f"VizWiz_{part}_{number:08d}.jpg"
+        known = scene if quality.keeps_places else None
+        self.save(taken(draw(scene), quality), f"{part}/{name}", known)
+        self.qualities[name] = asdict(quality)
+        return name, quality
+
+
+@contextmanager
+def _drawing(root: Path) -> Iterator[_Pictures]:
+    """Makes a data set's folder; what its pictures show is written there when the block ends."""
+    root.mkdir()
+    pictures = _Pictures(root)
+    yield pictures
+    _dump(root / SCENES, pictures.shown)
+    if pictures.qualities:
+        _dump(root / "quality.json", pictures.qualities)
+
+
+# ---- questions ---------------------------------------------------------------------------------------------
+
+
+def _answer_type(answer: str) -> str:
+    """VQA v2's type of an answer."""
+    return "yes/no" if answer in ("yes", "no") else "number" if answer.isdigit() else "other"
+
+
+DEV = 4  # one of so many images of test2015 is in test-dev2015, too
+#: The beginnings that the official files sort questions by.
+QUESTION_TYPES = tuple(
+    name.strip()
+    for name in """
+    are, are the, are there, are there any, are these, are they, can you, could, do, do you, does the,
+    does this, has, how, how many, how many people are, how many people are in, is, is he, is it, is that a,
+    is the, is the man, is the person, is the woman, is there, is there a, is this, is this a,
+    is this an, is this person, was, what, what animal is, what are, what are the, what brand,
+    what color, what color are the, what color is, what color is the, what does the, what is,
+    what is in the, what is on the, what is the, what is the color of the, what is the man,
+    what is the name, what is the person, what is the woman, what is this, what kind of, what number is,
+    what room is, what sport is, what time, what type of, where are the, where is the, which, who is,
+    why, why is the, none of the above
+    """.split(",")
+)
+
+
+def question_type(question: str) -> str:
+    """The longest of :data:`QUESTION_TYPES` that a question begins with."""
+    fitting = [name for name in QUESTION_TYPES if f"{question} ".lower().startswith(f"{name} ")]
+    return max(fitting, key=len, default="none of the above")
+
+
+def _vqa2(root: Path, amounts: Amounts, seed: int) -> None:
+    """VQA v2: questions of COCO's train2014, val2014, test2015 and test-dev2015, and Karpathy's split.
+
+    The images that Karpathy's ``dataset_coco.json`` divides are those of train2014 and val2014, as in the
+    real files. test-dev2015 asks about every fourth image of test2015.
+    """
+    chance = own_seed("vqa2", seed)
+    asked, annotated = defaultdict(list), defaultdict(list)
+    described: list[dict] = []
+    image_id = sentence_id = 0
+    with _drawing(root) as pictures:
+        for split, count in amounts.items():
+            for number, (scene, sentences) in enumerate(questions(split, count, chance)):
+                label, source = _karpathy_place(split, number)
+                image_id += 1
+                filename = f"COCO_{source}_{image_id:012d}.jpg"
+                pictures.save(draw(scene), f"{source}/{filename}", scene)
+                asked[source] += _asked(image_id, sentences)
+                annotated[source] += _annotated(image_id, sentences, chance)
+                texts = captions(scene, chance)
+                described.append(
+                    _karpathy_image(label, source, filename, image_id, len(described), texts, sentence_id)
+                )
+                sentence_id += len(texts)
+        for scene, sentences in questions("test", amounts.test, own_seed("vqa2 test2015", seed)):
+            image_id += 1
+            pictures.save(draw(scene), f"test2015/COCO_test2015_{image_id:012d}.jpg", scene)
+            asked["test2015"] += _asked(image_id, sentences)
+            if scene.id % DEV == 0:
+                asked["test-dev2015"] += _asked(image_id, sentences)
+    for part, records in asked.items():
+        _dump(
+            root / f"v2_OpenEnded_mscoco_{part}_questions.json",
+            {**_about(part), "task_type": "Open-Ended", "questions": records},
+        )
+    for part, records in annotated.items():
+        _dump(root / f"v2_mscoco_{part}_annotations.json", {**_about(part), "annotations": records})
+    _dump(root / "dataset_coco.json", {"images": described, "dataset": "coco"})
+
+
+def _about(part: str) -> dict:
+    return {
+        "info": {"description": "drawn scenes in the format of VQA v2", "version": "1"},
+        "license": {"name": "none needed", "url": ""},
+        "data_type": "mscoco",
+        "data_subtype": part,
+    }
+
+
+def _asked(image_id: int, sentences: Sequence[Sentence]) -> list[dict]:
+    return [
+        {"image_id": image_id, "question": sentence.text, "question_id": image_id * 1000 + place}
+        for place, sentence in enumerate(sentences)
+    ]
+
+
+def _annotated(image_id: int, sentences: Sequence[Sentence], chance: int) -> list[dict]:
+    records = []
+    for place, sentence in enumerate(sentences):
+        answers = ten_answers(sentence.answer, generator(chance, image_id, place))
+        common = most_common(answers)
+        records.append(
+            {
+                "question_type": question_type(sentence.text),
+                "multiple_choice_answer": common,
+                "answers": [
+                    {**answer, "answer_id": number} for number, answer in enumerate(answers, start=1)
+                ],
+                "image_id": image_id,
+                "answer_type": _answer_type(common),
+                "question_id": image_id * 1000 + place,
+            }
+        )
+    return records
+
+
+GIVE_UP = {"good": (0, 0), "poor": (0, 4), "bad": (6, 10)}  # least and most annotators
+
+
+def _vizwiz_vqa(root: Path, amounts: Amounts, seed: int) -> None:
+    """VizWiz-VQA: one question about each image; about bad pictures most annotators say "unanswerable"."""
+    chance = own_seed("vizwiz_vqa", seed)
+    with _drawing(root) as pictures:
+        for split, count in amounts.items():
+            part = PARTS[split]
+            records = []
+            for number, (scene, (sentence,)) in enumerate(questions(split, count, chance, per_scene=1)):
+                rng = generator(chance, SPLITS.index(split), number)
+                name, quality = pictures.take(scene, part, number, rng)
+                record = {"image": name, "question": sentence.text}
+                if split != "test":
+                    give_up = rng.randint(*GIVE_UP[quality.level])
+                    record |= _annotation(ten_answers(sentence.answer, rng, UNANSWERABLE, give_up))
+                records.append(record)
+            _dump(root / f"{part}.json", records)
+
+
+def _annotation(answers: list[dict]) -> dict:
+    common = most_common(answers)
+    known = common != UNANSWERABLE
+    return {
+        "answers": answers,
+        "answer_type": _answer_type(common) if known else UNANSWERABLE,
+        "answerable": int(known),
+    }
+
+
+def _plain_vqa(root: Path, amounts: Amounts, seed: int) -> None:
+    """Questions in the files of VQA v2, on which all annotators agree; types are the kinds of questions."""
+    image_id = 0
+    with _drawing(root) as pictures:
+        for split, amount in amounts.items():
+            part = COCO_SPLITS[split]
+            asked, annotated = [], []
+            for scene, sentences in questions(split, amount, seed):
+                image_id += 1
+                pictures.save(draw(scene), f"{part}/COCO_{part}_{image_id:012d}.png", scene)
+                asked += _asked(image_id, sentences)
+                annotated += [
+                    {
+                        "image_id": image_id,
+                        "question_id": image_id * 1000 + place,
+                        "question_type": sentence.kind,
+                        "answer_type": _answer_type(sentence.answer),
+                        "multiple_choice_answer": sentence.answer,
+                        "answers": [
+                            {"answer": sentence.answer, "answer_confidence": "yes", "answer_id": number}
+                            for number in range(1, 11)
+                        ],
+                    }
+                    for place, sentence in enumerate(sentences)
+                ]
+            about = {**_about(part), "license": {"name": "none needed"}}
+            _dump(
+                root / f"v2_OpenEnded_mscoco_{part}_questions.json",
+                {**about, "task_type": "Open-Ended", "questions": asked},
+            )
+            _dump(root / f"v2_mscoco_{part}_annotations.json", {**about, "annotations": annotated})
+
+
+# ---- hypotheses --------------------------------------------------------------------------------------------
+
+
+def _snli_ve(root: Path, amounts: Amounts, seed: int) -> None:
+    """SNLI-VE: hypotheses about pictures, in the lines that the official generator writes."""
+    chance = own_seed("snli_ve", seed)
+    flickr_id = 1_000_000_000
+    with _drawing(root) as pictures:
+        for split, count in amounts.items():
+            lines = []
+            for scene, sentences in hypotheses(split, count, chance):
+                flickr_id += 1
+                pictures.save(draw(scene), f"flickr30k_images/{flickr_id}.jpg", scene)
+                caption = captions(scene, chance)[0]
+                for place, sentence in enumerate(sentences):
+                    record = {
+                        "annotator_labels": [sentence.answer],
+                        "captionID": f"{flickr_id}.jpg#0",
+                        "gold_label": sentence.answer,
+                        "pairID": f"{flickr_id}.jpg#0r{place}{sentence.answer[0]}",
+                        **_sentence("sentence1", caption),
+                        **_sentence("sentence2", sentence.text),
+                        "Flickr30K_ID": str(flickr_id),
+                    }
+                    lines.append(json.dumps(record))
+            write_text(root / f"snli_ve_{VE_SPLITS[split]}.jsonl", "\n".join(lines) + "\n")
+
+
+def _sentence(name: str, text: str) -> dict[str, str]:
+    """A sentence with its parses: nobody reads them, and they branch to the right throughout."""
+    words = text.split()
+    binary = words[-1]
+    for word in words[-2::-1]:
+        binary = f"( {word} {binary} )"
+    leaves = " ".join(f"(X {word})" for word in words)
+    return {name: text, f"{name}_parse": f"(ROOT {leaves})", f"{name}_binary_parse": binary}
+
+
+def _plain_ve(root: Path, amounts: Amounts, seed: int) -> None:
+    """Hypotheses in the files of SNLI-VE, with their kinds."""
+    number = 1_000_000_000
+    with _drawing(root) as pictures:
+        for split, amount in amounts.items():
+            lines = []
+            for scene, sentences in hypotheses(split, amount, seed):
+                number += 1
+                pictures.save(draw(scene), f"flickr30k_images/{number}.png", scene)
+                for place, sentence in enumerate(sentences):
+                    record = {
+                        "annotator_labels": [sentence.answer],
+                        "captionID": f"{number}.png#0",
+                        "gold_label": sentence.answer,
+                        "pairID": f"{number}.png#0r{place}",
+                        "sentence1": "a drawn scene",
+                        "sentence2": sentence.text,
+                        "Flickr30K_ID": str(number),
+                        "hypothesis_kind": sentence.kind,
+                    }
+                    lines.append(json.dumps(record))
+            write_text(root / f"snli_ve_{VE_SPLITS[split]}.jsonl", "\n".join(lines) + "\n")
+
+
+# ---- captions ----------------------------------------------------------------------------------------------
+
+
+def _tokens(text: str) -> list[str]:
+    """The words of a caption, without punctuation."""
+    return "".join(letter if letter.isalnum() else " " for letter in text).split()
+
+
+def _karpathy_place(split: str, number: int) -> tuple[str, str]:
+    """The split that Karpathy's file names, and the folder, of a split's image of this number.
+
+    As in the real file, validation, test and the "restval" part of training come from ``val2014``.
+    """
+    label = "restval" if split == "train" and number % 4 == 3 else PARTS[split]
+    return label, "train2014" if label == "train" else "val2014"
+
+
+def _karpathy_image(
+    label: str, source: str, filename: str, coco_id: int, place: int, texts: Sequence[str], first: int
+) -> dict:
+    """The record of an image in Karpathy's ``dataset_coco.json``.
+
+    Args:
+        label: its split there.
+        source: its folder.
+        filename: its file.
+        coco_id: its id in COCO.
+        place: its place in the list of images.
+        texts: its captions.
+        first: the first caption's id; the others follow.
+    """
+    sentences = [
+        {"tokens": _tokens(text), "raw": text, "imgid": place, "sentid": number}
+        for number, text in enumerate(texts, start=first)
+    ]
+    return {
+        "filepath": source,
+        "sentids": [sentence["sentid"] for sentence in sentences],
+        "filename": filename,
+        "imgid": place,
+        "split": label,
+        "sentences": sentences,
+        "cocoid": coco_id,
+    }
+
+
+SIX = 7  # one of so many images has six captions, as some have in the real file
+
+
+def _coco(root: Path, amounts: Amounts, seed: int) -> None:
+    """COCO captions in Karpathy's split."""
+    _karpathy(root, amounts, own_seed("coco", seed), "jpg", SIX)
+
+
+def _plain_captions(root: Path, amounts: Amounts, seed: int) -> None:
+    """Captions in Karpathy's file, five of each image."""
+    _karpathy(root, amounts, seed, "png")
+
+
+def _karpathy(root: Path, amounts: Amounts, seed: int, ending: str, six: int | None = None) -> None:
+    """Captions in Karpathy's file; one of ``six`` images has six captions instead of five."""
+    described: list[dict] = []
+    sentence_id = 0
+    with _drawing(root) as pictures:
+        for split, amount in amounts.items():
+            for number, scene in enumerate(caption_scenes(split, amount, seed)):
+                label, source = _karpathy_place(split, number)
+                coco_id = len(described) + 1
+                filename = f"COCO_{source}_{coco_id:012d}.{ending}"
+                pictures.save(draw(scene), f"{source}/{filename}", scene)
+                texts = captions(scene, seed)
+                if six is not None and number % six == 0:
+                    texts.append(_another(scene, texts))
+                described.append(
+                    _karpathy_image(label, source, filename, coco_id, len(described), texts, sentence_id)
+                )
+                sentence_id += len(texts)
+    _dump(root / "dataset_coco.json", {"images": described, "dataset": "coco"})
+
+
+def _another(scene: Scene, texts: list[str]) -> str:
+    """A caption that is not among these five; there are seven ways to write one."""
+    return next(text for other in count() for text in captions(scene, other) if text not in texts)
+
+
+FOLDERS = {"train": "train_images", "val": "train_images", "test": "test_images"}
+WORDS = tuple("yes no true false one two three four five left right small large more same name half".split())
+INKS = tuple(color for color in COLORS if color not in ("yellow", "cyan"))  # what can be read on paper
+PAPER = (250, 250, 245)
+LETTERS = 16  # points
+
+
+def _textcaps(root: Path, amounts: Amounts, seed: int) -> None:
+    """TextCaps: pictures with a word on them, which the captions name."""
+    chance = own_seed("textcaps", seed)
+    caption_id = 0
+    with _drawing(root) as pictures:
+        for split, count in amounts.items():
+            part = PARTS[split]
+            items: list[dict] = []
+            for number in range(count):
+                rng = generator(chance, SPLITS.index(split), number)
+                scene, side = _scene_with_room(rng, number)
+                word, ink = rng.choice(WORDS), rng.choice(INKS)
+                image_id = f"{SPLITS.index(split)}{rng.getrandbits(28):07x}{number:08x}"
+                picture = with_word(draw(scene), word, ink, side)
+                file = f"{FOLDERS[part]}/{image_id}.jpg"
+                pictures.save(picture, file, scene, word=word, ink=ink, side=side)
+                about = _about_picture(image_id, part)
+                if split == "test":
+                    items.append(about)
+                else:
+                    items += _captioned(about, captions_with_word(scene, word, ink, side), caption_id)
+                    caption_id += 5
+            generator(chance, SPLITS.index(split)).shuffle(items)  # the captions of an image stand apart
+            kind = {"dataset_type": part, "dataset_name": "textcaps", "dataset_version": "0.1"}
+            _dump(root / f"TextCaps_0.1_{part}.json", {**kind, "data": items})
+
+
+def with_word(picture: Image.Image, word: str, ink: str, side: str) -> Image.Image:
+    """The picture with a strip of paper at the top or bottom that has a word on it."""
+    pen = ImageDraw.Draw(picture)
+    top = 0 if side == "top" else CANVAS - CURTAIN_WIDTH
+    pen.rectangle((0, top, CANVAS - 1, top + CURTAIN_WIDTH - 1), fill=PAPER)
+    middle = (CANVAS // 2, top + CURTAIN_WIDTH // 2)
+    pen.text(middle, word, fill=COLORS[ink], font=ImageFont.load_default(LETTERS), anchor="mm")
+    return picture
+
+
+def captions_with_word(scene: Scene, word: str, ink: str, side: str) -> list[str]:
+    """Five captions that name the word and the things."""
+    names = [describe(thing, "color shape").a() for thing in ordered(scene)]
+    things = " and ".join(names)
+    near, far = ("above", "below") if side == "top" else ("below", "above")
+    return [
+        f"the picture says {word} at the {side} and shows {things}",
+        f"{word} in {ink} {near} {things}",
+        f"it says {word} in {ink} and there is {things}",
+        f"{things} {far} the name {word}",
+        f"{things} in a picture that says {word}",
+    ]
+
+
+def _scene_with_room(rng: random.Random, number: int) -> tuple[Scene, str]:
+    """One or two different things, and the side at which there is room for a word."""
+    while True:
+        scene = sample_scene(rng, "downstream", number, curtain=True, amount=rng.choice((1, 2, 2)))
+        pairs = {(thing.color, thing.shape) for thing in scene.things}
+        if scene.curtain in ("top", "bottom") and len(pairs) == len(scene.things):
+            return replace(scene, curtain=None), scene.curtain
+
+
+def _about_picture(image_id: str, part: str) -> dict:
+    return {
+        "image_id": image_id,
+        "image_classes": ["Poster"],
+        "flickr_original_url": "",
+        "flickr_300k_url": "",
+        "image_width": CANVAS,
+        "image_height": CANVAS,
+        "set_name": part,
+        "image_name": image_id,
+        "image_path": f"{part}/{image_id}.jpg",
+    }
+
+
+def _captioned(about: dict, texts: list[str], first: int) -> Iterator[dict]:
+    """One item for each caption of an image."""
+    references = {"reference_strs": texts, "reference_tokens": [_tokens(text) for text in texts]}
+    for number, text in enumerate(texts, start=first):
+        yield {
+            **about,
+            "caption_id": number,
+            "caption_str": text,
+            "caption_tokens": _tokens(text),
+            **references,
+        }
+
+
+PRECANNED = "Quality issues are too severe to recognize visual content."
+REJECTED, SPAM = 0.03, "a picture"  # share of captions that are rejected, and what they say
+CANNED = {"good": (0, 0), "poor": (0, 1), "bad": (3, 5)}  # least and most of an image's five captions
+
+
+def _vizwiz_caps(root: Path, amounts: Amounts, seed: int) -> None:
+    """VizWiz-Captions: pictures of any quality, some captions precanned, some rejected.
+
+    Ids run on from split to split.
+    """
+    chance = own_seed("vizwiz_caps", seed)
+    image_id = caption_id = 0
+    with _drawing(root) as pictures:
+        for split, count in amounts.items():
+            part = PARTS[split]
+            images, annotations = [], []
+            for number, scene in enumerate(caption_scenes(split, count, chance)):
+                rng = generator(chance, SPLITS.index(split), number)
+                name, quality = pictures.take(scene, part, number, rng)
+                images.append({"file_name": name, "vizwiz_url": "", "id": image_id, "text_detected": False})
+                canned = rng.randint(*CANNED[quality.level])
+                for caption in _five(captions(scene, chance), canned, rng):
+                    known = {"image_id": image_id, "id": caption_id, "text_detected": False}
+                    annotations.append({**caption, **known})
+                    caption_id += 1
+                image_id += 1
+            info = {"description": "drawn scenes in the format of VizWiz-Captions", "version": "1"}
+            content = {"info": info, "images": images}
+            _dump(
+                root / "annotations" / f"{part}.json",
+                content if split == "test" else {**content, "annotations": annotations},
+            )
+
+
+def _five(texts: list[str], canned: int, rng: random.Random) -> list[dict]:
+    """An image's captions; the last ``canned`` are precanned, and of the others some are rejected."""
+    records = []
+    for place, text in enumerate(texts):
+        precanned = place >= len(texts) - canned
+        rejected = not precanned and rng.random() < REJECTED
+        records.append(
+            {
+                "caption": PRECANNED if precanned else SPAM if rejected else text,
+                "is_precanned": precanned,
+                "is_rejected": rejected,
+            }
+        )
+    return records
+
+
+#: Data set -> how its official files are written.
+LAYOUTS: dict[str, Layout] = {
+    "vqa2": _vqa2,
+    "vizwiz_vqa": _vizwiz_vqa,
+    "snli_ve": _snli_ve,
+    "coco": _coco,
+    "textcaps": _textcaps,
+    "vizwiz_caps": _vizwiz_caps,
+}
+#: Folder -> how it is written, and which amounts it takes.
+TASKS: dict[str, tuple[Layout, str]] = {
+    "vqa_v2": (_plain_vqa, "questions"),
+    "snli_ve": (_plain_ve, "hypotheses"),
+    "karpathy": (_plain_captions, "captions"),
+}

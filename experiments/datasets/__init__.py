@@ -1,9 +1,0 @@
-"""Readers of data sets in their official files, one module each; all give
-:class:`~experiments.datasets.example.Example`. A data set registers itself
-(:mod:`~experiments.datasets.dataset`).
-
-A reader checks what it reads (:mod:`~experiments.datasets.reading`): what is missing or damaged is a
-:class:`~attngraph.errors.UserError` that names the file, the field and what to do.
-"""
-
-from experiments.datasets import coco, snli_ve, textcaps, vizwiz_caps, vizwiz_vqa, vqa2  # noqa: F401

@@ -1,0 +1,143 @@
+"""Devices, threads and processes: whether a device is there, the precision that pays on it, who shares the
+work.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from accelerate.utils.memory import should_reduce_batch_size
+
+from attngraph.errors import UserError
+from experiments.base.errors import first_line
+
+PATIENCE = timedelta(hours=6)  # of processes for the first one, which alone reads, draws and encodes pictures
+
+
+def check_device(device: str) -> None:
+    """Raise :class:`~attngraph.UserError` where the device is not there."""
+    try:
+        torch.ones(1, device=device).item()  # the device "meta" makes tensors without numbers
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {device} is not available here ({first_line(error)}): use cpu") from None
+    if torch.device(device).type == "cpu" and device != "cpu":
+        raise UserError(f"--device {device}: a machine has one cpu for PyTorch: use cpu")
+
+
+def check_threads(threads: int) -> None:
+    """Raise :class:`~attngraph.UserError` where the machine has not so many cores."""
+    cores = os.cpu_count() or 1
+    if not 1 <= threads <= cores:
+        raise UserError(
+            f"--threads must be at least 1 and at most {cores}, this machine's cores; got {threads}"
+        )
+
+
+@contextmanager
+def cpu_threads(threads: int) -> Iterator[None]:
+    """So many threads compute while the block runs; the last digits of results depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def processes(device: str) -> PartialState:
+    """The processes that share the work: those of ``torchrun`` or ``accelerate launch``, else this one
+    alone.
+    """
+    return PartialState(cpu=device == "cpu", timeout=PATIENCE)
+
+
+def agreed(ask: Callable[[], Any]) -> Any:
+    """What the first process finds, or the error that it meets, on all of them."""
+    state = PartialState()
+    answer: list[tuple[Any, UserError | None]] = [(None, None)]
+    if state.is_main_process:
+        try:
+            answer = [(ask(), None)]
+        except UserError as error:
+            answer = [(None, error)]
+    value, error = broadcast_object_list(answer)[0] if state.num_processes > 1 else answer[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is one of PyTorch's for a lack of memory, of a GPU's or of this machine's."""
+    words = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    if not isinstance(error, RuntimeError):
+        return False
+    known = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+    return known or any(word in str(error) for word in words)
+
+
+def mixed_precision(device: str | torch.device) -> torch.autocast:
+    """Training's precision: bfloat16 autocast where it pays, else float32. Weights stay float32."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=uses_bfloat16(str(device)))
+
+
+def half_precision(device: str, precision: str = "auto") -> str | None:
+    """The half precision of training's forward and backward passes; None for float32.
+
+    Args:
+        device: where the run computes.
+        precision: one of :data:`experiments.runs.recipe.PRECISIONS`.
+
+    Raises:
+        UserError: the device cannot train in this precision.
+    """
+    if precision == "auto":
+        return "bfloat16" if uses_bfloat16(device) else None
+    if precision == "float32":
+        return None
+    kind = torch.device(device).type
+    if precision == "float16" and kind != "cuda":
+        raise UserError(f"float16 is trained on NVIDIA GPUs, not on {device}: choose bfloat16 or float32")
+    if kind not in ("cpu", "cuda"):
+        raise UserError(f"{precision} is not trained on {device}: choose float32")
+    if precision == "bfloat16" and kind == "cuda" and torch.cuda.is_available() and not uses_bfloat16(device):
+        raise UserError(f"bfloat16 is not computed by the GPU {device}: choose float16 or float32")
+    return precision
+
+
+def training_precision(device: str, precision: str = "auto") -> str:
+    """:func:`half_precision` in words."""
+    half = half_precision(device, precision)
+    return "float32" if half is None else f"{half} autocast"
+
+
+@cache
+def uses_bfloat16(device: str) -> bool:
+    """Whether bfloat16 pays: on GPUs that have it, and on processors as :func:`bfloat16_pays` says."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu":
+        return False
+    try:
+        return bfloat16_pays(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        return False
+
+
+def bfloat16_pays(cpuinfo: str) -> bool:
+    """Whether bfloat16 autocast is faster than float32 on a processor, by what Linux says of it.
+
+    On an AMD EPYC with AVX-512 BF16 a step of 64 of the table's examples took 0.6 to 0.8 times as long, one
+    of 32 about as long; on an Intel Xeon with these instructions and no matrix unit (AMX) 1.35 times as long.
+    """
+    if "amx_bf16" in cpuinfo:
+        return True
+    if "avx512_bf16" in cpuinfo:
+        return "AuthenticAMD" in cpuinfo
+    return " bf16" in cpuinfo  # Arm

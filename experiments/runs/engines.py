@@ -1,0 +1,440 @@
+"""Engines: how the cells of a table come to the processes that run them. All give the same scores.
+
+An engine is a context manager that takes :class:`Job` objects and gives one
+:class:`concurrent.futures.Future` for each, with what the cell has ended with: its scores, or an error. What
+goes wrong with one cell leaves the others alone. When the block ends, however, so does all that the engine
+has started; cells continue from their last saved state next time.
+
+Jobs and the command share a folder ``.launch`` in the folder of results, on all machines: a lock for each
+cell that runs, and a file with the step that it is at.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import queue
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from filelock import FileLock, Timeout
+
+from attngraph.errors import UserError
+from experiments.base.errors import first_line
+from experiments.base.files import write_text
+from experiments.base.progress import note
+from experiments.base.stopping import SIGNALS, end_with_parent
+from experiments.runs.cells import Cell, run_cell
+from experiments.runs.device import check_device
+from experiments.runs.execution import LOCAL, RAY, SLURM, Execution, jobs_for
+from experiments.runs.memory import keep_freed_memory
+from experiments.runs.plugins import load_plugins
+
+Outcome = dict[str, Any] | UserError  # the content of a cell's scores.json, or what went wrong
+Engine = Callable[[Sequence["Job"], Execution], AbstractContextManager[list[Future[Outcome]]]]
+
+FOLDER = ".launch"
+EVERY = 1.0  # seconds between two looks at what runs elsewhere, and between two reports of a worker
+WAIT = 120.0  # seconds in which a worker that an earlier command has left has ended
+
+
+def prepare_process() -> None:
+    """Settings of every process that runs cells."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns where a process is forked
+    torch.set_flush_denormal(True)
+    keep_freed_memory()
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message="Java not found")  # said once, by the parent
+    # Names that transformers has deprecated and PEFT calls too, and DDP's hint on speed.
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated")
+    warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
+
+
+@dataclass(frozen=True, eq=False)  # as cells
+class Job:
+    """What a process is told.
+
+    Args:
+        cell: to run; its paths may be relative.
+        run: where and how, likewise.
+        plugins: files to load first.
+        place: working folder of the command.
+    """
+
+    cell: Cell
+    run: Execution
+    plugins: tuple[Path, ...]
+    place: Path
+
+    def file(self, ending: str) -> Path:
+        """A file of this cell's in the folder that all machines share."""
+        return self.run.out / FOLDER / f"{'-'.join(self.cell.folder(Path()).parts[1:])}.{ending}"
+
+    def step(self) -> int:
+        """The step that the cell was at lately."""
+        with suppress(OSError, ValueError):
+            return int(self.file("step").read_text())
+        return 0
+
+    def __call__(self, device: str | None = None) -> Outcome:
+        """Run the cell, on this device where the command names several."""
+        try:
+            os.chdir(self.place)
+        except OSError as error:
+            return UserError(
+                f"{socket.gethostname()} sees no {self.place} ({error.strerror}): start the command in a "
+                "folder that all machines share"
+            )
+        if not self.file("lock").parent.is_dir():
+            return UserError(
+                f"{socket.gethostname()} sees no {self.run.out.absolute()}: put --out on a file system that "
+                "all machines share"
+            )
+        prepare_process()
+        try:
+            load_plugins(self.plugins)
+            check_device(device or self.run.device)
+            with FileLock(self.file("lock")).acquire(timeout=WAIT):
+                return run_cell(self.cell, self.run, device, self._counter())
+        except UserError as error:
+            return error
+        except Timeout:
+            return UserError("a worker of an earlier command still runs it: end that, or give another --out")
+        except OSError as error:
+            return UserError(f"{error}: check the room on the disk and your rights, then run again")
+        except Exception:
+            return UserError(traceback.format_exc())
+
+    def _counter(self) -> Callable[[int], None]:
+        written = 0.0
+
+        def count(step: int) -> None:
+            nonlocal written
+            if time.monotonic() - written >= EVERY:
+                written = time.monotonic()
+                with suppress(OSError):  # a full disk shows where it matters
+                    self.file("step").write_text(str(step))
+
+        return count
+
+    def checkpoint(self) -> Any:
+        """What submitit submits again where Slurm is about to end a job: the same, whose states are saved."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+# ---- processes of this machine --------------------------------------------------------------------------
+
+
+@contextmanager
+def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
+    """A process for each cell: its peak memory is its own, and nothing of one run reaches the next."""
+    most = min(jobs_for(run.device, run.jobs, run.threads), len(jobs))
+    context, lock, is_over = _context(), threading.Lock(), threading.Event()
+    running: set[Any] = set()
+    slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for slot in range(most):
+        slots.put(slot)
+
+    def in_process(job: Job) -> Outcome:
+        slot = slots.get()
+        try:
+            return in_slot(job, slot)
+        finally:
+            slots.put(slot)
+
+    def in_slot(job: Job, slot: int) -> Outcome:
+        reading, writing = context.Pipe(duplex=False)
+        # No daemon: it may start loaders.
+        process = context.Process(target=_work, args=(job, placed(run.device, slot), writing))
+        with lock:  # multiprocessing asks about processes of all threads when one starts
+            if is_over.is_set():
+                return UserError("the command has ended")
+            process.start()
+            running.add(process)
+        writing.close()
+        outcome = None
+        with suppress(EOFError, OSError):  # it died, perhaps in the middle of a message
+            outcome = reading.recv()
+        multiprocessing.connection.wait([process.sentinel])
+        with lock:
+            process.join()
+            running.discard(process)
+        return outcome or UserError(
+            f"its worker died (exit code {process.exitcode}; out of memory?): run the same command again to "
+            "go on, perhaps with --jobs 1"
+        )
+
+    pool = ThreadPoolExecutor(most)
+    try:
+        yield [pool.submit(in_process, job) for job in jobs]
+    finally:
+        with lock:
+            is_over.set()
+            for process in running:
+                process.kill()
+        pool.shutdown(cancel_futures=True)
+
+
+def _context() -> Any:
+    """How workers start: from a process that has imported what they need (4 seconds each), where the system
+    can; else anew.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def placed(device: str, slot: int) -> str:
+    """``cuda`` spreads the cells over all GPUs."""
+    return f"cuda:{slot % torch.cuda.device_count()}" if device == "cuda" else device
+
+
+def _work(job: Job, device: str, writing: Any) -> None:
+    """What a process does."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    with suppress(BrokenPipeError):  # the parent has ended, and this process is about to
+        writing.send(job(device))
+
+
+# ---- jobs of Slurm ---------------------------------------------------------------------------------------
+
+SLURM_JOBS = "slurm-jobs"  # names the jobs of a command in FOLDER, for the next one if it is killed
+TIME = "24:00:00"  # of a job, unless --cluster time=... says otherwise
+AGAIN = 20  # times that a job may ask to be run again
+MOST = 1000  # jobs of an array; Slurm's own limit is 1,001 where nobody has changed it
+GPUS = {"gres", "gpus", "gpus_per_node", "gpus_per_task"}  # options of sbatch that give a job its GPU
+QUEUE = 10.0  # seconds between two looks at Slurm's queue
+LATE = 30.0  # seconds after which a result of a job that has left the queue counts as lost
+
+
+@contextmanager
+def slurm(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
+    """Arrays of jobs, through submitit. A job that Slurm ends (its machine failed, it had to make room, its
+    time was over) is run again and continues its cell.
+    """
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    folder, stop = run.out.absolute() / FOLDER, threading.Event()
+    executor = _submitter(folder / "slurm", run)
+    left: dict[Any, Future[Outcome]] = {}  # submitit's jobs
+    watch = threading.Thread(target=_watch, args=(left, folder / "slurm", stop))
+    try:
+        for start in range(0, len(jobs), MOST):
+            with executor.batch():
+                sent = [executor.submit(job) for job in jobs[start : start + MOST]]
+            left |= {job: Future() for job in sent}
+            names = dict.fromkeys(job.job_id.partition("_")[0] for job in left)
+            write_text(folder / SLURM_JOBS, " ".join(names))
+        note(f"Slurm's jobs: {' '.join(names)}")
+        futures = list(left.values())
+        watch.start()
+        yield futures
+    except (FailedJobError, FailedSubmissionError) as error:
+        said = [line for line in str(error).splitlines() if line.strip()]
+        why = next((line for line in said if "error" in line.lower()), first_line(str(error)))
+        raise UserError(f"--launcher {SLURM}: sbatch refused the jobs ({why.strip()})") from None
+    finally:
+        stop.set()
+        if watch.ident is not None:
+            watch.join()
+        _cancel([job.job_id for job in left])
+        (folder / SLURM_JOBS).unlink(missing_ok=True)
+
+
+def _submitter(folder: Path, run: Execution) -> Any:
+    """What submits jobs. The user's options go to sbatch as they are."""
+    import submitit
+
+    logging.getLogger("submitit").setLevel(logging.ERROR)
+    options = {"job_name": "attngraph", "time": TIME, "cpus_per_task": run.threads, **run.cluster}
+    if run.device == "cuda" and not GPUS & options.keys():
+        options["gpus_per_node"] = 1
+    executor = submitit.SlurmExecutor(folder, max_num_timeout=AGAIN)
+    executor.update_parameters(
+        time=1,  # so every request to be run again is counted
+        array_parallelism=jobs_for(run.device, run.jobs, run.threads, here=False),
+        srun_args=[f"--cpus-per-task={options['cpus_per_task']}"],  # which it does not inherit
+        additional_parameters=options,
+    )
+    return executor
+
+
+def _watch(left: dict[Any, Future[Outcome]], folder: Path, stop: threading.Event) -> None:
+    """Settles the futures of jobs that have ended, until none is left. A job has ended when its result is
+    there, or when it has left the queue without one. (``sacct`` would need an accounting database.)
+    """
+    queued, looked = {job.job_id for job in left}, time.monotonic()
+    gone: dict[Any, float] = {}  # jobs that have left the queue, and since when
+    while left and not stop.wait(EVERY):
+        if time.monotonic() - looked >= QUEUE:
+            queued, looked = _queued(queued), time.monotonic()
+        there = set(os.listdir(folder))
+        for job in list(left):
+            if job.paths.result_pickle.name in there:
+                left.pop(job).set_result(_result(job))
+            elif job.job_id in queued:
+                gone.pop(job, None)
+            elif time.monotonic() - gone.setdefault(job, time.monotonic()) > LATE:
+                left.pop(job).set_result(_lost(job, "it left Slurm's queue without a result"))
+
+
+def _queued(before: set[str]) -> set[str]:
+    """The user's jobs that wait or run; those of before where Slurm does not answer."""
+    words = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
+    asked = subprocess.run(words, check=False, capture_output=True, text=True)
+    return set(asked.stdout.split()) if asked.returncode == 0 else before
+
+
+def _result(job: Any) -> Outcome:
+    try:
+        return job.result()
+    except Exception as error:  # of many kinds
+        return _lost(job, first_line(str(error)))
+
+
+def _lost(job: Any, why: str) -> UserError:
+    said = [line for line in (job.stderr() or "").splitlines() if line.strip()]
+    last = f"; it said last: {said[-1]}" if said else ""
+    return UserError(f"Slurm's job {job.job_id} failed ({why}{last}): run the same command again to go on")
+
+
+def cancel_earlier(out: Path) -> None:
+    """Cancels the jobs that a killed command has left in Slurm's queue."""
+    file = out / FOLDER / SLURM_JOBS
+    if file.is_file():
+        names = file.read_text().split()
+        note(f"cancelling Slurm's jobs {', '.join(names)}, which an earlier command has left")
+        _cancel(names)
+        file.unlink()
+
+
+def _cancel(names: Sequence[str]) -> None:
+    if names:
+        with suppress(OSError):  # no Slurm here
+            subprocess.run(["scancel", *names], check=False, capture_output=True)
+
+
+# ---- tasks of Ray ----------------------------------------------------------------------------------------
+
+OWN = "local"  # Ray's word for a cluster of this process's own
+RETRIES = 3  # of a cell whose worker or machine is lost
+STORE = 80_000_000  # bytes that Ray keeps in shared memory on a cluster of our own: nothing is passed there
+#: What Ray reads from the environment, where the user has not set it.
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",  # it would kill and repeat without end; of a cluster of our own
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 lets anything else come first
+}
+
+
+@contextmanager
+def ray(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
+    """Tasks of a Ray cluster: one on this machine that ends with the command, or one that ``ray start`` has
+    made of several machines. Ray runs a task again whose worker or machine is lost.
+    """
+    stop = threading.Event()
+    each = {"num_cpus": int(run.cluster.get("cpus", run.threads))}
+    each["num_gpus"] = float(run.cluster.get("gpus", 1)) if run.device == "cuda" else 0
+
+    def as_task(job: Job) -> Outcome:
+        task = function.remote(job)
+        while not library.wait([task], timeout=EVERY)[0]:
+            if stop.is_set():
+                library.cancel(task, force=True)
+                return UserError("the command has ended")
+        try:
+            return library.get(task)
+        except library.exceptions.RayError as error:
+            return UserError(
+                f"Ray lost it {RETRIES + 1} times ({first_line(str(error))}; out of memory?): run the same "
+                "command again to go on"
+            )
+
+    library = _joined(run.cluster.get("address", OWN))
+    machines = [node["Resources"] for node in library.nodes() if node["Alive"]]
+    if not any(
+        has.get("CPU", 0) >= each["num_cpus"] and has.get("GPU", 0) >= each["num_gpus"] for has in machines
+    ):
+        raise UserError(
+            f"no machine of Ray's cluster has what a cell is given, {each['num_cpus']:g} cores and "
+            f"{each['num_gpus']:g} GPUs: change --cluster cpus=..., gpus=... or --device"
+        )
+    function = library.remote(max_calls=1, max_retries=RETRIES, **each)(_task)  # a process for each cell
+    pool = ThreadPoolExecutor(min(jobs_for(run.device, run.jobs, run.threads, here=False), len(jobs)))
+    try:
+        yield [pool.submit(as_task, job) for job in jobs]
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def _task(job: Job) -> Outcome:
+    return job()
+
+
+def _joined(address: str) -> Any:
+    """Ray, joined to a cluster until the process ends; to one of its own, which ends with it, where the
+    address is :data:`OWN`.
+
+    Raises:
+        UserError: none answers.
+    """
+    os.environ.update(SETTINGS | os.environ)
+    options: dict[str, Any] = {}
+    if address == OWN:  # with a secret of its own: Ray's would stay in the user's home
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        options = dict(include_dashboard=False, object_store_memory=STORE)
+    import ray as library  # reads its settings from the environment
+
+    if library.is_initialized():
+        return library
+    if address == OWN:
+        options["_temp_dir"] = tempfile.mkdtemp(
+            prefix="ray-", dir="/tmp"
+        )  # of a short name: sockets lie there
+        atexit.register(shutil.rmtree, options["_temp_dir"], ignore_errors=True)
+        atexit.register(library.shutdown)  # comes first
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    host, _, port = address.rpartition(":")
+    try:
+        if port.isdigit() and "/" not in host:  # Ray itself would try for many minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        library.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+    except Exception as error:  # of many kinds
+        raise UserError(
+            f"--cluster address={address}: no Ray cluster answers ({first_line(str(error))}): run `ray "
+            "start` on each machine, with the same versions of Python and Ray, and set RAY_AUTH_MODE=token "
+            "where the cluster asks for a token"
+        ) from None
+    for number, handler in handlers.items():  # Ray has its own for SIGTERM
+        signal.signal(number, handler)
+    return library
+
+
+ENGINES: dict[str, Engine] = {LOCAL: local, SLURM: slurm, RAY: ray}

@@ -1,0 +1,93 @@
+"""Files of one's own that add tasks, methods, model families or schemes: ``attngraph --plugin FILE COMMAND
+...``.
+
+A plugin is a Python file that registers what it defines; the commands and their worker processes load it. It
+is code, and runs with the user's rights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from adapters.scheme import SCHEMES, Scheme
+from attngraph.errors import UserError
+from experiments.base.errors import first_line
+from experiments.methods import METHODS, Method
+from experiments.models.family import FAMILIES, ModelFamily
+from experiments.tasks import TASKS, Task
+
+_loaded: dict[Path, None] = {}
+
+
+def load_plugins(files: Sequence[Path]) -> None:
+    """Run the files that were not run yet.
+
+    Raises:
+        UserError: a file is missing, is no Python file, fails, or registers something else than it should.
+    """
+    for file in files:
+        given, file = file, Path(file).absolute()
+        if not file.is_file():
+            what = "is no file" if file.exists() else "does not exist"
+            raise UserError(f"--plugin {given} {what}: give a Python file")
+        file = file.resolve()
+        if file in _loaded:
+            continue
+        name = module_name(file)
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise UserError(f"--plugin {given} is no Python file: give one whose name ends in .py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # so that what it defines can be sent to worker processes
+        try:
+            spec.loader.exec_module(module)
+            _check_registered()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            del sys.modules[name]
+            place = f"--plugin {given}{_line(error, file)}"
+            raise UserError(
+                f"{place}: {type(error).__name__}: {first_line(error)}; correct the file"
+            ) from error
+        _loaded[file] = None
+
+
+def _check_registered() -> None:
+    """Raise UserError where what is registered is no task, method, model family or scheme of its name."""
+    for registry, kind in ((TASKS, Task), (METHODS, Method)):
+        for name, entry in registry.items():
+            if not isinstance(entry, kind) or entry.name != name:
+                what = kind.__name__.lower()
+                raise UserError(f"what is registered as the {what} {name!r} is no {what} of this name")
+    for registry, kind in ((FAMILIES, ModelFamily), (SCHEMES, Scheme)):
+        for name, entry in registry.items():
+            if not isinstance(entry, type) or not issubclass(entry, kind) or not isinstance(name, str):
+                raise UserError(f"what is registered as {name!r} is no subclass of {kind.__name__}")
+
+
+def module_name(file: Path) -> str:
+    """The name of a plugin's module: the same in every process, another for every file."""
+    digest = hashlib.sha256(str(file).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return f"attngraph_plugin_{re.sub(r'[^A-Za-z0-9]', '_', file.stem)}_{digest}"
+
+
+def _line(error: BaseException, file: Path) -> str:
+    """``", line 3"``: the last line of the file that the error went through."""
+    if isinstance(error, SyntaxError) and error.filename == str(file) and error.lineno:
+        return f", line {error.lineno}"
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)
+    ]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def plugin_files() -> tuple[Path, ...]:
+    """The plugins that were loaded, for worker processes."""
+    return tuple(_loaded)

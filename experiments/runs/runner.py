@@ -1,0 +1,177 @@
+"""Runs the cells of a table, by an engine or in the processes of ``torchrun``, with one progress bar;
+finished cells are never run again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from attngraph.errors import UserError
+from experiments.base.progress import Progress, note
+from experiments.runs.cells import (
+    Cell,
+    agreed,
+    has_diverged,
+    has_scores,
+    is_finished,
+    read_scores,
+    remove_states,
+    run_cell,
+)
+from experiments.runs.device import processes
+from experiments.runs.engines import ENGINES, EVERY, FOLDER, Job, Outcome, cancel_earlier, prepare_process
+from experiments.runs.execution import Execution
+from experiments.runs.plugins import plugin_files
+from experiments.runs.recipe import Diverged
+from experiments.runs.saved import DIVERGED
+
+EVAL_STEPS = 60  # scoring a cell takes about as long as this many training steps
+LATE = 60.0  # seconds after which a file system shows what another machine has written
+
+
+def run_cells(
+    cells: Sequence[Cell], run: Execution, may_diverge: bool = False, blind: bool = False
+) -> dict[Cell, dict[str, Any]]:
+    """Run all cells and return their scores: those with saved scores are skipped, interrupted ones continue.
+
+    The engine that ``run`` names brings them to worker processes. Under ``torchrun`` or ``accelerate
+    launch`` they run one after the other instead, each in all processes together.
+
+    Args:
+        cells: what to run.
+        run: where and how.
+        may_diverge: leave out cells whose loss is not finite, instead of failing; those that ended so in an
+            earlier call are not run again.
+        blind: show no scores while cells run.
+
+    Raises:
+        UserError: a folder holds another experiment, or cells failed; the others are finished then. Or the
+            cluster is gone.
+        KeyboardInterrupt: Ctrl-C; finished cells stay, running ones continue from their last saved state next
+            time.
+    """
+    if processes(run.device).num_processes > 1:
+        return _run_together(cells, run, may_diverge, blind)
+    cancel_earlier(run.out)
+    todo = [cell for cell in cells if not is_finished(cell, run)]
+    for cell in set(cells) - set(todo):
+        remove_states(cell, run.out)  # of cells whose worker was killed when they were all but done
+    if len(todo) < len(cells):
+        note(f"{len(cells) - len(todo)} of {len(cells)} cells are finished already")
+    diverged = {cell for cell in todo if may_diverge and has_diverged(cell, run.out)}
+    if diverged:
+        note(
+            f"{len(diverged)} of {len(cells)} cells have diverged already; without the {DIVERGED} in its "
+            "folder one is run again"
+        )
+        todo = [cell for cell in todo if cell not in diverged]
+    outcomes = _executed(todo, run, blind) if todo else {}
+    failures = {cell: error for cell, error in outcomes.items() if isinstance(error, UserError)}
+    fatal = [
+        f"{cell.name}: {error}"
+        for cell, error in failures.items()
+        if not (may_diverge and isinstance(error, Diverged))
+    ]
+    if fatal:
+        raise UserError(
+            f"{len(fatal)} of {len(cells)} cells failed, the others are finished: " + "; ".join(fatal)
+        )
+    return {cell: read_scores(cell, run.out) for cell in cells if cell not in {*failures, *diverged}}
+
+
+def _executed(cells: Sequence[Cell], run: Execution, blind: bool) -> dict[Cell, Outcome]:
+    """Run cells in worker processes, those with most training first; returns what each has ended with."""
+    plugins = tuple(file.absolute() for file in plugin_files())
+    (run.out / FOLDER).mkdir(parents=True, exist_ok=True)
+    jobs = [Job(cell, run, plugins, Path.cwd()) for cell in longest_first(cells)]
+    outcomes: dict[Cell, Outcome] = {}
+    left: dict[Future[Outcome], Job] = {}
+    try:
+        with (
+            Progress(total=sum(map(weight, cells)), unit="step", smoothing=0.05, dynamic_ncols=True) as bar,
+            ENGINES[run.launcher](jobs, run) as futures,
+        ):
+            bar.set_description(f"{len(cells)} cells")
+            left |= zip(futures, jobs)
+            while left:
+                for future in wait(left, EVERY, FIRST_COMPLETED).done:
+                    cell = left.pop(future).cell
+                    outcomes[cell] = outcome = _outcome(future)
+                    if not (run.is_local or isinstance(outcome, UserError)):
+                        _see(cell, run.out)
+                    note(line(cell, outcome, blind))
+                reached = sum(map(weight, outcomes))
+                reached += sum(min(job.step(), weight(job.cell) - EVAL_STEPS) for job in left.values())
+                bar.update(max(0, reached - bar.n))
+    finally:
+        if run.is_local or not left:  # else jobs that end in their own time still hold their locks
+            shutil.rmtree(run.out / FOLDER, ignore_errors=True)
+    return outcomes
+
+
+def _outcome(future: Future[Outcome]) -> Outcome:
+    error = future.exception()
+    return future.result() if error is None else UserError(f"it could not be started ({error})")
+
+
+def _see(cell: Cell, out: Path) -> None:
+    """Wait until this machine sees the files of a cell that another one has made."""
+    until = time.monotonic() + LATE
+    while not has_scores(cell, out) and time.monotonic() < until:
+        with suppress(OSError):
+            os.listdir(cell.folder(out))  # network file systems look again then
+        time.sleep(0.1)
+
+
+def longest_first(cells: Sequence[Cell]) -> list[Cell]:
+    """Cells in the order in which machines are best used to the end: those with most training first."""
+    return sorted(cells, key=lambda cell: -cell.recipe.steps * cell.recipe.batch_size if cell.recipe else 0)
+
+
+def weight(cell: Cell) -> int:
+    """Steps that a cell counts for in the bar: its scoring takes about as long as some training steps."""
+    return (cell.recipe.steps if cell.recipe else 0) + EVAL_STEPS
+
+
+def line(cell: Cell, outcome: Outcome, blind: bool) -> str:
+    """A cell's outcome in a line: its scores, unless nobody is to see them."""
+    if isinstance(outcome, UserError):
+        said = str(outcome)
+    elif blind:
+        said = "finished"
+    else:
+        scores = outcome["scores"].items()
+        said = " ".join(f"{key.partition('.')[2]} {100 * value:.1f}" for key, value in scores)
+    return f"{cell.label:>9} {cell.task:<9} seed {cell.seed}: {said}"
+
+
+def _run_together(
+    cells: Sequence[Cell], run: Execution, may_diverge: bool = False, blind: bool = False
+) -> dict[Cell, dict[str, Any]]:
+    """The cells one after the other, each in all processes."""
+    state = processes(run.device)
+    prepare_process()
+    with Progress(total=sum(map(weight, cells)), unit="step", disable=not state.is_main_process) as bar:
+        results = {}
+        for cell in cells:
+            device = str(state.device) if run.device == "cuda" else run.device
+            if may_diverge and agreed(
+                lambda cell=cell: not is_finished(cell, run) and has_diverged(cell, run.out)
+            ):
+                continue
+            try:
+                results[cell] = run_cell(cell, run, device, lambda step: bar.update(1))
+            except Diverged:  # in all processes
+                if not may_diverge:
+                    raise
+                continue
+            if state.is_main_process:
+                note(line(cell, results[cell], blind))
+    return results

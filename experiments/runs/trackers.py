@@ -1,0 +1,119 @@
+"""Where the numbers of a run go while it trains, beside its files: accelerate's trackers for TensorBoard,
+Weights & Biases and MLflow.
+
+Nothing is sent anywhere unasked: all three write into the run's folder. W&B and MLflow follow their own
+environment variables (``WANDB_MODE=online``, ``MLFLOW_TRACKING_URI``) where a user sets them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+
+from attngraph.errors import UserError
+from experiments.base.errors import first_line
+from experiments.base.progress import note
+
+TRACKERS = ("tensorboard", "wandb", "mlflow")  # names of accelerate's, and of the packages
+NONE = "none"
+PROJECT = "attngraph"
+
+
+class Tracking:
+    """Tells trackers the numbers of every step and of every validation, from the first process. One that
+    fails is left out from then on, with a warning: what it shows is in the run's own files too, so no run
+    ends for it.
+
+    Args:
+        names: of the trackers.
+        folder: the run's.
+        name: of the run.
+        about: its settings.
+    """
+
+    def __init__(self, names: Sequence[str], folder: Path, name: str, about: Mapping[str, Any]):
+        self.names = names if PartialState().is_main_process else ()
+        self.folder, self.name, self.about = folder, name, about
+        self.trackers: dict[str, GeneralTracker] = {}
+
+    def start(self, step: int) -> None:
+        """Begin after a step; numbers of later steps, of a call that was interrupted, are void."""
+        folder = self.folder.absolute()
+        unless_set = {
+            "WANDB_MODE": "offline",
+            "WANDB_SILENT": "true",
+            "WANDB_ERROR_REPORTING": "false",
+            **{f"WANDB_{kind}_DIR": str(folder / "wandb") for kind in ("CACHE", "CONFIG", "DATA")},
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
+        }
+        options: dict[str, tuple[str, dict[str, Any]]] = {
+            "tensorboard": ("tensorboard", {"logging_dir": str(folder), "purge_step": step + 1}),
+            "wandb": (PROJECT, {"name": self.name, "dir": str(folder)}),
+            "mlflow": (PROJECT, {"run_name": self.name}),
+        }
+        for name in self.names:
+            for variable, value in unless_set.items():
+                if variable.startswith(name.upper()):
+                    os.environ.setdefault(variable, value)
+            project, more = options[name]
+            self.trackers[name] = LOGGER_TYPE_TO_CLASS[name](project, **more)
+            self._tried(name, self.trackers[name].start)
+            if name in self.trackers and name != "tensorboard":  # which would show another curve for it
+                self._tried(name, lambda name=name: self.trackers[name].store_init_configuration(self.about))
+
+    def tell(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Pass on the numbers of a step."""
+        for name, tracker in tuple(self.trackers.items()):
+            self._tried(name, lambda tracker=tracker: tracker.log(dict(numbers), step=step))
+
+    def close(self) -> None:
+        """Let all write what they have not written yet."""
+        for name, tracker in tuple(self.trackers.items()):
+            self._tried(name, tracker.finish)
+        self.trackers.clear()
+
+    def _tried(self, name: str, work: Callable[[], Any]) -> None:
+        try:
+            work()
+        except Exception as error:
+            self.trackers.pop(name, None)
+            why = f"{type(error).__name__}: {first_line(error)}"
+            note(f"{self.name}: {name} shows no more of this run, which goes on without it ({why})")
+
+
+def add_tracking_argument(parser: argparse.ArgumentParser) -> None:
+    """The option ``--track``."""
+    parser.add_argument(
+        "--track",
+        nargs="+",
+        default=["tensorboard"],
+        choices=[*TRACKERS, NONE],
+        metavar="NAME",
+        help=f"Show the run's curves in these: {', '.join(TRACKERS)}, or {NONE}. Default: tensorboard.",
+    )
+
+
+def trackers_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """The trackers that :func:`add_tracking_argument` asks for.
+
+    Raises:
+        UserError: a package is not installed, or ``none`` stands beside a tracker.
+    """
+    names = tuple(dict.fromkeys(args.track))
+    if NONE in names and len(names) > 1:
+        raise UserError(f"--track {' '.join(names)}: give trackers, or {NONE}")
+    names = tuple(name for name in names if name != NONE)
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"--track {name} needs a package that is not installed: pip install {name}, or --track {NONE}"
+            )
+    return names

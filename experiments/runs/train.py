@@ -1,0 +1,394 @@
+"""The training loop: what is trained, in which order, and how an interrupted run goes on.
+
+A run saves its state every :data:`SAVE_EVERY` steps into ``states/step-STEP.pt`` of its folder: the trained
+weights, what the optimiser keeps of them, random generators, and the numbers of all steps so far. The two
+last states stay.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.data_loader import BatchSamplerShard
+from accelerate.utils import gather_object, reduce, send_to_device, set_seed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import BatchSampler, DataLoader
+from transformers import PreTrainedModel
+
+from adapters.peft import optimizer_groups
+from attngraph.errors import UserError
+from experiments.base.errors import first_line
+from experiments.base.files import whole, write_text
+from experiments.methods.method import Tuned
+from experiments.models.batch import IGNORED, token_losses
+from experiments.runs.data import TaskData
+from experiments.runs.device import agreed, half_precision, is_out_of_memory
+from experiments.runs.loading import begin_loader, errors_of_loaders, loader_options
+from experiments.runs.order import StepSampler
+from experiments.runs.recipe import Diverged, Recipe
+from experiments.runs.trackers import Tracking
+from experiments.runs.validation import Validation, check_weights, load_weights, weights_of
+
+LAST = 20  # steps whose mean loss sums up a run
+SAVE_EVERY = 200  # steps between states from which an interrupted run goes on
+STATES = "states"  # their folder, in a run's folder
+KEPT = 2  # states
+COMPILER = "inductor"  # backend of torch.compile
+
+
+class LossModule(nn.Module):
+    """A model family as a module from inputs with labels to the loss: the sum over the batch's answer tokens,
+    divided by ``tokens``, their number in the whole step (all passes and processes). So losses add up to the
+    mean that one process would compute in one pass.
+    """
+
+    def __init__(self, tuned: Tuned, label_smoothing: float):
+        super().__init__()
+        self.model, self.family, self.label_smoothing = tuned.family.model, tuned.family, label_smoothing
+
+    def forward(self, labels: Tensor, tokens: Tensor, **inputs: Tensor) -> Tensor:
+        return token_losses(self.family.logits(inputs), labels, self.label_smoothing).sum() / tokens
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run leaves.
+
+    Args:
+        loss: mean of the last steps.
+        earlier_seconds: that interrupted calls took before.
+        best_step: whose state was the best on validation data; None for a run without validations.
+        validations: how many there were.
+    """
+
+    loss: float
+    earlier_seconds: float
+    best_step: int | None = None
+    validations: int = 0
+
+
+def train(
+    tuned: Tuned,
+    data: TaskData,
+    recipe: Recipe,
+    seed: int,
+    folder: Path,
+    on_step: Callable[[int], None] = lambda step: None,
+    validation: Validation | None = None,
+    tracking: Tracking | None = None,
+) -> Trained:
+    """Train what a method declared trainable; go on where an interrupted call stopped. Of several processes
+    all call this together.
+
+    Args:
+        folder: the run's folder; gets ``metrics.csv``, and ``states`` until the caller removes it.
+        on_step: told after every step.
+        validation: scores the run while it trains; the model gets the best weights in the end.
+        tracking: shows the run's numbers elsewhere.
+
+    Raises:
+        Diverged: the loss or a weight is not finite.
+        UserError: a pass does not fit in memory; the saved state is damaged, or a state cannot be saved; the
+            model cannot be compiled, or cannot compute activations again.
+    """
+    process, device = PartialState(), tuned.family.device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    set_seed(seed)
+    module = LossModule(tuned, recipe.label_smoothing).train()
+    if recipe.compile:
+        module.compile(backend=COMPILER)
+    model = module if process.num_processes == 1 else _in_parallel(module, device)
+    half = half_precision(str(device), recipe.precision)
+    groups = optimizer_groups(module, recipe.learning_rate, recipe.weight_decay, tuned.rates())
+    optimizer = torch.optim.AdamW(groups)
+    schedule = LambdaLR(optimizer, recipe.factor)
+    scaler = torch.amp.GradScaler(device.type, enabled=half == "float16")
+    state = State(tuned, [optimizer, schedule, scaler], validation)
+    if (saved := last_state(folder)) is not None:
+        state.load(saved)
+    batches = iter(_loader(data, recipe, seed, device, begin=state.step))
+    if saved is not None:
+        state.restore_random()  # after the loader has drawn from it
+    tracking = tracking or Tracking((), folder, "", {})
+    tracking.start(state.step)
+    with (
+        closing(tracking),
+        _errors_in_words(folder, recipe, len(data)),
+        checkpointed(tuned.family.model, recipe.checkpointing),
+    ):
+        while state.step < recipe.steps and not (validation and validation.is_over):
+            passes = [next(batches) for _ in range(recipe.accumulation)]
+            counts = [(inputs["labels"][:, 1:] != IGNORED).sum() for inputs in passes]
+            tokens = reduce(sum(counts).to(device), "sum")
+            loss = torch.zeros((), device=device)
+            for number, inputs in enumerate(passes, 1):
+                is_last = number == len(passes)  # only then do processes exchange their gradients
+                with nullcontext() if model is module or is_last else model.no_sync():
+                    with torch.autocast(device.type, getattr(torch, half or "bfloat16"), enabled=bool(half)):
+                        part = model(tokens=tokens, **send_to_device(inputs, device, non_blocking=True))
+                    scaler.scale(part * process.num_processes).backward()  # gradients are averaged
+                loss += part.detach()
+            value = reduce(loss, "sum").item()  # so that all processes end together
+            if not math.isfinite(value):
+                raise diverged(folder, "the loss", state.step, recipe)
+            scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
+            rate, scale = schedule.get_last_lr()[0], scaler.get_scale()
+            scaler.step(optimizer)
+            scaler.update()
+            if (
+                scaler.get_scale() >= scale
+            ):  # else gradients were too large for float16: the step was left out
+                schedule.step()
+            optimizer.zero_grad()
+            state.lines.append({"loss": value, "learning_rate": rate, "gradient_norm": norm.item()})
+            tracking.tell(state.step, {f"train/{name}": x for name, x in state.lines[-1].items()})
+            if validation and validation.is_due(state.step):
+                scores = validation.validate(state.step)
+                tracking.tell(state.step, {f"validation/{column}": x for column, x in scores.items()})
+            on_step(state.step)
+            is_over = state.step == recipe.steps or (validation is not None and validation.is_over)
+            if is_over or state.step % SAVE_EVERY == 0:
+                check_finite(tuned, state.step, recipe, folder)
+                state.save(folder / STATES / f"step-{state.step}.pt")
+    if validation:
+        load_weights(tuned, validation.best)
+    tuned.family.model.eval()
+    if process.is_main_process:
+        write_text(folder / "metrics.csv", _metrics(state.lines))
+    last = [line["loss"] for line in state.lines[-LAST:]]
+    return Trained(
+        sum(last) / len(last),
+        state.earlier,
+        validation.best_step if validation else None,
+        len(validation.done) if validation else 0,
+    )
+
+
+def _in_parallel(module: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The module with gradients averaged over all processes. Parameters may have no gradient in a step."""
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
+
+
+def _loader(data: TaskData, recipe: Recipe, seed: int, device: torch.device, begin: int) -> DataLoader:
+    """This process's batches, one for each pass, from a step on."""
+    process = PartialState()
+    size = recipe.per_process(process.num_processes, len(data))
+    places = StepSampler(len(data), recipe.batch_size, seed, recipe.steps, begin)
+    batches = BatchSampler(places, size, drop_last=False)
+    return DataLoader(
+        data,
+        batch_sampler=BatchSamplerShard(batches, process.num_processes, process.process_index),
+        collate_fn=data.family.training_inputs,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=begin_loader,
+        **loader_options(data.reads_pictures, device),
+    )
+
+
+@contextmanager
+def _errors_in_words(folder: Path, recipe: Recipe, examples: int) -> Iterator[None]:
+    """A block in which errors of users in loaders come out in their own words, and those of the compiler and
+    of allocators in ours.
+    """
+    try:
+        with errors_of_loaders():
+            yield
+    except RuntimeError as error:
+        if recipe.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+            raise UserError(
+                f"the model cannot be compiled here ({type(error).__name__}: {first_line(error)}): leave out "
+                "compile"
+            ) from error
+        if not is_out_of_memory(error):
+            raise
+        processes = PartialState().num_processes
+        size = recipe.per_process(processes, examples)
+        smaller = (size // part for part in range(2, size + 1) if size % part == 0)
+        remedy = "let recipe.checkpointing, a smaller side or half precision save memory"
+        if (fewer := next(smaller, None)) is not None:
+            more = recipe.accumulation * size // fewer
+            remedy = f"set recipe.accumulation={more} (in another --out), which computes the same step"
+        raise UserError(
+            f"{folder}: out of memory with {size} examples at a time ({first_line(error)}): {remedy}"
+        ) from None
+
+
+@contextmanager
+def checkpointed(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
+    """A block in which activations are computed again in the backward pass instead of being kept, layer by
+    layer, where that is wanted.
+
+    Raises:
+        UserError: the model cannot.
+    """
+    if not wanted:
+        yield
+        return
+    if not model.supports_gradient_checkpointing:
+        raise UserError(f"{type(model).__name__} cannot compute activations again: leave out checkpointing")
+    model.gradient_checkpointing_enable({"use_reentrant": False})  # layers below the first trained one, too
+    try:
+        yield
+    finally:
+        model.gradient_checkpointing_disable()
+
+
+def check_finite(tuned: Tuned, step: int, recipe: Recipe, folder: Path) -> None:
+    """Raise :class:`~experiments.runs.recipe.Diverged` where a trained weight is not finite: such a state
+    is never saved, so that the last one is of use.
+    """
+    if not all(bool(parameter.isfinite().all()) for parameter in tuned.parameters().values()):
+        raise diverged(folder, "a weight", step, recipe)
+
+
+def diverged(folder: Path, what: str, step: int, recipe: Recipe) -> Diverged:
+    """The error for a number of a run that is not finite."""
+    return Diverged(
+        f"{folder}: {what} is not finite at step {step}; lower the learning rate ({recipe.learning_rate:g})"
+    )
+
+
+def _metrics(lines: Sequence[dict[str, float]]) -> str:
+    """A line for each step."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["step", "loss", "learning_rate", "gradient_norm"])
+    for step, line in enumerate(lines, 1):
+        loss, norm = round(line["loss"], 5), round(line["gradient_norm"], 4)
+        writer.writerow([step, loss, line["learning_rate"], norm])
+    return text.getvalue()
+
+
+# ---- states to go on from ---------------------------------------------------------------------------------
+
+
+class State:
+    """Where a run is: all that the next step depends on.
+
+    Args:
+        tuned: whose trained weights are a part of it.
+        parts: optimiser, schedule and the like.
+        validation: of the run, if any.
+
+    Attributes:
+        lines: the numbers of each step so far.
+        earlier: seconds that interrupted calls took before.
+    """
+
+    def __init__(self, tuned: Tuned, parts: Sequence[Any], validation: Validation | None):
+        self.tuned, self.parts, self.validation = tuned, parts, validation
+        self.lines: list[dict[str, float]] = []
+        self.earlier, self.began = 0.0, time.perf_counter()
+        self.random: dict[str, Any] = {}
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return len(self.lines)
+
+    def save(self, file: Path) -> None:
+        """Write the state from the first process, whole or not at all. All processes call this together.
+
+        Raises:
+            UserError: there is no room.
+        """
+        content = {
+            "weights": weights_of(self.tuned),
+            "parts": [part.state_dict() for part in self.parts],
+            "random": gather_object([_random_state()]),
+            "lines": self.lines,
+            "seconds": self.earlier + time.perf_counter() - self.began,
+        }
+        if self.validation:
+            content |= {"validations": self.validation.done, "best": self.validation.best}
+        agreed(lambda: self._write(file, content))
+
+    def _write(self, file: Path, content: dict[str, Any]) -> None:
+        try:
+            with whole(file) as part:
+                torch.save(content, part)
+        except Exception as error:  # each library has its own for a full disk
+            raise UserError(
+                f"{file} cannot be saved ({type(error).__name__}: {first_line(error)}): make room on the "
+                "disk and run again; the run goes on from the state before it, or starts anew"
+            ) from error
+        for older in _states(file.parent.parent)[:-KEPT]:
+            older.unlink(missing_ok=True)
+
+    def load(self, file: Path) -> None:
+        """Take over what :meth:`save` wrote.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            numbers = [content["seconds"], *(line["loss"] for line in content["lines"])]
+            if len(content["lines"]) != _step_of(file) or not all(map(math.isfinite, numbers)):
+                raise ValueError("steps are missing, or a number is not finite")
+            if self.validation:
+                self.validation.done, self.validation.best = content["validations"], content["best"]
+                if self.validation.done:
+                    check_weights(self.tuned, content["best"])
+            self.random = content["random"][PartialState().process_index]
+            load_weights(self.tuned, content["weights"])
+            for part, saved in zip(self.parts, content["parts"], strict=True):
+                part.load_state_dict(saved)
+            self.lines, self.earlier = content["lines"], content["seconds"]
+        except Exception as error:  # whatever is wrong with the file
+            raise UserError(
+                f"{file} cannot be read ({type(error).__name__}: {first_line(error)}): delete that file and "
+                "run again; the run goes on from the state before it, or starts anew"
+            ) from error
+
+    def restore_random(self) -> None:
+        """Put random generators back to where they were."""
+        version, numbers, gauss = self.random["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        kind, keys, *rest = self.random["numpy"]
+        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+        torch.set_rng_state(self.random["torch"])
+        if self.random["cuda"] is not None:
+            torch.cuda.set_rng_state(self.random["cuda"])
+
+
+def _random_state() -> dict[str, Any]:
+    """The state of this process's random generators, as :func:`torch.load` takes it without pickles."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, keys.tolist(), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def last_state(folder: Path) -> Path | None:
+    """The last state in a run's folder."""
+    return max(_states(folder), key=_step_of, default=None)
+
+
+def _states(folder: Path) -> list[Path]:
+    """The states in a run's folder, by step."""
+    return sorted((folder / STATES).glob("step-*.pt"), key=_step_of)
+
+
+def _step_of(file: Path) -> int:
+    return int(file.stem.removeprefix("step-"))

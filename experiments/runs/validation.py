@@ -1,0 +1,144 @@
+"""Scores on validation data while a run trains: which state was the best, and when to stop early.
+
+Nothing of it changes the training: random generators and the modules' modes are put back, so a run that is
+validated and keeps its last state is, to the bit, one that is not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from experiments.base.files import write_text
+from experiments.methods.method import Tuned
+from experiments.models.family import Answering
+from experiments.runs.data import TaskData
+from experiments.runs.device import agreed
+from experiments.runs.prediction import predict
+from experiments.runs.recipe import Recipe
+
+VALIDATION = "validation.csv"  # in a run's folder: a line for each validation
+
+
+@dataclass
+class Validation:
+    """Validates a run every so many steps, and after the last one.
+
+    Args:
+        tuned: the model.
+        data: validation examples.
+        way: how it answers.
+        recipe: says how often, and how patient to be.
+        folder: the run's; gets ``validation.csv``.
+        done: the validations so far: ``{"step": 100, "scores": {column key: score}}``.
+        best: the trained weights of the best step so far.
+    """
+
+    tuned: Tuned
+    data: TaskData
+    way: Answering
+    recipe: Recipe
+    folder: Path
+    done: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def best_step(self) -> int:
+        """The step with the highest score so far, the first of them on a tie; 0 before any validation."""
+        column = self.data.task.selects
+        best = max(self.done, key=lambda validated: validated["scores"][column], default=None)
+        return 0 if best is None else best["step"]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has been validated often enough without a better score."""
+        since = sum(validated["step"] > self.best_step for validated in self.done)
+        return self.recipe.patience is not None and since >= self.recipe.patience
+
+    def is_due(self, step: int) -> bool:
+        """Whether a run is validated after a step."""
+        every = self.recipe.validate_every
+        return every is not None and (step % every == 0 or step == self.recipe.steps)
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Score the model after a step, and keep its weights if they are the best; returns the scores."""
+        scores = self.scores()
+        self.done.append({"step": step, "scores": scores})
+        if self.best_step == step:
+            self.best = weights_of(self.tuned)
+        if PartialState().is_main_process:
+            write_text(self.folder / VALIDATION, table(self.done))
+        return scores
+
+    def scores(self) -> dict[str, float]:
+        """The scores of the model as it is, by column; the same on every process."""
+        with undisturbed(self.tuned.family.model):
+            predictions = predict(self.tuned, self.data, self.way)
+        found = agreed(lambda: self.data.task.score(predictions, self.data.examples).columns)
+        return {column: float(score) for column, score in found.items()}
+
+
+def weights_of(tuned: Tuned) -> dict[str, Tensor]:
+    """A copy of what is trained, in its own precision."""
+    return {name: parameter.detach().cpu().clone() for name, parameter in tuned.parameters().items()}
+
+
+def check_weights(tuned: Tuned, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where weights are not those of :func:`weights_of`, or one has another shape."""
+    parameters = tuned.parameters()
+    if weights.keys() != parameters.keys():
+        raise ValueError("weights of something else")
+    for name, parameter in parameters.items():
+        if weights[name].shape != parameter.shape:
+            raise ValueError(f"{name} has another shape")
+
+
+@torch.no_grad()
+def load_weights(tuned: Tuned, weights: Mapping[str, Tensor]) -> None:
+    """Take over what :func:`weights_of` gave.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    check_weights(tuned, weights)
+    for name, parameter in tuned.parameters().items():
+        parameter.copy_(weights[name])
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """A block with the model in evaluation mode, after which random generators and modes are as before."""
+    modes = {module: module.training for module in model.modules()}
+    plain, numbers = random.getstate(), np.random.get_state()
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(gpus):
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+            random.setstate(plain)
+            np.random.set_state(numbers)
+
+
+def table(validations: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each validation: the step, and the score of each column."""
+    text = io.StringIO()
+    columns = list(validations[0]["scores"])
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["step", *columns])
+    for validated in validations:
+        writer.writerow([validated["step"], *(validated["scores"][column] for column in columns)])
+    return text.getvalue()

@@ -1,0 +1,1 @@
+"""Studies on the side: each a script with a ``main``, and a command that calls it."""

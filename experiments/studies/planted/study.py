@@ -1,0 +1,259 @@
+"""The study on planted graphs: schemes and conditions, and the training of every run as if it were alone.
+
+Runs that differ in the seed or in the contrast only are stacked (``torch.func.vmap`` over the module that one
+run trains), and Adam moves every number by its own gradients, so stacking changes no run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.functional import cross_entropy, layer_norm
+
+from adapters import SCHEMES, Scheme
+from adapters.joins import JOINS
+from analysis.contrast import contrast as contrast_of_distances
+from attngraph import AttentionGraph
+from experiments.studies.planted.graphs import CLASSES, FEATURES, MASSES, SHAPES, SPLITS, Planted, draw, mix
+
+HIDDEN = FEATURES // 8  # width of the bottleneck, as in adapters
+#: The columns of a table of runs. ``contrast`` is c, ``measured`` the contrast of distances of the test
+#: graphs, ``validation`` and ``test`` are accuracies, ``p`` is the learned p, NaN where none is learned.
+COLUMNS = ("ratio", "mass", "contrast", "row", "rate", "seed", "measured", "validation", "test", "p")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A scheme with its arguments.
+
+    Args:
+        title: for people.
+        scheme: its name in ``adapters.SCHEMES``.
+        arguments: where they differ from the scheme's defaults.
+        uses_distance: whether the weight of an edge depends on the distance between its own two nodes.
+    """
+
+    title: str
+    scheme: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    uses_distance: bool = False
+
+    def make(self) -> Scheme:
+        """A new scheme."""
+        return SCHEMES[self.scheme](**self.arguments)
+
+
+ROWS = {
+    "gcn": Row("GCN", "gcn"),
+    "appnp": Row("APPNP", "appnp"),
+    "gcnii": Row("GCNII", "gcnii"),
+    "residual": Row("Residual alone", "residual"),
+    "p2": Row("p = 2", "pgnn", {"p": 2, "learn_p": False}),
+    "tempering": Row("Tempering", "tempering"),
+    "placebo": Row("Rotated queries", "rotated"),  # its name in earlier runs
+    "pgnn": Row("pGNN, μ 0.1", "pgnn", uses_distance=True),
+    "pgnn_mu1": Row("pGNN, μ 1", "pgnn", {"mu": 1}, uses_distance=True),
+}
+#: Rows that know nothing of distances; the best of them is what pGNN is compared with. Rotated
+#: queries are none of them: they know lengths, degrees and distances of another space.
+WITHOUT = tuple(name for name, row in ROWS.items() if not row.uses_distance and name != "placebo")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is run: every row at every rate in every condition.
+
+    Args:
+        ratios: N1/N2, of ``graphs.SHAPES``.
+        masses: on distractors, of ``graphs.MASSES``.
+        contrasts: c, in [-1, 1].
+        rates: of Adam, the same for all rows; they fall to 0 in a straight line.
+        steps: of Adam.
+        batch: graphs of each step; no graph is seen twice.
+        scored: graphs for validation, and as many for the test.
+        join: of the schemes' output to the attention output, of ``adapters.joins.JOINS``.
+    """
+
+    ratios: Sequence[Fraction] = tuple(SHAPES)
+    masses: Sequence[float] = MASSES
+    contrasts: Sequence[float] = (-0.9, -0.6, -0.3, 0, 0.3, 0.6, 0.9)
+    rates: Sequence[float] = (0.006, 0.02, 0.06)
+    steps: int = 120
+    batch: int = 10
+    scored: int = 128
+    join: str = "replace"
+
+    @property
+    def parts(self) -> list[tuple[Fraction, float]]:
+        """Ratios and masses; the runs of a part are trained together."""
+        return [(ratio, mass) for mass in self.masses for ratio in self.ratios]
+
+
+#: A minute's worth.
+QUICK = Study(
+    ratios=(Fraction(1),),
+    masses=(0.5,),
+    contrasts=(-0.9, 0, 0.9),
+    rates=(0.02,),
+    steps=60,
+    batch=8,
+    scored=16,
+)
+
+
+class Reader(nn.Module):
+    """What one run trains: a scheme, a join with its bottleneck, and what follows an attention layer:
+    LayerNorm (without parameters) and a linear readout of the class.
+
+    Args:
+        row: the scheme and its arguments.
+        join: of ``adapters.joins.JOINS``.
+    """
+
+    def __init__(self, row: Row, join: str):
+        super().__init__()
+        self.scheme: Scheme = row.make()
+        self.join = JOINS[join](FEATURES, HIDDEN)
+        self.head = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, query: Tensor, value: Tensor, weight: Tensor) -> Tensor:
+        """Scores of the classes ``(g, n, CLASSES)`` from features ``(g, n, d)`` and ``(g, m, d)`` and weights
+        ``(g, n, m)``."""
+        aggregated = self.scheme(AttentionGraph(query[:, None], value[:, None], weight[:, None]))[:, 0]
+        joined = self.join(weight @ value, aggregated, nn.Identity(), self.scheme)
+        return self.head(layer_norm(joined, joined.shape[-1:]))
+
+
+def run(study: Study, seeds: Sequence[int]) -> Iterator[pd.DataFrame]:
+    """Train everything; a table with :data:`COLUMNS` for each part, row and rate, as they come.
+
+    Args:
+        study: what is run.
+        seeds: of the graphs and of the initial parameters.
+    """
+    for ratio, mass in study.parts:
+        data = drawn(study, ratio, mass, seeds)
+        measured = [[_measured(study, ratio, mass, seed, c) for c in study.contrasts] for seed in seeds]
+        for name, row in ROWS.items():
+            for rate in study.rates:
+                found = {"measured": measured, **train(study, row, rate, data, seeds)}
+                lines = [
+                    {
+                        "ratio": float(ratio),
+                        "mass": mass,
+                        "contrast": c,
+                        "row": name,
+                        "rate": rate,
+                        "seed": seed,
+                        **{column: float(values[s][k]) for column, values in found.items()},
+                    }
+                    for s, seed in enumerate(seeds)
+                    for k, c in enumerate(study.contrasts)
+                ]
+                yield pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _measured(study: Study, ratio: Fraction, mass: float, seed: int, contrast: float) -> float:
+    """The contrast of distances of a seed's test graphs, at this c."""
+    graphs = draw(study.scored, ratio, mass, seed, "test")
+    return float(contrast_of_distances(graphs.graph(contrast), graphs.region()).contrast.mean())
+
+
+def drawn(study: Study, ratio: Fraction, mass: float, seeds: Sequence[int]) -> dict[str, Planted]:
+    """The graphs of each split, of several seeds; these stand in front: ``weight`` is ``(s, g, n, m)``."""
+    splits = {}
+    for split, size in zip(SPLITS, (study.steps * study.batch, study.scored, study.scored)):
+        every = [draw(size, ratio, mass, seed, split) for seed in seeds]
+        stacked = {
+            part.name: torch.stack([getattr(one, part.name) for one in every]) for part in fields(Planted)
+        }
+        splits[split] = Planted(**stacked)
+    return splits
+
+
+def train(
+    study: Study, row: Row, rate: float, data: Mapping[str, Planted], seeds: Sequence[int]
+) -> dict[str, Tensor]:
+    """Train and score one row at one learning rate, for every seed and contrast.
+
+    Args:
+        study: contrasts, join, steps, batch.
+        row: the scheme and its arguments.
+        rate: Adam's learning rate.
+        data: of :func:`drawn`.
+        seeds: of the initial parameters, the same as of the graphs.
+
+    Returns:
+        Accuracies ``validation`` and ``test``, and the learned ``p``, each ``(seeds, contrasts)``.
+    """
+    c = torch.tensor(list(study.contrasts))
+    readers = [_seeded(row, study.join, seed) for seed in seeds]
+    parameters = {
+        name: stack[:, None].expand(-1, len(c), *stack.shape[1:]).detach().clone().requires_grad_()
+        for name, stack in stack_module_state(readers)[0].items()
+    }
+
+    def score(own_parameters, contrast, topic, own, value, weight, answer):
+        query = mix(topic, own, contrast)
+        scores = functional_call(readers[0], own_parameters, (query, value, weight)).flatten(0, 1)
+        right = (scores.argmax(-1) == answer.flatten()).float().mean()
+        return cross_entropy(scores, answer.flatten()), right
+
+    stacked = vmap(vmap(score, in_dims=(0, 0, *[None] * 5)), in_dims=(0, None, *[0] * 5))
+    optimizer = torch.optim.Adam(parameters.values(), lr=rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / study.steps)
+    for batch in _batches(data["train"], study.batch):
+        loss, _ = stacked(parameters, c, *batch)
+        optimizer.zero_grad()
+        loss.sum().backward()
+        optimizer.step()
+        schedule.step()
+
+    def accuracy(split: str) -> Tensor:
+        with torch.no_grad():  # all batches are of one size, or the last would count too much
+            size = max(k for k in range(1, study.batch + 1) if study.scored % k == 0)
+            parts = [stacked(parameters, c, *batch)[1] for batch in _batches(data[split], size)]
+        return torch.stack(parts).mean(0)
+
+    return {
+        "validation": accuracy("validation"),
+        "test": accuracy("test"),
+        "p": _learned_p(row, parameters, (len(seeds), len(c))),
+    }
+
+
+def _batches(graphs: Planted, size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Topics, own directions, values, weights and answers, ``size`` graphs at a time, in order."""
+    for k in range(0, graphs.weight.shape[1], size):
+        part = slice(k, k + size)
+        yield tuple(
+            x[:, part] for x in (graphs.topic, graphs.own, graphs.value, graphs.weight, graphs.answer)
+        )
+
+
+def _seeded(row: Row, join: str, seed: int) -> Reader:
+    """A new reader whose start follows from the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Reader(row, join)
+
+
+def _learned_p(row: Row, parameters: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
+    """The learned p of each run, ``(seeds, contrasts)``."""
+    scheme = row.make()
+    found = torch.full(shape, torch.nan)
+    if "p" in scheme.learned():
+        prefix = "scheme."
+        own = {name[len(prefix) :]: x.detach() for name, x in parameters.items() if name.startswith(prefix)}
+        for place in np.ndindex(*shape):
+            scheme.load_state_dict({name: x[place] for name, x in own.items()})
+            found[place] = scheme.learned()["p"]
+    return found

@@ -1,0 +1,210 @@
+"""What the runs say, condition by condition, beside what theory says; in a table and in words.
+
+A row's rate is chosen in each condition by the mean validation accuracy over seeds, and so is the row without
+distances that others are compared with. Gains are means over seeds of paired differences of test accuracies;
+their intervals are Student's, of 95 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from experiments.studies.planted.study import ROWS, WITHOUT
+from experiments.studies.planted.theory import predict
+
+CONDITION = ["ratio", "mass", "contrast"]
+#: Rows whose gain over the best row without distances is told.
+COMPARED = ("pgnn", "pgnn_mu1", "placebo")
+LEVEL = 0.95
+
+
+def chosen(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs at each row's best rate in each condition.
+
+    Args:
+        runs: with the columns of ``study.COLUMNS``.
+    """
+    means = runs.groupby([*CONDITION, "row", "rate"], as_index=False).validation.mean()
+    best = means.loc[means.groupby([*CONDITION, "row"]).validation.idxmax()]
+    return runs.merge(best[[*CONDITION, "row", "rate"]], on=[*CONDITION, "row", "rate"])
+
+
+def interval(differences: np.ndarray) -> tuple[float, float, float]:
+    """Mean and Student's interval of paired differences."""
+    mean = float(np.mean(differences))
+    half = float(stats.sem(differences) * stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1))
+    return mean, mean - half, mean + half
+
+
+def conditions(runs: pd.DataFrame) -> pd.DataFrame:
+    """A line for each condition: what was expected, and what came.
+
+    Args:
+        runs: with the columns of ``study.COLUMNS``.
+
+    Returns:
+        ``ratio``, ``mass``, ``contrast``; ``measured``, the contrast of distances, beside ``expected``;
+        ``without``, the best row without distances, and ``without_test``, its accuracy; for each row of
+        :data:`COMPARED` ``<row>_test``, ``<row>_gain`` with ``_low`` and ``_high``, and ``<row>_p``;
+        ``pgnn_gcn_gain`` with ``_low`` and ``_high``, the gain of pGNN over GCN; and theory's
+        ``theory_without``, ``theory_test``, ``theory_gain`` and ``theory_p``. Accuracies and gains are
+        shares.
+    """
+    lines = []
+    for (ratio, mass, contrast), part in chosen(runs).groupby(CONDITION):
+        means = part.groupby("row")[["validation", "test", "p"]].mean()
+        without = means.loc[list(WITHOUT)].validation.idxmax()
+        tests = part.pivot(index="seed", columns="row", values="test")
+        expected = predict(contrast, mass, ratio)
+        line = {
+            "ratio": ratio,
+            "mass": mass,
+            "contrast": contrast,
+            "measured": part.measured.mean(),
+            "expected": expected.contrast,
+            "without": without,
+            "without_test": means.test[without],
+        }
+        for row in COMPARED:
+            gain, low, high = interval((tests[row] - tests[without]).to_numpy())
+            line |= {f"{row}_test": means.test[row], f"{row}_gain": gain, f"{row}_low": low}
+            line |= {f"{row}_high": high, f"{row}_p": means.p[row]}
+        gain, low, high = interval((tests["pgnn"] - tests["gcn"]).to_numpy())
+        line |= {"pgnn_gcn_gain": gain, "pgnn_gcn_low": low, "pgnn_gcn_high": high}
+        line |= {"theory_without": expected.tempered, "theory_test": expected.best}
+        lines.append(line | {"theory_gain": expected.gain, "theory_p": expected.p})
+    return pd.DataFrame(lines)
+
+
+def text(runs: pd.DataFrame, table: pd.DataFrame, about: str) -> str:
+    """The report.
+
+    Args:
+        runs: with the columns of ``study.COLUMNS``.
+        table: of :func:`conditions`.
+        about: seeds, join, machine.
+    """
+    best = chosen(runs)
+    parts = [
+        f"Planted graphs: {len(table)} conditions, {len(runs):,} runs; {about}",
+        "Accuracies and gains in %; test graphs, each row at its best rate on validation graphs.",
+        "",
+        *_accuracies(best),
+        *_predicted(table),
+        *_verdict(table),
+        *_rates(best, sorted(runs.rate.unique())),
+    ]
+    return "\n".join(parts)
+
+
+def _accuracies(best: pd.DataFrame) -> list[str]:
+    """All rows, a table for each ratio and mass: mean ± standard deviation over seeds."""
+    lines = []
+    for (ratio, mass), part in best.groupby(["ratio", "mass"]):
+        lines.append(f"N1/N2 {ratio:g}, {mass:.0%} of the mass on distractors; c =")
+        contrasts = sorted(part.contrast.unique())
+        lines.append(f"{'':<16}" + "".join(f"{c:>13g}" for c in contrasts))
+        grouped = part.groupby(["row", "contrast"]).test
+        mean, deviation = 100 * grouped.mean(), 100 * grouped.std()
+        for name, row in ROWS.items():
+            cells = (f"{mean[name, c]:6.1f} ± {deviation[name, c]:<4.1f}" for c in contrasts)
+            lines.append(f"{row.title:<16}" + "".join(f"{cell:>13}" for cell in cells).rstrip())
+        for title, attribute in (("theory: p = 2", "without"), ("theory: best p", "best")):
+            values = (100 * getattr(predict(c, mass, ratio), attribute) for c in contrasts)
+            lines.append(
+                f"{title:<16}" + "".join(f"{value:6.1f}".ljust(13).rjust(13) for value in values).rstrip()
+            )
+        lines.append("")
+    return lines
+
+
+def _predicted(table: pd.DataFrame) -> list[str]:
+    """Predicted beside seen, a line for each condition."""
+    lines = [
+        "Predicted and seen: contrast of distances; p of pGNN (μ 0.1); its gain over the best row without, "
+        "and over GCN",
+        f"{'N1/N2':>6}{'mass':>6}{'c':>6}   {'contrast':^15}   {'p':^15}   {'gain':^34}   pGNN − GCN",
+        f"{'':18}   {'predicted seen':^15}   {'predicted seen':^15}   {'predicted':>9} {'seen':<24}"
+        f"{'over':<12}seen",
+    ]
+    for line in table.itertuples():
+        seen, over_gcn = (
+            f"{100 * gain:+5.1f} [{100 * low:+5.1f}, {100 * high:+5.1f}]"
+            for gain, low, high in (
+                (line.pgnn_gain, line.pgnn_low, line.pgnn_high),
+                (line.pgnn_gcn_gain, line.pgnn_gcn_low, line.pgnn_gcn_high),
+            )
+        )
+        lines.append(
+            f"{line.ratio:>6g}{line.mass:>6g}{line.contrast:>6g}   "
+            f"{line.expected:>8.2f} {line.measured:>6.2f}   {line.theory_p:>8.2f} {line.pgnn_p:>6.2f}   "
+            f"{100 * line.theory_gain:>+9.1f} {seen:<24}"
+            f"{ROWS[line.without].title:<12}{over_gcn}"
+        )
+    return [*lines, ""]
+
+
+def _verdict(table: pd.DataFrame) -> list[str]:
+    """Agreement with theory, and where pGNN wins and loses."""
+    signs = np.sign(table.pgnn_p - 2) == np.sign(table.theory_p - 2)
+    wrong = ", ".join(_where(line) for line in table[~signs].itertuples())
+    lines = [
+        f"Sign of p − 2 as predicted in {signs.sum()} of {len(table)} conditions"
+        + (f"; not at {wrong}" if wrong else ""),
+    ]
+    if len(table) > 2:
+        for name, seen, expected in (
+            ("contrast of distances", table.measured, table.expected),
+            ("accuracy of pGNN", table.pgnn_test, table.theory_test),
+            ("gain of pGNN", table.pgnn_gain, table.theory_gain),
+        ):
+            r, rank = stats.pearsonr(seen, expected)[0], stats.spearmanr(seen, expected)[0]
+            off = float(np.abs(seen - expected).mean())
+            lines.append(
+                f"Seen against predicted {name}: r {r:.3f}, rank correlation {rank:.3f}, "
+                f"mean distance {off:.3f}"
+            )
+    for row in COMPARED:
+        lines += ["", f"{ROWS[row].title} against the best row without distances:"]
+        lines += _wins(table, row)
+    rotated = (table.pgnn_gain - table.placebo_gain)[table.contrast != 0]
+    lines += ["", f"pGNN (μ 0.1) minus rotated queries where c is not 0: mean {100 * rotated.mean():+.1f}"]
+    above = (table.pgnn_gcn_gain > 0).sum()
+    lines += ["", f"pGNN, μ 0.1 against GCN: its mean lies above in {above} of {len(table)} conditions"]
+    lines += [*_wins(table, "pgnn_gcn"), ""]
+    return lines
+
+
+def _wins(table: pd.DataFrame, row: str) -> list[str]:
+    """Where a row's interval lies above 0, holds it, or lies below it, by the sign of c."""
+    lines = []
+    for name, part in (
+        ("c < 0", table[table.contrast < 0]),
+        ("c = 0", table[table.contrast == 0]),
+        ("c > 0", table[table.contrast > 0]),
+    ):
+        if len(part):
+            above, below = (part[f"{row}_low"] > 0).sum(), (part[f"{row}_high"] < 0).sum()
+            lines.append(
+                f"  {name}: above 0 in {above}, below in {below}, neither in {len(part) - above - below} of "
+                f"{len(part)} conditions; mean {100 * part[f'{row}_gain'].mean():+.1f}"
+            )
+    return lines
+
+
+def _rates(best: pd.DataFrame, rates: Sequence[float]) -> list[str]:
+    """How often each rate was the best."""
+    picked = best.drop_duplicates([*CONDITION, "row"])
+    counts = pd.crosstab(picked.row, picked.rate).reindex(index=list(ROWS), columns=rates, fill_value=0)
+    lines = ["Best rates (in how many conditions):", f"{'':<16}" + "".join(f"{rate:>8g}" for rate in rates)]
+    for name, row in ROWS.items():
+        lines.append(f"{row.title:<16}" + "".join(f"{counts.loc[name, rate]:>8}" for rate in rates))
+    return lines
+
+
+def _where(line) -> str:
+    return f"N1/N2 {line.ratio:g}, mass {line.mass:g}, c {line.contrast:g}"

@@ -1,0 +1,266 @@
+"""Which runs make up a table: rows × tasks × seeds, and what is said of all of them or of those of one task.
+
+A :class:`Grid` is one YAML file (``presets``: of ``attngraph ablation``), or two of which the second says how
+much of the first is run (``tables`` and ``sizes``: of ``attngraph table``). Options of the commands change
+its fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, FiniteFloat, model_validator
+
+from adapters.scheme import SCHEMES
+from attngraph.errors import UserError
+from experiments.base.config import Config, checked, file_named, read_config, read_yaml
+from experiments.base.known import check_known
+from experiments.methods import METHODS, GraphAdapter, Method, method_named
+from experiments.methods.settings import Settings, chosen_settings
+from experiments.runs.experiment import Experiment, Part, Scenes, laid_over
+from experiments.tasks import TASKS, Task
+
+FOLDERS = {what: Path(__file__).parents[1] / "configs" / f"{what}s" for what in ("preset", "table", "size")}
+FIRST = ("quick", "main", "scenes")  # named first, and taken where none is named
+ADAPTERS = "adapters"  # in a grid's rates: all graph adapters
+MOST_SEEDS = 1000  # of a row
+REMEDY = "give a file as attngraph search and attngraph sweep write it"
+
+Count = Annotated[int, Field(ge=0, le=MOST_SEEDS)]
+
+
+class Grid(Config):
+    """The runs of a table.
+
+    Args:
+        about: one line for ``--help``.
+        title: printed on top.
+        rows: block of the table -> its methods, in their order; empty where ``seeds`` names the rows, which
+            then stand in the blocks of their methods.
+        seeds: how many seeds every row has; or method -> its own number.
+        tasks: in the order of the columns; null for all whose data are there.
+        runs: what is said of all runs.
+        by_task: task -> what is said of its runs; null leaves the task out unless it is asked for.
+        scenes: the data that are drawn.
+        checkpoints: pre-trained checkpoints that the seeds are dealt over in turn: the shipped one and those
+            of the next pre-training seeds.
+        settings: chosen on validation data, of methods on tasks or on the tasks that these are like; null for
+            those that ship with the package; a table's size without any has none.
+        rates: method -> learning rates with which ``attngraph sweep`` begins; :data:`ADAPTERS` for all graph
+            adapters that have none of their own.
+        baseline: the method with which the others are compared.
+        contenders: the methods that are compared, and among which the best is marked; null for the GNN
+            adapters.
+        contest: what these are, in words.
+        notes: sentences under the table.
+        published: names of the blocks of published numbers.
+    """
+
+    about: str
+    title: str = ""
+    rows: dict[str, list[str]] = Field(default_factory=dict)
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] | dict[str, Count] = 1
+    tasks: list[str] | None = None
+    runs: Part = Part()
+    by_task: dict[str, Part | None] = Field(default_factory=dict)
+    scenes: Scenes = Scenes()
+    checkpoints: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 1
+    settings: Settings | None = None
+    rates: dict[str, Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=2)]] = Field(
+        default_factory=dict
+    )
+    baseline: str = "gcn"
+    contenders: list[str] | None = None
+    contest: str = "GNN adapter"
+    notes: list[str] = Field(default_factory=list)
+    published: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _rows_fit(self):
+        named = [name for rows in self.rows.values() for name in rows]
+        if twice := [name for name in named if named.count(name) > 1]:
+            raise ValueError(f"rows name {twice[0]!r} twice: leave one out")
+        if not self.counts:
+            raise ValueError("rows and tasks need at least one name each: name rows, or seeds of methods")
+        if self.tasks == []:
+            raise ValueError("rows and tasks need at least one name each")
+        for field, given in (("baseline", [self.baseline]), ("contenders", self.contenders or [])):
+            if self.rows and (wrong := [name for name in given if name not in named]):
+                raise ValueError(f"{field} names {wrong[0]!r}, which is no row: add the row, or leave it out")
+        return self
+
+    @property
+    def blocks(self) -> dict[str, str]:
+        """Method -> its block, in the order of the rows; empty where methods say so themselves."""
+        return {name: block for block, names in self.rows.items() for name in names}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Method -> number of seeds, in the order of the rows."""
+        if isinstance(self.seeds, int):
+            return dict.fromkeys(self.blocks, self.seeds)
+        return dict(self.seeds)
+
+    @property
+    def chosen(self) -> Settings:
+        """The settings that its runs take."""
+        return chosen_settings() if self.settings is None else self.settings
+
+    def part(self, task: Task) -> dict[str, Any]:
+        """What is said of a task's runs."""
+        own = self.by_task.get(task.name) or Part()
+        return laid_over(self.runs.said(), own.said())
+
+    def experiment(self, method: str, task: Task, **more: Any) -> Experiment:
+        """A run as a file: what the grid says of it, and more."""
+        return Experiment(method=method, task=task.name, **laid_over(self.part(task), more))
+
+    def rates_of(self, method: Method) -> list[float]:
+        """The learning rates with which a sweep of a method begins, in rising order.
+
+        Raises:
+            UserError: the file has none.
+        """
+        kind = ADAPTERS if isinstance(method, GraphAdapter) else None
+        found = self.rates.get(method.name) or self.rates.get(kind or method.name)
+        if found is None:
+            where = f"{method.name}{f' or {kind}' if kind else ''}"
+            raise UserError(
+                f"the size names no rates for {where}: add rates: {{{method.name}: [1e-4, 3e-4]}}"
+            )
+        return sorted(set(found))
+
+    def with_settings(self, file: Path | None) -> Grid:
+        """The same with settings from a file, as ``attngraph search`` writes it: what it says of a method on
+        a task goes before all others, what it leaves open stays.
+        """
+        if file is None:
+            return self
+        given = read_config(file, Settings, REMEDY)
+        _check_names(given, f"{file}")
+        return self.model_copy(update={"settings": _over(self.chosen, given)})
+
+
+def names_of(what: str) -> list[str]:
+    """The presets, tables or sizes that ship with the package, the usual one first.
+
+    Args:
+        what: a key of :data:`FOLDERS`.
+    """
+    return sorted(
+        (file.stem for file in FOLDERS[what].glob("*.yaml")), key=lambda name: (name not in FIRST, name)
+    )
+
+
+def load_preset(preset: str) -> Grid:
+    """A preset by its name, or by the path of a YAML file of one's own.
+
+    Raises:
+        UserError: no such preset, or a damaged file.
+    """
+    file = _file("preset", preset)
+    return _checked_names(read_config(file, Grid, _remedy("preset")), f"preset {preset}")
+
+
+def load_table(table: str, size: str) -> Grid:
+    """A table of a size, each by its name or by the path of a YAML file of one's own.
+
+    Raises:
+        UserError: no such table or size, or a damaged file; they say different things of one field.
+    """
+    files = {"table": _file("table", table), "size": _file("size", size)}
+    content = {what: read_yaml(file, _remedy(what)) for what, file in files.items()}
+    for what, file in files.items():
+        if not isinstance(content[what], dict):
+            checked(content[what], Grid, lambda field, file=file: f"{file}", _remedy(what))
+    both = {"settings": {}, **content["size"], **content["table"]}
+    if twice := [name for name in content["table"] if name in content["size"] and name != "about"]:
+        raise UserError(f"{files['size']}: {files['table']} says {twice[0]} too: leave it out of one of them")
+
+    def source(field: str) -> str:
+        return f"{files['size' if field.partition('.')[0] in content['size'] else 'table']}"
+
+    return _checked_names(checked(both, Grid, source, _remedy("size")), f"size {size}")
+
+
+def listed(what: str) -> str:
+    """All presets, tables or sizes with what they are, for ``--help``; a name alone where its file is
+    damaged, which matters to those who ask for it.
+    """
+    return "; ".join(_with_about(what, name) for name in names_of(what))
+
+
+def _with_about(what: str, name: str) -> str:
+    try:
+        return f"{name}: {read_yaml(_file(what, name), _remedy(what))['about']}"
+    except (UserError, KeyError, TypeError):
+        return name
+
+
+def searched_for(method: Method, task: Task, chosen: Settings) -> str | None:
+    """The task whose chosen settings a method takes: this one, or the one that it is like; None where nothing
+    was chosen for either.
+    """
+    names = (name for name in (task.name, task.like) if name is not None)
+    return next((name for name in names if method.choice(chosen, name) is not None), None)
+
+
+def _file(what: str, name: str) -> Path:
+    return file_named(name, FOLDERS[what], names_of(what), what)
+
+
+def _remedy(what: str) -> str:
+    return f"see experiments/configs/{what}s for examples"
+
+
+def _checked_names(grid: Grid, where: str) -> Grid:
+    _check_names(grid.settings or Settings(), where, grid.rates)
+    return grid
+
+
+def _check_names(settings: Settings, where: str, rates: Iterable[str] = ()) -> None:
+    """Checks the names of methods and tasks: an unknown one would change nothing, in silence.
+
+    Args:
+        settings: by method and task.
+        where: they are from, for errors.
+        rates: names of methods, or :data:`ADAPTERS`, that learning rates are given for.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    methods = [*dict.fromkeys([*METHODS, *SCHEMES])]
+    tasks = [task for of_task in settings.methods.values() for task in of_task]
+    try:
+        for names, known, what in (
+            ([*settings.methods], methods, "method"),
+            (tasks, [*TASKS], "task"),
+            ([*rates], [*methods, ADAPTERS], "method"),
+        ):
+            if names:
+                check_known(names, known, what)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _over(below: Settings, above: Settings) -> Settings:
+    """Settings with others laid over them, field by field.
+
+    What they leave open is what the method would have had: of the task or of the one that it is like, and of
+    the method or of the one that it follows. What they say of a task holds for those that are like it, too.
+    """
+    merged = Settings(methods={name: dict(of_task) for name, of_task in below.methods.items()})
+    leaders = {name: method_named(name).leader for name in above.methods}
+    for name in sorted(above.methods, key=lambda name: leaders[name] != name):  # before those that follow
+        of_task = above.methods[name]
+        known = {*of_task, *merged.methods.get(name, {}), *merged.methods.get(leaders[name], {})}
+        for task in sorted(known, key=lambda task: (TASKS[task].like is not None, task)):
+            for choice in filter(None, map(of_task.get, (TASKS[task].like or "", task))):
+                found = searched_for(method_named(name), TASKS[task], merged)
+                under = (found and method_named(name).choice(merged, found)) or choice
+                said = {field: getattr(choice, field) for field in choice.model_fields_set}
+                merged.methods.setdefault(name, {})[task] = under.model_copy(update=said)
+    reduction = above.reduction if "reduction" in above.model_fields_set else below.reduction
+    return Settings(reduction=reduction, methods=merged.methods)

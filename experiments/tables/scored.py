@@ -1,0 +1,200 @@
+"""What a file of predictions scores: columns and kinds with intervals, as text, as JSON and as a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.stats import norm, t
+
+from experiments.data.example import Example
+from experiments.metrics.statistics import Score
+from experiments.tables.published import MISSING
+from experiments.tables.render import aligned
+from experiments.tasks.task import Column, Task, TaskScores, kinds_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESAMPLES, LEVEL = 1000, 0.95
+
+
+@dataclass(frozen=True)
+class Line:
+    """A score.
+
+    Args:
+        column: key of the task's column, such as ``vqa.accuracy``; None for what no column shows.
+        heading: the column's, as tables print it.
+        kind: of example, or what captions say of a scene; None for all examples.
+        score: 0 to 1 (CIDEr raw).
+        low, high: ends of the interval; None where none is known.
+        number: of examples, or of things that captions say.
+    """
+
+    column: str | None
+    heading: str
+    kind: str | None
+    score: float
+    low: float | None
+    high: float | None
+    number: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one file of predictions.
+
+    Args:
+        task: its name.
+        title: the task's, as printed.
+        evaluator: whose rules the scores follow.
+        examples, images: how many are scored.
+        lines: the columns', then those of kinds.
+    """
+
+    task: str
+    title: str
+    evaluator: str
+    examples: int
+    images: int
+    lines: tuple[Line, ...]
+
+    def text(self) -> str:
+        """Aligned text, scores times 100."""
+        head = ("Column", "Score", f"{LEVEL:.0%} interval".replace("%", " %"), "Examples", "")
+        columns = [_cells(line, line.column, line.heading) for line in self.lines if line.kind is None]
+        kinds = [_cells(line, line.kind, "") for line in self.lines if line.kind is not None]
+        return (
+            f"{self.title}: {self.examples} examples, {self.images} images\n\n"
+            f"{aligned([head, *columns, ('',) * len(head), ('Kind', *head[1:3], 'Number', ''), *kinds])}\n\n"
+            f"Evaluator: {self.evaluator}. Scores × 100; intervals over new images.\n"
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """One line for each score; ``kind`` is empty for all examples."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(line) for line in self.lines])
+
+    def json(self) -> dict[str, Any]:
+        """Everything, as values that JSON can hold."""
+        return {**asdict(self), "interval": {"level": LEVEL, "resamples": RESAMPLES, "over": "images"}}
+
+
+def score_predictions(
+    task: Task,
+    examples: Sequence[Example],
+    predictions: Mapping[str, Any],
+    seed: int = 0,
+    scores: TaskScores | None = None,
+) -> Scored:
+    """Score predictions with a task's own metric.
+
+    Args:
+        task: whose columns are scored.
+        examples: all of a split.
+        predictions: one for each example id.
+        seed: of the intervals' draws.
+        scores: what the metric gave, where it was asked already.
+    """
+    scores = scores or task.score(predictions, examples)
+    images = [example.image for example in examples]
+    kinds = [kinds_of(example) for example in examples]
+    lines = []
+    for column in (column for column in task.columns if column.key in scores.columns):
+        low, high = _interval(scores.statistics.get(column.key), images, column, seed)
+        value = scores.columns[column.key]
+        lines.append(Line(column.key, column.heading, None, value, low, high, len(examples)))
+    selects = next(column for column in task.columns if column.key == task.selects)
+    for kind, (value, number) in scores.kinds.items():
+        own = np.array([k for k, of_example in enumerate(kinds) if kind in of_example], dtype=int)
+        statistics = scores.statistics[selects.key][own] if selects.key in scores.statistics else None
+        if not len(own) == number > 0 or statistics is None or not _is(value, selects.score, statistics):
+            lines.append(Line(None, "", kind, value, None, None, number))
+            continue
+        low, high = _interval(statistics, [images[k] for k in own], selects, seed)
+        lines.append(Line(selects.key, selects.heading, kind, value, low, high, number))
+    return Scored(task.name, task.title, scores.evaluator, len(examples), len(set(images)), tuple(lines))
+
+
+def _is(value: float, score: Score, statistics: np.ndarray) -> bool:
+    return math.isclose(value, float(score(statistics.sum(axis=0))), abs_tol=1e-9)
+
+
+def _interval(
+    statistics: np.ndarray | None, images: Sequence[object], column: Column, seed: int
+) -> tuple[float | None, float | None]:
+    if statistics is None:
+        return None, None
+    score, bounds = float(column.score(statistics.sum(axis=0))), (0.0, column.most)
+    if not math.isclose(score, np.clip(score, *bounds), abs_tol=1e-9):
+        bounds = (-math.inf, math.inf)  # the column of a task of one's own does not say where scores end
+    low, high = bootstrap_interval(statistics, images, column.score, seed, bounds=bounds)
+    return (None, None) if math.isnan(low) or math.isnan(high) else (low, high)
+
+
+def _cells(line: Line, name: str | None, heading: str) -> tuple[str, ...]:
+    low, high = line.low, line.high
+    interval = MISSING if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f}"
+    return str(name), f"{100 * line.score:.2f}", interval, str(line.number), heading
+
+
+def bootstrap_interval(
+    statistics: np.ndarray,
+    images: Sequence[Hashable],
+    score: Score,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> tuple[float, float]:
+    r"""The ends of a score's interval over new images.
+
+    Images are drawn, not examples: the questions about one picture are right or wrong together. Percentiles
+    of resampled scores take the sample's spread for the true one, so with n images they are moved away from
+    the score by the factor :math:`\sqrt{n/(n-1)}\; t_{n-1} / z`, Student's quantile of the level over the
+    normal one (Hesterberg 2015).
+
+    Args:
+        statistics: ``(N, K)``, from whose sums the score is computed.
+        images: the image of each example.
+        score: from sums ``(..., K)`` to scores ``(...)``.
+        seed: of the draws.
+        resamples: how often images are drawn.
+        level: coverage.
+        bounds: the lowest and the highest score that there can be; moved ends that lie beyond them are put
+            there, which an interval over few images would leave otherwise.
+
+    Returns:
+        Low and high; both NaN with fewer than two images.
+    """
+    codes = {image: number for number, image in enumerate(dict.fromkeys(images))}
+    n = len(codes)
+    if n < 2:
+        return math.nan, math.nan
+    sums = np.zeros((n, statistics.shape[1]))
+    np.add.at(sums, [codes[image] for image in images], statistics)
+    totals = _resampled_totals(sums, resamples, np.random.default_rng(seed))
+    upper = (1 + level) / 2
+    ends = np.quantile(score(totals), [1 - upper, upper])
+    centre = float(score(statistics.sum(axis=0)))
+    widening = math.sqrt(n / (n - 1)) * t.ppf(upper, n - 1) / norm.ppf(upper)
+    low, high = (float(np.clip(centre + widening * (end - centre), *bounds)) for end in ends)
+    return low, high
+
+
+def _resampled_totals(statistics: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Totals ``(R, K)`` over N images drawn with replacement, from statistics ``(N, K)``."""
+    images = len(statistics)
+    block = max(1, 4_000_000 // images)  # bounds memory
+    totals = []
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        picks = rng.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
+        weights = np.bincount(picks.ravel(), minlength=rows * images).reshape(rows, images)
+        totals.append(weights.astype(np.float64) @ statistics)
+    return np.concatenate(totals)

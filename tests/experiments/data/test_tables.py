@@ -1,0 +1,207 @@
+"""Tables of examples: equal to what the reader gives, made once, made anew when something has changed."""
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from attngraph.errors import UserError
+from experiments.base.reading import Record
+from experiments.data import tables
+from experiments.data.damaged import LIST, Reading
+from experiments.data.dataset import DataSet, Reader, split_examples
+from experiments.data.example import Example
+from experiments.data.tables import Examples, table
+
+
+class Lines(Reader):
+    """A line is an example; one that says "bad" is damaged."""
+
+    name, title, splits = "lines", "one example a line", ("train", "test")
+    unanswered = ("test",)
+
+    def __init__(self):
+        self.reads = 0
+
+    def files(self, root: Path, split: str) -> list[Path]:
+        return [root / f"{split}.txt"]
+
+    def image_folders(self, root: Path, split: str) -> list[Path]:
+        return [root / "images"]
+
+    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
+        self.reads += 1
+        (file,) = self.files(root, split)
+
+        def example(record: Record) -> Example:
+            number, line = record.content
+            if line == "bad":
+                raise record.fault("line is bad")
+            answers = () if split in self.unanswered else (line, "")
+            image = root / "images" / f"{number % 3}.png"
+            return Example(str(number), image, line, answers, "kind", groups={"parity": str(number % 2)})
+
+        lines = enumerate(file.read_text().splitlines())
+        yield from reading.each(file, ((f"line {k}", (k, line)) for k, line in lines), example)
+
+
+class Lined(DataSet):
+    name, title, unit = "lined", "Lines", "lines"
+    homepage = licence = citation = ""
+    contents = ()
+
+    def __init__(self):
+        self.readers = (Lines(),)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(tables, "ROWS", 400)
+    monkeypatch.setenv("ATTNGRAPH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    folder = tmp_path / "lined"
+    (folder / "images").mkdir(parents=True)
+    (folder / "train.txt").write_text("".join(f"is it {k} ½ ?\u00a0\n" for k in range(1_001)))
+    (folder / "test.txt").write_text("what\nwhere\n")
+    return folder
+
+
+def test_table_gives_what_the_reader_gives(root):
+    data = Lined()
+    read = split_examples(data, root, "train")
+    kept = table(data, root, "train")
+    assert list(kept) == read
+    assert [kept[k] for k in (0, 399, 400, 1_000, -1)] == [read[k] for k in (0, 399, 400, 1_000, -1)]
+    assert list(kept[398:403:2]) == read[398:403:2]
+    some = kept.take([7, 3, 7, 1])
+    assert list(some) == [read[7], read[3], read[7], read[1]] and some[-1] == read[1]
+    assert list(some.take([3, 0])) == list(some[3:2:-1]) + [read[7]] and len(some.images()) == 2
+    assert kept.images() == [root / "images" / f"{k}.png" for k in range(3)]
+    assert isinstance(kept[:3], Examples) and len(kept[:3]) == 3
+    with pytest.raises(IndexError):
+        kept[len(read)]
+
+
+def test_examples_without_answers(root):
+    assert [example.references for example in table(Lined(), root, "test")] == [(), ()]
+
+
+def test_reads_once_and_again_after_a_change(root):
+    data = Lined()
+    table(data, root, "test"), table(data, root, "test")
+    assert data.readers[0].reads == 1
+    (root / "test.txt").write_text("who\n")
+    assert [example.prompt for example in table(data, root, "test")] == ["who"]
+    (root / "images" / "new.png").write_text("")
+    os.utime(root / "images", ns=(1, 1))
+    table(data, root, "test")
+    assert data.readers[0].reads == 3
+
+
+@pytest.mark.parametrize("harm", ["cut", "remove", "json"])
+def test_damaged_table_is_made_anew(root, cache, harm):
+    data = Lined()
+    before = list(table(data, root, "test"))
+    (file,) = cache.rglob("*.arrow")
+    if harm == "cut":
+        file.write_bytes(file.read_bytes()[:-20])
+    elif harm == "remove":
+        file.unlink()
+    else:
+        file.with_suffix(".json").write_text("[1]")
+    assert list(table(data, root, "test")) == before
+    assert data.readers[0].reads == 2
+
+
+def test_damaged_records(root, cache):
+    (root / "train.txt").write_text("one\nbad\ntwo\n")
+    data = Lined()
+    with pytest.raises(UserError, match="line is bad.*attngraph data check lined"):
+        table(data, root, "train")
+    assert not list(cache.rglob("*.arrow"))
+    (root / LIST).write_text('{"train.txt: line 1": "bad"}')
+    for _ in range(2):  # from the file, and from the table
+        found = table(data, root, "train")
+        assert [example.prompt for example in found] == ["one", "two"] and found.about.left_out == 1
+    (root / LIST).write_text('{"train.txt: line 1": "bad", "train.txt: line 0": "", "train.txt: line 2": ""}')
+    with pytest.raises(UserError, match="train.txt: split 'train' has no lines; give the official file"):
+        table(data, root, "train")  # a change of the list makes the table anew
+
+
+def test_missing_file_and_unknown_split_or_format(root):
+    (root / "test.txt").unlink()
+    with pytest.raises(UserError, match="test.txt missing.*attngraph data layout lined"):
+        table(Lined(), root, "test")
+    with pytest.raises(UserError, match="no split 'val': choose from train, test"):
+        table(Lined(), root, "val")
+    with pytest.raises(UserError, match="format 'blip': choose from lines"):
+        table(Lined(), root, "train", form="blip")
+
+
+def test_several_writers(root):
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(len(table(Lined(), root, "train")))) for _ in range(4)
+    ]
+    [thread.start() for thread in threads], [thread.join() for thread in threads]
+    assert results == [1_001] * 4
+
+
+def test_cache_that_cannot_be_written(root, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ATTNGRAPH_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot be written .*ATTNGRAPH_CACHE"):
+        table(Lined(), root, "train")
+
+
+def test_state_names_files_in_json(root, cache):
+    table(Lined(), root, "test")
+    (file,) = cache.rglob("*.json")
+    assert [about[0] for about in json.loads(file.read_text())["state"][3:]] == [LIST, "test.txt", "images"]
+
+
+def test_a_root_may_be_spelled_in_several_ways(root, monkeypatch):
+    """They share a table: else two runs that spell it differently would make it anew in turn."""
+    data = Lined()
+    monkeypatch.chdir(root)
+    for folder in (root, Path("."), root):
+        table(data, folder, "test")
+    assert data.readers[0].reads == 1
+
+
+def test_a_digest_is_that_of_the_content_wherever_it_lies(root, tmp_path):
+    data, moved = Lined(), tmp_path / "elsewhere" / "lined"
+    moved.parent.mkdir()
+    shutil.copytree(root, moved)
+    first = table(data, root, "test").about.digest
+    assert (
+        len(first) == 64
+        and first == table(data, moved, "test").about.digest == table(data, root, "test").about.digest
+    )
+    (moved / "test.txt").write_text("what\nwhere?\n")
+    assert table(data, moved, "test").about.digest != first
+
+
+def test_places_of_images(root, monkeypatch):
+    monkeypatch.chdir(root)
+    for folder in (root, Path("."), Path("..", "lined")):
+        rows = table(Lined(), folder, "test")
+        assert rows.column("image").to_pylist() == ["images/0.png", "images/1.png"]
+        assert [example.image for example in rows] == [folder / "images" / f"{k}.png" for k in range(2)]
+
+
+def test_an_open_table_takes_no_memory(root):
+    """All processes share its pages."""
+    table(Lined(), root, "train")
+    before = pa.total_allocated_bytes()
+    found = table(Lined(), root, "train")
+    assert pa.total_allocated_bytes() == before and found.whole.nbytes > 30_000

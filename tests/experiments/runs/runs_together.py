@@ -1,0 +1,64 @@
+"""``torchrun ... -m tests.experiments.runs.runs_together FOLDER``: small runs shared by all processes.
+
+The first process writes what each run leaves into a file ``NAME.json`` of the folder.
+"""
+
+import json
+import sys
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from accelerate import PartialState
+
+from experiments.runs import device
+from experiments.runs import train as training
+from tests.experiments.runs.small import RECIPE, small_mplug, train_small
+
+IN_PASSES = replace(RECIPE, batch_size=8, accumulation=2, validate_every=3)
+RUNS = {
+    "stopped early": ("pgnn", replace(RECIPE, steps=12, batch_size=4, validate_every=2, patience=2)),
+    "in passes": ("full", IN_PASSES),
+    "in passes, interrupted": ("full", IN_PASSES),
+    "computed again": ("gcn", replace(RECIPE, batch_size=4, checkpointing=True)),
+    "lora": ("lora", replace(RECIPE, batch_size=4)),
+    "prefix": ("prefix", replace(RECIPE, batch_size=4)),
+    "mPLUG's captions": ("full", replace(RECIPE, batch_size=4)),
+    "mPLUG's captions, computed again": ("decoder", replace(RECIPE, batch_size=4, checkpointing=True)),
+}
+
+
+class Stopped(Exception):
+    """Raised from ``on_step``."""
+
+
+def stop(step: int) -> None:
+    if step == 5:
+        raise Stopped
+
+
+def run_all(folder: Path) -> None:
+    several = device.processes("cpu").num_processes > 1
+    for name, (method, recipe) in RUNS.items():
+        family = small_mplug() if name.startswith("mPLUG") else None
+        if several and "interrupted" in name:
+            with suppress(Stopped):
+                train_small(folder / name, method, recipe, on_step=stop)
+        outcome = train_small(folder / name, method, recipe, family=family)
+        validated = folder / name / "run" / "validation.csv"
+        found = {
+            "metrics": outcome.metrics,
+            "predictions": outcome.predictions,
+            "trained": asdict(outcome.trained),
+            "validations": validated.read_text() if recipe.validate_every else None,
+            "weights": {name: weight.double().sum().item() for name, weight in outcome.weights.items()},
+        }
+        if PartialState().is_main_process:
+            (folder / f"{name}.json").write_text(json.dumps(found))
+        PartialState().wait_for_everyone()
+
+
+if __name__ == "__main__":
+    device.uses_bfloat16 = lambda name: False
+    training.SAVE_EVERY = 3
+    run_all(Path(sys.argv[1]))

@@ -1,0 +1,312 @@
+"""A cell is trained, scored and saved once; other settings, damaged files and other weights are noticed."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from attngraph.errors import UserError
+from experiments.data.example import Example
+from experiments.models import Ranking
+from experiments.models.weights import weights_digest
+from experiments.runs import cells
+from experiments.runs.cells import Cell, is_finished, per_image, read_scores, run_cell
+from experiments.runs.execution import Execution
+from experiments.runs.recipe import Recipe
+from experiments.tasks import TASKS
+from tests.experiments.runs.small import ADAPTER, SmallTask, small_cell, small_examples
+
+FINISHED = {
+    "experiment.yaml",
+    "config.json",
+    "metrics.csv",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "predictions.json",
+    "statistics.npz",
+    "scores.json",
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A cell on the small model and task, and the folder in which it is finished."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        cell, steps = small_cell(folder, patch), []
+        result = run_cell(cell, Execution(folder), on_step=steps.append)
+        assert steps == [1, 2, 3, 4] and result["loss"] > 0
+        yield cell, folder
+
+
+@pytest.fixture
+def cell(made):
+    return made[0]
+
+
+@pytest.fixture
+def finished(made, tmp_path):
+    """The folder of the cell, finished in ``tmp_path``."""
+    cell, folder = made
+    shutil.copytree(cell.folder(folder), cell.folder(tmp_path))
+    return cell.folder(tmp_path)
+
+
+def begin(cell, out, conditions=None):
+    """As if the cell had been interrupted."""
+    cell.folder(out).mkdir(parents=True)
+    about = {"threads": 1, "processes": 1} if conditions is None else conditions
+    (cell.folder(out) / "config.json").write_text(json.dumps({"settings": cell.description(), **about}))
+
+
+def test_a_cell_is_run_once(cell, finished, tmp_path):
+    run = Execution(tmp_path)
+    assert {file.name for file in finished.iterdir()} == FINISHED and is_finished(cell, run)
+    result = run_cell(cell, run, on_step=lambda step: pytest.fail("trained again"))
+    assert read_scores(cell, tmp_path) == result
+    assert (result["row"], result["task"], result["seed"], result["split"]) == ("pgnn", "small", 3, "test")
+    assert (result["examples"], result["trained_on"]) == (8, 8)
+    assert result["started"].keys() == result["learned"].keys() and result["started"] != result["learned"]
+    assert len(result["effects"]) == 2, "one self-attention and one cross-attention"
+    assert all(0 < effect["kappa"] < 1 for effect in result["effects"].values())
+    assert result["train_seconds"] > 0 and result["peak_mb"] > 50
+    assert result["answering"] == {"way": "generate", "beams": 1, "tokens": 4}
+    assert result["evaluator"] == "the task's own metric" and result["source"] == ""
+    assert list(json.loads((finished / "predictions.json").read_text())) == [f"e{k}" for k in range(8)]
+    with np.load(finished / "statistics.npz") as statistics:
+        sums = statistics["small.accuracy"]
+    assert result["scores"] == {"small.accuracy": pytest.approx(sums[:, 0].sum() / sums[:, 1].sum())}
+    assert sums.shape == (4, 2), "two questions about each of four pictures"
+
+
+def test_the_seed_and_the_pictures_decide(cell, finished, tmp_path):
+    """A run from before pictures could be changed is the same run still."""
+    changing = replace(cell, recipe=replace(cell.recipe, augment=True))
+    for name, other in (("again", cell), ("seed", replace(cell, seed=4)), ("augment", changing)):
+        run_cell(other, Execution(tmp_path / name))
+        same = read_scores(other, tmp_path / name)["loss"] == read_scores(cell, tmp_path)["loss"]
+        assert same == (name == "again")
+        config = json.loads((other.folder(tmp_path / name) / "config.json").read_text())
+        assert config["settings"]["recipe"].get("augment", False) == (name == "augment")
+
+
+def test_a_cell_that_was_interrupted_while_scoring_trains_no_more(cell, finished, tmp_path, monkeypatch):
+    out = tmp_path / "again"
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run_cell(cell, Execution(out))
+    assert not is_finished(cell, Execution(out))
+    result = run_cell(cell, Execution(out), on_step=lambda step: pytest.fail("trained again"))
+    assert {file.name for file in cell.folder(out).iterdir()} == FINISHED
+    whole = read_scores(cell, tmp_path)
+    assert all(result[key] == whole[key] for key in ("scores", "loss", "learned", "parameters"))
+
+
+def test_a_picture_that_cannot_be_read_ends_a_run(cell, tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "small", SmallTask(small_examples(tmp_path / "pictures")))
+    picture = tmp_path / "pictures" / "1.png"
+    picture.write_bytes(picture.read_bytes()[:300])
+    with pytest.raises(UserError, match="1.png cannot be read .*: replace the file"):
+        run_cell(cell, Execution(tmp_path))
+
+
+def test_methods_without_training(cell, tmp_path):
+    for name in ("frozen", "majority"):
+        untrained = replace(cell, label=name, method=name, settings={}, recipe=None, eval_examples=6)
+        result = run_cell(untrained, Execution(tmp_path))
+        assert result["effects"] == result["started"] == {}
+        assert result["loss"] is None and result["parameters"] == 0 and result["examples"] == 6
+        names = {file.name for file in untrained.folder(tmp_path).iterdir()}
+        assert names == FINISHED - {"metrics.csv", "adapter_config.json", "adapter_model.safetensors"}
+    predictions = json.loads((untrained.folder(tmp_path) / "predictions.json").read_text())
+    assert set(predictions.values()) == {"yes"}
+
+
+def test_cells_of_an_empty_folder_are_not_finished(tmp_path):
+    assert not is_finished(Cell("gcn", "gcn", {}, "vqa", 0, None, tmp_path), Execution(tmp_path))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"settings": {**ADAPTER, "join": "gated"}}, "settings"),
+        ({"recipe": Recipe(1e-2, 4, batch_size=4, augment=True)}, "recipe"),
+        ({"eval_examples": 3}, "eval_examples"),
+        ({"split": "validation"}, "split"),
+    ],
+)
+def test_another_experiment_in_the_folder_is_refused(change, named, cell, tmp_path):
+    begin(cell, tmp_path)
+    assert not is_finished(cell, Execution(tmp_path)), "begun, with these settings"
+    other = replace(cell, **change)
+    for call in (is_finished, run_cell):
+        with pytest.raises(
+            UserError, match=rf"holds another experiment \(other {named}\): give another --out"
+        ):
+            call(other, Execution(tmp_path))
+    assert os.listdir(cell.folder(tmp_path)) == ["config.json"]
+
+
+def test_other_data_threads_or_processes_are_not_mixed(cell, tmp_path, monkeypatch):
+    for k, (conditions, said) in enumerate(
+        [
+            ({"threads": 2, "processes": 1}, "other threads: 2, not 1"),
+            ({"threads": 1, "processes": 2}, "other processes: 2, not 1"),
+            ({}, "other threads: unknown, not 1, processes: unknown, not 1"),
+        ]
+    ):
+        begin(cell, tmp_path / str(k), conditions)
+        with pytest.raises(UserError, match=rf"holds another experiment \({said}\)"):
+            is_finished(cell, Execution(tmp_path / str(k)))
+    begin(cell, tmp_path / "data")
+    monkeypatch.setattr(SmallTask, "content", lambda *about: {"seed": 1})
+    with pytest.raises(UserError, match="other data"):
+        is_finished(cell, Execution(tmp_path / "data"))
+
+
+def test_a_cell_is_computed_with_the_threads_that_it_says(cell, tmp_path, monkeypatch):
+    threads, train = [], cells.train
+    monkeypatch.setattr(cells, "train", lambda *a: threads.append(torch.get_num_threads()) or train(*a))
+    before = torch.get_num_threads()
+    for count in (1, 2):
+        run_cell(cell, Execution(tmp_path / str(count), threads=count))
+        config = json.loads((cell.folder(tmp_path / str(count)) / "config.json").read_text())
+        assert (config["threads"], config["processes"]) == (count, 1)
+    assert threads == [1, 2] and torch.get_num_threads() == before
+
+
+NUMBERS = {"shape": np.zeros(4), "text": np.full((4, 2), "a"), "nan": np.full((4, 2), np.nan)}
+DAMAGE = {
+    "config.json": ["", "[]", '{"settings": null}', "[" * 100_000, b"\xff", None],
+    "scores.json": ["", "null", "{}", '{"scores": {"small.accuracy": null}}'],
+    "statistics.npz": ["", b"PK\x03\x04 no archive", {}, *({"small.accuracy": x} for x in NUMBERS.values())],
+    "predictions.json": ["[]", '{"e0": "yes"}', '{"e0": null}', None],
+}
+
+
+def spoil(file, content):
+    """Write something else into a file; None removes it, a dictionary is written as arrays."""
+    if content is None:
+        file.unlink()
+    elif isinstance(content, dict):
+        np.savez(file, **content)
+    else:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def test_damaged_files_are_named_with_the_remedy(cell, finished, tmp_path):
+    for file, contents in DAMAGE.items():
+        whole = (finished / file).read_bytes()
+        for content in contents:
+            spoil(finished / file, content)
+            with pytest.raises(UserError) as error:
+                is_finished(cell, Execution(tmp_path))
+            assert str(error.value).startswith(f"{finished / file} is damaged ("), content
+            assert str(error.value).endswith(f"): delete the folder {finished} and run again"), content
+            assert "\n" not in str(error.value) and len(str(error.value)) < 600
+        (finished / file).write_bytes(whole)
+    assert is_finished(cell, Execution(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (
+            {"scores": {"small.accuracy": 0.125}},
+            "statistics.npz is damaged .*they give .*, scores.json says 0.125",
+        ),
+        ({"scores": {"other": 0.5}}, "no small.accuracy"),
+        ({"row": "gcn"}, "of gcn small seed 3"),
+        ({"seed": "3"}, "seed: Input should be a valid integer"),
+        ({"examples": 7}, "predictions.json is damaged .*not 7 texts"),
+        ({"kinds": {"yesno": 1}}, "kinds.yesno"),
+        ({"loss": "low"}, "loss: Input should be a valid number"),
+    ],
+)
+def test_scores_that_the_other_files_contradict_are_not_taken(change, said, cell, finished, tmp_path):
+    scores = json.loads((finished / "scores.json").read_text())
+    (finished / "scores.json").write_text(json.dumps({**scores, **change}))
+    for read in (lambda: is_finished(cell, Execution(tmp_path)), lambda: read_scores(cell, tmp_path)):
+        with pytest.raises(UserError, match=said):
+            read()
+
+
+def test_results_of_earlier_versions_are_read(cell, finished, tmp_path):
+    """They lack some numbers and have others, and a scheme was called otherwise."""
+    scores = json.loads((finished / "scores.json").read_text())
+    earlier = {key: value for key, value in scores.items() if key not in ("started", "effects")}
+    earlier["accumulation"] = 2
+    (finished / "scores.json").write_text(json.dumps(earlier))
+    assert read_scores(cell, tmp_path) == earlier
+    config = (finished / "config.json").read_text()
+    (finished / "config.json").write_text(config.replace('"gnn": "pgnn"', '"gnn": "placebo"'))
+    renamed = replace(cell, settings={**cell.settings, "gnn": "rotated"})
+    assert is_finished(renamed, Execution(tmp_path))
+
+
+def test_descriptions_are_what_json_gives_back(cell):
+    assert json.loads(json.dumps(cell.description())) == cell.description()
+    assert cell.description()["recipe"]["steps"] == 4 and cell.description()["data"] == {"seed": 0}
+
+
+def test_statistics_are_summed_over_the_questions_of_an_image():
+    examples = [Example(str(k), Path(name), "", (), "") for k, name in enumerate("abab")]
+    sums = per_image(np.array([[1.0, 1], [0, 1], [0.5, 1], [0, 1]]), examples)
+    assert sums.tolist() == [[1.5, 2], [0, 2]]
+
+
+def test_a_run_may_answer_by_ranking_and_says_so(cell, tmp_path, monkeypatch):
+    """The task's own list, that it finds beside its data, say; or the one that was asked for."""
+    assert "answering" not in cell.description(), "a run of earlier versions is the same run"
+
+    class Ranks(SmallTask):
+        def answering(self, data):
+            return Ranking(("black", "yes"))
+
+        def answers(self, data):
+            return ("no", "yes")
+
+    monkeypatch.setitem(TASKS, "small", Ranks(small_examples(tmp_path / "pictures")))
+    for answering, answers in ((None, {"black", "yes"}), ("rank", {"no", "yes"})):
+        asked = replace(cell, answering=answering)
+        about = run_cell(asked, Execution(tmp_path / str(answering)))["answering"]
+        assert (about["way"], about["k"], about["answers"]) == ("rank", 2, 2) and len(about["digest"]) == 64
+        texts = json.loads((asked.folder(tmp_path / str(answering)) / "predictions.json").read_text())
+        assert len(texts) == 8 and set(texts.values()) <= answers
+    assert asked.description()["answering"] == {**about, "k": None}
+
+
+def test_descriptions_of_drawn_data_stay_as_they_were(tmp_path):
+    """A study of earlier versions goes on: these are all fields, in this order."""
+    (tmp_path / "manifest.json").write_text('{"version": 1, "seed": 0}')
+    drawn = Cell("gcn", "gcn", {"gnn": "gcn"}, "vqa", 1, Recipe(0.01, 500, 32), tmp_path)
+    recipe = {
+        "learning_rate": 0.01,
+        "steps": 500,
+        "batch_size": 32,
+        "accumulation": 1,
+        "warmup": 0.06,
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+        "clip": 1.0,
+    }
+    assert list(drawn.description().items()) == [
+        ("label", "gcn"),
+        ("method", "gcn"),
+        ("settings", {"gnn": "gcn"}),
+        ("task", "vqa"),
+        ("seed", 1),
+        ("recipe", recipe),
+        ("data", {"version": 1, "seed": 0}),
+        ("split", "test"),
+        ("train_examples", None),
+        ("eval_examples", None),
+        ("weights", weights_digest()),
+    ]

@@ -1,0 +1,200 @@
+"""An interrupted run goes on as if it had not been interrupted, to the bit."""
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from attngraph.errors import UserError
+from experiments.runs import device, made_with
+from experiments.runs import train as training
+from experiments.runs.cells import is_finished, run_cell
+from experiments.runs.execution import Execution
+from experiments.runs.train import STATES, last_state
+from experiments.runs.validation import Validation
+from tests.experiments.runs.small import RECIPE, small_cell, train_small
+
+ROOT = Path(__file__).parents[3]
+COLUMN = "small.accuracy"
+
+
+class Stopped(Exception):
+    """Raised from ``on_step``."""
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    """A state after steps 3, 6 and 8. The second validation of a run is its best one."""
+    monkeypatch.setattr(training, "SAVE_EVERY", 3)
+    monkeypatch.setattr(device, "uses_bfloat16", lambda name: False)
+    scores, given = Validation.scores, (0.3, 0.5, 0.1, 0.5)
+    monkeypatch.setattr(Validation, "scores", lambda self: scores(self) and {COLUMN: given[len(self.done)]})
+
+
+def stopped(folder, step, *about, **options):
+    """Begins a run and stops it after a step, before anything more of that step is saved."""
+
+    def stop(done):
+        if done == step:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train_small(folder, *about, on_step=stop, **options)
+
+
+def check_equal(outcome, expected):
+    assert outcome.weights.keys() == expected.weights.keys() and expected.weights
+    for name, weight in expected.weights.items():
+        assert torch.equal(weight, outcome.weights[name]), name
+    assert outcome.metrics == expected.metrics and outcome.predictions == expected.predictions
+    kept = [replace(found.trained, earlier_seconds=0) for found in (outcome, expected)]
+    assert kept[0] == kept[1]
+
+
+IN_PASSES = replace(RECIPE, batch_size=4, accumulation=2)
+VALIDATED = replace(RECIPE, validate_every=2)
+STOPS = {
+    "before any state": (2, "full", IN_PASSES),
+    "a state at this step is not saved yet": (3, "lora", replace(RECIPE, checkpointing=True)),
+    "after a state, a validation that was the best is lost": (4, "prefix", VALIDATED),
+    "after a state": (5, "pgnn", RECIPE),
+    "the best weights are in the state": (7, "full", replace(VALIDATED, patience=3)),
+    "early stopping": (6, "pgnn", replace(VALIDATED, steps=20, patience=2)),
+    "after the last step": (8, "decoder", replace(IN_PASSES, validate_every=2, schedule="cosine")),
+    "in half precision": (5, "full", replace(RECIPE, precision="bfloat16")),
+}
+
+
+@pytest.mark.parametrize("place", STOPS)
+def test_after_an_interrupt(place, tmp_path):
+    step, method, recipe = STOPS[place]
+    expected = train_small(tmp_path / "whole", method, recipe, dropout=0.3)
+    stopped(tmp_path / "halves", step, method, recipe, dropout=0.3)
+    assert not (tmp_path / "halves" / "run" / "metrics.csv").exists()
+    steps = []
+    outcome = train_small(tmp_path / "halves", method, recipe, 0.3, on_step=steps.append)
+    assert steps[0] == (step - 1) // 3 * 3 + 1, "it goes on from the last saved state"
+    check_equal(outcome, expected)
+    assert (outcome.trained.earlier_seconds > 0) == (step > 3)
+    if recipe.validate_every:
+        assert outcome.trained.best_step == 4
+        tables = [(tmp_path / name / "run" / "validation.csv").read_bytes() for name in ("whole", "halves")]
+        assert tables[0] == tables[1]
+    again = []
+    check_equal(train_small(tmp_path / "halves", method, recipe, 0.3, on_step=again.append), expected)
+    assert again == [], "the last state is enough"
+
+
+def test_after_a_kill(tmp_path):
+    """With what a killed save leaves, too."""
+    words = [sys.executable, "-m", "tests.experiments.runs.killed", tmp_path, torch.get_num_threads()]
+    place = {**os.environ, "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([str(word) for word in words], cwd=ROOT, env=place)
+    assert killed.returncode == -signal.SIGKILL
+    (tmp_path / "run" / STATES / ".attngraph-step-6.pt").write_bytes(b"half")
+    steps = []
+    outcome = train_small(tmp_path, dropout=0.3, on_step=steps.append)
+    assert steps[0] == 4
+    check_equal(outcome, train_small(tmp_path / "whole", dropout=0.3))
+
+
+def test_states_are_small_and_few(tmp_path):
+    outcome = train_small(tmp_path)
+    assert sorted(os.listdir(tmp_path / "run" / STATES)) == ["step-6.pt", "step-8.pt"]
+    assert set(os.listdir(tmp_path / "run")) == {"metrics.csv", STATES}
+    trained = sum(weight.numel() for weight in outcome.weights.values()) * 4
+    size = last_state(tmp_path / "run").stat().st_size
+    assert 3 * trained < size < 3 * trained + 60_000, "with AdamW's two numbers; without the frozen model"
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A folder with a run that stopped after a saved state."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "SAVE_EVERY", 3)
+        patch.setattr(device, "uses_bfloat16", lambda name: False)
+        stopped(folder, 5)
+    return folder
+
+
+HARM = {
+    "empty": lambda content: b"",
+    "truncated": lambda content: content[: len(content) // 2],
+    "something else": lambda content: b"no state",
+    "no line": lambda saved: saved["lines"].pop(),
+    "no loss": lambda saved: saved["lines"][0].update(loss=None),
+    "not finite": lambda saved: saved["lines"][0].update(loss=float("nan")),
+    "no weight": lambda saved: saved["weights"].popitem(),
+    "another shape": lambda saved: saved.update(weights={k: w[:1] for k, w in saved["weights"].items()}),
+    "no random numbers": lambda saved: saved.pop("random"),
+    "no optimiser": lambda saved: saved["parts"].pop(),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_damaged_state_is_named_with_the_remedy(harm, interrupted, tmp_path):
+    shutil.copytree(interrupted, tmp_path, dirs_exist_ok=True)
+    file = last_state(tmp_path / "run")
+    if " " not in harm or harm == "something else":
+        file.write_bytes(HARM[harm](file.read_bytes()))
+    else:
+        content = torch.load(file, weights_only=True)
+        HARM[harm](content)
+        torch.save(content, file)
+    with pytest.raises(UserError, match=f"{file} cannot be read .*: delete that file and run again") as error:
+        train_small(tmp_path)
+    assert "\n" not in str(error.value)
+    file.unlink()
+    steps = []
+    train_small(tmp_path, on_step=steps.append)
+    assert steps[0] == 1, "the remedy works"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of file sizes")
+def test_a_full_disk_leaves_the_state_before(tmp_path):
+    """The system's own refusal, in the middle of a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(step):
+        if step == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+
+    try:
+        with pytest.raises(UserError, match="step-6.pt cannot be saved .*: make room on the disk") as error:
+            train_small(tmp_path, on_step=limit)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path / "run" / STATES) == ["step-3.pt"]
+    check_equal(train_small(tmp_path), train_small(tmp_path / "whole"))
+
+
+def test_a_run_that_goes_on_in_another_precision_or_with_other_code_says_so(tmp_path, monkeypatch, capsys):
+    cell, run = small_cell(tmp_path, monkeypatch, replace(RECIPE, batch_size=4)), Execution(tmp_path)
+    config = cell.folder(tmp_path) / "config.json"
+
+    def interrupt(step):
+        if step in (4, 7):
+            raise KeyboardInterrupt
+
+    for half, digest in ((True, "one"), (True, "one"), (False, "one"), (False, "two")):
+        monkeypatch.setattr(device, "uses_bfloat16", lambda name, half=half: half)
+        monkeypatch.setattr(made_with, "DIGEST", digest)
+        with contextlib.suppress(KeyboardInterrupt):
+            run_cell(cell, run, on_step=interrupt if digest == "one" else lambda step: None)
+    found = json.loads(config.read_text())
+    places = [(part["precision"], part["versions"]["code"]) for part in [*found["before"], found]]
+    assert places == [("bfloat16 autocast", "one"), ("float32", "one"), ("float32", "two")]
+    assert all(set(part) == {"device", "precision", "versions", "machine"} for part in found["before"])
+    assert capsys.readouterr().err.count("goes on with another device, precision or code") == 2
+    assert is_finished(cell, run)

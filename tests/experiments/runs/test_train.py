@@ -1,0 +1,313 @@
+"""Training is what a plain loop over the same batches would compute, whichever way a step is divided."""
+
+import csv
+import math
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from attngraph.errors import UserError
+from experiments.models.batch import IGNORED
+from experiments.models.blip import BlipCaptioner
+from experiments.runs import device, prediction
+from experiments.runs import train as training
+from experiments.runs.device import is_out_of_memory
+from experiments.runs.order import batch_positions
+from experiments.runs.recipe import Diverged
+from experiments.runs.train import STATES, LossModule, checkpointed, last_state, train
+from tests.experiments.runs.small import RECIPE, small_run, train_small
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 3)
+    monkeypatch.setattr(device, "uses_bfloat16", lambda name: False)
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """The exact numbers of all steps, run after run."""
+    found, plain = [], training._metrics
+    monkeypatch.setattr(training, "_metrics", lambda steps: found.extend(steps) or plain(steps))
+    return found
+
+
+def losses(lines):
+    return [line["loss"] for line in lines]
+
+
+def plain_loop(tuned, data, recipe, seed):
+    """Losses, gradient norms and learning rates of each step, written out."""
+    family, parameters = data.family, list(tuned.parameters().values())
+    family.model.train()
+    decayed = {True: recipe.weight_decay, False: 0.0}
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if (p.dim() > 1) == matrix], "weight_decay": decay}
+            for matrix, decay in decayed.items()
+        ],
+        recipe.learning_rate,
+    )
+    schedule = LambdaLR(optimizer, recipe.factor)
+    steps = []
+    for step in range(recipe.steps):
+        positions, draws = batch_positions(len(data), recipe.batch_size, seed, step)
+        inputs = family.training_inputs(
+            [data.sample(k, u) for k, u in zip(positions.tolist(), draws.tolist())]
+        )
+        targets = inputs.pop("labels")[:, 1:]
+        logs = family.logits(inputs)[:, :-1].log_softmax(-1)
+        counted = targets != IGNORED
+        right = logs.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+        smooth = recipe.label_smoothing
+        each = -(1 - smooth) * right - smooth * logs.mean(-1)
+        loss = each[counted].sum() / counted.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        steps.append((loss.item(), norm.item(), schedule.get_last_lr()[0]))
+        optimizer.step()
+        schedule.step()
+    return steps
+
+
+@pytest.mark.parametrize("method, clip", [("pgnn", 0.05), ("full", 1.0)])
+def test_it_equals_a_plain_loop(method, clip, lines, tmp_path):
+    recipe = replace(RECIPE, clip=clip, warmup=0.3)
+    mine, data = small_run(tmp_path, method)
+    expected = plain_loop(mine, data, recipe, seed=5)
+    tuned, data = small_run(tmp_path, method)
+    before = {name: p.detach().clone() for name, p in tuned.family.model.named_parameters()}
+    trained = train(tuned, data, recipe, 5, tmp_path / "run")
+    assert len(lines) == recipe.steps
+    for line, (loss, norm, rate) in zip(lines, expected):
+        assert line["loss"] == pytest.approx(loss, abs=1e-6)
+        assert line["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+        assert line["learning_rate"] == pytest.approx(rate, rel=1e-6)
+    assert (max(norm for _, norm, _ in expected) > clip) or clip == 1.0, "gradients are cut"
+    for name, parameter in mine.parameters().items():
+        assert torch.allclose(parameter, tuned.parameters()[name], atol=1e-6), name
+    changed = {name for name, p in tuned.family.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed and changed <= set(tuned.parameters()), "nothing else"
+    table = list(csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines()))
+    assert list(table[0]) == ["step", "loss", "learning_rate", "gradient_norm"]
+    assert [int(line["step"]) for line in table] == list(range(1, 9))
+    assert trained.loss == pytest.approx(sum(losses(lines)) / 8)
+
+
+def test_passes_of_a_step_add_up(lines, tmp_path):
+    recipe = replace(RECIPE, batch_size=4)
+    once = train_small(tmp_path / "once", recipe=recipe)
+    twice = train_small(tmp_path / "twice", recipe=replace(recipe, accumulation=2))
+    assert losses(lines[8:]) == pytest.approx(losses(lines[:8]), abs=1e-5)
+    for name, weight in once.weights.items():
+        assert torch.allclose(weight, twice.weights[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "precision, pays, half",
+    [("auto", False, False), ("auto", True, True), ("float32", True, False), ("bfloat16", False, True)],
+)
+def test_the_precision_is_as_the_recipe_says(precision, pays, half, lines, tmp_path, monkeypatch):
+    """Whatever ``accelerate launch`` says. Losses in bfloat16 are near, and weights stay float32."""
+    train_small(tmp_path / "float32")
+    monkeypatch.setattr(device, "uses_bfloat16", lambda name: pays)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no" if half else "bf16")
+    dtypes, plain = set(), training.token_losses
+    monkeypatch.setattr(training, "token_losses", lambda x, *more: dtypes.add(x.dtype) or plain(x, *more))
+    outcome = train_small(tmp_path / "run", recipe=replace(RECIPE, precision=precision))
+    assert dtypes == {torch.bfloat16 if half else torch.float32}
+    assert device.training_precision("cpu", precision) == ("bfloat16 autocast" if half else "float32")
+    exact, found = losses(lines[:8]), losses(lines[8:])
+    assert found == pytest.approx(exact, rel=0.05) and (found == exact) != half
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in outcome.weights.values())
+
+
+def test_a_step_whose_gradients_are_too_large_for_float16_is_left_out(lines, tmp_path, monkeypatch):
+    """It counts as a step, not for the schedule. Gradients are clipped as they are, without the scale."""
+    monkeypatch.setattr(training, "half_precision", lambda device, precision: "float16")
+    scale, begin = torch.amp.GradScaler, []
+    monkeypatch.setattr(
+        torch.amp, "GradScaler", lambda kind, enabled: scale(kind, init_scale=begin[-1], enabled=enabled)
+    )
+    for size in (2.0**10, 2.0**126):
+        begin.append(size)
+        outcome = train_small(tmp_path / str(len(begin)))
+        assert all(p.dtype == torch.float32 and p.isfinite().all() for p in outcome.weights.values())
+    monkeypatch.setattr(training, "half_precision", lambda device, precision: None)
+    train_small(tmp_path / "float32")
+    half, left_out, exact = lines[:8], lines[8:16], lines[16:]
+    assert losses(half) == pytest.approx(losses(exact), rel=0.05)
+    rates = [[line["learning_rate"] for line in run] for run in (half, left_out, exact)]
+    assert rates[0] == rates[2] and rates[1] == rates[2][:1] * 8
+    norms = [[line["gradient_norm"] for line in run] for run in (half, exact)]
+    assert norms[0] == pytest.approx(norms[1], rel=0.3)
+
+
+@pytest.mark.parametrize("what, step, said", [("loss", 0, 0), ("loss", 4, 4), ("weight", 6, 6)])
+def test_numbers_that_are_not_finite_leave_the_last_good_state(what, step, said, tmp_path):
+    tuned, data = small_run(tmp_path)
+
+    def spoil(done):
+        if done == step and what == "loss":
+            data.family.model.text_decoder.cls.predictions.bias.data.fill_(math.nan)
+        if done == step and what == "weight":  # the state of this step is not saved yet
+            next(iter(tuned.parameters().values())).data.fill_(math.inf)
+
+    spoil(0)
+    run = tmp_path / "run"
+    with pytest.raises(
+        Diverged, match=rf"{run}: .*{what} is not finite at step {said}; lower the learning rate \(0.01\)"
+    ):
+        train(tuned, data, RECIPE, 5, run, spoil)
+    assert not (run / "metrics.csv").exists()
+    if step:
+        assert os.listdir(run / STATES) == ["step-3.pt"] and last_state(run).name == "step-3.pt"
+        steps = []
+        train_small(tmp_path, on_step=steps.append)
+        assert steps == [4, 5, 6, 7, 8]
+
+
+# ---- memory -----------------------------------------------------------------------------------------------
+
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError(
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."
+    ),
+    RuntimeError("[enforce fail] data. DefaultCPUAllocator: not enough memory: you tried to allocate."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+def test_each_allocator_is_understood_and_nothing_else_is_taken_for_it():
+    assert all(map(is_out_of_memory, ERRORS))
+    others = RuntimeError("shapes differ"), MemoryError(), UserError(str(ERRORS[0]))
+    assert not any(map(is_out_of_memory, others))
+
+
+@pytest.mark.parametrize(
+    "size, passes, remedy",
+    [
+        (8, 1, r"recipe.accumulation=2 "),
+        (6, 2, r"recipe.accumulation=6 "),
+        (4, 4, "let recipe.checkpointing"),
+    ],
+)
+def test_too_little_memory_is_one_line_with_the_remedy(size, passes, remedy, tmp_path, monkeypatch):
+    def never(self, inputs):
+        raise ERRORS[0]
+
+    monkeypatch.setattr(BlipCaptioner, "logits", never)
+    with pytest.raises(UserError, match=f"out of memory with {size // passes} examples .*{remedy}") as error:
+        train_small(tmp_path, recipe=replace(RECIPE, batch_size=size, accumulation=passes))
+    assert "\n" not in str(error.value)
+
+
+def test_answers_are_made_in_smaller_batches_where_memory_is_short(tmp_path, monkeypatch, capsys):
+    tuned, data = small_run(tmp_path)
+    expected = prediction.predict(tuned, data)
+    generate, sizes, most = BlipCaptioner.generate, [], [3]
+
+    def limited(self, samples, decoding):
+        sizes.append(len(samples))
+        if len(samples) > most[0]:
+            raise ERRORS[1]
+        return generate(self, samples, decoding)
+
+    monkeypatch.setattr(BlipCaptioner, "generate", limited)
+    assert prediction.predict(tuned, data) == expected
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    assert capsys.readouterr().err.count("examples are answered at a time from now on") == 2
+    most[0] = 0
+    with pytest.raises(UserError, match="out of memory with a single example to answer"):
+        prediction.predict(tuned, data)
+
+
+# ---- activations that are computed again ------------------------------------------------------------------
+
+
+def gradients(folder, method, wanted):
+    """Loss, gradients and the bytes that the forward pass keeps for the backward pass."""
+    tuned, data = small_run(folder, method, dropout=0.3)
+    inputs, saved = data.family.training_inputs([data.sample(k, 0.2) for k in range(4)]), []
+
+    def keep(tensor):
+        saved.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    module = LossModule(tuned, 0.1).train()
+    torch.manual_seed(3)
+    with checkpointed(data.family.model, wanted):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = module(**inputs, tokens=torch.tensor(9))
+        loss.backward()
+    return loss, {name: p.grad for name, p in tuned.parameters().items()}, sum(saved), tuned, data
+
+
+@pytest.mark.parametrize("method", ["gcn", "pgnn", "appnp", "gcnii", "full", "decoder", "lora", "prefix"])
+def test_activations_computed_again_give_the_same_gradients_and_take_less_memory(method, tmp_path):
+    loss, expected, much, *_ = gradients(tmp_path, method, False)
+    again, found, little, *_ = gradients(tmp_path, method, True)
+    assert torch.equal(loss, again) and expected.keys() == found.keys()
+    for name, gradient in expected.items():
+        assert torch.equal(gradient, found[name]) if gradient is not None else found[name] is None, name
+    assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in found.values())
+    assert little < 0.41 * much
+
+
+def test_a_run_that_computes_activations_again_is_the_same_to_the_bit(tmp_path):
+    plain = train_small(tmp_path / "plain", "full", dropout=0.3)
+    again = train_small(tmp_path / "again", "full", replace(RECIPE, checkpointing=True), dropout=0.3)
+    assert plain.metrics == again.metrics and plain.predictions == again.predictions
+    assert all(torch.equal(weight, again.weights[name]) for name, weight in plain.weights.items())
+
+
+def test_what_adapters_do_is_counted_once(tmp_path):
+    """The layers are run a second time in the backward pass; effects are of the forward pass."""
+    *_, tuned, data = gradients(tmp_path, "pgnn", True)
+    expected = tuned.effects(data.first(4))
+    with checkpointed(data.family.model, True):
+        tuned.family.model.train()
+        found = tuned.effects(data.first(4))
+        tuned.family.model.eval()
+    queries = [[effect["queries"] for effect in effects.values()] for effects in (found, expected)]
+    assert queries[0] == queries[1] and found.keys() == expected.keys() and len(found) == 2
+    assert not data.family.model.is_gradient_checkpointing, "it is switched off in the end"
+
+
+def test_a_model_that_cannot_is_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.BlipForConditionalGeneration.supports_gradient_checkpointing", False)
+    with pytest.raises(UserError, match="cannot compute activations again: leave out checkpointing"):
+        train_small(tmp_path, recipe=replace(RECIPE, checkpointing=True))
+
+
+# ---- compiled passes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("method", ["full", "gcn", "pgnn", "appnp", "gcnii", "lora", "prefix"])
+def test_a_compiled_run_is_the_same(method, tmp_path):
+    torch._dynamo.reset()
+    recipe = replace(RECIPE, steps=3)
+    plain = train_small(tmp_path / "plain", method, recipe)
+    compiled = train_small(tmp_path / "compiled", method, replace(recipe, compile=True))
+    each = [[float(x.split(",")[1]) for x in run.metrics.splitlines()[1:]] for run in (plain, compiled)]
+    assert each[0] == pytest.approx(each[1], abs=2e-5)
+    assert all(torch.allclose(p, compiled.weights[name], atol=1e-5) for name, p in plain.weights.items())
+    assert plain.predictions == compiled.predictions
+
+
+def test_a_model_that_cannot_be_compiled_is_one_line(tmp_path, monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler\nand a long story")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(training, "COMPILER", broken)
+    with pytest.raises(UserError, match="cannot be compiled here .*: leave out compile") as error:
+        train_small(tmp_path, recipe=replace(RECIPE, compile=True))
+    assert "\n" not in str(error.value)

@@ -1,0 +1,429 @@
+"""Paired comparisons over seeds and examples: known errors, calibration, power; those of a table's rows."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from attngraph.errors import UserError
+from experiments.methods import METHODS, GraphAdapter
+from experiments.metrics.captions import bleu4_from_counts, caption_scores
+from experiments.metrics.statistics import mean_score, mean_statistics
+from experiments.tables.compare import (
+    about_rows_alike,
+    about_same_runs,
+    compare_pairs,
+    compare_with_baseline,
+    holm,
+    paired_comparison,
+    recompute,
+    same_runs,
+)
+from experiments.tables.frame import scored
+from experiments.tables.runs import cannot_differ
+from experiments.tasks import TASKS
+from experiments.tasks.task import Column
+from tests.experiments.tables.made import SmallTask, bleu_counts, captioning, runs_on, save_run
+
+
+def simulate(runs, seeds, examples, seed_std=0.0, example_std=0.0, noise_std=0.0, shift=0.0):
+    """p values and coverage over simulated experiments with known sources of variation of A - B."""
+    rng = np.random.default_rng(0)
+    p_values, covered = [], []
+    for _ in range(runs):
+        b = rng.normal(size=(seeds, examples))
+        a = (
+            b
+            + shift
+            + seed_std * rng.normal(size=(seeds, 1))
+            + example_std * rng.normal(size=(1, examples))
+            + noise_std * rng.normal(size=(seeds, examples))
+        )
+        result = paired_comparison(mean_statistics(a), mean_statistics(b))
+        p_values.append(result.p_value)
+        covered.append(result.low <= shift <= result.high)
+    return np.array(p_values), np.mean(covered)
+
+
+@pytest.mark.parametrize(
+    "seed_std, example_std, noise_std, least",
+    [
+        (0.3, 0.0, 0.3, 0.02),  # the seeds decide
+        (0.0, 0.5, 0.05, 0.02),  # the examples decide
+        (0.0, 0.0, 0.5, 0.0),  # independent noise: known from the examples, and yet the seeds count
+        (0.03, 0.4, 0.4, 0.01),  # all of them
+    ],
+)
+def test_false_alarms_under_the_null(seed_std, example_std, noise_std, least):
+    p_values, coverage = simulate(250, 5, 80, seed_std, example_std, noise_std)
+    assert least <= np.mean(p_values < 0.05) <= 0.08
+    assert coverage == 1 - np.mean(p_values < 0.05)
+
+
+def test_interval_covers_a_true_difference_and_finds_it():
+    p_values, coverage = simulate(200, 5, 100, 0.03, 0.3, 0.5, shift=0.3)
+    assert coverage > 0.9
+    assert np.mean(p_values < 0.05) > 0.95
+
+
+def test_one_seed_is_the_standard_error_of_a_paired_mean():
+    rng = np.random.default_rng(0)
+    difference = rng.normal(0.1, 1.0, size=400)
+    a = rng.normal(size=400)
+    b = a - difference
+    result = paired_comparison(mean_statistics(a[None]), mean_statistics(b[None]))
+    assert result.difference == pytest.approx(difference.mean())
+    expected = stats.ttest_1samp(difference, 0)
+    assert result.standard_error == pytest.approx(difference.std(ddof=1) / 20, rel=1e-9)
+    assert result.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+
+
+def test_same_examples_every_seed_apart_is_the_t_test_over_seeds():
+    shifts = np.array([0.1, 0.3, 0.25, -0.05, 0.2])
+    b = np.random.default_rng(0).random((5, 50))
+    result = paired_comparison(mean_statistics(b + shifts[:, None]), mean_statistics(b))
+    expected = stats.ttest_1samp(shifts, 0)
+    assert result.standard_error == pytest.approx(shifts.std(ddof=1) / 5**0.5)
+    assert result.p_value == pytest.approx(expected.pvalue, rel=1e-3)
+    assert (result.low, result.high) == pytest.approx(tuple(expected.confidence_interval()), abs=1e-4)
+
+
+def test_deterministic_antisymmetric_and_equal_methods():
+    rng = np.random.default_rng(0)
+    a, b = (mean_statistics(rng.random((3, 40))) for _ in range(2))
+    forth, back = paired_comparison(a, b), paired_comparison(b, a)
+    assert forth == paired_comparison(a, b)
+    assert (forth.difference, forth.low) == pytest.approx((-back.difference, -back.high))
+    same = paired_comparison(a, a)
+    assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    assert (same.seeds, same.examples) == (3, 40)
+
+
+def test_what_a_comparison_speaks_for():
+    rng = np.random.default_rng(0)
+    a, b = (mean_statistics(rng.random((6, 40))) for _ in range(2))
+    one = paired_comparison(a[:1], b[:1])
+    assert (one.speaks_for, one.by_checkpoint, one.new_checkpoints) == ("images", (one.difference,), None)
+    same = paired_comparison(a, b)
+    assert (same.speaks_for, same.new_checkpoints) == ("seeds and images", None)
+    dealt = paired_comparison(a, b, checkpoints=[0, 1, 2, 0, 1, 2])
+    per_seed = a[..., 0].mean(1) - b[..., 0].mean(1)
+    assert dealt.by_checkpoint == pytest.approx((per_seed[:3] + per_seed[3:]) / 2)
+    new = dealt.new_checkpoints
+    assert new.low < dealt.low < dealt.difference < dealt.high < new.high and new.p_value > dealt.p_value
+
+
+def captions(seeds, damage, examples=60):
+    words = "a red blue circle square above below the two three".split()
+    rng = np.random.default_rng(0)
+    references = {str(k): [" ".join(rng.choice(words, size=8)) for _ in range(3)] for k in range(examples)}
+    runs = []
+    for seed in range(seeds):
+        rng = np.random.default_rng(100 + seed)
+        predictions = {}
+        for id, texts in references.items():
+            predictions[id] = " ".join(
+                rng.choice(words) if rng.random() < damage else word for word in texts[0].split()
+            )
+        runs.append(caption_scores(predictions, references, use_java=False))
+    return runs
+
+
+def test_corpus_bleu_and_an_average_of_columns():
+    good, bad = captions(3, 0.2), captions(3, 0.5)
+    counts = [np.stack([run.bleu_counts for run in runs]) for runs in (good, bad)]
+    bleu = paired_comparison(*counts, bleu4_from_counts)
+    expected = np.mean([one.bleu4 - other.bleu4 for one, other in zip(good, bad, strict=True)])
+    assert bleu.difference == pytest.approx(expected)
+    assert bleu.low > 0 and bleu.p_value < 0.05
+    picks = np.random.default_rng(0).integers(60, size=(4000, 60))
+    drawn = [bleu4_from_counts(side[0][picks].sum(axis=1)) for side in counts]
+    one = paired_comparison(*(side[:1] for side in counts), bleu4_from_counts)
+    assert one.standard_error == pytest.approx(np.std(drawn[0] - drawn[1]), rel=0.1)
+
+    accuracy = [mean_statistics(np.full((3, 25), value)) for value in (0.75, 0.25)]
+    both = paired_comparison(
+        [counts[0], accuracy[0]],
+        [counts[1], accuracy[1]],
+        lambda captions, vqa: (bleu4_from_counts(captions) + mean_score(vqa)) / 2,
+    )
+    assert both.difference == pytest.approx((bleu.difference + 0.5) / 2)
+    assert both.standard_error == pytest.approx(bleu.standard_error / 2, rel=0.1)
+    assert both.examples == 25
+
+
+@pytest.mark.parametrize(
+    "p_values, adjusted",
+    [
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
+        ([0.01, 0.02, 0.03, 0.04], [0.04, 0.06, 0.06, 0.06]),
+        ([0.5, 0.6], [1.0, 1.0]),
+        ([0.2], [0.2]),
+        ([0.02, 0.02], [0.04, 0.04]),
+        ([], []),
+    ],
+)
+def test_holm_by_hand(p_values, adjusted):
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
+# ---- rows of a table --------------------------------------------------------------------------------------
+
+
+# differences; computed before columns were derived from tasks, on the statistics of `known_runs`
+KNOWN = {
+    ("APPNP", "vqa.accuracy"): 0.158333333333,
+    ("APPNP", "ve.accuracy"): 0.0533333333333,
+    ("APPNP", "caption.bleu4"): 0.00238542074449,
+    ("APPNP", "caption.cider"): 0.14645666168,
+    ("APPNP", "avg"): 0.0901271872728,
+    ("APPNP", "easy_vqa.accuracy"): 0.14,
+    ("pGNN", "vqa.accuracy"): 0.191666666667,
+    ("pGNN", "ve.accuracy"): 0.24,
+    ("pGNN", "caption.bleu4"): 0.00801020501626,
+    ("pGNN", "caption.cider"): 0.215639626726,
+    ("pGNN", "avg"): 0.163829124602,
+    ("pGNN", "easy_vqa.accuracy"): 0.213333333333,
+}
+IMAGES = {"vqa": 40, "ve": 25, "caption": 30, "easy_vqa": 50}
+
+
+def known_statistics(row: int, task: str, seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng([row, list(IMAGES).index(task), seed])
+    images = IMAGES[task]
+    draws = rng.random(images)
+    if task == "caption":
+        bleu, cider = bleu_counts(rng, images), mean_statistics(4 * rng.random(images))
+        return {"caption.bleu4": bleu, "caption.cider": cider}
+    right = draws + 0.1 * row > np.random.default_rng(images).random(images)
+    two_questions = 2 * mean_statistics(right)  # for each image, both right or both wrong
+    return {f"{task}.accuracy": two_questions}
+
+
+def known_runs(folder):
+    return [
+        save_run(folder, row, task, seed, statistics, dict.fromkeys(statistics, 0.0))
+        for r, row in enumerate(("gcn", "appnp", "pgnn"))
+        for task in IMAGES
+        for seed in range(3)
+        for statistics in [known_statistics(r, task, seed)]
+    ]
+
+
+def test_numbers_are_those_of_the_earlier_version(tmp_path):
+    runs = known_runs(tmp_path)
+    lines = compare_with_baseline(runs, scored({name: TASKS[name] for name in IMAGES}, runs))
+    numbers = {(line["row"], line["column"]): line["difference"] for line in lines}
+    assert list(numbers) == list(KNOWN) and numbers == pytest.approx(KNOWN, abs=1e-9)
+    assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
+    assert {line["column"]: line["images"] for line in lines if line["row"] == "pGNN"} == {
+        "vqa.accuracy": 40,
+        "ve.accuracy": 25,
+        "caption.bleu4": 30,
+        "caption.cider": 30,
+        "avg": 25,
+        "easy_vqa.accuracy": 50,
+    }
+
+
+def test_columns_of_one_task_share_the_resampled_images(tmp_path):
+    """The second column mirrors the first: the error of their mean is 0 only if both see the same draws."""
+    task = SmallTask("a", Column("a.x", "X", averaged=True), Column("a.y", "Y", averaged=True))
+    two = {name: SmallTask(name, Column(f"{name}.x", "X", averaged=True)) for name in ("b", "c")}
+    runs = []
+    for row, shift in (("gcn", 0.0), ("pgnn", 0.1)):
+        scores = np.random.default_rng(len(row)).random(50)
+        mirrored = 1 - scores + 2 * shift
+        x, y = mean_statistics(scores), mean_statistics(mirrored)
+        runs.append(save_run(tmp_path, row, "a", 0, {"a.x": x, "a.y": y}, {"a.x": 0.0}))
+        runs.append(save_run(tmp_path, row, "b", 0, {"b.x": x}, {"b.x": 0.0}))
+        runs.append(save_run(tmp_path, row, "c", 0, {"c.x": y}, {"c.x": 0.0}))
+    together = compare_with_baseline([run for run in runs if run.task == "a"], {"a": task})[-1]
+    apart = compare_with_baseline([run for run in runs if run.task != "a"], two)[-1]
+    assert together["column"] == apart["column"] == "avg"
+    assert together["difference"] == apart["difference"] == pytest.approx(0.1)
+    assert together["high"] - together["low"] < 1e-9 < 0.05 < apart["high"] - apart["low"]
+
+
+def test_two_captioning_tasks_are_compared_on_their_own_statistics(tmp_path):
+    tasks = {"coco": captioning("coco"), "nocaps": captioning("nocaps")}
+    runs = runs_on(tmp_path, tasks)
+    lines = {line["column"]: line for line in compare_with_baseline(runs, tasks)}
+    assert list(lines) == ["coco.bleu4", "coco.cider", "nocaps.bleu4", "nocaps.cider", "avg"]
+    for task in tasks.values():
+        for column in task.columns:
+            stacked = [
+                np.stack([r.statistics([column.key])[0] for r in runs if (r.row, r.task) == (row, task.name)])
+                for row in ("pgnn", "gcn")
+            ]
+            expected = paired_comparison(*stacked, column.score)
+            assert lines[column.key]["difference"] == pytest.approx(expected.difference)
+            assert lines[column.key]["p"] == pytest.approx(expected.p_value)
+    of_columns = [line["difference"] for key, line in lines.items() if key != "avg"]
+    assert lines["avg"]["difference"] == pytest.approx(np.mean(of_columns)) and len(set(of_columns)) == 4
+
+
+def test_weighted_means_beside_the_average(tmp_path):
+    """A share of the way from a floor to a ceiling: the floor drops out of differences."""
+    tasks = {"coco": captioning("coco")}
+    runs = runs_on(tmp_path, tasks)
+    weights = {"coco.bleu4": 0.5 / 0.4, "coco.cider": 0.5 / 3}
+    equal = dict.fromkeys(weights, 0.5)
+    lines = compare_with_baseline(runs, tasks, means={"way": weights, "equal": equal})
+    by_column = {line["column"]: line for line in lines}
+    assert list(by_column) == ["coco.bleu4", "coco.cider", "avg", "way", "equal"]
+    expected = sum(weight * by_column[key]["difference"] for key, weight in weights.items())
+    assert by_column["way"]["difference"] == pytest.approx(expected)
+    for key in ("difference", "low", "high", "p"):
+        assert by_column["equal"][key] == pytest.approx(by_column["avg"][key])
+
+
+def test_rows_and_baseline_can_be_named(tmp_path):
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks, rows=("gcn", "pgnn", "rate"))
+    lines = compare_pairs(runs, tasks, [("rate", "pgnn"), ("pgnn", "gcn")])
+    assert [(line["row"], line["baseline"]) for line in lines] == [
+        ("Learning rate alone", "pGNN"),
+        ("pGNN", "GCN"),
+    ]
+    assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
+    assert compare_pairs(runs, tasks, [("pgnn", "gcn")], columns=["avg"]) == []
+
+
+def test_the_same_runs_under_two_names_are_not_compared(tmp_path):
+    """Their difference is 0 by construction; it is no test, and none that Holm's correction counts."""
+    tasks = {name: TASKS[name] for name in ("vqa", "ve")}
+    runs = runs_on(tmp_path, tasks, rows=("gcn", "gcn_gated", "pgnn", "decoder", "full"))
+    scores = {(run.task, run.seed): run.result["scores"] for run in runs if run.row == "gcn"}
+    for number, run in enumerate(runs):
+        adapter = {"gnn": run.row[:4].rstrip("_"), "join": "gated"} if run.row[:3] in ("gcn", "pgn") else {}
+        if run.row == "gcn_gated" and run.task == "ve":
+            adapter["join"] = "blend"
+        settings = {"label": run.row, "method": run.row, "settings": adapter, "weights": "w"}
+        (run.folder / "config.json").write_text(json.dumps({"settings": settings}))
+        if run.row == "gcn_gated":
+            runs[number] = replace(run, result=run.result | {"scores": scores[run.task, run.seed]})
+    pairs = [("gcn_gated", "gcn"), ("pgnn", "gcn"), ("pgnn", "pgnn"), ("full", "decoder")]
+    lines = compare_pairs(runs, tasks, pairs, columns=["vqa.accuracy", "ve.accuracy"])
+    assert [(line["row"], line["column"]) for line in lines] == [
+        ("GCN, gated", "ve.accuracy"),
+        ("pGNN", "vqa.accuracy"),
+        ("pGNN", "ve.accuracy"),
+        ("Full fine-tuning", "vqa.accuracy"),
+        ("Full fine-tuning", "ve.accuracy"),
+    ]
+    assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
+    vqa, ve = (task.title for task in tasks.values())
+    assert about_same_runs(same_runs(runs, pairs), tasks) == (
+        f"Not compared, since only their names differ: GCN, gated = GCN ({vqa}); pGNN = pGNN ({vqa}, {ve})."
+    )
+    with pytest.raises(UserError, match="compared with gcn: not compared, since only their names differ"):
+        recompute(runs, ["gcn"], ["gcn_gated"], ["vqa.accuracy"])
+    *_, about = recompute(runs, ["gcn"], ["gcn_gated"])
+    assert about.endswith(f"GCN, gated = GCN ({vqa}).") and recompute(runs, ["gcn"], ["pgnn"])[-1] == ""
+
+
+def test_equal_settings_with_other_scores_differ_in_name_only(tmp_path):
+    """As where they ran on two machines: that is no difference of methods. Other weights are."""
+    tasks = {name: TASKS[name] for name in ("vqa", "ve")}
+    runs = runs_on(tmp_path, tasks, rows=("gcn", "gcn_gated", "rate"))
+    for run in runs:
+        weights = "other" if (run.row, run.task, run.seed) == ("gcn_gated", "ve", 1) else "w"
+        settings = {"settings": {"gnn": "gcn"}, "weights": weights}
+        (run.folder / "config.json").write_text(json.dumps({"settings": settings}))
+    pair = ("gcn_gated", "gcn")
+    assert same_runs(runs, [pair]) == {pair: {"vqa"}}
+    vqa, ve = (task.title for task in tasks.values())
+    alike = "Only the names differ, so a distance is one of seeds, machines or code"
+    assert about_rows_alike(runs, tasks) == (
+        f"{alike}: GCN, gated = GCN ({vqa}); Learning rate alone = GCN ({vqa}, {ve})"
+    )  # not that it is GCN, gated too
+    shown_again = [run for run in runs if run.row == "gcn"]
+    shown_again += [replace(run, row="rate") for run in shown_again]
+    assert about_rows_alike(shown_again, tasks) == ""  # the same runs, as of Learned p
+
+
+def test_an_adapter_that_sees_no_image_is_another(tmp_path, monkeypatch):
+    """Its settings are those of GCN."""
+    blind = GraphAdapter(name="gcn_blind", title="Blind", gnn="gcn", follows="gcn", vision="zero")
+    monkeypatch.setitem(METHODS, "gcn_blind", blind)
+    runs = runs_on(tmp_path, {"vqa": TASKS["vqa"]}, rows=("gcn", "gcn_blind"), seeds=(0,))
+    runs[1] = replace(runs[1], result=runs[0].result)
+    for run in runs:
+        settings = {"settings": {"gnn": "gcn"}, "weights": "w"}
+        (run.folder / "config.json").write_text(json.dumps({"settings": settings}))
+    assert not cannot_differ(*runs)
+    monkeypatch.setitem(METHODS, "gcn_blind", replace(blind, vision="frozen"))
+    assert cannot_differ(*runs)
+
+
+def test_checkpoints_are_those_of_the_runs(tmp_path):
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks, seeds=range(6), checkpoints=3)
+    (line,) = compare_with_baseline(runs, tasks)
+    stacked = [
+        np.stack([run.statistics(["vqa.accuracy"])[0] for run in runs if run.row == row])
+        for row in ("pgnn", "gcn")
+    ]
+    expected = paired_comparison(*stacked, checkpoints=[0, 1, 2, 0, 1, 2])
+    assert (line["checkpoints"], line["speaks_for"]) == (3, "seeds and images")
+    assert line["p"] == expected.p_value and line["by_checkpoint"] == list(expected.by_checkpoint)
+    assert line["new_p"] == line["new_p_holm"] == expected.new_checkpoints.p_value
+    (one,) = compare_with_baseline(runs_on(tmp_path / "one", tasks, seeds=[0]), tasks)
+    assert (one["checkpoints"], one["speaks_for"], one["new_p"]) == (1, "images", None)
+
+
+def test_one_seed_has_one_checkpoint(tmp_path):
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks, rows=("gcn",)) + runs_on(
+        tmp_path / "other", tasks, rows=("pgnn",), seeds=(1, 2), checkpoints=3
+    )
+    with pytest.raises(UserError, match="started from different weights"):
+        compare_with_baseline(runs, tasks)
+
+
+@pytest.mark.parametrize("setting, number", [("data", 0), ("split", 3), ("eval_examples", 3)])
+def test_only_runs_on_the_same_examples_are_compared(setting, number, tmp_path):
+    """Pairs of a seed, and seeds of a row: rows of the arrays are the same images."""
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks)
+    file = runs[number].folder / "config.json"
+    config = json.loads(file.read_text())
+    config["settings"][setting] = 7
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="were scored on different examples"):
+        compare_with_baseline(runs, tasks)
+
+
+def test_a_run_that_lacked_pictures_is_not_compared(tmp_path):
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks)
+    runs[3] = replace(runs[3], result={**runs[3].result, "examples": 59})
+    with pytest.raises(UserError, match="different examples.*if pictures were missing.*run it again"):
+        compare_with_baseline(runs, tasks)
+
+
+def test_only_shared_runs_are_compared(tmp_path):
+    tasks = {name: TASKS[name] for name in ("vqa", "ve")}
+    runs = runs_on(tmp_path, tasks, rows=("gcn", "pgnn", "rate"))
+    lacking = [
+        run for run in runs if (run.row, run.task, run.seed) not in {("gcn", "ve", 0), ("pgnn", "ve", 1)}
+    ]
+    lines = compare_with_baseline(lacking, tasks)
+    assert [(line["row"], line["column"], line["seeds"]) for line in lines] == [("pGNN", "vqa.accuracy", 2)]
+    assert compare_with_baseline([run for run in runs if run.row != "gcn"], tasks) == []
+    swapped = compare_with_baseline(runs, tasks, baseline="pgnn")
+    assert {line["row"] for line in swapped} == {"GCN"}
+    assert swapped[0]["difference"] == pytest.approx(-compare_with_baseline(runs, tasks)[0]["difference"])
+
+
+def test_controls_are_of_one_family_with_the_gnns(tmp_path):
+    """Where no rows are named, and Holm's correction counts them; other rows of attribution are not."""
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks, rows=("gcn", "pgnn", "tempering", "placebo", "rate"))
+    lines = compare_with_baseline(runs, tasks)
+    compared = ("pgnn", "tempering", "placebo")
+    assert [line["row"] for line in lines] == [METHODS[name].title for name in compared]
+    assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))

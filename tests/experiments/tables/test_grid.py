@@ -1,0 +1,370 @@
+"""Presets, tables, sizes and settings: files that are right are read, all others end with one line and the
+remedy."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from attngraph.errors import UserError
+from experiments.cli import main
+from experiments.methods import METHODS, GraphAdapter, method_named
+from experiments.methods.settings import SETTINGS_FILE, Choice, Settings, chosen_settings, write_settings
+from experiments.runs.experiment import Part, Scenes, Training, laid_over, load_experiment
+from experiments.tables import grid as grids
+from experiments.tables.frame import averaged_columns, table_columns
+from experiments.tables.grid import Grid, load_preset, load_table, names_of
+from experiments.tables.plan import Plan, Wanted, plan_table
+from experiments.tables.published import published_blocks
+from experiments.tasks import TASKS, tasks_named
+from tests.experiments.drawn import DRAWN
+
+RESULTS = Path(__file__).parents[3] / "experiments" / "results"
+SIX = ("vqa2", "vizwiz_vqa", "snli_ve", "coco", "textcaps", "vizwiz_caps")
+RIGHT = "about: mine\nseeds: {gcn: 1}\n"
+
+
+def planned(table: str, size: str = "scenes", **wanted) -> Plan:
+    return plan_table(load_table(table, size), Wanted(**wanted))
+
+
+def one_line(error) -> str:
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# ---- what is shipped --------------------------------------------------------------------------------------
+
+
+def test_what_is_shipped_is_read():
+    assert names_of("preset") == ["quick", "full", "smoke"] and names_of("size") == ["scenes", "paper"]
+    assert names_of("table") == ["main", "concat", "gnn", "p", "position", "width"]
+    for name in names_of("preset"):
+        grid = load_preset(name)
+        assert grid.about and set(grid.counts) <= set(METHODS) and set(grid.by_task) <= set(TASKS)
+
+
+@pytest.mark.parametrize("name", names_of("table"))
+def test_rows_are_methods_and_published_blocks_fit(name):
+    grid = load_table(name, "scenes")
+    titles = [method_named(row).title for row in grid.counts]
+    assert set(grid.counts) <= set(METHODS) and len(set(titles)) == len(titles)
+    columns = table_columns(tasks_named(grid.tasks))
+    keys = {column.key for column in columns}
+    for block in grid.published:
+        published = published_blocks()[block]
+        assert all(set(numbers) <= keys for numbers in published.rows.values())
+        averages = {column.key for column in averaged_columns(columns)}
+        assert published.averaged == (averages if len(averages) > 1 else set())
+
+
+def test_tables_of_a_size_agree_on_the_runs_that_they_share():
+    seen = {}
+    for name in names_of("table"):
+        plan = planned(name)
+        for row, cells in plan.rows.items():
+            seeds = {cell.seed for cell in cells}
+            assert seeds == ({0} if row == "frozen" else set(range(3 if name in ("main", "gnn") else 2)))
+        for cell in plan.cells:
+            assert asdict(seen.setdefault((cell.label, cell.task, cell.seed), cell)) == asdict(cell)
+    gnn, main = ({(c.label, c.task, c.seed) for c in planned(name).cells} for name in ("gnn", "main"))
+    assert gnn < main, "nothing is run twice"
+
+
+def test_epochs_become_steps():
+    steps = {cell.task: cell.recipe.steps for cell in planned("main", "paper", seeds=1).rows["lora"]}
+    published = load_table("main", "paper").scenes.published
+    assert steps["vqa2"] == 5 * (605_102 // 64) == 47_270
+    assert steps["coco"] == 10 * (113_287 // 128) == 8_850
+    for task in SIX:
+        epochs, batch = (5, 64) if task in SIX[:3] else (10, 128)
+        assert steps[task] == epochs * (published[task][0] // batch)
+
+
+def test_rates_of_the_large_size_are_the_papers():
+    plan = planned("main", "paper", seeds=1)
+    assert {method for method, _ in plan.unsearched} <= {"tempering", "placebo"}
+    rates = {row: {cell.recipe.learning_rate for cell in plan.rows[row]} for row in ("full", "lora", "gcn")}
+    assert rates == {"full": {2e-5}, "lora": {5e-4, 3e-4}, "gcn": {5e-4, 3e-4}}
+    assert {cell.settings["reduction"] for cell in plan.rows["gcn"]} == {8}
+    rows = [row for row in plan.rows.values() if "gnn" in row[0].settings]
+    assert len(rows) == 6, "four networks and two controls"
+    assert {cell.settings["join"] for row in rows for cell in row} == {"replace"}, "the paper's"
+
+
+def test_the_small_size_has_what_the_committed_tables_have():
+    """So that a sweep of it can be made again, whatever settings ship."""
+    grid = load_table("main", "scenes")
+    for name in ("tables", "tables-mplug"):
+        swept = chosen_settings(RESULTS / name / "sweep" / "settings.yaml")
+        adapters = [method for method in swept.methods if isinstance(METHODS[method], GraphAdapter)]
+        assert adapters == ["gcn", "pgnn", "appnp", "gcnii", "tempering", "placebo"]
+        for method in adapters:
+            for task in grid.tasks:
+                of_size = METHODS[method].settings(grid.settings, TASKS[task].like)
+                assert of_size == METHODS[method].settings(swept, task)
+
+
+# ---- settings chosen on validation data
+# ------------------------------------------------------------------------
+
+
+def test_shipped_settings_are_complete():
+    settings = chosen_settings()
+    searched = {name for name, method in METHODS.items() if getattr(method, "tried", ())}
+    assert searched == {"gcn", "appnp", "gcnii", "pgnn"} <= set(settings.methods) <= set(METHODS)
+    assert all(list(choices)[: len(DRAWN)] == list(DRAWN) for choices in settings.methods.values())
+    assert all(task.name in DRAWN or task.like in DRAWN for task in TASKS.values()), "the others take these"
+    rows = [name for name in load_preset("full").counts if METHODS[name].rates]
+    assert all(list(settings.methods.get(name, ())) == list(DRAWN) for name in rows), "each its own rate"
+
+
+def test_shipped_settings_are_what_the_searches_chose():
+    """Captions and easy-VQA were searched again with more steps."""
+    first, longer = (
+        chosen_settings(RESULTS / name / "settings.yaml") for name in ("search", "search-longer")
+    )
+    for name, choices in chosen_settings().methods.items():
+        for task, choice in choices.items():
+            search = longer if task in ("caption", "easy_vqa") else first
+            assert choice == search.choice(name, task), (name, task)
+
+
+def test_rows_of_attribution_differ_from_pgnn_in_one_thing():
+    chosen = chosen_settings().methods
+    for name in ("tempering", "placebo", "p2", "residual", "mean_degree", "rescaled"):
+        for task in DRAWN:
+            own, leader = chosen[name][task], chosen["pgnn"][task]
+            assert (own.join, own.arguments) == (leader.join, leader.arguments), (name, task)
+    for name in ("pgnn_replace", "pgnn_gated", "gcn_gated"):
+        assert {choice.join for choice in chosen[name].values()} == {METHODS[name].join}
+
+
+def test_settings_are_written_as_they_are_read(tmp_path):
+    arguments = {"p": 1.5, "steps": 2, "learn_p": False, "degree": "mean"}
+    choices = {
+        "vqa": Choice(learning_rate=1e-05, join="gated", arguments=arguments),
+        "caption": Choice(learning_rate=0.012),
+    }
+    settings = Settings(reduction=8, methods={"pgnn": choices})
+    write_settings(tmp_path / "settings.yaml", settings)
+    again = chosen_settings(tmp_path / "settings.yaml")
+    assert again == settings
+    kinds = {name: type(value) for name, value in again.methods["pgnn"]["vqa"].arguments.items()}
+    assert kinds == {"p": float, "steps": int, "learn_p": bool, "degree": str}
+    write_settings(tmp_path / "settings.yaml", chosen_settings())
+    shipped = [line for line in SETTINGS_FILE.read_text().splitlines() if not line.startswith("#")]
+    assert (tmp_path / "settings.yaml").read_text().splitlines() == shipped
+
+
+def test_settings_of_a_file_go_before_all_others(tmp_path):
+    write_settings(tmp_path / "mine.yaml", Settings(methods={"gcn": {"vqa2": Choice(learning_rate=0.5)}}))
+    for size in ("scenes", "paper"):
+        before = load_table("main", size)
+        found = before.with_settings(tmp_path / "mine.yaml").settings
+        assert found.choice("gcn", "vqa2").learning_rate == 0.5
+        for method, task in (("gcn", "coco"), ("pgnn", "vqa2"), ("appnp", "coco")):
+            assert found.choice(method, task) == before.settings.choice(method, task)
+
+
+def test_a_grid_without_settings_has_the_shipped_ones_below_those_of_a_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    write_settings(file, Settings(methods={"pgnn": {"vqa": Choice(learning_rate=0.5)}}))
+    found = Grid(about="", seeds={"gcn": 1}).with_settings(file).settings
+    shipped = chosen_settings()
+    assert found.choice("gcn", "vqa") == shipped.choice("gcn", "vqa")
+    assert found.choice("pgnn", "vqa").arguments == shipped.choice("pgnn", "vqa").arguments
+
+
+def test_what_a_file_leaves_open_is_what_the_row_would_have_had(tmp_path):
+    """Of the method that it follows and of the task that a task is like; and on tasks that are like it."""
+    file = tmp_path / "rates.yaml"
+
+    def given(size, content):
+        file.write_text(f"methods: {content}")
+        return load_table("main", size).with_settings(file).settings
+
+    def found(size, content, method, task):
+        return METHODS[method].settings(given(size, content), task)
+
+    rate = "{learning_rate: 0.5}"
+    own = given("paper", f"{{pgnn: {{snli_ve: {rate}}}}}").choice("pgnn", "snli_ve")
+    assert (own.learning_rate, own.join, own.arguments) == (0.5, "replace", {"p": 1.5, "mu": 10})
+    said = given("paper", "{pgnn: {snli_ve: {learning_rate: 0.5, join: blend}}}").choice("pgnn", "snli_ve")
+    assert said.join == "blend", "said, if only the default"
+    for row in ("tempering", "placebo"):
+        settings = found("paper", f"{{{row}: {{vqa2: {rate}}}}}", row, "vqa2")
+        assert (settings["join"], settings["gnn_args"]) == ("replace", {"p": 1.25, "mu": 0.1})
+    scenes = load_table("main", "scenes").settings
+    for row in ("pgnn", "gcnii", "appnp"):
+        plain = METHODS[row].settings(scenes, "vqa")
+        assert found("scenes", f"{{{row}: {{vqa2: {rate}}}}}", row, "vqa2") == plain
+    both = f"{{tempering: {{vqa2: {rate}}}, pgnn: {{vqa2: {{learning_rate: 0.1, join: gated}}}}}}"
+    assert found("paper", both, "tempering", "vqa2")["join"] == "gated", "as pGNN of the same file"
+    two = f"{{pgnn: {{vqa2: {rate}, vqa: {{learning_rate: 0.1, join: gated}}}}}}"
+    assert found("paper", two, "pgnn", "vqa2")["join"] == "gated", "as the task that it is like"
+    mine = found("paper", "{pgnn: {vqa: {learning_rate: 0.5, join: gated}}}", "pgnn", "vqa2")
+    assert (mine["join"], mine["gnn_args"]) == ("gated", {"p": 1.25, "mu": 0.1})
+
+
+# ---- files of one's own
+# ------------------------------------------------------------------------------------------
+
+
+def test_a_grid_says_something_of_all_runs_and_of_those_of_one_task(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        RIGHT + "runs: {recipe: {steps: 7, augment: true, clip: 2}, eval_examples: 50}\n"
+        "by_task: {ve: {recipe: {augment: false, steps: 9}}}\nscenes: {questions: [9, 8, 7]}\n"
+    )
+    vqa, ve = plan_table(load_preset(str(file)), Wanted(tasks=["vqa", "ve"])).rows["gcn"]
+    assert (vqa.recipe.steps, vqa.recipe.augment, vqa.recipe.clip, vqa.eval_examples) == (7, True, 2, 50)
+    assert (ve.recipe.steps, ve.recipe.augment, ve.recipe.clip, ve.eval_examples) == (9, False, 2, 50)
+    assert vqa.recipe.batch_size == TASKS["vqa"].budget.batch_size, "as the task says"
+    assert load_preset(str(file)).scenes == Scenes(questions=(9, 8, 7))
+
+
+def test_steps_and_epochs_are_two_ways_to_say_one_thing():
+    with pytest.raises(ValueError, match="give steps or epochs, not both"):
+        Training(steps=3, epochs=2)
+    assert laid_over({"recipe": {"epochs": 2}}, {"recipe": {"steps": 7}}) == {"recipe": {"steps": 7}}
+    said = laid_over({"recipe": {"epochs": 2}}, {"recipe": {"steps": 7, "epochs": None}})
+    assert said == {"recipe": {"steps": 7, "epochs": None}}, "null says nothing of steps"
+    grid = Grid(about="", seeds={"gcn": 1}, runs=Part(recipe=Training(epochs=2, batch_size=8)))
+    grid = grid.model_copy(update={"by_task": {"vqa": Part(recipe=Training(steps=7))}})
+    steps = {cell.task: cell.recipe.steps for cell in plan_table(grid, Wanted(tasks=["vqa", "ve"])).cells}
+    assert steps == {"vqa": 7, "ve": 2 * (Scenes().hypotheses[0] // 8)}
+
+
+@pytest.mark.parametrize("task", SIX)
+def test_the_large_size_trains_the_p_adapter_as_the_papers_experiments_do(task):
+    """Two files say so, this one for tables and that one for one run."""
+    (cell,) = [c for c in planned("main", "paper", seeds=1).rows["pgnn"] if c.task == task]
+    experiment = load_experiment(f"paper-{task}", [])
+    given = experiment.recipe.model_dump(exclude_none=True)
+    assert given.pop("epochs") == load_table("main", "paper").part(TASKS[task])["recipe"]["epochs"]
+    assert {name: asdict(cell.recipe)[name] for name in given} == given
+    assert cell.settings == {"gnn": "pgnn", **experiment.settings}
+    assert (cell.side, cell.decoding) == (experiment.side, experiment.details())
+
+
+def test_a_size_without_settings_has_none(tmp_path):
+    """Those that ship were chosen for another model: to take them is for the user to say."""
+    (tmp_path / "own.yaml").write_text("about: mine\nscenes: {layouts: 10}\n")
+    plan = plan_table(load_table("gnn", str(tmp_path / "own.yaml")))
+    trained = [(row, task) for row in plan.rows for task in plan.tasks]
+    assert set(plan.unsearched) == set(trained) and not plan.borrowed
+
+
+def test_only_tasks_of_the_size_can_be_asked_for():
+    for name in ("vqa", "easy_vqa"):
+        with pytest.raises(UserError, match=f"{name} is no task of this size: choose from vqa2, vizwiz_vqa"):
+            planned("gnn", tasks=[name])
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (RIGHT + "run: {recipe: {steps: 3}}\n", r"unknown field run \(did you mean runs\?\)"),
+        (RIGHT + "by_task: {vqa: {recipe: {step: 3}}}\n", r"field by_task.vqa.recipe.step \(did you mean"),
+        (RIGHT + "xyzzy: 3\n", "unknown field xyzzy; "),
+        (RIGHT + "seeds: {gcn: 2}\n", "seeds stands twice"),
+        ("about: mine\n", "name rows, or seeds of methods"),
+        ("seeds: {gcn: 1}\n", "field about is missing"),
+        ("about: mine\nseeds: {gcn: -1}\n", "field seeds.*input should be"),
+        (RIGHT + "runs: {recipe: {steps: 0}}\n", "field runs.recipe.steps: input should be greater than 0"),
+        (RIGHT + "runs: null\n", "field runs: "),
+        (RIGHT + "scenes: {questions: [1, 2]}\n", "field scenes.questions.2"),
+        ("about: a\nrows: {A: [gcn, gcn]}\n", "rows name 'gcn' twice"),
+        ("about: a\nrows: {A: [gcn]}\nbaseline: pgnn\n", "baseline names 'pgnn', which is no row"),
+        ("- a\n- b\n", "it must hold fields with values"),
+        ("about: [\n", "cannot be read"),
+        (b"\xff\xfe\x00", "is no UTF-8 text"),
+    ],
+)
+def test_damaged_grids_are_named(text, said, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=said) as error:
+        load_preset(str(file))
+    line = one_line(error)
+    assert line.startswith(str(file))
+    assert "see experiments/configs/presets for examples" in line or isinstance(text, bytes)
+
+
+@pytest.mark.parametrize(
+    "table, size, said",
+    [
+        ("mian", "scenes", "unknown table 'mian' .*: choose from main, .*, or give a YAML file"),
+        ("main", "papr", "unknown size 'papr' .*did you mean paper"),
+        ("main", "- a", r"own\.yaml: it must hold fields"),
+        ("main", "about: a\ntasks: [coco]\n", r"main\.yaml says tasks too: leave it out of one of them"),
+        ("main", "about: a\nrates: {lorra: [0.1, 0.2]}\n", r"size .*own\.yaml: unknown method 'lorra'"),
+        ("main", "about: a\nrates: {lora: [0.1]}\n", r"own\.yaml: field rates\.lora: "),
+        (
+            "main",
+            "about: a\nsettings: {methods: {pgn: {vqa2: {learning_rate: 1}}}}\n",
+            "unknown method 'pgn'",
+        ),
+    ],
+)
+def test_tables_and_sizes_that_are_wrong_are_named(table, size, said, tmp_path):
+    if " " in size:
+        (tmp_path / "own.yaml").write_text(size)
+        size = str(tmp_path / "own.yaml")
+    with pytest.raises(UserError, match=said) as error:
+        load_table(table, size)
+    one_line(error)
+
+
+def test_where_presets_are_gone_or_damaged_the_others_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(grids.FOLDERS, "preset", tmp_path)
+    with pytest.raises(UserError, match="unknown preset 'quick': install attngraph again, or give a YAML"):
+        load_preset("quick")
+    (tmp_path / "quick.yaml").write_text("seeds: [")
+    (tmp_path / "smoke.yaml").write_text(RIGHT)
+    os.mkfifo(tmp_path / "pipe.yaml")  # reading it would wait for ever
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["ablation", "--preset", "smoke", "--dry-run", *out]) == 0
+    for name, said in (("quick", "quick.yaml cannot be read"), ("pipe", "pipe.yaml: is no file")):
+        assert main(["ablation", "--preset", name, "--dry-run", *out]) == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("reductoin: 4\n", r"unknown field reductoin \(did you mean reduction\?\)"),
+        ("reduction: 0\n", "field reduction: input should be greater than 0"),
+        ("methods: {gcn: {vqa: null}}\n", "field methods.gcn.vqa: "),
+        ("methods: {gcn: {vqa: {}}}\n", "field methods.gcn.vqa.learning_rate is missing"),
+        ("methods: {gcn: {vqa: {learning_rate: .inf}}}\n", "input should be a finite number"),
+        (
+            "methods: {gcn: {vqa: {learning_rate: 1, join: glue}}}\n",
+            "vqa.join: unknown join 'glue', choose from replace, gated, blend",
+        ),
+        ("methods: {pgnn: {vqa: {learning_rate: 1, arguments: {p: .nan}}}}\n", "arguments.p.*: "),
+        ("", "it must hold fields with values"),
+        (None, "no such file"),
+    ],
+)
+def test_damaged_settings_are_named(text, said, tmp_path):
+    file = tmp_path / "settings.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError, match=said) as error:
+        chosen_settings(file)
+    line = one_line(error)
+    assert line.startswith(str(file)) and "restore it, or run attngraph search" in line
+
+
+def test_names_of_settings_that_would_change_nothing_are_refused(tmp_path):
+    file = tmp_path / "given.yaml"
+    for content, said in (
+        ("methods: {lorra: {vqa2: {learning_rate: 1}}}", "unknown method 'lorra' .did you mean lora"),
+        ("methods: {lora: {vqa3: {learning_rate: 1}}}", "unknown task 'vqa3' .did you mean vqa"),
+    ):
+        file.write_text(content)
+        with pytest.raises(UserError, match=f"given.yaml: {said}"):
+            load_table("main", "scenes").with_settings(file)

@@ -1,0 +1,173 @@
+"""What a file of predictions scores."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import norm, t
+
+from experiments.data.example import Example
+from experiments.metrics.captions import bleu4_from_counts
+from experiments.metrics.statistics import mean_score, mean_statistics
+from experiments.tables.scored import bootstrap_interval, score_predictions
+from experiments.tasks import TASKS, Column, Task, TaskScores
+
+EXAMPLES = [
+    Example(str(k), Path(f"{k // 2}.png"), "?", ("yes",) * 10, "color" if k % 3 else "count")
+    for k in range(12)
+]
+SAID = {example.id: "yes" if int(example.id) % 4 else "no" for example in EXAMPLES}
+RIGHT = [float(k % 4 != 0) for k in range(12)]
+
+
+def test_columns_and_kinds_have_intervals_over_images():
+    scored = score_predictions(TASKS["vqa"], EXAMPLES, SAID, seed=5)
+    (column, *kinds) = scored.lines
+    images = [example.image for example in EXAMPLES]
+    assert (scored.examples, scored.images, scored.evaluator) == (12, 6, "VQA v2's evaluator (March 2021)")
+    assert (column.column, column.kind, column.score, column.number) == ("vqa.accuracy", None, 0.75, 12)
+    bounds = (0, 1)
+    whole = bootstrap_interval(mean_statistics(RIGHT), images, mean_score, 5, bounds=bounds)
+    assert (column.low, column.high) == whole
+    assert [(line.kind, line.number) for line in kinds] == [("color", 8), ("count", 4)]
+    own = [k for k in range(12) if k % 3]
+    expected = bootstrap_interval(
+        mean_statistics([RIGHT[k] for k in own]), [images[k] for k in own], mean_score, 5, bounds=bounds
+    )
+    assert (kinds[0].low, kinds[0].high) == expected
+
+
+def test_text_json_and_table_say_the_same():
+    scored = score_predictions(TASKS["vqa"], EXAMPLES, SAID)
+    text, content, frame = scored.text(), json.loads(json.dumps(scored.json())), scored.frame()
+    assert text.count("75.00") == 3 and "12 examples, 6 images" in text and "VQA v2's evaluator" in text
+    assert [line["score"] for line in content["lines"]] == list(frame["score"]) == [0.75] * 3
+    assert content["interval"] == {"level": 0.95, "resamples": 1000, "over": "images"}
+    column = scored.lines[0]
+    assert f"{100 * column.low:.2f} to {100 * column.high:.2f}" in text
+
+
+class Ranked(Task):
+    """A task with a column that is no function of sums, and kinds that tell something else."""
+
+    name, title = "ranked", "Ranked"
+    columns = (Column("ranked.f1", "F1"), Column("ranked.precision", "AP"))
+
+    def examples(self, data, split):
+        return EXAMPLES
+
+    def score(self, predictions, examples):
+        columns = {"ranked.f1": 0.75, "ranked.precision": 0.4}
+        statistics = {"ranked.f1": mean_statistics(RIGHT)}
+        return TaskScores(columns, statistics, {"color": (0.9, 8), "objects": (0.3, 40), "none": (0.0, 0)})
+
+
+def test_what_has_no_statistics_has_no_interval():
+    scored = score_predictions(Ranked(), EXAMPLES, SAID)
+    f1, precision, *kinds = scored.lines
+    assert f1.low < 0.75 < f1.high and (precision.low, precision.high) == (None, None)
+    assert [(line.column, line.low) for line in kinds] == [(None, None)] * 3
+    assert scored.evaluator == "the task's own metric"
+    assert scored.frame()["low"].notna().sum() == 1 and "–" in scored.text()
+
+
+class Points(Ranked):
+    """Scores from 0 to 100, which its column does not say."""
+
+    columns = (Column("points.mean", "Points", score=lambda sums: 100 * mean_score(sums)),)
+
+    def score(self, predictions, examples):
+        return TaskScores({"points.mean": 75.0}, {"points.mean": mean_statistics(RIGHT)}, {})
+
+
+def test_a_column_that_does_not_say_where_scores_end_keeps_its_interval():
+    (line,) = score_predictions(Points(), EXAMPLES, SAID).lines
+    images = [example.image for example in EXAMPLES]
+    free = bootstrap_interval(mean_statistics(RIGHT), images, Points.columns[0].score)
+    assert (line.low, line.high) == free and line.low < 75 < line.high
+
+
+def test_one_image_has_no_interval():
+    examples = [replace(example, image=Path("one.png")) for example in EXAMPLES]
+    assert all(line.low is None for line in score_predictions(TASKS["vqa"], examples, SAID).lines)
+
+
+def test_intervals_of_few_images_are_scores_that_there_can_be():
+    """CIDEr ends at 10, all others at 1."""
+    few = EXAMPLES[:4]  # two pictures
+    said = {"0": "no", "1": "no", "2": "yes", "3": "yes"}
+    accuracy = score_predictions(TASKS["vqa"], few, said).lines[0]
+    assert (accuracy.score, accuracy.low, accuracy.high) == (0.5, 0, 1)
+    assert {column.most for task in TASKS.values() for column in task.columns} == {1, 10}
+    assert all((column.most == 10) == column.key.endswith(".cider") for column in TASKS["coco"].columns)
+
+
+# ---- intervals over images ----------------------------------------------------------------------------
+
+
+def test_the_width_is_that_of_the_mean_of_images():
+    """With equally many examples of each image, the score is the mean of images' means."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(60, 5)) + 2 * rng.normal(size=(60, 1))
+    images = np.repeat(np.arange(60), 5)
+    low, high = bootstrap_interval(mean_statistics(scores.ravel()), images, mean_score, resamples=20_000)
+    means = scores.mean(axis=1)
+    error = means.std(ddof=1) / math.sqrt(60)
+    assert (low + high) / 2 == pytest.approx(means.mean(), abs=0.1 * error)
+    assert high - low == pytest.approx(2 * t.ppf(0.975, 59) * error, rel=0.03)
+    one_by_one = bootstrap_interval(mean_statistics(scores.ravel()), range(300), mean_score)
+    assert one_by_one[1] - one_by_one[0] < 0.7 * (high - low), "questions about one picture go together"
+
+
+def test_a_resample_is_a_score_of_drawn_images():
+    """Against a loop that draws whole images and scores them again."""
+    rng = np.random.default_rng(1)
+    counts = rng.integers(1, 9, size=(12, 10)).astype(float)
+    counts[:, 4:8] = counts[:, :4] + rng.integers(0, 4, size=(12, 4))
+    images = [k // 3 for k in range(12)]
+    low, high = bootstrap_interval(counts, images, bleu4_from_counts, resamples=4000, level=0.8)
+    drawn = []
+    for _ in range(4000):
+        rows = [3 * image + k for image in rng.integers(4, size=4) for k in range(3)]
+        drawn.append(float(bleu4_from_counts(counts[rows].sum(0))))
+    factor = math.sqrt(4 / 3) * t.ppf(0.9, 3) / norm.ppf(0.9)
+    centre = float(bleu4_from_counts(counts.sum(0)))
+    expected = [centre + factor * (end - centre) for end in np.quantile(drawn, [0.1, 0.9])]
+    assert [low, high] == pytest.approx(expected, abs=0.05 * (high - low))
+
+
+def test_it_covers_the_truth():
+    """Few images, several questions on each: 95 of 100 intervals hold the mean."""
+    rng = np.random.default_rng(2)
+    held = 0
+    for run in range(400):
+        shares = rng.beta(2, 2, size=15)
+        scores = (rng.random((15, 4)) < shares[:, None]).astype(float)
+        low, high = bootstrap_interval(
+            mean_statistics(scores.ravel()), np.repeat(np.arange(15), 4), mean_score, run, resamples=400
+        )
+        held += low <= 0.5 <= high
+    assert 0.91 < held / 400 < 0.99
+
+
+def test_the_seed_decides_and_one_image_says_nothing():
+    statistics = mean_statistics(np.arange(20) / 20)
+    first = bootstrap_interval(statistics, range(20), mean_score, 3)
+    assert first == bootstrap_interval(statistics, range(20), mean_score, 3)
+    assert first != bootstrap_interval(statistics, range(20), mean_score, 4)
+    assert all(map(math.isnan, bootstrap_interval(statistics, ["a"] * 20, mean_score)))
+    assert bootstrap_interval(mean_statistics(np.ones(9)), range(9), mean_score) == (1, 1)
+
+
+def test_ends_are_scores_that_there_can_be():
+    """Of two images, one right and one wrong, the interval would reach far beyond 0 and 1."""
+    statistics = mean_statistics(np.array([0.0, 1.0]))
+    low, high = bootstrap_interval(statistics, range(2), mean_score)
+    assert low < -3 and high > 4
+    assert bootstrap_interval(statistics, range(2), mean_score, bounds=(0, 1)) == (0, 1)
+    scores = mean_statistics(np.linspace(0.4, 0.6, 40))
+    wide, bounded = (bootstrap_interval(scores, range(40), mean_score, bounds=b) for b in ((0, 9), (0, 1)))
+    assert wide == bounded == bootstrap_interval(scores, range(40), mean_score)

@@ -1,0 +1,225 @@
+"""From runs to a table and to all files of a results folder, for tasks of all sorts."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from attngraph.errors import UserError
+from experiments.tables.frame import WAY, Row, Summary, rows_from_frame
+from experiments.tables.make import save_results
+from experiments.tables.table import ADAPTERS, REFERENCE, Table, below_frozen, make_table
+from experiments.tasks import TASKS
+from experiments.tasks.task import Column, register, tasks_named
+from tests.experiments.drawn import DRAWN
+from tests.experiments.tables.made import (
+    COLUMNS,
+    NAMES,
+    SmallTask,
+    captioning,
+    frame,
+    runs_on,
+    save_run,
+    table,
+)
+
+FILES = {f"ablation.{suffix}" for suffix in ("csv", "md", "png", "tex", "txt")}
+FILES |= {"details.md", "results.json", "significance.json"}
+
+
+def saved(folder, tasks, **options):
+    """The runs, the table and the texts of its files."""
+    runs = runs_on(folder / "cells", tasks, **options)
+    table = make_table(runs, tasks, "GNN ablation")
+    paths = save_results(runs, tasks, table, folder / "out", {"machine": "small"})
+    return runs, table, {what: path.read_text() for what, path in paths.items() if what != "png"}
+
+
+def test_the_legend_says_where_a_row_trains_more_on_one_task_than_on_another(tmp_path):
+    tasks = {name: SmallTask(name, Column(f"{name}.accuracy", f"{name} acc")) for name in ("a", "b")}
+    runs = runs_on(tmp_path, tasks)
+    assert not any(note.startswith("Trainable") for note in make_table(runs, tasks, "").notes)
+    larger = [replace(run, result={**run.result, "parameters": 9e9}) for run in runs if run.task == "b"]
+    table = make_table([*(run for run in runs if run.task == "a"), *larger], tasks, "")
+    assert "Trainable: the largest number of the row's tasks, which differ" in table.notes
+    assert {row.parameters for row in table.rows} == {9e9}
+
+
+@pytest.mark.parametrize(
+    "name, numbers, average", [("vqa", 1, False), ("caption", 2, True), ("easy_vqa", 0, False)]
+)
+def test_a_table_with_one_task(tmp_path, name, numbers, average):
+    """Published numbers stand under the columns that they belong to, and never under another average."""
+    _, table, texts = saved(tmp_path, tasks_named([name]))
+    assert [column.key for column in table.columns if column.key != "avg"] == [
+        c.key for c in TASKS[name].columns
+    ]
+    assert ("Avg" in texts["txt"]) == average
+    assert ("another scale" in texts["txt"]) == (numbers > 0)
+    rows = [row for block in table.published for row in block.rows.values()]
+    assert all(len(row) == numbers and "avg" not in row for row in rows)
+    assert len(table.comparisons) == len(table.columns)
+
+
+def test_a_task_registered_at_run_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.tasks.task.TASKS", dict(TASKS))
+    register(SmallTask("chess", Column("chess.mates", "Mates", averaged=True)))
+    _, table, texts = saved(tmp_path, tasks_named(["chess", "vqa"]))
+    assert [column.heading for column in table.columns] == ["Mates", "VQA acc", "Avg"]
+    assert "Task chess: 90 training and 60 test examples" in texts["txt"]
+    assert "Avg = mean of Mates and VQA acc." in texts["txt"]
+    assert {"chess.mates", "avg"} <= {line["column"] for line in table.comparisons}
+    assert all({"chess.mates", "vqa.accuracy", "avg"} == set(row.scores) for row in table.rows)
+
+
+def test_details_hold_everything_once(tmp_path):
+    tasks = {"vqa": TASKS["vqa"]}
+    runs = runs_on(tmp_path, tasks)
+    shown_twice = [replace(run, row="learned_p") for run in runs if run.row == "pgnn"]
+    table = make_table([*runs, *shown_twice], tasks, "t")
+    assert [row.name for row in table.rows] == ["GCN", "pGNN", "Learned p"]
+    paths = save_results([*runs, *shown_twice], tasks, table, tmp_path / "out", {"machine": "small"})
+    results = json.loads(paths["results"].read_text())
+    assert results == {"cells": [run.result for run in runs], "machine": "small"}
+    details = paths["details"].read_text()
+    assert "Learned p" not in details and details.count("| pGNN | 1 |") == 1
+    assert "**Learned numbers on which seeds agree**: 0 of 1." in details, "two seeds do not suffice"
+    assert "| Kind | GCN | pGNN |" in details and "| pGNN − GCN | VQA acc |" in details
+    assert json.loads(paths["significance"].read_text()) == list(table.comparisons)
+
+
+def test_files_appear_together_or_not_at_all(tmp_path, monkeypatch):
+    runs, table, texts = saved(tmp_path, {"vqa": TASKS["vqa"]})
+    out = tmp_path / "out"
+    (out / "cells").mkdir()
+    assert {path.name for path in out.iterdir()} == FILES | {"cells"}
+
+    def fail(*arguments, **options):
+        raise RuntimeError("disk full")
+
+    other = replace(table, title="another title")
+    monkeypatch.setattr("experiments.tables.make.details_markdown", fail)
+    with pytest.raises(RuntimeError):
+        save_results(runs, {"vqa": TASKS["vqa"]}, other, out)
+    assert {path.name for path in out.iterdir()} == FILES | {"cells"}
+    assert (out / "ablation.txt").read_text() == texts["txt"]
+
+
+def test_names_of_rows_are_told_apart():
+    with pytest.raises(UserError, match="several rows named 'GCN'"):
+        Table("t", [Row("GCN", ADAPTERS, {}), Row("GCN", REFERENCE, {})], COLUMNS)
+
+
+def test_two_tasks_with_metrics_of_one_name(tmp_path):
+    """Every score of both captioning tasks stands in the table under a heading of its own."""
+    tasks = {"coco": captioning("coco"), "nocaps": captioning("nocaps")}
+    runs, table, texts = saved(tmp_path, tasks, seeds=(0,))
+    keys = [column.key for task in tasks.values() for column in task.columns]
+    csv = pd.read_csv(tmp_path / "out" / "ablation.csv").set_index("name")
+    assert "Avg = mean of coco BLEU@4, coco CIDEr, nocaps BLEU@4 and nocaps CIDEr." in texts["txt"]
+    for row in table.rows:
+        scores = {}
+        for run in (run for run in runs if NAMES[run.row] == row.name):
+            scores |= run.result["scores"]
+        assert list(scores) == keys and len(set(scores.values())) == 4
+        assert {key: csv.loc[row.name, f"{key}_mean"] for key in keys} == pytest.approx(scores)
+        shown = " | ".join(f"{100 * scores[key]:.2f}" for key in keys)
+        assert f"| {row.name} | 0 | {shown} |" in texts["details"]
+    compared = {line["column"]: line for line in json.loads(texts["significance"])}
+    assert list(compared) == [*keys, "avg"]
+    assert all(csv.loc["pGNN", f"{key}_p_adjusted"] == pytest.approx(compared[key]["p_holm"]) for key in keys)
+
+
+def test_best_is_among_adapters_only_and_ties_share():
+    assert table().best("vqa.accuracy") == {"pGNN"}
+    assert table().best("ve.accuracy") == {"GCN", "APPNP", "GCNII", "pGNN"}
+    rows = rows_from_frame(frame(), COLUMNS)
+    assert Table("t", rows[:1], COLUMNS).best("vqa.accuracy") == set()
+    strong = Row("Full fine-tuning", REFERENCE, {"vqa.accuracy": Summary(0.9, None, 1)})
+    assert Table("t", [*rows, strong], COLUMNS).best("vqa.accuracy") == {"pGNN"}
+
+
+def test_it_is_a_column_of_every_output(tmp_path):
+    """Scores of the rows grow by 0.1, so the ceiling lies above the frozen model."""
+    tasks = {name: TASKS[name] for name in ("vqa", "ve")}
+    runs = runs_on(tmp_path, tasks, rows=("frozen", "gcn", "pgnn", "full"), images=400)
+    table = make_table(runs, tasks, "t")
+    rows = {row.name: row.scores for row in table.rows}
+    means = {
+        name: [scores[key].mean for key in ("vqa.accuracy", "ve.accuracy")] for name, scores in rows.items()
+    }
+    start, end = np.array(means["Frozen model"]), np.array(means["Full fine-tuning"])
+    for name, scores in rows.items():
+        assert scores["way"].mean == pytest.approx(((means[name] - start) / (end - start)).mean(), abs=1e-12)
+        assert scores["way"].seeds == 2 and scores["way"].std is not None
+    paths = save_results(runs, tasks, table, tmp_path / "out")
+    for suffix in ("txt", "md", "tex"):
+        text = paths[suffix].read_text()
+        assert WAY.heading in text and f"{100 * rows['pGNN']['way'].mean:.1f}" in text
+        assert "share of the way from Frozen model (0) to Full fine-tuning (100)" in text
+    csv = pd.read_csv(paths["csv"]).set_index("name")
+    assert csv.loc["Full fine-tuning", "way_mean"] == pytest.approx(1)
+    (line,) = [line for line in table.comparisons if line["column"] == "way"]
+    assert line["difference"] == pytest.approx(rows["pGNN"]["way"].mean - rows["GCN"]["way"].mean)
+    without = [run for run in runs if run.row != "frozen"]
+    assert WAY not in make_table(without, tasks, "t").columns
+
+
+# ---- runs below the frozen model ------------------------------------------------------------------------
+
+
+BELOW = "below the frozen model with the same pre-trained weights in some column"
+
+
+def runs_with(folder, *scores, task="vqa", checkpoints=2):
+    """Runs given as row, seed and accuracy; seed s starts from checkpoint s mod 2."""
+    return [
+        save_run(folder, row, task, seed, {}, {f"{task}.accuracy": accuracy}, checkpoints)
+        for row, seed, accuracy in scores
+    ]
+
+
+def test_each_run_is_compared_with_its_own_checkpoint(tmp_path):
+    """Checkpoint 0 scores 0.5, checkpoint 1 scores 0.7; seeds 2 and 4 start from checkpoint 0 as well."""
+    frozen = [("frozen", 0, 0.5), ("frozen", 1, 0.7)]
+    gcn = [("gcn", 0, 0.6), ("gcn", 1, 0.6), ("gcn", 2, 0.49), ("gcn", 4, 0.5)]
+    pgnn = [("pgnn", 0, 0.51), ("pgnn", 1, 0.71)]
+    gated = [("pgnn_gated", 3, 0.1)]
+    runs = runs_with(tmp_path, *frozen, *gcn, *pgnn, *gated)
+    found = "(GCN: VQA acc 2; pGNN, gated: VQA acc 1)"
+    assert below_frozen(runs, DRAWN) == f"3 of 7 trained runs end {BELOW} {found}"
+    without = [run for run in runs if run.row in ("frozen", "pgnn")]
+    assert below_frozen(without, DRAWN) == f"0 of 2 trained runs end {BELOW}"
+
+
+def test_tasks_are_told_apart(tmp_path):
+    first = runs_with(tmp_path, ("frozen", 0, 0.5), ("gcn", 0, 0.4))
+    second = runs_with(tmp_path, ("frozen", 0, 0.2), ("gcn", 0, 0.3), task="ve")
+    found = f"1 of 2 trained runs end {BELOW} (GCN: VQA acc 1)"
+    assert below_frozen(first + second, DRAWN) == found == below_frozen(second + first, DRAWN)
+
+
+def test_a_run_counts_once_in_two_columns_and_two_rows(tmp_path):
+    scores = {"caption.bleu4": 0.4, "caption.cider": 2.6, "caption.scene": 0.5}
+    frozen = save_run(tmp_path, "frozen", "caption", 0, {}, scores)
+    run = save_run(tmp_path, "pgnn", "caption", 0, {}, {"caption.bleu4": 0.3, "caption.cider": 2.5})
+    again = replace(run, row="learned_p")
+    expected = f"1 of 1 trained run ends {BELOW} (pGNN: BLEU@4 1, CIDEr 1)"
+    assert below_frozen([frozen, run, again], DRAWN) == expected
+
+
+def test_what_is_not_trained_or_sees_no_image_is_not_counted(tmp_path):
+    runs = runs_with(tmp_path, ("frozen", 0, 0.5), ("majority", 0, 0.1), ("text", 0, 0.1))
+    assert below_frozen(runs, DRAWN) == ""
+    runs += runs_with(tmp_path, ("gcn", 0, 0.6))
+    expected = f"0 of 1 trained run ends {BELOW}; runs without the image are left out: 1"
+    assert below_frozen(runs, DRAWN) == expected
+
+
+def test_nothing_is_said_where_nothing_can_be_compared(tmp_path):
+    runs = runs_with(tmp_path, ("frozen", 0, 0.5), ("gcn", 1, 0.1), ("gcn", 3, 0.1))
+    assert below_frozen(runs, DRAWN) == ""  # another checkpoint
+    assert below_frozen(runs[1:], DRAWN) == ""  # no frozen model
+    assert below_frozen([], DRAWN) == ""
