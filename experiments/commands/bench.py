@@ -1,6 +1,6 @@
 """Measure speed and memory against attention itself and against peers.
 
-    attngraph bench                 # everything; writes runs/bench/{results.json,bench.md,bench.png}
+    attngraph bench                 # everything; writes runs/bench/{results.json,bench.md}
     attngraph bench --only step     # one benchmark again; the folder's others stay
     attngraph bench --quick --out runs/bench-quick    # tiny sizes: whether it runs, not how fast
 
@@ -18,14 +18,11 @@ import torch
 
 from attngraph.errors import UserError
 from experiments.base.arguments import Between, EachOnce
-from experiments.base.files import whole, write_json, write_text
+from experiments.base.files import write_json, write_text
 from experiments.base.outputs import Outputs
-from experiments.studies.bench.measure import ENOUGH, LEAST
-from experiments.studies.bench.report import draw, markdown, text
-from experiments.studies.bench.suite import BENCHMARKS, run_benchmark
+from experiments.studies.bench import BENCHMARKS, ENOUGH, LEAST, markdown, run_benchmark, text
 
-RESULTS, TABLES, FIGURE = "results.json", "bench.md", "bench.png"
-NAMES = (RESULTS, TABLES, FIGURE)
+NAMES = RESULTS, TABLES = "results.json", "bench.md"
 MOST = 10_000  # repetitions
 
 
@@ -78,8 +75,6 @@ def run(args: argparse.Namespace) -> int:
             results = {**settings, "benchmarks": in_order}
             write_json(args.out / RESULTS, results)
         write_text(args.out / TABLES, markdown(results))
-        with whole(args.out / FIGURE) as part:
-            draw(results, part)
     print(f"written: {args.out}/{', '.join(NAMES)}")
     return 0
 
