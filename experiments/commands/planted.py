@@ -22,10 +22,9 @@ from experiments.base.arguments import Between
 from experiments.base.files import write_text
 from experiments.base.outputs import Outputs
 from experiments.base.progress import Progress
-from experiments.studies.planted.figure import draw
-from experiments.studies.planted.study import QUICK, ROWS, Study
-from experiments.studies.planted.study import run as train_all
-from experiments.studies.planted.summary import conditions, text
+from experiments.studies.planted import QUICK, ROWS, Study
+from experiments.studies.planted import run as train_all
+from experiments.studies.planted_report import conditions, draw, text
 
 RUNS, CONDITIONS, TEXT, FIGURE = NAMES = ("planted.csv", "conditions.csv", "planted.txt", "planted.png")
 SEEDS = {False: 10, True: 3}  # of a whole run and of a quick one
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             machine = f"{platform.system()} {platform.machine()}, cpu, PyTorch {torch.__version__}"
             report = text(runs, table, f"seeds 0-{count - 1}, join {args.join}, {machine}")
             write_text(folder / TEXT, report)
-            draw(runs, table, folder / FIGURE)
+            draw(table, folder / FIGURE)
     print(report)
     print(f"written: {args.out}/{', '.join(NAMES)}")
     return 0

@@ -1,4 +1,5 @@
-"""What the runs say, condition by condition, beside what theory says; in a table and in words.
+"""What the runs on planted graphs say, condition by condition, next to theory; in a table, in words, as a
+figure.
 
 A row's rate is chosen in each condition by the mean validation accuracy over seeds, and so is the row without
 distances that others are compared with. Gains are means over seeds of paired differences of test accuracies;
@@ -8,17 +9,23 @@ their intervals are Student's, of 95 %.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments.studies.planted.study import ROWS, WITHOUT
-from experiments.studies.planted.theory import predict
+from experiments.studies.planted import ROWS, WITHOUT
+from experiments.studies.planted_theory import predict
 
 CONDITION = ["ratio", "mass", "contrast"]
-#: Rows whose gain over the best row without distances is told.
-COMPARED = ("pgnn", "pgnn_mu1", "placebo")
+COMPARED = ("pgnn", "pgnn_mu1", "placebo")  # rows whose gain over the best row without distances is reported
 LEVEL = 0.95
 
 
@@ -26,7 +33,7 @@ def chosen(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs at each row's best rate in each condition.
 
     Args:
-        runs: with the columns of ``study.COLUMNS``.
+        runs: with the columns of ``planted.COLUMNS``.
     """
     means = runs.groupby([*CONDITION, "row", "rate"], as_index=False).validation.mean()
     best = means.loc[means.groupby([*CONDITION, "row"]).validation.idxmax()]
@@ -44,7 +51,7 @@ def conditions(runs: pd.DataFrame) -> pd.DataFrame:
     """A line for each condition: what was expected, and what came.
 
     Args:
-        runs: with the columns of ``study.COLUMNS``.
+        runs: with the columns of ``planted.COLUMNS``.
 
     Returns:
         ``ratio``, ``mass``, ``contrast``; ``measured``, the contrast of distances, beside ``expected``;
@@ -70,21 +77,29 @@ def conditions(runs: pd.DataFrame) -> pd.DataFrame:
             "without_test": means.test[without],
         }
         for row in COMPARED:
-            gain, low, high = interval((tests[row] - tests[without]).to_numpy())
-            line |= {f"{row}_test": means.test[row], f"{row}_gain": gain, f"{row}_low": low}
-            line |= {f"{row}_high": high, f"{row}_p": means.p[row]}
-        gain, low, high = interval((tests["pgnn"] - tests["gcn"]).to_numpy())
-        line |= {"pgnn_gcn_gain": gain, "pgnn_gcn_low": low, "pgnn_gcn_high": high}
+            line[f"{row}_test"] = means.test[row]
+            line |= _gain(row, tests[row] - tests[without])
+            line[f"{row}_p"] = means.p[row]
+        line |= _gain("pgnn_gcn", tests["pgnn"] - tests["gcn"])
         line |= {"theory_without": expected.tempered, "theory_test": expected.best}
         lines.append(line | {"theory_gain": expected.gain, "theory_p": expected.p})
     return pd.DataFrame(lines)
+
+
+def _gain(name: str, differences: pd.Series) -> dict[str, float]:
+    return dict(
+        zip((f"{name}_gain", f"{name}_low", f"{name}_high"), interval(differences.to_numpy()), strict=True)
+    )
+
+
+# ---- in words ----------------------------------------------------------------------------------------------
 
 
 def text(runs: pd.DataFrame, table: pd.DataFrame, about: str) -> str:
     """The report.
 
     Args:
-        runs: with the columns of ``study.COLUMNS``.
+        runs: with the columns of ``planted.COLUMNS``.
         table: of :func:`conditions`.
         about: seeds, join, machine.
     """
@@ -110,14 +125,16 @@ def _accuracies(best: pd.DataFrame) -> list[str]:
         lines.append(f"{'':<16}" + "".join(f"{c:>13g}" for c in contrasts))
         grouped = part.groupby(["row", "contrast"]).test
         mean, deviation = 100 * grouped.mean(), 100 * grouped.std()
-        for name, row in ROWS.items():
-            cells = (f"{mean[name, c]:6.1f} ± {deviation[name, c]:<4.1f}" for c in contrasts)
-            lines.append(f"{row.title:<16}" + "".join(f"{cell:>13}" for cell in cells).rstrip())
-        for title, attribute in (("theory: p = 2", "without"), ("theory: best p", "best")):
-            values = (100 * getattr(predict(c, mass, ratio), attribute) for c in contrasts)
-            lines.append(
-                f"{title:<16}" + "".join(f"{value:6.1f}".ljust(13).rjust(13) for value in values).rstrip()
-            )
+        cells = {
+            row.title: [f"{mean[name, c]:6.1f} ± {deviation[name, c]:<4.1f}" for c in contrasts]
+            for name, row in ROWS.items()
+        }
+        expected = [predict(c, mass, ratio) for c in contrasts]
+        cells["theory: p = 2"] = [f"{100 * one.without:6.1f}".ljust(13) for one in expected]
+        cells["theory: best p"] = [f"{100 * one.best:6.1f}".ljust(13) for one in expected]
+        lines += [
+            f"{title:<16}" + "".join(f"{cell:>13}" for cell in row).rstrip() for title, row in cells.items()
+        ]
         lines.append("")
     return lines
 
@@ -151,7 +168,10 @@ def _predicted(table: pd.DataFrame) -> list[str]:
 def _verdict(table: pd.DataFrame) -> list[str]:
     """Agreement with theory, and where pGNN wins and loses."""
     signs = np.sign(table.pgnn_p - 2) == np.sign(table.theory_p - 2)
-    wrong = ", ".join(_where(line) for line in table[~signs].itertuples())
+    wrong = ", ".join(
+        f"N1/N2 {line.ratio:g}, mass {line.mass:g}, c {line.contrast:g}"
+        for line in table[~signs].itertuples()
+    )
     lines = [
         f"Sign of p − 2 as predicted in {signs.sum()} of {len(table)} conditions"
         + (f"; not at {wrong}" if wrong else ""),
@@ -169,24 +189,19 @@ def _verdict(table: pd.DataFrame) -> list[str]:
                 f"mean distance {off:.3f}"
             )
     for row in COMPARED:
-        lines += ["", f"{ROWS[row].title} against the best row without distances:"]
-        lines += _wins(table, row)
+        lines += ["", f"{ROWS[row].title} against the best row without distances:", *_wins(table, row)]
     rotated = (table.pgnn_gain - table.placebo_gain)[table.contrast != 0]
     lines += ["", f"pGNN (μ 0.1) minus rotated queries where c is not 0: mean {100 * rotated.mean():+.1f}"]
     above = (table.pgnn_gcn_gain > 0).sum()
     lines += ["", f"pGNN, μ 0.1 against GCN: its mean lies above in {above} of {len(table)} conditions"]
-    lines += [*_wins(table, "pgnn_gcn"), ""]
-    return lines
+    return [*lines, *_wins(table, "pgnn_gcn"), ""]
 
 
 def _wins(table: pd.DataFrame, row: str) -> list[str]:
     """Where a row's interval lies above 0, holds it, or lies below it, by the sign of c."""
     lines = []
-    for name, part in (
-        ("c < 0", table[table.contrast < 0]),
-        ("c = 0", table[table.contrast == 0]),
-        ("c > 0", table[table.contrast > 0]),
-    ):
+    for name, sign in (("c < 0", -1), ("c = 0", 0), ("c > 0", 1)):
+        part = table[np.sign(table.contrast) == sign]
         if len(part):
             above, below = (part[f"{row}_low"] > 0).sum(), (part[f"{row}_high"] < 0).sum()
             lines.append(
@@ -206,5 +221,97 @@ def _rates(best: pd.DataFrame, rates: Sequence[float]) -> list[str]:
     return lines
 
 
-def _where(line) -> str:
-    return f"N1/N2 {line.ratio:g}, mass {line.mass:g}, c {line.contrast:g}"
+# ---- as a figure -------------------------------------------------------------------------------------------
+
+_STYLE: Any = {"font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "text.parse_math": False}
+_MASS_COLOURS = ("#1b9e77", "#0b5fa5", "#d95f02")
+_RATIO_MARKERS = ("v", "o", "^")
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """The gains of pGNN over contrast and mass, and predicted against learned accuracy and p, as a PNG.
+
+    Args:
+        table: of :func:`conditions`.
+        path: of the file.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(14, 13.5), dpi=120, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        upper, middle, lower = figure.subfigures(3, 1, height_ratios=(4, 4, 5))
+        _phases(
+            upper,
+            table,
+            "pgnn",
+            "Gain of pGNN (μ 0.1) over the best scheme without distances, points of accuracy; in brackets: "
+            "predicted; bold: 95 % interval without 0",
+        )
+        _phases(
+            middle,
+            table,
+            "pgnn_gcn",
+            "Gain of pGNN (μ 0.1) over GCN, also where distances say nothing (c = 0); bold as above",
+        )
+        lower.suptitle("Theory and runs: a point for each condition", fontweight="bold")
+        _against_theory(*lower.subplots(1, 2), table)
+        figure.savefig(path)
+
+
+def _phases(figure: Any, table: pd.DataFrame, gain_of: str, title: str) -> None:
+    """A gain over contrast and mass, a panel for each ratio; that of pGNN beside the predicted one."""
+    figure.suptitle(title, fontweight="bold")
+    ratios = sorted(table.ratio.unique())
+    panels = figure.subplots(1, len(ratios), squeeze=False)[0]
+    limit = max(1.0, 100 * table[f"{gain_of}_gain"].abs().max())
+    for panel, ratio in zip(panels, ratios):
+        wide = table[table.ratio == ratio].pivot(index="mass", columns="contrast")
+        gain = 100 * wide[f"{gain_of}_gain"]
+        sure = (wide[f"{gain_of}_low"] > 0) | (wide[f"{gain_of}_high"] < 0)
+        panel.imshow(gain, cmap="RdBu", norm=TwoSlopeNorm(0, -limit, limit), aspect="auto", origin="lower")
+        for (y, x), value in np.ndenumerate(gain.to_numpy()):
+            theory = f"\n({100 * wide['theory_gain'].iloc[y, x]:+.1f})" if gain_of == "pgnn" else ""
+            panel.text(
+                x,
+                y,
+                f"{value:+.1f}{theory}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                fontweight="bold" if sure.iloc[y, x] else "normal",
+                color="white" if abs(value) > 0.6 * limit else "black",
+            )
+        panel.set_xticks(range(gain.shape[1]), [f"{c:g}" for c in gain.columns])
+        panel.set_yticks(range(gain.shape[0]), [f"{mass:.0%}" for mass in gain.index])
+        panel.set_title(f"N1/N2 = {ratio:g}")
+        panel.set_xlabel("c: cosine of query and relevant values' topic")
+    panels[0].set_ylabel("mass on distractors")
+
+
+def _against_theory(accuracy: Axes, exponent: Axes, table: pd.DataFrame) -> None:
+    """Accuracy and p of pGNN over what theory gives them; the colour is the mass, the marker the ratio."""
+    groups = [
+        (f"mass {mass:.0%}, N1/N2 {ratio:g}", points, colour, marker)
+        for colour, (mass, part) in zip(_MASS_COLOURS, table.groupby("mass"))
+        for marker, (ratio, points) in zip(_RATIO_MARKERS, part.groupby("ratio"))
+    ]
+    low = 100 * min(table.theory_test.min(), table.pgnn_test.min()) - 3
+    for panel, ends, factor, expected, seen, name in (
+        (accuracy, (low, 101), 100, "theory_test", "pgnn_test", "accuracy, %"),
+        (exponent, (0.9, 3.1), 1, "theory_p", "pgnn_p", "p"),
+    ):
+        panel.plot(ends, ends, "--", color="black", linewidth=1)
+        for label, points, colour, marker in groups:
+            panel.plot(
+                factor * points[expected],
+                factor * points[seen],
+                marker,
+                color=colour,
+                markersize=5,
+                label=label,
+            )
+        panel.set_xlabel(f"{name}: predicted at the best p")
+        panel.set_ylabel(f"{name}: pGNN, μ 0.1")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(color="#e5e5e5", linewidth=0.6)
+        panel.set_axisbelow(True)
+    exponent.legend(frameon=False, fontsize=8)

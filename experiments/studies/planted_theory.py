@@ -48,7 +48,7 @@ import numpy as np
 from scipy.special import log_ndtr
 
 from adapters.p_scheme import P_HIGH, P_LOW
-from experiments.studies.planted.graphs import CLASSES, CLEAN, EDGES, GROUPS, SPREAD, TOPIC
+from experiments.studies.planted import CLASSES, CLEAN, EDGES, GROUPS, SPREAD, TOPIC
 
 _GRID = np.linspace(P_LOW, P_HIGH, 41)  # of p
 _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(61)
