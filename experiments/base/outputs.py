@@ -24,7 +24,6 @@ from experiments.base.files import check_files, check_out, published, write_json
 from experiments.base.lock import sole_use
 
 MANIFEST = "run.json"
-TRAINING_STATE = "training_state.pt"  # of a pre-training that has not ended, in the checkpoint's folder
 
 #: A command, and patterns of files and folders that only its folders hold all of. The first that fits counts.
 MARKS = (
@@ -34,13 +33,7 @@ MARKS = (
     ("ablation", ("results.json", "ablation.csv")),
     ("ablation", ("config.json", "scores.json", "predictions.json")),  # one of its cells
     ("pretrain", ("config.json", "scores.json", "tokenizer.json")),
-    ("pretrain", (TRAINING_STATE, "tokenizer.json")),
 )
-
-
-def is_pretrained(folder: Path) -> bool:
-    """Whether a checkpoint's folder is there, and its pre-training has ended, if it began there."""
-    return folder.exists() and not (folder / TRAINING_STATE).exists()
 
 
 def owner(folder: Path) -> str | None:

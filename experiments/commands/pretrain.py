@@ -6,8 +6,7 @@
     attngraph pretrain --model mini-mplug      # into runs/mini-mplug
     attngraph pretrain --check                 # score the shipped checkpoint again
 
-A run that was stopped or killed goes on with the same command. Every step draws new scenes and writes several
-texts about each (:mod:`experiments.studies.pretraining`).
+Every step draws new scenes and writes several texts about each (:mod:`experiments.studies.pretrain`).
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ from experiments.base.arguments import Between, seed
 from experiments.base.shipped import DEFAULT
 from experiments.models.loading import load_family
 from experiments.runs.device import check_device
-from experiments.studies.pretraining import scoring
-from experiments.studies.pretraining.minis import MINIS
-from experiments.studies.pretraining.run import pretrain
+from experiments.studies import pretrain as study
+from experiments.studies.pretrain import MINIS
 
 MOST = 10**9  # steps
 
@@ -76,26 +74,26 @@ def run(args: argparse.Namespace) -> int:
         if idle := [name for name, value in given.items() if value is not None]:
             raise UserError(f"{idle[0]} changes nothing with --check, which trains nothing: leave it out")
         return check(mini.checkpoint if args.check is True else args.check, args.device)
-    scores = pretrain(mini, args.out or Path("runs", mini.name), args.steps, args.seed, args.device)
+    scores = study.pretrain(mini, args.out or Path("runs", mini.name), args.steps, args.seed, args.device)
     print("\n".join(f"{name:24} {value:.4f}" for name, value in scores.items()))
-    shipped = scoring.saved_scores(mini.checkpoint)[1]["exact_average"]
+    shipped = study.saved_scores(mini.checkpoint)[1]["exact_average"]
     difference = abs(scores["exact_average"] - shipped)
-    is_equal = difference <= scoring.TOLERANCE
+    is_equal = difference <= study.TOLERANCE
     verdict = "equal within" if is_equal else f"differs by {difference:.4f}, more than"
-    print(f"the shipped checkpoint's average is {shipped:.4f}: {verdict} {scoring.TOLERANCE:g}")
+    print(f"the shipped checkpoint's average is {shipped:.4f}: {verdict} {study.TOLERANCE:g}")
     return 0
 
 
 def check(folder: Path, device: str = "cpu") -> int:
     """Scores a checkpoint again and compares with the scores saved with it: 0 if they agree, else 1."""
-    name, saved = scoring.saved_scores(folder)
+    name, saved = study.saved_scores(folder)
     family = load_family(folder)
     family.model.to(device)
-    scores = scoring.skill_scores(family, scoring.SCENES, MINIS[name].prompts_captions)
+    scores = study.skill_scores(family, study.SCENES, MINIS[name].prompts_captions)
     agree = saved.keys() == scores.keys()
     for name in sorted(saved.keys() & scores.keys()):
         difference = abs(scores[name] - saved[name])
-        agree &= difference <= scoring.CHECK_TOLERANCE
+        agree &= difference <= study.CHECK_TOLERANCE
         print(f"{name:24} saved {saved[name]:.4f}  now {scores[name]:.4f}  difference {difference:.4f}")
-    print("the scores agree" if agree else f"the scores differ by more than {scoring.CHECK_TOLERANCE}")
+    print("the scores agree" if agree else f"the scores differ by more than {study.CHECK_TOLERANCE}")
     return 0 if agree else 1

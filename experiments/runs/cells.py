@@ -15,7 +15,6 @@ import torch
 
 from attngraph.errors import UserError
 from experiments.base.files import whole, write_json, write_text
-from experiments.base.outputs import is_pretrained
 from experiments.base.progress import note
 from experiments.data.example import Example
 from experiments.methods import method_named
@@ -145,7 +144,7 @@ def is_finished(cell: Cell, run: Execution) -> bool:
         return False
     config, settings, conditions = read_config(folder), cell.description(), run.conditions()
     saved = config["settings"]
-    if cell.checkpoint and not is_pretrained(Path(str(cell.model))):
+    if cell.checkpoint and not Path(str(cell.model)).exists():
         settings["weights"] = saved.get("weights")  # which nobody can compare here
     wrong = [name for name in {**settings, **saved} if saved.get(name) != settings.get(name)]
     wrong += [

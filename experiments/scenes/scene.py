@@ -2,7 +2,7 @@
 
 A scene is a description; :func:`experiments.scenes.drawing.draw` turns it into pixels, and the modules that
 write texts (:mod:`~experiments.scenes.questions`, :mod:`~experiments.scenes.hypotheses`,
-:mod:`~experiments.scenes.captions`, :mod:`experiments.studies.pretraining.texts`) say things about it that
+:mod:`~experiments.scenes.captions`, :mod:`experiments.studies.pretrain_texts`) say things about it that
 are true by construction.
 
 Two domains share the same vocabulary of shapes, colours and sizes but differ in what a model may get used to:

@@ -1,1 +1,1 @@
-"""Studies on the side: each a script with a ``main``, and a command that calls it."""
+"""Studies on the side, each in a file of its command's name and one or two beside it."""

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.base.outputs import TRAINING_STATE, is_pretrained
 from experiments.runs.cells import Cell
 from experiments.tables.grid import Grid
 
@@ -70,16 +69,12 @@ def checkpoint_of(seed: int, checkpoints: int, folder: Path) -> str | None:
 
 
 def check_checkpoints(cells: Sequence[Cell]) -> None:
-    """Raise :class:`~attngraph.UserError` where a checkpoint of cells is missing, or is still being trained;
-    it says how to make it.
-    """
+    """Raise :class:`~attngraph.UserError` where a checkpoint of cells is missing; it says how to make it."""
     for model in dict.fromkeys(cell.model for cell in cells if cell.checkpoint):
         place = Path(str(model))
-        if not is_pretrained(place) or not (place / "model.safetensors").is_file():
+        if not (place / "model.safetensors").is_file():
             seed = place.name.removeprefix("seed")
-            begun = (place / TRAINING_STATE).exists()
-            wrong, remedy = ("is not trained to its end", "go on") if begun else ("is missing", "make it")
             raise UserError(
-                f"{place} {wrong}, the checkpoint of pre-training seed {seed}: {remedy} with attngraph "
+                f"{place} is missing, the checkpoint of pre-training seed {seed}: make it with attngraph "
                 f"pretrain --seed {seed} --out {place}, or name its folder with --checkpoints"
             )

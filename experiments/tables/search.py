@@ -32,7 +32,6 @@ import pandas as pd
 
 from attngraph.errors import UserError
 from experiments.base.files import whole
-from experiments.base.outputs import is_pretrained
 from experiments.base.shipped import shipped_folder
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.settings import Choice, Settings
@@ -229,7 +228,7 @@ class Search:
         """Compare the checkpoints that trials will start from, before they run."""
         for trial in trials:
             model = model_of(self.grid, self.wanted, trial.seed)
-            if is_pretrained(shipped_folder(model) or Path(str(model))):
+            if (shipped_folder(model) or Path(str(model))).exists():
                 self._check_one_checkpoint(weights_digest(model), trial.method, trial.task, trial.seed)
 
     def _check_one_checkpoint(self, weights: str, method: str, task: str, seed: int) -> None:

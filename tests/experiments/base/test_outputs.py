@@ -199,7 +199,6 @@ MADE = [
     ("ablation", ["results.json", "ablation.csv", "ablation.md"]),
     ("ablation", ["config.json", "scores.json", "predictions.json", "statistics.npz"]),
     ("pretrain", ["config.json", "scores.json", "tokenizer.json"]),
-    ("pretrain", ["training_state.pt", "tokenizer.json"]),
     (None, ["manifest.json"]),
     (None, ["cells/notes.txt"]),
     (None, ["config.json", "model.safetensors"]),

@@ -21,7 +21,7 @@ from experiments.models.batch import token_losses
 from experiments.models.blip import BlipAnswerer
 from experiments.models.images import IMAGE_MEAN, IMAGE_STD, preprocess
 from experiments.models.mini_blip import CHECKPOINT, build_model
-from experiments.studies.pretraining.tokenizer import build_tokenizer
+from experiments.studies.pretrain import build_tokenizer
 from tests.experiments.models.writers import SAMPLES, load
 from tests.experiments.tiny import save
 

@@ -12,7 +12,7 @@ from attngraph.errors import UserError
 from experiments.models import IGNORED, Decoding
 from experiments.models.family import EXPONENTS, GNMT, LENGTH, Gnmt
 from experiments.models.generation import best_texts, generate_text, sequence_batch
-from experiments.studies.pretraining.tokenizer import build_tokenizer
+from experiments.studies.pretrain import build_tokenizer
 from tests.experiments.models.writers import SAMPLES, load
 
 WORDS = "how many red circles are there is the star left of a square one two three with two".split()

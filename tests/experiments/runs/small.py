@@ -27,7 +27,7 @@ from experiments.runs.prediction import predict
 from experiments.runs.recipe import Recipe
 from experiments.runs.train import Trained, train
 from experiments.runs.validation import Validation
-from experiments.studies.pretraining.tokenizer import build_tokenizer
+from experiments.studies.pretrain import build_tokenizer
 from experiments.tasks import TASKS
 from experiments.tasks.task import Column, Task, accuracy_scores
 

@@ -1,4 +1,4 @@
-"""Twenty kills at random moments: what is done again ends like what nobody disturbed, to the bit.
+"""Twelve kills at random moments: what is done again ends like what nobody disturbed, to the bit.
 
 A round starts a command, kills it (SIGKILL, SIGTERM or SIGHUP; alone or with its workers; at any moment, or
 in the middle of a save) and goes on with what the last round left. When a command comes to its end, all that
@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from tests.experiments.runs.commands import Command
@@ -23,7 +22,7 @@ pytestmark = [
     pytest.mark.timeout(2400),
     pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked for in /proc"),
 ]
-TABLE_ROUNDS, PRETRAIN_ROUNDS = 12, 8
+TABLE_ROUNDS = 12
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 PRESET = """
 about: two cells that train and one that does not, short
@@ -35,19 +34,6 @@ OFTEN = """
 from experiments.runs import train as training
 training.SAVE_EVERY = 1
 """
-TOY = """
-from dataclasses import replace
-from functools import partial
-from experiments.models.mini_blip import build_model
-from experiments.studies.pretraining import run, scoring
-from experiments.studies.pretraining.minis import MINIS
-mini = MINIS["mini-blip"]
-mini.build = partial(build_model, width=32, vision_layers=1, text_layers=1)
-mini.recipe = replace(mini.recipe, images=4)
-run.SAVE_SECONDS, run.LOG_STEPS = 0.05, 1
-scoring.SCENES = 5
-scoring.KINDS = {kind: scoring.KINDS[kind] for kind in ("caption", "count")}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +44,6 @@ def table(tmp_path_factory):
     (folder / "small.yaml").write_text(PRESET)
     words = ["--plugin", folder / "often.py", "ablation", "--preset", folder / "small.yaml", "--tasks", "vqa"]
     return lambda out: [*words, "--out", out]
-
-
-@pytest.fixture(scope="module")
-def pretraining(tmp_path_factory):
-    """``pretraining(out)``: the words of a small pre-training into a folder."""
-    file = tmp_path_factory.mktemp("words") / "toy.py"
-    file.write_text(TOY)
-    return lambda out: ["--plugin", file, "pretrain", "--steps", 40, "--out", out]
 
 
 def files(out):
@@ -90,13 +68,6 @@ def made_by_a_table(out):
     states = sorted(np.load(path).tobytes() for path in out.glob("image-states/*.npy"))
     assert len(states) >= 3
     return made, files(out), states
-
-
-def made_by_a_pretraining(out):
-    log = pd.read_csv(out / "training_log.csv")
-    assert len(log) == 40
-    scores = json.loads((out / "scores.json").read_text())["scores"]
-    return (out / "model.safetensors").read_bytes(), log[["step", "loss"]].to_dict(), scores, files(out)
 
 
 def saving(out):
@@ -142,7 +113,3 @@ def run_rounds(rounds, words, made, folder, seed):
 
 def test_a_table(table, tmp_path):
     run_rounds(TABLE_ROUNDS, table, made_by_a_table, tmp_path, seed=12)
-
-
-def test_a_pretraining(pretraining, tmp_path):
-    run_rounds(PRETRAIN_ROUNDS, pretraining, made_by_a_pretraining, tmp_path, seed=34)

@@ -16,7 +16,7 @@ from experiments.scenes.hypotheses import hypotheses
 from experiments.scenes.questions import questions
 from experiments.scenes.scene import COLORS, HELD_OUT, SHAPES, Scene, scenes
 from experiments.scenes.words import all_words
-from experiments.studies.pretraining.texts import pretraining_texts
+from experiments.studies.pretrain_texts import pretraining_texts
 
 RGB = {
     "red": (225, 35, 40),

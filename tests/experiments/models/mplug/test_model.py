@@ -8,7 +8,7 @@ from transformers.models.bert.modeling_bert import BertCrossAttention
 from experiments.models.mini_blip import grid_positions
 from experiments.models.mplug import MPlugConfig, MPlugForConditionalGeneration, mplug_base, mplug_large
 from experiments.models.mplug.modeling import FusionLayer, JoinedLayer, build_mini
-from experiments.studies.pretraining.minis import MINIS
+from experiments.studies.pretrain import MINIS
 from tests.attngraph.reading.zoo import far_from_zero
 from tests.experiments.models.mplug.inputs import ANSWERS, inputs
 from tests.experiments.tiny import mplug

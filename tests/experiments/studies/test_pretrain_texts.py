@@ -5,7 +5,7 @@ import random
 import re
 
 from experiments.scenes.scene import generator, scenes
-from experiments.studies.pretraining.texts import pretraining_texts
+from experiments.studies.pretrain_texts import pretraining_texts
 from tests.experiments.scenes.reading import AN, NOUN, all_are, counted, find, the, worlds, yes
 
 EXISTS = (

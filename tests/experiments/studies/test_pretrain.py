@@ -1,10 +1,13 @@
-"""How the two models read pre-training texts: losses, batches, recipe."""
+"""Pre-training: the tokenizer, how the two models read texts, losses, batches, the recipe."""
 
+import random
+import string
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from transformers import AutoTokenizer
 
 from experiments.models import Sample
 from experiments.models.batch import token_losses
@@ -14,10 +17,24 @@ from experiments.models.mini_blip import build_model
 from experiments.models.mplug.family import MPlug
 from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES, draw
 from experiments.scenes.scene import generator, scenes
-from experiments.studies.pretraining.minis import MINIS, Recipe, block_causal_mask, pack, rows
-from experiments.studies.pretraining.run import Steps, batches, patch_loss, text_loss
-from experiments.studies.pretraining.texts import CAPTION_PROMPTS, KINDS
-from tests.experiments.studies.pretraining.small import small_mplug
+from experiments.scenes.words import all_words
+from experiments.studies.pretrain import (
+    EASY_VQA_WORDS,
+    MINIS,
+    SPECIAL_TOKENS,
+    Recipe,
+    Steps,
+    batches,
+    block_causal_mask,
+    build_tokenizer,
+    build_vocabulary,
+    pack,
+    patch_loss,
+    rows,
+    text_loss,
+)
+from experiments.studies.pretrain_texts import CAPTION_PROMPTS, KINDS
+from tests.experiments.studies.small import small_mplug
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +180,7 @@ def test_a_step_has_the_loss_of_each_text_alone(texts, family, pictures, asked):
 
 def test_captions_have_prompts_of_their_own():
     """By these they are told from questions."""
-    shown = list(scenes("train", 40, 0, "pretrain"))
+    shown = list(scenes("train", 20, 0, "pretrain"))
     for kind, write in KINDS.items():
         made = [
             write(scene, generator(seed, number)) for number, scene in enumerate(shown) for seed in (0, 1)
@@ -185,10 +202,50 @@ def test_no_question_is_cut_and_no_word_unknown(asked):
 def test_a_step_depends_on_seed_and_number_only(mini):
     arrange, recipe = partial(mini.arrange, mini.tokenizer()), Recipe(steps=4, images=3, texts=4)
     data = Steps(arrange, 0, recipe)
-    later = list(batches(data, first=2))
-    assert len(later) == 2
+    every = list(batches(data))
+    assert len(every) == 4
     for name, value in data[2].items():
-        assert torch.equal(value, later[0][name]), name
+        assert torch.equal(value, every[2][name]), name
     assert not torch.equal(data[0]["pixels"], data[1]["pixels"])
     assert not torch.equal(data[0]["pixels"], Steps(arrange, 1, recipe)[0]["pixels"])
     assert normalise(data[0]["pixels"]).shape == (3, 3, 64, 64)
+
+
+# ---- the tokenizer -----------------------------------------------------------------------------------------
+
+TEXTS = [
+    "how many red circles?",
+    'is it correct that a tealish zebra isn\'t 47% of it -- [or] "so"?',
+    "",
+    "a  b\tc",
+    "x" * 100,
+]
+
+
+def test_words_are_whole_tokens_and_no_lower_case_ascii_text_is_unknown():
+    tokenizer = build_tokenizer(all_words())
+    for word in {*all_words(), *EASY_VQA_WORDS}:
+        assert tokenizer.tokenize(word) == [word]
+    rng = random.Random(0)
+    alphabet = string.ascii_lowercase + string.digits + string.punctuation + " "
+    few = build_tokenizer(["red", "circle"])
+    for text in TEXTS + ["".join(rng.choices(alphabet, k=60)) for _ in range(200)]:
+        assert few.unk_token_id not in few(text)["input_ids"], text
+
+
+def test_vocabulary_does_not_depend_on_the_order_of_the_words():
+    assert build_vocabulary(["red", "blue"]) == build_vocabulary(["blue", "red", "red"])
+    assert list(build_vocabulary([]))[: len(SPECIAL_TOKENS)] == SPECIAL_TOKENS
+
+
+def test_saved_tokenizer_gives_the_same_ids(tmp_path):
+    tokenizer = build_tokenizer(all_words())
+    assert (tokenizer.pad_token_id, tokenizer.sep_token, tokenizer.bos_token) == (0, "[SEP]", "[DEC]")
+    assert tokenizer.decode(tokenizer("red circle")["input_ids"], skip_special_tokens=True) == "red circle"
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert loaded.get_vocab() == tokenizer.get_vocab()
+    assert loaded.model_max_length == tokenizer.model_max_length
+    assert loaded.bos_token_id == tokenizer.bos_token_id
+    for text in TEXTS:
+        assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
