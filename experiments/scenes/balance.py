@@ -7,9 +7,10 @@ answer: a reader of the text alone learns nothing.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from experiments.scenes.facts import absent, describe
 from experiments.scenes.scene import DOMAINS, SPLITS, Scene, generator, sample_scene
 
 YES_NO = ("yes", "no")
@@ -61,6 +62,27 @@ class Sentence:
     text: str
     answer: str
     kind: str
+
+
+def one_of(found: Callable[[Scene, str], Iterable[dict[str, str]]]) -> Filler:
+    """A filler that takes one of all that ``found(scene, wanted)`` yields, at random."""
+
+    def fill(scene: Scene, rng: random.Random, wanted: str) -> dict[str, str] | None:
+        words = list(found(scene, wanted))
+        return rng.choice(words) if words else None
+
+    return fill
+
+
+def shown(form: str, shown_by: str) -> Filler:
+    """A filler for a thing that is seen, if ``shown_by`` is wanted, or else for one that is not."""
+
+    def fill(scene: Scene, rng: random.Random, wanted: str) -> dict[str, str] | None:
+        seen = wanted == shown_by
+        words = describe(rng.choice(scene.things), form) if seen else absent(scene, rng, form)
+        return words and words.forms()
+
+    return fill
 
 
 def jobs(templates: tuple[Template, ...], count: int, rng: random.Random) -> list[Job]:

@@ -10,6 +10,30 @@ from experiments.scenes.facts import BESIDE, NUMBERS, describe, related, short_p
 from experiments.scenes.scene import DOMAINS, SPLITS, Scene, Thing, generator, sample_scene
 
 _STREAM = 3
+_SEEN = "{all} can be seen"
+_FROM_LEFT = "from left to right there is {all}"
+_ANY = ("there is {all}", "the picture shows {all}")
+_MANY = (
+    *_ANY,
+    "{all} in the picture",
+    "{briefly} are here",
+    "{related}",
+    "{beside}",
+    "{number} things: {all}",
+)
+#: Number of things (3 for more) → wordings; see :func:`_words`.
+_WORDINGS = {
+    1: (
+        *_ANY,
+        _SEEN,
+        "the scene has {all}",
+        "{all} at the {place} of the picture",
+        "{all} is at the {place}",
+        "the only thing here is {all}",
+    ),
+    2: (*_MANY, _SEEN),
+    3: (*_MANY, _FROM_LEFT),
+}
 
 
 def caption_scenes(split: str, count: int, seed: int, start: int = 0):
@@ -30,12 +54,11 @@ def captions(scene: Scene, seed: int = 0) -> list[str]:
     """Five different captions of a scene, of at most 20 words; the same for the same arguments."""
     rng = generator(seed, scene.id, scene.background.seed, _STREAM)
     things = ordered(scene)
-    texts: list[str] = []
-    writers = _WRITERS[min(len(things), 3)]
+    wordings = _WORDINGS[min(len(things), 3)]
     if any(not related(a, "left", b) for a, b in pairwise(things)):
-        writers = tuple(write for write in writers if write is not _from_left)
-    for write in rng.sample(writers, 5):
-        texts.append(write(things))
+        wordings = tuple(wording for wording in wordings if wording != _FROM_LEFT)
+    words = _words(things)
+    texts = [wording.format(**words) for wording in rng.sample(wordings, 5)]
     if scene.curtain:  # one reference in five mentions it
         place = rng.randrange(5)
         if len(texts[place].split()) <= 14:
@@ -48,83 +71,24 @@ def ordered(scene: Scene) -> list[Thing]:
     return sorted(scene.things, key=lambda thing: (thing.x * 3 // 64, thing.y))
 
 
-def _names(things: list[Thing], form: str) -> list[str]:
-    return [describe(thing, form).a() for thing in things]
+def _words(things: list[Thing]) -> dict[str, str]:
+    """What wordings are filled with: all things with as many attributes as fit into a sentence, and briefly;
+    the place of one; how the first of several stands to the second, with further things after that.
+    """
+    brief = [describe(thing, "color shape").a() for thing in things]
+    names = [describe(thing, "size color shape").a() for thing in things] if len(things) <= 3 else brief
+    words = {"all": _list(names), "briefly": _list(brief), "number": NUMBERS[len(things)]}
+    if len(things) == 1:
+        return words | {"place": short_place(things[0])}
+    first, second = things[:2]
+    relation = next(name for name in ("left", "above", "below", "right") if related(first, name, second))
+    words["related"] = f"{names[0]} is {BESIDE[relation]} {names[1]}"
+    words["beside"] = f"{brief[0]} beside {brief[1]}"
+    if len(things) > 2:
+        words["related"] += f", with {_list(names[2:])}"
+        words["beside"] += f" and {_list(brief[2:])}"
+    return words
 
 
 def _list(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-
-
-def _full(things: list[Thing]) -> str:
-    """All things with as many attributes as fit into a sentence."""
-    return _list(_names(things, "size color shape" if len(things) <= 3 else "color shape"))
-
-
-def _there_is(things):
-    return f"there is {_full(things)}"
-
-
-def _shows(things):
-    return f"the picture shows {_full(things)}"
-
-
-def _in_the_picture(things):
-    return f"{_full(things)} in the picture"
-
-
-def _can_be_seen(things):
-    return f"{_full(things)} can be seen"
-
-
-def _short(things):
-    return (
-        f"{_list(_names(things, 'color shape'))} are here"
-        if len(things) > 1
-        else f"the scene has {_full(things)}"
-    )
-
-
-def _related(things):
-    """As in "A is to the left of B", or how A stands to B in one column; further things follow."""
-    form = "size color shape" if len(things) <= 3 else "color shape"
-    first, second, *rest = things
-    relation = next(name for name in ("left", "above", "below", "right") if related(first, name, second))
-    names = _names(things, form)
-    text = f"{names[0]} is {BESIDE[relation]} {names[1]}"
-    return text if not rest else f"{text}, with {_list(names[2:])}"
-
-
-def _beside(things):
-    first, second, *rest = _names(things, "color shape")
-    return f"{first} beside {second}" + (f" and {_list(rest)}" if rest else "")
-
-
-def _from_left(things):
-    return f"from left to right there is {_full(things)}"
-
-
-def _number_of(things):
-    return f"{NUMBERS[len(things)]} things: {_full(things)}"
-
-
-def _at(things):
-    thing = things[0]
-    return f"{_full(things)} at the {short_place(thing)} of the picture"
-
-
-def _is_at(things):
-    thing = things[0]
-    return f"{_full(things)} is at the {short_place(thing)}"
-
-
-def _only(things):
-    return f"the only thing here is {_full(things)}"
-
-
-_MANY = (_there_is, _shows, _in_the_picture, _short, _related, _beside, _number_of)
-_WRITERS = {
-    1: (_there_is, _shows, _can_be_seen, _short, _at, _is_at, _only),
-    2: _MANY + (_can_be_seen,),
-    3: _MANY + (_from_left,),
-}

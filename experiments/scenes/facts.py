@@ -12,6 +12,7 @@ OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"
 BESIDE = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 ROWS, COLUMNS = ("top", "middle", "bottom"), ("left", "middle", "right")
 PLACES = tuple(f"{row} {column}" for row in ROWS for column in COLUMNS)
+VALUES = {"shape": SHAPES, "color": tuple(COLORS), "size": tuple(SIZES)}
 FORMS = ("shape", "color", "color shape", "size shape", "size color")
 
 
@@ -44,6 +45,10 @@ class Description:
         """As in "small red circles"."""
         words = self.one(noun).split(" ")
         return " ".join(words[:-1] + [plural(words[-1])])
+
+    def forms(self, noun: str = "thing") -> dict[str, str]:
+        """The three above, by their names."""
+        return {"one": self.one(noun), "a": self.a(noun), "many": self.many(noun)}
 
 
 def plural(noun: str) -> str:
@@ -122,14 +127,6 @@ def unique(scene: Scene, form: str) -> list[tuple[Thing, Description]]:
     described = [(thing, describe(thing, form)) for thing in scene.things]
     every = [words for _, words in described]
     return [(thing, words) for thing, words in described if every.count(words) == 1]
-
-
-def unique_pairs(
-    scene: Scene, form: str
-) -> list[tuple[tuple[Thing, Description], tuple[Thing, Description]]]:
-    """Ordered pairs of what :func:`unique` gives."""
-    singles = unique(scene, form)
-    return [(first, second) for first in singles for second in singles if first is not second]
 
 
 def kinds_of(scene: Scene, form: str) -> list[Description]:

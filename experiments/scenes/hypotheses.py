@@ -9,23 +9,24 @@ curtain.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import permutations
 
-from experiments.scenes.balance import Job, Sentence, Template, jobs, place
+from experiments.scenes.balance import Job, Sentence, Template, jobs, one_of, place, shown
 from experiments.scenes.facts import (
     BESIDE,
     NUMBERS,
     OPPOSITE,
     RELATIONS,
+    VALUES,
     Description,
     absent,
     count,
-    describe,
     plural,
     random_description,
     related,
     unique,
 )
-from experiments.scenes.scene import COLORS, SHAPES, SIZES, SPLITS, Scene, Thing, generator, hidden_places
+from experiments.scenes.scene import COLORS, SHAPES, SPLITS, Scene, Thing, generator, hidden_places
 
 ENTAILMENT, CONTRADICTION, NEUTRAL = LABELS = ("entailment", "contradiction", "neutral")
 _STREAM = 2
@@ -57,106 +58,60 @@ def _wants_curtain(job: Job, rng) -> bool:
     return job.wanted in job.template.decided and rng.random() < 0.75
 
 
-def _exists(form):
-    def fill(scene, rng, label):
-        present = label == ENTAILMENT
-        words = describe(rng.choice(scene.things), form) if present else absent(scene, rng, form)
-        return words and _noun(words)
-
-    return fill
-
-
-def _lacks(form):
-    def fill(scene, rng, label):
-        present = label == CONTRADICTION
-        words = describe(rng.choice(scene.things), form) if present else absent(scene, rng, form)
-        return words and _noun(words)
-
-    return fill
-
-
-def _noun(words: Description) -> dict[str, str]:
-    return {"a": words.a(), "one": words.one(), "many": words.many()}
-
-
 def _numbered(form, number, compare):
     """Claims of exactly, at least or at most ``number`` things; behind a curtain more may exist."""
+    holds = {"exactly": number.__eq__, "at least": number.__le__, "at most": number.__ge__}[compare]
+    form_of = Description.one if number == 1 else Description.many
 
-    def fill(scene, rng, label):
-        fitting = []
-        for value in COLORS if form == "color" else SHAPES:
+    @one_of
+    def fill(scene, label):
+        for value in VALUES[form]:
             words = Description(**{form: value})
             seen = count(scene, words)
-            possible = {
-                _holds(compare, total, number) for total in range(seen, 9 if scene.curtain else seen + 1)
-            }
+            possible = {holds(total) for total in range(seen, 9 if scene.curtain else seen + 1)}
             verdict = NEUTRAL if len(possible) == 2 else ENTAILMENT if True in possible else CONTRADICTION
             if verdict == label:
-                fitting += [words] * (3 if seen else 1)  # what is seen makes harder hypotheses
-        if not fitting:
-            return None
-        words = rng.choice(fitting)
-        return {"n": NUMBERS[number], "many": words.one() if number == 1 else words.many()}
+                filled = {"n": NUMBERS[number], "many": form_of(words), "compare": compare}
+                filled["be"] = "is" if number == 1 else "are"
+                yield from [filled] * (3 if seen else 1)  # what is seen makes harder hypotheses
 
     return fill
 
 
-def _holds(compare, total, number):
-    return {"exactly": total == number, "at least": total >= number, "at most": total <= number}[compare]
+def _every(yes, no):
+    """Claims that all things of a shape have a colour, or (with the labels exchanged) that not all have."""
 
-
-def _uniform(shape, color, scene):
-    """(whether all seen things of the shape have the colour, how many are seen)."""
-    group = [thing for thing in scene.things if thing.shape == shape]
-    return all(thing.color == color for thing in group), len(group)
-
-
-def _every(negated):
-    def fill(scene, rng, label):
-        fitting = []
+    @one_of
+    def fill(scene, label):
         for shape in SHAPES:
-            for color in COLORS:
-                whole, seen = _uniform(shape, color, scene)
-                if not seen:
-                    continue
-                verdict = CONTRADICTION if not whole else NEUTRAL if scene.curtain else ENTAILMENT
-                if negated and verdict != NEUTRAL:
-                    verdict = CONTRADICTION if verdict == ENTAILMENT else ENTAILMENT
-                if verdict == label:
-                    mixed = not whole and any(
-                        thing.shape == shape and thing.color == color for thing in scene.things
-                    )
-                    fitting += [(shape, color)] * (6 if mixed else 1)
-        if not fitting:
-            return None
-        shape, color = rng.choice(fitting)
-        return {"shape": shape, "shapes": plural(shape), "color": color}
+            colors = [thing.color for thing in scene.things if thing.shape == shape]
+            for color in COLORS if colors else ():
+                whole = set(colors) == {color}
+                if label == (no if not whole else NEUTRAL if scene.curtain else yes):
+                    filled = {"shape": shape, "shapes": plural(shape), "color": color}
+                    yield from [filled] * (6 if not whole and color in colors else 1)
 
     return fill
 
 
-def _has_color(scene, rng, label):
-    if label == NEUTRAL:
-        words = absent(scene, rng, "shape")
-        return words and {"one": words.one(), "value": rng.choice(tuple(COLORS))}
-    singles = unique(scene, "shape")
-    if not singles:
-        return None
-    thing, words = rng.choice(singles)
-    others = [color for color in COLORS if color != thing.color]
-    return {"one": words.one(), "value": thing.color if label == ENTAILMENT else rng.choice(others)}
+def _has(asked, form):
+    """Claims of a thing's colour or size; neutral ones of a thing that is not seen."""
 
+    def fill(scene, rng, label):
+        if label == NEUTRAL:
+            words = absent(scene, rng, form)
+            return words and {"one": words.one(), "value": rng.choice(VALUES[asked])}
+        singles = unique(scene, form)
+        if not singles:
+            return None
+        thing, words = rng.choice(singles)
+        value = getattr(thing, asked)
+        if label == CONTRADICTION:
+            others = [other for other in VALUES[asked] if other != value]
+            value = rng.choice(others) if len(others) > 1 else others[0]
+        return {"one": words.one(), "value": value}
 
-def _has_size(scene, rng, label):
-    if label == NEUTRAL:
-        words = absent(scene, rng, "color shape")
-        return words and {"one": words.one(), "value": rng.choice(tuple(SIZES))}
-    singles = unique(scene, "color shape")
-    if not singles:
-        return None
-    thing, words = rng.choice(singles)
-    other = "small" if thing.size == "large" else "large"
-    return {"one": words.one(), "value": thing.size if label == ENTAILMENT else other}
+    return fill
 
 
 def _relates(form, shared):
@@ -173,8 +128,7 @@ def _relates(form, shared):
         singles = unique(scene, form)
         choices = [
             (first, relation, second)
-            for a, first in singles
-            for b, second in singles
+            for (a, first), (b, second) in permutations(singles, 2)
             if fits(first, second)
             for relation in RELATIONS
             if related(a, relation, b)
@@ -188,12 +142,11 @@ def _relates(form, shared):
         singles = unique(scene, form)
         if not singles:
             return None
-        _, seen = rng.choice(singles)
+        thing, seen = rng.choice(singles)
         unseen = random_description(rng, form)
         if not fits(seen, unseen) or count(scene, unseen):
             return None
         places = [Thing("", "", "", x, y, 0) for x, y in hidden_places(scene.curtain)]
-        thing = next(other for other in scene.things if seen.fits(other))
         possible = [name for name in RELATIONS if any(related(place, name, thing) for place in places)]
         relation = rng.choice(possible)  # the unseen one could be there, as seen from the other
         if rng.random() < 0.5:
@@ -235,22 +188,7 @@ _NOT_EVERY = (
 )
 _HAS = ("the {one} is {value}", "the {one} in the picture is {value}")
 _RELATES = ("the {first} is {beside} the {second}", "the {first} can be found {beside} the {second}")
-
-
-def _counts(compare, number):
-    return tuple(
-        text.replace("{be}", "is" if number == 1 else "are").replace("{compare}", compare) for text in _COUNTS
-    )
-
-
-_COMPARISONS = (
-    ("exactly", 1),
-    ("exactly", 2),
-    ("at least", 2),
-    ("at least", 3),
-    ("at most", 1),
-    ("at most", 2),
-)
+_NUMBERS = {"exactly": (1, 2), "at least": (2, 3), "at most": (1, 2)}
 _FORMS = ("shape", "color", "color shape", "size shape")
 _SHARING = (  # the form of a relation's two descriptions, and the attribute that they share
     ("shape", None),
@@ -261,23 +199,25 @@ _SHARING = (  # the form of a relation's two descriptions, and the attribute tha
 )
 _YES, _NO, _BOTH = (ENTAILMENT,), (CONTRADICTION,), (ENTAILMENT, CONTRADICTION)
 
+# The order is part of the data set: with another one, the same seed gives other hypotheses.
 TEMPLATES = (
-    *(Claim("existence", _EXISTS, LABELS, _exists(form), _YES) for form in _FORMS),
-    *(Claim("negation", _LACKS, LABELS, _lacks(form), _NO) for form in _FORMS),
+    *(Claim("existence", _EXISTS, LABELS, shown(form, ENTAILMENT), _YES) for form in _FORMS),
+    *(Claim("negation", _LACKS, LABELS, shown(form, CONTRADICTION), _NO) for form in _FORMS),
     *(
         Claim(
             "count",
-            _counts(compare, number),
+            _COUNTS,
             LABELS,
             _numbered(form, number, compare),
             _YES if compare == "at least" else _NO,
         )
         for form in ("shape", "color")
-        for compare, number in _COMPARISONS
+        for compare, numbers in _NUMBERS.items()
+        for number in numbers
     ),
-    Claim("quantifier", _EVERY, LABELS, _every(negated=False), _NO),
-    Claim("quantifier", _NOT_EVERY, LABELS, _every(negated=True), _YES),
-    Claim("attribute", _HAS, LABELS, _has_color, _BOTH),
-    Claim("attribute", _HAS, LABELS, _has_size, _BOTH),
+    Claim("quantifier", _EVERY, LABELS, _every(ENTAILMENT, CONTRADICTION), _NO),
+    Claim("quantifier", _NOT_EVERY, LABELS, _every(CONTRADICTION, ENTAILMENT), _YES),
+    Claim("attribute", _HAS, LABELS, _has("color", "shape"), _BOTH),
+    Claim("attribute", _HAS, LABELS, _has("size", "color shape"), _BOTH),
     *(Claim("relation", _RELATES, LABELS, _relates(form, shared), _BOTH) for form, shared in _SHARING),
 )

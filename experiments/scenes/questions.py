@@ -1,22 +1,22 @@
 """Questions about downstream scenes in seven kinds, balanced so that the text alone gives nothing away."""
 
 from collections.abc import Iterator
+from itertools import permutations
+from operator import gt, lt
 
-from experiments.scenes.balance import YES_NO, Filler, Sentence, Template, jobs, place
+from experiments.scenes.balance import YES_NO, Filler, Sentence, Template, jobs, one_of, place, shown
 from experiments.scenes.facts import (
     BESIDE,
     OPPOSITE,
     RELATIONS,
+    VALUES,
     Description,
-    absent,
     count,
-    describe,
     kinds_of,
     related,
     unique,
-    unique_pairs,
 )
-from experiments.scenes.scene import COLORS, SHAPES, SIZES, SPLITS, Scene, generator
+from experiments.scenes.scene import COLORS, SHAPES, SPLITS, Scene, generator
 
 _STREAM = 1
 
@@ -29,7 +29,7 @@ def questions(
     return place(jobs(TEMPLATES, amount, rng), per_scene, split, seed, _STREAM)
 
 
-# ---- Is there such a thing? --------------------------------------------------------------------------------
+# ---- Is there such a thing, and how many? ------------------------------------------------------------------
 
 _EXISTS = (
     "is there {a} in the picture?",
@@ -37,34 +37,26 @@ _EXISTS = (
     "are there any {many}?",
     "can you see {a} here?",
 )
-
-
-def _exists(form: str) -> Filler:
-    """Words for a thing that is in the scene, or for one that is not."""
-
-    def fill(scene, rng, wanted):
-        words = describe(rng.choice(scene.things), form) if wanted == "yes" else absent(scene, rng, form)
-        return words and {"a": words.a(), "many": words.many()}
-
-    return fill
-
-
-# ---- How many are there? -----------------------------------------------------------------------------------
-
+_NO = (
+    "is there no {one} in the picture?",
+    "is the picture without any {many}?",
+    "does the picture not show {a}?",
+)
 _HOW_MANY = (
     "how many {many} are there?",
     "what is the number of {many} in the picture?",
     "how many {many} does the picture show?",
 )
 _IN_ALL = ("how many things are there?", "how many things does the picture show?")
-_VALUES = {"shape": SHAPES, "color": tuple(COLORS), "size": tuple(SIZES)}
 
 
 def _count(attribute: str) -> Filler:
-    def fill(scene, rng, wanted):
-        descriptions = [Description(**{attribute: value}) for value in _VALUES[attribute]]
-        fitting = [words for words in descriptions if count(scene, words) == int(wanted)]
-        return {"many": rng.choice(fitting).many()} if fitting else None
+    @one_of
+    def fill(scene, wanted):
+        for value in VALUES[attribute]:
+            words = Description(**{attribute: value})
+            if count(scene, words) == int(wanted):
+                yield words.forms()
 
     return fill
 
@@ -87,9 +79,9 @@ _SHAPE_OF_TWO = ("is the {one} a {first} or a {second}?",)
 
 
 def _attribute(asked: str, form: str) -> Filler:
-    def fill(scene, rng, wanted):
-        having = [words for thing, words in unique(scene, form) if getattr(thing, asked) == wanted]
-        return {"one": rng.choice(having).one()} if having else None
+    @one_of
+    def fill(scene, wanted):
+        yield from (words.forms() for thing, words in unique(scene, form) if getattr(thing, asked) == wanted)
 
     return fill
 
@@ -99,7 +91,7 @@ def _either(asked: str, form: str) -> Filler:
         words = _attribute(asked, form)(scene, rng, wanted)
         if not words:
             return None
-        other = rng.choice([value for value in (COLORS if asked == "color" else SHAPES) if value != wanted])
+        other = rng.choice([value for value in VALUES[asked] if value != wanted])
         first, second = rng.sample((wanted, other), 2)
         return {**words, "first": first, "second": second}
 
@@ -115,86 +107,55 @@ _AS_MANY = (
 )
 _WHICH_MORE = ("are there more {first} or more {second}?", "which are there more of, {first} or {second}?")
 _BIGGER = ("is the {first} bigger than the {second}?", "is the {second} smaller than the {first}?")
-_SAME_COLOR = (
-    "do the {first} and the {second} have the same color?",
-    "is the {first} the same color as the {second}?",
-)
-_SAME_SHAPE = (
-    "do the {first} and the {second} have the same shape?",
-    "is the {first} the same shape as the {second}?",
-)
+_SAME = {
+    asked: (
+        f"do the {{first}} and the {{second}} have the same {asked}?",
+        f"is the {{first}} the same {asked} as the {{second}}?",
+    )
+    for asked in ("color", "shape")
+}
 
 
-def _counted_pairs(scene, form):
-    """Ordered pairs of different descriptions that fit something, with their counts."""
-    kinds = kinds_of(scene, form)
-    return [(a, count(scene, a), b, count(scene, b)) for a in kinds for b in kinds if a != b]
+def _numbers(form: str, holds) -> Filler:
+    """Two kinds of things whose numbers fit the answer: ``holds(m, n, wanted)``."""
 
-
-def _two_kinds(rng, pairs):
-    if not pairs:
-        return None
-    first, second = rng.choice(pairs)
-    return {"first": first.many(), "second": second.many()}
-
-
-def _more(form: str) -> Filler:
-    def fill(scene, rng, wanted):
-        pairs = [(a, b) for a, m, b, n in _counted_pairs(scene, form) if (m > n) == (wanted == "yes")]
-        return _two_kinds(rng, pairs)
+    @one_of
+    def fill(scene, wanted):
+        numbers = {words: count(scene, words) for words in kinds_of(scene, form)}
+        for (a, m), (b, n) in permutations(numbers.items(), 2):
+            if holds(m, n, wanted):
+                words = {"first": a.many(), "second": b.many()}
+                yield {**words, "answer": words.get(wanted, wanted)}
 
     return fill
 
 
-def _as_many(form: str) -> Filler:
-    def fill(scene, rng, wanted):
-        pairs = [(a, b) for a, m, b, n in _counted_pairs(scene, form) if (m == n) == (wanted == "yes")]
-        return _two_kinds(rng, pairs)
+def _is_more(m, n, wanted):
+    return (m > n) == (wanted == "yes")
+
+
+def _is_equal(a, b, wanted):
+    return (a == b) == (wanted == "yes")
+
+
+def _which_is_more(m, n, wanted):
+    return (gt if wanted == "first" else lt)(m, n)
+
+
+def _two(attribute: str, form: str, holds) -> Filler:
+    """Two things of which an attribute fits the answer: ``holds(a, b, wanted)``."""
+
+    @one_of
+    def fill(scene, wanted):
+        for (a, first), (b, second) in permutations(unique(scene, form), 2):
+            if holds(getattr(a, attribute), getattr(b, attribute), wanted):
+                yield {"first": first.one(), "second": second.one()}
 
     return fill
 
 
-def _which_more(form: str) -> Filler:
-    def fill(scene, rng, wanted):
-        fits = (lambda m, n: m > n) if wanted == "first" else (lambda m, n: m < n)
-        words = _two_kinds(rng, [(a, b) for a, m, b, n in _counted_pairs(scene, form) if fits(m, n)])
-        return words and {**words, "answer": words[wanted]}
-
-    return fill
-
-
-def _two_things(rng, pairs):
-    if not pairs:
-        return None
-    first, second = rng.choice(pairs)
-    return {"first": first.one(), "second": second.one()}
-
-
-def _bigger(form: str) -> Filler:
-    def fill(scene, rng, wanted):
-        pairs = [
-            (first, second)
-            for (a, first), (b, second) in unique_pairs(scene, form)
-            if (a.radius > b.radius if wanted == "yes" else a.radius < b.radius)
-        ]
-        return _two_things(rng, pairs)
-
-    return fill
-
-
-def _same(asked: str, form: str) -> Filler:
-    def fill(scene, rng, wanted):
-        pairs = [
-            (first, second)
-            for (a, first), (b, second) in unique_pairs(scene, form)
-            if (getattr(a, asked) == getattr(b, asked)) == (wanted == "yes")
-        ]
-        return _two_things(rng, pairs)
-
-    return fill
-
-
-_FORMS = ("shape", "color")
+def _is_bigger(a, b, wanted):
+    return (gt if wanted == "yes" else lt)(a, b)
 
 
 # ---- How do things stand to each other, and where in the picture? ------------------------------------------
@@ -208,60 +169,42 @@ _HALF = (
 )
 
 
-def _what_wordings(asked: str) -> tuple[str, str]:
-    return (
-        f"what {asked} is the thing {{beside}} the {{one}}?",
-        f"what is the {asked} of the thing {{beside}} the {{one}}?",
-    )
-
-
-def _most_wordings(asked: str) -> tuple[str, str]:
-    return f"what {asked} is the {{most}} thing?", f"what is the {asked} of the {{most}} thing?"
+def _what_wordings(which: str, asked: str) -> tuple[str, str]:
+    return f"what {asked} is the {which}?", f"what is the {asked} of the {which}?"
 
 
 def _beside(form: str) -> Filler:
-    def fill(scene, rng, wanted):
-        pairs = [
-            (first, relation, second)
-            for (a, first), (b, second) in unique_pairs(scene, form)
-            for relation in RELATIONS
-            if related(a, relation, b)
-        ]
-        if not pairs:
-            return None
-        first, relation, second = rng.choice(pairs)
-        shown = relation if wanted == "yes" else OPPOSITE[relation]
-        return {"first": first.one(), "second": second.one(), "beside": BESIDE[shown]}
+    @one_of
+    def fill(scene, wanted):
+        for (a, first), (b, second) in permutations(unique(scene, form), 2):
+            for relation in RELATIONS:
+                if related(a, relation, b):
+                    beside = BESIDE[relation if wanted == "yes" else OPPOSITE[relation]]
+                    yield {"first": first.one(), "second": second.one(), "beside": beside}
 
     return fill
 
 
 def _what_is(asked: str, form: str) -> Filler:
-    def fill(scene, rng, wanted):
-        fitting = []
+    @one_of
+    def fill(scene, wanted):
         for thing, words in unique(scene, form):
             for relation in RELATIONS:
                 beside = [other for other in scene.things if related(other, relation, thing)]
                 if len(beside) == 1 and getattr(beside[0], asked) == wanted:
-                    fitting.append((words, relation))
-        if not fitting:
-            return None
-        words, relation = rng.choice(fitting)
-        return {"one": words.one(), "beside": BESIDE[relation]}
+                    yield {"one": words.one(), "beside": BESIDE[relation]}
 
     return fill
 
 
 def _most(asked: str) -> Filler:
-    def fill(scene, rng, wanted):
-        fitting = [
-            relation
-            for relation in RELATIONS
-            for thing in scene.things
-            if getattr(thing, asked) == wanted
-            and all(related(thing, relation, other) for other in scene.things if other is not thing)
-        ]
-        return {"most": _MOST[rng.choice(fitting)]} if fitting and len(scene.things) > 1 else None
+    @one_of
+    def fill(scene, wanted):
+        for relation in RELATIONS if len(scene.things) > 1 else ():
+            for thing in scene.things:
+                others = [other for other in scene.things if other is not thing]
+                if getattr(thing, asked) == wanted and all(related(thing, relation, o) for o in others):
+                    yield {"most": _MOST[relation]}
 
     return fill
 
@@ -283,65 +226,49 @@ def _half(form: str) -> Filler:
     return fill
 
 
-# ---- Is there no such thing, and what are the things that are not so? --------------------------------------
+# ---- What are the things that are not so? ------------------------------------------------------------------
 
-_NO = (
-    "is there no {one} in the picture?",
-    "is the picture without any {many}?",
-    "does the picture not show {a}?",
-)
 _ANY_OTHER = ("are there things that are not {names}?", "is there a thing that is not {name}?")
 _COUNT_OTHER = ("how many things are not {names}?", "what is the number of things that are not {names}?")
 
 
-def _no(form: str) -> Filler:
-    fill_positive = _exists(form)
+def _others(form: str, holds) -> Filler:
+    """Words for "things that are not ..." where the things that are not fit: ``holds(others, wanted)``."""
 
-    def fill(scene, rng, wanted):
-        words = fill_positive(scene, rng, "no" if wanted == "yes" else "yes")
-        return words and {**words, "one": words["a"].split(" ", 1)[1]}
+    @one_of
+    def fill(scene, wanted):
+        for words in kinds_of(scene, form):
+            if holds([thing for thing in scene.things if not words.fits(thing)], wanted):
+                yield {"name": words.color or words.a(), "names": words.color or words.many()}
 
     return fill
 
 
 def _other_than(form: str) -> Filler:
-    """Words for "things that are not ..." when ``wanted`` many (or any, for yes and no) are not."""
+    fill_others = _others(
+        form,
+        lambda others, wanted: wanted == (_yes(others) if wanted in YES_NO else str(len(others))),
+    )
+    return lambda scene, rng, wanted: fill_others(scene, rng, wanted) if len(scene.things) > 1 else None
 
-    def fill(scene, rng, wanted):
-        if len(scene.things) < 2:
-            return None
-        fitting = []
-        for words in kinds_of(scene, form):
-            others = len(scene.things) - count(scene, words)
-            if wanted == (("yes" if others else "no") if wanted in YES_NO else str(others)):
-                fitting.append(words)
-        if not fitting:
-            return None
-        words = rng.choice(fitting)
-        return {"name": words.color or words.a(), "names": words.color or words.many()}
 
-    return fill
+def _yes(value) -> str:
+    return "yes" if value else "no"
 
 
 def _only_other(asked: str, form: str) -> Filler:
-    def fill(scene, rng, wanted):
-        fitting = []
-        for words in kinds_of(scene, form):
-            others = [thing for thing in scene.things if not words.fits(thing)]
-            if len(others) == 1 and getattr(others[0], asked) == wanted:
-                fitting.append(words)
-        if not fitting:
-            return None
-        words = rng.choice(fitting)
-        return {"name": words.color or words.a()}
+    return _others(form, lambda others, wanted: len(others) == 1 and getattr(others[0], asked) == wanted)
 
-    return fill
 
+# ---- all of them -------------------------------------------------------------------------------------------
+
+_FORMS = ("shape", "color")
+_ASKED = {"color": tuple(COLORS), "shape": SHAPES}
 
 # The order is part of the data set: with another one, the same seed gives other questions.
 TEMPLATES = (
     *(
-        Template("existence", _EXISTS, YES_NO, _exists(form))
+        Template("existence", _EXISTS, YES_NO, shown(form, "yes"))
         for form in ("shape", "color", "color shape", "size shape")
     ),
     *(
@@ -354,43 +281,39 @@ TEMPLATES = (
         for form in ("shape", "size shape", "size")
     ),
     *(Template("attribute", _SHAPE, SHAPES, _attribute("shape", form)) for form in ("color", "size color")),
-    *(
-        Template("attribute", _SIZE, ("small", "large"), _attribute("size", form))
-        for form in ("shape", "color")
-    ),
+    *(Template("attribute", _SIZE, ("small", "large"), _attribute("size", form)) for form in _FORMS),
     Template("choice", _COLOR_OF_TWO, tuple(COLORS), _either("color", "shape")),
     Template("choice", _SHAPE_OF_TWO, SHAPES, _either("shape", "color")),
-    *(Template("comparison", _MORE, YES_NO, _more(form)) for form in _FORMS),
-    *(Template("comparison", _AS_MANY, YES_NO, _as_many(form)) for form in _FORMS),
-    *(Template("comparison", _WHICH_MORE, ("first", "second"), _which_more(form)) for form in _FORMS),
-    *(Template("comparison", _BIGGER, YES_NO, _bigger(form)) for form in _FORMS),
-    Template("comparison", _SAME_COLOR, YES_NO, _same("color", "shape")),
-    Template("comparison", _SAME_SHAPE, YES_NO, _same("shape", "color")),
+    *(Template("comparison", _MORE, YES_NO, _numbers(form, _is_more)) for form in _FORMS),
+    *(Template("comparison", _AS_MANY, YES_NO, _numbers(form, _is_equal)) for form in _FORMS),
+    *(
+        Template("comparison", _WHICH_MORE, ("first", "second"), _numbers(form, _which_is_more))
+        for form in _FORMS
+    ),
+    *(Template("comparison", _BIGGER, YES_NO, _two("radius", form, _is_bigger)) for form in _FORMS),
+    Template("comparison", _SAME["color"], YES_NO, _two("color", "shape", _is_equal)),
+    Template("comparison", _SAME["shape"], YES_NO, _two("shape", "color", _is_equal)),
     *(Template("spatial", _BESIDE, YES_NO, _beside(form)) for form in ("shape", "color", "color shape")),
     *(
-        Template("spatial", _what_wordings(asked), values, _what_is(asked, form))
-        for asked, values in (("color", tuple(COLORS)), ("shape", SHAPES))
-        for form in ("shape", "color")
+        Template("spatial", _what_wordings("thing {beside} the {one}", asked), values, _what_is(asked, form))
+        for asked, values in _ASKED.items()
+        for form in _FORMS
     ),
-    Template("spatial", _most_wordings("color"), tuple(COLORS), _most("color")),
-    Template("spatial", _most_wordings("shape"), SHAPES, _most("shape")),
     *(
-        Template("spatial", _HALF, ("left", "right", "top", "bottom"), _half(form))
-        for form in ("shape", "color")
+        Template("spatial", _what_wordings("{most} thing", asked), values, _most(asked))
+        for asked, values in _ASKED.items()
     ),
-    *(Template("negation", _NO, YES_NO, _no(form)) for form in ("shape", "color", "color shape")),
-    *(Template("negation", _ANY_OTHER, YES_NO, _other_than(form)) for form in ("shape", "color")),
-    *(Template("negation", _COUNT_OTHER, tuple("01234"), _other_than(form)) for form in ("shape", "color")),
-    Template(
-        "negation",
-        ("what color is the only thing that is not {name}?",),
-        tuple(COLORS),
-        _only_other("color", "shape"),
-    ),
-    Template(
-        "negation",
-        ("what shape is the only thing that is not {name}?",),
-        SHAPES,
-        _only_other("shape", "color"),
+    *(Template("spatial", _HALF, ("left", "right", "top", "bottom"), _half(form)) for form in _FORMS),
+    *(Template("negation", _NO, YES_NO, shown(form, "no")) for form in ("shape", "color", "color shape")),
+    *(Template("negation", _ANY_OTHER, YES_NO, _other_than(form)) for form in _FORMS),
+    *(Template("negation", _COUNT_OTHER, tuple("01234"), _other_than(form)) for form in _FORMS),
+    *(
+        Template(
+            "negation",
+            (f"what {asked} is the only thing that is not {{name}}?",),
+            values,
+            _only_other(asked, "shape" if asked == "color" else "color"),
+        )
+        for asked, values in _ASKED.items()
     ),
 )

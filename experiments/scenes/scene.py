@@ -43,24 +43,18 @@ HUGE_COLORS = {**COLORS, "black": (15, 15, 15), "gray": (128, 128, 128), "teal":
 
 # Pairs that pre-training never shows: two shapes of each colour, two or three colours of each shape.
 HELD_OUT = frozenset(
-    {
-        ("red", "star"),
-        ("red", "square"),
-        ("green", "circle"),
-        ("green", "diamond"),
-        ("blue", "triangle"),
-        ("blue", "cross"),
-        ("yellow", "square"),
-        ("yellow", "cross"),
-        ("purple", "circle"),
-        ("purple", "star"),
-        ("orange", "diamond"),
-        ("orange", "triangle"),
-        ("cyan", "square"),
-        ("cyan", "star"),
-        ("brown", "circle"),
-        ("brown", "cross"),
-    }
+    (color, shape)
+    for color, shapes in {
+        "red": ("star", "square"),
+        "green": ("circle", "diamond"),
+        "blue": ("triangle", "cross"),
+        "yellow": ("square", "cross"),
+        "purple": ("circle", "star"),
+        "orange": ("diamond", "triangle"),
+        "cyan": ("square", "star"),
+        "brown": ("circle", "cross"),
+    }.items()
+    for shape in shapes
 )
 
 DOMAINS = ("pretrain", "downstream")

@@ -56,7 +56,7 @@ def pretraining_texts(scene: Scene, rng: random.Random, count: int) -> list[Prom
 
 def _ask(rng: random.Random, kind: str, words: Description | None = None, noun: str = "thing", **more) -> str:
     """One of the wordings of a kind at random, filled in with a description's forms and more words."""
-    forms = {} if words is None else {"one": words.one(noun), "a": words.a(noun), "many": words.many(noun)}
+    forms = {} if words is None else words.forms(noun)
     return rng.choice(WORDINGS[kind]).format(**forms | {"noun": noun} | more)
 
 
