@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import ConfigDict, StringConstraints, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 from torch import Tensor
 
 from analysis.bipartite import Bipartite
@@ -46,7 +46,7 @@ UNTAGGED = (
 # universaldependencies.org/u/pos
 UNIVERSAL = tuple("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split())
 _CLASSES = TypeAdapter(
-    dict[Annotated[str, StringConstraints(min_length=1)], Annotated[str, StringConstraints(pattern=r"\S")]],
+    Annotated[dict[str, Annotated[str, Field(pattern=r"\S")]], Field(min_length=1)],
     config=ConfigDict(coerce_numbers_to_str=True),
 )
 
@@ -73,19 +73,13 @@ class Tagger:
                 f"--tagger {name} cannot be loaded ({first_line(error)}): give a pipeline's folder, or "
                 "install one (python -m spacy download en_core_web_sm)"
             ) from None
+        self._document = spacy.tokens.Doc
         self.tag = lru_cache(maxsize=4096)(self._tag)  # the same text comes in every layer
 
-    def __call__(self, words: Sequence[str]) -> list[str]:
-        """The part of speech of each word of a text, one of ``UNIVERSAL``."""
-        return list(self.tag(tuple(words)))
-
     def _tag(self, words: tuple[str, ...]) -> tuple[str, ...]:
-        from spacy.tokens import Doc
-
-        return tuple(
-            word.pos_ if word.pos_ in UNIVERSAL else "X"
-            for word in self.pipeline(Doc(self.pipeline.vocab, words=list(words)))
-        )
+        """The part of speech of each word of a text, one of ``UNIVERSAL``."""
+        tagged = self.pipeline(self._document(self.pipeline.vocab, words=list(words)))
+        return tuple(word.pos_ if word.pos_ in UNIVERSAL else "X" for word in tagged)
 
 
 class Labeller:
@@ -159,28 +153,14 @@ class Labeller:
         if patches[0] is not None and patches[1] is not None:
             labels["patch"] = Labels(*patches)
         if words[0] is not None and patches[1] is not None:
-            labels |= self._text_against_patches(batch, words, patches, device)
+            named = [side and _classified(side, SHAPE_NAMES, PATCH_NAMES).to(device) for side in words]
+            labels["named shape"] = Labels(*map(_either, named, patches))
+            if words[1] is None:
+                for kind, known in self._classes(batch, words[0]).items():
+                    labels[kind + AND_PATCH] = Labels(known.to(device), patches[1], shared=False)
         if self.clusters is not None and name not in self._too_small:
             labels["cluster"] = self.clusters(name, Bipartite.of(graph))
         return {kind: known for kind, known in labels.items() if known is not None}
-
-    def _text_against_patches(
-        self,
-        batch: Batch,
-        words: Sequence[Words | None],
-        patches: Sequence[Tensor | None],
-        device: torch.device,
-    ) -> dict[str, Labels]:
-        named = [
-            None if side is None else _classified(side, SHAPE_NAMES, PATCH_NAMES).to(device) for side in words
-        ]
-        labels = {"named shape": Labels(*(_either(*sides) for sides in zip(named, patches)))}
-        if words[1] is None:
-            labels |= {
-                kind + AND_PATCH: Labels(classes.to(device), patches[1], shared=False)
-                for kind, classes in self._classes(batch, words[0]).items()
-            }
-        return labels
 
     def _classes(self, batch: Batch, words: Words) -> dict[str, Tensor]:
         """The classes of a side's words, ``(b, nodes)``: part of speech, where it is known, and the user's
@@ -202,16 +182,11 @@ def read_own_classes(files: Sequence[Path]) -> dict[str, dict[str, str]]:
     """
     classes: dict[str, dict[str, str]] = {}
     for file in files:
-        if file.stem in BUILT_IN or file.stem.endswith(AND_PATCH):
+        if file.stem in (*BUILT_IN, *classes) or file.stem.endswith(AND_PATCH):
             raise UserError(
-                f"--labels {file}: {file.stem!r} is the name of labels that are there already: rename the "
-                "file"
+                f"--labels {file}: there are labels called {file.stem!r} already: rename the file"
             )
-        if file.stem in classes:
-            raise UserError(
-                f"--labels {file}: two files are called {file.stem!r}, the name of their labels: rename one"
-            )
-        classes[file.stem] = read_object("--labels", file, _CLASSES, "give a JSON file {token: class}")
+        classes[file.stem] = read_object(file, _CLASSES, "give a JSON file {token: class}")
     return classes
 
 
@@ -232,7 +207,7 @@ def _tagged(words: Words, tagger: Tagger) -> Tensor:
     tags = torch.full(words.is_token.shape, -1)
     for line, classes in zip(words.lines(), tags):
         spans = word_spans(*line)
-        for (span, _), tag in zip(spans, tagger([word for _, word in spans])):
+        for (span, _), tag in zip(spans, tagger.tag(tuple(word for _, word in spans))):
             classes[span.start : span.stop] = UNIVERSAL.index(tag)
     return tags
 

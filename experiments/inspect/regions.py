@@ -1,11 +1,10 @@
 """Which patches are relevant for the words of a text: those of what a word names, and of what is asked.
 
-What a picture shows where is known of drawn scenes, and told by a file of boxes and masks for others.
+What a picture shows where is known of drawn scenes; for other pictures a file of boxes says it.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
 from analysis.contrast import Region
 from analysis.maps import patch_grid
@@ -27,8 +24,7 @@ from analysis.relevance import image_nodes
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
 from experiments.base.config import Config
-from experiments.base.errors import first_line
-from experiments.base.reading import read_text, shown
+from experiments.base.reading import read_json
 from experiments.inspect.words import word_spans, words_of
 from experiments.models.batch import Batch, Sample
 from experiments.models.images import open_image
@@ -63,7 +59,7 @@ class Regions:
 
     Args:
         samples: all that are looked at.
-        file: parts of pictures of one's own by samples' names; without it, those of drawn scenes.
+        file: parts of the user's own pictures by samples' names; without it, those of drawn scenes.
     """
 
     def __init__(self, samples: Sequence[Sample], file: Mapping[str, PictureParts] | None = None):
@@ -214,41 +210,46 @@ def region(scene: Scene, thing: Thing, side: int) -> Tensor:
     return torch.from_numpy(patch_targets(replace(scene, things=(thing,)), side)[0] > 0)
 
 
-# ---- of pictures of one's own -----------------------------------------------------------------------------
+# ---- of the user's own pictures ---------------------------------------------------------------------------
+
+_Place = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+_Length = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+_Word = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, pattern=r"^\S+$")]
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
+class Part(Config):
     """A part of a picture.
 
     Args:
-        inside: ``(height, width)`` of the picture, 1 inside and 0 outside; or the box.
-        size: width and height of the picture.
+        box: x and y of the upper left corner, width and height, in pixels.
         words: in lower case, that name the part; None for all words.
     """
 
-    inside: Tensor | tuple[float, float, float, float]
-    size: tuple[int, int]
-    words: frozenset[str] | None
+    box: tuple[_Place, _Place, _Length, _Length]
+    words: Annotated[frozenset[_Word], Field(min_length=1)] | None = None
 
-    def mask(self, rows: int, columns: int) -> Tensor:
-        """Which patches show the part: those of which it covers at least a sixteenth, or else the one of
-        which it covers most; bool ``(rows * columns,)``."""
-        if isinstance(self.inside, Tensor):
-            covered = adaptive_avg_pool2d(self.inside[None, None], (rows, columns))[0, 0]
-        else:
-            x, y, width, height = self.inside
-            across = _overlap(x, x + width, self.size[0], columns)
-            covered = _overlap(y, y + height, self.size[1], rows)[:, None] * across
-        covered = covered.flatten()
+    def mask(self, rows: int, columns: int, size: tuple[int, int]) -> Tensor:
+        """Which patches of a picture of this width and height show the part: those of which it covers at
+        least a sixteenth, or else the one of which it covers most; bool ``(rows * columns,)``."""
+        x, y, width, height = self.box
+        across = _overlap(x, x + width, size[0], columns)
+        covered = (_overlap(y, y + height, size[1], rows)[:, None] * across).flatten()
         return covered >= min(SHARE, float(covered.max()))
 
 
-@dataclass(frozen=True, eq=False)
+def _overlap(low: float, high: float, length: int, count: int) -> Tensor:
+    """The share of each of ``count`` equal parts of 0..length that lies between low and high."""
+    width = length / count
+    starts = torch.arange(count, dtype=torch.float64) * width
+    return (torch.clamp(starts + width, max=high) - torch.clamp(starts, min=low)).clamp(min=0) / width
+
+
+@dataclass(frozen=True)
 class PictureParts:
-    """The parts of one picture."""
+    """The parts of one picture of this width and height."""
 
     listed: Sequence[Part]
+    size: tuple[int, int]
 
     def named(self, words: Sequence[str]) -> list[frozenset[int]]:
         """The parts that each word names; those without words belong to every word."""
@@ -265,63 +266,17 @@ class PictureParts:
 
     def masks(self, rows: int, columns: int) -> Tensor:
         """Which patches show each part, bool ``(parts, rows * columns)``."""
-        return torch.stack([part.mask(rows, columns) for part in self.listed])
+        return torch.stack([part.mask(rows, columns, self.size) for part in self.listed])
 
 
-def _overlap(low: float, high: float, length: int, count: int) -> Tensor:
-    """The share of each of ``count`` equal parts of 0..length that lies between low and high."""
-    width = length / count
-    starts = torch.arange(count, dtype=torch.float64) * width
-    return (torch.clamp(starts + width, max=high) - torch.clamp(starts, min=low)).clamp(min=0) / width
-
-
-_Place = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-_Length = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-_Word = Annotated[str, StringConstraints(pattern=r"^\s*\S+\s*$")]
-
-
-class _Record(Config):
-    """A part in the file."""
-
-    box: tuple[_Place, _Place, _Length, _Length] | None = None
-    mask: Annotated[str, StringConstraints(pattern=r"\S")] | None = None
-    words: Annotated[list[_Word], Field(min_length=1)] | None = None
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> _Record:
-        if (self.box is None) == (self.mask is None):
-            raise ValueError("a part has either a box or a mask")
-        return self
-
-    def part(self, folder: Path, size: tuple[int, int]) -> Part:
-        """The part of a picture of this width and height; ValueError where it does not fit."""
-        words = None if self.words is None else frozenset(word.strip().lower() for word in self.words)
-        if self.box is not None:
-            x, y, width, height = self.box
-            if x + width > size[0] or y + height > size[1]:
-                raise ValueError(f"the box leaves the picture, which has {size[0]} x {size[1]} pixels")
-            return Part(self.box, size, words)
-        mask = open_image(folder / self.mask)
-        if mask.size != size:
-            raise ValueError(
-                f"{self.mask} has {mask.size[0]} x {mask.size[1]} pixels, the picture {size[0]} x {size[1]}"
-            )
-        inside = torch.from_numpy(np.asarray(mask).any(-1)).float()
-        if not inside.any() or inside.all():
-            raise ValueError(f"{self.mask} must be black (not transparent) outside the part, and only there")
-        return Part(inside, size, words)
-
-
-_RECORDS = TypeAdapter(dict[str, Annotated[list[_Record], Field(min_length=1)]])
+_PARTS = TypeAdapter(Annotated[dict[str, Annotated[list[Part], Field(min_length=1)]], Field(min_length=1)])
 
 
 def read_regions(file: Path, samples: Sequence[Sample]) -> dict[str, PictureParts]:
-    """Parts of pictures of one's own, ``{sample's name: parts}``.
+    """Parts of the user's own pictures, ``{sample's name: parts}``.
 
-    The file holds ``{name of a picture's file: [parts]}``. A part has either a ``box``, x and y of its upper
-    left corner, width and height in pixels of the upright picture (as in COCO), or a ``mask``, an image of
-    the picture's size that is black outside, its path relative to the file's folder. ``words`` lists the
-    words that name the part, whatever their case; without it, all words do.
+    The file holds ``{name of a picture's file: [parts]}``. A part has a ``box``, in pixels of the upright
+    picture (as in COCO), and ``words`` that name it, whatever their case; without them, all words do.
 
     Args:
         file: JSON.
@@ -330,76 +285,46 @@ def read_regions(file: Path, samples: Sequence[Sample]) -> dict[str, PicturePart
     Raises:
         UserError: the file cannot be read, a part is not as above, or no picture of the file is looked at.
     """
-    content = read_object("--regions", file, _RECORDS, FORMAT)
-    places: dict[str, Path] = {}
-    for sample in samples:
+    content = read_object(file, _PARTS, FORMAT)
+    paths = {sample.image for sample in samples if isinstance(sample.image, Path)}
+    for name, number in Counter(path.name for path in paths).items():
+        if number > 1 and name in content:
+            raise UserError(f"{file}: {number} pictures are called {name}: rename all but one")
+    known: dict[str, PictureParts] = {}
+    for sample in samples:  # by the sample's name: when it is looked at, its picture is open and has no file
         path = sample.image
-        if isinstance(path, Path) and places.setdefault(path.name, path) != path:
-            raise UserError(
-                f"--regions {file}: {places[path.name]} and {path} have one name: rename one of the pictures"
-            )
-    if not places:
+        if isinstance(path, Path) and path.name in content:
+            known[sample.name] = parts = PictureParts(content[path.name], open_image(path).size)
+            width, height = parts.size
+            for k, part in enumerate(parts.listed):
+                if part.box[0] + part.box[2] > width or part.box[1] + part.box[3] > height:
+                    raise UserError(
+                        f"{file}: {path.name}.{k}: the box leaves the picture, which has {width} x {height} "
+                        f"pixels; {FORMAT}"
+                    )
+    if not known:
         raise UserError(
-            f"--regions {file}: regions belong to pictures in files, and none are looked at: give --images "
-            "or --data"
+            f"{file}: it names none of the pictures that are looked at: give names of files of --images or "
+            "--data"
         )
-    if not places.keys() & content.keys():
-        raise UserError(
-            f"--regions {file}: it names none of the pictures that are looked at: give names of their files, "
-            f"such as {shown(next(iter(places)))}"
-        )
-    pictures: dict[str, PictureParts] = {}
-    for picture in (picture for picture in content if picture in places):
-        try:
-            size = open_image(places[picture]).size
-        except UserError:
-            continue  # it is left out, and told of, when it is looked at
-        parts = []
-        for k, record in enumerate(content[picture]):
-            try:
-                parts.append(record.part(file.parent, size))
-            except (UserError, ValueError) as error:
-                raise UserError(f"--regions {file}: {picture}.{k}: {error}; {FORMAT}") from None
-        pictures[picture] = PictureParts(parts)
-    return {  # by the sample's name: when it is looked at, its picture is open and has no file
-        sample.name: pictures[sample.image.name]
-        for sample in samples
-        if isinstance(sample.image, Path) and sample.image.name in pictures
-    }
+    return known
 
 
-def read_object(option: str, file: Path, kind: TypeAdapter, remedy: str) -> Any:
-    """What a file with one JSON object says, which must not be empty.
+def read_object(file: Path, kind: TypeAdapter, remedy: str) -> Any:
+    """What a JSON file says.
 
     Args:
-        option: that names the file, for errors.
         file: in UTF-8.
         kind: what its content must be.
-        remedy: what the user can do about a damaged file.
+        remedy: what the user can do where it is not.
 
     Raises:
-        UserError: there is no such file, it is no JSON or has a key twice, or its content is of another kind.
+        UserError: there is no such file, it is no JSON, or its content is of another kind.
     """
     try:
-        content = kind.validate_python(json.loads(read_text(file, remedy), object_pairs_hook=_each_once))
-    except UserError as error:
-        raise UserError(f"{option} {error}") from None
+        return kind.validate_python(read_json(file))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) or "''" for part in first["loc"] if part != "[key]")
-        reason = f"{place}: {first['msg']}".removeprefix(": ")
-        reason = " ".join(reason.split())  # a key may have several lines
-        raise UserError(f"{option} {file}: {reason}; {remedy}") from None
-    except (RecursionError, ValueError) as error:
-        raise UserError(f"{option} {file}: it cannot be read ({first_line(error)}); {remedy}") from None
-    if not content:
-        raise UserError(f"{option} {file}: it is empty; {remedy}")
-    return content
-
-
-def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object's content; ValueError where a key occurs twice."""
-    key, number = Counter(key for key, _ in pairs).most_common(1)[0] if pairs else ("", 1)
-    if number > 1:
-        raise ValueError(f"{shown(key)} occurs twice: leave one of them")
-    return dict(pairs)
+        reason = " ".join(f"{place}: {first['msg']}".removeprefix(": ").split())
+        raise UserError(f"{file}: {reason}; {remedy}") from None

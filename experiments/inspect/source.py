@@ -48,20 +48,6 @@ TASK, SPLIT = "caption", "validation"  # where none is given
 NOT_SETTINGS = ("command", "version", "quiet", "out", "download", "batch", "device")
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
-# What models, their processors and what reads them raise.
-FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-
 # ---- asked for on the command line ------------------------------------------------------------------------
 
 
@@ -244,11 +230,10 @@ def own_samples(images: Sequence[Path] | None, texts: Path | None) -> list[Sampl
     if not files:
         return [Sample(f"text {k + 1}", None, "", line) for k, line in enumerate(lines)]
     answers = lines * len(files) if len(lines) == 1 else lines or [None] * len(files)
-    samples, occurrences = [], Counter()
+    samples, seen = [], Counter()
     for file, answer in zip(files, answers):
-        occurrences[file.name] += 1  # files in several folders may have one name
-        number = occurrences[file.name]
-        name = file.name if number == 1 else f"{file.name} #{number}"
+        seen[file.name] += 1  # files in several folders may have one name
+        name = file.name if seen[file.name] == 1 else f"{file.name} #{seen[file.name]}"
         samples.append(Sample(name, file, "", answer))
     return samples
 
@@ -423,7 +408,7 @@ class Source:
         except UserError as error:
             told = str(error).replace("layers=...", "--layers").replace("choose heads", "choose --heads")
             raise UserError(told) from None
-        except FAILURES as error:
+        except Exception as error:  # of any kind: they are models and processors of others
             if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
                 raise UserError(f"{self.title}: memory was short: make --batch smaller") from error
             raise UserError(
