@@ -207,70 +207,77 @@ def read_view(source: Source, batch: Batch, tokens: list[str] | None, scored: bo
         grids = [patch_grid(int(nodes.sum()), grid) for nodes, grid in zip(image, known)]
     except ValueError as error:
         raise UserError(f"{source.title}: {error}") from None
-    layers, last = _chosen(source.layers, graphs, path)
-    _check_layers(source, graphs, (last, *layers), len(batch.names))
+    layers, last = _chosen(source, graphs, path, len(batch.names))
     queries, scored_at = _queries(source, batch, graphs[last], tokens, grids[0][2])
 
     kinds = {PLAIN: graphs}
     if source.adapters:
         adapted = {name: source.reweighted(name, graph) for name, graph in graphs.items()}
         kinds[ADAPTED] = graphs | {name: graph for name, graph in adapted.items() if graph is not None}
-    values = _attention(source, kinds, last, queries)
-    if scored:
-        values |= _relevance(source, batch, queries, scored_at)
+    seen = {}
+    for method in ("raw", "rollout"):
+        for kind, weights in kinds.items():
+            name = f"{method} {kind}" if source.adapters else method
+            seen[name] = raw(weights, last, source.heads) if method == "raw" else rollout(weights).seen
+    examples = torch.arange(len(batch.names))
+    values = {
+        (name, token): nodes[examples, place]
+        for name, nodes in seen.items()
+        for token, place in queries.items()
+    }
+    for token, nodes in _relevance(source, batch, scored_at).items() if scored else ():
+        values["gradient", token] = nodes[examples, queries[token]]
     looker = "" if words_of(batch, graphs[last], 0) else _looker(source, graphs[last], grids[0][2])
     return View(kinds, layers, last, looker, queries, values, image, grids)
 
 
-def _check_layers(source: Source, graphs: Graphs, layers: Sequence[str], samples: int) -> None:
-    """Refuse layers that see parts of pictures, or that lack the chosen heads."""
-    parts = [name for name in layers[1:] if graphs[name].shape[0] != samples]
+def _chosen(source: Source, graphs: Graphs, path: Route, samples: int) -> tuple[list[str], str]:
+    """The layers to show, and the one that raw attention is read from: the last of them that joins the same
+    nodes as the route's first hop, or that hop itself.
+
+    Raises:
+        UserError: there are no such layers, or they see parts of pictures, or lack the chosen heads.
+    """
+    patterns, last = source.layers, path.hops[0]
+    if patterns is None:
+        chosen = [name for name in graphs if name in path.layers or name in path.hops]
+    else:
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in graphs):
+                raise UserError(f"--layers: no layer is called {pattern!r}; choose from {', '.join(graphs)}")
+        chosen = [name for name in graphs if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        alike = [name for name in chosen if name in path.layers and graphs[name].kind == graphs[last].kind]
+        last = alike[-1] if alike else last
+    parts = [name for name in chosen if graphs[name].shape[0] != samples]
     if parts:
         raise UserError(
             f"--layers: {parts[0]} sees parts of pictures one by one (windows, tiles), which cannot be "
             "shown: choose others"
         )
-    for name in dict.fromkeys(layers):
+    for name in (last, *chosen):
         heads = graphs[name].shape[1]
         wrong = [head for head in source.heads or () if not 0 <= head < heads]
         if wrong:
             raise UserError(
                 f"--heads: {name} has heads 0 to {heads - 1}, not {', '.join(map(str, wrong))}: give others"
             )
+    return chosen, last
 
 
-def _attention(source: Source, kinds: Mapping[str, Graphs], last: str, queries: Mapping[str, Tensor]) -> Maps:
-    """Raw attention and rollout of each kind of weights."""
-    values = {}
-    for method in ("raw", "rollout"):
-        for kind, graphs in kinds.items():
-            name = f"{method} {kind}" if source.adapters else method
-            seen = raw(graphs, last, source.heads) if method == "raw" else rollout(graphs).seen
-            values |= {(name, token): _rows(seen, place) for token, place in queries.items()}
-    return values
-
-
-def _relevance(
-    source: Source, batch: Batch, queries: Mapping[str, Tensor], scored_at: Mapping[str, Tensor]
-) -> Maps:
-    """Gradient-weighted relevance; empty where the model gives no score."""
-    values, runs = {}, {}
-    for token, place in queries.items():
-        key = tuple(scored_at[token].tolist())
+def _relevance(source: Source, batch: Batch, scored_at: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gradient-weighted relevance of all nodes for each token's score; empty where the model gives none."""
+    found, runs = {}, {}
+    for token, place in scored_at.items():
+        key = tuple(place.tolist())
         try:
             if key not in runs:  # tokens with the same score share the pass
-                score = partial(score_at, batch, scored_at[token])
+                score = partial(score_at, batch, place)
                 with source.reading():
                     runs[key] = relevance(*capture_with_gradients(source.model, batch.inputs, score)).seen
         except NoScore:
-            break
-        values["gradient", token] = _rows(runs[key], place)
-    return values
-
-
-def _rows(seen: Tensor, place: Tensor) -> Tensor:
-    """Each example's row of one query node, ``(b, m)``."""
-    return seen[torch.arange(len(seen)), place]
+            return {}
+        found[token] = runs[key]
+    return found
 
 
 def _queries(
@@ -293,7 +300,10 @@ def _queries(
         )
     if tokens is None:
         tokens = ["first", *(["answer"] if text.prompt is not None else ["last"] if graph.causal else [])]
-    queries = {token: positions(batch.names, words, token, text.prompt, _seeing(graph)) for token in tokens}
+    image = image_nodes(graph, 1)
+    image = image | ~image.any()  # any node, where none is known to be one of the image
+    seeing = ((graph.weight.sum(1) > 0) & image[:, None]).any(-1).cpu()
+    queries = {token: positions(batch.names, words, token, text.prompt, seeing) for token in tokens}
     after = queries
     if text.prompt is not None:
         start = words.node(text.prompt - 1)
@@ -311,12 +321,6 @@ def _looker(source: Source, graph: AttentionGraph, others: int) -> str:
         f"{source.title} reads images alone, and neither a [CLS] node comes before the patches nor a probe "
         "looks at them: there is nobody whose view could be drawn"
     )
-
-
-def _seeing(graph: AttentionGraph) -> Tensor:
-    """Which queries see a node of the image (any node, where none is known to be one), ``(b, n)``."""
-    weight, image = graph.weight.sum(1), image_nodes(graph, 1)
-    return ((weight > 0) & (image | ~image.any())[:, None]).any(-1).cpu()
 
 
 def positions(
@@ -391,25 +395,12 @@ def score_at(batch: Batch, place: Tensor, output) -> Tensor:
     return at_place[rows, target]
 
 
-def _chosen(patterns: list[str] | None, graphs: Graphs, path: Route) -> tuple[list[str], str]:
-    """The layers to show, and the one that raw attention is read from: the last of them that joins the same
-    nodes as the route's first hop, or that hop itself."""
-    if patterns is None:
-        return [name for name in graphs if name in path.layers or name in path.hops], path.hops[0]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in graphs):
-            raise UserError(f"--layers: no layer is called {pattern!r}; choose from {', '.join(graphs)}")
-    chosen = [name for name in graphs if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    kind = graphs[path.hops[0]].kind
-    alike = [name for name in chosen if name in path.layers and graphs[name].kind == kind]
-    return chosen, alike[-1] if alike else path.hops[0]
-
-
 # ---- samples as the viewer shows them ---------------------------------------------------------------------
 
 
 def viewer_example(name: str, batch: Batch, view: View, k: int) -> ViewerExample:
-    """Sample ``k`` of a batch for the viewer."""
+    """Sample ``k`` of a batch for the viewer. An arrow stands before the tokens of a decoder if an encoder
+    reads a text too (``[CLS] what color ... [SEP] → [CLS] red [SEP]``)."""
     graphs = view.kinds[PLAIN]
     rows, columns, _ = view.grids[k]
     sides = {
@@ -421,27 +412,18 @@ def viewer_example(name: str, batch: Batch, view: View, k: int) -> ViewerExample
     picked = int(list(view.queries.values())[-1][k])
     asking = cells[view.last][0] if view.last in cells else None
     start = {layer: picked for layer in view.layers if cells[layer][0] == asking}
-    text = _looking_text(batch, graphs[view.last], k)
     kinds = {
         kind: one_example({layer: of_kind[layer] for layer in view.layers}, k)
         for kind, of_kind in view.kinds.items()
     }
-    title = f"{name}: {text}" if text else name
-    return ViewerExample(title, kinds, cells, batch.pictures.images[k], (rows, columns), others, start)
-
-
-def _looking_text(batch: Batch, graph: AttentionGraph, k: int) -> str:
-    """The tokens of the text whose nodes are the queries, an arrow before those of a decoder if an encoder
-    reads a text too (``[CLS] what color ... [SEP] → [CLS] red [SEP]``)."""
-    words = words_of(batch, graph, 0)
-    if words is None:
-        return ""
-    tokens = list(words.tokens[k][(words.is_token[k] & ~words.padding[k]).numpy()])
-    read = batch.text
-    if read is not None and in_decoder(batch, graph, 0):
-        question = [token for token, pad in zip(read.tokens[k], read.padding[k].tolist()) if not pad]
-        tokens = [*question, "→", *tokens]
-    return " ".join(tokens)
+    words = words_of(batch, graphs[view.last], 0)
+    if words is not None:
+        tokens = list(words.tokens[k][(words.is_token[k] & ~words.padding[k]).numpy()])
+        if batch.text is not None and in_decoder(batch, graphs[view.last], 0):
+            read = zip(batch.text.tokens[k], batch.text.padding[k].tolist())
+            tokens = [*(token for token, pad in read if not pad), "→", *tokens]
+        name = f"{name}: {' '.join(tokens)}"
+    return ViewerExample(name, kinds, cells, batch.pictures.images[k], (rows, columns), others, start)
 
 
 def _cells(
@@ -483,14 +465,15 @@ def draw_queries(result: AttentionMaps, model: str, out: Path, has_prompts: bool
         has_prompts: whether answers are told apart from prompts before them, such as questions.
     """
     written = []
+    titles = QUERY_TITLES if has_prompts else QUERY_TITLES | {"answer": "the token before the text"}
     pictures = {
         name: (shown.image, shown.name.partition(": ")[2] or name)
         for name, shown in zip(result.names, result.shown)
     }
     for query, table in result.maps.groupby("query", sort=False):
         written.append(f"maps_{query}.png")
-        title = f"{model}: where {result.looker or _query_title(query, has_prompts)} looks"
-        draw_maps(table, pictures, out / written[-1], title, result.regions)
+        looker = result.looker or titles.get(query, f"token {query}")
+        draw_maps(table, pictures, out / written[-1], f"{model}: where {looker} looks", result.regions)
     return written
 
 
@@ -508,9 +491,3 @@ def mass_lines(summary: pd.DataFrame) -> str:
             f"{row.excess_high:>+6.3f}]" + (f"  ({row.empty} maps are 0 everywhere)" if row.empty else "")
         )
     return "\n".join(lines)
-
-
-def _query_title(query: str, has_prompts: bool) -> str:
-    if query == "answer" and not has_prompts:
-        return "the token before the text"
-    return QUERY_TITLES.get(query, f"token {query}")
