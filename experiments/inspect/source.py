@@ -48,6 +48,11 @@ TASK, SPLIT = "caption", "validation"  # where none is given
 NOT_SETTINGS = ("command", "version", "quiet", "out", "download", "batch", "device")
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
+# What models, their processors and what reads them raise.
+FAILURES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError)
+FAILURES += (RuntimeError, TypeError, ValueError)
+
+
 # ---- asked for on the command line ------------------------------------------------------------------------
 
 
@@ -408,7 +413,7 @@ class Source:
         except UserError as error:
             told = str(error).replace("layers=...", "--layers").replace("choose heads", "choose --heads")
             raise UserError(told) from None
-        except Exception as error:  # of any kind: they are models and processors of others
+        except FAILURES as error:
             if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
                 raise UserError(f"{self.title}: memory was short: make --batch smaller") from error
             raise UserError(

@@ -20,7 +20,14 @@ from experiments.inspect.words import words_of
 from tests.experiments.inspect.looking import source
 from tests.experiments.tiny import ALL, IMAGE_ALONE, TEXT_ALONE, save
 
-WITH_IMAGES = [family for family in ALL if family not in TEXT_ALONE]
+#: One of each way in which text and image meet; the others run among the slow tests.
+QUICK = ("bert", "t5", "clip", "vilt", "donut", "mplug", "blip-vqa", "llava", "qwen2.5-vl", "blip2", "siglip")
+#: Image tokens that are no patches.
+NO_PATCHES = [family for family in ALL if "blip2" in family or family == "instructblip"]
+
+
+def quick_first(families):
+    return [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in families]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,7 @@ def options(tmp_path_factory, given):
     return of
 
 
-@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize("family", quick_first(ALL))
 def test_a_batch_changes_neither_graphs_nor_words(family, options):
     ((batch, graphs),) = source(*options(family), "--batch", "2").graphs()
     for k, (single, own) in enumerate(source(*options(family), "--batch", "1").graphs()):
@@ -62,33 +69,25 @@ def test_a_batch_changes_neither_graphs_nor_words(family, options):
             there = [valid_nodes(graph, side)[k] for side in (0, 1)]
             for side in (0, 1):
                 together, alone = words_of(batch, graph, side), words_of(single, one, side)
+                images = image_nodes(graph, side)[k][there[side]], image_nodes(one, side)[0]
+                assert torch.equal(*images), (name, side)
                 assert (together is None) == (alone is None), (name, side)
-                assert torch.equal(image_nodes(graph, side)[k][there[side]], image_nodes(one, side)[0]), (
-                    name,
-                    side,
-                )
                 if alone is not None:
                     assert together.tokens[k][there[side]].tolist() == alone.tokens[0].tolist(), (name, side)
                     assert not together.padding[k][there[side]].any(), (name, side)
             whole = graph.weight[k]
-            torch.testing.assert_close(
-                whole[:, there[0]][:, :, there[1]], one.weight[0], rtol=1e-4, atol=1e-5
-            )
+            seen = whole[:, there[0]][:, :, there[1]]
+            torch.testing.assert_close(seen, one.weight[0], rtol=1e-4, atol=1e-5)
             assert not whole[:, :, ~there[1]].any() and not whole[:, ~there[0]].any(), name
 
 
-MIXERS = (
-    "self_attn.projection",
-    "attn.proj",
-    "out_proj",
-    "o_proj",
-    "attention.output.dense",
-)  # output projections of image encoders' attention
+#: Output projections of image encoders' attention.
+MIXERS = ("self_attn.projection", "attn.proj", "out_proj", "o_proj", "attention.output.dense")
 
 
 @pytest.mark.parametrize(
-    "family", [family for family in WITH_IMAGES if "blip2" not in family and family != "instructblip"]
-)  # whose image tokens are no patches
+    "family", quick_first([family for family in ALL if family not in (*TEXT_ALONE, *NO_PATCHES)])
+)
 def test_a_patch_is_the_node_that_changes_with_its_pixels(family, options, given):
     """Where image encoders mix nothing: their attention's output is set to 0."""
     found = source(*options(family))
@@ -103,7 +102,7 @@ def test_a_patch_is_the_node_that_changes_with_its_pixels(family, options, given
     )
     image, before = image_nodes(graphs[layer], 1), graphs[layer].value
     grids = [patch_grid(int(image[k].sum()), batch.pictures.grids[k]) for k in range(2)]
-    for row, column in ((0, 0), (0, 1), (1, 0), (grids[0][0] - 1, grids[0][1] - 1)):
+    for row, column in ((0, 1), (1, 0), (grids[0][0] - 1, grids[0][1] - 1)):
         inputs = dict(batch.inputs)
         pixels = inputs["pixel_values"]
         if pixels.dim() == 2:  # packed patches: through the processor
@@ -133,9 +132,8 @@ def test_vilt_computes_the_same_with_its_patches_in_order(options):
     torch.manual_seed(1)
     dealt = found.model(**batch.inputs)
     assert not torch.allclose(ordered.last_hidden_state, dealt.last_hidden_state)
-    torch.testing.assert_close(
-        ordered.last_hidden_state[:, :6], dealt.last_hidden_state[:, :6]
-    )  # the words and [CLS]
+    # the words and [CLS]
+    torch.testing.assert_close(ordered.last_hidden_state[:, :6], dealt.last_hidden_state[:, :6])
     torch.testing.assert_close(ordered.pooler_output, dealt.pooler_output)
 
 
@@ -144,21 +142,17 @@ COMMANDS = {
     "tsne": (tsne, "coordinates.csv", ["--method", "pca", "--layers", "*"]),
     "attention": (attention, "maps.csv", []),
 }
-#: Each family with one command or more; the rest runs among the slow tests.
-QUICK = {
-    "heterophily": ("bert", "gpt2", "clip", "vilt", "mplug"),
-    "tsne": ("t5", "bart", "vit", "blip", "llava", "qwen2.5-vl", "smolvlm", "blip2"),
-    "attention": (
-        *("llama", "classifier", "captioner", "donut", "llava", "qwen2-vl", "instructblip"),
-        *("blip-vqa", "git", "vilt-vqa", "siglip"),
-    ),
+QUICK_COMMANDS = {
+    "heterophily": ("bert", "mplug"),
+    "tsne": ("bart", "blip2", "smolvlm"),
+    "attention": ("llama", "classifier", "donut", "llava", "blip-vqa", "siglip"),
 }
 
 
 @pytest.mark.parametrize(
     "family, command",
     [
-        pytest.param(family, command, marks=[pytest.mark.slow] * (family not in QUICK[command]))
+        pytest.param(family, command, marks=[pytest.mark.slow] * (family not in QUICK_COMMANDS[command]))
         for family in ALL
         for command in COMMANDS
     ],
@@ -194,11 +188,11 @@ def test_every_command_runs_whatever_the_batch(command, family, options, tmp_pat
 def test_rotated_queries_are_told(options, tmp_path, monkeypatch, capsys):
     """Where the projection itself can't be read, both commands say so."""
     taken = attngraph.reading.calls.Call.graph
-    monkeypatch.setattr(
-        attngraph.reading.calls.Call,
-        "graph",
-        lambda *args, **more: replace(taken(*args, **more), rotated=True),
-    )
+
+    def rotated(*args, **more):
+        return replace(taken(*args, **more), rotated=True)
+
+    monkeypatch.setattr(attngraph.reading.calls.Call, "graph", rotated)
     monkeypatch.setattr(heterophily, "draw_figures", lambda *_: [])
     notes = []
     monkeypatch.setattr(tsne, "draw", lambda *args: notes.extend(args[-1]))
@@ -206,8 +200,6 @@ def test_rotated_queries_are_told(options, tmp_path, monkeypatch, capsys):
         parser = argparse.ArgumentParser()
         module.add_arguments(parser)
         module.run(parser.parse_args([*options("llama"), *more, "--out", str(tmp_path / module.__name__)]))
-    assert (
-        "model.layers.*.self_attn: queries could be read only with rotary positions"
-        in capsys.readouterr().out
-    )
+    told = "model.layers.*.self_attn: queries could be read only with rotary positions"
+    assert told in capsys.readouterr().out
     assert any(note.startswith("model.layers.1.self_attn: queries could be read only") for note in notes)
