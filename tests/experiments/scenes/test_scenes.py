@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import random
 import re
 from collections import Counter
@@ -46,46 +45,29 @@ def test_scenes_depend_on_the_seed_alone(domain):
     assert [Scene.from_dict(scene.to_dict()) for scene in first] == first
 
 
-WRONG = (None, True, -1, 10**30, float("nan"), "x", [1], {"shape": 1})
-
-
-@pytest.mark.parametrize("value", WRONG)
+@pytest.mark.parametrize("value", [None, True, -1, 10**30, "x", {"shape": 1}])
 def test_descriptions_of_no_scene_are_refused(value):
     """Every part of a description, missing or of another kind."""
     (right,) = scenes("train", 1, 0, "downstream")
-
-    def changed(place):
-        description = json.loads(json.dumps(right.to_dict()))
-        *way, last = place
-        part = functools.reduce(lambda part, key: part[key], way, description)
-        part[last] = value
-        return description
-
-    ground, thing = ("background",), ("things", 0)
-    places = [(name,) for name in right.to_dict()] + [("things", 0)]
-    places += [(*ground, name) for name in right.to_dict()["background"]]
-    places += [(*thing, name) for name in right.to_dict()["things"][0]]
-    for place in places:
-        if (place, value) == (("curtain",), None):
-            continue  # as scenes may have it
+    told = right.to_dict()
+    wrong = [value] + [{key: part for key, part in told.items() if key != name} for name in told]
+    wrong += [told | {name: value} for name in told if (name, value) != ("curtain", None)]
+    wrong += [told | {"background": told["background"] | {name: value}} for name in told["background"]]
+    wrong += [told | {"things": [told["things"][0] | {name: value}]} for name in told["things"][0]]
+    for description in wrong:
         with pytest.raises(ValueError, match="no scene"):
-            Scene.from_dict(changed(place))
-    with pytest.raises(ValueError, match="no scene"):
-        Scene.from_dict(value)
-    for name in right.to_dict():
-        with pytest.raises(ValueError, match="no scene"):
-            Scene.from_dict({key: part for key, part in right.to_dict().items() if key != name})
+            Scene.from_dict(description)
 
 
 def test_splits_and_domains_share_no_scene():
     drawn = [
-        [draw(scene).tobytes() for scene in scenes(split, 300, 0, domain)]
+        [draw(scene).tobytes() for scene in scenes(split, 100, 0, domain)]
         for split in ("train", "validation", "test")
         for domain in ("pretrain", "downstream")
     ]
     for first, second in itertools.combinations(drawn, 2):
         assert not set(first) & set(second)
-    assert len(set(drawn[0])) == 300
+    assert len(set(drawn[0])) == 100
 
 
 def test_held_out_pairs_occur_downstream_only():
@@ -117,7 +99,7 @@ def test_things_are_apart_inside_the_picture_and_outside_the_curtain():
         "bottom": lambda x, y: y > 43,
     }
     curtains = Counter()
-    for scene in itertools.chain(scenes("test", 500, 1, "pretrain"), scenes("test", 500, 1, "downstream")):
+    for scene in itertools.chain(scenes("test", 200, 1, "pretrain"), scenes("test", 200, 1, "downstream")):
         curtains[scene.curtain is not None] += 1
         for a, b in itertools.combinations(scene.things, 2):
             assert max(abs(a.x - b.x), abs(a.y - b.y)) > a.radius + b.radius
@@ -130,11 +112,11 @@ def test_things_are_apart_inside_the_picture_and_outside_the_curtain():
             )
             assert all(0 <= value < 64 for corner in corners for value in corner)
             assert not scene.curtain or not any(hidden[scene.curtain](*corner) for corner in corners)
-    assert 0.3 < curtains[True] / 1000 < 0.5
+    assert 0.3 < curtains[True] / 400 < 0.5
 
 
 def test_pixels_show_what_the_scene_says():
-    for scene in scenes("test", 300, 2, "downstream"):
+    for scene in scenes("test", 150, 2, "downstream"):
         pixels = np.asarray(draw(scene))
         assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
         for thing in scene.things:
@@ -177,15 +159,15 @@ def test_shapes_look_different():
 
 @functools.cache
 def pretraining_pairs():
-    """Ten texts about each of 1,500 scenes."""
+    """Ten texts about each of 800 scenes."""
     rng = random.Random(0)
-    return [pretraining_texts(scene, rng, 10) for scene in scenes("train", 1500, 9, "pretrain")]
+    return [pretraining_texts(scene, rng, 10) for scene in scenes("train", 800, 9, "pretrain")]
 
 
 @functools.cache
 def downstream_sentences():
-    """3,000 questions and 3,000 hypotheses."""
-    about = itertools.chain(questions("train", 3000, 9), hypotheses("train", 3000, 9))
+    """2,000 questions and 2,000 hypotheses."""
+    about = itertools.chain(questions("train", 2000, 9), hypotheses("train", 2000, 9))
     return [sentence for _, sentences in about for sentence in sentences]
 
 
@@ -196,7 +178,7 @@ def tokens(texts):
 def test_vocabulary_holds_every_word():
     before = tokens(text for pairs in pretraining_pairs() for pair in pairs for text in pair)
     texts = [text for sentence in downstream_sentences() for text in (sentence.text, sentence.answer)]
-    texts += [text for scene in caption_scenes("train", 500, 9) for text in captions(scene, 9)]
+    texts += [text for scene in caption_scenes("train", 300, 9) for text in captions(scene, 9)]
     downstream = tokens(texts)
     labels = {"entailment", "contradiction", "neutral"}
     assert before | downstream <= set(all_words())

@@ -79,13 +79,13 @@ def read_pretraining(prompt: str, scene: dict) -> str | None:
 def test_pretraining_answers_agree_with_the_scene():
     rng = random.Random(14)
     checked = 0
-    for scene in scenes("train", 800, 14, "pretrain"):
+    for scene in scenes("train", 400, 14, "pretrain"):
         for prompt, given in pretraining_texts(scene, rng, 8):
             expected = read_pretraining(prompt, scene.to_dict())
             if expected is not None:
                 checked += 1
                 assert expected == given, (prompt, given, scene)
-    assert checked > 1000
+    assert checked > 500
 
 
 def test_a_seed_gives_the_texts_that_it_always_gave():
