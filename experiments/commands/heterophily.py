@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--regions",
         type=Path,
         metavar="FILE",
-        help="Take what the words name in pictures of your own from this JSON file of boxes or masks; "
+        help="Take what the words name in pictures of your own from this JSON file of boxes; "
         "docs/statistics.md shows one. In drawn scenes it is known.",
     )
     parser.add_argument(
