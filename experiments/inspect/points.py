@@ -131,30 +131,17 @@ def embed(
         seed: of the maps, and of the points that are measured.
     """
     steps = ITERATIONS if method == "tsne" else 1
-    maps_of_each = 1 if method == "pca" else len(perplexities)
-    total = steps * maps_of_each * len(clouds[FROZEN])
+    total = steps * (1 if method == "pca" else len(perplexities)) * len(clouds[FROZEN])
     tables, measures, number = [], [], 0
     with Progress(total=total, desc=f"{METHOD_NAMES[method]} maps", unit="step") as bar:
         for k, cloud in enumerate(clouds[FROZEN]):
-            for one_map in maps(
-                cloud.features,
-                method,
-                perplexities,
-                [seed],
-                jobs=torch.get_num_threads(),
-                progress=bar.update,
-            ):
+            jobs = torch.get_num_threads()
+            for one in maps(cloud.features, method, perplexities, [seed], jobs=jobs, progress=bar.update):
                 for state, of_state in clouds.items():
-                    keys = {
-                        "map": number,
-                        "panel": len(tables),
-                        "state": state,
-                        "method": method,
-                        "perplexity": one_map.perplexity,
-                        "seed": one_map.seed,
-                    }
+                    keys = {"map": number, "panel": len(tables), "state": state, "method": method}
+                    keys |= {"perplexity": one.perplexity, "seed": one.seed}
                     features, nodes = of_state[k].features, of_state[k].nodes
-                    points = one_map.coordinates if state == FROZEN else one_map.place(features)
+                    points = one.coordinates if state == FROZEN else one.place(features)
                     tables.append(nodes.assign(x=points[:, 0], y=points[:, 1], **keys))
                     labels = {
                         label: nodes[label].mask(nodes[label].isin(UNKNOWN), None)

@@ -18,14 +18,13 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 from torch import Tensor
 
 from analysis.contrast import Region
-from analysis.maps import patch_grid
 from analysis.plots.heterophily import stack
 from analysis.relevance import image_nodes
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
 from experiments.base.config import Config
 from experiments.base.reading import read_json
-from experiments.inspect.words import word_spans, words_of
+from experiments.inspect.words import grids_of, word_spans, words_of
 from experiments.models.batch import Batch, Sample
 from experiments.models.images import open_image
 from experiments.scenes.drawing import patch_targets
@@ -88,7 +87,7 @@ class Regions:
         words, image = words_of(batch, graph, 0), image_nodes(graph, 1).cpu()
         if not self._known or words is None or not image.any():
             return {}
-        grids = _grids(batch, image)
+        grids = grids_of(batch, image)
         if grids is None:
             self._without[stack(name)] = None
             return {}
@@ -128,18 +127,6 @@ class Regions:
         if self.file is not None:
             return self.file.get(sample.name)
         return None if sample.scene is None else SceneParts(sample.scene)
-
-
-def _grids(batch: Batch, image: Tensor) -> list[tuple[int, int, int]] | None:
-    """Rows and columns of each picture's patches, and the number of image nodes before them; None where
-    unknown."""
-    pictures = batch.pictures
-    if pictures is None or pictures.grids is None or not pictures.whole or len(image) != len(batch.samples):
-        return None
-    try:
-        return [patch_grid(int(nodes.sum()), grid) for nodes, grid in zip(image, pictures.grids)]
-    except ValueError:
-        return None
 
 
 # ---- of drawn scenes --------------------------------------------------------------------------------------

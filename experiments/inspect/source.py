@@ -49,8 +49,17 @@ NOT_SETTINGS = ("command", "version", "quiet", "out", "download", "batch", "devi
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 # What models, their processors and what reads them raise.
-FAILURES = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError)
-FAILURES += (RuntimeError, TypeError, ValueError)
+FAILURES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 # ---- asked for on the command line ------------------------------------------------------------------------

@@ -99,6 +99,23 @@ def in_decoder(batch: Batch, graph: AttentionGraph, side: int) -> bool:
     return batch.decoder is not None and graph.causal and (graph.kind == "self" or side == 0)
 
 
+def grids_of(batch: Batch, image: Tensor) -> list[tuple[int, int, int]] | None:
+    """Rows and columns of each picture's patches, and the number of image nodes before them; None where that
+    is unknown: pictures are cropped or tiled, or their patches are no grid.
+
+    Args:
+        batch: with the pictures.
+        image: ``(b, nodes)``, which nodes are of the image.
+    """
+    pictures = batch.pictures
+    if pictures is None or pictures.grids is None or not pictures.whole or len(image) != len(batch.samples):
+        return None
+    try:
+        return [patch_grid(int(nodes.sum()), grid) for nodes, grid in zip(image, pictures.grids)]
+    except ValueError:
+        return None
+
+
 def patches_of(batch: Batch, graph: AttentionGraph, side: int) -> Tensor | None:
     """What the image nodes among the query (0) or value nodes (1) show.
 
@@ -106,19 +123,12 @@ def patches_of(batch: Batch, graph: AttentionGraph, side: int) -> Tensor | None:
         Places in :data:`PATCH_NAMES` ``(b, nodes)``, -1 for other nodes ([CLS], text). None where that is
         unknown: no scenes, or no patches of whole pictures in a square.
     """
-    image, pictures, scenes = image_nodes(graph, side).cpu(), batch.pictures, batch.scenes
-    if scenes is None or pictures.grids is None or not pictures.whole or not image.any():
-        return None
-    if len(image) != len(scenes):  # parts of pictures
+    image, scenes = image_nodes(graph, side).cpu(), batch.scenes
+    grids = None if scenes is None or not image.any() else grids_of(batch, image)
+    if grids is None or any(rows != columns for rows, columns, _ in grids):
         return None
     shown = torch.full(image.shape, -1)
-    for scene, nodes, grid, line in zip(scenes, image, pictures.grids, shown):
-        try:
-            rows, columns, others = patch_grid(int(nodes.sum()), grid)
-        except ValueError:
-            return None
-        if rows != columns:
-            return None
+    for scene, nodes, (rows, _, others), line in zip(scenes, image, grids, shown):
         line[nodes.nonzero()[others:, 0]] = _shown(scene, rows)
     return shown
 

@@ -6,6 +6,7 @@ A run is a function without arguments; functions here make runs, by name, from o
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from peft import get_peft_model
@@ -20,7 +21,7 @@ from adapters.peft import optimizer_groups
 from adapters.scheme import attention
 from analysis.heterophily import Heterophily
 from analysis.labels import Labels
-from attngraph import AttentionGraph, AttentionScores
+from attngraph import AttentionScores
 
 Run = Callable[[], object]
 WIDTH = 12  # heads whose features make the model's width
@@ -181,24 +182,18 @@ def statistics(options: dict) -> dict[str, Run]:
         return AttentionScores(2 * query, key, value, triangular=causal, causal=causal)
 
     def run_on(queries: str, values: str) -> Run:
-        found = scores(queries, values).graph()
-        graph = AttentionGraph(
-            found.query,
-            found.value,
-            found.weight,
-            value_mask=found.value_mask,
-            causal=found.causal,
-            kind="self" if queries == values else "cross",
-            query_modality=queries,
-            value_modality=values,
+        kind = "self" if queries == values else "cross"
+        graph = replace(
+            scores(queries, values).graph(), kind=kind, query_modality=queries, value_modality=values
         )
-        b, h, n, m, _ = graph.shape
         draw = torch.Generator().manual_seed(options["seed"])
         labels = {
-            name: Labels(*(torch.randint(0, classes, (b, heads, nodes), generator=draw) for nodes in (n, m)))
+            name: Labels(
+                *(torch.randint(0, classes, (b, heads, n), generator=draw) for n in graph.shape[2:4])
+            )
             for name, classes, heads in (("class", 6, 1), ("cluster", 8, h))
         }
-        if queries == values:
+        if kind == "self":
             labels["class"] = Labels(labels["class"].query, labels["class"].query)
         return lambda: Heterophily().add("layer", graph, labels)
 

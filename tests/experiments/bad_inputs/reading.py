@@ -196,12 +196,9 @@ INPUTS = (
         "another picture": written('{"photo.png": [{"box": [0, 0, 8, 8]}]}'),
         "no parts": written('{"picture.png": []}'),
         "an unknown field": _box('{"bbox": [0, 0, 8, 8]}'),
-        "box and mask": _box('{"box": [0, 0, 8, 8], "mask": "picture.png"}'),
         "a box of texts": _box('{"box": ["0", "0", "8", "8"]}'),
         "a box outside": _box('{"box": [0, 0, 8, 17]}'),
-        "a mask that is no picture": _box('{"mask": "mine.json"}'),
         "words of two": _box('{"box": [0, 0, 8, 8], "words": ["red ball"]}'),
-        "a picture twice": written('{"picture.png": [], "picture.png": []}'),
     }),
     Input("preset", _after("ablation", "--preset", "mine.yaml", PRESET),
           ("mine.yaml", "preset", "gcm", "vqaa"), ANY_FILE, contents={
