@@ -143,9 +143,9 @@ COMMANDS = {
     "attention": (attention, "maps.csv", []),
 }
 QUICK_COMMANDS = {
-    "heterophily": ("bert", "mplug"),
-    "tsne": ("bart", "blip2", "smolvlm"),
-    "attention": ("llama", "classifier", "donut", "llava", "blip-vqa", "siglip"),
+    "heterophily": ("mplug",),
+    "tsne": ("bart", "blip2"),
+    "attention": ("llama", "donut", "llava", "siglip"),
 }
 
 
