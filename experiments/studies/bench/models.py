@@ -23,9 +23,8 @@ from experiments.data.example import Example
 from experiments.methods import method_named
 from experiments.models import Ranking, Sample, load_family
 from experiments.models.batch import token_losses
-from experiments.models.blip import BlipCaptioner
+from experiments.models.blip import WORDS, BlipCaptioner
 from experiments.models.family import ModelFamily
-from experiments.models.mini_blip import WORDS
 from experiments.models.ranking import PAIRS, shortlist
 from experiments.runs.data import TaskData
 from experiments.runs.features import FeatureCache

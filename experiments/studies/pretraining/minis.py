@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from experiments.base.shipped import CHECKPOINTS, DEFAULT
-from experiments.models import mini_blip
+from experiments.models.blip import build_model
 from experiments.models.generation import IGNORED, decoder_logits, sequence_batch
-from experiments.models.mplug.family import question_batch
+from experiments.models.mplug import question_batch
 from experiments.models.mplug.modeling import build_mini
 from experiments.scenes.words import all_words
 from experiments.studies.pretraining.prompts import Prompt
@@ -186,7 +186,7 @@ def rows(tokenizer: PreTrainedTokenizerBase, texts: list[list[Prompt]]) -> dict[
         For captions, and where there are any for questions: ``image`` ``(b,)``, the image that each text is
         about; what :func:`~experiments.models.generation.sequence_batch` makes of the answers; and their
         ``weights``, as in :func:`pack`. For questions also what
-        :func:`~experiments.models.mplug.family.question_batch` returns. Keys begin with ``caption.`` or
+        :func:`~experiments.models.mplug.question_batch` returns. Keys begin with ``caption.`` or
         ``question.``.
     """
     numbered = [(image, *text) for image, row in enumerate(texts) for text in row]
@@ -228,7 +228,7 @@ MINIS = {
         recipe=Recipe(),
         starts="[DEC]",
         prompts_captions=True,
-        build=mini_blip.build_model,
+        build=build_model,
         arrange=partial(pack, row_length=ROW_LENGTH),
         read=read_packed,
     ),

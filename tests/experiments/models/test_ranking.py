@@ -21,7 +21,6 @@ from tests.experiments.tiny import save
 VARIANTS = [
     ("pgnn", {"p": 1.25, "mu": 0.1, "steps": 2}, "replace"),
     ("pgnn", {"p": 2.5, "mu": 0.1, "degree": "mean"}, "blend"),
-    ("appnp", {"alpha": 0.2, "steps": 2}, "replace"),
     ("gcn", {"normalize": True}, "gated"),
     ("pgnn", {"p": 1.25, "mu": 0.1, "top_k": 2}, "replace"),
 ]
@@ -35,15 +34,22 @@ def adapt(family: ModelFamily, gnn: str = "pgnn", args: dict | None = None, join
     get_peft_model(family.model, settings).eval()
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["blip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("blip-vqa", "captioner", "llava"))],
-)
+@pytest.mark.parametrize("name", ["blip", pytest.param("llava", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("gnn, args, join", VARIANTS)
 def test_with_every_kind_of_degrees(name, gnn, args, join):
     family = load(name)
     adapt(family, gnn, args, join)
-    check_ranking(family, SAMPLES, ANSWERS, 50)
+    check_ranking(family, SAMPLES[:2], ANSWERS, 50)
+
+
+def test_a_list_is_of_different_answers_and_the_family_says_how_many_are_scored():
+    for answers in ((), ("a", " "), ("a", "b", "a")):
+        with pytest.raises(UserError, match="to rank"):
+            Ranking(answers)
+    family = load("blip")
+    assert family.shortlist == 32 and load("blip-vqa").shortlist == 128
+    family.shortlist = 2
+    assert family.rank(SAMPLES, Ranking(ANSWERS)).places.shape == (3, 2)
 
 
 def test_answers_of_the_same_tokens_tie_and_the_earlier_comes_first():
@@ -172,9 +178,8 @@ def test_scores_of_blips_own_code(tmp_path):
     assert (plain.scores.sort().values - ranked.scores.sort().values).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_padded_questions_rank_as_one_by_one(smoothing):
-    family = load("blip-vqa")
+def test_padded_questions_rank_as_one_by_one():
+    family, smoothing = load("blip-vqa"), 0.1
     samples = [SAMPLES[0], replace(SAMPLES[1], prompt="a red ball star a red ball star")]
     together = family.rank(samples, Ranking(ANSWERS, 6, smoothing))
     for row, sample in enumerate(samples):
@@ -206,27 +211,3 @@ def test_a_prompt_with_an_image_is_not_cut(monkeypatch):
                 family.rank(SAMPLES[1:2], Ranking(ANSWERS))
         else:
             family.rank(SAMPLES[1:2], Ranking(ANSWERS))
-
-
-def test_the_family_says_how_many_are_listed():
-    family = load("blip")
-    family.shortlist = 2
-    assert family.rank(SAMPLES, Ranking(ANSWERS)).places.shape == (3, 2)
-    assert family.rank(SAMPLES, Ranking(ANSWERS, 3)).places.shape == (3, 3)
-    assert load("blip").shortlist == 32 and load("blip-vqa").shortlist == 128
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"answers": ()}, "there are no answers to rank"),
-        ({"answers": ("a", " ")}, "answer 1 of the list to rank is empty"),
-        ({"answers": ("a", "b", "a")}, "answers 0 and 2 of the list to rank are both 'a'"),
-        ({"answers": ("a",), "k": 0}, "k must be 1 or more, got 0"),
-        ({"answers": ("a",), "label_smoothing": 1.0}, "label_smoothing must be from 0 to below 1"),
-    ],
-)
-def test_bad_settings(settings, message):
-    with pytest.raises(UserError, match=message) as error:
-        Ranking(**settings)
-    assert "\n" not in str(error.value)

@@ -38,7 +38,7 @@ training.SAVE_EVERY = 1
 TOY = """
 from dataclasses import replace
 from functools import partial
-from experiments.models.mini_blip import build_model
+from experiments.models.blip import build_model
 from experiments.studies.pretraining import run, scoring
 from experiments.studies.pretraining.minis import MINIS
 mini = MINIS["mini-blip"]

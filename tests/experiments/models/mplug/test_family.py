@@ -4,15 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import BertTokenizerFast
 
 from attngraph.errors import UserError
 from experiments.data.example import Example
 from experiments.models import Decoding, Sample, load_family
-from experiments.models.mplug.family import QUESTION, QUESTION_IN_PARTS, MPlug
+from experiments.models.mplug import QUESTION, QUESTION_IN_PARTS
 from experiments.tasks import TASKS
 from tests.experiments.models.writers import SAMPLES
-from tests.experiments.tiny import NAMES, mplug_config, save
+from tests.experiments.tiny import save
 
 CAPTIONS = [replace(sample, prompt="") for sample in SAMPLES]
 
@@ -103,29 +102,3 @@ def test_what_the_analysis_gets(family, asks):
     assert logits.shape[:2] == batch.inputs["decoder_input_ids"].shape
     if asks:
         assert batch.text.tokens[0][:2] == ["[CLS]", "red"]
-
-
-def test_another_side(family, tmp_path):
-    """A model that was resized is saved, loaded and trained like others."""
-    other = load_family(save("mplug", tmp_path / "one"), side=16)
-    assert other.image_side == 16 and other.blank_image().shape == (17, 16)
-    other.model.save_pretrained(tmp_path / "two")
-    other.tokenizer.save_pretrained(tmp_path / "two")
-    again = load_family(tmp_path / "two")
-    inputs = again.training_inputs(SAMPLES)
-    inputs.pop("labels")
-    with torch.no_grad():
-        assert torch.equal(again.logits(inputs), other.logits(inputs))
-    again.model.vision_model.embeddings.position_embedding.requires_grad_(True)
-    again.logits(inputs).sum().backward()
-    with pytest.raises(UserError, match="multiple"):
-        again.resize(10)
-
-
-def test_another_tokenizer_is_refused():
-    words = BertTokenizerFast(vocab={name: k for k, name in enumerate(NAMES)})
-    config = mplug_config()
-    assert MPlug.prepared(words, config).bos_token == "[CLS]"
-    config.decoder_config.eos_token_id = 5
-    with pytest.raises(UserError, match="start or end token is not the model's"):
-        MPlug.prepared(words, config)
