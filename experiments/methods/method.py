@@ -199,8 +199,3 @@ def check_fit(file: Path, weights: Mapping[str, Tensor], parameters: Mapping[str
         raise UserError(
             f"{file} does not fit this model ({wrong}): give the model that the run started from (--model)"
         )
-
-
-def is_number(value: Any) -> bool:
-    """Whether a setting is a number; true and false are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -36,6 +36,11 @@ LEARN_P = (
     "pgnn_replace",
     "pgnn_gated",
 )
+OFTEN = (  # one of each kind of row; the others in the slow run
+    *("gcn", "gcnii", "pgnn", "tempering", "placebo", "residual", "rescaled", "pgnn_gated", "learned_p"),
+    *("position_self", "gcn_r64", "pgnn_zero", "pgnn_p150", "lora", "prefix", "ia3"),
+    *("frozen", "full", "text", "majority"),
+)
 EXAMPLE = Path(__file__).parents[1] / "examples" / "example_method.py"
 # 16 places (queries and values of two attentions in 4 layers): rank 8, or 16 tokens of keys and values in 8
 OTHER = {"lora": 16 * 8 * (128 + 128), "prefix": 8 * 2 * 16 * 128, "ia3": 16 * 128}
@@ -90,7 +95,9 @@ def moved(tuned):
     return tuned
 
 
-@pytest.mark.parametrize("name", [*METHODS, "ia3"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in OFTEN)) for name in [*METHODS, "ia3"]]
+)
 def test_contract(name, settings, sizes, example, tmp_path):
     """It trains what it says, saves it, and reads it again to the last bit."""
     method, tuned = METHODS[name], applied(name, settings)
@@ -203,8 +210,8 @@ def test_majority_says_the_most_frequent_answer(settings):
     assert tuned.answer(samples, Decoding()) == ["yes", "yes"], "the first of two that are equally frequent"
 
 
-@pytest.mark.parametrize("p, mu", [(1.5, 0.1), (1.25, 1.0), (2.0, 0.5)])
-def test_the_residual_is_the_share_of_the_p_adapter_at_its_start(p, mu):
+def test_the_residual_is_the_share_of_the_p_adapter_at_its_start():
+    p, mu = 1.25, 1.0
     chosen = Settings(methods={"pgnn": {"vqa": Choice(learning_rate=1, arguments={"p": p, "mu": mu})}})
     alpha = method_named("residual").settings(chosen, "vqa")["gnn_args"]["alpha"]
     assert alpha == pytest.approx((2 * mu / p) / (1 + 2 * mu / p))  # β with weights that sum to 1
@@ -247,12 +254,7 @@ def test_rows_use_the_settings_of_the_method_that_they_follow():
 @pytest.mark.parametrize(
     "method, argument, said",
     [
-        (
-            "pgnn",
-            "muu",
-            r"settings of pgnn on vqa: unknown argument 'muu'.*mu.*: choose from p, mu",
-        ),
-        ("placebo", "theta", "unknown argument 'theta'"),
+        ("pgnn", "muu", r"settings of pgnn on vqa: unknown argument 'muu'.*mu.*: choose from p, mu"),
         ("full", "vision_rate", "choose from vision_learning_rate"),
         ("lora", "r", "unknown argument 'r': it takes none"),
     ],
@@ -341,15 +343,10 @@ def with_rate(**arguments) -> dict:
     return FULL.settings(chosen, "vqa")
 
 
-def test_settings_without_it_are_as_ever():
-    assert with_rate() == {} and with_rate(vision_learning_rate=RATE) == {"vision_learning_rate": RATE}
-    assert FULL.apply(load("mplug"), {}).rates() == {}
-
-
-@pytest.mark.parametrize("name", ["mplug", "blip"])
-def test_a_step_moves_each_side_at_its_rate(name):
+def test_a_step_moves_each_side_at_its_rate():
     """With gradients of one size everywhere, AdamW's first step is the learning rate."""
-    family = load(name)
+    family = load("mplug")
+    assert with_rate() == {} and FULL.apply(family, {}).rates() == {}
     tuned = FULL.apply(family, with_rate(vision_learning_rate=RATE))
     groups = optimizer_groups(family.model, 3e-5, 0.0, tuned.rates())
     held = [id(p) for group in groups for p in group["params"]]
@@ -368,8 +365,10 @@ def test_a_step_moves_each_side_at_its_rate(name):
 
 
 def test_rates_that_are_none_are_one_line():
-    for rate in (0, -1.0, float("nan"), True, "fast"):
-        with pytest.raises(UserError, match="^full: vision_learning_rate must be a number above 0, got"):
-            FULL.apply(load("mplug"), {"vision_learning_rate": rate})
+    family = load("mplug")
+    for rate in (0, float("nan"), "fast"):
+        with pytest.raises(UserError, match="^full: vision_learning_rate") as error:
+            FULL.apply(family, {"vision_learning_rate": rate})
+        assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="has no image encoder apart: leave vision_learning_rate out"):
         FULL.apply(load("git"), {"vision_learning_rate": RATE})
