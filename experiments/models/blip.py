@@ -76,6 +76,7 @@ class BlipLike(ModelFamily):
             there is one.
         opening: the prompt for a description in the model's own words; None for the sample's.
         decoder: how the names of the decoder's inputs begin in the model's own class.
+        others: tokens of the model's own beside the start token.
     """
 
     caches_features = True
@@ -84,6 +85,7 @@ class BlipLike(ModelFamily):
     std: tuple[float, ...] = IMAGE_STD
     opening: str | None = None
     decoder: ClassVar[str] = "decoder_"
+    others: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase):
         self.model, self.tokenizer = model, tokenizer
@@ -114,12 +116,26 @@ class BlipLike(ModelFamily):
     def prepared(
         cls, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
     ) -> PreTrainedTokenizerBase:
-        """The tokenizer with the model's start token and length.
+        """The tokenizer with the model's length and start token and, where the model has embeddings for them,
+        its other tokens: tokenizers on the hub do not know these.
 
         Raises:
-            UserError: the tokenizer's start or end token is not the model's.
+            UserError: the tokenizer's tokens are not the model's.
         """
-        raise NotImplementedError
+        text = config.text_config
+        if tokenizer.bos_token is None:
+            tokenizer.add_special_tokens({"bos_token": DECODER_START})
+        more = [token for token in cls.others if token not in tokenizer.get_vocab()]
+        if more and len(tokenizer) < text.vocab_size:
+            tokenizer.add_special_tokens({"additional_special_tokens": more})
+        ends = tokenizer.bos_token_id, tokenizer.sep_token_id
+        if ends != (text.bos_token_id, text.sep_token_id) or len(tokenizer) > text.vocab_size:
+            raise UserError(
+                "the tokenizer's start or end token is not the model's, or it has more tokens: save the "
+                "tokenizer that belongs to it"
+            )
+        tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
+        return tokenizer
 
     # ---- images ------------------------------------------------------------------------------------------
 
@@ -287,12 +303,6 @@ class BlipCaptioner(BlipLike):
             family.name = MINI  # it was pre-trained with another prompt than BLIP
         return family
 
-    @classmethod
-    def prepared(
-        cls, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
-    ) -> PreTrainedTokenizerBase:
-        return _with_starts(tokenizer, config.text_config)
-
     def language_side(self) -> list[str]:
         return ["text_decoder"]
 
@@ -307,20 +317,13 @@ class BlipAnswerer(BlipLike):
     name = "blip_vqa"
     kind = BlipForQuestionAnswering
     title = "BLIP VQA"
+    others = (ENCODER_START,)  # begins questions where the model has an embedding for it; else [CLS] does
     writes_as_released = True
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase):
         super().__init__(model, tokenizer)
         self._start = ENCODER_START if ENCODER_START in tokenizer.get_vocab() else tokenizer.cls_token
         self._reading = instrument(model)  # for its cross-attention, which heeds masks
-
-    @classmethod
-    def prepared(
-        cls, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
-    ) -> PreTrainedTokenizerBase:
-        """With ``[ENC]``, too, which begins questions where the model has an embedding for it; else ``[CLS]``
-        does."""
-        return _with_starts(tokenizer, config.text_config, ENCODER_START)
 
     def language_side(self) -> list[str]:
         return ["text_encoder", "text_decoder"]
@@ -351,30 +354,6 @@ class BlipAnswerer(BlipLike):
             encoder_hidden_states=self.image_states(inputs),
         )[0]
         return states, inputs["question_mask"]
-
-
-def _with_starts(
-    tokenizer: PreTrainedTokenizerBase, text: PretrainedConfig, *others: str
-) -> PreTrainedTokenizerBase:
-    """A tokenizer with ``[DEC]`` and, where the model has embeddings for them, other tokens: those on the hub
-    do not know them.
-
-    Raises:
-        UserError: the tokenizer's tokens are not the model's.
-    """
-    if tokenizer.bos_token is None:
-        tokenizer.add_special_tokens({"bos_token": DECODER_START})
-    more = [token for token in others if token not in tokenizer.get_vocab()]
-    if more and len(tokenizer) < text.vocab_size:
-        tokenizer.add_special_tokens({"additional_special_tokens": more})
-    ends = tokenizer.bos_token_id, tokenizer.sep_token_id
-    if ends != (text.bos_token_id, text.sep_token_id) or len(tokenizer) > text.vocab_size:
-        raise UserError(
-            "the tokenizer's start or end token is not the model's, or it has more tokens: save the "
-            "tokenizer that belongs to it"
-        )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
-    return tokenizer
 
 
 # ---- sizes: the mini-BLIP's, and those of BLIP-base, to count with --------------------------------------

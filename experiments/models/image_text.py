@@ -282,10 +282,7 @@ class ProcessorFamily(ModelFamily):
         text = Text.of(self.tokenizer, ids, mask)
         unknown = self.tokenizer.unk_token_id  # None where there is no such token
         opening = text.special if unknown is None else text.special & (ids != unknown)
-        prompts = [
-            prompt and self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts
-        ]
-        before = opening.long().cumprod(1).sum(1) + torch.tensor([len(prompt) for prompt in prompts])
+        before = opening.long().cumprod(1).sum(1) + torch.tensor([len(self.ids(text)) for text in prompts])
         return replace(text, prompt=torch.minimum(before, mask.sum(1)).clamp(min=1))
 
     def answer_lengths(self, samples: Sequence[Sample], texts: list[str], with_image: bool) -> list[int]:
@@ -293,10 +290,9 @@ class ProcessorFamily(ModelFamily):
         place counts as one in both)."""
         prompts = [self.full_text(replace(sample, answer=""), with_image) for sample in samples]
         options = self.options(texts, with_image) | {"return_tensors": None, "padding": False}
+        whole_ids, prompt_ids = (self.tokenizer(part, **options)["input_ids"] for part in (texts, prompts))
         lengths = []
-        for whole, prompt in zip(
-            *(self.tokenizer(part, **options)["input_ids"] for part in (texts, prompts))
-        ):
+        for whole, prompt in zip(whole_ids, prompt_ids):
             pairs = enumerate(zip(whole, prompt))
             shared = next((k for k, (one, other) in pairs if one != other), min(len(whole), len(prompt)))
             lengths.append(len(whole) - shared)

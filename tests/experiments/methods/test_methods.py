@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file, save_file
 
 from adapters.peft import optimizer_groups
 from adapters.scheme import SCHEMES, Scheme
@@ -20,7 +19,7 @@ from experiments.methods.settings import Choice, Settings, chosen_settings
 from experiments.models import Decoding, Sample, load_family
 from experiments.runs.plugins import load_plugins
 from tests.experiments.models.writers import load
-from tests.experiments.runs.small import small_family, small_run
+from tests.experiments.runs.small import small_family
 
 # 4 layers of a width of 128, with self-attention, cross-attention and feed-forward
 POWERS = 8
@@ -149,31 +148,6 @@ def test_an_adapter_starts_as_the_model_is_and_is_switched_off(settings, tmp_pat
     assert {file.name for file in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
 
 
-def test_weights_in_half_precision_are_read(settings, tmp_path):
-    """As earlier versions saved them."""
-    tuned = applied("text", settings)
-    tuned.save(tmp_path)
-    saved = load_file(tmp_path / "model.safetensors")
-    save_file({key: p.half() for key, p in saved.items()}, tmp_path / "model.safetensors")
-    tuned.load(tmp_path)
-    assert all(torch.equal(tuned.parameters()[key], p.half()) for key, p in saved.items())
-
-
-def test_text_alone_hides_the_picture(tmp_path):
-    """Two questions about different pictures differ for the other methods, not for this one."""
-    for name, hidden in (("text", True), ("full", False)):
-        tuned, data = small_run(tmp_path / name, name)
-        pair = [data.sample(k, 0.0) for k in (0, 2)]
-        inputs = tuned.family.training_inputs(
-            [pair[0], pair[1].__class__(**{**vars(pair[0]), "image": pair[1].image})]
-        )
-        inputs.pop("labels")
-        first, second = tuned.family.logits(inputs)
-        assert torch.equal(first, second) == hidden
-        if hidden:
-            assert not any(torch.as_tensor(sample.image).any() for sample in pair)
-
-
 def test_what_was_trained_is_never_left_unread(tmp_path):
     """A method whose class does not say how it is read is refused."""
     with pytest.raises(UserError, match="give Tuned a method load"):
@@ -266,16 +240,6 @@ def test_chosen_arguments_that_a_method_does_not_take_are_refused(method, argume
         method_named(method).rate(chosen, "vqa")
 
 
-def test_settings_where_nothing_was_chosen():
-    for name in ("pgnn", "placebo", "residual", "appnp", "gcn"):
-        method, other = method_named(name), Settings(methods={"pgnn": {"vqa": Choice(learning_rate=0.2)}})
-        assert method.choice(other, "ve") is None and method.rate(other, "ve") == method.default_rate
-        settings = method.settings(other, "ve")
-        assert settings["join"] == "blend"
-        leader = METHODS[method.leader].tried[0]
-        assert name == "residual" or settings["gnn_args"] == dict(leader)
-
-
 def test_a_scheme_of_ones_own_is_a_row(settings):
     @register_scheme("keep")
     class Keep(Scheme):
@@ -322,14 +286,9 @@ def test_what_adapters_do_is_measured(name, join, settings):
         else:
             assert 0 < effect["kappa"] < 1
     assert tuned.effects(samples) == effects, "looking changes nothing"
-
-
-def test_learned_numbers_are_read_and_other_methods_have_none(settings):
-    scalars = applied("pgnn", settings).scalars()
-    assert sum(name.endswith(".p") or name == "p" for name in scalars) == POWERS
-    for name in ("full", "frozen", "majority"):
-        tuned = applied(name, settings)
-        assert tuned.scalars() == tuned.effects([Sample("a", torch.randn(65, 128), "what ?", "red")]) == {}
+    learned = [name for name in tuned.scalars() if name.endswith(".p") or name == "p"]
+    assert len(learned) == (POWERS if name == "pgnn" else 0)
+    assert applied("frozen", settings).effects(samples) == {}
 
 
 # ---- full fine-tuning with a learning rate of its own for the image encoder ------------------------------

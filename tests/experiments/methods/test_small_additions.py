@@ -21,7 +21,6 @@ SETTINGS = {
     "lora": {"r": 2, "alpha": 16, "dropout": 0.0, "targets": ["query", "value"]},
     "prefix": {"tokens": 3, "projection": None},
 }
-every = pytest.mark.parametrize("name", SETTINGS)
 # BLIP with both, and few families with one of the two; all pairs in the slow run.
 OFTEN = {("lora", "blip"), ("prefix", "blip"), ("lora", "mplug"), ("prefix", "llava-chat")}
 OFTEN |= {("lora", "captioner"), ("prefix", "blip2"), ("lora", "qwen2-vl"), ("prefix", "git")}
@@ -108,16 +107,6 @@ def test_trained_saved_loaded_and_switched_off(name, kind, tmp_path):
     assert all(
         p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in own.values()
     )
-
-
-@every
-def test_on_the_language_side_alone(name):
-    """Of BLIP for questions in the encoder of questions and in the decoder."""
-    family = load("blip-vqa")
-    names = list(tuned(name, family).parameters())
-    sides = {key.split(".")[0] for key in names}
-    assert sides == {"text_encoder", "text_decoder"}
-    assert any("crossattention" in key for key in names) and any(".attention." in key for key in names)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from transformers import (
     BertTokenizerFast,
     BlipConfig,
     BlipForConditionalGeneration,
-    BlipForQuestionAnswering,
     BlipImageProcessor,
 )
 
@@ -19,7 +18,7 @@ from attngraph.errors import UserError
 from experiments.models import IGNORED, Decoding, Ranking, Sample, load_family
 from experiments.models.batch import token_losses
 from experiments.models.blip import CHECKPOINT, BlipAnswerer, build_model
-from experiments.models.images import IMAGE_MEAN, preprocess
+from experiments.models.images import IMAGE_MEAN
 from experiments.studies.pretraining.tokenizer import build_tokenizer
 from tests.experiments.models.writers import SAMPLES, load
 from tests.experiments.tiny import save
@@ -31,8 +30,8 @@ def caching(request):
 
 
 def test_cached_states_stand_for_pixels(caching):
-    assert caching.caches_features
     states = caching.encode_images([sample.image for sample in SAMPLES])
+    assert caching.blank_image().shape == states.shape[1:] and not caching.blank_image().any()
     cached = [replace(sample, image=state) for sample, state in zip(SAMPLES, states)]
 
     def logits(samples):
@@ -45,19 +44,6 @@ def test_cached_states_stand_for_pixels(caching):
     assert caching.generate(cached, Decoding(5, 3)) == caching.generate(SAMPLES, Decoding(5, 3))
     ranked = [caching.rank(samples, Ranking(("a", "red"))) for samples in (cached, SAMPLES)]
     torch.testing.assert_close(ranked[0].scores, ranked[1].scores)
-
-
-def test_states_are_those_of_the_image_encoder_whatever_the_order(caching):
-    images = [sample.image for sample in SAMPLES]
-    states = caching.encode_images(images)
-    torch.testing.assert_close(caching.encode_images(images[::-1]), states.flip(0))
-    with torch.no_grad():
-        next(p for p in caching.image_encoder().parameters() if p.dim() > 1).mul_(2)
-        changed = caching.encode_images(images)
-        next(p for p in caching.image_encoder().parameters() if p.dim() > 1).div_(2)
-    assert (changed - states).abs().max() > 1e-3
-    blank = caching.blank_image()
-    assert blank.shape == states.shape[1:] and not blank.any()
 
 
 def test_equal_pictures_are_encoded_once(caching):
@@ -86,17 +72,6 @@ def test_a_model_sees_pictures_of_the_side(name, tmp_path):
         again.resize(10)
 
 
-def test_transformers_interpolates_the_same(tmp_path):
-    """Its own option, at each forward pass."""
-    folder = save("blip", tmp_path)
-    plain, wide = load_family(folder), load_family(folder, side=2 * load_family(folder).image_side)
-    pixels = torch.randn(2, 3, wide.image_side, wide.image_side)
-    with torch.no_grad():
-        expected = plain.model.vision_model(pixels, interpolate_pos_encoding=True).last_hidden_state
-        found = wide.model.vision_model(pixels).last_hidden_state
-    torch.testing.assert_close(found, expected)
-
-
 # ---- question answering ----------------------------------------------------------------------------------
 
 
@@ -117,44 +92,16 @@ def losses(family, samples) -> torch.Tensor:
         return token_losses(family.logits(inputs), labels).sum(1)
 
 
-def test_the_loss_is_that_of_transformers_where_nothing_is_padded(family, folder):
-    """Its forward method takes labels, and gives their mean loss."""
-    sample = SAMPLES[2]
-    model = BlipForQuestionAnswering.from_pretrained(folder, attn_implementation="eager").eval()
-    words = family.tokenizer
-    question = words(sample.prompt, add_special_tokens=False)["input_ids"]
-    question = torch.tensor([[words.convert_tokens_to_ids("[ENC]"), *question, words.sep_token_id]])
-    answer = words(sample.answer, add_special_tokens=False)["input_ids"]
-    answer = torch.tensor([[words.bos_token_id, *answer, words.sep_token_id]])
-    with torch.no_grad():
-        output = model(
-            pixel_values=preprocess([sample.image], 8),
-            input_ids=question,
-            attention_mask=torch.ones_like(question),
-            decoder_input_ids=answer,
-            labels=answer.masked_fill(answer == words.bos_token_id, IGNORED),
-        )
-    expected = output.loss * (answer.shape[1] - 1)
-    torch.testing.assert_close(losses(family, [sample])[0], expected.squeeze(), rtol=1e-4, atol=1e-4)
-
-
 def test_padding_of_the_question_changes_no_logits(family):
     """transformers' own class lets the answer look at it."""
-    short = SAMPLES[0]
-    inputs = family.training_inputs([short, replace(short, prompt="a red ball star a red ball star")])
-    assert (inputs["question_mask"].sum(1) == torch.tensor([3, 10])).all()
+    inputs = family.training_inputs(
+        [SAMPLES[0], replace(SAMPLES[0], prompt="a red ball star a red ball star")]
+    )
     inputs.pop("labels")
+    garbled = inputs["question_ids"].masked_fill(inputs["question_mask"] == 0, 7)
+    assert not torch.equal(garbled, inputs["question_ids"])
     with torch.no_grad():
-        together = family.logits(inputs)
-        garbled = inputs["question_ids"].masked_fill(inputs["question_mask"] == 0, 7)
-        other_padding = family.logits(inputs | {"question_ids": garbled})
-        alone = family.logits(_without_labels(family, [short]))
-    torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-4)
-    assert torch.equal(together, other_padding)
-
-
-def _without_labels(family, samples):
-    return {key: x for key, x in family.training_inputs(samples).items() if key != "labels"}
+        assert torch.equal(family.logits(inputs), family.logits(inputs | {"question_ids": garbled}))
 
 
 def test_long_questions_keep_start_and_end(family):

@@ -13,7 +13,7 @@ from adapters import GraphAdapterConfig
 from attngraph.errors import UserError
 from experiments.models import IGNORED, ModelFamily, Ranking, load_family, ranking
 from experiments.models.images import preprocess
-from experiments.models.ranking import openings, rank_one_by_one, shortlist
+from experiments.models.ranking import openings, shortlist
 from tests.experiments.models.test_contract import ANSWERS, check_ranking
 from tests.experiments.models.writers import SAMPLES, load
 from tests.experiments.tiny import save
@@ -50,16 +50,6 @@ def test_a_list_is_of_different_answers_and_the_family_says_how_many_are_scored(
     assert family.shortlist == 32 and load("blip-vqa").shortlist == 128
     family.shortlist = 2
     assert family.rank(SAMPLES, Ranking(ANSWERS)).places.shape == (3, 2)
-
-
-def test_answers_of_the_same_tokens_tie_and_the_earlier_comes_first():
-    """The vocabulary knows no capitals: both are scored, and both the same."""
-    family = load("blip")
-    ranked = family.rank(SAMPLES, Ranking(("a star", "Red  ball", "red ball", "RED BALL"), 50))
-    for places, scores in zip(ranked.places.tolist(), ranked.scores.tolist()):
-        same = [place for place in places if place > 0]
-        assert same == [1, 2, 3]
-        assert len({scores[places.index(place)] for place in same}) == 1
 
 
 @pytest.mark.parametrize("name", ["blip", "captioner"])
@@ -176,16 +166,6 @@ def test_scores_of_blips_own_code(tmp_path):
     torch.testing.assert_close(ranked.scores[0], scores, rtol=1e-5, atol=1e-5)
     plain = family.rank([sample], Ranking(ANSWERS, k))
     assert (plain.scores.sort().values - ranked.scores.sort().values).abs().max() > 1e-2
-
-
-def test_padded_questions_rank_as_one_by_one():
-    family, smoothing = load("blip-vqa"), 0.1
-    samples = [SAMPLES[0], replace(SAMPLES[1], prompt="a red ball star a red ball star")]
-    together = family.rank(samples, Ranking(ANSWERS, 6, smoothing))
-    for row, sample in enumerate(samples):
-        alone = rank_one_by_one(family, [sample], ANSWERS, 6, smoothing)
-        assert torch.equal(together.places[row : row + 1], alone.places)
-        torch.testing.assert_close(together.scores[row : row + 1], alone.scores, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["blip", "captioner"])

@@ -83,20 +83,6 @@ def test_weights_and_logits_are_the_models_own(kind, asks):
     assert model.text_decoder.config._attn_implementation == kind
 
 
-def test_padding_is_no_node():
-    graphs = capture(mplug(), inputs())
-    asked, answered = (inputs()[name].bool() for name in ("attention_mask", "decoder_attention_mask"))
-    for name, graph in graphs.items():
-        part = name.partition(".")[0]
-        if part == "vision_model":
-            assert graph.query_mask is None
-            continue
-        mask = answered if part == "text_decoder" else asked
-        if "layer.2.attention" in name and part == "fusion_encoder":
-            mask = torch.cat([torch.ones(2, NODES, dtype=torch.bool), mask], 1)
-        assert torch.equal(graph.query_mask, mask), name
-
-
 def test_beams_and_steps_keep_what_they_look_at():
     """While a text is written with a cache, its cross-attention still looks at image and question."""
     from attngraph.reading.instrument import instrument
