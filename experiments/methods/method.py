@@ -25,6 +25,7 @@ ADAPTERS, ATTRIBUTION, REFERENCE = "GNN adapters", "Attribution", "Reference"  #
 OTHERS = "Other small additions"  # LoRA and prefix tuning
 VARIANTS = "Variants"  # rows of the small tables: GCN and pGNN with one thing set otherwise
 ALIASES = {"adapter": "gcn", "p_adapter": "pgnn", "rotated": "placebo"}  # what papers, or schemes, call them
+REMEDY = "change it, or leave it out"  # where a setting is out of range
 Vision = Literal["frozen", "trained", "zero"]
 
 METHODS: dict[str, Method] = {}

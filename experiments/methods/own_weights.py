@@ -18,7 +18,7 @@ from adapters.saved import read_tensors
 from attngraph.errors import UserError
 from experiments.base.config import Config, checked
 from experiments.base.files import whole
-from experiments.methods.method import Method, Tuned, Vision, check_fit
+from experiments.methods.method import REMEDY, Method, Tuned, Vision, check_fit
 from experiments.methods.settings import Settings
 from experiments.models.batch import Sample
 from experiments.models.family import Answering, ModelFamily
@@ -97,7 +97,7 @@ class FullFineTuning(OwnParameters):
         return [VISION_RATE]
 
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> TunedModel:
-        own = checked(settings, _Rate, lambda field: f"{self.name}: {field}", "change it, or leave it out")
+        own = checked(settings, _Rate, lambda _: f"settings of {self.name}", REMEDY)
         tuned, rate = super().apply(family, settings), own.vision_learning_rate
         if rate is None:
             return tuned

@@ -41,7 +41,7 @@ from attngraph.reading.instrument import instrument
 from experiments.base.config import Config, checked
 from experiments.base.files import published
 from experiments.base.known import check_known
-from experiments.methods.method import ADAPTERS, METHODS, Method, Tuned, canonical, check_fit
+from experiments.methods.method import ADAPTERS, METHODS, REMEDY, Method, Tuned, canonical, check_fit
 from experiments.methods.settings import Settings
 from experiments.models.batch import Sample
 from experiments.models.family import ModelFamily
@@ -235,7 +235,7 @@ class Lora(PeftMethod):
         return LoraSettings().model_dump()
 
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> LoraConfig:
-        own = checked(settings, LoraSettings, lambda field: f"lora: {field}", "change it, or leave it out")
+        own = checked(settings, LoraSettings, lambda _: f"settings of {self.name}", REMEDY)
         names = attention_projections(family.model, own.targets)
         return LoraConfig(
             r=own.r,

@@ -326,7 +326,7 @@ def test_a_step_moves_each_side_at_its_rate():
 def test_rates_that_are_none_are_one_line():
     family = load("mplug")
     for rate in (0, float("nan"), "fast"):
-        with pytest.raises(UserError, match="^full: vision_learning_rate") as error:
+        with pytest.raises(UserError, match="^settings of full: field vision_learning_rate") as error:
             FULL.apply(family, {"vision_learning_rate": rate})
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="has no image encoder apart: leave vision_learning_rate out"):

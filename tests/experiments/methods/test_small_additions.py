@@ -129,11 +129,11 @@ def test_projections_are_found_by_their_roles(kind, roles, ends):
 def test_bad_settings():
     family = load("blip")
     for name, settings, message in (
-        ("lora", dict(r=0), "lora: r"),
-        ("lora", dict(alpha=float("nan")), "lora: alpha"),
-        ("lora", dict(dropout=1), "lora: dropout"),
-        ("lora", dict(targets=["quary"]), "lora: targets.0"),
-        ("lora", dict(targets=[]), "lora: targets"),
+        ("lora", dict(r=0), "settings of lora: field r: "),
+        ("lora", dict(alpha=float("nan")), "settings of lora: field alpha: "),
+        ("lora", dict(dropout=1), "settings of lora: field dropout: "),
+        ("lora", dict(targets=["quary"]), "settings of lora: field targets.0: "),
+        ("lora", dict(targets=[]), "settings of lora: field targets: "),
         ("prefix", dict(tokens=0), "prefix: tokens must be a whole number of at least 1, got 0"),
     ):
         with pytest.raises(UserError, match=f"^{message}") as error:
