@@ -17,9 +17,15 @@ from attngraph.errors import UserError
 from experiments.base.arguments import Between, path, word
 from experiments.base.outputs import Outputs
 from experiments.base.progress import note
-from experiments.models.convert import ARRANGEMENTS, KINDS, read_original, save_converted
+from experiments.models.convert import (
+    ARRANGEMENTS,
+    BERT,
+    KINDS,
+    find_vocabulary,
+    read_original,
+    save_converted,
+)
 from experiments.models.images import LARGEST_SIDE
-from experiments.models.vocabulary import BERT, find_vocabulary
 from experiments.models.weights import weights_digest
 
 NAMES = ("*.safetensors", "*config.json", "tokenizer.json")
@@ -79,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
     outputs.check()
     vocabulary = find_vocabulary(args.tokenizer, file, args.download)
     original = read_original(file, vocabulary, args.layout, args.arrangement)
-    family = original.family()
+    family = original.family
     own = family.image_side
     print(f"{file}: {original.arrangement}, {ARRANGEMENTS[original.arrangement]}")
-    print(f"{len(original.tensors)} tensors in the file, {len(original.weights)} in the model")
+    print(f"{original.read} tensors in the file, {original.used} in the model")
     if args.side is not None and args.side != own:
         family.resize(args.side)
         print(f"positions interpolated: {own} -> {args.side} pixels")

@@ -2,8 +2,7 @@
 row of the tables; :mod:`experiments.methods.rows` has them all."""
 
 from experiments.methods import rows  # noqa: F401 (registers them)
-from experiments.methods.graph_adapter import GraphAdapter, method_named
 from experiments.methods.method import METHODS, Method, Tuned, register
-from experiments.methods.peft import PeftMethod
+from experiments.methods.peft import GraphAdapter, PeftMethod, method_named
 
 __all__ = ["METHODS", "GraphAdapter", "Method", "PeftMethod", "Tuned", "method_named", "register"]

@@ -25,6 +25,7 @@ ADAPTERS, ATTRIBUTION, REFERENCE = "GNN adapters", "Attribution", "Reference"  #
 OTHERS = "Other small additions"  # LoRA and prefix tuning
 VARIANTS = "Variants"  # rows of the small tables: GCN and pGNN with one thing set otherwise
 ALIASES = {"adapter": "gcn", "p_adapter": "pgnn", "rotated": "placebo"}  # what papers, or schemes, call them
+REMEDY = "change it, or leave it out"  # where a setting is out of range
 Vision = Literal["frozen", "trained", "zero"]
 
 METHODS: dict[str, Method] = {}
@@ -199,8 +200,3 @@ def check_fit(file: Path, weights: Mapping[str, Tensor], parameters: Mapping[str
         raise UserError(
             f"{file} does not fit this model ({wrong}): give the model that the run started from (--model)"
         )
-
-
-def is_number(value: Any) -> bool:
-    """Whether a setting is a number; true and false are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, FiniteFloat
 from safetensors.torch import save_file
 from torch import nn
 
 from adapters.saved import read_tensors
 from attngraph.errors import UserError
+from experiments.base.config import Config, checked
 from experiments.base.files import whole
-from experiments.methods.method import Method, Tuned, Vision, check_fit, is_number
+from experiments.methods.method import REMEDY, Method, Tuned, Vision, check_fit
 from experiments.methods.settings import Settings
 from experiments.models.batch import Sample
 from experiments.models.family import Answering, ModelFamily
@@ -69,6 +70,10 @@ class LanguageSide(OwnParameters):
         return any(not side or parameter.startswith(f"{side}.") for side in family.language_side())
 
 
+class _Rate(Config):
+    vision_learning_rate: Annotated[FiniteFloat, Field(gt=0)] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class FullFineTuning(OwnParameters):
     """All parameters; the image encoder at a learning rate of its own where ``vision_learning_rate`` gives
@@ -92,16 +97,15 @@ class FullFineTuning(OwnParameters):
         return [VISION_RATE]
 
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> TunedModel:
-        tuned, rate = super().apply(family, settings), settings.get(VISION_RATE)
+        own = checked(settings, _Rate, lambda _: f"settings of {self.name}", REMEDY)
+        tuned, rate = super().apply(family, settings), own.vision_learning_rate
         if rate is None:
             return tuned
-        if not is_number(rate) or not 0 < rate < math.inf:
-            raise UserError(f"{self.name}: {VISION_RATE} must be a number above 0, got {rate!r}")
         if not family.caches_features:
             raise UserError(
                 f"{self.name}: {family.title} has no image encoder apart: leave {VISION_RATE} out"
             )
-        return _TwoRates(family, float(rate))
+        return _TwoRates(family, rate)
 
 
 class _TwoRates(TunedModel):

@@ -4,13 +4,14 @@ else PEFT knows), and prefix tuning.
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from peft import (
@@ -22,9 +23,13 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
+from pydantic import Field, FiniteFloat, StrictInt
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from adapters import SCHEMES, GraphAdapterConfig
+from adapters.config import POSITIONS, AdapterConfig
+from adapters.joins import JOINS
 from adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
 from adapters.peft.places import language_sites
 from adapters.prefix import PrefixConfig, PrefixTuning
@@ -33,15 +38,17 @@ from adapters.scalar import upgraded
 from attngraph.errors import UserError
 from attngraph.reading.calls import Site
 from attngraph.reading.instrument import instrument
+from experiments.base.config import Config, checked
 from experiments.base.files import published
-from experiments.methods.method import Method, Tuned, check_fit, is_number
+from experiments.base.known import check_known
+from experiments.methods.method import ADAPTERS, METHODS, REMEDY, Method, Tuned, canonical, check_fit
 from experiments.methods.settings import Settings
 from experiments.models.batch import Sample
 from experiments.models.family import ModelFamily
 
 WEIGHTS = "adapter_model.safetensors"
+Arguments = Mapping[str, Any]
 
-ROLES = ("query", "key", "value", "output")
 LETTERS = {"query": "q", "key": "k", "value": "v"}
 TOGETHER = re.compile(
     r"^(c_attn|qkv|w_?qkv|qkv_proj|query_key_value|in_proj|w_pack|att_proj)$", re.IGNORECASE
@@ -104,12 +111,97 @@ class PeftTuned(Tuned):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lora(PeftMethod):
-    r"""PEFT's LoRA in self- and cross-attention of the language side,
+class GraphAdapter(PeftMethod):
+    """Adapters after self-attention, cross-attention and the feed-forward blocks of the language side.
 
-    .. math:: x W + \tfrac{\alpha}{r}\, x A B ,
+    Args:
+        gnn: the scheme's name in ``adapters.SCHEMES``.
+        tried: arguments that ``attngraph search`` tries, with every join; the first ones are the scheme's
+            where nothing was chosen. None for a method that takes those of the one that it follows.
+        joins: ways to join the model that the search tries.
+        fixed: arguments that set the row apart from the scheme's chosen ones.
+        join: a way to join the model that sets the row apart.
+        rescale, positions, query_rows: see :class:`adapters.GraphAdapterConfig`. The settings of a run name
+            them where they are not its defaults.
+        reduction: the row's own; None as chosen.
+    """
 
-    with :math:`W` frozen, :math:`A` drawn at random and :math:`B` zero at the start.
+    gnn: str
+    group: str = ADAPTERS
+    tried: tuple[Arguments, ...] = ()
+    joins: tuple[str, ...] = tuple(JOINS)
+    fixed: Arguments = field(default_factory=dict)
+    join: str | None = None
+    rescale: bool = False
+    positions: tuple[str, ...] = POSITIONS
+    query_rows: str = AdapterConfig.query_rows
+    reduction: int | None = None
+
+    def arguments(self, chosen: Settings, task: str) -> dict[str, Any]:
+        """The scheme's arguments: the chosen ones as far as the scheme has such, and the row's own."""
+        known = self.argument_names()
+        carried = {name: value for name, value in self._carried(chosen, task).items() if name in known}
+        return {**carried, **self.fixed}
+
+    def argument_names(self) -> list[str]:
+        return list(inspect.signature(SCHEMES[self.gnn]).parameters)
+
+    def _carried(self, chosen: Settings, task: str) -> Arguments:
+        """The arguments that were chosen for it, or for the method that it follows."""
+        choice = self.choice(chosen, task)
+        if choice is not None:
+            return choice.arguments
+        leader = METHODS.get(self.leader)
+        return leader.tried[0] if isinstance(leader, GraphAdapter) and leader.tried else {}
+
+    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+        choice = self.choice(chosen, task)
+        settings = {
+            "gnn": self.gnn,
+            "gnn_args": self.arguments(chosen, task),
+            "join": self.join or join or (choice.join if choice else "blend"),
+            "reduction": self.reduction or chosen.reduction,
+        }
+        own = {
+            "rescale": self.rescale,
+            "positions": list(self.positions),
+            "query_rows": self.query_rows,
+        }
+        usual = {"rescale": False, "positions": list(POSITIONS), "query_rows": AdapterConfig.query_rows}
+        return settings | {name: value for name, value in own.items() if value != usual[name]}
+
+    def further_settings(self) -> list[str]:
+        return [option.name for option in fields(AdapterConfig)]
+
+    def config(self, family: ModelFamily, settings: dict[str, Any]) -> GraphAdapterConfig:
+        return GraphAdapterConfig(**settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherRate(GraphAdapter):
+    """A scheme with its own settings, and the learning rates of the method that it follows."""
+
+    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+        return METHODS[self.gnn].settings(chosen, task, join)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualAlone(GraphAdapter):
+    """The attention output and a share of the query's own features: pGNN's β at its start, where the weights
+    that p makes of a query's edges sum to 1."""
+
+    def arguments(self, chosen: Settings, task: str) -> dict[str, Any]:
+        carried = self._carried(chosen, task)
+        if "alpha" in carried:  # its own, as a sweep writes it
+            return {"alpha": carried["alpha"]}
+        of_pgnn = inspect.signature(SCHEMES["pgnn"]).parameters
+        mu, p = (carried.get(name, of_pgnn[name].default) for name in ("mu", "p"))
+        residual = 2 * mu / p
+        return {"alpha": residual / (1 + residual)}
+
+
+class LoraSettings(Config):
+    r"""LoRA's settings.
 
     Args:
         r: the rank. Default: 8, with which queries and values have as many parameters as 16 prefix tokens.
@@ -117,33 +209,38 @@ class Lora(PeftMethod):
         dropout: on :math:`x`, in training.
         targets: which projections: ``query``, ``key``, ``value``, ``output``. Default: queries and values, as
             Hu et al. choose.
+    """
+
+    r: Annotated[StrictInt, Field(ge=1)] = 8
+    alpha: Annotated[FiniteFloat, Field(gt=0)] = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: Annotated[list[Literal["query", "key", "value", "output"]], Field(min_length=1)] = [
+        "query",
+        "value",
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(PeftMethod):
+    r"""PEFT's LoRA in self- and cross-attention of the language side,
+
+    .. math:: x W + \tfrac{\alpha}{r}\, x A B ,
+
+    with :math:`W` frozen, :math:`A` drawn at random and :math:`B` zero at the start.
 
     Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022.
     """
 
-    r: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ("query", "value")
-
     def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
-        return {"r": self.r, "alpha": self.alpha, "dropout": self.dropout, "targets": list(self.targets)}
+        return LoraSettings().model_dump()
 
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> LoraConfig:
-        r, alpha, dropout, targets = (settings[name] for name in ("r", "alpha", "dropout", "targets"))
-        if not isinstance(r, int) or isinstance(r, bool) or r < 1:
-            raise UserError(f"lora: r must be a whole number of at least 1, got {r!r}")
-        if not is_number(alpha) or not 0 < alpha < math.inf:
-            raise UserError(f"lora: alpha must be a number above 0, got {alpha!r}")
-        if not is_number(dropout) or not 0 <= dropout < 1:
-            raise UserError(f"lora: dropout must be a number from 0 to below 1, got {dropout!r}")
-        if not isinstance(targets, (list, tuple)):
-            raise UserError(f"lora: targets must be a list, such as [query, value], got {targets!r}")
-        names = attention_projections(family.model, targets)
+        own = checked(settings, LoraSettings, lambda _: f"settings of {self.name}", REMEDY)
+        names = attention_projections(family.model, own.targets)
         return LoraConfig(
-            r=r,
-            lora_alpha=alpha,
-            lora_dropout=dropout,
+            r=own.r,
+            lora_alpha=own.alpha,
+            lora_dropout=own.dropout,
             target_modules=names,
             fan_in_fan_out=isinstance(family.model.get_submodule(names[0]), Conv1D),
         )
@@ -193,16 +290,11 @@ def attention_projections(model: nn.Module, roles: Collection[str]) -> list[str]
 
     Args:
         model: without adapters.
-        roles: which of :data:`ROLES`.
+        roles: which of ``query``, ``key``, ``value`` and ``output``.
 
     Raises:
-        UserError: an unknown role, or an attention layer without such a projection.
+        UserError: an attention layer has no such projection.
     """
-    unknown = [role for role in roles if role not in ROLES]
-    if unknown or not roles:
-        raise UserError(
-            f"targets must be one or more of {', '.join(ROLES)}, got {', '.join(map(str, unknown)) or 'none'}"
-        )
     handle = instrument(model)
     try:
         sites = language_sites(model, handle.sites.values())
@@ -243,3 +335,17 @@ def _is_joint(name: str) -> bool:
 
 def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D)) and not isinstance(module, BaseTunerLayer)
+
+
+def method_named(name: str) -> Method:
+    """The method of a name or of an alias; a scheme of one's own is a row without further ado, with the
+    vanilla adapter's settings.
+
+    Raises:
+        UserError: neither a method nor a scheme.
+    """
+    name = canonical(name)
+    if name in METHODS:
+        return METHODS[name]
+    check_known([name], list(dict.fromkeys([*METHODS, *SCHEMES])), "method")
+    return GraphAdapter(name=name, title=name, gnn=name, follows="gcn")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.methods.graph_adapter import GraphAdapter, OtherRate, ResidualAlone
 from experiments.methods.method import ATTRIBUTION, OTHERS, REFERENCE, VARIANTS, register
 from experiments.methods.own_weights import Frozen, FullFineTuning, LanguageSide, Majority
-from experiments.methods.peft import Lora, PrefixMethod
+from experiments.methods.peft import GraphAdapter, Lora, OtherRate, PrefixMethod, ResidualAlone
 
 RATES = (3e-3, 1e-2)  # with which the search of an adapter begins
 REDUCTIONS = (64, 32, 16, 8)  # the paper's widths 12, 24, 48 and 96 on BLIP's 768

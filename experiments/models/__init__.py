@@ -5,8 +5,7 @@ families that accept a checkpoint, the one that was registered last takes it.
 """
 
 from experiments.models.family import FAMILIES, Answering, Checkpoint, Decoding, ModelFamily, register  # isort: skip
-from experiments.models import processor, image_text, blip  # isort: skip # noqa: F401
-from experiments.models.mplug import family as _mplug  # isort: skip # noqa: F401
+from experiments.models import image_text, blip, mplug  # isort: skip # noqa: F401
 from experiments.models.batch import IGNORED, Batch, Sample, Text
 from experiments.models.loading import load_family
 from experiments.models.ranking import Ranked, Ranking

@@ -12,6 +12,7 @@ loss and in ranking. When BLIP writes answers it does not, and so it is here whe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -20,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
+    BlipConfig,
     BlipForConditionalGeneration,
     BlipForQuestionAnswering,
     BlipImageProcessor,
@@ -30,11 +32,12 @@ from transformers import (
 
 from attngraph.errors import UserError
 from attngraph.reading.instrument import instrument
+from experiments.base.shipped import CHECKPOINTS, DEFAULT
 from experiments.models.batch import Batch, Sample, Text
 from experiments.models.family import Checkpoint, Decoding, ModelFamily, register
 from experiments.models.generation import (
+    answer_ids,
     decoder_logits,
-    decoder_openings,
     encode_images,
     frozen_image_states,
     generate_text,
@@ -48,13 +51,16 @@ from experiments.models.images import (
     IMAGE_STD,
     Pictures,
     interpolate_positions,
+    open_image,
     preprocess,
     rows_of,
 )
-from experiments.models.mini_blip import DESCRIBE, blip_base
-from experiments.models.ranking import Opening
+from experiments.models.ranking import Opening, openings
 from experiments.models.weights import load_weights
 
+CHECKPOINT = CHECKPOINTS / DEFAULT
+DESCRIBE = "what does the image describe ?"  # the prompt of captions in pre-training
+WORDS = 30_524  # of BLIP: BERT's, [DEC] and [ENC]
 MINI = "mini_blip"  # what tasks call checkpoints of `attngraph pretrain`, the shipped one among them
 SMALL = 10_000  # words; BLIP knows 30,524, those checkpoints only the words of scenes
 DECODER_START, ENCODER_START = "[DEC]", "[ENC]"
@@ -68,13 +74,21 @@ class BlipLike(ModelFamily):
         kind: the model's class.
         mean, std: of each colour, by which pixels are normalised; as the checkpoint's processor says, if
             there is one.
+        opening: the prompt for a description in the model's own words; None for the sample's.
+        decoder: how the names of the decoder's inputs begin in the model's own class.
+        others: tokens of the model's own beside the start token.
     """
 
     caches_features = True
     kind: ClassVar[type[PreTrainedModel]]
     mean: tuple[float, ...] = IMAGE_MEAN
     std: tuple[float, ...] = IMAGE_STD
-    tokenizer: PreTrainedTokenizerBase
+    opening: str | None = None
+    decoder: ClassVar[str] = "decoder_"
+    others: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase):
+        self.model, self.tokenizer = model, tokenizer
 
     @property
     def longest(self) -> int:
@@ -102,12 +116,26 @@ class BlipLike(ModelFamily):
     def prepared(
         cls, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
     ) -> PreTrainedTokenizerBase:
-        """The tokenizer with the model's start token and length.
+        """The tokenizer with the model's length and start token and, where the model has embeddings for them,
+        its other tokens: tokenizers on the hub do not know these.
 
         Raises:
-            UserError: the tokenizer's start or end token is not the model's.
+            UserError: the tokenizer's tokens are not the model's.
         """
-        raise NotImplementedError
+        text = config.text_config
+        if tokenizer.bos_token is None:
+            tokenizer.add_special_tokens({"bos_token": DECODER_START})
+        more = [token for token in cls.others if token not in tokenizer.get_vocab()]
+        if more and len(tokenizer) < text.vocab_size:
+            tokenizer.add_special_tokens({"additional_special_tokens": more})
+        ends = tokenizer.bos_token_id, tokenizer.sep_token_id
+        if ends != (text.bos_token_id, text.sep_token_id) or len(tokenizer) > text.vocab_size:
+            raise UserError(
+                "the tokenizer's start or end token is not the model's, or it has more tokens: save the "
+                "tokenizer that belongs to it"
+            )
+        tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
+        return tokenizer
 
     # ---- images ------------------------------------------------------------------------------------------
 
@@ -131,22 +159,19 @@ class BlipLike(ModelFamily):
         return self.model.config.vision_config.image_size
 
     def resize(self, side: int) -> None:
-        """The image encoder's positions are interpolated as BLIP does it, see
-        :func:`experiments.models.images.interpolate_positions`.
-        """
         vision, embeddings = self.model.config.vision_config, self.model.vision_model.embeddings
         rows = rows_of(side, vision.patch_size)
+        self.interpolate(embeddings, rows)
+        embeddings.num_patches, embeddings.num_positions = rows * rows, rows * rows + 1
+        vision.image_size = embeddings.image_size = side
+
+    def interpolate(self, embeddings: nn.Module, rows: int) -> None:
+        """Interpolate the image encoder's positions as BLIP does it, see
+        :func:`experiments.models.images.interpolate_positions`.
+        """
         old = embeddings.position_embedding
         new = interpolate_positions(old.detach(), rows)
         embeddings.position_embedding = nn.Parameter(new, old.requires_grad)
-        self.resized(side, rows)
-
-    def resized(self, side: int, rows: int) -> None:
-        """Note the new side, and so many rows of patches."""
-        embeddings = self.model.vision_model.embeddings
-        embeddings.num_patches, embeddings.num_positions = rows * rows, rows * rows + 1
-        for config in (self.model.config.vision_config, embeddings):
-            config.image_size = side
 
     def encode_images(self, images: Sequence[Path | Image.Image]) -> Tensor:
         return frozen_image_states(self.model, self.pixels(images).to(self.device))
@@ -182,14 +207,31 @@ class BlipLike(ModelFamily):
         with torch.autocast(pixels.device.type, enabled=False):
             return frozen_image_states(self.model, pixels)[inputs["image_index"]]
 
-    def shown(self, samples: Sequence[Sample]) -> tuple[Tensor, Pictures]:
-        """Pixels of the samples' pictures, and the pictures as the model sees them."""
-        images = [sample.image for sample in samples]
-        pixels = self.pixels(images)
-        side = self.image_side // self.model.config.vision_config.patch_size
+    def batch(self, samples: Sequence[Sample]) -> Batch:
+        read = list(samples)
+        if any(sample.answer is None for sample in read):
+            if self.opening is not None:
+                read = [replace(sample, prompt=self.opening) for sample in read]
+            with self.unadapted():  # so that all states of an adapted model read the same
+                answers = self.generate(read, Decoding())
+            read = [replace(sample, answer=answer) for sample, answer in zip(read, answers)]
+        written = sequence_batch(self.tokenizer, self.prefixes(read), [sample.answer for sample in read])
+        ids, mask = written["input_ids"], written["attention_mask"]
+        starts = prompt_ids(self.tokenizer, self.prefixes(read), [1] * len(read))
+        begins = torch.tensor([len(start) for start in starts]).clamp(max=self.longest)
+        text = Text.of(self.tokenizer, ids, mask, begins)
         size = (self.image_side, self.image_side)
-        resized = [image.convert("RGB").resize(size, Image.Resampling.BICUBIC) for image in images]
-        return pixels, Pictures(resized, [(side, side)] * len(images), whole=True)
+        images = [open_image(sample.image).resize(size, Image.Resampling.BICUBIC) for sample in read]
+        rows = self.image_side // self.model.config.vision_config.patch_size
+        pictures = Pictures(images, [(rows, rows)] * len(images), whole=True)
+        inputs = {"pixel_values": self.pixels(images)}
+        inputs |= {f"{self.decoder}input_ids": ids, f"{self.decoder}attention_mask": mask}
+        question = self.question_inputs(read)
+        if not question:
+            return Batch(list(samples), inputs, text, pictures=pictures)
+        asked, padding = question["question_ids"], question["question_mask"]
+        inputs |= {"input_ids": asked, "attention_mask": padding}
+        return Batch(list(samples), inputs, Text.of(self.tokenizer, asked, padding), text, pictures)
 
     # ---- texts -------------------------------------------------------------------------------------------
 
@@ -217,22 +259,24 @@ class BlipLike(ModelFamily):
     @torch.no_grad()
     def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
         if decoding.as_released:
-            parts = self._openings(samples, [""], masked=False)
-            return released_texts(parts, self.tokenizer, *decoding.limits)
+            limits = decoding.num_beams, decoding.min_new_tokens, decoding.max_new_tokens
+            return released_texts(self.openings(samples, [""], masked=False), self.tokenizer, *limits)
         states, mask = self._seen(samples)
         return generate_text(self.model, self.tokenizer, states, self.prefixes(samples), decoding, mask)
 
-    def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening]:
-        return self._openings(samples, answers)
-
-    def _openings(
+    def openings(
         self, samples: Sequence[Sample], answers: Sequence[str], masked: bool = True
     ) -> Iterator[Opening]:
+        """``[DEC] prompt``, then ``answer [SEP]``. Unless ``masked``, padding of what the decoder looks at is
+        seen."""
         states, mask = self._seen(samples)
-        prompts = self.prefixes(samples)
-        return decoder_openings(
-            self.model, self.tokenizer, states, prompts, answers, mask if masked else None
-        )
+        ends = answer_ids(self.tokenizer, answers)
+        room = max(map(len, ends))
+        starts = prompt_ids(self.tokenizer, self.prefixes(samples), [room] * len(samples))
+        looked_at = {"encoder_hidden_states": states}
+        if masked and mask is not None:
+            looked_at["encoder_attention_mask"] = mask
+        return openings(self.model.text_decoder, starts, [ends] * len(samples), looked_at, states.device)
 
     def _seen(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
         return self.looked_at(self.to_device({**self.question_inputs(samples), **self.image_inputs(samples)}))
@@ -246,10 +290,8 @@ class BlipCaptioner(BlipLike):
     kind = BlipForConditionalGeneration
     writes_as_released = True
     shortlist = 32  # p-Adapter's k_test, whose VQA model is a captioner
-
-    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, opening: str = ""):
-        self.model, self.tokenizer = model, tokenizer
-        self.opening = opening  # the prompt for a description of the model's own
+    opening = ""
+    decoder = ""
 
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> BlipCaptioner:
@@ -261,31 +303,8 @@ class BlipCaptioner(BlipLike):
             family.name = MINI  # it was pre-trained with another prompt than BLIP
         return family
 
-    @classmethod
-    def prepared(
-        cls, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
-    ) -> PreTrainedTokenizerBase:
-        return _with_starts(tokenizer, config.text_config)
-
     def language_side(self) -> list[str]:
         return ["text_decoder"]
-
-    def batch(self, samples: Sequence[Sample]) -> Batch:
-        pixels, pictures = self.shown(samples)
-        prompts, answers = [s.prompt for s in samples], [s.answer for s in samples]
-        if None in answers:
-            # Described without adapters, so that all states of an adapted model read the same.
-            prompts = [self.opening] * len(samples)
-            with self.unadapted():
-                states = frozen_image_states(self.model, pixels.to(self.device))
-                answers = generate_text(self.model, self.tokenizer, states, prompts, Decoding())
-        sequences = sequence_batch(self.tokenizer, prompts, answers)
-        ids, mask = sequences["input_ids"], sequences["attention_mask"]
-        prefixes = prompt_ids(self.tokenizer, prompts, [1] * len(prompts))
-        begins = torch.tensor([len(prefix) for prefix in prefixes])
-        text = Text.of(self.tokenizer, ids, mask, begins.clamp(max=self.longest))
-        inputs = {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask}
-        return Batch(list(samples), inputs, text, pictures=pictures)
 
     def prefixes(self, samples: Sequence[Sample]) -> list[str]:
         return [sample.prompt for sample in samples]
@@ -297,20 +316,14 @@ class BlipAnswerer(BlipLike):
 
     name = "blip_vqa"
     kind = BlipForQuestionAnswering
+    title = "BLIP VQA"
+    others = (ENCODER_START,)  # begins questions where the model has an embedding for it; else [CLS] does
     writes_as_released = True
 
-    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, title: str = "BLIP VQA"):
-        self.model, self.tokenizer, self.title = model, tokenizer, title
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase):
+        super().__init__(model, tokenizer)
         self._start = ENCODER_START if ENCODER_START in tokenizer.get_vocab() else tokenizer.cls_token
         self._reading = instrument(model)  # for its cross-attention, which heeds masks
-
-    @classmethod
-    def prepared(
-        cls, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
-    ) -> PreTrainedTokenizerBase:
-        """With ``[ENC]``, too, which begins questions where the model has an embedding for it; else ``[CLS]``
-        does."""
-        return _with_starts(tokenizer, config.text_config, ENCODER_START)
 
     def language_side(self) -> list[str]:
         return ["text_encoder", "text_decoder"]
@@ -321,24 +334,16 @@ class BlipAnswerer(BlipLike):
             raise UserError(f"{self.title} answers questions: give --texts")
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
-        pixels, pictures = self.shown(samples)
-        # Without a prompt both sides read the text, as in every encoder-decoder.
-        question, asked = self._question([sample.prompt or sample.answer or "" for sample in samples])
-        answers = [sample.answer or "" for sample in samples]
-        answer = sequence_batch(self.tokenizer, self.prefixes(samples), answers)
-        inputs = {
-            "pixel_values": pixels,
-            "input_ids": question,
-            "attention_mask": asked,
-            "decoder_input_ids": answer["input_ids"],
-            "decoder_attention_mask": answer["attention_mask"],
-        }
-        begins = torch.ones(len(samples), dtype=torch.long)
-        decoder = Text.of(self.tokenizer, answer["input_ids"], answer["attention_mask"], begins)
-        return Batch(list(samples), inputs, Text.of(self.tokenizer, question, asked), decoder, pictures)
+        """Without a prompt both sides read the text, as in every encoder-decoder."""
+        return super().batch([replace(s, prompt=s.prompt or s.answer or "") for s in samples])
 
     def question_inputs(self, samples: Sequence[Sample], training: bool = False) -> dict[str, Tensor]:
-        ids, mask = self._question([sample.prompt for sample in samples])
+        """Of ``[ENC] question [SEP]``, padded on the right."""
+        questions = [sample.prompt for sample in samples]
+        options = dict(add_special_tokens=False, truncation=True, max_length=self.longest - 2, verbose=False)
+        rows = self.tokenizer(questions, **options)["input_ids"]
+        begin, end = self.tokenizer.convert_tokens_to_ids(self._start), self.tokenizer.sep_token_id
+        ids, mask = right_padded([[begin, *row, end] for row in rows], self.tokenizer.pad_token_id)
         return {"question_ids": ids, "question_mask": mask}
 
     def looked_at(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -350,44 +355,102 @@ class BlipAnswerer(BlipLike):
         )[0]
         return states, inputs["question_mask"]
 
-    def _question(self, questions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """``[ENC] question [SEP]``, padded on the right."""
-        options = dict(add_special_tokens=False, truncation=True, max_length=self.longest - 2, verbose=False)
-        rows = self.tokenizer(list(questions), **options)["input_ids"]
-        begin, end = self.tokenizer.convert_tokens_to_ids(self._start), self.tokenizer.sep_token_id
-        return right_padded([[begin, *row, end] for row in rows], self.tokenizer.pad_token_id)
+
+# ---- sizes: the mini-BLIP's, and those of BLIP-base, to count with --------------------------------------
 
 
-def _with_starts(
-    tokenizer: PreTrainedTokenizerBase, text: PretrainedConfig, *others: str
-) -> PreTrainedTokenizerBase:
-    """A tokenizer with ``[DEC]`` and, where the model has embeddings for them, other tokens: those on the hub
-    do not know them.
+def build_model(
+    tokenizer: PreTrainedTokenizerBase,
+    width: int = 128,
+    vision_layers: int = 4,
+    text_layers: int = 4,
+    heads: int = 4,
+) -> BlipForConditionalGeneration:
+    """A freshly initialised mini-BLIP for 64x64 images in patches of 8 (65 image states).
 
-    Raises:
-        UserError: the tokenizer's tokens are not the model's.
+    Args:
+        tokenizer: from ``build_tokenizer``; gives the vocabulary and the ids of the start and end tokens.
+        width: hidden width of both towers; the feed-forward width is 4 times this.
+        vision_layers, text_layers: depth of the image encoder and of the text decoder.
+        heads: attention heads in both towers.
     """
-    if tokenizer.bos_token is None:
-        tokenizer.add_special_tokens({"bos_token": DECODER_START})
-    more = [token for token in others if token not in tokenizer.get_vocab()]
-    if more and len(tokenizer) < text.vocab_size:
-        tokenizer.add_special_tokens({"additional_special_tokens": more})
-    ends = tokenizer.bos_token_id, tokenizer.sep_token_id
-    if ends != (text.bos_token_id, text.sep_token_id) or len(tokenizer) > text.vocab_size:
-        raise UserError(
-            "the tokenizer's start or end token is not the model's, or it has more tokens: save the "
-            "tokenizer that belongs to it"
-        )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, text.max_position_embeddings)
-    return tokenizer
+    end = tokenizer.sep_token_id
+    shared = dict(
+        hidden_size=width, intermediate_size=4 * width, num_attention_heads=heads, projection_dim=width
+    )
+    text = dict(
+        shared,
+        encoder_hidden_size=width,
+        num_hidden_layers=text_layers,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=tokenizer.model_max_length,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=end,
+        sep_token_id=end,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    # initializer_range: BLIP's default of 1e-10 is for weights that are loaded; nothing is learnt from it.
+    vision = dict(
+        shared,
+        num_hidden_layers=vision_layers,
+        image_size=64,
+        patch_size=8,
+        initializer_range=0.02,
+    )
+    config = BlipConfig(
+        text_config=text,
+        vision_config=vision,
+        projection_dim=width,
+        image_text_hidden_size=width,
+        attn_implementation="eager",
+    )
+    model = BlipForConditionalGeneration(config)
+    with torch.no_grad():
+        positions = model.vision_model.embeddings.position_embedding
+        positions[0, 1:] = grid_positions(vision["image_size"] // vision["patch_size"], width)
+    return model
+
+
+def grid_positions(side: int, width: int) -> Tensor:
+    """Sines and cosines of a patch's row and column: what the position embeddings start from.
+
+    From BLIP's own start (noise of 0.02) a model this small never learnt left from right: its patch
+    embeddings outgrow the positions before any text rewards them.
+
+    Row ``r`` and column ``c`` each give ``width / 4`` sines and cosines, of ``r / 10000^(4k / width)``
+    for ``k`` in ``0 .. width / 4 - 1`` (Vaswani et al. 2017, for two dimensions).
+
+    Args:
+        side: patches along a side of the image.
+        width: hidden width, a multiple of 4.
+
+    Returns:
+        float32 tensor ``(side * side, width)``, in the order of the patches (row by row).
+    """
+    rates = 10000.0 ** -(torch.arange(width // 4) * 4 / width)
+    angles = torch.arange(side)[:, None] * rates
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # (side, width / 2)
+    rows, columns = waves.repeat_interleave(side, 0), waves.repeat(side, 1)
+    return torch.cat([rows, columns], dim=1)
 
 
 def blip_base_without_weights(side: int = 224) -> BlipCaptioner:
-    """A captioner of BLIP-base's size whose parameters have shapes and no values: its parameters can be
-    counted, and it takes no memory. It has no tokenizer, and answers nothing.
+    """A captioner of BLIP-base's size (ViT-B/16, a text decoder of 12 layers, of which BLIP CapFilt-L is one)
+    whose parameters have shapes and no values: its parameters can be counted, and it takes no memory. It has
+    no tokenizer, and answers nothing.
+
+    Args:
+        side: of the picture, in pixels.
     """
+    layers = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
+    config = BlipConfig(
+        text_config=layers | dict(encoder_hidden_size=768, projection_dim=768, vocab_size=WORDS),
+        vision_config=layers | dict(image_size=side, patch_size=16),
+    )
     with torch.device("meta"):
-        model = BlipForConditionalGeneration(blip_base(side))
+        model = BlipForConditionalGeneration(config)
     family = BlipCaptioner(model.eval(), PreTrainedTokenizerBase())
     family.title = "BLIP-base"
     return family

@@ -26,32 +26,41 @@ mPLUG's (Li et al., 2022, https://github.com/X-PLUG/mPLUG):
 mPLUG's checkpoints of pre-training have ``bert`` or ``fusion`` in the names of the two encoders' parts, and
 heads of their own. The names are those of the published code; no released file has been read.
 
-Every tensor of a file is renamed or left out, and the model has no other. Shapes tell all sizes but the
-number of heads: a head is 64 wide in ViT-B, ViT-L and BERT alike.
+Every tensor of a file is renamed or left out, and the model has no other. Shapes give all sizes but the
+number of heads: a head is 64 wide in ViT-B, ViT-L and BERT alike. The files hold no vocabulary: BERT's is
+read from a file next to the checkpoint, from another place that is named, or from the hub's cache.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from torch import Tensor
-from transformers import BlipConfig, BlipImageProcessor, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    BertTokenizerFast,
+    BlipConfig,
+    BlipImageProcessor,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from attngraph.errors import UserError
 from experiments.base.errors import first_line
+from experiments.base.progress import note
+from experiments.base.reading import read_text
 from experiments.models.blip import DECODER_START, ENCODER_START, BlipAnswerer, BlipCaptioner, BlipLike
-from experiments.models.mplug.family import MPlug
+from experiments.models.mplug import MPlug
 from experiments.models.mplug.modeling import STRIDES, MPlugConfig, sizes
-from experiments.models.vocabulary import FILES, in_folder, make_tokenizer
-from experiments.models.weights import quiet_transformers
+from experiments.models.weights import VOCABULARY, in_folder, quiet_transformers
 
 #: What can be made of a checkpoint, in words.
 ARRANGEMENTS = {
@@ -62,6 +71,8 @@ ARRANGEMENTS = {
 PLACES = ("model", "module", "state_dict")  # under which training programs keep the weights
 HEAD = 64  # width of a head
 EMBEDDINGS = "text_decoder.bert.embeddings"
+BERT = "google-bert/bert-base-uncased"
+NEEDED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 Tensors = dict[str, Tensor]
 #: Pattern of names -> the new name, those of equal parts along the first axis, or None where the tensor is
@@ -71,95 +82,63 @@ Names = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """A checkpoint that has been read, and what is made of it.
+    """A checkpoint that has been read.
 
     Args:
-        file: the checkpoint.
-        tensors: its weights by name.
+        family: its model with what makes its inputs, in float32 and evaluation mode.
         arrangement: one of :data:`ARRANGEMENTS`.
-        kind: the model's family.
-        names: new ones of the tensors.
-        config, tokenizer: of the model.
+        read, used: number of tensors in the file and in the model.
     """
 
-    file: Path
-    tensors: Tensors
+    family: BlipLike
     arrangement: str
-    kind: type[BlipLike]
-    names: Names
-    config: PretrainedConfig
-    tokenizer: PreTrainedTokenizerBase
+    read: int
+    used: int
 
-    @cached_property
-    def weights(self) -> Tensors:
-        """The tensors that are used, by their new names.
 
-        Raises:
-            UserError: they are not those of the model, or not plain finite numbers.
-        """
-        with torch.device("meta"):
-            model = self.kind.kind(self.config)
-        twins = model._tied_weights_keys or {}  # tensors of the model that are others, too
-        wanted = {name: weight.shape for name, weight in model.state_dict().items()}
-        found: dict[str, Tensor] = {}
-        unknown = []
-        for name, tensor in self.tensors.items():
-            fits = ((re.fullmatch(pattern, name), new) for pattern, new in self.names)
-            match, new = next(((match, new) for match, new in fits if match), (None, ""))
-            if new is None:
-                continue
-            news = [match.expand(each) for each in ((new,) if isinstance(new, str) else new)] if match else []
-            if not news or not wanted.keys() >= set(news):
-                unknown.append(name)
-                continue
-            shape = torch.Size([sum(wanted[each][0] for each in news), *wanted[news[0]][1:]])
-            if (why := _unusable(tensor)) or tensor.shape != shape:
-                raise self._refused(
-                    f"{name} {why or f'is of the shape {_size(tensor.shape)}, not {_size(shape)}'}"
-                )
-            if not tensor.isfinite().all():
-                raise self._refused(f"{name} holds numbers that are not finite")
-            found |= zip(news, tensor.chunk(len(news)), strict=True)
-        missing = sorted(wanted.keys() - twins.keys() - found.keys())
-        for names, how in ((unknown, "not known"), (missing, "missing")):
-            if names:
-                raise self._refused(f"{names[0]} is {how}" + f" ({len(names)} in all)" * (len(names) > 1))
-        for twin in found.keys() & twins.keys():
-            if not torch.equal(found.pop(twin), found[twins[twin]]):
-                raise self._refused(f"{twin} is not equal to {twins[twin]}, which the model shares with it")
-        return found
+def read_original(
+    file: Path, vocabulary: Path, kind: str | None = None, arrangement: str | None = None
+) -> Original:
+    """Reads a checkpoint.
 
-    def family(self, side: int | None = None) -> BlipLike:
-        """The model with what makes its inputs, in float32 and evaluation mode.
+    Args:
+        file: as the authors published it.
+        vocabulary: BERT's, see :func:`find_vocabulary`.
+        kind: whose, one of :data:`KINDS`; None for the one that fits.
+        arrangement: one of :data:`ARRANGEMENTS`; None for what the tensors say.
 
-        Args:
-            side: of the pictures that it is to see, in pixels; None as the checkpoint says.
-
-        Raises:
-            UserError: see :attr:`weights`; or it can't see pictures of that side.
-        """
-        state = {name: x.to(torch.float32, copy=True).contiguous() for name, x in self.weights.items()}
-        with quiet_transformers():
-            model = self.kind.kind.from_pretrained(
-                None, config=self.config, state_dict=state, dtype=torch.float32, attn_implementation="eager"
-            )
-        model.config.architectures = [type(model).__name__]
-        model.name_or_path = model.config.name_or_path = ""  # else "None", PEFT's name on the hub
-        family = self.kind(model.eval(), self.tokenizer)
-        if side is not None and side != family.image_side:
-            family.resize(side)
-        return family
-
-    def _refused(self, why: str) -> UserError:
-        return UserError(f"{self.file}: {why}, so it is no checkpoint for the arrangement {self.arrangement}")
+    Raises:
+        UserError: it is no checkpoint of these authors, or none that the arrangement can be made of.
+    """
+    tensors = read_tensors(file)
+    _, sizes_of, own = KINDS[_kind_of(tensors, file, kind)]
+    try:
+        size, _ = tensors[f"{EMBEDDINGS}.word_embeddings.weight"].shape
+        longest, _ = tensors[f"{EMBEDDINGS}.position_embeddings.weight"].shape
+        tokenizer = make_tokenizer(vocabulary, size, longest, *own)
+        arrangement, family, names, config = sizes_of(tensors, arrangement, tokenizer)
+        state = _renamed(tensors, names)
+        _check(state, family, config)
+    except KeyError as error:
+        raise UserError(f"{file}: {error.args[0]} is missing: give another checkpoint") from None
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{file}: {first_line(error)}: give another checkpoint, or another --as") from None
+    weights = {name: x.to(torch.float32, copy=True).contiguous() for name, x in state.items()}
+    with quiet_transformers():
+        model = family.kind.from_pretrained(
+            None, config=config, state_dict=weights, dtype=torch.float32, attn_implementation="eager"
+        )
+    model.config.architectures = [type(model).__name__]
+    model.name_or_path = model.config.name_or_path = ""  # else "None", PEFT's name on the hub
+    return Original(family(model.eval(), tokenizer), arrangement, len(tensors), len(weights))
 
 
 def read_tensors(file: Path) -> Tensors:
     """The weights of a checkpoint by their names.
 
-    They lie under one of ``PLACES``, beside an optimiser's state and the like, or are the whole of the file.
-    Only tensors and plain values are unpickled (``weights_only=True``); a file in PyTorch's present format is
-    mapped into memory, so that what nobody uses is never read from the disk.
+    They are stored under one of ``PLACES``, next to an optimiser's state and the like, or are the whole of
+    the file. Only tensors and plain values are unpickled (``weights_only=True``); a file in PyTorch's present
+    format is mapped into memory, so that what nobody uses is never read from the disk.
 
     Args:
         file: which.
@@ -168,7 +147,7 @@ def read_tensors(file: Path) -> Tensors:
         UserError: it cannot be read, is no such file, is cut short, or holds other objects.
     """
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}: check the path and your rights") from None
     except Exception as error:  # whatever is wrong with the file; pickles fail in many ways
@@ -183,43 +162,15 @@ def read_tensors(file: Path) -> Tensors:
             f"{file}: no PyTorch checkpoint, or one that is damaged or cut short "
             f"({line if len(line) <= 80 else type(error).__name__}): download it again"
         ) from None
-    inner: Any = content
     if isinstance(content, dict):
-        inner = next((content[place] for place in PLACES if place in content), content)
-    if not isinstance(inner, dict) or not inner:
-        raise UserError(f"{file}: it holds no weights by their names, as a model's state_dict does")
-    for name, value in inner.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise UserError(
-                f"{file}: {name} is no tensor with a name ({type(value).__name__}): give a checkpoint that "
-                f"holds a model's state_dict, as the whole or under {', '.join(PLACES)}"
-            )
-    return dict(inner)
-
-
-def read_original(
-    file: Path, vocabulary: Path, kind: str | None = None, arrangement: str | None = None
-) -> Original:
-    """Reads a checkpoint; whether its tensors are complete is told when a model is made of them.
-
-    Args:
-        file: as the authors published it.
-        vocabulary: BERT's, see :func:`experiments.models.vocabulary.find_vocabulary`.
-        kind: whose, one of :data:`KINDS`; None for the one that fits.
-        arrangement: one of :data:`ARRANGEMENTS`; None for what the tensors say.
-
-    Raises:
-        UserError: it is no checkpoint of these authors, or none that the arrangement can be made of.
-    """
-    tensors = read_tensors(file)
-    read, own = KINDS[_kind_of(tensors, file, kind)][1:]
-    try:
-        size, _ = _shape(tensors, f"{EMBEDDINGS}.word_embeddings.weight")
-        longest, _ = _shape(tensors, f"{EMBEDDINGS}.position_embeddings.weight")
-        tokenizer = make_tokenizer(vocabulary, size, longest, *own)
-        return Original(file, tensors, *read(tensors, arrangement, tokenizer), tokenizer)
-    except ValueError as error:
-        raise UserError(f"{file}: {error}") from None
+        content = next((content[place] for place in PLACES if place in content), content)
+    values = content.items() if isinstance(content, dict) else ()
+    if not values or not all(isinstance(key, str) and isinstance(x, Tensor) for key, x in values):
+        raise UserError(
+            f"{file}: it holds no weights by their names: give a checkpoint that holds a model's state_dict, "
+            f"as the whole or under {', '.join(PLACES)}"
+        )
+    return dict(content)
 
 
 def kind_of(file: Path) -> str:
@@ -242,7 +193,7 @@ def _kind_of(tensors: Tensors, file: Path, asked: str | None = None) -> str:
 
 
 def load_original(file: Path) -> BlipLike:
-    """The model of a checkpoint whose vocabulary lies next to it.
+    """The model of a checkpoint whose vocabulary is next to it.
 
     Raises:
         UserError: the vocabulary is not there, or the checkpoint is none.
@@ -251,10 +202,10 @@ def load_original(file: Path) -> BlipLike:
     if vocabulary is None:
         kind = kind_of(file)  # what is no checkpoint needs no vocabulary
         raise UserError(
-            f"--model {file}: there is no vocabulary next to it: put BERT's {FILES[0]} there, or make a "
+            f"--model {file}: there is no vocabulary next to it: put BERT's {VOCABULARY[0]} there, or make a "
             f"folder once with `attngraph convert {kind} {file} --out FOLDER --download`"
         )
-    return read_original(file, vocabulary).family()
+    return read_original(file, vocabulary).family
 
 
 def save_converted(family: BlipLike, folder: Path) -> None:
@@ -264,6 +215,115 @@ def save_converted(family: BlipLike, folder: Path) -> None:
         family.model.save_pretrained(str(folder))
     family.tokenizer.save_pretrained(str(folder))
     BlipImageProcessor(size={"height": side, "width": side}).save_pretrained(str(folder))
+
+
+def _renamed(tensors: Tensors, names: Names) -> Tensors:
+    """The tensors that are used, by their new names.
+
+    Raises:
+        ValueError: one has no new name, or holds other than finite numbers.
+    """
+    state: Tensors = {}
+    for name, tensor in tensors.items():
+        fits = ((re.fullmatch(pattern, name), new) for pattern, new in names)
+        match, new = next(((match, new) for match, new in fits if match), (None, ""))
+        if new is None:
+            continue
+        if match is None:
+            raise ValueError(f"{name} is not known")
+        if tensor.layout != torch.strided or not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise ValueError(f"{name} holds other than finite numbers")
+        news = [match.expand(each) for each in ((new,) if isinstance(new, str) else new)]
+        state |= zip(news, tensor.chunk(len(news)), strict=True)
+    return state
+
+
+def _check(state: Tensors, family: type[BlipLike], config: PretrainedConfig) -> None:
+    """Take out tensors that the model shares with others, and check that the rest are all of its own.
+
+    Raises:
+        ValueError: a tensor is missing, too many, of another shape, or not equal to the one it is shared
+            with.
+    """
+    with torch.device("meta"):
+        model = family.kind(config)
+    twins = model._tied_weights_keys or {}
+    for twin in state.keys() & twins.keys():
+        if not torch.equal(state.pop(twin), state[twins[twin]]):
+            raise ValueError(f"{twin} is not equal to {twins[twin]}, which the model shares with it")
+    wanted = {name: weight.shape for name, weight in model.state_dict().items() if name not in twins}
+    given = {name: tensor.shape for name, tensor in state.items()}
+    wrong = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+    if wrong:
+        raise ValueError(f"{len(wrong)} tensors are missing, too many or of another shape, first {wrong[0]}")
+
+
+# ---- the vocabulary --------------------------------------------------------------------------------------
+
+
+def find_vocabulary(source: str | None, checkpoint: Path, download: bool) -> Path:
+    """The file with the vocabulary.
+
+    Args:
+        source: a file, a folder or a hub name; None for the checkpoint's folder, or else :data:`BERT`.
+        checkpoint: whose vocabulary it is.
+        download: whether the hub may be asked for what is not on this machine.
+
+    Raises:
+        UserError: there is none.
+    """
+    place = checkpoint.parent if source is None else Path(source)
+    if (found := place if place.is_file() else in_folder(place)) is not None:
+        return found
+    if source is not None and place.exists():
+        raise UserError(f"--tokenizer {source}: the folder holds neither {' nor '.join(VOCABULARY)}")
+    name = source or BERT
+    try:
+        if download:
+            note(f"looking for {name} on the hub")
+        return Path(hf_hub_download(name, VOCABULARY[0], local_files_only=not download))
+    except Exception as error:  # a bad name, no network, not in the cache
+        remedy = "check the name and the network" if download else "allow the download (--download)"
+        where = "" if source else f"no {' or '.join(VOCABULARY)} next to {checkpoint}, and "
+        raise UserError(
+            f"--tokenizer: {where}{name} cannot be found ({first_line(error)[:100]}): give its "
+            f"{VOCABULARY[0]}, or a folder with it, or {remedy}"
+        ) from None
+
+
+def make_tokenizer(file: Path, size: int, longest: int, *own: str) -> PreTrainedTokenizerBase:
+    """BERT's tokenizer for lower-case text, with a model's own tokens after the words.
+
+    Args:
+        file: with the vocabulary; what a ``tokenizer.json`` adds to its words is left out.
+        size: tokens that have an embedding.
+        longest: how many tokens the model has positions for.
+        own: the model's own tokens, in this order; the first comes before what is written.
+
+    Raises:
+        UserError: the file holds no vocabulary, or not the checkpoint's.
+    """
+    text = read_text(file, f"give BERT's {VOCABULARY[0]}")
+    added = [token for token in own if token not in NEEDED]
+    try:
+        if file.suffix == ".json":
+            words = dict(json.loads(text)["model"]["vocab"])
+        else:
+            lines = text.removesuffix("\n").split("\n")
+            words = {line.removesuffix("\r"): place for place, line in enumerate(lines)}
+        if sorted(words.values()) != list(range(size - len(added))) or not words.keys() >= set(NEEDED):
+            raise ValueError(f"{len(words)} words of the {size - len(added)} that have embeddings")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{file}: not the checkpoint's vocabulary ({first_line(error)[:100]}): give the {VOCABULARY[0]} "
+            "that the checkpoint was trained with"
+        ) from None
+    tokenizer = BertTokenizerFast(vocab=words, do_lower_case=True)
+    tokenizer.add_special_tokens({"bos_token": own[0]})
+    if own[1:]:
+        tokenizer.add_special_tokens({"additional_special_tokens": list(own[1:])})
+    tokenizer.model_max_length = longest
+    return tokenizer
 
 
 # ---- names and sizes -------------------------------------------------------------------------------------
@@ -305,13 +365,13 @@ def _blip(
         (r"(itm_head|vision_proj|text_proj)\..+|temp|(image|text)_queue|queue_ptr", None),
         (r"\w+_m\..+", None),
     )
-    width, _, _, patch = _shape(tensors, "visual_encoder.patch_embed.proj.weight", 4)
+    width, _, _, patch = tensors["visual_encoder.patch_embed.proj.weight"].shape
     vision = dict(
         hidden_size=width,
-        intermediate_size=_shape(tensors, "visual_encoder.blocks.0.mlp.fc1.weight")[0],
+        intermediate_size=len(tensors["visual_encoder.blocks.0.mlp.fc1.weight"]),
         num_hidden_layers=_layers(tensors, "visual_encoder.blocks."),
         num_attention_heads=_heads("visual_encoder", width),
-        image_size=_rows(tensors, "visual_encoder.pos_embed", 3) * patch,
+        image_size=_rows(tensors["visual_encoder.pos_embed"]) * patch,
         patch_size=patch,
         layer_norm_eps=1e-6,
         initializer_range=0.02,
@@ -341,7 +401,7 @@ def _mplug(
     if asked not in (None, "whole"):
         raise ValueError(f"--as {asked}: mPLUG has no such arrangement: give whole")
     seen = "visual_encoder.visual"
-    width, _, _, patch = _shape(tensors, f"{seen}.conv1.weight", 4)
+    width, _, _, patch = tensors[f"{seen}.conv1.weight"].shape
     text = _decoder(tensors, tokenizer)
     stride = STRIDES["base" if width == text["hidden_size"] else "large"]
     read, fusion = (
@@ -355,10 +415,10 @@ def _mplug(
     first = questions if questions < built else 0  # layer of the fusion that is run
     vision = dict(
         hidden_size=width,
-        intermediate_size=_shape(tensors, f"{seen}.transformer.resblocks.0.mlp.c_fc.weight")[0],
+        intermediate_size=len(tensors[f"{seen}.transformer.resblocks.0.mlp.c_fc.weight"]),
         num_hidden_layers=_layers(tensors, f"{seen}.transformer.resblocks."),
         num_attention_heads=_heads("visual_encoder", width),
-        image_size=_rows(tensors, f"{seen}.positional_embedding") * patch,
+        image_size=_rows(tensors[f"{seen}.positional_embedding"]) * patch,
         patch_size=patch,
     )
     layers = questions, built - first, _layers(tensors, "text_decoder.bert.encoder.layer.")
@@ -427,11 +487,11 @@ KINDS = {
 
 def _decoder(tensors: Tensors, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The sizes of the text decoder but its depth."""
-    size, width = _shape(tensors, f"{EMBEDDINGS}.word_embeddings.weight")
+    size, width = tensors[f"{EMBEDDINGS}.word_embeddings.weight"].shape
     return dict(
         vocab_size=size,
         hidden_size=width,
-        intermediate_size=_shape(tensors, "text_decoder.bert.encoder.layer.0.intermediate.dense.weight")[0],
+        intermediate_size=len(tensors["text_decoder.bert.encoder.layer.0.intermediate.dense.weight"]),
         num_attention_heads=_heads("text_decoder", width),
         max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id,
@@ -440,63 +500,24 @@ def _decoder(tensors: Tensors, tokenizer: PreTrainedTokenizerBase) -> dict[str, 
     )
 
 
-def _shape(tensors: Tensors, name: str, axes: int = 2) -> torch.Size:
-    """The shape of a tensor with so many axes.
+def _layers(tensors: Tensors, prefix: str) -> int:
+    """How many layers there are under a prefix.
 
     Raises:
-        ValueError: there is none, or none of such a shape.
+        ValueError: there is none.
     """
-    if name not in tensors:
-        raise ValueError(f"{name} is missing, and tells the model's sizes: give another checkpoint")
-    shape = tensors[name].shape
-    if len(shape) != axes or 0 in shape:
-        raise ValueError(
-            f"{name} is of the shape {_size(shape)}, which tells no sizes: give another checkpoint"
-        )
-    return shape
+    numbers = {name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)}
+    if not numbers:
+        raise ValueError(f"layers {prefix}* are missing")
+    return len(numbers)
 
 
-def _layers(tensors: Tensors, prefix: str) -> int:
-    """How many layers there are under a prefix; that none is missing is told later."""
-    numbers = (name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix))
-    found = {int(number) for number in numbers if number.isdigit()}
-    if len(found) <= max(found, default=0):
-        raise ValueError(f"layers {prefix}* are missing or not numbered from 0 on: give another checkpoint")
-    return len(found)
-
-
-def _rows(tensors: Tensors, name: str, axes: int = 2) -> int:
+def _rows(positions: Tensor) -> int:
     """Rows of patches in a picture, of the table of positions, which also has one for the class token."""
-    patches = _shape(tensors, name, axes)[-2] - 1
-    if patches < 1 or math.isqrt(patches) ** 2 != patches:
-        size = _size(tensors[name].shape)
-        raise ValueError(
-            f"{name} ({size}) fits no square of patches with a class token: give another checkpoint"
-        )
-    return math.isqrt(patches)
+    return math.isqrt(positions.shape[-2] - 1)
 
 
 def _heads(part: str, width: int) -> int:
     if width % HEAD:
         raise ValueError(f"{part} is {width} wide, and heads are {HEAD} wide, which must divide it")
     return width // HEAD
-
-
-def _size(shape: torch.Size) -> str:
-    return " x ".join(map(str, shape)) or "a number"
-
-
-def _unusable(tensor: Tensor) -> str | None:
-    """Why a tensor's numbers cannot be read as they are; None if they can."""
-    if (
-        tensor.is_meta
-        or tensor.is_quantized
-        or tensor.layout != torch.strided
-        or not tensor.is_floating_point()
-    ):
-        return f"is no table of plain numbers ({tensor.dtype}, {tensor.layout}, {tensor.device})".replace(
-            "torch.", ""
-        )
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return f"repeats {tensor.untyped_storage().nbytes():,} bytes of numbers"
-    return None

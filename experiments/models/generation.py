@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from attngraph.errors import UserError
 from experiments.models.batch import IGNORED
 from experiments.models.family import Decoding
-from experiments.models.ranking import Opening, cache_rows, openings
+from experiments.models.ranking import Opening, cache_rows
 
 
 def encode_images(model: nn.Module, pixels: Tensor) -> Tensor:
@@ -157,28 +157,6 @@ def generate_text(
         generation_config=decoding.settings(end, padding, bos_token_id=start),
     )
     return [text.strip() for text in tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)]
-
-
-def decoder_openings(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    states: Tensor,
-    prompts: Sequence[str],
-    answers: Sequence[str],
-    states_mask: Tensor | None = None,
-) -> Iterator[Opening]:
-    """The prompts, each to be followed by any of the answers: ``[DEC] prompt``, then ``answer [SEP]``.
-
-    Args:
-        states: ``(B, N, D)``, what the decoder looks at, one for each prompt.
-        states_mask: ``(B, N)``, see :func:`decoder_logits`.
-    """
-    ends = answer_ids(tokenizer, answers)
-    starts = prompt_ids(tokenizer, prompts, [max(map(len, ends))] * len(prompts))
-    looked_at = {"encoder_hidden_states": states}
-    if states_mask is not None:
-        looked_at["encoder_attention_mask"] = states_mask
-    return openings(model.text_decoder, starts, [ends] * len(prompts), looked_at, states.device)
 
 
 # ---- as BLIP's and p-Adapter's released code searches ----------------------------------------------------

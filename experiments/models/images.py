@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -45,9 +43,6 @@ KINDS = (
     "TranslateY",
     "Rotate",
 )
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a value of the second
-#: Pillow's name of a PNG's pixels → what a grey level of few bits is multiplied with to have 8.
-_FEW_BITS = {"1": 255, "L;2": 85, "L;4": 17}
 
 
 # ---- opening ---------------------------------------------------------------------------------------------
@@ -85,39 +80,18 @@ def _as_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB" and image.format is None and not image.info:
         return image  # made in memory
     is_wide_pgm = image.mode == "I" and image.format == "PPM"
-    stored = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""
-    tags = getattr(image, "tag_v2", {})
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or is_wide_pgm:
-        image = _as_grey(image, tags)
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
         raise UserError(
             f"{name} holds {kind}, which may stand for any brightness: save it with 8 or 16 bits a channel"
         )
-    key = image.info.get("transparency")
-    if stored in _FEW_BITS and isinstance(key, int):
-        image = image.convert("L")
-        image.info["transparency"] = key * _FEW_BITS[stored]
-    elif stored == "RGB;16B" and key is not None:
-        image.info["transparency"] = tuple(level >> 8 for level in key)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-def _as_grey(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """Up to 16 bits of grey as 8; where one level stands for transparent pixels, with an alpha channel."""
-    levels = np.asarray(image)
-    bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
-    grey = (levels >> (bits - 8)).astype(np.uint8)
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        grey = 255 - grey
-    if (key := image.info.get("transparency")) is None:
-        return Image.fromarray(grey)
-    alpha = np.where(levels == key, 0, 255).astype(np.uint8)
-    return Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
 
 
 # ---- changes in training ---------------------------------------------------------------------------------
@@ -150,7 +124,8 @@ class TrainingTransform:
         """
         size = (picture.height, picture.width) if self.side is None else (self.side, self.side)
         crop = v2.RandomResizedCrop(size, SCALE, interpolation=v2.InterpolationMode.BICUBIC)
-        with _drawn_from(seed):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
             cropped = crop(picture)
             return self.distort(self.mirror(cropped) if mirrors else cropped)
 
@@ -158,17 +133,6 @@ class TrainingTransform:
 def names_sides(text: str) -> bool:
     """Whether a text says left or right, which a mirror image would make wrong."""
     return _SIDES.search(text) is not None
-
-
-@contextmanager
-def _drawn_from(seed: int) -> Iterator[None]:
-    """PyTorch's random numbers on the CPU begin at a seed, and go on afterwards as if none had been drawn."""
-    before = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(before)
 
 
 # ---- as image encoders get them --------------------------------------------------------------------------
@@ -193,19 +157,15 @@ def preprocess(
     Raises:
         UserError: a file is missing or is no picture, or its pixels' range is not known.
     """
-    return normalise(torch.from_numpy(np.stack([_read(image, image_size) for image in images])), mean, std)
+    size = (image_size, image_size)
+    opened = [open_image(image) for image in images]
+    opened = [x if x.size == size else x.resize(size, Image.Resampling.BICUBIC) for x in opened]
+    return normalise(torch.from_numpy(np.stack([np.asarray(image) for image in opened])), mean, std)
 
 
 def normalise(pixels: Tensor, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD) -> Tensor:
     """uint8 ``(B, height, width, 3)`` to normalised float32 ``(B, 3, height, width)``."""
     return ((pixels.float() / 255 - torch.tensor(mean)) / torch.tensor(std)).permute(0, 3, 1, 2).contiguous()
-
-
-def _read(image: Image.Image | str | Path, image_size: int) -> np.ndarray:
-    image = open_image(image)
-    if image.size != (image_size, image_size):
-        image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
-    return np.asarray(image)
 
 
 def interpolate_positions(positions: Tensor, rows: int, mode: str = "bicubic") -> Tensor:
@@ -229,14 +189,8 @@ def interpolate_positions(positions: Tensor, rows: int, mode: str = "bicubic") -
 
     Returns:
         ``(1, 1 + rows * rows, width)``; the very tensor where the grid is the same.
-
-    Raises:
-        ValueError: the positions are of no square grid.
     """
-    count, width = positions.shape[1] - 1, positions.shape[2]
-    old = math.isqrt(count)
-    if old * old != count:
-        raise ValueError(f"{count} positions are no square")
+    old, width = math.isqrt(positions.shape[1] - 1), positions.shape[2]
     if old == rows:
         return positions
     grid = positions[:, 1:].reshape(1, old, old, width).permute(0, 3, 1, 2)  # (1, width, n, n)

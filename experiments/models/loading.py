@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import transformers
@@ -11,10 +10,13 @@ from transformers import AutoConfig, GenerationConfig
 from attngraph.errors import UserError
 from experiments.base.errors import first_line
 from experiments.base.progress import note
-from experiments.base.shipped import CHECKPOINTS, DEFAULT, SHIPPED, again, shipped_folder
+from experiments.base.reading import read_json
+from experiments.base.shipped import DEFAULT, SHIPPED, again, shipped_folder
 from experiments.models.convert import kind_of, load_original
 from experiments.models.family import FAMILIES, Checkpoint, ModelFamily
 from experiments.models.weights import quiet_transformers
+
+FILES = "config.json, model.safetensors and the tokenizer's or processor's files"
 
 
 def load_family(
@@ -32,14 +34,10 @@ def load_family(
     Raises:
         UserError: it cannot be loaded.
     """
-    is_shipped = name is not None and shipped_folder(name) is not None
-    if is_shipped:
-        family = _shipped(str(name))
-    elif name is not None and Path(name).is_file():
-        family = load_original(Path(name))
+    if (shipped := shipped_folder(name)) is not None:
+        family = _shipped(str(name or DEFAULT), shipped)
     else:
-        family = _from_transformers(None if name is None else str(name), download)
-    if name is not None and not is_shipped:
+        family = load_original(Path(name)) if Path(name).is_file() else _own(str(name), download)
         family.title = f"{type(family.model).__name__} ({Path(name).resolve().name})"
     if side is not None and side != family.image_side:
         family.resize(side)
@@ -62,61 +60,56 @@ def type_of(name: str | None) -> str | None:
     place = shipped_folder(name) or Path(str(name))
     if place.is_file():
         return kind_of(place)
-    config = place / "config.json"
-    if not config.exists():
-        return None
-    try:
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{config} cannot be read ({first_line(error)}): restore it, or give another --model"
-        ) from None
-    return kind if isinstance(kind, str) else None
+    config = read_json(place / "config.json") if (place / "config.json").exists() else None
+    return config.get("model_type") if isinstance(config, dict) else None
 
 
-def _shipped(name: str) -> ModelFamily:
+def _shipped(name: str, folder: Path) -> ModelFamily:
     """A model that ships with the package, by its name."""
-    folder = CHECKPOINTS / name
     if not (folder / "config.json").exists():
         raise UserError(f"--model {name}: {folder} is missing or incomplete: {again(name)}")
     if (Path(name) / "config.json").exists() and not Path(name).samefile(folder):
         note(f"{name} is the model that ships with the package; the folder here is ./{name}")
-    family = _from_transformers(None if name == DEFAULT else str(folder), False)
+    family = _from_transformers(None if name == DEFAULT else str(folder), False, name, again(name))
     family.title = SHIPPED[name]
     return family
 
 
-def _from_transformers(name: str | None, download: bool) -> ModelFamily:
-    options = {"local_files_only": name is None or not download}
-    is_folder = name is not None and (Path(name) / "config.json").exists()
-    if name is not None and not is_folder and (Path(name).exists() or "/" not in name.strip("/")):
+def _own(name: str, download: bool) -> ModelFamily:
+    """A model of a folder or hub name."""
+    if (Path(name) / "config.json").exists():
+        return _from_transformers(name, False, name, f"check the folder's files: {FILES}")
+    if Path(name).exists() or "/" not in name.strip("/"):
         raise UserError(
             f"--model {name}: no folder with a config.json, and no hub name of the form owner/name"
         )
-    if download and name is not None and not is_folder:
+    if download:
         note(f"looking for {name} on the hub")
-    what = f"--model {DEFAULT if name is None else name}"
+    otherwise = "check the name and the network" if download else "allow the download (--download)"
+    return _from_transformers(name, download, name, f"give a folder with {FILES}, or {otherwise}")
+
+
+def _from_transformers(place: str | None, download: bool, name: str, remedy: str) -> ModelFamily:
     try:
         with quiet_transformers(download):
-            config = AutoConfig.from_pretrained(shipped_folder(None) if name is None else name, **options)
-            _check_config(config, Path(name) if is_folder else None)
+            folder = place or str(shipped_folder(None))
+            config = AutoConfig.from_pretrained(folder, local_files_only=not download)
+            _check_config(config, Path(folder))
             kind = next(family for family in reversed(FAMILIES.values()) if family.accepts(config))
-            family = kind.load(Checkpoint(name, config, download))
+            family = kind.load(Checkpoint(place, config, download))
     except UserError as error:
-        raise UserError(f"{what}: {error}") from None
+        raise UserError(f"--model {name}: {error}") from None
     except Exception as error:  # whatever is wrong with the files means the same to the user
-        raise UserError(
-            f"{what} cannot be loaded ({first_line(error)}): {_remedy(name, is_folder, download)}"
-        ) from None
+        raise UserError(f"--model {name} cannot be loaded ({first_line(error)}): {remedy}") from None
     words = getattr(family, "tokenizer", None)
     if words is not None and not set(words.get_vocab()) - set(words.all_special_tokens):
         raise UserError(  # transformers makes an empty tokenizer where files are missing
-            f"{what}: its tokenizer knows no words: give the tokenizer's files (tokenizer.json) too"
+            f"--model {name}: its tokenizer knows no words: give the tokenizer's files (tokenizer.json) too"
         )
     return family
 
 
-def _check_config(config: transformers.PretrainedConfig, folder: Path | None) -> None:
+def _check_config(config: transformers.PretrainedConfig, folder: Path) -> None:
     """What transformers takes in silence: a class of model of another type than the configuration's, and a
     ``generation_config.json`` that cannot be read."""
     for name in config.architectures or ():
@@ -126,16 +119,5 @@ def _check_config(config: transformers.PretrainedConfig, folder: Path | None) ->
                 f"config.json has the model_type {config.model_type}, whose models are no {name}, which its "
                 "architectures name: restore it"
             )
-    if folder is not None and (folder / "generation_config.json").exists():
+    if (folder / "generation_config.json").exists():
         GenerationConfig.from_pretrained(folder)
-
-
-def _remedy(name: str | None, is_folder: bool, download: bool) -> str:
-    """What to do about a model that cannot be loaded."""
-    if name is None:
-        return again(DEFAULT)
-    files = "config.json, model.safetensors and the tokenizer's or processor's files"
-    if is_folder:
-        return f"check the folder's files: {files}"
-    otherwise = "check the name and the network" if download else "allow the download (--download)"
-    return f"give a folder with {files}, or {otherwise}"

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -52,7 +53,7 @@ class Ranking:
             loss; at 0 they are log-likelihoods.
 
     Raises:
-        UserError: an empty list, an empty answer, an answer twice, or a number out of range.
+        UserError: an empty list, an empty answer, or an answer twice.
     """
 
     answers: tuple[str, ...]
@@ -63,19 +64,9 @@ class Ranking:
         object.__setattr__(self, "answers", tuple(self.answers))
         if not self.answers:
             raise UserError("there are no answers to rank: name one at least")
-        places: dict[str, int] = {}
-        for place, answer in enumerate(self.answers):
-            if not answer.strip():
-                raise UserError(f"answer {place} of the list to rank is empty: leave it out")
-            if places.setdefault(answer, place) != place:
-                raise UserError(
-                    f"answers {places[answer]} and {place} of the list to rank are both {answer!r}: "
-                    "leave one out"
-                )
-        if self.k is not None and self.k < 1:
-            raise UserError(f"k must be 1 or more, got {self.k}")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"label_smoothing must be from 0 to below 1, got {self.label_smoothing}")
+        wrong = [x for x, count in Counter(self.answers).items() if count > 1 or not x.strip()]
+        if wrong:
+            raise UserError(f"answer {wrong[0]!r} of the list to rank is empty or there twice: leave it out")
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -19,9 +19,9 @@ from attngraph.errors import UserError
 from experiments.base.progress import is_quiet
 from experiments.base.shipped import shipped_folder
 from experiments.models.family import Checkpoint
-from experiments.models.vocabulary import in_folder
 
 OLD_BUFFERS = {"inv_freq", "masked_bias", "position_ids"}  # former versions of transformers saved them
+VOCABULARY = ("vocab.txt", "tokenizer.json")  # BERT's, a word a line; transformers' own
 
 
 def load_weights(
@@ -48,12 +48,15 @@ def load_weights(
     )
     wrong = misfits(model, report, complete)
     if wrong:
-        raise UserError(f"{wrong}: give a checkpoint whose config.json and weights belong together")
+        raise UserError(
+            f"{len(wrong)} weights are missing, of another shape, or of layers that config.json does not "
+            f"describe, first {wrong[0]}: give a checkpoint whose config.json and weights belong together"
+        )
     return model.eval()
 
 
-def misfits(model: PreTrainedModel, report: dict[str, Any], complete: bool = True) -> str:
-    """In which weights a file and a model differ, in words; empty where they belong together.
+def misfits(model: PreTrainedModel, report: dict[str, Any], complete: bool = True) -> list[str]:
+    """The names of weights in which a file and a model differ.
 
     Weights that the file lacks would be drawn at random, and layers that only the file has would be left out,
     both without an error. What transformers itself ignores counts neither way (tied weights, buffers), nor do
@@ -66,43 +69,28 @@ def misfits(model: PreTrainedModel, report: dict[str, Any], complete: bool = Tru
         report: transformers' loading information.
         complete: see above.
     """
-    base = "" if complete or model.base_model is model else f"{model.base_model_prefix}."
-    missing = sorted(
-        key for key in report["missing_keys"] if key.startswith(base) and "pooler" not in key.split(".")
-    )
-    missing += [str(key) for key in report["mismatched_keys"]]
-    if missing:
-        return f"{len(missing)} weights missing or of another shape, first {missing[0]}"
-    modules = model.named_modules()
-    lists = {name for name, module in modules if isinstance(module, (nn.ModuleList, nn.Sequential))}
+    prefix = f"{model.base_model_prefix}."
+    base = "" if complete or model.base_model is model else prefix
+    missing = [x for x in report["missing_keys"] if x.startswith(base) and "pooler" not in x.split(".")]
+    lists = [
+        f"{name}."
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.ModuleList, nn.Sequential))
+    ]
+    # A base model and one with a head load each other's files.
+    lists = tuple(other for name in lists for other in (name, prefix + name, name.removeprefix(prefix)))
     unused = [
         key
-        for key in sorted(report["unexpected_keys"])
-        if key.rpartition(".")[2] not in OLD_BUFFERS
-        and any(_in_layer(name, lists) for name in _names(model, key))
+        for key in report["unexpected_keys"]
+        if key.startswith(lists) and key.rpartition(".")[2] not in OLD_BUFFERS
     ]
-    if unused:
-        return f"{len(unused)} weights of layers that config.json does not describe, first {unused[0]}"
-    return ""
-
-
-def _names(model: PreTrainedModel, key: str) -> tuple[str, str, str]:
-    """The names that a weight of the file may go by in the model: a base model and one with a head load each
-    other's files."""
-    prefix = f"{model.base_model_prefix}."
-    return key, key.removeprefix(prefix), prefix + key
-
-
-def _in_layer(name: str, lists: set[str]) -> bool:
-    """Whether a weight lies in a numbered layer of one of some lists of modules."""
-    parts = name.split(".")
-    return any(part.isdigit() and ".".join(parts[:k]) in lists for k, part in enumerate(parts))
+    return sorted([*missing, *map(str, report["mismatched_keys"]), *unused])
 
 
 @contextmanager
 def quiet_transformers(download: bool = False) -> Iterator[None]:
-    """Shows bars of progress for downloads, and none while weights are read from the disk or written; what is
-    wrong with these is told in our words alone.
+    """Shows bars of progress for downloads, and none while weights are read from the disk or written; errors
+    in these are reported in our words alone.
 
     Args:
         download: whether the hub may be asked.
@@ -122,6 +110,11 @@ def quiet_transformers(download: bool = False) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def in_folder(folder: Path) -> Path | None:
+    """The file with a vocabulary in a folder."""
+    return next((folder / name for name in VOCABULARY if (folder / name).is_file()), None)
+
+
 def weights_digest(path_or_name: str | Path | None = None) -> str:
     """A digest of a checkpoint folder's weights, configuration, tokenizer and processor (None or a name of
     :mod:`experiments.base.shipped`: a shipped folder), or of an original checkpoint and the vocabulary next
@@ -129,14 +122,13 @@ def weights_digest(path_or_name: str | Path | None = None) -> str:
     """
     folder = shipped_folder(path_or_name) or Path(str(path_or_name))
     if folder.is_file():
-        return _digest(_dated(filter(None, (folder, in_folder(folder.parent)))))
-    patterns = ("*.safetensors", "*config.json", "tokenizer.json", "chat_template*")
-    files = sorted(file for pattern in patterns for file in folder.glob(pattern)) if folder.is_dir() else []
-    return _digest(_dated(files)) if files else str(path_or_name)
-
-
-def _dated(files: Iterable[Path]) -> tuple[tuple[Path, int], ...]:
-    return tuple((file, file.stat().st_mtime_ns) for file in files)
+        files = list(filter(None, (folder, in_folder(folder.parent))))
+    else:
+        patterns = ("*.safetensors", "*config.json", "tokenizer.json", "chat_template*")
+        files = sorted(file for pattern in patterns for file in folder.glob(pattern))
+    if not files:
+        return str(path_or_name)
+    return _digest(tuple((file, file.stat().st_mtime_ns) for file in files))
 
 
 @cache

@@ -37,13 +37,13 @@ from experiments.base.files import write_json
 from experiments.base.outputs import Outputs
 from experiments.base.progress import Progress
 from experiments.base.shipped import CHECKPOINTS, DEFAULT, SHIPPED
-from experiments.models import mini_blip
 from experiments.models.batch import Sample, token_losses
+from experiments.models.blip import build_model
 from experiments.models.family import Decoding, ModelFamily
 from experiments.models.generation import IGNORED, decoder_logits, encode_images, sequence_batch
 from experiments.models.images import normalise
 from experiments.models.loading import load_family
-from experiments.models.mplug.family import question_batch
+from experiments.models.mplug import question_batch
 from experiments.models.mplug.modeling import build_mini
 from experiments.models.weights import quiet_transformers
 from experiments.runs.device import mixed_precision, training_precision
@@ -179,7 +179,7 @@ def rows(tokenizer: PreTrainedTokenizerBase, texts: Texts) -> dict[str, Tensor]:
         For captions, and where there are any for questions: ``image`` ``(b,)``, the image that each text is
         about; what :func:`~experiments.models.generation.sequence_batch` makes of the answers; and their
         ``weights``, as in :func:`pack`. For questions also what
-        :func:`~experiments.models.mplug.family.question_batch` returns. Keys begin with ``caption.`` or
+        :func:`~experiments.models.mplug.question_batch` returns. Keys begin with ``caption.`` or
         ``question.``.
     """
     numbered = [(image, *text) for image, row in enumerate(texts) for text in row]
@@ -294,7 +294,7 @@ class Mini:
 MINIS = {
     mini.name: mini
     for mini in (
-        Mini(DEFAULT, Recipe(), "[DEC]", True, mini_blip.build_model, pack, read_packed),
+        Mini(DEFAULT, Recipe(), "[DEC]", True, build_model, pack, read_packed),
         Mini("mini-mplug", Recipe(texts=5), "[CLS]", False, build_mini, rows, read_rows),
     )
 }

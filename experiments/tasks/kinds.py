@@ -18,8 +18,8 @@ from experiments.data.example import Example
 from experiments.metrics.captions import bleu4_from_counts, caption_scores
 from experiments.metrics.exact import ENTAILMENT_WORDS, entailment_scores
 from experiments.metrics.statistics import mean_statistics
+from experiments.models.blip import DESCRIBE
 from experiments.models.family import GNMT, Decoding
-from experiments.models.mini_blip import DESCRIBE
 from experiments.tasks.formats import CAPTIONS, SNLI_VE
 from experiments.tasks.official import Official
 from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_scores, majority, references

@@ -1,10 +1,109 @@
-"""mPLUG, which transformers does not have: its configuration and its model, laid out as transformers' are."""
+"""mPLUG, which transformers does not have: questions about pictures, and captions. Its model is in
+:mod:`experiments.models.mplug.modeling`, laid out as transformers' are.
 
-from experiments.models.mplug.modeling import (
-    MPlugConfig,
-    MPlugForConditionalGeneration,
-    mplug_base,
-    mplug_large,
-)
+A question is ``[CLS] question``, without an end token, as mPLUG's own tokenizer has it; further parts, such
+as words that were read in the picture, follow after ``[SEP]`` in the text: "what is it [SEP] stop [SEP]
+sign". The answer is ``[CLS] answer [SEP]``. Where a sample has no prompt the decoder looks at the picture
+directly: a caption.
 
-__all__ = ["MPlugConfig", "MPlugForConditionalGeneration", "mplug_base", "mplug_large"]
+Sources: vqa_mplug.py, caption_mplug.py and dataset/vqa_dataset.py of github.com/X-PLUG/mPLUG.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from attngraph.errors import UserError
+from experiments.models.batch import Sample
+from experiments.models.blip import BlipLike
+from experiments.models.family import register
+from experiments.models.generation import right_padded
+from experiments.models.images import interpolate_positions
+from experiments.models.mplug.modeling import MPlugConfig, MPlugForConditionalGeneration
+
+__all__ = ["MPlug", "MPlugConfig", "MPlugForConditionalGeneration", "question_batch"]
+
+QUESTION, QUESTION_IN_PARTS = 25, 80  # tokens in training, without and with further parts
+
+
+@register
+class MPlug(BlipLike):
+    """A question and a picture that are fused, and an answer that looks at both; or a caption."""
+
+    name = "mplug"
+    kind = MPlugForConditionalGeneration
+    title = "mPLUG"
+
+    @classmethod
+    def prepared(
+        cls, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
+    ) -> PreTrainedTokenizerBase:
+        """BERT's tokenizer, which begins texts with ``[CLS]`` and ends them with ``[SEP]``."""
+        decoder = config.decoder_config
+        tokenizer.bos_token = tokenizer.cls_token
+        if (tokenizer.bos_token_id, tokenizer.sep_token_id) != (decoder.bos_token_id, decoder.eos_token_id):
+            raise UserError(
+                "the tokenizer's start or end token is not the model's: save the tokenizer that belongs to it"
+            )
+        places = min(part.max_position_embeddings for part in (config.text_config, decoder))
+        tokenizer.model_max_length = min(tokenizer.model_max_length, places)
+        return tokenizer
+
+    def language_side(self) -> list[str]:
+        return ["text_encoder", "fusion_encoder", "text_decoder"]
+
+    def interpolate(self, embeddings: nn.Module, rows: int) -> None:
+        """As mPLUG does it, bilinearly."""
+        old = embeddings.position_embedding.weight
+        new = interpolate_positions(old.detach()[None], rows, "bilinear")[0]
+        table = nn.Embedding(*new.shape, _weight=new.clone())
+        table.weight.requires_grad = old.requires_grad
+        embeddings.position_embedding = table
+        embeddings.position_ids = torch.arange(len(new), device=new.device)[None]
+
+    def blank_image(self) -> Tensor:
+        """States of the texts' width."""
+        return torch.zeros(len(super().blank_image()), self.model.config.text_config.hidden_size)
+
+    def question_inputs(self, samples: Sequence[Sample], training: bool = False) -> dict[str, Tensor]:
+        """``question_ids`` and ``question_mask`` ``(b, n)``, padded on the right; nothing for captions."""
+        prompts = [sample.prompt.strip() for sample in samples]
+        if not any(prompts):
+            return {}
+        if not all(prompts):
+            name = samples[prompts.index("")].name
+            raise UserError(
+                f"{name}: no question, where other examples have one: {self.title} reads questions and "
+                "writes captions, but not both in one batch"
+            )
+        return question_batch(self.tokenizer, prompts, training)
+
+    def looked_at(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Image and question after they have seen each other; for captions the image."""
+        question = inputs.get("question_ids"), inputs.get("question_mask")
+        fused = self.model.looked_at(self.image_states(inputs), *question)
+        return fused.last_hidden_state, fused.attention_mask
+
+
+def question_batch(
+    tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], training: bool = False
+) -> dict[str, Tensor]:
+    """``question_ids`` and ``question_mask`` ``(b, n)`` of ``[CLS] question``, padded on the right.
+
+    Args:
+        tokenizer: BERT's, or one like it.
+        questions: texts, further parts after ``[SEP]``.
+        training: whether long ones are cut as mPLUG cuts them in training.
+    """
+    rows = []
+    for ids in tokenizer(list(questions), add_special_tokens=False, verbose=False)["input_ids"]:
+        most = tokenizer.model_max_length
+        if training:
+            most = min(most, QUESTION_IN_PARTS if tokenizer.sep_token_id in ids else QUESTION)
+        rows.append([tokenizer.cls_token_id, *ids[: most - 1]])
+    padded, mask = right_padded(rows, tokenizer.pad_token_id)
+    return {"question_ids": padded, "question_mask": mask}

@@ -34,7 +34,6 @@ from transformers import (
     Cache,
     CLIPVisionConfig,
     DynamicCache,
-    GenerationMixin,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -52,9 +51,8 @@ from transformers.models.bert.modeling_bert import (
 from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPPreTrainedModel, CLIPVisionEmbeddings
 from transformers.utils import ModelOutput
 
-from experiments.models.mini_blip import grid_positions
+from experiments.models.blip import grid_positions
 
-WORDS = 30_522  # BERT's vocabulary; mPLUG adds no token
 DROPOUT = 0.1
 STRIDES = {"base": 3, "large": 6}
 _EMBEDDINGS = "text_decoder.bert.embeddings.word_embeddings.weight"
@@ -75,7 +73,7 @@ class MPlugConfig(PretrainedConfig):
         kwargs: of ``PretrainedConfig``.
 
     Raises:
-        ValueError: the texts' three parts are not of one width, or the stride is not positive.
+        ValueError: the texts' three parts are not of one width.
     """
 
     model_type = "mplug"
@@ -101,17 +99,12 @@ class MPlugConfig(PretrainedConfig):
         self.decoder_config = _config(BertConfig, decoder_config)
         self.decoder_config.is_decoder = self.decoder_config.add_cross_attention = True
         self.stride = stride
-        widths = {
-            self.text_config.hidden_size,
-            self.fuser_config.hidden_size,
-            self.decoder_config.hidden_size,
-        }
+        texts = self.text_config, self.fuser_config, self.decoder_config
+        widths = {config.hidden_size for config in texts}
         if len(widths) > 1:
             raise ValueError(
                 f"text encoder, fusion and decoder have one width in mPLUG, not {sorted(widths)}"
             )
-        if stride < 1:
-            raise ValueError(f"stride must be 1 or more, got {stride}")
         kwargs.setdefault("tie_word_embeddings", True)
         super().__init__(**kwargs)
 
@@ -141,30 +134,6 @@ def sizes(
     shared = dropout | dict(layer_norm_eps=1e-12, hidden_act="gelu") | text
     parts = [shared | dict(num_hidden_layers=count) for count in layers]
     return MPlugConfig(seen, *parts, stride=stride)
-
-
-def mplug_base(side: int = 384) -> MPlugConfig:
-    """mPLUG with CLIP's ViT-B/16 (``config_bert_stride3.json`` of its authors).
-
-    Args:
-        side: of the picture, in pixels.
-    """
-    vision = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
-    return sizes(
-        vision | dict(image_size=side, patch_size=16), dict(vocab_size=WORDS), (6, 6, 12), STRIDES["base"]
-    )
-
-
-def mplug_large(side: int = 336) -> MPlugConfig:
-    """mPLUG with CLIP's ViT-L/14 (``config_bert.json`` of its authors), whose stride leaves no joined layer.
-
-    Args:
-        side: of the picture, in pixels.
-    """
-    vision = dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
-    return sizes(
-        vision | dict(image_size=side, patch_size=14), dict(vocab_size=WORDS), (6, 6, 12), STRIDES["large"]
-    )
 
 
 AutoConfig.register(MPlugConfig.model_type, MPlugConfig, exist_ok=True)
@@ -330,7 +299,7 @@ class MPlugTextDecoder(BertLMHeadModel):
         return inputs
 
 
-class MPlugForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class MPlugForConditionalGeneration(PreTrainedModel):
     """The whole model.
 
     Args:
@@ -420,36 +389,6 @@ class MPlugForConditionalGeneration(PreTrainedModel, GenerationMixin):
             encoder_attention_mask=states.attention_mask,
             labels=labels,
             use_cache=use_cache,
-            **kwargs,
-        )
-
-    @torch.no_grad()
-    def generate(
-        self,
-        pixel_values: Tensor | None = None,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        decoder_input_ids: Tensor | None = None,
-        image_states: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Answers or captions as ids ``(b, m)``, the start token (or ``decoder_input_ids``) first.
-
-        Args:
-            pixel_values, input_ids, attention_mask, image_states: see :meth:`forward`.
-            decoder_input_ids: ``(b, k)``, how they begin; None for the decoder's start token.
-            kwargs: of transformers' ``generate``, such as ``num_beams``.
-        """
-        if image_states is None:
-            image_states = self.vision_model(pixel_values).last_hidden_state
-        states = self.looked_at(image_states, input_ids, attention_mask)
-        if decoder_input_ids is None:
-            start = self.config.decoder_config.bos_token_id
-            decoder_input_ids = torch.full((len(image_states), 1), start, device=image_states.device)
-        return self.text_decoder.generate(
-            input_ids=decoder_input_ids,
-            encoder_hidden_states=states.last_hidden_state,
-            encoder_attention_mask=states.attention_mask,
             **kwargs,
         )
 

@@ -16,7 +16,7 @@ import pytest
 
 from experiments.base.lock import LOCK, sole_use
 from experiments.cli import main
-from experiments.models.mini_blip import CHECKPOINT
+from experiments.models.blip import CHECKPOINT
 from experiments.models.weights import weights_digest
 from experiments.runs.cells import Cell
 from experiments.tables.compare import compare_with_baseline

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from experiments.cli import main
-from experiments.models.mini_blip import CHECKPOINT
+from experiments.models.blip import CHECKPOINT
 from tests.experiments.commands.test_ablation import SMALL, one_line, times
 from tests.experiments.drawn import DRAWN
 

@@ -209,10 +209,10 @@ def test_changes_and_no_file(tmp_path, capsys):
         (["--set", "method=pgnn", "--set", "task=vqa", "--model", "no/such"], "no/such"),
         (["scenes-pgnn", "--set", "settings.gnn_args.mue=1"], "pgnn has no argument 'mue'"),
         (["scenes-pgnn", "--set", "settings.reduction=0"], "reduction must be a whole number"),
-        (["scenes-pgnn", "--set", "method=lora", "--set", "settings.targets=[kye]"], "kye"),
+        (["scenes-pgnn", "--set", "method=lora", "--set", "settings.targets=[kye]"], "field targets.0"),
         (
             ["scenes-pgnn", "--set", "method=lora", "--set", "settings.alpha=much"],
-            "lora: alpha must be a number above 0",
+            "settings of lora: field alpha",
         ),
         (["scenes-pgnn", "--set", "settings.reduction=0", "--dry-run"], "reduction must be a whole number"),
         (["scenes-pgnn", "--set", "settings.gnn_args.mue=1", "--dry-run"], "pgnn has no argument 'mue'"),

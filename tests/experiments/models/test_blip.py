@@ -11,16 +11,14 @@ from transformers import (
     BertTokenizerFast,
     BlipConfig,
     BlipForConditionalGeneration,
-    BlipForQuestionAnswering,
     BlipImageProcessor,
 )
 
 from attngraph.errors import UserError
 from experiments.models import IGNORED, Decoding, Ranking, Sample, load_family
 from experiments.models.batch import token_losses
-from experiments.models.blip import BlipAnswerer
-from experiments.models.images import IMAGE_MEAN, IMAGE_STD, preprocess
-from experiments.models.mini_blip import CHECKPOINT, build_model
+from experiments.models.blip import CHECKPOINT, BlipAnswerer, build_model
+from experiments.models.images import IMAGE_MEAN
 from experiments.studies.pretrain import build_tokenizer
 from tests.experiments.models.writers import SAMPLES, load
 from tests.experiments.tiny import save
@@ -32,8 +30,8 @@ def caching(request):
 
 
 def test_cached_states_stand_for_pixels(caching):
-    assert caching.caches_features
     states = caching.encode_images([sample.image for sample in SAMPLES])
+    assert caching.blank_image().shape == states.shape[1:] and not caching.blank_image().any()
     cached = [replace(sample, image=state) for sample, state in zip(SAMPLES, states)]
 
     def logits(samples):
@@ -48,25 +46,12 @@ def test_cached_states_stand_for_pixels(caching):
     torch.testing.assert_close(ranked[0].scores, ranked[1].scores)
 
 
-def test_states_are_those_of_the_image_encoder_whatever_the_order(caching):
-    images = [sample.image for sample in SAMPLES]
-    states = caching.encode_images(images)
-    torch.testing.assert_close(caching.encode_images(images[::-1]), states.flip(0))
-    with torch.no_grad():
-        next(p for p in caching.image_encoder().parameters() if p.dim() > 1).mul_(2)
-        changed = caching.encode_images(images)
-        next(p for p in caching.image_encoder().parameters() if p.dim() > 1).div_(2)
-    assert (changed - states).abs().max() > 1e-3
-    blank = caching.blank_image()
-    assert blank.shape == states.shape[1:] and not blank.any()
-
-
 def test_equal_pictures_are_encoded_once(caching):
     inputs = caching.training_inputs([SAMPLES[0], SAMPLES[1], replace(SAMPLES[2], image=SAMPLES[0].image)])
     assert len(inputs["pixel_values"]) == 2 and inputs["image_index"].tolist() == [0, 1, 0]
 
 
-@pytest.mark.parametrize("name", ["blip", "blip-vqa"])
+@pytest.mark.parametrize("name", ["blip", "mplug"])
 def test_a_model_sees_pictures_of_the_side(name, tmp_path):
     folder = save(name, tmp_path)
     plain = load_family(folder)
@@ -78,22 +63,13 @@ def test_a_model_sees_pictures_of_the_side(name, tmp_path):
     assert wide.encode_images([sample.image]).shape[1] == len(wide.blank_image()) > len(plain.blank_image())
     patches = (2 * own // wide.model.config.vision_config.patch_size) ** 2
     assert wide.batch([sample]).pictures.grids[0] == (int(patches**0.5),) * 2
-    assert wide.model.vision_model.embeddings.position_embedding.requires_grad
     assert len(wide.answer([sample], Decoding(3))) == len(wide.answer([sample], Ranking(("a", "red")))) == 1
     wide.model.save_pretrained(tmp_path / "again")
-    config = type(wide.model).from_pretrained(tmp_path / "again").config
-    assert config.vision_config.image_size == 2 * own, "it is saved with the model"
-
-
-def test_transformers_interpolates_the_same(tmp_path):
-    """Its own option, at each forward pass."""
-    folder = save("blip", tmp_path)
-    plain, wide = load_family(folder), load_family(folder, side=2 * load_family(folder).image_side)
-    pixels = torch.randn(2, 3, wide.image_side, wide.image_side)
-    with torch.no_grad():
-        expected = plain.model.vision_model(pixels, interpolate_pos_encoding=True).last_hidden_state
-        found = wide.model.vision_model(pixels).last_hidden_state
-    torch.testing.assert_close(found, expected)
+    wide.tokenizer.save_pretrained(tmp_path / "again")
+    again = load_family(tmp_path / "again")
+    assert again.image_side == 2 * own and torch.equal(losses(again, [sample]), losses(wide, [sample]))
+    with pytest.raises(UserError, match="multiple"):
+        again.resize(10)
 
 
 # ---- question answering ----------------------------------------------------------------------------------
@@ -116,44 +92,16 @@ def losses(family, samples) -> torch.Tensor:
         return token_losses(family.logits(inputs), labels).sum(1)
 
 
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
-def test_the_loss_is_that_of_transformers_where_nothing_is_padded(family, folder, sample):
-    """Its forward method takes labels, and gives their mean loss."""
-    model = BlipForQuestionAnswering.from_pretrained(folder, attn_implementation="eager").eval()
-    words = family.tokenizer
-    question = words(sample.prompt, add_special_tokens=False)["input_ids"]
-    question = torch.tensor([[words.convert_tokens_to_ids("[ENC]"), *question, words.sep_token_id]])
-    answer = words(sample.answer, add_special_tokens=False)["input_ids"]
-    answer = torch.tensor([[words.bos_token_id, *answer, words.sep_token_id]])
-    with torch.no_grad():
-        output = model(
-            pixel_values=preprocess([sample.image], 8),
-            input_ids=question,
-            attention_mask=torch.ones_like(question),
-            decoder_input_ids=answer,
-            labels=answer.masked_fill(answer == words.bos_token_id, IGNORED),
-        )
-    expected = output.loss * (answer.shape[1] - 1)
-    torch.testing.assert_close(losses(family, [sample])[0], expected.squeeze(), rtol=1e-4, atol=1e-4)
-
-
 def test_padding_of_the_question_changes_no_logits(family):
     """transformers' own class lets the answer look at it."""
-    short = SAMPLES[0]
-    inputs = family.training_inputs([short, replace(short, prompt="a red ball star a red ball star")])
-    assert (inputs["question_mask"].sum(1) == torch.tensor([3, 10])).all()
+    inputs = family.training_inputs(
+        [SAMPLES[0], replace(SAMPLES[0], prompt="a red ball star a red ball star")]
+    )
     inputs.pop("labels")
+    garbled = inputs["question_ids"].masked_fill(inputs["question_mask"] == 0, 7)
+    assert not torch.equal(garbled, inputs["question_ids"])
     with torch.no_grad():
-        together = family.logits(inputs)
-        garbled = inputs["question_ids"].masked_fill(inputs["question_mask"] == 0, 7)
-        other_padding = family.logits(inputs | {"question_ids": garbled})
-        alone = family.logits(_without_labels(family, [short]))
-    torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-4)
-    assert torch.equal(together, other_padding)
-
-
-def _without_labels(family, samples):
-    return {key: x for key, x in family.training_inputs(samples).items() if key != "labels"}
+        assert torch.equal(family.logits(inputs), family.logits(inputs | {"question_ids": garbled}))
 
 
 def test_long_questions_keep_start_and_end(family):
@@ -194,43 +142,6 @@ def test_start_tokens(family):
 # ---- captioners ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def mini(tmp_path):
-    tokenizer = build_tokenizer(["red", "circle"])
-    torch.manual_seed(0)
-    model = build_model(tokenizer, width=32, vision_layers=1, text_layers=1)
-    model.half().save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    return tmp_path
-
-
-def test_a_saved_mini_blip_comes_back(mini):
-    torch.manual_seed(0)
-    original = build_model(build_tokenizer(["red", "circle"]), width=32, vision_layers=1, text_layers=1)
-    family = load_family(mini)
-    for name, weight in family.model.state_dict().items():
-        assert weight.dtype == torch.float32
-        assert torch.equal(weight, original.state_dict()[name].half().float()), name
-    decoder = family.model.text_decoder
-    assert decoder.config._attn_implementation == "eager" and family.tokenizer.bos_token == "[DEC]"
-    assert decoder.cls.predictions.decoder.weight is decoder.get_input_embeddings().weight
-
-
-def test_pixels(tmp_path):
-    picture = np.zeros((64, 64, 3), np.uint8)
-    picture[:, :, 0] = 255
-    Image.fromarray(picture).save(tmp_path / "a.png")
-    pixels = preprocess([tmp_path / "a.png", Image.fromarray(picture).resize((30, 50))])
-    assert pixels.shape == (2, 3, 64, 64) and pixels.dtype == torch.float32
-    assert torch.allclose(pixels[0], pixels[1], atol=0.02)
-    assert pixels[0, 0, 0, 0] == pytest.approx((1 - 0.48145466) / 0.26862954, abs=1e-4)
-    with pytest.raises(UserError, match="not found"):
-        preprocess([tmp_path / "b.png"])
-    (tmp_path / "c.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="cannot be read"):
-        preprocess([tmp_path / "c.png"])
-
-
 def test_the_shipped_checkpoint_is_small_and_sees():
     assert sum(file.stat().st_size for file in CHECKPOINT.iterdir()) <= 8e6
     picture = Image.new("RGB", (64, 64), (240, 240, 240))
@@ -257,12 +168,21 @@ def test_checkpoint_in_the_hub_layout_gets_its_start_and_end_tokens(tmp_path):
     assert family.generate([Sample("one", Image.new("RGB", (9, 9)), "a red circle")], Decoding(9)) == [""]
 
 
-@pytest.mark.parametrize("mean, std", [(IMAGE_MEAN, IMAGE_STD), ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))])
-def test_the_checkpoints_processor_says_how_pixels_are_normalised(mean, std, mini):
-    """Pixels as transformers' own processor makes them."""
+def test_a_saved_mini_blip_comes_back_and_its_processor_says_how_pixels_are_normalised(tmp_path):
+    """In float32; pixels as transformers' own processor makes them."""
+    torch.manual_seed(0)
+    mini, tokenizer = tmp_path, build_tokenizer(["red", "circle"])
+    original = build_model(tokenizer, width=32, vision_layers=1, text_layers=1).half()
+    original.save_pretrained(mini)
+    tokenizer.save_pretrained(mini)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     processor = BlipImageProcessor(size={"height": 64, "width": 64}, image_mean=mean, image_std=std)
     processor.save_pretrained(mini)
     family = load_family(str(mini))
+    state = original.state_dict()
+    assert all(torch.equal(x, state[name].float()) for name, x in family.model.state_dict().items())
+    decoder = family.model.text_decoder
+    assert decoder.config._attn_implementation == "eager" and family.tokenizer.bos_token == "[DEC]"
     draw = np.random.default_rng(0)
     picture = Image.fromarray(draw.integers(0, 256, (64, 64, 3), dtype=np.uint8))
     theirs = processor(picture, return_tensors="pt")["pixel_values"]

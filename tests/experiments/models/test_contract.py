@@ -81,17 +81,11 @@ def test_logits_are_those_of_the_models_own_class_at_the_answers_places(family):
         torch.testing.assert_close(computed[window], expected.logits[window], rtol=1e-4, atol=1e-4)
 
 
-def test_a_batch_changes_no_loss(family):
+def test_the_batch_changes_no_loss_but_prompt_and_image_do(family):
     together, alone = loss(family, SAMPLES), [loss(family, [sample]) for sample in SAMPLES]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
-    assert together.unique().numel() == len(SAMPLES)
-
-
-def test_prompt_and_image_matter(family):
-    """So that the tests above could fail: another prompt or picture gives another loss."""
-    sample = SAMPLES[0]
     for change in {"prompt": "star a"}, {"image": SAMPLES[1].image}, {"image": family.blank_image()}:
-        assert (loss(family, [replace(sample, **change)]) - loss(family, [sample])).abs() > 1e-3, change
+        assert (loss(family, [replace(SAMPLES[0], **change)]) - alone[0]).abs() > 1e-3, change
 
 
 # ---- writing ---------------------------------------------------------------------------------------------
@@ -111,22 +105,18 @@ def step_by_step(family: ModelFamily, sample) -> str:
 
 
 def test_greedy_texts_are_the_argmax_of_training_logits(family):
-    texts = family.generate(SAMPLES, Decoding(LENGTH))
+    texts = family.answer(SAMPLES, Decoding(LENGTH))
     assert texts == [step_by_step(family, sample) for sample in SAMPLES]
     lengths = [len(text.split()) for text in texts]
     assert len(set(texts)) == len(SAMPLES) and min(lengths) < LENGTH  # they depend on the samples, and end
-    for length in (1, 2):
-        assert family.generate(SAMPLES, Decoding(length)) == [
-            " ".join(text.split()[:length]) for text in texts
-        ]
+    assert family.generate(SAMPLES, Decoding(2)) == [" ".join(text.split()[:2]) for text in texts]
     longer = family.generate(SAMPLES, Decoding(24))  # more new tokens than the prompt has
     for first, whole in zip(texts, longer):
         assert whole == first or (len(first.split()) == LENGTH and whole.startswith(f"{first} "))
 
 
-@pytest.mark.parametrize("beams", [1, 3])
-def test_batch_and_cache_change_no_text(family, beams, monkeypatch):
-    decoding, widths = Decoding(LENGTH, beams), []
+def test_batch_and_cache_change_no_text(family, monkeypatch):
+    decoding, widths = Decoding(LENGTH, num_beams=3), []
     together = family.generate(SAMPLES, decoding)
     assert together == [family.generate([sample], decoding)[0] for sample in SAMPLES]
     assert family.generate(SAMPLES[::-1], decoding) == together[::-1]
@@ -179,10 +169,17 @@ def check_ranking(family: ModelFamily, samples, answers, k) -> None:
         torch.testing.assert_close(scores, one_by_one, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("answers, k", [(ANSWERS, 3), (ANSWERS, 50), (("red ball",), 1)])
-def test_scores_are_those_of_one_pass_for_each_answer(family, answers, k):
-    """Prompts of several lengths, one of them twice; a short list, and one longer than the list."""
-    check_ranking(family, [*SAMPLES, replace(SAMPLES[1], prompt="a star")], answers, k)
+def test_scores_are_those_of_one_pass_for_each_answer(family):
+    """Prompts of several lengths, one of them twice; a short list, or one longer than the list."""
+    k = 50 if WRITERS.index(family_name(family)) % 2 else 3
+    check_ranking(family, [*SAMPLES, replace(SAMPLES[1], prompt="a star")], ANSWERS, k)
+    check_ranking(family, SAMPLES[:1], ("red ball",), 1)
+
+
+def family_name(family: ModelFamily) -> str:
+    """Of :data:`WRITERS`, by the folder's name; a conversation's model has its own."""
+    chat = "-chat" * bool(getattr(getattr(family, "processor", None), "chat_template", None))
+    return family.title.partition("(")[2].rstrip(")") + chat
 
 
 def test_the_order_and_the_company_of_samples_do_not_count(family):
@@ -194,7 +191,6 @@ def test_the_order_and_the_company_of_samples_do_not_count(family):
     torch.testing.assert_close(torch.cat([one.scores for one in alone]), together.scores)
     chosen = family.answer(SAMPLES, Ranking(ANSWERS, 4))
     assert chosen == [ANSWERS[place] for place in together.best.tolist()]
-    assert family.answer(SAMPLES, Decoding(3)) == family.generate(SAMPLES, Decoding(3))
 
 
 # ---- adapters and precision ------------------------------------------------------------------------------
@@ -204,9 +200,9 @@ def inside(name: str, parts: list[str]) -> bool:
     return any(not part or name == part or name.startswith(f"{part}.") for part in parts)
 
 
-def test_the_language_side_leaves_the_image_encoder_out(family, request):
+def test_the_language_side_leaves_the_image_encoder_out(family):
     parts, modules = family.language_side(), dict(family.model.named_modules())
-    vision = VISION[request.node.callspec.params["family"]]
+    vision = VISION[family_name(family)]
     assert set(parts) <= set(modules) and vision in modules
     on_side = [name for name, _ in family.model.named_parameters() if inside(name, parts)]
     assert not any(inside(name, [vision]) for name in on_side)

@@ -3,8 +3,6 @@ of BLIP, decided by a seed alone; positions, against a brute-force bicubic."""
 
 import math
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +18,9 @@ from experiments.models.images import (
     interpolate_positions,
     names_sides,
     open_image,
-    preprocess,
     rows_of,
 )
 
-FORMATS = ("png", "jpg", "tif", "webp")
 LEVELS = np.arange(256, dtype=np.uint16).reshape(16, 16)
 
 
@@ -36,12 +32,10 @@ def pixels(image: str | Path | Image.Image) -> list:
 
 @pytest.mark.parametrize("name", ["little.png", "little.tif", "big.tif", "little.pgm"])
 def test_16_bits_become_8(tmp_path, name):
-    Image.fromarray((LEVELS * 257).astype(">u2" if "big" in name else "<u2")).save(tmp_path / name)
-    assert np.array_equal(np.asarray(open_image(tmp_path / name)), np.stack([LEVELS] * 3, -1))
-
-
-def test_16_bits_given_in_memory_become_8():
-    assert np.array_equal(np.asarray(open_image(Image.fromarray(LEVELS * 257)))[..., 0], LEVELS)
+    wide = Image.fromarray((LEVELS * 257).astype(">u2" if "big" in name else "<u2"))
+    wide.save(tmp_path / name)
+    for image in (tmp_path / name, wide):
+        assert np.array_equal(np.asarray(open_image(image)), np.stack([LEVELS] * 3, -1))
 
 
 def test_transparent_pixels_show_white_and_palettes_their_colours(tmp_path):
@@ -61,51 +55,6 @@ def test_transparent_pixels_show_white_and_palettes_their_colours(tmp_path):
     assert pixels(Image.new("L", (1, 1), 7)) == [[[7, 7, 7]]]
     assert pixels(Image.new("1", (1, 1), 1)) == [[[255, 255, 255]]]
     assert pixels(Image.new("RGB", (1, 1), (1, 2, 3))) == [[[1, 2, 3]]]
-
-
-def with_key(depth: int, colour: int, row: bytes, key: tuple[int, ...], width: int) -> bytes:
-    """A PNG of one row whose ``key`` stands for transparent pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
-    parts = {
-        b"IHDR": header,
-        b"tRNS": struct.pack(f">{len(key)}H", *key),
-        b"IDAT": zlib.compress(b"\0" + row),
-    }
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts.items()) + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize(
-    "depth, colour, row, key, levels",
-    [
-        (1, 0, bytes([0b01000000]), (0,), [255, 255]),
-        (1, 0, bytes([0b10000000]), (1,), [255, 0]),
-        (2, 0, bytes([0b00011011]), (1,), [0, 255, 170, 255]),
-        (4, 0, bytes([0x01, 0x23]), (2,), [0, 17, 255, 51]),
-        (8, 0, bytes([0, 1, 2]), (1,), [0, 255, 2]),
-        (16, 0, struct.pack(">3H", 2560, 2571, 2572), (2571,), [10, 255, 10]),
-        (16, 2, struct.pack(">6H", *[2571] * 3, *[5140] * 3), (2571,) * 3, [255, 20]),
-    ],
-)
-def test_the_level_of_transparent_pixels_is_found_at_every_depth(tmp_path, depth, colour, row, key, levels):
-    (tmp_path / "key.png").write_bytes(with_key(depth, colour, row, key, len(levels)))
-    assert pixels(tmp_path / "key.png") == [[[level] * 3 for level in levels]]
-
-
-@pytest.mark.parametrize("kind, factor", [(np.uint8, 1), (np.uint16, 257)])
-def test_tiff_files_may_say_that_white_is_zero(tmp_path, kind, factor):
-    file = tmp_path / "white.tif"
-    Image.fromarray((LEVELS * factor).astype(kind)).save(file)
-    content = bytearray(file.read_bytes())
-    (tags,) = struct.unpack_from("<I", content, 4)
-    (count,) = struct.unpack_from("<H", content, tags)
-    (place,) = (k for k in range(tags + 2, tags + 2 + 12 * count, 12) if content[k : k + 2] == b"\x06\x01")
-    content[place + 8 : place + 10] = b"\0\0"
-    file.write_bytes(content)
-    assert np.array_equal(np.asarray(open_image(file))[..., 0], 255 - LEVELS)
 
 
 def test_what_cannot_be_converted_is_one_line_with_the_files_name(tmp_path):
@@ -139,37 +88,19 @@ def test_pictures_too_large_to_be_honest_are_refused(tmp_path, monkeypatch):
         open_image(tmp_path / "large.png")
 
 
-def test_models_see_the_same_of_16_bits_and_of_8(tmp_path):
-    Image.fromarray(LEVELS * 257).save(tmp_path / "16.png")
-    Image.fromarray(LEVELS.astype(np.uint8)).save(tmp_path / "8.png")
-    sixteen, eight = preprocess([tmp_path / "16.png", tmp_path / "8.png"])
-    assert sixteen.equal(eight)
-
-
-@pytest.mark.parametrize(
-    "orientation, size, corner",  # of the stored picture's upper left pixel, (x, y) in the upright one
-    [
-        (1, (32, 16), (0, 0)),
-        (2, (32, 16), (31, 0)),
-        (3, (32, 16), (31, 15)),
-        (4, (32, 16), (0, 15)),
-        (5, (16, 32), (0, 0)),
-        (6, (16, 32), (15, 0)),
-        (7, (16, 32), (15, 31)),
-        (8, (16, 32), (0, 31)),
-    ],
-)
-def test_pictures_are_turned_upright(tmp_path, orientation, size, corner):
-    name = f"picture.{FORMATS[orientation % len(FORMATS)]}"
-    stored = Image.new("RGB", (32, 16))
-    stored.paste("white", (0, 0, 8, 8))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored.save(tmp_path / name, exif=exif)
-    opened = open_image(tmp_path / name)
-    assert opened.size == size and min(opened.getpixel(corner)) > 200
-    with Image.open(tmp_path / name) as given:
-        assert open_image(given).tobytes() == opened.tobytes()
+@pytest.mark.parametrize("name", ["picture.png", "picture.jpg", "picture.tif", "picture.webp"])
+def test_pictures_are_turned_upright(tmp_path, name):
+    # Of the stored picture's upper left pixel, (x, y) in the upright one.
+    corners = ((0, 0), (31, 0), (31, 15), (0, 15), (0, 0), (15, 0), (15, 31), (0, 31))
+    for orientation, corner in enumerate(corners, 1):
+        stored = Image.new("RGB", (32, 16))
+        stored.paste("white", (0, 0, 8, 8))
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored.save(tmp_path / name, exif=exif)
+        opened = open_image(tmp_path / name)
+        assert opened.size == ((32, 16) if orientation < 5 else (16, 32))
+        assert min(opened.getpixel(corner)) > 200, orientation
 
 
 # ---- changes in training ---------------------------------------------------------------------------------
@@ -195,26 +126,19 @@ def plain(transform):
 
 
 def test_the_seed_alone_decides(picture):
+    """And the program's own random numbers go on as if none had been drawn."""
+    torch.manual_seed(3)
+    drawn = torch.rand(4)
+    torch.manual_seed(3)
+    found = [torch.rand(2)]
+    changed = TrainingTransform(None)(picture, 5, mirrors=True)
+    assert torch.equal(torch.cat([*found, torch.rand(2)]), drawn)
+    assert changed.size == picture.size and changed.mode == "RGB"
     transform = TrainingTransform(64)
     first = [transform(picture, seed, True).tobytes() for seed in range(40)]
     torch.manual_seed(7)
     again = [TrainingTransform(64)(picture, seed, True).tobytes() for seed in reversed(range(40))]
     assert first == again[::-1] and len(set(first)) == 40
-
-
-def test_the_programs_own_random_numbers_go_on(picture):
-    torch.manual_seed(3)
-    expected = torch.rand(4)
-    torch.manual_seed(3)
-    found = [torch.rand(2)]
-    TrainingTransform(64)(picture, 5, mirrors=True)
-    assert torch.equal(torch.cat([*found, torch.rand(2)]), expected)
-
-
-@pytest.mark.parametrize("side, size", [(64, (64, 64)), (None, (80, 48))])
-def test_the_size_is_the_models_or_the_pictures_own(side, size, picture):
-    changed = TrainingTransform(side)(picture, 0, mirrors=False)
-    assert changed.size == size and changed.mode == "RGB"
 
 
 def test_crops_show_half_to_all_of_the_picture():
@@ -289,7 +213,7 @@ def brute_force(grid: np.ndarray, new: int) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("old, new", [(3, 5), (4, 8), (5, 3), (8, 2), (1, 3), (2, 2)])
+@pytest.mark.parametrize("old, new", [(3, 5), (8, 2), (1, 3)])
 def test_it_is_keys_bicubic_interpolation(old, new):
     positions = torch.randn(1, 1 + old * old, 3, dtype=torch.float64)
     found = interpolate_positions(positions, new)
@@ -298,20 +222,15 @@ def test_it_is_keys_bicubic_interpolation(old, new):
     np.testing.assert_allclose(found[0, 1:].reshape(new, new, 3).numpy(), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("side, count", [(224, 197), (384, 577), (480, 901)])
-def test_blips_sides(side, count):
+def test_blips_sides():
     positions = torch.randn(1, 197, 4)
-    found = interpolate_positions(positions, rows_of(side, 16))
-    assert found.shape == (1, count, 4) and (found is positions) == (side == 224)
+    for side, count in ((224, 197), (384, 577), (480, 901)):
+        found = interpolate_positions(positions, rows_of(side, 16))
+        assert found.shape == (1, count, 4) and (found is positions) == (side == 224)
 
 
-def test_positions_of_no_square_are_refused():
-    with pytest.raises(ValueError, match="7 positions are no square"):
-        interpolate_positions(torch.zeros(1, 8, 2), 3)
-
-
-@pytest.mark.parametrize("side", [-8, 0, 3, 7, 225])
-def test_a_side_must_be_a_multiple_of_the_patches(side):
-    with pytest.raises(UserError, match="multiple of that, such as ([1-9]\\d*)$") as error:
-        rows_of(side, 8)
-    assert rows_of(int(str(error.value).split()[-1]), 8)
+def test_a_side_must_be_a_multiple_of_the_patches():
+    for side in (0, 3, 225):
+        with pytest.raises(UserError, match="multiple of that, such as ([1-9]\\d*)$") as error:
+            rows_of(side, 8)
+        assert rows_of(int(str(error.value).split()[-1]), 8)

@@ -9,10 +9,10 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, SiglipImageProcessor, SiglipProcessor
 
 from experiments.models import Decoding, Sample, load_family
-from experiments.models.processor import ProcessorFamily
+from experiments.models.image_text import ProcessorFamily
 from tests.experiments.models.writers import SAMPLES as WRITTEN
 from tests.experiments.models.writers import end_of, load
-from tests.experiments.tiny import IMAGE_ALONE, PROCESSORS, TEXT_ALONE, save, tokenizer
+from tests.experiments.tiny import PROCESSORS, save, tokenizer
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }} {% for c in m.content %}"
@@ -27,12 +27,11 @@ WITHOUT_PROMPT = Sample("one", PICTURES[0], "", "a ball")
 def families(tmp_path_factory):
     return {
         name: load_family(save(name, tmp_path_factory.mktemp(name)))
-        for name in ("llava", "vilt", "t5", "blip-vqa", "captioner")
+        for name in ("llava", "t5", "blip-vqa", "captioner")
     }
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("template", [None, TEMPLATE])
+@pytest.mark.parametrize("template, side", [(None, "left"), (TEMPLATE, "right")])
 def test_the_answer_begins_after_the_prompt(families, template, side):
     family = families["llava"]
     family.processor.chat_template, family.tokenizer.padding_side = template, side
@@ -93,11 +92,9 @@ def test_a_processor_that_places_images_itself_gets_no_place(families, monkeypat
     assert placing.full_text(SAMPLES[0], True) == "a red ball"
 
 
-@pytest.mark.parametrize("name", [*TEXT_ALONE, *IMAGE_ALONE, "clip", "vilt", "siglip"])
+@pytest.mark.parametrize("name", ["gpt2", "bart", "vit", "vilt", "clip", "siglip"])
 def test_the_language_side_of_models_that_are_only_read(name, tmp_path):
-    family = load_family(save(name, tmp_path))
-    parts = family.language_side()
-    assert set(parts) <= {module for module, _ in family.model.named_modules()}
+    parts = load_family(save(name, tmp_path)).language_side()
     if name in ("clip", "siglip"):
         assert "text_model" in parts and not any(part.startswith("vision_model") for part in parts)
     else:
@@ -122,7 +119,8 @@ def test_a_vocabulary_of_bytes_holds_the_space_before_the_answer():
     family.tokenizer = bytes_tokenizer()
 
     def tokens(answer, before):
-        return family.tokenizer.convert_ids_to_tokens(family.answer_ids(answer, before))
+        (ids,) = family.answer_ids([answer], before)
+        return family.tokenizer.convert_ids_to_tokens(ids)[:-1]
 
     assert tokens("ball", "a red") == tokens("ball", "Assistant:") == ["\u0120ball"]
     assert tokens("ball", "") == tokens("ball", "assistant\n") == tokens("ball", "a</s>") == ["ball"]

@@ -13,7 +13,7 @@ from adapters import GraphAdapterConfig
 from attngraph.errors import UserError
 from experiments.models import IGNORED, ModelFamily, Ranking, load_family, ranking
 from experiments.models.images import preprocess
-from experiments.models.ranking import openings, rank_one_by_one, shortlist
+from experiments.models.ranking import openings, shortlist
 from tests.experiments.models.test_contract import ANSWERS, check_ranking
 from tests.experiments.models.writers import SAMPLES, load
 from tests.experiments.tiny import save
@@ -21,7 +21,6 @@ from tests.experiments.tiny import save
 VARIANTS = [
     ("pgnn", {"p": 1.25, "mu": 0.1, "steps": 2}, "replace"),
     ("pgnn", {"p": 2.5, "mu": 0.1, "degree": "mean"}, "blend"),
-    ("appnp", {"alpha": 0.2, "steps": 2}, "replace"),
     ("gcn", {"normalize": True}, "gated"),
     ("pgnn", {"p": 1.25, "mu": 0.1, "top_k": 2}, "replace"),
 ]
@@ -35,25 +34,22 @@ def adapt(family: ModelFamily, gnn: str = "pgnn", args: dict | None = None, join
     get_peft_model(family.model, settings).eval()
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["blip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("blip-vqa", "captioner", "llava"))],
-)
+@pytest.mark.parametrize("name", ["blip", pytest.param("llava", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("gnn, args, join", VARIANTS)
 def test_with_every_kind_of_degrees(name, gnn, args, join):
     family = load(name)
     adapt(family, gnn, args, join)
-    check_ranking(family, SAMPLES, ANSWERS, 50)
+    check_ranking(family, SAMPLES[:2], ANSWERS, 50)
 
 
-def test_answers_of_the_same_tokens_tie_and_the_earlier_comes_first():
-    """The vocabulary knows no capitals: both are scored, and both the same."""
+def test_a_list_is_of_different_answers_and_the_family_says_how_many_are_scored():
+    for answers in ((), ("a", " "), ("a", "b", "a")):
+        with pytest.raises(UserError, match="to rank"):
+            Ranking(answers)
     family = load("blip")
-    ranked = family.rank(SAMPLES, Ranking(("a star", "Red  ball", "red ball", "RED BALL"), 50))
-    for places, scores in zip(ranked.places.tolist(), ranked.scores.tolist()):
-        same = [place for place in places if place > 0]
-        assert same == [1, 2, 3]
-        assert len({scores[places.index(place)] for place in same}) == 1
+    assert family.shortlist == 32 and load("blip-vqa").shortlist == 128
+    family.shortlist = 2
+    assert family.rank(SAMPLES, Ranking(ANSWERS)).places.shape == (3, 2)
 
 
 @pytest.mark.parametrize("name", ["blip", "captioner"])
@@ -172,17 +168,6 @@ def test_scores_of_blips_own_code(tmp_path):
     assert (plain.scores.sort().values - ranked.scores.sort().values).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_padded_questions_rank_as_one_by_one(smoothing):
-    family = load("blip-vqa")
-    samples = [SAMPLES[0], replace(SAMPLES[1], prompt="a red ball star a red ball star")]
-    together = family.rank(samples, Ranking(ANSWERS, 6, smoothing))
-    for row, sample in enumerate(samples):
-        alone = rank_one_by_one(family, [sample], ANSWERS, 6, smoothing)
-        assert torch.equal(together.places[row : row + 1], alone.places)
-        torch.testing.assert_close(together.scores[row : row + 1], alone.scores, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["blip", "captioner"])
 def test_a_long_prompt_is_cut_for_the_longest_answer(name):
     """For all answers alike, so that they are compared after one prompt."""
@@ -206,27 +191,3 @@ def test_a_prompt_with_an_image_is_not_cut(monkeypatch):
                 family.rank(SAMPLES[1:2], Ranking(ANSWERS))
         else:
             family.rank(SAMPLES[1:2], Ranking(ANSWERS))
-
-
-def test_the_family_says_how_many_are_listed():
-    family = load("blip")
-    family.shortlist = 2
-    assert family.rank(SAMPLES, Ranking(ANSWERS)).places.shape == (3, 2)
-    assert family.rank(SAMPLES, Ranking(ANSWERS, 3)).places.shape == (3, 3)
-    assert load("blip").shortlist == 32 and load("blip-vqa").shortlist == 128
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"answers": ()}, "there are no answers to rank"),
-        ({"answers": ("a", " ")}, "answer 1 of the list to rank is empty"),
-        ({"answers": ("a", "b", "a")}, "answers 0 and 2 of the list to rank are both 'a'"),
-        ({"answers": ("a",), "k": 0}, "k must be 1 or more, got 0"),
-        ({"answers": ("a",), "label_smoothing": 1.0}, "label_smoothing must be from 0 to below 1"),
-    ],
-)
-def test_bad_settings(settings, message):
-    with pytest.raises(UserError, match=message) as error:
-        Ranking(**settings)
-    assert "\n" not in str(error.value)

@@ -14,10 +14,9 @@ from experiments.data.example import Example
 from experiments.methods import Tuned, method_named
 from experiments.methods.settings import Settings
 from experiments.metrics.exact import exact_scores
-from experiments.models.blip import BlipCaptioner
+from experiments.models.blip import BlipCaptioner, build_model
 from experiments.models.family import ModelFamily
-from experiments.models.mini_blip import build_model
-from experiments.models.mplug.family import MPlug
+from experiments.models.mplug import MPlug
 from experiments.models.mplug.modeling import build_mini
 from experiments.runs import cells
 from experiments.runs.cells import Cell

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from experiments.models import mini_blip
+from experiments.models.blip import build_model
 from experiments.models.mplug import modeling
 
-small_blip = partial(mini_blip.build_model, width=32, vision_layers=1, text_layers=1)
+small_blip = partial(build_model, width=32, vision_layers=1, text_layers=1)
 small_mplug = partial(modeling.build_mini, width=32, vision_layers=1, layers=(1, 4, 1))

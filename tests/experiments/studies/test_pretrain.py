@@ -11,10 +11,10 @@ from transformers import AutoTokenizer
 
 from experiments.models import Sample
 from experiments.models.batch import token_losses
+from experiments.models.blip import build_model
 from experiments.models.generation import IGNORED, decoder_logits, encode_images, sequence_batch
 from experiments.models.images import normalise
-from experiments.models.mini_blip import build_model
-from experiments.models.mplug.family import MPlug
+from experiments.models.mplug import MPlug
 from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES, draw
 from experiments.scenes.scene import generator, scenes
 from experiments.scenes.words import all_words

@@ -18,7 +18,7 @@ from tests.pairwise import pairwise_params
 
 EVERYWHERE = r"(text_encoder|fusion_encoder|text_decoder)\..*"
 WHERE = {"decoder": {}, "everywhere": {"target_modules": EVERYWHERE}}
-CASES = pairwise_params(variant=VARIANTS, join=JOINS, where=list(WHERE), asks=[True, False])
+CASES = pairwise_params(variant=VARIANTS[::2], join=JOINS, where=list(WHERE), asks=[True, False])
 
 
 def put(variant, join: str, where: str = "decoder", **more) -> PeftModel:
@@ -63,91 +63,68 @@ def test_places():
 
 
 @pytest.mark.parametrize("variant, join, where, asks", CASES)
-def test_later_words_change_nothing(variant, join, where, asks):
+def test_later_words_padding_and_the_cache_change_nothing(variant, join, where, asks):
     model, given = put(variant, join, where), inputs(asks)
     want = run(model, given)
+    later_words(model, given, want)
+    padding(model, given, want[1, :5], asks)
+    cached(model.get_base_model(), given, want)
+
+
+def later_words(model, given, want) -> None:
     for k in (1, 3):
         changed = ANSWERS.clone()
         changed[:, k:] = ANSWERS[:, k:].flip(0)
-        got = run(
-            model, given | {"decoder_input_ids": changed, "decoder_attention_mask": torch.ones_like(changed)}
-        )
+        other = {"decoder_input_ids": changed, "decoder_attention_mask": torch.ones_like(changed)}
+        got = run(model, given | other)
         close(got[:, :k], want[:, :k], 1e-5)
         assert differ(got[:, k:], want[:, k:])
 
 
-@pytest.mark.parametrize("variant, join, where, asks", CASES)
-def test_padding(variant, join, where, asks):
+def padding(model, given, got, asks: bool) -> None:
     """The second question and answer are padded: alone, without padding, they give the same; and what stands
     at padding is nothing to anybody."""
-    model, given = put(variant, join, where), inputs(asks)
-    got = run(model, given)[1, :5]
     alone = {name: tensor[1:] for name, tensor in given.items()}
-    for name, length in (
-        ("input_ids", 3),
-        ("attention_mask", 3),
-        ("decoder_input_ids", 5),
-        ("decoder_attention_mask", 5),
-    ):
-        if name in alone:
-            alone[name] = alone[name][:, :length]
+    for name in alone.keys() - {"pixel_values"}:
+        alone[name] = alone[name][:, : 5 if name.startswith("decoder") else 3]
     close(got, run(model, alone)[0])
     if asks:
         garbled = QUESTIONS.masked_fill(given["attention_mask"] == 0, 7)
         assert torch.equal(run(model, given | {"input_ids": garbled})[1, :5], got)
 
 
-@pytest.mark.parametrize("variant, join, where, asks", CASES)
-def test_cached_equals_uncached(variant, join, where, asks):
-    model, given = put(variant, join, where).get_base_model(), inputs(asks)
-    ids, mask = given.pop("decoder_input_ids"), given.pop("decoder_attention_mask")
-    want = run(model, given | {"decoder_input_ids": ids, "decoder_attention_mask": mask})
-    with torch.no_grad():
-        image = model.vision_model(given["pixel_values"]).last_hidden_state
-        seen = model.looked_at(image, given.get("input_ids"), given.get("attention_mask"))
-        cache, got = None, []
-        for start, end in ((0, 2), (2, 3), (3, 6)):
-            out = model.text_decoder(
-                input_ids=ids[:, start:end],
-                attention_mask=mask[:, :end],
-                encoder_hidden_states=seen.last_hidden_state,
-                encoder_attention_mask=seen.attention_mask,
-                use_cache=True,
-                cache=cache,
-            )
-            cache = out.cache
-            got.append(out.logits)
+@torch.no_grad()
+def cached(model, given, want) -> None:
+    ids, mask = given["decoder_input_ids"], given["decoder_attention_mask"]
+    image = model.vision_model(given["pixel_values"]).last_hidden_state
+    seen = model.looked_at(image, given.get("input_ids"), given.get("attention_mask"))
+    cache, got = None, []
+    for start, end in ((0, 2), (2, 3), (3, 6)):
+        out = model.text_decoder(
+            input_ids=ids[:, start:end],
+            attention_mask=mask[:, :end],
+            encoder_hidden_states=seen.last_hidden_state,
+            encoder_attention_mask=seen.attention_mask,
+            use_cache=True,
+            cache=cache,
+        )
+        cache = out.cache
+        got.append(out.logits)
     rows = mask.bool()
     close(torch.cat(got, 1)[rows], want[rows])
 
 
-@pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[3]], ids=str)
-@pytest.mark.parametrize("where", WHERE)
-def test_switched_off_and_removed_it_is_the_model(variant, where):
+def test_switched_off_and_removed_it_is_the_model():
     given = inputs()
-    want, model = run(plain(), given), put(variant, "replace", where)
+    want, model = run(plain(), given), put(VARIANTS[3], "replace", "everywhere")
     assert differ(run(model, given), want)
     with model.disable_adapter():
         assert torch.equal(run(model, given), want)
     assert torch.equal(run(model.unload(), given), want)
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=str)
-def test_a_saved_adapter_comes_back_exactly(variant, tmp_path):
-    model, given = put(variant, "gated", "everywhere", positions=("self", "cross", "ffn")), inputs()
+def test_a_saved_adapter_comes_back_exactly(tmp_path):
+    model, given = put(VARIANTS[3], "gated", "everywhere", positions=("self", "cross", "ffn")), inputs()
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(plain(), tmp_path).eval()
     assert torch.equal(run(loaded, given), run(model, given))
-
-
-@pytest.mark.parametrize("where", WHERE)
-def test_finite_in_bfloat16(where):
-    model = put(("pgnn", {"p": 1.25, "mu": 0.1, "steps": 3}), "replace", where).bfloat16()
-    given = inputs()
-    given["pixel_values"] = given["pixel_values"].bfloat16()
-    logits = run(model, given)
-    assert logits.isfinite().all()
-    model.zero_grad()
-    model(**given).logits.float().square().mean().backward()
-    grads = [p.grad for p in model.parameters() if p.requires_grad]
-    assert grads and all(grad is not None and grad.isfinite().all() for grad in grads)

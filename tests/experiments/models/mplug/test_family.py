@@ -4,15 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import BertTokenizerFast
 
 from attngraph.errors import UserError
-from experiments.data.example import Example
 from experiments.models import Decoding, Sample, load_family
-from experiments.models.mplug.family import QUESTION, QUESTION_IN_PARTS, MPlug
-from experiments.tasks import TASKS
+from experiments.models.mplug import QUESTION, QUESTION_IN_PARTS
 from tests.experiments.models.writers import SAMPLES
-from tests.experiments.tiny import NAMES, mplug_config, save
+from tests.experiments.tiny import save
 
 CAPTIONS = [replace(sample, prompt="") for sample in SAMPLES]
 
@@ -64,30 +61,11 @@ def test_captions_look_at_the_picture_alone(family):
         for parameter in part.parameters():
             parameter.div_(-2)
     assert torch.equal(changed[0], logits) and changed[1] == texts
-    states = family.image_states(
-        {key: x for key, x in inputs.items() if key in ("pixel_values", "image_index")}
-    )
-    alone = family.model(
-        image_states=states,
-        decoder_input_ids=inputs["input_ids"],
-        decoder_attention_mask=inputs["attention_mask"],
-    ).logits
-    torch.testing.assert_close(
-        alone[inputs["attention_mask"].bool()], logits[inputs["attention_mask"].bool()]
-    )
 
 
 def test_questions_and_captions_do_not_mix(family):
     with pytest.raises(UserError, match=r"^long: no question, where other examples have one: MPlug"):
         family.training_inputs([SAMPLES[0], CAPTIONS[1]])
-
-
-def test_captioning_tasks_ask_nothing():
-    example = Example("1", None, "what is it", ("red",), "colour")
-    for name in ("caption", "coco", "textcaps", "vizwiz_caps"):
-        assert TASKS[name].prompt(example, "mplug") == ""
-        assert TASKS[name].prompt(example, "blip") and TASKS[name].prompt(example)
-    assert TASKS["vqa"].prompt(example, "mplug") == "what is it"
 
 
 @pytest.mark.parametrize("asks", [True, False])
@@ -103,29 +81,3 @@ def test_what_the_analysis_gets(family, asks):
     assert logits.shape[:2] == batch.inputs["decoder_input_ids"].shape
     if asks:
         assert batch.text.tokens[0][:2] == ["[CLS]", "red"]
-
-
-def test_another_side(family, tmp_path):
-    """A model that was resized is saved, loaded and trained like others."""
-    other = load_family(save("mplug", tmp_path / "one"), side=16)
-    assert other.image_side == 16 and other.blank_image().shape == (17, 16)
-    other.model.save_pretrained(tmp_path / "two")
-    other.tokenizer.save_pretrained(tmp_path / "two")
-    again = load_family(tmp_path / "two")
-    inputs = again.training_inputs(SAMPLES)
-    inputs.pop("labels")
-    with torch.no_grad():
-        assert torch.equal(again.logits(inputs), other.logits(inputs))
-    again.model.vision_model.embeddings.position_embedding.requires_grad_(True)
-    again.logits(inputs).sum().backward()
-    with pytest.raises(UserError, match="multiple"):
-        again.resize(10)
-
-
-def test_another_tokenizer_is_refused():
-    words = BertTokenizerFast(vocab={name: k for k, name in enumerate(NAMES)})
-    config = mplug_config()
-    assert MPlug.prepared(words, config).bos_token == "[CLS]"
-    config.decoder_config.eos_token_id = 5
-    with pytest.raises(UserError, match="start or end token is not the model's"):
-        MPlug.prepared(words, config)

@@ -1,5 +1,6 @@
 """What is no checkpoint, or no vocabulary of one, is one line, and nothing in a file is run."""
 
+import json
 import os
 import pickle
 
@@ -10,8 +11,7 @@ from transformers import AutoTokenizer, BertTokenizerFast
 
 from attngraph.errors import UserError
 from experiments.models import load_family
-from experiments.models.convert import read_tensors
-from experiments.models.vocabulary import BERT, find_vocabulary, make_tokenizer, read_vocabulary
+from experiments.models.convert import BERT, find_vocabulary, make_tokenizer, read_tensors
 from tests.experiments.models.original import authors_blip, authors_mplug
 from tests.experiments.models.original.authors_blip import WORDS
 
@@ -33,14 +33,13 @@ def refused(call, file, match: str) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "the format of before 2020"])
-@pytest.mark.parametrize("place", ["model", "module", "state_dict", None])
-def test_weights_under_their_places(place, zipped, tmp_path):
-    content = (
-        STATE if place is None else {"epoch": 3, place: STATE, "optimizer": {"state": {0: torch.ones(1)}}}
-    )
-    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
-    found = read_tensors(tmp_path / "x.pth")
-    assert list(found) == list(STATE) and all(torch.equal(found[name], STATE[name]) for name in STATE)
+def test_weights_under_their_places(zipped, tmp_path):
+    for place in ("model", "module", "state_dict", None):
+        more = {"epoch": 3, place: STATE, "optimizer": {"state": {0: torch.ones(1)}}}
+        content = STATE if place is None else more
+        torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+        found = read_tensors(tmp_path / "x.pth")
+        assert list(found) == list(STATE) and all(torch.equal(found[name], STATE[name]) for name in STATE)
 
 
 class Trap:
@@ -55,24 +54,20 @@ class Trap:
 def test_code_is_not_run(zipped, tmp_path):
     file, trace = tmp_path / "x.pth", tmp_path / "trace"
     torch.save({"model": STATE, "args": Trap(trace)}, file, _use_new_zipfile_serialization=zipped)
-    refused(
-        read_tensors,
-        file,
-        r"Python objects other than tensors \((posix|nt).system\), which",
-    )
+    refused(read_tensors, file, r"Python objects other than tensors \((posix|nt).system\), which")
     file.write_bytes(pickle.dumps(Trap(trace)))
     refused(read_tensors, file, "no PyTorch checkpoint|Python objects other")
     assert not trace.exists()
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_files_cut_short(zipped, share, tmp_path):
+def test_files_cut_short(zipped, tmp_path):
     file = tmp_path / "x.pth"
     torch.save({"model": STATE}, file, _use_new_zipfile_serialization=zipped)
     content = file.read_bytes()
-    file.write_bytes(content[: int(share * len(content))])
-    refused(read_tensors, file, "no PyTorch checkpoint, or one that is damaged or cut short .*: download it")
+    for share in (0.0, 0.5, 0.99):
+        file.write_bytes(content[: int(share * len(content))])
+        refused(read_tensors, file, "no PyTorch checkpoint, or one that is damaged or cut short .*: download")
 
 
 @pytest.mark.parametrize(
@@ -80,8 +75,7 @@ def test_files_cut_short(zipped, share, tmp_path):
     [
         (STATE["a.bias"], "holds no weights by their names"),
         ({"model": {}}, "holds no weights by their names"),
-        ({1: torch.ones(1)}, "1 is no tensor with a name"),
-        ({"epoch": 3, "optimizer": {}}, r"epoch is no tensor with a name \(int\)"),
+        ({"epoch": 3, "optimizer": {}}, "holds no weights by their names"),
         (b"<!DOCTYPE html><html>Not found</html>", "no PyTorch checkpoint"),
         (None, "No such file"),
     ],
@@ -97,78 +91,39 @@ def test_contents_of_another_kind(content, match, tmp_path):
 
 # ---- tensors ---------------------------------------------------------------------------------------------
 
-#: Whose checkpoint -> change of its tensors -> what is said.
+#: Whose checkpoint, change of its tensors, and what is said.
 REFUSED = {
-    "a tensor missing": ("blip", {KEY: None}, rf"{KEY} is missing, so it is no checkpoint"),
-    "in a part": (
+    "missing": ("blip", {KEY: None}, f"1 tensors are missing, too many or of another shape, first {KEY}"),
+    "missing in a part": (
         "mplug",
         {f"{CLIP}.transformer.resblocks.1.attn.in_proj_bias": None},
-        r"layers.1.self_attn.k_proj.bias is missing \(3 in all\)",
+        r"3 tensors are missing, .*layers.1.self_attn.k_proj.bias",
     ),
-    "tensors too many": (
-        "blip",
-        {"x": torch.ones(1), "y": torch.ones(1)},
-        r"x is not known \(2 in all\)",
-    ),
-    "a known part's": (
-        "blip",
-        {"visual_encoder.blocks.0.ls1.gamma": torch.ones(128)},
-        "visual_encoder.blocks.0.ls1.gamma is not known, so",
-    ),
-    "a layer's": (
+    "unknown": ("blip", {"visual_encoder.blocks.0.ls1.gamma": torch.ones(128)}, "gamma is not known"),
+    "unknown in a known part": (
         "mplug",
         {"fusion_encoder.encoder.layer.3.extra": torch.ones(2)},
-        "fusion_encoder.encoder.layer.3.extra is not known",
+        "too many .*fusion_encoder.layer.1.extra",
     ),
-    "another shape": ("blip", {KEY: torch.zeros(128, 64)}, rf"{KEY} is of the shape 128 x 64, not 128 x 128"),
+    "another shape": ("blip", {KEY: torch.zeros(128, 64)}, f"another shape, first {KEY}"),
     "uneven parts": (
         "mplug",
         {f"{CLIP}.transformer.resblocks.0.attn.in_proj_weight": torch.zeros(382, 128)},
-        "in_proj_weight is of the shape 382 x 128, not 384 x 128",
+        "of another shape, first vision_model.encoder.layers.0.self_attn",
     ),
     "unequal twins": ("blip", {HEAD: torch.zeros(19, 128)}, f"{HEAD} is not equal to {EMBEDDINGS}, which"),
-    "whole numbers": (
-        "blip",
-        {"visual_encoder.norm.bias": torch.zeros(128).long()},
-        "no table of plain",
-    ),
-    "no number": ("blip", {EMBEDDINGS: torch.full((19, 128), torch.nan)}, "numbers that are not finite"),
-    "infinity": ("mplug", {f"{CLIP}.ln_post.bias": torch.full((128,), torch.inf)}, "not finite"),
-    "sparse": ("mplug", {EMBEDDINGS: torch.eye(16, 128).to_sparse()}, "no table of plain numbers .*sparse"),
-    "quantised": (
-        "mplug",
-        {f"{CLIP}.ln_post.bias": torch.quantize_per_tensor(torch.ones(128), 0.1, 0, torch.qint8)},
-        "no table of plain numbers .*qint8",
-    ),
-    "no numbers": (
-        "mplug",
-        {f"{CLIP}.ln_post.bias": torch.empty(128, device="meta")},
-        "plain .*meta",
-    ),
-    "repeated": ("mplug", {f"{CLIP}.ln_post.bias": torch.ones(1).expand(128)}, "repeats 4 bytes of numbers"),
+    "whole numbers": ("blip", {"visual_encoder.norm.bias": torch.zeros(128).long()}, "other than finite"),
+    "no number": ("blip", {EMBEDDINGS: torch.full((19, 128), torch.nan)}, "other than finite numbers"),
+    "sparse": ("mplug", {EMBEDDINGS: torch.eye(16, 128).to_sparse()}, "other than finite numbers"),
     "no sizes": (
         "blip",
         {"visual_encoder.patch_embed.proj.weight": None},
-        "is missing, and tells",
+        "visual_encoder.patch_embed.proj.weight is missing",
     ),
-    "other sizes": ("blip", {EMBEDDINGS: torch.zeros(3)}, f"{EMBEDDINGS} is of the shape 3, which tells no"),
-    "no decoder": ("blip", {"text_decoder": None}, f"{EMBEDDINGS} is missing"),
-    "no layers": (
-        "mplug",
-        {"text_encoder.encoder": None},
-        r"text_encoder.encoder.layer.\* are missing",
-    ),
-    "no first layer": (
-        "mplug",
-        {"fusion_encoder.encoder.layer.0.": None},
-        r"layers fusion_encoder.encoder.layer.\* are missing or not numbered from 0 on",
-    ),
-    "one position": (
-        "mplug",
-        {f"{CLIP}.positional_embedding": torch.zeros(1, 128)},
-        r"positional_embedding \(1 x 128\) fits no square of patches",
-    ),
-    "no square": ("blip", {"visual_encoder.pos_embed": torch.zeros(1, 9, 128)}, "fits no square of patches"),
+    "other sizes": ("blip", {EMBEDDINGS: torch.zeros(3)}, "not enough values"),
+    "no layers": ("mplug", {"text_encoder.encoder": None}, r"text_encoder.encoder.layer.\* are missing"),
+    "no first layer": ("mplug", {"fusion_encoder.encoder.layer.0.": None}, "layer.7.* is not known"),
+    "no square": ("blip", {"visual_encoder.pos_embed": torch.zeros(1, 9, 128)}, "position_embedding"),
     "nobody's": ("blip", {"visual_encoder": None}, r"those of no checkpoint known here \(blip, mplug\)"),
 }
 
@@ -236,7 +191,7 @@ def test_where_it_is_looked_for(places):
     cached = write(snapshot / "snapshots" / ("1" * 40))
     assert find_vocabulary(None, checkpoint, False) == find_vocabulary(BERT, checkpoint, False) == cached
     own = write(checkpoint.parent)
-    assert find_vocabulary(None, checkpoint, False) == own, "what lies beside the checkpoint comes first"
+    assert find_vocabulary(None, checkpoint, False) == own, "what is next to the checkpoint comes first"
     assert find_vocabulary(BERT, checkpoint, False) == cached
 
 
@@ -247,7 +202,7 @@ def test_nothing_is_fetched_unasked(places, monkeypatch):
         asked.append(local_files_only)
         raise OSError("We couldn't connect")
 
-    monkeypatch.setattr("experiments.models.vocabulary.hf_hub_download", download)
+    monkeypatch.setattr("experiments.models.convert.hf_hub_download", download)
     for allowed in (False, True):
         with pytest.raises(UserError, match="couldn't connect") as error:
             find_vocabulary("some/one", places / "x.pth", allowed)
@@ -257,11 +212,8 @@ def test_nothing_is_fetched_unasked(places, monkeypatch):
         find_vocabulary(str(places / "there"), places / "x.pth", False)
 
 
-def test_a_vocabulary_is_needed_and_fits(tmp_path):
+def test_a_vocabulary_is_needed(tmp_path):
     file = authors_blip.save_checkpoint(tmp_path, "caption")
-    (tmp_path / "vocab.txt").write_text("\n".join([*WORDS, "more"]))
-    with pytest.raises(UserError, match=r"vocab.txt: 20 tokens with \[DEC\] and \[ENC\], .* of 19: give"):
-        load_family(file)
     (tmp_path / "vocab.txt").unlink()
     line = rf"no vocabulary next to it: .*`attngraph convert blip {file} --out FOLDER --download`$"
     refused(load_family, file, line)
@@ -269,40 +221,46 @@ def test_a_vocabulary_is_needed_and_fits(tmp_path):
     refused(load_family, file, r"its tensors \(other.weight, ...\) are those of no checkpoint known here")
 
 
+def make(file):
+    return make_tokenizer(file, len(WORDS) + 2, 20, "[DEC]", "[ENC]")
+
+
 def test_the_tokenizer_is_berts_with_the_models_tokens(tmp_path):
-    """From both kinds of files; words that are the model's own must come last."""
-    words = read_vocabulary(write(tmp_path))
-    assert words == {word: place for place, word in enumerate(WORDS)}
-    made = make_tokenizer(tmp_path / "vocab.txt", len(WORDS) + 2, 20, "[DEC]", "[ENC]")
-    bert = BertTokenizerFast(vocab=words)
+    """From both kinds of files."""
+    made = make(write(tmp_path))
+    bert = BertTokenizerFast(vocab={word: place for place, word in enumerate(WORDS)})
     text = "A Picture of  RED balls, what?"
     assert made(text)["input_ids"] == bert(text)["input_ids"]
     assert made.convert_tokens_to_ids(["[DEC]", "[ENC]"]) == [len(WORDS), len(WORDS) + 1]
     assert made.bos_token == "[DEC]" and "[ENC]" in made.all_special_tokens
     made.save_pretrained(tmp_path)
-    assert read_vocabulary(tmp_path / "tokenizer.json") == words, "without what was added"
-    again = AutoTokenizer.from_pretrained(tmp_path)
-    assert again(text)["input_ids"] == made(text)["input_ids"] and again.model_max_length == 20
-    assert (again.bos_token_id, again.sep_token_id, len(again)) == (made.bos_token_id, 3, len(made))
-    (tmp_path / "vocab.txt").write_bytes("\r\n".join([*WORDS, "[ENC]"]).encode())
-    assert read_vocabulary(tmp_path / "vocab.txt") == words | {"[ENC]": len(WORDS)}
-    with pytest.raises(UserError, match="give the vocabulary that the checkpoint was trained with"):
-        make_tokenizer(tmp_path / "vocab.txt", len(WORDS) + 2, 20, "[DEC]", "[ENC]")
+    (tmp_path / "vocab.txt").write_bytes("\r\n".join(WORDS).encode())
+    for again in (
+        AutoTokenizer.from_pretrained(tmp_path),
+        make(tmp_path / "tokenizer.json"),
+        make(tmp_path / "vocab.txt"),
+    ):
+        assert again(text)["input_ids"] == made(text)["input_ids"] and again.model_max_length == 20
+        assert (again.bos_token_id, again.sep_token_id, len(again)) == (made.bos_token_id, 3, len(made))
+
+
+FAR = {word: 2 * place for place, word in enumerate(WORDS)}
 
 
 @pytest.mark.parametrize(
-    "name, content, match",
+    "name, content",
     [
-        ("vocab.txt", "", r"without \[PAD\], \[UNK\]"),
-        ("vocab.txt", "\n".join([*WORDS, "red"]), "a word is there twice"),
-        ("tokenizer.json", "{", "no vocabulary"),
-        ("tokenizer.json", "[" * 100_000, "no vocabulary"),
-        ("tokenizer.json", '{"model": {"vocab": {}}}', "without"),
-        ("tokenizer.json", '{"model": {"vocab": 3}}', "no vocabulary"),
-        ("tokenizer.json", '{"model": {"vocab": {%s}}}', "its ids leave places out"),
+        ("vocab.txt", ""),
+        ("vocab.txt", "\n".join([*WORDS, "more"])),
+        ("vocab.txt", "\n".join([*WORDS[:-1], "red"])),
+        ("vocab.txt", "\n".join(["pad", *WORDS[1:]])),
+        ("tokenizer.json", "{"),
+        ("tokenizer.json", "[" * 100_000),
+        ("tokenizer.json", '{"model": {"vocab": 3}}'),
+        ("tokenizer.json", json.dumps({"model": {"vocab": FAR}})),
     ],
+    ids=["empty", "a word more", "a word twice", "no padding", "cut", "deep", "no words", "gaps"],
 )
-def test_damaged_vocabularies(name, content, match, tmp_path):
-    far = ", ".join(f'"{word}": {2 * place}' for place, word in enumerate(WORDS))
-    (tmp_path / name).write_text(content.replace("%s", far))
-    refused(read_vocabulary, tmp_path / name, match)
+def test_damaged_vocabularies(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    refused(make, tmp_path / name, "not the checkpoint's vocabulary .*: give the vocab.txt")

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from experiments.cli import main
-from experiments.models import Decoding, Ranking, Sample, load_family
+from experiments.models import Ranking, Sample, load_family
 from experiments.models.loading import type_of
 from tests.experiments.models.original.authors_mplug import (
     BUILT,
@@ -65,26 +65,27 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("asks", [True, False], ids=["vqa", "caption"])
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith("large")) for name in KINDS]
 )
-def test_file_and_folder_compute_what_the_authors_weights_do(name, asks, pixels, tmp_path, capsys):
+def test_file_and_folder_compute_what_the_authors_weights_do(name, pixels, tmp_path, capsys):
     kind, sizes, place = KINDS[name]
     state = weights(kind, **sizes)
     file = save_checkpoint(tmp_path, state, place)
-    expected = logits_of_authors(fine_tuned(state), pixels, asks, stride=6 if sizes else 3)
     assert main(["convert", "mplug", str(file), "--out", str(tmp_path / "out")]) == 0
     assert "whole, image encoder, text encoder" in capsys.readouterr().out
-    found = [logits_of(load_family(route), pixels, asks) for route in (file, tmp_path / "out")]
+    families = [load_family(route) for route in (file, tmp_path / "out")]
     assert type_of(str(file)) == type_of(str(tmp_path / "out")) == "mplug"
     used = MASK.bool()
-    assert expected[used].std() > 1, "a wrong mapping would not show"
-    torch.testing.assert_close(found[0][used], expected[used], atol=1e-4, rtol=1e-5)
-    assert torch.equal(*found)
+    for asks in (True, False):
+        expected = logits_of_authors(fine_tuned(state), pixels, asks, stride=6 if sizes else 3)
+        found = [logits_of(family, pixels, asks) for family in families]
+        assert expected[used].std() > 1, "a wrong mapping would not show"
+        torch.testing.assert_close(found[0][used], expected[used], atol=1e-4, rtol=1e-5)
+        assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("part", ["text_encoder", "fusion_encoder", "text_decoder.bert"])
+@pytest.mark.parametrize("part", ["text_encoder", "fusion_encoder"])
 def test_the_reference_tells_weights_apart(part, pixels):
     """Otherwise its agreement would prove nothing."""
     state = weights()
@@ -99,12 +100,6 @@ def test_the_reference_tells_weights_apart(part, pixels):
     assert (logits - changed).abs().max() > 0.1
     assert (logits - logits_of_authors(state, pixels, True, stride=2)).abs().max() > 0.1
     assert (logits - logits_of_authors(state, pixels, False)).abs().max() > 0.1
-
-
-def test_a_joined_layer_has_no_cross_attention(tmp_path):
-    file = save_checkpoint(tmp_path, weights())
-    layers = load_family(file).model.fusion_encoder.layer
-    assert [hasattr(layer, "crossattention") for layer in layers] == [True, True, True, False, True, True]
 
 
 def test_another_side(tmp_path):
@@ -127,16 +122,11 @@ def test_a_file_is_a_model_like_others(tmp_path):
     loaded = load_family(save_checkpoint(tmp_path, weights()))
     assert loaded.name == "mplug" and loaded.title.endswith("(mplug.pth)") and loaded.image_side == SIDE
     sample = Sample("one", Image.new("RGB", (30, 20), "red"), "what is the [SEP] stop", "red ball")
-    assert len(loaded.generate([sample], Decoding(4))) == 1
     assert loaded.answer([sample], Ranking(("red", "blue ball")))[0] in ("red", "blue ball")
     inputs = loaded.training_inputs([sample])
     assert inputs["input_ids"][0].tolist() == [CLS, 6, 8, SEP]
     words = [*"what is the".split(), "[SEP]", "stop"]
     assert inputs["question_ids"][0].tolist() == [CLS, *map(WORDS.index, words)], "no end token"
-    inputs.pop("labels")
-    loaded.logits(inputs).sum().backward()
-    side = tuple(f"{name}." for name in loaded.language_side())
-    assert all(p.grad is not None for name, p in loaded.model.named_parameters() if name.startswith(side))
 
 
 def test_the_fusion_begins_after_as_many_layers_as_the_text_encoder_has(tmp_path):

@@ -156,8 +156,15 @@ def test_its_checkpoints_compute_the_same(task, seen, rows, code, tmp_path, monk
         torch.testing.assert_close(reference[used], expected[used], atol=1e-4, rtol=1e-5)
     # What it writes greedily. Its beams that have ended go on, so that others' need not be the same.
     asked = dict(input_ids=QUESTIONS, attention_mask=ASKED) if task == "vqa" else {}
-    ids = family.model.generate(
-        pixels, **asked, max_new_tokens=6, min_new_tokens=1, eos_token_id=ours.SEP, pad_token_id=0
+    fused = family.model.looked_at(family.model.vision_model(pixels).last_hidden_state, **asked)
+    ids = family.model.text_decoder.generate(
+        input_ids=torch.full((2, 1), ours.CLS),
+        encoder_hidden_states=fused.last_hidden_state,
+        encoder_attention_mask=fused.attention_mask,
+        max_new_tokens=6,
+        min_new_tokens=1,
+        eos_token_id=ours.SEP,
+        pad_token_id=0,
     )
     for mine, theirs in zip(ids.tolist(), written, strict=True):
         end = mine.index(ours.SEP) + 1 if ours.SEP in mine else len(mine)
