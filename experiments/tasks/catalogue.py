@@ -10,15 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.data import easy_vqa
-from experiments.data.coco import COCO as KARPATHY
-from experiments.data.coco import Karpathy
-from experiments.data.dataset import OFFICIAL, split_examples
+from experiments.data.dataset import DATA_SETS, OFFICIAL, split_examples
+from experiments.data.drawn import scene_of
 from experiments.data.example import Example
-from experiments.data.scene_files import scene_of
-from experiments.data.snli_ve import SNLI_VE
-from experiments.data.vizwiz_vqa import ANSWERABLE
-from experiments.data.vqa2 import VQA2 as VQA_V2
-from experiments.data.vqa2 import Drawn
+from experiments.data.questions import Drawn
 from experiments.metrics.exact import ENTAILMENT_WORDS, exact_scores
 from experiments.metrics.scene import scene_counts, scene_f1, scores_by_kind
 from experiments.metrics.vizwiz import answerability_scores, f1_from_counts, vizwiz_scores
@@ -44,7 +39,7 @@ class VQA(Task):
     file_format = VQA_RESULTS
 
     def examples(self, data: Path, split: str) -> list[Example]:
-        found = split_examples(VQA_V2, data / "vqa_v2", OFFICIAL[split], Drawn())
+        found = split_examples(DATA_SETS["vqa2"], data / "vqa_v2", OFFICIAL[split], Drawn())
         return [replace(example, groups={}) for example in found]
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
@@ -59,7 +54,7 @@ class VisualEntailment(Entailment):
     columns = (Column("ve.accuracy", "VE acc", averaged=True),)
 
     def examples(self, data: Path, split: str) -> list[Example]:
-        found = split_examples(SNLI_VE, data / "snli_ve", OFFICIAL[split])
+        found = split_examples(DATA_SETS["snli_ve"], data / "snli_ve", OFFICIAL[split])
         return [replace(example, groups={}) for example in found]
 
 
@@ -71,7 +66,7 @@ class Caption(Captions):
 
     def examples(self, data: Path, split: str) -> list[Example]:
         official = "val" if split == "validation" else split
-        found = split_examples(KARPATHY, data / "karpathy", official, Karpathy())
+        found = split_examples(DATA_SETS["coco"], data / "karpathy", official)
         return [replace(example, scene=scene_of(example.image)) for example in found]
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
@@ -177,7 +172,7 @@ class VizWizCaps(OfficialCaptions):
 
 
 def _answerability(predictions: Mapping[str, float], examples: Sequence[Example]) -> TaskScores:
-    truth = {example.id: int(example.groups[ANSWERABLE]) for example in examples}
+    truth = {example.id: int(example.groups["answerable"]) for example in examples}
     scores = answerability_scores(predictions, truth)
     columns = {AP: scores.average_precision, F1: scores.f1}
     return TaskScores(columns, {F1: scores.counts}, {}, "VizWiz's evaluator of answerability")

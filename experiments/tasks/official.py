@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from attngraph.errors import UserError
 from experiments.data.dataset import DATA_SETS, OFFICIAL, DataSet, Reader
 from experiments.data.example import Example
-from experiments.data.scene_files import SCENES
+from experiments.data.layouts import SCENES
 from experiments.data.tables import Examples, table
 from experiments.tasks.task import SPLITS, Task, holds_scenes
 

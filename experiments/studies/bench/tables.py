@@ -9,8 +9,8 @@ from atexit import register
 from pathlib import Path
 
 from experiments.base.reading import records
+from experiments.data.questions import VQA2
 from experiments.data.tables import Examples, table
-from experiments.data.vqa2 import VQA2
 from experiments.studies.bench.measure import Run
 from experiments.studies.bench.vqa2_files import write_vqa2
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from experiments.data.coco import KARPATHY_FILE
+from experiments.data.captions import KARPATHY_FILE
 from experiments.data.dataset import ANNOTATORS
 
 LINKS = 30_000  # names of one file: file systems allow some 65,000

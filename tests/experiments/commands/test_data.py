@@ -118,7 +118,7 @@ def test_what_is_wrong_or_missing_is_said(folder, capsys, tmp_path):
         (["check"], "NAME is missing: choose from"),
         (["check", "coc", *root], "unknown data set 'coc'"),
         (["check", "coco"], "--root is missing"),
-        (["check", "coco", "--root", folder], f"give --root {folder / 'coco'}"),
+        (["check", "coco", "--root", folder], "dataset_coco.json missing, which the split"),
         (
             ["check", "coco", *root, "--size", 10],
             "--size is no option of `attngraph data check`: leave it out",
