@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from experiments.data import easy_vqa
 from experiments.data.dataset import DATA_SETS, OFFICIAL, split_examples
@@ -16,17 +15,15 @@ from experiments.data.example import Example
 from experiments.data.questions import Drawn
 from experiments.metrics.exact import ENTAILMENT_WORDS, exact_scores
 from experiments.metrics.scene import scene_counts, scene_f1, scores_by_kind
-from experiments.metrics.vizwiz import answerability_scores, f1_from_counts, vizwiz_scores
-from experiments.metrics.vqa import vqa_scores
+from experiments.metrics.vqa import vizwiz_scores, vqa_scores
 from experiments.models.family import Answering
 from experiments.models.ranking import Ranking
-from experiments.tasks.formats import ANSWERABILITY, TEXTCAPS, VIZWIZ, VQA_RESULTS
+from experiments.tasks.formats import TEXTCAPS, VIZWIZ, VQA_RESULTS
 from experiments.tasks.kinds import Captions, Entailment, OfficialCaptions, Questions, caption_columns
 from experiments.tasks.official import Official
 from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_scores, references, register
 
 SCENE = "caption.scene"
-AP, F1 = "vizwiz_vqa.average_precision", "vizwiz_vqa.f1"
 WORDS = tuple(ENTAILMENT_WORDS.values())
 
 
@@ -112,21 +109,13 @@ class VQA2(Questions):
 
 
 class VizWizVQA(Questions):
-    """Accuracy as VizWiz's own evaluator has it; and the scores of its second task, whether a question can be
-    answered from its picture, where predictions are numbers from 0 to 1 (a file of them, for `attngraph
-    score`)."""
+    """Accuracy as VizWiz's own evaluator has it."""
 
     name, title, data_set = "vizwiz_vqa", "VizWiz-VQA", "vizwiz_vqa"
-    columns = (
-        Column("vizwiz_vqa.accuracy", "VizWizVQA acc", averaged=True),
-        Column(AP, "unanswerable AP", optional=True),
-        Column(F1, "unanswerable F1", score=f1_from_counts, optional=True),
-    )
-    file_format, second_format = VIZWIZ, ANSWERABILITY
+    columns = (Column("vizwiz_vqa.accuracy", "VizWizVQA acc", averaged=True),)
+    file_format = VIZWIZ
 
-    def score(self, predictions: Mapping[str, Any], examples: Sequence[Example]) -> TaskScores:
-        if any(isinstance(prediction, (int, float)) for prediction in predictions.values()):
-            return _answerability(predictions, examples)
+    def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
         scores = vizwiz_scores(predictions, references(examples))
         return accuracy_scores(self.selects, scores, examples, "VizWiz's evaluator")
 
@@ -169,13 +158,6 @@ class VizWizCaps(OfficialCaptions):
 
     name, title, data_set = "vizwiz_caps", "VizWiz-Captions", "vizwiz_caps"
     columns = caption_columns("vizwiz_caps", "VizWizCaps")
-
-
-def _answerability(predictions: Mapping[str, float], examples: Sequence[Example]) -> TaskScores:
-    truth = {example.id: int(example.groups["answerable"]) for example in examples}
-    scores = answerability_scores(predictions, truth)
-    columns = {AP: scores.average_precision, F1: scores.f1}
-    return TaskScores(columns, {F1: scores.counts}, {}, "VizWiz's evaluator of answerability")
 
 
 for task in (

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub: small ones, which its own library writes in the repositories' columns."""
+"""Data sets of the Hugging Face hub: small ones, written by its own library in the repositories' columns."""
 
 import io
 import json
