@@ -12,19 +12,7 @@ from experiments.data.hub import Hub
 
 # ---- COCO -------------------------------------------------------------------------------------------------
 
-KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 KARPATHY_FILE = "dataset_coco.json"
-#: COCO's images; VQA v2 is about them too.
-COCO_TRAIN = (
-    "train2014/",
-    "82,783 images COCO_train2014_000000000009.jpg ...; 13.5 GB",
-    "http://images.cocodataset.org/zips/train2014.zip",
-)
-COCO_VAL = (
-    "val2014/",
-    "40,504 images COCO_val2014_000000000042.jpg ..., those of val and test too; 6.6 GB",
-    "http://images.cocodataset.org/zips/val2014.zip",
-)
 #: What the file calls a split -> the split.
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
@@ -86,19 +74,10 @@ COCO = register(
                 published={"val2014": Counts(40_504, 202_654)},
             ),
         ),
-        homepage="https://cocodataset.org/#captions-2015",
-        licence="annotations CC BY 4.0 (https://cocodataset.org/#termsofuse); images: Flickr's terms of use, "
-        "each image its own licence",
-        citation="Chen, Fang, Lin, Vedantam, Gupta, Dollár and Zitnick (2015): Microsoft COCO Captions: Data "
-        "Collection and Evaluation Server. arXiv:1504.00325. For the split: Karpathy and Li (2015): Deep "
-        "Visual-Semantic Alignments for Generating Image Descriptions. CVPR.",
-        contents=((KARPATHY_FILE, "Karpathy's split with all captions", KARPATHY), COCO_TRAIN, COCO_VAL),
     )
 )
 
 # ---- TextCaps ---------------------------------------------------------------------------------------------
-
-_TEXTVQA = "https://dl.fbaipublicfiles.com/textvqa"
 
 
 class TextCaps(Reader):
@@ -154,35 +133,10 @@ TEXTCAPS = register(
                 TextCaps.published,
             ),
         ),
-        homepage="https://textvqa.org/textcaps/",
-        licence="annotations CC BY 4.0 (?); images from Open Images, CC BY 2.0 as listed there",
-        citation="Sidorov, Hu, Rohrbach and Singh (2020): TextCaps: a Dataset for Image Captioning with "
-        "Reading Comprehension. ECCV.",
-        contents=(
-            (
-                "TextCaps_0.1_{train,val,test}.json",
-                "an item for each caption",
-                f"{_TEXTVQA}/data/textcaps/TextCaps_0.1_{{train,val,test}}.json",
-            ),
-            (
-                "train_images/",
-                "25,119 images <image_id>.jpg, of train and of val; 7.1 GB",
-                f"{_TEXTVQA}/images/train_val_images.zip",
-            ),
-            ("test_images/", "3,289 images <image_id>.jpg", f"{_TEXTVQA}/images/test_images.zip"),
-        ),
     )
 )
 
 # ---- VizWiz -----------------------------------------------------------------------------------------------
-
-VIZWIZ = "https://vizwiz.cs.colorado.edu/VizWiz_final"
-#: VizWiz's images, of which its two data sets take different ones.
-VIZWIZ_IMAGES = (
-    "{train,val,test}/",
-    "VizWiz_train_00000000.jpg and others, those of VizWiz-VQA and of VizWiz-Captions; train has 11.3 GB",
-    f"{VIZWIZ}/images/{{train,val,test}}.zip",
-)
 
 
 def vizwiz_file(root: Path, split: str) -> Path:
@@ -248,17 +202,5 @@ VIZWIZ_CAPS = register(
         "VizWiz-Captions",
         "captions",
         readers=(VizWizCaptions(),),
-        homepage="https://vizwiz.org/tasks-and-datasets/image-captioning/",
-        licence="CC BY 4.0",
-        citation="Gurari, Zhao, Zhang and Bhattacharya (2020): Captioning Images Taken by People Who Are "
-        "Blind. ECCV.",
-        contents=(
-            (
-                "annotations/{train,val,test}.json",
-                "images and captions, in test without; without the folder is fine too",
-                f"{VIZWIZ}/caption/annotations.zip",
-            ),
-            VIZWIZ_IMAGES,
-        ),
     )
 )

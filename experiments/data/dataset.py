@@ -12,13 +12,14 @@ left out is a record of a file (``dataset_coco.json: images[17]``), or a picture
 
 from __future__ import annotations
 
-import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
+
+import yaml
 
 from attngraph.errors import UserError
 from experiments.base.known import check_known
@@ -29,7 +30,7 @@ DATA_SETS: dict[str, DataSet] = {}
 OFFICIAL = {"train": "train", "validation": "val", "test": "test"}  # what tasks and files call splits
 ANNOTATORS = 10  # answers to a question of VQA v2 and VizWiz
 LIST = "damaged.json"
-WIDTH = 100  # of what `attngraph data layout` prints
+ABOUT = Path(__file__).with_name("data_sets.yaml")
 _IN = ": "  # between a file and the record's place in it
 
 Made = TypeVar("Made")
@@ -156,19 +157,12 @@ class DataSet:
         unit: what a record is, in the plural: ``questions``, ``pairs``, ``captions``.
         readers: one for each format. The first whose files exist reads a split, unless a format is asked
             for; tasks prefer one whose test split has annotations.
-        homepage, licence, citation: for ``attngraph data layout``.
-        contents: the files and folders that belong into its folder, as (path in there, what it holds, address
-            of the file or archive that it comes from).
     """
 
     name: str
     title: str
     unit: str
     readers: tuple[Reader, ...]
-    homepage: str = ""
-    licence: str = ""
-    citation: str = ""
-    contents: tuple[tuple[str, str, str], ...] = ()
 
     def reader(self, root: Path, split: str, form: str | None = None) -> Reader:
         """The reader of a split.
@@ -200,31 +194,16 @@ class DataSet:
 
     def layout(self) -> str:
         """Files and folders, where they come from, formats, licence and citation, in words."""
-        lines = [f"{self.title}, {self.homepage}", "", f"DIR/{self.name}/"]
-        for path, about, address in self.contents:
-            lines += [f"  {path}", *_wrapped(about, "    "), f"    {address}"]
-        lines += [
-            "",
-            "formats; tasks read the first with all splits, those with an annotated test split first",
-        ]
+        about = yaml.safe_load(ABOUT.read_text(encoding="utf-8"))[self.name]
+        lines = ["formats; tasks read the first with all splits, those with an annotated test split first"]
         for reader in self.readers:
             splits = [f"{name}*" if name in reader.unanswered else name for name in reader.splits]
             lines += [f"  {reader.name}: {reader.title}", f"    splits: {', '.join(splits)}"]
         if any(reader.unanswered for reader in self.readers):
             lines += ["  * without annotations, for predictions only"]
-        lines += ["", *_wrapped(f"licence: {self.licence}"), "", *_wrapped(f"citation: {self.citation}")]
-        return "\n".join(lines) + "\n"
-
-
-def _wrapped(text: str, indent: str = "") -> list[str]:
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=indent,
-        subsequent_indent=indent or "  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+        formats = "\n".join(lines)
+        head = f"{self.title}, {about['page']}\n\nDIR/{self.name}/"
+        return f"{head}\n{about['files']}\n{formats}\n\n{about['rights']}"
 
 
 def register(data_set: DataSet) -> DataSet:

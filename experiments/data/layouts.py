@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from experiments.base.files import write_json, write_text
+from experiments.data.dataset import OFFICIAL
 from experiments.scenes.balance import Sentence
 from experiments.scenes.captions import caption_scenes, captions, ordered
 from experiments.scenes.drawing import draw
@@ -33,7 +34,6 @@ from experiments.scenes.scene import CANVAS, COLORS, CURTAIN_WIDTH, SPLITS, Scen
 
 SCENES = "scenes.json"  # what the pictures of a data set show
 QUALITY = 95  # of JPEG, with colours at full resolution: pixels differ by a few of 256 levels
-PARTS = {"train": "train", "validation": "val", "test": "test"}  # official names of splits
 
 
 class Amounts(NamedTuple):
@@ -177,7 +177,7 @@ def _plain_vqa(root: Path, amounts: Amounts, seed: int) -> None:
     asked, annotated = defaultdict(list), defaultdict(list)
     with _drawing(root) as pictures:
         for split, amount in amounts.items():
-            part = f"{PARTS[split]}2014"
+            part = f"{OFFICIAL[split]}2014"
             for scene, sentences in questions(split, amount, seed):
                 image_id += 1
                 pictures.save(draw(scene), f"{part}/COCO_{part}_{image_id:012d}.png", scene)
@@ -246,7 +246,7 @@ def _vizwiz_vqa(root: Path, amounts: Amounts, seed: int) -> None:
     chance = own_seed("vizwiz_vqa", seed)
     with _drawing(root) as pictures:
         for split, count in amounts.items():
-            part = PARTS[split]
+            part = OFFICIAL[split]
             records = []
             for number, (scene, (sentence,)) in enumerate(questions(split, count, chance, per_scene=1)):
                 rng = generator(chance, SPLITS.index(split), number)
@@ -268,49 +268,23 @@ def _vizwiz_vqa(root: Path, amounts: Amounts, seed: int) -> None:
 
 def _snli_ve(root: Path, amounts: Amounts, seed: int) -> None:
     """SNLI-VE: hypotheses about pictures, in the lines that the official generator writes."""
-    chance = own_seed("snli_ve", seed)
-
-    def record(pair: dict, place: int, sentence: Sentence, scene: Scene) -> dict:
-        return {
-            **pair,
-            "pairID": f"{pair['captionID']}r{place}{sentence.answer[0]}",
-            **_sentence("sentence1", captions(scene, chance)[0]),
-            **_sentence("sentence2", sentence.text),
-        }
-
-    _write_pairs(root, amounts, chance, "jpg", record)
+    _write_pairs(root, amounts, own_seed("snli_ve", seed), official=True)
 
 
 def _plain_ve(root: Path, amounts: Amounts, seed: int) -> None:
     """Hypotheses in the files of SNLI-VE, with their kinds."""
-
-    def record(pair: dict, place: int, sentence: Sentence, scene: Scene) -> dict:
-        return {
-            **pair,
-            "pairID": f"{pair['captionID']}r{place}",
-            "sentence1": "a drawn scene",
-            "sentence2": sentence.text,
-        }
-
-    _write_pairs(root, amounts, seed, "png", record, kinds=True)
+    _write_pairs(root, amounts, seed, official=False)
 
 
-def _write_pairs(
-    root: Path,
-    amounts: Amounts,
-    seed: int,
-    ending: str,
-    record: Callable[[dict, int, Sentence, Scene], dict],
-    kinds: bool = False,
-) -> None:
-    """A line for each hypothesis: what ``record`` adds to its label and caption, and its picture."""
+def _write_pairs(root: Path, amounts: Amounts, seed: int, official: bool) -> None:
+    """A line for each hypothesis; official lines have a caption with its parses, others the kind."""
     number = 1_000_000_000
     with _drawing(root) as pictures:
         for split, amount in amounts.items():
             lines = []
             for scene, sentences in hypotheses(split, amount, seed):
                 number += 1
-                name = f"{number}.{ending}"
+                name = f"{number}.{'jpg' if official else 'png'}"
                 pictures.save(draw(scene), f"flickr30k_images/{name}", scene)
                 for place, sentence in enumerate(sentences):
                     pair = {
@@ -318,8 +292,17 @@ def _write_pairs(
                         "captionID": f"{name}#0",
                         "gold_label": sentence.answer,
                     }
-                    pair = {**record(pair, place, sentence, scene), "Flickr30K_ID": str(number)}
-                    lines.append(json.dumps(pair | {"hypothesis_kind": sentence.kind} if kinds else pair))
+                    if official:
+                        pair["pairID"] = f"{name}#0r{place}{sentence.answer[0]}"
+                        pair |= _sentence("sentence1", captions(scene, seed)[0])
+                        pair |= _sentence("sentence2", sentence.text)
+                    else:
+                        pair["pairID"] = f"{name}#0r{place}"
+                        pair |= {"sentence1": "a drawn scene", "sentence2": sentence.text}
+                    pair["Flickr30K_ID"] = str(number)
+                    if not official:
+                        pair["hypothesis_kind"] = sentence.kind
+                    lines.append(json.dumps(pair))
             part = "dev" if split == "validation" else split
             write_text(root / f"snli_ve_{part}.jsonl", "\n".join(lines) + "\n")
 
@@ -357,7 +340,7 @@ def _describe(
         coco_id: its id in COCO.
         ending: of its file.
     """
-    label = "restval" if split == "train" and number % 4 == 3 else PARTS[split]
+    label = "restval" if split == "train" and number % 4 == 3 else OFFICIAL[split]
     source = "train2014" if label == "train" else "val2014"
     place, first = len(described), described[-1]["sentids"][-1] + 1 if described else 0
     sentences = [
@@ -422,7 +405,7 @@ def _textcaps(root: Path, amounts: Amounts, seed: int) -> None:
     caption_id = 0
     with _drawing(root) as pictures:
         for split, count in amounts.items():
-            part = PARTS[split]
+            part = OFFICIAL[split]
             items: list[dict] = []
             for number in range(count):
                 rng = generator(chance, SPLITS.index(split), number)
@@ -514,7 +497,7 @@ def _vizwiz_caps(root: Path, amounts: Amounts, seed: int) -> None:
     image_ids, caption_ids = count(), count()
     with _drawing(root) as pictures:
         for split, amount in amounts.items():
-            part = PARTS[split]
+            part = OFFICIAL[split]
             images, annotations = [], []
             for number, scene in enumerate(caption_scenes(split, amount, chance)):
                 rng, image_id = generator(chance, SPLITS.index(split), number), next(image_ids)

@@ -9,23 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.base.reading import Damaged, Pictures, Record, records
-from experiments.data.captions import (
-    COCO_TRAIN,
-    COCO_VAL,
-    KARPATHY,
-    KARPATHY_FILE,
-    VIZWIZ,
-    VIZWIZ_IMAGES,
-    karpathy_split,
-    vizwiz_file,
-)
+from experiments.data.captions import KARPATHY_FILE, karpathy_split, vizwiz_file
 from experiments.data.dataset import ANNOTATORS, Counts, DataSet, Fields, Reader, Reading, register
 from experiments.data.example import Example
 from experiments.data.hub import Hub
 
 # ---- VQA v2 -----------------------------------------------------------------------------------------------
 
-_AMAZON = "https://s3.amazonaws.com/cvmlp/vqa/mscoco/vqa"
 _FIELDS = Fields(
     id="question_id",
     references="answers",
@@ -167,36 +157,6 @@ VQA2 = register(
                 published={"val": Official.published["val"]},
             ),
         ),
-        homepage="https://visualqa.org",
-        licence="annotations CC BY 4.0 (VQA Consortium); the images' copyright stays with their owners on "
-        "Flickr, see https://cocodataset.org/#termsofuse",
-        citation="Goyal, Khot, Summers-Stay, Batra and Parikh (2017): Making the V in VQA Matter: Elevating "
-        "the Role of Image Understanding in Visual Question Answering. CVPR.",
-        contents=(
-            (
-                "v2_OpenEnded_mscoco_{train2014,val2014}_questions.json",
-                "questions",
-                f"{_AMAZON}/v2_Questions_{{Train,Val}}_mscoco.zip",
-            ),
-            (
-                "v2_mscoco_{train2014,val2014}_annotations.json",
-                "ten answers to each of them",
-                f"{_AMAZON}/v2_Annotations_{{Train,Val}}_mscoco.zip",
-            ),
-            (
-                "v2_OpenEnded_mscoco_{test2015,test-dev2015}_questions.json",
-                "questions without answers",
-                f"{_AMAZON}/v2_Questions_Test_mscoco.zip",
-            ),
-            (KARPATHY_FILE, "Karpathy's splits; without it, the official ones", KARPATHY),
-            COCO_TRAIN,
-            COCO_VAL,
-            (
-                "test2015/",
-                "COCO_test2015_000000000001.jpg and 81,433 more",
-                "http://images.cocodataset.org/zips/test2015.zip",
-            ),
-        ),
     )
 )
 
@@ -263,18 +223,6 @@ VIZWIZ_VQA = register(
                 VizWiz.unanswered,
                 VizWiz.published,
             ),
-        ),
-        homepage="https://vizwiz.org/tasks-and-datasets/vqa",
-        licence="CC BY 4.0",
-        citation="Gurari, Li, Stangl, Guo, Lin, Grauman, Luo and Bigham (2018): VizWiz Grand Challenge: "
-        "Answering Visual Questions from Blind People. CVPR.",
-        contents=(
-            (
-                "Annotations/{train,val,test}.json",
-                "questions, with ten answers to each in train and val; without the folder is fine too",
-                f"{VIZWIZ}/vqa_data/Annotations.zip",
-            ),
-            VIZWIZ_IMAGES,
         ),
     )
 )

@@ -16,7 +16,6 @@ FOLDER = "flickr30k_images"
 #: As archives of Flickr30k unpack; Kaggle's has the folder twice.
 _FOLDERS = (f"{FOLDER}/{FOLDER}", FOLDER, "flickr30k-images")
 _FILES = {"train": "train", "val": "dev", "test": "test"}
-_DRIVE = "https://drive.google.com/file/d"
 
 
 class Official(Reader):
@@ -80,21 +79,6 @@ SNLI_VE = register(
                     groups={"label": "label"},
                 ),
                 published=Official.published,
-            ),
-        ),
-        homepage="https://github.com/necla-ml/SNLI-VE",
-        licence="see the homepage and SNLI (CC BY-SA 4.0); the images: Flickr's terms of use, for research "
-        "alone",
-        citation="Xie, Lai, Doran and Kadav (2019): Visual Entailment: A Novel Task for Fine-Grained Image "
-        "Understanding. arXiv:1901.06706.",
-        contents=(
-            ("snli_ve_train.jsonl", "a pair a line", f"{_DRIVE}/1jQElLXUA5ps3OuiSMlJdKTRIMwZ_cJ2e"),
-            ("snli_ve_dev.jsonl", "likewise, the split val", f"{_DRIVE}/1M6uSoJ4rXXsygReioHSJg2Xgip2NLpJW"),
-            ("snli_ve_test.jsonl", "likewise", f"{_DRIVE}/1_n4g8sbw_P6KBayvJ9B8KklZDFr0uPsQ"),
-            (
-                f"{FOLDER}/",
-                f"1000092795.jpg and others; the folder may be {' or '.join(_FOLDERS[::2])} too",
-                f"{_DRIVE}/0B_PL6p-5reUAZEM4MmRQQ2VVSlk",
             ),
         ),
     )

@@ -82,8 +82,8 @@ def test_refusals_leave_nothing(data, cells, tmp_path, capsys):
         ((data, "--data", data), "holds no finished run"),
         ((cell, "--split", "test", "--image", "x.png"), "--image and --split are two things to answer"),
         ((cell, "--text", "what ?"), "--text goes with a picture: give --image"),
-        ((cell, "--data", data, "--split", "nope"), "no split 'nope': choose from train, val, test"),
-        ((cell, "--data", data, "--format", "nope"), "format 'nope': choose from"),
+        ((cell, "--data", data, "--split", "nope"), "'nope': choose from train, val, test"),
+        ((cell, "--data", data, "--format", "nope"), "'nope': choose from karpathy"),
         ((cell, "--data", tmp_path), "vqa2"),
         ((cell, "--data", data, "--model", cells), "started from other weights"),
     ):

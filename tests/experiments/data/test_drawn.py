@@ -181,7 +181,7 @@ def test_records_have_the_official_fields(folder):
         assert records and all(set(record) == set(fields.split()) for record in records), name
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", ["train", "test"])
 def test_vqa2_in_karpathys_split(folder, split):
     drawn = list(questions(split, getattr(AMOUNTS, split), own_seed("vqa2", SEED)))
     examples = read(folder, "vqa2", OFFICIAL[split], "karpathy")
@@ -245,6 +245,18 @@ def test_vizwiz_vqa(folder, split):
         assert taken.level != "bad" or example.groups["answerable"] == "0"
 
 
+def test_coco(folder):
+    chance = own_seed("coco", SEED)
+    drawn = list(caption_scenes("train", AMOUNTS.train, chance))
+    examples = read(folder, "coco", "train")
+    assert len(examples) == len(drawn)
+    for number, (example, scene) in enumerate(zip(examples, drawn)):
+        assert list(example.references[:5]) == describe(scene, chance)
+        assert len(set(example.references)) == len(example.references) == (6 if number % 7 == 0 else 5)
+        assert Image.open(example.image).tobytes() == as_saved(draw(scene))
+        assert scene_of(example.image) == scene
+
+
 def test_snli_ve(folder):
     drawn = hypotheses("train", AMOUNTS.train, own_seed("snli_ve", SEED))
     expected = [(scene, sentence) for scene, sentences in drawn for sentence in sentences]
@@ -252,19 +264,6 @@ def test_snli_ve(folder):
     assert len(examples) == len(expected)
     for example, (scene, sentence) in zip(examples, expected):
         assert (example.prompt, example.references) == (sentence.text, (sentence.answer,))
-        assert Image.open(example.image).tobytes() == as_saved(draw(scene))
-        assert scene_of(example.image) == scene
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_coco(folder, split):
-    chance = own_seed("coco", SEED)
-    drawn = list(caption_scenes(split, getattr(AMOUNTS, split), chance))
-    examples = read(folder, "coco", OFFICIAL[split])
-    assert len(examples) == len(drawn)
-    for number, (example, scene) in enumerate(zip(examples, drawn)):
-        assert list(example.references[:5]) == describe(scene, chance)
-        assert len(set(example.references)) == len(example.references) == (6 if number % 7 == 0 else 5)
         assert Image.open(example.image).tobytes() == as_saved(draw(scene))
         assert scene_of(example.image) == scene
 

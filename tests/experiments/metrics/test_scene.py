@@ -38,10 +38,6 @@ SCENE = Scene(
 ONE = Scene(1, (Thing("star", "red", "large", 11, 53, 9),), GROUND, None, "downstream")
 
 
-def counts(caption, scene=SCENE):
-    return caption_counts(caption, scene).astype(int).tolist()
-
-
 def truths(count, seed=5):
     """Scenes with their five references."""
     for scene in caption_scenes("train", count, seed):
@@ -69,14 +65,6 @@ def test_references_say_nothing_wrong_and_what_they_name_is_found():
             said = len(re.findall("to the left of|to the right of|above|below|at the", body))
             said = n - 1 if body.startswith("from left to right") else said
             assert relations.tolist() == [said + curtain] * 2 + [said, max(n - 1, 1)]
-
-
-def test_all_references_of_a_scene_together():
-    """With four things none names a size: half of the attributes. With fewer, some reference names all."""
-    for scene, texts in truths(150):
-        found = np.max([caption_counts(text, scene) for text in texts], axis=0)[:, 2]
-        n = len(scene.things)
-        assert found[0] == n and found[1] == (n if n == 4 else 2 * n)
 
 
 def exchanged(caption, word, other):
@@ -121,19 +109,6 @@ def test_the_opposite_relation_is_one_wrong_relation():
     assert tried > 100
 
 
-def test_a_wrong_shape_takes_with_it_what_is_said_of_the_thing():
-    for scene, texts in truths(100):
-        absent = [shape for shape in SHAPES if shape not in [thing.shape for thing in scene.things]]
-        for text in texts:
-            before = caption_counts(text, scene)
-            for thing in scene.things:
-                (wrong, *_) = exchanged(text, f"{thing.color} {thing.shape}", f"{thing.color} {absent[0]}")
-                lost = before - caption_counts(wrong, scene)
-                assert lost[0].tolist() == [1, 0, 1, 0]
-                assert lost[1, 0] == lost[1, 2] == 1 + (f"{thing.size} {thing.color} {thing.shape}" in text)
-                assert (lost[:, 1] == 0).all() and (lost[:, 3] == 0).all(), "as much is claimed and asked"
-
-
 def test_captions_of_other_scenes_are_mostly_wrong():
     scenes = dict(enumerate(caption_scenes("test", 400, 1)))
     own = {k: captions(scene, 1)[0] for k, scene in scenes.items()}
@@ -145,70 +120,49 @@ def test_captions_of_other_scenes_are_mostly_wrong():
     assert precision["relations: precision"] < 0.15
 
 
-@pytest.mark.parametrize(
-    "caption, objects, attributes, relations",
-    [
-        ("", [0, 0, 0, 3], [0, 0, 0, 6], [0, 0, 0, 2]),
-        (
-            "a large red circle is above a small blue star, with a small green circle",
-            [3, 3, 3, 3],
-            [6, 6, 6, 6],
-            [1, 1, 1, 2],
-        ),
-        # "a circle" fits two things; one to one, so the third of them is wrong
-        ("a circle, a circle and a circle", [2, 3, 2, 3], [0, 0, 0, 6], [0, 0, 0, 2]),
-        # the matching gives the first circle the colour that fits, whatever the order
-        ("a green circle and a red circle", [2, 2, 2, 3], [2, 2, 2, 6], [0, 0, 0, 2]),
-        ("a red circle and a red circle", [2, 2, 2, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
-        # things further apart: right, but not asked
-        ("a red circle is to the left of a green circle", [2, 2, 2, 3], [2, 2, 2, 6], [1, 1, 0, 2]),
-        # both ways round is one thing found
-        (
-            "a red circle above a blue star . a green circle right of a blue star",
-            [3, 4, 3, 3],
-            [3, 4, 3, 6],
-            [1, 2, 1, 2],
-        ),
-        # relations without a thing at either end, a place of nothing
-        ("left of a red circle is above", [1, 1, 1, 3], [1, 1, 1, 6], [0, 2, 0, 2]),
-        ("at the top", [0, 0, 0, 3], [0, 0, 0, 6], [0, 1, 0, 2]),
-        # attributes without a thing
-        ("a small red and a large orange", [0, 0, 0, 3], [0, 4, 0, 6], [0, 0, 0, 2]),
-        # things of no named shape claim attributes alone
-        ("a blue thing and a purple object", [0, 0, 0, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
-        ("three things: a blue star", [1, 1, 1, 3], [2, 2, 1, 6], [0, 0, 0, 2]),
-        ("two things: a blue star", [1, 1, 1, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
-        ("the only thing here is a blue star", [1, 1, 1, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
-        # places: of things, and of curtains
-        ("a blue star at the bottom left of the picture", [1, 1, 1, 3], [1, 1, 1, 6], [1, 1, 0, 2]),
-        ("a blue star at the bottom", [1, 1, 1, 3], [1, 1, 1, 6], [0, 1, 0, 2]),
-        ("a blue star, beside a curtain at the bottom", [2, 2, 1, 3], [1, 1, 1, 6], [1, 1, 0, 2]),
-        ("a curtain at the top beside a curtain at the bottom", [1, 2, 0, 3], [0, 0, 0, 6], [1, 2, 0, 2]),
-        ("two red circles", [2, 2, 2, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
-        # the star is not right of both, as the words say
-        (
-            "from left to right there is a red circle, a green circle and a star",
-            [3, 3, 3, 3],
-            [2, 2, 2, 6],
-            [1, 2, 0, 2],
-        ),
-    ],
-)
-def test_counts_by_hand(caption, objects, attributes, relations):
-    assert counts(caption) == [objects, attributes, relations]
+COUNTED = [  # caption, objects, attributes, relations
+    ("", "0003", "0006", "0002"),
+    ("a large red circle is above a small blue star, with a small green circle", "3333", "6666", "1112"),
+    # "a circle" fits two things; one to one, so the third of them is wrong
+    ("a circle, a circle and a circle", "2323", "0006", "0002"),
+    # the matching gives the first circle the colour that fits, whatever the order
+    ("a green circle and a red circle", "2223", "2226", "0002"),
+    ("a red circle and a red circle", "2223", "1216", "0002"),
+    # things further apart: right, but not asked
+    ("a red circle is to the left of a green circle", "2223", "2226", "1102"),
+    # both ways round is one thing found
+    ("a red circle above a blue star . a green circle right of a blue star", "3433", "3436", "1212"),
+    # relations without a thing at either end, a place of nothing
+    ("left of a red circle is above", "1113", "1116", "0202"),
+    ("at the top", "0003", "0006", "0102"),
+    # attributes without a thing
+    ("a small red and a large orange", "0003", "0406", "0002"),
+    # things of no named shape claim attributes alone
+    ("a blue thing and a purple object", "0003", "1216", "0002"),
+    ("three things: a blue star", "1113", "2216", "0002"),
+    ("two things: a blue star", "1113", "1216", "0002"),
+    ("the only thing here is a blue star", "1113", "1216", "0002"),
+    # places: of things, and of curtains
+    ("a blue star at the bottom left of the picture", "1113", "1116", "1102"),
+    ("a blue star at the bottom", "1113", "1116", "0102"),
+    ("a blue star, beside a curtain at the bottom", "2213", "1116", "1102"),
+    ("a curtain at the top beside a curtain at the bottom", "1203", "0006", "1202"),
+    ("two red circles", "2223", "1216", "0002"),
+    # the star is not right of both, as the words say
+    ("from left to right there is a red circle, a green circle and a star", "3333", "2226", "1202"),
+]
+#: A single thing is asked for its place.
+COUNTED_OF_ONE = [
+    ("a large red star at the bottom left of the picture", "1111", "2222", "1111"),
+    ("a red star at the left, beside a curtain at the top", "1211", "1112", "0201"),
+]
 
 
-def test_a_single_thing_is_asked_for_its_place():
-    assert counts("a large red star at the bottom left of the picture", ONE) == [
-        [1, 1, 1, 1],
-        [2, 2, 2, 2],
-        [1, 1, 1, 1],
-    ]
-    assert counts("a red star at the left, beside a curtain at the top", ONE) == [
-        [1, 2, 1, 1],
-        [1, 1, 1, 2],
-        [0, 2, 0, 1],
-    ]
+def test_counts_by_hand():
+    for scene, counted in ((SCENE, COUNTED), (ONE, COUNTED_OF_ONE)):
+        for caption, *expected in counted:
+            found = caption_counts(caption, scene).astype(int).tolist()
+            assert ["".join(map(str, row)) for row in found] == expected, caption
 
 
 def test_a_broken_caption_is_read():

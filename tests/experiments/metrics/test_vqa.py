@@ -93,41 +93,42 @@ def test_the_tables_are_the_evaluators():
     ]
 
 
-@pytest.mark.parametrize(
-    "prediction, answers, of_vqa, of_vizwiz",
-    [
-        # VQA v2 compares unanimous answers as they are, but for outer white space
-        ("yes", ["Yes"] * 10, 0.0, 0.0),
-        ("Yes", ["Yes"] * 10, 1.0, 0.0),
-        ("Yes", ["yes"] * 10, 0.0, 1.0),
-        ("the dog", ["dog"] * 10, 0.0, 1.0),
-        ("2", ["two"] * 10, 0.0, 0.0),
-        (" Yes\n", ["Yes"] * 5 + [" Yes\n"] * 5, 1.0, 0.0),
-        ("x y", ["x\ty"] * 5 + ["x\ny"] * 5, 1.0, 0.0),
-        ("a  b", ["a b"] * 10, 0.0, 0.0),
-        # anything else lets both sides be processed; VizWiz always processes the prediction, no answer
-        ("yes", ["Yes"] * 9 + ["yes"], 1.0, 0.3),
-        ("dog", ["the dog"] * 9 + ["dog"], 1.0, 0.3),
-        ("two", ["two"] * 9 + ["2"], 1.0, 0.3),
-        ("t-shirt", ["t-shirt"] * 9 + ["t shirt"], 1.0, 0.3),
-        ("", ["a"] * 2 + ["x"] * 8, 0.6, 0.0),
-        ("a", [""] * 2 + ["the"] * 8, 1.0, 0.6),
-        ("somebodyd", ["somebody'd"] * 3 + ["x"] * 7, 0.9, 0.0),
-        ("girl's", ["girl’s"] * 9 + ["x"], 0.0, 0.0),
-        # contractions
-        ("dont", ["don't"] * 9 + ["dont"], 1.0, 0.0),
-        ("dont", ["don’t"] * 9 + ["x"], 0.0, 1.0),
-        ("cant", ["can't"] * 9 + ["x"], 1.0, 1.0),
-        # 0 to 10 of ten annotators; left out by their place: by value, four and more would score 0
-        *(
-            ("red", ["red"] * n + ["blue"] * (10 - n), score, score)
-            for n, score in enumerate((0.0, 0.3, 0.6, 0.9, *[1.0] * 7))
-        ),
-    ],
-)
-def test_questions(prediction, answers, of_vqa, of_vizwiz):
-    assert vqa_scores({"q": prediction}, {"q": answers})[0] == pytest.approx(of_vqa, abs=1e-12)
-    assert vizwiz_scores({"q": prediction}, {"q": answers})[0] == pytest.approx(of_vizwiz, abs=1e-12)
+SCORED = [  # prediction, answers, the score of VQA v2, of VizWiz
+    # VQA v2 compares unanimous answers as they are, but for outer white space
+    ("yes", ["Yes"] * 10, 0.0, 0.0),
+    ("Yes", ["Yes"] * 10, 1.0, 0.0),
+    ("Yes", ["yes"] * 10, 0.0, 1.0),
+    ("the dog", ["dog"] * 10, 0.0, 1.0),
+    ("2", ["two"] * 10, 0.0, 0.0),
+    (" Yes\n", ["Yes"] * 5 + [" Yes\n"] * 5, 1.0, 0.0),
+    ("x y", ["x\ty"] * 5 + ["x\ny"] * 5, 1.0, 0.0),
+    ("a  b", ["a b"] * 10, 0.0, 0.0),
+    # anything else lets both sides be processed; VizWiz always processes the prediction, no answer
+    ("yes", ["Yes"] * 9 + ["yes"], 1.0, 0.3),
+    ("dog", ["the dog"] * 9 + ["dog"], 1.0, 0.3),
+    ("two", ["two"] * 9 + ["2"], 1.0, 0.3),
+    ("t-shirt", ["t-shirt"] * 9 + ["t shirt"], 1.0, 0.3),
+    ("", ["a"] * 2 + ["x"] * 8, 0.6, 0.0),
+    ("a", [""] * 2 + ["the"] * 8, 1.0, 0.6),
+    ("somebodyd", ["somebody'd"] * 3 + ["x"] * 7, 0.9, 0.0),
+    ("girl's", ["girl’s"] * 9 + ["x"], 0.0, 0.0),
+    # contractions
+    ("dont", ["don't"] * 9 + ["dont"], 1.0, 0.0),
+    ("dont", ["don’t"] * 9 + ["x"], 0.0, 1.0),
+    ("cant", ["can't"] * 9 + ["x"], 1.0, 1.0),
+    # 0 to 10 of ten annotators; left out by their place: by value, four and more would score 0
+    *(
+        ("red", ["red"] * n + ["blue"] * (10 - n), score, score)
+        for n, score in enumerate((0.0, 0.3, 0.6, 0.9, *[1.0] * 7))
+    ),
+]
+
+
+def test_questions():
+    said = {str(k): prediction for k, (prediction, *_) in enumerate(SCORED)}
+    given = {str(k): answers for k, (_, answers, *_) in enumerate(SCORED)}
+    assert vqa_scores(said, given) == pytest.approx([of_vqa for *_, of_vqa, _ in SCORED], abs=1e-12)
+    assert vizwiz_scores(said, given) == pytest.approx([of_vizwiz for *_, of_vizwiz in SCORED], abs=1e-12)
 
 
 def test_equals_the_average_over_nine_annotators_each():

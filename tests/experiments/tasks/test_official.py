@@ -13,7 +13,7 @@ import pytest
 
 from attngraph.errors import UserError
 from experiments.data.dataset import DATA_SETS
-from experiments.data.drawn import Sizes, make_scenes, write_scenes
+from experiments.data.drawn import make_scenes
 from experiments.data.example import Example
 from experiments.data.tables import table
 from experiments.models import Decoding, Ranking
@@ -48,13 +48,6 @@ def _copied(source: str, target: str) -> None:
 
 def official(data: Path, task: str, split: str, form: str | None = None) -> dict[str, Example]:
     return {e.id: e for e in table(DATA_SETS[task], data / task, split, form=form)}
-
-
-def test_six_tasks_read_the_data_sets_of_their_names():
-    assert list(OFFICIAL) == ["vqa2", "vizwiz_vqa", "snli_ve", "coco", "textcaps", "vizwiz_caps"]
-    assert all(
-        task.data_set == name in DATA_SETS and TASKS[task.like].drawn for name, task in OFFICIAL.items()
-    )
 
 
 @pytest.mark.parametrize("name", [name for name in OFFICIAL if name not in WITHOUT_TEST])
@@ -194,13 +187,6 @@ def test_missing_data_are_named(name, own, tmp_path):
         UserError, match=f"{name}: no such folder, which {name} reads: `attngraph data layout"
     ):
         task.check(own)
-
-
-def test_drawn_scenes_are_no_official_files(tmp_path):
-    data = write_scenes(tmp_path / "data", sizes=Sizes((1, 1, 1), (1, 1, 1), (1, 1, 1)))
-    assert [name for name, task in TASKS.items() if task.found(data)] == ["vqa", "ve", "caption"]
-    with pytest.raises(UserError, match=r"holds no drawn scenes \(manifest.json\), which vqa reads"):
-        TASKS["vqa"].check(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["vizwiz_vqa", "textcaps"])

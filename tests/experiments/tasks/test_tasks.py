@@ -1,7 +1,6 @@
 """Every task keeps one contract: columns, prompts by model family, targets, scores, a format of results."""
 
 import ast
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -195,12 +194,6 @@ def test_the_docs_say_what_one_reference_gets_by_the_others():
 
 
 # ---- lists of answers ------------------------------------------------------------------------------------
-
-
-def test_a_list_of_answers_is_read_in_its_order(tmp_path):
-    answers = ["yes", "no", "café", "11:30"]
-    (tmp_path / "list.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(answers).encode())
-    assert read_answers(tmp_path / "list.json") == tuple(answers)
 
 
 @pytest.mark.parametrize(
