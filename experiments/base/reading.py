@@ -175,12 +175,12 @@ class Record:
         Raises:
             Damaged: they are no such list, or fewer than ``least``.
         """
-        found = []
-        for place, one in enumerate(self.field(name, list)):
-            text = one.get(item) if type(one) is dict and item else one
-            if type(text) is not str:
-                raise self.fault(f"'{name}[{place}]' of {self.where} is {type(text).__name__}, not a text")
-            found.append(text)
+        found = self.field(name, list)
+        if item is not None:
+            found = [one.get(item) if type(one) is dict else one for one in found]
+        if wrong := [place for place, text in enumerate(found) if type(text) is not str]:
+            is_a = type(found[wrong[0]]).__name__
+            raise self.fault(f"'{name}[{wrong[0]}]' of {self.where} is {is_a}, not a text")
         if len(found) < least:
             raise self.fault(
                 f"field '{name}' of {self.where} has {len(found)} entries, at least {least} are due"

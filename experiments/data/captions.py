@@ -49,7 +49,7 @@ class Karpathy(Reader):
             if karpathy_split(image) != split:
                 return None
             path = pictures.path(image.field("filepath", str), image.field("filename", str), image)
-            return self.fields.example(image, path, image)
+            return self.fields.example(image, path, self.fields.annotation(image))
 
         yield from reading.each(file, records(file, "images"), example, "cocoid")
 

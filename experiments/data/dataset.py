@@ -16,8 +16,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from sys import intern
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
@@ -34,6 +35,14 @@ ABOUT = Path(__file__).with_name("data_sets.yaml")
 _IN = ": "  # between a file and the record's place in it
 
 Made = TypeVar("Made")
+
+
+class Annotation(NamedTuple):
+    """What is known of an example's answer."""
+
+    references: tuple[str, ...]
+    kind: str
+    groups: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -63,36 +72,38 @@ class Fields:
     groups: Mapping[str, str] = field(default_factory=dict)
     identity: Callable[[str], str] = str
 
-    def example(self, record: Record, image: Path, annotation: Record | None) -> Example:
-        """The example of a record.
+    def annotation(self, record: Record) -> Annotation:
+        """What a record says about an example's answer."""
+        found = record.field(self.references, str, list)
+        if isinstance(found, str):
+            references = (record.text(self.references).strip(),)
+        elif self.annotators is None:
+            references = record.captions(self.references, self.item)
+        else:  # many questions have the same answers
+            references = tuple(map(intern, record.texts(self.references, self.item, self.annotators)))
+        kind = _said(record, self.kinds) or self.kind
+        groups = {name: said for name, at in self.groups.items() if (said := _said(record, at))}
+        return Annotation(references, kind, groups)
+
+    def example(self, record: Record, image: Path, annotation: Annotation | None) -> Example:
+        """The example of a record with id and prompt.
 
         Args:
-            record: with id and prompt.
+            record: the one.
             image: its picture.
-            annotation: the record with references, kind and groups; None in splits without annotations.
+            annotation: None in splits without annotations.
         """
         identity = self.identity(str(record.field(self.id, str, int)))
         prompt = "" if self.prompt is None else record.text(self.prompt)
-        if annotation is None:
-            return Example(identity, image, prompt, (), self.kind)
-        references = self._references(annotation)
-        kind = _said(annotation, self.kinds) or self.kind
-        groups = {name: said for name, at in self.groups.items() if (said := _said(annotation, at))}
+        references, kind, groups = annotation or Annotation((), self.kind, {})
         return Example(identity, image, prompt, references, kind, groups=groups)
-
-    def _references(self, record: Record) -> tuple[str, ...]:
-        if isinstance(record.field(self.references, str, list), str):
-            return (record.text(self.references).strip(),)
-        if self.annotators is None:
-            return record.captions(self.references, self.item)
-        return record.texts(self.references, self.item, self.annotators)
 
 
 def _said(record: Record, name: str | None) -> str:
     """A field that may be missing."""
     if name is None or record.content.get(name) is None:
         return ""
-    return str(record.field(name, str, int))
+    return intern(str(record.field(name, str, int)))
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class Hub(Reader):
             )
 
         def example(row: Record) -> Example:
-            annotation = None if split in self.unanswered else row
+            annotation = None if split in self.unanswered else self.fields.annotation(row)
             return self.fields.example(row, _picture(row), annotation)
 
         yield from reading.each(files[0], _rows(files), example, self.fields.id)

@@ -10,7 +10,16 @@ from typing import NamedTuple
 
 from experiments.base.reading import Damaged, Pictures, Record, records
 from experiments.data.captions import KARPATHY_FILE, karpathy_split, vizwiz_file
-from experiments.data.dataset import ANNOTATORS, Counts, DataSet, Fields, Reader, Reading, register
+from experiments.data.dataset import (
+    ANNOTATORS,
+    Annotation,
+    Counts,
+    DataSet,
+    Fields,
+    Reader,
+    Reading,
+    register,
+)
 from experiments.data.example import Example
 from experiments.data.hub import Hub
 
@@ -111,36 +120,37 @@ def _examples(
     part: _Part, split: str, pictures: Pictures, reading: Reading, division: Division | None
 ) -> Iterator[Example]:
     """The examples of a part that are of a split, in the order of its question file."""
-    annotated: dict[int, Record] = {}
-    if part.annotations is not None:
-        found = records(part.annotations, "annotations")
-        annotated |= reading.each(part.annotations, found, _numbered, "question_id")
+
+    def is_ours(image_id: int) -> bool:
+        return division is None or division.get(image_id, ("", ""))[0] == split
+
+    def annotation(record: Record) -> tuple[tuple[int, int], Annotation] | None:
+        identity, image_id = record.field("question_id", int), record.field("image_id", int)
+        return ((identity, image_id), _FIELDS.annotation(record)) if is_ours(image_id) else None
 
     def example(question: Record) -> Example | None:
         identity, image_id = question.field("question_id", int), question.field("image_id", int)
         if {str(identity), str(image_id)} & reading.lost:
             return None
-        if division is not None:
-            if image_id not in division:
-                about = f"{question.where} is about the cocoid {image_id}"
-                raise question.fault(f"{about}, which {KARPATHY_FILE} does not have")
-            if division[image_id][0] != split:
-                return None
-        annotation = annotated.get(identity)
-        image_ids = () if annotation is None else (annotation.field("image_id", int),)
-        if part.annotations is not None and image_id not in image_ids:
+        if division is not None and image_id not in division:
+            about = f"{question.where} is about the cocoid {image_id}"
+            raise question.fault(f"{about}, which {KARPATHY_FILE} does not have")
+        if not is_ours(image_id):
+            return None
+        told = annotated.get((identity, image_id))
+        if told is None and part.annotations is not None:
             raise Damaged(
                 f"{part.annotations}: no annotation with question_id {identity} and image_id {image_id}, "
                 f"which {question.where} of {question.file} has; use the files of the same split"
             )
         image = pictures.path(part.images, f"COCO_{part.images}_{image_id:012d}", question)
-        return _FIELDS.example(question, image, annotation)
+        return _FIELDS.example(question, image, told)
 
+    annotated: dict[tuple[int, int], Annotation] = {}  # question and image
+    if part.annotations is not None:
+        found = records(part.annotations, "annotations")
+        annotated |= reading.each(part.annotations, found, annotation, "question_id")
     yield from reading.each(part.questions, records(part.questions, "questions"), example, "question_id")
-
-
-def _numbered(annotation: Record) -> tuple[int, Record]:
-    return annotation.field("question_id", int), annotation
 
 
 VQA2 = register(
@@ -196,7 +206,8 @@ class VizWiz(Reader):
 
         def example(record: Record) -> Example:
             image = pictures.path(split, record.text("image"), record)
-            return self.fields.example(record, image, None if split in self.unanswered else record)
+            annotation = None if split in self.unanswered else self.fields.annotation(record)
+            return self.fields.example(record, image, annotation)
 
         yield from reading.each(file, records(file), example, "image")
 

@@ -57,7 +57,7 @@ class Official(Reader):
                 return None
             key = next((key for key in IDS if key in pair.content), IDS[0])
             image = pictures.path(folder, str(pair.field(key, str, int)), pair)
-            return self.fields.example(pair, image, pair)
+            return self.fields.example(pair, image, self.fields.annotation(pair))
 
         yield from reading.each(file, records(file), example, "pairID")
 

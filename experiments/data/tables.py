@@ -9,6 +9,7 @@ It uses pyarrow, not the library ``datasets``, whose import takes each worker a 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -134,10 +135,13 @@ def table(data_set: DataSet, root: Path, split: str, form: str | None = None) ->
     file = cache_folder() / "tables" / f"{name}.arrow"
     found = _open(file, root, state)
     if found is None:
+        gc.disable()  # of millions of records none is in a cycle: looking for them takes a third of the time
         try:
             _write(file, state, data_set, reader, root, split)
         except OSError as error:
             raise no_room(file, error) from error
+        finally:
+            gc.enable()
         found = _open(file, root, state)
     if found is None:
         raise UserError(f"{file} cannot be read back after it was written: check the disk")
