@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from attngraph.errors import UserError
 from experiments.base.errors import first_line
 from experiments.base.files import whole, write_bytes
+from experiments.base.known import check_known
 from experiments.base.reading import Record, shown
 from experiments.data.dataset import Counts, DataSet, Fields, Reader, Reading
 from experiments.data.example import Example
@@ -88,19 +89,16 @@ def hub_reader(data_set: DataSet, split: str | None) -> Hub:
 
     Args:
         data_set: which.
-        split: that must be there.
+        split: that it must know; None for any.
 
     Raises:
         UserError: no repository is known.
     """
     hub = next((reader for reader in data_set.readers if isinstance(reader, Hub)), None)
-    if hub is None or (split is not None and split not in hub.splits):
-        wanted = "" if split is None else f" for the split {split!r}"
-        known = "" if hub is None else f"choose from {', '.join(hub.splits)}, or "
-        raise UserError(
-            f"{data_set.title}: no repository of the hub is known{wanted}: {known}see `attngraph data layout "
-            f"{data_set.name}`"
-        )
+    if hub is None:
+        raise UserError(f"{data_set.title}: no repository of the hub is known; see `attngraph data layout`")
+    if split is not None:
+        check_known([split], hub.splits, f"split of {data_set.title} on the hub")
     return hub
 
 

@@ -201,7 +201,7 @@ def test_download_keeps_a_split_whole(tmp_path, monkeypatch):
     assert first.references == ("A sign.", "stop") and Image.open(second.image).size == (8, 6)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("downloaded twice"))
     download(data_set, root, "val")
-    with pytest.raises(UserError, match="Mine: no repository of the hub is known for the split 'dev'"):
+    with pytest.raises(UserError, match="unknown split of Mine on the hub 'dev': choose from val"):
         download(data_set, root, "dev")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r"pip install 'attngraph\[hub\]'"):

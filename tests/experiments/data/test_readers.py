@@ -1,7 +1,6 @@
 """Each data set's official files give their examples, with the quirks that each of them has."""
 
 import csv
-import json
 
 import pytest
 from PIL import Image
@@ -10,7 +9,7 @@ from attngraph.errors import UserError
 from experiments.data.dataset import DATA_SETS, Reading, split_examples
 from experiments.data.questions import Drawn
 from experiments.tasks import TASKS
-from tests.experiments.data.files import TEN, WRITERS, change, load
+from tests.experiments.data.files import TEN, WRITERS, change
 from tests.experiments.examples.example_data import convert
 
 WHAT = {"question type": "what is", "answer type": "other"}
@@ -146,16 +145,6 @@ def test_what_the_official_rules_leave_out_is_known(whole):
         reading = Reading(name, whole / name)
         list(DATA_SETS[name].readers[0].examples(whole / name, "val", reading))
         assert reading.unscored == ids and reading.left_out == 0
-
-
-@pytest.mark.parametrize("name", ["vizwiz_vqa", "snli_ve"])
-def test_byte_order_marks_and_windows_lines_are_fine(name, tmp_path):
-    root = written(name, tmp_path)
-    before = read(name, root)
-    for file in [*root.rglob("*.json"), *root.rglob("*.jsonl")]:
-        content = json.dumps(load(file), indent=1) if file.suffix == ".json" else file.read_text()
-        file.write_bytes(b"\xef\xbb\xbf" + content.replace("\n", "\r\n").encode())
-    assert read(name, root) == before
 
 
 def test_texts_stay_as_they_are(tmp_path):

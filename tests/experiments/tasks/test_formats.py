@@ -5,8 +5,6 @@ names its place.
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from attngraph.errors import UserError
 from experiments.tasks.formats import (
@@ -59,30 +57,6 @@ def test_more_fields_and_another_order_do_not_matter(tmp_path):
     """As in TextCaps' files of MMF, whose records have two more, which its own evaluator leaves aside too."""
     (tmp_path / "x.json").write_text('[{"id": "b", "answer": "2", "x": 1}, {"answer": "1", "id": "a"}]\r\n')
     assert list(read_predictions(tmp_path / "x.json", PLAIN, ["a", "b"]).items()) == [("a", "1"), ("b", "2")]
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    form=st.sampled_from([VQA_RESULTS, SNLI_VE, TEXTCAPS, PLAIN]),
-    place=st.floats(0, 1, exclude_max=True),
-    length=st.integers(0, 3),
-    put=st.sampled_from(
-        [b"", b",", b"]", b"{", b'"', b"NaN", b"-", b"\xff", b"\r\n", b"\\ud800", b"\x00", b"null", b"1e999"]
-    ),
-)
-def test_a_file_with_a_broken_place_is_read_or_refused_in_one_line(form, place, length, put, tmp_path):
-    records = [json.loads(form.sample) | {form.id_field: form.id_type(number)} for number in (1, 22, 333)]
-    content = json.dumps(records).encode()
-    at = int(place * (len(content) + 1))
-    file = tmp_path / "mine.json"
-    file.write_bytes(content[:at] + put + content[at + length :])
-    try:
-        found = read_predictions(file, form, ["1", "22", "333"])
-    except UserError as error:
-        assert str(error).startswith(f"{file}: ") and "\n" not in str(error) and ";" in str(error)
-    else:
-        again = write_predictions(tmp_path / "again.json", form, found, list(found))
-        assert read_predictions(again, form, ["1", "22", "333"]) == found
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,12 +157,6 @@ def test_scores_are_broken_down(name, kinds, folder):
     own = [example for example in examples if max(kinds) in kinds_of(example)]
     alone = task.score({example.id: task.target(example, 0.0) for example in own}, own)
     assert scores.kinds[max(kinds)] == (pytest.approx(alone.columns[task.selects]), len(own))
-
-
-def test_a_group_that_is_the_kind_once_more_is_not_repeated():
-    example = Example("1", Path("a"), "?", ("x",), "how many", groups={"question type": "how many", "n": "2"})
-    assert kinds_of(example) == ("how many", "n: 2")
-    assert kinds_of(replace(example, groups={})) == ("how many",)
 
 
 @pytest.mark.parametrize("name", ["vqa2", "textcaps"])
