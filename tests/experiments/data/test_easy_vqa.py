@@ -14,9 +14,13 @@ HELD_OUT = [0, 4, 6, 50, 54]  # the first images for validation
 SHAPES, COLORS = "circle|rectangle|triangle", "black|gray|red|green|blue|yellow|teal|brown"
 
 
-def test_easy_vqa_is_whole():
+@pytest.fixture(scope="module")
+def splits():
     pytest.importorskip("easy_vqa")
-    splits = {split: easy_vqa.load(split) for split in easy_vqa.SPLITS}
+    return {split: easy_vqa.load(split) for split in easy_vqa.SPLITS}
+
+
+def test_easy_vqa_is_whole(splits):
     assert sum(map(len, splits.values())) == 48248
     images = {split: {example.image for example in examples} for split, examples in splits.items()}
     assert sum(map(len, images.values())) == len(set.union(*images.values())) == 5000
@@ -30,10 +34,9 @@ def test_easy_vqa_is_whole():
         easy_vqa.load("dev")
 
 
-def test_kinds_are_what_the_question_names_and_what_the_answer_is():
+def test_kinds_are_what_the_question_names_and_what_the_answer_is(splits):
     """A question about a shape names one, or is answered by one; the others are about colours."""
-    pytest.importorskip("easy_vqa")
-    examples = easy_vqa.load("test")
+    examples = splits["test"]
     for example in examples:
         (answer,) = example.references
         about = example.prompt if example.kind.startswith("yesno") else answer
