@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
+import re
 import reprlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from attngraph.errors import UserError
 
-_SUFFIXES = ("", ".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG")
+_SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # JSON writes some characters in two halves
 REMEDY = "download or write the file again"
 REPLACE = "give the official file"
 
@@ -37,15 +37,18 @@ def records(file: Path, name: str | None = None) -> Iterator[tuple[str, Any]]:
     """Each record of a file with its place, such as ``("questions[3]", {...})``.
 
     Args:
-        file: holds an object with a list in the field ``name``, or a list; or a record a line (``.jsonl``):
-            what is no JSON there is given as the :class:`Damaged` that says so.
+        file: holds an object with a list in the field ``name``, or a list; or one record on each line
+            (``.jsonl``): a line that is not JSON is given as the :class:`Damaged` that says so.
         name: of that field; None for a list.
 
     Raises:
         UserError: the file is missing or not JSON, or holds no such list.
     """
     if file.suffix == ".jsonl":
-        yield from _line_records(file)
+        # only a line feed ends a line: others, such as U+2028, may be part of a text
+        for number, line in enumerate(read_text(file).split("\n"), 1):
+            if line.strip():
+                yield f"line {number}", _line(line, file, number)
         return
     content = read_json(file)
     if name is not None:
@@ -57,26 +60,19 @@ def records(file: Path, name: str | None = None) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{file}: the file is {type(content).__name__}, not a list; {REPLACE}")
 
 
-def _line_records(file: Path) -> Iterator[tuple[str, Any]]:
-    """Only a line feed ends a line; other separators, such as U+2028, may stand inside a text."""
-    text, start, number = read_text(file), 0, 0
-    while start <= len(text):  # no list of all lines: they would take as much memory again
-        end = text.find("\n", start)
-        line = text[start : end if end >= 0 else len(text)]
-        start, number = start + len(line) + 1, number + 1
-        if line.strip():
-            try:
-                yield f"line {number}", _parsed(line, file, f"line {number} is ", Damaged)
-            except Damaged as error:
-                yield f"line {number}", error
+def _line(line: str, file: Path, number: int) -> Any:
+    try:
+        return _parsed(line, file, f"line {number} is ", Damaged)
+    except Damaged as error:
+        return error
 
 
 def read_text(file: Path, remedy: str = "check the path or download the official file") -> str:
     """The file's text, without a byte order mark.
 
     Args:
-        file: anything else (a pipe, a device: they may have no end) is refused.
-        remedy: what to do where there is no such file.
+        file: a regular file; pipes and devices, which may have no end, are errors.
+        remedy: what to do if the file does not exist.
 
     Raises:
         UserError: the file is missing or unreadable, or holds no text.
@@ -96,25 +92,16 @@ def read_text(file: Path, remedy: str = "check the path or download the official
     return text
 
 
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """A block in which millions of records are read: none is part of a cycle, so that nothing is gained by
-    looking for cycles among them, which takes a third of the time.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _parsed(text: str, file: Path, where: str, kind: type[UserError]) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        content = json.loads(text, parse_constant=_refuse_constant)
+        if _HALF.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
     except RecursionError:
         fault = "its lists or objects are nested too deeply"
+    except UnicodeEncodeError as error:
+        fault = f"half a character: {error.object[error.start]!a}"
     except ValueError as error:  # not JSON, or a number with thousands of digits
         fault = str(error)
     raise kind(f"{file}: {where}not valid JSON ({fault}); {REMEDY}")
@@ -135,46 +122,35 @@ class Record:
         content: what should be a JSON object.
         file: the record's file, for errors.
         where: which record this is, for errors, such as ``questions[3]``.
+        remedy: what to do about a wrong record.
     """
 
-    __slots__ = ("content", "file", "where")
+    __slots__ = ("content", "file", "remedy", "where")
 
-    def __init__(self, content: Any, file: Path, where: str):
-        self.content, self.file, self.where = content, file, where
+    def __init__(self, content: Any, file: Path, where: str, remedy: str = REPLACE):
+        self.content, self.file, self.where, self.remedy = content, file, where, remedy
 
-    def fault(self, what: str, remedy: str = REPLACE) -> Damaged:
+    def fault(self, what: str, remedy: str | None = None) -> Damaged:
         """An error about this record."""
-        return Damaged(f"{self.file}: {what}; {remedy}")
-
-    def has(self, name: str) -> bool:
-        """Whether there is such a field."""
-        return isinstance(self.content, dict) and name in self.content
+        return Damaged(f"{self.file}: {what}; {remedy or self.remedy}")
 
     def field(self, name: str, *kinds: type) -> Any:
-        """A field, checked to be there and to be of one of the types; texts, to hold whole characters.
+        """A field, checked to be there and to be of one of the types.
 
         Raises:
             Damaged: it is missing or something else.
         """
-        if type(self.content) is dict:
-            value = self.content.get(name)
-            if type(value) in kinds and (type(value) is not str or is_text(value)):
-                return value
-        raise self._wrong(name)
-
-    def _wrong(self, name: str) -> Damaged:
-        """What is wrong with a field."""
         content, where = self.content, self.where
+        if type(content) is dict:
+            value = content.get(name)
+            if type(value) in kinds:
+                return value
+            if name not in content:
+                raise self.fault(f"{where} has no field '{name}'")
+            raise self.fault(f"field '{name}' of {where} is {type(value).__name__}")
         if isinstance(content, Damaged):
-            return content
-        if not isinstance(content, dict):
-            return self.fault(f"{where} is {type(content).__name__}, not an object")
-        if name not in content:
-            return self.fault(f"{where} has no field '{name}'")
-        value = content[name]
-        if isinstance(value, str) and not is_text(value):
-            return self.fault(f"field '{name}' of {where} holds half a character ({shown(value)})", REMEDY)
-        return self.fault(f"field '{name}' of {where} is {type(value).__name__}")
+            raise content
+        raise self.fault(f"{where} is {type(content).__name__}, not an object")
 
     def text(self, name: str) -> str:
         """A field that holds a text which is not blank."""
@@ -189,10 +165,7 @@ class Record:
         """A field that holds one of some texts."""
         value = self.field(name, str)
         if value not in known:
-            raise self.fault(
-                f"field '{name}' of {self.where} is {shown(value)}",
-                f"give one of {', '.join(known[:-1])} and {known[-1]}",
-            )
+            raise self.fault(f"field '{name}' of {self.where} is {shown(value)}", f"give {', '.join(known)}")
         return value
 
     def texts(self, name: str, item: str | None = None, least: int = 1) -> tuple[str, ...]:
@@ -202,22 +175,17 @@ class Record:
         Raises:
             Damaged: they are no such list, or fewer than ``least``.
         """
-        given = self.field(name, list)
-        try:
-            texts = tuple([one[item] for one in given] if item else given)
-            "".join(texts).encode()
-        except (KeyError, TypeError, UnicodeEncodeError):  # the slow way names what is wrong
-            for place, one in enumerate(given):
-                if item is None:
-                    Record({f"{name}[{place}]": one}, self.file, self.where).field(f"{name}[{place}]", str)
-                else:
-                    Record(one, self.file, f"{self.where}.{name}[{place}]").field(item, str)
-            raise
-        if len(texts) < least:
+        found = self.field(name, list)
+        if item is not None:
+            found = [one.get(item) if type(one) is dict else one for one in found]
+        if wrong := [place for place, text in enumerate(found) if type(text) is not str]:
+            is_a = type(found[wrong[0]]).__name__
+            raise self.fault(f"'{name}[{wrong[0]}]' of {self.where} is {is_a}, not a text")
+        if len(found) < least:
             raise self.fault(
-                f"field '{name}' of {self.where} has {len(texts)} entries, at least {least} are due"
+                f"field '{name}' of {self.where} has {len(found)} entries, at least {least} are due"
             )
-        return texts
+        return tuple(found)
 
     def captions(self, name: str, item: str | None = None) -> tuple[str, ...]:
         """The captions of the list ``name``, none of them blank, without the space around them. Line breaks
@@ -225,9 +193,8 @@ class Record:
         """
         texts = tuple(text.strip() for text in self.texts(name, item))
         if "" in texts:
-            raise self.fault(
-                f"'{name}[{texts.index('')}]' of {self.where} is empty", "write the caption, or leave it out"
-            )
+            place = f"'{name}[{texts.index('')}]' of {self.where}"
+            raise self.fault(f"{place} is empty", "write the caption, or leave it out")
         return texts
 
 
@@ -258,9 +225,7 @@ def shown(value: object) -> str:
 
 
 def is_text(value: str) -> bool:
-    """Whether a text holds whole characters only; JSON can write halves (``"\\ud800"``)."""
-    if value.isascii():
-        return True
+    """Whether a text holds whole characters only; the shell and JSON can give halves."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -281,49 +246,41 @@ class Pictures:
     def __init__(self, root: Path):
         self.root = root
         self._folders: dict[str, set[str]] = {}
-        self._paths: dict[tuple[str, str], Path] = {}
 
     def path(self, folder: str, name: str, record: Record) -> Path:
-        """The path of a picture whose name may lack its suffix.
+        """The path of a picture whose name may lack its suffix, or have another one.
 
         Raises:
             UserError: there is no such folder.
             Damaged: there is no such picture, or the folder is outside of the data set's.
         """
-        found = self._paths.get((folder, name))
-        if found is None:
-            found = self._paths[folder, name] = self._found(folder, name, record)
-        return found
-
-    def _found(self, folder: str, name: str, record: Record) -> Path:
-        place = PurePosixPath(folder)
-        if place.is_absolute() or ".." in place.parts:
-            raise record.fault(f"{record.where} has its image in {shown(folder)}, outside {self.root}")
         if folder not in self._folders:
+            place = PurePosixPath(folder)
+            if place.is_absolute() or ".." in place.parts:
+                raise record.fault(f"{record.where} has its image in {shown(folder)}, outside {self.root}")
             self._folders[folder] = _names(self.root / folder)
-        names, here = self._folders[folder], self.root / folder
-        stem, suffix = os.path.splitext(name)
-        candidates = [name + end for end in _SUFFIXES] + [stem + end for end in _SUFFIXES[1:] if suffix]
-        for candidate in candidates:
-            if candidate in names:
-                return here / candidate
-        remedy = "unpack all images there"
-        for below in sorted(path for path in here.iterdir() if path.is_dir()):
-            if any(os.path.isfile(below / candidate) for candidate in candidates):
-                remedy = f"it is one folder below: move the content of {below} there"
+        for candidate in _candidates(name):
+            if candidate in self._folders[folder]:
+                return self.root / folder / candidate
         raise Damaged(
-            f"{here}: no such image as {shown(name)}, though {record.where} of {record.file} needs it; "
-            f"{remedy}"
+            f"{self.root / folder}: no such image as {shown(name)}, though {record.where} of {record.file} "
+            "needs it; unpack all images there"
         )
+
+
+def _candidates(name: str) -> Iterator[str]:
+    yield name
+    yield from (name + suffix for suffix in _SUFFIXES)
+    stem, suffix = os.path.splitext(name)
+    if suffix:
+        yield from (stem + other for other in _SUFFIXES)
 
 
 def _names(folder: Path) -> set[str]:
     try:
         return set(os.listdir(folder))
-    except (FileNotFoundError, ValueError):  # a name with a null character is a ValueError
-        fault = "no such image folder; check the path or unpack the images there"
-    except NotADirectoryError:
-        fault = "is no folder; move it away and unpack the images there"
-    except OSError as error:
-        fault = f"cannot be read ({error.strerror}); check the path and your rights to it"
-    raise UserError(f"{folder}: {fault}")
+    except (OSError, ValueError) as error:  # a name with a null character is a ValueError
+        fault = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{folder}: no image folder that can be read ({fault}); check the path or unpack the images there"
+        ) from None

@@ -23,8 +23,7 @@ from experiments.base.files import write_json, write_text
 from experiments.base.outputs import Outputs, check_folder
 from experiments.base.progress import note
 from experiments.data.check import check
-from experiments.data.damaged import LIST, is_picture, read_list
-from experiments.data.dataset import DATA_SETS, DataSet, data_set_named
+from experiments.data.dataset import DATA_SETS, LIST, DataSet, data_set_named, is_picture, read_list
 from experiments.data.drawn import LAYOUTS, LEAST, MOST, SIZE, make_scenes
 from experiments.data.hub import download, hub_reader
 

@@ -129,7 +129,7 @@ def _split(args: argparse.Namespace, cell: Finished) -> int:
         tuned = cell.tuned(cell.model(args.model), args.device, data, args.download)
         predictions = cell.answers(tuned, examples, cell.way(data))
         with outputs.writing() as part:
-            write_predictions(part / RESULTS, task.file_format, predictions, ids, allow_empty=True)
+            write_predictions(part / RESULTS, task.file_format, predictions, ids)
     empty = sum(not text.strip() for text in predictions.values())
     about = f", {empty} of them empty" * bool(empty)
     print(f"{args.out / RESULTS}: {len(ids)} answers{about}, {task.file_format.name}")

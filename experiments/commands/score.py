@@ -16,12 +16,11 @@ from experiments.base.arguments import path, seed
 from experiments.base.files import whole, write_json
 from experiments.base.outputs import Outputs
 from experiments.base.progress import note
-from experiments.base.reading import read_json
 from experiments.runs.given_data import check_task_data
 from experiments.tables.scored import score_predictions
 from experiments.tasks import TASKS
-from experiments.tasks.formats import Format, read_predictions, write_predictions
-from experiments.tasks.task import SPLITS, Task
+from experiments.tasks.formats import read_predictions, write_predictions
+from experiments.tasks.task import SPLITS
 
 TABLE, DETAILS, RESULTS = NAMES = ("scores.csv", "scores.json", "results.json")
 
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if outputs is not None:
         outputs.check()
     examples = task.examples(args.data or Path(), args.split)
-    form = _format_of(args.predictions, task)
+    form = task.file_format
     ids = [example.id for example in examples]
     unscored = task.unscored(args.data or Path(), args.split) - set(ids)
     predictions = read_predictions(args.predictions, form, ids, args.allow_empty, unscored)
@@ -91,17 +90,6 @@ def run(args: argparse.Namespace) -> int:
             with whole(part / TABLE) as file:
                 scored.frame().to_csv(file, index=False)
             write_json(part / DETAILS, {**settings, "source": source, **scored.json()})
-            write_predictions(part / RESULTS, form, predictions, ids, args.allow_empty)
+            write_predictions(part / RESULTS, form, predictions, ids)
         note(f"saved: {', '.join(str(args.out / name) for name in NAMES)}")
     return 0
-
-
-def _format_of(file: Path, task: Task) -> Format:
-    """The format of a file: the task's second one where its first record has the field of that one alone."""
-    second = task.second_format
-    if second is not None:
-        content = read_json(file)
-        first = content[0] if isinstance(content, list) and content else None
-        if isinstance(first, dict) and second.value_field in first:
-            return task.file_format if task.file_format.value_field in first else second
-    return task.file_format

@@ -1,4 +1,4 @@
-"""Checks a data set: which files are there, what they hold beside the published counts, and every fault."""
+"""Checks a data set: which files exist, what they hold compared with published counts, and every fault."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from PIL import Image
 
 from attngraph.errors import UserError
 from experiments.base.progress import Progress
-from experiments.base.reading import Damaged, uncollected
-from experiments.data.damaged import LIST, Reading
-from experiments.data.dataset import Counts, DataSet, Reader
-from experiments.data.scene_files import SCENES
+from experiments.data.dataset import LIST, Counts, DataSet, Reader, Reading, nothing_in
+from experiments.data.layouts import SCENES
 
 SOON = 1.0  # seconds before a progress bar shows
 SHOWN = 10  # faults of a split, and damaged pictures, that are printed
@@ -63,7 +61,7 @@ class Report:
         data_set: its name.
         root: its folder.
         drawn: whether it holds drawn scenes, which no published counts are about.
-        splits: of each format whose files are there.
+        splits: of each format whose files exist.
         damaged: records and pictures that can be left out -> what is wrong with them.
         pictures: what is wrong with those that were decoded.
         decoded: how many pictures were decoded; None without asking.
@@ -113,11 +111,6 @@ class Report:
         for reader in data_set.readers:
             if splits := [split for split in self.splits if split.form == reader.name]:
                 lines += ["", f"format {reader.name}: {reader.title}", *_rows(splits, data_set.unit)]
-        if len({split.form for split in self.splits}) > 1:
-            lines += [
-                "",
-                "tasks read the first format that has all splits, those with an annotated test split first",
-            ]
         for split in self.splits:
             lines += _listed(f"{split.form}, {split.split}", split.faults, shown)
         if self.decoded is not None:
@@ -132,16 +125,14 @@ def _rows(splits: Sequence[SplitCheck], unit: str) -> list[str]:
         published = split.published or Counts(0)
         counts = split.records, published.records, split.images, published.images or None, len(split.faults)
         rows.append((split.split, *("-" if count is None else f"{count:,}" for count in counts)))
-    widths = [max(len(row[place]) for row in rows) for place in range(6)]
-    lines = [
-        "  " + "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
+    first, *widths = (max(map(len, column)) for column in zip(*rows))
+    lines = ["  ".join(["", row[0].ljust(first), *map(str.rjust, row[1:], widths)]) for row in rows]
     for split in splits:
         if split.unscored:
             lines.append(f"  {split.split}: {split.unscored:,} more are left out, as the official rules say")
         if split.left_out:
             lines.append(f"  {split.split}: {split.left_out:,} more are left out, as {LIST} says")
-    return [line.rstrip() for line in lines]
+    return lines
 
 
 def _listed(title: str, faults: list[str], shown: int | None) -> list[str]:
@@ -182,23 +173,21 @@ def check(
     Raises:
         UserError: the folder, format or split does not exist, or the folder holds no file of the data set.
     """
-    root = Path(root)
     report = Report(data_set.name, str(root), (root / SCENES).is_file())
     pictures: dict[Path, None] = {}
+    listed = {} if anew else None
     for reader, split in _chosen(data_set, root, splits, form):
-        reading = Reading(data_set.name, root, collects=True, listed={} if anew else None)
         found = SplitCheck(reader.name, split, None if report.drawn else reader.published.get(split))
         report.splits.append(found)
-        if not _are_there(reader, root, split, found):
-            continue
-        images = _read(data_set, reader, root, split, reading, found)
-        for image in images:
-            if fault := _fault_of(image):
-                reading.picture_fault(image, Damaged(f"{image}: {fault}; get it again"))
-        report.damaged |= reading.faults
-        found.images, found.left_out, found.unscored = len(images), reading.left_out, len(reading.unscored)
-        found.faults = [*reading.faults.values(), *found.faults]
-        pictures |= {image: None for image in images if not _fault_of(image)}
+        found.faults = [
+            f"{file}: no such file; get it, or name the other splits in --split"
+            for file in reader.files(root, split)
+            if not file.is_file()
+        ]
+        if not found.faults:
+            reading = Reading(data_set.name, root, collects=True, listed=listed)
+            pictures |= _read(data_set, reader, root, found, reading)
+            report.damaged |= reading.faults
     if deep:
         files = sorted(pictures)
         report.decoded = len(files)
@@ -208,7 +197,7 @@ def check(
             for file, wrong in zip(files, pool.map(damage, files)):
                 bar.update()
                 if wrong is not None:
-                    reading.picture_fault(file, Damaged(f"{file}: {wrong}"))
+                    reading.picture_fault(file, wrong)
         report.pictures = list(reading.faults.values())
         report.damaged |= reading.faults
     return report
@@ -225,49 +214,27 @@ def damage(file: Path) -> str | None:
 
 
 def _read(
-    data_set: DataSet, reader: Reader, root: Path, split: str, reading: Reading, found: SplitCheck
+    data_set: DataSet, reader: Reader, root: Path, found: SplitCheck, reading: Reading
 ) -> dict[Path, None]:
-    """Count what a split holds; returns its pictures."""
+    """Count what a split holds; returns its pictures that are files with content."""
     images: dict[Path, None] = {}
-    bar = Progress(desc=f"reading {split}", unit=f" {data_set.unit}", leave=False, delay=SOON)
+    bar = Progress(desc=f"reading {found.split}", unit=f" {data_set.unit}", leave=False, delay=SOON)
     try:
-        with bar, uncollected():
-            for example in reading.kept(reader.examples(root, split, reading)):
+        with bar:
+            for example in reading.kept(reader.examples(root, found.split, reading)):
                 found.records += (len(example.references) or 1) if data_set.unit == "captions" else 1
                 images[example.image] = None
                 bar.update()
+        if not found.records and not reading.faults:
+            raise nothing_in(data_set, reader, root, found.split)
     except UserError as error:  # the file as a whole
         found.faults.append(str(error))
-    if not found.records and not found.faults and not reading.faults:
-        file = reader.files(root, split)[0]
-        found.faults.append(f"{file}: split {split!r} has no {data_set.unit}; give the official file")
-    return images
-
-
-def _are_there(reader: Reader, root: Path, split: str, found: SplitCheck) -> bool:
-    """Whether a split's files and folders are."""
-    for file in reader.files(root, split):
-        if not file.is_file():
-            found.faults.append(f"{file}: {_fault_of(file)}; get it, or name the other splits in --split")
-    folders = reader.image_folders(root, split)
-    if not found.faults and folders and not any(folder.is_dir() for folder in folders):
-        for folder in folders:
-            below = next((place for place in sorted(root.glob(f"*/{folder.name}")) if place.is_dir()), None)
-            remedy = "unpack the images there" if below is None else f"move {below} there"
-            found.faults.append(f"{folder}: no such image folder; {remedy}")
-    return not found.faults
-
-
-def _fault_of(file: Path) -> str | None:
-    """Why something is no file with content, as far as can be seen from outside; None if it is one."""
-    try:
-        if file.is_file():
-            return None if file.stat().st_size else "is empty"
-        if file.exists():
-            return "is no file"
-        return "is a link that leads nowhere" if file.is_symlink() else "no such file"
-    except OSError as error:
-        return f"cannot be looked at ({error.strerror})"
+    empty = {image for image in images if not image.is_file() or not image.stat().st_size}
+    for image in empty:
+        reading.picture_fault(image, "is empty or no file; get it again")
+    found.images, found.left_out, found.unscored = len(images), reading.left_out, len(reading.unscored)
+    found.faults = [*reading.faults.values(), *found.faults]
+    return {image: None for image in images if image not in empty}
 
 
 def _chosen(
@@ -276,40 +243,20 @@ def _chosen(
     """The formats and splits to look at."""
     if not os.access(root, os.R_OK) or not root.is_dir():
         raise UserError(f"--root {root}: no folder that can be read; give the folder of {data_set.title}")
-    readers = [reader for reader in data_set.readers if form in (None, reader.name)]
-    if not readers:
-        data_set.reader(root, "", form)  # says which formats there are
-    if not any(_has_files(reader, root) for reader in readers):
-        raise _nothing_found(data_set, root, readers)
     for split in splits:
         data_set.reader(root, split, form)  # says what is missing
+    readers = [
+        reader
+        for reader in data_set.readers
+        if form in (None, reader.name) and any(reader.found(root, split) for split in reader.splits)
+    ]
+    if not readers:
+        first = next((reader for reader in data_set.readers if reader.name == form), data_set.readers[0])
+        data_set.reader(root, first.splits[0], form)  # says what is missing
     return [
         (reader, split)
         for reader in readers
         for split in (splits or reader.splits)
         if split in reader.splits
-        and (
-            reader.found(root, split)
-            or (not splits and split not in reader.unanswered and _has_files(reader, root))
-        )
+        and (reader.found(root, split) or split not in (*splits, *reader.unanswered))
     ]
-
-
-def _has_files(reader: Reader, root: Path) -> bool:
-    return any(reader.found(root, split) for split in reader.splits)
-
-
-def _nothing_found(data_set: DataSet, root: Path, readers: Sequence[Reader]) -> UserError:
-    """Says where the files are instead."""
-    below = sorted(path for path in root.iterdir() if path.is_dir())
-    for place in (root / data_set.name, root.absolute().parent, *below):
-        if any(_has_files(reader, place) for reader in readers):
-            where = "below" if place in below else "above"
-            return UserError(
-                f"--root {root}: the files of {data_set.title} are one folder {where}; give --root {place}"
-            )
-    wanted = readers[0].files(root, readers[0].splits[0])[0].name
-    return UserError(
-        f"--root {root}: no file of {data_set.title}, such as {wanted}: `attngraph data layout "
-        f"{data_set.name}` says what should be there and where to get it"
-    )

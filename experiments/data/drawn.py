@@ -24,13 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.base.files import whole_folder, write_json
 from experiments.base.progress import Progress
 from experiments.base.reading import read_json, shown
-from experiments.data.layouts import LAYOUTS, TASKS, Amounts, Layout
+from experiments.data.layouts import LAYOUTS, SCENES, TASKS, Amounts, Layout
+from experiments.scenes.scene import Scene
 
 SOON = 1.0  # seconds before the progress bar shows
 LEAST, MOST = 10, 1_000_000  # of `make_scenes`; of each kind and split
@@ -130,3 +132,32 @@ def _is_finished(folder: Path, manifest: dict) -> bool:
             f"{shown(manifest)}; choose another folder or move it away"
         )
     return True
+
+
+def scene_of(image: Path) -> Scene | None:
+    """The scene that an image of a data set of drawn scenes shows; None for any other image.
+
+    Args:
+        image: its file; ``scenes.json`` is in the folder above that of the images.
+
+    Raises:
+        UserError: the file is there, but does not say what the image shows.
+    """
+    file = image.parent.parent / SCENES
+    described = _described(file) if file.exists() else {}
+    if image.name not in described:
+        return None
+    try:
+        return Scene.from_dict(described[image.name])
+    except ValueError as error:
+        raise UserError(
+            f"{file} does not say what {image.name} shows ({error}): draw the data again (attngraph scenes)"
+        ) from None
+
+
+@cache
+def _described(file: Path) -> dict[str, dict]:
+    described = read_json(file)
+    if not isinstance(described, dict):
+        raise UserError(f"{file} describes no scenes: draw the data again (attngraph scenes)")
+    return described

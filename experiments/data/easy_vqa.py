@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.base.errors import first_line
+from experiments.base.known import check_known
 from experiments.data.example import Example
 
 SPLITS = ("train", "validation", "test")
@@ -24,8 +25,7 @@ def load(split: str) -> list[Example]:
     Raises:
         UserError: the package is not installed or damaged, or the split is unknown.
     """
-    if split not in SPLITS:
-        raise UserError(f"split '{split}' is unknown; use one of {', '.join(SPLITS)}")
+    check_known([split], SPLITS, "split")
     try:
         import easy_vqa
     except ImportError:

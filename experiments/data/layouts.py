@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from experiments.base.files import write_json, write_text
-from experiments.data.scene_files import SCENES
+from experiments.data.dataset import OFFICIAL
 from experiments.scenes.balance import Sentence
 from experiments.scenes.captions import caption_scenes, captions, ordered
 from experiments.scenes.drawing import draw
@@ -32,10 +32,8 @@ from experiments.scenes.noise import UNANSWERABLE, Quality, any_quality, most_co
 from experiments.scenes.questions import questions
 from experiments.scenes.scene import CANVAS, COLORS, CURTAIN_WIDTH, SPLITS, Scene, generator, sample_scene
 
+SCENES = "scenes.json"  # what the pictures of a data set show
 QUALITY = 95  # of JPEG, with colours at full resolution: pixels differ by a few of 256 levels
-PARTS = {"train": "train", "validation": "val", "test": "test"}  # official names of splits
-COCO_SPLITS = {"train": "train2014", "validation": "val2014", "test": "test2014"}
-VE_SPLITS = {"train": "train", "validation": "dev", "test": "test"}
 
 
 class Amounts(NamedTuple):
@@ -154,44 +152,63 @@ def _vqa2(root: Path, amounts: Amounts, seed: int) -> None:
     chance = own_seed("vqa2", seed)
     asked, annotated = defaultdict(list), defaultdict(list)
     described: list[dict] = []
-    image_id = sentence_id = 0
+    image_id = 0
     with _drawing(root) as pictures:
         for split, count in amounts.items():
             for number, (scene, sentences) in enumerate(questions(split, count, chance)):
-                label, source = _karpathy_place(split, number)
                 image_id += 1
-                filename = f"COCO_{source}_{image_id:012d}.jpg"
-                pictures.save(draw(scene), f"{source}/{filename}", scene)
+                source = _describe(described, split, number, captions(scene, chance), image_id, "jpg")
+                pictures.save(draw(scene), f"{source}/{described[-1]['filename']}", scene)
                 asked[source] += _asked(image_id, sentences)
                 annotated[source] += _annotated(image_id, sentences, chance)
-                texts = captions(scene, chance)
-                described.append(
-                    _karpathy_image(label, source, filename, image_id, len(described), texts, sentence_id)
-                )
-                sentence_id += len(texts)
         for scene, sentences in questions("test", amounts.test, own_seed("vqa2 test2015", seed)):
             image_id += 1
             pictures.save(draw(scene), f"test2015/COCO_test2015_{image_id:012d}.jpg", scene)
             asked["test2015"] += _asked(image_id, sentences)
             if scene.id % DEV == 0:
                 asked["test-dev2015"] += _asked(image_id, sentences)
-    for part, records in asked.items():
-        _dump(
-            root / f"v2_OpenEnded_mscoco_{part}_questions.json",
-            {**_about(part), "task_type": "Open-Ended", "questions": records},
-        )
-    for part, records in annotated.items():
-        _dump(root / f"v2_mscoco_{part}_annotations.json", {**_about(part), "annotations": records})
+    _write_questions(root, asked, annotated, {"name": "none needed", "url": ""})
     _dump(root / "dataset_coco.json", {"images": described, "dataset": "coco"})
 
 
-def _about(part: str) -> dict:
-    return {
-        "info": {"description": "drawn scenes in the format of VQA v2", "version": "1"},
-        "license": {"name": "none needed", "url": ""},
-        "data_type": "mscoco",
-        "data_subtype": part,
-    }
+def _plain_vqa(root: Path, amounts: Amounts, seed: int) -> None:
+    """Questions in the files of VQA v2, on which all annotators agree; types are the kinds of questions."""
+    image_id = 0
+    asked, annotated = defaultdict(list), defaultdict(list)
+    with _drawing(root) as pictures:
+        for split, amount in amounts.items():
+            part = f"{OFFICIAL[split]}2014"
+            for scene, sentences in questions(split, amount, seed):
+                image_id += 1
+                pictures.save(draw(scene), f"{part}/COCO_{part}_{image_id:012d}.png", scene)
+                asked[part] += _asked(image_id, sentences)
+                annotated[part] += [
+                    {
+                        "image_id": image_id,
+                        "question_id": image_id * 1000 + place,
+                        "question_type": sentence.kind,
+                        "answer_type": _answer_type(sentence.answer),
+                        "multiple_choice_answer": sentence.answer,
+                        "answers": [
+                            {"answer": sentence.answer, "answer_confidence": "yes", "answer_id": number}
+                            for number in range(1, 11)
+                        ],
+                    }
+                    for place, sentence in enumerate(sentences)
+                ]
+    _write_questions(root, asked, annotated, {"name": "none needed"})
+
+
+def _write_questions(root: Path, asked: dict, annotated: dict, license: dict) -> None:
+    """Question and annotation files: part -> its records."""
+    info = {"description": "drawn scenes in the format of VQA v2", "version": "1"}
+    for part, records in asked.items():
+        about = {"info": info, "license": license, "data_type": "mscoco", "data_subtype": part}
+        content = {**about, "task_type": "Open-Ended", "questions": records}
+        _dump(root / f"v2_OpenEnded_mscoco_{part}_questions.json", content)
+        if part in annotated:
+            content = {**about, "annotations": annotated[part]}
+            _dump(root / f"v2_mscoco_{part}_annotations.json", content)
 
 
 def _asked(image_id: int, sentences: Sequence[Sentence]) -> list[dict]:
@@ -229,7 +246,7 @@ def _vizwiz_vqa(root: Path, amounts: Amounts, seed: int) -> None:
     chance = own_seed("vizwiz_vqa", seed)
     with _drawing(root) as pictures:
         for split, count in amounts.items():
-            part = PARTS[split]
+            part = OFFICIAL[split]
             records = []
             for number, (scene, (sentence,)) in enumerate(questions(split, count, chance, per_scene=1)):
                 rng = generator(chance, SPLITS.index(split), number)
@@ -237,52 +254,13 @@ def _vizwiz_vqa(root: Path, amounts: Amounts, seed: int) -> None:
                 record = {"image": name, "question": sentence.text}
                 if split != "test":
                     give_up = rng.randint(*GIVE_UP[quality.level])
-                    record |= _annotation(ten_answers(sentence.answer, rng, UNANSWERABLE, give_up))
+                    answers = ten_answers(sentence.answer, rng, UNANSWERABLE, give_up)
+                    common = most_common(answers)
+                    known = common != UNANSWERABLE
+                    kind = _answer_type(common) if known else UNANSWERABLE
+                    record |= {"answers": answers, "answer_type": kind, "answerable": int(known)}
                 records.append(record)
             _dump(root / f"{part}.json", records)
-
-
-def _annotation(answers: list[dict]) -> dict:
-    common = most_common(answers)
-    known = common != UNANSWERABLE
-    return {
-        "answers": answers,
-        "answer_type": _answer_type(common) if known else UNANSWERABLE,
-        "answerable": int(known),
-    }
-
-
-def _plain_vqa(root: Path, amounts: Amounts, seed: int) -> None:
-    """Questions in the files of VQA v2, on which all annotators agree; types are the kinds of questions."""
-    image_id = 0
-    with _drawing(root) as pictures:
-        for split, amount in amounts.items():
-            part = COCO_SPLITS[split]
-            asked, annotated = [], []
-            for scene, sentences in questions(split, amount, seed):
-                image_id += 1
-                pictures.save(draw(scene), f"{part}/COCO_{part}_{image_id:012d}.png", scene)
-                asked += _asked(image_id, sentences)
-                annotated += [
-                    {
-                        "image_id": image_id,
-                        "question_id": image_id * 1000 + place,
-                        "question_type": sentence.kind,
-                        "answer_type": _answer_type(sentence.answer),
-                        "multiple_choice_answer": sentence.answer,
-                        "answers": [
-                            {"answer": sentence.answer, "answer_confidence": "yes", "answer_id": number}
-                            for number in range(1, 11)
-                        ],
-                    }
-                    for place, sentence in enumerate(sentences)
-                ]
-            about = {**_about(part), "license": {"name": "none needed"}}
-            _dump(
-                root / f"v2_OpenEnded_mscoco_{part}_questions.json",
-                {**about, "task_type": "Open-Ended", "questions": asked},
-            )
-            _dump(root / f"v2_mscoco_{part}_annotations.json", {**about, "annotations": annotated})
 
 
 # ---- hypotheses --------------------------------------------------------------------------------------------
@@ -290,27 +268,43 @@ def _plain_vqa(root: Path, amounts: Amounts, seed: int) -> None:
 
 def _snli_ve(root: Path, amounts: Amounts, seed: int) -> None:
     """SNLI-VE: hypotheses about pictures, in the lines that the official generator writes."""
-    chance = own_seed("snli_ve", seed)
-    flickr_id = 1_000_000_000
+    _write_pairs(root, amounts, own_seed("snli_ve", seed), official=True)
+
+
+def _plain_ve(root: Path, amounts: Amounts, seed: int) -> None:
+    """Hypotheses in the files of SNLI-VE, with their kinds."""
+    _write_pairs(root, amounts, seed, official=False)
+
+
+def _write_pairs(root: Path, amounts: Amounts, seed: int, official: bool) -> None:
+    """A line for each hypothesis; official lines have a caption with its parses, others the kind."""
+    number = 1_000_000_000
     with _drawing(root) as pictures:
-        for split, count in amounts.items():
+        for split, amount in amounts.items():
             lines = []
-            for scene, sentences in hypotheses(split, count, chance):
-                flickr_id += 1
-                pictures.save(draw(scene), f"flickr30k_images/{flickr_id}.jpg", scene)
-                caption = captions(scene, chance)[0]
+            for scene, sentences in hypotheses(split, amount, seed):
+                number += 1
+                name = f"{number}.{'jpg' if official else 'png'}"
+                pictures.save(draw(scene), f"flickr30k_images/{name}", scene)
                 for place, sentence in enumerate(sentences):
-                    record = {
+                    pair = {
                         "annotator_labels": [sentence.answer],
-                        "captionID": f"{flickr_id}.jpg#0",
+                        "captionID": f"{name}#0",
                         "gold_label": sentence.answer,
-                        "pairID": f"{flickr_id}.jpg#0r{place}{sentence.answer[0]}",
-                        **_sentence("sentence1", caption),
-                        **_sentence("sentence2", sentence.text),
-                        "Flickr30K_ID": str(flickr_id),
                     }
-                    lines.append(json.dumps(record))
-            write_text(root / f"snli_ve_{VE_SPLITS[split]}.jsonl", "\n".join(lines) + "\n")
+                    if official:
+                        pair["pairID"] = f"{name}#0r{place}{sentence.answer[0]}"
+                        pair |= _sentence("sentence1", captions(scene, seed)[0])
+                        pair |= _sentence("sentence2", sentence.text)
+                    else:
+                        pair["pairID"] = f"{name}#0r{place}"
+                        pair |= {"sentence1": "a drawn scene", "sentence2": sentence.text}
+                    pair["Flickr30K_ID"] = str(number)
+                    if not official:
+                        pair["hypothesis_kind"] = sentence.kind
+                    lines.append(json.dumps(pair))
+            part = "dev" if split == "validation" else split
+            write_text(root / f"snli_ve_{part}.jsonl", "\n".join(lines) + "\n")
 
 
 def _sentence(name: str, text: str) -> dict[str, str]:
@@ -323,30 +317,6 @@ def _sentence(name: str, text: str) -> dict[str, str]:
     return {name: text, f"{name}_parse": f"(ROOT {leaves})", f"{name}_binary_parse": binary}
 
 
-def _plain_ve(root: Path, amounts: Amounts, seed: int) -> None:
-    """Hypotheses in the files of SNLI-VE, with their kinds."""
-    number = 1_000_000_000
-    with _drawing(root) as pictures:
-        for split, amount in amounts.items():
-            lines = []
-            for scene, sentences in hypotheses(split, amount, seed):
-                number += 1
-                pictures.save(draw(scene), f"flickr30k_images/{number}.png", scene)
-                for place, sentence in enumerate(sentences):
-                    record = {
-                        "annotator_labels": [sentence.answer],
-                        "captionID": f"{number}.png#0",
-                        "gold_label": sentence.answer,
-                        "pairID": f"{number}.png#0r{place}",
-                        "sentence1": "a drawn scene",
-                        "sentence2": sentence.text,
-                        "Flickr30K_ID": str(number),
-                        "hypothesis_kind": sentence.kind,
-                    }
-                    lines.append(json.dumps(record))
-            write_text(root / f"snli_ve_{VE_SPLITS[split]}.jsonl", "\n".join(lines) + "\n")
-
-
 # ---- captions ----------------------------------------------------------------------------------------------
 
 
@@ -355,42 +325,40 @@ def _tokens(text: str) -> list[str]:
     return "".join(letter if letter.isalnum() else " " for letter in text).split()
 
 
-def _karpathy_place(split: str, number: int) -> tuple[str, str]:
-    """The split that Karpathy's file names, and the folder, of a split's image of this number.
+def _describe(
+    described: list[dict], split: str, number: int, texts: Sequence[str], coco_id: int, ending: str
+) -> str:
+    """Adds an image to those of Karpathy's ``dataset_coco.json``; returns its folder.
 
     As in the real file, validation, test and the "restval" part of training come from ``val2014``.
-    """
-    label = "restval" if split == "train" and number % 4 == 3 else PARTS[split]
-    return label, "train2014" if label == "train" else "val2014"
-
-
-def _karpathy_image(
-    label: str, source: str, filename: str, coco_id: int, place: int, texts: Sequence[str], first: int
-) -> dict:
-    """The record of an image in Karpathy's ``dataset_coco.json``.
 
     Args:
-        label: its split there.
-        source: its folder.
-        filename: its file.
-        coco_id: its id in COCO.
-        place: its place in the list of images.
+        described: the images so far.
+        split: of the image.
+        number: in its split.
         texts: its captions.
-        first: the first caption's id; the others follow.
+        coco_id: its id in COCO.
+        ending: of its file.
     """
+    label = "restval" if split == "train" and number % 4 == 3 else OFFICIAL[split]
+    source = "train2014" if label == "train" else "val2014"
+    place, first = len(described), described[-1]["sentids"][-1] + 1 if described else 0
     sentences = [
         {"tokens": _tokens(text), "raw": text, "imgid": place, "sentid": number}
         for number, text in enumerate(texts, start=first)
     ]
-    return {
-        "filepath": source,
-        "sentids": [sentence["sentid"] for sentence in sentences],
-        "filename": filename,
-        "imgid": place,
-        "split": label,
-        "sentences": sentences,
-        "cocoid": coco_id,
-    }
+    described.append(
+        {
+            "filepath": source,
+            "sentids": [sentence["sentid"] for sentence in sentences],
+            "filename": f"COCO_{source}_{coco_id:012d}.{ending}",
+            "imgid": place,
+            "split": label,
+            "sentences": sentences,
+            "cocoid": coco_id,
+        }
+    )
+    return source
 
 
 SIX = 7  # one of so many images has six captions, as some have in the real file
@@ -409,21 +377,14 @@ def _plain_captions(root: Path, amounts: Amounts, seed: int) -> None:
 def _karpathy(root: Path, amounts: Amounts, seed: int, ending: str, six: int | None = None) -> None:
     """Captions in Karpathy's file; one of ``six`` images has six captions instead of five."""
     described: list[dict] = []
-    sentence_id = 0
     with _drawing(root) as pictures:
         for split, amount in amounts.items():
             for number, scene in enumerate(caption_scenes(split, amount, seed)):
-                label, source = _karpathy_place(split, number)
-                coco_id = len(described) + 1
-                filename = f"COCO_{source}_{coco_id:012d}.{ending}"
-                pictures.save(draw(scene), f"{source}/{filename}", scene)
                 texts = captions(scene, seed)
                 if six is not None and number % six == 0:
                     texts.append(_another(scene, texts))
-                described.append(
-                    _karpathy_image(label, source, filename, coco_id, len(described), texts, sentence_id)
-                )
-                sentence_id += len(texts)
+                source = _describe(described, split, number, texts, len(described) + 1, ending)
+                pictures.save(draw(scene), f"{source}/{described[-1]['filename']}", scene)
     _dump(root / "dataset_coco.json", {"images": described, "dataset": "coco"})
 
 
@@ -432,7 +393,6 @@ def _another(scene: Scene, texts: list[str]) -> str:
     return next(text for other in count() for text in captions(scene, other) if text not in texts)
 
 
-FOLDERS = {"train": "train_images", "val": "train_images", "test": "test_images"}
 WORDS = tuple("yes no true false one two three four five left right small large more same name half".split())
 INKS = tuple(color for color in COLORS if color not in ("yellow", "cyan"))  # what can be read on paper
 PAPER = (250, 250, 245)
@@ -445,7 +405,7 @@ def _textcaps(root: Path, amounts: Amounts, seed: int) -> None:
     caption_id = 0
     with _drawing(root) as pictures:
         for split, count in amounts.items():
-            part = PARTS[split]
+            part = OFFICIAL[split]
             items: list[dict] = []
             for number in range(count):
                 rng = generator(chance, SPLITS.index(split), number)
@@ -453,14 +413,11 @@ def _textcaps(root: Path, amounts: Amounts, seed: int) -> None:
                 word, ink = rng.choice(WORDS), rng.choice(INKS)
                 image_id = f"{SPLITS.index(split)}{rng.getrandbits(28):07x}{number:08x}"
                 picture = with_word(draw(scene), word, ink, side)
-                file = f"{FOLDERS[part]}/{image_id}.jpg"
-                pictures.save(picture, file, scene, word=word, ink=ink, side=side)
-                about = _about_picture(image_id, part)
-                if split == "test":
-                    items.append(about)
-                else:
-                    items += _captioned(about, captions_with_word(scene, word, ink, side), caption_id)
-                    caption_id += 5
+                folder = "test_images" if split == "test" else "train_images"
+                pictures.save(picture, f"{folder}/{image_id}.jpg", scene, word=word, ink=ink, side=side)
+                texts = [] if split == "test" else captions_with_word(scene, word, ink, side)
+                items += _items(image_id, part, texts, caption_id)
+                caption_id += len(texts)
             generator(chance, SPLITS.index(split)).shuffle(items)  # the captions of an image stand apart
             kind = {"dataset_type": part, "dataset_name": "textcaps", "dataset_version": "0.1"}
             _dump(root / f"TextCaps_0.1_{part}.json", {**kind, "data": items})
@@ -499,8 +456,9 @@ def _scene_with_room(rng: random.Random, number: int) -> tuple[Scene, str]:
             return replace(scene, curtain=None), scene.curtain
 
 
-def _about_picture(image_id: str, part: str) -> dict:
-    return {
+def _items(image_id: str, part: str, texts: Sequence[str], first: int) -> list[dict]:
+    """One item for each caption of an image; one without caption where there are none."""
+    about = {
         "image_id": image_id,
         "image_classes": ["Poster"],
         "flickr_original_url": "",
@@ -511,19 +469,18 @@ def _about_picture(image_id: str, part: str) -> dict:
         "image_name": image_id,
         "image_path": f"{part}/{image_id}.jpg",
     }
-
-
-def _captioned(about: dict, texts: list[str], first: int) -> Iterator[dict]:
-    """One item for each caption of an image."""
-    references = {"reference_strs": texts, "reference_tokens": [_tokens(text) for text in texts]}
-    for number, text in enumerate(texts, start=first):
-        yield {
+    tokens = [_tokens(text) for text in texts]
+    return [
+        {
             **about,
             "caption_id": number,
             "caption_str": text,
             "caption_tokens": _tokens(text),
-            **references,
+            "reference_strs": texts,
+            "reference_tokens": tokens,
         }
+        for number, text in enumerate(texts, start=first)
+    ] or [about]
 
 
 PRECANNED = "Quality issues are too severe to recognize visual content."
@@ -537,43 +494,34 @@ def _vizwiz_caps(root: Path, amounts: Amounts, seed: int) -> None:
     Ids run on from split to split.
     """
     chance = own_seed("vizwiz_caps", seed)
-    image_id = caption_id = 0
+    image_ids, caption_ids = count(), count()
     with _drawing(root) as pictures:
-        for split, count in amounts.items():
-            part = PARTS[split]
+        for split, amount in amounts.items():
+            part = OFFICIAL[split]
             images, annotations = [], []
-            for number, scene in enumerate(caption_scenes(split, count, chance)):
-                rng = generator(chance, SPLITS.index(split), number)
+            for number, scene in enumerate(caption_scenes(split, amount, chance)):
+                rng, image_id = generator(chance, SPLITS.index(split), number), next(image_ids)
                 name, quality = pictures.take(scene, part, number, rng)
                 images.append({"file_name": name, "vizwiz_url": "", "id": image_id, "text_detected": False})
-                canned = rng.randint(*CANNED[quality.level])
-                for caption in _five(captions(scene, chance), canned, rng):
-                    known = {"image_id": image_id, "id": caption_id, "text_detected": False}
-                    annotations.append({**caption, **known})
-                    caption_id += 1
-                image_id += 1
+                texts, canned = captions(scene, chance), rng.randint(*CANNED[quality.level])
+                for place, text in enumerate(texts):
+                    precanned = place >= len(texts) - canned
+                    rejected = not precanned and rng.random() < REJECTED
+                    annotations.append(
+                        {
+                            "caption": PRECANNED if precanned else SPAM if rejected else text,
+                            "is_precanned": precanned,
+                            "is_rejected": rejected,
+                            "image_id": image_id,
+                            "id": next(caption_ids),
+                            "text_detected": False,
+                        }
+                    )
             info = {"description": "drawn scenes in the format of VizWiz-Captions", "version": "1"}
             content = {"info": info, "images": images}
-            _dump(
-                root / "annotations" / f"{part}.json",
-                content if split == "test" else {**content, "annotations": annotations},
-            )
-
-
-def _five(texts: list[str], canned: int, rng: random.Random) -> list[dict]:
-    """An image's captions; the last ``canned`` are precanned, and of the others some are rejected."""
-    records = []
-    for place, text in enumerate(texts):
-        precanned = place >= len(texts) - canned
-        rejected = not precanned and rng.random() < REJECTED
-        records.append(
-            {
-                "caption": PRECANNED if precanned else SPAM if rejected else text,
-                "is_precanned": precanned,
-                "is_rejected": rejected,
-            }
-        )
-    return records
+            if split != "test":
+                content["annotations"] = annotations
+            _dump(root / "annotations" / f"{part}.json", content)
 
 
 #: Data set -> how its official files are written.

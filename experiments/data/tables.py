@@ -1,14 +1,15 @@
 """Examples in Arrow tables: read from the annotation files once, then mapped into memory.
 
-A table is a file in the cache folder (:func:`cache_folder`). Its name follows from the data set's folder, the
-split and the format; beside it stand the sizes and times of the annotation files and image folders that it
-was made from, and it is made anew when one of them has changed. All processes share its pages.
+A table is a file in the cache folder (:func:`cache_folder`), named after the data set's folder, the split and
+the format. A second file has the sizes and times of the annotation files and image folders that it was made
+from: the table is made again when one of them has changed. All processes share its pages.
 
-pyarrow itself does this, not the library ``datasets`` around it, which takes each worker a second to import.
+It uses pyarrow, not the library ``datasets``, whose import takes each worker a second.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -24,9 +25,7 @@ import pyarrow as pa
 from attngraph.errors import UserError
 from experiments.base.files import whole, write_json
 from experiments.base.progress import Progress
-from experiments.base.reading import uncollected
-from experiments.data.damaged import LIST, Reading
-from experiments.data.dataset import DataSet, Reader, nothing_in
+from experiments.data.dataset import LIST, DataSet, Reader, Reading, nothing_in
 from experiments.data.example import Example
 
 VERSION = 3  # raise it whenever a reader gives other examples for the same files
@@ -71,10 +70,11 @@ class Examples(Sequence[Example]):
     """
 
     def __init__(self, table: pa.Table, root: Path, about: About, places: np.ndarray | None = None):
-        self.whole, self.root, self.about, self.places = table, root, about, places
+        self.whole, self.root, self.about = table, root, about
+        self.places = np.arange(table.num_rows) if places is None else places
 
     def __len__(self) -> int:
-        return self.whole.num_rows if self.places is None else len(self.places)
+        return len(self.places)
 
     @overload
     def __getitem__(self, place: int) -> Example: ...
@@ -85,31 +85,20 @@ class Examples(Sequence[Example]):
     def __getitem__(self, place: int | slice) -> Example | Examples:
         if isinstance(place, slice):
             return self.take(range(len(self))[place])
-        if not -len(self) <= place < len(self):
-            raise IndexError(place)
-        place %= len(self)
-        row = place if self.places is None else int(self.places[place])
-        return self._example(self.whole.slice(row, 1).to_pylist()[0])
+        return self._example(self.whole.slice(int(self.places[place]), 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[Example]:
         for start in range(0, len(self), ROWS):
-            if self.places is None:
-                rows = self.whole.slice(start, ROWS)
-            else:
-                rows = self.whole.take(pa.array(self.places[start : start + ROWS]))
-            for row in rows.to_pylist():
+            for row in self.whole.take(self.places[start : start + ROWS]).to_pylist():
                 yield self._example(row)
 
     def take(self, places: Sequence[int] | np.ndarray) -> Examples:
         """The examples at these places, in this order."""
-        chosen = np.asarray(places, np.int64)
-        chosen = chosen if self.places is None else self.places[chosen]
-        return Examples(self.whole, self.root, self.about, chosen)
+        return Examples(self.whole, self.root, self.about, self.places[np.asarray(places, np.int64)])
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A column of the table."""
-        column = self.whole.column(name)
-        return column if self.places is None else column.take(pa.array(self.places))
+        return self.whole.column(name).take(self.places)
 
     def images(self) -> list[Path]:
         """Each picture once, in the order of the examples."""
@@ -133,22 +122,29 @@ def table(data_set: DataSet, root: Path, split: str, form: str | None = None) ->
         data_set: which.
         root: its folder.
         split: the split's official name.
-        form: the format's name; None for the first one whose files are there.
+        form: the format's name; None for the first one whose files exist.
 
     Raises:
         UserError: see :meth:`experiments.data.dataset.Reader.examples`; also if there is no example or
             the cache cannot be written.
     """
-    root = Path(root)
     reader = data_set.reader(root, split, form)
     state = _state(reader, root, split)
-    file = cache_folder() / "tables" / f"{_name(data_set, reader, root, split)}.arrow"
+    named = json.dumps([data_set.name, reader.name, str(root.absolute()), split])
+    name = f"{data_set.name}-{split}-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
+    file = cache_folder() / "tables" / f"{name}.arrow"
     found = _open(file, root, state)
     if found is None:
-        _write(file, state, data_set, reader, root, split)
+        gc.disable()  # of millions of records none is in a cycle: looking for them takes a third of the time
+        try:
+            _write(file, state, data_set, reader, root, split)
+        except OSError as error:
+            raise no_room(file, error) from error
+        finally:
+            gc.enable()
         found = _open(file, root, state)
-        if found is None:
-            raise UserError(f"{file} cannot be read back after it was written: check the disk")
+    if found is None:
+        raise UserError(f"{file} cannot be read back after it was written: check the disk")
     return found
 
 
@@ -160,15 +156,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attngraph"
 
 
-def _name(data_set: DataSet, reader: Reader, root: Path, split: str) -> str:
-    about = json.dumps([data_set.name, reader.name, str(root.absolute()), split])
-    return f"{data_set.name}-{split}-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
+def no_room(file: Path, error: OSError) -> UserError:
+    """The error where a file of the cache folder cannot be written."""
+    return UserError(
+        f"{file} cannot be written ({error.strerror or error}): make room on the disk, or name another "
+        "folder in the environment variable ATTNGRAPH_CACHE"
+    )
 
 
 def _state(reader: Reader, root: Path, split: str) -> list:
     """What a table was made from: another state makes another table."""
     state: list = [VERSION, f"{type(reader).__module__}.{type(reader).__qualname__}"]
-    state.append(str(cache_folder().absolute()))  # where pictures of the hub's tables lie
+    state.append(str(cache_folder().absolute()))  # where pictures of the hub's tables are
     for path in [root / LIST, *reader.files(root, split), *reader.image_folders(root, split)]:
         name = path.relative_to(root).as_posix()  # the same however the root is spelled
         stat = path.stat() if path.exists() else None
@@ -190,58 +189,43 @@ def _open(file: Path, root: Path, state: list) -> Examples | None:
 
 def _write(file: Path, state: list, data_set: DataSet, reader: Reader, root: Path, split: str) -> None:
     """Read the annotation files into a table: the rows first, then what they were made from."""
-    reading = Reading(data_set.name, root)
+    reading, digest = Reading(data_set.name, root), hashlib.sha256()
     bar = Progress(desc=f"reading {data_set.name} {split}", unit=f" {data_set.unit}", leave=False, delay=1)
-    try:
-        with whole(file) as part, bar, uncollected():
-            rows, digest = 0, hashlib.sha256()
-            with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-                for columns in _batches(reading.kept(reader.examples(root, split, reading)), root):
-                    batch = pa.record_batch(columns, schema=SCHEMA)
-                    writer.write_batch(batch)
-                    digest.update(_content(columns))
-                    rows += batch.num_rows
-                    bar.update(batch.num_rows)
-            if not rows:
-                raise nothing_in(data_set, reader, root, split)
-        about = About(state, digest.hexdigest(), reading.left_out, sorted(reading.unscored | reading.lost))
-        write_json(file.with_suffix(".json"), asdict(about))
-    except OSError as error:
-        raise no_room(file, error) from error
-
-
-def no_room(file: Path, error: OSError) -> UserError:
-    """The error where a file of the cache folder cannot be written."""
-    return UserError(
-        f"{file} cannot be written ({error.strerror or error}): make room on the disk, or name another "
-        "folder in the environment variable ATTNGRAPH_CACHE"
-    )
-
-
-def _batches(examples: Iterator[Example], root: Path) -> Iterator[list[list]]:
-    """The examples as columns."""
-    while some := list(islice(examples, ROWS)):
-        yield [
-            [example.id for example in some],
-            [_place(example.image, root) for example in some],
-            [example.prompt for example in some],
-            [list(example.references) for example in some],
-            [example.kind for example in some],
-            [list(example.groups.items()) for example in some],
-        ]
+    examples = reading.kept(reader.examples(root, split, reading))
+    rows = 0
+    with whole(file) as part, bar:
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+            while some := list(islice(examples, ROWS)):
+                columns = [
+                    [example.id for example in some],
+                    [_place(example.image, root) for example in some],
+                    [example.prompt for example in some],
+                    [list(example.references) for example in some],
+                    [example.kind for example in some],
+                    [list(example.groups.items()) for example in some],
+                ]
+                writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+                digest.update(_content(columns))
+                rows += len(some)
+                bar.update(len(some))
+        if not rows:
+            raise nothing_in(data_set, reader, root, split)
+    about = About(state, digest.hexdigest(), reading.left_out, sorted(reading.unscored | reading.lost))
+    write_json(file.with_suffix(".json"), asdict(about))
 
 
 def _place(image: Path, root: Path) -> str:
     """An image's place in the data set's folder; the whole path of one that is elsewhere, since a way up out
     of a folder that is a link leads to another place.
     """
-    path, folder = str(image), "" if str(root) == "." else f"{root}{os.sep}"
-    return path[len(folder) :] if path.startswith(folder) else os.path.abspath(path)
+    if image.is_relative_to(root):
+        return image.relative_to(root).as_posix()
+    return os.path.abspath(image)
 
 
 def _content(columns: list[list]) -> bytes:
     """What a digest takes in of some rows: their columns as JSON, which no library's version changes. Of a
-    picture outside of the data set's folder it takes the name alone, since it lies elsewhere on each machine.
+    picture outside of the data set's folder it takes the name alone, since it is elsewhere on each machine.
     """
     ids, places, *others = columns
     names = [os.path.basename(place) if os.path.isabs(place) else place for place in places]

@@ -33,8 +33,7 @@ from experiments.base.errors import first_line
 from experiments.base.progress import Progress
 from experiments.base.reading import read_text
 from experiments.base.shipped import unless_default
-from experiments.data.drawn import Sizes, write_scenes
-from experiments.data.scene_files import scene_of
+from experiments.data.drawn import Sizes, scene_of, write_scenes
 from experiments.models import load_family
 from experiments.models.batch import Batch, Sample
 from experiments.models.family import ModelFamily

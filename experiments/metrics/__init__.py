@@ -4,9 +4,7 @@ A metric takes ``predictions`` (example id → generated text) and ``references`
 and scores every example of ``references``, in their order. Ids that differ are a
 :class:`~attngraph.errors.UserError`.
 
-- :mod:`experiments.metrics.vqa`: VQA accuracy against ten annotators
-- :mod:`experiments.metrics.vizwiz`: VizWiz-VQA accuracy, which is another, and which of its questions
-  cannot be answered
+- :mod:`experiments.metrics.vqa`: VQA accuracy against ten annotators, by the rules of VQA v2 and of VizWiz
 - :mod:`experiments.metrics.exact`: equality with the one reference answer, or the word for the one gold label
 - :mod:`experiments.metrics.captions`: BLEU@4 and CIDEr, on tokens from :mod:`experiments.metrics.ptb`
 - :mod:`experiments.metrics.scene`: what a caption says of a known scene

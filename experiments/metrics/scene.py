@@ -50,7 +50,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -78,7 +78,7 @@ _RELATIONS = {
 _ORDER = ["from", "left", "to", "right"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Named:
     """A thing or curtain as a caption names it.
 
@@ -90,14 +90,16 @@ class Named:
 
     shape: str | None = None
     attributes: frozenset[str] = frozenset()
-    places: frozenset[str] = frozenset()
+    places: set[str] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
-class CaptionTuples:
-    """What a caption says.
+class Said:
+    """What a caption says, by the grammar above; any text has a reading.
 
     Args:
+        caption: as it was generated.
+
+    Attributes:
         things: in the order of the caption.
         curtains: likewise.
         relations: (number in ``things``, "left", "right", "above" or "below", number in ``things``), None in
@@ -106,76 +108,60 @@ class CaptionTuples:
         loose: how many attributes belong to nothing.
     """
 
-    things: tuple[Named, ...] = ()
-    curtains: tuple[Named, ...] = ()
-    relations: frozenset[tuple[int | None, str, int | None]] = frozenset()
-    numbers: tuple[int, ...] = ()
-    loose: int = 0
-
-
-def read_caption(caption: str) -> CaptionTuples:
-    """What a caption says, by the grammar above; any text has a reading."""
-    return _Reader(_WORD.findall(caption.lower())).read()
-
-
-class _Reader:
-    """One pass over the words; a relation waits for its second thing, attributes for their noun."""
-
-    def __init__(self, words: list[str]) -> None:
-        self.words, self.at = words, 0
-        self.things: list[_Open] = []
-        self.curtains: list[_Open] = []
-        self.last: _Open | None = None  # what a place belongs to
+    def __init__(self, caption: str) -> None:
+        self.things: list[Named] = []
+        self.curtains: list[Named] = []
         self.relations: set[tuple[int | None, str, int | None]] = set()
         self.numbers: list[int] = []
         self.loose = 0
-        self.attributes: list[str] = []
-        self.number: int | None = None
-        self.waiting: tuple[int | None, str] | None = None
-        self.in_order = False
+        self._words, self._at = _WORD.findall(caption.lower()), 0
+        self._last: Named | None = None  # what a place belongs to
+        self._attributes: list[str] = []  # wait for their noun
+        self._number: int | None = None
+        self._waiting: tuple[int | None, str] | None = None  # a relation without its second thing
+        self._in_order = False
+        self._read()
 
-    def read(self) -> CaptionTuples:
-        while self.at < len(self.words):
-            word = self.words[self.at]
+    def _read(self) -> None:
+        while self._at < len(self._words):
+            word = self._words[self._at]
             if word in _ATTRIBUTES:
-                self.attributes.append(word)
-                self.at += 1
+                self._attributes.append(word)
+                self._at += 1
             elif word in _SINGLE or word in _PLURAL:
                 self._noun(word)
-                self.at += 1
+                self._at += 1
             else:
                 self._drop_attributes()
-                self.number = _NUMBERS.get(word)
-                self.at += self._other(word)
+                self._number = _NUMBERS.get(word)
+                self._at += self._other(word)
         self._drop_attributes()
         self._relate(None)
-        things, curtains = (tuple(each.closed() for each in named) for named in (self.things, self.curtains))
-        return CaptionTuples(things, curtains, frozenset(self.relations), tuple(self.numbers), self.loose)
 
     def _noun(self, word: str) -> None:
-        number, attributes = self.number, frozenset(self.attributes)
-        self.number, self.attributes = None, []
+        number, attributes = self._number, frozenset(self._attributes)
+        self._number, self._attributes = None, []
         shape = _SINGLE[word] if word in _SINGLE else _PLURAL[word]
         if shape is None and not attributes:
-            only = self.at and self.words[self.at - 1] == "only"
+            only = self._at and self._words[self._at - 1] == "only"
             if only or number is not None:
                 self.numbers.append(1 if only else number)
             return
         for _ in range(1 if word in _SINGLE else number or 2):
             self._relate(len(self.things))
-            self.last = _Open(shape, attributes)
-            if self.in_order and self.things:
+            self._last = Named(shape, attributes)
+            if self._in_order and self.things:
                 self.relations.add((len(self.things) - 1, "left", len(self.things)))
-            self.things.append(self.last)
+            self.things.append(self._last)
 
     def _other(self, word: str) -> int:
         """Reads what begins with another word than a noun or attribute; returns how many words it took."""
-        rest = self.words[self.at : self.at + 4]
+        rest = self._words[self._at : self._at + 4]
         if word == "curtain":
-            self.last = _Open(word, frozenset())
-            self.curtains.append(self.last)
+            self._last = Named(word)
+            self.curtains.append(self._last)
         elif rest == _ORDER:
-            self.in_order = not self.things
+            self._in_order = not self.things
             return 4
         elif rest[:2] == ["at", "the"]:
             return self._place()
@@ -187,39 +173,29 @@ class _Reader:
         return 1
 
     def _place(self) -> int:
-        said = self.words[self.at + 2 : self.at + 4]
+        said = self._words[self._at + 2 : self._at + 4]
         if said[:1] and said[0] in ("top", "bottom"):
             said = said[: 2 if said[1:] and said[1] in ("left", "right") else 1]
         else:
             said = [word for word in said[:1] if word in (*ROWS, *COLUMNS)]
-        if said and self.last is None:
+        if said and self._last is None:
             self.relations.add((None, "at", None))
         elif said:
-            self.last.places.add(" ".join(said))
+            self._last.places.add(" ".join(said))
         return 2 + len(said)
 
     def _begin_relation(self, relation: str) -> None:
         self._relate(None)
-        self.waiting = (len(self.things) - 1 if self.things else None, relation)
+        self._waiting = (len(self.things) - 1 if self.things else None, relation)
 
     def _relate(self, second: int | None) -> None:
-        if self.waiting is not None:
-            self.relations.add((*self.waiting, second))
-        self.waiting = None
+        if self._waiting is not None:
+            self.relations.add((*self._waiting, second))
+        self._waiting = None
 
     def _drop_attributes(self) -> None:
-        self.loose += len(set(self.attributes))
-        self.attributes = []
-
-
-class _Open:
-    """A named thing to which places may still be added."""
-
-    def __init__(self, shape: str | None, attributes: frozenset[str]) -> None:
-        self.shape, self.attributes, self.places = shape, attributes, set[str]()
-
-    def closed(self) -> Named:
-        return Named(self.shape, self.attributes, frozenset(self.places))
+        self.loose += len(set(self._attributes))
+        self._attributes = []
 
 
 def scene_counts(predictions: Mapping[str, str], scenes: Mapping[str, Scene]) -> np.ndarray:
@@ -268,7 +244,7 @@ def precision_recall_f1(counts: np.ndarray) -> np.ndarray:
 
 def caption_counts(caption: str, scene: Scene) -> np.ndarray:
     """The :data:`COUNTS` ``(3, 4)`` of one caption: a line for each of :data:`KINDS`."""
-    said, things = read_caption(caption), ordered(scene)
+    said, things = Said(caption), ordered(scene)
     shown = matched(said.things, things)
     standing = _standing(said, things, shown)
     right_standing = sum(is_right for _, is_right in standing)
@@ -329,7 +305,7 @@ def _right_attributes(words: Named, thing: Thing) -> int:
 
 
 def _standing(
-    said: CaptionTuples, things: Sequence[Thing], shown: Mapping[int, int]
+    said: Said, things: Sequence[Thing], shown: Mapping[int, int]
 ) -> list[tuple[frozenset[int], bool]]:
     """What a caption says of where things stand: which of the things it is about, and whether it is so."""
     judged = []

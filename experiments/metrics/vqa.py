@@ -1,7 +1,11 @@
-"""VQA accuracy: a generated answer against those of ten annotators, scored as VQA v2's evaluator scores it.
+"""VQA accuracy: a generated answer against those of ten annotators, as the evaluators of VQA v2 and of VizWiz
+score it. Their oddities are kept, since scores are compared with published ones.
 
-The evaluator is https://github.com/GT-Vision-Lab/VQA, ``PythonEvaluationTools/vqaEvaluation/vqaEval.py`` in
-its version of March 2021. Its oddities are kept, since scores are compared with published ones.
+- VQA v2: https://github.com/GT-Vision-Lab/VQA, ``PythonEvaluationTools/vqaEvaluation/vqaEval.py`` in its
+  version of March 2021.
+- VizWiz: the same file of the API that https://vizwiz.org hands out. It was made from VQA v2's and differs
+  from it: the annotators' answers are never processed, the generated answer always is, and the table of
+  contractions has typographic apostrophes.
 """
 
 from __future__ import annotations
@@ -38,8 +42,12 @@ _SPELLINGS = """
 """
 
 
+_STRAIGHT = ("ain't", "aren't", "can't", "could've", "couldn't", "we've", "where's", "who've")
+_MIXED = ("couldn’tve", "hadn’tve")  # these two have a straight apostrophe as words to be replaced
+
+
 def _contractions() -> dict[str, str]:
-    """The evaluator's table: each spelling without one of its apostrophes -> the spelling.
+    """VQA v2's table: each spelling without one of its apostrophes -> the spelling.
 
     One entry is the wrong way round. Entries for capital letters or equal spellings never act and are left
     out.
@@ -52,7 +60,15 @@ def _contractions() -> dict[str, str]:
     return table | {"somebody'd": "somebodyd"}
 
 
+def _typographic(contractions: dict[str, str]) -> dict[str, str]:
+    """VizWiz' table: VQA v2's with typographic apostrophes, all but a few."""
+    table = {word.replace("'", "’"): right.replace("'", "’") for word, right in contractions.items()}
+    table |= {word.replace("'", ""): word for word in _STRAIGHT}
+    return table | {word.replace("’", "'"): table.pop(word) for word in _MIXED}
+
+
 CONTRACTIONS = _contractions()
+VIZWIZ_CONTRACTIONS = _typographic(CONTRACTIONS)
 
 
 def normalise_answer(answer: str, contractions: Mapping[str, str] = CONTRACTIONS) -> str:
@@ -111,6 +127,28 @@ def vqa_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence
         processed = normalised if len(set(answers)) > 1 else _one_line
         given = processed(prediction)
         scores.append(agreement(id, [processed(answer) == given for answer in answers]))
+    return np.array(scores, dtype=np.float64)
+
+
+def vizwiz_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> np.ndarray:
+    r"""VizWiz-VQA accuracy of each example (Gurari et al. 2018): the mean of :func:`vqa_scores`, but the
+    prediction is always normalised, with VizWiz' contractions, and nothing is done to the answers: an
+    annotator's "Yes", "t-shirt", "the dog" or "two" is met by no prediction.
+
+    "dont" becomes "don’t", with a typographic apostrophe, which annotators hardly ever type: such an answer
+    is wrong where an annotator wrote "don't" or "dont". With "cant", "wheres" and six other words it is
+    "can't" and "where's". Annotators are left out by their place, so two equal answers count twice.
+
+    Returns:
+        ``(N,)`` in the order of ``references``; the accuracy of a run is the mean.
+
+    Raises:
+        UserError: the ids differ, or an image has fewer than four answers.
+    """
+    scores = []
+    for id, prediction in aligned(predictions, references):
+        given = normalise_answer(prediction, VIZWIZ_CONTRACTIONS)
+        scores.append(agreement(id, [answer == given for answer in references[id]]))
     return np.array(scores, dtype=np.float64)
 
 

@@ -7,31 +7,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from experiments.data import easy_vqa
-from experiments.data.coco import COCO as KARPATHY
-from experiments.data.coco import Karpathy
-from experiments.data.dataset import OFFICIAL, split_examples
+from experiments.data.dataset import DATA_SETS, OFFICIAL, split_examples
+from experiments.data.drawn import scene_of
 from experiments.data.example import Example
-from experiments.data.scene_files import scene_of
-from experiments.data.snli_ve import SNLI_VE
-from experiments.data.vizwiz_vqa import ANSWERABLE
-from experiments.data.vqa2 import VQA2 as VQA_V2
-from experiments.data.vqa2 import Drawn
+from experiments.data.questions import Drawn
 from experiments.metrics.exact import ENTAILMENT_WORDS, exact_scores
 from experiments.metrics.scene import scene_counts, scene_f1, scores_by_kind
-from experiments.metrics.vizwiz import answerability_scores, f1_from_counts, vizwiz_scores
-from experiments.metrics.vqa import vqa_scores
+from experiments.metrics.vqa import vizwiz_scores, vqa_scores
 from experiments.models.family import Answering
 from experiments.models.ranking import Ranking
-from experiments.tasks.formats import ANSWERABILITY, TEXTCAPS, VIZWIZ, VQA_RESULTS
+from experiments.tasks.formats import TEXTCAPS, VIZWIZ, VQA_RESULTS
 from experiments.tasks.kinds import Captions, Entailment, OfficialCaptions, Questions, caption_columns
 from experiments.tasks.official import Official
 from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_scores, references, register
 
 SCENE = "caption.scene"
-AP, F1 = "vizwiz_vqa.average_precision", "vizwiz_vqa.f1"
 WORDS = tuple(ENTAILMENT_WORDS.values())
 
 
@@ -44,7 +36,7 @@ class VQA(Task):
     file_format = VQA_RESULTS
 
     def examples(self, data: Path, split: str) -> list[Example]:
-        found = split_examples(VQA_V2, data / "vqa_v2", OFFICIAL[split], Drawn())
+        found = split_examples(DATA_SETS["vqa2"], data / "vqa_v2", OFFICIAL[split], Drawn())
         return [replace(example, groups={}) for example in found]
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
@@ -59,7 +51,7 @@ class VisualEntailment(Entailment):
     columns = (Column("ve.accuracy", "VE acc", averaged=True),)
 
     def examples(self, data: Path, split: str) -> list[Example]:
-        found = split_examples(SNLI_VE, data / "snli_ve", OFFICIAL[split])
+        found = split_examples(DATA_SETS["snli_ve"], data / "snli_ve", OFFICIAL[split])
         return [replace(example, groups={}) for example in found]
 
 
@@ -71,7 +63,7 @@ class Caption(Captions):
 
     def examples(self, data: Path, split: str) -> list[Example]:
         official = "val" if split == "validation" else split
-        found = split_examples(KARPATHY, data / "karpathy", official, Karpathy())
+        found = split_examples(DATA_SETS["coco"], data / "karpathy", official)
         return [replace(example, scene=scene_of(example.image)) for example in found]
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
@@ -117,21 +109,13 @@ class VQA2(Questions):
 
 
 class VizWizVQA(Questions):
-    """Accuracy as VizWiz's own evaluator has it; and the scores of its second task, whether a question can be
-    answered from its picture, where predictions are numbers from 0 to 1 (a file of them, for `attngraph
-    score`)."""
+    """Accuracy as VizWiz's own evaluator has it."""
 
     name, title, data_set = "vizwiz_vqa", "VizWiz-VQA", "vizwiz_vqa"
-    columns = (
-        Column("vizwiz_vqa.accuracy", "VizWizVQA acc", averaged=True),
-        Column(AP, "unanswerable AP", optional=True),
-        Column(F1, "unanswerable F1", score=f1_from_counts, optional=True),
-    )
-    file_format, second_format = VIZWIZ, ANSWERABILITY
+    columns = (Column("vizwiz_vqa.accuracy", "VizWizVQA acc", averaged=True),)
+    file_format = VIZWIZ
 
-    def score(self, predictions: Mapping[str, Any], examples: Sequence[Example]) -> TaskScores:
-        if any(isinstance(prediction, (int, float)) for prediction in predictions.values()):
-            return _answerability(predictions, examples)
+    def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
         scores = vizwiz_scores(predictions, references(examples))
         return accuracy_scores(self.selects, scores, examples, "VizWiz's evaluator")
 
@@ -174,13 +158,6 @@ class VizWizCaps(OfficialCaptions):
 
     name, title, data_set = "vizwiz_caps", "VizWiz-Captions", "vizwiz_caps"
     columns = caption_columns("vizwiz_caps", "VizWizCaps")
-
-
-def _answerability(predictions: Mapping[str, float], examples: Sequence[Example]) -> TaskScores:
-    truth = {example.id: int(example.groups[ANSWERABLE]) for example in examples}
-    scores = answerability_scores(predictions, truth)
-    columns = {AP: scores.average_precision, F1: scores.f1}
-    return TaskScores(columns, {F1: scores.counts}, {}, "VizWiz's evaluator of answerability")
 
 
 for task in (

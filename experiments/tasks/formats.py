@@ -5,9 +5,8 @@ names its format (:attr:`experiments.tasks.Task.file_format`):
 
 - :data:`VQA_RESULTS`: ``[{"question_id": 1000, "answer": "yes"}]``, as VQA v2's server and its evaluator take
   them. The server wants an answer to every question of ``test2015`` (447,793), for ``test-dev`` too.
-- :data:`VIZWIZ`: ``[{"image": "VizWiz_val_00000000.jpg", "answer": "yes"}]``, and :data:`ANSWERABILITY` with
-  ``"answerable": 0.9``. The name of the image's file tells the question, since VizWiz's annotations have no
-  question ids. One file may hold both fields.
+- :data:`VIZWIZ`: ``[{"image": "VizWiz_val_00000000.jpg", "answer": "yes"}]``: VizWiz's annotations have no
+  question ids, the name of the image's file is the key.
 - :data:`SNLI_VE`: ``[{"pairID": "1.jpg#0r1e", "label": "neutral"}]``. There is no evaluation server: the
   fields have their names in the annotations. A generated text that names no label is written as ``-``, the
   annotations' mark for a pair without one; it is wrong for every pair.
@@ -18,8 +17,6 @@ names its format (:attr:`experiments.tasks.Task.file_format`):
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,29 +25,17 @@ from typing import Any
 
 from attngraph.errors import UserError
 from experiments.base.files import write_json
-from experiments.base.reading import Record, Unique, is_text, read_json, read_text, records, shown
+from experiments.base.reading import Record, Unique, read_json, records, shown
 from experiments.metrics.exact import ENTAILMENT_WORDS, named_label
 
-KINDS = {
-    int: "a whole number",
-    float: "a decimal number",
-    str: "text",
-    bool: "true or false",
-    type(None): "null",
-    list: "a list",
-    dict: "an object",
-}
-BOM = b"\xef\xbb\xbf"
 NO_LABEL = "-"
 IMAGE, TEXT, ANSWER = "image", "text", "answer"
-ASKED = (".json", ".jsonl", ".csv")
+ASKED = (".json", ".jsonl")
 
 
 @dataclass(frozen=True)
 class Format:
     """A list of records with the id of an example and the text that was generated for it.
-
-    Subclasses take other values than texts.
 
     Args:
         name: as messages call such files.
@@ -58,13 +43,15 @@ class Format:
         id_type: ``int`` or ``str``, as the data's annotations have it.
         value_field: the field with the prediction.
         such_as: a prediction, for messages.
+        labelled: whether it is the label that the text names.
     """
 
     name: str
     id_field: str
     id_type: type
     value_field: str
-    such_as: Any = "yes"
+    such_as: str = "yes"
+    labelled: bool = False
 
     @property
     def sample(self) -> str:
@@ -72,85 +59,21 @@ class Format:
         identity = 1000 if self.id_type is int else "..."
         return json.dumps({self.id_field: identity, self.value_field: self.such_as})
 
-    def record(self, id: str, prediction: Any) -> dict[str, Any]:
-        """The record of a prediction.
-
-        Raises:
-            ValueError: the id is no whole number, where these are asked for.
-        """
-        identity = self.id_type(id)
-        if str(identity) != id:
-            raise ValueError(f"{id!r} is no whole number")
-        return {self.id_field: identity, self.value_field: self.value(prediction)}
-
-    def value(self, prediction: Any) -> Any:
-        """What the file holds of a model's prediction."""
-        return prediction
-
-    def fault(self, value: Any, allow_empty: bool) -> str | None:
-        """What is wrong with a value, and what to do, in words that go on from "field 'answer' ...".
-
-        Args:
-            value: as the file holds it.
-            allow_empty: whether a text may be empty.
-        """
-        if not isinstance(value, str):
-            return f"is {kind(value)}, not text; write it in quotes"
-        if not is_text(value):
-            return "holds half a character; write the text again"
-        if not value.strip() and not allow_empty:
-            return (
-                "is empty; write an answer, or allow empty ones (--allow-empty), which evaluators score too"
-            )
-        return None
-
-
-@dataclass(frozen=True)
-class Labels(Format):
-    """Records with a label."""
-
-    def value(self, prediction: Any) -> Any:
-        """The label that a generated text names, such as "correct" entailment."""
-        return named_label(prediction) or NO_LABEL
-
-    def fault(self, value: Any, allow_empty: bool) -> str | None:
-        """See :meth:`Format.fault`."""
-        labels = (*ENTAILMENT_WORDS, NO_LABEL)
-        if not isinstance(value, str):
-            return f"is {kind(value)}; give one of {', '.join(labels)}"
-        if value not in labels:
-            return f"is {shown(value)}; give one of {', '.join(labels)} (no label)"
-        return None
-
-
-@dataclass(frozen=True)
-class Confidences(Format):
-    """Records with a number from 0 to 1: how sure it is that the question can be answered."""
-
-    def fault(self, value: Any, allow_empty: bool) -> str | None:
-        """See :meth:`Format.fault`."""
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            return f"is {kind(value)}; give a number from 0 to 1"
-        if not 0 <= value <= 1:
-            return f"is {shown(value)}; give a number from 0 to 1"
-        return None
+    def value(self, prediction: str) -> str:
+        """What the file holds of a model's prediction, such as the label of "correct", entailment."""
+        return (named_label(prediction) or NO_LABEL) if self.labelled else prediction
 
 
 VQA_RESULTS = Format("VQA v2 results", "question_id", int, "answer")
 VIZWIZ = Format("VizWiz-VQA results", "image", str, "answer")
-ANSWERABILITY = Confidences("VizWiz answerability results", "image", str, "answerable", 0.9)
-SNLI_VE = Labels("SNLI-VE labels", "pairID", str, "label", "neutral")
+SNLI_VE = Format("SNLI-VE labels", "pairID", str, "label", "neutral", labelled=True)
 CAPTIONS = Format("COCO caption results", "image_id", int, "caption", "a red ball")
 TEXTCAPS = Format("TextCaps results", "image_id", str, "caption", "a red ball")
 PLAIN = Format("answers", "id", str, "answer")
 
 
 def write_predictions(
-    file: str | Path,
-    form: Format,
-    predictions: Mapping[str, Any],
-    ids: Collection[str],
-    allow_empty: bool = False,
+    file: str | Path, form: Format, predictions: Mapping[str, str], ids: Collection[str]
 ) -> Path:
     """Writes a file of predictions, whole or not at all; returns its path.
 
@@ -159,32 +82,19 @@ def write_predictions(
         form: of the records.
         predictions: example id -> what a model said.
         ids: of all examples of the split, in the order of the file.
-        allow_empty: whether a text may be empty.
 
     Raises:
-        UserError: an example has no prediction, a prediction has no example, or one cannot stand in such a
-            file; nothing is written then.
+        UserError: an example has no prediction, or an id cannot be written in the format; nothing is written
+            then.
     """
     _check_all_there(file, predictions, ids)
-    known = frozenset(ids)
-    if strange := [id for id in predictions if id not in known]:
+    if form.id_type is int and (wrong := [id for id in ids if not (id.isascii() and id.isdigit())]):
         raise UserError(
-            f"{file}: {len(strange)} predictions are about no example, first {shown(strange[0])}; give those "
-            "of the same split"
+            f"{file}: the example {shown(wrong[0])} cannot be in a file of {form.name}, whose "
+            f"'{form.id_field}' is a whole number; take the format of this data set"
         )
-    written = []
-    for id in ids:
-        try:
-            record = form.record(id, predictions[id])
-        except ValueError:
-            raise UserError(
-                f"{file}: the example {shown(id)} cannot stand in a file of {form.name}, whose "
-                f"'{form.id_field}' is a whole number; take the format of this data set"
-            ) from None
-        if fault := form.fault(record[form.value_field], allow_empty):
-            raise UserError(f"{file}: field '{form.value_field}' of the example {shown(id)} {fault}")
-        written.append(record)
-    return write_json(file, written, indent=None)
+    content = [{form.id_field: form.id_type(id), form.value_field: form.value(predictions[id])} for id in ids]
+    return write_json(file, content, indent=None)
 
 
 def read_predictions(
@@ -193,11 +103,11 @@ def read_predictions(
     ids: Collection[str],
     allow_empty: bool = False,
     unscored: Collection[str] = (),
-) -> dict[str, Any]:
+) -> dict[str, str]:
     """The predictions of a file: example id -> value, in the order of ``ids``.
 
     A record may have more fields than the format's two. An object ``{"<example id>": "<text>"}``, as
-    ``attngraph ablation`` leaves it in ``predictions.json`` of a cell, is read too.
+    ``attngraph ablation`` leaves it in ``predictions.json`` of a run, is read too.
 
     Args:
         file: with a list of records.
@@ -213,67 +123,43 @@ def read_predictions(
             first.
     """
     file = Path(file)
-    content = read_json(file)
-    with file.open("rb") as stream:
-        if stream.read(len(BOM)) == BOM:
-            raise UserError(
-                f"{file}: begins with a byte order mark, which evaluation servers refuse; save it as UTF-8 "
-                "without one"
-            )
     known, seen = frozenset(ids), Unique(file, form.id_field)
     found = {}
-    for where, id, value, field in _entries(file, form, content):
-        seen.add(id, where)
+    for id, record in _entries(file, form):
+        seen.add(id, record.where)
         if id in unscored:
             continue
         if id not in known:
             raise UserError(
-                f"{file}: {where} is about {form.id_field} {shown(id)}, which these data do not have; give "
-                "predictions for the same data and split (--split)"
+                f"{file}: {record.where} is about {form.id_field} {shown(id)}, which these data do not have; "
+                "give predictions for the same data and split (--split)"
             )
-        if fault := form.fault(value, allow_empty):
-            raise UserError(f"{file}: {field} {fault}")
-        found[id] = value
+        if form.labelled:
+            found[id] = record.one_of(form.value_field, (*ENTAILMENT_WORDS, NO_LABEL))
+            continue
+        found[id] = record.field(form.value_field, str)
+        if not allow_empty and not found[id].strip():
+            raise record.fault(
+                f"field '{form.value_field}' of {record.where} is empty",
+                "write an answer, or allow empty ones (--allow-empty), which evaluators score too",
+            )
     _check_all_there(file, found, ids)
     return {id: found[id] for id in ids}
 
 
-def _entries(file: Path, form: Format, content: object) -> Iterator[tuple[str, str, Any, str]]:
-    """Where each record stands, its example's id, its value, and what messages call the value."""
+def _entries(file: Path, form: Format) -> Iterator[tuple[str, Record]]:
+    """Each record with its example's id."""
+    content, remedy = read_json(file), f"give {form.name}, a list of records such as {form.sample}"
     if isinstance(content, dict):
-        # as pairs, since of an id that stands there twice the object has lost one
-        seen = set()
-        for id, text in json.loads(read_text(file), object_pairs_hook=list):
-            if id in seen:
-                raise UserError(f"{file}: has the entry {shown(id)} twice; remove one of them")
-            seen.add(id)
-            if isinstance(text, str):
-                text = form.value(text)
-            yield f"the entry {shown(id)}", id, text, f"the entry {shown(id)}"
-        return
-    if not isinstance(content, list):
-        raise UserError(
-            f"{file}: holds {kind(content)}, no list; write {form.name} as a list of records such as "
-            f"{form.sample}"
-        )
-    for number, record in enumerate(content):
-        where = f"[{number}]"
-        if not isinstance(record, dict):
-            raise UserError(f"{file}: {where} is {kind(record)}; give a record such as {form.sample}")
-        for name in (form.id_field, form.value_field):
-            if name not in record:
-                raise UserError(
-                    f"{file}: {where} has no field '{name}'; give {form.name}, records such as {form.sample}"
-                )
-        identity = record[form.id_field]
-        if not isinstance(identity, form.id_type) or isinstance(identity, bool):
-            raise UserError(
-                f"{file}: field '{form.id_field}' of {where} is {kind(identity)}; give a record such as "
-                f"{form.sample}"
-            )
-        if isinstance(identity, str) and not is_text(identity):
-            raise UserError(f"{file}: field '{form.id_field}' of {where} holds half a character; correct it")
-        yield where, str(identity), record[form.value_field], f"field '{form.value_field}' of {where}"
+        for id, text in content.items():
+            value = form.value(text) if isinstance(text, str) else text
+            yield id, Record({form.value_field: value}, file, f"the entry {shown(id)}", remedy)
+    elif isinstance(content, list):
+        for number, one in enumerate(content):
+            record = Record(one, file, f"[{number}]", remedy)
+            yield str(record.field(form.id_field, form.id_type)), record
+    else:
+        raise UserError(f"{file}: the file is {type(content).__name__}, not a list; {remedy}")
 
 
 def _check_all_there(file: str | Path, predictions: Collection[str], ids: Collection[str]) -> None:
@@ -285,11 +171,6 @@ def _check_all_there(file: str | Path, predictions: Collection[str], ids: Collec
         )
 
 
-def kind(value: Any) -> str:
-    """The type of a JSON value in words."""
-    return KINDS.get(type(value), type(value).__name__)
-
-
 @dataclass(frozen=True)
 class Ask:
     """A picture with a text about it.
@@ -297,7 +178,7 @@ class Ask:
     Args:
         image: its file.
         text: a question or statement; empty where the task has no text of its own.
-        record: all that the file says, which goes on to the answers.
+        record: all that the file says, which is copied to the answers.
     """
 
     image: Path
@@ -306,46 +187,26 @@ class Ask:
 
 
 def read_asks(file: Path, with_text: bool) -> list[Ask]:
-    """The records of a file, in its order. Pictures are looked for beside the file.
+    """The records of a file, in its order. Pictures are looked for in the file's folder.
 
     Args:
-        file: ``.json`` (a list of objects), ``.jsonl`` or ``.csv``, with the fields ``image`` and ``text``.
+        file: ``.json`` (a list of objects) or ``.jsonl``, with the fields ``image`` and ``text``.
         with_text: whether each record has a text; none has one otherwise.
 
     Raises:
         UserError: the file is missing or of another kind, or a record lacks a field.
     """
     if file.suffix not in ASKED:
-        raise UserError(f"{file}: is no file of records: give one that ends with {', '.join(ASKED)}")
+        raise UserError(f"{file}: is no file of records; give one that ends with {' or '.join(ASKED)}")
+    fields = f"{IMAGE} and {TEXT}" if with_text else IMAGE
     asks = []
-    due = (IMAGE, TEXT) if with_text else (IMAGE,)
-    for where, record in _records(file):
-        if isinstance(record, dict) and (missing := [name for name in due if name not in record]):
-            raise UserError(f"{file}: {where} has no field '{missing[0]}': give each {' and '.join(due)}")
-        given = Record(record, file, where)
-        image, text = given.text(IMAGE), given.text(TEXT) if with_text else ""
-        if not with_text and record.get(TEXT):
-            raise UserError(f"{file}: {where} has a text ({shown(record[TEXT])}): leave it out for this task")
-        if ANSWER in record:
-            raise UserError(f"{file}: {where} has a field '{ANSWER}', where the model's goes: leave it out")
-        if not is_text(json.dumps(record, ensure_ascii=False)):
-            raise UserError(f"{file}: {where} holds half a character, which no file can take: correct it")
-        asks.append(Ask(file.parent / image, text, record))
+    for where, content in records(file):
+        record = Record(content, file, where, f"give each record {fields}")
+        image, text = record.text(IMAGE), record.text(TEXT) if with_text else ""
+        for name in (ANSWER,) if with_text else (ANSWER, TEXT):
+            if content.get(name):
+                raise record.fault(f"{where} has a field '{name}'", "leave it out for this task")
+        asks.append(Ask(file.parent / image, text, content))
     if not asks:
-        raise UserError(f"{file}: holds no records: write one for each picture, with {IMAGE} and {TEXT}")
+        raise UserError(f"{file}: holds no records; write one for each picture, with {fields}")
     return asks
-
-
-def _records(file: Path) -> Iterator[tuple[str, Any]]:
-    """Each record with its place."""
-    if file.suffix != ".csv":
-        yield from records(file)
-        return
-    rows = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
-    try:
-        for number, row in enumerate(rows, 2):
-            if None in row or None in row.values():
-                raise UserError(f"{file}: row {number} has not as many cells as the first row: correct it")
-            yield f"row {number}", row
-    except csv.Error as error:
-        raise UserError(f"{file}: row {rows.line_num} is no CSV ({error}): correct it") from None

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from attngraph.errors import UserError
-from experiments.base.reading import Unique, is_text, read_json, shown
+from experiments.base.reading import Record, Unique, records
 from experiments.data.example import Example
 from experiments.metrics.captions import bleu4_from_counts, caption_scores
 from experiments.metrics.exact import ENTAILMENT_WORDS, entailment_scores
@@ -74,23 +74,13 @@ def read_answers(file: Path) -> tuple[str, ...]:
     Raises:
         UserError: the file is missing or something else, is empty, or holds an empty answer or one twice.
     """
-    file = Path(file)
-    content = read_json(file)
-    if not isinstance(content, list):
-        raise UserError(f"{file}: is {type(content).__name__}, not a list; give a list of answers")
-    if not content:
-        raise UserError(f"{file}: the list is empty; give a list of answers")
-    known = Unique(file, "answer")
-    for place, answer in enumerate(content):
-        where = f"answer {place}"
-        if not isinstance(answer, str):
-            raise UserError(f"{file}: {where} is {type(answer).__name__} ({shown(answer)}); write a text")
-        if not is_text(answer):
-            raise UserError(f"{file}: {where} holds half a character ({shown(answer)}); write it again")
-        if not answer.strip():
-            raise UserError(f"{file}: {where} is empty; leave it out")
+    known, answers = Unique(file, "answer"), []
+    for where, answer in records(file):
+        answers.append(Record({"answer": answer}, file, where, "give a list of texts").text("answer"))
         known.add(answer, where)
-    return tuple(content)
+    if not answers:
+        raise UserError(f"{file}: the list is empty; give a list of texts")
+    return tuple(answers)
 
 
 def frequent_answers(examples: Sequence[Example], count: int) -> tuple[str, ...]:

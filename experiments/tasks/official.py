@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from attngraph.errors import UserError
 from experiments.data.dataset import DATA_SETS, OFFICIAL, DataSet, Reader
 from experiments.data.example import Example
-from experiments.data.scene_files import SCENES
+from experiments.data.layouts import SCENES
 from experiments.data.tables import Examples, table
 from experiments.tasks.task import SPLITS, Task, holds_scenes
 
@@ -71,15 +71,22 @@ class Official(Task):
         """
         root = data / self.data_set
         readers = [reader for reader in self._preferred(root) if _parts(reader)]
-        found = [reader for reader in readers if reader.found(root, _parts(reader)[split].split)]
-        if not found:
-            first = _parts(readers[0])[split].split
-            self._set.reader(root, first, readers[0].name)  # says what is missing
-        return _parts(found[0])[split]
+        for reader in readers:
+            part = _parts(reader)[split]
+            if reader.found(root, part.split):
+                return part
+        reader = readers[0]
+        self._set.reader(root, _parts(reader)[split].split, reader.name)  # says what is missing
 
     def _preferred(self, root: Path) -> list[Reader]:
         """All readers: those with all splits first, of these the ones whose test split has annotations."""
-        return sorted(self._set.readers, key=lambda x: (not _is_whole(x, root), not _has_test(x)))
+
+        def last(reader: Reader) -> tuple[bool, bool]:
+            parts = _parts(reader).values()
+            whole = bool(parts) and all(reader.found(root, part.split) for part in parts)
+            return not whole, not _has_test(reader)
+
+        return sorted(self._set.readers, key=last)
 
     def found(self, data: Path) -> bool:
         return (data / self.data_set).is_dir() and not holds_scenes(data)
@@ -139,30 +146,25 @@ class Official(Task):
         """What the split is made of; and how much of the official splits is there, where that is less or more
         than was published, since a file that was cut between two records has no other sign.
         """
-        said = [str(self.part(data, split))]
-        if count := self.table(data, split)[1].about.left_out:
+        part, whole = self.table(data, split)
+        said = [str(part)]
+        if count := whole.about.left_out:
             said.append(f"{count:,} damaged record{'s' * (count > 1)} left out")
-        if not (data / self.data_set / SCENES).is_file():
-            for name in dict.fromkeys(("train", split)):
-                try:
-                    part, whole = self.table(data, name)
-                except UserError:
-                    if name == split:
-                        raise
-                    continue  # the training split need not be there where nothing is trained
-                published = part.reader.published.get(part.split)
-                found = self._records(whole)
-                if published is not None and published.records not in (None, found):
-                    said.append(
-                        f"{part.split} has {found:,} {self._set.unit}, published are {published.records:,}"
-                    )
+        if (data / self.data_set / SCENES).is_file():
+            return "; ".join(said)
+        try:
+            train = self.table(data, "train")
+        except UserError:
+            if split == "train":
+                raise
+            train = part, whole  # the training split need not be there where nothing is trained
+        for name, (of, examples) in {one[0].split: one for one in (train, (part, whole))}.items():
+            published, found = of.reader.published.get(name), len(examples)
+            if self._set.unit == "captions":
+                found = pc.sum(pc.list_value_length(examples.column("references"))).as_py()
+            if published is not None and published.records not in (None, found):
+                said.append(f"{name} has {found:,} {self._set.unit}, published are {published.records:,}")
         return "; ".join(said)
-
-    def _records(self, whole: Examples) -> int:
-        """Questions, pairs or captions."""
-        if self._set.unit != "captions":
-            return len(whole)
-        return pc.sum(pc.list_value_length(whole.column("references"))).as_py()
 
     def table(self, data: Path, split: str) -> tuple[Part, Examples]:
         """What a split is made of, and all of the official split that it is taken from."""
@@ -202,8 +204,3 @@ def _parts(reader: Reader) -> dict[str, Part]:
         return {split: Part(reader, OFFICIAL[split]) for split in SPLITS}
     parts = (Part(reader, "train", False), Part(reader, "train", True), Part(reader, "val"))
     return dict(zip(SPLITS, parts))
-
-
-def _is_whole(reader: Reader, root: Path) -> bool:
-    parts = _parts(reader).values()
-    return bool(parts) and all(reader.found(root, part.split) for part in parts)

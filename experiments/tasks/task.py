@@ -117,7 +117,6 @@ class Task(ABC):
         ranks: whether there is a list of answers to rank, see :meth:`answers`.
         like: the task whose chosen settings it takes until some are chosen for it.
         file_format: of files of predictions, as the data set's evaluation server takes them.
-        second_format: of files with other predictions that it scores too, if there are such.
     """
 
     name: str
@@ -134,7 +133,6 @@ class Task(ABC):
     ranks: bool = False
     like: str | None = None
     file_format: Format = PLAIN
-    second_format: Format | None = None
 
     @property
     def selects(self) -> str:

@@ -131,18 +131,6 @@ def test_answers_to_damaged_records_are_not_scored(vizwiz, tmp_path, capsys):
     assert "1 damaged record left out" in said and f"{len(examples) - 1} examples" in said
 
 
-def test_score_takes_answerability_too(vizwiz, tmp_path, capsys):
-    examples = TASKS["vizwiz_vqa"].examples(vizwiz, "test")
-    file = tmp_path / "answerable.json"
-    damage(vizwiz, 0, answerable=0)
-    right = [{"image": e.id, "answerable": 0.9 * (k > 0)} for k, e in enumerate(examples)]
-    file.write_text(json.dumps(right))
-    assert main(["score", str(file), "--task", "vizwiz_vqa", "--data", str(vizwiz)]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "vizwiz_vqa.average_precision 100.00" in said and "vizwiz_vqa.f1 100.00" in said
-    assert "vizwiz_vqa.accuracy" not in said and "evaluator of answerability" in said
-
-
 def test_answers_may_be_ranked_or_generated(vizwiz, tmp_path, capsys):
     (vizwiz / "vizwiz_vqa" / "answer_list.json").write_text('["red", "a ball", "unanswerable"]')
     assert ablation("frozen", vizwiz, tmp_path, "--answering", "rank") == 0

@@ -108,7 +108,7 @@ def test_layout_shows_one_or_all(capsys):
     assert "snli_ve_" in one and "https://drive.google.com" in one and "licence: " in one
     assert run("layout") == 0
     every = capsys.readouterr().out
-    assert one in every and all(data_set.homepage in every for data_set in DATA_SETS.values())
+    assert one in every and all(f"{data_set.title}, https://" in every for data_set in DATA_SETS.values())
     assert max(map(len, every.splitlines())) < 160
 
 
@@ -118,7 +118,7 @@ def test_what_is_wrong_or_missing_is_said(folder, capsys, tmp_path):
         (["check"], "NAME is missing: choose from"),
         (["check", "coc", *root], "unknown data set 'coc'"),
         (["check", "coco"], "--root is missing"),
-        (["check", "coco", "--root", folder], f"give --root {folder / 'coco'}"),
+        (["check", "coco", "--root", folder], "dataset_coco.json missing, which the split"),
         (
             ["check", "coco", *root, "--size", 10],
             "--size is no option of `attngraph data check`: leave it out",

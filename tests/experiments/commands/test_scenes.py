@@ -3,7 +3,7 @@
 import json
 
 from experiments.cli import main
-from experiments.data.coco import COCO
+from experiments.data.captions import COCO
 from experiments.data.dataset import split_examples
 
 SIZES = ["--questions", "6", "2", "4", "--hypotheses", "6", "3", "3", "--captions", "4", "2", "3"]

@@ -102,11 +102,11 @@ def vizwiz_vqa(root: Path) -> None:
 
 
 def snli_ve(root: Path) -> None:
-    """Each spelling of the image's field, none, and a pair without gold label."""
+    """Each spelling of the image's field, and a pair without gold label."""
     save_image(root / "flickr30k_images" / "11.jpg")
     for part in ("train", "dev", "test"):
-        spellings = [{"Flickr30K_ID": "11"}, {"Flikr30kID": "11.jpg"}, {"Flickr30kID": 11}, {}, {}]
-        labels = ["entailment", "contradiction", "neutral", "neutral", "-"]
+        spellings = [{"Flickr30K_ID": "11"}, {"Flikr30kID": "11.jpg"}, {"Flickr30kID": 11}, {}]
+        labels = ["entailment", "contradiction", "neutral", "-"]
         pairs = [
             {
                 "annotator_labels": [label],

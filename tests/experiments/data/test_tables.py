@@ -1,4 +1,4 @@
-"""Tables of examples: equal to what the reader gives, made once, made anew when something has changed."""
+"""Tables of examples: equal to what the reader gives, made once, made again when something has changed."""
 
 import json
 import os
@@ -13,8 +13,7 @@ import pytest
 from attngraph.errors import UserError
 from experiments.base.reading import Record
 from experiments.data import tables
-from experiments.data.damaged import LIST, Reading
-from experiments.data.dataset import DataSet, Reader, split_examples
+from experiments.data.dataset import LIST, DataSet, Reader, Reading, split_examples
 from experiments.data.example import Example
 from experiments.data.tables import Examples, table
 
@@ -22,8 +21,7 @@ from experiments.data.tables import Examples, table
 class Lines(Reader):
     """A line is an example; one that says "bad" is damaged."""
 
-    name, title, splits = "lines", "one example a line", ("train", "test")
-    unanswered = ("test",)
+    name, title, splits, unanswered = "lines", "one example a line", ("train", "test"), ("test",)
 
     def __init__(self):
         self.reads = 0
@@ -39,7 +37,7 @@ class Lines(Reader):
         (file,) = self.files(root, split)
 
         def example(record: Record) -> Example:
-            number, line = record.content
+            number, line = record.content["number"], record.content["line"]
             if line == "bad":
                 raise record.fault("line is bad")
             answers = () if split in self.unanswered else (line, "")
@@ -47,16 +45,13 @@ class Lines(Reader):
             return Example(str(number), image, line, answers, "kind", groups={"parity": str(number % 2)})
 
         lines = enumerate(file.read_text().splitlines())
-        yield from reading.each(file, ((f"line {k}", (k, line)) for k, line in lines), example)
+        found = ((f"line {k}", {"number": k, "line": line}) for k, line in lines)
+        yield from reading.each(file, found, example, "number")
 
 
-class Lined(DataSet):
-    name, title, unit = "lined", "Lines", "lines"
-    homepage = licence = citation = ""
-    contents = ()
-
-    def __init__(self):
-        self.readers = (Lines(),)
+@pytest.fixture
+def data() -> DataSet:
+    return DataSet("lined", "Lines", "lines", (Lines(),))
 
 
 @pytest.fixture(autouse=True)
@@ -75,8 +70,7 @@ def root(tmp_path) -> Path:
     return folder
 
 
-def test_table_gives_what_the_reader_gives(root):
-    data = Lined()
+def test_table_gives_what_the_reader_gives(data, root):
     read = split_examples(data, root, "train")
     kept = table(data, root, "train")
     assert list(kept) == read
@@ -89,14 +83,10 @@ def test_table_gives_what_the_reader_gives(root):
     assert isinstance(kept[:3], Examples) and len(kept[:3]) == 3
     with pytest.raises(IndexError):
         kept[len(read)]
+    assert [example.references for example in table(data, root, "test")] == [(), ()]
 
 
-def test_examples_without_answers(root):
-    assert [example.references for example in table(Lined(), root, "test")] == [(), ()]
-
-
-def test_reads_once_and_again_after_a_change(root):
-    data = Lined()
+def test_reads_once_and_again_after_a_change(data, root):
     table(data, root, "test"), table(data, root, "test")
     assert data.readers[0].reads == 1
     (root / "test.txt").write_text("who\n")
@@ -108,8 +98,7 @@ def test_reads_once_and_again_after_a_change(root):
 
 
 @pytest.mark.parametrize("harm", ["cut", "remove", "json"])
-def test_damaged_table_is_made_anew(root, cache, harm):
-    data = Lined()
+def test_damaged_table_is_made_again(data, root, cache, harm):
     before = list(table(data, root, "test"))
     (file,) = cache.rglob("*.arrow")
     if harm == "cut":
@@ -122,9 +111,8 @@ def test_damaged_table_is_made_anew(root, cache, harm):
     assert data.readers[0].reads == 2
 
 
-def test_damaged_records(root, cache):
+def test_damaged_records(data, root, cache):
     (root / "train.txt").write_text("one\nbad\ntwo\n")
-    data = Lined()
     with pytest.raises(UserError, match="line is bad.*attngraph data check lined"):
         table(data, root, "train")
     assert not list(cache.rglob("*.arrow"))
@@ -132,76 +120,51 @@ def test_damaged_records(root, cache):
     for _ in range(2):  # from the file, and from the table
         found = table(data, root, "train")
         assert [example.prompt for example in found] == ["one", "two"] and found.about.left_out == 1
-    (root / LIST).write_text('{"train.txt: line 1": "bad", "train.txt: line 0": "", "train.txt: line 2": ""}')
+    (root / LIST).write_text(json.dumps({f"train.txt: line {k}": "" for k in range(3)}))
     with pytest.raises(UserError, match="train.txt: split 'train' has no lines; give the official file"):
-        table(data, root, "train")  # a change of the list makes the table anew
+        table(data, root, "train")  # a change of the list makes the table again
 
 
-def test_missing_file_and_unknown_split_or_format(root):
+def test_what_cannot_be_read_or_written(data, root, monkeypatch, tmp_path):
     (root / "test.txt").unlink()
     with pytest.raises(UserError, match="test.txt missing.*attngraph data layout lined"):
-        table(Lined(), root, "test")
-    with pytest.raises(UserError, match="no split 'val': choose from train, test"):
-        table(Lined(), root, "val")
-    with pytest.raises(UserError, match="format 'blip': choose from lines"):
-        table(Lined(), root, "train", form="blip")
+        table(data, root, "test")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ATTNGRAPH_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot be written .*ATTNGRAPH_CACHE"):
+        table(data, root, "train")
 
 
-def test_several_writers(root):
+def test_several_writers(data, root):
     results = []
     threads = [
-        threading.Thread(target=lambda: results.append(len(table(Lined(), root, "train")))) for _ in range(4)
+        threading.Thread(target=lambda: results.append(len(table(data, root, "train")))) for _ in range(4)
     ]
     [thread.start() for thread in threads], [thread.join() for thread in threads]
     assert results == [1_001] * 4
 
 
-def test_cache_that_cannot_be_written(root, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("ATTNGRAPH_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cannot be written .*ATTNGRAPH_CACHE"):
-        table(Lined(), root, "train")
-
-
-def test_state_names_files_in_json(root, cache):
-    table(Lined(), root, "test")
-    (file,) = cache.rglob("*.json")
-    assert [about[0] for about in json.loads(file.read_text())["state"][3:]] == [LIST, "test.txt", "images"]
-
-
-def test_a_root_may_be_spelled_in_several_ways(root, monkeypatch):
-    """They share a table: else two runs that spell it differently would make it anew in turn."""
-    data = Lined()
+def test_a_root_may_be_spelled_in_several_ways(data, root, monkeypatch):
+    """They share a table: else two runs that spell it differently would make it in turn."""
     monkeypatch.chdir(root)
     for folder in (root, Path("."), root):
-        table(data, folder, "test")
+        rows = table(data, folder, "test")
+        assert rows.column("image").to_pylist() == ["images/0.png", "images/1.png"]
+        assert [example.image for example in rows] == [folder / "images" / f"{k}.png" for k in range(2)]
     assert data.readers[0].reads == 1
 
 
-def test_a_digest_is_that_of_the_content_wherever_it_lies(root, tmp_path):
-    data, moved = Lined(), tmp_path / "elsewhere" / "lined"
-    moved.parent.mkdir()
-    shutil.copytree(root, moved)
+def test_a_digest_is_that_of_the_content_wherever_it_is(data, root, tmp_path):
+    moved = shutil.copytree(root, tmp_path / "elsewhere" / "lined")
     first = table(data, root, "test").about.digest
-    assert (
-        len(first) == 64
-        and first == table(data, moved, "test").about.digest == table(data, root, "test").about.digest
-    )
+    assert len(first) == 64 and first == table(data, moved, "test").about.digest
     (moved / "test.txt").write_text("what\nwhere?\n")
     assert table(data, moved, "test").about.digest != first
 
 
-def test_places_of_images(root, monkeypatch):
-    monkeypatch.chdir(root)
-    for folder in (root, Path("."), Path("..", "lined")):
-        rows = table(Lined(), folder, "test")
-        assert rows.column("image").to_pylist() == ["images/0.png", "images/1.png"]
-        assert [example.image for example in rows] == [folder / "images" / f"{k}.png" for k in range(2)]
-
-
-def test_an_open_table_takes_no_memory(root):
+def test_an_open_table_takes_no_memory(data, root):
     """All processes share its pages."""
-    table(Lined(), root, "train")
+    table(data, root, "train")
     before = pa.total_allocated_bytes()
-    found = table(Lined(), root, "train")
+    found = table(data, root, "train")
     assert pa.total_allocated_bytes() == before and found.whole.nbytes > 30_000

@@ -3,29 +3,21 @@
 import re
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from experiments.metrics.vizwiz import _CONTRACTIONS, normalise_prediction, vizwiz_scores
-from experiments.metrics.vqa import CONTRACTIONS, normalise_answer, vqa_scores
+from experiments.metrics.vqa import (
+    CONTRACTIONS,
+    VIZWIZ_CONTRACTIONS,
+    normalise_answer,
+    vizwiz_scores,
+    vqa_scores,
+)
 
 # Texts of any characters, and texts of what the rules are about.
-PARTS = [
-    *"!\"()+,-/;<=>?@[\\]_`{}.:'&%’ \t\n\r\u2028",
-    "1,000",
-    "2.5",
-    ".5",
-    "five",
-    "none",
-    "the",
-    "an",
-    "A",
-    "dont",
-]
-texts = st.one_of(
-    st.text(max_size=30), st.lists(st.sampled_from([*PARTS, "Red", "t", "7", "٣", "²"])).map("".join)
-)
-tables = pytest.mark.parametrize("table", [CONTRACTIONS, _CONTRACTIONS], ids=["vqa", "vizwiz"])
+PARTS = [*"!\"()+,-/;<=>?@[\\]_`{}.:'&%’ \t\n\r\u2028", *"1,000 2.5 .5 five none the an A dont Red t".split()]
+texts = st.one_of(st.text(max_size=30), st.lists(st.sampled_from([*PARTS, "٣", "²"])).map("".join))
+tables = pytest.mark.parametrize("table", [CONTRACTIONS, VIZWIZ_CONTRACTIONS], ids=["vqa", "vizwiz"])
 
 
 def slow(answer: str, contractions: dict[str, str]) -> str:
@@ -58,36 +50,11 @@ def slow(answer: str, contractions: dict[str, str]) -> str:
 @example(answer="." * 40 + "a")
 @example(answer="1,000 red/blue - x")
 def test_the_rules_once_more(table, answer):
-    assert normalise_answer(answer, table) == slow(answer, table)
-
-
-@tables
-@given(answer=texts)
-def test_any_text_gives_words_in_one_line(table, answer):
-    """No capitals that Python knows to lower, no articles and no white space but single spaces."""
+    """Also: words in one line, without articles, number words and most marks."""
     said = normalise_answer(answer, table)
-    assert said == " ".join(said.split())
+    assert said == slow(answer, table) == " ".join(said.split())
     assert not {"a", "an", "the", "none", "two"} & set(said.split())
     assert not set(said) & set('!"()+,-/;<=>?@[\\]_`{}')
-
-
-@tables
-@given(answer=texts)
-@example(answer="somebodyd've")
-@example(answer="an o.n.e")
-def test_once_is_enough_but_for_periods_and_contractions(table, answer):
-    """Not in general: a period that a digit followed may come free, "o.n.e" is a number once the periods are
-    gone (they go first), and "somebody'd" loses its apostrophe."""
-    said = normalise_answer(answer, table)
-    if "." not in said and not {"somebody'd", "somebody’d"} & set(said.split()):
-        assert normalise_answer(said, table) == said
-
-
-@given(answer=texts)
-def test_outer_white_space_and_capitals_do_not_count(answer):
-    assert normalise_answer(f" \n{answer}\t ") == normalise_answer(answer)
-    if answer.isascii():
-        assert normalise_answer(answer.upper()) == normalise_answer(answer)
 
 
 ANSWERS = st.lists(
@@ -97,14 +64,16 @@ ANSWERS = st.lists(
 )
 
 
+@settings(max_examples=60)
 @given(prediction=texts, answers=st.one_of(ANSWERS, st.lists(texts, min_size=10, max_size=10)))
 def test_scores_are_one_of_five_and_more_agreement_never_lowers_them(prediction, answers):
-    agrees = [answer == slow(prediction, _CONTRACTIONS) for answer in answers]
+    own = slow(prediction, VIZWIZ_CONTRACTIONS)
+    agrees = [answer == own for answer in answers]
     left_out = [min(1, sum(agrees[:k] + agrees[k + 1 :]) / 3) for k in range(10)]
     assert vizwiz_scores({"x": prediction}, {"x": answers})[0] == sum(left_out) / 10
-    for scores, own in ((vqa_scores, prediction), (vizwiz_scores, normalise_prediction(prediction))):
+    for scores, same in ((vqa_scores, prediction), (vizwiz_scores, own)):
         (score,) = scores({"x": prediction}, {"x": answers})
         assert round(float(score), 9) in (0, 0.3, 0.6, 0.9, 1)
         assert scores({"x": prediction}, {"x": answers[::-1]})[0] == pytest.approx(score)
         # one more annotator gives the very answer
-        assert scores({"x": prediction}, {"x": [own, *answers[1:]]})[0] >= score - 1e-9
+        assert scores({"x": prediction}, {"x": [same, *answers[1:]]})[0] >= score - 1e-9

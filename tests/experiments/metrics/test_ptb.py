@@ -32,7 +32,7 @@ def test_pairs_that_the_java_program_made():
 
 @needs_java
 def test_captions_of_many_kinds():
-    chosen = [*captions(4000, seed=2), *scene_captions(20)]
+    chosen = [*captions(1500, seed=2), *scene_captions(20)]
     assert differences(chosen, tokenize_java(chosen)) == []
 
 
@@ -69,12 +69,11 @@ def test_sixty_thousand_captions_of_many_kinds_and_the_wordings_of_scenes():
 
 
 @needs_java
-@pytest.mark.parametrize("rule", ptb_probe.SHAPES)
-def test_what_stays_whole_and_what_does_not(rule):
-    whole, apart = ptb_probe.SHAPES[rule]
-    assert ptb_probe.whole(whole) == whole and ptb_probe.whole(apart) == []
-    assert [text for text in whole if len(scan(text)) != 1] == []
-    assert [text for text in apart if len(scan(text)) == 1] == []
+def test_what_stays_whole_and_what_does_not():
+    whole = [text for texts, _ in ptb_probe.SHAPES.values() for text in texts]
+    apart = [text for _, texts in ptb_probe.SHAPES.values() for text in texts]
+    assert ptb_probe.whole([*whole, *apart]) == whole
+    assert [text for text in [*whole, *apart] if len(scan(text)) == 1] == whole
 
 
 #: A character, or two, at every kind of place.
@@ -126,7 +125,7 @@ def test_tokens():
 @needs_java
 def test_in_java_too_a_caption_does_not_depend_on_the_next():
     given = ["see no.", "5 dogs", 'a <b c="x', 'y"> z', "J.", "The end", "", "\u2028", "dog\ud83d x"]
-    assert tokenize_java(given) == [tokenize_java([caption])[0] for caption in given] == tokenize(given)
+    assert tokenize_java(given) == tokenize(given) == [tokenize([caption])[0] for caption in given]
     broken = [f"one{line_break}two" for line_break in BREAKS]
     assert tokenize_java([*broken, "last"]) == ["one two"] * len(broken) + ["last"]
 
@@ -147,8 +146,3 @@ def test_any_text_gives_words_in_one_line(caption):
 def test_a_line_break_is_a_space(before, line_break, after):
     if not (before.endswith("\r") or after.startswith("\n")):  # would be one break of two characters
         assert tokenize([before + line_break + after]) == tokenize([f"{before} {after}"])
-
-
-@given(st.lists(st.from_regex("[a-z]{7,9}", fullmatch=True), max_size=8))
-def test_words_stay(words):
-    assert tokenize([" ".join(words)]) == [" ".join(words)]

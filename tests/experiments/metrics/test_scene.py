@@ -9,18 +9,16 @@ import pytest
 
 from attngraph.errors import UserError
 from experiments.metrics.scene import (
-    CaptionTuples,
     Named,
+    Said,
     caption_counts,
     matched,
     precision_recall_f1,
-    read_caption,
     scene_counts,
     scene_f1,
     scores_by_kind,
 )
 from experiments.scenes.captions import caption_scenes, captions, ordered
-from experiments.scenes.facts import related, short_place
 from experiments.scenes.scene import COLORS, SHAPES, SIZES, Background, Scene, Thing
 from experiments.scenes.words import all_words
 
@@ -40,10 +38,6 @@ SCENE = Scene(
 ONE = Scene(1, (Thing("star", "red", "large", 11, 53, 9),), GROUND, None, "downstream")
 
 
-def counts(caption, scene=SCENE):
-    return caption_counts(caption, scene).astype(int).tolist()
-
-
 def truths(count, seed=5):
     """Scenes with their five references."""
     for scene in caption_scenes("train", count, seed):
@@ -56,7 +50,7 @@ def words_of(caption):
 
 def test_references_say_nothing_wrong_and_what_they_name_is_found():
     """Precision 1 in each kind; recall by counting words in another way."""
-    for scene, texts in truths(500):
+    for scene, texts in truths(200):
         n = len(scene.things)
         for text in texts:
             objects, attributes, relations = caption_counts(text, scene)
@@ -71,14 +65,6 @@ def test_references_say_nothing_wrong_and_what_they_name_is_found():
             said = len(re.findall("to the left of|to the right of|above|below|at the", body))
             said = n - 1 if body.startswith("from left to right") else said
             assert relations.tolist() == [said + curtain] * 2 + [said, max(n - 1, 1)]
-
-
-def test_all_references_of_a_scene_together():
-    """With four things none names a size: half of the attributes. With fewer, some reference names all."""
-    for scene, texts in truths(300):
-        found = np.max([caption_counts(text, scene) for text in texts], axis=0)[:, 2]
-        n = len(scene.things)
-        assert found[0] == n and found[1] == (n if n == 4 else 2 * n)
 
 
 def exchanged(caption, word, other):
@@ -123,19 +109,6 @@ def test_the_opposite_relation_is_one_wrong_relation():
     assert tried > 100
 
 
-def test_a_wrong_shape_takes_with_it_what_is_said_of_the_thing():
-    for scene, texts in truths(100):
-        absent = [shape for shape in SHAPES if shape not in [thing.shape for thing in scene.things]]
-        for text in texts:
-            before = caption_counts(text, scene)
-            for thing in scene.things:
-                (wrong, *_) = exchanged(text, f"{thing.color} {thing.shape}", f"{thing.color} {absent[0]}")
-                lost = before - caption_counts(wrong, scene)
-                assert lost[0].tolist() == [1, 0, 1, 0]
-                assert lost[1, 0] == lost[1, 2] == 1 + (f"{thing.size} {thing.color} {thing.shape}" in text)
-                assert (lost[:, 1] == 0).all() and (lost[:, 3] == 0).all(), "as much is claimed and asked"
-
-
 def test_captions_of_other_scenes_are_mostly_wrong():
     scenes = dict(enumerate(caption_scenes("test", 400, 1)))
     own = {k: captions(scene, 1)[0] for k, scene in scenes.items()}
@@ -147,77 +120,57 @@ def test_captions_of_other_scenes_are_mostly_wrong():
     assert precision["relations: precision"] < 0.15
 
 
-@pytest.mark.parametrize(
-    "caption, objects, attributes, relations",
-    [
-        ("", [0, 0, 0, 3], [0, 0, 0, 6], [0, 0, 0, 2]),
-        (
-            "a large red circle is above a small blue star, with a small green circle",
-            [3, 3, 3, 3],
-            [6, 6, 6, 6],
-            [1, 1, 1, 2],
-        ),
-        # "a circle" fits two things; one to one, so the third of them is wrong
-        ("a circle, a circle and a circle", [2, 3, 2, 3], [0, 0, 0, 6], [0, 0, 0, 2]),
-        # the matching gives the first circle the colour that fits, whatever the order
-        ("a green circle and a red circle", [2, 2, 2, 3], [2, 2, 2, 6], [0, 0, 0, 2]),
-        ("a red circle and a red circle", [2, 2, 2, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
-        # things further apart: right, but not asked
-        ("a red circle is to the left of a green circle", [2, 2, 2, 3], [2, 2, 2, 6], [1, 1, 0, 2]),
-        # both ways round is one thing found
-        (
-            "a red circle above a blue star . a green circle right of a blue star",
-            [3, 4, 3, 3],
-            [3, 4, 3, 6],
-            [1, 2, 1, 2],
-        ),
-        # relations without a thing at either end, a place of nothing
-        ("left of a red circle is above", [1, 1, 1, 3], [1, 1, 1, 6], [0, 2, 0, 2]),
-        ("at the top", [0, 0, 0, 3], [0, 0, 0, 6], [0, 1, 0, 2]),
-        # attributes without a thing
-        ("a small red and a large orange", [0, 0, 0, 3], [0, 4, 0, 6], [0, 0, 0, 2]),
-        # things of no named shape claim attributes alone
-        ("a blue thing and a purple object", [0, 0, 0, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
-        ("three things: a blue star", [1, 1, 1, 3], [2, 2, 1, 6], [0, 0, 0, 2]),
-        ("two things: a blue star", [1, 1, 1, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
-        ("the only thing here is a blue star", [1, 1, 1, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
-        # places: of things, and of curtains
-        ("a blue star at the bottom left of the picture", [1, 1, 1, 3], [1, 1, 1, 6], [1, 1, 0, 2]),
-        ("a blue star at the bottom", [1, 1, 1, 3], [1, 1, 1, 6], [0, 1, 0, 2]),
-        ("a blue star, beside a curtain at the bottom", [2, 2, 1, 3], [1, 1, 1, 6], [1, 1, 0, 2]),
-        ("a curtain at the top beside a curtain at the bottom", [1, 2, 0, 3], [0, 0, 0, 6], [1, 2, 0, 2]),
-        ("two red circles", [2, 2, 2, 3], [1, 2, 1, 6], [0, 0, 0, 2]),
-        # the star is not right of both, as the words say
-        (
-            "from left to right there is a red circle, a green circle and a star",
-            [3, 3, 3, 3],
-            [2, 2, 2, 6],
-            [1, 2, 0, 2],
-        ),
-    ],
-)
-def test_counts_by_hand(caption, objects, attributes, relations):
-    assert counts(caption) == [objects, attributes, relations]
+COUNTED = [  # caption, objects, attributes, relations
+    ("", "0003", "0006", "0002"),
+    ("a large red circle is above a small blue star, with a small green circle", "3333", "6666", "1112"),
+    # "a circle" fits two things; one to one, so the third of them is wrong
+    ("a circle, a circle and a circle", "2323", "0006", "0002"),
+    # the matching gives the first circle the colour that fits, whatever the order
+    ("a green circle and a red circle", "2223", "2226", "0002"),
+    ("a red circle and a red circle", "2223", "1216", "0002"),
+    # things further apart: right, but not asked
+    ("a red circle is to the left of a green circle", "2223", "2226", "1102"),
+    # both ways round is one thing found
+    ("a red circle above a blue star . a green circle right of a blue star", "3433", "3436", "1212"),
+    # relations without a thing at either end, a place of nothing
+    ("left of a red circle is above", "1113", "1116", "0202"),
+    ("at the top", "0003", "0006", "0102"),
+    # attributes without a thing
+    ("a small red and a large orange", "0003", "0406", "0002"),
+    # things of no named shape claim attributes alone
+    ("a blue thing and a purple object", "0003", "1216", "0002"),
+    ("three things: a blue star", "1113", "2216", "0002"),
+    ("two things: a blue star", "1113", "1216", "0002"),
+    ("the only thing here is a blue star", "1113", "1216", "0002"),
+    # places: of things, and of curtains
+    ("a blue star at the bottom left of the picture", "1113", "1116", "1102"),
+    ("a blue star at the bottom", "1113", "1116", "0102"),
+    ("a blue star, beside a curtain at the bottom", "2213", "1116", "1102"),
+    ("a curtain at the top beside a curtain at the bottom", "1203", "0006", "1202"),
+    ("two red circles", "2223", "1216", "0002"),
+    # the star is not right of both, as the words say
+    ("from left to right there is a red circle, a green circle and a star", "3333", "2226", "1202"),
+]
+#: A single thing is asked for its place.
+COUNTED_OF_ONE = [
+    ("a large red star at the bottom left of the picture", "1111", "2222", "1111"),
+    ("a red star at the left, beside a curtain at the top", "1211", "1112", "0201"),
+]
 
 
-def test_a_single_thing_is_asked_for_its_place():
-    assert counts("a large red star at the bottom left of the picture", ONE) == [
-        [1, 1, 1, 1],
-        [2, 2, 2, 2],
-        [1, 1, 1, 1],
-    ]
-    assert counts("a red star at the left, beside a curtain at the top", ONE) == [
-        [1, 2, 1, 1],
-        [1, 1, 1, 2],
-        [0, 2, 0, 1],
-    ]
+def test_counts_by_hand():
+    for scene, counted in ((SCENE, COUNTED), (ONE, COUNTED_OF_ONE)):
+        for caption, *expected in counted:
+            found = caption_counts(caption, scene).astype(int).tolist()
+            assert ["".join(map(str, row)) for row in found] == expected, caption
 
 
 def test_a_broken_caption_is_read():
     """An output of a trained model."""
-    said = read_caption("a small orange triangle at the left of the top of a curtain at the bottom")
-    triangle = Named("triangle", frozenset({"small", "orange"}), frozenset({"left"}))
-    assert said == CaptionTuples((triangle,), (Named("curtain", places=frozenset({"bottom"})),))
+    said = Said("a small orange triangle at the left of the top of a curtain at the bottom")
+    assert said.things == [Named("triangle", frozenset({"small", "orange"}), {"left"})]
+    assert said.curtains == [Named("curtain", places={"bottom"})]
+    assert not said.relations and not said.numbers and not said.loose
 
 
 def test_any_text_has_counts_within_bounds():
@@ -226,7 +179,7 @@ def test_any_text_has_counts_within_bounds():
         text = " ".join(rng.choices(words, k=rng.randrange(30)))
         for right, claimed, found, asked in caption_counts(text, scene):
             assert 0 <= right <= claimed and 0 <= found <= asked and found <= right + asked
-    assert read_caption("A SMALL Red circle") == read_caption("a small red circle")
+    assert Said("A SMALL Red circle").things == Said("a small red circle").things
 
 
 def test_matching_is_the_best_of_all(seed=3):
@@ -278,10 +231,3 @@ def test_f1_from_sums():
     assert scene_f1(draws @ rows) == pytest.approx(np.stack([scene_f1(rows[0]), scene_f1(rows.sum(axis=0))]))
     with pytest.raises(UserError, match="no prediction for 1 example"):
         scene_counts({"a": ""}, scenes)
-
-
-def test_the_scene_of_these_tests_is_as_the_comment_says():
-    circle, star, last = ordered(SCENE)
-    assert (circle.color, star.shape, last.color) == ("red", "star", "green")
-    assert related(circle, "above", star) and related(circle, "left", last)
-    assert short_place(star) == "bottom left" and short_place(last) == "right"

@@ -1,10 +1,10 @@
 """Tasks on official files: which splits they take, what they ask and train on, and how they are scored."""
 
 import json
+import os
 import re
 import shutil
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,10 @@ import pytest
 
 from attngraph.errors import UserError
 from experiments.data.dataset import DATA_SETS
-from experiments.data.drawn import Sizes, make_scenes, write_scenes
+from experiments.data.drawn import make_scenes
 from experiments.data.example import Example
 from experiments.data.tables import table
 from experiments.models import Decoding, Ranking
-from experiments.tables.frame import AVERAGE, table_columns
 from experiments.tasks import TASKS
 from experiments.tasks.kinds import plain_caption, plain_question
 from experiments.tasks.official import HELD_OUT, is_held_out
@@ -38,19 +37,16 @@ def cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture
 def own(folder, tmp_path) -> Path:
-    """A copy to be changed."""
-    return Path(shutil.copytree(folder, tmp_path / "own"))
+    """A copy to be changed, whose pictures are links."""
+    return Path(shutil.copytree(folder, tmp_path / "own", copy_function=_copied))
+
+
+def _copied(source: str, target: str) -> None:
+    os.link(source, target) if source.endswith(".jpg") else shutil.copy2(source, target)
 
 
 def official(data: Path, task: str, split: str, form: str | None = None) -> dict[str, Example]:
     return {e.id: e for e in table(DATA_SETS[task], data / task, split, form=form)}
-
-
-def test_six_tasks_read_the_data_sets_of_their_names():
-    assert list(OFFICIAL) == ["vqa2", "vizwiz_vqa", "snli_ve", "coco", "textcaps", "vizwiz_caps"]
-    assert all(
-        task.data_set == name in DATA_SETS and TASKS[task.like].drawn for name, task in OFFICIAL.items()
-    )
 
 
 @pytest.mark.parametrize("name", [name for name in OFFICIAL if name not in WITHOUT_TEST])
@@ -62,7 +58,7 @@ def test_splits_are_the_official_ones_where_test_has_annotations(name, folder):
         assert all(example.references for example in examples)
 
 
-@pytest.mark.parametrize("name", [*WITHOUT_TEST, "vqa2"])
+@pytest.mark.parametrize("name", ["vizwiz_vqa", "textcaps", "vqa2"])
 def test_without_test_annotations_pictures_of_train_are_held_out(name, own):
     (own / "vqa2" / "dataset_coco.json").unlink()
     task, whole = OFFICIAL[name], official(own, name, "train")
@@ -96,7 +92,7 @@ def test_one_picture_in_twenty_is_held_out():
     assert share == pytest.approx(1 / HELD_OUT, abs=4 * np.sqrt(0.05 * 0.95 / 20_000))
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("name", ["vqa2", "vizwiz_caps"])
 def test_content_tells_data_apart_wherever_they_lie(name, folder, own):
     task = OFFICIAL[name]
 
@@ -111,14 +107,6 @@ def test_content_tells_data_apart_wherever_they_lie(name, folder, own):
     for file in part.reader.files(own / name, part.split):
         file.write_text(file.read_text().replace("ball", "bell").replace("red", "rad"))
     assert content(own)["train"] != here["train"]
-
-
-def test_columns_are_those_of_the_main_table():
-    columns = table_columns(OFFICIAL)
-    assert AVERAGE in columns and sum(column.averaged for column in columns) == 9
-    assert len({column.heading for column in columns}) == len(columns)
-    both = [column.key for column in table_columns(TASKS)]
-    assert len(set(both)) == len(both), "beside the tasks on drawn data"
 
 
 def test_questions_and_captions_as_blip_prepares_them():
@@ -153,15 +141,6 @@ def test_entailment_ranks_its_words_and_questions_the_list_of_the_data(own):
     assert OFFICIAL["coco"].answers(own) is None and not OFFICIAL["coco"].ranks
 
 
-def test_textcaps_scores_an_image_once_against_five_captions(folder):
-    examples = OFFICIAL["textcaps"].examples(folder, "test")
-    assert len({example.image for example in examples}) == len(examples)
-    assert all(len(example.references) == 5 for example in examples)
-    scores = OFFICIAL["textcaps"].score({e.id: e.references[2] for e in examples}, examples)
-    assert scores.columns["textcaps.bleu4"] == pytest.approx(1, abs=1e-6)
-    assert scores.statistics["textcaps.cider"].shape == (len(examples), 2)
-
-
 @pytest.mark.parametrize(
     "name, kinds",
     [
@@ -180,13 +159,7 @@ def test_scores_are_broken_down(name, kinds, folder):
     assert scores.kinds[max(kinds)] == (pytest.approx(alone.columns[task.selects]), len(own))
 
 
-def test_a_group_that_is_the_kind_once_more_is_not_repeated():
-    example = Example("1", Path("a"), "?", ("x",), "how many", groups={"question type": "how many", "n": "2"})
-    assert kinds_of(example) == ("how many", "n: 2")
-    assert kinds_of(replace(example, groups={})) == ("how many",)
-
-
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("name", ["vqa2", "textcaps"])
 def test_missing_data_are_named(name, own, tmp_path):
     task = OFFICIAL[name]
     task.check(own)
@@ -209,14 +182,7 @@ def test_missing_data_are_named(name, own, tmp_path):
         task.check(own)
 
 
-def test_drawn_scenes_are_no_official_files(tmp_path):
-    data = write_scenes(tmp_path / "data", sizes=Sizes((1, 1, 1), (1, 1, 1), (1, 1, 1)))
-    assert [name for name, task in TASKS.items() if task.found(data)] == ["vqa", "ve", "caption"]
-    with pytest.raises(UserError, match=r"holds no drawn scenes \(manifest.json\), which vqa reads"):
-        TASKS["vqa"].check(tmp_path)
-
-
-@pytest.mark.parametrize("name", WITHOUT_TEST)
+@pytest.mark.parametrize("name", ["vizwiz_vqa", "textcaps"])
 def test_a_split_alone_can_be_scored(name, own):
     """The training files are not needed; how much of them is there is not told then."""
     task, root = OFFICIAL[name], own / name
@@ -240,7 +206,6 @@ def test_ids_that_the_official_evaluation_leaves_out(own):
         annotation["is_precanned"] |= annotation["image_id"] == image
     file.write_text(json.dumps(content))
     task = OFFICIAL["vizwiz_caps"]
-    file.write_text(json.dumps(content))
     left_out = task.unscored(own, "test")
     scored = {example.id for example in task.examples(own, "test")}
     assert str(image) in left_out and not left_out & scored
@@ -248,8 +213,7 @@ def test_ids_that_the_official_evaluation_leaves_out(own):
     file = own / "snli_ve" / "snli_ve_test.jsonl"
     first, *others = file.read_text().splitlines()
     pair = json.loads(first) | {"gold_label": "-"}
-    no_id = {name: x for name, x in pair.items() if name != "pairID"}
-    file.write_text("\n".join([json.dumps(pair), json.dumps(no_id), *others]))
+    file.write_text("\n".join([json.dumps(pair), *others]))
     assert OFFICIAL["snli_ve"].unscored(own, "test") == {pair["pairID"]}
     assert OFFICIAL["coco"].unscored(own, "test") == OFFICIAL["vqa2"].unscored(own, "test") == set()
 

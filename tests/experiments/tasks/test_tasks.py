@@ -11,10 +11,13 @@ import pytest
 from attngraph.errors import UserError
 from experiments.data.drawn import Sizes, write_scenes
 from experiments.data.example import Example
+from experiments.metrics.exact import ENTAILMENT_WORDS
+from experiments.models import Ranking, load_family
 from experiments.runs.plugins import load_plugins
 from experiments.scenes.captions import caption_scenes, captions
 from experiments.tasks import TASKS, Column, Task, register, tasks_named
 from experiments.tasks.formats import CAPTIONS, PLAIN, SNLI_VE, TEXTCAPS, VIZWIZ, VQA_RESULTS
+from experiments.tasks.kinds import frequent_answers, read_answers
 from experiments.tasks.task import majority
 
 TABLE = Path(__file__).resolve().parents[3] / "docs" / "table.md"
@@ -42,13 +45,7 @@ CONTRACT = {
     "caption": (PICTURES, DESCRIBE, "One dog", (*CAPTION, ("scene", False)), CAPTIONS),
     "easy_vqa": (ONE_ANSWER, "Is it red ?", "red", (("accuracy", False),), PLAIN),
     "vqa2": (QUESTIONS, "is it red ?", "blue", ACCURACY, VQA_RESULTS),
-    "vizwiz_vqa": (
-        QUESTIONS,
-        "is it red ?",
-        "blue",
-        (*ACCURACY, ("average_precision", False), ("f1", False)),
-        VIZWIZ,
-    ),
+    "vizwiz_vqa": (QUESTIONS, "is it red ?", "blue", ACCURACY, VIZWIZ),
     "snli_ve": (HYPOTHESES, ASKED, "correct", ACCURACY, SNLI_VE),
     "coco": (PICTURES, DESCRIBE, "one dog", CAPTION, CAPTIONS),
     "textcaps": (PICTURES, DESCRIBE, "one dog", CAPTION, TEXTCAPS),
@@ -57,9 +54,13 @@ CONTRACT = {
 }
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Java not found")
+
+
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
-    """What a test registers is forgotten."""
+    """What a test registers is forgotten; captions are split in Python, without starting Java."""
+    monkeypatch.setattr("experiments.metrics.captions.java_found", lambda: False)
     monkeypatch.setattr("experiments.runs.plugins._loaded", {})
     before = dict(TASKS)
     yield
@@ -123,17 +124,14 @@ class Mine(Task):
         raise NotImplementedError
 
 
-@pytest.mark.parametrize(
-    "family, prompt",
-    [
-        ("blip", "Is it red ? a photo of"),
-        ("image_text", "Say {one} word: Is it red ?"),
-        ("blip_vqa", "Q: Is it red ?"),
-        ("default", "Q: Is it red ?"),
-    ],
-)
-def test_a_family_has_its_own_prompt(family, prompt):
-    assert Mine().sample(QUESTIONS[0], family).prompt == prompt
+def test_a_family_has_its_own_prompt():
+    for family, prompt in {
+        "blip": "Is it red ? a photo of",
+        "image_text": "Say {one} word: Is it red ?",
+        "blip_vqa": "Q: Is it red ?",
+        "default": "Q: Is it red ?",
+    }.items():
+        assert Mine().sample(QUESTIONS[0], family).prompt == prompt
 
 
 def test_a_draw_picks_a_caption():
@@ -143,7 +141,7 @@ def test_a_draw_picks_a_caption():
     assert majority(["b", "a", "a", "b", "c"]) == "b", "the first of equals"
 
 
-@pytest.mark.parametrize("keys", [["cider"], ["vqa.accuracy"], ["minecider"], ["mine"], [".mine.cider"], []])
+@pytest.mark.parametrize("keys", [["vqa.accuracy"], ["minecider"], []])
 def test_column_keys_begin_with_the_tasks_name(keys):
     class Wrong(Mine):
         columns = tuple(Column(key, "wrong") for key in keys)
@@ -195,11 +193,41 @@ def test_the_docs_say_what_one_reference_gets_by_the_others():
     assert scores.kinds["objects: F1"][0] == scores.kinds["attributes: precision"][0] == 1
 
 
-def test_the_first_is_scored_against_the_others():
-    """Against all five the first would be found word for word."""
-    examples = list(described("validation", 40))
-    first = {example.id: example.references[0] for example in examples}
-    others, itself = TASKS["caption"].score_of_references(examples), TASKS["caption"].score(first, examples)
-    assert itself.columns["caption.bleu4"] == pytest.approx(1, abs=1e-6)
-    assert others.columns["caption.bleu4"] < 0.8
-    assert itself.columns["caption.scene"] == others.columns["caption.scene"]
+# ---- lists of answers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"yes": 0}', "the file is dict, not a list"),
+        ("[]", "the list is empty; give a list of texts"),
+        ('["yes", null]', "field 'answer' of record 1 is NoneType; give a list of texts"),
+        ('["yes", "no", "yes"]', "record 2 has the answer 'yes', which record 0 has too; remove one"),
+    ],
+)
+def test_a_bad_list_is_named(tmp_path, content, message):
+    file = tmp_path / "list.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        read_answers(file)
+    assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_most_frequent_answers():
+    given = ["two 2 2", "red no red", "no no red", "no red no", "2 2 blue"]
+    examples = [replace(QUESTIONS[0], references=tuple(one.split())) for one in given]
+    examples += [replace(QUESTIONS[0], references=("", "", "blue")), replace(QUESTIONS[0], references=())]
+    assert frequent_answers(examples, 2) == ("2", "no")
+    assert frequent_answers(examples, 9) == ("2", "no", "red")
+
+
+def test_the_frozen_model_judges_with_the_tasks_own_words(tmp_path):
+    """It was pre-trained to say yes, no and maybe: it never writes the three words, but can rank them."""
+    data = write_scenes(tmp_path / "scenes", 0, Sizes((1, 1, 1), (1, 1, 90), (1, 1, 1)))
+    family, task, words = load_family(), TASKS["ve"], tuple(ENTAILMENT_WORDS.values())
+    examples = task.examples(data, "test")
+    samples = [task.sample(example, family.name) for example in examples]
+    assert not set(words) & set(family.answer(samples[:16], task.answering(data)))
+    texts = family.answer(samples, Ranking(words, k=3))
+    ranked = task.score({e.id: text for e, text in zip(examples, texts)}, examples).columns["ve.accuracy"]
+    assert ranked > 0.36  # chance is a third; it was 0.42 of 600

@@ -1,0 +1,206 @@
+"""Captions in official files: COCO in Karpathy's split, TextCaps and VizWiz-Captions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from experiments.base.reading import Pictures, Record, records
+from experiments.data.dataset import Counts, DataSet, Fields, Reader, Reading, register
+from experiments.data.example import Example
+from experiments.data.hub import Hub
+
+# ---- COCO -------------------------------------------------------------------------------------------------
+
+KARPATHY_FILE = "dataset_coco.json"
+#: What the file calls a split -> the split.
+KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+
+
+def karpathy_split(image: Record) -> str:
+    """The split of an image of ``dataset_coco.json``."""
+    return KARPATHY_SPLITS[image.one_of("split", tuple(KARPATHY_SPLITS))]
+
+
+class Karpathy(Reader):
+    """``dataset_coco.json``: all images with all their captions, five or more, and the split of each image.
+    ``restval`` belongs to ``train``. The images lie where the file says, below the data set's folder.
+    """
+
+    name, title = "karpathy", "Karpathy's split, dataset_coco.json"
+    published = {
+        "train": Counts(113_287, 566_747),
+        "val": Counts(5_000, 25_010),
+        "test": Counts(5_000, 25_010),
+    }
+    fields = Fields(id="cocoid", references="sentences", item="raw")
+
+    def files(self, root: Path, split: str) -> list[Path]:
+        return [root / KARPATHY_FILE]
+
+    def image_folders(self, root: Path, split: str) -> list[Path]:
+        """Images of ``restval``, ``val`` and ``test`` are images of val2014."""
+        return [root / name for name in (("train2014", "val2014") if split == "train" else ("val2014",))]
+
+    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
+        (file,), pictures = self.files(root, split), Pictures(root)
+
+        def example(image: Record) -> Example | None:
+            if karpathy_split(image) != split:
+                return None
+            path = pictures.path(image.field("filepath", str), image.field("filename", str), image)
+            return self.fields.example(image, path, self.fields.annotation(image))
+
+        yield from reading.each(file, records(file, "images"), example, "cocoid")
+
+
+def number_of(name: str) -> str:
+    """The number at the end of an image file's name, without leading zeros: ``COCO_val2014_000000000042.jpg``
+    is ``42``.
+    """
+    return str(int(PurePosixPath(name).stem.rpartition("_")[2]))
+
+
+COCO = register(
+    DataSet(
+        "coco",
+        "COCO Captions",
+        "captions",
+        readers=(
+            Karpathy(),
+            Hub(
+                {"val2014": ("lmms-lab/COCO-Caption", "val")},
+                Fields(id="question_id", references="answer", identity=number_of),
+                published={"val2014": Counts(40_504, 202_654)},
+            ),
+        ),
+    )
+)
+
+# ---- TextCaps ---------------------------------------------------------------------------------------------
+
+
+class TextCaps(Reader):
+    """``TextCaps_0.1_{train,val,test}.json``: an item for each caption, those of an image not next to each
+    other. An example is an image with all its captions. ``test`` has no captions.
+
+    The field ``image_path`` is not the path on the disk: images of train and val lie in ``train_images/``,
+    those of test in ``test_images/``, under ``image_id``.
+    """
+
+    title, unanswered = "the official files, TextCaps_0.1_*.json", ("test",)
+    published = {"train": Counts(21_953, 109_765), "val": Counts(3_166, 15_830), "test": Counts(3_289)}
+
+    def files(self, root: Path, split: str) -> list[Path]:
+        return [root / f"TextCaps_0.1_{split}.json"]
+
+    def image_folders(self, root: Path, split: str) -> list[Path]:
+        return [root / ("test_images" if split == "test" else "train_images")]
+
+    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
+        (file,), (folder,) = self.files(root, split), self.image_folders(root, split)
+        pictures = Pictures(root)
+        captioned = split not in self.unanswered
+
+        def item(record: Record) -> tuple[str, Path, tuple[str, ...]]:
+            name = record.text("image_id")
+            path = pictures.path(folder.name, name, record)
+            if not captioned:
+                return name, path, ()
+            record.field("caption_id", int)
+            return name, path, (record.text("caption_str").strip(),)
+
+        captions: dict[str, tuple[str, ...]] = {}
+        paths: dict[str, Path] = {}
+        key = "caption_id" if captioned else "image_id"
+        for name, path, found in reading.each(file, records(file, "data"), item, key):
+            captions[name] = captions.get(name, ()) + found
+            paths[name] = path
+        yield from (Example(name, paths[name], "", found, "caption") for name, found in captions.items())
+
+
+TEXTCAPS = register(
+    DataSet(
+        "textcaps",
+        "TextCaps",
+        "captions",
+        readers=(
+            TextCaps(),
+            Hub(
+                {split: ("lmms-lab/TextCaps", split) for split in TextCaps.splits},
+                Fields(id="image_id", references="caption_str"),
+                TextCaps.unanswered,
+                TextCaps.published,
+            ),
+        ),
+    )
+)
+
+# ---- VizWiz -----------------------------------------------------------------------------------------------
+
+
+def vizwiz_file(root: Path, split: str) -> Path:
+    """The annotations of a split, in the folder that the archive unpacks to or without it."""
+    places = [root / folder / f"{split}.json" for folder in ("annotations", "Annotations", "")]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+class VizWizCaptions(Reader):
+    """``annotations/{train,val,test}.json``, in COCO's format; ``test`` has images alone.
+
+    Captions that are rejected or precanned ("Quality issues are too severe to recognize visual content.") are
+    dropped, in training as in evaluation, and images without others are not scored: so does the official API
+    unless it is told otherwise. An image's id is ``images[].id``, which runs on over the splits; the number
+    in its file's name is another.
+    """
+
+    title, unanswered = "the official files", ("test",)
+    published = {"val": Counts(7_542, 33_145), "test": Counts(8_000)}  # of train, only all captions are known
+
+    def files(self, root: Path, split: str) -> list[Path]:
+        return [vizwiz_file(root, split)]
+
+    def image_folders(self, root: Path, split: str) -> list[Path]:
+        return [root / split]
+
+    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
+        (file,), pictures = self.files(root, split), Pictures(root)
+
+        def image(record: Record) -> tuple[int, Path]:
+            path = pictures.path(split, record.text("file_name"), record)
+            return record.field("id", int), path
+
+        def caption(record: Record) -> tuple[int, str] | None:
+            identity = record.field("image_id", int)
+            if str(identity) in reading.lost:
+                return None
+            if identity not in captions:
+                raise record.fault(
+                    f"{record.where} is a caption of the image {identity}, which 'images' does not have"
+                )
+            record.field("id", int)
+            dropped = [record.field(name, bool, int) for name in ("is_rejected", "is_precanned")]
+            return None if any(dropped) else (identity, record.text("caption").strip())
+
+        paths = dict(reading.each(file, records(file, "images"), image, "id"))
+        captions: dict[int, list[str]] = {identity: [] for identity in paths}
+        if split in self.unanswered:
+            yield from (Example(str(identity), path, "", (), "caption") for identity, path in paths.items())
+            return
+        for identity, text in reading.each(file, records(file, "annotations"), caption, "id"):
+            captions[identity].append(text)
+        for identity, path in paths.items():
+            if captions[identity]:
+                yield Example(str(identity), path, "", tuple(captions[identity]), "caption")
+            else:
+                reading.unscored.add(str(identity))
+
+
+VIZWIZ_CAPS = register(
+    DataSet(
+        "vizwiz_caps",
+        "VizWiz-Captions",
+        "captions",
+        readers=(VizWizCaptions(),),
+    )
+)
