@@ -19,8 +19,8 @@ from attngraph.errors import UserError
 from experiments.base.arguments import add_model_arguments
 from experiments.base.lock import sole_use
 from experiments.base.stopping import exit_code
+from experiments.runs.data import LIMIT_GB
 from experiments.runs.device import check_device, check_threads, processes
-from experiments.runs.features import LIMIT_GB
 
 LOCAL, SLURM, RAY = "local", "slurm", "ray"
 LAUNCHERS = (LOCAL, SLURM, RAY)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from experiments.runs.memory import PeakMemory
+from experiments.runs.device import PeakMemory
 
 Run = Callable[[], object]
 LEAST, ENOUGH = 3, 60.0  # a benchmark that takes more than so many seconds ends after so many repetitions

@@ -27,11 +27,8 @@ from experiments.models.blip import BlipCaptioner
 from experiments.models.family import ModelFamily
 from experiments.models.mini_blip import WORDS
 from experiments.models.ranking import PAIRS, shortlist
-from experiments.runs.data import TaskData
-from experiments.runs.features import FeatureCache
-from experiments.runs.loading import begin_loader
-from experiments.runs.order import StepSampler
-from experiments.runs.recipe import Recipe
+from experiments.runs.data import FeatureCache, StepSampler, TaskData, begin_loader
+from experiments.runs.experiment import Recipe
 from experiments.runs.train import train
 from experiments.studies.bench.measure import Run
 from experiments.tasks import TASKS

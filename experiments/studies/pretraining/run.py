@@ -32,8 +32,8 @@ from experiments.models.generation import IGNORED, encode_images
 from experiments.models.images import normalise
 from experiments.models.loading import load_family
 from experiments.models.weights import quiet_transformers
+from experiments.runs.data import begin_loader
 from experiments.runs.device import mixed_precision, training_precision
-from experiments.runs.loading import begin_loader
 from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES, draw, patch_targets
 from experiments.scenes.scene import generator, scenes
 from experiments.studies.pretraining import scoring

@@ -15,7 +15,7 @@ from attngraph.errors import UserError
 from experiments.runs import device
 from experiments.runs.cells import is_finished, run_cell
 from experiments.runs.execution import Execution
-from experiments.runs.prepare import prepare
+from experiments.runs.runner import prepare
 from experiments.tables.grid import load_preset
 from experiments.tables.plan import Wanted, plan_table
 from tests.experiments.runs.runs_together import RUNS, run_all
