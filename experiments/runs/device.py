@@ -99,9 +99,7 @@ def half_precision(device: str, precision: str = "auto") -> str | None:
     if precision == "float32":
         return None
     kind = torch.device(device).type
-    if precision == "float16" and kind != "cuda":
-        raise UserError(f"float16 is trained on NVIDIA GPUs, not on {device}: choose bfloat16 or float32")
-    if kind not in ("cpu", "cuda"):
+    if kind not in (("cuda",) if precision == "float16" else ("cpu", "cuda")):
         raise UserError(f"{precision} is not trained on {device}: choose float32")
     if precision == "bfloat16" and kind == "cuda" and torch.cuda.is_available() and not uses_bfloat16(device):
         raise UserError(f"bfloat16 is not computed by the GPU {device}: choose float16 or float32")

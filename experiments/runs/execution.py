@@ -42,8 +42,8 @@ class Execution:
         threads: CPU threads that compute a cell. The last digits of its scores depend on them; so they follow
             from nothing else, are saved with the cell, and tell runs apart.
         launcher: one of :data:`LAUNCHERS`.
-        cluster: of Slurm: options of ``sbatch``; of Ray: ``address`` of the cluster (without it one of this
-            machine that ends with the command), ``cpus`` and ``gpus`` for each cell.
+        cluster: of Slurm: options of ``sbatch``; of Ray: ``address`` of the cluster (without it this
+            machine's), ``cpus`` and ``gpus`` for each cell.
         trackers: that show the curves of each run, see :mod:`experiments.runs.trackers`.
     """
 

@@ -176,12 +176,8 @@ def train(
         )
         write_table(folder / METRICS, ["step", *state.lines[0]], lines)
     last = [line["loss"] for line in state.lines[-LAST:]]
-    return Trained(
-        sum(last) / len(last),
-        state.earlier,
-        validation.best_step if validation else None,
-        len(validation.done) if validation else 0,
-    )
+    validated = (validation.best_step, len(validation.done)) if validation else (None, 0)
+    return Trained(sum(last) / len(last), state.earlier, *validated)
 
 
 def _loader(data: TaskData, recipe: Recipe, seed: int, device: torch.device, begin: int) -> DataLoader:
@@ -216,13 +212,11 @@ def _errors_in_words(folder: Path, recipe: Recipe, examples: int) -> Iterator[No
             ) from error
         if not is_out_of_memory(error):
             raise
-        processes = PartialState().num_processes
-        size = recipe.per_process(processes, examples)
-        smaller = (size // part for part in range(2, size + 1) if size % part == 0)
+        size = recipe.per_process(PartialState().num_processes, examples)
+        passes = [recipe.accumulation * parts for parts in range(2, size + 1) if size % parts == 0]
         remedy = "let recipe.checkpointing, a smaller side or half precision save memory"
-        if (fewer := next(smaller, None)) is not None:
-            more = recipe.accumulation * size // fewer
-            remedy = f"set recipe.accumulation={more} (in another --out), which computes the same step"
+        if passes:
+            remedy = f"set recipe.accumulation={passes[0]} (in another --out), which computes the same step"
         raise UserError(
             f"{folder}: out of memory with {size} examples at a time ({first_line(error)}): {remedy}"
         ) from None

@@ -144,13 +144,6 @@ def test_a_place_that_cannot_be_a_folder(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=f"--out .*{name} is a link that leads to no folder; name a f"):
             check_out(tmp_path / name)
         (tmp_path / name).unlink()
-    (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(UserError, match="--out .*/loop/under: Too many levels of symbolic links; name anoth"):
-        check_out(tmp_path / "loop" / "under")
-    (tmp_path / "loop").unlink()
-    for out in (tmp_path / ("x" * 300), tmp_path / "new" / ("x" * 300) / "under"):
-        with pytest.raises(UserError, match="--out .*: File name too long; name another folder"):
-            check_out(out)
     asked = []
 
     def refuse(prefix, dir):  # root may write anywhere

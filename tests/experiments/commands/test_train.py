@@ -199,7 +199,7 @@ def test_changes_and_no_file(tmp_path, capsys):
         (["scenes-pgnn", "--set", "recipe.accumulation=7"], "can't be divided"),
         (
             ["scenes-pgnn", "--set", "recipe.precision=float16", "--dry-run"],
-            "float16 is trained on NVIDIA GPUs",
+            "float16 is not trained on cpu: choose float32",
         ),
         (["scenes-pgnn", "--set", "side=7"], "side 7"),
         (["scenes-pgnn", "--set", "decoding.min_new_tokens=9"], "min_new_tokens"),

@@ -241,11 +241,6 @@ def test_results_of_earlier_versions_are_read(cell, finished, tmp_path):
     assert is_finished(renamed, Execution(tmp_path))
 
 
-def test_descriptions_are_what_json_gives_back(cell):
-    assert json.loads(json.dumps(cell.description())) == cell.description()
-    assert cell.description()["recipe"]["steps"] == 4 and cell.description()["data"] == {"seed": 0}
-
-
 def test_statistics_are_summed_over_the_questions_of_an_image():
     examples = [Example(str(k), Path(name), "", (), "") for k, name in enumerate("abab")]
     sums = per_image(np.array([[1.0, 1], [0, 1], [0.5, 1], [0, 1]]), examples)

@@ -48,7 +48,7 @@ def test_half_precision_is_not_refused_from_afar(monkeypatch):
     for device, precision, said in (
         ("cuda:7", "bfloat16", "bfloat16 is not computed by the GPU cuda:7: choose float16 or"),
         ("mps", "bfloat16", "bfloat16 is not trained on mps"),
-        ("cpu", "float16", "float16 is trained on NVIDIA GPUs"),
+        ("cpu", "float16", "float16 is not trained on cpu: choose float32"),
     ):
         with pytest.raises(UserError, match=said):
             half_precision(device, precision)

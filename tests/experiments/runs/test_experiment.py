@@ -1,7 +1,7 @@
 """Experiments as files: what is read, what is refused, and that a resolved file is the same experiment."""
 
 import math
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -146,15 +146,6 @@ def test_names_of_experiments():
 
 
 # ---- what an experiment is ---------------------------------------------------------------------------------
-
-
-def test_everything_of_a_recipe_can_be_said():
-    names = [field.name for field in fields(Recipe)]
-    assert set(Training.model_fields) == {*names, "epochs"}
-    defaults = {field.name: field.default for field in fields(Recipe)}
-    left_open = ("learning_rate", "steps", "batch_size", "augment")
-    for name in set(names) - set(left_open):
-        assert getattr(Training(), name) == defaults[name], name
 
 
 def test_with_nothing_more_it_is_the_cell_of_a_table(tmp_path):

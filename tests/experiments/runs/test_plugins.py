@@ -94,13 +94,6 @@ def test_estimates_know_them(preset, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_they_are_named_in_the_help(capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["--plugin", str(TASK), "ablation", "--help"])
-    said = "".join(capsys.readouterr().out.split())
-    assert end.value.code == 0 and "easy_vqa," in said and ",colours" in said
-
-
 def test_without_the_plugin_they_are_unknown(preset, tmp_path, capsys):
     words = ["ablation", "--preset", str(preset), "--out", str(tmp_path / "out")]
     assert main([*words, "--tasks", "colours"]) == 2
@@ -136,15 +129,6 @@ def test_a_plugin_must_be_a_python_file(tmp_path, capsys):
     assert main(["--plugin", str(file), "ablation", "--dry-run"]) == 2
     assert capsys.readouterr().err == (
         f"attngraph: --plugin {file} is no Python file: give one whose name ends in .py\n"
-    )
-
-
-def test_the_option_is_not_abbreviated(capsys):
-    """It would be accepted, and the file not loaded."""
-    with pytest.raises(SystemExit) as end:
-        main(["--plug", str(TASK), "ablation", "--dry-run"])
-    assert (
-        end.value.code == 2 and "unknown option '--plug' (did you mean --plugin?)" in capsys.readouterr().err
     )
 
 
