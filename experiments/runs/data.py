@@ -314,21 +314,20 @@ def _opened(file: Path, count: int) -> np.memmap | None:
 
 def _fill(file: Path, array: np.memmap, paths: Sequence[Path], family: ModelFamily) -> None:
     """Compute states, and write each with its mark behind it. They are not written through the map: there a
-    full disk would end the process. Each process goes its own way through the chunks and leaves out what
-    others have done, so that several share the work.
+    full disk would end the process. Each process goes its own way through the chunks and leaves out those
+    that others have done, so that several share the work; chunks are the same always, and so are the states.
     """
     starts = range(0, len(paths), CHUNK)
-    missing = int((array["done"] == 0).sum())
-    with Progress(total=missing, desc="image states", unit="image", leave=False, delay=1) as bar:
+    with Progress(total=len(paths), desc="image states", unit="image", leave=False, delay=1) as bar:
         for start in random.Random(os.getpid()).sample(starts, len(starts)):
-            rows = [row for row in range(start, min(start + CHUNK, len(paths))) if not array["done"][row]]
-            if not rows:
+            chunk = paths[start : start + CHUNK]
+            if array["done"][start : start + CHUNK].all():
                 continue
-            states = family.encode_images([paths[row] for row in rows]).float().cpu().numpy()
+            states = family.encode_images(chunk).float().cpu().numpy()
             try:
                 with file.open("r+b") as out:
-                    for row, state in zip(rows, states):
-                        out.seek(array.offset + row * array.itemsize)
+                    out.seek(array.offset + start * array.itemsize)
+                    for state in states:
                         out.write(np.array((state, 1), array.dtype).tobytes())
             except FileNotFoundError:
                 return  # another command has removed it
@@ -337,7 +336,7 @@ def _fill(file: Path, array: np.memmap, paths: Sequence[Path], family: ModelFami
                     f"{file}: image states cannot be saved ({first_line(error)}): make room on the disk, "
                     "give another --out, or encode images in every step with --cache-gb 0"
                 ) from error
-            bar.update(len(rows))
+            bar.update(len(chunk))
 
 
 def _digest(family: ModelFamily, paths: Sequence[Path]) -> str:
