@@ -216,13 +216,7 @@ def check_out(out: Path) -> None:
     A command calls it first, so that the user learns of it before hours of work and not after. Rights alone
     do not tell: the superuser has them on ``/proc`` too.
     """
-    try:
-        nearest = next(path for path in (out, *out.absolute().parents) if _is_there(path))
-        for missing in (out, *out.absolute().parents):  # names that are too long tell only in their folder
-            if not _is_there(missing):
-                _is_there(nearest / missing.name)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror}; name another folder") from None
+    nearest = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir():
         what = "a link that leads to no folder" if nearest.is_symlink() else "a file"
         raise UserError(f"--out {out}: {nearest} is {what}; name a folder")
@@ -233,19 +227,6 @@ def check_out(out: Path) -> None:
             f"--out {out}: {nearest} cannot be written to ({error.strerror}); name another folder, or change "
             "its permissions"
         ) from None
-
-
-def _is_there(path: Path) -> bool:
-    """Whether something has that name, a link that leads nowhere too.
-
-    Raises:
-        OSError: nothing can have it.
-    """
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
 
 
 def check_files(paths: Iterable[Path]) -> None:

@@ -23,9 +23,8 @@ from experiments.runs.data import subset
 from experiments.runs.device import check_device, check_threads, cpu_threads
 from experiments.runs.execution import THREADS
 from experiments.runs.experiment import REMEDY, Answers
-from experiments.runs.finished import finished
 from experiments.runs.given_data import check_task_data
-from experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS
+from experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS, finished
 from experiments.tables.scored import score_predictions
 from experiments.tasks.task import SPLITS
 

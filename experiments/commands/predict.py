@@ -26,8 +26,8 @@ from experiments.data.example import Example
 from experiments.models.images import open_image
 from experiments.runs.device import check_device, check_threads, cpu_threads
 from experiments.runs.execution import THREADS
-from experiments.runs.finished import Finished, finished
 from experiments.runs.given_data import check_task_data
+from experiments.runs.saved import Finished, finished
 from experiments.tasks import Task
 from experiments.tasks.formats import ANSWER, IMAGE, TEXT, Ask, read_asks, write_predictions
 

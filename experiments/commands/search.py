@@ -23,7 +23,7 @@ from experiments.models.weights import weights_digest
 from experiments.runs.device import processes
 from experiments.runs.execution import add_run_arguments, execution_of, in_folder
 from experiments.runs.given_data import add_data_arguments, check_data_arguments
-from experiments.runs.prepare import prepare
+from experiments.runs.runner import prepare
 from experiments.tables.checkpoints import (
     add_checkpoints_argument,
     check_checkpoints,

@@ -26,8 +26,7 @@ from experiments.runs.cells import has_diverged, has_scores
 from experiments.runs.device import processes
 from experiments.runs.execution import add_run_arguments, execution_of, in_folder
 from experiments.runs.given_data import add_data_arguments, check_data_arguments
-from experiments.runs.prepare import prepare
-from experiments.runs.runner import run_cells
+from experiments.runs.runner import prepare, run_cells
 from experiments.tables.grid import load_table
 from experiments.tables.make import OWNER, check_named, folder_of, plan_of, rows_in
 from experiments.tables.sweep import DIVERGED, Tried, alike, at_rate, chosen_rates, sweep

@@ -12,7 +12,6 @@ which everything is decided that the file left open: it gives the same scores ag
 from __future__ import annotations
 
 import argparse
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,8 +34,7 @@ from experiments.runs.experiment import (
     experiment_of,
     load_experiment,
 )
-from experiments.runs.prepare import Families, check_recipes, prepare
-from experiments.runs.runner import run_cells
+from experiments.runs.runner import check_recipes, prepare, run_cells
 from experiments.runs.trackers import add_tracking_argument, trackers_of
 from experiments.tables.plan import decided
 from experiments.tables.render import aligned
@@ -91,15 +89,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, cell: Cell, scenes: Scenes | None, execution: Execution) -> int:
     out, is_main = execution.out, processes(args.device).is_main_process
-    families: Families = {}
 
     def tried() -> str:
-        family = families[cell.model, cell.side] = load_family(cell.model, args.download, cell.side)
-        return trained_in_words(cell, deepcopy(family))
+        return trained_in_words(cell, load_family(cell.model, args.download, cell.side))
 
     about = None if has_scores(cell, out) else agreed(tried)
-    prepare([cell], execution, scenes, args.download, families)
-    families.clear()  # the run loads its own: nothing is held beside it, on a GPU least of all
+    prepare([cell], execution, scenes, args.download)
     if is_main:
         if about is not None:
             note(about)

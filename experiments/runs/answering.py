@@ -1,4 +1,4 @@
-"""How a run's model answers: as its task says, or as the user chose."""
+"""How a run's model answers (as its task says, or as the user chose), and its answers to a split."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from accelerate.utils.memory import clear_device_cache
+
 from attngraph.errors import UserError
+from experiments.base.progress import note
+from experiments.methods.method import Tuned
 from experiments.models.family import BLIP, LENGTH, Answering, Decoding, ModelFamily
 from experiments.models.loading import type_of
 from experiments.models.ranking import Ranking
+from experiments.runs.data import TaskData
+from experiments.runs.device import is_out_of_memory
 from experiments.tasks.task import Task
 
 GENERATE, RANK = WAYS = ("generate", "rank")
+EVAL_BATCH = 200  # examples that are answered at a time
 
 
 def way_of(
-    task: Task,
-    data: Path,
-    chosen: str | None,
-    model: str | None,
-    decoding: Mapping[str, Any] | None = None,
+    task: Task, data: Path, chosen: str | None, model: str | None, changes: Mapping[str, Any] | None = None
 ) -> Answering:
     """How a model answers.
 
@@ -33,14 +39,18 @@ def way_of(
         chosen: :data:`GENERATE` for texts, :data:`RANK` for the best of a list where the task has one; None
             as the task says.
         model: checkpoint folder or hub name, whose type may have a way of its own; None for the mini-BLIP.
-        decoding: changes of how texts are generated or answers are ranked, by name. ``as_released`` and
-            the beams and limits beside it are for models of BLIP's type; others keep their own way.
+        changes: of how texts are generated or answers are ranked, by name. ``as_released`` and the beams and
+            limits beside it are for models of BLIP's type; others keep their own way.
 
     Raises:
         UserError: a change is out of range, or one that this way does not have.
     """
-    way = task.decoding if chosen == GENERATE else _as_task_says(task, data, chosen)
-    changes = dict(decoding or {})
+    if chosen == GENERATE:
+        way: Answering = task.decoding
+    else:
+        answers = task.answers(data) if chosen == RANK else None
+        way = task.answering(data) if answers is None else Ranking(answers)
+    changes = dict(changes or {})
     released = changes.get("as_released") is not None
     if task.decodings or released:
         kind = type_of(model)
@@ -49,6 +59,20 @@ def way_of(
             of_blip = ("as_released", "num_beams", "min_new_tokens", "max_new_tokens")
             changes = {name: x for name, x in changes.items() if name not in of_blip}
     return changed_way(task, way, changes)
+
+
+def changed_way(task: Task, way: Answering, changes: Mapping[str, Any]) -> Answering:
+    """A way to answer with some of its details changed, by name.
+
+    Raises:
+        UserError: a change is out of range, or one that this way does not have.
+    """
+    for name in changes:
+        if not hasattr(way, name):
+            ranks = isinstance(way, Ranking)
+            does, other = ("is answered from a list", GENERATE) if ranks else ("writes its answers", RANK)
+            raise UserError(f"{task.title} {does}: leave out {name}, or choose the way to answer {other}")
+    return replace(way, **changes)
 
 
 def check_answering(task: Task, chosen: str | None) -> None:
@@ -60,32 +84,14 @@ def check_answering(task: Task, chosen: str | None) -> None:
 def check_room(way: Answering, family: ModelFamily) -> None:
     """Raise UserError where the model cannot write so: it has positions for fewer tokens, or is not the one
     whose released code is to be followed."""
-    if isinstance(way, Decoding) and family.longest is not None and way.max_new_tokens > family.longest:
+    if not isinstance(way, Decoding):
+        return
+    if family.longest is not None and way.max_new_tokens > family.longest:
         raise UserError(
             f"max_new_tokens is {way.max_new_tokens}, and {family.title} has {family.longest} positions: "
             "give at most as many"
         )
-    if isinstance(way, Decoding):
-        family.check_released(way)
-
-
-def changed_way(task: Task, way: Answering, changes: Mapping[str, Any]) -> Answering:
-    """A way to answer with some of its details changed, by name.
-
-    Raises:
-        UserError: a change is out of range, or one that this way does not have.
-    """
-    ranks = isinstance(way, Ranking)
-    for name in changes:
-        if not hasattr(way, name):
-            does, other = ("is answered from a list", GENERATE) if ranks else ("writes its answers", RANK)
-            raise UserError(f"{task.title} {does}: leave out {name}, or choose the way to answer {other}")
-    return replace(way, **changes)
-
-
-def _as_task_says(task: Task, data: Path, chosen: str | None) -> Answering:
-    answers = task.answers(data) if chosen == RANK else None
-    return task.answering(data) if answers is None else Ranking(answers)
+    family.check_released(way)
 
 
 def described(way: Answering, family: ModelFamily | None = None) -> dict[str, Any]:
@@ -107,17 +113,54 @@ def described(way: Answering, family: ModelFamily | None = None) -> dict[str, An
     return {**about, "smoothing": way.label_smoothing} if way.label_smoothing else about
 
 
-def in_words(about: dict[str, Any]) -> str:
+def in_words(about: Mapping[str, Any]) -> str:
     """What :func:`described` gave, for a note; empty for none."""
     if not about:
         return ""
-    if about["way"] == GENERATE:
-        beams = "greedily" if about["beams"] == 1 else f"with {about['beams']} beams"
-        least = f"at least {about['least']}, " if "least" in about else ""
-        beams += f" and length penalty {about['penalty']}" if "penalty" in about else ""
-        released = about.get("released")
-        counted = f", prompt included, as {released}'s released code does" if released else ""
-        return f"texts generated {beams}, {least}at most {about['tokens']} tokens{counted}"
-    return (
-        f"the best of {about['answers']} answers by likelihood (k {about['k']}, list {about['digest'][:8]})"
-    )
+    if about["way"] == RANK:
+        listed = f"{about['answers']} answers by likelihood (k {about['k']}, list {about['digest'][:8]})"
+        return f"the best of {listed}"
+    beams = "greedily" if about["beams"] == 1 else f"with {about['beams']} beams"
+    least = f"at least {about['least']}, " if "least" in about else ""
+    beams += f" and length penalty {about['penalty']}" if "penalty" in about else ""
+    released = about.get("released")
+    counted = f", prompt included, as {released}'s released code does" if released else ""
+    return f"texts generated {beams}, {least}at most {about['tokens']} tokens{counted}"
+
+
+@torch.no_grad()
+def predict(tuned: Tuned, data: TaskData, way: Answering) -> dict[str, str]:
+    """A text per example id, in the order of the examples, each answered once over all processes; the same on
+    every process.
+
+    Examples are sorted by the length of their prompts, so that batches carry little padding. Where a batch
+    does not fit in memory, smaller ones are tried.
+
+    Args:
+        tuned: the model.
+        data: a split of a task.
+        way: how it answers.
+    """
+    lengths = [len(data.task.prompt(example, data.prompts)) for example in data.examples]
+    state = PartialState()
+    own = sorted(range(len(lengths)), key=lambda k: lengths[k])[state.process_index :: state.num_processes]
+    texts: list[tuple[int, str]] = []
+    size = EVAL_BATCH
+    while len(texts) < len(own):
+        part = own[len(texts) : len(texts) + size]
+        try:
+            texts += zip(part, tuned.answer([data.sample(k) for k in part], way))
+            continue
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        if size == 1:
+            raise UserError(
+                f"{data.task.title}: out of memory with a single example to answer: choose fewer beams or a "
+                "smaller side"
+            )
+        size = (min(size, len(own)) + 1) // 2
+        note(f"{data.task.title}: out of memory, {size} examples are answered at a time from now on")
+        clear_device_cache(garbage_collection=True)
+    found = dict(gather_object(texts))
+    return {example.id: found[k] for k, example in enumerate(data.examples)}

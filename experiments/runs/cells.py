@@ -1,7 +1,8 @@
-"""One cell of a table: a method trained on a task with a seed, scored, and saved in a folder of its own."""
+"""One run: a method trained on a task with a seed, scored, and saved in a folder of its own."""
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import time
@@ -22,22 +23,18 @@ from experiments.methods.parameters import count_parameters
 from experiments.models import load_family
 from experiments.models.family import Answering
 from experiments.models.weights import weights_digest
-from experiments.runs.answering import check_room, described, way_of
-from experiments.runs.data import TaskData, subset
-from experiments.runs.device import agreed, cpu_threads, processes, training_precision
+from experiments.runs.answering import check_room, described, predict, way_of
+from experiments.runs.data import FeatureCache, TaskData, subset
+from experiments.runs.device import PeakMemory, agreed, cpu_threads, processes, training_precision
 from experiments.runs.execution import Execution
-from experiments.runs.experiment import EXPERIMENT, experiment_of
-from experiments.runs.features import FeatureCache
-from experiments.runs.made_with import made_with
-from experiments.runs.memory import PeakMemory
-from experiments.runs.prediction import predict
-from experiments.runs.recipe import Diverged, Recipe
+from experiments.runs.experiment import EXPERIMENT, Diverged, Recipe, experiment_of
 from experiments.runs.saved import (
     CONFIG,
     DIVERGED,
     PREDICTIONS,
     SCORES,
     STATISTICS,
+    made_with,
     read_config,
     read_result,
 )
@@ -116,7 +113,9 @@ class Cell:
             content["validation"] = task.content(self.data, VALIDATED)
         if self.answering is not None or task.data_set is not None or self.decoding:
             content["answering"] = described(self.way())
-        return _plain(content)
+        return json.loads(
+            json.dumps(content, default=str)
+        )  # lists and texts in the place of tuples and paths
 
     def way(self) -> Answering:
         """How the model answers."""
@@ -133,36 +132,6 @@ def has_diverged(cell: Cell, out: Path) -> bool:
     return (cell.folder(out) / DIVERGED).exists()
 
 
-def is_finished(cell: Cell, run: Execution) -> bool:
-    """Whether the cell's scores are there, for these very settings and conditions.
-
-    Raises:
-        UserError: the folder holds a run with other settings or conditions, or is damaged.
-    """
-    folder = cell.folder(run.out)
-    if not folder.exists() or not any(folder.iterdir()):
-        return False
-    config, settings, conditions = read_config(folder), cell.description(), run.conditions()
-    saved = config["settings"]
-    if cell.checkpoint and not Path(str(cell.model)).exists():
-        settings["weights"] = saved.get("weights")  # which nobody can compare here
-    wrong = [name for name in {**settings, **saved} if saved.get(name) != settings.get(name)]
-    wrong += [
-        f"{name}: {config.get(name, 'unknown')}, not {value}"
-        for name, value in conditions.items()
-        if config.get(name) != value
-    ]
-    if wrong:
-        raise UserError(
-            f"{folder} holds another experiment (other {', '.join(wrong)}): give another --out, or move it "
-            "away"
-        )
-    if not has_scores(cell, run.out):
-        return False
-    read_scores(cell, run.out)
-    return True
-
-
 def read_scores(cell: Cell, out: Path) -> dict[str, Any]:
     """The content of a finished cell's ``scores.json``.
 
@@ -172,16 +141,40 @@ def read_scores(cell: Cell, out: Path) -> dict[str, Any]:
     return read_result(cell.folder(out), cell.label, TASKS[cell.task], cell.seed)
 
 
+def is_finished(cell: Cell, run: Execution) -> bool:
+    """Whether the cell's scores are there, for these very settings and conditions.
+
+    Raises:
+        UserError: the folder holds a run with other settings or conditions, or is damaged.
+    """
+    folder = cell.folder(run.out)
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    config, settings = read_config(folder), cell.description()
+    saved = config["settings"]
+    if cell.checkpoint and not Path(str(cell.model)).exists():
+        settings["weights"] = saved.get("weights")  # which nobody can compare here
+    wrong = [name for name in {**settings, **saved} if saved.get(name) != settings.get(name)]
+    wrong += [
+        f"{name}: {config.get(name, 'unknown')}, not {value}"
+        for name, value in run.conditions().items()
+        if config.get(name) != value
+    ]
+    if wrong:
+        raise UserError(
+            f"{folder} holds another experiment (other {', '.join(wrong)}): give another --out, or move it "
+            "away"
+        )
+    return has_scores(cell, run.out) and bool(read_scores(cell, run.out))
+
+
 def remove_states(cell: Cell, out: Path) -> None:
     """Remove what a finished cell needs no longer: the states from which an interrupted one continues."""
     shutil.rmtree(cell.folder(out) / STATES, ignore_errors=True)
 
 
 def run_cell(
-    cell: Cell,
-    run: Execution,
-    device: str | None = None,
-    on_step: Callable[[int], None] = lambda step: None,
+    cell: Cell, run: Execution, on_step: Callable[[int], None] = lambda step: None
 ) -> dict[str, Any]:
     """Train and score one cell, unless it is finished; continue it if it was interrupted.
 
@@ -190,8 +183,7 @@ def run_cell(
 
     Args:
         cell: which.
-        run: where and how.
-        device: this cell's, where ``run`` names several; by default that of ``run``.
+        run: where and how, on one device.
         on_step: told after every step.
 
     Returns:
@@ -200,61 +192,62 @@ def run_cell(
     Raises:
         Diverged: the loss or a weight is not finite; the cell's folder says so from now on.
     """
-    device = device or run.device
+    is_main = processes(run.device).is_main_process
     with cpu_threads(run.threads):
         if not agreed(lambda: is_finished(cell, run)):
             try:
-                _train_and_score(cell, run, device, on_step)
+                _train_and_score(cell, run, on_step)
             except Diverged as error:
-                if processes(device).is_main_process:
+                if is_main:
                     write_json(cell.folder(run.out) / DIVERGED, {"error": str(error)})
                 raise
-    if processes(device).is_main_process:
+    if is_main:
         remove_states(cell, run.out)
     return agreed(lambda: read_scores(cell, run.out))
 
 
-def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[[int], None]) -> None:
-    state, folder, recipe = processes(device), cell.folder(run.out), cell.recipe
+def _train_and_score(cell: Cell, run: Execution, on_step: Callable[[int], None]) -> None:
+    state, folder, recipe = processes(run.device), cell.folder(run.out), cell.recipe
     if state.is_main_process:
-        _write_config(cell, run, device)
+        _write_config(cell, run)
     torch.manual_seed(cell.seed)
     random.seed(cell.seed)
-    peak, began = PeakMemory(device), time.perf_counter()
     task, method = TASKS[cell.task], method_named(cell.method)
-    cache = FeatureCache(run.out / IMAGE_STATES, run.cache_gb)
+    cache, way = FeatureCache(run.out / IMAGE_STATES, run.cache_gb), cell.way()
 
-    # the examples, and the model that learns from them
-    training = subset(task.examples(cell.data, "train"), cell.train_examples)
-    family = load_family(cell.model, side=cell.side)
-    family.model.to(device)
-    tuned = method.apply(family, cell.settings)
-    started = tuned.scalars()
-    tuned.observe(task.target(example, 0.0) for example in training)
-    way = cell.way()
-    check_room(way, family)
+    def examples_of(split: str, count: int | None) -> Sequence[Example]:
+        return subset(task.examples(cell.data, split), count)
 
-    def data_of(examples: Sequence[Example], augment: bool = False) -> TaskData:
+    def seen(examples: Sequence[Example], augment: bool = False) -> TaskData:
         released = getattr(way, "as_released", None)
         with state.main_process_first():  # it fills the cache of image states
             return TaskData(family, task, examples, method.vision, cache, augment, released)
 
-    trained = None
+    # the model, and what it sees
+    family = load_family(cell.model, side=cell.side)
+    family.model.to(run.device)
+    check_room(way, family)
+    tuned = method.apply(family, cell.settings)
+    started = tuned.scalars()
+    training = examples_of("train", cell.train_examples)
+    examples = examples_of(cell.split, cell.eval_examples)
+    tuned.observe(task.target(example, 0.0) for example in training)
+    asked, validation, trained = seen(examples), None, None
     if recipe is not None:
-        data, validation = data_of(training, recipe.augment), None
+        data = seen(training, recipe.augment)
         if recipe.validate_every is not None:
-            held = subset(task.examples(cell.data, VALIDATED), cell.eval_examples)
-            validation = Validation(tuned, data_of(held), way, recipe, folder)
+            held = seen(examples_of(VALIDATED, cell.eval_examples))
+            validation = Validation(tuned, held, way, recipe, folder)
+
+    # what it learns, and its answers
+    peak, began = PeakMemory(run.device), time.perf_counter()
+    if recipe is not None:
         tracking = Tracking(run.trackers, folder, cell.name, cell.description())
         trained = train(tuned, data, recipe, cell.seed, folder, on_step, validation, tracking)
         if state.is_main_process:
             tuned.save(folder)
     trained_at = time.perf_counter()
-
-    # its answers
-    examples = subset(task.examples(cell.data, cell.split), cell.eval_examples)
-    data = data_of(examples)
-    predictions = predict(tuned, data, way)
+    predictions = predict(tuned, asked, way)
     if not state.is_main_process:
         return
     scores = task.score(predictions, examples)
@@ -276,10 +269,10 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
         "loss": trained and trained.loss,
         "started": started,
         "learned": tuned.scalars(),
-        "effects": tuned.effects(data.first(WATCHED)),
+        "effects": tuned.effects(asked.first(WATCHED)),
         "train_seconds": (trained.earlier_seconds if trained else 0.0) + trained_at - began,
         "eval_seconds": time.perf_counter() - trained_at,
-        "peak_mb": peak.megabytes(),
+        "peak_mb": peak.bytes() / 1e6,
         "evaluator": scores.evaluator,
         "source": task.source(cell.data, cell.split),
         "answering": described(way, family),
@@ -289,15 +282,15 @@ def _train_and_score(cell: Cell, run: Execution, device: str, on_step: Callable[
     write_json(folder / SCORES, result, default=float)  # last: it marks the cell as finished
 
 
-def _write_config(cell: Cell, run: Execution, device: str) -> None:
+def _write_config(cell: Cell, run: Execution) -> None:
     """What decides a cell's result and with what it is made; of a run that goes on elsewhere, in another
     precision or with other code or packages, also where it was before. Its result is nobody else's then.
     """
     folder = cell.folder(run.out)
     config = {
         "settings": cell.description(),
-        "device": device,
-        "precision": training_precision(device, cell.recipe.precision if cell.recipe else "auto"),
+        "device": run.device,
+        "precision": training_precision(run.device, cell.recipe.precision if cell.recipe else "auto"),
         "cache_gb": run.cache_gb,
         **run.conditions(),
         **made_with(),
@@ -325,12 +318,3 @@ def per_image(statistics: np.ndarray, examples: Sequence[Example]) -> np.ndarray
     sums = np.zeros((len(place), statistics.shape[1]))
     np.add.at(sums, [place[example.image] for example in examples], statistics)
     return sums
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists and paths as text: what JSON gives back."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -1,10 +1,13 @@
-"""Devices, threads and processes: whether a device is there, the precision that pays on it, who shares the
-work.
-"""
+"""The machine: devices, threads and memory, the precision that pays, processes that share the work."""
 
+from __future__ import annotations
+
+import ctypes
 import os
+import resource
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -19,6 +22,7 @@ from attngraph.errors import UserError
 from experiments.base.errors import first_line
 
 PATIENCE = timedelta(hours=6)  # of processes for the first one, which alone reads, draws and encodes pictures
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def check_device(device: str) -> None:
@@ -73,18 +77,11 @@ def agreed(ask: Callable[[], Any]) -> Any:
     return value
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether an error is one of PyTorch's for a lack of memory, of a GPU's or of this machine's."""
     words = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    if not isinstance(error, RuntimeError):
-        return False
     known = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
     return known or any(word in str(error) for word in words)
-
-
-def mixed_precision(device: str | torch.device) -> torch.autocast:
-    """Training's precision: bfloat16 autocast where it pays, else float32. Weights stay float32."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=uses_bfloat16(str(device)))
 
 
 def half_precision(device: str, precision: str = "auto") -> str | None:
@@ -92,7 +89,7 @@ def half_precision(device: str, precision: str = "auto") -> str | None:
 
     Args:
         device: where the run computes.
-        precision: one of :data:`experiments.runs.recipe.PRECISIONS`.
+        precision: of a :class:`~experiments.runs.experiment.Recipe`.
 
     Raises:
         UserError: the device cannot train in this precision.
@@ -102,13 +99,19 @@ def half_precision(device: str, precision: str = "auto") -> str | None:
     if precision == "float32":
         return None
     kind = torch.device(device).type
-    if precision == "float16" and kind != "cuda":
-        raise UserError(f"float16 is trained on NVIDIA GPUs, not on {device}: choose bfloat16 or float32")
-    if kind not in ("cpu", "cuda"):
+    if kind not in (("cuda",) if precision == "float16" else ("cpu", "cuda")):
         raise UserError(f"{precision} is not trained on {device}: choose float32")
     if precision == "bfloat16" and kind == "cuda" and torch.cuda.is_available() and not uses_bfloat16(device):
         raise UserError(f"bfloat16 is not computed by the GPU {device}: choose float16 or float32")
     return precision
+
+
+def mixed_precision(device: str | torch.device, precision: str = "auto") -> torch.autocast:
+    """Forward passes in :func:`half_precision`, where there is one. Weights stay float32."""
+    half = half_precision(str(device), precision)
+    return torch.autocast(
+        torch.device(device).type, getattr(torch, half or "bfloat16"), enabled=half is not None
+    )
 
 
 def training_precision(device: str, precision: str = "auto") -> str:
@@ -141,3 +144,40 @@ def bfloat16_pays(cpuinfo: str) -> bool:
     if "avx512_bf16" in cpuinfo:
         return "AuthenticAMD" in cpuinfo
     return " bf16" in cpuinfo  # Arm
+
+
+# ---- memory ----------------------------------------------------------------------------------------------
+
+
+class PeakMemory:
+    """Peak memory from now on: of the GPU where there is one, else of this process."""
+
+    def __init__(self, device: str):
+        self.device = device
+        if device.startswith("cuda"):
+            torch.cuda.reset_peak_memory_stats(device)
+        elif sys.platform == "linux":
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+
+    def bytes(self) -> int:
+        """In bytes."""
+        if self.device.startswith("cuda"):
+            return torch.cuda.max_memory_allocated(self.device)
+        if sys.platform == "linux":
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM"):
+                    return int(line.split()[1]) * 1024
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep memory that it has freed, up to 1 GiB, for what it allocates next; otherwise
+    glibc returns large arrays to the system and has each page of new ones cleared, in every training step. An
+    older glibc, whose threshold ends at 32 MiB, keeps arrays of up to that.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        if any(mallopt(M_MMAP_THRESHOLD, size) == 1 for size in (2**30, 2**25)):
+            mallopt(M_TRIM_THRESHOLD, 2**30)

@@ -11,18 +11,14 @@ cell that runs, and a file with the step that it is at.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import multiprocessing
 import multiprocessing.connection
 import os
 import queue
-import secrets
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 import traceback
@@ -30,7 +26,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +40,8 @@ from experiments.base.files import write_text
 from experiments.base.progress import note
 from experiments.base.stopping import SIGNALS, end_with_parent
 from experiments.runs.cells import Cell, run_cell
-from experiments.runs.device import check_device
+from experiments.runs.device import check_device, keep_freed_memory
 from experiments.runs.execution import LOCAL, RAY, SLURM, Execution, jobs_for
-from experiments.runs.memory import keep_freed_memory
 from experiments.runs.plugins import load_plugins
 
 Outcome = dict[str, Any] | UserError  # the content of a cell's scores.json, or what went wrong
@@ -112,9 +107,10 @@ class Job:
         prepare_process()
         try:
             load_plugins(self.plugins)
-            check_device(device or self.run.device)
+            run = replace(self.run, device=device or self.run.device)
+            check_device(run.device)
             with FileLock(self.file("lock")).acquire(timeout=WAIT):
-                return run_cell(self.cell, self.run, device, self._counter())
+                return run_cell(self.cell, run, self._counter())
         except UserError as error:
             return error
         except Timeout:
@@ -156,14 +152,7 @@ def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
     for slot in range(most):
         slots.put(slot)
 
-    def in_process(job: Job) -> Outcome:
-        slot = slots.get()
-        try:
-            return in_slot(job, slot)
-        finally:
-            slots.put(slot)
-
-    def in_slot(job: Job, slot: int) -> Outcome:
+    def in_process(job: Job, slot: int) -> Outcome:
         reading, writing = context.Pipe(duplex=False)
         # No daemon: it may start loaders.
         process = context.Process(target=_work, args=(job, placed(run.device, slot), writing))
@@ -185,9 +174,16 @@ def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
             "go on, perhaps with --jobs 1"
         )
 
+    def in_slot(job: Job) -> Outcome:
+        slot = slots.get()
+        try:
+            return in_process(job, slot)
+        finally:
+            slots.put(slot)
+
     pool = ThreadPoolExecutor(most)
     try:
-        yield [pool.submit(in_process, job) for job in jobs]
+        yield [pool.submit(in_slot, job) for job in jobs]
     finally:
         with lock:
             is_over.set()
@@ -197,14 +193,22 @@ def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
 
 
 def _context() -> Any:
-    """How workers start: from a process that has imported what they need (4 seconds each), where the system
-    can; else anew.
-    """
+    """How workers start: from a process that has imported what they need, where the system can; else anew."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
+
+
+def begin_imports() -> None:
+    """Let the process that workers start from import what they need, while this one prepares their data."""
+    if _context().get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is this process's
+        forkserver.ensure_running()
+        signal.signal(signal.SIGINT, before)
 
 
 def placed(device: str, slot: int) -> str:
@@ -255,7 +259,7 @@ def slurm(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
         yield futures
     except (FailedJobError, FailedSubmissionError) as error:
         said = [line for line in str(error).splitlines() if line.strip()]
-        why = next((line for line in said if "error" in line.lower()), first_line(str(error)))
+        why = next((line for line in said if "error" in line.lower()), first_line(error))
         raise UserError(f"--launcher {SLURM}: sbatch refused the jobs ({why.strip()})") from None
     finally:
         stop.set()
@@ -299,7 +303,7 @@ def _watch(left: dict[Any, Future[Outcome]], folder: Path, stop: threading.Event
             elif job.job_id in queued:
                 gone.pop(job, None)
             elif time.monotonic() - gone.setdefault(job, time.monotonic()) > LATE:
-                left.pop(job).set_result(_lost(job, "it left Slurm's queue without a result"))
+                left.pop(job).set_result(_result(job, "it left Slurm's queue without a result"))
 
 
 def _queued(before: set[str]) -> set[str]:
@@ -309,14 +313,13 @@ def _queued(before: set[str]) -> set[str]:
     return set(asked.stdout.split()) if asked.returncode == 0 else before
 
 
-def _result(job: Any) -> Outcome:
-    try:
-        return job.result()
-    except Exception as error:  # of many kinds
-        return _lost(job, first_line(str(error)))
-
-
-def _lost(job: Any, why: str) -> UserError:
+def _result(job: Any, why: str = "") -> Outcome:
+    """What a job has ended with; an error where it failed, or left no result for a reason that is known."""
+    if not why:
+        try:
+            return job.result()
+        except Exception as error:  # of many kinds
+            why = first_line(error)
     said = [line for line in (job.stderr() or "").splitlines() if line.strip()]
     last = f"; it said last: {said[-1]}" if said else ""
     return UserError(f"Slurm's job {job.job_id} failed ({why}{last}): run the same command again to go on")
@@ -340,42 +343,18 @@ def _cancel(names: Sequence[str]) -> None:
 
 # ---- tasks of Ray ----------------------------------------------------------------------------------------
 
-OWN = "local"  # Ray's word for a cluster of this process's own
+RUNNING = "auto"  # Ray's word for the cluster that runs on this machine
 RETRIES = 3  # of a cell whose worker or machine is lost
-STORE = 80_000_000  # bytes that Ray keeps in shared memory on a cluster of our own: nothing is passed there
-#: What Ray reads from the environment, where the user has not set it.
-SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_memory_monitor_refresh_ms": "0",  # it would kill and repeat without end; of a cluster of our own
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_worker_niceness": "0",  # Ray's 15 lets anything else come first
-}
 
 
 @contextmanager
 def ray(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
-    """Tasks of a Ray cluster: one on this machine that ends with the command, or one that ``ray start`` has
-    made of several machines. Ray runs a task again whose worker or machine is lost.
+    """Tasks of a Ray cluster, which ``ray start`` has made of one or several machines. Ray runs as many as it
+    has room for, and runs a task again whose worker or machine is lost.
     """
-    stop = threading.Event()
     each = {"num_cpus": int(run.cluster.get("cpus", run.threads))}
     each["num_gpus"] = float(run.cluster.get("gpus", 1)) if run.device == "cuda" else 0
-
-    def as_task(job: Job) -> Outcome:
-        task = function.remote(job)
-        while not library.wait([task], timeout=EVERY)[0]:
-            if stop.is_set():
-                library.cancel(task, force=True)
-                return UserError("the command has ended")
-        try:
-            return library.get(task)
-        except library.exceptions.RayError as error:
-            return UserError(
-                f"Ray lost it {RETRIES + 1} times ({first_line(str(error))}; out of memory?): run the same "
-                "command again to go on"
-            )
-
-    library = _joined(run.cluster.get("address", OWN))
+    library = _joined(run.cluster.get("address", RUNNING))
     machines = [node["Resources"] for node in library.nodes() if node["Alive"]]
     if not any(
         has.get("CPU", 0) >= each["num_cpus"] and has.get("GPU", 0) >= each["num_gpus"] for has in machines
@@ -385,12 +364,12 @@ def ray(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
             f"{each['num_gpus']:g} GPUs: change --cluster cpus=..., gpus=... or --device"
         )
     function = library.remote(max_calls=1, max_retries=RETRIES, **each)(_task)  # a process for each cell
-    pool = ThreadPoolExecutor(min(jobs_for(run.device, run.jobs, run.threads, here=False), len(jobs)))
+    tasks = [function.remote(job) for job in jobs]
     try:
-        yield [pool.submit(as_task, job) for job in jobs]
+        yield [task.future() for task in tasks]
     finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+        for task in tasks:
+            library.cancel(task, force=True)
 
 
 def _task(job: Job) -> Outcome:
@@ -398,39 +377,26 @@ def _task(job: Job) -> Outcome:
 
 
 def _joined(address: str) -> Any:
-    """Ray, joined to a cluster until the process ends; to one of its own, which ends with it, where the
-    address is :data:`OWN`.
+    """Ray, joined to a cluster until the process ends.
 
     Raises:
         UserError: none answers.
     """
-    os.environ.update(SETTINGS | os.environ)
-    options: dict[str, Any] = {}
-    if address == OWN:  # with a secret of its own: Ray's would stay in the user's home
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        options = dict(include_dashboard=False, object_store_memory=STORE)
-    import ray as library  # reads its settings from the environment
+    import ray as library  # an extra
 
     if library.is_initialized():
         return library
-    if address == OWN:
-        options["_temp_dir"] = tempfile.mkdtemp(
-            prefix="ray-", dir="/tmp"
-        )  # of a short name: sockets lie there
-        atexit.register(shutil.rmtree, options["_temp_dir"], ignore_errors=True)
-        atexit.register(library.shutdown)  # comes first
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     host, _, port = address.rpartition(":")
     try:
         if port.isdigit() and "/" not in host:  # Ray itself would try for many minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        library.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
+        library.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # of many kinds
         raise UserError(
-            f"--cluster address={address}: no Ray cluster answers ({first_line(str(error))}): run `ray "
-            "start` on each machine, with the same versions of Python and Ray, and set RAY_AUTH_MODE=token "
-            "where the cluster asks for a token"
+            f"--cluster address={address}: no Ray cluster answers ({first_line(error)}): run `ray start` on "
+            "each machine, with the same versions of Python and Ray, and set RAY_AUTH_MODE=token where the "
+            "cluster asks for a token"
         ) from None
     for number, handler in handlers.items():  # Ray has its own for SIGTERM
         signal.signal(number, handler)

@@ -19,8 +19,8 @@ from attngraph.errors import UserError
 from experiments.base.arguments import add_model_arguments
 from experiments.base.lock import sole_use
 from experiments.base.stopping import exit_code
+from experiments.runs.data import LIMIT_GB
 from experiments.runs.device import check_device, check_threads, processes
-from experiments.runs.features import LIMIT_GB
 
 LOCAL, SLURM, RAY = "local", "slurm", "ray"
 LAUNCHERS = (LOCAL, SLURM, RAY)
@@ -42,8 +42,8 @@ class Execution:
         threads: CPU threads that compute a cell. The last digits of its scores depend on them; so they follow
             from nothing else, are saved with the cell, and tell runs apart.
         launcher: one of :data:`LAUNCHERS`.
-        cluster: of Slurm: options of ``sbatch``; of Ray: ``address`` of the cluster (without it one of this
-            machine that ends with the command), ``cpus`` and ``gpus`` for each cell.
+        cluster: of Slurm: options of ``sbatch``; of Ray: ``address`` of the cluster (without it this
+            machine's), ``cpus`` and ``gpus`` for each cell.
         trackers: that show the curves of each run, see :mod:`experiments.runs.trackers`.
     """
 

@@ -1,27 +1,28 @@
-"""One experiment as a YAML file: what is trained on what, how, and how it is scored.
+"""What a run is: how it trains, and the whole of it as a YAML file.
 
-An :class:`Experiment` names a method and a task; everything else it may leave open. A :class:`Part` is what a
-table says of
-several runs at once: all fields of a run that do not tell one run of a table from another.
+A :class:`Recipe` says how a run trains. An :class:`Experiment` names a method and a task; everything else it
+may leave open. A :class:`Part` is what a table says of several runs at once: all fields of a run that do not
+tell one run of a table from another.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import BeforeValidator, Field, FiniteFloat, create_model, model_validator
 
+from attngraph.errors import UserError
 from experiments.base.config import Config, file_named, read_yaml
 from experiments.base.shipped import shipped_folder
 from experiments.data.drawn import LEAST, MOST, VERSION, Sizes, make_scenes, write_scenes
 from experiments.data.layouts import Amounts
 from experiments.runs.changes import read_changes, with_changes
-from experiments.runs.recipe import Recipe
 from experiments.tasks import TASKS
 from experiments.tasks.task import MANIFEST, SPLITS, Task, holds_scenes
 
@@ -43,35 +44,106 @@ def no_switch(value: Any) -> Any:
 Whole = Annotated[int, Field(gt=0, le=10**9), BeforeValidator(no_switch)]  # steps or examples
 Natural = Annotated[int, Field(ge=0, le=10**9), BeforeValidator(no_switch)]
 Number = Annotated[FiniteFloat, BeforeValidator(no_switch)]
+Positive = Annotated[Number, Field(gt=0)]
 Share = Annotated[Number, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(no_switch)]
 Counts = tuple[Whole, Whole, Whole]
 
-#: Fields of :class:`~experiments.runs.recipe.Recipe` that a file may leave open, or whose range is known.
-KINDS: dict[str, Any] = {
-    "learning_rate": Annotated[Number, Field(gt=0)] | None,
-    "steps": Whole | None,
-    "batch_size": Whole | None,
-    "augment": bool | None,
-    "accumulation": Whole,
-    "warmup": Share,
-    "weight_decay": Annotated[Number, Field(ge=0)],
-    "label_smoothing": Share,
-    "clip": Annotated[Number, Field(gt=0)],
-    "validate_every": Whole | None,
-    "patience": Whole | None,
-}
-OPEN = ("learning_rate", "steps", "batch_size", "augment")
+FIRST = "learning_rate steps batch_size accumulation warmup weight_decay label_smoothing clip".split()
+OPEN = ("learning_rate", "steps", "batch_size", "augment")  # fields of a recipe that a file may leave open
+
+
+class Diverged(UserError):
+    """The loss of a run is not finite."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Args:
+        learning_rate: peak of the schedule (warm-up, then down to 0).
+        steps: optimiser steps.
+        batch_size: examples per step, over all processes.
+        accumulation: forward and backward passes that a step is divided into.
+        warmup: share of the steps to warm up.
+        weight_decay: AdamW's, on matrices only.
+        label_smoothing: of the cross-entropy.
+        clip: limit of the gradient norm.
+        augment: whether pictures are changed in training, see :mod:`experiments.models.images`.
+        schedule: how the learning rate goes down.
+        precision: of the forward and backward pass; weights stay float32. ``auto`` is bfloat16 where it pays.
+        checkpointing: whether activations are computed again in the backward pass, to save memory.
+        compile: whether the model is compiled by ``torch.compile``.
+        validate_every: steps between scores on validation data, after which the best state so far is kept,
+            by the column that the task names; None for the state after the last step.
+        patience: how many validations without a better score end the training; None for never.
+    """
+
+    learning_rate: Positive
+    steps: Whole
+    batch_size: Whole = 64
+    accumulation: Whole = 1
+    warmup: Share = 0.06
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.05
+    label_smoothing: Share = 0.1
+    clip: Positive = 1.0
+    augment: bool = False
+    schedule: Literal["linear", "cosine"] = "linear"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    checkpointing: bool = False
+    compile: bool = False
+    validate_every: Whole | None = None
+    patience: Whole | None = None
+
+    def __post_init__(self):
+        if self.patience is not None and self.validate_every is None:
+            raise UserError("patience counts validations: give validate_every too")
+
+    def description(self) -> dict[str, Any]:
+        """What decides a run's result, as plain values. What was added later is left out at its default:
+        runs that were made before there was such a thing are the same runs still.
+        """
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name in FIRST or getattr(self, field.name) != field.default
+        }
+
+    def factor(self, step: int) -> float:
+        r"""The share of its peak that a learning rate has in a step, counted from 0: a linear warm-up, then
+
+        .. math:: 1 - t \quad\text{or}\quad (1 + \cos \pi t) / 2, \qquad t \in [0, 1].
+        """
+        warm = max(1, round(self.warmup * self.steps))
+        left = (self.steps - step) / max(1, self.steps - warm)
+        if self.schedule == "cosine" and step >= warm:
+            left = (1 - math.cos(math.pi * left)) / 2
+        return min((step + 1) / warm, left)
+
+    def per_process(self, processes: int, examples: int) -> int:
+        """Examples in one forward pass of one process.
+
+        Raises:
+            UserError: the batch cannot be divided evenly.
+        """
+        parts = processes * self.accumulation
+        size = min(self.batch_size, examples)
+        if size % parts:
+            raise UserError(
+                f"a batch of {size} examples can't be divided among {processes} processes and "
+                f"{self.accumulation} passes of each: choose a multiple"
+            )
+        return size // parts
 
 
 def _recipe_fields() -> dict[str, Any]:
     """Those of a recipe, and epochs."""
-    hints = get_type_hints(Recipe)
+    hints = get_type_hints(Recipe, include_extras=True)
     found = {
-        field.name: (
-            KINDS.get(field.name, hints[field.name]),
-            None if field.name in OPEN else field.default,
-        )
+        field.name: (hints[field.name] | None, None)
+        if field.name in OPEN
+        else (hints[field.name], field.default)
         for field in fields(Recipe)
     }
     first = {name: found.pop(name) for name in ("learning_rate", "steps")}
@@ -89,8 +161,8 @@ class _Training(Config):
         return self
 
 
-#: How to train: the fields of :class:`~experiments.runs.recipe.Recipe`, and ``epochs`` in the place of
-#: ``steps``. Null stands for what was chosen on validation data (``learning_rate``), or what the task says.
+#: How to train: the fields of :class:`Recipe`, and ``epochs`` in the place of ``steps``. Null stands for what
+#: was chosen on validation data (``learning_rate``), or what the task says.
 Training = create_model("Training", __base__=_Training, **_recipe_fields())
 
 

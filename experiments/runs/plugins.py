@@ -15,12 +15,8 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from adapters.scheme import SCHEMES, Scheme
 from attngraph.errors import UserError
 from experiments.base.errors import first_line
-from experiments.methods import METHODS, Method
-from experiments.models.family import FAMILIES, ModelFamily
-from experiments.tasks import TASKS, Task
 
 _loaded: dict[Path, None] = {}
 
@@ -29,7 +25,7 @@ def load_plugins(files: Sequence[Path]) -> None:
     """Run the files that were not run yet.
 
     Raises:
-        UserError: a file is missing, is no Python file, fails, or registers something else than it should.
+        UserError: a file is missing, is no Python file, or fails.
     """
     for file in files:
         given, file = file, Path(file).absolute()
@@ -47,7 +43,6 @@ def load_plugins(files: Sequence[Path]) -> None:
         sys.modules[name] = module  # so that what it defines can be sent to worker processes
         try:
             spec.loader.exec_module(module)
-            _check_registered()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -57,19 +52,6 @@ def load_plugins(files: Sequence[Path]) -> None:
                 f"{place}: {type(error).__name__}: {first_line(error)}; correct the file"
             ) from error
         _loaded[file] = None
-
-
-def _check_registered() -> None:
-    """Raise UserError where what is registered is no task, method, model family or scheme of its name."""
-    for registry, kind in ((TASKS, Task), (METHODS, Method)):
-        for name, entry in registry.items():
-            if not isinstance(entry, kind) or entry.name != name:
-                what = kind.__name__.lower()
-                raise UserError(f"what is registered as the {what} {name!r} is no {what} of this name")
-    for registry, kind in ((FAMILIES, ModelFamily), (SCHEMES, Scheme)):
-        for name, entry in registry.items():
-            if not isinstance(entry, type) or not issubclass(entry, kind) or not isinstance(name, str):
-                raise UserError(f"what is registered as {name!r} is no subclass of {kind.__name__}")
 
 
 def module_name(file: Path) -> str:

@@ -1,5 +1,5 @@
-"""Runs the cells of a table, by an engine or in the processes of ``torchrun``, with one progress bar;
-finished cells are never run again.
+"""Runs the cells of a table: what they share is made once, then an engine (or the processes of ``torchrun``)
+runs them, with one progress bar; finished cells are never run again.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from attngraph.errors import UserError
+from experiments.base.errors import first_line
 from experiments.base.progress import Progress, note
+from experiments.models import load_family
 from experiments.runs.cells import (
     Cell,
-    agreed,
     has_diverged,
     has_scores,
     is_finished,
@@ -25,15 +29,85 @@ from experiments.runs.cells import (
     remove_states,
     run_cell,
 )
-from experiments.runs.device import processes
-from experiments.runs.engines import ENGINES, EVERY, FOLDER, Job, Outcome, cancel_earlier, prepare_process
+from experiments.runs.device import agreed, half_precision, processes
+from experiments.runs.engines import (
+    ENGINES,
+    EVERY,
+    FOLDER,
+    Job,
+    Outcome,
+    begin_imports,
+    cancel_earlier,
+    prepare_process,
+)
 from experiments.runs.execution import Execution
+from experiments.runs.experiment import Diverged, Scenes
 from experiments.runs.plugins import plugin_files
-from experiments.runs.recipe import Diverged
 from experiments.runs.saved import DIVERGED
+from experiments.tasks import TASKS
 
 EVAL_STEPS = 60  # scoring a cell takes about as long as this many training steps
 LATE = 60.0  # seconds after which a file system shows what another machine has written
+
+
+# ---- before anything runs ----------------------------------------------------------------------------------
+
+
+def check_recipes(cells: Sequence[Cell], device: str) -> None:
+    """Checks that recipes can be followed here: batches divide evenly, the device has the precision.
+
+    Raises:
+        UserError: one can't.
+    """
+    count = processes(device).num_processes
+    for recipe in {cell.recipe for cell in cells if cell.recipe is not None}:
+        half_precision(device, recipe.precision)
+        recipe.per_process(count, recipe.batch_size)
+
+
+def prepare(cells: Sequence[Cell], run: Execution, scenes: Scenes | None, download: bool = False) -> None:
+    """Draw the data, or read them, and check all cells before anything long starts. Of several processes the
+    first one does it, and all meet the error if there is one.
+
+    Args:
+        cells: of a table or a search.
+        run: where and how they run.
+        scenes: that are drawn; None where the user named a folder of data, or nothing is drawn.
+        download: fetch a model that is not on this machine.
+
+    Raises:
+        UserError: the model cannot be loaded or trained, or a folder of data or of a cell holds something
+            else.
+    """
+    is_alone = processes(run.device).num_processes == 1
+    check_recipes(cells, run.device)
+    todo = [cell for cell in cells if not has_scores(cell, run.out)]
+    if todo and run.is_local and is_alone:
+        begin_imports()
+    agreed(lambda: _prepare(cells, todo, run, scenes, download))
+
+
+def _prepare(
+    cells: Sequence[Cell], todo: Sequence[Cell], run: Execution, scenes: Scenes | None, download: bool
+) -> None:
+    transformers.utils.logging.disable_progress_bar()
+    for name, side in dict.fromkeys((cell.model, cell.side) for cell in todo):
+        if not load_family(name, download, side).trains:
+            raise UserError(
+                f"--model {name} writes no answers, so it can't be trained on a task: give an "
+                "image-and-text model that writes text"
+            )
+    if scenes is not None:
+        scenes.draw(cells[0].data)
+    for cell in cells:
+        is_finished(cell, run)  # an error where its folder holds another experiment
+    for cell in {(cell.task, cell.model, cell.side): cell for cell in todo}.values():
+        for split in ("train", cell.split):
+            TASKS[cell.task].examples(cell.data, split)  # an error where the data are damaged
+        cell.description()  # or a list of answers
+
+
+# ---- running them ------------------------------------------------------------------------------------------
 
 
 def run_cells(
@@ -118,7 +192,9 @@ def _executed(cells: Sequence[Cell], run: Execution, blind: bool) -> dict[Cell, 
 
 def _outcome(future: Future[Outcome]) -> Outcome:
     error = future.exception()
-    return future.result() if error is None else UserError(f"it could not be started ({error})")
+    if error is None:
+        return future.result()
+    return UserError(f"its worker is lost ({first_line(error)}): run the same command again to go on")
 
 
 def _see(cell: Cell, out: Path) -> None:
@@ -158,16 +234,17 @@ def _run_together(
     """The cells one after the other, each in all processes."""
     state = processes(run.device)
     prepare_process()
+    if run.device == "cuda":
+        run = replace(run, device=str(state.device))
+    results: dict[Cell, dict[str, Any]] = {}
     with Progress(total=sum(map(weight, cells)), unit="step", disable=not state.is_main_process) as bar:
-        results = {}
         for cell in cells:
-            device = str(state.device) if run.device == "cuda" else run.device
             if may_diverge and agreed(
                 lambda cell=cell: not is_finished(cell, run) and has_diverged(cell, run.out)
             ):
                 continue
             try:
-                results[cell] = run_cell(cell, run, device, lambda step: bar.update(1))
+                results[cell] = run_cell(cell, run, lambda step: bar.update(1))
             except Diverged:  # in all processes
                 if not may_diverge:
                     raise

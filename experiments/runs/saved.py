@@ -1,29 +1,88 @@
-"""What a finished cell leaves, read again: whole, of this cell, and in agreement with itself; or an error.
+"""What a run leaves in its folder, read again: whole, of this run, and in agreement with itself; or an error.
+A finished run can be put together again to answer other examples.
 
 A table is made from these files. So a damaged one is named, and never takes part in a table.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
+import attngraph
 from adapters.scheme import RENAMED
 from attngraph.errors import UserError
+from experiments.base.config import read_config as read_yaml
 from experiments.base.errors import first_line
-from experiments.tasks import Task
+from experiments.base.known import check_known
+from experiments.data.example import Example
+from experiments.methods import METHODS, method_named
+from experiments.methods.method import Tuned
+from experiments.models import load_family
+from experiments.models.family import LENGTH, Answering, Decoding
+from experiments.models.weights import weights_digest
+from experiments.runs.answering import GENERATE, described, predict, way_of
+from experiments.runs.data import TaskData, subset
+from experiments.runs.experiment import EXPERIMENT, REMEDY, Experiment, Scenes
+from experiments.tasks import TASKS, Task
 
 CONFIG, SCORES, STATISTICS, PREDICTIONS = "config.json", "scores.json", "statistics.npz", "predictions.json"
 DIVERGED = "diverged.json"  # of a run whose loss or weights were not finite, in the place of its scores
 AT_RATE = "@"  # between row and rate in the names of the runs of `attngraph sweep`, which are no table's
 TOLERANCE = 1e-6  # of a score against the one that its statistics give
+DATA = "data"  # of a table or experiment that draws its own
+CODE = ("attngraph", "adapters", "analysis", "experiments")
+PACKAGES = ("torch", "transformers", "peft", "numpy", "pillow")
+
+
+# ---- with what a run is made -------------------------------------------------------------------------------
+
+
+def made_with() -> dict[str, Any]:
+    """Versions and machine, for ``config.json``."""
+    own = {"attngraph": attngraph.__version__, "code": DIGEST, "python": platform.python_version()}
+    return {
+        "versions": own | {name: _version(name) for name in PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def code_digest() -> str:
+    """Tells one state of attngraph's own Python files from every other, wherever they are installed."""
+    digest = hashlib.sha256()
+    for name in CODE:
+        for folder in map(Path, find_spec(name).submodule_search_locations):
+            for file in sorted(folder.rglob("*.py")):
+                if file.is_file():
+                    place = file.relative_to(folder).as_posix()
+                    digest.update(f"{name}/{place}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # another one stands in for it
+        return "unknown"
+
+
+#: Of the code that is loaded now: worker processes are forked from one that has loaded it.
+DIGEST = code_digest()
+
+
+# ---- files of a run ----------------------------------------------------------------------------------------
 
 
 class Result(BaseModel):
@@ -55,7 +114,7 @@ class Result(BaseModel):
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A cell's ``config.json``, its scheme by the name of today.
+    """A run's ``config.json``, its scheme by the name of today.
 
     Raises:
         UserError: it is damaged.
@@ -71,11 +130,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_result(folder: Path, row: str, task: Task, seed: int) -> dict[str, Any]:
-    """A finished cell's ``scores.json``, checked against the cell's name and the files beside it.
-
-    Args:
-        folder: of the cell.
-        row, task, seed: of the cell.
+    """A finished run's ``scores.json``, checked against the run's name and the files beside it.
 
     Raises:
         UserError: one of the files is missing or damaged, or they do not belong together.
@@ -111,13 +166,145 @@ def _undamaged(file: Path) -> Iterator[None]:
     """Whatever is wrong with a file means the same to the user."""
     try:
         yield
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
-        raise UserError(_damaged(file, reason)) from None
     except Exception as error:
-        raise UserError(_damaged(file, f"{type(error).__name__}: {first_line(error)}")) from None
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        if isinstance(error, ValidationError):
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+        raise UserError(
+            f"{file} is damaged ({reason}): delete the folder {file.parent} and run again"
+        ) from None
 
 
-def _damaged(file: Path, reason: str) -> str:
-    return f"{file} is damaged ({reason}): delete the folder {file.parent} and run again"
+# ---- a finished run, put together again --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run.
+
+    Args:
+        folder: of the run.
+        experiment: the file that runs it again.
+        settings: what decided its result, of ``config.json``.
+        result: its ``scores.json``.
+    """
+
+    folder: Path
+    experiment: Experiment
+    settings: dict[str, Any]
+    result: dict[str, Any]
+
+    @property
+    def task(self) -> Task:
+        """Its task."""
+        return TASKS[self.experiment.task]
+
+    def model(self, given: str | None) -> str | None:
+        """The checkpoint that it started from: as given, or as its file says."""
+        return self.experiment.model if given is None else given
+
+    def data(self, given: Path | None) -> Path | None:
+        """The folder of its data: as given, or as its file says; None where that is not on this machine."""
+        if given is not None:
+            return given
+        if self.experiment.data is not None:
+            return Path(self.experiment.data) if Path(self.experiment.data).is_dir() else None
+        drawn = (self.folder / "../../../.." / DATA).resolve()  # of OUT/cells/METHOD/TASK/seedN
+        is_same = self.task.drawn is not None and Scenes.found(drawn) == self.experiment.scenes
+        return drawn if is_same else None
+
+    def tuned(self, model: str | None, device: str, data: Path, download: bool = False) -> Tuned:
+        """The trained model.
+
+        Args:
+            model: the checkpoint that it started from; None for the mini-BLIP that ships with the package.
+            device: where to put it.
+            data: folder of the data sets; only a method that counts training answers reads them.
+            download: fetch a model that is not on this machine.
+
+        Raises:
+            UserError: the run started from other weights, its own do not fit, or its settings are none that
+                the method knows.
+        """
+        if weights_digest(model) != self.settings["weights"]:
+            raise UserError(
+                f"{self.folder} started from other weights than {model or 'the mini-BLIP of this version'}: "
+                "give the model that it started from (--model)"
+            )
+        family = load_family(model, download, self.experiment.side)
+        family.model.to(device)
+        try:
+            tuned = method_named(self.experiment.method).apply(family, self.settings["settings"])
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.folder / CONFIG}: settings that {self.experiment.method} cannot take "
+                f"({type(error).__name__}: {first_line(error)}): take the version that made the run, or "
+                "run again"
+            ) from error
+        if type(tuned).observe is not Tuned.observe:
+            content = self.task.content(data, self.result["split"])
+            if content != self.settings.get("data", content):
+                raise UserError(
+                    f"{self.folder} counted the training answers of other data than those in {data}: give "
+                    "the data that it was trained on"
+                )
+            training = subset(self.task.examples(data, "train"), self.experiment.train_examples)
+            tuned.observe(self.task.target(example, 0.0) for example in training)
+        tuned.load(self.folder)
+        family.model.eval()
+        return tuned
+
+    def way(self, data: Path) -> Answering:
+        """How the run answered.
+
+        Args:
+            data: folder of the data sets, where training answers are counted.
+
+        Raises:
+            UserError: it ranked another list than there is in these data.
+        """
+        recorded = self.result["answering"]
+        if recorded["way"] == GENERATE:
+            penalty = recorded.get("penalty", LENGTH)
+            least, released = recorded.get("least", 0), recorded.get("released")
+            return Decoding(recorded["tokens"], recorded["beams"], least, penalty, released)
+        changes = self.experiment.ranking.model_dump(exclude_none=True)
+        way = way_of(self.task, data, self.experiment.answering, None, changes)
+        if described(way).get("digest") != recorded["digest"]:
+            raise UserError(
+                f"{self.folder} answered in another way than can be had with {data} ({SCORES} says "
+                f"{recorded}): give the data that it was trained on"
+            )
+        return way
+
+    def answers(self, tuned: Tuned, examples: Sequence[Example], way: Answering) -> dict[str, str]:
+        """A text per example id."""
+        vision = method_named(self.experiment.method).vision
+        released = self.result["answering"].get("released")  # it was trained with this prompt
+        return predict(
+            tuned, TaskData(tuned.family, self.task, examples, vision, None, released=released), way
+        )
+
+
+def finished(folder: Path) -> Finished:
+    """The finished run in a folder.
+
+    Raises:
+        UserError: there is none, it is damaged, or its method or task is not known.
+    """
+    if not all((folder / name).is_file() for name in (CONFIG, SCORES, EXPERIMENT)):
+        raise UserError(
+            f"{folder} holds no finished run ({CONFIG}, {SCORES}, {EXPERIMENT}): give the folder of a run of "
+            "`attngraph train` or of a table's cell, such as runs/six/cells/gcn/vqa2/seed0"
+        )
+    experiment, settings = read_yaml(folder / EXPERIMENT, Experiment, REMEDY), read_config(folder)["settings"]
+    if missing := [name for name in ("label", "settings", "weights") if name not in settings]:
+        raise UserError(f"{folder / CONFIG} is damaged (no {missing[0]}): run again, or restore it")
+    try:
+        check_known([experiment.method], list(METHODS), "method")
+        check_known([experiment.task], list(TASKS), "task")
+    except UserError as error:
+        raise UserError(f"{folder}: {error}, or load its file with --plugin FILE") from None
+    result = read_result(folder, settings["label"], TASKS[experiment.task], experiment.seed)
+    return Finished(folder, experiment, settings, result)

@@ -24,6 +24,16 @@ from experiments.base.progress import note
 TRACKERS = ("tensorboard", "wandb", "mlflow")  # names of accelerate's, and of the packages
 NONE = "none"
 PROJECT = "attngraph"
+UNLESS_SET = {  # in the environment
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "WANDB_CACHE_DIR": "{folder}/wandb",
+    "WANDB_CONFIG_DIR": "{folder}/wandb",
+    "WANDB_DATA_DIR": "{folder}/wandb",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_TRACKING_URI": "sqlite:///{folder}/mlflow.db",
+}
 
 
 class Tracking:
@@ -45,48 +55,39 @@ class Tracking:
 
     def start(self, step: int) -> None:
         """Begin after a step; numbers of later steps, of a call that was interrupted, are void."""
-        folder = self.folder.absolute()
-        unless_set = {
-            "WANDB_MODE": "offline",
-            "WANDB_SILENT": "true",
-            "WANDB_ERROR_REPORTING": "false",
-            **{f"WANDB_{kind}_DIR": str(folder / "wandb") for kind in ("CACHE", "CONFIG", "DATA")},
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
-        }
+        folder = str(self.folder.absolute())
         options: dict[str, tuple[str, dict[str, Any]]] = {
-            "tensorboard": ("tensorboard", {"logging_dir": str(folder), "purge_step": step + 1}),
-            "wandb": (PROJECT, {"name": self.name, "dir": str(folder)}),
+            "tensorboard": ("tensorboard", {"logging_dir": folder, "purge_step": step + 1}),
+            "wandb": (PROJECT, {"name": self.name, "dir": folder}),
             "mlflow": (PROJECT, {"run_name": self.name}),
         }
         for name in self.names:
-            for variable, value in unless_set.items():
+            for variable, value in UNLESS_SET.items():
                 if variable.startswith(name.upper()):
-                    os.environ.setdefault(variable, value)
+                    os.environ.setdefault(variable, value.replace("{folder}", folder))
             project, more = options[name]
             self.trackers[name] = LOGGER_TYPE_TO_CLASS[name](project, **more)
-            self._tried(name, self.trackers[name].start)
-            if name in self.trackers and name != "tensorboard":  # which would show another curve for it
-                self._tried(name, lambda name=name: self.trackers[name].store_init_configuration(self.about))
+        self._each(lambda tracker: tracker.start())
+        self._each(lambda tracker: tracker.store_init_configuration(self.about), but="tensorboard")
 
     def tell(self, step: int, numbers: Mapping[str, float]) -> None:
         """Pass on the numbers of a step."""
-        for name, tracker in tuple(self.trackers.items()):
-            self._tried(name, lambda tracker=tracker: tracker.log(dict(numbers), step=step))
+        self._each(lambda tracker: tracker.log(dict(numbers), step=step))
 
     def close(self) -> None:
         """Let all write what they have not written yet."""
-        for name, tracker in tuple(self.trackers.items()):
-            self._tried(name, tracker.finish)
+        self._each(lambda tracker: tracker.finish())
         self.trackers.clear()
 
-    def _tried(self, name: str, work: Callable[[], Any]) -> None:
-        try:
-            work()
-        except Exception as error:
-            self.trackers.pop(name, None)
-            why = f"{type(error).__name__}: {first_line(error)}"
-            note(f"{self.name}: {name} shows no more of this run, which goes on without it ({why})")
+    def _each(self, work: Callable[[GeneralTracker], Any], but: str = "") -> None:
+        for name, tracker in tuple(self.trackers.items()):
+            try:
+                if name != but:  # which would show another curve for it
+                    work(tracker)
+            except Exception as error:
+                del self.trackers[name]
+                why = f"{type(error).__name__}: {first_line(error)}"
+                note(f"{self.name}: {name} shows no more of this run, which goes on without it ({why})")
 
 
 def add_tracking_argument(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,6 @@ last states stay.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import random
 import time
@@ -32,17 +30,16 @@ from transformers import PreTrainedModel
 from adapters.peft import optimizer_groups
 from attngraph.errors import UserError
 from experiments.base.errors import first_line
-from experiments.base.files import whole, write_text
+from experiments.base.files import whole
 from experiments.methods.method import Tuned
 from experiments.models.batch import IGNORED, token_losses
-from experiments.runs.data import TaskData
-from experiments.runs.device import agreed, half_precision, is_out_of_memory
-from experiments.runs.loading import begin_loader, errors_of_loaders, loader_options
-from experiments.runs.order import StepSampler
-from experiments.runs.recipe import Diverged, Recipe
+from experiments.runs.data import StepSampler, TaskData, begin_loader, errors_of_loaders, loader_options
+from experiments.runs.device import agreed, half_precision, is_out_of_memory, mixed_precision
+from experiments.runs.experiment import Diverged, Recipe
 from experiments.runs.trackers import Tracking
-from experiments.runs.validation import Validation, check_weights, load_weights, weights_of
+from experiments.runs.validation import Validation, load_weights, weights_of, write_table
 
+METRICS = "metrics.csv"  # in a run's folder: a line for each step
 LAST = 20  # steps whose mean loss sums up a run
 SAVE_EVERY = 200  # steps between states from which an interrupted run goes on
 STATES = "states"  # their folder, in a run's folder
@@ -112,12 +109,16 @@ def train(
     module = LossModule(tuned, recipe.label_smoothing).train()
     if recipe.compile:
         module.compile(backend=COMPILER)
-    model = module if process.num_processes == 1 else _in_parallel(module, device)
-    half = half_precision(str(device), recipe.precision)
-    groups = optimizer_groups(module, recipe.learning_rate, recipe.weight_decay, tuned.rates())
-    optimizer = torch.optim.AdamW(groups)
+    model: nn.Module = module
+    if process.num_processes > 1:  # parameters may have no gradient in a step
+        devices = [device] if device.type == "cuda" else None
+        model = DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
+    optimizer = torch.optim.AdamW(
+        optimizer_groups(module, recipe.learning_rate, recipe.weight_decay, tuned.rates())
+    )
     schedule = LambdaLR(optimizer, recipe.factor)
-    scaler = torch.amp.GradScaler(device.type, enabled=half == "float16")
+    is_scaled = half_precision(str(device), recipe.precision) == "float16"
+    scaler = torch.amp.GradScaler(device.type, enabled=is_scaled)
     state = State(tuned, [optimizer, schedule, scaler], validation)
     if (saved := last_state(folder)) is not None:
         state.load(saved)
@@ -139,7 +140,7 @@ def train(
             for number, inputs in enumerate(passes, 1):
                 is_last = number == len(passes)  # only then do processes exchange their gradients
                 with nullcontext() if model is module or is_last else model.no_sync():
-                    with torch.autocast(device.type, getattr(torch, half or "bfloat16"), enabled=bool(half)):
+                    with mixed_precision(device, recipe.precision):
                         part = model(tokens=tokens, **send_to_device(inputs, device, non_blocking=True))
                     scaler.scale(part * process.num_processes).backward()  # gradients are averaged
                 loss += part.detach()
@@ -151,9 +152,7 @@ def train(
             rate, scale = schedule.get_last_lr()[0], scaler.get_scale()
             scaler.step(optimizer)
             scaler.update()
-            if (
-                scaler.get_scale() >= scale
-            ):  # else gradients were too large for float16: the step was left out
+            if scaler.get_scale() >= scale:  # else the step was left out: its gradients overflowed in float16
                 schedule.step()
             optimizer.zero_grad()
             state.lines.append({"loss": value, "learning_rate": rate, "gradient_norm": norm.item()})
@@ -164,26 +163,21 @@ def train(
             on_step(state.step)
             is_over = state.step == recipe.steps or (validation is not None and validation.is_over)
             if is_over or state.step % SAVE_EVERY == 0:
-                check_finite(tuned, state.step, recipe, folder)
+                if not all(bool(weight.isfinite().all()) for weight in tuned.parameters().values()):
+                    raise diverged(folder, "a weight", state.step, recipe)  # so the last state is of use
                 state.save(folder / STATES / f"step-{state.step}.pt")
     if validation:
         load_weights(tuned, validation.best)
     tuned.family.model.eval()
     if process.is_main_process:
-        write_text(folder / "metrics.csv", _metrics(state.lines))
+        lines = (
+            [step, round(line["loss"], 5), line["learning_rate"], round(line["gradient_norm"], 4)]
+            for step, line in enumerate(state.lines, 1)
+        )
+        write_table(folder / METRICS, ["step", *state.lines[0]], lines)
     last = [line["loss"] for line in state.lines[-LAST:]]
-    return Trained(
-        sum(last) / len(last),
-        state.earlier,
-        validation.best_step if validation else None,
-        len(validation.done) if validation else 0,
-    )
-
-
-def _in_parallel(module: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The module with gradients averaged over all processes. Parameters may have no gradient in a step."""
-    devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=devices, find_unused_parameters=True)
+    validated = (validation.best_step, len(validation.done)) if validation else (None, 0)
+    return Trained(sum(last) / len(last), state.earlier, *validated)
 
 
 def _loader(data: TaskData, recipe: Recipe, seed: int, device: torch.device, begin: int) -> DataLoader:
@@ -218,13 +212,11 @@ def _errors_in_words(folder: Path, recipe: Recipe, examples: int) -> Iterator[No
             ) from error
         if not is_out_of_memory(error):
             raise
-        processes = PartialState().num_processes
-        size = recipe.per_process(processes, examples)
-        smaller = (size // part for part in range(2, size + 1) if size % part == 0)
+        size = recipe.per_process(PartialState().num_processes, examples)
+        passes = [recipe.accumulation * parts for parts in range(2, size + 1) if size % parts == 0]
         remedy = "let recipe.checkpointing, a smaller side or half precision save memory"
-        if (fewer := next(smaller, None)) is not None:
-            more = recipe.accumulation * size // fewer
-            remedy = f"set recipe.accumulation={more} (in another --out), which computes the same step"
+        if passes:
+            remedy = f"set recipe.accumulation={passes[0]} (in another --out), which computes the same step"
         raise UserError(
             f"{folder}: out of memory with {size} examples at a time ({first_line(error)}): {remedy}"
         ) from None
@@ -250,30 +242,11 @@ def checkpointed(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
         model.gradient_checkpointing_disable()
 
 
-def check_finite(tuned: Tuned, step: int, recipe: Recipe, folder: Path) -> None:
-    """Raise :class:`~experiments.runs.recipe.Diverged` where a trained weight is not finite: such a state
-    is never saved, so that the last one is of use.
-    """
-    if not all(bool(parameter.isfinite().all()) for parameter in tuned.parameters().values()):
-        raise diverged(folder, "a weight", step, recipe)
-
-
 def diverged(folder: Path, what: str, step: int, recipe: Recipe) -> Diverged:
     """The error for a number of a run that is not finite."""
     return Diverged(
         f"{folder}: {what} is not finite at step {step}; lower the learning rate ({recipe.learning_rate:g})"
     )
-
-
-def _metrics(lines: Sequence[dict[str, float]]) -> str:
-    """A line for each step."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", "loss", "learning_rate", "gradient_norm"])
-    for step, line in enumerate(lines, 1):
-        loss, norm = round(line["loss"], 5), round(line["gradient_norm"], 4)
-        writer.writerow([step, loss, line["learning_rate"], norm])
-    return text.getvalue()
 
 
 # ---- states to go on from ---------------------------------------------------------------------------------
@@ -340,13 +313,8 @@ class State:
         """
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-            numbers = [content["seconds"], *(line["loss"] for line in content["lines"])]
-            if len(content["lines"]) != _step_of(file) or not all(map(math.isfinite, numbers)):
-                raise ValueError("steps are missing, or a number is not finite")
             if self.validation:
                 self.validation.done, self.validation.best = content["validations"], content["best"]
-                if self.validation.done:
-                    check_weights(self.tuned, content["best"])
             self.random = content["random"][PartialState().process_index]
             load_weights(self.tuned, content["weights"])
             for part, saved in zip(self.parts, content["parts"], strict=True):

@@ -6,10 +6,8 @@ validated and keeps its last state is, to the bit, one that is not.
 
 from __future__ import annotations
 
-import csv
-import io
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,10 +21,10 @@ from torch import Tensor, nn
 from experiments.base.files import write_text
 from experiments.methods.method import Tuned
 from experiments.models.family import Answering
+from experiments.runs.answering import predict
 from experiments.runs.data import TaskData
 from experiments.runs.device import agreed
-from experiments.runs.prediction import predict
-from experiments.runs.recipe import Recipe
+from experiments.runs.experiment import Recipe
 
 VALIDATION = "validation.csv"  # in a run's folder: a line for each validation
 
@@ -68,8 +66,7 @@ class Validation:
 
     def is_due(self, step: int) -> bool:
         """Whether a run is validated after a step."""
-        every = self.recipe.validate_every
-        return every is not None and (step % every == 0 or step == self.recipe.steps)
+        return step % (self.recipe.validate_every or 1) == 0 or step == self.recipe.steps
 
     def validate(self, step: int) -> dict[str, float]:
         """Score the model after a step, and keep its weights if they are the best; returns the scores."""
@@ -78,7 +75,8 @@ class Validation:
         if self.best_step == step:
             self.best = weights_of(self.tuned)
         if PartialState().is_main_process:
-            write_text(self.folder / VALIDATION, table(self.done))
+            lines = ([validated["step"], *validated["scores"].values()] for validated in self.done)
+            write_table(self.folder / VALIDATION, ["step", *scores], lines)
         return scores
 
     def scores(self) -> dict[str, float]:
@@ -94,24 +92,9 @@ def weights_of(tuned: Tuned) -> dict[str, Tensor]:
     return {name: parameter.detach().cpu().clone() for name, parameter in tuned.parameters().items()}
 
 
-def check_weights(tuned: Tuned, weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError where weights are not those of :func:`weights_of`, or one has another shape."""
-    parameters = tuned.parameters()
-    if weights.keys() != parameters.keys():
-        raise ValueError("weights of something else")
-    for name, parameter in parameters.items():
-        if weights[name].shape != parameter.shape:
-            raise ValueError(f"{name} has another shape")
-
-
 @torch.no_grad()
 def load_weights(tuned: Tuned, weights: Mapping[str, Tensor]) -> None:
-    """Take over what :func:`weights_of` gave.
-
-    Raises:
-        ValueError: they do not fit.
-    """
-    check_weights(tuned, weights)
+    """Take over what :func:`weights_of` gave."""
     for name, parameter in tuned.parameters().items():
         parameter.copy_(weights[name])
 
@@ -133,12 +116,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             np.random.set_state(numbers)
 
 
-def table(validations: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each validation: the step, and the score of each column."""
-    text = io.StringIO()
-    columns = list(validations[0]["scores"])
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", *columns])
-    for validated in validations:
-        writer.writerow([validated["step"], *(validated["scores"][column] for column in columns)])
-    return text.getvalue()
+def write_table(file: Path, heading: Sequence[str], lines: Iterable[Sequence[float]]) -> None:
+    """Write a table of numbers as CSV."""
+    write_text(file, "".join(f"{','.join(map(str, line))}\n" for line in (heading, *lines)))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from experiments.runs.memory import PeakMemory
+from experiments.runs.device import PeakMemory
 from experiments.studies import bench_runs
 from experiments.studies.bench_runs import Run
 

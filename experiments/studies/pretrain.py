@@ -46,8 +46,8 @@ from experiments.models.loading import load_family
 from experiments.models.mplug import question_batch
 from experiments.models.mplug.modeling import build_mini
 from experiments.models.weights import quiet_transformers
+from experiments.runs.data import begin_loader
 from experiments.runs.device import mixed_precision, training_precision
-from experiments.runs.loading import begin_loader
 from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES, draw, patch_targets
 from experiments.scenes.scene import Scene, generator, scenes
 from experiments.scenes.words import all_words

@@ -22,8 +22,7 @@ from experiments.runs.answering import RANK
 from experiments.runs.cells import Cell, has_scores
 from experiments.runs.device import processes
 from experiments.runs.execution import Execution, execution_of, in_folder
-from experiments.runs.prepare import prepare
-from experiments.runs.runner import run_cells
+from experiments.runs.runner import prepare, run_cells
 from experiments.tables.checkpoints import check_checkpoints
 from experiments.tables.compare import about_rows_alike
 from experiments.tables.details import details_markdown

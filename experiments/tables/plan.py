@@ -22,8 +22,7 @@ from experiments.models.ranking import Ranking
 from experiments.runs.answering import GENERATE, RANK, check_answering
 from experiments.runs.cells import Cell
 from experiments.runs.device import uses_bfloat16
-from experiments.runs.experiment import Experiment, ListRanking, Scenes, TextDecoding, Training
-from experiments.runs.recipe import Recipe
+from experiments.runs.experiment import Experiment, ListRanking, Recipe, Scenes, TextDecoding, Training
 from experiments.tables.checkpoints import CHECKPOINTS, checkpoint_of
 from experiments.tables.grid import MOST_SEEDS, Grid, searched_for
 from experiments.tasks import TASKS, Task, tasks_named
@@ -180,7 +179,7 @@ def example_count(task: Task, split: str, scenes: Scenes | None, data: Path) -> 
 
 def steps_of(epochs: float, examples: int, batch_size: int) -> int:
     """Optimiser steps that see every example ``epochs`` times; what does not fill a batch is left out of an
-    epoch, see :mod:`experiments.runs.order`.
+    epoch, see :mod:`experiments.runs.data`.
     """
     return max(1, round(epochs * (examples // min(batch_size, examples))))
 

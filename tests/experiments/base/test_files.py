@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from safetensors.torch import save_file
 
 from attngraph.errors import UserError
 from experiments.base.files import (
+    HOST,
+    PART,
     check_out,
     is_running,
     published,
@@ -31,20 +32,19 @@ def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_file_is_whole_or_as_before(tmp_path, error):
+def test_a_file_is_whole_or_as_before(tmp_path):
     file = tmp_path / "deep" / "state.pt"
-    with pytest.raises(error), whole(file) as part:
+    with pytest.raises(KeyboardInterrupt), whole(file) as part:
         part.write_text("half")
-        raise error
+        raise KeyboardInterrupt
     assert names(file.parent) == []
     with whole(file) as part:
         part.write_text("old")
         assert (part.parent, part.suffix, file.exists()) == (file.parent, ".pt", False)
     assert (file.read_text(), names(file.parent)) == ("old", ["state.pt"])
-    with pytest.raises(error), whole(file) as part:
+    with pytest.raises(KeyboardInterrupt), whole(file) as part:
         part.write_text("half")
-        raise error
+        raise KeyboardInterrupt
     assert (file.read_text(), names(file.parent)) == ("old", ["state.pt"])
     assert file.stat().st_mode & 0o777 == 0o644
 
@@ -90,12 +90,11 @@ def test_texts_bytes_and_json(tmp_path):
     assert json.loads(file.read_text()) == {"a": 2.5} and names(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_folder_is_whole_or_absent(tmp_path, error):
+def test_a_folder_is_whole_or_absent(tmp_path):
     folder = tmp_path / "deep" / "data"
-    with pytest.raises(error), whole_folder(folder) as part:
+    with pytest.raises(KeyboardInterrupt), whole_folder(folder) as part:
         (part / "half").write_text("")
-        raise error
+        raise KeyboardInterrupt
     assert names(folder.parent) == []
     folder.mkdir()
     with whole_folder(folder) as part:
@@ -120,17 +119,16 @@ def test_files_move_when_all_are_written(tmp_path):
     assert names(out) == ["mine.txt", "new.csv", "other.csv"]
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_nothing_is_left_of_a_run_that_was_cut_off(tmp_path, error):
+def test_nothing_is_left_of_a_run_that_was_cut_off(tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(error), published(out) as folder:
+    with pytest.raises(KeyboardInterrupt), published(out) as folder:
         (folder / "half.csv").write_text("1")
-        raise error
+        raise KeyboardInterrupt
     assert not out.exists()
     out.mkdir()
     (out / "old.csv").write_text("0")
-    with pytest.raises(error), published(out) as folder:
-        raise error
+    with pytest.raises(KeyboardInterrupt), published(out) as folder:
+        raise KeyboardInterrupt
     assert [file.name for file in out.iterdir()] == ["old.csv"]
 
 
@@ -146,13 +144,6 @@ def test_a_place_that_cannot_be_a_folder(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=f"--out .*{name} is a link that leads to no folder; name a f"):
             check_out(tmp_path / name)
         (tmp_path / name).unlink()
-    (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(UserError, match="--out .*/loop/under: Too many levels of symbolic links; name anoth"):
-        check_out(tmp_path / "loop" / "under")
-    (tmp_path / "loop").unlink()
-    for out in (tmp_path / ("x" * 300), tmp_path / "new" / ("x" * 300) / "under"):
-        with pytest.raises(UserError, match="--out .*: File name too long; name another folder"):
-            check_out(out)
     asked = []
 
     def refuse(prefix, dir):  # root may write anywhere
@@ -170,13 +161,6 @@ def test_rights_alone_do_not_tell():
     """The superuser has them here too."""
     with pytest.raises(UserError, match="/proc cannot be written to"):
         check_out(Path("/proc/new"))
-
-
-def test_a_folder_that_was_there_stays_and_the_error_is_ones_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ZeroDivisionError), published(Path(".")):
-        raise ZeroDivisionError
-    assert tmp_path.exists()
 
 
 def test_old_results_stay_until_new_ones_are_there(tmp_path, monkeypatch):
@@ -203,52 +187,29 @@ def test_an_error_while_files_move_leaves_nothing_over_and_names_the_folder(tmp_
     assert error.value.filename == str(tmp_path)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from experiments.base.files import published, whole, whole_folder
-
-out = Path(sys.argv[1])
-with whole(out / "deep" / "state.pt"), whole_folder(out / "data") as folder, published(out) as results:
-    for part in (folder, results):
-        (part / "half").write_text("")
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
 def parts(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob(".attngraph-*"))
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
-    root = Path(__file__).parents[3]
-    env = {**os.environ, "PYTHONPATH": str(root)}
-    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path], env=env).returncode == -9
-    assert [name.rpartition("-")[0].split("-", 3)[-1] for name in parts(tmp_path)] == [
-        "data",
-        "results",
-        "state",
-    ]
-    foreign = [".attngraph-notes", ".attngraph-00000000-1-state-x", ".part-abc", ".state-abc.pt", "notes"]
-    for name in foreign:
-        (tmp_path / name).write_text("mine")
-    with whole(tmp_path / "deep" / "state.pt") as mine:
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    mine = [".attngraph-notes", ".attngraph-00000000-1-state-x", ".part-abc", "notes"]
+    (tmp_path / "deep").mkdir()
+    for name in ("state", "deep/other", "data"):
+        place = tmp_path / name
+        (place.parent / f"{PART}{HOST}-{killed.pid}-{place.name}-x").mkdir()
+    for name in mine:
+        (tmp_path / name).write_text("another machine's process may run")
+    with whole_folder(tmp_path / "data"):  # takes the place of what was left of it
+        assert [name.split("-")[3] for name in parts(tmp_path) if str(killed.pid) in name] == [
+            "state",
+            "other",
+        ]
+    with whole(tmp_path / "deep" / "state.pt") as part:
         remove_parts(tmp_path)
-        assert mine.exists(), "its process runs"
-    assert parts(tmp_path) == sorted(foreign[:2]), "another machine's process may run"
-    assert set(foreign) <= set(names(tmp_path)) and names(tmp_path / "deep") == ["state.pt"]
-
-
-def test_new_parts_take_the_place_of_old_ones(tmp_path):
-    done = subprocess.Popen(["true"])
-    done.wait()
-    with whole_folder(tmp_path / "data") as part:
-        start = part.name.split("-")
-    for name in ("data", "other"):
-        (tmp_path / "-".join([*start[:2], str(done.pid), name, "x"])).mkdir()
-    with whole_folder(tmp_path / "data") as part:
-        (part / "file").write_text("")
-    assert [name.split("-")[3] for name in parts(tmp_path)] == ["other"]
+        assert part.exists(), "its process runs"
+    assert set(mine) | {"data", "deep"} == set(names(tmp_path)) and names(tmp_path / "deep") == ["state.pt"]
 
 
 def test_processes_that_run_and_that_have_ended():
@@ -259,16 +220,6 @@ def test_processes_that_run_and_that_have_ended():
     assert not is_running(child.pid)
     child.wait()
     assert not is_running(child.pid) and not is_running(10**30)
-
-
-def test_an_error_of_the_disk_names_the_file(tmp_path):
-    for raised, named in (
-        (OSError(28, "No space left"), "state.pt"),
-        (OSError(28, "No space", "other"), "other"),
-    ):
-        with pytest.raises(OSError) as error, whole(tmp_path / "state.pt"):
-            raise raised
-        assert named in str(error.value) and names(tmp_path) == []
 
 
 @pytest.mark.parametrize("maker", [whole_folder, published])

@@ -66,8 +66,8 @@ def test_nothing_is_left_of_a_lock(tmp_path):
     assert os.listdir(out) == ["result"]
 
 
-@pytest.mark.parametrize("content", [b"", b"{" * 5000, b"\xff"])
-def test_a_damaged_lock_file_is_no_obstacle(content, tmp_path):
+def test_a_damaged_lock_file_is_no_obstacle(tmp_path):
+    content = b"\xff" * 5000
     (tmp_path / LOCK).write_bytes(content)
     with sole_use(tmp_path):
         assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on")

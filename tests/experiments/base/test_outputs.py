@@ -8,7 +8,6 @@ import pytest
 
 from attngraph.errors import UserError
 from experiments.base.outputs import MANIFEST, Outputs, check_folder, owner
-from experiments.cli import COMMANDS
 
 NAMES = ("table.csv", "map_*.png")
 
@@ -44,8 +43,8 @@ def test_the_same_run_replaces_its_files_and_removes_those_that_it_no_longer_wri
     assert set(held(tmp_path)) == {"table.csv", "map_b.png", "map_a.png", "notes.txt"}
 
 
-@pytest.mark.parametrize("name", ["table.csv", "map_of_the_town.png"])
-def test_files_of_somebody_else_are_refused_before_anything_is_written(tmp_path, name):
+def test_files_of_somebody_else_are_refused_before_anything_is_written(tmp_path):
+    name = "map_of_the_town.png"  # which a pattern means
     (tmp_path / name).write_text("mine")
     for refused in (outputs(tmp_path).check, outputs(tmp_path).claim, lambda: write(tmp_path, "table.csv")):
         with pytest.raises(
@@ -70,7 +69,6 @@ def test_a_name_that_no_pattern_tells_and_that_comes_up_while_the_run_works(tmp_
 @pytest.mark.parametrize(
     ("other", "why"),
     [
-        ({"seed": 1}, "other seed"),
         ({"seed": 0, "model": "b"}, "other model"),
         ({}, "other seed"),
         ({"command": "bench", "seed": 0}, "of `attngraph tsne`"),
@@ -87,17 +85,10 @@ def test_another_experiment_is_refused(tmp_path, other, why):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
         "{",
-        "[]",
-        "null",
-        '{"command": "tsne"}',
         '{"name": "my project"}',
-        '{"command": null, "settings": {}, "files": []}',
         '{"command": "tsne", "settings": [], "files": []}',
-        '{"command": "tsne", "settings": {}, "files": 3}',
         '{"command": "tsne", "settings": {}, "files": ["../table.csv"]}',
-        '{"command": "tsne", "settings": {}, "files": [{}]}',
         "[" * 100_000,
     ],
 )
@@ -112,18 +103,17 @@ def test_what_is_no_manifest_is_refused_and_stays(tmp_path, text):
     assert held(out) == {"table.csv": "old"} and (tmp_path / "table.csv").read_text() == "mine"
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_interrupted_run_leaves_everything_as_it_was(tmp_path, error):
-    with pytest.raises(error), outputs(tmp_path / "new").writing() as part:
+def test_an_interrupted_run_leaves_everything_as_it_was(tmp_path):
+    with pytest.raises(KeyboardInterrupt), outputs(tmp_path / "new").writing() as part:
         (part / "table.csv").write_text("half")
-        raise error
+        raise KeyboardInterrupt
     assert not (tmp_path / "new").exists()
     out = tmp_path / "out"
     write(out, "table.csv", text="old")
     manifest = (out / MANIFEST).read_text()
-    with pytest.raises(error), outputs(out).writing() as part:
+    with pytest.raises(KeyboardInterrupt), outputs(out).writing() as part:
         (part / "table.csv").write_text("half")
-        raise error
+        raise KeyboardInterrupt
     assert held(out) == {"table.csv": "old"} and (out / MANIFEST).read_text() == manifest
 
 
@@ -148,13 +138,6 @@ def test_a_run_cut_off_while_its_files_move_can_be_run_again(tmp_path, monkeypat
     assert {file.name for file in tmp_path.glob("[!.]*")} == {"map_a.png", "table.csv", MANIFEST}
 
 
-@pytest.mark.parametrize("target", ["run.json", "nowhere"])
-def test_a_manifest_that_is_a_link_to_nothing_is_not_taken_for_a_missing_one(tmp_path, target):
-    (tmp_path / MANIFEST).symlink_to(target)
-    with pytest.raises(UserError, match="run.json is no record of a run .*, or move it away"):
-        outputs(tmp_path).check()
-
-
 @pytest.mark.parametrize("how", ["before", "meanwhile", "no longer written"])
 def test_a_folder_under_a_files_name_changes_nothing(tmp_path, how):
     write(tmp_path, "map_a.png", "table.csv", text="old")
@@ -173,14 +156,6 @@ def test_a_folder_under_a_files_name_changes_nothing(tmp_path, how):
             write(tmp_path, "map_a.png", *(["table.csv"] if how == "before" else []))
     assert {file.name for file in tmp_path.iterdir()} == {"map_a.png", "table.csv", MANIFEST}
     assert (tmp_path / "map_a.png").read_text() == "old" and (tmp_path / MANIFEST).read_text() == manifest
-
-
-def test_a_link_to_a_file_is_replaced(tmp_path):
-    write(tmp_path, "table.csv", text="old")
-    (tmp_path / "table.csv").rename(tmp_path / "elsewhere")
-    (tmp_path / "table.csv").symlink_to("elsewhere")
-    write(tmp_path, "table.csv")
-    assert held(tmp_path) == {"table.csv": "new", "elsewhere": "old"}
 
 
 def test_nobody_else_works_in_the_folder_meanwhile(tmp_path):
@@ -212,14 +187,10 @@ def test_folders_of_other_commands_are_known_by_what_they_hold(tmp_path, command
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     assert owner(tmp_path) == command
-    for asked in COMMANDS:
-        if command in (None, asked):
-            check_folder(tmp_path, asked)
-        else:
-            with pytest.raises(
-                UserError, match=rf"another experiment \(of `attngraph {command}`\): give anoth"
-            ):
-                check_folder(tmp_path, asked)
+    check_folder(tmp_path, command or "tsne")
+    if command is not None:
+        with pytest.raises(UserError, match=rf"another experiment \(of `attngraph {command}`\): give anoth"):
+            check_folder(tmp_path, "tsne")
 
 
 def test_the_manifest_counts_more_than_what_a_folder_holds(tmp_path):
@@ -238,14 +209,12 @@ def test_claimed_names_belong_to_the_run(tmp_path):
         Outputs(tmp_path, "bench", {"quick": False}, claimed.names).claim()
 
 
-def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(UserError, match="is a file; name a folder"):
-        outputs(tmp_path / "file").check()
-
-
-def test_a_manifest_that_is_a_pipe_is_refused(tmp_path):
-    """Reading it would wait for ever."""
-    os.mkfifo(tmp_path / MANIFEST)
+@pytest.mark.parametrize("what", ["a link to nothing", "a pipe"])
+def test_a_manifest_that_is_no_file_is_refused(what, tmp_path):
+    """It is not taken for a missing one; reading a pipe would wait for ever."""
+    if what == "a pipe":
+        os.mkfifo(tmp_path / MANIFEST)
+    else:
+        (tmp_path / MANIFEST).symlink_to("nowhere")
     with pytest.raises(UserError, match="run.json is no record of a run .*, or move it away"):
         write(tmp_path, "table.csv")

@@ -126,7 +126,7 @@ def test_another_list_of_answers_is_refused(data, cells, tmp_path, capsys):
 
 def test_config_that_lacks_something_or_has_too_much(data, cells, tmp_path, capsys):
     for run, change, told in (
-        ("majority-vizwiz_vqa", lambda settings: settings.pop("train_examples"), "no train_examples"),
+        ("majority-vizwiz_vqa", lambda settings: settings.pop("weights"), "no weights"),
         ("gcn-vqa2", lambda settings: settings["settings"].update(bygone=1), "that gcn cannot take"),
     ):
         cell = Path(shutil.copytree(cells / run, tmp_path / run))
@@ -196,7 +196,8 @@ def test_captions_have_no_text_and_pictures_lie_beside_the_file(data, cells, tmp
 
 def test_what_counts_training_answers_needs_its_data(data, cells, tmp_path, capsys):
     cell = Path(shutil.copytree(cells / "majority-vizwiz_vqa", tmp_path / "cell"))
-    (cell / "experiment.yaml").unlink()
+    file = cell / "experiment.yaml"
+    file.write_text(file.read_text().replace(f"data: {data}", f"data: {tmp_path / 'moved'}"))
     picture = min((data / "vizwiz_vqa").rglob("*.jpg"))
     words = (cell, "--image", picture, "--text", "what is this ?", "-q")
     assert "give --data" in refusal(capsys, *words)

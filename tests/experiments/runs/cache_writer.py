@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 
-from experiments.runs import features
-from experiments.runs.features import FeatureCache
+from experiments.runs import data
+from experiments.runs.data import FeatureCache
 from tests.experiments.runs.small import small_examples, small_family
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     pictures, folder = map(Path, sys.argv[1:3])
-    features.CHUNK = 3
+    data.CHUNK = 3
     family = small_family()
     if len(sys.argv) > 3:
         encode, left = family.encode_images, [int(sys.argv[3])]
@@ -29,7 +29,7 @@ if __name__ == "__main__":
             return encode(images)
 
         family.encode_images = dying
-    paths = [example.image for example in small_examples(pictures, 40)]
+    paths = data.pictures(small_examples(pictures, 40))
     print("ready", flush=True)
     sys.stdin.readline()
     states = FeatureCache(folder).features(family, paths)

@@ -19,11 +19,10 @@ from experiments.models.family import ModelFamily
 from experiments.models.mplug import MPlug
 from experiments.models.mplug.modeling import build_mini
 from experiments.runs import cells
+from experiments.runs.answering import predict
 from experiments.runs.cells import Cell
-from experiments.runs.data import TaskData
-from experiments.runs.features import FeatureCache
-from experiments.runs.prediction import predict
-from experiments.runs.recipe import Recipe
+from experiments.runs.data import FeatureCache, TaskData
+from experiments.runs.experiment import Recipe
 from experiments.runs.train import Trained, train
 from experiments.runs.validation import Validation
 from experiments.studies.pretrain import build_tokenizer
@@ -145,4 +144,4 @@ def train_small(
     weights = {name: p.detach().clone() for name, p in tuned.parameters().items()}
     PartialState().wait_for_everyone()  # the first process has written it
     metrics = (folder / "run" / "metrics.csv").read_text()
-    return Outcome(weights, metrics, predict(tuned, data), trained)
+    return Outcome(weights, metrics, predict(tuned, data, data.task.decoding), trained)

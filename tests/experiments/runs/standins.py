@@ -14,7 +14,7 @@ import os, signal, time
 from attngraph.errors import UserError
 from experiments.runs import engines
 
-def run_cell(cell, run, device, on_step):
+def run_cell(cell, run, on_step):
     folder = cell.folder(run.out)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "began", "a") as file:

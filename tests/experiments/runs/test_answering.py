@@ -1,15 +1,22 @@
-"""How a model answers: the task's way, that of a type of models, and what the user changed of it."""
+"""How a model answers: the task's way, that of a type of models, what the user changed of it; each example
+once, in batches of like lengths.
+"""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from attngraph.errors import UserError
-from experiments.cli import main
-from experiments.models import Decoding, Ranking, load_family
-from experiments.runs.answering import check_room, described, in_words, way_of
-from experiments.runs.finished import Finished
+from experiments.methods import Tuned
+from experiments.models import Decoding, Ranking
+from experiments.models.blip import BlipCaptioner
+from experiments.runs import answering
+from experiments.runs.answering import check_room, described, in_words, predict, way_of
+from experiments.runs.data import TaskData
+from experiments.runs.saved import Finished
 from experiments.tasks import TASKS
+from tests.experiments.runs.small import SmallTask, small_examples, small_family, small_run
 
 ANSWER, CAPTION = Decoding(10, 5, 1, "gnmt"), Decoding(25, 5, 8, "gnmt")  # benchmarks of mPLUG's authors
 
@@ -20,22 +27,16 @@ def mplug(tmp_path):
     return str(tmp_path)
 
 
-def way(task, model, decoding=None):
-    return way_of(TASKS[task], Path("data"), "generate", model, decoding)
+def way(task, model, changes=None):
+    return way_of(TASKS[task], Path("data"), "generate", model, changes)
 
 
-@pytest.mark.parametrize(
-    "task, expected",
-    [
-        ("vqa2", ANSWER),
-        ("vizwiz_vqa", ANSWER),
-        *((name, CAPTION) for name in ("coco", "textcaps", "vizwiz_caps")),
-        *((name, TASKS[name].decoding) for name in ("vqa", "ve", "caption", "snli_ve")),
-    ],
-)
-def test_mplug_writes_as_its_authors_let_it(task, expected, mplug):
-    assert way(task, mplug) == expected
-    assert way(task, None) == way(task, "owner/name") == TASKS[task].decoding, "others as the task says"
+def test_mplug_writes_as_its_authors_let_it(mplug):
+    for task, expected in (("vqa2", ANSWER), ("coco", CAPTION), ("vqa", TASKS["vqa"].decoding)):
+        assert way(task, mplug) == expected
+        assert way(task, None) == way(task, "owner/name") == TASKS[task].decoding, "others as the task says"
+    ranking = Ranking(("yes", "no"))
+    assert TASKS["vqa2"].way_of_type(ranking, "mplug") == ranking, "lists are ranked by all in one way"
 
 
 def test_what_the_user_changes_goes_before(mplug):
@@ -49,29 +50,63 @@ def test_what_the_user_changes_goes_before(mplug):
         way("coco", mplug, {"max_new_tokens": 5})
 
 
-@pytest.mark.parametrize("name", ["mini-blip", "mini-mplug"])
-def test_more_tokens_than_positions_are_refused_before_training(name, tmp_path, capsys):
-    family = load_family(name)
+def test_more_tokens_than_positions_are_refused():
+    family = small_family()
     check_room(Decoding(family.longest), family)
     check_room(Ranking(("yes", "no")), family)
-    changes = [f"decoding.max_new_tokens={family.longest + 1}", "recipe.steps=1"]
-    words = [word for change in changes for word in ("--set", change)]
-    assert main(["train", "scenes-pgnn", "--model", name, *words, "--out", str(tmp_path / "run"), "-q"]) != 0
-    told = capsys.readouterr().err
-    assert (
-        f"max_new_tokens is {family.longest + 1}, and {family.title} has {family.longest} positions" in told
-    )
-    assert "Traceback" not in told and not list(tmp_path.rglob("states"))
-
-
-def test_lists_are_ranked_alike(mplug):
-    task, ranking = TASKS["vqa2"], Ranking(("yes", "no"))
-    assert task.way_of_type(ranking, "mplug") == ranking
+    with pytest.raises(
+        UserError, match=f"max_new_tokens is {family.longest + 1}, and .* has {family.longest}"
+    ):
+        check_room(Decoding(family.longest + 1), family)
 
 
 def test_a_finished_run_answers_as_it_did(tmp_path):
     for way in (ANSWER, CAPTION, Decoding(10, 3), Decoding(4), Decoding(40, 5, 5, as_released="p_adapter")):
-        run = Finished(tmp_path, {"task": "coco"}, {"answering": described(way)})
+        run = Finished(tmp_path, SimpleNamespace(task="coco"), {}, {"answering": described(way)})
         assert run.way(tmp_path) == way
     assert described(Decoding(10, 3)) == {"way": "generate", "beams": 3, "tokens": 10}, "as ever"
     assert in_words(described(CAPTION)).startswith("texts generated with 5 beams and length penalty gnmt, at")
+
+
+class Named(Tuned):
+    """Answers with the names of the samples."""
+
+    def __init__(self, family):
+        super().__init__(family)
+        self.batches = []
+
+    def answer(self, samples, decoding):
+        assert decoding == Decoding(max_new_tokens=4) and all(sample.answer is None for sample in samples)
+        self.batches.append([sample.prompt for sample in samples])
+        return [f"about {sample.name}" for sample in samples]
+
+
+def test_each_example_has_its_own_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(answering, "EVAL_BATCH", 3)
+    examples, family = small_examples(tmp_path, 7), small_family()
+    tuned, task = Named(family), SmallTask(examples)
+    answers = predict(tuned, TaskData(family, task, examples, "zero", None), task.decoding)
+    assert list(answers.items()) == [(example.id, f"about {example.id}") for example in examples]
+    prompts = [prompt for batch in tuned.batches for prompt in batch]
+    assert [len(prompt) for prompt in prompts] == sorted(len(example.prompt) for example in examples)
+    assert [len(batch) for batch in tuned.batches] == [3, 3, 1]
+
+
+def test_answers_are_made_in_smaller_batches_where_memory_is_short(tmp_path, monkeypatch, capsys):
+    tuned, data = small_run(tmp_path)
+    way, sizes, most = data.task.decoding, [], [3]
+    expected, generate = predict(tuned, data, way), BlipCaptioner.generate
+
+    def limited(self, samples, decoding):
+        sizes.append(len(samples))
+        if len(samples) > most[0]:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes.")
+        return generate(self, samples, decoding)
+
+    monkeypatch.setattr(BlipCaptioner, "generate", limited)
+    assert predict(tuned, data, way) == expected
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    assert capsys.readouterr().err.count("examples are answered at a time from now on") == 2
+    most[0] = 0
+    with pytest.raises(UserError, match="out of memory with a single example to answer"):
+        predict(tuned, data, way)

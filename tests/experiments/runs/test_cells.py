@@ -14,12 +14,13 @@ from attngraph.errors import UserError
 from experiments.data.example import Example
 from experiments.models import Ranking
 from experiments.models.weights import weights_digest
-from experiments.runs import cells
+from experiments.runs import cells, saved
 from experiments.runs.cells import Cell, is_finished, per_image, read_scores, run_cell
 from experiments.runs.execution import Execution
-from experiments.runs.recipe import Recipe
+from experiments.runs.experiment import Recipe
+from experiments.runs.saved import code_digest, made_with
 from experiments.tasks import TASKS
-from tests.experiments.runs.small import ADAPTER, SmallTask, small_cell, small_examples
+from tests.experiments.runs.small import SmallTask, small_cell, small_examples
 
 FINISHED = {
     "experiment.yaml",
@@ -57,6 +58,10 @@ def finished(made, tmp_path):
     return cell.folder(tmp_path)
 
 
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 def begin(cell, out, conditions=None):
     """As if the cell had been interrupted."""
     cell.folder(out).mkdir(parents=True)
@@ -84,21 +89,10 @@ def test_a_cell_is_run_once(cell, finished, tmp_path):
     assert sums.shape == (4, 2), "two questions about each of four pictures"
 
 
-def test_the_seed_and_the_pictures_decide(cell, finished, tmp_path):
-    """A run from before pictures could be changed is the same run still."""
-    changing = replace(cell, recipe=replace(cell.recipe, augment=True))
-    for name, other in (("again", cell), ("seed", replace(cell, seed=4)), ("augment", changing)):
-        run_cell(other, Execution(tmp_path / name))
-        same = read_scores(other, tmp_path / name)["loss"] == read_scores(cell, tmp_path)["loss"]
-        assert same == (name == "again")
-        config = json.loads((other.folder(tmp_path / name) / "config.json").read_text())
-        assert config["settings"]["recipe"].get("augment", False) == (name == "augment")
-
-
 def test_a_cell_that_was_interrupted_while_scoring_trains_no_more(cell, finished, tmp_path, monkeypatch):
     out = tmp_path / "again"
     with monkeypatch.context() as patch:
-        patch.setattr(cells, "predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(cells, "predict", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_cell(cell, Execution(out))
     assert not is_finished(cell, Execution(out))
@@ -106,6 +100,12 @@ def test_a_cell_that_was_interrupted_while_scoring_trains_no_more(cell, finished
     assert {file.name for file in cell.folder(out).iterdir()} == FINISHED
     whole = read_scores(cell, tmp_path)
     assert all(result[key] == whole[key] for key in ("scores", "loss", "learned", "parameters"))
+
+
+def test_what_the_model_cannot_write_is_refused_before_training(cell, tmp_path):
+    with pytest.raises(UserError, match="max_new_tokens is 999, and .* has .* positions"):
+        run_cell(replace(cell, decoding={"max_new_tokens": 999}), Execution(tmp_path))
+    assert not list(tmp_path.rglob("states"))
 
 
 def test_a_picture_that_cannot_be_read_ends_a_run(cell, tmp_path, monkeypatch):
@@ -128,18 +128,11 @@ def test_methods_without_training(cell, tmp_path):
     assert set(predictions.values()) == {"yes"}
 
 
-def test_cells_of_an_empty_folder_are_not_finished(tmp_path):
-    assert not is_finished(Cell("gcn", "gcn", {}, "vqa", 0, None, tmp_path), Execution(tmp_path))
-    assert os.listdir(tmp_path) == []
-
-
 @pytest.mark.parametrize(
     "change, named",
     [
-        ({"settings": {**ADAPTER, "join": "gated"}}, "settings"),
         ({"recipe": Recipe(1e-2, 4, batch_size=4, augment=True)}, "recipe"),
-        ({"eval_examples": 3}, "eval_examples"),
-        ({"split": "validation"}, "split"),
+        ({"split": "validation", "settings": {}}, "settings, split"),
     ],
 )
 def test_another_experiment_in_the_folder_is_refused(change, named, cell, tmp_path):
@@ -172,22 +165,21 @@ def test_other_data_threads_or_processes_are_not_mixed(cell, tmp_path, monkeypat
 
 
 def test_a_cell_is_computed_with_the_threads_that_it_says(cell, tmp_path, monkeypatch):
-    threads, train = [], cells.train
-    monkeypatch.setattr(cells, "train", lambda *a: threads.append(torch.get_num_threads()) or train(*a))
+    threads = []
+    monkeypatch.setattr(cells, "train", lambda *a: threads.append(torch.get_num_threads()) or interrupted())
     before = torch.get_num_threads()
-    for count in (1, 2):
-        run_cell(cell, Execution(tmp_path / str(count), threads=count))
-        config = json.loads((cell.folder(tmp_path / str(count)) / "config.json").read_text())
-        assert (config["threads"], config["processes"]) == (count, 1)
-    assert threads == [1, 2] and torch.get_num_threads() == before
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell, Execution(tmp_path, threads=before + 1))
+    config = json.loads((cell.folder(tmp_path) / "config.json").read_text())
+    assert (config["threads"], config["processes"]) == (before + 1, 1)
+    assert threads == [before + 1] and torch.get_num_threads() == before
 
 
-NUMBERS = {"shape": np.zeros(4), "text": np.full((4, 2), "a"), "nan": np.full((4, 2), np.nan)}
 DAMAGE = {
-    "config.json": ["", "[]", '{"settings": null}', "[" * 100_000, b"\xff", None],
-    "scores.json": ["", "null", "{}", '{"scores": {"small.accuracy": null}}'],
-    "statistics.npz": ["", b"PK\x03\x04 no archive", {}, *({"small.accuracy": x} for x in NUMBERS.values())],
-    "predictions.json": ["[]", '{"e0": "yes"}', '{"e0": null}', None],
+    "config.json": ["", '{"settings": null}', "[" * 100_000, b"\xff", None],
+    "scores.json": ["", "null", '{"scores": {"small.accuracy": null}}'],
+    "statistics.npz": [b"PK\x03\x04 no archive", {}, {"small.accuracy": np.full((4, 2), np.nan)}],
+    "predictions.json": ['{"e0": null}', None],
 }
 
 
@@ -224,9 +216,7 @@ def test_damaged_files_are_named_with_the_remedy(cell, finished, tmp_path):
         ),
         ({"scores": {"other": 0.5}}, "no small.accuracy"),
         ({"row": "gcn"}, "of gcn small seed 3"),
-        ({"seed": "3"}, "seed: Input should be a valid integer"),
         ({"examples": 7}, "predictions.json is damaged .*not 7 texts"),
-        ({"kinds": {"yesno": 1}}, "kinds.yesno"),
         ({"loss": "low"}, "loss: Input should be a valid number"),
     ],
 )
@@ -249,11 +239,6 @@ def test_results_of_earlier_versions_are_read(cell, finished, tmp_path):
     (finished / "config.json").write_text(config.replace('"gnn": "pgnn"', '"gnn": "placebo"'))
     renamed = replace(cell, settings={**cell.settings, "gnn": "rotated"})
     assert is_finished(renamed, Execution(tmp_path))
-
-
-def test_descriptions_are_what_json_gives_back(cell):
-    assert json.loads(json.dumps(cell.description())) == cell.description()
-    assert cell.description()["recipe"]["steps"] == 4 and cell.description()["data"] == {"seed": 0}
 
 
 def test_statistics_are_summed_over_the_questions_of_an_image():
@@ -310,3 +295,24 @@ def test_descriptions_of_drawn_data_stay_as_they_were(tmp_path):
         ("eval_examples", None),
         ("weights", weights_digest()),
     ]
+
+
+def test_code_and_packages_are_named(tmp_path, monkeypatch):
+    """Names of Python files count as well as their contents; other files do not."""
+    about = made_with()
+    assert {"attngraph", "code", "python", "torch", "transformers", "peft"} <= set(about["versions"])
+    assert about["versions"]["code"] == saved.DIGEST == code_digest() and len(saved.DIGEST) == 12
+    package = tmp_path / "packaged_here"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "inner" / "one.py").write_text("x = 1\n")
+    monkeypatch.setattr(saved, "CODE", (package.name,))
+    monkeypatch.syspath_prepend(tmp_path)
+    found = [code_digest()]
+    (package / "notes.txt").write_text("nothing")
+    (package / ".#lock.py").symlink_to("nowhere")  # as editors leave them
+    assert code_digest() == found[0]
+    (package / "inner" / "one.py").write_text("x = 2\n")
+    found.append(code_digest())
+    (package / "inner" / "one.py").rename(package / "inner" / "two.py")
+    assert len({*found, code_digest()}) == 3

@@ -1,23 +1,93 @@
-"""Examples as samples: targets by draw, images as the method lets the model see them, fixed subsets."""
+"""What a run sees: the order of its examples, samples as the method lets the model see them, loaders."""
 
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from experiments.runs.data import TaskData, subset
-from experiments.runs.features import FeatureCache
-from experiments.runs.order import batch_positions
-from tests.experiments.runs.small import SmallTask, small_examples, small_family
+from attngraph.errors import UserError
+from experiments.base.files import is_running
+from experiments.methods import method_named
+from experiments.models.images import TrainingTransform
+from experiments.runs import data as module
+from experiments.runs import train as training
+from experiments.runs.answering import predict
+from experiments.runs.cells import run_cell
+from experiments.runs.data import (
+    FeatureCache,
+    Place,
+    StepSampler,
+    TaskData,
+    batch_positions,
+    begin_loader,
+    loader_options,
+    subset,
+)
+from experiments.runs.execution import Execution
+from experiments.runs.experiment import Recipe
+from experiments.runs.train import last_state, train
+from tests.experiments.runs.small import RECIPE, SmallTask, small_cell, small_examples, small_family
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
     folder, family = tmp_path_factory.mktemp("data"), small_family()
     examples = small_examples(folder / "pictures")
-    return lambda vision, limit=1: TaskData(
-        family, SmallTask(examples), examples, vision, FeatureCache(folder / "cache", limit)
-    )
+
+    def made(vision, limit=1, augment=False):
+        return TaskData(
+            family, SmallTask(examples), examples, vision, FeatureCache(folder / "cache", limit), augment
+        )
+
+    return made
+
+
+# ---- the order ---------------------------------------------------------------------------------------------
+
+
+def test_every_epoch_sees_every_example_once_in_a_new_order():
+    def epoch(examples, k):
+        per_epoch = examples // 4
+        steps = range(k * per_epoch, (k + 1) * per_epoch)
+        return torch.cat([batch_positions(examples, 4, 7, step)[0] for step in steps]).tolist()
+
+    assert sorted(epoch(12, 0)) == sorted(epoch(12, 1)) == list(range(12)) and epoch(12, 0) != epoch(12, 1)
+    assert len(set(epoch(11, 0))) == 8, "what does not fill a batch is left out"
+    assert batch_positions(12, 4, 8, 1)[0].tolist() != batch_positions(12, 4, 7, 1)[0].tolist()
+    positions, draws = batch_positions(3, 64, 0, 5)
+    assert sorted(positions.tolist()) == [0, 1, 2] and len(draws) == 3, "a batch is at most all examples"
+
+
+def test_draws_depend_on_seed_and_step_alone():
+    draws = batch_positions(12, 4, 7, 1)[1]
+    assert torch.equal(draws, batch_positions(50, 4, 7, 1)[1])
+    assert not torch.equal(draws, batch_positions(12, 4, 7, 2)[1])
+    assert not torch.equal(draws, batch_positions(12, 4, 8, 1)[1])
+    assert len(set(draws.tolist())) == 4 and draws.min() >= 0 and draws.max() < 1
+
+
+def test_the_sampler_lists_the_batches_of_all_steps():
+    sampler = StepSampler(11, 4, 3, 7)
+    places = list(sampler)
+    assert len(places) == len(sampler) == 28 and places == list(sampler)
+    for step in range(7):
+        positions, draws = batch_positions(11, 4, 3, step)
+        found = [place[:2] for place in places[4 * step : 4 * step + 4]]
+        assert found == list(zip(positions.tolist(), draws.tolist()))
+    assert places[12:] == list(StepSampler(11, 4, 3, 7, begin=3))
+    assert len({place.seed for place in places}) == 28, "each picture is changed in its own way"
+    assert not {place.seed for place in StepSampler(11, 4, 4, 7)} & {place.seed for place in places}
+
+
+# ---- samples -----------------------------------------------------------------------------------------------
 
 
 def test_a_draw_picks_the_target(make):
@@ -34,21 +104,143 @@ def test_images_are_shown_as_the_method_says(make):
     assert torch.allclose(frozen[2, 0.0].image, states, atol=1e-6)
     assert torch.equal(hidden[2, 0.0].image, torch.zeros(65, 16))
     assert isinstance(make("frozen", 0)[2, 0.0].image, Path), "encoded in place without a cache"
+    for data in (trained, frozen, hidden):
+        inputs = data.family.training_inputs([data[place, 0.2] for place in range(3)])
+        labels = inputs.pop("labels")
+        assert data.family.logits(inputs).shape[:2] == labels.shape == (3, labels.shape[1])
 
 
-@pytest.mark.parametrize("vision", ["trained", "frozen", "zero"])
-def test_samples_are_what_the_family_trains_on(make, vision):
-    data = make(vision)
-    positions, draws = batch_positions(len(data), 3, 0, 0)
-    inputs = data.family.training_inputs([data[place] for place in zip(positions.tolist(), draws.tolist())])
-    labels = inputs.pop("labels")
-    assert data.family.logits(inputs).shape[:2] == labels.shape == (3, labels.shape[1])
+def test_pictures_are_changed_only_in_training_and_never_cached(make):
+    frozen, trained = make("frozen", augment=True), make("trained", augment=True)
+    assert frozen.features is None and make("zero", augment=True).transform is None
+    seen = [data[Place(2, 0.0, seed)].image for data in (frozen, trained) for seed in (1, 1, 2)]
+    assert all(isinstance(image, Image.Image) and image.size == (64, 64) for image in seen)
+    content = [image.tobytes() for image in seen]
+    assert content[0] == content[1] != content[2] and content[:3] == content[3:]
+    assert frozen.sample(2).image == frozen.examples[2].image, "as it is for scoring"
+
+
+def test_pictures_are_mirrored_where_the_task_allows_it_and_no_text_names_a_side(tmp_path, monkeypatch):
+    examples = small_examples(tmp_path / "pictures")
+    examples[1] = replace(examples[1], prompt="what is on the left ?")
+    examples[2] = replace(examples[2], references=("right",))
+    task, asked = SmallTask(examples), []
+    noted = lambda self, picture, seed, mirrors: asked.append(mirrors)  # noqa: E731
+    monkeypatch.setattr(TrainingTransform, "__call__", noted)
+    for task.mirrors in (False, True):
+        data = TaskData(small_family(), task, examples, "trained", None, True)
+        for position in range(4):
+            data[Place(position, 0.0, 0)]
+    assert asked == [False] * 4 + [True, False, False, True]
 
 
 def test_subsets_do_not_depend_on_method_or_seed():
     examples = list(range(100))
-    assert subset(examples, 10) == subset(examples, 10) and len(set(subset(examples, 10))) == 10
-    assert subset(examples, 10) != examples[:10]
+    first = subset(examples, 10)
+    assert len(set(first)) == 10 and first != examples[:10]
     torch.manual_seed(5)
-    assert subset(examples, 10) == subset(examples, 10)
+    assert subset(examples, 10) == first
     assert subset(examples, None) is examples and subset(examples, 200) is examples
+
+
+# ---- loaders -----------------------------------------------------------------------------------------------
+
+
+class Stopped(Exception):
+    """Raised from ``on_step``."""
+
+
+@pytest.fixture
+def loaders(monkeypatch):
+    """``loaders(number)``: so many processes read pictures; a state is saved every three steps."""
+    monkeypatch.setattr(training, "SAVE_EVERY", 3)
+
+    def with_number(number):
+        options = {"num_workers": number, "multiprocessing_context": "fork"} if number else {}
+        monkeypatch.setattr(training, "loader_options", lambda reads, device: options)
+
+    return with_number
+
+
+def test_scores_do_not_depend_on_loaders_nor_on_an_interrupt(loaders, tmp_path):
+    recipe, examples = replace(RECIPE, augment=True), small_examples(tmp_path / "pictures")
+
+    def run(name, stop=None):
+        chosen = method_named("full")
+        tuned = chosen.apply(small_family(0.3), {})
+        data = TaskData(tuned.family, SmallTask(examples), examples, chosen.vision, None, True)
+
+        def on_step(step):
+            if step == stop:
+                raise Stopped
+
+        train(tuned, data, recipe, 5, tmp_path / name, on_step)
+        return (tmp_path / name / "metrics.csv").read_text(), predict(tuned, data, data.task.decoding)
+
+    loaders(0)
+    expected = run("none")
+    loaders(2)
+    with pytest.raises(Stopped):
+        run("two", stop=5)
+    assert run("two") == expected
+
+
+def test_loaders_only_where_pictures_are_read(monkeypatch):
+    monkeypatch.setattr(module.sys, "platform", "linux")
+    monkeypatch.setattr(module, "SHARED_MEMORY", 0)
+    assert loader_options(True, CPU)["num_workers"] == 1 and loader_options(False, CPU) == {}
+    assert 1 <= loader_options(True, torch.device("cuda"))["num_workers"] <= module.LOADERS
+    monkeypatch.setattr(module, "SHARED_MEMORY", 2**60)
+    assert loader_options(True, CPU) == {}
+    monkeypatch.setattr(module.sys, "platform", "darwin")
+    assert loader_options(True, CPU) == {}
+
+
+def _loads(sending):
+    loader = multiprocessing.get_context("fork").Process(target=_waits, args=(sending,))
+    loader.start()
+    time.sleep(60)
+
+
+def _waits(sending):
+    begin_loader(0)
+    sending.send(os.getpid())
+    time.sleep(60)
+
+
+def test_loaders_end_with_a_killed_run():
+    context = multiprocessing.get_context("fork")
+    receiving, sending = context.Pipe(duplex=False)
+    parent = context.Process(target=_loads, args=(sending,))
+    parent.start()
+    loader = receiving.recv()
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    until = time.monotonic() + 20
+    while is_running(loader) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not is_running(loader)
+
+
+@pytest.mark.parametrize("number, harm", [(0, "vanished"), (1, "cut off")])
+def test_a_picture_that_vanishes_is_named_and_the_run_goes_on(number, harm, loaders, tmp_path, monkeypatch):
+    """In one line, in a loader's own words."""
+    loaders(number)
+    cell = small_cell(tmp_path, monkeypatch, Recipe(1e-2, 8, batch_size=4))
+    run = Execution(tmp_path, cache_gb=0)
+    picture, away = tmp_path / "pictures" / "2.png", tmp_path / "away.png"
+
+    def vanish(step):
+        if step == 3:
+            picture.rename(away)
+            if harm == "cut off":
+                picture.write_bytes(away.read_bytes()[:300])
+
+    with pytest.raises(UserError, match=r"2\.png (cannot be read|not found).*: (replace|check)") as error:
+        run_cell(cell, run, on_step=vanish)
+    assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+    assert last_state(cell.folder(tmp_path)).name in ("step-3.pt", "step-6.pt")
+    away.replace(picture)
+    again = []
+    result = run_cell(cell, run, on_step=again.append)
+    assert again[0] in (4, 7) and result["examples"] == 8

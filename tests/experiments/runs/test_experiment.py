@@ -1,7 +1,7 @@
 """Experiments as files: what is read, what is refused, and that a resolved file is the same experiment."""
 
 import math
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,13 @@ from experiments.runs.changes import changed, read_changes
 from experiments.runs.experiment import (
     Answers,
     Experiment,
+    Recipe,
     Scenes,
     Training,
     experiment_names,
     experiment_of,
     load_experiment,
 )
-from experiments.runs.recipe import Recipe
 from experiments.tables.grid import Grid, load_table
 from experiments.tables.plan import Wanted, decided, plan_table, settings_of
 from experiments.tasks import TASKS
@@ -52,17 +52,14 @@ def refusal(words, name=None, drawn=Path("nowhere")) -> str:
 # ---- changes ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "text, value",
-    [
+def test_numbers_are_those_of_yaml_1_2():
+    """YAML 1.1 takes 1e-3 for a text, 010 for eight and 1:30 for 90."""
+    for text, value in (
         *[("1e-3", 1e-3), ("2E+4", 2e4), (".5e1", 5.0), ("e-3", "e-3"), ("-3", -3), ("+1.5", 1.5)],
         *[("010", 10), ("1:30", "1:30"), ("1_000", "1_000"), ("0x1F", 31), ("0o17", 15), (".inf", math.inf)],
-    ],
-)
-def test_numbers_are_those_of_yaml_1_2(text, value):
-    """YAML 1.1 takes 1e-3 for a text, 010 for eight and 1:30 for 90."""
-    found = parsed(f"x: {text}", "", "")["x"]
-    assert found == value and type(found) is type(value)
+    ):
+        found = parsed(f"x: {text}", "", "")["x"]
+        assert found == value and type(found) is type(value)
 
 
 def test_changes_reach_any_depth():
@@ -80,30 +77,22 @@ def test_changes_reach_any_depth():
     "words, told",
     [
         (["recipe"], "--set 'recipe' changes nothing: give NAME=VALUE"),
-        (["=3"], "changes nothing"),
-        (["recipe..steps=3"], "changes nothing"),
         (["methd=gcn"], "--set methd=gcn: unknown field methd (did you mean method?), choose from"),
         (["recipe.step=3"], "unknown field recipe.step (did you mean steps?), choose from learning_rate,"),
-        (["decoding.beams=3"], "unknown field decoding.beams (did you mean num_beams?)"),
         (["seed.first=3"], "seed holds a value, no fields: give seed=VALUE"),
         (["seed=1", "seed=2"], "--set seed=1 and --set seed=2 contradict each other: leave one out"),
-        (["recipe.steps=3", "recipe={}"], "contradict each other"),
         (["settings.gnn_args.p=1", "settings.gnn_args={}"], "contradict each other"),
         (["seed=[1"], "--set 'seed=[1' cannot be read"),
-        (["recipe.steps=few"], "--set recipe.steps=few: field recipe.steps:"),
-        (["recipe.steps=0"], "--set recipe.steps=0: field recipe.steps:"),
+        (["recipe.steps=0"], "--set recipe.steps=0: field recipe.steps: input should be greater than 0"),
         (["recipe.steps=true"], "give a number, not true or false"),
         (["recipe.learning_rate=.nan"], "field recipe.learning_rate:"),
-        (["recipe.warmup=1"], "field recipe.warmup:"),
-        (["recipe.schedule=cosin"], "recipe: unknown schedule 'cosin'"),
+        (["recipe.schedule=cosin"], "field recipe.schedule: input should be 'linear' or 'cosine'"),
         (["recipe.patience=2"], "patience counts validations: give validate_every too"),
         (
             ["recipe.steps=3", "recipe.epochs=1"],
             "give steps or epochs, not both (3 and 1): set one of them to null",
         ),
         (["recipe=null"], "--set recipe=null: field recipe: it must hold fields with values (name: value)"),
-        (["seed=-1"], "field seed:"),
-        (["side=0"], "field side:"),
         (["split=train"], "field split:"),
         (["method=pgn"], "unknown method 'pgn' (did you mean pgnn?)"),
         (["task=vqaa"], "unknown task 'vqaa' (did you mean"),
@@ -114,10 +103,6 @@ def test_changes_reach_any_depth():
         (["task=easy_vqa", "data=."], "come with a package: leave data out"),
         (["answering=rank"], "there is no list of answers for vqa: leave it out"),
         (["settings.jion=blend"], "settings: pgnn has no 'jion' (did you mean join?)"),
-        (
-            ["method=full", "settings.join=blend"],
-            "settings: full has no 'join': choose from vision_learning_rate",
-        ),
         (["scenes.layouts=100"], "layouts and published are a table's"),
         (["data=.", "scenes.seed=3"], "scenes changes nothing, since data names .: leave one out"),
     ],
@@ -135,15 +120,8 @@ def test_refusals(words, told):
     [
         ("", "it must hold fields with values (name: value)"),
         ("task: vqa\n", "field method is missing"),
-        ("- 1\n", "it must hold fields with values (name: value)"),
-        (
-            "method: gcn\ntask: vqa\nlerning_rate: 1\n",
-            "unknown field lerning_rate (did you mean learning_rate?)",
-        ),
         ("method: gcn\ntask: vqa\nrecipe: {stps: 1}\n", "unknown field recipe.stps (did you mean steps?)"),
         ("method: [gcn\n", "cannot be read"),
-        ("method: gcn\ntask: vqa\nseed: 2020-13-45\n", "cannot be read"),
-        ("method: gcn\ntask: vqa\nrecipe: &a {x: *a}\n", "recipe"),
         ("method: gcn\ntask: vqa\nrecipe: 3\n", "field recipe"),
     ],
 )
@@ -170,33 +148,25 @@ def test_names_of_experiments():
 # ---- what an experiment is ---------------------------------------------------------------------------------
 
 
-def test_everything_of_a_recipe_can_be_said():
-    names = [field.name for field in fields(Recipe)]
-    assert set(Training.model_fields) == {*names, "epochs"}
-    defaults = {field.name: field.default for field in fields(Recipe)}
-    left_open = ("learning_rate", "steps", "batch_size", "augment")
-    for name in set(names) - set(left_open):
-        assert getattr(Training(), name) == defaults[name], name
-
-
-@pytest.mark.parametrize("task", ["vqa", "ve", "caption", "easy_vqa"])
-@pytest.mark.parametrize("method", ["pgnn", "full", "lora", "majority", "fixed_p"])
-def test_with_nothing_more_it_is_the_cell_of_a_table(method, task, tmp_path):
+def test_with_nothing_more_it_is_the_cell_of_a_table(tmp_path):
     write_scenes(tmp_path, 0, Sizes((12, 12, 12), (6, 6, 6), (4, 4, 4)))
-    (cell,) = plan_table(Grid(about="", seeds={method: 1}), Wanted([method], [task]), tmp_path).cells
-    mine = cell_of([f"method={method}", f"task={task}"], tmp_path)
-    assert mine.description() == cell.description() and mine.folder(tmp_path) == cell.folder(tmp_path)
+    for method, task in (("pgnn", "vqa"), ("full", "ve"), ("majority", "caption"), ("fixed_p", "easy_vqa")):
+        (cell,) = plan_table(Grid(about="", seeds={method: 1}), Wanted([method], [task]), tmp_path).cells
+        mine = cell_of([f"method={method}", f"task={task}"], tmp_path)
+        assert mine.description() == cell.description() and mine.folder(tmp_path) == cell.folder(tmp_path)
 
 
-@pytest.mark.parametrize("method", sorted(name for name, each in METHODS.items() if each.repeats is None))
-def test_a_resolved_file_is_the_same_cell(method, tmp_path):
+def test_a_resolved_file_is_the_same_cell(tmp_path):
     """Whatever is chosen on validation data by then."""
-    words = [f"method={method}", "task=vqa", "scenes.seed=3"]
-    cell, scenes = decided(load_experiment(None, words), tmp_path / "data", chosen_settings())
-    (tmp_path / "saved.yaml").write_text(experiment_of(cell, scenes).yaml())
-    again = load_experiment(str(tmp_path / "saved.yaml"), [])
-    found, same = decided(again, tmp_path / "data", Settings())
-    assert asdict(found) == asdict(cell) and same == scenes and experiment_of(found, same) == again
+    for method in sorted(name for name, each in METHODS.items() if each.repeats is None):
+        words = [f"method={method}", "task=vqa", "scenes.seed=3"]
+        cell, scenes = decided(load_experiment(None, words), tmp_path / "data", chosen_settings())
+        (tmp_path / "saved.yaml").write_text(experiment_of(cell, scenes).yaml())
+        again = load_experiment(str(tmp_path / "saved.yaml"), [])
+        found, same = decided(again, tmp_path / "data", Settings())
+        assert asdict(found) == asdict(cell) and same == scenes and experiment_of(found, same) == again, (
+            method
+        )
 
 
 CHANGES = [
@@ -278,13 +248,52 @@ def test_the_file_holds_every_field_once():
     assert list(content)[:3] == ["method", "task", "data"] and set(Answers.model_fields) < set(content)
 
 
-@pytest.mark.parametrize("task", [name for name, each in TASKS.items() if each.data_set])
-def test_paper_experiments_are_the_cells_of_the_main_table(task, six, tmp_path):
-    wanted = Wanted(["pgnn"], [task], seeds=1, data=six, model="models/capfilt-l")
-    (cell,) = plan_table(load_table("main", "paper"), wanted, tmp_path).cells
-    mine, _ = decided(load_experiment(f"paper-{task}", [f"data={six}"]), tmp_path, chosen_settings())
-    ranks = described(mine.way())["way"] == "rank"
-    mine, cell = (replace(one, answering="rank" if ranks else None) for one in (mine, cell))
-    assert asdict(mine) == asdict(cell)
-    assert mine.recipe.batch_size == (64 if ranks else 128)
-    assert mine.settings["reduction"] * 96 == 768
+def test_paper_experiments_are_the_cells_of_the_main_table(six, tmp_path):
+    for task in (name for name, each in TASKS.items() if each.data_set):
+        wanted = Wanted(["pgnn"], [task], seeds=1, data=six, model="models/capfilt-l")
+        (cell,) = plan_table(load_table("main", "paper"), wanted, tmp_path).cells
+        mine, _ = decided(load_experiment(f"paper-{task}", [f"data={six}"]), tmp_path, chosen_settings())
+        ranks = described(mine.way())["way"] == "rank"
+        mine, cell = (replace(one, answering="rank" if ranks else None) for one in (mine, cell))
+        assert asdict(mine) == asdict(cell)
+        assert mine.recipe.batch_size == (64 if ranks else 128)
+        assert mine.settings["reduction"] * 96 == 768
+
+
+# ---- recipes ---------------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_rises_and_falls():
+    recipe = Recipe(1.0, 110, warmup=10 / 110)
+    linear, cosine = (
+        [replace(recipe, schedule=name).factor(step) for step in range(110)] for name in ("linear", "cosine")
+    )
+    assert linear[:10] == cosine[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+    assert linear[10:] == pytest.approx([1 - k / 100 for k in range(100)])
+    assert cosine[10:] == pytest.approx([(1 + math.cos(math.pi * k / 100)) / 2 for k in range(100)])
+    for steps in (1, 2, 3):
+        assert all(0 < Recipe(1.0, steps).factor(step) <= 1 for step in range(steps)), "in every step"
+
+
+def test_a_batch_is_divided_evenly():
+    for processes, accumulation, examples, size in ((1, 1, 99, 8), (2, 2, 99, 2), (2, 1, 6, 3)):
+        recipe = Recipe(1.0, 1, batch_size=8, accumulation=accumulation)
+        assert recipe.per_process(processes, examples) == size
+    with pytest.raises(UserError, match="8 examples can't be divided among 3 processes and 1 passes"):
+        Recipe(1.0, 1, batch_size=8).per_process(3, 99)
+
+
+def test_defaults_leave_the_description_of_earlier_runs():
+    assert Recipe(1e-3, 250).description() == {
+        "learning_rate": 1e-3,
+        "steps": 250,
+        "batch_size": 64,
+        "accumulation": 1,
+        "warmup": 0.06,
+        "weight_decay": 0.05,
+        "label_smoothing": 0.1,
+        "clip": 1.0,
+    }
+    added = {"schedule": "cosine", "validate_every": 5, "patience": 2, "checkpointing": True}
+    changed = Recipe(1e-3, 250, **added).description()
+    assert changed == {**Recipe(1e-3, 250).description(), **added}

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from adapters.scheme import SCHEMES
-from attngraph.errors import UserError
 from experiments.cli import main
 from experiments.methods import METHODS
 from experiments.runs import plugins
@@ -95,13 +94,6 @@ def test_estimates_know_them(preset, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_they_are_named_in_the_help(capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["--plugin", str(TASK), "ablation", "--help"])
-    said = "".join(capsys.readouterr().out.split())
-    assert end.value.code == 0 and "easy_vqa," in said and ",colours" in said
-
-
 def test_without_the_plugin_they_are_unknown(preset, tmp_path, capsys):
     words = ["ablation", "--preset", str(preset), "--out", str(tmp_path / "out")]
     assert main([*words, "--tasks", "colours"]) == 2
@@ -116,21 +108,12 @@ def test_without_the_plugin_they_are_unknown(preset, tmp_path, capsys):
         (None, " does not exist: give a Python file"),
         ("x = 1\n1 / 0", ", line 2: ZeroDivisionError: division by zero; correct the file"),
         ("x = 1\ndef (", ", line 2: SyntaxError"),
-        ("import no_such_package", ", line 1: ModuleNotFoundError: No module named 'no_such_package'"),
         ("raise SystemExit(3)", ", line 1: SystemExit: 3"),
         ("raise ValueError('one\\ntwo')", ", line 1: ValueError: one; correct the file"),
-        ("class Mine(BaseException): pass\nraise Mine", ", line 2: Mine: Mine; correct the file"),
         ("from experiments.tasks import *\nregister(5)", ", line 2: UserError: 5 is no task with a name"),
-        ("from experiments.tasks import *\nregister(Task)", "is no task with a name"),
-        ("from experiments.methods import *\nregister(5)", ", line 2: UserError: 5 is no method with a name"),
-        ("from experiments.tasks import *\nTASKS['mine'] = 5", "registered as the task 'mine' is no task of"),
-        ("from experiments.tasks import *\nTASKS['vqa'].name = 5", "registered as the task 'vqa' is no task"),
-        ("from experiments.methods import *\nMETHODS['x'] = 5", "registered as the method 'x' is no method"),
-        ("from adapters import SCHEMES\nSCHEMES['x'] = 5", "registered as 'x' is no subclass of Scheme"),
     ],
 )
-def test_a_plugin_that_fails_is_named_in_one_line(content, said, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(TASKS["vqa"], "name", "vqa")  # so that it is put back
+def test_a_plugin_that_fails_is_named_in_one_line(content, said, tmp_path, capsys):
     file = tmp_path / "mine.py"
     if content is not None:
         file.write_text(content)
@@ -147,24 +130,6 @@ def test_a_plugin_must_be_a_python_file(tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"attngraph: --plugin {file} is no Python file: give one whose name ends in .py\n"
     )
-
-
-def test_the_option_is_not_abbreviated(capsys):
-    """It would be accepted, and the file not loaded."""
-    with pytest.raises(SystemExit) as end:
-        main(["--plug", str(TASK), "ablation", "--dry-run"])
-    assert (
-        end.value.code == 2 and "unknown option '--plug' (did you mean --plugin?)" in capsys.readouterr().err
-    )
-
-
-def test_a_wrong_column_is_refused_in_one_line(tmp_path, capsys):
-    file = tmp_path / "mine.py"
-    file.write_text(TASK.read_text().replace('Column("colours.accuracy"', 'Column("accuracy"'))
-    assert main(["--plugin", str(file), "ablation", "--dry-run"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "task colours: column keys must be colours.<metric>, got accuracy" in line
-    assert "colours" not in TASKS
 
 
 def test_a_plugin_runs_once(tmp_path):
@@ -186,13 +151,7 @@ def test_two_plugins_of_one_name_are_two_modules(tmp_path):
     assert [pickle.loads(pickle.dumps(thing)).folder for thing in things] == ["a", "b"]
 
 
-def test_errors_of_users_in_a_plugin_keep_their_words(tmp_path):
-    file = tmp_path / "mine.py"
-    file.write_text("from attngraph.errors import UserError\nraise UserError('give it data')")
-    with pytest.raises(UserError, match="give it data"):
-        load_plugins([file])
-
-
+@pytest.mark.slow
 def test_any_image_text_model_is_a_tables_model(preset, tmp_path, capsys):
     """A tiny LLaVA, through its own processor, with p-adapters in its language model."""
     out = tmp_path / "out"

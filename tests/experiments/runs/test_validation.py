@@ -61,11 +61,10 @@ def test_the_first_of_the_highest_scores_is_the_best(scores, best, over, tmp_pat
         assert found.best_step == best and found.is_over == (over and patience is not None)
 
 
-@pytest.mark.parametrize("method", ["pgnn", "prefix"])
-def test_validations_leave_the_training_as_it_is(method, tmp_path):
+def test_validations_leave_the_training_as_it_is(tmp_path):
     """The last state and every line of the log, to the bit, with dropout."""
-    plain = train_small(tmp_path / "plain", method, dropout=0.3)
-    validated = train_small(tmp_path / "validated", method, VALIDATED, dropout=0.3)
+    plain = train_small(tmp_path / "plain", dropout=0.3)
+    validated = train_small(tmp_path / "validated", recipe=VALIDATED, dropout=0.3)
     assert plain.metrics == validated.metrics
     files = [tmp_path / name / "run" / STATES / "step-8.pt" for name in ("plain", "validated")]
     one, other = (torch.load(file, weights_only=True)["weights"] for file in files)
@@ -115,17 +114,3 @@ def test_it_stops_when_patience_is_at_an_end(scripted, tmp_path):
     outcome = train_small(tmp_path, recipe=patient, on_step=steps.append)
     assert steps == list(range(1, 9)) and outcome.trained.best_step == 4
     assert len(outcome.metrics.splitlines()) == 9
-
-
-def test_a_run_that_stopped_before_its_first_validation_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_EVERY", 1)
-
-    def interrupt(step):
-        if step == 2:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        train_small(tmp_path, recipe=replace(RECIPE, validate_every=4), on_step=interrupt)
-    steps = []
-    train_small(tmp_path, recipe=replace(RECIPE, validate_every=4), on_step=steps.append)
-    assert steps[0] == 2

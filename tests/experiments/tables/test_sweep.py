@@ -7,7 +7,7 @@ import pytest
 from attngraph.errors import UserError
 from experiments.methods import METHODS, GraphAdapter
 from experiments.runs.cells import Cell
-from experiments.runs.recipe import Recipe
+from experiments.runs.experiment import Recipe
 from experiments.tables.grid import Grid, load_table, names_of
 from experiments.tables.sweep import alike, best, beyond, chosen_rates, sweep
 
