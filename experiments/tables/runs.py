@@ -13,6 +13,7 @@ import lzma
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,18 +133,9 @@ class Run:
         return (*decided, self.result.get("examples"))
 
     def statistics(self, keys: Sequence[str]) -> list[np.ndarray]:
-        """The statistics of these columns, each ``(images, K)``.
-
-        Raises:
-            UserError: the file cannot be read, or lacks a column.
-        """
-        file = self.folder / STATISTICS
-        try:
-            with np.load(file) as arrays:
-                return [arrays[key].astype(np.float64) for key in keys]
-        except (OSError, ValueError, KeyError) as error:
-            reason = f"{type(error).__name__}: {error}".replace("\n", " ")
-            raise UserError(f"{file} lacks the statistics of {', '.join(keys)} ({reason})") from None
+        """The statistics of these columns, each ``(images, K)``."""
+        with np.load(self.folder / STATISTICS) as arrays:
+            return [arrays[key].astype(np.float64) for key in keys]
 
 
 # ---- reading --------------------------------------------------------------------------------------------
@@ -219,7 +211,7 @@ def _of_table(folder: Path) -> dict[Path, str]:
     try:
         held = json.loads(file.read_text(encoding="utf-8"))["cells"]
         places = [(str(one["row"]), str(one["task"]), f"seed{int(one['seed'])}") for one in held]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} cannot be read ({type(error).__name__}): make the table again") from None
     cells = [folder.parent.joinpath("cells", *place) for place in places]
     if missing := [cell for cell in cells if not (cell / SCORES).is_file()]:
@@ -325,29 +317,15 @@ def versions_of(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
     A run that went on with another version than it began with has both.
     """
     each = [_versions(run.config) for run in distinct(runs)]
-    counts: dict[str, dict[str, int]] = {name: {} for held in each for name in held}
-    for name, of_name in counts.items():
-        for held in each:
-            value = held.get(name, "unknown")
-            of_name[value] = of_name.get(value, 0) + 1
-    return counts
+    names = dict.fromkeys(name for held in each for name in held)
+    return {name: dict(Counter(held.get(name, "unknown") for held in each)) for name in names}
 
 
 def _versions(config: Mapping[str, Any]) -> dict[str, str]:
     """Name -> version, of a run's ``config.json``; of an interrupted run all that it had, in order."""
-    held: dict[str, list[str]] = {}
+    held: dict[str, dict[str, None]] = {}
     for part in [*config.get("before", []), config]:
         for name, value in {**(part.get("versions") or {}), "machine": part.get("machine")}.items():
-            if value is not None and str(value) not in held.setdefault(name, []):
-                held[name].append(str(value))
-    return {name: ", then ".join(values) for name, values in held.items() if values}
-
-
-def differently_made(runs: Sequence[Run]) -> str:
-    """A sentence on runs that were not all made with the same code, packages and machine; else empty."""
-    several = [
-        f"{name} {', '.join(f'{value} in {count}' for value, count in of_name.items())}"
-        for name, of_name in versions_of(runs).items()
-        if len(of_name) > 1
-    ]
-    return f"Not all runs were made with the same: {'; '.join(several)}" if several else ""
+            if value is not None:
+                held.setdefault(name, {})[str(value)] = None
+    return {name: ", then ".join(values) for name, values in held.items()}

@@ -12,8 +12,8 @@ from scipy.stats import norm, t
 
 from experiments.data.example import Example
 from experiments.metrics.statistics import Score
-from experiments.tables.published import MISSING
 from experiments.tables.render import aligned
+from experiments.tables.table import MISSING
 from experiments.tasks.task import Column, Task, TaskScores, kinds_of
 
 if TYPE_CHECKING:

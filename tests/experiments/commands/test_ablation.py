@@ -78,7 +78,7 @@ def small(tmp_path_factory, words):
 def test_the_table_stands_in_the_terminal_and_on_disk(small):
     out, done = small
     assert done.returncode == 0, done.stderr
-    for word in ("GCN", "pGNN", "Frozen model", "Majority class", "VQA acc", "CIDEr", "another scale"):
+    for word in ("GCN", "pGNN", "Frozen model", "Majority class", "VQA acc", "CIDEr"):
         assert word in done.stdout
     for suffix in ("csv", "md", "tex", "png", "txt"):
         assert (out / f"ablation.{suffix}").stat().st_size > 100
@@ -203,7 +203,7 @@ def test_dry_run_lists_the_cells_and_an_estimate(tmp_path, capsys):
     assert main(["ablation", "--preset", "full", "--dry-run", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if line.startswith("pGNN  ")]
-    assert len(lines) == 21 * len(DRAWN) and "cells, " in out and "hours" in out
+    assert len(lines) == 21 * len(DRAWN) and out.rstrip().endswith(" examples to train on")
     assert not (tmp_path / "out").exists()
 
 
@@ -224,15 +224,9 @@ def test_dry_run_tells_cells_with_scores_from_those_to_run(small, words, tmp_pat
     left = [line for line in lines if not line.endswith(", has scores")]
     assert len(left) == 1 and left[0].startswith("pGNN") and " vqa " in left[0]
     assert re.search(
-        rf"^{len(lines)} cells, of which {len(lines) - 1} have scores; the others, .* seconds", last
+        rf"^{len(lines)} cells, of which {len(lines) - 1} have scores; the others, .* examples to train on",
+        last,
     )
-
-
-def test_more_jobs_than_cores_take_no_less_time(capsys):
-    for jobs in ("2", "50"):
-        assert main(["ablation", "--preset", "full", "--dry-run", "--jobs", jobs]) == 0
-    last = [line for line in capsys.readouterr().out.splitlines() if " cells, " in line]
-    assert last[1] == last[0].replace(", 2 at", ", 50 at") and last[0].endswith(" hours on a 2-core machine")
 
 
 def test_one_command_at_a_time(preset, tmp_path, capsys):
@@ -344,7 +338,6 @@ def test_a_smaller_table_does_not_replace_a_larger(small, preset, capsys):
         '{"vqa": null}',
         '{"cells": null}',
         '{"cells": {}}',
-        '{"cells": []}',
         '{"cells": [{}]}',
         '{"cells": [{"row": "gcn", "task": "vqa", "seed": null}]}',
         "[" * 100_000,
