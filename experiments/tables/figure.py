@@ -1,29 +1,21 @@
-"""Figures: differences from a baseline with their intervals, and curves of training."""
+"""The figure of a table: differences from a baseline with their intervals."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from attngraph.errors import UserError
-from experiments.base.errors import first_line
-from experiments.tables.runs import Run
 from experiments.tables.table import LEVEL, Table
-from experiments.tasks.task import Task
 
 STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}
-METRICS, VALIDATION = "metrics.csv", "validation.csv"  # of a run
-POINTS = 100  # of a curve
 _PANEL, _MOST = 2.4, 4  # inches: width of a panel; panels beside each other
 
 
@@ -68,74 +60,6 @@ def _panels(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
     return figure, grid[:count]
-
-
-# ---- curves ---------------------------------------------------------------------------------------------
-
-
-def read_steps(file: Path) -> pd.DataFrame:
-    """A CSV file of numbers by its column ``step``; empty without a file.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    if not file.is_file():
-        return pd.DataFrame()
-    try:
-        frame = pd.read_csv(file, dtype=float, index_col=False)
-        if frame.empty or "step" not in frame or frame["step"].isna().any():
-            raise ValueError("no lines with a step")
-        return frame.set_index("step")
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({first_line(error)}): delete it, or run again") from None
-
-
-def thinned(frame: pd.DataFrame, points: int = POINTS) -> pd.DataFrame:
-    """At most so many lines: means over stretches of steps of one length, the last one perhaps shorter."""
-    length = math.ceil(len(frame) / points)
-    if length <= 1:
-        return frame
-    frame = frame.reset_index().groupby(np.arange(len(frame)) // length).mean()
-    return frame.set_index("step")
-
-
-def curves_of(runs: Sequence[Run], task: Task) -> dict[str, pd.DataFrame]:
-    """Loss, learning rate and validation scores: panel's title -> means over seeds, by step, a column for
-    each row.
-
-    Args:
-        runs: some are on the task.
-        task: which.
-
-    Raises:
-        UserError: a file is damaged.
-    """
-    asked = [(METRICS, "loss", "training loss", 1.0), (METRICS, "learning_rate", "learning rate", 1.0)]
-    asked += [(VALIDATION, c.key, f"{c.heading}, validation (× 100)", 100.0) for c in task.columns]
-    held = [run for run in runs if run.task == task.name]
-    frames = {
-        name: [(run.method.title, thinned(read_steps(run.folder / name))) for run in held]
-        for name in (METRICS, VALIDATION)
-    }
-    panels = {}
-    for file, column, panel, scale in asked:
-        series = [scale * frame[column].rename(title) for title, frame in frames[file] if column in frame]
-        if series:
-            by_row = pd.concat(series, axis=1).T.groupby(level=0).mean().T
-            panels[panel] = by_row.reindex(columns=list(dict.fromkeys(run.method.title for run in held)))
-    return panels
-
-
-def draw_curves(panels: Mapping[str, pd.DataFrame]) -> Figure:
-    """One panel beside the other; a line is the mean over seeds."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.3 * len(panels), 2.8), dpi=110, layout="constrained")
-        FigureCanvasAgg(figure)
-        for axes, (title, curves) in zip(np.ravel(figure.subplots(1, len(panels))), panels.items()):
-            curves.interpolate().plot(ax=axes, title=title, legend=False, linewidth=1.3)
-            axes.grid(color="#dddddd", linewidth=0.6)
-        figure.legend(axes.get_lines(), curves.columns, loc="outside lower center", ncols=6, frameon=False)
-    return figure
 
 
 def data_uri(figure: Figure) -> str:

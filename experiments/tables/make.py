@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from experiments.tables.details import details_markdown
 from experiments.tables.grid import Grid
 from experiments.tables.plan import Plan, Wanted, check_checkpoints
 from experiments.tables.render import render_latex, render_markdown, render_text, table_frame
-from experiments.tables.runs import RESULTS, Run, distinct, versions_of
+from experiments.tables.runs import RESULTS, Run, distinct, runs_of, versions_of
 from experiments.tables.table import Table, below_frozen, make_table
 from experiments.tasks.task import Task
 
@@ -263,7 +262,7 @@ def check_table(work: Work) -> None:
         if others:
             raise UserError(f"{folder} holds a table without its {RESULTS}: give another --out")
         return
-    more = _held(file) - {(cell.label, cell.task, cell.seed) for cell in work.plan.cells}
+    more = set(runs_of(file)) - {(cell.label, cell.task, cell.seed) for cell in work.plan.cells}
     if more:
         raise UserError(
             f"{folder} holds a table with {len(more)} runs that this one would leave out, such as "
@@ -283,15 +282,3 @@ def check_one_checkpoint(made: Sequence[tuple[Cell, Run]]) -> None:
                 f"the name {cell.model}: take the runs from one of the two away, and run them again from the "
                 "other"
             )
-
-
-def _held(file: Path) -> set[tuple[str, str, int]]:
-    """Row, task and seed of the runs of a table that is there."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))["cells"]
-        held = {(str(one["row"]), str(one["task"]), int(one["seed"])) for one in content}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{file} cannot be read ({type(error).__name__}): give another --out, or move it away"
-        ) from None
-    return held

@@ -77,7 +77,7 @@ def page_of(folders: Sequence[Path], baseline: str | None = None) -> tuple[str, 
 
 def _part(title: str, runs: Sequence[Run], baseline: str | None) -> dict[str, Any]:
     """What the page shows of a table."""
-    from experiments.tables.figure import curves_of, data_uri, draw_curves, draw_differences
+    from experiments.tables.figure import data_uri, draw_differences  # matplotlib is slow to import
 
     order = [*METHODS, *(run.row for run in runs)]
     runs = sorted(runs, key=lambda run: (order.index(run.row), run.seed))
@@ -95,7 +95,6 @@ def _part(title: str, runs: Sequence[Run], baseline: str | None) -> dict[str, An
         compared = compared.iloc[:, :7]  # up to the seeds
     why = said or f"no other row shares a seed with {table.baseline}"
     differences = draw_differences(table)
-    curves = {task.title: curves_of(runs, task) for task in tasks.values()}
     effects = {f"{t.title}: {details.ABOUT_EFFECTS}": details.effects(runs, t) for t in tasks.values()}
     return {
         "title": title,
@@ -107,7 +106,6 @@ def _part(title: str, runs: Sequence[Run], baseline: str | None) -> dict[str, An
         if table.comparisons
         else f"Nothing is compared: {why}.",
         "compared": compared,
-        "curves": {name: data_uri(draw_curves(panels)) for name, panels in curves.items() if panels},
         "trained": details.trained(runs, tasks),
         "spent": _costs(runs, tasks),
         "effects": {title: frame for title, frame in effects.items() if len(frame)},

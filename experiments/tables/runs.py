@@ -14,7 +14,7 @@ import os
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -208,15 +208,26 @@ def _finished(folder: Path) -> list[Path]:
 def _of_table(folder: Path) -> dict[Path, str]:
     """The runs of a table whose folder stands beside the cells that several tables share."""
     file = folder / RESULTS
-    try:
-        held = json.loads(file.read_text(encoding="utf-8"))["cells"]
-        places = [(str(one["row"]), str(one["task"]), f"seed{int(one['seed'])}") for one in held]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read ({type(error).__name__}): make the table again") from None
-    cells = [folder.parent.joinpath("cells", *place) for place in places]
+    cells = [folder.parent / "cells" / row / task / f"seed{seed}" for row, task, seed in runs_of(file)]
     if missing := [cell for cell in cells if not (cell / SCORES).is_file()]:
         raise UserError(f"{missing[0]}, of which {file} tells, is missing: make the table again")
     return {cell: str(cell) for cell in cells}
+
+
+def runs_of(file: Path) -> list[tuple[str, str, int]]:
+    """Row, task and seed of the runs of a table, of its :data:`RESULTS`.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        return [(str(one["row"]), str(one["task"]), int(one["seed"])) for one in held]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{file} cannot be read ({type(error).__name__}): make the table again, give another --out, or "
+            "move it away"
+        ) from None
 
 
 def _seed(cell: Path) -> int:
@@ -313,19 +324,10 @@ def cannot_differ(one: Run, other: Run) -> bool:
 
 
 def versions_of(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
-    """With what runs were made: name of a package (or ``code``, ``machine``) -> version -> number of runs.
-    A run that went on with another version than it began with has both.
-    """
-    each = [_versions(run.config) for run in distinct(runs)]
-    names = dict.fromkeys(name for held in each for name in held)
-    return {name: dict(Counter(held.get(name, "unknown") for held in each)) for name in names}
-
-
-def _versions(config: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> version, of a run's ``config.json``; of an interrupted run all that it had, in order."""
-    held: dict[str, dict[str, None]] = {}
-    for part in [*config.get("before", []), config]:
-        for name, value in {**(part.get("versions") or {}), "machine": part.get("machine")}.items():
-            if value is not None:
-                held.setdefault(name, {})[str(value)] = None
-    return {name: ", then ".join(values) for name, values in held.items()}
+    """With what runs were made: name of a package (or ``code``, ``machine``) -> version -> number of runs."""
+    counts: dict[str, Counter[str]] = {}
+    for run in distinct(runs):
+        held = {**(run.config.get("versions") or {}), "machine": run.config.get("machine") or "unknown"}
+        for name, version in held.items():
+            counts.setdefault(name, Counter())[str(version)] += 1
+    return {name: dict(versions) for name, versions in counts.items()}

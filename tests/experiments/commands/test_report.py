@@ -35,19 +35,19 @@ def test_foreign_files_and_other_reports_are_left_alone(tmp_path, capsys):
 
 
 def test_what_fails_leaves_nothing_and_says_one_line(tmp_path, capsys, monkeypatch):
-    """A damaged curve, and too little memory."""
+    """A damaged run, and too little memory."""
     table, out = save_table(tmp_path / "table", seeds=(0,), tasks=("ve",)), tmp_path / "out"
-    curve = table / "cells" / "gcn" / "ve" / "seed0" / "metrics.csv"
-    content = curve.read_text()
-    curve.write_text("step,loss\n1,\x00\n")
+    file = table / "cells" / "gcn" / "ve" / "seed0" / "config.json"
+    content = file.read_text()
+    file.write_text("{")
     assert main(["report", str(table), "--out", str(out)]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "metrics.csv is damaged" in error and not out.exists()
+    assert error.count("\n") == 1 and "config.json is damaged" in error and not out.exists()
 
     def too_much(figure):
         raise MemoryError
 
-    curve.write_text(content)
+    file.write_text(content)
     monkeypatch.setattr("experiments.tables.figure.png", too_much)
     assert main(["report", str(table), "--out", str(out)]) == 2
     assert "attngraph: there is not enough memory" in capsys.readouterr().err and not out.exists()

@@ -177,7 +177,7 @@ def save_table(
     recipe: Mapping[str, Any] = {},
     **settings: Any,
 ) -> Path:
-    """A table's folder: scores, settings, curves.
+    """A table's folder: scores and settings.
 
     Args:
         out: the folder.
@@ -189,10 +189,6 @@ def save_table(
     for cell in sorted(out.glob("cells/*/*/seed*")):
         row, task, seed = cell.parts[-3], cell.parts[-2], int(cell.name.removeprefix("seed"))
         describe(cell, row, task, seed, recipe, **settings)
-        loss = [2.0 + (row == "pgnn") + seed - k / STEPS for k in range(STEPS)]
-        lines = [f"{k + 1},{value},{1e-3 * (1 - k / STEPS)},1.0" for k, value in enumerate(loss)]
-        (cell / "metrics.csv").write_text("\n".join(["step,loss,learning_rate,gradient_norm", *lines, ""]))
-        (cell / "validation.csv").write_text(f"step,{TASKS[task].selects}\n20,0.25\n40,0.5\n")
     return out
 
 

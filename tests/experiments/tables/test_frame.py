@@ -1,6 +1,5 @@
 """Columns of a table, lines and means of its rows, and the way from the frozen model to the ceiling."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +10,9 @@ from attngraph.errors import UserError
 from experiments.methods import METHODS
 from experiments.tables.frame import (
     MARGIN,
-    Summary,
     rows_from_frame,
     score_frame,
     scored,
-    summarise,
     table_columns,
     way_between,
     with_way,
@@ -78,11 +75,6 @@ def test_equal_keys_are_refused():
 
 
 # ---- rows -----------------------------------------------------------------------------------------------
-
-
-def test_summarise():
-    assert summarise([0.5]) == Summary(0.5, None, 1)
-    assert summarise([0.1, 0.3]) == pytest.approx(Summary(0.2, math.sqrt(0.02), 2))
 
 
 def test_average_is_taken_per_seed_on_the_printed_scale():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from experiments.methods import METHODS, GraphAdapter, method_named
+from experiments.methods import METHODS, method_named
 from experiments.methods.settings import SETTINGS_FILE, Choice, Settings, chosen_settings, write_settings
 from experiments.runs.experiment import Part, Scenes, Training, laid_over, load_experiment
 from experiments.tables.frame import averaged_columns, table_columns
@@ -15,7 +15,6 @@ from experiments.tables.grid import Grid, load_preset, load_table, names_of
 from experiments.tables.plan import Plan, Wanted, plan_table
 from experiments.tables.table import published_blocks
 from experiments.tasks import TASKS, tasks_named
-from tests.experiments.drawn import DRAWN
 
 RESULTS = Path(__file__).parents[3] / "experiments" / "results"
 SIX = ("vqa2", "vizwiz_vqa", "snli_ve", "coco", "textcaps", "vizwiz_caps")
@@ -89,30 +88,7 @@ def test_rates_of_the_large_size_are_the_papers():
     assert {cell.settings["join"] for row in rows for cell in row} == {"replace"}, "the paper's"
 
 
-def test_the_small_size_has_what_the_committed_tables_have():
-    """So that a sweep of it can be made again, whatever settings ship."""
-    grid = load_table("main", "scenes")
-    for name in ("tables", "tables-mplug"):
-        swept = chosen_settings(RESULTS / name / "sweep" / "settings.yaml")
-        adapters = [method for method in swept.methods if isinstance(METHODS[method], GraphAdapter)]
-        assert adapters == ["gcn", "pgnn", "appnp", "gcnii", "tempering", "placebo"]
-        for method in adapters:
-            for task in grid.tasks:
-                of_size = METHODS[method].settings(grid.settings, TASKS[task].like)
-                assert of_size == METHODS[method].settings(swept, task)
-
-
 # ---- settings chosen on validation data -----------------------------------------------------------------
-
-
-def test_shipped_settings_are_complete():
-    settings = chosen_settings()
-    searched = {name for name, method in METHODS.items() if getattr(method, "tried", ())}
-    assert searched == {"gcn", "appnp", "gcnii", "pgnn"} <= set(settings.methods) <= set(METHODS)
-    assert all(list(choices)[: len(DRAWN)] == list(DRAWN) for choices in settings.methods.values())
-    assert all(task.name in DRAWN or task.like in DRAWN for task in TASKS.values()), "the others take these"
-    rows = [name for name in load_preset("full").counts if METHODS[name].rates]
-    assert all(list(settings.methods.get(name, ())) == list(DRAWN) for name in rows), "each its own rate"
 
 
 def test_shipped_settings_are_what_the_searches_chose():
@@ -141,16 +117,6 @@ def test_settings_are_written_as_they_are_read(tmp_path):
     write_settings(tmp_path / "settings.yaml", chosen_settings())
     shipped = [line for line in SETTINGS_FILE.read_text().splitlines() if not line.startswith("#")]
     assert (tmp_path / "settings.yaml").read_text().splitlines() == shipped
-
-
-def test_settings_of_a_file_go_before_all_others(tmp_path):
-    write_settings(tmp_path / "mine.yaml", Settings(methods={"gcn": {"vqa2": Choice(learning_rate=0.5)}}))
-    for size in ("scenes", "paper"):
-        before = load_table("main", size)
-        found = before.with_settings(tmp_path / "mine.yaml").settings
-        assert found.choice("gcn", "vqa2").learning_rate == 0.5
-        for method, task in (("gcn", "coco"), ("pgnn", "vqa2"), ("appnp", "coco")):
-            assert found.choice(method, task) == before.chosen.choice(method, task)
 
 
 def test_what_a_file_leaves_open_is_what_the_row_would_have_had(tmp_path):
@@ -212,16 +178,15 @@ def test_steps_and_epochs_are_two_ways_to_say_one_thing():
     assert steps == {"vqa": 7, "ve": 2 * (Scenes().hypotheses[0] // 8)}
 
 
-@pytest.mark.parametrize("task", SIX)
-def test_the_large_size_trains_the_p_adapter_as_the_papers_experiments_do(task):
-    """Two files say so, this one for tables and that one for one run."""
-    (cell,) = [c for c in planned("main", "paper", seeds=1).rows["pgnn"] if c.task == task]
-    experiment = load_experiment(f"paper-{task}", [])
-    given = experiment.recipe.model_dump(exclude_none=True)
-    assert given.pop("epochs") == load_table("main", "paper").part(TASKS[task])["recipe"]["epochs"]
-    assert {name: asdict(cell.recipe)[name] for name in given} == given
-    assert cell.settings == {"gnn": "pgnn", **experiment.settings}
-    assert (cell.side, cell.decoding) == (experiment.side, experiment.details())
+def test_the_large_size_trains_the_p_adapter_as_the_papers_experiments_do():
+    """Two files say so, this one for tables and those for one run each."""
+    for cell in planned("main", "paper", seeds=1).rows["pgnn"]:
+        experiment = load_experiment(f"paper-{cell.task}", [])
+        given = experiment.recipe.model_dump(exclude_none=True)
+        assert given.pop("epochs") == load_table("main", "paper").part(TASKS[cell.task])["recipe"]["epochs"]
+        assert {name: asdict(cell.recipe)[name] for name in given} == given
+        assert cell.settings == {"gnn": "pgnn", **experiment.settings}
+        assert (cell.side, cell.decoding) == (experiment.side, experiment.details())
 
 
 def test_a_size_without_settings_has_none(tmp_path):

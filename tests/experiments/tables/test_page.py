@@ -1,21 +1,18 @@
-"""The page as one HTML file, and the curves on it."""
+"""The page as one HTML file."""
 
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from attngraph.errors import UserError
 from experiments.methods import METHODS
-from experiments.tables.figure import curves_of, draw_curves, png, read_steps, thinned
 from experiments.tables.page import page_of
 from experiments.tables.runs import saved_runs
 from experiments.tables.table import make_table
 from experiments.tasks import TASKS
-from tests.experiments.tables.made import STEPS, save_table, write_archives
+from tests.experiments.tables.made import save_table, write_archives
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -66,7 +63,7 @@ def test_the_page_is_one_well_formed_file_without_addresses(whole):
     asked = [value for _, name, value in reader.attributes if name == "href"]
     assert sorted(asked) == sorted(f"#{one}" for one in identifiers) and len(asked) == 2
     images = [value for tag, name, value in reader.attributes if (tag, name) == ("img", "src")]
-    assert len(images) == 3 and all(image.startswith("data:image/png;base64,") for image in images)
+    assert len(images) == 1 and all(image.startswith("data:image/png;base64,") for image in images)
 
 
 def test_everything_is_on_the_page(whole):
@@ -122,39 +119,3 @@ def test_a_baseline_of_ones_own(tmp_path):
     assert "GCN − pGNN" in html and "Tempering alone − pGNN" in html
     with pytest.raises(UserError, match=r"--baseline pgn \(did you mean pgnn\?\)"):
         page_of([folder], "pgn")
-
-
-# ---- curves ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [1, 101, 250])
-def test_thinned_curves_keep_mean_and_length(n):
-    values = np.random.default_rng(n).random(n)
-    thin = thinned(pd.DataFrame({"a": values}, index=pd.Index(np.arange(1.0, n + 1), name="step")), 100)
-    length = -(-n // 100)
-    sizes = np.full(len(thin), length)
-    sizes[-1] = n - length * (len(thin) - 1)
-    assert len(thin) <= 100 and np.average(thin["a"], weights=sizes) == pytest.approx(values.mean())
-    assert np.average(thin.index, weights=sizes) == pytest.approx((n + 1) / 2)
-
-
-def test_curves_of_a_table(tmp_path):
-    folder = save_table(tmp_path, tasks=("ve",))
-    with saved_runs(folder) as runs:
-        made = curves_of(runs, TASKS["ve"])
-        for file in folder.glob("cells/*/*/*/*.csv"):
-            file.unlink()
-        assert curves_of(runs, TASKS["ve"]) == {}
-    assert list(made) == ["training loss", "learning rate", "VE acc, validation (× 100)"]
-    loss, rate, validation = made.values()
-    assert list(loss) == ["GCN", "pGNN"] and len(loss) == STEPS
-    np.testing.assert_allclose(loss["pGNN"] - loss["GCN"], 1.0)
-    assert rate["GCN"].iloc[0] == pytest.approx(1e-3) and list(validation["GCN"]) == [25, 50]
-    assert png(draw_curves(made)).startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize("text", ["", "step,loss\n1,x\n", "loss\n1\n", "step,loss\n,1\n"])
-def test_damaged_curves_are_named(tmp_path, text):
-    (tmp_path / "metrics.csv").write_text(text)
-    with pytest.raises(UserError, match="metrics.csv is damaged"):
-        read_steps(tmp_path / "metrics.csv")

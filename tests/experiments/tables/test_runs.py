@@ -48,13 +48,6 @@ def test_the_folder_of_one_of_several_tables_has_the_runs_of_its_results(tmp_pat
     assert places(tables / "two") == [f"{tables}/cells/{row}/ve/seed1" for row in ("gcn", "pgnn")]
 
 
-def test_a_run_copied_to_another_place_says_what_it_is(tmp_path):
-    table = save_table(tmp_path / "table")
-    shutil.copytree(table / "cells/pgnn/ve/seed1", tmp_path / "mine")
-    with saved_runs(tmp_path / "mine") as (run,):
-        assert (run.row, run.task, run.seed) == ("pgnn", "ve", 1)
-
-
 def test_unfinished_runs_and_those_of_a_sweep_are_left_out(tmp_path):
     table = save_table(tmp_path / "table")
     (table / "cells/pgnn/ve/seed1/scores.json").unlink()
@@ -129,7 +122,6 @@ DAMAGES = {
     "scores damaged": (written(f"{CELL}/scores.json", b"[1"), f"{CELL}/scores.json is damaged"),
     "no statistics": (removed(f"{CELL}/statistics.npz"), "seed0/statistics.npz is damaged"),
     "a pickle": (written(f"{CELL}/statistics.npz", b"\x80\x04N."), "statistics.npz is damaged"),
-    "no weights": (config_of(weights=None), r"config.json is damaged \(weights: "),
     "a recipe of another form": (config_of(recipe={"steps": "many"}), r"config.json is damaged \(recipe\."),
     "a row that is not known": (config_of(label="nobody"), "seed0: unknown method 'nobody'.*--plugin FILE"),
     "a task that is not known": (
@@ -227,40 +219,15 @@ def test_archives_that_are_too_large_and_a_full_disk(archive, tmp_path, monkeypa
         places(tmp_path)
 
 
-# ---- how runs were made ---------------------------------------------------------------------------------
-
-
-def made(run, **about):
-    (run.folder / "config.json").write_text(json.dumps({"settings": {"weights": "w"}, **about}))
-
-
-def some_runs(folder):
-    return runs_on(folder, {"vqa": DRAWN["vqa"]}, rows=("gcn", "pgnn"), seeds=(0, 1))
-
-
 def test_runs_that_were_made_differently_are_counted(tmp_path):
-    some = some_runs(tmp_path)
+    some = runs_on(tmp_path, {"vqa": DRAWN["vqa"]}, rows=("gcn", "pgnn"), seeds=(0, 1))
     for run in some:
-        code = "new" if run.row == "pgnn" and run.seed else "old"
-        made(run, versions={"torch": "2.13", "code": code}, machine="Linux x86_64")
-    shown = [*some, some[0]]  # in two rows, but made once
+        versions = {"torch": "2.13", "code": "new" if run.row == "pgnn" and run.seed else "old"}
+        about = {"versions": versions, "machine": "Linux x86_64"} if run.row == "pgnn" else {}
+        (run.folder / "config.json").write_text(json.dumps({"settings": {"weights": "w"}, **about}))
+    shown = [*some, some[3]]  # in two rows, but made once
     assert versions_of(shown) == {
-        "torch": {"2.13": 4},
-        "code": {"old": 3, "new": 1},
-        "machine": {"Linux x86_64": 4},
+        "machine": {"unknown": 2, "Linux x86_64": 2},
+        "torch": {"2.13": 2},
+        "code": {"old": 1, "new": 1},
     }
-    some = some_runs(tmp_path / "mixed")
-    assert versions_of(some) == {}, "of earlier versions"
-    made(some[0], versions={"code": "new"})
-    for run in some:
-        run.__dict__.pop("config", None)  # which is read once
-    assert versions_of(some) == {"code": {"new": 1, "unknown": 3}}
-
-
-def test_a_run_that_went_on_with_other_code_has_both(tmp_path):
-    some = some_runs(tmp_path)
-    for run in some:
-        made(run, versions={"code": "new"})
-    old = {"device": "cpu", "precision": "float32", "versions": {"code": "old"}}
-    made(some[0], before=[old, {"versions": None}, old], versions={"code": "new"})
-    assert versions_of(some) == {"code": {"old, then new": 1, "new": 3}}

@@ -11,11 +11,9 @@ from experiments.tables.frame import WAY, Row, Summary, rows_from_frame
 from experiments.tables.make import save_results
 from experiments.tables.table import REFERENCE, Table, below_frozen, make_table
 from experiments.tasks import TASKS
-from experiments.tasks.task import Column, register, tasks_named
 from tests.experiments.tables.made import (
     COLUMNS,
     NAMES,
-    SmallTask,
     captioning,
     frame,
     runs_on,
@@ -33,27 +31,6 @@ def saved(folder, tasks, **options):
     table = make_table(runs, tasks, "GNN ablation")
     paths = save_results(runs, tasks, table, folder / "out", {"machine": "small"})
     return runs, table, {what: path.read_text() for what, path in paths.items() if what != "png"}
-
-
-def test_the_legend_says_where_a_row_trains_more_on_one_task_than_on_another(tmp_path):
-    tasks = {name: SmallTask(name, Column(f"{name}.accuracy", f"{name} acc")) for name in ("a", "b")}
-    runs = runs_on(tmp_path, tasks)
-    assert not any(note.startswith("Trainable") for note in make_table(runs, tasks, "").notes)
-    larger = [replace(run, result={**run.result, "parameters": 9e9}) for run in runs if run.task == "b"]
-    table = make_table([*(run for run in runs if run.task == "a"), *larger], tasks, "")
-    assert "Trainable: the largest number of the row's tasks, which differ" in table.notes
-    assert {row.parameters for row in table.rows} == {9e9}
-
-
-def test_a_task_registered_at_run_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.tasks.task.TASKS", dict(TASKS))
-    register(SmallTask("chess", Column("chess.mates", "Mates", averaged=True)))
-    _, table, texts = saved(tmp_path, tasks_named(["chess", "vqa"]))
-    assert [column.heading for column in table.columns] == ["Mates", "VQA acc", "Avg"]
-    assert "Task chess: 90 training and 60 test examples" in texts["txt"]
-    assert "Avg = mean of Mates and VQA acc." in texts["txt"]
-    assert {"chess.mates", "avg"} <= {line["column"] for line in table.comparisons}
-    assert all({"chess.mates", "vqa.accuracy", "avg"} == set(row.scores) for row in table.rows)
 
 
 def test_details_hold_everything_once(tmp_path):
@@ -166,9 +143,3 @@ def test_each_run_is_compared_with_its_own_checkpoint(tmp_path):
     assert (
         below_frozen([*without, replace(without[-1], row="learned_p")]) == f"0 of 2 trained runs end {BELOW}"
     )
-
-
-def test_nothing_is_said_where_nothing_can_be_compared(tmp_path):
-    runs = runs_with(tmp_path, ("frozen", 0, 0.5), ("gcn", 1, 0.1), ("gcn", 3, 0.1))
-    assert below_frozen(runs) == ""  # another checkpoint
-    assert below_frozen(runs[1:]) == ""  # no frozen model
