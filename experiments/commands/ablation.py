@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from adapters.joins import JOINS
 from experiments.runs.execution import add_run_arguments
 from experiments.runs.given_data import add_data_arguments, check_data_arguments
 from experiments.tables.grid import listed, load_preset
@@ -48,12 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Run every row with this many seeds. Default: as the preset says.",
     )
     add(
-        "--join",
-        metavar="NAME",
-        help=f"Join adapters to the model in this way: {', '.join(JOINS)}. Default: as chosen on validation "
-        "data. Rows with a join in their name keep it.",
-    )
-    add(
         "--out",
         type=Path,
         metavar="FOLDER",
@@ -79,7 +72,6 @@ def run(args: argparse.Namespace) -> int:
         tasks=names_in(args.tasks),
         first_seed=args.seed,
         seeds=args.seeds,
-        join=args.join,
         model=args.model,
         data=args.data,
         answering=args.answering,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adapters.joins import JOINS
 from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.base.arguments import did_you_mean
@@ -36,7 +35,6 @@ def cell_of(
     experiment: Experiment,
     drawn: Path,
     chosen: Settings,
-    join: str | None = None,
     counted: dict[str, int] | None = None,
 ) -> Cell:
     """The cell of an experiment: what the file leaves open is decided here.
@@ -45,7 +43,6 @@ def cell_of(
         experiment: as the user gave it, or as a table says.
         drawn: folder for drawn data.
         chosen: settings chosen on validation data, :func:`~experiments.tables.grid.written_out`.
-        join: how adapters join the model, in place of the chosen way.
         counted: task -> its training examples, of an earlier call on the same data; gets those counted here.
 
     Raises:
@@ -61,7 +58,7 @@ def cell_of(
     return Cell(
         method.name,
         method.name,
-        settings_of(method, method.settings(chosen, task.name, join), experiment.settings),
+        settings_of(method, method.settings(chosen, task.name), experiment.settings),
         task.name,
         experiment.seed,
         recipe,
@@ -186,7 +183,6 @@ class Wanted:
         tasks: only these; None for all.
         first_seed: of trained rows.
         seeds: number of seeds for every trained row; None as the grid says.
-        join: how adapters join the model; None as chosen on validation data.
         model: checkpoint folder or hub name, for all seeds.
         checkpoints: folder of the pre-trained checkpoints beside the shipped one.
         data: folder of data sets that the user named; None where data are drawn.
@@ -200,16 +196,12 @@ class Wanted:
     tasks: Sequence[str] | None = None
     first_seed: int = 0
     seeds: int | None = None
-    join: str | None = None
     model: str | None = None
     checkpoints: Path = CHECKPOINTS
     data: Path | None = None
     answering: str | None = None
 
     def __post_init__(self):
-        if self.join is not None and self.join not in JOINS:
-            near = did_you_mean(self.join, JOINS)
-            raise UserError(f"unknown join {self.join!r}{near}: choose from {', '.join(JOINS)}")
         if self.seeds is not None and not 1 <= self.seeds <= MOST_SEEDS:
             raise UserError(f"--seeds must be at least 1 and at most {MOST_SEEDS}, got {self.seeds}")
         if not 0 <= self.first_seed < MOST_SEED:
@@ -385,15 +377,14 @@ class _Planner:
 
     def _decided(self, method: Method, task: Task) -> tuple[dict[str, Any], float]:
         """The settings and the learning rate of a method on a task."""
-        settings = method.settings(self.chosen, task.name, self.wanted.join)
-        return settings, method.rate(self.chosen, task.name)
+        return method.settings(self.chosen, task.name), method.rate(self.chosen, task.name)
 
     def _cell(self, method: Method, task: Task, seed: int) -> Cell:
         key = (method.name, task.name, seed)
         if key not in self.made:
             wanted = self.wanted
             experiment = experiment_in(self.grid, wanted, self.data, task, method.name, seed)
-            cell = cell_of(experiment, self.data, self.chosen, wanted.join, self.counted)
+            cell = cell_of(experiment, self.data, self.chosen, self.counted)
             self.made[key] = replace(cell, checkpoint=wanted.model is None and cell.model is not None)
         return self.made[key]
 

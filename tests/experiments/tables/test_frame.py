@@ -15,7 +15,6 @@ from experiments.tables.frame import (
     scored,
     table_columns,
     way_between,
-    with_way,
 )
 from experiments.tasks import TASKS
 from experiments.tasks.task import Column
@@ -135,13 +134,6 @@ def test_by_hand():
     assert note.endswith("among VQA acc, VE acc, BLEU@4 and CIDEr")
 
 
-def test_constants_are_means_over_seeds():
-    ends = [tuple(np.add(END, shift)) for shift in (-0.05, 0.05)]
-    runs = way_frame(frozen=[START], full=ends)
-    shares = way_between(runs, COLUMNS)[0].share(runs)
-    assert shares[1] < 1 < shares[2] and shares[1:].mean() == pytest.approx(1)
-
-
 def test_the_ends_of_the_way():
     assert way_between(way_frame(frozen=[START], gcn=[END]), COLUMNS) == (None, "")
     assert way_between(way_frame(full=[END], gcn=[END]), COLUMNS) == (None, "")
@@ -160,10 +152,3 @@ def test_a_ceiling_that_is_no_ceiling_is_said(gain, is_there):
     assert (way is not None) == is_there
     if not is_there:
         assert note == "Way is not shown: Full fine-tuning is not 2 points above Frozen model in VE acc"
-
-
-def test_it_stands_after_the_average():
-    keys = [column.key for column in with_way(COLUMNS)]
-    assert keys[keys.index("avg") + 1] == "way" and len(keys) == len(COLUMNS) + 1
-    one = table_columns({"vqa": TASKS["vqa"], "easy_vqa": TASKS["easy_vqa"]})
-    assert [column.key for column in with_way(one)] == ["vqa.accuracy", "way", "easy_vqa.accuracy"]

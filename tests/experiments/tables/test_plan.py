@@ -78,13 +78,12 @@ def test_a_cell_has_the_chosen_settings_and_the_presets_budget():
 
 
 def test_what_a_user_asks_for():
-    table = plan(rows=["appnp", "pgnn"], tasks=["ve", "vqa"], first_seed=4, seeds=2, join="gated", model="m")
+    table = plan(rows=["appnp", "pgnn"], tasks=["ve", "vqa"], first_seed=4, seeds=2, model="m")
     assert list(table.rows) == ["appnp", "pgnn", "frozen", "full", "majority"], "reference rows stay"
     assert list(table.tasks) == ["ve", "vqa"]
     for name, cells in table.rows.items():
         assert {cell.seed for cell in cells} == ({4, 5} if METHODS[name].trains else {0})
         assert all(cell.model == "m" for cell in cells)
-    assert {cell.settings["join"] for cell in table.rows["pgnn"]} == {"gated"}
     assert len({cell.seed for cell in plan(rows=["appnp"]).rows["appnp"]}) == 3, "as many as the most seeds"
 
 
@@ -94,7 +93,6 @@ def test_what_a_user_asks_for():
         ({}, {"rows": ["gat"]}, "unknown method 'gat'"),
         ({}, {"rows": []}, "no method is named"),
         ({}, {"tasks": ["vqa", "chess"]}, "unknown task 'chess'"),
-        ({}, {"join": "glue"}, "unknown join 'glue'"),
         ({}, {"seeds": 0}, "--seeds must be at least 1"),
         ({}, {"first_seed": 2**31}, "--seed must be at least 0 and below 2147483648, got 2147483648"),
         ({"by_task": {"chess": Part()}}, {}, "unknown task 'chess': choose from vqa, "),

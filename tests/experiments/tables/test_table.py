@@ -48,23 +48,6 @@ def test_details_hold_everything_once(tmp_path):
     assert json.loads(paths["significance"].read_text()) == list(table.comparisons)
 
 
-def test_files_appear_together_or_not_at_all(tmp_path, monkeypatch):
-    runs, table, texts = saved(tmp_path, {"vqa": TASKS["vqa"]})
-    out = tmp_path / "out"
-    (out / "cells").mkdir()
-    assert {path.name for path in out.iterdir()} == FILES | {"cells"}
-
-    def fail(*arguments, **options):
-        raise RuntimeError("disk full")
-
-    other = replace(table, title="another title")
-    monkeypatch.setattr("experiments.tables.make.details_markdown", fail)
-    with pytest.raises(RuntimeError):
-        save_results(runs, {"vqa": TASKS["vqa"]}, other, out)
-    assert {path.name for path in out.iterdir()} == FILES | {"cells"}
-    assert (out / "ablation.txt").read_text() == texts["txt"]
-
-
 def test_two_tasks_with_metrics_of_one_name(tmp_path):
     """Every score of both captioning tasks stands in the table under a heading of its own."""
     tasks = {"coco": captioning("coco"), "nocaps": captioning("nocaps")}
