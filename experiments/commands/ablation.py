@@ -57,8 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--dry-run",
         action="store_true",
-        help="List the runs, which of them have scores already, and an estimate of time for the others; run "
-        "nothing.",
+        help="List the runs, which of them have scores already, and how much the others train; run nothing.",
     )
 
 

@@ -85,6 +85,8 @@ def decided(experiment: Experiment, drawn: Path, chosen: Settings) -> tuple[Cell
         UserError: a name is unknown, something is missing, or changes nothing.
     """
     method = method_named(experiment.method)
+    if method.repeats is not None:
+        raise UserError(f"method {method.name} shows the runs of {method.repeats} again: give that one")
     if not method.trains and experiment.recipe != Training():
         raise UserError(f"recipe changes nothing, since {method.name} trains nothing: leave it out")
     check_known([experiment.task], list(TASKS), "task")

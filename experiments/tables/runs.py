@@ -221,8 +221,11 @@ def runs_of(file: Path) -> list[tuple[str, str, int]]:
         UserError: the file is damaged.
     """
     try:
-        held = json.loads(file.read_text(encoding="utf-8"))["cells"]
-        return [(str(one["row"]), str(one["task"]), int(one["seed"])) for one in held]
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        held = [(str(one["row"]), str(one["task"]), int(one["seed"])) for one in cells]
+        if not held:
+            raise ValueError("no runs")
+        return held
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{file} cannot be read ({type(error).__name__}): make the table again, give another --out, or "

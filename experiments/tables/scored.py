@@ -23,7 +23,7 @@ RESAMPLES, LEVEL = 1000, 0.95
 
 
 @dataclass(frozen=True)
-class Line:
+class ScoreLine:
     """A score.
 
     Args:
@@ -61,7 +61,7 @@ class Scored:
     evaluator: str
     examples: int
     images: int
-    lines: tuple[Line, ...]
+    lines: tuple[ScoreLine, ...]
 
     def text(self) -> str:
         """Aligned text, scores times 100."""
@@ -108,7 +108,7 @@ def score_predictions(
     lines = []
     for key, column in columns.items():
         ends = _interval(scores.statistics.get(key), images, column, seed)
-        lines.append(Line(key, column.heading, None, scores.columns[key], *ends, len(examples)))
+        lines.append(ScoreLine(key, column.heading, None, scores.columns[key], *ends, len(examples)))
     selects = next(column for column in task.columns if column.key == task.selects)
     statistics = scores.statistics.get(selects.key)
     for kind, (value, number) in scores.kinds.items():
@@ -116,9 +116,9 @@ def score_predictions(
         of_kind = None if statistics is None else statistics[own]
         if len(own) == number > 0 and of_kind is not None and _is(value, selects, of_kind):
             ends = _interval(of_kind, [images[k] for k in own], selects, seed)
-            lines.append(Line(selects.key, selects.heading, kind, value, *ends, number))
+            lines.append(ScoreLine(selects.key, selects.heading, kind, value, *ends, number))
         else:  # what captions say of scenes, say
-            lines.append(Line(None, "", kind, value, None, None, number))
+            lines.append(ScoreLine(None, "", kind, value, None, None, number))
     return Scored(task.name, task.title, scores.evaluator, len(examples), len(set(images)), tuple(lines))
 
 
@@ -137,7 +137,7 @@ def _interval(
     return bootstrap_interval(statistics, images, column.score, seed, bounds=bounds)
 
 
-def _cells(line: Line) -> tuple[str, ...]:
+def _cells(line: ScoreLine) -> tuple[str, ...]:
     interval = MISSING if line.low is None else f"{100 * line.low:.2f} to {100 * line.high:.2f}"
     name, heading = (line.column, line.heading) if line.kind is None else (line.kind, "")
     return str(name), f"{100 * line.score:.2f}", interval, str(line.number), heading

@@ -54,7 +54,7 @@ RATES = tuple(float(f"{digit}e{power}") for power in range(-6, 1) for digit in (
 FURTHER = 2  # rates beyond those of a sweep; seeds for each finalist of a search that are kept for them
 DIVERGED = -math.inf  # the score of a run whose loss was not finite
 SETTINGS = "settings.yaml"
-FIRST = "method,task,"  # begins the file of all trials
+FIRST = ("method", "task", "join", "arguments", "rate", "seed")  # columns of the file of all trials
 
 Key = tuple[str, str]  # method and task
 Scores = Mapping[tuple[str, str, int], float]  # by trial's key
@@ -98,7 +98,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Budget:
+class RaceLimits:
     """What a race may spend.
 
     Args:
@@ -113,9 +113,9 @@ class Budget:
     seeds: int = 1
 
 
-JOINT = Budget(24, 3, 24)  # of a GNN: all trials are spent
-OTHERS = Budget(10, 2, 3)  # of a method that is searched for learning rates alone
-SECOND = Budget(6)  # of such a row of attribution that has fewer seeds in the table: one seed each
+JOINT = RaceLimits(24, 3, 24)  # of a GNN: all trials are spent
+OTHERS = RaceLimits(10, 2, 3)  # of a method that is searched for learning rates alone
+SECOND = RaceLimits(6)  # of such a row of attribution that has fewer seeds in the table: one seed each
 
 
 class Race:
@@ -124,14 +124,14 @@ class Race:
     Args:
         method, task: their names.
         screened: the settings to begin with.
-        budget: what it may spend.
+        limits: what it may spend.
 
     Attributes:
         tried: the trials so far.
     """
 
-    def __init__(self, method: str, task: str, screened: Sequence[Choice], budget: Budget):
-        self.method, self.task, self.screened, self.budget = method, task, screened, budget
+    def __init__(self, method: str, task: str, screened: Sequence[Choice], limits: RaceLimits):
+        self.method, self.task, self.screened, self.limits = method, task, screened, limits
         self.tried: list[Trial] = []
         self._final: list[Choice] = []
 
@@ -143,18 +143,18 @@ class Race:
         """
         if not self.tried:
             found = [self._trial(choice) for choice in self.screened]
-        elif self.budget.seeds == 1:
-            found = self._beyond(scores)[: max(0, self.budget.trials - len(self.tried))]
+        elif self.limits.seeds == 1:
+            found = self._beyond(scores)[: max(0, self.limits.trials - len(self.tried))]
         else:
             found = self._with_further_seeds(scores)
         self.tried += found
         return found
 
     def _with_further_seeds(self, scores: Scores) -> list[Trial]:
-        left, finalists = self.budget.trials - len(self.tried), self.budget.finalists
+        left, finalists = self.limits.trials - len(self.tried), self.limits.finalists
         found = [] if self._final else self._beyond(scores)[: max(0, left - FURTHER * finalists)]
         seed = 1 + max(trial.seed for trial in self.tried)
-        if not found and left >= finalists and seed < self.budget.seeds:
+        if not found and left >= finalists and seed < self.limits.seeds:
             self._final = self._final or self.best(scores)
             found = [self._trial(choice, seed) for choice in self._final]
         return found or self._past_the_winner(scores)
@@ -169,7 +169,7 @@ class Race:
         def place(choice: Choice) -> tuple[float, ...]:
             return -self.seeds(choice), -self.mean(choice, scores), choice.learning_rate
 
-        return sorted(found, key=place)[: self.budget.finalists]
+        return sorted(found, key=place)[: self.limits.finalists]
 
     def seeds(self, choice: Choice) -> int:
         """How many seeds a setting ran with."""
@@ -284,7 +284,7 @@ class Tuner:
             races: to be run.
             download: fetch a model that is not on this machine.
         """
-        out, seeds = self.execution.out, max(race.budget.seeds for race in races)
+        out, seeds = self.execution.out, max(race.limits.seeds for race in races)
         first = [Trial(race.method, race.task, race.screened[0]) for race in races]
         cells = [self.cell(trial) for trial in first]
         dealt = [self.cell(replace(first[0], seed=n)) for n in range(min(seeds, self.grid.checkpoints))]
@@ -303,9 +303,8 @@ class Tuner:
             result = results.get(cell)
             score = DIVERGED if result is None else result["scores"][TASKS[trial.task].selects]
             self.scores[trial.key] = score
-            about = {"method": trial.method, "task": trial.task, "seed": trial.seed}
-            about |= {"join": trial.choice.join, "arguments": json.dumps(trial.choice.arguments)}
-            about |= {"rate": trial.choice.learning_rate, "score": score}
+            values = (trial.method, trial.task, trial.choice.join, json.dumps(trial.choice.arguments))
+            about = dict(zip(FIRST, (*values, trial.choice.learning_rate, trial.seed))) | {"score": score}
             self.lines.append({**about, **({} if result is None else result["scores"])})
 
     def chosen(self) -> Settings:
@@ -348,9 +347,10 @@ class Tuner:
         if not processes(self.execution.device).is_main_process:
             return
         out, report = self.execution.out, self.report()
+        tried = pd.DataFrame(self.lines).sort_values(list(FIRST), kind="stable")
         with published(out) as part:
             write_settings(part / SETTINGS, self.chosen())
-            write_text(part / f"{stem}.csv", pd.DataFrame(self.lines).to_csv(index=False))
+            write_text(part / f"{stem}.csv", tried.to_csv(index=False))
             write_text(part / f"{stem}.md", report)
         print(report)
         note(f"saved: {out}/{SETTINGS}, {stem}.csv, {stem}.md; to use them: attngraph table ... --settings")
@@ -374,7 +374,7 @@ def check_tuned(out: Path, stem: str, tried: Collection[Key]) -> None:
     if not found:
         return
     text = files[0].read_text(encoding="utf-8") if len(found) == len(files) else ""
-    if not text.startswith(FIRST):
+    if not text.startswith(",".join(FIRST)):
         raise UserError(
             f"{found[0]} is there, and no {stem} has written it: move it away, or give another --out"
         )
@@ -392,7 +392,7 @@ def sweep(tuner: Tuner, download: bool = False) -> None:
     races = []
     for method, task in tuner.cells:
         begun = [Choice(learning_rate=rate) for rate in tuner.grid.rates_of(method_named(method))]
-        races.append(Race(method, task, begun, Budget(len(begun) + FURTHER)))
+        races.append(Race(method, task, begun, RaceLimits(len(begun) + FURTHER)))
     tuner.finish(races, download)
 
 

@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from experiments.methods import METHODS, method_named
+from experiments.methods import METHODS
 from experiments.methods.settings import SETTINGS_FILE, Choice, Settings, chosen_settings, write_settings
 from experiments.runs.experiment import Part, Scenes, Training, laid_over, load_experiment
-from experiments.tables.frame import averaged_columns, table_columns
 from experiments.tables.grid import Grid, load_preset, load_table, names_of
 from experiments.tables.plan import Plan, Wanted, plan_table
-from experiments.tables.table import published_blocks
-from experiments.tasks import TASKS, tasks_named
+from experiments.tasks import TASKS
 
 RESULTS = Path(__file__).parents[3] / "experiments" / "results"
 SIX = ("vqa2", "vizwiz_vqa", "snli_ve", "coco", "textcaps", "vizwiz_caps")
@@ -41,20 +39,6 @@ def test_what_is_shipped_is_read():
         assert grid.about and set(grid.counts) <= set(METHODS) and set(grid.by_task) <= set(TASKS)
 
 
-@pytest.mark.parametrize("name", names_of("table"))
-def test_rows_are_methods_and_published_blocks_fit(name):
-    grid = load_table(name, "scenes")
-    titles = [method_named(row).title for row in grid.counts]
-    assert set(grid.counts) <= set(METHODS) and len(set(titles)) == len(titles)
-    columns = table_columns(tasks_named(grid.tasks))
-    keys = {column.key for column in columns}
-    for block in grid.published:
-        published = published_blocks()[block]
-        assert all(set(numbers) <= keys for numbers in published.rows.values())
-        averages = {column.key for column in averaged_columns(columns)}
-        assert published.averaged == (averages if len(averages) > 1 else set())
-
-
 def test_tables_of_a_size_agree_on_the_runs_that_they_share():
     seen = {}
     for name in names_of("table"):
@@ -66,16 +50,6 @@ def test_tables_of_a_size_agree_on_the_runs_that_they_share():
             assert asdict(seen.setdefault((cell.label, cell.task, cell.seed), cell)) == asdict(cell)
     gnn, main = ({(c.label, c.task, c.seed) for c in planned(name).cells} for name in ("gnn", "main"))
     assert gnn < main, "nothing is run twice"
-
-
-def test_epochs_become_steps():
-    steps = {cell.task: cell.recipe.steps for cell in planned("main", "paper", seeds=1).rows["lora"]}
-    published = load_table("main", "paper").scenes.published
-    assert steps["vqa2"] == 5 * (605_102 // 64) == 47_270
-    assert steps["coco"] == 10 * (113_287 // 128) == 8_850
-    for task in SIX:
-        epochs, batch = (5, 64) if task in SIX[:3] else (10, 128)
-        assert steps[task] == epochs * (published[task][0] // batch)
 
 
 def test_rates_of_the_large_size_are_the_papers():

@@ -1,7 +1,5 @@
 """Renderings of one made-up table, as a whole: the expected texts are in ``expected``."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -116,12 +114,3 @@ def test_the_figure_shows_each_difference_with_its_interval(tmp_path):
         bars = [bar for container in axes.containers for bar in container[2][0].get_segments()]
         ends = [100 * line["low"], 100 * line["high"]]
         assert any(bar[:, 0] == pytest.approx(ends) and set(bar[:, 1]) == {place} for bar in bars)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("module", ["experiments.tables.table", "experiments.tables.render"])
-def test_slow_packages_wait_until_they_are_needed(module):
-    """A worker that trains imports none of them for a table's sake."""
-    code = f"import sys, {module}; print({{'matplotlib', 'statsmodels'}} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "set()"

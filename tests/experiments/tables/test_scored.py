@@ -73,22 +73,6 @@ def test_what_has_no_statistics_has_no_interval():
     assert scored.frame()["low"].notna().sum() == 1 and "–" in scored.text()
 
 
-class Points(Ranked):
-    """Scores from 0 to 100, which its column does not say."""
-
-    columns = (Column("points.mean", "Points", score=lambda sums: 100 * mean_score(sums)),)
-
-    def score(self, predictions, examples):
-        return TaskScores({"points.mean": 75.0}, {"points.mean": mean_statistics(RIGHT)}, {})
-
-
-def test_a_column_that_does_not_say_where_scores_end_keeps_its_interval():
-    (line,) = score_predictions(Points(), EXAMPLES, SAID).lines
-    images = [example.image for example in EXAMPLES]
-    free = bootstrap_interval(mean_statistics(RIGHT), images, Points.columns[0].score)
-    assert (line.low, line.high) == free and line.low < 75 < line.high
-
-
 def test_intervals_of_few_images_are_scores_that_there_can_be():
     """CIDEr ends at 10, all others at 1."""
     few = EXAMPLES[:4]  # two pictures

@@ -21,9 +21,8 @@ from experiments.tables.tune import (
     OTHERS,
     RATES,
     SECOND,
-    Budget,
     Race,
-    Trial,
+    RaceLimits,
     Tuner,
     check_tuned,
     rate_beyond,
@@ -104,7 +103,9 @@ def test_the_next_rate(rates, best, beyond):
 
 def test_a_race_without_room_for_seeds_goes_on_with_its_winner_until_it_lies_inside():
     race = run_race(
-        (1e-3, 3e-3, 1e-2), Budget(4, 2, 9), lambda trial: -abs(math.log10(trial.choice.learning_rate) + 1)
+        (1e-3, 3e-3, 1e-2),
+        RaceLimits(4, 2, 9),
+        lambda trial: -abs(math.log10(trial.choice.learning_rate) + 1),
     )
     assert [trial.choice.learning_rate for trial in race.tried] == [1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1]
     winner = race.best(race.scores)[0]
@@ -116,7 +117,7 @@ def test_the_rate_beyond_a_winner_runs_with_the_winners_seeds():
     better = {(1e-2, 1): 0.9, (3e-3, 0): 0.5, (1e-2, 0): 0.4}
     race = run_race(
         (1e-3, 3e-3, 1e-2),
-        Budget(7, 2, 9),
+        RaceLimits(7, 2, 9),
         lambda trial: better.get((trial.choice.learning_rate, trial.seed), 0.1),
     )
     last = [(trial.choice.learning_rate, trial.seed) for trial in race.tried[-3:]]
@@ -125,8 +126,10 @@ def test_the_rate_beyond_a_winner_runs_with_the_winners_seeds():
 
 
 def test_races_end_where_everything_diverges_and_of_equals_the_smallest_rate_is_best():
-    assert len(run_race((1e-3, 3e-3), Budget(9, 2, 9), lambda trial: DIVERGED).tried) <= 9
-    equal = run_race((1e-3, 3e-3, 1e-2), Budget(3), lambda trial: float(trial.choice.learning_rate < 1e-2))
+    assert len(run_race((1e-3, 3e-3), RaceLimits(9, 2, 9), lambda trial: DIVERGED).tried) <= 9
+    equal = run_race(
+        (1e-3, 3e-3, 1e-2), RaceLimits(3), lambda trial: float(trial.choice.learning_rate < 1e-2)
+    )
     assert equal.best(equal.scores)[0].learning_rate == 1e-3
 
 
@@ -275,16 +278,3 @@ def test_the_best_settings_are_chosen(found):
     joined = of(cells, "pgnn_replace")
     assert {cell.settings["join"] for cell in joined} == {"replace"}
     assert {cell.settings["gnn_args"]["mu"] for cell in joined} == {0.1}, "best with it"
-
-
-def test_a_trial_is_a_planned_run_with_another_setting(tmp_path, monkeypatch):
-    preset = load_preset("full")
-    tuner = World(tmp_path, monkeypatch, score).tuner(preset, model="some/model")
-    choice = Choice(learning_rate=3e-3, join="gated", arguments={"p": 1.5, "mu": 0.1})
-    cell = tuner.cell(Trial("pgnn", "caption", choice, seed=2))
-    assert cell.settings == {"gnn": "pgnn", "gnn_args": choice.arguments, "join": "gated", "reduction": 4}
-    assert (rate_of(cell), cell.recipe.steps) == (
-        3e-3,
-        preset.part(TASKS["caption"])["recipe"]["steps"],
-    )
-    assert (cell.seed, cell.model, cell.label) == (2, "some/model", "pgnn@gated-0.003-p1.5-mu0.1")
