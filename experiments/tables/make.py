@@ -27,7 +27,7 @@ from experiments.tables.grid import Grid
 from experiments.tables.plan import Plan, Wanted, check_checkpoints
 from experiments.tables.render import render_latex, render_markdown, render_text, table_frame
 from experiments.tables.runs import RESULTS, Run, distinct, runs_of, versions_of
-from experiments.tables.table import Table, below_frozen, make_table
+from experiments.tables.table import Table, below_frozen, make_table, published_in
 from experiments.tasks.task import Task
 
 SIGNIFICANCE, DETAILS = "significance.json", "details.md"
@@ -69,6 +69,7 @@ def make(options: Any, work: Work, dry_run: bool) -> int:
         UserError: a folder holds something else, or a run fails.
     """
     execution = execution_of(options, work.out)
+    published_in(work.grid)  # an error before anything runs
     check_folder(work.out, OWNER)
     if dry_run:
         check_table(work)

@@ -81,6 +81,17 @@ def published_blocks() -> dict[str, Published]:
     }
 
 
+def published_in(grid: Grid) -> list[Published]:
+    """The blocks that a grid names.
+
+    Raises:
+        UserError: it names an unknown one.
+    """
+    blocks = published_blocks()
+    check_known([*grid.published, *blocks], list(blocks), "block of published numbers")
+    return [blocks[name] for name in grid.published]
+
+
 def published_for(columns: Sequence[Column], blocks: Iterable[Published]) -> tuple[Published, ...]:
     """The parts of blocks that a table with these columns can show; blocks without such a part are left out.
 
@@ -204,9 +215,6 @@ def make_table(
     titles = {method_named(name).title: block for name, block in grid.blocks.items()}
     rows = [replace(row, group=titles.get(row.name, row.group)) for row in rows_from_frame(frame, columns)]
     contenders, means = grid.contenders, {WAY.key: way.weights} if way else None
-    blocks = published_blocks()
-    if grid.published:
-        check_known(grid.published, list(blocks), "block of published numbers")
     return Table(
         title,
         rows,
@@ -218,7 +226,7 @@ def make_table(
             "Time: training and scoring of all tasks for one seed, in one of several parallel workers; "
             "peak memory of that worker",
         ],
-        published=published_for(columns, [blocks[name] for name in grid.published]),
+        published=published_for(columns, published_in(grid)),
         contenders=None if contenders is None else {method_named(name).title for name in contenders},
         contest=grid.contest,
     )
