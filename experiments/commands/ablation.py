@@ -11,10 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from adapters.joins import JOINS
 from experiments.runs.execution import add_run_arguments
 from experiments.runs.given_data import add_data_arguments, check_data_arguments
-from experiments.tables.checkpoints import add_checkpoints_argument, check_only, checkpoints_folder
 from experiments.tables.grid import listed, load_preset
 from experiments.tables.make import Work, check_named, check_ranking, make, names_in
 from experiments.tables.plan import Wanted, plan_table
@@ -49,32 +47,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Run every row with this many seeds. Default: as the preset says.",
     )
     add(
-        "--join",
-        metavar="NAME",
-        help=f"Join adapters to the model in this way: {', '.join(JOINS)}. Default: as chosen on validation "
-        "data. Rows with a join in their name keep it.",
-    )
-    add(
         "--out",
         type=Path,
         metavar="FOLDER",
         help="Write the runs and tables into this folder. Default: runs/ablation-PRESET.",
-    )
-    add_checkpoints_argument(parser)
-    add(
-        "--only-checkpoint",
-        type=int,
-        metavar="N",
-        help="Run only the seeds that start from checkpoint N (0 is the shipped one), such as on one of "
-        "several machines, and make no table; the other checkpoints need not be there. Default: all.",
     )
     add_data_arguments(parser)
     add_run_arguments(parser)
     add(
         "--dry-run",
         action="store_true",
-        help="List the runs, which of them have scores already, and an estimate of time for the others; run "
-        "nothing.",
+        help="List the runs, which of them have scores already, and how much the others train; run nothing.",
     )
 
 
@@ -83,16 +66,12 @@ def run(args: argparse.Namespace) -> int:
     check_data_arguments(args)
     preset = load_preset(args.preset)
     out = args.out or Path("runs") / f"ablation-{Path(args.preset).stem}"
-    check_only(args.only_checkpoint, preset, args.model)
     wanted = Wanted(
         rows=names_in(args.gnn),
         tasks=names_in(args.tasks),
         first_seed=args.seed,
         seeds=args.seeds,
-        join=args.join,
         model=args.model,
-        checkpoints=checkpoints_folder(args.checkpoints, preset, args.model),
-        only_checkpoint=args.only_checkpoint,
         data=args.data,
         answering=args.answering,
     )
@@ -101,4 +80,4 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         check_named(args, preset)
     title = f"GNN ablation, preset {Path(args.preset).stem}"
-    return make(args, Work(title, plan, out, out, part=args.only_checkpoint))
+    return make(args, Work(title, plan, out, out, preset), args.dry_run)

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     with saved_runs(args.source) as runs:
         lines, headings, about = recompute(runs, *map(names_in, asked.values()))
     grid = significance(lines, headings)
-    print(f"{f'{scope(lines)} {about}'.strip()}\n\n{aligned([grid.head, *grid.lines])}")
+    print(f"{f'{scope(lines)} {about}'.strip()}\n\n{aligned([list(grid), *grid.to_numpy().tolist()])}")
     if outputs is not None:
         with outputs.alone(), outputs.writing() as part:
             with whole(part / TABLE) as file:

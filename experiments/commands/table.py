@@ -1,7 +1,7 @@
 """The tables of the paper.
 
 attngraph table main                     # on drawn scenes with the mini-BLIP
-attngraph table main --model mini-mplug --out runs/tables-mplug --beside runs/tables-scenes
+attngraph table main --model mini-mplug --out runs/tables-mplug
 attngraph table gnn --dry-run
 attngraph table main --size paper --data data/official --model MODEL --device cuda
 
@@ -12,10 +12,10 @@ tables are run once.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.base.known import check_known
 from experiments.runs.cells import IMAGE_STATES
 from experiments.runs.execution import add_run_arguments
 from experiments.runs.given_data import add_data_arguments, check_data_arguments
@@ -27,11 +27,10 @@ from experiments.tables.make import (
     folder_of,
     make,
     model_of,
-    plan_of,
     rows_in,
+    wanted_of,
 )
-from experiments.tables.published import Published, published_blocks, read_beside
-from experiments.tables.table import Design
+from experiments.tables.plan import plan_table
 
 SHARED = ("cells", "data", IMAGE_STATES)  # folders of --out in which runs keep something
 
@@ -80,12 +79,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     add_run_arguments(parser)
     add(
-        "--beside",
-        type=Path,
-        metavar="FOLDER",
-        help="Show the rows of the same table with another model in a block below: the --out of that run.",
-    )
-    add(
         "--dry-run",
         action="store_true",
         help="List the runs, which of them have scores already, and what the others cost; run nothing.",
@@ -97,33 +90,16 @@ def run(args: argparse.Namespace) -> int:
     check_data_arguments(args)
     grid = load_table(args.name, args.size).with_settings(args.settings)
     name, of_size = Path(args.name).stem, Path(args.size).stem
-    out = folder_of(args)
+    out = folder_of(args.out, args.size)
     if name in SHARED:
         raise UserError(
             f"{args.name}: the table would be written into {out / name}, where its runs keep something else: "
             "give the file another name"
         )
-    plan = plan_of(args, grid, rows_in(args.rows, list(grid.counts)), args.seeds)
+    wanted = wanted_of(args, rows_in(args.rows, list(grid.counts)))
+    plan = plan_table(grid, replace(wanted, first_seed=args.seed, seeds=args.seeds), out / "data")
     check_ranking(args.answering, plan)
     if not args.dry_run:
         check_named(args, grid)
-    beside = [] if args.beside is None else [_beside(args.beside, out, name)]
-    blocks = published_blocks()
-    check_known([*grid.published, *blocks], list(blocks), "block of published numbers")
-    design = Design(
-        name,
-        grid.baseline,
-        [*beside, *(blocks[block] for block in grid.published)],
-        grid.blocks,
-        grid.contenders,
-        grid.contest,
-    )
     title = f"{grid.title}, size {of_size}, {model_of(args)}"
-    return make(args, Work(title, plan, out, out / name, design, grid.notes))
-
-
-def _beside(folder: Path, out: Path, name: str) -> Published:
-    """The table's rows in another folder."""
-    if folder.resolve() == out.resolve():
-        raise UserError(f"--beside {folder}: this table is written there: give the folder of another model's")
-    return read_beside(folder, name)
+    return make(args, Work(title, plan, out, out / name, grid, name), args.dry_run)

@@ -14,7 +14,7 @@ Efron and Stein, The jackknife estimate of variance (1981).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,12 @@ from experiments.tables.frame import (
     table_columns,
     way_between,
 )
-from experiments.tables.runs import Run, cannot_differ, distinct
+from experiments.tables.runs import Run, cannot_differ
 from experiments.tables.variance import Variance, variances
 from experiments.tasks import TASKS
 from experiments.tasks.task import Column, Task
 
+LEVEL = 0.95  # coverage of intervals
 IMAGES, SEEDS = "images", "seeds and images"  # what a comparison speaks for
 BASELINE = "gcn"
 Weights = Mapping[str, float]  # column key -> weight in a mean of columns
@@ -48,39 +49,32 @@ Weights = Mapping[str, float]  # column key -> weight in a mean of columns
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A confidence interval and the p value that belongs to it.
-
-    Args:
-        low, high: in the unit of the score.
-        p_value: two-sided, of "no difference".
-    """
-
-    low: float
-    high: float
-    p_value: float
-
-
-@dataclass(frozen=True)
-class Comparison(Interval):
+class Comparison:
     """Method A minus method B: for new images and, with several seeds, new seeds of these checkpoints.
 
     Args:
         difference: mean difference over seeds, in the unit of the score.
-        standard_error: over what ``speaks_for`` names.
-        seeds, examples: how many of each were paired.
+        low, high: its 95 % confidence interval.
+        p: two-sided, of "no difference".
+        seeds, images: how many of each were paired; images of the smallest test set.
+        checkpoints: how many pre-trained checkpoints these seeds started from.
         speaks_for: :data:`SEEDS`, or with one seed :data:`IMAGES`; always with these checkpoints.
         by_checkpoint: the mean difference with each checkpoint, in the order in which they occur.
-        new_checkpoints: the same difference for new checkpoints too; None with one checkpoint.
+        new_low, new_high, new_p: the same for new checkpoints too; None with one checkpoint.
     """
 
     difference: float
-    standard_error: float
+    low: float
+    high: float
+    p: float
     seeds: int
-    examples: int
+    images: int
+    checkpoints: int
     speaks_for: str
-    by_checkpoint: tuple[float, ...]
-    new_checkpoints: Interval | None
+    by_checkpoint: list[float]
+    new_low: float | None = None
+    new_high: float | None = None
+    new_p: float | None = None
 
 
 def paired_comparison(
@@ -89,7 +83,6 @@ def paired_comparison(
     score: Score = mean_score,
     *,
     checkpoints: Sequence[object] | None = None,
-    level: float = 0.95,
 ) -> Comparison:
     """Compare two methods on the same seeds and examples.
 
@@ -99,7 +92,6 @@ def paired_comparison(
             they share the seeds, and their examples are independent.
         score: from summed statistics ``(..., K)``, one argument per test set, to scores ``(...)``.
         checkpoints: which pre-trained weights each seed started from; None for one and the same.
-        level: coverage of the intervals.
 
     Example:
         >>> a, b = np.array([[1., 1., 0., 1.]]), np.array([[1., 0., 0., 1.]])
@@ -115,21 +107,16 @@ def paired_comparison(
     per_seed = both[0] - both[1]  # (S,)
     these, new = variances(per_seed, image_covariance(parts, score), checkpoints, examples)
     difference = float(per_seed.mean())
-    own = _interval(difference, these, level)
+    groups = [[one == label for one in checkpoints] for label in dict.fromkeys(checkpoints)]
     return Comparison(
-        own.low,
-        own.high,
-        own.p_value,
         difference,
-        float(these.estimate) ** 0.5,
+        *_interval(difference, these),
         seeds,
         examples,
+        len(groups),
         SEEDS if seeds > 1 else IMAGES,
-        tuple(
-            float(per_seed[[one == label for one in checkpoints]].mean())
-            for label in dict.fromkeys(checkpoints)
-        ),
-        None if new is None else _interval(difference, new, level),
+        [float(per_seed[group].mean()) for group in groups],
+        *(() if new is None else _interval(difference, new)),
     )
 
 
@@ -162,9 +149,10 @@ def image_covariance(parts: Sequence[np.ndarray], score: Score) -> np.ndarray:
     return covariance
 
 
-def _interval(difference: float, variance: Variance, level: float) -> Interval:
-    reach = variance.reach(level)
-    return Interval(difference - reach, difference + reach, float(variance.p_values(difference)))
+def _interval(difference: float, variance: Variance) -> tuple[float, float, float]:
+    """Low, high and p value."""
+    reach = variance.reach(LEVEL)
+    return difference - reach, difference + reach, float(variance.p_values(difference))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -219,20 +207,8 @@ def compare_pairs(
             offset, as of a frozen model's score, leaves differences as they are.
 
     Returns:
-        One dictionary for each pair and column:
-
-        ==================================== ==========================================================
-        ``row``, ``baseline``, ``column``    titles, key
-        ``difference``                       mean over seeds
-        ``low``, ``high``, ``p``             95 % interval and p value for what ``speaks_for`` names
-        ``p_holm``                           p corrected over all comparisons
-        ``seeds``, ``images``                paired; images of the smallest test set
-        ``checkpoints``                      number of pre-trained checkpoints of these seeds
-        ``speaks_for``                       new ``images``, or new ``seeds and images``
-        ``by_checkpoint``                    mean difference with each checkpoint
-        ``new_low``, ``new_high``,           the same for new checkpoints too; None with one checkpoint
-        ``new_p``, ``new_p_holm``
-        ==================================== ==========================================================
+        One dictionary for each pair and column: ``row`` and ``baseline`` (titles), ``column`` (key), the
+        fields of :class:`Comparison`, and ``p_holm`` and ``new_p_holm``, corrected over all comparisons.
 
     Raises:
         UserError: runs of one seed start from different checkpoints, runs were scored on different examples,
@@ -255,7 +231,7 @@ def compare_pairs(
     for (row, baseline), key in Progress(asked, desc="comparisons", unit="", leave=False, delay=5):
         line = pool.compare(row, baseline, [(by_key[one], weight) for one, weight in weights[key].items()])
         if line:
-            titles = {"row": pool.titles[row], "baseline": pool.titles[baseline]}
+            titles = {"row": method_named(row).title, "baseline": method_named(baseline).title}
             lines.append({**titles, "column": key, **line})
     adjusted = holm([line["p"] for line in lines])
     adjusted_new = iter(holm([line["new_p"] for line in lines if line["new_p"] is not None]))
@@ -288,34 +264,13 @@ def same_runs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]]) -> dict[tup
 
 def about_same_runs(same: Mapping[tuple[str, str], set[str]], tasks: Mapping[str, Task]) -> str:
     """What is to be said of them; empty where there are none."""
-    listed = _equations(same, tasks)
-    return f"Not compared, since only their names differ: {listed}." if listed else ""
-
-
-def about_rows_alike(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:
-    """A sentence on the rows of a table that were trained apart but differ in nothing but their names; empty
-    where there are none.
-    """
-    apart = distinct(runs)
-    rows = list(dict.fromkeys(run.row for run in apart))
-    same = same_runs(apart, [(row, first) for at, row in enumerate(rows) for first in rows[:at]])
-    told: dict[str, set[str]] = {}
-    for (row, _), names in same.items():
-        names -= told.setdefault(row, set())
-        told[row] |= names
-    listed = _equations(same, tasks)
-    return (
-        f"Only the names differ, so a distance is one of seeds, machines or code: {listed}" if listed else ""
-    )
-
-
-def _equations(same: Mapping[tuple[str, str], set[str]], tasks: Mapping[str, Task]) -> str:
-    return "; ".join(
+    listed = "; ".join(
         f"{method_named(row).title} = {method_named(baseline).title} "
         f"({', '.join(task.title for name, task in tasks.items() if name in names)})"
         for (row, baseline), names in same.items()
         if names
     )
+    return f"Not compared, since only their names differ: {listed}." if listed else ""
 
 
 def unlike(runs: Sequence[Run]) -> str:
@@ -345,7 +300,6 @@ class _Pool:
     """Runs by row, task and seed, with their statistics, read once."""
 
     def __init__(self, runs: Sequence[Run], tasks: Mapping[str, Task]) -> None:
-        self.titles = {run.row: run.method.title for run in runs}
         self.runs = {(run.row, run.task, run.seed): run for run in runs}
         self.seeds = sorted({run.seed for run in runs})
         self.owner = {column.key: name for name, task in tasks.items() for column in task.columns}
@@ -359,9 +313,9 @@ class _Pool:
         self, row: str, baseline: str, members: Sequence[tuple[Column, float]]
     ) -> dict[str, Any] | None:
         """The comparison of a weighted sum of columns; None where the two methods share no seed."""
-        by_task: dict[str, list[Column]] = {}
-        for column, _ in members:
-            by_task.setdefault(self.owner[column.key], []).append(column)
+        by_task: dict[str, list[tuple[Column, float]]] = {}
+        for column, weight in members:
+            by_task.setdefault(self.owner[column.key], []).append((column, weight))
         seeds = [
             seed
             for seed in self.seeds
@@ -374,69 +328,38 @@ class _Pool:
         ]
         if said := unlike(pairs):
             raise UserError(said)
+        # the columns of a task stand side by side: its images are drawn for all of them at once
         sides = [
-            [self._stacked(name, task, seeds, by_task[task]) for task in by_task] for name in (row, baseline)
+            [
+                np.stack([np.concatenate(self._statistics(name, task, seed, of), axis=-1) for seed in seeds])
+                for task, of in by_task.items()
+            ]
+            for name in (row, baseline)
         ]
-        score = _mean_of(
-            [self._split(baseline, task, seeds[0], by_task[task]) for task in by_task],
-            {column.key: weight for column, weight in members},
-        )
+        ends = [
+            np.cumsum([array.shape[-1] for array in self._statistics(baseline, task, seeds[0], of)])
+            for task, of in by_task.items()
+        ]
+
+        def score(*totals: np.ndarray) -> np.ndarray:
+            scores = [
+                weight * column.score(part)
+                for total, end, of in zip(totals, ends, by_task.values(), strict=True)
+                for (column, weight), part in zip(of, np.split(total, end[:-1], axis=-1), strict=True)
+            ]
+            return sum(scores[1:], scores[0])
+
         checkpoints = [self.runs[row, next(iter(by_task)), seed].checkpoint for seed in seeds]
-        result = paired_comparison(sides[0], sides[1], score, checkpoints=checkpoints)
-        new = result.new_checkpoints
-        return {
-            "difference": result.difference,
-            "low": result.low,
-            "high": result.high,
-            "p": result.p_value,
-            "seeds": result.seeds,
-            "images": result.examples,
-            "checkpoints": len(result.by_checkpoint),
-            "speaks_for": result.speaks_for,
-            "by_checkpoint": list(result.by_checkpoint),
-            "new_low": new and new.low,
-            "new_high": new and new.high,
-            "new_p": new and new.p_value,
-        }
+        return asdict(paired_comparison(sides[0], sides[1], score, checkpoints=checkpoints))
 
-    def _stacked(self, row: str, task: str, seeds: Sequence[int], columns: Sequence[Column]) -> np.ndarray:
-        """Statistics ``(S, images, K)``, those of several columns side by side."""
-        per_seed = []
-        for seed in seeds:
-            arrays = self._statistics(row, task, seed)
-            per_seed.append(np.concatenate([arrays[column.key] for column in columns], axis=-1))
-        return np.stack(per_seed)
-
-    def _split(self, row: str, task: str, seed: int, columns: Sequence[Column]) -> list[tuple[Column, slice]]:
-        """Where each column's statistics stand in :meth:`_stacked`."""
-        arrays = self._statistics(row, task, seed)
-        ends = np.cumsum([arrays[column.key].shape[-1] for column in columns])
-        return [
-            (column, slice(start, end))
-            for column, start, end in zip(columns, [0, *ends[:-1]], ends, strict=True)
-        ]
-
-    def _statistics(self, row: str, task: str, seed: int) -> dict[str, np.ndarray]:
+    def _statistics(
+        self, row: str, task: str, seed: int, members: Sequence[tuple[Column, float]]
+    ) -> list[np.ndarray]:
         place = (row, task, seed)
         if place not in self.arrays:
             keys = [key for key, owner in self.owner.items() if owner == task]
             self.arrays[place] = dict(zip(keys, self.runs[place].statistics(keys), strict=True))
-        return self.arrays[place]
-
-
-def _mean_of(test_sets: Sequence[Sequence[tuple[Column, slice]]], weights: Weights) -> Score:
-    """The weighted sum of the columns' scores as a function of one array of summed statistics per test
-    set."""
-
-    def score(*totals: np.ndarray) -> np.ndarray:
-        scores = [
-            weights[column.key] * column.score(total[..., part])
-            for columns, total in zip(test_sets, totals, strict=True)
-            for column, part in columns
-        ]
-        return sum(scores[1:], scores[0])
-
-    return score
+        return [self.arrays[place][column.key] for column, _ in members]
 
 
 # ---- all comparisons of saved runs -----------------------------------------------------------------------
@@ -471,7 +394,7 @@ def recompute(
     every = {name: task for name, task in TASKS.items() if name in names}
     tasks: dict[str, Task] = scored(every, runs)
     shown = table_columns(tasks)
-    way, _ = way_between(score_frame(runs, every), shown)
+    way, _ = way_between(score_frame(runs), shown)
     means = {WAY.key: way.weights} if way else {}
     headings = {column.key: column.heading for column in (*shown, *((WAY,) if way else ()))}
     if columns is not None:

@@ -153,79 +153,59 @@ class Row:
     note: str = ""
 
 
-def score_frame(runs: Sequence[Run], tasks: Mapping[str, Task]) -> pd.DataFrame:
-    """One line per row and seed: what :func:`rows_from_frame` takes.
+def score_frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """A line for each row and seed: ``row`` (the method), its ``name`` and ``group``, ``seed``, ``note``, the
+    scores by column key, and the costs of all tasks.
 
     Raises:
-        UserError: a run is on a task that is not among ``tasks``, is given twice, or has a score that is no
-            column of its task.
+        UserError: a run is given twice.
     """
     import pandas as pd
 
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     seen = set()
     for run in runs:
-        _check(run, tasks)
         if (run.row, run.task, run.seed) in seen:
             raise UserError(f"there are two runs of {run.row} on {run.task} with seed {run.seed}")
         seen.add((run.row, run.task, run.seed))
-        about = {"name": run.method.title, "group": run.method.group, "seed": run.seed}
-        about |= {"note": run.method.note or None, "seconds": 0.0, "parameters": 0, "peak_mb": 0.0}
+        about = {"row": run.row, "name": run.method.title, "group": run.method.group, "seed": run.seed}
+        about |= {"note": run.method.note, "seconds": 0.0, "parameters": 0, "peak_mb": 0.0}
         line = lines.setdefault((run.row, run.seed), about)
         line.update(run.result["scores"])
         line["seconds"] += run.seconds
         line["parameters"] = max(line["parameters"], run.result["parameters"])
         line["peak_mb"] = max(line["peak_mb"], run.result["peak_mb"])
-    return pd.DataFrame(list(lines.values()), columns=None if lines else ["name", "group", "seed"])
+    return pd.DataFrame(list(lines.values()), columns=None if lines else ["row", "name", "group", "seed"])
 
 
 def rows_from_frame(frame: pd.DataFrame, columns: Sequence[Column]) -> list[Row]:
     """Rows from one line per method and seed.
 
     Args:
-        frame: columns ``name``, ``group``, ``seed``, column keys with scores (fractions, NaN = not run), and
-            optionally ``parameters`` and ``peak_mb`` (the largest is taken), ``seconds`` (the mean), ``note``
-            (the first).
+        frame: as :func:`score_frame` makes it; NaN where a task was not run.
         columns: of the table. If they hold the average, it is computed here, for each seed that has all that
             enter it.
     """
     averaged = [column.key for column in averaged_columns(columns)]
     if AVERAGE in columns and set(averaged) <= set(frame.columns):
         frame = frame.assign(**{AVERAGE.key: frame[averaged].mean(axis=1, skipna=False)})
-    return [_row(str(name), lines, columns) for name, lines in frame.groupby("name", sort=False)]
-
-
-def _check(run: Run, tasks: Mapping[str, Task]) -> None:
-    if run.task not in tasks:
-        raise UserError(f"a run of {run.row} is on {run.task}, but the table's tasks are {', '.join(tasks)}")
-    known = {column.key for column in tasks[run.task].columns}
-    unknown = sorted(set(run.result["scores"]) - known)
-    if unknown:
-        raise UserError(
-            f"a run of {run.row} on {run.task} scored {', '.join(unknown)}, but the task's columns are "
-            f"{', '.join(sorted(known))}; results of another version cannot be shown"
+    rows = []
+    for _, lines in frame.groupby("row", sort=False):
+        held = [
+            key for key in (column.key for column in columns) if key in lines and lines[key].notna().any()
+        ]
+        rows.append(
+            Row(
+                name=lines["name"].iloc[0],
+                group=lines["group"].iloc[0],
+                scores={key: summarise(lines[key].dropna()) for key in held},
+                parameters=int(lines["parameters"].max()),
+                seconds=float(lines["seconds"].mean()),
+                peak_mb=float(lines["peak_mb"].max()),
+                note=lines["note"].iloc[0],
+            )
         )
-
-
-def _row(name: str, lines: pd.DataFrame, columns: Sequence[Column]) -> Row:
-    present = [column.key for column in columns if column.key in lines and lines[column.key].notna().any()]
-    parameters = _cost(lines, "parameters", "max")
-    notes = lines["note"].dropna() if "note" in lines else []
-    return Row(
-        name=name,
-        group=lines["group"].iloc[0],
-        scores={key: summarise(lines[key].dropna()) for key in present},
-        parameters=None if parameters is None else int(parameters),
-        seconds=_cost(lines, "seconds", "mean"),
-        peak_mb=_cost(lines, "peak_mb", "max"),
-        note=notes.iloc[0] if len(notes) else "",
-    )
-
-
-def _cost(lines: pd.DataFrame, column: str, reduction: str) -> float | None:
-    if column not in lines or lines[column].isna().all():
-        return None
-    return float(lines[column].dropna().agg(reduction))
+    return rows
 
 
 # ---- the way from the frozen model to the ceiling -------------------------------------------------------
@@ -293,9 +273,9 @@ def with_way(columns: Sequence[Column]) -> tuple[Column, ...]:
 
 def _means(frame: pd.DataFrame, method: str, keys: Sequence[str]) -> pd.Series | None:
     """A row's mean scores over seeds; None unless it has all of them."""
-    if method not in METHODS or not set(keys) <= set(frame.columns):
+    if not set(keys) <= set(frame.columns):
         return None
-    means = frame.loc[frame["name"] == METHODS[method].title, list(keys)].mean()
+    means = frame.loc[frame["row"] == method, list(keys)].mean()
     return None if means.isna().any() else means
 
 

@@ -18,7 +18,7 @@ from attngraph.errors import UserError
 from experiments.base.config import Config, checked, file_named, read_config, read_yaml
 from experiments.base.known import check_known
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
-from experiments.methods.settings import Settings, chosen_settings
+from experiments.methods.settings import Choice, Settings, chosen_settings
 from experiments.runs.experiment import Experiment, Part, Scenes, laid_over
 from experiments.tasks import TASKS, Task
 
@@ -105,7 +105,11 @@ class Grid(Config):
 
     @property
     def chosen(self) -> Settings:
-        """The settings that its runs take."""
+        """The settings that its runs take, :func:`written_out`."""
+        return written_out(self._own_settings)
+
+    @property
+    def _own_settings(self) -> Settings:
         return chosen_settings() if self.settings is None else self.settings
 
     def part(self, task: Task) -> dict[str, Any]:
@@ -123,12 +127,12 @@ class Grid(Config):
         Raises:
             UserError: the file has none.
         """
-        kind = ADAPTERS if isinstance(method, GraphAdapter) else None
-        found = self.rates.get(method.name) or self.rates.get(kind or method.name)
+        kind = ADAPTERS if isinstance(method, GraphAdapter) else method.name
+        found = self.rates.get(method.name) or self.rates.get(kind)
         if found is None:
-            where = f"{method.name}{f' or {kind}' if kind else ''}"
+            names = " or ".join(dict.fromkeys((method.name, kind)))
             raise UserError(
-                f"the size names no rates for {where}: add rates: {{{method.name}: [1e-4, 3e-4]}}"
+                f"the size names no rates for {names}: add rates: {{{method.name}: [1e-4, 3e-4]}}"
             )
         return sorted(set(found))
 
@@ -140,7 +144,32 @@ class Grid(Config):
             return self
         given = read_config(file, Settings, REMEDY)
         _check_names(given, f"{file}")
-        return self.model_copy(update={"settings": _over(self.chosen, given)})
+        return self.model_copy(update={"settings": written_out(self._own_settings, given)})
+
+
+def written_out(settings: Settings, given: Settings | None = None) -> Settings:
+    """Settings with an entry for every method on every task for which something was chosen: a task that is
+    like another one has the entry of that one, a method that follows another one that method's, unless they
+    have entries of their own.
+
+    Args:
+        settings: as a file has them.
+        given: laid over them, field by field.
+    """
+    given = given or Settings()
+    found: dict[str, dict[str, Choice]] = {}
+    methods = {method.name: method for method in map(method_named, (*METHODS, *SCHEMES))}
+    for name, method in sorted(methods.items(), key=lambda item: item[1].leader != item[0]):
+        for task in TASKS.values():
+            own = settings.choice(name, task.name) or settings.choice(name, task.like or task.name)
+            choice = own or found.get(method.leader, {}).get(task.name)
+            for above in filter(None, (given.choice(name, task.like or ""), given.choice(name, task.name))):
+                said = {field: getattr(above, field) for field in above.model_fields_set}
+                choice = above if choice is None else choice.model_copy(update=said)
+            if choice is not None:
+                found.setdefault(name, {})[task.name] = choice
+    reduction = given.reduction if "reduction" in given.model_fields_set else settings.reduction
+    return Settings(reduction=reduction, methods=found)
 
 
 def names_of(what: str) -> list[str]:
@@ -199,14 +228,6 @@ def _with_about(what: str, name: str) -> str:
         return name
 
 
-def searched_for(method: Method, task: Task, chosen: Settings) -> str | None:
-    """The task whose chosen settings a method takes: this one, or the one that it is like; None where nothing
-    was chosen for either.
-    """
-    names = (name for name in (task.name, task.like) if name is not None)
-    return next((name for name in names if method.choice(chosen, name) is not None), None)
-
-
 def _file(what: str, name: str) -> Path:
     return file_named(name, FOLDERS[what], names_of(what), what)
 
@@ -221,15 +242,8 @@ def _checked_names(grid: Grid, where: str) -> Grid:
 
 
 def _check_names(settings: Settings, where: str, rates: Iterable[str] = ()) -> None:
-    """Checks the names of methods and tasks: an unknown one would change nothing, in silence.
-
-    Args:
-        settings: by method and task.
-        where: they are from, for errors.
-        rates: names of methods, or :data:`ADAPTERS`, that learning rates are given for.
-
-    Raises:
-        UserError: a name is unknown.
+    """Raise UserError where a file (``where``) names an unknown method or task, which would change nothing,
+    in silence.
     """
     methods = [*dict.fromkeys([*METHODS, *SCHEMES])]
     tasks = [task for of_task in settings.methods.values() for task in of_task]
@@ -243,24 +257,3 @@ def _check_names(settings: Settings, where: str, rates: Iterable[str] = ()) -> N
                 check_known(names, known, what)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-
-
-def _over(below: Settings, above: Settings) -> Settings:
-    """Settings with others laid over them, field by field.
-
-    What they leave open is what the method would have had: of the task or of the one that it is like, and of
-    the method or of the one that it follows. What they say of a task holds for those that are like it, too.
-    """
-    merged = Settings(methods={name: dict(of_task) for name, of_task in below.methods.items()})
-    leaders = {name: method_named(name).leader for name in above.methods}
-    for name in sorted(above.methods, key=lambda name: leaders[name] != name):  # before those that follow
-        of_task = above.methods[name]
-        known = {*of_task, *merged.methods.get(name, {}), *merged.methods.get(leaders[name], {})}
-        for task in sorted(known, key=lambda task: (TASKS[task].like is not None, task)):
-            for choice in filter(None, map(of_task.get, (TASKS[task].like or "", task))):
-                found = searched_for(method_named(name), TASKS[task], merged)
-                under = (found and method_named(name).choice(merged, found)) or choice
-                said = {field: getattr(choice, field) for field in choice.model_fields_set}
-                merged.methods.setdefault(name, {})[task] = under.model_copy(update=said)
-    reduction = above.reduction if "reduction" in above.model_fields_set else below.reduction
-    return Settings(reduction=reduction, methods=merged.methods)

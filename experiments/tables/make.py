@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.base.files import check_files, published, write_json, write_text
+from experiments.base.files import check_files, published, write_bytes, write_json, write_text
 from experiments.base.known import check_known
 from experiments.base.outputs import check_folder
 from experiments.base.progress import note
@@ -23,17 +21,16 @@ from experiments.runs.cells import Cell, has_scores
 from experiments.runs.device import processes
 from experiments.runs.execution import Execution, execution_of, in_folder
 from experiments.runs.runner import prepare, run_cells
-from experiments.tables.checkpoints import check_checkpoints
-from experiments.tables.compare import about_rows_alike
 from experiments.tables.details import details_markdown
 from experiments.tables.grid import Grid
-from experiments.tables.plan import CORES, Plan, Wanted, plan_table
-from experiments.tables.render import render_latex, render_markdown, render_text, write_csv
-from experiments.tables.runs import RESULTS, Run, differently_made, distinct, versions_of
-from experiments.tables.table import Design, Table, below_frozen, make_table
+from experiments.tables.plan import Plan, Wanted, check_checkpoints
+from experiments.tables.render import render_latex, render_markdown, render_text, table_frame
+from experiments.tables.runs import RESULTS, Run, distinct, runs_of, versions_of
+from experiments.tables.table import Table, below_frozen, make_table, published_in
 from experiments.tasks.task import Task
 
 SIGNIFICANCE, DETAILS = "significance.json", "details.md"
+STEM = "ablation"  # of the names of a table's files
 OWNER = "ablation"  # of the folders of tables, for experiments.base.outputs: tables share their cells
 
 
@@ -46,62 +43,51 @@ class Work:
         plan: its cells.
         out: folder of the cells.
         folder: for the table's own files; several tables may share the cells of ``out``.
-        design: how it presents the runs.
-        notes: sentences under the table.
-        part: the checkpoint whose runs alone are made, without a table; None for all.
+        grid: how it presents the runs.
+        stem: of its files' names.
     """
 
     title: str
     plan: Plan
     out: Path
     folder: Path
-    design: Design = field(default_factory=Design)
-    notes: Sequence[str] = ()
-    part: int | None = None
+    grid: Grid
+    stem: str = STEM
 
 
-def make(args: argparse.Namespace, work: Work) -> int:
+def make(options: Any, work: Work, dry_run: bool) -> int:
     """List the runs of a table (``--dry-run``), or run what is missing, print and save it; returns the exit
     code.
 
     Args:
-        args: with the options of :func:`experiments.runs.execution.add_run_arguments`, and ``dry_run``.
+        options: of the command, as :func:`experiments.runs.execution.execution_of` takes them.
         work: what is made.
+        dry_run: list only.
 
     Raises:
         UserError: a folder holds something else, or a run fails.
     """
-    execution = execution_of(args, work.out)
+    execution = execution_of(options, work.out)
+    published_in(work.grid)  # an error before anything runs
     check_folder(work.out, OWNER)
-    if args.dry_run:
+    if dry_run:
         check_table(work)
-        if processes(args.device).is_main_process:
-            _note_unsearched(work.plan)
-            _list(work, execution)
+        if processes(options.device).is_main_process:
+            _list(work)
         return 0
-    return in_folder(execution, lambda: _make(args, work, execution))
+    return in_folder(execution, lambda: _make(options, work, execution))
 
 
-def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
-    plan, is_main = work.plan, processes(args.device).is_main_process
+def _make(options: Any, work: Work, execution: Execution) -> int:
+    plan, is_main = work.plan, processes(options.device).is_main_process
     check_table(work)
     scored = _scored(work)
     check_checkpoints([cell for cell in plan.cells if cell not in scored])
-    prepare(plan.cells, execution, plan.scenes, args.download)
+    prepare(plan.cells, execution, plan.scenes, options.download)
     if is_main:
-        _note_unsearched(plan)
-        note(
-            f"{work.out}: {_count(plan, scored)} ({_estimate(plan, scored, execution.jobs)}Ctrl-C is safe, "
-            "the same command goes on)"
-        )
-    results = run_cells(plan.cells, execution, blind=work.part is not None)
+        note(f"{work.out}: {_count(plan, scored)} (Ctrl-C is safe, the same command goes on)")
+    results = run_cells(plan.cells, execution)
     if not is_main:
-        return 0
-    if work.part is not None:
-        print(
-            f"{len(plan.cells)} runs from checkpoint {work.part} are in {work.out}. Call it without "
-            "--only-checkpoint to make the table, when those from the others are there too."
-        )
         return 0
     made = [
         (cell, Run(row, cell.task, cell.seed, results[cell], cell.folder(work.out)))
@@ -110,11 +96,9 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
     ]
     check_one_checkpoint(made)
     runs = [run for _, run in made]
-    about_runs = about_rows_alike(runs, plan.tasks), below_frozen(runs, plan.tasks), differently_made(runs)
-    notes = [*_about_settings(plan), *work.notes, *filter(None, about_runs)]
-    table = make_table(runs, plan.tasks, work.title, notes, work.design)
-    about = {"model": model_of(args), "made_with": versions_of(runs), **execution.conditions()}
-    paths = save_results(runs, plan.tasks, table, work.folder, about, work.design.stem)
+    table = make_table(runs, plan.tasks, work.title, work.grid, [below_frozen(runs)])
+    about = {"model": model_of(options), "made_with": versions_of(runs), **execution.conditions()}
+    paths = save_results(runs, plan.tasks, table, work.folder, about, work.stem)
     print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
     print(f"\nsaved: {', '.join(str(path) for path in paths.values())}")
     return 0
@@ -126,7 +110,7 @@ def save_results(
     table: Table,
     out: Path,
     about: Mapping[str, Any] | None = None,
-    stem: str = Design.stem,
+    stem: str = STEM,
 ) -> dict[str, Path]:
     """Write a table and all that stands behind it; the files appear together when all are written.
 
@@ -151,16 +135,19 @@ def save_results(
     return {what: out / path.name for what, path in written.items()}
 
 
-def save_table(table: Table, folder: str | Path, stem: str = Design.stem) -> dict[str, Path]:
-    """Write a table as ``<stem>.txt``, ``.md``, ``.tex``, ``.csv`` and ``.png``; returns suffix -> path."""
-    from experiments.tables.figure import draw_png  # matplotlib is slow to import
+def save_table(table: Table, folder: str | Path, stem: str = STEM) -> dict[str, Path]:
+    """Write a table as ``<stem>.txt``, ``.md``, ``.tex`` and ``.csv``, and its differences from the baseline
+    as ``.png`` where there are any; returns suffix -> path.
+    """
+    from experiments.tables.figure import draw_differences, png  # matplotlib is slow to import
 
     folder = Path(folder)
     paths = {}
     for suffix, render in (("txt", render_text), ("md", render_markdown), ("tex", render_latex)):
         paths[suffix] = write_text(folder / f"{stem}.{suffix}", render(table))
-    paths["csv"] = write_csv(table, folder / f"{stem}.csv")
-    paths["png"] = draw_png(table, folder / f"{stem}.png")
+    paths["csv"] = write_text(folder / f"{stem}.csv", table_frame(table).to_csv(index=False))
+    if (figure := draw_differences(table)) is not None:
+        paths["png"] = write_bytes(folder / f"{stem}.png", png(figure))
     return paths
 
 
@@ -173,11 +160,11 @@ def check_ranking(answering: str | None, plan: Plan) -> None:
         )
 
 
-def check_named(args: argparse.Namespace, grid: Grid) -> None:
+def check_named(options: Any, grid: Grid) -> None:
     """Raise UserError where a size needs a folder of data or a model that nobody has named."""
     for option, given, what in (
-        ("--data", args.data, "the folder that holds the official files"),
-        ("--model", args.model, "the model's folder or hub name"),
+        ("--data", options.data, "the folder that holds the official files"),
+        ("--model", options.model, "the model's folder or hub name"),
     ):
         if grid.scenes.published and given is None:
             raise UserError(f"{option} is missing: give {what}, or list the runs with --dry-run")
@@ -203,58 +190,33 @@ def rows_in(given: str | None, known: Sequence[str]) -> list[str] | None:
     return names
 
 
-def model_of(args: argparse.Namespace) -> str:
+def model_of(options: Any) -> str:
     """The name of the model of a table: that of ``--model``, or the default."""
-    return Path(args.model or DEFAULT).name
+    return Path(options.model or DEFAULT).name
 
 
-def folder_of(args: argparse.Namespace) -> Path:
+def folder_of(out: Path | None, size: str) -> Path:
     """The folder of the cells of a size's tables: ``--out``, or that of ``--size``."""
-    return args.out or Path("runs") / f"tables-{Path(args.size).stem}"
+    return out or Path("runs") / f"tables-{Path(size).stem}"
 
 
-def plan_of(
-    args: argparse.Namespace, grid: Grid, rows: Sequence[str] | None, seeds: int | None = None
-) -> Plan:
-    """The cells of a table, as far as the options ask for them.
+def wanted_of(options: Any, rows: Sequence[str] | None, seeds: range | None = None) -> Wanted:
+    """What the options that all tables share ask for.
 
     Args:
-        args: with the options of :func:`experiments.runs.given_data.add_data_arguments`, and ``tasks``,
-            ``seed``, ``model``, ``size`` and ``out``.
-        grid: the table.
+        options: of the command: ``tasks``, ``model``, ``data``, ``answering``.
         rows: only these; None for all.
-        seeds: of all rows that train, in place of the grid's number.
+        seeds: of all rows that train, in place of the grid's.
     """
-    wanted = Wanted(
+    return Wanted(
         rows=rows,
-        tasks=names_in(args.tasks),
-        first_seed=args.seed,
-        seeds=seeds,
-        model=args.model,
-        data=args.data,
-        answering=args.answering,
+        tasks=names_in(options.tasks),
+        first_seed=0 if seeds is None else seeds.start,
+        seeds=None if seeds is None else len(seeds),
+        model=options.model,
+        data=options.data,
+        answering=options.answering,
     )
-    return plan_table(grid, wanted, folder_of(args) / "data")
-
-
-def _note_unsearched(plan: Plan) -> None:
-    for method, task in plan.unsearched:
-        rate = method_named(method).default_rate
-        note(f"{method} on {task}: nothing was chosen on validation data; the learning rate is {rate:g}")
-
-
-def _about_settings(plan: Plan) -> list[str]:
-    """A sentence where tasks take the settings that were chosen for others."""
-    if not plan.borrowed:
-        return []
-    of = ", ".join(f"{plan.tasks[name].title} those of {like}" for name, like in plan.borrowed.items())
-    return [f"No settings were searched for these tasks yet: {of}"]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} hours"
 
 
 def _scored(work: Work) -> set[Cell]:
@@ -271,18 +233,8 @@ def _count(plan: Plan, scored: set[Cell]) -> str:
     return f"{count} cells" + (f", of which {len(scored)} {have} scores" if scored else "")
 
 
-def _estimate(plan: Plan, scored: set[Cell], jobs: int) -> str:
-    """How long the cells without scores should take, at the beginning of a remark; empty if there are none,
-    and for models of which no times are known.
-    """
-    if not plan.is_small or len(scored) == len(plan.cells):
-        return ""
-    about = f"about {_duration(plan.seconds(jobs, scored))} on 2 cores like the reference machine's; "
-    return f"the others: {about}" if scored else about
-
-
-def _list(work: Work, run: Execution) -> None:
-    """Print the cells, which of them have scores already, and the estimate for the others."""
+def _list(work: Work) -> None:
+    """Print the cells, which of them have scores already, and how much training the others take."""
     plan, scored = work.plan, _scored(work)
     width = max(map(len, plan.tasks))
     for cell in plan.cells:
@@ -294,14 +246,8 @@ def _list(work: Work, run: Execution) -> None:
     if not left:
         print(f"\n{_count(plan, scored)}")
         return
-    if plan.is_small:
-        here = run.is_local
-        at_a_time = f"{run.jobs} at a time" if here else f"at most {run.jobs} at a time on the cluster"
-        about = _duration(plan.seconds(run.jobs if here else CORES, scored))
-        total = f"{at_a_time}: about {about} on a 2-core machine{'' if here else ' instead'}"
-    else:
-        examples = sum(cell.recipe.steps * cell.recipe.batch_size for cell in left if cell.recipe)
-        total = f"{examples:,} examples to train on"
+    examples = sum(cell.recipe.steps * cell.recipe.batch_size for cell in left if cell.recipe)
+    total = f"{examples:,} examples to train on"
     print(f"\n{_count(plan, scored)}{'; the others' if scored else ''}, {total}")
 
 
@@ -309,16 +255,14 @@ def check_table(work: Work) -> None:
     """Raise UserError where the folder holds a table with more than these cells, or other files of a table's
     names.
     """
-    if work.part is not None:
-        return  # no table is made
     folder, file = work.folder, work.folder / RESULTS
-    others = [path for name in (f"{work.design.stem}.*", SIGNIFICANCE, DETAILS) for path in folder.glob(name)]
+    others = [path for name in (f"{work.stem}.*", SIGNIFICANCE, DETAILS) for path in folder.glob(name)]
     check_files([file, *others])
     if not file.exists():
         if others:
             raise UserError(f"{folder} holds a table without its {RESULTS}: give another --out")
         return
-    more = _held(file) - {(cell.label, cell.task, cell.seed) for cell in work.plan.cells}
+    more = set(runs_of(file)) - {(cell.label, cell.task, cell.seed) for cell in work.plan.cells}
     if more:
         raise UserError(
             f"{folder} holds a table with {len(more)} runs that this one would leave out, such as "
@@ -338,17 +282,3 @@ def check_one_checkpoint(made: Sequence[tuple[Cell, Run]]) -> None:
                 f"the name {cell.model}: take the runs from one of the two away, and run them again from the "
                 "other"
             )
-
-
-def _held(file: Path) -> set[tuple[str, str, int]]:
-    """Row, task and seed of the runs of a table that is there."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))["cells"]
-        held = {(str(r["row"]), str(r["task"]), int(r["seed"])) for r in content}
-        if not isinstance(content, list) or not held:
-            raise TypeError
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{file} cannot be read ({type(error).__name__}): give another --out, or move it away"
-        ) from None
-    return held

@@ -1,19 +1,17 @@
-"""From files to cells: the cell that an experiment is, those of a table, and how long they should take."""
+"""From files to cells: the cell that an experiment is, and those of a table."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from adapters.joins import JOINS
 from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.base.arguments import did_you_mean
 from experiments.base.known import check_known
-from experiments.base.shipped import unless_default
+from experiments.base.outputs import TRAINING_STATE, is_pretrained
 from experiments.data.layouts import LAYOUTS
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.method import REFERENCE, canonical
@@ -21,18 +19,11 @@ from experiments.methods.settings import Settings
 from experiments.models.ranking import Ranking
 from experiments.runs.answering import GENERATE, RANK, check_answering
 from experiments.runs.cells import Cell
-from experiments.runs.device import uses_bfloat16
 from experiments.runs.experiment import Experiment, ListRanking, Recipe, Scenes, TextDecoding, Training
-from experiments.tables.checkpoints import CHECKPOINTS, checkpoint_of
-from experiments.tables.grid import MOST_SEEDS, Grid, searched_for
+from experiments.tables.grid import MOST_SEEDS, Grid, written_out
 from experiments.tasks import TASKS, Task, tasks_named
 
-# Seconds of a training step on one of two busy cores: (fixed, for each example). Half precision costs more
-# for a step and less for an example.
-STEP_SECONDS = {"half": (0.06, 1.6e-3), "float32": (0.03, 2.8e-3)}
-ENCODER_TIMES = {"frozen": 1, "trained": 2, "zero": 1}  # as long, by what happens to the image encoder
-CORES = 2  # of the machine that estimates are for
-START_SECONDS = 3  # of a worker process
+CHECKPOINTS = Path("runs/checkpoints")  # those beside the shipped one
 MOST_SEED = 2**31  # random generators take no larger ones
 
 
@@ -43,7 +34,6 @@ def cell_of(
     experiment: Experiment,
     drawn: Path,
     chosen: Settings,
-    join: str | None = None,
     counted: dict[str, int] | None = None,
 ) -> Cell:
     """The cell of an experiment: what the file leaves open is decided here.
@@ -51,25 +41,23 @@ def cell_of(
     Args:
         experiment: as the user gave it, or as a table says.
         drawn: folder for drawn data.
-        chosen: settings chosen on validation data.
-        join: how adapters join the model, in place of the chosen way.
+        chosen: settings chosen on validation data, :func:`~experiments.tables.grid.written_out`.
         counted: task -> its training examples, of an earlier call on the same data; gets those counted here.
 
     Raises:
         UserError: a recipe that cannot be followed.
     """
     method, task = method_named(experiment.method), TASKS[experiment.task]
-    searched = searched_for(method, task, chosen) or task.name
     data = drawn if experiment.data is None else Path(experiment.data)
     train_examples = experiment.train_examples or task.budget.train_examples
     recipe = None
     if method.trains:
-        rate = experiment.recipe.learning_rate or method.rate(chosen, searched)
+        rate = experiment.recipe.learning_rate or method.rate(chosen, task.name)
         recipe = _recipe(experiment, rate, task, data, train_examples, {} if counted is None else counted)
     return Cell(
         method.name,
         method.name,
-        settings_of(method, method.settings(chosen, searched, join), experiment.settings),
+        settings_of(method, method.settings(chosen, task.name), experiment.settings),
         task.name,
         experiment.seed,
         recipe,
@@ -117,7 +105,7 @@ def decided(experiment: Experiment, drawn: Path, chosen: Settings) -> tuple[Cell
         )
     task.check(None if data is None else Path(data))
     check_answering(task, experiment.answering)
-    cell = cell_of(experiment, drawn, chosen)
+    cell = cell_of(experiment, drawn, written_out(chosen))
     scenes = experiment.scenes if data is None and task.drawn is not None else None
     if scenes is None or not task.ranks:
         cell.way()  # an error where what was said of it does not fit
@@ -196,10 +184,8 @@ class Wanted:
         tasks: only these; None for all.
         first_seed: of trained rows.
         seeds: number of seeds for every trained row; None as the grid says.
-        join: how adapters join the model; None as chosen on validation data.
         model: checkpoint folder or hub name, for all seeds.
         checkpoints: folder of the pre-trained checkpoints beside the shipped one.
-        only_checkpoint: only the seeds that start from this one; None for all.
         data: folder of data sets that the user named; None where data are drawn.
         answering: one of :data:`experiments.runs.answering.WAYS`; None as each task says.
 
@@ -211,17 +197,12 @@ class Wanted:
     tasks: Sequence[str] | None = None
     first_seed: int = 0
     seeds: int | None = None
-    join: str | None = None
     model: str | None = None
     checkpoints: Path = CHECKPOINTS
-    only_checkpoint: int | None = None
     data: Path | None = None
     answering: str | None = None
 
     def __post_init__(self):
-        if self.join is not None and self.join not in JOINS:
-            near = did_you_mean(self.join, JOINS)
-            raise UserError(f"unknown join {self.join!r}{near}: choose from {', '.join(JOINS)}")
         if self.seeds is not None and not 1 <= self.seeds <= MOST_SEEDS:
             raise UserError(f"--seeds must be at least 1 and at most {MOST_SEEDS}, got {self.seeds}")
         if not 0 <= self.first_seed < MOST_SEED:
@@ -235,6 +216,14 @@ class Wanted:
             if names is not None:
                 check_known(names, known, what)
 
+    def model_of(self, grid: Grid, seed: int) -> str | None:
+        """The model that a seed's runs start from: seeds are dealt over the grid's checkpoints in turn. The
+        first is the shipped one (None), checkpoint k that of pre-training seed k.
+        """
+        number = seed % grid.checkpoints
+        dealt = str(self.checkpoints / f"seed{number}") if number else None
+        return self.model or dealt
+
 
 EVERYTHING = Wanted()
 
@@ -247,66 +236,17 @@ class Plan:
         rows: method -> its cells; a cell may stand in two rows.
         tasks: by name, in the order of the columns.
         scenes: that are drawn; None where the user named a folder of data.
-        unsearched: method and task of the cells for which nothing was chosen on validation data.
-        borrowed: task -> the task whose chosen settings some of its cells take.
     """
 
     rows: dict[str, list[Cell]]
     tasks: dict[str, Task]
     scenes: Scenes | None
-    unsearched: tuple[tuple[str, str], ...] = ()
-    borrowed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cells(self) -> list[Cell]:
         """Every cell once, those of one checkpoint together, and of these the ones of one seed."""
         cells = dict.fromkeys(cell for cells in self.rows.values() for cell in cells)
         return sorted(cells, key=lambda cell: (cell.model or "", cell.seed))
-
-    @property
-    def is_small(self) -> bool:
-        """Whether all cells run the mini-BLIP, whose times are known."""
-        own = [cell.model for cell in self.cells if not cell.checkpoint]
-        return not any(map(unless_default, own)) and all(cell.side is None for cell in self.cells)
-
-    def seconds(self, jobs: int, done: Collection[Cell] = ()) -> float:
-        """How long the cells but for those that are done should take, so many at a time, on a machine of two
-        cores, where more than two at a time are not done sooner.
-        """
-        splits = {(cell.task, cell.split): cell for cell in self.cells}
-        counts = {
-            (name, split): example_count(self.tasks[name], split, self.scenes, cell.data)
-            for (name, split), cell in splits.items()
-        }
-        left = [cell for cell in self.cells if cell not in done]
-        each = [self._cell_seconds(cell, counts[cell.task, cell.split]) for cell in left]
-        return max([sum(each) / min(jobs, CORES), *each])
-
-    def _cell_seconds(self, cell: Cell, examples: int) -> float:
-        task, method = self.tasks[cell.task], method_named(cell.method)
-        scored = min(cell.eval_examples or math.inf, examples)
-        training = step_seconds(cell.recipe, method) * cell.recipe.steps if cell.recipe else 0
-        return START_SECONDS + task.budget.eval_seconds * scored + training
-
-
-def step_seconds(recipe: Recipe, method: Method) -> float:
-    """How long a training step should take."""
-    half = uses_bfloat16("cpu") if recipe.precision == "auto" else recipe.precision != "float32"
-    fixed, example = STEP_SECONDS["half" if half else "float32"]
-    return ENCODER_TIMES[method.vision] * (fixed + example * recipe.batch_size)
-
-
-def is_ranked(task: Task, answering: str | None, data: Path) -> bool:
-    """Whether a task's answers are ranked.
-
-    Args:
-        task: of the run.
-        answering: as asked for; None as the task says.
-        data: the folder of data sets.
-    """
-    if task.ranks and answering == RANK:
-        return True
-    return answering != GENERATE and isinstance(task.answering(data), Ranking)
 
 
 def tasks_of(grid: Grid, names: Sequence[str] | None, data: Path | None) -> dict[str, Task]:
@@ -329,7 +269,7 @@ def tasks_of(grid: Grid, names: Sequence[str] | None, data: Path | None) -> dict
         names = [task.name for task in kept if _is_default(task, grid.scenes, data)]
         if not kept or (data is None and not names):
             raise UserError("the preset leaves out every task: name some with --tasks")
-        if data is not None and not names:
+        if not names:
             folders = ", ".join(task.data_set for task in TASKS.values() if task.data_set)
             raise UserError(
                 f"--data {data} holds no data of a task: give a folder that holds one for each data set "
@@ -383,32 +323,28 @@ def plan_table(grid: Grid, wanted: Wanted = EVERYTHING, data: Path = Path("data"
     rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
     rows = {name: cells for name, cells in rows.items() if cells}
     if not rows:
-        only = wanted.only_checkpoint
-        part = "" if only is None else f" that starts from checkpoint {only}"
-        raise UserError(f"no row has a seed{part}: give more --seeds, or other rows")
-    scenes = grid.scenes if wanted.data is None else None
-    return Plan(rows, tasks, scenes, tuple(planner.unsearched), planner.borrowed)
-
-
-def model_of(grid: Grid, wanted: Wanted, seed: int) -> str | None:
-    """The model that a seed's runs of a grid start from; None for the shipped one."""
-    return wanted.model or checkpoint_of(seed, grid.checkpoints, wanted.checkpoints)
+        raise UserError("no row has a seed: give more --seeds, or other rows")
+    return Plan(rows, tasks, grid.scenes if wanted.data is None else None)
 
 
 def experiment_in(grid: Grid, wanted: Wanted, data: Path, task: Task, method: str, seed: int) -> Experiment:
-    """A run of a grid as a file, with what is asked of it.
+    """A run of a grid as a file, with what is asked of it. What is said of decoding or ranking holds where
+    answers come about in that way.
 
     Args:
         grid, wanted: as for :func:`plan_table`.
         data: folder of the data sets.
         task, method, seed: of the run.
     """
-    more: dict[str, Any] = {"seed": seed, "model": model_of(grid, wanted, seed)}
+    more: dict[str, Any] = {"seed": seed, "model": wanted.model_of(grid, seed)}
     more |= {"scenes": grid.scenes} if wanted.data is None else {"data": str(wanted.data)}
     more |= {"answering": wanted.answering} if wanted.answering else {}
     experiment = grid.experiment(method, task, **more)
-    ranks = is_ranked(task, experiment.answering, data)
-    idle = {"decoding": TextDecoding()} if ranks else {"ranking": ListRanking()}
+    answering = experiment.answering
+    ranks = answering != GENERATE and isinstance(task.answering(data), Ranking)
+    idle = {"ranking": ListRanking()}
+    if ranks or (task.ranks and answering == RANK):
+        idle = {"decoding": TextDecoding()}
     return experiment.model_copy(update=idle)
 
 
@@ -416,23 +352,19 @@ class _Planner:
     """Makes each cell once."""
 
     def __init__(self, grid: Grid, wanted: Wanted, data: Path):
-        self.grid, self.wanted, self.data = grid, wanted, data
-        self.chosen = grid.chosen
+        self.grid, self.wanted, self.data, self.chosen = grid, wanted, data, grid.chosen
         self.made: dict[tuple[str, str, int], Cell] = {}
         self.counted: dict[str, int] = {}
-        self.unsearched: dict[tuple[str, str], None] = {}
-        self.borrowed: dict[str, str] = {}
 
     def row(self, method: Method, count: int, tasks: dict[str, Task]) -> list[Cell]:
-        """The cells of a row."""
+        """The cells of a row. Without training there is one run for each checkpoint at most."""
         trained = method if method.repeats is None else method_named(method.repeats)
-        count = count if self.wanted.seeds is None or not method.trains else self.wanted.seeds
+        checkpoints = 1 if self.wanted.model is not None else self.grid.checkpoints
         first = self.wanted.first_seed if method.trains else 0
-        seeds = range(first, first + (count if method.trains else min(count, self._checkpoints)))
-        only = self.wanted.only_checkpoint
-        kept = [seed for seed in seeds if only is None or seed % self._checkpoints == only]
+        count = self.wanted.seeds or count if method.trains else min(count, checkpoints)
+        seeds = range(first, first + count)
         return [
-            self._cell(self._plain(trained, task), task, seed) for seed in kept for task in tasks.values()
+            self._cell(self._plain(trained, task), task, seed) for seed in seeds for task in tasks.values()
         ]
 
     def _plain(self, method: Method, task: Task) -> Method:
@@ -446,29 +378,29 @@ class _Planner:
 
     def _decided(self, method: Method, task: Task) -> tuple[dict[str, Any], float]:
         """The settings and the learning rate of a method on a task."""
-        name = searched_for(method, task, self.chosen) or task.name
-        return method.settings(self.chosen, name, self.wanted.join), method.rate(self.chosen, name)
-
-    @property
-    def _checkpoints(self) -> int:
-        """How many checkpoints the seeds are dealt over."""
-        return 1 if self.wanted.model is not None else self.grid.checkpoints
+        return method.settings(self.chosen, task.name), method.rate(self.chosen, task.name)
 
     def _cell(self, method: Method, task: Task, seed: int) -> Cell:
         key = (method.name, task.name, seed)
         if key not in self.made:
-            if method.trains:
-                self._note_settings(method, task)
             wanted = self.wanted
             experiment = experiment_in(self.grid, wanted, self.data, task, method.name, seed)
-            cell = cell_of(experiment, self.data, self.chosen, wanted.join, self.counted)
+            cell = cell_of(experiment, self.data, self.chosen, self.counted)
             self.made[key] = replace(cell, checkpoint=wanted.model is None and cell.model is not None)
         return self.made[key]
 
-    def _note_settings(self, method: Method, task: Task) -> None:
-        """Notes a task whose settings are those of another one, or those that nobody chose."""
-        found = searched_for(method, task, self.chosen)
-        if found is None:
-            self.unsearched[method.name, task.name] = None
-        elif found != task.name:
-            self.borrowed[task.name] = found
+
+def check_checkpoints(cells: Sequence[Cell]) -> None:
+    """Raise :class:`~attngraph.UserError` where a checkpoint of cells is missing, or is still being trained;
+    it says how to make it.
+    """
+    for model in dict.fromkeys(cell.model for cell in cells if cell.checkpoint):
+        place = Path(str(model))
+        if not is_pretrained(place) or not (place / "model.safetensors").is_file():
+            seed = place.name.removeprefix("seed")
+            begun = (place / TRAINING_STATE).exists()
+            wrong, remedy = ("is not trained to its end", "go on") if begun else ("is missing", "make it")
+            raise UserError(
+                f"{place} {wrong}, the checkpoint of pre-training seed {seed}: {remedy} with attngraph "
+                f"pretrain --seed {seed} --out {place}"
+            )

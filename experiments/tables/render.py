@@ -1,4 +1,4 @@
-"""A table as text, Markdown, LaTeX and CSV.
+"""A table as text, Markdown, LaTeX and CSV, and grids of texts as Markdown.
 
 All of them, the figure and the page show the same blocks of lines (:func:`blocks_of`) and the same legend.
 """
@@ -7,57 +7,38 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.base.files import whole
 from experiments.tables.frame import AVERAGE, Row, averaged_columns, listed
-from experiments.tables.published import MISSING, number
-from experiments.tables.table import LEVEL, Table
+from experiments.tables.table import LEVEL, MISSING, Table, number
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COSTS = ("Seeds", "Trainable", "Time", "Peak MB")
 _UNLIMITED = 1000  # characters in a line of the legend where no width is given
-_MARKS = 2  # characters after a score: best, different
+
+Mark = Callable[[str, bool, bool], str]
 
 
 # ---- lines and words that all renderings share ----------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A score as printed.
-
-    Args:
-        text: the number.
-        best: whether it is the best contender's.
-        differs: whether the row differs from the baseline.
-    """
-
-    text: str
-    best: bool = False
-    differs: bool = False
-
-
-@dataclass(frozen=True)
 class Line:
-    """A line of a table.
+    """A line of a table, as texts.
 
     Args:
         name: of the row.
-        cells: one for each column.
-        costs: under :data:`COSTS`.
-        row: the table's; None for a published one.
+        cells: scores with their marks, one for each column.
+        costs: under :data:`COSTS`; empty in blocks from elsewhere.
     """
 
     name: str
-    cells: Sequence[Cell]
+    cells: Sequence[str]
     costs: Sequence[str] = ("",) * len(COSTS)
-    row: Row | None = None
 
 
 @dataclass(frozen=True)
@@ -75,27 +56,28 @@ class Block:
     published: bool = False
 
 
-def blocks_of(table: Table) -> list[Block]:
-    """All lines of a table, block by block, numbers from elsewhere at the end."""
-    best = {column.key: table.best(column.key) for column in table.columns}
+def blocks_of(table: Table, marked: Mark) -> list[Block]:
+    """All lines of a table, block by block, numbers from elsewhere at the end.
+
+    Args:
+        table: the table.
+        marked: gives a score's text its marks: whether it is the best contender's, and whether the row
+            differs from the baseline.
+    """
+    best = {key: table.best(key) for key in table.headings}
     blocks = []
     for group, rows in table.groups.items():
-        lines = [
-            Line(
-                row.name,
-                [
-                    Cell(number(row.scores.get(key)), row.name in names, table.differs(row.name, key))
-                    for key, names in best.items()
-                ],
-                costs(row),
-                row,
-            )
-            for row in rows
-        ]
+        lines = []
+        for row in rows:
+            cells = [
+                marked(number(row.scores.get(key)), row.name in names, table.differs(row.name, key))
+                for key, names in best.items()
+            ]
+            lines.append(Line(row.name, cells, costs(row)))
         blocks.append(Block(group, lines))
     for each in table.published:
         lines = [
-            Line(name, [Cell(numbers.get(key, MISSING)) for key in best])
+            Line(name, [marked(numbers.get(key, MISSING), False, False) for key in best])
             for name, numbers in each.rows.items()
         ]
         blocks.append(Block(each.label, lines, published=True))
@@ -181,10 +163,9 @@ def render_text(table: Table, width: int | None = None) -> str:
         table: the table.
         width: columns that do not fit into it go into further parts below.
     """
-    space = " " * _MARKS
-    head = [*(column.heading + space for column in table.columns), *COSTS]
-    blocks = blocks_of(table)
-    body = [[(f"  {line.name}", _texts(line)) for line in block.lines] for block in blocks]
+    head = [*(f"{column.heading}  " for column in table.columns), *COSTS]
+    blocks = blocks_of(table, _text_cell)
+    body = [[(f"  {line.name}", [*line.cells, *line.costs]) for line in block.lines] for block in blocks]
     cells = [head, *(texts for lines in body for _, texts in lines)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     headings = [block.heading for block in blocks if not block.published]
@@ -222,10 +203,9 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _texts(line: Line) -> list[str]:
-    """The cells of a line, with marks."""
-    marked = [cell.text + ("*" * cell.best + "†" * cell.differs).ljust(_MARKS) for cell in line.cells]
-    return [*marked, *line.costs]
+def _text_cell(text: str, best: bool, differs: bool) -> str:
+    """Two characters after a score are for its marks."""
+    return text + ("*" * best + "†" * differs).ljust(2)
 
 
 def _parts(names: int, widths: Sequence[int], limit: int | None) -> list[list[int]]:
@@ -241,25 +221,6 @@ def _parts(names: int, widths: Sequence[int], limit: int | None) -> list[list[in
 # ---- Markdown -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Grid:
-    """A table of plain texts.
-
-    Args:
-        head: headings of the columns.
-        lines: cells.
-        title: above it.
-        names: how many columns at the left hold names; the others hold numbers.
-        folded: whether it is long and of interest to few.
-    """
-
-    head: Sequence[str]
-    lines: Sequence[Sequence[object]]
-    title: str = ""
-    names: int = 1
-    folded: bool = False
-
-
 def escape(text: object) -> str:
     """A cell's or sentence's text, with the characters that Markdown would read as marks, links or HTML
     escaped.
@@ -268,11 +229,11 @@ def escape(text: object) -> str:
     return re.sub(rf"({marks})", r"\\\1", str(text)).replace("\n", " ")
 
 
-def grid_markdown(grid: Grid) -> str:
+def markdown_grid(frame: pd.DataFrame, title: str = "") -> str:
     """A table of plain texts: the first column at the left, the others at the right; its title in bold."""
-    above = [f"**{escape(grid.title)}**", ""] if grid.title else []
-    lines = [[escape(cell) for cell in line] for line in (grid.head, *grid.lines)]
-    return "\n".join([*above, *_markdown_lines(lines[0], lines[1:])]) + "\n"
+    above = [f"**{escape(title)}**", ""] if title else []
+    head, *lines = [[escape(cell) for cell in line] for line in (frame.columns, *frame.to_numpy().tolist())]
+    return "\n".join([*above, *_markdown_lines(head, lines)]) + "\n"
 
 
 def render_markdown(table: Table) -> str:
@@ -281,18 +242,8 @@ def render_markdown(table: Table) -> str:
     head = ["Method", *headings, *COSTS]
     body: list[list[str]] = []
     below: list[str] = []
-    for block in blocks_of(table):
-        lines = [
-            [
-                escape(line.name),
-                *(
-                    (f"**{cell.text}**" if cell.best else cell.text) + " †" * cell.differs
-                    for cell in line.cells
-                ),
-                *line.costs,
-            ]
-            for line in block.lines
-        ]
+    for block in blocks_of(table, _markdown_cell):
+        lines = [[escape(line.name), *line.cells, *line.costs] for line in block.lines]
         if block.published:
             lines = [line[: 1 + len(headings)] for line in lines]
             below += ["", f"*{escape(block.heading)}*", "", *_markdown_lines(["Method", *headings], lines)]
@@ -300,6 +251,10 @@ def render_markdown(table: Table) -> str:
             body += [[f"**{escape(block.heading)}**", *[""] * (len(head) - 1)], *lines]
     shown = [f"**{escape(table.title)}**", "", *_markdown_lines(head, body), *below, ""]
     return "\n".join([*shown, *(f"- {escape(line)}" for line in legend(table, "Bold"))]) + "\n"
+
+
+def _markdown_cell(text: str, best: bool, differs: bool) -> str:
+    return (f"**{text}**" if best else text) + " †" * differs
 
 
 def _markdown_lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -310,23 +265,17 @@ def _markdown_lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[
 # ---- LaTeX ----------------------------------------------------------------------------------------------
 
 _SPECIAL = {
+    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
     "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "–": "--",
-    "±": r"$\pm$",
-    "×": r"$\times$",
     "†": r"\textdagger{}",
     "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
     "α": r"$\alpha$",
     "β": r"$\beta$",
     "θ": r"$\theta$",
@@ -349,17 +298,13 @@ def render_latex(table: Table) -> str:
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
         r"\toprule",
-        _latex_line(map(latex, head)),
+        rf"{' & '.join(map(latex, head))} \\",
     ]
-    for block in blocks_of(table):
+    for block in blocks_of(table, _latex_cell):
         lines += [r"\midrule", rf"\multicolumn{{{len(head)}}}{{l}}{{\emph{{{latex(block.heading)}}}}} \\"]
         for line in block.lines:
-            cells = [
-                (rf"\textbf{{{latex(cell.text)}}}" if cell.best else latex(cell.text))
-                + r"\textsuperscript{\textdagger}" * cell.differs
-                for cell in line.cells
-            ]
-            lines.append(_latex_line([latex(line.name), *cells, *map(latex, line.costs)]))
+            cells = [latex(line.name), *line.cells, *map(latex, line.costs)]
+            lines.append(rf"{' & '.join(cells)} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]) + "\n"
 
 
@@ -368,8 +313,9 @@ def latex(text: str) -> str:
     return "".join(_SPECIAL.get(character, character) for character in text)
 
 
-def _latex_line(cells: Iterable[str]) -> str:
-    return " & ".join(cells) + r" \\"
+def _latex_cell(text: str, best: bool, differs: bool) -> str:
+    shown = rf"\textbf{{{latex(text)}}}" if best else latex(text)
+    return shown + r"\textsuperscript{\textdagger}" * differs
 
 
 # ---- CSV ------------------------------------------------------------------------------------------------
@@ -382,7 +328,7 @@ def table_frame(table: Table) -> pd.DataFrame:
     lines: list[dict[str, Any]] = []
     for row in (row for rows in table.groups.values() for row in rows):
         line: dict[str, Any] = {"name": row.name, "group": row.group}
-        for key in (column.key for column in table.columns):
+        for key in table.headings:
             mean, std, seeds = row.scores.get(key, (None, None, 0))
             adjusted = table.p_adjusted(row.name, key)
             line |= {f"{key}_mean": mean, f"{key}_std": std, f"{key}_n": seeds, f"{key}_p_adjusted": adjusted}
@@ -392,17 +338,8 @@ def table_frame(table: Table) -> pd.DataFrame:
     for block in table.published:
         for name, numbers in block.rows.items():
             line = {"name": name, "group": block.label}
-            for key in (column.key for column in table.columns if column.key in numbers):
-                for end, value in zip(("mean", "std"), numbers[key].split(" ± ")):
-                    line[f"{key}_{end}"] = round(float(value) / 100, 6)
-            lines.append(line)
+            of_row = {f"{key}_mean": round(float(value) / 100, 6) for key, value in numbers.items()}
+            lines.append(line | of_row)
     frame = pd.DataFrame(lines)
     integers = [column for column in frame.columns if column.endswith("_n") or column == "parameters"]
     return frame.astype(dict.fromkeys(integers, "Int64"))
-
-
-def write_csv(table: Table, path: str | Path) -> Path:
-    """Write :func:`table_frame` as a CSV file; returns the path."""
-    with whole(path) as part:
-        table_frame(table).to_csv(part, index=False)
-    return Path(path)

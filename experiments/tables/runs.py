@@ -13,7 +13,8 @@ import lzma
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -132,18 +133,9 @@ class Run:
         return (*decided, self.result.get("examples"))
 
     def statistics(self, keys: Sequence[str]) -> list[np.ndarray]:
-        """The statistics of these columns, each ``(images, K)``.
-
-        Raises:
-            UserError: the file cannot be read, or lacks a column.
-        """
-        file = self.folder / STATISTICS
-        try:
-            with np.load(file) as arrays:
-                return [arrays[key].astype(np.float64) for key in keys]
-        except (OSError, ValueError, KeyError) as error:
-            reason = f"{type(error).__name__}: {error}".replace("\n", " ")
-            raise UserError(f"{file} lacks the statistics of {', '.join(keys)} ({reason})") from None
+        """The statistics of these columns, each ``(images, K)``."""
+        with np.load(self.folder / STATISTICS) as arrays:
+            return [arrays[key].astype(np.float64) for key in keys]
 
 
 # ---- reading --------------------------------------------------------------------------------------------
@@ -216,15 +208,29 @@ def _finished(folder: Path) -> list[Path]:
 def _of_table(folder: Path) -> dict[Path, str]:
     """The runs of a table whose folder stands beside the cells that several tables share."""
     file = folder / RESULTS
-    try:
-        held = json.loads(file.read_text(encoding="utf-8"))["cells"]
-        places = [(str(one["row"]), str(one["task"]), f"seed{int(one['seed'])}") for one in held]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read ({type(error).__name__}): make the table again") from None
-    cells = [folder.parent.joinpath("cells", *place) for place in places]
+    cells = [folder.parent / "cells" / row / task / f"seed{seed}" for row, task, seed in runs_of(file)]
     if missing := [cell for cell in cells if not (cell / SCORES).is_file()]:
         raise UserError(f"{missing[0]}, of which {file} tells, is missing: make the table again")
     return {cell: str(cell) for cell in cells}
+
+
+def runs_of(file: Path) -> list[tuple[str, str, int]]:
+    """Row, task and seed of the runs of a table, of its :data:`RESULTS`.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        held = [(str(one["row"]), str(one["task"]), int(one["seed"])) for one in cells]
+        if not held:
+            raise ValueError("no runs")
+        return held
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"{file} cannot be read ({type(error).__name__}): make the table again, give another --out, or "
+            "move it away"
+        ) from None
 
 
 def _seed(cell: Path) -> int:
@@ -321,33 +327,10 @@ def cannot_differ(one: Run, other: Run) -> bool:
 
 
 def versions_of(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
-    """With what runs were made: name of a package (or ``code``, ``machine``) -> version -> number of runs.
-    A run that went on with another version than it began with has both.
-    """
-    each = [_versions(run.config) for run in distinct(runs)]
-    counts: dict[str, dict[str, int]] = {name: {} for held in each for name in held}
-    for name, of_name in counts.items():
-        for held in each:
-            value = held.get(name, "unknown")
-            of_name[value] = of_name.get(value, 0) + 1
-    return counts
-
-
-def _versions(config: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> version, of a run's ``config.json``; of an interrupted run all that it had, in order."""
-    held: dict[str, list[str]] = {}
-    for part in [*config.get("before", []), config]:
-        for name, value in {**(part.get("versions") or {}), "machine": part.get("machine")}.items():
-            if value is not None and str(value) not in held.setdefault(name, []):
-                held[name].append(str(value))
-    return {name: ", then ".join(values) for name, values in held.items() if values}
-
-
-def differently_made(runs: Sequence[Run]) -> str:
-    """A sentence on runs that were not all made with the same code, packages and machine; else empty."""
-    several = [
-        f"{name} {', '.join(f'{value} in {count}' for value, count in of_name.items())}"
-        for name, of_name in versions_of(runs).items()
-        if len(of_name) > 1
-    ]
-    return f"Not all runs were made with the same: {'; '.join(several)}" if several else ""
+    """With what runs were made: name of a package (or ``code``, ``machine``) -> version -> number of runs."""
+    counts: dict[str, Counter[str]] = {}
+    for run in distinct(runs):
+        held = {**(run.config.get("versions") or {}), "machine": run.config.get("machine") or "unknown"}
+        for name, version in held.items():
+            counts.setdefault(name, Counter())[str(version)] += 1
+    return {name: dict(versions) for name, versions in counts.items()}

@@ -12,8 +12,8 @@ from scipy.stats import norm, t
 
 from experiments.data.example import Example
 from experiments.metrics.statistics import Score
-from experiments.tables.published import MISSING
 from experiments.tables.render import aligned
+from experiments.tables.table import MISSING
 from experiments.tasks.task import Column, Task, TaskScores, kinds_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ RESAMPLES, LEVEL = 1000, 0.95
 
 
 @dataclass(frozen=True)
-class Line:
+class ScoreLine:
     """A score.
 
     Args:
@@ -61,13 +61,13 @@ class Scored:
     evaluator: str
     examples: int
     images: int
-    lines: tuple[Line, ...]
+    lines: tuple[ScoreLine, ...]
 
     def text(self) -> str:
         """Aligned text, scores times 100."""
-        head = ("Column", "Score", f"{LEVEL:.0%} interval".replace("%", " %"), "Examples", "")
-        columns = [_cells(line, line.column, line.heading) for line in self.lines if line.kind is None]
-        kinds = [_cells(line, line.kind, "") for line in self.lines if line.kind is not None]
+        head = ("Column", "Score", f"{100 * LEVEL:.0f} % interval", "Examples", "")
+        columns = [_cells(line) for line in self.lines if line.kind is None]
+        kinds = [_cells(line) for line in self.lines if line.kind is not None]
         return (
             f"{self.title}: {self.examples} examples, {self.images} images\n\n"
             f"{aligned([head, *columns, ('',) * len(head), ('Kind', *head[1:3], 'Number', ''), *kinds])}\n\n"
@@ -104,42 +104,42 @@ def score_predictions(
     scores = scores or task.score(predictions, examples)
     images = [example.image for example in examples]
     kinds = [kinds_of(example) for example in examples]
+    columns = {column.key: column for column in task.columns if column.key in scores.columns}
     lines = []
-    for column in (column for column in task.columns if column.key in scores.columns):
-        low, high = _interval(scores.statistics.get(column.key), images, column, seed)
-        value = scores.columns[column.key]
-        lines.append(Line(column.key, column.heading, None, value, low, high, len(examples)))
+    for key, column in columns.items():
+        ends = _interval(scores.statistics.get(key), images, column, seed)
+        lines.append(ScoreLine(key, column.heading, None, scores.columns[key], *ends, len(examples)))
     selects = next(column for column in task.columns if column.key == task.selects)
+    statistics = scores.statistics.get(selects.key)
     for kind, (value, number) in scores.kinds.items():
-        own = np.array([k for k, of_example in enumerate(kinds) if kind in of_example], dtype=int)
-        statistics = scores.statistics[selects.key][own] if selects.key in scores.statistics else None
-        if not len(own) == number > 0 or statistics is None or not _is(value, selects.score, statistics):
-            lines.append(Line(None, "", kind, value, None, None, number))
-            continue
-        low, high = _interval(statistics, [images[k] for k in own], selects, seed)
-        lines.append(Line(selects.key, selects.heading, kind, value, low, high, number))
+        own = [k for k, of_example in enumerate(kinds) if kind in of_example]
+        of_kind = None if statistics is None else statistics[own]
+        if len(own) == number > 0 and of_kind is not None and _is(value, selects, of_kind):
+            ends = _interval(of_kind, [images[k] for k in own], selects, seed)
+            lines.append(ScoreLine(selects.key, selects.heading, kind, value, *ends, number))
+        else:  # what captions say of scenes, say
+            lines.append(ScoreLine(None, "", kind, value, None, None, number))
     return Scored(task.name, task.title, scores.evaluator, len(examples), len(set(images)), tuple(lines))
 
 
-def _is(value: float, score: Score, statistics: np.ndarray) -> bool:
-    return math.isclose(value, float(score(statistics.sum(axis=0))), abs_tol=1e-9)
+def _is(value: float, column: Column, statistics: np.ndarray) -> bool:
+    return math.isclose(value, float(column.score(statistics.sum(axis=0))), abs_tol=1e-9)
 
 
 def _interval(
     statistics: np.ndarray | None, images: Sequence[object], column: Column, seed: int
 ) -> tuple[float | None, float | None]:
-    if statistics is None:
+    if statistics is None or len(set(images)) < 2:
         return None, None
     score, bounds = float(column.score(statistics.sum(axis=0))), (0.0, column.most)
     if not math.isclose(score, np.clip(score, *bounds), abs_tol=1e-9):
         bounds = (-math.inf, math.inf)  # the column of a task of one's own does not say where scores end
-    low, high = bootstrap_interval(statistics, images, column.score, seed, bounds=bounds)
-    return (None, None) if math.isnan(low) or math.isnan(high) else (low, high)
+    return bootstrap_interval(statistics, images, column.score, seed, bounds=bounds)
 
 
-def _cells(line: Line, name: str | None, heading: str) -> tuple[str, ...]:
-    low, high = line.low, line.high
-    interval = MISSING if low is None or high is None else f"{100 * low:.2f} to {100 * high:.2f}"
+def _cells(line: ScoreLine) -> tuple[str, ...]:
+    interval = MISSING if line.low is None else f"{100 * line.low:.2f} to {100 * line.high:.2f}"
+    name, heading = (line.column, line.heading) if line.kind is None else (line.kind, "")
     return str(name), f"{100 * line.score:.2f}", interval, str(line.number), heading
 
 
@@ -178,23 +178,15 @@ def bootstrap_interval(
         return math.nan, math.nan
     sums = np.zeros((n, statistics.shape[1]))
     np.add.at(sums, [codes[image] for image in images], statistics)
-    totals = _resampled_totals(sums, resamples, np.random.default_rng(seed))
+    rng, totals, block = np.random.default_rng(seed), [], max(1, 4_000_000 // n)  # bounds memory
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        picks = rng.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        weights = np.bincount(picks.ravel(), minlength=rows * n).reshape(rows, n)
+        totals.append(weights.astype(np.float64) @ sums)
     upper = (1 + level) / 2
-    ends = np.quantile(score(totals), [1 - upper, upper])
+    ends = np.quantile(score(np.concatenate(totals)), [1 - upper, upper])
     centre = float(score(statistics.sum(axis=0)))
     widening = math.sqrt(n / (n - 1)) * t.ppf(upper, n - 1) / norm.ppf(upper)
     low, high = (float(np.clip(centre + widening * (end - centre), *bounds)) for end in ends)
     return low, high
-
-
-def _resampled_totals(statistics: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Totals ``(R, K)`` over N images drawn with replacement, from statistics ``(N, K)``."""
-    images = len(statistics)
-    block = max(1, 4_000_000 // images)  # bounds memory
-    totals = []
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        picks = rng.integers(images, size=(rows, images)) + images * np.arange(rows)[:, None]
-        weights = np.bincount(picks.ravel(), minlength=rows * images).reshape(rows, images)
-        totals.append(weights.astype(np.float64) @ statistics)
-    return np.concatenate(totals)

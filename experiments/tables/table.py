@@ -1,24 +1,29 @@
-"""What a results table is, and how runs become one: rows, comparisons with a baseline, notes.
+"""What a results table is, and how runs become one: rows, comparisons with a baseline, published numbers.
 
 :mod:`experiments.tables.render` and :mod:`experiments.tables.figure` print it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from attngraph.errors import UserError
+import yaml
+
+from experiments.base.known import check_known
 from experiments.methods import method_named
 from experiments.methods.method import ADAPTERS, ATTRIBUTION, REFERENCE
 from experiments.runs.answering import in_words
-from experiments.tables.compare import BASELINE, compare_pairs, compare_with_baseline
+from experiments.tables.compare import compare_pairs, compare_with_baseline
 from experiments.tables.frame import (
+    AVERAGE,
     FROZEN,
     WAY,
     Row,
+    Summary,
     rows_from_frame,
     score_frame,
     scored,
@@ -26,12 +31,87 @@ from experiments.tables.frame import (
     way_between,
     with_way,
 )
-from experiments.tables.published import Published, of_drawn, published_blocks, published_for
+from experiments.tables.grid import Grid
 from experiments.tables.runs import Run, distinct
 from experiments.tasks.task import Column, Task
 
 GROUPS = (ADAPTERS, ATTRIBUTION, REFERENCE)
 LEVEL = 0.05  # of Holm-adjusted p values
+MISSING = "–"
+FILE = Path(__file__).with_name("published.yaml")
+LABEL = "Published numbers, another scale: {about}; not comparable with the rows above"
+ABLATION = Grid(about="the GNN ablation", seeds={"gcn": 1})
+
+
+def number(score: Summary | None) -> str:
+    """A score times 100, with its standard deviation if it has one."""
+    if score is None:
+        return MISSING
+    return f"{100 * score.mean:z.1f}" + ("" if score.std is None else f" ± {100 * score.std:.1f}")
+
+
+# ---- numbers from elsewhere -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Published:
+    """A block of published numbers, of a larger model on other data sets, below a table's own.
+
+    Args:
+        label: printed above the block.
+        rows: name -> column key -> number as printed.
+        averaged: keys of the columns that the block's average is the mean of.
+    """
+
+    label: str
+    rows: Mapping[str, Mapping[str, str]]
+    averaged: frozenset[str] = frozenset()
+
+
+def published_blocks() -> dict[str, Published]:
+    """Every block of ``published.yaml`` by its name; a row's numbers are in the order of its columns."""
+    content = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return {
+        name: Published(
+            LABEL.format(about=block["about"]),
+            {row: dict(zip(block["columns"], numbers.split())) for row, numbers in block["rows"].items()},
+            frozenset(block["averaged"]),
+        )
+        for name, block in content.items()
+    }
+
+
+def published_in(grid: Grid) -> list[Published]:
+    """The blocks that a grid names.
+
+    Raises:
+        UserError: it names an unknown one.
+    """
+    blocks = published_blocks()
+    check_known([*grid.published, *blocks], list(blocks), "block of published numbers")
+    return [blocks[name] for name in grid.published]
+
+
+def published_for(columns: Sequence[Column], blocks: Iterable[Published]) -> tuple[Published, ...]:
+    """The parts of blocks that a table with these columns can show; blocks without such a part are left out.
+
+    Means over columns are kept only where the table takes them over the same columns.
+    """
+    averaged, shown = {column.key for column in columns if column.averaged}, []
+    for block in blocks:
+        kept = {column.key for column in columns}
+        if averaged != block.averaged:
+            kept -= {AVERAGE.key, WAY.key}
+        rows = {
+            name: {key: number for key, number in numbers.items() if key in kept}
+            for name, numbers in block.rows.items()
+        }
+        if any(rows.values()):
+            shown.append(Published(block.label, rows, block.averaged))
+    return tuple(shown)
+
+
+# ---- a table --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -49,9 +129,6 @@ class Table:
         published: numbers from elsewhere, printed in blocks of their own.
         contenders: names of the rows among which the best of a column is marked; None for the GNN adapters.
         contest: what these rows are, in words.
-
-    Raises:
-        UserError: two rows have the same name.
     """
 
     title: str
@@ -64,20 +141,17 @@ class Table:
     contenders: Collection[str] | None = None
     contest: str = "GNN adapter"
 
-    def __post_init__(self) -> None:
-        names = [row.name for row in self.rows]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise UserError(
-                f"the table has several rows named {repeated[0]!r}; give each method its own name"
-            )
-
     @property
     def groups(self) -> dict[str, list[Row]]:
         """Group -> rows, known groups first; every row exactly once."""
         order = dict.fromkeys([*GROUPS, *(row.group for row in self.rows)])
         rows = {group: [row for row in self.rows if row.group == group] for group in order}
         return {group: members for group, members in rows.items() if members}
+
+    @property
+    def headings(self) -> dict[str, str]:
+        """Column key -> heading."""
+        return {column.key: column.heading for column in self.columns}
 
     @property
     def has_spread(self) -> bool:
@@ -110,34 +184,12 @@ class Table:
         return p is not None and p < LEVEL
 
 
-@dataclass(frozen=True)
-class Design:
-    """How a table presents runs.
-
-    Args:
-        stem: of its files' names.
-        baseline: the method with which rows are compared.
-        published: numbers from elsewhere that it can show.
-        blocks: method -> the block in which its row stands; others stand where the method says.
-        contenders: the methods that are compared with the baseline, and among which the best is marked; None
-            for the GNN adapters (compared: pGNN's controls as well).
-        contest: what the contenders are, in words.
-    """
-
-    stem: str = "ablation"
-    baseline: str = BASELINE
-    published: Sequence[Published] = field(default_factory=lambda: [of_drawn(published_blocks()["gnn"])])
-    blocks: Mapping[str, str] = field(default_factory=dict)
-    contenders: Sequence[str] | None = None
-    contest: str = "GNN adapter"
-
-
 def make_table(
     runs: Sequence[Run],
     tasks: Mapping[str, Task],
     title: str,
+    grid: Grid = ABLATION,
     notes: Sequence[str] = (),
-    design: Design | None = None,
     compare: bool = True,
 ) -> Table:
     """The table of finished runs, with significance of contenders against the baseline where both ran.
@@ -146,37 +198,37 @@ def make_table(
         runs: in the order of the table's rows; a run that two rows show is given for both.
         tasks: the table's tasks in the order of its columns.
         title: printed on top.
+        grid: what it says of blocks, baseline, contenders, published numbers and notes. Where it names no
+            contenders, pGNN's controls are compared with the baseline too.
         notes: what else is to be said.
-        design: how it presents them; None for the GNN ablation.
         compare: whether rows are compared.
 
     Raises:
-        UserError: runs and tasks do not fit together, or a run's statistics cannot be read.
+        UserError: runs and tasks do not fit together, or an unknown block of published numbers.
     """
-    design = design or Design()
     shown = scored(tasks, runs)
-    columns, frame = table_columns(shown), score_frame(runs, tasks)
+    columns, frame = table_columns(shown), score_frame(runs)
     way, about_way = way_between(frame, columns)
     if way:
         columns, frame = with_way(columns), frame.assign(**{WAY.key: way.share(frame)})
     counts = [_counts([run for run in runs if run.task == name], task) for name, task in tasks.items()]
-    blocks = {method_named(name).title: block for name, block in design.blocks.items()}
-    rows = [replace(row, group=blocks.get(row.name, row.group)) for row in rows_from_frame(frame, columns)]
-    contenders, means = design.contenders, {WAY.key: way.weights} if way else None
+    titles = {method_named(name).title: block for name, block in grid.blocks.items()}
+    rows = [replace(row, group=titles.get(row.name, row.group)) for row in rows_from_frame(frame, columns)]
+    contenders, means = grid.contenders, {WAY.key: way.weights} if way else None
     return Table(
         title,
         rows,
         columns,
-        baseline=method_named(design.baseline).title,
-        comparisons=_comparisons(runs, shown, design, means) if compare else (),
+        baseline=method_named(grid.baseline).title,
+        comparisons=_comparisons(runs, shown, grid, means) if compare else (),
         notes=[
-            *filter(None, [about_way, *counts, *notes, _about_trainable(runs)]),
+            *filter(None, [about_way, *counts, *grid.notes, *notes, _about_trainable(runs)]),
             "Time: training and scoring of all tasks for one seed, in one of several parallel workers; "
             "peak memory of that worker",
         ],
-        published=published_for(columns, design.published),
+        published=published_for(columns, published_in(grid)),
         contenders=None if contenders is None else {method_named(name).title for name in contenders},
-        contest=design.contest,
+        contest=grid.contest,
     )
 
 
@@ -193,15 +245,15 @@ def _about_trainable(runs: Sequence[Run]) -> str | None:
 def _comparisons(
     runs: Sequence[Run],
     tasks: Mapping[str, Task],
-    design: Design,
+    grid: Grid,
     means: Mapping[str, Mapping[str, float]] | None,
 ) -> list[dict[str, Any]]:
     """Each contender against the baseline."""
-    if design.contenders is None:
-        return compare_with_baseline(runs, tasks, design.baseline, means)
+    if grid.contenders is None:
+        return compare_with_baseline(runs, tasks, grid.baseline, means)
     present = {run.row for run in runs}
-    others = [name for name in design.contenders if name in present and name != design.baseline]
-    return compare_pairs(runs, tasks, [(name, design.baseline) for name in others], means=means)
+    others = [name for name in grid.contenders if name in present and name != grid.baseline]
+    return compare_pairs(runs, tasks, [(name, grid.baseline) for name in others], means=means)
 
 
 def _counts(runs: Sequence[Run], task: Task) -> str:
@@ -220,54 +272,23 @@ def _counts(runs: Sequence[Run], task: Task) -> str:
     return "; ".join(parts)
 
 
-def below_frozen(runs: Sequence[Run], tasks: Mapping[str, Task]) -> str:
-    """A sentence on the trained runs that score less than the frozen model with the same pre-trained weights.
-
-    Such runs pull their row's mean down and count all the same. A small deficit may be chance, a large one a
-    learning rate that does not suit. Runs that are not shown the image are left out: for them it is no
-    failure.
-
-    Args:
-        runs: of a table, answered in the same way.
-        tasks: of the table, in the order of its columns.
-
-    Returns:
-        How many of the runs that can be compared end below in a column, how many of each row in which, and
-        how many were left out since they see no image; empty where none can be compared.
-
-    Raises:
-        UserError: a run's ``config.json`` cannot be read, or names no weights.
+def below_frozen(runs: Sequence[Run]) -> str:
+    """A sentence on how many trained runs score less in some column than the frozen model with the same
+    pre-trained weights: a large deficit may come from a learning rate that does not suit. Runs that are not
+    shown the image are left out: for them it is no failure. Empty where no run can be compared.
     """
     frozen = {(run.task, run.checkpoint): run.result["scores"] for run in runs if run.row == FROZEN}
-    if not frozen:
-        return ""
-    columns, compared, low, blind = table_columns(scored(tasks, runs)), 0, 0, 0
-    by_row: dict[str, Counter[str]] = {}
-    for run in distinct(runs):
-        method = run.method
-        base, scores = frozen.get((run.task, run.checkpoint)), run.result["scores"]
-        if base is None or not method.trains:
-            continue
-        if method.vision == "zero":
-            blind += 1
-            continue
-        below = [
-            column.heading
-            for column in columns
-            if column.key in base and column.key in scores and scores[column.key] < base[column.key]
-        ]
-        compared, low = compared + 1, low + bool(below)
-        if below:
-            by_row.setdefault(method.title, Counter()).update(below)
-    if not compared:
-        return ""
-    rows = [
-        f"{row}: {', '.join(f'{heading} {count}' for heading, count in counts.items())}"
-        for row, counts in by_row.items()
+    below = [
+        any(score < base.get(key, -math.inf) for key, score in run.result["scores"].items())
+        for run in distinct(runs)
+        if run.method.trains
+        and run.method.vision != "zero"
+        and (base := frozen.get((run.task, run.checkpoint))) is not None
     ]
-    end = "trained run ends" if compared == 1 else "trained runs end"
+    if not below:
+        return ""
+    end = "trained run ends" if len(below) == 1 else "trained runs end"
     return (
-        f"{low} of {compared} {end} below the frozen model with the same pre-trained weights in some column"
-        + (f" ({'; '.join(rows)})" if rows else "")
-        + (f"; runs without the image are left out: {blind}" if blind else "")
+        f"{sum(below)} of {len(below)} {end} below the frozen model with the same pre-trained weights in "
+        "some column"
     )

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from docs.examples import post_hoc
 from experiments import cli
 from experiments.models import load_family
 from experiments.models.weights import weights_digest
-from experiments.tables import post_hoc
 from experiments.tables.compare import holm
 from experiments.tables.frame import table_columns
 from experiments.tables.grid import load_preset

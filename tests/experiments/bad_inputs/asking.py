@@ -162,7 +162,6 @@ def _together() -> Iterator[Case]:
         ("ablation", "--gnn", "gcn,,appnpp"),
         ("ablation", "--gnn", "gcn;appnp"),
         ("ablation", "--tasks", "vqa,captions"),
-        ("ablation", "--join", "blend,gatde"),
         ("ablation", "--preset", "quik"),
         ("ablation", "--gnn", "pgn", "--dry-run"),
         ("ablation", "--seeds", "0"),

@@ -19,7 +19,7 @@ RESULTS = {
     "planted": "planted.csv",
     "ablation": "ablation.md",
     "table": "two/results.json",
-    "search": "trials.csv",
+    "search": "search.csv",
     "sweep": "settings.yaml",
     "pretrain": "model.safetensors",
     "scenes": "vqa_v2",

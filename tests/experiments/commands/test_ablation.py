@@ -64,7 +64,7 @@ def preset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def words(preset):
-    return ["ablation", "--preset", str(preset), "--tasks", "vqa,caption", "--join", "blend"]
+    return ["ablation", "--preset", str(preset), "--tasks", "vqa,caption"]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def small(tmp_path_factory, words):
 def test_the_table_stands_in_the_terminal_and_on_disk(small):
     out, done = small
     assert done.returncode == 0, done.stderr
-    for word in ("GCN", "pGNN", "Frozen model", "Majority class", "VQA acc", "CIDEr", "another scale"):
+    for word in ("GCN", "pGNN", "Frozen model", "Majority class", "VQA acc", "CIDEr"):
         assert word in done.stdout
     for suffix in ("csv", "md", "tex", "png", "txt"):
         assert (out / f"ablation.{suffix}").stat().st_size > 100
@@ -109,15 +109,6 @@ def test_every_run_keeps_what_made_it(small):
     metrics = pd.read_csv(folder / "metrics.csv")
     assert list(metrics.columns) == ["step", "loss", "learning_rate", "gradient_norm"]
     assert len(metrics) == 3
-
-
-def test_the_gnns_have_equal_budgets_up_to_the_scalars_of_p(small):
-    out, _ = small
-    count = {
-        gnn: json.loads((out / "cells" / gnn / "vqa" / "seed0" / "scores.json").read_text())["parameters"]
-        for gnn in ("gcn", "pgnn")
-    }
-    assert count["pgnn"] - count["gcn"] == 8  # one p for each of 2 · 4 attention layers
 
 
 def test_a_second_call_runs_nothing_again(small, words, capfd, monkeypatch):
@@ -182,7 +173,6 @@ def test_ctrl_c_loses_nothing_finished(preset, tmp_path):
         (["--gnn", ","], "no method is named"),
         (["--tasks", "vqa,chess"], "unknown task 'chess'"),
         (["--preset", "huge"], "unknown preset 'huge'"),
-        (["--join", "glue"], "unknown join 'glue'"),
         (["--seeds", "0"], "--seeds must be at least 1"),
         (["--jobs", "0"], "--jobs must be at least 1"),
         (["--device", "cuda:99"], "--device cuda:99 is not available"),
@@ -203,7 +193,7 @@ def test_dry_run_lists_the_cells_and_an_estimate(tmp_path, capsys):
     assert main(["ablation", "--preset", "full", "--dry-run", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if line.startswith("pGNN  ")]
-    assert len(lines) == 21 * len(DRAWN) and "cells, " in out and "hours" in out
+    assert len(lines) == 21 * len(DRAWN) and out.rstrip().endswith(" examples to train on")
     assert not (tmp_path / "out").exists()
 
 
@@ -224,15 +214,9 @@ def test_dry_run_tells_cells_with_scores_from_those_to_run(small, words, tmp_pat
     left = [line for line in lines if not line.endswith(", has scores")]
     assert len(left) == 1 and left[0].startswith("pGNN") and " vqa " in left[0]
     assert re.search(
-        rf"^{len(lines)} cells, of which {len(lines) - 1} have scores; the others, .* seconds", last
+        rf"^{len(lines)} cells, of which {len(lines) - 1} have scores; the others, .* examples to train on",
+        last,
     )
-
-
-def test_more_jobs_than_cores_take_no_less_time(capsys):
-    for jobs in ("2", "50"):
-        assert main(["ablation", "--preset", "full", "--dry-run", "--jobs", jobs]) == 0
-    last = [line for line in capsys.readouterr().out.splitlines() if " cells, " in line]
-    assert last[1] == last[0].replace(", 2 at", ", 50 at") and last[0].endswith(" hours on a 2-core machine")
 
 
 def test_one_command_at_a_time(preset, tmp_path, capsys):
@@ -344,7 +328,6 @@ def test_a_smaller_table_does_not_replace_a_larger(small, preset, capsys):
         '{"vqa": null}',
         '{"cells": null}',
         '{"cells": {}}',
-        '{"cells": []}',
         '{"cells": [{}]}',
         '{"cells": [{"row": "gcn", "task": "vqa", "seed": null}]}',
         "[" * 100_000,

@@ -8,15 +8,8 @@ import pandas as pd
 import pytest
 
 from experiments.cli import main
-from experiments.commands import search
 from experiments.data.drawn import make_scenes
-from experiments.runs.execution import Execution
-from experiments.tables.grid import load_preset
-from experiments.tables.plan import Wanted
-from experiments.tables.race import Trial
-from experiments.tables.search import Search
 from experiments.tasks import TASKS
-from tests.experiments.drawn import DRAWN
 
 pytestmark = pytest.mark.usefixtures("own_tables")
 
@@ -162,19 +155,6 @@ def test_files_are_read_before_any_picture(name, content, said, vizwiz, tmp_path
     line = one_line(capsys)
     assert said in line and "cells failed" not in line
     assert not list((tmp_path / "out").glob("image-states/*")), "whose states take hours"
-
-
-def test_a_search_reads_the_folder(vizwiz, tmp_path):
-    preset = load_preset("smoke")
-    run = Execution(tmp_path / "out")
-    drawn = Search(preset, Wanted(), tmp_path / "out" / "data", run)
-    setup = Search(preset, Wanted(data=vizwiz, answering="rank"), vizwiz, run)
-    assert list(setup.tasks) == ["vizwiz_vqa"] and list(drawn.tasks) == list(DRAWN)
-    cell = setup.cell(Trial("frozen", "vizwiz_vqa"))
-    assert (cell.data, cell.split, cell.answering) == (vizwiz, "validation", "rank")
-    about = search._about(setup)
-    assert about["data"]["vizwiz_vqa"]["validation"]["held out"] is True and about["answering"] == "rank"
-    assert search._about(drawn)["data"]["seed"] == 0
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def out(files) -> Path:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.commands.sweep.run_cells", stopped)
+        patch.setattr("experiments.tables.tune.run_cells", stopped)
         assert sweep(files) == 130
     out = files / "out"
     assert not any((out / name).exists() for name in MADE)
@@ -93,7 +93,7 @@ def test_each_row_has_the_best_of_its_rates_on_validation_data(out):
     runs = [json.loads(file.read_text()) for file in out.glob("cells/*/*/*/scores.json")]
     assert len(runs) == len(lines) and {run["split"] for run in runs} == {"validation"}
     shown = (out / "sweep.md").read_text()
-    assert shown.count("**") == 4 and "vizwiz_vqa takes the rates of vqa2" in shown
+    assert shown.count("(chosen)") == 2 and "vizwiz_vqa takes the settings of vqa2" in shown
 
 
 @pytest.mark.timeout(400)
@@ -120,7 +120,7 @@ def test_a_table_takes_the_rates_and_shares_the_folder(out, files):
 def test_rates_that_an_earlier_sweep_chose_are_not_dropped(out, files, capsys):
     before = times(out)
     assert sweep(files, "--rows", "gcn") == 2
-    assert "holds rates of pgnn on vqa2, which this sweep would drop" in capsys.readouterr().err
+    assert "holds settings of pgnn on vqa2, which this sweep would drop" in capsys.readouterr().err
     assert times(out) == before
 
 

@@ -138,8 +138,8 @@ def scored_p_values(study: Study, runs: int, rng: np.random.Generator) -> tuple[
         else:
             latent = [statistics(side) for side in _methods(study, rng)]
         result = paired_comparison(*latent, score, checkpoints=study.deal)
-        these += [result.p_value] * (study.c == study.f == 0)
-        new += [result.new_checkpoints.p_value] if result.new_checkpoints else []
+        these += [result.p] * (study.c == study.f == 0)
+        new += [result.new_p] if result.new_p is not None else []
     return these, new
 
 

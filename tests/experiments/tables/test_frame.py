@@ -1,6 +1,5 @@
 """Columns of a table, lines and means of its rows, and the way from the frozen model to the ceiling."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -11,16 +10,12 @@ from attngraph.errors import UserError
 from experiments.methods import METHODS
 from experiments.tables.frame import (
     MARGIN,
-    Summary,
     rows_from_frame,
     score_frame,
     scored,
-    summarise,
     table_columns,
     way_between,
-    with_way,
 )
-from experiments.tables.table import ADAPTERS
 from experiments.tasks import TASKS
 from experiments.tasks.task import Column
 from tests.experiments.tables.made import COLUMNS, SmallTask, captioning, runs_on
@@ -42,12 +37,6 @@ def test_the_columns_of_our_tasks():
         "Scene F1",
         "easy-VQA acc",
     ]
-
-
-def test_an_average_needs_two_columns():
-    alone, other = SmallTask("a", Column("a.x", "X", averaged=True)), SmallTask("b", Column("b.y", "Y"))
-    assert headings(alone, other) == ["X", "Y"] and headings(other) == ["Y"] and headings() == []
-    assert headings(SmallTask("c", Column("c.z", "Z", averaged=True)), other, alone) == ["Z", "Y", "X", "Avg"]
 
 
 def test_equal_headings_are_told_apart():
@@ -87,31 +76,19 @@ def test_equal_keys_are_refused():
 # ---- rows -----------------------------------------------------------------------------------------------
 
 
-def test_summarise():
-    assert summarise([0.5]) == Summary(0.5, None, 1)
-    assert summarise([0.1, 0.3]) == pytest.approx(Summary(0.2, math.sqrt(0.02), 2))
-
-
 def test_average_is_taken_per_seed_on_the_printed_scale():
     rows = rows_from_frame(scores_frame(), COLUMNS)
     assert 100 * rows[0].scores["avg"].mean == pytest.approx((51 + 60 + 30 + 120) / 4)
     assert rows[0].scores["avg"].std == pytest.approx(0.01 / 4)
     majority = rows[-1]
     assert set(majority.scores) == {"vqa.accuracy", "ve.accuracy"}
-    assert majority.parameters == 0 and majority.seconds is None
-
-
-def test_average_of_other_tasks_is_that_of_their_columns():
-    columns = table_columns({name: TASKS[name] for name in ("vqa", "ve")})
-    assert rows_from_frame(scores_frame(), columns)[0].scores["avg"].mean == pytest.approx((0.51 + 0.6) / 2)
-    one = table_columns({"vqa": TASKS["vqa"]})
-    assert set(rows_from_frame(scores_frame(), one)[0].scores) == {"vqa.accuracy"}
+    assert (majority.parameters, majority.seconds) == (0, 1.0)
 
 
 def test_a_line_holds_the_runs_of_a_row_and_seed(tmp_path):
     tasks = {"coco": captioning("coco"), "nocaps": captioning("nocaps")}
     runs = runs_on(tmp_path, tasks)
-    lines = score_frame(runs, tasks)
+    lines = score_frame(runs)
     assert len(lines) == 4 and list(lines["name"]) == ["GCN", "GCN", "pGNN", "pGNN"]
     for run in runs:
         line = lines[(lines["name"] == {"gcn": "GCN", "pgnn": "pGNN"}[run.row]) & (lines.seed == run.seed)]
@@ -119,28 +96,11 @@ def test_a_line_holds_the_runs_of_a_row_and_seed(tmp_path):
         assert line["seconds"].item() == 24 and line["peak_mb"].item() == 100 + run.seed
 
 
-def test_a_run_that_two_rows_show(tmp_path):
-    tasks = {"vqa": TASKS["vqa"]}
-    runs = runs_on(tmp_path, tasks, rows=("pgnn",))
-    again = [replace(run, row="learned_p") for run in runs[:1]]
-    rows = {row.name: row for row in rows_from_frame(score_frame([*runs, *again], tasks), COLUMNS)}
-    assert rows["pGNN"].scores["vqa.accuracy"].seeds == 2
-    assert rows["Learned p"].scores["vqa.accuracy"] == Summary(
-        runs[0].result["scores"]["vqa.accuracy"], None, 1
-    )
-    assert (rows["pGNN"].group, rows["Learned p"].group) == (ADAPTERS, "Attribution")
-
-
-def test_bad_input(tmp_path):
+def test_a_run_that_is_given_twice_is_an_error(tmp_path):
     tasks = {"vqa": TASKS["vqa"]}
     (run,) = runs_on(tmp_path, tasks, rows=("gcn",), seeds=(0,))
     with pytest.raises(UserError, match="two runs of gcn on vqa with seed 0"):
-        score_frame([run, run], tasks)
-    with pytest.raises(UserError, match=r"is on vqa, but the table's tasks are ve"):
-        score_frame([run], {"ve": TASKS["ve"]})
-    old = replace(run, result=run.result | {"scores": {"vqa": 0.5}})
-    with pytest.raises(UserError, match=r"scored vqa, but the task's columns are vqa\.accuracy"):
-        score_frame([old], tasks)
+        score_frame([run, run])
 
 
 # ---- the way --------------------------------------------------------------------------------------------
@@ -153,7 +113,7 @@ START, END = (0.4, 0.4, 0.4, 2.5), (0.7, 0.6, 0.8, 5.0)
 def way_frame(**rows):
     """One line for each seed of a method: its scores in the averaged columns."""
     lines = [
-        {"name": METHODS[row].title, "group": "g", "seed": seed, **dict(zip(KEYS, scores))}
+        {"row": row, "name": METHODS[row].title, "group": "g", "seed": seed, **dict(zip(KEYS, scores))}
         for row, seeds in rows.items()
         for seed, scores in enumerate(seeds)
     ]
@@ -174,26 +134,15 @@ def test_by_hand():
     assert note.endswith("among VQA acc, VE acc, BLEU@4 and CIDEr")
 
 
-def test_constants_are_means_over_seeds():
-    ends = [tuple(np.add(END, shift)) for shift in (-0.05, 0.05)]
-    runs = way_frame(frozen=[START], full=ends)
-    shares = way_between(runs, COLUMNS)[0].share(runs)
-    assert shares[1] < 1 < shares[2] and shares[1:].mean() == pytest.approx(1)
-
-
-def test_the_ceiling_is_the_decoders_where_it_ran():
-    runs = way_frame(frozen=[START], full=[START], decoder=[END])
-    assert way_between(runs, COLUMNS)[0].ceiling == METHODS["decoder"].title
-
-
-def test_there_is_no_way_without_its_ends():
+def test_the_ends_of_the_way():
     assert way_between(way_frame(frozen=[START], gcn=[END]), COLUMNS) == (None, "")
     assert way_between(way_frame(full=[END], gcn=[END]), COLUMNS) == (None, "")
     partial = (np.nan, *START[1:])
     assert way_between(way_frame(frozen=[partial], full=[END]), COLUMNS) == (None, "")
     no_average = table_columns({"a": SmallTask("a", Column("a.x", "X"))})
     assert way_between(way_frame(frozen=[START], full=[END]), no_average) == (None, "")
-    assert way_between(pd.DataFrame(columns=["name", "group", "seed"]), COLUMNS) == (None, "")
+    both = way_frame(frozen=[START], full=[START], decoder=[END])
+    assert way_between(both, COLUMNS)[0].ceiling == METHODS["decoder"].title
 
 
 @pytest.mark.parametrize("gain, is_there", [(MARGIN + 1e-6, True), (MARGIN - 1e-6, False), (-0.1, False)])
@@ -203,10 +152,3 @@ def test_a_ceiling_that_is_no_ceiling_is_said(gain, is_there):
     assert (way is not None) == is_there
     if not is_there:
         assert note == "Way is not shown: Full fine-tuning is not 2 points above Frozen model in VE acc"
-
-
-def test_it_stands_after_the_average():
-    keys = [column.key for column in with_way(COLUMNS)]
-    assert keys[keys.index("avg") + 1] == "way" and len(keys) == len(COLUMNS) + 1
-    one = table_columns({"vqa": TASKS["vqa"], "easy_vqa": TASKS["easy_vqa"]})
-    assert [column.key for column in with_way(one)] == ["vqa.accuracy", "way", "easy_vqa.accuracy"]

@@ -12,7 +12,7 @@ from attngraph.errors import UserError
 from experiments.runs.saved import read_result
 from experiments.tables import runs as reading
 from experiments.tables.compare import recompute
-from experiments.tables.runs import FILES, differently_made, saved_runs, unfinished, versions_of
+from experiments.tables.runs import saved_runs, unfinished, versions_of
 from experiments.tasks import TASKS
 from tests.experiments.drawn import DRAWN
 from tests.experiments.tables.made import runs_on, save_cells, save_table, write_archive, write_archives
@@ -46,13 +46,6 @@ def test_the_folder_of_one_of_several_tables_has_the_runs_of_its_results(tmp_pat
     cells = [{"row": row, "task": "ve", "seed": 1} for row in ("gcn", "pgnn")]
     (tables / "two" / "results.json").write_text(json.dumps({"cells": cells}))
     assert places(tables / "two") == [f"{tables}/cells/{row}/ve/seed1" for row in ("gcn", "pgnn")]
-
-
-def test_a_run_copied_to_another_place_says_what_it_is(tmp_path):
-    table = save_table(tmp_path / "table")
-    shutil.copytree(table / "cells/pgnn/ve/seed1", tmp_path / "mine")
-    with saved_runs(tmp_path / "mine") as (run,):
-        assert (run.row, run.task, run.seed) == ("pgnn", "ve", 1)
 
 
 def test_unfinished_runs_and_those_of_a_sweep_are_left_out(tmp_path):
@@ -126,19 +119,15 @@ DAMAGES = {
         removed(*(f"cells/{row}/vqa/seed0/scores.json" for row in ("gcn", "pgnn"))),
         r"holds no finished run \(cells/ROW/TASK/seedN/scores.json, 2 that began\)",
     ),
-    **{f"{name} damaged": (written(f"{CELL}/{name}", b"[1"), f"{CELL}/{name} is damaged") for name in FILES},
-    "no config": (removed(f"{CELL}/config.json"), "seed0/config.json is damaged"),
+    "scores damaged": (written(f"{CELL}/scores.json", b"[1"), f"{CELL}/scores.json is damaged"),
     "no statistics": (removed(f"{CELL}/statistics.npz"), "seed0/statistics.npz is damaged"),
     "a pickle": (written(f"{CELL}/statistics.npz", b"\x80\x04N."), "statistics.npz is damaged"),
-    "no weights": (config_of(weights=None), r"config.json is damaged \(weights: "),
     "a recipe of another form": (config_of(recipe={"steps": "many"}), r"config.json is damaged \(recipe\."),
-    "settings of another form": (config_of(settings={"gnn_args": 3}), r"damaged \(settings\.gnn_args: "),
     "a row that is not known": (config_of(label="nobody"), "seed0: unknown method 'nobody'.*--plugin FILE"),
     "a task that is not known": (
         config_of(task="vee"),
         r"unknown task 'vee'.*--plugin",
     ),
-    "of another run": (config_of(seed=1), r"scores.json is damaged \(ValueError: of gcn vqa seed 0\)"),
     "a table without a run of it": (
         as_table('{"cells": [{"row": "gcn", "task": "vqa", "seed": 7}]}'),
         "gcn/vqa/seed7, of which .*results.json tells, is missing",
@@ -171,12 +160,7 @@ def archive(tmp_path_factory):
         return path.read_bytes(), {name: tar.extractfile(name).read() for name in tar.getnames()}
 
 
-BROKEN = {
-    "truncated": lambda content: content[: len(content) // 2],
-    "changed": changed,
-    "no xz": lambda content: b"x" * 99,
-    "empty": lambda content: b"",
-}
+BROKEN = {"truncated": lambda content: content[: len(content) // 2], "changed": changed}
 
 
 @pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN)
@@ -191,15 +175,9 @@ def test_damaged_archives_are_refused(damage, archive, tmp_path):
 FOREIGN = {
     **{
         name: ({name: b"x"}, f"'{name}' is no file of a cell")
-        for name in (
-            "../outside.json",
-            "/etc/config.json",
-            "cells/../../x/seed0/config.json",
-            "cells/gcn/../seed0/config.json",
-            f"{CELL}/model.bin",
-        )
+        for name in ("/etc/config.json", "cells/../../x/seed0/config.json", f"{CELL}/model.bin")
     },
-    **{f"bad {name}": ({f"{CELL}/{name}": b"[1"}, rf"damaged \({CELL}/{name} is") for name in FILES},
+    "bad config": ({f"{CELL}/config.json": b"[1"}, rf"damaged \({CELL}/config.json is"),
     "no scores": ({f"{CELL}/scores.json": None}, "scores.json is missing"),
     "nothing": (None, "it holds no cells"),
 }
@@ -216,23 +194,13 @@ def test_archives_of_something_else_are_refused(members, said, archive, tmp_path
     assert [file.name for file in tmp_path.rglob("*")] == ["archives", path.name]
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.FIFOTYPE])
 def test_links_and_pipes_in_archives_are_refused(kind, tmp_path):
     with tarfile.open(tmp_path / "seed-00.tar.xz", "w:xz") as tar:
         about = tarfile.TarInfo(f"{CELL}/config.json")
         about.type, about.linkname = kind, "/etc/passwd"
         tar.addfile(about)
     with pytest.raises(UserError, match="is no file of a cell"):
-        places(tmp_path)
-
-
-def test_scores_that_statistics_contradict_are_refused(archive, tmp_path):
-    result = json.loads(archive[1][f"{CELL}/scores.json"])
-    result["scores"]["vqa.accuracy"] += 0.01
-    write_archive(
-        tmp_path / "seed-00.tar.xz", archive[1] | {f"{CELL}/scores.json": json.dumps(result).encode()}
-    )
-    with pytest.raises(UserError, match="they give"):
         places(tmp_path)
 
 
@@ -251,44 +219,15 @@ def test_archives_that_are_too_large_and_a_full_disk(archive, tmp_path, monkeypa
         places(tmp_path)
 
 
-# ---- how runs were made ---------------------------------------------------------------------------------
-
-
-def made(run, **about):
-    (run.folder / "config.json").write_text(json.dumps({"settings": {"weights": "w"}, **about}))
-
-
-def some_runs(folder):
-    return runs_on(folder, {"vqa": DRAWN["vqa"]}, rows=("gcn", "pgnn"), seeds=(0, 1))
-
-
 def test_runs_that_were_made_differently_are_counted(tmp_path):
-    some = some_runs(tmp_path)
+    some = runs_on(tmp_path, {"vqa": DRAWN["vqa"]}, rows=("gcn", "pgnn"), seeds=(0, 1))
     for run in some:
-        code = "new" if run.row == "pgnn" and run.seed else "old"
-        made(run, versions={"torch": "2.13", "code": code}, machine="Linux x86_64")
-    shown = [*some, some[0]]  # in two rows, but made once
+        versions = {"torch": "2.13", "code": "new" if run.row == "pgnn" and run.seed else "old"}
+        about = {"versions": versions, "machine": "Linux x86_64"} if run.row == "pgnn" else {}
+        (run.folder / "config.json").write_text(json.dumps({"settings": {"weights": "w"}, **about}))
+    shown = [*some, some[3]]  # in two rows, but made once
     assert versions_of(shown) == {
-        "torch": {"2.13": 4},
-        "code": {"old": 3, "new": 1},
-        "machine": {"Linux x86_64": 4},
+        "machine": {"unknown": 2, "Linux x86_64": 2},
+        "torch": {"2.13": 2},
+        "code": {"old": 1, "new": 1},
     }
-    assert differently_made(shown) == "Not all runs were made with the same: code old in 3, new in 1"
-    assert differently_made(some[:2]) == ""
-
-
-def test_runs_of_earlier_versions_do_not_say(tmp_path):
-    some = some_runs(tmp_path / "earlier")
-    assert versions_of(some) == {} and differently_made(some) == ""
-    some = some_runs(tmp_path / "mixed")
-    made(some[0], versions={"code": "new"})
-    assert differently_made(some) == "Not all runs were made with the same: code new in 1, unknown in 3"
-
-
-def test_a_run_that_went_on_with_other_code_has_both(tmp_path):
-    some = some_runs(tmp_path)
-    for run in some:
-        made(run, versions={"code": "new"})
-    old = {"device": "cpu", "precision": "float32", "versions": {"code": "old"}}
-    made(some[0], before=[old, {"versions": None}, old], versions={"code": "new"})
-    assert versions_of(some) == {"code": {"old, then new": 1, "new": 3}}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.tables.post_hoc import by_mean_square, sign_flips, standardised
+from docs.examples.post_hoc import by_mean_square, sign_flips, standardised
 
 DIFFERENCES = pd.DataFrame({"a": [1.0, 3.0, 11.0, 13.0], "b": [0.5, 0.1, -0.2, 0.0]})
 

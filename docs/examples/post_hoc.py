@@ -1,6 +1,6 @@
 r"""A post-hoc summary of the study: all planned columns together, in one test for each pair of rows.
 
-    python -m experiments.tables.post_hoc experiments/results/full --out FOLDER
+    python docs/examples/post_hoc.py experiments/results/full --out FOLDER
 
 It was chosen after the scores were known: the four planned columns had shown four small leads of one sign,
 none of them significant after correction. Its p-values are therefore not those of a planned test.
@@ -32,7 +32,7 @@ from experiments.base.files import write_text
 from experiments.methods import method_named
 from experiments.tables.compare import Weights, compare_pairs
 from experiments.tables.frame import WAY, score_frame, scored, table_columns, way_between
-from experiments.tables.render import Grid, grid_markdown
+from experiments.tables.render import markdown_grid
 from experiments.tables.runs import Run, saved_runs
 from experiments.tasks import TASKS
 
@@ -74,7 +74,7 @@ def summaries(runs: Sequence[Run]) -> list[dict[str, Any]]:
     without corrected p-values, and with ``flips_checkpoints`` and ``flips_seeds``.
     """
     tasks = {name: TASKS[name] for name in TASKS if name in {run.task for run in runs}}
-    shown, frame = scored(tasks, runs), score_frame(runs, tasks)
+    shown, frame = scored(tasks, runs), score_frame(runs)
     columns = table_columns(shown)
     way, _ = way_between(frame, columns)
     checkpoints = {run.seed: run.checkpoint for run in runs}
@@ -160,9 +160,9 @@ def _markdown(lines: Sequence[dict[str, Any]], q1: Sequence[dict[str, Any]]) -> 
         "*Four columns* (VQA, entailment, CIDEr, easy-VQA): mean of the differences in units of their "
         "standard deviation over the seeds of one checkpoint. *Way* in points. p-values are for these "
         "checkpoints, then for new ones, then by sign flips of checkpoints and of seeds.\n\n"
-        + grid_markdown(Grid(HEAD, cells))
+        + markdown_grid(pd.DataFrame(cells, columns=HEAD))
         + "\n**Q1 with Holm's correction over its own four columns**, not over the twelve planned "
-        "tests:\n\n" + grid_markdown(Grid(["pGNN − GCN", "p", "p (Holm over four)"], alone))
+        "tests:\n\n" + markdown_grid(pd.DataFrame(alone, columns=["pGNN − GCN", "p", "p (Holm over four)"]))
     )
 
 

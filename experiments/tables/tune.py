@@ -1,0 +1,432 @@
+"""Learning rates, joins and the schemes' arguments, chosen on validation data.
+
+A method's settings on a task are chosen by a :class:`Race` of trials:
+
+1. *screening*: every setting that the race begins with runs with seed 0;
+2. *extension*: while one of the best settings has the smallest or the largest rate that its join and
+   arguments were tried with, the next rate beyond it is tried;
+3. *finalists*: the best settings of all get one further seed after the other until the trials are spent; the
+   best mean wins;
+4. *the winner's edge*: while the winner's rate lies at an edge, the next one runs with the winner's seeds.
+
+``attngraph sweep`` (:func:`sweep`) races the learning rates of the rows of a table with one seed: rows that
+are compared begin with the same rates, since scores need not rise and fall once along them, and a race that
+follows the slope from each row's own rate would end on different hills.
+
+``attngraph search`` (:func:`search`) races each join × arguments × rate of every GNN with the same number of
+trials, so a GNN with fewer settings spends more on seeds; of all other methods the learning rates. Rows of
+attribution with fewer seeds in the table than the others are judged on one. The methods that follow another
+one are searched after it, with what was chosen for it; those that join the model in a way of their own, with
+the arguments that were best with that way.
+
+Test data are never touched. Finished trials are not run again.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from attngraph.errors import UserError
+from experiments.base.files import check_files, published, write_text
+from experiments.base.progress import note
+from experiments.methods import GraphAdapter, Method, method_named
+from experiments.methods.settings import Choice, Settings, write_settings
+from experiments.runs.cells import Cell, has_diverged, has_scores
+from experiments.runs.device import processes
+from experiments.runs.execution import Execution
+from experiments.runs.runner import prepare, run_cells
+from experiments.runs.saved import AT_RATE
+from experiments.tables.grid import Grid
+from experiments.tables.plan import Plan, Wanted, check_checkpoints
+from experiments.tables.render import markdown_grid
+from experiments.tasks import TASKS
+
+RATES = tuple(float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 3))  # half powers of ten
+FURTHER = 2  # rates beyond those of a sweep; seeds for each finalist of a search that are kept for them
+DIVERGED = -math.inf  # the score of a run whose loss was not finite
+SETTINGS = "settings.yaml"
+FIRST = ("method", "task", "join", "arguments", "rate", "seed")  # columns of the file of all trials
+
+Key = tuple[str, str]  # method and task
+Scores = Mapping[tuple[str, str, int], float]  # by trial's key
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting of a method on one task with one seed.
+
+    Args:
+        method, task: their names.
+        choice: the setting; what it leaves open is as the table has it.
+        seed: of the run.
+    """
+
+    method: str
+    task: str
+    choice: Choice
+    seed: int = 0
+
+    @property
+    def setting(self) -> str:
+        """What was chosen, in short."""
+        parts = [f"{self.choice.learning_rate:g}"]
+        if "join" in self.choice.model_fields_set:
+            parts.insert(0, self.choice.join)
+        return "-".join([*parts, *(f"{name}{value}" for name, value in self.choice.arguments.items())])
+
+    @property
+    def label(self) -> str:
+        """Names the trial's folder."""
+        return f"{self.method}{AT_RATE}{self.setting}"
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Tells trials apart."""
+        return self.label, self.task, self.seed
+
+
+# ---- a race ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RaceLimits:
+    """What a race may spend.
+
+    Args:
+        trials: how many there are. Beyond them only a winner with several seeds whose rate lies at an edge
+            goes on.
+        finalists: how many settings get further seeds.
+        seeds: how many seeds a finalist has at most.
+    """
+
+    trials: int
+    finalists: int = 1
+    seeds: int = 1
+
+
+JOINT = RaceLimits(24, 3, 24)  # of a GNN: all trials are spent
+OTHERS = RaceLimits(10, 2, 3)  # of a method that is searched for learning rates alone
+SECOND = RaceLimits(6)  # of such a row of attribution that has fewer seeds in the table: one seed each
+
+
+class Race:
+    """Finds a method's best setting on a task.
+
+    Args:
+        method, task: their names.
+        screened: the settings to begin with.
+        limits: what it may spend.
+
+    Attributes:
+        tried: the trials so far.
+    """
+
+    def __init__(self, method: str, task: str, screened: Sequence[Choice], limits: RaceLimits):
+        self.method, self.task, self.screened, self.limits = method, task, screened, limits
+        self.tried: list[Trial] = []
+        self._final: list[Choice] = []
+
+    def next(self, scores: Scores) -> list[Trial]:
+        """The trials of the next round; none when the race is over.
+
+        Args:
+            scores: of all trials of the rounds before.
+        """
+        if not self.tried:
+            found = [self._trial(choice) for choice in self.screened]
+        elif self.limits.seeds == 1:
+            found = self._beyond(scores)[: max(0, self.limits.trials - len(self.tried))]
+        else:
+            found = self._with_further_seeds(scores)
+        self.tried += found
+        return found
+
+    def _with_further_seeds(self, scores: Scores) -> list[Trial]:
+        left, finalists = self.limits.trials - len(self.tried), self.limits.finalists
+        found = [] if self._final else self._beyond(scores)[: max(0, left - FURTHER * finalists)]
+        seed = 1 + max(trial.seed for trial in self.tried)
+        if not found and left >= finalists and seed < self.limits.seeds:
+            self._final = self._final or self.best(scores)
+            found = [self._trial(choice, seed) for choice in self._final]
+        return found or self._past_the_winner(scores)
+
+    def best(self, scores: Scores, join: str | None = None) -> list[Choice]:
+        """The best settings, those with most seeds first, then by their mean score, of equals the smallest
+        rate; only those with a join, where one is named.
+        """
+        tried = {trial.label: trial.choice for trial in self.tried}
+        found = [choice for choice in tried.values() if join in (None, choice.join)]
+
+        def place(choice: Choice) -> tuple[float, ...]:
+            return -self.seeds(choice), -self.mean(choice, scores), choice.learning_rate
+
+        return sorted(found, key=place)[: self.limits.finalists]
+
+    def seeds(self, choice: Choice) -> int:
+        """How many seeds a setting ran with."""
+        return len(self._alike(choice))
+
+    def mean(self, choice: Choice, scores: Scores) -> float:
+        """A setting's mean score over the seeds that it ran with."""
+        return sum(scores[trial.key] for trial in self._alike(choice)) / self.seeds(choice)
+
+    def beyond(self, choice: Choice) -> Choice | None:
+        """The setting with the next rate, where the setting's own is the smallest or the largest that its
+        join and arguments were tried with; None where it lies inside.
+        """
+        same = choice.model_dump(exclude={"learning_rate"})
+        others = [trial.choice for trial in self.tried]
+        rates = {x.learning_rate for x in others if x.model_dump(exclude={"learning_rate"}) == same}
+        rate = rate_beyond(rates, choice.learning_rate)
+        return None if rate is None else choice.model_copy(update={"learning_rate": rate})
+
+    def _past_the_winner(self, scores: Scores) -> list[Trial]:
+        """The rate beyond the winner's, with the winner's seeds; none where it lies inside."""
+        winner = self.best(scores)[0]
+        outward = self.beyond(winner)
+        if outward is None or self.mean(winner, scores) == DIVERGED:
+            return []
+        return [self._trial(outward, trial.seed) for trial in self._alike(winner)]
+
+    def _trial(self, choice: Choice, seed: int = 0) -> Trial:
+        return Trial(self.method, self.task, choice, seed)
+
+    def _alike(self, choice: Choice) -> list[Trial]:
+        return [trial for trial in self.tried if trial.choice == choice]
+
+    def _beyond(self, scores: Scores) -> list[Trial]:
+        """The rates beyond the best settings."""
+        outward = [self.beyond(choice) for choice in self.best(scores)]
+        trials = [self._trial(choice) for choice in outward if choice is not None]
+        return list({trial.label: trial for trial in trials}.values())
+
+
+def rate_beyond(rates: Collection[float], best: float) -> float | None:
+    """The next rate beyond the best one: on the grid of half powers of ten if all rates are, else as far
+    from it as its neighbour, in two digits, so that it can be read and is the same on every machine. None
+    where the best one lies inside, or nothing says how far to go.
+    """
+    ordered = sorted(rates)
+    if best not in (ordered[0], ordered[-1]):
+        return None
+    is_up = best == ordered[-1]
+    if set(ordered) <= set(RATES):
+        place = RATES.index(best) + (1 if is_up else -1)
+        return RATES[place] if 0 <= place < len(RATES) else None
+    if len(ordered) < 2:
+        return None
+    return float(f"{best * best / ordered[-2 if is_up else 1]:.1e}")
+
+
+# ---- races on a table's runs ----------------------------------------------------------------------------
+
+
+class Tuner:
+    """Runs the trials of races.
+
+    Args:
+        grid, wanted, plan: a table of one seed, whose runs the trials are but for what they try.
+        execution: where and how trials run.
+        examples: how many validation examples are scored; None for as many as the plan says.
+
+    Attributes:
+        cells: method and task -> the planned run.
+        races: method and task -> race.
+        scores: trial's key -> score in the column that the task names; :data:`DIVERGED` where the loss was
+            not finite.
+        lines: of the file of all trials.
+    """
+
+    def __init__(
+        self, grid: Grid, wanted: Wanted, plan: Plan, execution: Execution, examples: int | None = None
+    ):
+        self.grid, self.wanted, self.plan = grid, wanted, plan
+        self.execution, self.examples = execution, examples
+        self.cells: dict[Key, Cell] = {(c.method, c.task): c for c in plan.cells if c.recipe is not None}
+        self.reduction = grid.chosen.reduction
+        self.races: dict[Key, Race] = {}
+        self.scores: dict[tuple[str, str, int], float] = {}
+        self.lines: list[dict[str, Any]] = []
+
+    def cell(self, trial: Trial) -> Cell:
+        """The run that scores a trial on validation data."""
+        planned, choice = self.cells[trial.method, trial.task], trial.choice
+        settings = planned.settings
+        if "join" in choice.model_fields_set:
+            chosen = Settings(reduction=self.reduction, methods={trial.method: {trial.task: choice}})
+            settings = method_named(trial.method).settings(chosen, trial.task)
+        model = self.wanted.model_of(self.grid, trial.seed)
+        return replace(
+            planned,
+            label=trial.label,
+            settings=settings,
+            seed=trial.seed,
+            recipe=replace(planned.recipe, learning_rate=choice.learning_rate),
+            model=model,
+            checkpoint=self.wanted.model is None and model is not None,
+            split="validation",
+            eval_examples=self.examples or planned.eval_examples,
+        )
+
+    def finish(self, races: Sequence[Race], download: bool = False) -> None:
+        """Races side by side to their ends.
+
+        Args:
+            races: to be run.
+            download: fetch a model that is not on this machine.
+        """
+        out, seeds = self.execution.out, max(race.limits.seeds for race in races)
+        first = [Trial(race.method, race.task, race.screened[0]) for race in races]
+        cells = [self.cell(trial) for trial in first]
+        dealt = [self.cell(replace(first[0], seed=n)) for n in range(min(seeds, self.grid.checkpoints))]
+        check_checkpoints([cell for cell in dealt if not has_scores(cell, out)])
+        if not all(has_scores(cell, out) or has_diverged(cell, out) for cell in cells):
+            prepare(cells, self.execution, self.plan.scenes, download)
+        self.races |= {(race.method, race.task): race for race in races}
+        while todo := [trial for race in races for trial in race.next(self.scores)]:
+            self.score(todo)
+
+    def score(self, trials: Sequence[Trial]) -> None:
+        """Run trials and note their scores; a run that diverged is worth nothing."""
+        cells = {self.cell(trial): trial for trial in trials}
+        results = run_cells(list(cells), self.execution, may_diverge=True)
+        for cell, trial in cells.items():
+            result = results.get(cell)
+            score = DIVERGED if result is None else result["scores"][TASKS[trial.task].selects]
+            self.scores[trial.key] = score
+            values = (trial.method, trial.task, trial.choice.join, json.dumps(trial.choice.arguments))
+            about = dict(zip(FIRST, (*values, trial.choice.learning_rate, trial.seed))) | {"score": score}
+            self.lines.append({**about, **({} if result is None else result["scores"])})
+
+    def chosen(self) -> Settings:
+        """The winners. A task takes those of a task that it is like (both follow the same one) if it was not
+        tried itself. What trials left open is as the runs have it.
+        """
+        methods: dict[str, dict[str, Choice]] = {}
+        for (method, task), race in self.races.items():
+            winner, settings = race.best(self.scores)[0], self.cells[method, task].settings
+            if "join" not in winner.model_fields_set and "gnn_args" in settings:
+                given = {"join": settings["join"], "arguments": settings["gnn_args"]}
+                winner = Choice(learning_rate=winner.learning_rate, **given)
+            methods.setdefault(method, {})[task] = winner
+        for of_task in methods.values():
+            of_task |= {name: of_task[of_name] for name, of_name in alike(of_task).items()}
+        return Settings(reduction=self.reduction, methods=methods)
+
+    def report(self) -> str:
+        """As Markdown: for each method and task all settings, by their mean scores, the winner in bold."""
+        lines = []
+        for race in self.races.values():
+            winner, tried = race.best(self.scores)[0], {trial.label: trial for trial in race.tried}
+            texts = []
+            for trial in sorted(tried.values(), key=lambda trial: trial.choice.learning_rate):
+                mean, seeds = race.mean(trial.choice, self.scores), race.seeds(trial.choice)
+                score = "diverged" if mean == DIVERGED else f"{100 * mean:.1f}"
+                text = f"{trial.setting}: {score}" + (f" ({seeds} seeds)" if seeds > 1 else "")
+                texts.append(f"{text} (chosen)" if trial.choice == winner else text)
+            edge = " (the chosen rate is at an edge)" if race.beyond(winner) is not None else ""
+            lines.append((method_named(race.method).title, race.task, ", ".join(texts) + edge))
+        head = ["Method", "Task", "Setting: score × 100 on validation data"]
+        shared = alike({task: None for _, task in self.races})
+        about = "; ".join(f"{name} takes the settings of {leader}" for name, leader in shared.items())
+        return markdown_grid(pd.DataFrame(lines, columns=head)) + (f"\n{about}.\n" if about else "")
+
+    def save(self, stem: str) -> None:
+        """Write what was tried and what was chosen, and say it: ``<stem>.csv``, ``<stem>.md`` and
+        :data:`SETTINGS`.
+        """
+        if not processes(self.execution.device).is_main_process:
+            return
+        out, report = self.execution.out, self.report()
+        tried = pd.DataFrame(self.lines).sort_values(list(FIRST), kind="stable")
+        with published(out) as part:
+            write_settings(part / SETTINGS, self.chosen())
+            write_text(part / f"{stem}.csv", tried.to_csv(index=False))
+            write_text(part / f"{stem}.md", report)
+        print(report)
+        note(f"saved: {out}/{SETTINGS}, {stem}.csv, {stem}.md; to use them: attngraph table ... --settings")
+
+
+def alike(tried: Mapping[str, Any]) -> dict[str, str]:
+    """Tasks that were not tried -> the task whose settings they take."""
+    leaders = {TASKS[name].like: name for name in reversed(list(tried)) if TASKS[name].like is not None}
+    return {
+        name: leaders[task.like] for name, task in TASKS.items() if name not in tried and task.like in leaders
+    }
+
+
+def check_tuned(out: Path, stem: str, tried: Collection[Key]) -> None:
+    """Raise UserError where a folder holds files of the names of :meth:`Tuner.save` that it has not written,
+    or what was chosen for methods or tasks that are not tried now: it would be lost.
+    """
+    files = [out / f"{stem}.csv", out / SETTINGS, out / f"{stem}.md"]
+    check_files(files)
+    found = [file for file in files if file.exists()]
+    if not found:
+        return
+    text = files[0].read_text(encoding="utf-8") if len(found) == len(files) else ""
+    if not text.startswith(",".join(FIRST)):
+        raise UserError(
+            f"{found[0]} is there, and no {stem} has written it: move it away, or give another --out"
+        )
+    earlier = dict.fromkeys((line["method"], line["task"]) for line in csv.DictReader(text.splitlines()))
+    if lost := [f"{method} on {task}" for method, task in earlier if (method, task) not in tried]:
+        others = f" and {len(lost) - 1} others" * (len(lost) > 1)
+        raise UserError(
+            f"{out / SETTINGS} holds settings of {lost[0]}{others}, which this {stem} would drop: give "
+            "another --out, or name their rows and tasks too if they are this table's (finished runs stay)"
+        )
+
+
+def sweep(tuner: Tuner, download: bool = False) -> None:
+    """Try the rates that the grid names for each row, and at most :data:`FURTHER` beyond them."""
+    races = []
+    for method, task in tuner.cells:
+        begun = [Choice(learning_rate=rate) for rate in tuner.grid.rates_of(method_named(method))]
+        races.append(Race(method, task, begun, RaceLimits(len(begun) + FURTHER)))
+    tuner.finish(races, download)
+
+
+def search(tuner: Tuner, download: bool = False) -> None:
+    """Search rates, joins and arguments of every row that says with which rates its search begins; those that
+    follow another one after it.
+    """
+    searched = {key: method for key in tuner.cells if (method := method_named(key[0])).rates}
+    for follows in (False, True):
+        races = [
+            _race_of(tuner, method, task)
+            for (_, task), method in searched.items()
+            if (method.follows is not None) == follows
+        ]
+        if races:
+            tuner.finish(races, download)
+
+
+def _race_of(tuner: Tuner, method: Method, task: str) -> Race:
+    """The race of a method on a task in a search."""
+    if isinstance(method, GraphAdapter) and method.tried:
+        screened = [
+            Choice(learning_rate=rate, join=join, arguments=dict(arguments))
+            for join in method.joins
+            for arguments in method.tried
+            for rate in method.rates
+        ]
+        return Race(method.name, task, screened, JOINT)
+    leader = tuner.races.get((method.leader, task))
+    like: dict[str, Any] = {}
+    if leader is not None:
+        join = method.join if isinstance(method, GraphAdapter) else None
+        best = [*leader.best(tuner.scores, join), *leader.best(tuner.scores)]
+        like = best[0].model_dump(exclude={"learning_rate"})
+    seeds = tuner.grid.counts
+    is_second = method.follows is not None and seeds.get(method.name, 0) < max(seeds.values())
+    screened = [Choice(learning_rate=rate, **like) for rate in method.rates]
+    return Race(method.name, task, screened, SECOND if is_second else OTHERS)
