@@ -50,7 +50,7 @@ from experiments.base.errors import first_line
 from experiments.models.blip import DECODER_START, ENCODER_START, BlipAnswerer, BlipCaptioner, BlipLike
 from experiments.models.mplug.family import MPlug
 from experiments.models.mplug.modeling import STRIDES, MPlugConfig, sizes
-from experiments.models.vocabulary import FILES, in_folder, make_tokenizer
+from experiments.models.vocabulary import BERT, FILES, in_folder, make_tokenizer
 from experiments.models.weights import quiet_transformers
 
 #: What can be made of a checkpoint, in words.
@@ -252,7 +252,7 @@ def load_original(file: Path) -> BlipLike:
         kind = kind_of(file)  # what is no checkpoint needs no vocabulary
         raise UserError(
             f"--model {file}: there is no vocabulary next to it: put BERT's {FILES[0]} there, or make a "
-            f"folder once with `attngraph convert {kind} {file} --out FOLDER --download`"
+            f"folder once with `attngraph convert {kind} {file} --out FOLDER --tokenizer hub:{BERT}`"
         )
     return read_original(file, vocabulary).family()
 

@@ -137,5 +137,5 @@ def _remedy(name: str | None, is_folder: bool, download: bool) -> str:
     files = "config.json, model.safetensors and the tokenizer's or processor's files"
     if is_folder:
         return f"check the folder's files: {files}"
-    otherwise = "check the name and the network" if download else "allow the download (--download)"
+    otherwise = "check the name and the network" if download else f"allow the download (--model hub:{name})"
     return f"give a folder with {files}, or {otherwise}"

@@ -48,7 +48,9 @@ def find_vocabulary(source: str | None, checkpoint: Path, download: bool) -> Pat
             note(f"looking for {name} on the hub")
         return Path(hf_hub_download(name, WORDS, local_files_only=not download))
     except Exception as error:  # a bad name, no network, not in the cache
-        remedy = "check the name and the network" if download else "allow the download (--download)"
+        remedy = (
+            "check the name and the network" if download else f"allow the download (--tokenizer hub:{name})"
+        )
         where = "" if source else f"no {WORDS} or {WHOLE} next to {checkpoint}, and "
         raise UserError(
             f"--tokenizer: {where}{name} cannot be found ({first_line(error)[:100]}): give its {WORDS}, or a "

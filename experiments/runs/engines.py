@@ -182,7 +182,7 @@ def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
             running.discard(process)
         return outcome or UserError(
             f"its worker died (exit code {process.exitcode}; out of memory?): run the same command again to "
-            "go on, perhaps with --jobs 1"
+            "go on, perhaps with --on jobs=1"
         )
 
     pool = ThreadPoolExecutor(most)
@@ -223,7 +223,7 @@ def _work(job: Job, device: str, writing: Any) -> None:
 # ---- jobs of Slurm ---------------------------------------------------------------------------------------
 
 SLURM_JOBS = "slurm-jobs"  # names the jobs of a command in FOLDER, for the next one if it is killed
-TIME = "24:00:00"  # of a job, unless --cluster time=... says otherwise
+TIME = "24:00:00"  # of a job, unless --on time=... says otherwise
 AGAIN = 20  # times that a job may ask to be run again
 MOST = 1000  # jobs of an array; Slurm's own limit is 1,001 where nobody has changed it
 GPUS = {"gres", "gpus", "gpus_per_node", "gpus_per_task"}  # options of sbatch that give a job its GPU
@@ -256,7 +256,7 @@ def slurm(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
     except (FailedJobError, FailedSubmissionError) as error:
         said = [line for line in str(error).splitlines() if line.strip()]
         why = next((line for line in said if "error" in line.lower()), first_line(str(error)))
-        raise UserError(f"--launcher {SLURM}: sbatch refused the jobs ({why.strip()})") from None
+        raise UserError(f"--on {SLURM}: sbatch refused the jobs ({why.strip()})") from None
     finally:
         stop.set()
         if watch.ident is not None:
@@ -382,7 +382,7 @@ def ray(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
     ):
         raise UserError(
             f"no machine of Ray's cluster has what a cell is given, {each['num_cpus']:g} cores and "
-            f"{each['num_gpus']:g} GPUs: change --cluster cpus=..., gpus=... or --device"
+            f"{each['num_gpus']:g} GPUs: change --on cpus=..., gpus=... or --device"
         )
     function = library.remote(max_calls=1, max_retries=RETRIES, **each)(_task)  # a process for each cell
     pool = ThreadPoolExecutor(min(jobs_for(run.device, run.jobs, run.threads, here=False), len(jobs)))
@@ -428,7 +428,7 @@ def _joined(address: str) -> Any:
         library.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
     except Exception as error:  # of many kinds
         raise UserError(
-            f"--cluster address={address}: no Ray cluster answers ({first_line(str(error))}): run `ray "
+            f"--on address={address}: no Ray cluster answers ({first_line(str(error))}): run `ray "
             "start` on each machine, with the same versions of Python and Ray, and set RAY_AUTH_MODE=token "
             "where the cluster asks for a token"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +58,11 @@ class Finished:
         """
         file = self.folder / EXPERIMENT
         return read_yaml(file, Experiment, REMEDY) if file.exists() else None
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that it computed with, as far as this machine has so many cores."""
+        return min(int(self.settings.get("threads", 1)), os.cpu_count() or 1)
 
     def model(self, given: str | None) -> str | None:
         """The checkpoint that it started from: as given, or as its file says."""

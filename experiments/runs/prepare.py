@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import transformers
 
 from attngraph.errors import UserError
+from experiments.base.errors import first_line
 from experiments.base.progress import note
+from experiments.methods import method_named
+from experiments.methods.parameters import count_parameters
 from experiments.models import ModelFamily, load_family
 from experiments.runs.cells import IMAGE_STATES, Cell, agreed, has_scores, is_finished
 from experiments.runs.data import TaskData, subset
@@ -44,6 +47,35 @@ def prepare(
     """
     processes(run.device)  # before they can agree
     agreed(lambda: _prepare(cells, run, scenes, download, families or {}))
+
+
+def trained_in_words(cell: Cell, family: ModelFamily) -> str:
+    """What is trained, in words; the settings are tried on the model before anything is written.
+
+    Args:
+        cell: the experiment.
+        family: its model, to which the method is applied in place.
+
+    Raises:
+        UserError: the method cannot take its settings.
+    """
+    method = method_named(cell.method)
+    try:
+        tuned = method.apply(family, cell.settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"settings: {method.name} cannot take them ({first_line(error)}): correct them, or leave them out"
+        ) from None
+    counted = count_parameters(tuned)
+    words = f"{method.title} on {TASKS[cell.task].title}, seed {cell.seed}: {family.title}"
+    if cell.recipe is None:
+        return f"{words}, nothing is trained"
+    recipe = cell.recipe
+    return (
+        f"{words}, {counted.trained:,} parameters are trained, {counted.shares['model']:.2%} of the model's "
+        f"{counted.model:,}; {recipe.steps} steps of {recipe.batch_size} examples, learning rate "
+        f"{recipe.learning_rate:g}"
+    )
 
 
 def check_recipes(cells: Sequence[Cell], device: str) -> None:

@@ -4,56 +4,14 @@ folders ``seed1``, ``seed2``, ...
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.base.outputs import TRAINING_STATE, is_pretrained
 from experiments.runs.cells import Cell
-from experiments.tables.grid import Grid
 
 CHECKPOINTS = Path("runs/checkpoints")  # those beside the shipped one
-
-
-def add_checkpoints_argument(parser: argparse.ArgumentParser) -> None:
-    """The option of every command whose seeds are dealt over several checkpoints."""
-    parser.add_argument(
-        "--checkpoints",
-        type=Path,
-        metavar="FOLDER",
-        help="Take pre-trained checkpoints beside the shipped one from seed1, seed2, ... in this folder, "
-        "where the preset wants several. Default: runs/checkpoints.",
-    )
-
-
-def checkpoints_folder(given: Path | None, grid: Grid, model: str | None) -> Path:
-    """The folder that ``--checkpoints`` names.
-
-    Raises:
-        UserError: it is no folder, or the option changes nothing.
-    """
-    if given is None:
-        return CHECKPOINTS
-    if model is not None or grid.checkpoints == 1:
-        raise UserError(f"--checkpoints {given} changes nothing, since {_why_one(model)}: leave it out")
-    if not given.is_dir():
-        raise UserError(f"--checkpoints {given} is no folder: give the one that holds seed1, seed2, ...")
-    return given
-
-
-def check_only(only: int | None, grid: Grid, model: str | None) -> None:
-    """Raise :class:`~attngraph.UserError` where ``--only-checkpoint`` names none, or changes nothing."""
-    if only is None:
-        return
-    if model is not None or grid.checkpoints == 1:
-        raise UserError(f"--only-checkpoint {only} changes nothing, since {_why_one(model)}: leave it out")
-    if not 0 <= only < grid.checkpoints:
-        raise UserError(f"--only-checkpoint must be from 0 to {grid.checkpoints - 1}, got {only}")
-
-
-def _why_one(model: str | None) -> str:
-    return "--model is for all seeds" if model is not None else "the preset has one checkpoint"
 
 
 def checkpoint_of(seed: int, checkpoints: int, folder: Path) -> str | None:
@@ -81,5 +39,5 @@ def check_checkpoints(cells: Sequence[Cell]) -> None:
             wrong, remedy = ("is not trained to its end", "go on") if begun else ("is missing", "make it")
             raise UserError(
                 f"{place} {wrong}, the checkpoint of pre-training seed {seed}: {remedy} with attngraph "
-                f"pretrain --seed {seed} --out {place}, or name its folder with --checkpoints"
+                f"pretrain --seed {seed} --out {place}"
             )

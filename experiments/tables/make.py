@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,22 +12,23 @@ from typing import Any
 from attngraph.errors import UserError
 from experiments.base.files import check_files, published, write_json, write_text
 from experiments.base.known import check_known
+from experiments.base.options import GridOptions
 from experiments.base.outputs import check_folder
 from experiments.base.progress import note
 from experiments.base.shipped import DEFAULT
 from experiments.methods import method_named
 from experiments.methods.method import canonical
-from experiments.runs.answering import RANK
 from experiments.runs.cells import Cell, has_scores
 from experiments.runs.device import processes
 from experiments.runs.execution import Execution, execution_of, in_folder
+from experiments.runs.given_data import check_data
 from experiments.runs.prepare import prepare
 from experiments.runs.runner import run_cells
 from experiments.tables.checkpoints import check_checkpoints
 from experiments.tables.compare import about_rows_alike
 from experiments.tables.details import details_markdown
 from experiments.tables.grid import Grid
-from experiments.tables.plan import CORES, Plan, Wanted, plan_table
+from experiments.tables.plan import CORES, Plan, Wanted
 from experiments.tables.render import render_latex, render_markdown, render_text, write_csv
 from experiments.tables.runs import RESULTS, Run, differently_made, distinct, versions_of
 from experiments.tables.table import Design, Table, below_frozen, make_table
@@ -49,7 +49,6 @@ class Work:
         folder: for the table's own files; several tables may share the cells of ``out``.
         design: how it presents the runs.
         notes: sentences under the table.
-        part: the checkpoint whose runs alone are made, without a table; None for all.
     """
 
     title: str
@@ -58,51 +57,45 @@ class Work:
     folder: Path
     design: Design = field(default_factory=Design)
     notes: Sequence[str] = ()
-    part: int | None = None
 
 
-def make(args: argparse.Namespace, work: Work) -> int:
+def make(options: GridOptions, work: Work, dry_run: bool) -> int:
     """List the runs of a table (``--dry-run``), or run what is missing, print and save it; returns the exit
     code.
 
     Args:
-        args: with the options of :func:`experiments.runs.execution.add_run_arguments`, and ``dry_run``.
+        options: of the command.
         work: what is made.
+        dry_run: list only.
 
     Raises:
         UserError: a folder holds something else, or a run fails.
     """
-    execution = execution_of(args, work.out)
+    execution = execution_of(options, work.out)
     check_folder(work.out, OWNER)
-    if args.dry_run:
+    if dry_run:
         check_table(work)
-        if processes(args.device).is_main_process:
+        if processes(options.device).is_main_process:
             _note_unsearched(work.plan)
             _list(work, execution)
         return 0
-    return in_folder(execution, lambda: _make(args, work, execution))
+    return in_folder(execution, lambda: _make(options, work, execution))
 
 
-def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
-    plan, is_main = work.plan, processes(args.device).is_main_process
+def _make(options: GridOptions, work: Work, execution: Execution) -> int:
+    plan, is_main = work.plan, processes(options.device).is_main_process
     check_table(work)
     scored = _scored(work)
     check_checkpoints([cell for cell in plan.cells if cell not in scored])
-    prepare(plan.cells, execution, plan.scenes, args.download)
+    prepare(plan.cells, execution, plan.scenes, options.download)
     if is_main:
         _note_unsearched(plan)
         note(
             f"{work.out}: {_count(plan, scored)} ({_estimate(plan, scored, execution.jobs)}Ctrl-C is safe, "
             "the same command goes on)"
         )
-    results = run_cells(plan.cells, execution, blind=work.part is not None)
+    results = run_cells(plan.cells, execution)
     if not is_main:
-        return 0
-    if work.part is not None:
-        print(
-            f"{len(plan.cells)} runs from checkpoint {work.part} are in {work.out}. Call it without "
-            "--only-checkpoint to make the table, when those from the others are there too."
-        )
         return 0
     made = [
         (cell, Run(row, cell.task, cell.seed, results[cell], cell.folder(work.out)))
@@ -114,7 +107,7 @@ def _make(args: argparse.Namespace, work: Work, execution: Execution) -> int:
     about_runs = about_rows_alike(runs, plan.tasks), below_frozen(runs, plan.tasks), differently_made(runs)
     notes = [*_about_settings(plan), *work.notes, *filter(None, about_runs)]
     table = make_table(runs, plan.tasks, work.title, notes, work.design)
-    about = {"model": model_of(args), "made_with": versions_of(runs), **execution.conditions()}
+    about = {"model": model_of(options), "made_with": versions_of(runs), **execution.conditions()}
     paths = save_results(runs, plan.tasks, table, work.folder, about, work.design.stem)
     print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
     print(f"\nsaved: {', '.join(str(path) for path in paths.values())}")
@@ -165,77 +158,56 @@ def save_table(table: Table, folder: str | Path, stem: str = Design.stem) -> dic
     return paths
 
 
-def check_ranking(answering: str | None, plan: Plan) -> None:
-    """Raise UserError where ``--answering rank`` is asked for, and no task has a list of answers."""
-    if answering == RANK and not any(task.ranks for task in plan.tasks.values()):
-        raise UserError(
-            f"--answering {RANK} changes nothing, since there is no list of answers for "
-            f"{', '.join(plan.tasks)}: leave it out"
-        )
-
-
-def check_named(args: argparse.Namespace, grid: Grid) -> None:
+def check_named(options: GridOptions, grid: Grid) -> None:
     """Raise UserError where a size needs a folder of data or a model that nobody has named."""
     for option, given, what in (
-        ("--data", args.data, "the folder that holds the official files"),
-        ("--model", args.model, "the model's folder or hub name"),
+        ("--data", options.data, "the folder that holds the official files"),
+        ("--model", options.model, "the model's folder or hub name"),
     ):
         if grid.scenes.published and given is None:
             raise UserError(f"{option} is missing: give {what}, or list the runs with --dry-run")
 
 
-def names_in(given: str | None) -> list[str] | None:
-    """The names in an option's list, separated by commas."""
-    if given is None:
-        return None
-    return list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
-
-
-def rows_in(given: str | None, known: Sequence[str]) -> list[str] | None:
-    """The rows in an option's list, also by the names that papers give them (``adapter``); None without it.
+def rows_in(given: Sequence[str] | None, known: Sequence[str]) -> list[str] | None:
+    """The rows that are asked for, also by the names that papers give them (``adapter``); None for all.
 
     Raises:
         UserError: one is not known.
     """
-    names = names_in(given)
-    if names is not None:
-        names = list(dict.fromkeys(map(canonical, names)))
-        check_known(names, known, "row")
+    if given is None:
+        return None
+    names = list(dict.fromkeys(map(canonical, given)))
+    check_known(names, known, "row")
     return names
 
 
-def model_of(args: argparse.Namespace) -> str:
+def model_of(options: GridOptions) -> str:
     """The name of the model of a table: that of ``--model``, or the default."""
-    return Path(args.model or DEFAULT).name
+    return Path(options.model or DEFAULT).name
 
 
-def folder_of(args: argparse.Namespace) -> Path:
+def folder_of(out: Path | None, size: str) -> Path:
     """The folder of the cells of a size's tables: ``--out``, or that of ``--size``."""
-    return args.out or Path("runs") / f"tables-{Path(args.size).stem}"
+    return out or Path("runs") / f"tables-{Path(size).stem}"
 
 
-def plan_of(
-    args: argparse.Namespace, grid: Grid, rows: Sequence[str] | None, seeds: int | None = None
-) -> Plan:
-    """The cells of a table, as far as the options ask for them.
+def wanted_of(options: GridOptions, rows: Sequence[str] | None, seeds: range | None = None) -> Wanted:
+    """What the options that all tables share ask for.
 
     Args:
-        args: with the options of :func:`experiments.runs.given_data.add_data_arguments`, and ``tasks``,
-            ``seed``, ``model``, ``size`` and ``out``.
-        grid: the table.
+        options: of the command.
         rows: only these; None for all.
-        seeds: of all rows that train, in place of the grid's number.
+        seeds: of all rows that train, in place of the grid's.
     """
-    wanted = Wanted(
+    check_data(options.data)
+    return Wanted(
         rows=rows,
-        tasks=names_in(args.tasks),
-        first_seed=args.seed,
-        seeds=seeds,
-        model=args.model,
-        data=args.data,
-        answering=args.answering,
+        tasks=options.tasks,
+        first_seed=0 if seeds is None else seeds.start,
+        seeds=None if seeds is None else len(seeds),
+        model=options.model,
+        data=options.data,
     )
-    return plan_table(grid, wanted, folder_of(args) / "data")
 
 
 def _note_unsearched(plan: Plan) -> None:
@@ -310,8 +282,6 @@ def check_table(work: Work) -> None:
     """Raise UserError where the folder holds a table with more than these cells, or other files of a table's
     names.
     """
-    if work.part is not None:
-        return  # no table is made
     folder, file = work.folder, work.folder / RESULTS
     others = [path for name in (f"{work.design.stem}.*", SIGNIFICANCE, DETAILS) for path in folder.glob(name)]
     check_files([file, *others])

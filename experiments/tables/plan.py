@@ -34,7 +34,6 @@ STEP_SECONDS = {"half": (0.06, 1.6e-3), "float32": (0.03, 2.8e-3)}
 ENCODER_TIMES = {"frozen": 1, "trained": 2, "zero": 1}  # as long, by what happens to the image encoder
 CORES = 2  # of the machine that estimates are for
 START_SECONDS = 3  # of a worker process
-MOST_SEED = 2**31  # random generators take no larger ones
 
 
 # ---- one experiment -------------------------------------------------------------------------------------
@@ -200,7 +199,6 @@ class Wanted:
         join: how adapters join the model; None as chosen on validation data.
         model: checkpoint folder or hub name, for all seeds.
         checkpoints: folder of the pre-trained checkpoints beside the shipped one.
-        only_checkpoint: only the seeds that start from this one; None for all.
         data: folder of data sets that the user named; None where data are drawn.
         answering: one of :data:`experiments.runs.answering.WAYS`; None as each task says.
 
@@ -215,7 +213,6 @@ class Wanted:
     join: str | None = None
     model: str | None = None
     checkpoints: Path = CHECKPOINTS
-    only_checkpoint: int | None = None
     data: Path | None = None
     answering: str | None = None
 
@@ -225,8 +222,6 @@ class Wanted:
             raise UserError(f"unknown join {self.join!r}{near}: choose from {', '.join(JOINS)}")
         if self.seeds is not None and not 1 <= self.seeds <= MOST_SEEDS:
             raise UserError(f"--seeds must be at least 1 and at most {MOST_SEEDS}, got {self.seeds}")
-        if not 0 <= self.first_seed < MOST_SEED:
-            raise UserError(f"--seed must be at least 0 and below {MOST_SEED}, got {self.first_seed}")
         if self.rows is not None:
             object.__setattr__(self, "rows", [canonical(name) for name in self.rows])
         for names, known, what in (
@@ -373,7 +368,7 @@ def plan_table(grid: Grid, wanted: Wanted = EVERYTHING, data: Path = Path("data"
     """
     seeds = grid.counts
     if not any(seeds.values()):
-        raise UserError("the preset runs nothing: give a method at least one seed (seeds: {gcn: 1})")
+        raise UserError("the file runs nothing: give a method at least one seed (seeds: {gcn: 1})")
     if wanted.rows is not None and grid.rows:
         seeds = {name: count for name, count in seeds.items() if name in wanted.rows}
     elif wanted.rows is not None:
@@ -384,9 +379,7 @@ def plan_table(grid: Grid, wanted: Wanted = EVERYTHING, data: Path = Path("data"
     rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
     rows = {name: cells for name, cells in rows.items() if cells}
     if not rows:
-        only = wanted.only_checkpoint
-        part = "" if only is None else f" that starts from checkpoint {only}"
-        raise UserError(f"no row has a seed{part}: give more --seeds, or other rows")
+        raise UserError("no row has a seed: give more --seeds, or other rows")
     scenes = grid.scenes if wanted.data is None else None
     return Plan(rows, tasks, scenes, tuple(planner.unsearched), planner.borrowed)
 
@@ -430,10 +423,8 @@ class _Planner:
         count = count if self.wanted.seeds is None or not method.trains else self.wanted.seeds
         first = self.wanted.first_seed if method.trains else 0
         seeds = range(first, first + (count if method.trains else min(count, self._checkpoints)))
-        only = self.wanted.only_checkpoint
-        kept = [seed for seed in seeds if only is None or seed % self._checkpoints == only]
         return [
-            self._cell(self._plain(trained, task), task, seed) for seed in kept for task in tasks.values()
+            self._cell(self._plain(trained, task), task, seed) for seed in seeds for task in tasks.values()
         ]
 
     def _plain(self, method: Method, task: Task) -> Method:

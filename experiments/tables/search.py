@@ -85,6 +85,25 @@ class Search:
         self._counted: dict[str, int] = {}
         self._file = execution.out / "trials.csv"
 
+    def about(self) -> dict[str, Any]:
+        """What decides the trials' scores, but for the precision, which stands in trials.csv."""
+        grid, wanted = self.grid, self.wanted
+        runs = {name: grid.part(task) for name, task in self.tasks.items()}
+        for part in runs.values():
+            part.get("recipe", {}).pop("precision", None)
+        if wanted.data is None:
+            data: Any = grid.scenes.model_dump(mode="json")
+        else:
+            data = {name: task.content(self.data, "validation") for name, task in self.tasks.items()}
+        return {
+            "runs": runs,
+            "answering": wanted.answering,
+            "data": data,
+            "reduction": self.reduction,
+            "weights": weights_digest(wanted.model),
+            **self.execution.conditions(),
+        }
+
     def cell(self, trial: Trial) -> Cell:
         """The run that scores a trial on validation data."""
         chosen = Settings(reduction=self.reduction)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
 from experiments.methods import method_named
-from experiments.methods.settings import Settings
+from experiments.methods.settings import SETTINGS_FILE, Settings, chosen_settings
 from experiments.tables.details import adapter_cells, kinds_grid
 from experiments.tables.published import MISSING
 from experiments.tables.render import Grid, grid_markdown
@@ -123,3 +125,12 @@ def _doubled(search: Search) -> str:
     head = ["Method", "Task", "Score", "With twice the steps", "Difference", "Seeds"]
     title = "Are the steps enough? Winners on new seeds, with once and with twice the steps"
     return grid_markdown(Grid(head, lines, title))
+
+
+def how_to_use(file: Path, tasks: Sequence[str]) -> str:
+    """How settings of these tasks come to be the chosen ones."""
+    chosen = chosen_settings().methods.values()
+    others = dict.fromkeys(task for of_task in chosen for task in of_task if task not in tasks)
+    if not others:
+        return f"cp {file} {SETTINGS_FILE}"
+    return f"put its entries in place of those in {SETTINGS_FILE}, which has {', '.join(others)} too"

@@ -8,15 +8,24 @@ else of a method's settings changes, and test data are never touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import csv
+import io
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from experiments.methods.settings import Choice, Settings
+from attngraph.errors import UserError
+from experiments.base.files import check_files, published, write_text
+from experiments.base.progress import note
+from experiments.methods import method_named
+from experiments.methods.settings import Choice, Settings, write_settings
 from experiments.runs.cells import Cell
 from experiments.runs.saved import AT_RATE
 from experiments.tasks import TASKS
 
+SETTINGS, TRIED, ABOUT = "settings.yaml", "sweep.csv", "sweep.md"
+COLUMNS = ("method", "task", "rate", "score")
 FURTHER = 2  # rates beyond those that a sweep begins with
 DIVERGED = float("-inf")  # the score of a run whose loss was not finite
 #: Field of a choice -> the setting of graph adapters that it names.
@@ -131,3 +140,69 @@ def alike(swept: Mapping[str, Any]) -> dict[str, str]:
 def _plain(rate: float) -> float:
     """Two digits: a rate that can be read, and that is the same on every machine."""
     return float(f"{rate:.1e}")
+
+
+# ---- files ----------------------------------------------------------------------------------------------
+
+
+def check_own(out: Path) -> None:
+    """Raise UserError where the folder holds files of these names that no sweep has written."""
+    files = [out / name for name in (SETTINGS, TRIED, ABOUT)]
+    check_files(files)
+    found = [file for file in files if file.exists()]
+    if not found:
+        return
+    begins = files[1].read_bytes()[:100] if len(found) == len(files) else b""
+    if not begins.startswith(",".join(COLUMNS).encode()):
+        raise UserError(
+            f"{found[0]} is there, and no sweep has written it: move it away, or give another --out"
+        )
+
+
+def check_kept(out: Path, swept: Collection[tuple[str, str]]) -> None:
+    """Raise UserError where the folder holds what was chosen for methods or tasks that are not swept:
+    it would be lost.
+    """
+    if not (out / TRIED).is_file():
+        return
+    with (out / TRIED).open(encoding="utf-8", newline="") as file:
+        earlier = dict.fromkeys((line["method"], line["task"]) for line in csv.DictReader(file))
+    lost = [f"{method} on {task}" for method, task in earlier if (method, task) not in swept]
+    if lost:
+        others = f" and {len(lost) - 1} others" * (len(lost) > 1)
+        raise UserError(
+            f"{out / SETTINGS} holds rates of {lost[0]}{others}, which this sweep would drop: give "
+            "another --out, or name their rows and tasks too if they are this table's (finished runs stay)"
+        )
+
+
+def save(out: Path, settings: Settings, tried: Sequence[Tried]) -> None:
+    """Write what was tried and what was chosen, and say it."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(COLUMNS)
+    lines.writerows([one.method, one.task, f"{one.rate:g}", f"{one.score:.4f}"] for one in tried)
+    about = _about(settings, tried)
+    with published(out) as part:
+        write_settings(part / SETTINGS, settings)
+        write_text(part / TRIED, text.getvalue())
+        write_text(part / ABOUT, about)
+    print(about)
+    note(f"saved: {out}/{SETTINGS}, {TRIED}, {ABOUT}; to use the rates: attngraph table ... --settings")
+
+
+def _about(settings: Settings, tried: Sequence[Tried]) -> str:
+    """A line for each method and task: all rates with their scores, the chosen one in bold."""
+    lines = ["| method | task | rate: score × 100 on validation data |", "|---|---|---|"]
+    keys = dict.fromkeys((one.method, one.task) for one in tried)
+    for method, task in keys:
+        chosen, of_key = settings.methods[method][task].learning_rate, []
+        for one in tried:
+            if (one.method, one.task) == (method, task):
+                score = "diverged" if one.score == DIVERGED else f"{100 * one.score:.1f}"
+                words = f"{one.rate:g}: {score}"
+                of_key.append(f"**{words}**" if one.rate == chosen else words)
+        lines.append(f"| {method_named(method).title} | {task} | {', '.join(of_key)} |")
+    shared = alike({task: None for _, task in keys})
+    about = "; ".join(f"{name} takes the rates of {leader}" for name, leader in shared.items())
+    return "\n".join(lines) + (f"\n\n{about}.\n" if about else "\n")

@@ -99,7 +99,7 @@ def test_every_target_names_a_run():
 @pytest.mark.slow
 def test_every_benchmark_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("experiments.studies.bench.suite.extra_memory", lambda *args: 3.0)
-    assert main(["bench", "--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    assert main(["bench", "--quick", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())["benchmarks"]
     assert list(results) == list(suite.BENCHMARKS)
     for result in results.values():
@@ -114,7 +114,7 @@ def test_every_benchmark_runs(tmp_path, capsys, monkeypatch):
 
 def test_limits_in_seconds_and_megabytes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("experiments.studies.bench.suite.extra_memory", lambda *args: 301.0)
-    words = ["bench", "--quick", "--repeats", "1", "--out", str(tmp_path), "--only", "tables"]
+    words = ["bench", "--quick", "--out", str(tmp_path), "--only", "tables"]
     assert main(words) == 0
     lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "≤ 60 s met" in lines[tables.FIRST] and "≤ 3 s met" in lines[tables.WARM]
@@ -164,12 +164,8 @@ def test_what_is_refused(tmp_path, counted, capsys):
     words = ["bench", "--quick", "--only", "step", "--out", str(out)]
     assert main(words) == 0
     before = {file: file.read_bytes() for file in out.iterdir()}
-    for more, message in ((["--repeats", "2"], "other repeats"), (["--repeats", "0"], "--repeats")):
-        try:
-            assert main([*words, *more]) == 2
-        except SystemExit as end:
-            assert end.code == 2
-        assert message in capsys.readouterr().err
+    assert main(["bench", "--only", "step", "--out", str(out)]) == 2
+    assert "other repeats" in capsys.readouterr().err
     assert {file: file.read_bytes() for file in out.iterdir()} == before
     (out / "results.json").write_text("[]")
     assert main(words) == 2

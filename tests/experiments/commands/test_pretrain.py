@@ -117,7 +117,9 @@ def test_a_finished_checkpoint_is_checked_and_not_trained_again(whole, tmp_path,
     for name, folder in whole.items():
         names = {file.name for file in folder.iterdir()}
         assert names == {*training.NAMES, "run.json"} - {TRAINING_STATE}
-        assert main(["pretrain", "--check", str(folder)]) == 0, "the folder says which model it holds"
+        assert main(["pretrain", "--check", "--out", str(folder)]) == 0, (
+            "the folder says which model it holds"
+        )
         assert capsys.readouterr().out.endswith("the scores agree\n")
         assert load_family(folder).name == {"mini-blip": "mini_blip", "mini-mplug": "mplug"}[name]
     assert pretrained(whole["mini-blip"]) == 2
@@ -126,7 +128,7 @@ def test_a_finished_checkpoint_is_checked_and_not_trained_again(whole, tmp_path,
     scores = json.loads((copy / "scores.json").read_text())
     scores["scores"]["caption_loss"] += 1
     (copy / "scores.json").write_text(json.dumps(scores))
-    assert main(["pretrain", "--check", str(copy)]) == 1
+    assert main(["pretrain", "--check", "--out", str(copy)]) == 1
 
 
 @pytest.mark.parametrize("damage", [b"", {}, "trained", "optimizer", "step"])
@@ -169,7 +171,7 @@ def test_a_full_disk_ends_the_run_in_one_line(name, killed, monkeypatch, capsys)
 )
 def test_damaged_scores_of_a_checkpoint_are_named(content, tmp_path, capsys):
     (tmp_path / "scores.json").write_text(content)
-    assert main(["pretrain", "--check", str(tmp_path)]) == 2
+    assert main(["pretrain", "--check", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "scores.json is damaged" in error and "run `attngraph pretrain` again" in error
     assert error.count("\n") == 1
@@ -194,7 +196,7 @@ def test_what_is_refused(killed, tmp_path, capsys):
         assert pretrained(tmp_path / "out", *words) == 2, words
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1, words
-    assert main(["pretrain", "--check", str(mine)]) == 2
+    assert main(["pretrain", "--check", "--out", str(mine)]) == 2
     assert "scores.json not found" in capsys.readouterr().err
     with sole_use(killed):
         assert pretrained(killed) == 2

@@ -1,24 +1,17 @@
 """``attngraph train`` and ``attngraph evaluate``: a file is a run, and the run's file is the run again."""
 
-import gc
 import hashlib
 import json
-import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from safetensors.torch import load_file
 
 from experiments.cli import main
-from experiments.commands.train import trained_in_words
 from experiments.data.drawn import make_scenes
 from experiments.methods.settings import Settings
 from experiments.models import load_family
-from experiments.runs.experiment import load_experiment
-from experiments.runs.finished import Finished
-from experiments.tables.plan import decided
 
 pytestmark = pytest.mark.usefixtures("own_tables")
 
@@ -114,30 +107,10 @@ def test_another_experiment_in_its_place_is_refused(file, out, cell, capsys):
     assert "holds another experiment (other recipe)" in said and content(cell) == before
 
 
-def test_the_words_that_tell_what_is_trained(file, tmp_path, cell):
-    cell_of_file, _ = decided(load_experiment(str(file), []), tmp_path, Settings())
-    weights = load_file(cell / "adapter_model.safetensors")
-    count = sum(tensor.numel() for tensor in weights.values())
-    words = trained_in_words(cell_of_file, load_family())
-    assert (
-        f"{count:,} parameters are trained, " in words
-        and "3 steps of 8 examples" in words
-        and "seed 3" in words
-    )
-
-
 def test_a_dry_run_shows_the_file_and_writes_nothing(file, cell, tmp_path, capsys):
     assert run("train", file, "--dry-run", "--out", tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert shown == (cell / "experiment.yaml").read_text() and list(tmp_path.iterdir()) == []
-
-
-def test_a_dry_run_needs_the_model(file, tmp_path, capsys):
-    (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / "config.json").write_text("{}")
-    for model in ("no/such", str(tmp_path / "damaged")):
-        words = ("--set", f"model={model}", "--dry-run", "--out", tmp_path / "out")
-        assert model in refusal(capsys, "train", file, *words)
 
 
 def test_the_model_is_loaded_once_before_a_run_begins(file, tmp_path):
@@ -161,26 +134,6 @@ def test_the_model_is_loaded_once_before_a_run_begins(file, tmp_path):
     assert any((tmp_path / "out" / "image-states").rglob("*"))
 
 
-def test_a_run_holds_no_model_beside_its_own(file, tmp_path, monkeypatch):
-    """What its settings were tried on, and what made image states, is gone when it begins."""
-    seen = []
-
-    def loaded(*words):
-        family = load_family(*words)
-        seen.append(weakref.ref(family.model))
-        return family
-
-    def begin(*_):
-        gc.collect()
-        assert [model() for model in seen] == [None]
-        raise KeyboardInterrupt
-
-    for module in ("experiments.commands.train", "experiments.runs.prepare"):
-        monkeypatch.setattr(f"{module}.load_family", loaded)
-    monkeypatch.setattr("experiments.commands.train.run_cells", begin)
-    assert run("train", file, "--out", tmp_path / "out", "-q") == 130
-
-
 def test_changes_and_no_file(tmp_path, capsys):
     words = ["method=majority", "task=easy_vqa", "eval_examples=9", "train_examples=8"]
     sets = [part for word in words for part in ("--set", word)]
@@ -202,29 +155,14 @@ def test_changes_and_no_file(tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, told",
     [
-        (["nowhere.yaml"], "unknown experiment 'nowhere.yaml'"),
         (["scenes-pgn"], "did you mean scenes-pgnn?"),
-        ([], "field"),
         (["--model", "there", "--set", "model=here"], "contradict each other"),
-        (["--set", "method=pgnn", "--set", "task=vqa", "--model", "no/such"], "no/such"),
         (["scenes-pgnn", "--set", "settings.gnn_args.mue=1"], "pgnn has no argument 'mue'"),
-        (["scenes-pgnn", "--set", "settings.reduction=0"], "reduction must be a whole number"),
-        (["scenes-pgnn", "--set", "method=lora", "--set", "settings.targets=[kye]"], "kye"),
-        (
-            ["scenes-pgnn", "--set", "method=lora", "--set", "settings.alpha=much"],
-            "lora: alpha must be a number above 0",
-        ),
         (["scenes-pgnn", "--set", "settings.reduction=0", "--dry-run"], "reduction must be a whole number"),
-        (["scenes-pgnn", "--set", "settings.gnn_args.mue=1", "--dry-run"], "pgnn has no argument 'mue'"),
-        (["scenes-pgnn", "--set", "recipe.accumulation=7", "--dry-run"], "can't be divided"),
         (["scenes-pgnn", "--set", "recipe.accumulation=7"], "can't be divided"),
-        (
-            ["scenes-pgnn", "--set", "recipe.precision=float16", "--dry-run"],
-            "float16 is trained on NVIDIA GPUs",
-        ),
         (["scenes-pgnn", "--set", "side=7"], "side 7"),
-        (["scenes-pgnn", "--set", "decoding.min_new_tokens=9"], "min_new_tokens"),
         (["scenes-pgnn", "--set", "ranking.k=9"], "leave out k"),
+        (["scenes-pgnn", "--set", "model=no/such", "--dry-run"], "no/such"),
     ],
 )
 def test_refusals_leave_nothing(words, told, tmp_path, capsys):
@@ -260,11 +198,6 @@ def test_another_split_and_way_to_answer(cell, tmp_path, capsys):
     assert made["answering"] == {"way": "generate", "beams": 2, "tokens": 2}
     assert (made["split"], made["examples"]) == ("validation", 7)
     assert "with 2 beams, at most 2 tokens" in capsys.readouterr().out
-
-
-def test_data_of_a_run_that_was_moved_to_the_top_are_not_found(monkeypatch):
-    monkeypatch.setattr(Finished, "experiment", load_experiment("scenes-pgnn", []))
-    assert Finished(Path("/run"), {"task": "vqa"}, {}).data(None) is None
 
 
 def test_refusals_of_evaluate(cell, six, tmp_path, capsys):

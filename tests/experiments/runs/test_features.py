@@ -237,7 +237,7 @@ def test_a_full_disk_is_one_line(family, paths, tmp_path, monkeypatch):
 
     monkeypatch.setattr(family, "encode_images", limited, raising=False)
     try:
-        with pytest.raises(UserError, match="cannot be saved .*: make room .* --cache-gb 0") as error:
+        with pytest.raises(UserError, match="cannot be saved .*: make room .* --on cache_gb=0") as error:
             FeatureCache(tmp_path / "cache").features(family, paths)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

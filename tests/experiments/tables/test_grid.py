@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
+from experiments.base import shipped
 from experiments.cli import main
 from experiments.methods import METHODS, GraphAdapter, method_named
 from experiments.methods.settings import SETTINGS_FILE, Choice, Settings, chosen_settings, write_settings
@@ -319,12 +320,15 @@ def test_tables_and_sizes_that_are_wrong_are_named(table, size, said, tmp_path):
 
 
 def test_where_presets_are_gone_or_damaged_the_others_work(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(grids.FOLDERS, "preset", tmp_path)
+    for module in (grids, shipped):
+        monkeypatch.setattr(module, "CONFIGS", tmp_path)
     with pytest.raises(UserError, match="unknown preset 'quick': install attngraph again, or give a YAML"):
         load_preset("quick")
-    (tmp_path / "quick.yaml").write_text("seeds: [")
-    (tmp_path / "smoke.yaml").write_text(RIGHT)
-    os.mkfifo(tmp_path / "pipe.yaml")  # reading it would wait for ever
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "quick.yaml").write_text("seeds: [")
+    (tmp_path / "presets" / "smoke.yaml").write_text(f"{RIGHT}")
+    os.mkfifo(tmp_path / "presets" / "pipe.yaml")  # reading it would wait for ever
+    assert shipped.described("preset") == "quick; smoke: mine"
     out = ["--out", str(tmp_path / "out")]
     assert main(["ablation", "--preset", "smoke", "--dry-run", *out]) == 0
     for name, said in (("quick", "quick.yaml cannot be read"), ("pipe", "pipe.yaml: is no file")):

@@ -1,7 +1,6 @@
 """The search chooses on validation data, with one budget for every GNN; the runs themselves are replaced by a
 formula."""
 
-import argparse
 import math
 from collections import Counter
 from dataclasses import replace
@@ -13,8 +12,8 @@ import pytest
 from attngraph.errors import UserError
 from experiments.base.files import write_json
 from experiments.base.outputs import TRAINING_STATE
-from experiments.cli import main
 from experiments.commands import search
+from experiments.commands.options import SearchOptions
 from experiments.methods import METHODS
 from experiments.methods.settings import Choice, chosen_settings
 from experiments.models.weights import weights_digest
@@ -105,10 +104,8 @@ class World:
         }
 
     def search(self, tasks: str | None = None) -> int:
-        options = dict(out=self.out, preset="full", model=None, device="cpu", jobs=1, threads=1, tasks=tasks)
-        options |= dict(download=False, cache_gb=1.0, checkpoints=None, launcher="local", cluster=None)
-        given = {"data": None, "answering": None}
-        return search.run(argparse.Namespace(**given, **options))
+        names = None if tasks is None else tuple(tasks.split(","))
+        return search.run(SearchOptions(out=self.out, tasks=names))
 
 
 def search_in(out: Path, **wanted) -> Search:
@@ -159,11 +156,6 @@ def test_every_gnn_has_the_same_budget_and_no_trial_runs_twice(found):
         assert all(3 + 2 * OTHERS[1] <= spent[name] <= OTHERS[0] for name in others), spent
         assert all(3 <= spent[name] <= SECOND[0] for name in SECOND_RANK), spent
     assert len({cell.folder(found.out) for cell in found.seen}) == len(found.seen)
-
-
-def test_rows_of_second_rank_run_with_one_seed(found):
-    assert {cell.seed for cell in found.seen if cell.method in SECOND_RANK} == {0}
-    assert {cell.seed for cell in found.seen if cell.method in ("tempering", "placebo")} == {0, 1, 2}
 
 
 def test_grids_are_extended_until_the_best_lies_inside(found, settings):
@@ -227,14 +219,6 @@ def test_the_winner_of_every_gnn_runs_with_twice_the_steps_on_seeds_that_chose_n
     assert all(line.startswith("| Mean |") and "| +0.2 |" in line for line in means), means
 
 
-def test_the_report_shows_what_runs_not_what_it_was_derived_from(found):
-    lines = [line.split("|") for line in (found.out / "search.md").read_text().splitlines()]
-    shown = {cells[1].strip(): [cell.strip() for cell in cells[4:6]] for cells in lines if len(cells) == 10}
-    assert shown["pGNN, gated"][0] == shown["GCN, gated"][0] == "gated" and shown["GCN, gated"][1] == "–"
-    assert shown["pGNN, replace"][0] == "replace" and '"p": 2.0' in shown["Normalisation alone (p = 2)"][1]
-    assert shown["Full fine-tuning"] == ["–", "–"], "it has no adapters"
-
-
 def test_the_report_says_what_was_chosen_and_on_how_many_trials(found):
     text = (found.out / "search.md").read_text()
     for word in ("What was chosen", "| pGNN |", "Finalists", "Full fine-tuning", "| spatial |", "gated"):
@@ -283,12 +267,8 @@ def test_one_task_alone_is_searched_as_among_others(found, settings, tmp_path, m
     assert [(cell.label, cell.seed) for cell in world.seen] == runs
     with pytest.raises(UserError, match="other runs"):
         World(tmp_path, monkeypatch).search(tasks="caption,ve")
-    for given, said in (
-        (" , ", "no task is named"),
-        ("captoin", r"unknown task 'captoin' \(did you mean caption"),
-    ):
-        with pytest.raises(UserError, match=said):
-            World(tmp_path, monkeypatch).search(tasks=given)
+    with pytest.raises(UserError, match=r"unknown task 'captoin' \(did you mean caption"):
+        World(tmp_path, monkeypatch).search(tasks="captoin")
 
 
 @pytest.mark.parametrize("lines", [["trial,task", "a,b"], [], [HEAD, "a,gcn,vqa,x,1,w"], ["\x00"]])
@@ -337,28 +317,6 @@ def test_a_race_has_one_checkpoint_under_each_seed(tmp_path, monkeypatch):
     assert len(world.seen) == ran == 5
 
 
-def test_a_run_that_is_there_already_is_asked_where_it_started(tmp_path, monkeypatch):
-    """Where this machine lacks the checkpoint, only the finished run knows."""
-    world = World(tmp_path, monkeypatch)
-    (tmp_path / "trials.csv").write_text(f"{HEAD}\nx,gcn,vqa,1,0.5,before\n")
-    search = search_in(tmp_path, checkpoints=tmp_path / "checkpoints")
-    search._read()
-    with pytest.raises(UserError, match="trials of gcn on vqa with seed 1 would start from two checkpoints"):
-        search.score([Trial("gcn", "vqa", Choice(learning_rate=1e-3), 1)])
-    assert len(world.seen) == 1 and "1e-3" not in (tmp_path / "trials.csv").read_text()
-
-
-def test_the_report_says_under_which_seeds_checkpoints_differ(tmp_path, monkeypatch):
-    world = World(tmp_path, monkeypatch)
-    assert world.search() == 0
-    assert "other checkpoints" not in (tmp_path / "search.md").read_text()
-    frame = pd.read_csv(tmp_path / "trials.csv", keep_default_na=False)
-    frame.loc[(frame.method == "pgnn") & (frame.seed == 1), "weights"] = "others"
-    frame.to_csv(tmp_path / "trials.csv", index=False)
-    assert world.search() == 0
-    assert "started from other checkpoints than others: 1 (`weights`" in (tmp_path / "search.md").read_text()
-
-
 def test_rates_that_cannot_be_extended_are_refused(tmp_path, monkeypatch):
     world = World(tmp_path, monkeypatch)
     monkeypatch.setitem(METHODS, "odd", replace(METHODS["decoder"], name="odd", rates=(1e-3, 2e-3)))
@@ -395,14 +353,5 @@ def test_a_trial_trains_and_answers_as_the_preset_says():
     assert cell.recipe.learning_rate == 3e-3, "the trial's, whatever the preset says"
     assert setup.cell(Trial("gcn", "caption", choice, times=2)).recipe.steps == 2 * cell.recipe.steps
     assert (cell.side, cell.answering, cell.decoding) == (32, "rank", {"num_beams": 2})
-    about = search._about(setup)["runs"]["caption"]
+    about = setup.about()["runs"]["caption"]
     assert (about["side"], about["answering"], about["recipe"]["epochs"]) == (32, "rank", 2)
-
-
-@pytest.mark.parametrize("name", ["trials.csv", "search.md", "settings.yaml"])
-def test_files_of_somebody_else_are_left_alone(name, tmp_path, monkeypatch, capsys):
-    World(tmp_path, monkeypatch)
-    (tmp_path / name).write_text("mine")
-    assert main(["search", "--out", str(tmp_path)]) == 2
-    assert f"{name} is there already, and no run.json" in capsys.readouterr().err
-    assert {file.name: file.read_text() for file in tmp_path.iterdir() if file.is_file()} == {name: "mine"}
