@@ -73,13 +73,11 @@ class TableOptions(GridOptions):
     rows: Names | None = option(ROWS)
     seeds: Seeds | None = option(SEVERAL, metavar="N")
     settings: Path | None = option(
-        "Take learning rates, joins and schemes' arguments from this file, as `attngraph search` writes it, "
-        "where it has some.",
+        "Take the settings that this file has, as `attngraph search` writes it, before all others.",
         metavar="FILE",
     )
     out: Path | None = option(
-        "Write the runs into this folder, and the table into a folder of its name there. Default: "
-        "runs/tables-SIZE."
+        "Write the runs, and the table in a folder of its name, into this folder. Default: runs/tables-SIZE."
     )
     beside: Path | None = option(
         "Show the rows of the same table with another model in a block below: the --out of that run."
@@ -95,8 +93,7 @@ class SweepOptions(GridOptions):
     size: str = option("Take the budgets and rates of this size of it.", "scenes")
     rows: Names | None = option(ROWS)
     out: Path | None = option(
-        "Write the runs, settings.yaml, sweep.csv and sweep.md into this folder, which may be that of the "
-        "tables. Default: runs/tables-SIZE."
+        "Write runs, settings.yaml, sweep.csv and sweep.md into this folder. Default: runs/tables-SIZE."
     )
     dry_run: bool = option("List the runs with their first rates; run nothing.", False)
 
@@ -123,8 +120,7 @@ class SignificanceOptions:
     )
     baseline: Names = option("Compare with these rows, separated by commas.", ("gcn",))
     rows: Names | None = option(
-        "Compare these rows, separated by commas; Holm's correction is over them. Default: the GNN adapters "
-        "and pGNN's controls."
+        "Compare these rows; Holm's correction is over them. Default: the GNN adapters and pGNN's controls."
     )
     columns: Names | None = option(
         "Compare in these columns, separated by commas, such as vqa.accuracy. Default: all."
@@ -180,12 +176,11 @@ class PredictOptions(DeviceOptions):
         metavar="RECORDS",
     )
     data: Path | None = option(
-        "Read the data from this folder, laid out as for `attngraph ablation --data`. Default: those of the "
-        "run, where they are needed and still there."
+        "Read the data from this folder. Default: those of the run, where they are needed and still there."
     )
     split: str | None = option(
-        "Take this split: an official one, such as test or test-dev, of tasks on official files; train, "
-        "validation or test of others. Default: test, without --image and --file."
+        "Take this split, an official one of tasks on official files. Default: test, unless something is "
+        "asked."
     )
     format: str | None = option(
         "Read this format of official files, as `attngraph data check` names them: official for the server's "
@@ -194,8 +189,8 @@ class PredictOptions(DeviceOptions):
         metavar="FORMAT",
     )
     out: Path | None = option(
-        "Write results.json into this folder, as the data set's evaluation server takes it; or answers.json, "
-        "with --file. Default: answers to --image and --file are printed."
+        "Write a server's results.json, or answers.json with --file, into this folder. Default: they are "
+        "printed."
     )
 
 
@@ -206,16 +201,15 @@ class ScoreOptions:
     predictions: Path = argument("Read predictions from this JSON file.", "FILE")
     task: str = option("Take the examples, format and metric of this task, such as vqa2.", ...)
     data: Path | None = option(
-        "Read the data from this folder: one folder for each data set in official files, such as vqa2 and "
-        "coco, or what `attngraph scenes` has written. Tasks that come with a package need none."
+        "Read the data from this folder, as `attngraph table --data`. Tasks of a package need none."
     )
     split: Split = option("Take this split of the data: train, validation or test.", "test")
     allow_empty: bool = option(
         "Take empty answers as answers, as the evaluators do, instead of stopping at them.", False
     )
     out: Path | None = option(
-        "Write scores.csv and scores.json into this folder, and the predictions as a server takes them "
-        "(results.json). Default: scores are printed only."
+        "Write scores.csv, scores.json and a server's results.json into this folder. Default: scores are "
+        "printed."
     )
 
 
@@ -246,9 +240,8 @@ class DataOptions:
     """Check, lay out and draw data sets in the official files of six benchmarks."""
 
     act: Literal["check", "layout", "fetch", "make"] = argument(
-        "Read a data set and name what is missing or damaged (check), show which files it has, where they "
-        "come from, their licence and citation (layout), download it from the Hugging Face hub where a "
-        "repository is known (fetch), or draw small data sets so laid out (make).",
+        "Read a data set and name what is missing or damaged (check), show which files it has and where they "
+        "come from (layout), download it from the Hugging Face hub (fetch), or draw small ones (make).",
         "ACTION",
     )
     what: str | None = argument(
