@@ -27,7 +27,8 @@ FLOORS = (
     {"tasks", "methods"},
     {"runs"},
     {"tables", "inspect", "studies"},
-    {"commands", "cli"},
+    {"commands"},
+    {"cli"},
 )
 """The rooms of ``experiments``, from the ground up: a room imports those of lower floors."""
 

@@ -7,9 +7,7 @@
 """
 
 import argparse
-import importlib
 import re
-from types import ModuleType
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -17,13 +15,9 @@ from sphinx.util.docutils import SphinxDirective
 
 from experiments.base.arguments import HelpFormatter
 from experiments.cli import COMMANDS, command_parser
+from experiments.commands import options as declared
 
 CODE = re.compile(r"(`+[^`]+`+|--[a-z][a-z-]*|'[^' ]*\*[^' ]*')")
-
-
-def module_of(command: str) -> ModuleType:
-    """The module of a command."""
-    return importlib.import_module(f"experiments.commands.{command}")
 
 
 def actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -53,7 +47,7 @@ class CommandOptions(SphinxDirective):
         if command not in COMMANDS:
             raise self.error(f"attngraph has no command {command!r}")
         parser = command_parser(command)
-        self.env.note_dependency(module_of(command).__file__ or "")
+        self.env.note_dependency(declared.__file__)
         options = nodes.definition_list(classes=["command-options"])
         for action in actions(parser):
             term = nodes.term("", "", nodes.literal("", signature(action)))

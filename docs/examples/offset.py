@@ -10,16 +10,19 @@ the last two columns the mean query and the mean value of each graph are subtrac
 
 from __future__ import annotations
 
-import argparse
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from analysis.bipartite import Bipartite
-from experiments.inspect.source import add_source_arguments, open_source
+from experiments.base.arguments import asked
+from experiments.base.options import LookOptions
+from experiments.inspect.source import open_source
 from experiments.tables.render import aligned
 
 HEAD = ("layer", "queries", "values", "random", "connected", "random, centred", "connected, centred")
@@ -27,12 +30,8 @@ HEAD = ("layer", "queries", "values", "random", "connected", "random, centred", 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print one line for each layer."""
-    parser = argparse.ArgumentParser(
-        description="Similarity of connected nodes, with and without the offset."
-    )
-    add_source_arguments(parser, layers="cross-attention")
-    parser.set_defaults(layers=["*crossattention*"])
-    source = open_source(parser.parse_args(argv))
+    options = asked(LookOptions, sys.argv[1:] if argv is None else argv, "offset.py")
+    source = open_source(replace(options, layers=options.layers or ("*crossattention*",)))
     found: dict[str, list[Tensor]] = defaultdict(list)
     for _, graphs in source.graphs():
         for name, graph in graphs.items():

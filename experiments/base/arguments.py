@@ -1,26 +1,24 @@
-"""How every command reads its words: one parser, with errors of one line and one way to tell defaults.
+"""How every command reads its words: from a dataclass of options to a parser, and from words to its values.
 
-Only the standard library is imported, so that ``attngraph --help`` is quick and ``attngraph doctor`` works
-where packages are missing.
+Only the standard library is imported, so that ``--help`` is quick and ``attngraph doctor`` works where
+packages are missing. jsonargparse and tyro would read the dataclasses too, but complain in boxes and in
+several lines, and would have to be taught the wording, the near misses and the numbers below.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, Field, field, fields
 from difflib import get_close_matches
-from pathlib import Path
-from typing import IO, Any, NoReturn
+from types import NoneType
+from typing import IO, Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from experiments.base.shipped import DEFAULT, SHIPPED
+from experiments.base.types import METAVARS, READERS
 
 #: Environment variable that ``--quiet`` sets, so that worker processes know too.
 QUIET = "ATTNGRAPH_QUIET"
-
-LARGEST = 2**63 - 1  # beyond it, PyTorch and NumPy take no whole number
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -29,88 +27,101 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-@dataclass(frozen=True)
-class Between:
-    """The type of an option that takes a whole number, in ASCII digits, from ``low`` to ``high``.
+# ---- options from dataclasses ---------------------------------------------------------------------------
+
+Options = TypeVar("Options")
+
+
+def option(about: str, default: Any = None, metavar: Any = None, **more: Any) -> Any:
+    """A field of a dataclass of options: ``--its-name``.
 
     Args:
-        low: the least.
-        high: the greatest.
+        about: its help, as a sentence; the default is told after it.
+        default: its value where it is not given; ``...`` if it must be given.
+        metavar: what its value is called; by default as its type says.
+        more: of :meth:`argparse.ArgumentParser.add_argument`, and ``flag`` for another name.
     """
-
-    low: int
-    high: int
-
-    def __call__(self, text: str) -> int:
-        if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", text):
-            raise argparse.ArgumentTypeError(f"{_short(text)} is no whole number, give one such as 3")
-        if len(text) > 100 or not self.low <= int(text) <= self.high:
-            raise argparse.ArgumentTypeError(f"{_short(text)} is out of range, give a number {self.range}")
-        return int(text)
-
-    @property
-    def range(self) -> str:
-        """The range in words."""
-        return f"from {self.low} on" if self.high == LARGEST else f"from {self.low} to {self.high}"
+    value = {} if default is ... else {"default": default}
+    return field(**value, metadata={"help": about, "metavar": metavar, **more})
 
 
-whole_number = Between(-LARGEST, LARGEST)
-seed = Between(0, 2**32 - 1)  # what NumPy takes
-positive = Between(1, LARGEST)
+def argument(about: str, metavar: str, default: Any = ...) -> Any:
+    """A field that is given by its place, without a name, as for :func:`option`."""
+    return option(about, default, metavar, flag=None)
 
 
-def number(text: str) -> float:
-    """A finite number in ASCII digits."""
-    try:
-        value = float(text) if text.isascii() and "_" not in text else math.nan
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{_short(text)} is no finite number, give one such as 1.5")
-    return value
-
-
-def word(text: str) -> str:
-    """A text that is not empty."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the value is empty, give one or leave the option out")
-    return text
-
-
-def path(text: str) -> Path:
-    """A path that is not empty (an empty one would be the folder that the command runs in)."""
-    if not text.strip() or "\0" in text:
-        raise argparse.ArgumentTypeError("the path is empty or holds a zero byte, give a path")
-    return Path(text)
-
-
-def add_model_arguments(parser: argparse.ArgumentParser, about: str) -> None:
-    """``--model`` and ``--download``.
-
-    Args:
-        parser: gets the options.
-        about: what is done with the model, as the beginning of a sentence.
+class Each(argparse.Action):
+    """Keeps several values in a tuple, those of an option that is given several times too; each once, unless
+    their number is fixed.
     """
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help=f"{about}: {' or '.join(SHIPPED)}, which come with the package, a folder, a hub name or BLIP's "
-        f"own file. Default: {DEFAULT}.",
-    )
-    parser.add_argument(
-        "--download", action="store_true", help="Fetch from the hub what is not on this machine."
-    )
-
-
-def _short(text: str) -> str:
-    return repr(text) if len(text) <= 40 else f"{text[:40]!r}..."
-
-
-class EachOnce(argparse.Action):
-    """Keeps several values of an option, each of them once."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, list(dict.fromkeys(values)))
+        values = values if isinstance(values, list) else [values]
+        if not isinstance(self.nargs, int):
+            before = getattr(namespace, self.dest)
+            values = dict.fromkeys([*(() if before is self.default else before), *values])
+        setattr(namespace, self.dest, tuple(values))
+
+
+def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
+    """Gives a parser the options that a dataclass has.
+
+    Args:
+        parser: gets them.
+        kind: whose fields are of types in :data:`READERS`, ``bool``, ``Literal``, ``Annotated`` with the
+            function that reads them, or tuples of such; ``X | None`` where there may be none.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    for one in fields(kind):
+        if one.init:
+            flag, how = _described(one, hints[one.name])
+            parser.add_argument(flag, **how)
+
+
+def read_options(kind: type[Options], args: argparse.Namespace) -> Options:
+    """What a parser with :func:`add_options` of this dataclass has read."""
+    return kind(**{one.name: getattr(args, one.name) for one in fields(kind) if one.init})  # type: ignore
+
+
+def asked(kind: type[Options], words: Sequence[str], program: str = "attngraph") -> Options:
+    """What words say, read as options of a dataclass; bad ones end the process as those of a command."""
+    parser = Parser(prog=program)
+    add_options(parser, kind)
+    return read_options(kind, parser.parse_args(words))
+
+
+def _described(one: Field, hint: Any) -> tuple[str, dict[str, Any]]:
+    """An option's flag, and what argparse is told of it."""
+    how = dict(one.metadata)
+    flag = how.pop("flag", f"--{one.name.replace('_', '-')}")
+    is_required = one.default is MISSING
+    how["default"] = None if is_required else one.default
+    if hint is bool:
+        del how["metavar"]
+        return flag, {"action": "store_true", **how}
+    hint = (
+        next((part for part in get_args(hint) if part is not NoneType), hint) if _may_be_none(hint) else hint
+    )
+    if get_origin(hint) is tuple:
+        hint, *others = get_args(hint)
+        how = {"action": Each, "nargs": "+" if ... in others else 1 + len(others), **how}
+    if get_origin(hint) is Annotated:
+        hint, how["type"] = get_args(hint)
+    elif get_origin(hint) is Literal:
+        how["choices"] = get_args(hint)
+    elif hint is not str:
+        how["type"] = hint
+    how["metavar"] = how["metavar"] or METAVARS.get(get_origin(hint) or hint, "NAME")
+    if flag is None:
+        return one.name, how if is_required or "nargs" in how else {**how, "nargs": "?"}
+    return flag, {**how, "dest": one.name, "required": is_required}
+
+
+def _may_be_none(hint: Any) -> bool:
+    return NoneType in get_args(hint)
+
+
+# ---- the parser -----------------------------------------------------------------------------------------
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -125,7 +136,7 @@ class HelpFormatter(argparse.HelpFormatter):
 def default_in_words(action: argparse.Action) -> str:
     """The default of an option as a user would write it; nothing where there is none to tell."""
     value = action.default
-    if value is None or value is argparse.SUPPRESS or action.nargs == 0 or value == []:
+    if value is None or value is argparse.SUPPRESS or action.nargs == 0 or value in ([], ()):
         return ""
     if "default" in (action.help or "").lower():
         return ""
@@ -138,8 +149,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any):
         super().__init__(**{"formatter_class": HelpFormatter} | options)
-        for kind, convert in ((int, whole_number), (float, number), (Path, path), (None, word)):
-            self.register("type", kind, convert)
+        for kind, read in READERS.items():
+            self.register("type", kind, read)
 
     def print_help(self, file: IO[str] | None = None) -> None:
         """Prints the help; unlike argparse's it raises OSError where the output cannot be written to."""
@@ -153,9 +164,9 @@ class Parser(argparse.ArgumentParser):
         message = re.sub(r"^the following arguments are required: (.*)$", r"\1 is missing, give it", message)
         if choice := re.match(r"(.*): invalid choice: '?(.*?)'? \(choose from (.*)\)$", message, re.DOTALL):
             option, given, choices = choice.groups()
-            names = [name.strip("' ") for name in choices.split(",")]
+            known = [name.strip("' ") for name in choices.split(",")]
             message = (
-                f"{option}: unknown {given!r}{did_you_mean(given, names)}, choose from {', '.join(names)}"
+                f"{option}: unknown {given!r}{did_you_mean(given, known)}, choose from {', '.join(known)}"
             )
         message = " ".join(message.split())
         self.exit(2, f"attngraph: {message}; `{self.prog} --help` tells more\n")

@@ -1,14 +1,17 @@
-"""The models that ship with the package, by the names that ``--model`` takes.
+"""What ships with the package: models, by the names that ``--model`` takes, and files that say what is run.
 
-A name is that of the shipped model also where a folder of this name lies in the working directory: write
-``./mini-blip`` for the folder.
+A model's name is that of the shipped one also where a folder of this name lies in the working directory:
+write ``./mini-blip`` for the folder.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+CONFIGS = Path(__file__).parents[1] / "configs"
+FIRST = ("quick", "main", "scenes")  # named first, and taken where none is named
 DEFAULT = "mini-blip"
 SHIPPED = {DEFAULT: "mini-BLIP", "mini-mplug": "mini-mPLUG"}  # name -> title
 
@@ -33,3 +36,19 @@ def again(name: str) -> str:
 def option(name: str) -> str:
     """What a command line says more for this model; nothing for the default."""
     return "" if name == DEFAULT else f" --model {name}"
+
+
+def names_of(what: str) -> list[str]:
+    """The experiments, presets, tables or sizes that ship with the package, the usual one first."""
+    files = (CONFIGS / f"{what}s").glob("*.yaml")
+    return sorted((file.stem for file in files if file.is_file()), key=lambda name: (name not in FIRST, name))
+
+
+def described(what: str) -> str:
+    """All of them with what their files say of themselves, for ``--help``; YAML is not read for it."""
+    found = []
+    for name in names_of(what):
+        text = (CONFIGS / f"{what}s" / f"{name}.yaml").read_text(encoding="utf-8", errors="replace")
+        about = re.search("^about: (.*)$", text, re.MULTILINE)
+        found.append(name if about is None else f"{name}: {about[1].strip()}")
+    return ("; " if ":" in "".join(found) else ", ").join(found).replace("%", "%%")

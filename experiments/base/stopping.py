@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
 #: Signals that ask a command to end; Windows has fewer.
@@ -120,3 +120,28 @@ def end_with_parent() -> None:
 def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
     parent.join()
     os._exit(1)
+
+
+@contextmanager
+def stops_at_once() -> Iterator[None]:
+    """Lets Ctrl-C end the process without a word, as long as there is nothing to clean up: inside an import
+    the exception would come out as a traceback, or as an error of the package that is being imported.
+    """
+    is_ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if is_ours:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def stopped_by_signals() -> AbstractContextManager[None]:
+    """Ctrl-C, SIGTERM and SIGHUP end a command in the same way: it tidies up. The processes of ``torchrun``
+    leave signals alone: one of them may wait for another inside PyTorch, where no handler runs.
+    """
+    return nullcontext() if os.environ.get("WORLD_SIZE", "1") != "1" else on_signals(raise_stopped)

@@ -1,27 +1,23 @@
-"""``attngraph doctor``: prints what is installed, what it runs on, and what is missing or in the way.
+"""Print what is installed, what it runs on, and what is missing or in the way.
 
 attngraph brings a top-level package ``adapters``, and so does AdapterHub's distribution of that name.
-Installed together they write into one folder, and whichever came last wins file by file. So imports can't
-tell whether there is a clash: the metadata of the installed distributions can.
-
-Nothing but the standard library is imported at the top, so that this runs whatever is missing.
+Installed together they write into one folder, and whichever came last wins file by file: imports can't tell
+whether there is a clash, the metadata of the installed distributions can. Nothing but the standard library is
+imported at the top, so that this runs whatever is missing.
 """
 
 from __future__ import annotations
 
-import argparse
-import base64
-import csv
-import hashlib
 import importlib.util
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
+
+from experiments.commands.options import DoctorOptions
 
 # fmt: off
 REQUIRED = (  # as in setup.py
@@ -35,29 +31,21 @@ REQUIRED = (  # as in setup.py
 OPTIONAL = {
     "torch-scatter": "reductions of PyG layers, compiled; nothing here needs it",
     "umap-learn": "tsne --method umap",
-    "spacy": "heterophily --tagger",
+    "spacy": "heterophily --labels spacy:NAME",
     "datasets": "data sets of the Hugging Face hub",
 }
 HOME = Path(__file__).resolve().parents[2]  # the folder that holds our ``adapters``
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``attngraph doctor`` has no options of its own."""
-
-
-def run(args: argparse.Namespace) -> int:
+def run(options: DoctorOptions) -> int:
     """Prints the report; 1 if there is a problem, else 0."""
     text, problems = report()
     print(text)
     return 1 if problems else 0
 
 
-def report(distributions: Iterable[metadata.Distribution] | None = None) -> tuple[str, list[str]]:
-    """The report, and the problems in it.
-
-    Args:
-        distributions: where to look for a clash; the installed ones by default.
-    """
+def report() -> tuple[str, list[str]]:
+    """The report, and the problems in it."""
     lines, problems = ["versions"], []
     lines.append(f"  {'python':<16}{platform.python_version()}  ({sys.executable})")
     lines.append(
@@ -76,11 +64,10 @@ def report(distributions: Iterable[metadata.Distribution] | None = None) -> tupl
     lines += ["devices", *(f"  {device}" for device in devices()), f"java      {java()}"]
 
     spec = importlib.util.find_spec("adapters")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    origin = str(Path(places[0]).resolve()) if places else "not found"
+    origin = str(Path(spec.origin).resolve().parent) if spec and spec.origin else "not found"
     is_ours = origin == str(HOME / "adapters")
     lines.append(f"adapters  {origin}{'' if is_ours else '  NOT OURS'}")
-    if clash := adapters_clash(distributions):
+    if clash := adapters_clash():
         problems.append(clash)
     elif not is_ours:
         problems.append(
@@ -91,66 +78,17 @@ def report(distributions: Iterable[metadata.Distribution] | None = None) -> tupl
     return "\n".join(lines + [f"  - {problem}" for problem in problems]), problems
 
 
-def adapters_clash(distributions: Iterable[metadata.Distribution] | None = None) -> str | None:
-    """One line on a second distribution that brings a package ``adapters``, or on its traces; else ``None``.
-
-    Args:
-        distributions: what to look through; the installed ones by default.
-    """
-    installed = list(metadata.distributions() if distributions is None else distributions)
-    ours = [dist for dist in installed if _name(dist) == "attngraph"]
-    rivals = [dist for dist in installed if _name(dist) != "attngraph" and _brings_adapters(dist)]
-    others = {f"{_name(dist)} {dist.version}" for dist in rivals}
-    damaged = [path for dist in ours for path in _changed_files(dist)]
-    again = "install attngraph again (pip install --force-reinstall --no-deps, from where it came)"
-    if others:
-        names = " and ".join(sorted(others))
-        packages = " ".join(sorted(other.split()[0] for other in others))
-        mixed = f", and {len(damaged)} of attngraph's files there are overwritten or gone" if damaged else ""
-        return (
-            f"{names} brings a package `adapters` too{mixed}: keep it in another virtual environment, or "
-            f"`pip uninstall {packages}` and then {again}"
-        )
-    if damaged:
-        return (
-            f"{len(damaged)} of attngraph's files in the package `adapters` are overwritten or gone "
-            f"({damaged[0]} is one), as after another package of that name was installed or removed: {again}"
-        )
-    return None
-
-
-def _name(dist: metadata.Distribution) -> str:
-    """Normalised name; "" for a folder with broken metadata."""
-    try:
-        return re.sub(r"[-_.]+", "-", dist.metadata["Name"]).lower()
-    except Exception:
-        return ""
-
-
-def _brings_adapters(dist: metadata.Distribution) -> bool:
-    if _name(dist) == "adapters":
-        return True
-    top_level = dist.read_text("top_level.txt")  # setuptools writes it, other build tools do not
-    if top_level is not None:
-        return "adapters" in top_level.split()
-    record = dist.read_text("RECORD") or ""
-    return record.startswith("adapters/") or "\nadapters/" in record
-
-
-def _changed_files(dist: metadata.Distribution) -> list[str]:
-    """Files under adapters/ that are gone or differ from what was installed (none if editable).
-
-    RECORD is read here, since ``dist.files`` leaves out files that are gone from Python 3.12 on.
-    """
-    changed = []
-    for name, digest, *_ in csv.reader((dist.read_text("RECORD") or "").splitlines()):
-        if not name.startswith("adapters/") or not digest.startswith("sha256="):
-            continue
-        path = Path(str(dist.locate_file(name)))
-        content = hashlib.sha256(path.read_bytes()).digest() if path.is_file() else b""
-        if base64.urlsafe_b64encode(content).rstrip(b"=").decode() != digest.removeprefix("sha256="):
-            changed.append(name)
-    return changed
+def adapters_clash() -> str | None:
+    """One line on another distribution that brings a package ``adapters``; else ``None``."""
+    known = metadata.packages_distributions().get("adapters", ())
+    others = sorted({name for name in known if name and name.lower() != "attngraph"})
+    if not others:
+        return None
+    return (
+        f"{' and '.join(others)} brings a package `adapters` too: keep it in another virtual environment, or "
+        f"`pip uninstall {' '.join(others)}` and then install attngraph again (pip install --force-reinstall "
+        "--no-deps, from where it came)"
+    )
 
 
 def version_of(distribution: str) -> str | None:

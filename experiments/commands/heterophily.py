@@ -1,30 +1,22 @@
-"""Measure the heterophily of attention graphs, per layer and head, beside what chance gives::
+"""Measure the heterophily of attention graphs, per layer and head, beside what chance gives.
 
-    attngraph heterophily                                            # the mini-BLIP on drawn scenes
-    attngraph heterophily --model NAME --images DIR --texts FILE --out runs/mine    # any transformers model
-    attngraph heterophily --layers '*crossattention*' --spectra --out runs/spectra  # spectra take longer
-    attngraph heterophily --adapter runs/ablation-quick/cells/pgnn/vqa/seed0 --out runs/pgnn    # M̄ too
-
-Writes ``heterophily.csv``, ``heterophily.json``, ``heads-*.png`` and ``curves-*.png`` to
-``runs/heterophily``, with ``--adapter`` ``differences-*.png`` (paired differences M̄ − M and after −
-before), and with ``--spectra`` ``spectrum.csv`` and ``spectra-*.png``. ``docs/statistics.md`` says what each
-statistic means and when it misleads.
+With ``--adapter`` there are paired differences, M̄ − M and after − before. ``docs/statistics.md`` says what
+each statistic means and when it misleads.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 from analysis.heterophily import Heterophily, Settings
 from attngraph.errors import UserError
-from experiments.base.arguments import Between
 from experiments.base.files import write_text
 from experiments.base.outputs import Outputs
+from experiments.commands.options import HeterophilyOptions
 from experiments.inspect.labels import Labeller, Tagger, read_own_classes
 from experiments.inspect.regions import Regions, read_regions
-from experiments.inspect.source import add_source_arguments, open_source, settings_of
+from experiments.inspect.source import open_source, settings_of
 from experiments.inspect.statistics import (
     AFTER,
     BEFORE,
@@ -36,94 +28,44 @@ from experiments.inspect.statistics import (
     with_own_heads,
 )
 
-NAMES = (
-    "heterophily.csv",
-    "heterophily.json",
-    "spectrum.csv",
-    "curves-*.png",
-    "heads-*.png",
-    "differences-*.png",
-    "spectra-*.png",
-)
-
+FIGURES = ("curves-*.png", "heads-*.png", "differences-*.png", "spectra-*.png")
+NAMES = ("heterophily.csv", "heterophily.json", "spectrum.csv", *FIGURES)
 BINS = 21  # of spectra
+SPACY = "spacy:"  # in --labels: before the name of a pipeline
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``attngraph heterophily``."""
-    add_source_arguments(parser, Path("runs/heterophily"))
-    parser.add_argument(
-        "--labels",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="Measure by these classes of tokens, too: JSON files {token: class}. A file's name is the "
-        "labels' name.",
-    )
-    parser.add_argument(
-        "--tagger",
-        metavar="NAME",
-        help="Take the parts of speech from this spaCy pipeline (installed, or its folder). Without it, only "
-        "those of the drawn scenes' words are known, and only scenes are measured by them.",
-    )
-    parser.add_argument(
-        "--regions",
-        type=Path,
-        metavar="FILE",
-        help="Take what the words name in pictures of your own from this JSON file of boxes; "
-        "docs/statistics.md shows one. In drawn scenes it is known.",
-    )
-    parser.add_argument(
-        "--clusters",
-        type=Between(0, 512),
-        default=8,
-        metavar="K",
-        help="Label the nodes by this many clusters (k-means over queries and values); 0 for none.",
-    )
-    parser.add_argument(
-        "--p",
-        type=float,
-        default=1.5,
-        metavar="NUMBER",
-        help="Measure the p-Dirichlet energy and pGNN's closed form with this p.",
-    )
-    parser.add_argument(
-        "--spectra",
-        action="store_true",
-        help="Measure the energy over the spectrum, too, which decomposes every graph.",
-    )
-
-
-def run(args: argparse.Namespace) -> int:
+def run(options: HeterophilyOptions) -> int:
     """``attngraph heterophily``."""
-    settings = _settings(args)
-    outputs = Outputs(args.out, "heterophily", settings_of(args), NAMES)
+    settings = _settings(options)
+    outputs = Outputs(options.out, "heterophily", settings_of(options), NAMES)
     with outputs.alone():
-        return _measure(args, settings, outputs)
+        return _measure(options, settings, outputs)
 
 
-def _measure(args: argparse.Namespace, settings: Settings, outputs: Outputs) -> int:
+def _measure(options: HeterophilyOptions, settings: Settings, outputs: Outputs) -> int:
     """Measure into a folder that is checked."""
-    tagger = None if args.tagger is None else Tagger(args.tagger)
-    labeller = Labeller(read_own_classes(args.labels), args.clusters, args.seed, tagger)
+    pipelines = [name.removeprefix(SPACY) for name in options.labels if name.startswith(SPACY)]
+    if len(pipelines) > 1:
+        raise UserError(f"--labels names {len(pipelines)} pipelines: give one {SPACY}NAME")
+    own = read_own_classes([Path(name) for name in options.labels if not name.startswith(SPACY)])
+    labeller = Labeller(own, options.clusters, options.seed, Tagger(pipelines[0]) if pipelines else None)
     statistics = Heterophily(settings)
-    states = {BEFORE: False, AFTER: True} if args.adapter is not None else {"": True}
+    states = {BEFORE: False, AFTER: True} if options.adapter is not None else {"": True}
     regions = None
     for state, trained in states.items():
-        source = open_source(args, trained)
+        source = open_source(options, trained)
         if regions is None:
-            known = None if args.regions is None else read_regions(args.regions, source.samples)
+            known = None if options.regions is None else read_regions(options.regions, source.samples)
             regions = Regions(source.samples, known)
         labeller.fit(source)
         measure(source, labeller, regions, statistics, state)
     notes = [*labeller.notes(), *regions.notes()]
-    table = with_own_heads(statistics.table(differences(states)), args.heads)
-    spectrum = with_own_heads(statistics.spectrum(), args.heads)
+    table = with_own_heads(statistics.table(differences(states)), source.heads)
+    spectrum = with_own_heads(statistics.spectrum(), source.heads)
 
     content = {
         "model": source.title,
-        "adapter": None if args.adapter is None else str(args.adapter),
+        "adapter": None if options.adapter is None else str(options.adapter),
         "examples": len(source),
         "skipped": source.skipped,
         "notes": notes,
@@ -142,17 +84,15 @@ def _measure(args: argparse.Namespace, settings: Settings, outputs: Outputs) -> 
     for note in notes:
         print(note)
     source.report_skipped()
-    print(f"written: {args.out}/{', '.join(written)}")
+    print(f"written: {options.out}/{', '.join(written)}")
     return 0
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    if args.device.startswith("mps"):
-        raise UserError(
-            "--device mps has no double precision, in which statistics are summed: use cpu or cuda"
-        )
-    if args.clusters == 1:
+def _settings(options: HeterophilyOptions) -> Settings:
+    if options.device.startswith("mps"):
+        raise UserError("--device mps has no double precision, in which sums are taken: use cpu or cuda")
+    if options.clusters == 1:
         raise UserError("--clusters 1 tells no nodes apart: give 2 or more, or 0 for none")
-    if not 1 <= args.p <= 16:
-        raise UserError(f"--p must lie between 1 and 16, got {args.p:g}")
-    return Settings(p=args.p, seed=args.seed, bins=BINS if args.spectra else 0)
+    if not 1 <= options.p <= 16:
+        raise UserError(f"--p must lie between 1 and 16, got {options.p:g}")
+    return Settings(p=options.p, seed=options.seed, bins=BINS if options.spectra else 0)

@@ -23,7 +23,9 @@ from typing import Any, NamedTuple, TypeVar
 import yaml
 
 from attngraph.errors import UserError
+from experiments.base.files import write_json
 from experiments.base.known import check_known
+from experiments.base.progress import note
 from experiments.base.reading import REPLACE, Damaged, Record, Unique, read_json
 from experiments.data.example import Example
 
@@ -367,3 +369,18 @@ def read_list(root: Path) -> dict[str, str]:
             "`attngraph data check NAME --root FOLDER --leave-out`"
         )
     return content
+
+
+def write_list(root: Path, damaged: Mapping[str, str]) -> None:
+    """Writes the list of what is left out from now on; removes it where nothing is damaged."""
+    file = root / LIST
+    try:
+        if damaged:
+            write_json(file, damaged, ensure_ascii=False)
+        else:
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be written ({error.strerror or error}): check your rights to the folder"
+        ) from None
+    note(f"{file}: what is left out from now on ({len(damaged):,})")

@@ -39,8 +39,8 @@ IN_PARTS = (
     "picture are alike: intervals are too narrow"
 )
 UNTAGGED = (
-    f"no labels by {SPEECH}: without --tagger those of the drawn scenes' words alone are known, and these "
-    "texts are not about drawn scenes"
+    f"no labels by {SPEECH}: without --labels spacy:NAME those of the drawn scenes' words alone are known, "
+    "and these texts are not about drawn scenes"
 )
 
 # universaldependencies.org/u/pos
@@ -65,12 +65,12 @@ class Tagger:
         try:
             import spacy
         except ImportError:
-            raise UserError("--tagger needs spaCy: pip install 'attngraph[tagger]'") from None
+            raise UserError("--labels spacy:NAME needs spaCy: pip install 'attngraph[tagger]'") from None
         try:
             self.pipeline = spacy.load(name)
         except (OSError, ValueError) as error:
             raise UserError(
-                f"--tagger {name} cannot be loaded ({first_line(error)}): give a pipeline's folder, or "
+                f"--labels spacy:{name} cannot be loaded ({first_line(error)}): give a pipeline's folder, or "
                 "install one (python -m spacy download en_core_web_sm)"
             ) from None
         self._document = spacy.tokens.Doc

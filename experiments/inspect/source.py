@@ -7,7 +7,6 @@ set in its official files (``--data``, ``--task``). With ``--adapter`` the model
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import re
@@ -28,8 +27,9 @@ from adapters.adapter import GraphAdapter
 from adapters.peft.loading import load_adapter, read_config
 from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
-from experiments.base.arguments import EachOnce, add_model_arguments, positive, seed
 from experiments.base.errors import first_line
+from experiments.base.known import check_known
+from experiments.base.options import LookOptions
 from experiments.base.progress import Progress
 from experiments.base.reading import read_text
 from experiments.base.shipped import unless_default
@@ -44,7 +44,7 @@ from experiments.tasks import TASKS
 from experiments.tasks.task import SPLITS
 
 TASK, SPLIT = "caption", "validation"  # where none is given
-NOT_SETTINGS = ("command", "version", "quiet", "out", "download", "batch", "device")
+NOT_SETTINGS = ("out", "download", "batch", "device")
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 # What models, their processors and what reads them raise.
@@ -64,112 +64,33 @@ FAILURES = (
 # ---- asked for on the command line ------------------------------------------------------------------------
 
 
-def add_source_arguments(
-    parser: argparse.ArgumentParser,
-    out: Path = Path("runs"),
-    layers: str = "all",
-    heads: str = "all",
-    task: str = TASK,
-) -> None:
-    """The options that say what is looked at, and where results go.
-
-    Args:
-        parser: gets the options.
-        out: the default folder.
-        layers, heads, task: which ones a command takes by default, in words.
-    """
-    add = parser.add_argument
-    add_model_arguments(parser, "Look at this transformers model")
-    add(
-        "--adapter",
-        type=Path,
-        metavar="PATH",
-        help="Put these graph adapters into the model: a cell's folder of `attngraph ablation`, or a folder "
-        "that PEFT saved.",
-    )
-    add("--images", nargs="+", type=Path, metavar="PATH", help="Look at these image files or folders.")
-    add(
-        "--texts",
-        type=Path,
-        metavar="FILE",
-        help="Read a text per line from this file, one for each image or one for all. Without it, BLIP "
-        "describes the images itself, without its adapters.",
-    )
-    add(
-        "--data",
-        type=Path,
-        metavar="FOLDER",
-        help="Take data in official files, as `attngraph scenes` lays them out. Default: scenes that are "
-        "drawn for the run.",
-    )
-    add(
-        "--task",
-        choices=list(TASKS),
-        metavar="NAME",
-        help=f"Take prompts and answers of this task: {', '.join(TASKS)}. Default: {task}.",
-    )
-    add(
-        "--split",
-        choices=SPLITS,
-        metavar="NAME",
-        help=f"Take this split of the data: {', '.join(SPLITS)}. Default: {SPLIT}.",
-    )
-    add("--examples", type=positive, default=64, metavar="N", help="Look at this many examples at most.")
-    add("--batch", type=positive, default=16, metavar="N", help="Put this many examples into a forward pass.")
-    add(
-        "--layers",
-        nargs="+",
-        action=EachOnce,
-        metavar="NAME",
-        help="Look at these attention layers: names or patterns such as '*crossattention*'. Default: "
-        f"{layers}.",
-    )
-    add(
-        "--heads",
-        nargs="+",
-        type=int,
-        action=EachOnce,
-        metavar="N",
-        help=f"Look at these heads. Default: {heads}.",
-    )
-    add("--out", type=Path, default=out, metavar="FOLDER", help="Write the results into this folder.")
-    add("--device", default="cpu", metavar="NAME", help="Compute on this device: cpu, cuda, cuda:1 or mps.")
-    add(
-        "--seed",
-        type=seed,
-        default=0,
-        metavar="N",
-        help="Set the seed of scenes, choices and random numbers.",
-    )
-
-
-def settings_of(args: argparse.Namespace, task: str = TASK) -> dict[str, Any]:
+def settings_of(options: LookOptions, task: str = TASK) -> dict[str, Any]:
     """What decides a command's results, for :class:`experiments.base.outputs.Outputs`: all options but those
     that only say where and how it runs, and digests of the weights that are looked at.
 
     Args:
-        args: the parsed options.
+        options: of the command.
         task: of the command, where none is given and none of one's own images and texts are looked at.
     """
-    settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
-    settings = {"weights": weights_digest(args.model), **settings, "model": unless_default(args.model)}
-    if not brings_own(args):
-        settings |= {"task": args.task or task, "split": args.split or SPLIT}
-    if args.adapter is not None:
-        settings["adapter_weights"] = weights_digest(args.adapter)
+    settings = {name: value for name, value in vars(options).items() if name not in NOT_SETTINGS}
+    settings = {"weights": weights_digest(options.model), **settings, "model": unless_default(options.model)}
+    if not brings_own(options):
+        settings |= {"task": options.task or task, "split": options.split or SPLIT}
+    if options.adapter is not None:
+        settings["adapter_weights"] = weights_digest(options.adapter)
     return json.loads(json.dumps(settings, default=str))
 
 
-def brings_own(args: argparse.Namespace) -> bool:
+def brings_own(options: LookOptions) -> bool:
     """Whether one's own images or texts are looked at, and no task's."""
-    return bool(args.images or args.texts)
+    return bool(options.images or options.texts)
 
 
-def open_source(args: argparse.Namespace, trained: bool = True) -> Source:
-    """The source that the options of :func:`add_source_arguments` describe.
+def open_source(options: LookOptions, trained: bool = True) -> Source:
+    """The source that options describe.
 
     Args:
-        args: the parsed options.
+        options: of the command.
         trained: False for the adapters of ``--adapter`` as they were before training (the model then
             computes what it does without them, unless the join is ``replace``).
 
@@ -177,27 +98,37 @@ def open_source(args: argparse.Namespace, trained: bool = True) -> Source:
         UserError: something is missing, damaged or out of range.
     """
     for name in ("data", "task", "split"):
-        if brings_own(args) and getattr(args, name):
+        if brings_own(options) and getattr(options, name):
             raise UserError(
                 f"--{name} chooses among a task's data, and here you give images or texts of your own: leave "
                 "it out"
             )
-    check_device(args.device)
-    family = load_family(args.model, args.download)
-    title = family.title if args.model is None else type(family.model).__name__
-    if args.images and not family.sees:
+    check_known([options.task or TASK], list(TASKS), "task")
+    check_device(options.device)
+    family = load_family(options.model, options.download)
+    title = family.title if options.model is None else type(family.model).__name__
+    if options.images and not family.sees:
         raise UserError(f"{title} looks at no images: leave out --images")
-    if args.texts and not family.reads:
+    if options.texts and not family.reads:
         raise UserError(f"{title} reads no texts: leave out --texts")
-    if brings_own(args):
-        samples = own_samples(args.images, args.texts)[: args.examples]
+    if brings_own(options):
+        samples = own_samples(options.images, options.texts)[: options.examples]
     else:
-        task, split = args.task or TASK, args.split or SPLIT
-        samples = task_samples(task, family.name, split, args.data, args.examples, args.seed)
+        task, split = options.task or TASK, options.split or SPLIT
+        samples = task_samples(task, family.name, split, options.data, options.examples, options.seed)
     samples, skipped = _readable(samples)
     family.check(samples)
-    adapters = {} if args.adapter is None else put_in(family, args.adapter, trained, args.seed)
-    return Source(family, samples, args.batch, args.layers, args.heads, args.device, adapters, skipped)
+    adapters = {} if options.adapter is None else put_in(family, options.adapter, trained, options.seed)
+    return Source(
+        family,
+        samples,
+        options.batch,
+        [*options.layers] or None,
+        [*options.heads] or None,
+        options.device,
+        adapters,
+        skipped,
+    )
 
 
 # ---- images and texts -------------------------------------------------------------------------------------

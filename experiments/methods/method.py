@@ -36,7 +36,7 @@ class Method(ABC):
     """A way to adapt a model.
 
     Args:
-        name: short name, as in ``--gnn``.
+        name: short name, as in ``--rows``.
         title: as printed.
         group: block of the table.
         note: printed under the table.

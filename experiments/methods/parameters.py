@@ -57,6 +57,26 @@ class ParameterCount:
             "language_side": self.trained_there / max(1, self.language_side),
         }
 
+    def lines(self, method: str, model: str | None = None) -> list[str]:
+        """It in words, for the screen.
+
+        Args:
+            method: its title.
+            model: title of the model, for a heading; None for none.
+        """
+        heading = [
+            f"{model}: {self.model:,} parameters, {self.language_side:,} of them on the language side",
+            "",
+            f"{'method, and where':<64} {'trained':>18} {'of the model':>13} {'of that side':>13}",
+        ]
+        shares = "".join(f" {100 * share:>11.2f} %" for share in self.shares.values())
+        lines = [*(heading if model else []), f"{method:<64} {self.trained:>18,}{shares}"]
+        for part in self.parts:
+            each, left = divmod(part.parameters, part.places)
+            number = f"{part.places} × {each:,}" if part.places > 1 and not left else f"{part.parameters:,}"
+            lines.append(f"  {part.name:<62} {number:>18}")
+        return lines
+
 
 def count_parameters(tuned: Tuned) -> ParameterCount:
     """Count what a method trains in a model, which may be on PyTorch's ``meta`` device."""

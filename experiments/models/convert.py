@@ -203,7 +203,7 @@ def load_original(file: Path) -> BlipLike:
         kind = kind_of(file)  # what is no checkpoint needs no vocabulary
         raise UserError(
             f"--model {file}: there is no vocabulary next to it: put BERT's {VOCABULARY[0]} there, or make a "
-            f"folder once with `attngraph convert {kind} {file} --out FOLDER --download`"
+            f"folder once with `attngraph convert {kind} {file} --out FOLDER --tokenizer hub:{BERT}`"
         )
     return read_original(file, vocabulary).family
 
@@ -283,7 +283,9 @@ def find_vocabulary(source: str | None, checkpoint: Path, download: bool) -> Pat
             note(f"looking for {name} on the hub")
         return Path(hf_hub_download(name, VOCABULARY[0], local_files_only=not download))
     except Exception as error:  # a bad name, no network, not in the cache
-        remedy = "check the name and the network" if download else "allow the download (--download)"
+        remedy = (
+            "check the name and the network" if download else f"allow the download (--tokenizer hub:{name})"
+        )
         where = "" if source else f"no {' or '.join(VOCABULARY)} next to {checkpoint}, and "
         raise UserError(
             f"--tokenizer: {where}{name} cannot be found ({first_line(error)[:100]}): give its "

@@ -85,7 +85,7 @@ def _own(name: str, download: bool) -> ModelFamily:
         )
     if download:
         note(f"looking for {name} on the hub")
-    otherwise = "check the name and the network" if download else "allow the download (--download)"
+    otherwise = "check the name and the network" if download else f"allow the download (--model hub:{name})"
     return _from_transformers(name, download, name, f"give a folder with {FILES}, or {otherwise}")
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -33,23 +32,6 @@ class Change:
     def field(self) -> str:
         """The path with dots."""
         return ".".join(self.path)
-
-
-def add_set_argument(parser: argparse.ArgumentParser, about: str) -> None:
-    """``--set``.
-
-    Args:
-        parser: gets the option.
-        about: what it does, as a sentence.
-    """
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="changes",
-        help=f"{about} Values are YAML; may be given several times.",
-    )
 
 
 def read_changes(words: Sequence[str], kind: type[Config]) -> list[Change]:
@@ -95,14 +77,16 @@ def changed(content: Any, changes: Sequence[Change]) -> Any:
     return content
 
 
-def with_changes(content: Any, changes: Sequence[Change], kind: type[Read], where: str, remedy: str) -> Read:
+def with_changes(
+    content: Any, changes: Sequence[Change], kind: type[Read], where: Callable[[str], str] | str, remedy: str
+) -> Read:
     """A content with changes as ``kind``.
 
     Args:
         content: of a file; None for none.
         changes: of :func:`read_changes`.
         kind: what it must be.
-        where: the content is from, for errors.
+        where: the content is from, for errors; or a function of the field's name that says so.
         remedy: what the user can do about them.
 
     Raises:
@@ -111,7 +95,7 @@ def with_changes(content: Any, changes: Sequence[Change], kind: type[Read], wher
 
     def source(field: str) -> str:
         words = [change.word for change in changes if f"{field}.".startswith(f"{change.field}.")]
-        return f"--set {words[0]}" if words else where
+        return f"--set {words[0]}" if words else where if isinstance(where, str) else where(field)
 
     return checked(changed(content, changes), kind, source, remedy)
 

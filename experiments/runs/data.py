@@ -334,7 +334,7 @@ def _fill(file: Path, array: np.memmap, paths: Sequence[Path], family: ModelFami
             except OSError as error:
                 raise UserError(
                     f"{file}: image states cannot be saved ({first_line(error)}): make room on the disk, "
-                    "give another --out, or encode images in every step with --cache-gb 0"
+                    "give another --out, or encode images in every step with --on cache_gb=0"
                 ) from error
             bar.update(len(chunk))
 

@@ -40,7 +40,7 @@ def check_threads(threads: int) -> None:
     cores = os.cpu_count() or 1
     if not 1 <= threads <= cores:
         raise UserError(
-            f"--threads must be at least 1 and at most {cores}, this machine's cores; got {threads}"
+            f"--on threads must be at least 1 and at most {cores}, this machine's cores; got {threads}"
         )
 
 

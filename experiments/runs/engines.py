@@ -171,7 +171,7 @@ def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
             running.discard(process)
         return outcome or UserError(
             f"its worker died (exit code {process.exitcode}; out of memory?): run the same command again to "
-            "go on, perhaps with --jobs 1"
+            "go on, perhaps with --on jobs=1"
         )
 
     def in_slot(job: Job) -> Outcome:
@@ -227,7 +227,7 @@ def _work(job: Job, device: str, writing: Any) -> None:
 # ---- jobs of Slurm ---------------------------------------------------------------------------------------
 
 SLURM_JOBS = "slurm-jobs"  # names the jobs of a command in FOLDER, for the next one if it is killed
-TIME = "24:00:00"  # of a job, unless --cluster time=... says otherwise
+TIME = "24:00:00"  # of a job, unless --on time=... says otherwise
 AGAIN = 20  # times that a job may ask to be run again
 MOST = 1000  # jobs of an array; Slurm's own limit is 1,001 where nobody has changed it
 GPUS = {"gres", "gpus", "gpus_per_node", "gpus_per_task"}  # options of sbatch that give a job its GPU
@@ -260,7 +260,7 @@ def slurm(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
     except (FailedJobError, FailedSubmissionError) as error:
         said = [line for line in str(error).splitlines() if line.strip()]
         why = next((line for line in said if "error" in line.lower()), first_line(error))
-        raise UserError(f"--launcher {SLURM}: sbatch refused the jobs ({why.strip()})") from None
+        raise UserError(f"--on {SLURM}: sbatch refused the jobs ({why.strip()})") from None
     finally:
         stop.set()
         if watch.ident is not None:
@@ -361,7 +361,7 @@ def ray(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
     ):
         raise UserError(
             f"no machine of Ray's cluster has what a cell is given, {each['num_cpus']:g} cores and "
-            f"{each['num_gpus']:g} GPUs: change --cluster cpus=..., gpus=... or --device"
+            f"{each['num_gpus']:g} GPUs: change --on cpus=..., gpus=... or --device"
         )
     function = library.remote(max_calls=1, max_retries=RETRIES, **each)(_task)  # a process for each cell
     tasks = [function.remote(job) for job in jobs]
@@ -394,7 +394,7 @@ def _joined(address: str) -> Any:
         library.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # of many kinds
         raise UserError(
-            f"--cluster address={address}: no Ray cluster answers ({first_line(error)}): run `ray start` on "
+            f"--on address={address}: no Ray cluster answers ({first_line(error)}): run `ray start` on "
             "each machine, with the same versions of Python and Ray, and set RAY_AUTH_MODE=token where the "
             "cluster asks for a token"
         ) from None

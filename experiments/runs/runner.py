@@ -19,7 +19,9 @@ import transformers
 from attngraph.errors import UserError
 from experiments.base.errors import first_line
 from experiments.base.progress import Progress, note
-from experiments.models import load_family
+from experiments.methods import method_named
+from experiments.methods.parameters import count_parameters
+from experiments.models import ModelFamily, load_family
 from experiments.runs.cells import (
     Cell,
     has_diverged,
@@ -51,6 +53,35 @@ LATE = 60.0  # seconds after which a file system shows what another machine has 
 
 
 # ---- before anything runs ----------------------------------------------------------------------------------
+
+
+def trained_in_words(cell: Cell, family: ModelFamily) -> str:
+    """What is trained, in words; the settings are tried on the model before anything is written.
+
+    Args:
+        cell: the experiment.
+        family: its model, to which the method is applied in place.
+
+    Raises:
+        UserError: the method cannot take its settings.
+    """
+    method = method_named(cell.method)
+    try:
+        tuned = method.apply(family, cell.settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"settings: {method.name} cannot take them ({first_line(error)}): correct them, or leave them out"
+        ) from None
+    counted = count_parameters(tuned)
+    words = f"{method.title} on {TASKS[cell.task].title}, seed {cell.seed}: {family.title}"
+    if cell.recipe is None:
+        return f"{words}, nothing is trained"
+    recipe = cell.recipe
+    return (
+        f"{words}, {counted.trained:,} parameters are trained, {counted.shares['model']:.2%} of the model's "
+        f"{counted.model:,}; {recipe.steps} steps of {recipe.batch_size} examples, learning rate "
+        f"{recipe.learning_rate:g}"
+    )
 
 
 def check_recipes(cells: Sequence[Cell], device: str) -> None:
@@ -110,9 +141,7 @@ def _prepare(
 # ---- running them ------------------------------------------------------------------------------------------
 
 
-def run_cells(
-    cells: Sequence[Cell], run: Execution, may_diverge: bool = False, blind: bool = False
-) -> dict[Cell, dict[str, Any]]:
+def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) -> dict[Cell, dict[str, Any]]:
     """Run all cells and return their scores: those with saved scores are skipped, interrupted ones continue.
 
     The engine that ``run`` names brings them to worker processes. Under ``torchrun`` or ``accelerate
@@ -123,7 +152,6 @@ def run_cells(
         run: where and how.
         may_diverge: leave out cells whose loss is not finite, instead of failing; those that ended so in an
             earlier call are not run again.
-        blind: show no scores while cells run.
 
     Raises:
         UserError: a folder holds another experiment, or cells failed; the others are finished then. Or the
@@ -132,7 +160,7 @@ def run_cells(
             time.
     """
     if processes(run.device).num_processes > 1:
-        return _run_together(cells, run, may_diverge, blind)
+        return _run_together(cells, run, may_diverge)
     cancel_earlier(run.out)
     todo = [cell for cell in cells if not is_finished(cell, run)]
     for cell in set(cells) - set(todo):
@@ -146,7 +174,7 @@ def run_cells(
             "folder one is run again"
         )
         todo = [cell for cell in todo if cell not in diverged]
-    outcomes = _executed(todo, run, blind) if todo else {}
+    outcomes = _executed(todo, run) if todo else {}
     failures = {cell: error for cell, error in outcomes.items() if isinstance(error, UserError)}
     fatal = [
         f"{cell.name}: {error}"
@@ -160,7 +188,7 @@ def run_cells(
     return {cell: read_scores(cell, run.out) for cell in cells if cell not in {*failures, *diverged}}
 
 
-def _executed(cells: Sequence[Cell], run: Execution, blind: bool) -> dict[Cell, Outcome]:
+def _executed(cells: Sequence[Cell], run: Execution) -> dict[Cell, Outcome]:
     """Run cells in worker processes, those with most training first; returns what each has ended with."""
     plugins = tuple(file.absolute() for file in plugin_files())
     (run.out / FOLDER).mkdir(parents=True, exist_ok=True)
@@ -180,7 +208,7 @@ def _executed(cells: Sequence[Cell], run: Execution, blind: bool) -> dict[Cell, 
                     outcomes[cell] = outcome = _outcome(future)
                     if not (run.is_local or isinstance(outcome, UserError)):
                         _see(cell, run.out)
-                    note(line(cell, outcome, blind))
+                    note(line(cell, outcome))
                 reached = sum(map(weight, outcomes))
                 reached += sum(min(job.step(), weight(job.cell) - EVAL_STEPS) for job in left.values())
                 bar.update(max(0, reached - bar.n))
@@ -216,12 +244,10 @@ def weight(cell: Cell) -> int:
     return (cell.recipe.steps if cell.recipe else 0) + EVAL_STEPS
 
 
-def line(cell: Cell, outcome: Outcome, blind: bool) -> str:
-    """A cell's outcome in a line: its scores, unless nobody is to see them."""
+def line(cell: Cell, outcome: Outcome) -> str:
+    """A cell's outcome in a line."""
     if isinstance(outcome, UserError):
         said = str(outcome)
-    elif blind:
-        said = "finished"
     else:
         scores = outcome["scores"].items()
         said = " ".join(f"{key.partition('.')[2]} {100 * value:.1f}" for key, value in scores)
@@ -229,7 +255,7 @@ def line(cell: Cell, outcome: Outcome, blind: bool) -> str:
 
 
 def _run_together(
-    cells: Sequence[Cell], run: Execution, may_diverge: bool = False, blind: bool = False
+    cells: Sequence[Cell], run: Execution, may_diverge: bool = False
 ) -> dict[Cell, dict[str, Any]]:
     """The cells one after the other, each in all processes."""
     state = processes(run.device)
@@ -250,5 +276,5 @@ def _run_together(
                     raise
                 continue
             if state.is_main_process:
-                note(line(cell, results[cell], blind))
+                note(line(cell, results[cell]))
     return results

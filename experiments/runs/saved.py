@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -199,6 +200,11 @@ class Finished:
     def task(self) -> Task:
         """Its task."""
         return TASKS[self.experiment.task]
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that it computed with, as far as this machine has so many cores."""
+        return min(int(self.settings.get("threads", 1)), os.cpu_count() or 1)
 
     def model(self, given: str | None) -> str | None:
         """The checkpoint that it started from: as given, or as its file says."""

@@ -7,7 +7,6 @@ environment variables (``WANDB_MODE=online``, ``MLFLOW_TRACKING_URI``) where a u
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -90,25 +89,12 @@ class Tracking:
                 note(f"{self.name}: {name} shows no more of this run, which goes on without it ({why})")
 
 
-def add_tracking_argument(parser: argparse.ArgumentParser) -> None:
-    """The option ``--track``."""
-    parser.add_argument(
-        "--track",
-        nargs="+",
-        default=["tensorboard"],
-        choices=[*TRACKERS, NONE],
-        metavar="NAME",
-        help=f"Show the run's curves in these: {', '.join(TRACKERS)}, or {NONE}. Default: tensorboard.",
-    )
-
-
-def trackers_of(args: argparse.Namespace) -> tuple[str, ...]:
-    """The trackers that :func:`add_tracking_argument` asks for.
+def trackers_of(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The trackers that ``--track`` asks for.
 
     Raises:
         UserError: a package is not installed, or ``none`` stands beside a tracker.
     """
-    names = tuple(dict.fromkeys(args.track))
     if NONE in names and len(names) > 1:
         raise UserError(f"--track {' '.join(names)}: give trackers, or {NONE}")
     names = tuple(name for name in names if name != NONE)

@@ -7,7 +7,7 @@ its fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +17,13 @@ from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.base.config import Config, checked, file_named, read_config, read_yaml
 from experiments.base.known import check_known
+from experiments.base.shipped import CONFIGS, names_of
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.settings import Choice, Settings, chosen_settings
+from experiments.runs.changes import read_changes, with_changes
 from experiments.runs.experiment import Experiment, Part, Scenes, laid_over
 from experiments.tasks import TASKS, Task
 
-FOLDERS = {what: Path(__file__).parents[1] / "configs" / f"{what}s" for what in ("preset", "table", "size")}
-FIRST = ("quick", "main", "scenes")  # named first, and taken where none is named
 ADAPTERS = "adapters"  # in a grid's rates: all graph adapters
 MOST_SEEDS = 1000  # of a row
 REMEDY = "give a file as attngraph search and attngraph sweep write it"
@@ -172,29 +172,28 @@ def written_out(settings: Settings, given: Settings | None = None) -> Settings:
     return Settings(reduction=reduction, methods=found)
 
 
-def names_of(what: str) -> list[str]:
-    """The presets, tables or sizes that ship with the package, the usual one first.
+def load_preset(preset: str, words: Sequence[str] = ()) -> Grid:
+    """A preset by its name, or by the path of a YAML file of one's own.
 
     Args:
-        what: a key of :data:`FOLDERS`.
-    """
-    return sorted(
-        (file.stem for file in FOLDERS[what].glob("*.yaml")), key=lambda name: (name not in FIRST, name)
-    )
-
-
-def load_preset(preset: str) -> Grid:
-    """A preset by its name, or by the path of a YAML file of one's own.
+        preset: which.
+        words: changes of its values, as ``--set`` takes them.
 
     Raises:
         UserError: no such preset, or a damaged file.
     """
-    file = _file("preset", preset)
-    return _checked_names(read_config(file, Grid, _remedy("preset")), f"preset {preset}")
+    file, changes = _file("preset", preset), read_changes(words, Grid)
+    content = read_yaml(file, _remedy("preset"))
+    grid = with_changes(content, changes, Grid, f"{file}", _remedy("preset"))
+    return _checked_names(grid, f"preset {preset}")
 
 
-def load_table(table: str, size: str) -> Grid:
+def load_table(table: str, size: str, words: Sequence[str] = ()) -> Grid:
     """A table of a size, each by its name or by the path of a YAML file of one's own.
+
+    Args:
+        table, size: which.
+        words: changes of their values, as ``--set`` takes them.
 
     Raises:
         UserError: no such table or size, or a damaged file; they say different things of one field.
@@ -211,25 +210,12 @@ def load_table(table: str, size: str) -> Grid:
     def source(field: str) -> str:
         return f"{files['size' if field.partition('.')[0] in content['size'] else 'table']}"
 
-    return _checked_names(checked(both, Grid, source, _remedy("size")), f"size {size}")
-
-
-def listed(what: str) -> str:
-    """All presets, tables or sizes with what they are, for ``--help``; a name alone where its file is
-    damaged, which matters to those who ask for it.
-    """
-    return "; ".join(_with_about(what, name) for name in names_of(what))
-
-
-def _with_about(what: str, name: str) -> str:
-    try:
-        return f"{name}: {read_yaml(_file(what, name), _remedy(what))['about']}"
-    except (UserError, KeyError, TypeError):
-        return name
+    grid = with_changes(both, read_changes(words, Grid), Grid, source, _remedy("size"))
+    return _checked_names(grid, f"size {size}")
 
 
 def _file(what: str, name: str) -> Path:
-    return file_named(name, FOLDERS[what], names_of(what), what)
+    return file_named(name, CONFIGS / f"{what}s", names_of(what), what)
 
 
 def _remedy(what: str) -> str:

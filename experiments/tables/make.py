@@ -11,15 +11,16 @@ from typing import Any
 from attngraph.errors import UserError
 from experiments.base.files import check_files, published, write_bytes, write_json, write_text
 from experiments.base.known import check_known
+from experiments.base.options import GridOptions
 from experiments.base.outputs import check_folder
 from experiments.base.progress import note
 from experiments.base.shipped import DEFAULT
 from experiments.methods import method_named
 from experiments.methods.method import canonical
-from experiments.runs.answering import RANK
 from experiments.runs.cells import Cell, has_scores
 from experiments.runs.device import processes
 from experiments.runs.execution import Execution, execution_of, in_folder
+from experiments.runs.given_data import check_data
 from experiments.runs.runner import prepare, run_cells
 from experiments.tables.details import details_markdown
 from experiments.tables.grid import Grid
@@ -55,12 +56,12 @@ class Work:
     stem: str = STEM
 
 
-def make(options: Any, work: Work, dry_run: bool) -> int:
+def make(options: GridOptions, work: Work, dry_run: bool) -> int:
     """List the runs of a table (``--dry-run``), or run what is missing, print and save it; returns the exit
     code.
 
     Args:
-        options: of the command, as :func:`experiments.runs.execution.execution_of` takes them.
+        options: of the command.
         work: what is made.
         dry_run: list only.
 
@@ -78,7 +79,7 @@ def make(options: Any, work: Work, dry_run: bool) -> int:
     return in_folder(execution, lambda: _make(options, work, execution))
 
 
-def _make(options: Any, work: Work, execution: Execution) -> int:
+def _make(options: GridOptions, work: Work, execution: Execution) -> int:
     plan, is_main = work.plan, processes(options.device).is_main_process
     check_table(work)
     scored = _scored(work)
@@ -151,16 +152,7 @@ def save_table(table: Table, folder: str | Path, stem: str = STEM) -> dict[str, 
     return paths
 
 
-def check_ranking(answering: str | None, plan: Plan) -> None:
-    """Raise UserError where ``--answering rank`` is asked for, and no task has a list of answers."""
-    if answering == RANK and not any(task.ranks for task in plan.tasks.values()):
-        raise UserError(
-            f"--answering {RANK} changes nothing, since there is no list of answers for "
-            f"{', '.join(plan.tasks)}: leave it out"
-        )
-
-
-def check_named(options: Any, grid: Grid) -> None:
+def check_named(options: GridOptions, grid: Grid) -> None:
     """Raise UserError where a size needs a folder of data or a model that nobody has named."""
     for option, given, what in (
         ("--data", options.data, "the folder that holds the official files"),
@@ -170,27 +162,20 @@ def check_named(options: Any, grid: Grid) -> None:
             raise UserError(f"{option} is missing: give {what}, or list the runs with --dry-run")
 
 
-def names_in(given: str | None) -> list[str] | None:
-    """The names in an option's list, separated by commas."""
-    if given is None:
-        return None
-    return list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
-
-
-def rows_in(given: str | None, known: Sequence[str]) -> list[str] | None:
-    """The rows in an option's list, also by the names that papers give them (``adapter``); None without it.
+def rows_in(given: Sequence[str] | None, known: Sequence[str]) -> list[str] | None:
+    """The rows that are asked for, also by the names that papers give them (``adapter``); None for all.
 
     Raises:
         UserError: one is not known.
     """
-    names = names_in(given)
-    if names is not None:
-        names = list(dict.fromkeys(map(canonical, names)))
-        check_known(names, known, "row")
+    if given is None:
+        return None
+    names = list(dict.fromkeys(map(canonical, given)))
+    check_known(names, known, "row")
     return names
 
 
-def model_of(options: Any) -> str:
+def model_of(options: GridOptions) -> str:
     """The name of the model of a table: that of ``--model``, or the default."""
     return Path(options.model or DEFAULT).name
 
@@ -200,22 +185,22 @@ def folder_of(out: Path | None, size: str) -> Path:
     return out or Path("runs") / f"tables-{Path(size).stem}"
 
 
-def wanted_of(options: Any, rows: Sequence[str] | None, seeds: range | None = None) -> Wanted:
+def wanted_of(options: GridOptions, rows: Sequence[str] | None, seeds: range | None = None) -> Wanted:
     """What the options that all tables share ask for.
 
     Args:
-        options: of the command: ``tasks``, ``model``, ``data``, ``answering``.
+        options: of the command.
         rows: only these; None for all.
         seeds: of all rows that train, in place of the grid's.
     """
+    check_data(options.data)
     return Wanted(
         rows=rows,
-        tasks=names_in(options.tasks),
+        tasks=options.tasks,
         first_seed=0 if seeds is None else seeds.start,
         seeds=None if seeds is None else len(seeds),
         model=options.model,
         data=options.data,
-        answering=options.answering,
     )
 
 

@@ -11,7 +11,6 @@ from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.base.arguments import did_you_mean
 from experiments.base.known import check_known
-from experiments.base.outputs import TRAINING_STATE, is_pretrained
 from experiments.data.layouts import LAYOUTS
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.method import REFERENCE, canonical
@@ -24,7 +23,6 @@ from experiments.tables.grid import MOST_SEEDS, Grid, written_out
 from experiments.tasks import TASKS, Task, tasks_named
 
 CHECKPOINTS = Path("runs/checkpoints")  # those beside the shipped one
-MOST_SEED = 2**31  # random generators take no larger ones
 
 
 # ---- one experiment -------------------------------------------------------------------------------------
@@ -185,9 +183,7 @@ class Wanted:
         first_seed: of trained rows.
         seeds: number of seeds for every trained row; None as the grid says.
         model: checkpoint folder or hub name, for all seeds.
-        checkpoints: folder of the pre-trained checkpoints beside the shipped one.
         data: folder of data sets that the user named; None where data are drawn.
-        answering: one of :data:`experiments.runs.answering.WAYS`; None as each task says.
 
     Raises:
         UserError: a name is unknown, or a number out of range.
@@ -198,15 +194,11 @@ class Wanted:
     first_seed: int = 0
     seeds: int | None = None
     model: str | None = None
-    checkpoints: Path = CHECKPOINTS
     data: Path | None = None
-    answering: str | None = None
 
     def __post_init__(self):
         if self.seeds is not None and not 1 <= self.seeds <= MOST_SEEDS:
             raise UserError(f"--seeds must be at least 1 and at most {MOST_SEEDS}, got {self.seeds}")
-        if not 0 <= self.first_seed < MOST_SEED:
-            raise UserError(f"--seed must be at least 0 and below {MOST_SEED}, got {self.first_seed}")
         if self.rows is not None:
             object.__setattr__(self, "rows", [canonical(name) for name in self.rows])
         for names, known, what in (
@@ -221,7 +213,7 @@ class Wanted:
         first is the shipped one (None), checkpoint k that of pre-training seed k.
         """
         number = seed % grid.checkpoints
-        dealt = str(self.checkpoints / f"seed{number}") if number else None
+        dealt = str(CHECKPOINTS / f"seed{number}") if number else None
         return self.model or dealt
 
 
@@ -312,7 +304,7 @@ def plan_table(grid: Grid, wanted: Wanted = EVERYTHING, data: Path = Path("data"
     """
     seeds = grid.counts
     if not any(seeds.values()):
-        raise UserError("the preset runs nothing: give a method at least one seed (seeds: {gcn: 1})")
+        raise UserError("the file runs nothing: give a method at least one seed (seeds: {gcn: 1})")
     if wanted.rows is not None and grid.rows:
         seeds = {name: count for name, count in seeds.items() if name in wanted.rows}
     elif wanted.rows is not None:
@@ -338,7 +330,6 @@ def experiment_in(grid: Grid, wanted: Wanted, data: Path, task: Task, method: st
     """
     more: dict[str, Any] = {"seed": seed, "model": wanted.model_of(grid, seed)}
     more |= {"scenes": grid.scenes} if wanted.data is None else {"data": str(wanted.data)}
-    more |= {"answering": wanted.answering} if wanted.answering else {}
     experiment = grid.experiment(method, task, **more)
     answering = experiment.answering
     ranks = answering != GENERATE and isinstance(task.answering(data), Ranking)
@@ -391,16 +382,12 @@ class _Planner:
 
 
 def check_checkpoints(cells: Sequence[Cell]) -> None:
-    """Raise :class:`~attngraph.UserError` where a checkpoint of cells is missing, or is still being trained;
-    it says how to make it.
-    """
+    """Raise :class:`~attngraph.UserError` where a checkpoint of cells is missing; it says how to make it."""
     for model in dict.fromkeys(cell.model for cell in cells if cell.checkpoint):
         place = Path(str(model))
-        if not is_pretrained(place) or not (place / "model.safetensors").is_file():
+        if not (place / "model.safetensors").is_file():
             seed = place.name.removeprefix("seed")
-            begun = (place / TRAINING_STATE).exists()
-            wrong, remedy = ("is not trained to its end", "go on") if begun else ("is missing", "make it")
             raise UserError(
-                f"{place} {wrong}, the checkpoint of pre-training seed {seed}: {remedy} with attngraph "
+                f"{place} is missing, the checkpoint of pre-training seed {seed}: make it with attngraph "
                 f"pretrain --seed {seed} --out {place}"
             )

@@ -66,9 +66,7 @@ NEVER_RUN = {
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     """The parser of a command of `attngraph`."""
-    parser = argparse.ArgumentParser(prog=f"attngraph {command}", exit_on_error=False)
-    importlib.import_module(f"experiments.commands.{command}").add_arguments(parser)
-    return parser
+    return cli.command_parser(command)
 
 
 def check_attngraph(words: list[str]) -> None:
@@ -139,7 +137,7 @@ def test_commands_are_accepted(page):
 
 
 #: Options of commands that do not tell experiments apart.
-NOT_SETTINGS = {"only", "dry_run", "jobs", "download", "device", "batch", "check", "launcher", "cluster"}
+NOT_SETTINGS = {"only", "dry_run", "device", "batch", "check", "on", "quiet"}
 
 
 def test_commands_that_share_a_folder_do_not_refuse_one_another():
@@ -149,7 +147,11 @@ def test_commands_that_share_a_folder_do_not_refuse_one_another():
         for words in shell_commands(page):
             if words[0] == "make":
                 words = ["attngraph", "ablation"] if words[1:] == ["ablation"] else []
-            if len(words) < 2 or words[1].startswith("-") or words[1] in ("scenes", "doctor", "parameters"):
+            if (
+                len(words) < 2
+                or words[1].startswith("-")
+                or words[1] in ("scenes", "doctor", "parameters", "train")
+            ):
                 continue
             options = vars(parser_of(words[1]).parse_args(words[2:]))
             if options["out"] is None and "preset" not in options:
@@ -198,7 +200,7 @@ def is_short(words: list[str]) -> bool:
 
 def reason_not_to_run(words: list[str]) -> str | None:
     """Why a command is only parsed; None if it is run."""
-    if "--download" in words:
+    if any(word.startswith("hub:") for word in words):
         return "needs the network"
     if "--adapter" in words:
         return "needs a finished run"

@@ -1,69 +1,158 @@
-"""The command line: help, exit codes, and that every command is one module like the others."""
+"""The command line: help, exit codes, how words become options, and that every command is like the others."""
 
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Annotated, Literal
 
 import pytest
 
 import experiments.commands
+from analysis.embedding import METHODS
+from analysis.plots.embedding import COLOURS
 from attngraph import __version__
 from attngraph.errors import UserError
 from experiments import cli
-from experiments.base.arguments import HelpFormatter, Parser
+from experiments.base.arguments import HelpFormatter, Parser, add_options, argument, asked, option
+from experiments.base.options import ModelOptions
+from experiments.base.types import Between, Names, Seeds
+from experiments.models.convert import ARRANGEMENTS, KINDS
+from experiments.runs.trackers import NONE, TRACKERS
+from experiments.studies.pretraining.minis import MINIS
+from experiments.tasks.task import SPLITS
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_module_of_the_folder_is_a_command():
     folder = Path(experiments.commands.__file__).parent
-    assert {file.stem for file in folder.glob("*.py")} - {"__init__"} == set(cli.COMMANDS)
+    assert {file.stem for file in folder.glob("*.py")} - {"__init__", "options"} == set(cli.COMMANDS)
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
-def test_help_of_a_command(name, capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main([name, "--help"])
-    about = cli.COMMANDS[name]
-    text = " ".join(capsys.readouterr().out.split())
-    assert end.value.code == 0 and f"usage: attngraph {name} " in text
-    assert about[0].upper() + about[1:] + "." in text
-
-
-VERBS = set(
-    "Adapt Begin Cache Compare Compute Divide Do Draw Fetch Join Label List Look Make Measure Open Permute "
-    "Put Read Resample Run Set Show Start Sum Take Train Use Write".split()
-)
-
-
-@pytest.mark.parametrize("name", cli.COMMANDS)
-def test_help_of_options_is_told_in_sentences(name):
-    for action in cli.command_parser(name)._actions:
-        if action.dest == "help":
-            continue
-        option, about = [action.dest, *action.option_strings][-1], action.help
-        assert about.split()[0] in VERBS and about.endswith("."), option
-        assert action.nargs == 0 or (action.metavar and action.metavar != action.dest.upper()), option
-        assert "by preset" not in about and "those of the preset" not in about, option
-
-
-@pytest.mark.parametrize("words", [[], ["--help"], ["--version"]])
-def test_help_and_version_import_no_command(words):
+def test_help_of_every_command_imports_nothing_but_the_standard_library():
+    """Whoever asks for help waits for no PyTorch."""
     code = (
         "import sys\n"
-        "from experiments.cli import main\n"
-        f"try: main({words})\n"
-        "except SystemExit: pass\n"
-        "print([name for name in sys.modules if name.startswith('experiments.commands.')],"
-        " 'transformers' in sys.modules)"
+        "from experiments.cli import COMMANDS, main\n"
+        "for words in ([], ['--help'], *([name, '--help'] for name in COMMANDS)):\n"
+        "    try: main(words)\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'numpy', 'yaml', 'pydantic', 'tqdm'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    *shown, modules = result.stdout.splitlines()
-    assert modules == "[] False"
-    assert shown == [f"attngraph {__version__}"] if words == ["--version"] else len(shown) > 20
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for name, about in cli.COMMANDS.items():
+        assert f"usage: attngraph {name} " in done.stdout
+        assert about[0].upper() + about[1:] + "." in " ".join(done.stdout.split())
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"attngraph {__version__}\n"
+
+
+def test_there_are_few_options_and_their_help_is_told_in_sentences():
+    count = 0
+    for name in cli.COMMANDS:
+        for action in cli.command_parser(name)._actions:
+            if action.dest in ("help", "quiet"):
+                continue
+            count += bool(action.option_strings)
+            about, place = HelpFormatter("")._expand_help(action), (name, action.dest)
+            assert about[0].isupper() and about.endswith(".") and about.lower().count("default:") <= 1, place
+            assert action.nargs == 0 or action.metavar, place
+    assert count <= 160
+
+
+def test_choices_are_those_that_the_rooms_know():
+    """Options spell them out, so that help need not import what knows them."""
+
+    def choices(command: str, name: str) -> tuple:
+        return next(a.choices for a in cli.command_parser(command)._actions if a.dest == name)
+
+    assert choices("tsne", "method") == METHODS and choices("tsne", "colour") == COLOURS
+    assert choices("tsne", "split") == choices("score", "split") == SPLITS
+    assert choices("convert", "layout") == tuple(KINDS)
+    assert choices("convert", "arrangement") == tuple(ARRANGEMENTS)
+    assert choices("pretrain", "model") == tuple(MINIS) and choices("train", "track") == (*TRACKERS, NONE)
+
+
+# ---- from types to options -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One option of each type."""
+
+    place: Path = argument("Read this.", "FOLDER")
+    more: str | None = argument("Read that.", "NAME", None)
+    count: Annotated[int, Between(1, 9)] = option("Count so many.", 3)
+    rate: float = option("Learn so fast, of 100%%.", 1.5)
+    names: Names | None = option("Name these. Default: all.")
+    seeds: Seeds | None = option("Seed so.", metavar="N")
+    colours: tuple[Literal["red", "blue"], ...] = option("Paint so.", ("red",))
+    sizes: tuple[int, int] | None = option("Draw so much.", metavar=("A", "B"))
+    changes: tuple[str, ...] = option("Set this.", (), flag="--set", nargs=None)
+    dry_run: bool = option("Run nothing.", False)
+
+
+def test_words_become_values_of_their_types():
+    assert asked(Asked, ["here"]) == Asked(place=Path("here"))
+    words = "a/b x --count 9 --rate 1e-3 --names a,,b,a --seeds 4-6 --colours blue blue --colours red"
+    words += " --sizes 2 2 --set a=1 --set b=2 --dry-run"
+    found = asked(Asked, words.split())
+    assert (found.place, found.more, found.count, found.rate) == (Path("a/b"), "x", 9, 1e-3)
+    assert (found.names, found.seeds, found.colours) == (("a", "b"), range(4, 7), ("blue", "red"))
+    assert (found.sizes, found.changes, found.dry_run) == ((2, 2), ("a=1", "b=2"), True)
+    assert asked(Asked, ["x", "--seeds", "3"]).seeds == range(3)
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [("--count", value) for value in ("x", "", "1.5", "1_0", "\u0663", "9" * 30, "10", "0")]
+    + [("--rate", value) for value in ("x", "", "nan", "-inf", "1_0", "\u0663")]
+    + [("--seeds", value) for value in ("0", "3-1", "-1", "1-2-3", "0-2147483648")]
+    + [("--set", "\t"), ("--names", " , ")],
+)
+def test_values_of_another_type_are_one_line(option, value, capsys):
+    with pytest.raises(SystemExit) as end:
+        asked(Asked, ["here", f"{option}={value}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and line.startswith(f"attngraph: {option}: ") and " give " in line
+
+
+def test_defaults_are_told_in_one_way():
+    parser = Parser(prog="attngraph", add_help=False)
+    add_options(parser, Asked)
+    text = " ".join(parser.format_help().split())
+    for said in ("so many. Default: 3.", "of 100%. Default: 1.5.", "these. Default: all.", "Default: red."):
+        assert said in text
+    assert text.count("Default") == 4 and "--colours NAME [NAME ...]" in text and "--seeds N" in text
+
+
+def test_a_model_may_be_fetched_where_its_name_says_so():
+    models = [ModelOptions(model=name) for name in ("hub:a/b", "a/b", None)]
+    assert [(one.model, one.download) for one in models] == [("a/b", True), ("a/b", False), (None, False)]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--plug", "x", "scenes"], ["scenes", "--out", "x", "--sede", "1"], ["scens"], ["tsne", "--methd=x"]],
+)
+def test_near_misses_are_named(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and line.startswith("attngraph: ")
+    assert "did you mean" in line and "--help` tells more" in line
+
+
+# ---- exit codes and signals ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -71,14 +160,12 @@ def command(monkeypatch):
     """Puts a command in the place of ``scenes``, which raises or returns what it is told."""
 
     def put(outcome):
-        def run(args):
+        def run(options):
             if isinstance(outcome, BaseException):
                 raise outcome
             return outcome
 
-        fake = SimpleNamespace(add_arguments=lambda parser: parser.add_argument("--out"), run=run)
-        monkeypatch.setitem(sys.modules, "experiments.commands.scenes", fake)
-        monkeypatch.setattr(experiments.commands, "scenes", fake, raising=False)
+        monkeypatch.setitem(sys.modules, "experiments.commands.scenes", SimpleNamespace(run=run))
 
     return put
 
@@ -107,32 +194,13 @@ def test_a_programming_error_keeps_its_traceback(command):
         cli.main(["scenes", "--out", "x"])
 
 
-def test_an_unknown_command_is_refused(capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main(["paint"])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert end.value.code == 2 and line.startswith("attngraph: COMMAND: unknown 'paint'") and "scenes" in line
-
-
-@pytest.mark.parametrize(
-    "words",
-    [["--plug", "x", "scenes"], ["scenes", "--out", "x", "--sede", "1"], ["scens"], ["tsne", "--methd=x"]],
-)
-def test_near_misses_are_named(words, capsys):
-    with pytest.raises(SystemExit):
-        cli.main(words)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("attngraph: ") and "did you mean" in line and "--help` tells more" in line
-
-
-def in_a_process(run: str, words: str = "scenes", **options) -> subprocess.CompletedProcess:
+def in_a_process(run: str, words: str = "scenes --out x", **options) -> subprocess.CompletedProcess:
     """``attngraph`` in its own process, with a command in the place of ``scenes`` that runs this code."""
     code = (
         "import sys, os, signal\n"
         "from types import SimpleNamespace\n"
-        f"def run(args):\n    {run}\n    return 0\n"
-        "fake = SimpleNamespace(add_arguments=lambda parser: None, run=run)\n"
-        "sys.modules['experiments.commands.scenes'] = fake\n"
+        f"def run(options):\n    {run}\n    return 0\n"
+        "sys.modules['experiments.commands.scenes'] = SimpleNamespace(run=run)\n"
         "from experiments.cli import main\n"
         f"sys.exit(main({words.split()}))"
     )
@@ -174,14 +242,19 @@ def test_an_output_without_room_is_one_line(monkeypatch, unbuffered):
         assert (each.returncode, each.stderr) == (2, f"attngraph: {said}\n")
 
 
-def test_ctrl_c_while_a_command_is_imported_ends_without_a_word(tmp_path):
-    """A plugin is loaded where commands are; what it takes Ctrl-C for, or says of it, does not matter."""
-    plugin = tmp_path / "slow.py"
-    plugin.write_text(
-        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n    import time; time.sleep(60)\n"
-        "except BaseException as error:\n    raise ImportError('half imported') from error\n"
+def test_ctrl_c_while_a_plugin_is_loaded_ends_without_a_word():
+    """What it takes Ctrl-C for, or says of it, does not matter; commands are imported there too."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from types import SimpleNamespace\n"
+        "def load(files):\n    try: os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
+        "    except BaseException as error: raise ImportError('half imported') from error\n"
+        "sys.modules['experiments.runs.plugins'] = SimpleNamespace(load_plugins=load)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from experiments.cli import main\n"
+        "main(['--plugin', 'slow.py', 'doctor'])"
     )
-    done = in_a_process("pass", f"--plugin {plugin} scenes", stdout=subprocess.PIPE)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
@@ -190,62 +263,27 @@ def test_ctrl_c_in_a_command_is_one_line():
     assert (done.returncode, done.stderr.strip()) == (130, "stopped")
 
 
-def test_quiet_turns_off_bars_and_notes_and_nothing_else():
-    run = (
-        "from experiments.base.progress import Progress, note; "
-        "print(sum(1 for _ in Progress(range(3), 'counting'))); note('by the way')"
-    )
-    quiet, loud = (in_a_process(run, f"scenes {option}", stdout=subprocess.PIPE) for option in ("-q", ""))
-    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "3\n", "")
-    assert loud.stdout == "3\n" and "counting: 100%" in loud.stderr and loud.stderr.endswith("by the way\n")
+def test_quiet_turns_off_bars_and_notes_and_nothing_else(command, monkeypatch, capsys):
+    def run(options):
+        from experiments.base.progress import Progress, note
 
+        print(sum(1 for _ in Progress(range(3), "counting")))
+        note("by the way")
+        return 0
 
-def test_numbers_words_and_paths_are_checked_alike(capsys):
-    parser = Parser(prog="attngraph")
-    for option, kind in {"--count": int, "--rate": float, "--out": Path, "--name": None}.items():
-        parser.add_argument(option, type=kind)
-    good = parser.parse_args("--count -3 --rate 1e-3 --out a/b --name x".split())
-    assert vars(good) == {"count": -3, "rate": 1e-3, "out": Path("a/b"), "name": "x"}
-    bad = {
-        "--count": ("x", "", "1.5", "1_000", "\u0663", "9" * 30),
-        "--rate": ("x", "", "nan", "-inf", "1_0", "\u0663"),
-        "--out": ("", " "),
-        "--name": ("", "\t"),
-    }
-    for option, values in bad.items():
-        for value in values:
-            with pytest.raises(SystemExit) as end:
-                parser.parse_args([f"{option}={value}"])
-            (line,) = capsys.readouterr().err.splitlines()
-            assert end.value.code == 2 and line.startswith(f"attngraph: {option}: ") and " give " in line
-
-
-def test_defaults_are_told_in_one_way():
-    parser = Parser(prog="attngraph", add_help=False)
-    parser.add_argument("--a", default=3, help="A number.")
-    parser.add_argument("--b", default=[1, 2], nargs=2, help="Two of 100%%.")
-    parser.add_argument("--c", help="A name. Default: your own.")
-    parser.add_argument("--d", action="store_true", help="A switch.")
-    text = " ".join(parser.format_help().split())
-    for said in ("A number. Default: 3.", "Two of 100%. Default: 1 2.", "Default: your own.", "A switch."):
-        assert said in text
-    assert text.count("Default") == 3
-
-
-@pytest.mark.parametrize("name", cli.COMMANDS)
-def test_help_texts_are_sentences(name):
-    for action in cli.command_parser(name)._actions:
-        if "--help" not in action.option_strings:
-            text = HelpFormatter("")._expand_help(action)
-            assert text[0].isupper() and text.endswith("."), (action.option_strings, text)
-            assert "(default" not in text and text.lower().count("default:") <= 1, text
+    monkeypatch.setitem(sys.modules, "experiments.commands.scenes", SimpleNamespace(run=run))
+    shown = []
+    for more in ([], ["-q"], ["--quiet"]):
+        assert cli.main(["scenes", "--out", "x", *more]) == 0
+        shown.append(capsys.readouterr())
+    assert {each.out for each in shown} == {"3\n"} and {each.err for each in shown[1:]} == {""}
+    assert "counting: 100%" in shown[0].err and "by the way\n" in shown[0].err
 
 
 def test_warnings_of_packages_are_kept_from_users_and_ours_are_not():
     run = (
         "import warnings; warn = warnings.warn_explicit; "
         "warn('theirs', FutureWarning, 'x.py', 1, module='transformers.modeling_utils'); "
-        "warn('theirs', UserWarning, 'z.py', 1, module='PIL.Image'); "
         "warn('ours', UserWarning, 'y.py', 1, module='attngraph.graph')"
     )
     done = in_a_process(run, stdout=subprocess.PIPE)
@@ -258,13 +296,3 @@ def test_every_bar_obeys_quiet():
     assert {file.name for file, text in sources.items() if "from tqdm" in text or "import tqdm" in text} == {
         "progress.py"
     }
-
-
-@pytest.mark.parametrize("words", [[], ["-q"], ["--quiet"]])
-def test_quiet_prints_the_same_results(words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.data.drawn.SOON", 0)
-    sizes = "--questions 2 1 1 --hypotheses 3 3 3 --captions 1 1 1".split()
-    assert cli.main(["scenes", "--out", str(tmp_path / "data"), *sizes, *words]) == 0
-    shown = capsys.readouterr()
-    assert shown.out.endswith("vqa_v2, snli_ve and karpathy, seed 0\n")
-    assert bool(shown.err) == (not words)

@@ -18,9 +18,8 @@ from experiments.base.arguments import QUIET
 from experiments.cli import COMMANDS, main
 from experiments.models import blip
 from tests.experiments.bad_inputs import asking, reading, writing
-from tests.experiments.bad_inputs.case import Case
 from tests.experiments.bad_inputs.damage import JSON_FILE
-from tests.experiments.bad_inputs.world import World, listing, make_world
+from tests.experiments.bad_inputs.world import Case, World, listing, make_world
 
 CASES = [case for boundary in (asking, reading, writing) for case in boundary.cases()]
 #: Words of which a message with a remedy has one.
@@ -68,8 +67,8 @@ def restored(monkeypatch, world, load_weights):
 
 def test_each_command_and_way_to_damage_a_file_has_cases():
     names = [case.name for case in CASES]
-    assert len(set(names)) == len(names) <= 400
-    assert {name.split()[0] for name in names} >= set(COMMANDS)
+    assert len(set(names)) == len(names) <= 330
+    assert {name.split()[0] for name in names} >= set(COMMANDS) - {"doctor"}
     assert all(any(name.endswith(how) for name in names) for how in JSON_FILE)
 
 

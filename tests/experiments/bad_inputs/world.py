@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,65 +43,18 @@ rates: {adapters: [6.0e-3, 1.2e-2]}
 TEXTS = "a red ball\n"
 
 
-@dataclass(frozen=True)
 class World:
     """Folders and files that every command accepts."""
 
-    folder: Path
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
-
-    @property
-    def six(self) -> Path:
-        return self.folder / "six"
-
-    @property
-    def texts(self) -> Path:
-        return self.folder / "texts.txt"
-
-    @property
-    def preset(self) -> Path:
-        return self.folder / "least.yaml"
-
-    @property
-    def table(self) -> Path:
-        return self.folder / "two.yaml"
-
-    @property
-    def size(self) -> Path:
-        return self.folder / "little.yaml"
-
-    @property
-    def adapter(self) -> Path:
-        return self.folder / "adapter"
-
-    @property
-    def run(self) -> Path:
-        return self.folder / "run"
-
-    @property
-    def cell(self) -> Path:
-        """A finished cell that answers everything alike."""
-        return self.folder / "cell"
-
-    @property
-    def archives(self) -> Path:
-        return self.folder / "archives"
-
-    @property
-    def answers(self) -> Path:
-        return self.folder / "answers.json"
-
-    @property
-    def picture(self) -> Path:
-        return self.folder / "picture.png"
-
-    @property
-    def original(self) -> Path:
-        """A checkpoint in its authors' names."""
-        return self.folder / "original" / "blip.pth"
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.data, self.six = folder / "data", folder / "six"
+        self.preset, self.table, self.size = (folder / f"{name}.yaml" for name in ("least", "two", "little"))
+        self.texts, self.picture = folder / "texts.txt", folder / "picture.png"
+        self.run, self.archives, self.answers = folder / "run", folder / "archives", folder / "answers.json"
+        self.cell = folder / "cell"  # finished, answers everything alike
+        self.adapter = folder / "adapter"
+        self.original = folder / "original" / "blip.pth"  # a checkpoint in its authors' names
 
     def model(self, name: str) -> Path:
         return self.folder / "models" / name
@@ -113,6 +67,22 @@ class World:
         else:
             shutil.copy(what, target)
         return target
+
+
+@dataclass(frozen=True)
+class Case:
+    """One bad input.
+
+    Args:
+        name: command, what is wrong and how.
+        words: given the world and an empty folder of its own, the words after ``attngraph``; what is damaged
+            is written into the folder.
+        named: the message holds one of these.
+    """
+
+    name: str
+    words: Callable[[World, Path], list[str]]
+    named: tuple[str, ...]
 
 
 def make_world(folder: Path) -> World:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.experiments.bad_inputs.asking import good_words
-from tests.experiments.bad_inputs.case import Case
 from tests.experiments.bad_inputs.damage import JSON_FILE
-from tests.experiments.bad_inputs.world import World
+from tests.experiments.bad_inputs.world import Case, World
 
 #: Command -> a file that it writes.
 RESULTS = {

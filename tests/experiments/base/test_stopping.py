@@ -129,14 +129,14 @@ def test_every_command_tidies_up_when_a_signal_ends_it(number, tmp_path, monkeyp
             signal.raise_signal(number)
         return 0
 
-    command = SimpleNamespace(add_arguments=lambda parser: None, run=run)
-    monkeypatch.setattr(cli, "_module", lambda name: command)
-    assert cli.main(["report"]) == 128 + number
+    command = SimpleNamespace(run=run)
+    monkeypatch.setattr(cli, "_imported", lambda name: command)
+    assert cli.main(["doctor"]) == 128 + number
     assert capsys.readouterr().err == "\nstopped\n" and not out.exists()
     monkeypatch.setenv("WORLD_SIZE", "2")  # under torchrun, signals do what they do without us
     before = signal.getsignal(number)
-    command.run = lambda args: 0 if signal.getsignal(number) is before else 1
-    assert cli.main(["report"]) == 0
+    command.run = lambda options: 0 if signal.getsignal(number) is before else 1
+    assert cli.main(["doctor"]) == 0
 
 
 def test_outside_the_main_thread_nothing_is_handled():

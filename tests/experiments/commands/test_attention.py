@@ -1,8 +1,6 @@
 """The command ``attngraph attention``, on the model and scenes that it has at hand."""
 
-import argparse
 import re
-from dataclasses import replace
 from functools import wraps
 
 import numpy as np
@@ -15,19 +13,15 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from attngraph import AttentionGraph, capture
-from attngraph.errors import UserError
+from attngraph import capture
+from experiments.base.arguments import asked
 from experiments.commands import attention
+from experiments.commands.options import AttentionOptions
 from experiments.inspect import maps as views
 from experiments.inspect.maps import ask
 from experiments.inspect.regions import region
-from experiments.inspect.source import Source
-from experiments.inspect.words import words_of
 from experiments.models import load_family
-from experiments.models.batch import Batch, Sample, Text
-from experiments.models.images import Pictures, preprocess
-from experiments.scenes.drawing import draw
-from experiments.scenes.scene import scenes
+from experiments.models.images import preprocess
 from tests.experiments.inspect.looking import pictures, source
 from tests.experiments.tiny import save, save_adapter
 
@@ -35,15 +29,7 @@ CROSS = "text_decoder.bert.encoder.layer.{}.crossattention.self"
 
 
 def run(out, *words) -> int:
-    parser = argparse.ArgumentParser()
-    attention.add_arguments(parser)
-    return attention.run(parser.parse_args([*map(str, words), "--out", str(out)]))
-
-
-def samples(count: int) -> list[Sample]:
-    return [
-        Sample(str(scene.id), draw(scene), scene=scene) for scene in scenes("test", count, 3, "downstream")
-    ]
+    return attention.run(asked(AttentionOptions, [*map(str, words), "--out", str(out)]))
 
 
 @pytest.fixture(scope="module")
@@ -102,108 +88,6 @@ def test_the_mass_is_what_the_weights_say(tmp_path, monkeypatch):
     inside = region(asked.scene, thing, 8).view(8, 8)
     assert found == pytest.approx(float(row[inside].sum() / row.sum()), rel=1e-4)
     assert found <= float(box) + 1e-6  # the patches that the object touches
-
-
-def test_questions_are_about_one_object_and_answered_truly():
-    asked, things = ask(samples(40), seed=0)
-    assert len(asked) > 30 and {item.answer for item in asked} > {"red", "circle"}
-    for item in asked:
-        thing = things[item.name]
-        told = thing.shape if "color is" in item.prompt else thing.color
-        assert told in item.prompt and item.answer == (
-            thing.color if "color is" in item.prompt else thing.shape
-        )
-        assert sum(told in (other.shape, other.color) for other in item.scene.things) == 1
-    assert ask(samples(40), seed=0)[0] == asked and ask(samples(40), seed=1)[0] != asked
-    twins = [
-        replace(item, scene=replace(item.scene, things=item.scene.things[:1] * 2)) for item in samples(2)
-    ]
-    with pytest.raises(UserError, match="raise --examples"):
-        ask(twins, seed=0)
-
-
-def test_the_region_is_where_the_object_is_drawn():
-    """Pixels that change when the object is taken away lie in its patches, but for a few."""
-    for item in samples(12):
-        for thing in item.scene.things:
-            without = replace(
-                item.scene, things=tuple(other for other in item.scene.things if other is not thing)
-            )
-            changed = (np.asarray(draw(item.scene)) != np.asarray(draw(without))).any(-1)
-            per_patch = changed.reshape(8, 8, 8, 8).sum((1, 3)).ravel()
-            inside = region(item.scene, thing, 8).numpy()
-            assert (per_patch[~inside] < 4).all()
-            assert per_patch[inside].sum() > 0.95 * per_patch.sum() and inside.sum() <= 16
-
-
-def text(prompt=None) -> Text:
-    """Two examples, padded on the left and on the right."""
-    tokens = [["[PAD]", "a", "b", "c"], ["d", "e", "[PAD]", "[PAD]"]]
-    padding = torch.tensor([[word == "[PAD]" for word in line] for line in tokens])
-    return Text(tokens, torch.tensor([[0, 1, 2, 3], [4, 5, 0, 0]]), padding, padding, prompt)
-
-
-def batch_of(written: Text) -> Batch:
-    return Batch([Sample("one", None), Sample("two", None)], {}, written)
-
-
-def sequence(n: int, image: torch.Tensor | str = "text") -> AttentionGraph:
-    x = torch.zeros(2, 1, n, 1)
-    return AttentionGraph(
-        x, x, torch.ones(2, 1, n, n) / n, kind="self", query_modality=image, value_modality=image
-    )
-
-
-def test_positions_of_tokens():
-    names, words, seeing = (
-        ["one", "two"],
-        words_of(batch_of(text()), sequence(4), 0),
-        torch.ones(2, 4, dtype=torch.bool),
-    )
-
-    def positions(token, prompt=None, seeing=seeing):
-        return views.positions(names, words, token, prompt, seeing).tolist()
-
-    assert positions("first") == [1, 0] and positions("last") == [3, 1] and positions("1") == [2, 1]
-    assert positions("answer", torch.tensor([3, 2])) == [2, 1]
-    assert positions(
-        "first", seeing=torch.tensor([[True, False, True, True], [False, True, True, True]])
-    ) == [2, 1]
-    with pytest.raises(UserError, match="--tokens 2: example two has tokens 0 to 1 only: d e$"):
-        positions("2")
-    with pytest.raises(UserError, match="not known; give numbers"):
-        positions("answer")
-    with pytest.raises(UserError, match="--tokens first: no token of example two sees the image"):
-        positions("first", seeing=torch.tensor([[True] * 4, [False] * 4]))
-
-
-def test_tokens_of_a_sequence_and_places_of_the_text():
-    """Image nodes before the text: the nodes come later than the tokens."""
-    image = torch.tensor([[True, True, False, False, False, False]] * 2)
-    words = words_of(batch_of(text()), sequence(6, image), 0)
-    assert views.positions(
-        ["one", "two"], words, "last", None, torch.ones(2, 6, dtype=torch.bool)
-    ).tolist() == [5, 3]
-    assert words.node(torch.tensor([2, 0])).tolist() == [4, 2] and words.place(
-        torch.tensor([4, 2])
-    ).tolist() == [2, 0]
-
-
-def test_the_score_is_the_logit_of_the_next_token_or_of_the_likeliest():
-    logits = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
-
-    def score(place, **output):
-        return views.score_at(batch_of(text()), torch.tensor(place), argparse.Namespace(**output)).tolist()
-
-    assert score([1, 0], logits=logits) == [logits[0, 1, 2], logits[1, 0, 5]]
-    assert score([3, 1], logits=logits) == [logits[0, 3].max(), logits[1, 1].max()]
-    behind = torch.cat([torch.zeros(2, 3, 6), logits], 1)  # an image of three nodes comes before the text
-    assert score([1, 0], logits=behind) == [logits[0, 1, 2], logits[1, 0, 5]]
-    assert score([1, 0], logits=logits[:, 0]) == [logits[0, 0].max(), logits[1, 0].max()]  # of a classifier
-    assert score([1, 0], logits_per_image=logits[0, :2, :2]) == [logits[0, 0, 0], logits[0, 1, 1]]
-    for output in ({"logits": logits[:, :3]}, {"logits": None}, {}):
-        with pytest.raises(views.NoScore):
-            score([1, 0], **output)
 
 
 @pytest.fixture(scope="module")
@@ -270,104 +154,6 @@ def test_an_adapted_model_shows_both_weights(tmp_path):
     assert abs(one["raw M", "answer"] - one["raw M\u0304", "answer"]) > 1e-3
     assert '"weights":["M","M\u0304"]' in (tmp_path / "dense" / "viewer.html").read_text(encoding="utf-8")
     pd.testing.assert_series_equal(one, other, rtol=1e-4)
-
-
-def test_models_without_maps_are_refused(monkeypatch):
-    """With nodes that are no tokens of the text, an image without [CLS], or image nodes in no grid."""
-    written = batch_of(text())
-    batch = replace(written, pictures=Pictures([Image.new("RGB", (8, 8))] * 2))
-    looked_at = source()
-
-    def graph(kind, n, m, values="image", queries="text"):
-        features = torch.zeros(2, 1, n, 1), torch.zeros(2, 1, m, 1)
-        return AttentionGraph(
-            *features, torch.ones(2, 1, n, m) / m, kind=kind, query_modality=queries, value_modality=values
-        )
-
-    for found, message in (
-        (graph("self", 4, 4, "text"), "nodes must be a square number of patches"),
-        (graph("cross", 3, 9), "the query nodes of its last layer are not the tokens of the text"),
-        (
-            graph("self", 4, 4, "image", "image"),
-            "neither a .CLS. node comes before the patches nor a probe looks at them",
-        ),
-        (
-            graph("cross", 16, 4, "image", "image"),
-            "neither a .CLS. node comes before the patches nor a probe",
-        ),
-        (graph("cross", 4, 24), "nodes must be a square number of patches"),
-    ):
-        monkeypatch.setattr(Source, "read", lambda *_, graph=found: {"layer": graph})
-        with pytest.raises(UserError, match=f"^mini-BLIP.*{message}"):
-            views.read_view(looked_at, batch, None)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--layers", "*layer.7*"], r"no layer is called '\*layer.7\*'; choose from vision_model"),
-        (
-            ["--layers", "*", "--heads", "4"],
-            "vision_model.* has heads 0 to 3, not 4|crossattention.* has heads 0 to 3, not 4",
-        ),
-        (["--tokens", "40"], "--tokens 40: example .* has tokens 0 to .* only"),
-        (["--tokens", "middle"], "--tokens middle: give first, answer, last, or the number"),
-    ],
-)
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, words, message):
-    with pytest.raises(UserError, match=message) as error:
-        run(tmp_path / "out", "--examples", 2, *words)
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_layers_chosen_for_the_viewer_alone(tmp_path, capsys):
-    """Those that don't lead to the image: raw attention is that of the model's last then."""
-    run(tmp_path, "--examples", 2, "--layers", "*layer.1.attention.*", "vision_model*3*")
-    assert f"raw attention is that of {CROSS.format(3)}" in capsys.readouterr().out
-    page = (tmp_path / "viewer.html").read_text(encoding="utf-8")
-    assert (
-        '"text_decoder.bert.encoder.layer.1.attention.self"' in page
-        and "vision_model.encoder.layers.3" in page
-    )
-    assert "crossattention" not in page
-
-
-def test_only_a_run_with_the_same_settings_replaces_results(tmp_path):
-    words = ("--examples", 2, "--pictures", 1, "--tokens", "first")
-    run(tmp_path, *words)
-    for name in ("notes.txt", "maps.txt"):
-        (tmp_path / name).write_text("mine")
-    before = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    with pytest.raises(UserError, match="holds another experiment .other tokens.: give"):
-        run(tmp_path, *words, "--tokens", "last")
-    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before
-    run(tmp_path, *words, "--batch", 1)
-    after = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
-    assert {name for name in before if before[name] == after[name]} == {"notes.txt", "maps.txt"}
-
-
-@pytest.mark.parametrize(
-    ("family", "title"),
-    [("vit", "the image's [CLS] node"), ("siglip", "the probe of the image's pooling head")],
-)
-def test_figures_say_who_looks(tmp_path, monkeypatch, family, title):
-    drawn = []
-    monkeypatch.setattr(views, "draw_maps", lambda *args: drawn.append(args[3]))
-    (tmp_path / "texts.txt").write_text("a red ball\n")
-    texts = ("--texts", tmp_path / "texts.txt") if family == "siglip" else ()
-    folder = save(family, tmp_path / "model")
-    run(tmp_path / "out", "--model", folder, "--images", *pictures(tmp_path / "p", "x.png"), *texts)
-    assert drawn == [f"{type(load_family(folder).model).__name__} (model): where {title} looks"]
-
-
-def test_figures_speak_of_answers_only_where_there_are_questions(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(views, "draw_maps", lambda *args: drawn.append(args[3]))
-    run(tmp_path / "out", "--images", *pictures(tmp_path / "p", "x.png"), "--tokens", "answer")
-    run(tmp_path / "asked", "--examples", 1, "--tokens", "answer")
-    titles = ("the token before the text", "the token before the answer")
-    assert drawn == [f"mini-BLIP: where {who} looks" for who in titles]
 
 
 def test_a_question_that_the_encoder_reads_stands_before_what_the_decoder_writes(tmp_path, monkeypatch):

@@ -46,14 +46,16 @@ def made(toy, tmp_path_factory):
 def test_a_checkpoint_is_whole_and_checked(made, tmp_path, capsys):
     for name, folder in made.items():
         assert {file.name for file in folder.iterdir()} == {*study.NAMES, "run.json"}
-        assert main(["pretrain", "--check", str(folder)]) == 0, "the folder says which model it holds"
+        assert main(["pretrain", "--check", "--out", str(folder)]) == 0, (
+            "the folder says which model it holds"
+        )
         assert capsys.readouterr().out.endswith("the scores agree\n")
         assert load_family(folder).name == {"mini-blip": "mini_blip", "mini-mplug": "mplug"}[name]
     copy = shutil.copytree(made["mini-blip"], tmp_path / "copy")
     scores = json.loads((copy / "scores.json").read_text())
     scores["scores"]["caption_loss"] += 1
     (copy / "scores.json").write_text(json.dumps(scores))
-    assert main(["pretrain", "--check", str(copy)]) == 1
+    assert main(["pretrain", "--check", "--out", str(copy)]) == 1
 
 
 def test_the_same_seed_gives_the_same_weights(made, tmp_path):
@@ -87,7 +89,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing(tmp_path, monkeypatch, 
 def test_damaged_scores_of_a_checkpoint_are_named(content, message, tmp_path, capsys):
     if content is not None:
         (tmp_path / "scores.json").write_text(content)
-    assert main(["pretrain", "--check", str(tmp_path)]) == 2
+    assert main(["pretrain", "--check", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "scores.json" in error and message in error and "finished `attngraph pretrain`" in error
     assert error.count("\n") == 1

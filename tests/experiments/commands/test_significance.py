@@ -1,7 +1,5 @@
 """attngraph significance: p values from cells and archives."""
 
-import json
-
 import pandas as pd
 import pytest
 
@@ -52,25 +50,6 @@ def test_archives_give_the_same(run, tmp_path, capsys):
         assert main(["significance", str(folder)]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
-
-
-def test_a_score_that_one_run_lacks_is_no_column(tmp_path, capsys):
-    run = save_cells(tmp_path / "run", {"caption": TASKS["caption"]}, seeds=(0,))
-    file = run / "cells" / "pgnn" / "caption" / "seed0" / "scores.json"
-    result = json.loads(file.read_text())
-    del result["scores"]["caption.scene"]
-    file.write_text(json.dumps(result))
-    assert main(["significance", str(run)]) == 0
-    text = capsys.readouterr().out
-    assert "CIDEr" in text and "Scene F1" not in text
-
-
-def test_a_folder_of_another_command_is_refused_before_anything_is_computed(run, tmp_path, capsys):
-    assert main(["significance", str(run), "--out", str(tmp_path / "out")]) == 0
-    capsys.readouterr()
-    assert main(["significance", str(run), "--rows", "rate", "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and "holds another experiment (other rows)" in said.err
 
 
 def test_one_seed_says_what_it_speaks_for(tmp_path, capsys):

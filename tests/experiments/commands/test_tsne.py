@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from analysis.points import COLUMNS
-from attngraph import AttentionGraph
-from attngraph.errors import UserError
+from experiments.base.arguments import asked
 from experiments.base.lock import sole_use
 from experiments.cli import main
 from experiments.commands import tsne
-from experiments.inspect.points import node_labels
+from experiments.commands.options import TsneOptions
 from experiments.inspect.source import open_source
 from experiments.inspect.words import PATCH_NAMES
-from experiments.models.batch import Batch, Sample, Text
 from experiments.scenes.drawing import patch_targets
 from tests.experiments.tiny import save_adapter
 
@@ -27,9 +23,7 @@ QUICK = ("--examples", "6", "--method", "pca", "--points", "120")
 
 
 def parse(*words):
-    parser = argparse.ArgumentParser()
-    tsne.add_arguments(parser)
-    return parser.parse_args([str(word) for word in words])
+    return asked(TsneOptions, [str(word) for word in words])
 
 
 def run(out, *words):
@@ -71,22 +65,6 @@ def test_by_default_the_last_cross_attention_and_the_self_attention_before_it(fi
         *(("purity", label, space) for label in ("role", "class") for space in ("features", "map")),
     ]
     assert (measures[measures.measure == "trustworthiness"].value > 0.8).all()
-
-
-def test_the_same_seed_gives_the_same_map(first, tmp_path):
-    _, _, table, _ = first
-    again, _ = run(
-        tmp_path,
-        "--examples",
-        8,
-        "--points",
-        150,
-        "--perplexity",
-        5,
-        "--layers",
-        LAYER.format(3, "attention"),
-    )
-    pd.testing.assert_frame_equal(again, table[table.panel == 0])
 
 
 def test_labels_are_those_of_the_nodes(first):
@@ -156,30 +134,6 @@ def test_an_adapted_models_points_on_the_frozen_models_map(tmp_path):
     assert len(measures[measures.measure == "trustworthiness"]) == 8
 
 
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (("--layers", "nowhere"), "no attention layer is called 'nowhere'; choose from .*crossattention"),
-        (
-            ("--method", "tsne", "--perplexity", 5, 60),
-            r"attention.* gives \d+ points, too few .* needs 181: .* or a lower --perplexity",
-        ),
-        (("--method", "tsne", "--perplexity", "nan"), "--perplexity must be"),
-        (
-            ("--perplexity", 30, 1, "--method", "umap"),
-            "--perplexity must be numbers from 2 on for umap",
-        ),
-        (("--perplexity", 5, 7), "--perplexity changes nothing in PCA: leave it out"),
-        (("--heads", 0, 99), "has heads 0..3, not 99: choose --heads .* \\(--layers\\)$"),
-        (("--layers", "vision_model*3*", "--colour", "token"), "--colour token: nothing is known"),
-    ],
-)
-def test_bad_input_ends_in_one_line_and_writes_nothing(tmp_path, words, message):
-    with pytest.raises(UserError, match=message) as error:
-        run(tmp_path / "out", *QUICK, *words)
-    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("name", ["tsne", "heterophily", "attention", "bench"])
 def test_a_folder_in_use_is_refused_before_any_work(name, tmp_path, capsys):
     """All commands that take the folder for themselves as this one does."""
@@ -187,39 +141,3 @@ def test_a_folder_in_use_is_refused_before_any_work(name, tmp_path, capsys):
         assert main([name, "--out", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "out is in use by another command (process" in line
-
-
-def graph_of(n, m, **more):
-    return AttentionGraph(torch.randn(2, 1, n, 3), torch.randn(2, 1, m, 3), torch.rand(2, 1, n, m), **more)
-
-
-def text_batch(**inputs):
-    tokens = [["[CLS]", "red", "[SEP]"], ["[CLS]", "[SEP]", "[PAD]"]]
-    special = torch.tensor([[True, False, True], [True, True, True]])
-    padding = torch.tensor([[False, False, False], [False, False, True]])
-    text = Text(tokens, torch.zeros(2, 3, dtype=torch.long), special, padding)
-    return Batch([Sample("a", None), Sample("b", None)], inputs, text)
-
-
-def test_text_nodes_of_a_mixed_sequence_get_the_tokens_in_order():
-    image = torch.tensor([[True, False, False, True, False]] * 2)
-    labels, valid = node_labels(text_batch(), graph_of(5, 5, query_modality=image), 0)
-    assert labels["token"].tolist() == [
-        ["", "[CLS]", "red", "", "[SEP]"],
-        ["", "[CLS]", "[SEP]", "", "[PAD]"],
-    ]
-    assert labels["class"][0].tolist() == ["image", "special token", "word", "image", "special token"]
-    assert valid.tolist() == [[True] * 5, [True, True, True, True, False]]
-
-
-def test_a_sequence_that_holds_the_images_places_gets_the_tokens_of_the_text():
-    image = torch.tensor([[False, True, False]] * 2)
-    labels, valid = node_labels(text_batch(), graph_of(3, 3, query_modality=image), 0)
-    assert labels["token"].tolist() == [["[CLS]", "", "[SEP]"], ["[CLS]", "", "[PAD]"]]
-    assert valid.tolist() == [[True] * 3, [True, True, False]]
-
-
-def test_nodes_that_are_no_tokens_stay_without():
-    for graph in (graph_of(3, 3, query_modality="image"), graph_of(4, 4, query_modality="text")):
-        labels, valid = node_labels(text_batch(), graph, 0)
-        assert (labels["token"] == "").all() and valid.all()

@@ -1,6 +1,6 @@
 """A complete method of one's own: (IA)^3 on the key and value projections, through PEFT.
 
-Run it with ``attngraph --plugin example_method.py ablation --gnn ia3,gcn``.
+Run it with ``attngraph --plugin example_method.py ablation --rows ia3,gcn``.
 """
 
 from dataclasses import dataclass

@@ -1,18 +1,17 @@
 """What the tests of the analysis commands look at."""
 
-import argparse
 from pathlib import Path
 
 from PIL import Image
 
-from experiments.inspect.source import Source, add_source_arguments, open_source
+from experiments.base.arguments import asked
+from experiments.base.options import LookOptions
+from experiments.inspect.source import Source, open_source
 
 
-def parse(*words) -> argparse.Namespace:
+def parse(*words) -> LookOptions:
     """The options that all analysis commands share."""
-    parser = argparse.ArgumentParser()
-    add_source_arguments(parser)
-    return parser.parse_args([str(word) for word in words])
+    return asked(LookOptions, [str(word) for word in words])
 
 
 def source(*words, trained: bool = True) -> Source:

@@ -1,6 +1,5 @@
 """Every kind of model that a command loads: the right words and patches, in any batch, in all commands."""
 
-import argparse
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +14,8 @@ from analysis.maps import patch_grid
 from analysis.relevance import image_nodes, route, valid_nodes
 from attngraph import capture
 from attngraph.errors import UserError
+from experiments.base.arguments import asked
+from experiments.cli import options_of
 from experiments.commands import attention, heterophily, tsne
 from experiments.inspect.words import words_of
 from tests.experiments.inspect.looking import source
@@ -159,8 +160,6 @@ QUICK_COMMANDS = {
 )
 def test_every_command_runs_whatever_the_batch(command, family, options, tmp_path, monkeypatch):
     module, file, more = COMMANDS[command]
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
     tables = []
     quick = partial(heterophily.Settings, permutations=1, replicates=20)
     for batch in ("1", "2"):
@@ -171,7 +170,9 @@ def test_every_command_runs_whatever_the_batch(command, family, options, tmp_pat
         else:
             monkeypatch.undo()
         monkeypatch.setattr(heterophily, "Settings", quick)
-        args = parser.parse_args([*options(family), *more, "--batch", batch, "--out", str(tmp_path / batch)])
+        args = asked(
+            options_of(command), [*options(family), *more, "--batch", batch, "--out", str(tmp_path / batch)]
+        )
         if command == "attention" and family in TEXT_ALONE:
             with pytest.raises(UserError, match="attention maps need images"):
                 module.run(args)
@@ -197,9 +198,8 @@ def test_rotated_queries_are_told(options, tmp_path, monkeypatch, capsys):
     notes = []
     monkeypatch.setattr(tsne, "draw", lambda *args: notes.extend(args[-1]))
     for module, more in ((heterophily, ["--clusters", "0"]), (tsne, ["--method", "pca"])):
-        parser = argparse.ArgumentParser()
-        module.add_arguments(parser)
-        module.run(parser.parse_args([*options("llama"), *more, "--out", str(tmp_path / module.__name__)]))
+        name = module.__name__.rpartition(".")[2]
+        module.run(asked(options_of(name), [*options("llama"), *more, "--out", str(tmp_path / name)]))
     told = "model.layers.*.self_attn: queries could be read only with rotary positions"
     assert told in capsys.readouterr().out
     assert any(note.startswith("model.layers.1.self_attn: queries could be read only") for note in notes)

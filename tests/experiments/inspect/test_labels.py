@@ -259,6 +259,6 @@ def test_pieces_have_the_part_of_their_word(pipeline, saved, tmp_path):
 
 def test_no_pipeline_is_one_line(tmp_path):
     pytest.importorskip("spacy")
-    with pytest.raises(UserError, match="--tagger nowhere cannot be loaded .* spacy download") as error:
+    with pytest.raises(UserError, match="--labels spacy:nowhere cannot be loaded .* spacy download") as error:
         Tagger("nowhere")
     assert "\n" not in str(error.value)

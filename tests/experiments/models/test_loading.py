@@ -186,7 +186,10 @@ def test_another_tasks_head_and_old_buffers_do_not_matter(kind, architecture, tm
     ("name", "message"),
     [
         ("nowhere", "no folder with a config.json, and no hub name"),
-        ("no-such-owner/no-such-model", r"cannot be loaded .*allow the download \(--download\)"),
+        (
+            "no-such-owner/no-such-model",
+            r"cannot be loaded .*allow the download \(--model hub:no-such-owner/no-such-model\)",
+        ),
     ],
 )
 def test_an_unknown_name_is_one_line(name, message):
@@ -202,7 +205,7 @@ def test_a_name_that_the_hub_does_not_give_is_no_reason_to_allow_a_download(monk
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", offline)
     with pytest.raises(UserError, match="couldn't connect.*check the name and the network") as error:
         load_family("no-such-owner/no-such-model", download=True)
-    assert "--download" not in str(error.value)
+    assert "hub:" not in str(error.value)
     assert capsys.readouterr().err == "looking for no-such-owner/no-such-model on the hub\n"
 
 

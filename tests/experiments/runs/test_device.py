@@ -64,7 +64,7 @@ def test_a_device_that_is_not_there(device):
 def test_threads_are_bounded_and_given_back(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     for threads in (0, 4):
-        with pytest.raises(UserError, match=f"--threads must be at least 1 and at most 3.*got {threads}"):
+        with pytest.raises(UserError, match=f"--on threads must be at least 1 and at most 3.*got {threads}"):
             check_threads(threads)
     check_threads(3)
     before = torch.get_num_threads()

@@ -194,7 +194,7 @@ def test_slurm_runs_real_cells_and_cancels_what_a_killed_command_left(slurm, tmp
 def test_a_ray_cluster_that_is_not_there_or_too_small_is_one_line(ray, tmp_path):
     for cluster, said in (
         ({"cpus": "999"}, "no machine of Ray's cluster has what a cell is given, 999 cores"),
-        ({"address": "127.0.0.1:1"}, "--cluster address=127.0.0.1:1: no Ray cluster answers"),
+        ({"address": "127.0.0.1:1"}, "--on address=127.0.0.1:1: no Ray cluster answers"),
     ):
         run = Execution(tmp_path, launcher="ray", cluster=cluster)
         with pytest.raises(UserError, match=said) as error, ENGINES["ray"](jobs_of(run, "one"), run):

@@ -51,7 +51,7 @@ def preset(tmp_path):
 
 
 PLUGINS = ["--plugin", str(TASK), "--plugin", str(METHOD)]
-WORDS = [*PLUGINS, "ablation", "--tasks", "easy_vqa,colours", "--gnn", "ia3,gcn"]
+WORDS = [*PLUGINS, "ablation", "--tasks", "easy_vqa,colours", "--rows", "ia3,gcn"]
 
 
 @pytest.mark.slow
@@ -98,7 +98,7 @@ def test_without_the_plugin_they_are_unknown(preset, tmp_path, capsys):
     words = ["ablation", "--preset", str(preset), "--out", str(tmp_path / "out")]
     assert main([*words, "--tasks", "colours"]) == 2
     assert "unknown task 'colours'" in capsys.readouterr().err
-    assert main([*words, "--gnn", "ia3"]) == 2
+    assert main([*words, "--rows", "ia3"]) == 2
     assert "unknown method 'ia3'" in capsys.readouterr().err
 
 
@@ -155,7 +155,7 @@ def test_two_plugins_of_one_name_are_two_modules(tmp_path):
 def test_any_image_text_model_is_a_tables_model(preset, tmp_path, capsys):
     """A tiny LLaVA, through its own processor, with p-adapters in its language model."""
     out = tmp_path / "out"
-    words = ["--gnn", "pgnn", "--tasks", "vqa", "--model", str(save("llava", tmp_path / "llava"))]
+    words = ["--rows", "pgnn", "--tasks", "vqa", "--model", str(save("llava", tmp_path / "llava"))]
     assert main(["ablation", "--preset", str(preset), *words, "--out", str(out)]) == 0, (
         capsys.readouterr().err
     )

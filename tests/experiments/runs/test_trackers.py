@@ -1,6 +1,6 @@
 """The numbers of a run are shown elsewhere too; nothing is sent anywhere unasked."""
 
-import argparse
+import importlib.util
 import os
 import sys
 from unittest.mock import Mock
@@ -13,7 +13,7 @@ from experiments.runs import device
 from experiments.runs.cells import run_cell
 from experiments.runs.execution import Execution
 from experiments.runs.experiment import Recipe
-from experiments.runs.trackers import Tracking, add_tracking_argument, trackers_of
+from experiments.runs.trackers import Tracking, trackers_of
 from tests.experiments.runs.small import small_cell
 
 EventAccumulator = pytest.importorskip(
@@ -32,17 +32,16 @@ def unset(monkeypatch):
         monkeypatch.delenv(name)
 
 
-def asked(*given):
-    parser = argparse.ArgumentParser()
-    add_tracking_argument(parser)
-    return trackers_of(parser.parse_args(given))
-
-
-def test_tensorboard_is_the_default():
-    assert asked() == asked("--track", "tensorboard", "tensorboard") == ("tensorboard",)
-    assert asked("--track", "none") == ()
+def test_none_stands_alone():
+    assert trackers_of(("tensorboard",)) == ("tensorboard",) and trackers_of(("none",)) == ()
     with pytest.raises(UserError, match="--track none tensorboard: give trackers, or none"):
-        asked("--track", "none", "tensorboard")
+        trackers_of(("none", "tensorboard"))
+
+
+def test_a_missing_package_is_named_with_the_command(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(UserError, match="--track mlflow needs .*pip install mlflow"):
+        trackers_of(("mlflow",))
 
 
 def read(folder):

@@ -1,15 +1,19 @@
 """Presets, tables, sizes and settings: files that are right are read, all others end with one line and the
 remedy."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from attngraph.errors import UserError
+from experiments.base import shipped
+from experiments.cli import main
 from experiments.methods import METHODS
 from experiments.methods.settings import SETTINGS_FILE, Choice, Settings, chosen_settings, write_settings
 from experiments.runs.experiment import Part, Scenes, Training, laid_over, load_experiment
+from experiments.tables import grid as grids
 from experiments.tables.grid import Grid, load_preset, load_table, names_of
 from experiments.tables.plan import Plan, Wanted, plan_table
 from experiments.tasks import TASKS
@@ -224,6 +228,23 @@ def test_tables_and_sizes_that_are_wrong_are_named(table, size, said, tmp_path):
     with pytest.raises(UserError, match=said) as error:
         load_table(table, size)
     one_line(error)
+
+
+def test_where_presets_are_gone_or_damaged_the_others_work(tmp_path, monkeypatch, capsys):
+    for module in (grids, shipped):
+        monkeypatch.setattr(module, "CONFIGS", tmp_path)
+    with pytest.raises(UserError, match="unknown preset 'quick': install attngraph again, or give a YAML"):
+        load_preset("quick")
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "quick.yaml").write_text("seeds: [")
+    (tmp_path / "presets" / "smoke.yaml").write_text(f"{RIGHT}")
+    os.mkfifo(tmp_path / "presets" / "pipe.yaml")  # reading it would wait for ever
+    assert shipped.described("preset") == "quick; smoke: mine"
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["ablation", "--preset", "smoke", "--dry-run", *out]) == 0
+    for name, said in (("quick", "quick.yaml cannot be read"), ("pipe", "pipe.yaml: is no file")):
+        assert main(["ablation", "--preset", name, "--dry-run", *out]) == 2
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

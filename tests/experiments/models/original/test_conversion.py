@@ -183,7 +183,7 @@ def test_where_it_is_looked_for(places):
         assert find_vocabulary(source, checkpoint, False) == other
     with pytest.raises(UserError, match=f"next to {checkpoint}, and {BERT} cannot be found") as error:
         find_vocabulary(None, checkpoint, False)
-    assert "allow the download (--download)" in str(error.value) and "\n" not in str(error.value)
+    assert "allow the download (--tokenizer hub:" in str(error.value) and "\n" not in str(error.value)
     snapshot = places / "hub" / f"models--{BERT.replace('/', '--')}"
     (snapshot / "refs").mkdir(parents=True)
     (snapshot / "refs" / "main").write_text("1" * 40)
@@ -206,7 +206,7 @@ def test_nothing_is_fetched_unasked(places, monkeypatch):
     for allowed in (False, True):
         with pytest.raises(UserError, match="couldn't connect") as error:
             find_vocabulary("some/one", places / "x.pth", allowed)
-        assert ("--download" in str(error.value)) != allowed
+        assert ("hub:" in str(error.value)) != allowed
     assert asked == [True, False]
     with pytest.raises(UserError, match="holds neither vocab.txt nor tokenizer.json"):
         find_vocabulary(str(places / "there"), places / "x.pth", False)
@@ -215,7 +215,8 @@ def test_nothing_is_fetched_unasked(places, monkeypatch):
 def test_a_vocabulary_is_needed(tmp_path):
     file = authors_blip.save_checkpoint(tmp_path, "caption")
     (tmp_path / "vocab.txt").unlink()
-    line = rf"no vocabulary next to it: .*`attngraph convert blip {file} --out FOLDER --download`$"
+    line = rf"no vocabulary next to it: .*`attngraph convert blip {file} --out FOLDER --tokenizer "
+    "hub:google-bert/bert-base-uncased`$"
     refused(load_family, file, line)
     torch.save({"other.weight": torch.ones(1)}, file)
     refused(load_family, file, r"its tensors \(other.weight, ...\) are those of no checkpoint known here")
