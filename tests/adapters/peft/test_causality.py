@@ -1,5 +1,5 @@
-"""What an adapted model must not see under any mask: later tokens, padding, other texts. Usual masks are in
-``test_contract.py``."""
+"""What an adapted model must not see under any mask: later tokens, padding, other texts (usual masks are in
+``test_contract.py``); and absolute positions where a model has relative ones."""
 
 import pytest
 import torch
@@ -124,3 +124,41 @@ def test_a_mask_without_an_order_is_refused():
     }
     with pytest.raises(UserError, match="layers.0.self_attn: its mask shows a query a later one.*exclude="):
         run(put("llama"), batch)
+
+
+# ---- absolute positions, of queries that a model rotates ---------------------------------------------
+
+
+def at(batch: dict, by: int) -> dict:
+    """The batch with all positions moved."""
+    n = batch["input_ids"].shape[1]
+    positions = torch.arange(by, n + by)[None].expand(2, -1)
+    return batch | dict(
+        position_ids=positions[None].expand(3, -1, -1) if "mm_token_type_ids" in batch else positions
+    )
+
+
+BACKENDS = [("pgnn", "dense"), ("pgnn", "tiled"), ("appnp", "sparse")]
+
+
+@pytest.mark.filterwarnings("ignore:.*in spite of the tiled backend")
+@pytest.mark.parametrize(
+    "family, training, way",
+    pairwise_params(family=["llama", "qwen2-vl", "mllama"], training=[False, True], way=BACKENDS),
+)
+def test_absolute_positions_do_not_matter(family, training, way):
+    """Messages and distances take queries as they are projected; from scores and from weights, with a cache
+    and without."""
+    model, batch = put(family, way[0], join="replace", backend=way[1]), FAMILIES[family].batch()
+    outputs, grads = [], []
+    for by in (0, 40):
+        model.train(training).zero_grad()
+        outputs.append(model(**at(batch, by), use_cache=False).logits)
+        outputs[-1].square().mean().backward()
+        grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    one, other = (x.detach() for x in outputs)
+    close(one, other, 1e-4)
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3 * float(a.abs().max()) + 1e-7)
+    with torch.no_grad():
+        close(model.train(not training)(**at(batch, 0), use_cache=True).logits, one, 1e-4)

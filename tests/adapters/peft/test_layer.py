@@ -5,12 +5,13 @@ import torch
 from peft import get_peft_model
 from torch import nn
 
+from adapters.peft.layer import OutputLayer
 from adapters.query_rows import with_query_rows
 from adapters.scalar import SPEED
-from attngraph import UserError, capture
+from attngraph import UserError
 from attngraph.reading.instrument import instrument
 from tests.adapters.peft import blip_decoder as blip
-from tests.adapters.peft.blip_decoder import VARIANTS, adapters_of, logits
+from tests.adapters.peft.blip_decoder import adapters_of, logits
 from tests.adapters.peft.helpers import close, config, differ, put, run
 from tests.adapters.peft_models import FAMILIES
 
@@ -36,51 +37,39 @@ def test_gcn_under_replace_is_the_vanilla_adapter(make_decoder, words, image_sta
 
 
 @pytest.mark.parametrize(
-    "gnn, args, top_k", [(*VARIANTS[4], 2), *((*VARIANTS[k], None) for k in (2, 10, 11, 12, 13))], ids=str
+    "family, gnn, settings",
+    [
+        ("gpt2", "pgnn", dict(rescale=True)),  # Conv1D
+        ("llama", "gcnii", dict(top_k=2)),  # grouped heads, no b_o
+        ("llama", "appnp", dict(rescale=True, query_rows="zero")),
+        ("t5", "tempering", dict(query_rows="noise")),
+        ("blip", "gcn", dict(normalize=True, top_k=3, positions="cross")),
+        ("blip", "pgnn", dict(rescale=True, degree="mean", mu=0.0)),
+    ],
+    ids=str,
 )
-def test_the_model_uses_the_schemes_own_numbers(gnn, args, top_k, make_decoder, words, image_states):
-    """Layer 0's cross-attention under replace, recomputed from the recorded graph with explicit W_o."""
-    model = make_decoder()
-    blip.put(model, gnn, args, join="replace", positions="cross", top_k=top_k)
-    block = model.bert.encoder.layer[0].crossattention
-    adapter, seen = block.output.dense.gnn_adapter["default"], []
-    block.output.register_forward_hook(lambda module, inputs, output: seen.append((inputs[1], output)))
-    graphs = capture(model, {"input_ids": words(), "encoder_hidden_states": image_states()})
-    projection = block.output.dense.base_layer
-    with torch.no_grad():
-        graph = graphs["bert.encoder.layer.0.crossattention.self"]
-        graph = with_query_rows(graph, args.get("query_rows", "query"))
-        heads = adapter.scheme(graph if top_k is None else graph.sparsify(top_k=top_k))
-        output = projection.weight.T.reshape(2, 8, 16)  # W_o, one slice per head
-        u = (heads @ output).sum(1)
-        if args.get("rescale"):  # the length of U, before the bias
-            u = u * ((graph.weight @ graph.value @ output).sum(1).norm(dim=-1) / u.norm(dim=-1))[..., None]
-        u = u + projection.bias
-        beta = getattr(adapter.scheme, "beta", None)
-        update = adapter.join.bottleneck(u)
-        joined = u + update if beta is None else (1 - beta) * u + beta * update
-        close(seen[0][1], block.output.LayerNorm(joined + seen[0][0]))
-
-
-@pytest.mark.parametrize("family, gnn", [("gpt2", "pgnn"), ("llama", "gcnii"), ("t5", "tempering")])
-@pytest.mark.parametrize("rescale", [False, True])
-def test_the_scheme_runs_on_the_layers_own_graph(family, gnn, rescale):
-    """The adapted projection, recomputed from the recorded call with explicit W_o and b_o; also of a
-    ``Conv1D``, and without b_o. Rescaled features have the length of U before b_o."""
-    model = put(family, gnn, join="replace", positions="self", rescale=rescale)
-    handle, calls, seen = instrument(model.get_base_model()), [], []
-    site = next(iter(handle.sites.values()))
+def test_the_scheme_runs_on_the_layers_own_graph(family, gnn, settings):
+    """The adapted projection, recomputed from the recorded call with explicit W_o and b_o. Rescaled features
+    have the length of U before b_o."""
+    model = put(family, gnn, **{"join": "replace", "positions": "self", **settings})
+    base = model.get_base_model()
+    handle, calls, seen = instrument(base), [], []
+    sites = [site for site in handle.sites.values() if site.output_name]
+    site = next(x for x in sites if isinstance(base.get_submodule(x.output_name), OutputLayer))
     site.listeners.append(calls.append)
-    layer = model.get_base_model().get_submodule(site.output_name)
+    layer = base.get_submodule(site.output_name)
     layer.register_forward_hook(lambda module, args, output: seen.append(output))
     run(model, FAMILIES[family].batch())
+    handle.remove()
     adapter, call = layer.gnn_adapter["default"], calls[0]
     weight = site.output.weight if family == "gpt2" else site.output.weight.T
     output = weight.reshape(call.query.shape[1], -1, weight.shape[1])  # h d width
     with torch.no_grad():
         graph = call.graph(metric=output @ output.transpose(-1, -2))
-        u_bar, u = ((x @ output).sum(1) for x in (adapter.scheme(graph), graph.weight @ graph.value))
-        if rescale:
+        u = ((graph.weight @ graph.value) @ output).sum(1)
+        graph = graph.sparsify(top_k=adapter.top_k) if adapter.top_k else graph
+        u_bar = (adapter.scheme(with_query_rows(graph, adapter.query_rows)) @ output).sum(1)
+        if adapter.rescale:
             u_bar = u_bar * (u.norm(dim=-1) / u_bar.norm(dim=-1))[..., None]
         u_bar = u_bar + (0 if site.output.bias is None else site.output.bias)
         close(seen[0], adapter.scheme.combine(u_bar, adapter.join.bottleneck(u_bar)))

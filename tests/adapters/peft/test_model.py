@@ -15,7 +15,6 @@ from adapters import GraphAdapterConfig
 from adapters.peft.layer import FeedForwardLayer, GraphLayer, OutputLayer
 from attngraph import UserError, capture
 from attngraph.reading.hub import find_hub
-from tests.adapters.peft import blip_decoder as blip
 from tests.adapters.peft.helpers import close, config, differ, put, run
 from tests.adapters.peft_models import FAMILIES
 
@@ -31,15 +30,6 @@ def test_settings_reach_the_layers():
     shared = put("llama", shared=True)
     assert sum(name.endswith("p_logit.stored") for name, _ in shared.named_parameters()) == 1
     assert sum(name.endswith("p_logit.stored") for name in shared.state_dict()) == 2
-
-
-def test_a_blip_decoder_is_the_same_again_while_it_generates(make_decoder, words, image_states):
-    """Its attention modules have other classes while adapters run."""
-    model, ids = make_decoder(), words()
-    more = dict(encoder_hidden_states=image_states(), max_new_tokens=5, num_beams=2, do_sample=False)
-    text = model.generate(ids, **more)
-    with blip.put(model).disable_adapter():
-        assert torch.equal(model.generate(ids, **more), text)
 
 
 @pytest.mark.parametrize("wrong", [dict(adapter_name="dense"), dict(peft_config=config(exclude=["no"]))])
