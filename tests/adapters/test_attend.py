@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from adapters import GCN, PGNN
 from tests.adapters.cases import TYPICAL, typical
+from tests.adapters.contract import valid
 from tests.attngraph.scores_cases import KINDS, attention_output, on_leaves, random_scores
 
 
@@ -47,6 +48,19 @@ def test_attend_equals_the_graph(case, kind, backend, monkeypatch):
             if b is not None:
                 torch.testing.assert_close(torch.zeros_like(b) if a is None else a, b, rtol=1e-8, atol=1e-9)
     assert scheme.attend(scores, backend, context=False)[1] is None
+
+
+@typical(kind=["encoder, rotated", "decoder self, rotated"])
+def test_attend_equals_the_formula_as_loops(case, kind):
+    """Where the query nodes have features of their own."""
+    output = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    scores = replace(random_scores(1, **KINDS[kind]), metric=output @ output.mT)
+    scheme, graph = case.make(torch.float64), scores.graph()
+    with torch.no_grad():
+        want, rows = case.reference(scheme, graph, output), valid(graph)[:, None, :, None]
+        for backend in ("dense", "sparse", "tiled"):
+            got = scheme.attend(scores, backend)[0] @ output
+            torch.testing.assert_close(got * rows, want * rows, rtol=1e-9, atol=1e-10)
 
 
 def test_steps_and_a_trained_metric_take_the_dense_backend():

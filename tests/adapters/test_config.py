@@ -100,10 +100,22 @@ def test_good_settings_survive_json():
     assert numpy.shared is True and AdapterConfig(reduction=np.int64(4)).reduction == 4
 
 
-def test_names_lead_to_classes():
-    for name, kind in SCHEMES.items():
+def test_names_lead_to_classes_and_their_defaults():
+    exponent = {"p": 1.5, "mu": 0.1, "learn_p": True, "learn_mu": False}
+    one_step = {"steps": 1, "degree": "sum"}
+    defaults = {
+        "appnp": {"alpha": 0.1} | one_step,
+        "gcn": {"normalize": False},
+        "gcnii": {"alpha": 0.1, "theta": 0.5} | one_step,
+        "pgnn": exponent | one_step,
+        "residual": {"alpha": 0.1},
+        "rotated": exponent | one_step | {"seed": 0},
+        "tempering": exponent | one_step,
+    }
+    for name, arguments in defaults.items():
         scheme = AdapterConfig(name).scheme()
-        assert type(scheme) is kind and scheme.name == name
+        assert type(scheme) is SCHEMES[name] and scheme.name == name
+        assert AdapterConfig(name).scheme_args() == arguments
     assert AdapterConfig("placebo").gnn == "rotated"  # as adapters of earlier versions were saved
 
 

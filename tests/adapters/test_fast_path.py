@@ -15,6 +15,7 @@ from attngraph.reading.attend import Projected, attend
 from attngraph.reading.calls import Call
 from attngraph.reading.flow import Flow
 from attngraph.reading.hub import Hub
+from attngraph.reading.instrument import instrument
 from tests.adapters.peft.blip_decoder import JOINS, put
 from tests.adapters.peft_models import FAMILIES, by_family
 from tests.pairwise import pairwise_params
@@ -95,8 +96,11 @@ def test_where_only_the_weights_tell_the_graph(make_decoder, monkeypatch):
     assert train_step(make_decoder(), True, monkeypatch, backend="sparse")[2] == []
     assert train_step(make_decoder(), True, monkeypatch, top_k=4)[2] == []
     decoder = make_decoder(attention_probs_dropout_prob=0.1)
-    with pytest.warns(UserWarning, match="in spite of the tiled backend: dropout"):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         assert train_step(decoder, True, monkeypatch, backend="tiled")[2] == [False] * 4
+        decoder(input_ids=torch.tensor([[3, 4]]), encoder_hidden_states=torch.ones(1, 5, 12))
+    assert sum("in spite of the tiled backend: dropout" in str(x.message) for x in caught) == 4  # once each
     decoder = make_decoder(attention_probs_dropout_prob=1.0)
     loss, gradients, taken = train_step(decoder, True, monkeypatch)
     assert taken == [False] * 4 and loss.isfinite()
@@ -190,10 +194,18 @@ def test_attention_that_is_more_than_a_softmax_is_found_out():
         assert not plain(lambda s: s, dtype, position_bias=torch.zeros(1, 2, 3, 4))
 
 
-def test_an_adapted_model_can_be_captured():
-    for name in ("llama", "blip"):
-        seen = capture(peft(name), FAMILIES[name].batch())
-        assert seen and all(graph.weight.sum(-1).allclose(torch.ones(())) for graph in seen.values())
+def test_an_adapted_model_can_be_captured_and_its_weights_held():
+    """A tiled adapter does not complain of weights that a listener asks for."""
+    model, batch = peft("llama", backend="tiled"), FAMILIES["llama"].batch()
+    seen = capture(model, batch)
+    assert seen and all(graph.weight.sum(-1).allclose(torch.ones(())) for graph in seen.values())
+    model = peft("llama", backend="tiled")
+    handle = instrument(model.get_base_model())
+    for site in handle.sites.values():
+        site.listeners.insert(0, Call.hold_weights)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*in spite of the tiled backend")
+        model(**batch, use_cache=False)
 
 
 def test_attentions_are_returned_where_they_are_asked_for():

@@ -77,6 +77,7 @@ def test_it_is_that_of_peft(kind):
 
 
 def test_a_projection_makes_what_li_and_liang_write():
+    assert PrefixConfig(tokens=1, projection=1).tokens == 1  # the least of both
     prefix = next(iter(put(tiny("llama"), projection=12).prefixes().values()))
     first, second = prefix.mlp[0], prefix.mlp[2]
     hidden = (prefix.embedding @ first.weight.T + first.bias).tanh() @ second.weight.T + second.bias

@@ -48,6 +48,8 @@ def test_saving_in_half_precision(upcast, low_memory, tmp_path):
         base(), tmp_path, autocast_adapter_dtype=upcast, low_cpu_mem_usage=low_memory
     )
     assert torch.equal(run(loaded, FAMILIES["llama"].batch()), run(model, FAMILIES["llama"].batch()))
+    again = load_adapter(base(), tmp_path)
+    assert {p.dtype for name, p in again.named_parameters() if ".gnn_adapter." in name} == {torch.float32}
 
 
 @pytest.mark.parametrize("settings", [{"learn_mu": True}, {"shared": True}], ids=str)
