@@ -165,7 +165,7 @@ def every_method() -> list:
     cases = []
     for name, order, where in product(sorted(names), ["below", "over"], ["o_proj", "down_proj"]):
         ours = {LEFT_OUT, TURNED} & set(ENDS.get(name, ({},))[1:])
-        quick = (ours and where == "o_proj") or name in ("LORA", "MISS as bat")
+        quick = (ours and where == "o_proj") or name in ("LORA", "GLORA", "MISS as bat")
         marks = [] if quick else pytest.mark.slow
         cases.append(pytest.param(name, order, where, id=f"{name}-{order}-{where}", marks=marks))
     return cases
