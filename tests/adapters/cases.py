@@ -1,4 +1,4 @@
-"""The schemes and arguments that the contract is checked with, pairwise with a test's own parameters."""
+"""The schemes and arguments that the contract is checked with."""
 
 from __future__ import annotations
 
@@ -10,30 +10,16 @@ from tests.pairwise import pairwise
 
 DEGREES = [{}, {"degree": "mean"}]
 STEPS = [{}, {"steps": 3}]
+FIXED = {"p": 1.0, "learn_p": False}
+MU = [{"mu": 0.0}, {"learn_mu": True}]
 ARGUMENTS = {
     "gcn": [[{}, {"normalize": True}]],
-    "appnp": [[{}, {"alpha": 0.3}, {"alpha": 1.0}], STEPS, DEGREES],
-    "gcnii": [[{}, {"alpha": 0.3}], [{}, {"theta": 1.5}], STEPS, DEGREES],
-    "pgnn": [
-        [{"p": 1.0, "learn_p": False}, {"p": 1.25}, {"p": 2.5}, {"p": 3.0, "learn_p": False}],
-        [{"mu": 0.0}, {"learn_mu": True}, {"mu": 10.0}],
-        [{}, {"steps": 2}, {"steps": 3}],
-        DEGREES,
-    ],
+    "appnp": [[{"alpha": 0.3}, {"alpha": 1.0}], STEPS, DEGREES],
+    "gcnii": [[{}, {"alpha": 0.3, "theta": 1.5}], STEPS, DEGREES],
+    "pgnn": [[FIXED, {"p": 1.25}, {"p": 2.5}], MU, STEPS, DEGREES],
     "residual": [[{"alpha": 0.25}, {"alpha": 1.0}]],
-    "tempering": [
-        [{"p": 1.0, "learn_p": False}, {"p": 2.5}],
-        [{"mu": 0.0}, {"learn_mu": True}],
-        STEPS,
-        DEGREES,
-    ],
-    "rotated": [
-        [{"p": 1.0, "learn_p": False}, {"p": 1.25}, {"p": 2.5}],
-        [{"mu": 0.0}, {"learn_mu": True}],
-        STEPS,
-        DEGREES,
-        [{}, {"seed": 7}],
-    ],
+    "tempering": [[FIXED, {"p": 2.5}], MU, STEPS, DEGREES],
+    "rotated": [[{"p": 1.25}, {"p": 2.5, "seed": 7}], MU, STEPS, DEGREES],
 }
 """Per scheme, the values of each of its arguments; {} is the default."""
 
@@ -48,24 +34,39 @@ REFERENCES = {
 }
 
 
-def _case(name: str, parts: list[dict]) -> Case:
-    return Case(name, REFERENCES[name], {key: value for part in parts for key, value in part.items()})
+def case_of(name: str, **args) -> Case:
+    return Case(name, REFERENCES[name], args)
 
 
-def every_scheme(**parameters) -> pytest.MarkDecorator:
-    """``@pytest.mark.parametrize`` over ``case`` and further parameters of a test.
+TYPICAL = [
+    case_of("gcn", normalize=True),
+    case_of("appnp", alpha=0.3, steps=3, degree="mean"),
+    case_of("gcnii", alpha=0.3, theta=1.5),
+    case_of("pgnn", p=1.25, learn_mu=True, steps=2, degree="mean"),
+    case_of("pgnn", **FIXED, mu=0.0),
+    case_of("residual", alpha=0.25),
+    case_of("tempering", p=2.5, learn_mu=True, degree="mean"),
+    case_of("rotated", p=2.5, seed=7, steps=2),
+]
+"""For what hardly depends on a scheme's arguments."""
 
-    For every scheme, the cases hold every pair of values of any two of its arguments and the parameters.
-    """
-    params = []
+
+def typical(**parameters) -> pytest.MarkDecorator:
+    """``@pytest.mark.parametrize`` over ``case`` and further parameters of a test, pairwise."""
+    made = pairwise(case=TYPICAL, **parameters)
+    return pytest.mark.parametrize(
+        ["case", *parameters],
+        [pytest.param(*values.values(), id="-".join(map(str, values.values()))) for values in made],
+    )
+
+
+def thorough(**parameters) -> list[dict]:
+    """For every scheme, cases with every pair of values of any two of its arguments and the parameters."""
+    cases = []
     for name, arguments in ARGUMENTS.items():
         lists = {f"argument {k}": values for k, values in enumerate(arguments)}
         for made in pairwise(**lists, **parameters):
-            case = _case(name, [made.pop(key) for key in lists])
-            label = "-".join([str(case), *(f"{key}={value}" for key, value in made.items())])
-            params.append(pytest.param(case, *made.values(), id=label))
-    return pytest.mark.parametrize(["case", *parameters], params)
-
-
-ONE_EACH = [_case(name, [values[-1] for values in arguments]) for name, arguments in ARGUMENTS.items()]
-"""One case per scheme, for what does not depend on its arguments."""
+            parts = [made.pop(key) for key in lists]
+            args = {key: value for part in parts for key, value in part.items()}
+            cases.append({"case": case_of(name, **args), **made})
+    return cases

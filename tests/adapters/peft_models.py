@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
 import torch
 import transformers as hf
 from torch import Tensor
@@ -95,3 +96,14 @@ FAMILIES = {
     ),
     "mllama": Family("decoder", ("model.language_model.layers",), ZOO["mllama"].make, tiles),
 }
+
+FEW = ["bert", "gpt2", "llama", "t5", "blip", "paligemma", "mllama"]
+"""The families that differ in how they are read: a bidirectional encoder; fused projections in ``Conv1D``;
+rotated and grouped heads; position biases; a class of attention of its own, with an image in
+cross-attention; a prefix that sees itself; gated cross-attention."""
+
+
+def by_family(names=tuple(FAMILIES), values=lambda name: (name,)) -> list:
+    """Test parameters: ``values(family)`` for each family; those that are not :data:`FEW` are slow."""
+    slow = pytest.mark.slow
+    return [pytest.param(*values(x), id=x, marks=[] if x in FEW else slow) for x in names]

@@ -1,84 +1,92 @@
-"""Bad settings end in one clear line before any layer is made."""
+"""Settings: bad ones end in one clear line before any layer is made; good ones come back after saving."""
 
 import dataclasses
+import inspect
 import json
 
 import numpy as np
 import pytest
+from peft import PeftConfig
 
-from adapters import APPNP, GCN, GCNII, PGNN, Residual, RotatedQueries, Tempering
+from adapters import PGNN, SCHEMES, GraphAdapterConfig
 from adapters.config import AdapterConfig
+from adapters.peft.config import SCHEME_ARGS
 from attngraph.errors import UserError
 
-BAD = [
+NAN, WHOLE, STEPS = float("nan"), "must be a whole number of at least 1, got", "must be a whole number from 1"
+BAD = [  # what both kinds of settings refuse
     (dict(gnn="gat"), "unknown gnn 'gat': choose one of appnp, gcn, gcnii, pgnn"),
     (dict(gnn=["gcn"]), "unknown gnn"),
-    (dict(gnn=None), "unknown gnn None"),
     (dict(join="add"), "unknown join 'add': choose one of replace, gated, blend"),
     (dict(backend="gpu"), "unknown backend 'gpu': choose one of dense, sparse"),
-    (
-        dict(positions=("self", "vision")),
-        "positions must be one or more of self, cross, ffn, got self, vision",
-    ),
+    (dict(query_rows=3), "unknown query_rows 3: choose one of query, zero, noise"),
+    (dict(positions=("self", "vision")), "positions must be one or more of self, cross, ffn, got self, vis"),
     (dict(positions=()), "positions must be one or more of self, cross, ffn, got none"),
-    (dict(positions=None), "positions must be one or more of"),
-    (dict(positions="everywhere"), "positions must be one or more of self, cross, ffn, got everywhere"),
-    (dict(positions=(1, 2)), "positions must be one or more of self, cross, ffn, got 1, 2"),
-    (dict(reduction=0), "reduction must be a whole number of at least 1, got 0"),
-    (dict(reduction=2.5), "reduction must be a whole number of at least 1, got 2.5"),
-    (dict(reduction="8"), "reduction must be a whole number of at least 1, got '8'"),
-    (dict(reduction=None), "reduction must be"),
-    (dict(reduction=float("nan")), "reduction must be"),
-    (dict(reduction=True), "reduction must be a whole number of at least 1, got True"),
-    (dict(top_k=True), "top_k must be a whole number of at least 1, got True"),
-    (dict(top_k=float("inf")), "top_k must be a whole number"),
-    (dict(rescale=1), "rescale must be True or False, got 1"),
-    (dict(gnn="rotated", gnn_args={"seed": -1}), r"rotated: seed must lie in \[0, "),
-    (dict(gnn="rotated", gnn_args={"seed": 1.5}), "rotated: seed must be a whole number, got 1.5"),
-    (dict(shared=1), "shared must be True or False, got 1"),
+    (dict(positions=None), "positions must be one or more of self, cross, ffn, got None"),
     (dict(positions=([],)), "positions must be one or more of"),
-    (dict(gnn_args={"p": True}), "pgnn: p must be a number, got True"),
-    (dict(gnn_args={"mu": False}), "pgnn: mu must be a number, got False"),
-    (dict(gnn_args={"steps": True}), "pgnn: steps must be a whole number from 1 to 64, got True"),
-    (dict(gnn_args={"learn_p": "no"}), "pgnn: learn_p must be True or False, got 'no'"),
-    (dict(gnn="gcn", gnn_args={"normalize": 1}), "gcn: normalize must be True or False, got 1"),
-    (dict(gnn="appnp", gnn_args={"degree": []}), "appnp: degree must be one of sum, mean"),
-    (dict(top_k=0), "top_k must be a whole number of at least 1, got 0"),
-    (dict(top_k=1.5), "top_k must be a whole number of at least 1, got 1.5"),
+    (dict(reduction=0), f"reduction {WHOLE} 0"),
+    (dict(reduction=2.5), f"reduction {WHOLE} 2.5"),
+    (dict(reduction=None), f"reduction {WHOLE} None"),
+    (dict(top_k=True), f"top_k {WHOLE} True"),
+    (dict(rescale=1), "rescale must be True or False, got 1"),
+    (dict(shared="yes"), "shared must be True or False, got 'yes'"),
     (dict(gnn_args=None), "gnn_args must be a dict"),
-    (dict(gnn="pgnn", gnn_args={"q": 2}), "pgnn has no argument 'q': it takes p, mu, steps"),
+    (dict(gnn_args={"q": 2}), "pgnn has no argument 'q': it takes p, mu, steps"),
     (dict(gnn="gcn", gnn_args={"steps": 2}), "gcn has no argument 'steps': it takes normalize"),
-    (dict(gnn="pgnn", gnn_args={"p": 0.9}), r"pgnn: p must lie in \[1, 8\], got 0.9"),
-    (dict(gnn="pgnn", gnn_args={"p": 9}), r"pgnn: p must lie in \[1, 8\], got 9"),
-    (
-        dict(gnn="pgnn", gnn_args={"p": 1.0}),
-        r"a learned p must start inside \(1, 3\), got 1; use learn_p=False",
-    ),
-    (dict(gnn="pgnn", gnn_args={"p": 3.5}), r"a learned p must start inside \(1, 3\), got 3.5"),
-    (dict(gnn="pgnn", gnn_args={"p": float("nan")}), "pgnn: p must lie in"),
-    (dict(gnn="pgnn", gnn_args={"p": "1.5"}), "pgnn: p must be a number, got '1.5'"),
-    (dict(gnn="pgnn", gnn_args={"mu": -0.1}), r"pgnn: mu must lie in \[0, "),
-    (dict(gnn="pgnn", gnn_args={"mu": float("inf")}), "pgnn: mu must lie in"),
-    (dict(gnn="pgnn", gnn_args={"mu": 0, "learn_mu": True}), r"pgnn: mu must lie in \(0, "),
-    (dict(gnn="pgnn", gnn_args={"steps": 0}), "pgnn: steps must be a whole number from 1 to 64, got 0"),
-    (dict(gnn="pgnn", gnn_args={"steps": 65}), "steps must be a whole number"),
-    (dict(gnn="appnp", gnn_args={"steps": 1.5}), "appnp: steps must be a whole number from 1 to 64, got 1.5"),
-    (dict(gnn="appnp", gnn_args={"steps": "two"}), "appnp: steps must be a whole number"),
-    (dict(gnn="appnp", gnn_args={"steps": float("nan")}), "appnp: steps must be a whole number"),
+    (dict(gnn="gcn", gnn_args={"normalize": 1}), "gcn: normalize must be True or False, got 1"),
+    (dict(gnn_args={"p": True}), "pgnn: p must be a number, got True"),
+    (dict(gnn_args={"p": "1.5"}), "pgnn: p must be a number, got '1.5'"),
+    (dict(gnn_args={"p": 0.9}), r"pgnn: p must lie in \[1, 8\], got 0.9"),
+    (dict(gnn_args={"p": 8.1}), r"pgnn: p must lie in \[1, 8\], got 8.1"),
+    (dict(gnn_args={"p": NAN}), "pgnn: p must lie in"),
+    (dict(gnn_args={"p": 1.0}), r"learned p must start inside \(1, 3\), got 1; use learn_p=False"),
+    (dict(gnn_args={"p": 3.0}), r"learned p must start inside \(1, 3\), got 3"),
+    (dict(gnn_args={"mu": -0.1}), r"pgnn: mu must lie in \[0, "),
+    (dict(gnn_args={"mu": float("inf")}), "pgnn: mu must lie in"),
+    (dict(gnn_args={"mu": 0, "learn_mu": True}), r"pgnn: mu must lie in \(0, "),
+    (dict(gnn_args={"learn_p": "no"}), "pgnn: learn_p must be True or False, got 'no'"),
+    (dict(gnn_args={"learn_mu": 1}), "pgnn: learn_mu must be True or False, got 1"),
+    (dict(gnn_args={"steps": 0}), f"pgnn: steps {STEPS} to 64, got 0"),
+    (dict(gnn_args={"steps": 65}), f"steps {STEPS} to 64, got 65"),
+    (dict(gnn_args={"steps": True}), f"pgnn: steps {STEPS}"),
+    (dict(gnn="appnp", gnn_args={"steps": 1.5}), f"appnp: steps {STEPS} to 64, got 1.5"),
+    (dict(gnn="appnp", gnn_args={"steps": "two"}), f"appnp: steps {STEPS}"),
     (dict(gnn="appnp", gnn_args={"alpha": 0}), r"appnp: alpha must lie in \(0, 1\], got 0"),
     (dict(gnn="appnp", gnn_args={"alpha": 1.01}), "appnp: alpha must lie in"),
-    (dict(gnn="appnp", gnn_args={"degree": "max"}), "appnp: degree must be one of sum, mean, got 'max'"),
-    (dict(gnn="gcnii", gnn_args={"theta": 2}), "gcnii: theta must lie in"),
-    (dict(gnn="gcnii", gnn_args={"alpha": -1}), "gcnii: alpha must lie in"),
-    (dict(gnn="residual", gnn_args={"alpha": 0}), "residual: alpha must lie in"),
+    (dict(gnn="appnp", gnn_args={"degree": []}), "appnp: degree must be one of sum, mean"),
+    (dict(gnn="gcnii", gnn_args={"degree": "max"}), "gcnii: degree must be one of sum, mean, got 'max'"),
+    (dict(gnn="gcnii", gnn_args={"theta": 1.8}), r"gcnii: theta must lie in \(0, 1.71828\]"),
+    (dict(gnn="gcnii", gnn_args={"alpha": 0}), r"gcnii: alpha must lie in \(0, 1\]"),
+    (dict(gnn="residual", gnn_args={"alpha": 0}), r"residual: alpha must lie in \(0, 1\]"),
+    (dict(gnn="rotated", gnn_args={"seed": -1}), r"rotated: seed must lie in \[0, "),
+    (dict(gnn="rotated", gnn_args={"seed": 1.5}), "rotated: seed must be a whole number, got 1.5"),
+    (dict(gnn="rotated", gnn_args={"seed": "a"}), "rotated: seed must be a number"),
+]
+BAD_IN_PEFT = [
+    (dict(gnn="gcn", steps=2), "gcn has no argument 'steps': it takes normalize"),
+    (dict(p=1.5, gnn_args={"p": 1.2}), "p is given twice, by itself and in gnn_args"),
+    (dict(target_modules=3), "target_modules must be a list of names of modules, got 3"),
+    (dict(ffn_modules=[3]), "ffn_modules must be a list of names of modules"),
+    (dict(modules_to_save="head"), "modules_to_save must be a list of names of modules, got 'head'"),
+    (dict(format_version=True), "format_version must be a whole number, got True"),
+    (dict(init_weights=None), "init_weights must be True or False, got None"),
+    (dict(inference_mode="x"), "inference_mode must be True or False, got 'x'"),
+    (dict(target_modules=[]), r"target_modules=\[\] names no module: leave it out for the default"),
+    (dict(target_modules=""), "target_modules='' names no module"),
+    (dict(exclude=["a", ""]), "exclude=.'', 'a'. names no module"),
+    (dict(exclude="(a"), r"exclude='\(a' is no regular expression"),
 ]
 
 
-@pytest.mark.parametrize("settings, message", BAD, ids=lambda x: str(x) if isinstance(x, dict) else "")
+@pytest.mark.parametrize("settings, message", [*BAD, *BAD_IN_PEFT], ids=str)
 def test_bad_settings(settings, message):
-    with pytest.raises(UserError, match=message) as caught:
-        AdapterConfig(**settings)
-    assert "\n" not in str(caught.value)
+    kinds = (
+        [GraphAdapterConfig] if (settings, message) in BAD_IN_PEFT else [AdapterConfig, GraphAdapterConfig]
+    )
+    for kind in kinds:
+        with pytest.raises(UserError, match=message) as caught:
+            kind(**settings)
+        assert "\n" not in str(caught.value)
 
 
 def test_good_settings_survive_json():
@@ -87,20 +95,27 @@ def test_good_settings_survive_json():
     assert AdapterConfig(positions="self").positions == ("self",)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.join = "blend"
+    numpy = AdapterConfig("appnp", {"steps": np.int64(2), "alpha": np.float64(0.5)}, shared=np.bool_(True))
+    assert json.loads(json.dumps(numpy.to_dict()))["gnn_args"] == {"steps": 2, "alpha": 0.5, "degree": "sum"}
+    assert numpy.shared is True and AdapterConfig(reduction=np.int64(4)).reduction == 4
 
 
-def test_names_lead_to_classes():
-    for name, kind in (
-        ("gcn", GCN),
-        ("appnp", APPNP),
-        ("gcnii", GCNII),
-        ("pgnn", PGNN),
-        ("residual", Residual),
-        ("tempering", Tempering),
-        ("rotated", RotatedQueries),
-    ):
+def test_names_lead_to_classes_and_their_defaults():
+    exponent = {"p": 1.5, "mu": 0.1, "learn_p": True, "learn_mu": False}
+    one_step = {"steps": 1, "degree": "sum"}
+    defaults = {
+        "appnp": {"alpha": 0.1} | one_step,
+        "gcn": {"normalize": False},
+        "gcnii": {"alpha": 0.1, "theta": 0.5} | one_step,
+        "pgnn": exponent | one_step,
+        "residual": {"alpha": 0.1},
+        "rotated": exponent | one_step | {"seed": 0},
+        "tempering": exponent | one_step,
+    }
+    for name, arguments in defaults.items():
         scheme = AdapterConfig(name).scheme()
-        assert type(scheme) is kind and scheme.name == name
+        assert type(scheme) is SCHEMES[name] and scheme.name == name
+        assert AdapterConfig(name).scheme_args() == arguments
     assert AdapterConfig("placebo").gnn == "rotated"  # as adapters of earlier versions were saved
 
 
@@ -115,20 +130,57 @@ def test_p_starts_where_it_should_and_stays_in_range():
     assert not list(PGNN(p=2, learn_p=False).parameters())
 
 
-def test_numpys_numbers_become_pythons():
-    config = AdapterConfig("appnp", {"steps": np.int64(2), "alpha": np.float64(0.5)})
-    assert json.loads(json.dumps(config.to_dict()))["gnn_args"] == {"steps": 2, "alpha": 0.5, "degree": "sum"}
-    whole = AdapterConfig(
-        "gcn",
-        {"normalize": np.bool_(True)},
-        reduction=np.int64(4),
-        shared=np.bool_(True),
-        rescale=np.bool_(True),
-    )
-    assert json.loads(json.dumps(whole.to_dict()))["reduction"] == 4 and whole.shared is whole.rescale is True
+def test_every_argument_of_our_schemes_has_a_keyword_that_reaches_it():
+    ours = [scheme for scheme in SCHEMES.values() if scheme.__module__.startswith("adapters.")]
+    assert {name for scheme in ours for name in inspect.signature(scheme).parameters} == set(SCHEME_ARGS)
+    args = {"p": 1.25, "mu": 10, "steps": 2, "degree": "mean"}
+    more = dict(join="gated", top_k=4, shared=True)
+    assert GraphAdapterConfig(gnn="pgnn", **args, **more).settings() == AdapterConfig("pgnn", args, **more)
+    both = GraphAdapterConfig(gnn="appnp", gnn_args={"alpha": 0.3}, steps=2)
+    assert both.settings().scheme_args() == {"alpha": 0.3, "steps": 2, "degree": "sum"}
 
 
-@pytest.mark.parametrize("positions", [5, None])
-def test_positions_that_are_no_names(positions):
-    with pytest.raises(UserError, match="positions must be one or more of self, cross, ffn"):
-        AdapterConfig(positions=positions)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(p=1.25, learn_mu=True, positions=["cross"], target_modules=["b", "a"], task_type="CAUSAL_LM"),
+        dict(gnn="appnp", gnn_args={"alpha": np.float64(0.3)}, steps=np.int64(2), exclude={"x"}),
+    ],
+)
+def test_saved_settings_come_back(settings, tmp_path):
+    config = GraphAdapterConfig(**settings)
+    config.save_pretrained(tmp_path)
+    for kind in (PeftConfig, GraphAdapterConfig):
+        assert kind.from_pretrained(tmp_path).to_dict() == config.to_dict()
+    assert config.positions == tuple(settings.get("positions", ("self", "cross", "ffn")))
+
+
+def test_a_later_default_changes_no_saved_adapter(tmp_path, monkeypatch):
+    config = GraphAdapterConfig(gnn="pgnn", p=1.25)
+    config.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    assert {name: saved[name] for name in ("p", "mu", "steps", "learn_p", "degree", "format_version")} == {
+        "p": 1.25, "mu": 0.1, "steps": 1, "learn_p": True, "degree": "sum", "format_version": 1
+    }  # fmt: skip
+    assert saved["alpha"] is None and saved["gnn_args"] == {}
+    before = {name: value for name, value in saved.items() if name not in ("format_version", "mu")}
+    config = config.to_dict()
+    monkeypatch.setattr(SCHEMES["pgnn"].__init__, "__defaults__", (1.5, 7.0, 1, True, False, "mean"))
+    loaded = PeftConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config and loaded.settings().scheme().mu == 0.1
+    assert GraphAdapterConfig().to_dict()["mu"] == 7
+    path.write_text(json.dumps(before))  # as they were saved before: today's defaults
+    assert PeftConfig.from_pretrained(tmp_path).settings().scheme().mu == 7
+    path.write_text(json.dumps(saved | {"flavour": 1}))
+    with pytest.warns(UserWarning, match="flavour"):
+        assert PeftConfig.from_pretrained(tmp_path).p == 1.25
+    path.write_text(json.dumps(saved | {"format_version": 2}))
+    with pytest.raises(UserError, match="saved in format 2, and .* reads formats up to 1: update attngraph"):
+        PeftConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [AdapterConfig, GraphAdapterConfig])
+def test_another_scheme_in_a_copy_has_its_own_defaults(kind):
+    copy = dataclasses.replace(kind(), gnn="appnp")
+    assert copy.to_dict() == kind(gnn="appnp").to_dict()

@@ -3,7 +3,6 @@ any model with a prefix."""
 
 from functools import partial
 
-import accelerate
 import pytest
 import torch
 import transformers as hf
@@ -14,11 +13,12 @@ from torch import Tensor, nn
 import attngraph
 from adapters.prefix import ATTRIBUTE, PrefixConfig, PrefixTuning, load_prefix
 from attngraph.errors import UserError
+from attngraph.reading.calls import Call
 from attngraph.reading.instrument import instrument
 from attngraph.reading.prepend import check_prepended, prepended
 from tests.adapters.peft.helpers import GENERATORS, close, differ, run
 from tests.adapters.peft.helpers import put as adapters_in
-from tests.adapters.peft_models import FAMILIES
+from tests.adapters.peft_models import FAMILIES, by_family
 from tests.attngraph.reading.zoo import FAMILIES as ZOO
 from tests.attngraph.reading.zoo import GQA, far_from_zero
 
@@ -26,51 +26,44 @@ TOKENS = 3
 GPT2 = dict(vocab_size=41, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=1)
 
 
-def put(model: nn.Module, seed: int = 0, **settings) -> PrefixTuning:
+def put(model: nn.Module, **settings) -> PrefixTuning:
     """A prefix whose keys and values are as large as a model's own."""
     prefix = PrefixTuning(model, PrefixConfig(**{"tokens": TOKENS, **settings}))
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in prefix.parameters().values():
             parameter.copy_(torch.randn(parameter.shape, generator=draw))
     return prefix
 
 
-def tiny(kind: str, **more) -> hf.PreTrainedModel:
+def tiny(kind: str) -> hf.PreTrainedModel:
     if kind == "gpt2":
         return far_from_zero(hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2)), 0)
-    return far_from_zero(hf.LlamaForCausalLM(hf.LlamaConfig(**{**GQA, **more})), 0)
+    return far_from_zero(hf.LlamaForCausalLM(hf.LlamaConfig(**GQA)), 0)
 
 
-def positions(mask: Tensor, start: int = 0) -> Tensor:
-    return (mask.cumsum(-1) - 1).clamp(min=0) + start
+def positions(mask: Tensor) -> Tensor:
+    return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-@pytest.mark.parametrize("projection", [None, 12])
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_it_is_that_of_peft(kind, projection):
-    """PEFT's tokens move all others up: the same positions are given here. With a projection, PEFT has one
-    embedding and one hidden layer for all layers, each of which has a copy here."""
+def test_it_is_that_of_peft(kind):
+    """PEFT's tokens move all others up: the same positions are given here."""
     words, base, other = torch.randint(2, 41, (2, 7)), tiny(kind), tiny(kind)
     config = base.config
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     features = config.hidden_size // config.num_attention_heads
-    peft = get_peft_model(
-        base,
-        PrefixTuningConfig(
-            task_type="CAUSAL_LM",
-            num_virtual_tokens=TOKENS,
-            prefix_projection=projection is not None,
-            encoder_hidden_size=projection,
-            num_attention_heads=heads,
-            token_dim=heads * features,
-            num_layers=config.num_hidden_layers,
-        ),
-    ).eval()
+    settings = PrefixTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=TOKENS,
+        num_attention_heads=heads,
+        token_dim=heads * features,
+        num_layers=config.num_hidden_layers,
+    )
+    peft = get_peft_model(base, settings).eval()
     encoder = peft.prompt_encoder["default"]
     with torch.no_grad():
-        for parameter in encoder.parameters():
-            parameter.normal_()
+        encoder.embedding.weight.normal_()
         ours = put(other)
         made = encoder(torch.arange(TOKENS)).view(TOKENS, config.num_hidden_layers, 2, heads, features)
         for layer, prefix in enumerate(ours.prefixes().values()):
@@ -84,6 +77,7 @@ def test_it_is_that_of_peft(kind, projection):
 
 
 def test_a_projection_makes_what_li_and_liang_write():
+    assert PrefixConfig(tokens=1, projection=1).tokens == 1  # the least of both
     prefix = next(iter(put(tiny("llama"), projection=12).prefixes().values()))
     first, second = prefix.mlp[0], prefix.mlp[2]
     hidden = (prefix.embedding @ first.weight.T + first.bias).tanh() @ second.weight.T + second.bias
@@ -97,45 +91,35 @@ def test_a_projection_makes_what_li_and_liang_write():
 def test_both_attentions_against_brute_force(kind, make_decoder, words, image_states):
     """In float64, and with a mask, one sum at a time."""
     model = make_decoder().double()
-    ids, mask = words(2, 5), torch.ones(2, 5, dtype=torch.long)
+    ids, mask, states = words(2, 5), torch.ones(2, 5, dtype=torch.long), image_states().double()
     mask[1, :2] = 0
     prefix = put(model)
     handle, calls = instrument(model), {}
     for name, site in handle.sites.items():
         site.listeners.append(lambda call, name=name: calls.update({name: call}))
+    given = dict(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=False)
     with torch.no_grad():
-        model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions(mask),
-            encoder_hidden_states=image_states().double(),
-            use_cache=False,
-        )
+        model(**given, encoder_hidden_states=states)
     handle.remove()
     found = {name: call for name, call in calls.items() if call.kind == kind}
     assert len(found) == 2
     for name, call in found.items():
         key, value = prefix.prefixes()[name]()
         b, h, n, d = call.query.shape
-        module = model.get_submodule(name)
         own = call.key[:, :, TOKENS:], call.value[:, :, TOKENS:]
-        assert own[0].shape[2] == (5 if kind == "self" else image_states().shape[1])
-        for i in range(b):
-            for k in range(h):
-                for q in range(n):
-                    if not mask[i, q]:
-                        continue
-                    seen = [j for j in range(own[0].shape[2]) if kind == "cross" or (j <= q and mask[i, j])]
-                    keys = [*key[0, k], *(own[0][i, k, j] for j in seen)]
-                    values = [*value[0, k], *(own[1][i, k, j] for j in seen)]
-                    weights = [torch.exp(call.query[i, k, q] @ x / d**0.5) for x in keys]
-                    want = sum(w * x for w, x in zip(weights, values)) / sum(weights)
-                    assert torch.allclose(call.context[i, k, q], want, atol=1e-12), name
-        assert hasattr(module, ATTRIBUTE)
+        assert own[0].shape[2] == (5 if kind == "self" else states.shape[1])
+        for i, k, q in torch.cartesian_prod(*map(torch.arange, (b, h, n))).tolist():
+            if mask[i, q]:
+                seen = [j for j in range(own[0].shape[2]) if kind == "cross" or (j <= q and mask[i, j])]
+                keys = [*key[0, k], *(own[0][i, k, j] for j in seen)]
+                values = [*value[0, k], *(own[1][i, k, j] for j in seen)]
+                weights = [torch.exp(call.query[i, k, q] @ x / d**0.5) for x in keys]
+                want = sum(w * x for w, x in zip(weights, values)) / sum(weights)
+                assert torch.allclose(call.context[i, k, q], want, atol=1e-12), name
 
 
-@pytest.mark.parametrize("family", GENERATORS)
-def test_off_is_the_model_itself_and_on_is_not(family):
+@pytest.mark.parametrize("family", by_family(GENERATORS))
+def test_off_is_the_model_itself_and_on_is_not_and_no_word_sees_a_later_one(family):
     model, batch = FAMILIES[family].make(), FAMILIES[family].batch()
     plain = run(model, batch)
     prefix = put(model)
@@ -144,61 +128,42 @@ def test_off_is_the_model_itself_and_on_is_not(family):
     with prefix.disabled():
         assert torch.equal(run(model, batch), plain)
     assert torch.equal(run(model, batch), moved)
+    name = "decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"
+    changed = batch[name].clone()
+    changed[:, -1] = 5 + (changed[:, -1] - 4) % 3
+    after = run(model, batch | {name: changed})
+    assert torch.equal(moved[:, :-1], after[:, :-1]) and differ(moved[:, -1], after[:, -1])
     assert prefix.remove() is model
     assert torch.equal(run(model, batch), plain)
     assert not any(ATTRIBUTE in name for name, _ in model.named_modules())
 
 
-@pytest.mark.parametrize("family", [name for name in GENERATORS if FAMILIES[name].kind == "decoder"])
-def test_no_word_sees_a_later_one(family):
-    model, batch = FAMILIES[family].make(), FAMILIES[family].batch()
-    put(model)
-    before = run(model, batch)
-    batch["input_ids"] = batch["input_ids"].clone()
-    batch["input_ids"][:, -1] = 5 + (batch["input_ids"][:, -1] - 4) % 3
-    after = run(model, batch)
-    assert torch.equal(before[:, :-1], after[:, :-1])
-    assert differ(before[:, -1], after[:, -1])
+def test_sixteen_tokens_by_default_that_are_checked_at_the_first_call_alone(monkeypatch):
+    model, batch, checks = tiny("llama"), FAMILIES["llama"].batch(), []
+    prefix, prepend = PrefixTuning(model), Call.prepend
+
+    def noted(call, key, value, check):
+        checks.append(check)
+        return prepend(call, key, value, check)
+
+    monkeypatch.setattr(Call, "prepend", noted)
+    run(model, batch), run(model, batch)
+    assert checks == [True, True, False, False]  # two layers
+    assert {x.key.shape[1] for x in prefix.prefixes().values()} == {16}
 
 
 def test_padding_changes_nothing(make_decoder, words, image_states):
     model, ids, states = make_decoder(), words(1, 6), image_states(1)
     put(model)
+    padded, mask = torch.cat([torch.full((1, 3), 7), ids], 1), torch.tensor([[0] * 3 + [1] * 6])
+    more = dict(encoder_hidden_states=states, use_cache=False)
     with torch.no_grad():
-        want = model(input_ids=ids, encoder_hidden_states=states, use_cache=False).logits
-        padded = torch.cat([torch.full((1, 3), 7), ids], 1)
-        mask = torch.tensor([[0] * 3 + [1] * 6])
-        got = model(
-            input_ids=padded,
-            attention_mask=mask,
-            position_ids=positions(mask),
-            encoder_hidden_states=states,
-            use_cache=False,
-        ).logits
+        want = model(input_ids=ids, **more).logits
+        got = model(input_ids=padded, attention_mask=mask, position_ids=positions(mask), **more).logits
     close(got[:, 3:], want)
 
 
-def test_decoding_with_a_cache_is_a_pass_over_all(make_decoder, words, image_states):
-    model, ids, states = make_decoder(), words(), image_states()
-    put(model)
-    with torch.no_grad():
-        want = model(input_ids=ids, encoder_hidden_states=states, use_cache=False).logits
-        got, cache = [], None
-        for place in range(ids.shape[1]):
-            out = model(
-                input_ids=ids[:, place : place + 1],
-                attention_mask=torch.ones(len(ids), place + 1, dtype=torch.long),
-                position_ids=torch.full((len(ids), 1), place),
-                encoder_hidden_states=states,
-                use_cache=True,
-                cache=cache,
-            )
-            got.append(out.logits)
-            cache = out.cache
-    close(torch.cat(got, 1), want)
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama", "t5", "bart", "llava", "qwen2-vl"])
+@pytest.mark.parametrize("family", ["llama", "t5"])
 def test_beams_with_a_cache_are_those_without(family):
     model, batch = FAMILIES[family].make(), FAMILIES[family].batch()
     put(model)
@@ -208,9 +173,9 @@ def test_beams_with_a_cache_are_those_without(family):
     assert torch.equal(with_cache, model.generate(**batch, **options, use_cache=False))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", ["blip", "llama", "t5"])
-def test_half_precision_is_finite(family, dtype):
+@pytest.mark.parametrize("family, dtype", [("blip", torch.bfloat16), ("t5", torch.float16)])
+def test_in_half_precision_outputs_are_finite_and_the_prefix_is_in_single(family, dtype):
+    """Its entries are near 1, where half precision would swallow a step of the optimiser."""
     model, batch = FAMILIES[family].make().to(dtype), FAMILIES[family].batch()
     batch = {name: x.to(dtype) if x.is_floating_point() else x for name, x in batch.items()}
     prefix = put(model)
@@ -218,34 +183,20 @@ def test_half_precision_is_finite(family, dtype):
     assert run(model, batch).isfinite().all()
 
 
-def test_only_the_prefix_learns_and_gradients_reach_all_of_it(make_decoder, words, image_states):
-    model = make_decoder(attention_probs_dropout_prob=0.1).train()
-    prefix = put(model)
-    learned = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert learned == set(prefix.parameters())
-    model(
-        input_ids=words(), encoder_hidden_states=image_states(), use_cache=False
-    ).logits.square().mean().backward()
-    assert all(p.grad.abs().min() > 0 for p in prefix.parameters().values())
-
-
-def test_dropout_acts_on_the_weights_of_prefix_tokens_too(make_decoder, words, image_states):
-    """The average over draws is what evaluation gives, in the attention's own output."""
-    model = make_decoder(attention_probs_dropout_prob=0.5)
-    put(model)
-    handle, seen = instrument(model), []
-    name = next(iter(handle.sites))
-    handle.sites[name].listeners.append(lambda call: seen.append(call.context.detach()))
-    inputs = dict(input_ids=words(), encoder_hidden_states=image_states(), use_cache=False)
-    with torch.no_grad():
-        model(**inputs)
-        want = seen.pop()
-        model.train()
-        torch.manual_seed(0)
-        for _ in range(800):
-            model(**inputs)
-    mean, spread = torch.stack(seen).mean(0), torch.stack(seen).std(0)
-    assert (spread > 0).all() and ((mean - want).abs() < 6 * spread / 800**0.5).all()
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_only_the_prefix_learns_and_gradients_reach_all_of_it(checkpointing):
+    model, batch = FAMILIES["llama"].make(), FAMILIES["llama"].batch()
+    prefix = put(model.train())
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == set(prefix.parameters())
+    model(**batch, use_cache=False).logits.square().mean().backward()
+    want = [p.grad.clone() for p in prefix.parameters().values()]
+    assert all(grad.abs().min() > 0 for grad in want)
+    if checkpointing:
+        model.zero_grad()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model(**batch, use_cache=False).logits.square().mean().backward()
+        for p, grad in zip(prefix.parameters().values(), want):
+            close(p.grad, grad, 1e-5)
 
 
 @pytest.mark.parametrize("projection", [None, 6])
@@ -260,134 +211,82 @@ def test_saved_and_loaded_to_the_last_bit(projection, tmp_path):
     assert all("crossattention" in name for name in again.layers)
     with pytest.raises(UserError, match="has a prefix: take it out"):
         load_prefix(other, tmp_path)
-    with pytest.raises(UserError, match="does not fit this model and these settings"):
-        PrefixTuning(FAMILIES["llama"].make(), PrefixConfig()).load(tmp_path)
-    save_file({"a": torch.full((2,), torch.inf)}, tmp_path / "prefix.safetensors")
-    with pytest.raises(UserError, match=r"numbers that are not finite \(a\)"):
-        again.load(tmp_path)
-    (tmp_path / "prefix.safetensors").write_bytes(b"no")
-    with pytest.raises(UserError, match="prefix.safetensors cannot be read"):
-        again.load(tmp_path)
-    (tmp_path / "prefix_config.json").write_text('{"token": 3}')
-    with pytest.raises(UserError, match="prefix_config.json cannot be read"):
-        load_prefix(FAMILIES["blip"].make(), tmp_path)
-    (tmp_path / "prefix_config.json").write_text('{"tokens": -3}')
-    with pytest.raises(UserError, match="prefix_config.json cannot be read .*tokens must be .*, got -3"):
-        load_prefix(FAMILIES["blip"].make(), tmp_path)
+
+
+def test_what_cannot_be_loaded(tmp_path):
+    model, weights, config = tiny("llama"), tmp_path / "prefix.safetensors", tmp_path / "prefix_config.json"
+    put(tiny("gpt2")).save(tmp_path)
+    for damage, message in (
+        (lambda: None, "prefix.safetensors does not fit this model and these settings"),
+        (lambda: save_file({"a": torch.tensor(torch.inf)}, weights), r"numbers that are not finite \(a\)"),
+        (lambda: weights.write_bytes(b"no"), "prefix.safetensors cannot be read"),
+        (lambda: config.write_text('{"token": 3}'), "prefix_config.json cannot be read"),
+        (
+            lambda: config.write_text('{"tokens": -3}'),
+            "prefix_config.json cannot .*tokens must be .*, got -3",
+        ),
+    ):
+        damage()
+        with pytest.raises(UserError, match=message):
+            load_prefix(model, tmp_path)
+        assert not any(ATTRIBUTE in name for name, _ in model.named_modules())
 
 
 def test_its_keys_are_no_nodes_of_a_graph():
-    """Capture refuses, and says what to do; with the prefix off it works. The image encoder can be read."""
+    """Capture refuses, and says what to do; with the prefix off it works. The image encoder can be read.
+    Graph adapters refuse."""
     model, batch = FAMILIES["blip"].make(), FAMILIES["blip"].batch()
     prefix = put(model)
-    with pytest.raises(
-        UserError, match="3 learned keys and values of prefix tuning .*: switch the prefix off"
-    ):
+    message = "3 learned keys and values of prefix tuning .*: switch the prefix off"
+    with pytest.raises(UserError, match=message):
         attngraph.capture(model, batch)
     assert attngraph.capture(model, batch, layers="vision_model*")
     with prefix.disabled():
         assert len(attngraph.capture(model, batch)) > 4
-    assert prefix.remove() is model
-
-
-def test_not_under_graph_adapters():
-    """Their graphs would hold keys that are no nodes."""
-    model = adapters_in("blip").get_base_model()
-    put(model)
+    adapted = adapters_in("blip").get_base_model()
+    put(adapted)
     with pytest.raises(UserError, match="3 learned keys and values of prefix tuning stand before"):
-        run(model, FAMILIES["blip"].batch())
-
-
-@pytest.mark.parametrize("family", ["llama", "t5"])
-def test_checkpointing_changes_no_gradient(family):
-    found = []
-    for checkpointing in (False, True):
-        model, batch = FAMILIES[family].make(), FAMILIES[family].batch()
-        prefix = put(model)
-        model.train()
-        for module in model.modules():
-            for name in ("p", "dropout"):
-                if isinstance(getattr(module, name, None), float):
-                    setattr(module, name, 0.0)
-        if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model(**batch, use_cache=False).logits.square().mean().backward()
-        found.append([p.grad for p in prefix.parameters().values()])
-    for got, want in zip(*found):
-        close(got, want, 1e-5)
-        assert want.abs().max() > 0
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_weights_that_were_read_before_are_read_again(dropout, make_decoder, words, image_states):
-    model, shapes = make_decoder(attention_probs_dropout_prob=dropout).train(), []
-
-    def listen(call):
-        shapes.append(call.dropped.shape)
-        call.prepend(call.key[:, :, :3], call.value[:, :, :3])
-        shapes.append(call.dropped.shape)
-        assert call.context.shape == call.query.shape
-
-    handle = instrument(model)
-    handle.sites[next(iter(handle.sites))].listeners.append(listen)
-    model(input_ids=words(), encoder_hidden_states=image_states(), use_cache=False)
-    before, after = shapes
-    assert after == (*before[:-1], before[-1] + 3)
-
-
-def test_attentions_that_a_model_returns_have_the_tokens_columns(make_decoder, words, image_states):
-    model = make_decoder()
-    put(model)
-    with torch.no_grad():
-        out = model(
-            input_ids=words(2, 5),
-            encoder_hidden_states=image_states(),
-            use_cache=False,
-            output_attentions=True,
-        )
-    assert all(x.shape[-1] == 5 + TOKENS for x in out.attentions)
-    assert all(torch.allclose(x.sum(-1), torch.ones(())) for x in out.attentions)
+        run(adapted, batch)
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
         ({"tokens": 0}, "tokens must be a whole number of at least 1, got 0"),
-        ({"tokens": True}, "tokens must be a whole number"),
+        ({"tokens": True}, "tokens must be a whole number of at least 1, got True"),
         ({"projection": 1.5}, "projection must be a whole number"),
         ({"positions": ("ffn",)}, "positions must be one or more of self, cross, got ffn"),
         ({"positions": ()}, "got none"),
+        ({"positions": "cross"}, "no attention layer for a prefix in cross-attention of Llama"),
     ],
 )
 def test_bad_settings(settings, message):
     with pytest.raises(UserError, match=message):
-        PrefixConfig(**settings)
+        PrefixTuning(tiny("llama"), PrefixConfig(**settings))
 
 
-def test_a_model_without_such_attention(tmp_path):
-    with pytest.raises(UserError, match="no attention layer for a prefix in cross-attention of Llama"):
-        PrefixTuning(tiny("llama"), PrefixConfig(positions=("cross",)))
-
-
-def test_position_biases_know_no_prefix():
-    """Zeros stand for its tokens in a bias, so the first key is as far from a query as without them."""
-    config = hf.BloomConfig(vocab_size=41, hidden_size=16, n_layer=1, n_head=2)
+def test_position_biases_know_no_prefix_and_weights_are_read_again():
+    """Zeros stand for its tokens in a bias, so the first key is as far from a query as without them; the
+    weights have the tokens' columns, also where they were read before and are dropped."""
+    config = hf.BloomConfig(vocab_size=41, hidden_size=16, n_layer=1, n_head=2, attention_dropout=0.5)
     model = far_from_zero(hf.BloomForCausalLM(config), 0)
-    prefix, ids = put(model), torch.randint(2, 41, (2, 5))
-    with torch.no_grad():
-        for layer in prefix.prefixes().values():
-            layer.key.zero_()
-            layer.value.zero_()
-        handle, seen = instrument(model), []
-        next(iter(handle.sites.values())).listeners.append(lambda call: seen.append(call.weight))
-        model(input_ids=ids)
-        with prefix.disabled():
-            model(input_ids=ids)
-    handle.remove()
-    with_prefix, plain = seen
-    own = with_prefix[..., TOKENS:]
+    prefix, ids, seen = put(model), torch.randint(2, 41, (2, 5)), []
+    for parameter in prefix.parameters().values():
+        nn.init.zeros_(parameter)
+    handle = instrument(model)
+    listeners = next(iter(handle.sites.values())).listeners
+    listeners.insert(0, lambda call: seen.append((call.weight, call.dropped)))
+    listeners.append(lambda call: seen.append((call.weight, call.dropped)))
+    model(input_ids=ids)
+    plain, weight = seen[0][0], seen[1][0]
+    own = weight[..., TOKENS:]
+    assert weight.shape[-1] == 5 + TOKENS and torch.allclose(weight.sum(-1), torch.ones(()))
     assert torch.allclose(own / own.sum(-1, keepdim=True), plain, atol=1e-6)
-    assert (with_prefix[..., :TOKENS] > 0).all()
+    assert (weight[..., :TOKENS] > 0).all()
+    seen.clear()
+    model.train()(input_ids=ids)
+    handle.remove()
+    assert [dropped.shape[-1] for _, dropped in seen] == [5, 5 + TOKENS]
 
 
 def test_positions_inside_the_attention_itself_are_refused():
@@ -401,9 +300,8 @@ def test_positions_inside_the_attention_itself_are_refused():
     query, key, more = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 5, 8), torch.randn(1, 2, TOKENS, 8)
     for far in (0.0, 0.1):
         call = partial(eager, None, query, key, key, None, far=far)
-        later = partial(
-            eager, None, query, torch.cat([key, more], 2), torch.cat([key, more], 2), None, far=far
-        )
+        longer = torch.cat([key, more], 2)
+        later = partial(eager, None, query, longer, longer, None, far=far)
         check_prepended("layer", call, prepended(call, more, more), TOKENS)
         with pytest.raises(
             UserError, match="layer: its attention is more than a softmax .* can't be given a"
@@ -418,24 +316,3 @@ def test_heads_must_be_known():
     put(model)
     with pytest.raises(UserError, match="4 heads of 4 features of prefix keys cannot stand before 1 of 4"):
         model(**ZOO["falcon"].inputs())
-
-
-def test_a_prefix_of_a_model_in_half_precision_learns_in_single():
-    """Its entries are near 1, where half precision would swallow a step of the optimiser."""
-    prefix = put(tiny("gpt2").to(torch.bfloat16))
-    before = {name: p.detach().clone() for name, p in prefix.parameters().items()}
-    optimizer = torch.optim.AdamW(prefix.parameters().values(), lr=1e-3, weight_decay=0)
-    ids = torch.randint(2, 40, (2, 6), generator=torch.Generator().manual_seed(0))
-    prefix.model(input_ids=ids, labels=ids).loss.backward()
-    optimizer.step()
-    for name, parameter in prefix.parameters().items():
-        assert parameter.dtype == torch.float32 and (parameter != before[name]).float().mean() > 0.9
-
-
-def test_an_offloaded_model():
-    """Its weights are on meta until a layer runs."""
-    model, other, words = tiny("llama"), tiny("llama"), torch.randint(2, 41, (2, 5))
-    accelerate.cpu_offload(other, execution_device=torch.device("cpu"))
-    put(model), put(other)
-    with torch.no_grad():
-        close(other(input_ids=words).logits, model(input_ids=words).logits)

@@ -5,30 +5,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from adapters import GraphAdapterConfig
-from adapters.config import AdapterConfig
-from adapters.query_rows import PLACES, QUERY_ROWS, _noise, with_query_rows
+from adapters.query_rows import PLACES, _noise, with_query_rows
 from adapters.scheme import Scheme
-from attngraph.errors import UserError
-from attngraph.scores import AttentionScores
-from tests.adapters import contract
-from tests.adapters.cases import REFERENCES
-from tests.adapters.contract import GRAPHS, Case, random_graph
-from tests.adapters.peft.helpers import close, differ, put, run
+from tests.adapters.cases import REFERENCES, TYPICAL
+from tests.adapters.contract import CHECKS, GRAPHS, Case, check_residual_share, random_graph
+from tests.adapters.peft.helpers import put, run
 from tests.adapters.peft_models import FAMILIES
+from tests.pairwise import pairwise
 
-ARGUMENTS = {
-    "gcn": {},
-    "appnp": {"alpha": 0.3, "steps": 2},
-    "gcnii": {"alpha": 0.3, "theta": 1.5},
-    "pgnn": {"p": 1.25, "mu": 0.5, "steps": 2},
-    "residual": {"alpha": 0.3},
-    "tempering": {"p": 2.5, "mu": 0.5},
-    "rotated": {"p": 1.25, "mu": 0.5},
-}
-OTHER = [rows for rows in QUERY_ROWS if rows != "query"]
+other = pytest.mark.parametrize("rows", ["zero", "noise"])
 
 
 class WithRows(Scheme):
@@ -44,6 +30,9 @@ class WithRows(Scheme):
     def reweight(self, graph, backend="dense"):
         return self.inner.reweight(with_query_rows(graph, self.rows), backend)
 
+    def edge_weights(self, edges):
+        return edges.weight
+
 
 @dataclass(frozen=True)
 class RowsCase(Case):
@@ -51,13 +40,6 @@ class RowsCase(Case):
 
     def make(self, dtype=torch.float32):
         return WithRows(super().make(), self.rows).to(dtype)
-
-
-def case_of(name: str, rows: str) -> RowsCase:
-    def reference(scheme, graph, output):
-        return REFERENCES[name](scheme.inner, by_hand(graph, rows), output)
-
-    return RowsCase(name, reference, ARGUMENTS[name], rows=rows)
 
 
 def by_hand(graph, rows: str):
@@ -77,32 +59,20 @@ def by_hand(graph, rows: str):
     return replace(graph, query=query)
 
 
-every = pytest.mark.parametrize("name", ARGUMENTS)
-other = pytest.mark.parametrize("rows", OTHER)
-
-
-@every
 @other
-@pytest.mark.parametrize("kind", GRAPHS)
-def test_equals_the_formula_as_loops(name, rows, kind):
-    contract.check_brute_force(case_of(name, rows), kind, 0)
+@pytest.mark.parametrize(
+    "check", [x for x in CHECKS if x.run is not check_residual_share], ids=lambda x: x.run.__name__
+)
+def test_the_contract(check, rows, monkeypatch):
+    """Of pGNN, whose weights and messages depend on all that stands at a query; against rows put by hand."""
+    monkeypatch.setattr("attngraph.backends.tiled.TILE", 48)
 
+    def reference(scheme, graph, output):
+        return REFERENCES["pgnn"](scheme.inner, by_hand(graph, rows), output)
 
-@every
-@other
-def test_the_contract(name, rows):
-    case = case_of(name, rows)
-    for causal in (False, True):
-        contract.check_padding(case, causal)
-    for triangular, prefix in ((False, 0), (True, 0), (True, 2)):
-        contract.check_no_future(case, triangular, prefix)
-        contract.check_past_degree(case, triangular, prefix)
-    contract.check_masked_edges(case, "decoder self, padded")
-    contract.check_autocast(case)
-    for dtype in (torch.bfloat16, torch.float16):
-        contract.check_close_in_half(case, dtype)
-        contract.check_finite(case, dtype)
-    contract.check_finite(case, torch.float32)
+    case = RowsCase("pgnn", reference, {"p": 1.25, "mu": 0.5}, rows=rows)
+    for settings in pairwise(case=[case], **check.values):
+        check.run(**settings)
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder self, padded"])
@@ -112,9 +82,9 @@ def test_only_gcn_has_no_use_for_query_rows(rows, kind):
     changed = with_query_rows(graph, rows)
     assert torch.equal(changed.weight, graph.weight) and torch.equal(changed.value, graph.value)
     assert with_query_rows(graph, "query") is graph
-    for name in ARGUMENTS:
-        scheme = Case(name, REFERENCES[name], ARGUMENTS[name]).make(torch.float64)
-        assert torch.equal(scheme(changed), scheme(graph)) == (name == "gcn"), name
+    for case in [*TYPICAL[1:], Case("gcn", REFERENCES["gcn"])]:
+        scheme = case.make(torch.float64)
+        assert torch.equal(scheme(changed), scheme(graph)) == (case.name == "gcn"), case
 
 
 def test_noise_is_standard_normal_at_the_lengths_of_queries_and_comes_again():
@@ -136,8 +106,7 @@ def test_the_table_of_noise_stays_on_the_device_and_serves_training_after_infere
     _noise.cache_clear()
     with torch.inference_mode():
         made = with_query_rows(graph, "noise").query
-    want = by_hand(graph, "noise").query
-    torch.testing.assert_close(made.clone(), want)
+    torch.testing.assert_close(made.clone(), by_hand(graph, "noise").query)
     query = graph.query.clone().requires_grad_()
     with_query_rows(replace(graph, query=query), "noise").query.sum().backward()
     assert query.grad is not None and _noise.cache_info()[:2] == (1, 1)  # hits, misses
@@ -147,57 +116,3 @@ def test_the_table_of_noise_stays_on_the_device_and_serves_training_after_infere
     names = list(model.state_dict())
     run(model, FAMILIES["blip"].batch())
     assert list(model.state_dict()) == names
-
-
-@other
-def test_scores_get_the_rows_of_their_graph(rows):
-    draw = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(2, 2, k, 4, generator=draw) for k in (5, 6, 6))
-    mask = torch.tensor([[True] * 5, [False] * 2 + [True] * 3])
-    scores = AttentionScores(query, key, value, query_mask=mask, causal=True)
-    changed = with_query_rows(scores, rows)
-    close(changed.graph().weight, scores.graph().weight)
-    close(changed.graph().query, with_query_rows(scores.graph(), rows).query)
-
-
-@other
-@pytest.mark.parametrize("gnn", ["pgnn", "gcnii"])
-@pytest.mark.parametrize("family", ["blip", "llama", "gpt2"])
-def test_training_computes_what_evaluation_does(family, gnn, rows):
-    """There the scheme starts from scores, in a function of its own."""
-    model, plain = put(family, gnn, query_rows=rows), put(family, gnn)
-    batch = FAMILIES[family].batch()
-    want = run(model, batch)
-    assert differ(want, run(plain, batch))
-    model.train()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    close(run(model, batch), want, 1e-4)
-
-
-def test_the_noise_of_packed_texts_is_that_of_each_alone():
-    ids = torch.randint(3, 40, (1, 9), generator=torch.Generator().manual_seed(1))
-    model = put("llama", "pgnn", query_rows="noise", join="replace", positions=("self",))
-    places = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
-    alone = [run(model, {"input_ids": part}) for part in ids.split([4, 5], 1)]
-    close(run(model, {"input_ids": ids, "position_ids": places}), torch.cat(alone, 1))
-
-
-def test_exporting_leaves_no_table_behind():
-    class Net(nn.Module):
-        def forward(self, query, key, value):
-            return with_query_rows(AttentionScores(query, key, value).graph(), "noise").query
-
-    inputs = tuple(torch.randn(3, 1, 2, 4, 3))
-    _noise.cache_clear()
-    exported = torch.export.export(Net(), inputs, strict=False).module()
-    assert type(Net()(*inputs)) is torch.Tensor
-    close(exported(*inputs), Net()(*inputs))
-
-
-def test_an_unknown_kind_is_refused():
-    with pytest.raises(UserError, match="unknown query_rows 'nose': choose one of query, zero, noise"):
-        AdapterConfig(query_rows="nose")
-    with pytest.raises(UserError, match="unknown query_rows 3"):
-        GraphAdapterConfig(query_rows=3)

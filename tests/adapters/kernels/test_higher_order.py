@@ -9,17 +9,16 @@ from torch.autograd import forward_ad
 from torch.autograd.functional import hvp
 
 from adapters import APPNP, GCN, PGNN
-from adapters.kernels import fused_step, tiled_step
 from attngraph import AttentionScores
-from tests.adapters.kernels.test_step import number, small_pieces  # noqa: F401
+from tests.adapters.kernels.test_step import ALL, SMALL, STEPS, both, every_step, moved, number
 from tests.attngraph.scores_cases import DROPPED, KINDS, dense, on_leaves, random_scores
 from tests.pairwise import pairwise_params
 
-STEPS = {"fused": fused_step, "tiled": tiled_step}
-every_step = pytest.mark.parametrize("step", STEPS.values(), ids=STEPS)
-SMALL = dict(b=2, h=1, n=3, m=4, d=2)
-SCHEMES = {"gcn": GCN, "gcn, normalised": partial(GCN, normalize=True), "appnp": partial(APPNP, steps=2)}
-FIELDS = ("query", "key", "value", "feature")
+SCHEMES = {
+    "gcn, normalised": partial(GCN, normalize=True),
+    "appnp": partial(APPNP, steps=2),
+    "pgnn": lambda: PGNN(steps=2).double(),
+}
 
 
 def plain(scores, p, residual, degree="sum", context=False):
@@ -28,65 +27,21 @@ def plain(scores, p, residual, degree="sum", context=False):
     return out, attention if context else None
 
 
-def moved(scores: AttentionScores, leaves) -> AttentionScores:
-    return replace(scores, **dict(zip(FIELDS, leaves)))
-
-
 @pytest.mark.parametrize(
     "step, kind, degree",
-    pairwise_params(
-        step=STEPS,
-        kind=["encoder", "decoder self, padded", "decoder, cached", "encoder, rotated"],
+    both(
+        ["encoder", "decoder self, padded", "decoder, cached", "encoder, rotated"],
+        list(DROPPED)[-2:],
         degree=["sum", "mean"],
     ),
 )
 def test_gradgradcheck(step, kind, degree):
-    scores, leaves = on_leaves(random_scores(2, **SMALL, **KINDS[kind]))
+    scores, leaves = on_leaves(random_scores(2, **SMALL, **ALL[kind]))
 
     def run(p, mu, *leaves):
         return STEPS[step](moved(scores, leaves), p, 2 * mu / p, degree, True)
 
     assert torch.autograd.gradgradcheck(run, [number(1.6), number(0.3), *leaves], fast_mode=True)
-
-
-@pytest.mark.parametrize("kind", DROPPED)
-def test_gradgradcheck_under_dropout(kind):
-    scores, leaves = on_leaves(random_scores(2, **SMALL, **DROPPED[kind]))
-
-    def run(p, mu, *leaves):
-        return fused_step(moved(scores, leaves), p, 2 * mu / p, "sum", True)
-
-    assert torch.autograd.gradgradcheck(run, [number(1.6), number(0.3), *leaves], fast_mode=True)
-
-
-@every_step
-@pytest.mark.parametrize("kind", ["encoder", "decoder self"])
-def test_gradients_of_gradients_equal_those_of_the_dense_backend(step, kind):
-    scores, leaves = on_leaves(random_scores(3, **KINDS[kind]))
-    inputs = [number(1.4), number(0.2), *leaves]
-
-    def twice(step):
-        loss = step(scores, *inputs[:2])[0].square().sum()
-        first = torch.autograd.grad(loss, inputs, create_graph=True)
-        return [*first, *torch.autograd.grad(sum(x.square().sum() for x in first), inputs)]
-
-    for got, want in zip(twice(step), twice(plain), strict=True):
-        assert want.abs().max() > 0
-        torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-9)
-
-
-@every_step
-def test_hessian_vector_products(step):
-    """``hvp`` calls the second backward pass with a gradient that needs none itself."""
-    scores = random_scores(4, **SMALL)
-    query, direction = scores.query, torch.ones_like(scores.query)
-
-    def loss(step, query):
-        return step(replace(scores, query=query), 1.5, 0.2)[0].sum()
-
-    got, want = (hvp(partial(loss, x), query, direction)[1] for x in (step, plain))
-    assert want.abs().max() > 1e-3
-    torch.testing.assert_close(got, want)
 
 
 @every_step
@@ -116,15 +71,6 @@ def test_the_tiled_backend_of_every_scheme(scheme, kind, monkeypatch):
     assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
 
 
-def test_the_tiled_backend_of_several_steps():
-    scores, leaves = on_leaves(random_scores(7, **SMALL))
-
-    def run(*leaves):
-        return PGNN(steps=2).double().attend(moved(scores, leaves), "tiled")[0]
-
-    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
-
-
 TRANSFORMS = {
     "grad": torch.func.grad,
     "jacrev": torch.func.jacrev,
@@ -138,12 +84,14 @@ TRANSFORMS = {
 
 
 @pytest.mark.parametrize(
-    "transform, backend", pairwise_params(transform=TRANSFORMS, backend=["dense", "tiled"])
+    "transform, backend, scheme",
+    pairwise_params(
+        transform=TRANSFORMS, backend=["dense", "tiled"], scheme=["one step", "two steps", "gcn"]
+    ),
 )
-@pytest.mark.parametrize("scheme", [PGNN, GCN, partial(PGNN, steps=2)], ids=["one step", "gcn", "two steps"])
 def test_transforms_of_torch_func(transform, backend, scheme):
     scores = random_scores(8, **{**SMALL, "b": 1}, metric=False, dtype=torch.float32)
-    scheme = scheme()
+    scheme = {"one step": PGNN, "two steps": partial(PGNN, steps=2), "gcn": GCN}[scheme]()
 
     def loss(query):
         outputs = scheme.attend(replace(scores, query=query), backend)
@@ -158,8 +106,13 @@ def test_transforms_of_torch_func(transform, backend, scheme):
 
 
 @every_step
-def test_forward_mode(step):
+def test_forward_mode_and_hessian_vector_products(step):
+    """``hvp`` calls the second backward pass with a gradient that needs none itself."""
     scores = random_scores(9, **SMALL)
+    query, direction = scores.query, torch.ones_like(scores.query)
+
+    def loss(step, query):
+        return step(replace(scores, query=query), 1.5, 0.2)[0].sum()
 
     def tangent(step):
         with forward_ad.dual_level():
@@ -167,10 +120,12 @@ def test_forward_mode(step):
             return forward_ad.unpack_dual(step(replace(scores, value=dual), 1.5, 0.2)[0]).tangent
 
     torch.testing.assert_close(tangent(step), tangent(plain))
+    got, want = (hvp(partial(loss, x), query, direction)[1] for x in (step, plain))
+    assert want.abs().max() > 1e-3
+    torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("backend", ["dense", "tiled"])
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("backend, causal", [("dense", True), ("tiled", False)])
 def test_export(backend, causal):
     scores = random_scores(10, causal=causal, metric=False, dtype=torch.float32)
 

@@ -21,16 +21,6 @@ SCHEME_ARGS = {
 GENERATORS = [name for name, family in FAMILIES.items() if family.kind != "encoder"]
 
 
-def families_and_schemes(families: list[str], several: tuple[str, str]) -> list[tuple[str, str]]:
-    """Every family with pGNN, whose messages depend on all that a family can get wrong (masks, degrees,
-    distances), and every other scheme with two of the families."""
-    others = [gnn for gnn in SCHEME_ARGS if gnn != "pgnn"]
-    return [
-        *((family, "pgnn") for family in families),
-        *((family, gnn) for gnn in others for family in several),
-    ]
-
-
 def config(gnn: str = "pgnn", **settings) -> GraphAdapterConfig:
     """Settings of an adapter with random weights."""
     return GraphAdapterConfig(

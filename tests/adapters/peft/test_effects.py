@@ -1,11 +1,13 @@
-"""Effects of the adapters in a model: each layer's own scheme, on its own graph, with its own W_o."""
+"""Effects of the adapters in a model and the numbers that they learned, each layer's own."""
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import nn
 
 from adapters.effects import effect
-from adapters.peft import adapter_effects, watch_effects
+from adapters.peft import adapter_effects, learned_scalars, watch_effects
+from adapters.peft.learned import short_names
 from attngraph import UserError, capture
 from tests.adapters.peft.helpers import config, put, run
 from tests.adapters.peft_models import FAMILIES
@@ -14,7 +16,6 @@ from tests.adapters.peft_models import FAMILIES
 @pytest.mark.parametrize(
     "family, settings",
     [
-        ("blip", {}),
         ("gpt2", {"top_k": 3}),  # Conv1D
         ("llama", {"rescale": True, "join": "replace"}),  # grouped heads, rotary embedding
         ("t5", {"gnn": "rotated", "shared": True}),
@@ -33,17 +34,15 @@ def test_equals_the_captured_graphs(family, settings):
     base = model.get_base_model()
     graphs, layers = capture(base, batch), model.base_model.layers()
     assert list(got) == [name for name in graphs if name in layers] and got
+    sites = [m for m in model.modules() if hasattr(m, "listen")]
     for name, adapter in layers.items():
-        sites = {m.name: m for m in model.modules() if hasattr(m, "listen")}
-        layer = next(m for m in sites.values() if m.gnn_adapter["default"] is adapter)
+        layer = next(m for m in sites if m.gnn_adapter["default"] is adapter)
         weight = layer.projection.weight if family == "gpt2" else layer.projection.weight.T
         want = effect(adapter.scheme, graphs[name], weight.detach(), adapter.top_k, adapter.rescale)
         assert got[name].queries == want.queries > 0
-        assert 0 < got[name].kappa < 1 and 0 < got[name].moved < 1
         for field in ("kappa", "moved", "length", "cosine", "whole_length", "whole_cosine", "p"):
             assert getattr(got[name], field) == pytest.approx(getattr(want, field), rel=1e-5), field
-        share = got[name].share
-        assert share == (0.5 if hasattr(adapter.join, "share") else None)
+        assert got[name].share == (0.5 if hasattr(adapter.join, "share") else None)
     if not settings.get("shared"):
         assert len({found.p for found in got.values()}) > 1
     assert torch.equal(run(model, batch), before)
@@ -79,10 +78,55 @@ def test_beside_lora_the_frozen_projection_counts():
 def test_models_without_adapters_that_run():
     plain, model, batch = FAMILIES["llama"].make(), put("llama"), FAMILIES["llama"].batch()
     message = "no graph adapter is switched on after an attention layer of LlamaForCausalLM"
-    with pytest.raises(UserError, match=message):
-        adapter_effects(plain, batch)
+    for without in (plain, put("llama", positions="ffn")):
+        with pytest.raises(UserError, match=message):
+            adapter_effects(without, batch)
     with model.disable_adapter(), pytest.raises(UserError, match=message):
         adapter_effects(model, batch)
-    with pytest.raises(UserError, match=message):
-        adapter_effects(put("llama", positions="ffn"), batch)
     assert adapter_effects(model, batch)
+
+
+def test_short_names():
+    blip = "text_decoder.bert.encoder.layer.{}.{}.output.dense"
+    t5 = ["encoder.block.0.layer.0.SelfAttention.o", "decoder.block.0.layer.1.EncDecAttention.o"]
+    for names, want in (
+        (
+            [blip.format(k, x) for k in (0, 1) for x in ("attention", "cross")],
+            ["layer.0.attention", "layer.0.cross", "layer.1.attention", "layer.1.cross"],
+        ),
+        (["model.layers.3.self_attn.o_proj"], ["layers.3.self_attn"]),
+        (t5, [name.removesuffix(".o") for name in t5]),
+        (["a.0.attn.out", "a.0.ffn.end"], ["a.0.attn.out", "a.0.ffn.end"]),
+        (["head.attention.out_proj"], ["head.attention.out_proj"]),
+        (["0.attn", "12.attn"], ["0.attn", "12.attn"]),
+        ([], []),
+    ):
+        assert short_names(names) == want
+
+
+def test_learned_values_are_those_that_the_schemes_use():
+    model = put("blip", learn_mu=True, p=1.25, mu=0.5)
+    values = learned_scalars(model)
+    layers = [f"layer.{k}.{name}" for k in (0, 1) for name in ("attention", "crossattention")]
+    assert set(values) == {f"{layer}.{name}" for layer in layers for name in ("p", "mu", "share")}
+    assert values["layer.0.attention.p"] == pytest.approx(1.25, abs=1e-6)
+    assert values["layer.1.crossattention.mu"] == pytest.approx(0.5, abs=1e-6)
+    assert values["layer.1.attention.share"] == 0.5
+    for name, parameter in model.named_parameters():
+        if "layer.1.attention" in name and name.endswith("p_logit.stored"):
+            nn.init.constant_(parameter, 0.0)
+    assert learned_scalars(model) == values | {"layer.1.attention.p": pytest.approx(2.0)}
+    assert learned_scalars(model.get_base_model()) == learned_scalars(model)
+    assert not learned_scalars(put("llama", gnn="pgnn", join="gated", p=2.0, learn_p=False))
+
+
+def test_learned_values_of_the_active_adapter():
+    model = put("llama", p=1.25)
+    model.add_adapter("other", config(p=1.75, positions="self", target_modules=["1.self_attn"]))
+    for active, want in (("default", {"0": 1.25, "1": 1.25}), ("other", {"1": 1.75})):
+        model.set_adapter(active)
+        values = learned_scalars(model)
+        assert {k[7]: v for k, v in values.items() if k.endswith(".p")} == pytest.approx(want)
+    with model.disable_adapter():
+        assert learned_scalars(model) == values
+    assert learned_scalars(model.unload()) == {}

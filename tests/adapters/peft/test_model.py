@@ -15,122 +15,24 @@ from adapters import GraphAdapterConfig
 from adapters.peft.layer import FeedForwardLayer, GraphLayer, OutputLayer
 from attngraph import UserError, capture
 from attngraph.reading.hub import find_hub
-from tests.adapters.peft import blip_decoder as blip
-from tests.adapters.peft.blip_decoder import JOINS, SCHEME_ARGS, logits
 from tests.adapters.peft.helpers import close, config, differ, put, run
 from tests.adapters.peft_models import FAMILIES
-from tests.pairwise import pairwise_params
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_only_the_adapters_learn(family):
-    base = {name for name, _ in FAMILIES[family].make().named_parameters()}
-    model = put(family).train()
-    learn = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    assert len(model.get_base_model().state_dict()) > len(learn)
-    assert all(".gnn_adapter.default." in name for name in learn)
-    assert all(name.removeprefix("base_model.model.").startswith(FAMILIES[family].adapted) for name in learn)
-    assert {
-        name.removeprefix("base_model.model.").replace(".base_layer", "")
-        for name, p in model.named_parameters()
-        if not p.requires_grad
-    } == base
-    model(**FAMILIES[family].batch()).logits.square().mean().backward()
-    assert all(
-        p.grad is not None and p.grad.isfinite().all() and p.grad.abs().sum() > 0 for p in learn.values()
-    )
+def test_settings_reach_the_layers():
+    batch = FAMILIES["llama"].batch()
+    plain = run(put("llama"), batch)
+    sparse = put("llama", backend="sparse")
+    layers = [m.gnn_adapter["default"] for m in sparse.modules() if isinstance(m, OutputLayer)]
+    assert len(layers) == 2 and {adapter.backend for adapter in layers} == {"sparse"}
+    close(run(sparse, batch), plain, 1e-4)
+    assert differ(run(put("llama", top_k=2), batch), plain)
+    shared = put("llama", shared=True)
+    assert sum(name.endswith("p_logit.stored") for name, _ in shared.named_parameters()) == 1
+    assert sum(name.endswith("p_logit.stored") for name in shared.state_dict()) == 2
 
 
-@pytest.mark.parametrize("settings", [dict(backend="sparse"), dict(top_k=2), dict(shared=True)], ids=str)
-def test_settings_reach_the_layers(settings):
-    model = put("llama", **settings)
-    layers = [m.gnn_adapter["default"] for m in model.modules() if isinstance(m, OutputLayer)]
-    plain = put("llama")
-    if "backend" in settings:
-        close(run(model, FAMILIES["llama"].batch()), run(plain, FAMILIES["llama"].batch()), 1e-4)
-    elif "top_k" in settings:
-        assert differ(run(model, FAMILIES["llama"].batch()), run(plain, FAMILIES["llama"].batch()))
-    else:
-        assert len({id(adapter.scheme) for adapter in layers}) == 1 < len(layers)
-        assert (
-            sum(name.endswith("p_logit.stored") for name, p in model.named_parameters() if p.requires_grad)
-            == 1
-        )
-        assert sum(name.endswith("p_logit.stored") for name in model.state_dict()) == len(layers)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_switching_off_gives_the_base_back_exactly(family):
-    base, batch = FAMILIES[family].make(), FAMILIES[family].batch()
-    kinds, want = [type(m) for m in base.modules()], run(base, batch)
-    state, implementation = copy.deepcopy(base.state_dict()), base.config._attn_implementation
-    torch.manual_seed(0)
-    model = get_peft_model(base, config()).eval()
-    adapted = run(model, batch)
-    assert differ(adapted, want)
-    with model.disable_adapter():
-        assert base.config._attn_implementation == implementation
-        assert torch.equal(run(model, batch), want)
-        with model.disable_adapter():
-            pass
-        assert torch.equal(run(model, batch), want)
-    assert torch.equal(run(model, batch), adapted)
-    back = model.unload()
-    assert (
-        back is base
-        and torch.equal(run(base, batch), want)
-        and base.config._attn_implementation == implementation
-    )
-    assert [type(m) for m in base.modules()] == kinds
-    assert not any(m._forward_pre_hooks or "attngraph" in m.__dict__ for m in base.modules())
-    assert base.state_dict().keys() == state.keys()
-    assert all(torch.equal(x, state[name]) for name, x in base.state_dict().items())
-    close(run(put(family), batch), adapted, 1e-6)
-    get_peft_model(base, config())  # there is room for new ones
-
-
-@pytest.mark.parametrize("gnn, join", pairwise_params(gnn=list(SCHEME_ARGS), join=JOINS))
-def test_switching_off_a_blip_decoder(gnn, join, make_decoder, words, image_states):
-    """Exactly, also while generating; its attention modules have other classes while adapters run."""
-    model = make_decoder()
-    kinds = [type(m) for m in model.modules()]
-    state = copy.deepcopy(model.state_dict())
-    ids, states = words(), image_states()
-    more = dict(encoder_hidden_states=states, max_new_tokens=5, num_beams=2, do_sample=False)
-    before, text = logits(model, ids, states), model.generate(ids, **more)
-    adapted = blip.put(model, gnn, join=join)
-    assert not torch.allclose(logits(adapted, ids, states), before, atol=0.05)
-    with adapted.disable_adapter():
-        assert torch.equal(logits(adapted, ids, states), before)
-        assert torch.equal(adapted.generate(ids, **more), text)
-        with adapted.disable_adapter():
-            pass
-        assert torch.equal(logits(adapted, ids, states), before)
-    assert not torch.allclose(logits(adapted, ids, states), before, atol=0.05)
-    assert adapted.unload() is model
-    assert torch.equal(logits(model, ids, states), before)
-    assert [type(m) for m in model.modules()] == kinds
-    assert not any(m._forward_pre_hooks for m in model.modules())
-    assert model.state_dict().keys() == state.keys()
-    assert all(torch.equal(x, state[name]) for name, x in model.state_dict().items())
-    blip.put(model, gnn, join=join)  # there is room for new ones
-
-
-def test_what_could_learn_before_can_learn_again(make_captioner, words):
-    model = make_captioner()
-    model.vision_model.requires_grad_(False)
-    before = {name for name, p in model.named_parameters() if p.requires_grad}
-    ids = words()
-    adapted = blip.put(model)
-    adapted(pixel_values=torch.randn(2, 3, 8, 8), input_ids=ids, labels=ids).loss.backward()
-    assert all(p.grad is None for name, p in model.named_parameters() if ".gnn_adapter." not in name)
-    back = adapted.unload()
-    assert {name for name, p in back.named_parameters() if p.requires_grad} == before
-
-
-@pytest.mark.parametrize(
-    "wrong", [dict(adapter_name="dense"), dict(peft_config=GraphAdapterConfig(target_modules=["nothing"]))]
-)
+@pytest.mark.parametrize("wrong", [dict(adapter_name="dense"), dict(peft_config=config(exclude=["no"]))])
 def test_a_failed_try_leaves_nothing_behind(wrong):
     """Else parameters that were frozen since then would be thawed at the end."""
     model = FAMILIES["bert"].make()
@@ -139,22 +41,19 @@ def test_a_failed_try_leaves_nothing_behind(wrong):
         get_peft_model(model, **{"peft_config": config(), **wrong})
     assert set(vars(model)) == before
     model.requires_grad_(False)
-    back = get_peft_model(model, config()).unload()
-    assert not any(p.requires_grad for p in back.parameters())
+    assert not any(p.requires_grad for p in get_peft_model(model, config()).unload().parameters())
+    for first in (config(), LoraConfig(target_modules=["query"])):  # beside another adapter
+        base = get_peft_model(FAMILIES["bert"].make(), first).get_base_model()
+        with pytest.raises(UserError, match="matches no attention layer"):
+            get_peft_model(base, config(target_modules=["nothing"]), adapter_name="second")
+        assert list(base.peft_config) == ["default"]
+        assert "second" in get_peft_model(base, config(), adapter_name="second").peft_config
 
 
-@pytest.mark.parametrize("first", [config(), LoraConfig(target_modules=["query"])], ids=["graph", "lora"])
-def test_a_failed_try_beside_another_adapter_leaves_its_name_free(first):
-    base = get_peft_model(FAMILIES["bert"].make(), first).get_base_model()
-    with pytest.raises(UserError, match="matches no attention layer"):
-        get_peft_model(base, config(target_modules=["nothing"]), adapter_name="second")
-    assert list(base.peft_config) == ["default"]
-    assert "second" in get_peft_model(base, config(), adapter_name="second").peft_config
-
-
-@pytest.mark.parametrize("kind, method", [(FeedForwardLayer, "make"), (GraphLayer, "set_adapter")])
-@pytest.mark.parametrize("beside", [False, True])
-def test_adapters_that_went_in_before_a_failure_come_out_again(beside, kind, method, monkeypatch):
+@pytest.mark.parametrize(
+    "kind, method, beside", [(FeedForwardLayer, "make", True), (GraphLayer, "set_adapter", False)]
+)
+def test_adapters_that_went_in_before_a_failure_come_out_again(kind, method, beside, monkeypatch):
     model, batch = FAMILIES["bart"].make(), FAMILIES["bart"].batch()
     first = get_peft_model(model, config(positions="self")) if beside else None
     want, seen, own = run(model, batch), [], getattr(kind, method)
@@ -201,14 +100,6 @@ def test_a_model_without_numbers():
         capture(FAMILIES["bert"].new(), {"input_ids": torch.ones(2, 3, dtype=torch.long)})
 
 
-def test_after_feed_forward_blocks_alone_attention_stays_as_it_is():
-    model, batch = put("llama", positions="ffn"), FAMILIES["llama"].batch()
-    for _ in range(2):
-        assert model.get_base_model().config._attn_implementation == "sdpa"
-        with model.disable_adapter():
-            assert torch.equal(run(model, batch), run(FAMILIES["llama"].make(), batch))
-
-
 def test_several_adapters_by_name(tmp_path):
     """Different schemes, joins and places in one model; each alone is the same as in a model of its own."""
     batch = FAMILIES["t5"].batch()
@@ -245,18 +136,6 @@ def test_several_adapters_by_name(tmp_path):
     assert torch.equal(run(model, batch), alone["wide"])
 
 
-def test_an_adapter_put_in_while_adapters_are_off_leaves_them_off():
-    model, batch = put("llama"), FAMILIES["llama"].batch()
-    want, adapted = run(FAMILIES["llama"].make(), batch), run(model, batch)
-    with model.disable_adapter():
-        model.add_adapter("other", config("appnp"))
-        assert model.get_base_model().config._attn_implementation == "sdpa"
-        assert torch.equal(run(model, batch), want)
-    assert torch.equal(run(model, batch), adapted)
-    model.set_adapter("other")
-    assert differ(run(model, batch), adapted)
-
-
 def test_after_deleting_the_active_adapter_another_is_active_in_all_layers():
     model = put("llama", positions="self", target_modules=["0.self_attn"])
     model.add_adapter("other", config(positions="self", target_modules=["1.self_attn"]))
@@ -271,26 +150,43 @@ def test_after_deleting_the_active_adapter_another_is_active_in_all_layers():
     assert model.active_adapters == []
 
 
-@pytest.mark.parametrize("name", ["down", "share", "c_proj", "0"])
-def test_a_name_that_parameters_have_is_refused(name):
-    """PEFT tells adapters apart by these names when it saves them."""
-    with pytest.raises(UserError, match=f"'{name}' is part of the names of parameters"):
-        get_peft_model(FAMILIES["gpt2"].make(), config(), adapter_name=name)
-
-
-@pytest.mark.parametrize("positions", ["self", "cross", "ffn"])
-def test_adapters_go_in_once_under_a_name(positions, make_decoder):
-    model = make_decoder()
-    blip.put(model, positions=positions)
-    with pytest.raises(
-        UserError, match="'default' is taken by a GRAPH_ADAPTER adapter .* give another adapter_name"
-    ):
-        blip.put(model, positions=positions)
-
-
-def test_a_model_without_attention_is_refused():
+def test_models_and_names_that_are_refused():
+    """PEFT tells adapters apart by names of parameters when it saves them."""
     with pytest.raises(UserError, match="Linear has no attention layer that can be read"):
         get_peft_model(nn.Linear(2, 2), GraphAdapterConfig())
+    for name in ("share", "c_proj"):
+        with pytest.raises(UserError, match=f"'{name}' is part of the names of parameters"):
+            get_peft_model(FAMILIES["gpt2"].make(), config(), adapter_name=name)
+    base = put("gpt2", positions="ffn").get_base_model()
+    message = "'default' is taken by a GRAPH_ADAPTER adapter .* give another adapter_name"
+    with pytest.raises(UserError, match=message):
+        get_peft_model(base, config(positions="ffn"))
+    model = put("gpt2")
+    for name in ("", "a.b", "a/b", "pop"):
+        with pytest.raises(UserError, match="the adapter name .* cannot be the name of a module"):
+            model.add_adapter(name, config())
+    with pytest.raises(UserError, match="the adapter name 'a.b' cannot be the name of a module"):
+        get_peft_model(FAMILIES["gpt2"].make(), config(), "a.b")
+
+
+def test_adapters_that_do_not_listen_leave_attention_as_it_is():
+    """Those after feed-forward blocks alone, and one that is put in while adapters are off."""
+    batch = FAMILIES["llama"].batch()
+    want = run(FAMILIES["llama"].make(), batch)
+    model = put("llama", positions="ffn")
+    for _ in range(2):
+        assert model.get_base_model().config._attn_implementation == "sdpa"
+        with model.disable_adapter():
+            assert torch.equal(run(model, batch), want)
+    model = put("llama")
+    adapted = run(model, batch)
+    with model.disable_adapter():
+        model.add_adapter("other", config("appnp"))
+        assert model.get_base_model().config._attn_implementation == "sdpa"
+        assert torch.equal(run(model, batch), want)
+    assert torch.equal(run(model, batch), adapted)
+    model.set_adapter("other")
+    assert differ(run(model, batch), adapted)
 
 
 def hook(model):
@@ -300,28 +196,24 @@ def hook(model):
     return model
 
 
-def test_hooks_on_forward_methods_are_refused(make_decoder, words, image_states):
+def test_hooks_on_forward_methods_are_refused():
     """They keep the method of another class, so that adapters would silently not run, or not stop."""
-    hooked = hook(make_decoder())
+    hooked, batch = hook(FAMILIES["blip"].make()), FAMILIES["blip"].batch()
     with pytest.raises(UserError, match="remove the hooks, or put them on afterwards"):
-        get_peft_model(hooked, GraphAdapterConfig())
-    assert not any(
-        "attngraph" in vars(module) or isinstance(module, OutputLayer) for module in hooked.modules()
-    )
-    model = make_decoder()
-    base = logits(model, words(), image_states())
-    adapted = blip.put(model)
-    want = logits(adapted, words(), image_states())
-    hook(model)
-    assert torch.equal(logits(adapted, words(), image_states()), want)
+        get_peft_model(hooked, config())
+    assert not any("attngraph" in vars(x) or isinstance(x, OutputLayer) for x in hooked.modules())
+    adapted = put("blip")
+    want = run(adapted, batch)
+    hook(adapted.get_base_model())
+    assert torch.equal(run(adapted, batch), want)
     with pytest.raises(UserError, match="remove them before the adapters are switched off or taken out"):
         adapted.unload()
     with pytest.raises(UserError, match="remove them before"), adapted.disable_adapter():
         pass
-    for module in model.modules():
+    for module in adapted.get_base_model().modules():
         vars(module).pop("forward")
-    assert torch.equal(logits(adapted, words(), image_states()), want)
-    assert torch.equal(logits(adapted.unload(), words(), image_states()), base)
+    assert torch.equal(run(adapted, batch), want)
+    assert torch.equal(run(adapted.unload(), batch), run(FAMILIES["blip"].make(), batch))
 
 
 def test_continuous_batching_is_refused_while_adapters_are_on():
@@ -334,38 +226,20 @@ def test_continuous_batching_is_refused_while_adapters_are_on():
     assert "init_continuous_batching" not in vars(base)
 
 
-def test_merging_is_refused():
-    model = put("gpt2")
-    for merge in (model.merge_adapter, model.merge_and_unload):
-        with pytest.raises(UserError, match=r"can't be merged into the weights: use unload\(\)"):
-            merge()
-
-
-def test_copies_stand_on_their_own(make_decoder, words, image_states):
+@pytest.mark.parametrize("family", ["blip", "llama"])
+def test_copies_stand_on_their_own(family):
     """Models from deepcopy and torch.save can be taken apart without touching the first."""
-    model = make_decoder()
-    base = logits(model, words(), image_states())
-    adapted = blip.put(model, join="replace")
-    want = logits(adapted, words(), image_states())
-    file = io.BytesIO()
-    torch.save(adapted, file)
+    model, batch = put(family, join="replace"), FAMILIES[family].batch()
+    want, base, file = run(model, batch), run(FAMILIES[family].make(), batch), io.BytesIO()
+    torch.save(model, file)
     file.seek(0)
-    for twin in (copy.deepcopy(adapted), torch.load(file, weights_only=False)):
-        assert torch.equal(logits(twin, words(), image_states()), want)
+    for twin in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+        assert torch.equal(run(twin, batch), want)
         with twin.disable_adapter():
-            assert torch.equal(logits(twin, words(), image_states()), base)
-        assert torch.equal(logits(twin, words(), image_states()), want)
-        assert torch.equal(logits(twin.unload(), words(), image_states()), base)
-    mask = torch.ones(2, 7, dtype=torch.long)
-    mask[0, 4:] = 0
-    assert not torch.equal(logits(adapted, words(), image_states(), mask), want)  # its hooks are still there
-    assert torch.equal(logits(adapted, words(), image_states()), want)
-
-
-def test_copies_of_a_model_with_an_attention_interface():
-    model, batch = put("llama"), FAMILIES["llama"].batch()
-    want = run(model, batch)
-    twin = copy.deepcopy(model)
-    assert torch.equal(run(twin, batch), want)
-    twin.unload()
+            assert torch.equal(run(twin, batch), base)
+        assert torch.equal(run(twin, batch), want)
+        assert torch.equal(run(twin.unload(), batch), base)
+    padded = {**batch, "attention_mask": torch.ones_like(batch["attention_mask"])}
+    padded["attention_mask"][0, 4:] = 0
+    assert not torch.equal(run(model, padded), want)  # its hooks are still there
     assert torch.equal(run(model, batch), want)

@@ -1,6 +1,8 @@
-"""Saved adapters come back exactly."""
+"""Saved adapters come back exactly; what cannot be loaded ends in one line, and the model is as before."""
 
 import json
+import math
+import shutil
 
 import pytest
 import torch
@@ -9,49 +11,24 @@ from safetensors.torch import load_file, save_file
 
 from adapters.peft import learned_scalars, load_adapter
 from attngraph import UserError
-from tests.adapters.peft.helpers import SCHEME_ARGS, close, config, put, run
+from tests.adapters.peft.helpers import close, config, put, run
 from tests.adapters.peft_models import FAMILIES
 
-
-@pytest.mark.parametrize(
-    "family, gnn, settings",
-    [
-        *((family, "pgnn", {"learn_mu": True}) for family in FAMILIES),
-        *(("gpt2", gnn, {}) for gnn in SCHEME_ARGS),
-        ("llama", "pgnn", {"join": "gated", "top_k": 3}),
-        ("bert", "pgnn", {"join": "replace", "rescale": True}),
-        ("llama", "pgnn", {"join": "replace", "shared": True}),
-        ("blip", "gcnii", {"join": "replace", "positions": ("cross", "ffn"), "top_k": 3}),
-        ("llama", "appnp", {"target_modules": ["layers.1.self_attn"], "positions": "self"}),
-    ],
-    ids=str,
-)
-def test_a_saved_adapter_comes_back_exactly(family, gnn, settings, tmp_path):
-    model, batch = put(family, gnn, **settings), FAMILIES[family].batch()
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name.endswith("stored"):
-                p += 0.0123
-    model.save_pretrained(tmp_path)
-    files = {path.name for path in tmp_path.iterdir()}
-    assert files == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
-    for low_memory in (False, True):
-        loaded = PeftModel.from_pretrained(FAMILIES[family].make(), tmp_path, low_cpu_mem_usage=low_memory)
-        assert torch.equal(run(loaded, batch), run(model, batch))
-    kept, given = (x.peft_config["default"].settings() for x in (loaded, model))
-    assert kept.to_dict() == given.to_dict()
-    assert torch.equal(run(load_adapter(FAMILIES[family].make(), tmp_path).eval(), batch), run(model, batch))
-    named = PeftModel.from_pretrained(
-        FAMILIES[family].make(), tmp_path, adapter_name="mine", is_trainable=True
-    )
-    assert torch.equal(run(named.eval(), batch), run(model, batch))
-    assert {n.replace(".mine.", ".", 1) for n, p in named.named_parameters() if p.requires_grad} == {
-        n.replace(".default.", ".", 1) for n, p in model.named_parameters() if p.requires_grad
-    }
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BATCH = FAMILIES["gpt2"].batch()
 
 
-@pytest.mark.parametrize("upcast", [True, False])
-@pytest.mark.parametrize("low_memory", [False, True])
+def gpt2():
+    return FAMILIES["gpt2"].make()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    put("gpt2", join="blend").save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize("upcast, low_memory", [(True, False), (False, True)])
 def test_saving_in_half_precision(upcast, low_memory, tmp_path):
     """PEFT trains a half-precision model's adapters in float32 by default; single numbers always are."""
 
@@ -71,6 +48,8 @@ def test_saving_in_half_precision(upcast, low_memory, tmp_path):
         base(), tmp_path, autocast_adapter_dtype=upcast, low_cpu_mem_usage=low_memory
     )
     assert torch.equal(run(loaded, FAMILIES["llama"].batch()), run(model, FAMILIES["llama"].batch()))
+    again = load_adapter(base(), tmp_path)
+    assert {p.dtype for name, p in again.named_parameters() if ".gnn_adapter." in name} == {torch.float32}
 
 
 @pytest.mark.parametrize("settings", [{"learn_mu": True}, {"shared": True}], ids=str)
@@ -78,13 +57,16 @@ def test_files_from_before_single_numbers_were_scaled(settings, tmp_path):
     """They hold the values themselves, without dimensions."""
     model, batch = put("llama", p=1.3, **settings), FAMILIES["llama"].batch()
     model.save_pretrained(tmp_path)
-    file = tmp_path / "adapter_model.safetensors"
-    state, values = load_file(file), learned_scalars(model)
-    names = [name for name in state if name.endswith(".stored")]
-    assert len(names) == len(model.base_model.layers()) * len(values) / 2
-    save_file(
-        {n.removesuffix(".stored"): 10 * x.reshape(()) if n in names else x for n, x in state.items()}, file
-    )
+    state, values = load_file(tmp_path / WEIGHTS), learned_scalars(model)
+
+    def earlier(state):
+        return {
+            name.removesuffix(".stored"): 10 * x.reshape(()) if name.endswith(".stored") else x
+            for name, x in state.items()
+        }
+
+    assert sum(name.endswith(".stored") for name in state) == len(model.base_model.layers()) * len(values) / 2
+    save_file(earlier(state), tmp_path / WEIGHTS)
     for loaded in (
         load_adapter(FAMILIES["llama"].make(), tmp_path),
         PeftModel.from_pretrained(FAMILIES["llama"].make(), tmp_path, low_cpu_mem_usage=True),
@@ -92,44 +74,164 @@ def test_files_from_before_single_numbers_were_scaled(settings, tmp_path):
         assert learned_scalars(loaded) == pytest.approx(values, rel=1e-6)
         close(run(loaded.eval(), batch), run(model, batch), 1e-6)
     again = put("llama", p=1.5, **settings)
-    before = {
-        name.removesuffix(".stored"): 10 * x.reshape(()) if name.endswith(".stored") else x
-        for name, x in model.state_dict().items()
-    }
-    again.load_state_dict(before)
+    again.load_state_dict(earlier(model.state_dict()))
     close(run(again, batch), run(model, batch), 1e-6)
 
 
-def test_other_weights_are_noticed(tmp_path):
-    put("gpt2", "gcn").save_pretrained(tmp_path)
-    config_file = tmp_path / "adapter_config.json"
-    config_file.write_text(
-        json.dumps(json.loads(config_file.read_text()) | {"gnn": "pgnn", "normalize": None})
-    )
-    with pytest.raises(UserError, match="2 missing .first .*p_logit"):
-        PeftModel.from_pretrained(FAMILIES["gpt2"].make(), tmp_path)
-
-
-def test_weights_can_be_saved_over_older_ones(tmp_path):
-    batch = FAMILIES["gpt2"].batch()
-    put("gpt2", seed=1).save_pretrained(tmp_path)
+def test_over_older_ones_under_other_names_and_to_be_trained_further(saved):
+    """PEFT reports every key that holds the letters of the adapter's name as missing."""
     model = put("gpt2", seed=2)
-    model.save_pretrained(tmp_path)
-    assert torch.equal(run(load_adapter(FAMILIES["gpt2"].make(), tmp_path).eval(), batch), run(model, batch))
+    model.save_pretrained(saved)
+    for trainable, name in ((False, "b"), (True, "model")):
+        again = load_adapter(gpt2(), saved, name, is_trainable=trainable)
+        assert torch.equal(run(again.eval(), BATCH), run(model, BATCH))
+        learn = [n for n, p in again.named_parameters() if p.requires_grad]
+        assert bool(learn) == trainable and all(f".gnn_adapter.{name}." in n for n in learn)
+    beside = load_adapter(again, saved, "third").eval()
+    assert torch.equal(run(beside, BATCH), run(model, BATCH))
 
 
 def test_the_same_file_with_and_without_lora(tmp_path):
     """Names of saved weights do not tell whether LoRA is on the same projection."""
     batch = FAMILIES["llama"].batch()
-
-    def with_lora():  # which starts at zero
-        lora = LoraConfig(r=2, target_modules=["o_proj", "down_proj"])
-        return get_peft_model(FAMILIES["llama"].make(), lora)
-
     alone = put("llama")
     alone.save_pretrained(tmp_path / "alone")
-    beside = load_adapter(with_lora(), tmp_path / "alone", "graph").eval()
+    lora = LoraConfig(r=2, target_modules=["o_proj", "down_proj"])  # which starts at zero
+    tuned = get_peft_model(FAMILIES["llama"].make(), lora)
+    beside = load_adapter(tuned, tmp_path / "alone", "graph").eval()
     assert torch.equal(run(beside, batch), run(alone, batch))
     beside.save_pretrained(tmp_path / "beside", selected_adapters=["graph"])
     again = load_adapter(FAMILIES["llama"].make(), tmp_path / "beside" / "graph").eval()
     assert torch.equal(run(again, batch), run(alone, batch))
+
+
+# ---- what cannot be loaded ----------------------------------------------------------------------------
+
+
+def cut(path, bytes_left):
+    path.write_bytes(path.read_bytes()[:bytes_left])
+
+
+def change_weights(folder, change):
+    state = load_file(folder / WEIGHTS)
+    change(state)
+    save_file(state, folder / WEIGHTS)
+
+
+def change_config(folder, **changes):
+    path = folder / CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def first(state, part=""):
+    return next(name for name in state if part in name)
+
+
+UNREADABLE = "not a readable adapter configuration"
+DAMAGE = {
+    "no folder": (shutil.rmtree, "adapter_config.json: no such file; give the folder that save_pretrained"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "adapter_model.safetensors: no such file; give the"),
+    "weights cut": (lambda f: cut(f / WEIGHTS, -40), "adapter_model.safetensors cannot be read"),
+    "empty weights": (lambda f: cut(f / WEIGHTS, 0), "adapter_model.safetensors cannot be read"),
+    "settings that are no JSON": (lambda f: cut(f / CONFIG, 30), UNREADABLE),
+    "settings that are no record": (lambda f: (f / CONFIG).write_text("[1, 2]"), UNREADABLE),
+    "settings nested without end": (
+        lambda f: (f / CONFIG).write_text("[" * 100_000 + "]" * 100_000),
+        f"{UNREADABLE} .RecursionError",
+    ),
+    "settings that are no text": (lambda f: (f / CONFIG).write_bytes(b"\xff\xfe\x00"), UNREADABLE),
+    "no type": (lambda f: (f / CONFIG).write_text("{}"), "not a (readable|graph) adapter"),
+    "an unknown scheme": (lambda f: change_config(f, gnn="gat"), "adapter_config.json: unknown gnn 'gat': "),
+    "another scheme": (lambda f: change_config(f, learn_p=False), "2 left over .first .*p_logit"),
+    "a place that is not there": (
+        lambda f: change_config(f, target_modules=["h.0.attn", "h.7.attn"]),
+        "target_modules: 'h.7.attn' matches no attention layer of GPT2LMHeadModel",
+    ),
+    "a number that is not finite": (
+        lambda f: change_weights(f, lambda state: state[first(state)].view(-1)[:1].fill_(math.nan)),
+        "adapter_model.safetensors holds numbers that are not finite .base_model.*: restore it, or train",
+    ),
+    "a weight too few": (
+        lambda f: change_weights(f, lambda state: state.pop(first(state, "p_logit"))),
+        "1 missing .first .*p_logit.stored.; use the base model that the adapter",
+    ),
+    "a weight too many": (
+        lambda f: change_weights(f, lambda state: state.update({"base_model.model.more": torch.zeros(2)})),
+        "do not fit this GPT2LMHeadModel: 1 left over .first base_model.model.more.; use the base",
+    ),
+    "another shape": (
+        lambda f: change_weights(f, lambda x: x.update({first(x, "down.bias"): torch.zeros(7)})),
+        "do not fit this GPT2LMHeadModel: 1 of another shape .first .*down.bias",
+    ),
+    "no weight at all": (lambda f: save_file({}, f / WEIGHTS), "do not fit this GPT2LMHeadModel: 20 missing"),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+def test_a_damaged_adapter(how, saved):
+    damage, message = DAMAGE[how]
+    damage(saved)
+    model = gpt2()
+    kinds, want = [type(module) for module in model.modules()], run(model, BATCH)
+    with pytest.raises(UserError, match=message) as caught:
+        load_adapter(model, saved)
+    assert "\n" not in str(caught.value) and str(saved) in str(caught.value)
+    assert [type(module) for module in model.modules()] == kinds and torch.equal(run(model, BATCH), want)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("how", ["a weight too few", "another shape"])
+def test_peft_loads_no_part_of_an_adapter(how, saved):
+    """Neither into a new model nor over an adapter that is there already, as when a Trainer resumes."""
+    model = PeftModel.from_pretrained(gpt2(), saved)
+    damage, message = DAMAGE[how]
+    damage(saved)
+    for load in (
+        lambda: PeftModel.from_pretrained(gpt2(), saved),
+        lambda: model.load_adapter(saved, "default"),
+        lambda: model.load_adapter(saved, "default", ignore_mismatched_sizes=True),
+    ):
+        with pytest.raises(UserError, match=message):
+            load()
+
+
+@pytest.mark.parametrize("folder", ["", "\0", "a" * 5000, "https://x"])
+def test_a_name_that_is_no_folder(folder):
+    with pytest.raises(UserError, match="give the folder that save_pretrained wrote"):
+        load_adapter(gpt2(), folder)
+
+
+def test_a_module_to_save_is_missing(tmp_path):
+    put("gpt2", modules_to_save=["ln_f"]).save_pretrained(tmp_path)
+    change_weights(tmp_path, lambda state: state.pop("base_model.model.transformer.ln_f.bias"))
+    model = gpt2()
+    want = run(model, BATCH)
+    with pytest.raises(UserError, match="the saved weights of the adapter lack .*ln_f.bias: use the base"):
+        load_adapter(model, tmp_path)
+    assert torch.equal(run(model, BATCH), want)
+
+
+@pytest.mark.parametrize("beside", ["LoRA", "a graph adapter"])
+def test_another_models_adapter(beside, saved):
+    """Adapters that are there already stay after the error."""
+    base, batch = FAMILIES["llama"].make(), FAMILIES["llama"].batch()
+    if beside == "LoRA":
+        model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    else:
+        model = put("llama")
+        base = model.get_base_model()
+    want, implementation = run(model.eval(), batch), base.config._attn_implementation
+    message = "do not fit this .*: .* missing .*, 20 left over .*; use the base model that the adapter"
+    with pytest.raises(UserError, match=message):
+        load_adapter(model, saved, "second")
+    assert torch.equal(run(model, batch), want) and "second" not in base.peft_config
+    assert base.config._attn_implementation == implementation
+    assert any(p.requires_grad for p in model.parameters())
+    assert model.unload().config._attn_implementation == "sdpa"
+
+
+def test_another_method(tmp_path):
+    lora = LoraConfig(r=2, target_modules=["c_attn"])
+    get_peft_model(gpt2(), lora).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="type LORA, not a graph adapter: load it with peft.PeftModel.from_"):
+        load_adapter(gpt2(), tmp_path)

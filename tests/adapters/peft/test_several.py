@@ -1,13 +1,12 @@
 """Something more in a model that holds graph adapters: what learns, what runs, what is saved."""
 
 import warnings
-import weakref
+from itertools import product
 
 import peft
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model, inject_adapter_in_model
-from torch import nn
 
 from adapters.peft import load_adapter
 from adapters.peft.layer import GraphLayer, OutputLayer
@@ -32,77 +31,40 @@ def learning(model) -> dict[str, bool]:
     return {name: flags.pop() if len(flags) == 1 else None for name, flags in found.items()}
 
 
-def active(model) -> set[str]:
-    return {x for m in model.modules() if isinstance(m, GraphLayer) for x in m.active_adapters}
-
-
-def add(model):
-    model.add_adapter("second", config("appnp"))
-    return model
-
-
-SECOND = {
-    "get_peft_model": (lambda model: get_peft_model(model, config("appnp"), "second"), "second", True),
-    "get_peft_model on the base": (
-        lambda model: get_peft_model(model.get_base_model(), config("appnp"), "second"),
-        "second",
-        True,
-    ),
+SECOND = {  # how another adapter goes in, which graph adapter runs then, and whether both learn
+    "get_peft_model": (lambda x: get_peft_model(x, config("appnp"), "second"), "second", True),
     "inject_adapter_in_model": (
-        lambda model: inject_adapter_in_model(config("appnp"), model.get_base_model(), "second"),
+        lambda x: inject_adapter_in_model(config("appnp"), x.get_base_model(), "second"),
         "second",
         True,
     ),
-    "add_adapter": (add, "default", False),
-    "LoRA": (lambda model: get_peft_model(model, lora(), "second"), "default", True),
-    "LoRA on the base": (
-        lambda model: get_peft_model(model.get_base_model(), lora(), "second"),
-        "default",
-        True,
-    ),
+    "add_adapter": (lambda x: x.add_adapter("second", config("appnp")) or x, "default", False),
+    "LoRA": (lambda x: get_peft_model(x, lora(), "second"), "default", True),
+    "LoRA on the base": (lambda x: get_peft_model(x.get_base_model(), lora(), "second"), "default", True),
 }
 
 
 @pytest.mark.parametrize("way", SECOND)
-def test_the_first_ones_still_learn(way):
+def test_the_first_ones_still_learn_and_what_they_froze_is_thawed(way):
     put_in, runs, learns = SECOND[way]
-    first = put("llama")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "You are trying to modify a model with PEFT for a second time")
-        model = put_in(first)
-    assert learning(model) == {"default": True, "second": learns} and active(model) == {runs}
-    model.train()
-    model(**BATCH).logits.square().mean().backward()
-    got = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert got and all(f".{runs}." in name or ".lora_" in name for name in got)
-
-
-@pytest.mark.parametrize("way", [name for name in SECOND if name != "inject_adapter_in_model"])
-def test_unload_thaws_what_the_first_ones_froze(way):
     base = FAMILIES["llama"].make()
     base.model.embed_tokens.requires_grad_(False)
     before = [p.requires_grad for p in base.parameters()]
     first = get_peft_model(base, config())
-    model = SECOND[way][0](first)
-    owner = first if "LoRA" in way else model
-    assert [p.requires_grad for p in owner.unload().parameters()] == before
-    base.requires_grad_(False)  # nothing of the past is left
-    assert not any(p.requires_grad for p in get_peft_model(base, config()).unload().parameters())
-
-
-def test_unload_thaws_what_took_the_place_of_a_parameter():
-    """And nothing keeps the old one."""
-    base = FAMILIES["llama"].make()
-    model, old = get_peft_model(base, config()), weakref.ref(base.lm_head.weight)
-    base.lm_head = nn.Linear(16, 5, bias=False).requires_grad_(False)
-    assert old() is None
-    assert all(p.requires_grad for p in model.unload().parameters())
-
-
-def test_what_lora_froze_stays_frozen():
-    """As after LoRA's own ``unload``: nobody knows what learned before."""
-    both = get_peft_model(get_peft_model(FAMILIES["llama"].make(), lora()), config(), "graph")
-    assert not any(p.requires_grad for p in both.unload().parameters())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You are trying to modify a model with PEFT for a second time")
+        model = put_in(first)
+    assert learning(model) == {"default": True, "second": learns}
+    assert {x for m in model.modules() if isinstance(m, GraphLayer) for x in m.active_adapters} == {runs}
+    model.train()
+    model(**BATCH).logits.square().mean().backward()
+    got = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert got and all(f".{runs}." in name or ".lora_" in name for name in got)
+    if way != "inject_adapter_in_model":
+        owner = first if "LoRA" in way else model
+        assert [p.requires_grad for p in owner.unload().parameters()] == before
+        base.requires_grad_(False)  # nothing of the past is left
+        assert not any(p.requires_grad for p in get_peft_model(base, config()).unload().parameters())
 
 
 def test_both_orders_of_lora_are_saved_and_come_back(tmp_path):
@@ -119,15 +81,16 @@ def test_both_orders_of_lora_are_saved_and_come_back(tmp_path):
     assert torch.equal(run(load_adapter(FAMILIES["llama"].make(), tmp_path).eval(), BATCH), alone)
 
 
-@pytest.mark.parametrize("order", ["below", "over"])
-def test_merging_lora_beside_graph_adapters_is_refused(order):
-    if order == "below":
-        model = get_peft_model(FAMILIES["llama"].make(), lora())
-        get_peft_model(model, config(), "graph")
-    else:
-        model = get_peft_model(put("llama"), lora(), "lora")
-    with pytest.raises(UserError, match=r"can't be merged into the weights: use unload\(\)"):
-        model.merge_and_unload()
+def test_merging_is_refused():
+    """Of graph adapters, and of LoRA below or over them. What LoRA froze stays frozen, as after its own
+    ``unload``: nobody knows what learned before."""
+    alone, below = put("llama"), get_peft_model(FAMILIES["llama"].make(), lora())
+    both = get_peft_model(below, config(), "graph")
+    over = get_peft_model(put("llama"), lora(), "lora")
+    for merge in (alone.merge_adapter, *(x.merge_and_unload for x in (alone, below, over))):
+        with pytest.raises(UserError, match=r"can't be merged into the weights: use unload\(\)"):
+            merge()
+    assert not any(p.requires_grad for p in both.unload().parameters())
 
 
 def frozen_lines(model) -> list[str]:
@@ -158,77 +121,60 @@ def test_adapters_frozen_on_purpose_are_not_complained_of(tmp_path):
     assert not frozen_lines(get_peft_model(model, lora(), "lora").train())
 
 
-@pytest.mark.parametrize("name", ["", "a.b", ".", "a/b", "..\\x", "keys", "pop"])
-def test_a_name_that_no_module_can_have_is_refused(name):
-    for put_in in (
-        lambda: get_peft_model(FAMILIES["gpt2"].make(), config(), name),
-        lambda: put("gpt2").add_adapter(name, config()),
-    ):
-        with pytest.raises(UserError, match="the adapter name .* cannot be the name of a module"):
-            put_in()
-
-
 LEFT_OUT = r"on model.layers.0.self_attn.o_proj uses the frozen weight and bypasses .* choose other"
 TURNED = "on model.layers.0.self_attn.o_proj changes the attention output before the graph adapter gets it"
 PLAIN = "No layers? types compatible"  # PEFT's own: around a plain nn.Linear only
-OTHERS = {  # settings of each method, and how the two orders end where they do not both train
-    "ADALORA": (dict(total_step=10), None, "supports only 1 trainable adapter"),
-    "ADAMSS": ({}, None, None),
-    "BEFT": ({}, None, None),
+ENDS = {  # settings of methods that don't train in both orders, and how these end
     "BOFT": (dict(boft_block_size=4), TURNED, TURNED),
-    "C3A": (dict(block_size=4), None, None),
-    "DEFT": ({}, None, None),
-    "DELORA": ({}, None, None),
-    "FOURIERFT": (dict(n_frequency=8), None, None),
     "FROD": ({}, LEFT_OUT, PLAIN),
     "GLORA": ({}, LEFT_OUT, LEFT_OUT),
-    "GRALORA": ({}, None, None),
-    "HIRA": ({}, None, None),
     "HRA": ({}, LEFT_OUT, LEFT_OUT),
-    "IA3": (dict(feedforward_modules=[]), None, None),
     "IA3 on inputs": (dict(feedforward_modules=["here"]), TURNED, TURNED),
-    "LILY": ({}, None, None),
-    "LN_TUNING": (dict(target_modules=None), None, None),
-    "LOHA": ({}, None, None),
-    "LOKR": ({}, None, None),
-    "LORA": ({}, None, None),
-    "LORA with DoRA": (dict(use_dora=True), None, None),
-    "MISS": (dict(r=4), None, None),
     "MISS as bat": (dict(r=4, init_weights="bat"), LEFT_OUT, LEFT_OUT),
     "OFT": (dict(oft_block_size=4), TURNED, TURNED),
-    "OSF": ({}, None, None),
-    "PEANUT": ({}, None, None),
-    "PSOFT": (dict(r=4), None, None),
     "PVERA": ({}, None, PLAIN),
     "RANDLORA": ({}, None, PLAIN),
-    "ROAD": (dict(group_size=4), None, None),
     "SHIRA": (dict(r=4), LEFT_OUT, "does not support nested base layers"),
     "SUPERTUNING": ({}, LEFT_OUT, "no attribute"),  # PEFT's own
     "TINYLORA": ({}, None, "no attribute"),
-    "UNILORA": ({}, None, None),
-    "VBLORA": (dict(num_vectors=8, vector_length=4), None, None),
     "VERA": ({}, None, PLAIN),
-    "WAVEFT": (dict(n_frequency=8), None, None),
+    "ADALORA": (dict(total_step=10), None, "supports only 1 trainable adapter"),
 }
-OTHERS = {name: row for name, row in OTHERS.items() if name.split()[0] in peft.PeftType.__members__}
+SETTINGS = {  # of methods that do
+    "C3A": dict(block_size=4),
+    "FOURIERFT": dict(n_frequency=8),
+    "IA3": dict(feedforward_modules=[]),
+    "LN_TUNING": dict(target_modules=None),
+    "LORA with DoRA": dict(use_dora=True),
+    "MISS": dict(r=4),
+    "PSOFT": dict(r=4),
+    "ROAD": dict(group_size=4),
+    "VBLORA": dict(num_vectors=8, vector_length=4),
+    "WAVEFT": dict(n_frequency=8),
+}
 NO_PROJECTION = """
-    ADAPTION_PROMPT CARTRIDGE CPT MULTITASK_PROMPT_TUNING POLY PREFIX_TUNING PROMPT_TUNING P_TUNING SHADOW
-    TRAINABLE_TOKENS XLORA
+    ADAPTION_PROMPT CARTRIDGE CPT GRAPH_ADAPTER MULTITASK_PROMPT_TUNING POLY PREFIX_TUNING PROMPT_TUNING
+    P_TUNING SHADOW TRAINABLE_TOKENS XLORA
 """.split()  # they wrap no projection, or need inputs of their own
 
 
-def test_every_method_of_peft_is_in_the_table():
+def every_method() -> list:
+    """By default those that a graph adapter refuses, in attention, and what most others do."""
     known = {str(getattr(kind, "value", kind)) for kind in peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING}
-    missing = known - {"GRAPH_ADAPTER", *NO_PROJECTION} - {name.split()[0] for name in OTHERS}
-    assert not missing
+    names = known - set(NO_PROJECTION) | {x for x in {*ENDS, *SETTINGS} if x.split()[0] in known}
+    cases = []
+    for name, order, where in product(sorted(names), ["below", "over"], ["o_proj", "down_proj"]):
+        ours = {LEFT_OUT, TURNED} & set(ENDS.get(name, ({},))[1:])
+        quick = (ours and where == "o_proj") or name in ("LORA", "GLORA", "MISS as bat")
+        marks = [] if quick else pytest.mark.slow
+        cases.append(pytest.param(name, order, where, id=f"{name}-{order}-{where}", marks=marks))
+    return cases
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("where", ["o_proj", "down_proj"])
-@pytest.mark.parametrize("order", ["below", "over"])
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name, order, where", every_method())
 def test_beside_any_method_of_peft_both_train_or_one_is_refused(name, order, where):
-    settings, *ends = OTHERS[name]
+    settings, *ends = ENDS.get(name, (SETTINGS.get(name, {}), None, None))
     kind = peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType[name.split()[0]]]
     settings = {key: [where] if value == ["here"] else value for key, value in settings.items()}
     other = kind(**{"target_modules": [where], **settings})

@@ -1,25 +1,104 @@
-"""Training graph adapters with transformers' Trainer, resuming it, and LoRA beside them."""
+"""Training graph adapters: which parameters an optimiser moves how far; transformers' Trainer; LoRA beside
+them."""
+
+import math
 
 import pytest
 import torch
 import transformers as hf
 from peft import LoraConfig, PeftModel, get_peft_model, inject_adapter_in_model
+from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from adapters import GraphAdapterConfig
-from adapters.peft import trainer_optimizer
+from adapters import GraphAdapterConfig, Scalar
+from adapters.peft import learned_scalars, optimizer_groups, trainer_optimizer
 from attngraph.errors import UserError
+from tests.adapters.peft.blip_decoder import JOINS
+from tests.adapters.peft.helpers import config, run
 from tests.adapters.peft_models import FAMILIES
 from tests.attngraph.reading.zoo import TEXT, far_from_zero, words
 
 LORA = {
     "gpt2": ["c_attn", "attn.c_proj"],
     "llama": ["q_proj", "o_proj", "down_proj"],
-    "t5": ["q", "o", "wo"],
     "blip": ["query", "attention.output.dense"],
 }
-with_lora = pytest.mark.parametrize("family", LORA)
+
+
+def learned(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+# ---- optimisers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_scalars_and_biases_are_never_decayed(join, make_decoder):
+    model = get_peft_model(make_decoder(), config(learn_mu=True, join=join))
+    matrices, others = groups = optimizer_groups(model, 1e-3, 0.05)
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+    assert [group["lr"] for group in groups] == [1e-3, 1e-3]
+    names = {
+        id(p): name.removesuffix(".stored").split(".")[-1]
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+    assert sum(len(group["params"]) for group in groups) == len(names)
+    assert [{names[id(p)] for p in group["params"]} for group in groups] == [
+        {"weight"},
+        {"bias", "p_logit", "log_mu"} | ({"share"} if join == "blend" else set()),
+    ]
+    p, matrix = others["params"][0], matrices["params"][0]
+    before = p.detach().clone(), matrix.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    torch.optim.AdamW(groups).step()
+    assert torch.equal(p, before[0]) and not torch.equal(matrix, before[1])
+
+
+def test_a_plain_optimiser_moves_single_numbers_far_enough():
+    """And PEFT's users, FSDP and ``.half()`` need know nothing of them."""
+    model = get_peft_model(FAMILIES["llama"].make(), config(learn_mu=True, init_weights=True)).half()
+    scalars = {name: p for name, p in model.named_parameters() if name.endswith(".stored")}
+    assert len(scalars) == 6 and {(p.dtype, p.shape) for p in scalars.values()} == {(torch.float32, (1,))}
+    model, before = model.float(), learned_scalars(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    after = learned_scalars(model)
+    assert all(after[name] == pytest.approx(-0.01) for name in after if name.endswith("share"))
+    assert all(math.log(after[x] / before[x]) == pytest.approx(-0.01, rel=0.02) for x in after if "mu" in x)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
+def test_a_single_number_moves_as_one_with_ten_times_the_rate(kind):
+    """A derivative by what is stored, ten times as large, would dominate the norm that clipping sees."""
+    scalar, plain = Scalar(0.3), nn.Parameter(torch.tensor(0.3))
+    optimisers = kind(scalar.parameters(), lr=1e-2), kind([plain], lr=10 * 1e-2)
+    for _ in range(20):
+        for value, optimiser in zip((scalar(), plain), optimisers):
+            optimiser.zero_grad()
+            (value.sin() + value**2).backward()
+            optimiser.step()
+        torch.testing.assert_close(scalar.stored.grad[0], plain.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(scalar(), plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_the_four_schemes_have_equal_parameter_counts(join, make_decoder):
+    counts = {}
+    for gnn in ("gcn", "appnp", "gcnii", "pgnn"):
+        model = get_peft_model(make_decoder(), config(gnn, join=join, reduction=8))
+        counts[gnn] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert counts["gcn"] == counts["appnp"] == counts["gcnii"] == counts["pgnn"] - 4
+    bottleneck = 2 * 16 * 2 + 2 + 16  # width 16, reduction 8
+    extra = {"replace": 0, "gated": 16 * 2 + 2, "blend": 1}[join]
+    assert counts["gcn"] == 2 * (3 * bottleneck + 2 * extra)
+
+
+# ---- Trainer ------------------------------------------------------------------------------------------
 
 
 class Counting(Dataset):
@@ -33,24 +112,11 @@ class Counting(Dataset):
         return {"input_ids": ids, "labels": ids}
 
 
-def model_of(seed=0, lora=False, **settings) -> PeftModel:
-    model = FAMILIES["llama"].make()
-    torch.manual_seed(seed)
-    name = "default"
-    if lora:
-        model, name = get_peft_model(model, lora_config("llama")), "graph"
-    return get_peft_model(model, GraphAdapterConfig(reduction=2, **settings), name)
-
-
-def lora_config(family):
-    return LoraConfig(r=2, target_modules=LORA[family], init_lora_weights=False)
-
-
 def trainer(model, folder, **more) -> Trainer:
     args = TrainingArguments(
         str(folder),
-        max_steps=24,
-        save_steps=12,
+        max_steps=12,
+        save_steps=6,
         per_device_train_batch_size=8,
         learning_rate=2e-2,
         lr_scheduler_type="constant",
@@ -65,30 +131,34 @@ def trainer(model, folder, **more) -> Trainer:
     return Trainer(model, args, train_dataset=Counting(), **more)
 
 
-def learned(model):
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
-@pytest.mark.parametrize("lora", [False, True], ids=["alone", "with LoRA"])
 @pytest.mark.parametrize(
-    "more", [{}, {"optimizer_cls_and_kwargs": trainer_optimizer}], ids=["", "own groups"]
+    "lora, more",
+    [(True, {}), (False, {"optimizer_cls_and_kwargs": trainer_optimizer})],
+    ids=["with LoRA", "own groups"],
 )
 def test_trainer_learns_and_resumes_exactly(lora, more, tmp_path):
-    model = model_of(lora=lora)
+    def model_of(seed):
+        torch.manual_seed(seed)
+        model, name = FAMILIES["llama"].make(), "default"
+        if lora:
+            model, name = get_peft_model(model, lora_config("llama")), "graph"
+        return get_peft_model(model, GraphAdapterConfig(reduction=2), name)
+
+    model = model_of(0)
     base = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
     whole = trainer(model, tmp_path / "whole", **more)
     whole.train()
     losses = [entry["loss"] for entry in whole.state.log_history if "loss" in entry]
     assert losses[-1] < 0.8 * losses[0]
+    if more:
+        groups = [(group["lr"], group["weight_decay"]) for group in whole.optimizer.optimizer.param_groups]
+        assert groups == [(2e-2, 0.1), (2e-2, 0.0)]
     assert all(torch.equal(p, base[name]) for name, p in model.named_parameters() if name in base)
-    again = model_of(seed=5, lora=lora)
-    trainer(again, tmp_path / "again", **more).train(
-        resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-12")
-    )
+    again, checkpoint = model_of(5), tmp_path / "whole" / "checkpoint-6"
+    trainer(again, tmp_path / "again", **more).train(resume_from_checkpoint=str(checkpoint))
     assert learned(again).keys() == learned(model).keys()
     assert all(torch.equal(p, learned(again)[name]) for name, p in learned(model).items())
-    names = {path.name for path in (tmp_path / "whole" / "checkpoint-12").rglob("adapter_model*")}
-    assert names == {"adapter_model.safetensors"}
+    assert {path.name for path in checkpoint.rglob("adapter_model*")} == {"adapter_model.safetensors"}
 
 
 def test_a_head_of_its_own(tmp_path):
@@ -110,74 +180,47 @@ def test_a_head_of_its_own(tmp_path):
 # ---- with LoRA ----------------------------------------------------------------------------------------
 
 
-def both(family, way="on top"):
-    """A model with LoRA, on W_o too, and graph adapters."""
+def lora_config(family):
+    return LoraConfig(r=2, target_modules=LORA[family], init_lora_weights=False)
+
+
+@pytest.mark.parametrize("family, way", [("gpt2", "on top"), ("llama", "injected"), ("blip", "on top")])
+def test_both_run_learn_are_saved_and_switched_off_together(family, way, tmp_path):
+    base, only_lora, batch = FAMILIES[family].make(), FAMILIES[family].make(), FAMILIES[family].batch()
+    torch.manual_seed(0)
+    only_lora = get_peft_model(only_lora, lora_config(family)).eval()
     model = FAMILIES[family].make()
     torch.manual_seed(0)
     if way == "on top":
         model = get_peft_model(model, lora_config(family))
     else:
         inject_adapter_in_model(lora_config(family), model)
-    return get_peft_model(model, GraphAdapterConfig(p=1.25, reduction=4, init_weights=False), "graph").eval()
-
-
-def run(model, family):
-    with torch.no_grad():
-        return model(**FAMILIES[family].batch()).logits
-
-
-@pytest.mark.parametrize("way", ["on top", "injected"])
-@with_lora
-def test_both_run_learn_and_are_switched_off_together(family, way):
-    base, only_lora = FAMILIES[family].make(), FAMILIES[family].make()
-    torch.manual_seed(0)
-    only_lora = get_peft_model(only_lora, lora_config(family)).eval()
-    model = both(family, way)
-    want, lora, got = run(base, family), run(only_lora, family), run(model, family)
+    model = get_peft_model(model, config(p=1.25), "graph").eval()
+    want, lora, got = run(base, batch), run(only_lora, batch), run(model, batch)
     assert not torch.allclose(got, lora, atol=0.05) and not torch.allclose(lora, want, atol=0.05)
     model.base_model.set_adapter([])  # no graph adapter
-    torch.testing.assert_close(run(model, family), lora)
+    torch.testing.assert_close(run(model, batch), lora)
     model.set_adapter("graph")
     with model.disable_adapter():
-        assert torch.equal(run(model, family), want)
-    assert torch.equal(run(model, family), got)
-    learn = learned(model)
-    assert any(".gnn_adapter.graph." in name for name in learn) and any(
-        ".lora_A.default." in name for name in learn
-    )
-    assert all(".gnn_adapter." in name or ".lora_" in name for name in learn)
-    model(**FAMILIES[family].batch()).logits.square().mean().backward()
+        assert torch.equal(run(model, batch), want)
+    assert torch.equal(run(model, batch), got)
+    for mark in (".gnn_adapter.graph.", ".lora_A.default."):
+        assert any(mark in name for name in learned(model))
+    assert all(".gnn_adapter." in name or ".lora_" in name for name in learned(model))
+    if way == "on top":  # one call saves both, as two ordinary checkpoints; LoRA's can be used without us
+        model.save_pretrained(tmp_path)
+        alone = PeftModel.from_pretrained(FAMILIES[family].make(), tmp_path)
+        torch.testing.assert_close(run(alone, batch), lora)
+        again = PeftModel.from_pretrained(alone, tmp_path / "graph", adapter_name="graph")
+        assert torch.equal(run(again, batch), got)
+    model(**batch).logits.square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters() if p.requires_grad)
-    assert torch.equal(run(model.unload(), family), want)
+    assert torch.equal(run(model.unload(), batch), want)
 
 
-@with_lora
-def test_both_are_saved_together(family, tmp_path):
-    """One call saves both, as two ordinary checkpoints; LoRA's can be used without us."""
-    model = both(family)
-    model.save_pretrained(tmp_path)
-    with_lora = PeftModel.from_pretrained(FAMILIES[family].make(), tmp_path)
-    again = PeftModel.from_pretrained(with_lora, tmp_path / "graph", adapter_name="graph")
-    assert torch.equal(run(again, family), run(model, family))
-    alone = PeftModel.from_pretrained(FAMILIES[family].make(), tmp_path)
-    model.base_model.set_adapter([])
-    torch.testing.assert_close(run(alone, family), run(model, family))
-
-
-@pytest.mark.parametrize("family", ["llama", "t5"])
-def test_both_generate_with_a_cache(family):
-    model, batch = both(family), FAMILIES[family].batch(n=4)
-    batch.pop("decoder_input_ids", None)
-    more = dict(num_beams=2, do_sample=False, max_new_tokens=5)
-    assert torch.equal(model.generate(**batch, **more), model.generate(**batch, **more, use_cache=False))
-
-
-def test_one_name_for_both_is_refused():
+def test_names_are_not_shared_and_the_lora_below_is_not_deleted():
     model = get_peft_model(FAMILIES["llama"].make(), lora_config("llama"))
     with pytest.raises(UserError, match="'default' is taken by a LORA adapter in this model: give another"):
         get_peft_model(model, GraphAdapterConfig())
-
-
-def test_deleting_the_lora_below_is_refused():
     with pytest.raises(UserError, match="'default' is a LORA adapter below the graph adapters"):
-        both("llama").delete_adapter("default")
+        get_peft_model(model, GraphAdapterConfig(), "graph").delete_adapter("default")
