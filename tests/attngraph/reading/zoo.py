@@ -5,7 +5,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 
+import pytest
 import torch
 import transformers as hf
 
@@ -32,33 +34,34 @@ VISION = dict(
     projection_dim=16,
 )
 GQA = TEXT | dict(model_type="llama", num_attention_heads=4, num_key_value_heads=2)
-T5 = dict(
-    vocab_size=VOCABULARY,
+SIZES = TEXT | dict(
     d_model=16,
-    d_kv=8,
-    d_ff=24,
+    n_embd=16,
+    embed_dim=16,
+    layers=2,
+    n_layer=2,
+    n_layers=2,
     num_layers=2,
-    num_heads=2,
-    decoder_start_token_id=PAD,
-    pad_token_id=PAD,
-    eos_token_id=2,
-)
-BART = dict(
-    vocab_size=VOCABULARY,
-    d_model=16,
     encoder_layers=2,
     decoder_layers=2,
+    n_head=2,
+    n_heads=2,
+    num_heads=2,
+    attention_heads=2,
     encoder_attention_heads=2,
     decoder_attention_heads=2,
+    d_kv=8,
+    d_ff=24,
+    d_inner=24,
+    ffn_dim=24,
     encoder_ffn_dim=24,
     decoder_ffn_dim=24,
-    max_position_embeddings=64,
-    pad_token_id=PAD,
-    bos_token_id=1,
-    eos_token_id=2,
+    max_seq_len=64,
+    n_positions=64,
     decoder_start_token_id=2,
     forced_eos_token_id=None,
 )
+"""The sizes of a model of text, under the names that one family or another gives them."""
 BLIP_TEXT = TEXT | dict(encoder_hidden_size=12, projection_dim=16)
 QFORMER = dict(
     hidden_size=16,
@@ -72,19 +75,6 @@ QFORMER = dict(
 GEMMA3_LAYERS = ["sliding_attention", "full_attention"]
 GEMMA = TEXT | dict(num_key_value_heads=1, head_dim=8)
 OPT = TEXT | dict(model_type="opt", ffn_dim=24, word_embed_proj_dim=16)
-LED = dict(is_decoder=True, add_cross_attention=True, is_encoder_decoder=False)
-TROCR = dict(
-    vocab_size=VOCABULARY,
-    d_model=16,
-    decoder_layers=2,
-    decoder_attention_heads=2,
-    decoder_ffn_dim=24,
-    max_position_embeddings=64,
-    pad_token_id=PAD,
-    bos_token_id=1,
-    eos_token_id=2,
-    cross_attention_hidden_size=12,
-)
 SWIN = dict(image_size=16, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4)
 SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
 DAVIT = dict(
@@ -113,17 +103,6 @@ MLLAMA_VISION = dict(
     intermediate_layers_indices=[0],
     supported_aspect_ratios=[[1, 1], [1, 2], [2, 1]],
 )
-KOSMOS_TEXT = dict(
-    vocab_size=VOCABULARY,
-    max_position_embeddings=64,
-    embed_dim=16,
-    layers=2,
-    ffn_dim=24,
-    attention_heads=2,
-    pad_token_id=PAD,
-    bos_token_id=1,
-    eos_token_id=None,
-)
 QWEN = GQA | dict(
     model_type="qwen2_vl_text",
     rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[1, 1, 0]),
@@ -139,9 +118,6 @@ QWEN_VISION = dict(
     temporal_patch_size=1,
 )
 
-SMALL_STRUCT = dict(
-    hidden_size=16, d_kv=8, d_ff=24, num_layers=2, num_hidden_layers=2, num_heads=2, num_attention_heads=2
-)
 ENDS = dict(pad_token_id=PAD, bos_token_id=1, eos_token_id=2)
 SHARED_KEYS = TEXT | dict(
     num_hidden_layers=4,
@@ -154,6 +130,13 @@ SHARED_KEYS = TEXT | dict(
     hidden_size_per_layer_input=8,
 )
 DISENTANGLED = dict(relative_attention=True, pos_att_type=["c2p", "p2c"], max_relative_positions=6)
+
+
+def sized(kind: str, **more) -> hf.PreTrainedConfig:
+    """A family's configuration with those of ``SIZES`` that it knows."""
+    config = getattr(hf, f"{kind}Config")
+    known = signature(config).parameters
+    return config(**{name: size for name, size in SIZES.items() if name in known} | more)
 
 
 def far_from_zero(model: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -305,8 +288,8 @@ def with_regions(left: bool = False) -> dict:
 
 def falcon(**settings) -> torch.nn.Module:
     """Falcon takes its implementation of attention when it is made."""
-    sizes = dict(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
-    return hf.FalconForCausalLM(hf.FalconConfig(**ENDS, **sizes, **settings, attn_implementation="eager"))
+    settings |= dict(num_attention_heads=4, attn_implementation="eager")
+    return hf.FalconForCausalLM(sized("Falcon", **settings))
 
 
 def struct_patches() -> torch.Tensor:
@@ -338,18 +321,7 @@ FAMILIES: dict[str, Family] = {
         numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
     ),
     "gpt2": Family(
-        lambda: hf.GPT2LMHeadModel(
-            hf.GPT2Config(
-                vocab_size=VOCABULARY,
-                n_embd=16,
-                n_layer=2,
-                n_head=2,
-                n_positions=64,
-                bos_token_id=1,
-                eos_token_id=2,
-                pad_token_id=PAD,
-            )
-        ),
+        lambda: hf.GPT2LMHeadModel(sized("GPT2")),
         words_only,
         numbered("transformer.h.{}.attn", CAUSAL),
         generates="transformer.h.*",
@@ -372,7 +344,7 @@ FAMILIES: dict[str, Family] = {
         | numbered("text_model.encoder.layers.{}.self_attn", CAUSAL),
     ),
     "t5": Family(
-        lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),
+        lambda: hf.T5ForConditionalGeneration(sized("T5", decoder_start_token_id=PAD)),
         seq2seq,
         numbered("encoder.block.{}.layer.0.SelfAttention", BIDIRECTIONAL)
         | numbered("decoder.block.{}.layer.0.SelfAttention", CAUSAL)
@@ -380,7 +352,7 @@ FAMILIES: dict[str, Family] = {
         generates="decoder.*",
     ),
     "bart": Family(
-        lambda: hf.BartForConditionalGeneration(hf.BartConfig(**BART)),
+        lambda: hf.BartForConditionalGeneration(sized("Bart")),
         seq2seq,
         numbered("model.encoder.layers.{}.self_attn", BIDIRECTIONAL)
         | numbered("model.decoder.layers.{}.self_attn", CAUSAL)
@@ -461,18 +433,7 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "lxmert": Family(
-        lambda: hf.LxmertModel(
-            hf.LxmertConfig(
-                vocab_size=VOCABULARY,
-                hidden_size=16,
-                num_attention_heads=2,
-                intermediate_size=24,
-                l_layers=1,
-                x_layers=1,
-                r_layers=1,
-                visual_feat_dim=6,
-            )
-        ),
+        lambda: hf.LxmertModel(sized("Lxmert", l_layers=1, x_layers=1, r_layers=1, visual_feat_dim=6)),
         lambda left=False: (
             text(left=left)
             | dict(
@@ -557,7 +518,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "kosmos2": Family(
         lambda: hf.Kosmos2ForConditionalGeneration(
-            hf.Kosmos2Config(text_config=KOSMOS_TEXT, vision_config=VISION, latent_query_num=3)
+            hf.Kosmos2Config(text_config=sized("Kosmos2Text"), vision_config=VISION, latent_query_num=3)
         ),
         kosmos_inputs,
         numbered("vision_model.model.encoder.layers.{}.self_attn", SEEING)
@@ -567,9 +528,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "florence2": Family(
         lambda: hf.Florence2ForConditionalGeneration(
-            hf.Florence2Config(
-                text_config=BART | dict(model_type="bart"), vision_config=DAVIT, image_token_id=IMAGE
-            )
+            hf.Florence2Config(text_config=sized("Bart"), vision_config=DAVIT, image_token_id=IMAGE)
         ),
         lambda left=False: (
             text(images=2, left=left)
@@ -626,7 +585,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "trocr": Family(
         lambda: led(
-            hf.DeiTConfig(**VISION), hf.TrOCRConfig(**TROCR, is_decoder=True, add_cross_attention=True)
+            hf.DeiTConfig(**VISION),
+            sized("TrOCR", is_decoder=True, add_cross_attention=True, cross_attention_hidden_size=12),
         ),
         led_inputs(8),
         numbered("encoder.layers.{}.attention", SEEING)
@@ -636,7 +596,10 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "donut": Family(
-        lambda: led(hf.DonutSwinConfig(**SWIN), hf.MBartConfig(**BART | LED)),
+        lambda: led(
+            hf.DonutSwinConfig(**SWIN),
+            sized("MBart", is_decoder=True, add_cross_attention=True, is_encoder_decoder=False),
+        ),
         led_inputs(16),
         {f"encoder.encoder.layers.{k}.blocks.{j}.attention.self": SEEING for k in (0, 1) for j in (0, 1)}
         | numbered("decoder.model.decoder.layers.{}.self_attn", CAUSAL)
@@ -685,8 +648,8 @@ FAMILIES: dict[str, Family] = {
     "pix2struct": Family(
         lambda: hf.Pix2StructForConditionalGeneration(
             hf.Pix2StructConfig(
-                text_config=SMALL_STRUCT | dict(vocab_size=VOCABULARY),
-                vision_config=SMALL_STRUCT | dict(patch_embed_hidden_size=12, seq_len=20),
+                text_config=sized("Pix2StructText"),
+                vision_config=sized("Pix2StructVision", patch_embed_hidden_size=12, seq_len=20),
             )
         ),
         lambda left=False: dict(flattened_patches=struct_patches(), decoder_input_ids=words(5)),
@@ -695,9 +658,7 @@ FAMILIES: dict[str, Family] = {
         | numbered("decoder.layer.{}.encoder_decoder_attention.attention", CROSS_IMAGE),
     ),
     "whisper": Family(
-        lambda: hf.WhisperForConditionalGeneration(
-            hf.WhisperConfig(**BART, max_source_positions=6, max_target_positions=32, num_mel_bins=4)
-        ),
+        lambda: hf.WhisperForConditionalGeneration(sized("Whisper", max_source_positions=6, num_mel_bins=4)),
         lambda left=False: dict(input_features=normal(2, 4, 12), decoder_input_ids=words(5)),
         numbered("model.encoder.layers.{}.self_attn", "self both None None")
         | numbered("model.decoder.layers.{}.self_attn", CAUSAL)
@@ -725,9 +686,7 @@ FAMILIES: dict[str, Family] = {
         generates="model.layers.*",
     ),
     "bloom": Family(
-        lambda: hf.BloomForCausalLM(
-            hf.BloomConfig(**ENDS, vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=2)
-        ),
+        lambda: hf.BloomForCausalLM(sized("Bloom")),
         words_only,
         numbered("transformer.h.{}.self_attention", CAUSAL),
         generates="transformer.*",
@@ -755,9 +714,7 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "mpt": Family(
-        lambda: hf.MptForCausalLM(
-            hf.MptConfig(**ENDS, vocab_size=VOCABULARY, d_model=16, n_layers=2, n_heads=2, max_seq_len=32)
-        ),
+        lambda: hf.MptForCausalLM(sized("Mpt")),
         words_only,
         numbered("transformer.blocks.{}.attn", CAUSAL),
         generates="transformer.*",
@@ -765,16 +722,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "gpt-neo": Family(
         lambda: hf.GPTNeoForCausalLM(
-            hf.GPTNeoConfig(
-                **ENDS,
-                vocab_size=VOCABULARY,
-                hidden_size=16,
-                num_layers=2,
-                num_heads=2,
-                max_position_embeddings=32,
-                attention_types=[[["global", "local"], 1]],
-                window_size=3,
-            )
+            sized("GPTNeo", attention_types=[[["global", "local"], 1]], window_size=3)
         ),
         words_only,
         numbered("transformer.h.{}.attn.attention", CAUSAL),
@@ -782,11 +730,7 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "xglm": Family(
-        lambda: hf.XGLMForCausalLM(
-            hf.XGLMConfig(
-                **ENDS, vocab_size=VOCABULARY, d_model=16, ffn_dim=24, num_layers=2, attention_heads=2
-            )
-        ),
+        lambda: hf.XGLMForCausalLM(sized("XGLM")),
         words_only,
         numbered("model.layers.{}.self_attn", CAUSAL),
         generates="model.*",
@@ -848,13 +792,35 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "xlnet": Family(
-        lambda: hf.XLNetModel(
-            hf.XLNetConfig(
-                vocab_size=VOCABULARY, d_model=16, n_layer=2, n_head=2, d_inner=24, pad_token_id=PAD
-            )
-        ),
+        lambda: hf.XLNetModel(sized("XLNet")),
         words_only,
         numbered("layer.{}.rel_attn", BIDIRECTIONAL),
         sdpa=False,
     ),
 }
+KINDS = (
+    "bert",  # an encoder; also with SDPA
+    "llama",  # grouped heads, rotary positions
+    "clip",  # two models that do not look at one another
+    "t5",  # biases by distance, cross-attention
+    "blip",  # an image for a decoder; written out here
+    "blip2",  # queries between image and text; features are multiplied
+    "qwen2-vl",  # all images in one call, rotary positions in three parts
+    "lxmert",  # two streams, one module for both directions
+    "siglip",  # PyTorch's own layer
+    "mllama",  # cross-attention before self-attention; tiles
+    "florence2",  # nodes that are channels; an encoder of image and words
+    "gemma3",  # words in order, an image that sees itself
+    "bloom",  # one projection by heads, biases by distance
+    "xlnet",  # projections that are no linear layers
+)
+"""One family of each kind of reading: what is tried with these by default is tried with all in a slow run."""
+
+
+def families(*also: str, only: Callable[[Family], object] = lambda family: True) -> list:
+    """The families for ``@pytest.mark.parametrize``; those that are not in KINDS or named are slow."""
+    return [
+        pytest.param(family, id=name, marks=() if name in (*KINDS, *also) else pytest.mark.slow)
+        for name, family in FAMILIES.items()
+        if only(family)
+    ]
