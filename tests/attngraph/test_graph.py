@@ -37,6 +37,12 @@ BAD = [
     ),
     (dict(value=torch.zeros(B, M, D)), "value must have shape"),
     (dict(value=torch.zeros(B, H + 1, M, D)), "value must have shape"),
+    (dict(weight=torch.full((B, H, N, M), -0.25)), "weight must not be negative, got -0.25"),
+    (dict(weight=torch.tensor([float("nan"), -1.0, 0, 0, 0]).expand(B, H, N, M)), "must not be negative"),
+    (
+        dict(weight=torch.ones(B, H, N, M, dtype=torch.long)),
+        "weight must hold floating-point numbers, got torch.int64",
+    ),
     (dict(weight=torch.zeros(B, H, M, N)), r"weight must have shape \(2, 3, 4, 5\), got \(2, 3, 5, 4\)"),
     (dict(query_mask=yes(B, M)), r"query_mask must have shape \(2, 4\), got \(2, 5\)"),
     (dict(value_mask=yes(B, N)), r"value_mask must have shape \(2, 5\) or \(2, 4, 5\), got \(2, 4\)"),
@@ -91,13 +97,10 @@ def test_errors_name_the_argument(wrong, message):
         AttentionGraph(**(dict(query=query, value=value, weight=weight) | wrong))
 
 
-def test_an_unknown_degree():
-    with pytest.raises(ValueError, match="degree must be one of sum, mean, got 'max'"):
-        AttentionGraph(*parts()).value_degree("max")
-
-
 def test_shape_and_repr():
     graph = AttentionGraph(*parts(), causal=True)
+    with pytest.raises(ValueError, match="degree must be one of sum, mean, got 'max'"):
+        graph.value_degree("max")
     assert graph.shape == (B, H, N, M, D)
     assert repr(graph) == "AttentionGraph(batch=2, heads=3, queries=4, values=5, features=6, causal)"
     graph = AttentionGraph(*parts(), kind="cross", query_modality="text", value_modality=yes(B, M))
@@ -112,17 +115,10 @@ def test_modality():
     assert torch.equal(queries, ~yes(B, N)) and torch.equal(values, mixed)
     assert AttentionGraph(*parts(), query_modality="image").is_image()[0].all()
     assert AttentionGraph(*parts()).is_image() == (None, None)
-    for other in (
-        replace(graph, causal=True),
-        graph.sparsify(top_k=1),
-        graph.compact(),
-        pickle.loads(pickle.dumps(graph)),
-    ):
-        assert (
-            other.kind == "cross"
-            and other.query_modality == "text"
-            and torch.equal(other.value_modality, mixed)
-        )
+    others = replace(graph, causal=True), graph.sparsify(top_k=1), graph.compact()
+    for other in (*others, pickle.loads(pickle.dumps(graph))):
+        assert other.kind == "cross" and other.query_modality == "text"
+        assert torch.equal(other.value_modality, mixed)
 
 
 def test_packed_graphs_are_the_same_graphs():
@@ -162,6 +158,7 @@ def test_masked_edges_weigh_exactly_zero():
 def test_no_gradient_passes_a_mask():
     query, value, weight = parts()
     weight.requires_grad_()
+    assert AttentionGraph(query, value, weight).weight is weight
     mask = yes(B, M)
     mask[:, 2] = False
     AttentionGraph(query, value, weight, value_mask=mask).weight.sum().backward()

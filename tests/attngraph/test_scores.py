@@ -8,11 +8,11 @@ import torch
 from attngraph import AttentionScores
 from tests.attngraph.scores_cases import DROPPED, KINDS, random_scores
 
+WHOLE = dict(dtype=torch.long)
 ALL = KINDS | DROPPED
-every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-@every_kind
+@pytest.mark.parametrize("kind", KINDS)
 def test_graph_is_the_softmax_where_edges_are_visible(kind):
     scores = random_scores(**KINDS[kind])
     b, h, n, m, d = scores.shape
@@ -63,14 +63,12 @@ def test_what_hides_an_edge_from_attention_hides_it_in_degrees(hides):
     torch.testing.assert_close(added.graph().value_degree("mean"), told.graph().value_degree("mean"))
 
 
-@every_kind
+@pytest.mark.parametrize("kind", ["decoder self", "decoder, cached and rotated"])
 def test_features_are_the_queries_unless_they_are_told(kind):
     scores = random_scores(**KINDS[kind])
-    graph = scores.graph()
-    assert graph.query is scores.node is (scores.query if scores.feature is None else scores.feature)
-    assert (scores.feature is None) == ("rotated" not in kind)
-    wide = random_scores(**KINDS[kind], dtype=torch.bfloat16).wide()
-    assert wide.node.dtype == torch.float32
+    assert scores.graph().query is scores.node
+    assert scores.node is (scores.feature if "rotated" in kind else scores.query)
+    assert random_scores(**KINDS[kind], dtype=torch.bfloat16).wide().node.dtype == torch.float32
 
 
 def test_tiles_of_the_mask_make_up_the_mask():
@@ -105,6 +103,18 @@ def test_half_precision_weights_are_computed_in_single():
         (dict(kept=torch.ones(1, 1, 2, 4)), r"kept must be a bool tensor \(True = kept\)"),
         (dict(kept=torch.ones(1, 1, 2, 4, dtype=torch.bool), dropout=1.0), r"dropout must lie in \[0, 1\)"),
         (dict(dropout=0.1), "dropout needs kept="),
+        (
+            dict(mask=torch.ones(2, 4, **WHOLE)),
+            "mask must be bool .True = visible. or floating-point numbers",
+        ),
+        (dict(query=torch.ones(1, 1, 2, 0)), "query must have at least one feature"),
+        *(
+            (
+                {name: torch.ones(1, 1, 4 if name in ("key", "value") else 2, 2, **WHOLE)},
+                f"{name} must hold floating-point numbers, got torch.int64",
+            )
+            for name in ("query", "key", "value", "feature")
+        ),
     ],
 )
 def test_bad_input_is_named(changes, message):
