@@ -1,9 +1,11 @@
-"""Gradient-weighted relevance against the equations, written out as loops or matrices."""
+"""Relevance, rollout and raw attention against the equations, written out as loops or matrices."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
-from analysis.relevance import relevance
+from analysis.relevance import raw, relevance, rollout
 from attngraph import AttentionGraph
 from tests.analysis.relevance.made_up_graphs import encoder_and_decoder, two_streams
 
@@ -71,30 +73,12 @@ def test_relevance_equals_loops():
     assert result.seen.min() > 0
 
 
-def test_one_layer_has_a_closed_form():
-    graphs, gradients = encoder_and_decoder()
-    bar = (graphs["c0"].weight * gradients["c0"]).clamp(min=0).mean(1)
-    alone = relevance({"c0": graphs["c0"]}, gradients)
-    torch.testing.assert_close(alone.seen, bar)
-    torch.testing.assert_close(alone.own, torch.eye(3, dtype=torch.float64).expand(2, -1, -1))
-    own = (graphs["s0"].weight * gradients["s0"]).clamp(min=0).mean(1)
-    both = relevance({"s0": graphs["s0"], "c0": graphs["c0"]}, gradients)
-    sums = own.sum(-1, keepdim=True)
-    assert (sums > 0).all()
-    torch.testing.assert_close(both.seen, bar + (own / sums).transpose(1, 2) @ bar)
-
-
-def test_without_gradients_every_token_is_only_itself():
-    graphs, gradients = encoder_and_decoder()
-    result = relevance(graphs, {name: 0 * g for name, g in gradients.items()})
-    assert torch.equal(result.own, torch.eye(3, dtype=torch.float64).expand(2, -1, -1))
-    assert not result.seen.any()
-
-
 def test_only_positive_contributions_count():
     graphs, gradients = encoder_and_decoder()
-    result = relevance(graphs, {name: -g.abs() for name, g in gradients.items()})
-    assert not result.seen.any()
+    for change in (lambda g: -g.abs(), torch.zeros_like):
+        result = relevance(graphs, {name: change(g) for name, g in gradients.items()})
+        assert torch.equal(result.own, torch.eye(3, dtype=torch.float64).expand(2, -1, -1))
+        assert not result.seen.any()
 
 
 def test_two_streams_equal_the_equations_written_out():
@@ -134,3 +118,60 @@ def test_layers_without_fitting_gradients_are_refused():
         relevance(graphs, {name: g for name, g in gradients.items() if name != "c1"})
     with pytest.raises(ValueError, match=r"got \(2, 3, 4\)"):
         relevance(graphs, gradients | {"c1": gradients["c1"][:, 0]})
+
+
+def test_rollout_is_the_product_of_the_layers_on_both_sides():
+    graphs, _ = encoder_and_decoder()
+    n, m = graphs["c0"].weight.shape[2:]
+    product = torch.eye(n + m, dtype=torch.float64).expand(2, -1, -1)
+    for name, g in graphs.items():
+        layer = torch.eye(n + m, dtype=torch.float64).repeat(2, 1, 1)
+        rows = slice(n, None) if name[0] == "e" else slice(None, n)
+        columns = slice(None, n) if name[0] == "s" else slice(n, None)
+        layer[:, rows] *= 0.5
+        layer[:, rows, columns] += 0.5 * g.weight.mean(1)
+        product = layer @ product
+    result = rollout(graphs)
+    torch.testing.assert_close(torch.cat(result, -1), product[:, :n])
+    torch.testing.assert_close(torch.cat(result, -1).sum(-1), torch.ones(2, n, dtype=torch.float64))
+
+
+def test_rollout_takes_rows_for_what_they_are_worth():
+    """Weights that are no distribution (those of an adapter), and tokens without any."""
+    graphs, _ = encoder_and_decoder()
+    scale = torch.rand(2, 1, 3, 1, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 0.5
+    scaled = {
+        name: replace(g, weight=g.weight * scale) if name[0] != "e" else g for name, g in graphs.items()
+    }
+    for one, other in zip(rollout(graphs), rollout(scaled)):
+        torch.testing.assert_close(one, other)
+    mask = torch.tensor([[True, True, False]] * 2)
+    padded = {name: replace(g, query_mask=mask) if name[0] != "e" else g for name, g in graphs.items()}
+    result = rollout(padded)
+    torch.testing.assert_close(torch.cat(result, -1).sum(-1), torch.ones(2, 3, dtype=torch.float64))
+    assert result.own[:, 2].tolist() == [[0, 0, 1]] * 2
+
+
+def test_rollout_of_two_streams_is_the_product_of_square_matrices():
+    graphs, _ = two_streams()
+    product = torch.eye(7, dtype=torch.float64).expand(2, -1, -1)
+    places = {"text": slice(0, 3), "image": slice(3, 7)}
+    for names in (["s0"], ["e0"], ["x0", "x0#2"], ["s1"], ["e1"], ["x1", "x1#2"]):
+        layer = torch.eye(7, dtype=torch.float64).repeat(2, 1, 1)
+        for name in names:
+            rows, columns = places[graphs[name].query_modality], places[graphs[name].value_modality]
+            layer[:, rows] *= 0.5
+            layer[:, rows, columns] += 0.5 * graphs[name].weight.mean(1)
+        product = layer @ product
+    torch.testing.assert_close(torch.cat(rollout(graphs), -1), product[:, :3])
+
+
+def test_raw_is_the_mean_over_heads_of_the_last_layer():
+    graphs, _ = encoder_and_decoder()
+    torch.testing.assert_close(raw(graphs), (graphs["c1"].weight[:, 0] + graphs["c1"].weight[:, 1]) / 2)
+    torch.testing.assert_close(raw(graphs, "c0"), graphs["c0"].weight.mean(1))
+    torch.testing.assert_close(raw(graphs, heads=[1]), graphs["c1"].weight[:, 1])
+    with pytest.raises(ValueError, match=r"heads must lie in 0\.\.1 for c1, got \[2\]"):
+        raw(graphs, heads=[2])
+    with pytest.raises(ValueError, match="layer must be one of c0, c1, got 'c2'"):
+        raw(graphs, "c2")
