@@ -15,31 +15,16 @@ def tables(panels, points=12, **labels):
     """Made-up maps: ``panels`` are dicts of what differs."""
     draw_ = np.random.default_rng(0)
     frames, measures = [], []
+    common = dict(layer="block.0.attention", kind="self", head="all", state="frozen")
+    common |= dict(method="tsne", perplexity=30.0, seed=0)
+    nodes = pd.DataFrame(dict(role=["query", "value"] * (points // 2), modality="text", token="red"))
+    nodes["class"] = ["word", "special token", "word"] * (points // 3)
+    nodes = nodes.assign(example="picture", node=range(points)).assign(**labels)
+    named = {name: nodes[name] for name in ("role", "class")}
     for number, about in enumerate(panels):
-        keys = {
-            "layer": "block.0.attention",
-            "kind": "self",
-            "head": "all",
-            "state": "frozen",
-            "method": "tsne",
-            "perplexity": 30.0,
-            "seed": 0,
-            "map": number,
-            "panel": number,
-        } | about
-        nodes = pd.DataFrame(
-            {
-                "role": ["query", "value"] * (points // 2),
-                "modality": "text",
-                "token": "red",
-                "class": ["word", "special token", "word"] * (points // 3),
-                "example": "picture",
-                "node": range(points),
-            }
-        ).assign(**labels)
+        keys = common | dict(map=number, panel=number) | about
         place = draw_.normal(size=(points, 2))
         frames.append(nodes.assign(x=place[:, 0], y=place[:, 1], **keys))
-        named = {name: nodes[name] for name in ("role", "class")}
         measures.append(quality(place, place, named, neighbours=3).assign(**keys))
     return pd.concat(frames, ignore_index=True), pd.concat(measures, ignore_index=True)
 
@@ -148,22 +133,15 @@ def test_every_point_has_its_labels_colour_and_its_roles_shape(figure_of):
     classes = ["word"] * 6 + [f"rare {k}" for k in range(5)] + [""]
     table, measures = tables([{}], **{"class": classes})
     figure = figure_of(table, measures, "class")
-    legend = {
-        text.get_text(): to_hex(handle.get_markerfacecolor())
-        for text, handle in zip(figure.legends[0].get_texts(), figure.legends[0].legend_handles)
-    }
+    handles = zip(figure.legends[0].get_texts(), figure.legends[0].legend_handles)
+    legend = {text.get_text(): to_hex(handle.get_markerfacecolor()) for text, handle in handles}
     seen = points_of(figure)
     assert len(seen) == len(table)
-    for row in table.itertuples():
-        colour, marker = seen[row.x, row.y]
-        assert marker == row.role
-        assert colour == legend[row[table.columns.get_loc("class") + 1] or "no label"]
+    for place, role, label in zip(zip(table.x, table.y), table.role, table["class"]):
+        assert seen[place] == (legend[label or "no label"], role)
     assert len(set(legend.values())) == len(legend) - 1  # both shapes have one colour
     shapes = {path.get_paths()[0].vertices.tobytes() for path in figure.axes[0].collections}
     assert len(shapes) == 2
-
-
-def test_rare_labels_share_a_colour(figure_of):
     tokens = ["often"] * 2 + [f"token {k}" for k in range(10)]
     figure = figure_of(*tables([{}], token=tokens), "token")
     labels = [text.get_text() for text in figure.legends[0].get_texts()]

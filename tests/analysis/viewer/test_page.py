@@ -5,7 +5,6 @@ import re
 from dataclasses import replace
 
 import pytest
-from PIL import Image
 
 from analysis.viewer import write_viewer
 from tests.analysis.viewer.page_reading import (
@@ -16,7 +15,6 @@ from tests.analysis.viewer.page_reading import (
     PICTURE,
     SELF,
     SIDES,
-    TEXT,
     TOKENS,
     drawn,
     ends,
@@ -60,26 +58,6 @@ def test_picking_draws_what_the_graphs_say(page, tmp_path):
     )
 
 
-def test_lines_end_where_their_nodes_are(page, tmp_path):
-    shown, weights = examples(1)
-    write_viewer(tmp_path / "viewer.html", shown, "lines")
-    tab = page(tmp_path / "viewer.html")
-    assert not tab.is_visible("#weights")  # there is one kind only
-    lines = ends(tab)
-    assert len(lines) == 10
-    assert all(
-        start == ("query", 3, "queries") and end == ("value", value, "patches" if value else "others")
-        for value, start, end in lines
-    )
-    strongest = int(weights["M"][CROSS].weight[0].mean(0)[3].argmax())
-    assert [value for value, share in highlighted(tab, "#nodes").items() if share == 1] == [strongest]
-    assert tab.inner_text("#kept") == "10 edges, 100.0 % of the query's weight"
-    tab.select_option("#layer", label=SELF)
-    assert ends(tab) == [
-        (value, ("query", 3, "queries"), ("value", value, "values")) for value, *_ in ends(tab)
-    ]
-
-
 def test_another_layer_keeps_the_query_or_starts_anew(page, tmp_path):
     shown, weights = examples(1, encoder=True)
     shown = [
@@ -107,30 +85,6 @@ def test_another_layer_keeps_the_query_or_starts_anew(page, tmp_path):
     tab.select_option("#example", label="example 1")  # another text
     assert picked(tab) == ["d"] and texts(tab, "#queries button") == list("abcde")
     assert drawn(tab) == expected(layers[CROSS].weight[1, :, 3], 10)
-
-
-def test_patches_in_no_square(page, tmp_path):
-    weight, nodes = softmax(1, HEADS, 5, 7, seed=6), list(range(7))  # [CLS] and 2 x 3 patches
-    shown = single_example(
-        {CROSS: weight},
-        {CROSS: (TEXT, nodes)},
-        image=Image.linear_gradient("L").resize((36, 24)),
-        grid=(2, 3),
-        others=1,
-        start={CROSS: 3},
-    )
-    write_viewer(tmp_path / "viewer.html", [shown], "wide")
-    tab = page(tmp_path / "viewer.html")
-    boxes = tab.eval_on_selector_all(
-        "#patches div",
-        """all => all.map(x => {
-        const box = x.getBoundingClientRect();
-        return [box.width, box.height, Math.round(box.left), Math.round(box.top)];
-    })""",
-    )
-    assert len(boxes) == 6 and all(width == pytest.approx(height, abs=1) for width, height, *_ in boxes)
-    assert len({left for *_, left, _ in boxes}) == 3 and len({top for *_, top in boxes}) == 2
-    assert drawn(tab) == expected(weight[0, :, 3], 7)
 
 
 def test_an_image_looks_at_itself(page, tmp_path):
