@@ -34,49 +34,23 @@ VISION = dict(
     projection_dim=16,
 )
 GQA = TEXT | dict(model_type="llama", num_attention_heads=4, num_key_value_heads=2)
-SIZES = TEXT | dict(
-    d_model=16,
-    n_embd=16,
-    embed_dim=16,
-    layers=2,
-    n_layer=2,
-    n_layers=2,
-    num_layers=2,
-    encoder_layers=2,
-    decoder_layers=2,
-    n_head=2,
-    n_heads=2,
-    num_heads=2,
-    attention_heads=2,
-    encoder_attention_heads=2,
-    decoder_attention_heads=2,
-    d_kv=8,
-    d_ff=24,
-    d_inner=24,
-    ffn_dim=24,
-    encoder_ffn_dim=24,
-    decoder_ffn_dim=24,
-    max_seq_len=64,
-    n_positions=64,
-    decoder_start_token_id=2,
-    forced_eos_token_id=None,
+SIZES = (
+    TEXT
+    | dict.fromkeys("d_model embed_dim n_embd".split(), 16)
+    | dict.fromkeys("layers n_layer n_layers num_layers encoder_layers decoder_layers".split(), 2)
+    | dict.fromkeys("n_head n_heads num_heads attention_heads".split(), 2)
+    | dict.fromkeys("encoder_attention_heads decoder_attention_heads".split(), 2)
+    | dict.fromkeys("d_ff d_inner ffn_dim encoder_ffn_dim decoder_ffn_dim".split(), 24)
+    | dict(d_kv=8, max_seq_len=64, n_positions=64, decoder_start_token_id=2, forced_eos_token_id=None)
 )
 """The sizes of a model of text, under the names that one family or another gives them."""
 BLIP_TEXT = TEXT | dict(encoder_hidden_size=12, projection_dim=16)
-QFORMER = dict(
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=24,
-    encoder_hidden_size=12,
-    cross_attention_frequency=2,
-    vocab_size=VOCABULARY,
-)
+SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+QFORMER = SMALL | dict(encoder_hidden_size=12, cross_attention_frequency=2, vocab_size=VOCABULARY)
 GEMMA3_LAYERS = ["sliding_attention", "full_attention"]
 GEMMA = TEXT | dict(num_key_value_heads=1, head_dim=8)
 OPT = TEXT | dict(model_type="opt", ffn_dim=24, word_embed_proj_dim=16)
 SWIN = dict(image_size=16, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4)
-SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
 DAVIT = dict(
     in_channels=3,
     depths=(1, 1),
@@ -103,22 +77,10 @@ MLLAMA_VISION = dict(
     intermediate_layers_indices=[0],
     supported_aspect_ratios=[[1, 1], [1, 2], [2, 1]],
 )
-QWEN = GQA | dict(
-    model_type="qwen2_vl_text",
-    rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[1, 1, 0]),
-)
-QWEN_VISION = dict(
-    depth=2,
-    embed_dim=16,
-    hidden_size=16,
-    num_heads=2,
-    mlp_ratio=2,
-    patch_size=4,
-    spatial_merge_size=2,
-    temporal_patch_size=1,
-)
-
-ENDS = dict(pad_token_id=PAD, bos_token_id=1, eos_token_id=2)
+THIRDS = dict(rope_type="default", rope_theta=1e4, mrope_section=[1, 1, 0])
+QWEN = GQA | dict(model_type="qwen2_vl_text", rope_parameters=THIRDS)
+QWEN_VISION = dict(depth=2, embed_dim=16, hidden_size=16, num_heads=2, mlp_ratio=2, patch_size=4)
+QWEN_VISION |= dict(spatial_merge_size=2, temporal_patch_size=1)
 SHARED_KEYS = TEXT | dict(
     num_hidden_layers=4,
     num_key_value_heads=1,
@@ -137,6 +99,12 @@ def sized(kind: str, **more) -> hf.PreTrainedConfig:
     config = getattr(hf, f"{kind}Config")
     known = signature(config).parameters
     return config(**{name: size for name, size in SIZES.items() if name in known} | more)
+
+
+def of(model: str, **more) -> Callable[[], torch.nn.Module]:
+    """What makes a model of transformers of such a configuration."""
+    kind = getattr(hf, model)
+    return lambda: kind(sized(kind.config_class.__name__.removesuffix("Config"), **more))
 
 
 def far_from_zero(model: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -316,35 +284,35 @@ def led_layers(decoder: str) -> dict[str, str]:
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(
-        lambda: hf.BertModel(hf.BertConfig(**TEXT)),
+        of("BertModel"),
         words_only,
         numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
     ),
     "gpt2": Family(
-        lambda: hf.GPT2LMHeadModel(sized("GPT2")),
+        of("GPT2LMHeadModel"),
         words_only,
         numbered("transformer.h.{}.attn", CAUSAL),
         generates="transformer.h.*",
     ),
     "llama": Family(
-        lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**GQA)),
+        of("LlamaForCausalLM", **GQA),
         words_only,
         numbered("model.layers.{}.self_attn", CAUSAL),
         generates="model.layers.*",
     ),
     "vit": Family(
-        lambda: hf.ViTModel(hf.ViTConfig(**VISION)),
+        of("ViTModel", **VISION),
         lambda left=False: pixels(),
         numbered("layers.{}.attention", SEEING),
     ),
     "clip": Family(
-        lambda: hf.CLIPModel(hf.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=8)),
+        of("CLIPModel", text_config=TEXT, vision_config=VISION, projection_dim=8),
         lambda left=False: text(left=left) | pixels(),
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
         | numbered("text_model.encoder.layers.{}.self_attn", CAUSAL),
     ),
     "t5": Family(
-        lambda: hf.T5ForConditionalGeneration(sized("T5", decoder_start_token_id=PAD)),
+        of("T5ForConditionalGeneration", decoder_start_token_id=PAD),
         seq2seq,
         numbered("encoder.block.{}.layer.0.SelfAttention", BIDIRECTIONAL)
         | numbered("decoder.block.{}.layer.0.SelfAttention", CAUSAL)
@@ -352,7 +320,7 @@ FAMILIES: dict[str, Family] = {
         generates="decoder.*",
     ),
     "bart": Family(
-        lambda: hf.BartForConditionalGeneration(sized("Bart")),
+        of("BartForConditionalGeneration"),
         seq2seq,
         numbered("model.encoder.layers.{}.self_attn", BIDIRECTIONAL)
         | numbered("model.decoder.layers.{}.self_attn", CAUSAL)
@@ -360,7 +328,7 @@ FAMILIES: dict[str, Family] = {
         generates="model.decoder.*",
     ),
     "blip": Family(
-        lambda: hf.BlipForConditionalGeneration(hf.BlipConfig(text_config=BLIP_TEXT, vision_config=VISION)),
+        of("BlipForConditionalGeneration", text_config=BLIP_TEXT, vision_config=VISION),
         lambda left=False: text(left=left) | pixels(),
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
         | numbered("text_decoder.bert.encoder.layer.{}.attention.self", CAUSAL)
@@ -369,14 +337,13 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "blip2": Family(
-        lambda: hf.Blip2ForConditionalGeneration(
-            hf.Blip2Config(
-                vision_config=VISION,
-                qformer_config=QFORMER,
-                text_config=OPT,
-                num_query_tokens=3,
-                image_token_index=IMAGE,
-            )
+        of(
+            "Blip2ForConditionalGeneration",
+            vision_config=VISION,
+            qformer_config=QFORMER,
+            text_config=OPT,
+            num_query_tokens=3,
+            image_token_index=IMAGE,
         ),
         lambda left=False: text(images=3, left=left) | pixels(),
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
@@ -386,12 +353,11 @@ FAMILIES: dict[str, Family] = {
         generates="language_model.*",
     ),
     "llava": Family(
-        lambda: hf.LlavaForConditionalGeneration(
-            hf.LlavaConfig(
-                vision_config=VISION | dict(model_type="clip_vision_model"),
-                text_config=GQA,
-                image_token_id=IMAGE,
-            )
+        of(
+            "LlavaForConditionalGeneration",
+            vision_config=VISION | dict(model_type="clip_vision_model"),
+            text_config=GQA,
+            image_token_id=IMAGE,
         ),
         lambda left=False: text(images=4, left=left) | pixels(),
         numbered("model.vision_tower.encoder.layers.{}.self_attn", SEEING)
@@ -399,10 +365,13 @@ FAMILIES: dict[str, Family] = {
         generates="model.language_model.*",
     ),
     "smolvlm": Family(
-        lambda: hf.SmolVLMForConditionalGeneration(
-            hf.SmolVLMConfig(
-                vision_config=VISION, text_config=GQA, image_token_id=IMAGE, scale_factor=2, pad_token_id=PAD
-            )
+        of(
+            "SmolVLMForConditionalGeneration",
+            vision_config=VISION,
+            text_config=GQA,
+            image_token_id=IMAGE,
+            scale_factor=2,
+            pad_token_id=PAD,
         ),
         lambda left=False: text(images=1, left=left) | dict(pixel_values=normal(2, 1, 3, 8, 8)),
         numbered("model.vision_model.encoder.layers.{}.self_attn", SEEING)
@@ -410,15 +379,14 @@ FAMILIES: dict[str, Family] = {
         generates="model.text_model.*",
     ),
     "qwen2-vl": Family(
-        lambda: hf.Qwen2VLForConditionalGeneration(
-            hf.Qwen2VLConfig(
-                vision_config=QWEN_VISION,
-                text_config=QWEN,
-                image_token_id=IMAGE,
-                video_token_id=3,
-                vision_start_token_id=2,
-                vision_end_token_id=1,
-            )
+        of(
+            "Qwen2VLForConditionalGeneration",
+            vision_config=QWEN_VISION,
+            text_config=QWEN,
+            image_token_id=IMAGE,
+            video_token_id=3,
+            vision_start_token_id=2,
+            vision_end_token_id=1,
         ),
         qwen_inputs,
         numbered("model.visual.blocks.{}.attn", SEEING)
@@ -427,13 +395,13 @@ FAMILIES: dict[str, Family] = {
         generates="model.language_model.*",
     ),
     "vilt": Family(
-        lambda: hf.ViltModel(hf.ViltConfig(**TEXT, image_size=8, patch_size=4)),
+        of("ViltModel", image_size=8, patch_size=4),
         lambda left=False: text(left=left) | pixels(),
         numbered("encoder.layer.{}.attention.attention", "self both mixed mixed"),
         sdpa=False,
     ),
     "lxmert": Family(
-        lambda: hf.LxmertModel(sized("Lxmert", l_layers=1, x_layers=1, r_layers=1, visual_feat_dim=6)),
+        of("LxmertModel", l_layers=1, x_layers=1, r_layers=1, visual_feat_dim=6),
         lambda left=False: (
             text(left=left)
             | dict(
@@ -453,23 +421,20 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "siglip": Family(
-        lambda: hf.SiglipModel(
-            hf.SiglipConfig(text_config=TEXT | dict(projection_size=12), vision_config=VISION)
-        ),
+        of("SiglipModel", text_config=TEXT | dict(projection_size=12), vision_config=VISION),
         lambda left=False: text(left=left) | pixels(),
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
         | {"vision_model.head.attention": "cross both image image"}
         | numbered("text_model.encoder.layers.{}.self_attn", BIDIRECTIONAL),
     ),
     "bridgetower": Family(
-        lambda: hf.BridgeTowerModel(
-            hf.BridgeTowerConfig(
-                hidden_size=16,
-                num_attention_heads=2,
-                num_hidden_layers=2,
-                text_config=TEXT,
-                vision_config=dict(hidden_size=128, num_hidden_layers=2, patch_size=4, image_size=8),
-            )
+        of(
+            "BridgeTowerModel",
+            hidden_size=16,
+            num_attention_heads=2,
+            num_hidden_layers=2,
+            text_config=TEXT,
+            vision_config=dict(hidden_size=128, num_hidden_layers=2, patch_size=4, image_size=8),
         ),
         lambda left=False: text(left=left) | pixels(),
         numbered("vision_model.visual.transformer.resblocks.{}.attn", SEEING)
@@ -482,13 +447,12 @@ FAMILIES: dict[str, Family] = {
         exact=False,
     ),
     "mllama": Family(
-        lambda: hf.MllamaForConditionalGeneration(
-            hf.MllamaConfig(
-                vision_config=MLLAMA_VISION,
-                image_token_index=IMAGE,
-                text_config=GQA
-                | dict(model_type="mllama_text_model", num_hidden_layers=4, cross_attention_layers=[1, 2]),
-            )
+        of(
+            "MllamaForConditionalGeneration",
+            vision_config=MLLAMA_VISION,
+            image_token_index=IMAGE,
+            text_config=GQA
+            | dict(model_type="mllama_text_model", num_hidden_layers=4, cross_attention_layers=[1, 2]),
         ),
         mllama_inputs,
         {
@@ -500,14 +464,13 @@ FAMILIES: dict[str, Family] = {
         generates="model.language_model.*",
     ),
     "instructblip": Family(
-        lambda: hf.InstructBlipForConditionalGeneration(
-            hf.InstructBlipConfig(
-                vision_config=VISION,
-                qformer_config=QFORMER | dict(max_position_embeddings=64, pad_token_id=PAD),
-                text_config=GQA,
-                num_query_tokens=3,
-                image_token_index=IMAGE,
-            )
+        of(
+            "InstructBlipForConditionalGeneration",
+            vision_config=VISION,
+            qformer_config=QFORMER | dict(max_position_embeddings=64, pad_token_id=PAD),
+            text_config=GQA,
+            num_query_tokens=3,
+            image_token_index=IMAGE,
         ),
         instructed,
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
@@ -517,8 +480,11 @@ FAMILIES: dict[str, Family] = {
         generates="language_model.*",
     ),
     "kosmos2": Family(
-        lambda: hf.Kosmos2ForConditionalGeneration(
-            hf.Kosmos2Config(text_config=sized("Kosmos2Text"), vision_config=VISION, latent_query_num=3)
+        of(
+            "Kosmos2ForConditionalGeneration",
+            text_config=sized("Kosmos2Text"),
+            vision_config=VISION,
+            latent_query_num=3,
         ),
         kosmos_inputs,
         numbered("vision_model.model.encoder.layers.{}.self_attn", SEEING)
@@ -527,8 +493,11 @@ FAMILIES: dict[str, Family] = {
         generates="text_model.*",
     ),
     "florence2": Family(
-        lambda: hf.Florence2ForConditionalGeneration(
-            hf.Florence2Config(text_config=sized("Bart"), vision_config=DAVIT, image_token_id=IMAGE)
+        of(
+            "Florence2ForConditionalGeneration",
+            text_config=sized("Bart"),
+            vision_config=DAVIT,
+            image_token_id=IMAGE,
         ),
         lambda left=False: (
             text(images=2, left=left)
@@ -548,7 +517,7 @@ FAMILIES: dict[str, Family] = {
         generates="model.language_model.decoder.*",
     ),
     "git": Family(
-        lambda: hf.GitForCausalLM(hf.GitConfig(vision_config=VISION, **TEXT)),
+        of("GitForCausalLM", vision_config=VISION, **TEXT),
         lambda left=False: text(left=left) | pixels(),
         numbered("git.image_encoder.vision_model.encoder.layers.{}.self_attn", SEEING)
         | numbered("git.encoder.layer.{}.attention.self", MIXED),
@@ -556,13 +525,12 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "paligemma": Family(
-        lambda: hf.PaliGemmaForConditionalGeneration(
-            hf.PaliGemmaConfig(
-                vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False),
-                text_config=hf.GemmaConfig(**GEMMA),
-                projection_dim=16,
-                image_token_index=IMAGE,
-            )
+        of(
+            "PaliGemmaForConditionalGeneration",
+            vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False),
+            text_config=hf.GemmaConfig(**GEMMA),
+            projection_dim=16,
+            image_token_index=IMAGE,
         ),
         lambda left=False: with_types(4, left, lambda ids: prefix_types(ids, 8)),
         numbered("model.vision_tower.encoder.layers.{}.self_attn", SEEING)
@@ -570,13 +538,12 @@ FAMILIES: dict[str, Family] = {
         generates="model.language_model.layers.*",
     ),
     "gemma3": Family(
-        lambda: hf.Gemma3ForConditionalGeneration(
-            hf.Gemma3Config(
-                vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False),
-                text_config=hf.Gemma3TextConfig(**GEMMA, sliding_window=32, layer_types=GEMMA3_LAYERS),
-                mm_tokens_per_image=4,
-                image_token_id=IMAGE,
-            )
+        of(
+            "Gemma3ForConditionalGeneration",
+            vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False),
+            text_config=hf.Gemma3TextConfig(**GEMMA, sliding_window=32, layer_types=GEMMA3_LAYERS),
+            mm_tokens_per_image=4,
+            image_token_id=IMAGE,
         ),
         lambda left=False: with_types(4, left, image_types),
         numbered("model.vision_tower.encoder.layers.{}.self_attn", SEEING)
@@ -608,20 +575,19 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "visualbert": Family(
-        lambda: hf.VisualBertModel(hf.VisualBertConfig(**TEXT, visual_embedding_dim=6)),
+        of("VisualBertModel", visual_embedding_dim=6),
         with_regions,
         numbered("encoder.layer.{}.attention.self", "self both mixed mixed"),
         sdpa=False,
     ),
     "flava": Family(
-        lambda: hf.FlavaModel(
-            hf.FlavaConfig(
-                image_config=SMALL | dict(image_size=8, patch_size=4, mask_token=False),
-                text_config=TEXT,
-                multimodal_config=SMALL,
-                hidden_size=16,
-                projection_dim=16,
-            )
+        of(
+            "FlavaModel",
+            image_config=SMALL | dict(image_size=8, patch_size=4, mask_token=False),
+            text_config=TEXT,
+            multimodal_config=SMALL,
+            hidden_size=16,
+            projection_dim=16,
         ),
         lambda left=False: text(left=left) | pixels(),
         numbered("image_model.encoder.layer.{}.attention.attention", SEEING)
@@ -630,27 +596,25 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "segformer": Family(
-        lambda: hf.SegformerModel(
-            hf.SegformerConfig(
-                num_encoder_blocks=2,
-                depths=[1, 1],
-                sr_ratios=[2, 1],
-                hidden_sizes=[8, 16],
-                num_attention_heads=[2, 2],
-                mlp_ratios=[2, 2],
-                patch_sizes=[3, 3],
-                strides=[2, 2],
-            )
+        of(
+            "SegformerModel",
+            num_encoder_blocks=2,
+            depths=[1, 1],
+            sr_ratios=[2, 1],
+            hidden_sizes=[8, 16],
+            num_attention_heads=[2, 2],
+            mlp_ratios=[2, 2],
+            patch_sizes=[3, 3],
+            strides=[2, 2],
         ),
         lambda left=False: pixels(),
         numbered("stages.{}.blocks.0.attention", SEEING),
     ),
     "pix2struct": Family(
-        lambda: hf.Pix2StructForConditionalGeneration(
-            hf.Pix2StructConfig(
-                text_config=sized("Pix2StructText"),
-                vision_config=sized("Pix2StructVision", patch_embed_hidden_size=12, seq_len=20),
-            )
+        of(
+            "Pix2StructForConditionalGeneration",
+            text_config=sized("Pix2StructText"),
+            vision_config=sized("Pix2StructVision", patch_embed_hidden_size=12, seq_len=20),
         ),
         lambda left=False: dict(flattened_patches=struct_patches(), decoder_input_ids=words(5)),
         numbered("encoder.encoder.layer.{}.attention", SEEING)
@@ -658,35 +622,32 @@ FAMILIES: dict[str, Family] = {
         | numbered("decoder.layer.{}.encoder_decoder_attention.attention", CROSS_IMAGE),
     ),
     "whisper": Family(
-        lambda: hf.WhisperForConditionalGeneration(sized("Whisper", max_source_positions=6, num_mel_bins=4)),
+        of("WhisperForConditionalGeneration", max_source_positions=6, num_mel_bins=4),
         lambda left=False: dict(input_features=normal(2, 4, 12), decoder_input_ids=words(5)),
         numbered("model.encoder.layers.{}.self_attn", "self both None None")
         | numbered("model.decoder.layers.{}.self_attn", CAUSAL)
         | numbered("model.decoder.layers.{}.encoder_attn", "cross causal text None"),
     ),
     "gemma3n, shared keys": Family(
-        lambda: hf.Gemma3nForCausalLM(
-            hf.Gemma3nTextConfig(
-                **SHARED_KEYS | dict(intermediate_size=[24] * 4),
-                laurel_rank=4,
-                altup_num_inputs=2,
-                activation_sparsity_pattern=[0.0] * 4,
-            )
+        of(
+            "Gemma3nForCausalLM",
+            **SHARED_KEYS | dict(intermediate_size=[24] * 4),
+            laurel_rank=4,
+            altup_num_inputs=2,
+            activation_sparsity_pattern=[0.0] * 4,
         ),
         words_only,
         numbered("model.layers.{}.self_attn", CAUSAL, 4),
         generates="model.layers.*",
     ),
     "gemma4, shared keys": Family(
-        lambda: hf.Gemma4ForCausalLM(
-            hf.Gemma4TextConfig(**SHARED_KEYS, global_head_dim=8, per_layer_config=None)
-        ),
+        of("Gemma4ForCausalLM", **SHARED_KEYS, global_head_dim=8, per_layer_config=None),
         words_only,
         numbered("model.layers.{}.self_attn", CAUSAL, 4),
         generates="model.layers.*",
     ),
     "bloom": Family(
-        lambda: hf.BloomForCausalLM(sized("Bloom")),
+        of("BloomForCausalLM"),
         words_only,
         numbered("transformer.h.{}.self_attention", CAUSAL),
         generates="transformer.*",
@@ -714,36 +675,34 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "mpt": Family(
-        lambda: hf.MptForCausalLM(sized("Mpt")),
+        of("MptForCausalLM"),
         words_only,
         numbered("transformer.blocks.{}.attn", CAUSAL),
         generates="transformer.*",
         sdpa=False,
     ),
     "gpt-neo": Family(
-        lambda: hf.GPTNeoForCausalLM(
-            sized("GPTNeo", attention_types=[[["global", "local"], 1]], window_size=3)
-        ),
+        of("GPTNeoForCausalLM", attention_types=[[["global", "local"], 1]], window_size=3),
         words_only,
         numbered("transformer.h.{}.attn.attention", CAUSAL),
         generates="transformer.*",
         sdpa=False,
     ),
     "xglm": Family(
-        lambda: hf.XGLMForCausalLM(sized("XGLM")),
+        of("XGLMForCausalLM"),
         words_only,
         numbered("model.layers.{}.self_attn", CAUSAL),
         generates="model.*",
         sdpa=False,
     ),
     "mpnet": Family(
-        lambda: hf.MPNetModel(hf.MPNetConfig(**TEXT | dict(sep_token_id=None))),
+        of("MPNetModel", **TEXT | dict(sep_token_id=None)),
         words_only,
         numbered("encoder.layer.{}.attention.attn", BIDIRECTIONAL),
         sdpa=False,
     ),
     "roformer": Family(
-        lambda: hf.RoFormerModel(hf.RoFormerConfig(**TEXT)),
+        of("RoFormerModel"),
         words_only,
         numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
         sdpa=False,
@@ -758,7 +717,7 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "rembert": Family(
-        lambda: hf.RemBertModel(hf.RemBertConfig(**TEXT, input_embedding_size=8)),
+        of("RemBertModel", input_embedding_size=8),
         words_only,
         numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
         sdpa=False,
@@ -773,26 +732,26 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "megatron-bert": Family(
-        lambda: hf.MegatronBertForCausalLM(hf.MegatronBertConfig(**TEXT, is_decoder=True)),
+        of("MegatronBertForCausalLM", is_decoder=True),
         words_only,
         numbered("bert.encoder.layer.{}.attention.self", CAUSAL),
         generates="bert.*",
         sdpa=False,
     ),
     "deberta": Family(
-        lambda: hf.DebertaModel(hf.DebertaConfig(**TEXT, **DISENTANGLED)),
+        of("DebertaModel", **DISENTANGLED),
         words_only,
         numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
         sdpa=False,
     ),
     "deberta-v2": Family(
-        lambda: hf.DebertaV2Model(hf.DebertaV2Config(**TEXT, **DISENTANGLED, position_buckets=4)),
+        of("DebertaV2Model", **DISENTANGLED, position_buckets=4),
         words_only,
         numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
         sdpa=False,
     ),
     "xlnet": Family(
-        lambda: hf.XLNetModel(sized("XLNet")),
+        of("XLNetModel"),
         words_only,
         numbered("layer.{}.rel_attn", BIDIRECTIONAL),
         sdpa=False,
