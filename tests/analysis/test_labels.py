@@ -45,6 +45,9 @@ def test_permuted_moves_both_sides_of_self_attention_alike():
     graph = Bipartite.of(random_graph(kind="self", n=9, padding=False))
     labels = Labels.same(torch.arange(9).expand(2, 9) % 4)
     moved = labels.permuted(graph, Draws(0))
+    one_side = Labels(labels.query[:, 0], labels.value[:, 0].masked_fill(torch.arange(9) == 3, -1))
+    dealt = [one_side.permuted(graph, Draws(seed)) for seed in range(6)]
+    assert len({(x.value[0, 0] < 0).nonzero().item() for x in dealt}) > 1  # that node moves as well
     assert torch.equal(moved.query, moved.value) and not torch.equal(moved.value[:, 0], labels.value[:, 0])
 
 

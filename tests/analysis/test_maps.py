@@ -28,6 +28,11 @@ def test_patch_grid():
         assert patch_grid(nodes) == grid
     for nodes, grid, others in ((225, (14, 16), 1), (261, (16, 16), 5), (7, (2, 3), 1), (6, (3, 2), 0)):
         assert patch_grid(nodes, grid) == (*grid, others)
+    for nodes, grid, merged in ((4, (4, 4), (2, 2)), (6, (8, 12), (2, 3)), (16, (8, 8), (4, 4))):
+        assert patch_grid(nodes, grid) == (*merged, 0)  # by squares
+    for nodes, grid in ((0, (4, 4)), (4, (16, 1)), (5, (4, 5))):
+        with pytest.raises(ValueError, match=f"patches after at most 5 others .* got {nodes}"):
+            patch_grid(nodes, grid)
     for nodes in (0, 63, 80, 70, 261, 7):
         with pytest.raises(ValueError, match=f"square number of patches, .* no grid is given, got {nodes}"):
             patch_grid(nodes)

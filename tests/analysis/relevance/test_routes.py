@@ -70,6 +70,12 @@ def test_values_that_were_pooled_are_nodes_of_their_own():
     assert maps.own.shape == (2, 6, 6) and maps.seen.shape == (2, 6, 3)
 
 
+def test_image_nodes_of_either_side():
+    whole = graph(softmax(2, 2, 3, 4), "cross", ("text", "image"))
+    assert not image_nodes(whole, 0).any() and image_nodes(whole, 0).shape == (2, 3)
+    assert image_nodes(whole, 1).all() and image_nodes(whole, 1).shape == (2, 4)
+
+
 def test_image_tokens_see_what_the_queries_saw_that_became_them():
     graphs, gradients, image = through_queries()
     assert route(graphs) == (["l"], ["l", "c"]) and torch.equal(image_nodes(graphs["l"], 0), image)

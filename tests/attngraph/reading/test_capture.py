@@ -69,10 +69,20 @@ def own_weights(family, model, inputs) -> dict[str, torch.Tensor]:
     return found
 
 
+def tensors(output) -> list[torch.Tensor]:
+    """All of a model's output: also of its parts, such as the weights of each layer."""
+    if isinstance(output, torch.Tensor):
+        return [output]
+    parts = (
+        output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
+    )
+    return [tensor for part in parts for tensor in tensors(part)]
+
+
 def same_output(got, want, exact=True):
-    pairs = [(got[key], want[key]) for key in want if isinstance(want[key], torch.Tensor)]
-    assert pairs
-    for a, b in pairs:
+    got, want = tensors(got), tensors(want)
+    assert want
+    for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, **(dict(rtol=0, atol=0) if exact else dict(rtol=1e-4, atol=1e-5)))
 
 
@@ -149,7 +159,7 @@ def test_a_family_is_read(name):
     """Its layers, their kind, weights, padding, features, outputs; the model computes the same meanwhile."""
     family, seen = FAMILIES[name], []
     model, inputs = family.model(), family.inputs()
-    output, handle = run(model, inputs), instrument(model)
+    output, handle = run(model, inputs, output_attentions=True), instrument(model)
     assert set(handle.sites) == {name.partition("#")[0] for name in family.layers}
     projected: dict[str, list[torch.Tensor]] = {name: [] for name in handle.sites}
     hooks = [
@@ -160,7 +170,7 @@ def test_a_family_is_read(name):
     for site in handle.sites.values():
         site.listeners.append(seen.append)
     with record(model) as calls:
-        same_output(run(model, inputs), output, family.exact)
+        same_output(run(model, inputs, output_attentions=True), output, family.exact)
     for hook in hooks:
         hook.remove()
     if name not in CHANGED:
